@@ -1,0 +1,1 @@
+"""The Megatron side: the thing under test."""

@@ -1,0 +1,71 @@
+"""Building the Megatron model of a case, in a rank."""
+
+from __future__ import annotations
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
+from megatron.core.models.gpt import GPTModel
+from megatron.core.tensor_parallel.random import initialize_rng_tracker, model_parallel_cuda_manual_seed
+from megatron.core.transformer.transformer_config import MLATransformerConfig
+
+from validation.candidate.config import transformer_config
+from validation.candidate.spec import block_spec
+from validation.case.case import Case
+from validation.case.layout import Layout
+
+
+def start_groups(layout: Layout) -> None:
+    """Make megatron-core's process groups for `layout`; torch.distributed must have been initialised."""
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=layout.tp,
+        pipeline_model_parallel_size=layout.pp,
+        virtual_pipeline_model_parallel_size=layout.vpp if layout.vpp > 1 else None,
+        context_parallel_size=layout.cp,
+        expert_model_parallel_size=layout.ep,
+        expert_tensor_parallel_size=layout.expert_tp if layout.etp is not None or layout.ep > 1 else None,
+        create_gloo_process_groups=False,
+    )
+
+
+def build(case: Case) -> list[GPTModel]:
+    """The model chunks of this rank, one per virtual pipeline stage, parameters not yet meaningful."""
+    # Without CUDA there is no CUDA seed to track, and with dropout 0 nothing draws from it.
+    initialize_rng_tracker(inference_rng_tracker=not torch.cuda.is_available())
+    if torch.cuda.is_available():
+        model_parallel_cuda_manual_seed(case.seed)
+    torch.manual_seed(case.seed)
+    config = transformer_config(case)
+    stages: list[int | None] = list(range(case.layout.vpp)) if case.layout.vpp > 1 else [None]
+    return [_chunk(case, config, stage) for stage in stages]
+
+
+def _chunk(case: Case, config: MLATransformerConfig, stage: int | None) -> GPTModel:
+    model = GPTModel(
+        config=config,
+        transformer_layer_spec=block_spec(case.implementation, config, stage),
+        vocab_size=case.model.vocab_size,
+        max_sequence_length=case.seq_length,
+        pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
+        post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
+        parallel_output=True,
+        share_embeddings_and_output_weights=case.model.tie_word_embeddings,
+        position_embedding_type="rope",
+        rotary_base=int(case.model.rope_theta),
+        vp_stage=stage,
+    )
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    return model.to(device=device)
+
+
+def wrap(chunks: list[GPTModel]) -> list[DistributedDataParallel]:
+    """The chunks under megatron-core's DistributedDataParallel, with gradients finalised by megatron-core."""
+    config = chunks[0].config
+    ddp = DistributedDataParallelConfig(overlap_grad_reduce=False, use_distributed_optimizer=False)
+    wrapped = [
+        DistributedDataParallel(config=config, ddp_config=ddp, module=chunk, disable_bucketing=index > 0)
+        for index, chunk in enumerate(chunks)
+    ]
+    config.finalize_model_grads_func = finalize_model_grads
+    config.no_sync_func = [chunk.no_sync for chunk in wrapped] if len(wrapped) > 1 else wrapped[0].no_sync
+    return wrapped

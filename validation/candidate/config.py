@@ -1,0 +1,126 @@
+"""From a case to megatron-core's configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from megatron.core.transformer.transformer_config import MLATransformerConfig
+from torch.nn import functional
+
+from validation.case.case import Case
+from validation.case.model import Model
+from validation.compare.precision import DTYPES
+
+LATENT_NORM_EPSILON = 1e-6
+"""HuggingFace builds the two latent norms without an epsilon, which leaves them at 1e-6 whatever rms_norm_eps is; megatron-core
+has one epsilon for all. https://github.com/huggingface/transformers/pull/44317"""
+
+
+def transformer_config(case: Case) -> MLATransformerConfig:
+    """The configuration of the case's model, with every fusion off that would change what is computed.
+
+    `deallocate_pipeline_outputs` is off because with gloo a tensor's storage would be swapped while it is being sent.
+    `perform_initialization` stays on: megatron-core marks tensor-parallel parameters only while initialising them.
+    """
+    return MLATransformerConfig(
+        **_geometry(case.model),
+        **_rope(case.model),
+        **_experts(case),
+        **_parallel(case),
+        params_dtype=DTYPES[case.precision],
+        pipeline_dtype=DTYPES[case.precision],
+        attention_dropout=0.0,
+        hidden_dropout=0.0,
+        calculate_per_token_loss=True,
+        deallocate_pipeline_outputs=False,
+        use_cpu_initialization=False,
+        perform_initialization=True,
+        gradient_accumulation_fusion=False,
+        bias_dropout_fusion=False,
+        bias_activation_fusion=False,
+        masked_softmax_fusion=False,
+        apply_rope_fusion=False,
+        persist_layer_norm=False,
+        cross_entropy_loss_fusion=False,
+        barrier_with_L1_time=False,
+    )
+
+
+def _geometry(model: Model) -> dict[str, Any]:
+    return {
+        "num_layers": model.num_hidden_layers,
+        "hidden_size": model.hidden_size,
+        "num_attention_heads": model.num_attention_heads,
+        "ffn_hidden_size": model.intermediate_size,
+        "layernorm_epsilon": model.rms_norm_eps,
+        "normalization": "RMSNorm",
+        "add_bias_linear": False,
+        "gated_linear_unit": True,
+        "activation_func": functional.silu,
+        "multi_latent_attention": True,
+        "qk_layernorm": True,
+        "q_lora_rank": model.q_lora_rank,
+        "kv_lora_rank": model.kv_lora_rank,
+        "qk_head_dim": model.qk_nope_head_dim,
+        "qk_pos_emb_head_dim": model.qk_rope_head_dim,
+        "v_head_dim": model.v_head_dim,
+    }
+
+
+
+
+def _rope(model: Model) -> dict[str, Any]:
+    """Multi-latent attention multiplies the softmax scale by mscale(rotary_scaling_factor) without yarn, too: hence the 1."""
+    if model.rope_type != "yarn":
+        return {"rope_type": "rope", "rotary_base": model.rope_theta, "rotary_scaling_factor": 1.0, "mscale_all_dim": 0.0}
+    return {
+        "rope_type": "yarn",
+        "rotary_base": model.rope_theta,
+        "rotary_scaling_factor": model.rope_factor,
+        "original_max_position_embeddings": model.original_max_position_embeddings,
+        "beta_fast": model.beta_fast,
+        "beta_slow": model.beta_slow,
+        "mscale": model.mscale,
+        "mscale_all_dim": model.mscale_all_dim,
+    }
+
+
+def _experts(case: Case) -> dict[str, Any]:
+    model = case.model
+    if not model.moe_layers:
+        return {}
+    shared = model.n_shared_experts * model.moe_intermediate_size
+    return {
+        "num_moe_experts": model.n_routed_experts,
+        "moe_layer_freq": [0] * len(model.dense_layers) + [1] * len(model.moe_layers),
+        "moe_ffn_hidden_size": model.moe_intermediate_size,
+        "moe_shared_expert_intermediate_size": shared or None,
+        "moe_router_topk": model.num_experts_per_tok,
+        "moe_router_num_groups": model.n_group,
+        "moe_router_group_topk": model.topk_group,
+        "moe_router_topk_scaling_factor": model.routed_scaling_factor,
+        "moe_router_score_function": "sigmoid",
+        "moe_router_enable_expert_bias": True,
+        "moe_router_bias_update_rate": 0.0,
+        "moe_router_pre_softmax": True,
+        "moe_router_dtype": case.precision if case.precision == "fp64" else "fp32",
+        "moe_router_load_balancing_type": "none",
+        "moe_aux_loss_coeff": 0.0,
+        "moe_token_dispatcher_type": "alltoall",
+        "moe_grouped_gemm": case.implementation == "te",
+    }
+
+
+def _parallel(case: Case) -> dict[str, Any]:
+    layout = case.layout
+    return {
+        "tensor_model_parallel_size": layout.tp,
+        "pipeline_model_parallel_size": layout.pp,
+        "virtual_pipeline_model_parallel_size": layout.vpp if layout.vpp > 1 else None,
+        "expert_model_parallel_size": layout.ep,
+        "expert_tensor_parallel_size": layout.expert_tp if layout.etp is not None or layout.ep > 1 else None,
+        "context_parallel_size": layout.cp,
+        "sequence_parallel": layout.uses_sequence_parallel,
+        "overlap_p2p_comm": layout.vpp > 1,
+        "batch_p2p_comm": layout.vpp == 1,
+    }

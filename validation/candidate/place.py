@@ -1,0 +1,72 @@
+"""Where a rank's part of each probe lies in the whole."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from megatron.core import parallel_state
+
+from validation.candidate.sequence import ranges
+from validation.case.case import Case
+from validation.case.probes import Probe
+from validation.compare.piece import Box, share
+
+WHOLE_SEQUENCE = ("attention.query", "attention.key", "attention.value", "attention.core", "logits", "token_loss")
+"""Probes inside a tensor-parallel region: heads or vocabulary are cut there, the sequence is not."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """This rank's coordinates in the layout."""
+
+    case: Case
+    tp: int
+    cp: int
+    dp: int
+
+    @classmethod
+    def here(cls, case: Case) -> Place:
+        """From megatron-core's groups."""
+        return cls(
+            case,
+            tp=parallel_state.get_tensor_model_parallel_rank(),
+            cp=parallel_state.get_context_parallel_rank(),
+            dp=parallel_state.get_data_parallel_rank(),
+        )
+
+    def batch_rows(self, micro_batch: int) -> tuple[int, int]:
+        """The sequences of one micro-batch: each data-parallel rank has an unbroken run of them."""
+        first, _ = share(self.case.batch_size, self.case.layout.data_parallel, self.dp)
+        start = first + micro_batch * self.case.micro_batch_size
+        return start, start + self.case.micro_batch_size
+
+    def sequence_ranges(self, kind: str, latent_cut: bool = False) -> list[tuple[int, int]]:
+        """The positions held, as runs in the order in which the rank holds them."""
+        layout = self.case.layout
+        cut = layout.uses_sequence_parallel and kind not in WHOLE_SEQUENCE and not latent_cut
+        parts, part = (layout.tp, self.tp) if cut else (1, 0)
+        return ranges(self.case.seq_length, layout.cp, self.cp, parts, part)
+
+    def pieces(self, probe: Probe, tensor: torch.Tensor, micro_batch: int) -> Iterator[tuple[Box, torch.Tensor]]:
+        """The boxes of a tensor of shape [batch, sequence, ...] and its part for each; zigzag makes more than one."""
+        # Column-parallel down-projections cut the latent and gather the sequence; duplicated ones do the opposite.
+        latent_cut = probe.axes[-1] == "latent" and tensor.shape[-1] != probe.shape[-1]
+        rest = [
+            self._range(axis, size, latent_cut) for axis, size in zip(probe.axes[2:], probe.shape[2:], strict=True)
+        ]
+        runs = self.sequence_ranges(probe.kind, latent_cut)
+        starts = itertools.accumulate((stop - start for start, stop in runs), initial=0)
+        if sum(stop - start for start, stop in runs) != tensor.shape[1]:
+            # Not the declared shape: say so with all of it, in one piece.
+            yield (self.batch_rows(micro_batch), (runs[0][0], runs[-1][1]), *rest), tensor
+            return
+        for (start, stop), local in zip(runs, starts, strict=False):
+            yield (self.batch_rows(micro_batch), (start, stop), *rest), tensor[:, local : local + stop - start]
+
+    def _range(self, axis: str, size: int, latent_cut: bool) -> tuple[int, int]:
+        if axis in ("heads", "vocabulary") or (axis == "latent" and latent_cut):
+            return share(size, self.case.layout.tp, self.tp)
+        return 0, size

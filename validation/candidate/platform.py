@@ -1,0 +1,192 @@
+"""What megatron-core 0.16.1 needs to run without CUDA and without Transformer Engine.
+
+One entry per upstream defect, each with its link; an entry goes when upstream is mended. `install` runs before the first
+import of megatron.core, `mend` right after it. Nothing here changes what is computed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.overrides import TorchFunctionMode
+
+_CPU = torch.device("cpu")
+_KIND, _TO_CUDA = torch.Tensor.type, torch.Tensor.cuda
+
+
+class _NoStream:
+    """Stand-in for a CUDA stream or event: on the CPU program order is the only order."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take whatever a stream or event takes."""
+
+    def wait_stream(self, stream: Any) -> None:
+        """Nothing runs out of order."""
+
+    wait_event = wait_stream
+
+    def synchronize(self) -> None:
+        """Nothing is pending."""
+
+    def record_event(self, event: Any = None) -> _NoStream:
+        """An event that has already happened."""
+        return self
+
+
+def _cpu_device() -> None:
+    """megatron-core asks CUDA for the current device whatever the backend is.
+
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/transformer/moe/router.py
+    """
+    torch.cuda.current_device = lambda: _CPU  # type: ignore[assignment,return-value]
+
+
+def _cpu_streams() -> None:
+    """The alltoall dispatcher makes CUDA streams, pipeline communication waits for them, recomputation saves CUDA's seed.
+
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/transformer/moe/token_dispatcher.py
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/pipeline_parallel/p2p_communication.py
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/tensor_parallel/random.py
+    """
+    cuda: Any = torch.cuda
+    cuda.Stream = _NoStream
+    cuda.current_stream = lambda *args, **kwargs: _NoStream()
+    cuda.synchronize = lambda *args, **kwargs: None
+    cuda.get_rng_state = cuda.random.get_rng_state = lambda *args, **kwargs: torch.get_rng_state()
+
+
+def _no_compiler() -> None:
+    """`jit_fuser` is torch.compile, applied at import: it needs a C++ compiler and costs 1.5 s on the CPU.
+
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/jit.py
+    """
+    torch.compile = lambda model=None, *args, **kwargs: model if model is not None else (lambda inner: inner)
+
+
+class _CudaMeansCpu(TorchFunctionMode):
+    """`device="cuda"`, `.cuda()`, `pin_memory=True` and checks for 'torch.cuda.FloatTensor' are written into the source."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func is _TO_CUDA:
+            return args[0]
+        if kwargs and kwargs.get("device") == "cuda":
+            kwargs = {**kwargs, "device": _CPU}
+        if kwargs and kwargs.get("pin_memory"):
+            kwargs = {**kwargs, "pin_memory": False}
+        if func is _KIND and len(args) == 1 and not kwargs:
+            name = str(func(*args)).replace("torch.", "torch.cuda.")
+            return name.replace("Double", "Float") if torch.get_default_dtype() is torch.float64 else name
+        return func(*args, **(kwargs or {}))
+
+
+def cuda_means_cpu() -> TorchFunctionMode:
+    """A mode for the ranks of a CPU case, entered around everything that megatron-core does.
+
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/pipeline_parallel/schedules.py
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/optimizer/optimizer.py
+    """
+    return _CudaMeansCpu()
+
+
+def _uneven_gloo() -> None:
+    """Experts that are both spread and cut exchange parts of unequal size, which gloo's all_gather and reduce_scatter refuse.
+
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/tensor_parallel/mappings.py
+    """
+    gather, scatter = dist.all_gather, dist.reduce_scatter
+
+    def all_gather(outputs: Any, tensor: Any, group: Any = None, async_op: bool = False) -> Any:
+        if len({output.shape for output in outputs}) == 1:
+            return gather(outputs, tensor, group=group, async_op=async_op)
+        sizes = [len(output) for output in outputs]
+        received = tensor.new_empty((sum(sizes), *tensor.shape[1:]))
+        copies = torch.cat([tensor] * len(outputs))
+        dist.all_to_all_single(received, copies, sizes, [len(tensor)] * len(outputs), group=group)
+        for output, part in zip(outputs, received.split(sizes), strict=True):
+            output.copy_(part)
+        return None
+
+    def reduce_scatter(
+        output: Any, tensors: Any, op: Any = dist.ReduceOp.SUM, group: Any = None, async_op: bool = False
+    ) -> Any:
+        if len({tensor.shape for tensor in tensors}) == 1:
+            return scatter(output, tensors, op=op, group=group, async_op=async_op)
+        if op != dist.ReduceOp.SUM or async_op:
+            raise ValueError("uneven reduce_scatter over gloo: only a synchronous sum is supported")
+        received = output.new_empty((len(tensors) * len(output), *output.shape[1:]))
+        sizes = [len(tensor) for tensor in tensors]
+        dist.all_to_all_single(received, torch.cat(list(tensors)), [len(output)] * len(tensors), sizes, group=group)
+        output.copy_(received.view(len(tensors), *output.shape).sum(0))
+        return None
+
+    dist.all_gather, dist.reduce_scatter = all_gather, reduce_scatter
+
+
+def install() -> None:
+    """Make torch answer megatron-core's questions about CUDA with the CPU. Before the first import of megatron.core."""
+    for entry in (_cpu_device, _cpu_streams, _no_compiler, _uneven_gloo):
+        entry()
+
+
+def _undetected_absence(modules: dict[str, ModuleType]) -> None:
+    """Multi-latent attention takes Transformer Engine for installed when it is not.
+
+    https://github.com/NVIDIA/Megatron-LM/issues/3764
+    """
+    vars(modules["transformer.multi_latent_attention"])["HAVE_TE"] = False
+
+
+def _undefined_gemm(modules: dict[str, ModuleType]) -> None:
+    """The router's linear layer reads a name that only Transformer Engine's import defines.
+
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/transformer/moe/moe_utils.py
+    """
+    vars(modules["transformer.moe.moe_utils"]).setdefault("te_general_gemm", None)
+
+
+def _undefined_fp8(modules: dict[str, ModuleType]) -> None:
+    """Recomputation without output reads fp8 state that only Transformer Engine's import defines.
+
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/tensor_parallel/random.py
+    """
+    names = vars(modules["tensor_parallel.random"])
+    names.setdefault("FP8GlobalStateManager", type("NoFp8", (), {"is_fp8_enabled": staticmethod(lambda: False)}))
+    for context in ("activation_recompute_forward", "fp8_autocast"):
+        names.setdefault(context, lambda *args, **kwargs: contextlib.nullcontext())
+
+
+def _cpu_split_sizes(modules: dict[str, ModuleType]) -> None:
+    """On the CPU the alltoall dispatcher hands tensors through as split sizes, which the collective refuses.
+
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/transformer/moe/token_dispatcher.py
+    """
+
+    def to_cpu(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
+        return tensor.numpy() if as_numpy and torch.is_tensor(tensor) else tensor
+
+    vars(modules["transformer.moe.token_dispatcher"])["maybe_move_tensor_to_cpu"] = to_cpu
+
+
+_WITHOUT_TRANSFORMER_ENGINE = (_undetected_absence, _undefined_gemm, _undefined_fp8)
+
+
+def mend(on_cpu: bool) -> None:
+    """Mend the names that megatron-core leaves wrong. After its import, in every process that uses it."""
+    names = (
+        "transformer.multi_latent_attention",
+        "transformer.moe.moe_utils",
+        "transformer.moe.token_dispatcher",
+        "tensor_parallel.random",
+    )
+    modules = {name: importlib.import_module(f"megatron.core.{name}") for name in names}
+    if importlib.util.find_spec("transformer_engine") is None:
+        for entry in _WITHOUT_TRANSFORMER_ENGINE:
+            entry(modules)
+    if on_cpu:
+        _cpu_split_sizes(modules)

@@ -1,0 +1,59 @@
+"""Recording in a rank: every piece is compared, where it lives, with its slice of the stored reference."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from validation.compare.difference import measure
+from validation.compare.measurement import PieceReport
+from validation.compare.piece import Box, box_shape, slices
+from validation.compare.sliced import SlicedFile
+
+
+class Recorder:
+    """What one rank has to say about every tensor it holds a piece of: differences, never tensors."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+        self.pieces: dict[str, list[PieceReport]] = defaultdict(list)
+        self.problems: dict[str, str] = {}
+        self._files: dict[Path, SlicedFile] = {}
+
+    def compare(self, name: str, tensor: torch.Tensor, box: Box, reference: Path, key: str | None = None) -> None:
+        """Measure `tensor`, which is the part `box` of what `reference` holds as `key` (or `name`)."""
+        file = self._files.setdefault(reference, SlicedFile(reference))
+        self.measure(name, tensor, box, file.read(key or name, slices(box)))
+
+    def measure(self, name: str, tensor: torch.Tensor, box: Box, expected: torch.Tensor) -> None:
+        """Measure `tensor`, which is the part `box` of the whole, against `expected`."""
+        if tuple(tensor.shape) != box_shape(box):
+            self.problem(name, f"shape {tuple(tensor.shape)} where {box_shape(box)} was declared, for part {list(box)}")
+            return
+        with torch.no_grad():
+            difference = measure(tensor, expected, box)
+        self.pieces[name].append(PieceReport(self.rank, box, difference, _digest(tensor)))
+
+    def problem(self, name: str, sentence: str) -> None:
+        """Say why a tensor could not be compared; the first reason is kept."""
+        self.problems.setdefault(name, sentence)
+
+    def close(self) -> None:
+        """Let go of the reference's files."""
+        for file in self._files.values():
+            file.close()
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        pieces = {name: [piece.as_list() for piece in found] for name, found in self.pieces.items()}
+        return {"pieces": pieces, "problems": self.problems}
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    """A short digest of the bytes, equal on two ranks if and only if their tensors are equal to the bit."""
+    data = tensor.detach().contiguous().reshape(-1).view(torch.uint8) if tensor.numel() else tensor
+    return hashlib.blake2b(data.cpu().numpy(), digest_size=8).hexdigest()

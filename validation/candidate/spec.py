@@ -1,0 +1,85 @@
+"""The layer specs: which module stands at each place of megatron-core's model."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
+from megatron.core.post_training.modelopt.layers import Linear
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
+from megatron.core.transformer.transformer_config import MLATransformerConfig
+
+from validation.candidate.modules import CoreAttention, LatentRMSNorm, RMSNorm, StockCoreAttention
+from validation.case.errors import EnvironmentMissing, UsageError
+
+SpecFunction = Callable[[MLATransformerConfig, int | None], TransformerBlockSubmodules]
+
+
+def block_spec(implementation: str, config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """The decoder block of `implementation`: `te`, `local`, `local-stock` or a user's `package.module:function`.
+
+    A user's function takes (config, vp_stage) and returns what megatron-core's get_gpt_decoder_block_spec returns.
+    Raises UsageError where it cannot be imported.
+    """
+    known: dict[str, SpecFunction] = {"te": _te, "local": _local, "local-stock": _local_stock}
+    return (known.get(implementation) or _users(implementation))(config, vp_stage)
+
+
+def _te(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    try:
+        return get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
+    except (ImportError, NameError, AssertionError) as error:
+        raise EnvironmentMissing(
+            f"Transformer Engine does not work here ({error}); install it, or take --implementation local"
+        ) from error
+
+
+def _stock(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    return get_gpt_decoder_block_spec(config, use_transformer_engine=False, normalization="RMSNorm", vp_stage=vp_stage)
+
+
+def _local(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """The structure of the Transformer Engine spec: whole down-projections on every rank, norms that know the sequence split."""
+    block = _with_norms(_stock(config, vp_stage))
+    for layer in block.layer_specs:
+        attention = layer.submodules.self_attention.submodules
+        attention.linear_q_down_proj = attention.linear_kv_down_proj = Linear
+        attention.core_attention = CoreAttention
+    return block
+
+
+def _local_stock(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """megatron-core's own local spec: column-parallel down-projections, its own core attention.
+
+    Its norms are replaced by ours, which it needs under sequence parallelism, where its own refuse to be built.
+    """
+    block = _with_norms(_stock(config, vp_stage))
+    for layer in block.layer_specs:
+        layer.submodules.self_attention.submodules.core_attention = StockCoreAttention
+    return block
+
+
+def _with_norms(block: TransformerBlockSubmodules) -> TransformerBlockSubmodules:
+    # megatron-core hands out the same spec object for every layer of a kind: a copy each keeps changes where they belong.
+    block.layer_specs = [copy.deepcopy(layer) for layer in block.layer_specs]
+    block.layer_norm = RMSNorm
+    for layer in block.layer_specs:
+        layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = RMSNorm
+        attention = layer.submodules.self_attention.submodules
+        attention.q_layernorm = attention.kv_layernorm = LatentRMSNorm
+    return block
+
+
+def _users(implementation: str) -> SpecFunction:
+    module_name, _, function_name = implementation.partition(":")
+    try:
+        function: Any = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(
+            f"--implementation {implementation}: cannot be imported ({error}); give package.module:function of something "
+            "importable that takes (config, vp_stage)"
+        ) from error
+    return function  # type: ignore[no-any-return]

@@ -1,0 +1,194 @@
+"""The mapping between a HuggingFace checkpoint and Megatron's parameters, as one table, for both directions.
+
+No row permutes anything: both sides rotate interleaved pairs, and per head both keep [nope, rope] and [key, value]. Gate
+and up are one parameter in Megatron; each is cut first and then joined, so that every rank has its own part of both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.models.gpt import GPTModel
+
+from validation.case.model import Model
+from validation.case.parameters import Parameter, parameters
+from validation.compare.piece import Box, box_shape, share, whole
+
+TP, ETP = "tp", "etp"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a Megatron name, what it holds of the checkpoint, and along which dimension it may be cut.
+
+    `holds` are one or two checkpoint names, joined along dimension 0. `cut` is a dimension of the checkpoint's tensor
+    (without the experts' dimension), `over` the ranks it is cut over. A parameter whose shape is whole is not cut:
+    Transformer Engine duplicates the down-projections where column-parallel layers cut them.
+    """
+
+    megatron: str
+    holds: tuple[str, ...]
+    cut: int | None = None
+    over: str = TP
+
+
+TABLE = (
+    Row("embedding.word_embeddings.weight", ("model.embed_tokens.weight",), cut=0),
+    Row("decoder.final_layernorm.weight", ("model.norm.weight",)),
+    Row("output_layer.weight", ("lm_head.weight",), cut=0),
+)
+"""Rows outside the layers."""
+
+LAYER_TABLE = (
+    Row("input_layernorm.weight", ("input_layernorm.weight",)),
+    Row("self_attention.linear_q_proj.weight", ("self_attn.q_proj.weight",), cut=0),
+    Row("self_attention.linear_q_down_proj.weight", ("self_attn.q_a_proj.weight",), cut=0),
+    Row("self_attention.q_layernorm.weight", ("self_attn.q_a_layernorm.weight",)),
+    Row("self_attention.linear_q_up_proj.layer_norm_weight", ("self_attn.q_a_layernorm.weight",)),  # te
+    Row("self_attention.linear_q_up_proj.weight", ("self_attn.q_b_proj.weight",), cut=0),
+    Row("self_attention.linear_kv_down_proj.weight", ("self_attn.kv_a_proj_with_mqa.weight",), cut=0),
+    Row("self_attention.kv_layernorm.weight", ("self_attn.kv_a_layernorm.weight",)),
+    Row("self_attention.linear_kv_up_proj.layer_norm_weight", ("self_attn.kv_a_layernorm.weight",)),  # te
+    Row("self_attention.linear_kv_up_proj.weight", ("self_attn.kv_b_proj.weight",), cut=0),
+    Row("self_attention.linear_proj.weight", ("self_attn.o_proj.weight",), cut=1),
+    Row("pre_mlp_layernorm.weight", ("post_attention_layernorm.weight",)),
+    Row("mlp.linear_fc1.layer_norm_weight", ("post_attention_layernorm.weight",)),  # te, dense layers
+    Row("mlp.linear_fc1.weight", ("mlp.gate_proj.weight", "mlp.up_proj.weight"), cut=0),
+    Row("mlp.linear_fc2.weight", ("mlp.down_proj.weight",), cut=1),
+    Row("mlp.router.weight", ("mlp.gate.weight",)),
+    Row("mlp.router.expert_bias", ("mlp.gate.e_score_correction_bias",)),
+    Row(
+        "mlp.experts.local_experts.{expert}.linear_fc1.weight",
+        ("mlp.experts.gate_proj.weight", "mlp.experts.up_proj.weight"),
+        cut=0,
+        over=ETP,
+    ),
+    Row("mlp.experts.local_experts.{expert}.linear_fc2.weight", ("mlp.experts.down_proj.weight",), cut=1, over=ETP),
+    Row(
+        "mlp.experts.linear_fc1.weight{expert}",  # te
+        ("mlp.experts.gate_proj.weight", "mlp.experts.up_proj.weight"),
+        cut=0,
+        over=ETP,
+    ),
+    Row("mlp.experts.linear_fc2.weight{expert}", ("mlp.experts.down_proj.weight",), cut=1, over=ETP),  # te
+    Row(
+        "mlp.shared_experts.linear_fc1.weight",
+        ("mlp.shared_experts.gate_proj.weight", "mlp.shared_experts.up_proj.weight"),
+        cut=0,
+    ),
+    Row("mlp.shared_experts.linear_fc2.weight", ("mlp.shared_experts.down_proj.weight",), cut=1),
+)
+"""Rows of one layer, names within the layer on both sides."""
+
+_LAYER = re.compile(r"decoder\.layers\.(\d+)\.(.+)")
+_EXPERT = re.compile(r"(?<=local_experts\.)(\d+)|(?<=linear_fc[12]\.weight)(\d+)$")
+_ROWS = {row.megatron: row for row in (*TABLE, *LAYER_TABLE)}
+
+
+@dataclass(frozen=True)
+class Holding:
+    """A part of a checkpoint parameter and the part of a Megatron tensor that holds it, both as boxes.
+
+    `box` has the dimensions of the checkpoint parameter (experts first, where it has them); `rows` are the rows of the
+    Megatron tensor `megatron`.
+    """
+
+    megatron: str
+    rows: tuple[int, int]
+    parameter: Parameter
+    box: Box
+
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The held part of the Megatron tensor (its value or its gradient), in the shape of `box`: a view."""
+        return tensor[self.rows[0] : self.rows[1]].view(box_shape(self.box))
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This rank's place among those that cut parameters, and the sizes of those groups."""
+
+    tp: tuple[int, int]
+    etp: tuple[int, int]
+    ep: tuple[int, int]
+
+    @classmethod
+    def here(cls) -> Ranks:
+        """From megatron-core's groups: (rank, size) each."""
+        mpu = parallel_state
+        return cls(
+            tp=(mpu.get_tensor_model_parallel_rank(), mpu.get_tensor_model_parallel_world_size()),
+            etp=(mpu.get_expert_tensor_parallel_rank(), mpu.get_expert_tensor_parallel_world_size()),
+            ep=(mpu.get_expert_model_parallel_rank(), mpu.get_expert_model_parallel_world_size()),
+        )
+
+
+class UnknownTensorError(Exception):
+    """A Megatron tensor that the table has no row for, or one whose shape fits no cut of the row's tensors."""
+
+
+def tensors(chunk: GPTModel) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every parameter and persistent buffer of a chunk, layers counted from 0 over the whole model."""
+    saved = chunk.state_dict(keep_vars=True)
+    for name, tensor in saved.items():
+        if isinstance(tensor, torch.Tensor) and not name.endswith("_extra_state"):
+            yield _globally_numbered(name, chunk), tensor
+
+
+def _globally_numbered(name: str, chunk: GPTModel) -> str:
+    found = _LAYER.fullmatch(name)
+    if found is None:
+        return name
+    layer = chunk.decoder.layers[int(found.group(1))].layer_number - 1
+    return f"decoder.layers.{layer}.{found.group(2)}"
+
+
+def holdings(name: str, shape: tuple[int, ...], model: Model, ranks: Ranks) -> list[Holding]:
+    """What the Megatron tensor `name` (layers counted over the whole model) of `shape` holds on this rank.
+
+    Raises UnknownTensorError.
+    """
+    layer_match = _LAYER.fullmatch(name)
+    layer, inner = (int(layer_match.group(1)), layer_match.group(2)) if layer_match else (None, name)
+    expert_match = _EXPERT.search(inner)
+    row = _ROWS.get(_EXPERT.sub("{expert}", inner))
+    if row is None:
+        raise UnknownTensorError(f"{name}: no row of the mapping names it (validation/candidate/weights.py)")
+    prefix = f"model.layers.{layer}." if layer is not None else ""
+    known = parameters(model)
+    names = ["model.embed_tokens.weight"] if name == "output_layer.weight" and model.tie_word_embeddings else row.holds
+    held = [known[prefix + part] for part in names]
+    expert = int(expert_match.group()) if expert_match else None
+    boxes = [_box(row, parameter, shape, expert, ranks) for parameter in held]
+    return _stacked(name, shape, held, boxes)
+
+
+def _box(row: Row, parameter: Parameter, shape: tuple[int, ...], expert: int | None, ranks: Ranks) -> Box:
+    box = list(whole(parameter.shape))
+    offset = 0
+    if expert is not None:
+        first, _ = share(parameter.shape[0], ranks.ep[1], ranks.ep[0])
+        box[0], offset = (first + expert, first + expert + 1), 1
+    if row.cut is not None:
+        axis = offset + row.cut
+        full = parameter.shape[axis] * (len(row.holds) if row.cut == 0 else 1)
+        rank, size = ranks.tp if row.over == TP else ranks.etp
+        if shape[row.cut] != full:
+            box[axis] = share(parameter.shape[axis], size, rank)
+    return tuple(box)
+
+
+def _stacked(name: str, shape: tuple[int, ...], held: list[Parameter], boxes: list[Box]) -> list[Holding]:
+    found, start = [], 0
+    for parameter, box in zip(held, boxes, strict=True):
+        rows = box_shape(box)[1:] if len(box) > len(shape) else box_shape(box)
+        if rows[1:] != shape[1:]:
+            raise UnknownTensorError(f"{name}: shape {shape} is no cut of {parameter.name} {parameter.shape}")
+        found.append(Holding(name, (start, start + rows[0]), parameter, box))
+        start += rows[0]
+    if start != shape[0]:
+        raise UnknownTensorError(f"{name}: shape {shape} is no cut of {' and '.join(part.name for part in held)}")
+    return found

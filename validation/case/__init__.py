@@ -1,0 +1,1 @@
+"""What is compared and under which layout: pure data. Nothing here imports torch."""

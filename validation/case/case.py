@@ -1,0 +1,71 @@
+"""One case: what is compared, under which layout, how precisely, with what. One case is one distributed run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from validation.case.layout import Layout
+from validation.case.model import Model
+
+PRECISIONS = ("fp64", "fp32")
+TRANSPORTS = ("gloo", "nccl")
+IMPLEMENTATIONS = ("local", "local-stock", "te")
+DEFAULT_SEED = 1234
+
+
+@dataclass(frozen=True)
+class Case:
+    """Preset, layout, precision, implementation, transport and seed, with the numbers they stand for.
+
+    `batch_size` counts the sequences of one step over all data-parallel ranks, `micro_batch_size` those of one forward
+    pass. `hf_model_path` names a checkpoint folder in place of a preset's random weights; `layers` are the layers of it
+    that are taken, in its own counting, and empty for all.
+    """
+
+    preset: str
+    model: Model
+    layout: Layout
+    precision: str
+    implementation: str
+    transport: str
+    seed: int
+    batch_size: int
+    micro_batch_size: int
+    seq_length: int
+    hf_model_path: str | None = None
+    layers: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The case in one word, as used for JUnit files: `tiny-tp2-fp64-local-gloo`."""
+        implementation = self.implementation.replace(":", ".")
+        parts = [self.preset, self.layout.name, self.precision, implementation, self.transport]
+        parts += [f"seed{self.seed}"] if self.seed != DEFAULT_SEED else []
+        return "-".join(parts)
+
+    @property
+    def title(self) -> str:
+        """The case as a heading: `tiny / tp2 / fp64 / local / gloo: 2 ranks`."""
+        words = (self.preset, self.layout.name, self.precision, self.implementation, self.transport)
+        ranks = self.layout.ranks
+        return f"{' / '.join(words)}: {ranks} rank{'s' if ranks > 1 else ''}"
+
+    @property
+    def micro_batches(self) -> int:
+        """Forward passes of one step on each data-parallel rank."""
+        return self.batch_size // (self.micro_batch_size * self.layout.data_parallel)
+
+    def to_json(self) -> str:
+        """The case as text, for the ranks."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Case:
+        """The case that `to_json` wrote."""
+        data: dict[str, Any] = json.loads(text)
+        data["model"] = Model(**data["model"])
+        data["layout"] = Layout(**data["layout"])
+        data["layers"] = tuple(data["layers"])
+        return cls(**data)

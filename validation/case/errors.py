@@ -1,0 +1,39 @@
+"""Exit codes, and the one exception per code that ends a run with a sentence instead of a traceback."""
+
+from __future__ import annotations
+
+import enum
+
+
+class ExitCode(enum.IntEnum):
+    """What the process says to whoever started it (docs/design.md, section 5). Only `INFRASTRUCTURE` may be retried."""
+
+    PASS = 0
+    FAIL = 1
+    USAGE = 2
+    ENVIRONMENT = 3
+    INFRASTRUCTURE = 4
+
+
+class PlumblineError(Exception):
+    """A run that cannot go on; the message is one sentence: what is wrong, and what would work."""
+
+    exit_code = ExitCode.FAIL
+
+
+class UsageError(PlumblineError):
+    """Wrong usage or an impossible case: said before anything starts."""
+
+    exit_code = ExitCode.USAGE
+
+
+class EnvironmentMissing(PlumblineError):
+    """Something the case needs is not on this machine: a GPU, a driver, a package, memory."""
+
+    exit_code = ExitCode.ENVIRONMENT
+
+
+class InfrastructureError(PlumblineError):
+    """The run broke and nothing can be said about the numbers: a lost rank, a time-out, out of memory."""
+
+    exit_code = ExitCode.INFRASTRUCTURE

@@ -1,0 +1,146 @@
+"""How much memory a case takes, estimated from the model's shapes before anything starts.
+
+Elements, times the bytes of one (fp64 8, fp32 4):
+
+    rank      = P + 2 * W(rank) + A * in flight + R(rank)
+    reference = P + 2 * W + A(whole batch) + R, in fp64 whatever the case's precision is, because the truth is fp64;
+                a lower precision adds its own copy of the weights
+
+W weights, counted twice for their gradients; A what one forward pass keeps for the backward pass; R the recorded probes,
+forward and gradient; P the process with its libraries. A is rough (the widths of everything that a layer computes, without
+the allocator's own use): it is there to tell a case that fits from one that needs ten times the machine.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from validation.case.case import Case
+from validation.case.model import Model
+from validation.case.parameters import EXPERTS, Parameter, parameters
+from validation.case.probes import Probe, probes
+
+BYTES = {"fp64": 8, "fp32": 4}
+GIB = 2**30
+PROCESS = {"gloo": 256 * 2**20, "nccl": 2 * GIB}
+"""Host memory of a process before it holds any tensor, in bytes; a CUDA context costs most of the second."""
+_CUT_BY_TP = ("embed_tokens", "lm_head", "q_b_proj", "q_proj", "kv_b_proj", "o_proj", "mlp.")
+_WHOLE = ("mlp.gate.",)
+_DOWN = ("q_a_proj", "kv_a_proj_with_mqa")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes for the largest rank, for the reference process, and on the host for all that runs at once.
+
+    The reference runs before the ranks start. On gloo all ranks share the host's memory; on nccl theirs is the GPU's.
+    """
+
+    rank: int
+    reference: int
+    host: int
+
+
+def estimate(case: Case) -> Estimate:
+    """What `case` takes. The case must be possible (validation.case.preflight)."""
+    size = BYTES[case.precision]
+    process = PROCESS[case.transport]
+    elements = 2 * _largest_stage(case) + _rank_activations(case) + _rank_records(case)
+    rank = process + size * elements
+    reference = _reference(case)
+    ranks = case.layout.ranks * (rank if case.transport == "gloo" else process)
+    return Estimate(rank, reference, max(reference, ranks))
+
+
+def _reference(case: Case) -> int:
+    weights = sum(math.prod(parameter.shape) for parameter in parameters(case.model).values())
+    records = sum(2 * math.prod(probe.shape) for probe in _probes(case))
+    elements = 2 * weights + _activations(case.model, case.batch_size, case.seq_length) + records
+    lower = 0 if case.precision == "fp64" else weights * BYTES[case.precision]
+    return PROCESS["gloo"] + BYTES["fp64"] * elements + lower
+
+
+def _probes(case: Case) -> list[Probe]:
+    return list(probes(case.model, case.batch_size, case.seq_length).values())
+
+
+def _largest_stage(case: Case) -> int:
+    """Elements of the weights of the pipeline stage that holds most of them, on one of its ranks."""
+    last = case.layout.pp - 1
+    stages = [0] * case.layout.pp
+    for parameter in parameters(case.model).values():
+        stages[_stage(case, parameter)] += _share(case, parameter)
+        if case.model.tie_word_embeddings and "embed_tokens" in parameter.name and last > 0:
+            stages[last] += _share(case, parameter)
+    return max(stages)
+
+
+def _stage(case: Case, parameter: Parameter) -> int:
+    """The pipeline stage of a parameter; with virtual stages the layers go round them in turn."""
+    layout = case.layout
+    if parameter.layer is None:
+        return 0 if "embed_tokens" in parameter.name else layout.pp - 1
+    layers = max(1, case.model.num_hidden_layers // (layout.pp * layout.vpp))
+    return parameter.layer // layers % layout.pp
+
+
+def _share(case: Case, parameter: Parameter) -> int:
+    """Elements of a parameter that one rank holds."""
+    layout, elements = case.layout, math.prod(parameter.shape)
+    if EXPERTS in parameter.name:
+        return elements // (layout.ep * layout.expert_tp)
+    down_is_cut = case.implementation == "local-stock" and any(word in parameter.name for word in _DOWN)
+    cut = any(word in parameter.name for word in _CUT_BY_TP) and not any(word in parameter.name for word in _WHOLE)
+    return elements // layout.tp if cut or down_is_cut else elements
+
+
+def _layer_width(model: Model, layer: int) -> int:
+    """Elements that one token leaves for the backward pass in one layer, attention scores aside."""
+    heads = 3 * model.num_attention_heads * (2 * model.query_head_dim + 2 * model.v_head_dim)
+    hidden = 8 * model.hidden_size + heads
+    if layer in model.dense_layers:
+        return hidden + 4 * model.intermediate_size
+    inner = 4 * model.moe_intermediate_size
+    return hidden + model.num_experts_per_tok * (3 * model.hidden_size + inner) + model.n_shared_experts * inner
+
+
+def _activations(model: Model, sequences: int, seq_length: int) -> int:
+    """Elements that a forward pass over whole sequences keeps: each layer's widths, its scores (three copies), the logits."""
+    widths = sum(_layer_width(model, layer) for layer in range(model.num_hidden_layers)) + 4 * model.vocab_size
+    scores = 3 * model.num_hidden_layers * model.num_attention_heads * seq_length
+    return sequences * seq_length * (widths + scores)
+
+
+def _token_cut(case: Case) -> int:
+    """Into how many parts one sequence's activations fall over the ranks of a stage."""
+    layout = case.layout
+    return layout.cp * (layout.tp if layout.uses_sequence_parallel else 1)
+
+
+def _rank_activations(case: Case) -> int:
+    """Elements of the micro-batches that are under way at once: as many as stages, twice that with virtual stages."""
+    layout = case.layout
+    under_way = min(case.micro_batches, layout.pp * (2 if layout.vpp > 1 else 1))
+    whole = _activations(case.model, case.micro_batch_size, case.seq_length)
+    return under_way * whole // (layout.pp * _token_cut(case))
+
+
+def _rank_records(case: Case) -> int:
+    """Elements of the recorded probes, forward and gradient, on the stage that also holds the logits."""
+    layers = sum(math.prod(probe.shape) for probe in _probes(case) if probe.layer is not None)
+    ends = sum(math.prod(probe.shape) for probe in _probes(case) if probe.layer is None)
+    return 2 * (layers // case.layout.pp + ends) // (case.layout.data_parallel * _token_cut(case))
+
+
+def shortage(case: Case, memory: int) -> str | None:
+    """The sentence to say when `memory` bytes on the host are not enough for the case, else None."""
+    needed = estimate(case)
+    if needed.host <= memory:
+        return None
+    lower = ", --precision fp32" if case.precision == "fp64" and needed.host > needed.reference else ""
+    return (
+        f"{case.title} needs about {needed.host / GIB:.1f} GiB of memory ({needed.reference / GIB:.1f} GiB for the reference, "
+        f"{needed.rank / GIB:.1f} GiB for a rank) and {memory / GIB:.1f} GiB are available; a smaller --seq-length, "
+        f"fewer layers (--layers){lower} or a machine with more memory would do"
+    )

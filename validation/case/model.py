@@ -1,0 +1,155 @@
+"""The geometry of a DeepSeek-V3-style model, in the words of a HuggingFace `config.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from validation.case.errors import UsageError
+
+MEGATRON_WORDS = {
+    "num_layers": "num_hidden_layers",
+    "ffn_hidden_size": "intermediate_size",
+    "moe_ffn_hidden_size": "moe_intermediate_size",
+    "num_moe_experts": "n_routed_experts",
+    "moe_router_topk": "num_experts_per_tok",
+    "moe_router_num_groups": "n_group",
+    "moe_router_group_topk": "topk_group",
+    "moe_router_topk_scaling_factor": "routed_scaling_factor",
+    "qk_head_dim": "qk_nope_head_dim",
+    "qk_pos_emb_head_dim": "qk_rope_head_dim",
+    "layernorm_epsilon": "rms_norm_eps",
+    "rotary_base": "rope_theta",
+    "rotary_scaling_factor": "rope_factor",
+}
+"""Megatron's words for the same numbers; `--set` takes either."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """Every number that shapes the model. Sizes are in elements, ranks and counts are plain integers."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    moe_intermediate_size: int
+    num_hidden_layers: int
+    first_k_dense_replace: int
+    num_attention_heads: int
+    n_routed_experts: int
+    num_experts_per_tok: int
+    n_group: int
+    topk_group: int
+    kv_lora_rank: int
+    qk_nope_head_dim: int
+    qk_rope_head_dim: int
+    v_head_dim: int
+    q_lora_rank: int | None = None
+    n_shared_experts: int = 1
+    routed_scaling_factor: float = 2.5
+    rms_norm_eps: float = 1e-6
+    tie_word_embeddings: bool = False
+    max_position_embeddings: int = 163840
+    rope_type: str = "yarn"
+    rope_theta: float = 10000.0
+    rope_factor: float = 40.0
+    original_max_position_embeddings: int = 4096
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    mscale: float = 1.0
+    mscale_all_dim: float = 0.0
+
+    @property
+    def query_head_dim(self) -> int:
+        """Elements of one head of query or key: without position, then with rotary position."""
+        return self.qk_nope_head_dim + self.qk_rope_head_dim
+
+    @property
+    def dense_layers(self) -> tuple[int, ...]:
+        """Layers with a plain MLP, counted from 0."""
+        return tuple(range(min(self.first_k_dense_replace, self.num_hidden_layers)))
+
+    @property
+    def moe_layers(self) -> tuple[int, ...]:
+        """Layers with a mixture of experts, counted from 0."""
+        return tuple(range(len(self.dense_layers), self.num_hidden_layers))
+
+    def with_numbers(self, numbers: Mapping[str, str]) -> Model:
+        """This model with some numbers replaced, each given as text. Raises UsageError for unknown names or values."""
+        kinds = {field.name: field.type for field in fields(self)}
+        changed: dict[str, Any] = {}
+        for word, text in numbers.items():
+            name = MEGATRON_WORDS.get(word, word)
+            if name not in kinds:
+                raise UsageError(f"--set {word}={text}: no such number; known are {', '.join(sorted(kinds))}")
+            changed[name] = _number(word, text, str(kinds[name]))
+        return replace(self, **changed)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The numbers by name, for JSON."""
+        return asdict(self)
+
+
+def _number(word: str, text: str, kind: str) -> Any:
+    if kind == "str":
+        return text
+    if kind == "bool":
+        if text.lower() not in ("true", "false"):
+            raise UsageError(f"--set {word}={text}: write true or false")
+        return text.lower() == "true"
+    if text.lower() == "none" and "None" in kind:
+        return None
+    try:
+        return int(text) if kind.startswith("int") else float(text)
+    except ValueError:
+        wanted = "a whole number" if kind.startswith("int") else "a number"
+        raise UsageError(f"--set {word}={text}: {wanted} is needed") from None
+
+
+def from_hf_config(config: Mapping[str, Any], source: str) -> Model:
+    """The model that a HuggingFace `config.json` describes.
+
+    Takes both spellings of the rotary settings: `rope_parameters` (transformers 5) and `rope_theta` with `rope_scaling`
+    (transformers 4). Raises UsageError, naming `source`, where Megatron-Core has no counterpart.
+    """
+    if config.get("model_type") != "deepseek_v3":
+        raise UsageError(
+            f"{source}: the architecture is {config.get('model_type')!r}; Plumbline compares DeepSeek-V3 models "
+            "(model_type 'deepseek_v3')"
+        )
+    _refuse_what_megatron_lacks(config, source)
+    rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    numbers = {
+        field.name: config[field.name] for field in fields(Model) if field.name in config and config[field.name] is not None
+    }
+    numbers.setdefault("rope_theta", rope.get("rope_theta", 10000.0))
+    if not rope or rope.get("rope_type", rope.get("type")) in (None, "default"):
+        numbers |= {"rope_type": "default", "rope_factor": 1.0, "mscale_all_dim": 0.0}
+    else:
+        numbers["rope_type"] = rope.get("rope_type", rope.get("type"))
+        numbers |= {
+            name: rope[name]
+            for name in ("original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "rope_theta")
+            if rope.get(name) is not None
+        }
+        numbers["rope_factor"] = rope.get("factor", 1.0)
+    try:
+        return Model(**numbers)
+    except TypeError as error:
+        raise UsageError(f"{source}: config.json lacks a number that DeepSeek-V3 needs ({error})") from None
+
+
+def _refuse_what_megatron_lacks(config: Mapping[str, Any], source: str) -> None:
+    refused = {
+        "rope_interleave": (False, "Megatron-Core rotates interleaved pairs only"),
+        "norm_topk_prob": (False, "Megatron-Core always normalises sigmoid scores"),
+        "attention_bias": (True, "Megatron-Core's latent projections have no bias"),
+    }
+    for name, (value, reason) in refused.items():
+        if config.get(name) is value:
+            raise UsageError(f"{source}: {name} is {str(value).lower()}, which cannot be compared: {reason}")
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type"))
+    if kind not in (None, "default", "yarn"):
+        raise UsageError(f"{source}: rope type {kind!r} cannot be compared; Megatron-Core's MLA has 'yarn' and 'default'")

@@ -1,0 +1,117 @@
+"""The parameters of the HuggingFace checkpoint, known from the model alone.
+
+The routed experts of a layer are listed as one parameter with the experts as its first dimension: in the file they are
+one tensor per expert, and which expert is wrong is then an index, not a name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from validation.case.model import Model
+
+EXPERTS = "mlp.experts."
+_TITLES = {
+    "model.embed_tokens.weight": "Embedding Weight",
+    "model.norm.weight": "Final Norm Weight",
+    "lm_head.weight": "Output Layer Weight",
+    "input_layernorm.weight": "Input Norm Weight",
+    "self_attn.q_a_proj.weight": "Query Down Projection Weight",
+    "self_attn.q_a_layernorm.weight": "Query Latent Norm Weight",
+    "self_attn.q_b_proj.weight": "Query Up Projection Weight",
+    "self_attn.q_proj.weight": "Query Projection Weight",
+    "self_attn.kv_a_proj_with_mqa.weight": "KV Down Projection Weight",
+    "self_attn.kv_a_layernorm.weight": "KV Latent Norm Weight",
+    "self_attn.kv_b_proj.weight": "KV Up Projection Weight",
+    "self_attn.o_proj.weight": "Attention Output Projection Weight",
+    "post_attention_layernorm.weight": "Pre-MLP Norm Weight",
+    "mlp.gate_proj.weight": "MLP Gate Weight",
+    "mlp.up_proj.weight": "MLP Up Weight",
+    "mlp.down_proj.weight": "MLP Down Weight",
+    "mlp.gate.weight": "Router Weight",
+    "mlp.gate.e_score_correction_bias": "Router Expert Bias",
+    "mlp.experts.gate_proj.weight": "Experts Gate Weight",
+    "mlp.experts.up_proj.weight": "Experts Up Weight",
+    "mlp.experts.down_proj.weight": "Experts Down Weight",
+    "mlp.shared_experts.gate_proj.weight": "Shared Expert Gate Weight",
+    "mlp.shared_experts.up_proj.weight": "Shared Expert Up Weight",
+    "mlp.shared_experts.down_proj.weight": "Shared Expert Down Weight",
+}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of the checkpoint (or its one buffer, the router's expert bias, which has no gradient)."""
+
+    name: str
+    layer: int | None
+    shape: tuple[int, ...]
+    trained: bool = True
+
+    @property
+    def title(self) -> str:
+        """The parameter as a reader sees it: `Layer 0 KV Down Projection Weight`."""
+        if self.layer is None:
+            return _TITLES[self.name]
+        return f"Layer {self.layer} {_TITLES[self.name.split('.', 3)[3]]}"
+
+    def keys(self) -> tuple[str, ...]:
+        """The names under which a checkpoint file holds it: one, or one per expert."""
+        if EXPERTS not in self.name:
+            return (self.name,)
+        return tuple(self.name.replace(EXPERTS, f"{EXPERTS}{expert}.") for expert in range(self.shape[0]))
+
+
+def _mlp(prefix: str, hidden: int, inner: int) -> dict[str, tuple[int, ...]]:
+    return {
+        f"{prefix}gate_proj.weight": (inner, hidden),
+        f"{prefix}up_proj.weight": (inner, hidden),
+        f"{prefix}down_proj.weight": (hidden, inner),
+    }
+
+
+def _attention(model: Model) -> dict[str, tuple[int, ...]]:
+    heads, hidden = model.num_attention_heads, model.hidden_size
+    if model.q_lora_rank is None:
+        query = {"self_attn.q_proj.weight": (heads * model.query_head_dim, hidden)}
+    else:
+        query = {
+            "self_attn.q_a_proj.weight": (model.q_lora_rank, hidden),
+            "self_attn.q_a_layernorm.weight": (model.q_lora_rank,),
+            "self_attn.q_b_proj.weight": (heads * model.query_head_dim, model.q_lora_rank),
+        }
+    return {
+        **query,
+        "self_attn.kv_a_proj_with_mqa.weight": (model.kv_lora_rank + model.qk_rope_head_dim, hidden),
+        "self_attn.kv_a_layernorm.weight": (model.kv_lora_rank,),
+        "self_attn.kv_b_proj.weight": (heads * (model.qk_nope_head_dim + model.v_head_dim), model.kv_lora_rank),
+        "self_attn.o_proj.weight": (hidden, heads * model.v_head_dim),
+    }
+
+
+def _moe(model: Model) -> dict[str, tuple[int, ...]]:
+    experts, hidden, inner = model.n_routed_experts, model.hidden_size, model.moe_intermediate_size
+    routed = {name: (experts, *shape) for name, shape in _mlp(EXPERTS, hidden, inner).items()}
+    shared = _mlp("mlp.shared_experts.", hidden, inner * model.n_shared_experts) if model.n_shared_experts else {}
+    return {"mlp.gate.weight": (experts, hidden), "mlp.gate.e_score_correction_bias": (experts,), **routed, **shared}
+
+
+def parameters(model: Model) -> dict[str, Parameter]:
+    """Every parameter of the checkpoint by name, in data-flow order."""
+    found = [Parameter("model.embed_tokens.weight", None, (model.vocab_size, model.hidden_size))]
+    for layer in range(model.num_hidden_layers):
+        dense = layer in model.dense_layers
+        shapes = {
+            "input_layernorm.weight": (model.hidden_size,),
+            **_attention(model),
+            "post_attention_layernorm.weight": (model.hidden_size,),
+            **(_mlp("mlp.", model.hidden_size, model.intermediate_size) if dense else _moe(model)),
+        }
+        found += [
+            Parameter(f"model.layers.{layer}.{name}", layer, shape, trained=not name.endswith("_bias"))
+            for name, shape in shapes.items()
+        ]
+    found.append(Parameter("model.norm.weight", None, (model.hidden_size,)))
+    if not model.tie_word_embeddings:
+        found.append(Parameter("lm_head.weight", None, (model.vocab_size, model.hidden_size)))
+    return {parameter.name: parameter for parameter in found}

@@ -1,0 +1,189 @@
+"""What makes a case impossible, said before anything starts.
+
+A rule takes the case and returns a sentence (what is wrong, and what would work instead) or None. They are tried in order:
+a rule may rely on those before it. Those of the machine come last.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import fields
+
+from validation.case import degrees
+from validation.case import memory as memory_
+from validation.case.case import IMPLEMENTATIONS, PRECISIONS, TRANSPORTS, Case
+from validation.case.errors import EnvironmentMissing, UsageError
+from validation.case.memory import Estimate, estimate
+from validation.case.suggestions import join, multiples, nearest
+
+__all__ = ["Estimate", "check", "estimate"]
+
+Rule = Callable[[Case], str | None]
+_OWN_IMPLEMENTATION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_MAY_BE_ZERO = ("n_shared_experts", "first_k_dense_replace")
+
+
+def check(case: Case, *, max_ranks: int, gpus: int | None, memory: int | None) -> None:
+    """Returns when the case can run here.
+
+    `max_ranks` is the most processes to start on the CPU, `gpus` the GPUs of this machine, `memory` its available bytes
+    (None: unknown, not checked). Raises UsageError for an impossible case and EnvironmentMissing for what this machine lacks.
+    """
+    for rule in RULES:
+        if sentence := rule(case):
+            raise UsageError(sentence)
+    if case.transport == "gloo" and case.layout.ranks > max_ranks:
+        raise UsageError(
+            f"layout {case.layout.name} needs {case.layout.ranks} ranks and --max-ranks is {max_ranks}; "
+            f"raise --max-ranks to {case.layout.ranks} or choose a smaller layout"
+        )
+    missing = (_too_few_gpus(case, gpus), None if memory is None else memory_.shortage(case, memory))
+    if sentence := next(filter(None, missing), None):
+        raise EnvironmentMissing(sentence)
+
+
+# What the case is made of
+
+
+def known_words(case: Case) -> str | None:
+    """Precision, transport and implementation are among those that exist."""
+    for word, value, known in (("precision", case.precision, PRECISIONS), ("transport", case.transport, TRANSPORTS)):
+        if value not in known:
+            return f"{word} {value!r} is unknown; known are {join(known)}"
+    if case.implementation in IMPLEMENTATIONS or _OWN_IMPLEMENTATION.fullmatch(case.implementation):
+        return None
+    return (
+        f"implementation {case.implementation!r} is unknown; known are {join(IMPLEMENTATIONS)}, or your own layer spec as "
+        "package.module:function"
+    )
+
+
+def positive_numbers(case: Case) -> str | None:
+    """Every size, count and degree is a whole number of at least 1, where 0 has no meaning."""
+    model = {field.name: getattr(case.model, field.name) for field in fields(case.model) if str(field.type).startswith("int")}
+    layout = {word: getattr(case.layout, word) for word in ("tp", "pp", "vpp", "ep", "etp", "cp", "dp")}
+    data = {word: getattr(case, word) for word in ("batch_size", "micro_batch_size", "seq_length")}
+    for word, number in (model | layout | data).items():
+        least = 0 if word in _MAY_BE_ZERO else 1
+        if number is not None and (not isinstance(number, int) or number < least):
+            return f"{word} is {number!r}; it must be a whole number of at least {least}"
+    return None
+
+
+def transformer_engine_runs(case: Case) -> str | None:
+    """Transformer Engine's kernels need a GPU and have no fp64."""
+    if case.implementation == "te" and case.transport == "gloo":
+        return "Transformer Engine needs GPUs, so te cannot run on gloo; --implementation local can, or --transport nccl"
+    if case.implementation == "te" and case.precision == "fp64":
+        return "Transformer Engine has no fp64 kernels; --precision fp32 works, or --implementation local in fp64"
+    return None
+
+
+def groups_divide(case: Case) -> str | None:
+    """The groups of experts are equal, and HuggingFace takes the two best of each."""
+    model = case.model
+    if not model.moe_layers:
+        return None
+    experts, groups = model.n_routed_experts, model.n_group
+    if experts % groups:
+        return f"n_group {groups} does not divide the {experts} experts; {nearest(groups, experts, 'n_group ')}"
+    if experts // groups < 2:
+        return f"n_group {groups} leaves groups of 1 expert, and a group is scored by its best 2; n_group {experts // 2} works"
+    return None
+
+
+def enough_experts_in_chosen_groups(case: Case) -> str | None:
+    """There are as many groups as are chosen, and as many experts in them."""
+    model = case.model
+    if not model.moe_layers:
+        return None
+    if model.topk_group > model.n_group:
+        return f"topk_group {model.topk_group} is more than n_group {model.n_group}; topk_group 1 to {model.n_group} works"
+    within = model.n_routed_experts // model.n_group * model.topk_group
+    if model.num_experts_per_tok > within:
+        return (
+            f"num_experts_per_tok {model.num_experts_per_tok} is more than the {within} experts of {model.topk_group} chosen "
+            f"groups; num_experts_per_tok up to {within} works"
+        )
+    return None
+
+
+def scores_are_normalised(case: Case) -> str | None:
+    """megatron-core normalises the chosen scores only where there are two or more, HuggingFace always."""
+    if not case.model.moe_layers or case.model.num_experts_per_tok > 1:
+        return None
+    return "num_experts_per_tok is 1, where Megatron-Core does not normalise the router's weight as HuggingFace does; 2 works"
+
+
+def group_scores_agree(case: Case) -> str | None:
+    """megatron-core scores a group by its best num_experts_per_tok // topk_group, HuggingFace always by its best 2."""
+    model = case.model
+    if not model.moe_layers or model.n_group == 1 or model.num_experts_per_tok == 2 * model.topk_group:
+        return None
+    return (
+        f"Megatron-Core scores a group by its best {model.num_experts_per_tok // model.topk_group} experts "
+        f"(num_experts_per_tok {model.num_experts_per_tok} // topk_group {model.topk_group}) and HuggingFace by its best 2, so that "
+        f"the two choose other experts by design; num_experts_per_tok {2 * model.topk_group} or n_group 1 works"
+    )
+
+
+def batch_divides(case: Case) -> str | None:
+    """Every data-parallel rank gets whole micro-batches."""
+    step = case.layout.data_parallel * case.micro_batch_size
+    if case.batch_size % step == 0:
+        return None
+    return (
+        f"batch_size {case.batch_size} is not a multiple of dp{case.layout.data_parallel} * micro_batch_size "
+        f"{case.micro_batch_size}; --batch-size {multiples(case.batch_size, step)} works"
+    )
+
+
+def vpp_fills_micro_batches(case: Case) -> str | None:
+    """megatron-core's interleaved schedule takes micro-batches in sets of pp."""
+    layout = case.layout
+    if layout.vpp == 1 or case.micro_batches % layout.pp == 0:
+        return None
+    step = layout.pp * layout.data_parallel * case.micro_batch_size
+    return (
+        f"vpp{layout.vpp} takes micro-batches in sets of pp{layout.pp}, and the batch has {case.micro_batches} on each rank; "
+        f"--batch-size {multiples(case.batch_size, step)} works"
+    )
+
+
+RULES: tuple[Rule, ...] = (
+    known_words,
+    positive_numbers,
+    transformer_engine_runs,
+    degrees.local_stock_has_no_cp,
+    degrees.tp_divides,
+    degrees.etp_divides,
+    degrees.moe_has_sequence_parallelism,
+    degrees.sequence_divides,
+    degrees.vpp_needs_pp,
+    degrees.pp_divides,
+    degrees.ep_divides,
+    groups_divide,
+    enough_experts_in_chosen_groups,
+    scores_are_normalised,
+    group_scores_agree,
+    degrees.experts_fill_ranks,
+    batch_divides,
+    vpp_fills_micro_batches,
+)
+
+
+# The machine
+
+
+def _too_few_gpus(case: Case, gpus: int | None) -> str | None:
+    """Nccl needs a GPU for each rank."""
+    ranks, name = case.layout.ranks, case.layout.name
+    if case.transport != "nccl" or (gpus or 0) >= ranks:
+        return None
+    found = f"{gpus} {'was' if gpus == 1 else 'were'} found" if gpus else "no GPU was found"
+    own = " --implementation local" if case.implementation == "te" else ""
+    return (
+        f"layout {name} on nccl needs {ranks} GPU{'s' if ranks > 1 else ''} and {found}; the same layout runs on the CPU with "
+        f"`--transport gloo{own}` (`nox -s cpu_{name}`)"
+    )

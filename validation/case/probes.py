@@ -1,0 +1,115 @@
+"""The probes: every place in the model where a tensor is recorded, known from the model alone.
+
+A probe's tensor has the axes of the HuggingFace side, batch first. What a rank holds of it is a piece (validation.compare).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from validation.case.model import Model
+
+TITLES = {
+    "embedding": "Embedding Output",
+    "input_norm": "Input Norm Output",
+    "attention.q_latent": "Query Latent",
+    "attention.kv_latent": "KV Latent",
+    "attention.query": "Query after RoPE",
+    "attention.key": "Key after RoPE",
+    "attention.value": "Value",
+    "attention.core": "Core Attention Output",
+    "attention.output": "Attention Output",
+    "attention.residual": "Post-Attention Residual",
+    "mlp_norm": "Pre-MLP Norm Output",
+    "mlp.output": "MLP Output",
+    "moe.router.logits": "Router Logits",
+    "moe.router.scores": "Router Scores",
+    "moe.router.experts": "Router Output",
+    "moe.router.weights": "Router Weights",
+    "moe.shared_expert": "Shared Expert Output",
+    "moe.routed": "Routed Experts Output",
+    "moe.output": "MoE Output",
+    "output": "Layer Output",
+    "final_norm": "Final Norm Output",
+    "logits": "Logits",
+    "token_loss": "Token Losses",
+    "loss": "Loss",
+}
+"""What a reader sees, by the part of a probe's name that follows the layer."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A named place and the shape of what is recorded there.
+
+    `axes` names each dimension: batch, sequence, heads, vocabulary are those that layouts cut; the others stay whole.
+    """
+
+    name: str
+    layer: int | None
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+
+    @property
+    def kind(self) -> str:
+        """The name without its layer: `attention.output`."""
+        return self.name if self.layer is None else self.name.split(".", 2)[2]
+
+    @property
+    def title(self) -> str:
+        """The probe as a reader sees it: `Layer 0 Attention Output`."""
+        prefix = "" if self.layer is None else f"Layer {self.layer} "
+        return prefix + TITLES[self.kind]
+
+
+def _layer_axes(model: Model, layer: int) -> dict[str, dict[str, int]]:
+    """The cut and whole axes of each probe of one layer, after batch and sequence, in data-flow order."""
+    heads = {"heads": model.num_attention_heads}
+    hidden = {"hidden": model.hidden_size}
+    experts = {"experts": model.n_routed_experts}
+    query_latent = {"attention.q_latent": {"latent": model.q_lora_rank}} if model.q_lora_rank is not None else {}
+    attention = {
+        "input_norm": hidden,
+        **query_latent,
+        "attention.kv_latent": {"latent": model.kv_lora_rank + model.qk_rope_head_dim},
+        "attention.query": {**heads, "head_dim": model.query_head_dim},
+        "attention.key": {**heads, "head_dim": model.query_head_dim},
+        "attention.value": {**heads, "head_dim": model.v_head_dim},
+        "attention.core": {**heads, "head_dim": model.v_head_dim},
+        "attention.output": hidden,
+        "attention.residual": hidden,
+        "mlp_norm": hidden,
+    }
+    if layer in model.dense_layers:
+        return {**attention, "mlp.output": hidden, "output": hidden}
+    shared = {"moe.shared_expert": hidden} if model.n_shared_experts else {}
+    return {
+        **attention,
+        "moe.router.logits": experts,
+        "moe.router.scores": experts,
+        "moe.router.experts": experts,
+        "moe.router.weights": experts,
+        **shared,
+        "moe.routed": hidden,
+        "moe.output": hidden,
+        "output": hidden,
+    }
+
+
+def probes(model: Model, batch_size: int, seq_length: int) -> dict[str, Probe]:
+    """Every probe of the model by name, in data-flow order."""
+    tokens = {"batch": batch_size, "sequence": seq_length}
+    found: list[Probe] = []
+
+    def add(name: str, layer: int | None, axes: dict[str, int]) -> None:
+        found.append(Probe(name, layer, tuple(axes), tuple(axes.values())))
+
+    add("embedding", None, {**tokens, "hidden": model.hidden_size})
+    for layer in range(model.num_hidden_layers):
+        for kind, axes in _layer_axes(model, layer).items():
+            add(f"layers.{layer}.{kind}", layer, {**tokens, **axes})
+    add("final_norm", None, {**tokens, "hidden": model.hidden_size})
+    add("logits", None, {**tokens, "vocabulary": model.vocab_size})
+    add("token_loss", None, tokens)
+    add("loss", None, {})
+    return {probe.name: probe for probe in found}

@@ -1,0 +1,1 @@
+"""How two tensors are compared: pieces, differences, tolerances, verdicts."""

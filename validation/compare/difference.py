@@ -1,0 +1,131 @@
+"""Differences: mergeable statistics of candidate minus reference, a few hundred bytes for a tensor of any size."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from validation.compare.piece import Box
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What is known of candidate (c) minus reference (r), d = c - r, over `count` elements.
+
+    `max_index` is where |d| is largest, counted in the whole tensor. Non-finite elements are counted on both sides and
+    leave the sums NaN or infinite, so that no limit can hold.
+    """
+
+    count: int
+    differing: int
+    max_abs: float
+    max_index: tuple[int, ...]
+    sum_abs: float
+    sum_squares: float
+    reference_squares: float
+    cross: float
+    nonfinite_candidate: int
+    nonfinite_reference: int
+
+    @property
+    def average(self) -> float:
+        """Mean |d|."""
+        return self.sum_abs / self.count if self.count else math.nan
+
+    @property
+    def relative_error(self) -> float:
+        """Relative Frobenius error, ||d|| / ||r||. Zero over zero is zero; anything else over zero is infinite."""
+        if self.reference_squares == 0:
+            return 0.0 if self.sum_squares == 0 else math.inf
+        return math.sqrt(self.sum_squares / self.reference_squares) if self.sum_squares >= 0 else math.nan
+
+    @property
+    def projection(self) -> float:
+        """The coefficient a = <c, r> / <r, r>: 1 where right, 2, tp or 1/dp where a reduction is doubled or missing."""
+        return self.cross / self.reference_squares if self.reference_squares else math.nan
+
+    @property
+    def finite(self) -> bool:
+        """Whether both sides are finite everywhere."""
+        return self.nonfinite_candidate == 0 and self.nonfinite_reference == 0
+
+    def merged(self, other: Difference) -> Difference:
+        """The difference over the elements of both, which must not overlap."""
+        worst = max(self, other, key=lambda part: (math.isnan(part.max_abs), part.max_abs))
+        return Difference(
+            count=self.count + other.count,
+            differing=self.differing + other.differing,
+            max_abs=worst.max_abs,
+            max_index=worst.max_index,
+            sum_abs=self.sum_abs + other.sum_abs,
+            sum_squares=self.sum_squares + other.sum_squares,
+            reference_squares=self.reference_squares + other.reference_squares,
+            cross=self.cross + other.cross,
+            nonfinite_candidate=self.nonfinite_candidate + other.nonfinite_candidate,
+            nonfinite_reference=self.nonfinite_reference + other.nonfinite_reference,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The statistics by name, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Difference:
+        """The difference that `as_dict` wrote."""
+        return cls(**{**data, "max_index": tuple(data["max_index"])})
+
+
+_CHUNK = 1 << 22
+"""Elements measured at a time: the float64 working copies of a large piece stay at 32 MiB each."""
+
+
+def measure(candidate: torch.Tensor, reference: torch.Tensor, box: Box) -> Difference:
+    """The difference of one piece; `box` is its place in the whole tensor.
+
+    Both tensors must have the box's shape. Booleans and integers are compared as numbers. All sums are in float64.
+    """
+    shape = tuple(stop - start for start, stop in box)
+    if tuple(candidate.shape) != shape or tuple(reference.shape) != shape:
+        raise ValueError(f"piece {box}: shapes are {tuple(candidate.shape)} and {tuple(reference.shape)}, declared is {shape}")
+    left, right = candidate.detach().reshape(-1), reference.detach().to(candidate.device).reshape(-1)
+    parts = [
+        _measure_flat(left[start : start + _CHUNK], right[start : start + _CHUNK], start, box)
+        for start in range(0, max(left.numel(), 1), _CHUNK)
+    ]
+    total = parts[0]
+    for part in parts[1:]:
+        total = total.merged(part)
+    return total
+
+
+def _measure_flat(candidate: torch.Tensor, reference: torch.Tensor, offset: int, box: Box) -> Difference:
+    c, r = candidate.to(torch.float64), reference.to(torch.float64)
+    d = c - r
+    magnitude = d.abs()
+    # max() of a tensor that holds NaN is NaN and its place is the NaN's: what is wrong is then also what is shown.
+    largest, place = magnitude.max(0) if magnitude.numel() else (torch.tensor(0.0), torch.tensor(0))
+    sums = torch.stack([magnitude.sum(), d.dot(d), r.dot(r), c.dot(r), largest]).tolist()
+    counts = torch.stack([(~torch.isfinite(c)).sum(), (~torch.isfinite(r)).sum(), torch.count_nonzero(d), place]).tolist()
+    return Difference(
+        count=d.numel(),
+        differing=counts[2],
+        max_abs=sums[4],
+        max_index=_global_index(offset + counts[3], box),
+        sum_abs=sums[0],
+        sum_squares=sums[1],
+        reference_squares=sums[2],
+        cross=sums[3],
+        nonfinite_candidate=counts[0],
+        nonfinite_reference=counts[1],
+    )
+
+
+def _global_index(flat: int, box: Box) -> tuple[int, ...]:
+    index: list[int] = []
+    for start, stop in reversed(box):
+        flat, within = divmod(flat, stop - start)
+        index.append(start + within)
+    return tuple(reversed(index))

@@ -1,0 +1,83 @@
+"""Measurements: what the ranks of one case report about one tensor, put together."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from validation.compare.difference import Difference
+from validation.compare.piece import Box, uncovered
+
+
+@dataclass(frozen=True)
+class PieceReport:
+    """One piece as its rank reports it. `digest` stands for the candidate's bytes."""
+
+    rank: int
+    box: Box
+    difference: Difference
+    digest: str
+
+    def as_list(self) -> list[Any]:
+        """The report for JSON; the rank is known from the file."""
+        return [self.box, self.difference.as_dict(), self.digest]
+
+    @classmethod
+    def from_list(cls, rank: int, data: list[Any]) -> PieceReport:
+        """The report that `as_list` wrote."""
+        box, difference, digest = data
+        return cls(rank, tuple((start, stop) for start, stop in box), Difference.from_dict(difference), digest)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """All pieces of one tensor whose declared shape is `shape`."""
+
+    name: str
+    shape: tuple[int, ...]
+    pieces: tuple[PieceReport, ...]
+
+    @cached_property
+    def by_box(self) -> dict[Box, list[PieceReport]]:
+        """Pieces at the same place: more than one are replicas."""
+        found: dict[Box, list[PieceReport]] = defaultdict(list)
+        for piece in self.pieces:
+            found[piece.box].append(piece)
+        return dict(found)
+
+    @cached_property
+    def difference(self) -> Difference:
+        """The difference of the whole, counting each place once, with its worst replica."""
+        distinct = [max(replicas, key=_badness).difference for replicas in self.by_box.values()]
+        total = distinct[0]
+        for difference in distinct[1:]:
+            total = total.merged(difference)
+        return total
+
+    @cached_property
+    def worst(self) -> PieceReport:
+        """The piece with the largest difference, or the first that is not finite."""
+        return max(self.pieces, key=_badness)
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The ranks that hold a piece."""
+        return tuple(sorted({piece.rank for piece in self.pieces}))
+
+    def missing(self) -> Box | None:
+        """A part of the tensor that no rank reported, or None."""
+        return uncovered(self.by_box, self.shape)
+
+    def disagreeing(self) -> Sequence[PieceReport]:
+        """Replicas of one place whose bytes are not all the same; empty where every replica agrees."""
+        for replicas in self.by_box.values():
+            if len({replica.digest for replica in replicas}) > 1:
+                return replicas
+        return ()
+
+
+def _badness(piece: PieceReport) -> tuple[bool, float]:
+    return not piece.difference.finite, piece.difference.max_abs

@@ -1,0 +1,94 @@
+"""Precisions: the dtype each one stands for, and `promoted`, which makes fp64 mean all of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.autograd import Variable
+from torch.overrides import TorchFunctionMode
+
+DTYPES = {"fp64": torch.float64, "fp32": torch.float32}
+"""What parameters and activations are held in."""
+
+_FLOAT_METHOD = torch.Tensor.float
+
+
+class _Promote(TorchFunctionMode):
+    """Every request for float32 becomes one for float64.
+
+    Both models keep islands of float32 (norms, router, rotary tables, cross entropy) whatever their parameters' dtype is.
+    Left alone they round at 1e-7 and hide small bugs; promoted, rounding is 5e-15.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func is _FLOAT_METHOD:
+            return args[0].double()
+        if any(argument is torch.float32 for argument in args):
+            args = tuple(torch.float64 if argument is torch.float32 else argument for argument in args)
+        if kwargs and kwargs.get("dtype") is torch.float32:
+            kwargs = {**kwargs, "dtype": torch.float64}
+        return func(*args, **(kwargs or {}))
+
+
+def _backward(
+    tensors: Any, grad_tensors: Any = None, retain_graph: Any = None, create_graph: bool = False, inputs: Any = None
+) -> None:
+    """`torch.autograd.backward`, straight to the engine.
+
+    The public function suspends the active TorchFunctionMode while it runs, so that what is recomputed inside it
+    (activation checkpointing) would fall back to float32.
+    """
+    roots = (tensors,) if isinstance(tensors, torch.Tensor) else tuple(tensors)
+    grads = (grad_tensors,) if isinstance(grad_tensors, torch.Tensor) else tuple(grad_tensors or [None] * len(roots))
+    pairs = [
+        (root, torch.ones_like(root) if grad is None else grad) for root, grad in zip(roots, grads, strict=True) if root.requires_grad
+    ]
+    keep = create_graph if retain_graph is None else retain_graph
+    Variable._execution_engine.run_backward(  # type: ignore[attr-defined]
+        tuple(root for root, _ in pairs),
+        tuple(grad for _, grad in pairs),
+        keep,
+        create_graph,
+        tuple(inputs or ()),
+        allow_unreachable=True,
+        accumulate_grad=True,
+    )
+
+
+@contextlib.contextmanager
+def computing_in(precision: str) -> Iterator[torch.dtype]:
+    """Within it, tensors made without a dtype have the precision's; under fp64 every float32 request is promoted too."""
+    before, backward = torch.get_default_dtype(), torch.autograd.backward
+    dtype = DTYPES[precision]
+    torch.set_default_dtype(dtype)
+    try:
+        if precision != "fp64":
+            yield dtype
+            return
+        torch.autograd.backward = _backward
+        with _Promote():
+            yield dtype
+    finally:
+        torch.autograd.backward = backward
+        torch.set_default_dtype(before)
+
+
+def as_stored() -> contextlib.AbstractContextManager[None]:
+    """Within it nothing is promoted: a file's float32 tensor is read as float32."""
+    return torch._C.DisableTorchFunction()  # type: ignore[no-any-return,no-untyped-call]
+
+
+def make_deterministic() -> dict[str, str]:
+    """Set what makes runs repeatable and float32 products exact, and return it for the report."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    return {
+        "deterministic_algorithms": str(torch.are_deterministic_algorithms_enabled()),
+        "tf32": str(torch.backends.cuda.matmul.allow_tf32),
+        "cudnn_benchmark": str(torch.backends.cudnn.benchmark),
+    }

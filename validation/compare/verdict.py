@@ -1,0 +1,127 @@
+"""Verdicts: whether a measurement holds, and the sentence that says why not (docs/design.md, section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from validation.compare.measurement import Measurement
+
+PASS, FAIL, ERROR = "pass", "fail", "error"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a probe may differ by. `relative_error` bounds ||d||/||r|| and |a - 1|; `max_abs` bounds |d|, where given."""
+
+    relative_error: float
+    max_abs: float | None = None
+
+
+LIMITS = {
+    "fp64": Limits(relative_error=1e-10),
+    "fp32": Limits(relative_error=2e-5, max_abs=1e-3),
+}
+"""fp64: rounding is 5e-15 in every layout and the smallest real bugs are 1e-6. fp32: until a floor is measured per probe."""
+
+EXACT = Limits(relative_error=0.0, max_abs=0.0)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of one check. `numbers` is the part of the line after the title; `reasons` say what does not hold."""
+
+    status: str
+    title: str
+    numbers: str = ""
+    reasons: tuple[str, ...] = ()
+    properties: dict[str, str] = field(default_factory=dict)
+    pieces: tuple[str, ...] = ()
+
+    @property
+    def line(self) -> str:
+        """The line a user reads: `PASS: Layer 0 Attention Output - Max diff: 0.000123, Avg diff: 0.000032`."""
+        parts = [self.numbers, *self.reasons] if self.status != PASS else [self.numbers]
+        return f"{self.status.upper()}: {self.title} - {'; '.join(part for part in parts if part)}"
+
+
+def judge(measurement: Measurement, title: str, limits: Limits) -> Verdict:
+    """The verdict on one tensor: finite, covered, replicas agree, then within `limits`. Every test fails on NaN."""
+    if not measurement.pieces:
+        return Verdict(ERROR, title, reasons=(f"no rank reported {measurement.name}",))
+    missing = measurement.missing()
+    status = ERROR if missing is not None else PASS
+    reasons = [f"no rank holds {_range(missing)}"] if missing is not None else []
+    broken = [*_not_finite(measurement), *_replicas(measurement), *_too_far(measurement, limits)]
+    if broken:
+        status, reasons = FAIL, [*broken, *reasons]
+    return Verdict(status, title, _numbers(measurement), tuple(reasons), _properties(measurement, limits), _pieces(measurement))
+
+
+def _not_finite(measurement: Measurement) -> list[str]:
+    difference = measurement.difference
+    sides = {"candidate": difference.nonfinite_candidate, "reference": difference.nonfinite_reference}
+    return [f"{count} elements of the {side} are not finite" for side, count in sides.items() if count]
+
+
+def _replicas(measurement: Measurement) -> list[str]:
+    replicas = measurement.disagreeing()
+    if not replicas:
+        return []
+    ranks = ", ".join(str(replica.rank) for replica in replicas)
+    return [f"replicas of {_range(replicas[0].box)} on ranks {ranks} differ in their bytes"]
+
+
+def _too_far(measurement: Measurement, limits: Limits) -> list[str]:
+    difference, worst = measurement.difference, measurement.worst
+    reasons = []
+    if not difference.relative_error <= limits.relative_error:
+        reasons.append(f"relative error {difference.relative_error:.2e} > {limits.relative_error:.0e}")
+    # Elements that are all zero in the reference have no projection; their relative error has already spoken.
+    if difference.reference_squares > 0 and not abs(difference.projection - 1) <= max(limits.relative_error, 1e-15):
+        reasons.append(f"scaled by {difference.projection:.6g}")
+    if limits.max_abs is not None and not difference.max_abs <= limits.max_abs:
+        reasons.append(f"max diff {difference.max_abs:.2e} > {limits.max_abs:.0e}")
+    if reasons:
+        index = ", ".join(str(position) for position in worst.difference.max_index)
+        reasons.append(f"worst at [{index}] on rank {worst.rank}")
+    return reasons
+
+
+def readable(number: float) -> str:
+    """A difference as a reader wants it: 0.000123 where six decimals show it, 4.4e-16 where they do not."""
+    return f"{number:.6f}" if number == 0 or 1e-4 <= number < 1e6 else f"{number:.2e}"
+
+
+def _numbers(measurement: Measurement) -> str:
+    difference = measurement.difference
+    return (
+        f"Max diff: {readable(difference.max_abs)}, Avg diff: {readable(difference.average)} "
+        f"(relative {difference.relative_error:.1e})"
+    )
+
+
+def _properties(measurement: Measurement, limits: Limits) -> dict[str, str]:
+    difference, worst = measurement.difference, measurement.worst
+    return {
+        "max_diff": repr(difference.max_abs),
+        "avg_diff": repr(difference.average),
+        "rel_error": repr(difference.relative_error),
+        "projection": repr(difference.projection),
+        "tolerance": repr(limits.relative_error),
+        "worst_index": str(list(worst.difference.max_index)),
+        "worst_rank": str(worst.rank),
+        "ranks": ",".join(str(rank) for rank in measurement.ranks),
+        "elements": str(difference.count),
+    }
+
+
+def _pieces(measurement: Measurement) -> tuple[str, ...]:
+    return tuple(
+        f"rank {piece.rank} {_range(piece.box)}: Max diff: {readable(piece.difference.max_abs)} at "
+        f"{list(piece.difference.max_index)}, relative {piece.difference.relative_error:.1e}, bytes {piece.digest}"
+        for piece in measurement.pieces
+    )
+
+
+def _range(box: tuple[tuple[int, int], ...]) -> str:
+    return "[" + ", ".join(f"{start}:{stop}" for start, stop in box) + "]"

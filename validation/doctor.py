@@ -1,0 +1,165 @@
+"""What this machine can run: `python -m validation doctor`, and the facts about it that reports carry.
+
+Nothing here may fail for something that is missing, torch included: saying so is what it is for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from validation.case.errors import ExitCode
+from validation.machine import (
+    ABSENT,
+    available_memory,
+    cores,
+    counted,
+    cpu,
+    driver,
+    gpu_names,
+    gpus,
+    gpus_installed,
+    machine,
+    version,
+)
+
+__all__ = ["Finding", "available_memory", "findings", "gpus", "machine", "main", "report"]
+
+GIB = 2**30
+CPU_CASE = ("torch", "transformers", "megatron-core", "safetensors", "pytest")
+"""Packages without which not even a CPU case runs."""
+_PREVENTS = {
+    "torch": "no case can run; install requirements/base.txt with requirements/cpu.txt or cuda.txt",
+    "transformers": "there is no reference, so no case can run; install requirements/base.txt",
+    "megatron-core": "there is no candidate, so no case can run; install requirements/base.txt",
+    "safetensors": "no weights can be read, so no case can run; install requirements/base.txt",
+    "pytest": "no check can run; install requirements/base.txt",
+    "transformer-engine": "`--implementation te` cannot run; local and local-stock can",
+    "nox": "`nox -s` cannot run; `python -m validation run` can",
+    "junitparser": "the gate cannot read JUnit files; install requirements/base.txt",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. `prevents` is empty for what is there, else what its absence prevents and what would work."""
+
+    name: str
+    value: str
+    prevents: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.value}" + (f" - {self.prevents}" if self.prevents else "")
+
+
+def findings() -> list[Finding]:
+    """Everything the report says, in its order."""
+    packages = ("megatron-core", "transformers", "safetensors", "nox", "pytest", "junitparser")
+    return [
+        Finding("python", platform.python_version()),
+        *_torch(),
+        *_graphics(),
+        *(_package(package) for package in packages),
+        _transformer_engine(),
+        Finding("CPU", f"{cores()} cores, {cpu()}"),
+        Finding("memory", f"{available_memory() / GIB:.1f} GiB free"),
+        Finding("disk", f"{shutil.disk_usage(Path.cwd()).free / GIB:.1f} GiB free in the working folder"),
+    ]
+
+
+def _package(package: str) -> Finding:
+    found = version(package)
+    return Finding(package, "not installed", _PREVENTS[package]) if found == ABSENT else Finding(package, found)
+
+
+def _torch() -> list[Finding]:
+    """torch, its CUDA build and its transports; imported here because the doctor must run without it.
+
+    The check of CUDA goes through NVML, which leaves CUDA alone.
+    """
+    if version("torch") == ABSENT:
+        return [_package("torch")]
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    try:
+        import torch
+        from torch import distributed
+    except Exception as error:  # noqa: BLE001 - a broken install fails in any way: missing libraries, wrong symbols
+        return [Finding("torch", f"{version('torch')} cannot be imported ({_first_line(error)})", _PREVENTS["torch"])]
+    build = torch.version.cuda
+    usable = bool(torch.cuda.is_available())
+    return [
+        Finding("torch", torch.__version__),
+        _cuda(build, usable),
+        _transport("gloo", distributed.is_available() and distributed.is_gloo_available()),
+        _transport("nccl", distributed.is_available() and distributed.is_nccl_available()),
+    ]
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _cuda(build: str | None, usable: bool) -> Finding:
+    if build is None:
+        return Finding("CUDA", "torch is built without it", "no GPU case can run; CPU cases (--transport gloo) can")
+    if not usable:
+        reason = "no GPU case can run until torch sees a GPU and a driver for this CUDA; CPU cases (--transport gloo) can"
+        return Finding("CUDA", f"{build} in torch, but no usable GPU", reason)
+    return Finding("CUDA", build)
+
+
+def _transport(name: str, there: bool) -> Finding:
+    if there:
+        return Finding(name, "available")
+    prevents = {
+        "gloo": "no CPU case can run; install a torch with torch.distributed",
+        "nccl": "`--transport nccl` cannot run; gloo can",
+    }
+    return Finding(name, "not in this torch", prevents[name])
+
+
+def _graphics() -> list[Finding]:
+    prevents = "no GPU case can run; CPU cases (--transport gloo) can"
+    installed, count = driver(), gpus()
+    hidden = "" if count == gpus_installed() else f", {count} visible (CUDA_VISIBLE_DEVICES)"
+    return [
+        Finding("driver", "not found", prevents) if installed == ABSENT else Finding("driver", installed),
+        Finding("GPUs", counted(gpu_names()) + hidden) if count else Finding("GPUs", f"none{hidden}", prevents),
+    ]
+
+
+def _transformer_engine() -> Finding:
+    """Transformer Engine without its PyTorch part installs well and fails when it is imported."""
+    prevents = _PREVENTS["transformer-engine"]
+    found = version("transformer-engine")
+    if found == ABSENT:
+        return Finding("Transformer Engine", "not installed", prevents)
+    if importlib.util.find_spec("transformer_engine_torch") is None:
+        prevents = f"{prevents}; install transformer-engine[pytorch]"
+        return Finding("Transformer Engine", f"{found} without its PyTorch part", prevents)
+    return Finding("Transformer Engine", found)
+
+
+def report() -> tuple[list[Finding], ExitCode]:
+    """The findings, and PASS when a CPU case can run here, else ENVIRONMENT."""
+    found = findings()
+    missing = {finding.name for finding in found if finding.prevents}
+    needed = {*CPU_CASE, "gloo"}
+    return found, ExitCode.ENVIRONMENT if missing & needed else ExitCode.PASS
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m validation doctor [--json]`: one line per finding, and the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m validation doctor", description="What this machine can run.")
+    parser.add_argument("--json", action="store_true", help="print the same as JSON")
+    asked = parser.parse_args(argv)
+    found, code = report()
+    print(json.dumps([asdict(finding) for finding in found], indent=1) if asked.json else "\n".join(map(str, found)))
+    return int(code)

@@ -1,0 +1,132 @@
+"""Facts about this machine and what is installed on it, without torch: for preflight, the doctor and reports."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+PROC = Path("/proc")
+CGROUPS = Path("/sys/fs/cgroup")
+ABSENT = "absent"
+
+
+def version(package: str) -> str:
+    """The installed version of a package, or `absent`. Nothing is imported."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ABSENT
+
+
+def _read(path: Path) -> str:
+    """A file's text, empty where there is none to read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _nvidia_smi(*arguments: str) -> list[str]:
+    """Lines that nvidia-smi prints, none where it is missing, fails or hangs."""
+    try:
+        done = subprocess.run(["nvidia-smi", *arguments], capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return done.stdout.splitlines()
+
+
+def gpus_installed() -> int:
+    """GPUs of the machine, visible or not, as nvidia-smi or the driver lists them."""
+    listed = [line for line in _nvidia_smi("-L") if line.startswith("GPU ")]
+    if listed:
+        return len(listed)
+    folder = PROC / "driver" / "nvidia" / "gpus"
+    return len(list(folder.iterdir())) if folder.is_dir() else 0
+
+
+def gpus() -> int:
+    """The number of GPUs that CUDA_VISIBLE_DEVICES leaves visible.
+
+    As in CUDA, devices count up to the first that is not there: `0,7` on two GPUs is one, `-1` and nothing are none.
+    """
+    installed, visible = gpus_installed(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None or installed == 0:
+        return installed
+    count = 0
+    for word in (word.strip() for word in visible.split(",")):
+        if not word.startswith(("GPU-", "MIG-")) and not (word.isdecimal() and int(word) < installed):
+            break
+        count += 1
+    return count
+
+
+def available_memory() -> int:
+    """Bytes of memory that can still be had: the machine's, or what the cgroup's limit leaves where that is less."""
+    lines = dict(line.split(":", 1) for line in _read(PROC / "meminfo").splitlines() if ":" in line)
+    available = int(lines.get("MemAvailable", "0").split()[0]) * 1024
+    return min([available, *_left_in_cgroups()])
+
+
+def _left_in_cgroups() -> list[int]:
+    """What each memory limit on the way up from this process's cgroup (version 2) leaves, its file cache counted as free."""
+    own = [line[3:] for line in _read(PROC / "self" / "cgroup").splitlines() if line.startswith("0::")]
+    folder = CGROUPS / own[0].strip("/") if own else CGROUPS
+    left = []
+    for group in (folder, *folder.parents):
+        limit = _read(group / "memory.max").strip()
+        if limit.isdecimal():
+            used = int(_read(group / "memory.current").strip() or 0)
+            left.append(max(0, int(limit) - max(0, used - _file_cache(group))))
+        if group == CGROUPS:
+            break
+    return left
+
+
+def _file_cache(group: Path) -> int:
+    for line in _read(group / "memory.stat").splitlines():
+        if line.startswith("file "):
+            return int(line.split()[1])
+    return 0
+
+
+def cpu() -> str:
+    """The processor's name."""
+    models = [line.split(":", 1)[1].strip() for line in _read(PROC / "cpuinfo").splitlines() if line.startswith("model name")]
+    return models[0] if models else platform.machine()
+
+
+def driver() -> str:
+    """The version of the NVIDIA driver, or `absent`."""
+    return next(iter(_nvidia_smi("--query-gpu=driver_version", "--format=csv,noheader")), ABSENT)
+
+
+def gpu_names() -> list[str]:
+    """Name and memory of each GPU: `NVIDIA H100 80GB HBM3, 81559 MiB`."""
+    return [line.strip() for line in _nvidia_smi("--query-gpu=name,memory.total", "--format=csv,noheader") if line.strip()]
+
+
+def counted(names: Sequence[str]) -> str:
+    """The names with how often each occurs: `8 x NVIDIA H100 80GB HBM3, 81559 MiB`."""
+    return "; ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names)) or ABSENT
+
+
+def machine() -> dict[str, str]:
+    """Versions and hardware, as properties of a JUnit testsuite. Imports neither torch nor anything else that is large."""
+    packages = ("torch", "transformers", "megatron-core", "transformer-engine")
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+        "platform": platform.platform(),
+        "cpu": f"{cores()} x {cpu()}",
+        "driver": driver(),
+        "gpu": counted(gpu_names()),
+    }
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

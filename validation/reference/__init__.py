@@ -1,0 +1,1 @@
+"""The HuggingFace side: the model, its weights, its recorded tensors. transformers is never patched."""

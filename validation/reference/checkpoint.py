@@ -1,0 +1,253 @@
+"""HuggingFace weights, read by slice from safetensors files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import fields, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from validation.case.errors import UsageError
+from validation.case.model import Model, from_hf_config
+from validation.case.parameters import EXPERTS, Parameter, parameters
+from validation.reference.shard import DTYPES, READ_BEFORE_REOPENING, Described, Shard, safetensors_files
+
+_LAYER = re.compile(r"model\.layers\.(\d+)\.")
+MTP, NOT_CHOSEN, INV_FREQ = "multi-token prediction layers", "layers not chosen", "rotary_emb.inv_freq"
+"""Reasons why a key of the file is set aside."""
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The folder's `config.json`. Raises UsageError."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder; name one that holds config.json and safetensors files")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{folder}: no config.json; name a HuggingFace checkpoint folder") from None
+    except ValueError as error:
+        raise UsageError(f"{folder}: config.json is not JSON ({error}); download it again") from None
+    if not isinstance(config, dict):
+        raise UsageError(f"{folder}: config.json is not a JSON object; download it again")
+    return config
+
+
+def model_from_folder(path: str | Path, layers: tuple[int, ...] = ()) -> Model:
+    """The model of a checkpoint folder; with `layers`, of those of its layers only. Raises UsageError."""
+    model = from_hf_config(read_config(Path(path)), str(path))
+    _whole_numbers(model, str(path))
+    if not layers:
+        return model
+    count = model.num_hidden_layers
+    if sorted(set(layers)) != list(layers) or layers[0] < 0 or layers[-1] >= count:
+        chosen = ",".join(map(str, layers))
+        raise UsageError(f"--layers {chosen}: give layers of {path} in ascending order, each once, from 0 to {count - 1}")
+    dense = sum(layer < model.first_k_dense_replace for layer in layers)
+    return replace(model, num_hidden_layers=len(layers), first_k_dense_replace=dense)
+
+
+def _whole_numbers(model: Model, source: str) -> None:
+    for field in fields(model):
+        value = getattr(model, field.name)
+        if str(field.type).startswith("int") and value is not None and (not isinstance(value, int) or value < 0):
+            raise UsageError(f"{source}: {field.name} in config.json is {value!r}; it must be a whole number")
+
+
+class Checkpoint:
+    """The weights of a model, by the names of validation.case.parameters.
+
+    `layers` renumbers: the model's layer j is the file's layer layers[j]. Everything that can be wrong with the files, other
+    than the values themselves (see `verify`), is said when they are opened.
+    """
+
+    def __init__(self, path: Path, model: Model, layers: tuple[int, ...], layers_in_file: int, shards: list[Shard]) -> None:
+        self.path, self.model, self.shards = path, model, shards
+        self.parameters = parameters(model)
+        self._layers, self._layers_in_file = layers or tuple(range(model.num_hidden_layers)), layers_in_file
+        self._keys = {name: _keys_in_file(parameter, self._layers) for name, parameter in self.parameters.items()}
+        self._tensors: dict[str, Described] = {}
+        for shard in shards:
+            self._add(shard)
+        self._check()
+
+    @classmethod
+    def open(cls, path: str | Path, model: Model | None = None, layers: tuple[int, ...] = ()) -> Checkpoint:
+        """The checkpoint in a folder, or in one safetensors file if `model` says what it holds. Raises UsageError.
+
+        A `model` that is given has as many layers as are chosen.
+        """
+        path = Path(path)
+        if path.is_file():
+            in_file = max(layers) + 1 if layers else (model.num_hidden_layers if model else 0)
+            files = [path]
+        else:
+            in_file = model_from_folder(path).num_hidden_layers
+            files = safetensors_files(path)
+        if model is None and path.is_file():
+            raise UsageError(f"{path}: a safetensors file alone does not say what model it is; name its folder instead")
+        model = model or model_from_folder(path, layers)
+        if layers and len(layers) != model.num_hidden_layers:
+            raise UsageError(f"{path}: {len(layers)} layers were chosen for a model of {model.num_hidden_layers}; give as many")
+        with ExitStack() as opened:
+            shards = [_opened(opened, file) for file in files]
+            found = cls(path, model, layers, in_file, shards)
+            opened.pop_all()
+        return found
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets the files go."""
+        for shard in self.shards:
+            shard.close()
+
+    def keys(self) -> list[str]:
+        """Every key of the files, in their own numbering."""
+        return sorted(self._tensors)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The dtype in which a parameter is stored."""
+        return DTYPES[self._tensors[self._keys[name][0]].dtype]
+
+    def read(self, name: str, slices: tuple[slice, ...] | None = None) -> torch.Tensor:
+        """A copy of a slice of a parameter, in the file's dtype; of the whole for None.
+
+        One slice per dimension, each of step 1. The first dimension of a routed parameter is the expert.
+        """
+        parameter = self.parameters[name]
+        bounds = _bounds(parameter, slices)
+        out = torch.empty([bound.stop - bound.start for bound in bounds], dtype=self.dtype(name))
+        if EXPERTS not in name:
+            self._copy(out, self._keys[name][0], bounds)
+            return out
+        for place, key in enumerate(self._keys[name][bounds[0]]):
+            self._copy(out[place], key, bounds[1:])
+        return out
+
+    def unused(self) -> list[str]:
+        """Keys of the files that no parameter of the model takes, those set aside left out."""
+        return [key for key in self._left() if self._reason(key) is None]
+
+    @property
+    def set_aside(self) -> Mapping[str, int]:
+        """How many keys are not used for a reason, by reason."""
+        reasons = (self._reason(key) for key in self._left())
+        return dict(Counter(reason for reason in reasons if reason is not None))
+
+    def pieces(self, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+        """The tensors of a parameter, one per expert where it has them, a few rows at a time so that memory stays bounded."""
+        for key in self._keys[name]:
+            tensor = self._tensors[key]
+            step = max(1, READ_BEFORE_REOPENING // max(1, tensor.row_bytes))
+            for start in range(0, tensor.shape[0], step):
+                rows = slice(start, min(start + step, tensor.shape[0]))
+                out = torch.empty([rows.stop - rows.start, *tensor.shape[1:]], dtype=DTYPES[tensor.dtype])
+                self._copy(out, key, (rows, *(slice(0, size) for size in tensor.shape[1:])))
+                yield key, out
+
+    def _copy(self, out: torch.Tensor, key: str, slices: tuple[slice, ...]) -> None:
+        tensor = self._tensors[key]
+        tensor.shard.read_into(out, key, slices, tensor.row_bytes)
+
+    def _left(self) -> list[str]:
+        used = {key for keys in self._keys.values() for key in keys}
+        return sorted(self._tensors.keys() - used)
+
+    def _reason(self, key: str) -> str | None:
+        if key.endswith(INV_FREQ):
+            return INV_FREQ
+        layer = _LAYER.match(key)
+        if layer and int(layer[1]) >= self._layers_in_file:
+            return MTP
+        return NOT_CHOSEN if layer and int(layer[1]) not in self._layers else None
+
+    def _add(self, shard: Shard) -> None:
+        described = shard.described()
+        twice = sorted(described.keys() & self._tensors.keys())
+        if twice:
+            first = self._tensors[twice[0]].shard.path.name
+            raise UsageError(
+                f"{self.path}: {twice[0]} is in {first} and in {shard.path.name}; keep the files of one model only"
+            )
+        self._tensors |= described
+
+    def _check(self) -> None:
+        """Raises UsageError for keys that are missing, and for tensors of another dtype or shape."""
+        missing = [key for keys in self._keys.values() for key in keys if key not in self._tensors]
+        if missing:
+            raise UsageError(
+                f"{self.path}: {missing[0]} is missing ({len(missing)} of the model's tensors are); "
+                "the files and config.json must be of the same model"
+            )
+        for name, keys in self._keys.items():
+            shape = self.parameters[name].shape
+            for key in keys:
+                self._check_tensor(key, shape[1:] if EXPERTS in name else shape, keys[0])
+
+    def _check_tensor(self, key: str, shape: tuple[int, ...], like: str) -> None:
+        tensor = self._tensors[key]
+        if tensor.dtype.startswith("F8") or f"{key}_scale_inv" in self._tensors:
+            raise UsageError(f"{self.path}: {key} is fp8 block-quantised; convert it to bf16 first")
+        if tensor.dtype not in DTYPES:
+            raise UsageError(f"{self.path}: {key} is stored as {tensor.dtype}; convert it to bf16 first")
+        if tensor.shape != shape:
+            raise UsageError(f"{self.path}: {key} has shape {tensor.shape} and config.json needs {shape}")
+        if tensor.dtype != self._tensors[like].dtype:
+            raise UsageError(
+                f"{self.path}: {key} is {tensor.dtype} and {like} {self._tensors[like].dtype}; store experts alike"
+            )
+
+
+def _keys_in_file(parameter: Parameter, layers: tuple[int, ...]) -> tuple[str, ...]:
+    """The keys of a parameter, in the file's own numbering of layers."""
+    keys = parameter.keys()
+    if parameter.layer is None:
+        return keys
+    here, there = f"model.layers.{parameter.layer}.", f"model.layers.{layers[parameter.layer]}."
+    return tuple(there + key.removeprefix(here) for key in keys)
+
+
+def verify(checkpoint: Checkpoint) -> str:
+    """The weights digest: sha256, in hexadecimal, over names, shapes, dtypes and bytes of the tensors that the model uses.
+
+    One pass over all of them. Raises UsageError for the first that is not finite.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in checkpoint.parameters.items():
+        digest.update(f"{name} {parameter.shape} {checkpoint.dtype(name)}\n".encode())
+        for key, rows in checkpoint.pieces(name):
+            if not bool(torch.isfinite(rows).all()):
+                raise UsageError(
+                    f"{checkpoint.path}: {key} holds NaN or infinite values; the file is damaged or was never trained"
+                )
+            digest.update(rows.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _opened(stack: ExitStack, path: Path) -> Shard:
+    shard = Shard(path)
+    stack.callback(shard.close)
+    return shard
+
+
+def _bounds(parameter: Parameter, slices: tuple[slice, ...] | None) -> tuple[slice, ...]:
+    """The slices with both ends as numbers."""
+    slices = slices if slices is not None else (slice(None),) * len(parameter.shape)
+    if len(slices) != len(parameter.shape):
+        raise ValueError(f"{parameter.name} has {len(parameter.shape)} dimensions, not {len(slices)}")
+    ends = [part.indices(size) for part, size in zip(slices, parameter.shape, strict=True)]
+    if any(step != 1 for _, _, step in ends):
+        raise ValueError(f"{parameter.name} is read in steps of 1 only")
+    return tuple(slice(start, max(start, stop)) for start, stop, _ in ends)

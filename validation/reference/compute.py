@@ -1,0 +1,61 @@
+"""Computing the reference of a case: forward and backward of the HuggingFace model, every probe written to the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from validation.case.case import Case
+from validation.compare.precision import computing_in, make_deterministic
+from validation.reference import model as reference_model
+from validation.reference import store
+from validation.reference.batch import Batch, make_batch
+from validation.reference.checkpoint import Checkpoint, verify
+from validation.reference.record import record_forward
+from validation.reference.weights import save_weights
+
+Progress = Callable[[str], None]
+
+
+def compute(case: Case, home: Path, device: torch.device, progress: Progress) -> store.Reference:
+    """The case's reference, computed now and stored below `home`. Raises UsageError for a checkpoint that is no good."""
+    return store.keep(case, home, lambda folder: _write(case, folder, device, progress))
+
+
+def _write(case: Case, folder: Path, device: torch.device, progress: Progress) -> dict[str, Any]:
+    start = time.monotonic()
+    progress("weights")
+    if case.hf_model_path is None:
+        digest = save_weights(case, folder / "weights.safetensors")
+        checkpoint = Checkpoint.open(folder / "weights.safetensors", case.model)
+    else:
+        checkpoint = Checkpoint.open(Path(case.hf_model_path), case.model, case.layers)
+        digest = verify(checkpoint)
+    batch = make_batch(case)
+    save_file(batch.tensors(), folder / "batch.safetensors")
+    settings = make_deterministic()
+    with computing_in(case.precision) as dtype:
+        progress("reference model")
+        hf = reference_model.build(case.model, checkpoint, dtype, device)
+        on_device = Batch(*(tensor.to(device) for tensor in (batch.tokens, batch.labels, batch.mask)))
+        progress("reference forward")
+        probes, loss = record_forward(hf, case.model, on_device)
+        save_file(probes, folder / "probes.safetensors")
+        progress("reference backward")
+        loss.backward()
+        save_file(
+            {name: gradient.cpu() for name, gradient in reference_model.gradients(hf, case.model).items()},
+            folder / "gradients.safetensors",
+        )
+    return {
+        "weights_digest": digest,
+        "seconds": time.monotonic() - start,
+        "attention": reference_model.ATTENTION,
+        "experts": reference_model.EXPERTS_IMPLEMENTATION,
+        **settings,
+    }

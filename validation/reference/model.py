@@ -1,0 +1,107 @@
+"""Building the HuggingFace model of a case, its parameters straight from the checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config
+from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM, DeepseekV3RotaryEmbedding
+
+from validation.case.model import Model
+from validation.case.parameters import EXPERTS, parameters
+from validation.compare.precision import as_stored
+from validation.reference.checkpoint import Checkpoint
+
+ATTENTION, RECORDED_ATTENTION = "sdpa", "plumbline_recorded"
+EXPERTS_IMPLEMENTATION = "eager"
+
+on_attention: list[Any] = []
+"""Callables (module, query, key, value, context) that see each attention call while a model is being recorded."""
+
+
+def _recorded_attention(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
+    context, weights = ALL_ATTENTION_FUNCTIONS[ATTENTION](module, query, key, value, mask, **kwargs)
+    for seen in on_attention:
+        seen(module, query, key, value, context)
+    return context, weights
+
+
+# transformers' own way to bring an attention function of one's own; the function it calls is transformers' own.
+AttentionInterface.register(RECORDED_ATTENTION, _recorded_attention)
+AttentionMaskInterface.register(RECORDED_ATTENTION, sdpa_mask)
+
+
+def hf_config(model: Model) -> DeepseekV3Config:
+    """transformers' configuration of `model`."""
+    numbers = model.as_dict()
+    rope = {"rope_type": numbers.pop("rope_type"), "rope_theta": numbers.pop("rope_theta"), "factor": numbers.pop("rope_factor")}
+    yarn = ("original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
+    rope |= {name: numbers.pop(name) for name in yarn}
+    if rope["rope_type"] == "default":
+        rope = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
+    config = DeepseekV3Config(
+        **numbers,
+        num_key_value_heads=model.num_attention_heads,
+        num_mtp_layers=0,
+        norm_topk_prob=True,
+        rope_parameters=rope,
+        use_cache=False,
+        attn_implementation=RECORDED_ATTENTION,
+    )
+    config._experts_implementation = EXPERTS_IMPLEMENTATION
+    return config
+
+
+def build(model: Model, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> DeepseekV3ForCausalLM:
+    """The model with the checkpoint's weights in `dtype`, in training mode.
+
+    Built without storage first, so that no weight exists twice.
+    """
+    config = hf_config(model)
+    with torch.device("meta"):
+        hf = DeepseekV3ForCausalLM(config)
+    # The rotary table is no weight: it is computed when the module is made, and must be made for real.
+    hf.model.rotary_emb = DeepseekV3RotaryEmbedding(config)
+    state = {name: tensor.to(dtype=dtype, device=device) for name, tensor in _state(model, checkpoint)}
+    if model.tie_word_embeddings:
+        state["lm_head.weight"] = state["model.embed_tokens.weight"]
+    hf.load_state_dict(state, strict=True, assign=True)
+    if model.tie_word_embeddings:
+        hf.tie_weights()
+    return hf.to(device).train()
+
+
+def _state(model: Model, checkpoint: Checkpoint) -> Any:
+    """Name and value as transformers holds them in memory: a layer's experts in two tensors, gate and up in one."""
+
+    def read(name: str) -> torch.Tensor:
+        with as_stored():
+            return checkpoint.read(name)
+
+    for name in parameters(model):
+        if EXPERTS not in name:
+            yield name, read(name)
+        elif name.endswith("gate_proj.weight"):
+            yield name.replace("gate_proj.weight", "gate_up_proj"), torch.cat([read(name), read(name.replace("gate_", "up_"))], 1)
+        elif name.endswith("down_proj.weight"):
+            yield name.removesuffix(".weight"), read(name)
+
+
+def gradients(hf: DeepseekV3ForCausalLM, model: Model) -> dict[str, torch.Tensor]:
+    """The gradient of every trained parameter, under the checkpoint's names with the experts stacked."""
+    found: dict[str, torch.Tensor] = {}
+    for name, parameter in hf.named_parameters():
+        gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+        if name.endswith("experts.gate_up_proj"):
+            gate, up = gradient.chunk(2, dim=1)
+            prefix = name.removesuffix("gate_up_proj")
+            found |= {f"{prefix}gate_proj.weight": gate, f"{prefix}up_proj.weight": up}
+        elif name.endswith("experts.down_proj"):
+            found[f"{name}.weight"] = gradient
+        else:
+            found[name] = gradient
+    return {name: found[name].contiguous() for name, parameter in parameters(model).items() if parameter.trained}

@@ -1,0 +1,53 @@
+"""The random weights of a preset, made so that real faults show."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from validation.case.case import Case
+from validation.case.parameters import Parameter, parameters
+
+NORM_SPREAD = 0.2
+BIAS_SPREAD = 0.1
+
+
+def make_weights(case: Case) -> Iterator[tuple[Parameter, torch.Tensor]]:
+    """Every parameter of the case's preset with its random value, float32, experts stacked.
+
+    Matrices are scaled by their fan-in, which leaves attention scores and router logits with a spread of about one:
+    neither uniform nor saturated. Norm weights are spread around one and the expert bias around zero, since a norm that
+    was never loaded, or a bias that was lost, shows only where the right value is not the default.
+    """
+    for parameter in parameters(case.model).values():
+        seed = hashlib.sha256(f"{case.seed}:{parameter.name}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(seed[:8], "big", signed=True))
+        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
+        yield parameter, _scaled(parameter, noise)
+
+
+def _scaled(parameter: Parameter, noise: torch.Tensor) -> torch.Tensor:
+    if parameter.name.endswith("norm.weight"):
+        return 1 + NORM_SPREAD * noise
+    if parameter.name.endswith("_bias"):
+        return BIAS_SPREAD * noise
+    if parameter.name == "model.embed_tokens.weight":
+        return noise
+    scaled: torch.Tensor = noise / parameter.shape[-1] ** 0.5
+    return scaled
+
+
+def save_weights(case: Case, path: Path) -> str:
+    """Write the weights as a HuggingFace checkpoint holds them, one tensor per expert; returns their sha256."""
+    state: dict[str, torch.Tensor] = {}
+    digest = hashlib.sha256()
+    for parameter, value in make_weights(case):
+        digest.update(parameter.name.encode() + value.numpy().tobytes())
+        keys = parameter.keys()
+        state |= {key: part.clone() for key, part in zip(keys, value, strict=True)} if len(keys) > 1 else {keys[0]: value}
+    save_file(state, path)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Starting ranks, what one rank does, and what comes back."""

@@ -1,0 +1,209 @@
+"""Starting ranks: torch elastic over a fork server that has everything imported."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from validation.case.case import Case
+from validation.case.errors import InfrastructureError
+
+GRACE = 2.0
+"""Seconds between asking a hung rank for its stacks and killing it."""
+
+
+@dataclass(frozen=True)
+class Broken:
+    """How a run ended that did not finish: the rank, a sentence, and every stack that could be had."""
+
+    rank: int | None
+    sentence: str
+    stacks: str
+
+
+class RunBroke(InfrastructureError):
+    """A run that did not finish; carries what its ranks left behind."""
+
+    def __init__(self, broken: Broken) -> None:
+        super().__init__(broken.sentence)
+        self.broken = broken
+
+
+def prepare(transport: str) -> None:
+    """Set what must be set before torch is imported anywhere, and name what the fork server imports."""
+    os.environ["PLUMBLINE_TRANSPORT"] = transport
+    # One thread: a fork of a process with an OpenMP pool hangs. Ranks that have the machine to themselves ask for more.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    if transport == "gloo":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    else:
+        # Asking CUDA whether it is there would initialise it in the fork server, after which no rank could use it.
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    multiprocessing.set_forkserver_preload(["validation.run.warm"])
+
+
+def warm_up() -> None:
+    """Start the fork server now: it imports while this process does other things."""
+    from multiprocessing import forkserver
+
+    forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def run_folder(keep: Path | None = None) -> Iterator[Path]:
+    """A folder for what the ranks of one run leave behind, gone afterwards unless `keep` names it."""
+    if keep is not None:
+        shutil.rmtree(keep, ignore_errors=True)
+        keep.mkdir(parents=True)
+        yield keep
+        return
+    folder = Path(tempfile.mkdtemp(prefix="plumbline-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def launch(
+    entry: Callable[..., None],
+    arguments: tuple[Any, ...],
+    ranks: int,
+    folder: Path,
+    timeout: float,
+    progress: Callable[[str], None] = lambda step: None,
+) -> list[dict[str, Any]]:
+    """Run `entry(*arguments)` in `ranks` processes and return what each wrote. Raises RunBroke."""
+    with _watched(folder, ranks, timeout, progress) as watch:
+        try:
+            _elastic(ranks, folder)(entry)(*arguments)
+        except Exception as error:  # elastic's own errors have no common base that says more than what the ranks left
+            raise RunBroke(_post_mortem(folder, ranks, timeout, watch.timed_out, error)) from error
+    found = []
+    for rank in range(ranks):
+        try:
+            found.append(json.loads((folder / f"rank-{rank}.json").read_text()))
+        except OSError as error:
+            raise RunBroke(Broken(rank, f"rank {rank} ended without a report", _stacks(folder, ranks))) from error
+    return found
+
+
+def _elastic(ranks: int, folder: Path) -> Callable[[Callable[..., None]], Callable[..., Any]]:
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    for name in ("torch.distributed.elastic", "torch.distributed.run"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=ranks,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+        monitor_interval=0.02,
+        start_method="forkserver",
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder / "logs"), redirects=Std.ALL),
+    )
+    return lambda entry: elastic_launch(config, entry)
+
+
+class _Watch:
+    """A thread that reports progress and, when time is up, has every rank write its stacks and then kills it."""
+
+    def __init__(self, folder: Path, ranks: int, timeout: float, progress: Callable[[str], None]) -> None:
+        self._folder, self._ranks, self._timeout, self._progress = folder, ranks, timeout, progress
+        self._done = threading.Event()
+        self.timed_out = False
+
+    def run(self) -> None:
+        """Until `stop` is called."""
+        end, last = time.monotonic() + self._timeout, ""
+        while not self._done.wait(0.05):
+            step = last_step(self._folder, 0)
+            if step != last:
+                last = step
+                self._progress(step)
+            if time.monotonic() > end and not self.timed_out:
+                self.timed_out = True
+                self._signal(signal.SIGUSR1)
+                self._done.wait(GRACE)
+                self._signal(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """The run is over."""
+        self._done.set()
+
+    def _signal(self, number: signal.Signals) -> None:
+        for rank in range(self._ranks):
+            with contextlib.suppress(OSError, ValueError):
+                os.kill(int((self._folder / f"rank-{rank}.pid").read_text()), number)
+
+
+@contextlib.contextmanager
+def _watched(folder: Path, ranks: int, timeout: float, progress: Callable[[str], None]) -> Iterator[_Watch]:
+    watch = _Watch(folder, ranks, timeout, progress)
+    thread = threading.Thread(target=watch.run, daemon=True)
+    thread.start()
+    try:
+        yield watch
+    finally:
+        watch.stop()
+        thread.join()
+
+
+def last_step(folder: Path, rank: int) -> str:
+    """What a rank last said it was doing, or ''."""
+    try:
+        return (folder / f"rank-{rank}.progress").read_text().splitlines()[-1]
+    except (OSError, IndexError):
+        return ""
+
+
+def _post_mortem(folder: Path, ranks: int, timeout: float, timed_out: bool, error: Exception) -> Broken:
+    """Which rank broke the run, and how. A time-out says nothing of who was late, so it names what each was doing."""
+    stacks = _stacks(folder, ranks)
+    if timed_out:
+        doing = "; ".join(f"rank {rank} in '{last_step(folder, rank) or 'start'}'" for rank in range(ranks))
+        return Broken(None, f"the ranks did not finish within {timeout:g} s ({doing}); raise --timeout or look at the stacks", stacks)
+    failures = getattr(error, "failures", {})
+    for rank, failure in sorted(failures.items(), key=lambda item: item[1].timestamp):
+        raised = folder / f"rank-{rank}.error"
+        if raised.exists():
+            return Broken(rank, f"rank {rank} raised {json.loads(raised.read_text())['error']}", stacks)
+        doing = last_step(folder, rank) or "start"
+        if failure.exitcode < 0:
+            name = signal.Signals(-failure.exitcode).name
+            return Broken(rank, f"rank {rank} was killed by {name} in '{doing}'", stacks)
+        return Broken(rank, f"rank {rank} ended with exit status {failure.exitcode} in '{doing}'", stacks)
+    return Broken(None, f"the ranks could not be started: {error}", stacks)
+
+
+def _stacks(folder: Path, ranks: int) -> str:
+    found = []
+    for rank in range(ranks):
+        for kind in ("error", "stacks"):
+            path = folder / f"rank-{rank}.{kind}"
+            text = path.read_text() if path.exists() else ""
+            if kind == "error" and text:
+                text = str(json.loads(text)["stack"])
+            if text:
+                found.append(f"--- rank {rank} {kind} ---\n{text}")
+    return "\n".join(found)

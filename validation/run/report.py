@@ -1,0 +1,60 @@
+"""What a rank leaves behind: its findings, or how it died. Files in the run's folder, so that they outlive the rank."""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import json
+import os
+import signal
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+
+
+class RankReport:
+    """The files of one rank: `rank-0.json` (findings), `.error` (what it raised), `.stacks`, `.pid`, and `progress`."""
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        self._folder, self.rank = folder, rank
+
+    def path(self, kind: str) -> Path:
+        """The file of one kind."""
+        return self._folder / f"rank-{self.rank}.{kind}"
+
+    def progress(self, step: str) -> None:
+        """Say what this rank is doing; the last line is what it was doing when it stopped."""
+        with self.path("progress").open("a") as file:
+            file.write(step + "\n")
+
+    def write(self, findings: dict[str, Any]) -> None:
+        """Leave the findings, whole or not at all."""
+        unfinished = self.path("json.part")
+        unfinished.write_text(json.dumps(findings))
+        unfinished.replace(self.path("json"))
+
+    @contextmanager
+    def last_words(self) -> Iterator[None]:
+        """Within it the rank's stacks are written when asked for or when it crashes, and what it raises is kept."""
+        self.path("pid").write_text(str(os.getpid()))
+        # The rank's parent is the fork server: when that goes, so must the rank, or it would hang in a collective.
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+        with self.path("stacks").open("w") as stacks:
+            faulthandler.enable(stacks)
+            faulthandler.register(signal.SIGUSR1, stacks)
+            faulthandler.register(signal.SIGTERM, stacks, chain=True)
+            try:
+                yield
+            except BaseException as error:
+                kind = type(error)
+                sentence = f"{kind.__module__}.{kind.__qualname__}: {error}" if kind.__module__ != "builtins" else repr(error)
+                self.path("error").write_text(json.dumps({"error": sentence, "stack": traceback.format_exc()}))
+                raise
+            finally:
+                faulthandler.disable()
+                faulthandler.unregister(signal.SIGUSR1)
+                faulthandler.unregister(signal.SIGTERM)

@@ -1,0 +1,28 @@
+"""What the fork server imports once, so that every rank starts with it.
+
+Imported in the fork server by name. Nothing here may start a thread, a process group or CUDA: a fork would break it.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+ON_CPU = os.environ.get("PLUMBLINE_TRANSPORT", "gloo") == "gloo"
+
+if ON_CPU:
+    from validation.candidate import platform
+
+    platform.install()
+
+with warnings.catch_warnings():
+    # megatron-core warns at import of each optional package that is absent; `doctor` says it better.
+    warnings.simplefilter("ignore")
+    import megatron.core.distributed
+    import megatron.core.models.gpt
+    import megatron.core.pipeline_parallel  # noqa: F401
+
+    from validation.candidate import build, load, platform, probes, spec, step  # noqa: F401
+    from validation.reference import compute  # noqa: F401
+
+platform.mend(on_cpu=ON_CPU)
