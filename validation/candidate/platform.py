@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.overrides import TorchFunctionMode
+
+from validation.compare.precision import Mode
 
 _CPU = torch.device("cpu")
 _KIND, _TO_CUDA = torch.Tensor.type, torch.Tensor.cuda
@@ -69,29 +70,25 @@ def _no_compiler() -> None:
     torch.compile = lambda model=None, *args, **kwargs: model if model is not None else (lambda inner: inner)
 
 
-class _CudaMeansCpu(TorchFunctionMode):
-    """`device="cuda"`, `.cuda()`, `pin_memory=True` and checks for 'torch.cuda.FloatTensor' are written into the source."""
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        if func is _TO_CUDA:
-            return args[0]
-        if kwargs and kwargs.get("device") == "cuda":
-            kwargs = {**kwargs, "device": _CPU}
-        if kwargs and kwargs.get("pin_memory"):
-            kwargs = {**kwargs, "pin_memory": False}
-        if func is _KIND and len(args) == 1 and not kwargs:
-            name = str(func(*args)).replace("torch.", "torch.cuda.")
-            return name.replace("Double", "Float") if torch.get_default_dtype() is torch.float64 else name
-        return func(*args, **(kwargs or {}))
-
-
-def cuda_means_cpu() -> TorchFunctionMode:
-    """A mode for the ranks of a CPU case, entered around everything that megatron-core does.
+class CudaMeansCpu(Mode):
+    """`device="cuda"`, `.cuda()`, `pin_memory=True` and checks for 'torch.cuda.FloatTensor' are written into the source.
 
     https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/pipeline_parallel/schedules.py
     https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/optimizer/optimizer.py
     """
-    return _CudaMeansCpu()
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func is _TO_CUDA:
+            return args[0]
+        if kwargs:
+            if kwargs.get("device") == "cuda":
+                kwargs = {**kwargs, "device": _CPU}
+            if kwargs.get("pin_memory"):
+                kwargs = {**kwargs, "pin_memory": False}
+        if func is _KIND and len(args) == 1 and not kwargs:
+            name = str(func(*args)).replace("torch.", "torch.cuda.")
+            return name.replace("Double", "Float") if self._promote else name
+        return super().__torch_function__(func, types, args, kwargs)
 
 
 def _uneven_gloo() -> None:

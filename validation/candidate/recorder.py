@@ -12,6 +12,7 @@ import torch
 from validation.compare.difference import measure
 from validation.compare.measurement import PieceReport
 from validation.compare.piece import Box, box_shape, slices
+from validation.compare.precision import as_stored
 from validation.compare.sliced import SlicedFile
 
 
@@ -34,9 +35,9 @@ class Recorder:
         if tuple(tensor.shape) != box_shape(box):
             self.problem(name, f"shape {tuple(tensor.shape)} where {box_shape(box)} was declared, for part {list(box)}")
             return
-        with torch.no_grad():
-            difference = measure(tensor, expected, box)
-        self.pieces[name].append(PieceReport(self.rank, box, difference, _digest(tensor)))
+        with torch.no_grad(), as_stored():
+            report = PieceReport(self.rank, box, measure(tensor, expected, box), _digest(tensor))
+        self.pieces[name].append(report)
 
     def problem(self, name: str, sentence: str) -> None:
         """Say why a tensor could not be compared; the first reason is kept."""

@@ -41,7 +41,7 @@ TINY = Preset(
         mscale=1.0,
         mscale_all_dim=0.707,
     ),
-    batch_size=8,
+    batch_size=4,
     micro_batch_size=2,
     seq_length=48,
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from validation.case.case import Case
 from validation.case.model import Model
 
 TITLES = {
@@ -113,3 +114,14 @@ def probes(model: Model, batch_size: int, seq_length: int) -> dict[str, Probe]:
     add("token_loss", None, tokens)
     add("loss", None, {})
     return {probe.name: probe for probe in found}
+
+
+def observed(case: Case) -> dict[str, Probe]:
+    """The probes that a case can record, by name, in data-flow order.
+
+    Transformer Engine joins a dense layer's pre-MLP norm with the linear layer behind it: what lies between is never a
+    tensor.
+    """
+    found = probes(case.model, case.batch_size, case.seq_length)
+    fused = {f"layers.{layer}.mlp_norm" for layer in case.model.dense_layers} if case.implementation == "te" else set()
+    return {name: probe for name, probe in found.items() if name not in fused}

@@ -16,20 +16,28 @@ DTYPES = {"fp64": torch.float64, "fp32": torch.float32}
 _FLOAT_METHOD = torch.Tensor.float
 
 
-class _Promote(TorchFunctionMode):
-    """Every request for float32 becomes one for float64.
+class Mode(TorchFunctionMode):
+    """Passes every call on, with each request for float32 made one for float64 where `promote` says so.
 
     Both models keep islands of float32 (norms, router, rotary tables, cross entropy) whatever their parameters' dtype is.
     Left alone they round at 1e-7 and hide small bugs; promoted, rounding is 5e-15.
     """
 
+    def __init__(self, promote: bool) -> None:
+        super().__init__()
+        self._promote = promote
+
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        if func is _FLOAT_METHOD:
-            return args[0].double()
-        if any(argument is torch.float32 for argument in args):
-            args = tuple(torch.float64 if argument is torch.float32 else argument for argument in args)
-        if kwargs and kwargs.get("dtype") is torch.float32:
-            kwargs = {**kwargs, "dtype": torch.float64}
+        if self._promote:
+            if func is _FLOAT_METHOD:
+                return args[0].double()
+            # The loop runs for every torch call of both models: a plain one is half the cost of any().
+            for argument in args:
+                if argument is torch.float32:
+                    args = tuple(torch.float64 if argument is torch.float32 else argument for argument in args)
+                    break
+            if kwargs and kwargs.get("dtype") is torch.float32:
+                kwargs = {**kwargs, "dtype": torch.float64}
         return func(*args, **(kwargs or {}))
 
 
@@ -59,17 +67,17 @@ def _backward(
 
 
 @contextlib.contextmanager
-def computing_in(precision: str) -> Iterator[torch.dtype]:
-    """Within it, tensors made without a dtype have the precision's; under fp64 every float32 request is promoted too."""
+def computing_in(precision: str, mode: type[Mode] = Mode) -> Iterator[torch.dtype]:
+    """Within it, tensors made without a dtype have the precision's; under fp64 every float32 request is promoted too.
+
+    `mode` may rewrite calls for reasons of its own: one mode costs half of two.
+    """
     before, backward = torch.get_default_dtype(), torch.autograd.backward
     dtype = DTYPES[precision]
     torch.set_default_dtype(dtype)
     try:
-        if precision != "fp64":
-            yield dtype
-            return
         torch.autograd.backward = _backward
-        with _Promote():
+        with mode(promote=precision == "fp64"):
             yield dtype
     finally:
         torch.autograd.backward = backward

@@ -36,16 +36,20 @@ class Verdict:
     reasons: tuple[str, ...] = ()
     properties: dict[str, str] = field(default_factory=dict)
     pieces: tuple[str, ...] = ()
+    details: str = ""
 
     @property
     def line(self) -> str:
         """The line a user reads: `PASS: Layer 0 Attention Output - Max diff: 0.000123, Avg diff: 0.000032`."""
-        parts = [self.numbers, *self.reasons] if self.status != PASS else [self.numbers]
-        return f"{self.status.upper()}: {self.title} - {'; '.join(part for part in parts if part)}"
+        said = "; ".join(part for part in (self.numbers, *self.reasons) if part)
+        return f"{self.status.upper()}: {self.title}" + (f" - {said}" if said else "")
 
 
-def judge(measurement: Measurement, title: str, limits: Limits) -> Verdict:
-    """The verdict on one tensor: finite, covered, replicas agree, then within `limits`. Every test fails on NaN."""
+def judge(measurement: Measurement, title: str, limits: Limits, routes: bool = False) -> Verdict:
+    """The verdict on one tensor: finite, covered, replicas agree, then within `limits`. Every test fails on NaN.
+
+    `routes` says that the tensor is a map of chosen experts, which reads better as a count.
+    """
     if not measurement.pieces:
         return Verdict(ERROR, title, reasons=(f"no rank reported {measurement.name}",))
     missing = measurement.missing()
@@ -54,7 +58,8 @@ def judge(measurement: Measurement, title: str, limits: Limits) -> Verdict:
     broken = [*_not_finite(measurement), *_replicas(measurement), *_too_far(measurement, limits)]
     if broken:
         status, reasons = FAIL, [*broken, *reasons]
-    return Verdict(status, title, _numbers(measurement), tuple(reasons), _properties(measurement, limits), _pieces(measurement))
+    numbers = _numbers(measurement) + (_routes(measurement) if routes else "")
+    return Verdict(status, title, numbers, tuple(reasons), _properties(measurement, limits), _pieces(measurement))
 
 
 def _not_finite(measurement: Measurement) -> list[str]:
@@ -98,6 +103,12 @@ def _numbers(measurement: Measurement) -> str:
         f"Max diff: {readable(difference.max_abs)}, Avg diff: {readable(difference.average)} "
         f"(relative {difference.relative_error:.1e})"
     )
+
+
+def _routes(measurement: Measurement) -> str:
+    """An expert chosen in place of another differs at two elements; as many are chosen as the reference has ones."""
+    difference = measurement.difference
+    return f", {(difference.differing + 1) // 2} of {difference.reference_squares:.0f} routes differ"
 
 
 def _properties(measurement: Measurement, limits: Limits) -> dict[str, str]:

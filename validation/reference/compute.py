@@ -54,6 +54,9 @@ def _write(case: Case, folder: Path, device: torch.device, progress: Progress) -
         )
     return {
         "weights_digest": digest,
+        "keys": len(checkpoint.keys()),
+        "unused": checkpoint.unused(),
+        "set_aside": dict(checkpoint.set_aside),
         "seconds": time.monotonic() - start,
         "attention": reference_model.ATTENTION,
         "experts": reference_model.EXPERTS_IMPLEMENTATION,

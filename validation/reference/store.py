@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -18,15 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from validation.case.case import Case
-
-FILES = ("batch.safetensors", "probes.safetensors", "gradients.safetensors", "reference.json")
-
-
-def default_home() -> Path:
-    """Where references are kept: $PLUMBLINE_CACHE, or plumbline below the user's cache folder."""
-    cache = os.environ.get("PLUMBLINE_CACHE")
-    return Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "plumbline"
-
 
 def key(case: Case) -> str:
     """A digest of what the reference of `case` depends on; layout, implementation and transport are not in it."""

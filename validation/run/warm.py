@@ -5,6 +5,7 @@ Imported in the fork server by name. Nothing here may start a thread, a process 
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 
@@ -26,3 +27,7 @@ with warnings.catch_warnings():
     from validation.reference import compute  # noqa: F401
 
 platform.mend(on_cpu=ON_CPU)
+
+# What is imported stays: kept out of the collector, its pages are not copied into every rank by a collection there.
+gc.collect()
+gc.freeze()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
 from datetime import timedelta
@@ -19,7 +18,7 @@ from validation.candidate.probes import ProbedChunk
 from validation.candidate.recorder import Recorder
 from validation.candidate.step import run_step
 from validation.case.case import Case
-from validation.compare.precision import computing_in, make_deterministic
+from validation.compare.precision import Mode, computing_in, make_deterministic
 from validation.reference import compute
 from validation.reference.checkpoint import Checkpoint
 from validation.reference.store import Reference
@@ -53,10 +52,7 @@ def _findings(case: Case, stored: Reference, report: RankReport, timeout: float)
     settings = make_deterministic()
     baseline = _peak_memory()
     dist.init_process_group(case.transport, timeout=timedelta(seconds=timeout))
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(computing_in(case.precision))
-        if on_cpu:
-            stack.enter_context(platform.cuda_means_cpu())
+    with computing_in(case.precision, platform.CudaMeansCpu if on_cpu else Mode):
         build.start_groups(case.layout)
         recorder = Recorder(report.rank)
         _measure(case, stored, recorder, report)

@@ -1,0 +1,271 @@
+"""Every impossible case is refused with one sentence that says what would work."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from validation.case import memory, preflight
+from validation.case.case import PRECISIONS, TRANSPORTS, Case
+from validation.case.errors import EnvironmentMissing, PlumblineError, UsageError
+from validation.case.layout import Layout
+from validation.case.preset import MINI, TINY, Preset
+
+GIB = 2**30
+
+
+def case(layout: str = "single", model: dict[str, Any] | None = None, preset: Preset = TINY, **changes: Any) -> Case:
+    """A tiny case on the CPU, with changes to the model and to the case."""
+    numbers = {"precision": "fp64", "implementation": "local", "transport": "gloo", "seed": 1234}
+    own = {"batch_size": 8, "micro_batch_size": 2, "seq_length": 48}
+    data = {word: getattr(preset, word) if preset is not TINY else own[word] for word in own}
+    return Case(preset.name, replace(preset.model, **(model or {})), Layout.parse(layout), **{**numbers, **data, **changes})
+
+
+def refusal(of: Case, max_ranks: int = 64, gpus: int | None = 64, available: int | None = None) -> PlumblineError | None:
+    """What `check` raises, if anything."""
+    try:
+        preflight.check(of, max_ranks=max_ranks, gpus=gpus, memory=available)
+    except PlumblineError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "single",
+        "tp2",
+        "tp4",
+        "pp2",
+        "pp2vpp2",
+        "pp4",
+        "ep2",
+        "ep16",
+        "tp2ep2",
+        "ep2etp2",
+        "tp2pp2",
+        "cp2",
+        "cp2dp2",
+        "tp2cp2",
+        "tp2ep4etp1",
+    ],
+)
+def test_tiny_runs_under_every_kind_of_layout(layout: str) -> None:
+    """No rule refuses what megatron-core can do."""
+    batch = 64 if layout == "ep16" else 8
+    assert refusal(case(layout, batch_size=batch)) is None
+
+
+@pytest.mark.parametrize("implementation", ["local", "local-stock", "my_company.spec:build", "spec:_layer2"])
+def test_implementations_of_megatron_and_of_users_are_known(implementation: str) -> None:
+    """A user's own spec is package.module:function."""
+    assert refusal(case("tp2", implementation=implementation)) is None
+
+
+MOE_ONLY = {"first_k_dense_replace": 0}
+IMPOSSIBLE: list[tuple[str, Case, str]] = [
+    # what the case is made of
+    ("precision", case(precision="fp12"), "precision 'fp12' is unknown; known are fp64 and fp32"),
+    ("transport", case(transport="mpi"), "transport 'mpi' is unknown; known are gloo and nccl"),
+    (
+        "implementation",
+        case(implementation="tee"),
+        "known are local, local-stock and te, or your own layer spec as package.module:function",
+    ),
+    ("own implementation", case(implementation="spec:"), "implementation 'spec:' is unknown"),
+    ("size of nothing", case(model={"n_group": 0}), "n_group is 0; it must be a whole number of at least 1"),
+    ("half a size", case(model={"hidden_size": 64.5}), "hidden_size is 64.5"),
+    ("no batch", case(batch_size=0), "batch_size is 0"),
+    ("te on gloo", case(implementation="te", precision="fp32"), "te cannot run on gloo; --implementation local can"),
+    ("te in fp64", case(implementation="te", transport="nccl"), "no fp64 kernels; --precision fp32 works"),
+    # tensor parallelism
+    ("heads", case("tp3"), "tp3 does not divide the 4 attention heads; tp1, tp2 and tp4 do"),
+    ("vocabulary", case("tp2", {"vocab_size": 129}), "tp2 does not divide the 129 rows of the vocabulary; tp1 does"),
+    ("dense MLP", case("tp2", {"intermediate_size": 97}), r"tp2 does not divide the 97 .*\(intermediate_size\); tp1 does"),
+    (
+        "shared expert",
+        case("tp4ep2", {"moe_intermediate_size": 34}),
+        "tp4 does not divide the 34 inner elements of the shared expert .*; tp1 and tp2 do",
+    ),
+    (
+        "two shared experts",
+        case("tp4ep2", {"moe_intermediate_size": 33, "n_shared_experts": 2}),
+        "tp4 does not divide the 66 .* of the shared expert",
+    ),
+    (
+        "KV latent",
+        case("tp4", {"kv_lora_rank": 18}, implementation="local-stock"),
+        r"tp4 does not divide the 50 .*kv_lora_rank \+ qk_rope_head_dim",
+    ),
+    (
+        "query latent",
+        case("tp4", {"q_lora_rank": 26}, implementation="local-stock"),
+        "tp4 does not divide the 26 .*q_lora_rank",
+    ),
+    ("expert", case("ep2etp3"), "etp3 does not divide the 32 inner elements of an expert .*; etp1, etp2 and etp4 do"),
+    ("no sp", case("tp2nosp"), "refuses to train experts with tp2 and no sequence parallelism; tp2 works"),
+    ("sequence over tp", case("tp4", seq_length=50), "multiple of 4, which 50 is not; --seq-length 48 or 52 works"),
+    ("sequence over cp", case("cp2", seq_length=50), "multiple of 4, which 50 is not"),
+    ("sequence over tp and cp", case("tp4cp2", seq_length=44), "multiple of 8, which 44 is not; --seq-length 40 or 48 works"),
+    ("sequence too short", case("cp2", seq_length=2), "--seq-length 4 works"),
+    ("stock cp", case("cp2", implementation="local-stock"), "no context parallelism; --implementation local or te has"),
+    # pipeline parallelism
+    ("pp", case("pp3"), "pp3 does not divide the 4 layers into equal stages; pp1, pp2 and pp4 do"),
+    ("too many stages", case("pp8"), "pp8 does not divide the 4 layers .*; pp2 and pp4 do"),
+    ("vpp", case("pp2vpp3"), "vpp3 does not divide the 2 layers of a stage of pp2; vpp1 and vpp2 do"),
+    ("vpp alone", case("vpp2"), "vpp2 needs pp of at least 2; pp2vpp2 works"),
+    (
+        "micro-batches for vpp",
+        case("pp2vpp2", batch_size=6),
+        "sets of pp2, and the batch has 3 on each rank; --batch-size 4 or 8 works",
+    ),
+    # experts
+    ("ep", case("ep3"), "ep3 does not divide the 16 experts; ep1, ep2 and ep4 do"),
+    ("more ep than experts", case("ep32", batch_size=64), "ep32 does not divide the 16 experts; ep8 and ep16 do"),
+    ("groups", case(model={"n_group": 3}), "n_group 3 does not divide the 16 experts; n_group 1, n_group 2 and n_group 4 do"),
+    ("groups of one", case(model={"n_group": 16}), "groups of 1 expert"),
+    ("topk_group", case(model={"topk_group": 5}), "topk_group 5 is more than n_group 4; topk_group 1 to 4 works"),
+    ("too many chosen", case(model={"num_experts_per_tok": 9}), "9 is more than the 8 experts of 2 chosen groups"),
+    (
+        "one expert",
+        case(model={"num_experts_per_tok": 1, "topk_group": 1}),
+        "num_experts_per_tok is 1, where Megatron-Core does not normalise",
+    ),
+    (
+        "group scores",
+        case(model={"num_experts_per_tok": 2}),
+        r"by its best 1 experts .* by its best 2.*; num_experts_per_tok 4 or n_group 1 works",
+    ),
+    # ranks and data
+    ("dp", case("ep4dp2"), r"2 ranks in a pipeline stage, not a multiple of the 4 .*\(etp1 \* ep4\); dp4 works"),
+    ("dp with tp", case("tp2ep4dp1"), "dp2 works"),
+    ("etp", case("tp2etp4dp1"), "dp2 works"),
+    ("batch", case("dp3"), r"batch_size 8 is not a multiple of dp3 \* micro_batch_size 2; --batch-size 6 or 12 works"),
+]
+
+
+@pytest.mark.parametrize(("of", "said"), [row[1:] for row in IMPOSSIBLE], ids=[row[0] for row in IMPOSSIBLE])
+def test_an_impossible_case_is_refused_with_what_would_work(of: Case, said: str) -> None:
+    """As wrong usage, in one line, before anything starts."""
+    with pytest.raises(UsageError, match=said) as raised:
+        preflight.check(of, max_ranks=64, gpus=64, memory=None)
+    assert "\n" not in str(raised.value)
+
+
+def test_every_rule_refuses_something_here() -> None:
+    """A rule without a case above could be wrong, or never reached."""
+    silent = [rule for rule in preflight.RULES if not any(_first_refusing(of) is rule for _, of, _ in IMPOSSIBLE)]
+    assert silent == []
+
+
+def _first_refusing(of: Case) -> preflight.Rule | None:
+    return next((rule for rule in preflight.RULES if rule(of)), None)
+
+
+def test_a_suggested_degree_is_one_that_works() -> None:
+    """tp8 suits the vocabulary but not the heads, and so it is not suggested."""
+    error = refusal(case("tp8"))
+    assert str(error).endswith("tp2 and tp4 do")
+    assert refusal(case("tp4")) is None
+
+
+@pytest.mark.parametrize(
+    "model", [{"n_group": 1, "topk_group": 1, "num_experts_per_tok": 3}, {"topk_group": 4, "num_experts_per_tok": 8}]
+)
+def test_group_scores_agree_in_one_group_or_at_two_experts_for_each(model: dict[str, int]) -> None:
+    """The two ways in which both sides choose alike."""
+    assert refusal(case(model=model)) is None
+
+
+def test_a_model_without_experts_is_not_held_to_the_router_s_rules() -> None:
+    """A dense layer of a checkpoint can be compared alone, even without sequence parallelism."""
+    dense = {"first_k_dense_replace": 4, "num_experts_per_tok": 1}
+    assert refusal(case("tp2nosp", dense)) is None
+    assert refusal(case("tp2nosp", MOE_ONLY)) is not None
+
+
+def test_epsilons_that_differ_are_no_obstacle() -> None:
+    """HuggingFace's latent norms stay at 1e-6; the candidate sets its own accordingly."""
+    assert refusal(case(model={"rms_norm_eps": 1e-5})) is None
+
+
+def test_too_many_ranks_for_a_cpu_name_the_option() -> None:
+    """The limit guards a laptop, and can be raised."""
+    error = refusal(case("tp2pp2"), max_ranks=2)
+    assert isinstance(error, UsageError)
+    assert "needs 4 ranks and --max-ranks is 2; raise --max-ranks to 4 or choose a smaller layout" in str(error)
+    assert refusal(case("tp2"), max_ranks=2) is None
+
+
+@pytest.mark.parametrize(
+    ("gpus", "found"), [(None, "no GPU was found"), (0, "no GPU was found"), (1, "1 was found"), (3, "3 were found")]
+)
+def test_too_few_gpus_name_the_same_layout_on_the_cpu(gpus: int | None, found: str) -> None:
+    """That is the environment's fault, not the user's."""
+    error = refusal(case("tp2pp2", transport="nccl"), gpus=gpus)
+    assert isinstance(error, EnvironmentMissing)
+    assert f"needs 4 GPUs and {found}" in str(error)
+    assert "`--transport gloo` (`nox -s cpu_tp2pp2`)" in str(error)
+    assert refusal(case("tp2pp2", transport="nccl"), gpus=4) is None
+
+
+def test_transformer_engine_without_gpus_is_led_to_what_runs_on_a_cpu() -> None:
+    """`--transport gloo` alone would be refused next."""
+    error = refusal(case(implementation="te", precision="fp32", transport="nccl"), gpus=0)
+    assert "`--transport gloo --implementation local`" in str(error)
+
+
+def test_too_little_memory_gives_the_numbers() -> None:
+    """In GiB, and what would make it smaller."""
+    needed = memory.estimate(case(preset=MINI)).host
+    error = refusal(case(preset=MINI), available=needed - 1)
+    assert isinstance(error, EnvironmentMissing)
+    assert f"needs about {needed / GIB:.1f} GiB" in str(error)
+    assert "--seq-length" in str(error)
+    assert refusal(case(preset=MINI), available=needed) is None
+
+
+def test_tiny_fits_a_small_runner_under_eight_ranks() -> None:
+    """A false alarm would be worse than none."""
+    assert memory.estimate(case("tp2pp2cp2")).host < 4 * GIB
+
+
+@pytest.mark.parametrize(
+    ("precision", "sequences", "tokens", "measured"),
+    [("fp64", 2, 512, 6.0), ("fp64", 4, 512, 8.4), ("fp64", 2, 1024, 9.5), ("fp32", 2, 512, 3.2)],
+)
+def test_the_estimate_of_the_reference_is_near_what_was_measured(
+    precision: str, sequences: int, tokens: int, measured: float
+) -> None:
+    """Peak resident memory of mini's reference in GiB: never less, and at most a fifth more."""
+    found = memory.estimate(case(preset=MINI, precision=precision, batch_size=sequences, seq_length=tokens))
+    assert measured <= found.reference / GIB < 1.2 * measured
+
+
+@pytest.mark.parametrize("layout", ["tp2", "pp2", "ep2", "pp2vpp3", "tp2pp2", "tp2ep2"])
+def test_more_ranks_leave_less_on_each(layout: str) -> None:
+    """Whichever degree cuts the model."""
+    single = memory.estimate(case(preset=MINI, batch_size=4))
+    assert memory.estimate(case(layout, preset=MINI, batch_size=4)).rank < single.rank
+
+
+def test_lower_precision_and_shorter_sequences_take_less() -> None:
+    """As the sentence promises."""
+    whole = memory.estimate(case("tp2", preset=MINI))
+    assert memory.estimate(case("tp2", preset=MINI, precision="fp32")).rank < whole.rank
+    assert memory.estimate(case("tp2", preset=MINI, seq_length=128)).host < whole.host
+
+
+def test_gpus_hold_their_own_ranks() -> None:
+    """On nccl the host holds the reference and the processes, not the ranks' tensors."""
+    found = memory.estimate(case("tp2", preset=MINI, transport="nccl"))
+    assert found.host == max(found.reference, 2 * memory.PROCESS["nccl"])
+
+
+def test_the_estimate_knows_every_precision_and_transport() -> None:
+    """One that is added to the case is added to the formula."""
+    assert set(memory.BYTES) >= set(PRECISIONS)
+    assert set(memory.PROCESS) >= set(TRANSPORTS)

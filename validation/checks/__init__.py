@@ -1,0 +1,1 @@
+"""What must hold, as pytest modules that read as the specification."""

@@ -1,0 +1,72 @@
+"""Joins the checks to pytest: options, cases, order, report."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from validation.case.errors import PlumblineError
+from validation.checks.marks import members
+from validation.checks.parity import Parity
+from validation.checks.report import Report
+from validation.run.options import Given, Settings, add_options, settings
+
+SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The options of `python -m validation run`."""
+    add_options(parser.getgroup("plumbline", "what to compare (validation)").addoption)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Work out the cases; what is wrong with them is said before anything is collected."""
+    config.addinivalue_line("markers", "every(name, kind): one check for every layer or parameter of a kind")
+    given = next((plugin for plugin in config.pluginmanager.get_plugins() if isinstance(plugin, Given)), None)
+    try:
+        wanted = given.settings if given else settings(config.option, shlex.join(sys.argv))
+        config.stash[SETTINGS] = wanted
+    except PlumblineError as error:
+        pytest.exit(str(error), returncode=error.exit_code)
+    config.option.no_summary, config.option.no_header = True, True
+    config.option.verbose -= 2
+    config.pluginmanager.register(Report(config, wanted), "plumbline-report")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One check per case, and per layer or parameter where it is marked so."""
+    if "parity" not in metafunc.fixturenames:
+        return
+    mark = metafunc.definition.get_closest_marker("every")
+    cases = metafunc.config.stash[SETTINGS].cases
+    if mark is None:
+        metafunc.parametrize("parity", cases, indirect=True, ids=lambda case: case.name)
+        return
+    name, kind = mark.args
+    pairs = [(case, member) for case in cases for member in members(kind, case)]
+    ids = [f"{case.name}-{member}" for case, member in pairs]
+    metafunc.parametrize(("parity", name), pairs, indirect=["parity"], ids=ids)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Case by case, section by section, layer by layer, each layer in data-flow order."""
+    items.sort(key=_place)
+
+
+def _place(item: Any) -> tuple[int, int, int, int]:
+    order = {case.name: index for index, case in enumerate(item.config.stash[SETTINGS].cases)}
+    case = item.callspec.params.get("parity") if hasattr(item, "callspec") else None
+    layer = item.callspec.params.get("layer", -1) if hasattr(item, "callspec") else -1
+    section = getattr(item.module, "SECTION", (75, ""))[0]
+    return order.get(getattr(case, "name", ""), -1), section, layer, item.function.__code__.co_firstlineno
+
+
+@pytest.fixture
+def parity(request: pytest.FixtureRequest) -> Iterator[Parity]:
+    """The case's result, run when the first check of the case asks for it."""
+    report: Any = request.config.pluginmanager.get_plugin("plumbline-report")
+    yield Parity(request.param, report.result(request.param), request.node)

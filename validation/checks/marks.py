@@ -1,0 +1,37 @@
+"""Marks that say for what a check is made: every layer of a kind, every parameter."""
+
+from __future__ import annotations
+
+import pytest
+
+from validation.case.case import Case
+from validation.case.parameters import parameters
+
+every_layer = pytest.mark.every("layer", "every_layer")
+dense_layers = pytest.mark.every("layer", "dense_layers")
+moe_layers = pytest.mark.every("layer", "moe_layers")
+query_latent_layers = pytest.mark.every("layer", "query_latent_layers")
+shared_expert_layers = pytest.mark.every("layer", "shared_expert_layers")
+mlp_norm_layers = pytest.mark.every("layer", "mlp_norm_layers")
+every_parameter = pytest.mark.every("parameter", "every_parameter")
+trained_parameters = pytest.mark.every("parameter", "trained_parameters")
+"""Each makes one check per layer (or parameter) of that kind that the case's model has."""
+
+
+def members(kind: str, case: Case) -> list[int] | list[str]:
+    """The layers or parameters of one kind, from the case alone."""
+    model = case.model
+    everything = list(range(model.num_hidden_layers))
+    layers: dict[str, list[int]] = {
+        "every_layer": everything,
+        "dense_layers": list(model.dense_layers),
+        "moe_layers": list(model.moe_layers),
+        "query_latent_layers": everything if model.q_lora_rank is not None else [],
+        "shared_expert_layers": list(model.moe_layers) if model.n_shared_experts else [],
+        # Transformer Engine joins a dense layer's norm with the linear layer behind it.
+        "mlp_norm_layers": list(model.moe_layers) if case.implementation == "te" else everything,
+    }
+    if kind in layers:
+        return layers[kind]
+    known = parameters(model).values()
+    return [parameter.name for parameter in known if parameter.trained or kind == "every_parameter"]

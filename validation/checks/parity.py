@@ -1,0 +1,113 @@
+"""The fixture that the checks are written with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from validation.case.case import Case
+from validation.case.parameters import Parameter, parameters
+from validation.case.probes import observed
+
+if TYPE_CHECKING:
+    from validation.compare.verdict import Limits, Verdict
+    from validation.run.result import Result
+
+
+class Parity:
+    """One case's result, and the statements that a check may make of it.
+
+    Each statement leaves a verdict, which is the line that a user reads and the testcase in JUnit, and fails the check
+    unless it holds.
+    """
+
+    def __init__(self, case: Case, result: Result, node: pytest.Item) -> None:
+        self.case, self.result, self._node = case, result, node
+
+    def finished(self) -> None:
+        """The ranks ran to their end."""
+        broken = self.result.broken
+        if broken is None:
+            self._conclude("pass", f"{self.case.layout.ranks} ranks finished", f"in {self.result.seconds:.1f} s")
+        else:
+            self._conclude("error", "The run did not finish", reasons=(broken.sentence,), details=broken.stacks)
+
+    def agrees(self, probe: str, limits: Limits | None = None) -> None:
+        """The candidate's tensor at `probe` is the reference's, within the precision's limits (or those given)."""
+        known = observed(self.case)
+        if probe not in known:
+            raise LookupError(f"{probe} is not a probe of this case; known are {', '.join(known)}")
+        self._compare(probe, known[probe].title, known[probe].shape, limits)
+
+    def routes_agree(self, probe: str) -> None:
+        """Every token goes to the reference's experts."""
+        from validation.compare.verdict import EXACT
+
+        known = observed(self.case)[probe]
+        self._compare(probe, known.title, known.shape, EXACT, routes=True)
+
+    def weight_is_equal(self, parameter: str) -> None:
+        """What the ranks hold, read back into the checkpoint's layout, is the checkpoint's to the bit."""
+        from validation.compare.verdict import EXACT
+
+        known = parameters(self.case.model)[parameter]
+        self._compare(f"weights/{parameter}", known.title, known.shape, EXACT)
+
+    def gradient_agrees(self, parameter: str) -> None:
+        """The gradient after finalize_model_grads is the reference's, and the same on every rank that holds it."""
+        known: Parameter = parameters(self.case.model)[parameter]
+        self._compare(f"gradients/{parameter}", f"{known.title} Gradient", known.shape)
+
+    def every_tensor_is_set(self) -> None:
+        """No Megatron parameter or persistent buffer holds an element that the checkpoint did not set."""
+        self._decidable()
+        known = {f"weights/{name}" for name in parameters(self.case.model)}
+        unset = {
+            f"{sentence} (rank {', '.join(map(str, sorted(found)))})"
+            for name, found in self.result.problems.items()
+            if name.startswith("weights/") and name not in known
+            for sentence in set(found.values())
+        }
+        self._conclude("fail" if unset else "pass", "Every Megatron tensor set", "none left NaN", reasons=tuple(sorted(unset)))
+
+    def every_key_is_used(self) -> None:
+        """No tensor of the checkpoint is left over (those of other layers and of the MTP layer are set aside, counted)."""
+        self._decidable()
+        unused, aside = self.result.facts["unused"], self.result.facts["set_aside"]
+        numbers = f"{self.result.facts['keys']} keys" + "".join(f", {count} set aside: {why}" for why, count in aside.items())
+        reasons = tuple(f"no parameter takes {key}" for key in unused[:3])
+        reasons += (f"and {len(unused) - 3} more",) if len(unused) > 3 else ()
+        self._conclude("fail" if unused else "pass", "Every checkpoint key used", numbers, reasons=reasons)
+
+    def _compare(
+        self, name: str, title: str, shape: tuple[int, ...], limits: Limits | None = None, routes: bool = False
+    ) -> None:
+        self._decidable()
+        from validation.compare.verdict import LIMITS, judge
+
+        problems = self.result.problems.get(name, {})
+        if problems:
+            sentences = (f"rank {rank}: {sentence}" for rank, sentence in sorted(problems.items()))
+            self._conclude("fail", title, reasons=tuple(sentences))
+        measurement = self.result.measurement(name, shape)
+        self._leave(judge(measurement, title, limits or LIMITS[self.case.precision], routes))
+
+    def _decidable(self) -> None:
+        if self.result.broken is not None:
+            self._conclude("error", "Not decided", reasons=("the run did not finish",))
+
+    def _conclude(
+        self, status: str, title: str, numbers: str = "", reasons: tuple[str, ...] = (), details: str = ""
+    ) -> None:
+        from validation.compare.verdict import Verdict
+
+        self._leave(Verdict(status, title, numbers, reasons, details=details))
+
+    def _leave(self, verdict: Verdict) -> None:
+        self._node.stash[VERDICT] = verdict
+        if verdict.status != "pass":
+            pytest.fail(verdict.line, pytrace=False)
+
+
+VERDICT: pytest.StashKey[Verdict] = pytest.StashKey()

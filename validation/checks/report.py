@@ -1,0 +1,189 @@
+"""What the user sees while checks run, and the JUnit file of every case."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ci import junit
+from validation.case.case import Case
+from validation.case.errors import ExitCode, PlumblineError
+from validation.checks.parity import VERDICT
+from validation.checks.progress import ProgressLine
+from validation.doctor import machine
+from validation.run.options import Settings
+
+if TYPE_CHECKING:
+    from validation.compare.verdict import Verdict
+    from validation.run.result import Result
+
+
+class Report:
+    """Runs each case when its first check asks for it, prints a line per check, writes a JUnit file per case."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self._config, self._settings = config, settings
+        self._runner: Any = None
+        self._result: Result | None = None
+        self._section = ""
+        self._checks: dict[str, list[junit.Check]] = defaultdict(list)
+        self._counts: Counter[str] = Counter()
+        self._broke = False
+        self._start = time.monotonic()
+        self._progress = ProgressLine(config)
+
+    def result(self, case: Case) -> Result:
+        """The case's result; runs it unless it is the one last asked for."""
+        if self._result is None or self._result.case != case:
+            self._finish_case()
+            capture: Any = self._config.pluginmanager.getplugin("capturemanager")
+            with capture.global_and_fixture_disabled():
+                self._result = self._run(case)
+        return self._result
+
+    def _run(self, case: Case) -> Result:
+        self._section = ""
+        self._write(f"===== {case.title} =====")
+        junit.write_unfinished(self._path(case), case.name, self._facts(case, {}))
+        if self._runner is None:
+            from validation.run.runner import Runner
+
+            self._runner = Runner(self._settings, self._progress.show)
+        result: Result = self._runner.run(case)
+        self._progress.clear()
+        return result
+
+    def pytest_sessionstart(self) -> None:
+        """Preflight, once the options are known and nothing has been started."""
+        if self._config.option.collectonly:
+            return
+        from validation.run.runner import prepare
+
+        try:
+            prepare(self._settings)
+        except PlumblineError as error:
+            pytest.exit(str(error), returncode=error.exit_code)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: Any) -> Generator[None, Any, Any]:
+        """Give the verdict to whoever reads the report."""
+        report = yield
+        report.verdict, report.section = item.stash.get(VERDICT, None), getattr(item.module, "SECTION", (75, "Own Checks"))[1]
+        return report
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_report_teststatus(self, report: Any) -> tuple[str, str, str] | None:
+        """A check says its own line: pytest's letters would only break it."""
+        return ("", "", "") if report.when == "call" or report.passed else None
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Print the check's line, and keep it for the case's file."""
+        if report.when != "call" and not (report.failed and report.when == "setup"):
+            return
+        verdict: Verdict | None = report.verdict
+        status = verdict.status if verdict else ("pass" if report.passed else "error")
+        title = verdict.title if verdict else report.nodeid.rpartition("::")[2]
+        line = verdict.line if verdict else f"{status.upper()}: {title}"
+        details = "" if report.passed or verdict else report.longreprtext
+        self._count(status, line)
+        self._print(report.section, status, line, verdict, details)
+        if self._result is not None:
+            self._checks[self._result.case.name].append(_check(report, status, title, verdict, line, details))
+
+    def _count(self, status: str, line: str) -> None:
+        self._counts[status] += 1
+        self._broke |= self._result is not None and self._result.broken is not None
+
+    def _print(self, section: str, status: str, line: str, verdict: Verdict | None, details: str) -> None:
+        undecided = self._result is not None and self._result.broken is not None
+        if undecided and verdict is not None and not verdict.details:
+            return  # one line says that the run broke; a hundred would hide it
+        if section != self._section and not undecided:
+            self._section = section
+            self._write(f"--- {section} ---")
+        colours: dict[str, Any] = {"pass": {}, "known": {"yellow": True}}
+        self._write(line, **colours.get(status, {"red": True}))
+        shown = details or (verdict.details if verdict else "")
+        if self._settings.debug and verdict:
+            shown += "\n".join(f"    {piece}" for piece in verdict.pieces)
+        if shown:
+            self._write(shown)
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """The last case's file, the overall result, and the exit code."""
+        self._finish_case()
+        if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
+            return
+        if not self._counts:
+            if not self._config.option.collectonly:
+                self._write("No check was selected; leave out -k, or name something that `--collect-only` lists", red=True)
+                session.exitstatus = ExitCode.USAGE
+            return
+        code = self._exit_code()
+        session.exitstatus = code
+        words = {ExitCode.PASS: "PASS", ExitCode.INFRASTRUCTURE: "ERROR"}
+        counted = [f"{sum(self._counts.values())} checks"]
+        counted += [f"{count} {status}" for status, count in sorted(self._counts.items()) if status != "pass"]
+        cases = len(self._settings.cases)
+        counted = ([f"{cases} cases"] if cases > 1 else []) + counted + [f"{time.monotonic() - self._start:.1f} s"]
+        colour = {"green": True} if code == ExitCode.PASS else {"red": True}
+        self._write(f"===== Overall result: {words.get(code, 'FAIL')} ({', '.join(counted)}) =====", **colour)
+        for case in self._settings.cases:
+            if case.name in self._checks:
+                self._write(f"JUnit: {self._path(case)}")
+
+    def _exit_code(self) -> ExitCode:
+        """A wrong number outweighs a broken run: only what is undecided for want of machines may be tried again."""
+        if self._counts["fail"] or (self._counts["error"] and not self._broke):
+            return ExitCode.FAIL
+        return ExitCode.INFRASTRUCTURE if self._broke else ExitCode.PASS
+
+    def _finish_case(self) -> None:
+        if self._result is None:
+            return
+        case, result = self._result.case, self._result
+        facts = self._facts(case, {key: value for key, value in result.facts.items() if not isinstance(value, (list, dict))})
+        suite = junit.Suite(
+            name=case.name,
+            checks=tuple(self._checks[case.name]),
+            properties=facts | _memory(result),
+            seconds=result.seconds,
+            timestamp=time.strftime("%Y-%m-%dT%H:%M:%S"),
+        )
+        junit.write(self._path(case), suite)
+
+    def _path(self, case: Case) -> Any:
+        return self._settings.results / f"{case.name}.xml"
+
+    def _facts(self, case: Case, more: dict[str, Any]) -> dict[str, str]:
+        fields = ("preset", "precision", "implementation", "transport", "seed", "batch_size", "micro_batch_size", "seq_length")
+        said = {field: str(getattr(case, field)) for field in fields}
+        said |= {"layout": case.layout.name, "ranks": str(case.layout.ranks), "command": self._settings.command}
+        return {**said, **machine(), **{key: str(value) for key, value in more.items()}}
+
+    def _write(self, line: str, **colours: bool) -> None:
+        self._progress.clear()
+        self._config.get_terminal_writer().line(line, **colours)
+
+
+def _memory(result: Result) -> dict[str, str]:
+    return {
+        f"rank_{rank}_peak_memory_over_imports_mib": str((found["peak"] - found["baseline"]) >> 20)
+        for rank, found in enumerate(result.memory)
+    }
+
+
+def _check(report: Any, status: str, title: str, verdict: Verdict | None, line: str, details: str) -> junit.Check:
+    return junit.Check(
+        classname=report.nodeid.partition("::")[0].removesuffix(".py").replace("/", "."),
+        name=title,
+        status=status,
+        seconds=report.duration,
+        message="" if status == "pass" else line,
+        details="\n".join((line, details or (verdict.details if verdict else ""))),
+        properties=verdict.properties if verdict else {},
+    )

@@ -1,0 +1,50 @@
+"""Multi-latent attention, in the order in which it is computed."""
+
+from __future__ import annotations
+
+from validation.checks.marks import every_layer, query_latent_layers
+from validation.checks.parity import Parity
+
+SECTION = (30, "Multi-Latent Attention (MLA)")
+
+
+@query_latent_layers
+def test_query_latent(parity: Parity, layer: int) -> None:
+    """The query's down-projection, before its norm."""
+    parity.agrees(f"layers.{layer}.attention.q_latent")
+
+
+@every_layer
+def test_kv_latent(parity: Parity, layer: int) -> None:
+    """The down-projection of key and value, with the shared rotary key still unrotated."""
+    parity.agrees(f"layers.{layer}.attention.kv_latent")
+
+
+@every_layer
+def test_query_after_rope(parity: Parity, layer: int) -> None:
+    """Latent norm, up-projection, and the rotary part: layout, frequencies, mscale."""
+    parity.agrees(f"layers.{layer}.attention.query")
+
+
+@every_layer
+def test_key_after_rope(parity: Parity, layer: int) -> None:
+    """The same for the key, whose rotary part all heads share."""
+    parity.agrees(f"layers.{layer}.attention.key")
+
+
+@every_layer
+def test_value(parity: Parity, layer: int) -> None:
+    """The value is the other half of the key's up-projection."""
+    parity.agrees(f"layers.{layer}.attention.value")
+
+
+@every_layer
+def test_core_attention_output(parity: Parity, layer: int) -> None:
+    """Softmax scale and causal mask."""
+    parity.agrees(f"layers.{layer}.attention.core")
+
+
+@every_layer
+def test_attention_output(parity: Parity, layer: int) -> None:
+    """The output projection, summed over the tensor-parallel ranks."""
+    parity.agrees(f"layers.{layer}.attention.output")

@@ -1,0 +1,63 @@
+"""`python -m validation`: run cases, look at the machine."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from validation import doctor
+from validation.case.errors import ExitCode, PlumblineError
+from validation.run.options import Given, add_options, settings
+
+_EXAMPLES = """examples:
+  python -m validation run --layouts single,tp2,pp2
+  python -m validation run --tp 2 --pp 1 --batch-size 2 --seq-length 512 --hf-model-path DIR --debug
+  python -m validation run --preset mini --tp 2 --set num_layers=4 --precision fp32
+  python -m validation doctor
+
+what comes after -- goes to pytest: python -m validation run --tp 2 -- -k mla -x
+
+exit codes: 0 pass, 1 a check failed, 2 wrong usage or impossible case, 3 something is missing here, 4 the run broke"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m validation",
+        description="Does the Megatron-Core model compute what the HuggingFace model computes, under your parallel layout?",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    run = commands.add_parser("run", help="compare, probe by probe", epilog=_EXAMPLES, formatter_class=parser.formatter_class)
+    add_options(run.add_argument)
+    run.add_argument("--timeout", dest="case_timeout", type=float, metavar="SECONDS", help="the same as --case-timeout")
+    run.add_argument("--debug", dest="pieces", action="store_true", help="the same as --pieces")
+    commands.add_parser("doctor", help="what is here, and what each missing piece prevents", add_help=False)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code (validation.case.errors.ExitCode)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["doctor"]:
+        return doctor.main(given[1:])
+    ours, pytests = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
+    options = _parser().parse_args(ours)
+    try:
+        return _run(options, pytests, shlex.join(["python", "-m", "validation", *given]))
+    except PlumblineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return int(error.exit_code)
+
+
+def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
+    import pytest
+
+    wanted = settings(options, command)
+    checks = Path(__file__).parent / "checks"
+    arguments = [str(checks), "-p", "no:cacheprovider", "--rootdir", str(checks.parents[1]), *pytests]
+    code = pytest.main(arguments, plugins=[Given(wanted)])
+    return int(code) if int(code) in list(ExitCode) else int(ExitCode.USAGE)

@@ -1,0 +1,177 @@
+"""The options of `python -m validation run` and of `pytest validation/checks`, and the cases they stand for. No torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from validation.case.case import DEFAULT_SEED, IMPLEMENTATIONS, PRECISIONS, TRANSPORTS, Case
+from validation.case.errors import UsageError
+from validation.case.layout import Layout
+from validation.case.model import Model, from_hf_config
+from validation.case.preset import PRESETS, Preset, preset
+
+DEGREES = ("tp", "pp", "vpp", "ep", "etp", "cp", "dp")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a command asks for: the cases, and how to run them. `timeout` is in seconds, for each case and reference."""
+
+    cases: tuple[Case, ...]
+    results: Path
+    home: Path
+    timeout: float
+    max_ranks: int
+    debug: bool
+    fresh: bool
+    command: str
+
+
+@dataclass(frozen=True)
+class Given:
+    """Settings that were worked out before pytest started, handed to it as a plugin."""
+
+    settings: Settings
+
+
+def add_options(add: Callable[..., Any]) -> None:
+    """Add every option through `add`, which is argparse's add_argument or pytest's addoption."""
+    add("--preset", default=None, help=f"model size: {', '.join(PRESETS)} (default tiny)")
+    add("--hf-model-path", default=None, metavar="DIR", help="a HuggingFace checkpoint folder in place of a preset")
+    add("--layers", default="", metavar="0,1,3", help="take only these layers of the checkpoint")
+    add("--set", dest="numbers", action="append", default=[], metavar="NAME=VALUE", help="override a number of the model")
+    add("--layouts", default="", metavar="tp2,pp2", help="layouts to run, one after the other, with one reference")
+    for degree in DEGREES:
+        add(f"--{degree}", type=int, default=None, metavar="N", help=f"{degree} of a single layout")
+    add("--precision", default=None, help=f"{', '.join(PRECISIONS)} (default fp64 on the CPU, fp32 on GPUs)")
+    add("--implementation", default="local", help=f"{', '.join(IMPLEMENTATIONS)} or your own package.module:function")
+    add("--transport", default="gloo", help=f"{', '.join(TRANSPORTS)}: gloo runs on the CPU, nccl on a GPU a rank (default gloo)")
+    add("--seed", type=int, default=DEFAULT_SEED, help="seed of weights and tokens")
+    add("--batch-size", type=int, default=None, help="sequences of one step, over all data-parallel ranks")
+    add("--micro-batch-size", type=int, default=None, help="sequences of one forward pass")
+    add("--seq-length", type=int, default=None, help="tokens of one sequence")
+    add("--results", default="results", metavar="DIR", help="where the JUnit files go (default results)")
+    add("--case-timeout", type=float, default=600.0, metavar="SECONDS", help="after which a case is killed (default 600)")
+    add("--max-ranks", type=int, default=8, help="largest number of processes to start on the CPU (default 8)")
+    add("--pieces", action="store_true", default=False, help="show every rank's pieces, and keep what the ranks left behind")
+    add("--fresh", action="store_true", default=False, help="compute the reference again even if it is stored")
+
+
+def settings(options: Any, command: str) -> Settings:
+    """What parsed `options` ask for. Raises UsageError."""
+    base, folder = _base(options)
+    model = base.model.with_numbers(_numbers(options.numbers))
+    precision = options.precision or ("fp64" if options.transport == "gloo" else "fp32")
+    cases = tuple(
+        Case(
+            preset=base.name,
+            model=model,
+            layout=layout,
+            precision=precision,
+            implementation=options.implementation,
+            transport=options.transport,
+            seed=options.seed,
+            batch_size=options.batch_size or base.batch_size,
+            micro_batch_size=options.micro_batch_size or _micro_batch_size(options, base, layout),
+            seq_length=options.seq_length or base.seq_length,
+            hf_model_path=folder,
+            layers=_layers(options.layers),
+        )
+        for layout in _layouts(options)
+    )
+    return Settings(
+        cases=cases,
+        results=Path(options.results),
+        home=_home(),
+        timeout=options.case_timeout,
+        max_ranks=options.max_ranks,
+        debug=options.pieces,
+        fresh=options.fresh,
+        command=command,
+    )
+
+
+def _home() -> Path:
+    """Where references are kept: $PLUMBLINE_CACHE, or plumbline below the user's cache folder."""
+    cache = os.environ.get("PLUMBLINE_CACHE")
+    return Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "plumbline"
+
+
+def _micro_batch_size(options: Any, base: Preset, layout: Layout) -> int:
+    """The preset's, unless the batch of one data-parallel rank is smaller or no multiple of it."""
+    per_rank = (options.batch_size or base.batch_size) // layout.data_parallel
+    return base.micro_batch_size if per_rank and per_rank % base.micro_batch_size == 0 else 1
+
+
+def _base(options: Any) -> tuple[Preset, str | None]:
+    if options.hf_model_path is None:
+        if options.layers:
+            raise UsageError("--layers takes layers of a checkpoint; give its folder with --hf-model-path")
+        return preset(options.preset or "tiny"), None
+    if options.preset is not None:
+        raise UsageError("--preset and --hf-model-path both name the model; give one of them")
+    if options.numbers:
+        raise UsageError("--set changes a preset; a checkpoint's numbers are its own (take fewer layers with --layers)")
+    folder = Path(options.hf_model_path)
+    model = _checkpoint_model(folder, _layers(options.layers))
+    return Preset(folder.resolve().name, model, batch_size=2, micro_batch_size=1, seq_length=64), str(folder)
+
+
+def _checkpoint_model(folder: Path, layers: tuple[int, ...]) -> Model:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except OSError:
+        raise UsageError(f"{folder}: no config.json there; give the folder that save_pretrained wrote") from None
+    except ValueError:
+        raise UsageError(f"{folder}/config.json is not JSON; download it again") from None
+    return with_layers(from_hf_config(config, str(folder)), layers)
+
+
+def with_layers(model: Model, layers: tuple[int, ...]) -> Model:
+    """The model made of some layers of `model`, in order; all of them for none given. Raises UsageError."""
+    if not layers:
+        return model
+    if list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < model.num_hidden_layers:
+        raise UsageError(
+            f"--layers {','.join(map(str, layers))}: give layers from 0 to {model.num_hidden_layers - 1}, ascending, each once"
+        )
+    dense = sum(layer in model.dense_layers for layer in layers)
+    return replace(model, num_hidden_layers=len(layers), first_k_dense_replace=dense)
+
+
+def _layers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise UsageError(f"--layers {text}: give layer numbers joined by commas, such as 0,1,3") from None
+
+
+def _numbers(given: list[str]) -> Mapping[str, str]:
+    pairs = [text.partition("=") for text in given]
+    wrong = [word for word, equals, _ in pairs if not equals]
+    if wrong:
+        raise UsageError(f"--set {wrong[0]}: give NAME=VALUE, such as num_layers=4")
+    return {word: value for word, _, value in pairs}
+
+
+def _layouts(options: Any) -> list[Layout]:
+    degrees = {degree: getattr(options, degree) for degree in DEGREES}
+    given = {degree: value for degree, value in degrees.items() if value is not None}
+    if given and options.layouts:
+        raise UsageError("--layouts and single degrees (--tp, --pp, ...) both name the layout; give one of them")
+    wrong = next((degree for degree, value in given.items() if value < 1), None)
+    if wrong:
+        raise UsageError(f"--{wrong} {given[wrong]}: a degree is 1 or more")
+    if given:
+        return [Layout().with_degrees(**given)]
+    names = [name.strip() for name in options.layouts.split(",") if name.strip()] or ["single"]
+    layouts = [Layout.parse(name) for name in names]
+    twice = next((layout.name for layout in layouts if layouts.count(layout) > 1), None)
+    if twice:
+        raise UsageError(f"--layouts names {twice} twice; give each layout once")
+    return layouts

@@ -1,0 +1,49 @@
+"""What a case's ranks found, put together."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from validation.case.case import Case
+from validation.compare.measurement import Measurement, PieceReport
+from validation.run.launch import Broken
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of one case: every rank's pieces by tensor, or how the run broke. Memory is in bytes."""
+
+    case: Case
+    seconds: float
+    facts: dict[str, Any]
+    pieces: dict[str, tuple[PieceReport, ...]] = field(default_factory=dict)
+    problems: dict[str, dict[int, str]] = field(default_factory=dict)
+    places: tuple[dict[str, int], ...] = ()
+    memory: tuple[dict[str, int], ...] = ()
+    broken: Broken | None = None
+
+    def measurement(self, name: str, shape: tuple[int, ...]) -> Measurement:
+        """All pieces of one tensor."""
+        return Measurement(name, shape, self.pieces.get(name, ()))
+
+
+def merged(case: Case, seconds: float, facts: dict[str, Any], reports: list[dict[str, Any]]) -> Result:
+    """The result that the ranks' reports make together."""
+    pieces: dict[str, list[PieceReport]] = defaultdict(list)
+    problems: dict[str, dict[int, str]] = defaultdict(dict)
+    for rank, report in enumerate(reports):
+        for name, found in report["pieces"].items():
+            pieces[name].extend(PieceReport.from_list(rank, piece) for piece in found)
+        for name, sentence in report["problems"].items():
+            problems[name][rank] = sentence
+    return Result(
+        case=case,
+        seconds=seconds,
+        facts={**facts, **reports[0]["settings"]},
+        pieces={name: tuple(found) for name, found in pieces.items()},
+        problems=dict(problems),
+        places=tuple(report["place"] for report in reports),
+        memory=tuple(report["memory"] for report in reports),
+    )

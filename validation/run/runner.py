@@ -1,0 +1,89 @@
+"""Running cases: preflight, the reference once, the ranks, the result."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+from validation.case import preflight
+from validation.case.case import Case
+from validation.doctor import available_memory, gpus
+from validation.reference import store
+from validation.run import entry, launch
+from validation.run.options import Settings
+from validation.run.result import Result, merged
+
+Progress = Callable[[Case, str], None]
+
+
+def prepare(settings: Settings) -> None:
+    """Everything that can be said before anything is started. Raises UsageError or EnvironmentMissing."""
+    count, memory = gpus(), available_memory()
+    for case in settings.cases:
+        preflight.check(case, max_ranks=settings.max_ranks, gpus=count, memory=memory)
+    launch.prepare(settings.cases[0].transport)
+    launch.warm_up()
+    first = settings.cases[0]
+    if first.hf_model_path is not None and store.find(first, settings.home) is None:
+        _verify(first)
+
+
+def _verify(case: Case) -> None:
+    """The whole checkpoint, values included: what is wrong with it is wrong before any rank starts."""
+    from validation.reference.checkpoint import Checkpoint, verify
+
+    with Checkpoint.open(str(case.hf_model_path), case.model, case.layers) as checkpoint:
+        verify(checkpoint)
+
+
+class Runner:
+    """Runs the cases of one command; the reference is shared by all that have the same one."""
+
+    def __init__(self, settings: Settings, progress: Progress = lambda case, step: None) -> None:
+        self._settings, self._progress = settings, progress
+        self._fresh: set[str] = set()
+
+    def run(self, case: Case) -> Result:
+        """The case's result; a run that breaks is a result, too."""
+        start = time.monotonic()
+        facts: dict[str, object] = {}
+        try:
+            reference = self._reference(case)
+            facts = reference.facts()
+            with launch.run_folder(self._kept(case)) as folder:
+                reports = launch.launch(
+                    entry.rank,
+                    (case.to_json(), str(folder), str(reference.folder), self._settings.timeout),
+                    case.layout.ranks,
+                    folder,
+                    self._settings.timeout,
+                    lambda step: self._progress(case, step),
+                )
+        except launch.RunBroke as error:
+            return Result(case, time.monotonic() - start, facts, broken=error.broken)
+        return merged(case, time.monotonic() - start, facts, reports)
+
+    def _kept(self, case: Case) -> os.PathLike[str] | None:
+        return self._settings.results / "debug" / case.name if self._settings.debug else None
+
+    def _reference(self, case: Case) -> store.Reference:
+        """The stored reference, computed first where there is none (or where a fresh one is asked for)."""
+        wanted = store.key(case)
+        stored = store.find(case, self._settings.home)
+        if stored is not None and (not self._settings.fresh or wanted in self._fresh):
+            return stored
+        with launch.run_folder() as folder:
+            launch.launch(
+                entry.reference,
+                (case.to_json(), str(folder), str(self._settings.home), os.cpu_count() or 1),
+                1,
+                folder,
+                self._settings.timeout,
+                lambda step: self._progress(case, step),
+            )
+        self._fresh.add(wanted)
+        found = store.find(case, self._settings.home)
+        if found is None:
+            raise launch.RunBroke(launch.Broken(0, "the reference was computed but cannot be read back", ""))
+        return found
