@@ -113,7 +113,10 @@ def scores_are_normalised(case: Case) -> str | None:
     """megatron-core normalises the chosen scores only where there are two or more, HuggingFace always."""
     if not case.model.moe_layers or case.model.num_experts_per_tok > 1:
         return None
-    return "num_experts_per_tok is 1, where Megatron-Core does not normalise the router's weight as HuggingFace does; 2 works"
+    return (
+        "num_experts_per_tok is 1, where Megatron-Core does not normalise the router's weight as HuggingFace does; "
+        f"num_experts_per_tok {2 * case.model.topk_group} works"
+    )
 
 
 def group_scores_agree(case: Case) -> str | None:
@@ -124,7 +127,7 @@ def group_scores_agree(case: Case) -> str | None:
     return (
         f"Megatron-Core scores a group by its best {model.num_experts_per_tok // model.topk_group} experts "
         f"(num_experts_per_tok {model.num_experts_per_tok} // topk_group {model.topk_group}) and HuggingFace by its best 2, so that "
-        f"the two choose other experts by design; num_experts_per_tok {2 * model.topk_group} or n_group 1 works"
+        f"the two choose other experts by design; num_experts_per_tok {2 * model.topk_group} or n_group 1 with topk_group 1 works"
     )
 
 

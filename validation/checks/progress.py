@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -10,25 +11,41 @@ from validation.case.case import Case
 
 
 class ProgressLine:
-    """Shows which case is at which step."""
+    """Shows what the case that is waited for is doing. Called from the threads that run cases and from the one that waits."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
+        self._lock = threading.Lock()
+        self._watched: Case | None = None
+        self._steps: dict[Case, str] = {}
         self._shown = False
 
+    def watch(self, case: Case | None) -> None:
+        """Show this case's steps, from where it is now; None for none."""
+        with self._lock:
+            self._watched = case
+            if case is None:
+                self._clear()
+            elif case in self._steps:
+                self._write(case)
+
     def show(self, case: Case, step: str) -> None:
-        """Called from another thread than the one that prints checks, which waits meanwhile."""
-        if not step:
-            return
+        """The case is now at `step`."""
+        with self._lock:
+            self._steps[case] = step
+            if case == self._watched:
+                self._write(case)
+
+    def _write(self, case: Case) -> None:
         writer: Any = self._config.get_terminal_writer()
-        line = f"{case.preset} / {case.layout.name}: {step} ..."
+        line = f"{case.preset} / {case.layout.name}: {self._steps[case]} ..."
         if writer.hasmarkup:
             writer.write(f"\r\x1b[2K{line}", flush=True)
             self._shown = True
         else:
             writer.line(line)
 
-    def clear(self) -> None:
+    def _clear(self) -> None:
         """Take the line away before something is printed in its place."""
         if self._shown:
             self._config.get_terminal_writer().write("\r\x1b[2K", flush=True)

@@ -14,7 +14,7 @@ from validation.case.case import Case
 from validation.case.errors import ExitCode, PlumblineError
 from validation.checks.parity import VERDICT
 from validation.checks.progress import ProgressLine
-from validation.doctor import machine
+from validation.machine import machine
 from validation.run.options import Settings
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class Report:
         self._runner: Any = None
         self._result: Result | None = None
         self._section = ""
+        self._wanted: list[Case] = []
         self._checks: dict[str, list[junit.Check]] = defaultdict(list)
         self._counts: Counter[str] = Counter()
         self._broke = False
@@ -48,14 +49,31 @@ class Report:
     def _run(self, case: Case) -> Result:
         self._section = ""
         self._write(f"===== {case.title} =====")
-        junit.write_unfinished(self._path(case), case.name, self._facts(case, {}))
         if self._runner is None:
-            from validation.run.runner import Runner
-
-            self._runner = Runner(self._settings, self._progress.show)
-        result: Result = self._runner.run(case)
-        self._progress.clear()
+            self._start_cases()
+        self._progress.watch(case)
+        result: Result = self._runner.result(case)
+        self._progress.watch(None)
         return result
+
+    def _start_cases(self) -> None:
+        """Every case that a selected check asks for, after a file that says it did not finish."""
+        from validation.run.runner import Runner
+
+        self._runner = Runner(self._settings, self._progress.show)
+        for case in self._wanted:
+            junit.write_unfinished(self._path(case), case.name, self._facts(case, {}))
+        self._runner.start(self._wanted)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Cases that no selected check asks for are not run."""
+        asked = {item.callspec.params.get("parity") for item in session.items if hasattr(item, "callspec")}
+        self._wanted = [case for case in self._settings.cases if case in asked]
+
+    def pytest_unconfigure(self) -> None:
+        """Nothing is left running, however this ends."""
+        if self._runner is not None:
+            self._runner.close()
 
     def pytest_sessionstart(self) -> None:
         """Preflight, once the options are known and nothing has been started."""
@@ -166,7 +184,6 @@ class Report:
         return {**said, **machine(), **{key: str(value) for key, value in more.items()}}
 
     def _write(self, line: str, **colours: bool) -> None:
-        self._progress.clear()
         self._config.get_terminal_writer().line(line, **colours)
 
 

@@ -99,10 +99,10 @@ def readable(number: float) -> str:
 
 def _numbers(measurement: Measurement) -> str:
     difference = measurement.difference
-    return (
-        f"Max diff: {readable(difference.max_abs)}, Avg diff: {readable(difference.average)} "
-        f"(relative {difference.relative_error:.1e})"
-    )
+    numbers = f"Max diff: {readable(difference.max_abs)}, Avg diff: {readable(difference.average)}"
+    if difference.differing == 0:
+        return f"{numbers} ({difference.count} elements equal)"
+    return f"{numbers} (relative {difference.relative_error:.1e})"
 
 
 def _routes(measurement: Measurement) -> str:

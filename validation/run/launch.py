@@ -118,7 +118,7 @@ def _elastic(ranks: int, folder: Path) -> Callable[[Callable[..., None]], Callab
         rdzv_endpoint="localhost:0",
         local_addr="localhost",
         max_restarts=0,
-        monitor_interval=0.02,
+        monitor_interval=0.01,
         start_method="forkserver",
         logs_specs=DefaultLogsSpecs(log_dir=str(folder / "logs"), redirects=Std.ALL),
     )
@@ -151,6 +151,10 @@ class _Watch:
         """The run is over."""
         self._done.set()
 
+    def kill(self) -> None:
+        """End the run now."""
+        self._signal(signal.SIGKILL)
+
     def _signal(self, number: signal.Signals) -> None:
         for rank in range(self._ranks):
             with contextlib.suppress(OSError, ValueError):
@@ -162,11 +166,22 @@ def _watched(folder: Path, ranks: int, timeout: float, progress: Callable[[str],
     watch = _Watch(folder, ranks, timeout, progress)
     thread = threading.Thread(target=watch.run, daemon=True)
     thread.start()
+    _running.add(watch)
     try:
         yield watch
     finally:
+        _running.discard(watch)
         watch.stop()
         thread.join()
+
+
+_running: set[_Watch] = set()
+
+
+def kill_all() -> None:
+    """End every run that is under way: whoever started them has been interrupted."""
+    for watch in list(_running):
+        watch.kill()
 
 
 def last_step(folder: Path, rank: int) -> str:

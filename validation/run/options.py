@@ -20,13 +20,17 @@ DEGREES = ("tp", "pp", "vpp", "ep", "etp", "cp", "dp")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a command asks for: the cases, and how to run them. `timeout` is in seconds, for each case and reference."""
+    """What a command asks for: the cases, and how to run them.
+
+    `timeout` is in seconds, for each case and each reference; `jobs` is how many cases run at the same time.
+    """
 
     cases: tuple[Case, ...]
     results: Path
     home: Path
     timeout: float
     max_ranks: int
+    jobs: int
     debug: bool
     fresh: bool
     command: str
@@ -58,6 +62,7 @@ def add_options(add: Callable[..., Any]) -> None:
     add("--results", default="results", metavar="DIR", help="where the JUnit files go (default results)")
     add("--case-timeout", type=float, default=600.0, metavar="SECONDS", help="after which a case is killed (default 600)")
     add("--max-ranks", type=int, default=8, help="largest number of processes to start on the CPU (default 8)")
+    add("--jobs", type=int, default=None, metavar="N", help="cases that run at the same time (default 2 for tiny on the CPU, else 1)")
     add("--pieces", action="store_true", default=False, help="show every rank's pieces, and keep what the ranks left behind")
     add("--fresh", action="store_true", default=False, help="compute the reference again even if it is stored")
 
@@ -90,6 +95,7 @@ def settings(options: Any, command: str) -> Settings:
         home=_home(),
         timeout=options.case_timeout,
         max_ranks=options.max_ranks,
+        jobs=options.jobs or (2 if options.transport == "gloo" and base.name == "tiny" else 1),
         debug=options.pieces,
         fresh=options.fresh,
         command=command,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 
 from validation.case import preflight
 from validation.case.case import Case
-from validation.doctor import available_memory, gpus
+from validation.machine import available_memory, gpus
 from validation.reference import store
 from validation.run import entry, launch
 from validation.run.options import Settings
@@ -38,18 +41,42 @@ def _verify(case: Case) -> None:
 
 
 class Runner:
-    """Runs the cases of one command; the reference is shared by all that have the same one."""
+    """Runs the cases of one command; the reference is shared by all that have the same one.
+
+    Cases are started in order, `jobs` at a time: collectives over gloo wait more than they work, and a second case fills
+    the time in which the ranks of the first only wait for each other.
+    """
 
     def __init__(self, settings: Settings, progress: Progress = lambda case, step: None) -> None:
         self._settings, self._progress = settings, progress
         self._fresh: set[str] = set()
+        self._one_at_a_time = threading.Lock()
+        self._pool = ThreadPoolExecutor(max_workers=settings.jobs, thread_name_prefix="case")
+        self._started: dict[Case, Future[Result]] = {}
+
+    def start(self, cases: Iterable[Case]) -> None:
+        """Have these cases run, in this order."""
+        for case in cases:
+            self._started[case] = self._pool.submit(self.run, case)
+
+    def result(self, case: Case) -> Result:
+        """The result of a case that was started; waits for it."""
+        return self._started[case].result()
+
+    def close(self) -> None:
+        """Start nothing more, and end what is still running."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        launch.kill_all()
+        self._pool.shutdown(wait=True)
 
     def run(self, case: Case) -> Result:
         """The case's result; a run that breaks is a result, too."""
         start = time.monotonic()
         facts: dict[str, object] = {}
         try:
-            reference = self._reference(case)
+            with self._one_at_a_time:
+                reference = self._reference(case)
+            start = time.monotonic()
             facts = reference.facts()
             with launch.run_folder(self._kept(case)) as folder:
                 reports = launch.launch(
@@ -64,7 +91,7 @@ class Runner:
             return Result(case, time.monotonic() - start, facts, broken=error.broken)
         return merged(case, time.monotonic() - start, facts, reports)
 
-    def _kept(self, case: Case) -> os.PathLike[str] | None:
+    def _kept(self, case: Case) -> Path | None:
         return self._settings.results / "debug" / case.name if self._settings.debug else None
 
     def _reference(self, case: Case) -> store.Reference:
