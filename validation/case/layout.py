@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
+from typing import Any
 
 from validation.case.errors import UsageError
 
@@ -86,4 +87,5 @@ class Layout:
 
     def with_degrees(self, **degrees: int | None) -> Layout:
         """This layout with those degrees that are not None."""
-        return replace(self, **{word: value for word, value in degrees.items() if value is not None})
+        given: dict[str, Any] = {word: value for word, value in degrees.items() if value is not None}
+        return replace(self, **given)

@@ -124,16 +124,16 @@ def from_hf_config(config: Mapping[str, Any], source: str) -> Model:
         field.name: config[field.name] for field in fields(Model) if field.name in config and config[field.name] is not None
     }
     numbers.setdefault("rope_theta", rope.get("rope_theta", 10000.0))
+    numbers.setdefault("max_position_embeddings", 4096)
     if not rope or rope.get("rope_type", rope.get("type")) in (None, "default"):
         numbers |= {"rope_type": "default", "rope_factor": 1.0, "mscale_all_dim": 0.0}
     else:
         numbers["rope_type"] = rope.get("rope_type", rope.get("type"))
-        numbers |= {
-            name: rope[name]
-            for name in ("original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "rope_theta")
-            if rope.get(name) is not None
-        }
-        numbers["rope_factor"] = rope.get("factor", 1.0)
+        yarn = ("original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "rope_theta")
+        numbers |= {name: rope[name] for name in yarn if rope.get(name) is not None}
+        # transformers falls back on the length of the model itself.
+        numbers.setdefault("original_max_position_embeddings", numbers["max_position_embeddings"])
+        numbers["rope_factor"] = rope["factor"]
     try:
         return Model(**numbers)
     except TypeError as error:
@@ -149,7 +149,26 @@ def _refuse_what_megatron_lacks(config: Mapping[str, Any], source: str) -> None:
     for name, (value, reason) in refused.items():
         if config.get(name) is value:
             raise UsageError(f"{source}: {name} is {str(value).lower()}, which cannot be compared: {reason}")
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if config.get("hidden_act", "silu") != "silu":
+        raise UsageError(f"{source}: hidden_act {config['hidden_act']!r} cannot be compared; DeepSeek-V3 has 'silu'")
+    if config.get("num_key_value_heads") not in (None, config.get("num_attention_heads")):
+        raise UsageError(f"{source}: num_key_value_heads differs from num_attention_heads; multi-latent attention has one for each")
+    if config.get("attention_dropout"):
+        raise UsageError(f"{source}: attention_dropout is not 0, and two models that drop at random cannot be compared")
+    _refuse_rope(config.get("rope_parameters") or config.get("rope_scaling") or {}, source)
+
+
+def _refuse_rope(rope: Mapping[str, Any], source: str) -> None:
     kind = rope.get("rope_type", rope.get("type"))
     if kind not in (None, "default", "yarn"):
         raise UsageError(f"{source}: rope type {kind!r} cannot be compared; Megatron-Core's MLA has 'yarn' and 'default'")
+    if kind == "yarn" and not isinstance(rope.get("factor"), (int, float)):
+        raise UsageError(f"{source}: yarn without a factor; config.json must give one")
+    neutral: dict[str, tuple[Any, ...]] = {
+        "attention_factor": (None,),
+        "truncate": (None, True),
+        "partial_rotary_factor": (None, 1, 1.0),
+    }
+    for name, values in neutral.items():
+        if rope.get(name) not in values:
+            raise UsageError(f"{source}: rope setting {name}={rope[name]} has no counterpart in Megatron-Core; remove it to compare")

@@ -6,7 +6,10 @@ one tensor per expert, and which expert is wrong is then an index, not a name.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from validation.case.model import Model
 
@@ -96,12 +99,13 @@ def _moe(model: Model) -> dict[str, tuple[int, ...]]:
     return {"mlp.gate.weight": (experts, hidden), "mlp.gate.e_score_correction_bias": (experts,), **routed, **shared}
 
 
-def parameters(model: Model) -> dict[str, Parameter]:
+@functools.cache
+def parameters(model: Model) -> Mapping[str, Parameter]:
     """Every parameter of the checkpoint by name, in data-flow order."""
     found = [Parameter("model.embed_tokens.weight", None, (model.vocab_size, model.hidden_size))]
     for layer in range(model.num_hidden_layers):
         dense = layer in model.dense_layers
-        shapes = {
+        shapes: dict[str, tuple[int, ...]] = {
             "input_layernorm.weight": (model.hidden_size,),
             **_attention(model),
             "post_attention_layernorm.weight": (model.hidden_size,),
@@ -114,4 +118,4 @@ def parameters(model: Model) -> dict[str, Parameter]:
     found.append(Parameter("model.norm.weight", None, (model.hidden_size,)))
     if not model.tie_word_embeddings:
         found.append(Parameter("lm_head.weight", None, (model.vocab_size, model.hidden_size)))
-    return {parameter.name: parameter for parameter in found}
+    return MappingProxyType({parameter.name: parameter for parameter in found})

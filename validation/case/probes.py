@@ -5,7 +5,10 @@ A probe's tensor has the axes of the HuggingFace side, batch first. What a rank 
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from validation.case.case import Case
 from validation.case.model import Model
@@ -97,7 +100,8 @@ def _layer_axes(model: Model, layer: int) -> dict[str, dict[str, int]]:
     }
 
 
-def probes(model: Model, batch_size: int, seq_length: int) -> dict[str, Probe]:
+@functools.cache
+def probes(model: Model, batch_size: int, seq_length: int) -> Mapping[str, Probe]:
     """Every probe of the model by name, in data-flow order."""
     tokens = {"batch": batch_size, "sequence": seq_length}
     found: list[Probe] = []
@@ -113,10 +117,11 @@ def probes(model: Model, batch_size: int, seq_length: int) -> dict[str, Probe]:
     add("logits", None, {**tokens, "vocabulary": model.vocab_size})
     add("token_loss", None, tokens)
     add("loss", None, {})
-    return {probe.name: probe for probe in found}
+    return MappingProxyType({probe.name: probe for probe in found})
 
 
-def observed(case: Case) -> dict[str, Probe]:
+@functools.cache
+def observed(case: Case) -> Mapping[str, Probe]:
     """The probes that a case can record, by name, in data-flow order.
 
     Transformer Engine joins a dense layer's pre-MLP norm with the linear layer behind it: what lies between is never a
@@ -124,4 +129,4 @@ def observed(case: Case) -> dict[str, Probe]:
     """
     found = probes(case.model, case.batch_size, case.seq_length)
     fused = {f"layers.{layer}.mlp_norm" for layer in case.model.dense_layers} if case.implementation == "te" else set()
-    return {name: probe for name, probe in found.items() if name not in fused}
+    return MappingProxyType({name: probe for name, probe in found.items() if name not in fused})

@@ -79,7 +79,7 @@ class Report:
         """Preflight, once the options are known and nothing has been started."""
         if self._config.option.collectonly:
             return
-        from validation.run.runner import prepare
+        from validation.run.prepare import prepare
 
         try:
             prepare(self._settings)

@@ -94,7 +94,8 @@ def make_deterministic() -> dict[str, str]:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    # The same as use_deterministic_algorithms(True, warn_only=True), which would import all of torch's compiler first.
+    torch.set_deterministic_debug_mode("warn")
     return {
         "deterministic_algorithms": str(torch.are_deterministic_algorithms_enabled()),
         "tf32": str(torch.backends.cuda.matmul.allow_tf32),

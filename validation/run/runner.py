@@ -9,35 +9,13 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from validation.case import preflight
 from validation.case.case import Case
-from validation.machine import available_memory, gpus
 from validation.reference import store
 from validation.run import entry, launch
 from validation.run.options import Settings
 from validation.run.result import Result, merged
 
 Progress = Callable[[Case, str], None]
-
-
-def prepare(settings: Settings) -> None:
-    """Everything that can be said before anything is started. Raises UsageError or EnvironmentMissing."""
-    count, memory = gpus(), available_memory()
-    for case in settings.cases:
-        preflight.check(case, max_ranks=settings.max_ranks, gpus=count, memory=memory)
-    launch.prepare(settings.cases[0].transport)
-    launch.warm_up()
-    first = settings.cases[0]
-    if first.hf_model_path is not None and store.find(first, settings.home) is None:
-        _verify(first)
-
-
-def _verify(case: Case) -> None:
-    """The whole checkpoint, values included: what is wrong with it is wrong before any rank starts."""
-    from validation.reference.checkpoint import Checkpoint, verify
-
-    with Checkpoint.open(str(case.hf_model_path), case.model, case.layers) as checkpoint:
-        verify(checkpoint)
 
 
 class Runner:

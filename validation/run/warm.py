@@ -19,12 +19,8 @@ if ON_CPU:
 with warnings.catch_warnings():
     # megatron-core warns at import of each optional package that is absent; `doctor` says it better.
     warnings.simplefilter("ignore")
-    import megatron.core.distributed
-    import megatron.core.models.gpt
-    import megatron.core.pipeline_parallel  # noqa: F401
-
-    from validation.candidate import build, load, platform, probes, spec, step  # noqa: F401
-    from validation.reference import compute  # noqa: F401
+    from validation.candidate import platform
+    from validation.run import worker  # noqa: F401
 
 platform.mend(on_cpu=ON_CPU)
 

@@ -19,7 +19,6 @@ from validation.candidate.recorder import Recorder
 from validation.candidate.step import run_step
 from validation.case.case import Case
 from validation.compare.precision import Mode, computing_in, make_deterministic
-from validation.reference import compute
 from validation.reference.checkpoint import Checkpoint
 from validation.reference.store import Reference
 from validation.run.report import RankReport
@@ -37,6 +36,9 @@ def reference(case_text: str, run_folder: str, home: str, threads: int) -> None:
     """Entry point of the one process that computes a reference."""
     report = RankReport(Path(run_folder), 0)
     with report.last_words():
+        # transformers is imported by the one process that needs it: where the reference is stored, none does.
+        from validation.reference import compute
+
         torch.set_num_threads(threads)
         case = Case.from_json(case_text)
         device = torch.device("cuda", 0) if case.transport == "nccl" else torch.device("cpu")

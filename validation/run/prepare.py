@@ -1,0 +1,31 @@
+"""Everything that can be said before anything is started, and the start of what takes longest. No torch, for a preset."""
+
+from __future__ import annotations
+
+from validation.case import preflight
+from validation.machine import available_memory, gpus
+from validation.run import launch
+from validation.run.options import Settings
+
+
+def prepare(settings: Settings) -> None:
+    """Everything that can be said before anything is started. Raises UsageError or EnvironmentMissing."""
+    count, memory = gpus(), available_memory()
+    for case in settings.cases:
+        preflight.check(case, max_ranks=settings.max_ranks, gpus=count, memory=memory)
+    launch.prepare(settings.cases[0].transport)
+    launch.warm_up()
+    if settings.cases[0].hf_model_path is not None:
+        _verify(settings)
+
+
+def _verify(settings: Settings) -> None:
+    """The whole checkpoint, values included, unless a reference was made from it: it was whole then and has not changed."""
+    from validation.reference import store
+    from validation.reference.checkpoint import Checkpoint, verify
+
+    case = settings.cases[0]
+    if store.find(case, settings.home) is not None:
+        return
+    with Checkpoint.open(str(case.hf_model_path), case.model, case.layers) as checkpoint:
+        verify(checkpoint)
