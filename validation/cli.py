@@ -11,6 +11,7 @@ from pathlib import Path
 from validation import doctor
 from validation.case.errors import ExitCode, PlumblineError
 from validation.run.options import Given, add_options, settings
+from validation.run.prepare import prepare
 
 _EXAMPLES = """examples:
   python -m validation run --layouts single,tp2,pp2
@@ -54,9 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
+    wanted = settings(options, command)
+    prepare(wanted)
+
+    # What is wrong has been said by now, and the fork server imports while pytest is.
     import pytest
 
-    wanted = settings(options, command)
     checks = Path(__file__).parent / "checks"
     arguments = [str(checks), "-p", "no:cacheprovider", "-p", "no:logging", "--capture=no", "--rootdir", str(checks.parents[1]), *pytests]
     code = pytest.main(arguments, plugins=[Given(wanted)])

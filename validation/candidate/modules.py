@@ -73,6 +73,7 @@ class StockCoreAttention(DotProductAttention):  # type: ignore[misc]
     Its constructor knows neither k_channels nor v_channels: https://github.com/NVIDIA/Megatron-LM/issues/1589
     """
 
-    def __init__(self, *args: Any, k_channels: int, v_channels: int, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, k_channels: int | None = None, v_channels: int | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.hidden_size_per_partition = v_channels * self.num_attention_heads_per_partition
+        if v_channels is not None:
+            self.hidden_size_per_partition = v_channels * self.num_attention_heads_per_partition

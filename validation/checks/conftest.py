@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
         pytest.exit(str(error), returncode=error.exit_code)
     config.option.no_summary, config.option.no_header = True, True
     config.option.verbose -= 2
-    config.pluginmanager.register(Report(config, wanted), "plumbline-report")
+    config.pluginmanager.register(Report(config, wanted, prepared=given is not None), "plumbline-report")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Report:
     """Runs each case when its first check asks for it, prints a line per check, writes a JUnit file per case."""
 
-    def __init__(self, config: pytest.Config, settings: Settings) -> None:
-        self._config, self._settings = config, settings
+    def __init__(self, config: pytest.Config, settings: Settings, prepared: bool) -> None:
+        self._config, self._settings, self._prepared = config, settings, prepared
         self._runner: Any = None
         self._result: Result | None = None
         self._section = ""
@@ -77,7 +77,7 @@ class Report:
 
     def pytest_sessionstart(self) -> None:
         """Preflight, once the options are known and nothing has been started."""
-        if self._config.option.collectonly:
+        if self._config.option.collectonly or self._prepared:
             return
         from validation.run.prepare import prepare
 

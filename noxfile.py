@@ -1,0 +1,127 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["nox>=2025.2.9", "pyyaml"]
+# ///
+"""Sessions: install, then call. Those per layout come from ci/matrix.yaml.
+
+The header above has nox make an environment with PyYAML and start itself again there, so that `pip install nox` is all
+that a machine needs.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import nox
+from nox.command import CommandFailed
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from ci.matrix import Row, rows  # noqa: E402 - the checkout is not installed anywhere
+
+nox.needs_version = ">=2025.2.9"  # script mode
+nox.options.error_on_missing_interpreters = True
+nox.options.sessions = ["parity", "tests"]
+
+ENVIRONMENT_MISSING = 3
+_exit_codes: list[int] = []
+
+
+@atexit.register
+def _end_with_the_code_of_the_session() -> None:
+    """nox ends with 1 for every failure; whoever started it needs to know a wrong number from a missing GPU.
+
+    Of several codes the smallest: 1 (a check failed) outweighs 4 (the run broke, may be tried again).
+    """
+    if _exit_codes:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(min(_exit_codes))
+
+
+def _environment(session: nox.Session, name: str, *requirements: str) -> str:
+    """The interpreter of an environment with these requirements files, shared by all sessions that name it.
+
+    torch alone takes more room and time than all the rest: nox's own environments, one a session, would hold it ten times.
+    GPU sessions see the machine's packages, so that an image that ships a CUDA build of torch is not given another.
+    """
+    folder = Path(".nox") / name
+    python = folder / "bin" / "python"
+    if not python.exists():
+        see_all = ["--system-site-packages"] if name == "cuda" else []
+        session.run(sys.executable, "-m", "virtualenv", "--quiet", *see_all, str(folder), external=True)
+    files = [word for file in requirements for word in ("-r", f"requirements/{file}.txt")]
+    session.run(str(python), "-m", "pip", "install", "--quiet", *files, external=True)
+    return str(python)
+
+
+def _validate(session: nox.Session, python: str, row: Row) -> None:
+    """Run `python -m validation`; the session, and nox, end with its exit code."""
+    try:
+        session.run(python, "-m", "validation", *row.arguments(), *session.posargs, external=True)
+    except CommandFailed as error:
+        _exit_codes.append(getattr(error, "return_code", None) or 1)
+        raise
+
+
+def _cpu_session(row: Row) -> Callable[[nox.Session], None]:
+    def body(session: nox.Session) -> None:
+        _validate(session, _environment(session, "cpu", "cpu"), row)
+
+    return body
+
+
+def _gpu_session(row: Row) -> Callable[[nox.Session], None]:
+    def body(session: nox.Session) -> None:
+        # Before several gigabytes are installed for it.
+        if not _driver():
+            _exit_codes.append(ENVIRONMENT_MISSING)
+            needed = f"{row.gpus} GPU{'s' if row.gpus > 1 else ''}"
+            session.error(
+                f"no NVIDIA driver on this machine, and {row.session} needs {needed}; "
+                f"{row.session.replace('gpu_', 'cpu_')} compares the same layout on the CPU"
+            )
+        _validate(session, _environment(session, "cuda", "cuda"), row)
+
+    return body
+
+
+def _driver() -> bool:
+    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
+
+
+def _register(row: Row) -> None:
+    body = _gpu_session(row) if row.gpus else _cpu_session(row)
+    body.__doc__ = row.does[0].upper() + row.does[1:]
+    nox.session(name=row.session, venv_backend="none", tags=["gpu" if row.gpus else "cpu"])(body)
+
+
+for _row in rows():
+    _register(_row)
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """Plumbline's own tests"""
+    python = _environment(session, "cpu", "cpu", "tests")
+    session.run(python, "-m", "pytest", "tests", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
+def lint(session: nox.Session) -> None:
+    """Style and types: ruff and mypy, as strict as CI"""
+    python = _environment(session, "cpu", "cpu", "lint")
+    session.run(python, "-m", "ruff", "check", ".", external=True)
+    session.run(python, "-m", "ruff", "format", "--check", ".", external=True)
+    session.run(python, "-m", "mypy", external=True)
+
+
+@nox.session(venv_backend="none")
+def benchmarks(session: nox.Session) -> None:
+    """All layouts in one command against one torchrun per layout, side by side"""
+    session.run(_environment(session, "cpu", "cpu"), "benchmarks/layouts.py", *session.posargs, external=True)
