@@ -22,7 +22,7 @@ from nox.command import CommandFailed
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from ci.matrix import Row, rows  # noqa: E402 - the checkout is not installed anywhere
+from ci.matrix import Row, rows
 
 nox.needs_version = ">=2025.2.9"  # script mode
 nox.options.error_on_missing_interpreters = True
@@ -34,7 +34,7 @@ _exit_codes: list[int] = []
 
 @atexit.register
 def _end_with_the_code_of_the_session() -> None:
-    """nox ends with 1 for every failure; whoever started it needs to know a wrong number from a missing GPU.
+    """Nox ends with 1 for every failure; whoever started it needs to know a wrong number from a missing GPU.
 
     Of several codes the smallest: 1 (a check failed) outweighs 4 (the run broke, may be tried again).
     """

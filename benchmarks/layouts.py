@@ -87,7 +87,10 @@ def main() -> None:
     ours = one_command(layouts)
     print(f"one command, {len(names)} layouts: {ours:.1f} s", flush=True)
     alone = one_command(names[0])
-    print(f"one command, {names[0]} alone: {alone:.1f} s; each further layout {(ours - alone) / (len(names) - 1):.2f} s", flush=True)
+    print(
+        f"one command, {names[0]} alone: {alone:.1f} s; each further layout {(ours - alone) / (len(names) - 1):.2f} s",
+        flush=True,
+    )
     theirs = 0.0
     for name in names:
         seconds = usual_way(name)

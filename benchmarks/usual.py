@@ -17,23 +17,22 @@ os.environ.update({"PLUMBLINE_TRANSPORT": "gloo", "CUDA_VISIBLE_DEVICES": "", "O
 
 def main(case_text: str, folder: Path) -> None:
     """Compute the reference in rank 0 while the others wait, then run the case."""
-    from validation.run import warm, worker  # noqa: F401 - warm mends megatron-core
+    import torch
+    from torch.distributed import TCPStore  # type: ignore[attr-defined] # torch exports it only in part
+
+    from validation.case.case import Case
     from validation.reference import compute
     from validation.reference.store import Reference
+    from validation.run import warm, worker  # noqa: F401 - warm mends megatron-core
     from validation.run.report import RankReport
-    from validation.case.case import Case
-
-    import torch
 
     case, report = Case.from_json(case_text), RankReport(folder, int(os.environ["RANK"]))
     place = folder / "reference"
     if report.rank == 0:
         stored = compute.compute(case, folder / "home", torch.device("cpu"), report.progress)
         place.write_text(str(stored.folder))
-    store = torch.distributed.TCPStore(
-        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False
-    )
-    store.set(f"ready-{report.rank}", b"1")
+    store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False)
+    store.set(f"ready-{report.rank}", "1")
     store.wait(["ready-0"])
     report.write(worker._findings(case, Reference(Path(place.read_text())), report, timeout=600.0))
 

@@ -1,0 +1,1 @@
+"""The pipeline: what runs where, and may this be merged? Imports no torch."""

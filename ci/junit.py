@@ -148,7 +148,5 @@ def _check(case: TestCase) -> Check:
         seconds=float(case.time or 0.0),
         message=str(result.message or "") if result is not None else "",
         details=str(case.system_out or ""),
-        properties={
-            str(item.get("name")): str(item.get("value")) for item in case._elem.iterfind("properties/property")
-        },
+        properties={str(item.get("name")): str(item.get("value")) for item in case._elem.iterfind("properties/property")},
     )

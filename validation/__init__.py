@@ -1,0 +1,1 @@
+"""The numerics: what must hold, and how is it measured?"""

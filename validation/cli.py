@@ -62,6 +62,16 @@ def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     import pytest
 
     checks = Path(__file__).parent / "checks"
-    arguments = [str(checks), "-p", "no:cacheprovider", "-p", "no:logging", "--capture=no", "--rootdir", str(checks.parents[1]), *pytests]
+    arguments = [
+        str(checks),
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:logging",
+        "--capture=no",
+        "--rootdir",
+        str(checks.parents[1]),
+        *pytests,
+    ]
     code = pytest.main(arguments, plugins=[Given(wanted)])
     return int(code) if int(code) in list(ExitCode) else int(ExitCode.USAGE)

@@ -90,7 +90,7 @@ def _torch() -> list[Finding]:
     try:
         import torch
         from torch import distributed
-    except Exception as error:  # noqa: BLE001 - a broken install fails in any way: missing libraries, wrong symbols
+    except Exception as error:
         return [Finding("torch", f"{version('torch')} cannot be imported ({_first_line(error)})", _PREVENTS["torch"])]
     build = torch.version.cuda
     usable = bool(torch.cuda.is_available())

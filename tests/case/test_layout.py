@@ -62,12 +62,12 @@ def test_a_degree_is_given_once() -> None:
     ],
 )
 def test_ranks_are_the_smallest_that_hold_the_experts(name: str, ranks: int) -> None:
-    """dp left open grows until the expert ranks fit, and no further."""
+    """Dp left open grows until the expert ranks fit, and no further."""
     assert Layout.parse(name).ranks == ranks
 
 
 def test_experts_follow_tp_until_they_are_spread() -> None:
-    """etp left open is tp, and 1 once ep spreads whole experts; given, it is what was given."""
+    """Etp left open is tp, and 1 once ep spreads whole experts; given, it is what was given."""
     assert Layout.parse("tp4").expert_tp == 4
     assert Layout.parse("tp4ep2").expert_tp == 1
     assert Layout.parse("tp4ep2etp2").expert_tp == 2

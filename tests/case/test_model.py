@@ -21,7 +21,7 @@ YARN = {
 
 
 def config(**changes: Any) -> dict[str, Any]:
-    """tiny's config.json without its rotary settings, with `changes`."""
+    """Tiny's config.json without its rotary settings, with `changes`."""
     rope = ("rope_type", "rope_theta", "rope_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
     numbers = {name: value for name, value in TINY.model.as_dict().items() if name not in rope}
     del numbers["original_max_position_embeddings"]
@@ -29,7 +29,7 @@ def config(**changes: Any) -> dict[str, Any]:
 
 
 def test_both_spellings_of_the_rotary_settings_give_the_same_model() -> None:
-    """transformers 4 writes rope_theta and rope_scaling, transformers 5 rope_parameters."""
+    """Transformers 4 writes rope_theta and rope_scaling, transformers 5 rope_parameters."""
     old = config(rope_theta=5000.0, rope_scaling={"type": "yarn", **YARN})
     new = config(rope_parameters={"rope_type": "yarn", "rope_theta": 5000.0, **YARN})
     model = from_hf_config(old, "old")

@@ -27,7 +27,7 @@ DOWN = "model.layers.0.mlp.down_proj.weight"
 
 
 def config() -> dict[str, Any]:
-    """tiny's config.json, as transformers 5 writes it."""
+    """Tiny's config.json, as transformers 5 writes it."""
     numbers = MODEL.as_dict()
     rope = {
         word: numbers.pop(word) for word in ("rope_type", "rope_theta", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
@@ -224,7 +224,7 @@ def test_keys_are_set_aside_for_a_reason_or_unused(folder: Path) -> None:
     rewrite(folder, lambda tensors: tensors.update(extra))
     with Checkpoint.open(folder) as checkpoint:
         assert checkpoint.set_aside == {"multi-token prediction layers": 2, "rotary_emb.inv_freq": 1}
-        assert checkpoint.unused() == sorted(extra)[:1] + ["model.layers.1.mlp.experts.16.up_proj.weight"]
+        assert checkpoint.unused() == [*sorted(extra)[:1], "model.layers.1.mlp.experts.16.up_proj.weight"]
 
 
 # What can be wrong
@@ -350,7 +350,7 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_a_tied_model_needs_no_output_layer(folder: Path) -> None:
     """save_pretrained leaves it out."""
     rewrite(folder, lambda tensors: tensors.pop("lm_head.weight"))
-    with pytest.raises(UsageError, match="lm_head.weight is missing"):
+    with pytest.raises(UsageError, match=r"lm_head\.weight is missing"):
         Checkpoint.open(folder)
     (folder / "config.json").write_text(json.dumps({**config(), "tie_word_embeddings": True}))
     Checkpoint.open(folder).close()

@@ -67,8 +67,6 @@ def _geometry(model: Model) -> dict[str, Any]:
     }
 
 
-
-
 def _rope(model: Model) -> dict[str, Any]:
     """Multi-latent attention multiplies the softmax scale by mscale(rotary_scaling_factor) without yarn, too: hence the 1."""
     if model.rope_type != "yarn":

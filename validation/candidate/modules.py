@@ -25,7 +25,7 @@ class RMSNorm(torch.nn.RMSNorm):
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
         super().__init__(hidden_size, eps=eps, dtype=config.params_dtype)
         # finalize_model_grads sums the gradients of marked parameters over the tensor-parallel ranks.
-        self.weight.sequence_parallel = config.sequence_parallel
+        setattr(self.weight, "sequence_parallel", config.sequence_parallel)  # noqa: B010 - no attribute of a Parameter
 
 
 class LatentRMSNorm(RMSNorm):
@@ -67,7 +67,7 @@ class CoreAttention(torch.nn.Module):
         return context.permute(2, 0, 1, 3).flatten(2)
 
 
-class StockCoreAttention(DotProductAttention):  # type: ignore[misc]
+class StockCoreAttention(DotProductAttention):
     """megatron-core's own core attention, given the head sizes of multi-latent attention.
 
     Its constructor knows neither k_channels nor v_channels: https://github.com/NVIDIA/Megatron-LM/issues/1589

@@ -54,9 +54,7 @@ class Place:
         """The boxes of a tensor of shape [batch, sequence, ...] and its part for each; zigzag makes more than one."""
         # Column-parallel down-projections cut the latent and gather the sequence; duplicated ones do the opposite.
         latent_cut = probe.axes[-1] == "latent" and tensor.shape[-1] != probe.shape[-1]
-        rest = [
-            self._range(axis, size, latent_cut) for axis, size in zip(probe.axes[2:], probe.shape[2:], strict=True)
-        ]
+        rest = [self._range(axis, size, latent_cut) for axis, size in zip(probe.axes[2:], probe.shape[2:], strict=True)]
         runs = self.sequence_ranges(probe.kind, latent_cut)
         starts = itertools.accumulate((stop - start for start, stop in runs), initial=0)
         if sum(stop - start for start, stop in runs) != tensor.shape[1]:

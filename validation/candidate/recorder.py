@@ -57,4 +57,4 @@ class Recorder:
 def _digest(tensor: torch.Tensor) -> str:
     """A short digest of the bytes, equal on two ranks if and only if their tensors are equal to the bit."""
     data = tensor.detach().contiguous().reshape(-1).view(torch.uint8) if tensor.numel() else tensor
-    return hashlib.blake2b(data.cpu().numpy(), digest_size=8).hexdigest()
+    return hashlib.blake2b(data.cpu().numpy().data, digest_size=8).hexdigest()

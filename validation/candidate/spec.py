@@ -42,7 +42,7 @@ def _stock(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlo
 
 
 def _local(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
-    """The structure of the Transformer Engine spec: whole down-projections on every rank, norms that know the sequence split."""
+    """The structure of the Transformer Engine spec: whole down-projections on every rank, norms that know of the split."""
     block = _with_norms(_stock(config, vp_stage))
     for layer in block.layer_specs:
         attention = layer.submodules.self_attention.submodules
@@ -82,4 +82,4 @@ def _users(implementation: str) -> SpecFunction:
             f"--implementation {implementation}: cannot be imported ({error}); give package.module:function of something "
             "importable that takes (config, vp_stage)"
         ) from error
-    return function  # type: ignore[no-any-return]
+    return function

@@ -107,6 +107,6 @@ def experts_fill_ranks(case: Case) -> str | None:
         return None
     smallest = experts // math.gcd(experts, layout.tp * layout.cp)
     return (
-        f"layout {layout.name} has {ranks} ranks in a pipeline stage, not a multiple of the {experts} over which its experts are "
-        f"spread (etp{layout.expert_tp} * ep{layout.ep}); dp{smallest} works, or a multiple of it"
+        f"layout {layout.name} has {ranks} ranks in a pipeline stage, not a multiple of the {experts} over which its experts "
+        f"are spread (etp{layout.expert_tp} * ep{layout.ep}); dp{smallest} works, or a multiple of it"
     )

@@ -152,7 +152,9 @@ def _refuse_what_megatron_lacks(config: Mapping[str, Any], source: str) -> None:
     if config.get("hidden_act", "silu") != "silu":
         raise UsageError(f"{source}: hidden_act {config['hidden_act']!r} cannot be compared; DeepSeek-V3 has 'silu'")
     if config.get("num_key_value_heads") not in (None, config.get("num_attention_heads")):
-        raise UsageError(f"{source}: num_key_value_heads differs from num_attention_heads; multi-latent attention has one for each")
+        raise UsageError(
+            f"{source}: num_key_value_heads differs from num_attention_heads; multi-latent attention has one for each"
+        )
     if config.get("attention_dropout"):
         raise UsageError(f"{source}: attention_dropout is not 0, and two models that drop at random cannot be compared")
     _refuse_rope(config.get("rope_parameters") or config.get("rope_scaling") or {}, source)
@@ -171,4 +173,6 @@ def _refuse_rope(rope: Mapping[str, Any], source: str) -> None:
     }
     for name, values in neutral.items():
         if rope.get(name) not in values:
-            raise UsageError(f"{source}: rope setting {name}={rope[name]} has no counterpart in Megatron-Core; remove it to compare")
+            raise UsageError(
+                f"{source}: rope setting {name}={rope[name]} has no counterpart in Megatron-Core; remove it to compare"
+            )

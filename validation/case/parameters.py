@@ -75,6 +75,7 @@ def _mlp(prefix: str, hidden: int, inner: int) -> dict[str, tuple[int, ...]]:
 
 def _attention(model: Model) -> dict[str, tuple[int, ...]]:
     heads, hidden = model.num_attention_heads, model.hidden_size
+    query: dict[str, tuple[int, ...]]
     if model.q_lora_rank is None:
         query = {"self_attn.q_proj.weight": (heads * model.query_head_dim, hidden)}
     else:

@@ -126,8 +126,9 @@ def group_scores_agree(case: Case) -> str | None:
         return None
     return (
         f"Megatron-Core scores a group by its best {model.num_experts_per_tok // model.topk_group} experts "
-        f"(num_experts_per_tok {model.num_experts_per_tok} // topk_group {model.topk_group}) and HuggingFace by its best 2, so that "
-        f"the two choose other experts by design; num_experts_per_tok {2 * model.topk_group} or n_group 1 with topk_group 1 works"
+        f"(num_experts_per_tok {model.num_experts_per_tok} // topk_group {model.topk_group}) and HuggingFace by its best 2, so "
+        f"that the two choose other experts by design; num_experts_per_tok {2 * model.topk_group} works, or n_group 1 with "
+        "topk_group 1"
     )
 
 

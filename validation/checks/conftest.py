@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from validation.case.errors import PlumblineError
 from validation.checks.marks import members
 from validation.checks.parity import Parity
-from validation.checks.report import Report
+from validation.checks.report import Report, section_of
 from validation.run.options import Given, Settings, add_options, settings
 
 SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
@@ -61,12 +60,11 @@ def _place(item: Any) -> tuple[int, int, int, int]:
     order = {case.name: index for index, case in enumerate(item.config.stash[SETTINGS].cases)}
     case = item.callspec.params.get("parity") if hasattr(item, "callspec") else None
     layer = item.callspec.params.get("layer", -1) if hasattr(item, "callspec") else -1
-    section = getattr(item.module, "SECTION", (75, ""))[0]
-    return order.get(getattr(case, "name", ""), -1), section, layer, item.function.__code__.co_firstlineno
+    return order.get(getattr(case, "name", ""), -1), section_of(item)[0], layer, item.function.__code__.co_firstlineno
 
 
 @pytest.fixture
-def parity(request: pytest.FixtureRequest) -> Iterator[Parity]:
+def parity(request: pytest.FixtureRequest) -> Parity:
     """The case's result, run when the first check of the case asks for it."""
     report: Any = request.config.pluginmanager.get_plugin("plumbline-report")
-    yield Parity(request.param, report.result(request.param), request.node)
+    return Parity(request.param, report.result(request.param), request.node)

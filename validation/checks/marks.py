@@ -33,5 +33,7 @@ def members(kind: str, case: Case) -> list[int] | list[str]:
     }
     if kind in layers:
         return layers[kind]
-    known = parameters(model).values()
-    return [parameter.name for parameter in known if parameter.trained or kind == "every_parameter"]
+    if kind == "every_parameter":
+        return list(parameters(model))
+    # Gradients flow from the back: the first that is wrong is then the one nearest to the cause.
+    return [parameter.name for parameter in reversed(list(parameters(model).values())) if parameter.trained]

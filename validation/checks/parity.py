@@ -97,9 +97,7 @@ class Parity:
         if self.result.broken is not None:
             self._conclude("error", "Not decided", reasons=("the run did not finish",))
 
-    def _conclude(
-        self, status: str, title: str, numbers: str = "", reasons: tuple[str, ...] = (), details: str = ""
-    ) -> None:
+    def _conclude(self, status: str, title: str, numbers: str = "", reasons: tuple[str, ...] = (), details: str = "") -> None:
         from validation.compare.verdict import Verdict
 
         self._leave(Verdict(status, title, numbers, reasons, details=details))

@@ -33,6 +33,7 @@ class Report:
         self._wanted: list[Case] = []
         self._checks: dict[str, list[junit.Check]] = defaultdict(list)
         self._counts: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
         self._broke = False
         self._start = time.monotonic()
         self._progress = ProgressLine(config)
@@ -90,7 +91,7 @@ class Report:
     def pytest_runtest_makereport(self, item: pytest.Item, call: Any) -> Generator[None, Any, Any]:
         """Give the verdict to whoever reads the report."""
         report = yield
-        report.verdict, report.section = item.stash.get(VERDICT, None), getattr(item.module, "SECTION", (75, "Own Checks"))[1]
+        report.verdict, report.section = item.stash.get(VERDICT, None), section_of(item)[1]
         return report
 
     @pytest.hookimpl(tryfirst=True)
@@ -114,6 +115,8 @@ class Report:
 
     def _count(self, status: str, line: str) -> None:
         self._counts[status] += 1
+        if status in ("fail", "error") and self._result is not None:
+            self._first.setdefault(self._result.case.name, line)
         self._broke |= self._result is not None and self._result.broken is not None
 
     def _print(self, section: str, status: str, line: str, verdict: Verdict | None, details: str) -> None:
@@ -150,6 +153,9 @@ class Report:
         counted = ([f"{cases} cases"] if cases > 1 else []) + counted + [f"{time.monotonic() - self._start:.1f} s"]
         colour = {"green": True} if code == ExitCode.PASS else {"red": True}
         self._write(f"===== Overall result: {words.get(code, 'FAIL')} ({', '.join(counted)}) =====", **colour)
+        for case in self._wanted:
+            if case.name in self._first:
+                self._write(f"First in {case.layout.name}: {self._first[case.name]}")
         for case in self._settings.cases:
             if case.name in self._checks:
                 self._write(f"JUnit: {self._path(case)}")
@@ -185,6 +191,12 @@ class Report:
 
     def _write(self, line: str, **colours: bool) -> None:
         self._config.get_terminal_writer().line(line, **colours)
+
+
+def section_of(item: Any) -> tuple[int, str]:
+    """Where a check stands in the report, and under which heading: its module's SECTION, or with the user's own."""
+    section: tuple[int, str] = getattr(item.module, "SECTION", (75, "Own Checks"))
+    return section
 
 
 def _memory(result: Result) -> dict[str, str]:

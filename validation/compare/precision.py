@@ -52,10 +52,12 @@ def _backward(
     roots = (tensors,) if isinstance(tensors, torch.Tensor) else tuple(tensors)
     grads = (grad_tensors,) if isinstance(grad_tensors, torch.Tensor) else tuple(grad_tensors or [None] * len(roots))
     pairs = [
-        (root, torch.ones_like(root) if grad is None else grad) for root, grad in zip(roots, grads, strict=True) if root.requires_grad
+        (root, torch.ones_like(root) if grad is None else grad)
+        for root, grad in zip(roots, grads, strict=True)
+        if root.requires_grad
     ]
     keep = create_graph if retain_graph is None else retain_graph
-    Variable._execution_engine.run_backward(  # type: ignore[attr-defined]
+    Variable._execution_engine.run_backward(
         tuple(root for root, _ in pairs),
         tuple(grad for _, grad in pairs),
         keep,
@@ -76,7 +78,7 @@ def computing_in(precision: str, mode: type[Mode] = Mode) -> Iterator[torch.dtyp
     dtype = DTYPES[precision]
     torch.set_default_dtype(dtype)
     try:
-        torch.autograd.backward = _backward
+        torch.autograd.backward = _backward  # type: ignore[assignment]
         with mode(promote=precision == "fp64"):
             yield dtype
     finally:
@@ -86,7 +88,7 @@ def computing_in(precision: str, mode: type[Mode] = Mode) -> Iterator[torch.dtyp
 
 def as_stored() -> contextlib.AbstractContextManager[None]:
     """Within it nothing is promoted: a file's float32 tensor is read as float32."""
-    return torch._C.DisableTorchFunction()  # type: ignore[no-any-return,no-untyped-call]
+    return torch._C.DisableTorchFunction()
 
 
 def make_deterministic() -> dict[str, str]:

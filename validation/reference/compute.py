@@ -57,7 +57,7 @@ def _write(case: Case, folder: Path, device: torch.device, progress: Progress) -
         "keys": len(checkpoint.keys()),
         "unused": checkpoint.unused(),
         "set_aside": dict(checkpoint.set_aside),
-        "seconds": time.monotonic() - start,
+        "reference_seconds": round(time.monotonic() - start, 3),
         "attention": reference_model.ATTENTION,
         "experts": reference_model.EXPERTS_IMPLEMENTATION,
         **settings,

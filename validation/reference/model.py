@@ -36,9 +36,13 @@ AttentionMaskInterface.register(RECORDED_ATTENTION, sdpa_mask)
 
 
 def hf_config(model: Model) -> DeepseekV3Config:
-    """transformers' configuration of `model`."""
+    """Transformers' configuration of `model`."""
     numbers = model.as_dict()
-    rope = {"rope_type": numbers.pop("rope_type"), "rope_theta": numbers.pop("rope_theta"), "factor": numbers.pop("rope_factor")}
+    rope = {
+        "rope_type": numbers.pop("rope_type"),
+        "rope_theta": numbers.pop("rope_theta"),
+        "factor": numbers.pop("rope_factor"),
+    }
     yarn = ("original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
     rope |= {name: numbers.pop(name) for name in yarn}
     if rope["rope_type"] == "default":
@@ -86,7 +90,10 @@ def _state(model: Model, checkpoint: Checkpoint) -> Any:
         if EXPERTS not in name:
             yield name, read(name)
         elif name.endswith("gate_proj.weight"):
-            yield name.replace("gate_proj.weight", "gate_up_proj"), torch.cat([read(name), read(name.replace("gate_", "up_"))], 1)
+            yield (
+                name.replace("gate_proj.weight", "gate_up_proj"),
+                torch.cat([read(name), read(name.replace("gate_", "up_"))], 1),
+            )
         elif name.endswith("down_proj.weight"):
             yield name.removesuffix(".weight"), read(name)
 

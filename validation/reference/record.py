@@ -90,9 +90,7 @@ def _layer_hooks(hf: DeepseekV3ForCausalLM, model: Model, index: int, batch: Bat
         outputs["moe.output"] = layer.mlp
         outputs["moe.shared_expert"] = layer.mlp.shared_experts
     hooks = [module.register_forward_hook(_keep(found, f"{prefix}.{kind}")) for kind, module in outputs.items()]
-    hooks.append(
-        layer.post_attention_layernorm.register_forward_pre_hook(_keep_input(found, f"{prefix}.attention.residual"))
-    )
+    hooks.append(layer.post_attention_layernorm.register_forward_pre_hook(_keep_input(found, f"{prefix}.attention.residual")))
     if index in model.moe_layers:
         hooks += _router_hooks(layer.mlp, f"{prefix}.moe", batch, found)
     return hooks

@@ -18,6 +18,7 @@ from typing import Any
 
 from validation.case.case import Case
 
+
 def key(case: Case) -> str:
     """A digest of what the reference of `case` depends on; layout, implementation and transport are not in it."""
     depends = {

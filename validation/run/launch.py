@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from validation.case.case import Case
 from validation.case.errors import InfrastructureError
 
 GRACE = 2.0
@@ -197,7 +196,9 @@ def _post_mortem(folder: Path, ranks: int, timeout: float, timed_out: bool, erro
     stacks = _stacks(folder, ranks)
     if timed_out:
         doing = "; ".join(f"rank {rank} in '{last_step(folder, rank) or 'start'}'" for rank in range(ranks))
-        return Broken(None, f"the ranks did not finish within {timeout:g} s ({doing}); raise --timeout or look at the stacks", stacks)
+        return Broken(
+            None, f"the ranks did not finish within {timeout:g} s ({doing}); raise --timeout or look at the stacks", stacks
+        )
     failures = getattr(error, "failures", {})
     for rank, failure in sorted(failures.items(), key=lambda item: item[1].timestamp):
         raised = folder / f"rank-{rank}.error"

@@ -54,7 +54,11 @@ def add_options(add: Callable[..., Any]) -> None:
         add(f"--{degree}", type=int, default=None, metavar="N", help=f"{degree} of a single layout")
     add("--precision", default=None, help=f"{', '.join(PRECISIONS)} (default fp64 on the CPU, fp32 on GPUs)")
     add("--implementation", default="local", help=f"{', '.join(IMPLEMENTATIONS)} or your own package.module:function")
-    add("--transport", default="gloo", help=f"{', '.join(TRANSPORTS)}: gloo runs on the CPU, nccl on a GPU a rank (default gloo)")
+    add(
+        "--transport",
+        default="gloo",
+        help=f"{', '.join(TRANSPORTS)}: gloo runs on the CPU, nccl on a GPU a rank (default gloo)",
+    )
     add("--seed", type=int, default=DEFAULT_SEED, help="seed of weights and tokens")
     add("--batch-size", type=int, default=None, help="sequences of one step, over all data-parallel ranks")
     add("--micro-batch-size", type=int, default=None, help="sequences of one forward pass")
@@ -62,7 +66,13 @@ def add_options(add: Callable[..., Any]) -> None:
     add("--results", default="results", metavar="DIR", help="where the JUnit files go (default results)")
     add("--case-timeout", type=float, default=600.0, metavar="SECONDS", help="after which a case is killed (default 600)")
     add("--max-ranks", type=int, default=8, help="largest number of processes to start on the CPU (default 8)")
-    add("--jobs", type=int, default=None, metavar="N", help="cases that run at the same time (default 2 for tiny on the CPU, else 1)")
+    add(
+        "--jobs",
+        type=int,
+        default=None,
+        metavar="N",
+        help="cases that run at the same time (default 2 for tiny on the CPU, else 1)",
+    )
     add("--pieces", action="store_true", default=False, help="show every rank's pieces, and keep what the ranks left behind")
     add("--fresh", action="store_true", default=False, help="compute the reference again even if it is stored")
 

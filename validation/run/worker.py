@@ -13,7 +13,6 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 
 from validation.candidate import build, load, platform
-from validation.candidate.place import Place
 from validation.candidate.probes import ProbedChunk
 from validation.candidate.recorder import Recorder
 from validation.candidate.step import run_step
