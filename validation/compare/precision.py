@@ -77,9 +77,13 @@ def computing_in(precision: str, mode: type[Mode] = Mode) -> Iterator[torch.dtyp
     before, backward = torch.get_default_dtype(), torch.autograd.backward
     dtype = DTYPES[precision]
     torch.set_default_dtype(dtype)
+    promote = precision == "fp64"
     try:
+        if not promote and mode is Mode:
+            yield dtype
+            return
         torch.autograd.backward = _backward  # type: ignore[assignment]
-        with mode(promote=precision == "fp64"):
+        with mode(promote=promote):
             yield dtype
     finally:
         torch.autograd.backward = backward

@@ -25,6 +25,7 @@ def key(case: Case) -> str:
         "model": case.model.as_dict(),
         "precision": case.precision,
         "seed": case.seed,
+        "device": "cuda" if case.transport == "nccl" else "cpu",
         "batch": [case.batch_size, case.seq_length],
         "layers": case.layers,
         "checkpoint": _checkpoint_stamp(case.hf_model_path),
