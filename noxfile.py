@@ -23,12 +23,12 @@ from nox.command import CommandFailed
 sys.path.insert(0, str(Path(__file__).parent))
 
 from ci.matrix import Row, rows
+from validation.case.errors import ExitCode
 
 nox.needs_version = ">=2025.2.9"  # script mode
 nox.options.error_on_missing_interpreters = True
 nox.options.sessions = ["parity", "tests"]
 
-ENVIRONMENT_MISSING = 3
 _exit_codes: list[int] = []
 
 
@@ -36,12 +36,26 @@ _exit_codes: list[int] = []
 def _end_with_the_code_of_the_session() -> None:
     """Nox ends with 1 for every failure; whoever started it needs to know a wrong number from a missing GPU.
 
-    Of several codes the smallest: 1 (a check failed) outweighs 4 (the run broke, may be tried again).
+    Of several codes the smallest: 1 (a check failed) outweighs 4 (the run broke, may be tried again). Every command of a
+    session goes through `_run`, so that no failure is missing here.
     """
     if _exit_codes:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(min(_exit_codes))
+
+
+def _run(session: nox.Session, *command: str, failing: ExitCode | None = None) -> None:
+    """Run the command; if it fails, nox ends with `failing`, or with the code of the command itself.
+
+    A code that is none of ours is the operating system's: the process was killed.
+    """
+    try:
+        session.run(*command, external=True)
+    except CommandFailed as error:
+        code = failing or error.return_code
+        _exit_codes.append(code if code in list(ExitCode) else ExitCode.INFRASTRUCTURE)
+        raise
 
 
 def _environment(session: nox.Session, name: str, *requirements: str) -> str:
@@ -54,19 +68,15 @@ def _environment(session: nox.Session, name: str, *requirements: str) -> str:
     python = folder / "bin" / "python"
     if not python.exists():
         see_all = ["--system-site-packages"] if name == "cuda" else []
-        session.run(sys.executable, "-m", "virtualenv", "--quiet", *see_all, str(folder), external=True)
+        _run(session, sys.executable, "-m", "virtualenv", "--quiet", *see_all, str(folder), failing=ExitCode.INFRASTRUCTURE)
     files = [word for file in requirements for word in ("-r", f"requirements/{file}.txt")]
-    session.run(str(python), "-m", "pip", "install", "--quiet", *files, external=True)
+    _run(session, str(python), "-m", "pip", "install", "--quiet", *files, failing=ExitCode.INFRASTRUCTURE)
     return str(python)
 
 
 def _validate(session: nox.Session, python: str, row: Row) -> None:
     """Run `python -m validation`; the session, and nox, end with its exit code."""
-    try:
-        session.run(python, "-m", "validation", *row.arguments(), *session.posargs, external=True)
-    except CommandFailed as error:
-        _exit_codes.append(getattr(error, "return_code", None) or 1)
-        raise
+    _run(session, python, "-m", "validation", *row.arguments(), *session.posargs)
 
 
 def _cpu_session(row: Row) -> Callable[[nox.Session], None]:
@@ -80,7 +90,7 @@ def _gpu_session(row: Row) -> Callable[[nox.Session], None]:
     def body(session: nox.Session) -> None:
         # Before several gigabytes are installed for it.
         if not _driver():
-            _exit_codes.append(ENVIRONMENT_MISSING)
+            _exit_codes.append(ExitCode.ENVIRONMENT)
             needed = f"{row.gpus} GPU{'s' if row.gpus > 1 else ''}"
             session.error(
                 f"no NVIDIA driver on this machine, and {row.session} needs {needed}; "
@@ -109,19 +119,20 @@ for _row in rows():
 def tests(session: nox.Session) -> None:
     """Plumbline's own tests"""
     python = _environment(session, "cpu", "cpu", "tests")
-    session.run(python, "-m", "pytest", "tests", *session.posargs, external=True)
+    _run(session, python, "-m", "pytest", "tests", *session.posargs, failing=ExitCode.FAIL)
 
 
 @nox.session(venv_backend="none")
 def lint(session: nox.Session) -> None:
     """Style and types: ruff and mypy, as strict as CI"""
     python = _environment(session, "cpu", "cpu", "lint")
-    session.run(python, "-m", "ruff", "check", ".", external=True)
-    session.run(python, "-m", "ruff", "format", "--check", ".", external=True)
-    session.run(python, "-m", "mypy", external=True)
+    _run(session, python, "-m", "ruff", "check", ".", failing=ExitCode.FAIL)
+    _run(session, python, "-m", "ruff", "format", "--check", ".", failing=ExitCode.FAIL)
+    _run(session, python, "-m", "mypy", failing=ExitCode.FAIL)
 
 
 @nox.session(venv_backend="none")
 def benchmarks(session: nox.Session) -> None:
     """All layouts in one command against one torchrun per layout, side by side"""
-    session.run(_environment(session, "cpu", "cpu"), "benchmarks/layouts.py", *session.posargs, external=True)
+    python = _environment(session, "cpu", "cpu")
+    _run(session, python, "benchmarks/layouts.py", *session.posargs, failing=ExitCode.FAIL)

@@ -5,17 +5,20 @@ Viewers of JUnit on GitHub ignore properties, so the same numbers stand in the f
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from xml.etree import ElementTree
 
-from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
+from junitparser import Error, Failure, JUnitXml, Properties, Property, Skipped, TestCase, TestSuite
 
 LARGEST_FILE = 32 << 20
 """Bytes; a file of a thousand checks is a hundredth of it."""
 
+_OTHER_ENCODING = re.compile(rb"""<\?xml[^>]*encoding\s*=\s*["'](?!utf-8["'])""", re.IGNORECASE)
 # XML 1.0 has no way to write these, escaped or not: control characters, surrogates, non-characters.
 _UNWRITABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _ANSI = re.compile("\x1b\\[[0-9;?]*[A-Za-z]")
@@ -56,7 +59,9 @@ def write(path: Path, suite: Suite) -> None:
     xml.add_testsuite(_suite(suite))
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.part")
-    xml.write(str(unfinished), pretty=True)
+    # junitparser's own pretty printing loses the line ends of messages before Python 3.13.
+    ElementTree.indent(xml._elem)
+    xml.write(str(unfinished))
     os.replace(unfinished, path)
 
 
@@ -80,8 +85,7 @@ def _case(check: Check) -> TestCase:
     if check.status not in _STATUSES:
         raise ValueError(f"{check.name}: status {check.status!r} is none of {', '.join(_STATUSES)}")
     made = TestCase(_text(check.name), classname=_text(check.classname), time=round(check.seconds, 6))
-    # junitparser keeps properties of a testcase only as a child of its own making.
-    numbers = "\n".join(f"{name}: {value}" for name, value in check.properties.items())
+    numbers = _numbers(check.properties)
     made.system_out = _text("\n".join(part for part in (check.details, numbers) if part))
     outcome = {"fail": Failure, "error": Error, "known": Skipped}.get(check.status)
     if outcome is not None:
@@ -90,11 +94,14 @@ def _case(check: Check) -> TestCase:
     return made
 
 
+def _numbers(properties: Mapping[str, str]) -> str:
+    return "\n".join(f"{name}: {value}" for name, value in properties.items())
+
+
 def _add_properties(case: TestCase, properties: Mapping[str, str]) -> None:
     if not properties:
         return
-    from junitparser import Properties, Property
-
+    # junitparser keeps properties of a testcase only as a child of its own making.
     block = Properties()
     for name, value in properties.items():
         block.add_property(Property(_text(name), _text(value)))
@@ -102,7 +109,9 @@ def _add_properties(case: TestCase, properties: Mapping[str, str]) -> None:
 
 
 def _text(text: object) -> str:
-    return _UNWRITABLE.sub("\ufffd", _ANSI.sub("", str(text)))
+    """The text as XML can hold it and gives it back: no control characters, and one kind of line end."""
+    lines = str(text).replace("\r\n", "\n").replace("\r", "\n")
+    return _UNWRITABLE.sub("\ufffd", _ANSI.sub("", lines))
 
 
 def read(path: Path) -> Suite:
@@ -115,12 +124,18 @@ def read(path: Path) -> Suite:
     suites = list(xml) if isinstance(xml, JUnitXml) else [xml]
     if len(suites) != 1:
         raise UnreadableResults(f"{path.name}: {len(suites)} testsuites; one was expected")
-    found = suites[0]
+    try:
+        return _read_suite(suites[0])
+    except ValueError as error:
+        raise UnreadableResults(f"{path.name}: {error}") from error
+
+
+def _read_suite(found: TestSuite) -> Suite:
     return Suite(
         name=str(found.name),
         checks=tuple(_check(case) for case in found),
         properties={str(item.name): str(item.value) for item in found.properties()},
-        seconds=float(found.time or 0.0),
+        seconds=_seconds(found),
         timestamp=str(found.timestamp or ""),
     )
 
@@ -133,20 +148,40 @@ def _safe_bytes(path: Path) -> bytes:
         data = path.read_bytes()
     except OSError as error:
         raise UnreadableResults(f"{path.name}: {error.strerror}") from error
-    if b"<!DOCTYPE" in data or b"<!ENTITY" in data or b"\x00" in data:
+    if b"<!DOCTYPE" in data or b"<!ENTITY" in data or b"\x00" in data or _OTHER_ENCODING.match(data):
         raise UnreadableResults(f"{path.name}: declares entities or is not UTF-8, which no file of ours does")
     return data
 
 
+def _seconds(element: TestSuite | TestCase) -> float:
+    seconds = float(element.time or 0.0)
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise ValueError(f"a time of {seconds} seconds")
+    return seconds
+
+
 def _check(case: TestCase) -> Check:
-    result = case.result[0] if case.result else None
-    kinds = {Failure: "fail", Error: "error", Skipped: "known"}
+    if not (case.name and case.classname):
+        raise ValueError("a testcase without name or classname")
+    results = list(case.result)
+    status = _status(case.name, results)
+    properties = {str(item.get("name")): str(item.get("value")) for item in case._elem.iterfind("properties/property")}
     return Check(
-        classname=str(case.classname),
-        name=str(case.name),
-        status=kinds.get(type(result), "pass") if result is not None else "pass",
-        seconds=float(case.time or 0.0),
-        message=str(result.message or "") if result is not None else "",
-        details=str(case.system_out or ""),
-        properties={str(item.get("name")): str(item.get("value")) for item in case._elem.iterfind("properties/property")},
+        classname=case.classname,
+        name=case.name,
+        status=status,
+        seconds=_seconds(case),
+        message=str(results[0].message or "") if results else "",
+        details=(case.system_out or "").removesuffix(_numbers(properties)).removesuffix("\n" if properties else ""),
+        properties=properties,
     )
+
+
+def _status(name: str, results: list[Error | Failure | Skipped]) -> str:
+    """What the element says; a skip that is no known bug was never compared, and must not read as one."""
+    if not results:
+        return "pass"
+    status = {Failure: "fail", Error: "error", Skipped: "known"}.get(type(results[0]))
+    if len(results) > 1 or status is None or (status == "known" and results[0].type != "known"):
+        raise ValueError(f"{name}: not one verdict of pass, fail, known or error")
+    return status

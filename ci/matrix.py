@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from validation.case import preflight
+from validation.case.case import DEFAULT_SEED, Case
 from validation.case.errors import UsageError
 from validation.case.layout import Layout
+from validation.case.preset import preset
 
 TABLE = Path(__file__).with_name("matrix.yaml")
 EVENTS = ("pull_request", "merge_group", "nightly")
@@ -49,11 +53,13 @@ class Row:
 
 def rows(table: Path = TABLE) -> list[Row]:
     """Every session of the table, in its order. Raises UsageError, naming the row, for anything out of order."""
-    try:
-        entries = yaml.safe_load(table.read_text(encoding="utf-8"))["rows"]
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise UsageError(f"{table.name}: not a table with `rows` ({str(error).splitlines()[0]})") from None
-    found = [row for entry in entries for row in _expanded(entry, table.name)]
+    found: list[Row] = []
+    for number, entry in enumerate(_entries(table), start=1):
+        name = entry.get("session", f"row {number}") if isinstance(entry, dict) else f"row {number}"
+        try:
+            found += _expanded(entry)
+        except UsageError as error:
+            raise UsageError(f"{table.name}: {name}: {error}") from None
     names = [row.session for row in found]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
@@ -61,30 +67,96 @@ def rows(table: Path = TABLE) -> list[Row]:
     return found
 
 
-def _expanded(entry: dict[str, Any], source: str) -> list[Row]:
-    name = entry.get("session", "a row without a session")
-    known = {field.name for field in fields(Row)} | {"each"}
-    wrong = sorted(set(entry) - known) + sorted((known - set(entry)) - {"each", "layouts"})
-    if wrong or ("each" in entry) == ("layouts" in entry):
-        problem = f"{wrong[0]} is unknown or missing" if wrong else "give either `layouts` or `each`"
-        raise UsageError(f"{source}: {name}: {problem}; a row has {', '.join(sorted(known))}")
+def _entries(table: Path) -> list[Any]:
+    try:
+        content = yaml.safe_load(table.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UsageError(f"{table.name}: not YAML ({' '.join(str(error).split())})") from None
+    entries = content.get("rows") if isinstance(content, dict) else None
+    if not entries or not isinstance(entries, list):
+        raise UsageError(f"{table.name}: there is no list of `rows`; write one row for each session")
+    return entries
+
+
+def _expanded(entry: Any) -> list[Row]:
+    _well_formed(entry)
     if "layouts" in entry:
-        return [_row(entry, tuple(entry["layouts"]), source)]
+        return [_row(entry, entry["layouts"])]
+    if "{layout}" not in entry["session"]:
+        raise UsageError("a row with `each` is several sessions; put {layout} into its session name")
     rest = {key: value for key, value in entry.items() if key != "each"}
-    return [_row(_filled(rest, layout), (layout,), source) for layout in entry["each"]]
+    return [_row(_filled(rest, layout), [layout]) for layout in entry["each"]]
+
+
+def _well_formed(entry: Any) -> None:
+    """The keys are those of a row, each with a value of its kind."""
+    if not isinstance(entry, dict):
+        raise UsageError(f"{entry!r} is no row; a row is a mapping")
+    known = {field.name for field in fields(Row)} | {"each"}
+    if unknown := sorted(set(entry) - known, key=str):
+        raise UsageError(f"{unknown[0]} is unknown; a row has {', '.join(sorted(known))}")
+    if missing := sorted(known - set(entry) - {"each", "layouts"}):
+        raise UsageError(f"{missing[0]} is missing; a row has {', '.join(sorted(known))}")
+    if ("each" in entry) == ("layouts" in entry):
+        raise UsageError("give either `layouts`, for one session, or `each`, for one session per layout")
+    for key, value in entry.items():
+        if not _KINDS.get(key, _is_text)(value):
+            raise UsageError(f"{key} is {value!r}; it must be {_SAID.get(key, 'text')}")
 
 
 def _filled(entry: dict[str, Any], layout: str) -> dict[str, Any]:
     ranks = Layout.parse(layout).ranks
-    words = {"layout": layout, "ranks": f"{ranks} rank" + ("s" if ranks > 1 else "")}
-    return {**entry, "session": entry["session"].format(**words), "does": entry["does"].format(**words)}
+    words = {"{layout}": layout, "{ranks}": f"{ranks} rank{'s' if ranks > 1 else ''}"}
+    filled = dict(entry)
+    for key in ("session", "does"):
+        for word, value in words.items():
+            filled[key] = filled[key].replace(word, value)
+    return filled
 
 
-def _row(entry: dict[str, Any], layouts: tuple[str, ...], source: str) -> Row:
+def _row(entry: dict[str, Any], layouts: list[str]) -> Row:
+    if strange := [event for event in entry["when"] if event not in EVENTS]:
+        raise UsageError(f"event {strange[0]!r} is unknown; known are {', '.join(EVENTS)}")
+    if twice := [layout for layout in layouts if layouts.count(layout) > 1]:
+        raise UsageError(f"layout {twice[0]} is there twice; give each layout once")
+    lists = {"layouts": tuple(layouts), "runner": tuple(entry["runner"]), "when": tuple(entry["when"])}
+    row = Row(**{**entry, **lists})
     for layout in layouts:
-        Layout.parse(layout)
-    strange = [event for event in entry["when"] if event not in EVENTS]
-    if strange or not layouts:
-        problem = f"event {strange[0]!r} is unknown; known are {', '.join(EVENTS)}" if strange else "no layouts"
-        raise UsageError(f"{source}: {entry['session']}: {problem}")
-    return Row(**{**entry, "layouts": layouts, "runner": tuple(entry["runner"]), "when": tuple(entry["when"])})
+        _possible(row, Layout.parse(layout))
+    return row
+
+
+def _possible(row: Row, layout: Layout) -> None:
+    """Raises UsageError for a case that no machine could run: an unknown word, a degree that does not divide."""
+    base = preset(row.preset)
+    case = Case(
+        preset=base.name,
+        model=base.model,
+        layout=layout,
+        precision=row.precision,
+        implementation=row.implementation,
+        transport=row.transport,
+        seed=DEFAULT_SEED,
+        batch_size=base.batch_size,
+        micro_batch_size=1,
+        seq_length=base.seq_length,
+    )
+    preflight.check(case, max_ranks=layout.ranks, gpus=layout.ranks, memory=None)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+_KINDS: dict[str, Callable[[object], bool]] = {
+    "layouts": lambda value: _is_list(value) and bool(value),
+    "each": lambda value: _is_list(value) and bool(value),
+    "runner": lambda value: _is_list(value) and bool(value),
+    "when": _is_list,
+    "timeout": lambda value: type(value) is int and value > 0,
+}
+_SAID = dict.fromkeys(_KINDS, "a list of words") | {"timeout": "a whole number of minutes"}

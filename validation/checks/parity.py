@@ -29,7 +29,10 @@ class Parity:
         """The ranks ran to their end."""
         broken = self.result.broken
         if broken is None:
-            self._conclude("pass", f"{self.case.layout.ranks} ranks finished", f"in {self.result.seconds:.1f} s")
+            ranks = self.case.layout.ranks
+            over = max((memory["peak"] - memory["baseline"]) >> 20 for memory in self.result.memory)
+            numbers = f"in {self.result.seconds:.1f} s, at most {over} MiB over the imports"
+            self._conclude("pass", f"{ranks} rank{'s' if ranks > 1 else ''} finished", numbers)
         else:
             self._conclude("error", "The run did not finish", reasons=(broken.sentence,), details=broken.stacks)
 

@@ -200,10 +200,11 @@ def section_of(item: Any) -> tuple[int, str]:
 
 
 def _memory(result: Result) -> dict[str, str]:
-    return {
-        f"rank_{rank}_peak_memory_over_imports_mib": str((found["peak"] - found["baseline"]) >> 20)
-        for rank, found in enumerate(result.memory)
-    }
+    said = {}
+    for rank, found in enumerate(result.memory):
+        said[f"rank_{rank}_peak_memory_over_imports_mib"] = str((found["peak"] - found["baseline"]) >> 20)
+        said[f"rank_{rank}_parameters_mib"] = f"{found['parameters'] / (1 << 20):.1f}"
+    return said
 
 
 def _check(report: Any, status: str, title: str, verdict: Verdict | None, line: str, details: str) -> junit.Check:

@@ -56,16 +56,17 @@ def _findings(case: Case, stored: Reference, report: RankReport, timeout: float)
     with computing_in(case.precision, platform.CudaMeansCpu if on_cpu else Mode):
         build.start_groups(case.layout)
         recorder = Recorder(report.rank)
-        _measure(case, stored, recorder, report)
+        held = _measure(case, stored, recorder, report)
         place = _place()
     # A rank that leaves early takes its connections with it while others still read from them.
     dist.barrier()
     dist.destroy_process_group()
-    peak = _peak_memory()
-    return {**recorder.as_dict(), "place": place, "memory": {"baseline": baseline, "peak": peak}, "settings": settings}
+    memory = {"baseline": baseline, "peak": _peak_memory(), "parameters": held}
+    return {**recorder.as_dict(), "place": place, "memory": memory, "settings": settings}
 
 
-def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankReport) -> None:
+def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankReport) -> int:
+    """Everything that is compared, into the recorder; returns the bytes of the parameters that this rank holds."""
     report.progress("model")
     chunks = build.build(case)
     held = load.held_by(chunks, case.model, recorder)
@@ -86,6 +87,7 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
     report.progress("gradients")
     _compare_gradients(held, stored, recorder)
     recorder.close()
+    return sum(tensor.numel() * tensor.element_size() for tensor, _ in held)
 
 
 def _compare_gradients(held: load.Held, stored: Reference, recorder: Recorder) -> None:

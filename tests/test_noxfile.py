@@ -1,0 +1,133 @@
+"""What nox offers, and what it ends with. nox runs for real; where a session would install, a stand-in answers for python."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from ci.matrix import Row, rows
+
+ROOT = Path(__file__).parents[1]
+STAND_IN = """#!/bin/sh
+case "$*" in
+*"pip install"*) end=${INSTALL:-0} ;;
+*"-m validation"*) echo "$*" >> validation.log; end=${VALIDATION:-0} ;;
+*) end=${OTHERS:-0} ;;
+esac
+if [ "$end" = killed ]; then kill -9 $$; fi
+exit "$end"
+"""
+"""Answers for the python of a session's environment: each variable is the exit code of one kind of command."""
+
+Nox = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def run_nox(folder: Path, *arguments: str, codes: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Nox as a user runs it, but in the environment that the tests have."""
+    environment = {**os.environ, "NOX_SCRIPT_MODE": "none", "NO_COLOR": "1", **(codes or {})}
+    environment.pop("NOXSESSION", None)
+    command = [sys.executable, "-m", "nox", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def nox(tmp_path: Path) -> Nox:
+    """Nox in a copy of what it needs, whose environments are the stand-in."""
+    shutil.copy(ROOT / "noxfile.py", tmp_path)
+    for package in ("ci", "validation/case"):
+        shutil.copytree(ROOT / package, tmp_path / package)
+    shutil.copy(ROOT / "validation" / "__init__.py", tmp_path / "validation")
+    python = tmp_path / ".nox" / "cpu" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(STAND_IN, encoding="utf-8")
+    python.chmod(0o755)
+
+    def run(*sessions: str, **codes: str) -> subprocess.CompletedProcess[str]:
+        return run_nox(tmp_path, "-s", *sessions, codes=codes)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def listed() -> dict[str, str]:
+    """Session -> description, as nox tells them."""
+    # Not from --json, which leaves out what plain `nox` would not run.
+    found = re.finditer(r"^[*-] (\S+)(?: \[.*?\])?(?: -> (.*))?$", run_nox(ROOT, "-l").stdout, re.MULTILINE)
+    return {entry[1]: entry[2] or "" for entry in found}
+
+
+def test_every_row_of_the_table_is_a_session_that_says_what_it_does(listed: dict[str, str]) -> None:
+    said = {row.session: row.does for row in rows()}
+    assert {name: listed.get(name, "").lower() for name in said} == {name: does.lower() for name, does in said.items()}
+
+
+def test_every_session_for_a_layout_comes_from_the_table(listed: dict[str, str]) -> None:
+    assert set(listed) - {row.session for row in rows()} == {"tests", "lint", "benchmarks"}
+
+
+def test_every_session_has_a_description_of_one_line(listed: dict[str, str]) -> None:
+    assert listed
+    assert [name for name, text in listed.items() if not text] == []
+
+
+def test_nox_alone_runs_parity_and_the_tests() -> None:
+    lines = run_nox(ROOT, "-l").stdout.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("* ")] == ["parity", "tests"]
+
+
+def test_a_session_runs_the_command_of_its_row_with_what_the_user_adds(nox: Nox, tmp_path: Path) -> None:
+    ended = nox("cpu_tp2", "--", "--seed", "7")
+    assert ended.returncode == 0, ended.stderr
+    row = next(row for row in rows() if row.session == "cpu_tp2")
+    expected = ["-m", "validation", *row.arguments(), "--seed", "7"]
+    assert (tmp_path / "validation.log").read_text(encoding="utf-8").split() == expected
+
+
+@pytest.mark.skipif(
+    Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None,
+    reason="there is an NVIDIA driver, so a GPU session goes on to install",
+)
+@pytest.mark.parametrize("row", [row for row in rows() if row.gpus], ids=lambda row: row.session)
+def test_a_gpu_session_where_there_is_no_gpu_ends_with_3_and_says_what_works(nox: Nox, tmp_path: Path, row: Row) -> None:
+    instead = row.session.replace("gpu_", "cpu_")
+    ended = nox(row.session)
+    assert ended.returncode == 3
+    assert f"no NVIDIA driver on this machine, and {row.session} needs {row.gpus} GPU" in ended.stderr
+    assert f"{instead} compares the same layout on the CPU" in ended.stderr
+    assert instead in [other.session for other in rows()]
+    assert f"Session {row.session} aborted" in ended.stderr
+    assert not (tmp_path / ".nox" / "cuda").exists()
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 3, 4])
+def test_nox_ends_with_the_exit_code_of_the_comparison(nox: Nox, code: int) -> None:
+    ended = nox("cpu_tp2", VALIDATION=str(code))
+    assert ended.returncode == code
+    assert f"Session cpu_tp2 {'failed' if code else 'was successful'}" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("sessions", "codes", "expected"),
+    [
+        pytest.param(["cpu_tp2"], {"VALIDATION": "killed"}, 4, id="a comparison that was killed broke"),
+        pytest.param(["cpu_tp2"], {"VALIDATION": "137"}, 4, id="a comparison that was killed in a shell broke"),
+        pytest.param(["cpu_tp2"], {"INSTALL": "1"}, 4, id="an install that failed is no wrong number"),
+        pytest.param(["tests"], {"OTHERS": "2"}, 1, id="tests that failed are a failure"),
+        pytest.param(
+            ["cpu_tp2", "lint"], {"VALIDATION": "4", "OTHERS": "1"}, 1, id="a failure after a broken run outweighs it"
+        ),
+        pytest.param(
+            ["lint", "cpu_tp2"], {"VALIDATION": "4", "OTHERS": "1"}, 1, id="a failure before a broken run outweighs it"
+        ),
+        pytest.param(["lint", "cpu_tp2"], {"VALIDATION": "4"}, 4, id="a success does not hide a broken run"),
+    ],
+)
+def test_only_a_broken_run_may_be_tried_again(nox: Nox, sessions: list[str], codes: dict[str, str], expected: int) -> None:
+    assert nox(*sessions, **codes).returncode == expected
