@@ -16,10 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from validation.case.errors import UsageError
+from validation.case.folder import model_from_folder
 from validation.case.parameters import parameters
 from validation.case.preset import TINY
-from validation.reference import shard
-from validation.reference.checkpoint import Checkpoint, model_from_folder, verify
+from validation.compare import sliced
+from validation.reference.checkpoint import Checkpoint, verify
 
 MODEL = TINY.model
 GATE = "model.layers.1.mlp.experts.gate_proj.weight"
@@ -392,13 +393,13 @@ def test_the_digest_changes_with_one_bit_and_with_the_dtype(folder: Path) -> Non
 RESIDENT = """
 import sys, torch
 from validation.case.model import Model
-from validation.reference import shard
+from validation.compare import sliced
 from validation.reference.checkpoint import Checkpoint, verify
 
 def resident() -> int:
     return next(int(line.split()[1]) // 1024 for line in open("/proc/self/status") if line.startswith("VmRSS"))
 
-shard.READ_BEFORE_REOPENING = int(sys.argv[2])
+sliced.REOPEN_AFTER = int(sys.argv[2])
 with Checkpoint.open(sys.argv[1]) as checkpoint:
     torch.zeros(1).isfinite().all()
     before, most = resident(), 0
@@ -434,5 +435,5 @@ def grown(path: Path, reopening: int) -> int:
 def test_resident_memory_is_bounded_by_the_slices_and_not_by_the_file(large: Path) -> None:
     """75 MiB are kept of 300: at most 64 more are resident; without reopening, all of the file is."""
     assert (large / "model.safetensors").stat().st_size > 290 * 2**20
-    assert grown(large, shard.READ_BEFORE_REOPENING) < 75 + 64 + 16
+    assert grown(large, sliced.REOPEN_AFTER) < 75 + 64 + 16
     assert grown(large, 2**40) > 300

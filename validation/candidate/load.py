@@ -11,7 +11,6 @@ from validation.candidate.recorder import Recorder
 from validation.candidate.weights import Holding, Ranks, UnknownTensorError, holdings, tensors
 from validation.case.model import Model
 from validation.compare.piece import slices
-from validation.compare.precision import as_stored
 from validation.reference.checkpoint import Checkpoint
 
 Held = list[tuple[torch.Tensor, list[Holding]]]
@@ -42,9 +41,7 @@ def load(chunks: list[GPTModel], held: Held, checkpoint: Checkpoint, recorder: R
             tensor.fill_(float("nan"))
     for tensor, parts in held:
         for part in parts:
-            with as_stored():
-                stored = checkpoint.read(part.parameter.name, slices(part.box))
-            part.of(tensor).copy_(stored)
+            part.of(tensor).copy_(checkpoint.read(part.parameter.name, slices(part.box)))
     for chunk in chunks:
         for name, tensor in tensors(chunk):
             if torch.isnan(tensor).any():
@@ -55,6 +52,5 @@ def compare_weights(held: Held, checkpoint: Checkpoint, recorder: Recorder) -> N
     """Read every tensor back into the checkpoint's layout and measure it against the file, in the tensor's dtype."""
     for tensor, parts in held:
         for part in parts:
-            with as_stored():
-                expected = checkpoint.read(part.parameter.name, slices(part.box)).to(tensor.dtype)
+            expected = checkpoint.read(part.parameter.name, slices(part.box)).to(tensor.dtype)
             recorder.measure(f"{WEIGHTS}{part.parameter.name}", part.of(tensor.detach()), part.box, expected)

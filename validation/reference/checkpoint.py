@@ -3,62 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import torch
 
 from validation.case.errors import UsageError
-from validation.case.model import Model, from_hf_config
+from validation.case.folder import model_from_folder
+from validation.case.model import Model
 from validation.case.parameters import EXPERTS, Parameter, parameters
-from validation.reference.shard import DTYPES, READ_BEFORE_REOPENING, Described, Shard, safetensors_files
+from validation.compare.precision import as_stored
+from validation.compare.sliced import REOPEN_AFTER
+from validation.reference.shard import DTYPES, Described, Shard, safetensors_files
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 MTP, NOT_CHOSEN, INV_FREQ = "multi-token prediction layers", "layers not chosen", "rotary_emb.inv_freq"
 """Reasons why a key of the file is set aside."""
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The folder's `config.json`. Raises UsageError."""
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder; name one that holds config.json and safetensors files")
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"{folder}: no config.json; name a HuggingFace checkpoint folder") from None
-    except ValueError as error:
-        raise UsageError(f"{folder}: config.json is not JSON ({error}); download it again") from None
-    if not isinstance(config, dict):
-        raise UsageError(f"{folder}: config.json is not a JSON object; download it again")
-    return config
-
-
-def model_from_folder(path: str | Path, layers: tuple[int, ...] = ()) -> Model:
-    """The model of a checkpoint folder; with `layers`, of those of its layers only. Raises UsageError."""
-    model = from_hf_config(read_config(Path(path)), str(path))
-    _whole_numbers(model, str(path))
-    if not layers:
-        return model
-    count = model.num_hidden_layers
-    if sorted(set(layers)) != list(layers) or layers[0] < 0 or layers[-1] >= count:
-        chosen = ",".join(map(str, layers))
-        raise UsageError(f"--layers {chosen}: give layers of {path} in ascending order, each once, from 0 to {count - 1}")
-    dense = sum(layer < model.first_k_dense_replace for layer in layers)
-    return replace(model, num_hidden_layers=len(layers), first_k_dense_replace=dense)
-
-
-def _whole_numbers(model: Model, source: str) -> None:
-    for field in fields(model):
-        value = getattr(model, field.name)
-        if str(field.type).startswith("int") and value is not None and (not isinstance(value, int) or value < 0):
-            raise UsageError(f"{source}: {field.name} in config.json is {value!r}; it must be a whole number")
 
 
 class Checkpoint:
@@ -128,12 +93,12 @@ class Checkpoint:
         """
         parameter = self.parameters[name]
         bounds = _bounds(parameter, slices)
-        out = torch.empty([bound.stop - bound.start for bound in bounds], dtype=self.dtype(name))
         if EXPERTS not in name:
-            self._copy(out, self._keys[name][0], bounds)
-            return out
-        for place, key in enumerate(self._keys[name][bounds[0]]):
-            self._copy(out[place], key, bounds[1:])
+            return self._read(self._keys[name][0], bounds)
+        with as_stored():
+            out = torch.empty([bound.stop - bound.start for bound in bounds], dtype=self.dtype(name))
+            for place, key in enumerate(self._keys[name][bounds[0]]):
+                out[place] = self._read(key, bounds[1:])
         return out
 
     def unused(self) -> list[str]:
@@ -150,16 +115,13 @@ class Checkpoint:
         """The tensors of a parameter, one per expert where it has them, a few rows at a time so that memory stays bounded."""
         for key in self._keys[name]:
             tensor = self._tensors[key]
-            step = max(1, READ_BEFORE_REOPENING // max(1, tensor.row_bytes))
+            step = max(1, REOPEN_AFTER // max(1, tensor.row_bytes))
             for start in range(0, tensor.shape[0], step):
                 rows = slice(start, min(start + step, tensor.shape[0]))
-                out = torch.empty([rows.stop - rows.start, *tensor.shape[1:]], dtype=DTYPES[tensor.dtype])
-                self._copy(out, key, (rows, *(slice(0, size) for size in tensor.shape[1:])))
-                yield key, out
+                yield key, self._read(key, (rows, *(slice(0, size) for size in tensor.shape[1:])))
 
-    def _copy(self, out: torch.Tensor, key: str, slices: tuple[slice, ...]) -> None:
-        tensor = self._tensors[key]
-        tensor.shard.read_into(out, key, slices, tensor.row_bytes)
+    def _read(self, key: str, slices: tuple[slice, ...]) -> torch.Tensor:
+        return self._tensors[key].shard.read(key, slices)
 
     def _left(self) -> list[str]:
         used = {key for keys in self._keys.values() for key in keys}

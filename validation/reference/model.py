@@ -13,7 +13,6 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCa
 
 from validation.case.model import Model
 from validation.case.parameters import EXPERTS, parameters
-from validation.compare.precision import as_stored
 from validation.reference.checkpoint import Checkpoint
 
 ATTENTION, RECORDED_ATTENTION = "sdpa", "plumbline_recorded"
@@ -81,21 +80,16 @@ def build(model: Model, checkpoint: Checkpoint, dtype: torch.dtype, device: torc
 
 def _state(model: Model, checkpoint: Checkpoint) -> Any:
     """Name and value as transformers holds them in memory: a layer's experts in two tensors, gate and up in one."""
-
-    def read(name: str) -> torch.Tensor:
-        with as_stored():
-            return checkpoint.read(name)
-
     for name in parameters(model):
         if EXPERTS not in name:
-            yield name, read(name)
+            yield name, checkpoint.read(name)
         elif name.endswith("gate_proj.weight"):
             yield (
                 name.replace("gate_proj.weight", "gate_up_proj"),
-                torch.cat([read(name), read(name.replace("gate_", "up_"))], 1),
+                torch.cat([checkpoint.read(name), checkpoint.read(name.replace("gate_", "up_"))], 1),
             )
         elif name.endswith("down_proj.weight"):
-            yield name.removesuffix(".weight"), read(name)
+            yield name.removesuffix(".weight"), checkpoint.read(name)
 
 
 def gradients(hf: DeepseekV3ForCausalLM, model: Model) -> dict[str, torch.Tensor]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from validation.case.case import DEFAULT_SEED, IMPLEMENTATIONS, PRECISIONS, TRANSPORTS, Case
 from validation.case.errors import UsageError
+from validation.case.folder import model_from_folder
 from validation.case.layout import Layout
-from validation.case.model import Model, from_hf_config
 from validation.case.preset import PRESETS, Preset, preset
 
 DEGREES = ("tp", "pp", "vpp", "ep", "etp", "cp", "dp")
@@ -134,30 +133,8 @@ def _base(options: Any) -> tuple[Preset, str | None]:
     if options.numbers:
         raise UsageError("--set changes a preset; a checkpoint's numbers are its own (take fewer layers with --layers)")
     folder = Path(options.hf_model_path)
-    model = _checkpoint_model(folder, _layers(options.layers))
+    model = model_from_folder(folder, _layers(options.layers))
     return Preset(folder.resolve().name, model, batch_size=2, micro_batch_size=1, seq_length=64), str(folder)
-
-
-def _checkpoint_model(folder: Path, layers: tuple[int, ...]) -> Model:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except OSError:
-        raise UsageError(f"{folder}: no config.json there; give the folder that save_pretrained wrote") from None
-    except ValueError:
-        raise UsageError(f"{folder}/config.json is not JSON; download it again") from None
-    return with_layers(from_hf_config(config, str(folder)), layers)
-
-
-def with_layers(model: Model, layers: tuple[int, ...]) -> Model:
-    """The model made of some layers of `model`, in order; all of them for none given. Raises UsageError."""
-    if not layers:
-        return model
-    if list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < model.num_hidden_layers:
-        raise UsageError(
-            f"--layers {','.join(map(str, layers))}: give layers from 0 to {model.num_hidden_layers - 1}, ascending, each once"
-        )
-    dense = sum(layer in model.dense_layers for layer in layers)
-    return replace(model, num_hidden_layers=len(layers), first_k_dense_replace=dense)
 
 
 def _layers(text: str) -> tuple[int, ...]:

@@ -76,6 +76,7 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
     load.compare_weights(held, checkpoint, recorder)
     for chunk in chunks:
         ProbedChunk(chunk, case, recorder, stored.probes)
+    report.progress("gradient buffers")
     wrapped = build.wrap(chunks)
     for model in wrapped:
         model.train()

@@ -1,0 +1,47 @@
+"""What a HuggingFace checkpoint folder says of its model, read from `config.json` alone. No torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from validation.case.errors import UsageError
+from validation.case.model import Model, from_hf_config
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The folder's `config.json`. Raises UsageError."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder; name one that holds config.json and safetensors files")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{folder}: no config.json; name a HuggingFace checkpoint folder") from None
+    except ValueError as error:
+        raise UsageError(f"{folder}: config.json is not JSON ({error}); download it again") from None
+    if not isinstance(config, dict):
+        raise UsageError(f"{folder}: config.json is not a JSON object; download it again")
+    return config
+
+
+def model_from_folder(path: str | Path, layers: tuple[int, ...] = ()) -> Model:
+    """The model of a checkpoint folder; with `layers`, of those of its layers only. Raises UsageError."""
+    model = from_hf_config(read_config(Path(path)), str(path))
+    _whole_numbers(model, str(path))
+    if not layers:
+        return model
+    count = model.num_hidden_layers
+    if sorted(set(layers)) != list(layers) or layers[0] < 0 or layers[-1] >= count:
+        chosen = ",".join(map(str, layers))
+        raise UsageError(f"--layers {chosen}: give layers of {path} in ascending order, each once, from 0 to {count - 1}")
+    dense = sum(layer < model.first_k_dense_replace for layer in layers)
+    return replace(model, num_hidden_layers=len(layers), first_k_dense_replace=dense)
+
+
+def _whole_numbers(model: Model, source: str) -> None:
+    for field in fields(model):
+        value = getattr(model, field.name)
+        if str(field.type).startswith("int") and value is not None and (not isinstance(value, int) or value < 0):
+            raise UsageError(f"{source}: {field.name} in config.json is {value!r}; it must be a whole number")
