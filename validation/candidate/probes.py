@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,17 +13,23 @@ from validation.candidate.recorder import Recorder
 from validation.case.case import Case
 from validation.case.probes import Probe, probes
 from validation.compare.observe import SIGMOID, Observed
+from validation.reference.store import Reference
+
+PROBE_GRADIENTS = "probe_gradients/"
+"""What precedes a probe's name in a report: its value and its gradient are two tensors."""
 
 
 class ProbedChunk:
     """One model chunk under observation.
 
     Megatron's tensors are [sequence, batch, ...]; probes are [batch, sequence, ...]. What a hook sees counts only while
-    the chunk's own forward runs, so that recomputation in the backward pass is not recorded again.
+    the chunk's own forward runs, so that recomputation in the backward pass is not recorded again. Megatron's backward
+    starts from a sum and is divided by the number of tokens at the end; `tokens`, the number in the whole batch, makes the
+    gradients that pass a probe comparable before that.
     """
 
-    def __init__(self, chunk: GPTModel, case: Case, recorder: Recorder, reference: Path) -> None:
-        self._case, self._recorder, self._reference = case, recorder, reference
+    def __init__(self, chunk: GPTModel, case: Case, recorder: Recorder, reference: Reference, tokens: int) -> None:
+        self._case, self._recorder, self._reference, self._tokens = case, recorder, reference, tokens
         self._place = Place.here(case)
         self._probes = probes(case.model, case.batch_size, case.seq_length)
         self._micro_batch, self._running = -1, False
@@ -47,21 +52,39 @@ class ProbedChunk:
         self._running = False
 
     def _token_loss(self, module: Any, arguments: Any, output: torch.Tensor) -> None:
-        self._compare(self._probes["token_loss"], output)
+        self._keep(self._probes["token_loss"], output, lambda tensor: tensor)
 
-    def _record(self, name: str, tensor: torch.Tensor) -> None:
-        """Record a tensor of shape [sequence, batch, ...]; heads may still be joined with their elements."""
+    def _record(self, name: str, tensor: torch.Tensor, size: torch.Size | None = None) -> None:
+        """Record a tensor of shape [sequence, batch, ...]; heads may still be joined with their elements.
+
+        `size` is that shape where sequence and batch are joined in the tensor.
+        """
         if not self._running:
             return
         probe = self._probes[name]
-        tensor = tensor.detach().transpose(0, 1)
-        if probe.axes[-1] == "head_dim" and tensor.dim() == 3:
-            tensor = tensor.unflatten(-1, (-1, probe.shape[-1]))
-        self._compare(probe, tensor)
 
-    def _compare(self, probe: Probe, tensor: torch.Tensor) -> None:
-        for box, part in self._place.pieces(probe, tensor, self._micro_batch):
-            self._recorder.compare(probe.name, part, box, self._reference)
+        def batch_first(tensor: torch.Tensor) -> torch.Tensor:
+            tensor = (tensor if size is None else tensor.view(size)).transpose(0, 1)
+            joined = probe.axes[-1] == "head_dim" and tensor.dim() == 3
+            return tensor.unflatten(-1, (-1, probe.shape[-1])) if joined else tensor
+
+        self._keep(probe, tensor, batch_first)
+
+    def _keep(self, probe: Probe, tensor: torch.Tensor, view: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Compare what `view` makes of the tensor, and later of the gradient that reaches it."""
+        micro_batch = self._micro_batch
+        for box, part in self._place.pieces(probe, view(tensor.detach()), micro_batch):
+            self._recorder.compare(probe.name, part, box, self._reference.probes)
+        if not (probe.has_gradient and tensor.requires_grad):
+            return
+
+        def compare_gradient(gradient: torch.Tensor) -> None:
+            scaled = view(gradient.detach()) / self._tokens
+            for box, part in self._place.pieces(probe, scaled, micro_batch):
+                name = f"{PROBE_GRADIENTS}{probe.name}"
+                self._recorder.compare(name, part, box, self._reference.probe_gradients, key=probe.name)
+
+        tensor.register_hook(compare_gradient)
 
     def _output(self, name: str) -> Callable[..., None]:
         def hook(module: Any, arguments: Any, output: Any) -> None:
@@ -108,9 +131,6 @@ class ProbedChunk:
         gating, routing, combine = router.gating, router.routing, dispatcher.combine_postprocess
         sizes: list[torch.Size] = []
 
-        def tokens_apart(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.view(*sizes[-1][:2], -1)
-
         def seen_gating(*args: Any, **kwargs: Any) -> Any:
             logits = gating(*args, **kwargs)
             sizes.append(logits.shape)
@@ -118,11 +138,11 @@ class ProbedChunk:
             return logits
 
         def seen_routing(*args: Any, **kwargs: Any) -> Any:
-            with Observed(SIGMOID, lambda scores: self._record(f"{prefix}.router.scores", tokens_apart(scores))):
+            size = sizes.pop()
+            with Observed(SIGMOID, lambda scores: self._record(f"{prefix}.router.scores", scores, size)):
                 weights, chosen = routing(*args, **kwargs)
-            self._record(f"{prefix}.router.weights", tokens_apart(weights))
-            self._record(f"{prefix}.router.experts", tokens_apart(chosen))
-            sizes.pop()
+            self._record(f"{prefix}.router.weights", weights, size)
+            self._record(f"{prefix}.router.experts", chosen, size)
             return weights, chosen
 
         def seen_combine(*args: Any, **kwargs: Any) -> Any:

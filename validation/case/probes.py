@@ -60,6 +60,11 @@ class Probe:
         return self.name if self.layer is None else self.name.split(".", 2)[2]
 
     @property
+    def has_gradient(self) -> bool:
+        """Whether a gradient reaches it: not the choice of experts, which is discrete, nor the loss, where it starts."""
+        return self.kind not in ("moe.router.experts", "loss")
+
+    @property
     def title(self) -> str:
         """The probe as a reader sees it: `Layer 0 Attention Output`."""
         prefix = "" if self.layer is None else f"Layer {self.layer} "

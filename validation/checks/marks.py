@@ -6,6 +6,7 @@ import pytest
 
 from validation.case.case import Case
 from validation.case.parameters import parameters
+from validation.case.probes import observed
 
 every_layer = pytest.mark.every("layer", "every_layer")
 dense_layers = pytest.mark.every("layer", "dense_layers")
@@ -13,6 +14,7 @@ moe_layers = pytest.mark.every("layer", "moe_layers")
 query_latent_layers = pytest.mark.every("layer", "query_latent_layers")
 shared_expert_layers = pytest.mark.every("layer", "shared_expert_layers")
 mlp_norm_layers = pytest.mark.every("layer", "mlp_norm_layers")
+every_probe_gradient = pytest.mark.every("probe", "every_probe_gradient")
 every_parameter = pytest.mark.every("parameter", "every_parameter")
 trained_parameters = pytest.mark.every("parameter", "trained_parameters")
 """Each makes one check per layer (or parameter) of that kind that the case's model has."""
@@ -33,6 +35,8 @@ def members(kind: str, case: Case) -> list[int] | list[str]:
     }
     if kind in layers:
         return layers[kind]
+    if kind == "every_probe_gradient":
+        return [probe.name for probe in reversed(list(observed(case).values())) if probe.has_gradient]
     if kind == "every_parameter":
         return list(parameters(model))
     # Gradients flow from the back: the first that is wrong is then the one nearest to the cause.

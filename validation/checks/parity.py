@@ -57,6 +57,11 @@ class Parity:
         known = parameters(self.case.model)[parameter]
         self._compare(f"weights/{parameter}", known.title, known.shape, EXACT)
 
+    def probe_gradient_agrees(self, probe: str) -> None:
+        """The gradient that reaches `probe` is the reference's."""
+        known = observed(self.case)[probe]
+        self._compare(f"probe_gradients/{probe}", f"{known.title} Gradient", known.shape)
+
     def gradient_agrees(self, parameter: str) -> None:
         """The gradient after finalize_model_grads is the reference's, and the same on every rank that holds it."""
         known: Parameter = parameters(self.case.model)[parameter]

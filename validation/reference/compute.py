@@ -16,7 +16,7 @@ from validation.reference import model as reference_model
 from validation.reference import store
 from validation.reference.batch import Batch, make_batch
 from validation.reference.checkpoint import Checkpoint, verify
-from validation.reference.record import record_forward
+from validation.reference.record import record_step
 from validation.reference.weights import save_weights
 
 Progress = Callable[[str], None]
@@ -43,11 +43,9 @@ def _write(case: Case, folder: Path, device: torch.device, progress: Progress) -
         progress("reference model")
         hf = reference_model.build(case.model, checkpoint, dtype, device)
         on_device = Batch(*(tensor.to(device) for tensor in (batch.tokens, batch.labels, batch.mask)))
-        progress("reference forward")
-        probes, loss = record_forward(hf, case.model, on_device)
-        save_file(probes, folder / "probes.safetensors")
-        progress("reference backward")
-        loss.backward()
+        recording = record_step(hf, case.model, on_device, progress)
+        save_file(recording.forward, folder / "probes.safetensors")
+        save_file(recording.gradients, folder / "probe_gradients.safetensors")
         save_file(
             {name: gradient.cpu() for name, gradient in reference_model.gradients(hf, case.model).items()},
             folder / "gradients.safetensors",

@@ -1,4 +1,4 @@
-"""Recording every probe of the HuggingFace model."""
+"""Recording every probe of the HuggingFace model, forward and gradient."""
 
 from __future__ import annotations
 
@@ -14,65 +14,90 @@ from validation.compare.observe import SIGMOID, Observed
 from validation.reference import model as reference_model
 from validation.reference.batch import Batch
 
-Recorded = dict[str, torch.Tensor]
+View = Callable[[torch.Tensor], torch.Tensor]
 
 
-def record_forward(hf: DeepseekV3ForCausalLM, model: Model, batch: Batch) -> tuple[Recorded, torch.Tensor]:
-    """Every forward probe by name, and the loss to go backward from.
+class Recording:
+    """The probes of one step by name: `forward` after the forward pass, `gradients` after the backward pass."""
+
+    def __init__(self) -> None:
+        self.forward: dict[str, torch.Tensor] = {}
+        self.gradients: dict[str, torch.Tensor] = {}
+
+    def keep(self, name: str, tensor: torch.Tensor, view: View = lambda tensor: tensor) -> None:
+        """Keep a tensor in the probe's shape, which `view` gives it, and the gradient that reaches it later."""
+        self.forward[name] = _copy(view(tensor.detach()))
+        if tensor.requires_grad:
+
+            def keep_gradient(gradient: torch.Tensor) -> None:
+                self.gradients[name] = _copy(view(gradient))
+
+            tensor.register_hook(keep_gradient)
+
+    def output(self, name: str) -> Callable[..., None]:
+        """A forward hook that keeps what the module returns."""
+
+        def hook(module: Any, arguments: Any, output: Any) -> None:
+            self.keep(name, output[0] if isinstance(output, tuple) else output)
+
+        return hook
+
+    def input(self, name: str) -> Callable[..., None]:
+        """A forward pre-hook that keeps what the module is given."""
+
+        def hook(module: Any, arguments: Any) -> None:
+            self.keep(name, arguments[0])
+
+        return hook
+
+
+def record_step(hf: DeepseekV3ForCausalLM, model: Model, batch: Batch, progress: Callable[[str], None]) -> Recording:
+    """Forward and backward, every probe of both.
 
     The loss is the mean over the positions that count, as training divides it.
     """
-    found: Recorded = {}
-    hooks = [hook for layer in range(model.num_hidden_layers) for hook in _layer_hooks(hf, model, layer, batch, found)]
+    recording = Recording()
+    hooks = [hook for layer in range(model.num_hidden_layers) for hook in _layer_hooks(hf, model, layer, batch, recording)]
     hooks += [
-        hf.model.embed_tokens.register_forward_hook(_keep(found, "embedding")),
-        hf.model.norm.register_forward_hook(_keep(found, "final_norm")),
+        hf.model.embed_tokens.register_forward_hook(recording.output("embedding")),
+        hf.model.norm.register_forward_hook(recording.output("final_norm")),
     ]
-    attention = _attention(found)
+    attention = _attention(recording)
     reference_model.on_attention.append(attention)
+    progress("reference forward")
     try:
         logits = hf(input_ids=batch.tokens, use_cache=False).logits
     finally:
         reference_model.on_attention.remove(attention)
         for hook in hooks:
             hook.remove()
+    recording.keep("logits", logits)
     token_loss = functional.cross_entropy(logits.float().flatten(0, 1), batch.labels.flatten(), reduction="none")
     token_loss = token_loss.view(batch.labels.shape)
+    recording.keep("token_loss", token_loss)
     loss = (token_loss * batch.mask).sum() / batch.mask.sum()
-    found |= {"logits": _copy(logits), "token_loss": _copy(token_loss), "loss": _copy(loss)}
-    return found, loss
+    recording.forward["loss"] = _copy(loss)
+    progress("reference backward")
+    loss.backward()
+    return recording
 
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
-def _keep(found: Recorded, name: str) -> Callable[..., None]:
-    def hook(module: Any, arguments: Any, output: Any) -> None:
-        found[name] = _copy(output[0] if isinstance(output, tuple) else output)
-
-    return hook
-
-
-def _keep_input(found: Recorded, name: str) -> Callable[..., None]:
-    def hook(module: Any, arguments: Any) -> None:
-        found[name] = _copy(arguments[0])
-
-    return hook
-
-
-def _attention(found: Recorded) -> Callable[..., None]:
+def _attention(recording: Recording) -> Callable[..., None]:
     def seen(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, context: torch.Tensor) -> None:
         """Query, key and value come as [batch, heads, sequence, dim]; the context has the sequence before the heads."""
         prefix = f"layers.{module.layer_idx}.attention"
         for part, tensor in (("query", query), ("key", key), ("value", value)):
-            found[f"{prefix}.{part}"] = _copy(tensor.transpose(1, 2))
-        found[f"{prefix}.core"] = _copy(context)
+            recording.keep(f"{prefix}.{part}", tensor, lambda tensor: tensor.transpose(1, 2))
+        recording.keep(f"{prefix}.core", context)
 
     return seen
 
 
-def _layer_hooks(hf: DeepseekV3ForCausalLM, model: Model, index: int, batch: Batch, found: Recorded) -> list[Any]:
+def _layer_hooks(hf: DeepseekV3ForCausalLM, model: Model, index: int, batch: Batch, recording: Recording) -> list[Any]:
     layer, prefix = hf.model.layers[index], f"layers.{index}"
     attention = layer.self_attn
     outputs = {
@@ -89,34 +114,38 @@ def _layer_hooks(hf: DeepseekV3ForCausalLM, model: Model, index: int, batch: Bat
     else:
         outputs["moe.output"] = layer.mlp
         outputs["moe.shared_expert"] = layer.mlp.shared_experts
-    hooks = [module.register_forward_hook(_keep(found, f"{prefix}.{kind}")) for kind, module in outputs.items()]
-    hooks.append(layer.post_attention_layernorm.register_forward_pre_hook(_keep_input(found, f"{prefix}.attention.residual")))
+    hooks = [module.register_forward_hook(recording.output(f"{prefix}.{kind}")) for kind, module in outputs.items()]
+    residual = recording.input(f"{prefix}.attention.residual")
+    hooks.append(layer.post_attention_layernorm.register_forward_pre_hook(residual))
     if index in model.moe_layers:
-        hooks += _router_hooks(layer.mlp, f"{prefix}.moe", batch, found)
+        hooks += _router_hooks(layer.mlp, f"{prefix}.moe", batch, recording)
     return hooks
 
 
-def _router_hooks(moe: Any, prefix: str, batch: Batch, found: Recorded) -> list[Any]:
+def _router_hooks(moe: Any, prefix: str, batch: Batch, recording: Recording) -> list[Any]:
     size = batch.tokens.shape
     modes: list[Observed] = []
 
-    def scores(tensor: torch.Tensor) -> None:
-        found[f"{prefix}.router.scores"] = _copy(tensor.view(*size, -1))
+    def by_token(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.view(*size, -1)
 
     def enter(module: Any, arguments: Any) -> None:
-        modes.append(Observed(SIGMOID, scores))
+        modes.append(Observed(SIGMOID, lambda scores: recording.keep(f"{prefix}.router.scores", scores, by_token)))
         modes[-1].__enter__()
 
     def leave(module: Any, arguments: Any, output: Any) -> None:
         modes.pop().__exit__(None, None, None)
         logits, weights, experts = output
-        chosen = torch.zeros_like(logits, dtype=torch.bool).scatter(1, experts, value=True)
-        spread = torch.zeros_like(logits, dtype=weights.dtype).scatter(1, experts, weights)
-        for part, tensor in (("logits", logits), ("experts", chosen), ("weights", spread)):
-            found[f"{prefix}.router.{part}"] = _copy(tensor.view(*size, -1))
+
+        def by_expert(tensor: torch.Tensor) -> torch.Tensor:
+            return by_token(tensor.new_zeros(logits.shape).scatter(1, experts, tensor))
+
+        recording.keep(f"{prefix}.router.logits", logits, by_token)
+        recording.keep(f"{prefix}.router.weights", weights, by_expert)
+        recording.keep(f"{prefix}.router.experts", torch.ones_like(experts, dtype=torch.bool), by_expert)
 
     def routed(module: Any, arguments: Any, output: torch.Tensor) -> None:
-        found[f"{prefix}.routed"] = _copy(output.view(*size, -1))
+        recording.keep(f"{prefix}.routed", output, by_token)
 
     return [
         moe.gate.register_forward_pre_hook(enter),

@@ -63,6 +63,11 @@ class Reference:
         return self.folder / "probes.safetensors"
 
     @property
+    def probe_gradients(self) -> Path:
+        """The gradients that reach the probes, by the probes' names."""
+        return self.folder / "probe_gradients.safetensors"
+
+    @property
     def gradients(self) -> Path:
         """Parameter gradients, under the checkpoint's names with the experts stacked."""
         return self.folder / "gradients.safetensors"

@@ -18,6 +18,7 @@ from validation.candidate.recorder import Recorder
 from validation.candidate.step import run_step
 from validation.case.case import Case
 from validation.compare.precision import Mode, computing_in, make_deterministic
+from validation.compare.sliced import SlicedFile
 from validation.reference.checkpoint import Checkpoint
 from validation.reference.store import Reference
 from validation.run.report import RankReport
@@ -74,8 +75,9 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
     checkpoint = Checkpoint.open(stored.weights(case), case.model, case.layers)
     load.load(chunks, held, checkpoint, recorder)
     load.compare_weights(held, checkpoint, recorder)
+    tokens = int(SlicedFile(stored.batch).read("mask").sum())
     for chunk in chunks:
-        ProbedChunk(chunk, case, recorder, stored.probes)
+        ProbedChunk(chunk, case, recorder, stored, tokens)
     report.progress("gradient buffers")
     wrapped = build.wrap(chunks)
     for model in wrapped:
