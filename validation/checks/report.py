@@ -107,7 +107,7 @@ class Report:
         status = verdict.status if verdict else ("pass" if report.passed else "error")
         title = verdict.title if verdict else report.nodeid.rpartition("::")[2]
         line = verdict.line if verdict else f"{status.upper()}: {title}"
-        details = "" if report.passed or verdict else report.longreprtext
+        details = "" if verdict or not report.failed else report.longreprtext
         self._count(status, line)
         self._print(report.section, status, line, verdict, details)
         if self._result is not None:
@@ -148,7 +148,9 @@ class Report:
         session.exitstatus = code
         words = {ExitCode.PASS: "PASS", ExitCode.INFRASTRUCTURE: "ERROR"}
         counted = [f"{sum(self._counts.values())} checks"]
-        counted += [f"{count} {status}" for status, count in sorted(self._counts.items()) if status != "pass"]
+        words_of = {"known": "known upstream bugs"}
+        found = sorted(self._counts.items())
+        counted += [f"{count} {words_of.get(status, status)}" for status, count in found if status != "pass"]
         cases = len(self._settings.cases)
         counted = ([f"{cases} cases"] if cases > 1 else []) + counted + [f"{time.monotonic() - self._start:.1f} s"]
         colour = {"green": True} if code == ExitCode.PASS else {"red": True}

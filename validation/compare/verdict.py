@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from validation.compare.measurement import Measurement
 
-PASS, FAIL, ERROR = "pass", "fail", "error"
+PASS, FAIL, KNOWN, ERROR = "pass", "fail", "known", "error"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,64 @@
+"""Known upstream bugs: checks that must fail until upstream is mended."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import yaml
+from packaging.specifiers import SpecifierSet
+
+from validation.case.case import Case
+
+TABLE = Path(__file__).with_name("known.yaml")
+
+
+@dataclass(frozen=True)
+class Known:
+    """One entry of the table. `layouts` is a condition on the degrees; the other patterns are those of file names."""
+
+    id: str
+    what: str
+    link: str
+    finding: str
+    layouts: str
+    implementations: tuple[str, ...]
+    megatron_core: str
+    checks: tuple[str, ...]
+    spoils: tuple[str, ...]
+
+    def applies(self, case: Case, version: str) -> bool:
+        """Whether the bug is in this version of megatron-core and shows in this case."""
+        concerned = any(fnmatchcase(case.implementation, pattern) for pattern in self.implementations)
+        return concerned and SpecifierSet(self.megatron_core).contains(version, prereleases=True) and self._shows(case)
+
+    def _shows(self, case: Case) -> bool:
+        layout = case.layout
+        degrees = {"tp": layout.tp, "pp": layout.pp, "vpp": layout.vpp, "ep": layout.ep, "cp": layout.cp}
+        degrees |= {"etp": layout.expert_tp, "dp": layout.data_parallel}
+        # The table is ours, as much as any module; the names in it are the degrees and nothing else.
+        return bool(eval(self.layouts, {"__builtins__": {}}, degrees))
+
+    def must_fail(self, check: str) -> bool:
+        """Whether this check shows the bug."""
+        return any(fnmatchcase(check, pattern) for pattern in self.checks)
+
+    def may_fail(self, check: str) -> bool:
+        """Whether this check may fail as a consequence."""
+        return any(fnmatchcase(check, pattern) for pattern in self.spoils)
+
+
+@functools.cache
+def table() -> tuple[Known, ...]:
+    """Every entry."""
+    entries: list[dict[str, Any]] = yaml.safe_load(TABLE.read_text(encoding="utf-8"))["known"]
+    lists = ("implementations", "checks", "spoils")
+    return tuple(Known(**{**entry, **{name: tuple(entry[name]) for name in lists}}) for entry in entries)
+
+
+def known_bugs(case: Case, version: str) -> list[Known]:
+    """The entries that apply to a case."""
+    return [entry for entry in table() if entry.applies(case, version)]
