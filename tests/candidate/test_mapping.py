@@ -77,7 +77,7 @@ def megatron_tensors(model: Model, spelling: str, ranks: Ranks) -> Shapes:
         dense = layer in model.dense_layers
         norm = "mlp.linear_fc1.layer_norm_weight" if dense and spelling == "te" else "pre_mlp_layernorm.weight"
         inner = mlp(model.intermediate_size // tp, hidden) if dense else experts(model, spelling, ranks)
-        shapes = {"input_layernorm.weight": (hidden,), norm: (hidden,)}
+        shapes: Shapes = {"input_layernorm.weight": (hidden,), norm: (hidden,)}
         shapes |= {f"self_attention.{name}": shape for name, shape in attention(model, spelling, tp).items()}
         shapes |= {f"mlp.{name}": shape for name, shape in inner.items()}
         found |= {f"decoder.layers.{layer}.{name}": shape for name, shape in shapes.items()}
@@ -181,7 +181,7 @@ def test_a_tensor_without_a_row_is_unknown(name: str) -> None:
     ],
 )
 def test_a_tensor_that_the_model_has_not_is_unknown(name: str, shape: tuple[int, ...]) -> None:
-    """A layer too many, a router in a dense layer, a dense MLP in a layer of experts: the row exists, the parameter does not."""
+    """A layer too many, a router in a dense layer, a dense MLP among experts: the row is known, the parameter is not."""
     with pytest.raises(UnknownTensorError):
         holdings(name, shape, TINY.model, ONE)
 

@@ -8,10 +8,14 @@ import pytest
 
 from validation.candidate.sequence import positions, ranges
 
-SPLITS = [(length, cp, parts) for length, cp, parts in itertools.product((24, 48, 96), (1, 2, 3, 4), (1, 2, 4)) if length >= 24]
+SPLITS = [
+    (length, cp, parts)
+    for length, cp, parts in itertools.product((24, 48, 96), (1, 2, 3, 4), (1, 2, 4))
+    if length % (2 * cp) == 0 and length % (cp * parts) == 0
+]
 
 
-@pytest.mark.parametrize(("length", "cp", "parts"), [split for split in SPLITS if split[0] % (2 * split[1] * split[2]) == 0])
+@pytest.mark.parametrize(("length", "cp", "parts"), SPLITS)
 def test_every_position_is_held_exactly_once(length: int, cp: int, parts: int) -> None:
     """Over all context-parallel and sequence-parallel ranks: nothing twice, nothing missing."""
     runs = [run for rank in range(cp) for part in range(parts) for run in ranges(length, cp, rank, parts, part)]

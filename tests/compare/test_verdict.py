@@ -9,7 +9,7 @@ import numpy
 import pytest
 import torch
 
-from validation.compare.difference import measure
+from validation.compare.difference import Difference, measure
 from validation.compare.measurement import Measurement, PieceReport
 from validation.compare.piece import Box, slices, whole
 from validation.compare.verdict import ERROR, EXACT, FAIL, LIMITS, PASS, Limits, Verdict, judge, readable
@@ -69,6 +69,14 @@ def test_what_is_not_finite_fails_under_any_limits(bad: float, limits: Limits) -
     assert found.status == FAIL
     assert "1 elements of the candidate are not finite" in found.reasons
     assert found.properties["worst_index"] == "[3, 2]"
+
+
+def test_statistics_that_are_nan_fail() -> None:
+    """Even where no element was counted as not finite: every test is written so that NaN fails it."""
+    statistics = dict.fromkeys(("max_abs", "sum_abs", "sum_squares", "reference_squares", "cross"), math.nan)
+    sound = measure(reference(), reference(), whole(SHAPE))
+    report = PieceReport(0, whole(SHAPE), Difference.from_dict(sound.as_dict() | statistics), "")
+    assert verdict(report, limits=Limits(math.inf)).status == FAIL
 
 
 def test_no_piece_is_no_pass() -> None:

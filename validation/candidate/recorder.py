@@ -28,7 +28,11 @@ class Recorder:
     def compare(self, name: str, tensor: torch.Tensor, box: Box, reference: Path, key: str | None = None) -> None:
         """Measure `tensor`, which is the part `box` of what `reference` holds as `key` (or `name`)."""
         file = self._files.setdefault(reference, SlicedFile(reference))
-        self.measure(name, tensor, box, file.read(key or name, slices(box)))
+        expected = file.read(key or name, slices(box))
+        if tensor.dtype != expected.dtype:
+            self.problem(name, f"dtype {tensor.dtype} where {expected.dtype} was declared")
+            return
+        self.measure(name, tensor, box, expected)
 
     def measure(self, name: str, tensor: torch.Tensor, box: Box, expected: torch.Tensor) -> None:
         """Measure `tensor`, which is the part `box` of the whole, against `expected`."""

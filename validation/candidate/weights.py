@@ -160,6 +160,9 @@ def holdings(name: str, shape: tuple[int, ...], model: Model, ranks: Ranks) -> l
     prefix = f"model.layers.{layer}." if layer is not None else ""
     known = parameters(model)
     names = ["model.embed_tokens.weight"] if name == "output_layer.weight" and model.tie_word_embeddings else row.holds
+    strange = next((prefix + part for part in names if prefix + part not in known), None)
+    if strange:
+        raise UnknownTensorError(f"{name}: the model has no {strange}")
     held = [known[prefix + part] for part in names]
     expert = int(expert_match.group()) if expert_match else None
     boxes = [_box(row, parameter, shape, expert, ranks) for parameter in held]

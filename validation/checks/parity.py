@@ -11,6 +11,7 @@ import pytest
 from validation.case.case import Case
 from validation.case.parameters import Parameter, parameters
 from validation.case.probes import observed
+from validation.checks.order import place
 from validation.run.known import known_bugs
 
 if TYPE_CHECKING:
@@ -30,14 +31,14 @@ class Parity:
 
     def finished(self) -> None:
         """The ranks ran to their end."""
-        broken = self.result.broken
+        broken, title = self.result.broken, "Every rank finishes"
         if broken is None:
             ranks = self.case.layout.ranks
             over = max((memory["peak"] - memory["baseline"]) >> 20 for memory in self.result.memory)
-            numbers = f"in {self.result.seconds:.1f} s, at most {over} MiB over the imports"
-            self._conclude("pass", f"{ranks} rank{'s' if ranks > 1 else ''} finished", numbers)
+            counted = f"{ranks} rank{'s' if ranks > 1 else ''} in {self.result.seconds:.1f} s"
+            self._conclude("pass", title, f"{counted}, at most {over} MiB over the imports")
         else:
-            self._conclude("error", "The run did not finish", reasons=(broken.sentence,), details=broken.stacks)
+            self._conclude("error", title, reasons=(broken.sentence,), details=broken.stacks)
 
     def agrees(self, probe: str, limits: Limits | None = None) -> None:
         """The candidate's tensor at `probe` is the reference's, within the precision's limits (or those given)."""
@@ -72,7 +73,8 @@ class Parity:
 
     def every_tensor_is_set(self) -> None:
         """No Megatron parameter or persistent buffer holds an element that the checkpoint did not set."""
-        self._decidable()
+        title = "Every Megatron tensor set"
+        self._decidable(title)
         known = {f"weights/{name}" for name in parameters(self.case.model)}
         unset = {
             f"{sentence} (rank {', '.join(map(str, sorted(found)))})"
@@ -80,29 +82,34 @@ class Parity:
             if name.startswith("weights/") and name not in known
             for sentence in set(found.values())
         }
-        self._conclude("fail" if unset else "pass", "Every Megatron tensor set", "none left NaN", reasons=tuple(sorted(unset)))
+        self._conclude("fail" if unset else "pass", title, "none left NaN", reasons=tuple(sorted(unset)))
 
     def every_key_is_used(self) -> None:
         """No tensor of the checkpoint is left over (those of other layers and of the MTP layer are set aside, counted)."""
-        self._decidable()
+        title = "Every checkpoint key used"
+        self._decidable(title)
         unused, aside = self.result.facts["unused"], self.result.facts["set_aside"]
         numbers = f"{self.result.facts['keys']} keys" + "".join(f", {count} set aside: {why}" for why, count in aside.items())
         reasons = tuple(f"no parameter takes {key}" for key in unused[:3])
         reasons += (f"and {len(unused) - 3} more",) if len(unused) > 3 else ()
-        self._conclude("fail" if unused else "pass", "Every checkpoint key used", numbers, reasons=reasons)
+        self._conclude("fail" if unused else "pass", title, numbers, reasons=reasons)
 
     def _compare(
         self, name: str, title: str, shape: tuple[int, ...], limits: Limits | None = None, routes: bool = False
     ) -> None:
-        self._decidable()
-        from validation.compare.verdict import LIMITS, judge
+        self._decidable(title)
+        from validation.compare.verdict import LIMITS, Verdict, judge
 
         problems = self.result.problems.get(name, {})
         if problems:
             sentences = (f"rank {rank}: {sentence}" for rank, sentence in sorted(problems.items()))
-            self._conclude("fail", title, reasons=tuple(sentences))
+            self._leave(Verdict("fail", title, reasons=tuple(sentences), place=place(self.case, name)))
         measurement = self.result.measurement(name, shape)
-        self._leave(self._excused(name, judge(measurement, title, limits or LIMITS[self.case.precision], routes)))
+        verdict = judge(measurement, title, limits or LIMITS[self.case.precision], routes)
+        # No upstream bug that is known makes a number that is none.
+        if measurement.pieces and measurement.difference.finite:
+            verdict = self._excused(name, verdict)
+        self._leave(replace(verdict, place=place(self.case, name)))
 
     def _excused(self, name: str, verdict: Verdict) -> Verdict:
         """The verdict, where an upstream bug is known: its failure is expected, its passing is not."""
@@ -115,9 +122,9 @@ class Parity:
                 return replace(verdict, status="fail", reasons=(sentence,))
         return verdict
 
-    def _decidable(self) -> None:
+    def _decidable(self, title: str) -> None:
         if self.result.broken is not None:
-            self._conclude("error", "Not decided", reasons=("the run did not finish",))
+            self._conclude("error", title, reasons=("not decided, for the run did not finish",))
 
     def _conclude(self, status: str, title: str, numbers: str = "", reasons: tuple[str, ...] = (), details: str = "") -> None:
         from validation.compare.verdict import Verdict

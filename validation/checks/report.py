@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from validation.run.result import Result
 
 
+UNPLACED = (9, 0)
+"""A check that compares no tensor by name comes after all that do."""
+
+
 class Report:
     """Runs each case when its first check asks for it, prints a line per check, writes a JUnit file per case."""
 
@@ -33,8 +37,8 @@ class Report:
         self._wanted: list[Case] = []
         self._checks: dict[str, list[junit.Check]] = defaultdict(list)
         self._counts: Counter[str] = Counter()
-        self._first: dict[str, str] = {}
-        self._broke = False
+        self._first: dict[str, tuple[tuple[int, int], str]] = {}
+        self._broke: set[ExitCode] = set()
         self._start = time.monotonic()
         self._progress = ProgressLine(config)
 
@@ -108,16 +112,19 @@ class Report:
         title = verdict.title if verdict else report.nodeid.rpartition("::")[2]
         line = verdict.line if verdict else f"{status.upper()}: {title}"
         details = "" if verdict or not report.failed else report.longreprtext
-        self._count(status, line)
+        self._count(status, line, verdict)
         self._print(report.section, status, line, verdict, details)
         if self._result is not None:
             self._checks[self._result.case.name].append(_check(report, status, title, verdict, line, details))
 
-    def _count(self, status: str, line: str) -> None:
+    def _count(self, status: str, line: str, verdict: Verdict | None) -> None:
         self._counts[status] += 1
         if status in ("fail", "error") and self._result is not None:
-            self._first.setdefault(self._result.case.name, line)
-        self._broke |= self._result is not None and self._result.broken is not None
+            found = (verdict.place if verdict else UNPLACED, line)
+            name = self._result.case.name
+            self._first[name] = min(self._first.get(name, found), found, key=lambda first: first[0])
+        if self._result is not None and self._result.broken is not None:
+            self._broke.add(self._result.broken.exit_code)
 
     def _print(self, section: str, status: str, line: str, verdict: Verdict | None, details: str) -> None:
         undecided = self._result is not None and self._result.broken is not None
@@ -146,7 +153,7 @@ class Report:
             return
         code = self._exit_code()
         session.exitstatus = code
-        words = {ExitCode.PASS: "PASS", ExitCode.INFRASTRUCTURE: "ERROR"}
+        words = {ExitCode.PASS: "PASS", ExitCode.FAIL: "FAIL"}
         counted = [f"{sum(self._counts.values())} checks"]
         words_of = {"known": "known upstream bugs"}
         found = sorted(self._counts.items())
@@ -154,10 +161,10 @@ class Report:
         cases = len(self._settings.cases)
         counted = ([f"{cases} cases"] if cases > 1 else []) + counted + [f"{time.monotonic() - self._start:.1f} s"]
         colour = {"green": True} if code == ExitCode.PASS else {"red": True}
-        self._write(f"===== Overall result: {words.get(code, 'FAIL')} ({', '.join(counted)}) =====", **colour)
+        self._write(f"===== Overall result: {words.get(code, 'ERROR')} ({', '.join(counted)}) =====", **colour)
         for case in self._wanted:
             if case.name in self._first:
-                self._write(f"First in {case.layout.name}: {self._first[case.name]}")
+                self._write(f"First in {case.layout.name}: {self._first[case.name][1]}")
         for case in self._settings.cases:
             if case.name in self._checks:
                 self._write(f"JUnit: {self._path(case)}")
@@ -166,7 +173,7 @@ class Report:
         """A wrong number outweighs a broken run: only what is undecided for want of machines may be tried again."""
         if self._counts["fail"] or (self._counts["error"] and not self._broke):
             return ExitCode.FAIL
-        return ExitCode.INFRASTRUCTURE if self._broke else ExitCode.PASS
+        return min(self._broke, default=ExitCode.PASS)
 
     def _finish_case(self) -> None:
         if self._result is None:

@@ -128,6 +128,8 @@ def _measure_flat(candidate: torch.Tensor, reference: torch.Tensor, offset: int,
 
 
 def _global_index(flat: int, box: Box) -> tuple[int, ...]:
+    if any(start == stop for start, stop in box):
+        return tuple(start for start, _ in box)
     index: list[int] = []
     for start, stop in reversed(box):
         flat, within = divmod(flat, stop - start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from validation.compare.difference import Difference
-from validation.compare.piece import Box, uncovered
+from validation.compare.piece import Box, box_shape, uncovered
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,10 @@ class Measurement:
     def missing(self) -> Box | None:
         """A part of the tensor that no rank reported, or None."""
         return uncovered(self.by_box, self.shape)
+
+    def overlaps(self) -> bool:
+        """Whether pieces at different places share elements; only asked where they cover the whole."""
+        return sum(math.prod(box_shape(box)) for box in self.by_box) > math.prod(self.shape)
 
     def disagreeing(self) -> Sequence[PieceReport]:
         """Replicas of one place whose bytes are not all the same; empty where every replica agrees."""

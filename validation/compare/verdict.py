@@ -28,7 +28,11 @@ EXACT = Limits(relative_error=0.0, max_abs=0.0)
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of one check. `numbers` is the part of the line after the title; `reasons` say what does not hold."""
+    """The outcome of one check. `numbers` is the part of the line after the title; `reasons` say what does not hold.
+
+    `place` orders verdicts by data flow: the run, weights, probes forward, probe gradients and parameter gradients from
+    the back.
+    """
 
     status: str
     title: str
@@ -37,6 +41,7 @@ class Verdict:
     properties: dict[str, str] = field(default_factory=dict)
     pieces: tuple[str, ...] = ()
     details: str = ""
+    place: tuple[int, int] = (0, 0)
 
     @property
     def line(self) -> str:
@@ -56,6 +61,8 @@ def judge(measurement: Measurement, title: str, limits: Limits, routes: bool = F
     status = ERROR if missing is not None else PASS
     reasons = [f"no rank holds {_range(missing)}"] if missing is not None else []
     broken = [*_not_finite(measurement), *_replicas(measurement), *_too_far(measurement, limits)]
+    if missing is None and measurement.overlaps():
+        broken.append("pieces of different ranks overlap in part, which no layout explains")
     if broken:
         status, reasons = FAIL, [*broken, *reasons]
     numbers = _numbers(measurement) + (_routes(measurement) if routes else "")
@@ -82,7 +89,8 @@ def _too_far(measurement: Measurement, limits: Limits) -> list[str]:
     if not difference.relative_error <= limits.relative_error:
         reasons.append(f"relative error {difference.relative_error:.2e} > {limits.relative_error:.0e}")
     # Elements that are all zero in the reference have no projection; their relative error has already spoken.
-    if difference.reference_squares > 0 and not abs(difference.projection - 1) <= max(limits.relative_error, 1e-15):
+    scaled = difference.differing and difference.reference_squares > 0
+    if scaled and not abs(difference.projection - 1) <= max(limits.relative_error, 1e-15):
         reasons.append(f"scaled by {difference.projection:.6g}")
     if limits.max_abs is not None and not difference.max_abs <= limits.max_abs:
         reasons.append(f"max diff {difference.max_abs:.2e} > {limits.max_abs:.0e}")

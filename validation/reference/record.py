@@ -78,7 +78,8 @@ def record_step(hf: DeepseekV3ForCausalLM, model: Model, batch: Batch, progress:
     loss = (token_loss * batch.mask).sum() / batch.mask.sum()
     recording.forward["loss"] = _copy(loss)
     progress("reference backward")
-    loss.backward()
+    # Not loss.backward(): torch suspends the active mode inside that method, and with it the promotion to float64.
+    torch.autograd.backward(loss)
     return recording
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from validation.case.errors import InfrastructureError
+from validation.case.errors import ExitCode, InfrastructureError
 
 GRACE = 2.0
 """Seconds between asking a hung rank for its stacks and killing it."""
@@ -31,6 +31,7 @@ class Broken:
     rank: int | None
     sentence: str
     stacks: str
+    exit_code: ExitCode = ExitCode.INFRASTRUCTURE
 
 
 class RunBroke(InfrastructureError):
@@ -92,7 +93,7 @@ def launch(
         try:
             _elastic(ranks, folder)(entry)(*arguments)
         except Exception as error:  # elastic's own errors have no common base that says more than what the ranks left
-            raise RunBroke(_post_mortem(folder, ranks, timeout, watch.timed_out, error)) from error
+            raise RunBroke(_post_mortem(folder, ranks, timeout, watch, error)) from error
     found = []
     for rank in range(ranks):
         try:
@@ -131,6 +132,7 @@ class _Watch:
         self._folder, self._ranks, self._timeout, self._progress = folder, ranks, timeout, progress
         self._done = threading.Event()
         self.timed_out = False
+        self.vanished: int | None = None
 
     def run(self) -> None:
         """Until `stop` is called."""
@@ -140,6 +142,10 @@ class _Watch:
             if step != last:
                 last = step
                 self._progress(step)
+            if self.vanished is None and self._vanished() is not None and not self._done.wait(GRACE):
+                # elastic waits for what a rank returns; one that ended without returning would be waited for until time-out.
+                self.vanished = self._vanished()
+                self._signal(signal.SIGKILL)
             if time.monotonic() > end and not self.timed_out:
                 self.timed_out = True
                 self._signal(signal.SIGUSR1)
@@ -153,6 +159,15 @@ class _Watch:
     def kill(self) -> None:
         """End the run now."""
         self._signal(signal.SIGKILL)
+
+    def _vanished(self) -> int | None:
+        """A rank whose process has ended while the run goes on. Ranks that finish stay until all have."""
+        for rank in range(self._ranks):
+            with contextlib.suppress(OSError, ValueError):
+                pid = int((self._folder / f"rank-{rank}.pid").read_text())
+                if not Path(f"/proc/{pid}").exists():
+                    return rank
+        return None
 
     def _signal(self, number: signal.Signals) -> None:
         for rank in range(self._ranks):
@@ -191,10 +206,13 @@ def last_step(folder: Path, rank: int) -> str:
         return ""
 
 
-def _post_mortem(folder: Path, ranks: int, timeout: float, timed_out: bool, error: Exception) -> Broken:
+def _post_mortem(folder: Path, ranks: int, timeout: float, watch: _Watch, error: Exception) -> Broken:
     """Which rank broke the run, and how. A time-out says nothing of who was late, so it names what each was doing."""
     stacks = _stacks(folder, ranks)
-    if timed_out:
+    if watch.vanished is not None and not (folder / f"rank-{watch.vanished}.error").exists():
+        doing = last_step(folder, watch.vanished) or "start"
+        return Broken(watch.vanished, f"rank {watch.vanished} ended without a report in '{doing}'", stacks)
+    if watch.timed_out:
         doing = "; ".join(f"rank {rank} in '{last_step(folder, rank) or 'start'}'" for rank in range(ranks))
         return Broken(
             None, f"the ranks did not finish within {timeout:g} s ({doing}); raise --timeout or look at the stacks", stacks
@@ -203,7 +221,8 @@ def _post_mortem(folder: Path, ranks: int, timeout: float, timed_out: bool, erro
     for rank, failure in sorted(failures.items(), key=lambda item: item[1].timestamp):
         raised = folder / f"rank-{rank}.error"
         if raised.exists():
-            return Broken(rank, f"rank {rank} raised {json.loads(raised.read_text())['error']}", stacks)
+            left = json.loads(raised.read_text())
+            return Broken(rank, f"rank {rank} raised {left['error']}", stacks, ExitCode(left["exit_code"]))
         doing = last_step(folder, rank) or "start"
         if failure.exitcode < 0:
             name = signal.Signals(-failure.exitcode).name

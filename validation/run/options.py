@@ -78,6 +78,7 @@ def add_options(add: Callable[..., Any]) -> None:
 
 def settings(options: Any, command: str) -> Settings:
     """What parsed `options` ask for. Raises UsageError."""
+    _check_limits(options)
     base, folder = _base(options)
     model = base.model.with_numbers(_numbers(options.numbers))
     precision = options.precision or ("fp64" if options.transport == "gloo" else "fp32")
@@ -90,9 +91,9 @@ def settings(options: Any, command: str) -> Settings:
             implementation=options.implementation,
             transport=options.transport,
             seed=options.seed,
-            batch_size=options.batch_size or base.batch_size,
-            micro_batch_size=options.micro_batch_size or _micro_batch_size(options, base, layout),
-            seq_length=options.seq_length or base.seq_length,
+            batch_size=_given(options.batch_size, base.batch_size),
+            micro_batch_size=_given(options.micro_batch_size, _micro_batch_size(options, base, layout)),
+            seq_length=_given(options.seq_length, base.seq_length),
             hf_model_path=folder,
             layers=_layers(options.layers),
         )
@@ -104,7 +105,7 @@ def settings(options: Any, command: str) -> Settings:
         home=_home(),
         timeout=options.case_timeout,
         max_ranks=options.max_ranks,
-        jobs=options.jobs or (2 if options.transport == "gloo" and base.name == "tiny" else 1),
+        jobs=_given(options.jobs, 2 if options.transport == "gloo" and base.name == "tiny" else 1),
         debug=options.pieces,
         fresh=options.fresh,
         command=command,
@@ -117,9 +118,21 @@ def _home() -> Path:
     return Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "plumbline"
 
 
+def _check_limits(options: Any) -> None:
+    for name, value in (("jobs", options.jobs), ("max-ranks", options.max_ranks)):
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} {value}: give 1 or more")
+    if not options.case_timeout > 0:
+        raise UsageError(f"--timeout {options.case_timeout}: give a number of seconds greater than 0")
+
+
+def _given(value: int | None, otherwise: int) -> int:
+    return otherwise if value is None else value
+
+
 def _micro_batch_size(options: Any, base: Preset, layout: Layout) -> int:
     """The preset's, unless the batch of one data-parallel rank is smaller or no multiple of it."""
-    per_rank = (options.batch_size or base.batch_size) // layout.data_parallel
+    per_rank = _given(options.batch_size, base.batch_size) // layout.data_parallel
     return base.micro_batch_size if per_rank and per_rank % base.micro_batch_size == 0 else 1
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 from validation.case import preflight
+from validation.case.errors import UsageError
 from validation.machine import available_memory, gpus
 from validation.run import launch
 from validation.run.options import Settings
@@ -13,10 +16,26 @@ def prepare(settings: Settings) -> None:
     count, memory = gpus(), available_memory()
     for case in settings.cases:
         preflight.check(case, max_ranks=settings.max_ranks, gpus=count, memory=memory)
+    _find_implementation(settings.cases[0].implementation)
     launch.prepare(settings.cases[0].transport)
     launch.warm_up()
     if settings.cases[0].hf_model_path is not None:
         _verify(settings)
+
+
+def _find_implementation(name: str) -> None:
+    """A user's own spec must at least be where it is said to be; what it holds is seen in the ranks."""
+    module, colon, _ = name.partition(":")
+    if not colon:
+        return
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        found = None
+    if found is None:
+        raise UsageError(
+            f"--implementation {name}: no module {module} here; give package.module:function of one on PYTHONPATH"
+        )
 
 
 def _verify(settings: Settings) -> None:

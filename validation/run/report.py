@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from validation.case.errors import ExitCode
+
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
@@ -52,7 +54,9 @@ class RankReport:
             except BaseException as error:
                 kind = type(error)
                 sentence = f"{kind.__module__}.{kind.__qualname__}: {error}" if kind.__module__ != "builtins" else repr(error)
-                self.path("error").write_text(json.dumps({"error": sentence, "stack": traceback.format_exc()}))
+                code = getattr(error, "exit_code", ExitCode.INFRASTRUCTURE)
+                left = {"error": sentence, "stack": traceback.format_exc(), "exit_code": int(code)}
+                self.path("error").write_text(json.dumps(left))
                 raise
             finally:
                 faulthandler.disable()

@@ -17,7 +17,7 @@ from validation.candidate.probes import ProbedChunk
 from validation.candidate.recorder import Recorder
 from validation.candidate.step import run_step
 from validation.case.case import Case
-from validation.compare.precision import Mode, computing_in, make_deterministic
+from validation.compare.precision import DTYPES, Mode, computing_in, make_deterministic
 from validation.compare.sliced import SlicedFile
 from validation.reference.checkpoint import Checkpoint
 from validation.reference.store import Reference
@@ -86,7 +86,7 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
     losses = run_step(case, wrapped, stored.batch)
     loss = losses.mean()
     if loss is not None:
-        recorder.compare("loss", loss, (), stored.probes)
+        recorder.compare("loss", loss.to(DTYPES[case.precision]), (), stored.probes)
     report.progress("gradients")
     _compare_gradients(held, stored, recorder)
     recorder.close()

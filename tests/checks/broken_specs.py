@@ -1,0 +1,136 @@
+"""Layer specs of a model with one defect each, put in inside the rank that builds it. Every one must be seen.
+
+Each function is given as `--implementation tests.checks.broken_specs:NAME`. Ranks are processes of their own, so what is
+changed here ends with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel.layers import RowParallelLinear
+from megatron.core.tensor_parallel.mappings import scatter_to_sequence_parallel_region
+from megatron.core.transformer import multi_latent_attention
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
+from megatron.core.transformer.transformer_config import MLATransformerConfig
+
+from validation.candidate import build, load
+from validation.candidate.spec import block_spec
+from validation.candidate.weights import Holding, tensors
+
+
+def _replace(module: ModuleType, name: str, made: Callable[[Any], Any]) -> None:
+    """Put what `made` makes of a module's function in its place."""
+    vars(module)[name] = made(vars(module)[name])
+
+
+def _sound(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    return block_spec("local", config, vp_stage)
+
+
+def _tensor(chunks: Any, name: str) -> Any:
+    """The parameter of that name; every rank has it, in layouts without pipeline stages."""
+    return next(tensor for chunk in chunks for known, tensor in tensors(chunk) if known == name)
+
+
+EXPERT = "decoder.layers.1.mlp.experts.local_experts.5.linear_fc1.weight"
+
+
+def gate_and_up_swapped(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """One expert of layer 1 is loaded with gate and up in each other's place."""
+
+    def swapped(sound: Callable[..., None]) -> Callable[..., None]:
+        @torch.no_grad()
+        def load_swapped(chunks: Any, *rest: Any) -> None:
+            sound(chunks, *rest)
+            weight = _tensor(chunks, EXPERT)
+            weight.copy_(torch.cat(weight.chunk(2)[::-1]))
+
+        return load_swapped
+
+    _replace(load, "load", swapped)
+    return _sound(config, vp_stage)
+
+
+def mapped_wrongly(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """The mapping itself takes gate for up in one expert of layer 1: reading back what was loaded proves nothing then."""
+
+    def swapped(sound: Callable[..., list[Holding]]) -> Callable[..., list[Holding]]:
+        def holdings(name: str, *rest: Any) -> list[Holding]:
+            parts = sound(name, *rest)
+            if name != EXPERT:
+                return parts
+            gate, up = parts
+            return [replace(gate, parameter=up.parameter), replace(up, parameter=gate.parameter)]
+
+        return holdings
+
+    _replace(load, "holdings", swapped)
+    return _sound(config, vp_stage)
+
+
+def yarn_scale_dropped(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """The softmax scale goes without yarn's mscale; the rotary embedding keeps its own."""
+    _replace(multi_latent_attention, "_yarn_get_mscale", lambda sound: lambda *args: 1.0)
+    return _sound(config, vp_stage)
+
+
+class Unreduced(RowParallelLinear):
+    """A row-parallel linear layer whose ranks keep their own partial sums."""
+
+    def forward(self, input_: torch.Tensor) -> Any:
+        """This rank's product, cut along the sequence as the sum over the ranks would be."""
+        self.explicit_expert_comm = True  # makes megatron-core leave the sum to somebody else
+        output, bias = super().forward(input_)
+        return scatter_to_sequence_parallel_region(output, group=self.tp_group), bias
+
+
+def reduction_lost(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """Layer 0's attention output is not summed over the tensor-parallel ranks."""
+    block = _sound(config, vp_stage)
+    block.layer_specs[0].submodules.self_attention.submodules.linear_proj = Unreduced
+    return block
+
+
+def nan_in_one_gradient(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """One element of one gradient is NaN on the second tensor-parallel rank."""
+
+    def spoiled(sound: Callable[..., None]) -> Callable[..., None]:
+        def finalize(model: Any, *args: Any, **kwargs: Any) -> None:
+            sound(model, *args, **kwargs)
+            weight = _tensor([chunk.module for chunk in model], "decoder.layers.1.self_attention.linear_proj.weight")
+            if parallel_state.get_tensor_model_parallel_rank() == 1:
+                weight.main_grad[3, 5] = float("nan")
+
+        return finalize
+
+    _replace(build, "finalize_model_grads", spoiled)
+    return _sound(config, vp_stage)
+
+
+def gradient_reduction_lost(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """Layer 1's router weight is not marked as seeing a part of the sequence only."""
+
+    def unmarked(sound: Callable[..., Any]) -> Callable[..., Any]:
+        def wrap(chunks: Any) -> Any:
+            weight = _tensor(chunks, "decoder.layers.1.mlp.router.weight")
+            assert weight.sequence_parallel
+            weight.sequence_parallel = False
+            return sound(chunks)
+
+        return wrap
+
+    _replace(build, "wrap", unmarked)
+    return _sound(config, vp_stage)
+
+
+def raises(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """The user's own code has a mistake in it, on one rank only."""
+    if parallel_state.get_tensor_model_parallel_rank() == 1:
+        raise ZeroDivisionError("in the user's own spec")
+    return _sound(config, vp_stage)

@@ -1,0 +1,107 @@
+"""Commands as a user types them, run once for all tests that look at what came out."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BROKEN = "tests.checks.broken_specs"
+RUNS = {
+    "gate_and_up_swapped": "single",
+    "mapped_wrongly": "single",
+    "yarn_scale_dropped": "single",
+    "reduction_lost": "tp2",
+    "nan_in_one_gradient": "tp2",
+    "gradient_reduction_lost": "tp2",
+    "raises": "tp2",
+    "local-stock": "tp2",
+}
+"""What is run with which layout: the defects of broken_specs, and megatron-core's own local spec."""
+LAYERS = 2
+"""One dense, one of experts: half of tiny, to be quicker."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a command left: exit code, everything it printed, and its JUnit files."""
+
+    code: int
+    text: str
+    results: Path
+
+    def titles(self, status: str) -> list[str]:
+        """The titles of the checks of one status, in the order in which they were printed."""
+        return re.findall(rf"^{status}: (.+?)(?: - .*)?$", self.text, re.MULTILINE)
+
+    def line(self, title: str) -> str:
+        """The one line that reports the check of this title."""
+        (line,) = re.findall(rf"^[A-Z]+: {re.escape(title)}(?: - .*)?$", self.text, re.MULTILINE)
+        return line
+
+    def suite(self, case: str) -> ElementTree.Element:
+        """The one testsuite of a case's JUnit file."""
+        (suite,) = ElementTree.parse(self.results / f"{case}.xml").getroot()
+        return suite
+
+
+def command(words: Sequence[str], cache: Path) -> subprocess.CompletedProcess[str]:
+    """`python -m validation WORDS`, to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "validation", *words],
+        cwd=ROOT,
+        env={**os.environ, "PLUMBLINE_CACHE": str(cache)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the reference is kept that all runs share."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def sound(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Output:
+    """Two layouts of a model that is right."""
+    results = tmp_path_factory.mktemp("results")
+    done = command(["run", "--layouts", "single,tp2", "--results", str(results)], cache)
+    assert done.stderr == ""
+    return Output(done.returncode, done.stdout, results)
+
+
+@pytest.fixture(scope="session")
+def broken(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Output]:
+    """Models that are wrong, each run once."""
+    results, texts = tmp_path_factory.mktemp("broken"), tmp_path_factory.mktemp("texts")
+    shared = ["run", "--set", f"num_layers={LAYERS}", "--results", str(results)]
+    commands = [
+        [*shared, "--layouts", layout, "--implementation", name if "-" in name else f"{BROKEN}:{name}"]
+        for name, layout in RUNS.items()
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.checks.commands", str(texts)],
+        cwd=ROOT,
+        env={**os.environ, "PLUMBLINE_CACHE": str(cache)},
+        input=json.dumps(commands),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    )
+    codes = json.loads(done.stdout)
+    return {
+        name: Output(code, (texts / f"{number}.txt").read_text(), results)
+        for number, (name, code) in enumerate(zip(RUNS, codes, strict=True))
+    }

@@ -1,0 +1,48 @@
+"""What cannot be run: said in one sentence, before anything starts, with the exit code that says whose turn it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.checks.conftest import command
+from validation.machine import gpus
+
+MISTAKES = {
+    "preset": (["--preset", "huge"], "preset 'huge' is unknown; known are tiny, mini"),
+    "layout": (["--layouts", "tpp2"], "layout 'tpp2' is not one"),
+    "precision": (["--precision", "fp7"], "precision 'fp7' is unknown; known are"),
+    "impossible degree": (["--layouts", "tp3"], "tp3 does not divide the 4 attention heads; tp1, tp2 and tp4 do"),
+    "number": (["--set", "nonsense=1"], "--set nonsense=1: no such number"),
+    "spec": (["--implementation", "no.such:thing"], "--implementation no.such:thing: no module no.such here"),
+    "jobs": (["--jobs=-1"], "--jobs -1"),
+}
+
+
+@pytest.mark.parametrize(("words", "said"), MISTAKES.values(), ids=MISTAKES)
+def test_wrong_usage_is_one_sentence(tmp_path: Path, words: list[str], said: str) -> None:
+    """Exit code 2, one line on standard error, no traceback, nothing run and no file left."""
+    done = command(["run", *words, "--results", str(tmp_path / "results")], tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {said}")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(gpus() > 0, reason="this machine has a GPU")
+def test_a_missing_gpu_is_no_wrong_usage(tmp_path: Path) -> None:
+    """Exit code 3: the command is right and the machine is not; what would work is said."""
+    done = command(["run", "--transport", "nccl", "--results", str(tmp_path / "results")], tmp_path)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("error: layout single on nccl needs 1 GPU and no GPU was found")
+    assert "--transport gloo" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["walk"], ["run", "--colour", "red"], ["run", "--tp", "two"], []], ids=str)
+def test_a_word_that_is_no_option_is_wrong_usage(tmp_path: Path, words: list[str]) -> None:
+    """Argparse's own refusals have the same exit code."""
+    done = command(words, tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr

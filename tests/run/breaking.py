@@ -1,0 +1,77 @@
+"""Ranks that end in every way in which ranks end. Started by name in processes of their own; they need no megatron-core."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from validation.run.report import RankReport
+
+
+def sleep_forever() -> None:
+    """What a rank does that waits for another which never comes."""
+    while True:
+        time.sleep(60)
+
+
+def _finishes() -> None:
+    """Nothing goes wrong."""
+
+
+def _raises() -> None:
+    raise ValueError("the second rank does not like this")
+
+
+def _is_killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _crashes() -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def _exits() -> None:
+    os._exit(7)
+
+
+def _leaves_without_a_word() -> None:
+    os._exit(0)
+
+
+ENDS: dict[str, Callable[[], None]] = {
+    "finishes": _finishes,
+    "raises": _raises,
+    "killed": _is_killed,
+    "crashes": _crashes,
+    "exits": _exits,
+    "leaves": _leaves_without_a_word,
+    "hangs": sleep_forever,
+}
+
+
+def rank(folder: str, end: str) -> None:
+    """A rank as validation.run.worker has it: rank 1 ends as `end` says, rank 0 then waits for it in vain."""
+    report = RankReport(Path(folder), int(os.environ["RANK"]))
+    with report.last_words():
+        report.progress("start of the work")
+        if report.rank == 1:
+            report.progress("the hard part")
+            ENDS[end]()
+        elif end != "finishes":
+            report.progress("waiting for rank 1")
+            sleep_forever()
+        report.write({"rank": report.rank, "pid": os.getpid()})
+
+
+def alone(folder: str) -> None:
+    """A run of one rank that ends well."""
+    report = RankReport(Path(folder), 0)
+    with report.last_words():
+        report.progress("first")
+        time.sleep(0.3)
+        report.progress("second")
+        time.sleep(0.3)
+        report.write({"done": True})

@@ -1,0 +1,144 @@
+"""Runs that break, for real: whatever happens to a rank, the sentence names it and nothing is left running."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.run import breaking
+from validation.case.errors import ExitCode
+from validation.run import launch
+from validation.run.launch import Broken, RunBroke
+from validation.run.report import RankReport
+
+TIMEOUT = 20.0
+"""Seconds; only a rank that hangs gets near it, and is given less."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fork_server() -> None:
+    """Ranks that need no megatron-core start from a server that has only torch's launcher."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    multiprocessing.set_forkserver_preload(["torch.distributed.elastic.multiprocessing.api", "tests.run.breaking"])
+
+
+@pytest.fixture(autouse=True)
+def _soon_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stacks of two idle ranks are written in less than the usual grace."""
+    monkeypatch.setattr(launch, "GRACE", 0.5)
+
+
+def broken(folder: Path, end: str, timeout: float = TIMEOUT) -> Broken:
+    """How a run of two ranks is reported whose rank 1 ends as `end` says."""
+    with pytest.raises(RunBroke) as raised:
+        launch.launch(breaking.rank, (str(folder), end), 2, folder, timeout)
+    assert raised.value.exit_code == ExitCode.INFRASTRUCTURE
+    assert str(raised.value) == raised.value.broken.sentence
+    return raised.value.broken
+
+
+def assert_nothing_is_left(folder: Path, ranks: int = 2) -> None:
+    """Every rank wrote which process it was; a second later none of these processes is there."""
+    pids = [int((folder / f"rank-{rank}.pid").read_text()) for rank in range(ranks)]
+    end = time.monotonic() + 1.0
+    while (alive := [pid for pid in pids if Path(f"/proc/{pid}").exists()]) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert alive == []
+
+
+def test_ranks_that_finish_hand_over_what_they_found(tmp_path: Path) -> None:
+    """One report per rank, in the order of ranks, each from a process of its own."""
+    found = launch.launch(breaking.rank, (str(tmp_path), "finishes"), 2, tmp_path, TIMEOUT)
+    assert [report["rank"] for report in found] == [0, 1]
+    assert len({os.getpid(), *(report["pid"] for report in found)}) == 3
+    assert_nothing_is_left(tmp_path)
+
+
+def test_what_rank_0_is_doing_is_passed_on(tmp_path: Path) -> None:
+    """Whoever waits sees the steps as they come."""
+    steps: list[str] = []
+    assert launch.launch(breaking.alone, (str(tmp_path),), 1, tmp_path, TIMEOUT, steps.append) == [{"done": True}]
+    assert steps == ["first", "second"]
+
+
+def test_a_rank_that_raises_is_named_with_its_exception_and_stack(tmp_path: Path) -> None:
+    """Rank 0 only waited: the one to blame is rank 1, and its stack shows the line that raised."""
+    found = broken(tmp_path, "raises")
+    assert found.rank == 1
+    assert found.sentence == "rank 1 raised ValueError('the second rank does not like this')"
+    assert "--- rank 1 error ---" in found.stacks
+    assert "in _raises" in found.stacks
+    assert_nothing_is_left(tmp_path)
+
+
+def test_a_rank_that_is_killed_is_named_with_the_signal(tmp_path: Path) -> None:
+    """As the kernel does when memory runs out: no word from the rank itself."""
+    found = broken(tmp_path, "killed")
+    assert (found.rank, found.sentence) == (1, "rank 1 was killed by SIGKILL in 'the hard part'")
+    assert_nothing_is_left(tmp_path)
+
+
+def test_a_rank_that_crashes_leaves_its_stack(tmp_path: Path) -> None:
+    """A segmentation fault in a kernel: the Python line that called it is known."""
+    found = broken(tmp_path, "crashes")
+    assert (found.rank, found.sentence) == (1, "rank 1 was killed by SIGSEGV in 'the hard part'")
+    assert "Segmentation fault" in found.stacks
+    assert "in _crashes" in found.stacks
+    assert_nothing_is_left(tmp_path)
+
+
+def test_a_rank_that_exits_is_named_with_its_status(tmp_path: Path) -> None:
+    """A library that calls exit by itself."""
+    found = broken(tmp_path, "exits")
+    assert (found.rank, found.sentence) == (1, "rank 1 ended with exit status 7 in 'the hard part'")
+    assert_nothing_is_left(tmp_path)
+
+
+def test_a_rank_that_leaves_without_a_report_is_named(tmp_path: Path) -> None:
+    """Exit status 0 is no success: without its report nothing is known, and nobody waits for the time-out."""
+    start = time.monotonic()
+    found = broken(tmp_path, "leaves", timeout=5.0)
+    assert_nothing_is_left(tmp_path)
+    assert (found.rank, found.sentence) == (1, "rank 1 ended without a report in 'the hard part'")
+    assert time.monotonic() - start < 5.0
+
+
+def test_ranks_that_hang_say_what_they_were_doing(tmp_path: Path) -> None:
+    """Nobody can tell who is late, so every rank's step and stack is shown."""
+    found = broken(tmp_path, "hangs", timeout=1.5)
+    assert found.rank is None
+    assert found.sentence == (
+        "the ranks did not finish within 1.5 s (rank 0 in 'waiting for rank 1'; rank 1 in 'the hard part'); "
+        "raise --timeout or look at the stacks"
+    )
+    for rank in (0, 1):
+        stack = found.stacks.partition(f"--- rank {rank} stacks ---")[2].partition("--- rank")[0]
+        assert "in sleep_forever" in stack
+    assert_nothing_is_left(tmp_path)
+
+
+def test_a_run_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
+    """Whoever started it wants it gone: every rank is killed, wherever it is."""
+
+    def interrupt(step: str) -> None:
+        if step == "waiting for rank 1":
+            launch.kill_all()
+
+    with pytest.raises(RunBroke):
+        launch.launch(breaking.rank, (str(tmp_path), "hangs"), 2, tmp_path, TIMEOUT, interrupt)
+    assert_nothing_is_left(tmp_path)
+
+
+def test_a_report_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    """A rank that dies while it writes leaves no half report to be read as one."""
+    report = RankReport(tmp_path, 3)
+    with pytest.raises(TypeError):
+        report.write({"cannot": object()})
+    assert not (tmp_path / "rank-3.json").exists()
+    report.write({"x": 1})
+    assert json.loads((tmp_path / "rank-3.json").read_text()) == {"x": 1}
