@@ -33,9 +33,7 @@ def _find_implementation(name: str) -> None:
     except (ImportError, ValueError):
         found = None
     if found is None:
-        raise UsageError(
-            f"--implementation {name}: no module {module} here; give package.module:function of one on PYTHONPATH"
-        )
+        raise UsageError(f"--implementation {name}: no module {module} here; give package.module:function of one on PYTHONPATH")
 
 
 def _verify(settings: Settings) -> None:
