@@ -1,0 +1,57 @@
+"""The table of known upstream bugs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from validation.case.case import DEFAULT_SEED, Case
+from validation.case.layout import Layout
+from validation.case.preset import TINY
+from validation.run.known import Known, known_bugs, table
+
+ROOT = Path(__file__).parents[2]
+
+
+def case(layout: str, implementation: str = "local") -> Case:
+    return Case("tiny", TINY.model, Layout.parse(layout), "fp64", implementation, "gloo", DEFAULT_SEED, 4, 2, 48)
+
+
+@pytest.mark.parametrize("entry", table(), ids=lambda entry: entry.id)
+def test_every_entry_has_a_page_and_a_link(entry: Known) -> None:
+    """A failure is excused only by something a reader can look up."""
+    assert entry.link.startswith("https://github.com/")
+    assert (ROOT / entry.finding).is_file()
+    assert entry.checks
+
+
+@pytest.mark.parametrize(
+    ("layout", "implementation", "bugs"),
+    [
+        ("single", "local", []),
+        ("tp2", "local", []),
+        ("tp2etp2", "local", []),
+        ("tp2ep2", "local", []),
+        ("tp2etp1", "local", ["expert-gradients-not-reduced"]),
+        ("tp2", "local-stock", ["shared-rope-key-not-reduced"]),
+        ("pp2", "local-stock", []),
+    ],
+)
+def test_an_entry_applies_where_its_bug_shows(layout: str, implementation: str, bugs: list[str]) -> None:
+    """And nowhere else, or it would hide others."""
+    assert [bug.id for bug in known_bugs(case(layout, implementation), "0.16.1")] == bugs
+
+
+def test_an_entry_ends_with_the_version_that_mends_it() -> None:
+    """A newer megatron-core is not excused by an older one's bug."""
+    assert known_bugs(case("tp2etp1"), "99.0") == []
+
+
+def test_only_the_named_checks_are_excused() -> None:
+    """The experts' gradients, not the router's beside them."""
+    bug = known_bugs(case("tp2etp1"), "0.16.1")[0]
+    assert bug.must_fail("gradients/model.layers.1.mlp.experts.up_proj.weight")
+    assert not bug.must_fail("gradients/model.layers.1.mlp.gate.weight")
+    assert not replace(bug, spoils=()).may_fail("gradients/model.layers.1.mlp.gate.weight")
