@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -99,14 +98,11 @@ def test_the_words_of_a_case_and_the_pipeline_need_no_torch() -> None:
     assert heavy_after(f"import {', '.join(wanted)}") == []
 
 
-def test_collecting_the_checks_is_light_and_quick() -> None:
-    """Which checks a case has is known without torch, in less than two seconds of CPU time."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+def test_collecting_the_checks_is_light() -> None:
+    """Which checks a case has is known without torch."""
     words = ["--collect-only", "-q", "-p", "no:cacheprovider", "validation/checks", "--layouts", "single,tp2"]
     code = f"import pytest\ncode = pytest.main({words!r})\nassert code == 0, code"
     assert heavy_after(code) == []
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2.0
 
 
 def test_this_test_sees_what_is_loaded() -> None:
