@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from megatron.core.models.gpt import GPTModel
@@ -10,9 +10,11 @@ from megatron.core.models.gpt import GPTModel
 from validation.candidate.recorder import Recorder
 from validation.candidate.weights import Holding, Ranks, UnknownTensorError, holdings, tensors
 from validation.case.model import Model
-from validation.compare.piece import slices
+from validation.case.parameters import EXPERTS, Parameter
+from validation.compare.piece import Box, slices
 from validation.reference.checkpoint import Checkpoint
 
+TOGETHER = 1 << 18
 Held = list[tuple[torch.Tensor, list[Holding]]]
 WEIGHTS, GRADIENTS = "weights/", "gradients/"
 """What precedes a parameter's name in a report: its value and its gradient are two tensors."""
@@ -50,7 +52,39 @@ def load(chunks: list[GPTModel], held: Held, checkpoint: Checkpoint, recorder: R
 
 def compare_weights(held: Held, checkpoint: Checkpoint, recorder: Recorder) -> None:
     """Read every tensor back into the checkpoint's layout and measure it against the file, in the tensor's dtype."""
-    for tensor, parts in held:
-        for part in parts:
-            expected = checkpoint.read(part.parameter.name, slices(part.box)).to(tensor.dtype)
-            recorder.measure(f"{WEIGHTS}{part.parameter.name}", part.of(tensor.detach()), part.box, expected)
+    parts = ((part, part.of(tensor.detach())) for tensor, parts in held for part in parts)
+    for parameter, box, value in together(parts):
+        expected = checkpoint.read(parameter.name, slices(box)).to(value.dtype)
+        recorder.measure(f"{WEIGHTS}{parameter.name}", value, box, expected)
+
+
+def together(parts: Iterable[tuple[Holding, torch.Tensor]]) -> Iterator[tuple[Parameter, Box, torch.Tensor]]:
+    """The held parts, with small neighbouring experts joined to one piece each TOGETHER elements at most.
+
+    A rank of a small model holds hundreds of experts' matrices of a few thousand elements; measuring each by itself would
+    take most of its time.
+    """
+    run: list[tuple[Holding, torch.Tensor]] = []
+    ordered = sorted(parts, key=lambda part: (part[0].parameter.name, part[0].box[1:], part[0].box[0]))
+    for part in ordered:
+        if run and not _continues(run, part):
+            yield _joined(run)
+            run = []
+        run.append(part)
+    if run:
+        yield _joined(run)
+
+
+def _continues(run: list[tuple[Holding, torch.Tensor]], part: tuple[Holding, torch.Tensor]) -> bool:
+    last, new = run[-1][0], part[0]
+    expert = EXPERTS in new.parameter.name and last.parameter == new.parameter and last.box[1:] == new.box[1:]
+    return expert and last.box[0][1] == new.box[0][0] and (len(run) + 1) * part[1].numel() <= TOGETHER
+
+
+def _joined(run: list[tuple[Holding, torch.Tensor]]) -> tuple[Parameter, Box, torch.Tensor]:
+    first, last = run[0][0], run[-1][0]
+    value = run[0][1] if len(run) == 1 else torch.cat([value for _, value in run])
+    if len(run) == 1:
+        return first.parameter, first.box, run[0][1]
+    box = ((first.box[0][0], last.box[0][1]), *first.box[1:])
+    return first.parameter, box, torch.cat([value for _, value in run])

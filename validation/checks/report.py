@@ -41,6 +41,7 @@ class Report:
         self._broke: set[ExitCode] = set()
         self._start = time.monotonic()
         self._progress = ProgressLine(config)
+        self._machine = machine()
 
     def result(self, case: Case) -> Result:
         """The case's result; runs it unless it is the one last asked for."""
@@ -196,7 +197,7 @@ class Report:
         fields = ("preset", "precision", "implementation", "transport", "seed", "batch_size", "micro_batch_size", "seq_length")
         said = {field: str(getattr(case, field)) for field in fields}
         said |= {"layout": case.layout.name, "ranks": str(case.layout.ranks), "command": self._settings.command}
-        return {**said, **machine(), **{key: str(value) for key, value in more.items()}}
+        return {**said, **self._machine, **{key: str(value) for key, value in more.items()}}
 
     def _write(self, line: str, **colours: bool) -> None:
         self._config.get_terminal_writer().line(line, **colours)

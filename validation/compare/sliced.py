@@ -28,6 +28,7 @@ class SlicedFile:
         self.path = path
         self._handle: Any = None
         self._touched = 0
+        self._shapes: dict[str, tuple[int, ...]] = {}
 
     def keys(self) -> list[str]:
         """The names of the tensors."""
@@ -35,7 +36,9 @@ class SlicedFile:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, from the header alone."""
-        return tuple(self._open().get_slice(name).get_shape())
+        if name not in self._shapes:
+            self._shapes[name] = tuple(self._open().get_slice(name).get_shape())
+        return self._shapes[name]
 
     def dtype(self, name: str) -> str:
         """The dtype of a tensor as the header spells it, such as `BF16`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -59,6 +60,8 @@ def table() -> tuple[Known, ...]:
     return tuple(Known(**{**entry, **{name: tuple(entry[name]) for name in lists}}) for entry in entries)
 
 
-def known_bugs(case: Case, version: str) -> list[Known]:
-    """The entries that apply to a case."""
-    return [entry for entry in table() if entry.applies(case, version)]
+@functools.cache
+def known_bugs(case: Case, version: str | None = None) -> tuple[Known, ...]:
+    """The entries that apply to a case with a version of megatron-core, by default the one that is installed."""
+    version = version or importlib.metadata.version("megatron-core")
+    return tuple(entry for entry in table() if entry.applies(case, version))

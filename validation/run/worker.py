@@ -94,16 +94,20 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
 
 
 def _compare_gradients(held: load.Held, stored: Reference, recorder: Recorder) -> None:
+    """What finalize_model_grads has left in each parameter's main_grad."""
+    found = []
     for tensor, parts in held:
+        gradient = getattr(tensor, "main_grad", None)
         for part in parts:
-            name = f"{load.GRADIENTS}{part.parameter.name}"
             if not part.parameter.trained:
                 continue
-            gradient = getattr(tensor, "main_grad", None)
             if gradient is None:
+                name = f"{load.GRADIENTS}{part.parameter.name}"
                 recorder.problem(name, f"{part.megatron} has no main_grad after finalize_model_grads")
-                continue
-            recorder.compare(name, part.of(gradient), part.box, stored.gradients, key=part.parameter.name)
+            else:
+                found.append((part, part.of(gradient)))
+    for parameter, box, value in load.together(found):
+        recorder.compare(f"{load.GRADIENTS}{parameter.name}", value, box, stored.gradients, key=parameter.name)
 
 
 def _place() -> dict[str, int]:
