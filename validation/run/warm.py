@@ -27,3 +27,5 @@ platform.mend(on_cpu=ON_CPU)
 # What is imported stays: kept out of the collector, its pages are not copied into every rank by a collection there.
 gc.collect()
 gc.freeze()
+# A rank makes tensors by the thousand and few cycles: the default of 700 allocations has it look for them all the time.
+gc.set_threshold(20_000, 20, 20)
