@@ -15,6 +15,7 @@ from validation.compare.piece import Box, slices
 from validation.reference.checkpoint import Checkpoint
 
 TOGETHER = 1 << 18
+"""Elements of experts that are measured as one piece; larger ones are measured expert by expert, without a copy."""
 Held = list[tuple[torch.Tensor, list[Holding]]]
 WEIGHTS, GRADIENTS = "weights/", "gradients/"
 """What precedes a parameter's name in a report: its value and its gradient are two tensors."""
@@ -83,7 +84,6 @@ def _continues(run: list[tuple[Holding, torch.Tensor]], part: tuple[Holding, tor
 
 def _joined(run: list[tuple[Holding, torch.Tensor]]) -> tuple[Parameter, Box, torch.Tensor]:
     first, last = run[0][0], run[-1][0]
-    value = run[0][1] if len(run) == 1 else torch.cat([value for _, value in run])
     if len(run) == 1:
         return first.parameter, first.box, run[0][1]
     box = ((first.box[0][0], last.box[0][1]), *first.box[1:])
