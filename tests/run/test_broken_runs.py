@@ -125,6 +125,9 @@ def test_a_run_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
 
     def interrupt(step: str) -> None:
         if step == "waiting for rank 1":
+            # The other rank may not have begun: what has no process yet could not be seen to be left.
+            while not (tmp_path / "rank-1.pid").exists():
+                time.sleep(0.01)
             launch.kill_all()
 
     with pytest.raises(RunBroke):
