@@ -142,7 +142,8 @@ class _Watch:
             if step != last:
                 last = step
                 self._progress(step)
-            if self.vanished is None and self._vanished() is not None and not self._done.wait(GRACE):
+            lost = self.vanished is None and not self.timed_out and self._vanished() is not None
+            if lost and not self._done.wait(GRACE):
                 # elastic waits for what a rank returns; one that ended without returning would be waited for until time-out.
                 self.vanished = self._vanished()
                 self._signal(signal.SIGKILL)
