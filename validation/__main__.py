@@ -4,10 +4,17 @@ import atexit
 import os
 import sys
 
+from validation.case.errors import ExitCode
 from validation.cli import main
 
 if __name__ == "__main__":
-    code = main()
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has gone (`| head`): the run did not finish, and there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = ExitCode.INFRASTRUCTURE
     # All that ends in order has ended; taking torch's modules apart one by one would cost another second.
     atexit._run_exitfuncs()
     sys.stdout.flush()

@@ -75,7 +75,7 @@ MINI = Preset(
     micro_batch_size=1,
     seq_length=512,
 )
-"""The size of the guide that Plumbline replaces: 180 M parameters, a minute on a CPU, seconds on a GPU."""
+"""The size of the guide that Plumbline replaces: 180 M parameters, minutes on two CPU cores, seconds on a GPU."""
 
 PRESETS = {preset.name: preset for preset in (TINY, MINI)}
 

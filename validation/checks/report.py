@@ -138,7 +138,9 @@ class Report:
         self._write(line, **colours.get(status, {"red": True}))
         shown = details or (verdict.details if verdict else "")
         if self._settings.debug and verdict:
-            shown += "\n".join(f"    {piece}" for piece in verdict.pieces)
+            from validation.compare.verdict import piece_lines
+
+            shown += "\n".join(f"    {line}" for line in piece_lines(verdict))
         if shown:
             self._write(shown)
 
@@ -184,7 +186,7 @@ class Report:
         suite = junit.Suite(
             name=case.name,
             checks=tuple(self._checks[case.name]),
-            properties=facts | _memory(result),
+            properties=facts | _ranks(result),
             seconds=result.seconds,
             timestamp=time.strftime("%Y-%m-%dT%H:%M:%S"),
         )
@@ -209,10 +211,11 @@ def section_of(item: Any) -> tuple[int, str]:
     return section
 
 
-def _memory(result: Result) -> dict[str, str]:
+def _ranks(result: Result) -> dict[str, str]:
     said = {}
     for rank, found in enumerate(result.memory):
         said[f"rank_{rank}_peak_memory_over_imports_mib"] = str((found["peak"] - found["baseline"]) >> 20)
+        said[f"rank_{rank}_place"] = ", ".join(f"{degree} {index}" for degree, index in result.places[rank].items())
         said[f"rank_{rank}_parameters_mib"] = f"{found['parameters'] / (1 << 20):.1f}"
     return said
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from validation.compare.measurement import Measurement
+from validation.compare.measurement import Measurement, PieceReport
 
 PASS, FAIL, KNOWN, ERROR = "pass", "fail", "known", "error"
 
@@ -39,7 +39,7 @@ class Verdict:
     numbers: str = ""
     reasons: tuple[str, ...] = ()
     properties: dict[str, str] = field(default_factory=dict)
-    pieces: tuple[str, ...] = ()
+    pieces: tuple[PieceReport, ...] = ()
     details: str = ""
     place: tuple[int, int] = (0, 0)
 
@@ -66,7 +66,7 @@ def judge(measurement: Measurement, title: str, limits: Limits, routes: bool = F
     if broken:
         status, reasons = FAIL, [*broken, *reasons]
     numbers = _numbers(measurement) + (_routes(measurement) if routes else "")
-    return Verdict(status, title, numbers, tuple(reasons), _properties(measurement, limits), _pieces(measurement))
+    return Verdict(status, title, numbers, tuple(reasons), _properties(measurement, limits), measurement.pieces)
 
 
 def _not_finite(measurement: Measurement) -> list[str]:
@@ -134,11 +134,12 @@ def _properties(measurement: Measurement, limits: Limits) -> dict[str, str]:
     }
 
 
-def _pieces(measurement: Measurement) -> tuple[str, ...]:
+def piece_lines(verdict: Verdict) -> tuple[str, ...]:
+    """A line for what each rank holds, for `--debug`."""
     return tuple(
         f"rank {piece.rank} {_range(piece.box)}: Max diff: {readable(piece.difference.max_abs)} at "
         f"{list(piece.difference.max_index)}, relative {piece.difference.relative_error:.1e}, bytes {piece.digest}"
-        for piece in measurement.pieces
+        for piece in verdict.pieces
     )
 
 
