@@ -110,7 +110,10 @@ def _add_properties(case: TestCase, properties: Mapping[str, str]) -> None:
 
 def _text(text: object) -> str:
     """The text as XML can hold it and gives it back: no control characters, and one kind of line end."""
-    lines = str(text).replace("\r\n", "\n").replace("\r", "\n")
+    lines = str(text)
+    if lines.isascii() and lines.isprintable():
+        return lines
+    lines = lines.replace("\r\n", "\n").replace("\r", "\n")
     return _UNWRITABLE.sub("\ufffd", _ANSI.sub("", lines))
 
 

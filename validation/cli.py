@@ -23,6 +23,9 @@ what comes after -- goes to pytest: python -m validation run --tp 2 -- -k mla -x
 
 exit codes: 0 pass, 1 a check failed, 2 wrong usage or impossible case, 3 something is missing here, 4 the run broke"""
 
+_UNWANTED = ("cacheprovider", "logging", "warnings", "unraisableexception", "threadexception", "faulthandler", "pastebin")
+"""Plugins of pytest that watch the code of a test. A check only reads numbers, and there are thousands."""
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -62,16 +65,7 @@ def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     import pytest
 
     checks = Path(__file__).parent / "checks"
-    arguments = [
-        str(checks),
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:logging",
-        "--capture=no",
-        "--rootdir",
-        str(checks.parents[1]),
-        *pytests,
-    ]
+    unwanted = [word for plugin in _UNWANTED for word in ("-p", f"no:{plugin}")]
+    arguments = [str(checks), *unwanted, "--capture=no", "--rootdir", str(checks.parents[1]), *pytests]
     code = pytest.main(arguments, plugins=[Given(wanted)])
     return int(code) if int(code) in list(ExitCode) else int(ExitCode.USAGE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from validation.case.case import Case
 from validation.case.layout import Layout
 from validation.case.parameters import parameters
 from validation.case.preset import TINY
-from validation.checks.parity import VERDICT, Parity
+from validation.checks.parity import Parity
 from validation.compare.difference import measure
 from validation.compare.measurement import PieceReport
 from validation.compare.piece import whole
@@ -31,13 +30,12 @@ def concluded(candidate: torch.Tensor, reference: torch.Tensor, of: Case) -> Any
     """The verdict on the gradient of PARAMETER where one rank reports this candidate."""
     box = whole(reference.shape)
     report = PieceReport(0, box, measure(candidate, reference, box), "")
-    node: Any = SimpleNamespace(stash=pytest.Stash())
-    parity = Parity(of, Result(of, 1.0, {}, pieces={f"gradients/{PARAMETER}": (report,)}), node)
+    parity = Parity(of, lambda case: Result(case, 1.0, {}, pieces={f"gradients/{PARAMETER}": (report,)}))
     try:
         parity.gradient_agrees(PARAMETER)
     except (pytest.fail.Exception, pytest.xfail.Exception) as outcome:
-        return node.stash[VERDICT], type(outcome)
-    return node.stash[VERDICT], None
+        return parity.verdict, type(outcome)
+    return parity.verdict, None
 
 
 @pytest.fixture

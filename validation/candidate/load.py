@@ -39,16 +39,15 @@ def held_by(chunks: Iterable[GPTModel], model: Model, recorder: Recorder) -> Hel
 @torch.no_grad()
 def load(chunks: list[GPTModel], held: Held, checkpoint: Checkpoint, recorder: Recorder) -> None:
     """Fill every tensor with NaN, copy what the mapping says, and leave word of each that is not wholly filled."""
-    for chunk in chunks:
-        for _, tensor in tensors(chunk):
-            tensor.fill_(float("nan"))
+    everything = [found for chunk in chunks for found in tensors(chunk)]
+    for _, tensor in everything:
+        tensor.fill_(float("nan"))
     for tensor, parts in held:
         for part in parts:
             part.of(tensor).copy_(checkpoint.read(part.parameter.name, slices(part.box)))
-    for chunk in chunks:
-        for name, tensor in tensors(chunk):
-            if torch.isnan(tensor).any():
-                recorder.problem(f"{WEIGHTS}{name}", f"{name} holds elements that no checkpoint tensor set")
+    for name, tensor in everything:
+        if torch.isnan(tensor).any():
+            recorder.problem(f"{WEIGHTS}{name}", f"{name} holds elements that no checkpoint tensor set")
 
 
 def compare_weights(held: Held, checkpoint: Checkpoint, recorder: Recorder) -> None:

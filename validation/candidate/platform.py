@@ -77,18 +77,23 @@ class CudaMeansCpu(Mode):
     https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/optimizer/optimizer.py
     """
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        if func is _TO_CUDA:
-            return args[0]
-        if kwargs:
-            if kwargs.get("device") == "cuda":
-                kwargs = {**kwargs, "device": _CPU}
-            if kwargs.get("pin_memory"):
-                kwargs = {**kwargs, "pin_memory": False}
-        if func is _KIND and len(args) == 1 and not kwargs:
-            name = str(func(*args)).replace("torch.", "torch.cuda.")
-            return name.replace("Double", "Float") if self._promote else name
-        return super().__torch_function__(func, types, args, kwargs)
+    def __init__(self, promote: bool) -> None:
+        super().__init__(promote)
+        self.replaced |= {_TO_CUDA: lambda tensor, *args, **kwargs: tensor, _KIND: self._kind}
+
+    def keywords(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Nothing is made on a GPU or in pinned memory."""
+        if given.get("device") == "cuda":
+            given = {**given, "device": _CPU}
+        if given.get("pin_memory"):
+            given = {**given, "pin_memory": False}
+        return super().keywords(given)
+
+    def _kind(self, tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if args or kwargs:
+            return _KIND(tensor, *args, **kwargs)
+        name = str(_KIND(tensor)).replace("torch.", "torch.cuda.")
+        return name.replace("Double", "Float") if self.promote else name
 
 
 def _uneven_gloo() -> None:

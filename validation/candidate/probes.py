@@ -13,6 +13,7 @@ from validation.candidate.recorder import Recorder
 from validation.case.case import Case
 from validation.case.probes import Probe, probes
 from validation.compare.observe import SIGMOID, Observed
+from validation.compare.precision import as_stored
 from validation.reference.store import Reference
 
 PROBE_GRADIENTS = "probe_gradients/"
@@ -73,16 +74,18 @@ class ProbedChunk:
     def _keep(self, probe: Probe, tensor: torch.Tensor, view: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Compare what `view` makes of the tensor, and later of the gradient that reaches it."""
         micro_batch = self._micro_batch
-        for box, part in self._place.pieces(probe, view(tensor.detach()), micro_batch):
-            self._recorder.compare(probe.name, part, box, self._reference.probes)
+        with as_stored():
+            for box, part in self._place.pieces(probe, view(tensor.detach()), micro_batch):
+                self._recorder.compare(probe.name, part, box, self._reference.probes)
         if not (probe.has_gradient and tensor.requires_grad):
             return
 
         def compare_gradient(gradient: torch.Tensor) -> None:
-            scaled = view(gradient.detach()) / self._tokens
-            for box, part in self._place.pieces(probe, scaled, micro_batch):
-                name = f"{PROBE_GRADIENTS}{probe.name}"
-                self._recorder.compare(name, part, box, self._reference.probe_gradients, key=probe.name)
+            name = f"{PROBE_GRADIENTS}{probe.name}"
+            with as_stored():
+                scaled = view(gradient.detach()) / self._tokens
+                for box, part in self._place.pieces(probe, scaled, micro_batch):
+                    self._recorder.compare(name, part, box, self._reference.probe_gradients, key=probe.name)
 
         tensor.register_hook(compare_gradient)
 

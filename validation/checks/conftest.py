@@ -11,7 +11,8 @@ import pytest
 from validation.case.errors import PlumblineError
 from validation.checks.marks import members
 from validation.checks.parity import Parity
-from validation.checks.report import Report, section_of
+from validation.checks.protocol import Straight
+from validation.checks.report import Report, parity_of, section_of
 from validation.run.options import Given, Settings, add_options, settings
 
 SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
@@ -34,6 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.no_summary, config.option.no_header = True, True
     config.option.verbose -= 2
     config.pluginmanager.register(Report(config, wanted, prepared=given is not None), "plumbline-report")
+    config.pluginmanager.register(Straight(), "plumbline-straight")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -42,13 +44,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     mark = metafunc.definition.get_closest_marker("every")
     cases = metafunc.config.stash[SETTINGS].cases
+    report: Any = metafunc.config.pluginmanager.get_plugin("plumbline-report")
+    # Parameters and no fixtures: there are thousands of checks, and setting up a fixture costs as much as a check.
     if mark is None:
-        metafunc.parametrize("parity", cases, indirect=True, ids=lambda case: case.name)
+        metafunc.parametrize("parity", [Parity(case, report.result) for case in cases], ids=[case.name for case in cases])
         return
     name, kind = mark.args
     pairs = [(case, member) for case in cases for member in members(kind, case)]
     ids = [f"{case.name}-{member}" for case, member in pairs]
-    metafunc.parametrize(("parity", name), pairs, indirect=["parity"], ids=ids)
+    metafunc.parametrize(("parity", name), [(Parity(case, report.result), member) for case, member in pairs], ids=ids)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -58,13 +62,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _place(item: Any) -> tuple[int, int, int, int]:
     order = {case.name: index for index, case in enumerate(item.config.stash[SETTINGS].cases)}
-    case = item.callspec.params.get("parity") if hasattr(item, "callspec") else None
+    parity = parity_of(item)
     layer = item.callspec.params.get("layer", -1) if hasattr(item, "callspec") else -1
-    return order.get(getattr(case, "name", ""), -1), section_of(item)[0], layer, item.function.__code__.co_firstlineno
-
-
-@pytest.fixture
-def parity(request: pytest.FixtureRequest) -> Parity:
-    """The case's result, run when the first check of the case asks for it."""
-    report: Any = request.config.pluginmanager.get_plugin("plumbline-report")
-    return Parity(request.param, report.result(request.param), request.node)
+    place = order[parity.case.name] if parity else -1
+    return place, section_of(item)[0], layer, item.function.__code__.co_firstlineno

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,12 +22,18 @@ if TYPE_CHECKING:
 class Parity:
     """One case's result, and the statements that a check may make of it.
 
-    Each statement leaves a verdict, which is the line that a user reads and the testcase in JUnit, and fails the check
-    unless it holds.
+    Each statement leaves its verdict in `verdict`, which is the line that a user reads and the testcase in JUnit, and
+    fails the check unless it holds. The case is run when a statement first asks for its result.
     """
 
-    def __init__(self, case: Case, result: Result, node: pytest.Item) -> None:
-        self.case, self.result, self._node = case, result, node
+    def __init__(self, case: Case, run: Callable[[Case], Result]) -> None:
+        self.case, self._run = case, run
+        self.verdict: Verdict | None = None
+
+    @property
+    def result(self) -> Result:
+        """The case's result; waits for its ranks."""
+        return self._run(self.case)
 
     def finished(self) -> None:
         """The ranks ran to their end."""
@@ -131,11 +138,8 @@ class Parity:
         self._leave(Verdict(status, title, numbers, reasons, details=details))
 
     def _leave(self, verdict: Verdict) -> None:
-        self._node.stash[VERDICT] = verdict
+        self.verdict = verdict
         if verdict.status == "known":
             pytest.xfail(verdict.line)
         if verdict.status != "pass":
             pytest.fail(verdict.line, pytrace=False)
-
-
-VERDICT: pytest.StashKey[Verdict] = pytest.StashKey()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import Counter, defaultdict
 from collections.abc import Generator
@@ -12,7 +13,7 @@ import pytest
 from ci import junit
 from validation.case.case import Case
 from validation.case.errors import ExitCode, PlumblineError
-from validation.checks.parity import VERDICT
+from validation.checks.parity import Parity
 from validation.checks.progress import ProgressLine
 from validation.machine import machine
 from validation.run.options import Settings
@@ -69,11 +70,13 @@ class Report:
         self._runner = Runner(self._settings, self._progress.show)
         for case in self._wanted:
             junit.write_unfinished(self._path(case), case.name, self._facts(case, {}))
+        # torch alone is half a million objects: left to the collector, it goes through them while the checks run.
+        gc.freeze()
         self._runner.start(self._wanted)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Cases that no selected check asks for are not run."""
-        asked = {item.callspec.params.get("parity") for item in session.items if hasattr(item, "callspec")}
+        asked = {parity.case for parity in map(parity_of, session.items) if parity}
         self._wanted = [case for case in self._settings.cases if case in asked]
 
     def pytest_unconfigure(self) -> None:
@@ -96,7 +99,8 @@ class Report:
     def pytest_runtest_makereport(self, item: pytest.Item, call: Any) -> Generator[None, Any, Any]:
         """Give the verdict to whoever reads the report."""
         report = yield
-        report.verdict, report.section = item.stash.get(VERDICT, None), section_of(item)[1]
+        parity = parity_of(item)
+        report.verdict, report.section = parity.verdict if parity else None, section_of(item)[1]
         return report
 
     @pytest.hookimpl(tryfirst=True)
@@ -202,7 +206,14 @@ class Report:
         return {**said, **self._machine, **{key: str(value) for key, value in more.items()}}
 
     def _write(self, line: str, **colours: bool) -> None:
-        self._config.get_terminal_writer().line(line, **colours)
+        # In one piece: unbuffered, as CI systems set it, every write is a system call.
+        self._config.get_terminal_writer().write(f"{line}\n", **colours)
+
+
+def parity_of(item: Any) -> Parity | None:
+    """What a check asks about its case; None for a user's test that asks nothing."""
+    found: Parity | None = item.callspec.params.get("parity") if hasattr(item, "callspec") else None
+    return found
 
 
 def section_of(item: Any) -> tuple[int, str]:

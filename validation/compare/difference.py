@@ -105,20 +105,16 @@ def _measure_flat(candidate: torch.Tensor, reference: torch.Tensor, offset: int,
     c, r = candidate.to(torch.float64), reference.to(torch.float64)
     d = c - r
     magnitude = d.abs()
-    # max() of a tensor that holds NaN is NaN and its place is the NaN's: what is wrong is then also what is shown.
-    largest, place = magnitude.max(0) if magnitude.numel() else (torch.zeros(()), torch.zeros(()))
-    # All products at once: thousands of small pieces are measured in every run, and each call has its price.
-    rows = torch.stack([d, c, r])
-    products = rows @ rows.T
-    numbers = torch.stack([magnitude.sum(), largest, place, torch.count_nonzero(d)]).tolist()
-    (squares, _, _), (_, _, cross), (_, _, reference_squares) = products.tolist()
+    # argmax() of a tensor that holds NaN is the place of the NaN: what is wrong is then also what is shown.
+    place = int(magnitude.argmax()) if magnitude.numel() else 0
+    squares, cross, reference_squares = (float(torch.dot(one, other)) for one, other in ((d, d), (c, r), (r, r)))
     finite = math.isfinite(squares + cross + reference_squares)
     return Difference(
         count=d.numel(),
-        differing=int(numbers[3]),
-        max_abs=numbers[1],
-        max_index=_global_index(offset + int(numbers[2]), box),
-        sum_abs=numbers[0],
+        differing=int(torch.count_nonzero(d)),
+        max_abs=float(magnitude[place]) if magnitude.numel() else 0.0,
+        max_index=_global_index(offset + place, box),
+        sum_abs=float(magnitude.sum()),
         sum_squares=squares,
         reference_squares=reference_squares,
         cross=cross,

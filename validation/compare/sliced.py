@@ -29,6 +29,7 @@ class SlicedFile:
         self._handle: Any = None
         self._touched = 0
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._mapped: dict[str, torch.Tensor] = {}
 
     def keys(self) -> list[str]:
         """The names of the tensors."""
@@ -65,9 +66,13 @@ class SlicedFile:
     def close(self) -> None:
         """Let go of the file; the next read opens it again."""
         self._handle, self._touched = None, 0
+        self._mapped.clear()
 
     def _rows(self, name: str, rows: slice, rest: tuple[slice, ...], width: int) -> torch.Tensor:
-        part: torch.Tensor = self._open().get_slice(name)[(rows, *rest)].clone()
+        if name not in self._mapped:
+            # A view of the file: its pages are read when they are copied below, not here.
+            self._mapped[name] = self._open().get_tensor(name)
+        part = self._mapped[name][(rows, *rest)].clone()
         # Whichever columns are asked for, the pages of the whole rows are touched.
         self._touched += (rows.stop - rows.start) * width * part.element_size()
         if self._touched >= REOPEN_AFTER:

@@ -6,6 +6,7 @@ another name and renamed when whole: a half-written reference is never taken for
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -29,7 +30,7 @@ def key(case: Case) -> str:
         "batch": [case.batch_size, case.seq_length],
         "layers": case.layers,
         "checkpoint": _checkpoint_stamp(case.hf_model_path),
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "safetensors")},
+        "versions": _versions(),
         "source": _source_digest(),
     }
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:24]
@@ -42,6 +43,12 @@ def _checkpoint_stamp(folder: str | None) -> list[Any]:
     return [str(Path(folder).resolve()), *([path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files)]
 
 
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("torch", "transformers", "safetensors")}
+
+
+@functools.cache
 def _source_digest() -> str:
     """Of the modules that make the reference: when one changes, what it made before is not taken for what it makes now."""
     rooms = [Path(__file__).parent, Path(__file__).parents[1] / "compare", Path(__file__).parents[1] / "case"]

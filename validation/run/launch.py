@@ -91,7 +91,7 @@ def launch(
     """Run `entry(*arguments)` in `ranks` processes and return what each wrote. Raises RunBroke."""
     with _watched(folder, ranks, timeout, progress) as watch:
         try:
-            _elastic(ranks, folder)(entry)(*arguments)
+            _elastic(entry, arguments, ranks, folder)
         except Exception as error:  # elastic's own errors have no common base that says more than what the ranks left
             raise RunBroke(_post_mortem(folder, ranks, timeout, watch, error)) from error
     found = []
@@ -103,10 +103,14 @@ def launch(
     return found
 
 
-def _elastic(ranks: int, folder: Path) -> Callable[[Callable[..., None]], Callable[..., Any]]:
+def _elastic(entry: Callable[..., None], arguments: tuple[Any, ...], ranks: int, folder: Path) -> None:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    # The store that the ranks meet in, on a port that is free and stays ours: elastic takes it over, being in this process.
+    # Elastic's own way to a free port, the c10d rendezvous, reads the source of every caller for its log: 50 ms a case.
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False, multi_tenant=True)
     for name in ("torch.distributed.elastic", "torch.distributed.run", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     config = LaunchConfig(
@@ -114,15 +118,16 @@ def _elastic(ranks: int, folder: Path) -> Callable[[Callable[..., None]], Callab
         max_nodes=1,
         nproc_per_node=ranks,
         run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
+        rdzv_backend="static",
+        rdzv_endpoint=f"localhost:{store.port}",
+        rdzv_configs={"rank": 0},
         local_addr="localhost",
         max_restarts=0,
-        monitor_interval=0.01,
+        monitor_interval=0.02,
         start_method="forkserver",
         logs_specs=DefaultLogsSpecs(log_dir=str(folder / "logs"), redirects=Std.ALL),
     )
-    return lambda entry: elastic_launch(config, entry)
+    elastic_launch(config, entry)(*arguments)
 
 
 class _Watch:
@@ -137,7 +142,7 @@ class _Watch:
     def run(self) -> None:
         """Until `stop` is called."""
         end, last = time.monotonic() + self._timeout, ""
-        while not self._done.wait(0.05):
+        while not self._done.wait(0.1):
             step = last_step(self._folder, 0)
             if step != last:
                 last = step

@@ -17,7 +17,7 @@ from validation.candidate.probes import ProbedChunk
 from validation.candidate.recorder import Recorder
 from validation.candidate.step import run_step
 from validation.case.case import Case
-from validation.compare.precision import DTYPES, Mode, computing_in, make_deterministic
+from validation.compare.precision import DTYPES, Mode, as_stored, computing_in, make_deterministic
 from validation.compare.sliced import SlicedFile
 from validation.reference.checkpoint import Checkpoint
 from validation.reference.store import Reference
@@ -73,8 +73,9 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
     held = load.held_by(chunks, case.model, recorder)
     report.progress("weights")
     checkpoint = Checkpoint.open(stored.weights(case), case.model, case.layers)
-    load.load(chunks, held, checkpoint, recorder)
-    load.compare_weights(held, checkpoint, recorder)
+    with as_stored():
+        load.load(chunks, held, checkpoint, recorder)
+        load.compare_weights(held, checkpoint, recorder)
     tokens = int(SlicedFile(stored.batch).read("mask").sum())
     for chunk in chunks:
         ProbedChunk(chunk, case, recorder, stored, tokens)
@@ -88,7 +89,8 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
     if loss is not None:
         recorder.compare("loss", loss.to(DTYPES[case.precision]), (), stored.probes)
     report.progress("gradients")
-    _compare_gradients(held, stored, recorder)
+    with as_stored():
+        _compare_gradients(held, stored, recorder)
     recorder.close()
     return sum(tensor.numel() * tensor.element_size() for tensor, _ in held)
 
