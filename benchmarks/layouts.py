@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,8 @@ from validation.case.case import DEFAULT_SEED, Case  # noqa: E402
 from validation.case.layout import Layout  # noqa: E402
 from validation.case.preset import TINY  # noqa: E402
 
+ROUNDS = 3
+"""How often one command is timed: a further layout is a difference of two times, which a busy neighbour spoils."""
 LAYOUTS = "single,tp2,pp2,ep2,tp2etp2,tp2ep2,tp2pp2,pp2ep2"
 
 
@@ -84,13 +87,18 @@ def main() -> None:
     """Run both sides and print them."""
     layouts = sys.argv[1] if len(sys.argv) > 1 else LAYOUTS
     names = layouts.split(",")
-    ours = one_command(layouts)
-    print(f"one command, {len(names)} layouts: {ours:.1f} s", flush=True)
-    alone = one_command(names[0])
-    print(
-        f"one command, {names[0]} alone: {alone:.1f} s; each further layout {(ours - alone) / (len(names) - 1):.2f} s",
-        flush=True,
-    )
+    timed, further = [], []
+    for _ in range(ROUNDS):
+        timed.append(one_command(layouts))
+        alone = one_command(names[0])
+        further.append((timed[-1] - alone) / (len(names) - 1))
+        print(
+            f"one command, {len(names)} layouts: {timed[-1]:.1f} s; {names[0]} alone: {alone:.1f} s; "
+            f"each further layout {further[-1]:.2f} s",
+            flush=True,
+        )
+    ours = statistics.median(timed)
+    print(f"medians: {ours:.1f} s, each further layout {statistics.median(further):.2f} s", flush=True)
     theirs = 0.0
     for name in names:
         seconds = usual_way(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 from torch.nn import functional
 
@@ -35,6 +36,9 @@ def transformer_config(case: Case) -> MLATransformerConfig:
         deallocate_pipeline_outputs=False,
         use_cpu_initialization=False,
         perform_initialization=True,
+        init_method=_left_alone,
+        output_layer_init_method=_left_alone,
+        embedding_init_method=_left_alone,
         gradient_accumulation_fusion=False,
         bias_dropout_fusion=False,
         bias_activation_fusion=False,
@@ -44,6 +48,11 @@ def transformer_config(case: Case) -> MLATransformerConfig:
         cross_entropy_loss_fusion=False,
         barrier_with_L1_time=False,
     )
+
+
+def _left_alone(tensor: torch.Tensor) -> torch.Tensor:
+    """No initial values: every tensor is filled with NaN and then from the checkpoint."""
+    return tensor
 
 
 def _geometry(model: Model) -> dict[str, Any]:

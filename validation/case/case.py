@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from validation.case.layout import Layout
 from validation.case.model import Model
+from validation.case.training import Training
 
 PRECISIONS = ("fp64", "fp32")
 TRANSPORTS = ("gloo", "nccl")
@@ -36,19 +37,25 @@ class Case:
     seq_length: int
     hf_model_path: str | None = None
     layers: tuple[int, ...] = ()
+    training: Training = field(default_factory=Training)
+
+    @property
+    def arrangement(self) -> str:
+        """The layout with the words of the step: `tp2`, `pp2+1-3`, `tp2+distributed+full`."""
+        return "+".join((self.layout.name, *self.training.words))
 
     @property
     def name(self) -> str:
         """The case in one word, as used for JUnit files: `tiny-tp2-fp64-local-gloo`."""
         implementation = self.implementation.replace(":", ".")
-        parts = [self.preset, self.layout.name, self.precision, implementation, self.transport]
+        parts = [self.preset, self.arrangement, self.precision, implementation, self.transport]
         parts += [f"seed{self.seed}"] if self.seed != DEFAULT_SEED else []
         return "-".join(parts)
 
     @property
     def title(self) -> str:
         """The case as a heading: `tiny / tp2 / fp64 / local / gloo: 2 ranks`."""
-        words = (self.preset, self.layout.name, self.precision, self.implementation, self.transport)
+        words = (self.preset, self.arrangement, self.precision, self.implementation, self.transport)
         ranks = self.layout.ranks
         return f"{' / '.join(words)}: {ranks} rank{'s' if ranks > 1 else ''}"
 
@@ -68,4 +75,5 @@ class Case:
         data["model"] = Model(**data["model"])
         data["layout"] = Layout(**data["layout"])
         data["layers"] = tuple(data["layers"])
+        data["training"] = Training.from_dict(data["training"])
         return cls(**data)

@@ -21,7 +21,8 @@ from validation.case.case import Case
 
 
 def key(case: Case) -> str:
-    """A digest of what the reference of `case` depends on; layout, implementation and transport are not in it."""
+    """A digest of what the reference of `case` depends on; layout, implementation and transport are not in it, nor options of a step
+    that must not change what is computed."""
     depends = {
         "model": case.model.as_dict(),
         "precision": case.precision,
@@ -29,6 +30,7 @@ def key(case: Case) -> str:
         "device": "cuda" if case.transport == "nccl" else "cpu",
         "batch": [case.batch_size, case.seq_length],
         "layers": case.layers,
+        "training": [case.training.steps, case.training.loss, case.training.balancing],
         "checkpoint": _checkpoint_stamp(case.hf_model_path),
         "versions": _versions(),
         "source": _source_digest(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,16 @@ from validation.case.errors import UsageError
 from validation.case.folder import model_from_folder
 from validation.case.layout import Layout
 from validation.case.preset import PRESETS, Preset, preset
+from validation.case.training import OPTIONS, Training
 
+_OPTION_HELP = {
+    "optimizer": "whether each data-parallel rank holds all of the optimizer's state or its share",
+    "loss": "the mean over all tokens of a step, or the mean of each micro-batch's mean",
+    "balancing": "the auxiliary loss that balances the experts",
+    "recompute": "what the backward pass computes again in place of keeping it",
+    "dispatcher": "how tokens reach their experts",
+    "experts": "one matrix after the other, or all in one grouped product; default is what the implementation trains with",
+}
 DEGREES = ("tp", "pp", "vpp", "ep", "etp", "cp", "dp")
 
 
@@ -49,6 +59,8 @@ def add_options(add: Callable[..., Any]) -> None:
     add("--layers", default="", metavar="0,1,3", help="take only these layers of the checkpoint")
     add("--set", dest="numbers", action="append", default=[], metavar="NAME=VALUE", help="override a number of the model")
     add("--layouts", default="", metavar="tp2,pp2", help="layouts to run, one after the other, with one reference")
+    for name, words in OPTIONS.items():
+        add(f"--{name}", default=words[0], choices=words, help=f"{_OPTION_HELP[name]} (default {words[0]})")
     for degree in DEGREES:
         add(f"--{degree}", type=int, default=None, metavar="N", help=f"{degree} of a single layout")
     add("--precision", default=None, help=f"{', '.join(PRECISIONS)} (default fp64 on the CPU, fp32 on GPUs)")
@@ -96,8 +108,9 @@ def settings(options: Any, command: str) -> Settings:
             seq_length=_given(options.seq_length, base.seq_length),
             hf_model_path=folder,
             layers=_layers(options.layers),
+            training=training,
         )
-        for layout in _layouts(options)
+        for layout, training in _arrangements(options)
     )
     return Settings(
         cases=cases,
@@ -165,7 +178,9 @@ def _numbers(given: list[str]) -> Mapping[str, str]:
     return {word: value for word, _, value in pairs}
 
 
-def _layouts(options: Any) -> list[Layout]:
+def _arrangements(options: Any) -> list[tuple[Layout, Training]]:
+    """Each layout with the options of its step: those given for all, and the words that follow its name."""
+    shared = Training(**{name: getattr(options, name) for name in OPTIONS})
     degrees = {degree: getattr(options, degree) for degree in DEGREES}
     given = {degree: value for degree, value in degrees.items() if value is not None}
     if given and options.layouts:
@@ -174,10 +189,13 @@ def _layouts(options: Any) -> list[Layout]:
     if wrong:
         raise UsageError(f"--{wrong} {given[wrong]}: a degree is 1 or more")
     if given:
-        return [Layout().with_degrees(**given)]
+        return [(Layout().with_degrees(**given), shared)]
     names = [name.strip() for name in options.layouts.split(",") if name.strip()] or ["single"]
-    layouts = [Layout.parse(name) for name in names]
-    twice = next((layout.name for layout in layouts if layouts.count(layout) > 1), None)
+    found = []
+    for name in names:
+        layout, *words = name.split("+")
+        found.append((Layout.parse(layout), functools.reduce(Training.with_word, words, shared)))
+    twice = next((name for name, one in zip(names, found, strict=True) if found.count(one) > 1), None)
     if twice:
         raise UsageError(f"--layouts names {twice} twice; give each layout once")
-    return layouts
+    return found

@@ -1,0 +1,76 @@
+"""How a step is made, beside the layout: what the loss is, how the optimizer holds its state, what is computed twice."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from validation.case.errors import UsageError
+
+OPTIONS = {
+    "optimizer": ("plain", "distributed"),
+    "loss": ("token", "mean"),
+    "balancing": ("none", "seq_aux_loss", "aux_loss", "z_loss"),
+    "recompute": ("none", "full", "selective"),
+    "dispatcher": ("alltoall", "allgather"),
+    "experts": ("default", "sequential", "grouped"),
+}
+"""The options that are one word of several, the default first."""
+WORDS = {
+    "distributed": ("optimizer", "distributed"),
+    "mean": ("loss", "mean"),
+    "seqaux": ("balancing", "seq_aux_loss"),
+    "aux": ("balancing", "aux_loss"),
+    "zloss": ("balancing", "z_loss"),
+    "full": ("recompute", "full"),
+    "selective": ("recompute", "selective"),
+    "allgather": ("dispatcher", "allgather"),
+    "sequential": ("experts", "sequential"),
+    "grouped": ("experts", "grouped"),
+}
+"""What may follow a layout, joined with +: `tp2+distributed+full`."""
+_STAGES = re.compile(r"\d+(-\d+)+")
+
+
+@dataclass(frozen=True)
+class Training:
+    """The options of a step.
+
+    `steps` counts optimizer steps; 0 stops after the backward pass. `loss` is `token` (the sum over all tokens divided by
+    their number, megatron-core's calculate_per_token_loss) or `mean` (each micro-batch's own mean, averaged). `stages` are
+    the layers of each pipeline stage where they are not even, in the order of the model.
+    """
+
+    steps: int = 0
+    optimizer: str = "plain"
+    loss: str = "token"
+    balancing: str = "none"
+    recompute: str = "none"
+    dispatcher: str = "alltoall"
+    experts: str = "default"
+    stages: tuple[int, ...] = ()
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What is unlike the default, as it follows a layout's name."""
+        said = tuple(word for word, (name, value) in WORDS.items() if getattr(self, name) == value)
+        return said + (("-".join(map(str, self.stages)),) if self.stages else ())
+
+    def with_word(self, word: str) -> Training:
+        """This with one more word: one of WORDS, or stages as `1-3`. Raises UsageError."""
+        if _STAGES.fullmatch(word):
+            return replace(self, stages=tuple(int(part) for part in word.split("-")))
+        if word not in WORDS:
+            raise UsageError(
+                f"+{word} is unknown; after a layout may stand +{', +'.join(WORDS)}, "
+                "or the layers of each pipeline stage as +1-3"
+            )
+        name, value = WORDS[word]
+        changed: dict[str, Any] = {name: value}
+        return replace(self, **changed)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Training:
+        """What `dataclasses.asdict` made of one, perhaps through JSON."""
+        return cls(**{**data, "stages": tuple(data["stages"])})
