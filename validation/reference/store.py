@@ -21,8 +21,10 @@ from validation.case.case import Case
 
 
 def key(case: Case) -> str:
-    """A digest of what the reference of `case` depends on; layout, implementation and transport are not in it, nor options of a step
-    that must not change what is computed."""
+    """A digest of what the reference of `case` depends on.
+
+    Layout, implementation and transport are not in it, nor options of a step that must not change what is computed.
+    """
     depends = {
         "model": case.model.as_dict(),
         "precision": case.precision,
