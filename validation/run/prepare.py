@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 
 from validation.case import preflight
-from validation.case.errors import UsageError
-from validation.machine import available_memory, gpus
+from validation.case.errors import EnvironmentMissing, UsageError
+from validation.machine import ABSENT, available_memory, gpus, version
 from validation.run import launch
 from validation.run.options import Settings
+
+PACKAGES = ("torch", "transformers", "megatron-core", "safetensors", "pytest", "junitparser", "pyyaml")
+"""Without one of these no case runs."""
 
 
 def prepare(settings: Settings) -> None:
     """Everything that can be said before anything is started. Raises UsageError or EnvironmentMissing."""
+    _find_packages(settings.cases[0].transport)
     count, memory = gpus(), available_memory()
     for case in settings.cases:
         preflight.check(case, max_ranks=settings.max_ranks, gpus=count, memory=memory)
@@ -21,6 +26,16 @@ def prepare(settings: Settings) -> None:
     launch.warm_up()
     if settings.cases[0].hf_model_path is not None:
         _verify(settings)
+
+
+def _find_packages(transport: str) -> None:
+    missing = [name for name in PACKAGES if version(name) == ABSENT]
+    if missing:
+        wanted = "cpu" if transport == "gloo" else "cuda"
+        raise EnvironmentMissing(
+            f"{', '.join(missing)}: not installed for {sys.executable}; `pip install -r requirements/{wanted}.txt` brings what "
+            "is missing, and the nox sessions install it by themselves"
+        )
 
 
 def _find_implementation(name: str) -> None:
