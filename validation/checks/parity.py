@@ -11,6 +11,7 @@ import pytest
 from validation.case.case import Case
 from validation.case.parameters import Parameter, parameters
 from validation.case.probes import observed
+from validation.case.steps import stepped
 from validation.checks.order import place
 from validation.run.known import known_bugs
 
@@ -76,6 +77,13 @@ class Parity:
         """The gradient after finalize_model_grads is the reference's, and the same on every rank that holds it."""
         known: Parameter = parameters(self.case.model)[parameter]
         self._compare(f"gradients/{parameter}", f"{known.title} Gradient", known.shape)
+
+    def step_agrees(self, key: str) -> None:
+        """What an optimizer step leaves is what torch's AdamW leaves on the HuggingFace model."""
+        from validation.compare.verdict import AFTER_STEPS
+
+        known = stepped(self.case)[key]
+        self._compare(known.name, known.title, known.shape, AFTER_STEPS[self.case.precision])
 
     def every_tensor_is_set(self) -> None:
         """No Megatron parameter or persistent buffer holds an element that the checkpoint did not set."""

@@ -11,14 +11,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
+from megatron.core.distributed import DistributedDataParallel
 
 from validation.candidate import build, load, platform
+from validation.candidate.compare import compare_gradients, compare_step
+from validation.candidate.optimizer import Optimizer, gather_gradients
 from validation.candidate.probes import ProbedChunk
 from validation.candidate.recorder import Recorder
-from validation.candidate.step import run_step
+from validation.candidate.step import loss_divisor, run_step
 from validation.case.case import Case
 from validation.compare.precision import DTYPES, Mode, as_stored, computing_in, make_deterministic
-from validation.compare.sliced import SlicedFile
 from validation.reference.checkpoint import Checkpoint
 from validation.reference.store import Reference
 from validation.run.report import RankReport
@@ -76,11 +78,9 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
     with as_stored():
         load.load(chunks, held, checkpoint, recorder)
         load.compare_weights(held, checkpoint, recorder)
-    tokens = int(SlicedFile(stored.batch).read("mask").sum())
-    for chunk in chunks:
-        ProbedChunk(chunk, case, recorder, stored, tokens)
+    probed = [ProbedChunk(chunk, case, recorder, stored, loss_divisor(case, stored.batch)) for chunk in chunks]
     report.progress("gradient buffers")
-    wrapped = build.wrap(chunks)
+    wrapped = build.wrap(chunks, case)
     for model in wrapped:
         model.train()
     report.progress("forward and backward")
@@ -90,26 +90,34 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
         recorder.compare("loss", loss.to(DTYPES[case.precision]), (), stored.probes)
     report.progress("gradients")
     with as_stored():
-        _compare_gradients(held, stored, recorder)
+        if case.training.optimizer == "distributed":
+            gather_gradients(wrapped)
+        compare_gradients(held, stored, recorder)
+    for chunk in probed:
+        chunk.stop()
+    if case.training.steps:
+        _take_steps(case, wrapped, held, stored, recorder, report)
     recorder.close()
     return sum(tensor.numel() * tensor.element_size() for tensor, _ in held)
 
 
-def _compare_gradients(held: load.Held, stored: Reference, recorder: Recorder) -> None:
-    """What finalize_model_grads has left in each parameter's main_grad."""
-    found = []
-    for tensor, parts in held:
-        gradient = getattr(tensor, "main_grad", None)
-        for part in parts:
-            if not part.parameter.trained:
-                continue
-            if gradient is None:
-                name = f"{load.GRADIENTS}{part.parameter.name}"
-                recorder.problem(name, f"{part.megatron} has no main_grad after finalize_model_grads")
-            else:
-                found.append((part, part.of(gradient)))
-    for parameter, box, value in load.together(found):
-        recorder.compare(f"{load.GRADIENTS}{parameter.name}", value, box, stored.gradients, key=parameter.name)
+def _take_steps(
+    case: Case,
+    wrapped: list[DistributedDataParallel],
+    held: load.Held,
+    stored: Reference,
+    recorder: Recorder,
+    report: RankReport,
+) -> None:
+    """The optimizer's steps: the first with the gradients that have been compared, each further one with its own batch."""
+    optimizer = Optimizer(case, wrapped)
+    for step in range(1, case.training.steps + 1):
+        report.progress(f"step {step}")
+        if step > 1:
+            run_step(case, wrapped, stored.batch, step - 1)
+        norm = optimizer.step()
+        with as_stored():
+            compare_step(step, norm.to(DTYPES[case.precision]), optimizer, held, stored, recorder)
 
 
 def _place() -> dict[str, int]:
