@@ -86,8 +86,7 @@ class ProbedChunk:
             with as_stored():
                 for box, part in self._place.pieces(probe, view(tensor.detach()), micro_batch):
                     self._recorder.compare(probe.name, part, box, self._reference.probes)
-            # What comes from outside of a recomputed part has its graph, and all of its gradient, already now.
-            if probe.has_gradient and not torch.is_grad_enabled() and not tensor.requires_grad:
+            if probe.has_gradient and not torch.is_grad_enabled():
                 self._waiting[probe.name].append(micro_batch)
                 return
         if not (probe.has_gradient and tensor.requires_grad):
@@ -137,7 +136,9 @@ class ProbedChunk:
         attention.core_attention.register_forward_pre_hook(
             self._input(*(f"{prefix}.attention.{part}" for part in parts)), with_kwargs=True
         )
-        layer.pre_mlp_layernorm.register_forward_pre_hook(self._input(f"{prefix}.attention.residual"), with_kwargs=True)
+        # The norm that would follow is recomputed on a copy, which half of the gradient passes by; this one is none.
+        residual = self._input(f"{prefix}.attention.residual")
+        layer.pre_cross_attn_layernorm.register_forward_pre_hook(residual, with_kwargs=True)
         if not dense:
             self._watch_experts(layer.mlp, f"{prefix}.moe")
 
