@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from validation.case import arrangement
 from validation.case.case import DEFAULT_SEED, IMPLEMENTATIONS, PRECISIONS, TRANSPORTS, Case
 from validation.case.errors import UsageError
 from validation.case.folder import model_from_folder
@@ -199,10 +199,7 @@ def _arrangements(options: Any, steps: int) -> list[tuple[Layout, Training]]:
     if given:
         return [(Layout().with_degrees(**given), shared)]
     names = [name.strip() for name in options.layouts.split(",") if name.strip()] or ["single"]
-    found = []
-    for name in names:
-        layout, *words = name.split("+")
-        found.append((Layout.parse(layout), functools.reduce(Training.with_word, words, shared)))
+    found = [arrangement.parse(name, shared) for name in names]
     twice = next((name for name, one in zip(names, found, strict=True) if found.count(one) > 1), None)
     if twice:
         raise UsageError(f"--layouts names {twice} twice; give each layout once")
