@@ -26,11 +26,26 @@ def case(implementation: str = "local-stock", layout: str = "tp2") -> Case:
     return Case("tiny", TINY.model, Layout.parse(layout), "fp64", implementation, "gloo", 1, 4, 2, 48)
 
 
+class Runs:
+    """One result, and no other run to be had."""
+
+    def __init__(self, result: Result) -> None:
+        self._result = result
+
+    def result(self, case: Case) -> Result:
+        """The one."""
+        return self._result
+
+    def against_single(self, case: Case) -> Result | None:
+        """None."""
+        return None
+
+
 def concluded(candidate: torch.Tensor, reference: torch.Tensor, of: Case) -> Any:
     """The verdict on the gradient of PARAMETER where one rank reports this candidate."""
     box = whole(reference.shape)
     report = PieceReport(0, box, measure(candidate, reference, box), "")
-    parity = Parity(of, lambda case: Result(case, 1.0, {}, pieces={f"gradients/{PARAMETER}": (report,)}))
+    parity = Parity(of, Runs(Result(of, 1.0, {}, pieces={f"gradients/{PARAMETER}": (report,)})))
     try:
         parity.gradient_agrees(PARAMETER)
     except (pytest.fail.Exception, pytest.xfail.Exception) as outcome:

@@ -12,6 +12,8 @@ from validation.case.parameters import parameters
 
 STEPS = "steps/"
 """What precedes the name of everything that is compared after a step: `steps/1/value/model.norm.weight`."""
+UNREDUCED = "unreduced/"
+"""What precedes a parameter's name for the sum of the ranks' gradients before megatron-core's own reduction."""
 MOMENTS = {"exp_avg": "First Moment", "exp_avg_sq": "Second Moment"}
 """What AdamW keeps of a parameter, by torch's names."""
 VALUE, NORM = "value", "gradient_norm"

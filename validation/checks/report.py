@@ -34,6 +34,7 @@ class Report:
         self._config, self._settings, self._prepared = config, settings, prepared
         self._runner: Any = None
         self._result: Result | None = None
+        self._against_single: dict[Case, Result | None] = {}
         self._section = ""
         self._wanted: list[Case] = []
         self._checks: dict[str, list[junit.Check]] = defaultdict(list)
@@ -52,6 +53,15 @@ class Report:
             with capture.global_and_fixture_disabled():
                 self._result = self._run(case)
         return self._result
+
+    def against_single(self, case: Case) -> Result | None:
+        """The case compared with the candidate on one rank, run when a check first fails; None where that cannot be had."""
+        if case not in self._against_single:
+            self._progress.show(case, "what one rank computes")
+            self._progress.watch(case)
+            self._against_single[case] = self._runner.against_single(case)
+            self._progress.watch(None)
+        return self._against_single[case]
 
     def _run(self, case: Case) -> Result:
         self._section = ""

@@ -19,6 +19,7 @@ from validation.candidate.optimizer import Optimizer, gather_gradients
 from validation.candidate.probes import ProbedChunk
 from validation.candidate.recorder import Recorder
 from validation.candidate.step import loss_divisor, run_step
+from validation.candidate.unreduced import Unreduced
 from validation.case.case import Case
 from validation.compare.precision import DTYPES, Mode, as_stored, computing_in, make_deterministic
 from validation.reference.checkpoint import Checkpoint
@@ -26,12 +27,16 @@ from validation.reference.store import Reference
 from validation.run.report import RankReport
 
 
-def rank(case_text: str, run_folder: str, reference_folder: str, timeout: float) -> None:
-    """Entry point of every rank of a case: compares its pieces and leaves its findings in the run's folder."""
+def rank(case_text: str, run_folder: str, reference_folder: str, timeout: float, keep: str) -> None:
+    """Entry point of every rank of a case: compares its pieces and leaves its findings in the run's folder.
+
+    `keep` names a folder that gets what is compared, in the files of a reference; empty for none. Only where one rank
+    holds everything.
+    """
     report = RankReport(Path(run_folder), int(os.environ["RANK"]))
     with report.last_words():
         case = Case.from_json(case_text)
-        report.write(_findings(case, Reference(Path(reference_folder)), report, timeout))
+        report.write(_findings(case, Reference(Path(reference_folder)), report, timeout, keep))
 
 
 def reference(case_text: str, run_folder: str, home: str, threads: int) -> None:
@@ -48,7 +53,7 @@ def reference(case_text: str, run_folder: str, home: str, threads: int) -> None:
         report.write({"folder": str(stored.folder)})
 
 
-def _findings(case: Case, stored: Reference, report: RankReport, timeout: float) -> dict[str, Any]:
+def _findings(case: Case, stored: Reference, report: RankReport, timeout: float, keep: str) -> dict[str, Any]:
     on_cpu = case.transport == "gloo"
     report.progress("process groups")
     if not on_cpu:
@@ -58,7 +63,7 @@ def _findings(case: Case, stored: Reference, report: RankReport, timeout: float)
     dist.init_process_group(case.transport, timeout=timedelta(seconds=timeout))
     with computing_in(case.precision, platform.CudaMeansCpu if on_cpu else Mode):
         build.start_groups(case.layout)
-        recorder = Recorder(report.rank)
+        recorder = Recorder(report.rank, Path(keep) if keep else None)
         held = _measure(case, stored, recorder, report)
         place = _place()
     # A rank that leaves early takes its connections with it while others still read from them.
@@ -78,9 +83,11 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
     with as_stored():
         load.load(chunks, held, checkpoint, recorder)
         load.compare_weights(held, checkpoint, recorder)
-    probed = [ProbedChunk(chunk, case, recorder, stored, loss_divisor(case, stored.batch)) for chunk in chunks]
+    divisor = loss_divisor(case, stored.batch)
+    probed = [ProbedChunk(chunk, case, recorder, stored, divisor) for chunk in chunks]
     report.progress("gradient buffers")
     wrapped = build.wrap(chunks, case)
+    Unreduced(case, held, recorder, stored, divisor).watch(chunks[0].config)
     for model in wrapped:
         model.train()
     report.progress("forward and backward")
