@@ -1,12 +1,14 @@
 """The same cases (a) in one command and (b) the usual way, one torchrun per layout, side by side in one run.
 
-    python benchmarks/layouts.py [tp2,pp2,...]
+    python benchmarks/layouts.py [--steps N] [tp2,pp2,...]
 
-Both start with no reference stored, and both end with every difference merged and judged. Prints seconds and their ratio.
+By default the layouts of `nox -s parity`, with two optimizer steps. Both sides start with no reference stored, and both end
+with every difference merged and judged. Prints seconds and their ratio.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -19,21 +21,28 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from validation.case.case import DEFAULT_SEED, Case  # noqa: E402
-from validation.case.layout import Layout  # noqa: E402
-from validation.case.preset import TINY  # noqa: E402
+from ci.matrix import rows  # noqa: E402
+from validation.case.case import Case  # noqa: E402
+from validation.run.options import add_options, settings  # noqa: E402
 
 ROUNDS = 3
 """How often one command is timed: a further layout is a difference of two times, which a busy neighbour spoils."""
-LAYOUTS = "single,tp2,pp2,ep2,tp2etp2,tp2ep2,tp2pp2,pp2ep2"
 
 
-def one_command(layouts: str) -> float:
+def cases(layouts: str, steps: int) -> tuple[Case, ...]:
+    """The cases that the command compares."""
+    parser = argparse.ArgumentParser()
+    add_options(parser.add_argument)
+    return settings(parser.parse_args(["--layouts", layouts, "--steps", str(steps)]), "").cases
+
+
+def one_command(layouts: str, steps: int) -> float:
     """Seconds for all layouts in one command."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.monotonic()
+        words = ["--layouts", layouts, "--steps", str(steps), "--results", folder]
         subprocess.run(
-            [sys.executable, "-m", "validation", "run", "--layouts", layouts, "--results", folder],
+            [sys.executable, "-m", "validation", "run", *words],
             check=True,
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
@@ -42,12 +51,8 @@ def one_command(layouts: str) -> float:
         return time.monotonic() - start
 
 
-def usual_way(layout: str) -> float:
+def usual_way(case: Case) -> float:
     """Seconds for one layout by torchrun, and the merged verdicts checked."""
-    case = Case(
-        TINY.name, TINY.model, Layout.parse(layout), "fp64", "local", "gloo", DEFAULT_SEED,
-        TINY.batch_size, TINY.micro_batch_size, TINY.seq_length,
-    )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         start = time.monotonic()
         subprocess.run(
@@ -66,44 +71,51 @@ def usual_way(layout: str) -> float:
 
 
 def judge(case: Case, folder: Path) -> None:
-    """Fail unless every probe and gradient of the run holds: a fast run that compared nothing is no measurement."""
+    """Fail unless every probe, gradient and step of the run holds: a fast run that compared nothing is no measurement."""
     from validation.case.parameters import parameters
     from validation.case.probes import observed
-    from validation.compare.verdict import LIMITS
+    from validation.case.steps import stepped
+    from validation.compare.verdict import AFTER_STEPS, LIMITS
     from validation.compare.verdict import judge as verdict
     from validation.run.result import merged
 
     reports = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(case.layout.ranks)]
     result = merged(case, 0.0, {}, reports)
-    shapes = {name: probe.shape for name, probe in observed(case).items()}
-    shapes |= {f"gradients/{name}": known.shape for name, known in parameters(case.model).items() if known.trained}
-    for name, shape in shapes.items():
-        found = verdict(result.measurement(name, shape), name, LIMITS[case.precision])
+    limits = LIMITS[case.precision]
+    expected = {name: (probe.shape, limits) for name, probe in observed(case).items()}
+    expected |= {f"gradients/{name}": (known.shape, limits) for name, known in parameters(case.model).items() if known.trained}
+    expected |= {one.name: (one.shape, AFTER_STEPS[case.precision]) for one in stepped(case).values()}
+    for name, (shape, limit) in expected.items():
+        found = verdict(result.measurement(name, shape), name, limit)
         if found.status != "pass":
             raise SystemExit(found.line)
 
 
 def main() -> None:
     """Run both sides and print them."""
-    layouts = sys.argv[1] if len(sys.argv) > 1 else LAYOUTS
-    names = layouts.split(",")
+    parser = argparse.ArgumentParser(description="one command against one torchrun per layout")
+    parity = next(row for row in rows() if row.session == "parity")
+    parser.add_argument("layouts", nargs="?", default=",".join(parity.layouts))
+    parser.add_argument("--steps", type=int, default=2)
+    given = parser.parse_args()
+    first, count = given.layouts.split(",")[0], len(given.layouts.split(","))
     timed, further = [], []
     for _ in range(ROUNDS):
-        timed.append(one_command(layouts))
-        alone = one_command(names[0])
-        further.append((timed[-1] - alone) / (len(names) - 1))
+        timed.append(one_command(given.layouts, given.steps))
+        alone = one_command(first, given.steps)
+        further.append((timed[-1] - alone) / max(1, count - 1))
         print(
-            f"one command, {len(names)} layouts: {timed[-1]:.1f} s; {names[0]} alone: {alone:.1f} s; "
+            f"one command, {count} layouts: {timed[-1]:.1f} s; {first} alone: {alone:.1f} s; "
             f"each further layout {further[-1]:.2f} s",
             flush=True,
         )
     ours = statistics.median(timed)
     print(f"medians: {ours:.1f} s, each further layout {statistics.median(further):.2f} s", flush=True)
     theirs = 0.0
-    for name in names:
-        seconds = usual_way(name)
+    for case in cases(given.layouts, given.steps):
+        seconds = usual_way(case)
         theirs += seconds
-        print(f"one torchrun, {name}: {seconds:.1f} s", flush=True)
+        print(f"one torchrun, {case.arrangement}: {seconds:.1f} s", flush=True)
     print(f"one torchrun per layout: {theirs:.1f} s")
     print(f"ratio: {theirs / ours:.1f}")
 
