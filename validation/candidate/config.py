@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from validation.case.case import Case
 from validation.case.model import Model
+from validation.case.mtp import LOSS_SCALE
 from validation.compare.precision import DTYPES
 
 LATENT_NORM_EPSILON = 1e-6
@@ -27,6 +28,7 @@ def transformer_config(case: Case) -> MLATransformerConfig:
         **_geometry(case.model),
         **_rope(case.model),
         **_experts(case),
+        **_mtp(case.model),
         **_parallel(case),
         params_dtype=DTYPES[case.precision],
         pipeline_dtype=DTYPES[case.precision],
@@ -116,6 +118,12 @@ def _experts(case: Case) -> dict[str, Any]:
         "moe_token_dispatcher_type": "alltoall",
         "moe_grouped_gemm": case.implementation == "te",
     }
+
+
+def _mtp(model: Model) -> dict[str, Any]:
+    """The weight is said although megatron-core has a default, which has been another before."""
+    layers = model.num_nextn_predict_layers
+    return {"mtp_num_layers": layers, "mtp_loss_scaling_factor": LOSS_SCALE} if layers else {}
 
 
 def _parallel(case: Case) -> dict[str, Any]:

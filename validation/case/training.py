@@ -64,7 +64,7 @@ class Training:
         if word not in WORDS:
             raise UsageError(
                 f"+{word} is unknown; after a layout may stand +{', +'.join(WORDS)}, "
-                "or the layers of each pipeline stage as +1-3"
+                "+mtp for a model with multi-token prediction, or the layers of each pipeline stage as +1-3"
             )
         name, value = WORDS[word]
         changed: dict[str, Any] = {name: value}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from validation.case.case import DEFAULT_SEED, IMPLEMENTATIONS, PRECISIONS, TRAN
 from validation.case.errors import UsageError
 from validation.case.folder import model_from_folder
 from validation.case.layout import Layout
+from validation.case.model import MTP, Model
 from validation.case.preset import PRESETS, Preset, preset
 from validation.case.training import OPTIONS, Training
 
@@ -97,7 +98,7 @@ def settings(options: Any, command: str) -> Settings:
     cases = tuple(
         Case(
             preset=base.name,
-            model=model,
+            model=_with_mtp(model) if mtp else model,
             layout=layout,
             precision=precision,
             implementation=options.implementation,
@@ -110,7 +111,7 @@ def settings(options: Any, command: str) -> Settings:
             layers=_layers(options.layers),
             training=training,
         )
-        for layout, training in _arrangements(options)
+        for layout, training, mtp in _arrangements(options)
     )
     return Settings(
         cases=cases,
@@ -178,8 +179,13 @@ def _numbers(given: list[str]) -> Mapping[str, str]:
     return {word: value for word, _, value in pairs}
 
 
-def _arrangements(options: Any) -> list[tuple[Layout, Training]]:
-    """Each layout with the options of its step: those given for all, and the words that follow its name."""
+def _with_mtp(model: Model) -> Model:
+    """The model with one MTP layer, or as many as it has."""
+    return replace(model, num_nextn_predict_layers=max(1, model.num_nextn_predict_layers))
+
+
+def _arrangements(options: Any) -> list[tuple[Layout, Training, bool]]:
+    """Each layout with the options of its step, and whether the model gets an MTP layer: the words that follow its name."""
     shared = Training(**{name: getattr(options, name) for name in OPTIONS})
     degrees = {degree: getattr(options, degree) for degree in DEGREES}
     given = {degree: value for degree, value in degrees.items() if value is not None}
@@ -189,12 +195,13 @@ def _arrangements(options: Any) -> list[tuple[Layout, Training]]:
     if wrong:
         raise UsageError(f"--{wrong} {given[wrong]}: a degree is 1 or more")
     if given:
-        return [(Layout().with_degrees(**given), shared)]
+        return [(Layout().with_degrees(**given), shared, False)]
     names = [name.strip() for name in options.layouts.split(",") if name.strip()] or ["single"]
     found = []
     for name in names:
         layout, *words = name.split("+")
-        found.append((Layout.parse(layout), functools.reduce(Training.with_word, words, shared)))
+        training = functools.reduce(Training.with_word, [word for word in words if word != MTP], shared)
+        found.append((Layout.parse(layout), training, MTP in words))
     twice = next((name for name, one in zip(names, found, strict=True) if found.count(one) > 1), None)
     if twice:
         raise UsageError(f"--layouts names {twice} twice; give each layout once")

@@ -77,8 +77,7 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
         load.load(chunks, held, checkpoint, recorder)
         load.compare_weights(held, checkpoint, recorder)
     tokens = int(SlicedFile(stored.batch).read("mask").sum())
-    for chunk in chunks:
-        ProbedChunk(chunk, case, recorder, stored, tokens)
+    probed = [ProbedChunk(chunk, case, recorder, stored, tokens) for chunk in chunks]
     report.progress("gradient buffers")
     wrapped = build.wrap(chunks)
     for model in wrapped:
@@ -88,6 +87,8 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
     loss = losses.mean()
     if loss is not None:
         recorder.compare("loss", loss.to(DTYPES[case.precision]), (), stored.probes)
+    for chunk in probed:
+        chunk.finish()
     report.progress("gradients")
     with as_stored():
         _compare_gradients(held, stored, recorder)
