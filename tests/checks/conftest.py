@@ -23,6 +23,8 @@ RUNS = {
     "reduction_lost": "tp2",
     "nan_in_one_gradient": "tp2",
     "gradient_reduction_lost": "tp2",
+    "mtp_mask_not_rolled": "single+mtp",
+    "mtp_embedding_not_reduced": "pp2+mtp",
     "raises": "tp2",
     "local-stock": "tp2",
 }

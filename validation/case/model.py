@@ -25,8 +25,6 @@ MEGATRON_WORDS = {
     "rotary_scaling_factor": "rope_factor",
 }
 """Megatron's words for the same numbers; `--set` takes either."""
-MTP = "mtp"
-"""The word after a layout that gives the case's model one layer of multi-token prediction."""
 ASKED_FOR = "num_nextn_predict_layers"
 """The number that is not taken from a `config.json`: a checkpoint's MTP layer is compared where that is asked for."""
 

@@ -31,11 +31,11 @@ def the_last_layer_has_experts(case: Case) -> str | None:
 
 
 def every_layer_has_a_target(case: Case) -> str | None:
-    """A sequence has a token left to predict for each MTP layer."""
-    model = case.model
-    if case.seq_length > 1 + model.num_nextn_predict_layers:
+    """A sequence is longer than what the MTP layers look ahead."""
+    layers = case.model.num_nextn_predict_layers
+    if not layers or case.seq_length > layers + 1:
         return None
-    return f"seq_length {case.seq_length} leaves the MTP layer nothing to predict; --seq-length 8 works"
+    return f"seq_length {case.seq_length} leaves the last MTP layer nothing to predict; --seq-length {8 * (layers + 1)} works"
 
 
 def the_loss_is_counted_by_token(case: Case) -> str | None:

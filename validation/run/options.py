@@ -13,9 +13,8 @@ from validation.case.case import DEFAULT_SEED, IMPLEMENTATIONS, PRECISIONS, TRAN
 from validation.case.errors import UsageError
 from validation.case.folder import model_from_folder
 from validation.case.layout import Layout
-from validation.case.model import MTP, Model
 from validation.case.preset import PRESETS, Preset, preset
-from validation.case.training import OPTIONS, Training
+from validation.case.training import OPTIONS, Training, mtp_layers
 
 _OPTION_HELP = {
     "optimizer": "whether each data-parallel rank holds all of the optimizer's state or its share",
@@ -98,7 +97,7 @@ def settings(options: Any, command: str) -> Settings:
     cases = tuple(
         Case(
             preset=base.name,
-            model=_with_mtp(model) if mtp else model,
+            model=model if mtp is None else replace(model, num_nextn_predict_layers=mtp),
             layout=layout,
             precision=precision,
             implementation=options.implementation,
@@ -179,13 +178,11 @@ def _numbers(given: list[str]) -> Mapping[str, str]:
     return {word: value for word, _, value in pairs}
 
 
-def _with_mtp(model: Model) -> Model:
-    """The model with one MTP layer, or as many as it has."""
-    return replace(model, num_nextn_predict_layers=max(1, model.num_nextn_predict_layers))
+def _arrangements(options: Any) -> list[tuple[Layout, Training, int | None]]:
+    """Each layout with the options of its step, and with the model's MTP layers where a word of it says how many.
 
-
-def _arrangements(options: Any) -> list[tuple[Layout, Training, bool]]:
-    """Each layout with the options of its step, and whether the model gets an MTP layer: the words that follow its name."""
+    The options are those given for all, and the words that follow the layout's name.
+    """
     shared = Training(**{name: getattr(options, name) for name in OPTIONS})
     degrees = {degree: getattr(options, degree) for degree in DEGREES}
     given = {degree: value for degree, value in degrees.items() if value is not None}
@@ -195,13 +192,14 @@ def _arrangements(options: Any) -> list[tuple[Layout, Training, bool]]:
     if wrong:
         raise UsageError(f"--{wrong} {given[wrong]}: a degree is 1 or more")
     if given:
-        return [(Layout().with_degrees(**given), shared, False)]
+        return [(Layout().with_degrees(**given), shared, None)]
     names = [name.strip() for name in options.layouts.split(",") if name.strip()] or ["single"]
     found = []
     for name in names:
         layout, *words = name.split("+")
-        training = functools.reduce(Training.with_word, [word for word in words if word != MTP], shared)
-        found.append((Layout.parse(layout), training, MTP in words))
+        training = functools.reduce(Training.with_word, [word for word in words if mtp_layers(word) is None], shared)
+        mtp = next(filter(None, map(mtp_layers, words)), None)
+        found.append((Layout.parse(layout), training, mtp))
     twice = next((name for name, one in zip(names, found, strict=True) if found.count(one) > 1), None)
     if twice:
         raise UsageError(f"--layouts names {twice} twice; give each layout once")
