@@ -30,8 +30,12 @@ class MtpLosses:
         token_losses.register_hook(add)
 
     def totals(self) -> dict[str, torch.Tensor]:
-        """Each probe's loss over all ranks that hold a part of the batch; empty where the MTP layers are elsewhere."""
+        """Each probe's loss over all ranks that hold a part of the batch; empty where the MTP layers are elsewhere.
+
+        What is taken in after this is of another step.
+        """
         totals = {probe: torch.stack(sums).sum() for probe, sums in sorted(self._sums.items())}
+        self._sums.clear()
         for total in totals.values():
             torch.distributed.all_reduce(total, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
         return totals

@@ -171,7 +171,7 @@ class Report:
         self._write(f"===== Overall result: {words.get(code, 'ERROR')} ({', '.join(counted)}) =====", **colour)
         for case in self._wanted:
             if case.name in self._first:
-                self._write(f"First in {case.layout.name}: {self._first[case.name][1]}")
+                self._write(f"First in {case.arrangement}: {self._first[case.name][1]}")
         for case in self._settings.cases:
             if case.name in self._checks:
                 self._write(f"JUnit: {self._path(case)}")

@@ -38,4 +38,4 @@ def test_losses_that_count_at_the_wrong_positions_are_seen(broken: dict[str, Out
     assert failed[:2] == ["MTP 0 Loss", "MTP 0 Token Losses Gradient"]
     assert {"Token Losses", "Loss", "MTP 0 Token Losses", "Token Losses Gradient"} <= set(found.titles("PASS"))
     assert f"Layer {LAYERS - 1} Layer Output Gradient" in failed
-    assert "First in single: FAIL: MTP 0 Loss - Max diff: " in found.text
+    assert "First in single+mtp: FAIL: MTP 0 Loss - Max diff: " in found.text
