@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from validation.case import preflight
 from validation.case.arrangement import parse
 from validation.case.case import DEFAULT_SEED, Case
 from validation.case.errors import UsageError
-from validation.case.layout import Layout
 from validation.case.preset import preset
 from validation.case.training import Training
 
@@ -124,16 +123,17 @@ def _row(entry: dict[str, Any], layouts: list[str]) -> Row:
     lists = {"layouts": tuple(layouts), "runner": tuple(entry["runner"]), "when": tuple(entry["when"])}
     row = Row(**{**entry, **lists})
     for layout in layouts:
-        _possible(row, *parse(layout, Training()))
+        _possible(row, layout)
     return row
 
 
-def _possible(row: Row, layout: Layout, training: Training) -> None:
+def _possible(row: Row, name: str) -> None:
     """Raises UsageError for a case that no machine could run: an unknown word, a degree that does not divide."""
     base = preset(row.preset)
+    layout, training, mtp = parse(name, Training())
     case = Case(
         preset=base.name,
-        model=base.model,
+        model=base.model if mtp is None else replace(base.model, num_nextn_predict_layers=mtp),
         layout=layout,
         precision=row.precision,
         implementation=row.implementation,

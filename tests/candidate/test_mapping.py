@@ -22,6 +22,7 @@ MODELS = {
     "without q_lora": replace(TINY.model, q_lora_rank=None),
     "tied": replace(TINY.model, tie_word_embeddings=True),
     "without shared expert": replace(TINY.model, n_shared_experts=0),
+    "two MTP layers": replace(TINY.model, num_nextn_predict_layers=2),
 }
 DEGREES = list(itertools.product((1, 2), repeat=3))
 SPELLINGS = ("local", "local-stock", "te")
@@ -65,6 +66,16 @@ def experts(model: Model, spelling: str, ranks: Ranks) -> Shapes:
     return shapes
 
 
+def layer(model: Model, spelling: str, ranks: Ranks, dense: bool) -> Shapes:
+    """Norms, attention, and an MLP or experts."""
+    tp, hidden = ranks.tp[1], model.hidden_size
+    norm = "mlp.linear_fc1.layer_norm_weight" if dense and spelling == "te" else "pre_mlp_layernorm.weight"
+    inner = mlp(model.intermediate_size // tp, hidden) if dense else experts(model, spelling, ranks)
+    shapes: Shapes = {"input_layernorm.weight": (hidden,), norm: (hidden,)}
+    shapes |= {f"self_attention.{name}": shape for name, shape in attention(model, spelling, tp).items()}
+    return shapes | {f"mlp.{name}": shape for name, shape in inner.items()}
+
+
 def megatron_tensors(model: Model, spelling: str, ranks: Ranks) -> Shapes:
     """Every tensor of a rank, named as megatron-core names it, with the shape that it has there."""
     tp, hidden = ranks.tp[1], model.hidden_size
@@ -73,14 +84,14 @@ def megatron_tensors(model: Model, spelling: str, ranks: Ranks) -> Shapes:
         "decoder.final_layernorm.weight": (hidden,),
         "output_layer.weight": (model.vocab_size // tp, hidden),
     }
-    for layer in range(model.num_hidden_layers):
-        dense = layer in model.dense_layers
-        norm = "mlp.linear_fc1.layer_norm_weight" if dense and spelling == "te" else "pre_mlp_layernorm.weight"
-        inner = mlp(model.intermediate_size // tp, hidden) if dense else experts(model, spelling, ranks)
-        shapes: Shapes = {"input_layernorm.weight": (hidden,), norm: (hidden,)}
-        shapes |= {f"self_attention.{name}": shape for name, shape in attention(model, spelling, tp).items()}
-        shapes |= {f"mlp.{name}": shape for name, shape in inner.items()}
-        found |= {f"decoder.layers.{layer}.{name}": shape for name, shape in shapes.items()}
+    for index in range(model.num_hidden_layers):
+        shapes = layer(model, spelling, ranks, index in model.dense_layers)
+        found |= {f"decoder.layers.{index}.{name}": shape for name, shape in shapes.items()}
+    for index in range(model.num_nextn_predict_layers):
+        shapes = {f"transformer_layer.{name}": shape for name, shape in layer(model, spelling, ranks, False).items()}
+        shapes |= {"enorm.weight": (hidden,), "hnorm.weight": (hidden,), "final_layernorm.weight": (hidden,)}
+        shapes |= {"eh_proj.weight": (hidden // tp, 2 * hidden)}
+        found |= {f"mtp.layers.{index}.{name}": shape for name, shape in shapes.items()}
     return found
 
 
@@ -154,6 +165,15 @@ def test_a_rank_counts_its_experts_from_zero(name: str) -> None:
     assert part.box == ((11, 12), (0, model.hidden_size), (model.moe_intermediate_size // 2, model.moe_intermediate_size))
 
 
+def test_an_mtp_layer_is_the_checkpoint_s_next() -> None:
+    """The second of two behind four layers is the checkpoint's layer 5, and its head's norm is the layer's last."""
+    model, ranks = MODELS["two MTP layers"], Ranks(tp=(1, 2), etp=(0, 1), ep=(0, 1))
+    (projection,) = holdings("mtp.layers.1.eh_proj.weight", (32, 128), model, ranks)
+    assert (projection.parameter.name, projection.box) == ("model.layers.5.eh_proj.weight", ((32, 64), (0, 128)))
+    (norm,) = holdings("mtp.layers.0.final_layernorm.weight", (64,), model, ranks)
+    assert norm.parameter.name == "model.layers.4.shared_head.norm.weight"
+
+
 ONE = Ranks(tp=(0, 1), etp=(0, 1), ep=(0, 1))
 
 
@@ -163,7 +183,9 @@ ONE = Ranks(tp=(0, 1), etp=(0, 1), ep=(0, 1))
         "decoder.layers.0.self_attention.linear_qkv.weight",
         "decoder.layers.0.self_attention.linear_proj.bias",
         "decoder.layers.1.mlp.experts.weight1",
-        "mtp.layers.0.eh_proj.weight",
+        "decoder.layers.1.eh_proj.weight",
+        "mtp.layers.0.input_layernorm.weight",
+        "mtp.layers.0.mtp_model_layer.input_layernorm.weight",
     ],
 )
 def test_a_tensor_without_a_row_is_unknown(name: str) -> None:
@@ -175,6 +197,7 @@ def test_a_tensor_without_a_row_is_unknown(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
+        ("mtp.layers.0.eh_proj.weight", (64, 128)),
         ("decoder.layers.9.input_layernorm.weight", (64,)),
         ("decoder.layers.0.mlp.router.weight", (16, 64)),
         ("decoder.layers.1.mlp.linear_fc2.weight", (64, 96)),

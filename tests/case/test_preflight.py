@@ -60,6 +60,18 @@ def test_tiny_runs_under_every_kind_of_layout(layout: str) -> None:
     assert refusal(case(layout, batch_size=batch)) is None
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("layout", ["single", "tp2", "pp4", "pp2vpp2", "ep2", "cp2", "tp2pp2"])
+def test_mtp_layers_run_under_every_kind_of_layout(layout: str, layers: int) -> None:
+    """They are on the last stage, beside its share of the others."""
+    assert refusal(case(layout, model={"num_nextn_predict_layers": layers})) is None
+
+
+def test_a_sequence_of_one_token_is_enough_without_mtp() -> None:
+    """What an MTP layer needs is asked of no other model."""
+    assert refusal(case(seq_length=1)) is None
+
+
 @pytest.mark.parametrize("implementation", ["local", "local-stock", "my_company.spec:build", "spec:_layer2"])
 def test_implementations_of_megatron_and_of_users_are_known(implementation: str) -> None:
     """A user's own spec is package.module:function."""
@@ -67,6 +79,7 @@ def test_implementations_of_megatron_and_of_users_are_known(implementation: str)
 
 
 MOE_ONLY = {"first_k_dense_replace": 0}
+MTP = {"num_nextn_predict_layers": 1}
 IMPOSSIBLE: list[tuple[str, Case, str]] = [
     # what the case is made of
     ("precision", case(precision="fp12"), "precision 'fp12' is unknown; known are fp64 and fp32"),
@@ -157,6 +170,17 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         case(model={"num_experts_per_tok": 2}),
         r"by its best 1 experts .* by its best 2.*; num_experts_per_tok 4 works, or n_group 1 with topk_group 1",
     ),
+    # multi-token prediction
+    (
+        "MTP without experts",
+        case(model={"num_nextn_predict_layers": 1, "first_k_dense_replace": 4}),
+        "which is dense here, and HuggingFace gives it experts; first_k_dense_replace up to 3 works",
+    ),
+    ("MTP of nothing", case(model={"num_nextn_predict_layers": 2}, seq_length=3), "nothing to predict; --seq-length 24 works"),
+    ("steps with MTP", case(model=MTP, training=Training(steps=1)), r"--steps 0 works, or leave out \+mtp"),
+    ("mean loss with MTP", case(model=MTP, training=Training(loss="mean")), "--loss token with --balancing none works"),
+    ("balancing with MTP", case(model=MTP, training=Training(balancing="z_loss")), "count the filler after the last token"),
+    ("less than no MTP", case(model={"num_nextn_predict_layers": -1}), "is -1; it must be a whole number of at least 0"),
     # ranks and data
     ("dp", case("ep4dp2"), r"2 ranks in a pipeline stage, not a multiple of the 4 .*\(etp1 \* ep4\); dp4 works"),
     ("dp with tp", case("tp2ep4dp1"), "dp2 works"),
@@ -268,6 +292,14 @@ def test_more_ranks_leave_less_on_each(layout: str) -> None:
     """Whichever degree cuts the model."""
     single = memory.estimate(case(preset=MINI, batch_size=4))
     assert memory.estimate(case(layout, preset=MINI, batch_size=4)).rank < single.rank
+
+
+def test_an_mtp_layer_takes_its_share_on_the_last_stage() -> None:
+    """Its weights, a copy of the embedding, its logits."""
+    without, with_mtp = (case("pp2", preset=MINI, model={"num_nextn_predict_layers": count}) for count in (0, 1))
+    assert memory.estimate(with_mtp).reference > memory.estimate(without).reference
+    copied = MINI.model.vocab_size * MINI.model.hidden_size * memory.BYTES["fp64"]
+    assert memory.estimate(with_mtp).rank > memory.estimate(without).rank + copied
 
 
 def test_lower_precision_and_shorter_sequences_take_less() -> None:

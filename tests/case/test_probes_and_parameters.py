@@ -9,15 +9,18 @@ from dataclasses import replace
 
 import pytest
 
+from validation.case.model import Model
 from validation.case.parameters import parameters
 from validation.case.preset import PRESETS, TINY
 from validation.case.probes import TITLES, probes
 
+WITH_MTP = replace(TINY.model, num_nextn_predict_layers=2)
+MODELS = {name: preset.model for name, preset in PRESETS.items()} | {"two MTP layers": WITH_MTP}
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_every_probe_and_parameter_has_a_title(name: str) -> None:
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_every_probe_and_parameter_has_a_title(model: Model) -> None:
     """A reader never meets a bare name, and no title stands for two."""
-    model = PRESETS[name].model
     for titles in ([p.title for p in probes(model, 2, 8).values()], [p.title for p in parameters(model).values()]):
         assert len(set(titles)) == len(titles)
 
@@ -33,7 +36,7 @@ def test_titles_are_those_of_the_report() -> None:
 
 def test_every_title_is_used() -> None:
     """A kind of probe that no model has is a leftover."""
-    assert {probe.kind for probe in probes(TINY.model, 2, 8).values()} == set(TITLES)
+    assert {probe.kind for probe in probes(WITH_MTP, 2, 8).values()} == set(TITLES)
 
 
 def test_probes_are_in_data_flow_order() -> None:
@@ -49,6 +52,37 @@ def test_probes_are_in_data_flow_order() -> None:
         "loss",
     ]
     assert [name for name in names if name in flow] == flow
+
+
+def test_an_mtp_layer_comes_between_the_final_norm_and_the_logits() -> None:
+    """It takes what the final norm gives, and its own embedding before that."""
+    names = list(probes(WITH_MTP, 2, 8))
+    own = ["embedding", "embedding_norm", "hidden_norm", "projection", "final_norm", "logits", "token_loss", "loss"]
+    assert [name for name in names if ".mtp." in name] == [f"layers.{layer}.mtp.{kind}" for layer in (4, 5) for kind in own]
+    assert names.index("final_norm") < names.index("layers.4.mtp.embedding") < names.index("logits")
+    assert names.index("layers.4.mtp.projection") < names.index("layers.4.input_norm") < names.index("layers.4.mtp.final_norm")
+
+
+def test_an_mtp_layer_ends_where_there_is_nothing_left_to_predict() -> None:
+    """The last position has no next token to take; for the second layer the last two have not."""
+    found = probes(WITH_MTP, 2, 8)
+    lengths = {probe.mtp: probe.shape[1] for probe in found.values() if len(probe.shape) > 1}
+    assert lengths == {None: 8, 0: 7, 1: 6}
+    assert all(probe.shape[1] == lengths[probe.mtp] for probe in found.values() if len(probe.shape) > 1)
+
+
+def test_an_mtp_layer_is_a_layer_with_experts_and_four_parameters_of_its_own() -> None:
+    """Under the checkpoint's names, counted on from the last layer; embedding and head are the main model's."""
+    known = parameters(WITH_MTP)
+    block = {name.removeprefix("model.layers.3.") for name in known if name.startswith("model.layers.3.")}
+    for index, layer in enumerate((4, 5)):
+        mtp = {p.name.removeprefix(f"model.layers.{layer}."): p for p in known.values() if p.layer == layer}
+        assert set(mtp) - block == {"enorm.weight", "hnorm.weight", "eh_proj.weight", "shared_head.norm.weight"}
+        assert block < set(mtp)
+        assert {p.mtp for p in mtp.values()} == {index}
+    assert known["model.layers.4.eh_proj.weight"].shape == (64, 128)
+    assert known["model.layers.4.eh_proj.weight"].title == "MTP 0 Projection Weight"
+    assert probes(WITH_MTP, 2, 8)["layers.5.attention.output"].title == "MTP 1 Attention Output"
 
 
 def test_dense_layers_have_an_mlp_and_moe_layers_a_router() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state, tensor_parallel
+from megatron.core.models.gpt import gpt_model
 from megatron.core.tensor_parallel.layers import RowParallelLinear
 from megatron.core.tensor_parallel.mappings import scatter_to_sequence_parallel_region
 from megatron.core.transformer import multi_latent_attention
@@ -23,6 +24,9 @@ from megatron.core.transformer.transformer_config import MLATransformerConfig
 from validation.candidate import build, load, step
 from validation.candidate.spec import block_spec
 from validation.candidate.weights import Holding, tensors
+
+finalize_gradients = importlib.import_module("megatron.core.distributed.finalize_model_grads")
+"""The module; the package has a function of the same name."""
 
 
 def _replace(module: ModuleType, name: str, made: Callable[[Any], Any]) -> None:
@@ -207,6 +211,25 @@ def expert_bias_from_own_tokens(config: MLATransformerConfig, vp_stage: int | No
 def norm_of_copies(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
     """The gradient norm counts what tensor-parallel ranks hold in copies once for each of them."""
     _replace(tensor_parallel, "param_is_not_tensor_parallel_duplicate", lambda sound: lambda *args, **kwargs: True)
+    return _sound(config, vp_stage)
+
+
+def mtp_mask_not_rolled(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """The MTP layer's losses count where the main model's do, one position too early."""
+
+    def unrolled(sound: Callable[..., Any]) -> Callable[..., Any]:
+        def roll(tensor: torch.Tensor, **keywords: Any) -> Any:
+            return (tensor, tensor.sum()) if tensor.is_floating_point() else sound(tensor, **keywords)
+
+        return roll
+
+    _replace(gpt_model, "roll_tensor", unrolled)
+    return _sound(config, vp_stage)
+
+
+def mtp_embedding_not_reduced(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """The copy of the embedding that the MTP layer has on the last pipeline stage keeps its own gradient."""
+    _replace(finalize_gradients, "_allreduce_word_embedding_grads", lambda sound: lambda *args, **kwargs: None)
     return _sound(config, vp_stage)
 
 

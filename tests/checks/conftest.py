@@ -29,6 +29,8 @@ RUNS = {
     "one_bucket_never_reduced": "dp2",
     "expert_bias_from_own_tokens": "dp2",
     "norm_of_copies": "tp2",
+    "mtp_mask_not_rolled": "single+mtp",
+    "mtp_embedding_not_reduced": "pp2+mtp",
     "raises": "tp2",
     "local-stock": "tp2",
 }

@@ -228,6 +228,28 @@ def test_keys_are_set_aside_for_a_reason_or_unused(folder: Path) -> None:
         assert checkpoint.unused() == [*sorted(extra)[:1], "model.layers.1.mlp.experts.16.up_proj.weight"]
 
 
+@pytest.mark.parametrize("layers", [(), (0, 2)], ids=["all layers", "two of them"])
+def test_an_mtp_layer_follows_the_file_s_last(folder: Path, weights: dict[str, torch.Tensor], layers: tuple[int, ...]) -> None:
+    """It is the file's layer 4, however many of the others are taken; its copies of embedding and head are set aside."""
+    model = replace(model_from_folder(folder, layers), num_nextn_predict_layers=1)
+    own = {"enorm.weight": (64,), "hnorm.weight": (64,), "eh_proj.weight": (64, 128), "shared_head.norm.weight": (64,)}
+    mtp = {f"model.layers.4.{name}": torch.randn(shape) for name, shape in own.items()}
+    mtp |= {key.replace("layers.3.", "layers.4."): value for key, value in weights.items() if "layers.3." in key}
+    copies = {f"model.layers.4.{name}.weight": torch.zeros(1) for name in ("embed_tokens", "shared_head.head")}
+    rewrite(folder, lambda tensors: tensors.update(mtp | copies))
+    with Checkpoint.open(folder, model, layers) as checkpoint:
+        name = f"model.layers.{model.num_hidden_layers}.eh_proj.weight"
+        assert torch.equal(checkpoint.read(name), mtp["model.layers.4.eh_proj.weight"])
+        assert checkpoint.set_aside["multi-token prediction layers"] == 2
+        assert checkpoint.unused() == []
+
+
+def test_an_mtp_layer_that_the_file_lacks_is_named(folder: Path) -> None:
+    """By the key that the file should have."""
+    with pytest.raises(UsageError, match=r"model\.layers\.4\.enorm\.weight is missing"):
+        Checkpoint.open(folder, replace(MODEL, num_nextn_predict_layers=1))
+
+
 # What can be wrong
 
 

@@ -9,14 +9,15 @@ import pytest
 
 from validation.case.case import DEFAULT_SEED, Case
 from validation.case.layout import Layout
+from validation.case.model import Model
 from validation.case.preset import TINY
 from validation.run.known import Known, known_bugs, table
 
 ROOT = Path(__file__).parents[2]
 
 
-def case(layout: str, implementation: str = "local") -> Case:
-    return Case("tiny", TINY.model, Layout.parse(layout), "fp64", implementation, "gloo", DEFAULT_SEED, 4, 2, 48)
+def case(layout: str, implementation: str = "local", model: Model = TINY.model) -> Case:
+    return Case("tiny", model, Layout.parse(layout), "fp64", implementation, "gloo", DEFAULT_SEED, 4, 2, 48)
 
 
 @pytest.mark.parametrize("entry", table(), ids=lambda entry: entry.id)
@@ -42,6 +43,16 @@ def test_every_entry_has_a_page_and_a_link(entry: Known) -> None:
 def test_an_entry_applies_where_its_bug_shows(layout: str, implementation: str, bugs: list[str]) -> None:
     """And nowhere else, or it would hide others."""
     assert [bug.id for bug in known_bugs(case(layout, implementation), "0.16.1")] == bugs
+
+
+@pytest.mark.parametrize(
+    ("layout", "tied", "mtp", "shows"),
+    [("pp2", True, 1, True), ("pp2", True, 0, False), ("pp2", False, 1, False), ("tp2", True, 1, False)],
+)
+def test_an_entry_may_ask_for_a_kind_of_model(layout: str, tied: bool, mtp: int, shows: bool) -> None:
+    """The unused output weight is there with tied embeddings, an MTP layer and pipeline stages together."""
+    model = replace(TINY.model, tie_word_embeddings=tied, num_nextn_predict_layers=mtp)
+    assert ("tied-output-weight-unused" in [bug.id for bug in known_bugs(case(layout, model=model), "0.16.1")]) is shows
 
 
 def test_an_entry_ends_with_the_version_that_mends_it() -> None:

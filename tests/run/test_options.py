@@ -119,6 +119,21 @@ def test_numbers_are_set_in_the_words_of_either_side() -> None:
     assert asked("--set", "tie_word_embeddings=True").cases[0].model.tie_word_embeddings is True
 
 
+def test_a_layout_may_ask_for_an_mtp_layer() -> None:
+    """Its case's model has one, the others' have not, and other words stand beside it."""
+    cases = asked("--layouts", "single,pp2+mtp,tp2+mtp+distributed").cases
+    assert [case.model.num_nextn_predict_layers for case in cases] == [0, 1, 1]
+    assert [case.arrangement for case in cases] == ["single", "pp2+mtp", "tp2+mtp+distributed"]
+    assert cases[1].model == replace(TINY.model, num_nextn_predict_layers=1)
+
+
+def test_an_mtp_layer_of_a_checkpoint_is_compared_where_it_is_asked_for(checkpoint: Path) -> None:
+    """config.json says that there is one; it is set aside unless the layout says +mtp."""
+    (checkpoint / "config.json").write_text(json.dumps({**CONFIG, "num_nextn_predict_layers": 1}))
+    cases = asked("--hf-model-path", str(checkpoint), "--layouts", "single,single+mtp").cases
+    assert [case.model.num_nextn_predict_layers for case in cases] == [0, 1]
+
+
 def test_a_preset_brings_its_batch() -> None:
     """Mini has its own sizes, each of which may be given instead."""
     case = asked("--preset", "mini").cases[0]
@@ -169,6 +184,8 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "degree twice": (["--layouts", "tp2tp4"], "gives tp twice"),
     "layout twice": (["--layouts", "tp2,pp2,tp2"], "--layouts names tp2 twice"),
     "layout twice in other words": (["--layouts", "single,tp1"], "--layouts names single twice"),
+    "unknown word": (["--layouts", "tp2+mpt"], "+mpt is unknown; after a layout may stand +distributed"),
+    "no MTP layer": (["--layouts", "tp2+mtp0"], "+mtp0 is unknown"),
     "layouts and degrees": (["--layouts", "tp2", "--pp", "2"], "--layouts and single degrees"),
     "degree of zero": (["--tp", "0"], "--tp 0: a degree is 1 or more"),
     "negative degree": (["--dp", "-2"], "--dp -2: a degree is 1 or more"),
@@ -252,6 +269,9 @@ def test_limits_that_nothing_can_meet_are_refused(option: str) -> None:
 
 
 NAMES = {
+    "tiny-tp2+mtp-fp64-local-gloo": ["--layouts", "tp2+mtp"],
+    "tiny-pp2+mtp2-fp64-local-gloo": ["--layouts", "pp2+mtp2"],
+    "tiny-single+mtp-fp64-local-gloo": ["--set", "mtp_num_layers=1"],
     "tiny-tp2-fp64-local-gloo": ["--layouts", "tp2"],
     "mini-single-fp32-te-nccl": ["--preset", "mini", "--implementation", "te", "--transport", "nccl"],
     "tiny-pp2vpp2-fp32-local-stock-gloo": ["--layouts", "pp2vpp2", "--precision", "fp32", "--implementation", "local-stock"],
@@ -264,7 +284,7 @@ NAMES = {
 def test_a_case_has_a_name_that_is_a_file(name: str, words: list[str]) -> None:
     """The JUnit file is called after everything that tells one case from another."""
     assert asked(*words).cases[0].name == name
-    assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-._")
+    assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-._+")
 
 
 def test_no_two_cases_of_a_command_share_a_file() -> None:

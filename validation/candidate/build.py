@@ -10,7 +10,7 @@ from megatron.core.tensor_parallel.random import initialize_rng_tracker, model_p
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 
 from validation.candidate.config import transformer_config
-from validation.candidate.spec import block_spec
+from validation.candidate.spec import block_spec, mtp_spec
 from validation.case.case import Case
 from validation.case.layout import Layout
 
@@ -41,9 +41,11 @@ def build(case: Case) -> list[GPTModel]:
 
 
 def _chunk(case: Case, config: MLATransformerConfig, stage: int | None) -> GPTModel:
+    block = block_spec(case.implementation, config, stage)
     model = GPTModel(
         config=config,
-        transformer_layer_spec=block_spec(case.implementation, config, stage),
+        transformer_layer_spec=block,
+        mtp_block_spec=mtp_spec(case.implementation, config, block, stage),
         vocab_size=case.model.vocab_size,
         max_sequence_length=case.seq_length,
         pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),

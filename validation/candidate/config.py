@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from validation.case.case import Case
 from validation.case.model import Model
+from validation.case.mtp import LOSS_SCALE
 from validation.case.training import ADAM
 from validation.compare.precision import DTYPES
 
@@ -31,6 +32,7 @@ def transformer_config(case: Case) -> MLATransformerConfig:
         **_geometry(case.model),
         **_rope(case.model),
         **_experts(case),
+        **_mtp(case.model),
         **_parallel(case),
         params_dtype=DTYPES[case.precision],
         pipeline_dtype=DTYPES[case.precision],
@@ -140,6 +142,12 @@ def _stages(case: Case) -> dict[str, Any]:
         "num_layers_in_first_pipeline_stage": case.training.stages[0],
         "num_layers_in_last_pipeline_stage": case.training.stages[-1],
     }
+
+
+def _mtp(model: Model) -> dict[str, Any]:
+    """The weight is said although megatron-core has a default, which has been another before."""
+    layers = model.num_nextn_predict_layers
+    return {"mtp_num_layers": layers, "mtp_loss_scaling_factor": LOSS_SCALE} if layers else {}
 
 
 def _parallel(case: Case) -> dict[str, Any]:

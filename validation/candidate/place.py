@@ -14,8 +14,11 @@ from validation.case.case import Case
 from validation.case.probes import Probe
 from validation.compare.piece import Box, share
 
-WHOLE_SEQUENCE = ("attention.query", "attention.key", "attention.value", "attention.core", "logits", "token_loss")
-"""Probes inside a tensor-parallel region: heads or vocabulary are cut there, the sequence is not."""
+WHOLE_SEQUENCE = (
+    *("attention.query", "attention.key", "attention.value", "attention.core", "logits", "token_loss"),
+    *("mtp.projection", "mtp.logits", "mtp.token_loss"),
+)
+"""Probes inside a tensor-parallel region: heads, columns or vocabulary are cut there, the sequence is not."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +64,13 @@ class Place:
             # Not the declared shape: say so with all of it, in one piece.
             yield (self.batch_rows(micro_batch), (runs[0][0], runs[-1][1]), *rest), tensor
             return
-        for (start, stop), local in zip(runs, starts, strict=False):
-            yield (self.batch_rows(micro_batch), (start, stop), *rest), tensor[:, local : local + stop - start]
+        for (start, end), local in zip(runs, starts, strict=False):
+            # A layer of multi-token prediction computes positions, too, that have no token to predict.
+            stop = min(end, probe.shape[1])
+            if start < stop:
+                yield (self.batch_rows(micro_batch), (start, stop), *rest), tensor[:, local : local + stop - start]
 
     def _range(self, axis: str, size: int, latent_cut: bool) -> tuple[int, int]:
-        if axis in ("heads", "vocabulary") or (axis == "latent" and latent_cut):
+        if axis in ("heads", "columns", "vocabulary") or (axis == "latent" and latent_cut):
             return share(size, self.case.layout.tp, self.tp)
         return 0, size

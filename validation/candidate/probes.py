@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from megatron.core.models.gpt import GPTModel
 
+from validation.candidate.mtp import MtpLosses
 from validation.candidate.place import Place
 from validation.candidate.recorder import Recorder
 from validation.case.case import Case
 from validation.case.probes import Probe, probes
 from validation.compare.observe import SIGMOID, Observed
-from validation.compare.precision import as_stored
+from validation.compare.precision import DTYPES, as_stored
 from validation.reference.store import Reference
 
 PROBE_GRADIENTS = "probe_gradients/"
@@ -37,24 +38,33 @@ class ProbedChunk:
         self._place = Place.here(case)
         self._probes = probes(case.model, case.batch_size, case.seq_length)
         self._micro_batch, self._running = -1, False
+        self._calls: Counter[Any] = Counter()
+        self._mtp_losses = MtpLosses(divisor)
         chunk.register_forward_pre_hook(self._enter)
-        if chunk.pre_process:
-            chunk.embedding.register_forward_hook(self._output("embedding"))
+        mtp = [f"layers.{layer}.mtp" for layer in case.model.mtp_layers] if chunk.mtp_process else []
+        if chunk.pre_process or mtp:
+            embeddings = ["embedding"] if chunk.pre_process else []
+            chunk.embedding.register_forward_hook(self._outputs([*embeddings, *(f"{prefix}.embedding" for prefix in mtp)]))
         for layer in chunk.decoder.layers:
             self._watch_layer(layer, f"layers.{layer.layer_number - 1}")
         if chunk.decoder.final_layernorm is not None:
             chunk.decoder.final_layernorm.register_forward_hook(self._output("final_norm"))
         if chunk.post_process:
-            chunk.output_layer.register_forward_hook(self._output("logits"))
+            chunk.output_layer.register_forward_hook(self._outputs([*(f"{prefix}.logits" for prefix in mtp), "logits"]))
             chunk.register_forward_hook(self._token_loss)
+        if mtp:
+            self._watch_mtp(chunk, mtp)
         chunk.register_forward_hook(self._leave)
 
     def stop(self) -> None:
-        """Record nothing more."""
+        """After the backward pass: compare what is known only then, and record nothing more."""
         self._stopped = True
+        for name, total in self._mtp_losses.totals().items():
+            self._recorder.compare(name, total.to(DTYPES[self._case.precision]), (), self._reference.probes)
 
     def _enter(self, module: Any, arguments: Any) -> None:
         self._micro_batch, self._running = self._micro_batch + 1, True
+        self._calls.clear()
 
     def _leave(self, module: Any, arguments: Any, output: Any) -> None:
         self._running = False
@@ -107,6 +117,16 @@ class ProbedChunk:
 
         return hook
 
+    def _outputs(self, names: list[str]) -> Callable[..., None]:
+        """The same for a module that several parts of the model call in turn, in each forward pass."""
+
+        def hook(module: Any, arguments: Any, output: Any) -> None:
+            if self._running:
+                self._record(names[self._calls[module]], output[0] if isinstance(output, tuple) else output)
+                self._calls[module] += 1
+
+        return hook
+
     def _input(self, *names: str) -> Callable[..., None]:
         def hook(module: Any, arguments: Any, keywords: dict[str, Any]) -> None:
             given = arguments or tuple(keywords.values())
@@ -114,6 +134,31 @@ class ProbedChunk:
                 self._record(name, tensor)
 
         return hook
+
+    def _watch_mtp(self, chunk: GPTModel, prefixes: list[str]) -> None:
+        """The MTP layers, and the first calls of the loss function, which are theirs; the last is the main model's."""
+        for layer, prefix in zip(chunk.mtp.layers, prefixes, strict=True):
+            outputs = {
+                "embedding_norm": layer.enorm,
+                "hidden_norm": layer.hnorm,
+                "projection": layer.eh_proj,
+                "final_norm": layer.final_layernorm,
+            }
+            for kind, module in outputs.items():
+                module.register_forward_hook(self._output(f"{prefix}.{kind}"))
+            self._watch_layer(layer.transformer_layer, prefix.removesuffix(".mtp"))
+        compute = chunk.compute_language_model_loss
+
+        def seen_losses(*args: Any, **kwargs: Any) -> torch.Tensor:
+            losses: torch.Tensor = compute(*args, **kwargs)
+            if self._running and self._calls[compute] < len(prefixes):
+                prefix = prefixes[self._calls[compute]]
+                self._keep(self._probes[f"{prefix}.token_loss"], losses, lambda tensor: tensor)
+                self._mtp_losses.watch(f"{prefix}.loss", losses)
+            self._calls[compute] += 1
+            return losses
+
+        chunk.compute_language_model_loss = seen_losses
 
     def _watch_layer(self, layer: Any, prefix: str) -> None:
         attention = layer.self_attention

@@ -7,8 +7,9 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec, get_gpt_mtp_block_spec
 from megatron.core.post_training.modelopt.layers import Linear
+from megatron.core.transformer.multi_token_prediction import MultiTokenPredictionBlockSubmodules
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 
@@ -26,6 +27,20 @@ def block_spec(implementation: str, config: MLATransformerConfig, vp_stage: int 
     """
     known: dict[str, SpecFunction] = {"te": _te, "local": _local, "local-stock": _local_stock}
     return (known.get(implementation) or _users(implementation))(config, vp_stage)
+
+
+def mtp_spec(
+    implementation: str, config: MLATransformerConfig, block: TransformerBlockSubmodules, vp_stage: int | None
+) -> MultiTokenPredictionBlockSubmodules | None:
+    """The MTP layers around the decoder block's last layer, with its final norm for theirs; None where a chunk has none."""
+    if config.mtp_num_layers is None:
+        return None
+    te = implementation == "te"
+    found: MultiTokenPredictionBlockSubmodules | None
+    found = get_gpt_mtp_block_spec(config, block, use_transformer_engine=te, vp_stage=vp_stage)
+    for layer in found.layer_specs if found and not te else ():
+        layer.submodules.enorm = layer.submodules.hnorm = layer.submodules.layer_norm = block.layer_norm
+    return found
 
 
 def _te(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:

@@ -90,6 +90,7 @@ def run_step(case: Case, chunks: list[DistributedDataParallel], batch: Path, ste
             given["positions"],
             causal_mask(case, given["tokens"].device),
             labels=given["labels"],
+            loss_mask=given["mask"].float(),
         )
         return output, lambda output: losses.add(output, given["mask"])
 

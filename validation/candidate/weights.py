@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from megatron.core import parallel_state
@@ -84,9 +84,20 @@ LAYER_TABLE = (
 )
 """Rows of one layer, names within the layer on both sides."""
 
-_LAYER = re.compile(r"decoder\.layers\.(\d+)\.(.+)")
+MTP_TABLE = (
+    Row("enorm.weight", ("enorm.weight",)),
+    Row("hnorm.weight", ("hnorm.weight",)),
+    Row("eh_proj.weight", ("eh_proj.weight",), cut=0),
+    *(replace(row, megatron=f"transformer_layer.{row.megatron}") for row in LAYER_TABLE),
+    Row("final_layernorm.weight", ("shared_head.norm.weight",)),
+)
+"""Rows of one layer of multi-token prediction, which the checkpoint counts on from the others."""
+
+_LAYER = re.compile(r"(decoder|mtp)\.layers\.(\d+)\.(.+)")
 _EXPERT = re.compile(r"(?<=local_experts\.)(\d+)|(?<=linear_fc[12]\.weight)(\d+)$")
-_ROWS = {row.megatron: row for row in (*TABLE, *LAYER_TABLE)}
+_ROWS = {
+    block: {row.megatron: row for row in table} for block, table in (("", TABLE), ("decoder", LAYER_TABLE), ("mtp", MTP_TABLE))
+}
 
 
 @dataclass(frozen=True)
@@ -142,8 +153,9 @@ def _globally_numbered(name: str, chunk: GPTModel) -> str:
     found = _LAYER.fullmatch(name)
     if found is None:
         return name
-    layer = chunk.decoder.layers[int(found.group(1))].layer_number - 1
-    return f"decoder.layers.{layer}.{found.group(2)}"
+    block, index, inner = found.groups()
+    layer = getattr(chunk, block).layers[int(index)].layer_number - 1
+    return f"{block}.layers.{layer}.{inner}"
 
 
 def holdings(name: str, shape: tuple[int, ...], model: Model, ranks: Ranks) -> list[Holding]:
@@ -152,12 +164,13 @@ def holdings(name: str, shape: tuple[int, ...], model: Model, ranks: Ranks) -> l
     Raises UnknownTensorError.
     """
     layer_match = _LAYER.fullmatch(name)
-    layer, inner = (int(layer_match.group(1)), layer_match.group(2)) if layer_match else (None, name)
+    block, layer, inner = layer_match.groups() if layer_match else ("", None, name)
     expert_match = _EXPERT.search(inner)
-    row = _ROWS.get(_EXPERT.sub("{expert}", inner))
+    row = _ROWS[block].get(_EXPERT.sub("{expert}", inner))
     if row is None:
         raise UnknownTensorError(f"{name}: no row of the mapping names it (validation/candidate/weights.py)")
-    prefix = f"model.layers.{layer}." if layer is not None else ""
+    before = model.num_hidden_layers if block == "mtp" else 0
+    prefix = f"model.layers.{before + int(layer)}." if layer is not None else ""
     known = parameters(model)
     names = ["model.embed_tokens.weight"] if name == "output_layer.weight" and model.tie_word_embeddings else row.holds
     strange = next((prefix + part for part in names if prefix + part not in known), None)

@@ -8,7 +8,7 @@ from typing import Any
 
 from validation.case.layout import Layout
 from validation.case.model import Model
-from validation.case.training import Training
+from validation.case.training import Training, mtp_words
 
 PRECISIONS = ("fp64", "fp32")
 TRANSPORTS = ("gloo", "nccl")
@@ -41,8 +41,8 @@ class Case:
 
     @property
     def arrangement(self) -> str:
-        """The layout with the words of the step: `tp2`, `pp2+1-3`, `tp2+distributed+full`."""
-        return "+".join((self.layout.name, *self.training.words))
+        """The layout with the words of the step: `tp2`, `pp2+1-3`, `tp2+distributed+full`; `pp2+mtp` with an MTP layer."""
+        return "+".join((self.layout.name, *mtp_words(self.model.num_nextn_predict_layers), *self.training.words))
 
     @property
     def name(self) -> str:

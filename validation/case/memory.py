@@ -70,7 +70,8 @@ def _largest_stage(case: Case) -> int:
     stages = [0] * case.layout.pp
     for parameter in parameters(case.model).values():
         stages[_stage(case, parameter)] += _share(case, parameter)
-        if case.model.tie_word_embeddings and "embed_tokens" in parameter.name and last > 0:
+        copied = case.model.tie_word_embeddings or case.model.mtp_layers
+        if copied and "embed_tokens" in parameter.name and last > 0:
             stages[last] += _share(case, parameter)
     return max(stages)
 
@@ -80,6 +81,8 @@ def _stage(case: Case, parameter: Parameter) -> int:
     layout = case.layout
     if parameter.layer is None:
         return 0 if "embed_tokens" in parameter.name else layout.pp - 1
+    if parameter.mtp is not None:
+        return layout.pp - 1
     layers = max(1, case.model.num_hidden_layers // (layout.pp * layout.vpp))
     return parameter.layer // layers % layout.pp
 
@@ -106,8 +109,9 @@ def _layer_width(model: Model, layer: int) -> int:
 
 def _activations(model: Model, sequences: int, seq_length: int) -> int:
     """Elements that a forward pass over whole sequences keeps: each layer's widths, its scores, the logits."""
-    widths = sum(_layer_width(model, layer) for layer in range(model.num_hidden_layers)) + 4 * model.vocab_size
-    scores = model.num_hidden_layers * model.num_attention_heads * seq_length
+    heads = 1 + model.num_nextn_predict_layers
+    widths = sum(_layer_width(model, layer) for layer in model.blocks) + 4 * heads * model.vocab_size
+    scores = len(model.blocks) * model.num_attention_heads * seq_length
     return sequences * seq_length * (widths + scores)
 
 

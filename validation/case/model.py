@@ -10,6 +10,7 @@ from validation.case.errors import UsageError
 
 MEGATRON_WORDS = {
     "num_layers": "num_hidden_layers",
+    "mtp_num_layers": "num_nextn_predict_layers",
     "ffn_hidden_size": "intermediate_size",
     "moe_ffn_hidden_size": "moe_intermediate_size",
     "num_moe_experts": "n_routed_experts",
@@ -24,11 +25,17 @@ MEGATRON_WORDS = {
     "rotary_scaling_factor": "rope_factor",
 }
 """Megatron's words for the same numbers; `--set` takes either."""
+ASKED_FOR = "num_nextn_predict_layers"
+"""The number that is not taken from a `config.json`: a checkpoint's MTP layer is compared where that is asked for."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """Every number that shapes the model. Sizes are in elements, ranks and counts are plain integers."""
+    """Every number that shapes the model. Sizes are in elements, ranks and counts are plain integers.
+
+    `num_nextn_predict_layers` counts the layers of multi-token prediction (MTP). They follow the others in the checkpoint's
+    numbering, each with a block of its own, which always has experts.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -47,6 +54,7 @@ class Model:
     v_head_dim: int
     q_lora_rank: int | None = None
     n_shared_experts: int = 1
+    num_nextn_predict_layers: int = 0
     routed_scaling_factor: float = 2.5
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = False
@@ -74,6 +82,21 @@ class Model:
     def moe_layers(self) -> tuple[int, ...]:
         """Layers with a mixture of experts, counted from 0."""
         return tuple(range(len(self.dense_layers), self.num_hidden_layers))
+
+    @property
+    def mtp_layers(self) -> tuple[int, ...]:
+        """Layers of multi-token prediction, counted on from those before them, as in the checkpoint."""
+        return tuple(range(self.num_hidden_layers, self.num_hidden_layers + self.num_nextn_predict_layers))
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Every layer with attention and an MLP or experts: the main model's and those of multi-token prediction."""
+        return (*range(self.num_hidden_layers), *self.mtp_layers)
+
+    @property
+    def expert_blocks(self) -> tuple[int, ...]:
+        """Every layer with a mixture of experts, those of multi-token prediction among them."""
+        return (*self.moe_layers, *self.mtp_layers)
 
     def with_numbers(self, numbers: Mapping[str, str]) -> Model:
         """This model with some numbers replaced, each given as text. Raises UsageError for unknown names or values."""
@@ -120,9 +143,8 @@ def from_hf_config(config: Mapping[str, Any], source: str) -> Model:
         )
     _refuse_what_megatron_lacks(config, source)
     rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
-    numbers = {
-        field.name: config[field.name] for field in fields(Model) if field.name in config and config[field.name] is not None
-    }
+    names = [field.name for field in fields(Model) if field.name != ASKED_FOR]
+    numbers = {name: config[name] for name in names if config.get(name) is not None}
     numbers.setdefault("rope_theta", rope.get("rope_theta", 10000.0))
     numbers.setdefault("max_position_embeddings", 4096)
     if not rope or rope.get("rope_type", rope.get("type")) in (None, "default"):

@@ -39,24 +39,33 @@ _TITLES = {
     "mlp.shared_experts.gate_proj.weight": "Shared Expert Gate Weight",
     "mlp.shared_experts.up_proj.weight": "Shared Expert Up Weight",
     "mlp.shared_experts.down_proj.weight": "Shared Expert Down Weight",
+    "enorm.weight": "Embedding Norm Weight",
+    "hnorm.weight": "Hidden Norm Weight",
+    "eh_proj.weight": "Projection Weight",
+    "shared_head.norm.weight": "Final Norm Weight",
 }
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of the checkpoint (or its one buffer, the router's expert bias, which has no gradient)."""
+    """A parameter of the checkpoint (or its one buffer, the router's expert bias, which has no gradient).
+
+    `layer` is the checkpoint's number of its layer, `mtp` which layer of multi-token prediction that is, where it is one.
+    """
 
     name: str
     layer: int | None
     shape: tuple[int, ...]
     trained: bool = True
+    mtp: int | None = None
 
     @property
     def title(self) -> str:
-        """The parameter as a reader sees it: `Layer 0 KV Down Projection Weight`."""
+        """The parameter as a reader sees it: `Layer 0 KV Down Projection Weight`, `MTP 0 Projection Weight`."""
         if self.layer is None:
             return _TITLES[self.name]
-        return f"Layer {self.layer} {_TITLES[self.name.split('.', 3)[3]]}"
+        place = f"Layer {self.layer}" if self.mtp is None else f"MTP {self.mtp}"
+        return f"{place} {_TITLES[self.name.split('.', 3)[3]]}"
 
     def keys(self) -> tuple[str, ...]:
         """The names under which a checkpoint file holds it: one, or one per expert."""
@@ -100,23 +109,44 @@ def _moe(model: Model) -> dict[str, tuple[int, ...]]:
     return {"mlp.gate.weight": (experts, hidden), "mlp.gate.e_score_correction_bias": (experts,), **routed, **shared}
 
 
+def _block(model: Model, layer: int) -> dict[str, tuple[int, ...]]:
+    dense = layer in model.dense_layers
+    return {
+        "input_layernorm.weight": (model.hidden_size,),
+        **_attention(model),
+        "post_attention_layernorm.weight": (model.hidden_size,),
+        **(_mlp("mlp.", model.hidden_size, model.intermediate_size) if dense else _moe(model)),
+    }
+
+
+def _mtp(model: Model, layer: int) -> dict[str, tuple[int, ...]]:
+    """Embedding and output head are the main model's."""
+    hidden = model.hidden_size
+    return {
+        "enorm.weight": (hidden,),
+        "hnorm.weight": (hidden,),
+        "eh_proj.weight": (hidden, 2 * hidden),
+        **_block(model, layer),
+        "shared_head.norm.weight": (hidden,),
+    }
+
+
+def _of_layer(layer: int, shapes: Mapping[str, tuple[int, ...]], mtp: int | None = None) -> list[Parameter]:
+    return [
+        Parameter(f"model.layers.{layer}.{name}", layer, shape, trained=not name.endswith("_bias"), mtp=mtp)
+        for name, shape in shapes.items()
+    ]
+
+
 @functools.cache
 def parameters(model: Model) -> Mapping[str, Parameter]:
     """Every parameter of the checkpoint by name, in data-flow order."""
     found = [Parameter("model.embed_tokens.weight", None, (model.vocab_size, model.hidden_size))]
     for layer in range(model.num_hidden_layers):
-        dense = layer in model.dense_layers
-        shapes: dict[str, tuple[int, ...]] = {
-            "input_layernorm.weight": (model.hidden_size,),
-            **_attention(model),
-            "post_attention_layernorm.weight": (model.hidden_size,),
-            **(_mlp("mlp.", model.hidden_size, model.intermediate_size) if dense else _moe(model)),
-        }
-        found += [
-            Parameter(f"model.layers.{layer}.{name}", layer, shape, trained=not name.endswith("_bias"))
-            for name, shape in shapes.items()
-        ]
+        found += _of_layer(layer, _block(model, layer))
     found.append(Parameter("model.norm.weight", None, (model.hidden_size,)))
+    for index, layer in enumerate(model.mtp_layers):
+        found += _of_layer(layer, _mtp(model, layer), index)
     if not model.tie_word_embeddings:
         found.append(Parameter("lm_head.weight", None, (model.vocab_size, model.hidden_size)))
     return MappingProxyType({parameter.name: parameter for parameter in found})

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import fields
 
-from validation.case import degrees, training_rules
+from validation.case import degrees, mtp, training_rules
 from validation.case import memory as memory_
 from validation.case.case import IMPLEMENTATIONS, PRECISIONS, TRANSPORTS, Case
 from validation.case.errors import EnvironmentMissing, UsageError
@@ -21,7 +21,7 @@ __all__ = ["Estimate", "check", "estimate"]
 
 Rule = Callable[[Case], str | None]
 _OWN_IMPLEMENTATION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-_MAY_BE_ZERO = ("n_shared_experts", "first_k_dense_replace")
+_MAY_BE_ZERO = ("n_shared_experts", "first_k_dense_replace", "num_nextn_predict_layers")
 
 
 def check(case: Case, *, max_ranks: int, gpus: int | None, memory: int | None) -> None:
@@ -175,6 +175,7 @@ RULES: tuple[Rule, ...] = (
     degrees.experts_fill_ranks,
     batch_divides,
     vpp_fills_micro_batches,
+    *mtp.RULES,
 )
 
 

@@ -34,6 +34,14 @@ TITLES = {
     "moe.routed": "Routed Experts Output",
     "moe.output": "MoE Output",
     "output": "Layer Output",
+    "mtp.embedding": "Embedding Output",
+    "mtp.embedding_norm": "Embedding Norm Output",
+    "mtp.hidden_norm": "Hidden Norm Output",
+    "mtp.projection": "Projection Output",
+    "mtp.final_norm": "Final Norm Output",
+    "mtp.logits": "Logits",
+    "mtp.token_loss": "Token Losses",
+    "mtp.loss": "Loss",
     "final_norm": "Final Norm Output",
     "logits": "Logits",
     "token_loss": "Token Losses",
@@ -46,13 +54,15 @@ TITLES = {
 class Probe:
     """A named place and the shape of what is recorded there.
 
-    `axes` names each dimension: batch, sequence, heads, vocabulary are those that layouts cut; the others stay whole.
+    `axes` names each dimension: batch, sequence, heads, vocabulary, columns are those that layouts cut; the others stay
+    whole. `mtp` says which layer of multi-token prediction `layer` is, where it is one.
     """
 
     name: str
     layer: int | None
     axes: tuple[str, ...]
     shape: tuple[int, ...]
+    mtp: int | None = None
 
     @property
     def kind(self) -> str:
@@ -62,13 +72,15 @@ class Probe:
     @property
     def has_gradient(self) -> bool:
         """Whether a gradient reaches it: not the choice of experts, which is discrete, nor the loss, where it starts."""
-        return self.kind not in ("moe.router.experts", "loss")
+        return self.kind not in ("moe.router.experts", "mtp.loss", "loss")
 
     @property
     def title(self) -> str:
-        """The probe as a reader sees it: `Layer 0 Attention Output`."""
-        prefix = "" if self.layer is None else f"Layer {self.layer} "
-        return prefix + TITLES[self.kind]
+        """The probe as a reader sees it: `Layer 0 Attention Output`, `MTP 0 Attention Output`."""
+        if self.layer is None:
+            return TITLES[self.kind]
+        place = f"Layer {self.layer}" if self.mtp is None else f"MTP {self.mtp}"
+        return f"{place} {TITLES[self.kind]}"
 
 
 def _layer_axes(model: Model, layer: int) -> dict[str, dict[str, int]]:
@@ -105,20 +117,44 @@ def _layer_axes(model: Model, layer: int) -> dict[str, dict[str, int]]:
     }
 
 
+def _mtp_axes(model: Model, layer: int, tokens: dict[str, int]) -> dict[str, dict[str, int]]:
+    """All axes of each probe of one layer of multi-token prediction, in data-flow order."""
+    hidden = {**tokens, "hidden": model.hidden_size}
+    return {
+        "mtp.embedding": hidden,
+        "mtp.embedding_norm": hidden,
+        "mtp.hidden_norm": hidden,
+        "mtp.projection": {**tokens, "columns": model.hidden_size},
+        **{kind: {**tokens, **axes} for kind, axes in _layer_axes(model, layer).items()},
+        "mtp.final_norm": hidden,
+        "mtp.logits": {**tokens, "vocabulary": model.vocab_size},
+        "mtp.token_loss": tokens,
+        "mtp.loss": {},
+    }
+
+
 @functools.cache
 def probes(model: Model, batch_size: int, seq_length: int) -> Mapping[str, Probe]:
-    """Every probe of the model by name, in data-flow order."""
+    """Every probe of the model by name, in data-flow order.
+
+    A layer of multi-token prediction sees at each position the next token, too, and the last one has none: its tensors end
+    one position earlier, the next such layer's two. What Megatron computes there, from a filler, is nobody's concern.
+    """
     tokens = {"batch": batch_size, "sequence": seq_length}
     found: list[Probe] = []
 
-    def add(name: str, layer: int | None, axes: dict[str, int]) -> None:
-        found.append(Probe(name, layer, tuple(axes), tuple(axes.values())))
+    def add(name: str, layer: int | None, axes: dict[str, int], mtp: int | None = None) -> None:
+        found.append(Probe(name, layer, tuple(axes), tuple(axes.values()), mtp))
 
     add("embedding", None, {**tokens, "hidden": model.hidden_size})
     for layer in range(model.num_hidden_layers):
         for kind, axes in _layer_axes(model, layer).items():
             add(f"layers.{layer}.{kind}", layer, {**tokens, **axes})
     add("final_norm", None, {**tokens, "hidden": model.hidden_size})
+    for index, layer in enumerate(model.mtp_layers):
+        known = {"batch": batch_size, "sequence": seq_length - 1 - index}
+        for kind, axes in _mtp_axes(model, layer, known).items():
+            add(f"layers.{layer}.{kind}", layer, axes, index)
     add("logits", None, {**tokens, "vocabulary": model.vocab_size})
     add("token_loss", None, tokens)
     add("loss", None, {})

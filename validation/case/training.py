@@ -30,6 +30,7 @@ WORDS = {
     "grouped": ("experts", "grouped"),
 }
 """What may follow a layout, joined with +: `tp2+distributed+full`."""
+_MTP = re.compile(r"mtp([1-9]\d*)?")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,20 @@ class Adam:
 
 ADAM = Adam()
 _STAGES = re.compile(r"\d+(-\d+)+")
+
+
+def mtp_layers(word: str) -> int | None:
+    """How many layers of multi-token prediction a word asks for: `mtp` one, `mtp2` two; None where it is another word.
+
+    It follows the layout as the others do, and changes the model, not the step.
+    """
+    found = _MTP.fullmatch(word)
+    return int(found[1] or 1) if found else None
+
+
+def mtp_words(layers: int) -> tuple[str, ...]:
+    """The word that `mtp_layers` reads as `layers`; none for 0."""
+    return (f"mtp{layers if layers > 1 else ''}",) if layers else ()
 
 
 @dataclass(frozen=True)
@@ -85,7 +100,7 @@ class Training:
         if word not in WORDS:
             raise UsageError(
                 f"+{word} is unknown; after a layout may stand +{', +'.join(WORDS)}, "
-                "or the layers of each pipeline stage as +1-3"
+                "+mtp for a layer of multi-token prediction, or the layers of each pipeline stage as +1-3"
             )
         name, value = WORDS[word]
         changed: dict[str, Any] = {name: value}

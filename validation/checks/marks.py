@@ -14,6 +14,7 @@ dense_layers = pytest.mark.every("layer", "dense_layers")
 moe_layers = pytest.mark.every("layer", "moe_layers")
 query_latent_layers = pytest.mark.every("layer", "query_latent_layers")
 shared_expert_layers = pytest.mark.every("layer", "shared_expert_layers")
+mtp_layers = pytest.mark.every("layer", "mtp_layers")
 mlp_norm_layers = pytest.mark.every("layer", "mlp_norm_layers")
 every_probe_gradient = pytest.mark.every("probe", "every_probe_gradient")
 every_gradient_norm = pytest.mark.every("key", "every_gradient_norm")
@@ -26,15 +27,16 @@ trained_parameters = pytest.mark.every("parameter", "trained_parameters")
 def members(kind: str, case: Case) -> list[int] | list[str]:
     """The layers or parameters of one kind, from the case alone."""
     model = case.model
-    everything = list(range(model.num_hidden_layers))
+    everything, with_experts = list(model.blocks), list(model.expert_blocks)
     layers: dict[str, list[int]] = {
         "every_layer": everything,
         "dense_layers": list(model.dense_layers),
-        "moe_layers": list(model.moe_layers),
+        "moe_layers": with_experts,
+        "mtp_layers": list(model.mtp_layers),
         "query_latent_layers": everything if model.q_lora_rank is not None else [],
-        "shared_expert_layers": list(model.moe_layers) if model.n_shared_experts else [],
+        "shared_expert_layers": with_experts if model.n_shared_experts else [],
         # Transformer Engine joins a dense layer's norm with the linear layer behind it.
-        "mlp_norm_layers": list(model.moe_layers) if case.implementation == "te" else everything,
+        "mlp_norm_layers": with_experts if case.implementation == "te" else everything,
     }
     if kind in layers:
         return layers[kind]

@@ -29,14 +29,16 @@ MTP, NOT_CHOSEN, INV_FREQ = "multi-token prediction layers", "layers not chosen"
 class Checkpoint:
     """The weights of a model, by the names of validation.case.parameters.
 
-    `layers` renumbers: the model's layer j is the file's layer layers[j]. Everything that can be wrong with the files, other
-    than the values themselves (see `verify`), is said when they are opened.
+    `layers` renumbers: the model's layer j is the file's layer layers[j]; its MTP layers follow the file's last. Everything
+    that can be wrong with the files, other than the values themselves (see `verify`), is said when they are opened.
     """
 
     def __init__(self, path: Path, model: Model, layers: tuple[int, ...], layers_in_file: int, shards: list[Shard]) -> None:
         self.path, self.model, self.shards = path, model, shards
         self.parameters = parameters(model)
-        self._layers, self._layers_in_file = layers or tuple(range(model.num_hidden_layers)), layers_in_file
+        mtp = range(layers_in_file, layers_in_file + model.num_nextn_predict_layers)
+        self._layers = (*(layers or range(model.num_hidden_layers)), *mtp)
+        self._layers_in_file = layers_in_file
         self._keys = {name: _keys_in_file(parameter, self._layers) for name, parameter in self.parameters.items()}
         self._tensors: dict[str, Described] = {}
         for shard in shards:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from validation.case.case import Case
 from validation.compare.precision import computing_in, make_deterministic
 from validation.reference import model as reference_model
+from validation.reference import mtp as reference_mtp
 from validation.reference import store
 from validation.reference.batch import make_batch
 from validation.reference.checkpoint import Checkpoint, verify
@@ -45,12 +47,17 @@ def _write(case: Case, folder: Path, device: torch.device, progress: Progress) -
         progress("reference model")
         hf = reference_model.build(case.model, checkpoint, dtype, device)
         steps = Steps(hf, case)
+        on_device = batches[0].to(device)
+        mtp, further = reference_mtp.build(hf, case.model, checkpoint, dtype, device), None
+        if mtp is not None:
+            further = functools.partial(reference_mtp.record, hf, mtp, case.model, on_device)
         with steps.loads.counting():
-            recording = record_step(hf, case, batches[0].to(device), progress)
+            recording = record_step(hf, case, on_device, progress, further)
         save_file(recording.forward, folder / "probes.safetensors")
         save_file(recording.gradients, folder / "probe_gradients.safetensors")
+        named = [*hf.named_parameters(), *(reference_mtp.named_parameters(mtp, case.model) if mtp else ())]
         save_file(
-            {name: gradient.cpu() for name, gradient in reference_model.gradients(hf, case.model).items()},
+            {name: gradient.cpu() for name, gradient in reference_model.gradients(named, case.model).items()},
             folder / "gradients.safetensors",
         )
         for step in range(1, case.training.steps + 1):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -47,10 +47,11 @@ def hf_config(model: Model) -> DeepseekV3Config:
     rope |= {name: numbers.pop(name) for name in yarn}
     if rope["rope_type"] == "default":
         rope = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
+    mtp_layers = numbers.pop("num_nextn_predict_layers")
     config = DeepseekV3Config(
         **numbers,
         num_key_value_heads=model.num_attention_heads,
-        num_mtp_layers=0,
+        num_mtp_layers=mtp_layers,
         norm_topk_prob=True,
         rope_parameters=rope,
         use_cache=False,
@@ -70,18 +71,19 @@ def build(model: Model, checkpoint: Checkpoint, dtype: torch.dtype, device: torc
         hf = DeepseekV3ForCausalLM(config)
     # The rotary table is no weight: it is computed when the module is made, and must be made for real.
     hf.model.rotary_emb = DeepseekV3RotaryEmbedding(config)
-    state = {name: tensor.to(dtype=dtype, device=device) for name, tensor in _state(model, checkpoint)}
+    names = [name for name, parameter in parameters(model).items() if parameter.mtp is None]
+    weights = {name: tensor.to(dtype=dtype, device=device) for name, tensor in state(names, checkpoint)}
     if model.tie_word_embeddings:
-        state["lm_head.weight"] = state["model.embed_tokens.weight"]
-    hf.load_state_dict(state, strict=True, assign=True)
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+    hf.load_state_dict(weights, strict=True, assign=True)
     if model.tie_word_embeddings:
         hf.tie_weights()
     return hf.to(device).train()
 
 
-def _state(model: Model, checkpoint: Checkpoint) -> Any:
+def state(names: Iterable[str], checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
     """Name and value as transformers holds them in memory: a layer's experts in two tensors, gate and up in one."""
-    for name in parameters(model):
+    for name in names:
         if EXPERTS not in name:
             yield name, checkpoint.read(name)
         elif name.endswith("gate_proj.weight"):
@@ -93,17 +95,19 @@ def _state(model: Model, checkpoint: Checkpoint) -> Any:
             yield name.removesuffix(".weight"), checkpoint.read(name)
 
 
-def gradients(hf: DeepseekV3ForCausalLM, model: Model) -> dict[str, torch.Tensor]:
+def gradients(named: Iterable[tuple[str, torch.nn.Parameter]], model: Model) -> dict[str, torch.Tensor]:
     """The gradient of every trained parameter, under the checkpoint's names with the experts stacked."""
-    return of_parameters(hf, model, lambda parameter: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+    return of_parameters(
+        named, model, lambda parameter: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    )
 
 
 def of_parameters(
-    hf: DeepseekV3ForCausalLM, model: Model, of: Callable[[torch.nn.Parameter], torch.Tensor]
+    named: Iterable[tuple[str, torch.nn.Parameter]], model: Model, of: Callable[[torch.nn.Parameter], torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """What `of` makes of every trained parameter (a tensor of its shape), by the checkpoint's names, experts stacked."""
     found: dict[str, torch.Tensor] = {}
-    for name, parameter in hf.named_parameters():
+    for name, parameter in named:
         value = of(parameter).detach()
         if name.endswith("experts.gate_up_proj"):
             gate, up = value.chunk(2, dim=1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -51,29 +52,61 @@ class Recording:
 
         return hook
 
+    @contextlib.contextmanager
+    def attention(self, prefixes: Mapping[Any, str]) -> Iterator[None]:
+        """Within it, what attention modules compute is kept, each under its own prefix."""
 
-def record_step(hf: DeepseekV3ForCausalLM, case: Case, batch: Batch, progress: Callable[[str], None]) -> Recording:
-    """Forward and backward, every probe of both."""
+        def seen(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, context: torch.Tensor) -> None:
+            """Query, key and value come as [batch, heads, sequence, dim]; the context has the sequence before the heads."""
+            prefix = f"{prefixes[module]}.attention"
+            for part, tensor in (("query", query), ("key", key), ("value", value)):
+                self.keep(f"{prefix}.{part}", tensor, lambda tensor: tensor.transpose(1, 2))
+            self.keep(f"{prefix}.core", context)
+
+        reference_model.on_attention.append(seen)
+        try:
+            yield
+        finally:
+            reference_model.on_attention.remove(seen)
+
+
+Further = Callable[[torch.Tensor, Recording], torch.Tensor]
+
+
+def record_step(
+    hf: DeepseekV3ForCausalLM,
+    case: Case,
+    batch: Batch,
+    progress: Callable[[str], None],
+    further: Further | None = None,
+) -> Recording:
+    """Forward and backward, every probe of both.
+
+    The loss is that of the case, and what `further` adds: it gets the output of the final norm and records probes of its
+    own.
+    """
     model, recording = case.model, Recording()
-    hooks = [hook for layer in range(model.num_hidden_layers) for hook in _layer_hooks(hf, model, layer, batch, recording)]
+    layers = list(enumerate(hf.model.layers))
+    hooks = [hook for index, layer in layers for hook in layer_hooks(layer, model, index, batch, recording)]
     hooks += [
         hf.model.embed_tokens.register_forward_hook(recording.output("embedding")),
         hf.model.norm.register_forward_hook(recording.output("final_norm")),
     ]
-    attention = _attention(recording)
-    reference_model.on_attention.append(attention)
     progress("reference forward")
     try:
-        logits = hf(input_ids=batch.tokens, use_cache=False).logits
+        with recording.attention({layer.self_attn: f"layers.{index}" for index, layer in layers}):
+            hidden = hf.model(input_ids=batch.tokens, use_cache=False).last_hidden_state
     finally:
-        reference_model.on_attention.remove(attention)
         for hook in hooks:
             hook.remove()
+    logits = hf.lm_head(hidden)
     recording.keep("logits", logits)
     token_losses = loss.token_losses(logits, batch.labels)
     recording.keep("token_loss", token_losses)
     total = loss.total(case, token_losses, batch)
     recording.forward["loss"] = _copy(total)
+    if further is not None:
+        total = total + further(hidden, recording)
     progress("reference backward")
     # Not total.backward(): torch suspends the active mode inside that method, and with it the promotion to float64.
     torch.autograd.backward(total)
@@ -84,20 +117,9 @@ def _copy(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
-def _attention(recording: Recording) -> Callable[..., None]:
-    def seen(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, context: torch.Tensor) -> None:
-        """Query, key and value come as [batch, heads, sequence, dim]; the context has the sequence before the heads."""
-        prefix = f"layers.{module.layer_idx}.attention"
-        for part, tensor in (("query", query), ("key", key), ("value", value)):
-            recording.keep(f"{prefix}.{part}", tensor, lambda tensor: tensor.transpose(1, 2))
-        recording.keep(f"{prefix}.core", context)
-
-    return seen
-
-
-def _layer_hooks(hf: DeepseekV3ForCausalLM, model: Model, index: int, batch: Batch, recording: Recording) -> list[Any]:
-    layer, prefix = hf.model.layers[index], f"layers.{index}"
-    attention = layer.self_attn
+def layer_hooks(layer: Any, model: Model, index: int, batch: Batch, recording: Recording) -> list[Any]:
+    """Hooks on one decoder layer that keep its probes, those between query and context aside (`Recording.attention`)."""
+    prefix, attention = f"layers.{index}", layer.self_attn
     outputs = {
         "input_norm": layer.input_layernorm,
         "attention.kv_latent": attention.kv_a_proj_with_mqa,
@@ -115,7 +137,7 @@ def _layer_hooks(hf: DeepseekV3ForCausalLM, model: Model, index: int, batch: Bat
     hooks = [module.register_forward_hook(recording.output(f"{prefix}.{kind}")) for kind, module in outputs.items()]
     residual = recording.input(f"{prefix}.attention.residual")
     hooks.append(layer.post_attention_layernorm.register_forward_pre_hook(residual))
-    if index in model.moe_layers:
+    if index in model.expert_blocks:
         hooks += _router_hooks(layer.mlp, f"{prefix}.moe", batch, recording)
     return hooks
 

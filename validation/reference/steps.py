@@ -99,7 +99,7 @@ class Steps:
         found = {f"{step}/{NORM}": norm.detach().clone()}
         kinds = {kind: (lambda parameter, kind=kind: self._adam.state[parameter][kind]) for kind in MOMENTS}
         for kind, of in {**kinds, VALUE: lambda parameter: parameter}.items():
-            values = reference_model.of_parameters(self._hf, model, of)
+            values = reference_model.of_parameters(self._hf.named_parameters(), model, of)
             found |= {f"{step}/{kind}/{name}": value.clone() for name, value in values.items()}
         for name, parameter in parameters(model).items():
             if not parameter.trained:

@@ -19,7 +19,7 @@ TABLE = Path(__file__).with_name("known.yaml")
 
 @dataclass(frozen=True)
 class Known:
-    """One entry of the table. `layouts` is a condition on the degrees; the other patterns are those of file names."""
+    """One entry of the table. `layouts` is a condition on the degrees, mtp and tied; the patterns are those of file names."""
 
     id: str
     what: str
@@ -40,7 +40,8 @@ class Known:
         layout = case.layout
         degrees = {"tp": layout.tp, "pp": layout.pp, "vpp": layout.vpp, "ep": layout.ep, "cp": layout.cp}
         degrees |= {"etp": layout.expert_tp, "dp": layout.data_parallel}
-        # The table is ours, as much as any module; the names in it are the degrees and nothing else.
+        degrees |= {"mtp": case.model.num_nextn_predict_layers, "tied": case.model.tie_word_embeddings}
+        # The table is ours, as much as any module; the names in it are these and nothing else.
         return bool(eval(self.layouts, {"__builtins__": {}}, degrees))
 
     def must_fail(self, check: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def settings(options: Any, command: str) -> Settings:
     cases = tuple(
         Case(
             preset=base.name,
-            model=model,
+            model=model if mtp is None else replace(model, num_nextn_predict_layers=mtp),
             layout=layout,
             precision=precision,
             implementation=options.implementation,
@@ -109,11 +109,9 @@ def settings(options: Any, command: str) -> Settings:
             seq_length=_given(options.seq_length, base.seq_length),
             hf_model_path=folder,
             layers=_layers(options.layers),
-            training=training,
+            training=replace(training, steps=_steps(options, base, precision, mtp or model.num_nextn_predict_layers)),
         )
-        for layout, training in _arrangements(
-            options, _given(options.steps, 2 if base.name == "tiny" and precision == "fp64" else 0)
-        )
+        for layout, training, mtp in _arrangements(options)
     )
     return Settings(
         cases=cases,
@@ -146,6 +144,11 @@ def _check_limits(options: Any) -> None:
 
 def _given(value: int | None, otherwise: int) -> int:
     return otherwise if value is None else value
+
+
+def _steps(options: Any, base: Preset, precision: str, mtp_layers: int) -> int:
+    """Those given, or 2 where they are cheap and exact; MTP layers have none."""
+    return _given(options.steps, 2 if base.name == "tiny" and precision == "fp64" and not mtp_layers else 0)
 
 
 def _micro_batch_size(options: Any, base: Preset, layout: Layout) -> int:
@@ -186,9 +189,12 @@ def _numbers(given: list[str]) -> Mapping[str, str]:
     return {word: value for word, _, value in pairs}
 
 
-def _arrangements(options: Any, steps: int) -> list[tuple[Layout, Training]]:
-    """Each layout with the options of its step: those given for all, and the words that follow its name."""
-    shared = Training(steps=steps, **{name: getattr(options, name) for name in OPTIONS})
+def _arrangements(options: Any) -> list[tuple[Layout, Training, int | None]]:
+    """Each layout with the options of its step, and with the model's MTP layers where a word of it says how many.
+
+    The options are those given for all, and the words that follow the layout's name.
+    """
+    shared = Training(**{name: getattr(options, name) for name in OPTIONS})
     degrees = {degree: getattr(options, degree) for degree in DEGREES}
     given = {degree: value for degree, value in degrees.items() if value is not None}
     if given and options.layouts:
@@ -197,7 +203,7 @@ def _arrangements(options: Any, steps: int) -> list[tuple[Layout, Training]]:
     if wrong:
         raise UsageError(f"--{wrong} {given[wrong]}: a degree is 1 or more")
     if given:
-        return [(Layout().with_degrees(**given), shared)]
+        return [(Layout().with_degrees(**given), shared, None)]
     names = [name.strip() for name in options.layouts.split(",") if name.strip()] or ["single"]
     found = [arrangement.parse(name, shared) for name in names]
     twice = next((name for name, one in zip(names, found, strict=True) if found.count(one) > 1), None)

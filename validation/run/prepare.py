@@ -56,8 +56,9 @@ def _verify(settings: Settings) -> None:
     from validation.reference import store
     from validation.reference.checkpoint import Checkpoint, verify
 
-    case = settings.cases[0]
-    if store.find(case, settings.home) is not None:
-        return
-    with Checkpoint.open(str(case.hf_model_path), case.model, case.layers) as checkpoint:
-        verify(checkpoint)
+    # With an MTP layer and without it are two models of one folder.
+    for case in {case.model: case for case in settings.cases}.values():
+        if store.find(case, settings.home) is not None:
+            continue
+        with Checkpoint.open(str(case.hf_model_path), case.model, case.layers) as checkpoint:
+            verify(checkpoint)

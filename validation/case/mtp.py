@@ -1,0 +1,67 @@
+"""Multi-token prediction (MTP): a layer that predicts the token after the next one, from both what the model made of a position
+and the next token itself.
+
+Its loss, for layer k of D (DeepSeek-V3 report, section 2.2), over a sequence of T tokens:
+
+    L_k = -1/T * (sum over i = k+2 .. T+1 of log P_k(t_i)),    added to the main loss:    LOSS_SCALE / D * (L_1 + .. + L_D)
+
+There are T - k terms and the sum is divided by T, as the main loss is. Where a mask leaves targets out, T is the number of
+targets that the main loss counts, and a target that counts there counts here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from validation.case.case import Case
+
+LOSS_SCALE = 0.3
+"""The report's first value, which is not megatron-core's default: a setting that is lost shows."""
+
+
+def the_last_layer_has_experts(case: Case) -> str | None:
+    """megatron-core makes the MTP layer's block like the model's last one; HuggingFace's always has experts."""
+    model = case.model
+    if not model.mtp_layers or model.moe_layers:
+        return None
+    return (
+        "Megatron-Core makes the MTP layer like the model's last layer, which is dense here, and HuggingFace gives it experts; "
+        f"first_k_dense_replace up to {model.num_hidden_layers - 1} works"
+    )
+
+
+def every_layer_has_a_target(case: Case) -> str | None:
+    """A sequence is longer than what the MTP layers look ahead."""
+    layers = case.model.num_nextn_predict_layers
+    if not layers or case.seq_length > layers + 1:
+        return None
+    return f"seq_length {case.seq_length} leaves the last MTP layer nothing to predict; --seq-length {8 * (layers + 1)} works"
+
+
+def the_loss_is_counted_by_token(case: Case) -> str | None:
+    """megatron-core divides a micro-batch's mean by the MTP layer's own targets, and balances the fillers' load, too."""
+    training = case.training
+    if not case.model.mtp_layers or (training.loss, training.balancing) == ("token", "none"):
+        return None
+    return (
+        "with an MTP layer Megatron-Core divides a micro-batch's mean by another number of targets than the report does, and "
+        "its balancing losses count the filler after the last token; --loss token with --balancing none works"
+    )
+
+
+def steps_are_without_it(case: Case) -> str | None:
+    """The filler after the last token counts in megatron-core's loads of experts, by which a step moves the bias."""
+    if not case.model.mtp_layers or case.training.steps == 0:
+        return None
+    return (
+        "optimizer steps are compared without MTP layers, whose experts' loads count a filler in Megatron-Core; "
+        "--steps 0 works, or leave out +mtp"
+    )
+
+
+RULES: tuple[Callable[[Case], str | None], ...] = (
+    the_last_layer_has_experts,
+    every_layer_has_a_target,
+    the_loss_is_counted_by_token,
+    steps_are_without_it,
+)
