@@ -13,6 +13,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from validation.candidate.place import Place
 from validation.candidate.sequence import positions
+from validation.candidate.versions import counted_tokens
 from validation.case.case import Case
 from validation.compare.sliced import SlicedFile
 
@@ -29,7 +30,7 @@ class Losses:
         total, tokens = (losses * mask).sum(), mask.sum().to(torch.int)
         self.total = total.detach().clone() if self.total is None else self.total + total.detach()
         self.tokens += int(tokens)
-        return total, tokens, {}
+        return total, counted_tokens(tokens), {}
 
     def mean(self) -> torch.Tensor | None:
         """The mean over all ranks that hold a part of the batch; None where the last stage is elsewhere."""
