@@ -216,6 +216,11 @@ def parity_of(item: Any) -> Parity | None:
     return found
 
 
+def has_a_case(item: Any) -> bool:
+    """False for what pytest makes of a check with nothing to check: one item without parameters, to be skipped."""
+    return parity_of(item) is None or isinstance(parity_of(item), Parity)
+
+
 def section_of(item: Any) -> tuple[int, str]:
     """Where a check stands in the report, and under which heading: its module's SECTION, or with the user's own."""
     section: tuple[int, str] = getattr(item.module, "SECTION", (75, "Own Checks"))
