@@ -42,7 +42,7 @@ class Report:
         self._broke: set[ExitCode] = set()
         self._start = time.monotonic()
         self._progress = ProgressLine(config)
-        self._machine = machine()
+        self._machine: dict[str, str] = {}
 
     def result(self, case: Case) -> Result:
         """The case's result; runs it unless it is the one last asked for."""
@@ -67,7 +67,7 @@ class Report:
         """Every case that a selected check asks for, after a file that says it did not finish."""
         from validation.run.runner import Runner
 
-        self._runner = Runner(self._settings, self._progress.show)
+        self._runner, self._machine = Runner(self._settings, self._progress.show), machine()
         for case in self._wanted:
             junit.write_unfinished(self._path(case), case.name, self._facts(case, {}))
         # torch alone is half a million objects: left to the collector, it goes through them while the checks run.
