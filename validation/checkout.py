@@ -31,7 +31,7 @@ def choose(folder: Path | None) -> None:
     core = folder / "megatron" / "core"
     if not (core / "__init__.py").is_file():
         raise UsageError(
-            f"--megatron-path {folder}: there is no megatron/core/__init__.py in it; give the folder that contains megatron/core"
+            f"--megatron-path {folder}: there is no megatron/core/__init__.py in it; give the folder above megatron/core"
         )
     if version(core) is None:
         raise UsageError(f"--megatron-path {folder}: megatron/core/package_info.py does not say which version it is")
