@@ -80,7 +80,7 @@ class _DuplicatedLinear(torch.nn.Linear):
 
 
 DUPLICATED_LINEAR = Linear or _DuplicatedLinear
-"""The one layer of megatron-core that every rank holds whole and that needs no Transformer Engine; from 0.14 attention takes no other."""
+"""megatron-core's one layer that is whole on every rank without Transformer Engine; from 0.14 attention takes no other."""
 
 
 _COUNTED_OVER_DATA_RANKS_ALONE = "num_tokens, group=parallel_state.get_data_parallel_group())" in inspect.getsource(
