@@ -77,11 +77,11 @@ def known_bugs() -> list[dict[str, str]]:
     return found
 
 
-def load(path: Path = DATA) -> list[Column]:
+def load() -> list[Column]:
     """The columns that `save` left."""
     return [
         Column(**{**column, "cells": {name: _cell(cell) for name, cell in column["cells"].items()}})
-        for column in json.loads(path.read_text(encoding="utf-8"))
+        for column in json.loads(DATA.read_text(encoding="utf-8"))
     ]
 
 
@@ -90,6 +90,6 @@ def _cell(entry: dict[str, object]) -> Cell:
     return Cell(**{**entry, "known": tuple(known) if isinstance(known, list) else ()})  # type: ignore[arg-type]
 
 
-def save(columns: Sequence[Column], path: Path = DATA) -> None:
+def save(columns: Sequence[Column]) -> None:
     """The measurement itself, from which the page can be made again."""
-    path.write_text(json.dumps([asdict(column) for column in columns], indent=1) + "\n", encoding="utf-8")
+    DATA.write_text(json.dumps([asdict(column) for column in columns], indent=1) + "\n", encoding="utf-8")

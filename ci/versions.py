@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ci import junit
-from ci.outcomes import DATA, ROOT, Cell, Column, known_bugs, read_column, save
+from ci.outcomes import ROOT, Cell, Column, known_bugs, load, read_column, save
 from ci.releases import RELEASES, titles
 
 PAGE = ROOT / "docs" / "versions.md"
@@ -73,42 +73,37 @@ def _and(words: Iterable[str]) -> str:
 def _changes(columns: Sequence[Column]) -> Iterator[str]:
     """A paragraph for each release, about what is not as in the one before it."""
     for before, after in itertools.pairwise(columns):
-        name, old = (_name(column) for column in (after, before))
+        name, old = _name(after), _name(before)
         if name == old:
-            name, old = (f"transformers {column.transformers} (with {name})" for column in (after, before))
-        said = [f"**{name}**, after {old}:"]
-        for kind, verb in (("mends", "mends"), ("breaks", "breaks"), ("else", "changes")):
-            found = [title for title in titles() if _kind(before.cells[title], after.cells[title]) == kind]
-            said += [f"It {verb} {_described(found, before, after)}."] if found else []
-        yield " ".join(said if len(said) > 1 else [*said, "no outcome changes."]) + "\n"
+            name, old = f"transformers {after.transformers}", f"transformers {before.transformers} (both with {old})"
+        lines = [_change(title, before.cells[title], after.cells[title]) for title in titles()]
+        found = "".join(lines) or "No outcome changes.\n"
+        yield f"**{name}**, compared with {old}:\n\n{found}"
 
 
-def _kind(before: Cell, after: Cell) -> str:
+def _change(title: str, before: Cell, after: Cell) -> str:
+    """A line on one row, empty where the outcome is the same for the same reason."""
     if (before.outcome, before.known) == (after.outcome, after.known):
         return ""
-    if after.outcome == "right":
-        return "mends"
-    return "breaks" if before.outcome == "right" else "else"
-
-
-def _described(found: list[str], before: Column, after: Column) -> str:
-    return "; ".join(f"{title} ({_outcome(before.cells[title])} before, {_outcome(after.cells[title])} now)" for title in found)
+    verb = {"right": "mends"}.get(after.outcome, "breaks" if before.outcome == "right" else "changes")
+    return f"- {verb} {title}: {_outcome(before)} before, now {_outcome(after)}\n"
 
 
 def _outcome(cell: Cell) -> str:
     what = {bug["id"]: bug["what"] for bug in known_bugs()}
-    return ": ".join([cell.outcome, *(what[name] for name in cell.known)])
+    return f"{cell.outcome} ({'; '.join(what[name] for name in cell.known)})" if cell.known else cell.outcome
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m ci.versions RESULTS`: read what the releases left there, and write data and page."""
-    (results,) = sys.argv[1:] if arguments is None else arguments
+    """`python -m ci.versions RESULTS`: read what the releases left there, and write data and page. Without: the page anew."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        columns = [read_column(Path(results) / release.name) for release in RELEASES]
+        columns = [read_column(Path(given[0]) / release.name) for release in RELEASES] if given else load()
     except junit.UnreadableResults as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    save(columns, DATA)
+    if given:
+        save(columns)
     PAGE.write_text(page(columns), encoding="utf-8")
     return 0
 
