@@ -54,7 +54,10 @@ def read_column(folder: Path) -> Column:
 
 
 def read_cell(suite: junit.Suite) -> Cell:
-    """One case's outcome. An error refuses it, whatever else was found."""
+    """One case's outcome. An error refuses it, whatever else was found.
+
+    Raises UnreadableResults for a run that was lost or killed: that says nothing of the release.
+    """
     of = {status: [check for check in suite.checks if check.status == status] for status in ("error", "fail", "known")}
     errors = [float(check.properties["rel_error"]) for check in suite.checks if "rel_error" in check.properties]
     largest = max(errors, default=0.0)
@@ -62,7 +65,10 @@ def read_cell(suite: junit.Suite) -> Cell:
     known = tuple(bug["id"] for bug in known_bugs() if any(said.startswith(bug["what"]) for said in bugs))
     failed = len(of["fail"]) + len(of["known"])
     if of["error"]:
-        return Cell("refused", len(suite.checks), 0, 0.0, says=_sentence(of["error"][0].message))
+        says = _sentence(of["error"][0].message)
+        if " raised " not in says:
+            raise junit.UnreadableResults(f"{suite.name}: {says}; run it again")
+        return Cell("refused", len(suite.checks), 0, 0.0, says=says)
     says = _sentence(of["fail"][0].message) if of["fail"] else ""
     return Cell("wrong" if failed else "right", len(suite.checks), failed, largest, known, says)
 

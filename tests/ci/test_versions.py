@@ -56,6 +56,12 @@ def test_a_run_that_broke_is_refused_with_the_sentence_of_its_first_error() -> N
     assert found == Cell("refused", 2, 0, 0.0, says="rank 0 raised NameError('x')")
 
 
+@pytest.mark.parametrize("message", ["did not finish", "ERROR: Every rank finishes - rank 1 was killed by SIGKILL in 'model'"])
+def test_a_run_that_was_lost_says_nothing_of_a_release(message: str) -> None:
+    with pytest.raises(junit.UnreadableResults, match=r"run it again$"):
+        outcomes.read_cell(suite(check("error", message)))
+
+
 def results(folder: Path, *, without: str = "") -> None:
     for release in RELEASES:
         for group in GROUPS:
