@@ -34,7 +34,7 @@ def main(case_text: str, folder: Path) -> None:
     store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False)
     store.set(f"ready-{report.rank}", "1")
     store.wait(["ready-0"])
-    report.write(worker._findings(case, Reference(Path(place.read_text())), report, timeout=600.0))
+    report.write(worker._findings(case, Reference(Path(place.read_text())), report, timeout=600.0, keep=""))
 
 
 if __name__ == "__main__":

@@ -10,10 +10,12 @@ from typing import Any
 import yaml
 
 from validation.case import preflight
+from validation.case.arrangement import parse
 from validation.case.case import DEFAULT_SEED, Case
 from validation.case.errors import UsageError
 from validation.case.layout import Layout
 from validation.case.preset import preset
+from validation.case.training import Training
 
 TABLE = Path(__file__).with_name("matrix.yaml")
 EVENTS = ("pull_request", "merge_group", "nightly")
@@ -37,7 +39,7 @@ class Row:
     @property
     def gpus(self) -> int:
         """GPUs that the largest layout needs; 0 on the CPU."""
-        return max(Layout.parse(name).ranks for name in self.layouts) if self.transport == "nccl" else 0
+        return max(parse(name, Training())[0].ranks for name in self.layouts) if self.transport == "nccl" else 0
 
     def arguments(self) -> list[str]:
         """The command line after `python -m validation`."""
@@ -105,7 +107,7 @@ def _well_formed(entry: Any) -> None:
 
 
 def _filled(entry: dict[str, Any], layout: str) -> dict[str, Any]:
-    ranks = Layout.parse(layout).ranks
+    ranks = parse(layout, Training())[0].ranks
     words = {"{layout}": layout, "{ranks}": f"{ranks} rank{'s' if ranks > 1 else ''}"}
     filled = dict(entry)
     for key in ("session", "does"):
@@ -122,11 +124,11 @@ def _row(entry: dict[str, Any], layouts: list[str]) -> Row:
     lists = {"layouts": tuple(layouts), "runner": tuple(entry["runner"]), "when": tuple(entry["when"])}
     row = Row(**{**entry, **lists})
     for layout in layouts:
-        _possible(row, Layout.parse(layout))
+        _possible(row, *parse(layout, Training()))
     return row
 
 
-def _possible(row: Row, layout: Layout) -> None:
+def _possible(row: Row, layout: Layout, training: Training) -> None:
     """Raises UsageError for a case that no machine could run: an unknown word, a degree that does not divide."""
     base = preset(row.preset)
     case = Case(
@@ -140,6 +142,7 @@ def _possible(row: Row, layout: Layout) -> None:
         batch_size=base.batch_size,
         micro_batch_size=1,
         seq_length=base.seq_length,
+        training=training,
     )
     preflight.check(case, max_ranks=layout.ranks, gpus=layout.ranks, memory=None)
 

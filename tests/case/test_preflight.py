@@ -12,6 +12,7 @@ from validation.case.case import PRECISIONS, TRANSPORTS, Case
 from validation.case.errors import EnvironmentMissing, PlumblineError, UsageError
 from validation.case.layout import Layout
 from validation.case.preset import MINI, TINY, Preset
+from validation.case.training import Training
 
 GIB = 2**30
 
@@ -81,6 +82,23 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ("no batch", case(batch_size=0), "batch_size is 0"),
     ("te on gloo", case(implementation="te", precision="fp32"), "te cannot run on gloo; --implementation local can"),
     ("te in fp64", case(implementation="te", transport="nccl"), "no fp64 kernels; --precision fp32 works"),
+    # the options of a step
+    ("option", case(training=Training(loss="sum")), "loss 'sum' is unknown; known are token and mean"),
+    ("stages", case("pp2", training=Training(stages=(1, 1, 2))), r"\+1-1-2 gives the layers of 3 .* has pp2; give 2 numbers"),
+    ("layers of stages", case("pp2", training=Training(stages=(1, 2))), r"\+1-2 gives 3 layers .* the model has 4"),
+    ("empty stage", case("pp2", training=Training(stages=(4, 0))), "each stage takes at least one"),
+    ("interleaved stages", case("pp2vpp2", training=Training(stages=(1, 3))), "without interleaving only; leave out vpp2"),
+    (
+        "middle stages",
+        case("pp4", {"num_hidden_layers": 8}, training=Training(stages=(1, 2, 3, 2))),
+        "give those between the same",
+    ),
+    ("grouped experts", case(training=Training(experts="grouped")), "--implementation te has them"),
+    (
+        "nothing to balance",
+        case(model={"first_k_dense_replace": 4}, training=Training(balancing="aux_loss")),
+        "is of experts and the model has none",
+    ),
     # tensor parallelism
     ("heads", case("tp3"), "tp3 does not divide the 4 attention heads; tp1, tp2 and tp4 do"),
     ("vocabulary", case("tp2", {"vocab_size": 129}), "tp2 does not divide the 129 rows of the vocabulary; tp1 does"),

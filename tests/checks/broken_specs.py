@@ -6,20 +6,21 @@ changed here ends with them.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 import torch
-from megatron.core import parallel_state
+from megatron.core import parallel_state, tensor_parallel
 from megatron.core.tensor_parallel.layers import RowParallelLinear
 from megatron.core.tensor_parallel.mappings import scatter_to_sequence_parallel_region
 from megatron.core.transformer import multi_latent_attention
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 
-from validation.candidate import build, load
+from validation.candidate import build, load, step
 from validation.candidate.spec import block_spec
 from validation.candidate.weights import Holding, tensors
 
@@ -117,15 +118,95 @@ def gradient_reduction_lost(config: MLATransformerConfig, vp_stage: int | None) 
     """Layer 1's router weight is not marked as seeing a part of the sequence only."""
 
     def unmarked(sound: Callable[..., Any]) -> Callable[..., Any]:
-        def wrap(chunks: Any) -> Any:
+        def wrap(chunks: Any, case: Any) -> Any:
             weight = _tensor(chunks, "decoder.layers.1.mlp.router.weight")
             assert weight.sequence_parallel
             weight.sequence_parallel = False
-            return sound(chunks)
+            return sound(chunks, case)
 
         return wrap
 
     _replace(build, "wrap", unmarked)
+    return _sound(config, vp_stage)
+
+
+def norm_unmarked(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """Layer 1's input norm is not marked as seeing a part of the sequence only."""
+
+    def unmarked(sound: Callable[..., Any]) -> Callable[..., Any]:
+        def wrap(chunks: Any, case: Any) -> Any:
+            _tensor(chunks, "decoder.layers.1.input_layernorm.weight").sequence_parallel = False
+            return sound(chunks, case)
+
+        return wrap
+
+    _replace(build, "wrap", unmarked)
+    return _sound(config, vp_stage)
+
+
+def loss_not_scaled_by_cp(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """The mean loss of a micro-batch does not make up for the average over context-parallel ranks."""
+
+    def unscaled(sound: Callable[..., Any]) -> Callable[..., Any]:
+        def add(self: Any, losses: Any, mask: Any) -> Any:
+            total, *rest = sound(self, losses, mask)
+            return total / config.context_parallel_size, *rest
+
+        return add
+
+    setattr(step.Losses, "add", unscaled(step.Losses.add))  # noqa: B010 - mypy knows no assignment to a method
+    return _sound(config, vp_stage)
+
+
+def expert_gradients_over_the_wrong_group(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """Gradients of experts are summed over the data-parallel ranks, whose experts are others."""
+
+    def regrouped(sound: Callable[..., Any]) -> Callable[..., Any]:
+        def wrap(chunks: Any, case: Any) -> Any:
+            wrapped = sound(chunks, case)
+            for buckets in (buckets for chunk in wrapped for buckets in chunk.expert_parallel_bucket_groups):
+                group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+                buckets.data_parallel_group = buckets.intra_distributed_optimizer_instance_group = group
+            return wrapped
+
+        return wrap
+
+    _replace(build, "wrap", regrouped)
+    return _sound(config, vp_stage)
+
+
+def one_bucket_never_reduced(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """The bucket of all parameters that every data-parallel rank holds keeps each rank's own gradients."""
+
+    def forgetful(sound: Callable[..., Any]) -> Callable[..., Any]:
+        def wrap(chunks: Any, case: Any) -> Any:
+            wrapped = sound(chunks, case)
+            for chunk in wrapped:
+                chunk.bucket_groups.clear()
+            return wrapped
+
+        return wrap
+
+    _replace(build, "wrap", forgetful)
+    return _sound(config, vp_stage)
+
+
+def expert_bias_from_own_tokens(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """Each data-parallel rank moves the expert bias by the loads that it sees itself."""
+
+    def alone(sound: Callable[..., Any]) -> Callable[..., Any]:
+        def updated(tokens: torch.Tensor, bias: torch.Tensor, rate: float) -> torch.Tensor:
+            return bias + torch.sign(tokens.mean(-1, keepdim=True) - tokens) * rate
+
+        return updated
+
+    _replace(importlib.import_module("megatron.core.distributed.finalize_model_grads"), "get_updated_expert_bias", alone)
+    return _sound(config, vp_stage)
+
+
+def norm_of_copies(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """The gradient norm counts what tensor-parallel ranks hold in copies once for each of them."""
+    _replace(tensor_parallel, "param_is_not_tensor_parallel_duplicate", lambda sound: lambda *args, **kwargs: True)
     return _sound(config, vp_stage)
 
 

@@ -23,6 +23,12 @@ RUNS = {
     "reduction_lost": "tp2",
     "nan_in_one_gradient": "tp2",
     "gradient_reduction_lost": "tp2",
+    "norm_unmarked": "tp2",
+    "loss_not_scaled_by_cp": "cp2+mean",
+    "expert_gradients_over_the_wrong_group": "ep2",
+    "one_bucket_never_reduced": "dp2",
+    "expert_bias_from_own_tokens": "dp2",
+    "norm_of_copies": "tp2",
     "raises": "tp2",
     "local-stock": "tp2",
 }

@@ -12,6 +12,7 @@ from validation.case.case import Case
 from validation.case.layout import Layout
 from validation.case.parameters import parameters
 from validation.case.preset import TINY
+from validation.case.probes import observed
 from validation.checks.parity import Parity
 from validation.compare.difference import measure
 from validation.compare.measurement import PieceReport
@@ -26,11 +27,26 @@ def case(implementation: str = "local-stock", layout: str = "tp2") -> Case:
     return Case("tiny", TINY.model, Layout.parse(layout), "fp64", implementation, "gloo", 1, 4, 2, 48)
 
 
+class Runs:
+    """One result, and no other run to be had."""
+
+    def __init__(self, result: Result) -> None:
+        self._result = result
+
+    def result(self, case: Case) -> Result:
+        """The one."""
+        return self._result
+
+    def against_single(self, case: Case) -> Result | None:
+        """None."""
+        return None
+
+
 def concluded(candidate: torch.Tensor, reference: torch.Tensor, of: Case) -> Any:
     """The verdict on the gradient of PARAMETER where one rank reports this candidate."""
     box = whole(reference.shape)
     report = PieceReport(0, box, measure(candidate, reference, box), "")
-    parity = Parity(of, lambda case: Result(case, 1.0, {}, pieces={f"gradients/{PARAMETER}": (report,)}))
+    parity = Parity(of, Runs(Result(of, 1.0, {}, pieces={f"gradients/{PARAMETER}": (report,)})))
     try:
         parity.gradient_agrees(PARAMETER)
     except (pytest.fail.Exception, pytest.xfail.Exception) as outcome:
@@ -95,5 +111,6 @@ def test_an_entry_applies_by_version_layout_and_implementation(
 def test_every_entry_names_checks_that_exist(bug: Any) -> None:
     """A pattern that matches no check would excuse nothing and never be removed."""
     names = [f"gradients/{name}" for name, parameter in parameters(TINY.model).items() if parameter.trained]
+    names += observed(case())
     for pattern in bug.checks:
         assert any(type(bug)(**{**vars(bug), "checks": (pattern,)}).must_fail(name) for name in names)

@@ -55,6 +55,48 @@ def test_layouts_keep_their_order() -> None:
     assert layouts("--layouts", "tp2, single,pp2vpp2,") == ["tp2", "single", "pp2vpp2"]
 
 
+def test_words_after_a_layout_are_options_of_its_step() -> None:
+    """Each layout has its own; what is given as an option holds for all."""
+    first, second = asked("--layouts", "tp2,pp2+1-3+distributed+full", "--loss", "mean").cases
+    assert (first.training.loss, first.training.optimizer, first.training.stages) == ("mean", "plain", ())
+    assert (second.training.loss, second.training.optimizer, second.training.recompute) == ("mean", "distributed", "full")
+    assert second.training.stages == (1, 3)
+    assert first.name == "tiny-tp2+mean-fp64-local-gloo"
+    assert second.name == "tiny-pp2+distributed+mean+full+1-3-fp64-local-gloo"
+
+
+def test_a_word_that_is_no_option_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"\+fast is unknown; after a layout may stand \+distributed, "):
+        asked("--layouts", "tp2+fast")
+
+
+@pytest.mark.parametrize(
+    ("words", "steps"),
+    [
+        ((), 2),
+        (("--steps", "1"), 1),
+        (("--steps", "0"), 0),
+        (("--precision", "fp32"), 0),
+        (("--preset", "mini"), 0),
+        (("--preset", "mini", "--steps", "2"), 2),
+    ],
+)
+def test_steps_are_compared_where_they_are_cheap_and_exact(words: tuple[str, ...], steps: int) -> None:
+    (case,) = asked(*words).cases
+    assert case.training.steps == steps
+
+
+def test_an_interleaved_pipeline_gets_four_micro_batches() -> None:
+    """With fewer than four a wrong schedule is invisible."""
+    plain, interleaved = asked("--layouts", "pp2,pp2vpp2").cases
+    assert (plain.micro_batches, interleaved.micro_batches) == (2, 4)
+
+
+def test_a_case_survives_the_way_to_the_ranks() -> None:
+    (case,) = asked("--layouts", "pp2+1-3+distributed", "--seed", "3").cases
+    assert Case.from_json(case.to_json()) == case
+
+
 def test_degrees_are_a_layout() -> None:
     """`--tp 2 --pp 2` is tp2pp2; a degree of 1 is none."""
     assert layouts("--tp", "2", "--pp", "2", "--ep", "1") == ["tp2pp2"]

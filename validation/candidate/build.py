@@ -65,10 +65,11 @@ def _chunk(case: Case, config: MLATransformerConfig, stage: int | None) -> GPTMo
     return model.to(device=device)
 
 
-def wrap(chunks: list[GPTModel]) -> list[DistributedDataParallel]:
+def wrap(chunks: list[GPTModel], case: Case) -> list[DistributedDataParallel]:
     """The chunks under megatron-core's DistributedDataParallel, with gradients finalised by megatron-core."""
     config = chunks[0].config
-    ddp = DistributedDataParallelConfig(overlap_grad_reduce=False, use_distributed_optimizer=False)
+    distributed = case.training.optimizer == "distributed"
+    ddp = DistributedDataParallelConfig(overlap_grad_reduce=False, use_distributed_optimizer=distributed)
     wrapped = [
         DistributedDataParallel(config=config, ddp_config=ddp, module=chunk, disable_bucketing=index > 0)
         for index, chunk in enumerate(chunks)

@@ -11,11 +11,15 @@ from torch.nn import functional
 from validation.candidate.versions import fields
 from validation.case.case import Case
 from validation.case.model import Model
+from validation.case.training import ADAM
 from validation.compare.precision import DTYPES
 
 LATENT_NORM_EPSILON = 1e-6
 """HuggingFace builds the two latent norms without an epsilon, which leaves them at 1e-6 whatever rms_norm_eps is; megatron-core
 has one epsilon for all. https://github.com/huggingface/transformers/pull/44317"""
+
+SELECTIVE = ("core_attn", "layernorm", "shared_experts")
+"""What is computed again under selective recompute."""
 
 
 def transformer_config(case: Case) -> MLATransformerConfig:
@@ -33,7 +37,8 @@ def transformer_config(case: Case) -> MLATransformerConfig:
         pipeline_dtype=DTYPES[case.precision],
         attention_dropout=0.0,
         hidden_dropout=0.0,
-        calculate_per_token_loss=True,
+        calculate_per_token_loss=case.training.loss == "token",
+        **_recompute(case),
         deallocate_pipeline_outputs=False,
         use_cpu_initialization=False,
         perform_initialization=True,
@@ -110,13 +115,32 @@ def _experts(case: Case) -> dict[str, Any]:
         "moe_router_topk_scaling_factor": model.routed_scaling_factor,
         "moe_router_score_function": "sigmoid",
         "moe_router_enable_expert_bias": True,
-        "moe_router_bias_update_rate": 0.0,
+        "moe_router_bias_update_rate": ADAM.bias_update_rate if case.training.steps else 0.0,
         "moe_router_pre_softmax": True,
         "moe_router_dtype": case.precision if case.precision == "fp64" else "fp32",
         "moe_router_load_balancing_type": "none",
         "moe_aux_loss_coeff": 0.0,
-        "moe_token_dispatcher_type": "alltoall",
-        "moe_grouped_gemm": case.implementation == "te",
+        "moe_token_dispatcher_type": case.training.dispatcher,
+        "moe_grouped_gemm": case.training.experts == "grouped"
+        or (case.training.experts == "default" and case.implementation == "te"),
+    }
+
+
+def _recompute(case: Case) -> dict[str, Any]:
+    if case.training.recompute == "full":
+        return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    if case.training.recompute == "selective":
+        return {"recompute_granularity": "selective", "recompute_modules": list(SELECTIVE)}
+    return {}
+
+
+def _stages(case: Case) -> dict[str, Any]:
+    """Uneven pipeline stages: megatron-core has a number for the first and one for the last; the rest share alike."""
+    if not case.training.stages:
+        return {}
+    return {
+        "num_layers_in_first_pipeline_stage": case.training.stages[0],
+        "num_layers_in_last_pipeline_stage": case.training.stages[-1],
     }
 
 
@@ -130,6 +154,7 @@ def _parallel(case: Case) -> dict[str, Any]:
         "expert_tensor_parallel_size": layout.expert_tp if layout.etp is not None or layout.ep > 1 else None,
         "context_parallel_size": layout.cp,
         "sequence_parallel": layout.uses_sequence_parallel,
+        **_stages(case),
         "overlap_p2p_comm": layout.vpp > 1,
         "batch_p2p_comm": layout.vpp == 1,
     }

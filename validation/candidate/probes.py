@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -24,19 +25,20 @@ PROBE_GRADIENTS = "probe_gradients/"
 class ProbedChunk:
     """One model chunk under observation.
 
-    Megatron's tensors are [sequence, batch, ...]; probes are [batch, sequence, ...]. What a hook sees counts only while
-    the chunk's own forward runs, so that recomputation in the backward pass is not recorded again. Megatron's backward
-    starts from a sum and is divided by the number of tokens at the end; `tokens`, the number in the whole batch, makes the
-    gradients that pass a probe comparable before that.
+    Megatron's tensors are [sequence, batch, ...]; probes are [batch, sequence, ...]. A value counts only while the chunk's
+    own forward runs; where that keeps no graph (activation recompute), the gradient is taken when the backward pass runs
+    the module again, whose micro-batches come in the order of the forward passes. Megatron divides the gradients of
+    parameters at the end; `divisor` makes those that pass a probe comparable before that.
     """
 
-    def __init__(self, chunk: GPTModel, case: Case, recorder: Recorder, reference: Reference, tokens: int) -> None:
-        self._case, self._recorder, self._reference, self._tokens = case, recorder, reference, tokens
+    def __init__(self, chunk: GPTModel, case: Case, recorder: Recorder, reference: Reference, divisor: int) -> None:
+        self._case, self._recorder, self._reference, self._divisor = case, recorder, reference, divisor
+        self._waiting: dict[str, deque[int]] = defaultdict(deque)
+        self._stopped = False
         self._place = Place.here(case)
         self._probes = probes(case.model, case.batch_size, case.seq_length)
         self._micro_batch, self._running = -1, False
         chunk.register_forward_pre_hook(self._enter)
-        chunk.register_forward_hook(self._leave)
         if chunk.pre_process:
             chunk.embedding.register_forward_hook(self._output("embedding"))
         for layer in chunk.decoder.layers:
@@ -46,6 +48,11 @@ class ProbedChunk:
         if chunk.post_process:
             chunk.output_layer.register_forward_hook(self._output("logits"))
             chunk.register_forward_hook(self._token_loss)
+        chunk.register_forward_hook(self._leave)
+
+    def stop(self) -> None:
+        """Record nothing more."""
+        self._stopped = True
 
     def _enter(self, module: Any, arguments: Any) -> None:
         self._micro_batch, self._running = self._micro_batch + 1, True
@@ -54,14 +61,15 @@ class ProbedChunk:
         self._running = False
 
     def _token_loss(self, module: Any, arguments: Any, output: torch.Tensor) -> None:
-        self._keep(self._probes["token_loss"], output, lambda tensor: tensor)
+        if not self._stopped:
+            self._keep(self._probes["token_loss"], output, lambda tensor: tensor)
 
     def _record(self, name: str, tensor: torch.Tensor, size: torch.Size | None = None) -> None:
         """Record a tensor of shape [sequence, batch, ...]; heads may still be joined with their elements.
 
         `size` is that shape where sequence and batch are joined in the tensor.
         """
-        if not self._running:
+        if self._stopped or not (self._running or self._waiting[name]):
             return
         probe = self._probes[name]
 
@@ -74,17 +82,21 @@ class ProbedChunk:
 
     def _keep(self, probe: Probe, tensor: torch.Tensor, view: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Compare what `view` makes of the tensor, and later of the gradient that reaches it."""
-        micro_batch = self._micro_batch
-        with as_stored():
-            for box, part in self._place.pieces(probe, view(tensor.detach()), micro_batch):
-                self._recorder.compare(probe.name, part, box, self._reference.probes)
+        micro_batch = self._micro_batch if self._running else self._waiting[probe.name].popleft()
+        if self._running:
+            with as_stored():
+                for box, part in self._place.pieces(probe, view(tensor.detach()), micro_batch):
+                    self._recorder.compare(probe.name, part, box, self._reference.probes)
+            if probe.has_gradient and not torch.is_grad_enabled():
+                self._waiting[probe.name].append(micro_batch)
+                return
         if not (probe.has_gradient and tensor.requires_grad):
             return
 
         def compare_gradient(gradient: torch.Tensor) -> None:
             name = f"{PROBE_GRADIENTS}{probe.name}"
             with as_stored():
-                scaled = view(gradient.detach()) / self._tokens
+                scaled = view(gradient.detach()) / self._divisor
                 for box, part in self._place.pieces(probe, scaled, micro_batch):
                     self._recorder.compare(name, part, box, self._reference.probe_gradients, key=probe.name)
 
@@ -125,7 +137,9 @@ class ProbedChunk:
         attention.core_attention.register_forward_pre_hook(
             self._input(*(f"{prefix}.attention.{part}" for part in parts)), with_kwargs=True
         )
-        layer.pre_mlp_layernorm.register_forward_pre_hook(self._input(f"{prefix}.attention.residual"), with_kwargs=True)
+        # The norm that would follow is recomputed on a copy, which half of the gradient passes by; this one is none.
+        residual = self._input(f"{prefix}.attention.residual")
+        layer.pre_cross_attn_layernorm.register_forward_pre_hook(residual, with_kwargs=True)
         if not dense:
             self._watch_experts(layer.mlp, f"{prefix}.moe")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from validation.compare.difference import measure
 from validation.compare.measurement import PieceReport
@@ -19,8 +20,9 @@ from validation.compare.sliced import SlicedFile
 class Recorder:
     """What one rank has to say about every tensor it holds a piece of: differences, never tensors."""
 
-    def __init__(self, rank: int) -> None:
-        self.rank = rank
+    def __init__(self, rank: int, keep: Path | None = None) -> None:
+        self.rank, self._keep = rank, keep
+        self._kept: dict[Path, dict[str, torch.Tensor]] = defaultdict(dict)
         self.pieces: dict[str, list[PieceReport]] = defaultdict(list)
         self.problems: dict[str, str] = {}
         self._files: dict[Path, SlicedFile] = {}
@@ -30,7 +32,11 @@ class Recorder:
         if reference not in self._files:
             self._files[reference] = SlicedFile(reference)
         with as_stored():
-            expected = self._files[reference].read(key or name, slices(box))
+            file = self._files[reference]
+            expected = file.read(key or name, slices(box))
+            if self._keep is not None:
+                whole = self._kept[reference].setdefault(key or name, torch.empty(file.shape(key or name), dtype=tensor.dtype))
+                whole[slices(box)] = tensor.detach().cpu()
             if tensor.dtype != expected.dtype:
                 self.problem(name, f"dtype {tensor.dtype} where {expected.dtype} was declared")
                 return
@@ -50,7 +56,10 @@ class Recorder:
         self.problems.setdefault(name, sentence)
 
     def close(self) -> None:
-        """Let go of the reference's files."""
+        """Let go of the reference's files; write what is to be kept."""
+        if self._keep is not None:
+            for reference, tensors in self._kept.items():
+                save_file(tensors, str(self._keep / reference.name))
         for file in self._files.values():
             file.close()
 

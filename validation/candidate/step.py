@@ -13,42 +13,64 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from validation.candidate.place import Place
 from validation.candidate.sequence import positions
-from validation.candidate.versions import counted_tokens
+from validation.candidate.versions import counted_tokens, once_for_each_rank
 from validation.case.case import Case
 from validation.compare.sliced import SlicedFile
 
 
 class Losses:
-    """The sum of the token losses that count, and how many tokens that is, over this rank's micro-batches."""
+    """Megatron's loss function, and what it has seen: the losses of this rank's micro-batches and what divides them.
 
-    def __init__(self) -> None:
-        self.total: torch.Tensor | None = None
-        self.tokens = 0
+    Per token, the sum of the losses that count and their number. As a mean of means, each micro-batch's own mean; under
+    context parallelism its tokens lie on several ranks, whose gradients megatron-core averages over all of them, so that
+    the local sum counts once for each.
+    """
+
+    def __init__(self, case: Case) -> None:
+        self._means = case.training.loss == "mean"
+        self._sums: list[torch.Tensor] = []
 
     def add(self, losses: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-        """Megatron's loss function: summed loss, number of tokens, and nothing to report."""
+        """Summed loss, the number that divides it, and nothing to report."""
         total, tokens = (losses * mask).sum(), mask.sum().to(torch.int)
-        self.total = total.detach().clone() if self.total is None else self.total + total.detach()
-        self.tokens += int(tokens)
+        if self._means:
+            torch.distributed.all_reduce(tokens, group=parallel_state.get_context_parallel_group())
+            self._sums.append(torch.stack([(total.detach() / tokens.clamp(min=1)).double(), _inverse_of_ranks(total)]))
+            return once_for_each_rank(total), tokens, {}
+        self._sums.append(torch.stack([total.detach().double(), tokens.to(total).double()]))
         return total, counted_tokens(tokens), {}
 
     def mean(self) -> torch.Tensor | None:
-        """The mean over all ranks that hold a part of the batch; None where the last stage is elsewhere."""
-        if self.total is None:
+        """The loss over all ranks that hold a part of the batch; None where the last stage is elsewhere."""
+        if not self._sums:
             return None
-        both = torch.stack([self.total.double(), torch.tensor(float(self.tokens)).to(self.total).double()])
+        both = torch.stack(self._sums).sum(0)
         torch.distributed.all_reduce(both, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
         return both[0] / both[1]
 
 
-def micro_batches(case: Case, batch: Path) -> Iterator[dict[str, torch.Tensor]]:
-    """This rank's micro-batches in order: tokens, labels and mask of its sequences and positions."""
+def _inverse_of_ranks(like: torch.Tensor) -> torch.Tensor:
+    """What each context-parallel rank adds to the number of micro-batches, which all of them see."""
+    return torch.tensor(1 / parallel_state.get_context_parallel_world_size()).to(like).double()
+
+
+def loss_divisor(case: Case, batch: Path) -> int:
+    """What megatron-core divides gradients by after the backward pass: all tokens that count, or the ranks it averages over."""
+    if case.training.loss == "mean":
+        return case.layout.data_parallel * case.layout.cp
+    return int(SlicedFile(batch).read("0/mask").sum())
+
+
+def micro_batches(case: Case, batch: Path, step: int) -> Iterator[dict[str, torch.Tensor]]:
+    """This rank's micro-batches of a step in order: tokens, labels and mask of its sequences and positions."""
     place, file = Place.here(case), SlicedFile(batch)
     held = torch.tensor(positions(case.seq_length, case.layout.cp, place.cp))
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     for micro_batch in range(case.micro_batches):
         rows = slice(*place.batch_rows(micro_batch))
-        data = {name: file.read(name, (rows, slice(None)))[:, held].to(device) for name in ("tokens", "labels", "mask")}
+        index = (rows, slice(None))
+        names = ("tokens", "labels", "mask")
+        data = {name: file.read(f"{step}/{name}", index)[:, held].to(device) for name in names}
         yield {**data, "positions": held.to(device).expand(case.micro_batch_size, -1)}
 
 
@@ -58,9 +80,9 @@ def causal_mask(case: Case, device: torch.device) -> torch.Tensor:
     return torch.ones(length, length, dtype=torch.bool, device=device).triu(1)[None, None]
 
 
-def run_step(case: Case, chunks: list[DistributedDataParallel], batch: Path) -> Losses:
-    """Forward and backward over all micro-batches, gradients finalised by megatron-core."""
-    losses = Losses()
+def run_step(case: Case, chunks: list[DistributedDataParallel], batch: Path, step: int = 0) -> Losses:
+    """Forward and backward over all micro-batches of a step, counted from 0, gradients finalised by megatron-core."""
+    losses = Losses(case)
 
     def forward_step(data: Iterator[dict[str, torch.Tensor]], model: Any) -> Any:
         given = next(data)
@@ -74,7 +96,7 @@ def run_step(case: Case, chunks: list[DistributedDataParallel], batch: Path) -> 
 
     for chunk in chunks:
         chunk.zero_grad_buffer()
-    iterators = [micro_batches(case, batch) for _ in chunks]
+    iterators = [micro_batches(case, batch, step) for _ in chunks]
     get_forward_backward_func()(
         forward_step_func=forward_step,
         data_iterator=iterators if len(iterators) > 1 else iterators[0],

@@ -83,6 +83,14 @@ DUPLICATED_LINEAR = Linear or _DuplicatedLinear
 """megatron-core's one layer that is whole on every rank without Transformer Engine; from 0.14 attention takes no other."""
 
 
+def store_biases(chunk: torch.nn.Module) -> None:
+    """The routers' biases in float32, as the checkpoint has them and as saving a model leaves them from 0.14."""
+    for module in chunk.modules():
+        bias = getattr(module, "expert_bias", None)
+        if bias is not None:
+            bias.data = bias.data.to(torch.float32)
+
+
 _COUNTED_OVER_DATA_RANKS_ALONE = "num_tokens, group=parallel_state.get_data_parallel_group())" in inspect.getsource(
     finalize_model_grads
 )
@@ -97,3 +105,8 @@ def counted_tokens(tokens: torch.Tensor) -> torch.Tensor:
         tokens = tokens.clone()
         torch.distributed.all_reduce(tokens, group=parallel_state.get_context_parallel_group())
     return tokens
+
+
+def once_for_each_rank(loss: torch.Tensor) -> torch.Tensor:
+    """A micro-batch's summed loss, as many times as it has context-parallel ranks; until 0.12 the schedule multiplies it."""
+    return loss if _COUNTED_OVER_DATA_RANKS_ALONE else loss * parallel_state.get_context_parallel_world_size()

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import fields
 
-from validation.case import degrees
+from validation.case import degrees, training_rules
 from validation.case import memory as memory_
 from validation.case.case import IMPLEMENTATIONS, PRECISIONS, TRANSPORTS, Case
 from validation.case.errors import EnvironmentMissing, UsageError
@@ -158,6 +158,7 @@ def vpp_fills_micro_batches(case: Case) -> str | None:
 RULES: tuple[Rule, ...] = (
     known_words,
     positive_numbers,
+    *training_rules.RULES,
     transformer_engine_runs,
     degrees.local_stock_has_no_cp,
     degrees.tp_divides,

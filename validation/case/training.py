@@ -30,6 +30,27 @@ WORDS = {
     "grouped": ("experts", "grouped"),
 }
 """What may follow a layout, joined with +: `tp2+distributed+full`."""
+
+
+@dataclass(frozen=True)
+class Adam:
+    """AdamW as DeepSeek-V3 is trained with it (report, section 4.2), the learning rate aside.
+
+    The rate is large, so that a wrong update stands out of the parameter; `clip_norm` is small, so that clipping is always
+    active; `bias_update_rate` is what the expert bias moves by in a step, a power of two since the bias is float32 in every
+    precision. Norm weights, which have one dimension, do not decay: megatron-core's own rule.
+    """
+
+    learning_rate: float = 1e-2
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float = 0.05
+    bias_update_rate: float = 2**-7
+
+
+ADAM = Adam()
 _STAGES = re.compile(r"\d+(-\d+)+")
 
 

@@ -47,12 +47,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     report: Any = metafunc.config.pluginmanager.get_plugin("plumbline-report")
     # Parameters and no fixtures: there are thousands of checks, and setting up a fixture costs as much as a check.
     if mark is None:
-        metafunc.parametrize("parity", [Parity(case, report.result) for case in cases], ids=[case.name for case in cases])
+        metafunc.parametrize("parity", [Parity(case, report) for case in cases], ids=[case.name for case in cases])
         return
     name, kind = mark.args
     pairs = [(case, member) for case in cases for member in members(kind, case)]
     ids = [f"{case.name}-{member}" for case, member in pairs]
-    metafunc.parametrize(("parity", name), [(Parity(case, report.result), member) for case, member in pairs], ids=ids)
+    metafunc.parametrize(("parity", name), [(Parity(case, report), member) for case, member in pairs], ids=ids)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

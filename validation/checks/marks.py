@@ -7,6 +7,7 @@ import pytest
 from validation.case.case import Case
 from validation.case.parameters import parameters
 from validation.case.probes import observed
+from validation.case.steps import NORM, stepped
 
 every_layer = pytest.mark.every("layer", "every_layer")
 dense_layers = pytest.mark.every("layer", "dense_layers")
@@ -15,6 +16,8 @@ query_latent_layers = pytest.mark.every("layer", "query_latent_layers")
 shared_expert_layers = pytest.mark.every("layer", "shared_expert_layers")
 mlp_norm_layers = pytest.mark.every("layer", "mlp_norm_layers")
 every_probe_gradient = pytest.mark.every("probe", "every_probe_gradient")
+every_gradient_norm = pytest.mark.every("key", "every_gradient_norm")
+everything_stepped = pytest.mark.every("key", "everything_stepped")
 every_parameter = pytest.mark.every("parameter", "every_parameter")
 trained_parameters = pytest.mark.every("parameter", "trained_parameters")
 """Each makes one check per layer (or parameter) of that kind that the case's model has."""
@@ -37,6 +40,9 @@ def members(kind: str, case: Case) -> list[int] | list[str]:
         return layers[kind]
     if kind == "every_probe_gradient":
         return [probe.name for probe in reversed(list(observed(case).values())) if probe.has_gradient]
+    if kind in ("every_gradient_norm", "everything_stepped"):
+        norms = kind == "every_gradient_norm"
+        return [key for key in stepped(case) if key.endswith(NORM) == norms]
     if kind == "every_parameter":
         return list(parameters(model))
     # Gradients flow from the back: the first that is wrong is then the one nearest to the cause.

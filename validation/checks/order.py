@@ -7,6 +7,7 @@ import functools
 from validation.case.case import Case
 from validation.case.parameters import parameters
 from validation.case.probes import observed
+from validation.case.steps import stepped
 
 RUN = (0, 0)
 
@@ -24,5 +25,6 @@ def _places(case: Case) -> dict[str, tuple[int, int]]:
         probes,
         [f"probe_gradients/{name}" for name in reversed(probes)],
         [f"gradients/{name}" for name in reversed(known)],
+        [one.name for one in stepped(case).values()],
     )
     return {name: (group, index) for group, names in enumerate(groups, start=1) for index, name in enumerate(names)}

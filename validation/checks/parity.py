@@ -4,19 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
 from validation.case.case import Case
 from validation.case.parameters import Parameter, parameters
 from validation.case.probes import observed
+from validation.case.steps import UNREDUCED, stepped
 from validation.checks.order import place
 from validation.run.known import known_bugs
 
 if TYPE_CHECKING:
     from validation.compare.verdict import Limits, Verdict
     from validation.run.result import Result
+
+
+class Runs(Protocol):
+    """Where results come from."""
+
+    def result(self, case: Case) -> Result:
+        """The case's result; waits for its ranks."""
+
+    def against_single(self, case: Case) -> Result | None:
+        """The case compared with the candidate on one rank; None where that cannot be had."""
 
 
 class Parity:
@@ -26,14 +37,14 @@ class Parity:
     fails the check unless it holds. The case is run when a statement first asks for its result.
     """
 
-    def __init__(self, case: Case, run: Callable[[Case], Result]) -> None:
-        self.case, self._run = case, run
+    def __init__(self, case: Case, runs: Runs) -> None:
+        self.case, self._runs = case, runs
         self.verdict: Verdict | None = None
 
     @property
     def result(self) -> Result:
         """The case's result; waits for its ranks."""
-        return self._run(self.case)
+        return self._runs.result(self.case)
 
     def finished(self) -> None:
         """The ranks ran to their end."""
@@ -75,7 +86,19 @@ class Parity:
     def gradient_agrees(self, parameter: str) -> None:
         """The gradient after finalize_model_grads is the reference's, and the same on every rank that holds it."""
         known: Parameter = parameters(self.case.model)[parameter]
-        self._compare(f"gradients/{parameter}", f"{known.title} Gradient", known.shape)
+        self._compare(
+            f"gradients/{parameter}",
+            f"{known.title} Gradient",
+            known.shape,
+            also=lambda verdict: self._reduced(parameter, verdict),
+        )
+
+    def step_agrees(self, key: str) -> None:
+        """What an optimizer step leaves is what torch's AdamW leaves on the HuggingFace model."""
+        from validation.compare.verdict import AFTER_STEPS
+
+        known = stepped(self.case)[key]
+        self._compare(known.name, known.title, known.shape, AFTER_STEPS[self.case.precision])
 
     def every_tensor_is_set(self) -> None:
         """No Megatron parameter or persistent buffer holds an element that the checkpoint did not set."""
@@ -101,7 +124,13 @@ class Parity:
         self._conclude("fail" if unused else "pass", title, numbers, reasons=reasons)
 
     def _compare(
-        self, name: str, title: str, shape: tuple[int, ...], limits: Limits | None = None, routes: bool = False
+        self,
+        name: str,
+        title: str,
+        shape: tuple[int, ...],
+        limits: Limits | None = None,
+        routes: bool = False,
+        also: Callable[[Verdict], Verdict] = lambda verdict: verdict,
     ) -> None:
         self._decidable(title)
         from validation.compare.verdict import LIMITS, Verdict, judge
@@ -111,11 +140,44 @@ class Parity:
             sentences = (f"rank {rank}: {sentence}" for rank, sentence in sorted(problems.items()))
             self._leave(Verdict("fail", title, reasons=tuple(sentences), place=place(self.case, name)))
         measurement = self.result.measurement(name, shape)
-        verdict = judge(measurement, title, limits or LIMITS[self.case.precision], routes)
+        limits = limits or LIMITS[self.case.precision]
+        verdict = also(judge(measurement, title, limits, routes))
         # No upstream bug that is known makes a number that is none.
         if measurement.pieces and measurement.difference.finite:
             verdict = self._excused(name, verdict)
+        if verdict.status == "fail" and not name.startswith("weights/"):
+            verdict = self._blamed(name, shape, limits, verdict)
         self._leave(replace(verdict, place=place(self.case, name)))
+
+    def _reduced(self, parameter: str, verdict: Verdict) -> Verdict:
+        """The verdict on a final gradient, with what the ranks had before megatron-core reduced it."""
+        from validation.compare.verdict import LIMITS
+
+        before = self.result.measurement(f"{UNREDUCED}{parameter}", parameters(self.case.model)[parameter].shape)
+        if not before.pieces:
+            return verdict
+        error = before.difference.relative_error
+        verdict = replace(verdict, properties={**verdict.properties, "rel_error_before_reduction": repr(error)})
+        if verdict.status != "fail" or not before.difference.finite:
+            return verdict
+        right = error <= LIMITS[self.case.precision].relative_error
+        said = "the reduction is what is wrong" if right else "the backward pass is wrong already"
+        return replace(verdict, reasons=(*verdict.reasons, f"before reduction the ranks' sum is off by {error:.1e}: {said}"))
+
+    def _blamed(self, name: str, shape: tuple[int, ...], limits: Limits, verdict: Verdict) -> Verdict:
+        """A failure, with whether the layout makes it or the model has it on one rank, too.
+
+        A tensor that agrees with HuggingFace agrees with one rank's as well, within twice the limit: only failures ask.
+        """
+        if self.case.layout.ranks == 1:
+            return replace(verdict, reasons=(*verdict.reasons, "on one rank: modelling"))
+        alone = self._runs.against_single(self.case)
+        measured = alone.measurement(name, shape) if alone else None
+        if measured is None or not measured.pieces or not measured.difference.finite:
+            return verdict
+        error = measured.difference.relative_error
+        kind = "modelling" if error <= limits.relative_error else "sharding"
+        return replace(verdict, reasons=(*verdict.reasons, f"{kind}: off by {error:.1e} from the same model on one rank"))
 
     def _excused(self, name: str, verdict: Verdict) -> Verdict:
         """The verdict, where an upstream bug is known: its failure is expected, its passing is not."""

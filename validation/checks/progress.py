@@ -38,7 +38,7 @@ class ProgressLine:
 
     def _write(self, case: Case) -> None:
         writer: Any = self._config.get_terminal_writer()
-        line = f"{case.preset} / {case.layout.name}: {self._steps[case]} ..."
+        line = f"{case.preset} / {case.arrangement}: {self._steps[case]} ..."
         if writer.hasmarkup:
             writer.write(f"\r\x1b[2K{line}", flush=True)
             self._shown = True

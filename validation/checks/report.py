@@ -34,6 +34,7 @@ class Report:
         self._config, self._settings, self._prepared = config, settings, prepared
         self._runner: Any = None
         self._result: Result | None = None
+        self._against_single: dict[Case, Result | None] = {}
         self._section = ""
         self._wanted: list[Case] = []
         self._checks: dict[str, list[junit.Check]] = defaultdict(list)
@@ -52,6 +53,15 @@ class Report:
             with capture.global_and_fixture_disabled():
                 self._result = self._run(case)
         return self._result
+
+    def against_single(self, case: Case) -> Result | None:
+        """The case compared with the candidate on one rank, run when a check first fails; None where that cannot be had."""
+        if case not in self._against_single:
+            self._progress.show(case, "what one rank computes")
+            self._progress.watch(case)
+            self._against_single[case] = self._runner.against_single(case)
+            self._progress.watch(None)
+        return self._against_single[case]
 
     def _run(self, case: Case) -> Result:
         self._section = ""
@@ -171,7 +181,7 @@ class Report:
         self._write(f"===== Overall result: {words.get(code, 'ERROR')} ({', '.join(counted)}) =====", **colour)
         for case in self._wanted:
             if case.name in self._first:
-                self._write(f"First in {case.layout.name}: {self._first[case.name][1]}")
+                self._write(f"First in {case.arrangement}: {self._first[case.name][1]}")
         for case in self._settings.cases:
             if case.name in self._checks:
                 self._write(f"JUnit: {self._path(case)}")

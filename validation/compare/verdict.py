@@ -23,6 +23,9 @@ LIMITS = {
 }
 """fp64: rounding is 5e-15 in every layout and the smallest real bugs are 1e-6. fp32: until a floor is measured per probe."""
 
+AFTER_STEPS = {**LIMITS, "fp64": Limits(relative_error=1e-9)}
+"""Steps add up: AdamW divides by the root of the second moment, which takes half of the digits of small gradients."""
+
 EXACT = Limits(relative_error=0.0, max_abs=0.0)
 
 

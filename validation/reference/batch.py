@@ -23,14 +23,18 @@ class Batch:
     labels: torch.Tensor
     mask: torch.Tensor
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """By name, for a file."""
-        return {"tokens": self.tokens, "labels": self.labels, "mask": self.mask}
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return Batch(self.tokens.to(device), self.labels.to(device), self.mask.to(device))
+
+    def tensors(self, step: int = 0) -> dict[str, torch.Tensor]:
+        """By name, for a file that holds the batches of all steps."""
+        return {f"{step}/tokens": self.tokens, f"{step}/labels": self.labels, f"{step}/mask": self.mask}
 
 
-def make_batch(case: Case) -> Batch:
-    """The batch that the case's seed stands for."""
-    generator = torch.Generator().manual_seed(case.seed)
+def make_batch(case: Case, step: int = 0) -> Batch:
+    """The batch of one step, counted from 0, that the case's seed stands for."""
+    generator = torch.Generator().manual_seed(case.seed + step)
     size = (case.batch_size, case.seq_length + 1)
     stream = torch.randint(0, case.model.vocab_size, size, generator=generator)
     # A rate of its own for every sequence makes the counts differ between micro-batches and data-parallel ranks.

@@ -14,9 +14,10 @@ from validation.case.case import Case
 from validation.compare.precision import computing_in, make_deterministic
 from validation.reference import model as reference_model
 from validation.reference import store
-from validation.reference.batch import Batch, make_batch
+from validation.reference.batch import make_batch
 from validation.reference.checkpoint import Checkpoint, verify
 from validation.reference.record import record_step
+from validation.reference.steps import Steps
 from validation.reference.weights import save_weights
 
 Progress = Callable[[str], None]
@@ -36,20 +37,28 @@ def _write(case: Case, folder: Path, device: torch.device, progress: Progress) -
     else:
         checkpoint = Checkpoint.open(Path(case.hf_model_path), case.model, case.layers)
         digest = verify(checkpoint)
-    batch = make_batch(case)
-    save_file(batch.tensors(), folder / "batch.safetensors")
+    batches = [make_batch(case, step) for step in range(max(1, case.training.steps))]
+    tensors = {name: tensor for step, batch in enumerate(batches) for name, tensor in batch.tensors(step).items()}
+    save_file(tensors, folder / "batch.safetensors")
     settings = make_deterministic()
     with computing_in(case.precision) as dtype:
         progress("reference model")
         hf = reference_model.build(case.model, checkpoint, dtype, device)
-        on_device = Batch(*(tensor.to(device) for tensor in (batch.tokens, batch.labels, batch.mask)))
-        recording = record_step(hf, case.model, on_device, progress)
+        steps = Steps(hf, case)
+        with steps.loads.counting():
+            recording = record_step(hf, case, batches[0].to(device), progress)
         save_file(recording.forward, folder / "probes.safetensors")
         save_file(recording.gradients, folder / "probe_gradients.safetensors")
         save_file(
             {name: gradient.cpu() for name, gradient in reference_model.gradients(hf, case.model).items()},
             folder / "gradients.safetensors",
         )
+        for step in range(1, case.training.steps + 1):
+            progress(f"reference step {step}")
+            if step > 1:
+                steps.forward_and_backward(batches[step - 1].to(device))
+            steps.take(step)
+        save_file(steps.kept, folder / "steps.safetensors")
     return {
         "weights_digest": digest,
         "keys": len(checkpoint.keys()),

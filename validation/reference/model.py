@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -94,15 +95,22 @@ def _state(model: Model, checkpoint: Checkpoint) -> Any:
 
 def gradients(hf: DeepseekV3ForCausalLM, model: Model) -> dict[str, torch.Tensor]:
     """The gradient of every trained parameter, under the checkpoint's names with the experts stacked."""
+    return of_parameters(hf, model, lambda parameter: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+
+
+def of_parameters(
+    hf: DeepseekV3ForCausalLM, model: Model, of: Callable[[torch.nn.Parameter], torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """What `of` makes of every trained parameter (a tensor of its shape), by the checkpoint's names, experts stacked."""
     found: dict[str, torch.Tensor] = {}
     for name, parameter in hf.named_parameters():
-        gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+        value = of(parameter).detach()
         if name.endswith("experts.gate_up_proj"):
-            gate, up = gradient.chunk(2, dim=1)
+            gate, up = value.chunk(2, dim=1)
             prefix = name.removesuffix("gate_up_proj")
             found |= {f"{prefix}gate_proj.weight": gate, f"{prefix}up_proj.weight": up}
         elif name.endswith("experts.down_proj"):
-            found[f"{name}.weight"] = gradient
+            found[f"{name}.weight"] = value
         else:
-            found[name] = gradient
+            found[name] = value
     return {name: found[name].contiguous() for name, parameter in parameters(model).items() if parameter.trained}

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn import functional
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
 
+from validation.case.case import Case
 from validation.case.model import Model
 from validation.compare.observe import SIGMOID, Observed
+from validation.reference import loss
 from validation.reference import model as reference_model
 from validation.reference.batch import Batch
 
@@ -51,12 +52,9 @@ class Recording:
         return hook
 
 
-def record_step(hf: DeepseekV3ForCausalLM, model: Model, batch: Batch, progress: Callable[[str], None]) -> Recording:
-    """Forward and backward, every probe of both.
-
-    The loss is the mean over the positions that count, as training divides it.
-    """
-    recording = Recording()
+def record_step(hf: DeepseekV3ForCausalLM, case: Case, batch: Batch, progress: Callable[[str], None]) -> Recording:
+    """Forward and backward, every probe of both."""
+    model, recording = case.model, Recording()
     hooks = [hook for layer in range(model.num_hidden_layers) for hook in _layer_hooks(hf, model, layer, batch, recording)]
     hooks += [
         hf.model.embed_tokens.register_forward_hook(recording.output("embedding")),
@@ -72,14 +70,13 @@ def record_step(hf: DeepseekV3ForCausalLM, model: Model, batch: Batch, progress:
         for hook in hooks:
             hook.remove()
     recording.keep("logits", logits)
-    token_loss = functional.cross_entropy(logits.float().flatten(0, 1), batch.labels.flatten(), reduction="none")
-    token_loss = token_loss.view(batch.labels.shape)
-    recording.keep("token_loss", token_loss)
-    loss = (token_loss * batch.mask).sum() / batch.mask.sum()
-    recording.forward["loss"] = _copy(loss)
+    token_losses = loss.token_losses(logits, batch.labels)
+    recording.keep("token_loss", token_losses)
+    total = loss.total(case, token_losses, batch)
+    recording.forward["loss"] = _copy(total)
     progress("reference backward")
-    # Not loss.backward(): torch suspends the active mode inside that method, and with it the promotion to float64.
-    torch.autograd.backward(loss)
+    # Not total.backward(): torch suspends the active mode inside that method, and with it the promotion to float64.
+    torch.autograd.backward(total)
     return recording
 
 

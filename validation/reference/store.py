@@ -13,11 +13,12 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from validation.case.case import Case
+from validation.case.training import ADAM
 
 
 def key(case: Case) -> str:
@@ -32,7 +33,8 @@ def key(case: Case) -> str:
         "device": "cuda" if case.transport == "nccl" else "cpu",
         "batch": [case.batch_size, case.seq_length],
         "layers": case.layers,
-        "training": [case.training.steps, case.training.loss, case.training.balancing],
+        "training": [case.training.steps, case.training.loss, case.training.balancing, asdict(ADAM)],
+        "micro_batch": case.micro_batch_size if case.training.loss == "mean" else None,
         "checkpoint": _checkpoint_stamp(case.hf_model_path),
         "versions": _versions(),
         "source": _source_digest(),
@@ -84,8 +86,13 @@ class Reference:
         return self.folder / "gradients.safetensors"
 
     @property
+    def steps(self) -> Path:
+        """What each optimizer step leaves, by the keys of validation.case.steps."""
+        return self.folder / "steps.safetensors"
+
+    @property
     def batch(self) -> Path:
-        """Tokens, labels and loss mask."""
+        """Tokens, labels and loss mask of each step."""
         return self.folder / "batch.safetensors"
 
     def weights(self, case: Case) -> Path:

@@ -7,11 +7,11 @@ them already), not where they are named.
 from __future__ import annotations
 
 
-def rank(case: str, run_folder: str, reference_folder: str, timeout: float) -> None:
+def rank(case: str, run_folder: str, reference_folder: str, timeout: float, keep: str) -> None:
     """Every rank of a case."""
     from validation.run import worker
 
-    worker.rank(case, run_folder, reference_folder, timeout)
+    worker.rank(case, run_folder, reference_folder, timeout, keep)
 
 
 def reference(case: str, run_folder: str, home: str, threads: int) -> None:

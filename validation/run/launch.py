@@ -42,9 +42,10 @@ class RunBroke(InfrastructureError):
         self.broken = broken
 
 
-def prepare(transport: str) -> None:
+def prepare(transport: str, steps: bool = False) -> None:
     """Set what must be set before torch is imported anywhere, and name what the fork server imports."""
     os.environ["PLUMBLINE_TRANSPORT"] = transport
+    os.environ["PLUMBLINE_STEPS"] = "1" if steps else ""
     # One thread: a fork of a process with an OpenMP pool hangs. Ranks that have the machine to themselves ask for more.
     os.environ["OMP_NUM_THREADS"] = "1"
     if transport == "gloo":

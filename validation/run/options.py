@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from validation.case import arrangement
 from validation.case.case import DEFAULT_SEED, IMPLEMENTATIONS, PRECISIONS, TRANSPORTS, Case
 from validation.case.errors import UsageError
 from validation.case.folder import model_from_folder
@@ -60,6 +60,7 @@ def add_options(add: Callable[..., Any]) -> None:
     add("--layers", default="", metavar="0,1,3", help="take only these layers of the checkpoint")
     add("--set", dest="numbers", action="append", default=[], metavar="NAME=VALUE", help="override a number of the model")
     add("--layouts", default="", metavar="tp2,pp2", help="layouts to run, one after the other, with one reference")
+    add("--steps", type=int, default=None, help="optimizer steps to compare (default 2 for tiny in fp64, else none)")
     for name, words in OPTIONS.items():
         add(f"--{name}", default=words[0], choices=words, help=f"{_OPTION_HELP[name]} (default {words[0]})")
     for degree in DEGREES:
@@ -112,7 +113,9 @@ def settings(options: Any, command: str) -> Settings:
             layers=_layers(options.layers),
             training=training,
         )
-        for layout, training in _arrangements(options)
+        for layout, training in _arrangements(
+            options, _given(options.steps, 2 if base.name == "tiny" and precision == "fp64" else 0)
+        )
     )
     return Settings(
         cases=cases,
@@ -135,6 +138,8 @@ def _home() -> Path:
 
 
 def _check_limits(options: Any) -> None:
+    if options.steps is not None and options.steps < 0:
+        raise UsageError(f"--steps {options.steps}: give 0 or more")
     for name, value in (("jobs", options.jobs), ("max-ranks", options.max_ranks)):
         if value is not None and value < 1:
             raise UsageError(f"--{name} {value}: give 1 or more")
@@ -147,8 +152,11 @@ def _given(value: int | None, otherwise: int) -> int:
 
 
 def _micro_batch_size(options: Any, base: Preset, layout: Layout) -> int:
-    """The preset's, unless the batch of one data-parallel rank is smaller or no multiple of it."""
+    """The preset's, or 1: where the pipeline is interleaved, or the batch of a data-parallel rank is no multiple of it."""
     per_rank = _given(options.batch_size, base.batch_size) // layout.data_parallel
+    if layout.vpp > 1 and per_rank // base.micro_batch_size < 4:
+        # With fewer than four micro-batches a wrong interleaved schedule is invisible.
+        return 1
     return base.micro_batch_size if per_rank and per_rank % base.micro_batch_size == 0 else 1
 
 
@@ -181,9 +189,9 @@ def _numbers(given: list[str]) -> Mapping[str, str]:
     return {word: value for word, _, value in pairs}
 
 
-def _arrangements(options: Any) -> list[tuple[Layout, Training]]:
+def _arrangements(options: Any, steps: int) -> list[tuple[Layout, Training]]:
     """Each layout with the options of its step: those given for all, and the words that follow its name."""
-    shared = Training(**{name: getattr(options, name) for name in OPTIONS})
+    shared = Training(steps=steps, **{name: getattr(options, name) for name in OPTIONS})
     degrees = {degree: getattr(options, degree) for degree in DEGREES}
     given = {degree: value for degree, value in degrees.items() if value is not None}
     if given and options.layouts:
@@ -194,10 +202,7 @@ def _arrangements(options: Any) -> list[tuple[Layout, Training]]:
     if given:
         return [(Layout().with_degrees(**given), shared)]
     names = [name.strip() for name in options.layouts.split(",") if name.strip()] or ["single"]
-    found = []
-    for name in names:
-        layout, *words = name.split("+")
-        found.append((Layout.parse(layout), functools.reduce(Training.with_word, words, shared)))
+    found = [arrangement.parse(name, shared) for name in names]
     twice = next((name for name, one in zip(names, found, strict=True) if found.count(one) > 1), None)
     if twice:
         raise UsageError(f"--layouts names {twice} twice; give each layout once")

@@ -24,7 +24,7 @@ def prepare(settings: Settings) -> None:
     for case in settings.cases:
         preflight.check(case, max_ranks=settings.max_ranks, gpus=count, memory=memory)
     _find_implementation(settings.cases[0].implementation)
-    launch.prepare(settings.cases[0].transport)
+    launch.prepare(settings.cases[0].transport, steps=any(case.training.steps for case in settings.cases))
     launch.warm_up()
     if settings.cases[0].hf_model_path is not None:
         _verify(settings)

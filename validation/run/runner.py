@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from validation.case.case import Case
+from validation.case.layout import Layout
 from validation.reference import store
 from validation.run import entry, launch
 from validation.run.options import Settings
@@ -31,6 +35,8 @@ class Runner:
         self._one_at_a_time = threading.Lock()
         self._pool = ThreadPoolExecutor(max_workers=settings.jobs, thread_name_prefix="case")
         self._started: dict[Case, Future[Result]] = {}
+        self._single: dict[Case, Path] = {}
+        self._folders: list[Path] = []
 
     def start(self, cases: Iterable[Case]) -> None:
         """Have these cases run, in this order."""
@@ -46,6 +52,8 @@ class Runner:
         self._pool.shutdown(wait=False, cancel_futures=True)
         launch.kill_all()
         self._pool.shutdown(wait=True)
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def run(self, case: Case) -> Result:
         """The case's result; a run that breaks is a result, too."""
@@ -59,7 +67,7 @@ class Runner:
             with launch.run_folder(self._kept(case)) as folder:
                 reports = launch.launch(
                     entry.rank,
-                    (case.to_json(), str(folder), str(reference.folder), self._settings.timeout),
+                    (case.to_json(), str(folder), str(reference.folder), self._settings.timeout, ""),
                     case.layout.ranks,
                     folder,
                     self._settings.timeout,
@@ -68,6 +76,37 @@ class Runner:
         except launch.RunBroke as error:
             return Result(case, time.monotonic() - start, facts, broken=error.broken)
         return merged(case, time.monotonic() - start, facts, reports)
+
+    def against_single(self, case: Case) -> Result | None:
+        """The case compared with what one rank computes in its place; None where that cannot be had.
+
+        It tells a sharding bug from a modelling bug, which one rank has as well.
+        """
+        alone = replace(case, layout=Layout(), training=replace(case.training, stages=(), optimizer="plain"))
+        if case.layout.ranks == 1:
+            return None
+        try:
+            if alone not in self._single:
+                self._single[alone] = self._keep(alone)
+            with launch.run_folder() as folder:
+                arguments = (case.to_json(), str(folder), str(self._single[alone]), self._settings.timeout, "")
+                reports = launch.launch(entry.rank, arguments, case.layout.ranks, folder, self._settings.timeout)
+        except launch.RunBroke:
+            return None
+        return merged(case, 0.0, {}, reports)
+
+    def _keep(self, case: Case) -> Path:
+        """A folder like a reference's with what the candidate of one rank computes."""
+        reference = self._reference(case)
+        kept = Path(tempfile.mkdtemp(prefix="plumbline-single-"))
+        self._folders.append(kept)
+        for path in (reference.batch, reference.folder / "weights.safetensors"):
+            if path.exists():
+                (kept / path.name).symlink_to(path.resolve())
+        with launch.run_folder() as folder:
+            arguments = (case.to_json(), str(folder), str(reference.folder), self._settings.timeout, str(kept))
+            launch.launch(entry.rank, arguments, 1, folder, self._settings.timeout)
+        return kept
 
     def _kept(self, case: Case) -> Path | None:
         return self._settings.results / "debug" / case.name if self._settings.debug else None

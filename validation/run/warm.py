@@ -26,6 +26,10 @@ with warnings.catch_warnings():
     from validation.candidate import platform
     from validation.run import worker  # noqa: F401
 
+if os.environ.get("PLUMBLINE_STEPS"):
+    # torch's optimizers import it when they first step: once here, and not in every rank.
+    import torch._dynamo  # noqa: F401
+
 platform.mend(on_cpu=ON_CPU)
 
 # What is imported stays: kept out of the collector, its pages are not copied into every rank by a collection there.

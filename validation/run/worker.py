@@ -12,25 +12,32 @@ import torch
 import torch.distributed as dist
 from megatron.core import __version__ as core_version
 from megatron.core import parallel_state
+from megatron.core.distributed import DistributedDataParallel
 
 from validation.candidate import build, load, platform
+from validation.candidate.compare import compare_gradients, compare_step
+from validation.candidate.optimizer import Optimizer, gather_gradients
 from validation.candidate.probes import ProbedChunk
 from validation.candidate.recorder import Recorder
-from validation.candidate.step import run_step
+from validation.candidate.step import loss_divisor, run_step
+from validation.candidate.unreduced import Unreduced
 from validation.case.case import Case
 from validation.compare.precision import DTYPES, Mode, as_stored, computing_in, make_deterministic
-from validation.compare.sliced import SlicedFile
 from validation.reference.checkpoint import Checkpoint
 from validation.reference.store import Reference
 from validation.run.report import RankReport
 
 
-def rank(case_text: str, run_folder: str, reference_folder: str, timeout: float) -> None:
-    """Entry point of every rank of a case: compares its pieces and leaves its findings in the run's folder."""
+def rank(case_text: str, run_folder: str, reference_folder: str, timeout: float, keep: str) -> None:
+    """Entry point of every rank of a case: compares its pieces and leaves its findings in the run's folder.
+
+    `keep` names a folder that gets what is compared, in the files of a reference; empty for none. Only where one rank
+    holds everything.
+    """
     report = RankReport(Path(run_folder), int(os.environ["RANK"]))
     with report.last_words():
         case = Case.from_json(case_text)
-        report.write(_findings(case, Reference(Path(reference_folder)), report, timeout))
+        report.write(_findings(case, Reference(Path(reference_folder)), report, timeout, keep))
 
 
 def reference(case_text: str, run_folder: str, home: str, threads: int) -> None:
@@ -47,7 +54,7 @@ def reference(case_text: str, run_folder: str, home: str, threads: int) -> None:
         report.write({"folder": str(stored.folder)})
 
 
-def _findings(case: Case, stored: Reference, report: RankReport, timeout: float) -> dict[str, Any]:
+def _findings(case: Case, stored: Reference, report: RankReport, timeout: float, keep: str) -> dict[str, Any]:
     on_cpu = case.transport == "gloo"
     report.progress("process groups")
     if not on_cpu:
@@ -57,7 +64,7 @@ def _findings(case: Case, stored: Reference, report: RankReport, timeout: float)
     dist.init_process_group(case.transport, timeout=timedelta(seconds=timeout))
     with computing_in(case.precision, platform.CudaMeansCpu if on_cpu else Mode):
         build.start_groups(case.layout)
-        recorder = Recorder(report.rank)
+        recorder = Recorder(report.rank, Path(keep) if keep else None)
         held = _measure(case, stored, recorder, report)
         place = _place()
     # A rank that leaves early takes its connections with it while others still read from them.
@@ -77,11 +84,11 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
     with as_stored():
         load.load(chunks, held, checkpoint, recorder)
         load.compare_weights(held, checkpoint, recorder)
-    tokens = int(SlicedFile(stored.batch).read("mask").sum())
-    for chunk in chunks:
-        ProbedChunk(chunk, case, recorder, stored, tokens)
+    divisor = loss_divisor(case, stored.batch)
+    probed = [ProbedChunk(chunk, case, recorder, stored, divisor) for chunk in chunks]
     report.progress("gradient buffers")
-    wrapped = build.wrap(chunks)
+    wrapped = build.wrap(chunks, case)
+    Unreduced(case, held, recorder, stored, divisor).watch(chunks[0].config)
     for model in wrapped:
         model.train()
     report.progress("forward and backward")
@@ -91,26 +98,34 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
         recorder.compare("loss", loss.to(DTYPES[case.precision]), (), stored.probes)
     report.progress("gradients")
     with as_stored():
-        _compare_gradients(held, stored, recorder)
+        if case.training.optimizer == "distributed":
+            gather_gradients(wrapped)
+        compare_gradients(held, stored, recorder)
+    for chunk in probed:
+        chunk.stop()
+    if case.training.steps:
+        _take_steps(case, wrapped, held, stored, recorder, report)
     recorder.close()
     return sum(tensor.numel() * tensor.element_size() for tensor, _ in held)
 
 
-def _compare_gradients(held: load.Held, stored: Reference, recorder: Recorder) -> None:
-    """What finalize_model_grads has left in each parameter's main_grad."""
-    found = []
-    for tensor, parts in held:
-        gradient = getattr(tensor, "main_grad", None)
-        for part in parts:
-            if not part.parameter.trained:
-                continue
-            if gradient is None:
-                name = f"{load.GRADIENTS}{part.parameter.name}"
-                recorder.problem(name, f"{part.megatron} has no main_grad after finalize_model_grads")
-            else:
-                found.append((part, part.of(gradient)))
-    for parameter, box, value in load.together(found):
-        recorder.compare(f"{load.GRADIENTS}{parameter.name}", value, box, stored.gradients, key=parameter.name)
+def _take_steps(
+    case: Case,
+    wrapped: list[DistributedDataParallel],
+    held: load.Held,
+    stored: Reference,
+    recorder: Recorder,
+    report: RankReport,
+) -> None:
+    """The optimizer's steps: the first with the gradients that have been compared, each further one with its own batch."""
+    optimizer = Optimizer(case, wrapped)
+    for step in range(1, case.training.steps + 1):
+        report.progress(f"step {step}")
+        if step > 1:
+            run_step(case, wrapped, stored.batch, step - 1)
+        norm = optimizer.step()
+        with as_stored():
+            compare_step(step, norm.to(DTYPES[case.precision]), optimizer, held, stored, recorder)
 
 
 def _place() -> dict[str, int]:

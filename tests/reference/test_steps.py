@@ -1,0 +1,67 @@
+"""The reference's loss and its update of the expert bias, by hand."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from validation.case.case import Case
+from validation.case.layout import Layout
+from validation.case.preset import TINY
+from validation.case.steps import stepped
+from validation.case.training import ADAM, Training
+from validation.compare.precision import computing_in
+from validation.reference import loss
+from validation.reference.batch import Batch, make_batch
+from validation.reference.steps import Loads
+
+
+def case(**training: Any) -> Case:
+    return Case("tiny", TINY.model, Layout(), "fp64", "local", "gloo", 1, 4, 2, 3, training=Training(**training))
+
+
+LOSSES = torch.arange(12.0).view(4, 3)
+MASK = torch.tensor([[1, 1, 1], [1, 0, 0], [0, 0, 0], [0, 0, 1]]).bool()
+BATCH = Batch(torch.zeros(4, 3), torch.zeros(4, 3), MASK)
+
+
+def test_the_loss_per_token_is_over_all_that_count() -> None:
+    assert loss.total(case(), LOSSES, BATCH) == (0 + 1 + 2 + 3 + 11) / 5
+
+
+def test_the_mean_loss_is_of_each_micro_batch() -> None:
+    """Two sequences to a micro-batch: four tokens count in the first and one in the second."""
+    assert loss.total(case(loss="mean"), LOSSES, BATCH) == ((0 + 1 + 2 + 3) / 4 + 11 / 1) / 2
+
+
+@pytest.mark.parametrize("precision", ["fp64", "fp32"])
+def test_an_expert_with_too_few_tokens_gains(precision: str) -> None:
+    """And one with too many loses the same; the bias stays what float32 can hold."""
+    bias = torch.tensor([0.1, 0.2, 0.3, 0.4])
+    gate = SimpleNamespace(e_score_correction_bias=bias.clone())
+    loads = Loads.__new__(Loads)
+    loads.counts, loads._gates = {3: torch.tensor([5, 1, 3, 3])}, {3: gate}
+    with computing_in(precision):
+        loads.move_biases()
+    moved = torch.tensor([-1.0, 1.0, 0.0, 0.0]) * ADAM.bias_update_rate
+    assert torch.equal(gate.e_score_correction_bias, bias + moved)
+
+
+def test_every_step_has_a_batch_of_its_own() -> None:
+    first, second = make_batch(case()), make_batch(case(), 1)
+    assert not torch.equal(first.tokens, second.tokens)
+    assert set(second.tensors(1)) == {"1/tokens", "1/labels", "1/mask"}
+
+
+def test_what_is_compared_after_steps_is_known_before() -> None:
+    """A norm, every parameter with two moments, the expert bias without."""
+    found = stepped(case(steps=2))
+    assert found["1/gradient_norm"].shape == ()
+    assert found["2/exp_avg_sq/model.norm.weight"].title == "Step 2 Final Norm Weight Second Moment"
+    bias = [key for key in found if key.endswith("e_score_correction_bias")]
+    assert len(bias) == 2 * len(TINY.model.moe_layers)
+    assert all("/value/" in key for key in bias)
+    assert stepped(case()) == {}

@@ -1,0 +1,42 @@
+"""What a rank compares of its parameters: their gradients, and what an optimizer step makes of them."""
+
+from __future__ import annotations
+
+import torch
+
+from validation.candidate.load import GRADIENTS, Held, together
+from validation.candidate.optimizer import Optimizer
+from validation.candidate.recorder import Recorder
+from validation.case.steps import NORM, STEPS, VALUE
+from validation.reference.store import Reference
+
+
+def compare_gradients(held: Held, stored: Reference, recorder: Recorder) -> None:
+    """What finalize_model_grads has left in each parameter's main_grad."""
+    found = []
+    for tensor, parts in held:
+        gradient = getattr(tensor, "main_grad", None)
+        for part in parts:
+            if not part.parameter.trained:
+                continue
+            if gradient is None:
+                name = f"{GRADIENTS}{part.parameter.name}"
+                recorder.problem(name, f"{part.megatron} has no main_grad after finalize_model_grads")
+            else:
+                found.append((part, part.of(gradient)))
+    for parameter, box, value in together(found):
+        recorder.compare(f"{GRADIENTS}{parameter.name}", value, box, stored.gradients, key=parameter.name)
+
+
+def compare_step(
+    step: int, norm: torch.Tensor, optimizer: Optimizer, held: Held, stored: Reference, recorder: Recorder
+) -> None:
+    """The norm of all gradients, and each parameter with its moments, after a step counted from 1."""
+    key = f"{step}/{NORM}"
+    recorder.compare(STEPS + key, norm, (), stored.steps, key=key)
+    kinds = [(tensor, parts, {VALUE: tensor.detach(), **optimizer.moments(tensor)}) for tensor, parts in held]
+    for kind in dict.fromkeys(kind for _, _, found in kinds for kind in found):
+        parts = [(part, part.of(found[kind])) for _, held_parts, found in kinds if kind in found for part in held_parts]
+        for parameter, box, value in together(parts):
+            key = f"{step}/{kind}/{parameter.name}"
+            recorder.compare(STEPS + key, value, box, stored.steps, key=key)

@@ -1,0 +1,51 @@
+"""What is compared after each optimizer step: every parameter, its two moments, and the norm of all gradients."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from validation.case.case import Case
+from validation.case.parameters import parameters
+
+STEPS = "steps/"
+"""What precedes the name of everything that is compared after a step: `steps/1/value/model.norm.weight`."""
+UNREDUCED = "unreduced/"
+"""What precedes a parameter's name for the sum of the ranks' gradients before megatron-core's own reduction."""
+MOMENTS = {"exp_avg": "First Moment", "exp_avg_sq": "Second Moment"}
+"""What AdamW keeps of a parameter, by torch's names."""
+VALUE, NORM = "value", "gradient_norm"
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """Something that is compared after a step, counted from 1. `key` is its name in the reference's file."""
+
+    step: int
+    key: str
+    title: str
+    shape: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """Its name in the ranks' reports."""
+        return STEPS + self.key
+
+
+@functools.cache
+def stepped(case: Case) -> Mapping[str, Stepped]:
+    """Everything that is compared after the case's steps, by key, in the order in which a step makes it.
+
+    The expert bias is moved by the step and has no moments.
+    """
+    found: list[Stepped] = []
+    for step in range(1, case.training.steps + 1):
+        found.append(Stepped(step, f"{step}/{NORM}", f"Step {step} Gradient Norm", ()))
+        for parameter in parameters(case.model).values():
+            moments = MOMENTS if parameter.trained else {}
+            for kind, what in {**moments, VALUE: ""}.items():
+                title = f"Step {step} {parameter.title} {what}".rstrip()
+                found.append(Stepped(step, f"{step}/{kind}/{parameter.name}", title, parameter.shape))
+    return MappingProxyType({one.key: one for one in found})

@@ -1,0 +1,53 @@
+"""The rules that the options of a step set.
+
+A rule takes the case and returns a sentence (what is wrong, and what would work instead) or None.
+"""
+
+from __future__ import annotations
+
+from validation.case.case import Case
+from validation.case.suggestions import join
+from validation.case.training import OPTIONS
+
+
+def known_options(case: Case) -> str | None:
+    """Each option is one of its words."""
+    for name, words in OPTIONS.items():
+        value = getattr(case.training, name)
+        if value not in words:
+            return f"{name} {value!r} is unknown; known are {join(words)}"
+    return None
+
+
+def stages_fit(case: Case) -> str | None:
+    """One number for each stage, all layers together, and those between the first and the last alike."""
+    stages, pp, layers = case.training.stages, case.layout.pp, case.model.num_hidden_layers
+    if not stages:
+        return None
+    said = "-".join(map(str, stages))
+    if len(stages) != pp:
+        return f"+{said} gives the layers of {len(stages)} pipeline stages and the layout has pp{pp}; give {pp} numbers"
+    if sum(stages) != layers or 0 in stages:
+        return f"+{said} gives {sum(stages)} layers to the stages and the model has {layers}; each stage takes at least one"
+    if case.layout.vpp > 1:
+        return f"+{said}: Plumbline has uneven stages without interleaving only; leave out vpp{case.layout.vpp}"
+    if len(set(stages[1:-1])) > 1:
+        return f"+{said}: Megatron-Core has numbers for the first and the last stage only; give those between the same"
+    return None
+
+
+def grouped_experts_need_kernels(case: Case) -> str | None:
+    """Grouped products of experts are Transformer Engine's."""
+    if case.training.experts != "grouped" or case.implementation == "te":
+        return None
+    return "grouped experts are Transformer Engine's; --implementation te has them, or leave out +grouped"
+
+
+def balanced_experts_exist(case: Case) -> str | None:
+    """There is nothing to balance in a dense model."""
+    if case.training.balancing == "none" or case.model.moe_layers:
+        return None
+    return f"balancing {case.training.balancing} is of experts and the model has none; leave it out"
+
+
+RULES = (known_options, stages_fit, grouped_experts_need_kernels, balanced_experts_exist)

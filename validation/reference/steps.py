@@ -1,0 +1,108 @@
+"""Optimizer steps on the HuggingFace model: torch's AdamW, clipping, and DeepSeek-V3's update of the expert bias."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
+
+from validation.case.case import Case
+from validation.case.parameters import parameters
+from validation.case.steps import MOMENTS, NORM, VALUE
+from validation.case.training import ADAM
+from validation.compare.precision import as_stored
+from validation.reference import loss
+from validation.reference import model as reference_model
+from validation.reference.batch import Batch
+
+BIAS = "mlp.gate.e_score_correction_bias"
+
+
+class Loads:
+    """How many tokens each expert of each layer gets in a step, from the routers' choices: [experts] by layer."""
+
+    def __init__(self, hf: DeepseekV3ForCausalLM, case: Case) -> None:
+        self.counts: dict[int, torch.Tensor] = {}
+        self._gates = {layer: hf.model.layers[layer].mlp.gate for layer in case.model.moe_layers}
+        self._experts = case.model.n_routed_experts
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count what the routers choose within it; starts from nothing."""
+        self.counts = {}
+        hooks = [gate.register_forward_hook(self._count(layer)) for layer, gate in self._gates.items()]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _count(self, layer: int) -> Callable[..., None]:
+        def hook(module: Any, arguments: Any, output: Any) -> None:
+            _, _, experts = output
+            self.counts[layer] = torch.bincount(experts.flatten(), minlength=self._experts)
+
+        return hook
+
+    def move_biases(self) -> None:
+        """An expert with fewer tokens than the average gains, one with more loses the update rate.
+
+        DeepSeek-V3 report (arXiv 2412.19437), section 2.1.2; every token counts, whatever the loss mask says of it.
+        """
+        for layer, counts in self.counts.items():
+            bias = self._gates[layer].e_score_correction_bias
+            with as_stored():
+                moved = bias + ADAM.bias_update_rate * torch.sign(counts.double().mean() - counts)
+                bias.copy_(moved.to(torch.float32))
+
+
+class Steps:
+    """Takes the case's optimizer steps and keeps what each leaves, by the keys of validation.case.steps."""
+
+    def __init__(self, hf: DeepseekV3ForCausalLM, case: Case) -> None:
+        self.kept: dict[str, torch.Tensor] = {}
+        self.loads = Loads(hf, case)
+        self._hf, self._case = hf, case
+        decaying: list[torch.nn.Parameter] = [parameter for parameter in hf.parameters() if parameter.dim() > 1]
+        rest = [parameter for parameter in hf.parameters() if parameter.dim() <= 1]
+        groups: list[dict[str, Any]] = [{"params": decaying}, {"params": rest, "weight_decay": 0.0}]
+        self._adam = torch.optim.AdamW(
+            groups,
+            lr=ADAM.learning_rate,
+            betas=(ADAM.beta1, ADAM.beta2),
+            eps=ADAM.epsilon,
+            weight_decay=ADAM.weight_decay,
+        )
+
+    def take(self, step: int) -> None:
+        """One step, counted from 1, with the gradients and loads that are there."""
+        self.loads.move_biases()
+        norm = torch.nn.utils.clip_grad_norm_(self._hf.parameters(), ADAM.clip_norm)
+        if not norm > ADAM.clip_norm:
+            raise ValueError(f"gradient norm {float(norm)} is not above {ADAM.clip_norm}: clipping would not be tested")
+        self._adam.step()
+        self._adam.zero_grad()
+        self._keep(step, norm)
+
+    def forward_and_backward(self, batch: Batch) -> None:
+        """The gradients of a further batch."""
+        with self.loads.counting():
+            logits = self._hf(input_ids=batch.tokens, use_cache=False).logits
+        losses = loss.token_losses(logits, batch.labels)
+        torch.autograd.backward(loss.total(self._case, losses, batch))
+
+    def _keep(self, step: int, norm: torch.Tensor) -> None:
+        model = self._case.model
+        found = {f"{step}/{NORM}": norm.detach().clone()}
+        kinds = {kind: (lambda parameter, kind=kind: self._adam.state[parameter][kind]) for kind in MOMENTS}
+        for kind, of in {**kinds, VALUE: lambda parameter: parameter}.items():
+            values = reference_model.of_parameters(self._hf, model, of)
+            found |= {f"{step}/{kind}/{name}": value.clone() for name, value in values.items()}
+        for name, parameter in parameters(model).items():
+            if not parameter.trained:
+                with as_stored():
+                    found[f"{step}/{VALUE}/{name}"] = self._hf.get_buffer(name).to(torch.float32)
+        self.kept |= {key: value.cpu() for key, value in found.items()}
