@@ -14,7 +14,8 @@ import atexit
 import os
 import shutil
 import sys
-from collections.abc import Callable
+import sysconfig
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import nox
@@ -23,6 +24,7 @@ from nox.command import CommandFailed
 sys.path.insert(0, str(Path(__file__).parent))
 
 from ci.matrix import Row, rows
+from ci.releases import GROUPS, RELEASES, Release
 from validation.case.errors import ExitCode
 
 nox.needs_version = ">=2025.2.9"  # script mode
@@ -45,13 +47,16 @@ def _end_with_the_code_of_the_session() -> None:
         os._exit(min(_exit_codes))
 
 
-def _run(session: nox.Session, *command: str, failing: ExitCode | None = None) -> None:
+def _run(
+    session: nox.Session, *command: str, failing: ExitCode | None = None, passing: Sequence[int] = (ExitCode.PASS,)
+) -> None:
     """Run the command; if it fails, nox ends with `failing`, or with the code of the command itself.
 
-    A code that is none of ours is the operating system's: the process was killed.
+    It fails with every code that is not one of `passing`. A code that is none of ours is the operating system's: the
+    process was killed.
     """
     try:
-        session.run(*command, external=True)
+        session.run(*command, external=True, success_codes=passing)
     except CommandFailed as error:
         code = failing or error.return_code
         _exit_codes.append(code if code in list(ExitCode) else ExitCode.INFRASTRUCTURE)
@@ -136,3 +141,41 @@ def benchmarks(session: nox.Session) -> None:
     """All layouts in one command against one torchrun per layout, side by side"""
     python = _environment(session, "cpu", "cpu")
     _run(session, python, "benchmarks/layouts.py", *session.posargs, failing=ExitCode.FAIL)
+
+
+@nox.session(venv_backend="none")
+def versions(session: nox.Session) -> None:
+    """Every release of megatron-core and transformers that is supported, one after the other; writes docs/versions.md"""
+    shared = _environment(session, "cpu", "cpu")
+    results = Path("results") / "versions"
+    for release in RELEASES:
+        if session.posargs and release.name not in session.posargs:
+            continue
+        python = _overlay(session, release)
+        for group in GROUPS:
+            # What fails or breaks is what this session is there to write down.
+            codes = (ExitCode.PASS, ExitCode.FAIL, ExitCode.INFRASTRUCTURE)
+            _run(session, python, "-m", "validation", *group.arguments(results / release.name), passing=codes)
+    _run(session, shared, "-m", "ci.versions", str(results))
+
+
+def _overlay(session: nox.Session, release: Release) -> str:
+    """The interpreter of an environment that has one release on top of the shared one: torch is installed once.
+
+    megatron-core comes without what it asks for (older ones want an older numpy), transformers with it.
+    """
+    folder = Path(".nox") / release.name
+    python = folder / "bin" / "python"
+    if not python.exists():
+        _run(session, sys.executable, "-m", "virtualenv", "--quiet", str(folder), failing=ExitCode.INFRASTRUCTURE)
+        (_packages(folder) / "shared.pth").write_text(f"{_packages(Path('.nox/cpu'))}\n", encoding="utf-8")
+    install = (str(python), "-m", "pip", "install", "--quiet")
+    _run(session, *install, "--no-deps", f"megatron-core=={release.megatron_core}", failing=ExitCode.INFRASTRUCTURE)
+    if release.transformers:
+        _run(session, *install, f"transformers=={release.transformers}", failing=ExitCode.INFRASTRUCTURE)
+    return str(python)
+
+
+def _packages(environment: Path) -> Path:
+    """Where an environment keeps what is installed into it."""
+    return Path(sysconfig.get_path("purelib", "venv", {"base": str(environment.resolve())}))

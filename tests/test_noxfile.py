@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ci.matrix import Row, rows
+from ci.releases import GROUPS, RELEASES, Release
 
 ROOT = Path(__file__).parents[1]
 STAND_IN = """#!/bin/sh
@@ -69,7 +70,7 @@ def test_every_row_of_the_table_is_a_session_that_says_what_it_does(listed: dict
 
 
 def test_every_session_for_a_layout_comes_from_the_table(listed: dict[str, str]) -> None:
-    assert set(listed) - {row.session for row in rows()} == {"tests", "lint", "benchmarks"}
+    assert set(listed) - {row.session for row in rows()} == {"tests", "lint", "benchmarks", "versions"}
 
 
 def test_every_session_has_a_description_of_one_line(listed: dict[str, str]) -> None:
@@ -104,6 +105,38 @@ def test_a_gpu_session_where_there_is_no_gpu_ends_with_3_and_says_what_works(nox
     assert instead in [other.session for other in rows()]
     assert f"Session {row.session} aborted" in ended.stderr
     assert not (tmp_path / ".nox" / "cuda").exists()
+
+
+def stand_in(folder: Path, release: Release) -> None:
+    """An environment of a release that answers as the one that is there does."""
+    python = folder / ".nox" / release.name / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    shutil.copy(folder / ".nox" / "cpu" / "bin" / "python", python)
+
+
+@pytest.mark.parametrize("code", ["0", "1", "4"])
+def test_versions_runs_everything_with_every_release_whatever_comes_of_it(nox: Nox, tmp_path: Path, code: str) -> None:
+    """What a release computes wrong or refuses is the outcome, and not a failure of the session."""
+    for release in RELEASES:
+        stand_in(tmp_path, release)
+    ended = nox("versions", VALIDATION=code)
+    assert ended.returncode == 0, ended.stderr
+    ran = (tmp_path / "validation.log").read_text(encoding="utf-8").splitlines()
+    results = Path("results") / "versions"
+    wanted = [group.arguments(results / release.name) for release in RELEASES for group in GROUPS]
+    assert [line.split()[2:] for line in ran] == [" ".join(words).split() for words in wanted]
+
+
+def test_versions_ends_with_2_where_a_command_is_wrong(nox: Nox, tmp_path: Path) -> None:
+    for release in RELEASES:
+        stand_in(tmp_path, release)
+    assert nox("versions", VALIDATION="2").returncode == 2
+
+
+def test_versions_runs_the_releases_that_are_named(nox: Nox, tmp_path: Path) -> None:
+    stand_in(tmp_path, RELEASES[0])
+    assert nox("versions", "--", RELEASES[0].name).returncode == 0
+    assert len((tmp_path / "validation.log").read_text(encoding="utf-8").splitlines()) == len(GROUPS)
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 3, 4])

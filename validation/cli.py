@@ -46,11 +46,11 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code (validation.case.errors.ExitCode)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["doctor"]:
-        return doctor.main(given[1:])
     ours, pytests = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
-    options = _parser().parse_args(ours)
     try:
+        if given[:1] == ["doctor"]:
+            return doctor.main(given[1:])
+        options = _parser().parse_args(ours)
         return _run(options, pytests, shlex.join(["python", "-m", "validation", *given]))
     except PlumblineError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from validation import checkout
 from validation.case.errors import ExitCode
 from validation.machine import (
     ABSENT,
@@ -61,11 +62,12 @@ class Finding:
 
 def findings() -> list[Finding]:
     """Everything the report says, in its order."""
-    packages = ("megatron-core", "transformers", "safetensors", "nox", "pytest", "junitparser")
+    packages = ("transformers", "safetensors", "nox", "pytest", "junitparser")
     return [
         Finding("python", platform.python_version()),
         *_torch(),
         *_graphics(),
+        _megatron(),
         *(_package(package) for package in packages),
         _transformer_engine(),
         Finding("CPU", f"{cores()} cores, {cpu()}"),
@@ -77,6 +79,13 @@ def findings() -> list[Finding]:
 def _package(package: str) -> Finding:
     found = version(package)
     return Finding(package, "not installed", _PREVENTS[package]) if found == ABSENT else Finding(package, found)
+
+
+def _megatron() -> Finding:
+    """The version that ranks would run, and the checkout that it is of."""
+    found, of = _package("megatron-core"), checkout.facts()
+    said = ", ".join(f"{name.partition('-')[2]} {value}" for name, value in of.items())
+    return Finding(found.name, f"{found.value} ({said})") if said else found
 
 
 def _torch() -> list[Finding]:
@@ -159,7 +168,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """`python -m validation doctor [--json]`: one line per finding, and the exit code."""
     parser = argparse.ArgumentParser(prog="python -m validation doctor", description="What this machine can run.")
     parser.add_argument("--json", action="store_true", help="print the same as JSON")
+    parser.add_argument("--megatron-path", type=Path, metavar="DIR", help="look at this checkout of megatron-core")
     asked = parser.parse_args(argv)
+    checkout.choose(asked.megatron_path)
     found, code = report()
     print(json.dumps([asdict(finding) for finding in found], indent=1) if asked.json else "\n".join(map(str, found)))
     return int(code)

@@ -9,13 +9,17 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from validation import checkout
+
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
 ABSENT = "absent"
 
 
 def version(package: str) -> str:
-    """The installed version of a package, or `absent`. Nothing is imported."""
+    """The installed version of a package, or `absent`. Nothing is imported. Of megatron-core, the one that ranks run."""
+    if package == "megatron-core" and (core := checkout.core()) is not None and (found := checkout.version(core)) is not None:
+        return found
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -120,6 +124,7 @@ def machine() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         **{package: version(package) for package in packages},
+        **checkout.facts(),
         "platform": platform.platform(),
         "cpu": f"{cores()} x {cpu()}",
         "driver": driver(),

@@ -12,6 +12,7 @@ from validation.case.case import Case
 from validation.case.layout import Layout
 from validation.case.parameters import parameters
 from validation.case.preset import TINY
+from validation.case.probes import observed
 from validation.checks.parity import Parity
 from validation.compare.difference import measure
 from validation.compare.measurement import PieceReport
@@ -110,5 +111,6 @@ def test_an_entry_applies_by_version_layout_and_implementation(
 def test_every_entry_names_checks_that_exist(bug: Any) -> None:
     """A pattern that matches no check would excuse nothing and never be removed."""
     names = [f"gradients/{name}" for name, parameter in parameters(TINY.model).items() if parameter.trained]
+    names += observed(case())
     for pattern in bug.checks:
         assert any(type(bug)(**{**vars(bug), "checks": (pattern,)}).must_fail(name) for name in names)

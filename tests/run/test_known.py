@@ -38,6 +38,9 @@ def test_every_entry_has_a_page_and_a_link(entry: Known) -> None:
         ("tp2etp1", "local", ["expert-gradients-not-reduced"]),
         ("tp2", "local-stock", ["shared-rope-key-not-reduced"]),
         ("pp2", "local-stock", []),
+        ("etp2", "local", ["expert-gradients-not-reduced"]),
+        ("ep2etp2", "local", []),
+        ("tp2nosp", "local", ["latents-without-sequence-parallelism"]),
     ],
 )
 def test_an_entry_applies_where_its_bug_shows(layout: str, implementation: str, bugs: list[str]) -> None:
@@ -58,6 +61,20 @@ def test_an_entry_may_ask_for_a_kind_of_model(layout: str, tied: bool, mtp: int,
 def test_an_entry_ends_with_the_version_that_mends_it() -> None:
     """A newer megatron-core is not excused by an older one's bug."""
     assert known_bugs(case("tp2etp1"), "99.0") == ()
+
+
+@pytest.mark.parametrize(
+    ("version", "bugs"),
+    [("0.12.3", ["yarn-softmax-scale"]), ("0.13.1", ["yarn-softmax-scale"]), ("0.14.0", []), ("0.16.1", []), ("0.17.0rc0", [])],
+)
+def test_an_entry_goes_by_the_version_that_runs(version: str, bugs: list[str]) -> None:
+    assert [bug.id for bug in known_bugs(case("single"), version)] == bugs
+
+
+def test_an_entry_may_ask_for_numbers_of_the_model() -> None:
+    """Where yarn's two scales are equal, it does not matter which of them is taken."""
+    equal = replace(case("single"), model=TINY.model.with_numbers({"mscale_all_dim": "1.0"}))
+    assert known_bugs(equal, "0.13.1") == ()
 
 
 def test_only_the_named_checks_are_excused() -> None:

@@ -11,6 +11,7 @@ from megatron.core.transformer.transformer_config import MLATransformerConfig
 
 from validation.candidate.config import transformer_config
 from validation.candidate.spec import block_spec, mtp_spec
+from validation.candidate.versions import building, of_stage
 from validation.case.case import Case
 from validation.case.layout import Layout
 
@@ -37,24 +38,30 @@ def build(case: Case) -> list[GPTModel]:
     torch.manual_seed(case.seed)
     config = transformer_config(case)
     stages: list[int | None] = list(range(case.layout.vpp)) if case.layout.vpp > 1 else [None]
-    return [_chunk(case, config, stage) for stage in stages]
+    chunks = []
+    for stage in stages:
+        with building(stage):
+            chunks.append(_chunk(case, config, stage))
+    return chunks
 
 
 def _chunk(case: Case, config: MLATransformerConfig, stage: int | None) -> GPTModel:
     block = block_spec(case.implementation, config, stage)
+    ends = (parallel_state.is_pipeline_first_stage, parallel_state.is_pipeline_last_stage)
+    first, last = (end(ignore_virtual=False, **of_stage(end, stage)) for end in ends)
     model = GPTModel(
         config=config,
         transformer_layer_spec=block,
         mtp_block_spec=mtp_spec(case.implementation, config, block, stage),
         vocab_size=case.model.vocab_size,
         max_sequence_length=case.seq_length,
-        pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
-        post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
+        pre_process=first,
+        post_process=last,
         parallel_output=True,
         share_embeddings_and_output_weights=case.model.tie_word_embeddings,
         position_embedding_type="rope",
         rotary_base=int(case.model.rope_theta),
-        vp_stage=stage,
+        **of_stage(GPTModel, stage),
     )
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     return model.to(device=device)

@@ -8,6 +8,7 @@ import torch
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 from torch.nn import functional
 
+from validation.candidate.versions import fields
 from validation.case.case import Case
 from validation.case.model import Model
 from validation.case.mtp import LOSS_SCALE
@@ -28,7 +29,7 @@ def transformer_config(case: Case) -> MLATransformerConfig:
     `deallocate_pipeline_outputs` is off because with gloo a tensor's storage would be swapped while it is being sent.
     `perform_initialization` stays on: megatron-core marks tensor-parallel parameters only while initialising them.
     """
-    return MLATransformerConfig(
+    wanted: dict[str, Any] = dict(
         **_geometry(case.model),
         **_rope(case.model),
         **_experts(case),
@@ -55,6 +56,7 @@ def transformer_config(case: Case) -> MLATransformerConfig:
         cross_entropy_loss_fusion=False,
         barrier_with_L1_time=False,
     )
+    return MLATransformerConfig(**fields(MLATransformerConfig, wanted))
 
 
 def _left_alone(tensor: torch.Tensor) -> torch.Tensor:

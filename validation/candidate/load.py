@@ -8,6 +8,7 @@ import torch
 from megatron.core.models.gpt import GPTModel
 
 from validation.candidate.recorder import Recorder
+from validation.candidate.versions import store_biases
 from validation.candidate.weights import Holding, Ranks, UnknownTensorError, holdings, tensors
 from validation.case.model import Model
 from validation.case.parameters import EXPERTS, Parameter
@@ -39,6 +40,8 @@ def held_by(chunks: Iterable[GPTModel], model: Model, recorder: Recorder) -> Hel
 @torch.no_grad()
 def load(chunks: list[GPTModel], held: Held, checkpoint: Checkpoint, recorder: Recorder) -> None:
     """Fill every tensor with NaN, copy what the mapping says, and leave word of each that is not wholly filled."""
+    for chunk in chunks:
+        store_biases(chunk)
     everything = [found for chunk in chunks for found in tensors(chunk)]
     for _, tensor in everything:
         tensor.fill_(float("nan"))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 from megatron.core.transformer.dot_product_attention import DotProductAttention
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -17,6 +16,7 @@ from torch.nn import functional
 
 from validation.candidate.config import LATENT_NORM_EPSILON
 from validation.candidate.sequence import positions
+from validation.candidate.versions import context_parallel_group
 
 
 class RMSNorm(torch.nn.RMSNorm):
@@ -42,13 +42,10 @@ class CoreAttention(torch.nn.Module):
     reduce-scatters), so that the zigzag split, the rotary slices and the reductions are megatron-core's and are tested.
     """
 
-    def __init__(
-        self, config: TransformerConfig, softmax_scale: float, pg_collection: ProcessGroupCollection | None = None, **_: Any
-    ) -> None:
+    def __init__(self, config: TransformerConfig, softmax_scale: float, **rest: Any) -> None:
         super().__init__()
         self.softmax_scale = softmax_scale
-        groups = pg_collection or ProcessGroupCollection.use_mpu_process_groups(required_pgs=["cp"])
-        self.cp_group = groups.cp
+        self.cp_group = context_parallel_group(rest)
 
     def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         """Context of shape [sequence, batch, heads * v_head_dim]; query, key, value are [sequence, batch, heads, dim]."""

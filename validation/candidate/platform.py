@@ -1,4 +1,4 @@
-"""What megatron-core 0.16.1 needs to run without CUDA and without Transformer Engine.
+"""What megatron-core (0.12 to 0.16) needs to run without CUDA and without Transformer Engine.
 
 One entry per upstream defect, each with its link; an entry goes when upstream is mended. `install` runs before the first
 import of megatron.core, `mend` right after it. Nothing here changes what is computed.

@@ -12,6 +12,7 @@ from megatron.core.models.gpt import GPTModel
 from validation.candidate.mtp import MtpLosses
 from validation.candidate.place import Place
 from validation.candidate.recorder import Recorder
+from validation.candidate.versions import COMBINE
 from validation.case.case import Case
 from validation.case.probes import Probe, probes
 from validation.compare.observe import SIGMOID, Observed
@@ -190,7 +191,7 @@ class ProbedChunk:
     def _watch_experts(self, moe: Any, prefix: str) -> None:
         """The router's logits and scores and the combined routed output appear between modules: in methods."""
         router, dispatcher = moe.router, moe.token_dispatcher
-        gating, routing, combine = router.gating, router.routing, dispatcher.combine_postprocess
+        gating, routing, combine = router.gating, router.routing, getattr(dispatcher, COMBINE)
         sizes: list[torch.Size] = []
 
         def seen_gating(*args: Any, **kwargs: Any) -> Any:
@@ -209,9 +210,10 @@ class ProbedChunk:
 
         def seen_combine(*args: Any, **kwargs: Any) -> Any:
             output = combine(*args, **kwargs)
-            self._record(f"{prefix}.routed", output)
+            self._record(f"{prefix}.routed", output[0] if isinstance(output, tuple) else output)
             return output
 
-        router.gating, router.routing, dispatcher.combine_postprocess = seen_gating, seen_routing, seen_combine
+        router.gating, router.routing = seen_gating, seen_routing
+        setattr(dispatcher, COMBINE, seen_combine)
         if moe.use_shared_expert:
             moe.shared_experts.register_forward_hook(self._output(f"{prefix}.shared_expert"))

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec, get_gpt_mtp_block_spec
-from megatron.core.post_training.modelopt.layers import Linear
 from megatron.core.transformer.multi_token_prediction import MultiTokenPredictionBlockSubmodules
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 
 from validation.candidate.modules import CoreAttention, LatentRMSNorm, RMSNorm, StockCoreAttention
+from validation.candidate.versions import DUPLICATED_LINEAR, of_stage
 from validation.case.errors import EnvironmentMissing, UsageError
 
 SpecFunction = Callable[[MLATransformerConfig, int | None], TransformerBlockSubmodules]
@@ -37,7 +37,8 @@ def mtp_spec(
         return None
     te = implementation == "te"
     found: MultiTokenPredictionBlockSubmodules | None
-    found = get_gpt_mtp_block_spec(config, block, use_transformer_engine=te, vp_stage=vp_stage)
+    stage = of_stage(get_gpt_mtp_block_spec, vp_stage)
+    found = get_gpt_mtp_block_spec(config, block, use_transformer_engine=te, **stage)
     for layer in found.layer_specs if found and not te else ():
         layer.submodules.enorm = layer.submodules.hnorm = layer.submodules.layer_norm = block.layer_norm
     return found
@@ -45,7 +46,7 @@ def mtp_spec(
 
 def _te(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
     try:
-        return get_gpt_decoder_block_spec(config, use_transformer_engine=True, vp_stage=vp_stage)
+        return get_gpt_decoder_block_spec(config, use_transformer_engine=True, **of_stage(get_gpt_decoder_block_spec, vp_stage))
     except (ImportError, NameError, AssertionError) as error:
         raise EnvironmentMissing(
             f"Transformer Engine does not work here ({error}); install it, or take --implementation local"
@@ -53,7 +54,8 @@ def _te(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockS
 
 
 def _stock(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
-    return get_gpt_decoder_block_spec(config, use_transformer_engine=False, normalization="RMSNorm", vp_stage=vp_stage)
+    stage = of_stage(get_gpt_decoder_block_spec, vp_stage)
+    return get_gpt_decoder_block_spec(config, use_transformer_engine=False, normalization="RMSNorm", **stage)
 
 
 def _local(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
@@ -61,7 +63,7 @@ def _local(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlo
     block = _with_norms(_stock(config, vp_stage))
     for layer in block.layer_specs:
         attention = layer.submodules.self_attention.submodules
-        attention.linear_q_down_proj = attention.linear_kv_down_proj = Linear
+        attention.linear_q_down_proj = attention.linear_kv_down_proj = DUPLICATED_LINEAR
         attention.core_attention = CoreAttention
     return block
 

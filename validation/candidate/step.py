@@ -13,6 +13,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from validation.candidate.place import Place
 from validation.candidate.sequence import positions
+from validation.candidate.versions import counted_tokens, once_for_each_rank
 from validation.case.case import Case
 from validation.compare.sliced import SlicedFile
 
@@ -35,9 +36,9 @@ class Losses:
         if self._means:
             torch.distributed.all_reduce(tokens, group=parallel_state.get_context_parallel_group())
             self._sums.append(torch.stack([(total.detach() / tokens.clamp(min=1)).double(), _inverse_of_ranks(total)]))
-            return total * parallel_state.get_context_parallel_world_size(), tokens, {}
+            return once_for_each_rank(total), tokens, {}
         self._sums.append(torch.stack([total.detach().double(), tokens.to(total).double()]))
-        return total, tokens, {}
+        return total, counted_tokens(tokens), {}
 
     def mean(self) -> torch.Tensor | None:
         """The loss over all ranks that hold a part of the batch; None where the last stage is elsewhere."""

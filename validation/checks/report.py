@@ -43,7 +43,7 @@ class Report:
         self._broke: set[ExitCode] = set()
         self._start = time.monotonic()
         self._progress = ProgressLine(config)
-        self._machine = machine()
+        self._machine: dict[str, str] = {}
 
     def result(self, case: Case) -> Result:
         """The case's result; runs it unless it is the one last asked for."""
@@ -77,7 +77,7 @@ class Report:
         """Every case that a selected check asks for, after a file that says it did not finish."""
         from validation.run.runner import Runner
 
-        self._runner = Runner(self._settings, self._progress.show)
+        self._runner, self._machine = Runner(self._settings, self._progress.show), machine()
         for case in self._wanted:
             junit.write_unfinished(self._path(case), case.name, self._facts(case, {}))
         # torch alone is half a million objects: left to the collector, it goes through them while the checks run.
@@ -224,6 +224,11 @@ def parity_of(item: Any) -> Parity | None:
     """What a check asks about its case; None for a user's test that asks nothing."""
     found: Parity | None = item.callspec.params.get("parity") if hasattr(item, "callspec") else None
     return found
+
+
+def has_a_case(item: Any) -> bool:
+    """False for what pytest makes of a check with nothing to check: one item without parameters, to be skipped."""
+    return parity_of(item) is None or isinstance(parity_of(item), Parity)
 
 
 def section_of(item: Any) -> tuple[int, str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,14 @@ import yaml
 from packaging.specifiers import SpecifierSet
 
 from validation.case.case import Case
+from validation.machine import version as version_of
 
 TABLE = Path(__file__).with_name("known.yaml")
 
 
 @dataclass(frozen=True)
 class Known:
-    """One entry of the table. `layouts` is a condition on the degrees, mtp and tied; the patterns are those of file names."""
+    """One entry of the table. `layouts` is a condition on layout and model; the other patterns are those of file names."""
 
     id: str
     what: str
@@ -39,10 +39,10 @@ class Known:
     def _shows(self, case: Case) -> bool:
         layout = case.layout
         degrees = {"tp": layout.tp, "pp": layout.pp, "vpp": layout.vpp, "ep": layout.ep, "cp": layout.cp}
-        degrees |= {"etp": layout.expert_tp, "dp": layout.data_parallel}
+        degrees |= {"etp": layout.expert_tp, "dp": layout.data_parallel, "sequence_parallel": layout.uses_sequence_parallel}
         degrees |= {"mtp": case.model.num_nextn_predict_layers, "tied": case.model.tie_word_embeddings}
-        # The table is ours, as much as any module; the names in it are these and nothing else.
-        return bool(eval(self.layouts, {"__builtins__": {}}, degrees))
+        # The table is ours, as much as any module; the names in it are the degrees and the model's numbers.
+        return bool(eval(self.layouts, {"__builtins__": {}}, degrees | asdict(case.model)))
 
     def must_fail(self, check: str) -> bool:
         """Whether this check shows the bug."""
@@ -61,8 +61,11 @@ def table() -> tuple[Known, ...]:
     return tuple(Known(**{**entry, **{name: tuple(entry[name]) for name in lists}}) for entry in entries)
 
 
-@functools.cache
 def known_bugs(case: Case, version: str | None = None) -> tuple[Known, ...]:
-    """The entries that apply to a case with a version of megatron-core, by default the one that is installed."""
-    version = version or importlib.metadata.version("megatron-core")
+    """The entries that apply to a case with a version of megatron-core, by default the one that ranks run."""
+    return _known_bugs(case, version or version_of("megatron-core"))
+
+
+@functools.cache
+def _known_bugs(case: Case, version: str) -> tuple[Known, ...]:
     return tuple(entry for entry in table() if entry.applies(case, version))

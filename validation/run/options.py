@@ -43,6 +43,7 @@ class Settings:
     debug: bool
     fresh: bool
     command: str
+    megatron_path: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def add_options(add: Callable[..., Any]) -> None:
         default="gloo",
         help=f"{', '.join(TRANSPORTS)}: gloo runs on the CPU, nccl on a GPU a rank (default gloo)",
     )
+    add("--megatron-path", default=None, metavar="DIR", help="a checkout with megatron/core, in place of the installed one")
     add("--seed", type=int, default=DEFAULT_SEED, help="seed of weights and tokens")
     add("--batch-size", type=int, default=None, help="sequences of one step, over all data-parallel ranks")
     add("--micro-batch-size", type=int, default=None, help="sequences of one forward pass")
@@ -123,6 +125,7 @@ def settings(options: Any, command: str) -> Settings:
         debug=options.pieces,
         fresh=options.fresh,
         command=command,
+        megatron_path=Path(options.megatron_path) if options.megatron_path else None,
     )
 
 

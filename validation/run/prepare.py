@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 
+from validation import checkout
 from validation.case import preflight
 from validation.case.errors import EnvironmentMissing, UsageError
 from validation.machine import ABSENT, available_memory, gpus, version
@@ -17,6 +18,7 @@ PACKAGES = ("torch", "transformers", "megatron-core", "safetensors", "pytest", "
 
 def prepare(settings: Settings) -> None:
     """Everything that can be said before anything is started. Raises UsageError or EnvironmentMissing."""
+    checkout.choose(settings.megatron_path)
     _find_packages(settings.cases[0].transport)
     count, memory = gpus(), available_memory()
     for case in settings.cases:

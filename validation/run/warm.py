@@ -9,7 +9,11 @@ import gc
 import os
 import warnings
 
+from validation import checkout
+
 ON_CPU = os.environ.get("PLUMBLINE_TRANSPORT", "gloo") == "gloo"
+
+checkout.install()
 
 if ON_CPU:
     from validation.candidate import platform

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from megatron.core import __version__ as core_version
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel
 
@@ -58,7 +59,7 @@ def _findings(case: Case, stored: Reference, report: RankReport, timeout: float,
     report.progress("process groups")
     if not on_cpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    settings = make_deterministic()
+    settings = {**make_deterministic(), "megatron-core": core_version}
     baseline = _peak_memory()
     dist.init_process_group(case.transport, timeout=timedelta(seconds=timeout))
     with computing_in(case.precision, platform.CudaMeansCpu if on_cpu else Mode):

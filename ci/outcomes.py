@@ -1,0 +1,101 @@
+"""What came of the cases that `nox -s versions` runs with every release, as their JUnit files say. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import yaml
+
+from ci import junit
+from ci.releases import GROUPS, title
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT / "docs" / "versions.json"
+KNOWN = ROOT / "validation" / "run" / "known.yaml"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The outcome of one case: `right`, `wrong` or `refused`. `says` is the sentence of a refusal or of what nobody lists."""
+
+    outcome: str
+    checks: int
+    failed: int
+    largest_error: float
+    known: tuple[str, ...] = ()
+    says: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """What one release did. `cells` has a cell for each row of the table, by its title."""
+
+    megatron_core: str
+    transformers: str
+    torch: str
+    cells: dict[str, Cell]
+
+
+def read_column(folder: Path) -> Column:
+    """What a release's results say. Raises UnreadableResults, also where a layout has left none."""
+    cells, said = {}, {}
+    for group in GROUPS:
+        suites = [junit.read(path) for path in sorted((folder / group.name).glob("*.xml"))]
+        by_layout = {suite.properties.get("layout", ""): suite for suite in suites}
+        for layout in group.layouts:
+            if layout not in by_layout:
+                raise junit.UnreadableResults(f"{folder / group.name}: no results of {layout}; run nox -s versions")
+            cells[title(group, layout)] = read_cell(by_layout[layout])
+            said = dict(by_layout[layout].properties)
+    return Column(said.get("megatron-core", "?"), said.get("transformers", "?"), said.get("torch", "?"), cells)
+
+
+def read_cell(suite: junit.Suite) -> Cell:
+    """One case's outcome. An error refuses it, whatever else was found.
+
+    Raises UnreadableResults for a run that was lost or killed: that says nothing of the release.
+    """
+    of = {status: [check for check in suite.checks if check.status == status] for status in ("error", "fail", "known")}
+    errors = [float(check.properties["rel_error"]) for check in suite.checks if "rel_error" in check.properties]
+    largest = max(errors, default=0.0)
+    bugs = {check.message.partition("known upstream bug: ")[2] for check in of["known"]}
+    known = tuple(bug["id"] for bug in known_bugs() if any(said.startswith(bug["what"]) for said in bugs))
+    failed = len(of["fail"]) + len(of["known"])
+    if of["error"]:
+        says = _sentence(of["error"][0].message)
+        if " raised " not in says:
+            raise junit.UnreadableResults(f"{suite.name}: {says}; run it again")
+        return Cell("refused", len(suite.checks), 0, 0.0, says=says)
+    says = _sentence(of["fail"][0].message) if of["fail"] else ""
+    return Cell("wrong" if failed else "right", len(suite.checks), failed, largest, known, says)
+
+
+def _sentence(message: str) -> str:
+    return message.partition(" - ")[2].partition("\n")[0] or message.partition("\n")[0]
+
+
+def known_bugs() -> list[dict[str, str]]:
+    """The table of known upstream bugs, which is data here: id, what, finding."""
+    found: list[dict[str, str]] = yaml.safe_load(KNOWN.read_text(encoding="utf-8"))["known"]
+    return found
+
+
+def load() -> list[Column]:
+    """The columns that `save` left."""
+    return [
+        Column(**{**column, "cells": {name: _cell(cell) for name, cell in column["cells"].items()}})
+        for column in json.loads(DATA.read_text(encoding="utf-8"))
+    ]
+
+
+def _cell(entry: dict[str, object]) -> Cell:
+    known = entry["known"]
+    return Cell(**{**entry, "known": tuple(known) if isinstance(known, list) else ()})  # type: ignore[arg-type]
+
+
+def save(columns: Sequence[Column]) -> None:
+    """The measurement itself, from which the page can be made again."""
+    DATA.write_text(json.dumps([asdict(column) for column in columns], indent=1) + "\n", encoding="utf-8")

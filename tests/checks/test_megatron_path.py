@@ -1,0 +1,35 @@
+"""`--megatron-path` as a user gives it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from tests.checks.conftest import Output, command
+from validation import checkout
+
+
+def test_wrong_paths_end_with_2_before_anything_starts(tmp_path: Path) -> None:
+    for words in (["run", "--results", str(tmp_path / "results")], ["doctor"]):
+        done = command([*words, "--megatron-path", str(tmp_path)], tmp_path)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("error: --megatron-path")
+        assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_ranks_run_the_checkout(tmp_path: Path, cache: Path) -> None:
+    """Seen in a copy of the installed one that says it is another version: the version in the file is the ranks'."""
+    installed, results = checkout.core(), tmp_path / "results"
+    assert installed is not None
+    copied = tmp_path / "Megatron-LM" / "megatron" / "core"
+    shutil.copytree(installed, copied)
+    info = copied / "package_info.py"
+    info.write_text(info.read_text().replace("PATCH = ", "PATCH = 99"))
+    words = ["--layouts", "single", "--megatron-path", str(tmp_path / "Megatron-LM"), "--results", str(results)]
+    done = command(["run", *words], cache)
+    assert done.returncode == 0, done.stdout[-2000:]
+    suite = Output(done.returncode, done.stdout, results).suite("tiny-single-fp64-local-gloo")
+    said = {found.attrib["name"]: found.attrib["value"] for found in suite.iterfind("properties/property")}
+    assert said["megatron-path"] == "Megatron-LM"
+    assert said["megatron-core"] == checkout.version(copied) != checkout.version(installed)

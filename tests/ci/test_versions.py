@@ -1,0 +1,151 @@
+"""The page about releases: what the JUnit files say becomes a table, and the page in docs is made from the data beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ci import junit, outcomes, versions
+from ci.outcomes import Cell, Column
+from ci.releases import GROUPS, RELEASES, titles
+
+CORE, KIND = "validation.checks.test_mla", {"rel_error": "0.25"}
+BUG = outcomes.known_bugs()[0]
+
+
+def suite(*checks: junit.Check, layout: str = "tp2") -> junit.Suite:
+    return junit.Suite("a case", checks, {"layout": layout, "megatron-core": "0.1", "transformers": "5", "torch": "2"})
+
+
+def check(status: str, message: str = "", **properties: str) -> junit.Check:
+    return junit.Check(CORE, f"a {status} of {message}", status, message=message, properties=properties)
+
+
+def columns(*cells: Cell) -> list[Column]:
+    """A column for each cell, which all its rows have."""
+    return [Column(f"0.{number}", "5.0", "2.0", dict.fromkeys(titles(), cell)) for number, cell in enumerate(cells)]
+
+
+RIGHT = Cell("right", 270, 0, 3.2e-15)
+WRONG = Cell("wrong", 270, 9, 0.7, known=(BUG["id"],))
+REFUSED = Cell("refused", 270, 0, 0.0, says="rank 0 raised NameError('x')")
+
+
+def test_a_case_whose_checks_all_pass_is_right() -> None:
+    found = outcomes.read_cell(suite(check("pass", rel_error="2e-15"), check("pass", rel_error="3e-15"), check("pass")))
+    assert found == Cell("right", 3, 0, 3e-15)
+
+
+def test_a_known_bug_is_wrong_and_named() -> None:
+    """To a gate it is a pass; here it is a number that is wrong."""
+    line = f"KNOWN: A Gradient - Max diff: 1; known upstream bug: {BUG['what']} ({BUG['link']})"
+    found = outcomes.read_cell(suite(check("known", line, **KIND), check("pass")))
+    assert found == Cell("wrong", 2, 1, 0.25, known=(BUG["id"],))
+
+
+def test_a_failure_that_nobody_lists_is_wrong_and_says_so() -> None:
+    found = outcomes.read_cell(suite(check("fail", "FAIL: An Output - Max diff: 1\nmore", **KIND)))
+    assert found == Cell("wrong", 1, 1, 0.25, says="Max diff: 1")
+    assert "wrong, not listed: 1 of 1" in versions.page(columns(found))
+
+
+def test_a_run_that_broke_is_refused_with_the_sentence_of_its_first_error() -> None:
+    line = "ERROR: Every rank finishes - rank 0 raised NameError('x')"
+    found = outcomes.read_cell(suite(check("error", line), check("error", "ERROR: B - not decided")))
+    assert found == Cell("refused", 2, 0, 0.0, says="rank 0 raised NameError('x')")
+
+
+@pytest.mark.parametrize("message", ["did not finish", "ERROR: Every rank finishes - rank 1 was killed by SIGKILL in 'model'"])
+def test_a_run_that_was_lost_says_nothing_of_a_release(message: str) -> None:
+    with pytest.raises(junit.UnreadableResults, match=r"run it again$"):
+        outcomes.read_cell(suite(check("error", message)))
+
+
+def results(folder: Path, *, without: str = "") -> None:
+    for release in RELEASES:
+        for group in GROUPS:
+            for layout in group.layouts:
+                if layout != without:
+                    junit.write(folder / release.name / group.name / f"{layout}.xml", suite(check("pass"), layout=layout))
+
+
+@pytest.fixture
+def docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(outcomes, "DATA", tmp_path / "versions.json")
+    monkeypatch.setattr(versions, "PAGE", tmp_path / "versions.md")
+    return tmp_path
+
+
+def test_results_become_data_and_page(docs: Path) -> None:
+    results(docs / "results")
+    assert versions.main([str(docs / "results")]) == 0
+    assert len(outcomes.load()) == len(RELEASES)
+    written = (docs / "versions.md").read_text(encoding="utf-8")
+    assert all(f"| {title} | right 0e+00 |" in written for title in titles())
+
+
+def test_the_page_can_be_made_anew_from_the_data(docs: Path) -> None:
+    results(docs / "results")
+    versions.main([str(docs / "results")])
+    written = (docs / "versions.md").read_text(encoding="utf-8")
+    (docs / "versions.md").unlink()
+    assert versions.main([]) == 0
+    assert (docs / "versions.md").read_text(encoding="utf-8") == written
+
+
+def test_what_was_not_run_is_no_cell(docs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither page nor data is written from a part of the results."""
+    results(docs / "results", without="pp2")
+    assert versions.main([str(docs / "results")]) == 2
+    assert "no results of pp2; run nox -s versions" in capsys.readouterr().err
+    assert not list(docs.glob("versions.*"))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (WRONG, RIGHT, f"- mends tp2: wrong ({BUG['what']}) before, now right\n"),
+        (RIGHT, WRONG, f"- breaks tp2: right before, now wrong ({BUG['what']})\n"),
+        (RIGHT, REFUSED, "- breaks tp2: right before, now refused\n"),
+        (REFUSED, WRONG, f"- changes tp2: refused before, now wrong ({BUG['what']})\n"),
+    ],
+)
+def test_a_release_is_told_by_what_is_not_as_before(before: Cell, after: Cell, said: str) -> None:
+    page = versions.page(columns(before, after))
+    assert "**megatron-core 0.1**, compared with megatron-core 0.0:" in page
+    assert said in page
+
+
+def test_a_release_that_changes_nothing_says_so() -> None:
+    """A number of checks or an error that differs is no change of outcome."""
+    page = versions.page(columns(RIGHT, Cell("right", 300, 0, 5e-15)))
+    assert "No outcome changes.\n" in page
+
+
+def test_refusals_are_said_once_for_all_releases_that_refuse() -> None:
+    page = versions.page(columns(REFUSED, REFUSED, RIGHT))
+    assert "- tp2 with megatron-core 0.0 and megatron-core 0.1: rank 0 raised NameError('x')\n" in page
+
+
+def test_the_page_in_docs_is_what_its_data_makes() -> None:
+    """Nobody writes it by hand; `python -m ci.versions` makes it again."""
+    assert versions.PAGE.read_text(encoding="utf-8") == versions.page(outcomes.load())
+
+
+def test_the_data_in_docs_has_every_release_and_every_layout() -> None:
+    """What was added to ci/releases.py has been measured."""
+    measured = outcomes.load()
+    assert [column.megatron_core for column in measured] == [release.megatron_core for release in RELEASES]
+    assert all(list(column.cells) == titles() for column in measured)
+    wanted = {release.transformers for release in RELEASES if release.transformers}
+    assert wanted <= {column.transformers for column in measured}
+
+
+def test_everything_that_was_measured_wrong_is_listed() -> None:
+    """With a page in docs/findings that exists; a failure that is none of these is a bug of ours until it is looked at."""
+    wrong = [cell for column in outcomes.load() for cell in column.cells.values() if cell.outcome == "wrong"]
+    assert wrong
+    assert all(cell.known and not cell.says for cell in wrong)
+    pages = {bug["id"]: outcomes.ROOT / bug["finding"] for bug in outcomes.known_bugs()}
+    assert all(pages[name].is_file() for cell in wrong for name in cell.known)
