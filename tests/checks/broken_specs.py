@@ -18,6 +18,7 @@ from megatron.core.models.gpt import gpt_model
 from megatron.core.tensor_parallel.layers import RowParallelLinear
 from megatron.core.tensor_parallel.mappings import scatter_to_sequence_parallel_region
 from megatron.core.transformer import multi_latent_attention
+from megatron.core.transformer.moe import router
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 
@@ -211,6 +212,21 @@ def expert_bias_from_own_tokens(config: MLATransformerConfig, vp_stage: int | No
 def norm_of_copies(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
     """The gradient norm counts what tensor-parallel ranks hold in copies once for each of them."""
     _replace(tensor_parallel, "param_is_not_tensor_parallel_duplicate", lambda sound: lambda *args, **kwargs: True)
+    return _sound(config, vp_stage)
+
+
+def balance_of_own_tokens(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """Each tensor-parallel rank balances the tokens that it sees itself, as if they were the whole sequence."""
+
+    def alone(sound: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(routing_map: torch.Tensor, **keywords: Any) -> Any:
+            counts, local, total = sound(routing_map=routing_map, **keywords)
+            own = routing_map.sum(dim=0) * keywords["reduce_group"].size()
+            return own.to(counts), local, total
+
+        return counted
+
+    _replace(router, "get_tokens_per_expert_and_token_count", alone)
     return _sound(config, vp_stage)
 
 

@@ -29,6 +29,7 @@ RUNS = {
     "one_bucket_never_reduced": "dp2",
     "expert_bias_from_own_tokens": "dp2",
     "norm_of_copies": "tp2",
+    "balance_of_own_tokens": "tp2+seqaux+mean",
     "mtp_mask_not_rolled": "single+mtp",
     "mtp_embedding_not_reduced": "pp2+mtp",
     "raises": "tp2",

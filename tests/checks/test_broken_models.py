@@ -119,6 +119,14 @@ def test_a_failure_says_what_is_wrong_with_the_tensor(broken: dict[str, Output],
     assert re.search(defect.said, broken[name].line(defect.first))
 
 
+def test_a_balance_of_one_rank_s_tokens_is_seen(broken: dict[str, Output]) -> None:
+    """By the loss's value first, then by the gradient that reaches the router's logits."""
+    found = broken["balance_of_own_tokens"]
+    assert found.code == 1
+    assert found.titles("FAIL")[:2] == ["Layer 1 Load Balancing Loss", "Layer 1 Router Logits Gradient"]
+    assert "sharding: off by" in found.line("Layer 1 Load Balancing Loss")
+
+
 def test_the_tensor_parallel_bug_of_the_stock_spec_is_seen(broken: dict[str, Output]) -> None:
     """Column-parallel down-projections train wrongly under tp2 while the forward pass is right (Megatron-LM #1699)."""
     found = broken["local-stock"]

@@ -12,7 +12,7 @@ from validation.candidate.versions import fields
 from validation.case.case import Case
 from validation.case.model import Model
 from validation.case.mtp import LOSS_SCALE
-from validation.case.training import ADAM
+from validation.case.training import ADAM, BALANCE_COEFFICIENT
 from validation.compare.precision import DTYPES
 
 LATENT_NORM_EPSILON = 1e-6
@@ -120,12 +120,19 @@ def _experts(case: Case) -> dict[str, Any]:
         "moe_router_bias_update_rate": ADAM.bias_update_rate if case.training.steps else 0.0,
         "moe_router_pre_softmax": True,
         "moe_router_dtype": case.precision if case.precision == "fp64" else "fp32",
-        "moe_router_load_balancing_type": "none",
-        "moe_aux_loss_coeff": 0.0,
+        **_balancing(case),
         "moe_token_dispatcher_type": case.training.dispatcher,
         "moe_grouped_gemm": case.training.experts == "grouped"
         or (case.training.experts == "default" and case.implementation == "te"),
     }
+
+
+def _balancing(case: Case) -> dict[str, Any]:
+    kind = case.training.balancing
+    if kind == "z_loss":
+        return {"moe_router_load_balancing_type": "none", "moe_aux_loss_coeff": 0.0, "moe_z_loss_coeff": BALANCE_COEFFICIENT}
+    coefficient = BALANCE_COEFFICIENT if kind != "none" else 0.0
+    return {"moe_router_load_balancing_type": kind, "moe_aux_loss_coeff": coefficient}
 
 
 def _recompute(case: Case) -> dict[str, Any]:

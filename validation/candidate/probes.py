@@ -202,7 +202,15 @@ class ProbedChunk:
 
         def seen_routing(*args: Any, **kwargs: Any) -> Any:
             size = sizes.pop()
-            with Observed(SIGMOID, lambda scores: self._record(f"{prefix}.router.scores", scores, size)):
+            found: list[torch.Tensor] = []
+
+            def seen_scores(scores: torch.Tensor) -> None:
+                # The scores that route come first; a balancing loss takes its own of the same logits.
+                if not found:
+                    self._record(f"{prefix}.router.scores", scores, size)
+                found.append(scores)
+
+            with Observed(SIGMOID, seen_scores):
                 weights, chosen = routing(*args, **kwargs)
             self._record(f"{prefix}.router.weights", weights, size)
             self._record(f"{prefix}.router.experts", chosen, size)

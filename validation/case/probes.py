@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from validation.case.case import Case
@@ -30,6 +30,7 @@ TITLES = {
     "moe.router.scores": "Router Scores",
     "moe.router.experts": "Router Output",
     "moe.router.weights": "Router Weights",
+    "moe.balancing": "Load Balancing Loss",
     "moe.shared_expert": "Shared Expert Output",
     "moe.routed": "Routed Experts Output",
     "moe.output": "MoE Output",
@@ -71,8 +72,8 @@ class Probe:
 
     @property
     def has_gradient(self) -> bool:
-        """Whether a gradient reaches it: not the choice of experts, which is discrete, nor the loss, where it starts."""
-        return self.kind not in ("moe.router.experts", "mtp.loss", "loss")
+        """Whether a gradient reaches it: not the choice of experts, which is discrete, nor a loss, where it starts."""
+        return self.kind not in ("moe.router.experts", "moe.balancing", "mtp.loss", "loss")
 
     @property
     def title(self) -> str:
@@ -170,4 +171,11 @@ def observed(case: Case) -> Mapping[str, Probe]:
     """
     found = probes(case.model, case.batch_size, case.seq_length)
     fused = {f"layers.{layer}.mlp_norm" for layer in case.model.dense_layers} if case.implementation == "te" else set()
-    return MappingProxyType({name: probe for name, probe in found.items() if name not in fused})
+    seen: dict[str, Probe] = {}
+    for name, probe in found.items():
+        if name not in fused:
+            seen[name] = probe
+        if case.training.balancing != "none" and probe.kind == "moe.router.weights":
+            balancing = f"layers.{probe.layer}.moe.balancing"
+            seen[balancing] = replace(probe, name=balancing, axes=(), shape=())
+    return MappingProxyType(seen)

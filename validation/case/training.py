@@ -52,6 +52,8 @@ class Adam:
 
 
 ADAM = Adam()
+BALANCE_COEFFICIENT = 0.1
+"""What a balancing loss is multiplied with: a thousand times DeepSeek-V3's, so that a wrong one stands out of the gradient."""
 _STAGES = re.compile(r"\d+(-\d+)+")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from validation.checks.marks import moe_layers
+from validation.checks.marks import balanced_layers, moe_layers
 from validation.checks.parity import Parity
 
 SECTION = (50, "Router")
@@ -30,3 +30,9 @@ def test_router_selects_the_same_experts(parity: Parity, layer: int) -> None:
 def test_router_weights(parity: Parity, layer: int) -> None:
     """Normalised over the chosen experts, scaled, and zero elsewhere."""
     parity.agrees(f"layers.{layer}.moe.router.weights")
+
+
+@balanced_layers
+def test_balancing_loss(parity: Parity, layer: int) -> None:
+    """The loss that balances the experts' loads, before its coefficient; its gradient is part of the logits' gradient."""
+    parity.agrees(f"layers.{layer}.moe.balancing")

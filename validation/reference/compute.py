@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from validation.reference import mtp as reference_mtp
 from validation.reference import store
 from validation.reference.batch import make_batch
 from validation.reference.checkpoint import Checkpoint, verify
-from validation.reference.record import record_step
+from validation.reference.record import Recording, record_step
 from validation.reference.steps import Steps
 from validation.reference.weights import save_weights
 
@@ -48,10 +47,15 @@ def _write(case: Case, folder: Path, device: torch.device, progress: Progress) -
         hf = reference_model.build(case.model, checkpoint, dtype, device)
         steps = Steps(hf, case)
         on_device = batches[0].to(device)
-        mtp, further = reference_mtp.build(hf, case.model, checkpoint, dtype, device), None
-        if mtp is not None:
-            further = functools.partial(reference_mtp.record, hf, mtp, case.model, on_device)
-        with steps.loads.counting():
+        mtp = reference_mtp.build(hf, case.model, checkpoint, dtype, device)
+
+        def further(hidden: torch.Tensor, recording: Recording) -> torch.Tensor | float:
+            for layer, value in steps.balance.losses().items():
+                recording.forward[f"layers.{layer}.moe.balancing"] = value.detach().cpu()
+            predicted = reference_mtp.record(hf, mtp, case.model, on_device, hidden, recording) if mtp is not None else 0.0
+            return predicted + steps.balance.total()
+
+        with steps.loads.counting(), steps.balance.watching():
             recording = record_step(hf, case, on_device, progress, further)
         save_file(recording.forward, folder / "probes.safetensors")
         save_file(recording.gradients, folder / "probe_gradients.safetensors")

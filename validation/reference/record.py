@@ -70,7 +70,7 @@ class Recording:
             reference_model.on_attention.remove(seen)
 
 
-Further = Callable[[torch.Tensor, Recording], torch.Tensor]
+Further = Callable[[torch.Tensor, Recording], torch.Tensor | float]
 
 
 def record_step(

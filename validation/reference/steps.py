@@ -16,6 +16,7 @@ from validation.case.training import ADAM
 from validation.compare.precision import as_stored
 from validation.reference import loss
 from validation.reference import model as reference_model
+from validation.reference.balancing import Balance
 from validation.reference.batch import Batch
 
 BIAS = "mlp.gate.e_score_correction_bias"
@@ -64,7 +65,7 @@ class Steps:
 
     def __init__(self, hf: DeepseekV3ForCausalLM, case: Case) -> None:
         self.kept: dict[str, torch.Tensor] = {}
-        self.loads = Loads(hf, case)
+        self.loads, self.balance = Loads(hf, case), Balance(hf, case)
         self._hf, self._case = hf, case
         decaying: list[torch.nn.Parameter] = [parameter for parameter in hf.parameters() if parameter.dim() > 1]
         rest = [parameter for parameter in hf.parameters() if parameter.dim() <= 1]
@@ -89,10 +90,10 @@ class Steps:
 
     def forward_and_backward(self, batch: Batch) -> None:
         """The gradients of a further batch."""
-        with self.loads.counting():
+        with self.loads.counting(), self.balance.watching():
             logits = self._hf(input_ids=batch.tokens, use_cache=False).logits
         losses = loss.token_losses(logits, batch.labels)
-        torch.autograd.backward(loss.total(self._case, losses, batch))
+        torch.autograd.backward(loss.total(self._case, losses, batch) + self.balance.total())
 
     def _keep(self, step: int, norm: torch.Tensor) -> None:
         model = self._case.model

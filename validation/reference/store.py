@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from validation.case.case import Case
-from validation.case.training import ADAM
+from validation.case.training import ADAM, BALANCE_COEFFICIENT
 
 
 def key(case: Case) -> str:
@@ -33,8 +33,8 @@ def key(case: Case) -> str:
         "device": "cuda" if case.transport == "nccl" else "cpu",
         "batch": [case.batch_size, case.seq_length],
         "layers": case.layers,
-        "training": [case.training.steps, case.training.loss, case.training.balancing, asdict(ADAM)],
-        "micro_batch": case.micro_batch_size if case.training.loss == "mean" else None,
+        "training": [case.training.steps, case.training.loss, case.training.balancing, asdict(ADAM), BALANCE_COEFFICIENT],
+        "micro_batch": case.micro_batch_size if "mean" in case.training.loss or case.training.balancing == "aux_loss" else None,
         "checkpoint": _checkpoint_stamp(case.hf_model_path),
         "versions": _versions(),
         "source": _source_digest(),

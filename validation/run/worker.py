@@ -15,6 +15,7 @@ from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel
 
 from validation.candidate import build, load, platform
+from validation.candidate.balancing import compare_balancing
 from validation.candidate.compare import compare_gradients, compare_step
 from validation.candidate.optimizer import Optimizer, gather_gradients
 from validation.candidate.probes import ProbedChunk
@@ -96,6 +97,7 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
     loss = losses.mean()
     if loss is not None:
         recorder.compare("loss", loss.to(DTYPES[case.precision]), (), stored.probes)
+    compare_balancing(case, recorder, stored)
     report.progress("gradients")
     with as_stored():
         if case.training.optimizer == "distributed":

@@ -1,0 +1,81 @@
+"""The losses that balance the experts' loads, which transformers does not have: written from the reports that define them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
+
+from validation.case.case import Case
+from validation.case.training import BALANCE_COEFFICIENT
+
+
+def sequence_balance(logits: torch.Tensor, chosen: int) -> torch.Tensor:
+    """The balance loss of each group of tokens, [groups], before its coefficient; logits are [groups, tokens, experts].
+
+    DeepSeek-V3 report (arXiv 2412.19437), equations 17 to 20: the sum over the experts of f P, where f is the share of the
+    tokens whose `chosen` highest scores hold the expert, times experts / chosen, and P is the mean of the expert's share of
+    a token's scores. Scores are affinities: neither the expert bias nor the limit on groups of experts is in them.
+    """
+    scores = torch.sigmoid(logits)
+    experts = logits.shape[-1]
+    top = torch.zeros_like(scores).scatter(-1, scores.topk(chosen, dim=-1).indices, 1.0)
+    frequency = top.mean(1) * experts / chosen
+    probability = (scores / scores.sum(-1, keepdim=True)).mean(1)
+    return (frequency * probability).sum(-1)
+
+
+def z_loss(logits: torch.Tensor) -> torch.Tensor:
+    """The mean over the tokens of logsumexp(logits)^2 before its coefficient (ST-MoE, arXiv 2202.08906, equation 5)."""
+    return torch.logsumexp(logits, dim=-1).square().mean()
+
+
+def layer_loss(case: Case, logits: torch.Tensor) -> torch.Tensor:
+    """One layer's loss before its coefficient; logits are [batch, sequence, experts].
+
+    `seq_aux_loss` balances each sequence and is averaged over them. `aux_loss` balances the tokens that go through the layer
+    together, a micro-batch, and is averaged over these.
+    """
+    if case.training.balancing == "z_loss":
+        return z_loss(logits)
+    if case.training.balancing == "aux_loss":
+        logits = logits.reshape(-1, case.micro_batch_size * logits.shape[1], logits.shape[2])
+    return sequence_balance(logits, case.model.num_experts_per_tok).mean()
+
+
+class Balance:
+    """The balancing losses of a step, from what the routers' logits are while it is watching."""
+
+    def __init__(self, hf: DeepseekV3ForCausalLM, case: Case) -> None:
+        self._case = case
+        layers = case.model.moe_layers if case.training.balancing != "none" else ()
+        self._gates = {layer: hf.model.layers[layer].mlp.gate for layer in layers}
+        self._logits: dict[int, torch.Tensor] = {}
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Take in the logits of the forward pass within it."""
+        hooks = [gate.register_forward_hook(self._take(layer)) for layer, gate in self._gates.items()]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def losses(self) -> dict[int, torch.Tensor]:
+        """Each layer's loss before its coefficient."""
+        shape = (self._case.batch_size, self._case.seq_length, -1)
+        return {layer: layer_loss(self._case, logits.view(shape)) for layer, logits in self._logits.items()}
+
+    def total(self) -> torch.Tensor | float:
+        """What the losses add to the step's loss."""
+        return sum((BALANCE_COEFFICIENT * loss for loss in self.losses().values()), 0.0)
+
+    def _take(self, layer: int) -> Callable[..., None]:
+        def hook(module: Any, arguments: Any, output: Any) -> None:
+            self._logits[layer] = output[0]
+
+        return hook
