@@ -207,3 +207,13 @@ def test_a_piece_survives_the_way_from_its_rank() -> None:
 def test_differences_are_readable(number: float, text: str) -> None:
     """Six decimals where they show it, powers of ten where they do not."""
     assert readable(number) == text
+
+
+def test_a_run_repeats_where_every_byte_does() -> None:
+    """Whatever it is compared with: another run of the same case may be measured against something else."""
+    first, again, other = (
+        Measurement("x", SHAPE, (piece(0, whole(SHAPE), candidate),))
+        for candidate in (reference(), reference(), reference() + 1e-15)
+    )
+    assert first.repeats(again)
+    assert not first.repeats(other)

@@ -175,6 +175,9 @@ class Parity:
         measured = alone.measurement(name, shape) if alone else None
         if measured is None or not measured.pieces or not measured.difference.finite:
             return verdict
+        if not measured.repeats(self.result.measurement(name, shape)):
+            said = "not repeatable: run again, other bytes come out (a race, or something random)"
+            return replace(verdict, reasons=(*verdict.reasons, said))
         error = measured.difference.relative_error
         kind = "modelling" if error <= limits.relative_error else "sharding"
         return replace(verdict, reasons=(*verdict.reasons, f"{kind}: off by {error:.1e} from the same model on one rank"))

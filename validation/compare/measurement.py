@@ -63,6 +63,11 @@ class Measurement:
         """The piece with the largest difference, or the first that is not finite."""
         return max(self.pieces, key=_badness)
 
+    def repeats(self, other: Measurement) -> bool:
+        """Whether two runs of a case have the same bytes everywhere, whatever they were compared with."""
+        bytes_of = [{(piece.rank, piece.box, piece.digest) for piece in run.pieces} for run in (self, other)]
+        return bytes_of[0] == bytes_of[1]
+
     @property
     def ranks(self) -> tuple[int, ...]:
         """The ranks that hold a piece."""
