@@ -29,20 +29,19 @@ ROUNDS = 3
 """How often one command is timed: a further layout is a difference of two times, which a busy neighbour spoils."""
 
 
-def cases(layouts: str, steps: int) -> tuple[Case, ...]:
+def cases(words: list[str]) -> tuple[Case, ...]:
     """The cases that the command compares."""
     parser = argparse.ArgumentParser()
     add_options(parser.add_argument)
-    return settings(parser.parse_args(["--layouts", layouts, "--steps", str(steps)]), "").cases
+    return settings(parser.parse_args(words), "").cases
 
 
-def one_command(layouts: str, steps: int) -> float:
+def one_command(words: list[str]) -> float:
     """Seconds for all layouts in one command."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.monotonic()
-        words = ["--layouts", layouts, "--steps", str(steps), "--results", folder]
         subprocess.run(
-            [sys.executable, "-m", "validation", "run", *words],
+            [sys.executable, "-m", "validation", "run", *words, "--results", folder],
             check=True,
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
@@ -96,13 +95,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="one command against one torchrun per layout")
     parity = next(row for row in rows() if row.session == "parity")
     parser.add_argument("layouts", nargs="?", default=",".join(parity.layouts))
-    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--steps", help="optimizer steps in every case (default: those of nox -s parity)")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     given = parser.parse_args()
     first, count = given.layouts.split(",")[0], len(given.layouts.split(","))
+    steps = [] if given.steps is None else ["--steps", given.steps]
     timed, further = [], []
-    for _ in range(ROUNDS):
-        timed.append(one_command(given.layouts, given.steps))
-        alone = one_command(first, given.steps)
+    for _ in range(given.rounds):
+        timed.append(one_command(["--layouts", given.layouts, *steps]))
+        alone = one_command(["--layouts", first, *steps])
         further.append((timed[-1] - alone) / max(1, count - 1))
         print(
             f"one command, {count} layouts: {timed[-1]:.1f} s; {first} alone: {alone:.1f} s; "
@@ -112,7 +113,7 @@ def main() -> None:
     ours = statistics.median(timed)
     print(f"medians: {ours:.1f} s, each further layout {statistics.median(further):.2f} s", flush=True)
     theirs = 0.0
-    for case in cases(given.layouts, given.steps):
+    for case in cases(["--layouts", given.layouts, *steps]):
         seconds = usual_way(case)
         theirs += seconds
         print(f"one torchrun, {case.arrangement}: {seconds:.1f} s", flush=True)
