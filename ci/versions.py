@@ -18,7 +18,7 @@ _HEAD = """# Versions
 
 What each release computes, measured by `nox -s versions` and written by it (`ci/versions.py`) from `docs/versions.json`:
 the same code, preset tiny, fp64 on the CPU, every release in its own environment. Forward, gradients of every tensor between
-modules, gradients of every parameter after `finalize_model_grads`, all against HuggingFace.
+modules, gradients of every parameter after `finalize_model_grads`, two optimizer steps, all against HuggingFace.
 
 - **right**: every check passes; the number is the largest relative error of any tensor.
 - **wrong**: as many of the checks fail; the link leads to what the bug is.
