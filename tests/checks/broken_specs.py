@@ -119,12 +119,12 @@ def nan_in_one_gradient(config: MLATransformerConfig, vp_stage: int | None) -> T
     return _sound(config, vp_stage)
 
 
-def gradient_reduction_lost(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
-    """Layer 1's router weight is not marked as seeing a part of the sequence only."""
+def _unmark(name: str) -> None:
+    """Have a parameter not marked as seeing a part of the sequence only, when gradient buffers are made."""
 
     def unmarked(sound: Callable[..., Any]) -> Callable[..., Any]:
         def wrap(chunks: Any, case: Any) -> Any:
-            weight = _tensor(chunks, "decoder.layers.1.mlp.router.weight")
+            weight = _tensor(chunks, name)
             assert weight.sequence_parallel
             weight.sequence_parallel = False
             return sound(chunks, case)
@@ -132,20 +132,17 @@ def gradient_reduction_lost(config: MLATransformerConfig, vp_stage: int | None) 
         return wrap
 
     _replace(build, "wrap", unmarked)
+
+
+def gradient_reduction_lost(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """Layer 1's router weight is not marked as seeing a part of the sequence only."""
+    _unmark("decoder.layers.1.mlp.router.weight")
     return _sound(config, vp_stage)
 
 
 def norm_unmarked(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
     """Layer 1's input norm is not marked as seeing a part of the sequence only."""
-
-    def unmarked(sound: Callable[..., Any]) -> Callable[..., Any]:
-        def wrap(chunks: Any, case: Any) -> Any:
-            _tensor(chunks, "decoder.layers.1.input_layernorm.weight").sequence_parallel = False
-            return sound(chunks, case)
-
-        return wrap
-
-    _replace(build, "wrap", unmarked)
+    _unmark("decoder.layers.1.input_layernorm.weight")
     return _sound(config, vp_stage)
 
 

@@ -34,7 +34,7 @@ def key(case: Case) -> str:
         "batch": [case.batch_size, case.seq_length],
         "layers": case.layers,
         "training": [case.training.steps, case.training.loss, case.training.balancing, asdict(ADAM), BALANCE_COEFFICIENT],
-        "micro_batch": case.micro_batch_size if "mean" in case.training.loss or case.training.balancing == "aux_loss" else None,
+        "micro_batch": case.micro_batch_size if case.training.loss == "mean" or case.training.balancing == "aux_loss" else None,
         "checkpoint": _checkpoint_stamp(case.hf_model_path),
         "versions": _versions(),
         "source": _source_digest(),

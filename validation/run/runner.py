@@ -64,7 +64,7 @@ class Runner:
                 reference = self._reference(case)
             start = time.monotonic()
             facts = reference.facts()
-            with launch.run_folder(self._kept(case)) as folder:
+            with launch.run_folder(self._debug_folder(case)) as folder:
                 reports = launch.launch(
                     entry.rank,
                     (case.to_json(), str(folder), str(reference.folder), self._settings.timeout, ""),
@@ -87,7 +87,7 @@ class Runner:
             return None
         try:
             if alone not in self._single:
-                self._single[alone] = self._keep(alone)
+                self._single[alone] = self._of_one_rank(alone)
             with launch.run_folder() as folder:
                 arguments = (case.to_json(), str(folder), str(self._single[alone]), self._settings.timeout, "")
                 reports = launch.launch(entry.rank, arguments, case.layout.ranks, folder, self._settings.timeout)
@@ -95,7 +95,7 @@ class Runner:
             return None
         return merged(case, 0.0, {}, reports)
 
-    def _keep(self, case: Case) -> Path:
+    def _of_one_rank(self, case: Case) -> Path:
         """A folder like a reference's with what the candidate of one rank computes."""
         reference = self._reference(case)
         kept = Path(tempfile.mkdtemp(prefix="plumbline-single-"))
@@ -108,7 +108,7 @@ class Runner:
             launch.launch(entry.rank, arguments, 1, folder, self._settings.timeout)
         return kept
 
-    def _kept(self, case: Case) -> Path | None:
+    def _debug_folder(self, case: Case) -> Path | None:
         return self._settings.results / "debug" / case.name if self._settings.debug else None
 
     def _reference(self, case: Case) -> store.Reference:
