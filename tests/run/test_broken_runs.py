@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from tests.run import breaking
 from validation.case.errors import ExitCode
@@ -133,6 +136,22 @@ def test_a_run_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RunBroke):
         launch.launch(breaking.rank, (str(tmp_path), "hangs"), 2, tmp_path, TIMEOUT, interrupt)
     assert_nothing_is_left(tmp_path)
+
+
+def test_a_port_may_come_round_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ports are few and runs many: the store of an earlier run on the same one is not in the way of what elastic does."""
+    port = launch.meeting_place().port
+
+    class Again(socket.socket):
+        def bind(self, address: Any) -> None:
+            self.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            super().bind((address[0], port))
+
+    monkeypatch.setattr(socket, "socket", Again)
+    store = launch.meeting_place()
+    taken_over = TCPStore("localhost", port, is_master=True, wait_for_workers=False, multi_tenant=True)
+    store.set("said by", "the launcher")
+    assert taken_over.get("said by") == b"the launcher"
 
 
 def test_a_report_is_there_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -16,9 +17,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from validation.case.errors import ExitCode, InfrastructureError
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 GRACE = 2.0
 """Seconds between asking a hung rank for its stacks and killing it."""
@@ -105,13 +109,10 @@ def launch(
 
 
 def _elastic(entry: Callable[..., None], arguments: tuple[Any, ...], ranks: int, folder: Path) -> None:
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # The store that the ranks meet in, on a port that is free and stays ours: elastic takes it over, being in this process.
-    # Elastic's own way to a free port, the c10d rendezvous, reads the source of every caller for its log: 50 ms a case.
-    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False, multi_tenant=True)
+    store = meeting_place()
     for name in ("torch.distributed.elastic", "torch.distributed.run", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     config = LaunchConfig(
@@ -129,6 +130,27 @@ def _elastic(entry: Callable[..., None], arguments: tuple[Any, ...], ranks: int,
         logs_specs=DefaultLogsSpecs(log_dir=str(folder / "logs"), redirects=Std.ALL),
     )
     elastic_launch(config, entry)(*arguments)
+
+
+def meeting_place() -> TCPStore:
+    """The store that the ranks meet in, on a port that is free and stays ours: elastic takes it over, being in this process.
+
+    Elastic's own way to a free port, the c10d rendezvous, reads the source of every caller for its log: 50 ms a case. And a
+    store on port 0 cannot be taken over where this process had one on the same port before: torch looks for a dead store
+    only under a port that it is given, so the socket is bound here.
+    """
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    listening = socket.socket()
+    listening.bind(("localhost", 0))
+    port = listening.getsockname()[1]
+    return TCPStore(
+        *("localhost", port),
+        is_master=True,
+        wait_for_workers=False,
+        multi_tenant=True,
+        master_listen_fd=listening.detach(),
+    )
 
 
 class _Watch:
