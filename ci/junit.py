@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from xml.etree import ElementTree
 
 from junitparser import Error, Failure, JUnitXml, Properties, Property, Skipped, TestCase, TestSuite
+from junitparser.junitparser import etree  # lxml, or the standard library's where there is none
 
 LARGEST_FILE = 32 << 20
 """Bytes; a file of a thousand checks is a hundredth of it."""
@@ -59,9 +59,11 @@ def write(path: Path, suite: Suite) -> None:
     xml.add_testsuite(_suite(suite))
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.part")
-    # junitparser's own pretty printing loses the line ends of messages before Python 3.13.
-    ElementTree.indent(xml._elem)
-    xml.write(str(unfinished))
+    # junitparser's own pretty printing loses the line ends of messages before Python 3.13, and its writing goes through
+    # an encoder for each of ten thousand attributes.
+    etree.indent(xml._elem)
+    text = etree.tostring(xml._elem, encoding="unicode")
+    unfinished.write_text(f'<?xml version="1.0" encoding="utf-8"?>\n{text}', encoding="utf-8")
     os.replace(unfinished, path)
 
 

@@ -1,6 +1,7 @@
 """`python -m validation`."""
 
 import atexit
+import gc
 import os
 import sys
 
@@ -8,6 +9,8 @@ from validation.case.errors import ExitCode
 from validation.cli import main
 
 if __name__ == "__main__":
+    # torch and ten thousand checks are objects by the million and few cycles: by default Python looks for them all the time.
+    gc.set_threshold(50_000, 20, 20)
     try:
         code = main()
         sys.stdout.flush()

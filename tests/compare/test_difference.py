@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 
 import numpy
 import pytest
@@ -30,7 +31,7 @@ def measured(candidate: torch.Tensor, reference: torch.Tensor) -> Difference:
 
 def assert_same(one: Difference, other: Difference) -> None:
     """All fields: counts and places exactly, sums up to the order in which they were added."""
-    left, right = one.as_dict(), other.as_dict()
+    left, right = asdict(one), asdict(other)
     for sums in ("sum_abs", "sum_squares", "reference_squares", "cross"):
         assert left.pop(sums) == pytest.approx(right.pop(sums), rel=1e-12)
     assert left == right
@@ -200,5 +201,5 @@ def test_a_difference_survives_json(spoil: Callable[[torch.Tensor], torch.Tensor
     """Ranks send differences as JSON: NaN and infinity arrive as such."""
     candidate, reference = pair()
     found = measured(spoil(candidate), reference)
-    back = Difference.from_dict(json.loads(json.dumps(found.as_dict())))
+    back = Difference.from_list(json.loads(json.dumps(found.as_list())))
     assert repr(back) == repr(found)

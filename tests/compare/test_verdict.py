@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import replace
 
 import numpy
 import pytest
 import torch
 
-from validation.compare.difference import Difference, measure
+from validation.compare.difference import measure
 from validation.compare.measurement import Measurement, PieceReport
 from validation.compare.piece import Box, slices, whole
 from validation.compare.verdict import ERROR, EXACT, FAIL, LIMITS, PASS, Limits, Verdict, judge, readable
@@ -73,9 +74,10 @@ def test_what_is_not_finite_fails_under_any_limits(bad: float, limits: Limits) -
 
 def test_statistics_that_are_nan_fail() -> None:
     """Even where no element was counted as not finite: every test is written so that NaN fails it."""
-    statistics = dict.fromkeys(("max_abs", "sum_abs", "sum_squares", "reference_squares", "cross"), math.nan)
     sound = measure(reference(), reference(), whole(SHAPE))
-    report = PieceReport(0, whole(SHAPE), Difference.from_dict(sound.as_dict() | statistics), "")
+    nan = math.nan
+    statistics = replace(sound, max_abs=nan, sum_abs=nan, sum_squares=nan, reference_squares=nan, cross=nan)
+    report = PieceReport(0, whole(SHAPE), statistics, "")
     assert verdict(report, limits=Limits(math.inf)).status == FAIL
 
 

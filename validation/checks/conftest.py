@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -58,11 +59,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Case by case, section by section, layer by layer, each layer in data-flow order."""
     # A check for every layer of a kind that the model has none of (experts in a dense model) is no check of this model.
-    items[:] = sorted((item for item in items if has_a_case(item)), key=_place)
+    if items:
+        order = {case.name: index for index, case in enumerate(items[0].config.stash[SETTINGS].cases)}
+        items[:] = sorted((item for item in items if has_a_case(item)), key=lambda item: _place(item, order))
 
 
-def _place(item: Any) -> tuple[int, int, int, int]:
-    order = {case.name: index for index, case in enumerate(item.config.stash[SETTINGS].cases)}
+def _place(item: Any, order: Mapping[str, int]) -> tuple[int, int, int, int]:
+    """Where an item stands: its case's place in `order` (by name), its section, its layer, its line in the module."""
     parity = parity_of(item)
     layer = item.callspec.params.get("layer", -1) if hasattr(item, "callspec") else -1
     place = order[parity.case.name] if parity else -1

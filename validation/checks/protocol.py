@@ -16,6 +16,7 @@ class Straight:
 
     def __init__(self) -> None:
         self._all_plain = False
+        self._first: dict[Any, Any] = {}
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Look at what has been selected."""
@@ -28,6 +29,7 @@ class Straight:
         if not self._all_plain:
             return None
         hook = item.ihook
+        self._share_location(item)
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         call = pytest.CallInfo.from_call(
             lambda: item.obj(**item.callspec.params), "call", reraise=(KeyboardInterrupt, pytest.exit.Exception)
@@ -38,6 +40,13 @@ class Straight:
             hook.pytest_exception_interact(node=item, call=call, report=report)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
+
+    def _share_location(self, item: Any) -> None:
+        """Where a function stands, pytest asks the file system with every check; its checks differ in their names alone."""
+        first = self._first.setdefault(item.function, item)
+        if first is not item:
+            path, line, name = first.location
+            vars(item)["location"] = (path, line, name.removesuffix(first.name) + item.name)
 
 
 def _is_plain(item: Any) -> bool:

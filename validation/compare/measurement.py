@@ -24,13 +24,13 @@ class PieceReport:
 
     def as_list(self) -> list[Any]:
         """The report for JSON; the rank is known from the file."""
-        return [self.box, self.difference.as_dict(), self.digest]
+        return [self.box, self.difference.as_list(), self.digest]
 
     @classmethod
     def from_list(cls, rank: int, data: list[Any]) -> PieceReport:
         """The report that `as_list` wrote."""
         box, difference, digest = data
-        return cls(rank, tuple((start, stop) for start, stop in box), Difference.from_dict(difference), digest)
+        return cls(rank, tuple((start, stop) for start, stop in box), Difference.from_list(difference), digest)
 
 
 @dataclass(frozen=True)

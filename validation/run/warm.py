@@ -6,10 +6,14 @@ Imported in the fork server by name. Nothing here may start a thread, a process 
 from __future__ import annotations
 
 import gc
-import os
-import warnings
 
-from validation import checkout
+# Imports and ranks make objects by the million and few cycles: the default of 700 has Python look for them all the time.
+gc.set_threshold(20_000, 20, 20)
+
+import os  # noqa: E402
+import warnings  # noqa: E402
+
+from validation import checkout  # noqa: E402
 
 ON_CPU = os.environ.get("PLUMBLINE_TRANSPORT", "gloo") == "gloo"
 
@@ -35,5 +39,3 @@ platform.mend(on_cpu=ON_CPU)
 # What is imported stays: kept out of the collector, its pages are not copied into every rank by a collection there.
 gc.collect()
 gc.freeze()
-# A rank makes tensors by the thousand and few cycles: the default of 700 allocations has it look for them all the time.
-gc.set_threshold(20_000, 20, 20)
