@@ -26,7 +26,7 @@ from validation.case.case import Case  # noqa: E402
 from validation.run.options import add_options, settings  # noqa: E402
 
 ROUNDS = 3
-"""How often one command is timed: a further layout is a difference of two times, which a busy neighbour spoils."""
+"""How often one command is timed, between the torchruns: a neighbour that is busy for minutes would favour one side."""
 
 
 def cases(words: list[str]) -> tuple[Case, ...]:
@@ -100,8 +100,9 @@ def main() -> None:
     given = parser.parse_args()
     first, count = given.layouts.split(",")[0], len(given.layouts.split(","))
     steps = [] if given.steps is None else ["--steps", given.steps]
-    timed, further = [], []
-    for _ in range(given.rounds):
+    timed, further, theirs = [], [], 0.0
+
+    def one_round() -> None:
         timed.append(one_command(["--layouts", given.layouts, *steps]))
         alone = one_command(["--layouts", first, *steps])
         further.append((timed[-1] - alone) / max(1, count - 1))
@@ -110,13 +111,16 @@ def main() -> None:
             f"each further layout {further[-1]:.2f} s",
             flush=True,
         )
-    ours = statistics.median(timed)
-    print(f"medians: {ours:.1f} s, each further layout {statistics.median(further):.2f} s", flush=True)
-    theirs = 0.0
-    for case in cases(["--layouts", given.layouts, *steps]):
+
+    every = -(-count // given.rounds)
+    for index, case in enumerate(cases(["--layouts", given.layouts, *steps])):
+        if index % every == 0:
+            one_round()
         seconds = usual_way(case)
         theirs += seconds
         print(f"one torchrun, {case.arrangement}: {seconds:.1f} s", flush=True)
+    ours = statistics.median(timed)
+    print(f"one command: median {ours:.1f} s, each further layout {statistics.median(further):.2f} s")
     print(f"one torchrun per layout: {theirs:.1f} s")
     print(f"ratio: {theirs / ours:.1f}")
 

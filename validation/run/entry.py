@@ -12,10 +12,3 @@ def rank(case: str, run_folder: str, reference_folder: str, timeout: float, keep
     from validation.run import worker
 
     worker.rank(case, run_folder, reference_folder, timeout, keep)
-
-
-def reference(case: str, run_folder: str, home: str, threads: int) -> None:
-    """The one process that computes a reference."""
-    from validation.run import worker
-
-    worker.reference(case, run_folder, home, threads)

@@ -94,11 +94,11 @@ def launch(
     progress: Callable[[str], None] = lambda step: None,
 ) -> list[dict[str, Any]]:
     """Run `entry(*arguments)` in `ranks` processes and return what each wrote. Raises RunBroke."""
-    with _watched(folder, ranks, timeout, progress) as watch:
+    with watched(folder, ranks, timeout, progress) as watch:
         try:
             _elastic(entry, arguments, ranks, folder)
         except Exception as error:  # elastic's own errors have no common base that says more than what the ranks left
-            raise RunBroke(_post_mortem(folder, ranks, timeout, watch, error)) from error
+            raise RunBroke(post_mortem(folder, ranks, timeout, watch, _failures(error), str(error))) from error
     found = []
     for rank in range(ranks):
         try:
@@ -153,13 +153,13 @@ def meeting_place() -> TCPStore:
     )
 
 
-class _Watch:
+class Watch:
     """A thread that reports progress and, when time is up, has every rank write its stacks and then kills it."""
 
     def __init__(self, folder: Path, ranks: int, timeout: float, progress: Callable[[str], None]) -> None:
         self._folder, self._ranks, self._timeout, self._progress = folder, ranks, timeout, progress
         self._done = threading.Event()
-        self.timed_out = False
+        self.timed_out = self.killed = False
         self.vanished: int | None = None
 
     def run(self) -> None:
@@ -180,6 +180,7 @@ class _Watch:
                 self._signal(signal.SIGUSR1)
                 self._done.wait(GRACE)
                 self._signal(signal.SIGKILL)
+                self.killed = True
 
     def stop(self) -> None:
         """The run is over."""
@@ -205,8 +206,9 @@ class _Watch:
 
 
 @contextlib.contextmanager
-def _watched(folder: Path, ranks: int, timeout: float, progress: Callable[[str], None]) -> Iterator[_Watch]:
-    watch = _Watch(folder, ranks, timeout, progress)
+def watched(folder: Path, ranks: int, timeout: float, progress: Callable[[str], None]) -> Iterator[Watch]:
+    """Within it a thread watches over the ranks of a run, and `kill_all` ends them."""
+    watch = Watch(folder, ranks, timeout, progress)
     thread = threading.Thread(target=watch.run, daemon=True)
     thread.start()
     _running.add(watch)
@@ -218,7 +220,7 @@ def _watched(folder: Path, ranks: int, timeout: float, progress: Callable[[str],
         thread.join()
 
 
-_running: set[_Watch] = set()
+_running: set[Watch] = set()
 
 
 def kill_all() -> None:
@@ -235,8 +237,19 @@ def last_step(folder: Path, rank: int) -> str:
         return ""
 
 
-def _post_mortem(folder: Path, ranks: int, timeout: float, watch: _Watch, error: Exception) -> Broken:
-    """Which rank broke the run, and how. A time-out says nothing of who was late, so it names what each was doing."""
+def _failures(error: Exception) -> list[tuple[int, int]]:
+    """Rank and exit code of every process that elastic saw fail, the first to fail first."""
+    failures = sorted(getattr(error, "failures", {}).items(), key=lambda item: item[1].timestamp)
+    return [(rank, failure.exitcode) for rank, failure in failures]
+
+
+def post_mortem(
+    folder: Path, ranks: int, timeout: float, watch: Watch, failures: list[tuple[int, int]], otherwise: str = ""
+) -> Broken:
+    """Which rank broke the run, and how. A time-out says nothing of who was late, so it names what each was doing.
+
+    `failures` are ranks with their exit codes, the first to fail first; `otherwise` is what is known where there is none.
+    """
     stacks = _stacks(folder, ranks)
     if watch.vanished is not None and not (folder / f"rank-{watch.vanished}.error").exists():
         doing = last_step(folder, watch.vanished) or "start"
@@ -246,18 +259,16 @@ def _post_mortem(folder: Path, ranks: int, timeout: float, watch: _Watch, error:
         return Broken(
             None, f"the ranks did not finish within {timeout:g} s ({doing}); raise --timeout or look at the stacks", stacks
         )
-    failures = getattr(error, "failures", {})
-    for rank, failure in sorted(failures.items(), key=lambda item: item[1].timestamp):
+    for rank, code in failures:
         raised = folder / f"rank-{rank}.error"
         if raised.exists():
             left = json.loads(raised.read_text())
             return Broken(rank, f"rank {rank} raised {left['error']}", stacks, ExitCode(left["exit_code"]))
         doing = last_step(folder, rank) or "start"
-        if failure.exitcode < 0:
-            name = signal.Signals(-failure.exitcode).name
-            return Broken(rank, f"rank {rank} was killed by {name} in '{doing}'", stacks)
-        return Broken(rank, f"rank {rank} ended with exit status {failure.exitcode} in '{doing}'", stacks)
-    return Broken(None, f"the ranks could not be started: {error}", stacks)
+        if code < 0:
+            return Broken(rank, f"rank {rank} was killed by {signal.Signals(-code).name} in '{doing}'", stacks)
+        return Broken(rank, f"rank {rank} ended with exit status {code} in '{doing}'", stacks)
+    return Broken(None, f"the ranks could not be started: {otherwise}", stacks)
 
 
 def _stacks(folder: Path, ranks: int) -> str:

@@ -9,8 +9,10 @@ from validation import checkout
 from validation.case import preflight
 from validation.case.errors import EnvironmentMissing, UsageError
 from validation.machine import ABSENT, available_memory, gpus, version
+from validation.reference import store
 from validation.run import launch
 from validation.run.options import Settings
+from validation.run.references import REFERENCES
 
 PACKAGES = ("torch", "transformers", "megatron-core", "safetensors", "pytest", "junitparser", "pyyaml")
 """Without one of these no case runs."""
@@ -26,6 +28,8 @@ def prepare(settings: Settings) -> None:
     _find_implementation(settings.cases[0].implementation)
     launch.prepare(settings.cases[0].transport, steps=any(case.training.steps for case in settings.cases))
     launch.warm_up()
+    if settings.fresh or any(store.find(case, settings.home) is None for case in settings.cases):
+        REFERENCES.warm_up()
     if settings.cases[0].hf_model_path is not None:
         _verify(settings)
 
@@ -55,7 +59,6 @@ def _find_implementation(name: str) -> None:
 
 def _verify(settings: Settings) -> None:
     """The whole checkpoint, values included, unless a reference was made from it: it was whole then and has not changed."""
-    from validation.reference import store
     from validation.reference.checkpoint import Checkpoint, verify
 
     # With an MTP layer and without it are two models of one folder.

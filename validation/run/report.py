@@ -35,9 +35,12 @@ class RankReport:
 
     def write(self, findings: dict[str, Any]) -> None:
         """Leave the findings, whole or not at all."""
-        unfinished = self.path("json.part")
-        unfinished.write_text(json.dumps(findings))
-        unfinished.replace(self.path("json"))
+        self._leave("json", findings)
+
+    def _leave(self, kind: str, what: dict[str, Any]) -> None:
+        unfinished = self.path(f"{kind}.part")
+        unfinished.write_text(json.dumps(what))
+        unfinished.replace(self.path(kind))
 
     @contextmanager
     def last_words(self) -> Iterator[None]:
@@ -56,7 +59,7 @@ class RankReport:
                 sentence = f"{kind.__module__}.{kind.__qualname__}: {error}" if kind.__module__ != "builtins" else repr(error)
                 code = getattr(error, "exit_code", ExitCode.INFRASTRUCTURE)
                 left = {"error": sentence, "stack": traceback.format_exc(), "exit_code": int(code)}
-                self.path("error").write_text(json.dumps(left))
+                self._leave("error", left)
                 raise
             finally:
                 faulthandler.disable()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import threading
@@ -17,6 +16,7 @@ from validation.case.layout import Layout
 from validation.reference import store
 from validation.run import entry, launch
 from validation.run.options import Settings
+from validation.run.references import REFERENCES
 from validation.run.result import Result, merged
 
 Progress = Callable[[Case, str], None]
@@ -51,6 +51,7 @@ class Runner:
         """Start nothing more, and end what is still running."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         launch.kill_all()
+        REFERENCES.close()
         self._pool.shutdown(wait=True)
         for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)
@@ -118,13 +119,8 @@ class Runner:
         if stored is not None and (not self._settings.fresh or wanted in self._fresh):
             return stored
         with launch.run_folder() as folder:
-            launch.launch(
-                entry.reference,
-                (case.to_json(), str(folder), str(self._settings.home), os.cpu_count() or 1),
-                1,
-                folder,
-                self._settings.timeout,
-                lambda step: self._progress(case, step),
+            REFERENCES.compute(
+                case, self._settings.home, folder, self._settings.timeout, lambda step: self._progress(case, step)
             )
         self._fresh.add(wanted)
         found = store.find(case, self._settings.home)

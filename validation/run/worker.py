@@ -41,20 +41,6 @@ def rank(case_text: str, run_folder: str, reference_folder: str, timeout: float,
         report.write(_findings(case, Reference(Path(reference_folder)), report, timeout, keep))
 
 
-def reference(case_text: str, run_folder: str, home: str, threads: int) -> None:
-    """Entry point of the one process that computes a reference."""
-    report = RankReport(Path(run_folder), 0)
-    with report.last_words():
-        # transformers is imported by the one process that needs it: where the reference is stored, none does.
-        from validation.reference import compute
-
-        torch.set_num_threads(threads)
-        case = Case.from_json(case_text)
-        device = torch.device("cuda", 0) if case.transport == "nccl" else torch.device("cpu")
-        stored = compute.compute(case, Path(home), device, report.progress)
-        report.write({"folder": str(stored.folder)})
-
-
 def _findings(case: Case, stored: Reference, report: RankReport, timeout: float, keep: str) -> dict[str, Any]:
     on_cpu = case.transport == "gloo"
     report.progress("process groups")

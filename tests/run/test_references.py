@@ -1,0 +1,112 @@
+"""The process that computes references: one for all of them, and what becomes of a reference that cannot be had."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from validation.case.case import Case
+from validation.case.errors import ExitCode
+from validation.case.layout import Layout
+from validation.case.preset import TINY
+from validation.reference import store
+from validation.run import launch
+from validation.run.launch import RunBroke
+from validation.run.references import ReferenceProcess
+
+CASE = Case(
+    preset="tiny",
+    model=replace(TINY.model, num_hidden_layers=1),
+    layout=Layout(),
+    precision="fp64",
+    implementation="local",
+    transport="gloo",
+    seed=1,
+    batch_size=2,
+    micro_batch_size=1,
+    seq_length=8,
+)
+
+
+@pytest.fixture
+def process() -> Iterator[ReferenceProcess]:
+    found = ReferenceProcess()
+    yield found
+    found.close()
+
+
+def compute(process: ReferenceProcess, case: Case, folder: Path, timeout: float = 60.0) -> None:
+    """The reference of `case` below `folder`, what a rank leaves behind beside it."""
+    left = folder / "left"
+    left.mkdir(exist_ok=True)
+    for path in left.iterdir():
+        path.unlink()
+    process.compute(case, folder / "home", left, timeout, lambda step: None)
+
+
+def test_one_process_computes_all_references(process: ReferenceProcess, tmp_path: Path) -> None:
+    """The second is computed where the first was."""
+    first = process.warm_up()
+    for seed in (1, 2):
+        case = replace(CASE, seed=seed)
+        compute(process, case, tmp_path)
+        assert store.find(case, tmp_path / "home") is not None
+    assert process.warm_up() is first
+
+
+def test_a_reference_that_fails_says_why_and_the_next_one_is_computed(process: ReferenceProcess, tmp_path: Path) -> None:
+    """A folder that holds no checkpoint is the user's mistake, with its exit code; the process goes on."""
+    with pytest.raises(RunBroke, match=r"rank 0 raised .*UsageError.*config\.json") as raised:
+        compute(process, replace(CASE, hf_model_path=str(tmp_path)), tmp_path)
+    assert raised.value.broken.exit_code == ExitCode.USAGE
+    assert "in reference" in raised.value.broken.stacks
+    compute(process, CASE, tmp_path)
+    assert store.find(CASE, tmp_path / "home") is not None
+
+
+def test_a_process_that_is_gone_is_started_anew(process: ReferenceProcess, tmp_path: Path) -> None:
+    """As when the kernel has killed it for its memory."""
+    first = process.warm_up()
+    first.kill()
+    first.wait()
+    compute(process, CASE, tmp_path)
+    assert process.warm_up().pid != first.pid
+
+
+def test_a_process_that_hangs_is_ended(process: ReferenceProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where it hangs before it has read what it is asked for, and so has left no word in the folder."""
+    monkeypatch.setattr(launch, "GRACE", 0.1)
+    hanging = process.warm_up()
+    os.kill(hanging.pid, signal.SIGSTOP)
+    with pytest.raises(RunBroke, match=r"did not finish within 0\.2 s \(rank 0 in 'start'\)") as raised:
+        compute(process, CASE, tmp_path, timeout=0.2)
+    assert raised.value.broken.exit_code == ExitCode.INFRASTRUCTURE
+    assert hanging.poll() is not None
+
+
+def test_a_process_that_cannot_start_shows_what_it_said(
+    process: ReferenceProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transformers that cannot be imported is seen in its own words."""
+    (tmp_path / "transformers").mkdir()
+    (tmp_path / "transformers" / "__init__.py").write_text("raise ImportError('this transformers is broken')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RunBroke, match="rank 0 ended with exit status 1 in 'start'") as raised:
+        compute(process, CASE, tmp_path)
+    assert "this transformers is broken" in raised.value.broken.stacks
+
+
+def test_closing_ends_it(process: ReferenceProcess) -> None:
+    """Nothing is left running."""
+    running = process.warm_up()
+    process.close()
+    end = time.monotonic() + 5
+    while Path(f"/proc/{running.pid}").exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not Path(f"/proc/{running.pid}").exists()

@@ -1,0 +1,44 @@
+"""The other end of validation.run.references: `python -m validation.run.refer` reads what to compute, and computes it."""
+
+from __future__ import annotations
+
+import gc
+
+# Before what is imported next makes objects by the million.
+gc.set_threshold(20_000, 20, 20)
+
+import contextlib  # noqa: E402
+import json  # noqa: E402
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import torch  # noqa: E402
+
+from validation.case.case import Case  # noqa: E402
+from validation.reference import compute  # noqa: E402
+from validation.run.report import RankReport  # noqa: E402
+
+
+def reference(case_text: str, folder: str, home: str, threads: int) -> None:
+    """Compute one reference; what comes of it is in `folder`, as what comes of a rank is."""
+    report = RankReport(Path(folder), 0)
+    with report.last_words():
+        torch.set_num_threads(threads)
+        case = Case.from_json(case_text)
+        device = torch.device("cuda", 0) if case.transport == "nccl" else torch.device("cpu")
+        stored = compute.compute(case, Path(home), device, report.progress)
+        report.write({"folder": str(stored.folder)})
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def main() -> None:
+    """A line of JSON each until there are no more; one that fails has left word of it in its folder."""
+    for line in sys.stdin:
+        asked = json.loads(line)
+        with contextlib.suppress(Exception):
+            reference(asked["case"], asked["folder"], asked["home"], asked["threads"])
+
+
+if __name__ == "__main__":
+    main()

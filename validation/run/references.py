@@ -1,0 +1,85 @@
+"""The process that computes references, one after the other: it imports transformers once, while the fork server imports."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from validation.case.case import Case
+from validation.run import launch
+from validation.run.launch import Broken, RunBroke
+
+_POLL = 0.01
+"""Seconds between two looks at whether a reference is done."""
+
+
+class ReferenceProcess:
+    """Computes what it is asked for, a line of JSON on its standard input each, until that is closed."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self._said: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process may write to it
+        self._one_at_a_time = threading.Lock()
+
+    def warm_up(self) -> subprocess.Popen[str]:
+        """Have it import now what it will need; starts it anew where it has ended."""
+        if self._process is None or self._process.poll() is not None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "validation.run.refer"],
+                stdin=subprocess.PIPE,
+                stdout=self._said,
+                stderr=subprocess.STDOUT,
+                text=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+            )
+        return self._process
+
+    def compute(self, case: Case, home: Path, folder: Path, timeout: float, progress: Callable[[str], None]) -> None:
+        """The reference of `case`, into the store below `home`; `folder` gets what a rank leaves behind. Raises RunBroke."""
+        threads = os.cpu_count() or 1
+        asked = {"case": case.to_json(), "folder": str(folder), "home": str(home.resolve()), "threads": threads}
+        with self._one_at_a_time, launch.watched(folder, 1, timeout, progress) as watch:
+            process = self.warm_up()
+            with contextlib.suppress(OSError):  # it has ended, which is seen next
+                _say(process, json.dumps(asked))
+            left = [folder / "rank-0.json", folder / "rank-0.error"]
+            while process.poll() is None and not any(path.exists() for path in left):
+                if watch.killed:
+                    process.kill()  # it may hang where it has not yet said who it is
+                time.sleep(_POLL)
+            if not left[0].exists():
+                raise RunBroke(self._post_mortem(folder, timeout, watch, process.poll() or 0))
+
+    def close(self) -> None:
+        """End it, whatever it is doing."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _post_mortem(self, folder: Path, timeout: float, watch: launch.Watch, code: int) -> Broken:
+        broken = launch.post_mortem(folder, 1, timeout, watch, [(0, code)])
+        if broken.stacks:
+            return broken
+        # It ended without a word in the folder: what it printed (an import that failed) is all there is.
+        self._said.seek(0)
+        return Broken(broken.rank, broken.sentence, self._said.read(), broken.exit_code)
+
+
+def _say(process: subprocess.Popen[str], line: str) -> None:
+    if process.stdin is not None:
+        process.stdin.write(line + "\n")
+        process.stdin.flush()
+
+
+REFERENCES = ReferenceProcess()
+"""The one of this process."""
