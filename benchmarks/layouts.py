@@ -74,16 +74,16 @@ def judge(case: Case, folder: Path) -> None:
     from validation.case.parameters import parameters
     from validation.case.probes import observed
     from validation.case.steps import stepped
-    from validation.compare.verdict import AFTER_STEPS, LIMITS
+    from validation.compare.verdict import AFTER_STEPS, IN_FP64
     from validation.compare.verdict import judge as verdict
     from validation.run.result import merged
 
     reports = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(case.layout.ranks)]
     result = merged(case, 0.0, {}, reports)
-    limits = LIMITS[case.precision]
+    limits = IN_FP64
     expected = {name: (probe.shape, limits) for name, probe in observed(case).items()}
     expected |= {f"gradients/{name}": (known.shape, limits) for name, known in parameters(case.model).items() if known.trained}
-    expected |= {one.name: (one.shape, AFTER_STEPS[case.precision]) for one in stepped(case).values()}
+    expected |= {one.name: (one.shape, AFTER_STEPS) for one in stepped(case).values()}
     for name, (shape, limit) in expected.items():
         found = verdict(result.measurement(name, shape), name, limit)
         if found.status != "pass":

@@ -13,7 +13,7 @@ import torch
 from validation.compare.difference import measure
 from validation.compare.measurement import Measurement, PieceReport
 from validation.compare.piece import Box, slices, whole
-from validation.compare.verdict import ERROR, EXACT, FAIL, LIMITS, PASS, Limits, Verdict, judge, readable
+from validation.compare.verdict import ERROR, EXACT, FAIL, IN_FP64, PASS, Limits, Verdict, above_floor, judge, readable
 
 SHAPE = (4, 6)
 HALVES: tuple[Box, Box] = (((0, 2), (0, 6)), ((2, 4), (0, 6)))
@@ -30,11 +30,11 @@ def piece(rank: int, box: Box, candidate: torch.Tensor) -> PieceReport:
     return PieceReport(rank, box, measure(part, reference()[slices(box)], box), digest)
 
 
-def verdict(*pieces: PieceReport, limits: Limits = LIMITS["fp64"], routes: bool = False) -> Verdict:
+def verdict(*pieces: PieceReport, limits: Limits = IN_FP64, routes: bool = False) -> Verdict:
     return judge(Measurement("probe", SHAPE, pieces), "Layer 0 Attention Output", limits, routes)
 
 
-def whole_verdict(candidate: torch.Tensor, limits: Limits = LIMITS["fp64"]) -> Verdict:
+def whole_verdict(candidate: torch.Tensor, limits: Limits = IN_FP64) -> Verdict:
     return verdict(piece(0, whole(SHAPE), candidate), limits=limits)
 
 
@@ -60,7 +60,9 @@ def test_a_small_bug_fails(error: float) -> None:
     assert "relative error" in found.line
 
 
-@pytest.mark.parametrize("limits", [LIMITS["fp64"], LIMITS["fp32"], EXACT, Limits(math.inf, math.inf)], ids=str)
+@pytest.mark.parametrize(
+    "limits", [IN_FP64, above_floor(1e-7, "fp32"), above_floor(0.0, "bf16"), EXACT, Limits(math.inf, math.inf)], ids=str
+)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_what_is_not_finite_fails_under_any_limits(bad: float, limits: Limits) -> None:
     """One NaN is counted, named and placed, and passes under no limits at all."""
@@ -169,7 +171,7 @@ def test_fp32_has_an_absolute_limit_as_well() -> None:
     far[7, 7] += 0.01
     box = whole(large.shape)
     report = PieceReport(0, box, measure(far, large, box), "")
-    found = judge(Measurement("probe", (100, 100), (report,)), "Logits", LIMITS["fp32"])
+    found = judge(Measurement("probe", (100, 100), (report,)), "Logits", above_floor(1e-5, "fp32"))
     assert found.status == FAIL
     assert found.reasons == ("max diff 1.00e-02 > 1e-03", "worst at [7, 7] on rank 0")
 

@@ -36,9 +36,10 @@ def step(tmp_path_factory: pytest.TempPathFactory) -> tuple[Batch, Recording]:
     path = Path(tmp_path_factory.mktemp("weights")) / "weights.safetensors"
     save_weights(CASE, path)
     batch, device = make_batch(CASE), torch.device("cpu")
-    with Checkpoint.open(path, MODEL) as checkpoint, computing_in("fp64") as dtype:
-        hf = model.build(MODEL, checkpoint, dtype, device)
-        layers = mtp.build(hf, MODEL, checkpoint, dtype, device)
+    with Checkpoint.open(path, MODEL) as checkpoint, computing_in("fp64"):
+        double = model.Precision(torch.float64, torch.float64)
+        hf = model.build(MODEL, checkpoint, double, device)
+        layers = mtp.build(hf, MODEL, checkpoint, double, device)
         assert layers is not None
         recording = record_step(
             hf,

@@ -11,7 +11,7 @@ from megatron.core.transformer.moe import moe_utils
 
 from validation.candidate.recorder import Recorder
 from validation.case.case import Case
-from validation.compare.precision import DTYPES
+from validation.compare.precision import LOSS_DTYPES
 from validation.reference.store import Reference
 
 NAMES = {"seq_aux_loss": "seq_load_balancing_loss", "aux_loss": "load_balancing_loss", "z_loss": "z_loss"}
@@ -31,13 +31,14 @@ def compare_balancing(case: Case, recorder: Recorder, stored: Reference) -> None
     # Until 0.13 the sequence-wise loss goes by the other's name.
     values = tracker.get(name, tracker.get(NAMES["aux_loss"], {})).get("values")
     layout = case.layout
-    found = torch.zeros(case.model.num_hidden_layers, dtype=DTYPES[case.precision]) if values is None else values.clone()
+    kind = LOSS_DTYPES[case.precision]
+    found = torch.zeros(case.model.num_hidden_layers, dtype=kind) if values is None else values.clone()
     dist.all_reduce(found)
     found /= case.micro_batches * layout.data_parallel
     if case.training.balancing == "z_loss":
         found /= layout.tp * layout.cp
     for layer in case.model.moe_layers:
-        recorder.compare(f"layers.{layer}.moe.balancing", found[layer].to(DTYPES[case.precision]), (), stored.probes)
+        recorder.compare(f"layers.{layer}.moe.balancing", found[layer].to(torch.float64), (), stored.probes, dtype=kind)
 
 
 def _tracker() -> dict[str, Any]:

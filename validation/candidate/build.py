@@ -71,7 +71,12 @@ def wrap(chunks: list[GPTModel], case: Case) -> list[DistributedDataParallel]:
     """The chunks under megatron-core's DistributedDataParallel, with gradients finalised by megatron-core."""
     config = chunks[0].config
     distributed = case.training.optimizer == "distributed"
-    ddp = DistributedDataParallelConfig(overlap_grad_reduce=False, use_distributed_optimizer=distributed)
+    ddp = DistributedDataParallelConfig(
+        overlap_grad_reduce=False,
+        use_distributed_optimizer=distributed,
+        # As DeepSeek-V3 is trained: gradients of bf16 parameters are added up in float32.
+        grad_reduce_in_fp32=case.precision in ("bf16", "fp16"),
+    )
     wrapped = [
         DistributedDataParallel(config=config, ddp_config=ddp, module=chunk, disable_bucketing=index > 0)
         for index, chunk in enumerate(chunks)

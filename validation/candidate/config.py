@@ -37,6 +37,8 @@ def transformer_config(case: Case) -> MLATransformerConfig:
         **_parallel(case),
         params_dtype=DTYPES[case.precision],
         pipeline_dtype=DTYPES[case.precision],
+        bf16=case.precision == "bf16",
+        fp16=case.precision == "fp16",
         attention_dropout=0.0,
         hidden_dropout=0.0,
         calculate_per_token_loss=case.training.loss == "token",

@@ -12,11 +12,12 @@ from megatron.core.models.gpt import GPTModel
 from validation.candidate.mtp import MtpLosses
 from validation.candidate.place import Place
 from validation.candidate.recorder import Recorder
+from validation.candidate.replay import Choices
 from validation.candidate.versions import COMBINE
 from validation.case.case import Case
 from validation.case.probes import Probe, probes
-from validation.compare.observe import SIGMOID, Observed
-from validation.compare.precision import DTYPES, as_stored
+from validation.compare.observe import Router
+from validation.compare.precision import LOSS_DTYPES, as_stored
 from validation.reference.store import Reference
 
 PROBE_GRADIENTS = "probe_gradients/"
@@ -37,6 +38,7 @@ class ProbedChunk:
         self._waiting: dict[str, deque[int]] = defaultdict(deque)
         self._stopped = False
         self._place = Place.here(case)
+        self._choices = Choices(case, self._place, recorder, reference)
         self._probes = probes(case.model, case.batch_size, case.seq_length)
         self._micro_batch, self._running = -1, False
         self._calls: Counter[Any] = Counter()
@@ -61,7 +63,7 @@ class ProbedChunk:
         """After the backward pass: compare what is known only then, and record nothing more."""
         self._stopped = True
         for name, total in self._mtp_losses.totals().items():
-            self._recorder.compare(name, total.to(DTYPES[self._case.precision]), (), self._reference.probes)
+            self._recorder.compare(name, total, (), self._reference.probes, dtype=LOSS_DTYPES[self._case.precision])
 
     def _enter(self, module: Any, arguments: Any) -> None:
         self._micro_batch, self._running = self._micro_batch + 1, True
@@ -106,9 +108,12 @@ class ProbedChunk:
         def compare_gradient(gradient: torch.Tensor) -> None:
             name = f"{PROBE_GRADIENTS}{probe.name}"
             with as_stored():
-                scaled = view(gradient.detach()) / self._divisor
+                # In float64, or dividing would round what is to be compared.
+                scaled = view(gradient.detach()).to(torch.float64) / self._divisor
                 for box, part in self._place.pieces(probe, scaled, micro_batch):
-                    self._recorder.compare(name, part, box, self._reference.probe_gradients, key=probe.name)
+                    self._recorder.compare(
+                        name, part, box, self._reference.probe_gradients, key=probe.name, dtype=gradient.dtype
+                    )
 
         tensor.register_hook(compare_gradient)
 
@@ -202,18 +207,18 @@ class ProbedChunk:
 
         def seen_routing(*args: Any, **kwargs: Any) -> Any:
             size = sizes.pop()
-            found: list[torch.Tensor] = []
 
             def seen_scores(scores: torch.Tensor) -> None:
-                # The scores that route come first; a balancing loss takes its own of the same logits.
-                if not found:
-                    self._record(f"{prefix}.router.scores", scores, size)
-                found.append(scores)
+                self._record(f"{prefix}.router.scores", scores, size)
 
-            with Observed(SIGMOID, seen_scores):
+            choice = self._choices.next(prefix, self._micro_batch if self._running else None)
+            with Router(size[-1], seen_scores, choice.choose):
                 weights, chosen = routing(*args, **kwargs)
             self._record(f"{prefix}.router.weights", weights, size)
-            self._record(f"{prefix}.router.experts", chosen, size)
+            own = chosen if choice.own is None else torch.zeros_like(chosen).scatter(1, choice.own, True)
+            self._record(f"{prefix}.router.experts", own, size)
+            if self._running and not self._stopped:
+                self._choices.compare_margins(self._probes[f"{prefix}.router.experts"], own.view(size), self._micro_batch)
             return weights, chosen
 
         def seen_combine(*args: Any, **kwargs: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +19,47 @@ from validation.compare.sliced import SlicedFile
 
 
 class Recorder:
-    """What one rank has to say about every tensor it holds a piece of: differences, never tensors."""
+    """What one rank has to say about every tensor it holds a piece of: differences, never tensors.
 
-    def __init__(self, rank: int, keep: Path | None = None) -> None:
-        self.rank, self._keep = rank, keep
+    `dtypes` are those that tensors must have by name, where the reference is not held in them itself: a truth is float64.
+    """
+
+    def __init__(self, rank: int, keep: Path | None = None, dtypes: Mapping[str, str] | None = None) -> None:
+        self.rank, self._keep, self._dtypes = rank, keep, dtypes
         self._kept: dict[Path, dict[str, torch.Tensor]] = defaultdict(dict)
         self.pieces: dict[str, list[PieceReport]] = defaultdict(list)
         self.problems: dict[str, str] = {}
         self._files: dict[Path, SlicedFile] = {}
 
-    def compare(self, name: str, tensor: torch.Tensor, box: Box, reference: Path, key: str | None = None) -> None:
-        """Measure `tensor`, which is the part `box` of what `reference` holds as `key` (or `name`)."""
-        if reference not in self._files:
-            self._files[reference] = SlicedFile(reference)
+    def file(self, path: Path) -> SlicedFile:
+        """A file of the reference, kept open."""
+        if path not in self._files:
+            self._files[path] = SlicedFile(path)
+        return self._files[path]
+
+    def compare(
+        self,
+        name: str,
+        tensor: torch.Tensor,
+        box: Box,
+        reference: Path,
+        key: str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Measure `tensor`, which is the part `box` of what `reference` holds as `key` (or `name`).
+
+        `dtype` is what it was computed in, where it has been converted since.
+        """
         with as_stored():
-            file = self._files[reference]
+            file = self.file(reference)
             expected = file.read(key or name, slices(box))
             if self._keep is not None:
                 whole = self._kept[reference].setdefault(key or name, torch.empty(file.shape(key or name), dtype=tensor.dtype))
                 whole[slices(box)] = tensor.detach().cpu()
-            if tensor.dtype != expected.dtype:
-                self.problem(name, f"dtype {tensor.dtype} where {expected.dtype} was declared")
+            found = str(dtype or tensor.dtype).removeprefix("torch.")
+            declared = str(expected.dtype).removeprefix("torch.") if self._dtypes is None else self._dtypes.get(name, found)
+            if found != declared:
+                self.problem(name, f"dtype {found} where {declared} was declared")
                 return
             self.measure(name, tensor, box, expected)
 

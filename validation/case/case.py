@@ -10,7 +10,7 @@ from validation.case.layout import Layout
 from validation.case.model import Model
 from validation.case.training import Training, mtp_words
 
-PRECISIONS = ("fp64", "fp32")
+PRECISIONS = ("fp64", "fp32", "bf16", "fp16")
 TRANSPORTS = ("gloo", "nccl")
 IMPLEMENTATIONS = ("local", "local-stock", "te")
 DEFAULT_SEED = 1234

@@ -1,8 +1,8 @@
 """How much memory a case takes, estimated from the model's shapes before anything starts.
 
-Elements, times the bytes of one (fp64 8, fp32 4):
+Elements, times the bytes of one (fp64 8, fp32 4, bf16 and fp16 2; the reference is always computed in fp64, too):
 
-    reference = P + 2 * W + A(whole batch) + R
+    reference = P + 2 * W + A(whole batch) + R, and below fp64 2 * R + W more
     rank      = P + 2 * W(rank) + A(micro-batches under way) + 2 * R(rank)
 
 W weights, counted twice for their gradients; A what forward passes keep for the backward pass; R the recorded probes, on a
@@ -21,7 +21,7 @@ from validation.case.model import Model
 from validation.case.parameters import EXPERTS, Parameter, parameters
 from validation.case.probes import Probe, probes
 
-BYTES = {"fp64": 8, "fp32": 4}
+BYTES = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2}
 GIB = 2**30
 PROCESS = {"gloo": 320 * 2**20, "nccl": 2 * GIB}
 """Host memory of a process before it holds any tensor, in bytes; a CUDA context costs most of the second."""
@@ -57,7 +57,9 @@ def _reference(case: Case) -> int:
     weights = sum(math.prod(parameter.shape) for parameter in parameters(case.model).values())
     records = sum(math.prod(probe.shape) for probe in _probes(case))
     elements = 2 * weights + _activations(case.model, case.batch_size, case.seq_length) + records
-    return PROCESS["gloo"] + BYTES[case.precision] * elements
+    # Below fp64 the truth is computed first, in fp64, and what it left stays while the model runs in the precision.
+    kept = 0 if case.precision == "fp64" else BYTES["fp64"] * (2 * records + weights)
+    return PROCESS["gloo"] + BYTES["fp64"] * elements + kept
 
 
 def _probes(case: Case) -> list[Probe]:
@@ -141,7 +143,7 @@ def shortage(case: Case, memory: int) -> str | None:
     needed = estimate(case)
     if needed.host <= memory:
         return None
-    lower = ", --precision fp32" if case.precision == "fp64" else ""
+    lower = ", --precision bf16" if case.precision in ("fp64", "fp32") else ""
     return (
         f"{case.title} needs about {needed.host / GIB:.1f} GiB of memory ({needed.reference / GIB:.1f} GiB for the reference, "
         f"{needed.rank / GIB:.1f} GiB for a rank) and {memory / GIB:.1f} GiB are available; a smaller --seq-length, "

@@ -50,4 +50,14 @@ def balanced_experts_exist(case: Case) -> str | None:
     return f"balancing {case.training.balancing} is of experts and the model has none; leave it out"
 
 
-RULES = (known_options, stages_fit, grouped_experts_need_kernels, balanced_experts_exist)
+def steps_are_exact(case: Case) -> str | None:
+    """AdamW divides by the root of a small number: below fp64 its steps differ by rounding alone."""
+    if not case.training.steps or case.precision == "fp64":
+        return None
+    return (
+        f"optimizer steps are compared in fp64 and the precision is {case.precision}; leave out --steps, or take "
+        "--precision fp64"
+    )
+
+
+RULES = (known_options, steps_are_exact, stages_fit, grouped_experts_need_kernels, balanced_experts_exist)

@@ -1,30 +1,42 @@
-"""Seeing what a function returns while a module runs, without touching the module."""
+"""Seeing what a router computes while it runs, and making its choice for it, without touching the module."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
+_SIGMOID = frozenset((torch.sigmoid, torch.Tensor.sigmoid))
+_TOPK = frozenset((torch.topk, torch.Tensor.topk))
 
-class Observed(TorchFunctionMode):
-    """Within it, the result of each call to one of `functions` is handed to `seen`.
+Choose = Callable[[torch.Tensor], torch.Tensor]
+"""From the experts that a router has chosen, [tokens, k], to those that it is to go on with."""
 
-    The router's scores are neither a module's output on the HuggingFace side nor on Megatron's: both take them from a
-    sigmoid inside a longer function.
+
+class Router(TorchFunctionMode):
+    """Within it, one router's scores are handed to `scores`, and its choice goes through `choose`.
+
+    The scores are neither a module's output on the HuggingFace side nor on Megatron's: both take them from a sigmoid inside
+    a longer function, and both choose by a topk over all experts of each token (those over groups have other shapes). The
+    first of each counts: a balancing loss takes its own of the same logits later. megatron-core's own router replay
+    (0.16) skips the choice that it replaces, so that it could not be compared, and older releases have none.
     """
 
-    def __init__(self, functions: Collection[Callable[..., Any]], seen: Callable[[torch.Tensor], None]) -> None:
+    def __init__(self, experts: int, scores: Callable[[torch.Tensor], None], choose: Choose) -> None:
         super().__init__()
-        self._functions, self._seen = functions, seen
+        self._experts, self._scores, self._choose = experts, scores, choose
+        self._scored = self._chosen = False
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func in self._functions:
-            self._seen(result)
+        if func in _SIGMOID and not self._scored:
+            self._scored = True
+            self._scores(result)
+        elif func in _TOPK and not self._chosen and args[0].dim() == 2 and args[0].shape[-1] == self._experts:
+            self._chosen = True
+            chosen = self._choose(result.indices)
+            if chosen is not result.indices:
+                return torch.return_types.topk((args[0].gather(-1, chosen), chosen))
         return result
-
-
-SIGMOID = (torch.sigmoid, torch.Tensor.sigmoid)

@@ -10,8 +10,10 @@ import torch
 from torch.autograd import Variable
 from torch.overrides import TorchFunctionMode
 
-DTYPES = {"fp64": torch.float64, "fp32": torch.float32}
+DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What parameters and activations are held in."""
+LOSS_DTYPES = {precision: torch.float64 if precision == "fp64" else torch.float32 for precision in DTYPES}
+"""What both sides compute losses and routers in."""
 
 _FLOAT_METHOD, _SINGLE = torch.Tensor.float, torch.float32
 
@@ -78,14 +80,15 @@ def _backward(
 
 @contextlib.contextmanager
 def computing_in(precision: str, mode: type[Mode] = Mode) -> Iterator[torch.dtype]:
-    """Within it, tensors made without a dtype have the precision's; under fp64 every float32 request is promoted too.
+    """Within it, under fp64, tensors made without a dtype are float64 and so is every tensor asked for in float32.
 
-    `mode` may rewrite calls for reasons of its own: one mode costs half of two.
+    The lower precisions leave torch as it is: a model trained in bf16 makes its tables in float32. `mode` may rewrite
+    calls for reasons of its own: one mode costs half of two.
     """
     before, backward = torch.get_default_dtype(), torch.autograd.backward
     dtype = DTYPES[precision]
-    torch.set_default_dtype(dtype)
     promote = precision == "fp64"
+    torch.set_default_dtype(torch.float64 if promote else torch.float32)
     try:
         if not promote and mode is Mode:
             yield dtype

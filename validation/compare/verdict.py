@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 
 from validation.compare.measurement import Measurement, PieceReport
 
@@ -11,20 +12,33 @@ PASS, FAIL, KNOWN, ERROR = "pass", "fail", "known", "error"
 
 @dataclass(frozen=True)
 class Limits:
-    """What a probe may differ by. `relative_error` bounds ||d||/||r|| and |a - 1|; `max_abs` bounds |d|, where given."""
+    """What a probe may differ by. `relative_error` bounds ||d||/||r|| and |a - 1|; `max_abs` bounds |d|, where given.
+
+    `floor` is the relative error that rounding alone makes, where the limit is a multiple of that.
+    """
 
     relative_error: float
     max_abs: float | None = None
+    floor: float | None = None
 
 
-LIMITS = {
-    "fp64": Limits(relative_error=1e-10),
-    "fp32": Limits(relative_error=2e-5, max_abs=1e-3),
-}
-"""fp64: rounding is 5e-15 in every layout and the smallest real bugs are 1e-6. fp32: until a floor is measured per probe."""
+IN_FP64 = Limits(relative_error=1e-10)
+"""Rounding is 5e-15 in every layout and the smallest real bugs are 1e-6."""
 
-AFTER_STEPS = {**LIMITS, "fp64": Limits(relative_error=1e-9)}
+AFTER_STEPS = Limits(relative_error=1e-9)
 """Steps add up: AdamW divides by the root of the second moment, which takes half of the digits of small gradients."""
+
+FLOORS = 4.0
+"""How many times its floor a tensor may be off in the lower precisions (docs/decisions/0001-tolerance.md)."""
+
+MAX_ABS = {"fp32": 1e-3}
+"""The figure that users know, beside the floor."""
+
+
+def above_floor(floor: float, precision: str) -> Limits:
+    """The limits of a tensor in a lower precision: so many times what rounding does to the HuggingFace model itself."""
+    return Limits(FLOORS * floor, MAX_ABS.get(precision), floor)
+
 
 EXACT = Limits(relative_error=0.0, max_abs=0.0)
 
@@ -68,7 +82,7 @@ def judge(measurement: Measurement, title: str, limits: Limits, routes: bool = F
         broken.append("pieces of different ranks overlap in part, which no layout explains")
     if broken:
         status, reasons = FAIL, [*broken, *reasons]
-    numbers = _numbers(measurement) + (_routes(measurement) if routes else "")
+    numbers = _numbers(measurement, limits) + (_routes(measurement) if routes else "")
     return Verdict(status, title, numbers, tuple(reasons), _properties(measurement, limits), measurement.pieces)
 
 
@@ -90,7 +104,7 @@ def _too_far(measurement: Measurement, limits: Limits) -> list[str]:
     difference, worst = measurement.difference, measurement.worst
     reasons = []
     if not difference.relative_error <= limits.relative_error:
-        reasons.append(f"relative error {difference.relative_error:.2e} > {limits.relative_error:.0e}")
+        reasons.append(f"relative error {difference.relative_error:.2e} > {_limit(limits)}")
     # Elements that are all zero in the reference have no projection; their relative error has already spoken.
     scaled = difference.differing and difference.reference_squares > 0
     if scaled and not abs(difference.projection - 1) <= max(limits.relative_error, 1e-15):
@@ -103,16 +117,24 @@ def _too_far(measurement: Measurement, limits: Limits) -> list[str]:
     return reasons
 
 
+def _limit(limits: Limits) -> str:
+    if limits.floor is None:
+        return f"{limits.relative_error:.0e}"
+    return f"{limits.relative_error:.1e} ({FLOORS:g}x floor)"
+
+
 def readable(number: float) -> str:
     """A difference as a reader wants it: 0.000123 where six decimals show it, 4.4e-16 where they do not."""
     return f"{number:.6f}" if number == 0 or 1e-4 <= number < 1e6 else f"{number:.2e}"
 
 
-def _numbers(measurement: Measurement) -> str:
+def _numbers(measurement: Measurement, limits: Limits) -> str:
     difference = measurement.difference
     numbers = f"Max diff: {readable(difference.max_abs)}, Avg diff: {readable(difference.average)}"
     if difference.differing == 0:
         return f"{numbers} ({difference.count} elements equal)"
+    if limits.floor:
+        return f"{numbers} ({difference.relative_error / limits.floor:.2g}x floor)"
     return f"{numbers} (relative {difference.relative_error:.1e})"
 
 
@@ -134,7 +156,15 @@ def _properties(measurement: Measurement, limits: Limits) -> dict[str, str]:
         "worst_rank": str(worst.rank),
         "ranks": ",".join(str(rank) for rank in measurement.ranks),
         "elements": str(difference.count),
+        **_floor_properties(difference.relative_error, limits.floor),
     }
+
+
+def _floor_properties(error: float, floor: float | None) -> dict[str, str]:
+    if floor is None:
+        return {}
+    ratio = error / floor if floor else (0.0 if error == 0 else math.inf)
+    return {"floor": repr(floor), "ratio": repr(ratio)}
 
 
 def piece_lines(verdict: Verdict) -> tuple[str, ...]:
@@ -148,3 +178,20 @@ def piece_lines(verdict: Verdict) -> tuple[str, ...]:
 
 def _range(box: tuple[tuple[int, int], ...]) -> str:
     return "[" + ", ".join(f"{start}:{stop}" for start, stop in box) + "]"
+
+
+def near_ties(verdict: Verdict, choice: Measurement, flips: Measurement, score_floor: float) -> Verdict:
+    """The verdict on a router's choice that is not the reference's.
+
+    `flips` holds for each token that chose otherwise by how much the reference's scores could be off without choosing
+    otherwise, and zero for the others. Within FLOORS times `score_floor`, what rounding does to a score, the flip is a
+    near-tie; whatever else is wrong with the choice (not covered, replicas that differ) stays a failure.
+    """
+    limit, sound = FLOORS * score_floor, not choice.disagreeing() and choice.difference.finite
+    covered = bool(flips.pieces) and flips.missing() is None and choice.missing() is None
+    said = "no margins reported"
+    if flips.pieces:
+        said = f"{flips.difference.differing} tokens flip, margin at most {flips.difference.max_abs:.1e}"
+    if sound and covered and flips.difference.max_abs <= limit:
+        return replace(verdict, status=PASS, numbers=f"{verdict.numbers}, near-ties: {said} of {limit:.1e}", reasons=())
+    return replace(verdict, reasons=(*verdict.reasons, f"{said}, near-ties have {limit:.1e}"))

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from transformers.modeling_layers import MtpModel
+from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
 
 from validation.case.case import Case
-from validation.compare.precision import computing_in, make_deterministic
+from validation.compare.precision import DTYPES, computing_in, make_deterministic
 from validation.reference import model as reference_model
 from validation.reference import mtp as reference_mtp
 from validation.reference import store
-from validation.reference.batch import make_batch
+from validation.reference.balancing import Balance
+from validation.reference.batch import Batch, make_batch
 from validation.reference.checkpoint import Checkpoint, verify
+from validation.reference.floor import VARIANTS, Floor, Variant, gradients_of, of_recording
+from validation.reference.model import Precision
 from validation.reference.record import Recording, record_step
+from validation.reference.routing import Routing, routing
 from validation.reference.steps import Steps
 from validation.reference.weights import save_weights
 
@@ -27,6 +35,48 @@ Progress = Callable[[str], None]
 def compute(case: Case, home: Path, device: torch.device, progress: Progress) -> store.Reference:
     """The case's reference, computed now and stored below `home`. Raises UsageError for a checkpoint that is no good."""
     return store.keep(case, home, lambda folder: _write(case, folder, device, progress))
+
+
+@dataclass(frozen=True)
+class _Models:
+    """The HuggingFace model of a case with its MTP layers, and what watches its routers."""
+
+    case: Case
+    hf: DeepseekV3ForCausalLM
+    mtp: MtpModel | None
+    balance: Balance
+
+    @classmethod
+    def build(cls, case: Case, checkpoint: Checkpoint, precision: Precision, device: torch.device) -> _Models:
+        hf = reference_model.build(case.model, checkpoint, precision, device)
+        mtp = reference_mtp.build(hf, case.model, checkpoint, precision, device)
+        return cls(case, hf, mtp, Balance(hf, case))
+
+    def record(self, batch: Batch, progress: Progress, replay: Routing | None = None, scale: float = 1.0) -> Recording:
+        """One step's probes."""
+        case, balance = self.case, self.balance
+
+        def further(hidden: torch.Tensor, recording: Recording) -> torch.Tensor | float:
+            for layer, value in balance.losses().items():
+                recording.forward[f"layers.{layer}.moe.balancing"] = value.detach().cpu()
+            if self.mtp is None:
+                return balance.total()
+            return reference_mtp.record(self.hf, self.mtp, case.model, batch, hidden, recording) + balance.total()
+
+        with balance.watching():
+            return record_step(self.hf, case, batch, progress, further, replay, scale)
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """The gradient of every trained parameter, by the checkpoint's names."""
+        own = reference_mtp.named_parameters(self.mtp, self.case.model) if self.mtp else ()
+        found = reference_model.gradients([*self.hf.named_parameters(), *own], self.case.model)
+        return {name: gradient.cpu() for name, gradient in found.items()}
+
+    def forget_gradients(self) -> None:
+        """Before another run."""
+        self.hf.zero_grad()
+        if self.mtp is not None:
+            self.mtp.zero_grad()
 
 
 def _write(case: Case, folder: Path, device: torch.device, progress: Progress) -> dict[str, Any]:
@@ -42,34 +92,9 @@ def _write(case: Case, folder: Path, device: torch.device, progress: Progress) -
     tensors = {name: tensor for step, batch in enumerate(batches) for name, tensor in batch.tensors(step).items()}
     save_file(tensors, folder / "batch.safetensors")
     settings = make_deterministic()
-    with computing_in(case.precision) as dtype:
-        progress("reference model")
-        hf = reference_model.build(case.model, checkpoint, dtype, device)
-        steps = Steps(hf, case)
-        on_device = batches[0].to(device)
-        mtp = reference_mtp.build(hf, case.model, checkpoint, dtype, device)
-
-        def further(hidden: torch.Tensor, recording: Recording) -> torch.Tensor | float:
-            for layer, value in steps.balance.losses().items():
-                recording.forward[f"layers.{layer}.moe.balancing"] = value.detach().cpu()
-            predicted = reference_mtp.record(hf, mtp, case.model, on_device, hidden, recording) if mtp is not None else 0.0
-            return predicted + steps.balance.total()
-
-        with steps.loads.counting(), steps.balance.watching():
-            recording = record_step(hf, case, on_device, progress, further)
-        save_file(recording.forward, folder / "probes.safetensors")
-        save_file(recording.gradients, folder / "probe_gradients.safetensors")
-        named = [*hf.named_parameters(), *(reference_mtp.named_parameters(mtp, case.model) if mtp else ())]
-        save_file(
-            {name: gradient.cpu() for name, gradient in reference_model.gradients(named, case.model).items()},
-            folder / "gradients.safetensors",
-        )
-        for step in range(1, case.training.steps + 1):
-            progress(f"reference step {step}")
-            if step > 1:
-                steps.forward_and_backward(batches[step - 1].to(device))
-            steps.take(step)
-        save_file(steps.kept, folder / "steps.safetensors")
+    on_device = [batch.to(device) for batch in batches]
+    write = _exact if case.precision == "fp64" else _truth_and_floor
+    more = write(case, checkpoint, on_device, folder, progress)
     return {
         "weights_digest": digest,
         "keys": len(checkpoint.keys()),
@@ -79,4 +104,89 @@ def _write(case: Case, folder: Path, device: torch.device, progress: Progress) -
         "attention": reference_model.ATTENTION,
         "experts": reference_model.EXPERTS_IMPLEMENTATION,
         **settings,
+        **more,
     }
+
+
+def _exact(case: Case, checkpoint: Checkpoint, batches: list[Batch], folder: Path, progress: Progress) -> dict[str, Any]:
+    """The step in fp64, which is its own truth, and the optimizer steps that follow."""
+    double = Precision(torch.float64, torch.float64)
+    with computing_in("fp64"):
+        progress("reference model")
+        models = _Models.build(case, checkpoint, double, batches[0].tokens.device)
+        steps = Steps(models.hf, case)
+        with steps.loads.counting():
+            recording = models.record(batches[0], progress)
+        _save(folder, recording, models.gradients())
+        for step in range(1, case.training.steps + 1):
+            progress(f"reference step {step}")
+            if step > 1:
+                steps.forward_and_backward(batches[step - 1])
+            steps.take(step)
+        save_file(steps.kept, folder / "steps.safetensors")
+    return {}
+
+
+def _truth_and_floor(
+    case: Case, checkpoint: Checkpoint, batches: list[Batch], folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """The step in fp64 with the precision's weights, and how far the model itself is from it in the precision."""
+    dtype, (batch,) = DTYPES[case.precision], batches
+    device = batch.tokens.device
+    with computing_in("fp64"):
+        progress("truth")
+        models = _Models.build(case, checkpoint, Precision(torch.float64, dtype), device)
+        recording, gradients = models.record(batch, progress), models.gradients()
+        bias = "model.layers.{}.mlp.gate.e_score_correction_bias"
+        biases = {layer: checkpoint.read(bias.format(layer)) for layer in case.model.expert_blocks}
+        chosen = routing(recording.forward, biases, case.model)
+    _save(folder, recording, gradients)
+    save_file(chosen, folder / "routing.safetensors")
+    floor = Floor(dict([*of_recording(recording), *gradients_of(recording, gradients)]))
+    del models
+    with computing_in(case.precision):
+        models = _Models.build(case, checkpoint, Precision(dtype, dtype), device)
+        # As large a loss as Megatron has, which sums over tokens and divides at the end; a power of two rounds nothing.
+        scale = 2.0 ** int(batch.mask.sum()).bit_length()
+        for variant in VARIANTS:
+            progress(f"floor: {variant.name}")
+            models.forget_gradients()
+            with _varied(models.hf, variant):
+                found = models.record(batch, progress, chosen, scale)
+            floor.add(of_recording(found))
+            floor.add(gradients_of(found, models.gradients()), scale)
+    return {**floor.facts(case), "floor_runs": ", ".join(variant.name for variant in VARIANTS)}
+
+
+def _save(folder: Path, recording: Recording, gradients: dict[str, torch.Tensor]) -> None:
+    save_file(recording.forward, folder / "probes.safetensors")
+    save_file(recording.gradients, folder / "probe_gradients.safetensors")
+    save_file(gradients, folder / "gradients.safetensors")
+
+
+@contextmanager
+def _varied(hf: DeepseekV3ForCausalLM, variant: Variant) -> Iterator[None]:
+    """Within it the model runs as the variant says."""
+    with reference_model.computing_with(hf, variant.attention, variant.experts):
+        # Behind the hooks that record: what the layers get has moved, what is recorded of the embedding has not.
+        hook = hf.model.embed_tokens.register_forward_hook(lambda *given: _moved(given[-1], variant.moved))
+        try:
+            yield
+        finally:
+            hook.remove()
+
+
+_BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
+
+
+def _moved(tensor: torch.Tensor, seed: int) -> torch.Tensor | None:
+    """Each element moved to the next number of its dtype, up or down by chance; nothing for seed 0."""
+    if seed == 0:
+        return None
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        bits = tensor.detach().view(_BITS[tensor.dtype])
+        signs = (torch.randint(0, 2, tensor.shape, generator=generator) * 2 - 1).to(bits)
+        # Of a floating-point number's bits, taken as an integer, the next integer is the next number.
+        step = torch.where(tensor == 0, tensor, (bits + signs).view(tensor.dtype)) - tensor
+    return tensor + step

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,7 +12,11 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config
-from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM, DeepseekV3RotaryEmbedding
+from transformers.models.deepseek_v3.modeling_deepseek_v3 import (
+    DeepseekV3ForCausalLM,
+    DeepseekV3RotaryEmbedding,
+    eager_attention_forward,
+)
 
 from validation.case.model import Model
 from validation.case.parameters import EXPERTS, parameters
@@ -18,13 +24,40 @@ from validation.reference.checkpoint import Checkpoint
 
 ATTENTION, RECORDED_ATTENTION = "sdpa", "plumbline_recorded"
 EXPERTS_IMPLEMENTATION = "eager"
+_EXPERT_BIAS = "e_score_correction_bias"
 
 on_attention: list[Any] = []
 """Callables (module, query, key, value, context) that see each attention call while a model is being recorded."""
 
 
+_attention = [ATTENTION]
+"""The attention that models run now, the last of them."""
+
+
+@contextlib.contextmanager
+def computing_with(hf: DeepseekV3ForCausalLM, attention: str, experts: str) -> Iterator[None]:
+    """Within it the model (and what shares its configuration) computes attention and experts by these implementations."""
+    before = hf.config._experts_implementation
+    _attention.append(attention)
+    hf.config._experts_implementation = experts
+    try:
+        yield
+    finally:
+        hf.config._experts_implementation = before
+        _attention.pop()
+
+
+def _eager(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
+    """Transformers' own eager attention, which adds its mask and leaves nothing out by itself."""
+    length = query.shape[2]
+    hidden = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1) if mask is None else ~mask
+    added = torch.zeros(hidden.shape, dtype=query.dtype, device=query.device).masked_fill(hidden, torch.finfo(query.dtype).min)
+    return eager_attention_forward(module, query, key, value, added, **kwargs)
+
+
 def _recorded_attention(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
-    context, weights = ALL_ATTENTION_FUNCTIONS[ATTENTION](module, query, key, value, mask, **kwargs)
+    attend = _eager if _attention[-1] == "eager" else ALL_ATTENTION_FUNCTIONS[_attention[-1]]
+    context, weights = attend(module, query, key, value, mask, **kwargs)
     for seen in on_attention:
         seen(module, query, key, value, context)
     return context, weights
@@ -61,8 +94,22 @@ def hf_config(model: Model) -> DeepseekV3Config:
     return config
 
 
-def build(model: Model, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device) -> DeepseekV3ForCausalLM:
-    """The model with the checkpoint's weights in `dtype`, in training mode.
+@dataclass(frozen=True)
+class Precision:
+    """What a model computes in, and what its weights were rounded to before: the same, or what a truth is the truth of."""
+
+    dtype: torch.dtype
+    weights: torch.dtype
+
+    def of(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor of the checkpoint as the model holds it. The expert bias stays float32, as transformers loads it."""
+        if name.endswith(_EXPERT_BIAS):
+            return tensor.to(torch.float64 if self.dtype == torch.float64 else torch.float32)
+        return tensor.to(self.weights).to(self.dtype)
+
+
+def build(model: Model, checkpoint: Checkpoint, precision: Precision, device: torch.device) -> DeepseekV3ForCausalLM:
+    """The model with the checkpoint's weights, in training mode.
 
     Built without storage first, so that no weight exists twice.
     """
@@ -72,7 +119,7 @@ def build(model: Model, checkpoint: Checkpoint, dtype: torch.dtype, device: torc
     # The rotary table is no weight: it is computed when the module is made, and must be made for real.
     hf.model.rotary_emb = DeepseekV3RotaryEmbedding(config)
     names = [name for name, parameter in parameters(model).items() if parameter.mtp is None]
-    weights = {name: tensor.to(dtype=dtype, device=device) for name, tensor in state(names, checkpoint)}
+    weights = {name: precision.of(name, tensor).to(device) for name, tensor in state(names, checkpoint)}
     if model.tie_word_embeddings:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     hf.load_state_dict(weights, strict=True, assign=True)

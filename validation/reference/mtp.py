@@ -28,7 +28,11 @@ _NAMES = {"shared_head.norm.": "post_norm.", "enorm.": "enorm.", "hnorm.": "hnor
 
 
 def build(
-    hf: DeepseekV3ForCausalLM, model: Model, checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device
+    hf: DeepseekV3ForCausalLM,
+    model: Model,
+    checkpoint: Checkpoint,
+    precision: reference_model.Precision,
+    device: torch.device,
 ) -> MtpModel | None:
     """The model's MTP layers with the checkpoint's weights; embedding, output head and rotary table are those of `hf`."""
     if not model.mtp_layers:
@@ -37,7 +41,7 @@ def build(
         mtp = MtpModel(hf, model.num_nextn_predict_layers)
     names = [name for name, parameter in parameters(model).items() if parameter.mtp is not None]
     state = {
-        _to_transformers(name, model): tensor.to(dtype=dtype, device=device)
+        _to_transformers(name, model): precision.of(name, tensor).to(device)
         for name, tensor in reference_model.state(names, checkpoint)
     }
     mtp.layers.load_state_dict(state, strict=True, assign=True)
@@ -64,7 +68,7 @@ def record(
         positions = torch.arange(length, device=hidden.device)[None].expand(len(hidden), -1)
         known = Batch(*(tensor[:, 1 + index :] for tensor in (batch.tokens, batch.labels, batch.mask)))
         with _hooks(mtp, model, index, known, recording):
-            hidden = mtp.forward_layer(index, hidden[:, :length], positions, None, input_ids=known.tokens)
+            hidden = _forward_layer(mtp, index, hidden[:, :length], positions, known.tokens)
         logits = hf.lm_head(hidden)
         recording.keep(f"layers.{layer}.mtp.logits", logits)
         losses = functional.cross_entropy(logits.float().flatten(0, 1), known.labels.flatten(), reduction="none")
@@ -77,6 +81,23 @@ def record(
     return total
 
 
+def _forward_layer(mtp: Any, index: int, hidden: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """One MTP layer: transformers' `forward_layer`; in 5.17 the same calls stand in the loop of its `forward` only."""
+    if hasattr(mtp, "forward_layer"):
+        found: torch.Tensor = mtp.forward_layer(index, hidden, positions, None, input_ids=tokens)
+        return found
+    embeddings = mtp.embed_tokens(tokens)
+    found = mtp.layers[index](
+        embeddings,
+        hidden,
+        position_embeddings=mtp.rotary_emb(embeddings, position_ids=positions),
+        position_ids=positions,
+        past_key_values=None,
+        **mtp.create_masks_for_mtp_layer(index, embeddings, None, positions),
+    )
+    return found
+
+
 def _hooks(mtp: Any, model: Model, index: int, known: Batch, recording: Recording) -> ExitStack:
     """Hooks on everything that one layer runs; they go when the stack that is returned is left."""
     layer, prefix = mtp.layers[index], f"layers.{model.mtp_layers[index]}"
@@ -87,7 +108,9 @@ def _hooks(mtp: Any, model: Model, index: int, known: Batch, recording: Recordin
         "projection": layer.eh_proj,
         "final_norm": layer.post_norm,
     }
-    hooks = [module.register_forward_hook(recording.output(f"{prefix}.mtp.{kind}")) for kind, module in outputs.items()]
+    hooks = [
+        module.register_forward_hook(recording.output(f"{prefix}.mtp.{kind}"), prepend=True) for kind, module in outputs.items()
+    ]
     hooks += layer_hooks(layer.mtp_block, model, model.mtp_layers[index], known, recording)
     stack = ExitStack()
     for hook in hooks:

@@ -11,20 +11,25 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCa
 
 from validation.case.case import Case
 from validation.case.model import Model
-from validation.compare.observe import SIGMOID, Observed
+from validation.compare.observe import Router
 from validation.reference import loss
 from validation.reference import model as reference_model
 from validation.reference.batch import Batch
+from validation.reference.routing import Routing
 
 View = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Recording:
-    """The probes of one step by name: `forward` after the forward pass, `gradients` after the backward pass."""
+    """The probes of one step by name: `forward` after the forward pass, `gradients` after the backward pass.
 
-    def __init__(self) -> None:
+    With `replay` the routers go on with those choices; what is recorded is what they would have chosen.
+    """
+
+    def __init__(self, replay: Routing | None = None) -> None:
         self.forward: dict[str, torch.Tensor] = {}
         self.gradients: dict[str, torch.Tensor] = {}
+        self.replay = replay
 
     def keep(self, name: str, tensor: torch.Tensor, view: View = lambda tensor: tensor) -> None:
         """Keep a tensor in the probe's shape, which `view` gives it, and the gradient that reaches it later."""
@@ -79,17 +84,20 @@ def record_step(
     batch: Batch,
     progress: Callable[[str], None],
     further: Further | None = None,
+    replay: Routing | None = None,
+    scale: float = 1.0,
 ) -> Recording:
-    """Forward and backward, every probe of both.
+    """Forward and backward, every probe of both; gradients are those of `scale` times the loss.
 
     The loss is that of the case, and what `further` adds: it gets the output of the final norm and records probes of its
     own.
     """
-    model, recording = case.model, Recording()
+    model, recording = case.model, Recording(replay)
     layers = list(enumerate(hf.model.layers))
     hooks = [hook for index, layer in layers for hook in layer_hooks(layer, model, index, batch, recording)]
     hooks += [
-        hf.model.embed_tokens.register_forward_hook(recording.output("embedding")),
+        # Before any hook that moves what the layers get.
+        hf.model.embed_tokens.register_forward_hook(recording.output("embedding"), prepend=True),
         hf.model.norm.register_forward_hook(recording.output("final_norm")),
     ]
     progress("reference forward")
@@ -109,7 +117,7 @@ def record_step(
         total = total + further(hidden, recording)
     progress("reference backward")
     # Not total.backward(): torch suspends the active mode inside that method, and with it the promotion to float64.
-    torch.autograd.backward(total)
+    torch.autograd.backward(total * scale)
     return recording
 
 
@@ -138,31 +146,42 @@ def layer_hooks(layer: Any, model: Model, index: int, batch: Batch, recording: R
     residual = recording.input(f"{prefix}.attention.residual")
     hooks.append(layer.post_attention_layernorm.register_forward_pre_hook(residual))
     if index in model.expert_blocks:
-        hooks += _router_hooks(layer.mlp, f"{prefix}.moe", batch, recording)
+        hooks += _router_hooks(layer.mlp, index, batch, recording)
     return hooks
 
 
-def _router_hooks(moe: Any, prefix: str, batch: Batch, recording: Recording) -> list[Any]:
-    size = batch.tokens.shape
-    modes: list[Observed] = []
+def _router_hooks(moe: Any, layer: int, batch: Batch, recording: Recording) -> list[Any]:
+    size, prefix = batch.tokens.shape, f"layers.{layer}.moe"
+    modes: list[Router] = []
+    own: list[torch.Tensor] = []
 
     def by_token(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.view(*size, -1)
 
+    def seen_scores(scores: torch.Tensor) -> None:
+        recording.keep(f"{prefix}.router.scores", scores, by_token)
+
+    def choose(experts: torch.Tensor) -> torch.Tensor:
+        own.append(experts)
+        if recording.replay is None:
+            return experts
+        return recording.replay[f"{layer}/experts"].to(experts.device).flatten(0, 1)
+
     def enter(module: Any, arguments: Any) -> None:
-        modes.append(Observed(SIGMOID, lambda scores: recording.keep(f"{prefix}.router.scores", scores, by_token)))
+        modes.append(Router(module.num_experts, seen_scores, choose))
         modes[-1].__enter__()
 
     def leave(module: Any, arguments: Any, output: Any) -> None:
         modes.pop().__exit__(None, None, None)
         logits, weights, experts = output
 
-        def by_expert(tensor: torch.Tensor) -> torch.Tensor:
-            return by_token(tensor.new_zeros(logits.shape).scatter(1, experts, tensor))
+        def by_expert(tensor: torch.Tensor, chosen: torch.Tensor = experts) -> torch.Tensor:
+            return by_token(tensor.new_zeros(logits.shape).scatter(1, chosen, tensor))
 
         recording.keep(f"{prefix}.router.logits", logits, by_token)
         recording.keep(f"{prefix}.router.weights", weights, by_expert)
-        recording.keep(f"{prefix}.router.experts", torch.ones_like(experts, dtype=torch.bool), by_expert)
+        chosen = own.pop()
+        recording.forward[f"{prefix}.router.experts"] = by_expert(torch.ones_like(chosen, dtype=torch.bool), chosen).cpu()
 
     def routed(module: Any, arguments: Any, output: torch.Tensor) -> None:
         recording.keep(f"{prefix}.routed", output, by_token)

@@ -86,6 +86,11 @@ class Reference:
         return self.folder / "gradients.safetensors"
 
     @property
+    def routing(self) -> Path:
+        """In the lower precisions the choices that every run goes on with, and their margins (reference.routing)."""
+        return self.folder / "routing.safetensors"
+
+    @property
     def steps(self) -> Path:
         """What each optimizer step leaves, by the keys of validation.case.steps."""
         return self.folder / "steps.safetensors"

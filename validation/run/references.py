@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -15,9 +16,12 @@ from pathlib import Path
 from typing import IO
 
 from validation.case.case import Case
+from validation.case.parameters import parameters
 from validation.run import launch
 from validation.run.launch import Broken, RunBroke
 
+_ELEMENTS_A_THREAD = 4 << 20
+"""Elements of weights that are worth another thread: those of a small model only wait for each other."""
 _POLL = 0.01
 """Seconds between two looks at whether a reference is done."""
 
@@ -45,7 +49,8 @@ class ReferenceProcess:
 
     def compute(self, case: Case, home: Path, folder: Path, timeout: float, progress: Callable[[str], None]) -> None:
         """The reference of `case`, into the store below `home`; `folder` gets what a rank leaves behind. Raises RunBroke."""
-        threads = os.cpu_count() or 1
+        elements = sum(math.prod(parameter.shape) for parameter in parameters(case.model).values())
+        threads = min(os.cpu_count() or 1, 1 + elements // _ELEMENTS_A_THREAD)
         asked = {"case": case.to_json(), "folder": str(folder), "home": str(home.resolve()), "threads": threads}
         with self._one_at_a_time, launch.watched(folder, 1, timeout, progress) as watch:
             process = self.warm_up()

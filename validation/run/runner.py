@@ -47,11 +47,12 @@ class Runner:
         """The result of a case that was started; waits for it."""
         return self._started[case].result()
 
-    def close(self) -> None:
-        """Start nothing more, and end what is still running."""
+    def close(self, references: bool = True) -> None:
+        """Start nothing more, and end what is still running, with the process that computes `references` or without."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         launch.kill_all()
-        REFERENCES.close()
+        if references:
+            REFERENCES.close()
         self._pool.shutdown(wait=True)
         for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)

@@ -23,7 +23,7 @@ from validation.candidate.recorder import Recorder
 from validation.candidate.step import loss_divisor, run_step
 from validation.candidate.unreduced import Unreduced
 from validation.case.case import Case
-from validation.compare.precision import DTYPES, Mode, as_stored, computing_in, make_deterministic
+from validation.compare.precision import DTYPES, LOSS_DTYPES, Mode, as_stored, computing_in, make_deterministic
 from validation.reference.checkpoint import Checkpoint
 from validation.reference.store import Reference
 from validation.run.report import RankReport
@@ -51,7 +51,7 @@ def _findings(case: Case, stored: Reference, report: RankReport, timeout: float,
     dist.init_process_group(case.transport, timeout=timedelta(seconds=timeout))
     with computing_in(case.precision, platform.CudaMeansCpu if on_cpu else Mode):
         build.start_groups(case.layout)
-        recorder = Recorder(report.rank, Path(keep) if keep else None)
+        recorder = Recorder(report.rank, Path(keep) if keep else None, stored.facts().get("dtypes"))
         held = _measure(case, stored, recorder, report)
         place = _place()
     # A rank that leaves early takes its connections with it while others still read from them.
@@ -82,7 +82,7 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
     losses = run_step(case, wrapped, stored.batch)
     loss = losses.mean()
     if loss is not None:
-        recorder.compare("loss", loss.to(DTYPES[case.precision]), (), stored.probes)
+        recorder.compare("loss", loss, (), stored.probes, dtype=LOSS_DTYPES[case.precision])
     compare_balancing(case, recorder, stored)
     report.progress("gradients")
     with as_stored():

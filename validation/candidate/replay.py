@@ -1,0 +1,84 @@
+"""Routing in the lower precisions: routers go on with the reference's choice, and their own is compared by its margin."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+
+import torch
+
+from validation.candidate.place import Place
+from validation.candidate.recorder import Recorder
+from validation.case.case import Case
+from validation.case.probes import Probe
+from validation.compare.piece import slices
+from validation.compare.precision import as_stored
+from validation.reference.store import Reference
+
+FLIPS = "flips/"
+"""What precedes the name of a choice for the margins of those tokens that chose otherwise, zero for the others."""
+
+
+class Choice:
+    """One call of one router: what it chose itself, once it has, and what it goes on with. Both are [tokens, k]."""
+
+    def __init__(self, replayed: torch.Tensor | None) -> None:
+        self._replayed = replayed
+        self.own: torch.Tensor | None = None
+
+    def choose(self, experts: torch.Tensor) -> torch.Tensor:
+        """The experts to go on with."""
+        self.own = experts
+        if self._replayed is None:
+            return experts
+        # A layer of multi-token prediction computes positions, too, that the reference has not.
+        return torch.where(self._replayed < 0, experts, self._replayed)
+
+
+class Choices:
+    """The choices of one chunk's routers. In fp64, and behind the first step, they are their own."""
+
+    def __init__(self, case: Case, place: Place, recorder: Recorder, reference: Reference) -> None:
+        self._case, self._place, self._recorder, self._reference = case, place, recorder, reference
+        self._again: dict[str, deque[int]] = defaultdict(deque)
+        self._replaying = case.precision != "fp64"
+
+    def next(self, prefix: str, micro_batch: int | None) -> Choice:
+        """The next call of the router of `layers.3.moe`; None where the backward pass runs it again."""
+        if not self._replaying:
+            return Choice(None)
+        if micro_batch is None:
+            micro_batch = self._again[prefix].popleft()
+        elif not torch.is_grad_enabled():
+            self._again[prefix].append(micro_batch)
+        return Choice(self._of_reference(int(prefix.split(".")[1]), micro_batch))
+
+    def compare_margins(self, probe: Probe, own: torch.Tensor, micro_batch: int) -> None:
+        """Report by how much the reference's choice could have been another, for each token that chose otherwise.
+
+        `own` is the router's own choice, [sequence, batch, experts].
+        """
+        if not self._replaying:
+            return
+        with as_stored(), torch.no_grad():
+            for box, part in self._place.pieces(probe, own.transpose(0, 1), micro_batch):
+                chosen = self._recorder.file(self._reference.probes).read(probe.name, slices(box)).to(part.device)
+                margin = self._recorder.file(self._reference.routing).read(f"{probe.layer}/margin", slices(box[:2]))
+                flipped = (part != chosen).any(-1)
+                found = torch.where(flipped, margin.to(part.device), torch.zeros((), dtype=margin.dtype, device=part.device))
+                self._recorder.measure(f"{FLIPS}{probe.name}", found, box[:2], torch.zeros_like(found))
+
+    def _of_reference(self, layer: int, micro_batch: int) -> torch.Tensor:
+        """The reference's choice for this rank's tokens, [tokens, k]; -1 where it has none."""
+        with as_stored():
+            file, name = self._recorder.file(self._reference.routing), f"{layer}/experts"
+            _, length, k = file.shape(name)
+            rows, parts = slice(*self._place.batch_rows(micro_batch)), []
+            for start, stop in self._place.sequence_ranges("moe.router.experts"):
+                known = file.read(name, (rows, slice(start, min(stop, length)), slice(0, k)))
+                missing = known.new_full((known.shape[0], stop - max(start, min(stop, length)), k), -1)
+                parts.append(torch.cat([known, missing], 1))
+            return torch.cat(parts, 1).transpose(0, 1).flatten(0, 1).to(_device())
+
+
+def _device() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")

@@ -1,0 +1,111 @@
+"""The floor: what rounding alone does to each tensor, measured on the HuggingFace model in the case's precision.
+
+Several runs that a user would call the same (attention and expert implementations, inputs moved by one rounding unit), each
+against the same model in fp64. The largest error of them is the floor of a tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from validation.case.case import Case
+from validation.case.probes import observed
+from validation.compare.precision import as_stored
+from validation.reference.record import Recording
+
+_MEAN_OF = {"loss": "token_loss", "mtp.loss": "mtp.token_loss", "moe.balancing": "moe.router.scores"}
+"""One number made of many, whose errors may cancel by chance: its floor is at least that of what it is made of.
+
+The relative error of a mean of positive numbers is at most about the relative Frobenius error of the numbers
+(Cauchy-Schwarz); a floor that happened to be a hundred times smaller would raise false alarms.
+"""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to compute the same; `moved` seeds how the embedding's output is moved by one rounding unit, 0 is not."""
+
+    attention: str = "sdpa"
+    experts: str = "eager"
+    moved: int = 0
+
+    @property
+    def name(self) -> str:
+        """As reports write it."""
+        return f"{self.attention} attention, {self.experts} experts" + (f", inputs moved ({self.moved})" if self.moved else "")
+
+
+VARIANTS = (
+    Variant(),
+    Variant(attention="eager"),
+    Variant(experts="grouped_mm"),
+    Variant(moved=1),
+    Variant(moved=2),
+)
+
+
+class Floor:
+    """The largest error of every tensor so far, by the names that ranks report them under."""
+
+    def __init__(self, truth: Mapping[str, torch.Tensor]) -> None:
+        self._truth = truth
+        self._errors: dict[str, float] = {}
+        self._largest: dict[str, float] = {}
+        self._dtypes: dict[str, str] = {}
+
+    def add(self, found: Iterable[tuple[str, torch.Tensor]], scale: float = 1.0) -> None:
+        """Take in one run's tensors, each `scale` times too large."""
+        for name, tensor in found:
+            self._dtypes.setdefault(name, str(tensor.dtype).removeprefix("torch."))
+            if tensor.is_floating_point():
+                error, largest = _errors(tensor, self._truth[name], scale)
+                # Holding a number in this dtype rounds it by as much, even where these runs were lucky.
+                unit = torch.finfo(tensor.dtype).eps / 2
+                self._errors[name] = max(self._errors.get(name, unit), error)
+                self._largest[name] = max(self._largest.get(name, 0.0), largest)
+
+    def facts(self, case: Case) -> dict[str, Any]:
+        """For the reference's file.
+
+        `floor` by name, `dtypes` by name, and `score_floor`, the largest |error| of a router's scores, by its choice.
+        """
+        probes, floor = observed(case), dict(self._errors)
+        for name in floor:
+            many = _MEAN_OF.get(probes[name].kind) if name in probes else None
+            if many is not None:
+                floor[name] = max(floor[name], floor[name.removesuffix(probes[name].kind) + many])
+        scores = {
+            f"layers.{layer}.moe.router.experts": self._largest[f"layers.{layer}.moe.router.scores"]
+            for layer in case.model.expert_blocks
+        }
+        # The gradients of parameters are added up in float32 on the Megatron side, whatever the parameters are held in.
+        dtypes = {name: "float32" if name.startswith("gradients/") else dtype for name, dtype in self._dtypes.items()}
+        return {"floor": floor, "score_floor": scores, "dtypes": dtypes}
+
+
+@torch.no_grad()
+def _errors(tensor: torch.Tensor, truth: torch.Tensor, scale: float) -> tuple[float, float]:
+    """Relative Frobenius error and largest |error|; infinite where the run has overflowed, which makes no floor."""
+    with as_stored():
+        difference = tensor.to(torch.float64) / scale - truth.to(torch.float64)
+        size, error = float(torch.linalg.vector_norm(truth.to(torch.float64))), float(torch.linalg.vector_norm(difference))
+        largest = float(difference.abs().max()) if difference.numel() else 0.0
+    if size == 0:
+        return (0.0 if error == 0 else math.inf), largest
+    return error / size, largest
+
+
+def of_recording(recording: Recording) -> Iterable[tuple[str, torch.Tensor]]:
+    """The probes of a recording, forward, by their names in reports."""
+    yield from recording.forward.items()
+
+
+def gradients_of(recording: Recording, gradients: Mapping[str, torch.Tensor]) -> Iterable[tuple[str, torch.Tensor]]:
+    """The gradients of probes and of parameters, by their names in reports."""
+    yield from ((f"probe_gradients/{name}", tensor) for name, tensor in recording.gradients.items())
+    yield from ((f"gradients/{name}", tensor) for name, tensor in gradients.items())

@@ -1,0 +1,48 @@
+"""The reference's routing: what it chose in fp64, how close each choice was, and choosing the same in a lower precision.
+
+Choices are discrete: in a lower precision a token whose scores lie closely together goes to another expert than in fp64,
+and everything behind it is another computation. So every run in a lower precision, of either side, goes on with the choice
+made in fp64, and what it would have chosen itself is compared by its margin (docs/design.md, section 4).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from validation.case.model import Model
+
+Routing = dict[str, torch.Tensor]
+"""By layer as text: `3/experts`, the chosen experts [batch, sequence, k], and `3/margin` [batch, sequence]."""
+
+
+def margins(choice: torch.Tensor, model: Model) -> torch.Tensor:
+    """For each token the error of a score below which no other expert would be chosen; [..., experts] -> [...].
+
+    `choice` are the scores that choose, bias included. Two scores that are each off by e change places where they are 2 e
+    apart, and two groups, whose scores are sums of two, where they are 4 e apart.
+    """
+    groups, size = model.n_group, choice.shape[-1] // model.n_group
+    by_group = choice.unflatten(-1, (groups, size))
+    scores = by_group.topk(min(2, size), dim=-1).values.sum(-1)
+    chosen = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, scores.topk(model.topk_group, dim=-1).indices, True)
+    allowed = by_group.masked_fill(~chosen.unsqueeze(-1), float("-inf")).flatten(-2)
+    return torch.minimum(_gap(allowed, model.num_experts_per_tok) / 2, _gap(scores, model.topk_group) / 4)
+
+
+def _gap(scores: torch.Tensor, chosen: int) -> torch.Tensor:
+    """How far the last of the `chosen` highest lies above the next; infinite where there is no next."""
+    if scores.shape[-1] <= chosen:
+        return torch.full(scores.shape[:-1], float("inf"), dtype=scores.dtype, device=scores.device)
+    top = scores.topk(chosen + 1, dim=-1).values
+    return top[..., chosen - 1] - top[..., chosen]
+
+
+def routing(forward: dict[str, torch.Tensor], biases: dict[int, torch.Tensor], model: Model) -> Routing:
+    """The routing of recorded probes; `biases` are the expert biases by layer."""
+    found: Routing = {}
+    for layer, bias in biases.items():
+        scores, chosen = (forward[f"layers.{layer}.moe.router.{kind}"] for kind in ("scores", "experts"))
+        experts = chosen.nonzero()[:, -1].view(*chosen.shape[:-1], model.num_experts_per_tok)
+        found[f"{layer}/experts"] = experts.contiguous()
+        found[f"{layer}/margin"] = margins(scores + bias.to(scores), model).contiguous()
+    return found
