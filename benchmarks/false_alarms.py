@@ -143,7 +143,7 @@ def report(files: list[Path]) -> None:
             "largest": round(ratios[-1], 4),
             "largest_forward": round(max(line["forward"] for line in mine), 4),
             "worst": f"{worst['case']} {worst['worst']}",
-            +" flips_in_score_floors": round(max(line["flips"] for line in mine), 4),
+            "flips_in_score_floors": round(max(line["flips"] for line in mine), 4),
             "flipped_tokens": sum(line["flipped"] for line in mine),
             "rules_that_reject": {name: sum(not rule(line) for line in mine) for name, rule in RULES.items()},
             "histogram": _histogram(ratios),

@@ -100,7 +100,7 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     (
         "steps",
         case(precision="bf16", training=Training(steps=2)),
-        "compared in fp64 and the precision is bf16; leave out --steps",
+        "in fp64 and the precision is bf16; leave out --steps",
     ),
     ("stages", case("pp2", training=Training(stages=(1, 1, 2))), r"\+1-1-2 gives the layers of 3 .* has pp2; give 2 numbers"),
     ("layers of stages", case("pp2", training=Training(stages=(1, 2))), r"\+1-2 gives 3 layers .* the model has 4"),

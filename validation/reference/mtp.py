@@ -83,18 +83,19 @@ def record(
 
 def _forward_layer(mtp: Any, index: int, hidden: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """One MTP layer: transformers' `forward_layer`; in 5.17 the same calls stand in the loop of its `forward` only."""
+    found: torch.Tensor
     if hasattr(mtp, "forward_layer"):
-        found: torch.Tensor = mtp.forward_layer(index, hidden, positions, None, input_ids=tokens)
-        return found
-    embeddings = mtp.embed_tokens(tokens)
-    found = mtp.layers[index](
-        embeddings,
-        hidden,
-        position_embeddings=mtp.rotary_emb(embeddings, position_ids=positions),
-        position_ids=positions,
-        past_key_values=None,
-        **mtp.create_masks_for_mtp_layer(index, embeddings, None, positions),
-    )
+        found = mtp.forward_layer(index, hidden, positions, None, input_ids=tokens)
+    else:
+        embeddings = mtp.embed_tokens(tokens)
+        found = mtp.layers[index](
+            embeddings,
+            hidden,
+            position_embeddings=mtp.rotary_emb(embeddings, position_ids=positions),
+            position_ids=positions,
+            past_key_values=None,
+            **mtp.create_masks_for_mtp_layer(index, embeddings, None, positions),
+        )
     return found
 
 
