@@ -28,7 +28,7 @@ IN_FP64 = Limits(relative_error=1e-10)
 AFTER_STEPS = Limits(relative_error=1e-9)
 """Steps add up: AdamW divides by the root of the second moment, which takes half of the digits of small gradients."""
 
-FLOORS = 4.0
+FLOORS = 2.0
 """How many times its floor a tensor may be off in the lower precisions (docs/decisions/0001-tolerance.md)."""
 
 MAX_ABS = {"fp32": 1e-3}

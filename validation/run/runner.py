@@ -102,7 +102,8 @@ class Runner:
         reference = self._reference(case)
         kept = Path(tempfile.mkdtemp(prefix="plumbline-single-"))
         self._folders.append(kept)
-        for path in (reference.batch, reference.folder / "weights.safetensors"):
+        shared = ("batch.safetensors", "weights.safetensors", "routing.safetensors", "reference.json")
+        for path in (reference.folder / name for name in shared):
             if path.exists():
                 (kept / path.name).symlink_to(path.resolve())
         with launch.run_folder() as folder:
