@@ -85,7 +85,7 @@ def _rotary(model: Model, period: int) -> tuple[Region, ...]:
 
 def _latent(model: Model, size: int) -> tuple[Region, ...]:
     rank = model.kv_lora_rank
-    return Region("rotary dimensions", rank, size, size), Region("latent dimensions, the rotary ones not", 0, rank, size)
+    return Region("rotary dimensions", rank, size, size), Region("latent dimensions", 0, rank, size)
 
 
 def _key_and_value(model: Model) -> tuple[Region, ...]:

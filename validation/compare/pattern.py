@@ -44,7 +44,7 @@ def whereabouts(measurement: Measurement) -> str:
     ranges: dict[tuple[str, ...], list[int]] = {}
     for rank, pieces in held.items():
         ranges.setdefault(tuple(map(_indices, _joined(pieces).spans)), []).append(rank)
-    said = [f"{_ranks(ranks)} [{', '.join(spans)}]" for spans, ranks in ranges.items()]
+    said = [_ranks(ranks) + (f" [{', '.join(spans)}]" if spans else "") for spans, ranks in ranges.items()]
     if not said:
         return ""
     more = f" and {len(said) - WORST} more" if len(said) > WORST else ""
@@ -69,7 +69,7 @@ def _where(measurement: Measurement, wrong: list[PieceReport], known: Surroundin
         return
     for span, axis in zip(spans, known.axes, strict=False):
         yield _of_members(span, axis)
-        yield from (f"{region.title} only" for region in axis.regions if _within(span, axis, region))
+        yield from (f"{region.title} only" for region in axis.regions if _within(span, region))
 
 
 def _significant(measurement: Measurement) -> list[PieceReport]:
@@ -77,7 +77,7 @@ def _significant(measurement: Measurement) -> list[PieceReport]:
     found = [piece for piece in measurement.pieces if piece.extent is not None]
     largest = max((piece.difference.max_abs for piece in found if piece.difference.finite), default=0.0)
     found = [piece for piece in found if not piece.difference.max_abs <= SIGNIFICANT * largest]
-    return sorted(found, key=lambda piece: (piece.difference.finite, -piece.difference.max_abs))
+    return sorted(found, key=lambda piece: -piece.difference.max_abs if piece.difference.finite else -math.inf)
 
 
 def _factor(measurement: Measurement, wrong: list[PieceReport], known: Surroundings) -> Iterator[str]:
@@ -90,8 +90,8 @@ def _factor(measurement: Measurement, wrong: list[PieceReport], known: Surroundi
     if total.count == 1 and not meaning:
         return  # every number is some constant times another
     everywhere = {piece.box for piece in wrong} == set(measurement.by_box)
-    of = "the whole tensor" if everywhere else "every piece that is wrong"
-    yield f"{of} times {constant:.6g}" + (f", {meaning}" if meaning else "")
+    where = "everywhere" if everywhere else "in every wrong piece"
+    yield f"{constant:.6g} times the reference {where}" + (f" ({meaning})" if meaning else "")
 
 
 def factor(difference: Difference, noise: float) -> float | None:
@@ -120,21 +120,25 @@ def meaning_of(constant: float, factors: Mapping[str, float], noise: float) -> s
     times = [name for name, number in factors.items() if near(number)]
     parts = [f"1/{name}" for name, number in factors.items() if near(1 / number)]
     if times:
-        return f"which is {' or '.join(times)}: summed once too often, or a mean is missing"
+        return f"{' or '.join(times)}: summed or multiplied once too often"
     if parts:
-        return f"which is {' or '.join(parts)}: a sum is missing, or divided once too often"
+        return f"{' or '.join(parts)}: a sum or a factor is missing, or divided once too often"
     return ""
 
 
 def _copies(measurement: Measurement, known: Surroundings) -> str:
     """Replicas that differ and whose sum, or mean, has the reference's projection on itself: a reduction is missing."""
     replicas = measurement.disagreeing()
-    if not replicas or not all(piece.difference.finite for piece in replicas):
+    if not replicas or not all(piece.extent and piece.difference.finite for piece in replicas):
         return ""
-    total, count = sum(piece.difference.projection for piece in replicas), len(replicas)
-    ranks = _ranks([piece.rank for piece in replicas])
+    # Copies of one summand, which data-parallel ranks may hold, count once.
+    values = {piece.digest: piece.difference.projection for piece in replicas}
+    total, count, rounding = sum(values.values()), len(values), max(_RESIDUAL, known.noise)
+    if all(abs(value - 1) <= 10 * rounding for value in values.values()):
+        return ""  # copies that are each nearly right have the reference as their mean, too
     for result, word in ((1, "sum"), (count, "mean")):
-        if math.isclose(total, result, rel_tol=max(1e-9, known.noise)):
+        if math.isclose(total, result, rel_tol=rounding):
+            ranks = _ranks([piece.rank for piece in replicas])
             return f"the copies on {ranks} have the reference as their {word}: a reduction over them is missing"
     return ""
 
@@ -191,14 +195,11 @@ def _of_run(span: Span, members: str, total: int) -> str:
     return f"{members} {span.start} only" if span.count == 1 else f"{members}s {span.start}:{span.stop} only"
 
 
-def _within(span: Span, axis: Axis, region: Region) -> bool:
-    size = (region.stop - region.start) * axis.size // region.period
-    return span.count >= _ENOUGH * size / _cuts(span, axis) and all(map(region.holds, span.indices))
-
-
-def _cuts(span: Span, axis: Axis) -> int:
-    """How many times fewer members than there are the span lies in: rotary rows may be those of one head."""
-    return max(1, axis.size // axis.each // max(1, len({index // axis.each for index in span.indices}))) if axis.members else 1
+def _within(span: Span, region: Region) -> bool:
+    """Whether nothing else is wrong, and of the region so much that it is no accident."""
+    periods = {index // region.period for index in span.indices}
+    enough = _ENOUGH * (region.stop - region.start) * len(periods)
+    return span.count >= enough and all(map(region.holds, span.indices))
 
 
 def _distinct(pieces: Iterable[PieceReport]) -> list[PieceReport]:
