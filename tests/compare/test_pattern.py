@@ -200,6 +200,23 @@ def test_ranks_that_are_wrong_alone_are_named_with_their_place(wrong: tuple[int,
     assert hints(measurement, Surroundings(places=PLACES)) == said
 
 
+def test_a_coordinate_that_a_right_rank_has_too_tells_nothing() -> None:
+    """Two of three ranks with tp 1 are wrong: it is not tp 1 that is."""
+    right = tensor([8, 8])
+    places = [{"tp": tp, "dp": dp} for dp in range(3) for tp in range(2)]
+    measurement = measured([right + tensor([8, 8]).T if rank in (1, 3) else right for rank in range(6)], right)
+    assert hints(measurement, Surroundings(places=places)) == ()
+
+
+def test_a_copy_that_was_never_computed_is_no_summand() -> None:
+    """Beside a right one: their sum is right, but nothing is missing from that."""
+    right = tensor([8, 8])
+    assert hints(measured([right, right * 0], right), Surroundings(places=PLACES)) == (
+        "0 times the reference in every wrong piece (never computed)",
+        "rank 1 only (tp 1)",
+    )
+
+
 def test_a_rank_is_not_the_wrong_one_where_it_alone_holds_the_tensor() -> None:
     """The last pipeline stage has the logits; there is no other that would have them right."""
     right = tensor([8, 8])

@@ -89,8 +89,7 @@ def _factor(measurement: Measurement, wrong: list[PieceReport], known: Surroundi
     meaning = meaning_of(constant, known.factors, known.noise)
     if total.count == 1 and not meaning:
         return  # every number is some constant times another
-    everywhere = {piece.box for piece in wrong} == set(measurement.by_box)
-    where = "everywhere" if everywhere else "in every wrong piece"
+    where = "everywhere" if len(wrong) == len(measurement.pieces) else "in every wrong piece"
     yield f"{constant:.6g} times the reference {where}" + (f" ({meaning})" if meaning else "")
 
 
