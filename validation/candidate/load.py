@@ -58,7 +58,7 @@ def compare_weights(held: Held, checkpoint: Checkpoint, recorder: Recorder) -> N
     parts = ((part, part.of(tensor.detach())) for tensor, parts in held for part in parts)
     for parameter, box, value in together(parts):
         expected = checkpoint.read(parameter.name, slices(box)).to(value.dtype)
-        recorder.measure(f"{WEIGHTS}{parameter.name}", value, box, expected)
+        recorder.measure(f"{WEIGHTS}{parameter.name}", value, box, expected, exact=True)
 
 
 def together(parts: Iterable[tuple[Holding, torch.Tensor]]) -> Iterator[tuple[Parameter, Box, torch.Tensor]]:

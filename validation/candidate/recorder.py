@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from validation.compare.difference import measure
+from validation.compare.extent import extent
 from validation.compare.measurement import PieceReport
 from validation.compare.piece import Box, box_shape, slices
 from validation.compare.precision import as_stored
@@ -63,13 +64,14 @@ class Recorder:
                 return
             self.measure(name, tensor, box, expected)
 
-    def measure(self, name: str, tensor: torch.Tensor, box: Box, expected: torch.Tensor) -> None:
-        """Measure `tensor`, which is the part `box` of the whole, against `expected`."""
+    def measure(self, name: str, tensor: torch.Tensor, box: Box, expected: torch.Tensor, exact: bool = False) -> None:
+        """Measure `tensor`, which is the part `box` of the whole, against `expected`; `exact` allows for no rounding."""
         if tuple(tensor.shape) != box_shape(box):
             self.problem(name, f"shape {tuple(tensor.shape)} where {box_shape(box)} was declared, for part {list(box)}")
             return
         with torch.no_grad(), as_stored():
-            report = PieceReport(self.rank, box, measure(tensor, expected, box), _digest(tensor))
+            found = measure(tensor, expected, box)
+            report = PieceReport(self.rank, box, found, _digest(tensor), extent(tensor, expected, box, found, exact))
         self.pieces[name].append(report)
 
     def problem(self, name: str, sentence: str) -> None:

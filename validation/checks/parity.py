@@ -12,12 +12,16 @@ from validation.case.case import Case
 from validation.case.parameters import Parameter, parameters
 from validation.case.probes import observed
 from validation.case.steps import UNREDUCED, stepped
+from validation.checks.localise import localised
 from validation.checks.order import place
 from validation.run.known import known_bugs
 
 if TYPE_CHECKING:
     from validation.compare.verdict import Limits, Verdict
     from validation.run.result import Result
+
+
+MODELLING, SHARDING = "modelling", "sharding"
 
 
 class Runs(Protocol):
@@ -153,7 +157,10 @@ class Parity:
             self._leave(Verdict("fail", title, reasons=tuple(sentences), place=place(self.case, name)))
         measurement = self.result.measurement(name, shape)
         limits = limits or self._limits(name)
-        verdict = also(judge(measurement, title, limits, routes))
+        verdict = localised(
+            judge(measurement, title, limits, routes), measurement, self.case, self.result.places, limits.relative_error
+        )
+        verdict = also(verdict)
         # No upstream bug that is known makes a number that is none.
         if measurement.pieces and measurement.difference.finite:
             verdict = self._excused(name, verdict)
@@ -191,7 +198,7 @@ class Parity:
         A tensor that agrees with HuggingFace agrees with one rank's as well, within twice the limit: only failures ask.
         """
         if self.case.layout.ranks == 1:
-            return replace(verdict, reasons=(*verdict.reasons, "on one rank: modelling"))
+            return _of_kind(verdict, MODELLING, "on one rank: modelling")
         alone = self._runs.against_single(self.case)
         measured = alone.measurement(name, shape) if alone else None
         if measured is None or not measured.pieces or not measured.difference.finite:
@@ -200,8 +207,8 @@ class Parity:
             said = "not repeatable: run again, other bytes come out (a race, or something random)"
             return replace(verdict, reasons=(*verdict.reasons, said))
         error = measured.difference.relative_error
-        kind = "modelling" if error <= limits.relative_error else "sharding"
-        return replace(verdict, reasons=(*verdict.reasons, f"{kind}: off by {error:.1e} from the same model on one rank"))
+        kind = MODELLING if error <= limits.relative_error else SHARDING
+        return _of_kind(verdict, kind, f"{kind}: off by {error:.1e} from the same model on one rank")
 
     def _excused(self, name: str, verdict: Verdict) -> Verdict:
         """The verdict, where an upstream bug is known: its failure is expected, its passing is not."""
@@ -229,3 +236,7 @@ class Parity:
             pytest.xfail(verdict.line)
         if verdict.status != "pass":
             pytest.fail(verdict.line, pytrace=False)
+
+
+def _of_kind(verdict: Verdict, kind: str, reason: str) -> Verdict:
+    return replace(verdict, reasons=(*verdict.reasons, reason), properties={**verdict.properties, "kind": kind})

@@ -13,6 +13,7 @@ import pytest
 from ci import junit
 from validation.case.case import Case
 from validation.case.errors import ExitCode, PlumblineError
+from validation.checks.first import First
 from validation.checks.parity import Parity
 from validation.checks.progress import ProgressLine
 from validation.machine import machine
@@ -21,10 +22,6 @@ from validation.run.options import Settings
 if TYPE_CHECKING:
     from validation.compare.verdict import Verdict
     from validation.run.result import Result
-
-
-UNPLACED = (9, 0)
-"""A check that compares no tensor by name comes after all that do."""
 
 
 class Report:
@@ -39,7 +36,7 @@ class Report:
         self._wanted: list[Case] = []
         self._checks: dict[str, list[junit.Check]] = defaultdict(list)
         self._counts: Counter[str] = Counter()
-        self._first: dict[str, tuple[tuple[int, int], str]] = {}
+        self._first: dict[str, First] = {}
         self._broke: set[ExitCode] = set()
         self._start = time.monotonic()
         self._progress = ProgressLine(config)
@@ -127,17 +124,17 @@ class Report:
         title = verdict.title if verdict else report.nodeid.rpartition("::")[2]
         line = verdict.line if verdict else f"{status.upper()}: {title}"
         details = "" if verdict or not report.failed else report.longreprtext
-        self._count(status, line, verdict)
+        self._count(status, line, verdict, report.nodeid)
         self._print(report.section, status, line, verdict, details)
         if self._result is not None:
             self._checks[self._result.case.name].append(_check(report, status, title, verdict, line, details))
 
-    def _count(self, status: str, line: str, verdict: Verdict | None) -> None:
+    def _count(self, status: str, line: str, verdict: Verdict | None, check: str) -> None:
         self._counts[status] += 1
         if status in ("fail", "error") and self._result is not None:
-            found = (verdict.place if verdict else UNPLACED, line)
+            found = First.of(self._result.case, check, line, verdict)
             name = self._result.case.name
-            self._first[name] = min(self._first.get(name, found), found, key=lambda first: first[0])
+            self._first[name] = min(self._first.get(name, found), found, key=lambda first: first.place)
         if self._result is not None and self._result.broken is not None:
             self._broke.add(self._result.broken.exit_code)
 
@@ -181,7 +178,9 @@ class Report:
         self._write(f"===== Overall result: {words.get(code, 'ERROR')} ({', '.join(counted)}) =====", **colour)
         for case in self._wanted:
             if case.name in self._first:
-                self._write(f"First in {case.arrangement}: {self._first[case.name][1]}")
+                first = self._first[case.name]
+                self._write(f"First in {case.arrangement}: {first.line}")
+                self._write(f"Reproduce: {first.command(self._settings)}")
         for case in self._settings.cases:
             if case.name in self._checks:
                 self._write(f"JUnit: {self._path(case)}")
@@ -196,10 +195,11 @@ class Report:
         if self._result is None:
             return
         case, result = self._result.case, self._result
+        checks, first = self._checks[case.name], self._first.get(case.name)
         facts = self._facts(case, {key: value for key, value in result.facts.items() if not isinstance(value, (list, dict))})
         suite = junit.Suite(
             name=case.name,
-            checks=tuple(self._checks[case.name]),
+            checks=tuple(first.told(checks, self._settings) if first else checks),
             properties=facts | _ranks(result),
             seconds=result.seconds,
             timestamp=time.strftime("%Y-%m-%dT%H:%M:%S"),

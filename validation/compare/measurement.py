@@ -10,27 +10,34 @@ from functools import cached_property
 from typing import Any
 
 from validation.compare.difference import Difference
+from validation.compare.extent import Extent
 from validation.compare.piece import Box, box_shape, uncovered
 
 
 @dataclass(frozen=True)
 class PieceReport:
-    """One piece as its rank reports it. `digest` stands for the candidate's bytes."""
+    """One piece as its rank reports it.
+
+    `digest` stands for the candidate's bytes; `extent` is where the piece is wrong, None where it is not.
+    """
 
     rank: int
     box: Box
     difference: Difference
     digest: str
+    extent: Extent | None = None
 
     def as_list(self) -> list[Any]:
         """The report for JSON; the rank is known from the file."""
-        return [self.box, self.difference.as_list(), self.digest]
+        return [self.box, self.difference.as_list(), self.digest, *([self.extent.as_list()] if self.extent else [])]
 
     @classmethod
     def from_list(cls, rank: int, data: list[Any]) -> PieceReport:
         """The report that `as_list` wrote."""
-        box, difference, digest = data
-        return cls(rank, tuple((start, stop) for start, stop in box), Difference.from_list(difference), digest)
+        box, difference, digest, *extent = data
+        place = tuple((start, stop) for start, stop in box)
+        wrong = Extent.from_list(extent[0]) if extent else None
+        return cls(rank, place, Difference.from_list(difference), digest, wrong)
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 from validation.case.case import Case
-from validation.case.layout import Layout
 from validation.reference import store
 from validation.run import entry, launch
 from validation.run.options import Settings
 from validation.run.references import REFERENCES
+from validation.run.reproduce import alone
 from validation.run.result import Result, merged
 
 Progress = Callable[[Case, str], None]
@@ -84,14 +83,14 @@ class Runner:
 
         It tells a sharding bug from a modelling bug, which one rank has as well.
         """
-        alone = replace(case, layout=Layout(), training=replace(case.training, stages=(), optimizer="plain"))
+        single = alone(case)
         if case.layout.ranks == 1:
             return None
         try:
-            if alone not in self._single:
-                self._single[alone] = self._of_one_rank(alone)
+            if single not in self._single:
+                self._single[single] = self._of_one_rank(single)
             with launch.run_folder() as folder:
-                arguments = (case.to_json(), str(folder), str(self._single[alone]), self._settings.timeout, "")
+                arguments = (case.to_json(), str(folder), str(self._single[single]), self._settings.timeout, "")
                 reports = launch.launch(entry.rank, arguments, case.layout.ranks, folder, self._settings.timeout)
         except launch.RunBroke:
             return None

@@ -1,0 +1,39 @@
+"""The command that is printed for the first failure makes it again, on one rank where one rank has it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.checks.conftest import BROKEN, LAYERS, command
+
+SHARED = ["--set", f"num_layers={LAYERS}", "--steps", "0", "--seed", "7"]
+
+
+@pytest.mark.parametrize(
+    ("defect", "check", "layout", "fewest"),
+    [
+        ("yarn_scale_dropped", "test_core_attention_output", "tp2", "single"),
+        ("reduction_lost", "test_attention_output", "tp2", "tp2"),
+    ],
+    ids=["modelling", "sharding"],
+)
+def test_the_first_failure_is_made_again(
+    cache: Path, tmp_path: Path, defect: str, check: str, layout: str, fewest: str
+) -> None:
+    """As it was: the same check fails, in the same way, and nothing else is run."""
+    words = ["--layouts", layout, "--implementation", f"{BROKEN}:{defect}", *SHARED]
+    first = command(["run", *words, "--results", str(tmp_path), "--", "-k", check], cache).stdout
+    (printed,) = re.findall(r"^Reproduce: (.*)$", first, re.M)
+    python, _, module, *again = shlex.split(printed)
+    assert (python, module) == ("python", "validation")
+    assert again[again.index("--layouts") + 1] == fewest
+    again[1:1] = ["--results", str(tmp_path / "again")]
+    second = command(again, cache)
+    assert second.returncode == 1
+    assert "Overall result: FAIL (1 checks, 1 fail" in second.stdout
+    assert re.findall(r"^FAIL: .*? - ", first, re.M)[:1] == re.findall(r"^FAIL: .*? - ", second.stdout, re.M)
+    assert ("modelling" in second.stdout) == (fewest == "single")

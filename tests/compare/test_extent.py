@@ -1,0 +1,117 @@
+"""Extents: what is wrong is found, what is right costs nothing, and nothing is lost on the way from a rank."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+
+import pytest
+import torch
+
+from validation.compare import extent as module
+from validation.compare.difference import measure
+from validation.compare.extent import MOST_RUNS, Extent, Span, extent
+from validation.compare.measurement import PieceReport
+from validation.compare.piece import Box, box_shape, whole
+
+SHAPE = (4, 6, 5)
+
+
+def reference(shape: tuple[int, ...] = SHAPE) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def found(candidate: torch.Tensor, right: torch.Tensor, box: Box | None = None, exact: bool = False) -> Extent | None:
+    box = box or whole(right.shape)
+    return extent(candidate, right, box, measure(candidate, right, box), exact)
+
+
+def test_what_is_equal_has_none() -> None:
+    assert found(reference(), reference()) is None
+    assert found(reference(), reference(), exact=True) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_rounding_has_none_unless_nothing_may_round(dtype: torch.dtype) -> None:
+    """One unit in the last place of every element."""
+    right = reference().to(dtype)
+    candidate = right * (1 + torch.finfo(dtype).eps)
+    assert found(candidate, right) is None
+    assert found(candidate, right, exact=True) is not None
+
+
+def test_one_choice_of_an_expert_has_one() -> None:
+    """Whole numbers do not round."""
+    right = torch.zeros(SHAPE, dtype=torch.bool)
+    candidate = right.clone()
+    candidate[1, 2, 3] = True
+    assert found(candidate, right) == Extent((Span(1, ((1, 2),)), Span(1, ((2, 3),)), Span(1, ((3, 4),))))
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 22])
+def test_indices_are_those_of_the_whole_tensor(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    """Counted from where the piece begins, however many elements are looked at at a time."""
+    monkeypatch.setattr(module, "_CHUNK", chunk)
+    right = reference()
+    candidate = right.clone()
+    candidate[1:3, [0, 1, 5], 2] += 1
+    box = ((10, 14), (20, 26), (30, 35))
+    assert found(candidate, right, box) == Extent((Span(2, ((11, 13),)), Span(3, ((20, 22), (25, 26))), Span(1, ((32, 33),))))
+
+
+def test_an_echo_is_not_the_error() -> None:
+    """What is a thousand times smaller than the largest error is left out; what is a hundred times smaller is not."""
+    right = reference()
+    candidate = right.clone()
+    candidate[0, 0, 0] += 1
+    candidate[1, 0, 0] += 1e-2
+    candidate[3, 0, 0] += 1e-5
+    assert found(candidate, right).spans[0] == Span(2, ((0, 2),))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_what_is_shown(bad: float) -> None:
+    """Whatever else is wrong: the rest follows from it or comes after."""
+    right = reference()
+    candidate = right + 1
+    candidate[2, 3, 4] = bad
+    assert [span.start for span in found(candidate, right).spans] == [2, 3, 4]  # type: ignore[union-attr]
+    assert [span.count for span in found(candidate, right).spans] == [1, 1, 1]  # type: ignore[union-attr]
+
+
+def test_a_scalar_has_one_without_spans() -> None:
+    assert found(torch.tensor(2.0, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)) == Extent(())
+
+
+def test_a_piece_without_elements_has_none() -> None:
+    assert found(torch.zeros(0, 3), torch.zeros(0, 3)) is None
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_spans_hold_the_indices_of_both_and_no_others(seed: int) -> None:
+    """Also where runs touch or overlap."""
+    generator = random.Random(seed)
+    left, right = (sorted(generator.sample(range(30), generator.randint(1, 20))) for _ in range(2))
+    both = Span.of(left).merged(Span.of(right))
+    assert list(both.indices) == sorted({*left, *right})
+    assert both == Span.of(sorted({*left, *right}))
+
+
+def test_many_runs_become_one_that_keeps_its_count() -> None:
+    """A report stays small; a reader still sees how many of the range are wrong."""
+    scattered = Span.of(range(0, 4 * MOST_RUNS, 2))
+    assert scattered == Span(2 * MOST_RUNS, ((0, 4 * MOST_RUNS - 1),))
+    assert scattered.merged(Span.of([4 * MOST_RUNS + 9])).count == 2 * MOST_RUNS + 1
+
+
+def test_a_report_goes_through_json_whole() -> None:
+    """And one that is right says no more than it did."""
+    right, box = reference(), whole(SHAPE)
+    assert box_shape(box) == SHAPE
+    for candidate in (right, right + 1):
+        difference = measure(candidate, right, box)
+        report = PieceReport(3, box, difference, "digest", extent(candidate, right, box, difference))
+        data = json.loads(json.dumps(report.as_list()))
+        assert PieceReport.from_list(3, data) == report
+        assert len(data) == (3 if candidate is right else 4)

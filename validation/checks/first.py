@@ -1,0 +1,51 @@
+"""The first check of a case that fails in the flow of data: the one nearest to the cause."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ci.junit import Check
+from validation.case.case import Case
+from validation.checks.parity import MODELLING
+from validation.run.options import Settings
+from validation.run.reproduce import alone, command, of_case
+
+if TYPE_CHECKING:
+    from validation.compare.verdict import Verdict
+
+UNPLACED = (9, 0)
+"""A check that compares no tensor by name comes after all that do."""
+
+
+@dataclass(frozen=True)
+class First:
+    """A failing check: its place in the flow of data, its line, its node id. `modelling`: one rank has the failure, too."""
+
+    case: Case
+    place: tuple[int, int]
+    line: str
+    check: str
+    modelling: bool
+
+    @classmethod
+    def of(cls, case: Case, check: str, line: str, verdict: Verdict | None) -> First:
+        """From what a check left."""
+        if verdict is None:
+            return cls(case, UNPLACED, line, check, modelling=False)
+        return cls(case, verdict.place, line, check, verdict.properties.get("kind") == MODELLING)
+
+    def command(self, settings: Settings) -> str:
+        """What reproduces it on the fewest ranks that are known to show it."""
+        case = alone(self.case) if self.modelling else self.case
+        return command(case, of_case(self.check, self.case, case), settings)
+
+    def told(self, checks: Sequence[Check], settings: Settings) -> list[Check]:
+        """The case's checks, this one with how to reproduce it: in its message, too, for viewers show nothing else."""
+        how = self.command(settings)
+        return [self._with(check, how) if check.message == self.line else check for check in checks]
+
+    def _with(self, check: Check, how: str) -> Check:
+        said = f"{check.message}\nReproduce: {how}"
+        return replace(check, message=said, properties={**check.properties, "reproduce": how})

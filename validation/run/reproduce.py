@@ -1,0 +1,96 @@
+"""The command that runs one check of one case again. No torch."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from dataclasses import fields, replace
+from functools import cache
+
+from validation.case.case import Case
+from validation.case.layout import Layout
+from validation.case.preset import preset
+from validation.case.training import mtp_words
+from validation.run.options import Settings, add_options, settings
+
+_OF_CASE = {
+    "precision": "--precision",
+    "implementation": "--implementation",
+    "transport": "--transport",
+    "seed": "--seed",
+    "batch_size": "--batch-size",
+    "micro_batch_size": "--micro-batch-size",
+    "seq_length": "--seq-length",
+}
+"""Fields of a case with an option each, which is written where the case has not what it would have without."""
+_WORD = re.compile(r"[\w:+\-.\[\]/\\]+")
+"""What pytest's -k takes as one name."""
+
+
+def alone(case: Case) -> Case:
+    """The case on one rank, in one process: the same model, data and steps."""
+    return replace(case, layout=Layout(), training=replace(case.training, stages=(), optimizer="plain"))
+
+
+def command(case: Case, check: str, wanted: Settings) -> str:
+    """`python -m validation run ... -- -k ...`, for a shell: the check with the node id `check`, under `case`.
+
+    `wanted` are the settings that the check ran with, for what is no part of the case.
+    """
+    words = ["python", "-m", "validation", "run", *_words(case), *_machine(case, wanted)]
+    return shlex.join([*words, "--", "-k", _selection(check)])
+
+
+def of_case(check: str, ran: Case, case: Case) -> str:
+    """The node id of the same check under another case."""
+    return check.replace(f"[{ran.name}", f"[{case.name}", 1)
+
+
+def _words(case: Case) -> list[str]:
+    words = [*_model(case), "--layouts", case.arrangement]
+    usual = _parsed(words).cases[0]
+    for name, option in _OF_CASE.items():
+        if getattr(case, name) != getattr(usual, name):
+            words += [option, str(getattr(case, name))]
+    # How many steps are usual follows from the precision.
+    if case.training.steps != _parsed(words).cases[0].training.steps:
+        words += ["--steps", str(case.training.steps)]
+    return words
+
+
+def _model(case: Case) -> list[str]:
+    """The preset with the numbers that were changed, or the checkpoint's folder."""
+    if case.hf_model_path is not None:
+        layers = ["--layers", ",".join(map(str, case.layers))] if case.layers else []
+        return ["--hf-model-path", case.hf_model_path, *layers]
+    usual = preset(case.preset).model
+    # The layers of multi-token prediction stand in the layout's words.
+    carried = "num_nextn_predict_layers" if mtp_words(case.model.num_nextn_predict_layers) else ""
+    names = [field.name for field in fields(usual) if field.name != carried]
+    changed = [name for name in names if getattr(case.model, name) != getattr(usual, name)]
+    return ["--preset", case.preset, *(word for name in changed for word in ("--set", f"{name}={getattr(case.model, name)}"))]
+
+
+def _machine(case: Case, wanted: Settings) -> list[str]:
+    usual = _parsed(["--layouts", "single"])
+    words = ["--megatron-path", str(wanted.megatron_path)] if wanted.megatron_path else []
+    words += ["--case-timeout", f"{wanted.timeout:g}"] if wanted.timeout != usual.timeout else []
+    return words + (["--max-ranks", str(case.layout.ranks)] if case.layout.ranks > usual.max_ranks else [])
+
+
+def _parsed(words: list[str]) -> Settings:
+    return settings(_parser().parse_args(words), "")
+
+
+@cache
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser()
+    add_options(parser.add_argument)
+    return parser
+
+
+def _selection(check: str) -> str:
+    """The check's name without its module; where it holds what -k does not take, all of its parts that it takes."""
+    function, bracket, parameters = check.partition("[")
+    return " and ".join(_WORD.findall(function.rpartition("::")[2] + bracket + parameters))
