@@ -13,7 +13,19 @@ import torch
 from validation.compare.difference import measure
 from validation.compare.measurement import Measurement, PieceReport
 from validation.compare.piece import Box, slices, whole
-from validation.compare.verdict import ERROR, EXACT, FAIL, IN_FP64, PASS, Limits, Verdict, above_floor, judge, readable
+from validation.compare.verdict import (
+    ERROR,
+    EXACT,
+    FAIL,
+    IN_FP64,
+    PASS,
+    Limits,
+    Verdict,
+    above_floor,
+    judge,
+    near_ties,
+    readable,
+)
 
 SHAPE = (4, 6)
 HALVES: tuple[Box, Box] = (((0, 2), (0, 6)), ((2, 4), (0, 6)))
@@ -221,3 +233,47 @@ def test_a_run_repeats_where_every_byte_does() -> None:
     )
     assert first.repeats(again)
     assert not first.repeats(other)
+
+
+def test_the_error_is_told_in_floors() -> None:
+    """One and a half times what rounding does passes; three times fails, and both say so."""
+    sound = reference()
+    for times, status in ((1.5, PASS), (3.0, FAIL)):
+        found = verdict(piece(0, whole(SHAPE), sound * (1 + times * 1e-3)), limits=above_floor(1e-3, "bf16"))
+        assert found.status == status
+        assert f"({times:g}x floor)" in found.numbers
+        assert float(found.properties["ratio"]) == pytest.approx(times)
+        assert float(found.properties["floor"]) == 1e-3
+    assert any(reason.startswith("relative error 3.00e-03 > 2.0e-03 (2x floor)") for reason in found.reasons)
+
+
+def _choice(margin: float) -> tuple[Verdict, Measurement, Measurement]:
+    """The verdict on a choice in which one token of four flips, and the margin that it had."""
+    chosen = torch.tensor([[[True, False], [True, False], [False, True], [True, False]]])
+    other = chosen.clone()
+    other[0, 1] = ~other[0, 1]
+    box = whole(chosen.shape)
+    margins = torch.tensor([[0.0, margin, 0.0, 0.0]], dtype=torch.float64)
+    measured = Measurement("choice", (1, 4, 2), (PieceReport(0, box, measure(other, chosen, box), "a"),))
+    flips = PieceReport(0, box[:2], measure(margins, torch.zeros_like(margins), box[:2]), "b")
+    return judge(measured, "Router Output", EXACT, routes=True), measured, Measurement("flips", (1, 4), (flips,))
+
+
+def test_a_flip_within_reach_of_rounding_is_a_near_tie() -> None:
+    """It is counted and passes; a token that rounding cannot have moved fails."""
+    strict, choice, flips = _choice(1.9e-3)
+    assert strict.status == FAIL
+    passed = near_ties(strict, choice, flips, 1e-3)
+    assert passed.status == PASS
+    assert passed.reasons == ()
+    assert "1 of 4 routes differ, near-ties: 1 tokens flip, margin at most 1.9e-03 of 2.0e-03" in passed.numbers
+    for margin in (2.1e-3, math.nan, math.inf):
+        assert near_ties(*_choice(margin), 1e-3).status == FAIL
+
+
+def test_a_near_tie_excuses_nothing_else() -> None:
+    """Replicas that chose differently, and margins that nobody reported."""
+    strict, choice, flips = _choice(1e-4)
+    twice = replace(choice, pieces=(*choice.pieces, replace(choice.pieces[0], rank=1, digest="other")))
+    assert near_ties(strict, twice, flips, 1e-3).status == FAIL
+    assert near_ties(strict, choice, replace(flips, pieces=()), 1e-3).status == FAIL

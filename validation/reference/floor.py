@@ -66,7 +66,9 @@ class Floor:
                 error, largest = _errors(tensor, self._truth[name], scale)
                 # Holding a number in this dtype rounds it by as much, even where these runs were lucky.
                 unit = torch.finfo(tensor.dtype).eps / 2
-                self._errors[name] = max(self._errors.get(name, unit), error)
+                known = self._errors.get(name, unit)
+                # A run that overflowed is no measure of rounding; an infinite floor would excuse everything.
+                self._errors[name] = max(known, error) if math.isfinite(error) else known
                 self._largest[name] = max(self._largest.get(name, 0.0), largest)
 
     def facts(self, case: Case) -> dict[str, Any]:
@@ -74,23 +76,26 @@ class Floor:
 
         `floor` by name, `dtypes` by name, and `score_floor`, the largest |error| of a router's scores, by its choice.
         """
-        probes, floor = observed(case), dict(self._errors)
-        for name in floor:
-            many = _MEAN_OF.get(probes[name].kind) if name in probes else None
-            if many is not None:
-                floor[name] = max(floor[name], floor[name.removesuffix(probes[name].kind) + many])
         scores = {
             f"layers.{layer}.moe.router.experts": self._largest[f"layers.{layer}.moe.router.scores"]
             for layer in case.model.expert_blocks
         }
         # The gradients of parameters are added up in float32 on the Megatron side, whatever the parameters are held in.
         dtypes = {name: "float32" if name.startswith("gradients/") else dtype for name, dtype in self._dtypes.items()}
-        return {"floor": floor, "score_floor": scores, "dtypes": dtypes}
+        return {"floor": self._floors(case), "score_floor": scores, "dtypes": dtypes}
+
+    def _floors(self, case: Case) -> dict[str, float]:
+        probes, floor = observed(case), dict(self._errors)
+        for name in floor:
+            many = _MEAN_OF.get(probes[name].kind) if name in probes else None
+            if many is not None:
+                floor[name] = max(floor[name], floor[name.removesuffix(probes[name].kind) + many])
+        return floor
 
 
 @torch.no_grad()
 def _errors(tensor: torch.Tensor, truth: torch.Tensor, scale: float) -> tuple[float, float]:
-    """Relative Frobenius error and largest |error|; infinite where the run has overflowed, which makes no floor."""
+    """Relative Frobenius error and largest |error|; infinite or NaN where the run has overflowed."""
     with as_stored():
         difference = tensor.to(torch.float64) / scale - truth.to(torch.float64)
         size, error = float(torch.linalg.vector_norm(truth.to(torch.float64))), float(torch.linalg.vector_norm(difference))
