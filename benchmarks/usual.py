@@ -24,6 +24,7 @@ def main(case_text: str, folder: Path) -> None:
     from validation.reference import compute
     from validation.reference.store import Reference
     from validation.run import warm, worker  # noqa: F401 - warm mends megatron-core
+    from validation.run.plugin import Plugin
     from validation.run.report import RankReport
 
     case, report = Case.from_json(case_text), RankReport(folder, int(os.environ["RANK"]))
@@ -34,7 +35,8 @@ def main(case_text: str, folder: Path) -> None:
     store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False)
     store.set(f"ready-{report.rank}", "1")
     store.wait(["ready-0"])
-    report.write(worker._findings(case, Reference(Path(place.read_text())), report, timeout=600.0, keep=""))
+    stored = Reference(Path(place.read_text()))
+    report.write(worker._findings(case, stored, report, timeout=600.0, keep="", plugin=Plugin()))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(path for room in ("validation", "ci") for path in (ROOT / room).rglob("*.py"))
-ORDER = ("case", "compare", "reference", "candidate", "run", "checks convert faults")
-"""Rooms of validation from the bottom to the top; those of one line know nothing of each other."""
+ORDER = ("case", "compare", "reference", "candidate", "run", "faults", "checks convert")
+"""Rooms of validation from the bottom to the top; those of one step know nothing of each other."""
 HEAVY = ("torch", "transformers", "megatron", "numpy", "safetensors")
 
 
@@ -74,6 +74,9 @@ def test_imports_point_one_way(path: Path) -> None:
         ("ci", "run", False),
         ("checks", "cli", False),
         ("cli", "run", True),
+        ("faults", "run", True),
+        ("run", "faults", False),
+        ("checks", "faults", True),
     ],
 )
 def test_the_arrows_are_those_of_the_design(source: str, target: str, allowed: bool) -> None:
@@ -99,8 +102,8 @@ def test_the_words_of_a_case_and_the_pipeline_need_no_torch() -> None:
 
 
 def test_collecting_the_checks_is_light() -> None:
-    """Which checks a case has is known without torch."""
-    words = ["--collect-only", "-q", "-p", "no:cacheprovider", "validation/checks", "--layouts", "single,tp2"]
+    """Which checks a case has is known without torch, and which defects are planted beside it."""
+    words = ["--collect-only", "-q", "-p", "no:cacheprovider", "validation/checks", "--layouts", "single,tp2", "--self-test"]
     code = f"import pytest\ncode = pytest.main({words!r})\nassert code == 0, code"
     assert heavy_after(code) == []
 

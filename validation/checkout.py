@@ -75,9 +75,12 @@ def core() -> Path | None:
 @functools.cache
 def _installed_core() -> Path | None:
     try:
-        spec = importlib.util.find_spec("megatron.core")
-    except ImportError:
+        package = importlib.util.find_spec("megatron")
+    except (ImportError, ValueError):
         return None
+    # The parts of a dotted name are imported when it is looked for as a whole.
+    places = package.submodule_search_locations if package else None
+    spec = importlib.machinery.PathFinder.find_spec("megatron.core", places) if places else None
     return Path(spec.origin).parent if spec and spec.origin else None
 
 

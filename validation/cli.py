@@ -10,6 +10,7 @@ from pathlib import Path
 
 from validation import doctor
 from validation.case.errors import ExitCode, PlumblineError
+from validation.faults.plan import plan_of
 from validation.run.options import Given, add_options, settings
 from validation.run.prepare import prepare
 
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     wanted = settings(options, command)
-    prepare(wanted)
+    prepare(wanted, [plant.case for plant in plan_of(wanted).plants])
 
     # What is wrong has been said by now, and the fork server imports while pytest is.
     import pytest

@@ -305,3 +305,30 @@ def test_a_case_of_a_folder_survives_the_way_to_its_ranks(checkpoint: Path) -> N
     case = asked("--hf-model-path", str(checkpoint), "--layers", "0,2").cases[0]
     case = replace(case, layout=Layout.parse("tp2pp2vpp2ep4etp1cp2dp2nosp"), model=replace(case.model, q_lora_rank=None))
     assert Case.from_json(case.to_json()) == case
+
+
+@pytest.mark.parametrize(
+    ("ci", "words", "on"),
+    [
+        (None, (), False),
+        ("", (), False),
+        ("false", (), False),
+        ("true", (), True),
+        ("True", (), True),
+        ("1", (), True),
+        (None, ("--self-test",), True),
+        ("true", ("--no-self-test",), False),
+    ],
+)
+def test_a_run_tests_itself_in_ci_or_where_it_is_asked_to(
+    monkeypatch: pytest.MonkeyPatch, ci: str | None, words: tuple[str, ...], on: bool
+) -> None:
+    """CI systems set CI=true."""
+    if ci is not None:
+        monkeypatch.setenv("CI", ci)
+    assert asked(*words).self_test is on
+
+
+def test_to_test_itself_and_not_to_is_refused() -> None:
+    with pytest.raises(UsageError, match="--self-test and --no-self-test contradict each other; give one of them"):
+        asked("--self-test", "--no-self-test")

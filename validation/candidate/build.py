@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
@@ -29,14 +31,18 @@ def start_groups(layout: Layout) -> None:
     )
 
 
-def build(case: Case) -> list[GPTModel]:
-    """The model chunks of this rank, one per virtual pipeline stage, parameters not yet meaningful."""
+def build(case: Case, configure: Callable[[Case, MLATransformerConfig], None] = lambda case, config: None) -> list[GPTModel]:
+    """The model chunks of this rank, one per virtual pipeline stage, parameters not yet meaningful.
+
+    `configure` may change the configuration before anything is built from it.
+    """
     # Without CUDA there is no CUDA seed to track, and with dropout 0 nothing draws from it.
     initialize_rng_tracker(inference_rng_tracker=not torch.cuda.is_available())
     if torch.cuda.is_available():
         model_parallel_cuda_manual_seed(case.seed)
     torch.manual_seed(case.seed)
     config = transformer_config(case)
+    configure(case, config)
     stages: list[int | None] = list(range(case.layout.vpp)) if case.layout.vpp > 1 else [None]
     chunks = []
     for stage in stages:

@@ -12,11 +12,14 @@ import pytest
 from validation.case.errors import PlumblineError
 from validation.checks.marks import members
 from validation.checks.parity import Parity
+from validation.checks.planted import Planted
 from validation.checks.protocol import Straight
-from validation.checks.report import Report, has_a_case, parity_of, section_of
+from validation.checks.report import Report, has_a_case, parity_of, planted_of, section_of
+from validation.faults.plan import Plan, plan_of
 from validation.run.options import Given, Settings, add_options, settings
 
 SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
+PLAN: pytest.StashKey[Plan] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,22 +33,27 @@ def pytest_configure(config: pytest.Config) -> None:
     given = next((plugin for plugin in config.pluginmanager.get_plugins() if isinstance(plugin, Given)), None)
     try:
         wanted = given.settings if given else settings(config.option, shlex.join(sys.argv))
-        config.stash[SETTINGS] = wanted
+        config.stash[SETTINGS], config.stash[PLAN] = wanted, plan_of(wanted)
     except PlumblineError as error:
         pytest.exit(str(error), returncode=error.exit_code)
     config.option.no_summary, config.option.no_header = True, True
     config.option.verbose -= 2
-    config.pluginmanager.register(Report(config, wanted, prepared=given is not None), "plumbline-report")
+    report = Report(config, wanted, config.stash[PLAN], prepared=given is not None)
+    config.pluginmanager.register(report, "plumbline-report")
     config.pluginmanager.register(Straight(), "plumbline-straight")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One check per case, and per layer or parameter where it is marked so."""
+    """One check per case, and per layer or parameter where it is marked so; one per planted defect."""
+    report: Any = metafunc.config.pluginmanager.get_plugin("plumbline-report")
+    if "planted" in metafunc.fixturenames:
+        plants = metafunc.config.stash[PLAN].plants
+        ids = [plant.defect.group.replace(" ", "-") for plant in plants]
+        metafunc.parametrize("planted", [Planted(plant, report) for plant in plants], ids=ids)
     if "parity" not in metafunc.fixturenames:
         return
     mark = metafunc.definition.get_closest_marker("every")
     cases = metafunc.config.stash[SETTINGS].cases
-    report: Any = metafunc.config.pluginmanager.get_plugin("plumbline-report")
     # Parameters and no fixtures: there are thousands of checks, and setting up a fixture costs as much as a check.
     if mark is None:
         metafunc.parametrize("parity", [Parity(case, report) for case in cases], ids=[case.name for case in cases])
@@ -57,7 +65,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Case by case, section by section, layer by layer, each layer in data-flow order."""
+    """Case by case, section by section, layer by layer, each layer in data-flow order; the self-test after all cases."""
     # A check for every layer of a kind that the model has none of (experts in a dense model) is no check of this model.
     if items:
         order = {case.name: index for index, case in enumerate(items[0].config.stash[SETTINGS].cases)}
@@ -68,5 +76,5 @@ def _place(item: Any, order: Mapping[str, int]) -> tuple[int, int, int, int]:
     """Where an item stands: its case's place in `order` (by name), its section, its layer, its line in the module."""
     parity = parity_of(item)
     layer = item.callspec.params.get("layer", -1) if hasattr(item, "callspec") else -1
-    place = order[parity.case.name] if parity else -1
+    place = order[parity.case.name] if parity else len(order) if planted_of(item) else -1
     return place, section_of(item)[0], layer, item.function.__code__.co_firstlineno

@@ -6,6 +6,7 @@ import gc
 import time
 from collections import Counter, defaultdict
 from collections.abc import Generator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +16,10 @@ from validation.case.case import Case
 from validation.case.errors import ExitCode, PlumblineError
 from validation.checks.first import First
 from validation.checks.parity import Parity
+from validation.checks.planted import Planted
 from validation.checks.progress import ProgressLine
+from validation.checks.self_test import SelfTest
+from validation.faults.plan import Plan, Plant
 from validation.machine import machine
 from validation.run.options import Settings
 
@@ -27,13 +31,15 @@ if TYPE_CHECKING:
 class Report:
     """Runs each case when its first check asks for it, prints a line per check, writes a JUnit file per case."""
 
-    def __init__(self, config: pytest.Config, settings: Settings, prepared: bool) -> None:
+    def __init__(self, config: pytest.Config, settings: Settings, plan: Plan, prepared: bool) -> None:
         self._config, self._settings, self._prepared = config, settings, prepared
+        self._self_test = SelfTest(plan, settings.cases[0])
         self._runner: Any = None
         self._result: Result | None = None
         self._against_single: dict[Case, Result | None] = {}
-        self._section = ""
+        self._section = self._suite = ""
         self._wanted: list[Case] = []
+        self._plants: list[Plant] = []
         self._checks: dict[str, list[junit.Check]] = defaultdict(list)
         self._counts: Counter[str] = Counter()
         self._first: dict[str, First] = {}
@@ -48,8 +54,22 @@ class Report:
             self._finish_case()
             capture: Any = self._config.pluginmanager.getplugin("capturemanager")
             with capture.global_and_fixture_disabled():
-                self._result = self._run(case)
+                self._result, self._suite = self._run(case), case.name
         return self._result
+
+    def planted(self, plant: Plant) -> Result:
+        """What the ranks with a planted defect found; waits for them."""
+        if self._suite != self._self_test.name:
+            self._finish_case()
+            self._result, self._section, self._suite = None, "", self._self_test.name
+            for line in self._self_test.heading:
+                self._write(line)
+        if self._runner is None:
+            self._start_cases()
+        found: Result = self._runner.result(plant.case, plant.defect.plugin)
+        if found.broken is not None:
+            self._broke.add(found.broken.exit_code)
+        return found
 
     def against_single(self, case: Case) -> Result | None:
         """The case compared with the candidate on one rank, run when a check first fails; None where that cannot be had."""
@@ -77,14 +97,19 @@ class Report:
         self._runner, self._machine = Runner(self._settings, self._progress.show), machine()
         for case in self._wanted:
             junit.write_unfinished(self._path(case), case.name, self._facts(case, {}))
+        if self._plants:
+            junit.write_unfinished(*self._self_test_file(), self._self_test.properties(self._common_facts()))
         # torch alone is half a million objects: left to the collector, it goes through them while the checks run.
         gc.freeze()
         self._runner.start(self._wanted)
+        for plant in self._plants:
+            self._runner.start([plant.case], plant.defect.plugin)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Cases that no selected check asks for are not run."""
         asked = {parity.case for parity in map(parity_of, session.items) if parity}
         self._wanted = [case for case in self._settings.cases if case in asked]
+        self._plants = [planted.plant for planted in map(planted_of, session.items) if planted]
 
     def pytest_unconfigure(self) -> None:
         """Nothing is left running, however this ends."""
@@ -98,7 +123,7 @@ class Report:
         from validation.run.prepare import prepare
 
         try:
-            prepare(self._settings)
+            prepare(self._settings, [plant.case for plant in self._self_test.plan.plants])
         except PlumblineError as error:
             pytest.exit(str(error), returncode=error.exit_code)
 
@@ -106,8 +131,8 @@ class Report:
     def pytest_runtest_makereport(self, item: pytest.Item, call: Any) -> Generator[None, Any, Any]:
         """Give the verdict to whoever reads the report."""
         report = yield
-        parity = parity_of(item)
-        report.verdict, report.section = parity.verdict if parity else None, section_of(item)[1]
+        stated = parity_of(item) or planted_of(item)
+        report.verdict, report.section = stated.verdict if stated else None, section_of(item)[1]
         return report
 
     @pytest.hookimpl(tryfirst=True)
@@ -126,8 +151,8 @@ class Report:
         details = "" if verdict or not report.failed else report.longreprtext
         self._count(status, line, verdict, report.nodeid)
         self._print(report.section, status, line, verdict, details)
-        if self._result is not None:
-            self._checks[self._result.case.name].append(_check(report, status, title, verdict, line, details))
+        if self._suite:
+            self._checks[self._suite].append(_check(report, status, title, verdict, line, details))
 
     def _count(self, status: str, line: str, verdict: Verdict | None, check: str) -> None:
         self._counts[status] += 1
@@ -184,6 +209,8 @@ class Report:
         for case in self._settings.cases:
             if case.name in self._checks:
                 self._write(f"JUnit: {self._path(case)}")
+        if self._self_test.name in self._checks:
+            self._write(f"JUnit: {self._self_test_file()[0]}")
 
     def _exit_code(self) -> ExitCode:
         """A wrong number outweighs a broken run: only what is undecided for want of machines may be tried again."""
@@ -191,7 +218,14 @@ class Report:
             return ExitCode.FAIL
         return min(self._broke, default=ExitCode.PASS)
 
+    def _self_test_file(self) -> tuple[Path, str]:
+        """The path, and the name of the testsuite in it."""
+        return self._settings.results / f"{self._self_test.name}.xml", self._self_test.name
+
     def _finish_case(self) -> None:
+        if self._suite == self._self_test.name:
+            path, name = self._self_test_file()
+            junit.write(path, self._self_test.suite(self._checks[name], self._common_facts()))
         if self._result is None:
             return
         case, result = self._result.case, self._result
@@ -206,14 +240,17 @@ class Report:
         )
         junit.write(self._path(case), suite)
 
-    def _path(self, case: Case) -> Any:
+    def _path(self, case: Case) -> Path:
         return self._settings.results / f"{case.name}.xml"
 
     def _facts(self, case: Case, more: dict[str, Any]) -> dict[str, str]:
         fields = ("preset", "precision", "implementation", "transport", "seed", "batch_size", "micro_batch_size", "seq_length")
         said = {field: str(getattr(case, field)) for field in fields}
-        said |= {"layout": case.layout.name, "ranks": str(case.layout.ranks), "command": self._settings.command}
-        return {**said, **self._machine, **{key: str(value) for key, value in more.items()}}
+        said |= {"layout": case.layout.name, "ranks": str(case.layout.ranks)}
+        return {**said, **self._common_facts(), **{key: str(value) for key, value in more.items()}}
+
+    def _common_facts(self) -> dict[str, str]:
+        return {"command": self._settings.command, **self._machine}
 
     def _write(self, line: str, **colours: bool) -> None:
         # In one piece: unbuffered, as CI systems set it, every write is a system call.
@@ -226,9 +263,16 @@ def parity_of(item: Any) -> Parity | None:
     return found
 
 
+def planted_of(item: Any) -> Planted | None:
+    """The planted defect that a check of the self-test is about; None for every other check."""
+    found: Planted | None = item.callspec.params.get("planted") if hasattr(item, "callspec") else None
+    return found
+
+
 def has_a_case(item: Any) -> bool:
     """False for what pytest makes of a check with nothing to check: one item without parameters, to be skipped."""
-    return parity_of(item) is None or isinstance(parity_of(item), Parity)
+    found = parity_of(item) or planted_of(item)
+    return found is None or isinstance(found, (Parity, Planted))
 
 
 def section_of(item: Any) -> tuple[int, str]:

@@ -7,8 +7,8 @@ them already), not where they are named.
 from __future__ import annotations
 
 
-def rank(case: str, run_folder: str, reference_folder: str, timeout: float, keep: str) -> None:
+def rank(case: str, run_folder: str, reference_folder: str, timeout: float, keep: str, plugin: str = "") -> None:
     """Every rank of a case."""
     from validation.run import worker
 
-    worker.rank(case, run_folder, reference_folder, timeout, keep)
+    worker.rank(case, run_folder, reference_folder, timeout, keep, plugin)

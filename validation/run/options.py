@@ -43,6 +43,7 @@ class Settings:
     debug: bool
     fresh: bool
     command: str
+    self_test: bool = False
     megatron_path: Path | None = None
 
 
@@ -88,6 +89,13 @@ def add_options(add: Callable[..., Any]) -> None:
         help="cases that run at the same time (default 2 for tiny on the CPU, else 1)",
     )
     add("--pieces", action="store_true", default=False, help="show every rank's pieces, and keep what the ranks left behind")
+    add(
+        "--self-test",
+        action="store_true",
+        default=False,
+        help="plant one defect of each kind in small cases beside the others; each must be seen (default where CI is true)",
+    )
+    add("--no-self-test", action="store_true", default=False, help="plant none")
     add("--fresh", action="store_true", default=False, help="compute the reference again even if it is stored")
 
 
@@ -125,8 +133,17 @@ def settings(options: Any, command: str) -> Settings:
         debug=options.pieces,
         fresh=options.fresh,
         command=command,
+        self_test=_self_test(options),
         megatron_path=Path(options.megatron_path) if options.megatron_path else None,
     )
+
+
+def _self_test(options: Any) -> bool:
+    """As asked for; where nothing is said, in CI, whose systems set the variable CI."""
+    if options.self_test and options.no_self_test:
+        raise UsageError("--self-test and --no-self-test contradict each other; give one of them")
+    in_ci = os.environ.get("CI", "").lower() in ("true", "1")
+    return bool(options.self_test or (in_ci and not options.no_self_test))
 
 
 def _home() -> Path:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterable
 
 from validation import checkout
 from validation.case import preflight
+from validation.case.case import Case
 from validation.case.errors import EnvironmentMissing, UsageError
 from validation.machine import ABSENT, available_memory, gpus, version
 from validation.reference import store
@@ -18,8 +20,11 @@ PACKAGES = ("torch", "transformers", "megatron-core", "safetensors", "pytest", "
 """Without one of these no case runs."""
 
 
-def prepare(settings: Settings) -> None:
-    """Everything that can be said before anything is started. Raises UsageError or EnvironmentMissing."""
+def prepare(settings: Settings, also: Iterable[Case] = ()) -> None:
+    """Everything that can be said before anything is started. Raises UsageError or EnvironmentMissing.
+
+    `also` are further cases, smaller than those of the settings, whose references will be needed.
+    """
     checkout.choose(settings.megatron_path)
     _find_packages(settings.cases[0].transport)
     count, memory = gpus(), available_memory()
@@ -28,7 +33,7 @@ def prepare(settings: Settings) -> None:
     _find_implementation(settings.cases[0].implementation)
     launch.prepare(settings.cases[0].transport, steps=any(case.training.steps for case in settings.cases))
     launch.warm_up()
-    if settings.fresh or any(store.find(case, settings.home) is None for case in settings.cases):
+    if settings.fresh or any(store.find(case, settings.home) is None for case in (*settings.cases, *also)):
         REFERENCES.warm_up()
     if settings.cases[0].hf_model_path is not None:
         _verify(settings)

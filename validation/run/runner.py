@@ -33,18 +33,18 @@ class Runner:
         self._fresh: set[str] = set()
         self._one_at_a_time = threading.Lock()
         self._pool = ThreadPoolExecutor(max_workers=settings.jobs, thread_name_prefix="case")
-        self._started: dict[Case, Future[Result]] = {}
+        self._started: dict[tuple[Case, str], Future[Result]] = {}
         self._single: dict[Case, Path] = {}
         self._folders: list[Path] = []
 
-    def start(self, cases: Iterable[Case]) -> None:
-        """Have these cases run, in this order."""
+    def start(self, cases: Iterable[Case], plugin: str = "") -> None:
+        """Have these cases run, in this order, their ranks with that plugin (validation.run.plugin)."""
         for case in cases:
-            self._started[case] = self._pool.submit(self.run, case)
+            self._started[case, plugin] = self._pool.submit(self.run, case, plugin)
 
-    def result(self, case: Case) -> Result:
+    def result(self, case: Case, plugin: str = "") -> Result:
         """The result of a case that was started; waits for it."""
-        return self._started[case].result()
+        return self._started[case, plugin].result()
 
     def close(self, references: bool = True) -> None:
         """Start nothing more, and end what is still running, with the process that computes `references` or without."""
@@ -56,7 +56,7 @@ class Runner:
         for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def run(self, case: Case) -> Result:
+    def run(self, case: Case, plugin: str = "") -> Result:
         """The case's result; a run that breaks is a result, too."""
         start = time.monotonic()
         facts: dict[str, object] = {}
@@ -65,10 +65,10 @@ class Runner:
                 reference = self._reference(case)
             start = time.monotonic()
             facts = reference.facts()
-            with launch.run_folder(self._debug_folder(case)) as folder:
+            with launch.run_folder(None if plugin else self._debug_folder(case)) as folder:
                 reports = launch.launch(
                     entry.rank,
-                    (case.to_json(), str(folder), str(reference.folder), self._settings.timeout, ""),
+                    (case.to_json(), str(folder), str(reference.folder), self._settings.timeout, "", plugin),
                     case.layout.ranks,
                     folder,
                     self._settings.timeout,

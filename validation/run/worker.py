@@ -26,22 +26,24 @@ from validation.case.case import Case
 from validation.compare.precision import DTYPES, LOSS_DTYPES, Mode, as_stored, computing_in, make_deterministic
 from validation.reference.checkpoint import Checkpoint
 from validation.reference.store import Reference
+from validation.run import plugin as plugins
+from validation.run.plugin import Plugin
 from validation.run.report import RankReport
 
 
-def rank(case_text: str, run_folder: str, reference_folder: str, timeout: float, keep: str) -> None:
+def rank(case_text: str, run_folder: str, reference_folder: str, timeout: float, keep: str, plugin: str = "") -> None:
     """Entry point of every rank of a case: compares its pieces and leaves its findings in the run's folder.
 
     `keep` names a folder that gets what is compared, in the files of a reference; empty for none. Only where one rank
-    holds everything.
+    holds everything. `plugin` names what the rank calls while it makes the model (validation.run.plugin); empty for nothing.
     """
     report = RankReport(Path(run_folder), int(os.environ["RANK"]))
     with report.last_words():
         case = Case.from_json(case_text)
-        report.write(_findings(case, Reference(Path(reference_folder)), report, timeout, keep))
+        report.write(_findings(case, Reference(Path(reference_folder)), report, timeout, keep, plugins.load(plugin)))
 
 
-def _findings(case: Case, stored: Reference, report: RankReport, timeout: float, keep: str) -> dict[str, Any]:
+def _findings(case: Case, stored: Reference, report: RankReport, timeout: float, keep: str, plugin: Plugin) -> dict[str, Any]:
     on_cpu = case.transport == "gloo"
     report.progress("process groups")
     if not on_cpu:
@@ -52,7 +54,7 @@ def _findings(case: Case, stored: Reference, report: RankReport, timeout: float,
     with computing_in(case.precision, platform.CudaMeansCpu if on_cpu else Mode):
         build.start_groups(case.layout)
         recorder = Recorder(report.rank, Path(keep) if keep else None, stored.facts().get("dtypes"))
-        held = _measure(case, stored, recorder, report)
+        held = _measure(case, stored, recorder, report, plugin)
         place = _place()
     # A rank that leaves early takes its connections with it while others still read from them.
     dist.barrier()
@@ -61,20 +63,23 @@ def _findings(case: Case, stored: Reference, report: RankReport, timeout: float,
     return {**recorder.as_dict(), "place": place, "memory": memory, "settings": settings}
 
 
-def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankReport) -> int:
+def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankReport, plugin: Plugin) -> int:
     """Everything that is compared, into the recorder; returns the bytes of the parameters that this rank holds."""
     report.progress("model")
-    chunks = build.build(case)
+    chunks = build.build(case, plugin.configure)
+    plugin.built(case, chunks)
     held = load.held_by(chunks, case.model, recorder)
     report.progress("weights")
     checkpoint = Checkpoint.open(stored.weights(case), case.model, case.layers)
     with as_stored():
         load.load(chunks, held, checkpoint, recorder)
         load.compare_weights(held, checkpoint, recorder)
+    plugin.loaded(case, chunks)
     divisor = loss_divisor(case, stored.batch)
     probed = [ProbedChunk(chunk, case, recorder, stored, divisor) for chunk in chunks]
     report.progress("gradient buffers")
     wrapped = build.wrap(chunks, case)
+    plugin.wrapped(case, wrapped)
     Unreduced(case, held, recorder, stored, divisor).watch(chunks[0].config)
     for model in wrapped:
         model.train()
@@ -92,7 +97,7 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
     for chunk in probed:
         chunk.stop()
     if case.training.steps:
-        _take_steps(case, wrapped, held, stored, recorder, report)
+        _take_steps(case, wrapped, held, stored, recorder, report, plugin)
     recorder.close()
     return sum(tensor.numel() * tensor.element_size() for tensor, _ in held)
 
@@ -104,6 +109,7 @@ def _take_steps(
     stored: Reference,
     recorder: Recorder,
     report: RankReport,
+    plugin: Plugin,
 ) -> None:
     """The optimizer's steps: the first with the gradients that have been compared, each further one with its own batch."""
     optimizer = Optimizer(case, wrapped)
@@ -112,6 +118,7 @@ def _take_steps(
         if step > 1:
             run_step(case, wrapped, stored.batch, step - 1)
         norm = optimizer.step()
+        plugin.stepped(case, wrapped, step)
         with as_stored():
             compare_step(step, norm.to(DTYPES[case.precision]), optimizer, held, stored, recorder)
 

@@ -1,0 +1,69 @@
+"""Runs commands as `tests.checks.commands` does: a sound self-test, then one of a gate and a table that are wrong.
+
+The classes are plugins, put in the ranks in the place of planted defects.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+HERE = "tests.checks.blind"
+
+
+class Ineffective:
+    """No defect at all."""
+
+    @staticmethod
+    def loaded(case: Any, model: Any) -> None:
+        """Nothing is changed."""
+
+
+class SomewhereElse:
+    """A defect that everything behind it shows as well, which proves nothing of what comes later."""
+
+    @staticmethod
+    def loaded(case: Any, model: Any) -> None:
+        """The embedding is wrong."""
+        model[0].embedding.word_embeddings.weight.data *= 2
+
+
+class Raises:
+    """A defect that ends the run."""
+
+    @staticmethod
+    def wrapped(case: Any, model: Any) -> None:
+        """A mistake."""
+        raise ZeroDivisionError("in the planted defect")
+
+
+def blind(plugins: dict[str, str]) -> None:
+    """Put these plugins in the place of the table's, by group, and let the check of core attention pass anything."""
+    from validation.checks import test_mla
+    from validation.compare.verdict import Limits
+    from validation.faults import catalogue
+
+    catalogue.DEFECTS = tuple(replace(defect, plugin=plugins.get(defect.group, defect.plugin)) for defect in catalogue.DEFECTS)
+
+    def anything(parity: Any, layer: int) -> None:
+        parity.agrees(f"layers.{layer}.attention.core", Limits(relative_error=1e9))
+
+    anything.pytestmark = test_mla.test_core_attention_output.pytestmark  # type: ignore[attr-defined]
+    vars(test_mla)["test_core_attention_output"] = anything
+
+
+def main(out: Path, sound: list[str], wrong: list[str]) -> list[int]:
+    """The exit codes of both; their output is in `out`."""
+    from tests.checks.commands import run
+
+    codes = run([sound], out)
+    (out / "0.txt").rename(out / "sound.txt")
+    blind({"rope": f"{HERE}:SomewhereElse", "router bias": f"{HERE}:Ineffective", "expert order": f"{HERE}:Raises"})
+    return codes + run([wrong], out)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(main(Path(sys.argv[1]), *json.load(sys.stdin))))

@@ -1,0 +1,130 @@
+"""The self-test of a run: every planted defect is seen where it is, and a gate that does not see one is red."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.checks.conftest import LAYERS, ROOT, Output
+from validation.faults.catalogue import GROUPS
+
+FIRST = (
+    "Layer 0 Core Attention Output",
+    "Layer 0 Query after RoPE",
+    "Layer 1 Router Output",
+    "Layer 1 Routed Experts Output",
+    "Layer 0 Attention Output",
+    "Layer 1 Input Norm Weight Gradient",
+)
+"""The check that each defect must make fail first."""
+SUITE = "self-test-tiny-tp2-fp64-local-gloo"
+
+
+@pytest.fixture(scope="module")
+def both(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Output, Output]:
+    """A sound self-test, in CI where nobody has to ask for it; and one that nothing is right with."""
+    texts, sound, wrong = (tmp_path_factory.mktemp(name) for name in ("texts", "sound", "wrong"))
+    shared = ["run", "--layouts", "tp2", "--set", f"num_layers={LAYERS}", "--results"]
+    commands = [[*shared, str(sound), "--", "-k", "planted or ranks"], [*shared, str(wrong), "--", "-k", "planted"]]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.checks.blind", str(texts)],
+        cwd=ROOT,
+        env={**os.environ, "PLUMBLINE_CACHE": str(cache), "CI": "true"},
+        input=json.dumps(commands),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    codes = json.loads(done.stdout)
+    return (
+        Output(codes[0], (texts / "sound.txt").read_text(), sound),
+        Output(codes[1], (texts / "0.txt").read_text(), wrong),
+    )
+
+
+def test_every_planted_defect_is_seen(both: tuple[Output, Output]) -> None:
+    """By the one check that must fail first; none of its failures is one of the run."""
+    found = both[0]
+    assert found.code == 0, found.text
+    section = found.text.partition("--- Self-Test ---\n")[2].splitlines()
+    for line, group, first in zip(section, GROUPS, FIRST, strict=False):
+        assert re.fullmatch(
+            rf"PASS: Planted defect seen: {group} - first failing check {first} \(relative \d\.\de[+-]\d\d\)", line
+        )
+    assert found.titles("FAIL") + found.titles("ERROR") == []
+    assert "===== Overall result: PASS (7 checks, " in found.text
+
+
+def test_the_self_test_stands_under_its_own_heading_after_the_cases(both: tuple[Output, Output]) -> None:
+    text = both[0].text
+    heading = "===== self-test / tiny / fp64 / local / gloo: 6 planted defects =====\n--- Self-Test ---\n"
+    assert text.index("Every rank finishes") < text.index(heading)
+
+
+def test_the_self_test_has_a_file_of_its_own(both: tuple[Output, Output]) -> None:
+    """With what was planted, where, and what came of it."""
+    found = both[0]
+    assert f"JUnit: {found.results / SUITE}.xml" in found.text
+    suite = found.suite(SUITE)
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("6", "0", "0")
+    cases = suite.findall("testcase")
+    assert [case.get("name") for case in cases] == [f"Planted defect seen: {group}" for group in GROUPS]
+    said = [{item.get("name"): item.get("value") for item in case.findall("properties/property")} for case in cases]
+    assert [one["first"] for one in said] == list(FIRST)
+    assert [one["layout"] for one in said] == ["single"] * 4 + ["tp2"] * 2
+    assert len(found.suite("tiny-tp2-fp64-local-gloo").findall("testcase")) == 1
+
+
+def test_a_defect_that_changes_nothing_turns_the_run_red(both: tuple[Output, Output]) -> None:
+    found = both[1]
+    assert found.code == 1
+    line = found.line("Planted defect seen: router bias")
+    assert re.fullmatch(
+        r"FAIL: Planted defect seen: router bias - not seen, no check fails \(.*\): the gate is blind to it", line
+    )
+
+
+@pytest.mark.parametrize(
+    ("group", "first", "wanted"),
+    [
+        pytest.param("rope", "Embedding Output", FIRST[1], id="a defect that is somewhere else"),
+        pytest.param("attention scale", FIRST[4], FIRST[0], id="a check that lets everything pass"),
+    ],
+)
+def test_a_defect_that_another_check_sees_first_is_not_seen(
+    both: tuple[Output, Output], group: str, first: str, wanted: str
+) -> None:
+    """Where everything fails, nothing has been found."""
+    line = both[1].line(f"Planted defect seen: {group}")
+    reason = f"not seen where it is, the first failing check is {first} and not {wanted}: the gate is blind to it"
+    assert line == f"FAIL: Planted defect seen: {group} - {reason}"
+
+
+def test_a_defect_that_breaks_its_ranks_is_an_error(both: tuple[Output, Output]) -> None:
+    """Nothing was decided; the stack shows where."""
+    found = both[1]
+    line = found.line("Planted defect seen: expert order")
+    assert line == "ERROR: Planted defect seen: expert order - rank 0 raised ZeroDivisionError('in the planted defect')"
+    assert re.search(r'blind\.py", line \d+, in wrapped', found.text)
+
+
+def test_what_is_not_seen_counts(both: tuple[Output, Output]) -> None:
+    """In the overall result and in the file; the others are still seen."""
+    found = both[1]
+    assert "===== Overall result: FAIL (6 checks, 1 error, 3 fail, " in found.text
+    assert len(found.titles("PASS")) == 2
+    suite = found.suite(SUITE)
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("6", "3", "1")
+
+
+def test_nothing_is_planted_unless_it_is_asked_for(sound: Output) -> None:
+    """Outside of CI."""
+    assert "self-test" not in sound.text.lower()
+    assert not list(sound.results.glob("self-test*"))

@@ -1,0 +1,122 @@
+"""What is planted beside the cases of a run: one defect of each group, where there is what it needs."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+import pytest
+
+from ci.matrix import Row, rows
+from validation.case import preflight
+from validation.case.case import Case
+from validation.case.layout import Layout
+from validation.checks.order import RUN, place
+from validation.faults.catalogue import DEFECTS, GROUPS
+from validation.faults.plan import Plan, plan, smaller
+from validation.run.options import add_options, settings
+
+
+def planned(*words: str) -> Plan:
+    """The plan of the command `run WORDS`."""
+    return plan(cases(*words))
+
+
+def cases(*words: str) -> tuple[Case, ...]:
+    """The cases of that command."""
+    parser = argparse.ArgumentParser()
+    add_options(parser.add_argument)
+    return settings(parser.parse_args(words), "").cases
+
+
+def planted(found: Plan) -> dict[str, str]:
+    """Group -> layout."""
+    return {plant.defect.group: plant.case.layout.name for plant in found.plants}
+
+
+def test_the_table_has_every_group() -> None:
+    assert set(GROUPS) == {
+        *("attention scale", "rope", "router bias", "expert order", "lost reduction", "lost gradient reduction")
+    }
+    assert {defect.group for defect in DEFECTS} == set(GROUPS)
+
+
+def test_one_of_each_group_is_planted_in_the_smallest_layout_that_has_it() -> None:
+    found = planned("--layouts", "single,tp4,tp2pp2,ep2,cp2")
+    assert planted(found) == {**dict.fromkeys(GROUPS, "single"), GROUPS[4]: "tp2", GROUPS[5]: "tp2"}
+    assert found.left_out == ()
+
+
+@pytest.mark.parametrize(("layout", "where"), [("ep2", "dp2"), ("dp4", "dp4"), ("cp2", "cp2"), ("pp2ep2", "dp2")])
+def test_without_tensor_parallel_ranks_others_lose_gradients(layout: str, where: str) -> None:
+    found = planned("--layouts", layout)
+    assert planted(found) == {**dict.fromkeys(GROUPS[:4], "single"), GROUPS[5]: where}
+    assert found.left_out == ((GROUPS[4], "no layout of this run has tensor-parallel ranks"),)
+
+
+@pytest.mark.parametrize("layout", ["single", "pp2"])
+def test_what_one_rank_has_not_is_left_out_with_the_reason(layout: str) -> None:
+    found = planned("--layouts", layout)
+    assert planted(found) == dict.fromkeys(GROUPS[:4], "single")
+    assert found.left_out == (
+        (GROUPS[4], "no layout of this run has tensor-parallel ranks"),
+        (GROUPS[5], "no layout of this run has ranks that sum gradients"),
+    )
+
+
+def test_a_model_without_experts_has_none_to_plant_in() -> None:
+    found = planned("--layouts", "tp2", "--set", "first_k_dense_replace=4")
+    assert planted(found).keys() == {"attention scale", "rope", "lost reduction", "lost gradient reduction"}
+    assert found.left_out == (("router bias", "the model has no experts"), ("expert order", "the model has no experts"))
+
+
+def test_a_defect_that_a_known_bug_hides_is_left_out() -> None:
+    """What shows it may fail in any case: it would prove nothing. Other ranks that sum gradients will do."""
+    found = planned("--layouts", "tp2", "--implementation", "local-stock")
+    assert found.left_out == ((GROUPS[5], "the known upstream bug shared-rope-key-not-reduced hides it"),)
+    assert planted(planned("--layouts", "tp2,dp2", "--implementation", "local-stock"))[GROUPS[5]] == "dp2"
+
+
+def test_planted_cases_are_small_and_otherwise_those_of_the_run() -> None:
+    """One layer of each kind, no steps, no MTP; the same precision, implementation, transport and seed."""
+    words = ("--layouts", "tp2+mtp", "--precision", "fp32", "--implementation", "some.where:spec", "--seed", "7")
+    (case,) = cases(*words)
+    for plant in planned(*words).plants:
+        small = plant.case
+        assert (small.model.dense_layers, small.model.moe_layers, small.model.mtp_layers) == ((0,), (1,), ())
+        assert (small.batch_size, small.seq_length, small.training.steps) == (2, 16, 0)
+        for word in ("preset", "precision", "implementation", "transport", "seed"):
+            assert getattr(small, word) == getattr(case, word)
+
+
+@pytest.mark.parametrize(
+    ("dense", "layers", "kept", "dense_kept"),
+    [
+        (1, (), (0, 1), 1),
+        (3, (), (0, 3), 1),
+        (2, (1, 5, 6, 9), (1, 6), 1),
+        (0, (7, 8, 9, 11), (7, 8), 0),
+        (4, (), (0, 1), 2),
+    ],
+)
+def test_of_a_checkpoint_the_first_layer_of_each_kind_is_taken(
+    dense: int, layers: tuple[int, ...], kept: tuple[int, ...], dense_kept: int
+) -> None:
+    """In the folder's own numbering."""
+    (case,) = cases()
+    of_folder = replace(case, model=replace(case.model, first_k_dense_replace=dense), hf_model_path="DIR", layers=layers)
+    small = smaller(of_folder, Layout())
+    assert small.layers == kept
+    assert (small.model.num_hidden_layers, small.model.first_k_dense_replace) == (2, dense_kept)
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: row.session)
+def test_what_is_planted_can_run_and_must_fail_at_a_check_that_is_there(row: Row) -> None:
+    """For every session of the table."""
+    words = row.arguments()[1:]
+    found = planned(*words)
+    assert len(found.plants) + len(found.left_out) == len(GROUPS)
+    for plant in found.plants:
+        most = max(case.layout.ranks for case in cases(*words))
+        preflight.check(plant.case, max_ranks=most, gpus=most, memory=None)
+        assert place(plant.case, plant.check) != RUN

@@ -1,0 +1,68 @@
+"""The gate as it stands: every check that a case has, made of a result that is there, without a word to the user."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from validation.case.case import Case
+from validation.checks.marks import members
+from validation.checks.parity import Parity
+
+if TYPE_CHECKING:
+    from validation.compare.verdict import Verdict
+    from validation.run.result import Result
+
+
+class _There:
+    """A result that is there already."""
+
+    def __init__(self, result: Result) -> None:
+        self._result = result
+
+    def result(self, case: Case) -> Result:
+        """The one result."""
+        return self._result
+
+    def against_single(self, case: Case) -> Result | None:
+        """Nobody asks where a failure comes from."""
+        return None
+
+
+def verdicts(result: Result) -> Iterator[Verdict]:
+    """What the checks of this folder say of a result, a user's own among them where they ask nothing but their case."""
+    there = _There(result)
+    for check in _checks():
+        for given in _members(check, result.case):
+            parity = Parity(result.case, there)
+            # What it says is in its verdict.
+            with contextlib.suppress(Exception, pytest.fail.Exception, pytest.skip.Exception):
+                check(parity=parity, **given)
+            if parity.verdict is not None:
+                yield parity.verdict
+
+
+def _checks() -> Iterator[Callable[..., None]]:
+    package = __package__ or ""
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if module.name.startswith("test_"):
+            for name, function in vars(importlib.import_module(f"{package}.{module.name}")).items():
+                if name.startswith("test_") and "parity" in inspect.signature(function).parameters:
+                    yield function
+
+
+def _members(check: Any, case: Case) -> list[dict[str, Any]]:
+    """The arguments beside its case with which pytest would call a check; none where it asks for what only pytest has."""
+    mark = next((mark for mark in getattr(check, "pytestmark", []) if mark.name == "every"), None)
+    names = set(inspect.signature(check).parameters) - {"parity"}
+    if mark is None:
+        return [] if names else [{}]
+    name, kind = mark.args
+    return [{name: member} for member in members(kind, case)] if names == {name} else []

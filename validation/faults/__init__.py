@@ -1,0 +1,1 @@
+"""Faults: defects put in on purpose, to show that a check sees them."""

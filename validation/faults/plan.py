@@ -1,0 +1,124 @@
+"""Which defects a run plants, and in what: small cases like its own. No torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from validation import checkout
+from validation.case.case import Case
+from validation.case.layout import Layout
+from validation.case.parameters import parameters
+from validation.case.training import Training
+from validation.faults import catalogue
+from validation.faults.catalogue import Defect
+from validation.run.known import known_bugs
+from validation.run.options import Settings
+
+
+@dataclass(frozen=True)
+class Plant:
+    """A defect in a case; `check` names the comparison that must be the first to fail."""
+
+    defect: Defect
+    case: Case
+    check: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is planted, and the groups of which nothing is, each with the reason."""
+
+    plants: tuple[Plant, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
+
+
+NOTHING = Plan()
+
+_WIDTHS: dict[str, Callable[[Layout], int]] = {
+    "tp": lambda layout: layout.tp,
+    "sequence parallelism": lambda layout: layout.tp if layout.uses_sequence_parallel else 1,
+    "dp": lambda layout: layout.data_parallel,
+    "cp": lambda layout: layout.cp,
+}
+"""By what a defect needs, over how many ranks a layout has it."""
+_MISSING = {
+    "tp": "no layout of this run has tensor-parallel ranks",
+    "sequence parallelism": "no layout of this run has ranks that sum gradients",
+    "dp": "no layout of this run has ranks that sum gradients",
+    "cp": "no layout of this run has ranks that sum gradients",
+    "experts": "the model has no experts",
+}
+
+
+def plan_of(settings: Settings) -> Plan:
+    """What a command plants. Raises UsageError where its checkout of megatron-core is none: known bugs go by the version."""
+    if not settings.self_test:
+        return NOTHING
+    checkout.choose(settings.megatron_path)
+    return plan(settings.cases)
+
+
+def plan(cases: Sequence[Case]) -> Plan:
+    """One defect of each group, where the layouts and the model of these cases have what it needs."""
+    plants: list[Plant] = []
+    left_out: list[tuple[str, str]] = []
+    for group in catalogue.GROUPS:
+        tried = [_planted(defect, cases) for defect in catalogue.DEFECTS if defect.group == group]
+        found = next((one for one in tried if isinstance(one, Plant)), None)
+        if found is not None:
+            plants.append(found)
+        else:
+            left_out.append((group, str(tried[0])))
+    return Plan(tuple(plants), tuple(left_out))
+
+
+def _planted(defect: Defect, cases: Sequence[Case]) -> Plant | str:
+    """The defect in a case of its own, or why it is not planted."""
+    layout = _layout(defect.needs, (case.layout for case in cases))
+    if layout is None or (defect.needs == "experts" and not cases[0].model.moe_layers):
+        return _MISSING[defect.needs]
+    case = smaller(cases[0], layout)
+    model = case.model
+    output = [parameter.name for parameter in parameters(model).values() if parameter.trained][-1]
+    first_moe = model.moe_layers[0] if model.moe_layers else None
+    check = defect.check.format(moe=first_moe, last=model.num_hidden_layers - 1, output=output)
+    hiding = next((bug.id for bug in known_bugs(case) if bug.must_fail(check) or bug.may_fail(check)), None)
+    return f"the known upstream bug {hiding} hides it" if hiding else Plant(defect, case, check)
+
+
+def _layout(needs: str, layouts: Iterable[Layout]) -> Layout | None:
+    """The smallest layout that has it, after those of the run; one rank where nothing is needed of a layout."""
+    if needs not in _WIDTHS:
+        return Layout()
+    widths = {(_WIDTHS[needs](layout), layout.sequence_parallel) for layout in layouts}
+    width, sequence_parallel = min((found for found in widths if found[0] > 1), default=(1, True))
+    if width == 1:
+        return None
+    if needs in ("dp", "cp"):
+        return Layout(dp=width) if needs == "dp" else Layout(cp=width)
+    return Layout(tp=width, sequence_parallel=sequence_parallel)
+
+
+def smaller(case: Case, layout: Layout) -> Case:
+    """The case in that layout, with the first layer of each kind, short sequences and no steps: the rest stays."""
+    dense, experts = case.model.dense_layers, case.model.moe_layers
+    kept = (dense[0], experts[0]) if dense and experts else (dense + experts)[:2]
+    of_file = tuple(case.layers[layer] if case.layers else layer for layer in kept) if case.hf_model_path else ()
+    model = replace(
+        case.model,
+        num_hidden_layers=len(kept),
+        first_k_dense_replace=sum(layer in dense for layer in kept),
+        num_nextn_predict_layers=0,
+    )
+    return replace(
+        case,
+        model=model,
+        layout=layout,
+        layers=of_file,
+        batch_size=2 * layout.data_parallel,
+        micro_batch_size=1,
+        seq_length=math.lcm(16, layout.tp, 2 * layout.cp),
+        training=Training(experts=case.training.experts),
+    )
