@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 STAND_IN = """#!/bin/sh
 case "$*" in
 *"pip install"*) end=${INSTALL:-0} ;;
-*"-m validation"*) echo "$*" >> validation.log; end=${VALIDATION:-0} ;;
+*"-m validation"*) echo "$*" >> validation.log; echo "CI=$CI" > ci.log; end=${VALIDATION:-0} ;;
 *) end=${OTHERS:-0} ;;
 esac
 if [ "$end" = killed ]; then kill -9 $$; fi
@@ -89,6 +89,13 @@ def test_a_session_runs_the_command_of_its_row_with_what_the_user_adds(nox: Nox,
     row = next(row for row in rows() if row.session == "cpu_tp2")
     expected = ["-m", "validation", *row.arguments(), "--seed", "7"]
     assert (tmp_path / "validation.log").read_text(encoding="utf-8").split() == expected
+
+
+def test_a_session_in_ci_lets_the_comparison_know(nox: Nox, tmp_path: Path) -> None:
+    """Which then tests itself, too."""
+    assert nox("parity", CI="true").returncode == 0
+    assert (tmp_path / "ci.log").read_text(encoding="utf-8") == "CI=true\n"
+    assert "self-test" not in (tmp_path / "validation.log").read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(

@@ -1,4 +1,4 @@
-"""Runs commands as `tests.checks.commands` does: a sound self-test, then one of a gate and a table that are wrong.
+"""Runs commands as `tests.checks.commands` does: those of a sound gate, and a last one of a gate and a table that are wrong.
 
 The classes are plugins, put in the ranks in the place of planted defects.
 """
@@ -55,15 +55,17 @@ def blind(plugins: dict[str, str]) -> None:
     vars(test_mla)["test_core_attention_output"] = anything
 
 
-def main(out: Path, sound: list[str], wrong: list[str]) -> list[int]:
-    """The exit codes of both; their output is in `out`."""
+def main(out: Path, commands: list[list[str]]) -> list[int]:
+    """The exit codes of all; what the Nth prints is in `out`."""
     from tests.checks.commands import run
 
-    codes = run([sound], out)
-    (out / "0.txt").rename(out / "sound.txt")
+    codes = run(commands[:-1], out)
     blind({"rope": f"{HERE}:SomewhereElse", "router bias": f"{HERE}:Ineffective", "expert order": f"{HERE}:Raises"})
-    return codes + run([wrong], out)
+    (out / "last").mkdir()
+    codes += run(commands[-1:], out / "last")
+    (out / "last" / "0.txt").rename(out / f"{len(codes) - 1}.txt")
+    return codes
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(main(Path(sys.argv[1]), *json.load(sys.stdin))))
+    sys.stdout.write(json.dumps(main(Path(sys.argv[1]), json.load(sys.stdin))))

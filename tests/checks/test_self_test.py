@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -26,12 +27,23 @@ FIRST = (
 SUITE = "self-test-tiny-tp2-fp64-local-gloo"
 
 
+@dataclass(frozen=True)
+class Outputs:
+    """What the commands left: of a sound gate, of one in front of a model that is wrong, of one that is wrong itself."""
+
+    sound: Output
+    model: Output
+    gate: Output
+
+
 @pytest.fixture(scope="module")
-def both(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Output, Output]:
-    """A sound self-test, in CI where nobody has to ask for it; and one that nothing is right with."""
-    texts, sound, wrong = (tmp_path_factory.mktemp(name) for name in ("texts", "sound", "wrong"))
-    shared = ["run", "--layouts", "tp2", "--set", f"num_layers={LAYERS}", "--results"]
-    commands = [[*shared, str(sound), "--", "-k", "planted or ranks"], [*shared, str(wrong), "--", "-k", "planted"]]
+def outputs(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Outputs:
+    """In CI, where nobody has to ask for a self-test."""
+    texts, *results = (tmp_path_factory.mktemp(name) for name in ("texts", "sound", "model", "gate"))
+    shared = ["run", "--layouts", "tp2", "--set", f"num_layers={LAYERS}"]
+    wrong = ["--implementation", "tests.checks.broken_specs:reduction_lost"]
+    own = (["--", "-k", "planted or ranks"], [*wrong, "--", "-k", "planted and lost"], ["--", "-k", "planted and not lost"])
+    commands = [[*shared, "--results", str(folder), *words] for folder, words in zip(results, own, strict=True)]
     done = subprocess.run(
         [sys.executable, "-m", "tests.checks.blind", str(texts)],
         cwd=ROOT,
@@ -43,15 +55,13 @@ def both(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Output,
         check=True,
     )
     codes = json.loads(done.stdout)
-    return (
-        Output(codes[0], (texts / "sound.txt").read_text(), sound),
-        Output(codes[1], (texts / "0.txt").read_text(), wrong),
-    )
+    left = enumerate(zip(codes, results, strict=True))
+    return Outputs(*(Output(code, (texts / f"{number}.txt").read_text(), folder) for number, (code, folder) in left))
 
 
-def test_every_planted_defect_is_seen(both: tuple[Output, Output]) -> None:
+def test_every_planted_defect_is_seen(outputs: Outputs) -> None:
     """By the one check that must fail first; none of its failures is one of the run."""
-    found = both[0]
+    found = outputs.sound
     assert found.code == 0, found.text
     section = found.text.partition("--- Self-Test ---\n")[2].splitlines()
     for line, group, first in zip(section, GROUPS, FIRST, strict=False):
@@ -62,15 +72,15 @@ def test_every_planted_defect_is_seen(both: tuple[Output, Output]) -> None:
     assert "===== Overall result: PASS (7 checks, " in found.text
 
 
-def test_the_self_test_stands_under_its_own_heading_after_the_cases(both: tuple[Output, Output]) -> None:
-    text = both[0].text
+def test_the_self_test_stands_under_its_own_heading_after_the_cases(outputs: Outputs) -> None:
+    text = outputs.sound.text
     heading = "===== self-test / tiny / fp64 / local / gloo: 6 planted defects =====\n--- Self-Test ---\n"
     assert text.index("Every rank finishes") < text.index(heading)
 
 
-def test_the_self_test_has_a_file_of_its_own(both: tuple[Output, Output]) -> None:
+def test_the_self_test_has_a_file_of_its_own(outputs: Outputs) -> None:
     """With what was planted, where, and what came of it."""
-    found = both[0]
+    found = outputs.sound
     assert f"JUnit: {found.results / SUITE}.xml" in found.text
     suite = found.suite(SUITE)
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("6", "0", "0")
@@ -82,8 +92,8 @@ def test_the_self_test_has_a_file_of_its_own(both: tuple[Output, Output]) -> Non
     assert len(found.suite("tiny-tp2-fp64-local-gloo").findall("testcase")) == 1
 
 
-def test_a_defect_that_changes_nothing_turns_the_run_red(both: tuple[Output, Output]) -> None:
-    found = both[1]
+def test_a_defect_that_changes_nothing_turns_the_run_red(outputs: Outputs) -> None:
+    found = outputs.gate
     assert found.code == 1
     line = found.line("Planted defect seen: router bias")
     assert re.fullmatch(
@@ -98,30 +108,35 @@ def test_a_defect_that_changes_nothing_turns_the_run_red(both: tuple[Output, Out
         pytest.param("attention scale", FIRST[4], FIRST[0], id="a check that lets everything pass"),
     ],
 )
-def test_a_defect_that_another_check_sees_first_is_not_seen(
-    both: tuple[Output, Output], group: str, first: str, wanted: str
-) -> None:
+def test_a_defect_that_another_check_sees_first_is_not_seen(outputs: Outputs, group: str, first: str, wanted: str) -> None:
     """Where everything fails, nothing has been found."""
-    line = both[1].line(f"Planted defect seen: {group}")
+    line = outputs.gate.line(f"Planted defect seen: {group}")
     reason = f"not seen where it is, the first failing check is {first} and not {wanted}: the gate is blind to it"
     assert line == f"FAIL: Planted defect seen: {group} - {reason}"
 
 
-def test_a_defect_that_breaks_its_ranks_is_an_error(both: tuple[Output, Output]) -> None:
+@pytest.mark.parametrize("group", ["lost reduction", "lost gradient reduction"])
+def test_where_the_model_is_wrong_already_nothing_is_seen(outputs: Outputs, group: str) -> None:
+    """The check that must fail fails without the defect, too; the gate is not called blind."""
+    line = outputs.model.line(f"Planted defect seen: {group}")
+    assert line.endswith(f" - the same case without it fails at {FIRST[4]}, too: nothing is shown")
+    assert outputs.model.code == 1
+
+
+def test_a_defect_that_breaks_its_ranks_is_an_error(outputs: Outputs) -> None:
     """Nothing was decided; the stack shows where."""
-    found = both[1]
+    found = outputs.gate
     line = found.line("Planted defect seen: expert order")
     assert line == "ERROR: Planted defect seen: expert order - rank 0 raised ZeroDivisionError('in the planted defect')"
     assert re.search(r'blind\.py", line \d+, in wrapped', found.text)
 
 
-def test_what_is_not_seen_counts(both: tuple[Output, Output]) -> None:
-    """In the overall result and in the file; the others are still seen."""
-    found = both[1]
-    assert "===== Overall result: FAIL (6 checks, 1 error, 3 fail, " in found.text
-    assert len(found.titles("PASS")) == 2
+def test_what_is_not_seen_counts(outputs: Outputs) -> None:
+    """In the overall result and in the file."""
+    found = outputs.gate
+    assert "===== Overall result: FAIL (4 checks, 1 error, 3 fail, " in found.text
     suite = found.suite(SUITE)
-    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("6", "3", "1")
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("4", "3", "1")
 
 
 def test_nothing_is_planted_unless_it_is_asked_for(sound: Output) -> None:

@@ -21,6 +21,9 @@ class PlantedRuns(Protocol):
     def planted(self, plant: Plant) -> Result:
         """What the ranks with the defect found; waits for them."""
 
+    def sound(self, plant: Plant) -> Result:
+        """What the ranks of the same case find without it."""
+
 
 class Planted:
     """One planted defect, and the statement that a check may make of it; as Parity is for a case."""
@@ -30,31 +33,46 @@ class Planted:
         self.verdict: Verdict | None = None
 
     def is_seen(self) -> None:
-        """In data-flow order the check that the table names is the first to fail: all before it pass."""
-        result = self._runs.planted(self.plant)
-        self.verdict = judge_planted(self.plant, result)
+        """In data-flow order the check that the table names is the first to fail, and without the defect it passes."""
+        self.verdict = judge_planted(self.plant, self._runs.planted(self.plant), self._runs.sound(self.plant))
         if self.verdict.status != "pass":
             pytest.fail(self.verdict.line, pytrace=False)
 
 
-def judge_planted(plant: Plant, result: Result) -> Verdict:
-    """Whether the gate sees the defect, from what the ranks with it found."""
+def judge_planted(plant: Plant, planted: Result, sound: Result) -> Verdict:
+    """Whether the gate sees the defect, from what the ranks found with it and without it."""
     from validation.compare.verdict import Verdict
 
     title = f"Planted defect seen: {plant.defect.group}"
-    if result.broken is not None:
-        return Verdict("error", title, reasons=(result.broken.sentence,), details=result.broken.stacks)
-    found = list(verdicts(result))
-    failing = [verdict for verdict in found if verdict.status in ("fail", "error")]
-    first = min(failing, key=lambda verdict: verdict.place, default=None)
-    wanted = place(plant.case, plant.check)
+    broken = planted.broken or sound.broken
+    if broken is not None:
+        return Verdict("error", title, reasons=(broken.sentence,), details=broken.stacks)
     properties = {"planted": plant.defect.does, "layout": plant.case.layout.name, "expected": plant.check}
+    first = _first_failing(planted)
+    reason, details = _unseen(plant, first, sound)
+    if first is not None:
+        properties |= {"first": first.title, **first.properties}
+    if reason or first is None:
+        return Verdict("fail", title, reasons=(reason,), properties=properties, details=details)
+    numbers = f"first failing check {first.title} (relative {float(first.properties['rel_error']):.1e})"
+    return Verdict("pass", title, numbers, properties=properties)
+
+
+def _unseen(plant: Plant, first: Verdict | None, sound: Result) -> tuple[str, str]:
+    """Why the defect cannot be said to be seen, with the line of the check that says so; empty where it is."""
+    wanted, known = place(plant.case, plant.check), {verdict.place: verdict.title for verdict in verdicts(sound)}
+    without = _first_failing(sound)
+    if without is not None and without.place <= wanted:
+        return f"the same case without it fails at {without.title}, too: nothing is shown", f"    {without.line}"
     if first is None:
-        return Verdict("fail", title, reasons=(f"not seen, no check fails ({plant.defect.does}): the gate is blind to it",))
-    properties |= {"first": first.title, **first.properties}
-    if wanted != RUN and first.place == wanted:
-        numbers = f"first failing check {first.title} (relative {float(first.properties['rel_error']):.1e})"
-        return Verdict("pass", title, numbers, properties=properties)
-    wanted_title = next((verdict.title for verdict in found if verdict.place == wanted), plant.check)
-    reason = f"not seen where it is, the first failing check is {first.title} and not {wanted_title}: the gate is blind to it"
-    return Verdict("fail", title, reasons=(reason,), properties=properties, details=first.line)
+        return f"not seen, no check fails ({plant.defect.does}): the gate is blind to it", ""
+    if wanted == RUN or first.place != wanted:
+        said = f"the first failing check is {first.title} and not {known.get(wanted, plant.check)}"
+        return f"not seen where it is, {said}: the gate is blind to it", f"    {first.line}"
+    return "", ""
+
+
+def _first_failing(result: Result) -> Verdict | None:
+    """The first in data-flow order: all before it pass, or show a known upstream bug."""
+    failing = [verdict for verdict in verdicts(result) if verdict.status in ("fail", "error")]
+    return min(failing, key=lambda verdict: verdict.place, default=None)

@@ -66,7 +66,14 @@ class Report:
                 self._write(line)
         if self._runner is None:
             self._start_cases()
-        found: Result = self._runner.result(plant.case, plant.defect.plugin)
+        return self._planted(plant.case, plant.defect.plugin)
+
+    def sound(self, plant: Plant) -> Result:
+        """What the ranks of the same case find without the defect."""
+        return self._planted(plant.case)
+
+    def _planted(self, case: Case, plugin: str = "") -> Result:
+        found: Result = self._runner.result(case, plugin)
         if found.broken is not None:
             self._broke.add(found.broken.exit_code)
         return found
@@ -102,6 +109,7 @@ class Report:
         # torch alone is half a million objects: left to the collector, it goes through them while the checks run.
         gc.freeze()
         self._runner.start(self._wanted)
+        self._runner.start(plant.case for plant in self._plants)
         for plant in self._plants:
             self._runner.start([plant.case], plant.defect.plugin)
 

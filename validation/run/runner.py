@@ -38,8 +38,10 @@ class Runner:
         self._folders: list[Path] = []
 
     def start(self, cases: Iterable[Case], plugin: str = "") -> None:
-        """Have these cases run, in this order, their ranks with that plugin (validation.run.plugin)."""
-        for case in cases:
+        """Have these cases run, each once, in this order, their ranks with that plugin (validation.run.plugin)."""
+        for case in dict.fromkeys(cases):
+            if (case, plugin) in self._started:
+                continue
             self._started[case, plugin] = self._pool.submit(self.run, case, plugin)
 
     def result(self, case: Case, plugin: str = "") -> Result:
