@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import socket
+import threading
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +139,28 @@ def test_a_run_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RunBroke):
         launch.launch(breaking.rank, (str(tmp_path), "hangs"), 2, tmp_path, TIMEOUT, interrupt)
     assert_nothing_is_left(tmp_path)
+
+
+def test_two_threads_that_ask_at_once_get_the_same_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starting one case's ranks asks those of the other whether they have ended, and must not take their answer away."""
+    launch._read_exit_codes_once()
+    process = multiprocessing.get_context("forkserver").Process(target=os.getpid)
+    process.start()
+    multiprocessing.connection.wait([process.sentinel])
+    read = forkserver.read_signed
+
+    def slow(descriptor: int) -> int:
+        time.sleep(0.2)
+        return read(descriptor)
+
+    monkeypatch.setattr(forkserver, "read_signed", slow)
+    popen: Any = process._popen  # type: ignore[attr-defined]
+    threads = [threading.Thread(target=popen.poll) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert popen.returncode == 0
 
 
 def test_a_port_may_come_round_again(monkeypatch: pytest.MonkeyPatch) -> None:

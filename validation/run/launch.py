@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import multiprocessing
@@ -16,6 +17,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import connection, popen_forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +114,7 @@ def _elastic(entry: Callable[..., None], arguments: tuple[Any, ...], ranks: int,
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    _read_exit_codes_once()
     store = meeting_place()
     for name in ("torch.distributed.elastic", "torch.distributed.run", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -130,6 +133,25 @@ def _elastic(entry: Callable[..., None], arguments: tuple[Any, ...], ranks: int,
         logs_specs=DefaultLogsSpecs(log_dir=str(folder / "logs"), redirects=Std.ALL),
     )
     elastic_launch(config, entry)(*arguments)
+
+
+@functools.cache
+def _read_exit_codes_once() -> None:
+    """Let one thread at a time ask a process of the fork server whether it has ended.
+
+    Its exit code comes through a pipe and can be read once, and starting a process asks all others of this one: where two
+    cases run at the same time, the thread that comes second would read nothing and make an exit status of 255 of it.
+    https://github.com/python/cpython/blob/v3.11.7/Lib/multiprocessing/popen_forkserver.py
+    """
+    asking, poll = threading.RLock(), popen_forkserver.Popen.poll
+
+    def one_at_a_time(self: Any, flag: int = os.WNOHANG) -> int | None:
+        if self.returncode is None and flag != os.WNOHANG:
+            connection.wait([self.sentinel])  # not while others are kept from asking
+        with asking:
+            return poll(self, flag)
+
+    vars(popen_forkserver)["Popen"].poll = one_at_a_time
 
 
 def meeting_place() -> TCPStore:
