@@ -4,13 +4,15 @@
     python benchmarks/false_alarms.py report OUT.jsonl [MORE.jsonl ...]
 
 `run` adds a line for each case to OUT.jsonl and leaves out those that are there, so that it may be interrupted, and be run
-in several processes with seeds of their own. `report` writes docs/decisions/0001-tolerance.json and the SVG beside it, and
+in several processes with seeds of their own. What has been run so far is docs/decisions/0001-tolerance.jsonl.gz, which `report`
+reads as well. It writes docs/decisions/0001-tolerance.json and the SVG beside it, and
 prints what docs/decisions/0001-tolerance.md says. Both sides are new for every seed: weights, tokens, mask.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
 import math
 import os
@@ -118,7 +120,8 @@ def _measured(wanted: Any, left: list[Case]) -> Iterator[dict[str, Any]]:
 
 
 def _lines(files: list[Path]) -> list[dict[str, Any]]:
-    return [json.loads(line) for path in files for line in path.read_text().splitlines()]
+    texts = (gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text() for path in files)
+    return list({line["case"]: line for text in texts for line in map(json.loads, text.splitlines())}.values())
 
 
 RULES = {
