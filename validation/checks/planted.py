@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from validation.checks.gate import verdicts
 from validation.checks.order import RUN, place
+from validation.checks.verdicts import verdicts
 from validation.faults.plan import Plant
 
 if TYPE_CHECKING:

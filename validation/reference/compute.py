@@ -22,7 +22,7 @@ from validation.reference import store
 from validation.reference.balancing import Balance
 from validation.reference.batch import Batch, make_batch
 from validation.reference.checkpoint import Checkpoint, verify
-from validation.reference.floor import VARIANTS, Floor, Variant, gradients_of, of_recording
+from validation.reference.floor import VARIANTS, Floor, Variant, gradients_of
 from validation.reference.model import Precision
 from validation.reference.record import Recording, record_step
 from validation.reference.routing import Routing, routing
@@ -142,7 +142,7 @@ def _truth_and_floor(
         chosen = routing(recording.forward, biases, case.model)
     _save(folder, recording, gradients)
     save_file(chosen, folder / "routing.safetensors")
-    floor = Floor(dict([*of_recording(recording), *gradients_of(recording, gradients)]))
+    floor = Floor(recording.forward | dict(gradients_of(recording, gradients)))
     del models
     with computing_in(case.precision):
         models = _Models.build(case, checkpoint, Precision(dtype, dtype), device)
@@ -153,7 +153,7 @@ def _truth_and_floor(
             models.forget_gradients()
             with _varied(models.hf, variant):
                 found = models.record(batch, progress, chosen, scale)
-            floor.add(of_recording(found))
+            floor.add(found.forward.items())
             floor.add(gradients_of(found, models.gradients()), scale)
     return {**floor.facts(case), "floor_runs": ", ".join(variant.name for variant in VARIANTS)}
 

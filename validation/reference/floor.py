@@ -105,11 +105,6 @@ def _errors(tensor: torch.Tensor, truth: torch.Tensor, scale: float) -> tuple[fl
     return error / size, largest
 
 
-def of_recording(recording: Recording) -> Iterable[tuple[str, torch.Tensor]]:
-    """The probes of a recording, forward, by their names in reports."""
-    yield from recording.forward.items()
-
-
 def gradients_of(recording: Recording, gradients: Mapping[str, torch.Tensor]) -> Iterable[tuple[str, torch.Tensor]]:
     """The gradients of probes and of parameters, by their names in reports."""
     yield from ((f"probe_gradients/{name}", tensor) for name, tensor in recording.gradients.items())

@@ -1,4 +1,4 @@
-"""The gate as it stands: every check that a case has, made of a result that is there, without a word to the user."""
+"""What the checks say of a result that is there, all of them, without a word to the user."""
 
 from __future__ import annotations
 

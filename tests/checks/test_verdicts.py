@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from tests.checks.conftest import ROOT
-from validation.checks import gate
+from validation.checks import verdicts
 from validation.run.options import add_options, settings
 
 
@@ -21,9 +21,9 @@ def test_none_of_the_checks_that_pytest_collects_is_missing(words: tuple[str, ..
     add_options(parser.add_argument)
     (case,) = settings(parser.parse_args(words), "").cases
     found: dict[str, int] = {}
-    for check in gate._checks():
+    for check in verdicts._checks():
         module = check.__module__.rpartition(".")[2]
-        found[module] = found.get(module, 0) + len(gate._members(check, case))
+        found[module] = found.get(module, 0) + len(verdicts._members(check, case))
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "validation/checks", *words]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
     collected = {name: int(count) for name, count in re.findall(r"^validation/checks/(\w+)\.py: (\d+)$", told, re.M)}
@@ -39,4 +39,4 @@ def test_a_check_that_needs_pytest_is_left_to_it() -> None:
     parser = argparse.ArgumentParser()
     add_options(parser.add_argument)
     (case,) = settings(parser.parse_args([]), "").cases
-    assert gate._members(own, case) == []
+    assert verdicts._members(own, case) == []
