@@ -12,6 +12,7 @@ from validation.case import arrangement
 from validation.case.case import DEFAULT_SEED, IMPLEMENTATIONS, PRECISIONS, TRANSPORTS, Case
 from validation.case.errors import UsageError
 from validation.case.folder import model_from_folder
+from validation.case.home import home
 from validation.case.layout import Layout
 from validation.case.preset import PRESETS, Preset, preset
 from validation.case.training import OPTIONS, Training
@@ -126,7 +127,7 @@ def settings(options: Any, command: str) -> Settings:
     return Settings(
         cases=cases,
         results=Path(options.results),
-        home=_home(),
+        home=home(),
         timeout=options.case_timeout,
         max_ranks=options.max_ranks,
         jobs=_given(options.jobs, 2 if options.transport == "gloo" and base.name == "tiny" else 1),
@@ -144,12 +145,6 @@ def _self_test(options: Any) -> bool:
         raise UsageError("--self-test and --no-self-test contradict each other; give one of them")
     in_ci = os.environ.get("CI", "").lower() in ("true", "1")
     return bool(options.self_test or (in_ci and not options.no_self_test))
-
-
-def _home() -> Path:
-    """Where references are kept: $PLUMBLINE_CACHE, or plumbline below the user's cache folder."""
-    cache = os.environ.get("PLUMBLINE_CACHE")
-    return Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "plumbline"
 
 
 def _check_limits(options: Any) -> None:
