@@ -59,6 +59,13 @@ class Recorder:
             if self._keep is not None:
                 whole = self._kept[reference].setdefault(key or name, torch.empty(file.shape(key or name), dtype=tensor.dtype))
                 whole[slices(box)] = tensor.detach().cpu()
+        self.compare_with(name, tensor, box, expected, dtype)
+
+    def compare_with(
+        self, name: str, tensor: torch.Tensor, box: Box, expected: torch.Tensor, dtype: torch.dtype | None = None
+    ) -> None:
+        """The same where the reference's part is at hand."""
+        with as_stored():
             found = str(dtype or tensor.dtype).removeprefix("torch.")
             declared = str(expected.dtype).removeprefix("torch.") if self._dtypes is None else self._dtypes.get(name, found)
             if found != declared:

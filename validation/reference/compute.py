@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,14 +19,16 @@ from validation.case.case import Case
 from validation.compare.precision import DTYPES, computing_in, make_deterministic
 from validation.reference import model as reference_model
 from validation.reference import mtp as reference_mtp
-from validation.reference import store
+from validation.reference import store, stream
 from validation.reference.balancing import Balance
 from validation.reference.batch import Batch, make_batch
 from validation.reference.checkpoint import Checkpoint, verify
-from validation.reference.floor import VARIANTS, Floor, Variant, gradients_of
+from validation.reference.floor import VARIANTS, Floor, Variant, gradients_of, moved
 from validation.reference.model import Precision
 from validation.reference.record import Recording, record_step
 from validation.reference.routing import Routing, routing
+from validation.reference.seeded import SeededWeights
+from validation.reference.sources import Weights, open_weights
 from validation.reference.steps import Steps
 from validation.reference.weights import save_weights
 
@@ -82,19 +85,13 @@ class _Models:
 def _write(case: Case, folder: Path, device: torch.device, progress: Progress) -> dict[str, Any]:
     start = time.monotonic()
     progress("weights")
-    if case.hf_model_path is None:
-        digest = save_weights(case, folder / "weights.safetensors")
-        checkpoint = Checkpoint.open(folder / "weights.safetensors", case.model)
-    else:
-        checkpoint = Checkpoint.open(Path(case.hf_model_path), case.model, case.layers)
-        digest = verify(checkpoint)
+    checkpoint, digest = _weights(case, folder)
     batches = [make_batch(case, step) for step in range(max(1, case.training.steps))]
     tensors = {name: tensor for step, batch in enumerate(batches) for name, tensor in batch.tensors(step).items()}
     save_file(tensors, folder / "batch.safetensors")
     settings = make_deterministic()
     on_device = [batch.to(device) for batch in batches]
-    write = _exact if case.precision == "fp64" else _truth_and_floor
-    more = write(case, checkpoint, on_device, folder, progress)
+    more = _computed(case, checkpoint, on_device, folder, progress)
     return {
         "weights_digest": digest,
         "keys": len(checkpoint.keys()),
@@ -106,6 +103,24 @@ def _write(case: Case, folder: Path, device: torch.device, progress: Progress) -
         **settings,
         **more,
     }
+
+
+def _weights(case: Case, folder: Path) -> tuple[Weights, str]:
+    """The weights and their digest; those of a preset are made first."""
+    if case.hf_model_path is None and not case.training.stream:
+        digest = save_weights(case, folder / "weights.safetensors")
+        return open_weights(case, folder / "weights.safetensors"), digest
+    weights = open_weights(case, Path(case.hf_model_path or folder))
+    return weights, weights.digest if isinstance(weights, SeededWeights) else verify(weights)
+
+
+def _computed(case: Case, weights: Weights, batches: list[Batch], folder: Path, progress: Progress) -> dict[str, Any]:
+    if case.training.stream or isinstance(weights, SeededWeights):
+        found = stream.record(case, weights, batches[0], folder, progress)
+        shutil.rmtree(folder / "boundaries")
+        return found
+    write = _exact if case.precision == "fp64" else _truth_and_floor
+    return write(case, weights, batches, folder, progress)
 
 
 def _exact(case: Case, checkpoint: Checkpoint, batches: list[Batch], folder: Path, progress: Progress) -> dict[str, Any]:
@@ -169,24 +184,8 @@ def _varied(hf: DeepseekV3ForCausalLM, variant: Variant) -> Iterator[None]:
     """Within it the model runs as the variant says."""
     with reference_model.computing_with(hf, variant.attention, variant.experts):
         # Behind the hooks that record: what the layers get has moved, what is recorded of the embedding has not.
-        hook = hf.model.embed_tokens.register_forward_hook(lambda *given: _moved(given[-1], variant.moved))
+        hook = hf.model.embed_tokens.register_forward_hook(lambda *given: moved(given[-1], variant.moved))
         try:
             yield
         finally:
             hook.remove()
-
-
-_BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
-
-
-def _moved(tensor: torch.Tensor, seed: int) -> torch.Tensor | None:
-    """Each element moved to the next number of its dtype, up or down by chance; nothing for seed 0."""
-    if seed == 0:
-        return None
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        bits = tensor.detach().view(_BITS[tensor.dtype])
-        signs = (torch.randint(0, 2, tensor.shape, generator=generator) * 2 - 1).to(bits)
-        # Of a floating-point number's bits, taken as an integer, the next integer is the next number.
-        step = torch.where(tensor == 0, tensor, (bits + signs).view(tensor.dtype)) - tensor
-    return tensor + step

@@ -113,11 +113,7 @@ def build(model: Model, checkpoint: Checkpoint, precision: Precision, device: to
 
     Built without storage first, so that no weight exists twice.
     """
-    config = hf_config(model)
-    with torch.device("meta"):
-        hf = DeepseekV3ForCausalLM(config)
-    # The rotary table is no weight: it is computed when the module is made, and must be made for real.
-    hf.model.rotary_emb = DeepseekV3RotaryEmbedding(config)
+    hf = without_weights(model)
     names = [name for name, parameter in parameters(model).items() if parameter.mtp is None]
     weights = {name: precision.of(name, tensor).to(device) for name, tensor in state(names, checkpoint)}
     if model.tie_word_embeddings:
@@ -126,6 +122,16 @@ def build(model: Model, checkpoint: Checkpoint, precision: Precision, device: to
     if model.tie_word_embeddings:
         hf.tie_weights()
     return hf.to(device).train()
+
+
+def without_weights(model: Model) -> DeepseekV3ForCausalLM:
+    """The model with no storage for its weights."""
+    config = hf_config(model)
+    with torch.device("meta"):
+        hf = DeepseekV3ForCausalLM(config)
+    # The rotary table is no weight: it is computed when the module is made, and must be made for real.
+    hf.model.rotary_emb = DeepseekV3RotaryEmbedding(config)
+    return hf
 
 
 def state(names: Iterable[str], checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
@@ -155,13 +161,14 @@ def of_parameters(
     """What `of` makes of every trained parameter (a tensor of its shape), by the checkpoint's names, experts stacked."""
     found: dict[str, torch.Tensor] = {}
     for name, parameter in named:
-        value = of(parameter).detach()
-        if name.endswith("experts.gate_up_proj"):
-            gate, up = value.chunk(2, dim=1)
-            prefix = name.removesuffix("gate_up_proj")
-            found |= {f"{prefix}gate_proj.weight": gate, f"{prefix}up_proj.weight": up}
-        elif name.endswith("experts.down_proj"):
-            found[f"{name}.weight"] = value
-        else:
-            found[name] = value
+        found |= by_checkpoint_name(name, of(parameter).detach())
     return {name: found[name].contiguous() for name, parameter in parameters(model).items() if parameter.trained}
+
+
+def by_checkpoint_name(name: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A value of the shape of transformers' parameter `name`, by the checkpoint's names, experts stacked: views."""
+    if name.endswith("experts.gate_up_proj"):
+        gate, up = value.chunk(2, dim=1)
+        prefix = name.removesuffix("gate_up_proj")
+        return {f"{prefix}gate_proj.weight": gate, f"{prefix}up_proj.weight": up}
+    return {f"{name}.weight" if name.endswith("experts.down_proj") else name: value}

@@ -23,23 +23,33 @@ View = Callable[[torch.Tensor], torch.Tensor]
 class Recording:
     """The probes of one step by name: `forward` after the forward pass, `gradients` after the backward pass.
 
-    With `replay` the routers go on with those choices; what is recorded is what they would have chosen.
+    With `replay` the routers go on with those choices; what is recorded is what they would have chosen. What is kept lies in
+    host memory, or where it was with `in_place`; without `values` only gradients are kept.
     """
 
-    def __init__(self, replay: Routing | None = None) -> None:
+    def __init__(self, replay: Routing | None = None, in_place: bool = False, values: bool = True) -> None:
         self.forward: dict[str, torch.Tensor] = {}
         self.gradients: dict[str, torch.Tensor] = {}
         self.replay = replay
+        self._in_place, self._values = in_place, values
 
     def keep(self, name: str, tensor: torch.Tensor, view: View = lambda tensor: tensor) -> None:
         """Keep a tensor in the probe's shape, which `view` gives it, and the gradient that reaches it later."""
-        self.forward[name] = _copy(view(tensor.detach()))
+        self.keep_value(name, view(tensor.detach()))
         if tensor.requires_grad:
 
             def keep_gradient(gradient: torch.Tensor) -> None:
-                self.gradients[name] = _copy(view(gradient))
+                self.gradients[name] = self._copy(view(gradient))
 
             tensor.register_hook(keep_gradient)
+
+    def keep_value(self, name: str, tensor: torch.Tensor) -> None:
+        """Keep a tensor that no gradient reaches, or not its gradient."""
+        if self._values:
+            self.forward[name] = self._copy(tensor)
+
+    def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.detach().to(tensor.device if self._in_place else "cpu", copy=True).contiguous()
 
     def output(self, name: str) -> Callable[..., None]:
         """A forward hook that keeps what the module returns."""
@@ -107,12 +117,7 @@ def record_step(
     finally:
         for hook in hooks:
             hook.remove()
-    logits = hf.lm_head(hidden)
-    recording.keep("logits", logits)
-    token_losses = loss.token_losses(logits, batch.labels)
-    recording.keep("token_loss", token_losses)
-    total = loss.total(case, token_losses, batch)
-    recording.forward["loss"] = _copy(total)
+    total = record_loss(hf, case, batch, hidden, recording)
     if further is not None:
         total = total + further(hidden, recording)
     progress("reference backward")
@@ -121,8 +126,17 @@ def record_step(
     return recording
 
 
-def _copy(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to("cpu", copy=True).contiguous()
+def record_loss(
+    hf: DeepseekV3ForCausalLM, case: Case, batch: Batch, hidden: torch.Tensor, recording: Recording
+) -> torch.Tensor:
+    """The step's loss from the output of the final norm, and the probes on the way there."""
+    logits = hf.lm_head(hidden)
+    recording.keep("logits", logits)
+    token_losses = loss.token_losses(logits, batch.labels)
+    recording.keep("token_loss", token_losses)
+    total = loss.total(case, token_losses, batch)
+    recording.keep_value("loss", total)
+    return total
 
 
 def layer_hooks(layer: Any, model: Model, index: int, batch: Batch, recording: Recording) -> list[Any]:
@@ -181,7 +195,7 @@ def _router_hooks(moe: Any, layer: int, batch: Batch, recording: Recording) -> l
         recording.keep(f"{prefix}.router.logits", logits, by_token)
         recording.keep(f"{prefix}.router.weights", weights, by_expert)
         chosen = own.pop()
-        recording.forward[f"{prefix}.router.experts"] = by_expert(torch.ones_like(chosen, dtype=torch.bool), chosen).cpu()
+        recording.keep_value(f"{prefix}.router.experts", by_expert(torch.ones_like(chosen, dtype=torch.bool), chosen))
 
     def routed(module: Any, arguments: Any, output: torch.Tensor) -> None:
         recording.keep(f"{prefix}.routed", output, by_token)

@@ -34,6 +34,7 @@ def key(case: Case) -> str:
         "batch": [case.batch_size, case.seq_length],
         "layers": case.layers,
         "training": [case.training.steps, case.training.loss, case.training.balancing, asdict(ADAM), BALANCE_COEFFICIENT],
+        "stream": case.training.stream,
         "micro_batch": case.micro_batch_size if case.training.loss == "mean" or case.training.balancing == "aux_loss" else None,
         "checkpoint": _checkpoint_stamp(case.hf_model_path),
         "versions": _versions(),

@@ -63,6 +63,7 @@ def add_options(add: Callable[..., Any]) -> None:
     add("--set", dest="numbers", action="append", default=[], metavar="NAME=VALUE", help="override a number of the model")
     add("--layouts", default="", metavar="tp2,pp2", help="layouts to run, one after the other, with one reference")
     add("--steps", type=int, default=None, help="optimizer steps to compare (default 2 for tiny in fp64, else none)")
+    add("--stream", action="store_true", default=False, help="compute both models layer by layer: the memory of one layer")
     for name, words in OPTIONS.items():
         add(f"--{name}", default=words[0], choices=words, help=f"{_OPTION_HELP[name]} (default {words[0]})")
     for degree in DEGREES:
@@ -120,7 +121,11 @@ def settings(options: Any, command: str) -> Settings:
             seq_length=_given(options.seq_length, base.seq_length),
             hf_model_path=folder,
             layers=_layers(options.layers),
-            training=replace(training, steps=_steps(options, base, precision, mtp or model.num_nextn_predict_layers)),
+            training=replace(
+                training,
+                steps=_steps(options, base, precision, mtp or model.num_nextn_predict_layers, training.stream or base.stream),
+                stream=training.stream or base.stream,
+            ),
         )
         for layout, training, mtp in _arrangements(options)
     )
@@ -161,9 +166,10 @@ def _given(value: int | None, otherwise: int) -> int:
     return otherwise if value is None else value
 
 
-def _steps(options: Any, base: Preset, precision: str, mtp_layers: int) -> int:
-    """Those given, or 2 where they are cheap and exact; MTP layers have none."""
-    return _given(options.steps, 2 if base.name == "tiny" and precision == "fp64" and not mtp_layers else 0)
+def _steps(options: Any, base: Preset, precision: str, mtp_layers: int, stream: bool) -> int:
+    """Those given, or 2 where they are cheap and exact; MTP layers have none, nor has a model layer by layer."""
+    cheap = base.name == "tiny" and precision == "fp64" and not mtp_layers and not stream
+    return _given(options.steps, 2 if cheap else 0)
 
 
 def _micro_batch_size(options: Any, base: Preset, layout: Layout) -> int:
@@ -209,7 +215,7 @@ def _arrangements(options: Any) -> list[tuple[Layout, Training, int | None]]:
 
     The options are those given for all, and the words that follow the layout's name.
     """
-    shared = Training(**{name: getattr(options, name) for name in OPTIONS})
+    shared = Training(**{name: getattr(options, name) for name in OPTIONS}, stream=options.stream)
     degrees = {degree: getattr(options, degree) for degree in DEGREES}
     given = {degree: value for degree, value in degrees.items() if value is not None}
     if given and options.layouts:

@@ -14,7 +14,7 @@ from megatron.core import __version__ as core_version
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel
 
-from validation.candidate import build, load, platform
+from validation.candidate import build, load, platform, stream
 from validation.candidate.balancing import compare_balancing
 from validation.candidate.compare import compare_gradients, compare_step
 from validation.candidate.optimizer import Optimizer, gather_gradients
@@ -40,10 +40,12 @@ def rank(case_text: str, run_folder: str, reference_folder: str, timeout: float,
     report = RankReport(Path(run_folder), int(os.environ["RANK"]))
     with report.last_words():
         case = Case.from_json(case_text)
-        report.write(_findings(case, Reference(Path(reference_folder)), report, timeout, keep, plugins.load(plugin)))
+        report.write(_findings(case, Reference(Path(reference_folder)), report, timeout, keep, plugins.load(plugin), Path(run_folder)))
 
 
-def _findings(case: Case, stored: Reference, report: RankReport, timeout: float, keep: str, plugin: Plugin) -> dict[str, Any]:
+def _findings(
+    case: Case, stored: Reference, report: RankReport, timeout: float, keep: str, plugin: Plugin, run_folder: Path
+) -> dict[str, Any]:
     on_cpu = case.transport == "gloo"
     report.progress("process groups")
     if not on_cpu:
@@ -54,7 +56,7 @@ def _findings(case: Case, stored: Reference, report: RankReport, timeout: float,
     with computing_in(case.precision, platform.CudaMeansCpu if on_cpu else Mode):
         build.start_groups(case.layout)
         recorder = Recorder(report.rank, Path(keep) if keep else None, stored.facts().get("dtypes"))
-        held = _measure(case, stored, recorder, report, plugin)
+        held = _measure(case, stored, recorder, report, plugin, run_folder)
         place = _place()
     # A rank that leaves early takes its connections with it while others still read from them.
     dist.barrier()
@@ -63,8 +65,14 @@ def _findings(case: Case, stored: Reference, report: RankReport, timeout: float,
     return {**recorder.as_dict(), "place": place, "memory": memory, "settings": settings}
 
 
-def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankReport, plugin: Plugin) -> int:
+def _measure(
+    case: Case, stored: Reference, recorder: Recorder, report: RankReport, plugin: Plugin, run_folder: Path
+) -> int:
     """Everything that is compared, into the recorder; returns the bytes of the parameters that this rank holds."""
+    if case.training.stream:
+        held = stream.measure(case, stored, recorder, plugin, run_folder, report.progress)
+        recorder.close()
+        return held
     report.progress("model")
     chunks = build.build(case, plugin.configure)
     plugin.built(case, chunks)
