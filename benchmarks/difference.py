@@ -2,8 +2,8 @@
 
     python benchmarks/difference.py [--elements N] [--gpu-elements N] [--rounds N] [--tune]
 
-A copy reads one tensor and writes another, a difference reads two: the bytes are the same. The best of the rounds of
-each counts, their ratio is what is wanted: at least 0.5 on the CPU and 0.85 on a GPU. `--tune` tries other shapes of the GPU's kernel.
+A copy reads one tensor and writes another, a difference reads two: the bytes are the same. The best of the rounds of each
+counts, their ratio is what is wanted: at least 0.5 on the CPU and 0.85 on a GPU. `--tune` tries other shapes of the kernel.
 """
 
 from __future__ import annotations

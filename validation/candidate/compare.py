@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from validation.candidate.experts import Experts
 from validation.candidate.load import GRADIENTS, Held, together
 from validation.candidate.optimizer import Optimizer
 from validation.candidate.recorder import Recorder
-from validation.candidate.experts import Experts
 from validation.case.parameters import EXPERTS
 from validation.case.steps import NORM, STEPS, VALUE
 from validation.reference.store import Reference

@@ -1,20 +1,20 @@
 """The candidate layer by layer: a rank builds one layer of the model at a time, compares what it holds of it, and lets it go.
 
-Each layer is a model of megatron-core's with that layer alone, as the stage of a pipeline of as many stages would have it, loaded,
-wrapped and finalised as a whole model is. What leaves a layer is kept in a file; the way back reads what has entered it,
-computes the layer again and goes on with the gradient.
+Each layer is a model of megatron-core's with that layer alone, as the stage of a pipeline of as many stages would have it,
+loaded, wrapped and finalised as a whole model is. What leaves a layer is kept in a file; the way back reads what has entered
+it, computes the layer again and goes on with the gradient.
 """
 
 from __future__ import annotations
 
 import gc
+import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from megatron.core.models.gpt import GPTModel
 
 from validation.candidate import build, load
@@ -36,6 +36,7 @@ def measure(
     case: Case, stored: Reference, recorder: Recorder, plugin: Plugin, folder: Path, progress: Callable[[str], None]
 ) -> int:
     """Everything that is compared, into the recorder; returns the bytes of the parameters of all layers of this rank."""
+    folder.mkdir()
     build.start_random_numbers(case)
     layers = range(case.model.num_hidden_layers)
     rank = _Rank(case, stored, recorder, plugin, folder)
@@ -47,6 +48,8 @@ def measure(
         progress(f"backward, layer {layer + 1} of {len(layers)}")
         rank.backward(layer, first=layer == layers[-1])
         gc.collect()
+    recorder.close()
+    shutil.rmtree(folder)
     return rank.held
 
 
@@ -135,5 +138,4 @@ class _Rank:
             self._recorder.compare("loss", loss, (), self._stored.probes, dtype=LOSS_DTYPES[self._case.precision])
 
     def _kept(self, layer: int, index: int) -> Path:
-        return self._folder / f"boundary-{dist.get_rank()}-{layer}-{index}.pt"
-
+        return self._folder / f"{layer}-{index}.pt"

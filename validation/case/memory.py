@@ -46,11 +46,33 @@ def estimate(case: Case) -> Estimate:
     """What `case` takes. The case must be possible (validation.case.preflight)."""
     size = BYTES[case.precision]
     process = PROCESS[case.transport]
+    if case.training.stream:
+        return _streamed(case, size, process)
     elements = 2 * _largest_stage(case) + _rank_activations(case) + _rank_records(case)
     rank = process + size * elements
     reference = _reference(case)
     ranks = case.layout.ranks * (rank if case.transport == "gloo" else process)
     return Estimate(rank, reference, max(reference, ranks))
+
+
+def _streamed(case: Case, size: int, process: int) -> Estimate:
+    """Layer by layer: the largest layer of each side, on the device where there is one.
+
+    The truth has no gradients of experts, the runs beside it in the precision have; of the probes one layer's are there.
+    """
+    layers = [*case.model.blocks, None]
+    of_layer = [[one for one in parameters(case.model).values() if one.layer == layer] for layer in layers]
+    weights = max(sum(math.prod(one.shape) for one in found) for found in of_layer)
+    held = max(sum(_share(case, one) for one in found) for found in of_layer)
+    activations = _activations(case.model, case.batch_size, case.seq_length) // max(1, len(case.model.blocks))
+    records = max(sum(math.prod(probe.shape) for probe in _probes(case) if probe.layer == layer) for layer in layers)
+    truth = BYTES["fp64"] if case.precision in ("fp64", "fp32") else BYTES["fp32"]
+    reference = PROCESS["gloo"] + max(truth * (weights + activations), size * (2 * weights + activations)) + truth * 2 * records
+    main = BYTES["fp64"] if case.precision == "fp64" else BYTES["fp32"]
+    ours = activations // (case.layout.data_parallel * _token_cut(case))
+    rank = process + (size + main) * held + size * (ours + records)
+    host = max(reference, case.layout.ranks * rank) if case.transport == "gloo" else (case.layout.ranks + 1) * process
+    return Estimate(rank, reference, host)
 
 
 def _reference(case: Case) -> int:

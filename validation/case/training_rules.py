@@ -69,7 +69,8 @@ def streamed_layers_stand_alone(case: Case) -> str | None:
         "pipeline stages (a rank holds one layer at a time anyway; tp, ep, etp, cp and dp work)": case.layout.pp > 1,
         "layers of multi-token prediction (leave out +mtp)": model.num_nextn_predict_layers > 0,
         "optimizer steps, which need every gradient at once (--steps 0 works)": training.steps > 0,
-        "the distributed optimizer, which has buffers for the whole model (leave out +distributed)": training.optimizer != "plain",
+        "the distributed optimizer, which has buffers for the whole model (leave out +distributed)": training.optimizer
+        != "plain",
         "tied embeddings, whose gradient is of the first layer and of the last": model.tie_word_embeddings,
         "balancing losses (leave them out)": training.balancing != "none",
         "the mean of means as the loss (--loss token works)": training.loss != "token",
@@ -79,4 +80,11 @@ def streamed_layers_stand_alone(case: Case) -> str | None:
     return f"--stream has no {found}" if found else None
 
 
-RULES = (known_options, streamed_layers_stand_alone, steps_are_exact, stages_fit, grouped_experts_need_kernels, balanced_experts_exist)
+RULES = (
+    known_options,
+    streamed_layers_stand_alone,
+    steps_are_exact,
+    stages_fit,
+    grouped_experts_need_kernels,
+    balanced_experts_exist,
+)

@@ -16,6 +16,7 @@ from transformers.modeling_layers import MtpModel
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
 
 from validation.case.case import Case
+from validation.compare.memory import device_peak, peak_memory
 from validation.compare.precision import DTYPES, computing_in, make_deterministic
 from validation.reference import model as reference_model
 from validation.reference import mtp as reference_mtp
@@ -116,9 +117,11 @@ def _weights(case: Case, folder: Path) -> tuple[Weights, str]:
 
 def _computed(case: Case, weights: Weights, batches: list[Batch], folder: Path, progress: Progress) -> dict[str, Any]:
     if case.training.stream or isinstance(weights, SeededWeights):
+        if device_peak():
+            torch.cuda.reset_peak_memory_stats()
         found = stream.record(case, weights, batches[0], folder, progress)
         shutil.rmtree(folder / "boundaries")
-        return found
+        return {**found, "reference_memory": peak_memory(), "reference_device_memory": device_peak()}
     write = _exact if case.precision == "fp64" else _truth_and_floor
     return write(case, weights, batches, folder, progress)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -47,12 +48,28 @@ def computing_with(hf: DeepseekV3ForCausalLM, attention: str, experts: str) -> I
         _attention.pop()
 
 
+SCORES_AT_ONCE = 1 << 30
+"""Attention scores that eager attention may hold: those of 64 heads over 4096 positions."""
+
+
 def _eager(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
-    """Transformers' own eager attention, which adds its mask and leaves nothing out by itself."""
-    length = query.shape[2]
+    """Transformers' own eager attention, which adds its mask and leaves nothing out by itself.
+
+    Where the scores of all heads are too many to be held at once it is called for some heads after the others, and again in the
+    backward pass.
+    """
+    batch, _, length, _ = query.shape
     hidden = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1) if mask is None else ~mask
     added = torch.zeros(hidden.shape, dtype=query.dtype, device=query.device).masked_fill(hidden, torch.finfo(query.dtype).min)
-    return eager_attention_forward(module, query, key, value, added, **kwargs)
+    if query.numel() // query.shape[-1] * length <= SCORES_AT_ONCE:
+        return eager_attention_forward(module, query, key, value, added, **kwargs)
+    together = max(1, SCORES_AT_ONCE // (batch * length * length))
+
+    def some(*parts: Any) -> Any:
+        return eager_attention_forward(module, *parts, added, **kwargs)[0]
+
+    cut = zip(*(tensor.split(together, dim=1) for tensor in (query, key, value)), strict=True)
+    return torch.cat([checkpoint(some, *parts, use_reentrant=False) for parts in cut], dim=2), None
 
 
 def _recorded_attention(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:

@@ -1,6 +1,6 @@
 """Weights that are made where they are used, from the seed, and stand in no file.
 
-Every matrix (of experts each one's) has a generator of its own, so that any of them can be made alone, by any rank, in any order.
+Every matrix (of experts each one's) has a generator of its own, so that any can be made alone, by any rank, in any order.
 Made on a GPU they are other numbers than on the CPU, and the same on every GPU of a kind: reference and ranks of a case
 compute on the same one.
 """
@@ -8,6 +8,7 @@ compute on the same one.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping
 from typing import Self
 
@@ -37,7 +38,7 @@ class SeededWeights:
 
     def keys(self) -> list[str]:
         """Every key that a file would have."""
-        return sorted(key for parameter in self.parameters.values() for key in parameter.keys())
+        return sorted(itertools.chain.from_iterable(map(Parameter.keys, self.parameters.values())))
 
     def dtype(self, name: str) -> torch.dtype:
         """The dtype in which a parameter is made."""

@@ -1,13 +1,12 @@
 """The reference layer by layer: no more than one layer of the model is held, however many there are.
 
-Every run of the model (the truth, and below fp64 the floor's) goes through a layer before the next layer is loaded. What enters a
-layer is kept in a file; the backward pass reads it and computes the layer again. A layer's tensors of the truth stay where
+Every run of the model (the truth, and below fp64 the floor's) goes through a layer before the next layer is loaded. What enters
+a layer is kept in a file; the backward pass reads it and computes the layer again. A layer's tensors of the truth stay where
 they were computed until the other runs have been measured against them, and are written as they come.
 """
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -101,7 +100,9 @@ class _Group:
         """One more run."""
         self.hf.model.rotary_emb.to(batch.tokens.device)
         number = len(self.runs)
-        self.runs.append(_Run(self.case, self.hf, self.computed_in, batch, folder / f"{self.computed_in}-{number}", variant, scale))
+        self.runs.append(
+            _Run(self.case, self.hf, self.computed_in, batch, folder / f"{self.computed_in}-{number}", variant, scale)
+        )
         self._device = batch.tokens.device
 
     @contextmanager
@@ -117,7 +118,6 @@ class _Group:
         finally:
             for name in self._names(names):
                 self._put(name, torch.empty((), device="meta"))
-            gc.collect()
 
     def gradients(self, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
         """What has arrived at them, by the checkpoint's names; it is taken from them. The truth has none of experts."""
@@ -226,7 +226,7 @@ class _Run:
         return recording
 
     def backward(self, layer: int, routing: Routing) -> Recording:
-        """One layer again, and back through it. Of the truth the values are recorded again, too: experts' gradients need them."""
+        """One layer again, and back through it. The truth's values are recorded again: experts' gradients need them."""
         recording = self._recording(routing, values=self.variant is None)
         with self._computing():
             given = self._kept(layer).requires_grad_()

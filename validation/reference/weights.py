@@ -31,6 +31,7 @@ def make_weights(case: Case) -> Iterator[tuple[Parameter, torch.Tensor]]:
 
 
 def scaled(parameter: Parameter, noise: torch.Tensor) -> torch.Tensor:
+    """A parameter's values from normal noise of its shape, or of the shape of one expert."""
     if parameter.name.endswith("norm.weight"):
         return 1 + NORM_SPREAD * noise
     if parameter.name.endswith("_bias"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from validation.candidate.recorder import Recorder
 from validation.candidate.step import loss_divisor, run_step
 from validation.candidate.unreduced import Unreduced
 from validation.case.case import Case
+from validation.compare.memory import device_peak, peak_memory
 from validation.compare.precision import DTYPES, LOSS_DTYPES, Mode, as_stored, computing_in, make_deterministic
 from validation.reference.checkpoint import Checkpoint
 from validation.reference.store import Reference
@@ -40,39 +40,33 @@ def rank(case_text: str, run_folder: str, reference_folder: str, timeout: float,
     report = RankReport(Path(run_folder), int(os.environ["RANK"]))
     with report.last_words():
         case = Case.from_json(case_text)
-        report.write(_findings(case, Reference(Path(reference_folder)), report, timeout, keep, plugins.load(plugin), Path(run_folder)))
+        report.write(_findings(case, Reference(Path(reference_folder)), report, timeout, keep, plugins.load(plugin)))
 
 
-def _findings(
-    case: Case, stored: Reference, report: RankReport, timeout: float, keep: str, plugin: Plugin, run_folder: Path
-) -> dict[str, Any]:
+def _findings(case: Case, stored: Reference, report: RankReport, timeout: float, keep: str, plugin: Plugin) -> dict[str, Any]:
     on_cpu = case.transport == "gloo"
     report.progress("process groups")
     if not on_cpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     settings = {**make_deterministic(), "megatron-core": core_version}
-    baseline = _peak_memory()
+    baseline = peak_memory()
     dist.init_process_group(case.transport, timeout=timedelta(seconds=timeout))
     with computing_in(case.precision, platform.CudaMeansCpu if on_cpu else Mode):
         build.start_groups(case.layout)
         recorder = Recorder(report.rank, Path(keep) if keep else None, stored.facts().get("dtypes"))
-        held = _measure(case, stored, recorder, report, plugin, run_folder)
+        held = _measure(case, stored, recorder, report, plugin)
         place = _place()
     # A rank that leaves early takes its connections with it while others still read from them.
     dist.barrier()
     dist.destroy_process_group()
-    memory = {"baseline": baseline, "peak": _peak_memory(), "parameters": held}
+    memory = {"baseline": baseline, "peak": peak_memory(), "parameters": held, "device_peak": device_peak()}
     return {**recorder.as_dict(), "place": place, "memory": memory, "settings": settings}
 
 
-def _measure(
-    case: Case, stored: Reference, recorder: Recorder, report: RankReport, plugin: Plugin, run_folder: Path
-) -> int:
+def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankReport, plugin: Plugin) -> int:
     """Everything that is compared, into the recorder; returns the bytes of the parameters that this rank holds."""
     if case.training.stream:
-        held = stream.measure(case, stored, recorder, plugin, run_folder, report.progress)
-        recorder.close()
-        return held
+        return stream.measure(case, stored, recorder, plugin, report.path("boundaries"), report.progress)
     report.progress("model")
     chunks = build.build(case, plugin.configure)
     plugin.built(case, chunks)
@@ -141,8 +135,3 @@ def _place() -> dict[str, int]:
         "ep": mpu.get_expert_model_parallel_rank(),
         "etp": mpu.get_expert_tensor_parallel_rank(),
     }
-
-
-def _peak_memory() -> int:
-    """Largest resident memory of this process so far, bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
