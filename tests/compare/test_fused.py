@@ -84,6 +84,7 @@ def test_a_digest_tells_bytes_apart() -> None:
     swapped[[10, 20]] = tensor[[20, 10]]
     flipped.view(torch.int16)[4000] ^= 1
     last[-1] += 1
+    assert fused.digest(torch.cat([last[:1], tensor])[1:]) == digest
     assert len({digest, *(fused.digest(other) for other in (swapped, flipped, last))}) == 4
 
 

@@ -72,8 +72,10 @@ def error(found: torch.Tensor, expected: torch.Tensor) -> float:
 def expert_gradients(case: Case, stored: Reference, layer: int) -> ExpertGradients:
     probes, arriving = load_file(stored.probes), load_file(stored.probe_gradients)
     precision = Precision(DTYPES[truth_precision(case)], DTYPES[case.precision])
+    given, weights = (probes[f"layers.{layer}.{kind}"].flatten(0, 1) for kind in PROBES)
     return ExpertGradients(
-        *(probes[f"layers.{layer}.{kind}"].flatten(0, 1) for kind in PROBES),
+        given,
+        weights,
         arriving[f"layers.{layer}.{GRADIENT}"].flatten(0, 1),
         expert_reader(SeededWeights(case, CPU), precision, CPU),
     )
@@ -162,11 +164,10 @@ def test_eager_attention_in_parts_is_the_same(monkeypatch: pytest.MonkeyPatch) -
     for limit in (1 << 30, 2 * 2 * 8 * 8):
         monkeypatch.setattr(reference_model, "SCORES_AT_ONCE", limit)
         generator = torch.Generator().manual_seed(1)
-        parts = [torch.randn(2, 5, 8, 6, generator=generator).requires_grad_() for _ in range(3)]
-        context, _ = reference_model._eager(module, *parts, None, scaling=0.3)
-        context.square().sum().backward()
-        results.append([context.detach(), *(part.grad for part in parts)])
-    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))  # type: ignore[arg-type]
+        query, key, value = (torch.randn(2, 5, 8, 6, generator=generator).requires_grad_() for _ in range(3))
+        context, _ = reference_model._eager(module, query, key, value, None, scaling=0.3)
+        results.append((context, *torch.autograd.grad(context.square().sum(), (query, key, value))))
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
 
 def test_weights_are_the_same_however_they_are_asked_for() -> None:

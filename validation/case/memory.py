@@ -64,7 +64,9 @@ def _streamed(case: Case, size: int, process: int) -> Estimate:
     of_layer = [[one for one in parameters(case.model).values() if one.layer == layer] for layer in layers]
     weights = max(sum(math.prod(one.shape) for one in found) for found in of_layer)
     held = max(sum(_share(case, one) for one in found) for found in of_layer)
-    activations = _activations(case.model, case.batch_size, case.seq_length) // max(1, len(case.model.blocks))
+    widest = max(_layer_width(case.model, layer) for layer in case.model.blocks)
+    scores = case.model.num_attention_heads * case.seq_length
+    activations = case.batch_size * case.seq_length * max(widest + scores, 4 * case.model.vocab_size)
     records = max(sum(math.prod(probe.shape) for probe in _probes(case) if probe.layer == layer) for layer in layers)
     truth = BYTES["fp64"] if case.precision in ("fp64", "fp32") else BYTES["fp32"]
     reference = PROCESS["gloo"] + max(truth * (weights + activations), size * (2 * weights + activations)) + truth * 2 * records
@@ -166,8 +168,9 @@ def shortage(case: Case, memory: int) -> str | None:
     if needed.host <= memory:
         return None
     lower = ", --precision bf16" if case.precision in ("fp64", "fp32") else ""
+    streamed = "" if case.training.stream or case.layout.pp > 1 else ", --stream (one layer at a time)"
     return (
         f"{case.title} needs about {needed.host / GIB:.1f} GiB of memory ({needed.reference / GIB:.1f} GiB for the reference, "
         f"{needed.rank / GIB:.1f} GiB for a rank) and {memory / GIB:.1f} GiB are available; a smaller --seq-length, "
-        f"fewer layers (--layers or --set num_hidden_layers){lower} or a machine with more memory would do"
+        f"fewer layers (--layers or --set num_hidden_layers){lower}{streamed} or a machine with more memory would do"
     )

@@ -69,11 +69,10 @@ def streamed_layers_stand_alone(case: Case) -> str | None:
         "pipeline stages (a rank holds one layer at a time anyway; tp, ep, etp, cp and dp work)": case.layout.pp > 1,
         "layers of multi-token prediction (leave out +mtp)": model.num_nextn_predict_layers > 0,
         "optimizer steps, which need every gradient at once (--steps 0 works)": training.steps > 0,
-        "the distributed optimizer, which has buffers for the whole model (leave out +distributed)": training.optimizer
-        != "plain",
+        "distributed optimizer, which has buffers for the whole model (leave out +distributed)": training.optimizer != "plain",
         "tied embeddings, whose gradient is of the first layer and of the last": model.tie_word_embeddings,
         "balancing losses (leave them out)": training.balancing != "none",
-        "the mean of means as the loss (--loss token works)": training.loss != "token",
+        "mean of means as its loss (--loss token works)": training.loss != "token",
         "recomputation (each layer is computed again anyway)": training.recompute != "none",
     }
     found = next((what for what, there in unable.items() if there), None)

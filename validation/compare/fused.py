@@ -17,6 +17,8 @@ import functools
 import hashlib
 import importlib.util
 import math
+import os
+import shutil
 from typing import Any
 
 import torch
@@ -32,9 +34,10 @@ DIGESTED = 1 << 20
 @functools.cache
 def why() -> str:
     """Why there is no fused pass here, or ''."""
-    return (
-        "" if importlib.util.find_spec("triton") else "triton is not installed, so differences are taken by torch, pass by pass"
-    )
+    lacking = "" if importlib.util.find_spec("triton") else "triton is not installed"
+    if not lacking and not any(map(shutil.which, (os.environ.get("CC") or "cc", "gcc", "clang"))):
+        lacking = "triton finds no C compiler (cc, gcc or clang) for its launcher"
+    return lacking and f"{lacking}, so differences are taken by torch, pass by pass"
 
 
 def covers(*tensors: torch.Tensor) -> bool:
@@ -69,6 +72,8 @@ def sums(candidate: torch.Tensor, reference: torch.Tensor) -> list[Sums]:
 def digest(tensor: torch.Tensor) -> str:
     """A digest of a contiguous tensor's bytes: equal where the bytes are, unequal but for one chance in 2^64 where not."""
     data = tensor.detach().reshape(-1).view(torch.uint8)
+    # A piece may begin in the middle of a word.
+    data = data.clone() if data.storage_offset() % 4 else data
     whole = data.numel() // 4 * 4
     words = data[:whole].view(torch.int32)
     kernels = _kernels()
