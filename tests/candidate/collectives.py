@@ -16,7 +16,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import ReduceOp
+from torch.distributed import FileStore, ReduceOp  # type: ignore[attr-defined]
+from torch.distributed.distributed_c10d import _coalescing_manager as coalescing
 
 from validation.candidate import staged
 
@@ -95,7 +96,7 @@ def all_reduce_of_a_part(group: Any, rank: int, size: int) -> list[Tensor]:
 @_like_gloo
 def coalesced_all_reduces(group: Any, rank: int, size: int) -> list[Tensor]:
     tensors = [made(rank, 3), made(rank, 2, 2)]
-    with dist._coalescing_manager(group, async_ops=True) as works:
+    with coalescing(group, async_ops=True) as works:
         for tensor in tensors:
             dist.all_reduce(tensor, group=group)
     works.wait()
@@ -150,11 +151,11 @@ def reduce_scatter(group: Any, rank: int, size: int) -> list[Tensor]:
 @_like_gloo
 def coalesced_gathers_and_scatters(group: Any, rank: int, size: int) -> list[Tensor]:
     gathered = [torch.zeros(size * width, dtype=torch.float64) for width in (2, 3)]
-    with dist._coalescing_manager(group):
+    with coalescing(group):
         for output in gathered:
             dist.all_gather_into_tensor(output, made(rank, len(output) // size), group=group)
     scattered = [torch.zeros(width, dtype=torch.float64) for width in (2, 3)]
-    with dist._coalescing_manager(group):
+    with coalescing(group):
         for output in scattered:
             dist.reduce_scatter_tensor(output, made(rank, len(output) * size), group=group)
     return gathered + scattered
@@ -204,9 +205,10 @@ def batched_sends_and_receives(group: Any, rank: int, size: int) -> list[Tensor]
     """Both ways along the ring at once, two tensors each way, into leaves that require a gradient."""
     right, left = (rank + 1) % size, (rank - 1) % size
     places = [torch.zeros(2, 2, dtype=torch.float64, requires_grad=True) for _ in range(4)]
-    receiving = [dist.P2POp(dist.irecv, place, by, group) for place, by in zip(places, (left, left, right, right), strict=True)]
+    senders, receivers = (left, left, right, right), (right, right, left, left)
     tensors = [made(rank, 2, 2) + number for number in range(4)]
-    sending = [dist.P2POp(dist.isend, tensor, to, group) for tensor, to in zip(tensors, (right, right, left, left), strict=True)]
+    receiving = [dist.P2POp(dist.irecv, place, peer, group) for place, peer in zip(places, senders, strict=True)]
+    sending = [dist.P2POp(dist.isend, tensor, peer, group) for tensor, peer in zip(tensors, receivers, strict=True)]
     for work in dist.batch_isend_irecv([*sending, *receiving]):
         work.wait()
     return [place.detach() for place in places]
@@ -346,7 +348,7 @@ def a_rank_that_does_not_come(group: Any, rank: int, size: int) -> list[Tensor]:
 
 def _rank(rank: int, size: int, folder: Path) -> None:
     staged.register()
-    store = dist.FileStore(str(folder / "store"), size)
+    store = FileStore(str(folder / "store"), size)
     dist.init_process_group("staged-cpu", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=60))
     gloo = dist.new_group(backend="gloo")
     found = {}

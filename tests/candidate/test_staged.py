@@ -45,7 +45,7 @@ def test_the_same_comes_of_it_as_over_gloo(ranks: Found, name: str) -> None:
 
 def test_averages_are_sums_divided_by_the_number_of_ranks(ranks: Found) -> None:
     size = len(ranks)
-    scattered = sum(made(rank, 2 * size) for rank in range(size)) / size
+    scattered: Any = sum(made(rank, 2 * size) for rank in range(size)) / size
     whole = sum(made(rank, 4, dtype=torch.int64) for rank in range(size))
     assert isinstance(whole, Tensor)
     for rank, (tensor, part, integers) in enumerate(own(ranks, "averages")):

@@ -96,6 +96,54 @@ class CudaMeansCpu(Mode):
         return name.replace("Double", "Float") if self.promote else name
 
 
+class CudaDoubles(Mode):
+    """In fp64 on a GPU, checks for 'torch.cuda.FloatTensor' get the answer that float32 would: optimizers know no other.
+
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/optimizer/optimizer.py
+    """
+
+    def __init__(self, promote: bool) -> None:
+        super().__init__(promote)
+        if promote:
+            self.replaced[_KIND] = self._kind
+
+    def _kind(self, tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        found = _KIND(tensor, *args, **kwargs)
+        return found.replace("cuda.Double", "cuda.Float") if isinstance(found, str) else found
+
+
+def mode(on_cpu: bool, precision: str) -> type[Mode]:
+    """What a rank's calls of torch pass through."""
+    if on_cpu:
+        return CudaMeansCpu
+    return CudaDoubles if precision == "fp64" else Mode
+
+
+def torchs_optimizers() -> None:
+    """In fp64: Adam and the norm of gradients are torch's, for Transformer Engine's and apex's kernels have no float64.
+
+    megatron-core takes them when it is imported, wherever they are installed; without them it takes torch's by itself.
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/optimizer/__init__.py
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/optimizer/clip_grads.py
+    """
+    optimizer = importlib.import_module("megatron.core.optimizer")
+    vars(optimizer).update(Adam=torch.optim.AdamW, SGD=torch.optim.SGD, USING_PYTORCH_OPTIMIZER=True)
+    utils = vars(importlib.import_module("megatron.core.utils"))
+    for name in ("optimizer.clip_grads", "optimizer.optimizer"):
+        names = vars(importlib.import_module(f"megatron.core.{name}"))
+        for ours, theirs in _TENSOR_KERNELS.items():
+            if ours in names:
+                names[ours] = utils[theirs]
+
+
+_TENSOR_KERNELS = {
+    "multi_tensor_applier": "local_multi_tensor_applier",
+    "l2_norm_impl": "local_multi_tensor_l2_norm",
+    "multi_tensor_scale_impl": "local_multi_tensor_scale",
+}
+"""Names in megatron-core's optimizers and what it puts there itself where neither library is installed."""
+
+
 def _uneven_gloo() -> None:
     """Experts that are both spread and cut exchange parts of unequal size, which gloo's all_gather and reduce_scatter refuse.
 
@@ -130,10 +178,12 @@ def _uneven_gloo() -> None:
     vars(dist).update(all_gather=all_gather, reduce_scatter=reduce_scatter)
 
 
-def install() -> None:
+def install(transport: str) -> None:
     """Make torch answer megatron-core's questions about CUDA with the CPU. Before the first import of megatron.core."""
-    for entry in (_cpu_device, _cpu_streams, _no_compiler, _uneven_gloo):
+    for entry in (_cpu_device, _cpu_streams, _no_compiler):
         entry()
+    if transport == "gloo":
+        _uneven_gloo()
 
 
 def _undetected_absence(modules: dict[str, ModuleType]) -> None:

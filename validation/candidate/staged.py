@@ -71,7 +71,7 @@ class StagedWork(dist.Work):
         self.wait()
         return self._outputs
 
-    def get_future(self) -> torch.futures.Future[list[Tensor]]:  # type: ignore[override]
+    def get_future(self) -> torch.futures.Future[list[Tensor]]:
         """A future that is done already: no thread but the caller's may copy to the device in the caller's order."""
         future: torch.futures.Future[list[Tensor]] = torch.futures.Future()
         future.set_result(self.result())
@@ -156,7 +156,11 @@ def _splits(sizes: Sequence[int] | None, tensor: Tensor, ranks: int) -> list[int
     return [count * row for count in rows]
 
 
-class StagedGroup(dist.ProcessGroup):
+# torch annotates what C++ can be called with, and calls a group in Python in one way each.
+_Group: Any = dist.ProcessGroup
+
+
+class StagedGroup(_Group):
     """A process group whose collectives are gloo's on copies in host memory."""
 
     def __init__(self, store: Any, rank: int, size: int, timeout: timedelta) -> None:

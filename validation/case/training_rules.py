@@ -38,7 +38,7 @@ def stages_fit(case: Case) -> str | None:
 
 def grouped_experts_need_kernels(case: Case) -> str | None:
     """Grouped products of experts are Transformer Engine's."""
-    if case.training.experts != "grouped" or case.implementation == "te":
+    if case.training.experts != "grouped" or case.uses_te:
         return None
     return "grouped experts are Transformer Engine's; --implementation te has them, or leave out +grouped"
 

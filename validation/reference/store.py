@@ -30,7 +30,7 @@ def key(case: Case) -> str:
         "model": case.model.as_dict(),
         "precision": case.precision,
         "seed": case.seed,
-        "device": "cuda" if case.transport == "nccl" else "cpu",
+        "device": "cpu" if case.on_cpu else "cuda",
         "batch": [case.batch_size, case.seq_length],
         "layers": case.layers,
         "training": [case.training.steps, case.training.loss, case.training.balancing, asdict(ADAM), BALANCE_COEFFICIENT],

@@ -21,6 +21,7 @@ from multiprocessing import connection, popen_forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from validation.case.case import ON_CPU
 from validation.case.errors import ExitCode, InfrastructureError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def prepare(transport: str, steps: bool = False) -> None:
     os.environ["PLUMBLINE_STEPS"] = "1" if steps else ""
     # One thread: a fork of a process with an OpenMP pool hangs. Ranks that have the machine to themselves ask for more.
     os.environ["OMP_NUM_THREADS"] = "1"
-    if transport == "gloo":
+    if transport in ON_CPU:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     else:
         # Asking CUDA whether it is there would initialise it in the fork server, after which no rank could use it.

@@ -14,15 +14,16 @@ import os  # noqa: E402
 import warnings  # noqa: E402
 
 from validation import checkout  # noqa: E402
+from validation.case.case import ON_CPU  # noqa: E402
 
-ON_CPU = os.environ.get("PLUMBLINE_TRANSPORT", "gloo") == "gloo"
+TRANSPORT = os.environ.get("PLUMBLINE_TRANSPORT", "gloo")
 
 checkout.install()
 
-if ON_CPU:
+if TRANSPORT in ON_CPU:
     from validation.candidate import platform
 
-    platform.install()
+    platform.install(TRANSPORT)
 
 with warnings.catch_warnings():
     # megatron-core warns at import of each optional package that is absent; `doctor` says it better.
@@ -34,7 +35,7 @@ if os.environ.get("PLUMBLINE_STEPS"):
     # torch's optimizers import it when they first step: once here, and not in every rank.
     import torch._dynamo  # noqa: F401
 
-platform.mend(on_cpu=ON_CPU)
+platform.mend(on_cpu=TRANSPORT in ON_CPU)
 
 # What is imported stays: kept out of the collector, its pages are not copied into every rank by a collection there.
 gc.collect()
