@@ -83,11 +83,11 @@ MTP = {"num_nextn_predict_layers": 1}
 IMPOSSIBLE: list[tuple[str, Case, str]] = [
     # what the case is made of
     ("precision", case(precision="fp12"), "precision 'fp12' is unknown; known are fp64, fp32, bf16 and fp16"),
-    ("transport", case(transport="mpi"), "transport 'mpi' is unknown; known are gloo and nccl"),
+    ("transport", case(transport="mpi"), "transport 'mpi' is unknown; known are gloo, nccl, staged and staged-cpu"),
     (
         "implementation",
         case(implementation="tee"),
-        "known are local, local-stock and te, or your own layer spec as package.module:function",
+        "known are local, local-stock, te, te-unfused, te-fused and te-flash, or your own layer spec as package.module:function",
     ),
     ("own implementation", case(implementation="spec:"), "implementation 'spec:' is unknown"),
     ("size of nothing", case(model={"n_group": 0}), "n_group is 0; it must be a whole number of at least 1"),
