@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 
 from validation.case.errors import EnvironmentMissing
 from validation.machine import ABSENT, driver, drivers_cuda, torchs_cuda, version
@@ -56,3 +58,25 @@ def te_problem() -> str | None:
             "(`pip install --no-build-isolation transformer-engine[pytorch]`)"
         )
     return None
+
+
+def why_not_imported(module: str) -> str | None:
+    """The last line that Python says about it, in a process of its own; None where the import works."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", f"import {module}"], capture_output=True, text=True, timeout=120, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return "it hangs"
+    if done.returncode == 0:
+        return None
+    return next((line for line in reversed(done.stderr.splitlines()) if line.strip()), f"exit status {done.returncode}")
+
+
+def imports_initialise_cuda() -> bool:
+    """Whether importing what ranks need would use a GPU: a process that has done so can start no rank by forking.
+
+    Of Transformer Engine's modules one asks for the GPU's compute capability when it is imported, where flash-attn is
+    installed. https://github.com/NVIDIA/TransformerEngine/blob/v2.11/transformer_engine/pytorch/attention/dot_product_attention/backends.py
+    """
+    return importlib.util.find_spec("transformer_engine") is not None and version("flash-attn") != ABSENT

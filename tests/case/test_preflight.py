@@ -87,7 +87,7 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     (
         "implementation",
         case(implementation="tee"),
-        "known are local, local-stock, te, te-unfused, te-fused and te-flash, or your own layer spec as package.module:function",
+        "known are local, local-stock, te, te-unfused, te-fused and te-flash, or your own layer spec as package.module:func",
     ),
     ("own implementation", case(implementation="spec:"), "implementation 'spec:' is unknown"),
     ("size of nothing", case(model={"n_group": 0}), "n_group is 0; it must be a whole number of at least 1"),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import importlib.util
 from dataclasses import replace
 
 from validation.case.case import Case
@@ -11,11 +10,12 @@ from validation.case.errors import ExitCode
 from validation.case.memory import GIB
 from validation.case.preflight import RULES
 from validation.case.remedies import needed, remedies
+from validation.cuda import why_not_imported
 from validation.machine import gpus
 from validation.run.launch import Broken
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-_NO_ATTENTION = ("No dot product attention", "No attention backend")
+_NO_ATTENTION = "No dot product attention backend"
 
 
 def explained(case: Case, broken: Broken) -> Broken:
@@ -24,29 +24,28 @@ def explained(case: Case, broken: Broken) -> Broken:
         first, count = broken.sentence.splitlines()[0].rstrip("."), max(1, gpus())
         estimated = f"the estimate for {case.title} was {needed(case, count) / GIB:.1f} GiB"
         return replace(broken, sentence=f"{first}; {estimated}; {remedies(case, count, RULES)}")
-    if not case.uses_te:
-        return broken
-    if any(words in broken.sentence for words in _NO_ATTENTION):
+    if case.uses_te and _NO_ATTENTION in broken.sentence:
         sentence = (
-            f"Transformer Engine has no {case.implementation.partition('-')[2] or 'core'} attention for {case.title} on this "
-            "GPU; --implementation te-unfused works, or te, which takes what there is"
+            f"Transformer Engine has no attention of the kind that {case.implementation} asks for here, in {case.precision} "
+            "on this GPU; --implementation te takes what there is, and te-unfused works everywhere"
         )
-        return Broken(broken.rank, sentence, broken.stacks, ExitCode.ENVIRONMENT)
+        return replace(broken, sentence=sentence, exit_code=ExitCode.ENVIRONMENT)
+    return _without_transformer_engine(broken) if _suspected(case, broken) else broken
+
+
+def _suspected(case: Case, broken: Broken) -> bool:
+    """Whether Transformer Engine may have kept the ranks from starting: megatron-core imports it wherever it is installed."""
+    seen = case.uses_te or "transformer_engine" in broken.stacks or "could not be started" in broken.sentence
+    return seen and importlib.util.find_spec("transformer_engine") is not None
+
+
+def _without_transformer_engine(broken: Broken) -> Broken:
     cause = why_not_imported("transformer_engine.pytorch")
     if cause is None:
         return broken
-    sentence = f"Transformer Engine cannot be imported ({cause}); reinstall it for this torch, or take --implementation local"
-    return Broken(broken.rank, sentence, broken.stacks, ExitCode.ENVIRONMENT)
-
-
-def why_not_imported(module: str) -> str | None:
-    """The last line that Python says about it, in a process of its own; None where the import works."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", f"import {module}"], capture_output=True, text=True, timeout=120, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return "it hangs"
-    if done.returncode == 0:
-        return None
-    return next((line for line in reversed(done.stderr.splitlines()) if line.strip()), f"exit status {done.returncode}")
+    sentence = (
+        f"Transformer Engine is installed and cannot be imported ({cause}); install it again for this torch "
+        "(`pip install --force-reinstall --no-build-isolation -r requirements/te.txt`), or uninstall it and take "
+        "--implementation local"
+    )
+    return replace(broken, sentence=sentence, exit_code=ExitCode.ENVIRONMENT)

@@ -21,6 +21,7 @@ from multiprocessing import connection, popen_forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from validation import cuda
 from validation.case.case import ON_CPU
 from validation.case.errors import ExitCode, InfrastructureError
 
@@ -66,11 +67,18 @@ def prepare(transport: str, steps: bool = False) -> None:
     multiprocessing.set_forkserver_preload(["validation.run.warm"])
 
 
+def start_method() -> str:
+    """How ranks start: warm, from the fork server, unless what it would import uses the GPU; then each imports by itself."""
+    on_gpu = os.environ.get("PLUMBLINE_TRANSPORT", ON_CPU[0]) not in ON_CPU
+    return "spawn" if on_gpu and cuda.imports_initialise_cuda() else "forkserver"
+
+
 def warm_up() -> None:
     """Start the fork server now: it imports while this process does other things."""
     from multiprocessing import forkserver
 
-    forkserver.ensure_running()
+    if start_method() == "forkserver":
+        forkserver.ensure_running()
 
 
 @contextlib.contextmanager
@@ -130,7 +138,7 @@ def _elastic(entry: Callable[..., None], arguments: tuple[Any, ...], ranks: int,
         local_addr="localhost",
         max_restarts=0,
         monitor_interval=0.02,
-        start_method="forkserver",
+        start_method=start_method(),
         logs_specs=DefaultLogsSpecs(log_dir=str(folder / "logs"), redirects=Std.ALL),
     )
     elastic_launch(config, entry)(*arguments)
