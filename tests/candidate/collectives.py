@@ -1,6 +1,7 @@
-"""Every collective that megatron-core uses, in a few ranks: `python -m tests.candidate.collectives SIZE FOLDER`.
+"""Every collective that megatron-core uses, in a few ranks: `python -m tests.candidate.collectives SIZE FOLDER DEVICE`.
 
-Each is run over gloo and over staged-cpu, and each rank leaves what it got in FOLDER. `test_staged.py` looks at that.
+Each is run over gloo, on the CPU, and over staged, on DEVICE, which is cpu or cuda (one GPU for all ranks). Each rank leaves
+what it got in FOLDER. `test_staged.py` looks at that.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ def _own(function: Collective) -> Collective:
 
 def made(rank: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     """A rank's tensor, which every rank can make."""
-    values = torch.randn(shape, generator=torch.Generator().manual_seed(100 + rank), dtype=torch.float64)
-    return (values * 8).to(dtype)
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(100 + rank), dtype=torch.float64, device="cpu")
+    return (values * 8).to(dtype).to(torch.get_default_device())
 
 
 @_like_gloo
@@ -323,8 +324,9 @@ def several_groups(group: Any, rank: int, size: int) -> list[Tensor]:
     halves = [dist.new_group(list(range(first, first + size // 2))) for first in (0, size // 2)]
     other, brief = dist.new_group(backend="gloo"), dist.new_group(timeout=timedelta(seconds=20))
     names = [dist.get_backend(one) for one in (other, brief)]
-    assert names == ["gloo", "staged-cpu"], names
+    assert names == ["gloo", dist.get_backend()], names
     tensors = [made(rank, 3) for _ in range(3)]
+    tensors[1] = tensors[1].cpu()
     for tensor, one in zip(tensors, (halves[rank * 2 // size], other, brief), strict=True):
         dist.all_reduce(tensor, group=one)
     dist.destroy_process_group(brief)
@@ -346,29 +348,36 @@ def a_rank_that_does_not_come(group: Any, rank: int, size: int) -> list[Tensor]:
     return [torch.tensor(raised)]
 
 
-def _rank(rank: int, size: int, folder: Path) -> None:
+def _on(device: str, collective: Collective, group: Any, rank: int, size: int) -> list[Tensor]:
+    """What comes of it where tensors are made on a device."""
+    with torch.device(device):
+        return [tensor.cpu() for tensor in collective(group, rank, size)]
+
+
+def _rank(rank: int, size: int, folder: Path, device: str) -> None:
     staged.register()
     store = FileStore(str(folder / "store"), size)
-    dist.init_process_group("staged-cpu", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=60))
+    transport = "staged-cpu" if device == "cpu" else "staged"
+    dist.init_process_group(transport, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=60))
     gloo = dist.new_group(backend="gloo")
     found = {}
     for name, collective in LIKE_GLOO.items():
-        found[name] = (collective(dist.group.WORLD, rank, size), collective(gloo, rank, size))
+        found[name] = (_on(device, collective, dist.group.WORLD, rank, size), _on("cpu", collective, gloo, rank, size))
     for name, collective in OWN.items():
-        found[name] = (collective(dist.group.WORLD, rank, size), [])
+        found[name] = (_on(device, collective, dist.group.WORLD, rank, size), [])
     torch.save(found, folder / f"rank-{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
 
-def main(size: int, folder: Path) -> int:
+def main(size: int, folder: Path, device: str) -> int:
     """Fork the ranks; returns 0 where all of them ended well."""
     children = []
     for rank in range(size):
         child = os.fork()
         if child == 0:
             try:
-                _rank(rank, size, folder)
+                _rank(rank, size, folder, device)
             except BaseException:
                 traceback.print_exc()
                 os._exit(1)
@@ -379,4 +388,4 @@ def main(size: int, folder: Path) -> int:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    sys.exit(main(int(sys.argv[1]), Path(sys.argv[2])))
+    sys.exit(main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]))

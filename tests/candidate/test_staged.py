@@ -13,17 +13,25 @@ import torch
 from torch import Tensor
 
 from tests.candidate.collectives import LIKE_GLOO, OWN, made
+from tests.gpu.conftest import needs_gpu
 
 ROOT = Path(__file__).parents[2]
 Found = list[dict[str, tuple[list[Tensor], list[Tensor]]]]
 
 
-@pytest.fixture(scope="module", params=[2, 4], ids=["2 ranks", "4 ranks"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((2, "cpu"), id="2 ranks"),
+        pytest.param((4, "cpu"), id="4 ranks"),
+        pytest.param((4, "cuda"), id="4 ranks on a GPU", marks=[pytest.mark.gpu, needs_gpu]),
+    ],
+)
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Found:
     """What each of 2 or 4 ranks got: for each collective over staged, and over gloo."""
-    size, folder = int(request.param), tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "tests.candidate.collectives", str(size), str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    (size, device), folder = request.param, tmp_path_factory.mktemp("ranks")
+    command = [sys.executable, "-m", "tests.candidate.collectives", str(size), str(folder), device]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"} | ({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0, ended.stderr
     return [torch.load(folder / f"rank-{rank}.pt") for rank in range(size)]

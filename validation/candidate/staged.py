@@ -73,7 +73,8 @@ class StagedWork(dist.Work):
 
     def get_future(self) -> torch.futures.Future[list[Tensor]]:
         """A future that is done already: no thread but the caller's may copy to the device in the caller's order."""
-        future: torch.futures.Future[list[Tensor]] = torch.futures.Future()
+        devices = list({tensor.device for tensor in self._outputs if tensor.is_cuda})
+        future: torch.futures.Future[list[Tensor]] = torch.futures.Future(devices=devices)
         future.set_result(self.result())
         return future
 
@@ -100,7 +101,7 @@ def _size(tensor: Tensor) -> int:
 
 def _room(tensor: Tensor) -> Tensor:
     """Host memory for the bytes of a tensor that is going to be received."""
-    return torch.empty(_size(tensor), dtype=torch.uint8)
+    return torch.empty(_size(tensor), dtype=torch.uint8, device="cpu")
 
 
 def _put(tensor: Tensor, host: Tensor) -> None:
@@ -312,7 +313,7 @@ class StagedGroup(_Group):
         self, sent: list[Tensor], sizes: list[int], opts: Any, room: Tensor | None = None
     ) -> tuple[list[Tensor], Any]:
         """Bytes for each rank against bytes from each, of these sizes, into `room`; with what gloo has under way."""
-        received = torch.empty(sum(sizes), dtype=torch.uint8) if room is None else room
+        received = torch.empty(sum(sizes), dtype=torch.uint8, device="cpu") if room is None else room
         counts = [len(part) for part in sent]
         options = _with(c10d.AllToAllOptions, opts)
         work = self._gloo.alltoall_base(received, torch.cat(sent), sizes, counts, options)
