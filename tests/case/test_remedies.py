@@ -73,13 +73,18 @@ def test_what_is_proposed_takes_less_and_is_possible() -> None:
     assert "bf16" not in said  # the reference is what is large
 
 
-def test_more_ranks_are_proposed_where_each_takes_less() -> None:
-    """On a card of its own, and where the ranks and not the reference are what is large; not where they share it."""
-    large = on_gpus("dp2", "nccl", "bf16", batch_size=2, model={"vocab_size": 2**20})
-    assert "tp2 (" not in remedies.remedies(replace(large, transport="staged"), 1, preflight.RULES)
-    said = remedies.remedies(large, 2, preflight.RULES)
-    assert memory.estimate(replace(large, layout=Layout(tp=2, dp=2))).rank < memory.estimate(large).rank
-    assert ("tp2 (" in said) == (memory.estimate(replace(large, layout=Layout(tp=2, dp=2))).card < memory.estimate(large).card)
+def test_where_the_ranks_are_what_is_large_more_of_them_are_proposed_and_lower_precision() -> None:
+    """On GPUs of their own, if there are as many; on one that they share the whole stays as large."""
+    whole = on_gpus("single", "nccl", "fp32")
+    said = remedies.remedies(whole, 2, preflight.RULES, remedies.ranks_need)
+    for words, smaller in (("tp2", Layout(tp=2)), ("pp2", Layout(pp=2)), ("ep2", Layout(ep=2))):
+        assert f"{words} ({memory.estimate(replace(whole, layout=smaller)).rank / GIB:.1f} GiB)" in said
+    assert f"--precision bf16 ({memory.estimate(replace(whole, precision='bf16')).rank / GIB:.1f} GiB)" in said
+    for impossible in (
+        remedies.remedies(whole, 1, preflight.RULES, remedies.ranks_need),
+        remedies.remedies(whole, 2, preflight.RULES),
+    ):
+        assert "tp2" not in impossible
 
 
 def test_nothing_impossible_is_proposed() -> None:

@@ -54,8 +54,13 @@ def test_out_of_memory_says_what_to_reduce_and_stays_infrastructure(words: str) 
     assert found.stacks == "stacks"
     assert found.sentence.startswith(words.splitlines()[0].rstrip("."))
     assert "See documentation" not in found.sentence
-    for change in ("--set num_hidden_layers=3 (", "--set hidden_size=512 (", "--batch-size 1 (", "--seq-length 256 ("):
+    changes = ["--set num_hidden_layers=3 (", "--set hidden_size=512 (", "--seq-length 256 ("]
+    for change in changes:
         assert change in found.sentence
+    reference = diagnose.explained(on_gpu("local"), Broken(0, words, ""), in_ranks=False)
+    for change in (*changes, "--batch-size 1 ("):
+        assert change in reference.sentence
+    assert "the estimate for the reference was" in reference.sentence
 
 
 def test_a_rank_without_memory_ends_a_command_with_4_and_the_remedies(tmp_path: Path) -> None:

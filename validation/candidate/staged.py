@@ -73,7 +73,7 @@ class StagedWork(dist.Work):
 
     def get_future(self) -> torch.futures.Future[list[Tensor]]:
         """A future that is done already: no thread but the caller's may copy to the device in the caller's order."""
-        devices = list({tensor.device for tensor in self._outputs if tensor.is_cuda})
+        devices: list[int | str | torch.device] = list({tensor.device for tensor in self._outputs if tensor.is_cuda})
         future: torch.futures.Future[list[Tensor]] = torch.futures.Future(devices=devices)
         future.set_result(self.result())
         return future

@@ -23,11 +23,20 @@ def shortage(case: Case, card: int, gpus: int, rules: Sequence[Callable[[Case], 
     )
 
 
-def remedies(case: Case, gpus: int, rules: Sequence[Callable[[Case], str | None]]) -> str:
-    """What would take less, each possible by the rules, with what it would take: the end of a sentence."""
-    now = needed(case, gpus)
-    smaller = [(words, needed(other, gpus)) for words, other in _alternatives(case) if not any(rule(other) for rule in rules)]
-    found = [f"{words} ({_gib(takes)})" for words, takes in smaller if takes < now]
+def remedies(
+    case: Case, gpus: int, rules: Sequence[Callable[[Case], str | None]], of: Callable[[Case, int], int] | None = None
+) -> str:
+    """What would take less, each possible by the rules and with so many GPUs: the end of a sentence.
+
+    `of` says how much a case takes: `needed`, or `ranks_need` where the reference is not what matters.
+    """
+    takes = of or needed
+    smaller = [
+        (words, takes(other, gpus))
+        for words, other in _alternatives(case)
+        if not any(rule(other) for rule in rules) and (case.transport != "nccl" or other.layout.ranks <= gpus)
+    ]
+    found = [f"{words} ({_gib(size)})" for words, size in smaller if size < takes(case, gpus)]
     return f"about this much is needed with {join(found, 'or')}" if found else "a smaller model or more memory would do"
 
 
@@ -35,6 +44,12 @@ def needed(case: Case, gpus: int) -> int:
     """Bytes where the case computes: on its fullest GPU, or on the host."""
     found = estimate(case, gpus)
     return found.host if case.on_cpu else found.card
+
+
+def ranks_need(case: Case, gpus: int) -> int:
+    """The same for the ranks alone: all of them on the host, or those that share a GPU."""
+    sharing = case.layout.ranks if case.on_cpu else 1 if case.transport == "nccl" else -(-case.layout.ranks // gpus)
+    return sharing * estimate(case, gpus).rank
 
 
 def _gib(size: int) -> str:

@@ -9,7 +9,7 @@ from validation.case.case import Case
 from validation.case.errors import ExitCode
 from validation.case.memory import GIB
 from validation.case.preflight import RULES
-from validation.case.remedies import needed, remedies
+from validation.case.remedies import needed, ranks_need, remedies
 from validation.cuda import why_not_imported
 from validation.machine import gpus
 from validation.run.launch import Broken
@@ -18,12 +18,12 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC
 _NO_ATTENTION = "No dot product attention backend"
 
 
-def explained(case: Case, broken: Broken) -> Broken:
-    """The same with what to do about it."""
+def explained(case: Case, broken: Broken, in_ranks: bool = True) -> Broken:
+    """The same with what to do about it; `in_ranks` where the reference had been computed and ranks broke."""
     if any(words in broken.sentence for words in _OUT_OF_MEMORY):
-        first, count = broken.sentence.splitlines()[0].rstrip("."), max(1, gpus())
-        estimated = f"the estimate for {case.title} was {needed(case, count) / GIB:.1f} GiB"
-        return replace(broken, sentence=f"{first}; {estimated}; {remedies(case, count, RULES)}")
+        first, count, takes = broken.sentence.splitlines()[0].rstrip("."), max(1, gpus()), ranks_need if in_ranks else needed
+        estimated = f"the estimate for {'the ranks' if in_ranks else 'the reference'} was {takes(case, count) / GIB:.1f} GiB"
+        return replace(broken, sentence=f"{first}; {estimated}; {remedies(case, count, RULES, takes)}")
     if case.uses_te and _NO_ATTENTION in broken.sentence:
         sentence = (
             f"Transformer Engine has no attention of the kind that {case.implementation} asks for here, in {case.precision} "

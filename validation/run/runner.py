@@ -78,7 +78,7 @@ class Runner:
                     lambda step: self._progress(case, step),
                 )
         except launch.RunBroke as error:
-            return Result(case, time.monotonic() - start, facts, broken=explained(case, error.broken))
+            return Result(case, time.monotonic() - start, facts, broken=explained(case, error.broken, in_ranks=bool(facts)))
         return merged(case, time.monotonic() - start, facts, reports)
 
     def against_single(self, case: Case) -> Result | None:
