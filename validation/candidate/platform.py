@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -68,6 +69,22 @@ def _no_compiler() -> None:
     https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/jit.py
     """
     vars(torch)["compile"] = lambda model=None, *args, **kwargs: model if model is not None else (lambda inner: inner)
+
+
+@contextlib.contextmanager
+def uncompiled() -> Iterator[None]:
+    """On a GPU the same holds while megatron-core is imported; afterwards torch.compile is there for whoever wants it.
+
+    Of what it marks for compilation, only the router's count of tokens is called with every fusion off. That runs under the
+    function modes that watch a router, and every rank would compile it again: seconds, for one addition.
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/transformer/moe/router.py
+    """
+    compile_ = torch.compile
+    _no_compiler()
+    try:
+        yield
+    finally:
+        vars(torch)["compile"] = compile_
 
 
 class CudaMeansCpu(Mode):

@@ -63,6 +63,8 @@ def prepare(transport: str, steps: bool = False) -> None:
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+        # Transformer Engine asks cuBLAS for TF32 in every product of float32, whatever torch has been told.
+        os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     multiprocessing.set_forkserver_preload(["validation.run.warm"])
 

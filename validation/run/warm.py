@@ -20,15 +20,14 @@ TRANSPORT = os.environ.get("PLUMBLINE_TRANSPORT", "gloo")
 
 checkout.install()
 
-if TRANSPORT in ON_CPU:
-    from validation.candidate import platform
+from validation.candidate import platform  # noqa: E402
 
+if TRANSPORT in ON_CPU:
     platform.install(TRANSPORT)
 
-with warnings.catch_warnings():
+with warnings.catch_warnings(), platform.uncompiled():
     # megatron-core warns at import of each optional package that is absent; `doctor` says it better.
     warnings.simplefilter("ignore")
-    from validation.candidate import platform
     from validation.run import worker  # noqa: F401
 
 if os.environ.get("PLUMBLINE_STEPS"):
