@@ -177,13 +177,13 @@ def _options() -> Any:
 def main() -> int:
     """Run the groups one after the other, and write the table after every command."""
     options = _options()
-    options.out.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("PLUMBLINE_CACHE", str(options.out / "cache"))
     known = {group.name: group for group in GROUPS}
     wanted = [word for word in options.only.split(",") if word] or list(known)
     if unknown := [word for word in wanted if word not in known]:
         print(f"--only {unknown[0]} is unknown; known are {', '.join(known)}", file=sys.stderr)
         return 2
+    options.out.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("PLUMBLINE_CACHE", str(options.out / "cache"))
     facts, rows, start = _facts(), list[Row](), time.monotonic()
     for words in (words for name in wanted for words in known[name].commands(options.rehearse)):
         left = options.seconds - (time.monotonic() - start)

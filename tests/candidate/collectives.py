@@ -295,6 +295,17 @@ def all_to_all_of_a_list(group: Any, rank: int, size: int) -> list[Tensor]:
 
 
 @_own
+def coalesced_on_a_device(group: Any, rank: int, size: int) -> list[Tensor]:
+    """As Transformer Engine does it, which names the device: one handle for all that was started."""
+    first, second = torch.zeros(2 * size, dtype=torch.float64), torch.zeros(size, dtype=torch.uint8)
+    with coalescing(group, device=first.device, async_ops=True) as works:
+        dist.all_gather_into_tensor(first, made(rank, 2), group=group)
+        dist.all_gather_into_tensor(second, torch.full((1,), rank, dtype=torch.uint8), group=group)
+    works.wait()
+    return [first, second]
+
+
+@_own
 def nothing_arrives_before_it_is_waited_for(group: Any, rank: int, size: int) -> list[Tensor]:
     """The tensor is not gloo's to write into: on a GPU it could not be."""
     tensor = made(rank, 4)

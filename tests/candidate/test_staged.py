@@ -89,6 +89,13 @@ def test_ranks_may_hold_unequal_parts(ranks: Found) -> None:
         assert all(torch.equal(found[by], made(by, by + rank, dtype=torch.bfloat16)) for by in range(size))
 
 
+def test_what_is_coalesced_on_a_device_has_one_handle(ranks: Found) -> None:
+    size = len(ranks)
+    for first, second in own(ranks, "coalesced_on_a_device"):
+        assert torch.equal(first, torch.cat([made(rank, 2) for rank in range(size)]))
+        assert second.tolist() == list(range(size))
+
+
 def test_a_tensor_stays_as_it_is_until_the_collective_is_waited_for(ranks: Found) -> None:
     for rank, (before, after) in enumerate(own(ranks, "nothing_arrives_before_it_is_waited_for")):
         assert torch.equal(before, made(rank, 4))
