@@ -320,9 +320,10 @@ def nothing_arrives_before_it_is_waited_for(group: Any, rank: int, size: int) ->
 def a_saved_tensor_may_be_reduced(group: Any, rank: int, size: int) -> list[Tensor]:
     """Autograd does not count a collective as a change of the tensor, over no transport; a leaf may be received into."""
     leaf = made(rank, 4).requires_grad_()
-    factor = made(rank, 4)
-    product = (leaf * factor).sum()
+    factor, other = made(rank, 4), made(rank, 4)
+    product = (leaf * factor).sum() + (leaf * other).sum()
     dist.all_reduce(factor, group=group)
+    dist.broadcast(other, 1, group=group)
     product.backward()
     dist.broadcast(leaf, 0, group=group)
     assert leaf.grad is not None

@@ -29,6 +29,8 @@ def reference(case_text: str, folder: str, home: str, threads: int) -> None:
         stored = compute.compute(case, Path(home), device, report.progress)
         report.write({"folder": str(stored.folder)})
     if torch.cuda.is_initialized():
+        # Models are full of cycles, and the ranks want the memory now.
+        gc.collect()
         torch.cuda.empty_cache()
 
 
