@@ -51,6 +51,8 @@ def estimate(case: Case, gpus: int = 1) -> Estimate:
     """What `case` takes where there are so many GPUs. The case must be possible (validation.case.preflight)."""
     size = BYTES[case.precision]
     process, ranks = PROCESS[case.transport], case.layout.ranks
+    if case.training.stream:
+        return _streamed(case, size, process, gpus)
     rank = process + size * (2 * _largest_stage(case) + _rank_activations(case) + _rank_records(case))
     reference = _reference(case)
     if case.on_cpu:
@@ -58,6 +60,31 @@ def estimate(case: Case, gpus: int = 1) -> Estimate:
     sharing = 1 if case.transport == "nccl" else -(-ranks // gpus)
     card = max(_reference_on_card(case), CONTEXT + sharing * _rank_on_card(case))
     return Estimate(_rank_on_card(case), reference, max(reference, ranks * process), card)
+
+
+def _streamed(case: Case, size: int, process: int, gpus: int) -> Estimate:
+    """Layer by layer: the largest layer of each side, on the device where there is one.
+
+    The truth has no gradients of experts, the runs beside it in the precision have; of the probes one layer's are there.
+    """
+    layers = [*case.model.blocks, None]
+    of_layer = [[one for one in parameters(case.model).values() if one.layer == layer] for layer in layers]
+    weights = max(sum(math.prod(one.shape) for one in found) for found in of_layer)
+    held = max(sum(_share(case, one) for one in found) for found in of_layer)
+    widest = max(_layer_width(case.model, layer) for layer in case.model.blocks)
+    scores = case.model.num_attention_heads * case.seq_length
+    activations = case.batch_size * case.seq_length * max(widest + scores, 4 * case.model.vocab_size)
+    records = max(sum(math.prod(probe.shape) for probe in _probes(case) if probe.layer == layer) for layer in layers)
+    truth = BYTES["fp64"] if case.precision in ("fp64", "fp32") else BYTES["fp32"]
+    reference = max(truth * (weights + activations), size * (2 * weights + activations)) + truth * 2 * records
+    main = BYTES["fp64"] if case.precision == "fp64" else BYTES["fp32"]
+    ours = activations // (case.layout.data_parallel * _token_cut(case))
+    rank, ranks = (size + main) * held + size * (ours + records), case.layout.ranks
+    if case.on_cpu:
+        return Estimate(process + rank, process + reference, process + max(reference, ranks * (process + rank)), 0)
+    sharing = 1 if case.transport == "nccl" else -(-ranks // gpus)
+    card = CONTEXT + max(reference, sharing * (CONTEXT + rank))
+    return Estimate(CONTEXT + rank, CONTEXT + reference, (ranks + 1) * process, card)
 
 
 def _reference(case: Case) -> int:
@@ -167,8 +194,9 @@ def shortage(case: Case, memory: int) -> str | None:
     if needed.host <= memory:
         return None
     lower = ", --precision bf16" if case.precision in ("fp64", "fp32") else ""
+    streamed = "" if case.training.stream or case.layout.pp > 1 else ", --stream (one layer at a time)"
     return (
         f"{case.title} needs about {needed.host / GIB:.1f} GiB of memory ({needed.reference / GIB:.1f} GiB for the reference, "
         f"{needed.rank / GIB:.1f} GiB for a rank) and {memory / GIB:.1f} GiB are available; a smaller --seq-length, "
-        f"fewer layers (--layers or --set num_hidden_layers){lower} or a machine with more memory would do"
+        f"fewer layers (--layers or --set num_hidden_layers){lower}{streamed} or a machine with more memory would do"
     )

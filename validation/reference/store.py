@@ -35,6 +35,7 @@ def key(case: Case) -> str:
         "layers": case.layers,
         "isolated": case.isolated,
         "training": [case.training.steps, case.training.loss, case.training.balancing, asdict(ADAM), BALANCE_COEFFICIENT],
+        "stream": case.training.stream,
         "micro_batch": case.micro_batch_size if case.training.loss == "mean" or case.training.balancing == "aux_loss" else None,
         "checkpoint": _checkpoint_stamp(case.hf_model_path),
         "versions": _versions(),

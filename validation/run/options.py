@@ -12,6 +12,7 @@ from validation.case import arrangement
 from validation.case.case import DEFAULT_SEED, IMPLEMENTATIONS, ON_CPU, PRECISIONS, TRANSPORTS, Case
 from validation.case.errors import UsageError
 from validation.case.folder import model_from_folder
+from validation.case.home import home
 from validation.case.layout import Layout
 from validation.case.preset import PRESETS, Preset, preset
 from validation.case.training import OPTIONS, Training
@@ -64,6 +65,7 @@ def add_options(add: Callable[..., Any]) -> None:
     add("--set", dest="numbers", action="append", default=[], metavar="NAME=VALUE", help="override a number of the model")
     add("--layouts", default="", metavar="tp2,pp2", help="layouts to run, one after the other, with one reference")
     add("--steps", type=int, default=None, help="optimizer steps to compare (default 2 for tiny in fp64, else none)")
+    add("--stream", action="store_true", default=False, help="compute both models layer by layer: the memory of one layer")
     for name, words in OPTIONS.items():
         add(f"--{name}", default=words[0], choices=words, help=f"{_OPTION_HELP[name]} (default {words[0]})")
     for degree in DEGREES:
@@ -130,7 +132,11 @@ def settings(options: Any, command: str) -> Settings:
             seq_length=_given(options.seq_length, base.seq_length),
             hf_model_path=folder,
             layers=_layers(options.layers),
-            training=replace(training, steps=_steps(options, base, precision, mtp or model.num_nextn_predict_layers)),
+            training=replace(
+                training,
+                steps=_steps(options, base, precision, mtp or model.num_nextn_predict_layers, training.stream or base.stream),
+                stream=training.stream or base.stream,
+            ),
             isolated=options.isolated,
         )
         for layout, training, mtp in _arrangements(options)
@@ -138,7 +144,7 @@ def settings(options: Any, command: str) -> Settings:
     return Settings(
         cases=cases,
         results=Path(options.results),
-        home=_home(),
+        home=home(),
         timeout=options.case_timeout,
         max_ranks=options.max_ranks,
         jobs=_given(options.jobs, 2 if transport in ON_CPU and base.name == "tiny" else 1),
@@ -168,12 +174,6 @@ def _self_test(options: Any) -> bool:
     return bool(options.self_test or (in_ci and not options.no_self_test))
 
 
-def _home() -> Path:
-    """Where references are kept: $PLUMBLINE_CACHE, or plumbline below the user's cache folder."""
-    cache = os.environ.get("PLUMBLINE_CACHE")
-    return Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "plumbline"
-
-
 def _check_limits(options: Any) -> None:
     if options.steps is not None and options.steps < 0:
         raise UsageError(f"--steps {options.steps}: give 0 or more")
@@ -188,9 +188,9 @@ def _given(value: int | None, otherwise: int) -> int:
     return otherwise if value is None else value
 
 
-def _steps(options: Any, base: Preset, precision: str, mtp_layers: int) -> int:
-    """Those given, or 2 where they are cheap and exact; MTP layers have none, and isolated cases end with the gradients."""
-    cheap = base.name == "tiny" and precision == "fp64" and not mtp_layers and not options.isolated
+def _steps(options: Any, base: Preset, precision: str, mtp_layers: int, stream: bool) -> int:
+    """Those given, or 2 where they are cheap and exact; MTP layers, isolated modules and a model layer by layer have none."""
+    cheap = base.name == "tiny" and precision == "fp64" and not (mtp_layers or stream or options.isolated)
     return _given(options.steps, 2 if cheap else 0)
 
 
@@ -237,7 +237,7 @@ def _arrangements(options: Any) -> list[tuple[Layout, Training, int | None]]:
 
     The options are those given for all, and the words that follow the layout's name.
     """
-    shared = Training(**{name: getattr(options, name) for name in OPTIONS})
+    shared = Training(**{name: getattr(options, name) for name in OPTIONS}, stream=options.stream)
     degrees = {degree: getattr(options, degree) for degree in DEGREES}
     given = {degree: value for degree, value in degrees.items() if value is not None}
     if given and options.layouts:
