@@ -121,6 +121,11 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     # layer by layer
     ("streamed stages", case("pp2", training=STREAM), "has no pipeline stages .*; tp, ep, etp, cp and dp work"),
     ("streamed MTP", case(model=MTP, training=STREAM), r"no layers of multi-token prediction \(leave out \+mtp\)"),
+    (
+        "isolated steps",
+        replace(case(training=Training(steps=1)), isolated=True),
+        "compares the modules of one forward and backward pass; leave out --steps",
+    ),
     ("streamed steps", case(training=replace(STREAM, steps=1)), r"no optimizer steps, .*\(--steps 0 works\)"),
     ("streamed optimizer", case("dp2", training=replace(STREAM, optimizer="distributed")), r"leave out \+distributed"),
     ("streamed and tied", case(model={"tie_word_embeddings": True}, training=STREAM), "has no tied embeddings"),
