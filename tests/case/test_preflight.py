@@ -84,11 +84,11 @@ STREAM = Training(stream=True)
 IMPOSSIBLE: list[tuple[str, Case, str]] = [
     # what the case is made of
     ("precision", case(precision="fp12"), "precision 'fp12' is unknown; known are fp64, fp32, bf16 and fp16"),
-    ("transport", case(transport="mpi"), "transport 'mpi' is unknown; known are gloo and nccl"),
+    ("transport", case(transport="mpi"), "transport 'mpi' is unknown; known are gloo, nccl, staged and staged-cpu"),
     (
         "implementation",
         case(implementation="tee"),
-        "known are local, local-stock and te, or your own layer spec as package.module:function",
+        "known are local, local-stock, te, te-unfused, te-fused and te-flash, or your own layer spec as package.module:func",
     ),
     ("own implementation", case(implementation="spec:"), "implementation 'spec:' is unknown"),
     ("size of nothing", case(model={"n_group": 0}), "n_group is 0; it must be a whole number of at least 1"),
@@ -121,6 +121,11 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     # layer by layer
     ("streamed stages", case("pp2", training=STREAM), "has no pipeline stages .*; tp, ep, etp, cp and dp work"),
     ("streamed MTP", case(model=MTP, training=STREAM), r"no layers of multi-token prediction \(leave out \+mtp\)"),
+    (
+        "isolated steps",
+        replace(case(training=Training(steps=1)), isolated=True),
+        "compares the modules of one forward and backward pass; leave out --steps",
+    ),
     ("streamed steps", case(training=replace(STREAM, steps=1)), r"no optimizer steps, .*\(--steps 0 works\)"),
     ("streamed optimizer", case("dp2", training=replace(STREAM, optimizer="distributed")), r"leave out \+distributed"),
     ("streamed and tied", case(model={"tie_word_embeddings": True}, training=STREAM), "has no tied embeddings"),

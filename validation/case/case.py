@@ -11,8 +11,12 @@ from validation.case.model import Model
 from validation.case.training import Training, mtp_words
 
 PRECISIONS = ("fp64", "fp32", "bf16", "fp16")
-TRANSPORTS = ("gloo", "nccl")
-IMPLEMENTATIONS = ("local", "local-stock", "te")
+TRANSPORTS = ("gloo", "nccl", "staged", "staged-cpu")
+ON_CPU = ("gloo", "staged-cpu")
+"""Transports between ranks on the CPU. The second takes the way of `staged`, which needs a GPU, to rehearse it."""
+TE = ("te", "te-unfused", "te-fused", "te-flash")
+"""Transformer Engine with the core attention that it chooses itself, or with one of its three."""
+IMPLEMENTATIONS = ("local", "local-stock", *TE)
 DEFAULT_SEED = 1234
 
 
@@ -22,7 +26,8 @@ class Case:
 
     `batch_size` counts the sequences of one step over all data-parallel ranks, `micro_batch_size` those of one forward
     pass. `hf_model_path` names a checkpoint folder in place of a preset's random weights; `layers` are the layers of it
-    that are taken, in its own counting, and empty for all.
+    that are taken, in its own counting, and empty for all. `isolated` says that every module is given the reference's input,
+    and in the backward pass the reference's gradient, whatever the modules before it made.
     """
 
     preset: str
@@ -38,6 +43,7 @@ class Case:
     hf_model_path: str | None = None
     layers: tuple[int, ...] = ()
     training: Training = field(default_factory=Training)
+    isolated: bool = False
 
     @property
     def arrangement(self) -> str:
@@ -50,14 +56,26 @@ class Case:
         implementation = self.implementation.replace(":", ".")
         parts = [self.preset, self.arrangement, self.precision, implementation, self.transport]
         parts += [f"seed{self.seed}"] if self.seed != DEFAULT_SEED else []
+        parts += ["isolated"] if self.isolated else []
         return "-".join(parts)
 
     @property
     def title(self) -> str:
         """The case as a heading: `tiny / tp2 / fp64 / local / gloo: 2 ranks`."""
-        words = (self.preset, self.arrangement, self.precision, self.implementation, self.transport)
+        words = [self.preset, self.arrangement, self.precision, self.implementation, self.transport]
+        words += ["isolated"] if self.isolated else []
         ranks = self.layout.ranks
         return f"{' / '.join(words)}: {ranks} rank{'s' if ranks > 1 else ''}"
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether ranks and reference compute on the CPU."""
+        return self.transport in ON_CPU
+
+    @property
+    def uses_te(self) -> bool:
+        """Whether the layers are Transformer Engine's."""
+        return self.implementation in TE
 
     @property
     def micro_batches(self) -> int:

@@ -38,7 +38,7 @@ def stages_fit(case: Case) -> str | None:
 
 def grouped_experts_need_kernels(case: Case) -> str | None:
     """Grouped products of experts are Transformer Engine's."""
-    if case.training.experts != "grouped" or case.implementation == "te":
+    if case.training.experts != "grouped" or case.uses_te:
         return None
     return "grouped experts are Transformer Engine's; --implementation te has them, or leave out +grouped"
 
@@ -60,6 +60,13 @@ def steps_are_exact(case: Case) -> str | None:
     )
 
 
+def isolated_cases_take_no_steps(case: Case) -> str | None:
+    """An optimizer step is no module, and the forward pass of the next one is not compared."""
+    if not (case.isolated and case.training.steps):
+        return None
+    return "--isolated compares the modules of one forward and backward pass; leave out --steps, or --isolated"
+
+
 def streamed_layers_stand_alone(case: Case) -> str | None:
     """Layer by layer there is one stage, one pass over each layer, and nothing that needs all of them at once."""
     training, model = case.training, case.model
@@ -73,6 +80,7 @@ def streamed_layers_stand_alone(case: Case) -> str | None:
         "tied embeddings, whose gradient is of the first layer and of the last": model.tie_word_embeddings,
         "balancing losses (leave them out)": training.balancing != "none",
         "mean of means as its loss (--loss token works)": training.loss != "token",
+        "isolated modules (leave out --isolated)": case.isolated,
         "recomputation (each layer is computed again anyway)": training.recompute != "none",
     }
     found = next((what for what, there in unable.items() if there), None)
@@ -83,6 +91,7 @@ RULES = (
     known_options,
     streamed_layers_stand_alone,
     steps_are_exact,
+    isolated_cases_take_no_steps,
     stages_fit,
     grouped_experts_need_kernels,
     balanced_experts_exist,

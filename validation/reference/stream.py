@@ -21,7 +21,7 @@ from validation.case.parameters import EXPERTS, parameters
 from validation.compare.precision import DTYPES, as_stored, computing_in
 from validation.reference import model as reference_model
 from validation.reference.batch import Batch
-from validation.reference.floor import VARIANTS, Variant, moved
+from validation.reference.floor import VARIANTS, Variant
 from validation.reference.ledger import Ledger
 from validation.reference.model import Precision
 from validation.reference.record import Recording, layer_hooks, record_loss
@@ -192,11 +192,13 @@ class _Run:
     def begin(self) -> Recording:
         """The embedding, and what every layer is given beside the hidden states: transformers' own, up to its first layer."""
         recording = self._recording(None)
-        seed = self.variant.moved if self.variant else 0
+        variant = self.variant or Variant()
         with self._computing(), ExitStack() as hooks:
             embedding = self.hf.model.embed_tokens
             hooks.callback(embedding.register_forward_hook(recording.output("embedding"), prepend=True).remove)
-            hooks.callback(embedding.register_forward_hook(lambda *given: moved(given[-1], seed)).remove)
+            hooks.callback(
+                embedding.register_forward_hook(lambda *given: variant.move(given[-1]) if variant.moved else None).remove
+            )
             hooks.callback(self.hf.model.layers[0].register_forward_pre_hook(self._reached, with_kwargs=True).remove)
             try:
                 with torch.no_grad():

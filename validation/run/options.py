@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from validation.case import arrangement
-from validation.case.case import DEFAULT_SEED, IMPLEMENTATIONS, PRECISIONS, TRANSPORTS, Case
+from validation.case.case import DEFAULT_SEED, IMPLEMENTATIONS, ON_CPU, PRECISIONS, TRANSPORTS, Case
 from validation.case.errors import UsageError
 from validation.case.folder import model_from_folder
 from validation.case.home import home
@@ -32,7 +32,8 @@ DEGREES = ("tp", "pp", "vpp", "ep", "etp", "cp", "dp")
 class Settings:
     """What a command asks for: the cases, and how to run them.
 
-    `timeout` is in seconds, for each case and each reference; `jobs` is how many cases run at the same time.
+    `timeout` is in seconds, for each case and each reference; `jobs` is how many cases run at the same time; `share_gpu` is
+    the most ranks that may share one GPU, None for as many as there are.
     """
 
     cases: tuple[Case, ...]
@@ -46,6 +47,7 @@ class Settings:
     command: str
     self_test: bool = False
     megatron_path: Path | None = None
+    share_gpu: int | None = None
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,22 @@ def add_options(add: Callable[..., Any]) -> None:
     add("--implementation", default="local", help=f"{', '.join(IMPLEMENTATIONS)} or your own package.module:function")
     add(
         "--transport",
-        default="gloo",
-        help=f"{', '.join(TRANSPORTS)}: gloo runs on the CPU, nccl on a GPU a rank (default gloo)",
+        default=None,
+        help=f"{', '.join(TRANSPORTS)}: gloo runs on the CPU, nccl on a GPU a rank, staged on GPUs that ranks share, through "
+        "host memory; staged-cpu takes the same way on the CPU (default gloo)",
     )
+    add("--share-gpu", type=int, default=None, metavar="N", help="let up to N ranks share each GPU, over transport staged")
     add("--megatron-path", default=None, metavar="DIR", help="a checkout with megatron/core, in place of the installed one")
     add("--seed", type=int, default=DEFAULT_SEED, help="seed of weights and tokens")
     add("--batch-size", type=int, default=None, help="sequences of one step, over all data-parallel ranks")
     add("--micro-batch-size", type=int, default=None, help="sequences of one forward pass")
     add("--seq-length", type=int, default=None, help="tokens of one sequence")
+    add(
+        "--isolated",
+        action="store_true",
+        default=False,
+        help="give every module the reference's input and gradient, so that an error shows only in the module that makes it",
+    )
     add("--results", default="results", metavar="DIR", help="where the JUnit files go (default results)")
     add("--case-timeout", type=float, default=600.0, metavar="SECONDS", help="after which a case is killed (default 600)")
     add("--max-ranks", type=int, default=8, help="largest number of processes to start on the CPU (default 8)")
@@ -106,7 +116,8 @@ def settings(options: Any, command: str) -> Settings:
     _check_limits(options)
     base, folder = _base(options)
     model = base.model.with_numbers(_numbers(options.numbers))
-    precision = options.precision or ("fp64" if options.transport == "gloo" else "fp32")
+    transport = _transport(options)
+    precision = options.precision or ("fp64" if transport in ON_CPU else "fp32")
     cases = tuple(
         Case(
             preset=base.name,
@@ -114,7 +125,7 @@ def settings(options: Any, command: str) -> Settings:
             layout=layout,
             precision=precision,
             implementation=options.implementation,
-            transport=options.transport,
+            transport=transport,
             seed=options.seed,
             batch_size=_given(options.batch_size, base.batch_size),
             micro_batch_size=_given(options.micro_batch_size, _micro_batch_size(options, base, layout)),
@@ -126,6 +137,7 @@ def settings(options: Any, command: str) -> Settings:
                 steps=_steps(options, base, precision, mtp or model.num_nextn_predict_layers, training.stream or base.stream),
                 stream=training.stream or base.stream,
             ),
+            isolated=options.isolated,
         )
         for layout, training, mtp in _arrangements(options)
     )
@@ -135,13 +147,23 @@ def settings(options: Any, command: str) -> Settings:
         home=home(),
         timeout=options.case_timeout,
         max_ranks=options.max_ranks,
-        jobs=_given(options.jobs, 2 if options.transport == "gloo" and base.name == "tiny" else 1),
+        jobs=_given(options.jobs, 2 if transport in ON_CPU and base.name == "tiny" else 1),
         debug=options.pieces,
         fresh=options.fresh,
         command=command,
         self_test=_self_test(options),
         megatron_path=Path(options.megatron_path) if options.megatron_path else None,
+        share_gpu=options.share_gpu,
     )
+
+
+def _transport(options: Any) -> str:
+    """The one that is named, gloo where none is; where ranks may share GPUs, staged in place of nccl."""
+    if options.share_gpu is None:
+        return options.transport or "gloo"
+    if options.transport in ON_CPU:
+        raise UsageError(f"--share-gpu is for GPUs and --transport {options.transport} runs on the CPU; give one of them")
+    return "nccl" if options.share_gpu == 1 and options.transport != "staged" else "staged"
 
 
 def _self_test(options: Any) -> bool:
@@ -155,7 +177,7 @@ def _self_test(options: Any) -> bool:
 def _check_limits(options: Any) -> None:
     if options.steps is not None and options.steps < 0:
         raise UsageError(f"--steps {options.steps}: give 0 or more")
-    for name, value in (("jobs", options.jobs), ("max-ranks", options.max_ranks)):
+    for name, value in (("jobs", options.jobs), ("max-ranks", options.max_ranks), ("share-gpu", options.share_gpu)):
         if value is not None and value < 1:
             raise UsageError(f"--{name} {value}: give 1 or more")
     if not options.case_timeout > 0:
@@ -167,8 +189,8 @@ def _given(value: int | None, otherwise: int) -> int:
 
 
 def _steps(options: Any, base: Preset, precision: str, mtp_layers: int, stream: bool) -> int:
-    """Those given, or 2 where they are cheap and exact; MTP layers have none, nor has a model layer by layer."""
-    cheap = base.name == "tiny" and precision == "fp64" and not mtp_layers and not stream
+    """Those given, or 2 where they are cheap and exact; MTP layers, isolated modules and a model layer by layer have none."""
+    cheap = base.name == "tiny" and precision == "fp64" and not (mtp_layers or stream or options.isolated)
     return _given(options.steps, 2 if cheap else 0)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from validation.case.case import Case
 from validation.reference import store
 from validation.run import entry, launch
+from validation.run.diagnose import explained
 from validation.run.options import Settings
 from validation.run.references import REFERENCES
 from validation.run.reproduce import alone
@@ -77,17 +78,21 @@ class Runner:
                     lambda step: self._progress(case, step),
                 )
         except launch.RunBroke as error:
-            return Result(case, time.monotonic() - start, facts, broken=error.broken)
+            return Result(case, time.monotonic() - start, facts, broken=explained(case, error.broken, in_ranks=bool(facts)))
         return merged(case, time.monotonic() - start, facts, reports)
 
     def against_single(self, case: Case) -> Result | None:
         """The case compared with what one rank computes in its place; None where that cannot be had.
 
-        It tells a sharding bug from a modelling bug, which one rank has as well.
+        It tells a sharding bug from a modelling bug, which one rank has as well. An isolated case's modules have the
+        reference's inputs in either layout: there it is the one rank compared with the reference.
         """
         single = alone(case)
         if case.layout.ranks == 1:
             return None
+        if case.isolated:
+            found = self.run(single)
+            return None if found.broken else found
         try:
             if single not in self._single:
                 self._single[single] = self._of_one_rank(single)
