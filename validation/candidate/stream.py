@@ -144,9 +144,9 @@ class _Rank:
 
 
 def _let_go(wrapped: DistributedDataParallel) -> None:
-    """Have a layer's gradients and parameters freed when nothing else holds them.
+    """Have a layer freed when nothing else holds it.
 
-    megatron-core's hooks on gradient accumulators hold the model, and the model holds the accumulators: a circle through C++,
-    which Python's collector does not see.
+    megatron-core's hooks on gradient accumulators hold the wrapped model, whose dispatchers hold tensors of the graph, which
+    holds the accumulators: a circle through C++, which Python's collector does not see. Emptied, the wrapper holds nothing.
     """
-    wrapped.grad_accs.clear()
+    vars(wrapped).clear()
