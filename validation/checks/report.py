@@ -90,10 +90,12 @@ class Report:
     def _run(self, case: Case) -> Result:
         self._section = ""
         self._write(f"===== {case.title} =====")
+        if self._settings.plugin:
+            self._write(f"Plugin: {self._settings.plugin} runs in every rank; a gate takes no results of such a run", yellow=True)
         if self._runner is None:
             self._start_cases()
         self._progress.watch(case)
-        result: Result = self._runner.result(case)
+        result: Result = self._runner.result(case, self._settings.plugin)
         self._progress.watch(None)
         return result
 
@@ -108,7 +110,7 @@ class Report:
             junit.write_unfinished(*self._self_test_file(), self._self_test.properties(self._common_facts()))
         # torch alone is half a million objects: left to the collector, it goes through them while the checks run.
         gc.freeze()
-        self._runner.start(self._wanted)
+        self._runner.start(self._wanted, self._settings.plugin)
         self._runner.start(plant.case for plant in self._plants)
         for plant in self._plants:
             self._runner.start([plant.case], plant.defect.plugin)
@@ -255,10 +257,14 @@ class Report:
         fields = ("preset", "precision", "implementation", "transport", "seed", "batch_size", "micro_batch_size", "seq_length")
         said = {field: str(getattr(case, field)) for field in fields}
         said |= {"layout": case.layout.name, "ranks": str(case.layout.ranks)}
-        return {**said, **self._common_facts(), **{key: str(value) for key, value in more.items()}}
+        return {**said, **self._common_facts(), **self._of_plugin(), **{key: str(value) for key, value in more.items()}}
 
     def _common_facts(self) -> dict[str, str]:
         return {"command": self._settings.command, **self._machine}
+
+    def _of_plugin(self) -> dict[str, str]:
+        """That the ranks ran with a plugin, where they did: those of the self-test do not."""
+        return {"plugin": self._settings.plugin} if self._settings.plugin else {}
 
     def _write(self, line: str, **colours: bool) -> None:
         # In one piece: unbuffered, as CI systems set it, every write is a system call.

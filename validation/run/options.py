@@ -31,7 +31,8 @@ DEGREES = ("tp", "pp", "vpp", "ep", "etp", "cp", "dp")
 class Settings:
     """What a command asks for: the cases, and how to run them.
 
-    `timeout` is in seconds, for each case and each reference; `jobs` is how many cases run at the same time.
+    `timeout` is in seconds, for each case and each reference; `jobs` is how many cases run at the same time. `plugin` is what
+    the ranks run with, as it was given (validation.run.plugin).
     """
 
     cases: tuple[Case, ...]
@@ -45,6 +46,7 @@ class Settings:
     command: str
     self_test: bool = False
     megatron_path: Path | None = None
+    plugin: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,12 @@ def add_options(add: Callable[..., Any]) -> None:
         help=f"{', '.join(TRANSPORTS)}: gloo runs on the CPU, nccl on a GPU a rank (default gloo)",
     )
     add("--megatron-path", default=None, metavar="DIR", help="a checkout with megatron/core, in place of the installed one")
+    add(
+        "--plugin",
+        default="",
+        metavar="FILE.py[:ARGUMENT]",
+        help="run your own functions in every rank while it makes the model; a gate takes no results of such a run",
+    )
     add("--seed", type=int, default=DEFAULT_SEED, help="seed of weights and tokens")
     add("--batch-size", type=int, default=None, help="sequences of one step, over all data-parallel ranks")
     add("--micro-batch-size", type=int, default=None, help="sequences of one forward pass")
@@ -135,6 +143,7 @@ def settings(options: Any, command: str) -> Settings:
         command=command,
         self_test=_self_test(options),
         megatron_path=Path(options.megatron_path) if options.megatron_path else None,
+        plugin=options.plugin,
     )
 
 
