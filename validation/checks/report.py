@@ -66,7 +66,7 @@ class Report:
                 self._write(line)
         if self._runner is None:
             self._start_cases()
-        return self._planted(plant.case, plant.defect.plugin)
+        return self._planted(plant.case, plant.fault.plugin)
 
     def sound(self, plant: Plant) -> Result:
         """What the ranks of the same case find without the defect."""
@@ -113,7 +113,7 @@ class Report:
         self._runner.start(self._wanted, self._settings.plugin)
         self._runner.start(plant.case for plant in self._plants)
         for plant in self._plants:
-            self._runner.start([plant.case], plant.defect.plugin)
+            self._runner.start([plant.case], plant.fault.plugin)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Cases that no selected check asks for are not run."""
