@@ -70,7 +70,7 @@ def test_every_row_of_the_table_is_a_session_that_says_what_it_does(listed: dict
 
 
 def test_every_session_for_a_layout_comes_from_the_table(listed: dict[str, str]) -> None:
-    assert set(listed) - {row.session for row in rows()} == {"tests", "lint", "benchmarks", "versions"}
+    assert set(listed) - {row.session for row in rows()} == {"tests", "lint", "benchmarks", "faults", "versions"}
 
 
 def test_every_session_has_a_description_of_one_line(listed: dict[str, str]) -> None:

@@ -91,7 +91,9 @@ class Report:
         self._section = ""
         self._write(f"===== {case.title} =====")
         if self._settings.plugin:
-            self._write(f"Plugin: {self._settings.plugin} runs in every rank; a gate takes no results of such a run", yellow=True)
+            self._write(
+                f"Plugin: {self._settings.plugin} runs in every rank; a gate takes no results of such a run", yellow=True
+            )
         if self._runner is None:
             self._start_cases()
         self._progress.watch(case)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from validation.case.arrangement import parse
-from validation.case.case import Case
+from validation.case.case import DEFAULT_SEED, Case
 from validation.case.parameters import parameters
 from validation.case.preset import TINY
 from validation.case.training import Training
@@ -41,6 +41,8 @@ class Fault:
     last layer, {output} for its last trained parameter. `kind` is where it shows: in the forward pass, only in the backward
     pass, only after an optimizer step.
 
+    `unseen` says why no check can see it, where that is so; it must then be missed.
+
     The others make its case: a part of tiny of `layers` layers, with `numbers` of its model changed.
     """
 
@@ -51,11 +53,13 @@ class Fault:
     first: str
     kind: str = "forward"
     layouts: tuple[str, ...] = ("single",)
+    unseen: str = ""
     precision: str = "fp64"
     steps: int = 0
     layers: int = 2
     batch_size: int = 4
     seq_length: int = 16
+    seed: int = DEFAULT_SEED
     numbers: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -74,7 +78,7 @@ class Fault:
             precision=self.precision,
             implementation="local",
             transport="gloo",
-            seed=1234,
+            seed=self.seed,
             batch_size=self.batch_size,
             micro_batch_size=1,
             seq_length=self.seq_length,

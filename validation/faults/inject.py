@@ -43,7 +43,9 @@ def unmark(weight: Any) -> None:
     from validation.case.errors import UsageError
 
     if not getattr(weight, "sequence_parallel", False):
-        raise UsageError("this implementation does not mark the weight as sequence-parallel; --no-self-test runs without faults")
+        raise UsageError(
+            "this implementation does not mark the weight as sequence-parallel; --no-self-test runs without faults"
+        )
     weight.sequence_parallel = False
 
 

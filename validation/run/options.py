@@ -134,7 +134,7 @@ def settings(options: Any, command: str) -> Settings:
     return Settings(
         cases=cases,
         results=Path(options.results),
-        home=_home(),
+        home=home(),
         timeout=options.case_timeout,
         max_ranks=options.max_ranks,
         jobs=_given(options.jobs, 2 if options.transport == "gloo" and base.name == "tiny" else 1),
@@ -155,7 +155,7 @@ def _self_test(options: Any) -> bool:
     return bool(options.self_test or (in_ci and not options.no_self_test))
 
 
-def _home() -> Path:
+def home() -> Path:
     """Where references are kept: $PLUMBLINE_CACHE, or plumbline below the user's cache folder."""
     cache = os.environ.get("PLUMBLINE_CACHE")
     return Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "plumbline"

@@ -81,7 +81,9 @@ def _check_file(name: str, file: Path, argument: str | None) -> None:
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
     except OSError as error:
-        raise UsageError(f"--plugin {name}: {file} cannot be read ({error.strerror}); give the path of a Python file") from error
+        raise UsageError(
+            f"--plugin {name}: {file} cannot be read ({error.strerror}); give the path of a Python file"
+        ) from error
     except (SyntaxError, ValueError) as error:
         where = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
         raise UsageError(f"--plugin {name}: {file}{where} is no Python ({error.args[0]})") from error
@@ -89,9 +91,13 @@ def _check_file(name: str, file: Path, argument: str | None) -> None:
     if "*" in names:
         return  # what a star brings is seen in the ranks
     if argument is not None and MAKER not in names:
-        raise UsageError(f"--plugin {name}: {file} takes no argument; give it a function {MAKER}(argument), or leave :{argument} out")
+        raise UsageError(
+            f"--plugin {name}: {file} takes no argument; give it a function {MAKER}(argument), or leave :{argument} out"
+        )
     if not names & {MAKER, *FUNCTIONS}:
-        raise UsageError(f"--plugin {name}: {file} has no function that a rank calls; those are {', '.join(FUNCTIONS)}, or {MAKER}")
+        raise UsageError(
+            f"--plugin {name}: {file} has no function that a rank calls; those are {', '.join(FUNCTIONS)}, or {MAKER}"
+        )
 
 
 def _defined(tree: ast.Module) -> Iterator[str]:

@@ -111,7 +111,9 @@ class Runner:
             if path.exists():
                 (kept / path.name).symlink_to(path.resolve())
         with launch.run_folder() as folder:
-            launch.launch(entry.rank, self._arguments(case, folder, reference.folder, str(kept)), 1, folder, self._settings.timeout)
+            launch.launch(
+                entry.rank, self._arguments(case, folder, reference.folder, str(kept)), 1, folder, self._settings.timeout
+            )
         return kept
 
     def _arguments(self, case: Case, folder: Path, reference: Path, keep: str = "") -> tuple[object, ...]:

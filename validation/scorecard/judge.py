@@ -27,7 +27,8 @@ class Outcome:
     `status` is one of seen (the expected comparison is the first to fail), seen elsewhere (another is), missed (none fails), no
     fault (the ranks computed the same bytes as without it), broken (the run did not finish, or fails without the fault).
     `first` is the title of the first check that fails, `error` its relative error and `limit` what it may be. `changed` counts
-    the tensors whose bytes are others than without the fault.
+    the tensors whose bytes are others than without the fault. `peers` says by rule whether the fault breaks it; a rule that is
+    broken without the fault, too, does not see it.
     """
 
     fault: str
@@ -79,12 +80,15 @@ def judge(fault: Fault, layout: str, case: Case, wrong: Result, sound: Result) -
         says = broken.sentence if broken else f"the case has no {check}"
         return Outcome(fault.id, layout, BROKEN, expected, says=says)
     failing = sorted((verdict for verdict in found if _fails(verdict)), key=lambda verdict: verdict.place)
-    changed, rules = _changed(wrong, sound), peers.said(wrong)
+    changed, alarmed = _changed(wrong, sound), peers.said(sound)
+    rules = {name: broken and not alarmed[name] for name, broken in peers.said(wrong).items()}
     if not failing:
         status = MISSED if changed else IDLE
         return Outcome(fault.id, layout, status, expected, changed=changed, peers=rules)
     first = failing[0]
-    numbers = {name: float(first.properties.get(key, math.nan)) for name, key in (("error", "rel_error"), ("limit", "tolerance"))}
+    numbers = {
+        name: float(first.properties.get(key, math.nan)) for name, key in (("error", "rel_error"), ("limit", "tolerance"))
+    }
     return Outcome(
         *(fault.id, layout, SEEN if first.place == wanted else ELSEWHERE, expected, first.title),
         **numbers,
@@ -103,6 +107,7 @@ def _changed(wrong: Result, sound: Result) -> int:
     """How many tensors have other bytes than without the fault, those that are not there in one of the runs among them."""
     names = wrong.pieces.keys() | sound.pieces.keys()
     bytes_of = [
-        {name: {(piece.rank, piece.box, piece.digest) for piece in run.pieces.get(name, ())} for name in names} for run in (wrong, sound)
+        {name: {(piece.rank, piece.box, piece.digest) for piece in run.pieces.get(name, ())} for name in names}
+        for run in (wrong, sound)
     ]
     return sum(bytes_of[0][name] != bytes_of[1][name] for name in names)

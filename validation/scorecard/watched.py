@@ -76,13 +76,20 @@ def _mask(recorder: Any, box: Any) -> Any:
 
 def _token_loss(recorder: Any, found: dict[str, Any], key: str, box: Any, tensor: Any, expected: Any) -> None:
     mask = _mask(recorder, box).to(tensor.device)
-    found[key] = {"candidate": float((tensor * mask).sum()), "reference": float((expected * mask).sum()), "count": float(mask.sum())}
+    found[key] = {
+        "candidate": float((tensor * mask).sum()),
+        "reference": float((expected * mask).sum()),
+        "count": float(mask.sum()),
+    }
 
 
 def _logits(recorder: Any, found: dict[str, Any], key: str, box: Any, tensor: Any, expected: Any) -> None:
     """Of all that count the error; of the first sequence's last token what its cosine and its largest element are made of."""
     mask = _mask(recorder, box).to(tensor.device)[..., None]
-    kept: dict[str, Any] = {"error": float(((tensor - expected).abs() * mask).sum()), "count": float(mask.sum() * tensor.shape[-1])}
+    kept: dict[str, Any] = {
+        "error": float(((tensor - expected).abs() * mask).sum()),
+        "count": float(mask.sum() * tensor.shape[-1]),
+    }
     last = box[0][0] == 0 and box[1][1] == recorder.file(recorder.batch_of_peers).shape("0/mask")[1]
     if last:
         one, other, first = tensor[0, -1], expected[0, -1], box[2][0]

@@ -20,5 +20,11 @@ FAULT = Fault(
 def configure(case: Case, config: Any) -> None:
     import importlib
 
-    mscale = vars(importlib.import_module("megatron.core.models.common.embeddings.yarn_rotary_pos_embedding"))["_yarn_get_mscale"]
-    replace("megatron.core.models.common.embeddings.yarn_rotary_pos_embedding", "_yarn_get_concentration_factor", lambda sound: lambda scale, one, all_dim: mscale(scale, all_dim))
+    mscale = vars(importlib.import_module("megatron.core.models.common.embeddings.yarn_rotary_pos_embedding"))[
+        "_yarn_get_mscale"
+    ]
+    replace(
+        "megatron.core.models.common.embeddings.yarn_rotary_pos_embedding",
+        "_yarn_get_concentration_factor",
+        lambda sound: lambda scale, one, all_dim: mscale(scale, all_dim),
+    )

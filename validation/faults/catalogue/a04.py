@@ -13,7 +13,10 @@ FAULT = Fault(
     plugin=__name__,
     group="attention",
     does="halves are rotated in place of interleaved pairs",
-    sources=("https://github.com/vllm-project/vllm/issues/26995", f"{CORE}/pull/3026",),
+    sources=(
+        "https://github.com/vllm-project/vllm/issues/26995",
+        f"{CORE}/pull/3026",
+    ),
     first="layers.0.attention.query",
 )
 

@@ -11,7 +11,10 @@ FAULT = Fault(
     plugin=__name__,
     group="attention",
     does="rope_theta is not the checkpoint's",
-    sources=("https://github.com/ISEEKYAN/mbridge/commit/d292833", f"{CORE}/pull/6585",),
+    sources=(
+        "https://github.com/ISEEKYAN/mbridge/commit/d292833",
+        f"{CORE}/pull/6585",
+    ),
     first="layers.0.attention.query",
 )
 

@@ -11,7 +11,10 @@ FAULT = Fault(
     plugin=__name__,
     group="attention",
     does="yarn's defaults are applied to a model without yarn",
-    sources=(f"{BRIDGE}/pull/2791", f"{BRIDGE}/pull/3128",),
+    sources=(
+        f"{BRIDGE}/pull/2791",
+        f"{BRIDGE}/pull/3128",
+    ),
     first="layers.0.attention.query",
     numbers=(("rope_type", "default"),),
 )

@@ -22,4 +22,8 @@ FAULT = Fault(
 
 
 def configure(case: Case, config: Any) -> None:
-    replace("megatron.core.transformer.multi_latent_attention", "_yarn_get_mscale", lambda sound: lambda *given: 1.25 * sound(*given))
+    replace(
+        "megatron.core.transformer.multi_latent_attention",
+        "_yarn_get_mscale",
+        lambda sound: lambda *given: 1.25 * sound(*given),
+    )

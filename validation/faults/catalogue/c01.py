@@ -13,7 +13,10 @@ FAULT = Fault(
     plugin=__name__,
     group="context parallel",
     does="the mean loss does not make up for the average over context-parallel ranks",
-    sources=(f"{CORE}/issues/673", f"{CORE}/commit/5946e24b37",),
+    sources=(
+        f"{CORE}/issues/673",
+        f"{CORE}/commit/5946e24b37",
+    ),
     first="probe_gradients/token_loss",
     kind="backward",
     layouts=("cp2+mean",),

@@ -15,7 +15,10 @@ FAULT = Fault(
     plugin=__name__,
     group="context parallel",
     does="the gradients of keys and values of one rank are halved on the way back",
-    sources=(f"{CORE}/issues/1464", f"{TE}/pull/1557",),
+    sources=(
+        f"{CORE}/issues/1464",
+        f"{TE}/pull/1557",
+    ),
     first="probe_gradients/layers.{last}.attention.value",
     kind="backward",
     layouts=("cp2",),

@@ -13,7 +13,10 @@ FAULT = Fault(
     plugin=__name__,
     group="context parallel",
     does="rotary positions are contiguous where the sequence is cut in zigzag",
-    sources=(f"{CORE}/pull/5243", f"{CORE}/commit/28778d1283",),
+    sources=(
+        f"{CORE}/pull/5243",
+        f"{CORE}/commit/28778d1283",
+    ),
     first="layers.0.attention.query",
     layouts=("cp2",),
 )

@@ -11,7 +11,10 @@ FAULT = Fault(
     plugin=__name__,
     group="precision",
     does="the router computes in bfloat16",
-    sources=(f"{CORE}/commit/dab7723821", f"{CORE}/commit/0f058666a8",),
+    sources=(
+        f"{CORE}/commit/dab7723821",
+        f"{CORE}/commit/0f058666a8",
+    ),
     first="layers.{moe}.moe.router.logits",
     precision="bf16",
 )

@@ -23,6 +23,6 @@ def built(case: Case, model: Any) -> None:
 
     for found in layers(model):
         attention = found.self_attention.core_attention
-        attention.forward = lambda *given, sound=attention.forward: sound(
-            *(tensor.to(torch.bfloat16) for tensor in given[:3]), *given[3:]
+        attention.forward = lambda *given, sound=attention.forward, **keywords: sound(
+            *(tensor.to(torch.bfloat16) for tensor in given[:3]), *given[3:], **keywords
         ).float()

@@ -15,6 +15,7 @@ FAULT = Fault(
     does="norms compute in bfloat16 in place of float32",
     sources=(f"{TE}/issues/1132",),
     first="layers.0.input_norm",
+    unseen="It rounds no more than HuggingFace's own runs in bfloat16 differ by (0.57 times the floor where it begins).",
     precision="bf16",
 )
 

@@ -17,7 +17,7 @@ FAULT = Fault(
     does="a bfloat16 model takes its rotary frequencies along",
     sources=(f"{BRIDGE}/blob/main/tests/functional_tests/test_groups/models/deepseek/test_deepseek_conversion.py",),
     first="layers.0.attention.query",
-    seq_length=64,
+    seq_length=512,
     precision="bf16",
 )
 

@@ -1,4 +1,4 @@
-"""The router's weights are rounded to bfloat16."""
+"""The router's weights are cast to bfloat16."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ from typing import Any
 
 from validation.case.case import Case
 from validation.faults.fault import CORE, Fault
-from validation.faults.inject import replace, rounded
+from validation.faults.inject import replace
 
 FAULT = Fault(
     plugin=__name__,
     group="precision",
-    does="the router's weights are rounded to bfloat16",
-    sources=(f"{CORE}/pull/2214",),
+    does="the router's weights are cast to bfloat16",
+    sources=(f"{CORE}/commit/0f058666a8",),
     first="layers.{moe}.moe.router.weights",
     precision="bf16",
 )
 
 
 def configure(case: Case, config: Any) -> None:
+    import torch
+
     def made(sound: Callable[..., Any]) -> Callable[..., Any]:
         def routed(*given: Any, **keywords: Any) -> Any:
             weights, chosen = sound(*given, **keywords)
-            return rounded(weights), chosen
+            return weights.to(torch.bfloat16), chosen
 
         return routed
 

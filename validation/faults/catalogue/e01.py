@@ -15,7 +15,10 @@ FAULT = Fault(
     plugin=__name__,
     group="expert parallel",
     does="gradients of experts are summed over the data-parallel ranks, whose experts are others",
-    sources=(f"{CORE}/issues/1628", f"{CORE}/pull/5916",),
+    sources=(
+        f"{CORE}/issues/1628",
+        f"{CORE}/pull/5916",
+    ),
     first="gradients/model.layers.{moe}.mlp.experts.down_proj.weight",
     kind="backward",
     layouts=("ep2",),

@@ -12,7 +12,10 @@ FAULT = Fault(
     plugin=__name__,
     group="expert parallel",
     does="the second expert-parallel rank is loaded with the experts of the first",
-    sources=(f"{PAI}/pull/479", "https://github.com/ROCm/Megatron-LM/issues/67",),
+    sources=(
+        f"{PAI}/pull/479",
+        "https://github.com/ROCm/Megatron-LM/issues/67",
+    ),
     first="weights/model.layers.{moe}.mlp.experts.gate_proj.weight",
     layouts=("ep2",),
 )

@@ -27,7 +27,9 @@ FAULT = Fault(
 def configure(case: Case, config: Any) -> None:
     def made(sound: Callable[..., None]) -> Callable[..., None]:
         def clip(parameters: Any, max_norm: float, total_norm: Any, **keywords: Any) -> None:
-            squares = sum(float((weight.grad if weight.grad is not None else weight.main_grad).pow(2).sum()) for weight in parameters)
+            squares = sum(
+                float((weight.grad if weight.grad is not None else weight.main_grad).pow(2).sum()) for weight in parameters
+            )
             sound(parameters, max_norm, squares**0.5, **keywords)
 
         return clip

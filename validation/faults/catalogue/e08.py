@@ -12,7 +12,10 @@ FAULT = Fault(
     plugin=__name__,
     group="expert parallel",
     does="every expert-tensor rank takes the first part of an expert's weights",
-    sources=(f"{BRIDGE}/pull/3035", f"{BRIDGE}/pull/4754",),
+    sources=(
+        f"{BRIDGE}/pull/3035",
+        f"{BRIDGE}/pull/4754",
+    ),
     first="weights/model.layers.{moe}.mlp.experts.gate_proj.weight",
     layouts=("tp2",),
 )

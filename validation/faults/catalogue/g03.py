@@ -13,7 +13,10 @@ FAULT = Fault(
     plugin=__name__,
     group="optimizer",
     does="after a step of the distributed optimizer parameters are not gathered",
-    sources=(f"{CORE}/issues/663", f"{CORE}/pull/4609",),
+    sources=(
+        f"{CORE}/issues/663",
+        f"{CORE}/pull/4609",
+    ),
     first="steps/1/value/model.embed_tokens.weight",
     kind="step",
     layouts=("dp2+distributed",),

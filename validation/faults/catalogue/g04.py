@@ -13,7 +13,10 @@ FAULT = Fault(
     plugin=__name__,
     group="optimizer",
     does="the number of tokens is not summed over the data-parallel ranks",
-    sources=(f"{CORE}/commit/adfa873d96", f"{CORE}/pull/4590",),
+    sources=(
+        f"{CORE}/commit/adfa873d96",
+        f"{CORE}/pull/4590",
+    ),
     first="gradients/{output}",
     kind="backward",
     layouts=("dp2",),

@@ -20,4 +20,8 @@ FAULT = Fault(
 
 
 def configure(case: Case, config: Any) -> None:
-    replace("megatron.core.distributed.finalize_model_grads", "reset_model_temporary_tensors", lambda sound: lambda *given, **keywords: None)
+    replace(
+        "megatron.core.distributed.finalize_model_grads",
+        "reset_model_temporary_tensors",
+        lambda sound: lambda *given, **keywords: None,
+    )

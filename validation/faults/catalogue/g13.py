@@ -21,4 +21,6 @@ FAULT = Fault(
 
 
 def configure(case: Case, config: Any) -> None:
-    replace("megatron.core.tensor_parallel", "param_is_not_tensor_parallel_duplicate", lambda sound: lambda *given, **keywords: True)
+    replace(
+        "megatron.core.tensor_parallel", "param_is_not_tensor_parallel_duplicate", lambda sound: lambda *given, **keywords: True
+    )

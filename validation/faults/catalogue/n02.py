@@ -9,6 +9,7 @@ from typing import Any
 
 from validation.case.case import Case
 from validation.faults.fault import CORE, Fault
+from validation.faults.inject import replace
 
 FAULT = Fault(
     plugin=__name__,
@@ -20,4 +21,6 @@ FAULT = Fault(
 
 
 def configure(case: Case, config: Any) -> None:
-    config.qk_layernorm = False
+    from megatron.core.transformer.identity_op import IdentityOp
+
+    replace("validation.candidate.spec", "LatentRMSNorm", lambda sound: IdentityOp)

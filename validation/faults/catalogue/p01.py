@@ -16,7 +16,10 @@ FAULT = Fault(
     plugin=__name__,
     group="pipeline",
     does="the last layer is lost where stages are uneven",
-    sources=(f"{CORE}/issues/1304", f"{CORE}/issues/468",),
+    sources=(
+        f"{CORE}/issues/1304",
+        f"{CORE}/issues/468",
+    ),
     first="weights/model.layers.3.input_layernorm.weight",
     layouts=("pp2",),
     layers=4,

@@ -16,7 +16,10 @@ FAULT = Fault(
     plugin=__name__,
     group="pipeline",
     does="chunks of an interleaved pipeline have each other's layers",
-    sources=(f"{CORE}/commit/a77a883e24", f"{CORE}/issues/1584",),
+    sources=(
+        f"{CORE}/commit/a77a883e24",
+        f"{CORE}/issues/1584",
+    ),
     first="layers.0.input_norm",
     layouts=("pp2vpp2",),
     layers=4,

@@ -12,7 +12,10 @@ FAULT = Fault(
     plugin=__name__,
     group="pipeline",
     does="behind the first stage layers are loaded by their number within the stage",
-    sources=(f"{CORE}/issues/7452", f"{HF}/issues/24381",),
+    sources=(
+        f"{CORE}/issues/7452",
+        f"{HF}/issues/24381",
+    ),
     first="weights/model.layers.2.input_layernorm.weight",
     layouts=("pp2",),
     layers=4,

@@ -13,7 +13,10 @@ FAULT = Fault(
     plugin=__name__,
     group="pipeline",
     does="a micro-batch's loss is not divided by their number",
-    sources=(f"{CORE}/commit/41221b879d", f"{CORE}/commit/adfa873d96",),
+    sources=(
+        f"{CORE}/commit/41221b879d",
+        f"{CORE}/commit/adfa873d96",
+    ),
     first="probe_gradients/token_loss",
     kind="backward",
     layouts=("single+mean",),

@@ -23,4 +23,8 @@ FAULT = Fault(
 
 
 def configure(case: Case, config: Any) -> None:
-    replace("megatron.core.distributed.finalize_model_grads", "_allreduce_word_embedding_grads", lambda sound: lambda *given, **keywords: None)
+    replace(
+        "megatron.core.distributed.finalize_model_grads",
+        "_allreduce_word_embedding_grads",
+        lambda sound: lambda *given, **keywords: None,
+    )

@@ -13,7 +13,10 @@ FAULT = Fault(
     plugin=__name__,
     group="router",
     does="the router's weights are taken from the biased scores",
-    sources=(f"{HF}/issues/41647", "https://github.com/vllm-project/vllm/pull/12002",),
+    sources=(
+        f"{HF}/issues/41647",
+        "https://github.com/vllm-project/vllm/pull/12002",
+    ),
     first="layers.{moe}.moe.router.weights",
 )
 

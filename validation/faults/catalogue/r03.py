@@ -17,10 +17,14 @@ FAULT = Fault(
     plugin=__name__,
     group="router",
     does="experts outside of the chosen groups are masked with 0 in place of minus infinity",
-    sources=(f"{HF}/issues/45440", "https://github.com/vllm-project/vllm/pull/13474",),
+    sources=(
+        f"{HF}/issues/45440",
+        "https://github.com/vllm-project/vllm/pull/13474",
+    ),
     first="layers.{moe}.moe.router.experts",
     numbers=(("n_routed_experts", "8"),),
-    seq_length=256,
+    layers=4,
+    seq_length=512,
 )
 
 

@@ -12,7 +12,10 @@ FAULT = Fault(
     plugin=__name__,
     group="router",
     does="the expert bias is left at zero when the checkpoint is loaded",
-    sources=(f"{BRIDGE}/pull/4657", "https://github.com/FlagOpen/FlagScale/pull/412",),
+    sources=(
+        f"{BRIDGE}/pull/4657",
+        "https://github.com/FlagOpen/FlagScale/pull/412",
+    ),
     first="weights/model.layers.{moe}.mlp.gate.e_score_correction_bias",
 )
 

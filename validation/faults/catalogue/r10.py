@@ -12,7 +12,10 @@ FAULT = Fault(
     plugin=__name__,
     group="router",
     does="the expert bias is rounded to bfloat16",
-    sources=(f"{CORE}/issues/1482", f"{HF}/pull/42580",),
+    sources=(
+        f"{CORE}/issues/1482",
+        f"{HF}/pull/42580",
+    ),
     first="weights/model.layers.{moe}.mlp.gate.e_score_correction_bias",
 )
 

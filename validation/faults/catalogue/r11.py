@@ -1,7 +1,7 @@
 """The tokens of each expert are counted in bfloat16.
 
-Above 256 tokens bfloat16 no longer knows every number, and the sign of an expert's load against the average turns: a batch
-with as many as that.
+Above 256 tokens bfloat16 no longer knows every number. It shows where an expert's load is so near the average that it then
+lies on the other side: the batch has 1024 tokens an expert, and the seed one such expert (two of the first thirteen have).
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ FAULT = Fault(
     first="steps/1/value/model.layers.{moe}.mlp.gate.e_score_correction_bias",
     kind="step",
     steps=1,
-    batch_size=8,
-    seq_length=192,
+    batch_size=32,
+    seq_length=128,
+    seed=11,
 )
 
 

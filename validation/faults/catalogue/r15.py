@@ -13,7 +13,10 @@ FAULT = Fault(
     plugin=__name__,
     group="router",
     does="the scale of the balancing loss misses the context-parallel degree",
-    sources=(f"{CORE}/pull/2237", f"{CORE}/pull/5047",),
+    sources=(
+        f"{CORE}/pull/2237",
+        f"{CORE}/pull/5047",
+    ),
     first="probe_gradients/layers.{moe}.moe.router.logits",
     kind="backward",
     layouts=("cp2+seqaux+mean",),

@@ -15,7 +15,10 @@ FAULT = Fault(
     plugin=__name__,
     group="router",
     does="the router's weight is not marked as seeing a part of the sequence only",
-    sources=(f"{CORE}/issues/599", f"{CORE}/pull/619",),
+    sources=(
+        f"{CORE}/issues/599",
+        f"{CORE}/pull/619",
+    ),
     first="gradients/model.layers.{moe}.mlp.gate.weight",
     kind="backward",
     layouts=("tp2",),

@@ -13,7 +13,10 @@ FAULT = Fault(
     plugin=__name__,
     group="tensor parallel",
     does="the gradient of the shared rotary key is not summed over tensor-parallel ranks",
-    sources=(f"{CORE}/issues/1699", f"{TE}/issues/1975",),
+    sources=(
+        f"{CORE}/issues/1699",
+        f"{TE}/issues/1975",
+    ),
     first="probe_gradients/layers.{last}.attention.kv_latent",
     kind="backward",
     layouts=("tp2",),

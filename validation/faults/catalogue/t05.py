@@ -1,7 +1,7 @@
 """A sum over tensor-parallel ranks is lost where its input is not contiguous.
 
-megatron-core 0.16.1 has it: the fault only makes the inputs such. Without sequence parallelism, which layers with experts
-refuse.
+megatron-core 0.16.1 has it: the fault only makes the inputs such, and the first sum of a forward pass is the embedding's.
+Without sequence parallelism, which layers with experts refuse.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FAULT = Fault(
     group="tensor parallel",
     does="a sum over tensor-parallel ranks is lost where its input is not contiguous",
     sources=(f"{CORE}/pull/5338",),
-    first="layers.0.attention.output",
+    first="embedding",
     layouts=("tp2nosp",),
     numbers=(("first_k_dense_replace", "2"),),
 )
@@ -26,6 +26,6 @@ FAULT = Fault(
 
 def configure(case: Case, config: Any) -> None:
     def made(sound: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda tensor, **keywords: sound(tensor.transpose(0, 1).contiguous().transpose(0, 1), **keywords)
+        return lambda tensor, **keywords: sound(tensor.transpose(0, -1).contiguous().transpose(0, -1), **keywords)
 
     replace("megatron.core.tensor_parallel.layers", "reduce_from_tensor_model_parallel_region", made)

@@ -24,19 +24,24 @@ FAULT = Fault(
 
 
 def built(case: Case, model: Any) -> None:
+    from types import SimpleNamespace
+
     in_output_layer: list[bool] = []
 
     def made(sound: Callable[..., Any]) -> Callable[..., Any]:
         def scatter(output: Any, whole: Any, *rest: Any, **keywords: Any) -> Any:
-            handle = sound(output, whole, *rest, **keywords)
-            if in_output_layer:
-                in_output_layer.clear()
-                handle.wait()
-                group = keywords["group"]
-                output.copy_(whole.chunk(group.size())[group.rank()])
-            return handle
+            if not in_output_layer:
+                return sound(output, whole, *rest, **keywords)
+            in_output_layer.clear()
+            group = keywords["group"]
+            output.copy_(whole.chunk(group.size())[group.rank()])
+            return SimpleNamespace(wait=lambda: None)
 
         return scatter
 
     replace("megatron.core.tensor_parallel.layers", "dist_reduce_scatter_func", made)
-    model[-1].output_layer.register_full_backward_pre_hook(lambda module, gradient: in_output_layer.append(True))
+
+    def arriving(module: Any, given: Any, output: Any) -> None:
+        output[0].register_hook(lambda gradient: in_output_layer.append(True))
+
+    model[-1].output_layer.register_forward_hook(arriving)

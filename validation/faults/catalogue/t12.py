@@ -13,7 +13,10 @@ FAULT = Fault(
     plugin=__name__,
     group="tensor parallel",
     does="weight gradients are made of an input that has not all arrived",
-    sources=(f"{TE}/issues/1616", f"{TE}/pull/1554",),
+    sources=(
+        f"{TE}/issues/1616",
+        f"{TE}/pull/1554",
+    ),
     first="gradients/{output}",
     kind="backward",
     layouts=("tp2",),

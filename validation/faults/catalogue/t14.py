@@ -12,7 +12,10 @@ FAULT = Fault(
     plugin=__name__,
     group="tensor parallel",
     does="the final norm is not marked as seeing a part of the sequence only",
-    sources=(f"{CORE}/issues/1446", f"{TE}/pull/1528",),
+    sources=(
+        f"{CORE}/issues/1446",
+        f"{TE}/pull/1528",
+    ),
     first="gradients/model.norm.weight",
     kind="backward",
     layouts=("tp2",),

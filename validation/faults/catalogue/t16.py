@@ -12,7 +12,10 @@ FAULT = Fault(
     plugin=__name__,
     group="tensor parallel",
     does="the latent norms are not marked as seeing a part of the sequence only",
-    sources=(f"{CORE}/issues/1446", f"{PAI}/issues/474",),
+    sources=(
+        f"{CORE}/issues/1446",
+        f"{PAI}/issues/474",
+    ),
     first="gradients/model.layers.{last}.self_attn.kv_a_layernorm.weight",
     kind="backward",
     layouts=("tp2",),

@@ -15,7 +15,10 @@ FAULT = Fault(
     plugin=__name__,
     group="conversion",
     does="gate and up projection change places",
-    sources=(f"{CORE}/issues/360", f"{CORE}/pull/520",),
+    sources=(
+        f"{CORE}/issues/360",
+        f"{CORE}/pull/520",
+    ),
     first="weights/model.layers.0.mlp.gate_proj.weight",
 )
 

@@ -15,7 +15,10 @@ FAULT = Fault(
     plugin=__name__,
     group="conversion",
     does="the KV latent norm's weight is not found under its name and stays at one",
-    sources=(f"{PAI}/issues/638", f"{PAI}/issues/474",),
+    sources=(
+        f"{PAI}/issues/638",
+        f"{PAI}/issues/474",
+    ),
     first="weights/model.layers.0.self_attn.kv_a_layernorm.weight",
 )
 

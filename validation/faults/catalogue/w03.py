@@ -12,7 +12,10 @@ FAULT = Fault(
     plugin=__name__,
     group="conversion",
     does="gate and up are joined first and cut for the ranks afterwards",
-    sources=("https://github.com/FlagOpen/FlagScale/pull/401", f"{CORE}/pull/520",),
+    sources=(
+        "https://github.com/FlagOpen/FlagScale/pull/401",
+        f"{CORE}/pull/520",
+    ),
     first="weights/model.layers.0.mlp.gate_proj.weight",
     layouts=("tp2",),
 )

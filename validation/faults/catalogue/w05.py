@@ -12,7 +12,10 @@ FAULT = Fault(
     plugin=__name__,
     group="conversion",
     does="the rotary rows of the KV down-projection are shifted",
-    sources=(f"{PAI}/pull/425", f"{PAI}/pull/254",),
+    sources=(
+        f"{PAI}/pull/425",
+        f"{PAI}/pull/254",
+    ),
     first="weights/model.layers.0.self_attn.kv_a_proj_with_mqa.weight",
 )
 

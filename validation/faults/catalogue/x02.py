@@ -12,7 +12,10 @@ FAULT = Fault(
     plugin=__name__,
     group="experts",
     does="tokens are sorted to the wrong local experts",
-    sources=(f"{CORE}/commit/254c87400f", f"{CORE}/commit/b6ce193888",),
+    sources=(
+        f"{CORE}/commit/254c87400f",
+        f"{CORE}/commit/b6ce193888",
+    ),
     first="layers.{moe}.moe.routed",
     layouts=("ep2",),
 )

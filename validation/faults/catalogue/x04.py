@@ -23,6 +23,6 @@ FAULT = Fault(
 
 def configure(case: Case, config: Any) -> None:
     def made(sound: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda self, output, shared: sound(self, output + shared, shared)
+        return lambda self, output, shared: sound(self, output, shared) + shared
 
     replace("megatron.core.transformer.moe.moe_layer", "MoELayer.postprocess", made)

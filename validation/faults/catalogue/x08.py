@@ -12,7 +12,10 @@ FAULT = Fault(
     plugin=__name__,
     group="experts",
     does="the experts' gate and up projections change places",
-    sources=(f"{CORE}/issues/360", "https://github.com/FlagOpen/FlagScale/pull/401",),
+    sources=(
+        f"{CORE}/issues/360",
+        "https://github.com/FlagOpen/FlagScale/pull/401",
+    ),
     first="weights/model.layers.{moe}.mlp.experts.gate_proj.weight",
 )
 
