@@ -146,6 +146,12 @@ def test_versions_runs_the_releases_that_are_named(nox: Nox, tmp_path: Path) -> 
     assert len((tmp_path / "validation.log").read_text(encoding="utf-8").splitlines()) == len(GROUPS)
 
 
+@pytest.mark.parametrize("code", [0, 1])
+def test_faults_runs_the_catalogue_and_ends_with_its_code(nox: Nox, tmp_path: Path, code: int) -> None:
+    assert nox("faults", "--", "--only", "A", VALIDATION=str(code)).returncode == code
+    assert (tmp_path / "validation.log").read_text(encoding="utf-8").split() == "-m validation faults --only A".split()
+
+
 @pytest.mark.parametrize("code", [0, 1, 2, 3, 4])
 def test_nox_ends_with_the_exit_code_of_the_comparison(nox: Nox, code: int) -> None:
     ended = nox("cpu_tp2", VALIDATION=str(code))

@@ -11,9 +11,9 @@ LEFT_OUT = {
     "R20": "a padding mask that is broadcast wrongly: a padding mask is never given; 0.16.1 has the bug",
     "T10": "label smoothing over the local vocabulary: HuggingFace's loss has none to compare with",
     "P04": "dense layers told by their number within the stage: the model cannot be loaded, which nobody misses",
-    "P08": "scores scaled by the layer's number within the stage: it cancels but in fp16, and core attention is not megatron-core's",
-    "G07": "the embedding's gradient summed over stages before it is over data-parallel ranks: both are sums, the order is no fault"
-    " but where the distributed optimizer reduces it while the backward pass runs, which is off",
+    "P08": "scores scaled by the layer's number within the stage: it cancels but in fp16",
+    "G07": "the embedding's gradient summed over stages before it is over data-parallel ranks: two sums in either"
+    " order are the same, unless the distributed optimizer reduces while the backward pass runs, which is off",
     "G10": "the router's weight gradient cast to bfloat16 before it is added up: what megatron-core does by design",
     "W10": "in the catalogue as R09",
     "W11": "experts renamed wrongly by an export: nothing that a forward pass runs on",

@@ -119,7 +119,8 @@ def load(name: str) -> Plugin:
     """The plugin that `name` says; none for ''.
 
     `FILE.py` is a module with such functions; `FILE.py:argument` one whose function `plugin(argument)` returns an object with
-    them (called with '' where no argument is given). `package.module` and `package.module:object` are taken as they are.
+    them (called with '' where no argument is given). `package.module` and `package.module:object` are taken as they are. All
+    are loaded before there are process groups.
     Raises UsageError where it cannot be had, or where none of its functions would ever be called.
     """
     if not name:

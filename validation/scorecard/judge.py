@@ -25,7 +25,8 @@ class Outcome:
     """One fault in one layout.
 
     `status` is one of seen (the expected comparison is the first to fail), seen elsewhere (another is), missed (none fails), no
-    fault (the ranks computed the same bytes as without it), broken (the run did not finish, or fails without the fault).
+    fault (the ranks computed the same bytes as without it), broken (the run did not finish). `check` is the name of the
+    comparison that must be the first to fail and `expected` its title.
     `first` is the title of the first check that fails, `error` its relative error and `limit` what it may be. `changed` counts
     the tensors whose bytes are others than without the fault. `peers` says by rule whether the fault breaks it; a rule that is
     broken without the fault, too, does not see it.
@@ -34,6 +35,7 @@ class Outcome:
     fault: str
     layout: str
     status: str
+    check: str
     expected: str
     first: str = ""
     error: float = math.nan
@@ -78,20 +80,23 @@ def judge(fault: Fault, layout: str, case: Case, wrong: Result, sound: Result) -
     broken = wrong.broken or sound.broken
     if broken is not None or wanted == RUN:
         says = broken.sentence if broken else f"the case has no {check}"
-        return Outcome(fault.id, layout, BROKEN, expected, says=says)
+        return Outcome(fault.id, layout, BROKEN, check, expected, says=says)
     failing = sorted((verdict for verdict in found if _fails(verdict)), key=lambda verdict: verdict.place)
     changed, alarmed = _changed(wrong, sound), peers.said(sound)
     rules = {name: broken and not alarmed[name] for name, broken in peers.said(wrong).items()}
     if not failing:
         status = MISSED if changed else IDLE
-        return Outcome(fault.id, layout, status, expected, changed=changed, peers=rules)
+        return Outcome(fault.id, layout, status, check, expected, changed=changed, peers=rules)
     first = failing[0]
-    numbers = {
-        name: float(first.properties.get(key, math.nan)) for name, key in (("error", "rel_error"), ("limit", "tolerance"))
-    }
     return Outcome(
-        *(fault.id, layout, SEEN if first.place == wanted else ELSEWHERE, expected, first.title),
-        **numbers,
+        fault.id,
+        layout,
+        SEEN if first.place == wanted else ELSEWHERE,
+        check,
+        expected,
+        first.title,
+        error=float(first.properties.get("rel_error", math.nan)),
+        limit=float(first.properties.get("tolerance", math.nan)),
         failing=len(failing),
         changed=changed,
         says="; ".join(first.reasons),

@@ -13,15 +13,15 @@ from validation.faults import catalogue
 from validation.faults.fault import GROUPS
 from validation.faults.left_out import LEFT_OUT
 from validation.scorecard.judge import SEEN, Clean, Outcome
-from validation.scorecard.peers import RULES
+from validation.scorecard.peers import RULES, Rule
 
 DOCS = Path(__file__).parents[2] / "docs"
 DATA, PAGE = DOCS / "scorecard.json", DOCS / "scorecard.md"
 
 _HEAD = """# Scorecard
 
-Does the gate see real bugs? Each fault of the catalogue (`validation/faults/catalogue`, a file each, with its source) is put into
-the ranks of a small case of preset tiny, and all checks are made of it. Written from `docs/scorecard.json` by
+Does the gate see real bugs? Each fault of the catalogue (`validation/faults/catalogue`, a file each, with its source) is put
+into the ranks of a small case of preset tiny, and all checks are made of it. Written from `docs/scorecard.json` by
 `nox -s faults -- --write`; run on {machine} in {seconds:.0f} s.
 
 - **caught**: a check fails. **Localised**: the first that fails, in the flow of data, is the one that the fault's file names.
@@ -33,7 +33,7 @@ The other columns are what published rules of peers say of the same runs:
 {rules}
 
 They are shown at their best. Their own weight rules compare what went there and back, where a mistake made in both directions
-cancels; here they get what the ranks hold. They run in bf16, where the tolerances have rounding to allow for; here most runs are
+cancels; here they get what the ranks hold. They run in bf16, where tolerances have rounding to allow for; here most runs are
 exact. A rule that a sound run breaks, too, sees nothing there.
 """
 
@@ -51,9 +51,14 @@ class Measured:
 def load() -> Measured:
     """What docs/scorecard.json holds."""
     data = json.loads(DATA.read_text(encoding="utf-8"))
-    found = [Outcome(**{key: math.nan if value is None else value for key, value in one.items()}) for one in data["outcomes"]]
+    found = [Outcome(**_numbered(one)) for one in data["outcomes"]]
     clean = [Clean(**{**one, "failing": tuple(one["failing"])}) for one in data["clean"]]
     return Measured(data["machine"], data["seconds"], tuple(found), tuple(clean))
+
+
+def _numbered(one: dict[str, Any]) -> dict[str, Any]:
+    """What JSON has no number for."""
+    return {key: math.nan if value is None else value for key, value in one.items()}
 
 
 def save(measured: Measured) -> None:
@@ -67,10 +72,14 @@ def save(measured: Measured) -> None:
 
 def page(measured: Measured) -> str:
     """The whole page."""
-    rules = "\n".join(f"- [{rule.name}]({rule.link}): {rule.asks}" for rule in RULES)
+    rules = "\n".join(f"- {_linked(rule)}: {rule.asks}" for rule in RULES)
     head = _HEAD.format(machine=measured.machine, seconds=measured.seconds, rules=rules)
     parts = (head, _totals(measured), _misses(measured), _alarms(measured), _faults(measured), _left_out())
     return "\n".join(parts)
+
+
+def _linked(rule: Rule) -> str:
+    return f"[{rule.name}]({rule.link})" if rule.link else f"{rule.name}, the figure that users know"
 
 
 def _row(cells: Iterable[Any]) -> str:

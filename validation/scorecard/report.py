@@ -18,7 +18,7 @@ _MODULE = "validation.scorecard"
 
 
 class Scorecard:
-    """Takes in what comes of faults and of clean cases, and leaves a JUnit file for each group of faults and one for the cases."""
+    """Takes in what comes of faults and clean cases; leaves a JUnit file for each group of faults and one for the cases."""
 
     def __init__(self, results: Path, facts: Mapping[str, str], groups: list[str]) -> None:
         self._results, self._facts = results, dict(facts)

@@ -6,7 +6,7 @@ from typing import Any
 
 from validation.case.case import Case
 from validation.faults.fault import CORE, HF, Fault
-from validation.faults.inject import after_loading, Loaded, rounded
+from validation.faults.inject import Loaded, after_loading, rounded
 
 FAULT = Fault(
     plugin=__name__,

@@ -20,7 +20,6 @@ FAULT = Fault(
 
 
 def configure(case: Case, config: Any) -> None:
-    import torch
 
     def made(sound: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *given: rounded(sound(*given))

@@ -11,10 +11,7 @@ FAULT = Fault(
     plugin=__name__,
     group="optimizer",
     does="gradients are not summed over the data-parallel ranks",
-    sources=(
-        f"{CORE}/issues/656",
-        f"{CORE}/pull/4609",
-    ),
+    sources=(f"{CORE}/pull/4609",),
     first="gradients/{output}",
     kind="backward",
     layouts=("dp2",),

@@ -1,6 +1,7 @@
 """The MTP layer's losses count where the main model's do.
 
-The mask stays where it was while the labels move on by one position.
+The mask stays where it was while the labels move on by one position: the losses of tokens are right, which of them count is
+not.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ FAULT = Fault(
     group="pipeline",
     does="the MTP layer's losses count where the main model's do",
     sources=(f"{CORE}/issues/7452",),
-    first="probe_gradients/layers.2.mtp.token_loss",
-    kind="backward",
+    first="layers.2.mtp.loss",
     layouts=("single+mtp",),
 )
 

@@ -14,7 +14,7 @@ FAULT = Fault(
     plugin=__name__,
     group="router",
     does="the router takes the softmax of its logits in place of the sigmoid",
-    sources=("https://github.com/NVIDIA/TensorRT-Model-Optimizer/issues/669",),
+    sources=("https://github.com/NVIDIA/TensorRT-Model-Connect/pull/669",),
     first="layers.{moe}.moe.router.scores",
 )
 

@@ -11,7 +11,7 @@ FAULT = Fault(
     plugin=__name__,
     group="router",
     does="the routed scaling factor is applied twice",
-    sources=("https://github.com/NVIDIA/TensorRT-Model-Optimizer/issues/669",),
+    sources=("https://github.com/NVIDIA/TensorRT-Model-Connect/pull/669",),
     first="layers.{moe}.moe.router.weights",
 )
 

@@ -1,4 +1,4 @@
-"""Down-projections that every rank holds whole get the sum of its ranks' gradients missing."""
+"""The gradients of down-projections that every rank holds whole are not summed over the ranks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from validation.faults.inject import layers, unmark
 FAULT = Fault(
     plugin=__name__,
     group="tensor parallel",
-    does="down-projections that every rank holds whole get the sum of its ranks' gradients missing",
-    sources=(f"{CORE}/issues/1446",),
+    does="the gradients of down-projections that every rank holds whole are not summed over the ranks",
+    sources=(f"{CORE}/blob/core_v0.16.1/megatron/core/distributed/finalize_model_grads.py",),
     first="gradients/model.layers.{last}.self_attn.kv_a_proj_with_mqa.weight",
     kind="backward",
     layouts=("tp2",),

@@ -6,7 +6,7 @@ from typing import Any
 
 from validation.case.case import Case
 from validation.faults.fault import Fault
-from validation.faults.inject import after_loading, Loaded
+from validation.faults.inject import Loaded, after_loading
 
 FAULT = Fault(
     plugin=__name__,

@@ -9,13 +9,13 @@ from typing import Any
 
 from validation.case.case import Case
 from validation.faults.fault import CORE, Fault
-from validation.faults.inject import after_loading, Loaded
+from validation.faults.inject import Loaded, after_loading
 
 FAULT = Fault(
     plugin=__name__,
     group="conversion",
     does="the output layer is given the embedding's weights",
-    sources=(f"{CORE}/issues/656",),
+    sources=(f"{CORE}/blob/core_v0.16.1/megatron/core/models/gpt/gpt_model.py",),
     first="weights/lm_head.weight",
 )
 

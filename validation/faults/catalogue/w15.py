@@ -8,14 +8,17 @@ from __future__ import annotations
 from typing import Any
 
 from validation.case.case import Case
-from validation.faults.fault import PAI, Fault
-from validation.faults.inject import after_loading, Loaded
+from validation.faults.fault import BRIDGE, PAI, Fault
+from validation.faults.inject import Loaded, after_loading
 
 FAULT = Fault(
     plugin=__name__,
     group="conversion",
     does="experts are loaded in the order of their numbers as text",
-    sources=(f"{PAI}/pull/479",),
+    sources=(
+        f"{PAI}/pull/479",
+        f"{BRIDGE}/pull/4706",
+    ),
     first="weights/model.layers.{moe}.mlp.experts.gate_proj.weight",
 )
 
