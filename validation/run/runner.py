@@ -85,12 +85,16 @@ class Runner:
     def against_single(self, case: Case) -> Result | None:
         """The case compared with what one rank computes in its place; None where that cannot be had.
 
-        It tells a sharding bug from a modelling bug, which one rank has as well. Both run with the user's plugin: what that
-        does to a model is the model's, and would look like the layout's if one rank went without.
+        It tells a sharding bug from a modelling bug, which one rank has as well. An isolated case's modules have the
+        reference's inputs in either layout: there it is the one rank compared with the reference. One rank runs with the user's
+        plugin, too: what that does to a model would else look like the layout's.
         """
         single = alone(case)
         if case.layout.ranks == 1:
             return None
+        if case.isolated:
+            found = self.run(single, self._settings.plugin)
+            return None if found.broken else found
         try:
             if single not in self._single:
                 self._single[single] = self._of_one_rank(single)
