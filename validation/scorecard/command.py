@@ -75,6 +75,8 @@ def _score(tried: Sequence[Trial], settings: Settings, write: bool) -> ExitCode:
     start, facts = time.monotonic(), {"command": settings.command, **machine()}
     card = Scorecard(settings.results, facts, list(dict.fromkeys(trial.fault.group for trial in tried)))
     found, clean = [], []
+    sys.stdout.write(f"===== scorecard: {len(tried)} faults in {len(settings.cases)} cases of preset tiny =====\n")
+    sys.stdout.flush()
     for one in outcomes(tried, settings):
         card.add(one)
         if isinstance(one, Clean):
