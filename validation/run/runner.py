@@ -15,6 +15,7 @@ from validation.case.case import Case
 from validation.reference import store
 from validation.run import entry, launch
 from validation.run import plugin as plugins
+from validation.run.diagnose import explained
 from validation.run.options import Settings
 from validation.run.references import REFERENCES
 from validation.run.reproduce import alone
@@ -79,7 +80,8 @@ class Runner:
                     lambda step: self._progress(case, step),
                 )
         except launch.RunBroke as error:
-            return Result(case, time.monotonic() - start, facts, broken=self._with_plugin(error.broken, plugin))
+            broken = explained(case, error.broken, in_ranks=bool(facts))
+            return Result(case, time.monotonic() - start, facts, broken=self._with_plugin(broken, plugin))
         return merged(case, time.monotonic() - start, facts, reports)
 
     def against_single(self, case: Case) -> Result | None:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from validation.case.errors import ExitCode, UsageError
+from validation.case.home import home
 from validation.faults import catalogue
 from validation.faults.fault import Fault
 from validation.machine import machine
-from validation.run.options import Settings, home
+from validation.run.options import Settings
 from validation.run.prepare import prepare
 from validation.scorecard.judge import SEEN, Clean, Outcome
 from validation.scorecard.report import Scorecard
