@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from validation.faults import catalogue
-from validation.faults.fault import GROUPS
+from validation.faults.fault import GROUPS, Fault
 from validation.faults.left_out import LEFT_OUT
 from validation.scorecard.judge import SEEN, Clean, Outcome
 from validation.scorecard.peers import RULES, Rule
@@ -35,6 +35,15 @@ The other columns are what published rules of peers say of the same runs:
 They are shown at their best. Their own weight rules compare what went there and back, where a mistake made in both directions
 cancels; here they get what the ranks hold. They run in bf16, where tolerances have rounding to allow for; here most runs are
 exact. A rule that a sound run breaks, too, sees nothing there.
+"""
+
+
+_DATA = ("batch_size", "seq_length", "seed")
+"""Fields of a fault that say what its case is fed."""
+_EXCITED = """## What it takes to show them
+
+Two layers of preset tiny (four for pipelines), 4 sequences of 16 tokens, and for these more:
+
 """
 
 
@@ -74,7 +83,7 @@ def page(measured: Measured) -> str:
     """The whole page."""
     rules = "\n".join(f"- {_linked(rule)}: {rule.asks}" for rule in RULES)
     head = _HEAD.format(machine=measured.machine, seconds=measured.seconds, rules=rules)
-    parts = (head, _totals(measured), _misses(measured), _alarms(measured), _faults(measured), _left_out())
+    parts = (head, _totals(measured), _misses(measured), _alarms(measured), _excited(), _faults(measured), _left_out())
     return "\n".join(parts)
 
 
@@ -121,6 +130,19 @@ def _alarms(measured: Measured) -> str:
         if cases:
             found.append(f"{rule.name}: {len(cases)} ({', '.join(dict.fromkeys(cases))}).\n")
     return "## False alarms\n\n" + "\n".join(found)
+
+
+def _excited() -> str:
+    """The faults whose cases are not those of all others."""
+    usual = {field.name: field.default for field in fields(Fault)}
+    lines = []
+    for fault in catalogue.faults():
+        own = {name: getattr(fault, name) for name in _DATA if getattr(fault, name) != usual[name]}
+        numbers = [f"{name} {value}" for name, value in fault.numbers]
+        said = ", ".join(numbers + [f"{name.replace('_', ' ')} {value}" for name, value in own.items()])
+        if said:
+            lines.append(f"- {fault.id}: {said}\n")
+    return _EXCITED + "".join(lines)
 
 
 def _faults(measured: Measured) -> str:
