@@ -70,7 +70,7 @@ def test_every_row_of_the_table_is_a_session_that_says_what_it_does(listed: dict
 
 
 def test_every_session_for_a_layout_comes_from_the_table(listed: dict[str, str]) -> None:
-    assert set(listed) - {row.session for row in rows()} == {"tests", "lint", "benchmarks", "versions"}
+    assert set(listed) - {row.session for row in rows()} == {"tests", "lint", "benchmarks", "faults", "versions"}
 
 
 def test_every_session_has_a_description_of_one_line(listed: dict[str, str]) -> None:
@@ -144,6 +144,12 @@ def test_versions_runs_the_releases_that_are_named(nox: Nox, tmp_path: Path) -> 
     stand_in(tmp_path, RELEASES[0])
     assert nox("versions", "--", RELEASES[0].name).returncode == 0
     assert len((tmp_path / "validation.log").read_text(encoding="utf-8").splitlines()) == len(GROUPS)
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_faults_runs_the_catalogue_and_ends_with_its_code(nox: Nox, tmp_path: Path, code: int) -> None:
+    assert nox("faults", "--", "--only", "A", VALIDATION=str(code)).returncode == code
+    assert (tmp_path / "validation.log").read_text(encoding="utf-8").split() == ["-m", "validation", "faults", "--only", "A"]
 
 
 def test_a_prepared_python_is_taken_as_it_is(nox: Nox, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     report: Any = metafunc.config.pluginmanager.get_plugin("plumbline-report")
     if "planted" in metafunc.fixturenames:
         plants = metafunc.config.stash[PLAN].plants
-        ids = [plant.defect.group.replace(" ", "-") for plant in plants]
+        ids = [plant.kind.replace(" ", "-") for plant in plants]
         metafunc.parametrize("planted", [Planted(plant, report) for plant in plants], ids=ids)
     if "parity" not in metafunc.fixturenames:
         return

@@ -43,11 +43,11 @@ def judge_planted(plant: Plant, planted: Result, sound: Result) -> Verdict:
     """Whether the gate sees the defect, from what the ranks found with it and without it."""
     from validation.compare.verdict import Verdict
 
-    title = f"Planted defect seen: {plant.defect.group}"
+    title = f"Planted defect seen: {plant.kind}"
     broken = planted.broken or sound.broken
     if broken is not None:
         return Verdict("error", title, reasons=(broken.sentence,), details=broken.stacks)
-    properties = {"planted": plant.defect.does, "layout": plant.case.layout.name, "expected": plant.check}
+    properties = {"planted": plant.fault.does, "layout": plant.case.layout.name, "expected": plant.check}
     first = _first_failing(planted)
     reason, details = _unseen(plant, first, sound)
     if first is not None:
@@ -65,7 +65,7 @@ def _unseen(plant: Plant, first: Verdict | None, sound: Result) -> tuple[str, st
     if without is not None and without.place <= wanted:
         return f"the same case without it fails at {without.title}, too: nothing is shown", f"    {without.line}"
     if first is None:
-        return f"not seen, no check fails ({plant.defect.does}): the gate is blind to it", ""
+        return f"not seen, no check fails ({plant.fault.does}): the gate is blind to it", ""
     if wanted == RUN or first.place != wanted:
         said = f"the first failing check is {first.title} and not {known.get(wanted, plant.check)}"
         return f"not seen where it is, {said}: the gate is blind to it", f"    {first.line}"

@@ -66,7 +66,7 @@ class Report:
                 self._write(line)
         if self._runner is None:
             self._start_cases()
-        return self._planted(plant.case, plant.defect.plugin)
+        return self._planted(plant.case, plant.fault.plugin)
 
     def sound(self, plant: Plant) -> Result:
         """What the ranks of the same case find without the defect."""
@@ -90,10 +90,14 @@ class Report:
     def _run(self, case: Case) -> Result:
         self._section = ""
         self._write(f"===== {case.title} =====")
+        if self._settings.plugin:
+            self._write(
+                f"Plugin: {self._settings.plugin} runs in every rank; a gate takes no results of such a run", yellow=True
+            )
         if self._runner is None:
             self._start_cases()
         self._progress.watch(case)
-        result: Result = self._runner.result(case)
+        result: Result = self._runner.result(case, self._settings.plugin)
         self._progress.watch(None)
         return result
 
@@ -108,10 +112,10 @@ class Report:
             junit.write_unfinished(*self._self_test_file(), self._self_test.properties(self._common_facts()))
         # torch alone is half a million objects: left to the collector, it goes through them while the checks run.
         gc.freeze()
-        self._runner.start(self._wanted)
+        self._runner.start(self._wanted, self._settings.plugin)
         self._runner.start(plant.case for plant in self._plants)
         for plant in self._plants:
-            self._runner.start([plant.case], plant.defect.plugin)
+            self._runner.start([plant.case], plant.fault.plugin)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Cases that no selected check asks for are not run."""
@@ -255,10 +259,14 @@ class Report:
         fields = ("preset", "precision", "implementation", "transport", "seed", "batch_size", "micro_batch_size", "seq_length")
         said = {field: str(getattr(case, field)) for field in fields}
         said |= {"layout": case.layout.name, "ranks": str(case.layout.ranks)}
-        return {**said, **self._common_facts(), **{key: str(value) for key, value in more.items()}}
+        return {**said, **self._common_facts(), **self._of_plugin(), **{key: str(value) for key, value in more.items()}}
 
     def _common_facts(self) -> dict[str, str]:
         return {"command": self._settings.command, **self._machine}
+
+    def _of_plugin(self) -> dict[str, str]:
+        """That the ranks ran with a plugin, where they did: those of the self-test do not."""
+        return {"plugin": self._settings.plugin} if self._settings.plugin else {}
 
     def _write(self, line: str, **colours: bool) -> None:
         # In one piece: unbuffered, as CI systems set it, every write is a system call.

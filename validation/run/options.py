@@ -33,7 +33,8 @@ class Settings:
     """What a command asks for: the cases, and how to run them.
 
     `timeout` is in seconds, for each case and each reference; `jobs` is how many cases run at the same time; `share_gpu` is
-    the most ranks that may share one GPU, None for as many as there are.
+    the most ranks that may share one GPU, None for as many as there are. `plugin` is what the ranks run with, as it was given
+    (validation.run.plugin).
     """
 
     cases: tuple[Case, ...]
@@ -47,6 +48,7 @@ class Settings:
     command: str
     self_test: bool = False
     megatron_path: Path | None = None
+    plugin: str = ""
     share_gpu: int | None = None
 
 
@@ -80,6 +82,12 @@ def add_options(add: Callable[..., Any]) -> None:
     )
     add("--share-gpu", type=int, default=None, metavar="N", help="let up to N ranks share each GPU, over transport staged")
     add("--megatron-path", default=None, metavar="DIR", help="a checkout with megatron/core, in place of the installed one")
+    add(
+        "--plugin",
+        default="",
+        metavar="FILE.py[:ARGUMENT]",
+        help="run your own functions in every rank while it makes the model; a gate takes no results of such a run",
+    )
     add("--seed", type=int, default=DEFAULT_SEED, help="seed of weights and tokens")
     add("--batch-size", type=int, default=None, help="sequences of one step, over all data-parallel ranks")
     add("--micro-batch-size", type=int, default=None, help="sequences of one forward pass")
@@ -153,6 +161,7 @@ def settings(options: Any, command: str) -> Settings:
         command=command,
         self_test=_self_test(options),
         megatron_path=Path(options.megatron_path) if options.megatron_path else None,
+        plugin=options.plugin,
         share_gpu=options.share_gpu,
     )
 

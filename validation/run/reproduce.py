@@ -75,6 +75,7 @@ def _model(case: Case) -> list[str]:
 def _machine(case: Case, wanted: Settings) -> list[str]:
     usual = _parsed(["--layouts", "single"])
     words = ["--megatron-path", str(wanted.megatron_path)] if wanted.megatron_path else []
+    words += ["--plugin", wanted.plugin] if wanted.plugin else []
     words += ["--case-timeout", f"{wanted.timeout:g}"] if wanted.timeout != usual.timeout else []
     return words + (["--max-ranks", str(case.layout.ranks)] if case.layout.ranks > usual.max_ranks else [])
 
