@@ -23,8 +23,8 @@ from nox.command import CommandFailed
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from ci.matrix import Row, rows
 from ci.releases import GROUPS, RELEASES, Release
+from ci.table import Row, rows
 from validation.case.errors import ExitCode
 
 nox.needs_version = ">=2025.2.9"  # script mode

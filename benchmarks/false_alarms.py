@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from ci.matrix import rows  # noqa: E402
+from ci.table import rows  # noqa: E402
 from validation.case.case import Case  # noqa: E402
 from validation.case.parameters import parameters  # noqa: E402
 from validation.case.probes import observed  # noqa: E402

@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from ci.matrix import rows  # noqa: E402
+from ci.table import rows  # noqa: E402
 from validation.case.case import Case  # noqa: E402
 from validation.run.options import add_options, settings  # noqa: E402
 

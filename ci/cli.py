@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from validation.case.errors import PlumblineError
 
 COMMANDS = {
+    "matrix": "say which sessions run for an event, where, and why: JSON for a workflow's matrix",
     "manifest": "write down every check that a set of sessions must report",
     "gate": "compare results with the manifest: may this be merged?",
     "drift": "compare results with the base branch's, ratio by ratio",

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ci.matrix import Row, rows
 from ci.releases import GROUPS, RELEASES, Release
+from ci.table import Row, rows
 
 ROOT = Path(__file__).parents[1]
 STAND_IN = """#!/bin/sh

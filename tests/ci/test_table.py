@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ci.matrix import TABLE, Row, rows
+from ci.table import TABLE, Row, rows
 from validation.case.errors import UsageError
 from validation.case.layout import Layout
 from validation.run.options import add_options
@@ -138,7 +138,7 @@ def test_two_sessions_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 def test_planning_loads_neither_torch_nor_more_of_validation_than_the_case() -> None:
-    loaded = "import sys, ci.matrix; print(*sorted(m for m in sys.modules if m.split('.')[0] in ('torch', 'validation')))"
+    loaded = "import sys, ci.table; print(*sorted(m for m in sys.modules if m.split('.')[0] in ('torch', 'validation')))"
     root = TABLE.parents[1]
     shown = subprocess.run([sys.executable, "-c", loaded], cwd=root, capture_output=True, text=True, check=True).stdout.split()
     assert "validation.case.layout" in shown
