@@ -45,7 +45,9 @@ class Report:
         self._checks: dict[str, list[junit.Check]] = defaultdict(list)
         self._counts: Counter[str] = Counter()
         self._first: dict[str, First] = {}
-        self._broke: set[ExitCode] = set()
+        self._broke: dict[str, ExitCode] = {}
+        """With what the run behind a testsuite broke, if it did."""
+        self._wrong = False
         self._start = time.monotonic()
         self._progress = ProgressLine(config)
         self._machine: dict[str, str] = {}
@@ -78,7 +80,7 @@ class Report:
     def _planted(self, case: Case, plugin: str = "") -> Result:
         found: Result = self._runner.result(case, plugin)
         if found.broken is not None:
-            self._broke.add(found.broken.exit_code)
+            self._broke[self._suite] = found.broken.exit_code
         return found
 
     def against_single(self, case: Case) -> Result | None:
@@ -173,7 +175,8 @@ class Report:
             name = self._result.case.name
             self._first[name] = min(self._first.get(name, found), found, key=lambda first: first.place)
         if self._result is not None and self._result.broken is not None:
-            self._broke.add(self._result.broken.exit_code)
+            self._broke[self._suite] = self._result.broken.exit_code
+        self._wrong |= status == "fail" or (status == "error" and self._suite not in self._broke)
 
     def _print(self, section: str, status: str, line: str, verdict: Verdict | None, details: str) -> None:
         undecided = self._result is not None and self._result.broken is not None
@@ -226,9 +229,7 @@ class Report:
 
     def _exit_code(self) -> ExitCode:
         """A wrong number outweighs a broken run: only what is undecided for want of machines may be tried again."""
-        if self._counts["fail"] or (self._counts["error"] and not self._broke):
-            return ExitCode.FAIL
-        return min(self._broke, default=ExitCode.PASS)
+        return ExitCode.FAIL if self._wrong else min(self._broke.values(), default=ExitCode.PASS)
 
     def _self_test_file(self) -> tuple[Path, str]:
         """The path, and the name of the testsuite in it."""
@@ -237,7 +238,7 @@ class Report:
     def _finish_case(self) -> None:
         if self._suite == self._self_test.name:
             path, name = self._self_test_file()
-            junit.write(path, self._self_test.suite(self._checks[name], self._common_facts()))
+            junit.write(path, self._self_test.suite(self._checks[name], self._common_facts() | self._how_it_broke(name)))
         if self._result is None:
             return
         case, result = self._result.case, self._result
@@ -246,11 +247,15 @@ class Report:
         suite = junit.Suite(
             name=case.name,
             checks=tuple(first.told(checks, self._settings) if first else checks),
-            properties=facts | _ranks(result),
+            properties=facts | _ranks(result) | self._how_it_broke(case.name),
             seconds=result.seconds,
             timestamp=time.strftime("%Y-%m-%dT%H:%M:%S"),
         )
         junit.write(self._path(case), suite)
+
+    def _how_it_broke(self, name: str) -> dict[str, str]:
+        """The exit code that a broken run behind a testsuite ends with, as a property of it."""
+        return {"broken": str(int(self._broke[name]))} if name in self._broke else {}
 
     def _path(self, case: Case) -> Path:
         return self._settings.results / case_file(case.name)
