@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ci import commit
 from ci.expected import Expected, Manifest, UnreadableManifest, load, save
-from ci.matrix import EVENTS, Row, rows
+from ci.table import EVENTS, Row, rows
 from validation.case.errors import ExitCode, PlumblineError, UsageError
 
 ROOT = Path(__file__).parents[1]

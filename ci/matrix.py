@@ -17,7 +17,11 @@ from validation.case.errors import UsageError
 _DOCUMENTATION = re.compile(r"([^/]+\.md|docs/.+\.(md|svg)|LICENSE)")
 """What no number can depend on: no code reads it (a test looks). Anything else may, and has everything run."""
 _PLAIN = re.compile(r"[\w./+-]{1,100}")
-_ALL = {"merge_group": "merge queue: everything runs", "nightly": "nightly: everything runs"}
+_ALL = {
+    "merge_group": "merge queue: everything runs",
+    "nightly": "nightly: everything runs",
+    "workflow_call": "asked for by the workflow's caller",
+}
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Print the selection; a selection of nothing is an error."""
-    changed = _changed_files(options.changed_files)
+    changed = _changed_files(options.changed_files) if options.event == "pull_request" else []
     choices = choose(options.event, changed, rows=rows(), tools=tools())
     choices = _of_gpus(_named(choices, options), options.gpus)
     if not any(choice.runs for choice in choices):
@@ -135,10 +139,14 @@ def _json(choices: list[Choice]) -> str:
 
 
 def _github(choices: list[Choice]) -> str:
-    """Lines for $GITHUB_OUTPUT. A matrix may not be empty, so a job of none must not start: `[]` says so."""
+    """Lines for $GITHUB_OUTPUT. A matrix may not be empty, so a job of none must not start: `[]` says so.
+
+    `sessions` are the words that have `python -m ci manifest` ask for the same.
+    """
     compared = [choice.session.session for choice in choices if choice.runs and choice.compares]
     lists = {"cpu": _json(_of_gpus(choices, False)), "gpu": _json(_of_gpus(choices, True))}
-    return "".join(f"{name}={text}" for name, text in lists.items()) + f"sessions={','.join(compared)}\n"
+    asked = " ".join(f"--session {name}" for name in compared)
+    return "".join(f"{name}={text}" for name, text in lists.items()) + f"sessions={asked}\n"
 
 
 def _markdown(choices: list[Choice]) -> str:

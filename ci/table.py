@@ -1,7 +1,7 @@
 """The one table (ci/matrix.yaml): what runs where. Imports no torch.
 
-Sessions, the workflow's matrix, the manifest and docs/matrix.md all come from here. Another table in its place, such as a
-team's own, is named by the environment variable PLUMBLINE_TABLE.
+Sessions, the workflow's matrix, the manifest and docs/matrix.md all come from here. Where a team calls the workflow with
+layouts of its own, one row made of its inputs stands in the table's place (ci/caller.py).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar
 
 import yaml
 
+from ci import caller
 from validation.case import preflight
 from validation.case.arrangement import parse
 from validation.case.case import DEFAULT_SEED, Case
@@ -21,8 +22,8 @@ from validation.case.errors import UsageError
 from validation.case.preset import preset
 from validation.case.training import Training
 
-TABLE = Path(os.environ.get("PLUMBLINE_TABLE") or Path(__file__).with_name("matrix.yaml"))
-EVENTS = ("pull_request", "merge_group", "nightly")
+TABLE = Path(__file__).with_name("matrix.yaml")
+EVENTS = ("pull_request", "merge_group", "nightly", caller.EVENT)
 
 
 @dataclass(frozen=True)
@@ -72,33 +73,38 @@ class Tool:
 Session = TypeVar("Session", Row, Tool)
 
 
-def rows(table: Path = TABLE) -> list[Row]:
+def rows(table: Path | None = None) -> list[Row]:
     """Every session that compares, in the table's order. Raises UsageError, naming the row, for anything out of order."""
-    entries = _content(table).get("rows")
+    name, content = _content(table)
+    entries = content.get("rows")
     if not entries or not isinstance(entries, list):
-        raise UsageError(f"{table.name}: there is no list of `rows`; write one row for each session")
-    return _unique(table, _read(table, entries, _expanded))
+        raise UsageError(f"{name}: there is no list of `rows`; write one row for each session")
+    return _read(name, entries, _expanded)
 
 
-def tools(table: Path = TABLE) -> list[Tool]:
+def tools(table: Path | None = None) -> list[Tool]:
     """Every session that compares nothing; a table need not have any."""
-    entries = _content(table).get("tools") or []
+    name, content = _content(table)
+    entries = content.get("tools") or []
     if not isinstance(entries, list):
-        raise UsageError(f"{table.name}: `tools` is {entries!r}; it must be a list of sessions")
-    return _unique(table, _read(table, entries, _tool))
+        raise UsageError(f"{name}: `tools` is {entries!r}; it must be a list of sessions")
+    return _read(name, entries, _tool)
 
 
-def _content(table: Path) -> dict[str, Any]:
+def _content(table: Path | None) -> tuple[str, dict[str, Any]]:
+    """What the sessions come from, by name: the caller's inputs where no table is named and there are some."""
+    asked = caller.row(os.environ) if table is None else None
+    if asked:
+        return "the workflow's inputs", {"rows": [asked]}
+    path = table or TABLE
     try:
-        content = yaml.safe_load(table.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{table}: {error.strerror}; PLUMBLINE_TABLE must name a table, or be left out") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{table.name}: not YAML ({' '.join(str(error).split())})") from None
-    return content if isinstance(content, dict) else {}
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path.name}: not YAML ({' '.join(str(error).split())})") from None
+    return path.name, content if isinstance(content, dict) else {}
 
 
-def _read(table: Path, entries: list[Any], make: Callable[[Any], list[Session]]) -> list[Session]:
+def _read(table: str, entries: list[Any], make: Callable[[Any], list[Session]]) -> list[Session]:
     """What the entries are made into; what is wrong with one is said with its name."""
     found: list[Session] = []
     for number, entry in enumerate(entries, start=1):
@@ -106,15 +112,11 @@ def _read(table: Path, entries: list[Any], make: Callable[[Any], list[Session]])
         try:
             found += make(entry)
         except UsageError as error:
-            raise UsageError(f"{table.name}: {name}: {error}") from None
-    return found
-
-
-def _unique(table: Path, found: list[Session]) -> list[Session]:
+            raise UsageError(f"{table}: {name}: {error}") from None
     names = [one.session for one in found]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
-        raise UsageError(f"{table.name}: session {twice} is there twice; give each a name of its own")
+        raise UsageError(f"{table}: session {twice} is there twice; give each a name of its own")
     return found
 
 
