@@ -12,9 +12,10 @@ from ci.junit import Check, Suite
 BLOCKS = "▁▂▃▄▅▆▇█"
 STEPS = (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0)
 """Of the limit: the first block is below the first of them, the last one above the limit."""
+_SCALE = " ".join(f"{block} up to {step:g}" for block, step in zip(BLOCKS, STEPS, strict=False))
 LEGEND = (
-    f"Worst ratio of error to limit: {' '.join(f'{block} up to {step:g}' for block, step in zip(BLOCKS, STEPS, strict=False))} "
-    f"{BLOCKS[-1]} above; = equal to the bit; ✗ failed, ? not decided, ◆ known upstream bug, with their numbers.\n"
+    f"Worst ratio of error to limit: {_SCALE} {BLOCKS[-1]} above; = equal to the bit, or nothing to measure; "
+    "✗ failed, ? not decided, ◆ known upstream bug, with their numbers.\n"
 )
 MOST_ROWS = 100
 _MARKS = {"fail": "✗", "error": "?", "known": "◆"}

@@ -19,7 +19,7 @@ from ci.drift import Drift, add_factor, drift, ratio, sessions
 from ci.escape import annotation, block, entities, markdown, plain
 from ci.gate import Judgement
 from ci.outcomes import known_bugs
-from ci.reasons import KNOWN
+from ci.reasons import KNOWN, number
 from validation.case.errors import ExitCode
 
 LARGEST = 1 << 20
@@ -33,12 +33,8 @@ _MADE_WITH = ("torch", "transformers", "megatron-core", "transformer-engine", "g
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command: those of the gate, and what to compare with."""
     gate.add_options(parser)
-    parser.add_argument(
-        "--base", default=None, metavar="DIR", help="results of the base branch: the drift from them is shown, too"
-    )
-    parser.add_argument(
-        "--annotations", action="store_true", help="print workflow commands (default where GITHUB_ACTIONS is true)"
-    )
+    parser.add_argument("--base", default=None, metavar="DIR", help="a baseline: the drift from it is shown, too")
+    parser.add_argument("--annotations", action="store_true", help="print them (default where GITHUB_ACTIONS is true)")
     add_factor(parser)
 
 
@@ -53,7 +49,7 @@ def main(options: argparse.Namespace) -> int:
     else:
         sys.stdout.write(page(judged, moved))
     if options.annotations or os.environ.get("GITHUB_ACTIONS") == "true":
-        sys.stdout.writelines(f"{line}\n" for line in annotations(judged, moved))
+        sys.stdout.writelines(f"{line}\n" for line in annotated(judged, moved))
     return int(ExitCode.PASS)
 
 
@@ -77,7 +73,7 @@ def page(judged: Judgement, moved: Drift | None = None, room: int = LARGEST) -> 
     return text if len(text.encode()) <= room else ""
 
 
-def annotations(judged: Judgement, moved: Drift | None = None) -> list[str]:
+def annotated(judged: Judgement, moved: Drift | None = None) -> list[str]:
     """A workflow command for each reason; where there are more than GitHub shows, the last says how many."""
     reasons = [*judged.reasons, *(("drift", why) for why in (moved.reasons if moved else []))]
     shown = reasons if len(reasons) <= ANNOTATIONS else reasons[: ANNOTATIONS - 1]
@@ -111,7 +107,7 @@ def _worst(judged: Judgement, moved: Drift | None) -> str:
     worst = sorted(found, key=lambda one: -one[0] if one[0] == one[0] else float("-inf"))[:_WORST]
     lines = [
         f"| {near:.2g} | {markdown(check.name)} | {markdown(heat.title(expected), 120)} | "
-        f"{markdown(check.properties.get('rel_error', ''), 30)} | {markdown(check.properties.get('tolerance', ''), 30)} |"
+        f"{number(check, 'rel_error'):.1e} | {number(check, 'tolerance'):.1e} |"
         for near, expected, check in worst
     ]
     head = "| of its limit | check | testsuite | relative error | limit |\n|---|---|---|---|---|\n"
@@ -119,9 +115,8 @@ def _worst(judged: Judgement, moved: Drift | None) -> str:
 
 
 def _known(judged: Judgement, moved: Drift | None) -> str:
-    said = Counter(
-        check.message.partition(KNOWN)[2] for _, suite in judged.suites for check in suite.checks if check.status == "known"
-    )
+    known = [check for _, suite in judged.suites for check in suite.checks if check.status == "known"]
+    said = Counter(check.message.partition(KNOWN)[2] for check in known)
     lines = []
     for bug in known_bugs():
         count = sum(number for message, number in said.items() if message.startswith(bug["what"]))
@@ -167,11 +162,9 @@ def _attempts(judged: Judgement, moved: Drift | None) -> str:
 
 
 def _made_with(judged: Judgement, moved: Drift | None) -> str:
-    found = Counter(
-        ", ".join(f"{name} {suite.properties[name]}" for name in _MADE_WITH if name in suite.properties)
-        for _, suite in judged.suites
-    )
-    commits = dict.fromkeys(suite.properties.get("commit", "unknown") for _, suite in judged.suites)
+    made = [suite.properties for _, suite in judged.suites]
+    found = Counter(", ".join(f"{name} {said[name]}" for name in _MADE_WITH if name in said) for said in made)
+    commits = dict.fromkeys(said.get("commit", "unknown") for said in made)
     lines = [f"- commit {markdown(commit)}" for commit in commits]
     return _list("Made with", lines + [f"- {count} testsuites: {markdown(said)}" for said, count in found.items()])
 
