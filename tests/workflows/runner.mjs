@@ -7,7 +7,7 @@
 // (artifacts), approved (environments).
 import { spawnSync } from "node:child_process";
 import { appendFileSync, cpSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import "./json.mjs";
 import { evaluate, filled, holds, shown, value } from "./expressions.mjs";
 
@@ -150,7 +150,9 @@ function bash(leg, contexts, script, where) {
     ...{ GITHUB_BASE_REF: base_ref ?? "", GITHUB_API_URL: api_url, GITHUB_WORKSPACE: leg.workspace, RUNNER_TEMP: leg.temp },
     ...{ GITHUB_ACTION_PATH: contexts.github.action_path ?? "", ...leg.files, ...contexts.env },
   };
-  const ended = spawnSync("bash", ["--noprofile", "--norc", "-eo", "pipefail", "-c", script], { cwd: join("/", where.startsWith("/") ? where : join(leg.workspace, where)), env: environment, encoding: "utf8" });
+  const cwd = resolve(leg.workspace, where);
+  if (!`${cwd}/`.startsWith(`${leg.workspace}/`)) throw new Error(`${cwd} is outside of the workspace`);
+  const ended = spawnSync("bash", ["--noprofile", "--norc", "-eo", "pipefail", "-c", script], { cwd, env: environment, encoding: "utf8" });
   const said = `${ended.stdout ?? ""}${ended.stderr ?? ""}${ended.error ?? ""}`;
   if (ended.status !== 0) throw new Error(said || `exit code ${ended.status}`);
   return said;
@@ -180,7 +182,7 @@ function composite(leg, contexts, folder, given) {
 const ACTIONS = {
   "actions/setup-python": () => "",
   "actions/checkout": ({ workspace }, { path = ".", "persist-credentials": kept }) => {
-    if (kept !== false) throw new Error("the checkout keeps its credentials");
+    if (String(kept) !== "false") throw new Error("the checkout keeps its credentials");
     const folder = join(workspace, path);
     mkdirSync(folder, { recursive: true });
     const names = path === "plumbline" ? readdirSync(scenario.root).filter((name) => !["results", ".nox", ".git"].includes(name)) : [];

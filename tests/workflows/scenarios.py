@@ -1,0 +1,169 @@
+"""What may happen to a run on GitHub, and the runner that plays it: `python -m tests.workflows` prints the table."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.workflows import made
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+OURS = "plumbline/plumbline"
+PULL_REQUEST = {"number": 7, "labels": [], "head": {"repo": {"full_name": OURS}}}
+FROM_A_FORK = {**PULL_REQUEST, "head": {"repo": {"full_name": "somebody/plumbline"}}}
+CODE = ("validation/candidate/modules.py", "docs/design.md")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """An event, what happens while it runs, and what the gate must make of it.
+
+    `red` are sessions of which a check fails; `codes` are the exit codes of sessions that leave what a green run does.
+    `cancelled` sessions are ended by somebody, `skipped` jobs by GitHub, `lost` artifacts never arrive.
+    """
+
+    what: str
+    gate: str
+    says: str = ""
+    workflow: str = ".github/workflows/pull-request.yml"
+    event: str = "pull_request"
+    payload: Mapping[str, Any] = field(default_factory=lambda: {"action": "synchronize", "pull_request": PULL_REQUEST})
+    changed: tuple[str, ...] = CODE
+    red: tuple[str, ...] = ()
+    codes: Mapping[str, int] = field(default_factory=dict)
+    cancelled: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    approved: tuple[str, ...] = ()
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Played:
+    """What came of it: how every job ended, and every leg with its steps."""
+
+    triggered: bool
+    jobs: Mapping[str, str]
+    legs: tuple[Mapping[str, Any], ...]
+
+    @property
+    def gate(self) -> str:
+        """How the required check ended; empty where there is none."""
+        return self.jobs.get("plumbline / gate", "")
+
+    def leg(self, name: str) -> Mapping[str, Any]:
+        """The job, or the leg of a matrix, that is shown under this name."""
+        return next(leg for leg in self.legs if leg["leg"] == f"plumbline / {name}")
+
+    def output(self, leg: str, step: str) -> str:
+        """What a step printed."""
+        return str(next(one for one in self.leg(leg)["steps"] if one["name"] == step).get("output", ""))
+
+
+_QUEUE = {"action": "checks_requested", "merge_group": {"base_ref": "refs/heads/main"}}
+_FORK = {"action": "opened", "pull_request": FROM_A_FORK}
+_NIGHTLY = ".github/workflows/nightly.yml"
+SCENARIOS = {
+    "green": Scenario("pull request, all green", "success", "GREEN"),
+    "red": Scenario(
+        "one leg red", "failure", "1 check fails: Layer 0 Attention Output", red=("gpu_tp2",), codes={"gpu_tp2": 1}
+    ),
+    "red in silence": Scenario("one leg ends with 0 though a check fails", "failure", "1 check fails", red=("parity",)),
+    "lint": Scenario("lint red", "failure", "job cpu: failed", codes={"lint": 1}),
+    "cancelled": Scenario("one leg cancelled", "failure", "job gpu: was cancelled", cancelled=("gpu_pp2",)),
+    "skipped": Scenario("the GPU job skipped", "failure", "job gpu: was skipped", skipped=("gpu",)),
+    "plan": Scenario("the plan skipped", "failure", "job plan: was skipped", skipped=("plan",)),
+    "lost": Scenario("an artifact missing", "failure", "results-gpu_ep2", lost=("results-gpu_ep2",)),
+    "documentation": Scenario("documentation alone changed", "success", "GREEN", changed=("README.md", "docs/design.md")),
+    "fork": Scenario("pull request from a fork", "failure", "job gpu: was skipped", payload=_FORK),
+    "fork approved": Scenario("fork, and a maintainer approves", "success", "GREEN", payload=_FORK, approved=("gpu-forks",)),
+    "queue": Scenario("merge queue", "success", "GREEN", event="merge_group", payload=_QUEUE),
+    "nightly": Scenario("nightly", "success", "GREEN", workflow=_NIGHTLY, event="schedule", payload={}),
+    "newest": Scenario(
+        "nightly, the newest release computes something else",
+        *("failure", "job cpu: failed"),
+        workflow=_NIGHTLY,
+        event="schedule",
+        payload={},
+        codes={"newest": 1},
+    ),
+    "another event": Scenario("an issue is opened", "", event="issues", payload={"action": "opened"}),
+}
+
+
+def play(scenario: Scenario, work: Path, everything: Path, green: Path, api: str) -> Played:
+    """Run it in an empty folder. `everything` is the manifest of all sessions, `green` their results."""
+    results = work / "made"
+    work.mkdir(parents=True, exist_ok=True)
+    _make(scenario, results, green)
+    (work / "scenario.json").write_text(json.dumps(_told(scenario, work, everything, results, api)), encoding="utf-8")
+    command = ["node", str(HERE / "runner.mjs"), str(work / "scenario.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    told = json.loads(done.stdout)
+    return Played(told["triggered"], told["jobs"], tuple(told["legs"]))
+
+
+def _make(scenario: Scenario, results: Path, green: Path) -> None:
+    """What the sessions leave: links to what a green run leaves, and copies where something is wrong."""
+    results.mkdir()
+    for session in green.iterdir():
+        if session.name in scenario.red:
+            shutil.copytree(session, results / session.name)
+            made.failing(sorted((results / session.name).glob("[!s]*.xml"))[0])
+        else:
+            (results / session.name).symlink_to(session)
+    for session_name, code in scenario.codes.items():
+        (results / f"{session_name}.code").write_text(str(code), encoding="utf-8")
+    (results / "changed-files").write_text("".join(f"{name}\n" for name in scenario.changed), encoding="utf-8")
+
+
+def _told(scenario: Scenario, work: Path, everything: Path, results: Path, api: str) -> dict[str, Any]:
+    github = {
+        "event_name": scenario.event,
+        "event": dict(scenario.payload),
+        "repository": OURS,
+        "sha": made.COMMIT,
+        "ref": "refs/pull/7/merge",
+        "ref_name": "main",
+        "base_ref": "main" if scenario.event == "pull_request" else "",
+        "workflow": "workflow",
+        "token": "a token",
+        "api_url": api,
+    }
+    return {
+        "workflow": scenario.workflow,
+        "github": github,
+        "inputs": dict(scenario.inputs),
+        "root": str(ROOT),
+        "stand_ins": str(HERE / "stand_ins"),
+        "work": str(work),
+        "baselines": str(everything.parent / "baselines"),
+        "environment": {
+            "PYTHON": sys.executable,
+            "NARROW": str(HERE / "narrow.py"),
+            "EVERYTHING": str(everything),
+            "MADE": str(results),
+            "PYTHONPATH": str(ROOT),
+        },
+        **{name: getattr(scenario, name) for name in ("cancelled", "skipped", "lost", "approved")},
+    }
+
+
+def node_is_there() -> bool:
+    """Whether the runner can run: Node, and GitHub's packages."""
+    return shutil.which("node") is not None and (HERE / "node_modules" / "@actions").is_dir()
+
+
+def in_ci() -> bool:
+    """Whether nothing may be skipped."""
+    return os.environ.get("CI", "").lower() in ("true", "1")
