@@ -1,0 +1,1 @@
+"""The report that people open: one HTML file made from the JUnit files of a run, which needs no network and no server."""

@@ -1,0 +1,100 @@
+"""A run as the page sees it: its cases, what was expected of them, and the verdict."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ci.junit import Check, Suite
+
+STATUSES = ("pass", "known", "fail", "error", "missing")
+"""From good to bad; `missing` is a check that the manifest names and no file has."""
+OPEN = ("fail", "error", "missing")
+"""What turns a run red."""
+EDGE = 8
+"""Levels of what is within the limit: 0 is nothing at all, 7 the last step before the limit."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The cases of a run. `reasons` are sentences why it is not a pass; with a manifest they are the gate's."""
+
+    suites: tuple[Suite, ...]
+    verdict: str
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many checks have each status."""
+        return Counter(check.status for suite in self.suites for check in suite.checks)
+
+
+def judged(suites: Iterable[Suite], unreadable: Iterable[str] = ()) -> Run:
+    """The run with the verdict that the files alone give: whether anything is absent, only a manifest can say."""
+    run = Run(tuple(suites), "pass")
+    counts, unread = run.counts, tuple(unreadable)
+    reasons = [f"{counts[status]:,} {words}" for status, words in _SAID.items() if counts[status]]
+    reasons += [f"unreadable: {sentence}" for sentence in unread]
+    reasons += [f"{suite.name} holds no check" for suite in run.suites if not suite.checks]
+    verdict = "fail" if counts["fail"] else "error" if reasons or not run.suites else "pass"
+    return Run(run.suites, verdict, tuple(reasons))
+
+
+_SAID = {"fail": "checks fail", "error": "checks could not be decided", "missing": "checks are missing"}
+
+
+def number(check: Check, name: str) -> float | None:
+    """A number of the check's properties; None where it has none."""
+    try:
+        return float(check.properties[name])
+    except (KeyError, ValueError):
+        return None
+
+
+def share(check: Check) -> float | None:
+    """The relative error as a share of its limit; None where nothing was measured, or where near-ties are excused.
+
+    What must be equal to the bit has a limit of zero: equal is 0, anything else infinitely far off.
+    """
+    error, limit = number(check, "rel_error"), number(check, "tolerance")
+    if error is None or limit is None:
+        return None
+    if math.isnan(error) or math.isnan(limit):
+        return math.inf
+    if limit > 0:
+        return error / limit
+    if error == 0:
+        return 0.0
+    return None if check.status == "pass" else math.inf
+
+
+def level(check: Check) -> int:
+    """How deep a cell is coloured: within the limit a step is a factor of ten, or of two where there is a floor.
+
+    Beyond it there are four, three of those factors apart.
+    """
+    found, factor = share(check), 10 if number(check, "floor") is None else 2
+    if not found or found < 0:
+        return 0
+    steps = math.log(found, factor) if found < math.inf else math.inf
+    if check.status == "pass":
+        return max(0, min(EDGE - 1, math.floor(min(steps, 0)) + EDGE))
+    return 3 if steps >= 9 else max(0, int(steps // 3))
+
+
+def badness(check: Check) -> tuple[int, float]:
+    """A key to find the worst of several checks by."""
+    found = share(check)
+    return (STATUSES.index(check.status), -1.0 if found is None else found)
+
+
+def label(suite: Suite) -> str:
+    """The layout with its options, `tp2+distributed`; the whole name where that cannot be told."""
+    facts = suite.properties
+    start = f"{facts.get('preset', '')}-"
+    words = [facts.get(name, "").replace(":", ".") for name in ("precision", "implementation", "transport")]
+    _, found, rest = suite.name.partition(start)
+    layout, end, _ = rest.rpartition(f"-{'-'.join(words)}")
+    return layout if found and end and layout and suite.name.startswith(start) else suite.name
