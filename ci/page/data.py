@@ -9,7 +9,7 @@ from typing import Any
 
 from ci.junit import Check, Suite
 from ci.page.place import column_order, component, component_order, place, row_order, view_order
-from ci.page.run import Run, label, level, number, share
+from ci.page.run import Run, labels, level, number, share, short
 
 LONGEST = 4_000
 """Characters of one message or stack."""
@@ -51,6 +51,7 @@ class _Data:
             "status": "".join(check.status[0] for check in checks),
             "level": "".join(str(level(check)) for check in checks),
             "share": [_short(share(check)) for check in checks],
+            "short": [short(check) for check in checks],
             **{key: self._column(checks, name) for key, name in _NUMBERS.items()},
             **{key: [self._text(check.properties.get(name, "")) for check in checks] for key, name in _TEXTS.items()},
             "more": self._more(),
@@ -85,13 +86,13 @@ class _Data:
         return [
             {
                 "name": suite.name,
-                "label": label(suite),
+                "label": name,
                 "checks": len(suite.checks),
                 "seconds": round(suite.seconds, 2),
                 "facts": [[name, _cut(value, LONGEST)] for name, value in suite.properties.items() if name != "reproduce"],
                 "reproduce": suite.properties.get("reproduce", ""),
             }
-            for suite in self._run.suites
+            for suite, name in zip(self._run.suites, labels(self._run), strict=True)
         ]
 
     def _more(self) -> dict[int, dict[str, Any]]:

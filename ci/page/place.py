@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from validation.case.parameters import TITLES as PARAMETERS
@@ -32,7 +33,19 @@ _TITLE = re.compile(
     r"(?:Step (?P<step>[0-9]{1,4}) )?(?:(?P<place>Layer|MTP) (?P<layer>[0-9]{1,4}) )?(?P<what>.+?)"
     r"(?P<gradient> Gradient)?(?: (?:First|Second) Moment)?"
 )
-_ROWS = {title: row for row, title in enumerate(dict.fromkeys((*PROBES.values(), "Gradient Norm", *PARAMETERS.values())))}
+_FRONT = ("embedding", "mtp.embedding_norm", "mtp.hidden_norm", "mtp.projection")
+_PARAMETERS_FRONT = ("model.embed_tokens.weight", "enorm.weight", "hnorm.weight", "eh_proj.weight")
+_PARAMETERS_BACK = ("model.norm.weight", "lm_head.weight")
+
+
+def _in_order(titles: Mapping[str, str], front: Sequence[str], back: Sequence[str] = ()) -> list[str]:
+    """The titles in the flow of data, for the tables of titles list a layer before what is around it."""
+    middle = [name for name in titles if name not in (*front, *back)]
+    return [titles[name] for name in (*front, *middle, *back)]
+
+
+_TITLES = (*_in_order(PROBES, _FRONT), "Gradient Norm", *_in_order(PARAMETERS, _PARAMETERS_FRONT, _PARAMETERS_BACK))
+_ROWS = {title: row for row, title in enumerate(dict.fromkeys(reversed(_TITLES)))}
 
 
 @dataclass(frozen=True)
@@ -82,7 +95,7 @@ def view_order(view: str) -> tuple[int, int]:
 
 def row_order(row: str) -> int:
     """A key to sort rows by: the flow of data."""
-    return _ROWS[row]
+    return -_ROWS[row]
 
 
 def column_order(column: str) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ STATUSES = ("pass", "known", "fail", "error", "missing")
 """From good to bad; `missing` is a check that the manifest names and no file has."""
 OPEN = ("fail", "error", "missing")
 """What turns a run red."""
+SELF_TEST = "self-test"
 EDGE = 8
 """Levels of what is within the limit: 0 is nothing at all, 7 the last step before the limit."""
 
@@ -33,13 +35,19 @@ class Run:
 
 def judged(suites: Iterable[Suite], unreadable: Iterable[str] = ()) -> Run:
     """The run with the verdict that the files alone give: whether anything is absent, only a manifest can say."""
-    run = Run(tuple(suites), "pass")
+    run = Run(tuple(sorted(suites, key=_size)), "pass")
     counts, unread = run.counts, tuple(unreadable)
     reasons = [f"{counts[status]:,} {words}" for status, words in _SAID.items() if counts[status]]
     reasons += [f"unreadable: {sentence}" for sentence in unread]
     reasons += [f"{suite.name} holds no check" for suite in run.suites if not suite.checks]
     verdict = "fail" if counts["fail"] else "error" if reasons or not run.suites else "pass"
     return Run(run.suites, verdict, tuple(reasons))
+
+
+def _size(suite: Suite) -> tuple[bool, int, str]:
+    """A key to sort cases by: small ones first, the self-test last."""
+    ranks = suite.properties.get("ranks", "")
+    return (suite.name.startswith(f"{SELF_TEST}-"), int(ranks) if re.fullmatch("[0-9]{1,6}", ranks) else 0, suite.name)
 
 
 _SAID = {"fail": "checks fail", "error": "checks could not be decided", "missing": "checks are missing"}
@@ -54,20 +62,18 @@ def number(check: Check, name: str) -> float | None:
 
 
 def share(check: Check) -> float | None:
-    """The relative error as a share of its limit; None where nothing was measured, or where near-ties are excused.
+    """The relative error as a share of its limit; None where nothing was measured.
 
-    What must be equal to the bit has a limit of zero: equal is 0, anything else infinitely far off.
+    What must be equal to the bit has a limit of zero: equal is 0, anything else infinitely far off. A check that passes beyond
+    its limit is not about this error: near-ties are excused, and a planted defect is meant to be large.
     """
     error, limit = number(check, "rel_error"), number(check, "tolerance")
     if error is None or limit is None:
         return None
-    if math.isnan(error) or math.isnan(limit):
-        return math.inf
-    if limit > 0:
-        return error / limit
-    if error == 0:
-        return 0.0
-    return None if check.status == "pass" else math.inf
+    found = error / limit if limit > 0 else 0.0 if error == 0 else math.inf
+    if found <= 1 or check.status != "pass":
+        return math.inf if math.isnan(found) else found
+    return None
 
 
 def level(check: Check) -> int:
@@ -90,11 +96,41 @@ def badness(check: Check) -> tuple[int, float]:
     return (STATUSES.index(check.status), -1.0 if found is None else found)
 
 
-def label(suite: Suite) -> str:
+def labels(run: Run) -> tuple[str, ...]:
+    """What each case is called here: its layout, as long as no other has the same."""
+    found = [_layout(suite) for suite in run.suites]
+    return tuple(one if found.count(one) == 1 else suite.name for one, suite in zip(found, run.suites, strict=True))
+
+
+def _layout(suite: Suite) -> str:
     """The layout with its options, `tp2+distributed`; the whole name where that cannot be told."""
     facts = suite.properties
+    if suite.name.startswith(f"{SELF_TEST}-"):
+        return SELF_TEST
     start = f"{facts.get('preset', '')}-"
     words = [facts.get(name, "").replace(":", ".") for name in ("precision", "implementation", "transport")]
     _, found, rest = suite.name.partition(start)
     layout, end, _ = rest.rpartition(f"-{'-'.join(words)}")
     return layout if found and end and layout and suite.name.startswith(start) else suite.name
+
+
+def short(check: Check) -> str:
+    """The share of the limit in a few characters: `4e-6`; with a floor, how many floors: `0.61`."""
+    found = share(check)
+    if found is None or check.status in ("error", "missing"):
+        return "–" if check.status == "pass" else ""
+    if found in (0, math.inf):
+        return "=" if found == 0 else "∞"
+    floor, error = number(check, "floor"), number(check, "rel_error")
+    value = error / floor if floor and error is not None else found
+    return (
+        f"{value:.2g}" if 0.01 <= value < 1000 else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
+    )
+
+
+def measure(check: Check) -> str:
+    """The same for a sentence."""
+    found = share(check)
+    if found is None:
+        return "nothing measured" if check.status != "pass" else "holds"
+    return "equal" if found == 0 else f"{short(check)} × {'floor' if number(check, 'floor') else 'limit'}"
