@@ -169,7 +169,7 @@ def _histogram(ratios: list[float]) -> dict[str, int]:
 
 def _picture(found: dict[str, Any]) -> str:
     """Histograms of the worst ratio of each case, one colour a precision, the limit as a line."""
-    from validation.compare.verdict import FLOORS
+    from validation.compare.limits import FLOORS
 
     width, height, left = 720, 260, 50
     largest = max([FLOORS, *(one["largest"] for one in found.values())]) * 1.05

@@ -74,7 +74,7 @@ def judge(case: Case, folder: Path) -> None:
     from validation.case.parameters import parameters
     from validation.case.probes import observed
     from validation.case.steps import stepped
-    from validation.compare.verdict import AFTER_STEPS, IN_FP64
+    from validation.compare.limits import AFTER_STEPS, IN_FP64
     from validation.compare.verdict import judge as verdict
     from validation.run.result import merged
 

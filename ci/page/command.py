@@ -7,32 +7,38 @@ import os
 import sys
 from pathlib import Path
 
-from ci import junit
+from ci import gate, junit
+from ci.expected import Manifest, UnreadableManifest, load
 from ci.junit import Suite, UnreadableResults
 from ci.page.document import document
-from ci.page.run import judged
+from ci.page.run import Run, by_manifest, judged
 from validation.case.errors import ExitCode, UsageError
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument(
-        "--results", type=Path, default=Path("results"), metavar="DIR", help="the JUnit files (default results)"
-    )
-    parser.add_argument(
-        "--manifest", type=Path, metavar="FILE", help="what the run must report: the verdict is the gate's then"
-    )
+    gate.add_options(parser, without_manifest="without it the verdict is that of the files which are there")
     parser.add_argument("--output", type=Path, default=Path("report.html"), metavar="FILE", help="default report.html")
     parser.add_argument("--title", default="Plumbline", help="what the page is called (default Plumbline)")
 
 
 def main(options: argparse.Namespace) -> int:
     """Write the page. The exit code says whether it was written: whether the run may be merged, the gate says."""
-    suites, unreadable = _read(options.results)
-    run = judged(suites, unreadable)
+    run = _gated(options) if options.manifest else judged(*_read(Path(options.results)))
     _write(options.output, document(run, options.title))
-    sys.stdout.write(f"{options.output}: {run.verdict}, {sum(run.counts.values()):,} checks in {len(run.suites)} cases\n")
-    return ExitCode.PASS
+    counted = f"{sum(run.counts.values()):,} checks in {len(run.suites)} case{'' if len(run.suites) == 1 else 's'}"
+    sys.stdout.write(f"{options.output}: {run.verdict}, {counted}\n")
+    return int(ExitCode.PASS)
+
+
+def _gated(options: argparse.Namespace) -> Run:
+    """The run as the gate sees it."""
+    found = gate.judge(options)
+    try:
+        manifest = load(Path(options.manifest))
+    except UnreadableManifest:
+        manifest = Manifest(())
+    return by_manifest(manifest, found)
 
 
 def _read(folder: Path) -> tuple[list[Suite], list[str]]:

@@ -134,8 +134,8 @@ def _short(value: float | None) -> float | str | None:
         return None
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    short = float(f"{value:.4g}")
-    return int(short) if short.is_integer() and abs(short) < 1e6 else short
+    short = value if value.is_integer() else float(f"{value:.4g}")
+    return int(short) if short.is_integer() and abs(short) < 1e15 else short
 
 
 def facts(run: Run) -> Mapping[str, str]:

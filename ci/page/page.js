@@ -349,8 +349,8 @@ const map = {
 
 const COLUMNS = [
   { key: "status", head: "Status", width: "96px" },
-  { key: "layout", head: "Layout", width: "15%", wide: true },
-  { key: "component", head: "Component", width: "124px", wide: true },
+  { key: "layout", head: "Layout", width: "13%", wide: true },
+  { key: "component", head: "Component", width: "116px", wide: true },
   { key: "title", head: "Check", width: "" },
   { key: "share", head: "Ratio", width: "80px", number: true },
   { key: "max", head: "Max diff", width: "96px", number: true, wide: true },
@@ -480,7 +480,7 @@ const list = {
     const focused = this.body.contains(document.activeElement);
     const rows = this.order.slice(from, to).map((check, index) => this.row(check, from + index));
     this.body.replaceChildren(spacer(from * height), ...rows, spacer((count - to) * height));
-    if (!count) this.body.replaceChildren(make("tr", {}, make("td", { colspan: COLUMNS.length }, "No check is like that.")));
+    if (!count) this.body.replaceChildren(make("tr", {}, make("td", { class: "nothing" }, "No check is like that.")));
     const stop = this.stop() ?? this.body.querySelector("button");
     if (stop) stop.tabIndex = 0;
     if (focused) this.stop()?.focus({ preventScroll: true });
@@ -497,7 +497,7 @@ const list = {
       status: [glyph(status), ` ${status.name}`],
       layout: [labelOf(check)],
       component: [data.components[componentOf(check)]],
-      title: [make("button", { type: "button", class: "link", tabindex: -1 }, titleOf(check)), make("span", { class: "where" }, where)],
+      title: [make("button", { type: "button", class: "link", tabindex: -1, title: titleOf(check) }, titleOf(check)), make("span", { class: "where" }, where)],
       share: [data.short[check]],
       ranks: [data.texts[data.ranks[check]]],
     };
@@ -537,7 +537,7 @@ const compare = (one, other) => (one < other ? -1 : one > other ? 1 : 0);
 /** What is no number is worse than any that is one. */
 const worstNumber = (value) => (Number.isNaN(Number(value)) ? Infinity : Number(value));
 const spacer = (height) => {
-  const cell = make("td", { colspan: COLUMNS.length });
+  const cell = make("td"); // a colspan would bring back the columns that narrow screens leave out
   cell.style.height = `${height}px`;
   return make("tr", { class: "spacer", "aria-hidden": "true" }, cell);
 };
@@ -609,10 +609,13 @@ function numbers(check, more) {
     "Worst at": index ? `${index}${rank ? ` on rank ${rank}` : ""}` : "",
     Ranks: data.texts[data.ranks[check]],
     Elements: readable(data.elements[check]),
-    ...Object.fromEntries((more.other ?? []).map(([name, value]) => [name.replaceAll("_", " "), value])),
+    ...Object.fromEntries((more.other ?? []).map(([name, value]) => [worded(name), value])),
   };
   return definitions(Object.entries(said).filter(([, value]) => value));
 }
+
+/** A property's name as a label. */
+const worded = (name) => `${name.charAt(0).toUpperCase()}${name.slice(1)}`.replaceAll("_", " ");
 
 function definitions(pairs) {
   return make("dl", { class: "numbers" }, ...pairs.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, make("bdi", {}, value))]));
@@ -656,8 +659,8 @@ function chips(checks, current, name) {
 }
 
 function facts(suite) {
-  const pairs = suite.facts.map(([name, value]) => [name.replaceAll("_", " "), value]);
-  return make("details", {}, make("summary", {}, "About this case"), definitions([["suite", suite.name], ...pairs]));
+  const pairs = suite.facts.map(([name, value]) => [worded(name), value]);
+  return make("details", {}, make("summary", {}, "About this case"), definitions([["Testsuite", suite.name], ...pairs]));
 }
 
 /* ---------- Start ---------- */

@@ -45,7 +45,7 @@ def _in_order(titles: Mapping[str, str], front: Sequence[str], back: Sequence[st
 
 
 _TITLES = (*_in_order(PROBES, _FRONT), "Gradient Norm", *_in_order(PARAMETERS, _PARAMETERS_FRONT, _PARAMETERS_BACK))
-_ROWS = {title: row for row, title in enumerate(dict.fromkeys(reversed(_TITLES)))}
+_ROWS = {title: row for row, title in enumerate(dict.fromkeys(_TITLES))}
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def view_order(view: str) -> tuple[int, int]:
 
 def row_order(row: str) -> int:
     """A key to sort rows by: the flow of data."""
-    return -_ROWS[row]
+    return _ROWS[row]
 
 
 def column_order(column: str) -> tuple[int, int]:

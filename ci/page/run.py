@@ -6,8 +6,10 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ci.expected import Expected, Manifest
+from ci.gate import Judgement
 from ci.junit import Check, Suite
 
 STATUSES = ("pass", "known", "fail", "error", "missing")
@@ -42,6 +44,26 @@ def judged(suites: Iterable[Suite], unreadable: Iterable[str] = ()) -> Run:
     reasons += [f"{suite.name} holds no check" for suite in run.suites if not suite.checks]
     verdict = "fail" if counts["fail"] else "error" if reasons or not run.suites else "pass"
     return Run(run.suites, verdict, tuple(reasons))
+
+
+def by_manifest(manifest: Manifest, judgement: Judgement) -> Run:
+    """The run with the gate's verdict and reasons, and with what should be there and is not."""
+    read = dict(judgement.suites)
+    suites = sorted((_completed(expected, read.get(expected)) for expected in manifest.suites), key=_size)
+    run = Run(tuple(suites), "pass")
+    verdict = "pass" if judgement.green else "fail" if run.counts["fail"] else "error"
+    return Run(run.suites, verdict, tuple(f"{where}: {why}" for where, why in judgement.reasons))
+
+
+def _completed(expected: Expected, suite: Suite | None) -> Suite:
+    there = {(check.classname, check.name) for check in suite.checks} if suite else set()
+    missing = [Check(*names, "missing", message=_MISSING) for names in expected.checks if names not in there]
+    if suite is None:
+        return Suite(expected.name, tuple(missing), {**expected.properties, "ranks": str(expected.ranks)})
+    return replace(suite, checks=(*suite.checks, *missing))
+
+
+_MISSING = "the manifest demands it, and no result has it"
 
 
 def _size(suite: Suite) -> tuple[bool, int, str]:
@@ -103,15 +125,9 @@ def labels(run: Run) -> tuple[str, ...]:
 
 
 def _layout(suite: Suite) -> str:
-    """The layout with its options, `tp2+distributed`; the whole name where that cannot be told."""
-    facts = suite.properties
-    if suite.name.startswith(f"{SELF_TEST}-"):
-        return SELF_TEST
-    start = f"{facts.get('preset', '')}-"
-    words = [facts.get(name, "").replace(":", ".") for name in ("precision", "implementation", "transport")]
-    _, found, rest = suite.name.partition(start)
-    layout, end, _ = rest.rpartition(f"-{'-'.join(words)}")
-    return layout if found and end and layout and suite.name.startswith(start) else suite.name
+    """The layout with its options, `tp2+distributed`; the whole name where the suite does not say it."""
+    short = SELF_TEST if suite.name.startswith(f"{SELF_TEST}-") else suite.properties.get("arrangement")
+    return short or suite.name
 
 
 def short(check: Check) -> str:

@@ -43,7 +43,7 @@ class Raises:
 def blind(plugins: dict[str, str]) -> None:
     """Put these plugins in the place of the table's, by group, and let the check of core attention pass anything."""
     from validation.checks import test_mla
-    from validation.compare.verdict import Limits
+    from validation.compare.limits import Limits
     from validation.faults import catalogue
 
     catalogue.DEFECTS = tuple(replace(defect, plugin=plugins.get(defect.group, defect.plugin)) for defect in catalogue.DEFECTS)

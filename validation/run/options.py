@@ -45,6 +45,7 @@ class Settings:
     command: str
     self_test: bool = False
     megatron_path: Path | None = None
+    manifest: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ def add_options(add: Callable[..., Any]) -> None:
         help="plant one defect of each kind in small cases beside the others; each must be seen (default where CI is true)",
     )
     add("--no-self-test", action="store_true", default=False, help="plant none")
+    add("--manifest", default=None, metavar="FILE", help="write down every check that would be reported, and run nothing")
     add("--fresh", action="store_true", default=False, help="compute the reference again even if it is stored")
 
 
@@ -135,6 +137,7 @@ def settings(options: Any, command: str) -> Settings:
         command=command,
         self_test=_self_test(options),
         megatron_path=Path(options.megatron_path) if options.megatron_path else None,
+        manifest=Path(options.manifest) if options.manifest else None,
     )
 
 
