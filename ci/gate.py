@@ -45,9 +45,10 @@ class Judgement:
         return f"{len(self.suites)} testsuites, {sum(statuses.values())} checks: {', '.join(said) or 'nothing'}"
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of the command, which others that need a verdict have, too."""
-    parser.add_argument("--manifest", required=True, metavar="M", help="what python -m ci manifest wrote")
+def add_options(parser: argparse.ArgumentParser, without_manifest: str = "") -> None:
+    """The options of the command, which others that need a verdict have, too; `without_manifest` says what those then do."""
+    what = "what python -m ci manifest wrote" + (f"; {without_manifest}" if without_manifest else "")
+    parser.add_argument("--manifest", required=not without_manifest, metavar="M", help=what)
     parser.add_argument("--results", required=True, metavar="DIR", help="the JUnit files, or folders results-SESSION of them")
     parser.add_argument(
         "--commit", default="", metavar="SHA", help="that the results must be made on (default: the manifest's)"

@@ -6,6 +6,7 @@ import gc
 import time
 from collections import Counter, defaultdict
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from validation.checks.titles import classname_of, title_of
 from validation.faults.plan import Plan, Plant
 from validation.machine import machine
 from validation.run.options import Settings
+from validation.run.reproduce import command
 
 if TYPE_CHECKING:
     from validation.compare.verdict import Verdict
@@ -166,7 +168,15 @@ class Report:
         self._count(status, line, verdict, report.nodeid)
         self._print(report.section, status, line, verdict, details)
         if self._suite:
-            self._checks[self._suite].append(_check(report, status, verdict, line, details))
+            check = _check(report, status, verdict, line, details)
+            self._checks[self._suite].append(check if status == "pass" else self._reproducible(check, report.nodeid, verdict))
+
+    def _reproducible(self, check: junit.Check, node: str, verdict: Verdict | None) -> junit.Check:
+        """The check with the command that runs it again, where it is about a case."""
+        if self._result is None:
+            return check
+        how = First.of(self._result.case, node, check.message, verdict).command(self._settings)
+        return replace(check, properties={**check.properties, "reproduce": how})
 
     def _count(self, status: str, line: str, verdict: Verdict | None, check: str) -> None:
         self._counts[status] += 1
@@ -247,7 +257,10 @@ class Report:
         suite = junit.Suite(
             name=case.name,
             checks=tuple(first.told(checks, self._settings) if first else checks),
-            properties=facts | _ranks(result) | self._how_it_broke(case.name),
+            properties=facts
+            | _ranks(result)
+            | self._how_it_broke(case.name)
+            | {"reproduce": command(case, "", self._settings)},
             seconds=result.seconds,
             timestamp=time.strftime("%Y-%m-%dT%H:%M:%S"),
         )
