@@ -1,4 +1,4 @@
-"""Results of sessions that never ran: what a green run of each leaves, by the manifest."""
+"""Results of sessions that never ran: what a green run of each leaves, by the manifest, with fewer checks."""
 
 from __future__ import annotations
 
@@ -8,20 +8,30 @@ from dataclasses import replace
 from pathlib import Path
 
 from ci import junit
-from ci.expected import Expected, Manifest, load
+from ci.expected import Expected, Manifest, load, save
 from ci.junit import Check, Suite
 from ci.table import rows
 
 ROOT = Path(__file__).parents[2]
 COMMIT = "c0ffee" + "0" * 34
+MOST = 40
+"""Checks of a testsuite that are kept: twenty scenarios read all of them, several times each."""
+NEAR = "Layer 0 Attention Output"
 
 
 def everything(path: Path) -> Manifest:
-    """What `python -m ci manifest` writes of every session that some event runs."""
+    """What `python -m ci manifest` writes of every session that some event runs; the first checks of each testsuite."""
     asked = [word for row in rows() if row.when for word in ("--session", row.session)]
     command = [sys.executable, "-m", "ci", "manifest", *asked, "--output", str(path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    whole = load(path)
+    suites = tuple(replace(suite, checks=_first(suite.checks)) for suite in whole.suites)
+    save(path, Manifest(suites, COMMIT, "false"))
     return load(path)
+
+
+def _first(checks: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    return tuple(check for number, check in enumerate(checks) if number < MOST or check[1] == NEAR)
 
 
 def green(manifest: Manifest, folder: Path) -> None:
@@ -42,8 +52,20 @@ def suite(expected: Expected) -> Suite:
 
 def failing(path: Path) -> None:
     """One check of a file is wrong."""
+    _change(path, "fail", "7e-1", "FAIL: relative error 7e-01 > 1e-10")
+
+
+def nearer(path: Path) -> None:
+    """One check of a file is half as far from right as it may be, where a green run's is a hundred thousandth."""
+    _change(path, "pass", "5e-11")
+
+
+def _change(path: Path, status: str, error: str, message: str = "") -> None:
     found = junit.read(path)
-    wrong = next(number for number, check in enumerate(found.checks) if "Layer 0 Attention Output" in check.name)
-    numbers = {**found.checks[wrong].properties, "rel_error": "7e-1"}
-    check = replace(found.checks[wrong], status="fail", message="FAIL: relative error 7e-01 > 1e-10", properties=numbers)
-    junit.write(path, replace(found, checks=(*found.checks[:wrong], check, *found.checks[wrong + 1 :])))
+    changed = [
+        replace(check, status=status, message=message, properties={**check.properties, "rel_error": error})
+        if check.name == NEAR
+        else check
+        for check in found.checks
+    ]
+    junit.write(path, replace(found, checks=tuple(changed)))

@@ -19,7 +19,7 @@ def main() -> None:
     options = parser.parse_args(sys.argv[4:])
     everything = load(Path(os.environ["EVERYTHING"]))
     suites = tuple(suite for suite in everything.suites if suite.session in options.sessions)
-    save(Path(options.output), replace(everything, suites=suites, commit=os.environ["GITHUB_SHA"], dirty="false"))
+    save(Path(options.output), replace(everything, suites=suites))
 
 
 if __name__ == "__main__":

@@ -26,8 +26,9 @@ CODE = ("validation/candidate/modules.py", "docs/design.md")
 class Scenario:
     """An event, what happens while it runs, and what the gate must make of it.
 
-    `red` are sessions of which a check fails; `codes` are the exit codes of sessions that leave what a green run does.
-    `cancelled` sessions are ended by somebody, `skipped` jobs by GitHub, `lost` artifacts never arrive.
+    `red` are sessions of which a check fails, `nearer` those of which one is much nearer to its limit; `codes` are exit codes
+    of sessions that leave what a green run does. `cancelled` sessions are ended by somebody, `skipped` jobs by GitHub, `lost`
+    artifacts never arrive, `approved` environments a maintainer lets through. `api` is what GitHub answers (server.py).
     """
 
     what: str
@@ -38,12 +39,13 @@ class Scenario:
     payload: Mapping[str, Any] = field(default_factory=lambda: {"action": "synchronize", "pull_request": PULL_REQUEST})
     changed: tuple[str, ...] = CODE
     red: tuple[str, ...] = ()
+    nearer: tuple[str, ...] = ()
     codes: Mapping[str, int] = field(default_factory=dict)
     cancelled: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     approved: tuple[str, ...] = ()
-    inputs: Mapping[str, Any] = field(default_factory=dict)
+    api: str = "no-baseline"
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Played:
 
 _QUEUE = {"action": "checks_requested", "merge_group": {"base_ref": "refs/heads/main"}}
 _FORK = {"action": "opened", "pull_request": FROM_A_FORK}
+_LABELLED = {"action": "reopened", "pull_request": {**PULL_REQUEST, "labels": [{"name": "accept-drift"}]}}
 _NIGHTLY = ".github/workflows/nightly.yml"
 SCENARIOS = {
     "green": Scenario("pull request, all green", "success", "GREEN"),
@@ -84,7 +87,19 @@ SCENARIOS = {
     "lost": Scenario("an artifact missing", "failure", "results-gpu_ep2", lost=("results-gpu_ep2",)),
     "documentation": Scenario("documentation alone changed", "success", "GREEN", changed=("README.md", "docs/design.md")),
     "fork": Scenario("pull request from a fork", "failure", "job gpu: was skipped", payload=_FORK),
-    "fork approved": Scenario("fork, and a maintainer approves", "success", "GREEN", payload=_FORK, approved=("gpu-forks",)),
+    "fork approved": Scenario("fork, a maintainer approves", "success", "GREEN", payload=_FORK, approved=("gpu-forks",)),
+    "fork unprotected": Scenario(
+        "fork, the environment asks nobody",
+        *("failure", "job gpu: was skipped"),
+        payload=_FORK,
+        approved=("gpu-forks",),
+        api="no-reviewers",
+    ),
+    "same": Scenario("as near to the limits as the base branch", "success", "GREEN", api="baseline"),
+    "drifted": Scenario("nearer to a limit than the base branch", "failure", "GREEN", nearer=("parity",), api="baseline"),
+    "accepted": Scenario(
+        "the same, labelled accept-drift", "success", "GREEN", payload=_LABELLED, nearer=("parity",), api="baseline"
+    ),
     "queue": Scenario("merge queue", "success", "GREEN", event="merge_group", payload=_QUEUE),
     "nightly": Scenario("nightly", "success", "GREEN", workflow=_NIGHTLY, event="schedule", payload={}),
     "newest": Scenario(
@@ -95,13 +110,18 @@ SCENARIOS = {
         payload={},
         codes={"newest": 1},
     ),
+    "caller": Scenario(
+        "a team's own Megatron",
+        *("success", "GREEN"),
+        workflow="tests/workflows/caller.yml",
+    ),
     "another event": Scenario("an issue is opened", "", event="issues", payload={"action": "opened"}),
 }
 
 
-def play(scenario: Scenario, work: Path, everything: Path, green: Path, api: str) -> Played:
+def play(scenario: Scenario, work: Path, everything: Path, green: Path, server: str) -> Played:
     """Run it in an empty folder. `everything` is the manifest of all sessions, `green` their results."""
-    results = work / "made"
+    results, api = work / "made", f"{server}/{scenario.api}"
     work.mkdir(parents=True, exist_ok=True)
     _make(scenario, results, green)
     (work / "scenario.json").write_text(json.dumps(_told(scenario, work, everything, results, api)), encoding="utf-8")
@@ -117,9 +137,10 @@ def _make(scenario: Scenario, results: Path, green: Path) -> None:
     """What the sessions leave: links to what a green run leaves, and copies where something is wrong."""
     results.mkdir()
     for session in green.iterdir():
-        if session.name in scenario.red:
+        changes = [made.failing] * (session.name in scenario.red) + [made.nearer] * (session.name in scenario.nearer)
+        if changes:
             shutil.copytree(session, results / session.name)
-            made.failing(sorted((results / session.name).glob("[!s]*.xml"))[0])
+            changes[0](sorted((results / session.name).glob("[!s]*.xml"))[0])
         else:
             (results / session.name).symlink_to(session)
     for session_name, code in scenario.codes.items():
@@ -143,7 +164,6 @@ def _told(scenario: Scenario, work: Path, everything: Path, results: Path, api: 
     return {
         "workflow": scenario.workflow,
         "github": github,
-        "inputs": dict(scenario.inputs),
         "root": str(ROOT),
         "stand_ins": str(HERE / "stand_ins"),
         "work": str(work),
