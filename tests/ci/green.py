@@ -101,8 +101,9 @@ def of_changed(folder: Path, change: Change) -> list[str]:
     return [why for where, why in verdict(folder).reasons]
 
 
-def command_line(folder: Path) -> list[str]:
-    """Options for a green gate: a manifest, and results beside it."""
-    save(folder / "manifest.json", MANIFEST)
-    junit.write(folder / "results" / FILE, SUITE)
+def command_line(folder: Path, anew: bool = True) -> list[str]:
+    """Options for a green gate: a manifest, and results beside it, which are made or are there already."""
+    if anew:
+        save(folder / "manifest.json", MANIFEST)
+        junit.write(folder / "results" / FILE, SUITE)
     return ["--manifest", str(folder / "manifest.json"), "--results", str(folder / "results")]
