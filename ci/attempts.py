@@ -142,7 +142,7 @@ def reasons(expected: Expected, suite: Suite, results: Results) -> Iterator[str]
 
 def _kept_as_it_must(number: int, expected: Expected, results: Results) -> Iterator[str]:
     try:
-        reason = final(results.read(expected, number))
+        reason = final(results.suite(expected.session, expected.file, number))
     except UnreadableResults as error:
         reason = f"was not kept as it was ({error})"
     if reason:

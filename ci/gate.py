@@ -101,7 +101,7 @@ def judged(manifest: Manifest, results: Results, origin: Origin) -> Judgement:
     for expected in manifest.suites:
         where = str(results.path(expected.session, expected.file).relative_to(results.folder))
         try:
-            suite = results.read(expected)
+            suite = results.suite(expected.session, expected.file)
         except UnreadableResults as error:
             reasons.append((where, str(error).removeprefix(f"{expected.file}: ")))
             continue
