@@ -1,8 +1,13 @@
 """`python -m ci drift`: is a check nearer to its limit than it was on the base branch, or gone?
 
-The ratio of a check is its relative error over its limit. It is red where the ratio is more than FACTOR times what it was, and
-what lies below MEASURABLE of the limit counts as MEASURABLE: there it is rounding alone, which another order of the same sums
-changes by any factor. Checks that must be equal to the bit have no ratio: they fail, or they do not.
+The ratio of a check is its relative error over its limit. It is red where the ratio is more than FACTOR times what it was.
+What lies below what is measurable counts as that: there it is rounding alone, which another order of the same sums changes by
+any factor. Checks that must be equal to the bit have no ratio: they fail, or they do not.
+
+Measured with preset tiny: in fp64 no check of the 22 layouts of `nox -s parity` is above 2.0e-4 of its limit; in fp32 and bf16
+tensors are at 0.3 to 0.6 of theirs, which are twice the floor, and single numbers, as the loss is, anywhere below. With five
+other seeds in single, tp2, pp2 and ep2, which is more than a base branch with the same seed differs by, the largest growth by
+this rule is 0.14 in fp64, 1.65 in fp32 and, once in 3960, 2.1 in bf16 (99.9 %: 1.84).
 """
 
 from __future__ import annotations
@@ -22,7 +27,9 @@ from ci.reasons import number
 from validation.case.errors import ExitCode, UsageError
 
 FACTOR = 2.0
-MEASURABLE = 0.01
+MEASURABLE_IN_FP64 = 1e-3
+MEASURABLE_ABOVE_FLOOR = 0.1
+"""Of the limit: in fp64, and in the lower precisions, where the limit is a multiple of the floor."""
 LIBRARIES = ("torch", "transformers", "megatron-core", "transformer-engine", "gpu")
 _SHOWN = 20
 
@@ -136,12 +143,12 @@ def _compare(found: Drift, where: str, folders: tuple[Results, Results], name: t
         ratios = [(check, ratio(old[check]), ratio(new[check])) for check in old if check in new]
         moved = [Moved(where, check, was, is_) for check, was, is_ in ratios if was is not None and is_ is not None]
         found.compared += len(moved)
-        found.grown += [one for one in moved if has_grown(one.then, one.now, factor)]
+        found.grown += [one for one in moved if not one.now <= factor * max(one.then, measurable(new[one.name]))]
 
 
-def has_grown(then: float, now: float, factor: float = FACTOR) -> bool:
-    """Whether a ratio to the limit is more than it may be after what it was."""
-    return not now <= factor * max(then, MEASURABLE)
+def measurable(check: Check) -> float:
+    """The ratio below which a check's error is rounding alone."""
+    return MEASURABLE_ABOVE_FLOOR if "floor" in check.properties else MEASURABLE_IN_FP64
 
 
 def ratio(check: Check, failed: bool = False) -> float | None:

@@ -40,6 +40,8 @@ class Results:
         link = next((folder for folder in between if folder.is_symlink()), None)
         if link is not None:
             raise UnreadableResults(f"{file}: its folder {link.name} is a link, which no run of ours leaves")
+        if not _is_there(path):
+            raise UnreadableResults(f"{file}: is missing: no run has left it, or nobody has handed it over")
         return junit.read(path)
 
     def kept(self, expected: Expected) -> list[int]:

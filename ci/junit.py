@@ -167,8 +167,10 @@ def _safe_bytes(path: Path) -> bytes:
         about = path.lstat()
         if not stat.S_ISREG(about.st_mode):
             raise UnreadableResults(f"{path.name}: no regular file (a link, a folder or a device), which no run of ours leaves")
-        if not 0 < about.st_size <= LARGEST_FILE:
-            raise UnreadableResults(f"{path.name}: {about.st_size} bytes; between 1 and {LARGEST_FILE} are read")
+        if not about.st_size:
+            raise UnreadableResults(f"{path.name}: is empty (0 bytes): whatever wrote it was cut off")
+        if about.st_size > LARGEST_FILE:
+            raise UnreadableResults(f"{path.name}: {about.st_size} bytes, and no more than {LARGEST_FILE} are read")
         data = path.read_bytes()
     except OSError as error:
         raise UnreadableResults(f"{path.name}: {error.strerror}") from error

@@ -27,6 +27,7 @@ LARGEST = 1 << 20
 ANNOTATIONS = 10
 _MOST = 50
 _WORST = 5
+_LONGEST_COMMAND = 4000
 _MADE_WITH = ("torch", "transformers", "megatron-core", "transformer-engine", "gpu", "driver")
 
 
@@ -139,12 +140,14 @@ def _reproductions(judged: Judgement, moved: Drift | None) -> str:
 def _command(properties: Mapping[str, str]) -> str:
     """The command that runs a failing check alone; nothing that a shell would take for more than one command of ours."""
     said = properties.get("reproduce", "")
+    if len(said) > _LONGEST_COMMAND or not said.isprintable():
+        return ""
     try:
         words = shlex.split(said)
     except ValueError:
         return ""
     ours = words[:4] == ["python", "-m", "validation", "run"] and shlex.join(words) == said
-    return said if ours and said.isprintable() and len(said) < 4000 else ""
+    return said if ours else ""
 
 
 def _moved(judged: Judgement, moved: Drift | None) -> str:

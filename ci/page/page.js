@@ -3,12 +3,14 @@
 const STATUS = {
   p: { name: "pass", word: "pass", glyph: "✓", bad: 0 },
   k: { name: "known", word: "known upstream bug", glyph: "◆", bad: 1 },
-  f: { name: "fail", word: "fail", glyph: "✕", bad: 2 },
+  f: { name: "fail", word: "fail", glyph: "✕", bad: 4 },
   e: { name: "error", word: "undecided", glyph: "!", bad: 3 },
-  m: { name: "missing", word: "missing", glyph: "?", bad: 4 },
+  m: { name: "missing", word: "missing", glyph: "?", bad: 2 },
 };
 const FORWARD = 0;
 const ALL = -1;
+/** Columns up to which a cell has room for its number. */
+const MOST_WIDE = 20;
 
 const byId = (id) => document.getElementById(id);
 
@@ -169,8 +171,10 @@ function roving(table, open, see = () => {}) {
     move(cell);
     open(cell);
   });
-  for (const kind of ["focusin", "pointerover"]) {
+  for (const kind of ["focusin", "pointermove"]) {
     table.addEventListener(kind, (event) => {
+      // A page that scrolls under a pointer at rest moves it, too, as far as events tell.
+      if (kind === "pointermove" && !event.movementX && !event.movementY) return;
       const cell = event.target.closest("td.cell");
       if (cell) see(cell);
     });
@@ -241,6 +245,8 @@ function startLayouts() {
       map.show(suite, cellOf(worst(placed))[0]);
       map.reveal(worst(placed));
     } else list.only(suite, component);
+  }, (cell) => {
+    byId("layout-told").textContent = `${data.suites[cell.dataset.at.split("/")[0]].label}, ${cell.title}`;
   });
 }
 
@@ -258,16 +264,22 @@ const map = {
   start() {
     if (!data.views.length) return;
     byId("map").hidden = false;
-    const failing = data.suites.findIndex((_, suite) => checksOf(suite).some((check) => statusOf(check).bad > 1));
     const layouts = byId("map-layout");
     if (data.suites.length > 1) layouts.append(option(ALL, "All, the worst of each"));
     layouts.append(...data.suites.map(({ label }, suite) => option(suite, label)));
     layouts.addEventListener("change", () => this.show(Number(layouts.value), this.view));
     byId("map-views").append(...data.views.map((name, view) => segment("radio", "view", view, name, false)));
     byId("map-views").addEventListener("change", (event) => this.show(this.suite, Number(event.target.value)));
-    const suite = failing >= 0 || data.suites.length === 1 ? Math.max(failing, 0) : ALL;
+    const suite = this.firstSuite();
     this.show(suite, this.firstView(suite));
     roving(byId("grid"), (cell) => sheet.open(this.at(cell)), (cell) => this.tell(cell));
+  },
+
+  /** The first layout in which the worst happened; all of them where nothing is wrong. */
+  firstSuite() {
+    const bad = data.suites.map((_, suite) => Math.max(0, ...checksOf(suite).map((check) => statusOf(check).bad)));
+    const most = Math.max(...bad);
+    return most > STATUS.k.bad || bad.length === 1 ? bad.indexOf(most) : ALL;
   },
 
   /** The first map in which something is wrong. */
@@ -295,8 +307,10 @@ const map = {
     const keys = [...this.cells.keys()].map((key) => key.split("/").map(Number));
     const rows = [...new Set(keys.map(([row]) => row))].sort((a, b) => a - b);
     const columns = [...new Set(keys.map(([, column]) => column))].sort((a, b) => a - b);
-    const name = (column) => (/^\d/.test(data.columns[column]) ? `Layer ${data.columns[column]}` : data.columns[column]);
-    const heads = columns.map((column) => make("th", { scope: "col" }, name(column)));
+    const compact = columns.length > MOST_WIDE;
+    byId("grid").classList.toggle("compact", compact);
+    const name = (column) => (/^\d/.test(data.columns[column]) && !compact ? `Layer ${data.columns[column]}` : data.columns[column]);
+    const heads = columns.map((column) => make("th", { scope: "col" }, make("span", {}, name(column))));
     const body = rows.map((row) => this.row(row, columns));
     const head = make("thead", {}, make("tr", {}, make("th", { scope: "col" }, data.views[this.view]), ...heads));
     byId("grid").replaceChildren(head, make("tbody", {}, ...body));
@@ -317,7 +331,7 @@ const map = {
     const status = statusOf(check);
     const mark = status.bad ? make("i", { "aria-hidden": "true" }, status.glyph) : "";
     const told = { class: look(check), "data-key": key, tabindex: -1, "aria-label": sentence(check) };
-    return make("td", told, mark, data.short[check]);
+    return make("td", told, mark, make("span", {}, data.short[check]));
   },
 
   at(cell) {
@@ -350,7 +364,7 @@ const map = {
 const COLUMNS = [
   { key: "status", head: "Status", width: "96px" },
   { key: "layout", head: "Layout", width: "13%", wide: true },
-  { key: "component", head: "Component", width: "116px", wide: true },
+  { key: "component", head: "Component", width: "124px", wide: true },
   { key: "title", head: "Check", width: "" },
   { key: "share", head: "Ratio", width: "80px", number: true },
   { key: "max", head: "Max diff", width: "96px", number: true, wide: true },

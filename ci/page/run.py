@@ -12,7 +12,7 @@ from ci.expected import Expected, Manifest
 from ci.gate import Judgement
 from ci.junit import Check, Suite
 
-STATUSES = ("pass", "known", "fail", "error", "missing")
+STATUSES = ("pass", "known", "missing", "error", "fail")
 """From good to bad; `missing` is a check that the manifest names and no file has."""
 OPEN = ("fail", "error", "missing")
 """What turns a run red."""
@@ -48,8 +48,9 @@ def judged(suites: Iterable[Suite], unreadable: Iterable[str] = ()) -> Run:
 
 def by_manifest(manifest: Manifest, judgement: Judgement) -> Run:
     """The run with the gate's verdict and reasons, and with what should be there and is not."""
-    read = dict(judgement.suites)
-    suites = sorted((_completed(expected, read.get(expected)) for expected in manifest.suites), key=_size)
+    read = {(expected.session, expected.file): suite for expected, suite in judgement.suites}
+    found = (_completed(expected, read.get((expected.session, expected.file))) for expected in manifest.suites)
+    suites = sorted(found, key=_size)
     run = Run(tuple(suites), "pass")
     verdict = "pass" if judgement.green else "fail" if run.counts["fail"] else "error"
     return Run(run.suites, verdict, tuple(f"{where}: {why}" for where, why in judgement.reasons))

@@ -16,6 +16,8 @@ from ci.page.run import OPEN, STATUSES, Run, badness, labels, level, measure, sh
 GLYPHS = {"pass": "✓", "known": "◆", "fail": "✕", "error": "!", "missing": "?"}
 """What a status looks like where there is no colour. The script has the same."""
 WORDS = {"pass": "pass", "known": "known upstream bugs", "fail": "fail", "error": "undecided", "missing": "missing"}
+_COUNTED = ("pass", "known", "fail", "error", "missing")
+MOST_REASONS = 30
 MOST_LISTED = 200
 """Failing checks that are listed for a reader without scripts."""
 _FACTS = {
@@ -47,10 +49,12 @@ def head(run: Run, title: str) -> str:
     listed = "".join(
         f'<li class="count {status}"><span class="glyph" aria-hidden="true">{GLYPHS[status]}</span> '
         f"<b>{counts[status]:,}</b> {WORDS[status]}</li>"
-        for status in STATUSES
+        for status in _COUNTED
         if counts[status] or status in ("pass", "fail")
     )
-    reasons = "".join(f"<li>{_linked(reason)}</li>" for reason in run.reasons)
+    reasons = "".join(f"<li>{_linked(reason)}</li>" for reason in run.reasons[:MOST_REASONS])
+    if len(run.reasons) > MOST_REASONS:
+        reasons += f"<li>and {len(run.reasons) - MOST_REASONS:,} more, which the gate's log has</li>"
     return (
         f'<h1><span class="verdict {run.verdict}"><span aria-hidden="true">{glyph}</span> {said}</span> '
         f"<span>{escape(title)}: {total}</span></h1>"
@@ -64,6 +68,10 @@ def _facts(run: Run) -> str:
     """When, with what, and how to do the same."""
     found = facts(run)
     said = {words: found[name] for name, words in _FACTS.items() if found.get(name) not in (None, "", "absent")}
+    if "Commit" in said:
+        said["Commit"] = ", ".join(one[:12] for one in said["Commit"].split(", ")) + (
+            " with changes" if found.get("dirty") == "true" else ""
+        )
     when = sorted(suite.timestamp for suite in run.suites if suite.timestamp)
     if when:
         said["Finished"] = when[-1].replace("T", " ")
@@ -128,23 +136,28 @@ def first_failures(run: Run) -> str:
     found = [(suite, name, first) for suite, name in named if (first := _first(suite)) is not None]
     if not found:
         return ""
+    found.sort(key=lambda one: -STATUSES.index(one[2].status))
     items = "".join(f"<li>{_failure(suite, name, check)}</li>" for suite, name, check in found)
     heading = '<h2 id="first">First failure of each layout</h2>'
-    return f'<section aria-labelledby="first">{heading}<ol class="first">{items}</ol></section>'
+    return f'<section aria-labelledby="first">{heading}<ol class="firsts">{items}</ol></section>'
 
 
 def _first(suite: Suite) -> Check | None:
     failing = [check for check in suite.checks if check.status in OPEN]
+    failing.sort(key=lambda check: -STATUSES.index(check.status))
     return next((check for check in failing if "\nReproduce: " in check.message), failing[0] if failing else None)
 
 
 def _failure(suite: Suite, name: str, check: Check) -> str:
-    said, _, _ = check.message.partition("\nReproduce: ")
+    said = check.message.partition("\nReproduce: ")[0].removeprefix(f"{check.status.upper()}: {check.name} - ")
+    if check.status == "missing":
+        missing = sum(one.status == "missing" for one in suite.checks)
+        said = f"{missing:,} of {len(suite.checks):,} checks are missing: the manifest demands them, and no result has them"
     how = check.properties.get("reproduce", "")
     return (
         f'<p><span class="badge {check.status}">{GLYPHS[check.status]} {WORDS[check.status]}</span> '
         f'<a href="#{anchor(suite.name, check.name)}">{_text(check.name)}</a> <span class="quiet">in {_text(name)}</span></p>'
-        f'<p class="says">{_linked(said.removeprefix(f"{check.status.upper()}: {check.name} - "))}</p>'
+        f'<p class="says">{_linked(said)}</p>'
     ) + (_command(how) if how else "")
 
 
@@ -171,7 +184,7 @@ def known(run: Run) -> str:
         f'<li>{_linked(bug)} <span class="quiet">{len(where):,} checks in {escape(", ".join(dict.fromkeys(where)))}</span></li>'
         for bug, where in found.items()
     )
-    return f'<section aria-labelledby="known"><h2 id="known">Known upstream bugs</h2><ul class="known">{items}</ul></section>'
+    return f'<section aria-labelledby="known"><h2 id="known">Known upstream bugs</h2><ul class="bugs">{items}</ul></section>'
 
 
 def listed(run: Run) -> str:
