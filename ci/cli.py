@@ -20,7 +20,7 @@ COMMANDS = {
     "drift": "compare results with the base branch's, ratio by ratio",
     "baseline": "keep green results, for drift to compare later ones with",
     "summary": "say in Markdown what came of it, for GitHub's step summary, with annotations",
-    "green": "find the last green run of a workflow on the base branch, for drift to compare with",
+    "latest": "find the last green run of a workflow on the base branch, for drift to compare with",
     "permit": "see that an environment which a job has waited for asks for a person",
     "page": "make one HTML file of it: heat maps, every check, how to reproduce; needs no network",
     "attempts": "run python -m validation, again where the infrastructure broke, and keep what each attempt left",

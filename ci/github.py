@@ -29,8 +29,6 @@ def ask(*path: str, environment: Mapping[str, str] = os.environ, **query: str) -
     except urllib.error.HTTPError as error:
         if error.code == 404:
             return None
-        raise EnvironmentMissing(
-            f"GitHub answers {error.code} to {words}; the job's permissions may be too few"
-        ) from None
+        raise EnvironmentMissing(f"GitHub answers {error.code} to {words}; the job's permissions may be too few") from None
     except (OSError, ValueError) as error:
         raise EnvironmentMissing(f"GitHub does not answer to {words} ({error}); run the job again") from None

@@ -99,7 +99,7 @@ function runLeg(job, token, tokens, given, prefix) {
     ...given,
     github: { ...given.github, workspace, job: job.id.value },
     env: Object.fromEntries(Object.entries(value(child(tokens, "env"), given) ?? {}).map(([key, one]) => [key, shown(one)])),
-    job: { status: "success", workflow_repository: "plumbline/plumbline", workflow_sha: scenario.github.sha },
+    job: { status: "success", ...scenario.job },
     runner: { temp, os: "Linux", environment: scenario.hosted === false || value(job["runs-on"], given).includes("self-hosted") ? "self-hosted" : "github-hosted" },
     steps: {},
   };
@@ -108,7 +108,7 @@ function runLeg(job, token, tokens, given, prefix) {
   job.steps.forEach((step, index) => runStep(leg, step, steps.get(index), child(child(tokens, "defaults"), "run")));
   const outputs = value(job.outputs, contexts) ?? {};
   const summary = existsSync(files.GITHUB_STEP_SUMMARY) ? readFileSync(files.GITHUB_STEP_SUMMARY, "utf8") : "";
-  log.push({ leg: `${prefix}${name}`, result: leg.result, steps: leg.steps, summary, runner: value(job["runs-on"], given), contexts: undefined });
+  log.push({ leg: `${prefix}${name}`, result: leg.result, steps: leg.steps, summary, runner: value(job["runs-on"], given) });
   return { result: leg.result, outputs };
 }
 
@@ -181,13 +181,14 @@ function composite(leg, contexts, folder, given) {
 
 const ACTIONS = {
   "actions/setup-python": () => "",
-  "actions/checkout": ({ workspace }, { path = ".", "persist-credentials": kept }) => {
+  "actions/checkout": ({ workspace, files }, { path = ".", ref, "persist-credentials": kept }) => {
     if (String(kept) !== "false") throw new Error("the checkout keeps its credentials");
     const folder = join(workspace, path);
     mkdirSync(folder, { recursive: true });
     const names = path === "plumbline" ? readdirSync(scenario.root).filter((name) => !["results", ".nox", ".git"].includes(name)) : [];
     for (const name of names) symlinkSync(join(scenario.root, name), join(folder, name));
-    return `${names.length} entries in ${path}`;
+    appendFileSync(files.GITHUB_OUTPUT, `commit=${ref}\n`);
+    return `${ref} in ${path}`;
   },
   "actions/upload-artifact": ({ workspace }, { name, path, "if-no-files-found": missing = "warn" }) => {
     const from = join(workspace, path);

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ class Scenario:
     """An event, what happens while it runs, and what the gate must make of it.
 
     `red` are sessions of which a check fails, `nearer` those of which one is much nearer to its limit; `codes` are exit codes
-    of sessions that leave what a green run does. `cancelled` sessions are ended by somebody, `skipped` jobs by GitHub, `lost`
+    of sessions that leave what a green run does, and those `of_megatron` have run a team's checkout. `cancelled` sessions are ended by somebody, `skipped` jobs by GitHub, `lost`
     artifacts never arrive, `approved` environments a maintainer lets through. `api` is what GitHub answers (server.py).
     """
 
@@ -45,6 +45,8 @@ class Scenario:
     skipped: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     approved: tuple[str, ...] = ()
+    of_megatron: tuple[str, ...] = ()
+    sha: str = made.COMMIT
     api: str = "no-baseline"
 
 
@@ -74,6 +76,7 @@ _QUEUE = {"action": "checks_requested", "merge_group": {"base_ref": "refs/heads/
 _FORK = {"action": "opened", "pull_request": FROM_A_FORK}
 _LABELLED = {"action": "reopened", "pull_request": {**PULL_REQUEST, "labels": [{"name": "accept-drift"}]}}
 _NIGHTLY = ".github/workflows/nightly.yml"
+_CALLER = "tests/workflows/caller.yml"
 SCENARIOS = {
     "green": Scenario("pull request, all green", "success", "GREEN"),
     "red": Scenario(
@@ -113,7 +116,16 @@ SCENARIOS = {
     "caller": Scenario(
         "a team's own Megatron",
         *("success", "GREEN"),
-        workflow="tests/workflows/caller.yml",
+        workflow=_CALLER,
+        sha=made.MEGATRON,
+        of_megatron=("gpu_tp2", "gpu_pp2"),
+    ),
+    "not the caller's": Scenario(
+        "a team's own, and a session has run the installed one",
+        *("failure", "made with the Megatron the installed one"),
+        workflow=_CALLER,
+        sha=made.MEGATRON,
+        of_megatron=("gpu_tp2",),
     ),
     "another event": Scenario("an issue is opened", "", event="issues", payload={"action": "opened"}),
 }
@@ -137,15 +149,21 @@ def _make(scenario: Scenario, results: Path, green: Path) -> None:
     """What the sessions leave: links to what a green run leaves, and copies where something is wrong."""
     results.mkdir()
     for session in green.iterdir():
-        changes = [made.failing] * (session.name in scenario.red) + [made.nearer] * (session.name in scenario.nearer)
-        if changes:
-            shutil.copytree(session, results / session.name)
-            changes[0](sorted((results / session.name).glob("[!s]*.xml"))[0])
-        else:
+        changes = [change for change, names in _changes(scenario).items() if session.name in names]
+        if not changes:
             (results / session.name).symlink_to(session)
+            continue
+        shutil.copytree(session, results / session.name)
+        for path in sorted((results / session.name).iterdir()):
+            for change in changes:
+                change(path)
     for session_name, code in scenario.codes.items():
         (results / f"{session_name}.code").write_text(str(code), encoding="utf-8")
     (results / "changed-files").write_text("".join(f"{name}\n" for name in scenario.changed), encoding="utf-8")
+
+
+def _changes(scenario: Scenario) -> dict[Callable[[Path], None], tuple[str, ...]]:
+    return {made.failing: scenario.red, made.nearer: scenario.nearer, made.of_megatron: scenario.of_megatron}
 
 
 def _told(scenario: Scenario, work: Path, everything: Path, results: Path, api: str) -> dict[str, Any]:
@@ -153,7 +171,7 @@ def _told(scenario: Scenario, work: Path, everything: Path, results: Path, api: 
         "event_name": scenario.event,
         "event": dict(scenario.payload),
         "repository": OURS,
-        "sha": made.COMMIT,
+        "sha": scenario.sha,
         "ref": "refs/pull/7/merge",
         "ref_name": "main",
         "base_ref": "main" if scenario.event == "pull_request" else "",
@@ -164,6 +182,7 @@ def _told(scenario: Scenario, work: Path, everything: Path, results: Path, api: 
     return {
         "workflow": scenario.workflow,
         "github": github,
+        "job": {"workflow_repository": OURS, "workflow_sha": made.COMMIT},
         "root": str(ROOT),
         "stand_ins": str(HERE / "stand_ins"),
         "work": str(work),
@@ -173,6 +192,7 @@ def _told(scenario: Scenario, work: Path, everything: Path, results: Path, api: 
             "NARROW": str(HERE / "narrow.py"),
             "EVERYTHING": str(everything),
             "MADE": str(results),
+            "PLUMBLINE_HEAD": made.COMMIT,
             "PYTHONPATH": str(ROOT),
         },
         **{name: getattr(scenario, name) for name in ("cancelled", "skipped", "lost", "approved")},

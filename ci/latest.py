@@ -1,4 +1,4 @@
-"""`python -m ci green`: the last green run of a workflow on a branch, whose results are the baseline for drift."""
+"""`python -m ci latest`: the last green run of a workflow on a branch, whose results are the baseline for drift."""
 
 from __future__ import annotations
 
