@@ -23,6 +23,7 @@ COMMANDS = {
     "latest": "find the last green run of a workflow on the base branch, for drift to compare with",
     "permit": "see that an environment which a job has waited for asks for a person",
     "page": "make one HTML file of it: heat maps, every check, how to reproduce; needs no network",
+    "sessions": "write docs/matrix.md, the table of all sessions",
     "attempts": "run python -m validation, again where the infrastructure broke, and keep what each attempt left",
 }
 

@@ -98,7 +98,7 @@ function runLeg(job, token, tokens, given, prefix) {
   const contexts = {
     ...given,
     github: { ...given.github, workspace, job: job.id.value },
-    env: Object.fromEntries(Object.entries(value(child(tokens, "env"), given) ?? {}).map(([key, one]) => [key, shown(one)])),
+    env: { ...texts(value(child(tokens, "env"), given)), ...texts(value(child(token, "env"), given)) },
     job: { status: "success", ...scenario.job },
     runner: { temp, os: "Linux", environment: scenario.hosted === false || value(job["runs-on"], given).includes("self-hosted") ? "self-hosted" : "github-hosted" },
     steps: {},
@@ -144,7 +144,7 @@ function bash(leg, contexts, script, where) {
   const added = existsSync(leg.files.GITHUB_PATH) ? readFileSync(leg.files.GITHUB_PATH, "utf8").trim().split("\n").reverse() : [];
   const { event_name, repository, sha, ref, base_ref, api_url } = contexts.github;
   const environment = {
-    ...{ HOME: leg.temp, CI: "true", PYTHONDONTWRITEBYTECODE: "1", LANG: "C.UTF-8", ...scenario.environment },
+    ...{ HOME: leg.temp, CI: "true", LANG: "C.UTF-8", ...scenario.environment },
     ...{ PATH: [...added, scenario.stand_ins, process.env.PATH].join(":") },
     ...{ GITHUB_ACTIONS: "true", GITHUB_EVENT_NAME: event_name, GITHUB_REPOSITORY: repository, GITHUB_SHA: sha, GITHUB_REF: ref },
     ...{ GITHUB_BASE_REF: base_ref ?? "", GITHUB_API_URL: api_url, GITHUB_WORKSPACE: leg.workspace, RUNNER_TEMP: leg.temp },

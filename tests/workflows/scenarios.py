@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.workflows import made
+from tests.workflows.server import BASELINE, serving
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -26,7 +27,7 @@ CODE = ("validation/candidate/modules.py", "docs/design.md")
 class Scenario:
     """An event, what happens while it runs, and what the gate must make of it.
 
-    `red` are sessions of which a check fails, `nearer` those of which one is much nearer to its limit; `codes` are exit codes
+    `edit` puts something else into the reusable workflow. `red` are sessions of which a check fails, `nearer` those of which one is much nearer to its limit; `codes` are exit codes
     of sessions that leave what a green run does, and those `of_megatron` have run a team's checkout. `cancelled` sessions are ended by somebody, `skipped` jobs by GitHub, `lost`
     artifacts never arrive, `approved` environments a maintainer lets through. `api` is what GitHub answers (server.py).
     """
@@ -47,6 +48,7 @@ class Scenario:
     approved: tuple[str, ...] = ()
     of_megatron: tuple[str, ...] = ()
     sha: str = made.COMMIT
+    edit: tuple[str, str] = ("", "")
     api: str = "no-baseline"
 
 
@@ -127,6 +129,12 @@ SCENARIOS = {
         sha=made.MEGATRON,
         of_megatron=("gpu_tp2",),
     ),
+    "careless": Scenario(
+        "one leg red, and the gate without always()",
+        *("skipped", ""),
+        codes={"lint": 1},
+        edit=("if: ${{ always() }}\n    runs-on", "runs-on"),
+    ),
     "another event": Scenario("an issue is opened", "", event="issues", payload={"action": "opened"}),
 }
 
@@ -183,7 +191,7 @@ def _told(scenario: Scenario, work: Path, everything: Path, results: Path, api: 
         "workflow": scenario.workflow,
         "github": github,
         "job": {"workflow_repository": OURS, "workflow_sha": made.COMMIT},
-        "root": str(ROOT),
+        "root": str(_edited(scenario.edit, work) if scenario.edit[0] else ROOT),
         "stand_ins": str(HERE / "stand_ins"),
         "work": str(work),
         "baselines": str(everything.parent / "baselines"),
@@ -193,17 +201,42 @@ def _told(scenario: Scenario, work: Path, everything: Path, results: Path, api: 
             "EVERYTHING": str(everything),
             "MADE": str(results),
             "PLUMBLINE_HEAD": made.COMMIT,
+            # One place for all workspaces, so that what is compiled once is.
             "PYTHONPATH": str(ROOT),
+            "PYTHONSAFEPATH": "1",
+            "PYTHONPYCACHEPREFIX": str(everything.parent / "compiled"),
         },
         **{name: getattr(scenario, name) for name in ("cancelled", "skipped", "lost", "approved")},
     }
 
 
+def _edited(edit: tuple[str, str], work: Path) -> Path:
+    """The repository with something else in the reusable workflow."""
+    root = work / "root"
+    shutil.copytree(ROOT / ".github", root / ".github")
+    for path in ROOT.iterdir():
+        if path.name in ("ci", "validation", "requirements"):
+            (root / path.name).symlink_to(path)
+    workflow = root / ".github" / "workflows" / "parity.yml"
+    text = workflow.read_text(encoding="utf-8")
+    if text.count(edit[0]) != 1:
+        raise ValueError(f"{edit[0]!r} is there {text.count(edit[0])} times")
+    workflow.write_text(text.replace(*edit), encoding="utf-8")
+    return root
+
+
+def play_all(folder: Path) -> Iterator[tuple[str, Played]]:
+    """Play them, two at a time."""
+    everything, green = folder / "everything.json", folder / "green"
+    made.green(made.everything(everything), green)
+    for session in green.iterdir():
+        shutil.copytree(session, folder / "baselines" / str(BASELINE) / f"results-{session.name}")
+    with serving() as server, ThreadPoolExecutor(2) as pool:
+        work = {name: folder / f"scenario-{number}" for number, name in enumerate(SCENARIOS)}
+        results = pool.map(lambda name: play(SCENARIOS[name], work[name], everything, green, server), SCENARIOS)
+        yield from zip(SCENARIOS, results, strict=True)
+
+
 def node_is_there() -> bool:
     """Whether the runner can run: Node, and GitHub's packages."""
     return shutil.which("node") is not None and (HERE / "node_modules" / "@actions").is_dir()
-
-
-def in_ci() -> bool:
-    """Whether nothing may be skipped."""
-    return os.environ.get("CI", "").lower() in ("true", "1")
