@@ -27,9 +27,10 @@ CODE = ("validation/candidate/modules.py", "docs/design.md")
 class Scenario:
     """An event, what happens while it runs, and what the gate must make of it.
 
-    `edit` puts something else into the reusable workflow. `red` are sessions of which a check fails, `nearer` those of which one is much nearer to its limit; `codes` are exit codes
-    of sessions that leave what a green run does, and those `of_megatron` have run a team's checkout. `cancelled` sessions are ended by somebody, `skipped` jobs by GitHub, `lost`
-    artifacts never arrive, `approved` environments a maintainer lets through. `api` is what GitHub answers (server.py).
+    `red` are sessions of which a check fails, `nearer` those of which one is much nearer to its limit; `codes` are exit codes
+    of sessions that leave what a green run does, and those `of_megatron` have run a team's checkout. `cancelled` sessions
+    are ended by somebody, `skipped` jobs by GitHub, `lost` artifacts never arrive, `approved` environments a maintainer lets
+    through. `edit` puts something else into the reusable workflow. `api` is what GitHub answers (server.py).
     """
 
     what: str
