@@ -20,7 +20,7 @@ if __name__ == "__main__":
     sys.stdout.write("| scenario | jobs | gate | first line of the gate |\n| --- | --- | --- | --- |\n")
     wrong = 0
     with tempfile.TemporaryDirectory(prefix="plumbline-scenarios-") as folder:
-        for name, played in play_all(Path(folder)):
+        for name, played in play_all(Path(folder)).items():
             sys.stdout.write(line(SCENARIOS[name], played))
             wrong += played.gate != SCENARIOS[name].gate
     sys.exit(min(wrong, 1))

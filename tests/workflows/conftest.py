@@ -24,4 +24,4 @@ def node() -> None:
 @pytest.fixture(scope="session")
 def played(node: None, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Played]:
     """What came of each scenario."""
-    return dict(play_all(tmp_path_factory.mktemp("scenarios")))
+    return play_all(tmp_path_factory.mktemp("scenarios"))

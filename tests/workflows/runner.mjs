@@ -1,6 +1,6 @@
 // Runs a workflow on this machine: GitHub's parser and evaluator decide what runs, bash runs it, stand-ins are actions.
 //
-//   node runner.mjs SCENARIO.json    prints what came of each job
+//   node runner.mjs SCENARIO.json...    prints what came of each, a line of JSON
 //
 // A scenario: workflow, github (the context), files (path -> workflow, for what is called), root (the repository), stand_ins
 // (a folder that is first on PATH), work (an empty folder), and what happens to it: cancelled (sessions), skipped (jobs), lost
@@ -14,10 +14,7 @@ import { evaluate, filled, holds, shown, value } from "./expressions.mjs";
 const { NoOperationTraceWriter, convertWorkflowTemplate, parseWorkflow } = await import("@actions/workflow-parser");
 const { parse } = await import("yaml");
 
-const scenario = JSON.parse(readFileSync(process.argv[2], "utf8"));
-const store = join(scenario.work, "artifacts");
-mkdirSync(store, { recursive: true });
-const log = [];
+let scenario, store, log;
 
 class Cancelled extends Error {}
 
@@ -194,7 +191,7 @@ const ACTIONS = {
     const from = join(workspace, path);
     if (!existsSync(from) && missing === "error") throw new Error(`No files were found with the provided path: ${path}`);
     if (existsSync(join(store, name))) throw new Error(`there is an artifact ${name} already`);
-    if (existsSync(from) && !scenario.lost?.includes(name)) cpSync(from, join(store, name), { recursive: true });
+    if (existsSync(from) && !scenario.lost?.includes(name)) cpSync(from, join(store, name), { recursive: true, dereference: true });
     return name;
   },
   "actions/download-artifact": ({ workspace }, { name, pattern, path = ".", "run-id": run }) => {
@@ -205,11 +202,16 @@ const ACTIONS = {
   },
 };
 
-const workflow = await read(scenario.workflow);
-if (!triggered(workflow.template.events, scenario.github)) {
-  console.log(JSON.stringify({ triggered: false, jobs: {}, legs: [] }));
-} else {
+async function play(path) {
+  scenario = JSON.parse(readFileSync(path, "utf8"));
+  store = join(scenario.work, "artifacts");
+  log = [];
+  mkdirSync(store, { recursive: true });
+  const workflow = await read(scenario.workflow);
+  if (!triggered(workflow.template.events, scenario.github)) return { triggered: false, jobs: {}, legs: [] };
   await runJobs(workflow, {}, "");
   const jobs = Object.fromEntries(log.filter((entry) => entry.job).map(({ job, result }) => [job, result]));
-  console.log(JSON.stringify({ triggered: true, jobs, legs: log.filter((entry) => entry.leg) }));
+  return { triggered: true, jobs, legs: log.filter((entry) => entry.leg) };
 }
+
+for (const path of process.argv.slice(2)) console.log(JSON.stringify(await play(path)));

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,7 +86,6 @@ SCENARIOS = {
         "one leg red", "failure", "1 check fails: Layer 0 Attention Output", red=("gpu_tp2",), codes={"gpu_tp2": 1}
     ),
     "red in silence": Scenario("one leg ends with 0 though a check fails", "failure", "1 check fails", red=("parity",)),
-    "lint": Scenario("lint red", "failure", "job cpu: failed", codes={"lint": 1}),
     "cancelled": Scenario("one leg cancelled", "failure", "job gpu: was cancelled", cancelled=("gpu_pp2",)),
     "skipped": Scenario("the GPU job skipped", "failure", "job gpu: was skipped", skipped=("gpu",)),
     "plan": Scenario("the plan skipped", "failure", "job plan: was skipped", skipped=("plan",)),
@@ -140,18 +139,36 @@ SCENARIOS = {
 }
 
 
-def play(scenario: Scenario, work: Path, everything: Path, green: Path, server: str) -> Played:
-    """Run it in an empty folder. `everything` is the manifest of all sessions, `green` their results."""
-    results, api = work / "made", f"{server}/{scenario.api}"
-    work.mkdir(parents=True, exist_ok=True)
+def play_all(folder: Path, names: Iterable[str] = tuple(SCENARIOS)) -> Mapping[str, Played]:
+    """Play the scenarios, in two processes."""
+    everything, green = folder / "everything.json", folder / "green"
+    made.green(made.everything(everything), green)
+    for session in green.iterdir():
+        shutil.copytree(session, folder / "baselines" / str(BASELINE) / f"results-{session.name}")
+    with serving() as server, ThreadPoolExecutor(2) as pool:
+        written = {name: _written(name, folder, everything, green, server) for name in names}
+        halves = [dict(list(written.items())[half::2]) for half in range(2)]
+        played = [one for half in pool.map(_played, halves) for one in half]
+    return {name: dict(played)[name] for name in written}
+
+
+def _written(name: str, folder: Path, everything: Path, green: Path, server: str) -> Path:
+    """The file that tells the runner, in a folder of the scenario. `everything` is the manifest of all sessions."""
+    scenario, work = SCENARIOS[name], folder / f"scenario-{list(SCENARIOS).index(name)}"
+    work.mkdir()
+    results, path = work / "made", work / "scenario.json"
     _make(scenario, results, green)
-    (work / "scenario.json").write_text(json.dumps(_told(scenario, work, everything, results, api)), encoding="utf-8")
-    command = ["node", str(HERE / "runner.mjs"), str(work / "scenario.json")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    path.write_text(json.dumps(_told(scenario, work, everything, results, f"{server}/{scenario.api}")), encoding="utf-8")
+    return path
+
+
+def _played(written: Mapping[str, Path]) -> list[tuple[str, Played]]:
+    command = ["node", str(HERE / "runner.mjs"), *map(str, written.values())]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr)
-    told = json.loads(done.stdout)
-    return Played(told["triggered"], told["jobs"], tuple(told["legs"]))
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    return [(name, Played(one["triggered"], one["jobs"], tuple(one["legs"]))) for name, one in zip(written, told, strict=True)]
 
 
 def _make(scenario: Scenario, results: Path, green: Path) -> None:
@@ -201,6 +218,7 @@ def _told(scenario: Scenario, work: Path, everything: Path, results: Path, api: 
             "NARROW": str(HERE / "narrow.py"),
             "EVERYTHING": str(everything),
             "MADE": str(results),
+            "STAND_INS": str(HERE / "stand_ins"),
             "PLUMBLINE_HEAD": made.COMMIT,
             # One place for all workspaces, so that what is compiled once is.
             "PYTHONPATH": str(ROOT),
@@ -224,18 +242,6 @@ def _edited(edit: tuple[str, str], work: Path) -> Path:
         raise ValueError(f"{edit[0]!r} is there {text.count(edit[0])} times")
     workflow.write_text(text.replace(*edit), encoding="utf-8")
     return root
-
-
-def play_all(folder: Path) -> Iterator[tuple[str, Played]]:
-    """Play them, two at a time."""
-    everything, green = folder / "everything.json", folder / "green"
-    made.green(made.everything(everything), green)
-    for session in green.iterdir():
-        shutil.copytree(session, folder / "baselines" / str(BASELINE) / f"results-{session.name}")
-    with serving() as server, ThreadPoolExecutor(2) as pool:
-        work = {name: folder / f"scenario-{number}" for number, name in enumerate(SCENARIOS)}
-        results = pool.map(lambda name: play(SCENARIOS[name], work[name], everything, green, server), SCENARIOS)
-        yield from zip(SCENARIOS, results, strict=True)
 
 
 def node_is_there() -> bool:
