@@ -47,8 +47,13 @@ def nox(tmp_path: Path) -> Nox:
     shutil.copy(ROOT / "validation" / "__init__.py", tmp_path / "validation")
     python = tmp_path / ".nox" / "cpu" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text(STAND_IN, encoding="utf-8")
-    python.chmod(0o755)
+    for program in ("python", "zizmor", "shellcheck"):
+        python.with_name(program).write_text(STAND_IN, encoding="utf-8")
+        python.with_name(program).chmod(0o755)
+    packages = tmp_path / "tests" / "workflows"
+    (packages / "node_modules").mkdir(parents=True)
+    for name in ("package-lock.json", "node_modules/.package-lock.json"):  # all of it is there
+        (packages / name).touch()
 
     def run(*sessions: str, **codes: str) -> subprocess.CompletedProcess[str]:
         return run_nox(tmp_path, "-s", *sessions, codes=codes)
@@ -70,7 +75,7 @@ def test_every_row_of_the_table_is_a_session_that_says_what_it_does(listed: dict
 
 
 def test_every_session_for_a_layout_comes_from_the_table(listed: dict[str, str]) -> None:
-    assert set(listed) - {row.session for row in rows()} == {"tests", "lint", "benchmarks", "versions"}
+    assert set(listed) - {row.session for row in rows()} == {"tests", "lint", "benchmarks", "versions", "newest"}
 
 
 def test_every_session_has_a_description_of_one_line(listed: dict[str, str]) -> None:
@@ -144,6 +149,26 @@ def test_versions_runs_the_releases_that_are_named(nox: Nox, tmp_path: Path) -> 
     stand_in(tmp_path, RELEASES[0])
     assert nox("versions", "--", RELEASES[0].name).returncode == 0
     assert len((tmp_path / "validation.log").read_text(encoding="utf-8").splitlines()) == len(GROUPS)
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_newest_is_red_where_the_newest_releases_compute_something_else(nox: Nox, tmp_path: Path, code: int) -> None:
+    python = tmp_path / ".nox" / "newest" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    shutil.copy(tmp_path / ".nox" / "cpu" / "bin" / "python", python)
+    assert nox("newest", VALIDATION=str(code)).returncode == code
+    parity = next(row for row in rows() if row.session == "parity")
+    ran = (tmp_path / "validation.log").read_text(encoding="utf-8").split()
+    assert ran == ["-m", "validation", *parity.arguments(), "--results", "results/newest"]
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not here")
+def test_tests_install_what_runs_the_workflows_where_it_is_not_there(nox: Nox, tmp_path: Path) -> None:
+    """Here npm finds an empty lock file, and says so."""
+    (tmp_path / "tests" / "workflows" / "node_modules" / ".package-lock.json").unlink()
+    ended = nox("tests")
+    assert "npm ci --prefix tests/workflows --ignore-scripts" in ended.stderr
+    assert ended.returncode == 4
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 3, 4])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ci.table import EVENTS, tools
+from ci.table import EVENTS, TABLE, Row, Tool, rows, tools
 from tests.workflows.scenarios import HERE, ROOT
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -100,6 +100,14 @@ def test_nobody_is_asked_to_write_anything() -> None:
 def test_every_event_of_the_table_is_one_that_a_workflow_asks_for() -> None:
     text = "".join(path.read_text(encoding="utf-8") for path in WORKFLOWS)
     assert [event for event in EVENTS if event not in text] == []
+
+
+def test_what_runs_in_a_clean_clone_is_what_a_pull_request_runs_without_gpus() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    (sessions,) = re.findall(r"for session in (.*); do", script)
+    table: list[Row | Tool] = [*rows(TABLE), *tools(TABLE)]
+    listed = [one.session for one in table if "pull_request" in one.when and not one.gpus]
+    assert sorted(sessions.split()) == sorted(listed)
 
 
 def test_the_lock_file_names_no_registry() -> None:
