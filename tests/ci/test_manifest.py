@@ -1,4 +1,4 @@
-"""The manifest names every check that sessions must report; tests/checks/test_manifest.py holds a real run against it."""
+"""The manifest names every check that sessions must report (a real run against it: tests/checks/test_reported_checks.py)."""
 
 from __future__ import annotations
 

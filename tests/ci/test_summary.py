@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from math import inf, nan
 from pathlib import Path
 
 import pytest
@@ -73,17 +74,7 @@ def test_the_heat_map_has_a_row_a_testsuite_and_a_column_a_component(tmp_path: P
 
 @pytest.mark.parametrize(
     ("ratio", "shown"),
-    [
-        (0.0, "▁"),
-        (1e-5, "▁"),
-        (2e-5, "▂"),
-        (0.05, "▅"),
-        (0.3, "▆"),
-        (1.0, "▇"),
-        (1.01, "█"),
-        (float("inf"), "█"),
-        (float("nan"), "█"),
-    ],
+    [(0.0, "▁"), (1e-5, "▁"), (2e-5, "▂"), (0.05, "▅"), (0.3, "▆"), (1.0, "▇"), (1.01, "█"), (inf, "█"), (nan, "█")],
 )
 def test_a_block_grows_with_the_ratio(ratio: float, shown: str) -> None:
     assert block(ratio) == shown
@@ -184,7 +175,8 @@ def test_elsewhere_the_summary_is_printed_and_no_command(tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize(
-    ("reasons", "lines", "last"), [(0, 0, ""), (10, 10, "9.xml"), (11, 10, "2 more reasons"), (500, 10, "491 more")]
+    ("reasons", "lines", "last"),
+    [(0, 0, ""), (10, 10, "9.xml"), (11, 10, "2 more reasons"), (500, 10, "491 more")],
 )
 def test_there_are_at_most_ten_annotations_and_the_last_counts_the_rest(reasons: int, lines: int, last: str) -> None:
     found = summary.annotated(many(1, reasons))

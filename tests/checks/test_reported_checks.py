@@ -9,9 +9,6 @@ import pytest
 from ci import junit
 from ci.expected import Expected, load
 from tests.checks.conftest import BROKEN, LAYERS, Output, command
-from tests.checks.test_self_test import Outputs, outputs
-
-__all__ = ["outputs"]
 
 
 def listed(folder: Path, *words: str, selection: tuple[str, ...] = ()) -> dict[str, Expected]:
@@ -52,14 +49,6 @@ def test_a_broken_run_says_the_code_that_it_ended_with(broken: dict[str, Output]
     for name, said in (("raises", "4"), ("reduction_lost", None)):
         suite = junit.read(broken[name].results / f"tiny-tp2-fp64-{BROKEN}.{name}-gloo.xml")
         assert suite.properties.get("broken") == said
-
-
-def test_the_self_test_reports_what_its_manifest_names(outputs: Outputs, tmp_path: Path) -> None:
-    words = ["--layouts", "tp2", "--set", f"num_layers={LAYERS}", "--self-test"]
-    found = listed(tmp_path, *words, selection=("--", "-k", "planted or ranks"))
-    assert len(found) == 2
-    for expected in found.values():
-        assert_reported(expected, outputs.sound.results)
 
 
 def test_results_say_which_commit_made_them(sound: Output) -> None:
