@@ -21,7 +21,7 @@ from ci.escape import annotation, block, entities, markdown, plain
 from ci.gate import Judgement
 from ci.junit import Check
 from ci.outcomes import known_bugs
-from ci.reasons import KNOWN, number
+from ci.reasons import KNOWN, REPRODUCE, number
 from validation.case.errors import ExitCode
 
 LARGEST = 1 << 20
@@ -30,8 +30,6 @@ ANNOTATIONS = 10
 _MOST = 50
 _WORST = 5
 _LONGEST_COMMAND = 4000
-REPRODUCE = "\nReproduce: "
-"""What stands before the command in the message of a failure (validation/checks/first.py)."""
 _MADE_WITH = ("torch", "transformers", "megatron-core", "transformer-engine", "gpu", "driver")
 
 

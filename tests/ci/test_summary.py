@@ -49,7 +49,7 @@ def section(text: str, title: str) -> str:
 
 def test_green_results_say_so_first_and_show_how_near_they_are(tmp_path: Path) -> None:
     text = page(tmp_path)
-    assert text.startswith("## Plumbline: 🟢 GREEN\n\n1 testsuites, 4 checks: 3 pass, 1 known upstream bugs\n")
+    assert text.startswith("## Plumbline: 🟢 GREEN\n\n1 testsuite, 4 checks: 3 pass, 1 known upstream bugs\n")
     assert "Why it is red" not in text
     assert "Reproduce" not in text
 
@@ -58,7 +58,8 @@ def test_red_results_say_why_and_how_to_see_it(tmp_path: Path) -> None:
     text = page(tmp_path, FAILED)
     assert text.startswith("## Plumbline: 🔴 RED\n")
     assert section(text, "Why it is red") == (
-        "- <code>tiny-tp2-fp64-local-gloo&#46;xml</code>: 1 check fails&#58; Layer 0 Query &#40;test&#95;mla&#41;\n\n"
+        "- <code>tiny-tp2-fp64-local-gloo&#46;xml</code>: 1 check fails&#58; Layer 0 Query &#40;test&#95;mla&#41;; "
+        "the first in the flow of data&#58; FAIL&#58; Layer 0 Query - relative error 2&#46;5e-01 &#62; 1e-10\n\n"
     )
     assert f"```sh\n{COMMAND}\n```\n" in section(text, "Reproduce")
 
@@ -162,7 +163,10 @@ def test_on_a_runner_the_summary_goes_to_its_file_and_annotations_to_the_log(
     junit.write(tmp_path / "results" / FILE, FAILED)
     assert main(["summary", *options]) == 0
     assert (tmp_path / "summary.md").read_text().startswith("## Plumbline: 🔴 RED")
-    assert capsys.readouterr().out == (f"::error title=Plumbline%3A {FILE}::1 check fails: Layer 0 Query (test_mla)\n")
+    assert capsys.readouterr().out == (
+        f"::error title=Plumbline%3A {FILE}::1 check fails: Layer 0 Query (test_mla); "
+        "the first in the flow of data: FAIL: Layer 0 Query - relative error 2.5e-01 > 1e-10\n"
+    )
 
 
 def test_elsewhere_the_summary_is_printed_and_no_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
