@@ -161,8 +161,8 @@ def _moved(judged: Judgement, moved: Drift | None) -> str:
 
 
 def _attempts(judged: Judgement, moved: Drift | None) -> str:
-    lines = [f"- {markdown(file)}: exit codes {markdown(said)}" for file, said in gate.tried_again(judged)]
-    return _list("Tried again after infrastructure errors", lines)
+    lines = [f"- {markdown(file)}: {entities(plain(said))}" for file, said in gate.tried_again(judged)]
+    return _list("Tried again", lines)
 
 
 def _made_with(judged: Judgement, moved: Drift | None) -> str:

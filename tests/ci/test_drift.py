@@ -101,8 +101,8 @@ def test_checks_without_a_limit_above_zero_have_no_ratio(tmp_path: Path) -> None
 )
 def test_what_is_no_passing_comparison_has_no_ratio(tmp_path: Path, change: dict[str, object]) -> None:
     now = with_check(1, **{"properties": NEAR, **change})(SUITE)
-    found = compared(tmp_path, SUITE, now)
-    assert (found.reasons, found.compared) == ([], 1)
+    for found in (compared(tmp_path, SUITE, now), compared(tmp_path, now, with_check(1, properties=NEAR)(SUITE))):
+        assert (found.reasons, found.compared) == ([], 1)
 
 
 def test_a_check_that_is_gone_is_red(tmp_path: Path) -> None:
@@ -160,8 +160,11 @@ def test_sessions_that_this_run_leaves_out_have_not_vanished(tmp_path: Path, cap
 
 
 def test_the_command_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    compared(tmp_path, at(0.1)(SUITE), at(0.9)(SUITE))
     words = ["drift", "--base", str(tmp_path / "base"), "--results", str(tmp_path / "now")]
+    compared(tmp_path, SUITE, SUITE)
+    assert main(words) == 0
+    assert capsys.readouterr().out == "===== Drift: GREEN (2 checks compared, 0 grown, 0 vanished, 0 new) =====\n"
+    compared(tmp_path, at(0.1)(SUITE), at(0.9)(SUITE))
     assert main(words) == 1
     said = capsys.readouterr().out
     assert said.startswith(f"red: {FILE}: Layer 0 Query (test_mla): 0.9 of its limit")
