@@ -52,6 +52,7 @@ def test_green_results_say_so_first_and_show_how_near_they_are(tmp_path: Path) -
     assert text.startswith("## Plumbline: 🟢 GREEN\n\n1 testsuite, 4 checks: 3 pass, 1 known upstream bugs\n")
     assert "Why it is red" not in text
     assert "Reproduce" not in text
+    assert "Left out" not in text
 
 
 def test_red_results_say_why_and_how_to_see_it(tmp_path: Path) -> None:
