@@ -36,6 +36,7 @@ def title(expected: Expected) -> str:
     """Session and layout; the self-test by its name."""
     said = expected.properties
     case = " / ".join(said.get(name, "?") for name in ("preset", "arrangement", "precision", "implementation", "transport"))
+    case += " / isolated" if said.get("isolated") == "True" else ""
     return f"{expected.session}: {case}" if expected.ranks and expected.session else case if expected.ranks else expected.name
 
 

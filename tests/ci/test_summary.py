@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from math import inf, nan
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from ci.cli import main
 from ci.expected import Expected
 from ci.folder import Results
 from ci.gate import Judgement, judged
-from ci.heat import BLOCKS, block
+from ci.heat import BLOCKS, block, title
 from ci.junit import Check, Suite
 from ci.outcomes import known_bugs
 from tests.ci.green import CHECKS, EXPECTED, FILE, MANIFEST, NUMBERS, ORIGIN, SUITE, command_line, with_check
@@ -231,3 +232,17 @@ def test_a_summary_of_nothing_says_why(tmp_path: Path, capsys: pytest.CaptureFix
     words = ["--manifest", str(tmp_path / "none.json"), "--results", str(tmp_path / "none")]
     assert main(["summary", *words, "--needs", '{"plan": {"result": "failure"}}']) == 0
     assert section(capsys.readouterr().out, "Why it is red").count("\n- ") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        ({}, "tiny / tp2 / fp64 / local / gloo"),
+        ({"session": "cpu_tp2"}, "cpu_tp2: tiny / tp2 / fp64 / local / gloo"),
+        ({"properties": {**EXPECTED.properties, "isolated": "True"}}, "tiny / tp2 / fp64 / local / gloo / isolated"),
+        ({"properties": {**EXPECTED.properties, "isolated": "False"}}, "tiny / tp2 / fp64 / local / gloo"),
+        ({"ranks": 0}, "tiny-tp2-fp64-local-gloo"),
+    ],
+)
+def test_a_testsuite_is_called_by_its_session_and_case(change: dict[str, Any], shown: str) -> None:
+    assert title(replace(EXPECTED, **change)) == shown
