@@ -98,6 +98,13 @@ def test_a_number_that_is_none_is_the_worst(tmp_path: Path) -> None:
     assert "| nan | <code>Layer 0 Key</code>" in section(page(tmp_path, spoilt), "Nearest to their limits").splitlines()[2]
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_number_that_is_none_is_the_worst_of_its_cell_wherever_it_stands(tmp_path: Path, number: int) -> None:
+    """Python's max([0.1, nan]) is 0.1, and its max([nan, 0.1]) is nan."""
+    spoilt = with_check(number, status="fail", properties={**NUMBERS, "rel_error": "nan"})(SUITE)
+    assert "| ✗ 1 █ nan |" in section(page(tmp_path, spoilt), "How near to the limits")
+
+
 def test_known_upstream_bugs_are_linked_as_our_own_table_has_them(tmp_path: Path) -> None:
     bug = known_bugs()[0]
     assert f"- 1 checks: [{bug['id']}]({bug['link']}): " in section(page(tmp_path), "Known upstream bugs")
@@ -143,6 +150,11 @@ def test_a_section_that_finds_no_room_is_named_and_the_verdict_stands() -> None:
     assert len(text.encode()) <= 60_000
     assert text.startswith("## Plumbline: 🔴 RED")
     assert re.search(r"Left out, for GitHub takes no more than 1024 KiB of a step: .*reasons", text)
+
+
+def test_where_not_even_the_verdict_finds_room_nothing_is_written() -> None:
+    """Too much, and GitHub would drop what stands there already."""
+    assert summary.page(many(1), room=100) == ""
 
 
 def test_what_a_step_has_written_before_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
