@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from ci import gate, junit
-from ci.drift import add_factor, drift
+from ci.drift import add_rule, drift
 from ci.escape import plain
 from ci.folder import Results
 from validation.case.errors import ExitCode, UsageError
@@ -25,8 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command: those of the gate, and where to."""
     gate.add_options(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="the folder of the baseline, which is written anew")
-    parser.add_argument("--accept", default="", metavar="WHY", help="keep results that have drifted, with the reason")
-    add_factor(parser)
+    add_rule(parser)
 
 
 def main(options: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ import argparse
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ci.escape import plain
@@ -59,10 +59,16 @@ class Drift:
     appeared: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     compared: int = 0
+    accepted: str = ""
 
     @property
     def reasons(self) -> list[str]:
-        """Why it is red."""
+        """Why it is red; nothing is where somebody has said why it is accepted."""
+        return [] if self.accepted else self.found
+
+    @property
+    def found(self) -> list[str]:
+        """What would be red."""
         grown = sorted(self.grown, key=lambda moved: moved.then / moved.now)
         return [*self.unreadable, *(f"{name}: gone, and it is there on the base branch" for name in self.vanished)] + [
             f"{moved.line}: it has grown more than is allowed" for moved in grown
@@ -74,11 +80,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", required=True, metavar="DIR", help="what python -m ci baseline kept of the base branch")
     parser.add_argument("--results", required=True, metavar="DIR", help="results to compare with them")
     parser.add_argument("--manifest", default=None, metavar="M", help="compare the sessions that this names (default: all)")
-    add_factor(parser)
+    add_rule(parser)
 
 
-def add_factor(parser: argparse.ArgumentParser) -> None:
-    """The one number that can be chosen."""
+def add_rule(parser: argparse.ArgumentParser) -> None:
+    """What others that look at drift can be told, too."""
+    parser.add_argument("--accept", default="", metavar="WHY", help="do not be red for what has drifted, for this reason")
     parser.add_argument(
         "--factor", type=float, default=FACTOR, metavar="F", help=f"that a ratio may grow by (default {FACTOR:g})"
     )
@@ -87,8 +94,9 @@ def add_factor(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """0 nothing has grown or vanished, 1 something has."""
     found = drift(Path(options.base), Path(options.results), options.factor, sessions(options.manifest))
-    for line in found.reasons[: 10 * _SHOWN]:
-        sys.stdout.write(f"red: {plain(line, 500)}\n")
+    found = replace(found, accepted=options.accept.strip())
+    for line in found.found[: 10 * _SHOWN]:
+        sys.stdout.write(f"{'accepted' if found.accepted else 'red'}: {plain(line, 500)}\n")
     for line in [*found.remarks, *(f"{name}: new" for name in found.appeared[:_SHOWN])]:
         sys.stdout.write(f"{plain(line, 500)}\n")
     counted = f"{found.compared} checks compared, {len(found.grown)} grown, {len(found.vanished)} vanished"

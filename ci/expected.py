@@ -86,7 +86,7 @@ def load(path: Path) -> Manifest:
     try:
         suites = tuple(_suite(entry) for entry in content["suites"])
         return Manifest(suites, _text(content["commit"]), _text(content["dirty"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UnreadableManifest(f"{path}: {type(error).__name__} {error}; write it with python -m ci manifest") from None
 
 

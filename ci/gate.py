@@ -42,7 +42,8 @@ class Judgement:
         statuses = Counter(check.status for _, suite in self.suites for check in suite.checks)
         words = {"pass": "pass", "fail": "fail", "error": "not decided", "known": "known upstream bugs"}
         said = [f"{statuses[status]} {word}" for status, word in words.items() if statuses[status]]
-        return f"{len(self.suites)} testsuites, {sum(statuses.values())} checks: {', '.join(said) or 'nothing'}"
+        suites = f"{len(self.suites)} testsuite{'s' if len(self.suites) != 1 else ''}"
+        return f"{suites}, {sum(statuses.values())} checks: {', '.join(said) or 'nothing'}"
 
 
 def add_options(parser: argparse.ArgumentParser, without_manifest: str = "") -> None:

@@ -20,6 +20,8 @@ UNEXPECTED = "passes, though it shows the known upstream bug"
 KNOWN = "known upstream bug: "
 DIRTY = "made with files that are not those of its commit"
 _NUMBER = re.compile(r"-?\d{1,20}(\.\d{1,20})?(e[+-]?\d{1,3})?|-?inf|nan")
+REPRODUCE = "\nReproduce: "
+"""What stands before the command in the message of a case's first failure (validation/checks/first.py)."""
 _SHOWN = 3
 
 
@@ -116,8 +118,10 @@ def _as_many_checks(expected: Expected, checks: Sequence[Check]) -> Iterator[str
 def _verdicts(checks: Sequence[Check], known: Sequence[str]) -> Iterator[str]:
     failed = [check for check in checks if check.status == "fail"]
     upstream = [check for check in failed if UNEXPECTED in check.message]
-    if wrong := [check for check in failed if check not in upstream]:
-        yield _counted(_names(wrong), "check fails", "checks fail")
+    if wrong := sorted((check for check in failed if check not in upstream), key=lambda check: REPRODUCE not in check.message):
+        line, first, _ = wrong[0].message.partition(REPRODUCE)
+        said = f"; the first in the flow of data: {line}" if first else ""
+        yield f"{_counted(_names(wrong), 'check fails', 'checks fail')}{said}"
     if upstream:
         yield _counted(_names(upstream), "check of a known upstream bug passes", "checks of known upstream bugs pass") + (
             "; if upstream is mended, remove the entry from validation/run/known.yaml"

@@ -11,15 +11,17 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ci import gate, heat
-from ci.drift import Drift, add_factor, drift, ratio, sessions
+from ci.drift import Drift, add_rule, drift, ratio, sessions
 from ci.escape import annotation, block, entities, markdown, plain
 from ci.gate import Judgement
+from ci.junit import Check
 from ci.outcomes import known_bugs
-from ci.reasons import KNOWN, number
+from ci.reasons import KNOWN, REPRODUCE, number
 from validation.case.errors import ExitCode
 
 LARGEST = 1 << 20
@@ -36,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     gate.add_options(parser)
     parser.add_argument("--base", default=None, metavar="DIR", help="a baseline: the drift from it is shown, too")
     parser.add_argument("--annotations", action="store_true", help="print them (default where GITHUB_ACTIONS is true)")
-    add_factor(parser)
+    add_rule(parser)
 
 
 def main(options: argparse.Namespace) -> int:
@@ -57,7 +59,8 @@ def main(options: argparse.Namespace) -> int:
 def _drift(options: argparse.Namespace) -> Drift | None:
     if options.base is None:
         return None
-    return drift(Path(options.base), Path(options.results), options.factor, sessions(options.manifest))
+    found = drift(Path(options.base), Path(options.results), options.factor, sessions(options.manifest))
+    return replace(found, accepted=options.accept.strip())
 
 
 def page(judged: Judgement, moved: Drift | None = None, room: int = LARGEST) -> str:
@@ -128,18 +131,15 @@ def _known(judged: Judgement, moved: Drift | None) -> str:
 
 def _reproductions(judged: Judgement, moved: Drift | None) -> str:
     commands = [
-        (expected, command)
-        for expected, suite in judged.suites
-        for check in suite.checks
-        if (command := _command(check.properties))
+        (expected, command) for expected, suite in judged.suites for check in suite.checks if (command := _command(check))
     ]
     lines = [f"{markdown(heat.title(expected), 120)}\n\n{block(command)}" for expected, command in commands]
     return _list("Reproduce", lines)
 
 
-def _command(properties: Mapping[str, str]) -> str:
-    """The command that runs a failing check alone; nothing that a shell would take for more than one command of ours."""
-    said = properties.get("reproduce", "")
+def _command(check: Check) -> str:
+    """The command at the end of the message of a case's first failure; nothing that is more to a shell than one of ours."""
+    said = check.message.rpartition(REPRODUCE)[2] if REPRODUCE in check.message else ""
     if len(said) > _LONGEST_COMMAND or not said.isprintable():
         return ""
     try:
@@ -153,7 +153,8 @@ def _command(properties: Mapping[str, str]) -> str:
 def _moved(judged: Judgement, moved: Drift | None) -> str:
     if moved is None:
         return ""
-    lines = [f"- 🔴 {entities(plain(line, 600))}" for line in moved.reasons]
+    lines = [f"- {'🟡' if moved.accepted else '🔴'} {entities(plain(line, 600))}" for line in moved.found]
+    lines += [f"- accepted: {entities(plain(moved.accepted))}"] if moved.accepted else []
     lines += [f"- {entities(plain(line, 600))}" for line in moved.remarks]
     lines += [f"- new: {markdown(name)}" for name in moved.appeared]
     return _list(f"Drift from the base branch ({moved.compared} checks compared)", lines or ["Nothing has changed."])

@@ -94,6 +94,12 @@ CHANGES: dict[str, tuple[Change, list[str]]] = {
     ),
     "check twice": (with_checks(*CHECKS, CHECKS[1]), ["1 check is there more than once: Layer 0 Query (test_mla)"]),
     "failure": (with_check(1, status="fail", message="FAIL: a"), ["1 check fails: Layer 0 Query (test_mla)"]),
+    "the first of many failures": (
+        lambda suite: with_check(2, status="fail", message="FAIL: b - off\nReproduce: python -m validation run")(
+            with_check(1, status="fail", message="FAIL: a")(suite)
+        ),
+        ["2 checks fail: Layer 0 Key (test_mla), Layer 0 Query (test_mla); the first in the flow of data: FAIL: b - off"],
+    ),
     "error": (
         with_check(1, status="error", message="ERROR: Layer 0 Query - no rank holds [0:1]\nmore"),
         ["1 check could not be decided: Layer 0 Query (test_mla) (ERROR: Layer 0 Query - no rank holds [0:1])"],
@@ -138,7 +144,7 @@ def green(tmp_path: Path) -> Path:
 def test_results_that_are_as_the_manifest_demands_are_green(green: Path) -> None:
     found = verdict(green)
     assert (found.reasons, found.green) == ((), True)
-    assert found.counted == "1 testsuites, 4 checks: 3 pass, 1 known upstream bugs"
+    assert found.counted == "1 testsuite, 4 checks: 3 pass, 1 known upstream bugs"
 
 
 @pytest.mark.parametrize(("change", "said"), CHANGES.values(), ids=CHANGES)
@@ -269,7 +275,7 @@ def gate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Gate:
 
 
 def test_the_command_ends_with_0_for_green(gate: Gate) -> None:
-    assert gate() == (0, "===== Gate: GREEN (1 testsuites, 4 checks: 3 pass, 1 known upstream bugs) =====\n")
+    assert gate() == (0, "===== Gate: GREEN (1 testsuite, 4 checks: 3 pass, 1 known upstream bugs) =====\n")
 
 
 def test_the_command_ends_with_1_for_red_and_says_why(gate: Gate, tmp_path: Path) -> None:

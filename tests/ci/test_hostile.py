@@ -216,7 +216,7 @@ def shown(tmp_path: Path, capsys: pytest.CaptureFixture[str], *words: str) -> st
     return capsys.readouterr().out
 
 
-@pytest.fixture(params=NAMES.values(), ids=NAMES)
+@pytest.fixture(params=NAMES.values(), ids=list(NAMES))
 def hostile(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A text that stands in every place of results that takes one."""
     text: str = request.param
