@@ -9,13 +9,14 @@ from typing import Any
 
 from ci.junit import Check, Suite
 from ci.page.place import column_order, component, component_order, place, row_order, view_order
-from ci.page.run import Run, labels, level, number, share, short
+from ci.page.run import Run, labels, level, share, short
+from ci.reasons import number
 
 LONGEST = 4_000
 """Characters of one message or stack."""
-ROOM = 2_000_000
+ROOM = 1_500_000
 """Characters of all of them; what comes later is cut to SHORT, so that a run in which everything fails can be opened, too."""
-SHORT = 120
+SHORT = 80
 _NUMBERS = {
     "max": "max_diff",
     "avg": "avg_diff",
@@ -119,7 +120,9 @@ class _Data:
 
     def _within(self, text: str) -> str:
         """The text, or as much of it as there is room for."""
-        cut = _cut(text, LONGEST if self._room > 0 else SHORT)
+        if self._room <= 0:
+            return text if len(text) <= SHORT else f"{text[:SHORT]}… (more in JUnit)"
+        cut = _cut(text, LONGEST)
         self._room -= len(cut)
         return cut
 

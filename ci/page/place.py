@@ -77,10 +77,10 @@ def place(title: str) -> Place | None:
     if found is None or (what := found["what"]) not in _ROWS:
         return None
     column = {"Layer": found["layer"], "MTP": f"MTP {found['layer']}"}.get(found["place"] or "", MODEL)
-    return Place(_view(found, component), what, column)
+    return Place(_view(found), what, column)
 
 
-def _view(found: re.Match[str], component: str) -> str:
+def _view(found: re.Match[str]) -> str:
     parameter = found["what"] not in PROBES.values()
     if found["step"]:
         return f"Step {int(found['step'])}"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from ci.expected import Expected, Manifest
 from ci.gate import Judgement
 from ci.junit import Check, Suite
+from ci.reasons import number
 
 STATUSES = ("pass", "known", "missing", "error", "fail")
 """From good to bad; `missing` is a check that the manifest names and no file has."""
@@ -74,14 +75,6 @@ def _size(suite: Suite) -> tuple[bool, int, str]:
 
 
 _SAID = {"fail": "checks fail", "error": "checks could not be decided", "missing": "checks are missing"}
-
-
-def number(check: Check, name: str) -> float | None:
-    """A number of the check's properties; None where it has none."""
-    try:
-        return float(check.properties[name])
-    except (KeyError, ValueError):
-        return None
 
 
 def share(check: Check) -> float | None:

@@ -13,9 +13,9 @@ from ci.page.data import facts
 from ci.page.place import component, component_order
 from ci.page.run import OPEN, STATUSES, Run, badness, labels, level, measure, short
 
-GLYPHS = {"pass": "✓", "known": "◆", "fail": "✕", "error": "!", "missing": "?"}
+GLYPHS = {"pass": "✓", "known": "◆", "fail": "✗", "error": "?", "missing": "∅"}
 """What a status looks like where there is no colour. The script has the same."""
-WORDS = {"pass": "pass", "known": "known upstream bugs", "fail": "fail", "error": "undecided", "missing": "missing"}
+WORDS = {"pass": "pass", "known": "known upstream bugs", "fail": "fail", "error": "not decided", "missing": "missing"}
 _COUNTED = ("pass", "known", "fail", "error", "missing")
 MOST_REASONS = 30
 MOST_LISTED = 200
@@ -43,7 +43,7 @@ def head(run: Run, title: str) -> str:
     """Verdict, counts, reasons, and what ran."""
     layouts = len(run.suites)
     counts = run.counts
-    said = {"pass": "Pass", "fail": "Fail", "error": "Undecided"}[run.verdict]
+    said = {"pass": "Pass", "fail": "Fail", "error": "Not decided"}[run.verdict]
     glyph = GLYPHS[run.verdict]
     total = f"{sum(counts.values()):,} checks in {layouts} {'case' if layouts == 1 else 'cases'}"
     listed = "".join(
