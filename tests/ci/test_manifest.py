@@ -9,7 +9,7 @@ import pytest
 from ci import commit
 from ci.cli import main
 from ci.expected import load
-from ci.matrix import rows
+from ci.table import rows
 from tests.test_arrows import heavy_after
 
 SELF_TEST = "self-test-tiny-tp2-fp64-local-gloo.xml"

@@ -17,11 +17,11 @@ from ci import cli, junit
 from ci.expected import Expected, Manifest
 from ci.gate import Judgement
 from ci.junit import Suite
-from ci.matrix import rows
 from ci.page.document import document
 from ci.page.place import FORWARD, GRADIENTS, MODEL, PROBE_GRADIENTS, WEIGHTS, Place, component, place, row_order
 from ci.page.run import badness, by_manifest, judged, level, share, short
 from ci.page.static import anchor
+from ci.table import rows
 from tests.ci.runs import BUG, case, check, suite, titles
 
 LAYOUTS = next(row for row in rows() if row.session == "parity").layouts
