@@ -234,7 +234,7 @@ def _edited(edit: tuple[str, str], work: Path) -> Path:
     root = work / "root"
     shutil.copytree(ROOT / ".github", root / ".github")
     for path in ROOT.iterdir():
-        if path.name in ("ci", "validation", "requirements"):
+        if path.name in ("ci", "validation", "requirements", "tests"):
             (root / path.name).symlink_to(path)
     workflow = root / ".github" / "workflows" / "parity.yml"
     text = workflow.read_text(encoding="utf-8")
