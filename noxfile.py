@@ -176,6 +176,13 @@ def benchmarks(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def faults(session: nox.Session) -> None:
+    """The scorecard: every fault of the catalogue in the ranks of a small case; each must be seen"""
+    python = _environment(session, "cpu", "cpu")
+    _run(session, python, "-m", "validation", "faults", *session.posargs)
+
+
+@nox.session(venv_backend="none")
 def versions(session: nox.Session) -> None:
     """Every release of megatron-core and transformers that is supported, one after the other; writes docs/versions.md"""
     shared = _environment(session, "cpu", "cpu")

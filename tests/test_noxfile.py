@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ci.releases import GROUPS, RELEASES, Release
-from ci.table import Row, rows
+from ci.table import Row, rows, tools
 
 ROOT = Path(__file__).parents[1]
 STAND_IN = """#!/bin/sh
@@ -70,12 +70,12 @@ def listed() -> dict[str, str]:
 
 
 def test_every_row_of_the_table_is_a_session_that_says_what_it_does(listed: dict[str, str]) -> None:
-    said = {row.session: row.does for row in rows()}
+    said = {row.session: row.does for row in rows()} | {tool.session: tool.does for tool in tools()}
     assert {name: listed.get(name, "").lower() for name in said} == {name: does.lower() for name, does in said.items()}
 
 
 def test_every_session_for_a_layout_comes_from_the_table(listed: dict[str, str]) -> None:
-    assert set(listed) - {row.session for row in rows()} == {"tests", "lint", "benchmarks", "versions", "newest"}
+    assert set(listed) - {row.session for row in rows()} == {tool.session for tool in tools()} | {"benchmarks"}
 
 
 def test_every_session_has_a_description_of_one_line(listed: dict[str, str]) -> None:

@@ -115,8 +115,3 @@ def test_the_lock_file_names_no_registry() -> None:
     packages = json.loads((HERE / "package-lock.json").read_text(encoding="utf-8"))["packages"]
     assert [name for name, package in packages.items() if "resolved" in package] == []
     assert all("integrity" in package for name, package in packages.items() if name)
-
-
-def test_every_tool_of_the_table_is_a_session_of_nox() -> None:
-    text = (ROOT / "noxfile.py").read_text(encoding="utf-8")
-    assert [tool.session for tool in tools() if f"\ndef {tool.session}(" not in text] == []
