@@ -9,7 +9,10 @@ const STATUS = ["success", "failure", "cancelled", "always"];
 // `contexts` are plain objects by name; `status` holds success, failure and cancelled as booleans.
 export function evaluate(expression, contexts, status = {}) {
   const functions = new Map(
-    STATUS.map((name) => [name, { name, minArgs: 0, maxArgs: 0, call: () => new data.BooleanData(name === "always" || !!status[name]) }]),
+    STATUS.map((name) => [
+      name,
+      { name, minArgs: 0, maxArgs: 0, call: () => new data.BooleanData(name === "always" || !!status[name]) },
+    ]),
   );
   functions.set("hashfiles", { name: "hashFiles", minArgs: 1, maxArgs: 255, call: () => new data.StringData("") });
   const tree = new Parser(new Lexer(expression).lex().tokens, Object.keys(contexts), [...functions.values()]).parse();
@@ -39,4 +42,5 @@ export function filled(text, contexts) {
 }
 
 // How GitHub writes a value into a text.
-export const shown = (one) => (one === null || one === undefined ? "" : typeof one === "object" ? JSON.stringify(one) : String(one));
+export const shown = (one) =>
+  one === null || one === undefined ? "" : typeof one === "object" ? JSON.stringify(one) : String(one);

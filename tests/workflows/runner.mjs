@@ -6,7 +6,17 @@
 // (a folder that is first on PATH), work (an empty folder), and what happens to it: cancelled (sessions), skipped (jobs), lost
 // (artifacts), approved (environments).
 import { spawnSync } from "node:child_process";
-import { appendFileSync, cpSync, existsSync, mkdirSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import {
+  appendFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { join, resolve } from "node:path";
 import "./json.mjs";
 import { evaluate, filled, holds, shown, value } from "./expressions.mjs";
@@ -21,7 +31,9 @@ class Cancelled extends Error {}
 async function read(path) {
   const file = { name: path, content: readFileSync(join(scenario.root, path), "utf8") };
   const parsed = parseWorkflow(file, new NoOperationTraceWriter());
-  const called = { getFileContent: async ({ path }) => ({ name: path, content: readFileSync(join(scenario.root, path), "utf8") }) };
+  const called = {
+    getFileContent: async ({ path }) => ({ name: path, content: readFileSync(join(scenario.root, path), "utf8") }),
+  };
   const template = await convertWorkflowTemplate(parsed.context, parsed.value, called, { fetchReusableWorkflowDepth: 1 });
   if (template.errors) throw new Error(`${path}: ${template.errors.map((error) => error.Message).join("; ")}`);
   return { template, tokens: parsed.value };
@@ -54,17 +66,22 @@ async function runJobs({ template, tokens }, inputs, prefix) {
 }
 
 async function runJob(job, token, { tokens, inputs, done, prefix }) {
-  const needs = Object.fromEntries((job.needs ?? []).map((need) => [need.value, { result: done[need.value].result, outputs: done[need.value].outputs }]));
+  const needs = Object.fromEntries(
+    (job.needs ?? []).map((need) => [need.value, { result: done[need.value].result, outputs: done[need.value].outputs }]),
+  );
   const contexts = { github: scenario.github, inputs, needs, vars: {} };
-  const before = (job.needs ?? []).flatMap((need) => [need.value, ...done[need.value].ancestors]).map((name) => done[name].result);
+  const before = (job.needs ?? [])
+    .flatMap((need) => [need.value, ...done[need.value].ancestors])
+    .map((name) => done[name].result);
   const status = {
     success: before.every((result) => result === "success"),
     failure: before.includes("failure"),
-    cancelled: !!scenario.run_cancelled,
+    cancelled: false, // a leg may be, the run is not
   };
   if (scenario.skipped?.includes(job.id.value) || !holds(job.if, contexts, status)) return { result: "skipped", outputs: {} };
   if (job.type === "reusableWorkflowJob") return runCalled(job, contexts);
-  if (job.environment && !scenario.approved?.includes(shown(value(job.environment, contexts)))) return { result: "failure", outputs: {} };
+  if (job.environment && !scenario.approved?.includes(shown(value(job.environment, contexts))))
+    return { result: "failure", outputs: {} };
   const legs = job.strategy ? value(child(child(token, "strategy"), "matrix"), contexts).include : [{}];
   if (!legs?.length) throw new Error(`${job.id.value}: the matrix is empty, which GitHub refuses`);
   const ended = legs.map((matrix) => runLeg(job, token, tokens, { ...contexts, matrix, strategy: {} }, prefix));
@@ -78,7 +95,9 @@ async function runCalled(job, contexts) {
   const given = value(job["input-values"], contexts) ?? {};
   const defined = called.template.events.workflow_call.inputs;
   if (Object.keys(given).some((name) => !(name in defined))) throw new Error(`${path}: an input that it does not have`);
-  const inputs = Object.fromEntries(Object.entries(defined).map(([name, { default: fallback }]) => [name, given[name] ?? fallback ?? ""]));
+  const inputs = Object.fromEntries(
+    Object.entries(defined).map(([name, { default: fallback }]) => [name, given[name] ?? fallback ?? ""]),
+  );
   const done = await runJobs(called, inputs, `${job.id.value} / `);
   const results = Object.values(done).map(({ result }) => result);
   return { result: ["failure", "cancelled"].find((bad) => results.includes(bad)) ?? "success", outputs: {} };
@@ -91,13 +110,19 @@ function runLeg(job, token, tokens, given, prefix) {
   const workspace = join(place, "workspace");
   const temp = join(place, "temp");
   for (const folder of [workspace, temp]) mkdirSync(folder, { recursive: true });
-  const files = Object.fromEntries(["OUTPUT", "ENV", "PATH", "STEP_SUMMARY"].map((kind) => [`GITHUB_${kind}`, join(temp, kind)]));
+  const files = Object.fromEntries(
+    ["OUTPUT", "ENV", "PATH", "STEP_SUMMARY"].map((kind) => [`GITHUB_${kind}`, join(temp, kind)]),
+  );
   const contexts = {
     ...given,
     github: { ...given.github, workspace, job: job.id.value },
     env: { ...texts(value(child(tokens, "env"), given)), ...texts(value(child(token, "env"), given)) },
     job: { status: "success", ...scenario.job },
-    runner: { temp, os: "Linux", environment: scenario.hosted === false || value(job["runs-on"], given).includes("self-hosted") ? "self-hosted" : "github-hosted" },
+    runner: {
+      temp,
+      os: "Linux",
+      environment: value(job["runs-on"], given).includes("self-hosted") ? "self-hosted" : "github-hosted",
+    },
     steps: {},
   };
   const leg = { place, workspace, temp, files, contexts, result: "success", steps: [] };
@@ -111,14 +136,22 @@ function runLeg(job, token, tokens, given, prefix) {
 
 function runStep(leg, step, token, defaults) {
   const name = shown(value(step.name, leg.contexts));
-  const status = { success: leg.result === "success", failure: leg.result === "failure", cancelled: leg.result === "cancelled" };
+  const status = {
+    success: leg.result === "success",
+    failure: leg.result === "failure",
+    cancelled: leg.result === "cancelled",
+  };
   if (!holds(step.if, leg.contexts, status)) return void leg.steps.push({ name, result: "skipped" });
   const contexts = { ...leg.contexts, env: { ...leg.contexts.env, ...texts(value(step.env, leg.contexts)) } };
-  const where = value(child(token, "working-directory"), contexts) ?? value(child(defaults, "working-directory"), contexts) ?? ".";
+  const where =
+    value(child(token, "working-directory"), contexts) ?? value(child(defaults, "working-directory"), contexts) ?? ".";
   let result = "success";
   let output = "";
   try {
-    output = "run" in step ? bash(leg, contexts, shown(value(step.run, contexts)), where) : act(leg, contexts, step.uses.value, value(child(token, "with"), contexts) ?? {});
+    output =
+      "run" in step
+        ? bash(leg, contexts, shown(value(step.run, contexts)), where)
+        : act(leg, contexts, step.uses.value, value(child(token, "with"), contexts) ?? {});
   } catch (error) {
     result = error instanceof Cancelled ? "cancelled" : "failure";
     output = error.message;
@@ -138,18 +171,30 @@ function outputs(path) {
 
 function bash(leg, contexts, script, where) {
   if (scenario.cancelled?.includes(contexts.env.SESSION)) throw new Cancelled("The operation was canceled.");
-  const added = existsSync(leg.files.GITHUB_PATH) ? readFileSync(leg.files.GITHUB_PATH, "utf8").trim().split("\n").reverse() : [];
+  const added = existsSync(leg.files.GITHUB_PATH)
+    ? readFileSync(leg.files.GITHUB_PATH, "utf8").trim().split("\n").reverse()
+    : [];
   const { event_name, repository, sha, ref, base_ref, api_url } = contexts.github;
   const environment = {
     ...{ HOME: leg.temp, CI: "true", LANG: "C.UTF-8", ...scenario.environment },
     ...{ PATH: [...added, scenario.stand_ins, process.env.PATH].join(":") },
-    ...{ GITHUB_ACTIONS: "true", GITHUB_EVENT_NAME: event_name, GITHUB_REPOSITORY: repository, GITHUB_SHA: sha, GITHUB_REF: ref },
+    ...{
+      GITHUB_ACTIONS: "true",
+      GITHUB_EVENT_NAME: event_name,
+      GITHUB_REPOSITORY: repository,
+      GITHUB_SHA: sha,
+      GITHUB_REF: ref,
+    },
     ...{ GITHUB_BASE_REF: base_ref ?? "", GITHUB_API_URL: api_url, GITHUB_WORKSPACE: leg.workspace, RUNNER_TEMP: leg.temp },
     ...{ GITHUB_ACTION_PATH: contexts.github.action_path ?? "", ...leg.files, ...contexts.env },
   };
   const cwd = resolve(leg.workspace, where);
   if (!`${cwd}/`.startsWith(`${leg.workspace}/`)) throw new Error(`${cwd} is outside of the workspace`);
-  const ended = spawnSync("bash", ["--noprofile", "--norc", "-eo", "pipefail", "-c", script], { cwd, env: environment, encoding: "utf8" });
+  const ended = spawnSync("bash", ["--noprofile", "--norc", "-eo", "pipefail", "-c", script], {
+    cwd,
+    env: environment,
+    encoding: "utf8",
+  });
   const said = `${ended.stdout ?? ""}${ended.stderr ?? ""}${ended.error ?? ""}`;
   if (ended.status !== 0) throw new Error(said || `exit code ${ended.status}`);
   return said;
@@ -165,7 +210,9 @@ function act(leg, contexts, uses, given) {
 function composite(leg, contexts, folder, given) {
   const action = parse(readFileSync(join(folder, "action.yml"), "utf8"));
   if (Object.keys(given).some((name) => !(name in action.inputs))) throw new Error(`${folder}: an input that it does not have`);
-  const inputs = Object.fromEntries(Object.entries(action.inputs).map(([name, input]) => [name, given[name] ?? input.default ?? ""]));
+  const inputs = Object.fromEntries(
+    Object.entries(action.inputs).map(([name, input]) => [name, given[name] ?? input.default ?? ""]),
+  );
   const inside = { ...contexts, inputs, github: { ...contexts.github, action_path: folder } };
   for (const step of action.runs.steps) {
     if (step.if !== undefined && !evaluate(step.if, inside, { success: true })) continue;
@@ -182,7 +229,8 @@ const ACTIONS = {
     if (String(kept) !== "false") throw new Error("the checkout keeps its credentials");
     const folder = join(workspace, path);
     mkdirSync(folder, { recursive: true });
-    const names = path === "plumbline" ? readdirSync(scenario.root).filter((name) => !["results", ".nox", ".git"].includes(name)) : [];
+    const names =
+      path === "plumbline" ? readdirSync(scenario.root).filter((name) => !["results", ".nox", ".git"].includes(name)) : [];
     for (const name of names) symlinkSync(join(scenario.root, name), join(folder, name));
     appendFileSync(files.GITHUB_OUTPUT, `commit=${ref}\n`);
     return `${ref} in ${path}`;
@@ -191,7 +239,8 @@ const ACTIONS = {
     const from = join(workspace, path);
     if (!existsSync(from) && missing === "error") throw new Error(`No files were found with the provided path: ${path}`);
     if (existsSync(join(store, name))) throw new Error(`there is an artifact ${name} already`);
-    if (existsSync(from) && !scenario.lost?.includes(name)) cpSync(from, join(store, name), { recursive: true, dereference: true });
+    if (existsSync(from) && !scenario.lost?.includes(name))
+      cpSync(from, join(store, name), { recursive: true, dereference: true });
     return name;
   },
   "actions/download-artifact": ({ workspace }, { name, pattern, path = ".", "run-id": run }) => {
