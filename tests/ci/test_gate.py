@@ -93,7 +93,10 @@ CHANGES: dict[str, tuple[Change, list[str]]] = {
         ["1 check is missing: Layer 0 Key (test_mla)", "1 check is there that nobody expects: Layer 0 Key (test_moe)"],
     ),
     "check twice": (with_checks(*CHECKS, CHECKS[1]), ["1 check is there more than once: Layer 0 Query (test_mla)"]),
-    "failure": (with_check(1, status="fail", message="FAIL: a"), ["1 check fails: Layer 0 Query (test_mla)"]),
+    "failure": (
+        with_check(1, status="fail", message="FAIL: a", properties={**NUMBERS, "rel_error": "0.25"}),
+        ["1 check fails: Layer 0 Query (test_mla)"],
+    ),
     "the first of many failures": (
         lambda suite: with_check(2, status="fail", message="FAIL: b - off\nReproduce: python -m validation run")(
             with_check(1, status="fail", message="FAIL: a")(suite)
