@@ -23,10 +23,10 @@ def facts(root: Path = ROOT, environment: Mapping[str, str] = os.environ) -> dic
 
     `workflow_attempt` where it is not GitHub's first.
     """
-    found = environment.get(VARIABLE) or _git(root, "rev-parse", "HEAD") or environment.get("GITHUB_SHA") or ""
+    found = environment.get(VARIABLE) or _git(root, "rev-parse", "HEAD") or environment.get("GITHUB_SHA")
     changed = _git(root, "status", "--porcelain", "--", *CODE)
     dirty = "unknown" if changed is None else str(bool(changed)).lower()
-    return {**({"commit": found.strip()} if found else {}), "dirty": dirty, **_again(environment)}
+    return {**({"commit": found} if found else {}), "dirty": dirty, **_again(environment)}
 
 
 def _again(environment: Mapping[str, str]) -> dict[str, str]:

@@ -114,7 +114,7 @@ def judged(manifest: Manifest, results: Results, origin: Origin) -> Judgement:
 
 
 def _of_manifest(manifest: Manifest, origin: Origin) -> Iterator[str]:
-    if not manifest.suites or not any(suite.checks for suite in manifest.suites):
+    if not any(suite.checks for suite in manifest.suites):
         yield "names no check: nothing would be compared"
     files = Counter((suite.session, suite.file) for suite in manifest.suites)
     yield from (f"names {file} of session {session!r} twice" for (session, file), count in files.items() if count > 1)

@@ -93,7 +93,10 @@ CHANGES: dict[str, tuple[Change, list[str]]] = {
         ["1 check is missing: Layer 0 Key (test_mla)", "1 check is there that nobody expects: Layer 0 Key (test_moe)"],
     ),
     "check twice": (with_checks(*CHECKS, CHECKS[1]), ["1 check is there more than once: Layer 0 Query (test_mla)"]),
-    "failure": (with_check(1, status="fail", message="FAIL: a"), ["1 check fails: Layer 0 Query (test_mla)"]),
+    "failure": (
+        with_check(1, status="fail", message="FAIL: a", properties={**NUMBERS, "rel_error": "0.25"}),
+        ["1 check fails: Layer 0 Query (test_mla)"],
+    ),
     "the first of many failures": (
         lambda suite: with_check(2, status="fail", message="FAIL: b - off\nReproduce: python -m validation run")(
             with_check(1, status="fail", message="FAIL: a")(suite)
@@ -125,6 +128,14 @@ CHANGES: dict[str, tuple[Change, list[str]]] = {
     ),
     "no number": (
         with_check(1, properties={**NUMBERS, "rel_error": "nan"}),
+        ["1 check passes: Layer 0 Query (test_mla), though the numbers are above the limit or no numbers"],
+    ),
+    "no number where near-ties may pass": (
+        with_check(1, properties={**NUMBERS, "rel_error": "nan", "tolerance": "0.0"}),
+        ["1 check passes: Layer 0 Query (test_mla), though the numbers are above the limit or no numbers"],
+    ),
+    "no limit": (
+        with_check(1, properties={"rel_error": "1e-15", "ranks": "0,1"}),
         ["1 check passes: Layer 0 Query (test_mla), though the numbers are above the limit or no numbers"],
     ),
     "a word for a number": (
