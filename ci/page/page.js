@@ -566,9 +566,14 @@ function ranks(texts) {
 /* ---------- The numbers of one check ---------- */
 
 const sheet = {
+  check: undefined,
+
   start() {
     this.dialog = byId("sheet");
-    this.dialog.addEventListener("close", () => history.replaceState(null, "", location.href.split("#")[0]));
+    this.dialog.addEventListener("close", () => {
+      // The event comes later: another link may have been followed by then.
+      if (linked(location.hash) === this.check) history.replaceState(null, "", location.href.split("#")[0]);
+    });
     this.dialog.addEventListener("click", (event) => {
       if (event.target === this.dialog && event.clientX < this.dialog.getBoundingClientRect().left) this.dialog.close();
     });
@@ -599,6 +604,7 @@ const sheet = {
       ...elsewhere(check),
       facts(suite),
     );
+    this.check = check;
     history.replaceState(null, "", anchor(check));
     if (!this.dialog.open) this.dialog.showModal();
     this.dialog.scrollTop = 0;

@@ -108,6 +108,14 @@ def test_the_map_opens_on_the_layout_that_fails_and_its_cells_say_so_without_col
     assert page.locator("#grid tbody th").all_text_contents() == ["Value", "Attention Output"]
 
 
+def test_of_all_layouts_a_cell_shows_the_worst(show: Open) -> None:
+    title = "Layer 0 Value"
+    known, failed = check(title, "known"), check(title, "fail", rel_error="3e-10")
+    page = show(suite("tp2", (known,)), suite("pp2", (failed,)), suite("single", (check(title),)))
+    page.select_option("#map-layout", label="All, the worst of each")
+    assert page.locator("#grid td.cell").get_attribute("aria-label") == "Layer 0 Value in pp2: fail, 3 × limit, max diff 2.185"
+
+
 def test_gradients_parameters_and_steps_are_a_switch_away(show: Open) -> None:
     page = show(suite("tp2"))
     assert page.locator("#map-views span").all_text_contents() == [
