@@ -19,11 +19,20 @@ CODE = ("ci", "validation", "requirements", "noxfile.py")
 
 
 def facts(root: Path = ROOT, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """As properties of a testsuite: `commit`, where it is known, and `dirty`: true, false, or unknown without git."""
+    """As properties of a testsuite: `commit`, where it is known, and `dirty`: true, false, or unknown without git.
+
+    `workflow_attempt` where it is not GitHub's first.
+    """
     found = environment.get(VARIABLE) or _git(root, "rev-parse", "HEAD") or environment.get("GITHUB_SHA") or ""
     changed = _git(root, "status", "--porcelain", "--", *CODE)
     dirty = "unknown" if changed is None else str(bool(changed)).lower()
-    return {**({"commit": found.strip()} if found else {}), "dirty": dirty}
+    return {**({"commit": found.strip()} if found else {}), "dirty": dirty, **_again(environment)}
+
+
+def _again(environment: Mapping[str, str]) -> dict[str, str]:
+    """Somebody had GitHub run the jobs again, which overwrites what the jobs before have left."""
+    attempt = environment.get("GITHUB_RUN_ATTEMPT", "1")
+    return {} if attempt == "1" else {"workflow_attempt": attempt}
 
 
 def _git(root: Path, *words: str) -> str | None:

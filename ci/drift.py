@@ -69,7 +69,7 @@ class Drift:
     @property
     def found(self) -> list[str]:
         """What would be red."""
-        grown = sorted(self.grown, key=lambda moved: moved.then / moved.now)
+        grown = sorted(self.grown, key=lambda moved: moved.then / moved.now if moved.now == moved.now else -1.0)
         return [*self.unreadable, *(f"{name}: gone, and it is there on the base branch" for name in self.vanished)] + [
             f"{moved.line}: it has grown more than is allowed" for moved in grown
         ]

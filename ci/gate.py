@@ -69,7 +69,7 @@ def main(options: argparse.Namespace) -> int:
     if len(judged.reasons) > MOST_SAID:
         sys.stdout.write(f"and {len(judged.reasons) - MOST_SAID} more reasons\n")
     for where, told in tried_again(judged):
-        sys.stdout.write(f"tried again: {plain(where, 200)}: attempts ended with exit codes {plain(told)}\n")
+        sys.stdout.write(f"tried again: {plain(where, 200)}: {plain(told)}\n")
     word = "GREEN" if judged.green else f"RED, {len(judged.reasons)} reason{'s' if len(judged.reasons) > 1 else ''}"
     sys.stdout.write(f"===== Gate: {word} ({judged.counted}) =====\n")
     return int(ExitCode.PASS if judged.green else ExitCode.FAIL)
@@ -127,6 +127,11 @@ def _of_manifest(manifest: Manifest, origin: Origin) -> Iterator[str]:
 
 
 def tried_again(judged: Judgement) -> list[tuple[str, str]]:
-    """The testsuites that took more than one attempt, with what each ended with."""
-    told = [(expected.file, suite.properties.get("attempts", "")) for expected, suite in judged.suites]
-    return [(file, said) for file, said in told if said]
+    """The testsuites that took more than one attempt, with what each ended with; the workflow's, if somebody ran it again."""
+    told = []
+    for expected, suite in judged.suites:
+        attempts, workflow = (suite.properties.get(name, "") for name in ("attempts", "workflow_attempt"))
+        said = [f"ended with exit codes {attempts}"] if attempts else []
+        said += [f"made in attempt {workflow} of the workflow's run"] if workflow else []
+        told += [(expected.file, "; ".join(said))] if said else []
+    return told

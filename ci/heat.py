@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from ci.drift import ratio
@@ -36,6 +37,7 @@ def title(expected: Expected) -> str:
     """Session and layout; the self-test by its name."""
     said = expected.properties
     case = " / ".join(said.get(name, "?") for name in ("preset", "arrangement", "precision", "implementation", "transport"))
+    case += " / isolated" if said.get("isolated") == "True" else ""
     return f"{expected.session}: {case}" if expected.ranks and expected.session else case if expected.ranks else expected.name
 
 
@@ -51,8 +53,14 @@ def _cell(suite: Suite, column: str) -> str:
     counted = [(mark, sum(check.status == status for check in checks)) for status, mark in _MARKS.items()]
     marks = [f"{mark} {count}" for mark, count in counted if count]
     ratios = [found for check in checks if (found := ratio(check, failed=True)) is not None]
-    shown = f"{block(max(ratios))} {max(ratios):.1g}" if ratios else "" if marks else "="
+    worst = max(ratios, key=badness, default=None)
+    shown = f"{block(worst)} {worst:.1g}" if worst is not None else "" if marks else "="
     return " ".join([*marks, shown]).strip()
+
+
+def badness(found: float) -> float:
+    """What ratios are sorted by: one that is no number compares with nothing, and is worse than any."""
+    return math.inf if math.isnan(found) else found
 
 
 def block(found: float) -> str:

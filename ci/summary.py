@@ -107,8 +107,7 @@ def _worst(judged: Judgement, moved: Drift | None) -> str:
         for check in suite.checks
         if (near := ratio(check, failed=True)) is not None
     ]
-    # What is no number is worse than any.
-    worst = sorted(found, key=lambda one: -one[0] if one[0] == one[0] else float("-inf"))[:_WORST]
+    worst = sorted(found, key=lambda one: heat.badness(one[0]), reverse=True)[:_WORST]
     lines = [
         f"| {near:.2g} | {markdown(check.name)} | {markdown(heat.title(expected), 120)} | "
         f"{number(check, 'rel_error'):.1e} | {number(check, 'tolerance'):.1e} |"
@@ -161,8 +160,8 @@ def _moved(judged: Judgement, moved: Drift | None) -> str:
 
 
 def _attempts(judged: Judgement, moved: Drift | None) -> str:
-    lines = [f"- {markdown(file)}: exit codes {markdown(said)}" for file, said in gate.tried_again(judged)]
-    return _list("Tried again after infrastructure errors", lines)
+    lines = [f"- {markdown(file)}: {entities(plain(said))}" for file, said in gate.tried_again(judged)]
+    return _list("Tried again", lines)
 
 
 def _made_with(judged: Judgement, moved: Drift | None) -> str:

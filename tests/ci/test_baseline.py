@@ -50,8 +50,9 @@ def test_a_baseline_follows_results_that_have_not_drifted(tmp_path: Path) -> Non
     keep(tmp_path)
     closer = with_check(1, properties={"rel_error": "3e-15", "tolerance": "1e-10", "ranks": "0,1"})(SUITE)
     junit.write(tmp_path / "results" / FILE, closer)
-    assert keep(tmp_path) == 0
+    assert keep(tmp_path, "--accept", "in case it has") == 0
     assert junit.read(tmp_path / "base" / FILE) == closer
+    assert about(tmp_path)["accepted"] == ""
 
 
 def test_drifted_results_are_kept_with_a_reason_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

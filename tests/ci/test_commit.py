@@ -67,6 +67,13 @@ def test_without_either_there_is_no_commit(tmp_path: Path) -> None:
     assert commit.facts(tmp_path, {}) == {"dirty": "unknown"}
 
 
+@pytest.mark.parametrize(("attempt", "said"), [("1", {}), ("3", {"workflow_attempt": "3"})])
+def test_jobs_that_somebody_ran_again_say_so(tree: Path, attempt: str, said: dict[str, str]) -> None:
+    """Whatever made the first ones red has been overwritten."""
+    found = commit.facts(tree, {"GITHUB_RUN_ATTEMPT": attempt})
+    assert found == {"commit": git(tree, "rev-parse", "HEAD"), "dirty": "false", **said}
+
+
 def test_a_variable_says_it_where_this_tree_lies_in_another_s_repository(tree: Path) -> None:
     assert commit.facts(tree, {"PLUMBLINE_COMMIT": SHA, "GITHUB_SHA": "d" * 40}) == {"commit": SHA, "dirty": "false"}
 

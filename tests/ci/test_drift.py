@@ -14,6 +14,8 @@ from ci.expected import save
 from ci.junit import Check, Suite
 from tests.ci.green import CHECKS, EXPECTED, FILE, MANIFEST, SUITE, Change, with_check, with_properties
 
+NEAR = {"rel_error": "9e-11", "tolerance": "1e-10"}
+
 
 def at(ratio: float, **more: str) -> Change:
     """The suite with its second check at so much of its limit."""
@@ -87,6 +89,22 @@ def test_checks_without_a_limit_above_zero_have_no_ratio(tmp_path: Path) -> None
     assert compared(tmp_path, equal, flipped).reasons == []
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"status": "known"}, id="known upstream bug"),
+        pytest.param({"status": "fail"}, id="failure, which the gate sees"),
+        pytest.param({"properties": {"tolerance": "1e-10"}}, id="no error"),
+        pytest.param({"properties": {"rel_error": "1.0"}}, id="no limit"),
+        pytest.param({"properties": {**NEAR, "planted": "a defect"}}, id="planted defect"),
+    ],
+)
+def test_what_is_no_passing_comparison_has_no_ratio(tmp_path: Path, change: dict[str, object]) -> None:
+    now = with_check(1, **{"properties": NEAR, **change})(SUITE)
+    for found in (compared(tmp_path, SUITE, now), compared(tmp_path, now, with_check(1, properties=NEAR)(SUITE))):
+        assert (found.reasons, found.compared) == ([], 1)
+
+
 def test_a_check_that_is_gone_is_red(tmp_path: Path) -> None:
     found = compared(tmp_path, SUITE, replace(SUITE, checks=CHECKS[:2]))
     assert found.reasons == [
@@ -129,7 +147,7 @@ def test_results_that_cannot_be_read_are_red(tmp_path: Path) -> None:
     assert reason == f"{FILE}: is empty (0 bytes): whatever wrote it was cut off"
 
 
-def test_sessions_that_this_run_leaves_out_have_not_vanished(tmp_path: Path) -> None:
+def test_sessions_that_this_run_leaves_out_have_not_vanished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A pull request that runs a part of the table is compared in that part."""
     for session in ("a", "b"):
         junit.write(tmp_path / "base" / f"results-{session}" / FILE, SUITE)
@@ -138,11 +156,15 @@ def test_sessions_that_this_run_leaves_out_have_not_vanished(tmp_path: Path) -> 
     assert main(words) == 1
     save(tmp_path / "manifest.json", replace(MANIFEST, suites=(replace(EXPECTED, session="a"),)))
     assert main([*words, "--manifest", str(tmp_path / "manifest.json")]) == 0
+    assert capsys.readouterr().out.startswith(f"red: b/{FILE}: gone")
 
 
 def test_the_command_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    compared(tmp_path, at(0.1)(SUITE), at(0.9)(SUITE))
     words = ["drift", "--base", str(tmp_path / "base"), "--results", str(tmp_path / "now")]
+    compared(tmp_path, SUITE, SUITE)
+    assert main(words) == 0
+    assert capsys.readouterr().out == "===== Drift: GREEN (2 checks compared, 0 grown, 0 vanished, 0 new) =====\n"
+    compared(tmp_path, at(0.1)(SUITE), at(0.9)(SUITE))
     assert main(words) == 1
     said = capsys.readouterr().out
     assert said.startswith(f"red: {FILE}: Layer 0 Query (test_mla): 0.9 of its limit")
@@ -162,6 +184,7 @@ def test_drift_can_be_accepted_with_a_reason_and_is_still_said(tmp_path: Path, c
     [
         (["--factor", "0.5"], "--factor 0.5: give a number of 1 or more"),
         (["--factor", "nan"], "--factor nan: give a number of 1 or more"),
+        (["--factor", "inf"], "--factor inf: give a number of 1 or more"),
         (["--base", "none"], "--base none: no results are there; keep those of a green run with python -m ci baseline"),
         (["--manifest", "none.json"], "none.json: No such file or directory; write it with python -m ci manifest"),
     ],

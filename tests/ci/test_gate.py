@@ -324,6 +324,16 @@ def test_a_manifest_that_cannot_be_read_is_red_beside_the_jobs_that_failed(gate:
     assert "manifest.json: not JSON" in said.splitlines()[1]
 
 
+def test_what_was_tried_again_is_said_though_it_is_green(gate: Gate, tmp_path: Path) -> None:
+    gate()
+    again = with_properties(attempts="4, 0", workflow_attempt="2")(SUITE)
+    junit.write(tmp_path / "results" / FILE, again)
+    junit.write(tmp_path / "results" / "attempts" / "1" / FILE, with_properties(broken="4")(SUITE))
+    code, said = gate()
+    assert code == 0
+    assert said.startswith(f"tried again: {FILE}: ended with exit codes 4, 0; made in attempt 2 of the workflow's run\n")
+
+
 def test_a_log_is_not_filled_with_reasons(gate: Gate, tmp_path: Path) -> None:
     gate()
     for number in range(300):

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from math import inf, nan
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from ci.cli import main
 from ci.expected import Expected
 from ci.folder import Results
 from ci.gate import Judgement, judged
-from ci.heat import BLOCKS, block
+from ci.heat import BLOCKS, block, title
 from ci.junit import Check, Suite
 from ci.outcomes import known_bugs
 from tests.ci.green import CHECKS, EXPECTED, FILE, MANIFEST, NUMBERS, ORIGIN, SUITE, command_line, with_check
@@ -52,6 +53,7 @@ def test_green_results_say_so_first_and_show_how_near_they_are(tmp_path: Path) -
     assert text.startswith("## Plumbline: 🟢 GREEN\n\n1 testsuite, 4 checks: 3 pass, 1 known upstream bugs\n")
     assert "Why it is red" not in text
     assert "Reproduce" not in text
+    assert "Left out" not in text
 
 
 def test_red_results_say_why_and_how_to_see_it(tmp_path: Path) -> None:
@@ -65,7 +67,8 @@ def test_red_results_say_why_and_how_to_see_it(tmp_path: Path) -> None:
 
 
 def test_the_heat_map_has_a_row_a_testsuite_and_a_column_a_component(tmp_path: Path) -> None:
-    rows = section(page(tmp_path, FAILED), "How near to the limits").splitlines()
+    known = with_check(3, properties={**NUMBERS, "rel_error": "0.1"})(FAILED)
+    rows = section(page(tmp_path, known), "How near to the limits").splitlines()
     assert [cell.strip() for cell in re.sub("</?code>", "", rows[0]).split("|")] == [
         "", "testsuite", "run", "mla", "gradients", "",
     ]  # fmt: skip
@@ -93,6 +96,13 @@ def test_the_five_nearest_to_their_limits_are_listed_nearest_first(tmp_path: Pat
 def test_a_number_that_is_none_is_the_worst(tmp_path: Path) -> None:
     spoilt = with_check(2, status="fail", properties={**NUMBERS, "rel_error": "nan"})(SUITE)
     assert "| nan | <code>Layer 0 Key</code>" in section(page(tmp_path, spoilt), "Nearest to their limits").splitlines()[2]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_number_that_is_none_is_the_worst_of_its_cell_wherever_it_stands(tmp_path: Path, number: int) -> None:
+    """Python's max([0.1, nan]) is 0.1, and its max([nan, 0.1]) is nan."""
+    spoilt = with_check(number, status="fail", properties={**NUMBERS, "rel_error": "nan"})(SUITE)
+    assert "| ✗ 1 █ nan |" in section(page(tmp_path, spoilt), "How near to the limits")
 
 
 def test_known_upstream_bugs_are_linked_as_our_own_table_has_them(tmp_path: Path) -> None:
@@ -140,6 +150,11 @@ def test_a_section_that_finds_no_room_is_named_and_the_verdict_stands() -> None:
     assert len(text.encode()) <= 60_000
     assert text.startswith("## Plumbline: 🔴 RED")
     assert re.search(r"Left out, for GitHub takes no more than 1024 KiB of a step: .*reasons", text)
+
+
+def test_where_not_even_the_verdict_finds_room_nothing_is_written() -> None:
+    """Too much, and GitHub would drop what stands there already."""
+    assert summary.page(many(1), room=100) == ""
 
 
 def test_what_a_step_has_written_before_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +230,7 @@ def test_accepted_drift_is_told_with_the_reason_and_not_red(tmp_path: Path, caps
 def test_attempts_are_told(tmp_path: Path) -> None:
     told = replace(SUITE, properties={**SUITE.properties, "attempts": "4, 0"})
     junit.write(tmp_path / "attempts" / "1" / FILE, replace(SUITE, properties={**SUITE.properties, "broken": "4"}))
-    assert "exit codes <code>4, 0</code>" in section(page(tmp_path, told), "Tried again after infrastructure errors")
+    assert section(page(tmp_path, told), "Tried again").endswith("</code>: ended with exit codes 4, 0\n\n")
 
 
 def test_what_it_was_made_with_is_told(tmp_path: Path) -> None:
@@ -229,3 +244,17 @@ def test_a_summary_of_nothing_says_why(tmp_path: Path, capsys: pytest.CaptureFix
     words = ["--manifest", str(tmp_path / "none.json"), "--results", str(tmp_path / "none")]
     assert main(["summary", *words, "--needs", '{"plan": {"result": "failure"}}']) == 0
     assert section(capsys.readouterr().out, "Why it is red").count("\n- ") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        ({}, "tiny / tp2 / fp64 / local / gloo"),
+        ({"session": "cpu_tp2"}, "cpu_tp2: tiny / tp2 / fp64 / local / gloo"),
+        ({"properties": {**EXPECTED.properties, "isolated": "True"}}, "tiny / tp2 / fp64 / local / gloo / isolated"),
+        ({"properties": {**EXPECTED.properties, "isolated": "False"}}, "tiny / tp2 / fp64 / local / gloo"),
+        ({"ranks": 0}, "tiny-tp2-fp64-local-gloo"),
+    ],
+)
+def test_a_testsuite_is_called_by_its_session_and_case(change: dict[str, Any], shown: str) -> None:
+    assert title(replace(EXPECTED, **change)) == shown

@@ -106,14 +106,15 @@ class Report:
 
     def _start_cases(self) -> None:
         """Every case that a selected check asks for, after a file that says it did not finish."""
-        from validation.run.runner import Runner
-
-        self._runner, self._machine = Runner(self._settings, self._progress.show), machine()
-        self._commit = commit.facts()
+        self._machine, self._commit = machine(), commit.facts()
         for case in self._wanted:
             junit.write_unfinished(self._path(case), case.name, self._facts(case, {}))
         if self._plants:
             junit.write_unfinished(*self._self_test_file(), self._self_test.properties(self._common_facts()))
+        # Imports torch: what an earlier run left must be gone by then.
+        from validation.run.runner import Runner
+
+        self._runner = Runner(self._settings, self._progress.show)
         # torch alone is half a million objects: left to the collector, it goes through them while the checks run.
         gc.freeze()
         self._runner.start(self._wanted)
