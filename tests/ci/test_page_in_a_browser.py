@@ -160,7 +160,7 @@ def test_a_cell_opens_every_number_the_message_and_the_command(show: Open) -> No
         assert words in said
     assert "relative error 6.96e-01 > 1e-10" in said
     assert page.locator("#sheet .command code").text_content() == "python -m validation run --layouts pp2 -- -k attention"
-    assert "#tiny-pp2-fp64-local-gloo/Layer%201%20Attention%20Output" in page.url
+    assert page.evaluate("location.hash") == "#tiny-pp2-fp64-local-gloo/Layer%201%20Attention%20Output"
 
 
 def test_the_command_is_copied(show: Open) -> None:
@@ -176,7 +176,7 @@ def test_a_link_opens_its_check(show: Open) -> None:
     assert page.locator("dialog[open] #sheet-title").text_content() == "Layer 2 Attention Output Gradient"
     page.keyboard.press("Escape")
     assert page.locator("#map-views input:checked + span").text_content() == "Probe gradients"
-    assert "#" not in page.url
+    page.wait_for_function("() => location.hash === ''")
     assert show(*failing(), link="#nothing/of the kind%").locator("dialog[open]").count() == 0
 
 
