@@ -367,11 +367,11 @@ const COLUMNS = [
   { key: "component", head: "Component", width: "124px", wide: true },
   { key: "title", head: "Check", width: "" },
   { key: "share", head: "Ratio", width: "80px", number: true },
-  { key: "max", head: "Max diff", width: "96px", number: true, wide: true },
-  { key: "avg", head: "Avg diff", width: "96px", number: true, wide: true },
-  { key: "rel", head: "Relative", width: "96px", number: true, wide: true },
+  { key: "max", head: "Max diff", width: "88px", number: true, wide: true },
+  { key: "avg", head: "Avg diff", width: "88px", number: true, wide: true },
+  { key: "rel", head: "Relative", width: "88px", number: true, wide: true },
   { key: "limit", head: "Limit", width: "76px", number: true, wide: true },
-  { key: "ranks", head: "Ranks", width: "80px", wide: true },
+  { key: "ranks", head: "Ranks", width: "74px", wide: true },
 ];
 const SPARE = 12;
 
