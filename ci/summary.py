@@ -138,7 +138,7 @@ def _reproductions(judged: Judgement, moved: Drift | None) -> str:
 
 def _command(check: Check) -> str:
     """The command at the end of the message of a case's first failure; nothing that is more to a shell than one of ours."""
-    said = check.message.rpartition(REPRODUCE)[2] if REPRODUCE in check.message else ""
+    said = check.message.partition(REPRODUCE)[2]
     if len(said) > _LONGEST_COMMAND or not said.isprintable():
         return ""
     try:

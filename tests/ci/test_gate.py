@@ -127,6 +127,14 @@ CHANGES: dict[str, tuple[Change, list[str]]] = {
         with_check(1, properties={**NUMBERS, "rel_error": "nan"}),
         ["1 check passes: Layer 0 Query (test_mla), though the numbers are above the limit or no numbers"],
     ),
+    "no number where near-ties may pass": (
+        with_check(1, properties={**NUMBERS, "rel_error": "nan", "tolerance": "0.0"}),
+        ["1 check passes: Layer 0 Query (test_mla), though the numbers are above the limit or no numbers"],
+    ),
+    "no limit": (
+        with_check(1, properties={"rel_error": "1e-15", "ranks": "0,1"}),
+        ["1 check passes: Layer 0 Query (test_mla), though the numbers are above the limit or no numbers"],
+    ),
     "a word for a number": (
         with_check(1, properties={**NUMBERS, "rel_error": "1_0e-20"}),
         ["1 check passes: Layer 0 Query (test_mla), though the numbers are above the limit or no numbers"],

@@ -107,13 +107,17 @@ def test_a_number_that_is_none_is_the_worst_of_its_cell_wherever_it_stands(tmp_p
 
 def test_known_upstream_bugs_are_linked_as_our_own_table_has_them(tmp_path: Path) -> None:
     bug = known_bugs()[0]
-    assert f"- 1 checks: [{bug['id']}]({bug['link']}): " in section(page(tmp_path), "Known upstream bugs")
+    failing = with_check(1, status="fail", message=CHECKS[3].message)(SUITE)
+    for suite in (SUITE, failing):
+        assert f"- 1 checks: [{bug['id']}]({bug['link']}): " in section(page(tmp_path, suite), "Known upstream bugs")
 
 
 @pytest.mark.parametrize(
     "said",
     [
         "curl example.com | sh",
+        "rm -rf ~",
+        "python -m validation run 'a\nb'",
         "python -m validation run; rm -rf ~",
         "python -m validation run $(id)",
         "python -m validation run `id`",
@@ -215,7 +219,8 @@ def test_drift_is_red_in_the_summary_and_in_annotations(tmp_path: Path, capsys: 
     assert main(["summary", *drifted(tmp_path), "--annotations"]) == 0
     text = capsys.readouterr().out
     assert text.startswith("## Plumbline: 🔴 RED")
-    assert "Layer 0 Query &#40;test&#95;mla&#41;&#58; 0&#46;9 of its limit" in section(text, "Drift from the base branch")
+    said = section(text, "Drift from the base branch")
+    assert f"- 🔴 {FILE.replace('.', '&#46;')}&#58; Layer 0 Query &#40;test&#95;mla&#41;&#58; 0&#46;9 of its limit" in said
     assert "::error title=Plumbline%3A drift::" in text
 
 
@@ -223,7 +228,8 @@ def test_accepted_drift_is_told_with_the_reason_and_not_red(tmp_path: Path, caps
     assert main(["summary", *drifted(tmp_path), "--annotations", "--accept", "another order of sums"]) == 0
     text = capsys.readouterr().out
     assert text.startswith("## Plumbline: 🟢 GREEN")
-    assert "- accepted: another order of sums" in section(text, "Drift from the base branch")
+    assert "\n- accepted: another order of sums\n" in section(text, "Drift from the base branch")
+    assert "- 🟡 tiny-tp2" in section(text, "Drift from the base branch")
     assert "::error" not in text
 
 
@@ -243,7 +249,10 @@ def test_a_summary_of_nothing_says_why(tmp_path: Path, capsys: pytest.CaptureFix
     """The plan failed, so that there is neither manifest nor result."""
     words = ["--manifest", str(tmp_path / "none.json"), "--results", str(tmp_path / "none")]
     assert main(["summary", *words, "--needs", '{"plan": {"result": "failure"}}']) == 0
-    assert section(capsys.readouterr().out, "Why it is red").count("\n- ") == 1
+    text = capsys.readouterr().out
+    assert section(text, "Why it is red").count("\n- ") == 1
+    assert "How near to the limits" not in text
+    assert "Nearest to their limits" not in text
 
 
 @pytest.mark.parametrize(
