@@ -367,11 +367,11 @@ const COLUMNS = [
   { key: "component", head: "Component", width: "124px", wide: true },
   { key: "title", head: "Check", width: "" },
   { key: "share", head: "Ratio", width: "80px", number: true },
-  { key: "max", head: "Max diff", width: "96px", number: true, wide: true },
-  { key: "avg", head: "Avg diff", width: "96px", number: true, wide: true },
-  { key: "rel", head: "Relative", width: "96px", number: true, wide: true },
+  { key: "max", head: "Max diff", width: "88px", number: true, wide: true },
+  { key: "avg", head: "Avg diff", width: "88px", number: true, wide: true },
+  { key: "rel", head: "Relative", width: "88px", number: true, wide: true },
   { key: "limit", head: "Limit", width: "76px", number: true, wide: true },
-  { key: "ranks", head: "Ranks", width: "80px", wide: true },
+  { key: "ranks", head: "Ranks", width: "74px", wide: true },
 ];
 const SPARE = 12;
 
@@ -566,9 +566,14 @@ function ranks(texts) {
 /* ---------- The numbers of one check ---------- */
 
 const sheet = {
+  check: undefined,
+
   start() {
     this.dialog = byId("sheet");
-    this.dialog.addEventListener("close", () => history.replaceState(null, "", location.href.split("#")[0]));
+    this.dialog.addEventListener("close", () => {
+      // The event comes later: another link may have been followed by then.
+      if (linked(location.hash) === this.check) history.replaceState(null, "", location.href.split("#")[0]);
+    });
     this.dialog.addEventListener("click", (event) => {
       if (event.target === this.dialog && event.clientX < this.dialog.getBoundingClientRect().left) this.dialog.close();
     });
@@ -599,6 +604,7 @@ const sheet = {
       ...elsewhere(check),
       facts(suite),
     );
+    this.check = check;
     history.replaceState(null, "", anchor(check));
     if (!this.dialog.open) this.dialog.showModal();
     this.dialog.scrollTop = 0;

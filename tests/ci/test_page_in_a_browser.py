@@ -108,6 +108,14 @@ def test_the_map_opens_on_the_layout_that_fails_and_its_cells_say_so_without_col
     assert page.locator("#grid tbody th").all_text_contents() == ["Value", "Attention Output"]
 
 
+def test_of_all_layouts_a_cell_shows_the_worst(show: Open) -> None:
+    title = "Layer 0 Value"
+    known, failed = check(title, "known"), check(title, "fail", rel_error="3e-10")
+    page = show(suite("tp2", (known,)), suite("pp2", (failed,)), suite("single", (check(title),)))
+    page.select_option("#map-layout", label="All, the worst of each")
+    assert page.locator("#grid td.cell").get_attribute("aria-label") == "Layer 0 Value in pp2: fail, 3 × limit, max diff 2.185"
+
+
 def test_gradients_parameters_and_steps_are_a_switch_away(show: Open) -> None:
     page = show(suite("tp2"))
     assert page.locator("#map-views span").all_text_contents() == [
@@ -152,7 +160,7 @@ def test_a_cell_opens_every_number_the_message_and_the_command(show: Open) -> No
         assert words in said
     assert "relative error 6.96e-01 > 1e-10" in said
     assert page.locator("#sheet .command code").text_content() == "python -m validation run --layouts pp2 -- -k attention"
-    assert "#tiny-pp2-fp64-local-gloo/Layer%201%20Attention%20Output" in page.url
+    assert page.evaluate("location.hash") == "#tiny-pp2-fp64-local-gloo/Layer%201%20Attention%20Output"
 
 
 def test_the_command_is_copied(show: Open) -> None:
@@ -168,7 +176,7 @@ def test_a_link_opens_its_check(show: Open) -> None:
     assert page.locator("dialog[open] #sheet-title").text_content() == "Layer 2 Attention Output Gradient"
     page.keyboard.press("Escape")
     assert page.locator("#map-views input:checked + span").text_content() == "Probe gradients"
-    assert "#" not in page.url
+    page.wait_for_function("() => location.hash === ''")
     assert show(*failing(), link="#nothing/of the kind%").locator("dialog[open]").count() == 0
 
 
