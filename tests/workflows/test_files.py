@@ -115,3 +115,17 @@ def test_the_lock_file_names_no_registry() -> None:
     packages = json.loads((HERE / "package-lock.json").read_text(encoding="utf-8"))["packages"]
     assert [name for name, package in packages.items() if "resolved" in package] == []
     assert all("integrity" in package for name, package in packages.items() if name)
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
+def test_the_workflow_in_the_readme_is_one(node: None, tmp_path: Path, readme: str) -> None:
+    """Its inputs are those of the reusable workflow, and GitHub's language service has nothing to say."""
+    (written,) = re.findall(
+        r"```yaml\n(# \.github/workflows/plumbline\.yml\n.*?)```", (ROOT / readme).read_text("utf-8"), re.DOTALL
+    )
+    (tmp_path / "plumbline.yml").write_text(written, encoding="utf-8")
+    assert diagnostics(tmp_path / "plumbline.yml") == []
+    called = yaml.safe_load((ROOT / ".github" / "workflows" / "parity.yml").read_text(encoding="utf-8"))
+    given = yaml.safe_load(written)["jobs"]["plumbline"]["with"]
+    assert set(given) <= set(called[True]["workflow_call"]["inputs"])
+    assert len(written.splitlines()) <= 18
