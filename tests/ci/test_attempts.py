@@ -186,6 +186,11 @@ def test_results_are_looked_for_where_the_command_puts_them(words: list[str], fo
 @pytest.mark.parametrize("dashes", [[], ["--"]])
 def test_the_dashes_before_the_command_may_be_left_out(monkeypatch: pytest.MonkeyPatch, dashes: list[str]) -> None:
     asked: list[Sequence[str]] = []
-    monkeypatch.setattr(attempts, "_run", lambda given: asked.append(given) or 0)
+
+    def run(given: Sequence[str]) -> int:
+        asked.append(given)
+        return 0
+
+    monkeypatch.setattr(attempts, "_run", run)
     assert main(["attempts", *dashes, "run", "--tp", "2", "--", "-k", "mla"]) == 0
     assert asked == [["run", "--tp", "2", "--", "-k", "mla"]]
