@@ -106,6 +106,7 @@ KEPT = "attempt 1 holds a verdict, Layer 0 Query fails: only an infrastructure e
     [
         pytest.param("4, 0", {1: BROKEN}, [], id="as it must be"),
         pytest.param("4, 4, 0", {1: BROKEN, 2: UNFINISHED}, [], id="twice"),
+        pytest.param("4, 0", {1: SUITE}, [], id="it passed, and a case beside it broke"),
         pytest.param("4, 0", {1: FAILED}, [KEPT], id="a failure tried again"),
         pytest.param(
             "4, 0",
