@@ -72,8 +72,7 @@ def _results(given: Sequence[str]) -> Path:
     """The folder that the command writes to."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--results", default="results")
-    ours = given[: given.index("--")] if "--" in given else given
-    return Path(parser.parse_known_args(ours)[0].results)
+    return Path(parser.parse_known_args(given)[0].results)
 
 
 def _files(folder: Path) -> dict[Path, tuple[int, int]]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from validation.case.case import ON_CPU
+
 LAYOUTS = "PLUMBLINE_LAYOUTS"
 EVENT = "workflow_call"
 
@@ -18,7 +20,7 @@ def row(environment: Mapping[str, str]) -> dict[str, Any] | None:
     if not environment.get(LAYOUTS):
         return None
     transport = environment.get("PLUMBLINE_TRANSPORT") or "gloo"
-    kind, machine = ("gpu", "GPUs") if transport == "nccl" else ("cpu", "the CPU")
+    kind, machine = ("cpu", "the CPU") if transport in ON_CPU else ("gpu", "GPUs")
     precision = environment.get("PLUMBLINE_PRECISION") or "fp64"
     return {
         "session": f"{kind}_{{layout}}",

@@ -7,6 +7,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from validation.case.case import ON_CPU
+
 FOLDER = Path(__file__).parents[1] / "requirements"
 TOLD = ("torch", "transformers", "megatron-core", "transformer-engine")
 """The libraries whose versions stand in results."""
@@ -14,7 +16,7 @@ TOLD = ("torch", "transformers", "megatron-core", "transformer-engine")
 
 def minimum(transport: str, implementation: str, folder: Path = FOLDER) -> dict[str, str]:
     """Library -> oldest version, of what a session with this transport and implementation installs."""
-    files = ["cpu" if transport == "gloo" else "cuda", *(["te"] if implementation == "te" else [])]
+    files = ["cpu" if transport in ON_CPU else "cuda", *(["te"] if implementation == "te" else [])]
     bounds = {wanted.name: bound for name in files for wanted in _wanted(folder / f"{name}.txt") if (bound := _lower(wanted))}
     return {name: bounds[name] for name in TOLD if name in bounds}
 

@@ -106,6 +106,7 @@ KEPT = "attempt 1 holds a verdict, Layer 0 Query fails: only an infrastructure e
     [
         pytest.param("4, 0", {1: BROKEN}, [], id="as it must be"),
         pytest.param("4, 4, 0", {1: BROKEN, 2: UNFINISHED}, [], id="twice"),
+        pytest.param("4, 0", {1: SUITE}, [], id="it passed, and a case beside it broke"),
         pytest.param("4, 0", {1: FAILED}, [KEPT], id="a failure tried again"),
         pytest.param(
             "4, 0",
@@ -181,3 +182,16 @@ def test_a_command_that_makes_no_sense_is_refused(words: list[str], capsys: pyte
 )
 def test_results_are_looked_for_where_the_command_puts_them(words: list[str], folder: str) -> None:
     assert attempts._results(words) == Path(folder)
+
+
+@pytest.mark.parametrize("dashes", [[], ["--"]])
+def test_the_dashes_before_the_command_may_be_left_out(monkeypatch: pytest.MonkeyPatch, dashes: list[str]) -> None:
+    asked: list[Sequence[str]] = []
+
+    def run(given: Sequence[str]) -> int:
+        asked.append(given)
+        return 0
+
+    monkeypatch.setattr(attempts, "_run", run)
+    assert main(["attempts", *dashes, "run", "--tp", "2", "--", "-k", "mla"]) == 0
+    assert asked == [["run", "--tp", "2", "--", "-k", "mla"]]

@@ -21,7 +21,9 @@ ALWAYS = {"transformers": "5.17", "megatron-core": "0.16.1"}
     ("transport", "implementation", "oldest"),
     [
         ("gloo", "local", {"torch": "2.13.0", **ALWAYS}),
+        ("staged-cpu", "local", {"torch": "2.13.0", **ALWAYS}),
         ("nccl", "local", {"torch": "2.11", **ALWAYS}),
+        ("staged", "local", {"torch": "2.11", **ALWAYS}),
         ("nccl", "te", {"torch": "2.11", **ALWAYS, "transformer-engine": "2.11.0"}),
     ],
 )

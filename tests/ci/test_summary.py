@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ci import junit, summary
+from ci import heat, junit, summary
 from ci.cli import main
 from ci.expected import Expected
 from ci.folder import Results
@@ -74,6 +74,15 @@ def test_the_heat_map_has_a_row_a_testsuite_and_a_column_a_component(tmp_path: P
     ]  # fmt: skip
     cells = [cell.strip() for cell in rows[2].split("|")]
     assert cells[2:5] == ["=", "✗ 1 █ 2e+09", "◆ 1"]
+    assert "left out" not in "".join(rows)
+
+
+def test_a_component_that_a_testsuite_has_not_is_left_empty() -> None:
+    """The self-test has one of its own, and layouts without experts have no router."""
+    steps = replace(SUITE, checks=(Check("validation.checks.test_probe_gradients", "a", "pass"),))
+    rows = heat.table([(EXPECTED, replace(SUITE, checks=CHECKS[:1])), (EXPECTED, steps)]).splitlines()
+    assert rows[0].endswith("| <code>run</code> | <code>probe gradients</code> |")
+    assert [row.split("|")[2:4] for row in rows[2:4]] == [[" = ", "  "], ["  ", " = "]]
 
 
 @pytest.mark.parametrize(

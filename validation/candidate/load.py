@@ -13,7 +13,7 @@ from validation.candidate.weights import Holding, Ranks, UnknownTensorError, hol
 from validation.case.model import Model
 from validation.case.parameters import EXPERTS, Parameter
 from validation.compare.piece import Box, slices
-from validation.reference.checkpoint import Checkpoint
+from validation.reference.sources import Weights
 
 TOGETHER = 1 << 18
 """Elements of experts that are measured as one piece; larger ones are measured expert by expert, without a copy."""
@@ -38,7 +38,7 @@ def held_by(chunks: Iterable[GPTModel], model: Model, recorder: Recorder) -> Hel
 
 
 @torch.no_grad()
-def load(chunks: list[GPTModel], held: Held, checkpoint: Checkpoint, recorder: Recorder) -> None:
+def load(chunks: list[GPTModel], held: Held, checkpoint: Weights, recorder: Recorder) -> None:
     """Fill every tensor with NaN, copy what the mapping says, and leave word of each that is not wholly filled."""
     for chunk in chunks:
         store_biases(chunk)
@@ -53,7 +53,7 @@ def load(chunks: list[GPTModel], held: Held, checkpoint: Checkpoint, recorder: R
             recorder.problem(f"{WEIGHTS}{name}", f"{name} holds elements that no checkpoint tensor set")
 
 
-def compare_weights(held: Held, checkpoint: Checkpoint, recorder: Recorder) -> None:
+def compare_weights(held: Held, checkpoint: Weights, recorder: Recorder) -> None:
     """Read every tensor back into the checkpoint's layout and measure it against the file, in the tensor's dtype."""
     parts = ((part, part.of(tensor.detach())) for tensor, parts in held for part in parts)
     for parameter, box, value in together(parts):
