@@ -66,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     wanted = settings(options, command)
-    prepare(wanted, [plant.case for plant in plan_of(wanted).plants])
+    if not wanted.manifest:
+        prepare(wanted, [plant.case for plant in plan_of(wanted).plants])
 
     # What is wrong has been said by now, and the fork server imports while pytest is.
     import pytest

@@ -43,7 +43,7 @@ class Raises:
 def blind(plugins: dict[str, str]) -> None:
     """Put these plugins in the place of the catalogue's, by kind, and let the check of core attention pass anything."""
     from validation.checks import test_mla
-    from validation.compare.verdict import Limits
+    from validation.compare.limits import Limits
     from validation.faults import catalogue, plan
 
     find, wrong = catalogue.find, {plan.PLANTED[kind][0][0]: plugin for kind, plugin in plugins.items()}

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.checks.conftest import LAYERS, ROOT, Output
+from tests.checks.test_reported_checks import assert_reported, listed
 from validation.faults.plan import PLANTED
 
 KINDS = tuple(PLANTED)
@@ -147,3 +148,11 @@ def test_nothing_is_planted_unless_it_is_asked_for(sound: Output) -> None:
     """Outside of CI."""
     assert "self-test" not in sound.text.lower()
     assert not list(sound.results.glob("self-test*"))
+
+
+def test_the_self_test_reports_what_its_manifest_names(outputs: Outputs, tmp_path: Path) -> None:
+    words = ["--layouts", "tp2", "--set", f"num_layers={LAYERS}", "--self-test"]
+    found = listed(tmp_path, *words, selection=("--", "-k", "planted or ranks"))
+    assert len(found) == 2
+    for expected in found.values():
+        assert_reported(expected, outputs.sound.results)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from ci.matrix import Row, rows
+from ci.table import Row, rows
 from validation.case import preflight
 from validation.case.case import Case
 from validation.case.layout import Layout

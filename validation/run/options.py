@@ -49,6 +49,7 @@ class Settings:
     self_test: bool = False
     megatron_path: Path | None = None
     plugin: str = ""
+    manifest: Path | None = None
     share_gpu: int | None = None
 
 
@@ -116,6 +117,7 @@ def add_options(add: Callable[..., Any]) -> None:
         help="plant one defect of each kind in small cases beside the others; each must be seen (default where CI is true)",
     )
     add("--no-self-test", action="store_true", default=False, help="plant none")
+    add("--manifest", default=None, metavar="FILE", help="write down every check that would be reported, and run nothing")
     add("--fresh", action="store_true", default=False, help="compute the reference again even if it is stored")
 
 
@@ -162,6 +164,7 @@ def settings(options: Any, command: str) -> Settings:
         self_test=_self_test(options),
         megatron_path=Path(options.megatron_path) if options.megatron_path else None,
         plugin=options.plugin,
+        manifest=Path(options.manifest) if options.manifest else None,
         share_gpu=options.share_gpu,
     )
 
