@@ -1,4 +1,4 @@
-"""`python -m validation`: run cases, look at the machine."""
+"""`python -m validation`: run cases, convert and compare checkpoints, look at the machine."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from validation import doctor
 from validation.case.errors import ExitCode, PlumblineError
+from validation.convert import options as conversion
 from validation.faults.plan import plan_of
 from validation.run.options import Given, add_options, settings
 from validation.run.prepare import prepare
@@ -18,6 +19,7 @@ _EXAMPLES = """examples:
   python -m validation run --layouts single,tp2,pp2
   python -m validation run --tp 2 --pp 1 --batch-size 2 --seq-length 512 --hf-model-path DIR --debug
   python -m validation run --preset mini --tp 2 --set num_layers=4 --precision fp32
+  python -m validation convert --hf-model-path DIR --save OUT --layout tp2pp2
   python -m validation doctor
 
 what comes after -- goes to pytest: python -m validation run --tp 2 -- -k mla -x
@@ -40,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     add_options(run.add_argument)
     run.add_argument("--timeout", dest="case_timeout", type=float, metavar="SECONDS", help="the same as --case-timeout")
     run.add_argument("--debug", dest="pieces", action="store_true", help="the same as --pieces")
+    conversion.add_commands(commands, formatter_class=parser.formatter_class)
     commands.add_parser("doctor", help="what is here, and what each missing piece prevents", add_help=False)
     return parser
 
@@ -52,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given[:1] == ["doctor"]:
             return doctor.main(given[1:])
         options = _parser().parse_args(ours)
+        if options.command in conversion.COMMANDS:
+            return conversion.run(options)
         return _run(options, pytests, shlex.join(["python", "-m", "validation", *given]))
     except PlumblineError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -118,7 +118,7 @@ def settings(options: Any, command: str) -> Settings:
             micro_batch_size=_given(options.micro_batch_size, _micro_batch_size(options, base, layout)),
             seq_length=_given(options.seq_length, base.seq_length),
             hf_model_path=folder,
-            layers=_layers(options.layers),
+            layers=layers_of(options.layers),
             training=replace(training, steps=_steps(options, base, precision, mtp or model.num_nextn_predict_layers)),
         )
         for layout, training, mtp in _arrangements(options)
@@ -190,11 +190,12 @@ def _base(options: Any) -> tuple[Preset, str | None]:
     if options.numbers:
         raise UsageError("--set changes a preset; a checkpoint's numbers are its own (take fewer layers with --layers)")
     folder = Path(options.hf_model_path)
-    model = model_from_folder(folder, _layers(options.layers))
+    model = model_from_folder(folder, layers_of(options.layers))
     return Preset(folder.resolve().name, model, batch_size=2, micro_batch_size=1, seq_length=64), str(folder)
 
 
-def _layers(text: str) -> tuple[int, ...]:
+def layers_of(text: str) -> tuple[int, ...]:
+    """`0,1,3` as numbers. Raises UsageError."""
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:

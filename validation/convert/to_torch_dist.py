@@ -1,0 +1,135 @@
+"""Writing torch_dist, the format of megatron-core's dist_checkpointing, tensor by tensor.
+
+It is torch.distributed.checkpoint's format (`.metadata` and `.distcp` files) with `common.pt` and `metadata.json` beside it.
+megatron-core's own save wants all of a rank's tensors in memory at once, and every rank; here the same plan is made of the
+names and shapes alone, and each item is read when it is written.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint import FileSystemWriter
+from torch.distributed.checkpoint.default_planner import create_default_global_save_plan
+from torch.distributed.checkpoint.filesystem import SerializationFormat, _StorageInfo, _write_item
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
+from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
+from torch.distributed.checkpoint.storage import WriteResult
+
+from validation.compare.piece import box_shape
+from validation.convert.keys import Place, extra_states, places
+from validation.convert.megatron_args import RELEASE, common, write_beside
+from validation.convert.parts import Part, Taken, Target, check_cover, dtype_of, grouped, part_bytes
+from validation.convert.places import Arrangement
+from validation.convert.source import Source
+from validation.convert.tensors import Megatron
+from validation.convert.unfinished import write_json
+
+_LEAST, _MOST = 64 << 20, 2 << 30
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A part of a tensor of the checkpoint, which some rank of the layout holds."""
+
+    place: Place
+    taken: Taken
+
+    def item(self) -> WriteItem:
+        """It as torch.distributed.checkpoint plans it."""
+        box = self.place.box(self.taken.box)
+        offsets, sizes = torch.Size(start for start, _ in box), torch.Size(box_shape(box))
+        data = TensorWriteData(
+            chunk=ChunkStorageMetadata(offsets, sizes),
+            properties=TensorProperties(dtype=self.taken.dtype),
+            size=torch.Size(self.place.shape),
+        )
+        return WriteItem(MetadataIndex(self.place.key, offsets), WriteItemType.SHARD, tensor_data=data)
+
+
+class ToTorchDist(Target):
+    """A checkpoint that any layout can load; it is cut as `arrangement` needs it, which then reads without cutting."""
+
+    format = "torch_dist"
+
+    def __init__(
+        self, source: Source, megatron: Megatron, arrangement: Arrangement, dtype: torch.dtype | None, beside: Path
+    ) -> None:
+        self._source, self._megatron, self._arrangement = source, megatron, arrangement
+        self._dtype, self._beside = dtype, beside
+        chunks = list(self._chunks())
+        check_cover((chunk.taken for chunk in chunks), source.parameters)
+        limit = part_bytes(sum(chunk.taken.bytes for chunk in chunks), _LEAST, _MOST)
+        runs = grouped(((chunk, chunk.taken.bytes) for chunk in chunks), limit)
+        self.parts = tuple(
+            Part(f"{RELEASE}/__{index}_0.distcp", tuple(run), sum(chunk.taken.bytes for chunk in run), len(run))
+            for index, run in enumerate(runs)
+        )
+
+    def _chunks(self) -> Iterator[Chunk]:
+        """In the order of the model, each place once: replicas are written by none but the first."""
+        found: dict[tuple[str, Any], Chunk] = {}
+        where = places(self._megatron)
+        for ranks, experts in self._arrangement.cuts():
+            for tensor in self._megatron.tensors(ranks):
+                for held in tensor.holdings if ("{expert}" in tensor.row.megatron) == experts else ():
+                    name = held.parameter.name
+                    taken = Taken(name, held.box, dtype_of(self._source, name, self._dtype))
+                    found.setdefault((name, held.box), Chunk(where[name], taken))
+        order = {name: index for index, name in enumerate(self._source.parameters)}
+        yield from sorted(found.values(), key=lambda chunk: (order[chunk.taken.parameter], chunk.taken.box))
+
+    def write(self, part: Part, path: Path, wrote: Callable[[int], None]) -> Any:
+        """A file of items, each as torch.save writes it; returns where each begins and how long it is."""
+        writer = FileSystemWriter(path.parent)
+        placed = []
+        # torch.load does not look at them, and the manifest has a checksum of the whole file.
+        torch.serialization.set_crc32_options(False)
+        with path.open("wb") as stream:
+            for chunk in part.items:
+                value = chunk.taken.read(self._source)
+                written = _write_item(
+                    writer.transforms, stream, value, chunk.item(), Path(part.name).name, SerializationFormat.TORCH_SAVE
+                )
+                placed.append([written.storage_data.offset, written.storage_data.length])
+                wrote(chunk.taken.bytes)
+        return placed
+
+    def finish(self, folder: Path, known: Mapping[str, Any]) -> None:
+        """The metadata of all items, the common state, and what Megatron-LM and the way back need."""
+        below = folder / RELEASE
+        plans, results = [], []
+        for part in self.parts:
+            items = [chunk.item() for chunk in part.items]
+            plans.append(SavePlan(items))
+            places_ = [_StorageInfo(Path(part.name).name, *placed) for placed in known[part.name]]
+            results.append([WriteResult(item.index, info.length, info) for item, info in zip(items, places_, strict=True)])
+        objects = self._objects(below)
+        plans.append(SavePlan([WriteItem(result.index, WriteItemType.BYTE_IO) for result in objects]))
+        _, metadata = create_default_global_save_plan(plans)
+        FileSystemWriter(below).finish(metadata, [*results, objects])
+        write_json(below / "metadata.json", {"sharded_backend": "torch_dist", "sharded_backend_version": 1} | _COMMON)
+        content = {"singleton_local_shards": False, "chained_optim_avoid_prefix": True}
+        torch.save(common(self._source, self._arrangement) | {"content_metadata": content}, below / "common.pt")
+        write_beside(folder, self._source, self._dtype, self._beside)
+
+    def _objects(self, folder: Path) -> list[WriteResult]:
+        """The modules' extra states, which a model asks for: empty, as they are where nothing is computed in fp8."""
+        empty = torch.empty(0, dtype=torch.uint8) if self._megatron.implementation == "te" else None
+        bytes_ = io.BytesIO()
+        torch.save([empty], bytes_)
+        name, size, results = f"__{len(self.parts)}_0.distcp", bytes_.tell(), []
+        with (folder / name).open("wb") as stream:
+            for key in extra_states(self._megatron):
+                info = _StorageInfo(name, stream.tell(), size)
+                stream.write(bytes_.getbuffer())
+                results.append(WriteResult(MetadataIndex(key), size, info))
+        return results
+
+
+_COMMON = {"common_backend": "torch", "common_backend_version": 1}

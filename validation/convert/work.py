@@ -1,0 +1,98 @@
+"""The processes that write parts. They are forked, so that the plan and the opened files are theirs at once."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import torch
+
+from validation.case.errors import InfrastructureError
+from validation.convert.parts import Part, Target
+from validation.convert.progress import Progress
+from validation.convert.unfinished import Unfinished, disk_errors, sync
+
+_PR_SET_PDEATHSIG = 1
+_POLL = 0.1
+
+
+def write(target: Target, unfinished: Unfinished, jobs: int) -> Mapping[str, Any]:
+    """Write every part that is not yet whole, `jobs` at a time; returns what is noted of each, by name.
+
+    Raises InfrastructureError where a process is lost. Other errors come as they were raised.
+    """
+    noted = {part.name: unfinished.noted(part.name) for part in target.parts}
+    left = sorted((part for part in target.parts if noted[part.name] is None), key=lambda part: -part.bytes)
+    total = sum(part.bytes for part in target.parts)
+    progress = Progress("convert", total, total - sum(part.bytes for part in left))
+    with disk_errors(unfinished.folder):
+        try:
+            return {**noted, **_all(target, unfinished, left, min(jobs, len(left)), progress)}
+        finally:
+            progress.end()
+
+
+def _all(target: Target, unfinished: Unfinished, left: list[Part], jobs: int, progress: Progress) -> dict[str, Any]:
+    if not left:
+        return {}
+    context = multiprocessing.get_context("fork")
+    wrote = context.Value(ctypes.c_longlong, 0)
+    made: dict[str, Any] = {}
+    with ProcessPoolExecutor(jobs, context, _start, (target, unfinished, wrote, os.getpid())) as pool:
+        waiting: set[Future[tuple[str, Any]]] = {pool.submit(_write, part) for part in left}
+        try:
+            while waiting:
+                done, waiting = wait(waiting, timeout=_POLL, return_when=FIRST_COMPLETED)
+                made.update(future.result() for future in done)
+                progress.show(wrote.value)
+        except BrokenProcessPool as error:
+            raise InfrastructureError(
+                f"{unfinished.folder}: a process that wrote it was killed, perhaps for want of memory; start again to go on, with "
+                "fewer --jobs"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    return made
+
+
+class _Worker:
+    """What a forked process works with."""
+
+    target: Target
+    unfinished: Unfinished
+    wrote: Any
+
+
+def _start(target: Target, unfinished: Unfinished, wrote: Any, parent: int) -> None:
+    # Whoever kills the command must not leave processes behind that write on.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    _Worker.target, _Worker.unfinished, _Worker.wrote = target, unfinished, wrote
+
+
+def _write(part: Part) -> tuple[str, Any]:
+    unfinished = _Worker.unfinished
+    path = unfinished.folder / part.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    try:
+        known = _Worker.target.write(part, temporary, _wrote)
+        sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return part.name, unfinished.note(part.name, known)
+
+
+def _wrote(size: int) -> None:
+    with _Worker.wrote.get_lock():
+        _Worker.wrote.value += size
