@@ -22,7 +22,8 @@ class Case:
 
     `batch_size` counts the sequences of one step over all data-parallel ranks, `micro_batch_size` those of one forward
     pass. `hf_model_path` names a checkpoint folder in place of a preset's random weights; `layers` are the layers of it
-    that are taken, in its own counting, and empty for all.
+    that are taken, in its own counting, and empty for all. `candidate_checkpoint` names a Megatron checkpoint that the
+    candidate's weights are loaded from, in place of the reference's own.
     """
 
     preset: str
@@ -38,6 +39,7 @@ class Case:
     hf_model_path: str | None = None
     layers: tuple[int, ...] = ()
     training: Training = field(default_factory=Training)
+    candidate_checkpoint: str | None = None
 
     @property
     def arrangement(self) -> str:

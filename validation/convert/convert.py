@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from validation.case.errors import InfrastructureError, UsageError
+from validation.case.megatron_folder import megatron_folder
 from validation.convert import work
-from validation.convert.formats import megatron_folder, open_source
+from validation.convert.formats import open_source
 from validation.convert.parts import Target
 from validation.convert.places import Arrangement
 from validation.convert.progress import readable

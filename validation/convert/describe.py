@@ -99,9 +99,10 @@ def _block(config: Mapping[str, Any], folder: Path) -> tuple[int, int]:
     how = config.get("quantization_config")
     if how is None:
         return BLOCK
-    size = how.get("weight_block_size", list(BLOCK)) if isinstance(how, dict) else None
+    known = how if isinstance(how, dict) else {}
+    size = known.get("weight_block_size", list(BLOCK))
     sound = isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)
-    if not sound or how.get("quant_method") != "fp8" or how.get("fmt", "e4m3") != "e4m3":
+    if not sound or known.get("quant_method") != "fp8" or known.get("fmt", "e4m3") != "e4m3":
         raise UsageError(
             f"{folder}: quantization_config in config.json is {json.dumps(how)}; only fp8 in e4m3 with a scale for each block "
             "(weight_block_size), as DeepSeek-V3 is published, can be read"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 
 from validation.case.errors import UsageError
+from validation.case.megatron_folder import is_torch_dist, megatron_folder
 from validation.convert.describe import describe
 from validation.convert.huggingface import HuggingFace
 from validation.convert.legacy import Legacy
-from validation.convert.megatron_args import TRACKER
-from validation.convert.rank_files import FILE
 from validation.convert.source import Source
 from validation.convert.torch_dist import TorchDist
 from validation.convert.unfinished import read_manifest
@@ -34,24 +34,4 @@ def open_source(path: Path, config: Path | None = None, layers: tuple[int, ...] 
             f"{path}: no config.json beside the checkpoint; name the HuggingFace folder it came from with --hf-model-path"
         )
     described = describe(home, mtp=mtp)
-    found = TorchDist.open(place, described) if (place / ".metadata").is_file() else Legacy.open(place, described)
-    return found
-
-
-def megatron_folder(path: Path) -> Path | None:
-    """The folder that holds the files of a Megatron checkpoint: the latest that Megatron-LM names, or itself; None for none.
-
-    Raises UsageError where the one that is named is not there.
-    """
-    tracker = path / TRACKER
-    place = path
-    if tracker.is_file():
-        word = tracker.read_text(encoding="utf-8").strip()
-        place = path / (word if word == "release" else f"iter_{int(word):07d}" if word.isdigit() else word)
-        if not _is_megatron(place):
-            raise UsageError(f"{tracker}: names {word}, and {place} is no checkpoint; the folder is not whole")
-    return place if _is_megatron(place) else None
-
-
-def _is_megatron(place: Path) -> bool:
-    return (place / ".metadata").is_file() or any(place.glob(f"mp_rank_*/{FILE}"))
+    return TorchDist.open(place, described) if is_torch_dist(place) else Legacy.open(place, described)

@@ -51,8 +51,8 @@ class Quantised(Checkpoint):
         wanted = tuple(math.ceil(size / side) for size, side in zip(tensor.shape, block, strict=False))
         if scales.shape != wanted or scales.dtype != "F32":
             raise UsageError(
-                f"{self.path}: {key}{SCALE} is {scales.dtype} {scales.shape}, and {tensor.shape} in blocks of {block} needs F32 "
-                f"{wanted}"
+                f"{self.path}: {key}{SCALE} is {scales.dtype} {scales.shape}, and {tensor.shape} in blocks of {block} needs "
+                f"F32 {wanted}"
             )
 
     def dtype_of(self, key: str) -> torch.dtype:
@@ -101,8 +101,8 @@ class Quantised(Checkpoint):
             rows = (slice(start, min(start + step, shape[0])), slice(0, shape[1]))
             if not torch.equal(*(found.view(torch.uint8) for found in (self._read(key, rows), self.read(name, rows)))):
                 raise UsageError(
-                    f"{self.path}: {key} is not {name} again (rows {rows[0].start} to {rows[0].stop} differ), and Megatron-Core "
-                    "shares it with the MTP layer; --no-mtp leaves that layer out"
+                    f"{self.path}: {key} is not {name} again (rows {rows[0].start} to {rows[0].stop} differ), and "
+                    "Megatron-Core shares it with the MTP layer; --no-mtp leaves that layer out"
                 )
 
     def _reason(self, key: str) -> str | None:
@@ -133,7 +133,7 @@ class HuggingFace(Source):
             shards = [Shard(file) for file in safetensors_files(path)]
             for shard in shards:
                 opened.callback(shard.close)
-            keys = {key: shard.path.name for shard in shards for key in shard.keys()}
+            keys = {key: shard.path.name for shard in shards for key in shard.described()}
             _check_index(path / "model.safetensors.index.json", keys)
             if described.model.mtp_layers and not _has_layer(keys, described.layers_in_folder):
                 # Published so by those who left the MTP layers out and config.json as it was.

@@ -6,12 +6,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from validation.candidate.weights import Ranks
 from validation.case.parameters import EXPERTS, Parameter
 from validation.compare.piece import Box
 from validation.convert.tensors import Megatron, Tensor, one_rank
 
-_EXPERT = re.compile(r"experts\.(?:local_experts\.\d+\.)?(linear_fc[12]\.weight)\d*$")
+_EXPERT = re.compile(r"(?<=mlp\.)experts\.(?:local_experts\.\d+\.)?(linear_fc[12]\.weight)\d*$")
 
 
 @dataclass(frozen=True)

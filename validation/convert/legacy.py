@@ -15,10 +15,11 @@ import torch
 
 from validation.case.errors import UsageError
 from validation.case.layout import Layout
+from validation.case.megatron_folder import RANK_FILE
 from validation.compare.piece import Box, box_shape
 from validation.convert.describe import Described
 from validation.convert.places import Arrangement
-from validation.convert.rank_files import FILE, rank_files, tensors_of
+from validation.convert.rank_files import rank_files, tensors_of
 from validation.convert.source import DTYPES, Inventory, Source, refuse_unknown
 from validation.convert.tensors import Megatron
 from validation.convert.to_legacy import without_data
@@ -89,7 +90,7 @@ class Legacy(Source):
     @classmethod
     def open(cls, path: Path, described: Described) -> Legacy:
         """The checkpoint in a folder of `mp_rank_...` folders. Raises UsageError."""
-        first = sorted(path.glob(f"mp_rank_*/{FILE}"))[0]
+        first = sorted(path.glob(f"mp_rank_*/{RANK_FILE}"))[0]
         return cls(path, described, arrangement_of(opened(first).get("args"), first))
 
     def dtype(self, name: str) -> torch.dtype:
@@ -163,7 +164,7 @@ def _stages(layers: int, pp: int, first: int | None, last: int | None) -> tuple[
     """The layers of each stage, where the first or the last has a number of its own; the others share alike."""
     if first is None and last is None:
         return ()
-    given = [number for number in (first, last) if number is not None]
-    each = (layers - sum(given)) // max(1, pp - len(given))
-    middle = [each] * (pp - len(given))
-    return tuple([first] * (first is not None) + middle + [last] * (last is not None))
+    begin, end = ([number] if number is not None else [] for number in (first, last))
+    others = pp - len(begin) - len(end)
+    each = (layers - sum(begin) - sum(end)) // max(1, others)
+    return (*begin, *[each] * others, *end)

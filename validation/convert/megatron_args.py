@@ -8,13 +8,10 @@ from typing import Any
 
 import torch
 
+from validation.case.megatron_folder import RELEASE, TRACKER
 from validation.convert.places import Arrangement
 from validation.convert.source import Source
 from validation.convert.to_huggingface import copy_beside, write_config
-
-TRACKER = "latest_checkpointed_iteration.txt"
-RELEASE = "release"
-"""The folder of a checkpoint that no training step has led to; Megatron-LM takes the weights alone from it."""
 
 
 def common(source: Source, arrangement: Arrangement) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class Taken:
 
 def _one_expert(box: Box) -> Box:
     """The dimensions of a matrix or vector: without that of experts, of which a box has one."""
-    return box[1:] if len(box) == 3 else box  # noqa: PLR2004 - experts, rows, columns
+    return box[1:] if len(box) == 3 else box
 
 
 @dataclass(frozen=True)

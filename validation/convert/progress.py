@@ -54,7 +54,7 @@ def readable(size: float) -> str:
 def _duration(seconds: float) -> str:
     """`12 s`, `3 min 05 s`, `2 h 14 min`."""
     whole = max(0, round(seconds))
-    if whole < 60:  # noqa: PLR2004
+    if whole < 60:
         return f"{whole} s"
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)

@@ -1,7 +1,6 @@
 """The legacy format: one file for each rank that has weights of its own, `mp_rank_TT[_PPP][_EEE]/model_optim_rng.pt`.
 
-How the folders are called is Megatron-LM's get_checkpoint_name (megatron/training/checkpointing.py); that one rank of each
-(tp, pp, ep) writes, is its save_checkpoint.
+That one rank of each (tp, pp, ep) writes is Megatron-LM's rule (save_checkpoint in megatron/training/checkpointing.py).
 """
 
 from __future__ import annotations
@@ -12,11 +11,10 @@ from dataclasses import dataclass
 from validation.candidate.weights import Ranks
 from validation.case.errors import UsageError
 from validation.case.layout import Layout
+from validation.case.megatron_folder import rank_file
 from validation.case.model import Model
 from validation.convert.places import Arrangement
 from validation.convert.tensors import Chunk, Megatron, Tensor
-
-FILE = "model_optim_rng.pt"
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,8 @@ def rank_files(layout: Layout) -> list[RankFile]:
             found[file.path] = file
         elif known is not None and known.ranks.etp != file.ranks.etp:
             raise UsageError(
-                f"layout {layout.name}: legacy files are named by tp, pp and ep alone, and ranks of the same have different parts "
-                f"of experts here (etp{layout.expert_tp}); choose --format torch_dist, or an etp up to tp"
+                f"layout {layout.name}: legacy files are named by tp, pp and ep alone, and ranks of the same have different "
+                f"parts of experts here (etp{layout.expert_tp}); choose --format torch_dist, or an etp up to tp"
             )
     return list(found.values())
 
@@ -53,14 +51,7 @@ def _of_rank(rank: int, layout: Layout) -> tuple[RankFile, bool]:
     tp, etp, ep = layout.tp, layout.expert_tp, layout.ep
     ranks = Ranks(tp=(within % tp, tp), etp=(within % etp, etp), ep=(within // etp % ep, ep))
     first = within < tp * layout.cp or within < etp * ep
-    return RankFile(file_name(ranks.tp[0], stage, ranks.ep[0], layout), stage, ranks), first
-
-
-def file_name(tp: int, pp: int, ep: int, layout: Layout) -> str:
-    """Where the rank of these numbers finds its file."""
-    stage = f"_{pp:03d}" if layout.pp > 1 else ""
-    experts = f"_{ep:03d}" if layout.ep > 1 else ""
-    return f"mp_rank_{tp:02d}{stage}{experts}/{FILE}"
+    return RankFile(rank_file(ranks.tp[0], stage, ranks.ep[0], layout), stage, ranks), first
 
 
 def tensors_of(megatron: Megatron, arrangement: Arrangement, model: Model, file: RankFile) -> Iterator[tuple[str, str, Tensor]]:

@@ -85,6 +85,6 @@ def refuse_unknown(path: Path, unknown: list[str]) -> None:
     """Raises UsageError for tensors that the model has no place for."""
     if unknown:
         raise UsageError(
-            f"{path}: {unknown[0]} has no place in the model that config.json describes ({len(unknown)} such tensors); the files "
-            "and config.json must be of the same model"
+            f"{path}: {unknown[0]} has no place in the model that config.json describes ({len(unknown)} such tensors); the "
+            "files and config.json must be of the same model"
         )

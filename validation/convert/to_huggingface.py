@@ -24,6 +24,7 @@ _LEAST, _MOST = 64 << 20, 5_000_000_000
 """transformers cuts at 5 GB, too."""
 _SMALL = 64 << 20
 """Bytes up to which a file beside config.json (tokenizer, code, licence) is taken along."""
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".distcp")
 _OURS = ("config.json", "plumbline.json", "latest_checkpointed_iteration.txt", "model.safetensors.index.json")
 
 
@@ -113,6 +114,6 @@ def write_config(folder: Path, source: Source, dtype: torch.dtype | None) -> Non
 def copy_beside(origin: Path, folder: Path) -> None:
     """Tokenizer, code and licence: the small files beside config.json that are no weights."""
     for path in sorted(origin.iterdir()):
-        if path.is_file() and path.name not in _OURS and path.suffix not in (".safetensors", ".bin", ".pt", ".pth", ".distcp"):
-            if path.stat().st_size <= _SMALL and not path.name.endswith(".index.json"):
-                shutil.copyfile(path, folder / path.name)
+        small = path.is_file() and path.stat().st_size <= _SMALL
+        if small and path.name not in _OURS and path.suffix not in _WEIGHTS and not path.name.endswith(".index.json"):
+            shutil.copyfile(path, folder / path.name)

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from validation.convert.megatron_args import RELEASE, common, write_beside
+from validation.case.megatron_folder import RELEASE
+from validation.convert.megatron_args import common, write_beside
 from validation.convert.parts import Part, Taken, Target, check_cover, dtype_of
 from validation.convert.places import Arrangement
 from validation.convert.rank_files import RankFile, rank_files, tensors_of

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.checkpoint.default_planner import create_default_global_save_plan
-from torch.distributed.checkpoint.filesystem import SerializationFormat, _StorageInfo, _write_item
+from torch.distributed.checkpoint.filesystem import FileSystemWriter, SerializationFormat, _StorageInfo, _write_item
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
 from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
 
+from validation.case.megatron_folder import RELEASE
 from validation.compare.piece import box_shape
 from validation.convert.keys import Place, extra_states, places
-from validation.convert.megatron_args import RELEASE, common, write_beside
+from validation.convert.megatron_args import common, write_beside
 from validation.convert.parts import Part, Taken, Target, check_cover, dtype_of, grouped, part_bytes
 from validation.convert.places import Arrangement
 from validation.convert.source import Source

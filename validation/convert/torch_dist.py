@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint import FileSystemReader
-from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorStorageMetadata
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
@@ -64,7 +64,7 @@ class TorchDist(Source):
                 raise UsageError(
                     f"{self.path}: {place.key} is missing ({name}); the checkpoint and config.json must be of the same model"
                 )
-            padded = len(place.shape) == 2 and found.size[0] > place.shape[0] and "layers" not in place.key  # noqa: PLR2004
+            padded = len(place.shape) == 2 and found.size[0] > place.shape[0] and "layers" not in place.key
             if tuple(found.size) != place.shape and not padded:
                 raise UsageError(f"{self.path}: {place.key} has shape {tuple(found.size)} and config.json needs {place.shape}")
             if found.properties.dtype not in DTYPES.values():
@@ -103,7 +103,7 @@ class TorchDist(Source):
     def _stored(self, key: str, wanted: Box) -> TensorStorageMetadata:
         """What is known of the tensor, of its chunks only those of the same expert: there are hundreds."""
         found: TensorStorageMetadata = self._tensors[key]
-        if len(wanted) < 3 or wanted[0][1] - wanted[0][0] != 1:  # noqa: PLR2004 - experts, rows, columns
+        if len(wanted) < 3 or wanted[0][1] - wanted[0][0] != 1:
             return found
         if key not in self._by_first:
             by_first: dict[int, list[ChunkStorageMetadata]] = defaultdict(list)
@@ -158,6 +158,3 @@ class _Into(LoadPlanner):
     def load_bytes(self, read_item: ReadItem, value: Any) -> None:
         """Objects are not read."""
         raise NotImplementedError
-
-
-__all__ = ["MetadataIndex", "TorchDist"]

@@ -170,8 +170,8 @@ def check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(above).free
     if free < needed:
         raise EnvironmentMissing(
-            f"{folder}: {needed / (1 << 30):.1f} GiB are needed and {free / (1 << 30):.1f} GiB are free there; make room or choose "
-            "another --save"
+            f"{folder}: {needed / (1 << 30):.1f} GiB are needed and {free / (1 << 30):.1f} GiB are free there; make room or "
+            "choose another --save"
         )
 
 

@@ -53,8 +53,8 @@ def _all(target: Target, unfinished: Unfinished, left: list[Part], jobs: int, pr
                 progress.show(wrote.value)
         except BrokenProcessPool as error:
             raise InfrastructureError(
-                f"{unfinished.folder}: a process that wrote it was killed, perhaps for want of memory; start again to go on, with "
-                "fewer --jobs"
+                f"{unfinished.folder}: a process that wrote it was killed, perhaps for want of memory; start again to go on, "
+                "with fewer --jobs"
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -121,4 +121,5 @@ def smaller(case: Case, layout: Layout) -> Case:
         micro_batch_size=1,
         seq_length=math.lcm(16, layout.tp, 2 * layout.cp),
         training=Training(experts=case.training.experts),
+        candidate_checkpoint=None,
     )

@@ -176,8 +176,8 @@ class Checkpoint:
     def _check_dtype(self, key: str, tensor: Described) -> None:
         if tensor.dtype.startswith("F8") or f"{key}_scale_inv" in self._tensors:
             raise UsageError(
-                f"{self.path}: {key} is fp8 block-quantised; `python -m validation convert --to-hf --load {self.path} --save DIR` "
-                "makes a folder in bf16 of it"
+                f"{self.path}: {key} is fp8 block-quantised; `python -m validation convert --to-hf --load {self.path} --save "
+                "DIR` makes a folder in bf16 of it"
             )
         if tensor.dtype not in DTYPES:
             raise UsageError(f"{self.path}: {key} is stored as {tensor.dtype}; convert it to bf16 first")

@@ -13,6 +13,7 @@ from validation.case.case import DEFAULT_SEED, IMPLEMENTATIONS, PRECISIONS, TRAN
 from validation.case.errors import UsageError
 from validation.case.folder import model_from_folder
 from validation.case.layout import Layout
+from validation.case.megatron_folder import megatron_folder
 from validation.case.preset import PRESETS, Preset, preset
 from validation.case.training import OPTIONS, Training
 
@@ -59,6 +60,12 @@ def add_options(add: Callable[..., Any]) -> None:
     add("--preset", default=None, help=f"model size: {', '.join(PRESETS)} (default tiny)")
     add("--hf-model-path", default=None, metavar="DIR", help="a HuggingFace checkpoint folder in place of a preset")
     add("--layers", default="", metavar="0,1,3", help="take only these layers of the checkpoint")
+    add(
+        "--candidate-checkpoint",
+        default=None,
+        metavar="DIR",
+        help="load Megatron's weights from this Megatron checkpoint, as `convert` writes it, in place of the reference's own",
+    )
     add("--set", dest="numbers", action="append", default=[], metavar="NAME=VALUE", help="override a number of the model")
     add("--layouts", default="", metavar="tp2,pp2", help="layouts to run, one after the other, with one reference")
     add("--steps", type=int, default=None, help="optimizer steps to compare (default 2 for tiny in fp64, else none)")
@@ -119,6 +126,7 @@ def settings(options: Any, command: str) -> Settings:
             seq_length=_given(options.seq_length, base.seq_length),
             hf_model_path=folder,
             layers=layers_of(options.layers),
+            candidate_checkpoint=_candidate_checkpoint(options),
             training=replace(training, steps=_steps(options, base, precision, mtp or model.num_nextn_predict_layers)),
         )
         for layout, training, mtp in _arrangements(options)
@@ -178,6 +186,17 @@ def _micro_batch_size(options: Any, base: Preset, layout: Layout) -> int:
         # With fewer than four micro-batches a wrong interleaved schedule is invisible.
         return 1
     return base.micro_batch_size if per_rank and per_rank % base.micro_batch_size == 0 else 1
+
+
+def _candidate_checkpoint(options: Any) -> str | None:
+    if options.candidate_checkpoint is None:
+        return None
+    if megatron_folder(Path(options.candidate_checkpoint)) is None:
+        raise UsageError(
+            f"--candidate-checkpoint {options.candidate_checkpoint}: no Megatron checkpoint there; `python -m validation "
+            "convert` makes one of a HuggingFace folder"
+        )
+    return str(options.candidate_checkpoint)
 
 
 def _base(options: Any) -> tuple[Preset, str | None]:
