@@ -44,7 +44,7 @@ def _all(target: Target, unfinished: Unfinished, left: list[Part], jobs: int, pr
     context = multiprocessing.get_context("fork")
     wrote = context.Value(ctypes.c_longlong, 0)
     made: dict[str, Any] = {}
-    with ProcessPoolExecutor(jobs, context, _start, (target, unfinished, wrote, os.getpid())) as pool:
+    with ProcessPoolExecutor(jobs, context, _start, (target, unfinished, wrote)) as pool:
         waiting: set[Future[tuple[str, Any]]] = {pool.submit(_write, part) for part in left}
         try:
             while waiting:
@@ -69,12 +69,16 @@ class _Worker:
     wrote: Any
 
 
-def _start(target: Target, unfinished: Unfinished, wrote: Any, parent: int) -> None:
-    # Whoever kills the command must not leave processes behind that write on.
+def die_with_parent() -> None:
+    """Have this process, which was forked, be killed with the one that forked it, and leave it to that to be interrupted."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
+    if os.getppid() != multiprocessing.parent_process().pid:
         os.kill(os.getpid(), signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _start(target: Target, unfinished: Unfinished, wrote: Any) -> None:
+    die_with_parent()
     torch.set_num_threads(1)
     _Worker.target, _Worker.unfinished, _Worker.wrote = target, unfinished, wrote
 
