@@ -57,7 +57,7 @@ def quantised(tensors: Mapping[str, torch.Tensor]) -> Tensors:
     """The projections in e4m3 with a scale for each block of 128 × 128, as DeepSeek-V3 is published."""
     found: Tensors = {}
     for key, tensor in tensors.items():
-        if not key.endswith("_proj.weight") and not key.endswith("kv_a_proj_with_mqa.weight") or "eh_proj" in key:
+        if (not key.endswith("_proj.weight") and not key.endswith("kv_a_proj_with_mqa.weight")) or "eh_proj" in key:
             found[key] = tensor
             continue
         rows, columns = (math.ceil(size / 128) for size in tensor.shape)
@@ -103,5 +103,6 @@ def read(folder: Path) -> Tensors:
 def same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
     """The same keys, dtypes and bytes."""
     return one.keys() == other.keys() and all(
-        one[key].dtype == other[key].dtype and torch.equal(one[key].view(torch.uint8), other[key].view(torch.uint8)) for key in one
+        one[key].dtype == other[key].dtype and torch.equal(one[key].view(torch.uint8), other[key].view(torch.uint8))
+        for key in one
     )

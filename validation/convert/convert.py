@@ -68,10 +68,10 @@ def run(options: Namespace) -> int:
         ):
             done = sum(part.bytes for part in target.parts if unfinished.has(part.name))
             check_room(unfinished.folder, sum(part.bytes for part in target.parts) - done)
-            known = _written(target, unfinished, options.jobs)
+            known, largest = _written(target, unfinished, options.jobs)
             target.finish(unfinished.folder, {name: found["known"] for name, found in known.items()})
             unfinished.publish({**plan, "parts": known, "input": source.inventory().line})
-        _report(source, target, time.monotonic() - start, done)
+        _report(source, target, time.monotonic() - start, done, largest)
     return 0
 
 
@@ -116,10 +116,11 @@ def _plan(request: Request, source: Source, target: Target) -> dict[str, Any]:
     }
 
 
-def _report(source: Source, target: Target, seconds: float, done: int) -> None:
+def _report(source: Source, target: Target, seconds: float, done: int, largest: int) -> None:
     size = sum(part.bytes for part in target.parts)
     wrote = f"{readable(size)} in {seconds:.1f} s, {readable((size - done) / seconds)}/s"
     kept = f", {readable(done)} of it done before" if done else ""
     tensors = sum(part.tensors for part in target.parts)
+    memory = f", at most {largest >> 20} MiB in a process" if largest else ""
     sys.stdout.write(f"{source.format} -> {target.format}\n{source.inventory().line}\n")
-    sys.stdout.write(f"filled {tensors} of {tensors} tensors in {len(target.parts)} files ({wrote}{kept})\n")
+    sys.stdout.write(f"filled {tensors} of {tensors} tensors in {len(target.parts)} files ({wrote}{kept}{memory})\n")

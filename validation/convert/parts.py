@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import zlib
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -18,8 +19,8 @@ from validation.compare.piece import Box, box_shape, uncovered
 from validation.convert.source import Source
 
 EXPERT_BIAS = "_bias"
-BLOCK_BYTES = 32 << 20
-"""Bytes that are read and written at a time, where a format allows it."""
+BLOCK_BYTES = 8 << 20
+"""Bytes that are read and written at a time. What is larger, malloc would take from the system anew each time."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,41 @@ def _one_expert(box: Box) -> Box:
 
 @dataclass(frozen=True)
 class Part:
-    """One file. `name` is its path below the output folder; `tensors` are how many the reader of the file finds in it."""
+    """One file. `name` is its path below the output folder, `tensors` how many tensors it holds, whole or in part."""
 
     name: str
     items: tuple[Any, ...]
     bytes: int
     tensors: int
+
+
+@dataclass(frozen=True)
+class Written:
+    """A part that was written: its crc32, and what `Target.finish` needs to know of it, for JSON."""
+
+    crc32: int
+    known: Any = None
+
+
+class Stream:
+    """A file that is written from its beginning to its end, and its crc32 so far."""
+
+    def __init__(self, file: BinaryIO, wrote: Callable[[int], None] = lambda size: None) -> None:
+        self._file, self._wrote = file, wrote
+        self.crc32 = self.size = 0
+
+    def write(self, data: bytes) -> None:
+        """Append bytes that are no tensor's."""
+        self._file.write(data)
+        self.crc32, self.size = zlib.crc32(data, self.crc32), self.size + len(data)
+
+    def put(self, taken: Taken, source: Source) -> None:
+        """Append a tensor, some rows at a time."""
+        for block in taken.blocks(source):
+            data = block.view(torch.uint8).numpy().data
+            self._file.write(data)
+            self.crc32, self.size = zlib.crc32(data, self.crc32), self.size + block.nbytes
+            self._wrote(block.nbytes)
 
 
 class Target(ABC):
@@ -78,12 +108,12 @@ class Target(ABC):
     parts: tuple[Part, ...]
 
     @abstractmethod
-    def write(self, part: Part, path: Path, wrote: Callable[[int], None]) -> Any:
-        """Write a part to `path`, telling bytes as they go; returns what `finish` needs to know of it, for JSON."""
+    def write(self, part: Part, path: Path, wrote: Callable[[int], None]) -> Written:
+        """Write a part to `path`, telling bytes as they go."""
 
     @abstractmethod
     def finish(self, folder: Path, known: Mapping[str, Any]) -> None:
-        """Write what makes the parts (by name, with what `write` returned) a checkpoint."""
+        """Write what makes the parts (by name, with what was known of each) a checkpoint."""
 
     def config_folder(self, folder: Path) -> Path:
         """Where config.json goes."""

@@ -14,7 +14,7 @@ import torch
 from validation.case.parameters import EXPERTS, Parameter
 from validation.compare.piece import whole
 from validation.convert.describe import stored_as
-from validation.convert.parts import Part, Taken, Target, check_cover, dtype_of, grouped, part_bytes
+from validation.convert.parts import Part, Stream, Taken, Target, Written, check_cover, dtype_of, grouped, part_bytes
 from validation.convert.source import Source
 from validation.convert.unfinished import write_json
 from validation.reference.shard import DTYPES
@@ -71,7 +71,7 @@ class ToHuggingFace(Target):
         for expert, key in enumerate(parameter.keys()):
             yield Key(key, parameter.shape[1:], Taken(parameter.name, ((expert, expert + 1), *box[1:]), dtype))
 
-    def write(self, part: Part, path: Path, wrote: Callable[[int], None]) -> Any:
+    def write(self, part: Part, path: Path, wrote: Callable[[int], None]) -> Written:
         """A safetensors file: the length of the header, the header, and the tensors one after the other."""
         # Wider elements first, as the library orders them: each then begins at a multiple of its size.
         items = sorted(part.items, key=lambda item: -item.taken.dtype.itemsize)
@@ -83,12 +83,12 @@ class ToHuggingFace(Target):
             header[item.key] = described
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
-        with path.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
+        with path.open("wb", buffering=0) as file:
+            stream = Stream(file, wrote)
+            stream.write(len(text).to_bytes(8, "little") + text)
             for item in items:
-                for block in item.taken.blocks(self._source):
-                    wrote(file.write(block.view(torch.uint8).numpy().data))
-        return sorted(item.key for item in items)
+                stream.put(item.taken, self._source)
+        return Written(stream.crc32, sorted(item.key for item in items))
 
     def finish(self, folder: Path, known: Mapping[str, Any]) -> None:
         """The index of several files, config.json, and what lay beside it."""

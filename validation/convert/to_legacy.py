@@ -16,11 +16,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from validation.case.megatron_folder import RELEASE
 from validation.convert.megatron_args import common, write_beside
-from validation.convert.parts import Part, Taken, Target, check_cover, dtype_of
+from validation.convert.parts import Part, Taken, Target, Written, check_cover, dtype_of
 from validation.convert.places import Arrangement
 from validation.convert.rank_files import RankFile, rank_files, tensors_of
 from validation.convert.source import Source
 from validation.convert.tensors import Megatron, Tensor
+from validation.convert.unfinished import crc32_of
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class ToLegacy(Target):
             dtype = dtype_of(self._source, names[0], self._dtype)
             yield Stored(state, name, tensor, tuple(Taken(held.parameter.name, held.box, dtype) for held in tensor.holdings))
 
-    def write(self, part: Part, path: Path, wrote: Callable[[int], None]) -> Any:
+    def write(self, part: Part, path: Path, wrote: Callable[[int], None]) -> Written:
         """torch.save writes the file without the tensors' bytes, which then go to their places."""
         with FakeTensorMode(), torch.serialization.skip_data(materialize_fake_tensors=True):
             torch.save(self._state(part), path)
@@ -73,7 +74,7 @@ class ToLegacy(Target):
                 for taken in item.taken:
                     for block in taken.blocks(self._source):
                         wrote(file.write(block.view(torch.uint8).numpy().data))
-        return len(part.items)
+        return Written(crc32_of(path))
 
     def _state(self, part: Part) -> dict[str, Any]:
         state: dict[str, Any] = common(self._source, self._arrangement)

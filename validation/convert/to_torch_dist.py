@@ -8,14 +8,15 @@ names and shapes alone, and each item is read when it is written.
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch.distributed.checkpoint.default_planner import create_default_global_save_plan
-from torch.distributed.checkpoint.filesystem import FileSystemWriter, SerializationFormat, _StorageInfo, _write_item
+from torch.distributed.checkpoint.filesystem import FileSystemWriter, _StorageInfo
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
 from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, WriteItem, WriteItemType
 from torch.distributed.checkpoint.storage import WriteResult
@@ -24,7 +25,7 @@ from validation.case.megatron_folder import RELEASE
 from validation.compare.piece import box_shape
 from validation.convert.keys import Place, extra_states, places
 from validation.convert.megatron_args import common, write_beside
-from validation.convert.parts import Part, Taken, Target, check_cover, dtype_of, grouped, part_bytes
+from validation.convert.parts import Part, Stream, Taken, Target, Written, check_cover, dtype_of, grouped, part_bytes
 from validation.convert.places import Arrangement
 from validation.convert.source import Source
 from validation.convert.tensors import Megatron
@@ -84,21 +85,19 @@ class ToTorchDist(Target):
         order = {name: index for index, name in enumerate(self._source.parameters)}
         yield from sorted(found.values(), key=lambda chunk: (order[chunk.taken.parameter], chunk.taken.box))
 
-    def write(self, part: Part, path: Path, wrote: Callable[[int], None]) -> Any:
-        """A file of items, each as torch.save writes it; returns where each begins and how long it is."""
-        writer = FileSystemWriter(path.parent)
-        placed = []
-        # torch.load does not look at them, and the manifest has a checksum of the whole file.
-        torch.serialization.set_crc32_options(False)
-        with path.open("wb") as stream:
+    def write(self, part: Part, path: Path, wrote: Callable[[int], None]) -> Written:
+        """A file of items, each as torch.save writes it; known is where each begins and how long it is."""
+        placed, shells = [], Shells(path.with_name(f"shell-{path.name}"))
+        with path.open("wb", buffering=0) as file:
+            stream = Stream(file, wrote)
             for chunk in part.items:
-                value = chunk.taken.read(self._source)
-                written = _write_item(
-                    writer.transforms, stream, value, chunk.item(), Path(part.name).name, SerializationFormat.TORCH_SAVE
-                )
-                placed.append([written.storage_data.offset, written.storage_data.length])
-                wrote(chunk.taken.bytes)
-        return placed
+                start = stream.size
+                before, after = shells.around(box_shape(chunk.taken.box), chunk.taken.dtype)
+                stream.write(before)
+                stream.put(chunk.taken, self._source)
+                stream.write(after)
+                placed.append([start, stream.size - start])
+        return Written(stream.crc32, placed)
 
     def finish(self, folder: Path, known: Mapping[str, Any]) -> None:
         """The metadata of all items, the common state, and what Megatron-LM and the way back need."""
@@ -130,6 +129,41 @@ class ToTorchDist(Target):
                 stream.write(bytes_.getbuffer())
                 results.append(WriteResult(MetadataIndex(key), size, info))
         return results
+
+
+class Shells:
+    """What torch.save writes before and after the bytes of a tensor, by shape and dtype. `path` is used for a moment."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[tuple[tuple[int, ...], torch.dtype], tuple[bytes, bytes]] = {}
+
+    def around(self, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[bytes, bytes]:
+        """Both parts."""
+        if (shape, dtype) not in self._known:
+            self._known[shape, dtype] = self._made(shape, dtype)
+        return self._known[shape, dtype]
+
+    def _made(self, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[bytes, bytes]:
+        try:
+            with torch.serialization.skip_data():
+                torch.save(torch.empty(shape, dtype=dtype), self._path)  # nothing touches its memory
+            with self._path.open("rb") as file, zipfile.ZipFile(file) as archive:
+                (data,) = (entry for entry in archive.infolist() if entry.filename.endswith("/data/0"))
+                start = _first_byte(file, data)
+                file.seek(0)
+                before = file.read(start)
+                file.seek(start + data.file_size)
+                return before, file.read()
+        finally:
+            self._path.unlink(missing_ok=True)
+
+
+def _first_byte(file: IO[bytes], entry: zipfile.ZipInfo) -> int:
+    """Where an entry's data begins: behind its header of 30 bytes, its name, and what pads it."""
+    file.seek(entry.header_offset + 26)
+    name, padding = (int.from_bytes(file.read(2), "little") for _ in range(2))
+    return entry.header_offset + 30 + name + padding
 
 
 _COMMON = {"common_backend": "torch", "common_backend_version": 1}

@@ -22,6 +22,7 @@ from validation.case.errors import EnvironmentMissing, UsageError
 MANIFEST, CHECKSUM = "plumbline.json", "crc32"
 _SUFFIX, _DONE, _PLAN = ".unfinished", ".done", "plan.json"
 _READ = 8 << 20
+_WEIGHTS = (".safetensors", ".distcp", ".pt")
 
 
 class Unfinished:
@@ -39,6 +40,8 @@ class Unfinished:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UsageError(f"{self.folder}: another conversion is writing it; wait for it or choose another --save") from None
+        for path in self.folder.rglob("*.part"):
+            path.unlink()  # of a process that was killed
         plan = json.loads(json.dumps(self._plan))
         if _read(self._done / _PLAN) != plan:
             self._empty()
@@ -59,10 +62,9 @@ class Unfinished:
         for path in self._done.glob("*.json"):
             path.unlink()
 
-    def note(self, name: str, known: Any) -> dict[str, Any]:
+    def note(self, name: str, crc32: int, known: Any) -> dict[str, Any]:
         """A part is whole: its size and checksum, and what its format needs to know of it."""
-        path = self.folder / name
-        found = {"bytes": path.stat().st_size, CHECKSUM: checksum(path), "known": known}
+        found = {"bytes": (self.folder / name).stat().st_size, CHECKSUM: f"{crc32:08x}", "known": known}
         write_json(self._done / f"{name.replace('/', '+')}.json", found)
         return found
 
@@ -72,7 +74,7 @@ class Unfinished:
         path = self.folder / name
         if not isinstance(found, dict) or not path.is_file() or path.stat().st_size != found["bytes"]:
             return None
-        return found if checksum(path) == found[CHECKSUM] else None
+        return found if f"{crc32_of(path):08x}" == found[CHECKSUM] else None
 
     def has(self, name: str) -> bool:
         """Whether a part was noted; whether it still is whole is another question."""
@@ -98,17 +100,17 @@ class Unfinished:
 
 def _facts(path: Path) -> dict[str, Any]:
     sync(path)
-    return {"bytes": path.stat().st_size, CHECKSUM: checksum(path)}
+    return {"bytes": path.stat().st_size, CHECKSUM: f"{crc32_of(path):08x}"}
 
 
-def checksum(path: Path) -> str:
-    """The crc32 of a file, in hexadecimal."""
+def crc32_of(path: Path) -> int:
+    """The crc32 of a file."""
     crc, buffer = 0, bytearray(_READ)
     view = memoryview(buffer)
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):
             crc = zlib.crc32(view[:count], crc)
-    return f"{crc:08x}"
+    return crc
 
 
 def sync(path: Path) -> None:
@@ -135,7 +137,7 @@ def _read(path: Path) -> Any:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a folder that was written here, with every file of it there in its size; None for another's.
+    """The manifest of a folder that was written here, with its weights there in their sizes; None for another's.
 
     Raises UsageError where a file is not.
     """
@@ -144,6 +146,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return None
     for name, facts in found["files"].items():
         path = folder / name
+        if path.suffix not in _WEIGHTS and path.name != ".metadata":
+            continue  # config.json and what lies beside it may be changed
         size = path.stat().st_size if path.is_file() else None
         if size != facts["bytes"]:
             how = "is not there" if size is None else f"has {size} bytes"

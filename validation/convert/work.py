@@ -9,6 +9,7 @@ import signal
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +23,10 @@ _PR_SET_PDEATHSIG = 1
 _POLL = 0.1
 
 
-def write(target: Target, unfinished: Unfinished, jobs: int) -> Mapping[str, Any]:
-    """Write every part that is not yet whole, `jobs` at a time; returns what is noted of each, by name.
+def write(target: Target, unfinished: Unfinished, jobs: int) -> tuple[Mapping[str, Any], int]:
+    """Write every part that is not yet whole, `jobs` at a time.
+
+    Returns what is noted of each, by name, and the largest resident memory of a process that wrote, bytes.
 
     Raises InfrastructureError where a process is lost. Other errors come as they were raised.
     """
@@ -33,23 +36,26 @@ def write(target: Target, unfinished: Unfinished, jobs: int) -> Mapping[str, Any
     progress = Progress("convert", total, total - sum(part.bytes for part in left))
     with disk_errors(unfinished.folder):
         try:
-            return {**noted, **_all(target, unfinished, left, min(jobs, len(left)), progress)}
+            made, largest = _all(target, unfinished, left, min(jobs, len(left)), progress)
+            return {**noted, **made}, largest
         finally:
             progress.end()
 
 
-def _all(target: Target, unfinished: Unfinished, left: list[Part], jobs: int, progress: Progress) -> dict[str, Any]:
+def _all(target: Target, unfinished: Unfinished, left: list[Part], jobs: int, progress: Progress) -> tuple[dict[str, Any], int]:
     if not left:
-        return {}
+        return {}, 0
     context = multiprocessing.get_context("fork")
     wrote = context.Value(ctypes.c_longlong, 0)
     made: dict[str, Any] = {}
+    largest = 0
     with ProcessPoolExecutor(jobs, context, _start, (target, unfinished, wrote)) as pool:
-        waiting: set[Future[tuple[str, Any]]] = {pool.submit(_write, part) for part in left}
+        waiting: set[Future[tuple[str, Any, int]]] = {pool.submit(_write, part) for part in left}
         try:
             while waiting:
                 done, waiting = wait(waiting, timeout=_POLL, return_when=FIRST_COMPLETED)
-                made.update(future.result() for future in done)
+                for name, noted, peak in (future.result() for future in done):
+                    made[name], largest = noted, max(largest, peak)
                 progress.show(wrote.value)
         except BrokenProcessPool as error:
             raise InfrastructureError(
@@ -58,7 +64,7 @@ def _all(target: Target, unfinished: Unfinished, left: list[Part], jobs: int, pr
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-    return made
+    return made, largest
 
 
 class _Worker:
@@ -72,7 +78,8 @@ class _Worker:
 def die_with_parent() -> None:
     """Have this process, which was forked, be killed with the one that forked it, and leave it to that to be interrupted."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != multiprocessing.parent_process().pid:
+    parent = multiprocessing.parent_process()
+    if parent is None or os.getppid() != parent.pid:  # killed already
         os.kill(os.getpid(), signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -83,18 +90,24 @@ def _start(target: Target, unfinished: Unfinished, wrote: Any) -> None:
     _Worker.target, _Worker.unfinished, _Worker.wrote = target, unfinished, wrote
 
 
-def _write(part: Part) -> tuple[str, Any]:
+def _write(part: Part) -> tuple[str, Any, int]:
     unfinished = _Worker.unfinished
     path = unfinished.folder / part.name
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     try:
-        known = _Worker.target.write(part, temporary, _wrote)
+        written = _Worker.target.write(part, temporary, _wrote)
         sync(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return part.name, unfinished.note(part.name, known)
+    return part.name, unfinished.note(part.name, written.crc32, written.known), peak_memory()
+
+
+def peak_memory() -> int:
+    """The largest resident memory that this process has had, bytes; what it was forked from is not counted twice."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
 def _wrote(size: int) -> None:
