@@ -62,6 +62,10 @@ def _verdicts(a: Source, b: Source, jobs: int) -> Iterator[Verdict]:
     names = list(dict.fromkeys([*a.parameters, *b.parameters]))
     for source in (a, b):
         source.close()
+    if jobs == 1:
+        _sources[:] = [a, b]
+        yield from map(_verdict, names)
+        return
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(min(jobs, len(names)), context, _start, (a, b)) as pool:
         yield from pool.map(_verdict, names)

@@ -6,7 +6,7 @@ import ctypes
 import multiprocessing
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -43,14 +43,14 @@ def write(target: Target, unfinished: Unfinished, jobs: int) -> tuple[Mapping[st
 
 
 def _all(target: Target, unfinished: Unfinished, left: list[Part], jobs: int, progress: Progress) -> tuple[dict[str, Any], int]:
-    if not left:
-        return {}, 0
+    if jobs <= 1:
+        return _alone(target, unfinished, left, progress)
     context = multiprocessing.get_context("fork")
     wrote = context.Value(ctypes.c_longlong, 0)
     made: dict[str, Any] = {}
     largest = 0
     with ProcessPoolExecutor(jobs, context, _start, (target, unfinished, wrote)) as pool:
-        waiting: set[Future[tuple[str, Any, int]]] = {pool.submit(_write, part) for part in left}
+        waiting: set[Future[tuple[str, Any, int]]] = {pool.submit(_forked, part) for part in left}
         try:
             while waiting:
                 done, waiting = wait(waiting, timeout=_POLL, return_when=FIRST_COMPLETED)
@@ -65,6 +65,18 @@ def _all(target: Target, unfinished: Unfinished, left: list[Part], jobs: int, pr
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
     return made, largest
+
+
+def _alone(target: Target, unfinished: Unfinished, left: list[Part], progress: Progress) -> tuple[dict[str, Any], int]:
+    """In this process."""
+    written = 0
+
+    def wrote(size: int) -> None:
+        nonlocal written
+        written += size
+        progress.show(written)
+
+    return {part.name: _write(target, unfinished, part, wrote) for part in left}, peak_memory() if left else 0
 
 
 class _Worker:
@@ -90,18 +102,21 @@ def _start(target: Target, unfinished: Unfinished, wrote: Any) -> None:
     _Worker.target, _Worker.unfinished, _Worker.wrote = target, unfinished, wrote
 
 
-def _write(part: Part) -> tuple[str, Any, int]:
-    unfinished = _Worker.unfinished
+def _forked(part: Part) -> tuple[str, Any, int]:
+    return part.name, _write(_Worker.target, _Worker.unfinished, part, _wrote), peak_memory()
+
+
+def _write(target: Target, unfinished: Unfinished, part: Part, wrote: Callable[[int], None]) -> Any:
     path = unfinished.folder / part.name
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     try:
-        written = _Worker.target.write(part, temporary, _wrote)
+        written = target.write(part, temporary, wrote)
         sync(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return part.name, unfinished.note(part.name, written.crc32, written.known), peak_memory()
+    return unfinished.note(part.name, written.crc32, written.known)
 
 
 def peak_memory() -> int:
