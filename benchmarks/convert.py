@@ -31,13 +31,13 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.convert.folders import config  # noqa: E402
-from tests.convert.oracle import loop  # noqa: E402
+from tests.convert.oracle import Held, loop  # noqa: E402
 from validation.case.model import Model  # noqa: E402
 from validation.case.parameters import Parameter, parameters  # noqa: E402
 from validation.case.preset import MINI  # noqa: E402
+from validation.compare.piece import slices  # noqa: E402
 from validation.convert.formats import open_source  # noqa: E402
 from validation.convert.places import Arrangement  # noqa: E402
-from validation.convert.source import Source  # noqa: E402
 from validation.convert.tensors import Megatron  # noqa: E402
 
 LAYOUT = "tp2pp2"
@@ -143,7 +143,7 @@ def in_memory(folder: Path, count: int) -> None:
         print("mbridge is not installed: its loop is not measured (pip install mbridge==0.15.1)")
         return
     with open_source(folder, layers=(0, 1)) as source:
-        held = Held(source)
+        held = Held.of(source)
         for _ in range(count):
             ours, bytes_ = mapped(held)
             theirs, same = loop(held, tp=2)
@@ -152,20 +152,8 @@ def in_memory(folder: Path, count: int) -> None:
             print(f"in memory, {bytes_ / 1e9:.2f} GB for tp2: ours {ours:.2f} s, mbridge {theirs:.2f} s", flush=True)
 
 
-class Held:
-    """A checkpoint's parameters in memory."""
-
-    def __init__(self, source: Source) -> None:
-        from validation.compare.piece import whole
-
-        self.described, self.parameters = source.described, source.parameters
-        self.tensors = {name: source.read(name, whole(found.shape)) for name, found in source.parameters.items()}
-
-
 def mapped(held: Held) -> tuple[float, int]:
     """Seconds in which every tensor of every tp rank is put together, and their bytes."""
-    from validation.compare.piece import slices
-
     megatron = Megatron(held.described.model, held.parameters, "te")
     start, bytes_ = time.monotonic(), 0
     for ranks, experts in Arrangement.parse("tp2", held.described.model).cuts():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +17,12 @@ from typing import Any
 import torch
 
 from validation.candidate.weights import Ranks
-from validation.case.parameters import EXPERTS
+from validation.case.model import Model
+from validation.case.parameters import EXPERTS, Parameter
+from validation.compare.piece import whole
+from validation.convert.describe import Described
 from validation.convert.places import Arrangement
+from validation.convert.source import Source
 from validation.convert.tensors import Megatron, Tensor
 
 LAYERS = 61
@@ -33,7 +37,22 @@ class Cut:
     value: torch.Tensor
 
 
-def bridge(model: Any, ranks: Ranks) -> Any:
+@dataclass(frozen=True)
+class Held:
+    """A checkpoint's parameters in memory."""
+
+    described: Described
+    parameters: Mapping[str, Parameter]
+    tensors: Mapping[str, torch.Tensor]
+
+    @classmethod
+    def of(cls, source: Source) -> Held:
+        """All of them."""
+        read = {name: source.read(name, whole(found.shape)) for name, found in source.parameters.items()}
+        return cls(source.described, source.parameters, read)
+
+
+def bridge(model: Model, ranks: Ranks) -> Any:
     """Mbridge's DeepseekV3Bridge for a rank, its constructor left out."""
     oracle: Any = importlib.import_module("mbridge.models.deepseek_v3").DeepseekV3Bridge
     found = oracle.__new__(oracle)
@@ -53,7 +72,7 @@ def bridge(model: Any, ranks: Ranks) -> Any:
     return found
 
 
-def cuts(held: Any, layout: str) -> Iterator[Cut]:
+def cuts(held: Held, layout: str) -> Iterator[Cut]:
     """Every tensor of every rank of the layout, by mbridge."""
     model = held.described.model
     megatron = Megatron(model, held.parameters, "te")
@@ -64,7 +83,7 @@ def cuts(held: Any, layout: str) -> Iterator[Cut]:
                 yield Cut(tensor, ranks, _value(asked, held, tensor, ranks, experts))
 
 
-def _value(asked: Any, held: Any, tensor: Tensor, ranks: Ranks, experts: bool) -> torch.Tensor:
+def _value(asked: Any, held: Held, tensor: Tensor, ranks: Ranks, experts: bool) -> torch.Tensor:
     name = _global(tensor.name, model_experts=held.described.model.n_routed_experts, ranks=ranks)
     keys = asked._weight_name_mapping_mcore_to_hf(name)
     values = [_read(held, key) for key in keys]
@@ -84,7 +103,7 @@ def _global(name: str, model_experts: int, ranks: Ranks) -> str:
     return f"{name[: found.start()]}{int(found[1]) + ranks.ep[0] * (model_experts // ranks.ep[1])}"
 
 
-def _read(held: Any, key: str) -> torch.Tensor:
+def _read(held: Held, key: str) -> torch.Tensor:
     """The tensor of a HuggingFace key; the layer after mbridge's 61 is the model's MTP layer."""
     model = held.described.model
     key = key.replace(f"model.layers.{LAYERS}.", f"model.layers.{model.num_hidden_layers}.")
@@ -94,7 +113,7 @@ def _read(held: Any, key: str) -> torch.Tensor:
     return held.tensors[key.replace(found.group(), EXPERTS)][int(found[1])]
 
 
-def loop(held: Any, tp: int) -> tuple[float, int]:
+def loop(held: Held, tp: int) -> tuple[float, int]:
     """Seconds in which mbridge maps every tensor of every tp rank, copied as loading it would, and their bytes."""
     start, bytes_ = time.monotonic(), 0
     for cut in cuts(held, f"tp{tp}"):

@@ -6,7 +6,7 @@ import math
 import zlib
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -123,6 +123,18 @@ class Target(ABC):
 def dtype_of(source: Source, name: str, wanted: torch.dtype | None) -> torch.dtype:
     """What a parameter is written in: as it is, or as `wanted`; the expert bias is never cast."""
     return source.dtype(name) if wanted is None or name.endswith(EXPERT_BIAS) else wanted
+
+
+def same_dtype(source: Source, names: Sequence[str], wanted: torch.dtype | None) -> torch.dtype:
+    """The dtype of a tensor that is several parameters. Raises UsageError where they are of several."""
+    found = {dtype_of(source, name, wanted) for name in names}
+    if len(found) > 1:
+        kinds = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in found))
+        raise UsageError(
+            f"{source.path}: {' and '.join(names)} are one tensor in Megatron and stored as {kinds}; --dtype bf16 stores "
+            "them alike"
+        )
+    return found.pop()
 
 
 def check_cover(taken: Iterable[Taken], parameters: Mapping[str, Parameter]) -> None:

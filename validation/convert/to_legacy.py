@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import pickle
 import re
+import shutil
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from validation.case.megatron_folder import RELEASE
 from validation.convert.megatron_args import common, write_beside
-from validation.convert.parts import Part, Taken, Target, Written, check_cover, dtype_of
+from validation.convert.parts import Part, Taken, Target, Written, check_cover, same_dtype
 from validation.convert.places import Arrangement
 from validation.convert.rank_files import RankFile, rank_files, tensors_of
 from validation.convert.source import Source
@@ -60,13 +63,19 @@ class ToLegacy(Target):
         model = self._source.described.model
         for state, name, tensor in tensors_of(self._megatron, self._arrangement, model, file):
             names = [held.parameter.name for held in tensor.holdings]
-            dtype = dtype_of(self._source, names[0], self._dtype)
+            dtype = same_dtype(self._source, names, self._dtype)
             yield Stored(state, name, tensor, tuple(Taken(held.parameter.name, held.box, dtype) for held in tensor.holdings))
 
     def write(self, part: Part, path: Path, wrote: Callable[[int], None]) -> Written:
         """torch.save writes the file without the tensors' bytes, which then go to their places."""
-        with FakeTensorMode(), torch.serialization.skip_data(materialize_fake_tensors=True):
-            torch.save(self._state(part), path)
+        try:
+            with FakeTensorMode(), torch.serialization.skip_data(materialize_fake_tensors=True):
+                torch.save(self._state(part), path)
+        except RuntimeError as error:
+            # torch.save does not say so.
+            if shutil.disk_usage(path.parent).free < part.bytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+            raise
         places = offsets(path)
         with path.open("r+b") as file:
             for item in part.items:

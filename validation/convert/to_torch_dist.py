@@ -25,7 +25,7 @@ from validation.case.megatron_folder import RELEASE
 from validation.compare.piece import box_shape
 from validation.convert.keys import Place, extra_states, places
 from validation.convert.megatron_args import common, write_beside
-from validation.convert.parts import Part, Stream, Taken, Target, Written, check_cover, dtype_of, grouped, part_bytes
+from validation.convert.parts import Part, Stream, Taken, Target, Written, check_cover, grouped, part_bytes, same_dtype
 from validation.convert.places import Arrangement
 from validation.convert.source import Source
 from validation.convert.tensors import Megatron
@@ -78,9 +78,12 @@ class ToTorchDist(Target):
         where = places(self._megatron)
         for ranks, experts in self._arrangement.cuts():
             for tensor in self._megatron.tensors(ranks):
-                for held in tensor.holdings if ("{expert}" in tensor.row.megatron) == experts else ():
+                if ("{expert}" in tensor.row.megatron) != experts:
+                    continue
+                dtype = same_dtype(self._source, [held.parameter.name for held in tensor.holdings], self._dtype)
+                for held in tensor.holdings:
                     name = held.parameter.name
-                    taken = Taken(name, held.box, dtype_of(self._source, name, self._dtype))
+                    taken = Taken(name, held.box, dtype)
                     found.setdefault((name, held.box), Chunk(where[name], taken))
         order = {name: index for index, name in enumerate(self._source.parameters)}
         yield from sorted(found.values(), key=lambda chunk: (order[chunk.taken.parameter], chunk.taken.box))
