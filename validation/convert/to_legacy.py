@@ -52,6 +52,7 @@ class ToLegacy(Target):
     ) -> None:
         self._source, self._megatron, self._arrangement = source, megatron, arrangement
         self._dtype, self._beside = dtype, beside
+        self._fake = FakeTensorMode()  # here, for it imports for a second, and processes are forked later
         self.parts = tuple(self._part(file) for file in rank_files(arrangement.layout))
         check_cover((taken for part in self.parts for item in part.items for taken in item.taken), source.parameters)
 
@@ -69,7 +70,7 @@ class ToLegacy(Target):
     def write(self, part: Part, path: Path, wrote: Callable[[int], None]) -> Written:
         """torch.save writes the file without the tensors' bytes, which then go to their places."""
         try:
-            with FakeTensorMode(), torch.serialization.skip_data(materialize_fake_tensors=True):
+            with self._fake, torch.serialization.skip_data(materialize_fake_tensors=True):
                 torch.save(self._state(part), path)
         except RuntimeError as error:
             # torch.save does not say so.
@@ -111,10 +112,10 @@ def offsets(path: Path) -> dict[str, dict[str, int]]:
 
 def without_data(path: Path) -> dict[str, Any]:
     """All of a rank's file, of tensors without their data."""
-    with FakeTensorMode(), torch.serialization.safe_globals([Namespace]):
+    with torch.serialization.safe_globals([Namespace]):
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="meta", weights_only=True)
         except pickle.UnpicklingError:
             # Its arguments are of classes that megatron-core calls safe when it is imported.
             importlib.import_module("megatron.core")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="meta", weights_only=True)
