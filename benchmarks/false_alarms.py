@@ -3,10 +3,10 @@
     python benchmarks/false_alarms.py run OUT.jsonl --seeds 1:201 [--precisions fp32,bf16] [--layouts ...] [--jobs N]
     python benchmarks/false_alarms.py report OUT.jsonl [MORE.jsonl ...]
 
-`run` adds a line for each case to OUT.jsonl and leaves out those that are there, so that it may be interrupted, and be run
-in several processes with seeds of their own. What has been run so far is docs/decisions/0001-tolerance.jsonl.gz, which `report`
-reads as well. It writes docs/decisions/0001-tolerance.json and the SVG beside it, and
-prints what docs/decisions/0001-tolerance.md says. Both sides are new for every seed: weights, tokens, mask.
+`run` adds a line for each case to OUT.jsonl and leaves out those that are there or in docs/decisions/0001-tolerance.jsonl.gz,
+what has been run so far: it may be interrupted, and be run in several processes with seeds of their own. `report` reads both,
+writes docs/decisions/0001-tolerance.json and the SVG beside it, and prints what docs/decisions/0001-tolerance.md says. Both
+sides are new for every seed: weights, tokens, mask.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from validation.run.result import Result
 
 DECISION = ROOT / "docs" / "decisions" / "0001-tolerance"
+KEPT = DECISION.with_suffix(".jsonl.gz")
+PLUGIN = "benchmarks.torch_testing"
 
 
 def layouts() -> str:
@@ -57,6 +59,8 @@ def cases(seed: int, precision: str, names: str, jobs: int) -> Any:
 
 def measured(case: Case, result: Result) -> dict[str, Any]:
     """The worst of a case: errors in floors, flips in score floors, and what fixed rules see of the logits."""
+    from benchmarks.torch_testing import REJECTED
+
     floors = result.facts["floor"]
     probes = observed(case)
     shapes = {name: probe.shape for name, probe in probes.items()}
@@ -80,6 +84,7 @@ def measured(case: Case, result: Result) -> dict[str, Any]:
         "logits_max": logits.max_abs,
         "logits_mean": logits.average,
         "logits_cosine": logits.cross / math.sqrt(squares * logits.reference_squares),
+        "logits_rejected": result.measurement(f"{REJECTED}logits", shapes["logits"]).difference.differing,
     }
 
 
@@ -92,7 +97,7 @@ def run(out: Path, seeds: range, precisions: list[str], names: str, jobs: int) -
     launch.prepare("gloo")
     launch.warm_up()
     REFERENCES.warm_up()
-    there = {line["case"] for line in _lines([out])} if out.exists() else set()
+    there = {line["case"] for line in _lines([path for path in (KEPT, out) if path.exists()])}
     for seed in seeds:
         for precision in precisions:
             wanted = cases(seed, precision, names, jobs)
@@ -110,9 +115,9 @@ def _measured(wanted: Any, left: list[Case]) -> Iterator[dict[str, Any]]:
 
     with tempfile.TemporaryDirectory() as home:
         runner = Runner(replace(wanted, home=Path(home)))
-        runner.start(left)
+        runner.start(left, PLUGIN)
         for case in left:
-            result = runner.result(case)
+            result = runner.result(case, PLUGIN)
             if result.broken is not None:
                 raise SystemExit(f"{case.title}: {result.broken.sentence}\n{result.broken.stacks}")
             yield {"case": case.name, "seed": case.seed, "precision": case.precision, **measured(case, result)}
@@ -128,6 +133,7 @@ RULES = {
     "max diff < 1e-3 (logits)": lambda line: line["logits_max"] < 1e-3,
     "cosine >= 0.99 (logits)": lambda line: line["logits_cosine"] >= 0.99,
     "mean abs < 0.1 (logits)": lambda line: line["logits_mean"] < 0.1,
+    "torch.testing defaults (logits)": lambda line: line.get("logits_rejected", 0) == 0,
 }
 """What peers accept, on the same runs; in the lower precisions with the truth in place of their reference."""
 
@@ -149,6 +155,7 @@ def report(files: list[Path]) -> None:
             "flips_in_score_floors": round(max(line["flips"] for line in mine), 4),
             "flipped_tokens": sum(line["flipped"] for line in mine),
             "rules_that_reject": {name: sum(not rule(line) for line in mine) for name, rule in RULES.items()},
+            "cases_with_torch_testing": sum("logits_rejected" in line for line in mine),
             "histogram": _histogram(ratios),
         }
     DECISION.parent.mkdir(exist_ok=True)

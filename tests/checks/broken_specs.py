@@ -18,7 +18,7 @@ from megatron.core.models.gpt import gpt_model
 from megatron.core.tensor_parallel.layers import RowParallelLinear
 from megatron.core.tensor_parallel.mappings import scatter_to_sequence_parallel_region
 from megatron.core.transformer import multi_latent_attention
-from megatron.core.transformer.moe import router
+from megatron.core.transformer.moe import router, token_dispatcher
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 
@@ -243,6 +243,21 @@ def mtp_mask_not_rolled(config: MLATransformerConfig, vp_stage: int | None) -> T
 def mtp_embedding_not_reduced(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
     """The copy of the embedding that the MTP layer has on the last pipeline stage keeps its own gradient."""
     _replace(finalize_gradients, "_allreduce_word_embedding_grads", lambda sound: lambda *args, **kwargs: None)
+    return _sound(config, vp_stage)
+
+
+def dispatched_in_the_wrong_order(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """Every expert is given the tokens, in number and with weights as they should be, each shifted by one place."""
+
+    def shifted(sound: Callable[..., Any]) -> Callable[..., Any]:
+        def dispatch_postprocess(*given: Any) -> Any:
+            tokens, *rest = sound(*given)
+            return tokens.roll(1, dims=0), *rest
+
+        return dispatch_postprocess
+
+    dispatcher = token_dispatcher.MoEAlltoAllTokenDispatcher
+    setattr(dispatcher, "dispatch_postprocess", shifted(dispatcher.dispatch_postprocess))  # noqa: B010 - as above
     return _sound(config, vp_stage)
 
 

@@ -75,6 +75,21 @@ def command(words: Sequence[str], cache: Path) -> subprocess.CompletedProcess[st
     )
 
 
+def commands_in_turn(words: Sequence[Sequence[str]], cache: Path, texts: Path) -> list[tuple[int, str]]:
+    """Several such commands in one process, whose ranks start warm: exit code and text of each, by way of files in `texts`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.checks.commands", str(texts)],
+        cwd=ROOT,
+        env={**os.environ, "PLUMBLINE_CACHE": str(cache)},
+        input=json.dumps(words),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    )
+    return [(code, (texts / f"{number}.txt").read_text()) for number, code in enumerate(json.loads(done.stdout))]
+
+
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the reference is kept that all runs share."""
@@ -99,18 +114,5 @@ def broken(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, O
         [*shared, "--layouts", layout, "--implementation", name if "-" in name else f"{BROKEN}:{name}"]
         for name, layout in RUNS.items()
     ]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.checks.commands", str(texts)],
-        cwd=ROOT,
-        env={**os.environ, "PLUMBLINE_CACHE": str(cache)},
-        input=json.dumps(commands),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=True,
-    )
-    codes = json.loads(done.stdout)
-    return {
-        name: Output(code, (texts / f"{number}.txt").read_text(), results)
-        for number, (name, code) in enumerate(zip(RUNS, codes, strict=True))
-    }
+    found = commands_in_turn(commands, cache, texts)
+    return {name: Output(code, text, results) for name, (code, text) in zip(RUNS, found, strict=True)}

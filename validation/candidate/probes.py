@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from megatron.core.models.gpt import GPTModel
 
+from validation.candidate.dispatched import Dispatched, Rows, rows_of
+from validation.candidate.isolation import View, in_place_of
 from validation.candidate.mtp import MtpLosses
 from validation.candidate.place import Place
 from validation.candidate.recorder import Recorder
@@ -18,7 +20,20 @@ from validation.case.case import Case
 from validation.case.probes import Probe, probes
 from validation.compare.observe import Router
 from validation.compare.precision import LOSS_DTYPES, as_stored
+from validation.compare.substitute import substituted
 from validation.reference.store import Reference
+
+
+def first_of(output: Any) -> torch.Tensor:
+    """What a module returns, its bias aside."""
+    found: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return found
+
+
+def with_first(output: Any, tensor: torch.Tensor) -> Any:
+    """What a module returns with another tensor in the first place."""
+    return (tensor, *output[1:]) if isinstance(output, tuple) else tensor
+
 
 PROBE_GRADIENTS = "probe_gradients/"
 """What precedes a probe's name in a report: its value and its gradient are two tensors."""
@@ -31,6 +46,8 @@ class ProbedChunk:
     own forward runs; where that keeps no graph (activation recompute), the gradient is taken when the backward pass runs
     the module again, whose micro-batches come in the order of the forward passes. Megatron divides the gradients of
     parameters at the end; `divisor` makes those that pass a probe comparable before that.
+
+    In an isolated case every tensor and every gradient that has been compared is replaced by the reference's.
     """
 
     def __init__(self, chunk: GPTModel, case: Case, recorder: Recorder, reference: Reference, divisor: int) -> None:
@@ -72,17 +89,16 @@ class ProbedChunk:
     def _leave(self, module: Any, arguments: Any, output: Any) -> None:
         self._running = False
 
-    def _token_loss(self, module: Any, arguments: Any, output: torch.Tensor) -> None:
-        if not self._stopped:
-            self._keep(self._probes["token_loss"], output, lambda tensor: tensor)
+    def _token_loss(self, module: Any, arguments: Any, output: torch.Tensor) -> torch.Tensor:
+        return output if self._stopped else self._keep(self._probes["token_loss"], output, lambda tensor: tensor)
 
-    def _record(self, name: str, tensor: torch.Tensor, size: torch.Size | None = None) -> None:
+    def _record(self, name: str, tensor: torch.Tensor, size: torch.Size | None = None) -> torch.Tensor:
         """Record a tensor of shape [sequence, batch, ...]; heads may still be joined with their elements.
 
-        `size` is that shape where sequence and batch are joined in the tensor.
+        `size` is that shape where sequence and batch are joined in the tensor. Returns what the model is to go on with.
         """
         if self._stopped or not (self._running or self._waiting[name]):
-            return
+            return tensor
         probe = self._probes[name]
 
         def batch_first(tensor: torch.Tensor) -> torch.Tensor:
@@ -90,10 +106,13 @@ class ProbedChunk:
             joined = probe.axes[-1] == "head_dim" and tensor.dim() == 3
             return tensor.unflatten(-1, (-1, probe.shape[-1])) if joined else tensor
 
-        self._keep(probe, tensor, batch_first)
+        return self._keep(probe, tensor, batch_first)
 
-    def _keep(self, probe: Probe, tensor: torch.Tensor, view: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Compare what `view` makes of the tensor, and later of the gradient that reaches it."""
+    def _keep(self, probe: Probe, tensor: torch.Tensor, view: View) -> torch.Tensor:
+        """Compare what `view` makes of the tensor, and later of the gradient that reaches it.
+
+        Returns what the model is to go on with.
+        """
         micro_batch = self._micro_batch if self._running else self._waiting[probe.name].popleft()
         if self._running:
             with as_stored():
@@ -101,11 +120,12 @@ class ProbedChunk:
                     self._recorder.compare(probe.name, part, box, self._reference.probes)
             if probe.has_gradient and not torch.is_grad_enabled():
                 self._waiting[probe.name].append(micro_batch)
-                return
+                return self._isolated(probe, tensor, view, micro_batch)
         if not (probe.has_gradient and tensor.requires_grad):
-            return
+            return tensor
+        tensor = self._isolated(probe, tensor, view, micro_batch)
 
-        def compare_gradient(gradient: torch.Tensor) -> None:
+        def compare_gradient(gradient: torch.Tensor) -> torch.Tensor | None:
             name = f"{PROBE_GRADIENTS}{probe.name}"
             with as_stored():
                 # In float64, or dividing would round what is to be compared.
@@ -114,30 +134,47 @@ class ProbedChunk:
                     self._recorder.compare(
                         name, part, box, self._reference.probe_gradients, key=probe.name, dtype=gradient.dtype
                     )
+            return self._gradient_isolated(probe, gradient, view, micro_batch)
 
         tensor.register_hook(compare_gradient)
+        return tensor
 
-    def _output(self, name: str) -> Callable[..., None]:
-        def hook(module: Any, arguments: Any, output: Any) -> None:
-            self._record(name, output[0] if isinstance(output, tuple) else output)
+    def _isolated(self, probe: Probe, tensor: torch.Tensor, view: View, micro_batch: int) -> torch.Tensor:
+        """The tensor, in an isolated case with the reference's numbers."""
+        if not (self._case.isolated and probe.has_gradient):
+            return tensor
+        where = (probe, micro_batch, self._place, self._recorder, self._reference.probes)
+        return substituted(tensor, in_place_of(tensor, view, *where))
+
+    def _gradient_isolated(self, probe: Probe, gradient: torch.Tensor, view: View, micro_batch: int) -> torch.Tensor | None:
+        """What flows on in place of a gradient in an isolated case; None for the gradient itself."""
+        if not self._case.isolated:
+            return None
+        where = (probe, micro_batch, self._place, self._recorder, self._reference.probe_gradients)
+        return in_place_of(gradient, view, *where, scale=self._divisor)
+
+    def _output(self, name: str) -> Callable[..., Any]:
+        def hook(module: Any, arguments: Any, output: Any) -> Any:
+            return with_first(output, self._record(name, first_of(output)))
 
         return hook
 
-    def _outputs(self, names: list[str]) -> Callable[..., None]:
+    def _outputs(self, names: list[str]) -> Callable[..., Any]:
         """The same for a module that several parts of the model call in turn, in each forward pass."""
 
-        def hook(module: Any, arguments: Any, output: Any) -> None:
-            if self._running:
-                self._record(names[self._calls[module]], output[0] if isinstance(output, tuple) else output)
-                self._calls[module] += 1
+        def hook(module: Any, arguments: Any, output: Any) -> Any:
+            if not self._running:
+                return output
+            self._calls[module] += 1
+            return with_first(output, self._record(names[self._calls[module] - 1], first_of(output)))
 
         return hook
 
-    def _input(self, *names: str) -> Callable[..., None]:
-        def hook(module: Any, arguments: Any, keywords: dict[str, Any]) -> None:
-            given = arguments or tuple(keywords.values())
-            for name, tensor in zip(names, given, strict=False):
-                self._record(name, tensor)
+    def _input(self, *names: str) -> Callable[..., Any]:
+        def hook(module: Any, arguments: Any, keywords: dict[str, Any]) -> Any:
+            given = list(arguments or keywords.values())
+            given[: len(names)] = [self._record(name, tensor) for name, tensor in zip(names, given, strict=False)]
+            return (tuple(given), keywords) if arguments else (arguments, dict(zip(keywords, given, strict=True)))
 
         return hook
 
@@ -159,7 +196,7 @@ class ProbedChunk:
             losses: torch.Tensor = compute(*args, **kwargs)
             if self._running and self._calls[compute] < len(prefixes):
                 prefix = prefixes[self._calls[compute]]
-                self._keep(self._probes[f"{prefix}.token_loss"], losses, lambda tensor: tensor)
+                losses = self._keep(self._probes[f"{prefix}.token_loss"], losses, lambda tensor: tensor)
                 self._mtp_losses.watch(f"{prefix}.loss", losses)
             self._calls[compute] += 1
             return losses
@@ -196,37 +233,61 @@ class ProbedChunk:
     def _watch_experts(self, moe: Any, prefix: str) -> None:
         """The router's logits and scores and the combined routed output appear between modules: in methods."""
         router, dispatcher = moe.router, moe.token_dispatcher
+        rows = self._watch_rows(moe, prefix) if self._case.isolated else None
         gating, routing, combine = router.gating, router.routing, getattr(dispatcher, COMBINE)
         sizes: list[torch.Size] = []
 
         def seen_gating(*args: Any, **kwargs: Any) -> Any:
             logits = gating(*args, **kwargs)
             sizes.append(logits.shape)
-            self._record(f"{prefix}.router.logits", logits)
-            return logits
+            return self._record(f"{prefix}.router.logits", logits)
 
         def seen_routing(*args: Any, **kwargs: Any) -> Any:
             size = sizes.pop()
 
-            def seen_scores(scores: torch.Tensor) -> None:
-                self._record(f"{prefix}.router.scores", scores, size)
+            def seen_scores(scores: torch.Tensor) -> torch.Tensor:
+                return self._record(f"{prefix}.router.scores", scores, size)
 
             choice = self._choices.next(prefix, self._micro_batch if self._running else None)
             with Router(size[-1], seen_scores, choice.choose):
                 weights, chosen = routing(*args, **kwargs)
-            self._record(f"{prefix}.router.weights", weights, size)
+            weights = self._record(f"{prefix}.router.weights", weights, size)
             own = chosen if choice.own is None else torch.zeros_like(chosen).scatter(1, choice.own, True)
             self._record(f"{prefix}.router.experts", own, size)
+            if rows is not None and choice.micro_batch is not None and not self._stopped:
+                rows.append(rows_of(moe, self._place, choice.micro_batch, chosen, self._case.training.dispatcher))
             if self._running and not self._stopped:
                 self._choices.compare_margins(self._probes[f"{prefix}.router.experts"], own.view(size), self._micro_batch)
             return weights, chosen
 
         def seen_combine(*args: Any, **kwargs: Any) -> Any:
             output = combine(*args, **kwargs)
-            self._record(f"{prefix}.routed", output[0] if isinstance(output, tuple) else output)
-            return output
+            return with_first(output, self._record(f"{prefix}.routed", first_of(output)))
 
         router.gating, router.routing = seen_gating, seen_routing
         setattr(dispatcher, COMBINE, seen_combine)
         if moe.use_shared_expert:
             moe.shared_experts.register_forward_hook(self._output(f"{prefix}.shared_expert"))
+
+    def _watch_rows(self, moe: Any, prefix: str) -> list[Rows]:
+        """In isolated cases: what the experts are given and what they return; the list takes the rows of their next call."""
+        coming: list[Rows] = []
+        routed = self._probes[f"{prefix}.routed"]
+        dispatched = Dispatched(routed, self._recorder, self._reference, self._divisor)
+
+        def record(kind: str, rows: Rows, tensor: torch.Tensor) -> torch.Tensor:
+            given = tensor.requires_grad
+            tensor = substituted(tensor, dispatched.forward(kind, rows, tensor, self._running))
+            if given:
+                tensor.register_hook(lambda gradient: dispatched.backward(kind, rows, gradient))
+            return tensor
+
+        def entering(module: Any, arguments: Any) -> Any:
+            return (record("dispatched", coming[0], arguments[0]), *arguments[1:]) if coming else None
+
+        def leaving(module: Any, arguments: Any, output: Any) -> Any:
+            return with_first(output, record("experts", coming.pop(), first_of(output))) if coming else None
+
+        moe.experts.register_forward_pre_hook(entering)
+        moe.experts.register_forward_hook(leaving)
+        return coming

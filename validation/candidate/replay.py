@@ -21,8 +21,8 @@ FLIPS = "flips/"
 class Choice:
     """One call of one router: what it chose itself, once it has, and what it goes on with. Both are [tokens, k]."""
 
-    def __init__(self, replayed: torch.Tensor | None) -> None:
-        self._replayed = replayed
+    def __init__(self, replayed: torch.Tensor | None, micro_batch: int | None = None) -> None:
+        self._replayed, self.micro_batch = replayed, micro_batch
         self.own: torch.Tensor | None = None
 
     def choose(self, experts: torch.Tensor) -> torch.Tensor:
@@ -35,12 +35,12 @@ class Choice:
 
 
 class Choices:
-    """The choices of one chunk's routers. In fp64, and behind the first step, they are their own."""
+    """The choices of one chunk's routers. They are their own in fp64, isolated cases aside, and behind the first step."""
 
     def __init__(self, case: Case, place: Place, recorder: Recorder, reference: Reference) -> None:
         self._case, self._place, self._recorder, self._reference = case, place, recorder, reference
         self._again: dict[str, deque[int]] = defaultdict(deque)
-        self._replaying = case.precision != "fp64"
+        self._replaying = case.precision != "fp64" or case.isolated
 
     def next(self, prefix: str, micro_batch: int | None) -> Choice:
         """The next call of the router of `layers.3.moe`; None where the backward pass runs it again."""
@@ -50,7 +50,7 @@ class Choices:
             micro_batch = self._again[prefix].popleft()
         elif not torch.is_grad_enabled():
             self._again[prefix].append(micro_batch)
-        return Choice(self._of_reference(int(prefix.split(".")[1]), micro_batch))
+        return Choice(self._of_reference(int(prefix.split(".")[1]), micro_batch), micro_batch)
 
     def compare_margins(self, probe: Probe, own: torch.Tensor, micro_batch: int) -> None:
         """Report by how much the reference's choice could have been another, for each token that chose otherwise.

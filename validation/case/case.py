@@ -22,8 +22,9 @@ class Case:
 
     `batch_size` counts the sequences of one step over all data-parallel ranks, `micro_batch_size` those of one forward
     pass. `hf_model_path` names a checkpoint folder in place of a preset's random weights; `layers` are the layers of it
-    that are taken, in its own counting, and empty for all. `candidate_checkpoint` names a Megatron checkpoint that the
-    candidate's weights are loaded from, in place of the reference's own.
+    that are taken, in its own counting, and empty for all. `isolated` says that every module is given the reference's input,
+    and in the backward pass the reference's gradient, whatever the modules before it made. `candidate_checkpoint` names a
+    Megatron checkpoint that the candidate's weights are loaded from, in place of the reference's own.
     """
 
     preset: str
@@ -39,6 +40,7 @@ class Case:
     hf_model_path: str | None = None
     layers: tuple[int, ...] = ()
     training: Training = field(default_factory=Training)
+    isolated: bool = False
     candidate_checkpoint: str | None = None
 
     @property
@@ -52,12 +54,14 @@ class Case:
         implementation = self.implementation.replace(":", ".")
         parts = [self.preset, self.arrangement, self.precision, implementation, self.transport]
         parts += [f"seed{self.seed}"] if self.seed != DEFAULT_SEED else []
+        parts += ["isolated"] if self.isolated else []
         return "-".join(parts)
 
     @property
     def title(self) -> str:
         """The case as a heading: `tiny / tp2 / fp64 / local / gloo: 2 ranks`."""
-        words = (self.preset, self.arrangement, self.precision, self.implementation, self.transport)
+        words = [self.preset, self.arrangement, self.precision, self.implementation, self.transport]
+        words += ["isolated"] if self.isolated else []
         ranks = self.layout.ranks
         return f"{' / '.join(words)}: {ranks} rank{'s' if ranks > 1 else ''}"
 

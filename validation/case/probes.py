@@ -32,6 +32,8 @@ TITLES = {
     "moe.router.weights": "Router Weights",
     "moe.balancing": "Load Balancing Loss",
     "moe.shared_expert": "Shared Expert Output",
+    "moe.dispatched": "Dispatched Tokens",
+    "moe.experts": "Weighted Expert Outputs",
     "moe.routed": "Routed Experts Output",
     "moe.output": "MoE Output",
     "output": "Layer Output",
@@ -162,17 +164,27 @@ def probes(model: Model, batch_size: int, seq_length: int) -> Mapping[str, Probe
     return MappingProxyType({probe.name: probe for probe in found})
 
 
+def _by_expert(routed: Probe, model: Model) -> tuple[Probe, ...]:
+    """The tensors between dispatch and combine, [batch, sequence, experts, hidden]."""
+    axes, shape = (*routed.axes[:2], "experts", "hidden"), (*routed.shape[:2], model.n_routed_experts, routed.shape[2])
+    kinds = ("moe.dispatched", "moe.experts")
+    return tuple(replace(routed, name=f"layers.{routed.layer}.{kind}", axes=axes, shape=shape) for kind in kinds)
+
+
 @functools.cache
 def observed(case: Case) -> Mapping[str, Probe]:
     """The probes that a case can record, by name, in data-flow order.
 
     Transformer Engine joins a dense layer's pre-MLP norm with the linear layer behind it: what lies between is never a
-    tensor.
+    tensor. What each expert is given and what it makes of it, zero for tokens of others, is known of isolated cases only:
+    otherwise a token's place in these tensors would depend on what came before.
     """
     found = probes(case.model, case.batch_size, case.seq_length)
     fused = {f"layers.{layer}.mlp_norm" for layer in case.model.dense_layers} if case.implementation == "te" else set()
     seen: dict[str, Probe] = {}
     for name, probe in found.items():
+        if case.isolated and probe.kind == "moe.routed":
+            seen |= {each.name: each for each in _by_expert(probe, case.model)}
         if name not in fused:
             seen[name] = probe
         if case.training.balancing != "none" and probe.kind == "moe.router.weights":

@@ -60,4 +60,18 @@ def steps_are_exact(case: Case) -> str | None:
     )
 
 
-RULES = (known_options, steps_are_exact, stages_fit, grouped_experts_need_kernels, balanced_experts_exist)
+def isolated_cases_take_no_steps(case: Case) -> str | None:
+    """An optimizer step is no module, and the forward pass of the next one is not compared."""
+    if not (case.isolated and case.training.steps):
+        return None
+    return "--isolated compares the modules of one forward and backward pass; leave out --steps, or --isolated"
+
+
+RULES = (
+    known_options,
+    steps_are_exact,
+    isolated_cases_take_no_steps,
+    stages_fit,
+    grouped_experts_need_kernels,
+    balanced_experts_exist,
+)

@@ -15,6 +15,7 @@ moe_layers = pytest.mark.every("layer", "moe_layers")
 query_latent_layers = pytest.mark.every("layer", "query_latent_layers")
 shared_expert_layers = pytest.mark.every("layer", "shared_expert_layers")
 mtp_layers = pytest.mark.every("layer", "mtp_layers")
+isolated_moe_layers = pytest.mark.every("layer", "isolated_moe_layers")
 balanced_layers = pytest.mark.every("layer", "balanced_layers")
 mlp_norm_layers = pytest.mark.every("layer", "mlp_norm_layers")
 every_probe_gradient = pytest.mark.every("probe", "every_probe_gradient")
@@ -34,6 +35,7 @@ def members(kind: str, case: Case) -> list[int] | list[str]:
         "dense_layers": list(model.dense_layers),
         "moe_layers": with_experts,
         "balanced_layers": with_experts if case.training.balancing != "none" else [],
+        "isolated_moe_layers": with_experts if case.isolated else [],
         "mtp_layers": list(model.mtp_layers),
         "query_latent_layers": everything if model.q_lora_rank is not None else [],
         "shared_expert_layers": with_experts if model.n_shared_experts else [],

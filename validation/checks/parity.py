@@ -203,6 +203,10 @@ class Parity:
         measured = alone.measurement(name, shape) if alone else None
         if measured is None or not measured.pieces or not measured.difference.finite:
             return verdict
+        if self.case.isolated:
+            error = measured.difference.relative_error
+            kind, too = (SHARDING, "") if error <= limits.relative_error else (MODELLING, ", too")
+            return _of_kind(verdict, kind, f"{kind}: one rank alone is off by {error:.1e}{too}")
         if not measured.repeats(self.result.measurement(name, shape)):
             said = "not repeatable: run again, other bytes come out (a race, or something random)"
             return replace(verdict, reasons=(*verdict.reasons, said))

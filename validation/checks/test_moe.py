@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from validation.checks.marks import moe_layers, shared_expert_layers
+from validation.checks.marks import isolated_moe_layers, moe_layers, shared_expert_layers
 from validation.checks.parity import Parity
 
 SECTION = (60, "Mixture of Experts (MoE)")
@@ -12,6 +12,18 @@ SECTION = (60, "Mixture of Experts (MoE)")
 def test_shared_expert_output(parity: Parity, layer: int) -> None:
     """The expert that every token goes to."""
     parity.agrees(f"layers.{layer}.moe.shared_expert")
+
+
+@isolated_moe_layers
+def test_dispatched_tokens(parity: Parity, layer: int) -> None:
+    """Every token sent to all of its experts, and to no other."""
+    parity.agrees(f"layers.{layer}.moe.dispatched")
+
+
+@isolated_moe_layers
+def test_weighted_expert_outputs(parity: Parity, layer: int) -> None:
+    """What each expert makes of each of its tokens, times the router's weight."""
+    parity.agrees(f"layers.{layer}.moe.experts")
 
 
 @moe_layers

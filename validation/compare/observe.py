@@ -16,7 +16,7 @@ Choose = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Router(TorchFunctionMode):
-    """Within it, one router's scores are handed to `scores`, and its choice goes through `choose`.
+    """Within it, one router's scores go through `scores`, and its choice goes through `choose`.
 
     The scores are neither a module's output on the HuggingFace side nor on Megatron's: both take them from a sigmoid inside
     a longer function, and both choose by a topk over all experts of each token (those over groups have other shapes). The
@@ -24,7 +24,7 @@ class Router(TorchFunctionMode):
     (0.16) skips the choice that it replaces, so that it could not be compared, and older releases have none.
     """
 
-    def __init__(self, experts: int, scores: Callable[[torch.Tensor], None], choose: Choose) -> None:
+    def __init__(self, experts: int, scores: Callable[[torch.Tensor], torch.Tensor], choose: Choose) -> None:
         super().__init__()
         self._experts, self._scores, self._choose = experts, scores, choose
         self._scored = self._chosen = False
@@ -33,8 +33,8 @@ class Router(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         if func in _SIGMOID and not self._scored:
             self._scored = True
-            self._scores(result)
-        elif func in _TOPK and not self._chosen and args[0].dim() == 2 and args[0].shape[-1] == self._experts:
+            return self._scores(result)
+        if func in _TOPK and not self._chosen and args[0].dim() == 2 and args[0].shape[-1] == self._experts:
             self._chosen = True
             chosen = self._choose(result.indices)
             if chosen is not result.indices:

@@ -121,5 +121,6 @@ def smaller(case: Case, layout: Layout) -> Case:
         micro_batch_size=1,
         seq_length=math.lcm(16, layout.tp, 2 * layout.cp),
         training=Training(experts=case.training.experts),
+        isolated=False,
         candidate_checkpoint=None,
     )

@@ -16,15 +16,15 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCa
 
 from validation.case.case import Case
 from validation.compare.precision import DTYPES, computing_in, make_deterministic
+from validation.reference import apart, store
 from validation.reference import model as reference_model
 from validation.reference import mtp as reference_mtp
-from validation.reference import store
 from validation.reference.balancing import Balance
 from validation.reference.batch import Batch, make_batch
 from validation.reference.checkpoint import Checkpoint, verify
 from validation.reference.floor import VARIANTS, Floor, Variant, gradients_of
 from validation.reference.model import Precision
-from validation.reference.record import Recording, record_step
+from validation.reference.record import Isolation, Recording, record_step
 from validation.reference.routing import Routing, routing
 from validation.reference.steps import Steps
 from validation.reference.weights import save_weights
@@ -52,8 +52,8 @@ class _Models:
         mtp = reference_mtp.build(hf, case.model, checkpoint, precision, device)
         return cls(case, hf, mtp, Balance(hf, case))
 
-    def record(self, batch: Batch, progress: Progress, replay: Routing | None = None, scale: float = 1.0) -> Recording:
-        """One step's probes."""
+    def record(self, batch: Batch, progress: Progress, recording: Recording | None = None, scale: float = 1.0) -> Recording:
+        """One step's probes, into `recording` where one is given."""
         case, balance = self.case, self.balance
 
         def further(hidden: torch.Tensor, recording: Recording) -> torch.Tensor | float:
@@ -64,7 +64,20 @@ class _Models:
             return reference_mtp.record(self.hf, self.mtp, case.model, batch, hidden, recording) + balance.total()
 
         with balance.watching():
-            return record_step(self.hf, case, batch, progress, further, replay, scale)
+            return record_step(self.hf, case, batch, progress, further, recording, scale)
+
+    def record_experts(self, chosen: Routing, given: Isolation, recording: Recording, early: bool = False) -> None:
+        """Every layer's experts, each by itself (validation.reference.apart)."""
+        blocks = [*self.hf.model.layers, *(layer.mtp_block for layer in self.mtp.layers)] if self.mtp else self.hf.model.layers
+        for layer in self.case.model.expert_blocks:
+            experts, prefix = blocks[layer].mlp.experts, f"layers.{layer}.moe"
+            apart.record(experts, prefix, apart.choice(chosen, layer, experts.down_proj.device), given, recording, early)
+
+    def routing(self, recording: Recording, checkpoint: Checkpoint) -> Routing:
+        """What the routers have chosen, and by how much."""
+        bias = "model.layers.{}.mlp.gate.e_score_correction_bias"
+        biases = {layer: checkpoint.read(bias.format(layer)) for layer in self.case.model.expert_blocks}
+        return routing(recording.forward, biases, self.case.model)
 
     def gradients(self) -> dict[str, torch.Tensor]:
         """The gradient of every trained parameter, by the checkpoint's names."""
@@ -117,6 +130,8 @@ def _exact(case: Case, checkpoint: Checkpoint, batches: list[Batch], folder: Pat
         steps = Steps(models.hf, case)
         with steps.loads.counting():
             recording = models.record(batches[0], progress)
+        if case.isolated:
+            _save_apart(models, checkpoint, recording, folder)
         _save(folder, recording, models.gradients())
         for step in range(1, case.training.steps + 1):
             progress(f"reference step {step}")
@@ -137,11 +152,8 @@ def _truth_and_floor(
         progress("truth")
         models = _Models.build(case, checkpoint, Precision(torch.float64, dtype), device)
         recording, gradients = models.record(batch, progress), models.gradients()
-        bias = "model.layers.{}.mlp.gate.e_score_correction_bias"
-        biases = {layer: checkpoint.read(bias.format(layer)) for layer in case.model.expert_blocks}
-        chosen = routing(recording.forward, biases, case.model)
+        chosen = _save_apart(models, checkpoint, recording, folder)
     _save(folder, recording, gradients)
-    save_file(chosen, folder / "routing.safetensors")
     floor = Floor(recording.forward | dict(gradients_of(recording, gradients)))
     del models
     with computing_in(case.precision):
@@ -151,11 +163,25 @@ def _truth_and_floor(
         for variant in VARIANTS:
             progress(f"floor: {variant.name}")
             models.forget_gradients()
+            isolation = Isolation(recording.forward, recording.gradients, scale, variant.move) if case.isolated else None
             with _varied(models.hf, variant):
-                found = models.record(batch, progress, chosen, scale)
+                found = models.record(batch, progress, Recording(chosen, isolation), scale)
+            if isolation is not None:
+                models.record_experts(chosen, isolation, found, early=variant.experts != "eager")
             floor.add(found.forward.items())
             floor.add(gradients_of(found, models.gradients()), scale)
     return {**floor.facts(case), "floor_runs": ", ".join(variant.name for variant in VARIANTS)}
+
+
+def _save_apart(models: _Models, checkpoint: Checkpoint, recording: Recording, folder: Path) -> Routing:
+    """Keep the choices that every run goes on with; for an isolated case record each expert's share, too."""
+    chosen = models.routing(recording, checkpoint)
+    save_file(chosen, folder / "routing.safetensors")
+    if models.case.isolated:
+        models.record_experts(chosen, Isolation(recording.forward, recording.gradients), recording)
+        for layer in models.case.model.expert_blocks:
+            apart.check(f"layers.{layer}.moe", recording.forward)
+    return chosen
 
 
 def _save(folder: Path, recording: Recording, gradients: dict[str, torch.Tensor]) -> None:
@@ -169,24 +195,8 @@ def _varied(hf: DeepseekV3ForCausalLM, variant: Variant) -> Iterator[None]:
     """Within it the model runs as the variant says."""
     with reference_model.computing_with(hf, variant.attention, variant.experts):
         # Behind the hooks that record: what the layers get has moved, what is recorded of the embedding has not.
-        hook = hf.model.embed_tokens.register_forward_hook(lambda *given: _moved(given[-1], variant.moved))
+        hook = hf.model.embed_tokens.register_forward_hook(lambda *given: variant.move(given[-1]) if variant.moved else None)
         try:
             yield
         finally:
             hook.remove()
-
-
-_BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
-
-
-def _moved(tensor: torch.Tensor, seed: int) -> torch.Tensor | None:
-    """Each element moved to the next number of its dtype, up or down by chance; nothing for seed 0."""
-    if seed == 0:
-        return None
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        bits = tensor.detach().view(_BITS[tensor.dtype])
-        signs = (torch.randint(0, 2, tensor.shape, generator=generator) * 2 - 1).to(bits)
-        # Of a floating-point number's bits, taken as an integer, the next integer is the next number.
-        step = torch.where(tensor == 0, tensor, (bits + signs).view(tensor.dtype)) - tensor
-    return tensor + step

@@ -39,6 +39,20 @@ class Variant:
         """As reports write it."""
         return f"{self.attention} attention, {self.experts} experts" + (f", inputs moved ({self.moved})" if self.moved else "")
 
+    def move(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Each element moved to the next number of its dtype, up or down by chance; the tensor itself where none is."""
+        if not self.moved:
+            return tensor
+        generator = torch.Generator().manual_seed(self.moved)
+        with torch.no_grad():
+            bits = tensor.detach().view(_BITS[tensor.dtype])
+            signs = (torch.randint(0, 2, tensor.shape, generator=generator) * 2 - 1).to(bits)
+            # Of a floating-point number's bits, taken as an integer, the next integer is the next number.
+            step = torch.where(tensor == 0, tensor, (bits + signs).view(tensor.dtype)) - tensor
+        return tensor + step
+
+
+_BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 
 VARIANTS = (
     Variant(),

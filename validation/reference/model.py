@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -26,9 +26,20 @@ ATTENTION, RECORDED_ATTENTION = "sdpa", "plumbline_recorded"
 EXPERTS_IMPLEMENTATION = "eager"
 _EXPERT_BIAS = "e_score_correction_bias"
 
-on_attention: list[Any] = []
-"""Callables (module, query, key, value, context) that see each attention call while a model is being recorded."""
 
+class Watcher(Protocol):
+    """What sees each attention call while a model is being recorded, and may put other numbers in their place."""
+
+    def given(
+        self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Query, key and value, [batch, heads, sequence, dim], as attention is to get them."""
+
+    def made(self, module: Any, context: torch.Tensor) -> torch.Tensor:
+        """The context, [batch, sequence, heads, dim], as the module is to go on with it."""
+
+
+on_attention: list[Watcher] = []
 
 _attention = [ATTENTION]
 """The attention that models run now, the last of them."""
@@ -57,9 +68,11 @@ def _eager(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: A
 
 def _recorded_attention(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
     attend = _eager if _attention[-1] == "eager" else ALL_ATTENTION_FUNCTIONS[_attention[-1]]
+    for watcher in on_attention:
+        query, key, value = watcher.given(module, query, key, value)
     context, weights = attend(module, query, key, value, mask, **kwargs)
-    for seen in on_attention:
-        seen(module, query, key, value, context)
+    for watcher in on_attention:
+        context = watcher.made(module, context)
     return context, weights
 
 

@@ -69,11 +69,9 @@ def record(
         known = Batch(*(tensor[:, 1 + index :] for tensor in (batch.tokens, batch.labels, batch.mask)))
         with _hooks(mtp, model, index, known, recording):
             hidden = _forward_layer(mtp, index, hidden[:, :length], positions, known.tokens)
-        logits = hf.lm_head(hidden)
-        recording.keep(f"layers.{layer}.mtp.logits", logits)
+        logits = recording.keep(f"layers.{layer}.mtp.logits", hf.lm_head(hidden))
         losses = functional.cross_entropy(logits.float().flatten(0, 1), known.labels.flatten(), reduction="none")
-        losses = losses.view(known.labels.shape)
-        recording.keep(f"layers.{layer}.mtp.token_loss", losses)
+        losses = recording.keep(f"layers.{layer}.mtp.token_loss", losses.view(known.labels.shape))
         # Divided by the number of the main loss, as the report does, and not by the fewer targets that are left here.
         loss = LOSS_SCALE / len(model.mtp_layers) * (losses * known.mask).sum() / batch.mask.sum()
         recording.keep(f"layers.{layer}.mtp.loss", loss)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCa
 from validation.case.case import Case
 from validation.case.model import Model
 from validation.compare.observe import Router
+from validation.compare.substitute import substituted
 from validation.reference import loss
 from validation.reference import model as reference_model
 from validation.reference.batch import Batch
@@ -20,59 +22,124 @@ from validation.reference.routing import Routing
 View = Callable[[torch.Tensor], torch.Tensor]
 
 
+def _same(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """What every module is given in place of what came before it: the truth's tensors, and its gradients times `scale`.
+
+    `move` makes of a tensor in the run's dtype what a module gets of it.
+    """
+
+    forward: Mapping[str, torch.Tensor]
+    gradients: Mapping[str, torch.Tensor]
+    scale: float = 1.0
+    move: View = _same
+
+    def value(self, name: str, like: torch.Tensor, view: View = _same, back: View | None = None) -> torch.Tensor:
+        """The truth's tensor in the place of `like`, whose probe `view` shows."""
+        return self.move(_in_place_of(like, self.forward[name], view, back))
+
+    def gradient(self, name: str, like: torch.Tensor, view: View = _same, back: View | None = None) -> torch.Tensor:
+        """The same for the gradient that reaches it."""
+        return self.move(_in_place_of(like, self.gradients[name] * self.scale, view, back))
+
+
+def _in_place_of(like: torch.Tensor, truth: torch.Tensor, view: View, back: View | None) -> torch.Tensor:
+    if back is not None:
+        return back(truth.to(like.device)).to(like)
+    made = torch.empty_like(like)
+    view(made).copy_(truth)
+    return made
+
+
 class Recording:
     """The probes of one step by name: `forward` after the forward pass, `gradients` after the backward pass.
 
-    With `replay` the routers go on with those choices; what is recorded is what they would have chosen.
+    With `replay` the routers go on with those choices; what is recorded is what they would have chosen. With `isolation`
+    every module goes on with the truth's tensors; what is recorded is what it was about to hand on.
     """
 
-    def __init__(self, replay: Routing | None = None) -> None:
+    def __init__(self, replay: Routing | None = None, isolation: Isolation | None = None) -> None:
         self.forward: dict[str, torch.Tensor] = {}
         self.gradients: dict[str, torch.Tensor] = {}
-        self.replay = replay
+        self.replay, self.isolation = replay, isolation
 
-    def keep(self, name: str, tensor: torch.Tensor, view: View = lambda tensor: tensor) -> None:
-        """Keep a tensor in the probe's shape, which `view` gives it, and the gradient that reaches it later."""
+    def keep(self, name: str, tensor: torch.Tensor, view: View = _same, back: View | None = None) -> torch.Tensor:
+        """Keep a tensor in the probe's shape, which `view` gives it, and the gradient that reaches it later.
+
+        Returns what the model is to go on with. `back` undoes `view`, where that makes another tensor.
+        """
+        self.forward[name] = _copy(view(tensor.detach()))
+        if not tensor.requires_grad:
+            return tensor
+        if self.isolation is not None and name in self.isolation.gradients:
+            tensor = substituted(tensor, self.isolation.value(name, tensor.detach(), view, back))
+        self._keep_gradient(name, tensor, view, back)
+        return tensor
+
+    def look(self, name: str, tensor: torch.Tensor, view: View = _same) -> None:
+        """The same for a tensor that has gone its way already: only its gradient can be another."""
         self.forward[name] = _copy(view(tensor.detach()))
         if tensor.requires_grad:
+            self._keep_gradient(name, tensor, view, None)
 
-            def keep_gradient(gradient: torch.Tensor) -> None:
-                self.gradients[name] = _copy(view(gradient))
+    def _keep_gradient(self, name: str, tensor: torch.Tensor, view: View, back: View | None) -> None:
+        def keep(gradient: torch.Tensor) -> torch.Tensor | None:
+            self.gradients[name] = _copy(view(gradient))
+            return None if self.isolation is None else self.isolation.gradient(name, gradient, view, back)
 
-            tensor.register_hook(keep_gradient)
+        tensor.register_hook(keep)
 
-    def output(self, name: str) -> Callable[..., None]:
+    def output(self, name: str) -> Callable[..., Any]:
         """A forward hook that keeps what the module returns."""
 
-        def hook(module: Any, arguments: Any, output: Any) -> None:
-            self.keep(name, output[0] if isinstance(output, tuple) else output)
+        def hook(module: Any, arguments: Any, output: Any) -> Any:
+            if isinstance(output, tuple):
+                return (self.keep(name, output[0]), *output[1:])
+            return self.keep(name, output)
 
         return hook
 
     def input(self, name: str) -> Callable[..., None]:
-        """A forward pre-hook that keeps what the module is given."""
+        """A forward pre-hook that keeps what the module is given, and others have, too."""
 
         def hook(module: Any, arguments: Any) -> None:
-            self.keep(name, arguments[0])
+            self.look(name, arguments[0])
 
         return hook
 
     @contextlib.contextmanager
     def attention(self, prefixes: Mapping[Any, str]) -> Iterator[None]:
         """Within it, what attention modules compute is kept, each under its own prefix."""
-
-        def seen(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, context: torch.Tensor) -> None:
-            """Query, key and value come as [batch, heads, sequence, dim]; the context has the sequence before the heads."""
-            prefix = f"{prefixes[module]}.attention"
-            for part, tensor in (("query", query), ("key", key), ("value", value)):
-                self.keep(f"{prefix}.{part}", tensor, lambda tensor: tensor.transpose(1, 2))
-            self.keep(f"{prefix}.core", context)
-
-        reference_model.on_attention.append(seen)
+        watcher = _Attention(self, prefixes)
+        reference_model.on_attention.append(watcher)
         try:
             yield
         finally:
-            reference_model.on_attention.remove(seen)
+            reference_model.on_attention.remove(watcher)
+
+
+@dataclass(frozen=True, eq=False)
+class _Attention:
+    """Keeps what goes into attention and what comes out of it (validation.reference.model.Watcher)."""
+
+    recording: Recording
+    prefixes: Mapping[Any, str]
+
+    def given(
+        self, module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        def kept(part: str, tensor: torch.Tensor) -> torch.Tensor:
+            name = f"{self.prefixes[module]}.attention.{part}"
+            return self.recording.keep(name, tensor, lambda tensor: tensor.transpose(1, 2))
+
+        return kept("query", query), kept("key", key), kept("value", value)
+
+    def made(self, module: Any, context: torch.Tensor) -> torch.Tensor:
+        return self.recording.keep(f"{self.prefixes[module]}.attention.core", context)
 
 
 Further = Callable[[torch.Tensor, Recording], torch.Tensor | float]
@@ -84,15 +151,15 @@ def record_step(
     batch: Batch,
     progress: Callable[[str], None],
     further: Further | None = None,
-    replay: Routing | None = None,
+    recording: Recording | None = None,
     scale: float = 1.0,
 ) -> Recording:
     """Forward and backward, every probe of both; gradients are those of `scale` times the loss.
 
     The loss is that of the case, and what `further` adds: it gets the output of the final norm and records probes of its
-    own.
+    own. `recording` takes the probes, a new one where none is given.
     """
-    model, recording = case.model, Recording(replay)
+    model, recording = case.model, recording or Recording()
     layers = list(enumerate(hf.model.layers))
     hooks = [hook for index, layer in layers for hook in layer_hooks(layer, model, index, batch, recording)]
     hooks += [
@@ -107,10 +174,8 @@ def record_step(
     finally:
         for hook in hooks:
             hook.remove()
-    logits = hf.lm_head(hidden)
-    recording.keep("logits", logits)
-    token_losses = loss.token_losses(logits, batch.labels)
-    recording.keep("token_loss", token_losses)
+    logits = recording.keep("logits", hf.lm_head(hidden))
+    token_losses = recording.keep("token_loss", loss.token_losses(logits, batch.labels))
     total = loss.total(case, token_losses, batch)
     recording.forward["loss"] = _copy(total)
     if further is not None:
@@ -158,8 +223,8 @@ def _router_hooks(moe: Any, layer: int, batch: Batch, recording: Recording) -> l
     def by_token(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.view(*size, -1)
 
-    def seen_scores(scores: torch.Tensor) -> None:
-        recording.keep(f"{prefix}.router.scores", scores, by_token)
+    def seen_scores(scores: torch.Tensor) -> torch.Tensor:
+        return recording.keep(f"{prefix}.router.scores", scores, by_token)
 
     def choose(experts: torch.Tensor) -> torch.Tensor:
         own.append(experts)
@@ -171,20 +236,24 @@ def _router_hooks(moe: Any, layer: int, batch: Batch, recording: Recording) -> l
         modes.append(Router(module.num_experts, seen_scores, choose))
         modes[-1].__enter__()
 
-    def leave(module: Any, arguments: Any, output: Any) -> None:
+    def leave(module: Any, arguments: Any, output: Any) -> Any:
         modes.pop().__exit__(None, None, None)
         logits, weights, experts = output
 
         def by_expert(tensor: torch.Tensor, chosen: torch.Tensor = experts) -> torch.Tensor:
             return by_token(tensor.new_zeros(logits.shape).scatter(1, chosen, tensor))
 
-        recording.keep(f"{prefix}.router.logits", logits, by_token)
-        recording.keep(f"{prefix}.router.weights", weights, by_expert)
+        def of_chosen(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.flatten(0, 1).gather(1, experts)
+
+        recording.look(f"{prefix}.router.logits", logits, by_token)
+        weights = recording.keep(f"{prefix}.router.weights", weights, by_expert, of_chosen)
         chosen = own.pop()
         recording.forward[f"{prefix}.router.experts"] = by_expert(torch.ones_like(chosen, dtype=torch.bool), chosen).cpu()
+        return logits, weights, experts
 
-    def routed(module: Any, arguments: Any, output: torch.Tensor) -> None:
-        recording.keep(f"{prefix}.routed", output, by_token)
+    def routed(module: Any, arguments: Any, output: torch.Tensor) -> torch.Tensor:
+        return recording.keep(f"{prefix}.routed", output, by_token)
 
     return [
         moe.gate.register_forward_pre_hook(enter),

@@ -33,6 +33,7 @@ def key(case: Case) -> str:
         "device": "cuda" if case.transport == "nccl" else "cpu",
         "batch": [case.batch_size, case.seq_length],
         "layers": case.layers,
+        "isolated": case.isolated,
         "training": [case.training.steps, case.training.loss, case.training.balancing, asdict(ADAM), BALANCE_COEFFICIENT],
         "micro_batch": case.micro_batch_size if case.training.loss == "mean" or case.training.balancing == "aux_loss" else None,
         "checkpoint": _checkpoint_stamp(case.hf_model_path),

@@ -85,6 +85,12 @@ def add_options(add: Callable[..., Any]) -> None:
     add("--batch-size", type=int, default=None, help="sequences of one step, over all data-parallel ranks")
     add("--micro-batch-size", type=int, default=None, help="sequences of one forward pass")
     add("--seq-length", type=int, default=None, help="tokens of one sequence")
+    add(
+        "--isolated",
+        action="store_true",
+        default=False,
+        help="give every module the reference's input and gradient, so that an error shows only in the module that makes it",
+    )
     add("--results", default="results", metavar="DIR", help="where the JUnit files go (default results)")
     add("--case-timeout", type=float, default=600.0, metavar="SECONDS", help="after which a case is killed (default 600)")
     add("--max-ranks", type=int, default=8, help="largest number of processes to start on the CPU (default 8)")
@@ -128,6 +134,7 @@ def settings(options: Any, command: str) -> Settings:
             layers=layers_of(options.layers),
             candidate_checkpoint=_candidate_checkpoint(options),
             training=replace(training, steps=_steps(options, base, precision, mtp or model.num_nextn_predict_layers)),
+            isolated=options.isolated,
         )
         for layout, training, mtp in _arrangements(options)
     )
@@ -175,8 +182,9 @@ def _given(value: int | None, otherwise: int) -> int:
 
 
 def _steps(options: Any, base: Preset, precision: str, mtp_layers: int) -> int:
-    """Those given, or 2 where they are cheap and exact; MTP layers have none."""
-    return _given(options.steps, 2 if base.name == "tiny" and precision == "fp64" and not mtp_layers else 0)
+    """Those given, or 2 where they are cheap and exact; MTP layers have none, and isolated cases end with the gradients."""
+    cheap = base.name == "tiny" and precision == "fp64" and not mtp_layers and not options.isolated
+    return _given(options.steps, 2 if cheap else 0)
 
 
 def _micro_batch_size(options: Any, base: Preset, layout: Layout) -> int:

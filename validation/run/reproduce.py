@@ -49,7 +49,7 @@ def of_case(check: str, ran: Case, case: Case) -> str:
 
 
 def _words(case: Case) -> list[str]:
-    words = [*_model(case), "--layouts", case.arrangement]
+    words = [*_model(case), "--layouts", case.arrangement, *(["--isolated"] if case.isolated else [])]
     usual = _parsed(words).cases[0]
     for name, option in _OF_CASE.items():
         if getattr(case, name) != getattr(usual, name):

@@ -83,11 +83,15 @@ class Runner:
     def against_single(self, case: Case) -> Result | None:
         """The case compared with what one rank computes in its place; None where that cannot be had.
 
-        It tells a sharding bug from a modelling bug, which one rank has as well.
+        It tells a sharding bug from a modelling bug, which one rank has as well. An isolated case's modules have the
+        reference's inputs in either layout: there it is the one rank compared with the reference.
         """
         single = alone(case)
         if case.layout.ranks == 1:
             return None
+        if case.isolated:
+            found = self.run(single)
+            return None if found.broken else found
         try:
             if single not in self._single:
                 self._single[single] = self._of_one_rank(single)
