@@ -140,7 +140,7 @@ def rounds(folder: Path, place: Path, count: int) -> None:
 def in_memory(folder: Path, count: int) -> None:
     """Our mapping and mbridge's on the tensors of the first layers, which are in memory."""
     if importlib.util.find_spec("mbridge") is None:
-        print("mbridge is not installed: its loop is not measured (pip install mbridge==0.15.1)")
+        print("mbridge is not installed: its loop is not measured (pip install -r requirements/oracle.txt)")
         return
     with open_source(folder, layers=(0, 1)) as source:
         held = Held.of(source)

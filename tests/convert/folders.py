@@ -21,7 +21,9 @@ MODEL = replace(TINY.model, num_nextn_predict_layers=1)
 WITHOUT_MTP = replace(MODEL, num_nextn_predict_layers=0)
 MOONLIGHT = replace(MODEL, q_lora_rank=None, num_nextn_predict_layers=0, rms_norm_eps=1e-5)
 TIED = replace(WITHOUT_MTP, tie_word_embeddings=True)
-LARGE_BLOCKS = replace(MODEL, hidden_size=160, intermediate_size=192, moe_intermediate_size=96, n_routed_experts=4, n_group=1)
+LARGE_BLOCKS = replace(
+    MODEL, hidden_size=160, intermediate_size=192, moe_intermediate_size=96, n_routed_experts=4, n_group=1, topk_group=1
+)
 """Matrices of which a block of 128 × 128 is a part, and not one that divides them."""
 
 Tensors = dict[str, torch.Tensor]
@@ -72,7 +74,7 @@ def quantised(tensors: Mapping[str, torch.Tensor]) -> Tensors:
     return found
 
 
-FP8 = {"quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}}
+FP8: dict[str, Any] = {"quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}}
 
 
 def write(folder: Path, model: Model, tensors: Mapping[str, torch.Tensor], shards: int = 2, **more: Any) -> Path:

@@ -134,6 +134,12 @@ def torch_dist_file(folder: Path) -> Path:
     return next((folder / "release").glob("__0_*.distcp"))
 
 
+def of_training(folder: Path, damage: Callable[[Path], object]) -> None:
+    """A checkpoint without a manifest, which would tell."""
+    (folder / "plumbline.json").unlink()
+    damage(folder / "release")
+
+
 DAMAGED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a file is missing": ("torch_dist", lambda folder: torch_dist_file(folder).unlink(), "__0_0.distcp is not there"),
     "a file is cut off": ("torch_dist", lambda folder: truncate(torch_dist_file(folder)), "__0_0.distcp has "),
@@ -144,17 +150,17 @@ DAMAGED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     ),
     "the metadata is garbage": (
         "torch_dist",
-        lambda folder: [(folder / "plumbline.json").unlink(), (folder / "release/.metadata").write_bytes(b"garbage")],
+        lambda folder: of_training(folder, lambda place: (place / ".metadata").write_bytes(b"garbage")),
         ".metadata cannot be read",
     ),
     "a rank's file is missing": (
         "legacy",
-        lambda folder: [(folder / "plumbline.json").unlink(), (folder / "release/mp_rank_01/model_optim_rng.pt").unlink()],
+        lambda folder: of_training(folder, lambda place: (place / "mp_rank_01/model_optim_rng.pt").unlink()),
         "mp_rank_01/model_optim_rng.pt: is missing",
     ),
     "a rank's file is cut off": (
         "legacy",
-        lambda folder: [(folder / "plumbline.json").unlink(), truncate(folder / "release/mp_rank_01/model_optim_rng.pt")],
+        lambda folder: of_training(folder, lambda place: truncate(place / "mp_rank_01/model_optim_rng.pt")),
         "the file is damaged",
     ),
     "a config of another model": ("legacy", lambda folder: config(folder, kv_lora_rank=24), "config.json needs"),

@@ -1,4 +1,4 @@
-"""Our tensors are those of mbridge, which others wrote: `pip install mbridge==0.15.1 einops`."""
+"""Our tensors are those of mbridge, which others wrote: `pip install -r requirements/oracle.txt`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 
 from tests.convert import folders, oracle
 from tests.convert.folders import MODEL, MOONLIGHT
+from validation.case.model import Model
 from validation.compare.piece import slices
 from validation.convert.formats import open_source
 
@@ -18,10 +19,10 @@ ABSENT = importlib.util.find_spec("mbridge") is None
 LAYOUTS = [f"tp{tp}ep{ep}etp{etp}" for tp, ep, etp in itertools.product((1, 2), repeat=3)]
 
 
-@pytest.mark.skipif(ABSENT, reason="mbridge, a further oracle, is not installed (pip install mbridge==0.15.1 einops)")
+@pytest.mark.skipif(ABSENT, reason="mbridge, a further oracle, is not installed (pip install -r requirements/oracle.txt)")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("model", [MODEL, MOONLIGHT], ids=["DeepSeek-V3", "Moonlight"])
-def test_every_tensor_of_every_rank_is_mbridge_s(model: folders.Model, layout: str, tmp_path: Path) -> None:
+def test_every_tensor_of_every_rank_is_mbridge_s(model: Model, layout: str, tmp_path: Path) -> None:
     """Names, merges and cuts; bit for bit."""
     mismatches, count = [], 0
     with open_source(folders.write(tmp_path / "hf", model, folders.weights(model))) as source:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.convert import folders
 from tests.convert.folders import MODEL, MOONLIGHT, TIED, WITHOUT_MTP
+from validation.case.model import Model
 from validation.cli import main
 
-FOLDERS = {
+FOLDERS: dict[str, tuple[Model, dict[str, Any]]] = {
     "DeepSeek-V3": (MODEL, {}),
     "Moonlight": (MOONLIGHT, {}),
     "DeepSeek-V2-Lite": (MOONLIGHT, {"model_type": "deepseek_v2"}),

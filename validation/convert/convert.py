@@ -70,8 +70,9 @@ def run(options: Namespace) -> int:
             check_room(unfinished.folder, sum(part.bytes for part in target.parts) - done)
             known, largest = _written(target, unfinished, options.jobs)
             target.finish(unfinished.folder, {name: found["known"] for name, found in known.items()})
+            filled = _found(unfinished.folder, target)
             unfinished.publish({**plan, "parts": known, "input": source.inventory().line})
-        _report(source, target, time.monotonic() - start, done, largest)
+        _report(source, target, filled, time.monotonic() - start, done, largest)
     return 0
 
 
@@ -116,11 +117,22 @@ def _plan(request: Request, source: Source, target: Target) -> dict[str, Any]:
     }
 
 
-def _report(source: Source, target: Target, seconds: float, done: int, largest: int) -> None:
+def _found(folder: Path, target: Target) -> int:
+    """How many tensors the output has, by its own reader, which looks for all of the model. Raises InfrastructureError."""
+    try:
+        with open_source(folder) as written:
+            filled = sum(written.inventory().used.values())
+    except UsageError as error:
+        raise InfrastructureError(f"what was written cannot be read back: {error}") from error
+    if filled != target.tensors:
+        raise InfrastructureError(f"{folder}: {filled} tensors are there and {target.tensors} were to be written")
+    return filled
+
+
+def _report(source: Source, target: Target, filled: int, seconds: float, done: int, largest: int) -> None:
     size = sum(part.bytes for part in target.parts)
     wrote = f"{readable(size)} in {seconds:.1f} s, {readable((size - done) / seconds)}/s"
     kept = f", {readable(done)} of it done before" if done else ""
-    tensors = sum(part.tensors for part in target.parts)
     memory = f", at most {largest >> 20} MiB in a process" if largest else ""
     sys.stdout.write(f"{source.format} -> {target.format}\n{source.inventory().line}\n")
-    sys.stdout.write(f"filled {tensors} of {tensors} tensors in {len(target.parts)} files ({wrote}{kept}{memory})\n")
+    sys.stdout.write(f"filled {filled} of {target.tensors} tensors in {len(target.parts)} files ({wrote}{kept}{memory})\n")

@@ -107,6 +107,11 @@ class Target(ABC):
     format: str
     parts: tuple[Part, ...]
 
+    @property
+    def tensors(self) -> int:
+        """How many tensors the reader of the whole will find."""
+        return sum(part.tensors for part in self.parts)
+
     @abstractmethod
     def write(self, part: Part, path: Path, wrote: Callable[[int], None]) -> Written:
         """Write a part to `path`, telling bytes as they go."""

@@ -72,6 +72,11 @@ class ToTorchDist(Target):
             for index, run in enumerate(runs)
         )
 
+    @property
+    def tensors(self) -> int:
+        """Not the parts that they are cut into."""
+        return len({chunk.place.key for part in self.parts for chunk in part.items})
+
     def _chunks(self) -> Iterator[Chunk]:
         """In the order of the model, each place once: replicas are written by none but the first."""
         found: dict[tuple[str, Any], Chunk] = {}

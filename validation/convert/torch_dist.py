@@ -23,7 +23,6 @@ from validation.convert.tensors import Megatron
 
 OTHERS = ("optimizer.", "rng_state", "rerun_state")
 """What training saves beside the model."""
-EXTRA = "_extra_state/"
 
 
 class TorchDist(Source):
@@ -76,7 +75,7 @@ class TorchDist(Source):
     def _reason(self, key: str) -> str | None:
         if key.startswith(OTHERS):
             return "of optimizer and random state"
-        return "empty extra states" if EXTRA in key or key.endswith("_extra_state") else None
+        return "extra states" if "_extra_state" in key else None
 
     def dtype(self, name: str) -> torch.dtype:
         """As the metadata says."""
@@ -114,8 +113,8 @@ class TorchDist(Source):
         return TensorStorageMetadata(found.properties, found.size, self._by_first[key].get(wanted[0][0], []))
 
     def inventory(self) -> Inventory:
-        """Tensors of the model are used; extra states and what belongs to training are not."""
-        reasons = [self._reason(key) for key in self._tensors]
+        """Tensors of the model are used, what belongs to training is not. Extra states, which are empty, are no tensors."""
+        reasons = [self._reason(key) for key in self._tensors if "_extra_state" not in key]
         aside = {reason: reasons.count(reason) for reason in dict.fromkeys(reasons) if reason is not None}
         return Inventory({"weights": reasons.count(None)}, aside)
 
