@@ -48,7 +48,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Output]:
 
     commands = {
         "for tp2pp2": convert("hf", "torch_dist", "--layout", "tp2pp2", "--implementation", "local"),
-        "torch_dist": run("torch_dist", "single,tp2ep2,pp2+mtp"),
+        "torch_dist": run("torch_dist", "tp2ep2,pp2+mtp"),
         "for tp2": convert("hf", "legacy", "--layout", "tp2", "--format", "legacy", "--implementation", "local"),
         "legacy": run("legacy", "tp2+mtp"),
         "wrong": convert("wrong_hf", "wrong", "--implementation", "local"),

@@ -60,7 +60,7 @@ def test_killed_in_the_middle(origin: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = [sys.executable, "-c", SLOWLY]
     running = subprocess.Popen(
-        [*words, "0.02", *command(origin, out)], cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True
+        [*words, "0.004", *command(origin, out)], cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True
     )
     done = out.with_name("out.unfinished") / ".done"
     while len(list(done.glob("release*.json"))) < 3 and running.poll() is None:
