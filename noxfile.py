@@ -64,6 +64,21 @@ def _run(
 
 
 def _environment(session: nox.Session, name: str, *requirements: str) -> str:
+    """The interpreter that $PLUMBLINE_PYTHON names, as it is, or that of an environment with these requirements files.
+
+    A machine that has been prepared (an image, a runner without a network) is not to be installed to.
+    """
+    prepared = os.environ.get("PLUMBLINE_PYTHON")
+    if not prepared:
+        return _installed(session, name, *requirements)
+    if shutil.which(prepared) is None:
+        _exit_codes.append(ExitCode.ENVIRONMENT)
+        session.error(f"PLUMBLINE_PYTHON is {prepared}, which is no program here; name a Python, or unset it to have one made")
+    session.log(f"takes {prepared} as it is: PLUMBLINE_PYTHON is set, so nothing is installed")
+    return prepared
+
+
+def _installed(session: nox.Session, name: str, *requirements: str) -> str:
     """The interpreter of an environment with these requirements files, shared by all sessions that name it.
 
     torch alone takes more room and time than all the rest: nox's own environments, one a session, would hold it ten times.
@@ -146,7 +161,7 @@ def benchmarks(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def versions(session: nox.Session) -> None:
     """Every release of megatron-core and transformers that is supported, one after the other; writes docs/versions.md"""
-    shared = _environment(session, "cpu", "cpu")
+    shared = _installed(session, "cpu", "cpu")
     results = Path("results") / "versions"
     for release in RELEASES:
         if session.posargs and release.name not in session.posargs:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.layouts import one_command  # noqa: E402
-from ci.matrix import rows  # noqa: E402
+from benchmarks.layouts import one_command
+from ci.matrix import rows
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import yaml
 
 from validation.case import preflight
 from validation.case.arrangement import parse
-from validation.case.case import DEFAULT_SEED, Case
+from validation.case.case import DEFAULT_SEED, ON_CPU, Case
 from validation.case.errors import UsageError
 from validation.case.preset import preset
 from validation.case.training import Training
@@ -37,8 +37,10 @@ class Row:
 
     @property
     def gpus(self) -> int:
-        """GPUs that the largest layout needs; 0 on the CPU."""
-        return max(parse(name, Training())[0].ranks for name in self.layouts) if self.transport == "nccl" else 0
+        """GPUs that the largest layout needs; 0 on the CPU, and 1 where ranks share them."""
+        if self.transport in ON_CPU:
+            return 0
+        return max(parse(name, Training())[0].ranks for name in self.layouts) if self.transport == "nccl" else 1
 
     def arguments(self) -> list[str]:
         """The command line after `python -m validation`."""

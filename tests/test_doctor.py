@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from validation import doctor, machine
+from validation import cuda, doctor, machine
 from validation.case.errors import ExitCode
 
 TWO_GPUS = ["GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)", "GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-2)"]
@@ -65,7 +65,10 @@ def test_with_nothing_installed_it_still_runs_and_says_what_that_prevents() -> N
     lines = dict(line.split(": ", 1) for line in done.stdout.splitlines())
     assert lines["torch"].startswith("not installed - no case can run")
     assert lines["megatron-core"].startswith("not installed - there is no candidate")
-    assert lines["Transformer Engine"] == "not installed - `--implementation te` cannot run; local and local-stock can"
+    assert lines["Transformer Engine"].startswith("not installed - `--implementation te` cannot run; local and local-stock can")
+    assert lines["Transformer Engine"].endswith("install requirements/te.txt after cuda.txt")
+    assert lines["apex"].startswith("not installed (optional: ")
+    assert lines["flash-attn"].startswith("not installed (optional: ")
 
 
 @pytest.mark.parametrize("package", doctor.CPU_CASE)
@@ -98,6 +101,23 @@ def test_transformer_engine_without_its_pytorch_part_is_found_out(monkeypatch: p
     finding = doctor._transformer_engine()
     assert finding.value == "2.11.0 without its PyTorch part"
     assert "install transformer-engine[pytorch]" in finding.prevents
+
+
+def test_a_transformer_engine_that_cannot_be_imported_is_told_with_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that it needs is missing, say; or it was built for another torch."""
+    installed(monkeypatch, transformer_engine="2.11.0")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr(cuda, "why_not_imported", lambda module: "OSError: libcudnn.so.9: no such file")
+    finding = doctor._transformer_engine()
+    assert finding.value == "2.11.0 cannot be imported (OSError: libcudnn.so.9: no such file)"
+    assert finding.prevents.startswith("`--implementation te` cannot run")
+
+
+def test_a_driver_too_old_for_this_torch_is_told_apart_from_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "drivers_cuda", lambda: "12.4")
+    assert "runs CUDA up to 12.4" in doctor._cuda("13.0", usable=False).prevents
+    monkeypatch.setattr(doctor, "drivers_cuda", lambda: "13.0")
+    assert "until torch sees a GPU" in doctor._cuda("13.0", usable=False).prevents
 
 
 def test_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,7 @@ Nox = Callable[..., subprocess.CompletedProcess[str]]
 
 def run_nox(folder: Path, *arguments: str, codes: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Nox as a user runs it, but in the environment that the tests have."""
-    environment = {**os.environ, "NOX_SCRIPT_MODE": "none", "NO_COLOR": "1", **(codes or {})}
+    environment = {**os.environ, "NOX_SCRIPT_MODE": "none", "NO_COLOR": "1", "PLUMBLINE_PYTHON": "", **(codes or {})}
     environment.pop("NOXSESSION", None)
     command = [sys.executable, "-m", "nox", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
@@ -144,6 +144,36 @@ def test_versions_runs_the_releases_that_are_named(nox: Nox, tmp_path: Path) -> 
     stand_in(tmp_path, RELEASES[0])
     assert nox("versions", "--", RELEASES[0].name).returncode == 0
     assert len((tmp_path / "validation.log").read_text(encoding="utf-8").splitlines()) == len(GROUPS)
+
+
+def test_a_prepared_python_is_taken_as_it_is(nox: Nox, tmp_path: Path) -> None:
+    """Nothing is installed, which would fail here, and no environment is made; the exit code is the comparison's."""
+    shutil.move(tmp_path / ".nox" / "cpu" / "bin" / "python", tmp_path / "prepared")
+    shutil.rmtree(tmp_path / ".nox")
+    ended = nox("cpu_tp2", PLUMBLINE_PYTHON=str(tmp_path / "prepared"), INSTALL="1", VALIDATION="1")
+    assert ended.returncode == 1, ended.stderr
+    assert "takes" in ended.stderr
+    assert "--layouts tp2" in (tmp_path / "validation.log").read_text(encoding="utf-8")
+    assert not (tmp_path / ".nox").exists()
+
+
+def test_a_prepared_python_serves_gpu_sessions(nox: Nox, tmp_path: Path) -> None:
+    """With a driver, which a stand-in for nvidia-smi is enough for."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "nvidia-smi").symlink_to("/bin/true")
+    shutil.move(tmp_path / ".nox" / "cpu" / "bin" / "python", tmp_path / "prepared")
+    path = f"{tools}{os.pathsep}{os.environ['PATH']}"
+    ended = nox("gpu_tp2", "--", "--share-gpu", "2", PLUMBLINE_PYTHON=str(tmp_path / "prepared"), INSTALL="1", PATH=path)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "validation.log").read_text(encoding="utf-8").split()[-2:] == ["--share-gpu", "2"]
+    assert not (tmp_path / ".nox" / "cuda").exists()
+
+
+def test_a_prepared_python_that_is_not_there_ends_with_3(nox: Nox) -> None:
+    ended = nox("cpu_tp2", PLUMBLINE_PYTHON="/nowhere/python")
+    assert ended.returncode == 3
+    assert "PLUMBLINE_PYTHON is /nowhere/python, which is no program here" in ended.stderr
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 3, 4])

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from validation import checkout
+from validation import checkout, cuda
 from validation.case.errors import ExitCode
 from validation.machine import (
     ABSENT,
@@ -24,6 +24,7 @@ from validation.machine import (
     counted,
     cpu,
     driver,
+    drivers_cuda,
     gpu_names,
     gpus,
     gpus_installed,
@@ -70,6 +71,8 @@ def findings() -> list[Finding]:
         _megatron(),
         *(_package(package) for package in packages),
         _transformer_engine(),
+        _optional("flash-attn", "Transformer Engine's flash attention; ranks start cold then, for its import uses the GPU"),
+        _optional("apex", "megatron-core's fused optimizers"),
         Finding("CPU", f"{cores()} cores, {cpu()}"),
         Finding("memory", f"{available_memory() / GIB:.1f} GiB free"),
         Finding("disk", f"{shutil.disk_usage(Path.cwd()).free / GIB:.1f} GiB free in the working folder"),
@@ -119,7 +122,10 @@ def _cuda(build: str | None, usable: bool) -> Finding:
     if build is None:
         return Finding("CUDA", "torch is built without it", "no GPU case can run; CPU cases (--transport gloo) can")
     if not usable:
-        reason = "no GPU case can run until torch sees a GPU and a driver for this CUDA; CPU cases (--transport gloo) can"
+        seen = cuda.problem(build, drivers_cuda())
+        reason = (
+            seen or "no GPU case can run until torch sees a GPU and a driver for this CUDA; CPU cases (--transport gloo) can"
+        )
         return Finding("CUDA", f"{build} in torch, but no usable GPU", reason)
     return Finding("CUDA", build)
 
@@ -149,11 +155,19 @@ def _transformer_engine() -> Finding:
     prevents = _PREVENTS["transformer-engine"]
     found = version("transformer-engine")
     if found == ABSENT:
-        return Finding("Transformer Engine", "not installed", prevents)
+        return Finding("Transformer Engine", "not installed", f"{prevents}; install requirements/te.txt after cuda.txt")
     if importlib.util.find_spec("transformer_engine_torch") is None:
         prevents = f"{prevents}; install transformer-engine[pytorch]"
         return Finding("Transformer Engine", f"{found} without its PyTorch part", prevents)
+    if cause := cuda.why_not_imported("transformer_engine.pytorch"):
+        return Finding("Transformer Engine", f"{found} cannot be imported ({cause})", prevents)
     return Finding("Transformer Engine", found)
+
+
+def _optional(package: str, used: str) -> Finding:
+    """A package that is used where it is there and never needed: nothing is prevented."""
+    found = version(package)
+    return Finding(package, f"not installed (optional: {used})" if found == ABSENT else f"{found} (optional: {used})")
 
 
 def report() -> tuple[list[Finding], ExitCode]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from validation import checkout
@@ -14,6 +17,7 @@ from validation import checkout
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
 ABSENT = "absent"
+MIB = 2**20
 
 
 def version(package: str) -> str:
@@ -111,6 +115,46 @@ def driver() -> str:
 def gpu_names() -> list[str]:
     """Name and memory of each GPU: `NVIDIA H100 80GB HBM3, 81559 MiB`."""
     return [line.strip() for line in _nvidia_smi("--query-gpu=name,memory.total", "--format=csv,noheader") if line.strip()]
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as nvidia-smi tells it; memory in bytes, `free` what other processes leave of it now."""
+
+    name: str
+    total: int
+    free: int
+
+
+def visible_gpus() -> list[Gpu]:
+    """The GPUs that this process may use, in CUDA's order where CUDA_VISIBLE_DEVICES names them by number."""
+    lines = _nvidia_smi("--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits")
+    found = [_gpu(line) for line in lines if line.count(",") == 2]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    words = [] if visible is None else [word.strip() for word in visible.split(",")][: gpus()]
+    if visible is not None and all(word.isdecimal() for word in words):
+        return [found[int(word)] for word in words if int(word) < len(found)]
+    return found[: gpus()]
+
+
+def _gpu(line: str) -> Gpu:
+    name, total, free = (word.strip() for word in line.split(","))
+    sizes = [int(size) * MIB if size.isdecimal() else 0 for size in (total, free)]
+    return Gpu(name, *sizes)
+
+
+def drivers_cuda() -> str | None:
+    """The newest CUDA that the driver runs, as nvidia-smi's first lines tell it: `13.0`; None where they do not."""
+    found = re.search(r"CUDA (?:UMD )?Version\s*:\s*(\d+\.\d+)", "\n".join(_nvidia_smi()))
+    return found[1] if found else None
+
+
+def torchs_cuda() -> str | None:
+    """The CUDA that torch is built with, `13.0`; None for a CPU build. Read from its files: torch is not imported."""
+    spec = importlib.util.find_spec("torch")
+    folder = Path(spec.origin).parent if spec is not None and spec.origin else Path()
+    found = re.search(r"^cuda\b[^=\n]*=\s*['\"](\d+\.\d+)", _read(folder / "version.py"), re.MULTILINE)
+    return found[1] if found else None
 
 
 def counted(names: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from validation.case import memory, preflight
 from validation.case.case import PRECISIONS, TRANSPORTS, Case
 from validation.case.errors import EnvironmentMissing, PlumblineError, UsageError
 from validation.case.layout import Layout
-from validation.case.preset import MINI, TINY, Preset
+from validation.case.preset import MINI, TINY, Preset, preset
 from validation.case.training import Training
 
 GIB = 2**30
@@ -80,14 +80,15 @@ def test_implementations_of_megatron_and_of_users_are_known(implementation: str)
 
 MOE_ONLY = {"first_k_dense_replace": 0}
 MTP = {"num_nextn_predict_layers": 1}
+STREAM = Training(stream=True)
 IMPOSSIBLE: list[tuple[str, Case, str]] = [
     # what the case is made of
     ("precision", case(precision="fp12"), "precision 'fp12' is unknown; known are fp64, fp32, bf16 and fp16"),
-    ("transport", case(transport="mpi"), "transport 'mpi' is unknown; known are gloo and nccl"),
+    ("transport", case(transport="mpi"), "transport 'mpi' is unknown; known are gloo, nccl, staged and staged-cpu"),
     (
         "implementation",
         case(implementation="tee"),
-        "known are local, local-stock and te, or your own layer spec as package.module:function",
+        "known are local, local-stock, te, te-unfused, te-fused and te-flash, or your own layer spec as package.module:func",
     ),
     ("own implementation", case(implementation="spec:"), "implementation 'spec:' is unknown"),
     ("size of nothing", case(model={"n_group": 0}), "n_group is 0; it must be a whole number of at least 1"),
@@ -117,6 +118,20 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         case(model={"first_k_dense_replace": 4}, training=Training(balancing="aux_loss")),
         "is of experts and the model has none",
     ),
+    # layer by layer
+    ("streamed stages", case("pp2", training=STREAM), "has no pipeline stages .*; tp, ep, etp, cp and dp work"),
+    ("streamed MTP", case(model=MTP, training=STREAM), r"no layers of multi-token prediction \(leave out \+mtp\)"),
+    (
+        "isolated steps",
+        replace(case(training=Training(steps=1)), isolated=True),
+        "compares the modules of one forward and backward pass; leave out --steps",
+    ),
+    ("streamed steps", case(training=replace(STREAM, steps=1)), r"no optimizer steps, .*\(--steps 0 works\)"),
+    ("streamed optimizer", case("dp2", training=replace(STREAM, optimizer="distributed")), r"leave out \+distributed"),
+    ("streamed and tied", case(model={"tie_word_embeddings": True}, training=STREAM), "has no tied embeddings"),
+    ("streamed balancing", case(training=replace(STREAM, balancing="aux_loss")), "has no balancing losses"),
+    ("streamed means", case(training=replace(STREAM, loss="mean")), "--loss token works"),
+    ("streamed recompute", case(training=replace(STREAM, recompute="full")), "each layer is computed again anyway"),
     # tensor parallelism
     ("heads", case("tp3"), "tp3 does not divide the 4 attention heads; tp1, tp2 and tp4 do"),
     ("vocabulary", case("tp2", {"vocab_size": 129}), "tp2 does not divide the 129 rows of the vocabulary; tp1 does"),
@@ -324,3 +339,20 @@ def test_the_estimate_knows_every_precision_and_transport() -> None:
     """One that is added to the case is added to the formula."""
     assert set(memory.BYTES) >= set(PRECISIONS)
     assert set(memory.PROCESS) >= set(TRANSPORTS)
+
+
+def test_layer_by_layer_depth_costs_nothing() -> None:
+    """The largest layer is what counts, and not how many there are."""
+    shallow, deep = (
+        memory.estimate(case(model={"num_hidden_layers": layers}, preset=MINI, training=STREAM)) for layers in (4, 61)
+    )
+    assert shallow == deep
+    assert shallow.host < memory.estimate(case(preset=MINI)).host / 2
+
+
+def test_the_layers_of_deepseek_v3_are_estimated_by_layer() -> None:
+    """A rank in bf16 with a device of its own asks little of the host; on the CPU it asks for what a layer takes."""
+    v3 = preset("v3-layers")
+    of = case(preset=v3, precision="bf16", training=STREAM, batch_size=2, seq_length=4096)
+    assert 60 * GIB < memory.estimate(of).rank < 130 * GIB
+    assert memory.estimate(replace(of, transport="nccl")).host < 16 * GIB

@@ -108,7 +108,12 @@ def test_a_row_with_each_is_one_session_per_layout_with_its_name_filled_in(tmp_p
         pytest.param("    timeout: 1\n", "", "one: timeout is missing", id="missing key"),
         pytest.param("timeout: 1", "timeout: soon", "one: timeout is 'soon'; it must be a whole number", id="timeout in words"),
         pytest.param("timeout: 1", "timeout: 0", "one: timeout is 0", id="no time"),
-        pytest.param("gloo", "ncll", "one: transport 'ncll' is unknown; known are gloo and nccl", id="unknown transport"),
+        pytest.param(
+            "gloo",
+            "ncll",
+            "one: transport 'ncll' is unknown; known are gloo, nccl, staged and staged-cpu",
+            id="unknown transport",
+        ),
         pytest.param("fp64", "fp6", "one: precision 'fp6' is unknown", id="unknown precision"),
         pytest.param("local", "locale", "one: implementation 'locale' is unknown", id="unknown implementation"),
         pytest.param("tiny", "teeny", "one: preset 'teeny' is unknown", id="unknown preset"),

@@ -12,10 +12,20 @@ import pytest
 import torch
 
 from validation.compare import difference as difference_
+from validation.compare import native
 from validation.compare.difference import Difference, measure
 from validation.compare.piece import Box, slices, whole
 
 SHAPE = (5, 7, 6)
+
+
+@pytest.fixture(autouse=True, params=["compiled", "NumPy"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything holds of the compiled pass and of NumPy's."""
+    if request.param == "NumPy":
+        monkeypatch.setattr(native, "library", lambda: None)
+    elif native.why():
+        pytest.skip(native.why())
 
 
 def pair(shape: tuple[int, ...] = SHAPE, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -41,6 +41,16 @@ def _leaves_without_a_word() -> None:
     os._exit(0)
 
 
+def out_of_memory(*given: object) -> None:
+    """What torch raises on a GPU; takes what a layer spec is given, so that it can stand for one."""
+    import torch
+
+    raise torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.50 GiB is free.\n"
+        "See documentation for Memory Management"
+    )
+
+
 ENDS: dict[str, Callable[[], None]] = {
     "finishes": _finishes,
     "raises": _raises,
@@ -49,6 +59,7 @@ ENDS: dict[str, Callable[[], None]] = {
     "exits": _exits,
     "leaves": _leaves_without_a_word,
     "hangs": sleep_forever,
+    "out of memory": out_of_memory,
 }
 
 

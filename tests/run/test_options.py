@@ -111,6 +111,36 @@ def test_precision_follows_the_machine_unless_asked_for() -> None:
     assert asked("--transport", "nccl", "--precision", "fp64").cases[0].precision == "fp64"
 
 
+@pytest.mark.parametrize(
+    ("words", "transport"),
+    [
+        ((), "gloo"),
+        (("--share-gpu", "2"), "staged"),
+        (("--transport", "nccl", "--share-gpu", "2"), "staged"),
+        (("--transport", "nccl", "--share-gpu", "1"), "nccl"),
+        (("--transport", "staged"), "staged"),
+        (("--transport", "staged-cpu"), "staged-cpu"),
+    ],
+)
+def test_ranks_that_share_gpus_talk_over_staged(words: tuple[str, ...], transport: str) -> None:
+    """Also behind the words of a GPU session, which say nccl; fp32 as on every GPU."""
+    (of,) = asked(*words).cases
+    assert of.transport == transport
+    assert of.precision == ("fp32" if transport in ("nccl", "staged") else "fp64")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--transport", "gloo", "--share-gpu", "2"), "--share-gpu is for GPUs and --transport gloo runs on the CPU"),
+        (("--share-gpu", "0"), "--share-gpu 0: give 1 or more"),
+    ],
+)
+def test_sharing_what_is_not_there_is_refused(words: tuple[str, ...], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        asked(*words)
+
+
 def test_numbers_are_set_in_the_words_of_either_side() -> None:
     """HuggingFace's or Megatron's: the same number, of its own kind."""
     ours = asked("--set", "num_hidden_layers=2", "--set", "rope_theta=500", "--set", "q_lora_rank=none").cases[0].model

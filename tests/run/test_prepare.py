@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+import re
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
-from validation.case.errors import EnvironmentMissing
-from validation.machine import ABSENT
-from validation.run import prepare
+from validation import cuda
+from validation.case.errors import EnvironmentMissing, ExitCode
+from validation.machine import ABSENT, Gpu
+from validation.run import launch, prepare
+from validation.run.options import add_options, settings
 
 
 @pytest.mark.parametrize(("transport", "file"), [("gloo", "requirements/cpu.txt"), ("nccl", "requirements/cuda.txt")])
@@ -18,3 +25,54 @@ def test_missing_packages_are_named_with_what_brings_them(monkeypatch: pytest.Mo
 
 def test_nothing_missing_is_no_error() -> None:
     prepare._find_packages("gloo")
+
+
+ONE = Gpu("NVIDIA H100 80GB HBM3", 80 << 30, 79 << 30)
+
+
+@pytest.mark.parametrize(
+    ("words", "facts", "said"),
+    [
+        pytest.param(
+            ("--transport", "nccl", "--tp", "2"),
+            {},
+            "layout tp2 on nccl needs 2 GPUs and 1 was found; `--share-gpu 2` lets ranks share what is here",
+            id="too few GPUs",
+        ),
+        pytest.param(
+            ("--share-gpu", "2", "--tp", "2", "--preset", "mini"),
+            {"free": 2 << 30},
+            "of GPU memory (2.0 GiB for a rank, 2 ranks on a card) and 2.0 GiB are free; about this much is needed with",
+            id="a card with too little memory",
+        ),
+        pytest.param(("--share-gpu", "2", "--tp", "2"), {"torchs": None}, "is a CPU build", id="a CPU build of torch"),
+        pytest.param(
+            ("--share-gpu", "2", "--tp", "2"),
+            {"drivers": "12.4"},
+            "runs CUDA up to 12.4 and torch",
+            id="a driver too old",
+        ),
+        pytest.param(
+            ("--share-gpu", "2", "--tp", "2", "--implementation", "te"),
+            {},
+            "Transformer Engine is not installed",
+            id="no Transformer Engine",
+        ),
+    ],
+)
+def test_what_a_machine_with_a_gpu_lacks_is_said_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], facts: dict[str, Any], said: str
+) -> None:
+    """The GPU is made up: one card, whose memory, driver and torch are as the case says. The exit code is 3."""
+    card = replace(ONE, free=facts.get("free", ONE.free))
+    monkeypatch.setattr(prepare, "visible_gpus", lambda: [card])
+    monkeypatch.setattr(cuda, "torchs_cuda", lambda: facts.get("torchs", "13.0"))
+    monkeypatch.setattr(cuda, "drivers_cuda", lambda: facts.get("drivers", "13.0"))
+    monkeypatch.setattr(cuda, "driver", lambda: "550.90.07")
+    monkeypatch.setattr(cuda, "te_problem", lambda: "Transformer Engine is not installed")
+    monkeypatch.setattr(launch, "warm_up", lambda: pytest.fail("it started the ranks' server"))
+    parser = argparse.ArgumentParser()
+    add_options(parser.add_argument)
+    with pytest.raises(EnvironmentMissing, match=re.escape(said)) as raised:
+        prepare.prepare(settings(parser.parse_args(words), ""))
+    assert raised.value.exit_code == ExitCode.ENVIRONMENT

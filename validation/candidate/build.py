@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from megatron.core import parallel_state
@@ -31,16 +33,21 @@ def start_groups(layout: Layout) -> None:
     )
 
 
-def build(case: Case, configure: Callable[[Case, MLATransformerConfig], None] = lambda case, config: None) -> list[GPTModel]:
-    """The model chunks of this rank, one per virtual pipeline stage, parameters not yet meaningful.
-
-    `configure` may change the configuration before anything is built from it.
-    """
+def start_random_numbers(case: Case) -> None:
+    """What megatron-core's modules draw from when they are built. Once, before the first of them."""
     # Without CUDA there is no CUDA seed to track, and with dropout 0 nothing draws from it.
     initialize_rng_tracker(inference_rng_tracker=not torch.cuda.is_available())
     if torch.cuda.is_available():
         model_parallel_cuda_manual_seed(case.seed)
     torch.manual_seed(case.seed)
+
+
+def build(case: Case, configure: Callable[[Case, MLATransformerConfig], None] = lambda case, config: None) -> list[GPTModel]:
+    """The model chunks of this rank, one per virtual pipeline stage, parameters not yet meaningful.
+
+    `configure` may change the configuration before anything is built from it.
+    """
+    start_random_numbers(case)
     config = transformer_config(case)
     configure(case, config)
     stages: list[int | None] = list(range(case.layout.vpp)) if case.layout.vpp > 1 else [None]
@@ -51,10 +58,33 @@ def build(case: Case, configure: Callable[[Case, MLATransformerConfig], None] = 
     return chunks
 
 
+def build_layer(
+    case: Case, layer: int, configure: Callable[[Case, MLATransformerConfig], None] = lambda case, config: None
+) -> GPTModel:
+    """The model with one of its layers, counted from 0: with the embedding the first, with the output head the last.
+
+    As a stage of a pipeline of as many stages as layers would be, in a process that is all of them in turn.
+    """
+    config = transformer_config(case)
+    configure(case, config)
+    block = copy.copy(block_spec(case.implementation, config, None))
+    block.layer_specs = [block.layer_specs[layer]]
+    chunk = _model(case, config, block, None, layer == 0, layer == case.model.num_hidden_layers - 1)
+    (built,) = chunk.decoder.layers
+    built.layer_number = layer + 1
+    if hasattr(built.mlp, "set_layer_number"):
+        built.mlp.set_layer_number(layer + 1)
+    return chunk
+
+
 def _chunk(case: Case, config: MLATransformerConfig, stage: int | None) -> GPTModel:
     block = block_spec(case.implementation, config, stage)
     ends = (parallel_state.is_pipeline_first_stage, parallel_state.is_pipeline_last_stage)
     first, last = (end(ignore_virtual=False, **of_stage(end, stage)) for end in ends)
+    return _model(case, config, block, stage, first, last)
+
+
+def _model(case: Case, config: MLATransformerConfig, block: Any, stage: int | None, first: bool, last: bool) -> GPTModel:
     model = GPTModel(
         config=config,
         transformer_layer_spec=block,

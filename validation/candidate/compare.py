@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import torch
 
+from validation.candidate.experts import Experts
 from validation.candidate.load import GRADIENTS, Held, together
 from validation.candidate.optimizer import Optimizer
 from validation.candidate.recorder import Recorder
+from validation.case.parameters import EXPERTS
 from validation.case.steps import NORM, STEPS, VALUE
 from validation.reference.store import Reference
 
 
-def compare_gradients(held: Held, stored: Reference, recorder: Recorder) -> None:
-    """What finalize_model_grads has left in each parameter's main_grad."""
+def compare_gradients(held: Held, stored: Reference, recorder: Recorder, experts: Experts | None = None) -> None:
+    """What finalize_model_grads has left in each parameter's main_grad.
+
+    `experts` makes what the reference has of experts where it is not stored.
+    """
     found = []
     for tensor, parts in held:
         gradient = getattr(tensor, "main_grad", None)
@@ -25,7 +30,11 @@ def compare_gradients(held: Held, stored: Reference, recorder: Recorder) -> None
             else:
                 found.append((part, part.of(gradient)))
     for parameter, box, value in together(found):
-        recorder.compare(f"{GRADIENTS}{parameter.name}", value, box, stored.gradients, key=parameter.name)
+        name = f"{GRADIENTS}{parameter.name}"
+        if experts is not None and EXPERTS in parameter.name:
+            recorder.compare_with(name, value, box, experts.gradient(parameter, box))
+        else:
+            recorder.compare(name, value, box, stored.gradients, key=parameter.name)
 
 
 def compare_step(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from megatron.core.transformer.enums import AttnBackend
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 from torch.nn import functional
 
@@ -43,6 +44,7 @@ def transformer_config(case: Case) -> MLATransformerConfig:
         hidden_dropout=0.0,
         calculate_per_token_loss=case.training.loss == "token",
         **_recompute(case),
+        **_attention(case),
         deallocate_pipeline_outputs=False,
         use_cpu_initialization=False,
         perform_initialization=True,
@@ -124,8 +126,7 @@ def _experts(case: Case) -> dict[str, Any]:
         "moe_router_dtype": case.precision if case.precision == "fp64" else "fp32",
         **_balancing(case),
         "moe_token_dispatcher_type": case.training.dispatcher,
-        "moe_grouped_gemm": case.training.experts == "grouped"
-        or (case.training.experts == "default" and case.implementation == "te"),
+        "moe_grouped_gemm": case.training.experts == "grouped" or (case.training.experts == "default" and case.uses_te),
     }
 
 
@@ -143,6 +144,12 @@ def _recompute(case: Case) -> dict[str, Any]:
     if case.training.recompute == "selective":
         return {"recompute_granularity": "selective", "recompute_modules": list(SELECTIVE)}
     return {}
+
+
+def _attention(case: Case) -> dict[str, Any]:
+    """The core attention of Transformer Engine where the implementation names it; else megatron-core's default, its choice."""
+    _, _, kind = case.implementation.partition("-")
+    return {"attention_backend": AttnBackend[kind]} if case.uses_te and kind else {}
 
 
 def _stages(case: Case) -> dict[str, Any]:

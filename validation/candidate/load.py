@@ -13,7 +13,7 @@ from validation.candidate.weights import Holding, Ranks, UnknownTensorError, hol
 from validation.case.model import Model
 from validation.case.parameters import EXPERTS, Parameter
 from validation.compare.piece import Box, slices
-from validation.reference.checkpoint import Checkpoint
+from validation.reference.sources import Weights
 
 TOGETHER = 1 << 18
 """Elements of experts that are measured as one piece; larger ones are measured expert by expert, without a copy."""
@@ -52,14 +52,14 @@ def load(chunks: list[GPTModel], recorder: Recorder, fill: Callable[[], None]) -
 
 
 @torch.no_grad()
-def copy_weights(held: Held, checkpoint: Checkpoint) -> None:
+def copy_weights(held: Held, checkpoint: Weights) -> None:
     """Copy what the mapping says from the reference's checkpoint."""
     for tensor, parts in held:
         for part in parts:
             part.of(tensor).copy_(checkpoint.read(part.parameter.name, slices(part.box)))
 
 
-def compare_weights(held: Held, checkpoint: Checkpoint, recorder: Recorder) -> None:
+def compare_weights(held: Held, checkpoint: Weights, recorder: Recorder) -> None:
     """Read every tensor back into the checkpoint's layout and measure it against the file, in the tensor's dtype."""
     parts = ((part, part.of(tensor.detach())) for tensor, parts in held for part in parts)
     for parameter, box, value in together(parts):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -70,6 +71,22 @@ def _no_compiler() -> None:
     vars(torch)["compile"] = lambda model=None, *args, **kwargs: model if model is not None else (lambda inner: inner)
 
 
+@contextlib.contextmanager
+def uncompiled() -> Iterator[None]:
+    """On a GPU the same holds while megatron-core is imported; afterwards torch.compile is there for whoever wants it.
+
+    Of what it marks for compilation, only the router's count of tokens is called with every fusion off. That runs under the
+    function modes that watch a router, and every rank would compile it again: seconds, for one addition.
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/transformer/moe/router.py
+    """
+    compile_ = torch.compile
+    _no_compiler()
+    try:
+        yield
+    finally:
+        vars(torch)["compile"] = compile_
+
+
 class CudaMeansCpu(Mode):
     """`device="cuda"`, `.cuda()`, `pin_memory=True` and checks for 'torch.cuda.FloatTensor' are written into the source.
 
@@ -94,6 +111,54 @@ class CudaMeansCpu(Mode):
             return _KIND(tensor, *args, **kwargs)
         name = str(_KIND(tensor)).replace("torch.", "torch.cuda.")
         return name.replace("Double", "Float") if self.promote else name
+
+
+class CudaDoubles(Mode):
+    """In fp64 on a GPU, checks for 'torch.cuda.FloatTensor' get the answer that float32 would: optimizers know no other.
+
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/optimizer/optimizer.py
+    """
+
+    def __init__(self, promote: bool) -> None:
+        super().__init__(promote)
+        if promote:
+            self.replaced[_KIND] = self._kind
+
+    def _kind(self, tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        found = _KIND(tensor, *args, **kwargs)
+        return found.replace("cuda.Double", "cuda.Float") if isinstance(found, str) else found
+
+
+def mode(on_cpu: bool, precision: str) -> type[Mode]:
+    """What a rank's calls of torch pass through."""
+    if on_cpu:
+        return CudaMeansCpu
+    return CudaDoubles if precision == "fp64" else Mode
+
+
+def torchs_optimizers() -> None:
+    """In fp64: Adam and the norm of gradients are torch's, for Transformer Engine's and apex's kernels have no float64.
+
+    megatron-core takes them when it is imported, wherever they are installed; without them it takes torch's by itself.
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/optimizer/__init__.py
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/optimizer/clip_grads.py
+    """
+    optimizer = importlib.import_module("megatron.core.optimizer")
+    vars(optimizer).update(Adam=torch.optim.AdamW, SGD=torch.optim.SGD, USING_PYTORCH_OPTIMIZER=True)
+    utils = vars(importlib.import_module("megatron.core.utils"))
+    for name in ("optimizer.clip_grads", "optimizer.optimizer"):
+        names = vars(importlib.import_module(f"megatron.core.{name}"))
+        for ours, theirs in _TENSOR_KERNELS.items():
+            if ours in names:
+                names[ours] = utils[theirs]
+
+
+_TENSOR_KERNELS = {
+    "multi_tensor_applier": "local_multi_tensor_applier",
+    "l2_norm_impl": "local_multi_tensor_l2_norm",
+    "multi_tensor_scale_impl": "local_multi_tensor_scale",
+}
+"""Names in megatron-core's optimizers and what it puts there itself where neither library is installed."""
 
 
 def _uneven_gloo() -> None:
@@ -130,10 +195,12 @@ def _uneven_gloo() -> None:
     vars(dist).update(all_gather=all_gather, reduce_scatter=reduce_scatter)
 
 
-def install() -> None:
+def install(transport: str) -> None:
     """Make torch answer megatron-core's questions about CUDA with the CPU. Before the first import of megatron.core."""
-    for entry in (_cpu_device, _cpu_streams, _no_compiler, _uneven_gloo):
+    for entry in (_cpu_device, _cpu_streams, _no_compiler):
         entry()
+    if transport == "gloo":
+        _uneven_gloo()
 
 
 def _undetected_absence(modules: dict[str, ModuleType]) -> None:

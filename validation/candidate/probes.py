@@ -45,12 +45,22 @@ class ProbedChunk:
     Megatron's tensors are [sequence, batch, ...]; probes are [batch, sequence, ...]. A value counts only while the chunk's
     own forward runs; where that keeps no graph (activation recompute), the gradient is taken when the backward pass runs
     the module again, whose micro-batches come in the order of the forward passes. Megatron divides the gradients of
-    parameters at the end; `divisor` makes those that pass a probe comparable before that.
+    parameters at the end; `divisor` makes those that pass a probe comparable before that. Without `values` only gradients are
+    compared.
 
     In an isolated case every tensor and every gradient that has been compared is replaced by the reference's.
     """
 
-    def __init__(self, chunk: GPTModel, case: Case, recorder: Recorder, reference: Reference, divisor: int) -> None:
+    def __init__(
+        self,
+        chunk: GPTModel,
+        case: Case,
+        recorder: Recorder,
+        reference: Reference,
+        divisor: int,
+        values: bool = True,
+    ) -> None:
+        self._values = values
         self._case, self._recorder, self._reference, self._divisor = case, recorder, reference, divisor
         self._waiting: dict[str, deque[int]] = defaultdict(deque)
         self._stopped = False
@@ -115,9 +125,8 @@ class ProbedChunk:
         """
         micro_batch = self._micro_batch if self._running else self._waiting[probe.name].popleft()
         if self._running:
-            with as_stored():
-                for box, part in self._place.pieces(probe, view(tensor.detach()), micro_batch):
-                    self._recorder.compare(probe.name, part, box, self._reference.probes)
+            if self._values:
+                self._compare_value(probe, view(tensor.detach()), micro_batch)
             if probe.has_gradient and not torch.is_grad_enabled():
                 self._waiting[probe.name].append(micro_batch)
                 return self._isolated(probe, tensor, view, micro_batch)
@@ -138,6 +147,11 @@ class ProbedChunk:
 
         tensor.register_hook(compare_gradient)
         return tensor
+
+    def _compare_value(self, probe: Probe, tensor: torch.Tensor, micro_batch: int) -> None:
+        with as_stored():
+            for box, part in self._place.pieces(probe, tensor, micro_batch):
+                self._recorder.compare(probe.name, part, box, self._reference.probes)
 
     def _isolated(self, probe: Probe, tensor: torch.Tensor, view: View, micro_batch: int) -> torch.Tensor:
         """The tensor, in an isolated case with the reference's numbers."""
@@ -216,7 +230,7 @@ class ProbedChunk:
         if self._case.model.q_lora_rank is not None:
             outputs["attention.q_latent"] = attention.linear_q_down_proj
         dense = f"{prefix}.mlp.output" in self._probes
-        if not (dense and self._case.implementation == "te"):
+        if not (dense and self._case.uses_te):
             outputs["mlp_norm"] = layer.pre_mlp_layernorm
         outputs["mlp.output" if dense else "moe.output"] = layer.mlp
         for kind, module in outputs.items():
@@ -256,7 +270,7 @@ class ProbedChunk:
             self._record(f"{prefix}.router.experts", own, size)
             if rows is not None and choice.micro_batch is not None and not self._stopped:
                 rows.append(rows_of(moe, self._place, choice.micro_batch, chosen, self._case.training.dispatcher))
-            if self._running and not self._stopped:
+            if self._running and self._values and not self._stopped:
                 self._choices.compare_margins(self._probes[f"{prefix}.router.experts"], own.view(size), self._micro_batch)
             return weights, chosen
 

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from validation.compare import fused
 from validation.compare.difference import measure
 from validation.compare.extent import extent
 from validation.compare.measurement import PieceReport
 from validation.compare.piece import Box, box_shape, slices
 from validation.compare.precision import as_stored
 from validation.compare.sliced import SlicedFile
+from validation.compare.staging import to_device
 
 
 class Recorder:
@@ -57,6 +59,13 @@ class Recorder:
             if self._keep is not None:
                 whole = self._kept[reference].setdefault(key or name, torch.empty(file.shape(key or name), dtype=tensor.dtype))
                 whole[slices(box)] = tensor.detach().cpu()
+        self.compare_with(name, tensor, box, expected, dtype)
+
+    def compare_with(
+        self, name: str, tensor: torch.Tensor, box: Box, expected: torch.Tensor, dtype: torch.dtype | None = None
+    ) -> None:
+        """The same where the reference's part is at hand."""
+        with as_stored():
             found = str(dtype or tensor.dtype).removeprefix("torch.")
             declared = str(expected.dtype).removeprefix("torch.") if self._dtypes is None else self._dtypes.get(name, found)
             if found != declared:
@@ -70,6 +79,7 @@ class Recorder:
             self.problem(name, f"shape {tuple(tensor.shape)} where {box_shape(box)} was declared, for part {list(box)}")
             return
         with torch.no_grad(), as_stored():
+            tensor, expected = tensor.contiguous(), to_device(expected, tensor.device)
             found = measure(tensor, expected, box)
             report = PieceReport(self.rank, box, found, _digest(tensor), extent(tensor, expected, box, found, exact))
         self.pieces[name].append(report)
@@ -94,6 +104,8 @@ class Recorder:
 
 def _digest(tensor: torch.Tensor) -> str:
     """A short digest of the bytes, equal on two ranks if and only if their tensors are equal to the bit."""
+    if fused.digests(tensor):
+        return fused.digest(tensor.contiguous())
     data = tensor.detach().contiguous().reshape(-1).view(torch.uint8) if tensor.numel() else tensor
     # Processors have instructions for SHA-256: a third of BLAKE2's time.
     return hashlib.sha256(data.cpu().numpy().data).hexdigest()[:16]

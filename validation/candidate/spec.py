@@ -14,18 +14,21 @@ from megatron.core.transformer.transformer_config import MLATransformerConfig
 
 from validation.candidate.modules import CoreAttention, LatentRMSNorm, RMSNorm, StockCoreAttention
 from validation.candidate.versions import DUPLICATED_LINEAR, of_stage
+from validation.case.case import TE
 from validation.case.errors import EnvironmentMissing, UsageError
 
 SpecFunction = Callable[[MLATransformerConfig, int | None], TransformerBlockSubmodules]
 
 
 def block_spec(implementation: str, config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
-    """The decoder block of `implementation`: `te`, `local`, `local-stock` or a user's `package.module:function`.
+    """The decoder block of `implementation`: `te` (with any core attention), `local`, `local-stock` or a user's own.
+
+    The last is `package.module:function`.
 
     A user's function takes (config, vp_stage) and returns what megatron-core's get_gpt_decoder_block_spec returns.
     Raises UsageError where it cannot be imported.
     """
-    known: dict[str, SpecFunction] = {"te": _te, "local": _local, "local-stock": _local_stock}
+    known: dict[str, SpecFunction] = {**dict.fromkeys(TE, _te), "local": _local, "local-stock": _local_stock}
     return (known.get(implementation) or _users(implementation))(config, vp_stage)
 
 
@@ -35,7 +38,7 @@ def mtp_spec(
     """The MTP layers around the decoder block's last layer, with its final norm for theirs; None where a chunk has none."""
     if config.mtp_num_layers is None:
         return None
-    te = implementation == "te"
+    te = implementation in TE
     found: MultiTokenPredictionBlockSubmodules | None
     stage = of_stage(get_gpt_mtp_block_spec, vp_stage)
     found = get_gpt_mtp_block_spec(config, block, use_transformer_engine=te, **stage)

@@ -80,19 +80,25 @@ def causal_mask(case: Case, device: torch.device) -> torch.Tensor:
     return torch.ones(length, length, dtype=torch.bool, device=device).triu(1)[None, None]
 
 
+def called(case: Case, model: Any, given: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The forward pass of one micro-batch: token losses, or hidden states where the model has no output head."""
+    output: torch.Tensor = model(
+        given["tokens"],
+        given["positions"],
+        causal_mask(case, given["tokens"].device),
+        labels=given["labels"],
+        loss_mask=given["mask"].float(),
+    )
+    return output
+
+
 def run_step(case: Case, chunks: list[DistributedDataParallel], batch: Path, step: int = 0) -> Losses:
     """Forward and backward over all micro-batches of a step, counted from 0, gradients finalised by megatron-core."""
     losses = Losses(case)
 
     def forward_step(data: Iterator[dict[str, torch.Tensor]], model: Any) -> Any:
         given = next(data)
-        output = model(
-            given["tokens"],
-            given["positions"],
-            causal_mask(case, given["tokens"].device),
-            labels=given["labels"],
-            loss_mask=given["mask"].float(),
-        )
+        output = called(case, model, given)
         return output, lambda output: losses.add(output, given["mask"])
 
     for chunk in chunks:

@@ -11,8 +11,12 @@ from validation.case.model import Model
 from validation.case.training import Training, mtp_words
 
 PRECISIONS = ("fp64", "fp32", "bf16", "fp16")
-TRANSPORTS = ("gloo", "nccl")
-IMPLEMENTATIONS = ("local", "local-stock", "te")
+TRANSPORTS = ("gloo", "nccl", "staged", "staged-cpu")
+ON_CPU = ("gloo", "staged-cpu")
+"""Transports between ranks on the CPU. The second takes the way of `staged`, which needs a GPU, to rehearse it."""
+TE = ("te", "te-unfused", "te-fused", "te-flash")
+"""Transformer Engine with the core attention that it chooses itself, or with one of its three."""
+IMPLEMENTATIONS = ("local", "local-stock", *TE)
 DEFAULT_SEED = 1234
 
 
@@ -64,6 +68,16 @@ class Case:
         words += ["isolated"] if self.isolated else []
         ranks = self.layout.ranks
         return f"{' / '.join(words)}: {ranks} rank{'s' if ranks > 1 else ''}"
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether ranks and reference compute on the CPU."""
+        return self.transport in ON_CPU
+
+    @property
+    def uses_te(self) -> bool:
+        """Whether the layers are Transformer Engine's."""
+        return self.implementation in TE
 
     @property
     def micro_batches(self) -> int:

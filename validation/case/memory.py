@@ -6,7 +6,8 @@ Elements, times the bytes of one (fp64 8, fp32 4, bf16 and fp16 2; the reference
     rank      = P + 2 * W(rank) + A(micro-batches under way) + 2 * R(rank)
 
 W weights, counted twice for their gradients; A what forward passes keep for the backward pass; R the recorded probes, on a
-rank both of the forward and of the backward pass; P the process with its libraries. A counts the widths of what a layer
+rank both of the forward and of the backward pass; P the process with its libraries. On a GPU nothing recorded stays, and
+gradients of bf16 and fp16 are added up in fp32. A counts the widths of what a layer
 computes. The reference of mini in fp64 was measured at 6.0, 8.4 and 9.5 GiB (2, 4 and 2 sequences of 512, 512 and 1024
 tokens) where the formula says 6.2, 9.4 and 10.1, and in fp32 at 3.2 where it says 3.3.
 """
@@ -23,8 +24,10 @@ from validation.case.probes import Probe, probes
 
 BYTES = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2}
 GIB = 2**30
-PROCESS = {"gloo": 320 * 2**20, "nccl": 2 * GIB}
+PROCESS = {"gloo": 320 * 2**20, "nccl": 2 * GIB, "staged": 2 * GIB, "staged-cpu": 320 * 2**20}
 """Host memory of a process before it holds any tensor, in bytes; a CUDA context costs most of the second."""
+CONTEXT = GIB
+"""GPU memory of a process before it holds any tensor: context, libraries, workspaces. Assumed, not measured."""
 _CUT_BY_TP = ("embed_tokens", "lm_head", "q_b_proj", "q_proj", "kv_b_proj", "o_proj", "mlp.")
 _WHOLE = ("mlp.gate.",)
 _DOWN = ("q_a_proj", "kv_a_proj_with_mqa")
@@ -32,34 +35,81 @@ _DOWN = ("q_a_proj", "kv_a_proj_with_mqa")
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes for the largest rank, for the reference process, and on the host for all that runs at once.
+    """Bytes for the largest rank, for the reference process, on the host for all that runs at once, and on the fullest GPU.
 
-    The reference runs before the ranks start. On gloo all ranks share the host's memory; on nccl theirs is the GPU's.
+    The reference runs before the ranks start, on the first GPU where ranks run on GPUs, and keeps its context. On the CPU
+    all ranks share the host's memory; else theirs is the GPU's, which `card` counts (0 on the CPU).
     """
 
     rank: int
     reference: int
     host: int
+    card: int
 
 
-def estimate(case: Case) -> Estimate:
-    """What `case` takes. The case must be possible (validation.case.preflight)."""
+def estimate(case: Case, gpus: int = 1) -> Estimate:
+    """What `case` takes where there are so many GPUs. The case must be possible (validation.case.preflight)."""
     size = BYTES[case.precision]
-    process = PROCESS[case.transport]
-    elements = 2 * _largest_stage(case) + _rank_activations(case) + _rank_records(case)
-    rank = process + size * elements
+    process, ranks = PROCESS[case.transport], case.layout.ranks
+    if case.training.stream:
+        return _streamed(case, size, process, gpus)
+    rank = process + size * (2 * _largest_stage(case) + _rank_activations(case) + _rank_records(case))
     reference = _reference(case)
-    ranks = case.layout.ranks * (rank if case.transport == "gloo" else process)
-    return Estimate(rank, reference, max(reference, ranks))
+    if case.on_cpu:
+        return Estimate(rank, reference, max(reference, ranks * rank), 0)
+    sharing = 1 if case.transport == "nccl" else -(-ranks // gpus)
+    card = max(_reference_on_card(case), CONTEXT + sharing * _rank_on_card(case))
+    return Estimate(_rank_on_card(case), reference, max(reference, ranks * process), card)
+
+
+def _streamed(case: Case, size: int, process: int, gpus: int) -> Estimate:
+    """Layer by layer: the largest layer of each side, on the device where there is one.
+
+    The truth has no gradients of experts, the runs beside it in the precision have; of the probes one layer's are there.
+    """
+    layers = [*case.model.blocks, None]
+    of_layer = [[one for one in parameters(case.model).values() if one.layer == layer] for layer in layers]
+    weights = max(sum(math.prod(one.shape) for one in found) for found in of_layer)
+    held = max(sum(_share(case, one) for one in found) for found in of_layer)
+    widest = max(_layer_width(case.model, layer) for layer in case.model.blocks)
+    scores = case.model.num_attention_heads * case.seq_length
+    activations = case.batch_size * case.seq_length * max(widest + scores, 4 * case.model.vocab_size)
+    records = max(sum(math.prod(probe.shape) for probe in _probes(case) if probe.layer == layer) for layer in layers)
+    truth = BYTES["fp64"] if case.precision in ("fp64", "fp32") else BYTES["fp32"]
+    reference = max(truth * (weights + activations), size * (2 * weights + activations)) + truth * 2 * records
+    main = BYTES["fp64"] if case.precision == "fp64" else BYTES["fp32"]
+    ours = activations // (case.layout.data_parallel * _token_cut(case))
+    rank, ranks = (size + main) * held + size * (ours + records), case.layout.ranks
+    if case.on_cpu:
+        return Estimate(process + rank, process + reference, process + max(reference, ranks * (process + rank)), 0)
+    sharing = 1 if case.transport == "nccl" else -(-ranks // gpus)
+    card = CONTEXT + max(reference, sharing * (CONTEXT + rank))
+    return Estimate(CONTEXT + rank, CONTEXT + reference, (ranks + 1) * process, card)
 
 
 def _reference(case: Case) -> int:
     weights = sum(math.prod(parameter.shape) for parameter in parameters(case.model).values())
     records = sum(math.prod(probe.shape) for probe in _probes(case))
-    elements = 2 * weights + _activations(case.model, case.batch_size, case.seq_length) + records
     # Below fp64 the truth is computed first, in fp64, and what it left stays while the model runs in the precision.
     kept = 0 if case.precision == "fp64" else BYTES["fp64"] * (2 * records + weights)
-    return PROCESS["gloo"] + BYTES["fp64"] * elements + kept
+    computed = 2 * weights + _activations(case.model, case.batch_size, case.seq_length)
+    # Where a GPU computes it the host has what comes of it, which is a gradient of each weight and the records.
+    elements = records + (computed if case.on_cpu else weights)
+    return PROCESS[case.transport] + BYTES["fp64"] * elements + kept
+
+
+def _reference_on_card(case: Case) -> int:
+    """In fp64, whatever the precision: weights, gradients, both moments where steps are taken, activations."""
+    weights = sum(math.prod(parameter.shape) for parameter in parameters(case.model).values())
+    states = 4 if case.training.steps else 2
+    return CONTEXT + BYTES["fp64"] * (states * weights + _activations(case.model, case.batch_size, case.seq_length))
+
+
+def _rank_on_card(case: Case) -> int:
+    """Weights and activations in the precision, gradients (and moments) in fp32 or better. Probes are not kept."""
+    wide = max(BYTES[case.precision], BYTES["fp32"])
+    weights, states = _largest_stage(case), 3 if case.training.steps else 1
+    return CONTEXT + BYTES[case.precision] * (weights + _rank_activations(case)) + wide * states * weights
 
 
 def _probes(case: Case) -> list[Probe]:
@@ -144,8 +194,9 @@ def shortage(case: Case, memory: int) -> str | None:
     if needed.host <= memory:
         return None
     lower = ", --precision bf16" if case.precision in ("fp64", "fp32") else ""
+    streamed = "" if case.training.stream or case.layout.pp > 1 else ", --stream (one layer at a time)"
     return (
         f"{case.title} needs about {needed.host / GIB:.1f} GiB of memory ({needed.reference / GIB:.1f} GiB for the reference, "
         f"{needed.rank / GIB:.1f} GiB for a rank) and {memory / GIB:.1f} GiB are available; a smaller --seq-length, "
-        f"fewer layers (--layers or --set num_hidden_layers){lower} or a machine with more memory would do"
+        f"fewer layers (--layers or --set num_hidden_layers){lower}{streamed} or a machine with more memory would do"
     )

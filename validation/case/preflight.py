@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import fields
 
-from validation.case import degrees, mtp, training_rules
+from validation.case import degrees, mtp, remedies, training_rules
 from validation.case import memory as memory_
 from validation.case.case import IMPLEMENTATIONS, PRECISIONS, TRANSPORTS, Case
 from validation.case.errors import EnvironmentMissing, UsageError
@@ -24,22 +24,29 @@ _OWN_IMPLEMENTATION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _MAY_BE_ZERO = ("n_shared_experts", "first_k_dense_replace", "num_nextn_predict_layers")
 
 
-def check(case: Case, *, max_ranks: int, gpus: int | None, memory: int | None) -> None:
+def check(
+    case: Case, *, max_ranks: int, gpus: int | None, memory: int | None, card: int | None = None, share: int | None = None
+) -> None:
     """Returns when the case can run here.
 
-    `max_ranks` is the most processes to start on the CPU, `gpus` the GPUs of this machine, `memory` its available bytes
-    (None: unknown, not checked). Raises UsageError for an impossible case and EnvironmentMissing for what this machine lacks.
+    `max_ranks` is the most processes to start on the CPU, `gpus` the GPUs of this machine, `memory` its available bytes and
+    `card` those of its fullest GPU (None: unknown, not checked), `share` the most ranks that may share a GPU (None: any
+    number). Raises UsageError for an impossible case and EnvironmentMissing for what this machine lacks.
     """
     for rule in RULES:
         if sentence := rule(case):
             raise UsageError(sentence)
-    if case.transport == "gloo" and case.layout.ranks > max_ranks:
+    if case.on_cpu and case.layout.ranks > max_ranks:
         raise UsageError(
             f"layout {case.layout.name} needs {case.layout.ranks} ranks and --max-ranks is {max_ranks}; "
             f"raise --max-ranks to {case.layout.ranks} or choose a smaller layout"
         )
-    missing = (_too_few_gpus(case, gpus), None if memory is None else memory_.shortage(case, memory))
-    if sentence := next(filter(None, missing), None):
+    sentence = _too_few_gpus(case, gpus, share)
+    if sentence is None and memory is not None:
+        sentence = memory_.shortage(case, memory)
+    if sentence is None and card is not None and gpus and not case.on_cpu:
+        sentence = remedies.shortage(case, card, gpus, RULES)
+    if sentence:
         raise EnvironmentMissing(sentence)
 
 
@@ -73,9 +80,19 @@ def positive_numbers(case: Case) -> str | None:
 
 def transformer_engine_runs(case: Case) -> str | None:
     """Transformer Engine's kernels need a GPU and have no fp64."""
-    if case.implementation == "te" and case.transport == "gloo":
-        return "Transformer Engine needs GPUs, so te cannot run on gloo; --implementation local can, or --transport nccl"
-    if case.implementation == "te" and case.precision == "fp64":
+    if not case.uses_te:
+        return None
+    if case.on_cpu:
+        return (
+            f"Transformer Engine needs GPUs, so {case.implementation} cannot run on {case.transport}; --implementation local "
+            "can, or --transport nccl"
+        )
+    if case.implementation in ("te-fused", "te-flash") and case.precision == "fp32":
+        return (
+            f"Transformer Engine has fused and flash attention in bf16 and fp16 only, so {case.implementation} cannot run in "
+            "fp32; --precision bf16 works, or --implementation te-unfused"
+        )
+    if case.precision == "fp64":
         return "Transformer Engine has no fp64 kernels; --precision fp32 works, or --implementation local in fp64"
     return None
 
@@ -182,14 +199,17 @@ RULES: tuple[Rule, ...] = (
 # The machine
 
 
-def _too_few_gpus(case: Case, gpus: int | None) -> str | None:
-    """Nccl needs a GPU for each rank."""
-    ranks, name = case.layout.ranks, case.layout.name
-    if case.transport != "nccl" or (gpus or 0) >= ranks:
+def _too_few_gpus(case: Case, gpus: int | None, share: int | None) -> str | None:
+    """Nccl needs a GPU for each rank, staged one for each `share` of them."""
+    ranks, name, found = case.layout.ranks, case.layout.name, gpus or 0
+    each = 1 if case.transport == "nccl" else share or ranks
+    needed = -(-ranks // each)
+    if case.on_cpu or found >= needed:
         return None
-    found = f"{gpus} {'was' if gpus == 1 else 'were'} found" if gpus else "no GPU was found"
-    own = " --implementation local" if case.implementation == "te" else ""
+    own = " --implementation local" if case.uses_te else ""
+    here = f"{found} {'was' if found == 1 else 'were'} found" if found else "no GPU was found"
+    sharing = f"`--share-gpu {-(-ranks // found)}` lets ranks share what is here, and " if found else ""
     return (
-        f"layout {name} on nccl needs {ranks} GPU{'s' if ranks > 1 else ''} and {found}; the same layout runs on the CPU with "
-        f"`--transport gloo{own}` (`nox -s cpu_{name}`)"
+        f"layout {name} on {case.transport} needs {needed} GPU{'s' if needed > 1 else ''} and {here}; {sharing}the same layout "
+        f"runs on the CPU with `--transport gloo{own}` (`nox -s cpu_{name}`)"
     )

@@ -10,13 +10,17 @@ from validation.case.model import Model
 
 @dataclass(frozen=True)
 class Preset:
-    """A model size and the batch that goes with it: sequences, sequences per micro-batch, tokens per sequence."""
+    """A model size and the batch that goes with it: sequences, sequences per micro-batch, tokens per sequence.
+
+    `stream` says that it is compared layer by layer (validation.case.training) without being asked for.
+    """
 
     name: str
     model: Model
     batch_size: int
     micro_batch_size: int
     seq_length: int
+    stream: bool = False
 
 
 TINY = Preset(
@@ -77,7 +81,37 @@ MINI = Preset(
 )
 """The size of the guide that Plumbline replaces: 180 M parameters, minutes on two CPU cores, seconds on a GPU."""
 
-PRESETS = {preset.name: preset for preset in (TINY, MINI)}
+V3_LAYERS = Preset(
+    name="v3-layers",
+    model=Model(
+        vocab_size=32768,
+        hidden_size=7168,
+        intermediate_size=18432,
+        moe_intermediate_size=2048,
+        num_hidden_layers=2,
+        first_k_dense_replace=1,
+        num_attention_heads=128,
+        n_routed_experts=256,
+        num_experts_per_tok=8,
+        n_group=8,
+        topk_group=4,
+        q_lora_rank=1536,
+        kv_lora_rank=512,
+        qk_nope_head_dim=128,
+        qk_rope_head_dim=64,
+        v_head_dim=128,
+        mscale=1.0,
+        mscale_all_dim=1.0,
+    ),
+    batch_size=2,
+    micro_batch_size=1,
+    seq_length=4096,
+    stream=True,
+)
+"""DeepSeek-V3's own layers, one dense and one with experts, and its yarn (report's config.json: factor 40 over 4096 positions,
+mscale and mscale_all_dim 1). Only the vocabulary is small. Weights are made where they are used, from the seed."""
+
+PRESETS = {preset.name: preset for preset in (TINY, MINI, V3_LAYERS)}
 
 
 def preset(name: str) -> Preset:

@@ -180,7 +180,7 @@ def observed(case: Case) -> Mapping[str, Probe]:
     otherwise a token's place in these tensors would depend on what came before.
     """
     found = probes(case.model, case.batch_size, case.seq_length)
-    fused = {f"layers.{layer}.mlp_norm" for layer in case.model.dense_layers} if case.implementation == "te" else set()
+    fused = {f"layers.{layer}.mlp_norm" for layer in case.model.dense_layers} if case.uses_te else set()
     seen: dict[str, Probe] = {}
     for name, probe in found.items():
         if case.isolated and probe.kind == "moe.routed":

@@ -54,6 +54,8 @@ class Adam:
 ADAM = Adam()
 BALANCE_COEFFICIENT = 0.1
 """What a balancing loss is multiplied with: a thousand times DeepSeek-V3's, so that a wrong one stands out of the gradient."""
+STREAM = "stream"
+"""The word for layer by layer."""
 _STAGES = re.compile(r"\d+(-\d+)+")
 
 
@@ -77,7 +79,8 @@ class Training:
 
     `steps` counts optimizer steps; 0 stops after the backward pass. `loss` is `token` (the sum over all tokens divided by
     their number, megatron-core's calculate_per_token_loss) or `mean` (each micro-batch's own mean, averaged). `stages` are
-    the layers of each pipeline stage where they are not even, in the order of the model.
+    the layers of each pipeline stage where they are not even, in the order of the model. With `stream` both models are computed
+    layer by layer, and no more than one layer of either is ever held.
     """
 
     steps: int = 0
@@ -88,20 +91,24 @@ class Training:
     dispatcher: str = "alltoall"
     experts: str = "default"
     stages: tuple[int, ...] = ()
+    stream: bool = False
 
     @property
     def words(self) -> tuple[str, ...]:
         """What is unlike the default, as it follows a layout's name."""
         said = tuple(word for word, (name, value) in WORDS.items() if getattr(self, name) == value)
-        return said + (("-".join(map(str, self.stages)),) if self.stages else ())
+        stages = ("-".join(map(str, self.stages)),) if self.stages else ()
+        return said + stages + ((STREAM,) if self.stream else ())
 
     def with_word(self, word: str) -> Training:
         """This with one more word: one of WORDS, or stages as `1-3`. Raises UsageError."""
         if _STAGES.fullmatch(word):
             return replace(self, stages=tuple(int(part) for part in word.split("-")))
+        if word == STREAM:
+            return replace(self, stream=True)
         if word not in WORDS:
             raise UsageError(
-                f"+{word} is unknown; after a layout may stand +{', +'.join(WORDS)}, "
+                f"+{word} is unknown; after a layout may stand +{', +'.join((*WORDS, STREAM))}, "
                 "+mtp for a layer of multi-token prediction, or the layers of each pipeline stage as +1-3"
             )
         name, value = WORDS[word]

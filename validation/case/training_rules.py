@@ -38,7 +38,7 @@ def stages_fit(case: Case) -> str | None:
 
 def grouped_experts_need_kernels(case: Case) -> str | None:
     """Grouped products of experts are Transformer Engine's."""
-    if case.training.experts != "grouped" or case.implementation == "te":
+    if case.training.experts != "grouped" or case.uses_te:
         return None
     return "grouped experts are Transformer Engine's; --implementation te has them, or leave out +grouped"
 
@@ -67,8 +67,30 @@ def isolated_cases_take_no_steps(case: Case) -> str | None:
     return "--isolated compares the modules of one forward and backward pass; leave out --steps, or --isolated"
 
 
+def streamed_layers_stand_alone(case: Case) -> str | None:
+    """Layer by layer there is one stage, one pass over each layer, and nothing that needs all of them at once."""
+    training, model = case.training, case.model
+    if not training.stream:
+        return None
+    unable = {
+        "pipeline stages (a rank holds one layer at a time anyway; tp, ep, etp, cp and dp work)": case.layout.pp > 1,
+        "layers of multi-token prediction (leave out +mtp)": model.num_nextn_predict_layers > 0,
+        "optimizer steps, which need every gradient at once (--steps 0 works)": training.steps > 0,
+        "distributed optimizer, which has buffers for the whole model (leave out +distributed)": training.optimizer != "plain",
+        "tied embeddings, whose gradient is of the first layer and of the last": model.tie_word_embeddings,
+        "balancing losses (leave them out)": training.balancing != "none",
+        "mean of means as its loss (--loss token works)": training.loss != "token",
+        "isolated modules (leave out --isolated)": case.isolated,
+        "Megatron checkpoint, which is loaded whole (leave out --candidate-checkpoint)": case.candidate_checkpoint is not None,
+        "recomputation (each layer is computed again anyway)": training.recompute != "none",
+    }
+    found = next((what for what, there in unable.items() if there), None)
+    return f"--stream has no {found}" if found else None
+
+
 RULES = (
     known_options,
+    streamed_layers_stand_alone,
     steps_are_exact,
     isolated_cases_take_no_steps,
     stages_fit,

@@ -40,7 +40,7 @@ def members(kind: str, case: Case) -> list[int] | list[str]:
         "query_latent_layers": everything if model.q_lora_rank is not None else [],
         "shared_expert_layers": with_experts if model.n_shared_experts else [],
         # Transformer Engine joins a dense layer's norm with the linear layer behind it.
-        "mlp_norm_layers": with_experts if case.implementation == "te" else everything,
+        "mlp_norm_layers": with_experts if case.uses_te else everything,
     }
     if kind in layers:
         return layers[kind]

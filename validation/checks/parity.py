@@ -57,7 +57,9 @@ class Parity:
             ranks = self.case.layout.ranks
             over = max((memory["peak"] - memory["baseline"]) >> 20 for memory in self.result.memory)
             counted = f"{ranks} rank{'s' if ranks > 1 else ''} in {self.result.seconds:.1f} s"
-            self._conclude("pass", title, f"{counted}, at most {over} MiB over the imports")
+            on_gpu = max(memory["device_peak"] >> 20 for memory in self.result.memory)
+            gpu = f", {on_gpu} MiB on a GPU" if on_gpu else ""
+            self._conclude("pass", title, f"{counted}, at most {over} MiB over the imports{gpu}")
         else:
             self._conclude("error", title, reasons=(broken.sentence,), details=broken.stacks)
 

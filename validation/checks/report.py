@@ -293,6 +293,8 @@ def _ranks(result: Result) -> dict[str, str]:
     said = {}
     for rank, found in enumerate(result.memory):
         said[f"rank_{rank}_peak_memory_over_imports_mib"] = str((found["peak"] - found["baseline"]) >> 20)
+        if found["device_peak"]:
+            said[f"rank_{rank}_peak_gpu_memory_mib"] = str(found["device_peak"] >> 20)
         said[f"rank_{rank}_place"] = ", ".join(f"{degree} {index}" for degree, index in result.places[rank].items())
         said[f"rank_{rank}_parameters_mib"] = f"{found['parameters'] / (1 << 20):.1f}"
     return said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,8 +16,9 @@ from transformers.modeling_layers import MtpModel
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
 
 from validation.case.case import Case
+from validation.compare.memory import device_peak, peak_memory
 from validation.compare.precision import DTYPES, computing_in, make_deterministic
-from validation.reference import apart, store
+from validation.reference import apart, store, stream
 from validation.reference import model as reference_model
 from validation.reference import mtp as reference_mtp
 from validation.reference.balancing import Balance
@@ -26,6 +28,8 @@ from validation.reference.floor import VARIANTS, Floor, Variant, gradients_of
 from validation.reference.model import Precision
 from validation.reference.record import Isolation, Recording, record_step
 from validation.reference.routing import Routing, routing
+from validation.reference.seeded import SeededWeights
+from validation.reference.sources import Weights, open_weights
 from validation.reference.steps import Steps
 from validation.reference.weights import save_weights
 
@@ -95,19 +99,13 @@ class _Models:
 def _write(case: Case, folder: Path, device: torch.device, progress: Progress) -> dict[str, Any]:
     start = time.monotonic()
     progress("weights")
-    if case.hf_model_path is None:
-        digest = save_weights(case, folder / "weights.safetensors")
-        checkpoint = Checkpoint.open(folder / "weights.safetensors", case.model)
-    else:
-        checkpoint = Checkpoint.open(Path(case.hf_model_path), case.model, case.layers)
-        digest = verify(checkpoint)
+    checkpoint, digest = _weights(case, folder)
     batches = [make_batch(case, step) for step in range(max(1, case.training.steps))]
     tensors = {name: tensor for step, batch in enumerate(batches) for name, tensor in batch.tensors(step).items()}
     save_file(tensors, folder / "batch.safetensors")
     settings = make_deterministic()
     on_device = [batch.to(device) for batch in batches]
-    write = _exact if case.precision == "fp64" else _truth_and_floor
-    more = write(case, checkpoint, on_device, folder, progress)
+    more = _computed(case, checkpoint, on_device, folder, progress)
     return {
         "weights_digest": digest,
         "keys": len(checkpoint.keys()),
@@ -119,6 +117,26 @@ def _write(case: Case, folder: Path, device: torch.device, progress: Progress) -
         **settings,
         **more,
     }
+
+
+def _weights(case: Case, folder: Path) -> tuple[Weights, str]:
+    """The weights and their digest; those of a preset are made first."""
+    if case.hf_model_path is None and not case.training.stream:
+        digest = save_weights(case, folder / "weights.safetensors")
+        return open_weights(case, folder / "weights.safetensors"), digest
+    weights = open_weights(case, Path(case.hf_model_path or folder))
+    return weights, weights.digest if isinstance(weights, SeededWeights) else verify(weights)
+
+
+def _computed(case: Case, weights: Weights, batches: list[Batch], folder: Path, progress: Progress) -> dict[str, Any]:
+    if case.training.stream or isinstance(weights, SeededWeights):
+        if device_peak():
+            torch.cuda.reset_peak_memory_stats()
+        found = stream.record(case, weights, batches[0], folder, progress)
+        shutil.rmtree(folder / "boundaries")
+        return {**found, "reference_memory": peak_memory(), "reference_device_memory": device_peak()}
+    write = _exact if case.precision == "fp64" else _truth_and_floor
+    return write(case, weights, batches, folder, progress)
 
 
 def _exact(case: Case, checkpoint: Checkpoint, batches: list[Batch], folder: Path, progress: Progress) -> dict[str, Any]:

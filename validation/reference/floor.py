@@ -15,6 +15,8 @@ import torch
 
 from validation.case.case import Case
 from validation.case.probes import observed
+from validation.compare.difference import Difference, measure
+from validation.compare.piece import whole
 from validation.compare.precision import as_stored
 from validation.reference.record import Recording
 
@@ -67,7 +69,7 @@ class Floor:
     """The largest error of every tensor so far, by the names that ranks report them under."""
 
     def __init__(self, truth: Mapping[str, torch.Tensor]) -> None:
-        self._truth = truth
+        self.truth = truth
         self._errors: dict[str, float] = {}
         self._largest: dict[str, float] = {}
         self._dtypes: dict[str, str] = {}
@@ -77,13 +79,17 @@ class Floor:
         for name, tensor in found:
             self._dtypes.setdefault(name, str(tensor.dtype).removeprefix("torch."))
             if tensor.is_floating_point():
-                error, largest = _errors(tensor, self._truth[name], scale)
-                # Holding a number in this dtype rounds it by as much, even where these runs were lucky.
-                unit = torch.finfo(tensor.dtype).eps / 2
-                known = self._errors.get(name, unit)
-                # A run that overflowed is no measure of rounding; an infinite floor would excuse everything.
-                self._errors[name] = max(known, error) if math.isfinite(error) else known
-                self._largest[name] = max(self._largest.get(name, 0.0), largest)
+                self.add_difference(name, tensor.dtype, difference_from(self.truth[name], tensor, scale))
+
+    def add_difference(self, name: str, dtype: torch.dtype, found: Difference) -> None:
+        """Take in one run's tensor of `dtype` by what it is off."""
+        self._dtypes.setdefault(name, str(dtype).removeprefix("torch."))
+        # Holding a number in this dtype rounds it by as much, even where these runs were lucky.
+        unit, error = torch.finfo(dtype).eps / 2, found.relative_error
+        known = self._errors.get(name, unit)
+        # A run that overflowed is no measure of rounding; an infinite floor would excuse everything.
+        self._errors[name] = max(known, error) if math.isfinite(error) else known
+        self._largest[name] = max(self._largest.get(name, 0.0), found.max_abs)
 
     def facts(self, case: Case) -> dict[str, Any]:
         """For the reference's file.
@@ -108,15 +114,12 @@ class Floor:
 
 
 @torch.no_grad()
-def _errors(tensor: torch.Tensor, truth: torch.Tensor, scale: float) -> tuple[float, float]:
-    """Relative Frobenius error and largest |error|; infinite or NaN where the run has overflowed."""
+def difference_from(truth: torch.Tensor, tensor: torch.Tensor, scale: float = 1.0) -> Difference:
+    """What a tensor, `scale` times too large, is off from the truth."""
     with as_stored():
-        difference = tensor.to(torch.float64) / scale - truth.to(torch.float64)
-        size, error = float(torch.linalg.vector_norm(truth.to(torch.float64))), float(torch.linalg.vector_norm(difference))
-        largest = float(difference.abs().max()) if difference.numel() else 0.0
-    if size == 0:
-        return (0.0 if error == 0 else math.inf), largest
-    return error / size, largest
+        # In a wider format, where dividing by a power of two rounds nothing.
+        unscaled = tensor if scale == 1.0 else tensor.to(torch.promote_types(tensor.dtype, torch.float32)) / scale
+        return measure(unscaled, truth, whole(truth.shape))
 
 
 def gradients_of(recording: Recording, gradients: Mapping[str, torch.Tensor]) -> Iterable[tuple[str, torch.Tensor]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -58,12 +59,28 @@ def computing_with(hf: DeepseekV3ForCausalLM, attention: str, experts: str) -> I
         _attention.pop()
 
 
+SCORES_AT_ONCE = 1 << 30
+"""Attention scores that eager attention may hold: those of 64 heads over 4096 positions."""
+
+
 def _eager(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
-    """Transformers' own eager attention, which adds its mask and leaves nothing out by itself."""
-    length = query.shape[2]
+    """Transformers' own eager attention, which adds its mask and leaves nothing out by itself.
+
+    Where the scores of all heads are too many to be held at once it is called for some heads after the others, and again in the
+    backward pass.
+    """
+    batch, _, length, _ = query.shape
     hidden = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1) if mask is None else ~mask
     added = torch.zeros(hidden.shape, dtype=query.dtype, device=query.device).masked_fill(hidden, torch.finfo(query.dtype).min)
-    return eager_attention_forward(module, query, key, value, added, **kwargs)
+    if query.numel() // query.shape[-1] * length <= SCORES_AT_ONCE:
+        return eager_attention_forward(module, query, key, value, added, **kwargs)
+    together = max(1, SCORES_AT_ONCE // (batch * length * length))
+
+    def some(*parts: Any) -> Any:
+        return eager_attention_forward(module, *parts, added, **kwargs)[0]
+
+    cut = zip(*(tensor.split(together, dim=1) for tensor in (query, key, value)), strict=True)
+    return torch.cat([checkpoint(some, *parts, use_reentrant=False) for parts in cut], dim=2), None
 
 
 def _recorded_attention(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
@@ -126,11 +143,7 @@ def build(model: Model, checkpoint: Checkpoint, precision: Precision, device: to
 
     Built without storage first, so that no weight exists twice.
     """
-    config = hf_config(model)
-    with torch.device("meta"):
-        hf = DeepseekV3ForCausalLM(config)
-    # The rotary table is no weight: it is computed when the module is made, and must be made for real.
-    hf.model.rotary_emb = DeepseekV3RotaryEmbedding(config)
+    hf = without_weights(model)
     names = [name for name, parameter in parameters(model).items() if parameter.mtp is None]
     weights = {name: precision.of(name, tensor).to(device) for name, tensor in state(names, checkpoint)}
     if model.tie_word_embeddings:
@@ -139,6 +152,16 @@ def build(model: Model, checkpoint: Checkpoint, precision: Precision, device: to
     if model.tie_word_embeddings:
         hf.tie_weights()
     return hf.to(device).train()
+
+
+def without_weights(model: Model) -> DeepseekV3ForCausalLM:
+    """The model with no storage for its weights."""
+    config = hf_config(model)
+    with torch.device("meta"):
+        hf = DeepseekV3ForCausalLM(config)
+    # The rotary table is no weight: it is computed when the module is made, and must be made for real.
+    hf.model.rotary_emb = DeepseekV3RotaryEmbedding(config)
+    return hf
 
 
 def state(names: Iterable[str], checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
@@ -168,13 +191,14 @@ def of_parameters(
     """What `of` makes of every trained parameter (a tensor of its shape), by the checkpoint's names, experts stacked."""
     found: dict[str, torch.Tensor] = {}
     for name, parameter in named:
-        value = of(parameter).detach()
-        if name.endswith("experts.gate_up_proj"):
-            gate, up = value.chunk(2, dim=1)
-            prefix = name.removesuffix("gate_up_proj")
-            found |= {f"{prefix}gate_proj.weight": gate, f"{prefix}up_proj.weight": up}
-        elif name.endswith("experts.down_proj"):
-            found[f"{name}.weight"] = value
-        else:
-            found[name] = value
+        found |= by_checkpoint_name(name, of(parameter).detach())
     return {name: found[name].contiguous() for name, parameter in parameters(model).items() if parameter.trained}
+
+
+def by_checkpoint_name(name: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A value of the shape of transformers' parameter `name`, by the checkpoint's names, experts stacked: views."""
+    if name.endswith("experts.gate_up_proj"):
+        gate, up = value.chunk(2, dim=1)
+        prefix = name.removesuffix("gate_up_proj")
+        return {f"{prefix}gate_proj.weight": gate, f"{prefix}up_proj.weight": up}
+    return {f"{name}.weight" if name.endswith("experts.down_proj") else name: value}

@@ -59,20 +59,28 @@ class Recording:
     """The probes of one step by name: `forward` after the forward pass, `gradients` after the backward pass.
 
     With `replay` the routers go on with those choices; what is recorded is what they would have chosen. With `isolation`
-    every module goes on with the truth's tensors; what is recorded is what it was about to hand on.
+    every module goes on with the truth's tensors; what is recorded is what it was about to hand on. What is kept lies in host
+    memory, or where it was with `in_place`; without `values` only gradients are kept.
     """
 
-    def __init__(self, replay: Routing | None = None, isolation: Isolation | None = None) -> None:
+    def __init__(
+        self,
+        replay: Routing | None = None,
+        isolation: Isolation | None = None,
+        in_place: bool = False,
+        values: bool = True,
+    ) -> None:
         self.forward: dict[str, torch.Tensor] = {}
         self.gradients: dict[str, torch.Tensor] = {}
         self.replay, self.isolation = replay, isolation
+        self._in_place, self._values = in_place, values
 
     def keep(self, name: str, tensor: torch.Tensor, view: View = _same, back: View | None = None) -> torch.Tensor:
         """Keep a tensor in the probe's shape, which `view` gives it, and the gradient that reaches it later.
 
         Returns what the model is to go on with. `back` undoes `view`, where that makes another tensor.
         """
-        self.forward[name] = _copy(view(tensor.detach()))
+        self.keep_value(name, view(tensor.detach()))
         if not tensor.requires_grad:
             return tensor
         if self.isolation is not None and name in self.isolation.gradients:
@@ -82,16 +90,24 @@ class Recording:
 
     def look(self, name: str, tensor: torch.Tensor, view: View = _same) -> None:
         """The same for a tensor that has gone its way already: only its gradient can be another."""
-        self.forward[name] = _copy(view(tensor.detach()))
+        self.keep_value(name, view(tensor.detach()))
         if tensor.requires_grad:
             self._keep_gradient(name, tensor, view, None)
 
     def _keep_gradient(self, name: str, tensor: torch.Tensor, view: View, back: View | None) -> None:
         def keep(gradient: torch.Tensor) -> torch.Tensor | None:
-            self.gradients[name] = _copy(view(gradient))
+            self.gradients[name] = self._copy(view(gradient))
             return None if self.isolation is None else self.isolation.gradient(name, gradient, view, back)
 
         tensor.register_hook(keep)
+
+    def keep_value(self, name: str, tensor: torch.Tensor) -> None:
+        """Keep a tensor that no gradient reaches, or not its gradient."""
+        if self._values:
+            self.forward[name] = self._copy(tensor)
+
+    def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.detach().to(tensor.device if self._in_place else "cpu", copy=True).contiguous()
 
     def output(self, name: str) -> Callable[..., Any]:
         """A forward hook that keeps what the module returns."""
@@ -174,10 +190,7 @@ def record_step(
     finally:
         for hook in hooks:
             hook.remove()
-    logits = recording.keep("logits", hf.lm_head(hidden))
-    token_losses = recording.keep("token_loss", loss.token_losses(logits, batch.labels))
-    total = loss.total(case, token_losses, batch)
-    recording.forward["loss"] = _copy(total)
+    total = record_loss(hf, case, batch, hidden, recording)
     if further is not None:
         total = total + further(hidden, recording)
     progress("reference backward")
@@ -186,8 +199,15 @@ def record_step(
     return recording
 
 
-def _copy(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().to("cpu", copy=True).contiguous()
+def record_loss(
+    hf: DeepseekV3ForCausalLM, case: Case, batch: Batch, hidden: torch.Tensor, recording: Recording
+) -> torch.Tensor:
+    """The step's loss from the output of the final norm, and the probes on the way there."""
+    logits = recording.keep("logits", hf.lm_head(hidden))
+    token_losses = recording.keep("token_loss", loss.token_losses(logits, batch.labels))
+    total = loss.total(case, token_losses, batch)
+    recording.keep_value("loss", total)
+    return total
 
 
 def layer_hooks(layer: Any, model: Model, index: int, batch: Batch, recording: Recording) -> list[Any]:
@@ -249,7 +269,7 @@ def _router_hooks(moe: Any, layer: int, batch: Batch, recording: Recording) -> l
         recording.look(f"{prefix}.router.logits", logits, by_token)
         weights = recording.keep(f"{prefix}.router.weights", weights, by_expert, of_chosen)
         chosen = own.pop()
-        recording.forward[f"{prefix}.router.experts"] = by_expert(torch.ones_like(chosen, dtype=torch.bool), chosen).cpu()
+        recording.keep_value(f"{prefix}.router.experts", by_expert(torch.ones_like(chosen, dtype=torch.bool), chosen))
         return logits, weights, experts
 
     def routed(module: Any, arguments: Any, output: torch.Tensor) -> torch.Tensor:

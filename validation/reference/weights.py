@@ -27,18 +27,19 @@ def make_weights(case: Case) -> Iterator[tuple[Parameter, torch.Tensor]]:
         seed = hashlib.sha256(f"{case.seed}:{parameter.name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(seed[:8], "big", signed=True))
         noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
-        yield parameter, _scaled(parameter, noise)
+        yield parameter, scaled(parameter, noise)
 
 
-def _scaled(parameter: Parameter, noise: torch.Tensor) -> torch.Tensor:
+def scaled(parameter: Parameter, noise: torch.Tensor) -> torch.Tensor:
+    """A parameter's values from normal noise of its shape, or of the shape of one expert."""
     if parameter.name.endswith("norm.weight"):
         return 1 + NORM_SPREAD * noise
     if parameter.name.endswith("_bias"):
         return BIAS_SPREAD * noise
     if parameter.name == "model.embed_tokens.weight":
         return noise
-    scaled: torch.Tensor = noise / parameter.shape[-1] ** 0.5
-    return scaled
+    divided: torch.Tensor = noise / parameter.shape[-1] ** 0.5
+    return divided
 
 
 def save_weights(case: Case, path: Path) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 def rank(case: str, run_folder: str, reference_folder: str, timeout: float, keep: str, plugin: str = "") -> None:
     """Every rank of a case."""
-    from validation.run import worker
+    # warm is there already in a child of the fork server, and mends megatron-core in a process that was started cold.
+    from validation.run import warm, worker  # noqa: F401
 
     worker.rank(case, run_folder, reference_folder, timeout, keep, plugin)

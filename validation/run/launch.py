@@ -21,6 +21,8 @@ from multiprocessing import connection, popen_forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from validation import cuda
+from validation.case.case import ON_CPU
 from validation.case.errors import ExitCode, InfrastructureError
 
 if TYPE_CHECKING:
@@ -54,22 +56,31 @@ def prepare(transport: str, steps: bool = False) -> None:
     os.environ["PLUMBLINE_STEPS"] = "1" if steps else ""
     # One thread: a fork of a process with an OpenMP pool hangs. Ranks that have the machine to themselves ask for more.
     os.environ["OMP_NUM_THREADS"] = "1"
-    if transport == "gloo":
+    if transport in ON_CPU:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     else:
         # Asking CUDA whether it is there would initialise it in the fork server, after which no rank could use it.
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+        # Transformer Engine asks cuBLAS for TF32 in every product of float32, whatever torch has been told.
+        os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     multiprocessing.set_forkserver_preload(["validation.run.warm"])
+
+
+def start_method() -> str:
+    """How ranks start: warm, from the fork server, unless what it would import uses the GPU; then each imports by itself."""
+    on_gpu = os.environ.get("PLUMBLINE_TRANSPORT", ON_CPU[0]) not in ON_CPU
+    return "spawn" if on_gpu and cuda.imports_initialise_cuda() else "forkserver"
 
 
 def warm_up() -> None:
     """Start the fork server now: it imports while this process does other things."""
     from multiprocessing import forkserver
 
-    forkserver.ensure_running()
+    if start_method() == "forkserver":
+        forkserver.ensure_running()
 
 
 @contextlib.contextmanager
@@ -129,7 +140,7 @@ def _elastic(entry: Callable[..., None], arguments: tuple[Any, ...], ranks: int,
         local_addr="localhost",
         max_restarts=0,
         monitor_interval=0.02,
-        start_method="forkserver",
+        start_method=start_method(),
         logs_specs=DefaultLogsSpecs(log_dir=str(folder / "logs"), redirects=Std.ALL),
     )
     elastic_launch(config, entry)(*arguments)

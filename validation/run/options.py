@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from validation.case import arrangement
-from validation.case.case import DEFAULT_SEED, IMPLEMENTATIONS, PRECISIONS, TRANSPORTS, Case
+from validation.case.case import DEFAULT_SEED, IMPLEMENTATIONS, ON_CPU, PRECISIONS, TRANSPORTS, Case
 from validation.case.errors import UsageError
 from validation.case.folder import model_from_folder
+from validation.case.home import home
 from validation.case.layout import Layout
 from validation.case.megatron_folder import megatron_folder
 from validation.case.preset import PRESETS, Preset, preset
@@ -32,7 +33,8 @@ DEGREES = ("tp", "pp", "vpp", "ep", "etp", "cp", "dp")
 class Settings:
     """What a command asks for: the cases, and how to run them.
 
-    `timeout` is in seconds, for each case and each reference; `jobs` is how many cases run at the same time.
+    `timeout` is in seconds, for each case and each reference; `jobs` is how many cases run at the same time; `share_gpu` is
+    the most ranks that may share one GPU, None for as many as there are.
     """
 
     cases: tuple[Case, ...]
@@ -46,6 +48,7 @@ class Settings:
     command: str
     self_test: bool = False
     megatron_path: Path | None = None
+    share_gpu: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ def add_options(add: Callable[..., Any]) -> None:
     add("--set", dest="numbers", action="append", default=[], metavar="NAME=VALUE", help="override a number of the model")
     add("--layouts", default="", metavar="tp2,pp2", help="layouts to run, one after the other, with one reference")
     add("--steps", type=int, default=None, help="optimizer steps to compare (default 2 for tiny in fp64, else none)")
+    add("--stream", action="store_true", default=False, help="compute both models layer by layer: the memory of one layer")
     for name, words in OPTIONS.items():
         add(f"--{name}", default=words[0], choices=words, help=f"{_OPTION_HELP[name]} (default {words[0]})")
     for degree in DEGREES:
@@ -77,9 +81,11 @@ def add_options(add: Callable[..., Any]) -> None:
     add("--implementation", default="local", help=f"{', '.join(IMPLEMENTATIONS)} or your own package.module:function")
     add(
         "--transport",
-        default="gloo",
-        help=f"{', '.join(TRANSPORTS)}: gloo runs on the CPU, nccl on a GPU a rank (default gloo)",
+        default=None,
+        help=f"{', '.join(TRANSPORTS)}: gloo runs on the CPU, nccl on a GPU a rank, staged on GPUs that ranks share, through "
+        "host memory; staged-cpu takes the same way on the CPU (default gloo)",
     )
+    add("--share-gpu", type=int, default=None, metavar="N", help="let up to N ranks share each GPU, over transport staged")
     add("--megatron-path", default=None, metavar="DIR", help="a checkout with megatron/core, in place of the installed one")
     add("--seed", type=int, default=DEFAULT_SEED, help="seed of weights and tokens")
     add("--batch-size", type=int, default=None, help="sequences of one step, over all data-parallel ranks")
@@ -117,7 +123,8 @@ def settings(options: Any, command: str) -> Settings:
     _check_limits(options)
     base, folder = _base(options)
     model = base.model.with_numbers(_numbers(options.numbers))
-    precision = options.precision or ("fp64" if options.transport == "gloo" else "fp32")
+    transport = _transport(options)
+    precision = options.precision or ("fp64" if transport in ON_CPU else "fp32")
     cases = tuple(
         Case(
             preset=base.name,
@@ -125,7 +132,7 @@ def settings(options: Any, command: str) -> Settings:
             layout=layout,
             precision=precision,
             implementation=options.implementation,
-            transport=options.transport,
+            transport=transport,
             seed=options.seed,
             batch_size=_given(options.batch_size, base.batch_size),
             micro_batch_size=_given(options.micro_batch_size, _micro_batch_size(options, base, layout)),
@@ -133,7 +140,11 @@ def settings(options: Any, command: str) -> Settings:
             hf_model_path=folder,
             layers=layers_of(options.layers),
             candidate_checkpoint=_candidate_checkpoint(options),
-            training=replace(training, steps=_steps(options, base, precision, mtp or model.num_nextn_predict_layers)),
+            training=replace(
+                training,
+                steps=_steps(options, base, precision, mtp or model.num_nextn_predict_layers, training.stream or base.stream),
+                stream=training.stream or base.stream,
+            ),
             isolated=options.isolated,
         )
         for layout, training, mtp in _arrangements(options)
@@ -141,16 +152,26 @@ def settings(options: Any, command: str) -> Settings:
     return Settings(
         cases=cases,
         results=Path(options.results),
-        home=_home(),
+        home=home(),
         timeout=options.case_timeout,
         max_ranks=options.max_ranks,
-        jobs=_given(options.jobs, 2 if options.transport == "gloo" and base.name == "tiny" else 1),
+        jobs=_given(options.jobs, 2 if transport in ON_CPU and base.name == "tiny" else 1),
         debug=options.pieces,
         fresh=options.fresh,
         command=command,
         self_test=_self_test(options),
         megatron_path=Path(options.megatron_path) if options.megatron_path else None,
+        share_gpu=options.share_gpu,
     )
+
+
+def _transport(options: Any) -> str:
+    """The one that is named, gloo where none is; where ranks may share GPUs, staged in place of nccl."""
+    if options.share_gpu is None:
+        return options.transport or "gloo"
+    if options.transport in ON_CPU:
+        raise UsageError(f"--share-gpu is for GPUs and --transport {options.transport} runs on the CPU; give one of them")
+    return "nccl" if options.share_gpu == 1 and options.transport != "staged" else "staged"
 
 
 def _self_test(options: Any) -> bool:
@@ -161,16 +182,10 @@ def _self_test(options: Any) -> bool:
     return bool(options.self_test or (in_ci and not options.no_self_test))
 
 
-def _home() -> Path:
-    """Where references are kept: $PLUMBLINE_CACHE, or plumbline below the user's cache folder."""
-    cache = os.environ.get("PLUMBLINE_CACHE")
-    return Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "plumbline"
-
-
 def _check_limits(options: Any) -> None:
     if options.steps is not None and options.steps < 0:
         raise UsageError(f"--steps {options.steps}: give 0 or more")
-    for name, value in (("jobs", options.jobs), ("max-ranks", options.max_ranks)):
+    for name, value in (("jobs", options.jobs), ("max-ranks", options.max_ranks), ("share-gpu", options.share_gpu)):
         if value is not None and value < 1:
             raise UsageError(f"--{name} {value}: give 1 or more")
     if not options.case_timeout > 0:
@@ -181,9 +196,9 @@ def _given(value: int | None, otherwise: int) -> int:
     return otherwise if value is None else value
 
 
-def _steps(options: Any, base: Preset, precision: str, mtp_layers: int) -> int:
-    """Those given, or 2 where they are cheap and exact; MTP layers have none, and isolated cases end with the gradients."""
-    cheap = base.name == "tiny" and precision == "fp64" and not mtp_layers and not options.isolated
+def _steps(options: Any, base: Preset, precision: str, mtp_layers: int, stream: bool) -> int:
+    """Those given, or 2 where they are cheap and exact; MTP layers, isolated modules and a model layer by layer have none."""
+    cheap = base.name == "tiny" and precision == "fp64" and not (mtp_layers or stream or options.isolated)
     return _given(options.steps, 2 if cheap else 0)
 
 
@@ -242,7 +257,7 @@ def _arrangements(options: Any) -> list[tuple[Layout, Training, int | None]]:
 
     The options are those given for all, and the words that follow the layout's name.
     """
-    shared = Training(**{name: getattr(options, name) for name in OPTIONS})
+    shared = Training(**{name: getattr(options, name) for name in OPTIONS}, stream=options.stream)
     degrees = {degree: getattr(options, degree) for degree in DEGREES}
     given = {degree: value for degree, value in degrees.items() if value is not None}
     if given and options.layouts:

@@ -6,11 +6,11 @@ import importlib.util
 import sys
 from collections.abc import Iterable
 
-from validation import checkout
+from validation import checkout, cuda
 from validation.case import preflight
-from validation.case.case import Case
+from validation.case.case import ON_CPU, TE, Case
 from validation.case.errors import EnvironmentMissing, UsageError
-from validation.machine import ABSENT, available_memory, gpus, version
+from validation.machine import ABSENT, available_memory, gpus, version, visible_gpus
 from validation.reference import store
 from validation.run import launch
 from validation.run.options import Settings
@@ -27,9 +27,18 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> None:
     """
     checkout.choose(settings.megatron_path)
     _find_packages(settings.cases[0].transport)
-    count, memory = gpus(), available_memory()
+    memory, cards = available_memory(), visible_gpus()
     for case in settings.cases:
-        preflight.check(case, max_ranks=settings.max_ranks, gpus=count, memory=memory)
+        preflight.check(
+            case,
+            max_ranks=settings.max_ranks,
+            gpus=len(cards) or gpus(),
+            memory=memory,
+            card=min((card.free for card in cards), default=None),
+            share=settings.share_gpu,
+        )
+    if not settings.cases[0].on_cpu:
+        cuda.check()
     _find_implementation(settings.cases[0].implementation)
     launch.prepare(settings.cases[0].transport, steps=any(case.training.steps for case in settings.cases))
     launch.warm_up()
@@ -42,7 +51,7 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> None:
 def _find_packages(transport: str) -> None:
     missing = [name for name in PACKAGES if version(name) == ABSENT]
     if missing:
-        wanted = "cpu" if transport == "gloo" else "cuda"
+        wanted = "cpu" if transport in ON_CPU else "cuda"
         raise EnvironmentMissing(
             f"{', '.join(missing)}: not installed for {sys.executable}; `pip install -r requirements/{wanted}.txt` brings what "
             "is missing, and the nox sessions install it by themselves"
@@ -50,7 +59,9 @@ def _find_packages(transport: str) -> None:
 
 
 def _find_implementation(name: str) -> None:
-    """A user's own spec must at least be where it is said to be; what it holds is seen in the ranks."""
+    """A user's own spec must at least be where it is said to be, and Transformer Engine; the rest is seen in the ranks."""
+    if name in TE:
+        cuda.find_transformer_engine()
     module, colon, _ = name.partition(":")
     if not colon:
         return

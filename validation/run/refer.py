@@ -25,10 +25,12 @@ def reference(case_text: str, folder: str, home: str, threads: int) -> None:
     with report.last_words():
         torch.set_num_threads(threads)
         case = Case.from_json(case_text)
-        device = torch.device("cuda", 0) if case.transport == "nccl" else torch.device("cpu")
+        device = torch.device("cpu") if case.on_cpu else torch.device("cuda", 0)
         stored = compute.compute(case, Path(home), device, report.progress)
         report.write({"folder": str(stored.folder)})
     if torch.cuda.is_initialized():
+        # Models are full of cycles, and the ranks want the memory now.
+        gc.collect()
         torch.cuda.empty_cache()
 
 

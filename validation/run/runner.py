@@ -13,6 +13,7 @@ from pathlib import Path
 from validation.case.case import Case
 from validation.reference import store
 from validation.run import entry, launch
+from validation.run.diagnose import explained
 from validation.run.options import Settings
 from validation.run.references import REFERENCES
 from validation.run.reproduce import alone
@@ -77,7 +78,7 @@ class Runner:
                     lambda step: self._progress(case, step),
                 )
         except launch.RunBroke as error:
-            return Result(case, time.monotonic() - start, facts, broken=error.broken)
+            return Result(case, time.monotonic() - start, facts, broken=explained(case, error.broken, in_ranks=bool(facts)))
         return merged(case, time.monotonic() - start, facts, reports)
 
     def against_single(self, case: Case) -> Result | None:

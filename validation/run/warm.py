@@ -14,27 +14,30 @@ import os  # noqa: E402
 import warnings  # noqa: E402
 
 from validation import checkout  # noqa: E402
+from validation.case.case import ON_CPU  # noqa: E402
 
-ON_CPU = os.environ.get("PLUMBLINE_TRANSPORT", "gloo") == "gloo"
+TRANSPORT = os.environ.get("PLUMBLINE_TRANSPORT", "gloo")
 
 checkout.install()
 
-if ON_CPU:
-    from validation.candidate import platform
+from validation.candidate import platform  # noqa: E402
 
-    platform.install()
+if TRANSPORT in ON_CPU:
+    platform.install(TRANSPORT)
 
-with warnings.catch_warnings():
+with warnings.catch_warnings(), platform.uncompiled():
     # megatron-core warns at import of each optional package that is absent; `doctor` says it better.
     warnings.simplefilter("ignore")
-    from validation.candidate import platform
+    from validation.compare import native
     from validation.run import worker  # noqa: F401
 
 if os.environ.get("PLUMBLINE_STEPS"):
     # torch's optimizers import it when they first step: once here, and not in every rank.
     import torch._dynamo  # noqa: F401
 
-platform.mend(on_cpu=ON_CPU)
+platform.mend(on_cpu=TRANSPORT in ON_CPU)
+# Compiled and loaded once, and not by every rank.
+native.library()
 
 # What is imported stays: kept out of the collector, its pages are not copied into every rank by a collection there.
 gc.collect()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from megatron.core import __version__ as core_version
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel
 
-from validation.candidate import build, load, platform
+from validation.candidate import build, load, platform, staged, stream
 from validation.candidate.balancing import compare_balancing
 from validation.candidate.compare import compare_gradients, compare_step
 from validation.candidate.optimizer import Optimizer, gather_gradients
@@ -24,7 +23,8 @@ from validation.candidate.saved import load_saved
 from validation.candidate.step import loss_divisor, run_step
 from validation.candidate.unreduced import Unreduced
 from validation.case.case import Case
-from validation.compare.precision import DTYPES, LOSS_DTYPES, Mode, as_stored, computing_in, make_deterministic
+from validation.compare.memory import device_peak, peak_memory
+from validation.compare.precision import DTYPES, LOSS_DTYPES, as_stored, computing_in, make_deterministic
 from validation.reference.checkpoint import Checkpoint
 from validation.reference.store import Reference
 from validation.run import plugin as plugins
@@ -45,14 +45,15 @@ def rank(case_text: str, run_folder: str, reference_folder: str, timeout: float,
 
 
 def _findings(case: Case, stored: Reference, report: RankReport, timeout: float, keep: str, plugin: Plugin) -> dict[str, Any]:
-    on_cpu = case.transport == "gloo"
     report.progress("process groups")
-    if not on_cpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    if not case.on_cpu:
+        # In turn, so that ranks which share GPUs are spread over all of them.
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    staged.register()
     settings = {**make_deterministic(), "megatron-core": core_version}
-    baseline = _peak_memory()
+    baseline = peak_memory()
     dist.init_process_group(case.transport, timeout=timedelta(seconds=timeout))
-    with computing_in(case.precision, platform.CudaMeansCpu if on_cpu else Mode):
+    with computing_in(case.precision, platform.mode(case.on_cpu, case.precision)):
         build.start_groups(case.layout)
         recorder = Recorder(report.rank, Path(keep) if keep else None, stored.facts().get("dtypes"))
         held = _measure(case, stored, recorder, report, plugin)
@@ -60,12 +61,14 @@ def _findings(case: Case, stored: Reference, report: RankReport, timeout: float,
     # A rank that leaves early takes its connections with it while others still read from them.
     dist.barrier()
     dist.destroy_process_group()
-    memory = {"baseline": baseline, "peak": _peak_memory(), "parameters": held}
+    memory = {"baseline": baseline, "peak": peak_memory(), "parameters": held, "device_peak": device_peak()}
     return {**recorder.as_dict(), "place": place, "memory": memory, "settings": settings}
 
 
 def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankReport, plugin: Plugin) -> int:
     """Everything that is compared, into the recorder; returns the bytes of the parameters that this rank holds."""
+    if case.training.stream:
+        return stream.measure(case, stored, recorder, plugin, report.path("boundaries"), report.progress)
     report.progress("model")
     chunks = build.build(case, plugin.configure)
     plugin.built(case, chunks)
@@ -121,6 +124,8 @@ def _take_steps(
     plugin: Plugin,
 ) -> None:
     """The optimizer's steps: the first with the gradients that have been compared, each further one with its own batch."""
+    if case.precision == "fp64":
+        platform.torchs_optimizers()
     optimizer = Optimizer(case, wrapped)
     for step in range(1, case.training.steps + 1):
         report.progress(f"step {step}")
@@ -142,8 +147,3 @@ def _place() -> dict[str, int]:
         "ep": mpu.get_expert_model_parallel_rank(),
         "etp": mpu.get_expert_tensor_parallel_rank(),
     }
-
-
-def _peak_memory() -> int:
-    """Largest resident memory of this process so far, bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,370 @@
+"""The `staged` transport: collectives of several ranks that share one GPU, which NCCL refuses, through host memory and gloo.
+
+Every tensor is copied to the host when a collective starts and back when it is waited for, on the stream that is current
+then, as NCCL orders its work. What is only moved travels as bytes, whatever its dtype. Sums, averages and products of bf16
+and fp16 are computed in fp32 and rounded once, where NCCL rounds after every rank, so that they are no less exact; fp32
+and fp64 are added up in their own precision, as NCCL does. The order of a sum depends on shapes and ranks alone, never on
+time: gloo's own order in an all-reduce and a reduce, the order of the ranks in a reduce-scatter.
+
+A tensor on the CPU is copied all the same: transport `staged-cpu` rehearses on a machine without a GPU what `staged` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C import _distributed_c10d as c10d
+
+NAMES = ("staged", "staged-cpu")
+_ReduceOp = dist.ReduceOp
+_WIDER = {torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.bool: torch.uint8, torch.int16: torch.int32}
+"""What a dtype is reduced in: those of 16 bits lose nothing on the way, and gloo has none of these."""
+_ADDING: dict[Any, Callable[[Tensor, Tensor], Tensor]] = {
+    _ReduceOp.SUM: torch.add,
+    _ReduceOp.AVG: torch.add,
+    _ReduceOp.PRODUCT: torch.mul,
+    _ReduceOp.MIN: torch.minimum,
+    _ReduceOp.MAX: torch.maximum,
+}
+
+
+class StagedWork(dist.Work):
+    """What gloo has under way for a collective, and the copy back that follows it. Whoever waits does the copying."""
+
+    def __init__(self, inner: Iterable[Any], outputs: list[Tensor], finish: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self._inner, self._outputs, self._finish = list(inner), outputs, finish
+        self._done = False
+
+    def wait(self, timeout: timedelta = timedelta(0)) -> bool:
+        """Block until the outputs hold what was received. Raises what gloo raises: a time-out, a lost rank."""
+        for work in self._inner:
+            work.wait(timeout)
+        if not self._done:
+            self._done = True
+            self._finish()
+        return True
+
+    def is_completed(self) -> bool:
+        """Whether the outputs hold what was received; if only the copy back is missing, it is done now."""
+        return self._done or (all(work.is_completed() for work in self._inner) and self.wait())
+
+    def is_success(self) -> bool:
+        """Completed, and without an error."""
+        return self.is_completed()
+
+    def synchronize(self) -> None:
+        """Wait: there is nothing that a stream could wait for in place of the host."""
+        self.wait()
+
+    def block_current_stream(self) -> None:
+        """Wait, for the same reason."""
+        self.wait()
+
+    def result(self) -> list[Tensor]:
+        """The outputs, once they are there."""
+        self.wait()
+        return self._outputs
+
+    def get_future(self) -> torch.futures.Future[list[Tensor]]:
+        """A future that is done already: no thread but the caller's may copy to the device in the caller's order."""
+        devices: list[int | str | torch.device] = list({tensor.device for tensor in self._outputs if tensor.is_cuda})
+        future: torch.futures.Future[list[Tensor]] = torch.futures.Future(devices=devices)
+        future.set_result(self.result())
+        return future
+
+    def source_rank(self) -> int:
+        """The rank that a receive from anyone received from."""
+        return int(self._inner[0]._source_rank())
+
+    _source_rank = source_rank
+
+
+def _on_host(tensor: Tensor) -> Tensor:
+    """A copy in host memory, contiguous. The host waits for the current stream, on which the tensor was made."""
+    return tensor.detach().contiguous().to("cpu", copy=True)
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """A copy in host memory as a row of bytes."""
+    return _on_host(tensor).reshape(-1).view(torch.uint8)
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _room(tensor: Tensor) -> Tensor:
+    """Host memory for the bytes of a tensor that is going to be received."""
+    return torch.empty(_size(tensor), dtype=torch.uint8, device="cpu")
+
+
+def _put(tensor: Tensor, host: Tensor) -> None:
+    """Write into a tensor as a collective does, unseen by autograd: it may be a leaf, or be saved for a backward pass."""
+    whole = host if host.storage_offset() % tensor.element_size() == 0 else host.clone()  # parts of several dtypes
+    tensor.data.copy_(whole.view(tensor.dtype).view(tensor.shape))
+
+
+def _put_all(tensors: Iterable[Tensor], hosts: Iterable[Tensor]) -> None:
+    for tensor, host in zip(tensors, hosts, strict=True):
+        _put(tensor, host)
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    """A copy in host memory, in the dtype that it is reduced in."""
+    host = _on_host(tensor)
+    return host.to(_WIDER.get(tensor.dtype, tensor.dtype))
+
+
+def _operation(options: Any) -> Any:
+    """The reduction that is asked for. Raises ValueError for one with a factor, which nothing in megatron-core asks for."""
+    asked = getattr(options, "reduceOp", options)
+    # Options hold an object that equals its kind, but has another hash.
+    operation = next(kind for kind in _ReduceOp.RedOpType.__members__.values() if asked == kind)
+    if operation == _ReduceOp.PREMUL_SUM:
+        raise ValueError("the staged transport has no PREMUL_SUM; scale the tensor and use SUM")
+    return operation
+
+
+def _averaged(total: Tensor, operation: Any, ranks: int) -> Tensor:
+    """Divided by the number of ranks where an average is asked for, before anything is rounded."""
+    if operation != _ReduceOp.AVG:
+        return total
+    return total.div_(ranks) if total.is_floating_point() else total.div_(ranks, rounding_mode="trunc")
+
+
+def _with(kind: Callable[[], Any], given: Any, **fields: Any) -> Any:
+    """Options of gloo's own kind, with these fields and the time-out of those that were given."""
+    options = kind()
+    for name, value in fields.items():
+        setattr(options, name, value)
+    if isinstance(timeout := getattr(given, "timeout", None), timedelta) and timeout > timedelta(0):
+        options.timeout = timeout
+    return options
+
+
+def _splits(sizes: Sequence[int] | None, tensor: Tensor, ranks: int) -> list[int]:
+    """Rows that go to (or come from) each rank, in bytes; equal shares where none are given."""
+    rows = [len(tensor) // ranks] * ranks if sizes is None or len(sizes) == 0 else [int(size) for size in sizes]
+    if sum(rows) != len(tensor) or len(rows) != ranks:
+        raise ValueError(f"{ranks} ranks cannot share {len(tensor)} rows as {rows}")
+    row = _size(tensor) // len(tensor) if len(tensor) else 0
+    return [count * row for count in rows]
+
+
+# torch annotates what C++ can be called with, and calls a group in Python in one way each.
+_Group: Any = dist.ProcessGroup
+
+
+class StagedGroup(_Group):
+    """A process group whose collectives are gloo's on copies in host memory."""
+
+    def __init__(self, store: Any, rank: int, size: int, timeout: timedelta) -> None:
+        super().__init__(rank, size)
+        self._ranks = size
+        self._gloo: Any = dist.ProcessGroupGloo(store, rank, size, timeout)
+        # A group has its name from a backend, and objects travel on a device that one is registered for.
+        self._register_backend(torch.device("cpu"), dist.ProcessGroup.BackendType.GLOO, self._gloo)
+        self._coalesced: list[dist.Work] | None = None
+
+    def getBackendName(self) -> str:  # noqa: N802 - torch's name
+        """What torch calls it in messages."""
+        return NAMES[0]
+
+    def _work(self, inner: Iterable[Any], outputs: list[Tensor], finish: Callable[[], None] = lambda: None) -> StagedWork:
+        work = StagedWork(inner, outputs, finish)
+        if self._coalesced is not None:
+            self._coalesced.append(work)
+        return work
+
+    # Reductions
+
+    def allreduce(self, tensors: list[Tensor], opts: Any = _ReduceOp.SUM) -> StagedWork:
+        """Each tensor becomes its reduction over all ranks."""
+        operation = _operation(opts)
+        hosts = [_widened(tensor) for tensor in tensors]
+        options = _with(c10d.AllreduceOptions, opts, reduceOp=_ReduceOp.SUM if operation == _ReduceOp.AVG else operation)
+        inner = [self._gloo.allreduce([host], options) for host in hosts]
+
+        def finish() -> None:
+            for tensor, host in zip(tensors, hosts, strict=True):
+                tensor.data.copy_(_averaged(host, operation, self._ranks))
+
+        return self._work(inner, tensors, finish)
+
+    allreduce_coalesced = allreduce
+
+    def reduce(self, tensors: list[Tensor], opts: Any) -> StagedWork:
+        """The root's tensor becomes the reduction over all ranks; the others keep theirs."""
+        operation, (tensor,) = _operation(opts), tensors
+        host, root = _widened(tensor), opts.rootRank
+        summing = _ReduceOp.SUM if operation == _ReduceOp.AVG else operation
+        inner = [self._gloo.reduce([host], _with(c10d.ReduceOptions, opts, rootRank=root, reduceOp=summing))]
+
+        def finish() -> None:
+            if self.rank() == root:
+                tensor.data.copy_(_averaged(host, operation, self._ranks))
+
+        return self._work(inner, tensors, finish)
+
+    def reduce_scatter(self, outputs: list[Tensor], inputs: list[list[Tensor]], opts: Any = _ReduceOp.SUM) -> StagedWork:
+        """The output becomes the reduction over all ranks of their inputs for this rank. Ranks may have unequal parts."""
+        (output,), (parts,) = outputs, inputs
+        operation = _operation(opts)
+        if (adding := _ADDING.get(operation)) is None:
+            raise ValueError(f"the staged transport has no reduce-scatter by {operation.name}; an all-reduce has it")
+        sent = [_bytes(part) for part in parts]
+        received, work = self._exchange(sent, [_size(output)] * self._ranks, opts)
+
+        def finish() -> None:
+            wide = _WIDER.get(output.dtype, output.dtype)
+            first, *rest = (part.view(output.dtype).to(wide) for part in received)
+            for part in rest:
+                first = adding(first, part)
+            output.data.copy_(_averaged(first, operation, self._ranks).view(output.shape))
+
+        return self._work([work], outputs, finish)
+
+    def reduce_scatter_single(self, output: Tensor, input: Tensor, opts: Any = _ReduceOp.SUM) -> StagedWork:  # noqa: A002
+        """The same with the parts in one tensor."""
+        return self.reduce_scatter([output], [list(input.detach().reshape(-1).chunk(self._ranks))], opts)
+
+    def reduce_scatter_single_coalesced(self, outputs: list[Tensor], inputs: list[Tensor], opts: Any) -> StagedWork:
+        """The same for several tensors at once."""
+        works = [self.reduce_scatter_single(output, given, opts) for output, given in zip(outputs, inputs, strict=True)]
+        return StagedWork(works, outputs)
+
+    # What is only moved
+
+    def broadcast(self, tensors: list[Tensor], opts: Any) -> StagedWork:
+        """Every rank gets the root's tensor."""
+        (tensor,) = tensors
+        own = self.rank() == opts.rootRank
+        host = _bytes(tensor) if own else _room(tensor)
+        options = _with(c10d.BroadcastOptions, opts, rootRank=opts.rootRank, rootTensor=0)
+        finish = (lambda: None) if own else (lambda: _put(tensor, host))
+        return self._work([self._gloo.broadcast([host], options)], tensors, finish)
+
+    def allgather(self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any = None) -> StagedWork:
+        """Every rank gets the tensor of each. Their sizes may differ."""
+        (places,), (given,) = outputs, inputs
+        sizes, mine = [_size(place) for place in places], _bytes(given)
+        if len(set(sizes)) == 1:
+            received = [torch.empty_like(mine) for _ in sizes]
+            work = self._gloo.allgather([received], [mine], _with(c10d.AllgatherOptions, opts))
+        else:
+            received, work = self._exchange([mine] * self._ranks, sizes, opts)
+        return self._work([work], places, lambda: _put_all(places, received))
+
+    def all_gather_single(self, output: Tensor, input: Tensor, opts: Any = None) -> StagedWork:  # noqa: A002
+        """The same into one tensor."""
+        mine, received = _bytes(input), _room(output)
+        if len(received) != len(mine) * self._ranks:
+            raise ValueError(f"{self._ranks} x {tuple(input.shape)} is not the size of the output {tuple(output.shape)}")
+        work = self._gloo.allgather([list(received.chunk(self._ranks))], [mine], _with(c10d.AllgatherOptions, opts))
+        return self._work([work], [output], lambda: _put(output, received))
+
+    def all_gather_single_coalesced(self, outputs: list[Tensor], inputs: list[Tensor], opts: Any = None) -> StagedWork:
+        """The same for several tensors at once."""
+        works = [self.all_gather_single(output, given, opts) for output, given in zip(outputs, inputs, strict=True)]
+        return StagedWork(works, outputs)
+
+    def gather(self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any) -> StagedWork:
+        """The root gets the tensor of each rank."""
+        places = outputs[0] if outputs else []
+        received = [_room(place) for place in places]
+        options = _with(c10d.GatherOptions, opts, rootRank=opts.rootRank)
+        work = self._gloo.gather([received] if outputs else [], [_bytes(inputs[0])], options)
+        return self._work([work], places, lambda: _put_all(places, received))
+
+    def scatter(self, outputs: list[Tensor], inputs: list[list[Tensor]], opts: Any) -> StagedWork:
+        """Every rank gets the root's tensor for it."""
+        received = [_room(output) for output in outputs]
+        sent = [[_bytes(part) for part in parts] for parts in inputs]
+        work = self._gloo.scatter(received, sent, _with(c10d.ScatterOptions, opts, rootRank=opts.rootRank))
+        return self._work([work], outputs, lambda: _put_all(outputs, received))
+
+    def alltoall(self, outputs: list[Tensor], inputs: list[Tensor], opts: Any = None) -> StagedWork:
+        """Every rank gets each rank's tensor for it."""
+        sent, sizes = [_bytes(given) for given in inputs], [_size(output) for output in outputs]
+        received, work = self._exchange(sent, sizes, opts)
+        return self._work([work], outputs, lambda: _put_all(outputs, received))
+
+    def all_to_all_single(
+        self,
+        output: Tensor,
+        input: Tensor,  # noqa: A002 - torch's name
+        output_split_sizes: Sequence[int] | None = None,
+        input_split_sizes: Sequence[int] | None = None,
+        opts: Any = None,
+    ) -> StagedWork:
+        """The same with the parts in one tensor, as many rows each as the sizes say."""
+        sent = _bytes(input).split(_splits(input_split_sizes, input, self._ranks))
+        room = _room(output)
+        _, work = self._exchange(list(sent), _splits(output_split_sizes, output, self._ranks), opts, room)
+        return self._work([work], [output], lambda: _put(output, room))
+
+    def _exchange(
+        self, sent: list[Tensor], sizes: list[int], opts: Any, room: Tensor | None = None
+    ) -> tuple[list[Tensor], Any]:
+        """Bytes for each rank against bytes from each, of these sizes, into `room`; with what gloo has under way."""
+        received = torch.empty(sum(sizes), dtype=torch.uint8, device="cpu") if room is None else room
+        counts = [len(part) for part in sent]
+        options = _with(c10d.AllToAllOptions, opts)
+        work = self._gloo.alltoall_base(received, torch.cat(sent), sizes, counts, options)
+        return list(received.split(sizes)), work
+
+    # From one rank to another
+
+    def send(self, tensors: list[Tensor], dst: int, tag: int) -> StagedWork:
+        """Send a tensor; it may be changed again as soon as this returns."""
+        host = _bytes(tensors[0])
+        return self._work([self._gloo.send([host], dst, tag)], [host])
+
+    def recv(self, tensors: list[Tensor], src: int, tag: int) -> StagedWork:
+        """Receive a tensor."""
+        host = _room(tensors[0])
+        return self._work([self._gloo.recv([host], src, tag)], tensors, lambda: _put(tensors[0], host))
+
+    def recv_anysource(self, tensors: list[Tensor], tag: int) -> StagedWork:
+        """Receive a tensor from whoever sends one."""
+        host = _room(tensors[0])
+        return self._work([self._gloo.recv_anysource([host], tag)], tensors, lambda: _put(tensors[0], host))
+
+    # Order
+
+    def barrier(self, opts: Any = None) -> StagedWork:
+        """All ranks have come here, and what their current streams had to do is done, whichever devices are named."""
+        if torch.cuda.is_initialized():
+            torch.cuda.current_stream().synchronize()
+        return self._work([self._gloo.barrier(_with(c10d.BarrierOptions, opts))], [])
+
+    def _start_coalescing(self, device: torch.device) -> None:
+        self._coalesced = []
+
+    def _end_coalescing(self, device: torch.device) -> StagedWork:
+        works, self._coalesced = self._coalesced or [], None
+        return StagedWork(works, [])
+
+    def set_timeout(self, timeout: timedelta) -> None:
+        """Another time-out for collectives that bring none."""
+        self._gloo._set_default_timeout(timeout)
+
+    # What torch 2.11 and 2.12 call some of them
+    _allgather_base = all_gather_single
+    allgather_into_tensor_coalesced = all_gather_single_coalesced
+    _reduce_scatter_base = reduce_scatter_single
+    reduce_scatter_tensor_coalesced = reduce_scatter_single_coalesced
+    alltoall_base = all_to_all_single
+
+
+def register() -> None:
+    """Let torch.distributed know the transport by its names. Once in a process."""
+    for name in NAMES:
+        if name.upper() not in dist.Backend._plugins:
+            dist.Backend.register_backend(name, StagedGroup, devices=["cpu", "cuda"])

@@ -1,0 +1,82 @@
+"""What GPU cases need of this machine beside the GPUs, said before anything starts. No torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+from validation.case.errors import EnvironmentMissing
+from validation.machine import ABSENT, driver, drivers_cuda, torchs_cuda, version
+
+
+def check() -> None:
+    """Returns where torch is built for CUDA and the driver runs that CUDA. Raises EnvironmentMissing."""
+    if sentence := problem(torchs_cuda(), drivers_cuda()):
+        raise EnvironmentMissing(sentence)
+
+
+def problem(torchs: str | None, drivers: str | None) -> str | None:
+    """What keeps a torch built for CUDA `torchs` from a driver for CUDA `drivers`; None for nothing that could be seen.
+
+    A driver runs every CUDA of its own major version and those before it, whatever the minor versions are.
+    https://docs.nvidia.com/deploy/cuda-compatibility/
+    """
+    if torchs is None:
+        return (
+            f"torch {version('torch')} is a CPU build, which no GPU case can run on; `pip install --force-reinstall -r "
+            "requirements/cuda.txt` from an index that serves CUDA builds brings another, and --transport gloo runs on the CPU"
+        )
+    if drivers is None or _major(drivers) >= _major(torchs):
+        return None
+    return (
+        f"the NVIDIA driver {driver()} runs CUDA up to {drivers} and torch {version('torch')} is built for CUDA {torchs}; "
+        f"a driver for CUDA {_major(torchs)} works, or a torch built for CUDA {_major(drivers)} (2.11 to 2.13 are run)"
+    )
+
+
+def _major(cuda: str) -> int:
+    return int(cuda.partition(".")[0])
+
+
+def find_transformer_engine() -> None:
+    """Transformer Engine must be there with its PyTorch part; whether it can be imported is seen in the ranks.
+
+    Raises EnvironmentMissing.
+    """
+    if sentence := te_problem():
+        raise EnvironmentMissing(f"{sentence}, and --implementation te needs it; --implementation local runs without it")
+
+
+def te_problem() -> str | None:
+    """What is missing of Transformer Engine; None where nothing is."""
+    if version("transformer-engine") == ABSENT and importlib.util.find_spec("transformer_engine") is None:
+        return "Transformer Engine is not installed (`pip install --no-build-isolation -r requirements/te.txt`)"
+    if importlib.util.find_spec("transformer_engine_torch") is None:
+        return (
+            f"Transformer Engine {version('transformer-engine')} is installed without its PyTorch part "
+            "(`pip install --no-build-isolation transformer-engine[pytorch]`)"
+        )
+    return None
+
+
+def why_not_imported(module: str) -> str | None:
+    """The last line that Python says about it, in a process of its own; None where the import works."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", f"import {module}"], capture_output=True, text=True, timeout=120, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return "it hangs"
+    if done.returncode == 0:
+        return None
+    return next((line for line in reversed(done.stderr.splitlines()) if line.strip()), f"exit status {done.returncode}")
+
+
+def imports_initialise_cuda() -> bool:
+    """Whether importing what ranks need would use a GPU: a process that has done so can start no rank by forking.
+
+    Of Transformer Engine's modules one asks for the GPU's compute capability when it is imported, where flash-attn is
+    installed. https://github.com/NVIDIA/TransformerEngine/blob/v2.11/transformer_engine/pytorch/attention/dot_product_attention/backends.py
+    """
+    return importlib.util.find_spec("transformer_engine") is not None and version("flash-attn") != ABSENT

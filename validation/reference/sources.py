@@ -1,0 +1,36 @@
+"""Where the weights of a case come from, for the reference and for every rank."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from validation.case.case import Case
+from validation.reference.checkpoint import Checkpoint
+from validation.reference.seeded import SeededWeights
+
+Weights = Checkpoint | SeededWeights
+
+
+def open_weights(case: Case, path: Path) -> Weights:
+    """The checkpoint at `path`; layer by layer a preset's weights are made from the seed and stand nowhere.
+
+    Raises UsageError for a checkpoint that is no good.
+    """
+    if case.training.stream and case.hf_model_path is None:
+        return SeededWeights(case, torch.device("cuda", torch.cuda.current_device()) if _on_gpu(case) else torch.device("cpu"))
+    return Checkpoint.open(path, case.model, case.layers)
+
+
+def _on_gpu(case: Case) -> bool:
+    return case.transport != "gloo"
+
+
+def truth_precision(case: Case) -> str:
+    """What the truth of a case is computed in.
+
+    fp64, but layer by layer fp32 for bf16 and fp16: the experts of one layer of DeepSeek-V3 are 90 GB in fp64, and what fp32 is
+    off is a few thousandths of such a floor (measured: docs/design.md, section 4).
+    """
+    return "fp32" if case.training.stream and case.precision in ("bf16", "fp16") else "fp64"

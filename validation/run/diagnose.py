@@ -1,0 +1,51 @@
+"""What a run that broke tells a user, where the ranks' own words do not: out of memory, a library that cannot be imported."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+
+from validation.case.case import Case
+from validation.case.errors import ExitCode
+from validation.case.memory import GIB
+from validation.case.preflight import RULES
+from validation.case.remedies import needed, ranks_need, remedies
+from validation.cuda import why_not_imported
+from validation.machine import gpus
+from validation.run.launch import Broken
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_NO_ATTENTION = "No dot product attention backend"
+
+
+def explained(case: Case, broken: Broken, in_ranks: bool = True) -> Broken:
+    """The same with what to do about it; `in_ranks` where the reference had been computed and ranks broke."""
+    if any(words in broken.sentence for words in _OUT_OF_MEMORY):
+        first, count, takes = broken.sentence.splitlines()[0].rstrip("."), max(1, gpus()), ranks_need if in_ranks else needed
+        estimated = f"the estimate for {'the ranks' if in_ranks else 'the reference'} was {takes(case, count) / GIB:.1f} GiB"
+        return replace(broken, sentence=f"{first}; {estimated}; {remedies(case, count, RULES, takes)}")
+    if case.uses_te and _NO_ATTENTION in broken.sentence:
+        sentence = (
+            f"Transformer Engine has no attention of the kind that {case.implementation} asks for here, in {case.precision} "
+            "on this GPU; --implementation te takes what there is, and te-unfused works everywhere"
+        )
+        return replace(broken, sentence=sentence, exit_code=ExitCode.ENVIRONMENT)
+    return _without_transformer_engine(broken) if _suspected(case, broken) else broken
+
+
+def _suspected(case: Case, broken: Broken) -> bool:
+    """Whether Transformer Engine may have kept the ranks from starting: megatron-core imports it wherever it is installed."""
+    seen = case.uses_te or "transformer_engine" in broken.stacks or "could not be started" in broken.sentence
+    return seen and importlib.util.find_spec("transformer_engine") is not None
+
+
+def _without_transformer_engine(broken: Broken) -> Broken:
+    cause = why_not_imported("transformer_engine.pytorch")
+    if cause is None:
+        return broken
+    sentence = (
+        f"Transformer Engine is installed and cannot be imported ({cause}); install it again for this torch "
+        "(`pip install --force-reinstall --no-build-isolation -r requirements/te.txt`), or uninstall it and take "
+        "--implementation local"
+    )
+    return replace(broken, sentence=sentence, exit_code=ExitCode.ENVIRONMENT)
