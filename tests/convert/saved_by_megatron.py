@@ -35,7 +35,7 @@ def main(implementation: str, port: str) -> None:
         stand_in.install()
     from validation.candidate import platform
 
-    platform.install()
+    platform.install("gloo")
     from tests.convert.folders import MODEL
     from validation.candidate import build
     from validation.case.case import Case

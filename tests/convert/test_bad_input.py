@@ -217,8 +217,11 @@ def test_a_disk_that_is_full(
     assert not list(small_disk.rglob("*.part"))
 
 
-def test_two_at_a_time(origin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_at_a_time(
+    origin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The second is told of the first, and leaves its files alone."""
+    monkeypatch.setattr(unfinished, "PATIENCE", 0.0)
     with unfinished.Unfinished(tmp_path / "out", {}):
         assert main(["convert", "--hf-model-path", str(origin), "--save", str(tmp_path / "out")]) == 2
     assert "another conversion is writing it" in capsys.readouterr().err

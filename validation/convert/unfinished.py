@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,8 @@ from validation.case.errors import EnvironmentMissing, UsageError
 
 MANIFEST, CHECKSUM = "plumbline.json", "crc32"
 _SUFFIX, _DONE, _PLAN = ".unfinished", ".done", "plan.json"
+PATIENCE = 10.0
+"""Seconds in which the processes of a conversion that was killed have let go of its folder."""
 _READ = 8 << 20
 _WEIGHTS = (".safetensors", ".distcp", ".pt")
 
@@ -36,10 +39,11 @@ class Unfinished:
     def __enter__(self) -> Self:
         self._done.mkdir(parents=True, exist_ok=True)
         self._lock = (self._done / "lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UsageError(f"{self.folder}: another conversion is writing it; wait for it or choose another --save") from None
+        end = time.monotonic() + PATIENCE
+        while not _locked(self._lock):
+            if time.monotonic() > end:
+                raise UsageError(f"{self.folder}: another conversion is writing it; wait for it or choose another --save")
+            time.sleep(0.1)
         for path in self.folder.rglob("*.part"):
             path.unlink()  # of a process that was killed
         plan = json.loads(json.dumps(self._plan))
@@ -96,6 +100,14 @@ class Unfinished:
             self.place.rmdir()  # it was empty when this began
         self.folder.rename(self.place)
         sync(self.place.parent)
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _facts(path: Path) -> dict[str, Any]:
