@@ -13,6 +13,7 @@ import argparse
 import importlib.util
 import json
 import os
+import re
 import resource
 import shutil
 import statistics
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -94,47 +95,67 @@ def _tensors(wanted: list[Parameter], noise: torch.Tensor) -> Iterator[tuple[str
             yield key, values.clone() if parameter.trained else values.float()
 
 
-def copied(folder: Path, to: Path) -> float:
-    """Seconds to copy the files and have them on the disk."""
-    start = time.monotonic()
+@dataclass(frozen=True)
+class Step:
+    """What one command took: seconds of the clock, seconds of all CPUs, and MiB of its largest process where it says so."""
+
+    seconds: float
+    cpu: float
+    memory: int = 0
+
+
+def timed(act: Callable[[], str]) -> Step:
+    """Run it; what it returns is what it printed."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    said = act()
+    seconds, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    found = re.search(r"at most (\d+) MiB", said)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Step(seconds, cpu, int(found[1]) if found else 0)
+
+
+def copied(folder: Path, to: Path) -> str:
+    """Copy the files and have them on the disk, as the conversion has its own."""
     subprocess.run(["cp", "-r", str(folder), str(to)], check=True)
     for path in to.iterdir():
         descriptor = os.open(path, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
-    return time.monotonic() - start
+    return ""
 
 
-def converted(*words: str) -> float:
-    """Seconds of the whole command."""
-    start = time.monotonic()
-    subprocess.run([sys.executable, "-m", "validation", "convert", *words], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
-    return time.monotonic() - start
+def converted(*words: str) -> str:
+    """The whole command, imports and all."""
+    command = [sys.executable, "-m", "validation", "convert", *words]
+    return subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
 
 
 def rounds(folder: Path, place: Path, count: int) -> None:
-    """Print each round and the medians."""
+    """Print each round, and what came of them."""
     there = ("--hf-model-path", str(folder), "--layout", LAYOUT)
-    steps: dict[str, Callable[[], float]] = {
+    steps: dict[str, Callable[[], str]] = {
         "copy": lambda: copied(folder, place / "copy"),
         "torch_dist": lambda: converted(*there, "--save", str(place / "torch_dist")),
         "legacy": lambda: converted(*there, "--format", "legacy", "--save", str(place / "legacy")),
         "back": lambda: converted("--to-hf", "--load", str(place / "torch_dist"), "--save", str(place / "back")),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    took: dict[str, list[Step]] = {name: [] for name in steps}
     for _ in range(count):
-        for name, step in steps.items():
-            seconds[name].append(step())
+        for name, act in steps.items():
+            took[name].append(timed(act))
         for name in steps:
             shutil.rmtree(place / name)
-        print(", ".join(f"{name} {times[-1]:.1f} s" for name, times in seconds.items()), flush=True)
+        said = (f"{name} {found[-1].seconds:.1f} s ({found[-1].cpu:.1f} s of CPU)" for name, found in took.items())
+        print(f"{', '.join(said)}, load {os.getloadavg()[0]:.1f}", flush=True)
     total = sum(path.stat().st_size for path in folder.iterdir())
-    for name, times in seconds.items():
-        shares = ", ".join(f"{copy / time:.2f}" for copy, time in zip(seconds["copy"], times, strict=True))
-        median = statistics.median(times)
-        print(f"{name}: median {median:.1f} s, {total / median / 1e9:.2f} GB/s, share of the copy {shares}")
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"largest process: {peak:.0f} MiB")
+    print("| | median | GB/s | share of the copy, each round | CPU of all processes | largest process |")
+    print("|---|---|---|---|---|---|")
+    for name, found in took.items():
+        pairs = zip(took["copy"], found, strict=True)
+        shares = ", ".join(f"{copy.seconds / step.seconds:.2f}" for copy, step in pairs)
+        median, cpu = (statistics.median(values) for values in zip(*((one.seconds, one.cpu) for one in found), strict=True))
+        memory = max(step.memory for step in found)
+        print(f"| {name} | {median:.1f} s | {total / median / 1e9:.2f} | {shares} | {cpu:.1f} s | {memory or '-'} MiB |")
 
 
 def in_memory(folder: Path, count: int) -> None:

@@ -90,6 +90,8 @@ def _verdict(name: str) -> Verdict:
         return Verdict(FAIL, left.title, reasons=(f"{b.path} has shape {right.shape} and {a.path} {left.shape}",))
     differences = (measure(b.read(name, box), a.read(name, box), box) for box in _boxes(left))
     found = PieceReport(0, whole(left.shape), reduce(Difference.merged, differences), digest="")
+    for source in _sources:
+        source.close()  # what was read of its files counts as memory until then
     verdict = judge(Measurement(name, left.shape, (found,)), left.title, EXACT)
     kinds = [str(source.dtype(name)).removeprefix("torch.") for source in (b, a)]
     numbers = verdict.numbers if kinds[0] == kinds[1] else f"{verdict.numbers}, stored as {kinds[0]} and {kinds[1]}"

@@ -36,10 +36,10 @@ class Taken:
         """Its size in the output."""
         return math.prod(box_shape(self.box)) * self.dtype.itemsize
 
-    def read(self, source: Source, rows: tuple[int, int] | None = None) -> torch.Tensor:
-        """Its value; `rows` are those of the box's first dimension that is no expert."""
+    def _read(self, source: Source, rows: tuple[int, int]) -> torch.Tensor:
+        """Some rows of it: `rows` are those of the box's first dimension that is no expert."""
         axis = len(self.box) - len(_one_expert(self.box))
-        box = self.box if rows is None else (*self.box[:axis], rows, *self.box[axis + 1 :])
+        box = (*self.box[:axis], rows, *self.box[axis + 1 :])
         value = source.read(self.parameter, box)
         if value.dtype == self.dtype:
             return value.contiguous()
@@ -54,7 +54,7 @@ class Taken:
         row_bytes = max(1, self.bytes // max(1, stop - start))
         step = max(1, BLOCK_BYTES // row_bytes)
         for row in range(start, stop, step):
-            yield self.read(source, (row, min(row + step, stop)))
+            yield self._read(source, (row, min(row + step, stop)))
 
 
 def _one_expert(box: Box) -> Box:
@@ -87,17 +87,17 @@ class Stream:
         self._file, self._wrote = file, wrote
         self.crc32 = self.size = 0
 
-    def write(self, data: bytes) -> None:
-        """Append bytes that are no tensor's."""
-        self._file.write(data)
+    def write(self, data: bytes | memoryview) -> None:
+        """Append bytes."""
+        left = memoryview(data)
+        while left:
+            left = left[self._file.write(left) :]  # a disk that becomes full takes a part and says nothing
         self.crc32, self.size = zlib.crc32(data, self.crc32), self.size + len(data)
 
     def put(self, taken: Taken, source: Source) -> None:
         """Append a tensor, some rows at a time."""
         for block in taken.blocks(source):
-            data = block.view(torch.uint8).numpy().data
-            self._file.write(data)
-            self.crc32, self.size = zlib.crc32(data, self.crc32), self.size + block.nbytes
+            self.write(block.view(torch.uint8).flatten().numpy().data)
             self._wrote(block.nbytes)
 
 
@@ -106,6 +106,11 @@ class Target(ABC):
 
     format: str
     parts: tuple[Part, ...]
+    _source: Source
+
+    def let_go(self) -> None:
+        """Close the input's files: of each that was read, some pages count as this process's memory until then."""
+        self._source.close()
 
     @property
     def tensors(self) -> int:

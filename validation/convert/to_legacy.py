@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
-import os
 import pickle
 import re
-import shutil
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,7 +21,7 @@ from validation.convert.places import Arrangement
 from validation.convert.rank_files import RankFile, rank_files, tensors_of
 from validation.convert.source import Source
 from validation.convert.tensors import Megatron, Tensor
-from validation.convert.unfinished import crc32_of
+from validation.convert.unfinished import crc32_of, full_disk
 
 
 @dataclass(frozen=True)
@@ -69,14 +66,8 @@ class ToLegacy(Target):
 
     def write(self, part: Part, path: Path, wrote: Callable[[int], None]) -> Written:
         """torch.save writes the file without the tensors' bytes, which then go to their places."""
-        try:
-            with self._fake, torch.serialization.skip_data(materialize_fake_tensors=True):
-                torch.save(self._state(part), path)
-        except RuntimeError as error:
-            # torch.save does not say so.
-            if shutil.disk_usage(path.parent).free < part.bytes:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-            raise
+        with full_disk(path.parent, part.bytes), self._fake, torch.serialization.skip_data(materialize_fake_tensors=True):
+            torch.save(self._state(part), path)
         places = offsets(path)
         with path.open("r+b") as file:
             for item in part.items:

@@ -29,8 +29,10 @@ from validation.convert.parts import Part, Stream, Taken, Target, Written, check
 from validation.convert.places import Arrangement
 from validation.convert.source import Source
 from validation.convert.tensors import Megatron
-from validation.convert.unfinished import write_json
+from validation.convert.unfinished import full_disk, write_json
 
+_SHELL = 1 << 16
+"""Bytes that are enough for what torch.save writes around a tensor."""
 _LEAST, _MOST = 64 << 20, 2 << 30
 
 
@@ -154,7 +156,7 @@ class Shells:
 
     def _made(self, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[bytes, bytes]:
         try:
-            with torch.serialization.skip_data():
+            with full_disk(self._path.parent, _SHELL), torch.serialization.skip_data():
                 torch.save(torch.empty(shape, dtype=dtype), self._path)  # nothing touches its memory
             with self._path.open("rb") as file, zipfile.ZipFile(file) as archive:
                 (data,) = (entry for entry in archive.infolist() if entry.filename.endswith("/data/0"))

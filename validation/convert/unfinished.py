@@ -192,6 +192,17 @@ def check_room(folder: Path, needed: int) -> None:
 
 
 @contextlib.contextmanager
+def full_disk(folder: Path, needed: int) -> Iterator[None]:
+    """Within it torch.save, which says nothing of it, raises the OSError of a disk that has no `needed` bytes left."""
+    try:
+        yield
+    except RuntimeError as error:
+        if shutil.disk_usage(folder).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise
+
+
+@contextlib.contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
     """Within it a disk that is full, or fails, ends with a sentence."""
     try:

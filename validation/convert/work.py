@@ -115,6 +115,7 @@ def _write(target: Target, unfinished: Unfinished, part: Part, wrote: Callable[[
         sync(temporary)
         os.replace(temporary, path)
     finally:
+        target.let_go()
         temporary.unlink(missing_ok=True)
     return unfinished.note(part.name, written.crc32, written.known)
 
