@@ -83,7 +83,7 @@ class ToHuggingFace(Target):
             header[item.key] = described
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
-        with path.open("wb", buffering=0) as file:
+        with path.open("wb") as file:
             stream = Stream(file, wrote)
             stream.write(len(text).to_bytes(8, "little") + text)
             for item in items:

@@ -98,7 +98,7 @@ class ToTorchDist(Target):
     def write(self, part: Part, path: Path, wrote: Callable[[int], None]) -> Written:
         """A file of items, each as torch.save writes it; known is where each begins and how long it is."""
         placed, shells = [], Shells(path.with_name(f"shell-{path.name}"))
-        with path.open("wb", buffering=0) as file:
+        with path.open("wb") as file:
             stream = Stream(file, wrote)
             for chunk in part.items:
                 start = stream.size
