@@ -9,6 +9,8 @@ from typing import Any
 
 from validation.case.case import IMPLEMENTATIONS
 
+JOBS = min(32, (os.cpu_count() or 1) + 2)
+"""Two more than CPUs: a process that has written a file waits until it is on the disk."""
 COMMANDS = ("convert", "compare")
 FORMATS = ("torch_dist", "legacy")
 DTYPES = ("bf16", "fp16", "fp32", "fp64")
@@ -75,7 +77,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         help="cast weights (default: as they are; fp8 becomes bf16). The expert bias is never cast",
     )
     add("--implementation", choices=IMPLEMENTATIONS, default="te", help="whose names the tensors get (default te)")
-    add("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes that write (default: one for each CPU)")
+    add("--jobs", type=int, default=JOBS, metavar="N", help=f"processes that write, which wait for the disk (default here {JOBS})")
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:
