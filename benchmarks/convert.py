@@ -159,9 +159,7 @@ def rounds(folder: Path, place: Path, count: int) -> None:
         moving = ", ".join(f"{copy.seconds / step.moving:.2f}" for copy, step in pairs)
         median, cpu = (statistics.median(values) for values in zip(*((one.seconds, one.cpu) for one in found), strict=True))
         memory = max(step.memory for step in found)
-        print(
-            f"| {name} | {median:.1f} s | {total / median / 1e9:.2f} | {shares} | {moving} | {cpu:.1f} s | {memory or '-'} MiB |"
-        )
+        print(f"| {name} | {median:.1f} s | {total / median / 1e9:.2f} | {shares} | {moving} | {cpu:.1f} s | {memory} MiB |")
 
 
 def in_memory(folder: Path, count: int) -> None:
