@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from ci.matrix import rows  # noqa: E402
+from ci.table import rows  # noqa: E402
 from validation.case.case import Case  # noqa: E402
 from validation.case.parameters import parameters  # noqa: E402
 from validation.case.probes import observed  # noqa: E402
@@ -176,7 +176,7 @@ def _histogram(ratios: list[float]) -> dict[str, int]:
 
 def _picture(found: dict[str, Any]) -> str:
     """Histograms of the worst ratio of each case, one colour a precision, the limit as a line."""
-    from validation.compare.verdict import FLOORS
+    from validation.compare.limits import FLOORS
 
     width, height, left = 720, 260, 50
     largest = max([FLOORS, *(one["largest"] for one in found.values())]) * 1.05

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.layouts import one_command
-from ci.matrix import rows
+from ci.table import rows
 
 
 def main() -> None:

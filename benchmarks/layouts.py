@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from ci.matrix import rows  # noqa: E402
+from ci.table import rows  # noqa: E402
 from validation.case.case import Case  # noqa: E402
 from validation.run.options import add_options, settings  # noqa: E402
 
@@ -74,7 +74,7 @@ def judge(case: Case, folder: Path) -> None:
     from validation.case.parameters import parameters
     from validation.case.probes import observed
     from validation.case.steps import stepped
-    from validation.compare.verdict import AFTER_STEPS, IN_FP64
+    from validation.compare.limits import AFTER_STEPS, IN_FP64
     from validation.compare.verdict import judge as verdict
     from validation.run.result import merged
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from junitparser import Error, Failure, JUnitXml, Properties, Property, Skipped, TestCase, TestSuite
 from junitparser.junitparser import etree  # lxml, or the standard library's where there is none
+
+from ci.structure import Structure
 
 LARGEST_FILE = 32 << 20
 """Bytes; a file of a thousand checks is a hundredth of it."""
@@ -123,6 +126,7 @@ def read(path: Path) -> Suite:
     """The suite of a file that `write` wrote. Raises UnreadableResults; the file may come from anyone."""
     data = _safe_bytes(path)
     try:
+        structure = Structure(data)
         xml = JUnitXml.fromstring(data)
     except Exception as error:  # lxml's or the standard parser's, whichever junitparser found
         raise UnreadableResults(f"{path.name}: not JUnit XML ({error})") from error
@@ -130,26 +134,43 @@ def read(path: Path) -> Suite:
     if len(suites) != 1:
         raise UnreadableResults(f"{path.name}: {len(suites)} testsuites; one was expected")
     try:
-        return _read_suite(suites[0])
+        suite = _read_suite(suites[0])
     except ValueError as error:
         raise UnreadableResults(f"{path.name}: {error}") from error
+    if wrong := structure.wrong_counts():
+        raise UnreadableResults(f"{path.name}: wrong counts: {wrong}")
+    return suite
 
 
 def _read_suite(found: TestSuite) -> Suite:
     return Suite(
         name=str(found.name),
         checks=tuple(_check(case) for case in found),
-        properties={str(item.name): str(item.value) for item in found.properties()},
+        properties=_each_once((str(item.name), str(item.value)) for item in found.properties()),
         seconds=_seconds(found),
         timestamp=str(found.timestamp or ""),
     )
 
 
+def _each_once(properties: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Of two values of one property every reader takes the one it likes."""
+    found: dict[str, str] = {}
+    for name, value in properties:
+        if name in found:
+            raise ValueError(f"property {name[:100]} is there twice")
+        found[name] = value
+    return found
+
+
 def _safe_bytes(path: Path) -> bytes:
     try:
-        size = path.stat().st_size
-        if not 0 < size <= LARGEST_FILE:
-            raise UnreadableResults(f"{path.name}: {size} bytes; between 1 and {LARGEST_FILE} are read")
+        about = path.lstat()
+        if not stat.S_ISREG(about.st_mode):
+            raise UnreadableResults(f"{path.name}: no regular file (a link, a folder or a device), which no run of ours leaves")
+        if not about.st_size:
+            raise UnreadableResults(f"{path.name}: is empty (0 bytes): whatever wrote it was cut off")
+        if about.st_size > LARGEST_FILE:
+            raise UnreadableResults(f"{path.name}: {about.st_size} bytes, and no more than {LARGEST_FILE} are read")
         data = path.read_bytes()
     except OSError as error:
         raise UnreadableResults(f"{path.name}: {error.strerror}") from error
@@ -170,7 +191,9 @@ def _check(case: TestCase) -> Check:
         raise ValueError("a testcase without name or classname")
     results = list(case.result)
     status = _status(case.name, results)
-    properties = {str(item.get("name")): str(item.get("value")) for item in case._elem.iterfind("properties/property")}
+    properties = _each_once(
+        (str(item.get("name")), str(item.get("value"))) for item in case._elem.iterfind("properties/property")
+    )
     return Check(
         classname=case.classname,
         name=case.name,

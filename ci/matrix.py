@@ -1,167 +1,165 @@
-"""From the table (ci/matrix.yaml) to nox sessions. Imports no torch."""
+"""`python -m ci matrix`: which sessions run, where, and why, as JSON for a workflow's matrix. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from validation.case import preflight
-from validation.case.arrangement import parse
-from validation.case.case import DEFAULT_SEED, ON_CPU, Case
+from ci.table import EVENTS, Row, Tool, rows, tools
 from validation.case.errors import UsageError
-from validation.case.preset import preset
-from validation.case.training import Training
 
-TABLE = Path(__file__).with_name("matrix.yaml")
-EVENTS = ("pull_request", "merge_group", "nightly")
+_DOCUMENTATION = re.compile(r"([^/]+\.md|docs/.+\.(md|svg)|LICENSE)")
+"""What no number can depend on: no code reads it (a test looks). Anything else may, and has everything run."""
+_PLAIN = re.compile(r"[\w./+-]{1,100}")
+_ALL = {
+    "merge_group": "merge queue: everything runs",
+    "nightly": "nightly: everything runs",
+    "workflow_call": "asked for by the workflow's caller",
+}
 
 
 @dataclass(frozen=True)
-class Row:
-    """One session: what it compares, and on what machine. `timeout` is in minutes."""
+class Choice:
+    """A session, whether it runs, and why it does or does not."""
 
-    session: str
-    does: str
-    preset: str
-    layouts: tuple[str, ...]
-    precision: str
-    implementation: str
-    transport: str
-    runner: tuple[str, ...]
-    when: tuple[str, ...]
-    timeout: int
+    session: Row | Tool
+    runs: bool
+    why: str
 
     @property
-    def gpus(self) -> int:
-        """GPUs that the largest layout needs; 0 on the CPU, and 1 where ranks share them."""
-        if self.transport in ON_CPU:
-            return 0
-        return max(parse(name, Training())[0].ranks for name in self.layouts) if self.transport == "nccl" else 1
+    def compares(self) -> bool:
+        """Whether it leaves results that the manifest asks for."""
+        return isinstance(self.session, Row)
 
-    def arguments(self) -> list[str]:
-        """The command line after `python -m validation`."""
-        chosen = {
-            "preset": self.preset,
-            "layouts": ",".join(self.layouts),
-            "precision": self.precision,
-            "implementation": self.implementation,
-            "transport": self.transport,
+    def entry(self) -> dict[str, Any]:
+        """Its part of `strategy.matrix.include`. A comparison without results is an error, a tool may have none."""
+        return {
+            "session": self.session.session,
+            "runner": list(self.session.runner),
+            "timeout": self.session.timeout,
+            "gpus": self.session.gpus,
+            "why": self.why,
+            "artifact": f"{'results' if self.compares else 'tool'}-{self.session.session}",
+            "missing": "error" if self.compares else "ignore",
         }
-        return ["run", *(word for name, value in chosen.items() for word in (f"--{name}", value))]
 
 
-def rows(table: Path = TABLE) -> list[Row]:
-    """Every session of the table, in its order. Raises UsageError, naming the row, for anything out of order."""
-    found: list[Row] = []
-    for number, entry in enumerate(_entries(table), start=1):
-        name = entry.get("session", f"row {number}") if isinstance(entry, dict) else f"row {number}"
-        try:
-            found += _expanded(entry)
-        except UsageError as error:
-            raise UsageError(f"{table.name}: {name}: {error}") from None
-    names = [row.session for row in found]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise UsageError(f"{table.name}: session {twice} is there twice; give each a name of its own")
-    return found
+def choose(event: str, changed: Sequence[str], *, rows: Iterable[Row], tools: Iterable[Tool]) -> list[Choice]:
+    """Every session of an event. `changed` are the files of a pull request; empty, they are unknown.
+
+    A change of nothing but documentation leaves out what needs a GPU: no number can change, and the gate asks for what is
+    left. Where nothing would be left, all runs.
+    """
+    if event not in EVENTS:
+        raise UsageError(f"event {event!r} is unknown; known are {', '.join(EVENTS)}")
+    listed: list[Row | Tool] = [*tools, *rows]
+    found = [one for one in listed if event in one.when]
+    why = _ALL.get(event) or _why(changed)
+    if why or not any(isinstance(one, Row) and not one.gpus for one in found):
+        return [Choice(one, True, why or "everything runs: every comparison needs a GPU") for one in found]
+    return [_without_gpus(one, changed) for one in found]
 
 
-def _entries(table: Path) -> list[Any]:
+def _why(changed: Sequence[str]) -> str:
+    """Why everything runs for a pull request; empty if it need not."""
+    if not changed:
+        return "the changed files are unknown: everything runs"
+    code = [name for name in changed if not _DOCUMENTATION.fullmatch(name)]
+    return f"{_names(code)} changed" if code else ""
+
+
+def _without_gpus(one: Row | Tool, changed: Sequence[str]) -> Choice:
+    if one.gpus:
+        return Choice(one, False, f"only documentation changed ({_names(changed)})")
+    return Choice(one, True, "runs whatever changes")
+
+
+def _names(changed: Sequence[str]) -> str:
+    """The first of them, if it can stand in a report as it is: a pull request may name files as it likes."""
+    first = changed[0] if _PLAIN.fullmatch(changed[0]) else "a file with an unusual name"
+    return f"{first} and {len(changed) - 1} more" if len(changed) > 1 else first
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `python -m ci matrix`."""
+    parser.add_argument("--event", required=True, metavar="EVENT", help=f"what happened: {', '.join(EVENTS)}")
+    parser.add_argument("--changed-files", metavar="FILE", help="the changed files, a line each; - for standard input")
+    parser.add_argument("--session", action="append", default=[], metavar="NAME", help="only this session (repeatable)")
+    parser.add_argument("--gpus", action=argparse.BooleanOptionalAction, help="only what needs GPUs, or only what does not")
+    parser.add_argument("--format", choices=tuple(_FORMATS), default="json", help=_FORMAT_HELP)
+
+
+def main(options: argparse.Namespace) -> int:
+    """Print the selection; a selection of nothing is an error."""
+    changed = _changed_files(options.changed_files) if options.event == "pull_request" else []
+    choices = choose(options.event, changed, rows=rows(), tools=tools())
+    choices = _of_gpus(_named(choices, options), options.gpus)
+    if not any(choice.runs for choice in choices):
+        raise UsageError(f"nothing is selected for {options.event}{_filters(options)}; a matrix of nothing would be green")
+    sys.stdout.write(_FORMATS[options.format](choices))
+    return 0
+
+
+def _changed_files(path: str | None) -> list[str]:
+    if path is None:
+        return []
     try:
-        content = yaml.safe_load(table.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UsageError(f"{table.name}: not YAML ({' '.join(str(error).split())})") from None
-    entries = content.get("rows") if isinstance(content, dict) else None
-    if not entries or not isinstance(entries, list):
-        raise UsageError(f"{table.name}: there is no list of `rows`; write one row for each session")
-    return entries
+        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UsageError(f"--changed-files {path}: {error.strerror}; leave it out, and everything runs") from None
+    return [line for line in text.splitlines() if line]
 
 
-def _expanded(entry: Any) -> list[Row]:
-    _well_formed(entry)
-    if "layouts" in entry:
-        return [_row(entry, entry["layouts"])]
-    if "{layout}" not in entry["session"]:
-        raise UsageError("a row with `each` is several sessions; put {layout} into its session name")
-    rest = {key: value for key, value in entry.items() if key != "each"}
-    return [_row(_filled(rest, layout), [layout]) for layout in entry["each"]]
+def _named(choices: list[Choice], options: argparse.Namespace) -> list[Choice]:
+    """Those asked for by name, which run whatever changed."""
+    if not options.session:
+        return choices
+    there = {choice.session.session: choice for choice in choices}
+    if unknown := [name for name in options.session if name not in there]:
+        raise UsageError(f"session {unknown[0]!r} is none of {options.event}; they are {', '.join(there)}")
+    return [Choice(there[name].session, True, "asked for by name") for name in dict.fromkeys(options.session)]
 
 
-def _well_formed(entry: Any) -> None:
-    """The keys are those of a row, each with a value of its kind."""
-    if not isinstance(entry, dict):
-        raise UsageError(f"{entry!r} is no row; a row is a mapping")
-    known = {field.name for field in fields(Row)} | {"each"}
-    if unknown := sorted(set(entry) - known, key=str):
-        raise UsageError(f"{unknown[0]} is unknown; a row has {', '.join(sorted(known))}")
-    if missing := sorted(known - set(entry) - {"each", "layouts"}):
-        raise UsageError(f"{missing[0]} is missing; a row has {', '.join(sorted(known))}")
-    if ("each" in entry) == ("layouts" in entry):
-        raise UsageError("give either `layouts`, for one session, or `each`, for one session per layout")
-    for key, value in entry.items():
-        if not _KINDS.get(key, _is_text)(value):
-            raise UsageError(f"{key} is {value!r}; it must be {_SAID.get(key, 'text')}")
+def _of_gpus(choices: list[Choice], gpus: bool | None) -> list[Choice]:
+    return choices if gpus is None else [choice for choice in choices if bool(choice.session.gpus) == gpus]
 
 
-def _filled(entry: dict[str, Any], layout: str) -> dict[str, Any]:
-    ranks = parse(layout, Training())[0].ranks
-    words = {"{layout}": layout, "{ranks}": f"{ranks} rank{'s' if ranks > 1 else ''}"}
-    filled = dict(entry)
-    for key in ("session", "does"):
-        for word, value in words.items():
-            filled[key] = filled[key].replace(word, value)
-    return filled
+def _filters(options: argparse.Namespace) -> str:
+    return "" if options.gpus is None else f" with --{'' if options.gpus else 'no-'}gpus"
 
 
-def _row(entry: dict[str, Any], layouts: list[str]) -> Row:
-    if strange := [event for event in entry["when"] if event not in EVENTS]:
-        raise UsageError(f"event {strange[0]!r} is unknown; known are {', '.join(EVENTS)}")
-    if twice := [layout for layout in layouts if layouts.count(layout) > 1]:
-        raise UsageError(f"layout {twice[0]} is there twice; give each layout once")
-    lists = {"layouts": tuple(layouts), "runner": tuple(entry["runner"]), "when": tuple(entry["when"])}
-    row = Row(**{**entry, **lists})
-    for layout in layouts:
-        _possible(row, layout)
-    return row
+def _json(choices: list[Choice]) -> str:
+    return f"{json.dumps([choice.entry() for choice in choices if choice.runs])}\n"
 
 
-def _possible(row: Row, name: str) -> None:
-    """Raises UsageError for a case that no machine could run: an unknown word, a degree that does not divide."""
-    base = preset(row.preset)
-    layout, training, mtp = parse(name, Training())
-    case = Case(
-        preset=base.name,
-        model=base.model if mtp is None else replace(base.model, num_nextn_predict_layers=mtp),
-        layout=layout,
-        precision=row.precision,
-        implementation=row.implementation,
-        transport=row.transport,
-        seed=DEFAULT_SEED,
-        batch_size=base.batch_size,
-        micro_batch_size=1,
-        seq_length=base.seq_length,
-        training=training,
-    )
-    preflight.check(case, max_ranks=layout.ranks, gpus=layout.ranks, memory=None)
+def _github(choices: list[Choice]) -> str:
+    """Lines for $GITHUB_OUTPUT. A matrix may not be empty, so a job of none must not start: `[]` says so.
+
+    `sessions` are the words that have `python -m ci manifest` ask for the same.
+    """
+    compared = [choice.session.session for choice in choices if choice.runs and choice.compares]
+    lists = {"cpu": _json(_of_gpus(choices, False)), "gpu": _json(_of_gpus(choices, True))}
+    asked = " ".join(f"--session {name}" for name in compared)
+    return "".join(f"{name}={text}" for name, text in lists.items()) + f"sessions={asked}\n"
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value)
+def _markdown(choices: list[Choice]) -> str:
+    lines = ["### What runs, and why", "", "| session | machine | why |", "| --- | --- | --- |"]
+    lines += [_line(choice) for choice in choices if choice.runs]
+    left = [choice for choice in choices if not choice.runs]
+    lines += ["", "Left out:", "", *(f"- {choice.session.session}: {choice.why}" for choice in left)] if left else []
+    return "\n".join(lines) + "\n"
 
 
-def _is_list(value: object) -> bool:
-    return isinstance(value, list) and all(map(_is_text, value))
+def _line(choice: Choice) -> str:
+    return f"| {choice.session.session} | {', '.join(choice.session.runner)} | {choice.why} |"
 
 
-_KINDS: dict[str, Callable[[object], bool]] = {
-    "layouts": lambda value: _is_list(value) and bool(value),
-    "each": lambda value: _is_list(value) and bool(value),
-    "runner": lambda value: _is_list(value) and bool(value),
-    "when": _is_list,
-    "timeout": lambda value: type(value) is int and value > 0,
-}
-_SAID = dict.fromkeys(_KINDS, "a list of words") | {"timeout": "a whole number of minutes"}
+_FORMATS = {"json": _json, "github": _github, "markdown": _markdown}
+_FORMAT_HELP = "json for strategy.matrix.include; github: lines for $GITHUB_OUTPUT; markdown: a table of what runs and why"

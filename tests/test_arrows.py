@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(path for room in ("validation", "ci") for path in (ROOT / room).rglob("*.py"))
-ORDER = ("case", "compare", "reference", "candidate", "run", "faults", "checks convert")
+ORDER = ("case", "compare", "reference", "candidate", "run", "faults", "checks convert", "scorecard")
 """Rooms of validation from the bottom to the top; those of one step know nothing of each other."""
 HEAVY = ("torch", "transformers", "megatron", "numpy", "safetensors")
 
@@ -45,7 +45,7 @@ def points_down(source: str, target: str) -> bool:
     if source == "ci":
         return target == "case"
     if target == "ci":
-        return source in ("checks", "convert", "cli")
+        return source in ("checks", "convert", "scorecard", "cli")
     if target in ("cli", "doctor", "__main__"):
         return source in ("cli", "__main__")
     return level(source) == -1 or level(target) < level(source)
@@ -78,6 +78,9 @@ def test_imports_point_one_way(path: Path) -> None:
         ("faults", "run", True),
         ("run", "faults", False),
         ("checks", "faults", True),
+        ("scorecard", "checks", True),
+        ("checks", "scorecard", False),
+        ("scorecard", "ci", True),
     ],
 )
 def test_the_arrows_are_those_of_the_design(source: str, target: str, allowed: bool) -> None:
@@ -95,9 +98,9 @@ def heavy_after(code: str) -> list[str]:
 
 def test_the_words_of_a_case_and_the_pipeline_need_no_torch() -> None:
     """Every module of validation.case and of ci, the options and the command line, in one interpreter."""
-    light = [path for path in MODULES if path.parent in (ROOT / "ci", ROOT / "validation" / "case")]
+    light = [path for path in MODULES if path.parent in (ROOT / "ci", ROOT / "ci" / "page", ROOT / "validation" / "case")]
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in light]
-    assert {"ci.matrix", "validation.case.preflight"} <= set(names)
+    assert {"ci.table", "validation.case.preflight"} <= set(names)
     wanted = [*names, "validation.run.options", "validation.run.entry", "validation.run.launch", "validation.cli"]
     assert heavy_after(f"import {', '.join(wanted)}") == []
 

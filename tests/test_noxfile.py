@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from ci.matrix import Row, rows
 from ci.releases import GROUPS, RELEASES, Release
+from ci.table import Row, rows, tools
 
 ROOT = Path(__file__).parents[1]
 STAND_IN = """#!/bin/sh
 case "$*" in
 *"pip install"*) end=${INSTALL:-0} ;;
-*"-m validation"*) echo "$*" >> validation.log; echo "CI=$CI" > ci.log; end=${VALIDATION:-0} ;;
+*"-m validation"* | *"-m ci attempts"*) echo "$*" >> validation.log; echo "CI=$CI" > ci.log; end=${VALIDATION:-0} ;;
 *) end=${OTHERS:-0} ;;
 esac
 if [ "$end" = killed ]; then kill -9 $$; fi
@@ -32,7 +32,8 @@ Nox = Callable[..., subprocess.CompletedProcess[str]]
 
 def run_nox(folder: Path, *arguments: str, codes: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Nox as a user runs it, but in the environment that the tests have."""
-    environment = {**os.environ, "NOX_SCRIPT_MODE": "none", "NO_COLOR": "1", "PLUMBLINE_PYTHON": "", **(codes or {})}
+    plain = {"CI": "", "PLUMBLINE_PYTHON": "", "NOX_SCRIPT_MODE": "none", "NO_COLOR": "1"}
+    environment = {**os.environ, **plain, **(codes or {})}
     environment.pop("NOXSESSION", None)
     command = [sys.executable, "-m", "nox", *arguments]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
@@ -47,8 +48,13 @@ def nox(tmp_path: Path) -> Nox:
     shutil.copy(ROOT / "validation" / "__init__.py", tmp_path / "validation")
     python = tmp_path / ".nox" / "cpu" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text(STAND_IN, encoding="utf-8")
-    python.chmod(0o755)
+    for program in ("python", "zizmor", "shellcheck"):
+        python.with_name(program).write_text(STAND_IN, encoding="utf-8")
+        python.with_name(program).chmod(0o755)
+    packages = tmp_path / "tests" / "workflows"
+    (packages / "node_modules").mkdir(parents=True)
+    for name in ("package-lock.json", "node_modules/.package-lock.json"):  # all of it is there
+        (packages / name).touch()
 
     def run(*sessions: str, **codes: str) -> subprocess.CompletedProcess[str]:
         return run_nox(tmp_path, "-s", *sessions, codes=codes)
@@ -65,12 +71,12 @@ def listed() -> dict[str, str]:
 
 
 def test_every_row_of_the_table_is_a_session_that_says_what_it_does(listed: dict[str, str]) -> None:
-    said = {row.session: row.does for row in rows()}
+    said = {row.session: row.does for row in rows()} | {tool.session: tool.does for tool in tools()}
     assert {name: listed.get(name, "").lower() for name in said} == {name: does.lower() for name, does in said.items()}
 
 
 def test_every_session_for_a_layout_comes_from_the_table(listed: dict[str, str]) -> None:
-    assert set(listed) - {row.session for row in rows()} == {"tests", "lint", "benchmarks", "versions"}
+    assert set(listed) - {row.session for row in rows()} == {tool.session for tool in tools()} | {"benchmarks"}
 
 
 def test_every_session_has_a_description_of_one_line(listed: dict[str, str]) -> None:
@@ -92,10 +98,12 @@ def test_a_session_runs_the_command_of_its_row_with_what_the_user_adds(nox: Nox,
 
 
 def test_a_session_in_ci_lets_the_comparison_know(nox: Nox, tmp_path: Path) -> None:
-    """Which then tests itself, too."""
+    """Which then tests itself, too, and is tried again where the infrastructure breaks."""
     assert nox("parity", CI="true").returncode == 0
     assert (tmp_path / "ci.log").read_text(encoding="utf-8") == "CI=true\n"
-    assert "self-test" not in (tmp_path / "validation.log").read_text(encoding="utf-8")
+    ran = (tmp_path / "validation.log").read_text(encoding="utf-8")
+    assert ran.startswith("-m ci attempts --up-to 2 -- run --preset tiny ")
+    assert "self-test" not in ran
 
 
 @pytest.mark.skipif(
@@ -144,6 +152,32 @@ def test_versions_runs_the_releases_that_are_named(nox: Nox, tmp_path: Path) -> 
     stand_in(tmp_path, RELEASES[0])
     assert nox("versions", "--", RELEASES[0].name).returncode == 0
     assert len((tmp_path / "validation.log").read_text(encoding="utf-8").splitlines()) == len(GROUPS)
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_faults_runs_the_catalogue_and_ends_with_its_code(nox: Nox, tmp_path: Path, code: int) -> None:
+    assert nox("faults", "--", "--only", "A", VALIDATION=str(code)).returncode == code
+    assert (tmp_path / "validation.log").read_text(encoding="utf-8").split() == ["-m", "validation", "faults", "--only", "A"]
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_newest_is_red_where_the_newest_releases_compute_something_else(nox: Nox, tmp_path: Path, code: int) -> None:
+    python = tmp_path / ".nox" / "newest" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    shutil.copy(tmp_path / ".nox" / "cpu" / "bin" / "python", python)
+    assert nox("newest", VALIDATION=str(code)).returncode == code
+    parity = next(row for row in rows() if row.session == "parity")
+    ran = (tmp_path / "validation.log").read_text(encoding="utf-8").split()
+    assert ran == ["-m", "validation", *parity.arguments(), "--results", "results/newest"]
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not here")
+def test_tests_install_what_runs_the_workflows_where_it_is_not_there(nox: Nox, tmp_path: Path) -> None:
+    """Here npm finds an empty lock file, and says so."""
+    (tmp_path / "tests" / "workflows" / "node_modules" / ".package-lock.json").unlink()
+    ended = nox("tests")
+    assert "npm ci --prefix tests/workflows --ignore-scripts" in ended.stderr
+    assert ended.returncode == 4
 
 
 def test_a_prepared_python_is_taken_as_it_is(nox: Nox, tmp_path: Path) -> None:

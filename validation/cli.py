@@ -1,4 +1,4 @@
-"""`python -m validation`: run cases, convert and compare checkpoints, look at the machine."""
+"""`python -m validation`: run cases, convert and compare checkpoints, score the checks, look at the machine."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from validation.convert import options as conversion
 from validation.faults.plan import plan_of
 from validation.run.options import Given, add_options, settings
 from validation.run.prepare import prepare
+from validation.scorecard import command as scorecard
 
 _EXAMPLES = """examples:
   python -m validation run --layouts single,tp2,pp2
   python -m validation run --tp 2 --pp 1 --batch-size 2 --seq-length 512 --hf-model-path DIR --debug
   python -m validation run --preset mini --tp 2 --set num_layers=4 --precision fp32
+  python -m validation run --tp 2 --plugin my_patch.py
+  python -m validation faults --only A
   python -m validation convert --hf-model-path DIR --save OUT --layout tp2pp2
   python -m validation doctor
 
@@ -42,6 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     add_options(run.add_argument)
     run.add_argument("--timeout", dest="case_timeout", type=float, metavar="SECONDS", help="the same as --case-timeout")
     run.add_argument("--debug", dest="pieces", action="store_true", help="the same as --pieces")
+    faults = commands.add_parser("faults", help="put every known fault into the ranks; each must be seen")
+    scorecard.add_options(faults.add_argument)
     conversion.add_commands(commands, formatter_class=parser.formatter_class)
     commands.add_parser("doctor", help="what is here, and what each missing piece prevents", add_help=False)
     return parser
@@ -57,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(ours)
         if options.command in conversion.COMMANDS:
             return conversion.run(options)
-        return _run(options, pytests, shlex.join(["python", "-m", "validation", *given]))
+        said = shlex.join(["python", "-m", "validation", *given])
+        return int(scorecard.run(options, said)) if options.command == "faults" else _run(options, pytests, said)
     except PlumblineError as error:
         print(f"error: {error}", file=sys.stderr)
         return int(error.exit_code)
@@ -65,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     wanted = settings(options, command)
-    prepare(wanted, [plant.case for plant in plan_of(wanted).plants])
+    if not wanted.manifest:
+        prepare(wanted, [plant.case for plant in plan_of(wanted).plants])
 
     # What is wrong has been said by now, and the fork server imports while pytest is.
     import pytest

@@ -48,11 +48,16 @@ def find_transformer_engine() -> None:
         raise EnvironmentMissing(f"{sentence}, and --implementation te needs it; --implementation local runs without it")
 
 
+def has_te_for_torch() -> bool:
+    """Whether Transformer Engine's PyTorch part is there: a distribution, whose library lies inside the other's package."""
+    return version("transformer-engine-torch") != ABSENT or importlib.util.find_spec("transformer_engine_torch") is not None
+
+
 def te_problem() -> str | None:
     """What is missing of Transformer Engine; None where nothing is."""
     if version("transformer-engine") == ABSENT and importlib.util.find_spec("transformer_engine") is None:
         return "Transformer Engine is not installed (`pip install --no-build-isolation -r requirements/te.txt`)"
-    if importlib.util.find_spec("transformer_engine_torch") is None:
+    if not has_te_for_torch():
         return (
             f"Transformer Engine {version('transformer-engine')} is installed without its PyTorch part "
             "(`pip install --no-build-isolation transformer-engine[pytorch]`)"

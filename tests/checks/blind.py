@@ -1,6 +1,6 @@
 """Runs commands as `tests.checks.commands` does: those of a sound gate, and a last one of a gate and a table that are wrong.
 
-The classes are plugins, put in the ranks in the place of planted defects.
+The classes are plugins, put in the ranks in the place of the catalogue's faults.
 """
 
 from __future__ import annotations
@@ -41,12 +41,13 @@ class Raises:
 
 
 def blind(plugins: dict[str, str]) -> None:
-    """Put these plugins in the place of the table's, by group, and let the check of core attention pass anything."""
+    """Put these plugins in the place of the catalogue's, by kind, and let the check of core attention pass anything."""
     from validation.checks import test_mla
-    from validation.compare.verdict import Limits
-    from validation.faults import catalogue
+    from validation.compare.limits import Limits
+    from validation.faults import catalogue, plan
 
-    catalogue.DEFECTS = tuple(replace(defect, plugin=plugins.get(defect.group, defect.plugin)) for defect in catalogue.DEFECTS)
+    find, wrong = catalogue.find, {plan.PLANTED[kind][0][0]: plugin for kind, plugin in plugins.items()}
+    catalogue.find = lambda name: replace(find(name), plugin=wrong.get(name, find(name).plugin))  # type: ignore[assignment]
 
     def anything(parity: Any, layer: int) -> None:
         parity.agrees(f"layers.{layer}.attention.core", Limits(relative_error=1e9))

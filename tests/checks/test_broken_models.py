@@ -193,6 +193,17 @@ def test_the_file_of_a_failing_run_counts_and_explains(broken: dict[str, Output]
     assert (numbers["max_diff"], numbers["worst_index"], numbers["worst_rank"]) == ("nan", "[3, 37]", "1")
 
 
+def test_every_failing_check_has_its_command_and_the_file_that_of_its_case(broken: dict[str, Output]) -> None:
+    """The page shows each failure with it."""
+    suite = broken["reduction_lost"].suite("tiny-tp2-fp64-tests.checks.broken_specs.reduction_lost-gloo")
+    whole = {item.get("name"): item.get("value") for item in suite.findall("properties/property")}["reproduce"]
+    assert whole is not None
+    found = {check: check.find("properties/property[@name='reproduce']") for check in suite.findall("testcase")}
+    failing = [how.get("value", "") for check, how in found.items() if check.find("failure") is not None and how is not None]
+    assert len(failing) == len(set(failing)) == int(suite.get("failures", 0)) == sum(how is not None for how in found.values())
+    assert all(how.startswith(f"{whole} -- -k 'test_") for how in failing)
+
+
 @pytest.mark.parametrize("name", ["yarn_scale_dropped", "reduction_lost"])
 def test_failures_are_counted_in_the_file(broken: dict[str, Output], name: str) -> None:
     """As many failures as failing lines."""

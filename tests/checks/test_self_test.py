@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.checks.conftest import LAYERS, ROOT, Output
-from validation.faults.catalogue import GROUPS
+from tests.checks.test_reported_checks import assert_reported, listed
+from validation.faults.plan import PLANTED
 
+KINDS = tuple(PLANTED)
 FIRST = (
     "Layer 0 Core Attention Output",
     "Layer 0 Query after RoPE",
@@ -64,7 +66,7 @@ def test_every_planted_defect_is_seen(outputs: Outputs) -> None:
     found = outputs.sound
     assert found.code == 0, found.text
     section = found.text.partition("--- Self-Test ---\n")[2].splitlines()
-    for line, group, first in zip(section, GROUPS, FIRST, strict=False):
+    for line, group, first in zip(section, KINDS, FIRST, strict=False):
         assert re.fullmatch(
             rf"PASS: Planted defect seen: {group} - first failing check {first} \(relative \d\.\de[+-]\d\d\)", line
         )
@@ -85,7 +87,7 @@ def test_the_self_test_has_a_file_of_its_own(outputs: Outputs) -> None:
     suite = found.suite(SUITE)
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("6", "0", "0")
     cases = suite.findall("testcase")
-    assert [case.get("name") for case in cases] == [f"Planted defect seen: {group}" for group in GROUPS]
+    assert [case.get("name") for case in cases] == [f"Planted defect seen: {group}" for group in KINDS]
     said = [{item.get("name"): item.get("value") for item in case.findall("properties/property")} for case in cases]
     assert [one["first"] for one in said] == list(FIRST)
     assert [one["layout"] for one in said] == ["single"] * 4 + ["tp2"] * 2
@@ -127,7 +129,10 @@ def test_a_defect_that_breaks_its_ranks_is_an_error(outputs: Outputs) -> None:
     """Nothing was decided; the stack shows where."""
     found = outputs.gate
     line = found.line("Planted defect seen: expert order")
-    assert line == "ERROR: Planted defect seen: expert order - rank 0 raised ZeroDivisionError('in the planted defect')"
+    assert line == (
+        "ERROR: Planted defect seen: expert order - rank 0 raised validation.run.plugin.PluginBroke: "
+        "plugin tests.checks.blind:Raises: its wrapped raised ZeroDivisionError('in the planted defect')"
+    )
     assert re.search(r'blind\.py", line \d+, in wrapped', found.text)
 
 
@@ -143,3 +148,11 @@ def test_nothing_is_planted_unless_it_is_asked_for(sound: Output) -> None:
     """Outside of CI."""
     assert "self-test" not in sound.text.lower()
     assert not list(sound.results.glob("self-test*"))
+
+
+def test_the_self_test_reports_what_its_manifest_names(outputs: Outputs, tmp_path: Path) -> None:
+    words = ["--layouts", "tp2", "--set", f"num_layers={LAYERS}", "--self-test"]
+    found = listed(tmp_path, *words, selection=("--", "-k", "planted or ranks"))
+    assert len(found) == 2
+    for expected in found.values():
+        assert_reported(expected, outputs.sound.results)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from junitparser import xunit2
 
 from ci import junit
 from ci.junit import Check, Suite, UnreadableResults
@@ -186,3 +189,62 @@ def test_a_file_too_large_is_refused_before_it_is_read(tmp_path: Path, monkeypat
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnreadableResults, match=r"missing\.xml: No such file"):
         junit.read(tmp_path / "missing.xml")
+
+
+def attributes(path: Path) -> dict[str, set[str]]:
+    """Element -> the attributes that any of its kind has."""
+    found: dict[str, set[str]] = {}
+    for element in ElementTree.parse(path).iter():
+        found.setdefault(element.tag, set()).update(element.keys())
+    return found
+
+
+PYTEST = """
+import pytest
+
+def test_pass(record_property):
+    record_property("max_diff", 0.1)
+    print("output")
+
+def test_fail():
+    assert False
+
+@pytest.mark.skip
+def test_skip():
+    pass
+
+@pytest.fixture
+def broken():
+    raise ValueError
+
+def test_error(broken):
+    pass
+"""
+
+
+def test_a_file_has_what_pytest_s_own_has_where_readers_look_for_it(tmp_path: Path) -> None:
+    """Readers of xunit2 are written against pytest's files."""
+    (tmp_path / "test_it.py").write_text(PYTEST)
+    words = ["-q", "-p", "no:cacheprovider", "-o", "junit_family=xunit2", "-o", "junit_logging=system-out"]
+    words += ["--junitxml", "theirs.xml", "test_it.py"]
+    subprocess.run([sys.executable, "-m", "pytest", *words], cwd=tmp_path, capture_output=True, timeout=60, check=False)
+    junit.write(tmp_path / "ours.xml", SUITE)
+    theirs, ours = attributes(tmp_path / "theirs.xml"), attributes(tmp_path / "ours.xml")
+    assert set(ours) == set(theirs)
+    # What their root and host are called, nobody needs; what kind of failure it is, they put into its text.
+    theirs["testsuites"].clear()
+    theirs["testsuite"].discard("hostname")
+    for outcome in ("failure", "error", "skipped"):
+        theirs[outcome].add("type")
+    assert ours == theirs
+
+
+def test_junitparser_s_reader_of_xunit2_reads_everything(tmp_path: Path) -> None:
+    junit.write(tmp_path / "suite.xml", SUITE)
+    (suite,) = xunit2.JUnitXml.fromfile(str(tmp_path / "suite.xml"))
+    assert (suite.name, suite.tests, suite.failures, suite.errors, suite.skipped) == (SUITE.name, 4, 1, 1, 1)
+    assert {item.name: item.value for item in suite.properties()} == SUITE.properties
+    cases = list(suite)
+    assert [(case.classname, case.name) for case in cases] == [(check.classname, check.name) for check in SUITE.checks]
+    assert {item.name: item.value for item in cases[0].properties()} == NUMBERS
+    assert [type(case.result[0]).__name__ if case.result else "" for case in cases] == ["", "Failure", "Skipped", "Error"]

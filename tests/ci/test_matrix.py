@@ -1,150 +1,169 @@
-"""The table of sessions: what it says, and that nothing out of order gets into it."""
+"""What runs for an event, and why: nothing is left out that could change a number."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import ast
+import json
+import re
 from pathlib import Path
 
 import pytest
 
-from ci.matrix import TABLE, Row, rows
+from ci.cli import main
+from ci.matrix import Choice, choose
+from ci.table import TABLE, rows, tools
 from validation.case.errors import UsageError
-from validation.case.layout import Layout
-from validation.run.options import add_options
 
-EIGHT = ("single", "tp2", "pp2", "ep2", "tp2etp2", "tp2ep2", "tp2pp2", "pp2ep2")
-ONE_ROW = """rows:
-  - session: one
-    does: compare
-    preset: tiny
-    layouts: [tp2]
-    precision: fp64
-    implementation: local
-    transport: gloo
-    runner: [ubuntu]
-    when: [nightly]
-    timeout: 1
-"""
+ROOT = TABLE.parents[1]
+DOCUMENTATION = ["README.md", "README.zh-CN.md", "CONTRIBUTING.md", "LICENSE", "docs/design.md", "docs/decisions/0001.svg"]
 
 
-def row(session: str) -> Row:
-    return next(found for found in rows() if found.session == session)
+def chosen(event: str, *changed: str) -> dict[str, str]:
+    """Session -> why it runs."""
+    choices = choose(event, changed, rows=rows(TABLE), tools=tools(TABLE))
+    return {choice.session.session: choice.why for choice in choices if choice.runs}
 
 
-def table(folder: Path, text: str) -> Path:
-    path = folder / "table.yaml"
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def test_parity_compares_every_kind_of_layout_in_one_command() -> None:
-    layouts = row("parity").layouts
-    assert len(layouts) >= 20
-    for degree in ("tp", "pp", "vpp", "ep", "etp", "cp", "dp"):
-        assert any(f"{degree}2" in layout for layout in layouts)
-    for word in ("distributed", "full", "selective", "allgather", "1-3"):
-        assert any(f"+{word}" in layout for layout in layouts)
-    assert row("parity").arguments() == [
-        "run",
-        *("--preset", "tiny"),
-        *("--layouts", ",".join(layouts)),
-        *("--precision", "fp64"),
-        *("--implementation", "local"),
-        *("--transport", "gloo"),
-    ]
-
-
-@pytest.mark.parametrize("kind", ["cpu", "gpu"])
-def test_every_layout_has_a_session_on_the_cpu_and_on_gpus(kind: str) -> None:
-    found = [found for found in rows() if found.session.startswith(f"{kind}_")]
-    assert [(found.session, found.layouts) for found in found] == [(f"{kind}_{layout}", (layout,)) for layout in EIGHT]
-
-
-@pytest.mark.parametrize("layout", EIGHT)
-def test_a_gpu_session_asks_for_a_gpu_a_rank_and_a_cpu_session_for_none(layout: str) -> None:
-    assert row(f"gpu_{layout}").gpus == Layout.parse(layout).ranks
-    assert row(f"cpu_{layout}").gpus == 0
-
-
-def test_gpu_sessions_run_on_our_own_machines_only() -> None:
-    wrong = [found.session for found in rows() if (found.gpus > 0) != ("self-hosted" in found.runner)]
-    assert wrong == []
-
-
-def test_every_pull_request_is_compared_on_the_cpu_and_on_gpus() -> None:
-    asked = {found.transport for found in rows() if "pull_request" in found.when}
-    assert asked == {"gloo", "nccl"}
-
-
-def test_the_command_line_knows_every_argument_of_a_row() -> None:
-    options: set[str] = set()
-    add_options(lambda *names, **_: options.update(names))
-    given = {word for found in rows() for word in found.arguments() if word.startswith("--")}
-    assert given <= options
-
-
-def test_a_row_with_each_is_one_session_per_layout_with_its_name_filled_in(tmp_path: Path) -> None:
-    text = ONE_ROW.replace("layouts: [tp2]", "each: [single, tp2]").replace("one", '"on_{layout}"')
-    found = rows(table(tmp_path, text.replace("compare", "'{layout}: {ranks}'")))
-    assert [(row.session, row.does, row.layouts) for row in found] == [
-        ("on_single", "single: 1 rank", ("single",)),
-        ("on_tp2", "tp2: 2 ranks", ("tp2",)),
-    ]
+def everything(event: str) -> set[str]:
+    listed: list[Choice] = choose(event, ["setup.cfg"], rows=rows(TABLE), tools=tools(TABLE))
+    return {choice.session.session for choice in listed}
 
 
 @pytest.mark.parametrize(
-    ("instead_of", "written", "sentence"),
+    "changed",
     [
-        pytest.param("[tp2]", "[tp2x]", "one: layout 'tp2x' is not one", id="unknown layout"),
-        pytest.param("[tp2]", "[tp3]", "one: .*tp3", id="layout that does not divide the model"),
-        pytest.param("[tp2]", "[tp2, tp2]", "one: layout tp2 is there twice", id="layout twice"),
-        pytest.param("[tp2]", "tp2", "one: layouts is 'tp2'; it must be a list of words", id="layout outside a list"),
-        pytest.param("[tp2]", "[]", r"one: layouts is \[\]; it must be a list", id="no layouts"),
-        pytest.param("[tp2]", "[2]", r"one: layouts is \[2\]; it must be a list", id="number for a layout"),
-        pytest.param("layouts: [tp2]", "each: [tp2]", "one: .*put {layout} into its session name", id="each under one name"),
-        pytest.param("    layouts: [tp2]\n", "", "one: give either `layouts`", id="neither layouts nor each"),
-        pytest.param("timeout:", "timout:", "one: timout is unknown; a row has .*timeout", id="unknown key"),
-        pytest.param("    timeout: 1\n", "", "one: timeout is missing", id="missing key"),
-        pytest.param("timeout: 1", "timeout: soon", "one: timeout is 'soon'; it must be a whole number", id="timeout in words"),
-        pytest.param("timeout: 1", "timeout: 0", "one: timeout is 0", id="no time"),
-        pytest.param(
-            "gloo",
-            "ncll",
-            "one: transport 'ncll' is unknown; known are gloo, nccl, staged and staged-cpu",
-            id="unknown transport",
-        ),
-        pytest.param("fp64", "fp6", "one: precision 'fp6' is unknown", id="unknown precision"),
-        pytest.param("local", "locale", "one: implementation 'locale' is unknown", id="unknown implementation"),
-        pytest.param("tiny", "teeny", "one: preset 'teeny' is unknown", id="unknown preset"),
-        pytest.param("local", "te", "one: Transformer Engine needs GPUs", id="case that no machine can run"),
-        pytest.param("nightly", "weekly", "one: event 'weekly' is unknown", id="unknown event"),
-        pytest.param("[ubuntu]", "[]", r"one: runner is \[\]", id="no runner"),
-        pytest.param("session: one", "session: 5", "5: session is 5; it must be text", id="number for a name"),
-        pytest.param(ONE_ROW, "rows: []", "there is no list of `rows`", id="no rows"),
-        pytest.param(ONE_ROW, "rows: 3", "there is no list of `rows`", id="number for the rows"),
-        pytest.param(ONE_ROW, "rows: [3]", "row 1: 3 is no row", id="number for a row"),
-        pytest.param(ONE_ROW, "", "there is no list of `rows`", id="empty file"),
-        pytest.param(ONE_ROW, "[", "not YAML", id="not YAML"),
+        "validation/candidate/modules.py",
+        "requirements/base.txt",
+        "ci/matrix.yaml",
+        "noxfile.py",
+        ".github/workflows/parity.yml",
+        "docs/versions.json",
+        "docs/design.md/x.py",
+        "tests/README.md",
+        "validation/run/notes.md",
+        "README.md.py",
+        '"docs/\\303\\244.md"',
+        "a file that nobody has thought of",
     ],
 )
-def test_a_table_out_of_order_is_refused_with_the_row_and_the_reason(
-    tmp_path: Path, instead_of: str, written: str, sentence: str
-) -> None:
-    assert instead_of in ONE_ROW
-    with pytest.raises(UsageError, match=f"^table.yaml: {sentence}"):
-        rows(table(tmp_path, ONE_ROW.replace(instead_of, written)))
+def test_whatever_might_change_a_number_has_everything_run(changed: str) -> None:
+    assert set(chosen("pull_request", "README.md", changed)) == everything("pull_request")
 
 
-def test_two_sessions_of_one_name_are_refused(tmp_path: Path) -> None:
-    twice = ONE_ROW + ONE_ROW.removeprefix("rows:\n")
-    with pytest.raises(UsageError, match="session one is there twice"):
-        rows(table(tmp_path, twice))
+def test_unknown_changes_have_everything_run_and_say_so() -> None:
+    ran = chosen("pull_request")
+    assert set(ran) == everything("pull_request")
+    assert set(ran.values()) == {"the changed files are unknown: everything runs"}
 
 
-def test_planning_loads_neither_torch_nor_more_of_validation_than_the_case() -> None:
-    loaded = "import sys, ci.matrix; print(*sorted(m for m in sys.modules if m.split('.')[0] in ('torch', 'validation')))"
-    root = TABLE.parents[1]
-    shown = subprocess.run([sys.executable, "-c", loaded], cwd=root, capture_output=True, text=True, check=True).stdout.split()
-    assert "validation.case.layout" in shown
-    assert [name for name in shown if name != "validation" and not name.startswith("validation.case")] == []
+def test_documentation_leaves_out_what_needs_gpus_and_never_all_that_is_compared() -> None:
+    ran = chosen("pull_request", *DOCUMENTATION)
+    assert set(ran) == {"parity", "lint", "tests"}
+    assert everything("pull_request") - set(ran) == {row.session for row in rows(TABLE) if row.gpus}
+
+
+def test_where_every_comparison_needs_a_gpu_documentation_leaves_out_none() -> None:
+    gpus = [row for row in rows(TABLE) if row.gpus]
+    choices = choose("pull_request", DOCUMENTATION, rows=gpus, tools=())
+    assert [choice.runs for choice in choices] == [True] * len(gpus)
+
+
+def test_no_code_reads_documentation() -> None:
+    """So that leaving out what needs GPUs is right: nothing that computes a number names such a file."""
+    code = [ROOT / "noxfile.py", *(ROOT / "validation").rglob("*.py")]
+    strings = [(path.name, text) for path in code for text in texts(path) if re.fullmatch(r"\S*(\.md|\.svg|LICENSE)", text)]
+    assert [(name, text) for name, text in strings if not text.startswith("docs/findings/")] == []
+
+
+def texts(path: Path) -> list[str]:
+    """Every string of a module that is one word, which docstrings are not."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+
+
+@pytest.mark.parametrize("event", ["merge_group", "nightly"])
+def test_the_queue_and_the_night_run_everything_whatever_changed(event: str) -> None:
+    assert set(chosen(event, *DOCUMENTATION)) == everything(event)
+
+
+def test_the_night_runs_more_than_a_pull_request() -> None:
+    more = set(chosen("nightly")) - set(chosen("pull_request"))
+    assert more == {"parity_bf16", "faults", "versions", "newest"}
+
+
+def test_a_reason_names_the_first_file_and_counts_the_others() -> None:
+    assert chosen("pull_request", "docs/a.md", "ci/gate.py", "ci/x.py")["parity"] == "ci/gate.py and 1 more changed"
+
+
+@pytest.mark.parametrize("name", ["a|b.py", "<img src=x>.py", "`x`.py", "a\u202eb.py", "x" * 200 + ".py", "$(x).py", "a b.py"])
+def test_a_reason_repeats_no_name_that_could_do_harm(name: str) -> None:
+    assert chosen("pull_request", name)["parity"] == "a file with an unusual name changed"
+
+
+def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(["matrix", *words]) == 0
+    return capsys.readouterr().out
+
+
+def test_json_is_what_a_matrix_includes(capsys: pytest.CaptureFixture[str]) -> None:
+    entries = json.loads(printed(capsys, "--event", "pull_request", "--session", "gpu_tp2"))
+    assert entries == [
+        {
+            "session": "gpu_tp2",
+            "runner": ["self-hosted", "linux", "gpus-2"],
+            "timeout": 30,
+            "gpus": 2,
+            "why": "asked for by name",
+            "artifact": "results-gpu_tp2",
+            "missing": "error",
+        }
+    ]
+
+
+def test_a_tool_may_leave_no_results_and_a_comparison_may_not(capsys: pytest.CaptureFixture[str]) -> None:
+    entries = json.loads(printed(capsys, "--event", "nightly"))
+    compared = {row.session for row in rows(TABLE)}
+    assert {entry["session"]: entry["missing"] for entry in entries} == {
+        entry["session"]: "error" if entry["session"] in compared else "ignore" for entry in entries
+    }
+    names = [entry["artifact"] for entry in entries]
+    assert len(set(names)) == len(names)
+
+
+def test_gpus_and_no_gpus_are_two_halves(capsys: pytest.CaptureFixture[str]) -> None:
+    both = [json.loads(printed(capsys, "--event", "nightly", half)) for half in ("--gpus", "--no-gpus")]
+    assert all(entry["gpus"] for entry in both[0])
+    assert not any(entry["gpus"] for entry in both[1])
+    assert {entry["session"] for half in both for entry in half} == everything("nightly")
+
+
+def test_lines_for_github_are_three(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    changed = tmp_path / "changed"
+    changed.write_text("README.md\n", encoding="utf-8")
+    text = printed(capsys, "--event", "pull_request", "--changed-files", str(changed), "--format", "github")
+    lines = dict(line.split("=", 1) for line in text.splitlines())
+    assert [entry["session"] for entry in json.loads(lines["cpu"])] == ["lint", "tests", "parity"]
+    assert (lines["gpu"], lines["sessions"]) == ("[]", "--session parity")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--event", "push"], "event 'push' is unknown; known are pull_request"),
+        (["--event", "pull_request", "--session", "gpu_tp3"], "session 'gpu_tp3' is none of pull_request; they are lint"),
+        (["--event", "pull_request", "--session", "cpu_tp2"], "session 'cpu_tp2' is none of pull_request"),
+        (["--event", "pull_request", "--session", "parity", "--gpus"], "nothing is selected for pull_request with --gpus"),
+        (["--event", "workflow_call"], "nothing is selected for workflow_call"),
+        (["--event", "pull_request", "--changed-files", "/absent"], "--changed-files /absent: No such file"),
+    ],
+)
+def test_an_unknown_or_empty_selection_is_an_error(capsys: pytest.CaptureFixture[str], words: list[str], sentence: str) -> None:
+    assert main(["matrix", *words]) == 2
+    told = capsys.readouterr()
+    assert sentence in told.err
+    assert told.out == ""
+
+
+def test_an_unknown_event_is_an_error_of_usage() -> None:
+    with pytest.raises(UsageError):
+        choose("push", [], rows=rows(TABLE), tools=tools(TABLE))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -61,6 +62,7 @@ def test_every_half_is_read_as_torch_reads_it() -> None:
         numbers = numbers[torch.isfinite(numbers)]
         zeros = torch.zeros_like(numbers)
         exact = numbers.double()
+        assert all(map(math.isfinite, native.sums(numbers, exact)[0].totals))
         same = measure(numbers, exact, ((0, len(numbers)),))
         assert (same.differing, same.max_abs) == (0, 0.0)
         assert measure(numbers, zeros, ((0, len(numbers)),)).sum_squares == pytest.approx(float((exact**2).sum()), rel=1e-13)
@@ -78,6 +80,12 @@ def test_of_equal_differences_the_first_is_named() -> None:
     finally:
         torch.set_num_threads(torch_threads)
     assert (found.max_index, found.max_abs, found.differing) == ((1500,), 2.0, 4)
+    candidate[[(2 << 20) + 7, (2 << 20) + 8]] = 3.0
+    try:
+        torch.set_num_threads(3)
+        assert measure(candidate, reference, ((0, 3 << 20),)).max_index == ((2 << 20) + 7,)
+    finally:
+        torch.set_num_threads(torch_threads)
 
 
 @pytest.mark.usefixtures("compiled")

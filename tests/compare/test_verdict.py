@@ -11,21 +11,10 @@ import pytest
 import torch
 
 from validation.compare.difference import measure
+from validation.compare.limits import EXACT, IN_FP64, Limits, above_floor
 from validation.compare.measurement import Measurement, PieceReport
 from validation.compare.piece import Box, slices, whole
-from validation.compare.verdict import (
-    ERROR,
-    EXACT,
-    FAIL,
-    IN_FP64,
-    PASS,
-    Limits,
-    Verdict,
-    above_floor,
-    judge,
-    near_ties,
-    readable,
-)
+from validation.compare.verdict import ERROR, FAIL, PASS, Verdict, judge, near_ties, readable
 
 SHAPE = (4, 6)
 HALVES: tuple[Box, Box] = (((0, 2), (0, 6)), ((2, 4), (0, 6)))

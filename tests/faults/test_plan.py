@@ -1,4 +1,4 @@
-"""What is planted beside the cases of a run: one defect of each group, where there is what it needs."""
+"""What is planted beside the cases of a run: one fault of each kind, where there is what it needs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from ci.matrix import Row, rows
+from ci.table import Row, rows
 from validation.case import preflight
 from validation.case.case import Case
 from validation.case.layout import Layout
 from validation.checks.order import RUN, place
-from validation.faults.catalogue import DEFECTS, GROUPS
-from validation.faults.plan import Plan, plan, smaller
+from validation.faults import catalogue
+from validation.faults.plan import PLANTED, Plan, plan, smaller
 from validation.run.options import add_options, settings
 
 
@@ -30,15 +30,16 @@ def cases(*words: str) -> tuple[Case, ...]:
 
 
 def planted(found: Plan) -> dict[str, str]:
-    """Group -> layout."""
-    return {plant.defect.group: plant.case.layout.name for plant in found.plants}
+    """Kind -> layout."""
+    return {plant.kind: plant.case.layout.name for plant in found.plants}
 
 
-def test_the_table_has_every_group() -> None:
-    assert set(GROUPS) == {
-        *("attention scale", "rope", "router bias", "expert order", "lost reduction", "lost gradient reduction")
-    }
-    assert {defect.group for defect in DEFECTS} == set(GROUPS)
+GROUPS = ("attention scale", "rope", "router bias", "expert order", "lost reduction", "lost gradient reduction")
+
+
+def test_every_kind_is_planted_with_faults_of_the_catalogue() -> None:
+    assert tuple(PLANTED) == GROUPS
+    assert {name for faults in PLANTED.values() for name, _ in faults} <= set(catalogue.ids())
 
 
 def test_one_of_each_group_is_planted_in_the_smallest_layout_that_has_it() -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from packaging.version import InvalidVersion
 
 from validation.case.case import DEFAULT_SEED, Case
 from validation.case.layout import Layout
@@ -83,3 +84,13 @@ def test_only_the_named_checks_are_excused() -> None:
     assert bug.must_fail("gradients/model.layers.1.mlp.experts.up_proj.weight")
     assert not bug.must_fail("gradients/model.layers.1.mlp.gate.weight")
     assert not replace(bug, spoils=()).may_fail("gradients/model.layers.1.mlp.gate.weight")
+
+
+def test_nothing_is_known_of_a_megatron_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks are listed on machines that have none; packaging before 26 raises where it is given no version."""
+
+    def contains(*asked: object, **how: object) -> bool:
+        raise InvalidVersion
+
+    monkeypatch.setattr("validation.run.known.SpecifierSet.contains", contains)
+    assert known_bugs(case("ep2etp2"), "absent") == ()

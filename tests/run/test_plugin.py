@@ -1,14 +1,17 @@
-"""A plugin is found by its name, and one that would do nothing is refused."""
+"""A plugin is found by its name or its file, and one that would do nothing is refused."""
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from validation.case.errors import UsageError
-from validation.run.plugin import FUNCTIONS, Plugin, load
+from validation.run.plugin import FUNCTIONS, Plugin, PluginBroke, absolute, check, load
 
 
 @pytest.fixture
@@ -34,8 +37,10 @@ def test_a_module_has_the_functions_that_it_wants(module: ModuleType, function: 
 
 
 def test_an_object_of_a_module_will_do(module: ModuleType) -> None:
-    module.Own = Plugin(built=print)  # type: ignore[attr-defined]
-    assert load("some_plugin:Own").built is print
+    called: list[tuple[object, ...]] = []
+    module.Own = Plugin(built=lambda *given: called.append(given))  # type: ignore[attr-defined]
+    load("some_plugin:Own").built("case", "model")  # type: ignore[arg-type]
+    assert called == [("case", "model")]
 
 
 @pytest.mark.parametrize("name", ["no_such_module", "some_plugin:missing"])
@@ -48,3 +53,114 @@ def test_one_whose_functions_nobody_would_call_is_wrong_usage(module: ModuleType
     module.lodaed = print  # type: ignore[attr-defined]
     with pytest.raises(UsageError, match="no function that a rank calls; those are configure, built, loaded, wrapped, stepped"):
         load("some_plugin")
+
+
+Write = Callable[[str], str]
+MAKER = """
+class Own:
+    def __init__(self, argument):
+        self.argument = argument
+
+    def built(self, case, model):
+        model.append(self.argument)
+
+
+def plugin(argument):
+    return Own(argument)
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Makes a file and names it; what it puts beside other modules goes again."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+
+    def made(text: str) -> str:
+        (tmp_path / "own.py").write_text(text)
+        return str(tmp_path / "own.py")
+
+    return made
+
+
+def test_the_functions_of_a_file_are_a_plugin(write: Write) -> None:
+    name = write("def built(case, model):\n    model.append(case)\n")
+    check(name)
+    seen: list[str] = []
+    load(name).built("a case", seen)  # type: ignore[arg-type]
+    assert seen == ["a case"]
+
+
+@pytest.mark.parametrize(("argument", "got"), [(":3", "3"), (":a=1:b=2", "a=1:b=2"), (":", ""), ("", "")])
+def test_a_file_makes_a_plugin_of_an_argument(write: Write, argument: str, got: str) -> None:
+    name = write(MAKER) + argument
+    check(name)
+    seen: list[str] = []
+    load(name).built("a case", seen)  # type: ignore[arg-type]
+    assert seen == [got]
+
+
+def test_a_file_may_import_what_lies_beside_it(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "beside_own.py").write_text("VALUE = 5\n")
+    name = write("import beside_own\ndef built(case, model):\n    model.append(beside_own.VALUE)\n")
+    seen: list[int] = []
+    load(name).built("a case", seen)  # type: ignore[arg-type]
+    assert seen == [5]
+
+
+@pytest.mark.parametrize(
+    ("text", "argument", "says"),
+    [
+        ("def built(:\n", "", r"own\.py, line 1 is no Python"),
+        ("def bilt(case, model): ...\n", "", "has no function that a rank calls; those are configure, .*, or plugin$"),
+        ("def built(case, model): ...\n", ":3", r"takes no argument; give it a function plugin\(argument\), or leave :3 out$"),
+        ("def outer():\n    def built(case, model): ...\n", "", "has no function that a rank calls"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_without_running_it(write: Write, text: str, argument: str, says: str) -> None:
+    with pytest.raises(UsageError, match=rf"^--plugin .*own\.py{argument}: .*{says}"):
+        check(write(text) + argument)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from elsewhere import built\n",
+        "from elsewhere import *\n",
+        "import elsewhere\nbuilt = elsewhere.other\n",
+        "if True:\n    def built(case, model): ...\n",
+        "raise RuntimeError\ndef built(case, model): ...\n",
+    ],
+)
+def test_what_only_running_it_can_tell_is_left_to_the_ranks(write: Write, text: str) -> None:
+    check(write(text))
+
+
+@pytest.mark.parametrize("name", ["nowhere/own.py", "nowhere/own.py:3"])
+def test_a_file_that_is_not_there_is_wrong_usage(name: str) -> None:
+    with pytest.raises(UsageError, match=rf"^--plugin {name}: nowhere/own\.py cannot be read \(No such file"):
+        check(name)
+
+
+def test_a_module_that_is_not_there_is_wrong_usage() -> None:
+    with pytest.raises(UsageError, match=r"^--plugin no_such\.module: no module no_such\.module here; give FILE\.py"):
+        check("no_such.module")
+
+
+@pytest.mark.parametrize("text", ["1 / 0\n", "def plugin(argument):\n    return 1 / argument\n"])
+def test_a_file_that_raises_says_so(write: Write, text: str) -> None:
+    name = write(text)
+    with pytest.raises(PluginBroke, match=rf"^plugin {name}: running own\.py raised (ZeroDivision|Type)Error"):
+        load(name)
+
+
+def test_a_function_that_raises_says_whose_it_is(write: Write) -> None:
+    name = write("def loaded(case, model):\n    1 / 0\n")
+    with pytest.raises(PluginBroke, match=rf"^plugin {name}: its loaded raised ZeroDivisionError"):
+        load(name).loaded("a case", [])  # type: ignore[arg-type]
+
+
+def test_a_path_is_the_same_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert absolute("own.py:3") == f"{tmp_path}{os.sep}own.py:3"
+    assert absolute("package.module:name") == "package.module:name"

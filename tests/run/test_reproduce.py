@@ -53,6 +53,11 @@ def test_the_case_is_the_same(words: str) -> None:
     assert again.cases == parsed(shlex.split(words)).cases[:1]
 
 
+def test_without_a_check_it_is_all_of_the_case() -> None:
+    """The same words, and no selection."""
+    assert [*printed("--layouts tp2", check=""), "--"] == printed("--layouts tp2")[:-2]
+
+
 def test_a_checkpoint_is_named_by_its_folder(tmp_path: Path) -> None:
     """With the layers that were taken; its path is quoted where a shell would break it."""
     from validation.case.preset import TINY

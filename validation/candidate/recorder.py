@@ -24,6 +24,7 @@ from validation.compare.staging import to_device
 class Recorder:
     """What one rank has to say about every tensor it holds a piece of: differences, never tensors.
 
+    `notes` are for what a plugin wants to hand back; nothing of ours writes any.
     `dtypes` are those that tensors must have by name, where the reference is not held in them itself: a truth is float64.
     """
 
@@ -32,6 +33,7 @@ class Recorder:
         self._kept: dict[Path, dict[str, torch.Tensor]] = defaultdict(dict)
         self.pieces: dict[str, list[PieceReport]] = defaultdict(list)
         self.problems: dict[str, str] = {}
+        self.notes: dict[str, Any] = {}
         self._files: dict[Path, SlicedFile] = {}
 
     def file(self, path: Path) -> SlicedFile:
@@ -99,7 +101,7 @@ class Recorder:
     def as_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
         pieces = {name: [piece.as_list() for piece in found] for name, found in self.pieces.items()}
-        return {"pieces": pieces, "problems": self.problems}
+        return {"pieces": pieces, "problems": self.problems, "notes": self.notes}
 
 
 def _digest(tensor: torch.Tensor) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from megatron.core.distributed import DistributedDataParallel
 from megatron.core.models.gpt import GPTModel
 
 from validation.candidate import build, load
@@ -103,6 +104,7 @@ class _Rank:
         with as_stored():
             compare_gradients(held, self._stored, self._recorder, self._experts)
         probed.stop()
+        _let_go(wrapped)
 
     def _loaded(self, layer: int, first: bool) -> tuple[GPTModel, load.Held]:
         """The layer with its weights, which are compared the first time that they are loaded."""
@@ -139,3 +141,12 @@ class _Rank:
 
     def _kept(self, layer: int, index: int) -> Path:
         return self._folder / f"{layer}-{index}.pt"
+
+
+def _let_go(wrapped: DistributedDataParallel) -> None:
+    """Have a layer freed when nothing else holds it.
+
+    megatron-core's hooks on gradient accumulators hold the wrapped model, whose dispatchers hold tensors of the graph, which
+    holds the accumulators: a circle through C++, which Python's collector does not see. Emptied, the wrapper holds nothing.
+    """
+    vars(wrapped).clear()

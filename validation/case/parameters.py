@@ -14,7 +14,7 @@ from types import MappingProxyType
 from validation.case.model import Model
 
 EXPERTS = "mlp.experts."
-_TITLES = {
+TITLES = {
     "model.embed_tokens.weight": "Embedding Weight",
     "model.norm.weight": "Final Norm Weight",
     "lm_head.weight": "Output Layer Weight",
@@ -44,6 +44,7 @@ _TITLES = {
     "eh_proj.weight": "Projection Weight",
     "shared_head.norm.weight": "Final Norm Weight",
 }
+"""What a reader sees, by the part of a parameter's name that follows the layer."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ class Parameter:
     def title(self) -> str:
         """The parameter as a reader sees it: `Layer 0 KV Down Projection Weight`, `MTP 0 Projection Weight`."""
         if self.layer is None:
-            return _TITLES[self.name]
+            return TITLES[self.name]
         place = f"Layer {self.layer}" if self.mtp is None else f"MTP {self.mtp}"
-        return f"{place} {_TITLES[self.name.split('.', 3)[3]]}"
+        return f"{place} {TITLES[self.name.split('.', 3)[3]]}"
 
     def keys(self) -> tuple[str, ...]:
         """The names under which a checkpoint file holds it: one, or one per expert."""

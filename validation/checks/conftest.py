@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from validation.case.errors import PlumblineError
+from validation.checks.inventory import Inventory
 from validation.checks.marks import members
 from validation.checks.parity import Parity
 from validation.checks.planted import Planted
@@ -38,6 +39,9 @@ def pytest_configure(config: pytest.Config) -> None:
         pytest.exit(str(error), returncode=error.exit_code)
     config.option.no_summary, config.option.no_header = True, True
     config.option.verbose -= 2
+    if wanted.manifest:
+        config.pluginmanager.register(Inventory(wanted, config.stash[PLAN]), "plumbline-report")
+        return
     report = Report(config, wanted, config.stash[PLAN], prepared=given is not None)
     config.pluginmanager.register(report, "plumbline-report")
     config.pluginmanager.register(Straight(), "plumbline-straight")
@@ -48,7 +52,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     report: Any = metafunc.config.pluginmanager.get_plugin("plumbline-report")
     if "planted" in metafunc.fixturenames:
         plants = metafunc.config.stash[PLAN].plants
-        ids = [plant.defect.group.replace(" ", "-") for plant in plants]
+        ids = [plant.kind.replace(" ", "-") for plant in plants]
         metafunc.parametrize("planted", [Planted(plant, report) for plant in plants], ids=ids)
     if "parity" not in metafunc.fixturenames:
         return

@@ -42,10 +42,6 @@ class First:
         return command(case, of_case(self.check, self.case, case), settings)
 
     def told(self, checks: Sequence[Check], settings: Settings) -> list[Check]:
-        """The case's checks, this one with how to reproduce it: in its message, too, for viewers show nothing else."""
-        how = self.command(settings)
-        return [self._with(check, how) if check.message == self.line else check for check in checks]
-
-    def _with(self, check: Check, how: str) -> Check:
-        said = f"{check.message}\nReproduce: {how}"
-        return replace(check, message=said, properties={**check.properties, "reproduce": how})
+        """The case's checks, this one with how to reproduce it in its message, for viewers show nothing else."""
+        said = f"{self.line}\nReproduce: {self.command(settings)}"
+        return [replace(check, message=said) if check.message == self.line else check for check in checks]

@@ -14,10 +14,11 @@ from validation.case.probes import observed
 from validation.case.steps import UNREDUCED, stepped
 from validation.checks.localise import localised
 from validation.checks.order import place
+from validation.compare.limits import AFTER_STEPS, EXACT, IN_FP64, Limits, above_floor
 from validation.run.known import known_bugs
 
 if TYPE_CHECKING:
-    from validation.compare.verdict import Limits, Verdict
+    from validation.compare.verdict import Verdict
     from validation.run.result import Result
 
 
@@ -44,6 +45,8 @@ class Parity:
     def __init__(self, case: Case, runs: Runs) -> None:
         self.case, self._runs = case, runs
         self.verdict: Verdict | None = None
+        self.title = ""
+        """Of the first statement."""
 
     @property
     def result(self) -> Result:
@@ -52,7 +55,8 @@ class Parity:
 
     def finished(self) -> None:
         """The ranks ran to their end."""
-        broken, title = self.result.broken, "Every rank finishes"
+        title = self._states("Every rank finishes")
+        broken = self.result.broken
         if broken is None:
             ranks = self.case.layout.ranks
             over = max((memory["peak"] - memory["baseline"]) >> 20 for memory in self.result.memory)
@@ -72,8 +76,6 @@ class Parity:
 
     def routes_agree(self, probe: str) -> None:
         """Every token goes to the reference's experts, near-ties of a lower precision aside."""
-        from validation.compare.verdict import EXACT
-
         known = observed(self.case)[probe]
         self._compare(probe, known.title, known.shape, EXACT, routes=True, also=lambda verdict: self._near_ties(probe, verdict))
 
@@ -91,8 +93,6 @@ class Parity:
 
     def weight_is_equal(self, parameter: str) -> None:
         """What the ranks hold, read back into the checkpoint's layout, is the checkpoint's to the bit."""
-        from validation.compare.verdict import EXACT
-
         known = parameters(self.case.model)[parameter]
         self._compare(f"weights/{parameter}", known.title, known.shape, EXACT)
 
@@ -113,8 +113,6 @@ class Parity:
 
     def step_agrees(self, key: str) -> None:
         """What an optimizer step leaves is what torch's AdamW leaves on the HuggingFace model."""
-        from validation.compare.verdict import AFTER_STEPS
-
         known = stepped(self.case)[key]
         self._compare(known.name, known.title, known.shape, AFTER_STEPS)
 
@@ -172,8 +170,6 @@ class Parity:
 
     def _limits(self, name: str) -> Limits:
         """What a tensor may differ by in the case's precision. Raises LookupError for one without a floor."""
-        from validation.compare.verdict import IN_FP64, above_floor
-
         if self.case.precision == "fp64":
             return IN_FP64
         floors = self.result.facts["floor"]
@@ -227,7 +223,12 @@ class Parity:
                 return replace(verdict, status="fail", reasons=(sentence,))
         return verdict
 
+    def _states(self, title: str) -> str:
+        self.title = self.title or title
+        return title
+
     def _decidable(self, title: str) -> None:
+        self._states(title)
         if self.result.broken is not None:
             self._conclude("error", title, reasons=("not decided, for the run did not finish",))
 

@@ -32,6 +32,11 @@ class Planted:
         self.plant, self._runs = plant, runs
         self.verdict: Verdict | None = None
 
+    @property
+    def title(self) -> str:
+        """What the check is called."""
+        return title(self.plant)
+
     def is_seen(self) -> None:
         """In data-flow order the check that the table names is the first to fail, and without the defect it passes."""
         self.verdict = judge_planted(self.plant, self._runs.planted(self.plant), self._runs.sound(self.plant))
@@ -39,23 +44,27 @@ class Planted:
             pytest.fail(self.verdict.line, pytrace=False)
 
 
+def title(plant: Plant) -> str:
+    """What the check of a planted defect is called."""
+    return f"Planted defect seen: {plant.kind}"
+
+
 def judge_planted(plant: Plant, planted: Result, sound: Result) -> Verdict:
     """Whether the gate sees the defect, from what the ranks found with it and without it."""
     from validation.compare.verdict import Verdict
 
-    title = f"Planted defect seen: {plant.defect.group}"
     broken = planted.broken or sound.broken
     if broken is not None:
-        return Verdict("error", title, reasons=(broken.sentence,), details=broken.stacks)
-    properties = {"planted": plant.defect.does, "layout": plant.case.layout.name, "expected": plant.check}
+        return Verdict("error", title(plant), reasons=(broken.sentence,), details=broken.stacks)
+    properties = {"planted": plant.fault.does, "layout": plant.case.layout.name, "expected": plant.check}
     first = _first_failing(planted)
     reason, details = _unseen(plant, first, sound)
     if first is not None:
         properties |= {"first": first.title, **first.properties}
     if reason or first is None:
-        return Verdict("fail", title, reasons=(reason,), properties=properties, details=details)
+        return Verdict("fail", title(plant), reasons=(reason,), properties=properties, details=details)
     numbers = f"first failing check {first.title} (relative {float(first.properties['rel_error']):.1e})"
-    return Verdict("pass", title, numbers, properties=properties)
+    return Verdict("pass", title(plant), numbers, properties=properties)
 
 
 def _unseen(plant: Plant, first: Verdict | None, sound: Result) -> tuple[str, str]:
@@ -65,7 +74,7 @@ def _unseen(plant: Plant, first: Verdict | None, sound: Result) -> tuple[str, st
     if without is not None and without.place <= wanted:
         return f"the same case without it fails at {without.title}, too: nothing is shown", f"    {without.line}"
     if first is None:
-        return f"not seen, no check fails ({plant.defect.does}): the gate is blind to it", ""
+        return f"not seen, no check fails ({plant.fault.does}): the gate is blind to it", ""
     if wanted == RUN or first.place != wanted:
         said = f"the first failing check is {first.title} and not {known.get(wanted, plant.check)}"
         return f"not seen where it is, {said}: the gate is blind to it", f"    {first.line}"

@@ -6,22 +6,26 @@ import gc
 import time
 from collections import Counter, defaultdict
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ci import junit
+from ci import commit, junit
 from validation.case.case import Case
 from validation.case.errors import ExitCode, PlumblineError
+from validation.checks.facts import case_facts, case_file
 from validation.checks.first import First
 from validation.checks.parity import Parity
 from validation.checks.planted import Planted
 from validation.checks.progress import ProgressLine
 from validation.checks.self_test import SelfTest
+from validation.checks.titles import classname_of, title_of
 from validation.faults.plan import Plan, Plant
 from validation.machine import machine
 from validation.run.options import Settings
+from validation.run.reproduce import command
 
 if TYPE_CHECKING:
     from validation.compare.verdict import Verdict
@@ -43,10 +47,13 @@ class Report:
         self._checks: dict[str, list[junit.Check]] = defaultdict(list)
         self._counts: Counter[str] = Counter()
         self._first: dict[str, First] = {}
-        self._broke: set[ExitCode] = set()
+        self._broke: dict[str, ExitCode] = {}
+        """With what the run behind a testsuite broke, if it did."""
+        self._wrong = False
         self._start = time.monotonic()
         self._progress = ProgressLine(config)
         self._machine: dict[str, str] = {}
+        self._commit: dict[str, str] = {}
 
     def result(self, case: Case) -> Result:
         """The case's result; runs it unless it is the one last asked for."""
@@ -66,7 +73,7 @@ class Report:
                 self._write(line)
         if self._runner is None:
             self._start_cases()
-        return self._planted(plant.case, plant.defect.plugin)
+        return self._planted(plant.case, plant.fault.plugin)
 
     def sound(self, plant: Plant) -> Result:
         """What the ranks of the same case find without the defect."""
@@ -75,7 +82,7 @@ class Report:
     def _planted(self, case: Case, plugin: str = "") -> Result:
         found: Result = self._runner.result(case, plugin)
         if found.broken is not None:
-            self._broke.add(found.broken.exit_code)
+            self._broke[self._suite] = found.broken.exit_code
         return found
 
     def against_single(self, case: Case) -> Result | None:
@@ -90,28 +97,34 @@ class Report:
     def _run(self, case: Case) -> Result:
         self._section = ""
         self._write(f"===== {case.title} =====")
+        if self._settings.plugin:
+            self._write(
+                f"Plugin: {self._settings.plugin} runs in every rank; a gate takes no results of such a run", yellow=True
+            )
         if self._runner is None:
             self._start_cases()
         self._progress.watch(case)
-        result: Result = self._runner.result(case)
+        result: Result = self._runner.result(case, self._settings.plugin)
         self._progress.watch(None)
         return result
 
     def _start_cases(self) -> None:
         """Every case that a selected check asks for, after a file that says it did not finish."""
-        from validation.run.runner import Runner
-
-        self._runner, self._machine = Runner(self._settings, self._progress.show), machine()
+        self._machine, self._commit = machine(), commit.facts()
         for case in self._wanted:
             junit.write_unfinished(self._path(case), case.name, self._facts(case, {}))
         if self._plants:
             junit.write_unfinished(*self._self_test_file(), self._self_test.properties(self._common_facts()))
+        # Imports torch: what an earlier run left must be gone by then.
+        from validation.run.runner import Runner
+
+        self._runner = Runner(self._settings, self._progress.show)
         # torch alone is half a million objects: left to the collector, it goes through them while the checks run.
         gc.freeze()
-        self._runner.start(self._wanted)
+        self._runner.start(self._wanted, self._settings.plugin)
         self._runner.start(plant.case for plant in self._plants)
         for plant in self._plants:
-            self._runner.start([plant.case], plant.defect.plugin)
+            self._runner.start([plant.case], plant.fault.plugin)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Cases that no selected check asks for are not run."""
@@ -141,6 +154,7 @@ class Report:
         report = yield
         stated = parity_of(item) or planted_of(item)
         report.verdict, report.section = stated.verdict if stated else None, section_of(item)[1]
+        report.title = title_of(item)
         return report
 
     @pytest.hookimpl(tryfirst=True)
@@ -154,13 +168,20 @@ class Report:
             return
         verdict: Verdict | None = report.verdict
         status = verdict.status if verdict else ("pass" if report.passed else "error")
-        title = verdict.title if verdict else report.nodeid.rpartition("::")[2]
-        line = verdict.line if verdict else f"{status.upper()}: {title}"
+        line = verdict.line if verdict else f"{status.upper()}: {report.title}"
         details = "" if verdict or not report.failed else report.longreprtext
         self._count(status, line, verdict, report.nodeid)
         self._print(report.section, status, line, verdict, details)
         if self._suite:
-            self._checks[self._suite].append(_check(report, status, title, verdict, line, details))
+            check = _check(report, status, verdict, line, details)
+            self._checks[self._suite].append(check if status == "pass" else self._reproducible(check, report.nodeid, verdict))
+
+    def _reproducible(self, check: junit.Check, node: str, verdict: Verdict | None) -> junit.Check:
+        """The check with the command that runs it again, where it is about a case."""
+        if self._result is None:
+            return check
+        how = First.of(self._result.case, node, check.message, verdict).command(self._settings)
+        return replace(check, properties={**check.properties, "reproduce": how})
 
     def _count(self, status: str, line: str, verdict: Verdict | None, check: str) -> None:
         self._counts[status] += 1
@@ -169,7 +190,8 @@ class Report:
             name = self._result.case.name
             self._first[name] = min(self._first.get(name, found), found, key=lambda first: first.place)
         if self._result is not None and self._result.broken is not None:
-            self._broke.add(self._result.broken.exit_code)
+            self._broke[self._suite] = self._result.broken.exit_code
+        self._wrong |= status == "fail" or (status == "error" and self._suite not in self._broke)
 
     def _print(self, section: str, status: str, line: str, verdict: Verdict | None, details: str) -> None:
         undecided = self._result is not None and self._result.broken is not None
@@ -222,18 +244,16 @@ class Report:
 
     def _exit_code(self) -> ExitCode:
         """A wrong number outweighs a broken run: only what is undecided for want of machines may be tried again."""
-        if self._counts["fail"] or (self._counts["error"] and not self._broke):
-            return ExitCode.FAIL
-        return min(self._broke, default=ExitCode.PASS)
+        return ExitCode.FAIL if self._wrong else min(self._broke.values(), default=ExitCode.PASS)
 
     def _self_test_file(self) -> tuple[Path, str]:
         """The path, and the name of the testsuite in it."""
-        return self._settings.results / f"{self._self_test.name}.xml", self._self_test.name
+        return self._settings.results / case_file(self._self_test.name), self._self_test.name
 
     def _finish_case(self) -> None:
         if self._suite == self._self_test.name:
             path, name = self._self_test_file()
-            junit.write(path, self._self_test.suite(self._checks[name], self._common_facts()))
+            junit.write(path, self._self_test.suite(self._checks[name], self._common_facts() | self._how_it_broke(name)))
         if self._result is None:
             return
         case, result = self._result.case, self._result
@@ -242,23 +262,32 @@ class Report:
         suite = junit.Suite(
             name=case.name,
             checks=tuple(first.told(checks, self._settings) if first else checks),
-            properties=facts | _ranks(result),
+            properties=facts
+            | _ranks(result)
+            | self._how_it_broke(case.name)
+            | {"reproduce": command(case, "", self._settings)},
             seconds=result.seconds,
             timestamp=time.strftime("%Y-%m-%dT%H:%M:%S"),
         )
         junit.write(self._path(case), suite)
 
+    def _how_it_broke(self, name: str) -> dict[str, str]:
+        """The exit code that a broken run behind a testsuite ends with, as a property of it."""
+        return {"broken": str(int(self._broke[name]))} if name in self._broke else {}
+
     def _path(self, case: Case) -> Path:
-        return self._settings.results / f"{case.name}.xml"
+        return self._settings.results / case_file(case.name)
 
     def _facts(self, case: Case, more: dict[str, Any]) -> dict[str, str]:
-        fields = ("preset", "precision", "implementation", "transport", "seed", "batch_size", "micro_batch_size", "seq_length")
-        said = {field: str(getattr(case, field)) for field in fields}
-        said |= {"layout": case.layout.name, "ranks": str(case.layout.ranks)}
-        return {**said, **self._common_facts(), **{key: str(value) for key, value in more.items()}}
+        more_facts = {key: str(value) for key, value in more.items()}
+        return {**case_facts(case), **self._common_facts(), **self._of_plugin(), **more_facts}
 
     def _common_facts(self) -> dict[str, str]:
-        return {"command": self._settings.command, **self._machine}
+        return {"command": self._settings.command, **self._commit, **self._machine}
+
+    def _of_plugin(self) -> dict[str, str]:
+        """That the ranks ran with a plugin, where they did: those of the self-test do not."""
+        return {"plugin": self._settings.plugin} if self._settings.plugin else {}
 
     def _write(self, line: str, **colours: bool) -> None:
         # In one piece: unbuffered, as CI systems set it, every write is a system call.
@@ -300,10 +329,10 @@ def _ranks(result: Result) -> dict[str, str]:
     return said
 
 
-def _check(report: Any, status: str, title: str, verdict: Verdict | None, line: str, details: str) -> junit.Check:
+def _check(report: Any, status: str, verdict: Verdict | None, line: str, details: str) -> junit.Check:
     return junit.Check(
-        classname=report.nodeid.partition("::")[0].removesuffix(".py").replace("/", "."),
-        name=title,
+        classname=classname_of(report.nodeid),
+        name=report.title,
         status=status,
         seconds=report.duration,
         message="" if status == "pass" else line,

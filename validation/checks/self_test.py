@@ -44,6 +44,9 @@ class SelfTest:
 
     def properties(self, facts: Mapping[str, str]) -> dict[str, str]:
         """What is known before anything has run; `facts` are those of the machine and the command."""
+        return self.case_facts() | dict(facts) | {f"not planted: {group}": why for group, why in self.plan.left_out}
+
+    def case_facts(self) -> dict[str, str]:
+        """What all of its cases share."""
         fields = ("preset", "precision", "implementation", "transport", "seed")
-        said = {field: str(getattr(self._case, field)) for field in fields} | dict(facts)
-        return said | {f"not planted: {group}": why for group, why in self.plan.left_out}
+        return {field: str(getattr(self._case, field)) for field in fields}

@@ -20,9 +20,10 @@ from ci import junit
 from validation.case.errors import ExitCode, UsageError
 from validation.case.parameters import EXPERTS, Parameter
 from validation.compare.difference import Difference, measure
+from validation.compare.limits import EXACT
 from validation.compare.measurement import Measurement, PieceReport
 from validation.compare.piece import Box, whole
-from validation.compare.verdict import EXACT, FAIL, PASS, Verdict, judge
+from validation.compare.verdict import FAIL, PASS, Verdict, judge
 from validation.convert.formats import open_source
 from validation.convert.source import Source
 from validation.convert.work import die_with_parent

@@ -1,4 +1,4 @@
-"""Which defects a run plants, and in what: small cases like its own. No torch."""
+"""Which faults of the catalogue a run plants, and in what: small cases like its own. No torch."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from dataclasses import dataclass, replace
 from validation import checkout
 from validation.case.case import Case
 from validation.case.layout import Layout
-from validation.case.parameters import parameters
 from validation.case.training import Training
 from validation.faults import catalogue
-from validation.faults.catalogue import Defect
+from validation.faults.fault import Fault
 from validation.run.known import known_bugs
 from validation.run.options import Settings
 
 
 @dataclass(frozen=True)
 class Plant:
-    """A defect in a case; `check` names the comparison that must be the first to fail."""
+    """A fault of one kind in a case; `check` names the comparison that must be the first to fail."""
 
-    defect: Defect
+    kind: str
+    fault: Fault
     case: Case
     check: str
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is planted, and the groups of which nothing is, each with the reason."""
+    """What is planted, and the kinds of which nothing is, each with the reason."""
 
     plants: tuple[Plant, ...] = ()
     left_out: tuple[tuple[str, str], ...] = ()
@@ -36,13 +36,27 @@ class Plan:
 
 NOTHING = Plan()
 
+PLANTED: dict[str, tuple[tuple[str, str], ...]] = {
+    "attention scale": (("A16", ""),),
+    "rope": (("A04", ""),),
+    "router bias": (("R21", "experts"),),
+    "expert order": (("X09", "experts"),),
+    "lost reduction": (("T13", "tp"),),
+    "lost gradient reduction": (("T04", "sequence parallelism"), ("G11", "dp"), ("C08", "cp")),
+}
+"""What is planted of each kind, in this order: the id of a fault, and what a layout or a model must have for it to exist.
+
+Needs are `experts`, `tp` (ranks that share a sum), `sequence parallelism`, `dp`, `cp`. Where a kind has several faults, the
+first that exists in the layouts of a run is planted.
+"""
+
 _WIDTHS: dict[str, Callable[[Layout], int]] = {
     "tp": lambda layout: layout.tp,
     "sequence parallelism": lambda layout: layout.tp if layout.uses_sequence_parallel else 1,
     "dp": lambda layout: layout.data_parallel,
     "cp": lambda layout: layout.cp,
 }
-"""By what a defect needs, over how many ranks a layout has it."""
+"""By what a fault needs, over how many ranks a layout has it."""
 _MISSING = {
     "tp": "no layout of this run has tensor-parallel ranks",
     "sequence parallelism": "no layout of this run has ranks that sum gradients",
@@ -61,31 +75,28 @@ def plan_of(settings: Settings) -> Plan:
 
 
 def plan(cases: Sequence[Case]) -> Plan:
-    """One defect of each group, where the layouts and the model of these cases have what it needs."""
+    """One fault of each kind, where the layouts and the model of these cases have what it needs."""
     plants: list[Plant] = []
     left_out: list[tuple[str, str]] = []
-    for group in catalogue.GROUPS:
-        tried = [_planted(defect, cases) for defect in catalogue.DEFECTS if defect.group == group]
+    for kind, faults in PLANTED.items():
+        tried = [_planted(kind, fault, needs, cases) for fault, needs in faults]
         found = next((one for one in tried if isinstance(one, Plant)), None)
         if found is not None:
             plants.append(found)
         else:
-            left_out.append((group, str(tried[0])))
+            left_out.append((kind, str(tried[0])))
     return Plan(tuple(plants), tuple(left_out))
 
 
-def _planted(defect: Defect, cases: Sequence[Case]) -> Plant | str:
-    """The defect in a case of its own, or why it is not planted."""
-    layout = _layout(defect.needs, (case.layout for case in cases))
-    if layout is None or (defect.needs == "experts" and not cases[0].model.moe_layers):
-        return _MISSING[defect.needs]
-    case = smaller(cases[0], layout)
-    model = case.model
-    output = [parameter.name for parameter in parameters(model).values() if parameter.trained][-1]
-    first_moe = model.moe_layers[0] if model.moe_layers else None
-    check = defect.check.format(moe=first_moe, last=model.num_hidden_layers - 1, output=output)
+def _planted(kind: str, name: str, needs: str, cases: Sequence[Case]) -> Plant | str:
+    """The fault in a case of its own, or why it is not planted."""
+    layout = _layout(needs, (case.layout for case in cases))
+    if layout is None or (needs == "experts" and not cases[0].model.moe_layers):
+        return _MISSING[needs]
+    fault, case = catalogue.find(name), smaller(cases[0], layout)
+    check = fault.first_in(case)
     hiding = next((bug.id for bug in known_bugs(case) if bug.must_fail(check) or bug.may_fail(check)), None)
-    return f"the known upstream bug {hiding} hides it" if hiding else Plant(defect, case, check)
+    return f"the known upstream bug {hiding} hides it" if hiding else Plant(kind, fault, case, check)
 
 
 def _layout(needs: str, layouts: Iterable[Layout]) -> Layout | None:

@@ -40,4 +40,5 @@ def make_batch(case: Case, step: int = 0) -> Batch:
     # A rate of its own for every sequence makes the counts differ between micro-batches and data-parallel ranks.
     rates = 2 * MASKED_SHARE * torch.rand(case.batch_size, 1, generator=generator)
     mask = torch.rand(case.batch_size, case.seq_length, generator=generator) >= rates
-    return Batch(stream[:, :-1].contiguous(), stream[:, 1:].contiguous(), mask)
+    # Copies: of one sequence both would be views of the same storage, which no file takes.
+    return Batch(stream[:, :-1].clone(), stream[:, 1:].clone(), mask)

@@ -19,12 +19,8 @@ def open_weights(case: Case, path: Path) -> Weights:
     Raises UsageError for a checkpoint that is no good.
     """
     if case.training.stream and case.hf_model_path is None:
-        return SeededWeights(case, torch.device("cuda", torch.cuda.current_device()) if _on_gpu(case) else torch.device("cpu"))
+        return SeededWeights(case, torch.device("cpu") if case.on_cpu else torch.device("cuda", torch.cuda.current_device()))
     return Checkpoint.open(path, case.model, case.layers)
-
-
-def _on_gpu(case: Case) -> bool:
-    return case.transport != "gloo"
 
 
 def truth_precision(case: Case) -> str:

@@ -7,6 +7,7 @@ they were computed until the other runs have been measured against them, and are
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -34,7 +35,10 @@ OUTSIDE = {"embedding": ("model.embed_tokens.weight",), "head": ("model.norm.wei
 
 def record(case: Case, weights: Weights, batch: Batch, folder: Path, progress: Callable[[str], None]) -> dict[str, Any]:
     """Write every probe, gradient and routing of the case's step into `folder`; returns the floor's facts."""
+    # What is there before the first layer is not looked at again after every layer.
+    gc.freeze()
     with ExitStack() as stack:
+        stack.callback(gc.unfreeze)
         ledger = stack.enter_context(Ledger(case, folder, weights))
         groups = _groups(case, weights, batch, folder)
         for group in groups:
@@ -118,6 +122,7 @@ class _Group:
         finally:
             for name in self._names(names):
                 self._put(name, torch.empty((), device="meta"))
+            gc.collect()
 
     def gradients(self, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
         """What has arrived at them, by the checkpoint's names; it is taken from them. The truth has none of experts."""

@@ -34,7 +34,8 @@ class Settings:
     """What a command asks for: the cases, and how to run them.
 
     `timeout` is in seconds, for each case and each reference; `jobs` is how many cases run at the same time; `share_gpu` is
-    the most ranks that may share one GPU, None for as many as there are.
+    the most ranks that may share one GPU, None for as many as there are. `plugin` is what the ranks run with, as it was given
+    (validation.run.plugin).
     """
 
     cases: tuple[Case, ...]
@@ -48,6 +49,8 @@ class Settings:
     command: str
     self_test: bool = False
     megatron_path: Path | None = None
+    plugin: str = ""
+    manifest: Path | None = None
     share_gpu: int | None = None
 
 
@@ -87,6 +90,12 @@ def add_options(add: Callable[..., Any]) -> None:
     )
     add("--share-gpu", type=int, default=None, metavar="N", help="let up to N ranks share each GPU, over transport staged")
     add("--megatron-path", default=None, metavar="DIR", help="a checkout with megatron/core, in place of the installed one")
+    add(
+        "--plugin",
+        default="",
+        metavar="FILE.py[:ARGUMENT]",
+        help="run your own functions in every rank while it makes the model; a gate takes no results of such a run",
+    )
     add("--seed", type=int, default=DEFAULT_SEED, help="seed of weights and tokens")
     add("--batch-size", type=int, default=None, help="sequences of one step, over all data-parallel ranks")
     add("--micro-batch-size", type=int, default=None, help="sequences of one forward pass")
@@ -115,6 +124,7 @@ def add_options(add: Callable[..., Any]) -> None:
         help="plant one defect of each kind in small cases beside the others; each must be seen (default where CI is true)",
     )
     add("--no-self-test", action="store_true", default=False, help="plant none")
+    add("--manifest", default=None, metavar="FILE", help="write down every check that would be reported, and run nothing")
     add("--fresh", action="store_true", default=False, help="compute the reference again even if it is stored")
 
 
@@ -161,6 +171,8 @@ def settings(options: Any, command: str) -> Settings:
         command=command,
         self_test=_self_test(options),
         megatron_path=Path(options.megatron_path) if options.megatron_path else None,
+        plugin=options.plugin,
+        manifest=Path(options.manifest) if options.manifest else None,
         share_gpu=options.share_gpu,
     )
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
-from collections.abc import Callable
+import importlib.util
+import re
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from validation.case.case import Case
-from validation.case.errors import UsageError
+from validation.case.errors import PlumblineError, UsageError
+
+_FILE = re.compile(r"(?P<file>.*\.py)(?::(?P<argument>.*))?", re.DOTALL)
+MAKER = "plugin"
+"""A file's function that makes the plugin of an argument."""
 
 
 def _nothing(*given: Any) -> None:
@@ -34,22 +43,134 @@ class Plugin:
 FUNCTIONS = tuple(field.name for field in fields(Plugin))
 
 
-def load(name: str) -> Plugin:
-    """The plugin `package.module`, or an object with such functions in it, `package.module:name`; none for ''.
+class PluginBroke(UsageError):
+    """A plugin that cannot be used, or one of whose functions raised."""
 
-    Raises UsageError where it cannot be imported, or where none of its functions would ever be called.
+
+def absolute(name: str) -> str:
+    """The same plugin for processes that may work in another folder."""
+    found = _FILE.fullmatch(name)
+    return name if found is None else str(Path(found["file"]).resolve()) + name[len(found["file"]) :]
+
+
+def check(name: str) -> None:
+    """Say what is wrong with a plugin as far as it can be seen without running it. Raises UsageError.
+
+    Running it may need megatron-core, which only the ranks import.
+    """
+    found = _FILE.fullmatch(name)
+    if found is None:
+        _find_module(name)
+    else:
+        _check_file(name, Path(found["file"]), found["argument"])
+
+
+def _find_module(name: str) -> None:
+    if not name:
+        return
+    module = name.partition(":")[0]
+    try:
+        there = importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        there = False
+    if not there:
+        raise UsageError(f"--plugin {name}: no module {module} here; give FILE.py, or package.module of one on PYTHONPATH")
+
+
+def _check_file(name: str, file: Path, argument: str | None) -> None:
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
+    except OSError as error:
+        raise UsageError(
+            f"--plugin {name}: {file} cannot be read ({error.strerror}); give the path of a Python file"
+        ) from error
+    except (SyntaxError, ValueError) as error:
+        where = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise UsageError(f"--plugin {name}: {file}{where} is no Python ({error.args[0]})") from error
+    names = set(_defined(tree))
+    if "*" in names:
+        return  # what a star brings is seen in the ranks
+    if argument is not None and MAKER not in names:
+        raise UsageError(
+            f"--plugin {name}: {file} takes no argument; give it a function {MAKER}(argument), or leave :{argument} out"
+        )
+    if not names & {MAKER, *FUNCTIONS}:
+        raise UsageError(
+            f"--plugin {name}: {file} has no function that a rank calls; those are {', '.join(FUNCTIONS)}, or {MAKER}"
+        )
+
+
+def _defined(tree: ast.Module) -> Iterator[str]:
+    """The names that a module binds anywhere outside of functions; those of an `if` or a `try` among them."""
+    todo: list[ast.AST] = list(tree.body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        todo += ast.iter_child_nodes(node)
+
+
+def load(name: str) -> Plugin:
+    """The plugin that `name` says; none for ''.
+
+    `FILE.py` is a module with such functions; `FILE.py:argument` one whose function `plugin(argument)` returns an object with
+    them (called with '' where no argument is given). `package.module` and `package.module:object` are taken as they are. All
+    are loaded before there are process groups.
+    Raises UsageError where it cannot be had, or where none of its functions would ever be called.
     """
     if not name:
         return Plugin()
+    file = _FILE.fullmatch(name)
+    found = _from_file(name, Path(file["file"]), file["argument"] or "") if file else _from_module(name)
+    functions = {word: getattr(found, word) for word in FUNCTIONS if callable(getattr(found, word, None))}
+    if not functions:
+        raise UsageError(f"plugin {name}: it has no function that a rank calls; those are {', '.join(FUNCTIONS)}")
+    return Plugin(**{word: _named(name, word, function) for word, function in functions.items()})
+
+
+def _from_module(name: str) -> Any:
     module_name, _, attribute = name.partition(":")
     try:
         found: Any = importlib.import_module(module_name)
-        found = getattr(found, attribute) if attribute else found
+        return getattr(found, attribute) if attribute else found
     except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(
             f"plugin {name}: cannot be imported ({error}); give package.module, or package.module:name, of something importable"
         ) from error
-    functions = {word: getattr(found, word) for word in FUNCTIONS if callable(getattr(found, word, None))}
-    if not functions:
-        raise UsageError(f"plugin {name}: it has no function that a rank calls; those are {', '.join(FUNCTIONS)}")
-    return Plugin(**functions)
+
+
+def _from_file(name: str, file: Path, argument: str) -> Any:
+    """Run the file, once, as a module of its own; it may import what lies beside it, as a script may."""
+    module_name = f"plumbline_plugin_{file.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, file)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"plugin {name}: {file} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    sys.path.insert(0, str(file.parent))
+    try:
+        spec.loader.exec_module(module)
+        return module.plugin(argument) if hasattr(module, MAKER) else module
+    except PlumblineError:
+        raise
+    except Exception as error:
+        raise PluginBroke(f"plugin {name}: running {file.name} raised {error!r}") from error
+
+
+def _named(name: str, word: str, function: Callable[..., None]) -> Callable[..., None]:
+    """The function; what it raises says that it was the plugin's."""
+
+    def called(*given: Any) -> None:
+        try:
+            function(*given)
+        except PlumblineError:
+            raise
+        except Exception as error:
+            raise PluginBroke(f"plugin {name}: its {word} raised {error!r}") from error
+
+    return called

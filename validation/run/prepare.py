@@ -13,6 +13,7 @@ from validation.case.errors import EnvironmentMissing, UsageError
 from validation.machine import ABSENT, available_memory, gpus, version, visible_gpus
 from validation.reference import store
 from validation.run import launch
+from validation.run import plugin as plugins
 from validation.run.options import Settings
 from validation.run.references import REFERENCES
 
@@ -40,6 +41,7 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> None:
     if not settings.cases[0].on_cpu:
         cuda.check()
     _find_implementation(settings.cases[0].implementation)
+    plugins.check(settings.plugin)
     launch.prepare(settings.cases[0].transport, steps=any(case.training.steps for case in settings.cases))
     launch.warm_up()
     if settings.fresh or any(store.find(case, settings.home) is None for case in (*settings.cases, *also)):

@@ -37,10 +37,10 @@ def alone(case: Case) -> Case:
 def command(case: Case, check: str, wanted: Settings) -> str:
     """`python -m validation run ... -- -k ...`, for a shell: the check with the node id `check`, under `case`.
 
-    `wanted` are the settings that the check ran with, for what is no part of the case.
+    Without a check, all of the case. `wanted` are the settings that the check ran with, for what is no part of the case.
     """
     words = ["python", "-m", "validation", "run", *_words(case), *_machine(case, wanted)]
-    return shlex.join([*words, "--", "-k", _selection(check)])
+    return shlex.join([*words, "--", "-k", _selection(check)] if check else words)
 
 
 def of_case(check: str, ran: Case, case: Case) -> str:
@@ -48,7 +48,8 @@ def of_case(check: str, ran: Case, case: Case) -> str:
     return check.replace(f"[{ran.name}", f"[{case.name}", 1)
 
 
-def _words(case: Case) -> list[str]:
+@cache
+def _words(case: Case) -> tuple[str, ...]:
     words = [*_model(case), "--layouts", case.arrangement, *(["--isolated"] if case.isolated else [])]
     usual = _parsed(words).cases[0]
     for name, option in _OF_CASE.items():
@@ -57,7 +58,7 @@ def _words(case: Case) -> list[str]:
     # How many steps are usual follows from the precision.
     if case.training.steps != _parsed(words).cases[0].training.steps:
         words += ["--steps", str(case.training.steps)]
-    return words
+    return tuple(words)
 
 
 def _model(case: Case) -> list[str]:
@@ -76,6 +77,7 @@ def _model(case: Case) -> list[str]:
 def _machine(case: Case, wanted: Settings) -> list[str]:
     usual = _parsed(["--layouts", "single"])
     words = ["--megatron-path", str(wanted.megatron_path)] if wanted.megatron_path else []
+    words += ["--plugin", wanted.plugin] if wanted.plugin else []
     words += ["--case-timeout", f"{wanted.timeout:g}"] if wanted.timeout != usual.timeout else []
     return words + (["--max-ranks", str(case.layout.ranks)] if case.layout.ranks > usual.max_ranks else [])
 

@@ -13,7 +13,10 @@ from validation.run.launch import Broken
 
 @dataclass(frozen=True)
 class Result:
-    """The outcome of one case: every rank's pieces by tensor, or how the run broke. Memory is in bytes."""
+    """The outcome of one case: every rank's pieces by tensor, or how the run broke. Memory is in bytes.
+
+    `notes` are what a plugin left in each rank's recorder.
+    """
 
     case: Case
     seconds: float
@@ -23,6 +26,7 @@ class Result:
     places: tuple[dict[str, int], ...] = ()
     memory: tuple[dict[str, int], ...] = ()
     broken: Broken | None = None
+    notes: tuple[dict[str, Any], ...] = ()
 
     def measurement(self, name: str, shape: tuple[int, ...]) -> Measurement:
         """All pieces of one tensor."""
@@ -46,4 +50,5 @@ def merged(case: Case, seconds: float, facts: dict[str, Any], reports: list[dict
         problems=dict(problems),
         places=tuple(report["place"] for report in reports),
         memory=tuple(report["memory"] for report in reports),
+        notes=tuple(report["notes"] for report in reports),
     )

@@ -8,11 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from validation.case.case import Case
 from validation.reference import store
 from validation.run import entry, launch
+from validation.run import plugin as plugins
 from validation.run.diagnose import explained
 from validation.run.options import Settings
 from validation.run.references import REFERENCES
@@ -68,36 +70,38 @@ class Runner:
                 reference = self._reference(case)
             start = time.monotonic()
             facts = reference.facts()
-            with launch.run_folder(None if plugin else self._debug_folder(case)) as folder:
+            with launch.run_folder(self._debug_folder(case, plugin)) as folder:
                 reports = launch.launch(
                     entry.rank,
-                    (case.to_json(), str(folder), str(reference.folder), self._settings.timeout, "", plugin),
+                    (case.to_json(), str(folder), str(reference.folder), self._settings.timeout, "", plugins.absolute(plugin)),
                     case.layout.ranks,
                     folder,
                     self._settings.timeout,
                     lambda step: self._progress(case, step),
                 )
         except launch.RunBroke as error:
-            return Result(case, time.monotonic() - start, facts, broken=explained(case, error.broken, in_ranks=bool(facts)))
+            broken = explained(case, error.broken, in_ranks=bool(facts))
+            return Result(case, time.monotonic() - start, facts, broken=self._with_plugin(broken, plugin))
         return merged(case, time.monotonic() - start, facts, reports)
 
     def against_single(self, case: Case) -> Result | None:
         """The case compared with what one rank computes in its place; None where that cannot be had.
 
         It tells a sharding bug from a modelling bug, which one rank has as well. An isolated case's modules have the
-        reference's inputs in either layout: there it is the one rank compared with the reference.
+        reference's inputs in either layout: there it is the one rank compared with the reference. One rank runs with the user's
+        plugin, too: what that does to a model would else look like the layout's.
         """
         single = alone(case)
         if case.layout.ranks == 1:
             return None
         if case.isolated:
-            found = self.run(single)
+            found = self.run(single, self._settings.plugin)
             return None if found.broken else found
         try:
             if single not in self._single:
                 self._single[single] = self._of_one_rank(single)
             with launch.run_folder() as folder:
-                arguments = (case.to_json(), str(folder), str(self._single[single]), self._settings.timeout, "")
+                arguments = self._arguments(case, folder, self._single[single])
                 reports = launch.launch(entry.rank, arguments, case.layout.ranks, folder, self._settings.timeout)
         except launch.RunBroke:
             return None
@@ -113,12 +117,25 @@ class Runner:
             if path.exists():
                 (kept / path.name).symlink_to(path.resolve())
         with launch.run_folder() as folder:
-            arguments = (case.to_json(), str(folder), str(reference.folder), self._settings.timeout, str(kept))
-            launch.launch(entry.rank, arguments, 1, folder, self._settings.timeout)
+            launch.launch(
+                entry.rank, self._arguments(case, folder, reference.folder, str(kept)), 1, folder, self._settings.timeout
+            )
         return kept
 
-    def _debug_folder(self, case: Case) -> Path | None:
-        return self._settings.results / "debug" / case.name if self._settings.debug else None
+    def _arguments(self, case: Case, folder: Path, reference: Path, keep: str = "") -> tuple[object, ...]:
+        """What ranks get that run with the user's plugin."""
+        plugin = plugins.absolute(self._settings.plugin)
+        return (case.to_json(), str(folder), str(reference), self._settings.timeout, keep, plugin)
+
+    def _with_plugin(self, broken: launch.Broken, plugin: str) -> launch.Broken:
+        """How a run ended, with the user's plugin, which may be why it did."""
+        if not self._settings.plugin or plugin != self._settings.plugin or plugins.absolute(plugin) in broken.sentence:
+            return broken
+        return replace(broken, sentence=f"{broken.sentence} (with plugin {plugin})")
+
+    def _debug_folder(self, case: Case, plugin: str) -> Path | None:
+        wanted = self._settings.debug and plugin == self._settings.plugin
+        return self._settings.results / "debug" / case.name if wanted else None
 
     def _reference(self, case: Case) -> store.Reference:
         """The stored reference, computed first where there is none (or where a fresh one is asked for)."""

@@ -1,0 +1,54 @@
+"""The front of the pipeline: one command a module, `python -m ci COMMAND`. Imports no torch.
+
+The module `ci.COMMAND` has `add_options(parser)` and `main(options) -> int`, the exit code. It is imported when its command
+is asked for: planning a matrix needs PyYAML and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from validation.case.errors import PlumblineError
+
+COMMANDS = {
+    "matrix": "say which sessions run for an event, where, and why: JSON for a workflow's matrix",
+    "manifest": "write down every check that a set of sessions must report",
+    "gate": "compare results with the manifest: may this be merged?",
+    "drift": "compare results with the base branch's, ratio by ratio",
+    "baseline": "keep green results, for drift to compare later ones with",
+    "summary": "say in Markdown what came of it, for GitHub's step summary, with annotations",
+    "latest": "find the last green run of a workflow on the base branch, for drift to compare with",
+    "permit": "see that an environment which a job has waited for asks for a person",
+    "page": "make one HTML file of it: heat maps, every check, how to reproduce; needs no network",
+    "sessions": "write docs/matrix.md, the table of all sessions",
+    "attempts": "run python -m validation, again where the infrastructure broke, and keep what each attempt left",
+}
+
+_CODES = "exit codes: 0 green or done, 1 red, 2 wrong usage, 3 something is missing here, 4 the run broke (attempts only)"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code (validation.case.errors.ExitCode)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser(given[0] if given else "").parse_args(given)
+    try:
+        code: int = options.main(options)
+    except PlumblineError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return int(error.exit_code)
+    return code
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m ci", description="What runs where, and may this be merged?", epilog=_CODES)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name, does in COMMANDS.items():
+        found = commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.", epilog=_CODES)
+        if name == command:
+            module = importlib.import_module(f"ci.{name}")
+            module.add_options(found)
+            found.set_defaults(main=module.main)
+    return parser

@@ -1,0 +1,137 @@
+"""`python -m ci gate`: manifest and results make one verdict. Red has its reasons, each a sentence; green needs all of it."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ci import attempts, needs
+from ci.escape import plain
+from ci.expected import Expected, Manifest, UnreadableManifest, load
+from ci.folder import Results
+from ci.junit import Suite, UnreadableResults
+from ci.outcomes import known_bugs
+from ci.reasons import DIRTY, Origin, of_suite
+from validation.case.errors import ExitCode, UsageError
+
+_SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+MOST_SAID = 200
+"""Reasons that a log shows."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """`reasons` are pairs of where and why; without one the results are green. `suites` are those that could be read."""
+
+    reasons: tuple[tuple[str, str], ...]
+    suites: tuple[tuple[Expected, Suite], ...]
+
+    @property
+    def green(self) -> bool:
+        """Whether this may be merged."""
+        return not self.reasons
+
+    @property
+    def counted(self) -> str:
+        """What there is, in a few words."""
+        statuses = Counter(check.status for _, suite in self.suites for check in suite.checks)
+        words = {"pass": "pass", "fail": "fail", "error": "not decided", "known": "known upstream bugs"}
+        said = [f"{statuses[status]} {word}" for status, word in words.items() if statuses[status]]
+        suites = f"{len(self.suites)} testsuite{'s' if len(self.suites) != 1 else ''}"
+        return f"{suites}, {sum(statuses.values())} checks: {', '.join(said) or 'nothing'}"
+
+
+def add_options(parser: argparse.ArgumentParser, without_manifest: str = "") -> None:
+    """The options of the command, which others that need a verdict have, too; `without_manifest` says what those then do."""
+    what = "what python -m ci manifest wrote" + (f"; {without_manifest}" if without_manifest else "")
+    parser.add_argument("--manifest", required=not without_manifest, metavar="M", help=what)
+    parser.add_argument("--results", required=True, metavar="DIR", help="the JUnit files, or folders results-SESSION of them")
+    parser.add_argument(
+        "--commit", default="", metavar="SHA", help="that the results must be made on (default: the manifest's)"
+    )
+    parser.add_argument("--megatron-commit", default="", metavar="SHA", help="of the Megatron checkout that must have been run")
+    parser.add_argument("--needs", default=None, metavar="JSON", help="${{ toJSON(needs) }}: every job must have succeeded")
+    parser.add_argument(
+        "--allow-dirty", action="store_true", help="take results of changed files (to try it on one's own machine)"
+    )
+
+
+def main(options: argparse.Namespace) -> int:
+    """0 green, 1 red."""
+    judged = judge(options)
+    for where, why in judged.reasons[:MOST_SAID]:
+        sys.stdout.write(f"red: {plain(where, 200)}: {plain(why, 1000)}\n")
+    if len(judged.reasons) > MOST_SAID:
+        sys.stdout.write(f"and {len(judged.reasons) - MOST_SAID} more reasons\n")
+    for where, told in tried_again(judged):
+        sys.stdout.write(f"tried again: {plain(where, 200)}: {plain(told)}\n")
+    word = "GREEN" if judged.green else f"RED, {len(judged.reasons)} reason{'s' if len(judged.reasons) > 1 else ''}"
+    sys.stdout.write(f"===== Gate: {word} ({judged.counted}) =====\n")
+    return int(ExitCode.PASS if judged.green else ExitCode.FAIL)
+
+
+def judge(options: argparse.Namespace) -> Judgement:
+    """The verdict on what the options name. Raises UsageError for options that cannot be meant."""
+    if options.commit and not _SHA.fullmatch(options.commit):
+        raise UsageError(f"--commit {options.commit}: give all 40 digits, as `git rev-parse HEAD` prints them")
+    jobs = [_split(reason) for reason in needs.reasons(options.needs)] if options.needs is not None else []
+    try:
+        manifest = load(Path(options.manifest))
+    except UnreadableManifest as error:
+        return Judgement((*jobs, ("manifest", str(error))), ())
+    origin = Origin(options.commit or manifest.commit, options.megatron_commit, options.allow_dirty)
+    found = judged(manifest, Results(Path(options.results)), origin)
+    return Judgement((*jobs, *found.reasons), found.suites)
+
+
+def _split(reason: str) -> tuple[str, str]:
+    where, _, why = reason.partition(": ")
+    return where, why
+
+
+def judged(manifest: Manifest, results: Results, origin: Origin) -> Judgement:
+    """The verdict on results, by the manifest."""
+    reasons = [("manifest", why) for why in _of_manifest(manifest, origin)]
+    known = [bug["what"] for bug in known_bugs()]
+    suites = []
+    for expected in manifest.suites:
+        where = str(results.path(expected.session, expected.file).relative_to(results.folder))
+        try:
+            suite = results.suite(expected.session, expected.file)
+        except UnreadableResults as error:
+            reasons.append((where, str(error).removeprefix(f"{expected.file}: ")))
+            continue
+        suites.append((expected, suite))
+        reasons += [(where, why) for why in of_suite(expected, suite, origin, known)]
+        reasons += [(where, why) for why in attempts.reasons(expected, suite, results)]
+    reasons += [(name, "a result that the manifest does not name") for name in results.strangers(manifest.suites)]
+    return Judgement(tuple(reasons), tuple(suites))
+
+
+def _of_manifest(manifest: Manifest, origin: Origin) -> Iterator[str]:
+    if not any(suite.checks for suite in manifest.suites):
+        yield "names no check: nothing would be compared"
+    files = Counter((suite.session, suite.file) for suite in manifest.suites)
+    yield from (f"names {file} of session {session!r} twice" for (session, file), count in files.items() if count > 1)
+    if not origin.commit:
+        yield "does not say which commit it is of; give --commit, or make it where git or GITHUB_SHA says it"
+    elif manifest.commit != origin.commit:
+        yield f"made on commit {manifest.commit or 'unknown'}, and {origin.commit} is required"
+    if manifest.dirty != "false" and not origin.dirty_allowed:
+        yield DIRTY
+
+
+def tried_again(judged: Judgement) -> list[tuple[str, str]]:
+    """The testsuites that took more than one attempt, with what each ended with; the workflow's, if somebody ran it again."""
+    told = []
+    for expected, suite in judged.suites:
+        attempts, workflow = (suite.properties.get(name, "") for name in ("attempts", "workflow_attempt"))
+        said = [f"ended with exit codes {attempts}"] if attempts else []
+        said += [f"made in attempt {workflow} of the workflow's run"] if workflow else []
+        told += [(expected.file, "; ".join(said))] if said else []
+    return told

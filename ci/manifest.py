@@ -1,0 +1,88 @@
+"""`python -m ci manifest`: every check that the sessions of an event, or those that are named, must report.
+
+The checks themselves are asked (`python -m validation run --manifest`), which takes a second a session and no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from ci import commit
+from ci.expected import Expected, Manifest, UnreadableManifest, load, save
+from ci.table import EVENTS, Row, rows
+from validation.case.errors import ExitCode, PlumblineError, UsageError
+
+ROOT = Path(__file__).parents[1]
+
+
+class CollectionFailed(PlumblineError):
+    """The checks of a session could not be listed."""
+
+    exit_code = ExitCode.ENVIRONMENT
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    chosen = parser.add_mutually_exclusive_group(required=True)
+    chosen.add_argument("--session", action="append", dest="sessions", metavar="S", help="a session; may be given again")
+    chosen.add_argument("--event", choices=EVENTS, help="every session that this event runs")
+    parser.add_argument("--output", default="manifest.json", metavar="M", help="where it goes (default manifest.json)")
+    parser.add_argument("--no-self-test", action="store_true", help="of sessions that do not test themselves, as in CI they do")
+    parser.add_argument("--minimum", action="append", default=[], metavar="NAME=VERSION", help="not what requirements/ says")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Write the manifest."""
+    minimum = _minimum(options.minimum)
+    chosen = _chosen(options.sessions, options.event)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        suites = [suite for found in pool.map(lambda row: _suites(row, not options.no_self_test), chosen) for suite in found]
+    told = commit.facts()
+    suites = [replace(suite, minimum={**suite.minimum, **minimum}) for suite in suites]
+    save(Path(options.output), Manifest(tuple(suites), told.get("commit", ""), told["dirty"]))
+    checks = sum(len(suite.checks) for suite in suites)
+    sys.stdout.write(f"{options.output}: {len(chosen)} sessions, {len(suites)} testsuites, {checks} checks\n")
+    return int(ExitCode.PASS)
+
+
+def _chosen(sessions: Sequence[str] | None, event: str | None) -> list[Row]:
+    """The rows of the table. Raises UsageError for a session that is none, and for a choice that chooses nothing."""
+    table = {row.session: row for row in rows()}
+    names = list(sessions or [row.session for row in table.values() if event in row.when])
+    if unknown := [name for name in names if name not in table]:
+        raise UsageError(f"--session {unknown[0]}: unknown; ci/matrix.yaml has {', '.join(table)}")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"--session {twice[0]}: given twice; a session is run once")
+    if not names:
+        raise UsageError(f"--event {event}: no session of ci/matrix.yaml runs then, and a gate with nothing to ask for is none")
+    return [table[name] for name in names]
+
+
+def _minimum(given: Sequence[str]) -> Mapping[str, str]:
+    pairs = [text.partition("=") for text in given]
+    if wrong := [name for name, equals, version in pairs if not (name and equals and version)]:
+        raise UsageError(f"--minimum {wrong[0]}: give NAME=VERSION, such as megatron-core=0.15.3")
+    return {name: version for name, _, version in pairs}
+
+
+def _suites(row: Row, self_test: bool) -> list[Expected]:
+    with tempfile.TemporaryDirectory(prefix="plumbline-manifest-") as folder:
+        path = Path(folder) / "manifest.json"
+        words = [*row.arguments(), "--self-test" if self_test else "--no-self-test", "--manifest", str(path)]
+        done = subprocess.run(
+            [sys.executable, "-m", "validation", *words], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+        )
+        try:
+            return [replace(suite, session=row.session) for suite in load(path).suites]
+        except UnreadableManifest:
+            said = (done.stderr or done.stdout).strip().splitlines()
+            raise CollectionFailed(
+                f"the checks of {row.session} cannot be listed: {said[-1] if said else 'nothing said'}"
+            ) from None

@@ -1,0 +1,66 @@
+"""`python -m ci page`: the file."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from ci import gate, junit
+from ci.expected import Manifest, UnreadableManifest, load
+from ci.junit import Suite, UnreadableResults
+from ci.page.document import document
+from ci.page.run import Run, by_manifest, judged
+from validation.case.errors import ExitCode, UsageError
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    gate.add_options(parser, without_manifest="without it the verdict is that of the files which are there")
+    parser.add_argument("--output", type=Path, default=Path("report.html"), metavar="FILE", help="default report.html")
+    parser.add_argument("--title", default="Plumbline", help="what the page is called (default Plumbline)")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Write the page. The exit code says whether it was written: whether the run may be merged, the gate says."""
+    run = _gated(options) if options.manifest else judged(*_read(Path(options.results)))
+    _write(options.output, document(run, options.title))
+    counted = f"{sum(run.counts.values()):,} checks in {len(run.suites)} case{'' if len(run.suites) == 1 else 's'}"
+    sys.stdout.write(f"{options.output}: {run.verdict}, {counted}\n")
+    return int(ExitCode.PASS)
+
+
+def _gated(options: argparse.Namespace) -> Run:
+    """The run as the gate sees it."""
+    found = gate.judge(options)
+    try:
+        manifest = load(Path(options.manifest))
+    except UnreadableManifest:
+        manifest = Manifest(())
+    return by_manifest(manifest, found)
+
+
+def _read(folder: Path) -> tuple[list[Suite], list[str]]:
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is no folder; --results names the one with a run's JUnit files")
+    suites, unreadable = [], []
+    for path in sorted(folder.rglob("*.xml")):
+        try:
+            suites.append(junit.read(path))
+        except UnreadableResults as error:
+            unreadable.append(str(error))
+    if not suites and not unreadable:
+        raise UsageError(f"no JUnit file (*.xml) in {folder}; `python -m validation run --results {folder}` writes them")
+    return suites, unreadable
+
+
+def _write(path: Path, text: str) -> None:
+    """In one step: who has the old page open finds a whole one when it is loaded again."""
+    unfinished = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}; --output names a file") from error

@@ -1,0 +1,146 @@
+"""A run as the page sees it: its cases, what was expected of them, and the verdict."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from ci.expected import Expected, Manifest
+from ci.gate import Judgement
+from ci.junit import Check, Suite
+from ci.reasons import number
+
+STATUSES = ("pass", "known", "missing", "error", "fail")
+"""From good to bad; `missing` is a check that the manifest names and no file has."""
+OPEN = ("fail", "error", "missing")
+"""What turns a run red."""
+SELF_TEST = "self-test"
+EDGE = 8
+"""Levels of what is within the limit: 0 is nothing at all, 7 the last step before the limit."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The cases of a run. `reasons` are sentences why it is not a pass; with a manifest they are the gate's."""
+
+    suites: tuple[Suite, ...]
+    verdict: str
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many checks have each status."""
+        return Counter(check.status for suite in self.suites for check in suite.checks)
+
+
+def judged(suites: Iterable[Suite], unreadable: Iterable[str] = ()) -> Run:
+    """The run with the verdict that the files alone give: whether anything is absent, only a manifest can say."""
+    run = Run(tuple(sorted(suites, key=_size)), "pass")
+    counts, unread = run.counts, tuple(unreadable)
+    reasons = [f"{counts[status]:,} {words}" for status, words in _SAID.items() if counts[status]]
+    reasons += [f"unreadable: {sentence}" for sentence in unread]
+    reasons += [f"{suite.name} holds no check" for suite in run.suites if not suite.checks]
+    verdict = "fail" if counts["fail"] else "error" if reasons or not run.suites else "pass"
+    return Run(run.suites, verdict, tuple(reasons))
+
+
+def by_manifest(manifest: Manifest, judgement: Judgement) -> Run:
+    """The run with the gate's verdict and reasons, and with what should be there and is not."""
+    read = {(expected.session, expected.file): suite for expected, suite in judgement.suites}
+    found = (_completed(expected, read.get((expected.session, expected.file))) for expected in manifest.suites)
+    suites = sorted(found, key=_size)
+    run = Run(tuple(suites), "pass")
+    verdict = "pass" if judgement.green else "fail" if run.counts["fail"] else "error"
+    return Run(run.suites, verdict, tuple(f"{where}: {why}" for where, why in judgement.reasons))
+
+
+def _completed(expected: Expected, suite: Suite | None) -> Suite:
+    there = {(check.classname, check.name) for check in suite.checks} if suite else set()
+    missing = [Check(*names, "missing", message=_MISSING) for names in expected.checks if names not in there]
+    if suite is None:
+        return Suite(expected.name, tuple(missing), {**expected.properties, "ranks": str(expected.ranks)})
+    return replace(suite, checks=(*suite.checks, *missing))
+
+
+_MISSING = "the manifest demands it, and no result has it"
+
+
+def _size(suite: Suite) -> tuple[bool, int, str]:
+    """A key to sort cases by: small ones first, the self-test last."""
+    ranks = suite.properties.get("ranks", "")
+    return (suite.name.startswith(f"{SELF_TEST}-"), int(ranks) if re.fullmatch("[0-9]{1,6}", ranks) else 0, suite.name)
+
+
+_SAID = {"fail": "checks fail", "error": "checks could not be decided", "missing": "checks are missing"}
+
+
+def share(check: Check) -> float | None:
+    """The relative error as a share of its limit; None where nothing was measured.
+
+    What must be equal to the bit has a limit of zero: equal is 0, anything else infinitely far off. A check that passes beyond
+    its limit is not about this error: near-ties are excused, and a planted defect is meant to be large.
+    """
+    error, limit = number(check, "rel_error"), number(check, "tolerance")
+    if error is None or limit is None:
+        return None
+    found = error / limit if limit > 0 else 0.0 if error == 0 else math.inf
+    if found <= 1 or check.status != "pass":
+        return math.inf if math.isnan(found) else found
+    return None
+
+
+def level(check: Check) -> int:
+    """How deep a cell is coloured: within the limit a step is a factor of ten, or of two where there is a floor.
+
+    Beyond it there are four, three of those factors apart.
+    """
+    found, factor = share(check), 10 if number(check, "floor") is None else 2
+    if not found or found < 0:
+        return 0
+    steps = math.log(found, factor) if found < math.inf else math.inf
+    if check.status == "pass":
+        return max(0, min(EDGE - 1, math.floor(min(steps, 0)) + EDGE))
+    return 3 if steps >= 9 else max(0, int(steps // 3))
+
+
+def badness(check: Check) -> tuple[int, float]:
+    """A key to find the worst of several checks by."""
+    found = share(check)
+    return (STATUSES.index(check.status), -1.0 if found is None else found)
+
+
+def labels(run: Run) -> tuple[str, ...]:
+    """What each case is called here: its layout, as long as no other has the same."""
+    found = [_layout(suite) for suite in run.suites]
+    return tuple(one if found.count(one) == 1 else suite.name for one, suite in zip(found, run.suites, strict=True))
+
+
+def _layout(suite: Suite) -> str:
+    """The layout with its options, `tp2+distributed`; the whole name where the suite does not say it."""
+    short = SELF_TEST if suite.name.startswith(f"{SELF_TEST}-") else suite.properties.get("arrangement")
+    return short or suite.name
+
+
+def short(check: Check) -> str:
+    """The share of the limit in a few characters: `4e-6`; with a floor, how many floors: `0.61`."""
+    found = share(check)
+    if found is None or check.status in ("error", "missing"):
+        return "–" if check.status == "pass" else ""
+    if found in (0, math.inf):
+        return "=" if found == 0 else "∞"
+    floor, error = number(check, "floor"), number(check, "rel_error")
+    value = error / floor if floor and error is not None else found
+    return (
+        f"{value:.2g}" if 0.01 <= value < 1000 else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
+    )
+
+
+def measure(check: Check) -> str:
+    """The same for a sentence."""
+    found = share(check)
+    if found is None:
+        return "nothing measured" if check.status != "pass" else "holds"
+    return "equal" if found == 0 else f"{short(check)} × {'floor' if number(check, 'floor') else 'limit'}"

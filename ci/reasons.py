@@ -1,0 +1,174 @@
+"""Why a testsuite is not what the manifest demands: a sentence for each reason, none where it is."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from packaging.version import InvalidVersion, Version
+
+from ci.expected import Expected
+from ci.junit import Check, Suite
+
+UNFINISHED = "did not finish"
+"""The message of the testcase that stands for a run that has not ended (ci.junit.write_unfinished)."""
+UNEXPECTED = "passes, though it shows the known upstream bug"
+"""What the checks say of a known bug that does not show (validation/checks/parity.py)."""
+KNOWN = "known upstream bug: "
+DIRTY = "made with files that are not those of its commit"
+_NUMBER = re.compile(r"-?\d{1,20}(\.\d{1,20})?(e[+-]?\d{1,3})?|-?inf|nan")
+REPRODUCE = "\nReproduce: "
+"""What stands before the command in the message of a case's first failure (validation/checks/first.py)."""
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What results must be made of: the commit of this tree, that of Megatron where a checkout runs, clean or not."""
+
+    commit: str
+    megatron_commit: str = ""
+    dirty_allowed: bool = False
+
+
+def of_suite(expected: Expected, suite: Suite, origin: Origin, known: Sequence[str]) -> Iterator[str]:
+    """Every reason. `known` are the bugs that are listed (`what` in validation/run/known.yaml)."""
+    if suite.name != expected.name:
+        yield f"is of the testsuite {suite.name}, not of {expected.name}"
+    yield from _made_as_required(expected, suite)
+    yield from _made_of(suite, origin)
+    yield from _versions(expected, suite)
+    if [check.message for check in suite.checks] == [UNFINISHED]:
+        yield "did not finish: the run was killed, or is still going"
+        return
+    yield from _ranks(expected, suite)
+    yield from _as_many_checks(expected, suite.checks)
+    yield from _verdicts(suite.checks, known)
+    if expected.ranks:  # a planted defect is seen by numbers above the limit
+        yield from _numbers(suite.checks)
+
+
+def _made_as_required(expected: Expected, suite: Suite) -> Iterator[str]:
+    for name, wanted in expected.properties.items():
+        found = suite.properties.get(name)
+        if found is None:
+            yield f"does not say its {name}, and {wanted} is required"
+        elif found != wanted:
+            yield f"made with {name} {found}, and {wanted} is required"
+
+
+def _made_of(suite: Suite, origin: Origin) -> Iterator[str]:
+    said = suite.properties
+    if said.get("commit") != origin.commit:
+        found = said.get("commit", "unknown")
+        yield f"made on commit {found}, and {origin.commit} is required: every job must check out the same"
+    if said.get("dirty") != "false" and not origin.dirty_allowed:
+        changed = said.get("dirty") == "true"
+        yield DIRTY if changed else "does not say that its files are those of its commit"
+    if "plugin" in said:
+        yield f"made with the plugin {said['plugin']}, which changes what is compared"
+    if said.get("megatron-commit", "") != origin.megatron_commit or (("megatron-path" in said) != bool(origin.megatron_commit)):
+        found = said.get("megatron-commit") or said.get("megatron-path") or "the installed one"
+        yield f"made with the Megatron {found}, and {origin.megatron_commit or 'the installed one'} is required"
+
+
+def _versions(expected: Expected, suite: Suite) -> Iterator[str]:
+    for library, oldest in expected.minimum.items():
+        found = suite.properties.get(library, "absent")
+        if not _at_least(found, oldest):
+            yield f"made with {library} {found}, and at least {oldest} is required"
+
+
+def _at_least(found: str, oldest: str) -> bool:
+    try:
+        return Version(found) >= Version(oldest)
+    except InvalidVersion:
+        return False
+
+
+def _ranks(expected: Expected, suite: Suite) -> Iterator[str]:
+    """Each declared rank has said where it stands, and holds a part of some tensor."""
+    compared = {rank for check in suite.checks for rank in check.properties.get("ranks", "").split(",")}
+    placed = {rank for rank in range(expected.ranks) if f"rank_{rank}_place" in suite.properties}
+    silent = [str(rank) for rank in range(expected.ranks) if rank not in placed or str(rank) not in compared]
+    if silent:
+        yield f"{expected.ranks} ranks are declared, and nothing is there of rank {', '.join(silent[:_SHOWN])}{_more(silent)}"
+
+
+def _as_many_checks(expected: Expected, checks: Sequence[Check]) -> Iterator[str]:
+    counted = Counter((check.classname, check.name) for check in checks)
+    wanted = dict.fromkeys(expected.checks)
+    missing, extra = [one for one in wanted if one not in counted], [one for one in counted if one not in wanted]
+    twice = [one for one, count in counted.items() if count > 1]
+    if not checks:
+        yield "holds no check at all"
+    elif missing:
+        yield _counted(missing, "check is missing", "checks are missing")
+    if extra:
+        yield _counted(extra, "check is there that nobody expects", "checks are there that nobody expects")
+    if twice:
+        yield _counted(twice, "check is there more than once", "checks are there more than once")
+    if checks and all(check.status == "known" for check in checks):
+        yield "every check is skipped as a known upstream bug: nothing was compared"
+
+
+def _verdicts(checks: Sequence[Check], known: Sequence[str]) -> Iterator[str]:
+    failed = [check for check in checks if check.status == "fail"]
+    upstream = [check for check in failed if UNEXPECTED in check.message]
+    if wrong := sorted((check for check in failed if check not in upstream), key=lambda check: REPRODUCE not in check.message):
+        line, first, _ = wrong[0].message.partition(REPRODUCE)
+        said = f"; the first in the flow of data: {line}" if first else ""
+        yield f"{_counted(_names(wrong), 'check fails', 'checks fail')}{said}"
+    if upstream:
+        yield _counted(_names(upstream), "check of a known upstream bug passes", "checks of known upstream bugs pass") + (
+            "; if upstream is mended, remove the entry from validation/run/known.yaml"
+        )
+    if errors := [check for check in checks if check.status == "error"]:
+        first = errors[0].message.partition("\n")[0]
+        yield f"{_counted(_names(errors), 'check could not be decided', 'checks could not be decided')} ({first})"
+    if unlisted := [check for check in checks if check.status == "known" and not _is_listed(check, known)]:
+        said = _counted(_names(unlisted), "check is skipped", "checks are skipped")
+        yield f"{said} for a bug that validation/run/known.yaml does not list"
+
+
+def _is_listed(check: Check, known: Sequence[str]) -> bool:
+    said = check.message.partition(KNOWN)[2]
+    return any(said.startswith(what) for what in known)
+
+
+def _numbers(checks: Sequence[Check]) -> Iterator[str]:
+    """A pass is not believed against its own numbers. A limit of 0 is left out: near-ties may pass it."""
+    wrong = [check for check in checks if check.status == "pass" and not _holds(check)]
+    if wrong:
+        yield f"{_counted(_names(wrong), 'check passes', 'checks pass')}, though the numbers are above the limit or no numbers"
+
+
+def _holds(check: Check) -> bool:
+    error, limit = number(check, "rel_error"), number(check, "tolerance")
+    if error is None:
+        return True
+    return math.isfinite(error) and limit is not None and (limit == 0 or error <= limit)
+
+
+def number(check: Check, name: str) -> float | None:
+    """A property as a number: None where there is none, NaN where it is something else."""
+    said = check.properties.get(name)
+    if said is None:
+        return None
+    return float(said) if _NUMBER.fullmatch(said) else math.nan
+
+
+def _names(checks: Iterable[Check]) -> list[tuple[str, str]]:
+    return [(check.classname, check.name) for check in checks]
+
+
+def _counted(checks: Sequence[tuple[str, str]], one: str, more: str) -> str:
+    shown = ", ".join(f"{name} ({classname.rpartition('.')[2]})" for classname, name in checks[:_SHOWN])
+    return f"{len(checks)} {one if len(checks) == 1 else more}: {shown}{_more(checks)}"
+
+
+def _more(listed: Sequence[object]) -> str:
+    return f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""

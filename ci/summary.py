@@ -1,0 +1,193 @@
+"""`python -m ci summary`: what came of it, in Markdown for GitHub's step summary, and at most ten annotations.
+
+GitHub drops a summary above 1 MiB as a whole, and annotations after the tenth of a step without a word: what is left out here
+is said. Every text out of results is escaped (ci/escape.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ci import gate, heat
+from ci.drift import Drift, add_rule, drift, ratio, sessions
+from ci.escape import annotation, block, entities, markdown, plain
+from ci.gate import Judgement
+from ci.junit import Check
+from ci.outcomes import known_bugs
+from ci.reasons import KNOWN, REPRODUCE, number
+from validation.case.errors import ExitCode
+
+LARGEST = 1 << 20
+"""Bytes that GitHub takes of one step."""
+ANNOTATIONS = 10
+_MOST = 50
+_WORST = 5
+_LONGEST_COMMAND = 4000
+_MADE_WITH = ("torch", "transformers", "megatron-core", "transformer-engine", "gpu", "driver")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the command: those of the gate, and what to compare with."""
+    gate.add_options(parser)
+    parser.add_argument("--base", default=None, metavar="DIR", help="a baseline: the drift from it is shown, too")
+    parser.add_argument("--annotations", action="store_true", help="print them (default where GITHUB_ACTIONS is true)")
+    add_rule(parser)
+
+
+def main(options: argparse.Namespace) -> int:
+    """0, whatever the verdict is: telling is not judging."""
+    judged = gate.judge(options)
+    moved = _drift(options)
+    file = os.environ.get("GITHUB_STEP_SUMMARY")
+    if file:
+        with Path(file).open("a", encoding="utf-8") as summary:
+            summary.write(page(judged, moved, LARGEST - summary.tell()))
+    else:
+        sys.stdout.write(page(judged, moved))
+    if options.annotations or os.environ.get("GITHUB_ACTIONS") == "true":
+        sys.stdout.writelines(f"{line}\n" for line in annotated(judged, moved))
+    return int(ExitCode.PASS)
+
+
+def _drift(options: argparse.Namespace) -> Drift | None:
+    if options.base is None:
+        return None
+    found = drift(Path(options.base), Path(options.results), options.factor, sessions(options.manifest))
+    return replace(found, accepted=options.accept.strip())
+
+
+def page(judged: Judgement, moved: Drift | None = None, room: int = LARGEST) -> str:
+    """The whole text, at most so many bytes: sections that find no room are named."""
+    text, left_out = "", []
+    for name, section in _SECTIONS.items():
+        told = section(judged, moved)
+        if told and len((text + told).encode()) > room - 1000:
+            left_out.append(name)
+        elif told:
+            text += f"{told}\n"
+    if left_out:
+        text += f"Left out, for GitHub takes no more than {LARGEST >> 10} KiB of a step: {', '.join(left_out)}.\n"
+    return text if len(text.encode()) <= room else ""
+
+
+def annotated(judged: Judgement, moved: Drift | None = None) -> list[str]:
+    """A workflow command for each reason; where there are more than GitHub shows, the last says how many."""
+    reasons = [*judged.reasons, *(("drift", why) for why in (moved.reasons if moved else []))]
+    shown = reasons if len(reasons) <= ANNOTATIONS else reasons[: ANNOTATIONS - 1]
+    lines = [annotation("error", f"Plumbline: {where}", why) for where, why in shown]
+    more = len(reasons) - len(shown)
+    return [*lines, annotation("error", "Plumbline", f"{more} more reasons; the step summary has them")] if more else lines
+
+
+def _verdict(judged: Judgement, moved: Drift | None) -> str:
+    red = not judged.green or bool(moved and moved.reasons)
+    return f"## Plumbline: {'🔴 RED' if red else '🟢 GREEN'}\n\n{judged.counted}\n"
+
+
+def _reasons(judged: Judgement, moved: Drift | None) -> str:
+    lines = [f"- {markdown(where, 120)}: {entities(plain(why, 600))}" for where, why in judged.reasons]
+    return _list("Why it is red", lines)
+
+
+def _heat(judged: Judgement, moved: Drift | None) -> str:
+    return f"### How near to the limits\n\n{heat.table(judged.suites)}" if judged.suites else ""
+
+
+def _worst(judged: Judgement, moved: Drift | None) -> str:
+    found = [
+        (near, expected, check)
+        for expected, suite in judged.suites
+        for check in suite.checks
+        if (near := ratio(check, failed=True)) is not None
+    ]
+    worst = sorted(found, key=lambda one: heat.badness(one[0]), reverse=True)[:_WORST]
+    lines = [
+        f"| {near:.2g} | {markdown(check.name)} | {markdown(heat.title(expected), 120)} | "
+        f"{number(check, 'rel_error'):.1e} | {number(check, 'tolerance'):.1e} |"
+        for near, expected, check in worst
+    ]
+    head = "| of its limit | check | testsuite | relative error | limit |\n|---|---|---|---|---|\n"
+    return f"### Nearest to their limits\n\n{head}" + "\n".join(lines) + "\n" if lines else ""
+
+
+def _known(judged: Judgement, moved: Drift | None) -> str:
+    known = [check for _, suite in judged.suites for check in suite.checks if check.status == "known"]
+    said = Counter(check.message.partition(KNOWN)[2] for check in known)
+    lines = []
+    for bug in known_bugs():
+        count = sum(number for message, number in said.items() if message.startswith(bug["what"]))
+        if count:
+            lines.append(f"- {count} checks: [{bug['id']}]({bug['link']}): {entities(bug['what'])} (`{bug['finding']}`)")
+    return _list("Known upstream bugs", lines)
+
+
+def _reproductions(judged: Judgement, moved: Drift | None) -> str:
+    commands = [
+        (expected, command) for expected, suite in judged.suites for check in suite.checks if (command := _command(check))
+    ]
+    lines = [f"{markdown(heat.title(expected), 120)}\n\n{block(command)}" for expected, command in commands]
+    return _list("Reproduce", lines)
+
+
+def _command(check: Check) -> str:
+    """The command at the end of the message of a case's first failure; nothing that is more to a shell than one of ours."""
+    said = check.message.partition(REPRODUCE)[2]
+    if len(said) > _LONGEST_COMMAND or not said.isprintable():
+        return ""
+    try:
+        words = shlex.split(said)
+    except ValueError:
+        return ""
+    ours = words[:4] == ["python", "-m", "validation", "run"] and shlex.join(words) == said
+    return said if ours else ""
+
+
+def _moved(judged: Judgement, moved: Drift | None) -> str:
+    if moved is None:
+        return ""
+    lines = [f"- {'🟡' if moved.accepted else '🔴'} {entities(plain(line, 600))}" for line in moved.found]
+    lines += [f"- accepted: {entities(plain(moved.accepted))}"] if moved.accepted else []
+    lines += [f"- {entities(plain(line, 600))}" for line in moved.remarks]
+    lines += [f"- new: {markdown(name)}" for name in moved.appeared]
+    return _list(f"Drift from the base branch ({moved.compared} checks compared)", lines or ["Nothing has changed."])
+
+
+def _attempts(judged: Judgement, moved: Drift | None) -> str:
+    lines = [f"- {markdown(file)}: {entities(plain(said))}" for file, said in gate.tried_again(judged)]
+    return _list("Tried again", lines)
+
+
+def _made_with(judged: Judgement, moved: Drift | None) -> str:
+    made = [suite.properties for _, suite in judged.suites]
+    found = Counter(", ".join(f"{name} {said[name]}" for name in _MADE_WITH if name in said) for said in made)
+    commits = dict.fromkeys(said.get("commit", "unknown") for said in made)
+    lines = [f"- commit {markdown(commit)}" for commit in commits]
+    return _list("Made with", lines + [f"- {count} testsuites: {markdown(said)}" for said, count in found.items()])
+
+
+def _list(title: str, lines: Sequence[str]) -> str:
+    """A section of so many lines, nothing where there is none."""
+    if not lines:
+        return ""
+    more = f"\nand {len(lines) - _MOST} more\n" if len(lines) > _MOST else ""
+    return f"### {title}\n\n" + "\n".join(lines[:_MOST]) + f"\n{more}"
+
+
+_SECTIONS: dict[str, Callable[[Judgement, Drift | None], str]] = {
+    "verdict": _verdict,
+    "reasons": _reasons,
+    "heat map": _heat,
+    "nearest to their limits": _worst,
+    "drift": _moved,
+    "reproductions": _reproductions,
+    "known upstream bugs": _known,
+    "attempts": _attempts,
+    "what it was made with": _made_with,
+}

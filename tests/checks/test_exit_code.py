@@ -1,0 +1,51 @@
+"""What a command ends with: a wrong number outweighs a run that broke, which alone may be tried again."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from validation.case.errors import ExitCode
+from validation.checks.report import Report
+from validation.faults.plan import NOTHING
+from validation.run.options import add_options, settings
+
+
+class NoConfig:
+    """Stands for pytest's, which nobody asks here."""
+
+
+@pytest.fixture
+def report() -> Report:
+    parser = argparse.ArgumentParser()
+    add_options(parser.add_argument)
+    config: Any = NoConfig()
+    return Report(config, settings(parser.parse_args(["--results", str(Path("none"))]), ""), NOTHING, prepared=True)
+
+
+LOST, MISSING = ExitCode.INFRASTRUCTURE, ExitCode.ENVIRONMENT
+
+
+@pytest.mark.parametrize(
+    ("checks", "code"),
+    [
+        pytest.param([("a", "pass"), ("a", "known")], ExitCode.PASS, id="all pass"),
+        pytest.param([("a", "pass"), ("a", "fail")], ExitCode.FAIL, id="one fails"),
+        pytest.param([("a", "pass"), ("a", "error")], ExitCode.FAIL, id="one cannot be decided though the ranks finished"),
+        pytest.param([("a", "pass"), ("lost", "error")], ExitCode.INFRASTRUCTURE, id="a case whose ranks were lost"),
+        pytest.param([("missing", "error")], ExitCode.ENVIRONMENT, id="a case without its package"),
+        pytest.param([("missing", "error"), ("lost", "error")], ExitCode.ENVIRONMENT, id="what another try cannot mend"),
+        pytest.param([("lost", "error"), ("a", "fail")], ExitCode.FAIL, id="a failure beside lost ranks"),
+        pytest.param([("lost", "error"), ("a", "error")], ExitCode.FAIL, id="an undecided check beside lost ranks"),
+    ],
+)
+def test_only_what_was_lost_may_be_tried_again(report: Report, checks: list[tuple[str, str]], code: ExitCode) -> None:
+    report._broke = {"lost": LOST, "missing": MISSING}
+    report._broke = {suite: report._broke[suite] for suite, _ in checks if suite in report._broke}
+    for suite, status in checks:
+        report._suite = suite
+        report._count(status, "", None, "")
+    assert report._exit_code() == code

@@ -1,0 +1,65 @@
+"""What a run reports is what the manifest said before: the same testsuites, the same names, in the same order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ci import junit
+from ci.expected import Expected, load
+from tests.checks.conftest import BROKEN, LAYERS, Output, command
+
+
+def listed(folder: Path, *words: str, selection: tuple[str, ...] = ()) -> dict[str, Expected]:
+    """The manifest of a command, by file."""
+    path = folder / "manifest.json"
+    done = command(["run", *words, "--manifest", str(path), *selection], folder / "cache")
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
+    assert not (folder / "results").exists()
+    return {suite.file: suite for suite in load(path).suites}
+
+
+def assert_reported(expected: Expected, results: Path) -> None:
+    """The testsuite has exactly the checks that were expected, and says of itself what was demanded."""
+    suite = junit.read(results / expected.file)
+    assert suite.name == expected.name
+    assert [(check.classname, check.name) for check in suite.checks] == list(expected.checks)
+    assert {name: suite.properties.get(name) for name in expected.properties} == dict(expected.properties)
+    assert set(expected.minimum) <= set(suite.properties)
+
+
+def test_a_run_reports_exactly_what_its_manifest_names(sound: Output, tmp_path: Path) -> None:
+    found = listed(tmp_path, "--layouts", "single,tp2")
+    assert set(found) == {path.name for path in sound.results.iterdir()}
+    for expected in found.values():
+        assert_reported(expected, sound.results)
+
+
+@pytest.mark.parametrize("name", ["raises", "reduction_lost"])
+def test_a_run_that_breaks_or_fails_reports_under_the_same_names(name: str, broken: dict[str, Output], tmp_path: Path) -> None:
+    """Names do not depend on what comes out."""
+    words = ["--set", f"num_layers={LAYERS}", "--layouts", "tp2", "--implementation", f"{BROKEN}:{name}"]
+    (expected,) = listed(tmp_path, *words).values()
+    assert_reported(expected, broken[name].results)
+
+
+def test_a_broken_run_says_the_code_that_it_ended_with(broken: dict[str, Output]) -> None:
+    """The gate takes its errors for the infrastructure's only where it says so."""
+    for name, said in (("raises", "4"), ("reduction_lost", None)):
+        suite = junit.read(broken[name].results / f"tiny-tp2-fp64-{BROKEN}.{name}-gloo.xml")
+        assert suite.properties.get("broken") == said
+
+
+def test_results_say_which_commit_made_them(sound: Output) -> None:
+    from ci import commit
+
+    properties = junit.read(sound.results / "tiny-tp2-fp64-local-gloo.xml").properties
+    assert {name: properties.get(name) for name in commit.facts()} == commit.facts()
+
+
+def test_a_selection_of_nothing_is_wrong_usage(tmp_path: Path) -> None:
+    done = command(["run", "--manifest", str(tmp_path / "m.json"), "--", "-k", "nonsense"], tmp_path)
+    assert done.returncode == 2
+    assert "no check was selected" in done.stdout + done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,109 @@
+"""A manifest and results that are green, for tests to spoil in one place each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from ci import junit
+from ci.expected import Expected, Manifest, save
+from ci.folder import Results
+from ci.gate import Judgement, judged
+from ci.junit import Check, Suite
+from ci.outcomes import known_bugs
+from ci.reasons import Origin
+
+COMMIT = "a" * 40
+FILE = "tiny-tp2-fp64-local-gloo.xml"
+BUG = f"known upstream bug: {known_bugs()[0]['what']} ({known_bugs()[0]['link']})"
+NUMBERS = {"rel_error": "2.5e-15", "tolerance": "1e-10", "ranks": "0,1"}
+PROPERTIES = {
+    "preset": "tiny",
+    "precision": "fp64",
+    "implementation": "local",
+    "transport": "gloo",
+    "layout": "tp2",
+    "arrangement": "tp2",
+    "ranks": "2",
+    "case": "0123456789abcdef",
+}
+MINIMUM = {"torch": "2.13.0", "megatron-core": "0.16.1"}
+CHECKS = (
+    Check("validation.checks.test_run", "Every rank finishes", "pass"),
+    Check("validation.checks.test_mla", "Layer 0 Query", "pass", properties=NUMBERS),
+    Check("validation.checks.test_mla", "Layer 0 Key", "pass", properties=NUMBERS),
+    Check("validation.checks.test_gradients", "Layer 0 Gradient", "known", message=f"KNOWN: Layer 0 Gradient - {BUG}"),
+)
+SUITE = Suite(
+    name="tiny-tp2-fp64-local-gloo",
+    checks=CHECKS,
+    properties={
+        **PROPERTIES,
+        "commit": COMMIT,
+        "dirty": "false",
+        "torch": "2.13.0+cpu",
+        "megatron-core": "0.16.1",
+        "rank_0_place": "tp 0",
+        "rank_1_place": "tp 1",
+    },
+    seconds=1.5,
+)
+EXPECTED = Expected(
+    file=FILE,
+    name=SUITE.name,
+    ranks=2,
+    properties=PROPERTIES,
+    minimum=MINIMUM,
+    checks=tuple((check.classname, check.name) for check in CHECKS),
+)
+MANIFEST = Manifest((EXPECTED,), COMMIT, "false")
+ORIGIN = Origin(COMMIT)
+
+Change = Callable[[Suite], Suite]
+
+
+def with_properties(**changed: str | None) -> Change:
+    """The suite with these properties, `_` for `-` in their names; None takes one away."""
+    named = {name.replace("_", "-") if name.startswith("megatron") else name: value for name, value in changed.items()}
+
+    def change(suite: Suite) -> Suite:
+        found = {**suite.properties, **named}
+        return replace(suite, properties={name: value for name, value in found.items() if value is not None})
+
+    return change
+
+
+def with_check(number: int, **changed: object) -> Change:
+    """The suite with something else in one of its checks."""
+
+    def change(suite: Suite) -> Suite:
+        checks = list(suite.checks)
+        checks[number] = replace(checks[number], **changed)  # type: ignore[arg-type]
+        return replace(suite, checks=tuple(checks))
+
+    return change
+
+
+def with_checks(*checks: Check) -> Change:
+    """The suite with these checks."""
+    return lambda suite: replace(suite, checks=checks)
+
+
+def verdict(folder: Path, manifest: Manifest = MANIFEST, origin: Origin = ORIGIN) -> Judgement:
+    """The gate's, on what is in the folder."""
+    return judged(manifest, Results(folder), origin)
+
+
+def of_changed(folder: Path, change: Change) -> list[str]:
+    """The gate's sentences about the suite with one thing changed."""
+    junit.write(folder / FILE, change(SUITE))
+    return [why for where, why in verdict(folder).reasons]
+
+
+def command_line(folder: Path, anew: bool = True) -> list[str]:
+    """Options for a green gate: a manifest, and results beside it, which are made or are there already."""
+    if anew:
+        save(folder / "manifest.json", MANIFEST)
+        junit.write(folder / "results" / FILE, SUITE)
+    return ["--manifest", str(folder / "manifest.json"), "--results", str(folder / "results")]

@@ -1,0 +1,91 @@
+"""A baseline is kept on purpose: of green results, and of drifted ones only with a reason."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ci import junit
+from ci.cli import main
+from ci.expected import save
+from tests.ci.green import COMMIT, EXPECTED, FILE, MANIFEST, SUITE, command_line, with_check
+
+NEARER = with_check(1, properties={"rel_error": "9e-11", "tolerance": "1e-10", "ranks": "0,1"})(SUITE)
+
+
+def keep(folder: Path, *words: str) -> int:
+    """The command, on the results that are there."""
+    anew = not (folder / "manifest.json").exists()
+    return main(["baseline", *command_line(folder, anew), "--output", str(folder / "base"), *words])
+
+
+def about(folder: Path) -> dict[str, str]:
+    found: dict[str, str] = json.loads((folder / "base" / "baseline.json").read_text())
+    return found
+
+
+def test_green_results_are_kept_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert keep(tmp_path) == 0
+    assert junit.read(tmp_path / "base" / FILE) == SUITE
+    assert about(tmp_path) == {"commit": COMMIT, "accepted": ""}
+    assert capsys.readouterr().out == f"{tmp_path / 'base'}: 1 testsuite, 4 checks: 3 pass, 1 known upstream bugs\n"
+    assert main(["drift", "--base", str(tmp_path / "base"), "--results", str(tmp_path / "results")]) == 0
+
+
+def test_what_the_gate_refuses_is_not_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keep(tmp_path)
+    capsys.readouterr()
+    junit.write(tmp_path / "results" / FILE, with_check(1, status="fail", message="FAIL: a")(SUITE))
+    assert keep(tmp_path, "--accept", "I want it") == 1
+    assert capsys.readouterr().out == (
+        f"Nothing is kept: the gate is red (1 reasons, the first: {FILE}: 1 check fails: Layer 0 Query (test_mla))\n"
+    )
+    assert junit.read(tmp_path / "base" / FILE) == SUITE
+
+
+def test_a_baseline_follows_results_that_have_not_drifted(tmp_path: Path) -> None:
+    keep(tmp_path)
+    closer = with_check(1, properties={"rel_error": "3e-15", "tolerance": "1e-10", "ranks": "0,1"})(SUITE)
+    junit.write(tmp_path / "results" / FILE, closer)
+    assert keep(tmp_path, "--accept", "in case it has") == 0
+    assert junit.read(tmp_path / "base" / FILE) == closer
+    assert about(tmp_path)["accepted"] == ""
+
+
+def test_drifted_results_are_kept_with_a_reason_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keep(tmp_path)
+    junit.write(tmp_path / "results" / FILE, NEARER)
+    assert keep(tmp_path) == 1
+    assert "Nothing is kept: the results have drifted (1 reasons, the first: " in capsys.readouterr().out
+    assert junit.read(tmp_path / "base" / FILE) == SUITE
+    assert keep(tmp_path, "--accept", "  torch sums in another order ") == 0
+    assert junit.read(tmp_path / "base" / FILE) == NEARER
+    assert about(tmp_path)["accepted"] == "torch sums in another order"
+
+
+def test_only_what_the_manifest_names_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "notes.txt").write_text("a")
+    keep(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "base").iterdir()) == ["baseline.json", FILE]
+
+
+def test_sessions_are_kept_apart(tmp_path: Path) -> None:
+    """Drift finds each where its results lie, too."""
+    command_line(tmp_path)
+    save(tmp_path / "manifest.json", replace(MANIFEST, suites=(replace(EXPECTED, session="a"),)))
+    (tmp_path / "results" / "results-a").mkdir()
+    (tmp_path / "results" / FILE).rename(tmp_path / "results" / "results-a" / FILE)
+    assert keep(tmp_path) == 0
+    assert junit.read(tmp_path / "base" / "results-a" / FILE) == SUITE
+
+
+def test_a_folder_that_is_no_baseline_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "thesis.txt").write_text("mine")
+    assert keep(tmp_path) == 2
+    assert "is no baseline, and nothing of it is overwritten" in capsys.readouterr().err
+    assert (tmp_path / "base" / "thesis.txt").read_text() == "mine"

@@ -1,0 +1,62 @@
+"""A team's layouts, from the workflow's inputs."""
+
+from __future__ import annotations
+
+import pytest
+
+from ci.table import TABLE, rows, tools
+from validation.case.errors import UsageError
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name, value in {"LAYOUTS": "tp2, pp2+mtp", "TRANSPORT": "nccl", "PRECISION": "fp32", "TIMEOUT": "45"}.items():
+        monkeypatch.setenv(f"PLUMBLINE_{name}", value)
+    monkeypatch.setenv("PLUMBLINE_RUNNER", "self-hosted,gpus-{gpus}")
+    monkeypatch.setenv("PLUMBLINE_IMPLEMENTATION", "team.spec:layers")
+    return monkeypatch
+
+
+def test_each_layout_is_a_session_on_the_teams_machines(asked: pytest.MonkeyPatch) -> None:
+    found = [(row.session, row.layouts, row.runner, row.timeout, row.when) for row in rows()]
+    assert found == [
+        ("gpu_tp2", ("tp2",), ("self-hosted", "gpus-2"), 45, ("workflow_call",)),
+        ("gpu_pp2+mtp", ("pp2+mtp",), ("self-hosted", "gpus-2"), 45, ("workflow_call",)),
+    ]
+    assert {row.implementation for row in rows()} == {"team.spec:layers"}
+    assert tools() == []
+
+
+def test_without_layouts_the_table_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLUMBLINE_LAYOUTS", "")
+    assert rows() == rows(TABLE)
+
+
+def test_what_is_left_out_is_what_the_command_line_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLUMBLINE_LAYOUTS", "tp2")
+    (row,) = rows()
+    assert (row.session, row.preset, row.precision, row.implementation, row.transport) == (
+        "cpu_tp2",
+        "tiny",
+        "fp64",
+        "local",
+        "gloo",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("LAYOUTS", "tp3", "the workflow's inputs: .*tp3 does not divide"),
+        ("LAYOUTS", "tp2,tp2", "session gpu_tp2 is there twice"),
+        ("LAYOUTS", ",", "each is .*; it must be a list of words"),
+        ("TIMEOUT", "soon", "timeout is 'soon'; it must be a whole number of minutes"),
+        ("PRECISION", "fp6", "precision 'fp6' is unknown"),
+        ("TRANSPORT", "tcp", "transport 'tcp' is unknown"),
+        ("RUNNER", ",", "runner is .*; it must be a list of words"),
+    ],
+)
+def test_wrong_inputs_are_refused_with_a_sentence(asked: pytest.MonkeyPatch, name: str, value: str, sentence: str) -> None:
+    asked.setenv(f"PLUMBLINE_{name}", value)
+    with pytest.raises(UsageError, match=sentence):
+        rows()

@@ -1,0 +1,54 @@
+"""The front: one command a module, said in one line each, and none loaded that is not asked for."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ci.cli import COMMANDS, main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_its_module_and_says_what_its_options_are(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module = importlib.import_module(f"ci.{name}")
+    assert callable(module.main)
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert said.count("  --") >= 1
+    assert "exit codes: 0 green or done, 1 red" in said
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(f"{name} {does}" in said for name, does in COMMANDS.items())
+
+
+@pytest.mark.parametrize("words", [[], ["walk"], ["gate"], ["gate", "--colour"]])
+def test_a_word_that_is_no_command_is_wrong_usage(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+
+
+def test_python_m_ci_is_this_front() -> None:
+    words = [sys.executable, "-m", "ci", "drift", "--base", "none", "--results", "none"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: --base none: no results are there")
+
+
+def test_help_loads_no_command() -> None:
+    """Planning needs PyYAML and nothing else."""
+    told = "import sys\nfrom ci.cli import _parser\n_parser('')\nprint('junitparser' in sys.modules, 'yaml' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", told], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "False False\n"

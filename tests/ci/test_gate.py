@@ -1,0 +1,354 @@
+"""The gate is green for what the manifest demands and for nothing else: each reason is a sentence of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ci import junit
+from ci.cli import main
+from ci.expected import Manifest, save
+from ci.junit import Check
+from ci.reasons import Origin
+from tests.ci.green import (
+    BUG,
+    CHECKS,
+    COMMIT,
+    EXPECTED,
+    FILE,
+    MANIFEST,
+    MINIMUM,
+    NUMBERS,
+    SUITE,
+    Change,
+    command_line,
+    of_changed,
+    verdict,
+    with_check,
+    with_checks,
+    with_properties,
+)
+
+OTHER = "b" * 40
+MISSING = "is missing: no run has left it, or nobody has handed it over"
+UNEXPECTED = (
+    "FAIL: Layer 0 Gradient - passes, though it shows the known upstream bug a: if upstream is mended, remove the entry"
+)
+NO_CHECKS = replace(EXPECTED, checks=())
+EXTRA = Check("validation.checks.test_mla", "Layer 9 Key", "pass", properties=NUMBERS)
+CHANGES: dict[str, tuple[Change, list[str]]] = {
+    "another suite": (
+        lambda suite: replace(suite, name="tiny-pp2"),
+        ["is of the testsuite tiny-pp2, not of tiny-tp2-fp64-local-gloo"],
+    ),
+    "transport": (with_properties(transport="nccl"), ["made with transport nccl, and gloo is required"]),
+    "precision": (with_properties(precision="bf16"), ["made with precision bf16, and fp64 is required"]),
+    "implementation": (with_properties(implementation="te"), ["made with implementation te, and local is required"]),
+    "preset": (with_properties(preset="mini"), ["made with preset mini, and tiny is required"]),
+    "layout": (with_properties(layout="pp2"), ["made with layout pp2, and tp2 is required"]),
+    "ranks by word": (with_properties(ranks="1"), ["made with ranks 1, and 2 is required"]),
+    "numbers of the model": (with_properties(case="0"), ["made with case 0, and 0123456789abcdef is required"]),
+    "nothing said": (with_properties(transport=None), ["does not say its transport, and gloo is required"]),
+    "commit": (
+        with_properties(commit=OTHER),
+        [f"made on commit {OTHER}, and {COMMIT} is required: every job must check out the same"],
+    ),
+    "no commit": (
+        with_properties(commit=None),
+        [f"made on commit unknown, and {COMMIT} is required: every job must check out the same"],
+    ),
+    "changed files": (with_properties(dirty="true"), ["made with files that are not those of its commit"]),
+    "perhaps changed files": (with_properties(dirty="unknown"), ["does not say that its files are those of its commit"]),
+    "plugin": (with_properties(plugin="my.plugin"), ["made with the plugin my.plugin, which changes what is compared"]),
+    "megatron checkout": (
+        with_properties(megatron_path="Megatron-LM", megatron_commit=OTHER),
+        [f"made with the Megatron {OTHER}, and the installed one is required"],
+    ),
+    "megatron folder": (
+        with_properties(megatron_path="Megatron-LM"),
+        ["made with the Megatron Megatron-LM, and the installed one is required"],
+    ),
+    "old library": (with_properties(torch="2.12.9"), ["made with torch 2.12.9, and at least 2.13.0 is required"]),
+    "absent library": (
+        with_properties(megatron_core="absent"),
+        [f"made with megatron-core absent, and at least {MINIMUM['megatron-core']} is required"],
+    ),
+    "no library": (with_properties(torch=None), ["made with torch absent, and at least 2.13.0 is required"]),
+    "not finished": (
+        with_checks(Check("validation", "run", "error", message="did not finish")),
+        ["did not finish: the run was killed, or is still going"],
+    ),
+    "rank without a place": (with_properties(rank_1_place=None), ["2 ranks are declared, and nothing is there of rank 1"]),
+    "rank without a tensor": (
+        with_checks(*(replace(check, properties={**NUMBERS, "ranks": "0"}) for check in CHECKS[:3]), CHECKS[3]),
+        ["2 ranks are declared, and nothing is there of rank 1"],
+    ),
+    "missing check": (with_checks(*CHECKS[:2], CHECKS[3]), ["1 check is missing: Layer 0 Key (test_mla)"]),
+    "extra check": (with_checks(*CHECKS, EXTRA), ["1 check is there that nobody expects: Layer 9 Key (test_mla)"]),
+    "another module's check": (
+        with_check(2, classname="validation.checks.test_moe"),
+        ["1 check is missing: Layer 0 Key (test_mla)", "1 check is there that nobody expects: Layer 0 Key (test_moe)"],
+    ),
+    "check twice": (with_checks(*CHECKS, CHECKS[1]), ["1 check is there more than once: Layer 0 Query (test_mla)"]),
+    "failure": (
+        with_check(1, status="fail", message="FAIL: a", properties={**NUMBERS, "rel_error": "0.25"}),
+        ["1 check fails: Layer 0 Query (test_mla)"],
+    ),
+    "the first of many failures": (
+        lambda suite: with_check(2, status="fail", message="FAIL: b - off\nReproduce: python -m validation run")(
+            with_check(1, status="fail", message="FAIL: a")(suite)
+        ),
+        ["2 checks fail: Layer 0 Key (test_mla), Layer 0 Query (test_mla); the first in the flow of data: FAIL: b - off"],
+    ),
+    "error": (
+        with_check(1, status="error", message="ERROR: Layer 0 Query - no rank holds [0:1]\nmore"),
+        ["1 check could not be decided: Layer 0 Query (test_mla) (ERROR: Layer 0 Query - no rank holds [0:1])"],
+    ),
+    "unexpected pass": (
+        with_check(3, status="fail", message=UNEXPECTED),
+        [
+            "1 check of a known upstream bug passes: Layer 0 Gradient (test_gradients); "
+            "if upstream is mended, remove the entry from validation/run/known.yaml"
+        ],
+    ),
+    "skipped for no reason": (
+        with_check(1, status="known", message="KNOWN: Layer 0 Query - known upstream bug: it is Tuesday"),
+        ["1 check is skipped: Layer 0 Query (test_mla) for a bug that validation/run/known.yaml does not list"],
+    ),
+    "skipped with a word": (
+        with_check(1, status="known", message="flaky"),
+        ["1 check is skipped: Layer 0 Query (test_mla) for a bug that validation/run/known.yaml does not list"],
+    ),
+    "above its limit": (
+        with_check(1, properties={**NUMBERS, "rel_error": "1e-9"}),
+        ["1 check passes: Layer 0 Query (test_mla), though the numbers are above the limit or no numbers"],
+    ),
+    "no number": (
+        with_check(1, properties={**NUMBERS, "rel_error": "nan"}),
+        ["1 check passes: Layer 0 Query (test_mla), though the numbers are above the limit or no numbers"],
+    ),
+    "no number where near-ties may pass": (
+        with_check(1, properties={**NUMBERS, "rel_error": "nan", "tolerance": "0.0"}),
+        ["1 check passes: Layer 0 Query (test_mla), though the numbers are above the limit or no numbers"],
+    ),
+    "no limit": (
+        with_check(1, properties={"rel_error": "1e-15", "ranks": "0,1"}),
+        ["1 check passes: Layer 0 Query (test_mla), though the numbers are above the limit or no numbers"],
+    ),
+    "a word for a number": (
+        with_check(1, properties={**NUMBERS, "rel_error": "1_0e-20"}),
+        ["1 check passes: Layer 0 Query (test_mla), though the numbers are above the limit or no numbers"],
+    ),
+}
+
+
+@pytest.fixture
+def green(tmp_path: Path) -> Path:
+    """A folder of results that are as they must be."""
+    junit.write(tmp_path / FILE, SUITE)
+    return tmp_path
+
+
+def test_results_that_are_as_the_manifest_demands_are_green(green: Path) -> None:
+    found = verdict(green)
+    assert (found.reasons, found.green) == ((), True)
+    assert found.counted == "1 testsuite, 4 checks: 3 pass, 1 known upstream bugs"
+
+
+@pytest.mark.parametrize(("change", "said"), CHANGES.values(), ids=CHANGES)
+def test_whatever_is_not_as_demanded_is_red_with_its_own_sentence(tmp_path: Path, change: Change, said: list[str]) -> None:
+    assert of_changed(tmp_path, change) == said
+
+
+def test_a_newer_library_is_no_reason(tmp_path: Path) -> None:
+    assert of_changed(tmp_path, with_properties(torch="2.14.0.dev1", megatron_core="0.17.0rc0")) == []
+
+
+def test_a_near_tie_may_pass_above_a_limit_of_zero(tmp_path: Path) -> None:
+    assert of_changed(tmp_path, with_check(1, properties={**NUMBERS, "rel_error": "0.17", "tolerance": "0.0"})) == []
+
+
+def test_a_planted_defect_is_seen_by_numbers_above_the_limit(tmp_path: Path) -> None:
+    """The self-test has no ranks of its own, and passes where a defect shows."""
+    junit.write(tmp_path / FILE, with_check(1, properties={**NUMBERS, "rel_error": "0.25"})(SUITE))
+    of_self_test = Manifest((replace(EXPECTED, ranks=0),), COMMIT, "false")
+    assert verdict(tmp_path, of_self_test).reasons == ()
+
+
+def test_a_suite_in_which_every_check_is_skipped_is_red(tmp_path: Path) -> None:
+    """A listed bug is no excuse for comparing nothing."""
+    known = tuple(replace(check, status="known", message=f"KNOWN: {BUG}", properties=NUMBERS) for check in CHECKS)
+    assert of_changed(tmp_path, with_checks(*known)) == ["every check is skipped as a known upstream bug: nothing was compared"]
+
+
+def test_many_names_are_three_and_a_number(tmp_path: Path) -> None:
+    extra = [replace(EXTRA, name=f"Layer {number} Key") for number in range(5, 10)]
+    (said,) = of_changed(tmp_path, with_checks(*CHECKS, *extra))
+    assert said.endswith("Layer 5 Key (test_mla), Layer 6 Key (test_mla), Layer 7 Key (test_mla) and 2 more")
+
+
+def test_a_suite_without_a_check_is_red(tmp_path: Path) -> None:
+    junit.write(tmp_path / FILE, with_checks()(SUITE))
+    assert [why for _, why in verdict(tmp_path).reasons] == [
+        "2 ranks are declared, and nothing is there of rank 0, 1",
+        "holds no check at all",
+    ]
+
+
+def test_a_file_that_is_not_there_is_red(tmp_path: Path) -> None:
+    assert verdict(tmp_path).reasons == ((FILE, MISSING),)
+
+
+def test_a_folder_that_is_not_there_is_red(tmp_path: Path) -> None:
+    assert verdict(tmp_path / "none").reasons == ((FILE, MISSING),)
+
+
+def test_a_file_that_nobody_asked_for_is_red(green: Path) -> None:
+    junit.write(green / "more.xml", SUITE)
+    assert verdict(green).reasons == (("more.xml", "a result that the manifest does not name"),)
+
+
+def test_sessions_have_folders_of_their_own(tmp_path: Path) -> None:
+    """Two sessions may have a testsuite of the same name: the self-test is one."""
+    manifest = replace(MANIFEST, suites=(replace(EXPECTED, session="a"), replace(EXPECTED, session="b")))
+    junit.write(tmp_path / "results-a" / FILE, SUITE)
+    assert verdict(tmp_path, manifest).reasons == ((f"results-b/{FILE}", MISSING),)
+    junit.write(tmp_path / "results-b" / FILE, SUITE)
+    assert verdict(tmp_path, manifest).green
+
+
+@pytest.mark.parametrize("stray", ["results-c/x.xml", f"results-a/more/../{FILE}x.xml", "x.xml"])
+def test_a_stray_file_is_red_wherever_it_lies(tmp_path: Path, stray: str) -> None:
+    junit.write(tmp_path / "results-a" / FILE, SUITE)
+    junit.write((tmp_path / stray).resolve(), SUITE)
+    found = verdict(tmp_path, replace(MANIFEST, suites=(replace(EXPECTED, session="a"),)))
+    assert [why for _, why in found.reasons] == ["a result that the manifest does not name"]
+
+
+@pytest.mark.parametrize(
+    ("change", "origin", "said"),
+    [
+        pytest.param({"suites": ()}, Origin(COMMIT), ["names no check: nothing would be compared"], id="empty"),
+        pytest.param(
+            {"suites": (NO_CHECKS,)},
+            Origin(COMMIT),
+            ["names no check: nothing would be compared"],
+            id="no checks",
+        ),
+        pytest.param({"suites": (EXPECTED, EXPECTED)}, Origin(COMMIT), [f"names {FILE} of session '' twice"], id="twice"),
+        pytest.param({"commit": OTHER}, Origin(COMMIT), [f"made on commit {OTHER}, and {COMMIT} is required"], id="commit"),
+        pytest.param({"commit": ""}, Origin(COMMIT), [f"made on commit unknown, and {COMMIT} is required"], id="no commit"),
+        pytest.param({"dirty": "true"}, Origin(COMMIT), ["made with files that are not those of its commit"], id="changed"),
+        pytest.param(
+            {"commit": ""},
+            Origin(""),
+            ["does not say which commit it is of; give --commit, or make it where git or GITHUB_SHA says it"],
+            id="nothing to go by",
+        ),
+    ],
+)
+def test_a_manifest_that_proves_nothing_is_red(green: Path, change: dict[str, object], origin: Origin, said: list[str]) -> None:
+    found = verdict(green, replace(MANIFEST, **change), origin)  # type: ignore[arg-type]
+    assert [why for where, why in found.reasons if where == "manifest"] == said
+
+
+def test_results_of_a_megatron_checkout_are_green_where_it_is_the_one_that_is_wanted(tmp_path: Path) -> None:
+    junit.write(tmp_path / FILE, with_properties(megatron_path="Megatron-LM", megatron_commit=OTHER)(SUITE))
+    assert verdict(tmp_path, origin=Origin(COMMIT, OTHER)).green
+    assert [why for _, why in verdict(tmp_path, origin=Origin(COMMIT, COMMIT)).reasons] == [
+        f"made with the Megatron {OTHER}, and {COMMIT} is required"
+    ]
+
+
+def test_the_installed_megatron_is_not_the_checkout_that_is_wanted(green: Path) -> None:
+    assert [why for _, why in verdict(green, origin=Origin(COMMIT, OTHER)).reasons] == [
+        f"made with the Megatron the installed one, and {OTHER} is required"
+    ]
+
+
+Gate = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def gate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Gate:
+    """The command, on results that are green; its exit code and what it says."""
+
+    def run(*words: str) -> tuple[int, str]:
+        options = command_line(tmp_path, anew=not (tmp_path / "manifest.json").exists())
+        code = main(["gate", *options, *words])
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return run
+
+
+def test_the_command_ends_with_0_for_green(gate: Gate) -> None:
+    assert gate() == (0, "===== Gate: GREEN (1 testsuite, 4 checks: 3 pass, 1 known upstream bugs) =====\n")
+
+
+def test_the_command_ends_with_1_for_red_and_says_why(gate: Gate, tmp_path: Path) -> None:
+    gate()
+    (tmp_path / "results" / FILE).unlink()
+    assert gate() == (
+        1,
+        f"red: {FILE}: {MISSING}\n===== Gate: RED, 1 reason (0 testsuites, 0 checks: nothing) =====\n",
+    )
+
+
+def test_another_commit_than_the_manifest_s_can_be_demanded(gate: Gate) -> None:
+    code, said = gate("--commit", OTHER)
+    assert code == 1
+    assert said.count(f"made on commit {COMMIT}, and {OTHER} is required") == 2
+
+
+def test_a_commit_that_is_no_whole_one_is_wrong_usage(gate: Gate) -> None:
+    assert gate("--commit", "abc") == (2, "error: --commit abc: give all 40 digits, as `git rev-parse HEAD` prints them\n")
+
+
+def test_changed_files_can_be_allowed(gate: Gate, tmp_path: Path) -> None:
+    gate()
+    junit.write(tmp_path / "results" / FILE, with_properties(dirty="true")(SUITE))
+    save(tmp_path / "manifest.json", replace(MANIFEST, dirty="true"))
+    assert gate()[0] == 1
+    assert gate("--allow-dirty")[0] == 0
+
+
+def test_a_job_that_was_skipped_is_red(gate: Gate) -> None:
+    code, said = gate("--needs", '{"gpu": {"result": "skipped", "outputs": {}}}')
+    assert code == 1
+    assert said.startswith("red: job gpu: was skipped, and what does not run proves nothing\n")
+
+
+def test_jobs_that_all_succeeded_are_no_reason(gate: Gate) -> None:
+    assert gate("--needs", '{"gpu": {"result": "success"}}')[0] == 0
+
+
+def test_a_manifest_that_cannot_be_read_is_red_beside_the_jobs_that_failed(gate: Gate, tmp_path: Path) -> None:
+    gate()
+    (tmp_path / "manifest.json").write_text("")
+    code, said = gate("--needs", '{"plan": {"result": "failure"}}')
+    assert code == 1
+    assert said.splitlines()[0] == "red: job plan: failed"
+    assert "manifest.json: not JSON" in said.splitlines()[1]
+
+
+def test_what_was_tried_again_is_said_though_it_is_green(gate: Gate, tmp_path: Path) -> None:
+    gate()
+    again = with_properties(attempts="4, 0", workflow_attempt="2")(SUITE)
+    junit.write(tmp_path / "results" / FILE, again)
+    junit.write(tmp_path / "results" / "attempts" / "1" / FILE, with_properties(broken="4")(SUITE))
+    code, said = gate()
+    assert code == 0
+    assert said.startswith(f"tried again: {FILE}: ended with exit codes 4, 0; made in attempt 2 of the workflow's run\n")
+
+
+def test_a_log_is_not_filled_with_reasons(gate: Gate, tmp_path: Path) -> None:
+    gate()
+    for number in range(300):
+        (tmp_path / "results" / f"{number}.xml").touch()
+    code, said = gate()
+    assert (code, said.count("\n")) == (1, 202)
+    assert "and 100 more reasons\n" in said

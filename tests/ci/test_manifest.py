@@ -1,0 +1,96 @@
+"""The manifest names every check that sessions must report (a real run against it: tests/checks/test_reported_checks.py)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ci import commit
+from ci.cli import main
+from ci.expected import load
+from ci.table import rows
+from tests.test_arrows import heavy_after
+
+SELF_TEST = "self-test-tiny-tp2-fp64-local-gloo.xml"
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of two sessions."""
+    path = tmp_path_factory.mktemp("manifest") / "manifest.json"
+    assert main(["manifest", "--session", "cpu_single", "--session", "cpu_tp2", "--output", str(path)]) == 0
+    return path
+
+
+def test_sessions_come_in_order_each_with_its_cases_and_its_self_test(manifest: Path) -> None:
+    assert [(suite.session, suite.file) for suite in load(manifest).suites] == [
+        ("cpu_single", "tiny-single-fp64-local-gloo.xml"),
+        ("cpu_single", "self-test-tiny-single-fp64-local-gloo.xml"),
+        ("cpu_tp2", "tiny-tp2-fp64-local-gloo.xml"),
+        ("cpu_tp2", SELF_TEST),
+    ]
+
+
+def test_a_testsuite_says_all_that_its_results_must_say(manifest: Path) -> None:
+    suite = load(manifest).suites[2]
+    assert suite.ranks == 2
+    wanted = {"preset": "tiny", "precision": "fp64", "implementation": "local", "transport": "gloo", "layout": "tp2"}
+    assert {**wanted, "ranks": "2"}.items() <= dict(suite.properties).items()
+    assert set(suite.minimum) == {"torch", "transformers", "megatron-core"}
+    assert ("validation.checks.test_mla", "Layer 0 Query after RoPE") in suite.checks
+    assert len(suite.checks) > 600
+
+
+def test_it_says_the_commit_of_this_tree(manifest: Path) -> None:
+    told = load(manifest)
+    assert {"commit": told.commit, "dirty": told.dirty} == {"commit": "", **commit.facts()}
+
+
+def test_an_event_stands_for_its_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ci.manifest.rows", lambda: [row for row in rows() if row.session in ("cpu_tp2", "gpu_single")])
+    assert main(["manifest", "--event", "nightly", "--output", str(tmp_path / "m.json")]) == 0
+    assert {suite.session for suite in load(tmp_path / "m.json").suites} == {"gpu_single"}
+
+
+def test_a_session_need_not_test_itself_and_a_library_can_be_demanded_otherwise(tmp_path: Path) -> None:
+    """A team's own Megatron may be older than the one that is installed here."""
+    words = ["--minimum", "megatron-core=0.15.3", "--no-self-test", "--output", str(tmp_path / "m.json")]
+    main(["manifest", "--session", "cpu_single", *words])
+    (suite,) = load(tmp_path / "m.json").suites
+    assert (suite.file, suite.minimum["megatron-core"]) == ("tiny-single-fp64-local-gloo.xml", "0.15.3")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--session", "gpu_tp3"], "--session gpu_tp3: unknown; ci/matrix.yaml has "),
+        (["--session", "parity", "--session", "parity"], "--session parity: given twice; a session is run once"),
+        (["--session", "cpu_tp2", "--minimum", "torch"], "--minimum torch: give NAME=VERSION, such as megatron-core=0.15.3"),
+    ],
+)
+def test_what_cannot_be_meant_is_wrong_usage(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["manifest", *words]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {said}")
+
+
+def test_an_event_that_runs_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("ci.manifest.rows", lambda: [row for row in rows() if not row.when])
+    assert main(["manifest", "--event", "nightly"]) == 2
+    assert "a gate with nothing to ask for is none" in capsys.readouterr().err
+
+
+def test_checks_that_cannot_be_listed_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "validation").mkdir()
+    (tmp_path / "validation" / "__main__.py").write_text("raise SystemExit('no pytest here')\n")
+    monkeypatch.setattr("ci.manifest.ROOT", tmp_path)
+    assert main(["manifest", "--session", "parity", "--output", str(tmp_path / "m.json")]) == 3
+    assert capsys.readouterr().err == "error: the checks of parity cannot be listed: no pytest here\n"
+    assert not (tmp_path / "m.json").exists()
+
+
+def test_listing_the_checks_loads_no_torch(tmp_path: Path) -> None:
+    words = ["run", "--layouts", "single,tp2", "--self-test", "--manifest", str(tmp_path / "m.json")]
+    assert heavy_after(f"from validation.cli import main\nassert main({words!r}) == 0") == []

@@ -1,0 +1,150 @@
+"""The table of sessions: what it says, and that nothing out of order gets into it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ci.table import TABLE, Row, rows
+from validation.case.errors import UsageError
+from validation.case.layout import Layout
+from validation.run.options import add_options
+
+EIGHT = ("single", "tp2", "pp2", "ep2", "tp2etp2", "tp2ep2", "tp2pp2", "pp2ep2")
+ONE_ROW = """rows:
+  - session: one
+    does: compare
+    preset: tiny
+    layouts: [tp2]
+    precision: fp64
+    implementation: local
+    transport: gloo
+    runner: [ubuntu]
+    when: [nightly]
+    timeout: 1
+"""
+
+
+def row(session: str) -> Row:
+    return next(found for found in rows() if found.session == session)
+
+
+def table(folder: Path, text: str) -> Path:
+    path = folder / "table.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_parity_compares_every_kind_of_layout_in_one_command() -> None:
+    layouts = row("parity").layouts
+    assert len(layouts) >= 20
+    for degree in ("tp", "pp", "vpp", "ep", "etp", "cp", "dp"):
+        assert any(f"{degree}2" in layout for layout in layouts)
+    for word in ("distributed", "full", "selective", "allgather", "1-3"):
+        assert any(f"+{word}" in layout for layout in layouts)
+    assert row("parity").arguments() == [
+        "run",
+        *("--preset", "tiny"),
+        *("--layouts", ",".join(layouts)),
+        *("--precision", "fp64"),
+        *("--implementation", "local"),
+        *("--transport", "gloo"),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+def test_every_layout_has_a_session_on_the_cpu_and_on_gpus(kind: str) -> None:
+    found = [found for found in rows() if found.session.startswith(f"{kind}_")]
+    assert [(found.session, found.layouts) for found in found] == [(f"{kind}_{layout}", (layout,)) for layout in EIGHT]
+
+
+@pytest.mark.parametrize("layout", EIGHT)
+def test_a_gpu_session_asks_for_a_gpu_a_rank_and_a_cpu_session_for_none(layout: str) -> None:
+    assert row(f"gpu_{layout}").gpus == Layout.parse(layout).ranks
+    assert row(f"cpu_{layout}").gpus == 0
+
+
+def test_gpu_sessions_run_on_our_own_machines_only() -> None:
+    wrong = [found.session for found in rows() if (found.gpus > 0) != ("self-hosted" in found.runner)]
+    assert wrong == []
+
+
+def test_every_pull_request_is_compared_on_the_cpu_and_on_gpus() -> None:
+    asked = {found.transport for found in rows() if "pull_request" in found.when}
+    assert asked == {"gloo", "nccl"}
+
+
+def test_the_command_line_knows_every_argument_of_a_row() -> None:
+    options: set[str] = set()
+    add_options(lambda *names, **_: options.update(names))
+    given = {word for found in rows() for word in found.arguments() if word.startswith("--")}
+    assert given <= options
+
+
+def test_a_row_with_each_is_one_session_per_layout_with_its_name_filled_in(tmp_path: Path) -> None:
+    text = ONE_ROW.replace("layouts: [tp2]", "each: [single, tp2]").replace("one", '"on_{layout}"')
+    found = rows(table(tmp_path, text.replace("compare", "'{layout}: {ranks}'")))
+    assert [(row.session, row.does, row.layouts) for row in found] == [
+        ("on_single", "single: 1 rank", ("single",)),
+        ("on_tp2", "tp2: 2 ranks", ("tp2",)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("instead_of", "written", "sentence"),
+    [
+        pytest.param("[tp2]", "[tp2x]", "one: layout 'tp2x' is not one", id="unknown layout"),
+        pytest.param("[tp2]", "[tp3]", "one: .*tp3", id="layout that does not divide the model"),
+        pytest.param("[tp2]", "[tp2, tp2]", "one: layout tp2 is there twice", id="layout twice"),
+        pytest.param("[tp2]", "tp2", "one: layouts is 'tp2'; it must be a list of words", id="layout outside a list"),
+        pytest.param("[tp2]", "[]", r"one: layouts is \[\]; it must be a list", id="no layouts"),
+        pytest.param("[tp2]", "[2]", r"one: layouts is \[2\]; it must be a list", id="number for a layout"),
+        pytest.param("layouts: [tp2]", "each: [tp2]", "one: .*put {layout} into its session name", id="each under one name"),
+        pytest.param("    layouts: [tp2]\n", "", "one: give either `layouts`", id="neither layouts nor each"),
+        pytest.param("timeout:", "timout:", "one: timout is unknown; a row has .*timeout", id="unknown key"),
+        pytest.param("    timeout: 1\n", "", "one: timeout is missing", id="missing key"),
+        pytest.param("timeout: 1", "timeout: soon", "one: timeout is 'soon'; it must be a whole number", id="timeout in words"),
+        pytest.param("timeout: 1", "timeout: 0", "one: timeout is 0", id="no time"),
+        pytest.param(
+            "gloo",
+            "ncll",
+            "one: transport 'ncll' is unknown; known are gloo, nccl, staged and staged-cpu",
+            id="unknown transport",
+        ),
+        pytest.param("fp64", "fp6", "one: precision 'fp6' is unknown", id="unknown precision"),
+        pytest.param("local", "locale", "one: implementation 'locale' is unknown", id="unknown implementation"),
+        pytest.param("tiny", "teeny", "one: preset 'teeny' is unknown", id="unknown preset"),
+        pytest.param("local", "te", "one: Transformer Engine needs GPUs", id="case that no machine can run"),
+        pytest.param("nightly", "weekly", "one: event 'weekly' is unknown", id="unknown event"),
+        pytest.param("[ubuntu]", "[]", r"one: runner is \[\]", id="no runner"),
+        pytest.param("session: one", "session: 5", "5: session is 5; it must be text", id="number for a name"),
+        pytest.param(ONE_ROW, "rows: []", "there is no list of `rows`", id="no rows"),
+        pytest.param(ONE_ROW, "rows: 3", "there is no list of `rows`", id="number for the rows"),
+        pytest.param(ONE_ROW, "rows: [3]", "row 1: 3 is no row", id="number for a row"),
+        pytest.param(ONE_ROW, "", "there is no list of `rows`", id="empty file"),
+        pytest.param(ONE_ROW, "[", "not YAML", id="not YAML"),
+    ],
+)
+def test_a_table_out_of_order_is_refused_with_the_row_and_the_reason(
+    tmp_path: Path, instead_of: str, written: str, sentence: str
+) -> None:
+    assert instead_of in ONE_ROW
+    with pytest.raises(UsageError, match=f"^table.yaml: {sentence}"):
+        rows(table(tmp_path, ONE_ROW.replace(instead_of, written)))
+
+
+def test_two_sessions_of_one_name_are_refused(tmp_path: Path) -> None:
+    twice = ONE_ROW + ONE_ROW.removeprefix("rows:\n")
+    with pytest.raises(UsageError, match="session one is there twice"):
+        rows(table(tmp_path, twice))
+
+
+def test_planning_loads_neither_torch_nor_more_of_validation_than_the_case() -> None:
+    loaded = "import sys, ci.table; print(*sorted(m for m in sys.modules if m.split('.')[0] in ('torch', 'validation')))"
+    root = TABLE.parents[1]
+    shown = subprocess.run([sys.executable, "-c", loaded], cwd=root, capture_output=True, text=True, check=True).stdout.split()
+    assert "validation.case.layout" in shown
+    assert [name for name in shown if name != "validation" and not name.startswith("validation.case")] == []

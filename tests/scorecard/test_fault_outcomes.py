@@ -1,0 +1,118 @@
+"""What is made of a fault: seen where it is, elsewhere, not at all, or no fault; and which of these is red."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ci import junit
+from validation.case.errors import ExitCode
+from validation.checks.order import place
+from validation.compare.difference import Difference
+from validation.compare.measurement import PieceReport
+from validation.compare.verdict import Verdict
+from validation.faults import catalogue
+from validation.run.launch import Broken
+from validation.run.result import Result
+from validation.scorecard import judge as judging
+from validation.scorecard import peers
+from validation.scorecard.judge import BROKEN, ELSEWHERE, IDLE, MISSED, SEEN, Clean, Outcome, judge, judge_clean
+from validation.scorecard.report import Scorecard
+
+FAULT = catalogue.find("A02")
+CASE = FAULT.case("single")
+CORE, QUERY, OUTPUT = (f"layers.0.attention.{part}" for part in ("core", "query", "output"))
+
+
+def found(digest: str) -> Result:
+    piece = PieceReport(0, ((0, 1),), Difference(1, 0, 0.0, (0,), 0.0, 0.0, 1.0, 1.0, 0, 0), digest)
+    return Result(CASE, 1.0, {}, pieces={CORE: (piece,)})
+
+
+def outcome(monkeypatch: pytest.MonkeyPatch, statuses: dict[str, str], digest: str = "other", alarmed: bool = False) -> Outcome:
+    """Of a run with these verdicts and bytes; `alarmed`: a peer's rule is broken without the fault, too."""
+    properties = {"rel_error": "0.5", "tolerance": "0.1"}
+    verdicts = [Verdict(status, name, properties=properties, place=place(CASE, name)) for name, status in statuses.items()]
+    monkeypatch.setattr(judging, "verdicts", lambda result: verdicts)
+    monkeypatch.setattr(peers, "said", lambda result: {"rule": alarmed or result.pieces[CORE][0].digest != "same"})
+    return judge(FAULT, "single", CASE, found(digest), found("same"))
+
+
+def test_it_is_seen_where_the_file_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = outcome(monkeypatch, {OUTPUT: "fail", CORE: "fail", QUERY: "pass"})
+    assert (seen.status, seen.first, seen.error, seen.limit, seen.failing, seen.changed) == (SEEN, CORE, 0.5, 0.1, 2, 1)
+    assert seen.caught
+
+
+@pytest.mark.parametrize("first", [QUERY, OUTPUT])
+def test_it_is_caught_elsewhere(monkeypatch: pytest.MonkeyPatch, first: str) -> None:
+    seen = outcome(monkeypatch, {CORE: "fail" if first == QUERY else "pass", first: "fail"})
+    assert (seen.status, seen.first, seen.caught) == (ELSEWHERE, first, True)
+
+
+@pytest.mark.parametrize("status", ["pass", "known"])
+def test_it_is_missed(monkeypatch: pytest.MonkeyPatch, status: str) -> None:
+    """A known bug is no sign of it."""
+    assert outcome(monkeypatch, {CORE: status}).status == MISSED
+
+
+def test_what_changes_no_byte_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert outcome(monkeypatch, {CORE: "pass"}, digest="same").status == IDLE
+
+
+def test_a_rule_that_is_broken_without_it_does_not_see_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert outcome(monkeypatch, {CORE: "fail"}).peers == {"rule": True}
+    assert outcome(monkeypatch, {CORE: "fail"}, alarmed=True).peers == {"rule": False}
+
+
+@pytest.mark.parametrize("side", ["with it", "without it"])
+def test_a_run_that_broke_decides_nothing(side: str) -> None:
+    broke, sound = replace(found("other"), broken=Broken(0, "rank 0 raised", "")), found("same")
+    wrong, without = (broke, sound) if side == "with it" else (sound, broke)
+    assert judge(FAULT, "single", CASE, wrong, without).status == BROKEN
+
+
+def test_a_sound_run_that_fails_is_a_false_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging, "verdicts", lambda result: [Verdict("fail", "a"), Verdict("pass", "b"), Verdict("known", "c")])
+    monkeypatch.setattr(peers, "said", lambda result: {})
+    assert judge_clean(CASE, found("same")) == Clean(CASE.name, 3, ("FAIL: a",))
+
+
+def one(status: str, fault: str = "A02") -> Outcome:
+    return Outcome(fault, "single", status, CORE, CORE, CORE, error=math.nan)
+
+
+MISSED_BY_DESIGN = next(fault.id for fault in catalogue.faults() if fault.unseen)
+
+
+@pytest.mark.parametrize(
+    ("came", "status", "code"),
+    [
+        (one(SEEN), "pass", ExitCode.PASS),
+        (one(ELSEWHERE), "pass", ExitCode.PASS),
+        (one(MISSED), "fail", ExitCode.FAIL),
+        (one(IDLE), "error", ExitCode.FAIL),
+        (one(BROKEN), "error", ExitCode.FAIL),
+        (one(MISSED, MISSED_BY_DESIGN), "known", ExitCode.PASS),
+        (one(SEEN, MISSED_BY_DESIGN), "fail", ExitCode.FAIL),
+        (Clean("a case", 9, ()), "pass", ExitCode.PASS),
+        (Clean("a case", 9, ("FAIL: a",)), "fail", ExitCode.FAIL),
+        (Clean("a case", 0, (), "rank 0 was lost"), "error", ExitCode.FAIL),
+    ],
+)
+def test_what_is_red(came: Clean | Outcome, status: str, code: ExitCode, tmp_path: Path) -> None:
+    """One that no check can see, and says why, must be missed."""
+    group = catalogue.find(came.fault).group if isinstance(came, Outcome) else "clean"
+    card = Scorecard(tmp_path, {"command": "x"}, [] if group == "clean" else [group])
+    card.add(came)
+    assert card.finish() == code
+    (check,) = junit.read(tmp_path / f"faults-{group}.xml").checks
+    assert check.status == status
+
+
+def test_what_has_not_finished_says_so(tmp_path: Path) -> None:
+    Scorecard(tmp_path, {}, ["norm"])
+    assert [junit.read(path).checks[0].message for path in tmp_path.glob("*.xml")] == ["did not finish"] * 2

@@ -1,0 +1,71 @@
+"""docs/scorecard.md is what docs/scorecard.json makes, that is of the catalogue as it is, and it holds what is claimed."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from validation.faults import catalogue
+from validation.scorecard import page as pages
+from validation.scorecard.judge import SEEN, Clean, Outcome
+from validation.scorecard.page import PAGE, Measured, load, page, save
+
+MEASURED = load()
+
+
+def test_the_page_in_docs_is_what_its_data_makes() -> None:
+    """Nobody writes it by hand; `python -m validation.scorecard.page` makes it again from the data."""
+    assert PAGE.read_text(encoding="utf-8") == page(MEASURED)
+
+
+def test_the_data_in_docs_is_of_the_catalogue_as_it_is() -> None:
+    """What was added or changed has been measured: `nox -s faults -- --write`."""
+    wanted = [
+        (fault.id, layout, fault.first_in(fault.case(layout))) for fault in catalogue.faults() for layout in fault.layouts
+    ]
+    assert [(one.fault, one.layout, one.check) for one in MEASURED.outcomes] == wanted
+    cases = {fault.case(layout).name for fault in catalogue.faults() for layout in fault.layouts}
+    assert {clean.case for clean in MEASURED.clean} == cases
+
+
+def test_every_fault_of_an_algorithm_was_caught() -> None:
+    assert [one.fault for one in MEASURED.outcomes if not one.caught and catalogue.find(one.fault).group != "precision"] == []
+
+
+def test_nine_of_ten_faults_of_precision_were_caught_and_each_miss_says_why() -> None:
+    found = [one for one in MEASURED.outcomes if catalogue.find(one.fault).group == "precision"]
+    missed = [one.fault for one in found if not one.caught]
+    assert len(missed) <= len(found) / 10
+    assert all(catalogue.find(name).unseen for name in missed)
+
+
+def test_nine_of_ten_faults_were_seen_where_they_are() -> None:
+    assert sum(one.status == SEEN for one in MEASURED.outcomes) >= 0.9 * len(MEASURED.outcomes)
+
+
+def test_every_fault_changed_something_and_nothing_else_failed() -> None:
+    assert all(one.changed for one in MEASURED.outcomes)
+    assert all(clean.checks and not clean.failing and not clean.says for clean in MEASURED.clean)
+
+
+def test_data_and_page_are_written_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no number comes back as none."""
+    monkeypatch.setattr(pages, "DATA", tmp_path / "scorecard.json")
+    monkeypatch.setattr(pages, "PAGE", tmp_path / "scorecard.md")
+    seen = Outcome(
+        "A02", "single", SEEN, "a.check", "A Check", "A Check", error=0.5, limit=0.25, changed=1, peers={"ms-swift": True}
+    )
+    missed = Outcome("D09", "single", "missed", "a.check", "A Check")
+    save(Measured("a machine", 61.0, (seen, missed), (Clean("a-case", 9, ()), Clean("b-case", 9, ("FAIL: x",)))))
+    again = load()
+    assert again.outcomes[0] == seen
+    assert math.isnan(again.outcomes[1].error)
+    text = (tmp_path / "scorecard.md").read_text(encoding="utf-8")
+    assert "run on a machine in 61 s" in text
+    assert "| attention | 1 | 1 | 1 | 0 | 0 | 1 | 0 | 0 | 0 |\n" in text
+    assert "| precision | 1 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0 |\n" in text
+    assert "- D09, missed: norms compute in bfloat16 in place of float32. It rounds no more" in text
+    assert "Of the checks: 1 of 2 cases without a fault (18 checks)." in text
+    assert "A Check | 5e-01 | 2e+00 | ms-swift |\n" in text

@@ -1,0 +1,79 @@
+"""Results of sessions that never ran: what a green run of each leaves, by the manifest, with fewer checks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from ci import junit
+from ci.expected import Expected, Manifest, load, save
+from ci.junit import Check, Suite
+from ci.table import rows
+
+ROOT = Path(__file__).parents[2]
+COMMIT = "c0ffee" + "0" * 34
+MEGATRON = "decade" + "0" * 34
+MOST = 40
+"""Checks of a testsuite that are kept: twenty scenarios read all of them, several times each."""
+NEAR = "Layer 0 Attention Output"
+
+
+def everything(path: Path) -> Manifest:
+    """What `python -m ci manifest` writes of every session that some event runs; the first checks of each testsuite."""
+    asked = [word for row in rows() if row.when for word in ("--session", row.session)]
+    command = [sys.executable, "-m", "ci", "manifest", *asked, "--output", str(path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    whole = load(path)
+    suites = tuple(replace(suite, checks=_first(suite.checks)) for suite in whole.suites)
+    save(path, Manifest(suites, COMMIT, "false"))
+    return load(path)
+
+
+def _first(checks: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    return tuple(check for number, check in enumerate(checks) if number < MOST or check[1] == NEAR)
+
+
+def green(manifest: Manifest, folder: Path) -> None:
+    """Every session's results, each in a folder of its own."""
+    for expected in manifest.suites:
+        junit.write(folder / expected.session / expected.file, suite(expected))
+
+
+def suite(expected: Expected) -> Suite:
+    """A testsuite in which all is right."""
+    ranks = ",".join(str(rank) for rank in range(expected.ranks))
+    numbers = {"rel_error": "1e-15", "tolerance": "1e-10", "max_diff": "1e-15", "avg_diff": "1e-16", "ranks": ranks}
+    checks = tuple(Check(owner, name, "pass", properties=numbers) for owner, name in expected.checks)
+    places = {f"rank_{rank}_place": "tp 0" for rank in range(expected.ranks)}
+    properties = {**expected.properties, **expected.minimum, **places, "commit": COMMIT, "dirty": "false"}
+    return Suite(expected.file.removesuffix(".xml"), checks, properties, seconds=1.0, timestamp="2026-01-01T00:00:00")
+
+
+def failing(path: Path) -> None:
+    """One check of a file is wrong."""
+    _change(path, "fail", "7e-1", "FAIL: relative error 7e-01 > 1e-10")
+
+
+def nearer(path: Path) -> None:
+    """One check of a file is half as far from right as it may be, where a green run's is a hundred thousandth."""
+    _change(path, "pass", "5e-11")
+
+
+def of_megatron(path: Path) -> None:
+    """Made with a checkout of Megatron, as --megatron-path has it said."""
+    found = junit.read(path)
+    said = {"megatron-path": "megatron", "megatron-commit": MEGATRON}
+    junit.write(path, replace(found, properties={**found.properties, **said}))
+
+
+def _change(path: Path, status: str, error: str, message: str = "") -> None:
+    found = junit.read(path)
+    changed = [
+        replace(check, status=status, message=message, properties={**check.properties, "rel_error": error})
+        if check.name == NEAR
+        else check
+        for check in found.checks
+    ]
+    junit.write(path, replace(found, checks=tuple(changed)))

@@ -1,0 +1,26 @@
+"""`python -m ci manifest` in a scenario: what it wrote of every session once, without those that are not asked for."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from ci.expected import load, save
+from ci.manifest import add_options
+
+
+def main() -> None:
+    """The options are the command's own."""
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    options = parser.parse_args(sys.argv[4:])
+    everything = load(Path(os.environ["EVERYTHING"]))
+    suites = tuple(suite for suite in everything.suites if suite.session in options.sessions)
+    save(Path(options.output), replace(everything, suites=suites))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+"""What may happen to a run on GitHub, and the runner that plays it: `python -m tests.workflows` prints the table."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.workflows import made
+from tests.workflows.server import BASELINE, serving
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+OURS = "plumbline/plumbline"
+PULL_REQUEST = {"number": 7, "labels": [], "head": {"repo": {"full_name": OURS}}}
+FROM_A_FORK = {**PULL_REQUEST, "head": {"repo": {"full_name": "somebody/plumbline"}}}
+CODE = ("validation/candidate/modules.py", "docs/design.md")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """An event, what happens while it runs, and what the gate must make of it.
+
+    `red` are sessions of which a check fails, `nearer` those of which one is much nearer to its limit; `codes` are exit codes
+    of sessions that leave what a green run does, and those `of_megatron` have run a team's checkout. `cancelled` sessions
+    are ended by somebody, `skipped` jobs by GitHub, `lost` artifacts never arrive, `approved` environments a maintainer lets
+    through. `edit` puts something else into the reusable workflow. `api` is what GitHub answers (server.py).
+    """
+
+    what: str
+    gate: str
+    says: str = ""
+    workflow: str = ".github/workflows/pull-request.yml"
+    event: str = "pull_request"
+    payload: Mapping[str, Any] = field(default_factory=lambda: {"action": "synchronize", "pull_request": PULL_REQUEST})
+    changed: tuple[str, ...] = CODE
+    red: tuple[str, ...] = ()
+    nearer: tuple[str, ...] = ()
+    codes: Mapping[str, int] = field(default_factory=dict)
+    cancelled: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    approved: tuple[str, ...] = ()
+    of_megatron: tuple[str, ...] = ()
+    sha: str = made.COMMIT
+    edit: tuple[str, str] = ("", "")
+    api: str = "no-baseline"
+
+
+@dataclass(frozen=True)
+class Played:
+    """What came of it: how every job ended, and every leg with its steps."""
+
+    triggered: bool
+    jobs: Mapping[str, str]
+    legs: tuple[Mapping[str, Any], ...]
+
+    @property
+    def gate(self) -> str:
+        """How the required check ended; empty where there is none."""
+        return self.jobs.get("plumbline / gate", "")
+
+    def leg(self, name: str) -> Mapping[str, Any]:
+        """The job, or the leg of a matrix, that is shown under this name."""
+        return next(leg for leg in self.legs if leg["leg"] == f"plumbline / {name}")
+
+    def output(self, leg: str, step: str) -> str:
+        """What a step printed."""
+        return str(next(one for one in self.leg(leg)["steps"] if one["name"] == step).get("output", ""))
+
+
+_QUEUE = {"action": "checks_requested", "merge_group": {"base_ref": "refs/heads/main"}}
+_FORK = {"action": "opened", "pull_request": FROM_A_FORK}
+_LABELLED = {"action": "reopened", "pull_request": {**PULL_REQUEST, "labels": [{"name": "accept-drift"}]}}
+_NIGHTLY = ".github/workflows/nightly.yml"
+_CALLER = "tests/workflows/caller.yml"
+SCENARIOS = {
+    "green": Scenario("pull request, all green", "success", "GREEN"),
+    "red": Scenario(
+        "one leg red", "failure", "1 check fails: Layer 0 Attention Output", red=("gpu_tp2",), codes={"gpu_tp2": 1}
+    ),
+    "red in silence": Scenario("one leg ends with 0 though a check fails", "failure", "1 check fails", red=("parity",)),
+    "cancelled": Scenario("one leg cancelled", "failure", "job gpu: was cancelled", cancelled=("gpu_pp2",)),
+    "skipped": Scenario("the GPU job skipped", "failure", "job gpu: was skipped", skipped=("gpu",)),
+    "plan": Scenario("the plan skipped", "failure", "job plan: was skipped", skipped=("plan",)),
+    "lost": Scenario("an artifact missing", "failure", "results-gpu_ep2", lost=("results-gpu_ep2",)),
+    "documentation": Scenario("documentation alone changed", "success", "GREEN", changed=("README.md", "docs/design.md")),
+    "fork": Scenario("pull request from a fork", "failure", "job gpu: was skipped", payload=_FORK),
+    "fork approved": Scenario("fork, a maintainer approves", "success", "GREEN", payload=_FORK, approved=("gpu-forks",)),
+    "fork unprotected": Scenario(
+        "fork, the environment asks nobody",
+        *("failure", "job gpu: was skipped"),
+        payload=_FORK,
+        approved=("gpu-forks",),
+        api="no-reviewers",
+    ),
+    "same": Scenario("as near to the limits as the base branch", "success", "GREEN", api="baseline"),
+    "drifted": Scenario("nearer to a limit than the base branch", "failure", "GREEN", nearer=("parity",), api="baseline"),
+    "accepted": Scenario(
+        "the same, labelled accept-drift", "success", "GREEN", payload=_LABELLED, nearer=("parity",), api="baseline"
+    ),
+    "queue": Scenario("merge queue", "success", "GREEN", event="merge_group", payload=_QUEUE),
+    "nightly": Scenario("nightly", "success", "GREEN", workflow=_NIGHTLY, event="schedule", payload={}),
+    "newest": Scenario(
+        "nightly, the newest release computes something else",
+        *("failure", "job cpu: failed"),
+        workflow=_NIGHTLY,
+        event="schedule",
+        payload={},
+        codes={"newest": 1},
+    ),
+    "caller": Scenario(
+        "a team's own Megatron",
+        *("success", "GREEN"),
+        workflow=_CALLER,
+        sha=made.MEGATRON,
+        of_megatron=("gpu_tp2", "gpu_pp2"),
+    ),
+    "not the caller's": Scenario(
+        "a team's own, and a session has run the installed one",
+        *("failure", "made with the Megatron the installed one"),
+        workflow=_CALLER,
+        sha=made.MEGATRON,
+        of_megatron=("gpu_tp2",),
+    ),
+    "careless": Scenario(
+        "one leg red, and the gate without always()",
+        *("skipped", ""),
+        codes={"lint": 1},
+        edit=("if: ${{ always() }}\n    runs-on", "runs-on"),
+    ),
+    "another event": Scenario("an issue is opened", "", event="issues", payload={"action": "opened"}),
+}
+
+
+def play_all(folder: Path, names: Iterable[str] = tuple(SCENARIOS)) -> Mapping[str, Played]:
+    """Play the scenarios, in two processes."""
+    everything, green = folder / "everything.json", folder / "green"
+    made.green(made.everything(everything), green)
+    for session in green.iterdir():
+        shutil.copytree(session, folder / "baselines" / str(BASELINE) / f"results-{session.name}")
+    with serving() as server, ThreadPoolExecutor(2) as pool:
+        written = {name: _written(name, folder, everything, green, server) for name in names}
+        halves = [dict(list(written.items())[half::2]) for half in range(2)]
+        played = [one for half in pool.map(_played, halves) for one in half]
+    return {name: dict(played)[name] for name in written}
+
+
+def _written(name: str, folder: Path, everything: Path, green: Path, server: str) -> Path:
+    """The file that tells the runner, in a folder of the scenario. `everything` is the manifest of all sessions."""
+    scenario, work = SCENARIOS[name], folder / f"scenario-{list(SCENARIOS).index(name)}"
+    work.mkdir()
+    results, path = work / "made", work / "scenario.json"
+    _make(scenario, results, green)
+    path.write_text(json.dumps(_told(scenario, work, everything, results, f"{server}/{scenario.api}")), encoding="utf-8")
+    return path
+
+
+def _played(written: Mapping[str, Path]) -> list[tuple[str, Played]]:
+    command = ["node", str(HERE / "runner.mjs"), *map(str, written.values())]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    return [(name, Played(one["triggered"], one["jobs"], tuple(one["legs"]))) for name, one in zip(written, told, strict=True)]
+
+
+def _make(scenario: Scenario, results: Path, green: Path) -> None:
+    """What the sessions leave: links to what a green run leaves, and copies where something is wrong."""
+    results.mkdir()
+    for session in green.iterdir():
+        changes = [change for change, names in _changes(scenario).items() if session.name in names]
+        if not changes:
+            (results / session.name).symlink_to(session)
+            continue
+        shutil.copytree(session, results / session.name)
+        for path in sorted((results / session.name).iterdir()):
+            for change in changes:
+                change(path)
+    for session_name, code in scenario.codes.items():
+        (results / f"{session_name}.code").write_text(str(code), encoding="utf-8")
+    (results / "changed-files").write_text("".join(f"{name}\n" for name in scenario.changed), encoding="utf-8")
+
+
+def _changes(scenario: Scenario) -> dict[Callable[[Path], None], tuple[str, ...]]:
+    return {made.failing: scenario.red, made.nearer: scenario.nearer, made.of_megatron: scenario.of_megatron}
+
+
+def _told(scenario: Scenario, work: Path, everything: Path, results: Path, api: str) -> dict[str, Any]:
+    github = {
+        "event_name": scenario.event,
+        "event": dict(scenario.payload),
+        "repository": OURS,
+        "sha": scenario.sha,
+        "ref": "refs/pull/7/merge",
+        "ref_name": "main",
+        "base_ref": "main" if scenario.event == "pull_request" else "",
+        "workflow": "workflow",
+        "token": "a token",
+        "api_url": api,
+    }
+    return {
+        "workflow": scenario.workflow,
+        "github": github,
+        "job": {"workflow_repository": OURS, "workflow_sha": made.COMMIT},
+        "root": str(_edited(scenario.edit, work) if scenario.edit[0] else ROOT),
+        "stand_ins": str(HERE / "stand_ins"),
+        "work": str(work),
+        "baselines": str(everything.parent / "baselines"),
+        "environment": {
+            "PYTHON": sys.executable,
+            "NARROW": str(HERE / "narrow.py"),
+            "EVERYTHING": str(everything),
+            "MADE": str(results),
+            "STAND_INS": str(HERE / "stand_ins"),
+            "PLUMBLINE_HEAD": made.COMMIT,
+            # One place for all workspaces, so that what is compiled once is.
+            "PYTHONPATH": str(ROOT),
+            "PYTHONSAFEPATH": "1",
+            "PYTHONPYCACHEPREFIX": str(everything.parent / "compiled"),
+        },
+        **{name: getattr(scenario, name) for name in ("cancelled", "skipped", "lost", "approved")},
+    }
+
+
+def _edited(edit: tuple[str, str], work: Path) -> Path:
+    """The repository with something else in the reusable workflow."""
+    root = work / "root"
+    shutil.copytree(ROOT / ".github", root / ".github")
+    for path in ROOT.iterdir():
+        if path.name in ("ci", "validation", "requirements", "tests"):
+            (root / path.name).symlink_to(path)
+    workflow = root / ".github" / "workflows" / "parity.yml"
+    text = workflow.read_text(encoding="utf-8")
+    if text.count(edit[0]) != 1:
+        raise ValueError(f"{edit[0]!r} is there {text.count(edit[0])} times")
+    workflow.write_text(text.replace(*edit), encoding="utf-8")
+    return root
+
+
+def node_is_there() -> bool:
+    """Whether the runner can run: Node, and GitHub's packages."""
+    return shutil.which("node") is not None and (HERE / "node_modules" / "@actions").is_dir()

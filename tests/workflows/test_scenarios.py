@@ -1,0 +1,118 @@
+"""The workflows, executed: for each thing that may happen on GitHub the gate is what it must be.
+
+GitHub's own parser and evaluator decide what runs (runner.mjs); the pipeline's commands are the real ones, on results that are
+made up by the manifest. `python -m tests.workflows` prints the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from tests.workflows.scenarios import SCENARIOS, Played
+
+All = Mapping[str, Played]
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_gate_is_what_it_must_be(played: All, name: str) -> None:
+    assert played[name].gate == SCENARIOS[name].gate
+    if SCENARIOS[name].says:
+        assert SCENARIOS[name].says in played[name].output("gate", "Judge")
+
+
+def test_the_required_check_is_never_skipped_which_github_would_take_for_passed(played: All) -> None:
+    ended = {name: result.gate for name, result in played.items() if result.triggered and name != "careless"}
+    assert set(ended.values()) == {"success", "failure"}, ended
+
+
+def test_the_runner_sees_what_a_careless_gate_would_do(played: All) -> None:
+    """Without always() a red leg leaves the required check skipped."""
+    assert played["careless"].gate == "skipped"
+
+
+@pytest.mark.parametrize("name", ["fork", "fork unprotected"])
+def test_a_fork_reaches_no_machine_of_ours_without_a_maintainer(played: All, name: str) -> None:
+    machines = {label for leg in played[name].legs for label in leg["runner"] if isinstance(leg["runner"], list)}
+    assert machines == {"ubuntu-24.04"}
+
+
+def test_an_approved_fork_runs_what_everybody_runs(played: All) -> None:
+    assert [leg["leg"] for leg in played["fork approved"].legs if leg["leg"] != "plumbline / a maintainer permits GPUs"] == [
+        leg["leg"] for leg in played["green"].legs
+    ]
+
+
+def test_an_environment_that_asks_nobody_is_said_to_be_one(played: All) -> None:
+    said = played["fork unprotected"].output("a maintainer permits GPUs", "See that somebody had to approve")
+    assert "red: environment gpu-forks asks nobody" in said
+
+
+def test_our_machines_are_cleaned_before_and_after_whatever_happens(played: All) -> None:
+    for name in ("green", "red", "cancelled"):
+        gpu = [leg for leg in played[name].legs if "self-hosted" in leg["runner"]]
+        assert len(gpu) == 8
+        for leg in gpu:
+            steps = leg["steps"]
+            assert [steps[0]["name"], steps[0]["result"]] == ["Clean before", "success"]
+            assert [steps[-1]["name"], steps[-1]["result"]] == ["Clean after", "success"]
+
+
+def test_results_are_kept_of_what_failed_or_was_cancelled(played: All) -> None:
+    for name, session in (("red", "gpu_tp2"), ("cancelled", "gpu_pp2")):
+        steps = {step["name"]: step["result"] for step in played[name].leg(session)["steps"]}
+        assert steps["Run the session"] == {"red": "failure", "cancelled": "cancelled"}[name]
+        assert "Keep the results" in steps
+
+
+def test_the_plan_says_why_each_session_runs(played: All) -> None:
+    assert (
+        "| gpu_tp2 | self-hosted, linux, gpus-2 | validation/candidate/modules.py changed |"
+        in played["green"].leg("plan")["summary"]
+    )
+    left_out = played["documentation"].leg("plan")["summary"]
+    assert "- gpu_tp2: only documentation changed (README.md and 1 more)" in left_out
+    assert "| parity | ubuntu-24.04 | runs whatever changes |" in left_out
+
+
+def test_the_summary_is_written_whatever_the_verdict_is(played: All) -> None:
+    for name in ("green", "red", "lost"):
+        assert "Plumbline" in played[name].leg("gate")["summary"]
+
+
+def test_drift_is_judged_against_our_own_last_green_run_and_no_forks(played: All) -> None:
+    """A fork's branch may be called main, and is newer in the list."""
+    assert "===== Drift: GREEN" in played["same"].output("gate", "Compare with the baseline")
+    assert "it has grown more than is allowed" in played["drifted"].output("gate", "Compare with the baseline")
+    assert "there is no green run of nightly.yml on main" in played["green"].leg("gate")["summary"]
+
+
+def test_only_the_nightly_keeps_a_baseline_and_only_a_green_one(played: All) -> None:
+    def kept(name: str) -> str:
+        return next(step["result"] for step in played[name].leg("gate")["steps"] if step["name"] == "Keep the baseline")
+
+    assert {name: kept(name) for name in ("nightly", "newest", "green", "queue")} == {
+        "nightly": "success",
+        "newest": "skipped",
+        "green": "skipped",
+        "queue": "skipped",
+    }
+
+
+def test_a_team_runs_its_own_megatron_at_one_commit(played: All) -> None:
+    leg = played["caller"].leg("gpu_tp2")
+    assert leg["runner"] == ["self-hosted", "linux", "gpus-2"]
+    ran = next(step["output"] for step in leg["steps"] if step["name"] == "Run the session")
+    assert ran.startswith("nox -s gpu_tp2 -- --megatron-path ")
+    checked_out = next(step["output"] for step in leg["steps"] if step["name"] == "Check out Megatron")
+    assert checked_out.startswith("decade")
+
+
+def test_every_job_of_the_nightly_is_one_of_the_table(played: All) -> None:
+    legs = [leg["leg"].removeprefix("plumbline / ") for leg in played["nightly"].legs]
+    assert {"faults", "versions", "newest", "parity_bf16"} <= set(legs)
+
+
+def test_what_does_not_concern_us_starts_nothing(played: All) -> None:
+    assert not played["another event"].triggered

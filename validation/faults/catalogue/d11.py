@@ -1,0 +1,28 @@
+"""Gradients are summed in bfloat16."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from validation.case.case import Case
+from validation.faults.fault import CORE, Fault
+from validation.faults.inject import replace
+
+FAULT = Fault(
+    plugin=__name__,
+    group="precision",
+    does="gradients are summed in bfloat16",
+    sources=(f"{CORE}/pull/4410",),
+    first="gradients/{output}",
+    kind="backward",
+    layouts=("dp2",),
+    precision="bf16",
+)
+
+
+def configure(case: Case, config: Any) -> None:
+    def made(sound: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda **keywords: sound(**{**keywords, "grad_reduce_in_fp32": False})
+
+    replace("validation.candidate.build", "DistributedDataParallelConfig", made)

@@ -1,0 +1,42 @@
+"""An expert without tokens keeps the gradient of the step before.
+
+With 8 tokens and 16 experts some are empty in the second step and were not in the first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from validation.case.case import Case
+from validation.faults.fault import CORE, Fault
+
+FAULT = Fault(
+    plugin=__name__,
+    group="experts",
+    does="an expert without tokens keeps the gradient of the step before",
+    sources=(f"{CORE}/commit/eef48ef31c",),
+    first="steps/2/gradient_norm",
+    kind="step",
+    steps=2,
+    batch_size=2,
+    seq_length=4,
+)
+
+
+def wrapped(case: Case, model: Any) -> None:
+    import torch
+
+    kept: dict[Any, Any] = {}
+    experts = [weight for chunk in model for name, weight in chunk.module.named_parameters() if ".local_experts." in name]
+    assert experts
+    sound = vars(type(model[0]))["finish_grad_sync"]
+
+    def finish(self: Any, *rest: Any, **keywords: Any) -> None:
+        for weight in experts:
+            empty = not torch.any(weight.main_grad)
+            if empty and weight in kept:
+                weight.main_grad.copy_(kept[weight])
+            kept[weight] = weight.main_grad.clone()
+        sound(self, *rest, **keywords)
+
+    type(model[0]).finish_grad_sync = finish

@@ -1,0 +1,93 @@
+"""What the catalogue knows of a fault. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from validation.case.arrangement import parse
+from validation.case.case import DEFAULT_SEED, Case
+from validation.case.parameters import parameters
+from validation.case.preset import TINY
+from validation.case.training import Training
+
+CORE = "https://github.com/NVIDIA/Megatron-LM"
+BRIDGE = "https://github.com/NVIDIA-NeMo/Megatron-Bridge"
+PAI = "https://github.com/alibaba/Pai-Megatron-Patch"
+TE = "https://github.com/NVIDIA/TransformerEngine"
+HF = "https://github.com/huggingface/transformers"
+
+GROUPS = (
+    "attention",
+    "norm",
+    "router",
+    "experts",
+    "tensor parallel",
+    "pipeline",
+    "context parallel",
+    "expert parallel",
+    "optimizer",
+    "conversion",
+    "precision",
+)
+KINDS = ("forward", "backward", "step")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault, in a file that is a plugin (validation.run.plugin) and names this `FAULT`; `plugin` is the file's module.
+
+    `layouts` are those that expose it, each with the options of its step as `--layouts` takes them. `first` is the comparison
+    that must be the first to fail in data-flow order: {moe} and {last} stand for the model's first layer of experts and its
+    last layer, {output} for its last trained parameter. `kind` is where it shows: in the forward pass, only in the backward
+    pass, only after an optimizer step.
+
+    `unseen` says why no check can see it, where that is so; it must then be missed.
+
+    The others make its case: a part of tiny of `layers` layers, with `numbers` of its model changed.
+    """
+
+    plugin: str
+    group: str
+    does: str
+    sources: tuple[str, ...]
+    first: str
+    kind: str = "forward"
+    layouts: tuple[str, ...] = ("single",)
+    unseen: str = ""
+    precision: str = "fp64"
+    steps: int = 0
+    layers: int = 2
+    batch_size: int = 4
+    seq_length: int = 16
+    seed: int = DEFAULT_SEED
+    numbers: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def id(self) -> str:
+        """The name of its file: `A01`."""
+        return self.plugin.rpartition(".")[2].upper()
+
+    def case(self, layout: str) -> Case:
+        """What it is put into. Micro-batches hold one sequence, so that a step has several."""
+        parsed, training, mtp = parse(layout, Training(steps=self.steps))
+        model = TINY.model.with_numbers({"num_hidden_layers": str(self.layers), **dict(self.numbers)})
+        return Case(
+            preset=TINY.name,
+            model=model if mtp is None else replace(model, num_nextn_predict_layers=mtp),
+            layout=parsed,
+            precision=self.precision,
+            implementation="local",
+            transport="gloo",
+            seed=self.seed,
+            batch_size=self.batch_size,
+            micro_batch_size=1,
+            seq_length=self.seq_length,
+            training=training,
+        )
+
+    def first_in(self, case: Case) -> str:
+        """`first` by its name in the ranks' reports."""
+        model = case.model
+        output = [parameter.name for parameter in parameters(model).values() if parameter.trained][-1]
+        moe = model.moe_layers[0] if model.moe_layers else None
+        return self.first.format(moe=moe, last=model.num_hidden_layers - 1, output=output)

@@ -1,0 +1,132 @@
+"""How faults are put into a rank. A rank is a process of its own: what is changed here ends with it.
+
+torch and megatron-core are imported when a fault is put in: its file is also the table's row, which is read without them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+CORE = "megatron.core"
+
+
+def replace(module: str, name: str, made: Callable[[Any], Any]) -> None:
+    """Put what `made` makes of something sound in its place: `name` of a module, or `Class.name`.
+
+    Raises KeyError where there is none: a fault that has nothing to be put into is no fault.
+    """
+    *outer, last = name.split(".")
+    place = importlib.import_module(module)
+    for part in outer:
+        place = vars(place)[part]
+    sound = vars(place)[last]
+    static = isinstance(sound, staticmethod)
+    wrong = made(sound.__func__ if static else sound)
+    setattr(place, last, staticmethod(wrong) if static else wrong)
+
+
+def layer(model: Any, number: int) -> Any:
+    """The layer of that number, counted from 0 over the whole model; every rank has it, in layouts without stages."""
+    return next(layer for layer in layers(model) if layer.layer_number - 1 == number)
+
+
+def layers(model: Any) -> list[Any]:
+    """All layers of this rank's chunks."""
+    return [layer for chunk in model for layer in chunk.decoder.layers]
+
+
+def unmark(weight: Any) -> None:
+    """Have finalize_model_grads take a weight for one whose ranks see the whole sequence."""
+    from validation.case.errors import UsageError
+
+    if not getattr(weight, "sequence_parallel", False):
+        raise UsageError(
+            "this implementation does not mark the weight as sequence-parallel; --no-self-test runs without faults"
+        )
+    weight.sequence_parallel = False
+
+
+class Loaded:
+    """What a rank has loaded, before it is compared with the checkpoint."""
+
+    def __init__(self, chunks: Any, held: Any, checkpoint: Any) -> None:
+        self.chunks, self._held, self._checkpoint = chunks, held, checkpoint
+
+    def parts(self, name: str) -> Iterator[tuple[Any, Any]]:
+        """(what it is of the checkpoint, a view of it in the rank) for each part of a parameter that the rank holds."""
+        return ((part, part.of(tensor)) for tensor, parts in self._held for part in parts if part.parameter.name == name)
+
+    def part(self, name: str) -> Any:
+        """The view of the one part that the rank holds."""
+        ((_, view),) = self.parts(name)
+        return view
+
+    def read(self, name: str, box: Any) -> Any:
+        """Another part of the checkpoint, as (start, stop) for each dimension."""
+        return self._checkpoint.read(name, tuple(slice(start, stop) for start, stop in box))
+
+    def names(self) -> list[str]:
+        """The parameters of which this rank holds something."""
+        return list(dict.fromkeys(part.parameter.name for _, parts in self._held for part in parts))
+
+
+def after_loading(change: Callable[[Loaded], None]) -> None:
+    """Have `change` called with what a rank has loaded: a converter that is wrong."""
+    import torch
+
+    def made(sound: Callable[..., None]) -> Callable[..., None]:
+        def load(chunks: Any, held: Any, checkpoint: Any, recorder: Any) -> None:
+            sound(chunks, held, checkpoint, recorder)
+            with torch.no_grad():
+                change(Loaded(chunks, held, checkpoint))
+
+        return load
+
+    replace("validation.candidate.load", "load", made)
+
+
+def after_finalizing(change: Callable[[Any], None]) -> None:
+    """Have `change` called with the wrapped chunks when finalize_model_grads has reduced their gradients."""
+
+    def made(sound: Callable[..., None]) -> Callable[..., None]:
+        def finalize(model: Any, *rest: Any, **keywords: Any) -> None:
+            sound(model, *rest, **keywords)
+            change(model)
+
+        return finalize
+
+    replace("validation.candidate.build", "finalize_model_grads", made)
+
+
+@contextmanager
+def own_part_only() -> Iterator[None]:
+    """Within it sums over ranks leave each rank what it has."""
+    import torch.distributed as dist
+    from megatron.core.tensor_parallel import mappings
+
+    def scatter(output: Any, whole: Any, *_: Any, group: Any = None, **__: Any) -> None:
+        output.copy_(whole.chunk(dist.get_world_size(group))[dist.get_rank(group)])
+
+    places: list[tuple[Any, str, Any]] = [
+        (dist, "all_reduce", lambda *given, **keywords: None),
+        (dist, "reduce_scatter_tensor", scatter),
+        (mappings, "dist_reduce_scatter_func", scatter),  # the same, as megatron-core names it when it is imported
+    ]
+    kept = [(module, name, vars(module)[name]) for module, name, _ in places if name in vars(module)]
+    for module, name, lost in places:
+        vars(module)[name] = lost
+    try:
+        yield
+    finally:
+        for module, name, sound in kept:
+            vars(module)[name] = sound
+
+
+def rounded(tensor: Any) -> Any:
+    """The tensor with its values rounded to bfloat16, gradients passing."""
+    import torch
+
+    return tensor + (tensor.detach().to(torch.bfloat16).to(tensor.dtype) - tensor.detach())

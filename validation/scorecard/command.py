@@ -1,0 +1,108 @@
+"""`python -m validation faults`: the scorecard."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from validation.case.errors import ExitCode, UsageError
+from validation.case.home import home
+from validation.faults import catalogue
+from validation.faults.fault import Fault
+from validation.machine import machine
+from validation.run.options import Settings
+from validation.run.prepare import prepare
+from validation.scorecard.judge import SEEN, Clean, Outcome
+from validation.scorecard.report import Scorecard
+from validation.scorecard.run import Trial, outcomes, trials
+
+
+def add_options(add: Callable[..., Any]) -> None:
+    """Its options."""
+    add("--only", action="append", default=[], metavar="ID", help="this fault (A01), or all whose ids begin so (A); repeatable")
+    add("--list", action="store_true", help="list the catalogue and run nothing")
+    add("--results", default="results/faults", metavar="DIR", help="where the JUnit files go (default results/faults)")
+    add("--jobs", type=int, default=2, metavar="N", help="cases that run at the same time (default 2)")
+    add("--timeout", type=float, default=600.0, metavar="SECONDS", help="after which a case is killed (default 600)")
+    add("--write", action="store_true", help="write docs/scorecard.json and docs/scorecard.md from the whole catalogue")
+
+
+def run(options: argparse.Namespace, command: str) -> int:
+    """Run what is asked for; returns the exit code. Raises UsageError."""
+    wanted = chosen(options.only)
+    if options.list:
+        sys.stdout.write("".join(f"{fault.id}  {fault.group}: {fault.does}\n" for fault in wanted))
+        return ExitCode.PASS
+    if options.write and options.only:
+        raise UsageError("--write writes a page about the whole catalogue; leave --only out")
+    if options.jobs < 1 or not options.timeout > 0:
+        raise UsageError("--jobs is 1 or more, and --timeout a number of seconds greater than 0")
+    tried = trials(wanted)
+    settings = _settings(options, tried, command)
+    prepare(settings)
+    return _score(tried, settings, options.write)
+
+
+def chosen(names: Sequence[str]) -> tuple[Fault, ...]:
+    """The faults whose ids begin with one of these, all where there is none. Raises UsageError."""
+    known = catalogue.faults()
+    for name in names:
+        if not any(fault.id.startswith(name.upper()) for fault in known):
+            raise UsageError(f"--only {name}: no fault of the catalogue; `python -m validation faults --list` lists them")
+    return tuple(fault for fault in known if not names or fault.id.startswith(tuple(name.upper() for name in names)))
+
+
+def _settings(options: argparse.Namespace, tried: Sequence[Trial], command: str) -> Settings:
+    return Settings(
+        cases=tuple(dict.fromkeys(trial.case for trial in tried)),
+        results=Path(options.results),
+        home=home(),
+        timeout=options.timeout,
+        max_ranks=8,
+        jobs=options.jobs,
+        debug=False,
+        fresh=False,
+        command=command,
+    )
+
+
+def _score(tried: Sequence[Trial], settings: Settings, write: bool) -> ExitCode:
+    start, facts = time.monotonic(), {"command": settings.command, **machine()}
+    card = Scorecard(settings.results, facts, list(dict.fromkeys(trial.fault.group for trial in tried)))
+    found, clean = [], []
+    sys.stdout.write(f"===== scorecard: {len(tried)} faults in {len(settings.cases)} cases of preset tiny =====\n")
+    sys.stdout.flush()
+    for one in outcomes(tried, settings):
+        card.add(one)
+        if isinstance(one, Clean):
+            clean.append(one)
+        else:
+            found.append(one)
+    code, seconds = card.finish(), time.monotonic() - start
+    sys.stdout.write(_summary(found, clean, seconds, code))
+    if write:
+        from validation.scorecard.page import Measured, save
+
+        order = [fault.id for fault in catalogue.faults()]
+        where = (
+            f"{os.cpu_count()} CPU cores with megatron-core {facts['megatron-core']} and transformers {facts['transformers']}"
+        )
+        save(Measured(where, round(seconds), tuple(sorted(found, key=lambda one: order.index(one.fault))), tuple(clean)))
+    return code
+
+
+def _summary(found: Sequence[Outcome], clean: Sequence[Clean], seconds: float, code: ExitCode) -> str:
+    caught, seen = sum(one.caught for one in found), sum(one.status == SEEN for one in found)
+    alarms = sum(bool(one.failing or one.says) for one in clean)
+    peers = Counter(name for one in found for name, broken in one.peers.items() if broken)
+    said = (
+        f"{len(found)} faults, {caught} caught, {seen} localised, {alarms} false alarms in {len(clean)} cases, {seconds:.1f} s"
+    )
+    others = ", ".join(f"{name} {count}" for name, count in peers.most_common())
+    return f"Peers' rules on the same runs: {others or 'none sees any'}\n===== Scorecard: {code.name} ({said}) =====\n"

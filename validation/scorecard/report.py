@@ -1,0 +1,100 @@
+"""What the scorecard says while it runs, its JUnit files, and the exit code."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from ci import junit
+from validation.case.errors import ExitCode
+from validation.faults import catalogue
+from validation.scorecard.judge import BROKEN, IDLE, SEEN, Clean, Outcome
+
+CLEAN = "clean"
+_MODULE = "validation.scorecard"
+
+
+class Scorecard:
+    """Takes in what comes of faults and clean cases; leaves a JUnit file for each group of faults and one for the cases."""
+
+    def __init__(self, results: Path, facts: Mapping[str, str], groups: list[str]) -> None:
+        self._results, self._facts = results, dict(facts)
+        self._checks: dict[str, list[junit.Check]] = defaultdict(list)
+        for group in (*groups, CLEAN):
+            junit.write_unfinished(self._path(group), self._name(group), self._facts)
+
+    def add(self, found: Clean | Outcome) -> None:
+        """Say and keep what came of one."""
+        group = catalogue.find(found.fault).group if isinstance(found, Outcome) else CLEAN
+        check = _of_fault(found) if isinstance(found, Outcome) else _of_clean(found)
+        self._checks[group].append(check)
+        sys.stdout.write(f"{check.details}\n")
+        sys.stdout.flush()
+
+    def finish(self) -> ExitCode:
+        """Write the files; the exit code."""
+        for group, checks in self._checks.items():
+            suite = junit.Suite(self._name(group), tuple(checks), self._facts, 0.0, time.strftime("%Y-%m-%dT%H:%M:%S"))
+            junit.write(self._path(group), suite)
+            sys.stdout.write(f"JUnit: {self._path(group)}\n")
+        failed = any(check.status in ("fail", "error") for checks in self._checks.values() for check in checks)
+        return ExitCode.FAIL if failed else ExitCode.PASS
+
+    def _path(self, group: str) -> Path:
+        return self._results / f"{self._name(group)}.xml"
+
+    def _name(self, group: str) -> str:
+        return f"faults-{group.replace(' ', '-')}"
+
+
+def _of_clean(found: Clean) -> junit.Check:
+    title = f"Without a fault: {found.case}"
+    if found.says:
+        return _check(title, "error", found.says)
+    if found.failing:
+        return _check(title, "fail", f"{len(found.failing)} of {found.checks} checks fail, first {found.failing[0]}")
+    return _check(title, "pass", f"{found.checks} checks pass")
+
+
+def _of_fault(found: Outcome) -> junit.Check:
+    fault = catalogue.find(found.fault)
+    title = f"Fault seen: {found.fault} in {found.layout}"
+    properties = {
+        "fault": found.fault,
+        "does": fault.does,
+        "layout": found.layout,
+        "expected": found.expected,
+        "first": found.first,
+        "localised": str(found.status == SEEN).lower(),
+        "rel_error": repr(found.error),
+        "tolerance": repr(found.limit),
+        "failing": str(found.failing),
+        "changed": str(found.changed),
+        "peers": ", ".join(name for name, broken in found.peers.items() if broken),
+    }
+    return _check(title, *_said(found), properties)
+
+
+def _said(found: Outcome) -> tuple[str, str]:
+    """Status and sentence."""
+    fault = catalogue.find(found.fault)
+    if found.status == BROKEN:
+        return "error", f"{fault.does}: {found.says}"
+    if found.status == IDLE:
+        return "error", f"{fault.does}: not a byte is other than without it, so that there is no fault"
+    if not found.caught:
+        return ("known", f"{fault.does}: missed, {fault.unseen}") if fault.unseen else ("fail", f"{fault.does}: no check fails")
+    if fault.unseen:
+        return "fail", f"{fault.does}: caught, though it is said to be missed ({fault.unseen}); remove that from its file"
+    where = f"first failing check {found.first} (relative {found.error:.1e})"
+    return "pass", f"{fault.does}: {where}" + ("" if found.status == SEEN else f", expected was {found.expected}")
+
+
+def _check(title: str, status: str, sentence: str, properties: Mapping[str, str] | None = None) -> junit.Check:
+    line = f"{status.upper()}: {title} - {sentence}"
+    return junit.Check(
+        _MODULE, title, status, message="" if status == "pass" else line, details=line, properties=properties or {}
+    )

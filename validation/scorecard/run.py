@@ -1,0 +1,51 @@
+"""Running the catalogue: every fault in its layouts on warm ranks, beside the same cases without one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from validation.case.case import Case
+from validation.faults.fault import Fault
+from validation.reference import store
+from validation.run.options import Settings
+from validation.scorecard.judge import Clean, Outcome, judge, judge_clean
+from validation.scorecard.watched import plugin_of
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A fault in one of its layouts."""
+
+    fault: Fault
+    layout: str
+    case: Case
+
+
+def trials(faults: Sequence[Fault]) -> list[Trial]:
+    """Of all these faults; those of one reference, and within it of one case, one after the other."""
+    found = [Trial(fault, layout, fault.case(layout)) for fault in faults for layout in fault.layouts]
+    cases = list(dict.fromkeys(trial.case for trial in found))
+    references = list(dict.fromkeys(map(store.key, cases)))
+    return sorted(found, key=lambda trial: (references.index(store.key(trial.case)), cases.index(trial.case)))
+
+
+def outcomes(wanted: Sequence[Trial], settings: Settings) -> Iterator[Clean | Outcome]:
+    """What comes of each, in that order, each case without a fault before those with one."""
+    from validation.run.runner import Runner
+
+    runner, clean = Runner(settings), plugin_of()
+    try:
+        for trial in wanted:
+            runner.start([trial.case], clean)
+            runner.start([trial.case], plugin_of(trial.fault.id))
+        before: Case | None = None
+        for trial in wanted:
+            sound = runner.result(trial.case, clean)
+            if trial.case != before:
+                before = trial.case
+                yield judge_clean(trial.case, sound)
+            wrong = runner.result(trial.case, plugin_of(trial.fault.id))
+            yield judge(trial.fault, trial.layout, trial.case, wrong, sound)
+    finally:
+        runner.close()
