@@ -45,7 +45,7 @@ def points_down(source: str, target: str) -> bool:
     if source == "ci":
         return target == "case"
     if target == "ci":
-        return source in ("checks", "scorecard", "cli")
+        return source in ("checks", "convert", "scorecard", "cli")
     if target in ("cli", "doctor", "__main__"):
         return source in ("cli", "__main__")
     return level(source) == -1 or level(target) < level(source)
@@ -69,6 +69,7 @@ def test_imports_point_one_way(path: Path) -> None:
         ("run", "candidate", True),
         ("run", "checks", False),
         ("checks", "ci", True),
+        ("convert", "ci", True),
         ("run", "ci", False),
         ("ci", "case", True),
         ("ci", "run", False),

@@ -1,4 +1,4 @@
-"""`python -m validation`: run cases, score the checks, look at the machine."""
+"""`python -m validation`: run cases, convert and compare checkpoints, score the checks, look at the machine."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from validation import doctor
 from validation.case.errors import ExitCode, PlumblineError
+from validation.convert import options as conversion
 from validation.faults.plan import plan_of
 from validation.run.options import Given, add_options, settings
 from validation.run.prepare import prepare
@@ -21,6 +22,7 @@ _EXAMPLES = """examples:
   python -m validation run --preset mini --tp 2 --set num_layers=4 --precision fp32
   python -m validation run --tp 2 --plugin my_patch.py
   python -m validation faults --only A
+  python -m validation convert --hf-model-path DIR --save OUT --layout tp2pp2
   python -m validation doctor
 
 what comes after -- goes to pytest: python -m validation run --tp 2 -- -k mla -x
@@ -45,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--debug", dest="pieces", action="store_true", help="the same as --pieces")
     faults = commands.add_parser("faults", help="put every known fault into the ranks; each must be seen")
     scorecard.add_options(faults.add_argument)
+    conversion.add_commands(commands, formatter_class=parser.formatter_class)
     commands.add_parser("doctor", help="what is here, and what each missing piece prevents", add_help=False)
     return parser
 
@@ -57,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given[:1] == ["doctor"]:
             return doctor.main(given[1:])
         options = _parser().parse_args(ours)
+        if options.command in conversion.COMMANDS:
+            return conversion.run(options)
         said = shlex.join(["python", "-m", "validation", *given])
         return int(scorecard.run(options, said)) if options.command == "faults" else _run(options, pytests, said)
     except PlumblineError as error:

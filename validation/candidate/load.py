@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from megatron.core.models.gpt import GPTModel
@@ -38,19 +38,25 @@ def held_by(chunks: Iterable[GPTModel], model: Model, recorder: Recorder) -> Hel
 
 
 @torch.no_grad()
-def load(chunks: list[GPTModel], held: Held, checkpoint: Weights, recorder: Recorder) -> None:
-    """Fill every tensor with NaN, copy what the mapping says, and leave word of each that is not wholly filled."""
+def load(chunks: list[GPTModel], recorder: Recorder, fill: Callable[[], None]) -> None:
+    """Fill every tensor with NaN, have `fill` set them, and leave word of each that is not wholly set."""
     for chunk in chunks:
         store_biases(chunk)
     everything = [found for chunk in chunks for found in tensors(chunk)]
     for _, tensor in everything:
         tensor.fill_(float("nan"))
-    for tensor, parts in held:
-        for part in parts:
-            part.of(tensor).copy_(checkpoint.read(part.parameter.name, slices(part.box)))
+    fill()
     for name, tensor in everything:
         if torch.isnan(tensor).any():
             recorder.problem(f"{WEIGHTS}{name}", f"{name} holds elements that no checkpoint tensor set")
+
+
+@torch.no_grad()
+def copy_weights(held: Held, checkpoint: Weights) -> None:
+    """Copy what the mapping says from the reference's checkpoint."""
+    for tensor, parts in held:
+        for part in parts:
+            part.of(tensor).copy_(checkpoint.read(part.parameter.name, slices(part.box)))
 
 
 def compare_weights(held: Held, checkpoint: Weights, recorder: Recorder) -> None:

@@ -112,7 +112,7 @@ class _Rank:
         self._plugin.built(self._case, [chunk])
         held = load.held_by([chunk], self._case.model, self._recorder)
         with as_stored():
-            load.load([chunk], held, self._weights, self._recorder)
+            load.load([chunk], self._recorder, lambda: load.copy_weights(held, self._weights))
             if first:
                 load.compare_weights(held, self._weights, self._recorder)
                 self.held += sum(tensor.numel() * tensor.element_size() for tensor, _ in held)

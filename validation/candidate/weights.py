@@ -9,14 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
-from megatron.core import parallel_state
-from megatron.core.models.gpt import GPTModel
 
 from validation.case.model import Model
 from validation.case.parameters import Parameter, parameters
 from validation.compare.piece import Box, box_shape, share, whole
+
+if TYPE_CHECKING:
+    # Importing it takes seconds, and files are converted without it.
+    from megatron.core.models.gpt import GPTModel
 
 TP, ETP = "tp", "etp"
 
@@ -129,7 +132,8 @@ class Ranks:
     @classmethod
     def here(cls) -> Ranks:
         """From megatron-core's groups: (rank, size) each."""
-        mpu = parallel_state
+        from megatron.core import parallel_state as mpu
+
         return cls(
             tp=(mpu.get_tensor_model_parallel_rank(), mpu.get_tensor_model_parallel_world_size()),
             etp=(mpu.get_expert_tensor_parallel_rank(), mpu.get_expert_tensor_parallel_world_size()),

@@ -27,7 +27,8 @@ class Case:
     `batch_size` counts the sequences of one step over all data-parallel ranks, `micro_batch_size` those of one forward
     pass. `hf_model_path` names a checkpoint folder in place of a preset's random weights; `layers` are the layers of it
     that are taken, in its own counting, and empty for all. `isolated` says that every module is given the reference's input,
-    and in the backward pass the reference's gradient, whatever the modules before it made.
+    and in the backward pass the reference's gradient, whatever the modules before it made. `candidate_checkpoint` names a
+    Megatron checkpoint that the candidate's weights are loaded from, in place of the reference's own.
     """
 
     preset: str
@@ -44,6 +45,7 @@ class Case:
     layers: tuple[int, ...] = ()
     training: Training = field(default_factory=Training)
     isolated: bool = False
+    candidate_checkpoint: str | None = None
 
     @property
     def arrangement(self) -> str:

@@ -29,18 +29,24 @@ def read_config(folder: Path) -> dict[str, Any]:
 def model_from_folder(path: str | Path, layers: tuple[int, ...] = ()) -> Model:
     """The model of a checkpoint folder; with `layers`, of those of its layers only. Raises UsageError."""
     model = from_hf_config(read_config(Path(path)), str(path))
-    _whole_numbers(model, str(path))
+    check_whole_numbers(model, str(path))
+    return chosen(model, layers, str(path))
+
+
+def chosen(model: Model, layers: tuple[int, ...], source: str) -> Model:
+    """The model of these layers of `model` only; of all for none. Raises UsageError."""
     if not layers:
         return model
     count = model.num_hidden_layers
     if sorted(set(layers)) != list(layers) or layers[0] < 0 or layers[-1] >= count:
-        chosen = ",".join(map(str, layers))
-        raise UsageError(f"--layers {chosen}: give layers of {path} in ascending order, each once, from 0 to {count - 1}")
+        said = ",".join(map(str, layers))
+        raise UsageError(f"--layers {said}: give layers of {source} in ascending order, each once, from 0 to {count - 1}")
     dense = sum(layer < model.first_k_dense_replace for layer in layers)
     return replace(model, num_hidden_layers=len(layers), first_k_dense_replace=dense)
 
 
-def _whole_numbers(model: Model, source: str) -> None:
+def check_whole_numbers(model: Model, source: str) -> None:
+    """Raises UsageError for a size or count that is none."""
     for field in fields(model):
         value = getattr(model, field.name)
         if str(field.type).startswith("int") and value is not None and (not isinstance(value, int) or value < 0):

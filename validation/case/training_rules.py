@@ -81,6 +81,7 @@ def streamed_layers_stand_alone(case: Case) -> str | None:
         "balancing losses (leave them out)": training.balancing != "none",
         "mean of means as its loss (--loss token works)": training.loss != "token",
         "isolated modules (leave out --isolated)": case.isolated,
+        "Megatron checkpoint, which is loaded whole (leave out --candidate-checkpoint)": case.candidate_checkpoint is not None,
         "recomputation (each layer is computed again anyway)": training.recompute != "none",
     }
     found = next((what for what, there in unable.items() if there), None)

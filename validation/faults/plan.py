@@ -133,4 +133,5 @@ def smaller(case: Case, layout: Layout) -> Case:
         seq_length=math.lcm(16, layout.tp, 2 * layout.cp),
         training=Training(experts=case.training.experts),
         isolated=False,
+        candidate_checkpoint=None,
     )

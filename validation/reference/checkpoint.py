@@ -35,7 +35,7 @@ class Checkpoint:
 
     def __init__(self, path: Path, model: Model, layers: tuple[int, ...], layers_in_file: int, shards: list[Shard]) -> None:
         self.path, self.model, self.shards = path, model, shards
-        self.parameters = parameters(model)
+        self.parameters = self._known(model)
         mtp = range(layers_in_file, layers_in_file + model.num_nextn_predict_layers)
         self._layers = (*(layers or range(model.num_hidden_layers)), *mtp)
         self._layers_in_file = layers_in_file
@@ -122,6 +122,9 @@ class Checkpoint:
                 rows = slice(start, min(start + step, tensor.shape[0]))
                 yield key, self._read(key, (rows, *(slice(0, size) for size in tensor.shape[1:])))
 
+    def _known(self, model: Model) -> Mapping[str, Parameter]:
+        return parameters(model)
+
     def _read(self, key: str, slices: tuple[slice, ...]) -> torch.Tensor:
         return self._tensors[key].shard.read(key, slices)
 
@@ -162,16 +165,22 @@ class Checkpoint:
 
     def _check_tensor(self, key: str, shape: tuple[int, ...], like: str) -> None:
         tensor = self._tensors[key]
-        if tensor.dtype.startswith("F8") or f"{key}_scale_inv" in self._tensors:
-            raise UsageError(f"{self.path}: {key} is fp8 block-quantised; convert it to bf16 first")
-        if tensor.dtype not in DTYPES:
-            raise UsageError(f"{self.path}: {key} is stored as {tensor.dtype}; convert it to bf16 first")
+        self._check_dtype(key, tensor)
         if tensor.shape != shape:
             raise UsageError(f"{self.path}: {key} has shape {tensor.shape} and config.json needs {shape}")
         if tensor.dtype != self._tensors[like].dtype:
             raise UsageError(
                 f"{self.path}: {key} is {tensor.dtype} and {like} {self._tensors[like].dtype}; store experts alike"
             )
+
+    def _check_dtype(self, key: str, tensor: Described) -> None:
+        if tensor.dtype.startswith("F8") or f"{key}_scale_inv" in self._tensors:
+            raise UsageError(
+                f"{self.path}: {key} is fp8 block-quantised; `python -m validation convert --to-hf --load {self.path} --save "
+                "DIR` makes a folder in bf16 of it"
+            )
+        if tensor.dtype not in DTYPES:
+            raise UsageError(f"{self.path}: {key} is stored as {tensor.dtype}; convert it to bf16 first")
 
 
 def _keys_in_file(parameter: Parameter, layers: tuple[int, ...]) -> tuple[str, ...]:

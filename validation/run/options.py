@@ -14,6 +14,7 @@ from validation.case.errors import UsageError
 from validation.case.folder import model_from_folder
 from validation.case.home import home
 from validation.case.layout import Layout
+from validation.case.megatron_folder import megatron_folder
 from validation.case.preset import PRESETS, Preset, preset
 from validation.case.training import OPTIONS, Training
 
@@ -65,6 +66,12 @@ def add_options(add: Callable[..., Any]) -> None:
     add("--preset", default=None, help=f"model size: {', '.join(PRESETS)} (default tiny)")
     add("--hf-model-path", default=None, metavar="DIR", help="a HuggingFace checkpoint folder in place of a preset")
     add("--layers", default="", metavar="0,1,3", help="take only these layers of the checkpoint")
+    add(
+        "--candidate-checkpoint",
+        default=None,
+        metavar="DIR",
+        help="load Megatron's weights from this Megatron checkpoint, as `convert` writes it, in place of the reference's own",
+    )
     add("--set", dest="numbers", action="append", default=[], metavar="NAME=VALUE", help="override a number of the model")
     add("--layouts", default="", metavar="tp2,pp2", help="layouts to run, one after the other, with one reference")
     add("--steps", type=int, default=None, help="optimizer steps to compare (default 2 for tiny in fp64, else none)")
@@ -141,7 +148,8 @@ def settings(options: Any, command: str) -> Settings:
             micro_batch_size=_given(options.micro_batch_size, _micro_batch_size(options, base, layout)),
             seq_length=_given(options.seq_length, base.seq_length),
             hf_model_path=folder,
-            layers=_layers(options.layers),
+            layers=layers_of(options.layers),
+            candidate_checkpoint=_candidate_checkpoint(options),
             training=replace(
                 training,
                 steps=_steps(options, base, precision, mtp or model.num_nextn_predict_layers, training.stream or base.stream),
@@ -215,6 +223,17 @@ def _micro_batch_size(options: Any, base: Preset, layout: Layout) -> int:
     return base.micro_batch_size if per_rank and per_rank % base.micro_batch_size == 0 else 1
 
 
+def _candidate_checkpoint(options: Any) -> str | None:
+    if options.candidate_checkpoint is None:
+        return None
+    if megatron_folder(Path(options.candidate_checkpoint)) is None:
+        raise UsageError(
+            f"--candidate-checkpoint {options.candidate_checkpoint}: no Megatron checkpoint there; `python -m validation "
+            "convert` makes one of a HuggingFace folder"
+        )
+    return str(options.candidate_checkpoint)
+
+
 def _base(options: Any) -> tuple[Preset, str | None]:
     if options.hf_model_path is None:
         if options.layers:
@@ -225,11 +244,12 @@ def _base(options: Any) -> tuple[Preset, str | None]:
     if options.numbers:
         raise UsageError("--set changes a preset; a checkpoint's numbers are its own (take fewer layers with --layers)")
     folder = Path(options.hf_model_path)
-    model = model_from_folder(folder, _layers(options.layers))
+    model = model_from_folder(folder, layers_of(options.layers))
     return Preset(folder.resolve().name, model, batch_size=2, micro_batch_size=1, seq_length=64), str(folder)
 
 
-def _layers(text: str) -> tuple[int, ...]:
+def layers_of(text: str) -> tuple[int, ...]:
+    """`0,1,3` as numbers. Raises UsageError."""
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:

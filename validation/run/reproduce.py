@@ -22,6 +22,7 @@ _OF_CASE = {
     "batch_size": "--batch-size",
     "micro_batch_size": "--micro-batch-size",
     "seq_length": "--seq-length",
+    "candidate_checkpoint": "--candidate-checkpoint",
 }
 """Fields of a case with an option each, which is written where the case has not what it would have without."""
 _WORD = re.compile(r"[\w:+\-.\[\]/\\]+")

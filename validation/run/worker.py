@@ -19,6 +19,7 @@ from validation.candidate.compare import compare_gradients, compare_step
 from validation.candidate.optimizer import Optimizer, gather_gradients
 from validation.candidate.probes import ProbedChunk
 from validation.candidate.recorder import Recorder
+from validation.candidate.saved import load_saved
 from validation.candidate.step import loss_divisor, run_step
 from validation.candidate.unreduced import Unreduced
 from validation.case.case import Case
@@ -75,7 +76,7 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
     report.progress("weights")
     checkpoint = Checkpoint.open(stored.weights(case), case.model, case.layers)
     with as_stored():
-        load.load(chunks, held, checkpoint, recorder)
+        load.load(chunks, recorder, lambda: _fill(case, chunks, held, checkpoint))
         load.compare_weights(held, checkpoint, recorder)
     plugin.loaded(case, chunks)
     divisor = loss_divisor(case, stored.batch)
@@ -103,6 +104,14 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
         _take_steps(case, wrapped, held, stored, recorder, report, plugin)
     recorder.close()
     return sum(tensor.numel() * tensor.element_size() for tensor, _ in held)
+
+
+def _fill(case: Case, chunks: list[Any], held: load.Held, checkpoint: Checkpoint) -> None:
+    """The weights: a Megatron checkpoint's, where one is to be compared, else the reference's own."""
+    if case.candidate_checkpoint is not None:
+        load_saved(chunks, Path(case.candidate_checkpoint), case.layout)
+    else:
+        load.copy_weights(held, checkpoint)
 
 
 def _take_steps(

@@ -1,0 +1,75 @@
+"""Names and shapes are those that megatron-core gives its own models, built for this and asked what they would save.
+
+The Transformer Engine model is megatron-core's, on a stand-in for Transformer Engine's modules (tests/convert/stand_in.py).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.convert.folders import MODEL
+from validation.case.parameters import parameters
+from validation.compare.piece import box_shape
+from validation.convert.keys import extra_states, places
+from validation.convert.places import Arrangement
+from validation.convert.rank_files import rank_files, tensors_of
+from validation.convert.tensors import Megatron
+
+IMPLEMENTATIONS = ("local", "local-stock", "te")
+
+
+@functools.cache
+def by_megatron(implementation: str) -> dict[str, Any]:
+    """What the model of that implementation says it would save."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-W", "ignore", "-m", "tests.convert.saved_by_megatron", implementation, str(port)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def megatron(implementation: str) -> Megatron:
+    return Megatron(MODEL, parameters(MODEL), implementation)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_the_keys_of_torch_dist(implementation: str) -> None:
+    """Every key, the shape of its tensor, and the part of it that each parameter is; none too many, none missing."""
+    asked = {tuple(map(json.dumps, found)) for found in by_megatron(implementation)["sharded"] if len(found) > 1}
+    ours = set()
+    where = places(megatron(implementation))
+    for ranks, experts in Arrangement.parse("single", MODEL).cuts():
+        for tensor in megatron(implementation).tensors(ranks):
+            for held in tensor.holdings if ("{expert}" in tensor.row.megatron) == experts else ():
+                place = where[held.parameter.name]
+                box = place.box(held.box)
+                found = (place.key, list(place.shape), [start for start, _ in box], list(box_shape(box)))
+                ours.add(tuple(map(json.dumps, found)))
+    assert ours == asked
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_the_objects_of_torch_dist(implementation: str) -> None:
+    """A model asks for the extra state of each of its modules, and does not load where one is missing."""
+    asked = sorted(found[0] for found in by_megatron(implementation)["sharded"] if len(found) == 1)
+    assert sorted(extra_states(megatron(implementation))) == asked
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_the_names_of_a_rank_s_file(implementation: str) -> None:
+    """The tensors of a state dict, with their shapes."""
+    asked = {name: shape for name, shape in by_megatron(implementation)["state"].items() if not name.endswith("_extra_state")}
+    arrangement = Arrangement.parse("single", MODEL)
+    (file,) = rank_files(arrangement.layout)
+    ours = {name: list(found.shape) for _, name, found in tensors_of(megatron(implementation), arrangement, MODEL, file)}
+    assert ours == asked

@@ -1,0 +1,112 @@
+"""megatron-core loads what was written, in other layouts than it was written for, and computes what HuggingFace computes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.convert import folders
+from tests.convert.folders import MODEL
+from validation.run.options import add_options, settings
+
+ROOT = Path(__file__).parents[2]
+
+
+class Output(NamedTuple):
+    """Exit code and all that was printed."""
+
+    code: int
+    text: str
+
+    def failed(self) -> list[str]:
+        """The titles of the checks that failed."""
+        return re.findall(r"^FAIL: (.+?) - ", self.text, re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Output]:
+    """Commands as a user types them, in one process."""
+    place, texts = tmp_path_factory.mktemp("parity"), tmp_path_factory.mktemp("texts")
+    weights = folders.weights(MODEL)
+    folders.write(place / "hf", MODEL, weights)
+    weights["model.layers.2.mlp.experts.7.up_proj.weight"][3, 5] += 0.5
+    folders.write(place / "wrong_hf", MODEL, weights)
+
+    def convert(origin: str, to: str, *words: str) -> list[str]:
+        return ["convert", "--hf-model-path", f"{place}/{origin}", "--save", f"{place}/{to}", "--jobs", "1", *words]
+
+    def run(checkpoint: str, layouts: str, *words: str) -> list[str]:
+        there = ["--candidate-checkpoint", f"{place}/{checkpoint}", "--layouts", layouts, "--seq-length", "16"]
+        return ["run", "--hf-model-path", f"{place}/hf", *there, "--results", f"{place}/results", *words]
+
+    commands = {
+        "for tp2pp2": convert("hf", "torch_dist", "--layout", "tp2pp2", "--implementation", "local"),
+        "torch_dist": run("torch_dist", "tp2ep2,pp2+mtp"),
+        "for tp2": convert("hf", "legacy", "--layout", "tp2", "--format", "legacy", "--implementation", "local"),
+        "legacy": run("legacy", "tp2+mtp"),
+        "wrong": convert("wrong_hf", "wrong", "--implementation", "local"),
+        "one element": run("wrong", "tp2"),
+        "of te": convert("hf", "te"),
+        "another implementation": run("te", "single"),
+        "another layout": run("legacy", "pp2"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.checks.commands", str(texts)],
+        cwd=ROOT,
+        env={**os.environ, "PLUMBLINE_CACHE": str(place / "cache")},
+        input=json.dumps(list(commands.values())),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    codes = json.loads(done.stdout)
+    return {name: Output(codes[number], (texts / f"{number}.txt").read_text()) for number, name in enumerate(commands)}
+
+
+@pytest.mark.parametrize("name", ["torch_dist", "legacy"])
+def test_all_checks_hold_on_what_was_converted(name: str, outputs: dict[str, Output]) -> None:
+    """Weights to the bit, forward, backward: dist_checkpointing.load in other layouts, torch.load in the same."""
+    assert outputs[name].code == 0, outputs[name].text
+    assert "Overall result: PASS" in outputs[name].text
+
+
+def test_one_wrong_element_fails_the_check_of_its_weight(outputs: dict[str, Output]) -> None:
+    """The candidate's weights are the checkpoint's, and are compared with the folder's."""
+    assert outputs["one element"].code == 1
+    assert outputs["one element"].failed()[0] == "Layer 2 Experts Up Weight"
+    assert "worst at [7, 3, 5]" in outputs["one element"].text
+    assert len([title for title in outputs["one element"].failed() if title.endswith("Weight")]) == 1
+
+
+@pytest.mark.parametrize("name", ["another implementation", "another layout"])
+def test_a_checkpoint_that_does_not_fit_is_wrong_usage(name: str, outputs: dict[str, Output]) -> None:
+    """Told which tensor or file is missing, and what must be the same."""
+    assert outputs[name].code == 2
+    assert "megatron-core cannot load it into this model" in outputs[name].text
+    assert "it must be of the same model, layers and --implementation" in outputs[name].text
+
+
+def test_the_command_that_reproduces_a_failure_names_the_checkpoint(outputs: dict[str, Output]) -> None:
+    """Without it another model would be run."""
+    (line,) = re.findall(r"^Reproduce: (.+)$", outputs["one element"].text, re.MULTILINE)
+    assert "--candidate-checkpoint" in line
+
+
+def test_no_checkpoint_there(tmp_path: Path) -> None:
+    """Said before anything starts."""
+    import argparse
+
+    from validation.case.errors import UsageError
+
+    parser = argparse.ArgumentParser()
+    add_options(parser.add_argument)
+    with pytest.raises(UsageError, match="no Megatron checkpoint there"):
+        settings(parser.parse_args(["--candidate-checkpoint", str(tmp_path)]), "")

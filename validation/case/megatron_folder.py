@@ -1,0 +1,47 @@
+"""Where the files of a Megatron checkpoint lie, by Megatron-LM's own names. No torch.
+
+The names are those of its megatron/training/checkpointing.py: get_checkpoint_name, get_checkpoint_tracker_filename.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from validation.case.errors import UsageError
+from validation.case.layout import Layout
+
+TRACKER = "latest_checkpointed_iteration.txt"
+RELEASE = "release"
+"""The folder of a checkpoint that no training step has led to; Megatron-LM takes the weights alone from it."""
+RANK_FILE = "model_optim_rng.pt"
+
+
+def megatron_folder(path: Path) -> Path | None:
+    """The folder that holds the files of a Megatron checkpoint: the latest that its tracker names, or itself; None for none.
+
+    Raises UsageError where the one that is named is not there.
+    """
+    tracker = path / TRACKER
+    if not tracker.is_file():
+        return path if _holds_one(path) else None
+    word = tracker.read_text(encoding="utf-8").strip()
+    place = path / (f"iter_{int(word):07d}" if word.isdigit() else RELEASE)
+    if not _holds_one(place):
+        raise UsageError(f"{tracker} says {word!r}, and {place} holds no checkpoint; the folder is not whole")
+    return place
+
+
+def is_torch_dist(place: Path) -> bool:
+    """Whether the files are those of megatron-core's dist_checkpointing, and not one for each rank."""
+    return (place / ".metadata").is_file()
+
+
+def _holds_one(place: Path) -> bool:
+    return is_torch_dist(place) or any(place.glob(f"mp_rank_*/{RANK_FILE}"))
+
+
+def rank_file(tp: int, pp: int, ep: int, layout: Layout) -> str:
+    """The file of the rank of these numbers, below the checkpoint's folder: `mp_rank_TT[_PPP][_EEE]/model_optim_rng.pt`."""
+    stage = f"_{pp:03d}" if layout.pp > 1 else ""
+    experts = f"_{ep:03d}" if layout.ep > 1 else ""
+    return f"mp_rank_{tp:02d}{stage}{experts}/{RANK_FILE}"

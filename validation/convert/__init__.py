@@ -1,0 +1,1 @@
+"""Checkpoint folders: HuggingFace to Megatron and back, and two of either compared."""

@@ -1,0 +1,193 @@
+"""HuggingFace folders as they are published: in shards, with MTP layers, in bf16 or in fp8 with a scale for each block."""
+
+from __future__ import annotations
+
+import json
+import math
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from validation.case.errors import UsageError
+from validation.case.model import Model
+from validation.case.parameters import EXPERTS, Parameter
+from validation.compare.piece import Box, slices
+from validation.convert.describe import Described, describe
+from validation.convert.fp8 import dequantised, touched
+from validation.convert.source import Inventory, Source, refuse_unknown
+from validation.reference.checkpoint import Checkpoint
+from validation.reference.shard import DTYPES, Shard, safetensors_files
+from validation.reference.shard import Described as Stored
+
+FP8, SCALE = "F8_E4M3", "_scale_inv"
+SCALES, COPIES = "block scales", "copies of embedding and head, equal to the model's"
+_COPIES = {"embed_tokens.weight": "model.embed_tokens.weight", "shared_head.head.weight": "lm_head.weight"}
+_ROWS = 64 << 20
+"""Bytes that are compared at a time."""
+
+
+class Quantised(Checkpoint):
+    """The reference's reader, which takes fp8 as well and knows DeepSeek-V2's parameters."""
+
+    def __init__(self, path: Path, described: Described, shards: list[Shard]) -> None:
+        self._described = described
+        super().__init__(path, described.model, described.layers, described.layers_in_folder, shards)
+
+    def _known(self, model: Model) -> dict[str, Parameter]:
+        return self._described.parameters
+
+    def _check_dtype(self, key: str, tensor: Stored) -> None:
+        scales = self._tensors.get(key + SCALE)
+        if tensor.dtype in DTYPES and scales is None:
+            return
+        if tensor.dtype != FP8 or scales is None:
+            how = f"{tensor.dtype} {'with' if scales else 'without'} {key.rpartition('.')[2]}{SCALE}"
+            raise UsageError(
+                f"{self.path}: {key} is {how}; weights are F64, F32, F16, BF16, or {FP8} with a scale for each block"
+            )
+        block = self._described.block
+        wanted = tuple(math.ceil(size / side) for size, side in zip(tensor.shape, block, strict=False))
+        if scales.shape != wanted or scales.dtype != "F32":
+            raise UsageError(
+                f"{self.path}: {key}{SCALE} is {scales.dtype} {scales.shape}, and {tensor.shape} in blocks of {block} needs "
+                f"F32 {wanted}"
+            )
+
+    def dtype_of(self, key: str) -> torch.dtype:
+        """What a key is read as."""
+        stored = self._tensors[key].dtype
+        return torch.bfloat16 if stored == FP8 else DTYPES[stored]
+
+    def dtype(self, name: str) -> torch.dtype:
+        """What a parameter is read as."""
+        return self.dtype_of(self._keys[name][0])
+
+    def _read(self, key: str, part: tuple[slice, ...]) -> torch.Tensor:
+        if self._tensors[key].dtype != FP8:
+            return super()._read(key, part)
+        rows, columns = ((bound.start, bound.stop) for bound in part)
+        block = self._described.block
+        scales = super()._read(key + SCALE, (touched(rows, block[0]), touched(columns, block[1])))
+        return dequantised(super()._read(key, part), scales, (rows[0], columns[0]), block)
+
+    def part(self, name: str, box: Box) -> torch.Tensor:
+        """As `read`; one expert alone is not copied twice."""
+        if EXPERTS in name and box[0][1] - box[0][0] == 1:
+            return self._read(self._keys[name][box[0][0]], slices(box[1:]))[None]
+        return self.read(name, slices(box))
+
+    @cached_property
+    def copies(self) -> dict[str, str]:
+        """Keys that repeat a parameter of the model, with its name: of the MTP layers, and the head of tied embeddings."""
+        mtp = range(self._layers_in_file, self._layers_in_file + self.model.num_nextn_predict_layers)
+        named = {f"model.layers.{layer}.{key}": name for layer in mtp for key, name in _COPIES.items()}
+        if self.model.tie_word_embeddings:
+            named = dict.fromkeys([*named, "lm_head.weight"], "model.embed_tokens.weight")
+        return {key: name for key, name in named.items() if key in self._tensors}
+
+    @cached_property
+    def _used(self) -> set[str]:
+        return {key for keys in self._keys.values() for key in keys} | self.copies.keys()
+
+    def check_copy(self, key: str, name: str) -> None:
+        """Raises UsageError where the copy is not the parameter, bit for bit."""
+        shape = self.parameters[name].shape
+        if self._tensors[key].shape != shape or self.dtype_of(key) != self.dtype(name):
+            raise UsageError(f"{self.path}: {key} is not {name} again, which Megatron-Core shares with the MTP layer")
+        step = max(1, _ROWS // (shape[1] * 8))
+        for start in range(0, shape[0], step):
+            rows = (slice(start, min(start + step, shape[0])), slice(0, shape[1]))
+            if not torch.equal(*(found.view(torch.uint8) for found in (self._read(key, rows), self.read(name, rows)))):
+                raise UsageError(
+                    f"{self.path}: {key} is not {name} again (rows {rows[0].start} to {rows[0].stop} differ), and "
+                    "Megatron-Core shares it with the MTP layer; --no-mtp leaves that layer out"
+                )
+
+    def _reason(self, key: str) -> str | None:
+        base = key.removesuffix(SCALE)
+        if base != key and base in self._tensors:
+            return SCALES if base in self._used else super()._reason(base)
+        return COPIES if key in self.copies else super()._reason(key)
+
+
+class HuggingFace(Source):
+    """A folder with config.json and safetensors files."""
+
+    format = "HuggingFace"
+
+    def __init__(self, path: Path, described: Described, checkpoint: Quantised) -> None:
+        super().__init__(path, described)
+        self._checkpoint = checkpoint
+        self._copies = checkpoint.copies
+        refuse_unknown(path, checkpoint.unused())
+        for key, name in self._copies.items():
+            checkpoint.check_copy(key, name)
+
+    @classmethod
+    def open(cls, path: Path, layers: tuple[int, ...] = (), mtp: bool = True) -> HuggingFace:
+        """The folder's checkpoint, of these layers, with its MTP layers where it has them. Raises UsageError."""
+        described = describe(path, layers, mtp)
+        with ExitStack() as opened:
+            shards = [Shard(file) for file in safetensors_files(path)]
+            for shard in shards:
+                opened.callback(shard.close)
+            keys = {key: shard.path.name for shard in shards for key in shard.described()}
+            _check_index(path / "model.safetensors.index.json", keys)
+            if described.model.mtp_layers and not _has_layer(keys, described.layers_in_folder):
+                # Published so by those who left the MTP layers out and config.json as it was.
+                described = describe(path, layers, mtp=False)
+            found = cls(path, described, Quantised(path, described, shards))
+            opened.pop_all()
+        return found
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The file's, bfloat16 for fp8."""
+        return self._checkpoint.dtype(name)
+
+    def read(self, name: str, box: Box) -> torch.Tensor:
+        """A copy, dequantised where it is fp8."""
+        return self._checkpoint.part(name, box)
+
+    def inventory(self) -> Inventory:
+        """Weights, scales and copies are used; what belongs to layers not chosen is not."""
+        total = len(self._checkpoint.keys())
+        aside = dict(self._checkpoint.set_aside)
+        used = {what: aside.pop(what, 0) for what in (SCALES, COPIES)}
+        return Inventory({"weights": total - sum(used.values()) - sum(aside.values()), **used}, aside)
+
+    @property
+    def copies(self) -> bool:
+        """As the folder has it."""
+        return any(key.startswith("model.layers.") for key in self._copies)
+
+    @property
+    def quantised(self) -> bool:
+        """As the folder says."""
+        return "quantization_config" in self.described.config
+
+    def files(self) -> list[Path]:
+        """The safetensors files."""
+        return [shard.path for shard in self._checkpoint.shards]
+
+    def close(self) -> None:
+        """Lets the files go."""
+        self._checkpoint.close()
+
+
+def _has_layer(keys: dict[str, str], layer: int) -> bool:
+    return any(key.startswith(f"model.layers.{layer}.") for key in keys)
+
+
+def _check_index(index: Path, keys: dict[str, str]) -> None:
+    """Raises UsageError where the index names what its files do not hold."""
+    if not index.is_file():
+        return
+    named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    absent = [key for key, file in named.items() if keys.get(key) != file]
+    if absent:
+        raise UsageError(
+            f"{index}: says that {absent[0]} is in {named[absent[0]]}, which does not hold it ({len(absent)} such); "
+            "download the folder again"
+        )

@@ -1,0 +1,66 @@
+"""The names of torch_dist: each parameter of the model has one tensor there, whatever the layout, with the experts stacked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from validation.case.parameters import EXPERTS, Parameter
+from validation.compare.piece import Box
+from validation.convert.tensors import Megatron, Tensor, one_rank
+
+_EXPERT = re.compile(r"(?<=mlp\.)experts\.(?:local_experts\.\d+\.)?(linear_fc[12]\.weight)\d*$")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a parameter lies in the tensor `key` of `shape`: from row `first` on, gate and up being one tensor."""
+
+    key: str
+    shape: tuple[int, ...]
+    first: int
+
+    def box(self, box: Box) -> Box:
+        """A part of the parameter, in the indices of the tensor."""
+        axis = len(self.shape) - 2 if len(self.shape) > 1 else 0
+        start, stop = box[axis]
+        return (*box[:axis], (start + self.first, stop + self.first), *box[axis + 1 :])
+
+
+def key_of(name: str) -> str:
+    """The key of a rank's tensor (layers counted over the whole model); sequential and grouped experts have the same."""
+    return _EXPERT.sub(r"experts.experts.\1", name)
+
+
+def places(megatron: Megatron) -> Mapping[str, Place]:
+    """The place of every parameter."""
+    found: dict[str, Place] = {}
+    for tensor in megatron.tensors(one_rank()):
+        for parameter, place in _places(tensor):
+            found.setdefault(parameter.name, place)
+    return found
+
+
+def _places(tensor: Tensor) -> Iterator[tuple[Parameter, Place]]:
+    parameters = [held.parameter for held in tensor.holdings]
+    axis = 1 if EXPERTS in parameters[0].name else 0
+    rows = [parameter.shape[axis] for parameter in parameters]
+    shape = list(parameters[0].shape)
+    shape[axis] = sum(rows)
+    for index, parameter in enumerate(parameters):
+        yield parameter, Place(key_of(tensor.name), tuple(shape), sum(rows[:index]))
+
+
+def extra_states(megatron: Megatron) -> Iterator[str]:
+    """The keys of the modules' `_extra_state`, one for each expert, as megatron-core's ShardedObject spells them."""
+    for tensor in megatron.tensors(one_rank()):
+        if not megatron.extra_state(tensor.row) or tensor.name == "output_layer.weight":
+            continue
+        parameter = tensor.holdings[0].parameter
+        module = re.sub(r"\.(layer_norm_)?weight\d*$", "", key_of(tensor.name))
+        expert, count = (tensor.holdings[0].box[0][0], parameter.shape[0]) if EXPERTS in parameter.name else (0, 1)
+        yield f"{module}._extra_state/shard_{expert}_{count}"
+    # Elsewhere TEDotProductAttention leaves its own out; the MTP block's default brings it back.
+    for index in range(megatron.model.num_nextn_predict_layers if megatron.implementation == "te" else 0):
+        yield f"mtp.layers.{index}.transformer_layer.self_attention.core_attention._extra_state/shard_0_1"

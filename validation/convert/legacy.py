@@ -1,0 +1,170 @@
+"""Reading the legacy format: any box of any parameter, from the files of the ranks that hold it."""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from validation.case.errors import UsageError
+from validation.case.layout import Layout
+from validation.case.megatron_folder import RANK_FILE
+from validation.compare.piece import Box, box_shape
+from validation.convert.describe import Described
+from validation.convert.places import Arrangement
+from validation.convert.rank_files import rank_files, tensors_of
+from validation.convert.source import DTYPES, Inventory, Source, refuse_unknown
+from validation.convert.tensors import Megatron
+from validation.convert.to_legacy import without_data
+
+
+@dataclass(frozen=True)
+class Held:
+    """A part of a parameter in a file: from byte `offset` on, in the box's own shape."""
+
+    path: Path
+    offset: int
+    box: Box
+    dtype: torch.dtype
+
+    def read(self, wanted: Box) -> torch.Tensor:
+        """The part of it that lies in `wanted`: whole rows are read, as they lie in the file."""
+        shape = box_shape(self.box)
+        axis = len(shape) - 2 if len(shape) > 1 else 0
+        row_bytes = math.prod(shape[axis + 1 :]) * self.dtype.itemsize
+        start, stop = (max(wanted[axis][0], self.box[axis][0]), min(wanted[axis][1], self.box[axis][1]))
+        data = bytearray((stop - start) * row_bytes)
+        with self.path.open("rb", buffering=0) as file:
+            read = os.preadv(file.fileno(), [data], self.offset + (start - self.box[axis][0]) * row_bytes)
+        if read != len(data):
+            raise UsageError(f"{self.path}: ends before its last tensor; the file is not whole")
+        return torch.frombuffer(data, dtype=self.dtype).view(*shape[:axis], stop - start, *shape[axis + 1 :])
+
+
+class Legacy(Source):
+    """A folder of `mp_rank_...` folders."""
+
+    format = "legacy"
+
+    def __init__(self, path: Path, described: Described, arrangement: Arrangement) -> None:
+        super().__init__(path, described)
+        self._held: dict[str, list[Held]] = defaultdict(list)
+        self._tensors = 0
+        self._files = [path / file.path for file in rank_files(arrangement.layout)]
+        for file in rank_files(arrangement.layout):
+            states = {name: named for name, named in opened(path / file.path).items() if re.fullmatch(r"model\d*", name)}
+            te = any(name.endswith("layer_norm_weight") for named in states.values() for name in named)
+            down = next((t for n in states.values() for k, t in n.items() if k.endswith("linear_kv_down_proj.weight")), None)
+            cut = down is not None and down.shape[0] * arrangement.layout.tp == self._latent() and arrangement.layout.tp > 1
+            megatron = Megatron(described.model, self.parameters, "te" if te else "local-stock" if cut else "local")
+            self._add(path / file.path, states, tensors_of(megatron, arrangement, described.model, file))
+
+    def _latent(self) -> int:
+        model = self.described.model
+        return model.kv_lora_rank + model.qk_rope_head_dim
+
+    def _add(self, path: Path, states: dict[str, Any], wanted: Any) -> None:
+        left = {(state, name) for state, named in states.items() for name, tensor in named.items() if torch.is_tensor(tensor)}
+        left = {found for found in left if not found[1].endswith("_extra_state")}
+        self._tensors += len(left)
+        for state, name, tensor in wanted:
+            found = states.get(state, {}).get(name)
+            if found is None:
+                raise UsageError(f"{path}: {name} is missing; the checkpoint and config.json must be of the same model")
+            if tuple(found.shape) != tensor.shape or found.dtype not in DTYPES.values():
+                raise UsageError(f"{path}: {name} is {found.dtype} {tuple(found.shape)} and config.json needs {tensor.shape}")
+            left.discard((state, name))
+            offset = found.untyped_storage()._checkpoint_offset + found.storage_offset() * found.element_size()
+            for held in tensor.holdings:
+                self._held[held.parameter.name].append(Held(path, offset, held.box, found.dtype))
+                offset += math.prod(box_shape(held.box)) * found.element_size()
+        refuse_unknown(path, sorted(name for _, name in left))
+
+    @classmethod
+    def open(cls, path: Path, described: Described) -> Legacy:
+        """The checkpoint in a folder of `mp_rank_...` folders. Raises UsageError."""
+        first = sorted(path.glob(f"mp_rank_*/{RANK_FILE}"))[0]
+        return cls(path, described, arrangement_of(opened(first).get("args"), first))
+
+    def dtype(self, name: str) -> torch.dtype:
+        """That of the first file that holds it."""
+        return self._held[name][0].dtype
+
+    def read(self, name: str, box: Box) -> torch.Tensor:
+        """Put together from the ranks' parts."""
+        out = torch.empty(box_shape(box), dtype=self.dtype(name))
+        filled: set[Box] = set()
+        for held in self._held[name]:
+            common = tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(held.box, box, strict=True))
+            if all(start < stop for start, stop in common) and common not in filled:
+                filled.add(common)
+                _narrow(out, common, box).copy_(_narrow(held.read(common), common, _rows(held.box, common)))
+        if sum(math.prod(box_shape(found)) for found in filled) != out.numel():
+            raise UsageError(f"{self.path}: {name} is not whole, the ranks' files do not cover {box}")
+        return out
+
+    def inventory(self) -> Inventory:
+        """Every tensor of every file."""
+        return Inventory({"weights": self._tensors})
+
+    def files(self) -> list[Path]:
+        """The ranks' files."""
+        return self._files
+
+
+def _rows(box: Box, common: Box) -> Box:
+    """What `Held.read` returns of `box`: its rows in common, whole."""
+    axis = len(box) - 2 if len(box) > 1 else 0
+    return (*box[:axis], common[axis], *box[axis + 1 :])
+
+
+def _narrow(tensor: torch.Tensor, part: Box, whole: Box) -> torch.Tensor:
+    for axis, ((start, stop), (first, _)) in enumerate(zip(part, whole, strict=True)):
+        tensor = tensor.narrow(axis, start - first, stop - start)
+    return tensor
+
+
+def opened(path: Path) -> dict[str, Any]:
+    """A rank's file, of tensors without their data. Raises UsageError."""
+    try:
+        return without_data(path)
+    except FileNotFoundError:
+        raise UsageError(f"{path}: is missing; the checkpoint is not whole") from None
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise UsageError(f"{path}: cannot be read ({said}); the file is damaged") from None
+
+
+def arrangement_of(arguments: Any, path: Path) -> Arrangement:
+    """The layout that Megatron-LM's arguments of a file describe. Raises UsageError."""
+    try:
+        tp, pp = arguments.tensor_model_parallel_size, arguments.pipeline_model_parallel_size
+        layers = arguments.num_layers
+    except AttributeError as error:
+        raise UsageError(f"{path}: the arguments in it do not say the layout ({error})") from None
+    layout = Layout(
+        tp=tp,
+        pp=pp,
+        vpp=getattr(arguments, "virtual_pipeline_model_parallel_size", None) or 1,
+        ep=getattr(arguments, "expert_model_parallel_size", None) or 1,
+        etp=getattr(arguments, "expert_tensor_parallel_size", None),
+    )
+    ends = [getattr(arguments, f"decoder_{end}_pipeline_num_layers", None) for end in ("first", "last")]
+    return Arrangement(layout, _stages(layers, pp, *ends))
+
+
+def _stages(layers: int, pp: int, first: int | None, last: int | None) -> tuple[int, ...]:
+    """The layers of each stage, where the first or the last has a number of its own; the others share alike."""
+    if first is None and last is None:
+        return ()
+    begin, end = ([number] if number is not None else [] for number in (first, last))
+    others = pp - len(begin) - len(end)
+    each = (layers - sum(begin) - sum(end)) // max(1, others)
+    return (*begin, *[each] * others, *end)

@@ -1,0 +1,90 @@
+"""The options of `convert` and `compare`. No torch."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+from typing import Any
+
+from validation.case.case import IMPLEMENTATIONS
+
+JOBS = min(32, (os.cpu_count() or 1) + 2)
+"""Two more than CPUs: a process that has written a file waits until it is on the disk."""
+COMMANDS = ("convert", "compare")
+FORMATS = ("torch_dist", "legacy")
+DTYPES = ("bf16", "fp16", "fp32", "fp64")
+CONVERT_EXAMPLES = """examples:
+  python -m validation convert --hf-model-path DIR --save OUT --layout tp2pp2
+  python -m validation convert --hf-model-path DIR --save OUT --layers 0,1,60 --format legacy
+  python -m validation convert --to-hf --load OUT --save BACK
+
+a conversion that was interrupted goes on when the same command is given again"""
+COMPARE_EXAMPLES = """examples:
+  python -m validation compare DIR OUT
+  python -m validation compare OUT BACK --results results"""
+
+
+def add_commands(commands: Any, **parsing: Any) -> None:
+    """Add both commands to the parsers of `python -m validation`."""
+    _add_convert(
+        commands.add_parser(
+            "convert", help="HuggingFace folder to Megatron checkpoint and back", epilog=CONVERT_EXAMPLES, **parsing
+        )
+    )
+    _add_compare(
+        commands.add_parser("compare", help="two checkpoint folders, tensor by tensor", epilog=COMPARE_EXAMPLES, **parsing)
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command that the options are of; returns its exit code. What it needs is imported only now."""
+    # Before torch is imported: the processes that are forked must find no threads that they do not have.
+    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    command: Any = importlib.import_module(f"validation.convert.{options.command}")
+    code: int = command.run(options)
+    return code
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--hf-model-path",
+        metavar="DIR",
+        help="a HuggingFace folder: what is converted, or with --to-hf where config.json is taken from",
+    )
+    add("--load", metavar="DIR", help="what is converted with --to-hf: a Megatron checkpoint, or a HuggingFace folder in fp8")
+    add("--save", metavar="DIR", required=True, help="the folder that is written; it must not exist")
+    add("--to-hf", action="store_true", help="write a HuggingFace folder")
+    add(
+        "--format",
+        choices=FORMATS,
+        default=FORMATS[0],
+        help="torch_dist, which any layout loads, or legacy: a file for each rank (default torch_dist)",
+    )
+    add(
+        "--layout",
+        default="single",
+        metavar="tp2pp2",
+        help="the layout: the ranks of the legacy format, how torch_dist is cut (default single)",
+    )
+    add("--layers", default="", metavar="0,1,60", help="take only these layers, and the MTP layers")
+    add("--no-mtp", action="store_true", help="leave out the layers of multi-token prediction")
+    add(
+        "--dtype",
+        choices=DTYPES,
+        default=None,
+        help="cast weights (default: as they are; fp8 becomes bf16). The expert bias is never cast",
+    )
+    add("--implementation", choices=IMPLEMENTATIONS, default="te", help="whose names the tensors get (default te)")
+    add("--jobs", type=int, default=JOBS, metavar="N", help=f"processes that write and wait for the disk (default {JOBS})")
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("a", metavar="A", help="a checkpoint folder: HuggingFace, torch_dist or legacy")
+    add("b", metavar="B", help="the one that it is compared with")
+    add("--hf-model-path", metavar="DIR", help="where config.json is taken from for a Megatron checkpoint without one")
+    add("--no-mtp", action="store_true", help="leave out the layers of multi-token prediction")
+    add("--results", metavar="DIR", help="write JUnit XML there")
+    add("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes that compare (default: one for each CPU)")

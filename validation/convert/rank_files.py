@@ -1,0 +1,72 @@
+"""The legacy format: one file for each rank that has weights of its own, `mp_rank_TT[_PPP][_EEE]/model_optim_rng.pt`.
+
+That one rank of each (tp, pp, ep) writes is Megatron-LM's rule (save_checkpoint in megatron/training/checkpointing.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from validation.candidate.weights import Ranks
+from validation.case.errors import UsageError
+from validation.case.layout import Layout
+from validation.case.megatron_folder import rank_file
+from validation.case.model import Model
+from validation.convert.places import Arrangement
+from validation.convert.tensors import Chunk, Megatron, Tensor
+
+
+@dataclass(frozen=True)
+class RankFile:
+    """The file of a rank: its path below the checkpoint, and the place that it stands for."""
+
+    path: str
+    stage: int
+    ranks: Ranks
+
+
+def rank_files(layout: Layout) -> list[RankFile]:
+    """The files of a layout, in the order of the ranks. Raises UsageError where files cannot be told apart by their names."""
+    found: dict[str, RankFile] = {}
+    for rank in range(layout.ranks):
+        file, first = _of_rank(rank, layout)
+        known = found.get(file.path)
+        if known is None and first:
+            found[file.path] = file
+        elif known is not None and known.ranks.etp != file.ranks.etp:
+            raise UsageError(
+                f"layout {layout.name}: legacy files are named by tp, pp and ep alone, and ranks of the same have different "
+                f"parts of experts here (etp{layout.expert_tp}); choose --format torch_dist, or an etp up to tp"
+            )
+    return list(found.values())
+
+
+def _of_rank(rank: int, layout: Layout) -> tuple[RankFile, bool]:
+    """A rank's file, and whether the rank writes: it is the first of its data-parallel ranks, for dense tensors or experts.
+
+    megatron-core numbers ranks with tp first, then cp, ep and dp, and pp last.
+    """
+    stage, within = divmod(rank, layout.ranks // layout.pp)
+    tp, etp, ep = layout.tp, layout.expert_tp, layout.ep
+    ranks = Ranks(tp=(within % tp, tp), etp=(within % etp, etp), ep=(within // etp % ep, ep))
+    first = within < tp * layout.cp or within < etp * ep
+    return RankFile(rank_file(ranks.tp[0], stage, ranks.ep[0], layout), stage, ranks), first
+
+
+def tensors_of(megatron: Megatron, arrangement: Arrangement, model: Model, file: RankFile) -> Iterator[tuple[str, str, Tensor]]:
+    """Each tensor of a rank's file: the state dict that it is in (`model`, `model0` ...), its name there, and what it is."""
+    chunks = arrangement.chunks(model, file.stage)
+    for number, chunk in enumerate(chunks):
+        state = "model" if len(chunks) == 1 else f"model{number}"
+        for tensor in megatron.tensors(file.ranks, chunk):
+            yield state, _local(tensor.name, chunk), tensor
+
+
+def _local(name: str, chunk: Chunk) -> str:
+    """The name in the rank's own numbers: layers count from the first of the chunk."""
+    block, dot, rest = name.partition(".layers.")
+    if block != "decoder" or not dot:
+        return name
+    layer, _, inner = rest.partition(".")
+    return f"decoder.layers.{int(layer) - chunk.layers.start}.{inner}"
