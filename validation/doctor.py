@@ -6,7 +6,6 @@ Nothing here may fail for something that is missing, torch included: saying so i
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import platform
@@ -156,7 +155,7 @@ def _transformer_engine() -> Finding:
     found = version("transformer-engine")
     if found == ABSENT:
         return Finding("Transformer Engine", "not installed", f"{prevents}; install requirements/te.txt after cuda.txt")
-    if importlib.util.find_spec("transformer_engine_torch") is None:
+    if not cuda.has_te_for_torch():
         prevents = f"{prevents}; install transformer-engine[pytorch]"
         return Finding("Transformer Engine", f"{found} without its PyTorch part", prevents)
     if cause := cuda.why_not_imported("transformer_engine.pytorch"):

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -88,6 +88,16 @@ def commands_in_turn(words: Sequence[Sequence[str]], cache: Path, texts: Path) -
         check=True,
     )
     return [(code, (texts / f"{number}.txt").read_text()) for number, code in enumerate(json.loads(done.stdout))]
+
+
+def outputs_of(
+    commands: Mapping[str, Sequence[str]], cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Output]:
+    """`python -m validation run ...` for each, by name, in one process and with results in folders of their own."""
+    folders = {name: tmp_path_factory.mktemp("results") for name in commands}
+    words = [["run", *command, "--results", str(folders[name])] for name, command in commands.items()]
+    found = commands_in_turn(words, cache, tmp_path_factory.mktemp("texts"))
+    return {name: Output(code, text, folders[name]) for name, (code, text) in zip(commands, found, strict=True)}
 
 
 @pytest.fixture(scope="session")

@@ -52,8 +52,8 @@ def unmark(weight: Any) -> None:
 class Loaded:
     """What a rank has loaded, before it is compared with the checkpoint."""
 
-    def __init__(self, chunks: Any, held: Any, checkpoint: Any) -> None:
-        self.chunks, self._held, self._checkpoint = chunks, held, checkpoint
+    def __init__(self, held: Any, checkpoint: Any) -> None:
+        self._held, self._checkpoint = held, checkpoint
 
     def parts(self, name: str) -> Iterator[tuple[Any, Any]]:
         """(what it is of the checkpoint, a view of it in the rank) for each part of a parameter that the rank holds."""
@@ -78,14 +78,14 @@ def after_loading(change: Callable[[Loaded], None]) -> None:
     import torch
 
     def made(sound: Callable[..., None]) -> Callable[..., None]:
-        def load(chunks: Any, held: Any, checkpoint: Any, recorder: Any) -> None:
-            sound(chunks, held, checkpoint, recorder)
+        def copy_weights(held: Any, checkpoint: Any) -> None:
+            sound(held, checkpoint)
             with torch.no_grad():
-                change(Loaded(chunks, held, checkpoint))
+                change(Loaded(held, checkpoint))
 
-        return load
+        return copy_weights
 
-    replace("validation.candidate.load", "load", made)
+    replace("validation.candidate.load", "copy_weights", made)
 
 
 def after_finalizing(change: Callable[[Any], None]) -> None:
