@@ -15,9 +15,9 @@ class Shape:
     """How a kernel is cut: elements a step, warps that share it, steps loaded ahead, programs for each multiprocessor."""
 
     block: int = 2048
-    warps: int = 8
-    stages: int = 3
-    programs: int = 8
+    warps: int = 4
+    stages: int = 4
+    programs: int = 4
 
 
 SHAPE = Shape()
