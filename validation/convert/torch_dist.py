@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, TensorStorageMetadata
-from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem
+from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from validation.case.errors import UsageError
@@ -123,10 +124,11 @@ class TorchDist(Source):
         return sorted({self.path / info.relative_path for info in self._reader.storage_data.values()})
 
 
-class _Into(LoadPlanner):
+class _Into(DefaultLoadPlanner):
     """Puts what is read into one tensor."""
 
     def __init__(self, out: torch.Tensor) -> None:
+        super().__init__()
         self._out = out
 
     def resolve_tensor(self, read_item: ReadItem) -> torch.Tensor:
@@ -135,25 +137,3 @@ class _Into(LoadPlanner):
         for axis, (offset, length) in enumerate(zip(read_item.dest_offsets, read_item.lengths, strict=True)):
             part = part.narrow(axis, offset, length)
         return part
-
-    def commit_tensor(self, read_item: ReadItem, tensor: torch.Tensor) -> None:
-        """It is there already."""
-
-    def set_up_planner(self, state_dict: Any, metadata: Any = None, is_coordinator: bool = False) -> None:
-        """Nothing is planned here."""
-
-    def create_local_plan(self) -> LoadPlan:
-        """None."""
-        raise NotImplementedError
-
-    def create_global_plan(self, global_plan: list[LoadPlan]) -> list[LoadPlan]:
-        """None."""
-        raise NotImplementedError
-
-    def finish_plan(self, central_plan: LoadPlan) -> LoadPlan:
-        """None."""
-        raise NotImplementedError
-
-    def load_bytes(self, read_item: ReadItem, value: Any) -> None:
-        """Objects are not read."""
-        raise NotImplementedError
