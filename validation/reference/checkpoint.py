@@ -18,7 +18,7 @@ from validation.case.folder import model_from_folder
 from validation.case.model import Model
 from validation.case.parameters import EXPERTS, Parameter, parameters
 from validation.compare.precision import as_stored
-from validation.compare.sliced import REOPEN_AFTER
+from validation.compare.sliced import AT_ONCE
 from validation.reference.shard import DTYPES, Described, Shard, safetensors_files
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
@@ -117,7 +117,7 @@ class Checkpoint:
         """The tensors of a parameter, one per expert where it has them, a few rows at a time so that memory stays bounded."""
         for key in self._keys[name]:
             tensor = self._tensors[key]
-            step = max(1, REOPEN_AFTER // max(1, tensor.row_bytes))
+            step = max(1, AT_ONCE // max(1, tensor.row_bytes))
             for start in range(0, tensor.shape[0], step):
                 rows = slice(start, min(start + step, tensor.shape[0]))
                 yield key, self._read(key, (rows, *(slice(0, size) for size in tensor.shape[1:])))
