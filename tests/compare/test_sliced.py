@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.gpu.conftest import needs_gpu
 from validation.compare import sliced
 from validation.compare.piece import Box, slices
 from validation.compare.sliced import SlicedFile
@@ -82,6 +83,19 @@ def test_any_part_is_what_slicing_takes(tmp_path: Path, monkeypatch: pytest.Monk
             ends = [sorted(draw.choices(range(size + 1), k=2)) for size in tensor.shape]
             index = tuple(slice(*pair) if draw.random() < 0.6 else slice(None) for pair in ends)
             assert same(many.read(name, index), tensor[index]), (name, index)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_parts_come_onto_a_gpu_through_pinned_buffers(tmp_path: Path) -> None:
+    """Larger than all the buffers together, and one after the other into the same ones."""
+    large = torch.arange(40 << 20, dtype=torch.int32).view(64, -1)
+    save_file({"a": large, "b": large + 1}, tmp_path / "large")
+    on_gpu = SlicedFile(tmp_path / "large", torch.device("cuda", 0))
+    parts = {index: on_gpu.read("a", index) for index in ((slice(0, 64), slice(0, 9)), (slice(3, 61), slice(7, None)))}
+    whole = [on_gpu.read(name) for name in ("a", "b", "a")]
+    assert all(part.is_cuda and torch.equal(part.cpu(), large[index]) for index, part in parts.items())
+    assert [torch.equal(found.cpu(), large + more) for found, more in zip(whole, (0, 1, 0), strict=True)] == [True] * 3
 
 
 def same(left: torch.Tensor, right: torch.Tensor) -> bool:

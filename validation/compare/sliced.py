@@ -18,8 +18,10 @@ from typing import Any
 
 import torch
 
+from validation.compare import staging
 from validation.compare.precision import as_stored
 
+CPU = torch.device("cpu")
 AT_ONCE = 64 << 20
 """Bytes that are read besides those asked for, at most (or one row, where that is larger)."""
 _WORTH_A_READ = 16 << 10
@@ -50,14 +52,14 @@ class _Entry:
 
 
 class SlicedFile:
-    """A safetensors file whose tensors are read slice by slice.
+    """A safetensors file whose tensors are read slice by slice, onto `device`.
 
     Memory is bounded by what is handed out, and AT_ONCE. Nothing handed out depends on the file. A file that is no good raises
     ValueError or OSError, whichever reading it raises.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, device: torch.device = CPU) -> None:
+        self.path, self.device = path, device
         self._number: int | None = None
         self._entries: dict[str, _Entry] = {}
 
@@ -82,7 +84,7 @@ class SlicedFile:
             bounds = [part.indices(size)[:2] for part, size in zip(index, entry.shape, strict=True)]
         lengths = [max(0, stop - start) for start, stop in bounds]
         with as_stored():
-            found = torch.empty(math.prod(lengths), dtype=_DTYPES[entry.dtype])
+            found = torch.empty(math.prod(lengths), dtype=_DTYPES[entry.dtype], device=self.device)
             if found.numel():
                 self._fill(found, entry, bounds)
             return found.view(lengths)
@@ -122,8 +124,14 @@ class SlicedFile:
             part.copy_(around[(slice(None), *within)])
 
     def _read(self, flat: torch.Tensor, place: int) -> None:
-        left = memoryview(flat.view(torch.uint8).numpy().data)
-        number = self._open()
+        target = flat.view(torch.uint8)
+        if flat.is_cuda:
+            staging.fill(target, lambda part, start: self._read_bytes(part, place + start))
+        else:
+            self._read_bytes(target, place)
+
+    def _read_bytes(self, target: torch.Tensor, place: int) -> None:
+        left, number = memoryview(target.numpy().data), self._open()
         while left:
             count = os.preadv(number, [left], place)
             if not count:

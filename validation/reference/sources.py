@@ -30,7 +30,7 @@ class Precision:
 
 
 def open_weights(case: Case, path: Path) -> Weights:
-    """The checkpoint at `path`; layer by layer a preset's weights are made from the seed and stand nowhere.
+    """The checkpoint at `path`; layer by layer a preset's weights are made from the seed, on the device, and stand nowhere.
 
     Raises UsageError for a checkpoint that is no good.
     """
