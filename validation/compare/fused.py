@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib
 import importlib.util
 import math
 import os
@@ -86,7 +87,17 @@ def _on(device: torch.device) -> Any:
 
 @functools.cache
 def _kernels() -> Any:
-    """Imported when a GPU is used: triton takes half a second, and starts what a fork server must not have."""
+    """Imported where a GPU is used."""
     from validation.compare import kernels
 
     return kernels
+
+
+def warm_up() -> None:
+    """Do now what needs no GPU and would else be done in every rank.
+
+    Triton is imported, and reads all of its own source, of which the names of compiled kernels are made: half a second.
+    """
+    if not why():
+        _kernels()
+        importlib.import_module("triton.runtime.cache").triton_key()

@@ -28,7 +28,7 @@ if TRANSPORT in ON_CPU:
 with warnings.catch_warnings(), platform.uncompiled():
     # megatron-core warns at import of each optional package that is absent; `doctor` says it better.
     warnings.simplefilter("ignore")
-    from validation.compare import native
+    from validation.compare import fused, native
     from validation.run import worker  # noqa: F401
 
 if os.environ.get("PLUMBLINE_STEPS"):
@@ -38,6 +38,8 @@ if os.environ.get("PLUMBLINE_STEPS"):
 platform.mend(on_cpu=TRANSPORT in ON_CPU)
 # Compiled and loaded once, and not by every rank.
 native.library()
+if TRANSPORT not in ON_CPU:
+    fused.warm_up()
 
 # What is imported stays: kept out of the collector, its pages are not copied into every rank by a collection there.
 gc.collect()
