@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from validation.case.steps import UNREDUCED
-from validation.compare import fused
+from validation.compare import fused, native
 from validation.compare.difference import measure
 from validation.compare.extent import extent
 from validation.compare.measurement import PieceReport
@@ -122,6 +122,7 @@ def _digest(tensor: torch.Tensor) -> str:
     """A short digest of the bytes, equal on two ranks if and only if their tensors are equal to the bit."""
     if fused.digests(tensor):
         return fused.digest(tensor.contiguous())
-    data = tensor.detach().contiguous().reshape(-1).view(torch.uint8) if tensor.numel() else tensor
-    # Processors have instructions for SHA-256: a third of BLAKE2's time.
-    return hashlib.sha256(data.cpu().numpy().data).hexdigest()[:16]
+    data = tensor.detach().contiguous().cpu()
+    if native.library() is not None:
+        return native.digest(data)
+    return hashlib.sha256(data.reshape(-1).view(torch.uint8).numpy().data if data.numel() else b"").hexdigest()[:16]

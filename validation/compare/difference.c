@@ -1,4 +1,4 @@
-/* All statistics of a Difference in one pass over candidate and reference (validation/compare/native.py calls it).
+/* All statistics of a Difference in one pass over candidate and reference, and a digest (validation/compare/native.py calls it).
 
    Elements are taken a block at a time: decoded to double where they are not double, in a buffer that stays in the first
    cache, and then added up in lanes, whose order is that of the source and not of a compiler. Each block's sums are added to the
@@ -238,4 +238,27 @@ void plumbline_difference(const void *candidate, int candidate_kind, const void 
         int64_t held = length - block_of_largest < BLOCK ? length - block_of_largest : BLOCK;
         places[1] = place_of(candidate, candidate_kind, reference, reference_kind, block_of_largest, held, largest);
     }
+}
+
+/* Every bit of a word on every bit of the result: MurmurHash3's last step. */
+static inline uint64_t mixed(uint64_t word)
+{
+    word = (word ^ word >> 33) * 0xff51afd7ed558ccdu;
+    word = (word ^ word >> 33) * 0xc4ceb9fe1a85ec53u;
+    return word ^ word >> 33;
+}
+
+/* The sum of all words, each mixed with its place; bytes behind the last whole word are one more, with their number. */
+uint64_t plumbline_digest(const void *data, int64_t bytes)
+{
+    const uint64_t step = 0x9e3779b97f4a7c15u;
+    uint64_t sum = 0, word, rest = (uint64_t)bytes & 7;
+    int64_t whole = bytes / 8;
+    for (int64_t i = 0; i < whole; i++) {
+        memcpy(&word, (const char *)data + 8 * i, 8);
+        sum += mixed(word + (uint64_t)i * step);
+    }
+    word = rest << 56;
+    memcpy(&word, (const char *)data + 8 * whole, rest);
+    return sum + mixed(word + (uint64_t)whole * step);
 }
