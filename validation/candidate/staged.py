@@ -363,8 +363,76 @@ class StagedGroup(_Group):
     alltoall_base = all_to_all_single
 
 
+class GroupOfOne(StagedGroup):
+    """A group with a single rank, which gets what it gives: nothing leaves the device.
+
+    megatron-core reduces over such groups, too: all gradients of a model, where data-parallel ranks are one.
+    """
+
+    def allreduce(self, tensors: list[Tensor], opts: Any = _ReduceOp.SUM) -> StagedWork:
+        """Each tensor is its own reduction."""
+        _operation(opts)
+        return self._work([], tensors)
+
+    allreduce_coalesced = allreduce
+    reduce = allreduce
+
+    def broadcast(self, tensors: list[Tensor], opts: Any) -> StagedWork:
+        """The root has its tensor already."""
+        return self._work([], tensors)
+
+    def reduce_scatter(self, outputs: list[Tensor], inputs: list[list[Tensor]], opts: Any = _ReduceOp.SUM) -> StagedWork:
+        """The only part there is."""
+        _operation(opts)
+        return self._moved(outputs, inputs[0])
+
+    def allgather(self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any = None) -> StagedWork:
+        """The only tensor there is."""
+        return self._moved(outputs[0], inputs)
+
+    gather = allgather
+
+    def all_gather_single(self, output: Tensor, input: Tensor, opts: Any = None) -> StagedWork:  # noqa: A002
+        """The same into one tensor."""
+        return self._moved([output], [input])
+
+    def scatter(self, outputs: list[Tensor], inputs: list[list[Tensor]], opts: Any) -> StagedWork:
+        """The only tensor there is."""
+        return self._moved(outputs, inputs[0])
+
+    def alltoall(self, outputs: list[Tensor], inputs: list[Tensor], opts: Any = None) -> StagedWork:
+        """The only tensor there is."""
+        return self._moved(outputs, inputs)
+
+    def all_to_all_single(
+        self,
+        output: Tensor,
+        input: Tensor,  # noqa: A002 - torch's name
+        output_split_sizes: Sequence[int] | None = None,
+        input_split_sizes: Sequence[int] | None = None,
+        opts: Any = None,
+    ) -> StagedWork:
+        """The same in one tensor, all of whose rows it is."""
+        _splits(input_split_sizes, input, 1), _splits(output_split_sizes, output, 1)
+        return self._moved([output], [input])
+
+    def _moved(self, outputs: list[Tensor], inputs: list[Tensor]) -> StagedWork:
+        def finish() -> None:
+            for output, given in zip(outputs, inputs, strict=True):
+                output.data.copy_(given.detach().reshape(output.shape))
+
+        return self._work([], outputs, finish)
+
+    _allgather_base = all_gather_single
+    alltoall_base = all_to_all_single
+
+
+def _group(store: Any, rank: int, size: int, timeout: timedelta) -> StagedGroup:
+    return (GroupOfOne if size == 1 else StagedGroup)(store, rank, size, timeout)
+
+
 def register() -> None:
     """Let torch.distributed know the transport by its names. Once in a process."""
     for name in NAMES:
         if name.upper() not in dist.Backend._plugins:
-            dist.Backend.register_backend(name, StagedGroup, devices=["cpu", "cuda"])
+            dist.Backend.register_backend(name, _group, devices=["cpu", "cuda"])
