@@ -11,6 +11,7 @@ A tensor on the CPU is copied all the same: transport `staged-cpu` rehearses on 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -85,9 +86,19 @@ class StagedWork(dist.Work):
     _source_rank = source_rank
 
 
+_PINNED = 256 << 20
+"""Bytes up to which host memory is pinned: torch keeps it for the next collective, and a GPU copies ten times as fast."""
+
+
+def _host(shape: Sequence[int], dtype: torch.dtype, like: Tensor) -> Tensor:
+    """Host memory, for what comes from the device of `like` or goes there."""
+    pinned = like.is_cuda and math.prod(shape) * dtype.itemsize <= _PINNED
+    return torch.empty(shape, dtype=dtype, device="cpu", pin_memory=pinned)
+
+
 def _on_host(tensor: Tensor) -> Tensor:
     """A copy in host memory, contiguous. The host waits for the current stream, on which the tensor was made."""
-    return tensor.detach().contiguous().to("cpu", copy=True)
+    return _host(tensor.shape, tensor.dtype, tensor).copy_(tensor.detach())
 
 
 def _bytes(tensor: Tensor) -> Tensor:
@@ -101,7 +112,7 @@ def _size(tensor: Tensor) -> int:
 
 def _room(tensor: Tensor) -> Tensor:
     """Host memory for the bytes of a tensor that is going to be received."""
-    return torch.empty(_size(tensor), dtype=torch.uint8, device="cpu")
+    return _host((_size(tensor),), torch.uint8, tensor)
 
 
 def _put(tensor: Tensor, host: Tensor) -> None:

@@ -24,8 +24,11 @@ from validation.compare.precision import as_stored
 CPU = torch.device("cpu")
 AT_ONCE = 64 << 20
 """Bytes that are read besides those asked for, at most (or one row, where that is larger)."""
-_WORTH_A_READ = 16 << 10
-"""Bytes in a row from which they are read by themselves; shorter runs are picked from what lies around them."""
+_WORTH_A_READ, _WORTH_A_COPY = 16 << 10, 4 << 20
+"""Bytes in a row from which they are read by themselves, into memory or onto a device.
+
+Shorter runs are picked from what lies around them; a device does that in no time, and each copy onto it takes longer.
+"""
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -98,7 +101,7 @@ class SlicedFile:
     def _fill(self, found: torch.Tensor, entry: _Entry, bounds: Sequence[tuple[int, int]]) -> None:
         """Read the part into `found`, flat: run after run along one dimension, for each place in those before it."""
         shape, item = entry.shape, found.element_size()
-        axis = _axis(shape, bounds, item)
+        axis = _axis(shape, bounds, (_WORTH_A_COPY if found.is_cuda else _WORTH_A_READ) // item)
         row = math.prod(shape[axis + 1 :]) * item
         rows = found.view(-1, *(stop - start for start, stop in bounds[axis + 1 :])) if bounds else found
         length = bounds[axis][1] - bounds[axis][0] if bounds else 1
@@ -159,9 +162,9 @@ def _header(number: int) -> dict[str, _Entry]:
     return {name: _Entry(one["dtype"], tuple(one["shape"]), 8 + length + one["data_offsets"][0]) for name, one in said.items()}
 
 
-def _axis(shape: tuple[int, ...], bounds: Sequence[tuple[int, int]], item: int) -> int:
-    """The dimension along which the part is read in unbroken runs that are worth a read."""
+def _axis(shape: tuple[int, ...], bounds: Sequence[tuple[int, int]], worth: int) -> int:
+    """The dimension along which the part is read in unbroken runs of `worth` elements at least, if there is one."""
     axis = next((axis for axis in reversed(range(len(shape))) if bounds[axis] != (0, shape[axis])), 0)
-    while axis and (bounds[axis][1] - bounds[axis][0]) * math.prod(shape[axis + 1 :]) * item < _WORTH_A_READ:
+    while axis and (bounds[axis][1] - bounds[axis][0]) * math.prod(shape[axis + 1 :]) < worth:
         axis -= 1
     return axis
