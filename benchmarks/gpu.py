@@ -43,16 +43,19 @@ class Group:
     preset: str = "mini"
     shared: str = SHARED
     single: bool = True
+    fp8: str = ""
 
     @property
     def name(self) -> str:
         """`local/fp32`, as --only takes it; other presets are named, too."""
-        return "/".join((*(() if self.preset == "mini" else (self.preset,)), self.implementation, self.precision))
+        precision = f"fp8-{self.fp8}" if self.fp8 else self.precision
+        return "/".join((*(() if self.preset == "mini" else (self.preset,)), self.implementation, precision))
 
     def commands(self, rehearse: bool) -> Iterator[list[str]]:
         """The words of each command."""
         preset = "tiny" if rehearse else self.preset
         common = ["--preset", preset, "--implementation", self.implementation, "--precision", self.precision]
+        common += ["--fp8", self.fp8] if self.fp8 else []
         if self.single:
             yield [*common, "--layouts", "single", "--transport", "staged-cpu" if rehearse else "nccl"]
         sharing = ["--transport", "staged-cpu"] if rehearse else ["--share-gpu", "4"]
@@ -66,6 +69,8 @@ GROUPS = (
     Group("te", "fp32"),
     Group("local", "bf16"),
     Group("local", "fp64"),
+    Group("te", "bf16", shared="tp2,pp2,ep2,tp2ep2,dp2", fp8="delayed"),
+    Group("te", "bf16", shared="tp2,pp2,ep2,tp2ep2,dp2", fp8="blockwise"),
     Group("te-unfused", "bf16", shared="tp2"),
     Group("te-fused", "bf16", shared="tp2"),
     Group("te-flash", "bf16", shared="tp2"),

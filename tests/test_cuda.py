@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,3 +119,31 @@ def test_ranks_start_warm_unless_the_imports_would_use_the_gpu(installs: Install
 def test_why_a_module_cannot_be_imported_is_its_last_line() -> None:
     assert cuda.why_not_imported("json") is None
     assert cuda.why_not_imported("no_such_module") == "ModuleNotFoundError: No module named 'no_such_module'"
+
+
+@pytest.mark.parametrize(
+    ("fp8", "capability", "torchs", "said"),
+    [
+        pytest.param("none", (7, 0), "11.8", None, id="nothing in fp8"),
+        pytest.param("delayed", (8, 9), "12.8", None, id="Ada has one scale a tensor"),
+        pytest.param("blockwise", (9, 0), "13.0", None, id="Hopper has blocks"),
+        pytest.param("delayed", (8, 0), "13.0", r"capability 8.9 .* these have 8.0; .* run in bf16", id="Ampere"),
+        pytest.param("blockwise", (8, 9), "13.0", "capability 9.0", id="no blocks on Ada"),
+        pytest.param(
+            "blockwise", (9, 0), "12.8", "built for CUDA 12.9 or newer .* built for 12.8", id="a torch too old for blocks"
+        ),
+        pytest.param("blockwise", None, None, None, id="what nothing says is left to Transformer Engine"),
+    ],
+)
+def test_fp8_needs_gpus_that_have_it(
+    fp8: str, capability: tuple[int, int] | None, torchs: str | None, said: str | None
+) -> None:
+    found = cuda.fp8_problem(fp8, capability, torchs)
+    assert (found is None) if said is None else re.search(said, found or "")
+
+
+def test_the_compute_capability_is_that_of_the_oldest_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_nvidia_smi", lambda *_: ["9.0", "8.6", "[N/A]"])
+    assert machine.compute_capability() == (8, 6)
+    monkeypatch.setattr(machine, "_nvidia_smi", lambda *_: [])
+    assert machine.compute_capability() is None

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from validation.case.errors import EnvironmentMissing
-from validation.machine import ABSENT, driver, drivers_cuda, torchs_cuda, version
+from validation.machine import ABSENT, compute_capability, driver, drivers_cuda, torchs_cuda, version
 
 
 def check() -> None:
@@ -33,6 +33,35 @@ def problem(torchs: str | None, drivers: str | None) -> str | None:
         f"the NVIDIA driver {driver()} runs CUDA up to {drivers} and torch {version('torch')} is built for CUDA {torchs}; "
         f"a driver for CUDA {_major(torchs)} works, or a torch built for CUDA {_major(drivers)} (2.11 to 2.13 are run)"
     )
+
+
+_FP8_NEEDS = {"delayed": ((8, 9), (12, 1)), "blockwise": ((9, 0), (12, 9))}
+"""The compute capability and torch's CUDA that Transformer Engine asks for (check_fp8_support in its quantization.py)."""
+
+
+def check_fp8(fp8: str) -> None:
+    """Returns where the GPUs have products in fp8, scaled like that. Raises EnvironmentMissing."""
+    if sentence := fp8_problem(fp8, compute_capability(), torchs_cuda()):
+        raise EnvironmentMissing(sentence)
+
+
+def fp8_problem(fp8: str, capability: tuple[int, int] | None, torchs: str | None) -> str | None:
+    """What keeps GPUs of this compute capability from it; None for nothing that could be seen."""
+    if fp8 not in _FP8_NEEDS:
+        return None
+    needed, oldest = _FP8_NEEDS[fp8]
+    if capability is not None and capability < needed:
+        return (
+            f"+fp8-{fp8} needs GPUs of compute capability {_written(needed)} (Ada has 8.9, Hopper 9.0) and these have "
+            f"{_written(capability)}; without it the same layouts run in bf16"
+        )
+    if torchs is not None and tuple(map(int, torchs.split("."))) < oldest:
+        return f"+fp8-{fp8} needs a torch built for CUDA {_written(oldest)} or newer and this one is built for {torchs}"
+    return None
+
+
+def _written(numbers: tuple[int, int]) -> str:
+    return ".".join(map(str, numbers))
 
 
 def _major(cuda: str) -> int:

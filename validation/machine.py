@@ -117,6 +117,12 @@ def gpu_names() -> list[str]:
     return [line.strip() for line in _nvidia_smi("--query-gpu=name,memory.total", "--format=csv,noheader") if line.strip()]
 
 
+def compute_capability() -> tuple[int, int] | None:
+    """The lowest of the GPUs, visible or not, as nvidia-smi tells it: (9, 0) of Hopper; None where it does not."""
+    lines = [line.strip().split(".") for line in _nvidia_smi("--query-gpu=compute_cap", "--format=csv,noheader")]
+    return min(((int(one[0]), int(one[1])) for one in lines if len(one) == 2 and all(map(str.isdecimal, one))), default=None)
+
+
 @dataclass(frozen=True)
 class Gpu:
     """A GPU as nvidia-smi tells it; memory in bytes, `free` what other processes leave of it now."""

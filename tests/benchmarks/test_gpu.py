@@ -76,3 +76,12 @@ def test_an_unknown_group_is_refused(
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path), "--only", "local/fp8"])
     assert gpu.main() == 2
     assert "--only local/fp8 is unknown; known are tiny/local/fp64" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fp8", ["delayed", "blockwise"])
+def test_fp8_is_a_group_of_its_own(fp8: str) -> None:
+    """A bf16 model, and the option for both of its commands."""
+    (group,) = (one for one in gpu.GROUPS if one.name == f"te/fp8-{fp8}")
+    for words in group.commands(rehearse=False):
+        text = " ".join(words)
+        assert f"--implementation te --precision bf16 --fp8 {fp8}" in text

@@ -81,6 +81,7 @@ def test_implementations_of_megatron_and_of_users_are_known(implementation: str)
 MOE_ONLY = {"first_k_dense_replace": 0}
 MTP = {"num_nextn_predict_layers": 1}
 STREAM = Training(stream=True)
+TE_IN_BF16: dict[str, Any] = {"implementation": "te", "precision": "bf16", "transport": "nccl"}
 IMPOSSIBLE: list[tuple[str, Case, str]] = [
     # what the case is made of
     ("precision", case(precision="fp12"), "precision 'fp12' is unknown; known are fp64, fp32, bf16 and fp16"),
@@ -132,6 +133,10 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ("streamed balancing", case(training=replace(STREAM, balancing="aux_loss")), "has no balancing losses"),
     ("streamed means", case(training=replace(STREAM, loss="mean")), "--loss token works"),
     ("streamed recompute", case(training=replace(STREAM, recompute="full")), "each layer is computed again anyway"),
+    # products in fp8; further cases in test_fp8_cases.py
+    ("fp8 without te", case(training=Training(fp8="delayed")), "--implementation te has them, or leave out"),
+    ("isolated fp8", case(training=Training(fp8="blockwise"), isolated=True, **TE_IN_BF16), "leave out --isolated"),
+    ("a latent for fp8", case(training=Training(fp8="delayed"), **TE_IN_BF16), "q_lora_rank is 24, and 16 or 32 works"),
     # tensor parallelism
     ("heads", case("tp3"), "tp3 does not divide the 4 attention heads; tp1, tp2 and tp4 do"),
     ("vocabulary", case("tp2", {"vocab_size": 129}), "tp2 does not divide the 129 rows of the vocabulary; tp1 does"),

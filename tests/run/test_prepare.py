@@ -58,6 +58,12 @@ ONE = Gpu("NVIDIA H100 80GB HBM3", 80 << 30, 79 << 30)
             "Transformer Engine is not installed",
             id="no Transformer Engine",
         ),
+        pytest.param(
+            ("--transport", "nccl", "--preset", "mini", "--implementation", "te", "--precision", "bf16", "--fp8", "delayed"),
+            {"capability": (8, 0)},
+            "+fp8-delayed needs GPUs of compute capability 8.9",
+            id="a card without fp8",
+        ),
     ],
 )
 def test_what_a_machine_with_a_gpu_lacks_is_said_before_anything_starts(
@@ -68,6 +74,7 @@ def test_what_a_machine_with_a_gpu_lacks_is_said_before_anything_starts(
     monkeypatch.setattr(prepare, "visible_gpus", lambda: [card])
     monkeypatch.setattr(cuda, "torchs_cuda", lambda: facts.get("torchs", "13.0"))
     monkeypatch.setattr(cuda, "drivers_cuda", lambda: facts.get("drivers", "13.0"))
+    monkeypatch.setattr(cuda, "compute_capability", lambda: facts.get("capability", (9, 0)))
     monkeypatch.setattr(cuda, "driver", lambda: "550.90.07")
     monkeypatch.setattr(cuda, "te_problem", lambda: "Transformer Engine is not installed")
     monkeypatch.setattr(launch, "warm_up", lambda: pytest.fail("it started the ranks' server"))

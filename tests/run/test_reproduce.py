@@ -38,6 +38,8 @@ def printed(words: str, check: str = "checks/test_mla.py::test_it[x]") -> list[s
         "--layouts pp2+1-3+distributed+full --seed 7",
         "--layouts cp2 --loss mean --balancing aux_loss --recompute selective --dispatcher allgather --experts grouped",
         "--layouts single+mtp",
+        "--preset mini --layouts tp2+fp8-delayed --implementation te --precision bf16 --transport nccl",
+        "--preset mini --fp8 blockwise --implementation te --precision bf16 --transport staged",
         "--set mtp_num_layers=2 --layouts pp2",
         "--set mtp_num_layers=2 --layouts tp2+mtp --steps 0",
         "--steps 0 --implementation my.package:spec --transport nccl",

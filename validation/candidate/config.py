@@ -44,6 +44,7 @@ def transformer_config(case: Case) -> MLATransformerConfig:
         hidden_dropout=0.0,
         calculate_per_token_loss=case.training.loss == "token",
         **_recompute(case),
+        **_fp8(case),
         **_attention(case),
         deallocate_pipeline_outputs=False,
         use_cpu_initialization=False,
@@ -144,6 +145,18 @@ def _recompute(case: Case) -> dict[str, Any]:
     if case.training.recompute == "selective":
         return {"recompute_granularity": "selective", "recompute_modules": list(SELECTIVE)}
     return {}
+
+
+def _fp8(case: Case) -> dict[str, Any]:
+    """Which products are in fp8 is Transformer Engine's: those of its linear layers, of experts, too.
+
+    Formats are those that each recipe is known with: gradients in e5m2 under delayed scaling, all in e4m3 with blocks, as
+    DeepSeek-V3 is trained. The rest of delayed scaling is megatron-core's default: the scale comes from the largest magnitude
+    of the step before.
+    """
+    formats = {"delayed": "hybrid", "blockwise": "e4m3"}
+    fp8 = case.training.fp8
+    return {} if fp8 == "none" else {"fp8": formats[fp8], "fp8_recipe": fp8}
 
 
 def _attention(case: Case) -> dict[str, Any]:

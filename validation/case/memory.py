@@ -109,7 +109,9 @@ def _rank_on_card(case: Case) -> int:
     """Weights and activations in the precision, gradients (and moments) in fp32 or better. Probes are not kept."""
     wide = max(BYTES[case.precision], BYTES["fp32"])
     weights, states = _largest_stage(case), 3 if case.training.steps else 1
-    return CONTEXT + BYTES[case.precision] * (weights + _rank_activations(case)) + wide * states * weights
+    # Under fp8 Transformer Engine keeps each weight as a byte, and once more transposed.
+    quantised = 2 * weights if case.training.fp8 != "none" else 0
+    return CONTEXT + BYTES[case.precision] * (weights + _rank_activations(case)) + wide * states * weights + quantised
 
 
 def _probes(case: Case) -> list[Probe]:

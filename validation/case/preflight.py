@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import fields
 
-from validation.case import degrees, mtp, remedies, training_rules
+from validation.case import degrees, fp8, mtp, remedies, training_rules
 from validation.case import memory as memory_
 from validation.case.case import IMPLEMENTATIONS, PRECISIONS, TRANSPORTS, Case
 from validation.case.errors import EnvironmentMissing, UsageError
@@ -193,6 +193,7 @@ RULES: tuple[Rule, ...] = (
     batch_divides,
     vpp_fills_micro_batches,
     *mtp.RULES,
+    *fp8.RULES,
 )
 
 

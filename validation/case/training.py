@@ -15,6 +15,7 @@ OPTIONS = {
     "recompute": ("none", "full", "selective"),
     "dispatcher": ("alltoall", "allgather"),
     "experts": ("default", "sequential", "grouped"),
+    "fp8": ("none", "delayed", "blockwise"),
 }
 """The options that are one word of several, the default first."""
 WORDS = {
@@ -28,6 +29,8 @@ WORDS = {
     "allgather": ("dispatcher", "allgather"),
     "sequential": ("experts", "sequential"),
     "grouped": ("experts", "grouped"),
+    "fp8-delayed": ("fp8", "delayed"),
+    "fp8-blockwise": ("fp8", "blockwise"),
 }
 """What may follow a layout, joined with +: `tp2+distributed+full`."""
 _MTP = re.compile(r"mtp([1-9]\d*)?")
@@ -79,8 +82,9 @@ class Training:
 
     `steps` counts optimizer steps; 0 stops after the backward pass. `loss` is `token` (the sum over all tokens divided by
     their number, megatron-core's calculate_per_token_loss) or `mean` (each micro-batch's own mean, averaged). `stages` are
-    the layers of each pipeline stage where they are not even, in the order of the model. With `stream` both models are computed
-    layer by layer, and no more than one layer of either is ever held.
+    the layers of each pipeline stage where they are not even, in the order of the model. `fp8` is how Transformer Engine
+    scales what its products take in eight bits. With `stream` both models are computed layer by layer, and no more than one
+    layer of either is ever held.
     """
 
     steps: int = 0
@@ -90,6 +94,7 @@ class Training:
     recompute: str = "none"
     dispatcher: str = "alltoall"
     experts: str = "default"
+    fp8: str = "none"
     stages: tuple[int, ...] = ()
     stream: bool = False
 

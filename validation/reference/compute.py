@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,14 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCa
 from validation.case.case import Case
 from validation.compare.memory import device_peak, peak_memory
 from validation.compare.precision import DTYPES, computing_in, make_deterministic
-from validation.reference import apart, store, stream
+from validation.reference import apart, fp8, store, stream
 from validation.reference import model as reference_model
 from validation.reference import mtp as reference_mtp
 from validation.reference.balancing import Balance
 from validation.reference.batch import Batch, make_batch
 from validation.reference.checkpoint import Checkpoint, verify
 from validation.reference.floor import VARIANTS, Floor, Variant, gradients_of
+from validation.reference.fp8 import Recipe
 from validation.reference.record import Isolation, Recording, record_step
 from validation.reference.routing import Routing, routing
 from validation.reference.seeded import SeededWeights
@@ -175,19 +176,41 @@ def _truth_and_floor(
     del models
     with computing_in(case.precision):
         models = _Models.build(case, checkpoint, Precision(dtype, dtype), device)
-        # As large a loss as Megatron has, which sums over tokens and divides at the end; a power of two rounds nothing.
-        scale = 2.0 ** int(batch.mask.sum()).bit_length()
-        for variant in VARIANTS:
-            progress(f"floor: {variant.name}")
+        # As large a loss as Megatron has, which sums over tokens and divides at the end; a power of two rounds nothing. In
+        # fp8 it matters where small gradients vanish, so that there it is the very number.
+        tokens, runs = int(batch.mask.sum()), _floor_runs(case)
+        scale = float(tokens) if fp8.recipes(case) else 2.0 ** tokens.bit_length()
+        for name, variant, recipe in runs:
+            progress(f"floor: {name}")
             models.forget_gradients()
             isolation = Isolation(recording.forward, recording.gradients, scale, variant.move) if case.isolated else None
-            with _varied(models.hf, variant):
+            with _varied(models.hf, variant), _quantising(models, recipe):
                 found = models.record(batch, progress, Recording(chosen, isolation), scale)
             if isolation is not None:
                 models.record_experts(chosen, isolation, found, early=variant.experts != "eager")
             floor.add(found.forward.items())
             floor.add(gradients_of(found, models.gradients()), scale)
-    return {**floor.facts(case), "floor_runs": ", ".join(variant.name for variant in VARIANTS)}
+    return {**floor.facts(case), "floor_runs": ", ".join(name for name, _, _ in runs)}
+
+
+def _floor_runs(case: Case) -> list[tuple[str, Variant, Recipe | None]]:
+    """The variants by their names; in fp8 those of attention and input under the first recipe, and one run under each other.
+
+    What eight bits leave is far more than what variants differ by.
+    """
+    first, *others = fp8.recipes(case) or (None,)
+    if first is None:
+        return [(variant.name, variant, None) for variant in VARIANTS]
+    pairs = [(variant, first) for variant in VARIANTS if variant.experts == Variant().experts]
+    pairs += [(Variant(), recipe) for recipe in others if recipe is not None]
+    return [(f"{variant.name}, {recipe.name}", variant, recipe) for variant, recipe in pairs]
+
+
+def _quantising(models: _Models, recipe: Recipe | None) -> AbstractContextManager[None]:
+    """Within it the model's products are in fp8 as the recipe says, where there is one."""
+    if recipe is None:
+        return nullcontext()
+    return fp8.computing_with(recipe, [*models.hf.model.layers, *(models.mtp.layers if models.mtp is not None else ())])
 
 
 def _save_apart(models: _Models, checkpoint: Checkpoint, recording: Recording, folder: Path) -> Routing:

@@ -36,6 +36,7 @@ def key(case: Case) -> str:
         "isolated": case.isolated,
         "training": [case.training.steps, case.training.loss, case.training.balancing, asdict(ADAM), BALANCE_COEFFICIENT],
         "stream": case.training.stream,
+        "fp8": case.training.fp8,
         "micro_batch": case.micro_batch_size if case.training.loss == "mean" or case.training.balancing == "aux_loss" else None,
         "checkpoint": _checkpoint_stamp(case.hf_model_path),
         "versions": _versions(),

@@ -25,6 +25,7 @@ _OPTION_HELP = {
     "recompute": "what the backward pass computes again in place of keeping it",
     "dispatcher": "how tokens reach their experts",
     "experts": "one matrix after the other, or all in one grouped product; default is what the implementation trains with",
+    "fp8": "Transformer Engine's products in fp8, in a bf16 model: delayed has a scale a tensor, blockwise one a block",
 }
 DEGREES = ("tp", "pp", "vpp", "ep", "etp", "cp", "dp")
 

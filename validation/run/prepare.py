@@ -40,6 +40,8 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> None:
         )
     if not settings.cases[0].on_cpu:
         cuda.check()
+        for fp8 in {case.training.fp8 for case in settings.cases}:
+            cuda.check_fp8(fp8)
     _find_implementation(settings.cases[0].implementation)
     plugins.check(settings.plugin)
     launch.prepare(settings.cases[0].transport, steps=any(case.training.steps for case in settings.cases))
