@@ -98,7 +98,7 @@ class ToTorchDist(Target):
     def write(self, part: Part, path: Path, wrote: Callable[[int], None]) -> Written:
         """A file of items, each as torch.save writes it; known is where each begins and how long it is."""
         placed, shells = [], Shells(path.with_name(f"shell-{path.name}"))
-        with path.open("wb") as file:
+        with path.open("wb", buffering=0) as file:
             stream = Stream(file, wrote)
             for chunk in part.items:
                 start = stream.size
@@ -107,6 +107,7 @@ class ToTorchDist(Target):
                 stream.put(chunk.taken, self._source)
                 stream.write(after)
                 placed.append([start, stream.size - start])
+            stream.flush()
         return Written(stream.crc32, placed)
 
     def finish(self, folder: Path, known: Mapping[str, Any]) -> None:
