@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 
 from validation.case.errors import UsageError
 from validation.compare.piece import Box, box_shape
+from validation.convert.shell import first_byte
 from validation.convert.stored import Files, Stored, crossing, read
 
 _UNREADABLE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError, AssertionError)
@@ -83,8 +84,7 @@ class Distcp:
             return None
         if not tensor.is_contiguous() or (tensor.shape, tensor.dtype) != (chunk.sizes, dtype):
             return None
-        skipped = tensor.untyped_storage()._checkpoint_offset + tensor.storage_offset() * tensor.element_size()
-        return Stored(path, info.offset + skipped, _box(chunk), dtype, self._files)
+        return Stored(path, info.offset + first_byte(tensor), _box(chunk), dtype, self._files)
 
     def _by_torch(self, key: str, box: Box) -> torch.Tensor:
         known: TensorStorageMetadata = self.tensors[key]

@@ -19,6 +19,7 @@ from validation.compare.piece import Box, box_shape
 from validation.convert.describe import Described
 from validation.convert.places import Arrangement
 from validation.convert.rank_files import rank_files, tensors_of
+from validation.convert.shell import first_byte
 from validation.convert.source import DTYPES, Inventory, Source, refuse_unknown
 from validation.convert.stored import Stored, read
 from validation.convert.tensors import Megatron
@@ -58,7 +59,7 @@ class Legacy(Source):
             if tuple(found.shape) != tensor.shape or found.dtype not in DTYPES.values():
                 raise UsageError(f"{path}: {name} is {found.dtype} {tuple(found.shape)} and config.json needs {tensor.shape}")
             left.discard((state, name))
-            offset = found.untyped_storage()._checkpoint_offset + found.storage_offset() * found.element_size()
+            offset = first_byte(found)
             for held in tensor.holdings:
                 self._held[held.parameter.name].append(Stored(path, offset, held.box, found.dtype, self._opened))
                 offset += math.prod(box_shape(held.box)) * found.element_size()

@@ -24,6 +24,8 @@ from validation.convert.stored import Run, bytes_of
 EXPERT_BIAS = "_bias"
 BLOCK_BYTES = 1 << 20
 """Bytes that are read and written at a time: they stay in the processor's cache meanwhile."""
+WRITE_BYTES = 256 << 10
+"""Bytes of one system call: from 512 KiB on, Linux takes memory for a file in pieces so large that they are newly made."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class Stream:
         """Have all of it in the file."""
         data = left = self._block[: self._filled]
         while left:
-            left = left[self._file.write(left) :]  # a disk that becomes full takes a part and says nothing
+            left = left[self._file.write(left[:WRITE_BYTES]) :]  # a disk that becomes full takes a part and says nothing
         self.crc32 = zlib.crc32(data, self.crc32)
         self._written, self._filled = self._written + self._filled, 0
 
@@ -156,6 +158,9 @@ class Target(ABC):
     @abstractmethod
     def write(self, part: Part, path: Path, wrote: Callable[[int], None]) -> Written:
         """Write a part to `path`, telling bytes as they go."""
+
+    def meanwhile(self) -> None:  # noqa: B027 - most have nothing to do
+        """What may be done while other processes write parts."""
 
     @abstractmethod
     def finish(self, folder: Path, known: Mapping[str, Any]) -> None:
