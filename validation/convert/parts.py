@@ -107,18 +107,17 @@ class Stream:
 
     def put(self, taken: Taken, source: Source) -> None:
         """Append a tensor: its bytes as they lie in a file, else put together some rows at a time."""
-        run = source.run(taken.parameter, taken.box, taken.dtype)
-        if run is not None:
-            self._copy(run, taken.bytes)
-            return
-        for block in taken.blocks(source):
+        runs = source.runs(taken.parameter, taken.box, taken.dtype)
+        for run in runs:
+            self._copy(run)
+        for block in () if runs else taken.blocks(source):
             self.write(bytes_of(block))
             self._wrote(block.nbytes)
 
-    def _copy(self, run: Run, size: int) -> None:
+    def _copy(self, run: Run) -> None:
         done = 0
-        while done < size:
-            room = self._room(size - done)
+        while done < run.bytes:
+            room = self._room(run.bytes - done)
             run.read_into(done, room)
             done += len(room)
             self._wrote(len(room))

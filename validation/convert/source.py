@@ -15,7 +15,7 @@ from validation.case.errors import UsageError
 from validation.case.parameters import Parameter
 from validation.compare.piece import Box
 from validation.convert.describe import Described
-from validation.convert.stored import Files, Run, Stored, crossing
+from validation.convert.stored import Files, Run, Stored, runs
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
 """What weights can be stored in, by the words of the options."""
@@ -56,12 +56,10 @@ class Source(ABC):
     def stored(self, name: str, box: Box) -> tuple[Sequence[Stored], Box]:
         """Where that part of a parameter lies, as far as it lies in files as it is, and the part in the indices used there."""
 
-    def run(self, name: str, box: Box, dtype: torch.dtype) -> Run | None:
-        """A part of a parameter, if its bytes lie one after the other in a file, in this dtype."""
+    def runs(self, name: str, box: Box, dtype: torch.dtype) -> list[Run]:
+        """The bytes of a part of a parameter as they lie in files, in order; none where it has to be put together or cast."""
         pieces, part = self.stored(name, box)
-        holding = (piece for piece in pieces if crossing(piece.box, part) == part)
-        piece = next(holding, None)
-        return piece.run(part) if piece is not None and piece.dtype == dtype else None
+        return runs(pieces, part, dtype)
 
     @abstractmethod
     def dtype(self, name: str) -> torch.dtype:

@@ -55,10 +55,11 @@ class Files:
 
 @dataclass(frozen=True)
 class Run:
-    """Bytes that lie one after the other in a file, from `offset` on."""
+    """`bytes` of a file that lie one after the other, from `offset` on."""
 
     path: Path
     offset: int
+    bytes: int
     files: Files
 
     def read_into(self, skipped: int, out: memoryview) -> None:
@@ -78,10 +79,8 @@ class Stored:
 
     def run(self, box: Box) -> Run | None:
         """A part of it, if its bytes lie one after the other."""
-        start, stop = _span(box, self.box)
-        if stop - start != math.prod(box_shape(box)):
-            return None
-        return Run(self.path, self.offset + start * self.dtype.itemsize, self.files)
+        span, size = _span(box, self.box), self.dtype.itemsize
+        return span and Run(self.path, self.offset + span[0] * size, (span[1] - span[0]) * size, self.files)
 
     def read(self, box: Box) -> torch.Tensor:
         """A copy of a part of it; of rows that are not wanted whole, all is read and the rest left aside."""
@@ -102,12 +101,8 @@ def bytes_of(tensor: torch.Tensor) -> memoryview:
 
 def read(pieces: Iterable[Stored], box: Box, dtype: torch.dtype) -> torch.Tensor | None:
     """A part of a tensor, put together from the pieces that it crosses; None where they are not all of it."""
-    found: dict[Box, Stored] = {}
-    for piece in pieces:
-        common = crossing(piece.box, box)
-        if common is not None:
-            found.setdefault(common, piece)
-    if sum(math.prod(box_shape(part)) for part in found) != math.prod(box_shape(box)):
+    found = _parts(pieces, box)
+    if not found:
         return None
     if len(found) == 1:
         return found[box].read(box)
@@ -117,19 +112,41 @@ def read(pieces: Iterable[Stored], box: Box, dtype: torch.dtype) -> torch.Tensor
     return out
 
 
+def runs(pieces: Iterable[Stored], box: Box, dtype: torch.dtype) -> list[Run]:
+    """That part of a tensor as runs, one after the other; none where it is not so simple, or not stored in this dtype."""
+    found: dict[int, Run] = {}
+    for part, piece in _parts(pieces, box).items():
+        place, run = _span(part, box), piece.run(part)
+        if place is None or run is None or piece.dtype != dtype:
+            return []
+        found[place[0]] = run
+    return [found[start] for start in sorted(found)]
+
+
+def _parts(pieces: Iterable[Stored], box: Box) -> dict[Box, Stored]:
+    """The parts of a box that the pieces have, each once; none where they are not all of it."""
+    found: dict[Box, Stored] = {}
+    for piece in pieces:
+        common = crossing(piece.box, box)
+        if common is not None:
+            found.setdefault(common, piece)
+    whole = sum(math.prod(box_shape(part)) for part in found) == math.prod(box_shape(box))
+    return found if whole else {}
+
+
 def crossing(one: Box, other: Box) -> Box | None:
     """What two boxes have in common."""
     common = tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(one, other, strict=True))
     return common if all(start < stop for start, stop in common) else None
 
 
-def _span(inner: Box, outer: Box) -> tuple[int, int]:
-    """The first element of a part of `outer` and the one behind its last, in row-major order."""
+def _span(inner: Box, outer: Box) -> tuple[int, int] | None:
+    """The first element of a part of `outer` and the one behind its last, in row-major order; None if others lie between."""
     first = last = 0
     for (start, stop), (low, high) in zip(inner, outer, strict=True):
         first = first * (high - low) + start - low
         last = last * (high - low) + stop - 1 - low
-    return first, last + 1
+    return (first, last + 1) if last + 1 - first == math.prod(box_shape(inner)) else None
 
 
 def _narrow(tensor: torch.Tensor, part: Box, whole: Box) -> torch.Tensor:
