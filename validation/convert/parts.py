@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 import zlib
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -26,6 +27,8 @@ BLOCK_BYTES = 1 << 20
 """Bytes that are read and written at a time: they stay in the processor's cache meanwhile."""
 WRITE_BYTES = 256 << 10
 """Bytes of one system call: from 512 KiB on, Linux takes memory for a file in pieces so large that they are newly made."""
+DISK_BYTES = 16 << 20
+"""Bytes after which the disk begins with them, so that little is left for the end."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class Stream:
     def __init__(self, file: RawIOBase, wrote: Callable[[int], None] = lambda size: None) -> None:
         self._file, self._wrote = file, wrote
         self._block = memoryview(mmap.mmap(-1, BLOCK_BYTES))
-        self._filled = self._written = self.crc32 = 0
+        self._filled = self._written = self._begun = self.crc32 = 0
 
     @property
     def size(self) -> int:
@@ -136,6 +139,10 @@ class Stream:
             left = left[self._file.write(left[:WRITE_BYTES]) :]  # a disk that becomes full takes a part and says nothing
         self.crc32 = zlib.crc32(data, self.crc32)
         self._written, self._filled = self._written + self._filled, 0
+        if self._written - self._begun >= DISK_BYTES:
+            # Linux begins to write them to the disk, and keeps them in memory since they are not there yet.
+            os.posix_fadvise(self._file.fileno(), self._begun, self._written - self._begun, os.POSIX_FADV_DONTNEED)
+            self._begun = self._written
 
 
 class Target(ABC):
