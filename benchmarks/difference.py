@@ -1,9 +1,10 @@
 """Differences beside a copy of the same bytes, in turns in one run: how much of this machine's bandwidth one pass reaches.
 
-    python benchmarks/difference.py [--elements N] [--gpu-elements N] [--rounds N] [--tune]
+    python benchmarks/difference.py [--only cpu|gpu] [--elements N] [--gpu-elements N] [--rounds N] [--tune]
 
 A copy reads one tensor and writes another, a difference reads two: the bytes are the same. The best of the rounds of each
-counts, their ratio is what is wanted: at least 0.5 on the CPU and 0.85 on a GPU. `--tune` tries other shapes of the kernel.
+counts, their ratio is what is wanted: at least 0.5 on the CPU and 0.85 on a GPU. `--gpu-elements` are those of bf16 against
+bf16; the other kinds have as many bytes. `--tune` tries other shapes of the kernel.
 """
 
 from __future__ import annotations
@@ -57,6 +58,17 @@ def device_seconds(work: Work) -> float:
     return time.perf_counter() - start
 
 
+def queued_seconds(work: Work) -> float:
+    """On the GPU alone: what the host needs to start it is done while the GPU is kept busy."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda._sleep(2_000_000)
+    start.record()
+    work()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
 def line(title: str, moved: int, copied: float, ours: float, further: str = "") -> None:
     """One comparison."""
     print(f"{title}: copy {moved / copied / 1e9:.1f} GB/s, difference {moved / ours / 1e9:.1f} GB/s, "
@@ -93,15 +105,17 @@ def on_cpu(elements: int, rounds: int) -> None:
 def on_gpu(elements: int, rounds: int, tune: bool) -> None:
     """Every kind, against its own and against a truth in float64; then digests, and references that lie on the host."""
     print(f"GPU: {torch.cuda.get_device_name()}, {elements} elements; fused pass: {fused.why() or 'there'}")
+    moved = 4 * elements
     for name, other in (("bf16", "bf16"), ("fp32", "fp32"), ("bf16", "fp32"), ("bf16", "fp64")):
-        same = name == other == "bf16"
-        of_kinds(name, other, elements if same else elements // 4, rounds, tune and same)
+        of_kinds(name, other, moved // (KINDS[name].itemsize + KINDS[other].itemsize), rounds, tune)
         torch.cuda.empty_cache()
     from_host(rounds)
 
 
 def of_kinds(name: str, other: str, elements: int, rounds: int, tune: bool) -> None:
     """One kind against another on the GPU."""
+    from validation.compare import kernels
+
     candidate, reference = pair(elements, KINDS[name], KINDS[other], "cuda")
     moved, box = candidate.nbytes + reference.nbytes, whole((elements,))
     source = torch.empty(moved // 2, dtype=torch.uint8, device="cuda")
@@ -114,29 +128,29 @@ def of_kinds(name: str, other: str, elements: int, rounds: int, tune: bool) -> N
     copied, ours, digested = best(works, rounds + 2, device_seconds)
     plain = device_seconds(lambda: difference._in_chunks(candidate, reference, box))
     digests = f"digest {candidate.nbytes / digested / 1e9:.1f} GB/s"
-    line(f"{name} against {other}", moved, copied, ours, f"; torch's passes {moved / plain / 1e9:.1f} GB/s, {digests}")
+    alone = min(queued_seconds(lambda: kernels.statistics(candidate, reference)) for _ in range(rounds))
+    further = f"; kernels alone {moved / alone / 1e9:.1f} GB/s, torch's passes {moved / plain / 1e9:.1f} GB/s, {digests}"
+    line(f"{name} against {other}", moved, copied, ours, further)
     if tune:
         tuned(candidate, reference, copied, moved, rounds)
 
 
 def tuned(candidate: torch.Tensor, reference: torch.Tensor, copied: float, moved: int, rounds: int) -> None:
-    """Other shapes of the kernel, the best last."""
+    """The best shapes of the kernel, the best last."""
     from validation.compare import kernels
 
-    found = []
-    usual = kernels.SHAPE
-    shapes = itertools.product((1024, 2048, 4096), (4, 8), (1, 2, 3, 4), (4, 8, 16))
-    for shape in itertools.starmap(kernels.Shape, shapes):
-        kernels.SHAPE = shape
+    usual, found = kernels.SHAPE, []
+    for block, stages, programs in itertools.product((1024, 2048), (1, 3), (8, 16, 32, 64, 128)):
+        kernels.SHAPE = kernels.Shape(block, 4, stages, programs)
         try:
-            ours = best([lambda: fused.sums(candidate, reference)], rounds + 1, device_seconds)[0]
+            ours = best([lambda: fused.sums(candidate, reference)], rounds, device_seconds)[0]
         except Exception as error:  # a shape may ask for more than the card has
-            print(f"{shape}: {type(error).__name__}")
+            print(f"  {kernels.SHAPE}: {type(error).__name__}: {error}")
             continue
-        found.append((copied / ours, str(shape)))
+        found.append((copied / ours, kernels.SHAPE))
     kernels.SHAPE = usual
-    for ratio, said in sorted(found)[-8:]:
-        print(f"{said}: {moved / copied * ratio / 1e9:.0f} GB/s, ratio {ratio:.2f}")
+    for ratio, shape in sorted(found, key=lambda one: one[0])[-5:]:
+        print(f"  {shape}: {moved / copied * ratio / 1e9:.0f} GB/s, ratio {ratio:.2f}", flush=True)
 
 
 def from_host(rounds: int) -> None:
@@ -155,15 +169,17 @@ def from_host(rounds: int) -> None:
 def main() -> None:
     """The CPU, and the GPU where there is one."""
     parser = argparse.ArgumentParser(description="differences beside a copy of the same bytes")
+    parser.add_argument("--only", choices=("cpu", "gpu"))
     parser.add_argument("--elements", type=int, default=1 << 26)
     parser.add_argument("--gpu-elements", type=int, default=1 << 30)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tune", action="store_true")
     given = parser.parse_args()
-    on_cpu(given.elements, given.rounds)
-    if torch.cuda.is_available():
+    if given.only != "gpu":
+        on_cpu(given.elements, given.rounds)
+    if given.only != "cpu" and torch.cuda.is_available():
         on_gpu(given.gpu_elements, given.rounds, given.tune)
-    else:
+    elif given.only != "cpu":
         print("GPU: there is none here")
 
 

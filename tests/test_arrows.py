@@ -59,6 +59,19 @@ def test_imports_point_one_way(path: Path) -> None:
     assert wrong == []
 
 
+def test_no_rank_imports_transformers() -> None:
+    """Whatever the fork server imports of ours: HuggingFace's side is computed elsewhere, and costs a second to import."""
+    known = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in MODULES}
+    reached, waiting = set[str](), ["validation.run.warm"]
+    while waiting:
+        name = waiting.pop()
+        reached.add(name)
+        names = {target if target in known else target.rpartition(".")[0] for target in imports(known[name])}
+        waiting += sorted((names & known.keys()) - reached)
+    assert {"validation.candidate.experts", "validation.reference.sources"} <= reached
+    assert [name for name in sorted(reached) if "from transformers" in known[name].read_text()] == []
+
+
 @pytest.mark.parametrize(
     ("source", "target", "allowed"),
     [

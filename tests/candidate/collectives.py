@@ -27,6 +27,13 @@ LIKE_GLOO: dict[str, Collective] = {}
 """What gloo has, too: the same must come of it."""
 OWN: dict[str, Collective] = {}
 """What gloo has not, or less exactly."""
+TAKES_TWO = (
+    "send_and_receive",
+    "batched_sends_and_receives",
+    "several_groups",
+    "a_rank_that_does_not_come",
+)
+"""What a rank alone cannot do."""
 
 
 def _like_gloo(function: Collective) -> Collective:
@@ -220,7 +227,7 @@ def objects(group: Any, rank: int, size: int) -> list[Tensor]:
     everyone: list[Any] = [None] * size
     dist.all_gather_object(everyone, {"rank": rank, "name": "x" * rank}, group=group)
     one = [{"from": rank}]
-    dist.broadcast_object_list(one, 1, group=group)
+    dist.broadcast_object_list(one, size - 1, group=group)
     return [torch.tensor([found["rank"] + len(found["name"]) for found in everyone]), torch.tensor(one[0]["from"])]
 
 
@@ -323,7 +330,7 @@ def a_saved_tensor_may_be_reduced(group: Any, rank: int, size: int) -> list[Tens
     factor, other = made(rank, 4), made(rank, 4)
     product = (leaf * factor).sum() + (leaf * other).sum()
     dist.all_reduce(factor, group=group)
-    dist.broadcast(other, 1, group=group)
+    dist.broadcast(other, min(1, size - 1), group=group)
     product.backward()
     dist.broadcast(leaf, 0, group=group)
     assert leaf.grad is not None
@@ -373,9 +380,13 @@ def _rank(rank: int, size: int, folder: Path, device: str) -> None:
     dist.init_process_group(transport, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=60))
     gloo = dist.new_group(backend="gloo")
     found = {}
-    for name, collective in LIKE_GLOO.items():
+    like_gloo, own = (
+        {name: collective for name, collective in every.items() if size > 1 or name not in TAKES_TWO}
+        for every in (LIKE_GLOO, OWN)
+    )
+    for name, collective in like_gloo.items():
         found[name] = (_on(device, collective, dist.group.WORLD, rank, size), _on("cpu", collective, gloo, rank, size))
-    for name, collective in OWN.items():
+    for name, collective in own.items():
         found[name] = (_on(device, collective, dist.group.WORLD, rank, size), [])
     torch.save(found, folder / f"rank-{rank}.pt")
     dist.barrier()

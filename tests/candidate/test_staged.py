@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.candidate.collectives import LIKE_GLOO, OWN, made
+from tests.candidate.collectives import LIKE_GLOO, OWN, TAKES_TWO, made
 from tests.gpu.conftest import needs_gpu
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,18 @@ Found = list[dict[str, tuple[list[Tensor], list[Tensor]]]]
 )
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Found:
     """What each of 2 or 4 ranks got: for each collective over staged, and over gloo."""
-    (size, device), folder = request.param, tmp_path_factory.mktemp("ranks")
+    size, device = request.param
+    return ran(size, device, tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", id="on a GPU", marks=[pytest.mark.gpu, needs_gpu])])
+def alone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """The same of a single rank."""
+    return ran(1, request.param, tmp_path_factory.mktemp("alone"))
+
+
+def ran(size: int, device: str, folder: Path) -> Found:
+    """What each of the ranks leaves."""
     command = [sys.executable, "-m", "tests.candidate.collectives", str(size), str(folder), device]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"} | ({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
@@ -49,6 +60,28 @@ def test_the_same_comes_of_it_as_over_gloo(ranks: Found, name: str) -> None:
         for ours, theirs in zip(staged, gloo, strict=True):
             # Only the order of a sum of four may differ.
             torch.testing.assert_close(ours, theirs, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", [name for name in LIKE_GLOO if name not in TAKES_TWO])
+def test_a_rank_alone_gets_what_it_would_over_gloo(alone: Found, name: str) -> None:
+    """To the bit: nothing is added to anything."""
+    staged, gloo = alone[0][name]
+    assert len(staged) == len(gloo)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(staged, gloo, strict=True))
+
+
+def test_a_rank_alone_has_its_own_averages_and_sums(alone: Found) -> None:
+    """What gloo has not, too, and in 16 bits."""
+    (found,) = alone
+    assert all(
+        torch.equal(*pair)
+        for pair in zip(found["averages"][0], (made(0, 4), made(0, 2), made(0, 4, dtype=torch.int64)), strict=True)
+    )
+    for index, dtype in ((0, torch.bfloat16), (2, torch.float16)):
+        assert torch.equal(found["sums_in_16_bits"][0][index], made(0, 256, dtype=dtype))
+        assert torch.equal(found["sums_in_16_bits"][0][index + 1], made(0, 64, dtype=dtype))
+    before, after = found["nothing_arrives_before_it_is_waited_for"][0]
+    assert torch.equal(before, after)
 
 
 def test_averages_are_sums_divided_by_the_number_of_ranks(ranks: Found) -> None:

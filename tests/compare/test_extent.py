@@ -41,6 +41,15 @@ def test_rounding_has_none_unless_nothing_may_round(dtype: torch.dtype) -> None:
     assert found(candidate, right, exact=True) is not None
 
 
+def test_what_is_below_the_floor_of_its_tensor_has_none() -> None:
+    """A gradient that is kept in float32 and was computed in bf16 is off by more than float32 rounds."""
+    right = reference().float()
+    candidate = right * 1.01
+    difference = measure(candidate, right, whole(SHAPE))
+    assert extent(candidate, right, whole(SHAPE), difference, floor=0.0099) is not None
+    assert extent(candidate, right, whole(SHAPE), difference, floor=0.0101) is None
+
+
 def test_one_choice_of_an_expert_has_one() -> None:
     """Whole numbers do not round."""
     right = torch.zeros(SHAPE, dtype=torch.bool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 import os
 from dataclasses import asdict
@@ -37,6 +38,9 @@ def pair(length: int, kind: torch.dtype, other: torch.dtype) -> tuple[torch.Tens
 def assert_right(candidate: torch.Tensor, reference: torch.Tensor) -> None:
     """Counts, the largest and its first place exactly; sums within the error that is stated, relative to their terms."""
     (found,) = fused.sums(candidate, reference)
+    kernels = fused._kernels()
+    programs, run = kernels.runs(candidate.numel(), candidate.device, kernels.SHAPE)
+    stated = (run / kernels.SHAPE.block + programs / 1024 + 36) * 2.0**-53
     c, r = candidate.double(), reference.double()
     d = c - r
     assert found.differing == int((d != 0).sum())
@@ -44,7 +48,8 @@ def assert_right(candidate: torch.Tensor, reference: torch.Tensor) -> None:
     assert found.place == int(d.abs().cpu().numpy().argmax())
     for total, terms in zip(found.totals, (d.abs(), d * d, r * r, c * r), strict=True):
         exact = math.fsum(terms.tolist())
-        assert abs(total - exact) <= 1e-13 * float(terms.abs().sum())
+        assert abs(total - exact) <= stated * float(terms.abs().sum())
+    assert stated < 1e-14
 
 
 @needs_triton
@@ -65,6 +70,42 @@ def test_the_largest_is_exact_where_float32_cannot_tell_two_apart() -> None:
     (found,) = fused.sums(candidate, reference)
     assert (found.largest, found.place) == (1.0, 15000)
     assert fused.sums(candidate, torch.zeros(20000, device=DEVICE))[0].place == 5
+
+
+@needs_triton
+def test_of_equal_differences_the_first_is_named() -> None:
+    """In one thread's elements, in one step's, over a program's steps, over programs, and in what fills no block."""
+    length = LENGTHS[-1]
+    for first in (0, 1029, 5000, 15000, length - 3):
+        candidate, reference = torch.zeros(length, device=DEVICE), torch.zeros(length, device=DEVICE)
+        candidate[[place for place in (first, first + 1, first + 1024, first + 4096, length - 1) if place < length]] = -2.0
+        (found,) = fused.sums(candidate.to(torch.bfloat16), reference)
+        assert (found.place, found.largest) == (first, 2.0)
+
+
+@needs_triton
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)
+def test_every_half_is_read_as_torch_reads_it(kind: torch.dtype) -> None:
+    """Those without a leading one among them, and the largest, whose squares float32 does not hold."""
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(kind)
+    # Triton's interpreter reads the bf16 that lie below 2^-126 as something else.
+    kept = torch.isfinite(every) & ((every.abs() >= 2.0**-126) | (every == 0) | ON_GPU | (kind == torch.float16))
+    finite = every[kept].to(DEVICE)
+    assert fused.sums(finite, finite.double())[0].differing == 0
+    for reference in (torch.zeros_like(finite), finite.flip(0)):
+        assert_right(finite, reference)
+
+
+@needs_triton
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_what_is_not_finite_leaves_a_sum_that_is_not(kind: torch.dtype, value: float) -> None:
+    """On either side and on both, in a whole block and behind the last."""
+    for place, sides in itertools.product((3, 2048), ((0,), (1,), (0, 1))):
+        both = pair(2049, kind, kind)
+        for side in sides:
+            both[side][place] = value
+        assert not all(map(math.isfinite, fused.sums(*both)[0].totals))
 
 
 @needs_triton

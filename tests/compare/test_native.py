@@ -127,3 +127,27 @@ def test_a_compiler_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_pa
         assert native.why().startswith("false does not compile difference.c")
     finally:
         native.library.cache_clear()
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 4096, 4099])
+def test_a_digest_is_of_every_bit_and_of_its_place(length: int) -> None:
+    """Equal bytes have one digest; with any bit flipped, a byte more, or two bytes exchanged it is another."""
+    data = torch.randint(0, 256, (length,), generator=torch.Generator().manual_seed(length)).to(torch.uint8)
+    changed = [data.clone() for _ in range(8 * length if length < 10 else 64)]
+    for bit, one in enumerate(changed):
+        one[(bit * 61) // 8 % length] ^= 1 << (bit % 8)
+    different = [data, *changed, torch.cat([data, torch.zeros(1, dtype=torch.uint8)])]
+    different += [data.flip(0)] if length > 1 else []
+    assert native.digest(data) == native.digest(data.clone())
+    assert len({native.digest(one) for one in different}) == len(different)
+
+
+@pytest.mark.usefixtures("compiled")
+def test_digests_have_no_pattern() -> None:
+    """Of words that differ in little, as those of weights do, every bit is set in about half of all digests."""
+    words = torch.arange(4096, dtype=torch.int64)
+    digests = [int(native.digest(word.reshape(1)), 16) for word in words]
+    assert len(set(digests)) == len(words)
+    shares = [sum(digest >> bit & 1 for digest in digests) / len(digests) for bit in range(64)]
+    assert all(0.45 < share < 0.55 for share in shares)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 import re
 import subprocess
 import sys
@@ -12,6 +14,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.gpu.conftest import needs_gpu
+from validation.compare import sliced
 from validation.compare.piece import Box, slices
 from validation.compare.sliced import SlicedFile
 
@@ -63,27 +67,70 @@ def test_what_was_read_outlives_the_file(file: SlicedFile) -> None:
         assert file.read("a", index).sum() != 0
 
 
+@pytest.mark.parametrize(("worth", "at_once"), [(1, 1), (16, 40), (64, 1 << 20), (1 << 20, 1)])
+def test_any_part_is_what_slicing_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worth: int, at_once: int) -> None:
+    """Parts of many shapes and dtypes, empty ones too, in runs of every length and with every amount read at once."""
+    monkeypatch.setattr(sliced, "_WORTH_A_READ", worth)
+    monkeypatch.setattr(sliced, "AT_ONCE", at_once)
+    draw = random.Random(worth)
+    kinds = (torch.float64, torch.bfloat16, torch.float8_e4m3fn, torch.int64, torch.bool)
+    shapes = [[draw.randrange(1, 8) for _ in range(draw.randrange(5))] for _ in range(30)]
+    tensors = {str(n): torch.randint(0, 100, shape).to(draw.choice(kinds)) for n, shape in enumerate(shapes)}
+    save_file(tensors, tmp_path / "many")
+    many = SlicedFile(tmp_path / "many")
+    for name, tensor in tensors.items():
+        for _ in range(8):
+            ends = [sorted(draw.choices(range(size + 1), k=2)) for size in tensor.shape]
+            index = tuple(slice(*pair) if draw.random() < 0.6 else slice(None) for pair in ends)
+            assert same(many.read(name, index), tensor[index]), (name, index)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_parts_come_onto_a_gpu_through_pinned_buffers(tmp_path: Path) -> None:
+    """Larger than all the buffers together, and one after the other into the same ones."""
+    large = torch.arange(40 << 20, dtype=torch.int32).view(64, -1)
+    save_file({"a": large, "b": large + 1}, tmp_path / "large")
+    on_gpu = SlicedFile(tmp_path / "large", torch.device("cuda", 0))
+    parts = {index: on_gpu.read("a", index) for index in ((slice(0, 64), slice(0, 9)), (slice(3, 61), slice(7, None)))}
+    whole = [on_gpu.read(name) for name in ("a", "b", "a")]
+    assert all(part.is_cuda and torch.equal(part.cpu(), large[index]) for index, part in parts.items())
+    assert [torch.equal(found.cpu(), large + more) for found, more in zip(whole, (0, 1, 0), strict=True)] == [True] * 3
+
+
+def same(left: torch.Tensor, right: torch.Tensor) -> bool:
+    """Whether shape, dtype and every bit are the same; fp8 cannot be compared by torch."""
+    bits = [tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (left, right)]
+    return left.shape == right.shape and left.dtype == right.dtype and torch.equal(*bits)
+
+
+def test_a_file_that_ends_early_is_said_to(file: SlicedFile) -> None:
+    """No tensor is handed out that is not whole."""
+    os.truncate(file.path, file.path.stat().st_size - 8)
+    with pytest.raises(ValueError, match=r"f: ends \d+ bytes before its header says"):
+        [file.read(name) for name in ("a", "flags", "scalar")]
+
+
 _READ_ALL = """
 import re, sys
 from pathlib import Path
 from validation.compare.sliced import SlicedFile
 
-def mapped():
-    return int(re.search(r"RssFile:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+def resident():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 
 file = SlicedFile(Path(sys.argv[1]))
-file.read("a", (slice(0, 1), slice(None)))
-before, most, total = mapped(), 0, 0
-for row in range(0, 200, 4):
-    part = file.read("a", (slice(row, row + 4), slice(None)))
+file.read("a", (slice(0, 1), slice(0, 8)))
+before, total = resident(), 0
+for row in range(0, 200, 100):
+    part = file.read("a", (slice(row, row + 100), slice(0, 8)))
     total += float(part[:, 0].sum())
-    most = max(most, mapped() - before)
-print(total, most)
+print(total, resident() - before)
 """
 
 
-def test_reading_a_large_file_in_parts_keeps_only_parts_in_memory(tmp_path: Path) -> None:
-    """200 MiB read 4 MiB at a time: what is resident of the mapped file stays near the 64 MiB after which it is let go."""
+def test_reading_parts_of_a_large_file_keeps_only_parts_in_memory(tmp_path: Path) -> None:
+    """Of 200 MiB eight columns: what is read besides is the 64 MiB that are read at once, at most."""
     rows, columns = 200, 1 << 18
     large = torch.zeros(rows, columns)
     large[:, 0] = torch.arange(rows)
@@ -93,4 +140,4 @@ def test_reading_a_large_file_in_parts_keeps_only_parts_in_memory(tmp_path: Path
     )
     total, most_kib = (float(word) for word in re.findall(r"[\d.]+", run.stdout))
     assert total == sum(range(rows))
-    assert 16 << 10 < most_kib < 80 << 10
+    assert 32 << 10 < most_kib < 80 << 10

@@ -31,13 +31,14 @@ def step(tmp_path_factory: pytest.TempPathFactory) -> tuple[Batch, Recording]:
     from validation.reference.batch import make_batch
     from validation.reference.checkpoint import Checkpoint
     from validation.reference.record import record_step
+    from validation.reference.sources import Precision
     from validation.reference.weights import save_weights
 
     path = Path(tmp_path_factory.mktemp("weights")) / "weights.safetensors"
     save_weights(CASE, path)
     batch, device = make_batch(CASE), torch.device("cpu")
     with Checkpoint.open(path, MODEL) as checkpoint, computing_in("fp64"):
-        double = model.Precision(torch.float64, torch.float64)
+        double = Precision(torch.float64, torch.float64)
         hf = model.build(MODEL, checkpoint, double, device)
         layers = mtp.build(hf, MODEL, checkpoint, double, device)
         assert layers is not None

@@ -19,11 +19,9 @@ from validation.case.training import Training
 from validation.compare.precision import DTYPES
 from validation.reference import compute, stream
 from validation.reference import model as reference_model
-from validation.reference.experts import GRADIENT, PROBES, ExpertGradients
-from validation.reference.ledger import expert_reader
-from validation.reference.model import Precision
+from validation.reference.experts import GRADIENT, PROBES, ExpertGradients, expert_reader
 from validation.reference.seeded import SeededWeights
-from validation.reference.sources import truth_precision
+from validation.reference.sources import Precision, truth_precision
 from validation.reference.store import Reference
 
 CPU = torch.device("cpu")

@@ -11,10 +11,8 @@ from validation.case.case import Case
 from validation.case.parameters import Parameter
 from validation.compare.piece import Box, slices
 from validation.compare.precision import DTYPES, as_stored
-from validation.reference.experts import GRADIENT, PROBES, ExpertGradients
-from validation.reference.ledger import expert_reader
-from validation.reference.model import Precision
-from validation.reference.sources import Weights, truth_precision
+from validation.reference.experts import GRADIENT, PROBES, ExpertGradients, expert_reader
+from validation.reference.sources import Precision, Weights, truth_precision
 from validation.reference.store import Reference
 
 

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from validation.compare import fused
+from validation.case.steps import UNREDUCED
+from validation.compare import fused, native
 from validation.compare.difference import measure
 from validation.compare.extent import extent
 from validation.compare.measurement import PieceReport
 from validation.compare.piece import Box, box_shape, slices
 from validation.compare.precision import as_stored
-from validation.compare.sliced import SlicedFile
+from validation.compare.sliced import CPU, SlicedFile
 from validation.compare.staging import to_device
 
 
@@ -25,11 +26,21 @@ class Recorder:
     """What one rank has to say about every tensor it holds a piece of: differences, never tensors.
 
     `notes` are for what a plugin wants to hand back; nothing of ours writes any.
-    `dtypes` are those that tensors must have by name, where the reference is not held in them itself: a truth is float64.
+    `facts` are the reference's: where it is a truth in float64, the dtypes that tensors must have by name, and their floors. It
+    is read onto `device`, where the tensors are.
     """
 
-    def __init__(self, rank: int, keep: Path | None = None, dtypes: Mapping[str, str] | None = None) -> None:
-        self.rank, self._keep, self._dtypes = rank, keep, dtypes
+    def __init__(
+        self,
+        rank: int,
+        keep: Path | None = None,
+        facts: Mapping[str, Any] | None = None,
+        device: torch.device = CPU,
+    ) -> None:
+        self.rank, self._keep, self._device = rank, keep, device
+        facts = facts or {}
+        self._dtypes: Mapping[str, str] | None = facts.get("dtypes")
+        self._floor: Mapping[str, float] = facts.get("floor") or {}
         self._kept: dict[Path, dict[str, torch.Tensor]] = defaultdict(dict)
         self.pieces: dict[str, list[PieceReport]] = defaultdict(list)
         self.problems: dict[str, str] = {}
@@ -37,9 +48,9 @@ class Recorder:
         self._files: dict[Path, SlicedFile] = {}
 
     def file(self, path: Path) -> SlicedFile:
-        """A file of the reference, kept open."""
+        """A file of the reference, kept open; its tensors come on this rank's device."""
         if path not in self._files:
-            self._files[path] = SlicedFile(path)
+            self._files[path] = SlicedFile(path, self._device)
         return self._files[path]
 
     def compare(
@@ -83,7 +94,10 @@ class Recorder:
         with torch.no_grad(), as_stored():
             tensor, expected = tensor.contiguous(), to_device(expected, tensor.device)
             found = measure(tensor, expected, box)
-            report = PieceReport(self.rank, box, found, _digest(tensor), extent(tensor, expected, box, found, exact))
+            # Before a reduction and after it is the same gradient.
+            floor = self._floor.get(name.replace(UNREDUCED, "gradients/"), 0.0)
+            where = extent(tensor, expected, box, found, exact, floor)
+            report = PieceReport(self.rank, box, found, _digest(tensor), where)
         self.pieces[name].append(report)
 
     def problem(self, name: str, sentence: str) -> None:
@@ -108,6 +122,7 @@ def _digest(tensor: torch.Tensor) -> str:
     """A short digest of the bytes, equal on two ranks if and only if their tensors are equal to the bit."""
     if fused.digests(tensor):
         return fused.digest(tensor.contiguous())
-    data = tensor.detach().contiguous().reshape(-1).view(torch.uint8) if tensor.numel() else tensor
-    # Processors have instructions for SHA-256: a third of BLAKE2's time.
-    return hashlib.sha256(data.cpu().numpy().data).hexdigest()[:16]
+    data = tensor.detach().contiguous().cpu()
+    if native.library() is not None:
+        return native.digest(data)
+    return hashlib.sha256(data.reshape(-1).view(torch.uint8).numpy().data if data.numel() else b"").hexdigest()[:16]

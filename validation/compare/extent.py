@@ -95,15 +95,21 @@ class Extent:
 
 
 def extent(
-    candidate: torch.Tensor, reference: torch.Tensor, box: Box, difference: Difference, exact: bool = False
+    candidate: torch.Tensor,
+    reference: torch.Tensor,
+    box: Box,
+    difference: Difference,
+    exact: bool = False,
+    floor: float = 0.0,
 ) -> Extent | None:
     """Where the piece `box` is wrong, or None where `difference`, which was measured of it, is rounding.
 
-    `exact` says that the two should be equal to the bit. Of a piece that is not finite the extent is where it is not.
+    `exact` says that the two should be equal to the bit. `floor` is the relative error that rounding is known to make of the
+    tensor. Of a piece that is not finite the extent is where it is not.
     """
     if difference.differing == 0 or not candidate.numel():
         return None
-    limit = 0.0 if exact else _ROUNDING.get(candidate.dtype, 0.0)
+    limit = 0.0 if exact else max(floor, _ROUNDING.get(candidate.dtype, 0.0))
     # What is not finite has a relative error of NaN, which is not below any limit.
     if difference.relative_error <= limit:
         return None

@@ -1,8 +1,8 @@
 """The statistics of a Difference in one pass on the CPU: difference.c, compiled where this machine has a C compiler.
 
 NumPy needs nine passes and float64 copies, a thirtieth of the speed. The compiled file is kept (validation.case.home), by a
-digest of its source and of the processor, so that one folder may serve several machines. Where it cannot be had, `why` says so
-and validation.compare.difference goes on with NumPy.
+digest of its source and of the processor, so that one folder may serve several machines. Digests of tensors are
+made by it, too. Where it cannot be had, `why` says so and validation.compare.difference goes on with NumPy.
 
 Counts, the largest |d| and its place are exact. Each sum is within 1.6e-14 of the exact one, relative to the sum of its terms'
 magnitudes: 128 additions in a lane and 7 over the lanes round by 2^-53 each, and what adding up the blocks loses is kept.
@@ -64,8 +64,16 @@ def sums(candidate: torch.Tensor, reference: torch.Tensor) -> list[Sums]:
         return list(pool.map(lambda start: _pass(candidate, reference, start, min(step, length - start)), starts))
 
 
+def digest(tensor: torch.Tensor) -> str:
+    """A digest of a contiguous tensor's bytes: equal where the bytes are, unequal but for one chance in 2^64 where not."""
+    return f"{library().plumbline_digest(tensor.data_ptr(), tensor.nbytes):016x}"
+
+
+_FIVE_DOUBLES, _TWO_INTEGERS = ctypes.c_double * 5, ctypes.c_int64 * 2
+
+
 def _pass(candidate: torch.Tensor, reference: torch.Tensor, start: int, length: int) -> Sums:
-    found, places = (ctypes.c_double * 5)(), (ctypes.c_int64 * 2)()
+    found, places = _FIVE_DOUBLES(), _TWO_INTEGERS()
     library().plumbline_difference(
         candidate.data_ptr() + start * candidate.element_size(),
         _KINDS[candidate.dtype],
@@ -95,6 +103,8 @@ def library() -> Any:
         ctypes.POINTER(ctypes.c_int64),
     ]
     function.restype = None
+    loaded.plumbline_digest.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+    loaded.plumbline_digest.restype = ctypes.c_uint64
     return loaded
 
 

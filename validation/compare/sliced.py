@@ -1,92 +1,170 @@
-"""Reading parts of safetensors files without keeping the whole file resident."""
+"""Reading parts of safetensors files: the bytes of the part go straight into its tensor, and nothing is mapped.
+
+A mapped file costs a page fault every few pages, in every rank again, and its pages count as the rank's memory once they were
+touched. What is read here is in memory once.
+"""
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
+import os
+import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
+from validation.compare import staging
 from validation.compare.precision import as_stored
 
-REOPEN_AFTER = 64 << 20
-"""Bytes of a file that are touched before it is opened anew."""
+CPU = torch.device("cpu")
+AT_ONCE = 64 << 20
+"""Bytes that are read besides those asked for, at most (or one row, where that is larger)."""
+_WORTH_A_READ, _WORTH_A_COPY = 16 << 10, 4 << 20
+"""Bytes in a row from which they are read by themselves, into memory or onto a device.
+
+Shorter runs are picked from what lies around them; a device does that in no time, and each copy onto it takes longer.
+"""
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A tensor as the header has it; `start` is the place of its first byte in the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
 
 
 class SlicedFile:
-    """A safetensors file whose tensors are read slice by slice.
+    """A safetensors file whose tensors are read slice by slice, onto `device`.
 
-    Pages of a mapped file stay in the process's resident memory once they were touched, until the file is closed: it is
-    closed and opened anew after every REOPEN_AFTER bytes. Thus a rank's memory is bounded by what it keeps, and not by
-    what it has read. Nothing handed out is a view of the file, because a view holds the mapping.
+    Memory is bounded by what is handed out, and AT_ONCE. Nothing handed out depends on the file. A file that is no good raises
+    ValueError or OSError, whichever reading it raises.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._handle: Any = None
-        self._touched = 0
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        self._mapped: dict[str, torch.Tensor] = {}
+    def __init__(self, path: Path, device: torch.device = CPU) -> None:
+        self.path, self.device = path, device
+        self._number: int | None = None
+        self._entries: dict[str, _Entry] = {}
 
     def keys(self) -> list[str]:
-        """The names of the tensors."""
-        return list(self._open().offset_keys())
+        """The names of the tensors, in the order of the header."""
+        self._open()
+        return list(self._entries)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, from the header alone."""
-        if name not in self._shapes:
-            self._shapes[name] = tuple(self._open().get_slice(name).get_shape())
-        return self._shapes[name]
+        return self._entry(name).shape
 
     def dtype(self, name: str) -> str:
         """The dtype of a tensor as the header spells it, such as `BF16`."""
-        return str(self._open().get_slice(name).get_dtype())
+        return self._entry(name).dtype
 
     def read(self, name: str, index: Sequence[slice] | None = None) -> torch.Tensor:
-        """A copy of the tensor, or of the part that `index` takes from it (a slice of step 1 for each dimension)."""
+        """The tensor, or the part that `index` takes from it (a slice of step 1 for each dimension)."""
+        entry = self._entry(name)
+        bounds = [(0, size) for size in entry.shape]
+        if index:
+            bounds = [part.indices(size)[:2] for part, size in zip(index, entry.shape, strict=True)]
+        lengths = [max(0, stop - start) for start, stop in bounds]
         with as_stored():
-            shape = self.shape(name)
-            if not shape:
-                return self._open().get_tensor(name).clone()
-            index = tuple(index) if index else tuple(slice(0, size) for size in shape)
-            width = math.prod(shape[1:])
-            runs = _runs(index[0], width)
-            first = self._rows(name, runs[0], index[1:], width)
-            if len(runs) == 1:
-                return first
-            whole = first.new_empty((index[0].stop - index[0].start, *first.shape[1:]))
-            whole[: len(first)] = first
-            for rows in runs[1:]:
-                whole[rows.start - index[0].start : rows.stop - index[0].start] = self._rows(name, rows, index[1:], width)
-            return whole
+            found = torch.empty(math.prod(lengths), dtype=_DTYPES[entry.dtype], device=self.device)
+            if found.numel():
+                self._fill(found, entry, bounds)
+            return found.view(lengths)
 
     def close(self) -> None:
         """Let go of the file; the next read opens it again."""
-        self._handle, self._touched = None, 0
-        self._mapped.clear()
+        if self._number is not None:
+            self._closing()
+            self._number = None
 
-    def _rows(self, name: str, rows: slice, rest: tuple[slice, ...], width: int) -> torch.Tensor:
-        if name not in self._mapped:
-            # A view of the file: its pages are read when they are copied below, not here.
-            self._mapped[name] = self._open().get_tensor(name)
-        part = self._mapped[name][(rows, *rest)].clone()
-        # Whichever columns are asked for, the pages of the whole rows are touched.
-        self._touched += (rows.stop - rows.start) * width * part.element_size()
-        if self._touched >= REOPEN_AFTER:
-            self.close()
-        return part
+    def _fill(self, found: torch.Tensor, entry: _Entry, bounds: Sequence[tuple[int, int]]) -> None:
+        """Read the part into `found`, flat: run after run along one dimension, for each place in those before it."""
+        shape, item = entry.shape, found.element_size()
+        axis = _axis(shape, bounds, (_WORTH_A_COPY if found.is_cuda else _WORTH_A_READ) // item)
+        row = math.prod(shape[axis + 1 :]) * item
+        rows = found.view(-1, *(stop - start for start, stop in bounds[axis + 1 :])) if bounds else found
+        length = bounds[axis][1] - bounds[axis][0] if bounds else 1
+        places = itertools.product(*(range(*bound) for bound in bounds[:axis]))
+        for turn, place in enumerate(places):
+            first = bounds[axis][0] if bounds else 0
+            for dimension, at in enumerate(place):
+                first += at * math.prod(shape[dimension + 1 : axis + 1])
+            run = rows[turn * length : (turn + 1) * length] if axis else rows
+            self._read_rows(run, shape[axis + 1 :], bounds[axis + 1 :], entry.start + first * row)
 
-    def _open(self) -> Any:
-        if self._handle is None:
-            self._handle = safe_open(str(self.path), framework="pt", device="cpu")
-        return self._handle
+    def _read_rows(self, rows: torch.Tensor, shape: tuple[int, ...], bounds: Sequence[tuple[int, int]], place: int) -> None:
+        """Read rows that begin at `place` and are of `shape` in the file; of each only what is within `bounds`."""
+        if rows.shape[1:] == shape:
+            self._read(rows.view(-1), place)
+            return
+        size, within = math.prod(shape), tuple(slice(*bound) for bound in bounds)
+        step = max(1, AT_ONCE // (size * rows.element_size()))
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            around = part.new_empty((len(part), *shape))
+            self._read(around.view(-1), place + start * size * rows.element_size())
+            part.copy_(around[(slice(None), *within)])
+
+    def _read(self, flat: torch.Tensor, place: int) -> None:
+        target = flat.view(torch.uint8)
+        if flat.is_cuda:
+            staging.fill(target, lambda part, start: self._read_bytes(part, place + start))
+        else:
+            self._read_bytes(target, place)
+
+    def _read_bytes(self, target: torch.Tensor, place: int) -> None:
+        left, number = memoryview(target.numpy().data), self._open()
+        while left:
+            count = os.preadv(number, [left], place)
+            if not count:
+                raise ValueError(f"{self.path}: ends {len(left)} bytes before its header says")
+            left, place = left[count:], place + count
+
+    def _entry(self, name: str) -> _Entry:
+        if name not in self._entries:
+            self._open()
+        return self._entries[name]
+
+    def _open(self) -> int:
+        if self._number is None:
+            number = self._number = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            self._closing = weakref.finalize(self, os.close, number)
+            self._entries = self._entries or _header(number)
+        return self._number
 
 
-def _runs(rows: slice, width: int) -> list[slice]:
-    """The rows in runs of at most REOPEN_AFTER bytes, taken as eight bytes an element."""
-    step = max(1, REOPEN_AFTER // max(1, 8 * width))
-    starts = range(rows.start, max(rows.stop, rows.start + 1), step)
-    return [slice(start, min(start + step, rows.stop)) for start in starts]
+def _header(number: int) -> dict[str, _Entry]:
+    """What the file says of its tensors: eight bytes with the length of a JSON object, that object, then the tensors."""
+    length = int.from_bytes(os.pread(number, 8, 0), "little")
+    said: dict[str, Any] = json.loads(os.pread(number, length, 8))
+    said.pop("__metadata__", None)
+    return {name: _Entry(one["dtype"], tuple(one["shape"]), 8 + length + one["data_offsets"][0]) for name, one in said.items()}
+
+
+def _axis(shape: tuple[int, ...], bounds: Sequence[tuple[int, int]], worth: int) -> int:
+    """The dimension along which the part is read in unbroken runs of `worth` elements at least, if there is one."""
+    axis = next((axis for axis in reversed(range(len(shape))) if bounds[axis] != (0, shape[axis])), 0)
+    while axis and (bounds[axis][1] - bounds[axis][0]) * math.prod(shape[axis + 1 :]) < worth:
+        axis -= 1
+    return axis

@@ -18,7 +18,7 @@ from validation.case.folder import model_from_folder
 from validation.case.model import Model
 from validation.case.parameters import EXPERTS, Parameter, parameters
 from validation.compare.precision import as_stored
-from validation.compare.sliced import REOPEN_AFTER
+from validation.compare.sliced import AT_ONCE, CPU
 from validation.reference.shard import DTYPES, Described, Shard, safetensors_files
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
@@ -46,10 +46,16 @@ class Checkpoint:
         self._check()
 
     @classmethod
-    def open(cls, path: str | Path, model: Model | None = None, layers: tuple[int, ...] = ()) -> Checkpoint:
+    def open(
+        cls,
+        path: str | Path,
+        model: Model | None = None,
+        layers: tuple[int, ...] = (),
+        device: torch.device = CPU,
+    ) -> Checkpoint:
         """The checkpoint in a folder, or in one safetensors file if `model` says what it holds. Raises UsageError.
 
-        A `model` that is given has as many layers as are chosen.
+        A `model` that is given has as many layers as are chosen. Tensors are read onto `device`.
         """
         path = Path(path)
         if path.is_file():
@@ -64,7 +70,7 @@ class Checkpoint:
         if layers and len(layers) != model.num_hidden_layers:
             raise UsageError(f"{path}: {len(layers)} layers were chosen for a model of {model.num_hidden_layers}; give as many")
         with ExitStack() as opened:
-            shards = [_opened(opened, file) for file in files]
+            shards = [_opened(opened, file, device) for file in files]
             found = cls(path, model, layers, in_file, shards)
             opened.pop_all()
         return found
@@ -98,7 +104,8 @@ class Checkpoint:
         if EXPERTS not in name:
             return self._read(self._keys[name][0], bounds)
         with as_stored():
-            out = torch.empty([bound.stop - bound.start for bound in bounds], dtype=self.dtype(name))
+            shape = [bound.stop - bound.start for bound in bounds]
+            out = torch.empty(shape, dtype=self.dtype(name), device=self.shards[0].device)
             for place, key in enumerate(self._keys[name][bounds[0]]):
                 out[place] = self._read(key, bounds[1:])
         return out
@@ -117,7 +124,7 @@ class Checkpoint:
         """The tensors of a parameter, one per expert where it has them, a few rows at a time so that memory stays bounded."""
         for key in self._keys[name]:
             tensor = self._tensors[key]
-            step = max(1, REOPEN_AFTER // max(1, tensor.row_bytes))
+            step = max(1, AT_ONCE // max(1, tensor.row_bytes))
             for start in range(0, tensor.shape[0], step):
                 rows = slice(start, min(start + step, tensor.shape[0]))
                 yield key, self._read(key, (rows, *(slice(0, size) for size in tensor.shape[1:])))
@@ -209,8 +216,8 @@ def verify(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
-def _opened(stack: ExitStack, path: Path) -> Shard:
-    shard = Shard(path)
+def _opened(stack: ExitStack, path: Path, device: torch.device) -> Shard:
+    shard = Shard(path, device)
     stack.callback(shard.close)
     return shard
 

@@ -25,11 +25,10 @@ from validation.reference.balancing import Balance
 from validation.reference.batch import Batch, make_batch
 from validation.reference.checkpoint import Checkpoint, verify
 from validation.reference.floor import VARIANTS, Floor, Variant, gradients_of
-from validation.reference.model import Precision
 from validation.reference.record import Isolation, Recording, record_step
 from validation.reference.routing import Routing, routing
 from validation.reference.seeded import SeededWeights
-from validation.reference.sources import Weights, open_weights
+from validation.reference.sources import Precision, Weights, open_weights
 from validation.reference.steps import Steps
 from validation.reference.weights import save_weights
 

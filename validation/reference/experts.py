@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from validation.case.parameters import EXPERTS
 from validation.compare.precision import as_stored
+from validation.reference.sources import Precision, Weights
 
 PROBES = ("mlp_norm", "moe.router.weights")
 """What is read of the forward pass, by the part of a probe's name behind the layer."""
@@ -54,3 +55,14 @@ class ExpertGradients:
 
 
 _HALVES = ("gate_proj", "up_proj")
+
+
+def expert_reader(weights: Weights, precision: Precision, device: torch.device) -> Callable[[str, int], torch.Tensor]:
+    """How ExpertGradients reads matrices: rounded as the precision's weights are, in the truth's dtype."""
+
+    def read(name: str, expert: int) -> torch.Tensor:
+        _, rows, columns = weights.parameters[name].shape
+        found = weights.read(name, (slice(expert, expert + 1), slice(0, rows), slice(0, columns)))[0]
+        return precision.of(name, found.to(device))
+
+    return read

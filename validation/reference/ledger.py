@@ -15,12 +15,11 @@ from validation.case.parameters import EXPERTS, parameters
 from validation.case.probes import observed
 from validation.compare.precision import DTYPES, as_stored
 from validation.reference.appended import Appended
-from validation.reference.experts import GRADIENT, PROBES, ExpertGradients
+from validation.reference.experts import GRADIENT, PROBES, ExpertGradients, expert_reader
 from validation.reference.floor import VARIANTS, Floor, Variant, difference_from
-from validation.reference.model import Precision
 from validation.reference.record import Recording
 from validation.reference.routing import Routing, routing
-from validation.reference.sources import Weights, truth_precision
+from validation.reference.sources import Precision, Weights, truth_precision
 
 BIAS = "model.layers.{}.mlp.gate.e_score_correction_bias"
 GRADIENTS = "gradients/"
@@ -126,14 +125,3 @@ class Ledger:
             total = found if total is None else total.merged(found)
         if total is not None:
             self._floor.add_difference(f"{GRADIENTS}{name}", stacked.dtype, total)
-
-
-def expert_reader(weights: Weights, precision: Precision, device: torch.device) -> Any:
-    """How ExpertGradients reads matrices: rounded as the precision's weights are, in the truth's dtype."""
-
-    def read(name: str, expert: int) -> torch.Tensor:
-        _, rows, columns = weights.parameters[name].shape
-        found = weights.read(name, (slice(expert, expert + 1), slice(0, rows), slice(0, columns)))[0]
-        return precision.of(name, found.to(device))
-
-    return read

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -22,10 +21,10 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import (
 from validation.case.model import Model
 from validation.case.parameters import EXPERTS, parameters
 from validation.reference.checkpoint import Checkpoint
+from validation.reference.sources import Precision
 
 ATTENTION, RECORDED_ATTENTION = "sdpa", "plumbline_recorded"
 EXPERTS_IMPLEMENTATION = "eager"
-_EXPERT_BIAS = "e_score_correction_bias"
 
 
 class Watcher(Protocol):
@@ -122,20 +121,6 @@ def hf_config(model: Model) -> DeepseekV3Config:
     )
     config._experts_implementation = EXPERTS_IMPLEMENTATION
     return config
-
-
-@dataclass(frozen=True)
-class Precision:
-    """What a model computes in, and what its weights were rounded to before: the same, or what a truth is the truth of."""
-
-    dtype: torch.dtype
-    weights: torch.dtype
-
-    def of(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """A tensor of the checkpoint as the model holds it. The expert bias stays float32, as transformers loads it."""
-        if name.endswith(_EXPERT_BIAS):
-            return tensor.to(torch.float64 if self.dtype == torch.float64 else torch.float32)
-        return tensor.to(self.weights).to(self.dtype)
 
 
 def build(model: Model, checkpoint: Checkpoint, precision: Precision, device: torch.device) -> DeepseekV3ForCausalLM:

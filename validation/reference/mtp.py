@@ -22,6 +22,7 @@ from validation.reference import model as reference_model
 from validation.reference.batch import Batch
 from validation.reference.checkpoint import Checkpoint
 from validation.reference.record import Recording, layer_hooks
+from validation.reference.sources import Precision
 
 _NAMES = {"shared_head.norm.": "post_norm.", "enorm.": "enorm.", "hnorm.": "hnorm.", "eh_proj.": "eh_proj."}
 """What the checkpoint calls a layer's own parts, and transformers; the others are those of its block."""
@@ -31,7 +32,7 @@ def build(
     hf: DeepseekV3ForCausalLM,
     model: Model,
     checkpoint: Checkpoint,
-    precision: reference_model.Precision,
+    precision: Precision,
     device: torch.device,
 ) -> MtpModel | None:
     """The model's MTP layers with the checkpoint's weights; embedding, output head and rotary table are those of `hf`."""

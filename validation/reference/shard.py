@@ -7,13 +7,12 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from validation.case.errors import UsageError
-from validation.compare.sliced import SlicedFile
+from validation.compare.sliced import CPU, SlicedFile
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """By the names that safetensors gives them; every other dtype is refused."""
@@ -45,13 +44,12 @@ def _indexed(index: Path) -> list[str]:
 class Shard(SlicedFile):
     """One file of a checkpoint: the same, with a sentence for the user where the file is no good."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._open()
-
-    def _open(self) -> Any:
+    def __init__(self, path: Path, device: torch.device = CPU) -> None:
+        super().__init__(path, device)
         try:
-            return super()._open()
+            # Checks all that the format asks of a header, and that the file is as long as it says.
+            with safe_open(str(path), framework="pt"):
+                pass
         except (SafetensorError, OSError) as error:
             raise UsageError(f"{self.path}: not a whole safetensors file ({error}); download it again") from None
 

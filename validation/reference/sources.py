@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,10 +12,25 @@ from validation.reference.checkpoint import Checkpoint
 from validation.reference.seeded import SeededWeights
 
 Weights = Checkpoint | SeededWeights
+_EXPERT_BIAS = "e_score_correction_bias"
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What a model computes in, and what its weights were rounded to before: the same, or what a truth is the truth of."""
+
+    dtype: torch.dtype
+    weights: torch.dtype
+
+    def of(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor of the checkpoint as the model holds it. The expert bias stays float32, as transformers loads it."""
+        if name.endswith(_EXPERT_BIAS):
+            return tensor.to(torch.float64 if self.dtype == torch.float64 else torch.float32)
+        return tensor.to(self.weights).to(self.dtype)
 
 
 def open_weights(case: Case, path: Path) -> Weights:
-    """The checkpoint at `path`; layer by layer a preset's weights are made from the seed and stand nowhere.
+    """The checkpoint at `path`; layer by layer a preset's weights are made from the seed, on the device, and stand nowhere.
 
     Raises UsageError for a checkpoint that is no good.
     """

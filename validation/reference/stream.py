@@ -24,10 +24,9 @@ from validation.reference import model as reference_model
 from validation.reference.batch import Batch
 from validation.reference.floor import VARIANTS, Variant
 from validation.reference.ledger import Ledger
-from validation.reference.model import Precision
 from validation.reference.record import Recording, layer_hooks, record_loss
 from validation.reference.routing import Routing
-from validation.reference.sources import Weights, truth_precision
+from validation.reference.sources import Precision, Weights, truth_precision
 
 OUTSIDE = {"embedding": ("model.embed_tokens.weight",), "head": ("model.norm.weight", "lm_head.weight")}
 """The parameters outside of the layers, by the part of the model that is held when they are."""

@@ -33,9 +33,10 @@ class Runner:
 
     def __init__(self, settings: Settings, progress: Progress = lambda case, step: None) -> None:
         self._settings, self._progress = settings, progress
-        self._fresh: set[str] = set()
-        self._one_at_a_time = threading.Lock()
         self._pool = ThreadPoolExecutor(max_workers=settings.jobs, thread_name_prefix="case")
+        self._one_at_a_time = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reference")
+        self._references: dict[str, Future[store.Reference]] = {}
+        self._asking = threading.Lock()
         self._started: dict[tuple[Case, str], Future[Result]] = {}
         self._single: dict[Case, Path] = {}
         self._folders: list[Path] = []
@@ -46,6 +47,9 @@ class Runner:
             if (case, plugin) in self._started:
                 continue
             self._started[case, plugin] = self._pool.submit(self.run, case, plugin)
+            if self._settings.jobs > 1:
+                # There is room for more than one thing at a time: a reference is ready when its case's turn comes.
+                self._asked(case)
 
     def result(self, case: Case, plugin: str = "") -> Result:
         """The result of a case that was started; waits for it."""
@@ -53,11 +57,13 @@ class Runner:
 
     def close(self, references: bool = True) -> None:
         """Start nothing more, and end what is still running, with the process that computes `references` or without."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._one_at_a_time):
+            pool.shutdown(wait=False, cancel_futures=True)
         launch.kill_all()
         if references:
             REFERENCES.close()
-        self._pool.shutdown(wait=True)
+        for pool in (self._pool, self._one_at_a_time):
+            pool.shutdown(wait=True)
         for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -66,8 +72,7 @@ class Runner:
         start = time.monotonic()
         facts: dict[str, object] = {}
         try:
-            with self._one_at_a_time:
-                reference = self._reference(case)
+            reference = self._asked(case).result()
             start = time.monotonic()
             facts = reference.facts()
             with launch.run_folder(self._debug_folder(case, plugin)) as folder:
@@ -109,7 +114,7 @@ class Runner:
 
     def _of_one_rank(self, case: Case) -> Path:
         """A folder like a reference's with what the candidate of one rank computes."""
-        reference = self._reference(case)
+        reference = self._asked(case).result()
         kept = Path(tempfile.mkdtemp(prefix="plumbline-single-"))
         self._folders.append(kept)
         shared = ("batch.safetensors", "weights.safetensors", "routing.safetensors", "reference.json")
@@ -137,17 +142,23 @@ class Runner:
         wanted = self._settings.debug and plugin == self._settings.plugin
         return self._settings.results / "debug" / case.name if wanted else None
 
+    def _asked(self, case: Case) -> Future[store.Reference]:
+        """The reference of the case, which many have in common: found or computed once, in the order of asking."""
+        with self._asking:
+            wanted = store.key(case)
+            if wanted not in self._references:
+                self._references[wanted] = self._one_at_a_time.submit(self._reference, case)
+            return self._references[wanted]
+
     def _reference(self, case: Case) -> store.Reference:
         """The stored reference, computed first where there is none (or where a fresh one is asked for)."""
-        wanted = store.key(case)
         stored = store.find(case, self._settings.home)
-        if stored is not None and (not self._settings.fresh or wanted in self._fresh):
+        if stored is not None and not self._settings.fresh:
             return stored
         with launch.run_folder() as folder:
             REFERENCES.compute(
                 case, self._settings.home, folder, self._settings.timeout, lambda step: self._progress(case, step)
             )
-        self._fresh.add(wanted)
         found = store.find(case, self._settings.home)
         if found is None:
             raise launch.RunBroke(launch.Broken(0, "the reference was computed but cannot be read back", ""))

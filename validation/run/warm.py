@@ -13,6 +13,9 @@ gc.set_threshold(20_000, 20, 20)
 import os  # noqa: E402
 import warnings  # noqa: E402
 
+import torch  # noqa: E402
+from torch.nn import functional  # noqa: E402
+
 from validation import checkout  # noqa: E402
 from validation.case.case import ON_CPU  # noqa: E402
 
@@ -28,16 +31,33 @@ if TRANSPORT in ON_CPU:
 with warnings.catch_warnings(), platform.uncompiled():
     # megatron-core warns at import of each optional package that is absent; `doctor` says it better.
     warnings.simplefilter("ignore")
-    from validation.compare import native
+    from validation.compare import fused, native
     from validation.run import worker  # noqa: F401
 
-if os.environ.get("PLUMBLINE_STEPS"):
-    # torch's optimizers import it when they first step: once here, and not in every rank.
-    import torch._dynamo  # noqa: F401
+
+def _call_once(steps: bool) -> None:
+    """Have torch set itself up for the kinds of operations that ranks begin with: 10 ms of each rank's time.
+
+    On one thread this starts no other, and it draws no random number. Where there is a GPU the backward pass would initialise
+    it. torch's optimizers import its compiler when they first step, which only a run with `steps` does.
+    """
+    x = torch.ones(16, 16, dtype=torch.float64, requires_grad=True)
+    y = functional.rms_norm(functional.silu(functional.linear(x, x)), (16,)).softmax(-1)
+    values, indices = y.topk(4, dim=-1)
+    z = torch.zeros_like(y).scatter(1, indices, values).gather(1, indices).cumsum(0)
+    heads = torch.bmm(y[None], x[None])[None]
+    (functional.scaled_dot_product_attention(heads, heads, heads).pow(2).sum() + z.mean()).backward()
+    if steps:
+        torch.optim.AdamW([x]).step()
+
 
 platform.mend(on_cpu=TRANSPORT in ON_CPU)
 # Compiled and loaded once, and not by every rank.
 native.library()
+if TRANSPORT in ON_CPU:
+    _call_once(steps=bool(os.environ.get("PLUMBLINE_STEPS")))
+else:
+    fused.warm_up()
 
 # What is imported stays: kept out of the collector, its pages are not copied into every rank by a collection there.
 gc.collect()

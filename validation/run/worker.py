@@ -25,6 +25,7 @@ from validation.candidate.unreduced import Unreduced
 from validation.case.case import Case
 from validation.compare.memory import device_peak, peak_memory
 from validation.compare.precision import DTYPES, LOSS_DTYPES, as_stored, computing_in, make_deterministic
+from validation.compare.sliced import CPU
 from validation.reference.checkpoint import Checkpoint
 from validation.reference.store import Reference
 from validation.run import plugin as plugins
@@ -55,12 +56,14 @@ def _findings(case: Case, stored: Reference, report: RankReport, timeout: float,
     dist.init_process_group(case.transport, timeout=timedelta(seconds=timeout))
     with computing_in(case.precision, platform.mode(case.on_cpu, case.precision)):
         build.start_groups(case.layout)
-        recorder = Recorder(report.rank, Path(keep) if keep else None, stored.facts().get("dtypes"))
+        recorder = Recorder(report.rank, Path(keep) if keep else None, stored.facts(), _device(case))
         held = _measure(case, stored, recorder, report, plugin)
         place = _place()
-    # A rank that leaves early takes its connections with it while others still read from them.
-    dist.barrier()
-    dist.destroy_process_group()
+    # A rank that leaves early takes its connections with it while others still read from them. One alone has none, and closing
+    # NCCL's takes half a second for each group.
+    if case.layout.ranks > 1:
+        dist.barrier()
+        dist.destroy_process_group()
     memory = {"baseline": baseline, "peak": peak_memory(), "parameters": held, "device_peak": device_peak()}
     return {**recorder.as_dict(), "place": place, "memory": memory, "settings": settings}
 
@@ -74,7 +77,7 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
     plugin.built(case, chunks)
     held = load.held_by(chunks, case.model, recorder)
     report.progress("weights")
-    checkpoint = Checkpoint.open(stored.weights(case), case.model, case.layers)
+    checkpoint = Checkpoint.open(stored.weights(case), case.model, case.layers, _device(case))
     with as_stored():
         load.load(chunks, recorder, lambda: _fill(case, chunks, held, checkpoint))
         load.compare_weights(held, checkpoint, recorder)
@@ -135,6 +138,10 @@ def _take_steps(
         plugin.stepped(case, wrapped, step)
         with as_stored():
             compare_step(step, norm.to(DTYPES[case.precision]), optimizer, held, stored, recorder)
+
+
+def _device(case: Case) -> torch.device:
+    return CPU if case.on_cpu else torch.device("cuda", torch.cuda.current_device())
 
 
 def _place() -> dict[str, int]:
