@@ -79,6 +79,10 @@ class SlicedFile:
         """The dtype of a tensor as the header spells it, such as `BF16`."""
         return self._entry(name).dtype
 
+    def start(self, name: str) -> int:
+        """The place of a tensor's first byte in the file."""
+        return self._entry(name).start
+
     def read(self, name: str, index: Sequence[slice] | None = None) -> torch.Tensor:
         """The tensor, or the part that `index` takes from it (a slice of step 1 for each dimension)."""
         entry = self._entry(name)

@@ -67,19 +67,18 @@ class Quantised(Checkpoint):
         return self.dtype_of(self._keys[name][0])
 
     def _read(self, key: str, part: tuple[slice, ...]) -> torch.Tensor:
-        box = _box(part)
-        values = self._stored(key).read(box)
         if self._tensors[key].dtype != FP8:
-            return values
-        (rows, columns), block = box, self._described.block
-        scales = self._stored(key + SCALE).read(_box((touched(rows, block[0]), touched(columns, block[1]))))
-        return dequantised(values, scales, (rows[0], columns[0]), block)
+            return super()._read(key, part)
+        rows, columns = ((bound.start, bound.stop) for bound in part)
+        block = self._described.block
+        scales = super()._read(key + SCALE, (touched(rows, block[0]), touched(columns, block[1])))
+        return dequantised(super()._read(key, part), scales, (rows[0], columns[0]), block)
 
     def _stored(self, key: str, first: Box = ()) -> Stored:
         """Where a key lies; `first` are the dimensions that a parameter has before it."""
         tensor = self._tensors[key]
         dtype = torch.float8_e4m3fn if tensor.dtype == FP8 else DTYPES[tensor.dtype]
-        return Stored(tensor.shard.path, tensor.shard.offset(key), (*first, *whole(tensor.shape)), dtype, self.files)
+        return Stored(tensor.shard.path, tensor.shard.start(key), (*first, *whole(tensor.shape)), dtype, self.files)
 
     def stored(self, name: str, box: Box) -> list[Stored]:
         """Where a part of a parameter lies: the experts in it, or all of the parameter."""
@@ -194,10 +193,6 @@ class HuggingFace(Source):
         """Lets the files go."""
         self._checkpoint.close()
         super().close()
-
-
-def _box(part: Sequence[slice]) -> Box:
-    return tuple((bound.start, bound.stop) for bound in part)
 
 
 def _has_layer(keys: dict[str, str], layer: int) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -52,17 +51,6 @@ class Shard(SlicedFile):
                 pass
         except (SafetensorError, OSError) as error:
             raise UsageError(f"{self.path}: not a whole safetensors file ({error}); download it again") from None
-
-    def offset(self, key: str) -> int:
-        """The byte of the file at which a tensor begins."""
-        return self._offsets[key]
-
-    @cached_property
-    def _offsets(self) -> dict[str, int]:
-        with self.path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size))
-        return {key: 8 + size + facts["data_offsets"][0] for key, facts in header.items() if key != "__metadata__"}
 
     def described(self) -> dict[str, Described]:
         """What the file says of each of its tensors, nothing of which is read."""
