@@ -80,11 +80,12 @@ class Distcp:
         try:
             with path.open("rb") as file:
                 tensor = torch.load(self._reader._slice_file(file, info), map_location="meta", weights_only=True)
-        except _UNREADABLE:
+            first = first_byte(tensor)
+        except (*_UNREADABLE, ValueError):
             return None
         if not tensor.is_contiguous() or (tensor.shape, tensor.dtype) != (chunk.sizes, dtype):
             return None
-        return Stored(path, info.offset + first_byte(tensor), _box(chunk), dtype, self._files)
+        return Stored(path, info.offset + first, _box(chunk), dtype, self._files)
 
     def _by_torch(self, key: str, box: Box) -> torch.Tensor:
         known: TensorStorageMetadata = self.tensors[key]

@@ -59,7 +59,7 @@ class Legacy(Source):
             if tuple(found.shape) != tensor.shape or found.dtype not in DTYPES.values():
                 raise UsageError(f"{path}: {name} is {found.dtype} {tuple(found.shape)} and config.json needs {tensor.shape}")
             left.discard((state, name))
-            offset = first_byte(found)
+            offset = _first_byte(found, path)
             for held in tensor.holdings:
                 self._held[held.parameter.name].append(Stored(path, offset, held.box, found.dtype, self._opened))
                 offset += math.prod(box_shape(held.box)) * found.element_size()
@@ -93,6 +93,13 @@ class Legacy(Source):
     def files(self) -> list[Path]:
         """The ranks' files."""
         return self._files
+
+
+def _first_byte(found: torch.Tensor, path: Path) -> int:
+    try:
+        return first_byte(found)
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from None
 
 
 def opened(path: Path) -> dict[str, Any]:

@@ -31,8 +31,13 @@ def shell(state: Any, path: Path, needed: int = _NEEDED) -> Iterator[IO[bytes]]:
 
 
 def first_byte(unread: torch.Tensor) -> int:
-    """Where in its file the bytes of a tensor begin that torch.load read without its data, to the meta device."""
+    """Where in its file the bytes of a tensor begin that torch.load read without its data, to the meta device.
+
+    Raises ValueError where torch does not know: the file is no zip archive, as it was before torch 1.6.
+    """
     begin: Any = unread.untyped_storage()._checkpoint_offset
+    if begin is None:
+        raise ValueError("it is of the format before torch 1.6; load and save it again")
     return int(begin + unread.storage_offset() * unread.element_size())
 
 
