@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import mmap
 import os
-import zlib
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ import torch
 from validation.case.errors import UsageError
 from validation.case.parameters import Parameter
 from validation.compare.piece import Box, box_shape, uncovered
+from validation.convert.checksum import crc32
 from validation.convert.source import Source
 from validation.convert.stored import Run, bytes_of
 
@@ -137,7 +137,7 @@ class Stream:
         data = left = self._block[: self._filled]
         while left:
             left = left[self._file.write(left[:WRITE_BYTES]) :]  # a disk that becomes full takes a part and says nothing
-        self.crc32 = zlib.crc32(data, self.crc32)
+        self.crc32 = crc32(data, self.crc32)
         self._written, self._filled = self._written + self._filled, 0
         if self._written - self._begun >= DISK_BYTES:
             # Linux begins to write them to the disk, and keeps them in memory since they are not there yet.
