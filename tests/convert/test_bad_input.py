@@ -250,3 +250,13 @@ def test_the_model_is_not_the_checkpoint_s(origin: Path, tmp_path: Path, capsys:
     words = ["convert", "--to-hf", "--load", str(there), "--save", str(tmp_path / "out"), "--hf-model-path", str(other)]
     assert main(words) == 2
     assert "is missing" in capsys.readouterr().err
+
+
+def test_a_rank_s_file_of_the_format_before_torch_1_6(origin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing says where in it a tensor is."""
+    there = convert(origin, tmp_path / "mcore", "--format", "legacy")
+    (there / "plumbline.json").unlink()
+    path = there / "release/mp_rank_00/model_optim_rng.pt"
+    torch.save(torch.load(path, weights_only=False), path, _use_new_zipfile_serialization=False)
+    assert main(["convert", "--to-hf", "--load", str(there), "--save", str(tmp_path / "out")]) == 2
+    assert "before torch 1.6; load and save it again" in capsys.readouterr().err

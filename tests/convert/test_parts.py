@@ -31,6 +31,7 @@ def test_what_a_file_did_not_take_is_given_again() -> None:
     file = Halves()
     stream = Stream(cast(Any, file))
     stream.write(b"0123456789")
+    stream.flush()
     assert (file.getvalue(), stream.size, stream.crc32) == (b"0123456789", 10, zlib.crc32(b"0123456789"))
 
 

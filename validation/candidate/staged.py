@@ -21,6 +21,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C import _distributed_c10d as c10d
 
+from validation.compare.precision import Unfilled
+
 NAMES = ("staged", "staged-cpu")
 _ReduceOp = dist.ReduceOp
 _WIDER = {torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.bool: torch.uint8, torch.int16: torch.int32}
@@ -91,9 +93,10 @@ _PINNED = 256 << 20
 
 
 def _host(shape: Sequence[int], dtype: torch.dtype, like: Tensor) -> Tensor:
-    """Host memory, for what comes from the device of `like` or goes there."""
+    """Host memory, for what comes from the device of `like` or goes there: all of it will be written."""
     pinned = like.is_cuda and math.prod(shape) * dtype.itemsize <= _PINNED
-    return torch.empty(shape, dtype=dtype, device="cpu", pin_memory=pinned)
+    with Unfilled():
+        return torch.empty(shape, dtype=dtype, device="cpu", pin_memory=pinned)
 
 
 def _on_host(tensor: Tensor) -> Tensor:
@@ -104,6 +107,15 @@ def _on_host(tensor: Tensor) -> Tensor:
 def _bytes(tensor: Tensor) -> Tensor:
     """A copy in host memory as a row of bytes."""
     return _on_host(tensor).reshape(-1).view(torch.uint8)
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """A copy of all of them in host memory, one after the other, as a row of bytes."""
+    sizes = [_size(tensor) for tensor in tensors]
+    host = _host((sum(sizes),), torch.uint8, tensors[0])
+    for place, tensor in zip(host.split(sizes), tensors, strict=True):
+        place.copy_(tensor.detach().contiguous().reshape(-1).view(torch.uint8))
+    return host
 
 
 def _size(tensor: Tensor) -> int:
@@ -229,8 +241,8 @@ class StagedGroup(_Group):
         operation = _operation(opts)
         if (adding := _ADDING.get(operation)) is None:
             raise ValueError(f"the staged transport has no reduce-scatter by {operation.name}; an all-reduce has it")
-        sent = [_bytes(part) for part in parts]
-        received, work = self._exchange(sent, [_size(output)] * self._ranks, opts)
+        counts, sizes = [_size(part) for part in parts], [_size(output)] * self._ranks
+        received, work = self._exchange(_joined(parts), counts, sizes, opts, output)
 
         def finish() -> None:
             wide = _WIDER.get(output.dtype, output.dtype)
@@ -266,10 +278,10 @@ class StagedGroup(_Group):
         (places,), (given,) = outputs, inputs
         sizes, mine = [_size(place) for place in places], _bytes(given)
         if len(set(sizes)) == 1:
-            received = [torch.empty_like(mine) for _ in sizes]
+            received = [_host(mine.shape, mine.dtype, given) for _ in sizes]
             work = self._gloo.allgather([received], [mine], _with(c10d.AllgatherOptions, opts))
         else:
-            received, work = self._exchange([mine] * self._ranks, sizes, opts)
+            received, work = self._exchange(mine.repeat(self._ranks), [len(mine)] * self._ranks, sizes, opts, given)
         return self._work([work], places, lambda: _put_all(places, received))
 
     def all_gather_single(self, output: Tensor, input: Tensor, opts: Any = None) -> StagedWork:  # noqa: A002
@@ -302,8 +314,8 @@ class StagedGroup(_Group):
 
     def alltoall(self, outputs: list[Tensor], inputs: list[Tensor], opts: Any = None) -> StagedWork:
         """Every rank gets each rank's tensor for it."""
-        sent, sizes = [_bytes(given) for given in inputs], [_size(output) for output in outputs]
-        received, work = self._exchange(sent, sizes, opts)
+        counts, sizes = ([_size(tensor) for tensor in tensors] for tensors in (inputs, outputs))
+        received, work = self._exchange(_joined(inputs), counts, sizes, opts, inputs[0])
         return self._work([work], outputs, lambda: _put_all(outputs, received))
 
     def all_to_all_single(
@@ -315,19 +327,15 @@ class StagedGroup(_Group):
         opts: Any = None,
     ) -> StagedWork:
         """The same with the parts in one tensor, as many rows each as the sizes say."""
-        sent = _bytes(input).split(_splits(input_split_sizes, input, self._ranks))
+        counts, sizes = _splits(input_split_sizes, input, self._ranks), _splits(output_split_sizes, output, self._ranks)
         room = _room(output)
-        _, work = self._exchange(list(sent), _splits(output_split_sizes, output, self._ranks), opts, room)
+        work = self._gloo.alltoall_base(room, _bytes(input), sizes, counts, _with(c10d.AllToAllOptions, opts))
         return self._work([work], [output], lambda: _put(output, room))
 
-    def _exchange(
-        self, sent: list[Tensor], sizes: list[int], opts: Any, room: Tensor | None = None
-    ) -> tuple[list[Tensor], Any]:
-        """Bytes for each rank against bytes from each, of these sizes, into `room`; with what gloo has under way."""
-        received = torch.empty(sum(sizes), dtype=torch.uint8, device="cpu") if room is None else room
-        counts = [len(part) for part in sent]
-        options = _with(c10d.AllToAllOptions, opts)
-        work = self._gloo.alltoall_base(received, torch.cat(sent), sizes, counts, options)
+    def _exchange(self, sent: Tensor, counts: list[int], sizes: list[int], opts: Any, like: Tensor) -> tuple[list[Tensor], Any]:
+        """Bytes for each rank, so many each, against bytes from each, of these sizes; with what gloo has under way."""
+        received = _host((sum(sizes),), torch.uint8, like)
+        work = self._gloo.alltoall_base(received, sent, sizes, counts, _with(c10d.AllToAllOptions, opts))
         return list(received.split(sizes)), work
 
     # From one rank to another

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Sequence
 
@@ -35,9 +36,13 @@ def uncovered(boxes: Iterable[Box], shape: Sequence[int]) -> Box | None:
 
     Cuts every dimension at each start and stop, which leaves cells that a box holds entirely or not at all.
     """
-    distinct = set(boxes)
-    if whole(shape) in distinct:
-        return None
+    distinct = frozenset(boxes)
+    return None if whole(shape) in distinct else _uncovered(distinct, tuple(shape))
+
+
+@functools.lru_cache(1 << 12)
+def _uncovered(distinct: frozenset[Box], shape: tuple[int, ...]) -> Box | None:
+    """Kept: a value, its gradient and its moments are cut alike, in every layer."""
     cuts = [sorted({0, size, *(edge for box in distinct for edge in box[axis])}) for axis, size in enumerate(shape)]
     cells = itertools.product(*(list(itertools.pairwise(edges)) for edges in cuts))
     held: set[Box] = set()

@@ -118,3 +118,18 @@ def make_deterministic() -> dict[str, str]:
         "tf32": str(torch.backends.cuda.matmul.allow_tf32),
         "cudnn_benchmark": str(torch.backends.cudnn.benchmark),
     }
+
+
+class Unfilled:
+    """Within it torch.empty leaves memory as it is.
+
+    Under deterministic algorithms torch fills it with NaN, which shows a model that reads what nobody has written. Memory that
+    is written whole at once need not be written twice.
+    """
+
+    def __enter__(self) -> None:
+        self._before = torch._C._get_deterministic_fill_uninitialized_memory()
+        torch._C._set_deterministic_fill_uninitialized_memory(False)
+
+    def __exit__(self, *raised: object) -> None:
+        torch._C._set_deterministic_fill_uninitialized_memory(self._before)

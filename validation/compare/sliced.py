@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from validation.compare import staging
-from validation.compare.precision import as_stored
+from validation.compare.precision import Unfilled, as_stored
 
 CPU = torch.device("cpu")
 AT_ONCE = 64 << 20
@@ -79,6 +79,10 @@ class SlicedFile:
         """The dtype of a tensor as the header spells it, such as `BF16`."""
         return self._entry(name).dtype
 
+    def start(self, name: str) -> int:
+        """The place of a tensor's first byte in the file."""
+        return self._entry(name).start
+
     def read(self, name: str, index: Sequence[slice] | None = None) -> torch.Tensor:
         """The tensor, or the part that `index` takes from it (a slice of step 1 for each dimension)."""
         entry = self._entry(name)
@@ -87,7 +91,7 @@ class SlicedFile:
             bounds = [part.indices(size)[:2] for part, size in zip(index, entry.shape, strict=True)]
         lengths = [max(0, stop - start) for start, stop in bounds]
         with as_stored():
-            found = torch.empty(math.prod(lengths), dtype=_DTYPES[entry.dtype], device=self.device)
+            found = _room(math.prod(lengths), _DTYPES[entry.dtype], self.device)
             if found.numel():
                 self._fill(found, entry, bounds)
             return found.view(lengths)
@@ -122,7 +126,7 @@ class SlicedFile:
         step = max(1, AT_ONCE // (size * rows.element_size()))
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
-            around = part.new_empty((len(part), *shape))
+            around = _room(len(part) * size, part.dtype, part.device).view(len(part), *shape)
             self._read(around.view(-1), place + start * size * rows.element_size())
             part.copy_(around[(slice(None), *within)])
 
@@ -160,6 +164,12 @@ def _header(number: int) -> dict[str, _Entry]:
     said: dict[str, Any] = json.loads(os.pread(number, length, 8))
     said.pop("__metadata__", None)
     return {name: _Entry(one["dtype"], tuple(one["shape"]), 8 + length + one["data_offsets"][0]) for name, one in said.items()}
+
+
+def _room(count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Memory for so many elements, all of which will be written."""
+    with Unfilled():
+        return torch.empty(count, dtype=dtype, device=device)
 
 
 def _axis(shape: tuple[int, ...], bounds: Sequence[tuple[int, int]], worth: int) -> int:

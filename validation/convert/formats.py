@@ -10,7 +10,6 @@ from validation.convert.describe import describe
 from validation.convert.huggingface import HuggingFace
 from validation.convert.legacy import Legacy
 from validation.convert.source import Source
-from validation.convert.torch_dist import TorchDist
 from validation.convert.unfinished import read_manifest
 
 
@@ -34,4 +33,8 @@ def open_source(path: Path, config: Path | None = None, layers: tuple[int, ...] 
             f"{path}: no config.json beside the checkpoint; name the HuggingFace folder it came from with --hf-model-path"
         )
     described = describe(home, mtp=mtp)
-    return TorchDist.open(place, described) if is_torch_dist(place) else Legacy.open(place, described)
+    if not is_torch_dist(place):
+        return Legacy.open(place, described)
+    from validation.convert.torch_dist import TorchDist  # imports most of torch.distributed
+
+    return TorchDist.open(place, described)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +14,14 @@ import torch
 from validation.case.errors import UsageError
 from validation.case.model import Model
 from validation.case.parameters import EXPERTS, Parameter
-from validation.compare.piece import Box, slices
+from validation.compare.piece import Box, slices, whole
 from validation.convert.describe import Described, describe
 from validation.convert.fp8 import dequantised, touched
 from validation.convert.source import Inventory, Source, refuse_unknown
+from validation.convert.stored import Files, Stored
 from validation.reference.checkpoint import Checkpoint
 from validation.reference.shard import DTYPES, Shard, safetensors_files
-from validation.reference.shard import Described as Stored
+from validation.reference.shard import Described as InFile
 
 FP8, SCALE = "F8_E4M3", "_scale_inv"
 SCALES, COPIES = "block scales", "copies of embedding and head, equal to the model's"
@@ -32,13 +34,13 @@ class Quantised(Checkpoint):
     """The reference's reader, which takes fp8 as well and knows DeepSeek-V2's parameters."""
 
     def __init__(self, path: Path, described: Described, shards: list[Shard]) -> None:
-        self._described = described
+        self._described, self.files = described, Files()
         super().__init__(path, described.model, described.layers, described.layers_in_folder, shards)
 
     def _known(self, model: Model) -> dict[str, Parameter]:
         return self._described.parameters
 
-    def _check_dtype(self, key: str, tensor: Stored) -> None:
+    def _check_dtype(self, key: str, tensor: InFile) -> None:
         scales = self._tensors.get(key + SCALE)
         if tensor.dtype in DTYPES and scales is None:
             return
@@ -71,6 +73,18 @@ class Quantised(Checkpoint):
         block = self._described.block
         scales = super()._read(key + SCALE, (touched(rows, block[0]), touched(columns, block[1])))
         return dequantised(super()._read(key, part), scales, (rows[0], columns[0]), block)
+
+    def _stored(self, key: str, first: Box = ()) -> Stored:
+        """Where a key lies; `first` are the dimensions that a parameter has before it."""
+        tensor = self._tensors[key]
+        dtype = torch.float8_e4m3fn if tensor.dtype == FP8 else DTYPES[tensor.dtype]
+        return Stored(tensor.shard.path, tensor.shard.start(key), (*first, *whole(tensor.shape)), dtype, self.files)
+
+    def stored(self, name: str, box: Box) -> list[Stored]:
+        """Where a part of a parameter lies: the experts in it, or all of the parameter."""
+        if EXPERTS not in name:
+            return [self._stored(self._keys[name][0])]
+        return [self._stored(self._keys[name][expert], ((expert, expert + 1),)) for expert in range(*box[0])]
 
     def part(self, name: str, box: Box) -> torch.Tensor:
         """As `read`; one expert alone is not copied twice."""
@@ -118,7 +132,7 @@ class HuggingFace(Source):
     format = "HuggingFace"
 
     def __init__(self, path: Path, described: Described, checkpoint: Quantised) -> None:
-        super().__init__(path, described)
+        super().__init__(path, described, checkpoint.files)
         self._checkpoint = checkpoint
         self._copies = checkpoint.copies
         refuse_unknown(path, checkpoint.unused())
@@ -141,6 +155,10 @@ class HuggingFace(Source):
             found = cls(path, described, Quantised(path, described, shards))
             opened.pop_all()
         return found
+
+    def stored(self, name: str, box: Box) -> tuple[Sequence[Stored], Box]:
+        """In the safetensors files; what is fp8 there has that dtype."""
+        return self._checkpoint.stored(name, box), box
 
     def dtype(self, name: str) -> torch.dtype:
         """The file's, bfloat16 for fp8."""
@@ -174,6 +192,7 @@ class HuggingFace(Source):
     def close(self) -> None:
         """Lets the files go."""
         self._checkpoint.close()
+        super().close()
 
 
 def _has_layer(keys: dict[str, str], layer: int) -> bool:

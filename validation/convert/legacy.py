@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 import pickle
 import re
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +19,11 @@ from validation.compare.piece import Box, box_shape
 from validation.convert.describe import Described
 from validation.convert.places import Arrangement
 from validation.convert.rank_files import rank_files, tensors_of
+from validation.convert.shell import first_byte
 from validation.convert.source import DTYPES, Inventory, Source, refuse_unknown
+from validation.convert.stored import Stored, read
 from validation.convert.tensors import Megatron
 from validation.convert.to_legacy import without_data
-
-
-@dataclass(frozen=True)
-class Held:
-    """A part of a parameter in a file: from byte `offset` on, in the box's own shape."""
-
-    path: Path
-    offset: int
-    box: Box
-    dtype: torch.dtype
-
-    def read(self, wanted: Box) -> torch.Tensor:
-        """The part of it that lies in `wanted`: whole rows are read, as they lie in the file."""
-        shape = box_shape(self.box)
-        axis = len(shape) - 2 if len(shape) > 1 else 0
-        row_bytes = math.prod(shape[axis + 1 :]) * self.dtype.itemsize
-        start, stop = (max(wanted[axis][0], self.box[axis][0]), min(wanted[axis][1], self.box[axis][1]))
-        data = bytearray((stop - start) * row_bytes)
-        with self.path.open("rb", buffering=0) as file:
-            read = os.preadv(file.fileno(), [data], self.offset + (start - self.box[axis][0]) * row_bytes)
-        if read != len(data):
-            raise UsageError(f"{self.path}: ends before its last tensor; the file is not whole")
-        return torch.frombuffer(data, dtype=self.dtype).view(*shape[:axis], stop - start, *shape[axis + 1 :])
 
 
 class Legacy(Source):
@@ -55,7 +33,7 @@ class Legacy(Source):
 
     def __init__(self, path: Path, described: Described, arrangement: Arrangement) -> None:
         super().__init__(path, described)
-        self._held: dict[str, list[Held]] = defaultdict(list)
+        self._held: dict[str, list[Stored]] = defaultdict(list)
         self._tensors = 0
         self._files = [path / file.path for file in rank_files(arrangement.layout)]
         for file in rank_files(arrangement.layout):
@@ -81,9 +59,9 @@ class Legacy(Source):
             if tuple(found.shape) != tensor.shape or found.dtype not in DTYPES.values():
                 raise UsageError(f"{path}: {name} is {found.dtype} {tuple(found.shape)} and config.json needs {tensor.shape}")
             left.discard((state, name))
-            offset = found.untyped_storage()._checkpoint_offset + found.storage_offset() * found.element_size()
+            offset = _first_byte(found, path)
             for held in tensor.holdings:
-                self._held[held.parameter.name].append(Held(path, offset, held.box, found.dtype))
+                self._held[held.parameter.name].append(Stored(path, offset, held.box, found.dtype, self._opened))
                 offset += math.prod(box_shape(held.box)) * found.element_size()
         refuse_unknown(path, sorted(name for _, name in left))
 
@@ -93,22 +71,20 @@ class Legacy(Source):
         first = sorted(path.glob(f"mp_rank_*/{RANK_FILE}"))[0]
         return cls(path, described, arrangement_of(opened(first).get("args"), first))
 
+    def stored(self, name: str, box: Box) -> tuple[Sequence[Stored], Box]:
+        """Of every rank that holds some of the parameter."""
+        return self._held[name], box
+
     def dtype(self, name: str) -> torch.dtype:
         """That of the first file that holds it."""
         return self._held[name][0].dtype
 
     def read(self, name: str, box: Box) -> torch.Tensor:
         """Put together from the ranks' parts."""
-        out = torch.empty(box_shape(box), dtype=self.dtype(name))
-        filled: set[Box] = set()
-        for held in self._held[name]:
-            common = tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(held.box, box, strict=True))
-            if all(start < stop for start, stop in common) and common not in filled:
-                filled.add(common)
-                _narrow(out, common, box).copy_(_narrow(held.read(common), common, _rows(held.box, common)))
-        if sum(math.prod(box_shape(found)) for found in filled) != out.numel():
+        found = read(self._held[name], box, self.dtype(name))
+        if found is None:
             raise UsageError(f"{self.path}: {name} is not whole, the ranks' files do not cover {box}")
-        return out
+        return found
 
     def inventory(self) -> Inventory:
         """Every tensor of every file."""
@@ -119,16 +95,11 @@ class Legacy(Source):
         return self._files
 
 
-def _rows(box: Box, common: Box) -> Box:
-    """What `Held.read` returns of `box`: its rows in common, whole."""
-    axis = len(box) - 2 if len(box) > 1 else 0
-    return (*box[:axis], common[axis], *box[axis + 1 :])
-
-
-def _narrow(tensor: torch.Tensor, part: Box, whole: Box) -> torch.Tensor:
-    for axis, ((start, stop), (first, _)) in enumerate(zip(part, whole, strict=True)):
-        tensor = tensor.narrow(axis, start - first, stop - start)
-    return tensor
+def _first_byte(found: torch.Tensor, path: Path) -> int:
+    try:
+        return first_byte(found)
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from None
 
 
 def opened(path: Path) -> dict[str, Any]:

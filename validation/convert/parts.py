@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import math
-import zlib
+import mmap
+import os
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
 from validation.case.errors import UsageError
 from validation.case.parameters import Parameter
 from validation.compare.piece import Box, box_shape, uncovered
+from validation.convert.checksum import crc32
 from validation.convert.source import Source
+from validation.convert.stored import Run, bytes_of
 
 EXPERT_BIAS = "_bias"
-BLOCK_BYTES = 8 << 20
-"""Bytes that are read and written at a time. What is larger, malloc would take from the system anew each time."""
+BLOCK_BYTES = 1 << 20
+"""Bytes that are read and written at a time: they stay in the processor's cache meanwhile."""
+WRITE_BYTES = 256 << 10
+"""Bytes of one system call: from 512 KiB on, Linux takes memory for a file in pieces so large that they are newly made."""
+DISK_BYTES = 16 << 20
+"""Bytes after which the disk begins with them, so that little is left for the end."""
 
 
 @dataclass(frozen=True)
@@ -81,24 +89,60 @@ class Written:
 
 
 class Stream:
-    """A file that is written from its beginning to its end, and its crc32 so far."""
+    """A file that is written from its beginning to its end, in blocks of one size, and the crc32 of what is written."""
 
-    def __init__(self, file: BinaryIO, wrote: Callable[[int], None] = lambda size: None) -> None:
+    def __init__(self, file: RawIOBase, wrote: Callable[[int], None] = lambda size: None) -> None:
         self._file, self._wrote = file, wrote
-        self.crc32 = self.size = 0
+        self._block = memoryview(mmap.mmap(-1, BLOCK_BYTES))
+        self._filled = self._written = self._begun = self.crc32 = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return self._written + self._filled
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes."""
         left = memoryview(data)
         while left:
-            left = left[self._file.write(left) :]  # a disk that becomes full takes a part and says nothing
-        self.crc32, self.size = zlib.crc32(data, self.crc32), self.size + len(data)
+            room = self._room(len(left))
+            room[:], left = left[: len(room)], left[len(room) :]
 
     def put(self, taken: Taken, source: Source) -> None:
-        """Append a tensor, some rows at a time."""
-        for block in taken.blocks(source):
-            self.write(block.view(torch.uint8).flatten().numpy().data)
+        """Append a tensor: its bytes as they lie in a file, else put together some rows at a time."""
+        runs = source.runs(taken.parameter, taken.box, taken.dtype)
+        for run in runs:
+            self._copy(run)
+        for block in () if runs else taken.blocks(source):
+            self.write(bytes_of(block))
             self._wrote(block.nbytes)
+
+    def _copy(self, run: Run) -> None:
+        done = 0
+        while done < run.bytes:
+            room = self._room(run.bytes - done)
+            run.read_into(done, room)
+            done += len(room)
+            self._wrote(len(room))
+
+    def _room(self, wanted: int) -> memoryview:
+        """Memory for the next bytes, up to as many as are wanted, which the caller fills."""
+        if self._filled == len(self._block):
+            self.flush()
+        start, self._filled = self._filled, min(self._filled + wanted, len(self._block))
+        return self._block[start : self._filled]
+
+    def flush(self) -> None:
+        """Have all of it in the file."""
+        data = left = self._block[: self._filled]
+        while left:
+            left = left[self._file.write(left[:WRITE_BYTES]) :]  # a disk that becomes full takes a part and says nothing
+        self.crc32 = crc32(data, self.crc32)
+        self._written, self._filled = self._written + self._filled, 0
+        if self._written - self._begun >= DISK_BYTES:
+            # Linux begins to write them to the disk, and keeps them in memory since they are not there yet.
+            os.posix_fadvise(self._file.fileno(), self._begun, self._written - self._begun, os.POSIX_FADV_DONTNEED)
+            self._begun = self._written
 
 
 class Target(ABC):
@@ -120,6 +164,9 @@ class Target(ABC):
     @abstractmethod
     def write(self, part: Part, path: Path, wrote: Callable[[int], None]) -> Written:
         """Write a part to `path`, telling bytes as they go."""
+
+    def meanwhile(self) -> None:  # noqa: B027 - most have nothing to do
+        """What may be done while other processes write parts."""
 
     @abstractmethod
     def finish(self, folder: Path, known: Mapping[str, Any]) -> None:

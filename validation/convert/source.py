@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +15,7 @@ from validation.case.errors import UsageError
 from validation.case.parameters import Parameter
 from validation.compare.piece import Box
 from validation.convert.describe import Described
+from validation.convert.stored import Files, Run, Stored, runs
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
 """What weights can be stored in, by the words of the options."""
@@ -41,8 +42,8 @@ class Source(ABC):
 
     format: str
 
-    def __init__(self, path: Path, described: Described) -> None:
-        self.path, self.described = path, described
+    def __init__(self, path: Path, described: Described, opened: Files | None = None) -> None:
+        self.path, self.described, self._opened = path, described, opened or Files()
         self.parameters: Mapping[str, Parameter] = described.parameters
 
     def __enter__(self) -> Self:
@@ -50,6 +51,15 @@ class Source(ABC):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
+
+    @abstractmethod
+    def stored(self, name: str, box: Box) -> tuple[Sequence[Stored], Box]:
+        """Where that part of a parameter lies, as far as it lies in files as it is, and the part in the indices used there."""
+
+    def runs(self, name: str, box: Box, dtype: torch.dtype) -> list[Run]:
+        """The bytes of a part of a parameter as they lie in files, in order; none where it has to be put together or cast."""
+        pieces, part = self.stored(name, box)
+        return runs(pieces, part, dtype)
 
     @abstractmethod
     def dtype(self, name: str) -> torch.dtype:
@@ -77,8 +87,9 @@ class Source(ABC):
         """The files of the checkpoint that hold its tensors."""
         return []
 
-    def close(self) -> None:  # noqa: B027 - most have nothing to let go of
+    def close(self) -> None:
         """Let go of the files; the next read opens them again."""
+        self._opened.close()
 
 
 def refuse_unknown(path: Path, unknown: list[str]) -> None:

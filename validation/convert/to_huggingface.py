@@ -83,11 +83,12 @@ class ToHuggingFace(Target):
             header[item.key] = described
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
-        with path.open("wb") as file:
+        with path.open("wb", buffering=0) as file:
             stream = Stream(file, wrote)
             stream.write(len(text).to_bytes(8, "little") + text)
             for item in items:
                 stream.put(item.taken, self._source)
+            stream.flush()
         return Written(stream.crc32, sorted(item.key for item in items))
 
     def finish(self, folder: Path, known: Mapping[str, Any]) -> None:

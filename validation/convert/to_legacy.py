@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from validation.case.megatron_folder import RELEASE
 from validation.convert.megatron_args import common, write_beside
-from validation.convert.parts import Part, Taken, Target, Written, check_cover, same_dtype
+from validation.convert.parts import Part, Stream, Taken, Target, Written, check_cover, same_dtype
 from validation.convert.places import Arrangement
 from validation.convert.rank_files import RankFile, rank_files, tensors_of
+from validation.convert.shell import first_byte, shell
 from validation.convert.source import Source
 from validation.convert.tensors import Megatron, Tensor
-from validation.convert.unfinished import crc32_of, full_disk
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,6 @@ class ToLegacy(Target):
     ) -> None:
         self._source, self._megatron, self._arrangement = source, megatron, arrangement
         self._dtype, self._beside = dtype, beside
-        self._fake = FakeTensorMode()  # here, for it imports for a second, and processes are forked later
         self.parts = tuple(self._part(file) for file in rank_files(arrangement.layout))
         check_cover((taken for part in self.parts for item in part.items for taken in item.taken), source.parameters)
 
@@ -65,17 +63,19 @@ class ToLegacy(Target):
             yield Stored(state, name, tensor, tuple(Taken(held.parameter.name, held.box, dtype) for held in tensor.holdings))
 
     def write(self, part: Part, path: Path, wrote: Callable[[int], None]) -> Written:
-        """torch.save writes the file without the tensors' bytes, which then go to their places."""
-        with full_disk(path.parent, part.bytes), self._fake, torch.serialization.skip_data(materialize_fake_tensors=True):
-            torch.save(self._state(part), path)
-        places = offsets(path)
-        with path.open("r+b") as file:
-            for item in part.items:
-                file.seek(places[item.state][item.name])
+        """A rank's file as torch.save makes it, with the tensors' bytes in their places."""
+        around = path.with_name(f"shell-{path.name}")
+        with shell(self._state(part), around, part.bytes) as file, path.open("wb", buffering=0) as raw:
+            places, stream = offsets(around), Stream(raw, wrote)
+            for item in sorted(part.items, key=lambda item: places[item.state][item.name]):
+                file.seek(stream.size)
+                stream.write(file.read(places[item.state][item.name] - stream.size))
                 for taken in item.taken:
-                    for block in taken.blocks(self._source):
-                        wrote(file.write(block.view(torch.uint8).numpy().data))
-        return Written(crc32_of(path))
+                    stream.put(taken, self._source)
+            file.seek(stream.size)
+            stream.write(file.read())
+            stream.flush()
+        return Written(stream.crc32)
 
     def _state(self, part: Part) -> dict[str, Any]:
         state: dict[str, Any] = common(self._source, self._arrangement)
@@ -95,7 +95,7 @@ class ToLegacy(Target):
 def offsets(path: Path) -> dict[str, dict[str, int]]:
     """Where in the file each tensor of each state dict begins; nothing of them is read."""
     return {
-        state: {name: tensor.untyped_storage()._checkpoint_offset for name, tensor in named.items() if tensor is not None}
+        state: {name: first_byte(tensor) for name, tensor in named.items() if tensor is not None}
         for state, named in without_data(path).items()
         if re.fullmatch(r"model\d*", state)
     }

@@ -13,12 +13,12 @@ import json
 import os
 import shutil
 import time
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
 from validation.case.errors import EnvironmentMissing, UsageError
+from validation.convert.checksum import crc32
 
 MANIFEST, CHECKSUM = "plumbline.json", "crc32"
 _SUFFIX, _DONE, _PLAN = ".unfinished", ".done", "plan.json"
@@ -121,7 +121,7 @@ def crc32_of(path: Path) -> int:
     view = memoryview(buffer)
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):
-            crc = zlib.crc32(view[:count], crc)
+            crc = crc32(view[:count], crc)
     return crc
 
 

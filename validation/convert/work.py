@@ -52,6 +52,7 @@ def _all(target: Target, unfinished: Unfinished, left: list[Part], jobs: int, pr
     with ProcessPoolExecutor(jobs, context, _start, (target, unfinished, wrote)) as pool:
         waiting: set[Future[tuple[str, Any, int]]] = {pool.submit(_forked, part) for part in left}
         try:
+            target.meanwhile()
             while waiting:
                 done, waiting = wait(waiting, timeout=_POLL, return_when=FIRST_COMPLETED)
                 for name, noted, peak in (future.result() for future in done):

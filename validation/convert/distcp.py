@@ -1,0 +1,135 @@
+"""The `.distcp` files of torch.distributed.checkpoint, read by what `.metadata` says of them.
+
+torch.save made each of their items. Where it put a tensor's bytes torch.load says without reading them; they are then read
+from there. What is not so plain, such as an item that was compressed, torch's own reader reads.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
+from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+
+from validation.case.errors import UsageError
+from validation.compare.piece import Box, box_shape
+from validation.convert.shell import first_byte
+from validation.convert.stored import Files, Stored, crossing, read
+
+_UNREADABLE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError, AssertionError)
+
+
+class Distcp:
+    """A folder of such files. `tensors` is what is known of each by its key."""
+
+    def __init__(self, path: Path, reader: FileSystemReader, tensors: Mapping[str, Any], files: Files) -> None:
+        self.path, self.tensors = path, tensors
+        self._reader, self._files = reader, files
+        self._items: dict[MetadataIndex, Stored | None] = {}
+        self._by_first: dict[str, dict[int, list[ChunkStorageMetadata]]] = {}
+
+    @classmethod
+    def open(cls, path: Path, files: Files) -> Distcp:
+        """The files of a folder with `.metadata`. Raises UsageError."""
+        reader = FileSystemReader(path)
+        try:
+            metadata = reader.read_metadata()
+        except (OSError, pickle.UnpicklingError, EOFError, AttributeError, ImportError) as error:
+            raise UsageError(f"{path}: .metadata cannot be read ({error}); the checkpoint is not whole") from None
+        reader.set_up_storage_reader(metadata, is_coordinator=True)
+        found = cls(path, reader, metadata.state_dict_metadata, files)
+        missing = [file.name for file in found.paths() if not file.is_file()]
+        if missing:
+            raise UsageError(f"{path}: {missing[0]} is missing ({len(missing)} files are); the checkpoint is not whole")
+        return found
+
+    def paths(self) -> list[Path]:
+        """The files."""
+        return sorted({self.path / info.relative_path for info in self._reader.storage_data.values()})
+
+    def read(self, key: str, box: Box) -> torch.Tensor:
+        """A part of a tensor, put together from the chunks that it crosses."""
+        found = read(self.stored(key, box), box, self.tensors[key].properties.dtype)
+        return self._by_torch(key, box) if found is None else found
+
+    def stored(self, key: str, box: Box) -> Sequence[Stored]:
+        """Where the bytes of that part lie, as far as torch.save laid them down as they are."""
+        crossed = [chunk for chunk in self._chunks(key, box) if crossing(_box(chunk), box)]
+        items = (self._item(key, chunk) for chunk in crossed)
+        return [item for item in items if item is not None]
+
+    def _item(self, key: str, chunk: ChunkStorageMetadata) -> Stored | None:
+        index = MetadataIndex(key, chunk.offsets)
+        if index not in self._items:
+            self._items[index] = self._found(index, chunk)
+        return self._items[index]
+
+    def _found(self, index: MetadataIndex, chunk: ChunkStorageMetadata) -> Stored | None:
+        info = self._reader.storage_data[index]
+        path, dtype = self.path / info.relative_path, self.tensors[index.fqn].properties.dtype
+        if info.transform_descriptors:
+            return None
+        try:
+            with path.open("rb") as file:
+                tensor = torch.load(self._reader._slice_file(file, info), map_location="meta", weights_only=True)
+            first = first_byte(tensor)
+        except (*_UNREADABLE, ValueError):
+            return None
+        if not tensor.is_contiguous() or (tensor.shape, tensor.dtype) != (chunk.sizes, dtype):
+            return None
+        return Stored(path, info.offset + first, _box(chunk), dtype, self._files)
+
+    def _by_torch(self, key: str, box: Box) -> torch.Tensor:
+        known: TensorStorageMetadata = self.tensors[key]
+        out = torch.empty(box_shape(box), dtype=known.properties.dtype)
+        part = ChunkStorageMetadata(torch.Size(start for start, _ in box), torch.Size(box_shape(box)))
+        stored = TensorStorageMetadata(known.properties, known.size, self._chunks(key, box))
+        items = create_read_items_for_chunk_list(key, stored, [part])
+        if sum(item.lengths.numel() for item in items) != out.numel():
+            raise UsageError(f"{self.path}: {key} is not whole, {box} is in no file")
+        try:
+            self._reader.read_data(LoadPlan(items), _Into(out)).wait()
+        except _UNREADABLE as error:
+            said = str(error).splitlines()[0]
+            raise UsageError(f"{self.path}: {key} cannot be read ({said}); the files are damaged") from None
+        return out
+
+    def _chunks(self, key: str, box: Box) -> list[ChunkStorageMetadata]:
+        """Those of the same expert, where the part is of one: there are hundreds."""
+        known: TensorStorageMetadata = self.tensors[key]
+        if len(box) < 3 or box[0][1] - box[0][0] != 1:
+            return known.chunks
+        if key not in self._by_first:
+            by_first: dict[int, list[ChunkStorageMetadata]] = defaultdict(list)
+            for chunk in known.chunks:
+                for expert in range(*_box(chunk)[0]):
+                    by_first[expert].append(chunk)
+            self._by_first[key] = dict(by_first)
+        return self._by_first[key].get(box[0][0], [])
+
+
+def _box(chunk: ChunkStorageMetadata) -> Box:
+    return tuple((start, start + size) for start, size in zip(chunk.offsets, chunk.sizes, strict=True))
+
+
+class _Into(DefaultLoadPlanner):
+    """Puts what is read into one tensor."""
+
+    def __init__(self, out: torch.Tensor) -> None:
+        super().__init__()
+        self._out = out
+
+    def resolve_tensor(self, read_item: ReadItem) -> torch.Tensor:
+        """The part of it that the item is for."""
+        part = self._out
+        for axis, (offset, length) in enumerate(zip(read_item.dest_offsets, read_item.lengths, strict=True)):
+            part = part.narrow(axis, offset, length)
+        return part
