@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +17,16 @@ from validation.case.training import Training
 from validation.reference import store
 from validation.reference.compute import compute
 from validation.reference.fp8 import E4M3, E5M2, Blockwise, Delayed, Recipe, block_scale, in_blocks, product, quantised, recipes
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small wait for their threads more than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
 
 EXACT = [1.0, 1.125, 1.875, 448.0, -240.0, 2.0**-9, 0.0]
 """Of e4m3."""
