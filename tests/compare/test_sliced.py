@@ -107,7 +107,7 @@ def same(left: torch.Tensor, right: torch.Tensor) -> bool:
 def test_a_file_that_ends_early_is_said_to(file: SlicedFile) -> None:
     """No tensor is handed out that is not whole."""
     os.truncate(file.path, file.path.stat().st_size - 8)
-    with pytest.raises(ValueError, match=r"f: ends \d+ bytes before its header says"):
+    with pytest.raises(sliced.EndsEarly, match=r"f: ends \d+ bytes before its header says"):
         [file.read(name) for name in ("a", "flags", "scalar")]
 
 

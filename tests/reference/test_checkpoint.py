@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -362,6 +363,15 @@ def test_a_damaged_folder_is_refused_in_one_sentence(folder: Path, damage: Calla
         Checkpoint.open(folder)
     assert str(raised.value).startswith(str(folder))
     assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_becomes_shorter_while_it_is_open_is_refused(folder: Path) -> None:
+    """What has been opened was whole: reading says what has happened since."""
+    with Checkpoint.open(folder) as checkpoint:
+        for shard in checkpoint.shards:
+            os.truncate(shard.path, shard.path.stat().st_size // 2)
+        with pytest.raises(UsageError, match=r"ends \d+ bytes before its header says; download it again"):
+            verify(checkpoint)
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:

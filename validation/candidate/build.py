@@ -14,6 +14,7 @@ from megatron.core.tensor_parallel.random import initialize_rng_tracker, model_p
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 
 from validation.candidate.config import transformer_config
+from validation.candidate.place import device
 from validation.candidate.spec import block_spec, mtp_spec
 from validation.candidate.versions import building, of_stage
 from validation.case.case import Case
@@ -99,8 +100,7 @@ def _model(case: Case, config: MLATransformerConfig, block: Any, stage: int | No
         rotary_base=int(case.model.rope_theta),
         **of_stage(GPTModel, stage),
     )
-    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
-    return model.to(device=device)
+    return model.to(device=device())
 
 
 def wrap(chunks: list[GPTModel], case: Case) -> list[DistributedDataParallel]:

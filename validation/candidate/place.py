@@ -21,6 +21,11 @@ WHOLE_SEQUENCE = (
 """Probes inside a tensor-parallel region: heads, columns or vocabulary are cut there, the sequence is not."""
 
 
+def device() -> torch.device:
+    """Where this rank computes."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
 @dataclass(frozen=True)
 class Place:
     """This rank's coordinates in the layout."""

@@ -6,7 +6,7 @@ from collections import defaultdict, deque
 
 import torch
 
-from validation.candidate.place import Place
+from validation.candidate.place import Place, device
 from validation.candidate.recorder import Recorder
 from validation.case.case import Case
 from validation.case.probes import Probe
@@ -77,8 +77,4 @@ class Choices:
                 known = file.read(name, (rows, slice(start, min(stop, length)), slice(0, k)))
                 missing = known.new_full((known.shape[0], stop - max(start, min(stop, length)), k), -1)
                 parts.append(torch.cat([known, missing], 1))
-            return torch.cat(parts, 1).transpose(0, 1).flatten(0, 1).to(_device())
-
-
-def _device() -> torch.device:
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+            return torch.cat(parts, 1).transpose(0, 1).flatten(0, 1).to(device())

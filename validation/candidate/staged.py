@@ -11,7 +11,6 @@ A tensor on the CPU is copied all the same: transport `staged-cpu` rehearses on 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -21,12 +20,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C import _distributed_c10d as c10d
 
-from validation.compare.precision import Unfilled
+from validation.candidate import host_memory
 
 NAMES = ("staged", "staged-cpu")
 _ReduceOp = dist.ReduceOp
-_WIDER = {torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.bool: torch.uint8, torch.int16: torch.int32}
-"""What a dtype is reduced in: those of 16 bits lose nothing on the way, and gloo has none of these."""
 _ADDING: dict[Any, Callable[[Tensor, Tensor], Tensor]] = {
     _ReduceOp.SUM: torch.add,
     _ReduceOp.AVG: torch.add,
@@ -88,62 +85,6 @@ class StagedWork(dist.Work):
     _source_rank = source_rank
 
 
-_PINNED = 256 << 20
-"""Bytes up to which host memory is pinned: torch keeps it for the next collective, and a GPU copies ten times as fast."""
-
-
-def _host(shape: Sequence[int], dtype: torch.dtype, like: Tensor) -> Tensor:
-    """Host memory, for what comes from the device of `like` or goes there: all of it will be written."""
-    pinned = like.is_cuda and math.prod(shape) * dtype.itemsize <= _PINNED
-    with Unfilled():
-        return torch.empty(shape, dtype=dtype, device="cpu", pin_memory=pinned)
-
-
-def _on_host(tensor: Tensor) -> Tensor:
-    """A copy in host memory, contiguous. The host waits for the current stream, on which the tensor was made."""
-    return _host(tensor.shape, tensor.dtype, tensor).copy_(tensor.detach())
-
-
-def _bytes(tensor: Tensor) -> Tensor:
-    """A copy in host memory as a row of bytes."""
-    return _on_host(tensor).reshape(-1).view(torch.uint8)
-
-
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    """A copy of all of them in host memory, one after the other, as a row of bytes."""
-    sizes = [_size(tensor) for tensor in tensors]
-    host = _host((sum(sizes),), torch.uint8, tensors[0])
-    for place, tensor in zip(host.split(sizes), tensors, strict=True):
-        place.copy_(tensor.detach().contiguous().reshape(-1).view(torch.uint8))
-    return host
-
-
-def _size(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
-
-
-def _room(tensor: Tensor) -> Tensor:
-    """Host memory for the bytes of a tensor that is going to be received."""
-    return _host((_size(tensor),), torch.uint8, tensor)
-
-
-def _put(tensor: Tensor, host: Tensor) -> None:
-    """Write into a tensor as a collective does, unseen by autograd: it may be a leaf, or be saved for a backward pass."""
-    whole = host if host.storage_offset() % tensor.element_size() == 0 else host.clone()  # parts of several dtypes
-    tensor.data.copy_(whole.view(tensor.dtype).view(tensor.shape))
-
-
-def _put_all(tensors: Iterable[Tensor], hosts: Iterable[Tensor]) -> None:
-    for tensor, host in zip(tensors, hosts, strict=True):
-        _put(tensor, host)
-
-
-def _widened(tensor: Tensor) -> Tensor:
-    """A copy in host memory, in the dtype that it is reduced in."""
-    host = _on_host(tensor)
-    return host.to(_WIDER.get(tensor.dtype, tensor.dtype))
-
-
 def _operation(options: Any) -> Any:
     """The reduction that is asked for. Raises ValueError for one with a factor, which nothing in megatron-core asks for."""
     asked = getattr(options, "reduceOp", options)
@@ -176,7 +117,7 @@ def _splits(sizes: Sequence[int] | None, tensor: Tensor, ranks: int) -> list[int
     rows = [len(tensor) // ranks] * ranks if sizes is None or len(sizes) == 0 else [int(size) for size in sizes]
     if sum(rows) != len(tensor) or len(rows) != ranks:
         raise ValueError(f"{ranks} ranks cannot share {len(tensor)} rows as {rows}")
-    row = _size(tensor) // len(tensor) if len(tensor) else 0
+    row = host_memory.size(tensor) // len(tensor) if len(tensor) else 0
     return [count * row for count in rows]
 
 
@@ -210,7 +151,7 @@ class StagedGroup(_Group):
     def allreduce(self, tensors: list[Tensor], opts: Any = _ReduceOp.SUM) -> StagedWork:
         """Each tensor becomes its reduction over all ranks."""
         operation = _operation(opts)
-        hosts = [_widened(tensor) for tensor in tensors]
+        hosts = [host_memory.widened(tensor) for tensor in tensors]
         options = _with(c10d.AllreduceOptions, opts, reduceOp=_ReduceOp.SUM if operation == _ReduceOp.AVG else operation)
         inner = [self._gloo.allreduce([host], options) for host in hosts]
 
@@ -225,7 +166,7 @@ class StagedGroup(_Group):
     def reduce(self, tensors: list[Tensor], opts: Any) -> StagedWork:
         """The root's tensor becomes the reduction over all ranks; the others keep theirs."""
         operation, (tensor,) = _operation(opts), tensors
-        host, root = _widened(tensor), opts.rootRank
+        host, root = host_memory.widened(tensor), opts.rootRank
         summing = _ReduceOp.SUM if operation == _ReduceOp.AVG else operation
         inner = [self._gloo.reduce([host], _with(c10d.ReduceOptions, opts, rootRank=root, reduceOp=summing))]
 
@@ -241,11 +182,11 @@ class StagedGroup(_Group):
         operation = _operation(opts)
         if (adding := _ADDING.get(operation)) is None:
             raise ValueError(f"the staged transport has no reduce-scatter by {operation.name}; an all-reduce has it")
-        counts, sizes = [_size(part) for part in parts], [_size(output)] * self._ranks
-        received, work = self._exchange(_joined(parts), counts, sizes, opts, output)
+        counts, sizes = [host_memory.size(part) for part in parts], [host_memory.size(output)] * self._ranks
+        received, work = self._exchange(host_memory.joined(parts), counts, sizes, opts, output)
 
         def finish() -> None:
-            wide = _WIDER.get(output.dtype, output.dtype)
+            wide = host_memory.WIDER.get(output.dtype, output.dtype)
             first, *rest = (part.view(output.dtype).to(wide) for part in received)
             for part in rest:
                 first = adding(first, part)
@@ -268,29 +209,29 @@ class StagedGroup(_Group):
         """Every rank gets the root's tensor."""
         (tensor,) = tensors
         own = self.rank() == opts.rootRank
-        host = _bytes(tensor) if own else _room(tensor)
+        host = host_memory.as_bytes(tensor) if own else host_memory.room(tensor)
         options = _with(c10d.BroadcastOptions, opts, rootRank=opts.rootRank, rootTensor=0)
-        finish = (lambda: None) if own else (lambda: _put(tensor, host))
+        finish = (lambda: None) if own else (lambda: host_memory.put(tensor, host))
         return self._work([self._gloo.broadcast([host], options)], tensors, finish)
 
     def allgather(self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any = None) -> StagedWork:
         """Every rank gets the tensor of each. Their sizes may differ."""
         (places,), (given,) = outputs, inputs
-        sizes, mine = [_size(place) for place in places], _bytes(given)
+        sizes, mine = [host_memory.size(place) for place in places], host_memory.as_bytes(given)
         if len(set(sizes)) == 1:
-            received = [_host(mine.shape, mine.dtype, given) for _ in sizes]
+            received = [host_memory.taken(mine.shape, mine.dtype, given) for _ in sizes]
             work = self._gloo.allgather([received], [mine], _with(c10d.AllgatherOptions, opts))
         else:
             received, work = self._exchange(mine.repeat(self._ranks), [len(mine)] * self._ranks, sizes, opts, given)
-        return self._work([work], places, lambda: _put_all(places, received))
+        return self._work([work], places, lambda: host_memory.put_all(places, received))
 
     def all_gather_single(self, output: Tensor, input: Tensor, opts: Any = None) -> StagedWork:  # noqa: A002
         """The same into one tensor."""
-        mine, received = _bytes(input), _room(output)
+        mine, received = host_memory.as_bytes(input), host_memory.room(output)
         if len(received) != len(mine) * self._ranks:
             raise ValueError(f"{self._ranks} x {tuple(input.shape)} is not the size of the output {tuple(output.shape)}")
         work = self._gloo.allgather([list(received.chunk(self._ranks))], [mine], _with(c10d.AllgatherOptions, opts))
-        return self._work([work], [output], lambda: _put(output, received))
+        return self._work([work], [output], lambda: host_memory.put(output, received))
 
     def all_gather_single_coalesced(self, outputs: list[Tensor], inputs: list[Tensor], opts: Any = None) -> StagedWork:
         """The same for several tensors at once."""
@@ -300,23 +241,23 @@ class StagedGroup(_Group):
     def gather(self, outputs: list[list[Tensor]], inputs: list[Tensor], opts: Any) -> StagedWork:
         """The root gets the tensor of each rank."""
         places = outputs[0] if outputs else []
-        received = [_room(place) for place in places]
+        received = [host_memory.room(place) for place in places]
         options = _with(c10d.GatherOptions, opts, rootRank=opts.rootRank)
-        work = self._gloo.gather([received] if outputs else [], [_bytes(inputs[0])], options)
-        return self._work([work], places, lambda: _put_all(places, received))
+        work = self._gloo.gather([received] if outputs else [], [host_memory.as_bytes(inputs[0])], options)
+        return self._work([work], places, lambda: host_memory.put_all(places, received))
 
     def scatter(self, outputs: list[Tensor], inputs: list[list[Tensor]], opts: Any) -> StagedWork:
         """Every rank gets the root's tensor for it."""
-        received = [_room(output) for output in outputs]
-        sent = [[_bytes(part) for part in parts] for parts in inputs]
+        received = [host_memory.room(output) for output in outputs]
+        sent = [[host_memory.as_bytes(part) for part in parts] for parts in inputs]
         work = self._gloo.scatter(received, sent, _with(c10d.ScatterOptions, opts, rootRank=opts.rootRank))
-        return self._work([work], outputs, lambda: _put_all(outputs, received))
+        return self._work([work], outputs, lambda: host_memory.put_all(outputs, received))
 
     def alltoall(self, outputs: list[Tensor], inputs: list[Tensor], opts: Any = None) -> StagedWork:
         """Every rank gets each rank's tensor for it."""
-        counts, sizes = ([_size(tensor) for tensor in tensors] for tensors in (inputs, outputs))
-        received, work = self._exchange(_joined(inputs), counts, sizes, opts, inputs[0])
-        return self._work([work], outputs, lambda: _put_all(outputs, received))
+        counts, sizes = ([host_memory.size(tensor) for tensor in tensors] for tensors in (inputs, outputs))
+        received, work = self._exchange(host_memory.joined(inputs), counts, sizes, opts, inputs[0])
+        return self._work([work], outputs, lambda: host_memory.put_all(outputs, received))
 
     def all_to_all_single(
         self,
@@ -328,13 +269,16 @@ class StagedGroup(_Group):
     ) -> StagedWork:
         """The same with the parts in one tensor, as many rows each as the sizes say."""
         counts, sizes = _splits(input_split_sizes, input, self._ranks), _splits(output_split_sizes, output, self._ranks)
-        room = _room(output)
-        work = self._gloo.alltoall_base(room, _bytes(input), sizes, counts, _with(c10d.AllToAllOptions, opts))
-        return self._work([work], [output], lambda: _put(output, room))
+        return self._exchange_single(output, input, counts, sizes, opts)
+
+    def _exchange_single(self, output: Tensor, given: Tensor, counts: list[int], sizes: list[int], opts: Any) -> StagedWork:
+        room = host_memory.room(output)
+        work = self._gloo.alltoall_base(room, host_memory.as_bytes(given), sizes, counts, _with(c10d.AllToAllOptions, opts))
+        return self._work([work], [output], lambda: host_memory.put(output, room))
 
     def _exchange(self, sent: Tensor, counts: list[int], sizes: list[int], opts: Any, like: Tensor) -> tuple[list[Tensor], Any]:
         """Bytes for each rank, so many each, against bytes from each, of these sizes; with what gloo has under way."""
-        received = _host((sum(sizes),), torch.uint8, like)
+        received = host_memory.taken((sum(sizes),), torch.uint8, like)
         work = self._gloo.alltoall_base(received, sent, sizes, counts, _with(c10d.AllToAllOptions, opts))
         return list(received.split(sizes)), work
 
@@ -342,18 +286,18 @@ class StagedGroup(_Group):
 
     def send(self, tensors: list[Tensor], dst: int, tag: int) -> StagedWork:
         """Send a tensor; it may be changed again as soon as this returns."""
-        host = _bytes(tensors[0])
+        host = host_memory.as_bytes(tensors[0])
         return self._work([self._gloo.send([host], dst, tag)], [host])
 
     def recv(self, tensors: list[Tensor], src: int, tag: int) -> StagedWork:
         """Receive a tensor."""
-        host = _room(tensors[0])
-        return self._work([self._gloo.recv([host], src, tag)], tensors, lambda: _put(tensors[0], host))
+        host = host_memory.room(tensors[0])
+        return self._work([self._gloo.recv([host], src, tag)], tensors, lambda: host_memory.put(tensors[0], host))
 
     def recv_anysource(self, tensors: list[Tensor], tag: int) -> StagedWork:
         """Receive a tensor from whoever sends one."""
-        host = _room(tensors[0])
-        return self._work([self._gloo.recv_anysource([host], tag)], tensors, lambda: _put(tensors[0], host))
+        host = host_memory.room(tensors[0])
+        return self._work([self._gloo.recv_anysource([host], tag)], tensors, lambda: host_memory.put(tensors[0], host))
 
     # Order
 
@@ -423,17 +367,8 @@ class GroupOfOne(StagedGroup):
         """The only tensor there is."""
         return self._moved(outputs, inputs)
 
-    def all_to_all_single(
-        self,
-        output: Tensor,
-        input: Tensor,  # noqa: A002 - torch's name
-        output_split_sizes: Sequence[int] | None = None,
-        input_split_sizes: Sequence[int] | None = None,
-        opts: Any = None,
-    ) -> StagedWork:
-        """The same in one tensor, all of whose rows it is."""
-        _splits(input_split_sizes, input, 1), _splits(output_split_sizes, output, 1)
-        return self._moved([output], [input])
+    def _exchange_single(self, output: Tensor, given: Tensor, *counts: Any) -> StagedWork:
+        return self._moved([output], [given])
 
     def _moved(self, outputs: list[Tensor], inputs: list[Tensor]) -> StagedWork:
         def finish() -> None:
@@ -443,7 +378,6 @@ class GroupOfOne(StagedGroup):
         return self._work([], outputs, finish)
 
     _allgather_base = all_gather_single
-    alltoall_base = all_to_all_single
 
 
 def _group(store: Any, rank: int, size: int, timeout: timedelta) -> StagedGroup:

@@ -11,7 +11,7 @@ from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
-from validation.candidate.place import Place
+from validation.candidate.place import Place, device
 from validation.candidate.sequence import positions
 from validation.candidate.versions import counted_tokens, once_for_each_rank
 from validation.case.case import Case
@@ -63,15 +63,14 @@ def loss_divisor(case: Case, batch: Path) -> int:
 
 def micro_batches(case: Case, batch: Path, step: int) -> Iterator[dict[str, torch.Tensor]]:
     """This rank's micro-batches of a step in order: tokens, labels and mask of its sequences and positions."""
-    place, file = Place.here(case), SlicedFile(batch)
-    held = torch.tensor(positions(case.seq_length, case.layout.cp, place.cp))
-    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    place, file = Place.here(case), SlicedFile(batch, device())
+    held = torch.tensor(positions(case.seq_length, case.layout.cp, place.cp)).to(file.device)
     for micro_batch in range(case.micro_batches):
         rows = slice(*place.batch_rows(micro_batch))
         index = (rows, slice(None))
         names = ("tokens", "labels", "mask")
-        data = {name: file.read(f"{step}/{name}", index)[:, held].to(device) for name in names}
-        yield {**data, "positions": held.to(device).expand(case.micro_batch_size, -1)}
+        data = {name: file.read(f"{step}/{name}", index)[:, held] for name in names}
+        yield {**data, "positions": held.expand(case.micro_batch_size, -1)}
 
 
 def causal_mask(case: Case, device: torch.device) -> torch.Tensor:

@@ -21,6 +21,7 @@ from megatron.core.models.gpt import GPTModel
 from validation.candidate import build, load
 from validation.candidate.compare import compare_gradients
 from validation.candidate.experts import Experts
+from validation.candidate.place import device
 from validation.candidate.probes import ProbedChunk
 from validation.candidate.recorder import Recorder
 from validation.candidate.step import Losses, called, loss_divisor, micro_batches
@@ -62,7 +63,7 @@ class _Rank:
         self._folder, self.held = folder, 0
         self._weights = open_weights(case, stored.weights(case))
         self._divisor = loss_divisor(case, stored.batch)
-        self._device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        self._device = device()
         self._experts = Experts(case, stored, self._weights, recorder, self._device)
         self._losses = Losses(case)
         self._tokens = torch.zeros((), dtype=torch.int, device=self._device)

@@ -83,10 +83,7 @@ def _sizes(case: Case) -> Iterator[tuple[str, int]]:
     model, layout = case.model, case.layout
     tp = f" / tp{layout.tp}" if layout.tp > 1 else ""
     heads = model.num_attention_heads // layout.tp
-    yield "hidden_size", model.hidden_size
-    if model.q_lora_rank is not None:
-        yield "q_lora_rank", model.q_lora_rank
-    yield "kv_lora_rank", model.kv_lora_rank
+    yield from _widths(case)
     yield "kv_lora_rank + qk_rope_head_dim", model.kv_lora_rank + model.qk_rope_head_dim
     yield f"num_attention_heads{tp} * (qk_nope_head_dim + qk_rope_head_dim)", heads * model.query_head_dim
     yield f"num_attention_heads{tp} * (qk_nope_head_dim + v_head_dim)", heads * (model.qk_nope_head_dim + model.v_head_dim)
@@ -104,12 +101,17 @@ def _sizes(case: Case) -> Iterator[tuple[str, int]]:
 
 def _gathered(case: Case) -> Iterator[tuple[str, int]]:
     """What of a rank's part of the sequence is gathered before column-parallel products."""
+    yield from _widths(case)
+    yield _rows(case)
+
+
+def _widths(case: Case) -> Iterator[tuple[str, int]]:
+    """Of the hidden states and the latents."""
     model = case.model
     yield "hidden_size", model.hidden_size
     if model.q_lora_rank is not None:
         yield "q_lora_rank", model.q_lora_rank
     yield "kv_lora_rank", model.kv_lora_rank
-    yield _rows(case)
 
 
 def _rows(case: Case) -> tuple[str, int]:

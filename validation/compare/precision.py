@@ -127,9 +127,11 @@ class Unfilled:
     is written whole at once need not be written twice.
     """
 
+    _switch: Any = torch.utils.deterministic
+
     def __enter__(self) -> None:
-        self._before = torch._C._get_deterministic_fill_uninitialized_memory()
-        torch._C._set_deterministic_fill_uninitialized_memory(False)
+        self._before = self._switch.fill_uninitialized_memory
+        self._switch.fill_uninitialized_memory = False
 
     def __exit__(self, *raised: object) -> None:
-        torch._C._set_deterministic_fill_uninitialized_memory(self._before)
+        self._switch.fill_uninitialized_memory = self._before

@@ -45,6 +45,10 @@ _DTYPES = {
 }
 
 
+class EndsEarly(ValueError):
+    """A file that is shorter than its header says."""
+
+
 @dataclass(frozen=True)
 class _Entry:
     """A tensor as the header has it; `start` is the place of its first byte in the file."""
@@ -57,8 +61,8 @@ class _Entry:
 class SlicedFile:
     """A safetensors file whose tensors are read slice by slice, onto `device`.
 
-    Memory is bounded by what is handed out, and AT_ONCE. Nothing handed out depends on the file. A file that is no good raises
-    ValueError or OSError, whichever reading it raises.
+    Memory is bounded by what is handed out, and AT_ONCE. Nothing handed out depends on the file. A file that ends early raises
+    EndsEarly, one that is no good otherwise what reading it raises.
     """
 
     def __init__(self, path: Path, device: torch.device = CPU) -> None:
@@ -138,12 +142,8 @@ class SlicedFile:
             self._read_bytes(target, place)
 
     def _read_bytes(self, target: torch.Tensor, place: int) -> None:
-        left, number = memoryview(target.numpy().data), self._open()
-        while left:
-            count = os.preadv(number, [left], place)
-            if not count:
-                raise ValueError(f"{self.path}: ends {len(left)} bytes before its header says")
-            left, place = left[count:], place + count
+        if missing := read_into(memoryview(target.numpy().data), self._open(), place):
+            raise EndsEarly(f"{self.path}: ends {missing} bytes before its header says")
 
     def _entry(self, name: str) -> _Entry:
         if name not in self._entries:
@@ -156,6 +156,16 @@ class SlicedFile:
             self._closing = weakref.finalize(self, os.close, number)
             self._entries = self._entries or _header(number)
         return self._number
+
+
+def read_into(left: memoryview, number: int, place: int) -> int:
+    """Fill memory with the bytes of the file open as `number` from `place` on; returns how many bytes the file lacks."""
+    while left:
+        count = os.preadv(number, [left], place)
+        if not count:
+            break
+        left, place = left[count:], place + count
+    return len(left)
 
 
 def _header(number: int) -> dict[str, _Entry]:

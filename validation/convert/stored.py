@@ -16,6 +16,7 @@ import torch
 
 from validation.case.errors import UsageError
 from validation.compare.piece import Box, box_shape
+from validation.compare.sliced import read_into
 
 _OPEN = 64
 """Files that are held open at a time."""
@@ -29,13 +30,8 @@ class Files:
 
     def read_into(self, path: Path, offset: int, out: memoryview) -> None:
         """Fill `out` with the bytes from `offset` on. Raises UsageError where the file ends before."""
-        descriptor = self._descriptor(path)
-        done = 0
-        while done < len(out):
-            count = os.preadv(descriptor, [out[done:]], offset + done)
-            if not count:
-                raise UsageError(f"{path}: ends before its last tensor; the file is not whole")
-            done += count
+        if read_into(out, self._descriptor(path), offset):
+            raise UsageError(f"{path}: ends before its last tensor; the file is not whole")
 
     def _descriptor(self, path: Path) -> int:
         if path not in self._descriptors:

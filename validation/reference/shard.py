@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from validation.case.errors import UsageError
-from validation.compare.sliced import CPU, SlicedFile
+from validation.compare.sliced import CPU, EndsEarly, SlicedFile
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """By the names that safetensors gives them; every other dtype is refused."""
@@ -51,6 +52,13 @@ class Shard(SlicedFile):
                 pass
         except (SafetensorError, OSError) as error:
             raise UsageError(f"{self.path}: not a whole safetensors file ({error}); download it again") from None
+
+    def read(self, name: str, index: Sequence[slice] | None = None) -> torch.Tensor:
+        """As any file's. Raises UsageError where it has become shorter since it was opened."""
+        try:
+            return super().read(name, index)
+        except (EndsEarly, OSError) as error:
+            raise UsageError(f"{error}; download it again") from None
 
     def described(self) -> dict[str, Described]:
         """What the file says of each of its tensors, nothing of which is read."""

@@ -17,6 +17,7 @@ from validation.candidate import build, load, platform, staged, stream
 from validation.candidate.balancing import compare_balancing
 from validation.candidate.compare import compare_gradients, compare_step
 from validation.candidate.optimizer import Optimizer, gather_gradients
+from validation.candidate.place import device
 from validation.candidate.probes import ProbedChunk
 from validation.candidate.recorder import Recorder
 from validation.candidate.saved import load_saved
@@ -25,7 +26,6 @@ from validation.candidate.unreduced import Unreduced
 from validation.case.case import Case
 from validation.compare.memory import device_peak, peak_memory
 from validation.compare.precision import DTYPES, LOSS_DTYPES, as_stored, computing_in, make_deterministic
-from validation.compare.sliced import CPU
 from validation.reference.checkpoint import Checkpoint
 from validation.reference.store import Reference
 from validation.run import plugin as plugins
@@ -56,7 +56,7 @@ def _findings(case: Case, stored: Reference, report: RankReport, timeout: float,
     dist.init_process_group(case.transport, timeout=timedelta(seconds=timeout))
     with computing_in(case.precision, platform.mode(case.on_cpu, case.precision)):
         build.start_groups(case.layout)
-        recorder = Recorder(report.rank, Path(keep) if keep else None, stored.facts(), _device(case))
+        recorder = Recorder(report.rank, Path(keep) if keep else None, stored.facts(), device())
         held = _measure(case, stored, recorder, report, plugin)
         place = _place()
     # A rank that leaves early takes its connections with it while others still read from them. One alone has none, and closing
@@ -77,7 +77,7 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
     plugin.built(case, chunks)
     held = load.held_by(chunks, case.model, recorder)
     report.progress("weights")
-    checkpoint = Checkpoint.open(stored.weights(case), case.model, case.layers, _device(case))
+    checkpoint = Checkpoint.open(stored.weights(case), case.model, case.layers, device())
     with as_stored():
         load.load(chunks, recorder, lambda: _fill(case, chunks, held, checkpoint))
         load.compare_weights(held, checkpoint, recorder)
@@ -138,10 +138,6 @@ def _take_steps(
         plugin.stepped(case, wrapped, step)
         with as_stored():
             compare_step(step, norm.to(DTYPES[case.precision]), optimizer, held, stored, recorder)
-
-
-def _device(case: Case) -> torch.device:
-    return CPU if case.on_cpu else torch.device("cuda", torch.cuda.current_device())
 
 
 def _place() -> dict[str, int]:
