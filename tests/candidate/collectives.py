@@ -30,6 +30,7 @@ OWN: dict[str, Collective] = {}
 TAKES_TWO = (
     "send_and_receive",
     "batched_sends_and_receives",
+    "waited_for_again",
     "several_groups",
     "a_rank_that_does_not_come",
 )
@@ -321,6 +322,20 @@ def nothing_arrives_before_it_is_waited_for(group: Any, rank: int, size: int) ->
     before = tensor.clone()
     work.wait()
     return [before, tensor]
+
+
+@_own
+def waited_for_again(group: Any, rank: int, size: int) -> list[Tensor]:
+    """Every handle twice, as Transformer Engine's ring attention does; over nccl the second time is nothing."""
+    ring, place, mean = dist.new_group(timeout=timedelta(seconds=10)), made(rank, 4), made(rank, 4)
+    exchange = [
+        dist.P2POp(dist.isend, made(rank, 4), (rank + 1) % size, ring),
+        dist.P2POp(dist.irecv, place, (rank - 1) % size, ring),
+    ]
+    works = [*dist.batch_isend_irecv(exchange), dist.all_reduce(mean, ReduceOp.AVG, group=ring, async_op=True)]
+    for work in (*works, *works):
+        work.wait()
+    return [place, mean]
 
 
 @_own

@@ -135,6 +135,14 @@ def test_a_tensor_stays_as_it_is_until_the_collective_is_waited_for(ranks: Found
         torch.testing.assert_close(after, sum(made(other, 4) for other in range(len(ranks))))
 
 
+def test_a_handle_may_be_waited_for_again(ranks: Found) -> None:
+    size = len(ranks)
+    mean: Any = sum(made(other, 4) for other in range(size)) / size
+    for rank, (received, averaged) in enumerate(own(ranks, "waited_for_again")):
+        assert torch.equal(received, made((rank - 1) % size, 4))
+        torch.testing.assert_close(averaged, mean)
+
+
 def test_autograd_sees_nothing_of_a_collective(ranks: Found) -> None:
     """As over nccl: what a collective wrote into a saved tensor is what the backward pass reads."""
     for gradient, leaf in own(ranks, "a_saved_tensor_may_be_reduced"):

@@ -97,6 +97,12 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ("no batch", case(batch_size=0), "batch_size is 0"),
     ("te on gloo", case(implementation="te", precision="fp32"), "te cannot run on gloo; --implementation local can"),
     ("te in fp64", case(implementation="te", transport="nccl"), "no fp64 kernels; --precision fp32 works"),
+    (
+        "te in fp32 with cp",
+        case("cp2", **{**TE_IN_BF16, "precision": "fp32"}),
+        "te in fp32 cannot run with cp2: .*--implementation te --precision bf16 works, or --implementation local",
+    ),
+    ("te-unfused with cp", case("cp4", **{**TE_IN_BF16, "implementation": "te-unfused"}), "^te-unfused cannot run with cp4"),
     # the options of a step
     ("option", case(training=Training(loss="sum")), "loss 'sum' is unknown; known are token and mean"),
     (
@@ -220,6 +226,11 @@ def test_an_impossible_case_is_refused_with_what_would_work(of: Case, said: str)
     with pytest.raises(UsageError, match=said) as raised:
         preflight.check(of, max_ranks=64, gpus=64, memory=None)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("implementation", ["te", "te-fused", "te-flash"])
+def test_transformer_engine_splits_sequences_in_bf16(implementation: str) -> None:
+    assert refusal(case("cp2", **{**TE_IN_BF16, "implementation": implementation})) is None
 
 
 def test_every_rule_refuses_something_here() -> None:

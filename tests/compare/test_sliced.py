@@ -92,6 +92,7 @@ def test_parts_come_onto_a_gpu_through_pinned_buffers(tmp_path: Path) -> None:
     large = torch.arange(40 << 20, dtype=torch.int32).view(64, -1)
     save_file({"a": large, "b": large + 1}, tmp_path / "large")
     on_gpu = SlicedFile(tmp_path / "large", torch.device("cuda", 0))
+    torch.cuda.set_device(torch.cuda.device_count() - 1)  # another one, where there are several
     parts = {index: on_gpu.read("a", index) for index in ((slice(0, 64), slice(0, 9)), (slice(3, 61), slice(7, None)))}
     whole = [on_gpu.read(name) for name in ("a", "b", "a")]
     assert all(part.is_cuda and torch.equal(part.cpu(), large[index]) for index, part in parts.items())

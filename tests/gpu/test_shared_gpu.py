@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from ci import junit
+from tests.gpu.commands import run
 from tests.gpu.conftest import needs_gpu
 
-ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.gpu, needs_gpu]
-
-
-def run(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "validation", "run", "--results", str(folder / "results"), *words]
-    environment = {**os.environ, "PLUMBLINE_CACHE": str(folder / "cache"), "CI": "", **variables}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_layouts_of_tiny_pass_in_fp64_on_one_gpu(tmp_path: Path) -> None:

@@ -42,10 +42,13 @@ class StagedWork(dist.Work):
         self._done = False
 
     def wait(self, timeout: timedelta = timedelta(0)) -> bool:
-        """Block until the outputs hold what was received. Raises what gloo raises: a time-out, a lost rank."""
-        for work in self._inner:
-            work.wait(timeout)
+        """Block until the outputs hold what was received. Raises what gloo raises: a time-out, a lost rank.
+
+        Gloo counts completions: what has been waited for must not be waited for again, as Transformer Engine does.
+        """
         if not self._done:
+            for work in self._inner:
+                work.wait(timeout)
             self._done = True
             self._finish()
         return True

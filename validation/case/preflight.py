@@ -97,6 +97,20 @@ def transformer_engine_runs(case: Case) -> str | None:
     return None
 
 
+def transformer_engine_splits_sequences(case: Case) -> str | None:
+    """Of Transformer Engine's attentions the unfused one, which is its only one in fp32, has no context parallelism.
+
+    https://github.com/NVIDIA/TransformerEngine/blob/v2.11/transformer_engine/pytorch/attention/dot_product_attention/utils.py
+    """
+    if not case.uses_te or case.layout.cp == 1 or (case.implementation != "te-unfused" and case.precision != "fp32"):
+        return None
+    what = "te-unfused" if case.implementation == "te-unfused" else f"{case.implementation} in {case.precision}"
+    return (
+        f"{what} cannot run with cp{case.layout.cp}: Transformer Engine's unfused attention, which has fp32, has no context "
+        "parallelism; --implementation te --precision bf16 works, or --implementation local"
+    )
+
+
 def groups_divide(case: Case) -> str | None:
     """The groups of experts are equal, and HuggingFace takes the two best of each."""
     model = case.model
@@ -177,6 +191,7 @@ RULES: tuple[Rule, ...] = (
     positive_numbers,
     *training_rules.RULES,
     transformer_engine_runs,
+    transformer_engine_splits_sequences,
     degrees.local_stock_has_no_cp,
     degrees.tp_divides,
     degrees.etp_divides,

@@ -35,7 +35,8 @@ def fill(target: torch.Tensor, read: Callable[[torch.Tensor, int], object]) -> N
     While the device reads one buffer, the others are filled, each by several threads. When this returns, the device may still
     be reading: what is next on its stream comes after it.
     """
-    _Staging.of(target.device.index or 0).fill(target, read)
+    with torch.cuda.device(target.device):  # else events would be of another device's stream
+        _Staging.of(torch.cuda.current_device()).fill(target, read)
 
 
 class _Staging:
