@@ -3,13 +3,14 @@
     python benchmarks/convert.py [--gigabytes 4.5] [--rounds 3] [--folder DIR]
 
 Makes a HuggingFace folder in bf16, deletes all that it wrote. Every round converts it to torch_dist, from there back and to the
-legacy format, each beside a copy of the same files, into a folder that is not there yet and until it is on the disk. Prints
-seconds, the share of the copy's bytes per second, and the largest resident memory of any process.
+legacy format, each beside a copy of the files that it reads, into a folder that is not there yet and until it is on the disk.
+Prints seconds, the share of the copy's bytes per second, and the largest resident memory of any process.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import json
 import os
@@ -118,7 +119,7 @@ def timed(act: Callable[[], str]) -> Step:
 def copied(folder: Path, to: Path) -> str:
     """Copy the files and have them on the disk, as the conversion has its own."""
     subprocess.run(["cp", "-r", str(folder), str(to)], check=True)
-    for path in to.iterdir():
+    for path in (path for path in to.rglob("*") if path.is_file()):
         descriptor = os.open(path, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
@@ -140,12 +141,14 @@ def rounds(folder: Path, place: Path, count: int) -> None:
         "legacy": lambda: converted(*there, "--format", "legacy", "--save", str(place / "legacy")),
     }
     no_longer = {"torch_dist": (), "back": ("back", "torch_dist"), "legacy": ("legacy",)}
+    taken = {"torch_dist": folder, "back": place / "torch_dist", "legacy": folder}
     took: dict[str, list[tuple[Step, Step]]] = {name: [] for name in steps}
     for number in range(count):
         for name, act in steps.items():
-            # Whoever writes first to memory that is long unused pays for it: a copy that does not count, before both.
+            # Whoever writes first to memory that is long unused pays for it, and whoever reads first what is on the disk alone:
+            # a copy that does not count, before both.
             for _ in range(2):
-                copy = timed(lambda: copied(folder, place / "copy"))
+                copy = timed(functools.partial(copied, taken[name], place / "copy"))
                 shutil.rmtree(place / "copy")
             took[name].append((copy, timed(act)))
             for written in no_longer[name]:

@@ -34,6 +34,7 @@ class Distcp:
         self.path, self.tensors = path, tensors
         self._reader, self._files = reader, files
         self._items: dict[MetadataIndex, Stored | None] = {}
+        self._heads: dict[tuple[torch.Size, torch.dtype, int], bytes] = {}
         self._by_first: dict[str, dict[int, list[ChunkStorageMetadata]]] = {}
 
     @classmethod
@@ -77,15 +78,30 @@ class Distcp:
         path, dtype = self.path / info.relative_path, self.tensors[index.fqn].properties.dtype
         if info.transform_descriptors:
             return None
+        # Items of one kind begin alike, up to their tensors' bytes: torch.load is asked once for each kind.
+        kind = (chunk.sizes, dtype, info.length)
+        head = self._heads.get(kind)
+        if head is None or self._bytes(path, info.offset, len(head)) != head:
+            first = self._first_byte(path, info, kind[:2])
+            if first is None:
+                return None
+            head = self._heads[kind] = self._bytes(path, info.offset, first)
+        return Stored(path, info.offset + len(head), _box(chunk), dtype, self._files)
+
+    def _first_byte(self, path: Path, info: Any, kind: tuple[torch.Size, torch.dtype]) -> int | None:
+        """Where the tensor's bytes begin in an item of this shape and dtype; None where that is not so plain."""
         try:
             with path.open("rb") as file:
                 tensor = torch.load(self._reader._slice_file(file, info), map_location="meta", weights_only=True)
             first = first_byte(tensor)
         except (*_UNREADABLE, ValueError):
             return None
-        if not tensor.is_contiguous() or (tensor.shape, tensor.dtype) != (chunk.sizes, dtype):
-            return None
-        return Stored(path, info.offset + first, _box(chunk), dtype, self._files)
+        return first if tensor.is_contiguous() and (tensor.shape, tensor.dtype) == kind else None
+
+    def _bytes(self, path: Path, offset: int, count: int) -> bytes:
+        found = bytearray(count)
+        self._files.read_into(path, offset, memoryview(found))
+        return bytes(found)
 
     def _by_torch(self, key: str, box: Box) -> torch.Tensor:
         known: TensorStorageMetadata = self.tensors[key]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import mmap
-import os
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,16 +18,13 @@ from validation.case.errors import UsageError
 from validation.case.parameters import Parameter
 from validation.compare.piece import Box, box_shape, uncovered
 from validation.convert.checksum import crc32
+from validation.convert.sink import Sink
 from validation.convert.source import Source
 from validation.convert.stored import Run, bytes_of
 
 EXPERT_BIAS = "_bias"
 BLOCK_BYTES = 1 << 20
 """Bytes that are read and written at a time: they stay in the processor's cache meanwhile."""
-WRITE_BYTES = 256 << 10
-"""Bytes of one system call: from 512 KiB on, Linux takes memory for a file in pieces so large that they are newly made."""
-DISK_BYTES = 16 << 20
-"""Bytes after which the disk begins with them, so that little is left for the end."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +88,9 @@ class Stream:
     """A file that is written from its beginning to its end, in blocks of one size, and the crc32 of what is written."""
 
     def __init__(self, file: RawIOBase, wrote: Callable[[int], None] = lambda size: None) -> None:
-        self._file, self._wrote = file, wrote
+        self._sink, self._wrote = Sink(file), wrote
         self._block = memoryview(mmap.mmap(-1, BLOCK_BYTES))
-        self._filled = self._written = self._begun = self.crc32 = 0
+        self._filled = self._written = self.crc32 = 0
 
     @property
     def size(self) -> int:
@@ -134,15 +130,10 @@ class Stream:
 
     def flush(self) -> None:
         """Have all of it in the file."""
-        data = left = self._block[: self._filled]
-        while left:
-            left = left[self._file.write(left[:WRITE_BYTES]) :]  # a disk that becomes full takes a part and says nothing
+        data = self._block[: self._filled]
+        self._sink.write(data)
         self.crc32 = crc32(data, self.crc32)
         self._written, self._filled = self._written + self._filled, 0
-        if self._written - self._begun >= DISK_BYTES:
-            # Linux begins to write them to the disk, and keeps them in memory since they are not there yet.
-            os.posix_fadvise(self._file.fileno(), self._begun, self._written - self._begun, os.POSIX_FADV_DONTNEED)
-            self._begun = self._written
 
 
 class Target(ABC):
