@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -23,6 +24,8 @@ sys.path.insert(0, str(ROOT))
 
 from ci.table import rows  # noqa: E402
 from validation.case.case import Case  # noqa: E402
+from validation.case.home import home  # noqa: E402
+from validation.compare import native  # noqa: E402
 from validation.run.options import add_options, settings  # noqa: E402
 
 ROUNDS = 3
@@ -39,6 +42,8 @@ def cases(words: list[str]) -> tuple[Case, ...]:
 def one_command(words: list[str]) -> float:
     """Seconds for all layouts in one command."""
     with tempfile.TemporaryDirectory() as folder:
+        # Compiled once on a machine, as it is for the other side, which keeps no references.
+        shutil.copytree(home() / "native", Path(folder) / "cache" / "native")
         start = time.monotonic()
         subprocess.run(
             [sys.executable, "-m", "validation", "run", *words, "--no-self-test", "--results", folder],
@@ -101,6 +106,7 @@ def main() -> None:
     first, count = given.layouts.split(",")[0], len(given.layouts.split(","))
     steps = [] if given.steps is None else ["--steps", given.steps]
     timed, further, theirs = [], [], 0.0
+    native.library()
 
     def one_round() -> None:
         timed.append(one_command(["--layouts", given.layouts, *steps]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 
 # Imports and ranks make objects by the million and few cycles: the default of 700 has Python look for them all the time.
-gc.set_threshold(20_000, 20, 20)
+gc.set_threshold(200_000, 50, 50)
 
 import os  # noqa: E402
 import warnings  # noqa: E402
@@ -58,6 +58,8 @@ if TRANSPORT in ON_CPU:
     _call_once(steps=bool(os.environ.get("PLUMBLINE_STEPS")))
 else:
     fused.warm_up()
+    # A cycle may hold memory of the GPU, of which Python knows nothing.
+    gc.set_threshold(20_000, 20, 20)
 
 # What is imported stays: kept out of the collector, its pages are not copied into every rank by a collection there.
 gc.collect()
