@@ -24,13 +24,11 @@ MIB = 1 << 20
 
 def run(words: list[str]) -> None:
     """One depth, in this process; the last line of what it prints is JSON."""
-    from validation.run.options import add_options, settings
+    from validation.run.options import parsed
     from validation.run.prepare import prepare
     from validation.run.runner import Runner
 
-    parser = argparse.ArgumentParser()
-    add_options(parser.add_argument)
-    wanted = settings(parser.parse_args(words), "")
+    wanted = parsed(words)
     prepare(wanted)
     runner = Runner(wanted)
     runner.start(wanted.cases)

@@ -32,7 +32,7 @@ from validation.case.case import Case  # noqa: E402
 from validation.case.parameters import parameters  # noqa: E402
 from validation.case.probes import observed  # noqa: E402
 from validation.run import launch  # noqa: E402
-from validation.run.options import add_options, settings  # noqa: E402
+from validation.run.options import parsed  # noqa: E402
 from validation.run.references import REFERENCES  # noqa: E402
 
 if TYPE_CHECKING:
@@ -51,10 +51,8 @@ def layouts() -> str:
 
 def cases(seed: int, precision: str, names: str, jobs: int) -> Any:
     """The settings of one seed in one precision."""
-    parser = argparse.ArgumentParser()
-    add_options(parser.add_argument)
     words = ["--layouts", names, "--precision", precision, "--seed", str(seed), "--jobs", str(jobs)]
-    return settings(parser.parse_args(words), "")
+    return parsed(words)
 
 
 def measured(case: Case, result: Result) -> dict[str, Any]:

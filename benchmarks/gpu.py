@@ -28,7 +28,7 @@ from ci import junit
 from validation import doctor
 from validation.case.memory import estimate
 from validation.cli import main as command
-from validation.run.options import add_options, settings
+from validation.run.options import parsed
 
 SHARED = "tp2,pp2,ep2,tp2ep2,tp2pp2,tp2etp2"
 """Layouts whose ranks share the GPU."""
@@ -133,9 +133,7 @@ def run(words: list[str], out: Path, seconds: float) -> list[Row]:
     results, log = out / "junit", out / "log.txt"
     timeout = f"{max(20.0, min(120.0, seconds)):.0f}"
     asked = ["run", *words, "--results", str(results), "--no-self-test", "--timeout", timeout]
-    parser = argparse.ArgumentParser()
-    add_options(parser.add_argument)
-    cases = settings(parser.parse_args(words), "").cases
+    cases = parsed(words).cases
     for case in cases:
         (results / f"{case.name}.xml").unlink(missing_ok=True)
     with log.open("a+") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):

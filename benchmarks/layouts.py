@@ -26,17 +26,10 @@ from ci.table import rows  # noqa: E402
 from validation.case.case import Case  # noqa: E402
 from validation.case.home import home  # noqa: E402
 from validation.compare import native  # noqa: E402
-from validation.run.options import add_options, settings  # noqa: E402
+from validation.run.options import parsed  # noqa: E402
 
 ROUNDS = 3
 """How often one command is timed, between the torchruns: a neighbour that is busy for minutes would favour one side."""
-
-
-def cases(words: list[str]) -> tuple[Case, ...]:
-    """The cases that the command compares."""
-    parser = argparse.ArgumentParser()
-    add_options(parser.add_argument)
-    return settings(parser.parse_args(words), "").cases
 
 
 def one_command(words: list[str]) -> float:
@@ -119,7 +112,7 @@ def main() -> None:
         )
 
     every = -(-count // given.rounds)
-    for index, case in enumerate(cases(["--layouts", given.layouts, *steps])):
+    for index, case in enumerate(parsed(["--layouts", given.layouts, *steps]).cases):
         if index % every == 0:
             one_round()
         seconds = usual_way(case)

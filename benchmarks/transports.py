@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.gpu import Row, row
 from ci import junit
 from validation.machine import gpu_names, gpus
-from validation.run.options import add_options, settings
+from validation.run.options import parsed
 
 ROOT = Path(__file__).parents[1]
 LAYOUTS = {2: "tp2,pp2,ep2,cp2", 4: "tp2pp2,tp2ep2,tp4,ep4,tp2cp2", 8: "tp4ep2,tp2pp2ep2"}
@@ -126,9 +126,7 @@ def run(group: Group, transport: str, options: Any, seconds: float) -> Mapping[s
     """One command, to its end: of each of its layouts a row, and the checks."""
     words, variables = command(group, transport, options.rehearse)
     results = options.out / "junit"
-    parser = argparse.ArgumentParser()
-    add_options(parser.add_argument)
-    cases = settings(parser.parse_args(words), "").cases
+    cases = parsed(words).cases
     if seconds <= 0:
         return {case.layout.name: (Row(case.name, "not run"), ()) for case in cases}
     for case in cases:

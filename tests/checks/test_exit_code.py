@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from validation.case.errors import ExitCode
 from validation.checks.report import Report
 from validation.faults.plan import NOTHING
-from validation.run.options import add_options, settings
+from validation.run.options import parsed
 
 
 class NoConfig:
@@ -20,10 +19,8 @@ class NoConfig:
 
 @pytest.fixture
 def report() -> Report:
-    parser = argparse.ArgumentParser()
-    add_options(parser.add_argument)
     config: Any = NoConfig()
-    return Report(config, settings(parser.parse_args(["--results", str(Path("none"))]), ""), NOTHING, prepared=True)
+    return Report(config, parsed(["--results", str(Path("none"))]), NOTHING, prepared=True)
 
 
 LOST, MISSING = ExitCode.INFRASTRUCTURE, ExitCode.ENVIRONMENT

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import subprocess
 import sys
@@ -11,15 +10,13 @@ import pytest
 
 from tests.checks.conftest import ROOT
 from validation.checks import verdicts
-from validation.run.options import add_options, settings
+from validation.run.options import parsed
 
 
 @pytest.mark.parametrize("words", [("--steps", "0"), ("--layouts", "pp2+mtp")], ids=" ".join)
 def test_none_of_the_checks_that_pytest_collects_is_missing(words: tuple[str, ...]) -> None:
     """Counted: each module has as many."""
-    parser = argparse.ArgumentParser()
-    add_options(parser.add_argument)
-    (case,) = settings(parser.parse_args(words), "").cases
+    (case,) = parsed(words).cases
     found: dict[str, int] = {}
     for check in verdicts._checks():
         module = check.__module__.rpartition(".")[2]
@@ -36,7 +33,5 @@ def test_a_check_that_needs_pytest_is_left_to_it() -> None:
 
     def own(parity: object, tmp_path: object) -> None: ...
 
-    parser = argparse.ArgumentParser()
-    add_options(parser.add_argument)
-    (case,) = settings(parser.parse_args([]), "").cases
+    (case,) = parsed([]).cases
     assert verdicts._members(own, case) == []

@@ -14,7 +14,7 @@ import pytest
 
 from tests.convert import folders
 from tests.convert.folders import MODEL
-from validation.run.options import add_options, settings
+from validation.run.options import parsed
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,11 +102,7 @@ def test_the_command_that_reproduces_a_failure_names_the_checkpoint(outputs: dic
 
 def test_no_checkpoint_there(tmp_path: Path) -> None:
     """Said before anything starts."""
-    import argparse
-
     from validation.case.errors import UsageError
 
-    parser = argparse.ArgumentParser()
-    add_options(parser.add_argument)
     with pytest.raises(UsageError, match="no Megatron checkpoint there"):
-        settings(parser.parse_args(["--candidate-checkpoint", str(tmp_path)]), "")
+        parsed(["--candidate-checkpoint", str(tmp_path)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import mmap
 import os
@@ -102,7 +103,9 @@ def test_a_real_file_system_is_asked_whether_it_takes_direct_bytes(tmp_path: Pat
         to = Sink(cast(Any, file))
         to.write(data)
         assert to.direct <= (os.major(os.stat(tmp_path).st_dev) != 0)
+        assert to.direct == bool(fcntl.fcntl(file.fileno(), fcntl.F_GETFL) & os.O_DIRECT)
         to.write(data[:3])
         assert not to.direct
+        assert not fcntl.fcntl(file.fileno(), fcntl.F_GETFL) & os.O_DIRECT
     assert (tmp_path / "f").read_bytes() == bytes(data) + bytes(data[:3])
     assert not Sink(cast(Any, io.BytesIO())).direct

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 
 import pytest
@@ -14,7 +13,7 @@ from validation.case.layout import Layout
 from validation.checks.order import RUN, place
 from validation.faults import catalogue
 from validation.faults.plan import PLANTED, Plan, plan, smaller
-from validation.run.options import add_options, settings
+from validation.run.options import parsed
 
 
 def planned(*words: str) -> Plan:
@@ -24,9 +23,7 @@ def planned(*words: str) -> Plan:
 
 def cases(*words: str) -> tuple[Case, ...]:
     """The cases of that command."""
-    parser = argparse.ArgumentParser()
-    add_options(parser.add_argument)
-    return settings(parser.parse_args(words), "").cases
+    return parsed(words).cases
 
 
 def planted(found: Plan) -> dict[str, str]:

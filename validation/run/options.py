@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,18 @@ def add_options(add: Callable[..., Any]) -> None:
     add("--no-self-test", action="store_true", default=False, help="plant none")
     add("--manifest", default=None, metavar="FILE", help="write down every check that would be reported, and run nothing")
     add("--fresh", action="store_true", default=False, help="compute the reference again even if it is stored")
+
+
+def parsed(words: Sequence[str]) -> Settings:
+    """What these words mean behind `python -m validation run`. Raises UsageError, and SystemExit as argparse does."""
+    return settings(_parser().parse_args(words), "")
+
+
+@cache
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser()
+    add_options(parser.add_argument)
+    return parser
 
 
 def settings(options: Any, command: str) -> Settings:

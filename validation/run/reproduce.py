@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import shlex
 from dataclasses import fields, replace
@@ -12,7 +11,7 @@ from validation.case.case import Case
 from validation.case.layout import Layout
 from validation.case.preset import preset
 from validation.case.training import mtp_words
-from validation.run.options import Settings, add_options, settings
+from validation.run.options import Settings, parsed
 
 _OF_CASE = {
     "precision": "--precision",
@@ -51,12 +50,12 @@ def of_case(check: str, ran: Case, case: Case) -> str:
 @cache
 def _words(case: Case) -> tuple[str, ...]:
     words = [*_model(case), "--layouts", case.arrangement, *(["--isolated"] if case.isolated else [])]
-    usual = _parsed(words).cases[0]
+    usual = parsed(words).cases[0]
     for name, option in _OF_CASE.items():
         if getattr(case, name) != getattr(usual, name):
             words += [option, str(getattr(case, name))]
     # How many steps are usual follows from the precision.
-    if case.training.steps != _parsed(words).cases[0].training.steps:
+    if case.training.steps != parsed(words).cases[0].training.steps:
         words += ["--steps", str(case.training.steps)]
     return tuple(words)
 
@@ -75,22 +74,16 @@ def _model(case: Case) -> list[str]:
 
 
 def _machine(case: Case, wanted: Settings) -> list[str]:
-    usual = _parsed(["--layouts", "single"])
+    usual = _usual()
     words = ["--megatron-path", str(wanted.megatron_path)] if wanted.megatron_path else []
     words += ["--plugin", wanted.plugin] if wanted.plugin else []
     words += ["--case-timeout", f"{wanted.timeout:g}"] if wanted.timeout != usual.timeout else []
     return words + (["--max-ranks", str(case.layout.ranks)] if case.layout.ranks > usual.max_ranks else [])
 
 
-def _parsed(words: list[str]) -> Settings:
-    return settings(_parser().parse_args(words), "")
-
-
 @cache
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser()
-    add_options(parser.add_argument)
-    return parser
+def _usual() -> Settings:
+    return parsed(["--layouts", "single"])
 
 
 def _selection(check: str) -> str:
