@@ -1,14 +1,14 @@
 """The same cases over nccl, a GPU for each rank, and over staged, all ranks on one card: a table of both beside each other.
 
-    python benchmarks/transports.py [--gpus N] [--out FOLDER] [--seconds 480] [--only local/fp32,te/bf16,v3-layers]
+    python benchmarks/transports.py [--gpus N] [--out FOLDER] [--seconds 480] [--only local/fp32,te/bf16,v3-layers] [--ranks N]
 
-mini in every layout that so many GPUs hold, and v3-layers. Says of each case both verdicts, worst ratios, seconds and memory,
-how many checks measured the same numbers to the bit, and how far apart the others are at most, in floors: the difference of
-two errors is no larger than that of the two results. Each command starts bare, so that its first case pays for imports, and
-the first of a pair for the reference, too. What breaks is written down, and the next command is run; when time is up, the rest
-is written down as not run. The folder gets transports.json and transports.md, rewritten after every pair, and log.txt.
-`--rehearse` runs it on the CPU, gloo beside staged-cpu, with tiny in place of mini. Ends with 0 if every case was run and
-passed over both with the same verdicts, else with 1.
+mini in every layout that so many GPUs hold (with --ranks in those of so many ranks alone), and v3-layers. Says of each case
+both verdicts, worst ratios, seconds and memory, how many checks measured the same numbers to the bit, and how far apart the
+others are at most, in floors: the difference of two errors is no larger than that of the two results. Each command starts bare,
+so that its first case pays for imports, and the first of a pair for the reference, too. What breaks is written down, and the
+next command is run; when time is up, the rest is written down as not run. The folder gets transports.json and transports.md,
+rewritten after every pair, and log.txt. `--rehearse` runs it on the CPU, gloo beside staged-cpu, with tiny in place of mini.
+Ends with 0 if every case was run and passed over both with the same verdicts, else with 1.
 """
 
 from __future__ import annotations
@@ -49,20 +49,28 @@ class Group:
     words: tuple[str, ...]
 
 
-def groups(count: int, rehearse: bool = False) -> Iterator[Group]:
-    """What so many GPUs hold, the largest layouts first: those are missed most where time runs out."""
-    held = sorted((ranks for ranks in LAYOUTS if ranks <= count), reverse=True)
+def groups(count: int, rehearse: bool = False, alone: int | None = None) -> Iterator[Group]:
+    """What so many GPUs hold, the largest layouts first: those are missed most where time runs out.
+
+    `alone` is a number of ranks; layouts of others are left out.
+    """
+    held = sorted((ranks for ranks in LAYOUTS if ranks <= count and alone in (None, ranks)), reverse=True)
     for ranks in held:
         for implementation, precision in (("local", "bf16"), ("local", "fp32"), ("te", "bf16"), ("te", "fp32")):
             # Of Transformer Engine's attentions only those without fp32 know context parallelism.
             layouts = [
                 one for one in LAYOUTS[ranks].split(",") if (implementation, precision) != ("te", "fp32") or "cp" not in one
             ]
-            words = ("--preset", "mini", "--implementation", implementation, "--precision", precision)
+            words = ("--preset", "mini", "--implementation", implementation, "--precision", precision, *_sequences(ranks))
             yield Group(f"{implementation}/{precision}", ranks, (*words, "--layouts", ",".join(layouts)))
     if held and not rehearse:
-        common = ("--preset", "v3-layers", "--precision", "bf16", "--seq-length", "4096")
+        common = ("--preset", "v3-layers", "--precision", "bf16", "--seq-length", "4096", *_sequences(held[0]))
         yield Group("v3-layers", held[0], (*common, "--layouts", TRUE_GEOMETRY[held[0]]))
+
+
+def _sequences(ranks: int) -> tuple[str, str]:
+    """Where only experts are cut, every rank has tokens of its own."""
+    return "--batch-size", str(ranks)
 
 
 @dataclass(frozen=True)
@@ -185,6 +193,7 @@ def _options() -> Any:
     parser.add_argument("--out", type=Path, default=Path("results") / "transports", metavar="FOLDER")
     parser.add_argument("--seconds", type=float, default=480.0, help="after which no further command is started")
     parser.add_argument("--only", default="", metavar="local/fp32,te/bf16", help="these groups, in this order")
+    parser.add_argument("--ranks", type=int, choices=tuple(LAYOUTS), help="leave out layouts of other numbers of ranks")
     parser.add_argument("--rehearse", action="store_true", help="on the CPU: gloo beside staged-cpu, and tiny for mini")
     return parser.parse_args()
 
@@ -194,12 +203,11 @@ def main() -> int:
     options = _options()
     options.out = options.out.absolute()
     count = options.gpus or (2 if options.rehearse else gpus())
-    known = list(groups(count, options.rehearse))
+    known = list(groups(count, options.rehearse, options.ranks))
     if not known:
-        print(
-            f"nccl needs a GPU for each of at least two ranks, and {count} is too few; --rehearse runs on the CPU",
-            file=sys.stderr,
-        )
+        ranks = options.ranks or "at least two"
+        said = f"nccl needs a GPU for each of {ranks} ranks, and {count} is too few; --rehearse runs on the CPU"
+        print(said, file=sys.stderr)
         return 3
     every = dict.fromkeys(group.name for group in known)
     wanted = [name for name in options.only.split(",") if name] or list(every)

@@ -10,6 +10,8 @@ import pytest
 from benchmarks import transports
 from benchmarks.gpu import Row
 from ci import junit
+from validation.case.preflight import RULES
+from validation.run.options import parsed
 
 PASSED = Row("case", "pass", checks=1)
 
@@ -48,6 +50,8 @@ def test_all_that_so_many_gpus_hold_is_run(gpus: int, layouts: set[str]) -> None
     words = [group.words for group in transports.groups(gpus)]
     found = {layout for one in words for layout in one[-1].split(",")}
     assert layouts <= found
+    cases = [case for one in words for case in parsed((*one, "--transport", "nccl")).cases]
+    assert [sentence for case in cases for rule in RULES if (sentence := rule(case))] == []
     assert {word for one in words for word in one} >= {"te", "local", "fp32", "bf16", "v3-layers"}
 
 

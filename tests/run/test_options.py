@@ -189,14 +189,6 @@ def test_how_to_run_is_passed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("words", "jobs"), [((), 2), (("--preset", "mini"), 1), (("--transport", "nccl"), 1), (("--jobs", "1"), 1)]
-)
-def test_small_cases_run_two_at_a_time(words: tuple[str, ...], jobs: int) -> None:
-    """Only where they are small and on the CPU."""
-    assert asked(*words).jobs == jobs
-
-
-@pytest.mark.parametrize(
     ("layers", "count", "dense"), [((), 4, (0,)), ((0, 2), 2, (0,)), ((1, 3), 2, ())], ids=["all", "first and third", "experts"]
 )
 def test_a_checkpoint_folder_is_a_model(checkpoint: Path, layers: tuple[int, ...], count: int, dense: tuple[int, ...]) -> None:

@@ -15,7 +15,7 @@ from validation.case.parameters import EXPERTS, Parameter
 from validation.compare.piece import Box, slices
 from validation.reference.sources import Weights
 
-TOGETHER = 1 << 18
+TOGETHER, TOGETHER_ON_DEVICE = 1 << 18, 1 << 22
 """Elements of experts that are measured as one piece; larger ones are measured expert by expert, without a copy."""
 Held = list[tuple[torch.Tensor, list[Holding]]]
 WEIGHTS, GRADIENTS = "weights/", "gradients/"
@@ -87,7 +87,8 @@ def together(parts: Iterable[tuple[Holding, torch.Tensor]]) -> Iterator[tuple[Pa
 def _continues(run: list[tuple[Holding, torch.Tensor]], part: tuple[Holding, torch.Tensor]) -> bool:
     last, new = run[-1][0], part[0]
     expert = EXPERTS in new.parameter.name and last.parameter == new.parameter and last.box[1:] == new.box[1:]
-    return expert and last.box[0][1] == new.box[0][0] and (len(run) + 1) * part[1].numel() <= TOGETHER
+    together = (len(run) + 1) * part[1].numel() <= (TOGETHER_ON_DEVICE if part[1].is_cuda else TOGETHER)
+    return expert and last.box[0][1] == new.box[0][0] and together
 
 
 def _joined(run: list[tuple[Holding, torch.Tensor]]) -> tuple[Parameter, Box, torch.Tensor]:

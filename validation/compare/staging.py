@@ -13,7 +13,7 @@ _STAGED = 8 << 20
 _BUFFER, _BUFFERS = 16 << 20, 4
 _THREADS = 4
 """One core copies host memory at a fifth of what the bus takes."""
-_A_THREAD = 4 << 20
+_A_THREAD = 1 << 20
 """Bytes that are worth a thread of their own."""
 
 

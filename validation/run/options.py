@@ -36,9 +36,9 @@ DEGREES = ("tp", "pp", "vpp", "ep", "etp", "cp", "dp")
 class Settings:
     """What a command asks for: the cases, and how to run them.
 
-    `timeout` is in seconds, for each case and each reference; `jobs` is how many cases run at the same time; `share_gpu` is
-    the most ranks that may share one GPU, None for as many as there are. `plugin` is what the ranks run with, as it was given
-    (validation.run.plugin).
+    `timeout` is in seconds, for each case and each reference; `jobs` is how many cases run at the same time, None for what is
+    good here (validation.run.jobs); `share_gpu` is the most ranks of a case that may share one GPU, None for any number.
+    `plugin` is what the ranks run with, as it was given (validation.run.plugin).
     """
 
     cases: tuple[Case, ...]
@@ -46,7 +46,7 @@ class Settings:
     home: Path
     timeout: float
     max_ranks: int
-    jobs: int
+    jobs: int | None
     debug: bool
     fresh: bool
     command: str
@@ -117,7 +117,7 @@ def add_options(add: Callable[..., Any]) -> None:
         type=int,
         default=None,
         metavar="N",
-        help="cases that run at the same time (default 2 for tiny on the CPU, else 1)",
+        help="cases that run at the same time (default 2 for tiny on the CPU, and for tiny and mini on shared GPUs; else 1)",
     )
     add("--pieces", action="store_true", default=False, help="show every rank's pieces, and keep what the ranks left behind")
     add(
@@ -180,7 +180,7 @@ def settings(options: Any, command: str) -> Settings:
         home=home(),
         timeout=options.case_timeout,
         max_ranks=options.max_ranks,
-        jobs=_given(options.jobs, 2 if transport in ON_CPU and base.name == "tiny" else 1),
+        jobs=options.jobs,
         debug=options.pieces,
         fresh=options.fresh,
         command=command,

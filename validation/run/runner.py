@@ -16,6 +16,7 @@ from validation.reference import store
 from validation.run import entry, launch
 from validation.run import plugin as plugins
 from validation.run.diagnose import explained
+from validation.run.jobs import at_once
 from validation.run.options import Settings
 from validation.run.references import REFERENCES
 from validation.run.reproduce import alone
@@ -27,13 +28,13 @@ Progress = Callable[[Case, str], None]
 class Runner:
     """Runs the cases of one command; the reference is shared by all that have the same one.
 
-    Cases are started in order, `jobs` at a time: collectives over gloo wait more than they work, and a second case fills
-    the time in which the ranks of the first only wait for each other.
+    Cases are started in order, as many at a time as the settings say, or as is good here (validation.run.jobs).
     """
 
     def __init__(self, settings: Settings, progress: Progress = lambda case, step: None) -> None:
         self._settings, self._progress = settings, progress
-        self._pool = ThreadPoolExecutor(max_workers=settings.jobs, thread_name_prefix="case")
+        self._jobs = settings.jobs or at_once(settings.cases)
+        self._pool = ThreadPoolExecutor(max_workers=self._jobs, thread_name_prefix="case")
         self._one_at_a_time = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reference")
         self._references: dict[str, Future[store.Reference]] = {}
         self._asking = threading.Lock()
@@ -47,7 +48,7 @@ class Runner:
             if (case, plugin) in self._started:
                 continue
             self._started[case, plugin] = self._pool.submit(self.run, case, plugin)
-            if self._settings.jobs > 1:
+            if self._jobs > 1:
                 # There is room for more than one thing at a time: a reference is ready when its case's turn comes.
                 self._asked(case)
 

@@ -12,8 +12,9 @@ import torch.distributed as dist
 from megatron.core import __version__ as core_version
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel
+from torch.distributed.elastic.utils.store import barrier
 
-from validation.candidate import build, load, platform, staged, stream
+from validation.candidate import build, first_use, load, platform, staged, stream
 from validation.candidate.balancing import compare_balancing
 from validation.candidate.compare import compare_gradients, compare_step
 from validation.candidate.optimizer import Optimizer, gather_gradients
@@ -49,23 +50,38 @@ def _findings(case: Case, stored: Reference, report: RankReport, timeout: float,
     report.progress("process groups")
     if not case.on_cpu:
         # In turn, so that ranks which share GPUs are spread over all of them.
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        gpu = int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()
+        first_use.ahead(gpu, DTYPES[case.precision])
     staged.register()
     settings = {**make_deterministic(), "megatron-core": core_version}
     baseline = peak_memory()
     dist.init_process_group(case.transport, timeout=timedelta(seconds=timeout))
     with computing_in(case.precision, platform.mode(case.on_cpu, case.precision)):
         build.start_groups(case.layout)
+        if not case.on_cpu:
+            # Not before: it waits until the context is there, and groups need none.
+            torch.cuda.set_device(gpu)
         recorder = Recorder(report.rank, Path(keep) if keep else None, stored.facts(), device())
         held = _measure(case, stored, recorder, report, plugin)
         place = _place()
-    # A rank that leaves early takes its connections with it while others still read from them. One alone has none, and closing
-    # NCCL's takes half a second for each group.
     if case.layout.ranks > 1:
-        dist.barrier()
-        dist.destroy_process_group()
+        _leave_together(case, timeout)
     memory = {"baseline": baseline, "peak": peak_memory(), "parameters": held, "device_peak": device_peak()}
     return {**recorder.as_dict(), "place": place, "memory": memory, "settings": settings}
+
+
+def _leave_together(case: Case, timeout: float) -> None:
+    """Wait for every rank: one that leaves early takes its connections with it while others still read from them.
+
+    NCCL's end with the process, as those of a rank that is alone do: closing them takes half a second a group. Nothing is
+    on its way when every device has come to its end and every rank has said so, in the store in which they met.
+    """
+    if case.transport == "nccl":
+        torch.cuda.synchronize()
+        barrier(dist.distributed_c10d._get_default_store(), case.layout.ranks, "leaving", timeout)
+        return
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankReport, plugin: Plugin) -> int:

@@ -1,0 +1,31 @@
+"""How many cases run at the same time where nobody has said it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from validation.case.case import Case
+from validation.case.memory import estimate
+from validation.machine import available_memory, visible_gpus
+
+_ON_CPU, _ON_SHARED_GPUS = ("tiny",), ("tiny", "mini")
+"""Presets whose ranks wait for each other more than they work, so that a second case fills the time."""
+
+
+def at_once(cases: Sequence[Case]) -> int:
+    """Two, where cases are small and two of them fit; else one. Ranks with a GPU each would have to share it."""
+    first = cases[0]
+    if first.on_cpu:
+        return 2 if first.preset in _ON_CPU else 1
+    if first.transport != "staged" or any(case.preset not in _ON_SHARED_GPUS for case in cases):
+        return 1
+    return 2 if _two_fit(cases) else 1
+
+
+def _two_fit(cases: Sequence[Case]) -> bool:
+    cards, memory = visible_gpus(), available_memory()
+    if not cards:
+        return False
+    needed = [estimate(case, len(cards)) for case in cases]
+    on_card = 2 * max(one.card for one in needed) <= min(card.free for card in cards)
+    return on_card and (memory is None or 2 * max(one.host for one in needed) <= memory)
