@@ -2,10 +2,11 @@
 
     python benchmarks/gpu.py [--out FOLDER] [--seconds 480] [--only local/fp32,te/bf16]
 
-mini over nccl on one rank, and over staged where ranks share the GPU; tiny in fp64 with two optimizer steps. What fails or
-breaks is written down with its message, and the next one is run; when time is up, the rest is written down as not run. The
-folder gets gpu.json, gpu.md and log.txt, each rewritten after every command. `--rehearse` runs the same on the CPU, with
-tiny in place of mini. Ends with 0 if everything was run and passed, else with 1.
+mini over nccl on one rank, and over staged where ranks share the GPU; tiny in fp64 with two optimizer steps. Small cases that
+share the GPU run two at a time: the seconds of a case are those from its start to its end, and what one more costs is told by
+the seconds of the whole command. What fails or breaks is written down with its message, and the next one is run; when time is
+up, the rest is written down as not run. The folder gets gpu.json, gpu.md and log.txt, each rewritten after every command.
+`--rehearse` runs the same on the CPU, with tiny in place of mini. Ends with 0 if everything was run and passed, else with 1.
 """
 
 from __future__ import annotations
@@ -150,8 +151,13 @@ def run(words: list[str], out: Path, seconds: float) -> list[Row]:
     return [replace(one, estimated_mib=estimate(case).rank >> 20) for one, case in zip(found, cases, strict=True)]
 
 
-def table(rows: Sequence[Row], facts: dict[str, str]) -> str:
-    """The rows in Markdown, under what the machine is."""
+def whole(words: Sequence[str], cases: int, seconds: float) -> str:
+    """What a command took from its start to its end, its reference included where that was computed."""
+    return f"{' '.join(words)}: {cases} cases in {seconds:.1f} s, {seconds / cases:.1f} s each"
+
+
+def table(rows: Sequence[Row], facts: dict[str, str], commands: Sequence[str]) -> str:
+    """The rows in Markdown, under what the machine is, and above what whole commands took."""
     heads = ("case", "verdict", "checks", "failed", "known", "error / limit", "in", "s", "GPU MiB (estimate)")
     lines = [f"{name}: {value}" for name, value in facts.items()]
     lines += ["", f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
@@ -159,7 +165,7 @@ def table(rows: Sequence[Row], facts: dict[str, str]) -> str:
         numbers = (one.checks, one.failed, one.known, one.worst, one.worst_check, one.seconds)
         cells = (one.case, one.verdict, *numbers, f"{one.gpu_mib} ({one.estimated_mib})")
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += ["", *(f"- {one.case}: {one.message}" for one in rows if one.message)]
+    lines += ["", *(f"- {one.case}: {one.message}" for one in rows if one.message), *(f"- {one}" for one in commands)]
     return "\n".join(lines) + "\n"
 
 
@@ -187,17 +193,20 @@ def main() -> int:
         return 2
     options.out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PLUMBLINE_CACHE", str(options.out / "cache"))
-    facts, rows, start = _facts(), list[Row](), time.monotonic()
+    facts, rows, commands, start = _facts(), list[Row](), list[str](), time.monotonic()
     for words in (words for name in wanted for words in known[name].commands(options.rehearse)):
         left = options.seconds - (time.monotonic() - start)
         print(f"[{options.seconds - left:5.1f} s] {' '.join(words)}", flush=True)
+        began = time.monotonic()
         found = run(words, options.out, left) if left > 0 else [Row(" ".join(words), "not run")]
+        commands.append(whole(words, len(found), time.monotonic() - began))
         for one in found:
             told = f"  {one.verdict:7} {one.case}: {one.checks} checks, {one.failed} wrong, {one.seconds} s, {one.gpu_mib} MiB"
             print(f"{told}{', ' + one.message[:300] if one.message else ''}", flush=True)
         rows += found
-        (options.out / "gpu.json").write_text(json.dumps({"facts": facts, "rows": [asdict(one) for one in rows]}, indent=1))
-        (options.out / "gpu.md").write_text(table(rows, facts))
+        written = {"facts": facts, "rows": [asdict(one) for one in rows], "commands": commands}
+        (options.out / "gpu.json").write_text(json.dumps(written, indent=1))
+        (options.out / "gpu.md").write_text(table(rows, facts, commands))
         gc.collect()
     print(f"[{time.monotonic() - start:5.1f} s] done: {options.out / 'gpu.md'}")
     return int(any(one.verdict != "pass" for one in rows))

@@ -61,7 +61,9 @@ def test_it_goes_on_when_a_command_breaks(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert [row["case"] for row in rows][:2] == ["mini-single-fp32-local-nccl", "mini-tp2-fp32-local-staged"]
     assert len(rows) == 14
     assert {row["verdict"] for row in rows} == {"exit 1"}
-    assert "no such device" in (tmp_path / "gpu.md").read_text()
+    written = (tmp_path / "gpu.md").read_text()
+    assert "no such device" in written
+    assert "--share-gpu 4: 6 cases in " in written
 
 
 def test_what_there_is_no_time_for_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
