@@ -23,7 +23,7 @@ def main(case_text: str, folder: Path) -> None:
     from validation.case.case import Case
     from validation.reference import compute
     from validation.reference.store import Reference
-    from validation.run import warm, worker  # noqa: F401 - warm mends megatron-core
+    from validation.run import entry, warm, worker  # noqa: F401 - warm mends megatron-core
     from validation.run.plugin import Plugin
     from validation.run.report import RankReport
 
@@ -36,6 +36,7 @@ def main(case_text: str, folder: Path) -> None:
     store.set(f"ready-{report.rank}", "1")
     store.wait(["ready-0"])
     stored = Reference(Path(place.read_text()))
+    entry.wake_without_haste()
     report.write(worker._findings(case, stored, report, timeout=600.0, keep="", plugin=Plugin()))
 
 

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 from tests.gpu.conftest import needs_gpu
-from validation.compare import sliced
+from validation.compare import mapped, sliced
+from validation.compare.mapped import MappedFile
 from validation.compare.piece import Box, slices
 from validation.compare.sliced import SlicedFile
 
@@ -32,10 +33,13 @@ def array() -> numpy.ndarray[tuple[int, ...], numpy.dtype[numpy.float32]]:
     return numpy.arange(120, dtype=numpy.float32).reshape(6, 4, 5)
 
 
-@pytest.fixture
-def file(tmp_path: Path, array: numpy.ndarray[tuple[int, ...], numpy.dtype[numpy.float32]]) -> SlicedFile:
+@pytest.fixture(params=[SlicedFile, MappedFile])
+def file(
+    request: pytest.FixtureRequest, tmp_path: Path, array: numpy.ndarray[tuple[int, ...], numpy.dtype[numpy.float32]]
+) -> SlicedFile:
     save_file({"a": torch.from_numpy(array), "scalar": torch.tensor(7.0), "flags": torch.tensor([True, False])}, tmp_path / "f")
-    return SlicedFile(tmp_path / "f")
+    opened: SlicedFile = request.param(tmp_path / "f")
+    return opened
 
 
 @pytest.mark.parametrize("box", BOXES, ids=str)
@@ -59,12 +63,28 @@ def test_a_scalar_has_no_slices(file: SlicedFile) -> None:
 
 
 def test_what_was_read_outlives_the_file(file: SlicedFile) -> None:
-    """A tensor is a copy: closing the file, or writing to the tensor, changes nothing elsewhere."""
-    for index in (None, slices(BOXES[0])):
-        first = file.read("a", index)
-        file.close()
+    """Closing the file, and unlinking it, changes nothing that was read."""
+    found = [file.read("a", index) for index in (None, slices(BOXES[0]))]
+    file.close()
+    file.path.unlink()
+    assert [float(tensor.sum()) for tensor in found] == [7140.0, 7140.0]
+
+
+def test_a_part_is_a_copy_where_the_file_is_not_mapped(file: SlicedFile) -> None:
+    """Writing to the tensor changes nothing elsewhere. What is mapped is of the file, and need not be contiguous."""
+    first = file.read("a", slices(BOXES[2]))
+    assert first.is_contiguous() != isinstance(file, MappedFile)
+    if first.is_contiguous():
         first.zero_()
-        assert file.read("a", index).sum() != 0
+    assert file.read("a", slices(BOXES[2])).sum() != 0
+
+
+def test_files_of_the_store_are_mapped_where_they_are_small(file: SlicedFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And only on the CPU."""
+    assert type(mapped.opened(file.path, sliced.CPU)) is MappedFile
+    assert type(mapped.opened(file.path, torch.device("meta"))) is SlicedFile
+    monkeypatch.setattr(mapped, "LARGEST", file.path.stat().st_size - 1)
+    assert type(mapped.opened(file.path, sliced.CPU)) is SlicedFile
 
 
 @pytest.mark.parametrize(("worth", "at_once"), [(1, 1), (16, 40), (64, 1 << 20), (1 << 20, 1)])
@@ -77,12 +97,13 @@ def test_any_part_is_what_slicing_takes(tmp_path: Path, monkeypatch: pytest.Monk
     shapes = [[draw.randrange(1, 8) for _ in range(draw.randrange(5))] for _ in range(30)]
     tensors = {str(n): torch.randint(0, 100, shape).to(draw.choice(kinds)) for n, shape in enumerate(shapes)}
     save_file(tensors, tmp_path / "many")
-    many = SlicedFile(tmp_path / "many")
+    read, mapped_too = SlicedFile(tmp_path / "many"), MappedFile(tmp_path / "many")
     for name, tensor in tensors.items():
         for _ in range(8):
             ends = [sorted(draw.choices(range(size + 1), k=2)) for size in tensor.shape]
             index = tuple(slice(*pair) if draw.random() < 0.6 else slice(None) for pair in ends)
-            assert same(many.read(name, index), tensor[index]), (name, index)
+            assert same(read.read(name, index), tensor[index]), (name, index)
+            assert same(mapped_too.read(name, index), tensor[index]), (name, index)
 
 
 @pytest.mark.gpu

@@ -15,6 +15,7 @@ from validation.case.steps import UNREDUCED
 from validation.compare import fused, native
 from validation.compare.difference import measure
 from validation.compare.extent import extent
+from validation.compare.mapped import opened
 from validation.compare.measurement import PieceReport
 from validation.compare.piece import Box, box_shape, slices
 from validation.compare.precision import as_stored
@@ -50,7 +51,7 @@ class Recorder:
     def file(self, path: Path) -> SlicedFile:
         """A file of the reference, kept open; its tensors come on this rank's device."""
         if path not in self._files:
-            self._files[path] = SlicedFile(path, self._device)
+            self._files[path] = opened(path, self._device)
         return self._files[path]
 
     def compare(

@@ -95,7 +95,7 @@ class SlicedFile:
             bounds = [part.indices(size)[:2] for part, size in zip(index, entry.shape, strict=True)]
         lengths = [max(0, stop - start) for start, stop in bounds]
         with as_stored():
-            found = _room(math.prod(lengths), _DTYPES[entry.dtype], self.device)
+            found = _room(math.prod(lengths), dtype_of(entry.dtype), self.device)
             if found.numel():
                 self._fill(found, entry, bounds)
             return found.view(lengths)
@@ -156,6 +156,11 @@ class SlicedFile:
             self._closing = weakref.finalize(self, os.close, number)
             self._entries = self._entries or _header(number)
         return self._number
+
+
+def dtype_of(word: str) -> torch.dtype:
+    """The dtype that a header spells so."""
+    return _DTYPES[word]
 
 
 def read_into(left: memoryview, number: int, place: int) -> int:

@@ -6,10 +6,25 @@ them already), not where they are named.
 
 from __future__ import annotations
 
+import contextlib
+import os
+
 
 def rank(case: str, run_folder: str, reference_folder: str, timeout: float, keep: str, plugin: str = "") -> None:
     """Every rank of a case."""
+    wake_without_haste()
     # warm is there already in a child of the fork server, and mends megatron-core in a process that was started cold.
     from validation.run import warm, worker  # noqa: F401
 
     worker.rank(case, run_folder, reference_folder, timeout, keep, plugin)
+
+
+def wake_without_haste() -> None:
+    """Have no thread of this rank take the core from another of its threads, or of its neighbours', when it wakes.
+
+    A thread of gloo's that a message wakes wants its connection's lock, and goes round until it has it: it would take the core
+    from the very thread that holds it. Where ranks are more than cores that was a tenth of all their time.
+    https://github.com/pytorch/gloo/blob/main/gloo/transport/tcp/pair.cc
+    """
+    with contextlib.suppress(AttributeError, OSError):  # only Linux has it, and a sandbox may forbid it
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
