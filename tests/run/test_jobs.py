@@ -37,12 +37,12 @@ def test_small_cases_run_two_at_a_time(words: tuple[str, ...], count: int, monke
 
 
 def test_two_at_a_time_must_fit_on_the_fullest_card_and_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The largest case counts twice. Where nothing is known of the cards, there is one at a time."""
+    """With the reference of the next one. Where nothing is known of the cards, there is one case at a time."""
     cases = parsed((*ON_GPU, "--layouts", "tp2,dp2")).cases
     needed = [estimate(case) for case in cases]
     card, host = max(one.card for one in needed), max(one.host for one in needed)
     counts = []
-    for cards, memory in (([2 * card], 2 * host), ([2 * card - 1], 2 * host), ([2 * card], 2 * host - 1), ([], 2 * host)):
+    for cards, memory in (([3 * card], 3 * host), ([3 * card - 1], 3 * host), ([3 * card], 3 * host - 1), ([], 3 * host)):
         machine(monkeypatch, cards, memory)
         counts.append(jobs.at_once(cases))
     assert counts == [2, 1, 1, 1]

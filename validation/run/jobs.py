@@ -23,9 +23,10 @@ def at_once(cases: Sequence[Case]) -> int:
 
 
 def _two_fit(cases: Sequence[Case]) -> bool:
+    """With the reference of the next, which is computed meanwhile: three of what the largest takes."""
     cards, memory = visible_gpus(), available_memory()
     if not cards:
         return False
     needed = [estimate(case, len(cards)) for case in cases]
-    on_card = 2 * max(one.card for one in needed) <= min(card.free for card in cards)
-    return on_card and (memory is None or 2 * max(one.host for one in needed) <= memory)
+    on_card = 3 * max(one.card for one in needed) <= min(card.free for card in cards)
+    return on_card and (memory is None or 3 * max(one.host for one in needed) <= memory)
