@@ -153,7 +153,7 @@ def run(words: list[str], out: Path, seconds: float) -> list[Row]:
 
 def whole(words: Sequence[str], cases: int, seconds: float) -> str:
     """What a command took from its start to its end, its reference included where that was computed."""
-    return f"{' '.join(words)}: {cases} cases in {seconds:.1f} s, {seconds / cases:.1f} s each"
+    return f"{' '.join(words)}: {cases} case{'s' * (cases > 1)} in {seconds:.1f} s, {seconds / cases:.1f} s each"
 
 
 def table(rows: Sequence[Row], facts: dict[str, str], commands: Sequence[str]) -> str:
@@ -197,9 +197,12 @@ def main() -> int:
     for words in (words for name in wanted for words in known[name].commands(options.rehearse)):
         left = options.seconds - (time.monotonic() - start)
         print(f"[{options.seconds - left:5.1f} s] {' '.join(words)}", flush=True)
-        began = time.monotonic()
-        found = run(words, options.out, left) if left > 0 else [Row(" ".join(words), "not run")]
-        commands.append(whole(words, len(found), time.monotonic() - began))
+        if left > 0:
+            began = time.monotonic()
+            found = run(words, options.out, left)
+            commands.append(whole(words, len(found), time.monotonic() - began))
+        else:
+            found = [Row(" ".join(words), "not run")]
         for one in found:
             told = f"  {one.verdict:7} {one.case}: {one.checks} checks, {one.failed} wrong, {one.seconds} s, {one.gpu_mib} MiB"
             print(f"{told}{', ' + one.message[:300] if one.message else ''}", flush=True)

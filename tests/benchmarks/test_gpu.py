@@ -70,6 +70,7 @@ def test_what_there_is_no_time_for_is_told(monkeypatch: pytest.MonkeyPatch, tmp_
     code, rows = started(monkeypatch, tmp_path, lambda words: 0, "--seconds", "0")
     assert code == 1
     assert {row["verdict"] for row in rows} == {"not run"}
+    assert " s each" not in (tmp_path / "gpu.md").read_text()
 
 
 def test_an_unknown_group_is_refused(

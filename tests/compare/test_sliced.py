@@ -19,6 +19,7 @@ from validation.compare import mapped, sliced
 from validation.compare.mapped import MappedFile
 from validation.compare.piece import Box, slices
 from validation.compare.sliced import SlicedFile
+from validation.reference.appended import Appended
 
 BOXES: tuple[Box, ...] = (
     ((0, 6), (0, 4), (0, 5)),
@@ -77,6 +78,18 @@ def test_a_part_is_a_copy_where_the_file_is_not_mapped(file: SlicedFile) -> None
     if first.is_contiguous():
         first.zero_()
     assert file.read("a", slices(BOXES[2])).sum() != 0
+
+
+def test_what_lies_across_words_is_read_all_the_same(tmp_path: Path) -> None:
+    """A file that was written tensor by tensor has them one behind the other, whatever their dtypes."""
+    tensors = {"flags": torch.tensor([True, False, True]), "a": torch.arange(6, dtype=torch.float64).view(2, 3)}
+    with Appended(tmp_path / "appended", 2) as file:
+        for name, tensor in tensors.items():
+            file.add(name, tensor)
+    found = MappedFile(tmp_path / "appended")
+    assert found.start("a") % 8
+    assert all(same(found.read(name), tensor) for name, tensor in tensors.items())
+    assert same(found.read("a", (slice(1, 2), slice(0, 2))), tensors["a"][1:2, 0:2])
 
 
 def test_files_of_the_store_are_mapped_where_they_are_small(file: SlicedFile, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,13 +13,11 @@ _ON_CPU, _ON_SHARED_GPUS = ("tiny",), ("tiny", "mini")
 
 
 def at_once(cases: Sequence[Case]) -> int:
-    """Two, where cases are small and two of them fit; else one. Ranks with a GPU each would have to share it."""
+    """Two, where cases, all of one preset, are small and two fit; else one. Ranks with a GPU each would have to share it."""
     first = cases[0]
     if first.on_cpu:
         return 2 if first.preset in _ON_CPU else 1
-    if first.transport != "staged" or any(case.preset not in _ON_SHARED_GPUS for case in cases):
-        return 1
-    return 2 if _two_fit(cases) else 1
+    return 2 if first.transport == "staged" and first.preset in _ON_SHARED_GPUS and _two_fit(cases) else 1
 
 
 def _two_fit(cases: Sequence[Case]) -> bool:

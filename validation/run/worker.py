@@ -48,13 +48,13 @@ def rank(case_text: str, run_folder: str, reference_folder: str, timeout: float,
 
 def _findings(case: Case, stored: Reference, report: RankReport, timeout: float, keep: str, plugin: Plugin) -> dict[str, Any]:
     report.progress("process groups")
+    staged.register()
+    settings = {**make_deterministic(), "megatron-core": core_version}
+    baseline = peak_memory()
     if not case.on_cpu:
         # In turn, so that ranks which share GPUs are spread over all of them.
         gpu = int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()
         first_use.ahead(gpu, DTYPES[case.precision])
-    staged.register()
-    settings = {**make_deterministic(), "megatron-core": core_version}
-    baseline = peak_memory()
     dist.init_process_group(case.transport, timeout=timedelta(seconds=timeout))
     with computing_in(case.precision, platform.mode(case.on_cpu, case.precision)):
         build.start_groups(case.layout)
