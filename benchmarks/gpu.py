@@ -1,12 +1,13 @@
 """Every kind of case that one GPU can run, in one process and one go: a table of verdicts, worst ratios, times and memory.
 
-    python benchmarks/gpu.py [--out FOLDER] [--seconds 480] [--only local/fp32,te/bf16]
+    python benchmarks/gpu.py [--out FOLDER] [--seconds 480] [--only local/fp32,te/bf16] [--jobs N]
 
 mini over nccl on one rank, and over staged where ranks share the GPU; tiny in fp64 with two optimizer steps. Small cases that
-share the GPU run two at a time: the seconds of a case are those from its start to its end, and what one more costs is told by
-the seconds of the whole command. What fails or breaks is written down with its message, and the next one is run; when time is
-up, the rest is written down as not run. The folder gets gpu.json, gpu.md and log.txt, each rewritten after every command.
-`--rehearse` runs the same on the CPU, with tiny in place of mini. Ends with 0 if everything was run and passed, else with 1.
+share the GPU run two at a time, or --jobs at a time: the seconds of a case are those from its start to its end, and what one
+more costs is told by the seconds of the whole command. What fails or breaks is written down with its message, and the next one
+is run; when time is up, the rest is written down as not run. The folder gets gpu.json, gpu.md and log.txt, each rewritten after
+every command. `--rehearse` runs the same on the CPU, with tiny in place of mini. Ends with 0 if everything was run and passed,
+else with 1.
 """
 
 from __future__ import annotations
@@ -129,11 +130,11 @@ def _badness(check: junit.Check) -> float:
     return error / limit if limit else 0.0
 
 
-def run(words: list[str], out: Path, seconds: float) -> list[Row]:
+def run(words: list[str], out: Path, seconds: float, jobs: Sequence[str] = ()) -> list[Row]:
     """One command, to its end; a row for each of its cases."""
     results, log = out / "junit", out / "log.txt"
     timeout = f"{max(20.0, min(120.0, seconds)):.0f}"
-    asked = ["run", *words, "--results", str(results), "--no-self-test", "--timeout", timeout]
+    asked = ["run", *words, *jobs, "--results", str(results), "--no-self-test", "--timeout", timeout]
     cases = parsed(words).cases
     for case in cases:
         (results / f"{case.name}.xml").unlink(missing_ok=True)
@@ -179,6 +180,7 @@ def _options() -> Any:
     parser.add_argument("--out", type=Path, default=Path("results") / "gpu", metavar="FOLDER")
     parser.add_argument("--seconds", type=float, default=480.0, help="after which no further command is started")
     parser.add_argument("--only", default="", metavar="local/fp32,te/bf16", help="these groups, in this order")
+    parser.add_argument("--jobs", type=int, metavar="N", help="cases at a time, in place of what is good here")
     parser.add_argument("--rehearse", action="store_true", help="on the CPU, with tiny in place of mini")
     return parser.parse_args()
 
@@ -199,7 +201,7 @@ def main() -> int:
         print(f"[{options.seconds - left:5.1f} s] {' '.join(words)}", flush=True)
         if left > 0:
             began = time.monotonic()
-            found = run(words, options.out, left)
+            found = run(words, options.out, left, ("--jobs", str(options.jobs)) if options.jobs else ())
             commands.append(whole(words, len(found), time.monotonic() - began))
         else:
             found = [Row(" ".join(words), "not run")]

@@ -73,6 +73,15 @@ def test_what_there_is_no_time_for_is_told(monkeypatch: pytest.MonkeyPatch, tmp_
     assert " s each" not in (tmp_path / "gpu.md").read_text()
 
 
+@pytest.mark.parametrize(("words", "asked"), [((), None), (("--jobs", "1"), "1")])
+def test_as_many_cases_run_at_a_time_as_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, ...], asked: str | None
+) -> None:
+    commands: list[list[str]] = []
+    started(monkeypatch, tmp_path, lambda words: commands.append(words) or 0, *words)
+    assert {one[one.index("--jobs") + 1] if "--jobs" in one else None for one in commands} == {asked}
+
+
 def test_an_unknown_group_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
