@@ -32,11 +32,15 @@ from validation.machine import gpu_names, gpus
 from validation.run.options import parsed
 
 ROOT = Path(__file__).parents[1]
-LAYOUTS = {2: "tp2,pp2,ep2,cp2", 4: "tp2pp2,tp2ep2,tp4,ep4,tp2cp2", 8: "tp4ep2,tp2pp2ep2"}
+LAYOUTS = {
+    2: "tp2,pp2,ep2,cp2,tp2ep2",
+    4: "tp2pp2,tp4,ep4,tp2cp2,tp4ep2,tp2pp2ep2,tp2ep2dp2",
+    8: "tp4ep2dp2,tp2pp2ep2dp2",
+}
 """Of mini, by the GPUs that they need over nccl."""
-TRUE_GEOMETRY = {2: "tp2,ep2", 4: "ep4", 8: "ep8"}
-"""Of v3-layers."""
-TIMEOUT = "120"
+TRUE_GEOMETRY = {2: ("tp2,ep2", "4096"), 4: ("ep4", "4096"), 8: ("ep8", "2048")}
+"""Of v3-layers, each with a sequence's length: a sequence for each rank, and the reference of all has to fit on one card."""
+TIMEOUT = "240"
 """Seconds that a case gets, and a reference."""
 
 
@@ -64,8 +68,9 @@ def groups(count: int, rehearse: bool = False, alone: int | None = None) -> Iter
             words = ("--preset", "mini", "--implementation", implementation, "--precision", precision, *_sequences(ranks))
             yield Group(f"{implementation}/{precision}", ranks, (*words, "--layouts", ",".join(layouts)))
     if held and not rehearse:
-        common = ("--preset", "v3-layers", "--precision", "bf16", "--seq-length", "4096", *_sequences(held[0]))
-        yield Group("v3-layers", held[0], (*common, "--layouts", TRUE_GEOMETRY[held[0]]))
+        layouts, length = TRUE_GEOMETRY[held[0]]
+        common = ("--preset", "v3-layers", "--precision", "bf16", "--seq-length", length, *_sequences(held[0]))
+        yield Group("v3-layers", held[0], (*common, "--layouts", layouts))
 
 
 def _sequences(ranks: int) -> tuple[str, str]:

@@ -45,7 +45,7 @@ def test_a_case_that_broke_is_told_by_its_message() -> None:
     assert "- case-staged: rank 1 was killed" in transports.table([pair], "cards")
 
 
-@pytest.mark.parametrize(("gpus", "layouts"), [(2, {"tp2", "cp2"}), (4, {"tp4", "tp2cp2", "tp2"}), (8, {"tp2pp2ep2", "ep8"})])
+@pytest.mark.parametrize(("gpus", "layouts"), [(2, {"tp2", "cp2"}), (4, {"tp4", "tp2cp2", "tp2"}), (8, {"tp4ep2dp2", "ep8"})])
 def test_all_that_so_many_gpus_hold_is_run(gpus: int, layouts: set[str]) -> None:
     words = [group.words for group in transports.groups(gpus)]
     found = {layout for one in words for layout in one[-1].split(",")}
@@ -53,6 +53,13 @@ def test_all_that_so_many_gpus_hold_is_run(gpus: int, layouts: set[str]) -> None
     cases = [case for one in words for case in parsed((*one, "--transport", "nccl")).cases]
     assert [sentence for case in cases for rule in RULES if (sentence := rule(case))] == []
     assert {word for one in words for word in one} >= {"te", "local", "fp32", "bf16", "v3-layers"}
+
+
+@pytest.mark.parametrize("gpus", transports.LAYOUTS)
+def test_a_layout_stands_with_those_that_need_as_many_gpus(gpus: int) -> None:
+    """None that fewer would hold, which would not be run where fewer are."""
+    words = [group.words for group in transports.groups(gpus, alone=gpus)]
+    assert {case.layout.ranks for one in words for case in parsed((*one, "--transport", "nccl")).cases} == {gpus}
 
 
 def test_ranks_that_share_are_all_on_one_card() -> None:

@@ -1,10 +1,15 @@
-"""A thread uses the GPU first: nothing of it stays, and the model draws what it would have drawn."""
+"""A thread uses the GPU first: nothing of it stays, and the model draws what it would have drawn.
+
+As in a rank, whatever has libraries of its own is imported before: Transformer Engine may bring another cuDNN than torch's, and
+cannot be imported any more once torch has loaded a part of its own.
+"""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+import validation.run.worker  # noqa: F401
 from tests.gpu.conftest import needs_gpu
 from validation.candidate import first_use
 
