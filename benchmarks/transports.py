@@ -68,9 +68,9 @@ def groups(count: int, rehearse: bool = False, alone: int | None = None) -> Iter
             words = ("--preset", "mini", "--implementation", implementation, "--precision", precision, *_sequences(ranks))
             yield Group(f"{implementation}/{precision}", ranks, (*words, "--layouts", ",".join(layouts)))
     if held and not rehearse:
-        layouts, length = TRUE_GEOMETRY[held[0]]
+        parts, length = TRUE_GEOMETRY[held[0]]
         common = ("--preset", "v3-layers", "--precision", "bf16", "--seq-length", length, *_sequences(held[0]))
-        yield Group("v3-layers", held[0], (*common, "--layouts", layouts))
+        yield Group("v3-layers", held[0], (*common, "--layouts", parts))
 
 
 def _sequences(ranks: int) -> tuple[str, str]:

@@ -78,7 +78,12 @@ def test_as_many_cases_run_at_a_time_as_are_asked_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, ...], asked: str | None
 ) -> None:
     commands: list[list[str]] = []
-    started(monkeypatch, tmp_path, lambda words: commands.append(words) or 0, *words)
+
+    def command(words: list[str]) -> int:
+        commands.append(words)
+        return 0
+
+    started(monkeypatch, tmp_path, command, *words)
     assert {one[one.index("--jobs") + 1] if "--jobs" in one else None for one in commands} == {asked}
 
 
