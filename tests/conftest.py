@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+
+_OF_THE_MACHINE = ("PLUMBLINE_CACHE", "PLUMBLINE_BROWSER")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -14,7 +17,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def outside_of_ci() -> Iterator[None]:
-    """Commands run as on a developer's machine: CI systems set CI, which has every run test itself, too."""
+    """Commands run as on a developer's machine: CI has every run test itself, too, and GitHub says which attempt a job is."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("CI", raising=False)
+        for name in list(os.environ):
+            if name == "CI" or (name.startswith(("GITHUB_", "PLUMBLINE_")) and name not in _OF_THE_MACHINE):
+                patch.delenv(name)
         yield

@@ -39,11 +39,11 @@ def _soon_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "GRACE", 0.5)
 
 
-def broken(folder: Path, end: str, timeout: float = TIMEOUT) -> Broken:
+def broken(folder: Path, end: str, timeout: float = TIMEOUT, code: ExitCode = ExitCode.INFRASTRUCTURE) -> Broken:
     """How a run of two ranks is reported whose rank 1 ends as `end` says."""
     with pytest.raises(RunBroke) as raised:
         launch.launch(breaking.rank, (str(folder), end), 2, folder, timeout)
-    assert raised.value.exit_code == ExitCode.INFRASTRUCTURE
+    assert raised.value.exit_code == raised.value.broken.exit_code == code
     assert str(raised.value) == raised.value.broken.sentence
     return raised.value.broken
 
@@ -73,13 +73,30 @@ def test_what_rank_0_is_doing_is_passed_on(tmp_path: Path) -> None:
 
 
 def test_a_rank_that_raises_is_named_with_its_exception_and_stack(tmp_path: Path) -> None:
-    """Rank 0 only waited: the one to blame is rank 1, and its stack shows the line that raised."""
-    found = broken(tmp_path, "raises")
+    """Rank 0 only waited: the one to blame is rank 1, and its stack shows the line that raised. No other try would help."""
+    found = broken(tmp_path, "raises", code=ExitCode.FAIL)
     assert found.rank == 1
     assert found.sentence == "rank 1 raised ValueError('the second rank does not like this')"
     assert "--- rank 1 error ---" in found.stacks
     assert "in _raises" in found.stacks
     assert_nothing_is_left(tmp_path)
+
+
+def test_a_rank_without_memory_may_be_tried_again(tmp_path: Path) -> None:
+    assert broken(tmp_path, "out of memory").sentence.startswith("rank 1 raised torch.OutOfMemoryError: CUDA out of memory")
+    assert_nothing_is_left(tmp_path)
+
+
+def test_who_only_lost_a_connection_is_not_to_blame(tmp_path: Path) -> None:
+    """The rank that raised closed its connections; who was at the other end may be seen to fail first."""
+    errors = (RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer"), AssertionError("found NaN"))
+    for rank, error in enumerate(errors):
+        with pytest.raises(type(error)), RankReport(tmp_path, rank).last_words():
+            raise error
+    found = launch.post_mortem(tmp_path, 2, TIMEOUT, launch.Watch(tmp_path, 2, TIMEOUT, print), [(0, 1)])
+    assert (found.rank, found.sentence) == (1, "rank 1 raised AssertionError('found NaN')")
+    assert found.exit_code == ExitCode.FAIL
+    assert "Connection closed by peer" in found.stacks
 
 
 def test_a_rank_that_is_killed_is_named_with_the_signal(tmp_path: Path) -> None:

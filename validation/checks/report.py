@@ -222,7 +222,7 @@ class Report:
             return
         code = self._exit_code()
         session.exitstatus = code
-        words = {ExitCode.PASS: "PASS", ExitCode.FAIL: "FAIL"}
+        word = "PASS" if code == ExitCode.PASS else "FAIL" if self._wrong else "ERROR"
         counted = [f"{sum(self._counts.values())} checks"]
         words_of = {"known": "known upstream bugs"}
         found = sorted(self._counts.items())
@@ -230,7 +230,7 @@ class Report:
         cases = len(self._settings.cases)
         counted = ([f"{cases} cases"] if cases > 1 else []) + counted + [f"{time.monotonic() - self._start:.1f} s"]
         colour = {"green": True} if code == ExitCode.PASS else {"red": True}
-        self._write(f"===== Overall result: {words.get(code, 'ERROR')} ({', '.join(counted)}) =====", **colour)
+        self._write(f"===== Overall result: {word} ({', '.join(counted)}) =====", **colour)
         for case in self._wanted:
             if case.name in self._first:
                 first = self._first[case.name]
@@ -243,7 +243,7 @@ class Report:
             self._write(f"JUnit: {self._self_test_file()[0]}")
 
     def _exit_code(self) -> ExitCode:
-        """A wrong number outweighs a broken run: only what is undecided for want of machines may be tried again."""
+        """The lowest outweighs the others: only what is undecided for want of machines may be tried again."""
         return ExitCode.FAIL if self._wrong else min(self._broke.values(), default=ExitCode.PASS)
 
     def _self_test_file(self) -> tuple[Path, str]:

@@ -43,11 +43,11 @@ class Broken:
 
 
 class RunBroke(InfrastructureError):
-    """A run that did not finish; carries what its ranks left behind."""
+    """A run that did not finish; carries what its ranks left behind, and the exit code of what broke it."""
 
     def __init__(self, broken: Broken) -> None:
         super().__init__(broken.sentence)
-        self.broken = broken
+        self.broken, self.exit_code = broken, broken.exit_code
 
 
 def prepare(transport: str, steps: bool = False) -> None:
@@ -292,10 +292,12 @@ def post_mortem(
         return Broken(
             None, f"the ranks did not finish within {timeout:g} s ({doing}); raise --timeout or look at the stacks", stacks
         )
-    for rank, code in failures:
-        raised = folder / f"rank-{rank}.error"
-        if raised.exists():
-            left = json.loads(raised.read_text())
+    raised = {rank: left for rank in range(ranks) if (left := _raised(folder, rank)) is not None}
+    # Another rank may have been seen first that only lost its connection to this one.
+    own = [(rank, 1) for rank, left in raised.items() if left["exit_code"] != ExitCode.INFRASTRUCTURE]
+    for rank, code in own[:1] or failures:
+        if rank in raised:
+            left = raised[rank]
             return Broken(rank, f"rank {rank} raised {left['error']}", stacks, ExitCode(left["exit_code"]))
         doing = last_step(folder, rank) or "start"
         if code < 0:
@@ -304,14 +306,19 @@ def post_mortem(
     return Broken(None, f"the ranks could not be started: {otherwise}", stacks)
 
 
+def _raised(folder: Path, rank: int) -> dict[str, Any] | None:
+    """What a rank has left of an exception (validation.run.report), or None."""
+    try:
+        left: dict[str, Any] = json.loads((folder / f"rank-{rank}.error").read_text())
+    except OSError:
+        return None
+    return left
+
+
 def _stacks(folder: Path, ranks: int) -> str:
     found = []
     for rank in range(ranks):
-        for kind in ("error", "stacks"):
-            path = folder / f"rank-{rank}.{kind}"
-            text = path.read_text() if path.exists() else ""
-            if kind == "error" and text:
-                text = str(json.loads(text)["stack"])
-            if text:
-                found.append(f"--- rank {rank} {kind} ---\n{text}")
+        left, path = _raised(folder, rank), folder / f"rank-{rank}.stacks"
+        texts = {"error": left["stack"] if left else "", "stacks": path.read_text() if path.exists() else ""}
+        found += [f"--- rank {rank} {kind} ---\n{text}" for kind, text in texts.items() if text]
     return "\n".join(found)

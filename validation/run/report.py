@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from validation.case.errors import ExitCode
+from validation.run.cause import exit_code
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
@@ -57,8 +57,7 @@ class RankReport:
             except BaseException as error:
                 kind = type(error)
                 sentence = f"{kind.__module__}.{kind.__qualname__}: {error}" if kind.__module__ != "builtins" else repr(error)
-                code = getattr(error, "exit_code", ExitCode.INFRASTRUCTURE)
-                left = {"error": sentence, "stack": traceback.format_exc(), "exit_code": int(code)}
+                left = {"error": sentence, "stack": traceback.format_exc(), "exit_code": int(exit_code(error))}
                 self._leave("error", left)
                 raise
             finally:

@@ -1,0 +1,53 @@
+"""Only what is the machine's may be tried again: an exception of the code under test is final, however rarely it comes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from validation.case.errors import EnvironmentMissing, ExitCode, UsageError
+from validation.run.cause import exit_code
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        MemoryError(),
+        OSError(28, "No space left on device"),
+        ConnectionResetError(104, "Connection reset by peer"),
+        dist.DistBackendError("NCCL error in: ProcessGroupNCCL.cpp:3699, unhandled system error"),
+        dist.DistNetworkError("The client socket has timed out after 300000ms"),
+        dist.DistStoreError("wait timeout after 20000ms"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:33021"),
+        RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 20000ms for recv operation to complete"),
+        RuntimeError("CUDA error: uncorrectable ECC error encountered"),
+        KeyboardInterrupt(),
+    ],
+)
+def test_what_another_try_may_mend_is_the_infrastructure(error: BaseException) -> None:
+    assert exit_code(error) == ExitCode.INFRASTRUCTURE
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AssertionError("found NaN in local grad norm for bucket #0 in backward pass before data-parallel communication"),
+        RuntimeError("The size of tensor a (48) must match the size of tensor b (96) at non-singleton dimension 2"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        ValueError("timeout must be positive"),
+        ZeroDivisionError("in the user's own spec"),
+    ],
+)
+def test_what_the_code_raises_is_final(error: BaseException) -> None:
+    assert exit_code(error) == ExitCode.FAIL
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(UsageError("no config.json"), ExitCode.USAGE), (EnvironmentMissing("no GPU"), ExitCode.ENVIRONMENT)]
+)
+def test_an_exception_of_ours_has_its_own_code(error: BaseException, code: ExitCode) -> None:
+    assert exit_code(error) == code

@@ -1,0 +1,40 @@
+"""Whose an exception is: the machine's, so that another try may end otherwise, or that of the code that raised it.
+
+Code that raises now and then is a finding like any other, and must not be tried again until it passes.
+"""
+
+from __future__ import annotations
+
+import re
+
+from validation.case.errors import ExitCode
+
+_CLASSES = ("OutOfMemoryError", "DistError")
+"""torch's own, and the base of all that its collectives and their store raise, NCCL's errors among them. By name: a process
+that has no torch asks, too."""
+_WORDS = re.compile(
+    "|".join(
+        (
+            *("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "No space left on device"),
+            *("[Cc]onnection (closed|reset|refused)", "Broken pipe", "[Tt]imed out", "[Tt]imeout"),
+            *("busy or unavailable", "ECC error", "NCCL error", "No CUDA GPUs are available", "no CUDA-capable device"),
+        )
+    )
+)
+"""What of torch is a plain RuntimeError: gloo's collectives, CUDA's own errors, the host's allocator."""
+
+
+def exit_code(error: BaseException) -> ExitCode:
+    """With which code a run ends that this exception has broken: the exception's own where it has one."""
+    own = getattr(error, "exit_code", None)
+    if own is not None:
+        return ExitCode(own)
+    return ExitCode.INFRASTRUCTURE if _is_of_the_machine(error) else ExitCode.FAIL
+
+
+def _is_of_the_machine(error: BaseException) -> bool:
+    if not isinstance(error, Exception) or isinstance(error, (MemoryError, OSError)):
+        return True  # what is no Exception is somebody who ends the process
+    if any(kind.__name__ in _CLASSES for kind in type(error).__mro__):
+        return True
+    return isinstance(error, RuntimeError) and _WORDS.search(str(error)) is not None
