@@ -7,9 +7,10 @@ checks out; every job of one run has the same. What is checked out counts: GITHU
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+
+from validation import git
 
 ROOT = Path(__file__).parents[1]
 VARIABLE = "PLUMBLINE_COMMIT"
@@ -23,8 +24,8 @@ def facts(root: Path = ROOT, environment: Mapping[str, str] = os.environ) -> dic
 
     `workflow_attempt` where it is not GitHub's first.
     """
-    found = environment.get(VARIABLE) or _git(root, "rev-parse", "HEAD") or environment.get("GITHUB_SHA")
-    changed = _git(root, "status", "--porcelain", "--", *CODE)
+    found = environment.get(VARIABLE) or git.answer(root, "rev-parse", "HEAD") or environment.get("GITHUB_SHA")
+    changed = git.answer(root, "status", "--porcelain", "--", *CODE)
     dirty = "unknown" if changed is None else str(bool(changed)).lower()
     return {**({"commit": found} if found else {}), "dirty": dirty, **_again(environment)}
 
@@ -33,13 +34,3 @@ def _again(environment: Mapping[str, str]) -> dict[str, str]:
     """Somebody had GitHub run the jobs again, which overwrites what the jobs before have left."""
     attempt = environment.get("GITHUB_RUN_ATTEMPT", "1")
     return {} if attempt == "1" else {"workflow_attempt": attempt}
-
-
-def _git(root: Path, *words: str) -> str | None:
-    """What git answers; None where it has no answer."""
-    # A container's checkout belongs to somebody else: git would refuse to look at the tree whose code is running already.
-    command = ["git", "-c", f"safe.directory={root}", "-C", str(root), *words]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

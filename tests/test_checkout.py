@@ -86,6 +86,18 @@ def test_reports_name_the_commit_of_a_checkout_that_has_one(tmp_path: Path) -> N
     assert checkout.facts()["megatron-commit"] == f"{commit}-dirty"
 
 
+def test_a_checkout_may_lie_in_a_folder_of_a_repository(tmp_path: Path) -> None:
+    """As a submodule's copy does. What is only unpacked there, and none of git's, has no commit."""
+    (tmp_path / "third_party").mkdir()
+    checkout.choose(make(tmp_path / "third_party"))
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "commit", "--quiet", "--allow-empty", "--message", "nothing of it")
+    assert "megatron-commit" not in checkout.facts()
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "--message", "all of it")
+    assert checkout.facts()["megatron-commit"] == git(tmp_path, "rev-parse", "HEAD").strip()
+
+
 def test_the_doctor_says_which_megatron_core_would_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     doctor.main(["--megatron-path", str(make(tmp_path))])
     assert f"megatron-core: 9.8.7rc1 (path {tmp_path.name})\n" in capsys.readouterr().out

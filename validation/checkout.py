@@ -10,10 +10,10 @@ import importlib.machinery
 import importlib.util
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
+from validation import git
 from validation.case.errors import UsageError
 
 VARIABLE = "PLUMBLINE_MEGATRON_PATH"
@@ -107,11 +107,8 @@ def facts() -> dict[str, str]:
 
 
 def _commit(folder: Path) -> str:
-    """The commit, with -dirty where files differ from it; empty where the folder is no git checkout."""
-    if not (folder / ".git").exists():
+    """The commit, with -dirty where files of its repository differ from it; empty where megatron/core is none of git's."""
+    root = next((place for place in (folder, *folder.parents) if (place / ".git").exists()), None)
+    if root is None or not git.answer(root, "ls-files", "--", str(folder / "megatron" / "core" / "__init__.py")):
         return ""
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
+    return git.answer(root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or ""
