@@ -6,12 +6,12 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1
+FORMAT = 2
 """Counts up when what an older gate would read has changed."""
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,200}\.xml")
 _SESSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,100}|")
@@ -21,22 +21,39 @@ class UnreadableManifest(Exception):
     """A manifest that is none, with the reason."""
 
 
+Name = tuple[str, str]
+"""A check's classname and name."""
+
+
+@dataclass(frozen=True)
+class Excuse:
+    """A known upstream bug that may show in a testsuite: `what` reports call it, with which versions, in which checks."""
+
+    what: str
+    megatron_core: str
+    checks: frozenset[Name]
+
+
 @dataclass(frozen=True)
 class Expected:
     """One testsuite that must be there.
 
-    `file` is a name without folders. `properties` must be the suite's to the letter, `minimum` are the oldest versions of
-    libraries that it may be made with, `ranks` all that must take part (0: the self-test, whose cases have their own).
-    `checks` are pairs of classname and name.
+    `file` is a name without folders. `properties` must be the suite's to the letter, `requires` are the versions of libraries
+    that it may be made with, `ranks` all that must take part (0: the self-test, whose cases have their own). `numberless` are
+    the checks that compare no tensor, `limit` is the largest relative error that any other may let pass, None where that is
+    not known before.
     """
 
     file: str
     name: str
     ranks: int
     properties: Mapping[str, str]
-    minimum: Mapping[str, str]
-    checks: tuple[tuple[str, str], ...]
+    requires: Mapping[str, str]
+    checks: tuple[Name, ...]
     session: str = ""
+    numberless: frozenset[Name] = frozenset()
+    limit: float | None = None
+    excuses: tuple[Excuse, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,18 +76,28 @@ def save(path: Path, manifest: Manifest) -> None:
 
 
 def _as_json(suite: Expected) -> dict[str, Any]:
-    by_class: dict[str, list[str]] = defaultdict(list)
-    for classname, name in suite.checks:
-        by_class[classname].append(name)
+    excuses = [
+        {"what": one.what, "megatron_core": one.megatron_core, "checks": _by_class(sorted(one.checks))} for one in suite.excuses
+    ]
     return {
         "session": suite.session,
         "file": suite.file,
         "name": suite.name,
         "ranks": suite.ranks,
         "properties": dict(suite.properties),
-        "minimum": dict(suite.minimum),
-        "checks": by_class,
+        "requires": dict(suite.requires),
+        "checks": _by_class(suite.checks),
+        "numberless": _by_class(sorted(suite.numberless)),
+        "limit": suite.limit,
+        "excuses": excuses,
     }
+
+
+def _by_class(checks: Iterable[Name]) -> dict[str, list[str]]:
+    by_class: dict[str, list[str]] = defaultdict(list)
+    for classname, name in checks:
+        by_class[classname].append(name)
+    return by_class
 
 
 def load(path: Path) -> Manifest:
@@ -100,10 +127,26 @@ def _suite(entry: dict[str, Any]) -> Expected:
         name=_text(entry["name"]),
         ranks=entry["ranks"],
         properties={_text(key): _text(value) for key, value in entry["properties"].items()},
-        minimum={_text(key): _text(value) for key, value in entry["minimum"].items()},
-        checks=tuple((_text(owner), _text(name)) for owner, names in entry["checks"].items() for name in _list(names)),
+        requires={_text(key): _text(value) for key, value in entry["requires"].items()},
+        checks=_checks(entry["checks"]),
         session=entry["session"],
+        numberless=frozenset(_checks(entry["numberless"])),
+        limit=_limit(entry["limit"]),
+        excuses=tuple(
+            Excuse(_text(one["what"]), _text(one["megatron_core"]), frozenset(_checks(one["checks"])))
+            for one in _list(entry["excuses"])
+        ),
     )
+
+
+def _checks(by_class: dict[str, Any]) -> tuple[Name, ...]:
+    return tuple((_text(owner), _text(name)) for owner, names in by_class.items() for name in _list(names))
+
+
+def _limit(value: object) -> float | None:
+    if value is not None and (not isinstance(value, float) or not 0 <= value < 1):
+        raise ValueError(f"{value!r} is no limit of a relative error")
+    return value
 
 
 def _text(value: object) -> str:
@@ -112,7 +155,7 @@ def _text(value: object) -> str:
     return value
 
 
-def _list(value: object) -> list[object]:
+def _list(value: object) -> list[Any]:
     if not isinstance(value, list):
         raise TypeError(f"{value!r} is no list")
     return value

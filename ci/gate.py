@@ -15,7 +15,6 @@ from ci.escape import plain
 from ci.expected import Expected, Manifest, UnreadableManifest, load
 from ci.folder import Results
 from ci.junit import Suite, UnreadableResults
-from ci.outcomes import known_bugs
 from ci.reasons import DIRTY, Origin, of_suite
 from validation.case.errors import ExitCode, UsageError
 
@@ -97,7 +96,6 @@ def _split(reason: str) -> tuple[str, str]:
 def judged(manifest: Manifest, results: Results, origin: Origin) -> Judgement:
     """The verdict on results, by the manifest."""
     reasons = [("manifest", why) for why in _of_manifest(manifest, origin)]
-    known = [bug["what"] for bug in known_bugs()]
     suites = []
     for expected in manifest.suites:
         where = str(results.path(expected.session, expected.file).relative_to(results.folder))
@@ -107,7 +105,7 @@ def judged(manifest: Manifest, results: Results, origin: Origin) -> Judgement:
             reasons.append((where, str(error).removeprefix(f"{expected.file}: ")))
             continue
         suites.append((expected, suite))
-        reasons += [(where, why) for why in of_suite(expected, suite, origin, known)]
+        reasons += [(where, why) for why in of_suite(expected, suite, origin)]
         reasons += [(where, why) for why in attempts.reasons(expected, suite, results)]
     reasons += [(name, "a result that the manifest does not name") for name in results.strangers(manifest.suites)]
     return Judgement(tuple(reasons), tuple(suites))

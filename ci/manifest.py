@@ -45,7 +45,7 @@ def main(options: argparse.Namespace) -> int:
     with ThreadPoolExecutor(max_workers=2) as pool:
         suites = [suite for found in pool.map(lambda row: _suites(row, not options.no_self_test), chosen) for suite in found]
     told = commit.facts()
-    suites = [replace(suite, minimum={**suite.minimum, **minimum}) for suite in suites]
+    suites = [replace(suite, requires={**suite.requires, **minimum}) for suite in suites]
     save(Path(options.output), Manifest(tuple(suites), told.get("commit", ""), told["dirty"]))
     checks = sum(len(suite.checks) for suite in suites)
     sys.stdout.write(f"{options.output}: {len(chosen)} sessions, {len(suites)} testsuites, {checks} checks\n")
@@ -69,7 +69,7 @@ def _minimum(given: Sequence[str]) -> Mapping[str, str]:
     pairs = [text.partition("=") for text in given]
     if wrong := [name for name, equals, version in pairs if not (name and equals and version)]:
         raise UsageError(f"--minimum {wrong[0]}: give NAME=VERSION, such as megatron-core=0.15.3")
-    return {name: version for name, _, version in pairs}
+    return {name: f">={version}" for name, _, version in pairs}
 
 
 def _suites(row: Row, self_test: bool) -> list[Expected]:

@@ -1,10 +1,11 @@
-"""The oldest versions of libraries that results may be made with: the lower bounds of requirements/."""
+"""The versions of libraries that results may be made with: those of requirements/."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from validation.case.case import ON_CPU
@@ -12,13 +13,19 @@ from validation.case.case import ON_CPU
 FOLDER = Path(__file__).parents[1] / "requirements"
 TOLD = ("torch", "transformers", "megatron-core", "transformer-engine")
 """The libraries whose versions stand in results."""
+COMPARED = ("transformers", "megatron-core")
 
 
-def minimum(transport: str, implementation: str, folder: Path = FOLDER) -> dict[str, str]:
-    """Library -> oldest version, of what a session with this transport and implementation installs."""
+def required(transport: str, implementation: str, folder: Path = FOLDER) -> dict[str, str]:
+    """Library -> versions as pip writes them, of what a session with this transport and implementation installs.
+
+    The two that are compared must be what the files say. A torch, or a Transformer Engine, that is newer than what was run
+    with them is an image's own choice.
+    """
     files = ["cpu" if transport in ON_CPU else "cuda", *(["te"] if implementation == "te" else [])]
-    bounds = {wanted.name: bound for name in files for wanted in _wanted(folder / f"{name}.txt") if (bound := _lower(wanted))}
-    return {name: bounds[name] for name in TOLD if name in bounds}
+    wanted = {one.name: one.specifier for name in files for one in _wanted(folder / f"{name}.txt")}
+    versions = {name: str(wanted[name]) if name in COMPARED else _from(wanted[name]) for name in TOLD if name in wanted}
+    return {name: version for name, version in versions.items() if version}
 
 
 def _wanted(path: Path) -> list[Requirement]:
@@ -32,6 +39,7 @@ def _wanted(path: Path) -> list[Requirement]:
     return found
 
 
-def _lower(wanted: Requirement) -> str:
-    bounds = [Version(one.version) for one in wanted.specifier if one.operator in (">=", "==", "~=")]
-    return str(max(bounds)) if bounds else ""
+def _from(wanted: SpecifierSet) -> str:
+    """The lower bound alone; empty where there is none."""
+    bounds = [Version(one.version) for one in wanted if one.operator in (">=", "==", "~=")]
+    return f">={max(bounds)}" if bounds else ""

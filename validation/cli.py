@@ -27,7 +27,8 @@ _EXAMPLES = """examples:
 
 what comes after -- goes to pytest: python -m validation run --tp 2 -- -k mla -x
 
-exit codes: 0 pass, 1 a check failed or the code raised, 2 wrong usage or impossible case, 3 something is missing here, 4 the run broke"""
+exit codes: 0 pass, 1 a check failed or the code raised, 2 wrong usage or impossible case, 3 something is missing,
+4 the run broke"""
 
 _UNWANTED = ("cacheprovider", "logging", "warnings", "unraisableexception", "threadexception", "faulthandler", "pastebin")
 """Plugins of pytest that watch the code of a test. A check only reads numbers, and there are thousands."""

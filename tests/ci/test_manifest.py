@@ -37,9 +37,16 @@ def test_a_testsuite_says_all_that_its_results_must_say(manifest: Path) -> None:
     assert suite.ranks == 2
     wanted = {"preset": "tiny", "precision": "fp64", "implementation": "local", "transport": "gloo", "layout": "tp2"}
     assert {**wanted, "ranks": "2"}.items() <= dict(suite.properties).items()
-    assert set(suite.minimum) == {"torch", "transformers", "megatron-core"}
+    assert set(suite.requires) == {"torch", "transformers", "megatron-core"}
     assert ("validation.checks.test_mla", "Layer 0 Query after RoPE") in suite.checks
     assert len(suite.checks) > 600
+    assert {name for _, name in suite.numberless} == {
+        "Every rank finishes",
+        "Every checkpoint key used",
+        "Every Megatron tensor set",
+    }
+    assert suite.limit == 1e-9
+    assert [bug.megatron_core for bug in suite.excuses] == [">=0.12.3,<0.14"]
 
 
 def test_it_says_the_commit_of_this_tree(manifest: Path) -> None:
@@ -58,7 +65,7 @@ def test_a_session_need_not_test_itself_and_a_library_can_be_demanded_otherwise(
     words = ["--minimum", "megatron-core=0.15.3", "--no-self-test", "--output", str(tmp_path / "m.json")]
     main(["manifest", "--session", "cpu_single", *words])
     (suite,) = load(tmp_path / "m.json").suites
-    assert (suite.file, suite.minimum["megatron-core"]) == ("tiny-single-fp64-local-gloo.xml", "0.15.3")
+    assert (suite.file, suite.requires["megatron-core"]) == ("tiny-single-fp64-local-gloo.xml", ">=0.15.3")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from packaging.specifiers import SpecifierSet
+
 from ci import junit
 from ci.expected import Expected, Manifest, load, save
 from ci.junit import Check, Suite
@@ -47,8 +49,13 @@ def suite(expected: Expected) -> Suite:
     numbers = {"rel_error": "1e-15", "tolerance": "1e-10", "max_diff": "1e-15", "avg_diff": "1e-16", "ranks": ranks}
     checks = tuple(Check(owner, name, "pass", properties=numbers) for owner, name in expected.checks)
     places = {f"rank_{rank}_place": "tp 0" for rank in range(expected.ranks)}
-    properties = {**expected.properties, **expected.minimum, **places, "commit": COMMIT, "dirty": "false"}
+    versions = {library: _oldest(wanted) for library, wanted in expected.requires.items()}
+    properties = {**expected.properties, **versions, **places, "commit": COMMIT, "dirty": "false"}
     return Suite(expected.file.removesuffix(".xml"), checks, properties, seconds=1.0, timestamp="2026-01-01T00:00:00")
+
+
+def _oldest(wanted: str) -> str:
+    return next(one.version for one in SpecifierSet(wanted) if one.operator in (">=", "=="))
 
 
 def failing(path: Path) -> None:

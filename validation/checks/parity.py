@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
@@ -35,6 +35,15 @@ class Runs(Protocol):
         """The case compared with the candidate on one rank; None where that cannot be had."""
 
 
+@dataclass(frozen=True)
+class Stated:
+    """What a statement is called; the tensor that it compares ("" for none), and the limits where they are known before."""
+
+    title: str
+    compared: str = ""
+    limits: Limits | None = None
+
+
 class Parity:
     """One case's result, and the statements that a check may make of it.
 
@@ -45,8 +54,8 @@ class Parity:
     def __init__(self, case: Case, runs: Runs) -> None:
         self.case, self._runs = case, runs
         self.verdict: Verdict | None = None
-        self.title = ""
-        """Of the first statement."""
+        self.stated: Stated | None = None
+        """The first statement."""
 
     @property
     def result(self) -> Result:
@@ -148,7 +157,7 @@ class Parity:
         routes: bool = False,
         also: Callable[[Verdict], Verdict] = lambda verdict: verdict,
     ) -> None:
-        self._decidable(title)
+        self._decidable(title, name, limits)
         from validation.compare.verdict import Verdict, judge
 
         problems = self.result.problems.get(name, {})
@@ -215,7 +224,7 @@ class Parity:
     def _excused(self, name: str, verdict: Verdict) -> Verdict:
         """The verdict, where an upstream bug is known: its failure is expected, its passing is not."""
         for bug in known_bugs(self.case):
-            if verdict.status == "fail" and (bug.must_fail(name) or bug.may_fail(name)):
+            if verdict.status == "fail" and bug.excuses(name):
                 excuse = f"known upstream bug: {bug.what} ({bug.link})"
                 return replace(verdict, status="known", reasons=(*verdict.reasons, excuse))
             if verdict.status == "pass" and bug.must_fail(name):
@@ -223,12 +232,14 @@ class Parity:
                 return replace(verdict, status="fail", reasons=(sentence,))
         return verdict
 
-    def _states(self, title: str) -> str:
-        self.title = self.title or title
+    def _states(self, title: str, compared: str = "", limits: Limits | None = None) -> str:
+        if self.case.precision == "fp64" and compared:
+            limits = limits or IN_FP64
+        self.stated = self.stated or Stated(title, compared, limits)
         return title
 
-    def _decidable(self, title: str) -> None:
-        self._states(title)
+    def _decidable(self, title: str, compared: str = "", limits: Limits | None = None) -> None:
+        self._states(title, compared, limits)
         if self.result.broken is not None:
             self._conclude("error", title, reasons=("not decided, for the run did not finish",))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from validation.case.case import Case
-from validation.checks.parity import Parity
+from validation.checks.parity import Parity, Stated
 from validation.checks.planted import Planted
 
 if TYPE_CHECKING:
@@ -32,22 +32,24 @@ class Nothing:
 
 
 def title_of(item: Any) -> str:
-    """The title of the first statement that a check makes; of one that looks at results before it, the end of its node id.
+    """What a check is called. It does not depend on what comes out, so that a check has one name in every run."""
+    return stated_by(item).title
 
-    It does not depend on what comes out, so that a check has one name in every run.
-    """
-    stated = getattr(item, "callspec", None)
-    parameters: dict[str, Any] = stated.params if stated else {}
-    planted = parameters.get("planted")
+
+def stated_by(item: Any) -> Stated:
+    """The first statement that a check makes; one that looks at results before it is called by the end of its node id."""
+    callspec = getattr(item, "callspec", None)
+    parameters: dict[str, Any] = callspec.params if callspec else {}
+    planted, parity = parameters.get("planted"), parameters.get("parity")
     if isinstance(planted, Planted):
-        return planted.title
-    title, parity = "", parameters.get("parity")
-    if isinstance(parity, Parity) and set(item.fixturenames) == set(parameters):
-        asked = Parity(parity.case, Nothing())
-        with contextlib.suppress(Exception, pytest.fail.Exception, pytest.skip.Exception):
-            item.obj(**{**parameters, "parity": asked})
-        title = asked.title
-    return title or item.nodeid.rpartition("::")[2]
+        return Stated(planted.title)
+    unnamed = Stated(item.nodeid.rpartition("::")[2])
+    if not isinstance(parity, Parity) or set(item.fixturenames) != set(parameters):
+        return unnamed
+    asked = Parity(parity.case, Nothing())
+    with contextlib.suppress(Exception, pytest.fail.Exception, pytest.skip.Exception):
+        item.obj(**{**parameters, "parity": asked})
+    return asked.stated or unnamed
 
 
 def classname_of(nodeid: str) -> str:

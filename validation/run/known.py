@@ -34,8 +34,11 @@ class Known:
 
     def applies(self, case: Case, version: str) -> bool:
         """Whether the bug is in this version of megatron-core and shows in this case."""
-        concerned = any(fnmatchcase(case.implementation, pattern) for pattern in self.implementations)
-        return concerned and SpecifierSet(self.megatron_core).contains(version, prereleases=True) and self._shows(case)
+        return SpecifierSet(self.megatron_core).contains(version, prereleases=True) and self.concerns(case)
+
+    def concerns(self, case: Case) -> bool:
+        """Whether a version that has the bug shows it in this case."""
+        return any(fnmatchcase(case.implementation, pattern) for pattern in self.implementations) and self._shows(case)
 
     def _shows(self, case: Case) -> bool:
         layout = case.layout
@@ -50,9 +53,9 @@ class Known:
         """Whether this check shows the bug."""
         return any(fnmatchcase(check, pattern) for pattern in self.checks)
 
-    def may_fail(self, check: str) -> bool:
-        """Whether this check may fail as a consequence."""
-        return any(fnmatchcase(check, pattern) for pattern in self.spoils)
+    def excuses(self, check: str) -> bool:
+        """Whether this check shows the bug, or may fail as a consequence."""
+        return self.must_fail(check) or any(fnmatchcase(check, pattern) for pattern in self.spoils)
 
 
 @functools.cache
