@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ci.table import TABLE, Row, rows
+from validation.case.case import Case
 from validation.case.errors import UsageError
 from validation.case.layout import Layout
-from validation.run.options import add_options
+from validation.run.options import add_options, parsed
 
 EIGHT = ("single", "tp2", "pp2", "ep2", "tp2etp2", "tp2ep2", "tp2pp2", "pp2ep2")
 ONE_ROW = """rows:
@@ -36,6 +38,38 @@ def table(folder: Path, text: str) -> Path:
     path = folder / "table.yaml"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def compared() -> list[Case]:
+    return list(parsed(row("parity").arguments()[1:]).cases)
+
+
+def expert_data_parallel(layout: Layout) -> int:
+    return layout.tp * layout.cp * layout.data_parallel // (layout.ep * layout.expert_tp)
+
+
+@pytest.mark.parametrize(
+    ("what", "holds"),
+    [
+        ("copies of experts that are spread", lambda case: case.layout.ep > 1 and expert_data_parallel(case.layout) > 1),
+        (
+            "gradients added up before data-parallel ranks",
+            lambda case: case.layout.data_parallel > 1 and case.micro_batches > 1,
+        ),
+        (
+            "a pipeline under data parallelism",
+            lambda case: min(case.layout.pp, case.layout.data_parallel, case.micro_batches) > 1,
+        ),
+        ("a mean over data-parallel ranks", lambda case: case.training.loss == "mean" and case.layout.data_parallel > 1),
+        ("a mean over context-parallel ranks", lambda case: case.training.loss == "mean" and case.layout.cp > 1),
+        ("the same of spread experts", lambda case: case.training.loss == "mean" and expert_data_parallel(case.layout) > 1),
+        ("sharded states over cp", lambda case: case.training.optimizer == "distributed" and case.layout.cp > 1),
+        ("sharded states with spread experts", lambda case: case.training.optimizer == "distributed" and case.layout.ep > 1),
+    ],
+)
+def test_parity_runs_every_kind_of_reduction(what: str, holds: Callable[[Case], bool]) -> None:
+    """A group of one rank, or a single micro-batch, reduces nothing: a reduction that is missing there would not be seen."""
+    assert any(map(holds, compared())), f"no layout of the row has {what}"
 
 
 def test_parity_compares_every_kind_of_layout_in_one_command() -> None:

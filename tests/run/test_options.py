@@ -92,6 +92,11 @@ def test_an_interleaved_pipeline_gets_four_micro_batches() -> None:
     assert (plain.micro_batches, interleaved.micro_batches) == (2, 4)
 
 
+def test_a_data_parallel_rank_gets_two_micro_batches() -> None:
+    """Of a single one it cannot be seen whether gradients are added up."""
+    assert [case.micro_batches for case in asked("--layouts", "dp2,ep2,pp2ep2,cp2dp2,tp2ep2dp2").cases] == [2] * 5
+
+
 def test_a_case_survives_the_way_to_the_ranks() -> None:
     (case,) = asked("--layouts", "pp2+1-3+distributed", "--seed", "3").cases
     assert Case.from_json(case.to_json()) == case
@@ -172,7 +177,7 @@ def test_a_preset_brings_its_batch() -> None:
     assert (case.batch_size, case.micro_batch_size, case.seq_length) == (8, 4, 128)
 
 
-@pytest.mark.parametrize(("words", "size"), [((), 2), (("--dp", "4"), 1), (("--batch-size", "3"), 1), (("--dp", "2"), 2)])
+@pytest.mark.parametrize(("words", "size"), [((), 2), (("--dp", "4"), 1), (("--batch-size", "5"), 1), (("--dp", "2", "--batch-size", "8"), 2)])
 def test_micro_batches_fit_the_batch_of_a_rank(words: tuple[str, ...], size: int) -> None:
     """The preset's where it divides what one data-parallel rank has, else one sequence at a time."""
     assert asked(*words).cases[0].micro_batch_size == size

@@ -230,12 +230,13 @@ def _steps(options: Any, base: Preset, precision: str, mtp_layers: int, stream: 
 
 
 def _micro_batch_size(options: Any, base: Preset, layout: Layout) -> int:
-    """The preset's, or 1: where the pipeline is interleaved, or the batch of a data-parallel rank is no multiple of it."""
+    """The preset's, or 1: where a rank would have too few micro-batches, or its sequences are no multiple of the preset's.
+
+    With fewer than two, gradients that are not added up are invisible; with fewer than four, a wrong interleaved schedule.
+    """
     per_rank = _given(options.batch_size, base.batch_size) // layout.data_parallel
-    if layout.vpp > 1 and per_rank // base.micro_batch_size < 4:
-        # With fewer than four micro-batches a wrong interleaved schedule is invisible.
-        return 1
-    return base.micro_batch_size if per_rank and per_rank % base.micro_batch_size == 0 else 1
+    enough = per_rank // base.micro_batch_size >= (4 if layout.vpp > 1 else 2)
+    return base.micro_batch_size if enough and per_rank % base.micro_batch_size == 0 else 1
 
 
 def _candidate_checkpoint(options: Any) -> str | None:
