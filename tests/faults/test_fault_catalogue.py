@@ -55,7 +55,7 @@ def test_its_cases_can_run_and_no_known_bug_hides_it(fault: Fault) -> None:
     for case in map(fault.case, fault.layouts):
         preflight.check(case, max_ranks=4, gpus=0, memory=None)
         check = fault.first_in(case)
-        assert not any(bug.excuses(check) for bug in known_bugs(case))
+        assert not any(bug.excuses(case, check) for bug in known_bugs(case))
 
 
 @every_fault

@@ -177,7 +177,9 @@ def test_a_preset_brings_its_batch() -> None:
     assert (case.batch_size, case.micro_batch_size, case.seq_length) == (8, 4, 128)
 
 
-@pytest.mark.parametrize(("words", "size"), [((), 2), (("--dp", "4"), 1), (("--batch-size", "5"), 1), (("--dp", "2", "--batch-size", "8"), 2)])
+@pytest.mark.parametrize(
+    ("words", "size"), [((), 2), (("--dp", "4"), 1), (("--batch-size", "5"), 1), (("--dp", "2", "--batch-size", "8"), 2)]
+)
 def test_micro_batches_fit_the_batch_of_a_rank(words: tuple[str, ...], size: int) -> None:
     """The preset's where it divides what one data-parallel rank has, else one sequence at a time."""
     assert asked(*words).cases[0].micro_batch_size == size

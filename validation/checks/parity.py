@@ -224,10 +224,10 @@ class Parity:
     def _excused(self, name: str, verdict: Verdict) -> Verdict:
         """The verdict, where an upstream bug is known: its failure is expected, its passing is not."""
         for bug in known_bugs(self.case):
-            if verdict.status == "fail" and bug.excuses(name):
+            if verdict.status == "fail" and bug.excuses(self.case, name):
                 excuse = f"known upstream bug: {bug.what} ({bug.link})"
                 return replace(verdict, status="known", reasons=(*verdict.reasons, excuse))
-            if verdict.status == "pass" and bug.must_fail(name):
+            if verdict.status == "pass" and bug.must_fail(self.case, name):
                 sentence = f"passes, though it shows the known upstream bug {bug.id}: if upstream is mended, remove the entry"
                 return replace(verdict, status="fail", reasons=(sentence,))
         return verdict

@@ -95,7 +95,7 @@ def _planted(kind: str, name: str, needs: str, cases: Sequence[Case]) -> Plant |
         return _MISSING[needs]
     fault, case = catalogue.find(name), smaller(cases[0], layout)
     check = fault.first_in(case)
-    hiding = next((bug.id for bug in known_bugs(case) if bug.excuses(check)), None)
+    hiding = next((bug.id for bug in known_bugs(case) if bug.excuses(case, check)), None)
     return f"the known upstream bug {hiding} hides it" if hiding else Plant(kind, fault, case, check)
 
 

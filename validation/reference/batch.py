@@ -40,5 +40,6 @@ def make_batch(case: Case, step: int = 0) -> Batch:
     # A rate of its own for every sequence makes the counts differ between micro-batches and data-parallel ranks.
     rates = 2 * MASKED_SHARE * torch.rand(case.batch_size, 1, generator=generator)
     mask = torch.rand(case.batch_size, case.seq_length, generator=generator) >= rates
+    mask[-1, -1] &= not mask.all()  # of a batch of a few tokens all may count, which hides what is divided by how many
     # Copies: of one sequence both would be views of the same storage, which no file takes.
     return Batch(stream[:, :-1].clone(), stream[:, 1:].clone(), mask)

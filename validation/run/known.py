@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -31,6 +32,7 @@ class Known:
     megatron_core: str
     checks: tuple[str, ...]
     spoils: tuple[str, ...]
+    keeps: tuple[str, ...] = ()
 
     def applies(self, case: Case, version: str) -> bool:
         """Whether the bug is in this version of megatron-core and shows in this case."""
@@ -38,7 +40,7 @@ class Known:
 
     def concerns(self, case: Case) -> bool:
         """Whether a version that has the bug shows it in this case."""
-        return any(fnmatchcase(case.implementation, pattern) for pattern in self.implementations) and self._shows(case)
+        return _matches(case.implementation, self.implementations) and self._shows(case)
 
     def _shows(self, case: Case) -> bool:
         layout = case.layout
@@ -49,21 +51,30 @@ class Known:
         # The table is ours, as much as any module; the names in it are the degrees, the step's options and the model's numbers.
         return bool(eval(self.layouts, {"__builtins__": {}}, degrees | asdict(case.model)))
 
-    def must_fail(self, check: str) -> bool:
-        """Whether this check shows the bug."""
-        return any(fnmatchcase(check, pattern) for pattern in self.checks)
+    def must_fail(self, case: Case, check: str) -> bool:
+        """Whether this check shows the bug, whatever else is right: not where the reference's gradients go on behind it."""
+        return not case.isolated and _matches(check, self.checks)
 
-    def excuses(self, check: str) -> bool:
+    def excuses(self, case: Case, check: str) -> bool:
         """Whether this check shows the bug, or may fail as a consequence."""
-        return self.must_fail(check) or any(fnmatchcase(check, pattern) for pattern in self.spoils)
+        return _matches(check, self.checks) or (_matches(check, self.spoils) and not self._keeps(case, check))
+
+    def _keeps(self, case: Case, check: str) -> bool:
+        if case.model.num_nextn_predict_layers:
+            return False
+        return _matches(check, [pattern.format(last=case.model.num_hidden_layers - 1) for pattern in self.keeps])
+
+
+def _matches(check: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(check, pattern) for pattern in patterns)
 
 
 @functools.cache
 def table() -> tuple[Known, ...]:
     """Every entry."""
     entries: list[dict[str, Any]] = yaml.safe_load(TABLE.read_text(encoding="utf-8"))["known"]
-    lists = ("implementations", "checks", "spoils")
-    return tuple(Known(**{**entry, **{name: tuple(entry[name]) for name in lists}}) for entry in entries)
+    lists = ("implementations", "checks", "spoils", "keeps")
+    return tuple(Known(**{**entry, **{name: tuple(entry.get(name, ())) for name in lists}}) for entry in entries)
 
 
 def known_bugs(case: Case, version: str | None = None) -> tuple[Known, ...]:
