@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,12 @@ def _leaves_without_a_word() -> None:
     os._exit(0)
 
 
+def _is_interrupted() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # an interrupted test's own fork server may ignore it
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+
+
 def out_of_memory(*given: object) -> None:
     """What torch raises on a GPU; takes what a layer spec is given, so that it can stand for one."""
     import torch
@@ -58,6 +65,8 @@ ENDS: dict[str, Callable[[], None]] = {
     "crashes": _crashes,
     "exits": _exits,
     "leaves": _leaves_without_a_word,
+    "leaves by sys.exit": sys.exit,
+    "is interrupted": _is_interrupted,
     "hangs": sleep_forever,
     "out of memory": out_of_memory,
 }
@@ -75,6 +84,12 @@ def rank(folder: str, end: str) -> None:
             report.progress("waiting for rank 1")
             sleep_forever()
         report.write({"rank": report.rank, "pid": os.getpid()})
+
+
+def ends_alone(folder: str, end: str) -> None:
+    """The only rank of a run."""
+    with RankReport(Path(folder), 0).last_words():
+        ENDS[end]()
 
 
 def alone(folder: str) -> None:

@@ -296,20 +296,21 @@ class Report:
 
 def parity_of(item: Any) -> Parity | None:
     """What a check asks about its case; None for a user's test that asks nothing."""
-    found: Parity | None = item.callspec.params.get("parity") if hasattr(item, "callspec") else None
-    return found
+    found = item.callspec.params.get("parity") if hasattr(item, "callspec") else None
+    return found if isinstance(found, Parity) else None
 
 
 def planted_of(item: Any) -> Planted | None:
     """The planted defect that a check of the self-test is about; None for every other check."""
-    found: Planted | None = item.callspec.params.get("planted") if hasattr(item, "callspec") else None
-    return found
+    found = item.callspec.params.get("planted") if hasattr(item, "callspec") else None
+    return found if isinstance(found, Planted) else None
 
 
 def has_a_case(item: Any) -> bool:
     """False for what pytest makes of a check with nothing to check: one item without parameters, to be skipped."""
-    found = parity_of(item) or planted_of(item)
-    return found is None or isinstance(found, (Parity, Planted))
+    asked = {"parity": Parity, "planted": Planted}
+    given = item.callspec.params if hasattr(item, "callspec") else {}
+    return all(isinstance(given[name], kind) for name, kind in asked.items() if name in given)
 
 
 def section_of(item: Any) -> tuple[int, str]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 
 
 def rank(case: str, run_folder: str, reference_folder: str, timeout: float, keep: str, plugin: str = "") -> None:
     """Every rank of a case."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started the rank is interrupted, and ends it
     wake_without_haste()
     # warm is there already in a child of the fork server, and mends megatron-core in a process that was started cold.
     from validation.run import warm, worker  # noqa: F401

@@ -76,11 +76,29 @@ def start_method() -> str:
 
 
 def warm_up() -> None:
-    """Start the fork server now: it imports while this process does other things."""
+    """Start the fork server now: it imports while this process does other things.
+
+    It and its ranks do not listen to an interrupt from the keyboard, which all of a terminal's processes get: this process
+    ends them.
+    """
     from multiprocessing import forkserver
 
     if start_method() == "forkserver":
-        forkserver.ensure_running()
+        with _uninterrupted():
+            forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Within it, processes that are started ignore interrupts; only the main thread can have them do so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager
@@ -192,6 +210,7 @@ class Watch:
     def __init__(self, folder: Path, ranks: int, timeout: float, progress: Callable[[str], None]) -> None:
         self._folder, self._ranks, self._timeout, self._progress = folder, ranks, timeout, progress
         self._done = threading.Event()
+        self._unwanted = False
         self.timed_out = self.killed = False
         self.vanished: int | None = None
 
@@ -199,6 +218,8 @@ class Watch:
         """Until `stop` is called."""
         end, last = time.monotonic() + self._timeout, ""
         while not self._done.wait(0.1):
+            if self._unwanted:
+                self._signal(signal.SIGKILL)  # those, too, that had no process yet
             step = last_step(self._folder, 0)
             if step != last:
                 last = step
@@ -221,6 +242,7 @@ class Watch:
 
     def kill(self) -> None:
         """End the run now."""
+        self._unwanted = True
         self._signal(signal.SIGKILL)
 
     def _vanished(self) -> int | None:

@@ -18,6 +18,10 @@ from validation.run.cause import exit_code
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
+class Ended(Exception):
+    """Somebody ended the rank by what is no error: an interrupt, sys.exit."""
+
+
 class RankReport:
     """The files of one rank: `rank-0.json` (findings), `.error` (what it raised), `.stacks`, `.pid`, and `progress`."""
 
@@ -59,7 +63,10 @@ class RankReport:
                 sentence = f"{kind.__module__}.{kind.__qualname__}: {error}" if kind.__module__ != "builtins" else repr(error)
                 left = {"error": sentence, "stack": traceback.format_exc(), "exit_code": int(exit_code(error))}
                 self._leave("error", left)
-                raise
+                if isinstance(error, Exception):
+                    raise
+                # What starts ranks takes a KeyboardInterrupt, or sys.exit(0), for an end without a result, and waits for one.
+                raise Ended(sentence) from error
             finally:
                 faulthandler.disable()
                 faulthandler.unregister(signal.SIGUSR1)
