@@ -16,6 +16,8 @@ from validation.case.errors import UsageError
 
 _DOCUMENTATION = re.compile(r"([^/]+\.md|docs/.+\.(md|svg)|LICENSE)")
 """What no number can depend on: no code reads it (a test looks). Anything else may, and has everything run."""
+HOSTED = ("ubuntu-latest", "ubuntu-24.04", "ubuntu-24.04-arm", "ubuntu-22.04", "ubuntu-22.04-arm")
+"""Labels of GitHub's own machines that sessions can run on. Any other word is one that somebody gave to a machine."""
 _PLAIN = re.compile(r"[\w./+-]{1,100}")
 _ALL = {
     "merge_group": "merge queue: everything runs",
@@ -36,6 +38,11 @@ class Choice:
     def compares(self) -> bool:
         """Whether it leaves results that the manifest asks for."""
         return isinstance(self.session, Row)
+
+    @property
+    def hosted(self) -> bool:
+        """Whether it runs on a machine of GitHub's, by its one label; what does not waits for `permit` in a fork."""
+        return len(self.session.runner) == 1 and self.session.runner[0] in HOSTED
 
     def entry(self) -> dict[str, Any]:
         """Its part of `strategy.matrix.include`. A comparison without results is an error, a tool may have none."""
@@ -139,12 +146,14 @@ def _json(choices: list[Choice]) -> str:
 
 
 def _github(choices: list[Choice]) -> str:
-    """Lines for $GITHUB_OUTPUT. A matrix may not be empty, so a job of none must not start: `[]` says so.
+    """Lines for $GITHUB_OUTPUT: a matrix for each job, and `sessions`. A matrix may not be empty, so a job of none must not
+    start: `[]` says so.
 
     `sessions` are the words that have `python -m ci manifest` ask for the same.
     """
     compared = [choice.session.session for choice in choices if choice.runs and choice.compares]
-    lists = {"cpu": _json(_of_gpus(choices, False)), "gpu": _json(_of_gpus(choices, True))}
+    halves = {"hosted": True, "self-hosted": False}
+    lists = {job: _json([choice for choice in choices if choice.hosted is hosted]) for job, hosted in halves.items()}
     asked = " ".join(f"--session {name}" for name in compared)
     return "".join(f"{name}={text}" for name, text in lists.items()) + f"sessions={asked}\n"
 

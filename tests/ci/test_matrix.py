@@ -146,8 +146,30 @@ def test_lines_for_github_are_three(capsys: pytest.CaptureFixture[str], tmp_path
     changed.write_text("README.md\n", encoding="utf-8")
     text = printed(capsys, "--event", "pull_request", "--changed-files", str(changed), "--format", "github")
     lines = dict(line.split("=", 1) for line in text.splitlines())
-    assert [entry["session"] for entry in json.loads(lines["cpu"])] == ["lint", "tests", "parity"]
-    assert (lines["gpu"], lines["sessions"]) == ("[]", "--session parity")
+    assert [entry["session"] for entry in json.loads(lines["hosted"])] == ["lint", "tests", "parity"]
+    assert (lines["self-hosted"], lines["sessions"]) == ("[]", "--session parity")
+
+
+@pytest.mark.parametrize(
+    ("runner", "job"),
+    [
+        ("ubuntu-24.04", "hosted"),
+        ("ubuntu-24.04-arm", "hosted"),
+        ("ubuntu-gpus", "self-hosted"),
+        ("gpus-{gpus}", "self-hosted"),
+        ("self-hosted", "self-hosted"),
+        ("ubuntu-24.04,gpus-{gpus}", "self-hosted"),
+        ("ubuntu-24.04,self-hosted", "self-hosted"),
+    ],
+)
+def test_the_labels_say_which_job_a_session_is_in_and_not_the_transport(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, runner: str, job: str
+) -> None:
+    """A session on the CPU of a machine of ours waits for `permit` in a fork, too."""
+    monkeypatch.setenv("PLUMBLINE_LAYOUTS", "tp2")
+    monkeypatch.setenv("PLUMBLINE_RUNNER", runner)
+    lines = dict(line.split("=", 1) for line in printed(capsys, "--event", "workflow_call", "--format", "github").splitlines())
+    assert [name for name in ("hosted", "self-hosted") if "cpu_tp2" in lines[name]] == [job]
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,14 @@ COMMIT = "c0ffee" + "0" * 34
 MEGATRON = "decade" + "0" * 34
 MOST = 40
 """Checks of a testsuite that are kept: twenty scenarios read all of them, several times each."""
+CALLED = ("cpu_tp2",)
+"""Sessions of callers that are as in the table."""
 NEAR = "Layer 0 Attention Output"
 
 
 def everything(path: Path) -> Manifest:
-    """What `python -m ci manifest` writes of every session that some event runs; the first checks of each testsuite."""
-    asked = [word for row in rows() if row.when for word in ("--session", row.session)]
+    """What `python -m ci manifest` writes of every session that some event or a caller runs; each testsuite's first checks."""
+    asked = [word for row in rows() if row.when or row.session in CALLED for word in ("--session", row.session)]
     command = [sys.executable, "-m", "ci", "manifest", *asked, "--output", str(path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     whole = load(path)

@@ -121,7 +121,7 @@ function runLeg(job, token, tokens, given, prefix) {
     runner: {
       temp,
       os: "Linux",
-      environment: value(job["runs-on"], given).includes("self-hosted") ? "self-hosted" : "github-hosted",
+      environment: [value(job["runs-on"], given)].flat().join() === "ubuntu-24.04" ? "github-hosted" : "self-hosted",
     },
     steps: {},
   };

@@ -80,25 +80,46 @@ _FORK = {"action": "opened", "pull_request": FROM_A_FORK}
 _LABELLED = {"action": "reopened", "pull_request": {**PULL_REQUEST, "labels": [{"name": "accept-drift"}]}}
 _NIGHTLY = ".github/workflows/nightly.yml"
 _CALLER = "tests/workflows/caller.yml"
+_CPU_CALLER = "tests/workflows/cpu-caller.yml"
 SCENARIOS = {
     "green": Scenario("pull request, all green", "success", "GREEN"),
     "red": Scenario(
         "one leg red", "failure", "1 check fails: Layer 0 Attention Output", red=("gpu_tp2",), codes={"gpu_tp2": 1}
     ),
     "red in silence": Scenario("one leg ends with 0 though a check fails", "failure", "1 check fails", red=("parity",)),
-    "cancelled": Scenario("one leg cancelled", "failure", "job gpu: was cancelled", cancelled=("gpu_pp2",)),
-    "skipped": Scenario("the GPU job skipped", "failure", "job gpu: was skipped", skipped=("gpu",)),
+    "cancelled": Scenario("one leg cancelled", "failure", "job self-hosted: was cancelled", cancelled=("gpu_pp2",)),
+    "skipped": Scenario("the GPU job skipped", "failure", "job self-hosted: was skipped", skipped=("self-hosted",)),
     "plan": Scenario("the plan skipped", "failure", "job plan: was skipped", skipped=("plan",)),
     "lost": Scenario("an artifact missing", "failure", "results-gpu_ep2", lost=("results-gpu_ep2",)),
     "documentation": Scenario("documentation alone changed", "success", "GREEN", changed=("README.md", "docs/design.md")),
-    "fork": Scenario("pull request from a fork", "failure", "job gpu: was skipped", payload=_FORK),
+    "fork": Scenario("pull request from a fork", "failure", "job self-hosted: was skipped", payload=_FORK),
     "fork approved": Scenario("fork, a maintainer approves", "success", "GREEN", payload=_FORK, approved=("gpu-forks",)),
     "fork unprotected": Scenario(
         "fork, the environment asks nobody",
-        *("failure", "job gpu: was skipped"),
+        *("failure", "job self-hosted: was skipped"),
         payload=_FORK,
         approved=("gpu-forks",),
         api="no-reviewers",
+    ),
+    "fork of a team": Scenario(
+        "fork of a team's own Megatron", "failure", "job self-hosted: was skipped", workflow=_CALLER, payload=_FORK
+    ),
+    "fork, own CPUs": Scenario(
+        "fork of a team that compares on the CPUs of its own machines",
+        *("failure", "job self-hosted: was skipped"),
+        workflow=_CPU_CALLER,
+        payload=_FORK,
+    ),
+    "fork, own CPUs, approved": Scenario(
+        "the same, a maintainer approves", "success", "GREEN", workflow=_CPU_CALLER, payload=_FORK, approved=("gpu-forks",)
+    ),
+    "fork, own plan": Scenario(
+        "fork whose plan calls our machines hosted",
+        *("failure", "job hosted: failed"),
+        workflow=_CPU_CALLER,
+        payload=_FORK,
+        edit=("hosted: ${{ steps.choose.outputs.hosted }}", "hosted: ${{ steps.choose.outputs.self-hosted }}"),
+        codes={"cpu_tp2": 1},
     ),
     "same": Scenario("as near to the limits as the base branch", "success", "GREEN", api="baseline"),
     "drifted": Scenario("nearer to a limit than the base branch", "failure", "GREEN", nearer=("parity",), api="baseline"),
@@ -109,7 +130,7 @@ SCENARIOS = {
     "nightly": Scenario("nightly", "success", "GREEN", workflow=_NIGHTLY, event="schedule", payload={}),
     "newest": Scenario(
         "nightly, the newest release computes something else",
-        *("failure", "job cpu: failed"),
+        *("failure", "job hosted: failed"),
         workflow=_NIGHTLY,
         event="schedule",
         payload={},

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ci.matrix import HOSTED
 from ci.table import EVENTS, TABLE, Row, Tool, rows, tools
 from tests.workflows.scenarios import HERE, ROOT
 
@@ -89,6 +90,12 @@ def test_nothing_runs_on_events_that_hand_secrets_to_forks() -> None:
         assert set(content[True]) <= {"pull_request", "merge_group", "schedule", "workflow_dispatch", "workflow_call"}
         assert content["permissions"] == {}
         assert "secrets" not in path.read_text(encoding="utf-8")
+
+
+def test_the_job_that_waits_for_nobody_knows_the_labels_that_are_githubs() -> None:
+    job = yaml.safe_load((ROOT / ".github" / "workflows" / "parity.yml").read_text(encoding="utf-8"))["jobs"]["hosted"]
+    (labels,) = re.findall(r"fromJSON\('(.*?)'\)", job["runs-on"])
+    assert tuple(json.loads(labels)) == HOSTED
 
 
 def test_nobody_is_asked_to_write_anything() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from tests.workflows.scenarios import FROM_A_FORK as FORK
 from tests.workflows.scenarios import SCENARIOS, Played
 
 All = Mapping[str, Played]
@@ -32,20 +33,32 @@ def test_the_runner_sees_what_a_careless_gate_would_do(played: All) -> None:
     assert played["careless"].gate == "skipped"
 
 
-@pytest.mark.parametrize("name", ["fork", "fork unprotected"])
+def machines(result: Played) -> set[str]:
+    """Every label that a leg has asked for."""
+    return {label for leg in result.legs for label in ([leg["runner"]] if isinstance(leg["runner"], str) else leg["runner"])}
+
+
+@pytest.mark.parametrize("name", [name for name, scenario in SCENARIOS.items() if scenario.payload.get("pull_request") == FORK])
 def test_a_fork_reaches_no_machine_of_ours_without_a_maintainer(played: All, name: str) -> None:
-    machines = {label for leg in played[name].legs for label in leg["runner"] if isinstance(leg["runner"], list)}
-    assert machines == {"ubuntu-24.04"}
+    """Whatever its transport, and whatever its own plan says."""
+    permitted = played[name].jobs["plumbline / permit"] == "success"
+    assert (machines(played[name]) == {"ubuntu-24.04"}) is not permitted
+    assert permitted is (SCENARIOS[name].approved != () and SCENARIOS[name].api != "no-reviewers")
+
+
+def test_on_its_own_cpus_a_team_waits_for_a_maintainer_in_forks_alone(played: All) -> None:
+    assert machines(played["fork, own CPUs, approved"]) == {"ubuntu-24.04", "gpus-0"}
+    assert [leg["leg"] for leg in played["fork, own CPUs"].legs] == ["plumbline / plan", "plumbline / gate"]
 
 
 def test_an_approved_fork_runs_what_everybody_runs(played: All) -> None:
-    assert [leg["leg"] for leg in played["fork approved"].legs if leg["leg"] != "plumbline / a maintainer permits GPUs"] == [
-        leg["leg"] for leg in played["green"].legs
-    ]
+    assert [
+        leg["leg"] for leg in played["fork approved"].legs if leg["leg"] != "plumbline / a maintainer permits our machines"
+    ] == [leg["leg"] for leg in played["green"].legs]
 
 
 def test_an_environment_that_asks_nobody_is_said_to_be_one(played: All) -> None:
-    said = played["fork unprotected"].output("a maintainer permits GPUs", "See that somebody had to approve")
+    said = played["fork unprotected"].output("a maintainer permits our machines", "See that somebody had to approve")
     assert "red: environment gpu-forks asks nobody" in said
 
 
