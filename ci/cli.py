@@ -20,7 +20,7 @@ COMMANDS = {
     "drift": "compare results with the base branch's, ratio by ratio",
     "baseline": "keep green results, for drift to compare later ones with",
     "summary": "say in Markdown what came of it, for GitHub's step summary, with annotations",
-    "latest": "find the last green run of a workflow on the base branch, for drift to compare with",
+    "latest": "find the last green run of a workflow on the base branch that still has a baseline, for drift",
     "permit": "see that an environment which a job has waited for asks for a person",
     "page": "make one HTML file of it: heat maps, every check, how to reproduce; needs no network",
     "sessions": "write docs/matrix.md, the table of all sessions",

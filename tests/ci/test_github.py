@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ci.cli import main
-from tests.workflows.server import BASELINE, serving
+from tests.workflows.server import ARTIFACTS, BASELINE, serving
 
 LATEST = ["latest", "--workflow", "nightly.yml", "--branch", "refs/heads/main"]
 PERMIT = ["permit", "--environment", "gpu-forks"]
@@ -31,9 +31,30 @@ def github(server: str, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def test_the_last_green_run_is_ours(github: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Newer ones of forks, whose branch is called main, too, are passed over."""
+    """Newer ones of forks, whose branch is called main, too, are passed over, though they fill more than a page."""
     assert main(LATEST) == 0
     assert capsys.readouterr().out == f"run={BASELINE}\n"
+
+
+def test_a_run_that_has_it_no_more_is_passed_over(github: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would be asked for in vain, and no later run could make a new one."""
+    assert {artifact["name"]: artifact["expired"] for artifact in ARTIFACTS[BASELINE + 1]} == {
+        "baseline": True,
+        "report": False,
+    }
+    assert main([*LATEST, "--artifact", "report"]) == 0
+    assert main([*LATEST, "--artifact", "baseline"]) == 0
+    assert capsys.readouterr().out == f"run={BASELINE + 1}\nrun={BASELINE}\n"
+
+
+def test_where_no_run_has_a_baseline_any_more_it_is_said(
+    github: pytest.MonkeyPatch, server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    github.setenv("GITHUB_API_URL", f"{server}/expired")
+    assert main(LATEST) == 0
+    told = capsys.readouterr()
+    assert told.out == "run=\n"
+    assert "the last 2 green runs of nightly.yml on main kept no artifact baseline, or it has expired" in told.err
 
 
 def test_no_green_run_is_no_failure_and_is_said(

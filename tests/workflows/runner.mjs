@@ -244,6 +244,7 @@ const ACTIONS = {
     return name;
   },
   "actions/download-artifact": ({ workspace }, { name, pattern, path = ".", "run-id": run }) => {
+    if (run && scenario.lost?.includes(name)) throw new Error(`Artifact not found for name: ${name}`);
     if (run) return cpSync(join(scenario.baselines, String(run)), join(workspace, path), { recursive: true }) ?? "";
     const wanted = readdirSync(store).filter((one) => (pattern ? one.startsWith(pattern.replace(/\*$/, "")) : one === name));
     for (const one of wanted) cpSync(join(store, one), join(workspace, path, one), { recursive: true });

@@ -126,6 +126,15 @@ SCENARIOS = {
     "accepted": Scenario(
         "the same, labelled accept-drift", "success", "GREEN", payload=_LABELLED, nearer=("parity",), api="baseline"
     ),
+    "expired": Scenario(
+        "nightly, no baseline is there any more",
+        *("success", "GREEN"),
+        workflow=_NIGHTLY,
+        event="schedule",
+        payload={},
+        api="expired",
+    ),
+    "unfetched": Scenario("the baseline is not handed over", "failure", "GREEN", api="baseline", lost=("baseline",)),
     "queue": Scenario("merge queue", "success", "GREEN", event="merge_group", payload=_QUEUE),
     "nightly": Scenario("nightly", "success", "GREEN", workflow=_NIGHTLY, event="schedule", payload={}),
     "newest": Scenario(

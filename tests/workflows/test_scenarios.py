@@ -101,6 +101,19 @@ def test_drift_is_judged_against_our_own_last_green_run_and_no_forks(played: All
     assert "there is no green run of nightly.yml on main" in played["green"].leg("gate")["summary"]
 
 
+def test_a_baseline_that_has_expired_is_made_anew(played: All) -> None:
+    steps = {step["name"]: step["result"] for step in played["expired"].leg("gate")["steps"]}
+    assert (steps["Fetch the baseline"], steps["Keep the baseline"]) == ("skipped", "success")
+    assert "or it has expired" in played["expired"].leg("gate")["summary"]
+
+
+def test_without_the_baseline_the_summary_tells_all_the_rest(played: All) -> None:
+    steps = {step["name"]: step["result"] for step in played["unfetched"].leg("gate")["steps"]}
+    assert (steps["Fetch the baseline"], steps["Compare with the baseline"]) == ("failure", "skipped")
+    assert steps["Say what came of it"] == "success"
+    assert "How near to the limits" in played["unfetched"].leg("gate")["summary"]
+
+
 def test_only_the_nightly_keeps_a_baseline_and_only_a_green_one(played: All) -> None:
     def kept(name: str) -> str:
         return next(step["result"] for step in played[name].leg("gate")["steps"] if step["name"] == "Keep the baseline")
