@@ -91,6 +91,23 @@ def add_rule(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_base(parser: argparse.ArgumentParser) -> None:
+    """What those that tell of a run are given to tell of its drift, too."""
+    parser.add_argument("--base", default=None, metavar="DIR", help="a baseline: the drift from it is shown, too")
+    add_rule(parser)
+
+
+def told(options: argparse.Namespace) -> Drift | None:
+    """The drift by these options; None without a base, or where the manifest cannot be read, which the gate is red for."""
+    try:
+        wanted = _sessions(options.manifest)
+    except UnreadableManifest:
+        return None
+    if options.base is None:
+        return None
+    return replace(drift(Path(options.base), Path(options.results), options.factor, wanted), accepted=options.accept.strip())
+
+
 def main(options: argparse.Namespace) -> int:
     """0 nothing has grown or vanished, 1 something has."""
     found = drift(Path(options.base), Path(options.results), options.factor, sessions(options.manifest))
@@ -108,9 +125,13 @@ def main(options: argparse.Namespace) -> int:
 def sessions(manifest: str | None) -> frozenset[str] | None:
     """The sessions that a manifest names; None for all. Raises UsageError."""
     try:
-        return frozenset(suite.session for suite in load(Path(manifest)).suites) if manifest else None
+        return _sessions(manifest)
     except UnreadableManifest as error:
         raise UsageError(str(error)) from None
+
+
+def _sessions(manifest: str | None) -> frozenset[str] | None:
+    return frozenset(suite.session for suite in load(Path(manifest)).suites) if manifest else None
 
 
 def drift(base: Path, results: Path, factor: float, wanted: frozenset[str] | None = None) -> Drift:

@@ -12,11 +12,10 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from ci import gate, heat
-from ci.drift import Drift, add_rule, drift, ratio, sessions
+from ci.drift import Drift, add_base, ratio, told
 from ci.escape import annotation, block, entities, markdown, plain
 from ci.gate import Judgement
 from ci.junit import Check
@@ -36,15 +35,14 @@ _MADE_WITH = ("torch", "transformers", "megatron-core", "transformer-engine", "g
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command: those of the gate, and what to compare with."""
     gate.add_options(parser)
-    parser.add_argument("--base", default=None, metavar="DIR", help="a baseline: the drift from it is shown, too")
     parser.add_argument("--annotations", action="store_true", help="print them (default where GITHUB_ACTIONS is true)")
-    add_rule(parser)
+    add_base(parser)
 
 
 def main(options: argparse.Namespace) -> int:
     """0, whatever the verdict is: telling is not judging."""
     judged = gate.judge(options)
-    moved = _drift(options)
+    moved = told(options)
     file = os.environ.get("GITHUB_STEP_SUMMARY")
     if file:
         with Path(file).open("a", encoding="utf-8") as summary:
@@ -56,22 +54,15 @@ def main(options: argparse.Namespace) -> int:
     return int(ExitCode.PASS)
 
 
-def _drift(options: argparse.Namespace) -> Drift | None:
-    if options.base is None:
-        return None
-    found = drift(Path(options.base), Path(options.results), options.factor, sessions(options.manifest))
-    return replace(found, accepted=options.accept.strip())
-
-
 def page(judged: Judgement, moved: Drift | None = None, room: int = LARGEST) -> str:
     """The whole text, at most so many bytes: sections that find no room are named."""
     text, left_out = "", []
     for name, section in _SECTIONS.items():
-        told = section(judged, moved)
-        if told and len((text + told).encode()) > room - 1000:
+        words = section(judged, moved)
+        if words and len((text + words).encode()) > room - 1000:
             left_out.append(name)
-        elif told:
-            text += f"{told}\n"
+        elif words:
+            text += f"{words}\n"
     if left_out:
         text += f"Left out, for GitHub takes no more than {LARGEST >> 10} KiB of a step: {', '.join(left_out)}.\n"
     return text if len(text.encode()) <= room else ""

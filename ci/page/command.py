@@ -8,23 +8,25 @@ import sys
 from pathlib import Path
 
 from ci import gate, junit
+from ci.drift import add_base, told
 from ci.expected import Manifest, UnreadableManifest, load
 from ci.junit import Suite, UnreadableResults
 from ci.page.document import document
-from ci.page.run import Run, by_manifest, judged
+from ci.page.run import Run, by_manifest, drifted, judged
 from validation.case.errors import ExitCode, UsageError
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     gate.add_options(parser, without_manifest="without it the verdict is that of the files which are there")
+    add_base(parser)
     parser.add_argument("--output", type=Path, default=Path("report.html"), metavar="FILE", help="default report.html")
     parser.add_argument("--title", default="Plumbline", help="what the page is called (default Plumbline)")
 
 
 def main(options: argparse.Namespace) -> int:
     """Write the page. The exit code says whether it was written: whether the run may be merged, the gate says."""
-    run = _gated(options) if options.manifest else judged(*_read(Path(options.results)))
+    run = drifted(_gated(options) if options.manifest else judged(*_read(Path(options.results))), told(options))
     _write(options.output, document(run, options.title))
     counted = f"{sum(run.counts.values()):,} checks in {len(run.suites)} case{'' if len(run.suites) == 1 else 's'}"
     sys.stdout.write(f"{options.output}: {run.verdict}, {counted}\n")

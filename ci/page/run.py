@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from ci.drift import Drift
 from ci.expected import Expected, Manifest
 from ci.gate import Judgement
 from ci.junit import Check, Suite
@@ -24,11 +25,15 @@ EDGE = 8
 
 @dataclass(frozen=True)
 class Run:
-    """The cases of a run. `reasons` are sentences why it is not a pass; with a manifest they are the gate's."""
+    """The cases of a run. `reasons` are sentences why it is not a pass; with a manifest they are the gate's.
+
+    `accepted` says how much has drifted from the base branch and why that may be; empty where nothing has, or nobody said so.
+    """
 
     suites: tuple[Suite, ...]
     verdict: str
     reasons: tuple[str, ...] = ()
+    accepted: str = ""
 
     @property
     def counts(self) -> Counter[str]:
@@ -55,6 +60,16 @@ def by_manifest(manifest: Manifest, judgement: Judgement) -> Run:
     run = Run(tuple(suites), "pass")
     verdict = "pass" if judgement.green else "fail" if run.counts["fail"] else "error"
     return Run(run.suites, verdict, tuple(f"{where}: {why}" for where, why in judgement.reasons))
+
+
+def drifted(run: Run, moved: Drift | None) -> Run:
+    """The run with what has drifted from the base branch: no pass, where nobody has said why it may."""
+    if moved is None or not moved.found:
+        return run
+    if moved.accepted:
+        return replace(run, accepted=f"{len(moved.found):,} drifted from the base branch, accepted: {moved.accepted}")
+    reasons = (*run.reasons, *(f"drift: {why}" for why in moved.reasons))
+    return replace(run, verdict="fail" if run.verdict == "pass" else run.verdict, reasons=reasons)
 
 
 def _completed(expected: Expected, suite: Suite | None) -> Suite:

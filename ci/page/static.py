@@ -60,6 +60,7 @@ def head(run: Run, title: str) -> str:
         f"<span>{escape(title)}: {total}</span></h1>"
         f'<ul class="counts" aria-label="Counts">{listed}</ul>'
         + (f'<ul class="reasons" aria-label="Why">{reasons}</ul>' if reasons else "")
+        + (f'<p class="quiet">{_text(run.accepted)}</p>' if run.accepted else "")
         + _facts(run)
     )
 

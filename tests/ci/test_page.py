@@ -381,6 +381,28 @@ def test_a_file_that_cannot_be_read_is_on_the_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "verdict", "said"),
+    [
+        ([], "Pass", "in 1 case"),
+        (
+            ["--base", "{base}"],
+            "Fail",
+            "drift: a.xml: Layer 0 Value (test_mla): 0.9 of its limit, and 6e-06 on the base branch",
+        ),
+        (["--base", "{base}", "--accept", "a > b"], "Pass", "1 drifted from the base branch, accepted: a > b"),
+    ],
+)
+def test_drift_is_red_on_the_page_unless_it_is_accepted(tmp_path: Path, words: list[str], verdict: str, said: str) -> None:
+    junit.write(tmp_path / "base" / "a.xml", suite(checks=(check("Layer 0 Value", rel_error="6e-16"),)))
+    junit.write(tmp_path / "now" / "a.xml", suite(checks=(check("Layer 0 Value", rel_error="9e-11"),)))
+    given = [word.format(base=tmp_path / "base") for word in words]
+    assert command("--results", tmp_path / "now", "--output", tmp_path / "report.html", *given) == 0
+    read = Read((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert f"{verdict} Plumbline: 1 checks" in read.text
+    assert said in read.text
+
+
+@pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (["--results", "{folder}/none"], "is no folder; --results names"),

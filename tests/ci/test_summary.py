@@ -242,6 +242,13 @@ def test_accepted_drift_is_told_with_the_reason_and_not_red(tmp_path: Path, caps
     assert "::error" not in text
 
 
+def test_a_summary_of_nothing_is_written_though_there_is_a_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    junit.write(tmp_path / "base" / FILE, SUITE)
+    words = ["--manifest", str(tmp_path / "none.json"), "--results", str(tmp_path / "none"), "--base", str(tmp_path / "base")]
+    assert main(["summary", *words]) == 0
+    assert capsys.readouterr().out.startswith("## Plumbline: 🔴 RED")
+
+
 def test_attempts_are_told(tmp_path: Path) -> None:
     told = replace(SUITE, properties={**SUITE.properties, "attempts": "4, 0"})
     junit.write(tmp_path / "attempts" / "1" / FILE, replace(SUITE, properties={**SUITE.properties, "broken": "4"}))

@@ -70,6 +70,11 @@ class Played:
         """The job, or the leg of a matrix, that is shown under this name."""
         return next(leg for leg in self.legs if leg["leg"] == f"plumbline / {name}")
 
+    @property
+    def page(self) -> str:
+        """What `ci page` has said of its verdict."""
+        return self.output("gate", "Draw the page")
+
     def output(self, leg: str, step: str) -> str:
         """What a step printed."""
         return str(next(one for one in self.leg(leg)["steps"] if one["name"] == step).get("output", ""))

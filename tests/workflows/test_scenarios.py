@@ -6,6 +6,7 @@ made up by the manifest. `python -m tests.workflows` prints the table.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import pytest
@@ -99,6 +100,29 @@ def test_drift_is_judged_against_our_own_last_green_run_and_no_forks(played: All
     assert "===== Drift: GREEN" in played["same"].output("gate", "Compare with the baseline")
     assert "it has grown more than is allowed" in played["drifted"].output("gate", "Compare with the baseline")
     assert "there is no green run of nightly.yml on main" in played["green"].leg("gate")["summary"]
+
+
+@pytest.mark.parametrize(
+    ("name", "gate", "summary", "page"),
+    [
+        ("same", "success", "GREEN", "pass"),
+        ("drifted", "failure", "RED", "fail"),
+        ("accepted", "success", "GREEN", "pass"),
+    ],
+)
+def test_gate_summary_annotations_and_page_agree_about_drift(
+    played: All, name: str, gate: str, summary: str, page: str
+) -> None:
+    leg = played[name].leg("gate")
+    assert played[name].gate == gate
+    assert re.findall(r"## Plumbline: \S+ (\w+)", leg["summary"]) == [summary]
+    assert ("::error" in played[name].output("gate", "Say what came of it")) is (gate == "failure")
+    assert f"index.html: {page}, " in played[name].page
+
+
+def test_accepted_drift_is_told_with_its_reason(played: All) -> None:
+    assert "accepted: " in played["accepted"].output("gate", "Compare with the baseline")
+    assert "- accepted: labelled accept-drift" in played["accepted"].leg("gate")["summary"]
 
 
 def test_a_baseline_that_has_expired_is_made_anew(played: All) -> None:
