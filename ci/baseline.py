@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from ci import gate, junit
-from ci.drift import add_rule, drift
+from ci.drift import add_rule, drift, sessions
 from ci.escape import plain
 from ci.folder import Results
 from validation.case.errors import ExitCode, UsageError
@@ -37,7 +37,8 @@ def main(options: argparse.Namespace) -> int:
     if output.exists() and not (output / ABOUT).is_file():
         raise UsageError(f"--output {output}: is no baseline, and nothing of it is overwritten; name another folder")
     accepted = options.accept.strip()
-    moved = drift(output, Path(options.results), options.factor).reasons if output.exists() else []
+    wanted = sessions(options.manifest)
+    moved = drift(output, Path(options.results), options.factor, wanted).reasons if output.exists() else []
     if moved and not accepted:
         return _refused(f"the results have drifted ({len(moved)} reasons, the first: {moved[0]}); --accept WHY keeps them")
     _write(Results(output.with_name(f".{output.name}.part"), given.by_session), output, judged, accepted if moved else "")

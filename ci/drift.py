@@ -24,6 +24,7 @@ from ci.expected import UnreadableManifest, load
 from ci.folder import Results
 from ci.junit import Check, Suite, UnreadableResults
 from ci.reasons import number
+from ci.table import running
 from validation.case.errors import ExitCode, UsageError
 
 FACTOR = 2.0
@@ -135,14 +136,20 @@ def _sessions(manifest: str | None) -> frozenset[str] | None:
 
 
 def drift(base: Path, results: Path, factor: float, wanted: frozenset[str] | None = None) -> Drift:
-    """Results against the base's, in the wanted sessions. Raises UsageError where there is nothing to compare with."""
+    """Results against the base's, in the wanted sessions. Raises UsageError where there is nothing to compare with.
+
+    A session that is not wanted, because this event does not run it, is not compared. If no event runs it any more, it has
+    vanished, in a pull request as in the nightly run: who removes one says so there, once.
+    """
     if not (math.isfinite(factor) and factor >= 1):
         raise UsageError(f"--factor {factor}: give a number of 1 or more")
     before, after = Results(base), Results(results)
     of_base, of_now = set(before.files(wanted)), set(after.files(wanted))
-    if not of_base:
+    if not of_base and not any(before.files()):
         raise UsageError(f"--base {base}: no results are there; keep those of a green run with python -m ci baseline")
     found = Drift()
+    if wanted is not None and before.by_session:
+        _left_out(found, sorted({session for session, _ in before.files()} - wanted))
     for session, file in sorted(of_base | of_now):
         where = f"{session}/{file}" if session else file
         if (session, file) not in of_now:
@@ -152,6 +159,15 @@ def drift(base: Path, results: Path, factor: float, wanted: frozenset[str] | Non
         else:
             _compare(found, where, (before, after), (session, file), factor)
     return found
+
+
+def _left_out(found: Drift, sessions: list[str]) -> None:
+    """Sessions of the base that this run does not have."""
+    known = running()
+    if known is None:
+        found.remarks += [f"session {name}: not in this call, and it is there on the base branch" for name in sessions]
+    else:
+        found.vanished += [f"session {name}" for name in sessions if name not in known]
 
 
 def _compare(found: Drift, where: str, folders: tuple[Results, Results], name: tuple[str, str], factor: float) -> None:

@@ -93,6 +93,14 @@ def tools(table: Path | None = None) -> list[Tool]:
     return _read(name, entries, _tool)
 
 
+def running() -> frozenset[str] | None:
+    """The sessions of ci/matrix.yaml that some event runs.
+
+    None where a caller's layouts stand in its place: another call of the same team, such as its nightly one, may have others.
+    """
+    return None if caller.row(os.environ) else frozenset(row.session for row in rows() if row.when)
+
+
 def _content(table: Path | None) -> tuple[str, dict[str, Any]]:
     """What the sessions come from, by name: the caller's inputs where no table is named and there are some."""
     asked = caller.row(os.environ) if table is None else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,6 +82,26 @@ def test_sessions_are_kept_apart(tmp_path: Path) -> None:
     (tmp_path / "results" / FILE).rename(tmp_path / "results" / "results-a" / FILE)
     assert keep(tmp_path) == 0
     assert junit.read(tmp_path / "base" / "results-a" / FILE) == SUITE
+
+
+def of_session(folder: Path, session: str) -> None:
+    """A manifest and results of this session alone."""
+    shutil.rmtree(folder / "results")
+    junit.write(folder / "results" / f"results-{session}" / FILE, SUITE)
+    save(folder / "manifest.json", replace(MANIFEST, suites=(replace(EXPECTED, session=session),)))
+
+
+@pytest.mark.parametrize(("before", "code"), [("parity_bf16", 0), ("parity_old", 1)])
+def test_a_session_that_is_gone_is_the_same_here_as_for_drift(tmp_path: Path, before: str, code: int) -> None:
+    """Else the one would be green in the pull request that removes it, and the other red in every run after it."""
+    command_line(tmp_path)
+    of_session(tmp_path, before)
+    assert keep(tmp_path) == 0
+    of_session(tmp_path, "parity")
+    words = ["--base", str(tmp_path / "base"), *command_line(tmp_path, anew=False)]
+    assert main(["drift", *words]) == code
+    assert keep(tmp_path) == code
+    assert keep(tmp_path, "--accept", "parity has it all") == 0
 
 
 def test_a_folder_that_is_no_baseline_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

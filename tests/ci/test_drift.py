@@ -149,14 +149,41 @@ def test_results_that_cannot_be_read_are_red(tmp_path: Path) -> None:
 
 def test_sessions_that_this_run_leaves_out_have_not_vanished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A pull request that runs a part of the table is compared in that part."""
-    for session in ("a", "b"):
-        junit.write(tmp_path / "base" / f"results-{session}" / FILE, SUITE)
-    junit.write(tmp_path / "now" / "results-a" / FILE, SUITE)
-    words = ["drift", "--base", str(tmp_path / "base"), "--results", str(tmp_path / "now")]
+    words = of_sessions(tmp_path, ("parity", "parity_bf16"), ("parity",))
+    assert main(words[:-2]) == 1
+    assert main(words) == 0
+    assert capsys.readouterr().out.startswith(f"red: parity_bf16/{FILE}: gone")
+
+
+def of_sessions(folder: Path, then: tuple[str, ...], now: tuple[str, ...]) -> list[str]:
+    """The command, for a base with these sessions and a run with those, which the manifest names."""
+    for place, sessions in (("base", then), ("now", now)):
+        for session in sessions:
+            junit.write(folder / place / f"results-{session}" / FILE, SUITE)
+    save(folder / "manifest.json", replace(MANIFEST, suites=tuple(replace(EXPECTED, session=session) for session in now)))
+    words = ["drift", "--base", str(folder / "base"), "--results", str(folder / "now")]
+    return [*words, "--manifest", str(folder / "manifest.json")]
+
+
+def test_a_session_that_nothing_runs_any_more_has_vanished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither the table's nor one that has lost its events: the pull request says so, as every later run would."""
+    words = of_sessions(tmp_path, ("parity", "parity_old", "cpu_tp2"), ("parity",))
     assert main(words) == 1
-    save(tmp_path / "manifest.json", replace(MANIFEST, suites=(replace(EXPECTED, session="a"),)))
-    assert main([*words, "--manifest", str(tmp_path / "manifest.json")]) == 0
-    assert capsys.readouterr().out.startswith(f"red: b/{FILE}: gone")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [f"red: session {name}: gone, and it is there on the base branch" for name in ("cpu_tp2", "parity_old")]
+    assert main([*words, "--accept", "parity has it all"]) == 0
+
+
+def test_another_call_of_a_team_may_have_other_layouts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLUMBLINE_LAYOUTS", "tp2")
+    assert main(of_sessions(tmp_path, ("cpu_tp2", "cpu_pp2"), ("cpu_tp2",))) == 0
+    assert "session cpu_pp2: not in this call, and it is there on the base branch" in capsys.readouterr().out
+
+
+def test_a_base_that_has_none_of_this_runs_sessions_has_nothing_to_compare(tmp_path: Path) -> None:
+    assert main(of_sessions(tmp_path, ("parity_bf16",), ("parity",))) == 0
 
 
 def test_the_command_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

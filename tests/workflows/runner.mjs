@@ -4,7 +4,7 @@
 //
 // A scenario: workflow, github (the context), files (path -> workflow, for what is called), root (the repository), stand_ins
 // (a folder that is first on PATH), work (an empty folder), and what happens to it: cancelled (sessions), skipped (jobs), lost
-// (artifacts), approved (environments).
+// (artifacts), approved (environments), inputs (of who starts it by hand).
 import { spawnSync } from "node:child_process";
 import {
   appendFileSync,
@@ -259,7 +259,7 @@ async function play(path) {
   mkdirSync(store, { recursive: true });
   const workflow = await read(scenario.workflow);
   if (!triggered(workflow.template.events, scenario.github)) return { triggered: false, jobs: {}, legs: [] };
-  await runJobs(workflow, {}, "");
+  await runJobs(workflow, scenario.inputs, "");
   const jobs = Object.fromEntries(log.filter((entry) => entry.job).map(({ job, result }) => [job, result]));
   return { triggered: true, jobs, legs: log.filter((entry) => entry.leg) };
 }

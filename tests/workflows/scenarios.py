@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ci.baseline import ABOUT
 from tests.workflows import made
-from tests.workflows.server import BASELINE, serving
+from tests.workflows.server import BASELINE, REMOVED, serving
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -30,7 +31,8 @@ class Scenario:
     `red` are sessions of which a check fails, `nearer` those of which one is much nearer to its limit; `codes` are exit codes
     of sessions that leave what a green run does, and those `of_megatron` have run a team's checkout. `cancelled` sessions
     are ended by somebody, `skipped` jobs by GitHub, `lost` artifacts never arrive, `approved` environments a maintainer lets
-    through. `edit` puts something else into the reusable workflow. `api` is what GitHub answers (server.py).
+    through. `inputs` are what somebody fills in who starts it by hand. `edit` puts something else into the reusable workflow.
+    `api` is what GitHub answers (server.py).
     """
 
     what: str
@@ -49,6 +51,7 @@ class Scenario:
     approved: tuple[str, ...] = ()
     of_megatron: tuple[str, ...] = ()
     sha: str = made.COMMIT
+    inputs: Mapping[str, str] = field(default_factory=dict)
     edit: tuple[str, str] = ("", "")
     api: str = "no-baseline"
 
@@ -131,6 +134,22 @@ SCENARIOS = {
     "accepted": Scenario(
         "the same, labelled accept-drift", "success", "GREEN", payload=_LABELLED, nearer=("parity",), api="baseline"
     ),
+    "session removed": Scenario("the base branch has a session more", "failure", "GREEN", api="removed"),
+    "session removed, accepted": Scenario(
+        "the same, labelled accept-drift", "success", "GREEN", payload=_LABELLED, api="removed"
+    ),
+    "session removed, nightly": Scenario(
+        "nightly after it", "failure", "GREEN", workflow=_NIGHTLY, event="schedule", payload={}, api="removed"
+    ),
+    "session removed, by hand": Scenario(
+        "nightly after it, started by hand with a reason",
+        *("success", "GREEN"),
+        workflow=_NIGHTLY,
+        event="workflow_dispatch",
+        payload={},
+        inputs={"accept-drift": "parity has it all"},
+        api="removed",
+    ),
     "expired": Scenario(
         "nightly, no baseline is there any more",
         *("success", "GREEN"),
@@ -178,13 +197,21 @@ def play_all(folder: Path, names: Iterable[str] = tuple(SCENARIOS)) -> Mapping[s
     """Play the scenarios, in two processes."""
     everything, green = folder / "everything.json", folder / "green"
     made.green(made.everything(everything), green)
-    for session in green.iterdir():
-        shutil.copytree(session, folder / "baselines" / str(BASELINE) / f"results-{session.name}")
+    ran = {session.name: session for session in green.iterdir() if session.name not in made.CALLED}
+    _keep(folder / "baselines" / str(BASELINE), ran)
+    _keep(folder / "baselines" / str(REMOVED), dict.fromkeys(("parity", "parity_old"), ran["parity"]))
     with serving() as server, ThreadPoolExecutor(2) as pool:
         written = {name: _written(name, folder, everything, green, server) for name in names}
         halves = [dict(list(written.items())[half::2]) for half in range(2)]
         played = [one for half in pool.map(_played, halves) for one in half]
     return {name: dict(played)[name] for name in written}
+
+
+def _keep(baseline: Path, sessions: Mapping[str, Path]) -> None:
+    """What an earlier run has kept."""
+    for name, session in sessions.items():
+        shutil.copytree(session, baseline / f"results-{name}")
+    (baseline / ABOUT).write_text("{}", encoding="utf-8")
 
 
 def _written(name: str, folder: Path, everything: Path, green: Path, server: str) -> Path:
@@ -260,7 +287,7 @@ def _told(scenario: Scenario, work: Path, everything: Path, results: Path, api: 
             "PYTHONSAFEPATH": "1",
             "PYTHONPYCACHEPREFIX": str(everything.parent / "compiled"),
         },
-        **{name: getattr(scenario, name) for name in ("cancelled", "skipped", "lost", "approved")},
+        **{name: getattr(scenario, name) for name in ("cancelled", "skipped", "lost", "approved", "inputs")},
     }
 
 

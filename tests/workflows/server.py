@@ -11,6 +11,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 BASELINE = 41
+REMOVED = 40
+"""Of the two the older one, with a session that is no more."""
 _MOST = 100
 """Of a list that GitHub gives at once."""
 
@@ -23,9 +25,14 @@ _FORKS = [_run(1043 - number, "somebody/plumbline", "pull_request") for number i
 _FORKS.append(_run(900, "somebody/plumbline", "schedule"))
 _OURS = _run(BASELINE, "plumbline/plumbline", "schedule")
 _LATER = [_run(BASELINE + 2, "plumbline/plumbline", "workflow_dispatch"), _run(BASELINE + 1, "plumbline/plumbline", "push")]
-RUNS = {"baseline": [*_FORKS, *_LATER, _OURS], "expired": [*_FORKS, *_LATER]}
+RUNS = {
+    "baseline": [*_FORKS, *_LATER, _OURS],
+    "expired": [*_FORKS, *_LATER],
+    "removed": [_run(REMOVED, "plumbline/plumbline", "schedule")],
+}
 """The workflow's green runs, the newest first. A fork's branch may be called main, too, and has more of them than a page."""
 ARTIFACTS = {
+    REMOVED: [{"name": "baseline", "expired": False}],
     BASELINE: [{"name": "baseline", "expired": False}],
     BASELINE + 1: [{"name": "baseline", "expired": True}, {"name": "report", "expired": False}],
 }

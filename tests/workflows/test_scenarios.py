@@ -125,6 +125,17 @@ def test_accepted_drift_is_told_with_its_reason(played: All) -> None:
     assert "- accepted: labelled accept-drift" in played["accepted"].leg("gate")["summary"]
 
 
+@pytest.mark.parametrize("name", ["session removed", "session removed, nightly"])
+def test_a_session_that_is_gone_is_red_in_the_pull_request_as_in_the_nightly(played: All, name: str) -> None:
+    assert "red: session parity_old: gone" in played[name].output("gate", "Compare with the baseline")
+
+
+def test_a_session_that_is_gone_with_a_reason_is_gone_from_the_next_baseline(played: All) -> None:
+    steps = {step["name"]: step for step in played["session removed, by hand"].leg("gate")["steps"]}
+    assert "accepted: session parity_old: gone" in steps["Compare with the baseline"]["output"]
+    assert steps["Keep the baseline"]["result"] == "success"
+
+
 def test_a_baseline_that_has_expired_is_made_anew(played: All) -> None:
     steps = {step["name"]: step["result"] for step in played["expired"].leg("gate")["steps"]}
     assert (steps["Fetch the baseline"], steps["Keep the baseline"]) == ("skipped", "success")
