@@ -6,13 +6,16 @@ The workflow hands its inputs over as environment variables, which every command
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from validation.case.case import ON_CPU
+from validation.case.errors import UsageError
 
 LAYOUTS = "PLUMBLINE_LAYOUTS"
 EVENT = "workflow_call"
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,50}")
 
 
 def row(environment: Mapping[str, str]) -> dict[str, Any] | None:
@@ -34,6 +37,18 @@ def row(environment: Mapping[str, str]) -> dict[str, Any] | None:
         "when": [EVENT],
         "timeout": _minutes(environment.get("PLUMBLINE_TIMEOUT") or "60"),
     }
+
+
+def prefix(environment: Mapping[str, str]) -> str:
+    """What the call's name puts in front of the names of its artifacts, so that those of another call are none of its.
+
+    No name has a dot, and no artifact of a call without a name begins with `plumbline-`: what one call looks for,
+    `PREFIXresults-*`, matches nothing of another. The workflow has the same expression. Raises UsageError.
+    """
+    name = environment.get("PLUMBLINE_NAME", "")
+    if name and not _NAME.fullmatch(name):
+        raise UsageError(f"name {name!r}: give at most 50 letters, digits, - and _")
+    return f"plumbline-{name}." if name else ""
 
 
 def _words(text: str) -> list[str]:

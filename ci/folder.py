@@ -1,21 +1,23 @@
 """Where results lie, and how they are read. Whoever made them chose every name and every byte.
 
-A session's files are in `results-SESSION`, which is the name of its artifact, or, where there is no such folder at all, beside
-each other, as a run on one's own machine leaves them. What attempts that broke have left is in `attempts/1`, `attempts/2`, ...
+A session's files are in `results-SESSION`, which is the name of its artifact (`plumbline-NAME.results-SESSION` where the call
+has a name), or, where there is no such folder at all, beside each other, as a run on one's own machine leaves them. What
+attempts that broke have left is in `attempts/1`, `attempts/2`, ...
 """
 
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Container, Iterator
 from pathlib import Path
 
-from ci import junit
+from ci import caller, junit
 from ci.expected import Expected
 from ci.junit import Suite, UnreadableResults
 
 ATTEMPTS = "attempts"
-PREFIX = "results-"
+_RESULTS = "results-"
 MOST_ENTRIES = 10_000
 """Names in one folder."""
 
@@ -24,8 +26,8 @@ class Results:
     """A folder of results."""
 
     def __init__(self, folder: Path, by_session: bool | None = None) -> None:
-        self.folder = folder
-        found = any(path.name.startswith(PREFIX) for path in _listed(folder))
+        self.folder, self._prefix = folder, f"{caller.prefix(os.environ)}{_RESULTS}"
+        found = any(path.name.startswith(self._prefix) for path in _listed(folder))
         self.by_session = found if by_session is None else by_session
 
     def path(self, session: str, file: str, attempt: int = 0) -> Path:
@@ -56,8 +58,8 @@ class Results:
             yield from (("", path.name) for path in _listed(self.folder) if path.suffix == ".xml")
             return
         for folder in _listed(self.folder):
-            session = folder.name.removeprefix(PREFIX)
-            if folder.name.startswith(PREFIX) and (sessions is None or session in sessions):
+            session = folder.name.removeprefix(self._prefix)
+            if folder.name.startswith(self._prefix) and (sessions is None or session in sessions):
                 yield from ((session, path.name) for path in _listed(folder) if path.suffix == ".xml")
 
     def strangers(self, suites: tuple[Expected, ...]) -> Iterator[str]:
@@ -69,7 +71,7 @@ class Results:
         yield from (str(path.relative_to(self.folder)) for path in found if path not in wanted)
 
     def _of(self, session: str) -> Path:
-        return self.folder / f"{PREFIX}{session}" if self.by_session else self.folder
+        return self.folder / f"{self._prefix}{session}" if self.by_session else self.folder
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ci import caller
 from ci.table import EVENTS, Row, Tool, rows, tools
 from validation.case.errors import UsageError
 
@@ -52,7 +54,7 @@ class Choice:
             "timeout": self.session.timeout,
             "gpus": self.session.gpus,
             "why": self.why,
-            "artifact": f"{'results' if self.compares else 'tool'}-{self.session.session}",
+            "artifact": f"{caller.prefix(os.environ)}{'results' if self.compares else 'tool'}-{self.session.session}",
             "missing": "error" if self.compares else "ignore",
         }
 

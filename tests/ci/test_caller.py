@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from ci import caller, junit
+from ci.folder import Results
 from ci.table import TABLE, rows, tools
+from tests.ci.green import FILE, SUITE
 from validation.case.errors import UsageError
 
 
@@ -42,6 +47,31 @@ def test_what_is_left_out_is_what_the_command_line_takes(monkeypatch: pytest.Mon
         "local",
         "gloo",
     )
+
+
+@pytest.mark.parametrize("name", ["", "fp64", "results-x", "plumbline-", "a_B-9"])
+def test_no_call_finds_what_another_has_left(name: str) -> None:
+    """Whatever their names and sessions are: the workflow's pattern is an artifact's beginning."""
+    mine = caller.prefix({"PLUMBLINE_NAME": name})
+    others = [
+        caller.prefix({"PLUMBLINE_NAME": other})
+        for other in ("", "fp64", "fp", "fp64-", "results-x", "results-")
+        if other != name
+    ]
+    assert not any(f"{other}{kind}-cpu_tp2".startswith(f"{mine}results-") for other in others for kind in ("results", "tool"))
+
+
+@pytest.mark.parametrize("name", ["*", "a.b", "a b", "a/b", "a\n", "é", "x" * 51])
+def test_a_name_that_could_be_a_pattern_is_none(name: str) -> None:
+    with pytest.raises(UsageError, match="give at most 50 letters, digits, - and _"):
+        caller.prefix({"PLUMBLINE_NAME": name})
+
+
+def test_results_of_a_named_call_lie_where_its_artifacts_are_put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLUMBLINE_NAME", "fp64")
+    junit.write(tmp_path / "plumbline-fp64.results-cpu_tp2" / FILE, SUITE)
+    junit.write(tmp_path / "plumbline-bf16.results-cpu_tp2" / FILE, SUITE)
+    assert list(Results(tmp_path).files()) == [("cpu_tp2", FILE)]
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,14 +23,26 @@ MOST = 40
 """Checks of a testsuite that are kept: twenty scenarios read all of them, several times each."""
 CALLED = ("cpu_tp2",)
 """Sessions of callers that are as in the table."""
+CALLS = ("fp64", "bf16")
+"""Names of the calls of one workflow, which are their precisions, too. Both have the one session of CALLED."""
 NEAR = "Layer 0 Attention Output"
 
 
 def everything(path: Path) -> Manifest:
     """What `python -m ci manifest` writes of every session that some event or a caller runs; each testsuite's first checks."""
     asked = [word for row in rows() if row.when or row.session in CALLED for word in ("--session", row.session)]
+    return _listed(path, asked, os.environ)
+
+
+def of_call(path: Path, name: str) -> Manifest:
+    """The same for a call of this name."""
+    environment = {**os.environ, "PLUMBLINE_LAYOUTS": "tp2", "PLUMBLINE_PRECISION": name}
+    return _listed(path, ["--session", *CALLED], environment)
+
+
+def _listed(path: Path, asked: list[str], environment: Mapping[str, str]) -> Manifest:
     command = [sys.executable, "-m", "ci", "manifest", *asked, "--output", str(path)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=environment)
     whole = load(path)
     suites = tuple(replace(suite, checks=_first(suite.checks)) for suite in whole.suites)
     save(path, Manifest(suites, COMMIT, "false"))
@@ -39,10 +53,10 @@ def _first(checks: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
     return tuple(check for number, check in enumerate(checks) if number < MOST or check[1] == NEAR)
 
 
-def green(manifest: Manifest, folder: Path) -> None:
+def green(manifest: Manifest, folder: Path, call: str = "") -> None:
     """Every session's results, each in a folder of its own."""
     for expected in manifest.suites:
-        junit.write(folder / expected.session / expected.file, suite(expected))
+        junit.write(folder / f"{call and f'{call}.'}{expected.session}" / expected.file, suite(expected))
 
 
 def suite(expected: Expected) -> Suite:

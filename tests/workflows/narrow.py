@@ -17,7 +17,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     add_options(parser)
     options = parser.parse_args(sys.argv[4:])
-    everything = load(Path(os.environ["EVERYTHING"]))
+    path, call = Path(os.environ["EVERYTHING"]), os.environ.get("PLUMBLINE_NAME")
+    everything = load(path.with_name(f"{call}.json") if call else path)
     suites = tuple(suite for suite in everything.suites if suite.session in options.sessions)
     save(Path(options.output), replace(everything, suites=suites))
 

@@ -106,7 +106,7 @@ async function runCalled(job, contexts) {
 // One job, or one leg of its matrix: steps one after the other, in a workspace of its own.
 function runLeg(job, token, tokens, given, prefix) {
   const name = shown(value(job.name, given));
-  const place = join(scenario.work, "jobs", `${job.id.value}-${name}`.replace(/[^\w.-]/g, "_"));
+  const place = join(scenario.work, "jobs", `${prefix}${job.id.value}-${name}`.replace(/[^\w.-]/g, "_"));
   const workspace = join(place, "workspace");
   const temp = join(place, "temp");
   for (const folder of [workspace, temp]) mkdirSync(folder, { recursive: true });

@@ -66,12 +66,13 @@ class Played:
 
     @property
     def gate(self) -> str:
-        """How the required check ended; empty where there is none."""
-        return self.jobs.get("plumbline / gate", "")
+        """How the required check ended, or all of them where they agree; empty where there is none."""
+        ended = {result for job, result in self.jobs.items() if job.endswith(" / gate")}
+        return " or ".join(sorted(ended))
 
     def leg(self, name: str) -> Mapping[str, Any]:
-        """The job, or the leg of a matrix, that is shown under this name."""
-        return next(leg for leg in self.legs if leg["leg"] == f"plumbline / {name}")
+        """The job, or the leg of a matrix, that is shown under this name; that of the first call where there are several."""
+        return next(leg for leg in self.legs if leg["leg"].partition(" / ")[2] == name or leg["leg"] == name)
 
     @property
     def page(self) -> str:
@@ -183,6 +184,14 @@ SCENARIOS = {
         sha=made.MEGATRON,
         of_megatron=("gpu_tp2",),
     ),
+    "two calls": Scenario("two calls in one workflow", "success", "GREEN", workflow="tests/workflows/two-callers.yml"),
+    "one of two calls": Scenario(
+        "two calls, a leg of one red",
+        "failure or success",
+        workflow="tests/workflows/two-callers.yml",
+        red=("bf16.cpu_tp2",),
+        codes={"bf16.cpu_tp2": 1},
+    ),
     "careless": Scenario(
         "one leg red, and the gate without always()",
         *("skipped", ""),
@@ -198,6 +207,8 @@ def play_all(folder: Path, names: Iterable[str] = tuple(SCENARIOS)) -> Mapping[s
     everything, green = folder / "everything.json", folder / "green"
     made.green(made.everything(everything), green)
     ran = {session.name: session for session in green.iterdir() if session.name not in made.CALLED}
+    for call in made.CALLS:
+        made.green(made.of_call(folder / f"{call}.json", call), green, call)
     _keep(folder / "baselines" / str(BASELINE), ran)
     _keep(folder / "baselines" / str(REMOVED), dict.fromkeys(("parity", "parity_old"), ran["parity"]))
     with serving() as server, ThreadPoolExecutor(2) as pool:
