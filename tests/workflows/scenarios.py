@@ -177,6 +177,12 @@ SCENARIOS = {
         sha=made.MEGATRON,
         of_megatron=("gpu_tp2", "gpu_pp2"),
     ),
+    "another Plumbline": Scenario(
+        "a pull request calls the workflow of one commit with the Plumbline of another",
+        "success",
+        "GREEN",
+        sha="f00d" + "0" * 36,
+    ),
     "not the caller's": Scenario(
         "a team's own, and a session has run the installed one",
         *("failure", "made with the Megatron the installed one"),

@@ -161,6 +161,16 @@ def test_only_the_nightly_keeps_a_baseline_and_only_a_green_one(played: All) -> 
     }
 
 
+def test_the_gate_says_where_another_plumbline_judges_than_the_workflows_own(played: All) -> None:
+    """A pull request writes its caller file: it may name a Plumbline that is green whatever comes."""
+    said = f"judged by the Plumbline of plumbline/plumbline at {SCENARIOS['another Plumbline'].sha}, which its caller names"
+    assert said in played["another Plumbline"].leg("gate")["summary"]
+    steps = [step["name"] for step in played["another Plumbline"].leg("gate")["steps"]]
+    assert steps.index("Say whose Plumbline judges") < steps.index("Check out Plumbline")
+    for name in ("green", "caller"):
+        assert "judged by the Plumbline of" not in played[name].leg("gate")["summary"]
+
+
 def test_two_calls_of_one_workflow_keep_apart(played: All) -> None:
     """Each gate sees its own results, though the sessions have one name, and each keeps a page and a baseline."""
     gates = {
