@@ -14,7 +14,7 @@ from ci.reasons import number
 
 LONGEST = 4_000
 """Characters of one message or stack."""
-ROOM = 1_500_000
+ROOM = 1_200_000
 """Characters of all of them; what comes later is cut to SHORT, so that a run in which everything fails can be opened, too."""
 SHORT = 80
 _NUMBERS = {

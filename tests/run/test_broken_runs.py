@@ -131,7 +131,7 @@ def test_a_rank_that_leaves_without_a_report_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("end", "said"), [("leaves by sys.exit", "SystemExit()"), ("is interrupted", "KeyboardInterrupt()")])
 def test_a_rank_that_is_ended_by_what_is_no_error_is_not_waited_for(tmp_path: Path, end: str, said: str) -> None:
-    """torch takes either for an end in order and waits for what the rank returns, however dead it is."""
+    """Torch takes either for an end in order and waits for what the rank returns, however dead it is."""
     with pytest.raises(RunBroke) as raised:
         launch.launch(breaking.ends_alone, (str(tmp_path), end), 1, tmp_path, TIMEOUT)
     assert raised.value.broken.sentence == f"rank 0 raised {said}"
