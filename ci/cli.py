@@ -11,6 +11,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from validation.case import packages
 from validation.case.errors import PlumblineError
 
 COMMANDS = {
@@ -33,9 +34,10 @@ _CODES = "exit codes: 0 green or done, 1 red, 2 wrong usage, 3 something is miss
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code (validation.case.errors.ExitCode)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser(given[0] if given else "").parse_args(given)
     try:
-        code: int = options.main(options)
+        with packages.asked_for(packages.OF_THE_PIPELINE, "ci"):
+            options = _parser(given[0] if given else "").parse_args(given)
+            code: int = options.main(options)
     except PlumblineError as error:
         sys.stderr.write(f"error: {error}\n")
         return int(error.exit_code)

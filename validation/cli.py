@@ -1,4 +1,7 @@
-"""`python -m validation`: run cases, convert and compare checkpoints, score the checks, look at the machine."""
+"""`python -m validation`: run cases, convert and compare checkpoints, score the checks, look at the machine.
+
+What a command needs is imported when it is asked for: a Python without the packages is told so, and the doctor needs none.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from validation import doctor
+from validation.case import packages
 from validation.case.errors import ExitCode, PlumblineError
 from validation.convert import options as conversion
-from validation.faults.plan import plan_of
 from validation.run.options import Given, add_options, settings
-from validation.run.prepare import prepare
-from validation.scorecard import command as scorecard
 
 _EXAMPLES = """examples:
   python -m validation run --layouts single,tp2,pp2
@@ -35,6 +36,8 @@ _UNWANTED = ("cacheprovider", "logging", "warnings", "unraisableexception", "thr
 
 
 def _parser() -> argparse.ArgumentParser:
+    from validation.scorecard import command as scorecard
+
     parser = argparse.ArgumentParser(
         prog="python -m validation",
         description="Does the Megatron-Core model compute what the HuggingFace model computes, under your parallel layout?",
@@ -60,17 +63,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given[:1] == ["doctor"]:
             return doctor.main(given[1:])
-        options = _parser().parse_args(ours)
-        if options.command in conversion.COMMANDS:
-            return conversion.run(options)
-        said = shlex.join(["python", "-m", "validation", *given])
-        return int(scorecard.run(options, said)) if options.command == "faults" else _run(options, pytests, said)
+        with packages.asked_for(packages.NEEDED, "cpu"):
+            options = _parser().parse_args(ours)
+            said = shlex.join(["python", "-m", "validation", *given])
+            return _COMMANDS[options.command](options, pytests, said)
     except PlumblineError as error:
         print(f"error: {error}", file=sys.stderr)
         return int(error.exit_code)
 
 
+def _convert(options: argparse.Namespace, pytests: list[str], command: str) -> int:
+    return conversion.run(options)
+
+
+def _faults(options: argparse.Namespace, pytests: list[str], command: str) -> int:
+    from validation.scorecard.command import run
+
+    return int(run(options, command))
+
+
 def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
+    from validation.faults.plan import plan_of
+    from validation.run.prepare import prepare
+
     wanted = settings(options, command)
     if not wanted.manifest:
         prepare(wanted, [plant.case for plant in plan_of(wanted).plants])
@@ -83,3 +98,6 @@ def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     arguments = [str(checks), *unwanted, "--capture=no", "--rootdir", str(checks.parents[1]), *pytests]
     code = pytest.main(arguments, plugins=[Given(wanted)])
     return int(code) if int(code) in list(ExitCode) else int(ExitCode.USAGE)
+
+
+_COMMANDS = {"run": _run, "faults": _faults, **dict.fromkeys(conversion.COMMANDS, _convert)}

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from validation import checkout, cuda
+from validation.case import packages
 from validation.case.errors import ExitCode
 from validation.machine import (
     ABSENT,
@@ -34,17 +35,20 @@ from validation.machine import (
 __all__ = ["Finding", "available_memory", "findings", "gpus", "machine", "main", "report"]
 
 GIB = 2**30
-CPU_CASE = ("torch", "transformers", "megatron-core", "safetensors", "pytest")
+CPU_CASE = packages.NEEDED
 """Packages without which not even a CPU case runs."""
+_BRINGS = "`. .nox/cpu/bin/activate` has it where nox has run, else install requirements/base.txt"
 _PREVENTS = {
-    "torch": "no case can run; install requirements/base.txt with requirements/cpu.txt or cuda.txt",
-    "transformers": "there is no reference, so no case can run; install requirements/base.txt",
-    "megatron-core": "there is no candidate, so no case can run; install requirements/base.txt",
-    "safetensors": "no weights can be read, so no case can run; install requirements/base.txt",
-    "pytest": "no check can run; install requirements/base.txt",
+    "torch": f"no case can run; {_BRINGS} with requirements/cpu.txt or cuda.txt",
+    "transformers": f"there is no reference, so no case can run; {_BRINGS}",
+    "megatron-core": f"there is no candidate, so no case can run; {_BRINGS}",
+    "safetensors": f"no weights can be read, so no case can run; {_BRINGS}",
+    "numpy": f"nothing can be compared, so no case can run; {_BRINGS}",
+    "pytest": f"no check can run; {_BRINGS}",
+    "pyyaml": f"no list of known bugs and no session can be read, so no case can run; {_BRINGS}",
+    "junitparser": f"no results can be written or read, so no case can run; {_BRINGS}",
     "transformer-engine": "`--implementation te` cannot run; local and local-stock can",
     "nox": "`nox -s` cannot run; `python -m validation run` can",
-    "junitparser": "the gate cannot read JUnit files; install requirements/base.txt",
 }
 
 
@@ -62,13 +66,13 @@ class Finding:
 
 def findings() -> list[Finding]:
     """Everything the report says, in its order."""
-    packages = ("transformers", "safetensors", "nox", "pytest", "junitparser")
+    others = ("transformers", "safetensors", "numpy", "nox", "pytest", "junitparser", "pyyaml")
     return [
         Finding("python", platform.python_version()),
         *_torch(),
         *_graphics(),
         _megatron(),
-        *(_package(package) for package in packages),
+        *(_package(package) for package in others),
         _transformer_engine(),
         _optional("flash-attn", "Transformer Engine's flash attention; ranks start cold then, for its import uses the GPU"),
         _optional("apex", "megatron-core's fused optimizers"),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from collections.abc import Iterable
 
 from validation import checkout, cuda
-from validation.case import preflight
+from validation.case import packages, preflight
 from validation.case.case import ON_CPU, TE, Case
 from validation.case.errors import EnvironmentMissing, UsageError
 from validation.machine import ABSENT, available_memory, gpus, version, visible_gpus
@@ -16,9 +15,6 @@ from validation.run import launch
 from validation.run import plugin as plugins
 from validation.run.options import Settings
 from validation.run.references import REFERENCES
-
-PACKAGES = ("torch", "transformers", "megatron-core", "safetensors", "pytest", "junitparser", "pyyaml")
-"""Without one of these no case runs."""
 
 
 def prepare(settings: Settings, also: Iterable[Case] = ()) -> None:
@@ -53,13 +49,9 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> None:
 
 
 def _find_packages(transport: str) -> None:
-    missing = [name for name in PACKAGES if version(name) == ABSENT]
-    if missing:
-        wanted = "cpu" if transport in ON_CPU else "cuda"
-        raise EnvironmentMissing(
-            f"{', '.join(missing)}: not installed for {sys.executable}; `pip install -r requirements/{wanted}.txt` brings what "
-            "is missing, and the nox sessions install it by themselves"
-        )
+    wanted = "cpu" if transport in ON_CPU else "cuda"
+    if missing := [name for name in packages.NEEDED if version(name) == ABSENT]:
+        raise EnvironmentMissing(packages.sentence(missing, wanted, wanted))
 
 
 def _find_implementation(name: str) -> None:

@@ -1,0 +1,48 @@
+"""The packages that must be installed, and what a Python without them is told. Speaks where they are missing: imports none."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import sys
+from collections.abc import Iterator, Sequence
+
+from validation.case.errors import EnvironmentMissing
+
+NEEDED = ("torch", "transformers", "megatron-core", "safetensors", "numpy", "pytest", "junitparser", "pyyaml")
+"""Without one of these no case runs."""
+OF_THE_PIPELINE = ("pyyaml", "junitparser", "packaging", "pytest")
+"""What `python -m ci` needs (requirements/ci.txt)."""
+_IMPORTED_AS = {"megatron": "megatron-core", "yaml": "pyyaml"}
+
+
+@contextlib.contextmanager
+def asked_for(packages: Sequence[str], requirements: str) -> Iterator[None]:
+    """Within it the import of one that is missing raises EnvironmentMissing, which names all that are.
+
+    Most commands need some of them alone, and say so by importing them. Any other import that fails is a defect.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        missing = [name for name in packages if not _installed(name)]
+        if _IMPORTED_AS.get(module, module) not in missing:
+            raise
+        raise EnvironmentMissing(sentence(missing, "cpu", requirements)) from error
+
+
+def sentence(missing: Sequence[str], environment: str, requirements: str) -> str:
+    """What is missing, and what would do: the environment of nox's that has it, or the file that brings it."""
+    return (
+        f"{', '.join(missing)}: not installed for {sys.executable}; `. .nox/{environment}/bin/activate` has what nox "
+        f"installed, and `pip install -r requirements/{requirements}.txt` brings what is missing"
+    )
+
+
+def _installed(package: str) -> bool:
+    try:
+        importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
