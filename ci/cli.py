@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from validation.case import packages
+from validation.case.empty import refuse_empty
 from validation.case.errors import PlumblineError
 
 COMMANDS = {
@@ -28,6 +29,8 @@ COMMANDS = {
     "attempts": "run python -m validation, again where the infrastructure broke, and keep what each attempt left",
 }
 
+_TEXTS = ("manifest", "results", "output", "base", "commit", "megatron_commit")
+"""Options of several commands that an empty string is no value of."""
 _CODES = "exit codes: 0 green or done, 1 red, 2 wrong usage, 3 something is missing here, 4 the run broke (attempts only)"
 
 
@@ -37,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with packages.asked_for(packages.OF_THE_PIPELINE, "ci"):
             options = _parser(given[0] if given else "").parse_args(given)
+            refuse_empty(options, [name for name in _TEXTS if name in options])
             code: int = options.main(options)
     except PlumblineError as error:
         sys.stderr.write(f"error: {error}\n")

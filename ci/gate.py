@@ -51,9 +51,11 @@ def add_options(parser: argparse.ArgumentParser, without_manifest: str = "") -> 
     parser.add_argument("--manifest", required=not without_manifest, metavar="M", help=what)
     parser.add_argument("--results", required=True, metavar="DIR", help="the JUnit files, or folders results-SESSION of them")
     parser.add_argument(
-        "--commit", default="", metavar="SHA", help="that the results must be made on (default: the manifest's)"
+        "--commit", default=None, metavar="SHA", help="that the results must be made on (default: the manifest's)"
     )
-    parser.add_argument("--megatron-commit", default="", metavar="SHA", help="of the Megatron checkout that must have been run")
+    parser.add_argument(
+        "--megatron-commit", default=None, metavar="SHA", help="of the Megatron checkout that must have been run"
+    )
     parser.add_argument("--needs", default=None, metavar="JSON", help="${{ toJSON(needs) }}: every job must have succeeded")
     parser.add_argument(
         "--allow-dirty", action="store_true", help="take results of changed files (to try it on one's own machine)"
@@ -83,7 +85,7 @@ def judge(options: argparse.Namespace) -> Judgement:
         manifest = load(Path(options.manifest))
     except UnreadableManifest as error:
         return Judgement((*jobs, ("manifest", str(error))), ())
-    origin = Origin(options.commit or manifest.commit, options.megatron_commit, options.allow_dirty)
+    origin = Origin(options.commit or manifest.commit, options.megatron_commit or "", options.allow_dirty)
     found = judged(manifest, Results(Path(options.results)), origin)
     return Judgement((*jobs, *found.reasons), found.suites)
 

@@ -17,6 +17,7 @@ MISTAKES = {
     "number": (["--set", "nonsense=1"], "--set nonsense=1: no such number"),
     "spec": (["--implementation", "no.such:thing"], "--implementation no.such:thing: no module no.such here"),
     "jobs": (["--jobs=-1"], "--jobs -1"),
+    "an unset variable": (["--megatron-path", ""], "--megatron-path is empty: give it a value, or leave it out"),
 }
 
 

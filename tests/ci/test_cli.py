@@ -52,3 +52,21 @@ def test_help_loads_no_command() -> None:
     told = "import sys\nfrom ci.cli import _parser\n_parser('')\nprint('junitparser' in sys.modules, 'yaml' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", told], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "False False\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["gate", "--manifest", "m.json", "--results", "results", "--megatron-commit", ""],
+        ["gate", "--manifest", "m.json", "--results", "results", "--commit", ""],
+        ["page", "--results", "results", "--manifest", ""],
+        ["summary", "--manifest", "m.json", "--results", "results", "--base", ""],
+        ["manifest", "--session", "cpu_tp2", "--output", ""],
+        ["drift", "--base", "base", "--results", ""],
+    ],
+    ids=lambda words: f"{words[0]} {words[-2]}",
+)
+def test_an_empty_option_is_wrong_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A gate that is given no commit of Megatron for want of a variable asks for none."""
+    assert main(words) == 2
+    assert capsys.readouterr().err == f"error: {words[-2]} is empty: give it a value, or leave it out\n"

@@ -93,6 +93,8 @@ USAGE = {
     "nothing to convert": (["--save", "{}/out"], "give --hf-model-path"),
     "the way back from nowhere": (["--to-hf", "--save", "{}/out"], "--to-hf needs --load"),
     "no such folder": (["--hf-model-path", "{}/nowhere", "--save", "{}/out"], "no such folder"),
+    "an empty list of layers": ([*OUT, "--layers", ""], "--layers is empty"),
+    "only commas": ([*OUT, "--layers", ","], "--layers ,: give layer numbers"),
     "no number of jobs": ([*OUT, "--jobs", "0"], "--jobs 0"),
     "a layout that does not divide": (
         [*OUT, "--layout", "tp3"],

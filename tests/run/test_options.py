@@ -361,3 +361,33 @@ def test_a_run_tests_itself_in_ci_or_where_it_is_asked_to(
 def test_to_test_itself_and_not_to_is_refused() -> None:
     with pytest.raises(UsageError, match="--self-test and --no-self-test contradict each other; give one of them"):
         asked("--self-test", "--no-self-test")
+
+
+def texts() -> list[str]:
+    """The options that take a text of any kind."""
+    found = []
+
+    def add(name: str, **how: object) -> None:
+        if not ({"type", "choices"} & how.keys() or how.get("action") in ("store_true", "append")):
+            found.append(name)
+
+    add_options(add)
+    return found
+
+
+@pytest.mark.parametrize("option", texts())
+@pytest.mark.parametrize("value", ["", " "])
+def test_an_empty_text_is_no_value_and_stands_for_no_default(option: str, value: str) -> None:
+    """What a variable leaves that is not set; the run would be green, and another than was meant."""
+    with pytest.raises(UsageError, match=rf"^{option} is empty: give it a value, or leave it out"):
+        asked(option, value)
+
+
+def test_only_commas_name_no_layout() -> None:
+    with pytest.raises(UsageError, match=r"^--layouts , ,: names no layout; give names joined by commas, such as single,tp2"):
+        asked("--layouts", ", ,")
+
+
+def test_only_commas_name_no_layer(checkpoint: Path) -> None:
+    with pytest.raises(UsageError, match=r"^--layers ,: give layer numbers joined by commas, such as 0,1,3"):
+        asked("--hf-model-path", str(checkpoint), "--layers", ",")

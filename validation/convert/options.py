@@ -8,10 +8,12 @@ import os
 from typing import Any
 
 from validation.case.case import IMPLEMENTATIONS
+from validation.case.empty import refuse_empty
 
 JOBS = min(32, (os.cpu_count() or 1) + 2)
 """Two more than CPUs: a process that has written a file waits until it is on the disk."""
-COMMANDS = ("convert", "compare")
+COMMANDS = {"convert": ("hf_model_path", "load", "save", "layout", "layers"), "compare": ("hf_model_path", "results")}
+"""Each with its options that take a text of any kind."""
 FORMATS = ("torch_dist", "legacy")
 DTYPES = ("bf16", "fp16", "fp32", "fp64")
 CONVERT_EXAMPLES = """examples:
@@ -38,7 +40,8 @@ def add_commands(commands: Any, **parsing: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """The command that the options are of; returns its exit code. What it needs is imported only now."""
+    """The command that the options are of; returns its exit code. What it needs is imported only now. Raises UsageError."""
+    refuse_empty(options, COMMANDS[options.command])
     # Before torch is imported: the processes that are forked must find no threads that they do not have.
     os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
     command: Any = importlib.import_module(f"validation.convert.{options.command}")
@@ -68,7 +71,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         metavar="tp2pp2",
         help="the layout: the ranks of the legacy format, how torch_dist is cut (default single)",
     )
-    add("--layers", default="", metavar="0,1,60", help="take only these layers, and the MTP layers")
+    add("--layers", default=None, metavar="0,1,60", help="take only these layers, and the MTP layers")
     add("--no-mtp", action="store_true", help="leave out the layers of multi-token prediction")
     add(
         "--dtype",

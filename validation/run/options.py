@@ -12,6 +12,7 @@ from typing import Any
 
 from validation.case import arrangement
 from validation.case.case import DEFAULT_SEED, IMPLEMENTATIONS, ON_CPU, PRECISIONS, TRANSPORTS, Case
+from validation.case.empty import refuse_empty
 from validation.case.errors import UsageError
 from validation.case.folder import model_from_folder
 from validation.case.home import home
@@ -29,6 +30,21 @@ _OPTION_HELP = {
     "experts": "one matrix after the other, or all in one grouped product; default is what the implementation trains with",
     "fp8": "Transformer Engine's products in fp8, in a bf16 model: delayed has a scale a tensor, blockwise one a block",
 }
+_WORDS = (
+    "preset",
+    "hf_model_path",
+    "layers",
+    "candidate_checkpoint",
+    "layouts",
+    "precision",
+    "implementation",
+    "transport",
+    "megatron_path",
+    "plugin",
+    "results",
+    "manifest",
+)
+"""Options that take a text of any kind."""
 DEGREES = ("tp", "pp", "vpp", "ep", "etp", "cp", "dp")
 
 
@@ -68,7 +84,7 @@ def add_options(add: Callable[..., Any]) -> None:
     """Add every option through `add`, which is argparse's add_argument or pytest's addoption."""
     add("--preset", default=None, help=f"model size: {', '.join(PRESETS)} (default tiny)")
     add("--hf-model-path", default=None, metavar="DIR", help="a HuggingFace checkpoint folder in place of a preset")
-    add("--layers", default="", metavar="0,1,3", help="take only these layers of the checkpoint")
+    add("--layers", default=None, metavar="0,1,3", help="take only these layers of the checkpoint")
     add(
         "--candidate-checkpoint",
         default=None,
@@ -76,7 +92,7 @@ def add_options(add: Callable[..., Any]) -> None:
         help="load Megatron's weights from this Megatron checkpoint, as `convert` writes it, in place of the reference's own",
     )
     add("--set", dest="numbers", action="append", default=[], metavar="NAME=VALUE", help="override a number of the model")
-    add("--layouts", default="", metavar="tp2,pp2", help="layouts to run, one after the other, with one reference")
+    add("--layouts", default=None, metavar="tp2,pp2", help="layouts to run, one after the other, with one reference")
     add("--steps", type=int, default=None, help="optimizer steps to compare (default 2 for tiny in fp64, else none)")
     add("--stream", action="store_true", default=False, help="compute both models layer by layer: the memory of one layer")
     for name, words in OPTIONS.items():
@@ -95,7 +111,7 @@ def add_options(add: Callable[..., Any]) -> None:
     add("--megatron-path", default=None, metavar="DIR", help="a checkout with megatron/core, in place of the installed one")
     add(
         "--plugin",
-        default="",
+        default=None,
         metavar="FILE.py[:ARGUMENT]",
         help="run your own functions in every rank while it makes the model; a gate takes no results of such a run",
     )
@@ -145,6 +161,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def settings(options: Any, command: str) -> Settings:
     """What parsed `options` ask for. Raises UsageError."""
+    refuse_empty(options, _WORDS)
     _check_limits(options)
     base, folder = _base(options)
     model = base.model.with_numbers(_numbers(options.numbers))
@@ -186,7 +203,7 @@ def settings(options: Any, command: str) -> Settings:
         command=command,
         self_test=_self_test(options),
         megatron_path=Path(options.megatron_path) if options.megatron_path else None,
-        plugin=options.plugin,
+        plugin=options.plugin or "",
         manifest=Path(options.manifest) if options.manifest else None,
         share_gpu=options.share_gpu,
     )
@@ -264,12 +281,15 @@ def _base(options: Any) -> tuple[Preset, str | None]:
     return Preset(folder.resolve().name, model, batch_size=2, micro_batch_size=1, seq_length=64), str(folder)
 
 
-def layers_of(text: str) -> tuple[int, ...]:
-    """`0,1,3` as numbers. Raises UsageError."""
+def layers_of(text: str | None) -> tuple[int, ...]:
+    """`0,1,3` as numbers, none where nothing is said. Raises UsageError."""
     try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
+        found = tuple(int(part) for part in (text or "").split(",") if part.strip())
     except ValueError:
-        raise UsageError(f"--layers {text}: give layer numbers joined by commas, such as 0,1,3") from None
+        found = ()
+    if text is not None and not found:
+        raise UsageError(f"--layers {text}: give layer numbers joined by commas, such as 0,1,3")
+    return found
 
 
 def _numbers(given: list[str]) -> Mapping[str, str]:
@@ -295,7 +315,9 @@ def _arrangements(options: Any) -> list[tuple[Layout, Training, int | None]]:
         raise UsageError(f"--{wrong} {given[wrong]}: a degree is 1 or more")
     if given:
         return [(Layout().with_degrees(**given), shared, None)]
-    names = [name.strip() for name in options.layouts.split(",") if name.strip()] or ["single"]
+    names = [name.strip() for name in (options.layouts or "single").split(",") if name.strip()]
+    if not names:
+        raise UsageError(f"--layouts {options.layouts}: names no layout; give names joined by commas, such as single,tp2")
     found = [arrangement.parse(name, shared) for name in names]
     twice = next((name for name, one in zip(names, found, strict=True) if found.count(one) > 1), None)
     if twice:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from validation.case.empty import refuse_empty
 from validation.case.errors import ExitCode, UsageError
 from validation.case.home import home
 from validation.faults import catalogue
@@ -35,6 +36,7 @@ def add_options(add: Callable[..., Any]) -> None:
 
 def run(options: argparse.Namespace, command: str) -> int:
     """Run what is asked for; returns the exit code. Raises UsageError."""
+    refuse_empty(options, ("only", "results"))
     wanted = chosen(options.only)
     if options.list:
         sys.stdout.write("".join(f"{fault.id}  {fault.group}: {fault.does}\n" for fault in wanted))
