@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from validation.case import writing
 
 FORMAT = 2
 """Counts up when what an older gate would read has changed."""
@@ -66,13 +67,10 @@ class Manifest:
 
 
 def save(path: Path, manifest: Manifest) -> None:
-    """Write it in one step."""
+    """Write it in one step. Raises OSError."""
     suites = [_as_json(suite) for suite in manifest.suites]
     content = {"format": FORMAT, "commit": manifest.commit, "dirty": manifest.dirty, "suites": suites}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")
-    unfinished.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    writing.write(path, json.dumps(content, indent=1) + "\n")
 
 
 def _as_json(suite: Expected) -> dict[str, Any]:

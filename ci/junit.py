@@ -6,7 +6,6 @@ Viewers of JUnit on GitHub ignore properties, so the same numbers stand in the f
 from __future__ import annotations
 
 import math
-import os
 import re
 import stat
 from collections.abc import Iterable, Mapping
@@ -17,6 +16,7 @@ from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 from junitparser.junitparser import etree  # lxml, or the standard library's where there is none
 
 from ci.structure import Structure
+from validation.case import writing
 
 LARGEST_FILE = 32 << 20
 """Bytes; a file of a thousand checks is a hundredth of it."""
@@ -57,17 +57,14 @@ class Suite:
 
 
 def write(path: Path, suite: Suite) -> None:
-    """Write the file in one step: a reader sees the old one or the new one, never a part."""
+    """Write the file in one step: a reader sees the old one or the new one, never a part. Raises OSError."""
     xml = JUnitXml()
     xml.add_testsuite(_suite(suite))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")
     # junitparser's own pretty printing loses the line ends of messages before Python 3.13, and its writing goes through
     # an encoder for each of ten thousand attributes.
     etree.indent(xml._elem)
     text = etree.tostring(xml._elem, encoding="unicode")
-    unfinished.write_text(f'<?xml version="1.0" encoding="utf-8"?>\n{text}', encoding="utf-8")
-    os.replace(unfinished, path)
+    writing.write(path, f'<?xml version="1.0" encoding="utf-8"?>\n{text}')
 
 
 def write_unfinished(path: Path, name: str, properties: Mapping[str, str]) -> None:

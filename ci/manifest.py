@@ -17,6 +17,7 @@ from pathlib import Path
 from ci import commit
 from ci.expected import Expected, Manifest, UnreadableManifest, load, save
 from ci.table import EVENTS, Row, rows
+from validation.case import writing
 from validation.case.errors import ExitCode, PlumblineError, UsageError
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Write the manifest."""
+    writing.check_file(Path(options.output), "--output")
     minimum = _minimum(options.minimum)
     chosen = _chosen(options.sessions, options.event)
     with ThreadPoolExecutor(max_workers=2) as pool:

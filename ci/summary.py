@@ -21,7 +21,7 @@ from ci.gate import Judgement
 from ci.junit import Check
 from ci.outcomes import known_bugs
 from ci.reasons import KNOWN, REPRODUCE, number
-from validation.case.errors import ExitCode
+from validation.case.errors import ExitCode, UsageError
 
 LARGEST = 1 << 20
 """Bytes that GitHub takes of one step."""
@@ -45,13 +45,23 @@ def main(options: argparse.Namespace) -> int:
     moved = told(options)
     file = os.environ.get("GITHUB_STEP_SUMMARY")
     if file:
-        with Path(file).open("a", encoding="utf-8") as summary:
-            summary.write(page(judged, moved, LARGEST - summary.tell()))
+        _append(Path(file), judged, moved)
     else:
         sys.stdout.write(page(judged, moved))
     if options.annotations or os.environ.get("GITHUB_ACTIONS") == "true":
         sys.stdout.writelines(f"{line}\n" for line in annotated(judged, moved))
     return int(ExitCode.PASS)
+
+
+def _append(path: Path, judged: Judgement, moved: Drift | None) -> None:
+    """To what other steps have said there."""
+    try:
+        with path.open("a", encoding="utf-8") as summary:
+            summary.write(page(judged, moved, LARGEST - summary.tell()))
+    except OSError as error:
+        raise UsageError(
+            f"GITHUB_STEP_SUMMARY {path}: cannot be written ({error.strerror}); name a file, or unset it"
+        ) from error
 
 
 def page(judged: Judgement, moved: Drift | None = None, room: int = LARGEST) -> str:

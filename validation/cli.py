@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from validation import doctor
-from validation.case import packages
+from validation.case import packages, writing
 from validation.case.errors import ExitCode, PlumblineError
 from validation.convert import options as conversion
 from validation.run.options import Given, add_options, settings
@@ -87,7 +87,9 @@ def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     from validation.run.prepare import prepare
 
     wanted = settings(options, command)
-    if not wanted.manifest:
+    if wanted.manifest:
+        writing.check_file(wanted.manifest, "--manifest")
+    else:
         prepare(wanted, [plant.case for plant in plan_of(wanted).plants])
 
     # What is wrong has been said by now, and the fork server imports while pytest is.

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from ci import junit
 from validation.case.errors import ExitCode
-from validation.checks.report import Report
+from validation.checks.report import Report, _keep
 from validation.faults.plan import NOTHING
 from validation.run.options import parsed
 
@@ -46,3 +47,11 @@ def test_only_what_was_lost_may_be_tried_again(report: Report, checks: list[tupl
         report._suite = suite
         report._count(status, "", None, "")
     assert report._exit_code() == code
+
+
+def test_a_disk_that_is_full_when_a_case_ends_is_no_verdict(tmp_path: Path) -> None:
+    """The run ends with what is missing and where; here the file's folder is a file."""
+    (tmp_path / "results").touch()
+    with pytest.raises(pytest.exit.Exception, match=r"one\.xml cannot be written: ") as ended:
+        _keep(tmp_path / "results" / "one.xml", junit.Suite("one", (), {}))
+    assert ended.value.returncode == ExitCode.ENVIRONMENT

@@ -31,6 +31,38 @@ def test_wrong_usage_is_one_sentence(tmp_path: Path, words: list[str], said: str
     assert list(tmp_path.iterdir()) == []
 
 
+UNWRITABLE = {
+    "run": ["run", "--results", "{}/file"],
+    "manifest": ["run", "--manifest", "{}"],
+    "a manifest below a file": ["run", "--manifest", "{}/file/m.json"],
+    "faults": ["faults", "--only", "T01", "--results", "{}/file/below"],
+    "compare": ["compare", "a", "b", "--results", "{}/file"],
+    "convert": ["convert", "--hf-model-path", "a", "--save", "{}/file/below"],
+}
+
+
+@pytest.mark.parametrize("words", UNWRITABLE.values(), ids=UNWRITABLE)
+def test_what_cannot_be_written_is_said_first(tmp_path: Path, words: list[str]) -> None:
+    """Not by each of many hundred checks, when all of it has been computed."""
+    (tmp_path / "file").touch()
+    done = command([word.format(tmp_path) for word in words], tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {words[-2]} {tmp_path}")
+    assert " that can be written" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("words", [["run", "--tp", "2"], ["faults", "--only", "T01"]], ids=["run", "faults"])
+def test_so_is_a_cache_that_cannot(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "file").touch()
+    done = command([*words, "--results", str(tmp_path / "results")], tmp_path / "file")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: the cache, $PLUMBLINE_CACHE: {tmp_path / 'file'}: no file can be made in ")
+    assert done.stderr.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.mark.skipif(gpus() > 0, reason="this machine has a GPU")
 def test_a_missing_gpu_is_no_wrong_usage(tmp_path: Path) -> None:
     """Exit code 3: the command is right and the machine is not; what would work is said."""

@@ -87,6 +87,17 @@ def test_an_event_that_runs_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch,
     assert "a gate with nothing to ask for is none" in capsys.readouterr().err
 
 
+def test_a_place_that_cannot_be_written_is_said_before_any_check_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ci.manifest._suites", lambda *given: pytest.fail("it listed the checks"))
+    (tmp_path / "file").touch()
+    assert main(["manifest", "--session", "parity", "--output", str(tmp_path / "file" / "m.json")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --output {tmp_path / 'file' / 'm.json'}: no file can be made in ")
+    assert main(["manifest", "--session", "parity", "--output", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"error: --output {tmp_path}: is a folder; name a file that can be written\n"
+
+
 def test_checks_that_cannot_be_listed_are_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

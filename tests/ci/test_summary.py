@@ -182,6 +182,15 @@ def test_what_a_step_has_written_before_counts(tmp_path: Path, monkeypatch: pyte
     assert "Left out" in text
 
 
+def test_a_summary_that_cannot_be_written_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path))
+    assert main(["summary", *command_line(tmp_path)]) == 2
+    said = f"error: GITHUB_STEP_SUMMARY {tmp_path}: cannot be written (Is a directory); name a file, or unset it\n"
+    assert capsys.readouterr() == ("", said)
+
+
 def test_on_a_runner_the_summary_goes_to_its_file_and_annotations_to_the_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

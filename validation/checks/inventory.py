@@ -11,6 +11,7 @@ import pytest
 from ci import commit
 from ci.expected import Excuse, Expected, Manifest, Name, save
 from ci.requirements import required
+from validation.case import writing
 from validation.case.case import Case
 from validation.case.errors import UsageError
 from validation.checks.facts import case_facts, case_file
@@ -32,12 +33,13 @@ class Inventory(Nothing):
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """All checks are known: write them down."""
+        assert self._settings.manifest is not None
         try:
+            writing.check_file(self._settings.manifest, "--manifest")
             suites = tuple(self._suites(session.items))
         except UsageError as error:
             pytest.exit(str(error), returncode=error.exit_code)
         told = commit.facts()
-        assert self._settings.manifest is not None
         save(self._settings.manifest, Manifest(suites, told.get("commit", ""), told["dirty"]))
 
     def pytest_runtestloop(self) -> bool:

@@ -253,7 +253,7 @@ class Report:
     def _finish_case(self) -> None:
         if self._suite == self._self_test.name:
             path, name = self._self_test_file()
-            junit.write(path, self._self_test.suite(self._checks[name], self._common_facts() | self._how_it_broke(name)))
+            _keep(path, self._self_test.suite(self._checks[name], self._common_facts() | self._how_it_broke(name)))
         if self._result is None:
             return
         case, result = self._result.case, self._result
@@ -269,7 +269,7 @@ class Report:
             seconds=result.seconds,
             timestamp=time.strftime("%Y-%m-%dT%H:%M:%S"),
         )
-        junit.write(self._path(case), suite)
+        _keep(self._path(case), suite)
 
     def _how_it_broke(self, name: str) -> dict[str, str]:
         """The exit code that a broken run behind a testsuite ends with, as a property of it."""
@@ -292,6 +292,14 @@ class Report:
     def _write(self, line: str, **colours: bool) -> None:
         # In one piece: unbuffered, as CI systems set it, every write is a system call.
         self._config.get_terminal_writer().write(f"{line}\n", **colours)
+
+
+def _keep(path: Path, suite: junit.Suite) -> None:
+    """A testsuite's file. A disk that is full by then ends the run, for what nobody can read proves nothing."""
+    try:
+        junit.write(path, suite)
+    except OSError as error:
+        pytest.exit(f"{path} cannot be written: {error.strerror}", returncode=ExitCode.ENVIRONMENT)
 
 
 def parity_of(item: Any) -> Parity | None:

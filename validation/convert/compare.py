@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from ci import junit
+from validation.case import writing
 from validation.case.errors import ExitCode, UsageError
 from validation.case.parameters import EXPERTS, Parameter
 from validation.compare.difference import Difference, measure
@@ -38,6 +39,8 @@ def run(options: Namespace) -> int:
     """Compare B with A; returns 0 where every tensor is the same, else 1. Raises UsageError."""
     if options.jobs < 1:
         raise UsageError(f"--jobs {options.jobs}: give 1 or more")
+    if options.results:
+        writing.check_folder(Path(options.results), "--results")
     start = time.monotonic()
     config = Path(options.hf_model_path) if options.hf_model_path else None
     with (

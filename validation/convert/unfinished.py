@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
+from validation.case import writing
 from validation.case.errors import EnvironmentMissing, UsageError
 from validation.convert.checksum import crc32
 
@@ -175,9 +176,7 @@ def check_places(output: Path, *inputs: Path) -> None:
             raise UsageError(f"--save {output} and {path} lie in each other; choose a folder of its own for the output")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"--save {output}: exists already; choose another folder, or remove it first")
-    above = next((found for found in place.parents if found.exists()), place)
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise UsageError(f"--save {output}: {above} is no folder that can be written to; choose another")
+    writing.check_folder(output, "--save")
 
 
 def check_room(folder: Path, needed: int) -> None:

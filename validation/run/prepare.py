@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Iterable
 
 from validation import checkout, cuda
-from validation.case import packages, preflight
+from validation.case import packages, preflight, writing
 from validation.case.case import ON_CPU, TE, Case
 from validation.case.errors import EnvironmentMissing, UsageError
 from validation.machine import ABSENT, available_memory, gpus, version, visible_gpus
@@ -22,6 +22,8 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> None:
 
     `also` are further cases, smaller than those of the settings, whose references will be needed.
     """
+    writing.check_folder(settings.results, "--results")
+    writing.check_folder(settings.home, "the cache, $PLUMBLINE_CACHE:")
     checkout.choose(settings.megatron_path)
     _find_packages(settings.cases[0].transport)
     memory, cards = available_memory(), visible_gpus()
