@@ -18,6 +18,9 @@ if __name__ == "__main__":
         # Whoever read the output has gone (`| head`): the run did not finish, and there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = ExitCode.INFRASTRUCTURE
+    except KeyboardInterrupt:
+        sys.stderr.write("error: interrupted\n")
+        code = ExitCode.INTERRUPTED
     # All that ends in order has ended; taking torch's modules apart one by one would cost another second.
     atexit._run_exitfuncs()
     sys.stdout.flush()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from validation import doctor
 from validation.case import packages, writing
-from validation.case.errors import ExitCode, PlumblineError
+from validation.case.errors import PlumblineError
 from validation.convert import options as conversion
 from validation.run.options import Given, add_options, settings
 
@@ -29,7 +29,7 @@ _EXAMPLES = """examples:
 what comes after -- goes to pytest: python -m validation run --tp 2 -- -k mla -x
 
 exit codes: 0 pass, 1 a check failed or the code raised, 2 wrong usage or impossible case, 3 something is missing,
-4 the run broke"""
+4 the run broke, 130 interrupted"""
 
 _UNWANTED = ("cacheprovider", "logging", "warnings", "unraisableexception", "threadexception", "faulthandler", "pastebin")
 """Plugins of pytest that watch the code of a test. A check only reads numbers, and there are thousands."""
@@ -95,11 +95,13 @@ def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     # What is wrong has been said by now, and the fork server imports while pytest is.
     import pytest
 
+    from validation.checks.ended import Ended
+
     checks = Path(__file__).parent / "checks"
     unwanted = [word for plugin in _UNWANTED for word in ("-p", f"no:{plugin}")]
     arguments = [str(checks), *unwanted, "--capture=no", "--rootdir", str(checks.parents[1]), *pytests]
-    code = pytest.main(arguments, plugins=[Given(wanted)])
-    return int(code) if int(code) in list(ExitCode) else int(ExitCode.USAGE)
+    ended = Ended()
+    return int(ended.code(pytest.main(arguments, plugins=[Given(wanted), ended])))
 
 
 _COMMANDS = {"run": _run, "faults": _faults, **dict.fromkeys(conversion.COMMANDS, _convert)}

@@ -6,13 +6,17 @@ import enum
 
 
 class ExitCode(enum.IntEnum):
-    """What the process says to whoever started it (docs/design.md, section 5). Only `INFRASTRUCTURE` may be retried."""
+    """What the process says to whoever started it (docs/design.md, section 5). Only `INFRASTRUCTURE` may be retried.
+
+    `INTERRUPTED` is what a shell says of a program that Ctrl-C has ended.
+    """
 
     PASS = 0
     FAIL = 1
     USAGE = 2
     ENVIRONMENT = 3
     INFRASTRUCTURE = 4
+    INTERRUPTED = 130
 
 
 class PlumblineError(Exception):

@@ -1,0 +1,50 @@
+"""What a run of pytest ends with, in our exit codes: pytest has other meanings for 2, 3 and 4."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from validation.case.errors import ExitCode
+
+_PYTESTS = {
+    pytest.ExitCode.OK: ExitCode.PASS,
+    pytest.ExitCode.TESTS_FAILED: ExitCode.FAIL,
+    pytest.ExitCode.INTERNAL_ERROR: ExitCode.FAIL,
+}
+"""The others are those of options that pytest does not take, of no check, and of one that cannot be imported."""
+
+
+class Ended:
+    """A plugin that keeps the code with which the report or `pytest.exit` ends the run; `pytest.main` makes it pytest's."""
+
+    def __init__(self) -> None:
+        self._ours: ExitCode | None = None
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, Any, Any]:
+        """The report has set the session's code when the others have finished."""
+        try:
+            result = yield
+        except pytest.exit.Exception as error:
+            self._take(error.returncode)
+            raise
+        self._take(session.exitstatus)
+        return result
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Called for `pytest.exit`, too, and where pytest stops itself, as when a check cannot be imported."""
+        if isinstance(excinfo.value, pytest.exit.Exception):
+            self._take(excinfo.value.returncode)
+        elif not isinstance(excinfo.value, pytest.Session.Interrupted):
+            self._ours = ExitCode.INTERRUPTED
+
+    def _take(self, code: int | None) -> None:
+        if isinstance(code, ExitCode):
+            self._ours = code
+
+    def code(self, pytests: int) -> ExitCode:
+        """The run's; `pytests` is what `pytest.main` has returned."""
+        return _PYTESTS.get(pytest.ExitCode(pytests), ExitCode.USAGE) if self._ours is None else self._ours
