@@ -11,6 +11,7 @@ that a machine needs.
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
 import shutil
 import sys
@@ -116,7 +117,7 @@ def _gpu_session(row: Row) -> Callable[[nox.Session], None]:
         # Before several gigabytes are installed for it.
         if not _driver():
             _exit_codes.append(ExitCode.ENVIRONMENT)
-            needed = f"{row.gpus} GPU{'s' if row.gpus > 1 else ''}"
+            needed = _needed(row.gpus, session.posargs)
             session.error(
                 f"no NVIDIA driver on this machine, and {row.session} needs {needed}; "
                 f"{row.session.replace('gpu_', 'cpu_')} compares the same layout on the CPU"
@@ -124,6 +125,15 @@ def _gpu_session(row: Row) -> Callable[[nox.Session], None]:
         _validate(session, _environment(session, "cuda", "cuda"), row)
 
     return body
+
+
+def _needed(gpus: int, given: Sequence[str]) -> str:
+    """The GPUs of a session, fewer where the user lets ranks share them."""
+    words = [word for one in given for word in one.split("=", 1)]
+    share = dict(itertools.pairwise(words)).get("--share-gpu", "1")
+    sharing = share.isdecimal() and int(share) > 1 and gpus > 1
+    count = -(-gpus // int(share)) if sharing else gpus
+    return f"{count} GPU{'s' if count > 1 else ''}" + (f" with --share-gpu {share}" if sharing else "")
 
 
 def _driver() -> bool:

@@ -122,6 +122,26 @@ def test_a_gpu_session_where_there_is_no_gpu_ends_with_3_and_says_what_works(nox
     assert not (tmp_path / ".nox" / "cuda").exists()
 
 
+@pytest.mark.skipif(
+    Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None,
+    reason="there is an NVIDIA driver, so a GPU session goes on to install",
+)
+@pytest.mark.parametrize(
+    ("session", "words", "needed"),
+    [
+        ("gpu_tp2", ["--share-gpu", "2"], "1 GPU with --share-gpu 2;"),
+        ("gpu_tp2pp2", ["--seed", "7", "--share-gpu=2"], "2 GPUs with --share-gpu 2;"),
+        ("gpu_tp2pp2", ["--share-gpu", "3"], "2 GPUs with --share-gpu 3;"),
+        ("gpu_tp2", ["--share-gpu", "1"], "2 GPUs;"),
+        ("gpu_single", ["--share-gpu", "2"], "1 GPU;"),
+    ],
+)
+def test_ranks_that_share_need_fewer_gpus(nox: Nox, session: str, words: list[str], needed: str) -> None:
+    ended = nox(session, "--", *words)
+    assert ended.returncode == 3
+    assert f"no NVIDIA driver on this machine, and {session} needs {needed}" in ended.stderr
+
+
 def stand_in(folder: Path, release: Release) -> None:
     """An environment of a release that answers as the one that is there does."""
     python = folder / ".nox" / release.name / "bin" / "python"
