@@ -7,7 +7,7 @@ share the GPU run two at a time, or --jobs at a time: the seconds of a case are 
 more costs is told by the seconds of the whole command. What fails or breaks is written down with its message, and the next one
 is run; when time is up, the rest is written down as not run. The folder gets gpu.json, gpu.md and log.txt, each rewritten after
 every command. `--rehearse` runs the same on the CPU, with tiny in place of mini. Ends with 0 if everything was run and passed,
-else with 1.
+with 3 where there is no GPU, else with 1.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from ci import junit
 from validation import doctor
 from validation.case.memory import estimate
 from validation.cli import main as command
+from validation.machine import gpus
 from validation.run.options import parsed
 
 SHARED = "tp2,pp2,ep2,tp2ep2,tp2pp2,tp2etp2"
@@ -193,6 +194,9 @@ def main() -> int:
     if unknown := [word for word in wanted if word not in known]:
         print(f"--only {unknown[0]} is unknown; known are {', '.join(known)}", file=sys.stderr)
         return 2
+    if not (options.rehearse or gpus()):
+        print("every case needs a GPU, and none was found; --rehearse runs on the CPU", file=sys.stderr)
+        return 3
     options.out.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PLUMBLINE_CACHE", str(options.out / "cache"))
     facts, rows, commands, start = _facts(), list[Row](), list[str](), time.monotonic()

@@ -47,6 +47,7 @@ def test_a_command_that_left_nothing_is_told_by_its_exit_code_and_last_line(tmp_
 def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: Any, *words: str) -> tuple[int, list[dict[str, Any]]]:
     monkeypatch.setattr(gpu, "command", command)
     monkeypatch.setattr(gpu, "_facts", dict)
+    monkeypatch.setattr(gpu, "gpus", lambda: 1)
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path), "--only", "local/fp32,te/bf16", *words])
     code = gpu.main()
     return code, json.loads((tmp_path / "gpu.json").read_text())["rows"]
@@ -93,6 +94,23 @@ def test_an_unknown_group_is_refused(
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path), "--only", "local/fp8"])
     assert gpu.main() == 2
     assert "--only local/fp8 is unknown; known are tiny/local/fp64" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "code"), [((), 3), (("--rehearse", "--seconds", "0"), 1)])
+def test_without_a_gpu_nothing_is_run_unless_it_is_a_rehearsal(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    code: int,
+) -> None:
+    monkeypatch.setattr(gpu, "gpus", lambda: 0)
+    monkeypatch.setattr(gpu, "command", lambda words: pytest.fail("it ran a case"))
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path / "out"), *words])
+    assert gpu.main() == code
+    said = "every case needs a GPU, and none was found; --rehearse runs on the CPU\n"
+    assert capsys.readouterr().err == (said if code == 3 else "")
+    assert (tmp_path / "out").exists() == (code != 3)
 
 
 @pytest.mark.parametrize("fp8", ["delayed", "blockwise"])
