@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from validation import git
+from validation.case import git
 
 ROOT = Path(__file__).parents[1]
 VARIABLE = "PLUMBLINE_COMMIT"

@@ -13,7 +13,7 @@ import re
 import sys
 from pathlib import Path
 
-from validation import git
+from validation.case import git
 from validation.case.errors import UsageError
 
 VARIABLE = "PLUMBLINE_MEGATRON_PATH"
