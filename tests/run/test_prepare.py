@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from validation import cuda
-from validation.case.errors import EnvironmentMissing, ExitCode
+from validation.case.errors import EnvironmentMissing, ExitCode, UsageError
+from validation.case.preset import TINY
 from validation.machine import ABSENT, Gpu
 from validation.run import launch, prepare
-from validation.run.options import add_options, settings
+from validation.run.options import add_options, parsed, settings
 
 
 @pytest.mark.parametrize(("transport", "file"), [("gloo", "requirements/cpu.txt"), ("nccl", "requirements/cuda.txt")])
@@ -83,3 +86,12 @@ def test_what_a_machine_with_a_gpu_lacks_is_said_before_anything_starts(
     with pytest.raises(EnvironmentMissing, match=re.escape(said)) as raised:
         prepare.prepare(settings(parser.parse_args(words), ""))
     assert raised.value.exit_code == ExitCode.ENVIRONMENT
+
+
+def test_a_folder_that_transformers_reads_otherwise_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
+    """Its reference would be another model than the one that transformers loads."""
+    config = {"model_type": "deepseek_v3", **TINY.model.as_dict(), "head_dim": 16}
+    del config["rope_type"]
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(UsageError, match="transformers makes other angles per position"):
+        prepare._verify(parsed(["--hf-model-path", str(tmp_path)]))

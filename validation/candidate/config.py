@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -101,9 +102,21 @@ def _rope(model: Model) -> dict[str, Any]:
         "original_max_position_embeddings": model.original_max_position_embeddings,
         "beta_fast": model.beta_fast,
         "beta_slow": model.beta_slow,
-        "mscale": model.mscale,
+        "mscale": mscale(model),
         "mscale_all_dim": model.mscale_all_dim,
     }
+
+
+def mscale(model: Model) -> float:
+    """The number with which megatron-core scales cos and sin as transformers does.
+
+    megatron-core multiplies them by m(mscale) / m(mscale_all_dim), m(x) = 1 + 0.1 x log(factor), whatever the two are. To
+    transformers one that is 0 or not there is none, and it multiplies by m(1): the ratio that 1 + y + 0.1 y log(factor) makes
+    where y is mscale_all_dim.
+    """
+    if model.mscale and model.mscale_all_dim:
+        return model.mscale
+    return 1.0 + model.mscale_all_dim * (1.0 + 0.1 * math.log(max(1.0, model.rope_factor)))
 
 
 def _experts(case: Case) -> dict[str, Any]:

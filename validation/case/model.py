@@ -35,6 +35,8 @@ class Model:
 
     `num_nextn_predict_layers` counts the layers of multi-token prediction (MTP). They follow the others in the checkpoint's
     numbering, each with a block of its own, which always has experts.
+
+    `mscale` is None where config.json gives none, which to transformers is not the same as any number.
     """
 
     vocab_size: int
@@ -65,7 +67,7 @@ class Model:
     original_max_position_embeddings: int = 4096
     beta_fast: float = 32.0
     beta_slow: float = 1.0
-    mscale: float = 1.0
+    mscale: float | None = 1.0
     mscale_all_dim: float = 0.0
 
     @property
@@ -152,7 +154,7 @@ def from_hf_config(config: Mapping[str, Any], source: str) -> Model:
     else:
         numbers["rope_type"] = rope.get("rope_type", rope.get("type"))
         yarn = ("original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "rope_theta")
-        numbers |= {name: rope[name] for name in yarn if rope.get(name) is not None}
+        numbers |= {"mscale": None} | {name: rope[name] for name in yarn if rope.get(name) is not None}
         # transformers falls back on the length of the model itself.
         numbers.setdefault("original_max_position_embeddings", numbers["max_position_embeddings"])
         numbers["rope_factor"] = rope["factor"]

@@ -18,7 +18,7 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCa
 from validation.case.case import Case
 from validation.compare.memory import device_peak, peak_memory
 from validation.compare.precision import DTYPES, computing_in, make_deterministic
-from validation.reference import apart, fp8, store, stream
+from validation.reference import apart, fp8, rotary, store, stream
 from validation.reference import model as reference_model
 from validation.reference import mtp as reference_mtp
 from validation.reference.balancing import Balance
@@ -124,6 +124,8 @@ def _weights(case: Case, folder: Path) -> tuple[Weights, str]:
     if case.hf_model_path is None and not case.training.stream:
         digest = save_weights(case, folder / "weights.safetensors")
         return open_weights(case, folder / "weights.safetensors"), digest
+    if case.hf_model_path is not None:
+        rotary.check(case.model, Path(case.hf_model_path))
     weights = open_weights(case, Path(case.hf_model_path or folder))
     return weights, weights.digest if isinstance(weights, SeededWeights) else verify(weights)
 

@@ -106,7 +106,7 @@ def hf_config(model: Model) -> DeepseekV3Config:
         "factor": numbers.pop("rope_factor"),
     }
     yarn = ("original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
-    rope |= {name: numbers.pop(name) for name in yarn}
+    rope |= {name: number for name in yarn if (number := numbers.pop(name)) is not None}
     if rope["rope_type"] == "default":
         rope = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
     mtp_layers = numbers.pop("num_nextn_predict_layers")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable
+from pathlib import Path
 
 from validation import checkout, cuda
 from validation.case import packages, preflight, writing
@@ -72,12 +73,14 @@ def _find_implementation(name: str) -> None:
 
 
 def _verify(settings: Settings) -> None:
-    """The whole checkpoint, values included, unless a reference was made from it: it was whole then and has not changed."""
+    """The whole checkpoint, positions and values included, unless a reference was made from it: nothing has changed since."""
     from validation.reference.checkpoint import Checkpoint, verify
+    from validation.reference.rotary import check
 
     # With an MTP layer and without it are two models of one folder.
     for case in {case.model: case for case in settings.cases}.values():
         if store.find(case, settings.home) is not None:
             continue
+        check(case.model, Path(str(case.hf_model_path)))
         with Checkpoint.open(str(case.hf_model_path), case.model, case.layers) as checkpoint:
             verify(checkpoint)
