@@ -166,15 +166,27 @@ def test_exact_means_every_bit() -> None:
 
 
 def test_fp32_has_an_absolute_limit_as_well() -> None:
-    """In a tensor of large numbers one element may be far off and the relative error small."""
-    large = torch.full((100, 100), 1e4, dtype=torch.float64)
-    far = large.clone()
-    far[7, 7] += 0.01
-    box = whole(large.shape)
-    report = PieceReport(0, box, measure(far, large, box), "")
-    found = judge(Measurement("probe", (100, 100), (report,)), "Logits", above_floor(1e-5, "fp32"))
+    """In a large tensor one element may be far off and the relative error small."""
+    sound = torch.ones((1000, 1000), dtype=torch.float64)
+    far = sound.clone()
+    far[7, 7] += 0.002
+    box = whole(sound.shape)
+    report = PieceReport(0, box, measure(far, sound, box), "")
+    found = judge(Measurement("probe", (1000, 1000), (report,)), "Logits", above_floor(1e-5, "fp32", magnitude=1.0))
     assert found.status == FAIL
-    assert found.reasons == ("max diff 1.00e-02 > 1e-03", "worst at [7, 7] on rank 0")
+    assert found.reasons == ("max diff 2.00e-03 > 0.001", "worst at [7, 7] on rank 0")
+
+
+@pytest.mark.parametrize(("size", "off", "status"), [(1e4, 0.02, PASS), (1e4, 20.0, FAIL), (1e-4, 2e-9, PASS)])
+def test_the_absolute_limit_of_fp32_grows_with_the_numbers(size: float, off: float, status: str) -> None:
+    """At 1e4 the next number of fp32 is 1e-3 away: what rounding makes there is no failure, a thousandth of it is one."""
+    sound = torch.full((1000, 1000), size, dtype=torch.float64)
+    far = sound.clone()
+    far[7, 7] += off
+    box = whole(sound.shape)
+    report = PieceReport(0, box, measure(far, sound, box), "")
+    found = judge(Measurement("probe", (1000, 1000), (report,)), "Logits", above_floor(1e-5, "fp32", magnitude=size))
+    assert found.status == status
 
 
 def test_routes_are_counted_as_routes() -> None:

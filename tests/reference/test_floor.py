@@ -41,6 +41,13 @@ def test_a_lucky_run_is_no_floor() -> None:
     assert floor_of({LOGITS: torch.ones(4)})[LOGITS] == 2**-24
 
 
+def test_the_magnitude_is_the_truths_largest() -> None:
+    """Whatever its sign, and not that of the runs."""
+    found = Floor({LOGITS: torch.tensor([2.0, -30.0, 0.0], dtype=torch.float64)})
+    found.add({LOGITS: torch.tensor([2.0, -40.0, 50.0])}.items())
+    assert found._magnitudes == {LOGITS: 30.0}
+
+
 def test_errors_that_cancel_in_a_mean_are_no_floor() -> None:
     """The loss happens to be right although no token's is: it gets the floor of the tokens."""
     losses = torch.tensor([1.1, 0.9, 1.1, 0.9])

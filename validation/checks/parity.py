@@ -184,7 +184,7 @@ class Parity:
         floors = self.result.facts["floor"]
         if name not in floors:
             raise LookupError(f"the reference has no floor for {name}; give the check limits of its own")
-        return above_floor(floors[name], self.case.precision)
+        return above_floor(floors[name], self.case.precision, self.result.facts["magnitude"][name])
 
     def _reduced(self, parameter: str, verdict: Verdict) -> Verdict:
         """The verdict on a final gradient, with what the ranks had before megatron-core reduced it."""

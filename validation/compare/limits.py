@@ -27,12 +27,16 @@ FLOORS = 2.0
 """How many times its floor a tensor may be off in the lower precisions (docs/decisions/0001-tolerance.md)."""
 
 MAX_ABS = {"fp32": 1e-3}
-"""The figure that users know, beside the floor."""
+"""The figure that users know, beside the floor: for numbers around 1, and a thousandth of the largest where that is larger."""
 
 
-def above_floor(floor: float, precision: str) -> Limits:
-    """The limits of a tensor in a lower precision: so many times what rounding does to the HuggingFace model itself."""
-    return Limits(FLOORS * floor, MAX_ABS.get(precision), floor)
+def above_floor(floor: float, precision: str, magnitude: float = 0.0) -> Limits:
+    """The limits of a tensor in a lower precision: so many times what rounding does to the HuggingFace model itself.
+
+    `magnitude` is the truth's largest: how much rounding moves a number grows with the number.
+    """
+    max_abs = MAX_ABS.get(precision)
+    return Limits(FLOORS * floor, None if max_abs is None else max_abs * max(1.0, magnitude), floor)
 
 
 EXACT = Limits(relative_error=0.0, max_abs=0.0)

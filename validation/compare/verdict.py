@@ -78,7 +78,7 @@ def _too_far(measurement: Measurement, limits: Limits) -> list[str]:
     if scaled and not abs(difference.projection - 1) <= max(limits.relative_error, 1e-15):
         reasons.append(f"scaled by {difference.projection:.6g}")
     if limits.max_abs is not None and not difference.max_abs <= limits.max_abs:
-        reasons.append(f"max diff {difference.max_abs:.2e} > {limits.max_abs:.0e}")
+        reasons.append(f"max diff {difference.max_abs:.2e} > {limits.max_abs:.2g}")
     if reasons:
         index = ", ".join(str(position) for position in worst.difference.max_index)
         reasons.append(f"worst at [{index}] on rank {worst.rank}")

@@ -72,6 +72,7 @@ class Floor:
         self.truth = truth
         self._errors: dict[str, float] = {}
         self._largest: dict[str, float] = {}
+        self._magnitudes: dict[str, float] = {}
         self._dtypes: dict[str, str] = {}
 
     def add(self, found: Iterable[tuple[str, torch.Tensor]], scale: float = 1.0) -> None:
@@ -79,11 +80,13 @@ class Floor:
         for name, tensor in found:
             self._dtypes.setdefault(name, str(tensor.dtype).removeprefix("torch."))
             if tensor.is_floating_point():
-                self.add_difference(name, tensor.dtype, difference_from(self.truth[name], tensor, scale))
+                truth = self.truth[name]
+                self.add_difference(name, tensor.dtype, difference_from(truth, tensor, scale), magnitude(truth))
 
-    def add_difference(self, name: str, dtype: torch.dtype, found: Difference) -> None:
-        """Take in one run's tensor of `dtype` by what it is off."""
+    def add_difference(self, name: str, dtype: torch.dtype, found: Difference, largest: float) -> None:
+        """Take in one run's tensor of `dtype` by what it is off from a truth whose largest magnitude is `largest`."""
         self._dtypes.setdefault(name, str(dtype).removeprefix("torch."))
+        self._magnitudes[name] = largest
         # Holding a number in this dtype rounds it by as much, even where these runs were lucky.
         unit, error = torch.finfo(dtype).eps / 2, found.relative_error
         known = self._errors.get(name, unit)
@@ -94,7 +97,8 @@ class Floor:
     def facts(self, case: Case) -> dict[str, Any]:
         """For the reference's file.
 
-        `floor` by name, `dtypes` by name, and `score_floor`, the largest |error| of a router's scores, by its choice.
+        `floor` by name, `magnitude`, the truth's largest, by name, `dtypes` by name, and `score_floor`, the largest |error| of a
+        router's scores, by its choice.
         """
         scores = {
             f"layers.{layer}.moe.router.experts": self._largest[f"layers.{layer}.moe.router.scores"]
@@ -102,7 +106,7 @@ class Floor:
         }
         # The gradients of parameters are added up in float32 on the Megatron side, whatever the parameters are held in.
         dtypes = {name: "float32" if name.startswith("gradients/") else dtype for name, dtype in self._dtypes.items()}
-        return {"floor": self._floors(case), "score_floor": scores, "dtypes": dtypes}
+        return {"floor": self._floors(case), "magnitude": self._magnitudes, "score_floor": scores, "dtypes": dtypes}
 
     def _floors(self, case: Case) -> dict[str, float]:
         probes, floor = observed(case), dict(self._errors)
@@ -120,6 +124,13 @@ def difference_from(truth: torch.Tensor, tensor: torch.Tensor, scale: float = 1.
         # In a wider format, where dividing by a power of two rounds nothing.
         unscaled = tensor if scale == 1.0 else tensor.to(torch.promote_types(tensor.dtype, torch.float32)) / scale
         return measure(unscaled, truth, whole(truth.shape))
+
+
+@torch.no_grad()
+def magnitude(truth: torch.Tensor) -> float:
+    """Of the element that is largest; 0 where there is none."""
+    with as_stored():
+        return float(truth.abs().max()) if truth.numel() else 0.0
 
 
 def gradients_of(recording: Recording, gradients: Mapping[str, torch.Tensor]) -> Iterable[tuple[str, torch.Tensor]]:

@@ -16,7 +16,7 @@ from validation.case.probes import observed
 from validation.compare.precision import DTYPES, as_stored
 from validation.reference.appended import Appended
 from validation.reference.experts import GRADIENT, PROBES, ExpertGradients, expert_reader
-from validation.reference.floor import VARIANTS, Floor, Variant, difference_from
+from validation.reference.floor import VARIANTS, Floor, Variant, difference_from, magnitude
 from validation.reference.record import Recording
 from validation.reference.routing import Routing, routing
 from validation.reference.sources import Precision, Weights, truth_precision
@@ -119,9 +119,10 @@ class Ledger:
 
     def _add_experts(self, name: str, stacked: torch.Tensor, truth: ExpertGradients, scale: float) -> None:
         """One expert after the other: the truth's of all of them at once would be as large as the layer."""
-        total = None
+        total, largest = None, 0.0
         for expert, gradient in enumerate(stacked):
-            found = difference_from(truth.of(name, expert), gradient, scale)
+            of_truth = truth.of(name, expert)
+            found, largest = difference_from(of_truth, gradient, scale), max(largest, magnitude(of_truth))
             total = found if total is None else total.merged(found)
         if total is not None:
-            self._floor.add_difference(f"{GRADIENTS}{name}", stacked.dtype, total)
+            self._floor.add_difference(f"{GRADIENTS}{name}", stacked.dtype, total, largest)
