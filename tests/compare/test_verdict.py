@@ -189,6 +189,38 @@ def test_the_absolute_limit_of_fp32_grows_with_the_numbers(size: float, off: flo
     assert found.status == status
 
 
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        (
+            above_floor(0.25, "bf16"),
+            "cannot be decided in bf16: rounding alone is off by 25 %; --isolated or --precision fp32 can",
+        ),
+        (above_floor(0.84, "bf16", isolated=True), "in bf16: rounding alone is off by 84 %; --precision fp32 can"),
+        (above_floor(3.0, "fp32"), "in fp32: rounding alone is off by 300 %; --isolated or --precision fp64 can"),
+        (above_floor(0.5, "bf16", fp8=True), "in fp8: rounding alone is off by 50 %; the same without fp8 can"),
+    ],
+)
+def test_what_keeps_a_limit_that_decides_nothing_is_an_error(limits: Limits, said: str) -> None:
+    """Under such a limit half of a tensor passes, or one of zeros: that it holds says nothing, not even where all is right."""
+    sound = whole_verdict(reference(), replace(limits, relative_error=min(limits.relative_error, 9.0)))
+    assert sound.status == ERROR
+    assert said in sound.line
+
+
+@pytest.mark.parametrize(("floor", "fp8", "size"), [(0.24, False, 0.6), (0.46, True, 0.1)])
+def test_below_those_limits_it_is_decided(floor: float, fp8: bool, size: float) -> None:
+    """Half of a tensor fails, and in fp8 none of it, where floors are as large as they were measured."""
+    limits = above_floor(floor, "bf16", fp8=fp8)
+    assert whole_verdict(reference() * size, limits).status == PASS
+    assert whole_verdict(reference() * (size - 0.1), limits).status == FAIL
+
+
+def test_what_exceeds_even_a_limit_that_decides_nothing_is_wrong() -> None:
+    """A failure is none the less one."""
+    assert whole_verdict(-reference(), above_floor(0.5, "bf16")).status == FAIL
+
+
 def test_routes_are_counted_as_routes() -> None:
     """An expert chosen in place of another is one route, though two elements differ."""
     chosen = torch.zeros(SHAPE, dtype=torch.bool)

@@ -179,12 +179,13 @@ class Parity:
 
     def _limits(self, name: str) -> Limits:
         """What a tensor may differ by in the case's precision. Raises LookupError for one without a floor."""
-        if self.case.precision == "fp64":
+        case, floors = self.case, self.result.facts.get("floor", {})
+        if case.precision == "fp64":
             return IN_FP64
-        floors = self.result.facts["floor"]
         if name not in floors:
             raise LookupError(f"the reference has no floor for {name}; give the check limits of its own")
-        return above_floor(floors[name], self.case.precision, self.result.facts["magnitude"][name])
+        magnitude, fp8 = self.result.facts["magnitude"][name], case.training.fp8 != "none"
+        return above_floor(floors[name], case.precision, magnitude, fp8=fp8, isolated=case.isolated)
 
     def _reduced(self, parameter: str, verdict: Verdict) -> Verdict:
         """The verdict on a final gradient, with what the ranks had before megatron-core reduced it."""

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 class Limits:
     """What a probe may differ by. `relative_error` bounds ||d||/||r|| and |a - 1|; `max_abs` bounds |d|, where given.
 
-    `floor` is the relative error that rounding alone makes, where the limit is a multiple of that.
+    `floor` is the relative error that rounding alone makes, where the limit is a multiple of that. `undecided` says why what
+    keeps these limits has shown nothing, where they are so wide; what does not keep them is wrong all the same.
     """
 
     relative_error: float
     max_abs: float | None = None
     floor: float | None = None
+    undecided: str = ""
 
 
 IN_FP64 = Limits(relative_error=1e-10)
@@ -29,14 +31,30 @@ FLOORS = 2.0
 MAX_ABS = {"fp32": 1e-3}
 """The figure that users know, beside the floor: for numbers around 1, and a thousandth of the largest where that is larger."""
 
+DECIDES_BELOW, DECIDES_BELOW_IN_FP8 = 0.5, 1.0
+"""Limits from which on a check decides nothing: what half of a tensor is off, such as a sum that one of two ranks lost, and in
+fp8, where eight bits alone come near the half, what a tensor of zeros is off."""
 
-def above_floor(floor: float, precision: str, magnitude: float = 0.0) -> Limits:
+
+def above_floor(floor: float, precision: str, magnitude: float = 0.0, *, fp8: bool = False, isolated: bool = False) -> Limits:
     """The limits of a tensor in a lower precision: so many times what rounding does to the HuggingFace model itself.
 
     `magnitude` is the truth's largest: how much rounding moves a number grows with the number.
     """
-    max_abs = MAX_ABS.get(precision)
-    return Limits(FLOORS * floor, None if max_abs is None else max_abs * max(1.0, magnitude), floor)
+    limit, max_abs = FLOORS * floor, MAX_ABS.get(precision)
+    decides = limit < (DECIDES_BELOW_IN_FP8 if fp8 else DECIDES_BELOW)
+    return Limits(
+        limit,
+        None if max_abs is None else max_abs * max(1.0, magnitude),
+        floor,
+        "" if decides else _undecided(floor, precision, fp8, isolated),
+    )
+
+
+def _undecided(floor: float, precision: str, fp8: bool, isolated: bool) -> str:
+    higher = "the same without fp8" if fp8 else "--precision fp64" if precision == "fp32" else "--precision fp32"
+    can = higher if isolated or fp8 else f"--isolated or {higher}"
+    return f"cannot be decided in {'fp8' if fp8 else precision}: rounding alone is off by {100 * floor:.0f} %; {can} can"
 
 
 EXACT = Limits(relative_error=0.0, max_abs=0.0)

@@ -38,6 +38,8 @@ class Verdict:
 def judge(measurement: Measurement, title: str, limits: Limits, routes: bool = False) -> Verdict:
     """The verdict on one tensor: finite, covered, replicas agree, then within `limits`. Every test fails on NaN.
 
+    What holds is an error where its limits are so wide that they decide nothing.
+
     `routes` says that the tensor is a map of chosen experts, which reads better as a count.
     """
     if not measurement.pieces:
@@ -50,6 +52,8 @@ def judge(measurement: Measurement, title: str, limits: Limits, routes: bool = F
         broken.append("pieces of different ranks overlap in part, which no layout explains")
     if broken:
         status, reasons = FAIL, [*broken, *reasons]
+    elif limits.undecided:
+        status, reasons = ERROR, [limits.undecided, *reasons]
     numbers = _numbers(measurement, limits) + (_routes(measurement) if routes else "")
     return Verdict(status, title, numbers, tuple(reasons), _properties(measurement, limits), measurement.pieces)
 

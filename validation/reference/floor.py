@@ -97,8 +97,8 @@ class Floor:
     def facts(self, case: Case) -> dict[str, Any]:
         """For the reference's file.
 
-        `floor` by name, `magnitude`, the truth's largest, by name, `dtypes` by name, and `score_floor`, the largest |error| of a
-        router's scores, by its choice.
+        `floor` by name, `magnitude`, the truth's largest, by name, `dtypes` by name, and `score_floor`, the largest |error| of
+        a router's scores, by its choice.
         """
         scores = {
             f"layers.{layer}.moe.router.experts": self._largest[f"layers.{layer}.moe.router.scores"]
