@@ -201,6 +201,11 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         case(model={"num_experts_per_tok": 2}),
         r"by its best 1 experts .* by its best 2.*; num_experts_per_tok 4 works, or n_group 1 with topk_group 1",
     ),
+    (
+        "no shared expert",
+        case(model={"n_shared_experts": 0}),
+        "gives every layer of experts a shared one; n_shared_experts 1 works",
+    ),
     # multi-token prediction
     (
         "MTP without experts",

@@ -140,6 +140,13 @@ def enough_experts_in_chosen_groups(case: Case) -> str | None:
     return None
 
 
+def experts_are_shared(case: Case) -> str | None:
+    """transformers builds a shared expert in every layer of experts, and its weights are no tensors where it has no elements."""
+    if not case.model.expert_blocks or case.model.n_shared_experts:
+        return None
+    return "n_shared_experts is 0, and HuggingFace gives every layer of experts a shared one; n_shared_experts 1 works"
+
+
 def scores_are_normalised(case: Case) -> str | None:
     """megatron-core normalises the chosen scores only where there are two or more, HuggingFace always."""
     if not case.model.moe_layers or case.model.num_experts_per_tok > 1:
@@ -202,6 +209,7 @@ RULES: tuple[Rule, ...] = (
     degrees.ep_divides,
     groups_divide,
     enough_experts_in_chosen_groups,
+    experts_are_shared,
     scores_are_normalised,
     group_scores_agree,
     degrees.experts_fill_ranks,
