@@ -141,7 +141,7 @@ def enough_experts_in_chosen_groups(case: Case) -> str | None:
 
 
 def experts_are_shared(case: Case) -> str | None:
-    """transformers builds a shared expert in every layer of experts, and its weights are no tensors where it has no elements."""
+    """HuggingFace builds a shared expert in every layer of experts; one without elements cannot be loaded."""
     if not case.model.expert_blocks or case.model.n_shared_experts:
         return None
     return "n_shared_experts is 0, and HuggingFace gives every layer of experts a shared one; n_shared_experts 1 works"
