@@ -328,6 +328,37 @@ def test_the_estimate_of_the_reference_is_near_what_was_measured(
     assert measured <= found.reference / GIB < 1.2 * measured
 
 
+@pytest.mark.parametrize(
+    ("layout", "preset", "steps", "reference", "rank", "host"),
+    [
+        ("single", "tiny", 0, 1235, 1619, 2728),
+        ("single", "tiny", 2, 3913, 2419, 4615),
+        ("tp2", "tiny", 0, 1260, 1061, 3023),
+        ("tp2", "tiny", 2, 3847, 1595, 4425),
+        ("single", "mini", 2, 4473, 2224, 5001),
+        ("tp2", "mini", 2, 4473, 1337, 5001),
+        ("ep2", "mini", 0, 1651, 1370, 2826),
+    ],
+)
+def test_the_estimate_of_a_case_with_large_weights_is_at_least_what_was_measured(
+    layout: str, preset: str, steps: int, reference: int, rank: int, host: int
+) -> None:
+    """In MiB, on the CPU: optimizer steps count, and the reference process stays beside the ranks. At most half more."""
+    sequences, tokens = (2 if layout == "tp2" else 1, 16) if preset == "tiny" else (2, 128)
+    of, model = (TINY, {"intermediate_size": 262144}) if preset == "tiny" else (MINI, {"num_hidden_layers": 2})
+    sizes = replace(case(layout, model, of), batch_size=sequences, micro_batch_size=1, seq_length=tokens)
+    found = memory.estimate(replace(sizes, training=Training(steps=steps)))
+    for estimated, measured in ((found.reference, reference), (found.rank, rank), (found.host, host)):
+        assert measured <= estimated >> 20 <= 1.5 * measured
+
+
+def test_steps_can_be_left_out_where_memory_is_short() -> None:
+    """Of a case that takes some, the sentence says so."""
+    steps = case(preset=MINI, training=Training(steps=2))
+    assert ", --steps 0, " in str(refusal(steps, available=GIB))
+    assert "--steps" not in str(refusal(case(preset=MINI), available=GIB))
+
+
 @pytest.mark.parametrize("layout", ["tp2", "pp2", "ep2", "pp2vpp3", "tp2pp2", "tp2ep2"])
 def test_more_ranks_leave_less_on_each(layout: str) -> None:
     """Whichever degree cuts the model."""

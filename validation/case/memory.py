@@ -2,14 +2,29 @@
 
 Elements, times the bytes of one (fp64 8, fp32 4, bf16 and fp16 2; the reference is always computed in fp64, too):
 
-    reference = P + 2 * W + A(whole batch) + R, and below fp64 2 * R + W more
-    rank      = P + 2 * W(rank) + A(micro-batches under way) + 2 * R(rank)
+    reference = P + 2 * W + A(whole batch) + R + 2 * L, and below fp64 2 * R + W more
+    rank      = P + 2 * W(rank) + A(micro-batches under way) + 2 * R(rank) + 4 * L(rank)
 
 W weights, counted twice for their gradients; A what forward passes keep for the backward pass; R the recorded probes, on a
-rank both of the forward and of the backward pass; P the process with its libraries. On a GPU nothing recorded stays, and
-gradients of bf16 and fp16 are added up in fp32. A counts the widths of what a layer
-computes. The reference of mini in fp64 was measured at 6.0, 8.4 and 9.5 GiB (2, 4 and 2 sequences of 512, 512 and 1024
-tokens) where the formula says 6.2, 9.4 and 10.1, and in fp32 at 3.2 where it says 3.3.
+rank both of the forward and of the backward pass; L the largest weight, of which gradient, sums and slices are in hand at once;
+P the process with its libraries. Optimizer steps add both moments, 2 * W, on each side, and to the reference what each step
+leaves, 3 * W. On a GPU nothing recorded stays, and gradients of bf16 and fp16 are added up in fp32. A counts the widths of what
+a layer computes.
+
+The reference of mini in fp64 was measured at 6.0, 8.4 and 9.5 GiB (2, 4 and 2 sequences of 512, 512 and 1024
+tokens, no steps) where the formula says 6.5, 9.7 and 10.4. Small cases in MiB (fp64 on the CPU, 2026-11-27; the last column is
+all that is there at once, resident, with pages that processes share counted for each of them, and in brackets once; 262144 is
+intermediate_size):
+
+    case, steps                            reference        a rank           host
+                                           formula found    formula found    formula found
+    tiny, 262144 wide, single, 0           1479    1235     2248    1619     3016    2728 (2131)
+    the same, 2                            4575    3913     3022    2419     5215    4615 (4309)
+    the same, 2 sequences, tp2, 0          1609    1260     1284    1061     3145    3023 (2379)
+    the same, tp2, 2                       4705    3847     1672    1595     5345    4425 (4242)
+    mini, 2 layers, 128 tokens, single, 2  4928    4473     2723    2224     5568    5001 (4820)
+    the same, tp2, 2                       4928    4473     1544    1337
+    the same, ep2, 0                       1655    1651     1374    1370     3324    3504 (2826)
 """
 
 from __future__ import annotations
@@ -28,6 +43,10 @@ PROCESS = {"gloo": 320 * 2**20, "nccl": 2 * GIB, "staged": 2 * GIB, "staged-cpu"
 """Host memory of a process before it holds any tensor, in bytes; a CUDA context costs most of the second."""
 CONTEXT = GIB
 """GPU memory of a process before it holds any tensor: context, libraries, workspaces. 719 MiB measured (benchmarks)."""
+FORKED = 128 * 2**20
+"""Of PROCESS on the CPU what a rank has for itself: the rest it shares with the fork server."""
+BESIDE = 3
+"""Processes beside the ranks: the command's own, the fork server, and the reference process, which stays."""
 _CUT_BY_TP = ("embed_tokens", "lm_head", "q_b_proj", "q_proj", "kv_b_proj", "o_proj", "mlp.")
 _WHOLE = ("mlp.gate.",)
 _DOWN = ("q_a_proj", "kv_a_proj_with_mqa")
@@ -38,7 +57,8 @@ class Estimate:
     """Bytes for the largest rank, for the reference process, on the host for all that runs at once, and on the fullest GPU.
 
     The reference runs before the ranks start, on the first GPU where ranks run on GPUs, and keeps its context. On the CPU
-    all ranks share the host's memory; else theirs is the GPU's, which `card` counts (0 on the CPU).
+    all ranks share the host's memory, and the processes beside them; else theirs is the GPU's, which `card` counts (0 on the
+    CPU).
     """
 
     rank: int
@@ -53,10 +73,11 @@ def estimate(case: Case, gpus: int = 1) -> Estimate:
     process, ranks = PROCESS[case.transport], case.layout.ranks
     if case.training.stream:
         return _streamed(case, size, process, gpus)
-    rank = process + size * (2 * _largest_stage(case) + _rank_activations(case) + _rank_records(case))
     reference = _reference(case)
     if case.on_cpu:
-        return Estimate(rank, reference, max(reference, ranks * rank), 0)
+        own = size * _rank_elements(case)
+        host = max((BESIDE - 1) * process + reference, BESIDE * process + ranks * (FORKED + own))
+        return Estimate(process + own, reference, host, 0)
     sharing = 1 if case.transport == "nccl" else -(-ranks // gpus)
     card = max(_reference_on_card(case), CONTEXT + sharing * _rank_on_card(case))
     return Estimate(_rank_on_card(case), reference, max(reference, ranks * process), card)
@@ -92,9 +113,11 @@ def _reference(case: Case) -> int:
     records = sum(math.prod(probe.shape) for probe in _probes(case))
     # Below fp64 the truth is computed first, in fp64, and what it left stays while the model runs in the precision.
     kept = 0 if case.precision == "fp64" else BYTES["fp64"] * (2 * records + weights)
-    computed = 2 * weights + _activations(case.model, case.batch_size, case.seq_length)
+    states = 4 if case.training.steps else 2
+    largest = max(math.prod(one.shape) * (1 + _is_gate_of(one, EXPERTS)) for one in parameters(case.model).values())
+    computed = states * weights + 2 * largest + _activations(case.model, case.batch_size, case.seq_length)
     # Where a GPU computes it the host has what comes of it, which is a gradient of each weight and the records.
-    elements = records + (computed if case.on_cpu else weights)
+    elements = records + (computed if case.on_cpu else weights) + 3 * case.training.steps * weights
     return PROCESS[case.transport] + BYTES["fp64"] * elements + kept
 
 
@@ -112,6 +135,18 @@ def _rank_on_card(case: Case) -> int:
     # Under fp8 Transformer Engine keeps each weight as a byte, and once more transposed.
     quantised = 2 * weights if case.training.fp8 != "none" else 0
     return CONTEXT + BYTES[case.precision] * (weights + _rank_activations(case)) + wide * states * weights + quantised
+
+
+def _rank_elements(case: Case) -> int:
+    """What a rank on the CPU holds."""
+    states = 4 if case.training.steps else 2
+    largest = max(_share(case, one) * (1 + _is_gate_of(one)) for one in parameters(case.model).values())
+    return states * _largest_stage(case) + 4 * largest + _rank_activations(case) + _rank_records(case)
+
+
+def _is_gate_of(parameter: Parameter, of: str = "") -> bool:
+    """Whether it is held in one tensor with the up projection: HuggingFace does so for experts, megatron-core everywhere."""
+    return "gate_proj" in parameter.name and of in parameter.name
 
 
 def _probes(case: Case) -> list[Probe]:
@@ -196,9 +231,10 @@ def shortage(case: Case, memory: int) -> str | None:
     if needed.host <= memory:
         return None
     lower = ", --precision bf16" if case.precision in ("fp64", "fp32") else ""
+    steps = ", --steps 0" if case.training.steps else ""
     streamed = "" if case.training.stream or case.layout.pp > 1 else ", --stream (one layer at a time)"
     return (
         f"{case.title} needs about {needed.host / GIB:.1f} GiB of memory ({needed.reference / GIB:.1f} GiB for the reference, "
         f"{needed.rank / GIB:.1f} GiB for a rank) and {memory / GIB:.1f} GiB are available; a smaller --seq-length, "
-        f"fewer layers (--layers or --set num_hidden_layers){lower}{streamed} or a machine with more memory would do"
+        f"fewer layers (--layers or --set num_hidden_layers){steps}{lower}{streamed} or a machine with more memory would do"
     )
