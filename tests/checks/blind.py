@@ -41,7 +41,11 @@ class Raises:
 
 
 def blind(plugins: dict[str, str]) -> None:
-    """Put these plugins in the place of the catalogue's, by kind, and let the check of core attention pass anything."""
+    """Put these plugins in the place of the catalogue's, by kind, and let the check of core attention pass anything.
+
+    The other checks' limits are eight orders too wide.
+    """
+    from validation.checks import parity as checks
     from validation.checks import test_mla
     from validation.compare.limits import Limits
     from validation.faults import catalogue, plan
@@ -53,6 +57,7 @@ def blind(plugins: dict[str, str]) -> None:
         parity.agrees(f"layers.{layer}.attention.core", Limits(relative_error=1e9))
 
     anything.pytestmark = test_mla.test_core_attention_output.pytestmark  # type: ignore[attr-defined]
+    vars(checks)["IN_FP64"] = Limits(relative_error=1e-2)
     vars(test_mla)["test_core_attention_output"] = anything
 
 

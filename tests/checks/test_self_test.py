@@ -24,6 +24,7 @@ FIRST = (
     "Layer 1 Routed Experts Output",
     "Layer 0 Attention Output",
     "Layer 1 Input Norm Weight Gradient",
+    "Layer 0 Input Norm Output",
 )
 """The check that each defect must make fail first."""
 SUITE = "self-test-tiny-tp2-fp64-local-gloo"
@@ -71,12 +72,12 @@ def test_every_planted_defect_is_seen(outputs: Outputs) -> None:
             rf"PASS: Planted defect seen: {group} - first failing check {first} \(relative \d\.\de[+-]\d\d\)", line
         )
     assert found.titles("FAIL") + found.titles("ERROR") == []
-    assert "===== Overall result: PASS (7 checks, " in found.text
+    assert "===== Overall result: PASS (8 checks, " in found.text
 
 
 def test_the_self_test_stands_under_its_own_heading_after_the_cases(outputs: Outputs) -> None:
     text = outputs.sound.text
-    heading = "===== self-test / tiny / fp64 / local / gloo: 6 planted defects =====\n--- Self-Test ---\n"
+    heading = "===== self-test / tiny / fp64 / local / gloo: 7 planted defects =====\n--- Self-Test ---\n"
     assert text.index("Every rank finishes") < text.index(heading)
 
 
@@ -85,12 +86,12 @@ def test_the_self_test_has_a_file_of_its_own(outputs: Outputs) -> None:
     found = outputs.sound
     assert f"JUnit: {found.results / SUITE}.xml" in found.text
     suite = found.suite(SUITE)
-    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("6", "0", "0")
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("7", "0", "0")
     cases = suite.findall("testcase")
     assert [case.get("name") for case in cases] == [f"Planted defect seen: {group}" for group in KINDS]
     said = [{item.get("name"): item.get("value") for item in case.findall("properties/property")} for case in cases]
     assert [one["first"] for one in said] == list(FIRST)
-    assert [one["layout"] for one in said] == ["single"] * 4 + ["tp2"] * 2
+    assert [one["layout"] for one in said] == ["single"] * 4 + ["tp2"] * 2 + ["single"]
     assert len(found.suite("tiny-tp2-fp64-local-gloo").findall("testcase")) == 1
 
 
@@ -101,6 +102,13 @@ def test_a_defect_that_changes_nothing_turns_the_run_red(outputs: Outputs) -> No
     assert re.fullmatch(
         r"FAIL: Planted defect seen: router bias - not seen, no check fails \(.*\): the gate is blind to it", line
     )
+
+
+def test_limits_that_are_eight_orders_too_wide_turn_the_run_red(outputs: Outputs) -> None:
+    """Under 1e-2 gross faults are still seen, and a part in a million is not."""
+    found = outputs.gate
+    line = found.line("Planted defect seen: small error")
+    assert line.startswith("FAIL: Planted defect seen: small error - not seen, no check fails (")
 
 
 @pytest.mark.parametrize(
@@ -139,9 +147,9 @@ def test_a_defect_that_breaks_its_ranks_is_an_error(outputs: Outputs) -> None:
 def test_what_is_not_seen_counts(outputs: Outputs) -> None:
     """In the overall result and in the file."""
     found = outputs.gate
-    assert "===== Overall result: FAIL (4 checks, 1 error, 3 fail, " in found.text
+    assert "===== Overall result: FAIL (5 checks, 1 error, 4 fail, " in found.text
     suite = found.suite(SUITE)
-    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("4", "3", "1")
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("5", "4", "1")
 
 
 def test_nothing_is_planted_unless_it_is_asked_for(sound: Output) -> None:

@@ -31,7 +31,8 @@ def planted(found: Plan) -> dict[str, str]:
     return {plant.kind: plant.case.layout.name for plant in found.plants}
 
 
-GROUPS = ("attention scale", "rope", "router bias", "expert order", "lost reduction", "lost gradient reduction")
+GROUPS = ("attention scale", "rope", "router bias", "expert order", "lost reduction", "lost gradient reduction", "small error")
+ON_ONE_RANK = (*GROUPS[:4], GROUPS[6])
 
 
 def test_every_kind_is_planted_with_faults_of_the_catalogue() -> None:
@@ -48,14 +49,14 @@ def test_one_of_each_group_is_planted_in_the_smallest_layout_that_has_it() -> No
 @pytest.mark.parametrize(("layout", "where"), [("ep2", "dp2"), ("dp4", "dp4"), ("cp2", "cp2"), ("pp2ep2", "dp2")])
 def test_without_tensor_parallel_ranks_others_lose_gradients(layout: str, where: str) -> None:
     found = planned("--layouts", layout)
-    assert planted(found) == {**dict.fromkeys(GROUPS[:4], "single"), GROUPS[5]: where}
+    assert planted(found) == {**dict.fromkeys(ON_ONE_RANK, "single"), GROUPS[5]: where}
     assert found.left_out == ((GROUPS[4], "no layout of this run has tensor-parallel ranks"),)
 
 
 @pytest.mark.parametrize("layout", ["single", "pp2"])
 def test_what_one_rank_has_not_is_left_out_with_the_reason(layout: str) -> None:
     found = planned("--layouts", layout)
-    assert planted(found) == dict.fromkeys(GROUPS[:4], "single")
+    assert planted(found) == dict.fromkeys(ON_ONE_RANK, "single")
     assert found.left_out == (
         (GROUPS[4], "no layout of this run has tensor-parallel ranks"),
         (GROUPS[5], "no layout of this run has ranks that sum gradients"),
@@ -64,7 +65,7 @@ def test_what_one_rank_has_not_is_left_out_with_the_reason(layout: str) -> None:
 
 def test_a_model_without_experts_has_none_to_plant_in() -> None:
     found = planned("--layouts", "tp2", "--set", "first_k_dense_replace=4")
-    assert planted(found).keys() == {"attention scale", "rope", "lost reduction", "lost gradient reduction"}
+    assert planted(found).keys() == {"attention scale", "rope", "lost reduction", "lost gradient reduction", "small error"}
     assert found.left_out == (("router bias", "the model has no experts"), ("expert order", "the model has no experts"))
 
 

@@ -43,6 +43,7 @@ PLANTED: dict[str, tuple[tuple[str, str], ...]] = {
     "expert order": (("X09", "experts"),),
     "lost reduction": (("T13", "tp"),),
     "lost gradient reduction": (("T04", "sequence parallelism"), ("G11", "dp"), ("C08", "cp")),
+    "small error": (("N07", ""),),
 }
 """What is planted of each kind, in this order: the id of a fault, and what a layout or a model must have for it to exist.
 
