@@ -23,6 +23,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 
 from validation.candidate import build, load, step
+from validation.candidate.modules import RMSNorm
 from validation.candidate.spec import block_spec
 from validation.candidate.weights import Holding, tensors
 
@@ -259,6 +260,22 @@ def dispatched_in_the_wrong_order(config: MLATransformerConfig, vp_stage: int | 
     dispatcher = token_dispatcher.MoEAlltoAllTokenDispatcher
     setattr(dispatcher, "dispatch_postprocess", shifted(dispatcher.dispatch_postprocess))  # noqa: B010 - as above
     return _sound(config, vp_stage)
+
+
+class _LatentNorm(RMSNorm):
+    """A latent norm as HuggingFace has it: its epsilon is no number of the checkpoint's."""
+
+    def __init__(self, config: MLATransformerConfig, hidden_size: int, eps: float, **rest: Any) -> None:
+        super().__init__(config, hidden_size, eps=1e-6, **rest)
+
+
+def huggingface_latent_norms(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """No defect: the way out of docs/findings/latent-norm-epsilon.md."""
+    block = _sound(config, vp_stage)
+    for layer in block.layer_specs:
+        attention = layer.submodules.self_attention.submodules
+        attention.q_layernorm = attention.kv_layernorm = _LatentNorm
+    return block
 
 
 def raises(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:

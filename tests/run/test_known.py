@@ -80,6 +80,24 @@ def test_an_entry_may_ask_for_numbers_of_the_model() -> None:
     assert known_bugs(equal, "0.13.1") == ()
 
 
+@pytest.mark.parametrize(
+    ("rms_norm_eps", "precision", "implementation", "shows"),
+    [
+        (1e-6, "fp64", "local", False),
+        (1e-5, "fp64", "local", True),
+        (1e-5, "fp64", "local-stock", True),
+        (1e-5, "fp32", "te-fused", True),
+        (1e-5, "bf16", "te", False),
+        (1e-5, "fp64", "own.spec:layers", False),
+    ],
+)
+def test_an_entry_may_ask_for_a_precision(rms_norm_eps: float, precision: str, implementation: str, shows: bool) -> None:
+    """What bf16 rounds away must not fail there; a user's own spec may have latent norms of its own."""
+    model = replace(TINY.model, rms_norm_eps=rms_norm_eps)
+    of = replace(case("single", implementation, model), precision=precision)
+    assert ("latent-norm-epsilon" in [bug.id for bug in known_bugs(of, "0.16.1")]) is shows
+
+
 def test_only_the_named_checks_are_excused() -> None:
     """The experts' gradients, not the router's beside them."""
     shown = case("tp2etp1")

@@ -17,10 +17,6 @@ from validation.case.mtp import LOSS_SCALE
 from validation.case.training import ADAM, BALANCE_COEFFICIENT
 from validation.compare.precision import DTYPES
 
-LATENT_NORM_EPSILON = 1e-6
-"""HuggingFace builds the two latent norms without an epsilon, which leaves them at 1e-6 whatever rms_norm_eps is; megatron-core
-has one epsilon for all. https://github.com/huggingface/transformers/pull/44317"""
-
 SELECTIVE = ("core_attn", "layernorm", "shared_experts")
 """What is computed again under selective recompute."""
 

@@ -1,7 +1,7 @@
 """The modules that Plumbline puts into megatron-core's layer spec where its own need CUDA or Transformer Engine.
 
 They stand where Transformer Engine's stand in the spec that is trained with: RMSNorm, duplicated down-projections, core
-attention. Everything else of the layer is megatron-core's.
+attention. Everything else of the layer is megatron-core's, and what it gives them they take or refuse.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 from megatron.core.transformer.dot_product_attention import DotProductAttention
+from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch.nn import functional
 
-from validation.candidate.config import LATENT_NORM_EPSILON
 from validation.candidate.sequence import positions
 from validation.candidate.versions import context_parallel_group
 
@@ -28,11 +28,8 @@ class RMSNorm(torch.nn.RMSNorm):
         setattr(self.weight, "sequence_parallel", config.sequence_parallel)  # noqa: B010 - no attribute of a Parameter
 
 
-class LatentRMSNorm(RMSNorm):
-    """The norm of the query or KV latent, with the epsilon that HuggingFace gives it."""
-
-    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
-        super().__init__(config, hidden_size, eps=LATENT_NORM_EPSILON)
+IGNORED = {"window_size": None, "softmax_type": "vanilla", "apply_query_key_layer_scaling": False}
+"""What configurations have for core attention and ours does not take, with the value that asks for nothing."""
 
 
 class CoreAttention(torch.nn.Module):
@@ -40,19 +37,43 @@ class CoreAttention(torch.nn.Module):
 
     Under context parallelism keys and values are gathered over the context-parallel ranks (the backward of the gather
     reduce-scatters), so that the zigzag split, the rotary slices and the reductions are megatron-core's and are tested.
+    Raises ValueError where it is asked for anything but a causal mask and no dropout: what it ignored would not be seen.
     """
 
-    def __init__(self, config: TransformerConfig, softmax_scale: float, **rest: Any) -> None:
+    def __init__(
+        self, config: TransformerConfig, softmax_scale: float, attn_mask_type: AttnMaskType = AttnMaskType.causal, **rest: Any
+    ) -> None:
         super().__init__()
-        self.softmax_scale = softmax_scale
+        self.config, self.softmax_scale, self.attn_mask_type = config, softmax_scale, attn_mask_type
         self.cp_group = context_parallel_group(rest)
+        for name, value in IGNORED.items():
+            if getattr(config, name, value) != value:
+                raise _refusal(f"{name} is {getattr(config, name)}")
 
-    def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        """Context of shape [sequence, batch, heads * v_head_dim]; query, key, value are [sequence, batch, heads, dim]."""
+    def forward(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        attn_mask_type: AttnMaskType | None = None,
+        attention_bias: torch.Tensor | None = None,
+        packed_seq_params: Any = None,
+    ) -> torch.Tensor:
+        """Context of shape [sequence, batch, heads * v_head_dim]; query, key, value are [sequence, batch, heads, dim].
+
+        The mask is True where attention is forbidden, [..., sequence, sequence] of the whole sequence; None stands for what
+        its type says.
+        """
         ranks, rank = self.cp_group.size(), self.cp_group.rank()
+        length = query.shape[0] * ranks
+        if attention_bias is not None or packed_seq_params is not None:
+            raise _refusal("a bias or packed sequences are given")
+        if self.training and self.config.attention_dropout:
+            raise _refusal(f"attention_dropout is {self.config.attention_dropout}")
+        _causal_alone(attention_mask, attn_mask_type or self.attn_mask_type, length)
         mask = None
         if ranks > 1:
-            length = query.shape[0] * ranks
             key = gather_from_sequence_parallel_region(key, group=self.cp_group)
             value = gather_from_sequence_parallel_region(value, group=self.cp_group)
             owned = [torch.tensor(positions(length, ranks, owner), device=query.device) for owner in range(ranks)]
@@ -62,6 +83,24 @@ class CoreAttention(torch.nn.Module):
             q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.softmax_scale
         )
         return context.permute(2, 0, 1, 3).flatten(2)
+
+
+def _causal_alone(mask: torch.Tensor | None, kind: AttnMaskType, length: int) -> None:
+    """Raise ValueError unless the mask of `length` positions and its type are the causal ones."""
+    if kind != AttnMaskType.causal:
+        raise _refusal(f"the mask's type is {kind.name}")
+    if mask is None:
+        return
+    causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).triu(1)
+    if mask.shape[-2:] != causal.shape or not bool((mask == causal).all()):
+        raise _refusal(f"the mask of shape {tuple(mask.shape)} is not the causal one of {length} positions")
+
+
+def _refusal(what: str) -> ValueError:
+    return ValueError(
+        f"core attention of the implementation local is causal and drops nothing, and {what}; local-stock has "
+        "megatron-core's own core attention, te Transformer Engine's"
+    )
 
 
 class StockCoreAttention(DotProductAttention):

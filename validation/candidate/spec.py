@@ -12,7 +12,7 @@ from megatron.core.transformer.multi_token_prediction import MultiTokenPredictio
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 
-from validation.candidate.modules import CoreAttention, LatentRMSNorm, RMSNorm, StockCoreAttention
+from validation.candidate.modules import CoreAttention, RMSNorm, StockCoreAttention
 from validation.candidate.versions import DUPLICATED_LINEAR, of_stage
 from validation.case.case import TE
 from validation.case.errors import EnvironmentMissing, UsageError
@@ -89,7 +89,7 @@ def _with_norms(block: TransformerBlockSubmodules) -> TransformerBlockSubmodules
     for layer in block.layer_specs:
         layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = RMSNorm
         attention = layer.submodules.self_attention.submodules
-        attention.q_layernorm = attention.kv_layernorm = LatentRMSNorm
+        attention.q_layernorm = attention.kv_layernorm = RMSNorm
     return block
 
 

@@ -46,7 +46,7 @@ class Known:
         layout = case.layout
         degrees = {"tp": layout.tp, "pp": layout.pp, "vpp": layout.vpp, "ep": layout.ep, "cp": layout.cp}
         degrees |= {"etp": layout.expert_tp, "dp": layout.data_parallel, "sequence_parallel": layout.uses_sequence_parallel}
-        degrees |= asdict(case.training)
+        degrees |= {"precision": case.precision} | asdict(case.training)
         degrees |= {"mtp": case.model.num_nextn_predict_layers, "tied": case.model.tie_word_embeddings}
         # The table is ours, as much as any module; the names in it are the degrees, the step's options and the model's numbers.
         return bool(eval(self.layouts, {"__builtins__": {}}, degrees | asdict(case.model)))

@@ -5,6 +5,7 @@ Their weights are then loaded by nobody, which is seen before the first product.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from validation.case.case import Case
@@ -23,4 +24,14 @@ FAULT = Fault(
 def configure(case: Case, config: Any) -> None:
     from megatron.core.transformer.identity_op import IdentityOp
 
-    replace("validation.candidate.spec", "LatentRMSNorm", lambda sound: IdentityOp)
+    def made(sound: Callable[..., Any]) -> Callable[..., Any]:
+        def without(block: Any) -> Any:
+            found = sound(block)
+            for each in found.layer_specs:
+                attention = each.submodules.self_attention.submodules
+                attention.q_layernorm = attention.kv_layernorm = IdentityOp
+            return found
+
+        return without
+
+    replace("validation.candidate.spec", "_with_norms", made)

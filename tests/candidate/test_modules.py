@@ -1,0 +1,86 @@
+"""What `local` puts in the place of Transformer Engine's modules takes what it is given, or refuses it."""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from megatron.core.transformer.enums import AttnMaskType
+
+from validation.candidate.modules import CoreAttention, RMSNorm
+
+LENGTH, BATCH, HEADS, DIM = 6, 2, 3, 4
+FORBIDDEN = torch.ones(LENGTH, LENGTH, dtype=torch.bool).triu(1)[None, None]
+
+
+def attention(config: dict[str, Any] | None = None, **given: Any) -> CoreAttention:
+    """Core attention of one rank, training, as multi-latent attention builds it."""
+    groups = SimpleNamespace(cp=SimpleNamespace(size=lambda: 1, rank=lambda: 0))
+    made: Any = SimpleNamespace(**{"attention_dropout": 0.0, **(config or {})})
+    return CoreAttention(made, softmax_scale=0.5, pg_collection=groups, layer_number=1, **given)
+
+
+def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Query, key and value, [sequence, batch, heads, dim]."""
+    query, key, value = torch.randn(3, LENGTH, BATCH, HEADS, DIM, generator=torch.Generator().manual_seed(0)).double()
+    return query, key, value
+
+
+def test_it_attends_to_what_the_causal_mask_allows() -> None:
+    query, key, value = inputs()
+    scores = torch.einsum("qbhd,kbhd->bhqk", query, key) * 0.5
+    weights = scores.masked_fill(FORBIDDEN, float("-inf")).softmax(-1)
+    wanted = torch.einsum("bhqk,kbhd->qbhd", weights, value).flatten(2)
+    for mask in (FORBIDDEN, None):
+        torch.testing.assert_close(attention()(query, key, value, mask), wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [FORBIDDEN & False, FORBIDDEN | True, FORBIDDEN.tril(3), FORBIDDEN[..., :3, :3], FORBIDDEN[..., :1]],
+    ids=["forbids nothing", "forbids all", "a window", "of a part", "broadcast"],
+)
+def test_another_mask_is_refused(mask: torch.Tensor) -> None:
+    """Ignored, it would be a model that is computed otherwise and compares equal."""
+    with pytest.raises(ValueError, match=r"the mask of shape .* is not the causal one of 6 positions; local-stock has"):
+        attention()(*inputs(), mask)
+
+
+def test_another_kind_of_mask_is_refused_wherever_it_is_named() -> None:
+    with pytest.raises(ValueError, match="the mask's type is no_mask"):
+        attention()(*inputs(), FORBIDDEN, attn_mask_type=AttnMaskType.no_mask)
+    with pytest.raises(ValueError, match="the mask's type is padding"):
+        attention(attn_mask_type=AttnMaskType.padding)(*inputs(), FORBIDDEN)
+
+
+def test_dropout_is_refused_while_training() -> None:
+    drops = attention({"attention_dropout": 0.5})
+    with pytest.raises(ValueError, match=re.escape("drops nothing, and attention_dropout is 0.5")):
+        drops(*inputs(), FORBIDDEN)
+    drops.eval()(*inputs(), FORBIDDEN)
+
+
+@pytest.mark.parametrize("asked", [{"attention_bias": torch.zeros(())}, {"packed_seq_params": object()}], ids=str)
+def test_what_else_may_be_asked_is_refused(asked: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="a bias or packed sequences are given"):
+        attention()(*inputs(), FORBIDDEN, **asked)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("window_size", (4, 0)), ("softmax_type", "off-by-one"), ("apply_query_key_layer_scaling", True)]
+)
+def test_what_a_configuration_asks_of_core_attention_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name} is {re.escape(str(value))}"):
+        attention({name: value})
+
+
+def test_a_norm_has_the_epsilon_that_it_is_given() -> None:
+    config: Any = SimpleNamespace(params_dtype=torch.float64, sequence_parallel=False)
+    for eps in (1e-2, 1e-6):
+        given = torch.full((1, 4), 0.1, dtype=torch.float64)
+        norm = RMSNorm(config, 4, eps=eps)
+        torch.nn.init.ones_(norm.weight)
+        torch.testing.assert_close(norm(given), given / (0.01 + eps) ** 0.5, rtol=1e-12, atol=0.0)
