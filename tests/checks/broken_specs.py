@@ -228,6 +228,27 @@ def balance_of_own_tokens(config: MLATransformerConfig, vp_stage: int | None) ->
     return _sound(config, vp_stage)
 
 
+def _biased(change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Have the routers add what `change` makes of their bias; the parameter stays what the checkpoint has."""
+
+    def biased(sound: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given, expert_bias, **keywords: sound(*given, expert_bias=change(expert_bias), **keywords)
+
+    _replace(router, "topk_routing_with_score_function", biased)
+
+
+def bias_rounded_where_it_is_used(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """The routers add their bias as bfloat16 has it."""
+    _biased(lambda bias: bias.to(torch.bfloat16).to(bias.dtype))
+    return _sound(config, vp_stage)
+
+
+def bias_too_small_where_it_is_used(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """The routers add seven tenths of their bias."""
+    _biased(lambda bias: bias * 0.7)
+    return _sound(config, vp_stage)
+
+
 def mtp_mask_not_rolled(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
     """The MTP layer's losses count where the main model's do, one position too early."""
 

@@ -21,6 +21,14 @@ COMMANDS = {
         precision: [*SHARED, "--layouts", "single,tp2,pp2+mtp", "--precision", precision]
         for precision in ("fp32", "bf16", "fp16")
     },
+    **{
+        f"{defect} {way}": [
+            *(*SHARED, "--layouts", "single,tp2+mtp", "--precision", "bf16", *words),
+            *("--implementation", f"{BROKEN}:{defect}"),
+        ]
+        for defect in ("bias_rounded_where_it_is_used", "bias_too_small_where_it_is_used")
+        for way, words in {"end to end": (), "isolated": ("--isolated",)}.items()
+    },
     "four layers": ["--layouts", "single", "--precision", "bf16"],
     **{
         defect: [*SHARED, "--layouts", layout, "--precision", "bf16", "--implementation", f"{BROKEN}:{defect}"]
@@ -51,6 +59,21 @@ def test_routers_that_flip_at_near_ties_pass_and_are_counted(runs: dict[str, Out
     assert found.code == 0
     line = r"^PASS: Layer \d Router Output - .* [1-9]\d* of 768 routes differ, near-ties: [1-9]\d* tokens flip, margin at most "
     assert re.search(line, found.text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("way", ["end to end", "isolated"])
+@pytest.mark.parametrize("defect", ["bias_rounded_where_it_is_used", "bias_too_small_where_it_is_used"])
+def test_a_bias_that_is_off_fails_where_every_choice_could_be_a_near_tie(
+    defect: str, way: str, runs: dict[str, Output]
+) -> None:
+    """It is asked of the very scores that the router had, which no rounding has changed since; on one rank and on two."""
+    found = runs[f"{defect} {way}"]
+    assert found.code == 1
+    routers = ["Layer 1 Router Output", "Layer 1 Router Output", "MTP 0 Router Output"]
+    assert sorted(found.titles("FAIL")) == routers
+    assert len(re.findall(r"19\d tokens choose by other scores than their own with the bias \(off by at most", found.text)) >= 2
+    if defect == "bias_too_small_where_it_is_used":
+        assert len(re.findall(r"\d tokens' experts are not those that their own scores and the bias give", found.text)) >= 3
 
 
 @pytest.mark.parametrize("defect", WRONG)

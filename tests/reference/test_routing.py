@@ -9,6 +9,7 @@ import torch
 
 from validation.case.model import Model
 from validation.case.preset import TINY
+from validation.reference.routing import chosen as routed
 from validation.reference.routing import margins, routing
 
 MODEL = TINY.model
@@ -70,3 +71,10 @@ def test_routing_is_what_was_recorded() -> None:
     assert found["1/experts"].shape == (2, 3, MODEL.num_experts_per_tok)
     assert torch.equal(torch.zeros_like(chose).scatter(-1, found["1/experts"], True), chose)
     assert torch.equal(found["1/margin"], margins(choice, MODEL))
+
+
+@pytest.mark.parametrize("model", [MODEL, UNGROUPED], ids=["groups", "no groups"])
+def test_what_scores_choose_is_what_deepseek_chooses(scores: torch.Tensor, model: Model) -> None:
+    """Of any leading dimensions."""
+    choice = scores - 0.5
+    assert torch.equal(routed(choice.view(4, 500, -1), model).flatten(0, 1), chosen(choice, model))

@@ -21,6 +21,7 @@ from validation.case.probes import Probe, probes
 from validation.compare.observe import Router
 from validation.compare.precision import LOSS_DTYPES, as_stored
 from validation.compare.substitute import substituted
+from validation.reference.sources import Weights
 from validation.reference.store import Reference
 
 
@@ -46,7 +47,7 @@ class ProbedChunk:
     own forward runs; where that keeps no graph (activation recompute), the gradient is taken when the backward pass runs
     the module again, whose micro-batches come in the order of the forward passes. Megatron divides the gradients of
     parameters at the end; `divisor` makes those that pass a probe comparable before that. Without `values` only gradients are
-    compared.
+    compared. `weights` are the reference's.
 
     In an isolated case every tensor and every gradient that has been compared is replaced by the reference's.
     """
@@ -57,6 +58,7 @@ class ProbedChunk:
         case: Case,
         recorder: Recorder,
         reference: Reference,
+        weights: Weights,
         divisor: int,
         values: bool = True,
     ) -> None:
@@ -65,7 +67,7 @@ class ProbedChunk:
         self._waiting: dict[str, deque[int]] = defaultdict(deque)
         self._stopped = False
         self._place = Place.here(case)
-        self._choices = Choices(case, self._place, recorder, reference)
+        self._choices = Choices(case, self._place, recorder, reference, weights)
         self._probes = probes(case.model, case.batch_size, case.seq_length)
         self._micro_batch, self._running = -1, False
         self._calls: Counter[Any] = Counter()
@@ -259,10 +261,12 @@ class ProbedChunk:
         def seen_routing(*args: Any, **kwargs: Any) -> Any:
             size = sizes.pop()
 
-            def seen_scores(scores: torch.Tensor) -> torch.Tensor:
-                return self._record(f"{prefix}.router.scores", scores, size)
-
             choice = self._choices.next(prefix, self._micro_batch if self._running else None)
+
+            def seen_scores(scores: torch.Tensor) -> torch.Tensor:
+                choice.scores = self._record(f"{prefix}.router.scores", scores, size)
+                return choice.scores
+
             with Router(size[-1], seen_scores, choice.choose):
                 weights, chosen = routing(*args, **kwargs)
             weights = self._record(f"{prefix}.router.weights", weights, size)
@@ -271,7 +275,9 @@ class ProbedChunk:
             if rows is not None and choice.micro_batch is not None and not self._stopped:
                 rows.append(rows_of(moe, self._place, choice.micro_batch, chosen, self._case.training.dispatcher))
             if self._running and self._values and not self._stopped:
-                self._choices.compare_margins(self._probes[f"{prefix}.router.experts"], own.view(size), self._micro_batch)
+                probe = self._probes[f"{prefix}.router.experts"]
+                self._choices.compare_margins(probe, own.view(size), self._micro_batch)
+                self._choices.compare_with_scores(probe, choice, size, self._micro_batch)
             return weights, chosen
 
         def seen_combine(*args: Any, **kwargs: Any) -> Any:

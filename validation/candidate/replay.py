@@ -1,4 +1,8 @@
-"""Routing in the lower precisions: routers go on with the reference's choice, and their own is compared by its margin."""
+"""What routers choose: in the lower precisions they go on with the reference's choice, and their own is compared by its margin.
+
+In every precision it is compared with what the router's own scores and the reference's bias choose, too: there rounding has
+no say, but for that of one sum, and a bias that is a little off shows.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +16,39 @@ from validation.case.case import Case
 from validation.case.probes import Probe
 from validation.compare.piece import slices
 from validation.compare.precision import as_stored
+from validation.reference.routing import chosen, margins
+from validation.reference.sources import Weights
 from validation.reference.store import Reference
 
 FLIPS = "flips/"
 """What precedes the name of a choice for the margins of those tokens that chose otherwise, zero for the others."""
 
 
+BY_SCORES, BY_BIAS = "by_scores/", "by_bias/"
+"""The same for tokens whose experts are not those that their own scores and the reference's bias choose, by how much the scores
+would have to be off for that; and for tokens that chose by other scores than these, by how much they are."""
+
+ULPS = 2
+"""How many units in the last place of a token's largest biased score the sums that chose may be off: twice what rounding can
+do. One score and its bias are off by half of one; a group's two best together by two, a quarter of which is its margin."""
+
+
 class Choice:
-    """One call of one router: what it chose itself, once it has, and what it goes on with. Both are [tokens, k]."""
+    """One call of one router: what it chose itself, once it has, and what it goes on with. Both are [tokens, k].
+
+    `scores` are its own for every expert, [tokens, experts], and `biased` those that it chose by, [tokens, k]; None until they
+    are seen.
+    """
 
     def __init__(self, replayed: torch.Tensor | None, micro_batch: int | None = None) -> None:
         self._replayed, self.micro_batch = replayed, micro_batch
         self.own: torch.Tensor | None = None
+        self.scores: torch.Tensor | None = None
+        self.biased: torch.Tensor | None = None
 
-    def choose(self, experts: torch.Tensor) -> torch.Tensor:
+    def choose(self, experts: torch.Tensor, biased: torch.Tensor) -> torch.Tensor:
         """The experts to go on with."""
-        self.own = experts
+        self.own, self.biased = experts, biased.detach()
         if self._replayed is None:
             return experts
         # A layer of multi-token prediction computes positions, too, that the reference has not.
@@ -37,8 +58,9 @@ class Choice:
 class Choices:
     """The choices of one chunk's routers. They are their own in fp64, isolated cases aside, and behind the first step."""
 
-    def __init__(self, case: Case, place: Place, recorder: Recorder, reference: Reference) -> None:
+    def __init__(self, case: Case, place: Place, recorder: Recorder, reference: Reference, weights: Weights) -> None:
         self._case, self._place, self._recorder, self._reference = case, place, recorder, reference
+        self._weights = weights
         self._again: dict[str, deque[int]] = defaultdict(deque)
         self._replaying = case.precision != "fp64" or case.isolated
 
@@ -61,11 +83,36 @@ class Choices:
             return
         with as_stored(), torch.no_grad():
             for box, part in self._place.pieces(probe, own.transpose(0, 1), micro_batch):
-                chosen = self._recorder.file(self._reference.probes).read(probe.name, slices(box)).to(part.device)
+                reference = self._recorder.file(self._reference.probes).read(probe.name, slices(box)).to(part.device)
                 margin = self._recorder.file(self._reference.routing).read(f"{probe.layer}/margin", slices(box[:2]))
-                flipped = (part != chosen).any(-1)
+                flipped = (part != reference).any(-1)
                 found = torch.where(flipped, margin.to(part.device), torch.zeros((), dtype=margin.dtype, device=part.device))
                 self._recorder.measure(f"{FLIPS}{probe.name}", found, box[:2], torch.zeros_like(found))
+
+    def compare_with_scores(self, probe: Probe, choice: Choice, size: torch.Size, micro_batch: int) -> None:
+        """Report the tokens that chose otherwise than by their own scores and the reference's bias, zero for the others.
+
+        `size` is [sequence, batch, experts], of which the choice has joined the first two.
+        """
+        if choice.own is None or choice.scores is None or choice.biased is None:
+            return
+        with as_stored(), torch.no_grad():
+            bias = self._weights.read(f"model.layers.{probe.layer}.mlp.gate.e_score_correction_bias")
+            scores = choice.scores.detach().double() + bias.to(choice.scores.device).double()
+            rounding = ULPS * torch.finfo(self._adds_in).eps * scores.abs().amax(-1)
+            own = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, choice.own, True)
+            margin = margins(scores, self._case.model)
+            margin = margin.masked_fill((own == chosen(scores, self._case.model)).all(-1), 0.0)
+            off = (choice.biased.double() - scores.gather(-1, choice.own)).abs().amax(-1)
+            for name, found in ((BY_SCORES, margin), (BY_BIAS, off)):
+                by_token = found.masked_fill(found <= rounding, 0.0).view(size[:2]).transpose(0, 1)
+                for box, part in self._place.pieces(probe, by_token, micro_batch):
+                    self._recorder.measure(f"{name}{probe.name}", part, box[:2], torch.zeros_like(part))
+
+    @property
+    def _adds_in(self) -> torch.dtype:
+        """What a router adds the bias in, whatever its layer computes in."""
+        return torch.float64 if self._case.precision == "fp64" else torch.float32
 
     def _of_reference(self, layer: int, micro_batch: int) -> torch.Tensor:
         """The reference's choice for this rank's tokens, [tokens, k]; -1 where it has none."""

@@ -72,7 +72,7 @@ class _Rank:
     def forward(self, layer: int) -> None:
         """One layer without a graph: its weights and values are compared, and what it hands on is kept."""
         chunk, _ = self._loaded(layer, first=True)
-        ProbedChunk(chunk, self._case, self._recorder, self._stored, self._divisor)
+        ProbedChunk(chunk, self._case, self._recorder, self._stored, self._weights, self._divisor)
         chunk.train()
         with torch.no_grad():
             for index, given in enumerate(micro_batches(self._case, self._stored.batch, 0)):
@@ -82,7 +82,7 @@ class _Rank:
     def backward(self, layer: int, first: bool) -> None:
         """One layer and back through it: its gradients are compared. `first` says that it has not been computed before."""
         chunk, held = self._loaded(layer, first)
-        probed = ProbedChunk(chunk, self._case, self._recorder, self._stored, self._divisor, values=first)
+        probed = ProbedChunk(chunk, self._case, self._recorder, self._stored, self._weights, self._divisor, values=first)
         (wrapped,) = build.wrap([chunk], self._case)
         self._plugin.wrapped(self._case, [wrapped])
         wrapped.train()

@@ -84,9 +84,28 @@ class Parity:
         self._compare(probe, known[probe].title, known[probe].shape, limits)
 
     def routes_agree(self, probe: str) -> None:
-        """Every token goes to the reference's experts, near-ties of a lower precision aside."""
+        """Every token goes to the reference's experts, near-ties of a lower precision aside, and to those of its own scores."""
         known = observed(self.case)[probe]
-        self._compare(probe, known.title, known.shape, EXACT, routes=True, also=lambda verdict: self._near_ties(probe, verdict))
+        self._compare(
+            probe,
+            known.title,
+            known.shape,
+            EXACT,
+            routes=True,
+            also=lambda verdict: self._near_ties(probe, verdict),
+            lastly=lambda verdict: self._by_own_scores(probe, verdict),
+        )
+
+    def _by_own_scores(self, probe: str, verdict: Verdict) -> Verdict:
+        """The verdict on a choice with what the router's own scores and the reference's bias say of it.
+
+        Nothing excuses that, wherever the scores come from, and no other run of the same choice tells more of it.
+        """
+        from validation.compare.choice import by_own_scores
+
+        tokens = observed(self.case)[probe].shape[:2]
+        by_scores, by_bias = (self.result.measurement(f"{kind}/{probe}", tokens) for kind in ("by_scores", "by_bias"))
+        return by_own_scores(verdict, by_scores, by_bias)
 
     def _near_ties(self, probe: str, verdict: Verdict) -> Verdict:
         """The verdict on a choice that differs: in a lower precision it may where rounding reaches the reference's margin."""
@@ -156,6 +175,7 @@ class Parity:
         limits: Limits | None = None,
         routes: bool = False,
         also: Callable[[Verdict], Verdict] = lambda verdict: verdict,
+        lastly: Callable[[Verdict], Verdict] = lambda verdict: verdict,
     ) -> None:
         self._decidable(title, name, limits)
         from validation.compare.verdict import Verdict, judge
@@ -175,7 +195,7 @@ class Parity:
             verdict = self._excused(name, verdict)
         if verdict.status == "fail" and not name.startswith("weights/"):
             verdict = self._blamed(name, shape, limits, verdict)
-        self._leave(replace(verdict, place=place(self.case, name)))
+        self._leave(replace(lastly(verdict), place=place(self.case, name)))
 
     def _limits(self, name: str) -> Limits:
         """What a tensor may differ by in the case's precision. Raises LookupError for one without a floor."""

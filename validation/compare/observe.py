@@ -11,8 +11,9 @@ from torch.overrides import TorchFunctionMode
 _SIGMOID = frozenset((torch.sigmoid, torch.Tensor.sigmoid))
 _TOPK = frozenset((torch.topk, torch.Tensor.topk))
 
-Choose = Callable[[torch.Tensor], torch.Tensor]
-"""From the experts that a router has chosen, [tokens, k], to those that it is to go on with."""
+Choose = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""From the experts that a router has chosen, and the scores that it chose them by, to those that it is to go on with; each
+[tokens, k]."""
 
 
 class Router(TorchFunctionMode):
@@ -36,7 +37,7 @@ class Router(TorchFunctionMode):
             return self._scores(result)
         if func in _TOPK and not self._chosen and args[0].dim() == 2 and args[0].shape[-1] == self._experts:
             self._chosen = True
-            chosen = self._choose(result.indices)
+            chosen = self._choose(result.indices, result.values)
             if chosen is not result.indices:
                 return torch.return_types.topk((args[0].gather(-1, chosen), chosen))
         return result

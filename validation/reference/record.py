@@ -246,7 +246,7 @@ def _router_hooks(moe: Any, layer: int, batch: Batch, recording: Recording) -> l
     def seen_scores(scores: torch.Tensor) -> torch.Tensor:
         return recording.keep(f"{prefix}.router.scores", scores, by_token)
 
-    def choose(experts: torch.Tensor) -> torch.Tensor:
+    def choose(experts: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
         own.append(experts)
         if recording.replay is None:
             return experts

@@ -21,12 +21,24 @@ def margins(choice: torch.Tensor, model: Model) -> torch.Tensor:
     `choice` are the scores that choose, bias included. Two scores that are each off by e change places where they are 2 e
     apart, and two groups, whose scores are sums of two, where they are 4 e apart.
     """
-    groups, size = model.n_group, choice.shape[-1] // model.n_group
-    by_group = choice.unflatten(-1, (groups, size))
-    scores = by_group.topk(min(2, size), dim=-1).values.sum(-1)
-    chosen = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, scores.topk(model.topk_group, dim=-1).indices, True)
-    allowed = by_group.masked_fill(~chosen.unsqueeze(-1), float("-inf")).flatten(-2)
-    return torch.minimum(_gap(allowed, model.num_experts_per_tok) / 2, _gap(scores, model.topk_group) / 4)
+    allowed, groups = _allowed(choice, model)
+    return torch.minimum(_gap(allowed, model.num_experts_per_tok) / 2, _gap(groups, model.topk_group) / 4)
+
+
+def chosen(choice: torch.Tensor, model: Model) -> torch.Tensor:
+    """The experts that these scores choose, bias included, by DeepSeek-V3's rule: a map of the same shape."""
+    allowed, _ = _allowed(choice, model)
+    experts = allowed.topk(model.num_experts_per_tok, dim=-1).indices
+    return torch.zeros_like(choice, dtype=torch.bool).scatter(-1, experts, True)
+
+
+def _allowed(choice: torch.Tensor, model: Model) -> tuple[torch.Tensor, torch.Tensor]:
+    """The scores of the experts in the best groups, minus infinity for the others, and each group's: its two best, summed."""
+    size = choice.shape[-1] // model.n_group
+    by_group = choice.unflatten(-1, (model.n_group, size))
+    groups = by_group.topk(min(2, size), dim=-1).values.sum(-1)
+    best = torch.zeros_like(groups, dtype=torch.bool).scatter(-1, groups.topk(model.topk_group, dim=-1).indices, True)
+    return by_group.masked_fill(~best.unsqueeze(-1), float("-inf")).flatten(-2), groups
 
 
 def _gap(scores: torch.Tensor, chosen: int) -> torch.Tensor:
@@ -41,8 +53,8 @@ def routing(forward: dict[str, torch.Tensor], biases: dict[int, torch.Tensor], m
     """The routing of recorded probes; `biases` are the expert biases by layer."""
     found: Routing = {}
     for layer, bias in biases.items():
-        scores, chosen = (forward[f"layers.{layer}.moe.router.{kind}"] for kind in ("scores", "experts"))
-        experts = chosen.nonzero()[:, -1].view(*chosen.shape[:-1], model.num_experts_per_tok)
+        scores, choice = (forward[f"layers.{layer}.moe.router.{kind}"] for kind in ("scores", "experts"))
+        experts = choice.nonzero()[:, -1].view(*choice.shape[:-1], model.num_experts_per_tok)
         found[f"{layer}/experts"] = experts.contiguous()
         found[f"{layer}/margin"] = margins(scores + bias.to(scores), model).contiguous()
     return found

@@ -99,7 +99,7 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
         load.compare_weights(held, checkpoint, recorder)
     plugin.loaded(case, chunks)
     divisor = loss_divisor(case, stored.batch)
-    probed = [ProbedChunk(chunk, case, recorder, stored, divisor) for chunk in chunks]
+    probed = [ProbedChunk(chunk, case, recorder, stored, checkpoint, divisor) for chunk in chunks]
     report.progress("gradient buffers")
     wrapped = build.wrap(chunks, case)
     plugin.wrapped(case, wrapped)
