@@ -172,6 +172,13 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ("sequence over tp", case("tp4", seq_length=50), "multiple of 4, which 50 is not; --seq-length 48 or 52 works"),
     ("sequence over cp", case("cp2", seq_length=50), "multiple of 4, which 50 is not"),
     ("sequence over tp and cp", case("tp4cp2", seq_length=44), "multiple of 8, which 44 is not; --seq-length 40 or 48 works"),
+    (
+        "yarn's table over cp",
+        case("cp3"),
+        "cp3 does not cut .* yarn's 4096 positions .* into 6 equal parts; cp1, cp2 and cp4 do",
+    ),
+    ("another length would not help", case("cp5", seq_length=48), "cp5 does not cut .* into 10 equal parts; cp2, cp4 and cp8"),
+    ("yarn's odd table", case("cp2", {"original_max_position_embeddings": 4097}), "into 4 equal parts; only cp1 does"),
     ("sequence too short", case("cp2", seq_length=2), "--seq-length 4 works"),
     ("stock cp", case("cp2", implementation="local-stock"), "no context parallelism; --implementation local or te has"),
     # pipeline parallelism
@@ -246,6 +253,14 @@ def test_every_rule_refuses_something_here() -> None:
 
 def _first_refusing(of: Case) -> preflight.Rule | None:
     return next((rule for rule in preflight.RULES if rule(of)), None)
+
+
+@pytest.mark.parametrize(
+    "model", [{"rope_type": "default", "rope_factor": 1.0}, {"original_max_position_embeddings": 6144}], ids=["none", "multiple"]
+)
+def test_context_parallelism_of_three_works_where_its_table_can_be_cut(model: dict[str, Any]) -> None:
+    """Without yarn there is no such table."""
+    assert refusal(case("cp3", model)) is None
 
 
 def test_a_suggested_degree_is_one_that_works() -> None:

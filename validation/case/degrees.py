@@ -74,6 +74,22 @@ def sequence_divides(case: Case) -> str | None:
     )
 
 
+def cp_divides_rotary_table(case: Case) -> str | None:
+    """megatron-core's yarn (since 0.13) makes a table of cos and sin for all original positions, and cuts it like a sequence.
+
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/models/common/embeddings/yarn_rotary_pos_embedding.py
+    (`_set_cos_sin_cache`, called by `__init__`).
+    """
+    cp, positions = case.layout.cp, case.model.original_max_position_embeddings
+    if case.model.rope_type != "yarn" or cp == 1 or positions % (2 * cp) == 0:
+        return None
+    works = "only cp1 does" if positions % 2 else nearest(cp, positions // 2, "cp")
+    return (
+        f"cp{cp} does not cut Megatron-Core's table of yarn's {positions} positions (original_max_position_embeddings) into "
+        f"{2 * cp} equal parts; {works}"
+    )
+
+
 def vpp_needs_pp(case: Case) -> str | None:
     """Virtual stages need stages."""
     layout = case.layout

@@ -203,6 +203,7 @@ RULES: tuple[Rule, ...] = (
     degrees.tp_divides,
     degrees.etp_divides,
     degrees.moe_has_sequence_parallelism,
+    degrees.cp_divides_rotary_table,
     degrees.sequence_divides,
     degrees.vpp_needs_pp,
     degrees.pp_divides,
