@@ -94,6 +94,18 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ("own implementation", case(implementation="spec:"), "implementation 'spec:' is unknown"),
     ("size of nothing", case(model={"n_group": 0}), "n_group is 0; it must be a whole number of at least 1"),
     ("half a size", case(model={"hidden_size": 64.5}), "hidden_size is 64.5"),
+    ("rope type", case(model={"rope_type": "llama3"}), "rope_type 'llama3' is unknown; known are yarn and default"),
+    ("half a pair", case(model={"qk_rope_head_dim": 7}), "qk_rope_head_dim is 7, and rotary .*pairs of elements; 6 or 8 works"),
+    ("less than a pair", case(model={"qk_rope_head_dim": 1}), "pairs of elements; 2 works"),
+    ("no base", case(model={"rope_theta": 0.0}), "rope_theta is 0.0; it must be a number greater than 1"),
+    ("a base without frequencies", case(model={"rope_theta": 1.0}), "rope_theta is 1.0; it must be"),
+    ("an epsilon below 0", case(model={"rms_norm_eps": -1.0}), "rms_norm_eps is -1.0; it must be a number of at least 0"),
+    ("no epsilon", case(model={"rms_norm_eps": float("nan")}), "rms_norm_eps is nan; it must be a number of at least 0"),
+    ("words for a number", case(model={"rms_norm_eps": "1e-6"}), "rms_norm_eps is '1e-6'; it must be a number"),
+    ("an infinite factor", case(model={"rope_factor": float("inf")}), "rope_factor is inf; it must be a number greater"),
+    ("experts that count for nothing", case(model={"routed_scaling_factor": 0.0}), "routed_scaling_factor is 0.0; it must be"),
+    ("seed", case(seed=99999999999999999999999), "--seed 99999999999999999999999 does not fit in 64 bits; --seed 9999 works"),
+    ("seed of the last step", case(seed=2**63 - 1, training=Training(steps=2)), "does not fit in 64 bits"),
     ("no batch", case(batch_size=0), "batch_size is 0"),
     ("te on gloo", case(implementation="te", precision="fp32"), "te cannot run on gloo; --implementation local can"),
     ("te in fp64", case(implementation="te", transport="nccl"), "no fp64 kernels; --precision fp32 works"),
@@ -256,7 +268,9 @@ def _first_refusing(of: Case) -> preflight.Rule | None:
 
 
 @pytest.mark.parametrize(
-    "model", [{"rope_type": "default", "rope_factor": 1.0}, {"original_max_position_embeddings": 6144}], ids=["none", "multiple"]
+    "model",
+    [{"rope_type": "default", "rope_factor": 1.0}, {"original_max_position_embeddings": 6144}],
+    ids=["none", "multiple"],
 )
 def test_context_parallelism_of_three_works_where_its_table_can_be_cut(model: dict[str, Any]) -> None:
     """Without yarn there is no such table."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import fields
 
-from validation.case import degrees, fp8, mtp, remedies, training_rules
+from validation.case import degrees, fp8, mtp, numbers, remedies, training_rules
 from validation.case import memory as memory_
 from validation.case.case import IMPLEMENTATIONS, PRECISIONS, TRANSPORTS, Case
 from validation.case.errors import EnvironmentMissing, UsageError
@@ -196,6 +196,7 @@ def vpp_fills_micro_batches(case: Case) -> str | None:
 RULES: tuple[Rule, ...] = (
     known_words,
     positive_numbers,
+    *numbers.RULES,
     *training_rules.RULES,
     transformer_engine_runs,
     transformer_engine_splits_sequences,
