@@ -34,13 +34,13 @@ sys.path.insert(0, str(ROOT))
 
 from tests.convert.folders import config  # noqa: E402
 from tests.convert.oracle import Held, loop  # noqa: E402
+from validation.candidate.checkpoint.places import Arrangement  # noqa: E402
+from validation.candidate.checkpoint.tensors import Megatron  # noqa: E402
 from validation.case.model import Model  # noqa: E402
 from validation.case.parameters import Parameter, parameters  # noqa: E402
 from validation.case.preset import MINI  # noqa: E402
 from validation.compare.piece import slices  # noqa: E402
 from validation.convert.formats import open_source  # noqa: E402
-from validation.convert.places import Arrangement  # noqa: E402
-from validation.convert.tensors import Megatron  # noqa: E402
 
 LAYOUT = "tp2pp2"
 _MODEL = replace(

@@ -16,6 +16,8 @@ MISTAKES = {
     "impossible degree": (["--layouts", "tp3"], "tp3 does not divide the 4 attention heads; tp1, tp2 and tp4 do"),
     "number": (["--set", "nonsense=1"], "--set nonsense=1: no such number"),
     "spec": (["--implementation", "no.such:thing"], "--implementation no.such:thing: no module no.such here"),
+    "odd number": (["--set", "qk_rope_head_dim=7"], "qk_rope_head_dim is 7, and rotary positions turn pairs"),
+    "seed": (["--seed", "99999999999999999999999"], "--seed 99999999999999999999999 does not fit in 64 bits"),
     "jobs": (["--jobs=-1"], "--jobs -1"),
     "an unset variable": (["--megatron-path", ""], "--megatron-path is empty: give it a value, or leave it out"),
 }

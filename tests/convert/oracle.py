@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
+from validation.candidate.checkpoint.places import Arrangement
+from validation.candidate.checkpoint.tensors import Megatron, Tensor
 from validation.candidate.weights import Ranks
 from validation.case.model import Model
 from validation.case.parameters import EXPERTS, Parameter
 from validation.compare.piece import whole
 from validation.convert.describe import Described
-from validation.convert.places import Arrangement
 from validation.convert.source import Source
-from validation.convert.tensors import Megatron, Tensor
 
 LAYERS = 61
 

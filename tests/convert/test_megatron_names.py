@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from tests.convert.folders import MODEL
+from validation.candidate.checkpoint.keys import extra_states, places
+from validation.candidate.checkpoint.places import Arrangement
+from validation.candidate.checkpoint.rank_files import rank_files, tensors_of
+from validation.candidate.checkpoint.tensors import Megatron
 from validation.case.parameters import parameters
 from validation.compare.piece import box_shape
-from validation.convert.keys import extra_states, places
-from validation.convert.places import Arrangement
-from validation.convert.rank_files import rank_files, tensors_of
-from validation.convert.tensors import Megatron
 
 IMPLEMENTATIONS = ("local", "local-stock", "te")
 

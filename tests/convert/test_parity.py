@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +39,10 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Output]:
     folders.write(place / "hf", MODEL, weights)
     weights["model.layers.2.mlp.experts.7.up_proj.weight"][3, 5] += 0.5
     folders.write(place / "wrong_hf", MODEL, weights)
+    small = replace(MODEL, vocab_size=96)
+    folders.write(place / "small_hf", small, folders.weights(small))
+    (place / "cut").mkdir()
+    (place / "cut" / ".metadata").write_bytes(b"\x80\x04")
 
     def convert(origin: str, to: str, *words: str) -> list[str]:
         return ["convert", "--hf-model-path", f"{place}/{origin}", "--save", f"{place}/{to}", "--jobs", "1", *words]
@@ -56,6 +61,15 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Output]:
         "of te": convert("hf", "te"),
         "another implementation": run("te", "single"),
         "another layout": run("legacy", "pp2"),
+        "legacy with a layer too many": run("legacy", "tp2"),
+        "other layers": run("torch_dist", "single", "--layers", "1,2"),
+        "first layers": run("torch_dist", "single", "--layers", "0,1"),
+        "of two layers": convert("hf", "two", "--layers", "0,1", "--no-mtp", "--implementation", "local"),
+        "too few layers": run("two", "single"),
+        "no MTP layer": run("two", "single+mtp"),
+        "of another model": convert("small_hf", "small", "--implementation", "local"),
+        "other sizes": run("small", "single"),
+        "not whole": run("cut", "single"),
     }
     done = subprocess.run(
         [sys.executable, "-m", "tests.checks.commands", str(texts)],
@@ -86,12 +100,30 @@ def test_one_wrong_element_fails_the_check_of_its_weight(outputs: dict[str, Outp
     assert len([title for title in outputs["one element"].failed() if title.endswith("Weight")]) == 1
 
 
-@pytest.mark.parametrize("name", ["another implementation", "another layout"])
+MISFITS = {
+    "another implementation": "its tensors have the names of --implementation te, and this run's is local; --implementation te "
+    "works, on GPUs, or convert the HuggingFace folder again with --implementation local",
+    "another layout": "it has no mp_rank_00_000/model_optim_rng.pt, which layout pp2 loads; .*`convert --format legacy",
+    "legacy with a layer too many": "it has model.mtp.layers.0.* and the model has no such tensor; .mtp behind",
+    "other layers": r"it has 4 layers and the model has 2 .--layers 1,2 of .*convert and run with the same --layers",
+    "too few layers": "it has 2 layers and the model has 4 .all layers of .*convert and run with the same --layers",
+    "no MTP layer": "it has no MTP layer; leave out .mtp, or convert the HuggingFace folder again without --no-mtp",
+    "other sizes": r"embedding.word_embeddings.weight has shape \(96, 64\) and the model needs \(128, 64\)",
+    "not whole": "it cannot be read .*; it is not whole",
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
 def test_a_checkpoint_that_does_not_fit_is_wrong_usage(name: str, outputs: dict[str, Output]) -> None:
-    """Told which tensor or file is missing, and what must be the same."""
+    """One sentence, before the start: what is wrong with it, and what would work."""
     assert outputs[name].code == 2
-    assert "megatron-core cannot load it into this model" in outputs[name].text
-    assert "it must be of the same model, layers and --implementation" in outputs[name].text
+    assert re.search(rf"^error: --candidate-checkpoint .*: {MISFITS[name]}", outputs[name].text), outputs[name].text
+    assert outputs[name].text.count("\n") == 1
+
+
+def test_the_first_layers_of_a_checkpoint_are_enough(outputs: dict[str, Output]) -> None:
+    """Of one that was converted whole; they are the same layers in both."""
+    assert outputs["first layers"].code == 0, outputs["first layers"].text
 
 
 def test_the_command_that_reproduces_a_failure_names_the_checkpoint(outputs: dict[str, Output]) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import importlib
+import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec, get_gpt_mtp_block_spec
 from megatron.core.transformer.multi_token_prediction import MultiTokenPredictionBlockSubmodules
@@ -26,10 +27,10 @@ def block_spec(implementation: str, config: MLATransformerConfig, vp_stage: int 
     The last is `package.module:function`.
 
     A user's function takes (config, vp_stage) and returns what megatron-core's get_gpt_decoder_block_spec returns.
-    Raises UsageError where it cannot be imported.
+    Raises UsageError where there is no such function.
     """
     known: dict[str, SpecFunction] = {**dict.fromkeys(TE, _te), "local": _local, "local-stock": _local_stock}
-    return (known.get(implementation) or _users(implementation))(config, vp_stage)
+    return (known.get(implementation) or users_function(implementation))(config, vp_stage)
 
 
 def mtp_spec(
@@ -93,13 +94,27 @@ def _with_norms(block: TransformerBlockSubmodules) -> TransformerBlockSubmodules
     return block
 
 
-def _users(implementation: str) -> SpecFunction:
+def users_function(implementation: str) -> SpecFunction:
+    """The function that `package.module:function` names. Raises UsageError where it is none that can be called as a spec is."""
     module_name, _, function_name = implementation.partition(":")
     try:
-        function: Any = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(
-            f"--implementation {implementation}: cannot be imported ({error}); give package.module:function of something "
-            "importable that takes (config, vp_stage)"
-        ) from error
-    return function
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise _wrong(implementation, f"importing {module_name} raised {error!r}") from error
+    function: Any = getattr(module, function_name, None)
+    if not callable(function):
+        what = f"a {type(function).__name__}" if hasattr(module, function_name) else "not there"
+        raise _wrong(implementation, f"{function_name} of {module_name} is {what}")
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError as error:
+        raise _wrong(implementation, f"it cannot be called with two arguments ({error})") from error
+    except ValueError:
+        pass  # what is written in C may have no signature
+    return cast("SpecFunction", function)
+
+
+def _wrong(implementation: str, what: str) -> UsageError:
+    return UsageError(
+        f"--implementation {implementation}: {what}; give package.module:function, a function (config, vp_stage) -> block spec"
+    )

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from validation.candidate.checkpoint.places import Arrangement
+from validation.candidate.checkpoint.tensors import Megatron
 from validation.case.errors import InfrastructureError, UsageError
 from validation.case.megatron_folder import megatron_folder
 from validation.convert import work
 from validation.convert.formats import open_source
 from validation.convert.parts import Target
-from validation.convert.places import Arrangement
 from validation.convert.progress import readable
 from validation.convert.source import DTYPES, Source
-from validation.convert.tensors import Megatron
 from validation.convert.to_huggingface import ToHuggingFace
 from validation.convert.to_legacy import ToLegacy
 from validation.convert.to_torch_dist import ToTorchDist

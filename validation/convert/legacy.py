@@ -12,18 +12,17 @@ from typing import Any
 
 import torch
 
+from validation.candidate.checkpoint.places import Arrangement
+from validation.candidate.checkpoint.rank_files import rank_files, tensors_of, without_data
+from validation.candidate.checkpoint.tensors import Megatron
 from validation.case.errors import UsageError
 from validation.case.layout import Layout
 from validation.case.megatron_folder import RANK_FILE
 from validation.compare.piece import Box, box_shape
 from validation.convert.describe import Described
-from validation.convert.places import Arrangement
-from validation.convert.rank_files import rank_files, tensors_of
 from validation.convert.shell import first_byte
 from validation.convert.source import DTYPES, Inventory, Source, refuse_unknown
 from validation.convert.stored import Stored, read
-from validation.convert.tensors import Megatron
-from validation.convert.to_legacy import without_data
 
 
 class Legacy(Source):

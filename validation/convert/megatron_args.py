@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from validation.candidate.checkpoint.places import Arrangement
 from validation.case.megatron_folder import RELEASE, TRACKER
-from validation.convert.places import Arrangement
 from validation.convert.source import Source
 from validation.convert.to_huggingface import copy_beside, write_config
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import pickle
 import re
-from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +10,14 @@ from typing import Any
 
 import torch
 
+from validation.candidate.checkpoint.places import Arrangement
+from validation.candidate.checkpoint.rank_files import RankFile, rank_files, tensors_of, without_data
+from validation.candidate.checkpoint.tensors import Megatron, Tensor
 from validation.case.megatron_folder import RELEASE
 from validation.convert.megatron_args import common, write_beside
 from validation.convert.parts import Part, Stream, Taken, Target, Written, check_cover, same_dtype
-from validation.convert.places import Arrangement
-from validation.convert.rank_files import RankFile, rank_files, tensors_of
 from validation.convert.shell import first_byte, shell
 from validation.convert.source import Source
-from validation.convert.tensors import Megatron, Tensor
 
 
 @dataclass(frozen=True)
@@ -99,14 +96,3 @@ def offsets(path: Path) -> dict[str, dict[str, int]]:
         for state, named in without_data(path).items()
         if re.fullmatch(r"model\d*", state)
     }
-
-
-def without_data(path: Path) -> dict[str, Any]:
-    """All of a rank's file, of tensors without their data."""
-    with torch.serialization.safe_globals([Namespace]):
-        try:
-            return torch.load(path, map_location="meta", weights_only=True)
-        except pickle.UnpicklingError:
-            # Its arguments are of classes that megatron-core calls safe when it is imported.
-            importlib.import_module("megatron.core")
-            return torch.load(path, map_location="meta", weights_only=True)

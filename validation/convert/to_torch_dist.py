@@ -16,15 +16,15 @@ from typing import Any
 
 import torch
 
+from validation.candidate.checkpoint.keys import Place, extra_states, places
+from validation.candidate.checkpoint.places import Arrangement
+from validation.candidate.checkpoint.tensors import Megatron
 from validation.case.megatron_folder import RELEASE
 from validation.compare.piece import Box, box_shape
-from validation.convert.keys import Place, extra_states, places
 from validation.convert.megatron_args import common, write_beside
 from validation.convert.parts import Part, Stream, Taken, Target, Written, check_cover, grouped, part_bytes, same_dtype
-from validation.convert.places import Arrangement
 from validation.convert.shell import Shells
 from validation.convert.source import Source
-from validation.convert.tensors import Megatron
 from validation.convert.unfinished import write_json
 
 _LEAST, _MOST = 64 << 20, 2 << 30

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
+from validation.candidate.checkpoint.keys import places
+from validation.candidate.checkpoint.tensors import Megatron
 from validation.case.errors import UsageError
 from validation.compare.piece import Box
 from validation.convert.describe import Described
 from validation.convert.distcp import Distcp
-from validation.convert.keys import places
 from validation.convert.source import DTYPES, Inventory, Source, refuse_unknown
 from validation.convert.stored import Files, Stored
-from validation.convert.tensors import Megatron
 
 OTHERS = ("optimizer.", "rng_state", "rerun_state")
 """What training saves beside the model."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Sequence
+from typing import Any
 
 
 def rank(case: str, run_folder: str, reference_folder: str, timeout: float, keep: str, plugin: str = "") -> None:
@@ -19,6 +21,13 @@ def rank(case: str, run_folder: str, reference_folder: str, timeout: float, keep
     from validation.run import warm, worker  # noqa: F401
 
     worker.rank(case, run_folder, reference_folder, timeout, keep, plugin)
+
+
+def ahead(cases: Sequence[str], sending: Any) -> None:
+    """What is asked before there are ranks."""
+    from validation.run import ahead, warm  # noqa: F401
+
+    ahead.answer(cases, sending)
 
 
 def wake_without_haste() -> None:

@@ -12,7 +12,7 @@ from validation.case.case import ON_CPU, TE, Case
 from validation.case.errors import EnvironmentMissing, UsageError
 from validation.machine import ABSENT, available_memory, gpus, version, visible_gpus
 from validation.reference import store
-from validation.run import launch
+from validation.run import ahead, launch
 from validation.run import plugin as plugins
 from validation.run.options import Settings
 from validation.run.references import REFERENCES
@@ -47,6 +47,7 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> None:
     launch.warm_up()
     if settings.fresh or any(store.find(case, settings.home) is None for case in (*settings.cases, *also)):
         REFERENCES.warm_up()
+    ahead.check(settings.cases, settings.timeout)
     if settings.cases[0].hf_model_path is not None:
         _verify(settings)
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from validation.candidate.checkpoint.tensors import Megatron, Tensor, one_rank
 from validation.case.parameters import EXPERTS, Parameter
 from validation.compare.piece import Box
-from validation.convert.tensors import Megatron, Tensor, one_rank
 
 _EXPERT = re.compile(r"(?<=mlp\.)experts\.(?:local_experts\.\d+\.)?(linear_fc[12]\.weight)\d*$")
 

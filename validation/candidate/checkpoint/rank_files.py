@@ -5,16 +5,23 @@ That one rank of each (tp, pp, ep) writes is Megatron-LM's rule (save_checkpoint
 
 from __future__ import annotations
 
+import importlib
+import pickle
+from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import torch
+
+from validation.candidate.checkpoint.places import Arrangement
+from validation.candidate.checkpoint.tensors import Chunk, Megatron, Tensor
 from validation.candidate.weights import Ranks
 from validation.case.errors import UsageError
 from validation.case.layout import Layout
 from validation.case.megatron_folder import rank_file
 from validation.case.model import Model
-from validation.convert.places import Arrangement
-from validation.convert.tensors import Chunk, Megatron, Tensor
 
 
 @dataclass(frozen=True)
@@ -70,3 +77,14 @@ def _local(name: str, chunk: Chunk) -> str:
         return name
     layer, _, inner = rest.partition(".")
     return f"decoder.layers.{int(layer) - chunk.layers.start}.{inner}"
+
+
+def without_data(path: Path) -> dict[str, Any]:
+    """All of a rank's file, of tensors without their data."""
+    with torch.serialization.safe_globals([Namespace]):
+        try:
+            return torch.load(path, map_location="meta", weights_only=True)
+        except pickle.UnpicklingError:
+            # Its arguments are of classes that megatron-core calls safe when it is imported.
+            importlib.import_module("megatron.core")
+            return torch.load(path, map_location="meta", weights_only=True)

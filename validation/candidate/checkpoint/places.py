@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from validation.candidate.checkpoint.tensors import Chunk
 from validation.candidate.weights import Ranks
 from validation.case.arrangement import parse
 from validation.case.errors import UsageError
 from validation.case.layout import Layout
 from validation.case.model import Model
 from validation.case.training import Training
-from validation.convert.tensors import Chunk
 
 
 @dataclass(frozen=True)

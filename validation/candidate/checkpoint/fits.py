@@ -1,0 +1,142 @@
+"""Whether a Megatron checkpoint is of the model that a case builds, by its names and shapes: no tensor is read."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+
+from validation.candidate.checkpoint.keys import places
+from validation.candidate.checkpoint.places import Arrangement
+from validation.candidate.checkpoint.rank_files import rank_files, tensors_of, without_data
+from validation.candidate.checkpoint.tensors import EMBEDDING, HEAD, Megatron
+from validation.case.case import TE, Case
+from validation.case.errors import PlumblineError
+from validation.case.megatron_folder import is_torch_dist, megatron_folder
+from validation.case.parameters import parameters
+
+Shapes = Mapping[str, tuple[int, ...]]
+_TRAINING = ("optimizer.", "rng_state", "rerun_state")
+_LAYER = re.compile(r"(decoder|mtp)\.layers\.(\d+)\.")
+_UNREADABLE = (RuntimeError, OSError, EOFError, pickle.UnpicklingError, AttributeError, ImportError)
+
+
+def misfit(case: Case) -> str | None:
+    """What keeps the case's candidate checkpoint from being loaded, and what would work; None where nothing is known to."""
+    place = megatron_folder(Path(case.candidate_checkpoint or ""))
+    if case.candidate_checkpoint is None or place is None:
+        return None
+    try:
+        found = _torch_dist(case, place) if is_torch_dist(place) else _legacy(case, place)
+    except PlumblineError as error:
+        found = str(error)
+    except _UNREADABLE as error:
+        found = f"it cannot be read ({(str(error) or type(error).__name__).splitlines()[0]}); it is not whole, make it again"
+    return found and f"--candidate-checkpoint {case.candidate_checkpoint}: {found}"
+
+
+def _torch_dist(case: Case, place: Path) -> str | None:
+    metadata = FileSystemReader(place).read_metadata().state_dict_metadata
+    found = {key: tuple(known.size) for key, known in metadata.items() if hasattr(known, "size") and _of_model(key)}
+    megatron = _megatron(case, found)
+    wanted = {place.key: place.shape for place in places(megatron).values()}
+    return _other_implementation(case, found) or _other_layers(case, found, wanted) or _other_tensors(case, found, wanted)
+
+
+def _of_model(key: str) -> bool:
+    return not key.startswith(_TRAINING) and "_extra_state" not in key
+
+
+def _legacy(case: Case, place: Path) -> str | None:
+    for file in rank_files(case.layout):
+        path = place / file.path
+        if not path.is_file():
+            return (
+                f"it has no {file.path}, which layout {case.layout.name} loads; legacy checkpoints are of one layout: "
+                f"`convert --format legacy --layout {case.layout.name}` makes it, and torch_dist serves all"
+            )
+        found = dict(_states(without_data(path)))
+        megatron = _megatron(case, found)
+        held = tensors_of(megatron, Arrangement(case.layout, case.training.stages), case.model, file)
+        wanted = {f"{state}.{name}": tensor.shape for state, name, tensor in held}
+        said = _other_implementation(case, found) or _other_tensors(case, found, wanted) or _left_over(found, wanted)
+        if said:
+            return said
+    return None
+
+
+def _states(held: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The tensors of a rank's file with their shapes, under the name of their state dict and their own."""
+    for state, named in held.items():
+        for name, tensor in named.items() if re.fullmatch(r"model\d*", state) else ():
+            if torch.is_tensor(tensor) and _of_model(name):
+                yield f"{state}.{name}", tuple(tensor.shape)
+
+
+def _megatron(case: Case, found: Iterable[str]) -> Megatron:
+    """The model of the case; a user's own implementation is taken to have the names that the checkpoint has."""
+    words = {**dict.fromkeys(TE, "te"), "local": "local", "local-stock": "local-stock"}
+    return Megatron(case.model, parameters(case.model), words.get(case.implementation, _implementation(found)))
+
+
+def _implementation(found: Iterable[str]) -> str:
+    return "te" if any(name.endswith("layer_norm_weight") for name in found) else "local"
+
+
+def _other_implementation(case: Case, found: Shapes) -> str | None:
+    theirs = _implementation(found)
+    ours = "te" if case.uses_te else "local"
+    if theirs == ours or ":" in case.implementation:
+        return None
+    works = "--implementation te works, on GPUs" if theirs == "te" else f"--implementation {theirs} works"
+    return (
+        f"its tensors have the names of --implementation {theirs}, and this run's is {case.implementation}; {works}, or "
+        f"convert the HuggingFace folder again with --implementation {case.implementation}"
+    )
+
+
+def _other_layers(case: Case, found: Shapes, wanted: Shapes) -> str | None:
+    """Layers that are missing; those that are left over where it may be the wrong ones that are taken."""
+    theirs, ours = (_layers(names, "decoder") for names in (found, wanted))
+    if not _layers(found, "mtp") and _layers(wanted, "mtp"):
+        return "it has no MTP layer; leave out +mtp, or convert the HuggingFace folder again without --no-mtp"
+    # dist_checkpointing takes what it is asked for: the first layers of many are the same ones in both.
+    first = case.layers == tuple(range(case.model.num_hidden_layers))
+    if not theirs or theirs == ours or (first and theirs > ours):
+        return None
+    said = f"--layers {','.join(map(str, case.layers))}" if case.layers else "all layers"
+    return (
+        f"it has {len(theirs)} layers and the model has {len(ours)} ({said} of the HuggingFace folder); convert and run with "
+        "the same --layers"
+    )
+
+
+def _layers(names: Iterable[str], block: str) -> set[int]:
+    return {int(found[2]) for found in map(_LAYER.match, names) if found and found[1] == block}
+
+
+def _other_tensors(case: Case, found: Shapes, wanted: Shapes) -> str | None:
+    for name, shape in wanted.items():
+        theirs = found.get(name)
+        if theirs is None and ":" not in case.implementation:
+            return f"it has no {name}, which the model has; it must be of the same model, layers and --implementation"
+        if theirs is not None and theirs != shape and not _padded(name, theirs, shape):
+            return f"{name} has shape {theirs} and the model needs {shape}; it must be of the same model"
+    return None
+
+
+def _padded(name: str, theirs: tuple[int, ...], ours: tuple[int, ...]) -> bool:
+    """Training may have made the vocabulary larger; megatron-core takes the rows that there are."""
+    return name in (EMBEDDING, HEAD) and theirs[0] > ours[0] and theirs[1:] == ours[1:]
+
+
+def _left_over(found: Shapes, wanted: Shapes) -> str | None:
+    """A rank's file is loaded whole."""
+    name = next((name for name in found if name not in wanted), None)
+    mtp = "; +mtp behind the layout loads it" if name and ".mtp." in name and not any(".mtp." in one for one in wanted) else ""
+    return name and f"it has {name}, and the model has no such tensor{mtp or '; it must be of the same model and layers'}"
