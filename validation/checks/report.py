@@ -15,6 +15,7 @@ import pytest
 from ci import commit, junit
 from validation.case.case import Case
 from validation.case.errors import ExitCode, PlumblineError
+from validation.checks import before
 from validation.checks.facts import case_facts, case_file
 from validation.checks.first import First
 from validation.checks.parity import Parity
@@ -44,6 +45,8 @@ class Report:
         self._section = self._suite = ""
         self._wanted: list[Case] = []
         self._plants: list[Plant] = []
+        self._selected: Counter[str] = Counter()
+        self._kept: list[before.Kept] = []
         self._checks: dict[str, list[junit.Check]] = defaultdict(list)
         self._counts: Counter[str] = Counter()
         self._first: dict[str, First] = {}
@@ -112,8 +115,11 @@ class Report:
         """Every case that a selected check asks for, after a file that says it did not finish."""
         self._machine, self._commit = machine(), commit.facts()
         for case in self._wanted:
-            junit.write_unfinished(self._path(case), case.name, self._facts(case, {}))
+            facts = self._facts(case, {})
+            self._keep(self._path(case), facts, self._selected[case.name])
+            junit.write_unfinished(self._path(case), case.name, facts)
         if self._plants:
+            self._keep(self._self_test_file()[0], {}, len(self._plants))
             junit.write_unfinished(*self._self_test_file(), self._self_test.properties(self._common_facts()))
         # Imports torch: what an earlier run left must be gone by then.
         from validation.run.runner import Runner
@@ -126,10 +132,16 @@ class Report:
         for plant in self._plants:
             self._runner.start([plant.case], plant.fault.plugin)
 
+    def _keep(self, path: Path, facts: dict[str, str], checks: int) -> None:
+        """What an earlier run left at `path`, where it is worth more. A run that ends early may make few of its checks."""
+        kept = before.keep(path, facts, 0 if self._config.option.maxfail else checks)
+        self._kept += [kept] if kept else []
+
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Cases that no selected check asks for are not run."""
         asked = {parity.case for parity in map(parity_of, session.items) if parity}
         self._wanted = [case for case in self._settings.cases if case in asked]
+        self._selected.update(parity.case.name for parity in map(parity_of, session.items) if parity)
         self._plants = [planted.plant for planted in map(planted_of, session.items) if planted]
 
     def pytest_unconfigure(self) -> None:
@@ -241,6 +253,8 @@ class Report:
                 self._write(f"JUnit: {self._path(case)}")
         if self._self_test.name in self._checks:
             self._write(f"JUnit: {self._self_test_file()[0]}")
+        if said := before.told(self._kept, sum(self._counts.values())):
+            self._write(said)
 
     def _exit_code(self) -> ExitCode:
         """The lowest outweighs the others: only what is undecided for want of machines may be tried again."""

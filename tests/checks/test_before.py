@@ -1,0 +1,106 @@
+"""A look at one check, or at another case of the same name, does not cost the report that was there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from ci import junit
+from ci.folder import Results
+from ci.junit import Check, Suite
+from tests.checks.conftest import Output, commands_in_turn
+from validation.checks.before import FOLDER, keep, told
+
+SHARED = ("--set", "num_layers=1", "--steps", "0", "--seq-length", "8")
+NAME = "tiny-single-fp64-local-gloo"
+
+
+def report(path: Path, checks: int, **properties: str) -> Path:
+    """A report of so many checks."""
+    found = [Check("validation.checks.test_output", f"Check {number}", "pass") for number in range(checks)]
+    junit.write(path, Suite(path.stem, tuple(found), properties))
+    return path
+
+
+def kept(folder: Path) -> dict[str, int]:
+    """The reports that were moved out of the way, and of how many checks they are."""
+    return {path.name: len(junit.read(path).checks) for path in sorted((folder / FOLDER).glob("*"))}
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Path:
+    """A report of three checks of one case."""
+    return report(tmp_path / "tiny.xml", 3, case="0123456789abcdef")
+
+
+def test_a_run_of_the_same_checks_replaces_the_report(there: Path) -> None:
+    assert keep(there, {"case": "0123456789abcdef"}, 3) is None
+    assert there.exists()
+
+
+@pytest.mark.parametrize(
+    ("properties", "checks"),
+    [({"case": "0123456789abcdef"}, 1), ({"case": "f"}, 3), ({"case": "0123456789abcdef", "plugin": "p.py"}, 3)],
+    ids=["fewer checks", "another case", "a plugin"],
+)
+def test_a_run_of_something_else_leaves_the_report_beside_its_own(there: Path, properties: dict[str, str], checks: int) -> None:
+    found = keep(there, properties, checks)
+    assert found is not None
+    assert not there.exists()
+    assert kept(there.parent) == {"tiny-01234567.xml": 3}
+    assert told([found], checks) == f"Kept from before this run of {checks} checks: {found.path} (3 checks)"
+
+
+def test_of_several_selections_the_whole_report_stays(there: Path) -> None:
+    """Whoever reproduces a failure twice has the report of one check before the second time."""
+    for _ in range(2):
+        keep(there, {"case": "0123456789abcdef"}, 1)
+        report(there, 2, case="0123456789abcdef")
+    assert kept(there.parent) == {"tiny-01234567.xml": 3}
+
+
+def test_of_two_whole_reports_the_later_one_stays(there: Path) -> None:
+    for suite in ("one", "two"):
+        report(there, 3, case="0123456789abcdef", commit=suite)
+        keep(there, {"case": "0123456789abcdef"}, 1)
+    (path,) = (there.parent / FOLDER).iterdir()
+    assert junit.read(path).properties["commit"] == "two"
+
+
+def test_what_did_not_finish_and_what_is_no_report_is_not_kept(tmp_path: Path) -> None:
+    junit.write_unfinished(tmp_path / "tiny.xml", "tiny", {"case": "0"})
+    (tmp_path / "other.xml").write_text("nothing")
+    assert all(keep(tmp_path / name, {"case": "1"}, 0) is None for name in ("tiny.xml", "other.xml", "none.xml"))
+    assert not (tmp_path / FOLDER).exists()
+
+
+def test_the_gate_does_not_see_them(there: Path) -> None:
+    """They are strangers to no manifest, with a folder for each session or without."""
+    keep(there, {"case": "other"}, 3)
+    assert list(Results(there.parent).strangers(())) == []
+    (there.parent / FOLDER).rename(there.parent / f"results-cpu_tp2-{FOLDER}")
+    session = there.parent / "results-cpu_tp2"
+    keep(report(session / "tiny.xml", 3, case="0"), {"case": "1"}, 3)
+    assert list(Results(there.parent, by_session=True).files({"cpu_tp2"})) == []
+
+
+def test_a_selection_keeps_the_whole_report_and_says_so(
+    cache: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """As a user types them: all checks, one of them, all until one fails, another length."""
+    all_of_it = ["run", *SHARED, "--results", str(tmp_path)]
+    one, until, longer = [*all_of_it, "--", "-k", "test_logits"], [*all_of_it, "--", "-x"], [*all_of_it, "--seq-length", "16"]
+    texts = tmp_path_factory.mktemp("texts")
+    outputs = [
+        Output(code, text, tmp_path)
+        for code, text in commands_in_turn([all_of_it, one, all_of_it, until, longer], cache, texts)
+    ]
+    assert [output.code for output in outputs] == [0, 0, 0, 0, 0]
+    said = [[line for line in output.text.splitlines() if line.startswith("Kept")] for output in outputs]
+    assert [len(lines) for lines in said] == [0, 1, 0, 1, 1]
+    assert said[1][0].startswith(f"Kept from before this run of 1 checks: {tmp_path}/{FOLDER}/{NAME}-")
+    (before,) = (tmp_path / FOLDER).iterdir()
+    counts = [len(ElementTree.parse(path).findall(".//testcase")) for path in (before, tmp_path / f"{NAME}.xml")]
+    assert counts[0] == counts[1] == 66
