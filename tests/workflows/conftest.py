@@ -7,18 +7,17 @@ from collections.abc import Mapping
 
 import pytest
 
-from tests.workflows.scenarios import Played, node_is_there, play_all
+from tests.workflows.scenarios import NEEDED, Played, node_is_there, play_all
 
 IN_CI = os.environ.get("CI", "").lower() in ("true", "1")
 """As the session was started; tests/conftest.py takes the variable away."""
-WHY = "Node.js 20 and GitHub's packages are needed: npm ci --prefix tests/workflows"
 
 
 @pytest.fixture(scope="session")
 def node() -> None:
     """GitHub's packages, or no test."""
     if not node_is_there():
-        (pytest.fail if IN_CI else pytest.skip)(WHY)
+        (pytest.fail if IN_CI else pytest.skip)(NEEDED)
 
 
 @pytest.fixture(scope="session")

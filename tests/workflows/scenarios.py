@@ -323,6 +323,9 @@ def _edited(edit: tuple[str, str], work: Path) -> Path:
     return root
 
 
+NEEDED = "Node.js 20 and GitHub's packages are needed: npm ci --prefix tests/workflows"
+
+
 def node_is_there() -> bool:
     """Whether the runner can run: Node, and GitHub's packages."""
     return shutil.which("node") is not None and (HERE / "node_modules" / "@actions").is_dir()
