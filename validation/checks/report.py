@@ -20,6 +20,7 @@ from validation.checks.facts import case_facts, case_file
 from validation.checks.first import First
 from validation.checks.parity import Parity
 from validation.checks.planted import Planted
+from validation.checks.printed import printed
 from validation.checks.progress import ProgressLine
 from validation.checks.self_test import SelfTest
 from validation.checks.titles import classname_of, title_of
@@ -109,6 +110,8 @@ class Report:
         self._progress.watch(case)
         result: Result = self._runner.result(case, self._settings.plugin)
         self._progress.watch(None)
+        for line in printed(self._settings.results / "debug" / case.name) if self._settings.debug else ():
+            self._write(line)
         return result
 
     def _start_cases(self) -> None:
