@@ -5,8 +5,10 @@ The process comes from the fork server of the ranks, which imports them anyway: 
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -18,8 +20,14 @@ from validation.run import entry, launch
 def check(cases: Sequence[Case], timeout: float) -> None:
     """Raises UsageError for a user's layer spec that is none, and for a Megatron checkpoint of another model."""
     wanted = [case for case in cases if ":" in case.implementation or case.candidate_checkpoint is not None]
-    if wanted and (sentence := _asked(wanted, timeout)):
-        raise UsageError(sentence)
+    if not wanted:
+        return
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead") as pool:
+        asked = pool.submit(_asked, wanted, timeout)
+        # This process will need it, and has nothing else to do while the fork server imports.
+        importlib.import_module("torch")
+    if asked.result():
+        raise UsageError(asked.result())
 
 
 def _asked(cases: Sequence[Case], timeout: float) -> str:

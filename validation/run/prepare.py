@@ -47,9 +47,9 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> None:
     launch.warm_up()
     if settings.fresh or any(store.find(case, settings.home) is None for case in (*settings.cases, *also)):
         REFERENCES.warm_up()
-    ahead.check(settings.cases, settings.timeout)
     if settings.cases[0].hf_model_path is not None:
         _verify(settings)
+    ahead.check(settings.cases, settings.timeout)
 
 
 def _find_packages(transport: str) -> None:
