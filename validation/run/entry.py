@@ -25,6 +25,7 @@ def rank(case: str, run_folder: str, reference_folder: str, timeout: float, keep
 
 def ahead(cases: Sequence[str], sending: Any) -> None:
     """What is asked before there are ranks."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends at once, and silently, with whoever asked
     from validation.run import ahead, warm  # noqa: F401
 
     ahead.answer(cases, sending)
