@@ -137,6 +137,11 @@ def _padded(name: str, theirs: tuple[int, ...], ours: tuple[int, ...]) -> bool:
 
 def _left_over(found: Shapes, wanted: Shapes) -> str | None:
     """A rank's file is loaded whole."""
-    name = next((name for name in found if name not in wanted), None)
-    mtp = "; +mtp behind the layout loads it" if name and ".mtp." in name and not any(".mtp." in one for one in wanted) else ""
-    return name and f"it has {name}, and the model has no such tensor{mtp or '; it must be of the same model and layers'}"
+    left = [name for name in found if name not in wanted]
+    # Those of an MTP layer first: the embedding that comes with it on the last stage would say less.
+    name = next((name for name in left if ".mtp." in name), next(iter(left), None))
+    without = not any(".mtp." in one for one in wanted)
+    works = (
+        "+mtp behind the layout loads it" if name and ".mtp." in name and without else "it must be of the same model and layers"
+    )
+    return name and f"it has {name}, and the model has no such tensor; {works}"
