@@ -119,3 +119,12 @@ def test_fused_and_flash_attention_are_for_16_bits() -> None:
         said = refusal(case(implementation=kind, precision="fp32", transport="nccl"))
         assert "--precision bf16 works, or --implementation te-unfused" in str(said)
         assert refusal(case(implementation=kind, precision="bf16", transport="nccl")) is None
+
+
+def test_a_lower_precision_is_offered_where_it_takes_less() -> None:
+    """Below fp64 the reference is computed in fp64 and in the precision, which may take more."""
+    long = replace(case("single", preset=MINI), seq_length=8192)
+    assert memory.estimate(replace(long, precision="bf16")).host > memory.estimate(long).host
+    said = memory.shortage(long, GIB)
+    assert said is not None
+    assert "--precision bf16" not in said

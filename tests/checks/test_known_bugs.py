@@ -113,4 +113,4 @@ def test_every_entry_names_checks_that_exist(bug: Any) -> None:
     names = [f"gradients/{name}" for name, parameter in parameters(TINY.model).items() if parameter.trained]
     names += observed(case())
     for pattern in bug.checks:
-        assert any(type(bug)(**{**vars(bug), "checks": (pattern,)}).must_fail(name) for name in names)
+        assert any(type(bug)(**{**vars(bug), "checks": (pattern,)}).must_fail(case(), name) for name in names)

@@ -30,7 +30,7 @@ intermediate_size):
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from validation.case.case import Case
 from validation.case.model import Model
@@ -230,7 +230,9 @@ def shortage(case: Case, memory: int) -> str | None:
     needed = estimate(case)
     if needed.host <= memory:
         return None
-    lower = ", --precision bf16" if case.precision in ("fp64", "fp32") else ""
+    # Below fp64 the reference holds both models' gradients, so that a lower precision may take more.
+    less = case.precision in ("fp64", "fp32") and estimate(replace(case, precision="bf16")).host < needed.host
+    lower = ", --precision bf16" if less else ""
     steps = ", --steps 0" if case.training.steps else ""
     streamed = "" if case.training.stream or case.layout.pp > 1 else ", --stream (one layer at a time)"
     return (
