@@ -437,3 +437,12 @@ def test_the_layers_of_deepseek_v3_are_estimated_by_layer() -> None:
     of = case(preset=v3, precision="bf16", training=STREAM, batch_size=2, seq_length=4096)
     assert 60 * GIB < memory.estimate(of).rank < 130 * GIB
     assert memory.estimate(replace(of, transport="nccl")).host < 16 * GIB
+
+
+def test_a_folder_need_not_give_yarn_s_mscale() -> None:
+    """Transformers then makes its own of the factor; the number's rule is for one that is given."""
+    model = replace(case("single").model, mscale=None)
+    assert refusal(replace(case("single"), model=model)) is None
+    assert "mscale is 0.0; it must be a number greater than 0" in str(
+        refusal(replace(case("single"), model=replace(model, mscale=0.0)))
+    )

@@ -50,6 +50,8 @@ def numbers_have_a_meaning(case: Case) -> str | None:
     """None is infinite or no number, and none is below what can be computed with."""
     for name, least, itself in _LIMITS:
         value: Any = getattr(case.model, name)
+        if value is None:
+            continue  # a folder need not give it
         if not _is_number(value) or not (value >= least if itself else value > least):
             return f"{name} is {value!r}; it must be a number {'of at least' if itself else 'greater than'} {least:g}"
     return None
