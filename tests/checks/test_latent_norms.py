@@ -11,10 +11,10 @@ from tests.checks.conftest import BROKEN, LAYERS, Output, outputs_of
 SHARED = ["--set", f"num_layers={LAYERS}", "--set", "rms_norm_eps=1e-2", "--layouts"]
 COMMANDS = {
     "local": [*SHARED, "tp2"],
-    "local-stock": [*SHARED, "single", "--implementation", "local-stock"],
+    "local-stock": [*SHARED, "single", "--implementation", "local-stock", "--steps", "0"],
     "fp32": [*SHARED, "single+mtp", "--precision", "fp32"],
     "isolated": [*SHARED, "single", "--isolated"],
-    "mended": [*SHARED, "tp2", "--implementation", f"{BROKEN}:huggingface_latent_norms"],
+    "mended": [*SHARED, "tp2", "--implementation", f"{BROKEN}:huggingface_latent_norms", "--steps", "0"],
 }
 
 

@@ -16,6 +16,11 @@ WRONG = {
     "gradient_reduction_lost": ("tp2", "Layer 1 Router Weight Gradient"),
 }
 """Defects of broken_specs, the layout that shows them, and the first tensor that is wrong in fp64."""
+BIASES = [
+    ("bias_rounded_where_it_is_used", "end to end"),
+    ("bias_rounded_where_it_is_used", "isolated"),
+    ("bias_too_small_where_it_is_used", "end to end"),
+]
 COMMANDS = {
     **{
         precision: [*SHARED, "--layouts", "single,tp2,pp2+mtp", "--precision", precision]
@@ -23,11 +28,10 @@ COMMANDS = {
     },
     **{
         f"{defect} {way}": [
-            *(*SHARED, "--layouts", "single,tp2+mtp", "--precision", "bf16", *words),
+            *(*SHARED, "--layouts", "single,tp2+mtp", "--precision", "bf16", *(["--isolated"] if way == "isolated" else [])),
             *("--implementation", f"{BROKEN}:{defect}"),
         ]
-        for defect in ("bias_rounded_where_it_is_used", "bias_too_small_where_it_is_used")
-        for way, words in {"end to end": (), "isolated": ("--isolated",)}.items()
+        for defect, way in BIASES
     },
     "four layers": ["--layouts", "single", "--precision", "bf16"],
     **{
@@ -61,8 +65,7 @@ def test_routers_that_flip_at_near_ties_pass_and_are_counted(runs: dict[str, Out
     assert re.search(line, found.text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("way", ["end to end", "isolated"])
-@pytest.mark.parametrize("defect", ["bias_rounded_where_it_is_used", "bias_too_small_where_it_is_used"])
+@pytest.mark.parametrize(("defect", "way"), BIASES)
 def test_a_bias_that_is_off_fails_where_every_choice_could_be_a_near_tie(
     defect: str, way: str, runs: dict[str, Output]
 ) -> None:
