@@ -9,7 +9,7 @@ import pytest
 
 from ci import junit
 from validation.case.errors import ExitCode
-from validation.checks.report import Report, _keep
+from validation.checks.report import Report, _written
 from validation.faults.plan import NOTHING
 from validation.run.options import parsed
 
@@ -53,5 +53,5 @@ def test_a_disk_that_is_full_when_a_case_ends_is_no_verdict(tmp_path: Path) -> N
     """The run ends with what is missing and where; here the file's folder is a file."""
     (tmp_path / "results").touch()
     with pytest.raises(pytest.exit.Exception, match=r"one\.xml cannot be written: ") as ended:
-        _keep(tmp_path / "results" / "one.xml", junit.Suite("one", (), {}))
+        _written(tmp_path / "results" / "one.xml", junit.Suite("one", (), {}))
     assert ended.value.returncode == ExitCode.ENVIRONMENT

@@ -270,7 +270,7 @@ class Report:
     def _finish_case(self) -> None:
         if self._suite == self._self_test.name:
             path, name = self._self_test_file()
-            _keep(path, self._self_test.suite(self._checks[name], self._common_facts() | self._how_it_broke(name)))
+            _written(path, self._self_test.suite(self._checks[name], self._common_facts() | self._how_it_broke(name)))
         if self._result is None:
             return
         case, result = self._result.case, self._result
@@ -286,7 +286,7 @@ class Report:
             seconds=result.seconds,
             timestamp=time.strftime("%Y-%m-%dT%H:%M:%S"),
         )
-        _keep(self._path(case), suite)
+        _written(self._path(case), suite)
 
     def _how_it_broke(self, name: str) -> dict[str, str]:
         """The exit code that a broken run behind a testsuite ends with, as a property of it."""
@@ -311,7 +311,7 @@ class Report:
         self._config.get_terminal_writer().write(f"{line}\n", **colours)
 
 
-def _keep(path: Path, suite: junit.Suite) -> None:
+def _written(path: Path, suite: junit.Suite) -> None:
     """A testsuite's file. A disk that is full by then ends the run, for what nobody can read proves nothing."""
     try:
         junit.write(path, suite)

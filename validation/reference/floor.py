@@ -81,7 +81,8 @@ class Floor:
             self._dtypes.setdefault(name, str(tensor.dtype).removeprefix("torch."))
             if tensor.is_floating_point():
                 truth = self.truth[name]
-                self.add_difference(name, tensor.dtype, difference_from(truth, tensor, scale), magnitude(truth))
+                largest = self._magnitudes[name] if name in self._magnitudes else magnitude(truth)
+                self.add_difference(name, tensor.dtype, difference_from(truth, tensor, scale), largest)
 
     def add_difference(self, name: str, dtype: torch.dtype, found: Difference, largest: float) -> None:
         """Take in one run's tensor of `dtype` by what it is off from a truth whose largest magnitude is `largest`."""

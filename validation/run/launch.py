@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from validation import cuda
 from validation.case.case import ON_CPU
-from validation.case.errors import ExitCode, InfrastructureError
+from validation.case.errors import ExitCode, PlumblineError
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -42,7 +42,7 @@ class Broken:
     exit_code: ExitCode = ExitCode.INFRASTRUCTURE
 
 
-class RunBroke(InfrastructureError):
+class RunBroke(PlumblineError):
     """A run that did not finish; carries what its ranks left behind, and the exit code of what broke it."""
 
     def __init__(self, broken: Broken) -> None:
