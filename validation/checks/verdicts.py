@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class _There:
-    """A result that is there already."""
+    """A result that is there already, and that of the same case without its known upstream bugs."""
 
-    def __init__(self, result: Result) -> None:
-        self._result = result
+    def __init__(self, result: Result, without: Result | None) -> None:
+        self._result, self._without = result, without
 
     def result(self, case: Case) -> Result:
         """The one result."""
@@ -35,10 +35,20 @@ class _There:
         """Nobody asks where a failure comes from."""
         return None
 
+    def without_bugs(self, case: Case) -> Result:
+        """The other result. Raises LookupError where there is none."""
+        if self._without is None:
+            raise LookupError(f"{case.name} has known upstream bugs, and there is no result without them")
+        return self._without
 
-def verdicts(result: Result) -> Iterator[Verdict]:
-    """What the checks of this folder say of a result, a user's own among them where they ask nothing but their case."""
-    there = _There(result)
+
+def verdicts(result: Result, without: Result | None = None) -> Iterator[Verdict]:
+    """What the checks of this folder say of a result, a user's own among them where they ask nothing but their case.
+
+    `without` is the result of the same case with its known upstream bugs taken out, where it has any: it judges the checks
+    behind them. Raises LookupError where it is needed and not there.
+    """
+    there = _There(result, without)
     for check in _checks():
         for given in _members(check, result.case):
             parity = Parity(result.case, there)

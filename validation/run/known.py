@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -86,4 +86,12 @@ def known_bugs(case: Case, version: str | None = None) -> tuple[Known, ...]:
 def _known_bugs(case: Case, version: str) -> tuple[Known, ...]:
     if version == ABSENT:  # where checks are listed and not run
         return ()
-    return tuple(entry for entry in table() if entry.applies(case, version))
+    return tuple(entry for entry in table() if entry.applies(case, version) and entry.id not in case.mended)
+
+
+def mended(case: Case) -> Case:
+    """The case without the known bugs that apply to it: they are taken out of its ranks (validation.candidate.mends).
+
+    A check that a bug excuses is judged there. Without such a bug it is the case itself.
+    """
+    return replace(case, mended=(*case.mended, *(bug.id for bug in known_bugs(case))))

@@ -14,7 +14,7 @@ from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel
 from torch.distributed.elastic.utils.store import barrier
 
-from validation.candidate import build, first_use, load, platform, staged, stream
+from validation.candidate import build, first_use, load, mends, platform, staged, stream
 from validation.candidate.balancing import compare_balancing
 from validation.candidate.compare import compare_gradients, compare_step
 from validation.candidate.optimizer import Optimizer, gather_gradients
@@ -86,6 +86,7 @@ def _leave_together(case: Case, timeout: float) -> None:
 
 def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankReport, plugin: Plugin) -> int:
     """Everything that is compared, into the recorder; returns the bytes of the parameters that this rank holds."""
+    plugin = mends.with_mends(case, stored.batch, plugin)
     if case.training.stream:
         return stream.measure(case, stored, recorder, plugin, report.path("boundaries"), report.progress)
     report.progress("model")
