@@ -208,6 +208,13 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def faults_behind_bugs(session: nox.Session) -> None:
+    """The catalogue beside each known upstream bug: what is caught without the bug must be caught beside it"""
+    python = _environment(session, "cpu", "cpu")
+    _run(session, python, "-m", "validation", "faults", "--behind", "all", *session.posargs)
+
+
+@nox.session(venv_backend="none")
 def versions(session: nox.Session) -> None:
     """Every release of megatron-core and transformers that is supported, one after the other; writes docs/versions.md"""
     shared = _installed(session, "cpu", "cpu")

@@ -181,6 +181,13 @@ def test_faults_runs_the_catalogue_and_ends_with_its_code(nox: Nox, tmp_path: Pa
 
 
 @pytest.mark.parametrize("code", [0, 1])
+def test_faults_behind_bugs_runs_the_catalogue_beside_every_bug(nox: Nox, tmp_path: Path, code: int) -> None:
+    assert nox("faults_behind_bugs", "--", "--only", "A", VALIDATION=str(code)).returncode == code
+    words = (tmp_path / "validation.log").read_text(encoding="utf-8").split()
+    assert words == ["-m", "validation", "faults", "--behind", "all", "--only", "A"]
+
+
+@pytest.mark.parametrize("code", [0, 1])
 def test_newest_is_red_where_the_newest_releases_compute_something_else(nox: Nox, tmp_path: Path, code: int) -> None:
     python = tmp_path / ".nox" / "newest" / "bin" / "python"
     python.parent.mkdir(parents=True)

@@ -41,7 +41,7 @@ Tokens = Callable[[], int]
 
 @dataclass(frozen=True)
 class Mend:
-    """How a bug is taken out of a rank: `install` once, before a model is built, `built` from each chunk that has been built."""
+    """How a bug is taken out of a rank: `install` once, before the model is built, `built` from each chunk of it."""
 
     install: Callable[[Case, Tokens], None] = _nothing
     built: Callable[[Case, Any], None] = _nothing
@@ -118,10 +118,10 @@ def _latent_marked(case: Case, chunk: Any) -> None:
 
 def _whole_rotary_key_summed(case: Case, chunk: Any) -> None:
     """Without sequence parallelism: the gradient at the output of a down-projection that every rank holds whole."""
-    summed = _rotary_columns_summed(case)
+    summed, whole = _rotary_columns_summed(case), case.model.kv_lora_rank + case.model.qk_rope_head_dim
 
     def watch(module: Any, given: Any, output: Any) -> None:
-        if output[0].requires_grad:
+        if output[0].requires_grad and output[0].shape[-1] == whole:
             output[0].register_hook(summed)
 
     for projection in _kv_down_projections(chunk):
@@ -178,7 +178,7 @@ def _latent_epsilon(case: Case, chunk: Any) -> None:
     """Transformer Engine joins each norm with the projection behind it, which then has the epsilon."""
     for attention in _attentions(chunk):
         for name in ("q_layernorm", "kv_layernorm", "linear_q_up_proj", "linear_kv_up_proj"):
-            module = getattr(attention, name, None)
+            module: Any = getattr(attention, name, None)
             if getattr(module, "eps", None) == case.model.rms_norm_eps:
                 module.eps = LATENT_EPSILON
 

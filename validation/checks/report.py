@@ -16,6 +16,7 @@ from ci import commit, junit
 from validation.case.case import Case
 from validation.case.errors import ExitCode, PlumblineError
 from validation.checks import before
+from validation.checks.excused import Excused, excused
 from validation.checks.facts import case_facts, case_file
 from validation.checks.first import First
 from validation.checks.parity import Parity
@@ -262,6 +263,9 @@ class Report:
         colour = {"green": True} if code == ExitCode.PASS else {"red": True}
         self._write(f"===== Overall result: {word} ({', '.join(counted)}) =====", **colour)
         for case in self._wanted:
+            for bug in self._excused(case):
+                self._write(f"Known in {case.arrangement}: {bug.line}", yellow=True)
+        for case in self._wanted:
             if case.name in self._first:
                 first = self._first[case.name]
                 self._write(f"First in {case.arrangement}: {first.line}")
@@ -296,12 +300,17 @@ class Report:
             checks=tuple(first.told(checks, self._settings) if first else checks),
             properties=facts
             | _ranks(result)
+            | {f"known_{bug.bug}": bug.line for bug in self._excused(case)}
             | self._how_it_broke(case.name)
             | {"reproduce": command(case, "", self._settings)},
             seconds=result.seconds,
             timestamp=time.strftime("%Y-%m-%dT%H:%M:%S"),
         )
         _written(self._path(case), suite)
+
+    def _excused(self, case: Case) -> tuple[Excused, ...]:
+        """What known upstream bugs hide in a case."""
+        return excused(check.properties for check in self._checks[case.name])
 
     def _how_it_broke(self, name: str) -> dict[str, str]:
         """The exit code that a broken run behind a testsuite ends with, as a property of it."""

@@ -52,8 +52,12 @@ class Known:
         return bool(eval(self.layouts, {"__builtins__": {}}, degrees | asdict(case.model)))
 
     def must_fail(self, case: Case, check: str) -> bool:
-        """Whether this check shows the bug, whatever else is right: not where the reference's gradients go on behind it."""
-        return not case.isolated and _matches(check, self.checks)
+        """Whether this check shows the bug, whatever else is right.
+
+        Not if modules are isolated, for the reference's gradients go on behind the bug; and only in fp64, for in the lower
+        precisions a small model's share of the bug may be below rounding.
+        """
+        return not case.isolated and case.precision == "fp64" and _matches(check, self.checks)
 
     def excuses(self, case: Case, check: str) -> bool:
         """Whether this check shows the bug, or may fail as a consequence."""

@@ -19,33 +19,50 @@ from validation.faults.fault import Fault
 from validation.machine import machine
 from validation.run.options import Settings
 from validation.run.prepare import prepare
+from validation.scorecard.behind import ACTIVATED, behind
 from validation.scorecard.judge import SEEN, Clean, Outcome
 from validation.scorecard.report import Scorecard
-from validation.scorecard.run import Trial, outcomes, trials
+from validation.scorecard.run import outcomes, trials
+from validation.scorecard.trial import Trial
 
 
 def add_options(add: Callable[..., Any]) -> None:
     """Its options."""
     add("--only", action="append", default=[], metavar="ID", help="this fault (A01), or all whose ids begin so (A); repeatable")
+    add(
+        "--behind",
+        action="append",
+        default=[],
+        metavar="BUG",
+        help="put the faults in beside this known upstream bug, by its id in validation/run/known.yaml, or all; repeatable",
+    )
     add("--list", action="store_true", help="list the catalogue and run nothing")
     add("--results", default="results/faults", metavar="DIR", help="where the JUnit files go (default results/faults)")
     add("--jobs", type=int, default=2, metavar="N", help="cases that run at the same time (default 2)")
     add("--timeout", type=float, default=600.0, metavar="SECONDS", help="after which a case is killed (default 600)")
-    add("--write", action="store_true", help="write docs/scorecard.json and docs/scorecard.md from the whole catalogue")
+    add(
+        "--write",
+        action="store_true",
+        help="write docs/scorecard.md and its data, of the whole catalogue or --behind all",
+    )
 
 
 def run(options: argparse.Namespace, command: str) -> int:
     """Run what is asked for; returns the exit code. Raises UsageError."""
-    refuse_empty(options, ("only", "results"))
-    wanted = chosen(options.only)
+    refuse_empty(options, ("only", "results", "behind"))
+    wanted, bugs = chosen(options.only), known(options.behind)
     if options.list:
         sys.stdout.write("".join(f"{fault.id}  {fault.group}: {fault.does}\n" for fault in wanted))
         return ExitCode.PASS
     if options.write and options.only:
         raise UsageError("--write writes a page about the whole catalogue; leave --only out")
+    if options.write and bugs and set(bugs) != set(ACTIVATED):
+        raise UsageError("--write writes a page about all known bugs; give --behind all")
     if options.jobs < 1 or not options.timeout > 0:
         raise UsageError("--jobs is 1 or more, and --timeout a number of seconds greater than 0")
-    tried = trials(wanted)
+    tried = behind(wanted, bugs) if bugs else trials(wanted)
+    if not tried:
+        raise UsageError(f"no fault that --only names can be put in beside {', '.join(bugs)}; leave --only out")
     settings = _settings(options, tried, command)
     prepare(settings)
     return _score(tried, settings, options.write)
@@ -58,6 +75,14 @@ def chosen(names: Sequence[str]) -> tuple[Fault, ...]:
         if not any(fault.id.startswith(name.upper()) for fault in known):
             raise UsageError(f"--only {name}: no fault of the catalogue; `python -m validation faults --list` lists them")
     return tuple(fault for fault in known if not names or fault.id.startswith(tuple(name.upper() for name in names)))
+
+
+def known(names: Sequence[str]) -> tuple[str, ...]:
+    """The ids of known upstream bugs that `--behind` names. Raises UsageError for one beside which no fault can be put in."""
+    for name in names:
+        if name != "all" and name not in ACTIVATED:
+            raise UsageError(f"--behind {name}: no bug that a case can be given here; those are {', '.join(ACTIVATED)}, or all")
+    return tuple(ACTIVATED) if "all" in names else tuple(dict.fromkeys(names))
 
 
 def _settings(options: argparse.Namespace, tried: Sequence[Trial], command: str) -> Settings:
@@ -76,7 +101,7 @@ def _settings(options: argparse.Namespace, tried: Sequence[Trial], command: str)
 
 def _score(tried: Sequence[Trial], settings: Settings, write: bool) -> ExitCode:
     start, facts = time.monotonic(), {"command": settings.command, **machine()}
-    card = Scorecard(settings.results, facts, list(dict.fromkeys(trial.fault.group for trial in tried)))
+    card = Scorecard(settings.results, facts, list(dict.fromkeys(trial.bug or trial.fault.group for trial in tried)))
     found, clean = [], []
     sys.stdout.write(f"===== scorecard: {len(tried)} faults in {len(settings.cases)} cases of preset tiny =====\n")
     sys.stdout.flush()
@@ -89,13 +114,14 @@ def _score(tried: Sequence[Trial], settings: Settings, write: bool) -> ExitCode:
     code, seconds = card.finish(), time.monotonic() - start
     sys.stdout.write(_summary(found, clean, seconds, code))
     if write:
-        from validation.scorecard.page import Measured, save
+        from validation.scorecard.page import BEHIND, DATA, Measured, save
 
         order = [fault.id for fault in catalogue.faults()]
         where = (
             f"{os.cpu_count()} CPU cores with megatron-core {facts['megatron-core']} and transformers {facts['transformers']}"
         )
-        save(Measured(where, round(seconds), tuple(sorted(found, key=lambda one: order.index(one.fault))), tuple(clean)))
+        measured = Measured(where, round(seconds), tuple(sorted(found, key=lambda one: order.index(one.fault))), tuple(clean))
+        save(measured, BEHIND if any(one.bug for one in found) else DATA)
     return code
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from ci import junit
 from validation.case.errors import ExitCode
 from validation.faults import catalogue
-from validation.scorecard.judge import BROKEN, IDLE, SEEN, Clean, Outcome
+from validation.scorecard.judge import BROKEN, IDLE, NOWHERE, SEEN, Clean, Outcome
 
 CLEAN = "clean"
 _MODULE = "validation.scorecard"
@@ -28,7 +28,7 @@ class Scorecard:
 
     def add(self, found: Clean | Outcome) -> None:
         """Say and keep what came of one."""
-        group = catalogue.find(found.fault).group if isinstance(found, Outcome) else CLEAN
+        group = (found.bug or catalogue.find(found.fault).group) if isinstance(found, Outcome) else CLEAN
         check = _of_fault(found) if isinstance(found, Outcome) else _of_clean(found)
         self._checks[group].append(check)
         sys.stdout.write(f"{check.details}\n")
@@ -61,7 +61,7 @@ def _of_clean(found: Clean) -> junit.Check:
 
 def _of_fault(found: Outcome) -> junit.Check:
     fault = catalogue.find(found.fault)
-    title = f"Fault seen: {found.fault} in {found.layout}"
+    title = f"Fault seen: {found.fault} in {found.layout}" + (f" beside {found.bug}" if found.bug else "")
     properties = {
         "fault": found.fault,
         "does": fault.does,
@@ -83,6 +83,10 @@ def _said(found: Outcome) -> tuple[str, str]:
     fault = catalogue.find(found.fault)
     if found.status == BROKEN:
         return "error", f"{fault.does}: {found.says}"
+    if found.status == IDLE and found.bug:
+        return "known", f"{fault.does}: not a byte is other than without it, so that it does not show beside {found.bug}"
+    if found.status == NOWHERE:
+        return "known", f"{fault.does}: the case beside {found.bug} has not what it changes ({found.says})"
     if found.status == IDLE:
         return "error", f"{fault.does}: not a byte is other than without it, so that there is no fault"
     if not found.caught:
