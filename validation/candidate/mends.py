@@ -10,6 +10,7 @@ stays wrong.
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -169,9 +170,10 @@ def _balancing_times(factor: Callable[[Case, Tokens], float]) -> Callable[[Case,
 def _lost_per_token(case: Case, tokens: Tokens) -> float:
     """The inverse of what a loss per token leaves of a balancing loss (docs/findings/balancing-losses-per-token.md)."""
     found = case.layout.tp * case.layout.cp * tokens() / (case.batch_size * case.seq_length)
-    # Since 0.16 it is told the tokens of one sequence in place of all that its rank sees.
-    told = "valid_token_count" in TopKRouter.attach_and_log_load_balancing_loss.__code__.co_varnames
-    return found * (case.micro_batch_size if told and case.training.balancing == "seq_aux_loss" else 1)
+    # Since 0.16 the router multiplies by the tokens of one sequence, and not by all that its rank sees.
+    attach = getattr(TopKRouter, "attach_and_log_load_balancing_loss", None)
+    of_one = attach is not None and "valid_token_count" in inspect.signature(attach).parameters
+    return found * (case.micro_batch_size if of_one and case.training.balancing == "seq_aux_loss" else 1)
 
 
 def _latent_epsilon(case: Case, chunk: Any) -> None:
