@@ -33,6 +33,11 @@ class Plan:
     plants: tuple[Plant, ...] = ()
     left_out: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """The kinds that are left out because a known upstream bug hides them."""
+        return tuple(kind for kind, why in self.left_out if why.startswith(_HIDES))
+
 
 NOTHING = Plan()
 
@@ -58,6 +63,7 @@ _WIDTHS: dict[str, Callable[[Layout], int]] = {
     "cp": lambda layout: layout.cp,
 }
 """By what a fault needs, over how many ranks a layout has it."""
+_HIDES = "the known upstream bug"
 _MISSING = {
     "tp": "no layout of this run has tensor-parallel ranks",
     "sequence parallelism": "no layout of this run has ranks that sum gradients",
@@ -85,7 +91,7 @@ def plan(cases: Sequence[Case]) -> Plan:
         if found is not None:
             plants.append(found)
         else:
-            left_out.append((kind, str(tried[0])))
+            left_out.append((kind, next((why for why in map(str, tried) if why.startswith(_HIDES)), str(tried[0]))))
     return Plan(tuple(plants), tuple(left_out))
 
 
@@ -97,7 +103,7 @@ def _planted(kind: str, name: str, needs: str, cases: Sequence[Case]) -> Plant |
     fault, case = catalogue.find(name), smaller(cases[0], layout)
     check = fault.first_in(case)
     hiding = next((bug.id for bug in known_bugs(case) if bug.excuses(case, check)), None)
-    return f"the known upstream bug {hiding} hides it" if hiding else Plant(kind, fault, case, check)
+    return f"{_HIDES} {hiding} hides it" if hiding else Plant(kind, fault, case, check)
 
 
 def _layout(needs: str, layouts: Iterable[Layout]) -> Layout | None:
