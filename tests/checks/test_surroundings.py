@@ -148,7 +148,10 @@ def test_a_manifest_that_is_narrowed_all_the_same_is_refused(words: tuple[str, .
             (name, True)
             for name in ("sitecustomize.py", "usercustomize.py", "dataclasses.py", "pytest.py", "_pytest/__init__.py")
         ),
-        *((name, False) for name in ("pytest.py", "torch.py", "yaml/__init__.py", "dataclasses.py", "megatron/core/a.py")),
+        *(
+            (name, False)
+            for name in ("pytest.py", "torch.py", "yaml/__init__.py", "dataclasses.py", "attr.py", "megatron/core/a.py")
+        ),
     ],
 )
 def test_a_file_that_would_run_in_the_place_of_what_is_installed_is_refused(name: str, on_path: bool, tmp_path: Path) -> None:

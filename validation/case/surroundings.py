@@ -16,8 +16,25 @@ PACKAGES = (
     *("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments"),
     *("yaml", "_yaml", "junitparser", "lxml", "isal", "psutil"),
     *("torch", "numpy", "safetensors", "transformers", "tokenizers", "huggingface_hub", "transformer_engine", "triton"),
+    *("typing_extensions", "filelock", "sympy", "mpmath", "networkx", "jinja2", "markupsafe", "fsspec", "einops", "regex"),
+    *("tqdm", "requests", "urllib3", "certifi", "idna", "charset_normalizer", "httpx", "httpcore", "h11", "anyio", "sniffio"),
+    *(
+        "typer",
+        "click",
+        "rich",
+        "setuptools",
+        "pkg_resources",
+        "colorama",
+        "exceptiongroup",
+        "tomli",
+        "py",
+        "functorch",
+        "torchgen",
+        "hf_xet",
+    ),
 )
-"""What is installed for Plumbline, by the names that are imported."""
+"""What is installed for Plumbline, and what that imports, by the names that are imported."""
+_OURS = ("ci", "validation", "tests", "benchmarks", "noxfile")
 _MEGATRON = "megatron"
 USAGE = 2
 """validation.case.errors.ExitCode.USAGE; importing it would import what may be shadowed."""
@@ -50,6 +67,7 @@ def intruder(path: list[str]) -> str:
                     "remove it, or take its folder off PYTHONPATH"
                 )
         names = [*sys.stdlib_module_names, *(PACKAGES if own or not _holds_installed(folder) else ())]
+        names += [name for name in _listed(folder) if name not in _OURS] if own else []
         hidden = next((name for name in names if _found(name, [folder]) and _found(name, later)), None)
         if hidden is None and own and os.path.isdir(os.path.join(ROOT, _MEGATRON)):
             hidden = _MEGATRON
@@ -68,10 +86,19 @@ def _of_the_interpreter() -> set[str]:
 
 
 def _holds_installed(folder: str) -> bool:
+    return any(name.endswith((".dist-info", ".egg-info")) for name in _entries(folder))
+
+
+def _listed(folder: str) -> list[str]:
+    """The names by which what lies in a folder might be imported."""
+    return sorted({name.partition(".")[0] for name in _entries(folder)} - {""})
+
+
+def _entries(folder: str) -> list[str]:
     try:
-        return any(name.endswith((".dist-info", ".egg-info")) for name in os.listdir(folder or os.curdir))
+        return os.listdir(folder or os.curdir)
     except OSError:
-        return False
+        return []
 
 
 def _found(name: str, path: list[str]) -> bool:
