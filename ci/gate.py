@@ -118,6 +118,10 @@ def _of_manifest(manifest: Manifest, origin: Origin) -> Iterator[str]:
         yield "names no check: nothing would be compared"
     files = Counter((suite.session, suite.file) for suite in manifest.suites)
     yield from (f"names {file} of session {session!r} twice" for (session, file), count in files.items() if count > 1)
+    named = {(suite.session, suite.file) for suite in manifest.suites if suite.checks}
+    for session, file in manifest.self_tests.items():
+        if (session, file) not in named:
+            yield f"says that {f'session {session}' if session else 'the run'} tests itself, and names no check of {file}"
     if not origin.commit:
         yield "does not say which commit it is of; give --commit, or make it where git or GITHUB_SHA says it"
     elif manifest.commit != origin.commit:

@@ -1,14 +1,19 @@
 """`python -m validation`."""
 
-import atexit
-import gc
-import os
-import sys
-
-from validation.case.errors import ExitCode
-from validation.cli import main
+from validation.case import surroundings
 
 if __name__ == "__main__":
+    # Before anything is imported that a file of this folder or of PYTHONPATH could stand for.
+    surroundings.refuse()
+
+    import atexit
+    import gc
+    import os
+    import sys
+
+    from validation.case.errors import ExitCode
+    from validation.cli import main
+
     # torch and ten thousand checks are objects by the million and few cycles: by default Python looks for them all the time.
     gc.set_threshold(50_000, 20, 20)
     try:

@@ -9,7 +9,6 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from validation import doctor
 from validation.case import packages, writing
@@ -30,9 +29,6 @@ what comes after -- goes to pytest: python -m validation run --tp 2 -- -k mla -x
 
 exit codes: 0 pass, 1 a check failed or the code raised, 2 wrong usage or impossible case, 3 something is missing,
 4 the run broke, 130 interrupted"""
-
-_UNWANTED = ("cacheprovider", "logging", "warnings", "unraisableexception", "threadexception", "faulthandler", "pastebin")
-"""Plugins of pytest that watch the code of a test. A check only reads numbers, and there are thousands."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,15 +89,9 @@ def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
         prepare(wanted, [plant.case for plant in plan_of(wanted).plants])
 
     # What is wrong has been said by now, and the fork server imports while pytest is.
-    import pytest
+    from validation.checks import started
 
-    from validation.checks.ended import Ended
-
-    checks = Path(__file__).parent / "checks"
-    unwanted = [word for plugin in _UNWANTED for word in ("-p", f"no:{plugin}")]
-    arguments = [str(checks), *unwanted, "--capture=no", "--rootdir", str(checks.parents[1]), *pytests]
-    ended = Ended()
-    return int(ended.code(pytest.main(arguments, plugins=[Given(wanted), ended])))
+    return started.run(Given(wanted, tuple(pytests)), pytests)
 
 
 _COMMANDS = {"run": _run, "faults": _faults, **dict.fromkeys(conversion.COMMANDS, _convert)}

@@ -102,5 +102,9 @@ def test_a_selection_keeps_the_whole_report_and_says_so(
     assert [len(lines) for lines in said] == [0, 1, 0, 1, 1]
     assert said[1][0].startswith(f"Kept from before this run of 1 checks: {tmp_path}/{FOLDER}/{NAME}-")
     (before,) = (tmp_path / FOLDER).iterdir()
+    last = [output.text.rstrip().splitlines()[-1] for output in outputs]
+    assert last[1] == "Left out: 65 of 66 checks; a gate takes no results of such a run"
+    assert ", 65 left out, " in outputs[1].text
+    assert not any("left out" in output.text.lower() for output in (outputs[0], *outputs[2:]))
     counts = [len(ElementTree.parse(path).findall(".//testcase")) for path in (before, tmp_path / f"{NAME}.xml")]
     assert counts[0] == counts[1] == 66

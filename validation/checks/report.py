@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections import Counter, defaultdict
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,11 @@ from ci import commit, junit
 from validation.case.case import Case
 from validation.case.errors import ExitCode, PlumblineError
 from validation.checks import before
+from validation.checks.counted import OURS
 from validation.checks.excused import Excused, excused
 from validation.checks.facts import case_facts, case_file
 from validation.checks.first import First
+from validation.checks.left_out import LeftOut
 from validation.checks.parity import Parity
 from validation.checks.planted import Planted
 from validation.checks.printed import printed
@@ -37,11 +39,15 @@ if TYPE_CHECKING:
 
 
 class Report:
-    """Runs each case when its first check asks for it, prints a line per check, writes a JUnit file per case."""
+    """Runs each case when its first check asks for it, prints a line per check, writes a JUnit file per case.
 
-    def __init__(self, config: pytest.Config, settings: Settings, plan: Plan, prepared: bool) -> None:
-        self._config, self._settings, self._prepared = config, settings, prepared
+    `prepared` says that preflight is done, `selecting` that the user has given words to pytest, which may leave checks out.
+    """
+
+    def __init__(self, config: pytest.Config, settings: Settings, plan: Plan, prepared: bool, selecting: bool = False) -> None:
+        self._config, self._settings, self._prepared, self._selecting = config, settings, prepared, selecting
         self._self_test = SelfTest(plan, settings.cases[0])
+        self._left_out = LeftOut(settings, self._self_test)
         self._runner: Any = None
         self._result: Result | None = None
         self._against_single: dict[Case, Result | None] = {}
@@ -162,6 +168,18 @@ class Report:
         self._wanted = [case for case in self._settings.cases if case in asked]
         self._selected.update(parity.case.name for parity in map(parity_of, session.items) if parity)
         self._plants = [planted.plant for planted in map(planted_of, session.items) if planted]
+        self._count_own(session.items)
+
+    def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
+        """Called by whatever deselects checks."""
+        self._count_own(items)
+
+    def _count_own(self, items: Sequence[pytest.Item]) -> None:
+        """Have checks of a user's own modules counted, too: only pytest knows of them."""
+        for item in items:
+            parity, classname = parity_of(item), classname_of(item.nodeid)
+            if parity and classname not in OURS:
+                self._left_out.also(parity.case.name, (classname, title_of(item)))
 
     def pytest_unconfigure(self) -> None:
         """Nothing is left running, however this ends."""
@@ -251,6 +269,8 @@ class Report:
                 self._write("No check was selected; leave out -k, or name something that `--collect-only` lists", red=True)
                 session.exitstatus = ExitCode.USAGE
             return
+        missing, all_checks = self._left_out.total(self._checks)
+        self._wrong |= bool(missing) and not self._selecting
         code = self._exit_code()
         session.exitstatus = code
         word = "PASS" if code == ExitCode.PASS else "FAIL" if self._wrong else "ERROR"
@@ -258,6 +278,7 @@ class Report:
         words_of = {"known": "known upstream bugs"}
         found = sorted(self._counts.items())
         counted += [f"{count} {words_of.get(status, status)}" for status, count in found if status != "pass"]
+        counted += [f"{missing} left out"] if missing else []
         cases = len(self._settings.cases)
         counted = ([f"{cases} cases"] if cases > 1 else []) + counted + [f"{time.monotonic() - self._start:.1f} s"]
         colour = {"green": True} if code == ExitCode.PASS else {"red": True}
@@ -277,6 +298,13 @@ class Report:
             self._write(f"JUnit: {self._self_test_file()[0]}")
         if said := before.told(self._kept, sum(self._counts.values())):
             self._write(said)
+        if missing:
+            self._write(f"Left out: {missing} of {all_checks} checks; {self._why_left_out()}", yellow=True)
+
+    def _why_left_out(self) -> str:
+        if self._selecting:
+            return "a gate takes no results of such a run"
+        return "nothing was given behind --, so something on this machine changes what pytest collects; find and remove it"
 
     def _exit_code(self) -> ExitCode:
         """The lowest outweighs the others: only what is undecided for want of machines may be tried again."""
@@ -289,7 +317,8 @@ class Report:
     def _finish_case(self) -> None:
         if self._suite == self._self_test.name:
             path, name = self._self_test_file()
-            _written(path, self._self_test.suite(self._checks[name], self._common_facts() | self._how_it_broke(name)))
+            more = self._how_it_broke(name) | self._left_out.properties(name, self._checks[name])
+            _written(path, self._self_test.suite(self._checks[name], self._common_facts() | more))
         if self._result is None:
             return
         case, result = self._result.case, self._result
@@ -302,6 +331,7 @@ class Report:
             | _ranks(result)
             | {f"known_{bug.bug}": bug.line for bug in self._excused(case)}
             | self._how_it_broke(case.name)
+            | self._left_out.properties(case.name, checks)
             | {"reproduce": command(case, "", self._settings)},
             seconds=result.seconds,
             timestamp=time.strftime("%Y-%m-%dT%H:%M:%S"),

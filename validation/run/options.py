@@ -75,9 +75,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Given:
-    """Settings that were worked out before pytest started, handed to it as a plugin."""
+    """Settings that were worked out before pytest started, handed to it as a plugin, with the user's `words` for pytest."""
 
     settings: Settings
+    words: tuple[str, ...] = ()
 
 
 def add_options(add: Callable[..., Any]) -> None:
