@@ -102,14 +102,15 @@ def _faults(options: argparse.Namespace, pytests: list[str], command: str) -> in
 
 def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     from validation.checks import unstarted
-    from validation.faults.plan import plan_of
-    from validation.run.prepare import prepare
 
     wanted = settings(options, command)
     if wanted.manifest:
         writing.check_file(wanted.manifest, "--manifest")
     else:
         ASIDE.take(unstarted.files(wanted))
+        from validation.faults.plan import plan_of
+        from validation.run.prepare import prepare
+
         prepare(wanted, [plant.case for plant in plan_of(wanted).plants])
 
     # What is wrong has been said by now, and the fork server imports while pytest is.

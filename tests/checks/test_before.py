@@ -117,9 +117,26 @@ def test_a_new_report_is_not_put_back_over(there: Path) -> None:
     assert len(junit.read(there).checks) == 5
 
 
-def test_a_place_that_cannot_be_made_is_said(there: Path) -> None:
+def test_where_no_folder_can_be_made_it_stays_beside_its_place_under_another_name(there: Path) -> None:
+    """A full disk, or a file of that name: what is old leaves its place all the same, and no gate reads it."""
     (there.parent / FOLDER).touch()
-    with pytest.raises(UsageError, match=r"cannot be moved to before/ beside it .*; name another folder with --results"):
+    for number in (3, 2):
+        report(there, number, case="0123456789abcdef")
+        Aside().take([there])
+    beside = [there.with_name(f"tiny.xml{ending}") for ending in (f"-2.{FOLDER}", f".{FOLDER}")]
+    assert sorted(there.parent.iterdir()) == sorted([there.parent / FOLDER, *beside])
+    report(there, 1, case="other")
+    found = keep(there, {"case": "0123456789abcdef"}, 3)
+    assert found is not None
+    assert (found.path.parent, found.path.suffix) == (there.parent, f".{FOLDER}")
+
+
+def test_what_cannot_be_moved_at_all_is_said(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path, to: Path) -> Path:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "replace", refused)
+    with pytest.raises(UsageError, match=r"cannot be moved to before/ beside it \(Read-only file system\); name another"):
         Aside().take([there])
     assert there.exists()
 

@@ -76,7 +76,7 @@ class Aside:
                 if _unfinished(_head(path)):
                     path.unlink()  # nothing was found out
                 else:
-                    self._held[path] = path.replace(_free(_place(path)))
+                    self._held[path] = _moved(path)
             except OSError as error:
                 raise UsageError(
                     f"{path}: an earlier run's report cannot be moved to {FOLDER}/ beside it ({error.strerror}); "
@@ -99,7 +99,7 @@ class Aside:
             held.unlink()
             _tidy(held.parent)
             return None
-        return Kept(held.replace(place), found.checks)
+        return Kept(held.replace(place) if place.parent.is_dir() else held, found.checks)
 
     def put_back(self) -> None:
         """What this run does not replace after all."""
@@ -129,9 +129,17 @@ def _place(path: Path, now: Path | None = None) -> Path:
     return path.parent / FOLDER / f"{name}{path.suffix}"
 
 
+def _moved(path: Path) -> Path:
+    """Where it is now; beside its place under a name that no gate reads if no folder can be made, as on a full disk."""
+    try:
+        (path.parent / FOLDER).mkdir(exist_ok=True)
+        return path.replace(_free(_place(path)))
+    except OSError:
+        return path.replace(_free(path.with_name(f"{path.name}.{FOLDER}")))
+
+
 def _free(place: Path) -> Path:
     """The place, or one like it where nothing lies yet."""
-    place.parent.mkdir(exist_ok=True)
     number, free = 1, place
     while free.exists() or free.is_symlink():
         number += 1

@@ -1,6 +1,7 @@
 """A run that ends before it starts leaves no results of the run before in its place.
 
-The options say which results those are. If some options are wrong, the others still say it, as far as they can.
+The options say which results those are. If some options are wrong, the others still say it, as far as they can. The standard
+library is enough for that, the self-test's file aside: a missing package is one of the reasons why a run does not start.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import glob
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,8 +20,6 @@ from validation.case.preset import PRESETS
 from validation.case.training import OPTIONS
 from validation.checks.before import ASIDE
 from validation.checks.facts import case_file
-from validation.checks.self_test import SelfTest
-from validation.faults.plan import plan_of
 from validation.run.options import DEGREES, Settings, add_options, settings
 
 _MODEL = ("preset", "hf_model_path", "layers", "numbers")
@@ -33,13 +33,17 @@ _SEEDS = range(-(1 << 63), 1 << 64)
 def files(wanted: Settings) -> list[Path]:
     """The files that a command writes; without the self-test's if the command's checkout of megatron-core is not there."""
     names = [case.name for case in wanted.cases]
-    try:
-        plan = plan_of(wanted)
-    except PlumblineError:
-        plan = None
-    if plan is not None and plan.plants:
-        names.append(SelfTest(plan, wanted.cases[0]).name)
+    with suppress(PlumblineError, ImportError):
+        names += _self_test(wanted)
     return [wanted.results / case_file(name) for name in names]
+
+
+def _self_test(wanted: Settings) -> list[str]:
+    from validation.checks.self_test import SelfTest
+    from validation.faults.plan import plan_of
+
+    plan = plan_of(wanted)
+    return [SelfTest(plan, wanted.cases[0]).name] if plan.plants else []
 
 
 def ended(words: Sequence[str]) -> None:
