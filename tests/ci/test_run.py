@@ -145,12 +145,13 @@ def test_results_beside_another_job_s_artifact_are_found(tmp_path: Path) -> None
     assert Results(tmp_path).of(["a", ""]).by_session
 
 
+@pytest.mark.parametrize("session", ["", "a"])
 @pytest.mark.parametrize("left", [*LEFTOVERS.values(), *STRANGERS.values()], ids=[*LEFTOVERS, *STRANGERS])
 def test_drift_baseline_and_page_see_what_the_gate_sees(
-    tmp_path: Path, left: Leave, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, left: Leave, session: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The file of the other session is in neither, though it is there."""
-    save(tmp_path / "manifest.json", manifest(""))
+    save(tmp_path / "manifest.json", manifest(session))
     leave(tmp_path / "results", tp2=NEW)
     common = ["--manifest", str(tmp_path / "manifest.json"), "--results", str(tmp_path / "results")]
     base = str(tmp_path / "base")
