@@ -114,9 +114,10 @@ def _leaving_no_old_results(session: nox.Session, row: Row) -> Iterator[None]:
     except BaseException:
         with suppress(ImportError):  # a copy of the table alone compares nothing
             from validation.checks import unstarted
+            from validation.checks.before import ASIDE
 
             unstarted.ended([*row.arguments()[1:], *session.posargs])
-            if said := unstarted.ASIDE.told():
+            if said := ASIDE.told():
                 session.log(said)
         raise
 

@@ -86,7 +86,7 @@ def _understood(options: argparse.Namespace) -> Iterator[Settings]:
 def _with_other_numbers(options: argparse.Namespace) -> Iterator[Settings]:
     folder, named = options.hf_model_path, options.preset or "tiny"
     name = Path(folder).resolve().name if folder else named if named in PRESETS else _ANY
-    plain = {**dict.fromkeys((*_MODEL, "share_gpu")), "numbers": [], "no_self_test": False}
+    plain: dict[str, Any] = {**dict.fromkeys((*_MODEL, "share_gpu")), "numbers": [], "no_self_test": False}
     degrees = dict.fromkeys(DEGREES) if options.layouts else {}
     try:
         found = settings(argparse.Namespace(**{**vars(options), **plain, **degrees}), "")
