@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from ci import junit
 from ci.folder import BEFORE
 from ci.junit import Check, Suite
-from tests.checks.conftest import ROOT, command
+from tests.checks.conftest import ROOT, command, commands_in_turn
 from validation.checks import unstarted
 from validation.checks.before import ASIDE
 
@@ -23,12 +24,17 @@ MINE, LOWER = "tiny-tp2-fp64-mine.spec-gloo", "tiny-tp2-bf16-local-gloo"
 NAMES = (SINGLE, TP2, MTP, SELF_TEST, MINE, LOWER, "tiny-tp2pp2-fp64-local-gloo", "tiny-tp2-fp64-local-gloo-seed5")
 
 
+def earlier(folder: Path) -> Path:
+    """A folder with reports of earlier runs."""
+    for name in NAMES:
+        junit.write(folder / f"{name}.xml", Suite(name, (Check("a", "b", "pass"),), {}))
+    return folder
+
+
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    """Reports of earlier runs."""
-    for name in NAMES:
-        junit.write(tmp_path / f"{name}.xml", Suite(name, (Check("a", "b", "pass"),), {}))
-    return tmp_path
+    """The same for a test that needs one."""
+    return earlier(tmp_path)
 
 
 @pytest.fixture(autouse=True)
@@ -100,10 +106,8 @@ def test_a_folder_with_marks_of_patterns_in_its_name_is_taken_by_its_letters(tmp
 
 ENDS: dict[str, tuple[list[str], int]] = {
     "an implementation": (["--implementation", "no.such:thing"], 2),
-    "preflight": (["--batch-size", "3"], 2),
+    "preflight": (["--max-ranks", "1"], 2),
     "memory": (["--seq-length", "100000000"], 3),
-    "an option of pytest": (["--", "--no-such-option"], 2),
-    "no check": (["--", "-k", "no_such_check"], 2),
     "argparse": (["--colour", "red"], 2),
 }
 
@@ -118,11 +122,34 @@ def test_so_it_is_with_a_real_command(results: Path, tmp_path: Path, words: list
     assert TP2 in gone(results)
 
 
-@pytest.mark.parametrize("words", [["--help"], ["--", "--collect-only"], ["--", "--help"]], ids=" ".join)
-def test_a_command_that_is_to_run_nothing_leaves_them(results: Path, tmp_path: Path, words: list[str]) -> None:
-    done = command(["run", "--tp", "2", "--results", str(results), *words], tmp_path / "cache")
+def test_help_leaves_them(results: Path, tmp_path: Path) -> None:
+    done = command(["run", "--tp", "2", "--results", str(results), "--help"], tmp_path / "cache")
     assert (done.returncode, "Kept from before" in done.stdout) == (0, False)
     assert gone(results) == set()
+
+
+def test_so_it_is_where_pytest_ends_before_a_check(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A selection of nothing and an option that it has not; what is to list checks alone leaves the reports."""
+    ends = {"selection": ["-k", "no_such_check"], "option": ["--no-such-option"], "list": ["--collect-only"]}
+    folders = {name: earlier(tmp_path / name) for name in ends}
+    words = [["run", "--tp", "2", "--results", str(folders[name]), "--", *last] for name, last in ends.items()]
+    said = commands_in_turn(words, tmp_path / "cache", tmp_path_factory.mktemp("texts"))
+    assert [code for code, _ in said] == [2, 2, 0]
+    assert ["Kept from before, for this run has not started: " in text for _, text in said] == [True, True, False]
+    assert [gone(folder) for folder in folders.values()] == [{TP2}, {TP2}, set()]
+    assert not (folders["list"] / BEFORE).exists()
+
+
+@pytest.mark.parametrize("words", [["--candidate-checkpoint", "/nowhere"], ["--max-ranks", "1"]], ids=["option", "preflight"])
+def test_so_it_is_with_pytest_alone(results: Path, tmp_path: Path, words: list[str]) -> None:
+    """`pytest validation/checks` takes the same options."""
+    of_pytest = [sys.executable, "-m", "pytest", "validation/checks", "-p", "no:cacheprovider"]
+    environment = {**os.environ, "PLUMBLINE_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [*of_pytest, "--tp", "2", "--results", str(results), *words], cwd=ROOT, env=environment, check=False, timeout=60
+    )
+    assert done.returncode == 2
+    assert gone(results) == {TP2}
 
 
 SLOW = """

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from validation.case.case import DEFAULT_SEED, IMPLEMENTATIONS, PRECISIONS, TRANSPORTS, Case
 from validation.case.errors import PlumblineError, UsageError
+from validation.case.numbers import SEEDS
 from validation.case.preset import PRESETS
 from validation.case.training import OPTIONS
 from validation.checks.before import ASIDE
@@ -27,7 +28,6 @@ _NAMING = (*_MODEL, "precision", "implementation", "transport", "share_gpu", "se
 _OTHERS = ("megatron_path", "self_test", "no_self_test", "results", *DEGREES, *OPTIONS)
 """With those of _NAMING, the options that the names of testsuites come from, beside the layouts."""
 _ANY = "*"
-_SEEDS = range(-(1 << 63), 1 << 64)
 
 
 def files(wanted: Settings) -> list[Path]:
@@ -104,7 +104,7 @@ def _any(case: Case) -> Case:
         precision=case.precision if case.precision in PRECISIONS else _ANY,
         implementation=case.implementation if case.implementation in IMPLEMENTATIONS else _ANY,
         transport=case.transport if case.transport in TRANSPORTS else _ANY,
-        seed=case.seed if case.seed in _SEEDS else DEFAULT_SEED,
+        seed=case.seed if -SEEDS <= case.seed < SEEDS else DEFAULT_SEED,
     )
 
 
