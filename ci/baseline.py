@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from ci import gate, junit
-from ci.drift import add_rule, drift, sessions
+from ci.drift import add_rule, drift, named
 from ci.escape import plain
 from ci.folder import Results
 from validation.case.errors import ExitCode, UsageError
@@ -30,17 +30,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """0 kept, 1 refused."""
-    output, given, judged = Path(options.output), Results(Path(options.results)), gate.judge(options)
+    output, judged = Path(options.output), gate.judge(options)
     if not judged.green:
         where, why = judged.reasons[0]
         return _refused(f"the gate is red ({len(judged.reasons)} reasons, the first: {where}: {why})")
     if output.exists() and not (output / ABOUT).is_file():
         raise UsageError(f"--output {output}: is no baseline, and nothing of it is overwritten; name another folder")
     accepted = options.accept.strip()
-    wanted = sessions(options.manifest)
+    wanted = named(options.manifest)
     moved = drift(output, Path(options.results), options.factor, wanted).reasons if output.exists() else []
     if moved and not accepted:
         return _refused(f"the results have drifted ({len(moved)} reasons, the first: {moved[0]}); --accept WHY keeps them")
+    given = Results(Path(options.results)).of(expected.session for expected, _ in judged.suites)
     _write(Results(output.with_name(f".{output.name}.part"), given.by_session), output, judged, accepted if moved else "")
     sys.stdout.write(f"{output}: {judged.counted}\n")
     return int(ExitCode.PASS)

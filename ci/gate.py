@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ci import attempts, needs
+from ci import attempts, needs, run
 from ci.escape import plain
 from ci.expected import Expected, Manifest, UnreadableManifest, load
 from ci.folder import Results
@@ -96,11 +96,12 @@ def _split(reason: str) -> tuple[str, str]:
 
 
 def judged(manifest: Manifest, results: Results, origin: Origin) -> Judgement:
-    """The verdict on results, by the manifest."""
+    """The verdict on results, by the manifest. What is of other sessions or of other runs makes it neither green nor red."""
+    results = results.of(suite.session for suite in manifest.suites)
     reasons = [("manifest", why) for why in _of_manifest(manifest, origin)]
     suites = []
     for expected in manifest.suites:
-        where = str(results.path(expected.session, expected.file).relative_to(results.folder))
+        where = results.name(expected)
         try:
             suite = results.suite(expected.session, expected.file)
         except UnreadableResults as error:
@@ -109,7 +110,9 @@ def judged(manifest: Manifest, results: Results, origin: Origin) -> Judgement:
         suites.append((expected, suite))
         reasons += [(where, why) for why in of_suite(expected, suite, origin)]
         reasons += [(where, why) for why in attempts.reasons(expected, suite, results)]
-    reasons += [(name, "a result that the manifest does not name") for name in results.strangers(manifest.suites)]
+    reasons += run.reasons(suites, results)
+    strangers = results.strangers(manifest.suites, {suite.run for _, suite in suites})
+    reasons += [(name, "a result that the manifest does not name") for name in strangers]
     return Judgement(tuple(reasons), tuple(suites))
 
 

@@ -43,7 +43,7 @@ def run_nox(folder: Path, *arguments: str, codes: Mapping[str, str] | None = Non
 def nox(tmp_path: Path) -> Nox:
     """Nox in a copy of what it needs, whose environments are the stand-in."""
     shutil.copy(ROOT / "noxfile.py", tmp_path)
-    for package in ("ci", "validation/case"):
+    for package in ("ci", "validation/case", "validation/checks", "validation/run"):
         shutil.copytree(ROOT / package, tmp_path / package)
     shutil.copy(ROOT / "validation" / "__init__.py", tmp_path / "validation")
     python = tmp_path / ".nox" / "cpu" / "bin" / "python"
@@ -262,3 +262,23 @@ def test_nox_ends_with_the_exit_code_of_the_comparison(nox: Nox, code: int) -> N
 )
 def test_only_a_broken_run_may_be_tried_again(nox: Nox, sessions: list[str], codes: dict[str, str], expected: int) -> None:
     assert nox(*sessions, **codes).returncode == expected
+
+
+@pytest.mark.parametrize("session", ["cpu_tp2", "gpu_tp2"])
+def test_a_session_that_ends_before_it_compares_leaves_no_results_of_an_earlier_one(
+    nox: Nox, tmp_path: Path, session: str
+) -> None:
+    """No package index, no driver: exit codes 4 and 3, and no file that a gate would take for the session's."""
+    mine = {"cpu_tp2": "tiny-tp2-fp64-local-gloo.xml", "gpu_tp2": "mini-tp2-fp32-local-nccl.xml"}[session]
+    results = tmp_path / "results"
+    results.mkdir()
+    for name in (mine, "tiny-pp2-fp64-local-gloo.xml"):
+        (results / name).write_text('<testsuite name="a" tests="7">')
+    if session == "gpu_tp2" and (Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None):
+        pytest.skip("there is an NVIDIA driver, so a GPU session goes on to install")
+    ended = nox(session, INSTALL="1")
+    assert ended.returncode == {"cpu_tp2": 4, "gpu_tp2": 3}[session]
+    assert sorted(str(path.relative_to(results)) for path in results.rglob("*.xml")) == sorted(
+        [f"before/{mine}", "tiny-pp2-fp64-local-gloo.xml"]
+    )
+    assert f"Kept from before, for this run has not started: results/before/{mine} (7 checks)" in ended.stderr

@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from validation import doctor
 from validation.case import packages, writing
-from validation.case.errors import PlumblineError
+from validation.case.errors import ExitCode, PlumblineError
+from validation.checks.before import ASIDE
 from validation.convert import options as conversion
 from validation.run.options import Given, add_options, settings
 
@@ -59,13 +61,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if given[:1] == ["doctor"]:
             return doctor.main(given[1:])
-        with packages.asked_for(packages.NEEDED, "cpu"):
+        with packages.asked_for(packages.NEEDED, "cpu"), _nothing_old_in_its_place(ours):
             options = _parser().parse_args(ours)
             said = shlex.join(["python", "-m", "validation", *given])
             return _COMMANDS[options.command](options, pytests, said)
     except PlumblineError as error:
         print(f"error: {error}", file=sys.stderr)
         return int(error.exit_code)
+
+
+@contextmanager
+def _nothing_old_in_its_place(words: Sequence[str]) -> Iterator[None]:
+    """Whatever ends a `run` before it starts, results of earlier runs that it would have replaced are out of their place."""
+    try:
+        yield
+    except (PlumblineError, SystemExit) as error:
+        if words[:1] == ["run"] and not (isinstance(error, SystemExit) and error.code == ExitCode.PASS):
+            from validation.checks import unstarted
+
+            unstarted.ended(words[1:])
+        raise
+    finally:
+        if said := ASIDE.told():
+            print(said, flush=True)
 
 
 def _convert(options: argparse.Namespace, pytests: list[str], command: str) -> int:
@@ -79,19 +97,25 @@ def _faults(options: argparse.Namespace, pytests: list[str], command: str) -> in
 
 
 def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
-    from validation.faults.plan import plan_of
-    from validation.run.prepare import prepare
+    from validation.checks import unstarted
 
     wanted = settings(options, command)
     if wanted.manifest:
         writing.check_file(wanted.manifest, "--manifest")
     else:
+        ASIDE.take(unstarted.files(wanted))
+        from validation.faults.plan import plan_of
+        from validation.run.prepare import prepare
+
         prepare(wanted, [plant.case for plant in plan_of(wanted).plants])
 
     # What is wrong has been said by now, and the fork server imports while pytest is.
     from validation.checks import started
 
-    return started.run(Given(wanted, tuple(pytests)), pytests)
+    code = started.run(Given(wanted, tuple(pytests)), pytests)
+    if code == ExitCode.PASS:
+        ASIDE.put_back()  # nothing was to be run, as with --collect-only
+    return int(code)
 
 
 _COMMANDS = {"run": _run, "faults": _faults, **dict.fromkeys(conversion.COMMANDS, _convert)}

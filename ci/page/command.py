@@ -10,6 +10,7 @@ from pathlib import Path
 from ci import gate, junit
 from ci.drift import add_base, told
 from ci.expected import Manifest, UnreadableManifest, load
+from ci.folder import reports
 from ci.junit import Suite, UnreadableResults
 from ci.page.document import document
 from ci.page.run import Run, by_manifest, drifted, judged
@@ -47,7 +48,7 @@ def _read(folder: Path) -> tuple[list[Suite], list[str]]:
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder; --results names the one with a run's JUnit files")
     suites, unreadable = [], []
-    for path in sorted(folder.rglob("*.xml")):
+    for path in reports(folder):
         try:
             suites.append(junit.read(path))
         except UnreadableResults as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -239,6 +240,29 @@ def test_a_manifest_that_lacks_the_self_test_it_asks_for_is_red(there: tuple[Exp
     assert said in verdict(tmp_path, manifest).reasons
 
 
+@pytest.mark.parametrize("limit", [None, 1e-10])
+def test_weights_that_differ_are_no_near_tie(tmp_path: Path, limit: float | None) -> None:
+    """Weights are equal to the bit in every precision: a pass of theirs with a relative error of 0.9 is not believed."""
+    weights = replace(CHECKS[1], classname="validation.checks.test_weights", name="Layer 0 Query Weight")
+    off = replace(weights, properties={**NUMBERS, "rel_error": "0.9", "tolerance": "0.0"})
+    checks = tuple((check.classname, check.name) for check in (*CHECKS, off))
+    junit.write(tmp_path / FILE, replace(SUITE, checks=(*CHECKS, off)))
+    expected = replace(EXPECTED, checks=checks, limit=limit, properties={**EXPECTED.properties, "precision": "bf16"})
+    junit.write(tmp_path / FILE, with_properties(precision="bf16")(replace(SUITE, checks=(*CHECKS, off))))
+    assert [why for _, why in verdict(tmp_path, Manifest((expected,), COMMIT, "false")).reasons] == [
+        "1 check passes: Layer 0 Query Weight (test_weights), though the numbers are above the limit or no numbers"
+    ]
+
+
+def test_a_pass_above_a_limit_of_its_own_is_red_in_every_precision(tmp_path: Path) -> None:
+    """No limit is known before in the lower ones, and no router's choice is excused above a limit that is not 0."""
+    for limit in (None, 1e-10):
+        junit.write(tmp_path / FILE, with_check(1, properties={**NUMBERS, "rel_error": "2e-10"})(SUITE))
+        assert [why for _, why in verdict(tmp_path, Manifest((replace(EXPECTED, limit=limit),), COMMIT, "false")).reasons] == [
+            "1 check passes: Layer 0 Query (test_mla), though the numbers are above the limit or no numbers"
+        ]
+
+
 def test_a_planted_defect_is_seen_by_numbers_above_the_limit(tmp_path: Path) -> None:
     """The self-test has no ranks of its own, and passes where a defect shows."""
     junit.write(tmp_path / FILE, with_check(1, properties={**NUMBERS, "rel_error": "0.25"})(SUITE))
@@ -274,7 +298,7 @@ def test_a_folder_that_is_not_there_is_red(tmp_path: Path) -> None:
     assert verdict(tmp_path / "none").reasons == ((FILE, MISSING),)
 
 
-def test_a_file_that_nobody_asked_for_is_red(green: Path) -> None:
+def test_a_file_of_the_same_run_that_nobody_asked_for_is_red(green: Path) -> None:
     junit.write(green / "more.xml", SUITE)
     assert verdict(green).reasons == (("more.xml", "a result that the manifest does not name"),)
 
@@ -288,12 +312,15 @@ def test_sessions_have_folders_of_their_own(tmp_path: Path) -> None:
     assert verdict(tmp_path, manifest).green
 
 
-@pytest.mark.parametrize("stray", ["results-c/x.xml", f"results-a/more/../{FILE}x.xml", "x.xml"])
-def test_a_stray_file_is_red_wherever_it_lies(tmp_path: Path, stray: str) -> None:
+@pytest.mark.parametrize("stray", ["x.xml", f"more/../{FILE}x.xml", ".xml.xml"])
+def test_a_stray_file_in_a_session_s_own_folder_is_red(tmp_path: Path, stray: str) -> None:
+    """Whatever is in it, and whichever run it is of."""
     junit.write(tmp_path / "results-a" / FILE, SUITE)
-    junit.write((tmp_path / stray).resolve(), SUITE)
-    found = verdict(tmp_path, replace(MANIFEST, suites=(replace(EXPECTED, session="a"),)))
-    assert [why for _, why in found.reasons] == ["a result that the manifest does not name"]
+    path = (tmp_path / "results-a" / stray).resolve()
+    for content in (SUITE, with_properties(run="another")(SUITE), None):
+        junit.write(path, content) if content else path.write_text("no JUnit")
+        found = verdict(tmp_path, replace(MANIFEST, suites=(replace(EXPECTED, session="a"),)))
+        assert [why for _, why in found.reasons] == ["a result that the manifest does not name"]
 
 
 @pytest.mark.parametrize(
@@ -310,6 +337,8 @@ def test_a_stray_file_is_red_wherever_it_lies(tmp_path: Path, stray: str) -> Non
         pytest.param({"commit": OTHER}, Origin(COMMIT), [f"made on commit {OTHER}, and {COMMIT} is required"], id="commit"),
         pytest.param({"commit": ""}, Origin(COMMIT), [f"made on commit unknown, and {COMMIT} is required"], id="no commit"),
         pytest.param({"dirty": "true"}, Origin(COMMIT), ["made with files that are not those of its commit"], id="changed"),
+        pytest.param({"dirty": "unknown"}, Origin(COMMIT), ["made with files that are not those of its commit"], id="no git"),
+        pytest.param({"dirty": ""}, Origin(COMMIT), ["made with files that are not those of its commit"], id="nothing said"),
         pytest.param(
             {"commit": ""},
             Origin(""),
@@ -416,7 +445,7 @@ def test_what_was_tried_again_is_said_though_it_is_green(gate: Gate, tmp_path: P
 def test_a_log_is_not_filled_with_reasons(gate: Gate, tmp_path: Path) -> None:
     gate()
     for number in range(300):
-        (tmp_path / "results" / f"{number}.xml").touch()
+        shutil.copy(tmp_path / "results" / FILE, tmp_path / "results" / f"{number}.xml")
     code, said = gate()
     assert (code, said.count("\n")) == (1, 202)
     assert "and 100 more reasons\n" in said

@@ -36,6 +36,10 @@ def pytest_configure(config: pytest.Config) -> None:
         wanted = given.settings if given else settings(config.option, shlex.join(sys.argv))
         config.stash[SETTINGS], config.stash[PLAN] = wanted, plan_of(wanted)
     except PlumblineError as error:
+        if given is None:
+            from validation.checks.unstarted import ended
+
+            ended(sys.argv[1:])
         pytest.exit(str(error), returncode=error.exit_code)
     config.option.no_summary, config.option.no_header = True, True
     config.option.verbose -= 2

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ci import commit, junit
+from ci import commit, junit, run
 from validation.case.case import Case
 from validation.case.errors import ExitCode, PlumblineError
 from validation.checks import before
@@ -67,6 +67,7 @@ class Report:
         self._progress = ProgressLine(config)
         self._machine: dict[str, str] = {}
         self._commit: dict[str, str] = {}
+        self._run_of = run.begun()
 
     def result(self, case: Case) -> Result:
         """The case's result; runs it unless it is the one last asked for."""
@@ -144,6 +145,7 @@ class Report:
         if self._plants:
             self._keep(self._self_test_file()[0], {}, len(self._plants))
             junit.write_unfinished(*self._self_test_file(), self._self_test.properties(self._common_facts()))
+        before.ASIDE.put_back()
         # Imports torch: what an earlier run left must be gone by then.
         from validation.run.runner import Runner
 
@@ -159,7 +161,7 @@ class Report:
 
     def _keep(self, path: Path, facts: dict[str, str], checks: int) -> None:
         """What an earlier run left at `path`, where it is worth more. A run that ends early may make few of its checks."""
-        kept = before.keep(path, facts, 0 if self._config.option.maxfail else checks)
+        kept = before.ASIDE.settle(path, facts, 0 if self._config.option.maxfail else checks)
         self._kept += [kept] if kept else []
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -190,9 +192,11 @@ class Report:
         """Preflight, once the options are known and nothing has been started."""
         if self._config.option.collectonly or self._prepared:
             return
+        from validation.checks import unstarted
         from validation.run.prepare import prepare
 
         try:
+            before.ASIDE.take(unstarted.files(self._settings))
             prepare(self._settings, [plant.case for plant in self._self_test.plan.plants])
         except PlumblineError as error:
             pytest.exit(str(error), returncode=error.exit_code)
@@ -354,7 +358,7 @@ class Report:
         return {**case_facts(case), **self._common_facts(), **self._of_plugin(), **more_facts}
 
     def _common_facts(self) -> dict[str, str]:
-        return {"command": self._settings.command, **self._commit, **self._machine}
+        return {"command": self._settings.command, junit.RUN: self._run_of, **self._commit, **self._machine}
 
     def _of_plugin(self) -> dict[str, str]:
         """That the ranks ran with a plugin, where they did: those of the self-test do not."""

@@ -14,6 +14,7 @@ from typing import Any
 from validation.case.empty import refuse_empty
 from validation.case.errors import ExitCode, UsageError
 from validation.case.home import home
+from validation.checks.before import ASIDE
 from validation.faults import catalogue
 from validation.faults.fault import Fault
 from validation.machine import machine
@@ -21,7 +22,7 @@ from validation.run.options import Settings
 from validation.run.prepare import prepare
 from validation.scorecard.behind import ACTIVATED, behind
 from validation.scorecard.judge import SEEN, Clean, Outcome
-from validation.scorecard.report import Scorecard
+from validation.scorecard.report import CLEAN, Scorecard, file_of
 from validation.scorecard.run import outcomes, trials
 from validation.scorecard.trial import Trial
 
@@ -64,6 +65,7 @@ def run(options: argparse.Namespace, command: str) -> int:
     if not tried:
         raise UsageError(f"no fault that --only names can be put in beside {', '.join(bugs)}; leave --only out")
     settings = _settings(options, tried, command)
+    ASIDE.take(files(settings.results, tried))
     prepare(settings)
     return _score(tried, settings, options.write)
 
@@ -99,9 +101,20 @@ def _settings(options: argparse.Namespace, tried: Sequence[Trial], command: str)
     )
 
 
+def files(results: Path, tried: Sequence[Trial]) -> list[Path]:
+    """What the scorecard of these writes."""
+    return [file_of(results, group) for group in (*_groups(tried), CLEAN)]
+
+
+def _groups(tried: Sequence[Trial]) -> list[str]:
+    return list(dict.fromkeys(trial.bug or trial.fault.group for trial in tried))
+
+
 def _score(tried: Sequence[Trial], settings: Settings, write: bool) -> ExitCode:
     start, facts = time.monotonic(), {"command": settings.command, **machine()}
-    card = Scorecard(settings.results, facts, list(dict.fromkeys(trial.bug or trial.fault.group for trial in tried)))
+    for path in files(settings.results, tried):
+        ASIDE.settle(path, {}, sys.maxsize)
+    card = Scorecard(settings.results, facts, _groups(tried))
     found, clean = [], []
     sys.stdout.write(f"===== scorecard: {len(tried)} faults in {len(settings.cases)} cases of preset tiny =====\n")
     sys.stdout.flush()

@@ -24,7 +24,7 @@ class Scorecard:
         self._results, self._facts = results, dict(facts)
         self._checks: dict[str, list[junit.Check]] = defaultdict(list)
         for group in (*groups, CLEAN):
-            junit.write_unfinished(self._path(group), self._name(group), self._facts)
+            junit.write_unfinished(file_of(results, group), _name(group), self._facts)
 
     def add(self, found: Clean | Outcome) -> None:
         """Say and keep what came of one."""
@@ -37,17 +37,21 @@ class Scorecard:
     def finish(self) -> ExitCode:
         """Write the files; the exit code."""
         for group, checks in self._checks.items():
-            suite = junit.Suite(self._name(group), tuple(checks), self._facts, 0.0, time.strftime("%Y-%m-%dT%H:%M:%S"))
-            junit.write(self._path(group), suite)
-            sys.stdout.write(f"JUnit: {self._path(group)}\n")
+            suite = junit.Suite(_name(group), tuple(checks), self._facts, 0.0, time.strftime("%Y-%m-%dT%H:%M:%S"))
+            path = file_of(self._results, group)
+            junit.write(path, suite)
+            sys.stdout.write(f"JUnit: {path}\n")
         failed = any(check.status in ("fail", "error") for checks in self._checks.values() for check in checks)
         return ExitCode.FAIL if failed else ExitCode.PASS
 
-    def _path(self, group: str) -> Path:
-        return self._results / f"{self._name(group)}.xml"
 
-    def _name(self, group: str) -> str:
-        return f"faults-{group.replace(' ', '-')}"
+def file_of(results: Path, group: str) -> Path:
+    """The JUnit file of a group of faults, or of the cases without one."""
+    return results / f"{_name(group)}.xml"
+
+
+def _name(group: str) -> str:
+    return f"faults-{group.replace(' ', '-')}"
 
 
 def _of_clean(found: Clean) -> junit.Check:
