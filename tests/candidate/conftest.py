@@ -1,8 +1,14 @@
-"""megatron-core, imported as a rank on the CPU imports it."""
+"""megatron-core, imported as a rank imports it, without what stands in for CUDA in the ranks of a CPU case.
+
+The stand-ins would outlive these tests, and the tests of one process that use a GPU would be given the CPU.
+"""
 
 from __future__ import annotations
 
 import importlib
 
-# Mends what megatron-core needs mended before and after its first import.
-importlib.import_module("validation.run.warm")
+from validation.candidate import platform
+
+with platform.uncompiled():
+    importlib.import_module("validation.run.worker")
+platform.mend(on_cpu=False)
