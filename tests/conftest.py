@@ -36,6 +36,16 @@ def outside_of_ci(request: pytest.FixtureRequest) -> Iterator[None]:
         _see_what_is_left(request.config, "the last test module")
 
 
+@pytest.fixture(autouse=True)
+def environment_put_back() -> Iterator[None]:
+    """Commands that a test runs in this process set variables for the processes that they start."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
     """The last test of a module fails if the module leaves something behind in this process (tests.left_behind)."""

@@ -36,7 +36,8 @@ class Snapshot:
         found = [name for name in names if self.environment.get(name) != now.environment.get(name)]
         changed = [f"${name} is {now.environment.get(name)!r} and was {self.environment.get(name)!r}" for name in found]
         both = self.functions.keys() & now.functions.keys()
-        changed += [f"{name} is replaced" for name in sorted(both) if self.functions[name] is not now.functions[name]]
+        other = [name for name in sorted(both) if self.functions[name] is not now.functions[name]]
+        changed += [f"{name} is replaced" for name in other if not _is_of(name.partition(".")[0], now.functions[name])]
         both = self.switches.keys() & now.switches.keys()
         ours = [(name, self.switches[name], now.switches[name]) for name in sorted(both)]
         return changed + [f"{name} is {there} and was {before}" for name, before, there in ours if before != there]
@@ -46,8 +47,13 @@ class Snapshot:
         return [
             name
             for name, value in sorted(self.functions.items())
-            if name.startswith("torch.") and str(getattr(value, "__module__", "")).startswith(("validation.", "tests."))
+            if name.startswith("torch.") and (_is_of("validation", value) or _is_of("tests", value))
         ]
+
+
+def _is_of(package: str, function: Any) -> bool:
+    """Whether it is the package's own: torch replaces functions of its own when it imports more of itself."""
+    return str(getattr(function, "__module__", "")).partition(".")[0] == package
 
 
 def _functions() -> Iterator[tuple[str, Any]]:

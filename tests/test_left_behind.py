@@ -14,8 +14,6 @@ GROUP = "torch.distributed.init_process_group('gloo', store=torch.distributed.Ha
 LEFT = {
     "platform.install('gloo')": "torch.cuda.current_device is replaced",
     "torch.Tensor.cuda = lambda tensor: tensor": "torch.Tensor.cuda is replaced",
-    "import os; os.environ['CUDA_VISIBLE_DEVICES'] = ''": "$CUDA_VISIBLE_DEVICES is '' and was None",
-    "launch.prepare('gloo')": "$PLUMBLINE_TRANSPORT is 'gloo' and was None",
     "make_deterministic()": "torch's deterministic mode is 1 and was 0",
     "torch.set_default_dtype(torch.float64)": "torch's default dtype is torch.float64 and was torch.float32",
     GROUP: "a process group is True and was False",
@@ -51,6 +49,32 @@ def test_what_a_module_leaves_behind_fails_it(tmp_path: Path) -> None:
     for number, said in enumerate(LEFT.values()):
         (line,) = [line for line in ended.stdout.splitlines() if line.startswith(f"test_{number}.py leaves this process")]
         assert said in line
+
+
+def test_what_a_command_sets_for_its_processes_is_gone_after_the_test(tmp_path: Path) -> None:
+    """The next test of the same module sees a GPU again; what a module sets for all of its tests fails it."""
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    text = f"""{IMPORTS}
+import os, pytest
+
+def test_first() -> None:
+    launch.prepare("gloo")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+def test_then() -> None:
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ and "PLUMBLINE_TRANSPORT" not in os.environ
+
+@pytest.fixture(scope="module")
+def forgotten() -> None:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+def test_last(forgotten: None) -> None:
+    pass
+"""
+    (tmp_path / "test_it.py").write_text(text)
+    ended = run_tests(tmp_path)
+    assert "3 passed, 1 error" in ended.stdout, ended.stdout
+    assert "$CUDA_VISIBLE_DEVICES is '' and was None" in ended.stdout
 
 
 def test_what_the_last_module_leaves_behind_fails_it_too(tmp_path: Path) -> None:
