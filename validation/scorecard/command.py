@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from validation.cache import limit
 from validation.case.empty import refuse_empty
 from validation.case.errors import ExitCode, UsageError
 from validation.case.home import home
 from validation.faults import catalogue
 from validation.faults.fault import Fault
 from validation.machine import machine
-from validation.run.options import Settings
+from validation.run.options import Settings, add_cache_limit
 from validation.run.prepare import prepare
 from validation.scorecard.judge import SEEN, Clean, Outcome
 from validation.scorecard.report import Scorecard
@@ -31,12 +32,13 @@ def add_options(add: Callable[..., Any]) -> None:
     add("--results", default="results/faults", metavar="DIR", help="where the JUnit files go (default results/faults)")
     add("--jobs", type=int, default=2, metavar="N", help="cases that run at the same time (default 2)")
     add("--timeout", type=float, default=600.0, metavar="SECONDS", help="after which a case is killed (default 600)")
+    add_cache_limit(add)
     add("--write", action="store_true", help="write docs/scorecard.json and docs/scorecard.md from the whole catalogue")
 
 
 def run(options: argparse.Namespace, command: str) -> int:
     """Run what is asked for; returns the exit code. Raises UsageError."""
-    refuse_empty(options, ("only", "results"))
+    refuse_empty(options, ("only", "results", "cache_limit"))
     wanted = chosen(options.only)
     if options.list:
         sys.stdout.write("".join(f"{fault.id}  {fault.group}: {fault.does}\n" for fault in wanted))
@@ -71,6 +73,7 @@ def _settings(options: argparse.Namespace, tried: Sequence[Trial], command: str)
         debug=False,
         fresh=False,
         command=command,
+        cache_limit=limit.limit(options.cache_limit, home()),
     )
 
 
