@@ -9,7 +9,7 @@ import pytest
 
 from tests.left_behind import Snapshot
 
-_OF_THE_MACHINE = ("PLUMBLINE_CACHE", "PLUMBLINE_CACHE_LIMIT", "PLUMBLINE_BROWSER")
+_OF_THE_MACHINE = ("PLUMBLINE_CACHE", "PLUMBLINE_BROWSER")
 _WATCH = pytest.StashKey[Snapshot]()
 
 

@@ -238,3 +238,13 @@ def test_where_no_lock_file_can_be_made_a_folder_is_not_tried_for_ever(monkeypat
 def test_a_cache_that_is_not_there_is_empty(tmp_path: Path) -> None:
     assert forget.forget(tmp_path / "nowhere", 0) == forget.Contents(0, 0)
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_more_in_use_than_the_limit_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With both numbers and what sets another limit; a command goes on."""
+    folder = reference(tmp_path, 1, size=3 * 10**6)
+    assert locks.use(folder)
+    for most in (5 * 10**6, None, 2 * 10**6, 2 * 10**6):
+        forget.keep_within(tmp_path, most)
+    said = f"note: of the cache {tmp_path} 3.0 MB are in use, more than its limit of 2.0 MB; --cache-limit or "
+    assert capsys.readouterr().err == f"{said}$PLUMBLINE_CACHE_LIMIT sets another\n"

@@ -94,7 +94,7 @@ def test_a_process_that_hangs_is_ended(process: ReferenceProcess, tmp_path: Path
 def test_a_process_that_cannot_start_says_what_is_broken(
     process: ReferenceProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: str
 ) -> None:
-    """A transformers that cannot be imported, or a package that it imports, is told in its own words; another try is no help."""
+    """A transformers that cannot be imported, or a package that it imports, is told in its own words, and final."""
     (tmp_path / "transformers").mkdir()
     (tmp_path / "transformers" / "__init__.py").write_text(f"raise {raised}")
     monkeypatch.syspath_prepend(tmp_path)

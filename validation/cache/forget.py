@@ -10,12 +10,13 @@ import contextlib
 import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from validation.cache import locks
+from validation.cache import limit, locks
 
 REFERENCES, NATIVE = "references", "native"
 UNFINISHED = ".unfinished-"
@@ -27,6 +28,8 @@ _LEFT = re.compile(r"\.(?:unfinished|forgotten)-\w+")
 _LEFT_IN_NATIVE = re.compile(r"\.part-\w+|tmp\w+")
 _PATIENCE, _POLL = 5.0, 0.05
 """Seconds to wait for another process that is forgetting, and between two looks."""
+_SAID: set[Path] = set()
+"""Caches of which it has been said that more is in use than they may hold."""
 _COMPILE_SECONDS = 600
 """After which nobody is compiling a file any more."""
 
@@ -72,7 +75,7 @@ def leftovers(home: Path) -> list[Entry]:
     return [*_named(home / REFERENCES, _LEFT), *_named(home / NATIVE, _LEFT_IN_NATIVE)]
 
 
-def forget(home: Path, limit: int | None) -> Contents:
+def forget(home: Path, most: int | None) -> Contents:
     """Delete what processes left that have ended, references that newer ones replace, and what is above the limit.
 
     Returns what is there afterwards. That is above the limit if it is in use, or another's. Two processes at once forget one
@@ -86,10 +89,21 @@ def forget(home: Path, limit: int | None) -> Contents:
                 _delete(entry)
             size = contents(home).size
             for entry in entries(home):
-                if limit is None or size <= limit:
+                if most is None or size <= most:
                     break
                 size -= entry.size if _delete(entry) else 0
     return contents(home)
+
+
+def keep_within(home: Path, most: int | None) -> None:
+    """Forget what is above the limit; say once in a process if what is in use is more than that."""
+    kept = forget(home, most)
+    if most is not None and kept.size > most and home not in _SAID:
+        _SAID.add(home)
+        sys.stderr.write(
+            f"note: of the cache {home} {limit.written(kept.size)} are in use, more than its limit of {limit.written(most)}; "
+            f"{limit.OPTION} or ${limit.VARIABLE} sets another\n"
+        )
 
 
 def made(folder: Path) -> int:

@@ -50,7 +50,7 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> None:
     stored = [store.find(case, settings.home) is not None for case in (*settings.cases, *also)]
     if settings.fresh or not all(stored):
         REFERENCES.warm_up()
-    forget.forget(settings.home, settings.cache_limit)
+    forget.keep_within(settings.home, settings.cache_limit)
     if settings.cases[0].hf_model_path is not None:
         _verify(settings)
     ahead.check(settings.cases, settings.timeout)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 import threading
 import time
@@ -12,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from validation.cache import forget, limit, locks
+from validation.cache import forget, locks
 from validation.case.case import Case
 from validation.reference import store
 from validation.run import entry, launch
@@ -43,7 +42,6 @@ class Runner:
         self._started: dict[tuple[Case, str], Future[Result]] = {}
         self._single: dict[Case, Path] = {}
         self._folders: list[Path] = []
-        self._said = False
 
     def start(self, cases: Iterable[Case], plugin: str = "") -> None:
         """Have these cases run, each once, in this order, their ranks with that plugin (validation.run.plugin)."""
@@ -167,16 +165,5 @@ class Runner:
         found = store.find(case, self._settings.home)
         if found is None:
             raise launch.RunBroke(launch.Broken(0, "the reference was computed but cannot be read back", ""))
-        self._forget()
+        forget.keep_within(self._settings.home, self._settings.cache_limit)
         return found
-
-    def _forget(self) -> None:
-        """Have the cache forget what it has no room for; say once if what is in use is more than it may hold."""
-        home, most = self._settings.home, self._settings.cache_limit
-        kept = forget.forget(home, most)
-        if most is not None and kept.size > most and not self._said:
-            self._said = True
-            sys.stderr.write(
-                f"note: of the cache {home} {limit.written(kept.size)} are in use, more than its limit of "
-                f"{limit.written(most)}; {limit.OPTION} or ${limit.VARIABLE} sets another\n"
-            )
