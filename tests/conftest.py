@@ -55,7 +55,9 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 
 def _see_what_is_left(config: pytest.Config, module: str) -> None:
-    before, now = config.stash[_WATCH], Snapshot.take()
-    config.stash[_WATCH] = now
+    before = config.stash.get(_WATCH, None)
+    if before is None:
+        return  # every test so far was skipped
+    now = config.stash[_WATCH] = Snapshot.take()
     if changed := before.left_behind(now):
         pytest.fail(f"{module} leaves this process changed for the tests after it: {'; '.join(changed)}", pytrace=False)

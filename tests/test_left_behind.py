@@ -84,6 +84,15 @@ def test_what_the_last_module_leaves_behind_fails_it_too(tmp_path: Path) -> None
     assert "torch.cuda.synchronize is replaced" in run_tests(tmp_path).stdout
 
 
+def test_where_every_test_is_skipped_there_is_nothing_to_see(tmp_path: Path) -> None:
+    """As those for a GPU are on a machine without one."""
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    for name in ("test_a.py", "test_b.py"):
+        (tmp_path / name).write_text("import pytest\npytestmark = pytest.mark.skipif(True, reason='x')\ndef test_it(): pass\n")
+    ended = run_tests(tmp_path)
+    assert "2 skipped in" in ended.stdout, ended.stdout
+
+
 def test_stand_ins_that_an_import_leaves_end_the_run(tmp_path: Path) -> None:
     """Test modules are imported on any machine, whichever tests are then chosen."""
     (tmp_path / "conftest.py").write_text(CONFTEST)
