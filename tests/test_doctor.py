@@ -52,7 +52,7 @@ def test_where_everything_is_installed_a_cpu_case_can_run() -> None:
 def test_the_report_covers_what_the_guide_lists() -> None:
     """Nothing is left out for being absent."""
     wanted = {"python", "torch", "CUDA", "driver", "GPUs", "megatron-core", "transformers", "Transformer Engine"}
-    wanted |= {"nox", "pytest", "junitparser", "CPU", "memory", "disk", "gloo", "nccl"}
+    wanted |= {"nox", "pytest", "junitparser", "CPU", "memory", "cache", "disk", "gloo", "nccl"}
     assert wanted <= set(named(doctor.findings()))
 
 
@@ -113,6 +113,31 @@ def test_a_transformer_engine_that_cannot_be_imported_is_told_with_the_cause(mon
     finding = doctor._transformer_engine()
     assert finding.value == "2.11.0 cannot be imported (OSError: libcudnn.so.9: no such file)"
     assert finding.prevents.startswith("`--implementation te` cannot run")
+
+
+def test_the_cache_is_told_with_its_size_its_limit_and_its_references(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of two references of one case only one counts; files of others are none of the cache's."""
+    monkeypatch.setenv("PLUMBLINE_CACHE", str(tmp_path))
+    monkeypatch.setenv("PLUMBLINE_CACHE_LIMIT", "20GB")
+    for name in ("0" * 24 + "-00000000", "0" * 24 + "-11111111", "1" * 24 + "-22222222", "mine"):
+        (tmp_path / "references" / name).mkdir(parents=True)
+        (tmp_path / "references" / name / "probes.safetensors").write_bytes(b"x" * 10**6)
+    assert str(doctor._cache()) == f"cache: {tmp_path}, 3.0 MB of 20.0 GB, 2 references"
+
+
+def test_a_cache_without_locks_forgets_nothing_and_that_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PLUMBLINE_CACHE", str(tmp_path))
+    monkeypatch.setattr("validation.cache.locks.work", lambda folder: False)
+    assert "nothing can be forgotten there: its file system has no locks" in doctor._cache().prevents
+    assert doctor.report()[1] == ExitCode.PASS
+
+
+def test_a_limit_that_is_no_size_keeps_every_case_from_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The doctor says so and goes on; the exit code is 3."""
+    monkeypatch.setenv("PLUMBLINE_CACHE_LIMIT", "much")
+    found, code = doctor.report()
+    assert code == ExitCode.ENVIRONMENT
+    assert "$PLUMBLINE_CACHE_LIMIT=much is no size" in named(found)["cache settings"].prevents
 
 
 def test_a_driver_too_old_for_this_torch_is_told_apart_from_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from validation import checkout, cuda
+from validation.cache import limit, locks
+from validation.cache.forget import REFERENCES, contents
 from validation.case import packages
-from validation.case.errors import ExitCode
+from validation.case.errors import ExitCode, UsageError
+from validation.case.home import home
 from validation.machine import (
     ABSENT,
     available_memory,
@@ -51,6 +54,9 @@ _PREVENTS = {
     "nox": "`nox -s` cannot run; `python -m validation run` can",
 }
 
+_CACHE_SETTINGS = "cache settings"
+_NO_LOCKS = "nothing can be forgotten there: its file system has no locks (flock); name a local folder in $PLUMBLINE_CACHE"
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -78,6 +84,7 @@ def findings() -> list[Finding]:
         _optional("apex", "megatron-core's fused optimizers"),
         Finding("CPU", f"{cores()} cores, {cpu()}"),
         Finding("memory", f"{available_memory() / GIB:.1f} GiB free"),
+        _cache(),
         Finding("disk", f"{shutil.disk_usage(Path.cwd()).free / GIB:.1f} GiB free in the working folder"),
     ]
 
@@ -173,11 +180,24 @@ def _optional(package: str, used: str) -> Finding:
     return Finding(package, f"not installed (optional: {used})" if found == ABSENT else f"{found} (optional: {used})")
 
 
+def _cache() -> Finding:
+    """Its folder, what it holds, and how much that may be."""
+    try:
+        place = home()
+        most = limit.written(limit.limit(None, place))
+    except UsageError as error:
+        return Finding(_CACHE_SETTINGS, "wrong", f"no case can run: {error}")
+    held = contents(place)
+    counted = f"{held.references} reference{'' if held.references == 1 else 's'}"
+    locked = "" if not place.exists() or locks.work(place / REFERENCES) else _NO_LOCKS
+    return Finding("cache", f"{place}, {limit.written(held.size)} of {most}, {counted}", locked)
+
+
 def report() -> tuple[list[Finding], ExitCode]:
     """The findings, and PASS when a CPU case can run here, else ENVIRONMENT."""
     found = findings()
     missing = {finding.name for finding in found if finding.prevents}
-    needed = {*CPU_CASE, "gloo"}
+    needed = {*CPU_CASE, "gloo", _CACHE_SETTINGS}
     return found, ExitCode.ENVIRONMENT if missing & needed else ExitCode.PASS
 
 

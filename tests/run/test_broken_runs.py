@@ -26,10 +26,10 @@ TIMEOUT = 20.0
 """Seconds; only a rank that hangs gets near it, and is given less."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _fork_server() -> None:
+@pytest.fixture(autouse=True)
+def _fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranks that need no megatron-core start from a server that has only torch's launcher."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     multiprocessing.set_forkserver_preload(["torch.distributed.elastic.multiprocessing.api", "tests.run.breaking"])
 
 

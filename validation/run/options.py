@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from validation.cache import limit
 from validation.case import arrangement
 from validation.case.case import DEFAULT_SEED, IMPLEMENTATIONS, ON_CPU, PRECISIONS, TRANSPORTS, Case
 from validation.case.empty import refuse_empty
@@ -43,6 +44,7 @@ _WORDS = (
     "plugin",
     "results",
     "manifest",
+    "cache_limit",
 )
 """Options that take a text of any kind."""
 DEGREES = ("tp", "pp", "vpp", "ep", "etp", "cp", "dp")
@@ -54,7 +56,8 @@ class Settings:
 
     `timeout` is in seconds, for each case and each reference; `jobs` is how many cases run at the same time, None for what is
     good here (validation.run.jobs); `share_gpu` is the most ranks of a case that may share one GPU, None for any number.
-    `plugin` is what the ranks run with, as it was given (validation.run.plugin).
+    `plugin` is what the ranks run with, as it was given (validation.run.plugin). `cache_limit` is how many bytes the cache in
+    `home` may hold, None for any number.
     """
 
     cases: tuple[Case, ...]
@@ -71,6 +74,7 @@ class Settings:
     plugin: str = ""
     manifest: Path | None = None
     share_gpu: int | None = None
+    cache_limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,19 @@ def add_options(add: Callable[..., Any]) -> None:
     )
     add("--no-self-test", action="store_true", default=False, help="plant none")
     add("--manifest", default=None, metavar="FILE", help="write down every check that would be reported, and run nothing")
+    add_cache_limit(add)
     add("--fresh", action="store_true", default=False, help="compute the reference again even if it is stored")
+
+
+def add_cache_limit(add: Callable[..., Any]) -> None:
+    """Add the option that two commands have."""
+    add(
+        limit.OPTION,
+        default=None,
+        metavar="SIZE",
+        help="how much the cache may hold, such as 20GB, or none for no limit; what was used longest ago goes first (default "
+        f"${limit.VARIABLE}, else a tenth of its disk, {limit.written(limit.MOST)} at most)",
+    )
 
 
 def parsed(words: Sequence[str]) -> Settings:
@@ -207,6 +223,7 @@ def settings(options: Any, command: str) -> Settings:
         plugin=options.plugin or "",
         manifest=Path(options.manifest) if options.manifest else None,
         share_gpu=options.share_gpu,
+        cache_limit=limit.limit(options.cache_limit, home()),
     )
 
 

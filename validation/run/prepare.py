@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from validation import checkout, cuda
+from validation.cache import forget
 from validation.case import packages, preflight, writing
 from validation.case.case import ON_CPU, TE, Case
 from validation.case.errors import EnvironmentMissing, UsageError
@@ -45,8 +46,11 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> None:
     plugins.check(settings.plugin)
     launch.prepare(settings.cases[0].transport, steps=any(case.training.steps for case in settings.cases))
     launch.warm_up()
-    if settings.fresh or any(store.find(case, settings.home) is None for case in (*settings.cases, *also)):
+    # All of them are looked for: what is found is in use, and not forgotten.
+    stored = [store.find(case, settings.home) is not None for case in (*settings.cases, *also)]
+    if settings.fresh or not all(stored):
         REFERENCES.warm_up()
+    forget.keep_within(settings.home, settings.cache_limit)
     if settings.cases[0].hf_model_path is not None:
         _verify(settings)
     ahead.check(settings.cases, settings.timeout)

@@ -15,6 +15,7 @@ from pathlib import Path  # noqa: E402
 
 import torch  # noqa: E402
 
+from validation.cache import locks  # noqa: E402
 from validation.case.case import Case  # noqa: E402
 from validation.reference import compute  # noqa: E402
 from validation.run.report import RankReport  # noqa: E402
@@ -45,6 +46,8 @@ def _give_back() -> None:
 def main() -> None:
     """A line of JSON each until there are no more; one that fails has left word of it in its folder."""
     for line in sys.stdin:
+        # Whoever asked for the one before has found it by now, and uses it.
+        locks.let_all_go()
         asked = json.loads(line)
         with contextlib.suppress(Exception):
             reference(asked["case"], asked["folder"], asked["home"], asked["threads"])

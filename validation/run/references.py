@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import IO
 
 from validation.case.case import Case
+from validation.case.errors import ExitCode
 from validation.case.parameters import parameters
 from validation.run import launch
 from validation.run.launch import Broken, RunBroke
 
 _ELEMENTS_A_THREAD = 4 << 20
 """Elements of weights that are worth another thread: those of a small model only wait for each other."""
+_PYTHON_RAISED = 1
+"""Python's exit status for an exception that nobody catches: here of an import, for later ones are caught."""
 _POLL = 0.01
 """Seconds between two looks at whether a reference is done."""
 
@@ -77,7 +80,14 @@ class ReferenceProcess:
             return broken
         # It ended without a word in the folder: what it printed (an import that failed) is all there is.
         self._said.seek(0)
-        return Broken(broken.rank, broken.sentence, self._said.read(), broken.exit_code)
+        said = self._said.read()
+        if code != _PYTHON_RAISED or not said.strip():
+            return Broken(broken.rank, broken.sentence, said, broken.exit_code)
+        sentence = (
+            f"the HuggingFace side cannot be imported ({said.splitlines()[-1].strip()}); install what that names again, or "
+            "uninstall it if transformers can do without"
+        )
+        return Broken(broken.rank, sentence, said, ExitCode.ENVIRONMENT)
 
 
 def _say(process: subprocess.Popen[str], line: str) -> None:

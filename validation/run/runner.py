@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from validation.cache import forget, locks
 from validation.case.case import Case
 from validation.reference import store
 from validation.run import entry, launch
@@ -67,6 +68,7 @@ class Runner:
             pool.shutdown(wait=True)
         for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)
+        locks.let_all_go()
 
     def run(self, case: Case, plugin: str = "") -> Result:
         """The case's result; a run that breaks is a result, too."""
@@ -163,4 +165,5 @@ class Runner:
         found = store.find(case, self._settings.home)
         if found is None:
             raise launch.RunBroke(launch.Broken(0, "the reference was computed but cannot be read back", ""))
+        forget.keep_within(self._settings.home, self._settings.cache_limit)
         return found

@@ -28,9 +28,8 @@ from validation.candidate import platform  # noqa: E402
 if TRANSPORT in ON_CPU:
     platform.install(TRANSPORT)
 
-with warnings.catch_warnings(), platform.uncompiled():
-    # megatron-core warns at import of each optional package that is absent; `doctor` says it better.
-    warnings.simplefilter("ignore")
+# megatron-core warns at import of each optional package that is absent; `doctor` says it better.
+with warnings.catch_warnings(action="ignore"), platform.uncompiled(), platform.broken_is_absent():
     from validation.compare import fused, native
     from validation.run import worker  # noqa: F401
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from validation.cache import limit
 from validation.case.empty import refuse_empty
 from validation.case.errors import ExitCode, UsageError
 from validation.case.home import home
@@ -18,7 +19,7 @@ from validation.checks.before import ASIDE
 from validation.faults import catalogue
 from validation.faults.fault import Fault
 from validation.machine import machine
-from validation.run.options import Settings
+from validation.run.options import Settings, add_cache_limit
 from validation.run.prepare import prepare
 from validation.scorecard.behind import ACTIVATED, behind
 from validation.scorecard.judge import SEEN, Clean, Outcome
@@ -41,6 +42,7 @@ def add_options(add: Callable[..., Any]) -> None:
     add("--results", default="results/faults", metavar="DIR", help="where the JUnit files go (default results/faults)")
     add("--jobs", type=int, default=2, metavar="N", help="cases that run at the same time (default 2)")
     add("--timeout", type=float, default=600.0, metavar="SECONDS", help="after which a case is killed (default 600)")
+    add_cache_limit(add)
     add(
         "--write",
         action="store_true",
@@ -50,7 +52,7 @@ def add_options(add: Callable[..., Any]) -> None:
 
 def run(options: argparse.Namespace, command: str) -> int:
     """Run what is asked for; returns the exit code. Raises UsageError."""
-    refuse_empty(options, ("only", "results", "behind"))
+    refuse_empty(options, ("only", "results", "behind", "cache_limit"))
     wanted, bugs = chosen(options.only), known(options.behind)
     if options.list:
         sys.stdout.write("".join(f"{fault.id}  {fault.group}: {fault.does}\n" for fault in wanted))
@@ -98,6 +100,7 @@ def _settings(options: argparse.Namespace, tried: Sequence[Trial], command: str)
         debug=False,
         fresh=False,
         command=command,
+        cache_limit=limit.limit(options.cache_limit, home()),
     )
 
 
