@@ -14,6 +14,7 @@ from pathlib import Path
 from validation import doctor
 from validation.case import packages, writing
 from validation.case.errors import PlumblineError
+from validation.case.strangers import one_line
 from validation.convert import options as conversion
 from validation.run.options import Given, add_options, settings
 
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             said = shlex.join(["python", "-m", "validation", *given])
             return _COMMANDS[options.command](options, pytests, said)
     except PlumblineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return int(error.exit_code)
 
 
