@@ -6,6 +6,7 @@ What a command needs is imported when it is asked for: a Python without the pack
 from __future__ import annotations
 
 import argparse
+import errno
 import shlex
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from validation import doctor
 from validation.case import packages, writing
-from validation.case.errors import PlumblineError
+from validation.case.errors import ExitCode, PlumblineError
 from validation.case.strangers import one_line
 from validation.convert import options as conversion
 from validation.run.options import Given, add_options, settings
@@ -34,6 +35,10 @@ exit codes: 0 pass, 1 a check failed or the code raised, 2 wrong usage or imposs
 
 _UNWANTED = ("cacheprovider", "logging", "warnings", "unraisableexception", "threadexception", "faulthandler", "pastebin")
 """Plugins of pytest that watch the code of a test. A check only reads numbers, and there are thousands."""
+
+
+_NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
+"""What no file can be called, or can be found under."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,6 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PlumblineError as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         return int(error.exit_code)
+    except OSError as error:
+        if error.errno not in _NO_PATH:
+            raise
+        print(f"error: {one_line(str(error.filename))}: {error.strerror}; give another path", file=sys.stderr)
+        return int(ExitCode.USAGE)
 
 
 def _convert(options: argparse.Namespace, pytests: list[str], command: str) -> int:

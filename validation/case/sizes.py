@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from validation.case.errors import UsageError
 from validation.case.model import Model
-from validation.case.strangers import quoted
+from validation.case.strangers import quoted, shown
 
 _USUAL = 1 << 24
 _LARGEST = {
@@ -35,32 +35,38 @@ MOST_EXPERTS = 1 << 18
 _LARGEST_FLOAT = 1e30
 
 
-def check_numbers(model: Model, source: str, where: str = " in config.json") -> None:
-    """Raises UsageError, naming `source`, for a number that is none or that no model has."""
+def check_numbers(model: Model, source: str) -> None:
+    """Raises UsageError, naming the folder `source`, for a number of its config.json that is none or that no model has."""
     for field in fields(model):
         value, kind = getattr(model, field.name), str(field.type)
-        if value is None and "None" in kind:
-            continue
-        if (wrong := _wrong(field.name, value, kind)) is not None:
-            raise UsageError(f"{source}: {field.name}{where} is {quoted(value)}; {wrong}")
-    experts = model.n_routed_experts * len(model.expert_blocks)
-    if experts > MOST_EXPERTS:
+        wrong = None if value is None and "None" in kind else _wrong(value, kind)
+        if wrong is not None:
+            raise UsageError(f"{source}: {field.name} in config.json is {quoted(value)}; {wrong}")
+    check_sizes(model, f"{source}: ", " in config.json")
+
+
+def check_sizes(model: Model, before: str = "", where: str = "") -> None:
+    """Raises UsageError for a number that no model has: memory would be taken for it, or time, before anything is computed."""
+    for field in fields(model):
+        value = getattr(model, field.name)
+        most = _LARGEST.get(field.name, _USUAL) if str(field.type).startswith("int") else _LARGEST_FLOAT
+        if isinstance(value, (int, float)) and abs(value) > most and value != math.inf:
+            raise UsageError(f"{before}{field.name}{where} is {shown(value)}; no model has more than {most}")
+    layers = len(model.expert_blocks)
+    if model.n_routed_experts * layers > MOST_EXPERTS:
         raise UsageError(
-            f"{source}: n_routed_experts{where} is {model.n_routed_experts}, in each of {len(model.expert_blocks)} layers; no "
-            f"model has more than {MOST_EXPERTS} experts"
+            f"{before}n_routed_experts{where} is {model.n_routed_experts}, in each of {layers} layers; no model has more than "
+            f"{MOST_EXPERTS} experts"
         )
 
 
-def _wrong(name: str, value: object, kind: str) -> str | None:
+def _wrong(value: object, kind: str) -> str | None:
     if kind == "bool":
         return None if isinstance(value, bool) else "it must be true or false"
     if kind == "str":
         return None if isinstance(value, str) else "it must be a text"
     if kind.startswith("int"):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            return "it must be a whole number"
-        most = _LARGEST.get(name, _USUAL)
-        return None if value <= most else f"no model has more than {most}"
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-        return "it must be a number"
-    return None if abs(value) <= _LARGEST_FLOAT else f"no model has more than {_LARGEST_FLOAT:g}"
+        sound = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        return None if sound else "it must be a whole number"
+    sound = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return None if sound else "it must be a number"

@@ -12,6 +12,8 @@ from validation.case.errors import UsageError
 
 _SHOWN = 120
 """Characters of a stranger's text that a sentence repeats."""
+_LONGEST = 4000
+"""Characters of a sentence."""
 _DIGITS = 40
 """Of a number in JSON. The largest that a config.json needs has 19."""
 _OPENS = b",:[{"
@@ -27,6 +29,7 @@ def shown(value: object) -> str:
 
 def one_line(text: str) -> str:
     """A sentence with a stranger's names in it, as a terminal may show it: on one line, without control characters."""
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
     return "".join(_escaped(char) for char in text)
 
 
