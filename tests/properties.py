@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+from hypothesis.configuration import set_hypothesis_home_dir
 
+set_hypothesis_home_dir(Path(tempfile.gettempdir()) / "plumbline-hypothesis")  # not in the tree
 ROOT = Path(__file__).parents[1]
 EXAMPLES = int(os.environ.get("PLUMBLINE_EXAMPLES", "100"))
 """Of each property. `PLUMBLINE_EXAMPLES=50000 python -m pytest tests -k properties` looks for longer."""

@@ -31,8 +31,8 @@ from validation.case.strangers import read_bytes, shown
 
 LARGEST = 128 << 20
 """Bytes. The metadata of DeepSeek-V3's weights has 10 MB. In memory it takes 40 times as much at most."""
-_BYTES_OF_A_RECORD = 8
-"""Bytes of the file for each record in it, at least; torch writes twice as many."""
+_BYTES_OF_A_RECORD = 4
+"""Bytes of the file for each thing that its reading makes, at least: a record, a list, a place in the memo. torch writes 6."""
 _DIMENSIONS = 16
 _INSTRUCTIONS = (
     "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT SHORT_BINUNICODE BINUNICODE "
@@ -196,6 +196,26 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
         self._record()
         self.append([])
 
+    def load_mark(self) -> None:
+        """The beginning of some items."""
+        self._record()
+        super().load_mark()
+
+    def load_memoize(self) -> None:
+        """Keeps what was made last."""
+        self._record()
+        super().load_memoize()
+
+    def load_binput(self) -> None:
+        """The same, in earlier protocols."""
+        self._record()
+        super().load_binput()
+
+    def load_long_binput(self) -> None:
+        """The same."""
+        self._record()
+        super().load_long_binput()
+
     def load_setitems(self) -> None:
         """Puts items into a dict. Their keys are hashed: of nested tuples that could take forever."""
         items = self.pop_mark()
@@ -242,6 +262,10 @@ def _dispatch() -> dict[int, Callable[[Any], None]]:
         pickle.BUILD: _Reader.load_build,
         pickle.EMPTY_DICT: _Reader.load_empty_dictionary,
         pickle.EMPTY_LIST: _Reader.load_empty_list,
+        pickle.MARK: _Reader.load_mark,
+        pickle.MEMOIZE: _Reader.load_memoize,
+        pickle.BINPUT: _Reader.load_binput,
+        pickle.LONG_BINPUT: _Reader.load_long_binput,
         pickle.SETITEM: _Reader.load_setitem,
         pickle.SETITEMS: _Reader.load_setitems,
         pickle.APPEND: _Reader.load_append,
