@@ -16,6 +16,7 @@ _LONGEST = 4000
 """Characters of a sentence."""
 _DIGITS = 40
 """Of a number in JSON. The largest that a config.json needs has 19."""
+_KINDS = {"list": "a list", "dict": "an object", "tuple": "a tuple"}
 _OPENS = b",:[{"
 """Each value in JSON follows one of these."""
 
@@ -48,7 +49,7 @@ def _literal(value: object) -> str:
         return f"a number of {value.bit_length()} bits"
     if value is None or isinstance(value, (bool, int, float, bytes)):
         return repr(value)
-    return {list: "a list", dict: "an object", tuple: "a tuple"}.get(type(value), type(value).__name__)
+    return _KINDS.get(type(value).__name__, type(value).__name__)
 
 
 def read_bytes(path: Path, most: int, remedy: str) -> bytes:

@@ -142,7 +142,10 @@ _NAMES: dict[tuple[str, str], Any] = {
 _FUNCTIONS = (_size, _layout, _member, _path, _ENUM)
 
 
-class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
+_InPython: Any = pickle._Unpickler
+
+
+class _Reader(_InPython):
     """Python's own unpickler in Python, with fewer instructions and with names that stand for what is known.
 
     The one in C cannot be held to that: it takes 64 GB for ten bytes that name a place in its memo, and hashes any key.
@@ -165,7 +168,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
 
     def load_reduce(self) -> None:
         """Calls one of our functions with a few arguments."""
-        given, function = self.stack.pop(), self.stack[-1]  # type: ignore[has-type]
+        given, function = self.stack.pop(), self.stack[-1]
         if not any(function is one for one in _FUNCTIONS) or type(given) is not tuple or len(given) > 64:
             raise _Refused("calls what is no part of a checkpoint's metadata")
         self._record()
@@ -271,7 +274,7 @@ def _dispatch() -> dict[int, Callable[[Any], None]]:
         pickle.APPEND: _Reader.load_append,
         pickle.APPENDS: _Reader.load_appends,
     }
-    theirs = {code: function if code in known else _unknown for code, function in pickle._Unpickler.dispatch.items()}  # type: ignore[attr-defined]
+    theirs = {code: function if code in known else _unknown for code, function in _InPython.dispatch.items()}
     return dict.fromkeys(range(256), _unknown) | theirs | {code[0]: function for code, function in ours.items()}
 
 
