@@ -124,7 +124,7 @@ MISFITS = {
     "too few layers": "it has 2 layers and the model has 4 .all layers of .*convert and run with the same --layers",
     "no MTP layer": "it has no MTP layer; leave out .mtp, or convert the HuggingFace folder again without --no-mtp",
     "other sizes": r"embedding.word_embeddings.weight has shape \(96, 64\) and the model needs \(128, 64\)",
-    "not whole": "it cannot be read .*; it is not whole",
+    "not whole": r".*\.metadata cannot be read .*; the checkpoint is not whole",
 }
 
 

@@ -41,8 +41,8 @@ def misfit(case: Case) -> str | None:
 
 
 def _torch_dist(case: Case, place: Path) -> str | None:
-    _check_backend(place)
     metadata = read_metadata(place).state_dict_metadata
+    _check_backend(place)
     found = {
         key: tuple(known.size) for key, known in metadata.items() if isinstance(known, TensorStorageMetadata) and _of_model(key)
     }
