@@ -6,6 +6,7 @@ What a command needs is imported when it is asked for: a Python without the pack
 from __future__ import annotations
 
 import argparse
+import errno
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from validation import doctor
 from validation.case import packages, writing
 from validation.case.errors import ExitCode, PlumblineError
+from validation.case.strangers import one_line
 from validation.checks.before import ASIDE
 from validation.convert import options as conversion
 from validation.run.options import Given, add_options, settings
@@ -31,6 +33,10 @@ what comes after -- goes to pytest: python -m validation run --tp 2 -- -k mla -x
 
 exit codes: 0 pass, 1 a check failed or the code raised, 2 wrong usage or impossible case, 3 something is missing,
 4 the run broke, 130 interrupted"""
+
+
+_NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
+"""What no file can be called, or can be found under."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,8 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             said = shlex.join(["python", "-m", "validation", *given])
             return _COMMANDS[options.command](options, pytests, said)
     except PlumblineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return int(error.exit_code)
+    except OSError as error:
+        if error.errno not in _NO_PATH:
+            raise
+        print(f"error: {one_line(str(error.filename))}: {error.strerror}; give another path", file=sys.stderr)
+        return int(ExitCode.USAGE)
 
 
 @contextmanager
