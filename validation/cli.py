@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from validation import doctor
-from validation.case import packages, writing
+from validation.case import exhausted, interpreter, packages, writing
 from validation.case.errors import PlumblineError
 from validation.convert import options as conversion
 from validation.run.options import Given, add_options, settings
@@ -58,12 +58,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code (validation.case.errors.ExitCode)."""
+    interpreter.settle()
     given = list(sys.argv[1:] if arguments is None else arguments)
     ours, pytests = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
     try:
         if given[:1] == ["doctor"]:
             return doctor.main(given[1:])
-        with packages.asked_for(packages.NEEDED, "cpu"):
+        with exhausted.in_a_sentence(), packages.asked_for(packages.NEEDED, "cpu"):
             options = _parser().parse_args(ours)
             said = shlex.join(["python", "-m", "validation", *given])
             return _COMMANDS[options.command](options, pytests, said)
