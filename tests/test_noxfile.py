@@ -17,9 +17,10 @@ from ci.table import Row, rows, tools
 
 ROOT = Path(__file__).parents[1]
 STAND_IN = """#!/bin/sh
+echo "SAFE=$PYTHONSAFEPATH" > safe.log
 case "$*" in
 *"pip install"*) end=${INSTALL:-0} ;;
-*"-m validation"* | *"-m ci attempts"*) echo "$*" >> validation.log; echo "CI=$CI" > ci.log; echo "SAFE=$PYTHONSAFEPATH" > safe.log; end=${VALIDATION:-0} ;;
+*"-m validation"* | *"-m ci attempts"*) echo "$*" >> validation.log; echo "CI=$CI" > ci.log; end=${VALIDATION:-0} ;;
 *) end=${OTHERS:-0} ;;
 esac
 if [ "$end" = killed ]; then kill -9 $$; fi

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import socket
 import threading
 import time
@@ -123,6 +124,14 @@ def test_a_rank_that_got_no_thread_printed_it_and_died(tmp_path: Path, printed: 
     found = launch.post_mortem(tmp_path, 2, TIMEOUT, launch.Watch(tmp_path, 2, TIMEOUT, print), [(1, -6)])
     assert found.exit_code == ExitCode.ENVIRONMENT
     assert found.sentence.startswith("rank 1 was killed by SIGABRT in 'start': no more processes or threads may be started")
+
+
+def test_a_rank_that_used_up_its_cpu_time_would_do_so_again(tmp_path: Path) -> None:
+    """`ulimit -t`, which login nodes have."""
+    watch = launch.Watch(tmp_path, 2, TIMEOUT, print)
+    found = launch.post_mortem(tmp_path, 2, TIMEOUT, watch, [(0, -signal.SIGXCPU)])
+    assert found.exit_code == ExitCode.ENVIRONMENT
+    assert found.sentence == "rank 0 was killed by SIGXCPU in 'start': no more CPU time may be used (`ulimit -t`)"
 
 
 def test_a_rank_that_could_leave_no_word_died_of_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,6 +70,7 @@ def test_a_librarys_error_counts_by_its_cause() -> None:
     "error",
     [
         ValueError("No space left on device"),
+        RuntimeError("the kernel ended with error code: 28"),
         AssertionError('"Too many open files" is what the model said'),
         AssertionError("found NaN in local grad norm for bucket #0 in backward pass before data-parallel communication"),
         RuntimeError("The size of tensor a (48) must match the size of tensor b (96) at non-singleton dimension 2"),

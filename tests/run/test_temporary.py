@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from validation.case.errors import EnvironmentMissing
 from validation.run import temporary
 
 STARTS = """
@@ -65,3 +67,24 @@ def test_one_that_cannot_be_used_is_no_obstacle(tmp_path: Path, folder: str) -> 
     found = started(tmp_path, folder)
     assert len(set(found)) == 1
     assert Path(found[0]).is_dir()
+
+
+def test_where_no_file_can_be_made_anywhere_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container whose file systems can only be read."""
+
+    def none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp', '/var/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    with pytest.raises(
+        EnvironmentMissing, match=r"^No usable temporary directory found in .*; set TMPDIR to a folder that can"
+    ):
+        temporary.settle()
+
+
+def test_where_no_socket_can_be_made_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the fork server would raise."""
+    monkeypatch.setattr(temporary, "_takes_a_socket", lambda folder: False)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    with pytest.raises(EnvironmentMissing, match=r"^no socket can be made below TMPDIR \(.*\), nor below /tmp, /var/tmp and"):
+        temporary.settle()

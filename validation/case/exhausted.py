@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
+import signal
 from collections.abc import Iterator
 
 from validation.case.errors import EnvironmentMissing, PlumblineError
@@ -29,16 +30,29 @@ _SAID = {
     errno.ENFILE: "Too many open files in system",
 }
 """The operating system's words, in which libraries hand an error on."""
-_NUMBERED = re.compile(r"(?:os error|code:|[Ee]rrno:?) ?(\d+)")
+_NUMBERED = re.compile(r"(?:os error|Os \{ code:|[Ee]rrno:?) ?(\d+)")
 _SHORT_WRITE = re.compile(r"PytorchStreamWriter failed writing|unexpected pos \d+ vs \d+|requested and \d+ written")
 """What torch and NumPy say of a file that did not take all that was written."""
 _NO_THREAD = re.compile(
-    r"can't start new thread|Thread creation failed|pthread_create|^(what\(\):  )?Resource temporarily unavailable"
+    r"can't start new thread|Thread creation failed|pthread_create|^\s*(what\(\):\s+)?Resource temporarily unavailable",
+    re.MULTILINE,
 )
 """What Python, OpenMP and the C++ library say where no thread can be started."""
 _THREADS = "no more processes or threads may be started (`ulimit -u`, or the control group's pids.max)"
 _LIBRARIES = ("RuntimeError", "SafetensorError")
 """Whose words count: libraries hand on in them what the operating system has said."""
+
+
+_SIGNALS = {
+    signal.SIGXCPU: "no more CPU time may be used (`ulimit -t`)",
+    signal.SIGXFSZ: _DISK[errno.EFBIG],
+}
+"""With which the operating system ends a process at a limit."""
+
+
+def by_exit_code(code: int) -> str | None:
+    """What a process has run out of that a signal has ended, by its exit code as Python's subprocess has it."""
+    return _SIGNALS.get(signal.Signals(-code)) if code < 0 else None
 
 
 def told(error: BaseException) -> str | None:

@@ -333,15 +333,15 @@ def post_mortem(
             return Broken(rank, f"rank {rank} raised {left['error']}", stacks, ExitCode(left["exit_code"]))
         doing = last_step(folder, rank) or "start"
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
-        return _without_a_word(folder, Broken(rank, f"rank {rank} {how} in '{doing}'", stacks))
+        return _without_a_word(folder, code, Broken(rank, f"rank {rank} {how} in '{doing}'", stacks))
     code = exit_code(otherwise) if otherwise is not None and exhausted.told(otherwise) else ExitCode.INFRASTRUCTURE
     return Broken(None, f"the ranks could not be started: {otherwise}", stacks, code)
 
 
-def _without_a_word(folder: Path, broken: Broken) -> Broken:
-    """The same with what a rank printed that could leave no report: the machine may have run out of what it needs."""
-    printed = folder.glob(f"logs/*/attempt_0/{broken.rank}/stderr.log")
-    words = next(filter(None, (exhausted.in_words(path.read_text(errors="replace")) for path in printed)), None)
+def _without_a_word(folder: Path, code: int, broken: Broken) -> Broken:
+    """The same with what ended a rank that could leave no report: the machine may have run out of what it needs."""
+    printed = [path.read_text(errors="replace") for path in folder.glob(f"logs/*/attempt_0/{broken.rank}/stderr.log")]
+    words = exhausted.by_exit_code(code) or next(filter(None, map(exhausted.in_words, printed)), None)
     if words is None and disk.is_full(folder):
         words = f"no space is left in {folder.parent}"
     if words is None:
