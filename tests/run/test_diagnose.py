@@ -78,6 +78,13 @@ def test_a_full_disk_says_how_much_is_needed_and_where(tmp_path: Path, monkeypat
     assert ranks.sentence.endswith("are free there; make room there, or name another folder with TMPDIR")
 
 
+def test_shared_memory_that_is_full_is_named() -> None:
+    """NCCL keeps its buffers there, and a container has 64 MiB of it."""
+    words = "rank 1 raised DistBackendError: creating shared memory segment /dev/shm/nccl-Qj: No space left on device (28)"
+    found = diagnose.explained(on_gpu("local"), Broken(1, words, "", ExitCode.ENVIRONMENT))
+    assert found.sentence == f"{words}; give /dev/shm more room (`docker run --ipc=host`, or --shm-size)"
+
+
 def test_a_rank_without_memory_ends_a_command_with_4_and_the_remedies(tmp_path: Path) -> None:
     """A layer spec that raises in the rank what torch raises there on a GPU."""
     ended = run(tmp_path, "--implementation", "tests.run.breaking:out_of_memory")

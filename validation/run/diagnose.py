@@ -17,6 +17,7 @@ from validation.machine import gpus
 from validation.run.launch import Broken
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_SHARED_MEMORY = "/dev/shm"
 _NO_ATTENTION = "No dot product attention backend"
 
 
@@ -42,6 +43,8 @@ def _of_machine(case: Case, said: str, words: str, in_ranks: bool) -> str:
     first = said.splitlines()[0].rstrip(".")
     if not exhausted.is_of_disk(words):
         return f"{first}: {words}; {exhausted.remedy(words)}"
+    if _SHARED_MEMORY in said:
+        return f"{first}; give {_SHARED_MEMORY} more room (`docker run --ipc=host`, or --shm-size)"
     needs = [disk.runs([case])] if in_ranks else [disk.runs([case]), disk.references([case], home())]
     where = disk.shortage(needs) or "; ".join(f"about {disk.said(need.bytes)} are needed in {need.folder}" for need in needs)
     return f"{first}: {where}"
