@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import subprocess
 import sys
@@ -31,11 +32,11 @@ def test_the_soft_limit_is_raised_as_far_as_it_may_be(monkeypatch: pytest.Monkey
 
 
 def test_the_files_of_the_largest_case_must_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four ranks need more than one: 120 files were measured."""
-    monkeypatch.setattr(limits, "hard_limit", lambda: 100)
+    """Four ranks need more than one: 124 files were measured."""
+    monkeypatch.setattr(limits, "hard_limit", lambda: 110)
     limits.check(CASES[:1], 1)
     with pytest.raises(
-        EnvironmentMissing, match="a rank has about 120 files open and may have 100; raise that limit with `ulimit -n 120`"
+        EnvironmentMissing, match="a rank has about 128 files open and may have 110; raise that limit with `ulimit -n 128`"
     ):
         limits.check(CASES, 1)
 
@@ -84,6 +85,26 @@ def test_a_command_with_few_files_ends_with_3_and_how_many_are_needed(tmp_path: 
     )
     assert done.returncode == 3, done.stderr
     assert done.stderr == (
-        "error: a rank has about 104 files open and may have 64; raise that limit with `ulimit -n 104` before the run "
+        "error: a rank has about 112 files open and may have 64; raise that limit with `ulimit -n 112` before the run "
         "(beyond a hard limit root does it, or `nofile` in /etc/security/limits.conf), or choose a layout of fewer ranks\n"
     )
+
+
+LEAVES_A_WORD = """
+import resource, sys
+from pathlib import Path
+from validation.run.report import RankReport
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+with RankReport(Path(sys.argv[1]), 0).last_words():
+    held = [open("/dev/null") for _ in range(64)]
+"""
+
+
+def test_a_rank_that_can_open_no_file_says_so(tmp_path: Path) -> None:
+    """Its last word is a file, too."""
+    command = [sys.executable, "-c", LEAVES_A_WORD, str(tmp_path)]
+    subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, timeout=60, check=False)
+    left = json.loads((tmp_path / "rank-0.error").read_text())
+    assert "Too many open files" in left["error"]
+    assert left["exit_code"] == 3
