@@ -33,6 +33,12 @@ def test_a_warning_raises_nothing_here_or_in_what_is_started(action: str) -> Non
         assert done.returncode == 0, done.stderr
 
 
+def test_bytes_compared_with_text_raise_nothing_here() -> None:
+    """`-bb` is an option of its own, which Python hands on, and the development mode shows every warning."""
+    done = started("", "-bb", "-X", "dev", "-W", "error")
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_is_ignored_stays_ignored() -> None:
     """Only exceptions are taken out: a user's other filters reach the processes that are started."""
     done = started(

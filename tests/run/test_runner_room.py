@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from validation.reference import store
 from validation.run import launch
 from validation.run.options import parsed
 from validation.run.references import REFERENCES
+from validation.run.report import RankReport
 from validation.run.runner import Runner
 
 
@@ -52,3 +54,23 @@ def test_a_temporary_folder_that_takes_nothing_breaks_the_case(
     assert broken.sentence.startswith("the ranks could not be started: [Errno 28] No space left on device")
     assert "are needed in" in broken.sentence
     runner.close()
+
+
+def test_a_report_that_the_disk_has_no_room_for_leaves_room_for_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk holds 5000 bytes: findings fill it, and their part is gone before the word is written."""
+    write = Path.write_text
+
+    def limited(path: Path, text: str) -> int:
+        held = sum(other.stat().st_size for other in tmp_path.iterdir() if other != path)
+        write(path, text[: 5000 - held])
+        if held + len(text) > 5000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return len(text)
+
+    monkeypatch.setattr(Path, "write_text", limited)
+    report = RankReport(tmp_path, 0)
+    with pytest.raises(OSError, match="No space left"), report.last_words():
+        report.write({"findings": "x" * 6000})
+    left = json.loads((tmp_path / "rank-0.error").read_text())
+    assert left["exit_code"] == ExitCode.ENVIRONMENT
+    assert not report.path("json.part").exists()

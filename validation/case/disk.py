@@ -111,10 +111,9 @@ def shortage(needs: Iterable[Need]) -> str | None:
         disk = os.stat(above).st_dev
         wanted[disk] = wanted.get(disk, 0) + need.bytes
         if wanted[disk] > (free := _free(above)):
-            return (
-                f"{need.name} needs about {said(need.bytes)} in {need.folder}, with all that goes to that disk "
-                f"{said(wanted[disk])}, and {said(free)} are free there; {need.remedy}"
-            )
+            others = f" ({said(wanted[disk])} with what else goes to that disk)" if wanted[disk] > need.bytes else ""
+            needed = f"{need.name} needs about {said(need.bytes)} in {need.folder}{others}"
+            return f"{needed}, and {said(free)} are free there; {need.remedy}"
     return None
 
 

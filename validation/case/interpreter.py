@@ -24,7 +24,9 @@ def _raise_no_warning() -> None:
     for action, _, category, _, _ in filters:
         if action == "error":
             warnings.simplefilter("default", category)
-    sys.warnoptions[:] = [option for option in sys.warnoptions if not _raises(option)]
+    # Of `-bb` Python makes this option, and looks for it when it starts another.
+    own = ["error::BytesWarning"] if sys.flags.bytes_warning > 1 else []
+    sys.warnoptions[:] = [*(option for option in sys.warnoptions if not _raises(option)), *own]
     kept = [option for option in os.environ.pop("PYTHONWARNINGS", "").split(",") if option and not _raises(option)]
     if kept:
         os.environ["PYTHONWARNINGS"] = ",".join(kept)

@@ -45,7 +45,7 @@ def _of_machine(case: Case, said: str, words: str, in_ranks: bool) -> str:
         return f"{first}: {words}; {exhausted.remedy(words)}"
     if _SHARED_MEMORY in said:
         return f"{first}; give {_SHARED_MEMORY} more room (`docker run --ipc=host`, or --shm-size)"
-    needs = [disk.runs([case])] if in_ranks else [disk.runs([case]), disk.references([case], home())]
+    needs = [disk.runs([case])] if in_ranks else [disk.references([case], home()), disk.runs([case])]
     where = disk.shortage(needs) or "; ".join(f"about {disk.said(need.bytes)} are needed in {need.folder}" for need in needs)
     return f"{first}: {where}"
 

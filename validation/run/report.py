@@ -47,7 +47,11 @@ class RankReport:
 
     def _leave(self, kind: str, what: dict[str, Any]) -> None:
         unfinished = self.path(f"{kind}.part")
-        unfinished.write_text(json.dumps(what))
+        try:
+            unfinished.write_text(json.dumps(what))
+        except OSError:
+            unfinished.unlink(missing_ok=True)  # a full disk has room for a word again
+            raise
         unfinished.replace(self.path(kind))
 
     @contextmanager
