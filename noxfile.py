@@ -58,7 +58,8 @@ def _run(
     process was killed.
     """
     try:
-        session.run(*command, external=True, success_codes=passing)
+        # `python -m` finds our packages in the working folder, where Python does not look if the variable says something.
+        session.run(*command, external=True, success_codes=passing, env={"PYTHONSAFEPATH": ""})
     except CommandFailed as error:
         code = failing or error.return_code
         _exit_codes.append(code if code in list(ExitCode) else ExitCode.INFRASTRUCTURE)

@@ -16,6 +16,7 @@ from ci import gate, junit
 from ci.drift import add_rule, drift, named
 from ci.escape import plain
 from ci.folder import Results
+from validation.case import writing
 from validation.case.errors import ExitCode, UsageError
 
 ABOUT = "baseline.json"
@@ -53,11 +54,15 @@ def _refused(why: str) -> int:
 
 
 def _write(results: Results, output: Path, judged: gate.Judgement, accepted: str) -> None:
-    """The whole new baseline first, then in the old one's place."""
+    """The whole new baseline first, then in the old one's place. Nothing is left of one that the disk has no room for."""
     shutil.rmtree(results.folder, ignore_errors=True)
-    for expected, suite in judged.suites:
-        junit.write(results.path(expected.session, expected.file), suite)
     commit = judged.suites[0][1].properties["commit"]
-    (results.folder / ABOUT).write_text(json.dumps({"commit": commit, "accepted": accepted}, indent=1) + "\n", encoding="utf-8")
+    try:
+        for expected, suite in judged.suites:
+            junit.write(results.path(expected.session, expected.file), suite)
+        writing.write(results.folder / ABOUT, json.dumps({"commit": commit, "accepted": accepted}, indent=1) + "\n")
+    except OSError:
+        shutil.rmtree(results.folder, ignore_errors=True)
+        raise
     shutil.rmtree(output, ignore_errors=True)
     results.folder.rename(output)

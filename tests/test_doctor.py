@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from validation import cuda, doctor, machine
+from validation import cuda, doctor, loopback, machine
+from validation.case import disk
 from validation.case.errors import ExitCode
+from validation.run import limits
 
 TWO_GPUS = ["GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)", "GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-2)"]
 
@@ -78,6 +80,24 @@ def test_a_cpu_case_needs_each_of_these(package: str, monkeypatch: pytest.Monkey
     """Without any one of them the exit code is 3."""
     monkeypatch.setattr(doctor, "version", lambda name: machine.ABSENT if name == package else machine.version(name))
     assert doctor.report()[1] == ExitCode.ENVIRONMENT
+
+
+def test_what_the_operating_system_withholds_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No loopback, few open files, a full disk: each with what would help, and the exit code is 3."""
+    assert not [finding for finding in doctor._allowed() if finding.prevents]
+    monkeypatch.setattr(loopback, "problem", lambda: "Network is unreachable")
+    monkeypatch.setattr(limits, "hard_limit", lambda: 16)
+    monkeypatch.setattr(limits, "available_threads", lambda: 20)
+    monkeypatch.setattr(disk, "_free", lambda folder: 0)
+    monkeypatch.setenv("PLUMBLINE_CACHE", str(tmp_path))
+    found, code = doctor.report()
+    assert code == ExitCode.ENVIRONMENT
+    prevents = {finding.name: finding.prevents for finding in found}
+    assert "`ip link set lo up`" in prevents["loopback"]
+    assert "may have 16; raise that limit" in prevents["open files"]
+    assert "20 more may be started here" in prevents["threads"]
+    assert prevents["room for references"].endswith("name another folder with PLUMBLINE_CACHE")
+    assert prevents["room for temporary files"].endswith("name another folder with TMPDIR")
 
 
 @pytest.mark.parametrize("package", ["nox", "transformer-engine"])

@@ -17,6 +17,7 @@ from ci.table import Row, rows, tools
 
 ROOT = Path(__file__).parents[1]
 STAND_IN = """#!/bin/sh
+echo "SAFE=$PYTHONSAFEPATH" > safe.log
 case "$*" in
 *"pip install"*) end=${INSTALL:-0} ;;
 *"-m validation"* | *"-m ci attempts"*) echo "$*" >> validation.log; echo "CI=$CI" > ci.log; end=${VALIDATION:-0} ;;
@@ -104,6 +105,12 @@ def test_a_session_in_ci_lets_the_comparison_know(nox: Nox, tmp_path: Path) -> N
     ran = (tmp_path / "validation.log").read_text(encoding="utf-8")
     assert ran.startswith("-m ci attempts --up-to 2 -- run --preset tiny ")
     assert "self-test" not in ran
+
+
+def test_a_session_finds_our_packages_where_python_does_not_look_in_the_working_folder(nox: Nox, tmp_path: Path) -> None:
+    """PYTHONSAFEPATH would end `python -m validation` with "No module named validation"."""
+    assert nox("cpu_tp2", PYTHONSAFEPATH="1", PYTHONPATH=str(tmp_path)).returncode == 0
+    assert (tmp_path / "safe.log").read_text(encoding="utf-8") == "SAFE=\n"
 
 
 @pytest.mark.skipif(

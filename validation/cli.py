@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from validation import doctor
-from validation.case import packages, writing
+from validation.case import exhausted, interpreter, packages, writing
 from validation.case.errors import ExitCode, PlumblineError
 from validation.case.strangers import one_line
 from validation.checks.before import ASIDE
@@ -62,12 +62,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code (validation.case.errors.ExitCode)."""
+    interpreter.settle()
     given = list(sys.argv[1:] if arguments is None else arguments)
     ours, pytests = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
     try:
         if given[:1] == ["doctor"]:
             return doctor.main(given[1:])
-        with packages.asked_for(packages.NEEDED, "cpu"), _nothing_old_in_its_place(ours):
+        with packages.asked_for(packages.NEEDED, "cpu"), _nothing_old_in_its_place(ours), exhausted.in_a_sentence():
             options = _parser().parse_args(ours)
             said = shlex.join(["python", "-m", "validation", *given])
             return _COMMANDS[options.command](options, pytests, said)

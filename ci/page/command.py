@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from ci.folder import reports
 from ci.junit import Suite, UnreadableResults
 from ci.page.document import document
 from ci.page.run import Run, by_manifest, drifted, judged
+from validation.case import exhausted, writing
 from validation.case.errors import ExitCode, UsageError
 
 
@@ -60,10 +60,8 @@ def _read(folder: Path) -> tuple[list[Suite], list[str]]:
 
 def _write(path: Path, text: str) -> None:
     """In one step: who has the old page open finds a whole one when it is loaded again."""
-    unfinished = path.with_name(f".{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, path)
+        with exhausted.in_a_sentence(f"--output {path}"):
+            writing.write(path, text)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}; --output names a file") from error

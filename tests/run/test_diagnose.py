@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.case.test_preflight import case
+from validation.case import disk
 from validation.case.case import Case
 from validation.case.errors import EnvironmentMissing, ExitCode
 from validation.case.preset import MINI
@@ -64,6 +65,27 @@ def test_out_of_memory_says_what_to_reduce_and_stays_infrastructure(words: str) 
     for change in (*changes, "--batch-size 1 ("):
         assert change in reference.sentence
     assert "the estimate for the reference was" in reference.sentence
+
+
+def test_a_full_disk_says_how_much_is_needed_and_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the reference in the cache, which nothing can be kept in; the words of safetensors stay."""
+    monkeypatch.setenv("PLUMBLINE_CACHE", str(tmp_path))
+    words = "rank 0 raised SafetensorError: Error while serializing: I/O error: No space left on device (os error 28)"
+    broken = Broken(0, words, "", ExitCode.ENVIRONMENT)
+    found = diagnose.explained(on_gpu("local"), broken, in_ranks=False)
+    assert found.exit_code == ExitCode.ENVIRONMENT
+    assert found.sentence.startswith(words)
+    assert f" GiB are needed in {tmp_path}" in found.sentence
+    monkeypatch.setattr(disk, "_free", lambda folder: 0)
+    ranks = diagnose.explained(on_gpu("local"), broken)
+    assert ranks.sentence.endswith("are free there; make room there, or name another folder with TMPDIR")
+
+
+def test_shared_memory_that_is_full_is_named() -> None:
+    """NCCL keeps its buffers there, and a container has 64 MiB of it."""
+    words = "rank 1 raised DistBackendError: creating shared memory segment /dev/shm/nccl-Qj: No space left on device (28)"
+    found = diagnose.explained(on_gpu("local"), Broken(1, words, "", ExitCode.ENVIRONMENT))
+    assert found.sentence == f"{words}; give /dev/shm more room (`docker run --ipc=host`, or --shm-size)"
 
 
 def test_a_rank_without_memory_ends_a_command_with_4_and_the_remedies(tmp_path: Path) -> None:

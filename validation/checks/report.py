@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import time
 from collections import Counter, defaultdict
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -140,11 +141,13 @@ class Report:
         self._machine, self._commit = machine(), commit.facts()
         for case in self._wanted:
             facts = self._facts(case, {})
-            self._keep(self._path(case), facts, self._selected[case.name])
-            junit.write_unfinished(self._path(case), case.name, facts)
+            with _ending_the_run(self._path(case)):
+                self._keep(self._path(case), facts, self._selected[case.name])
+                junit.write_unfinished(self._path(case), case.name, facts)
         if self._plants:
-            self._keep(self._self_test_file()[0], {}, len(self._plants))
-            junit.write_unfinished(*self._self_test_file(), self._self_test.properties(self._common_facts()))
+            with _ending_the_run(self._self_test_file()[0]):
+                self._keep(self._self_test_file()[0], {}, len(self._plants))
+                junit.write_unfinished(*self._self_test_file(), self._self_test.properties(self._common_facts()))
         before.ASIDE.put_back()
         # Imports torch: what an earlier run left must be gone by then.
         from validation.run.runner import Runner
@@ -370,9 +373,16 @@ class Report:
 
 
 def _written(path: Path, suite: junit.Suite) -> None:
-    """A testsuite's file. A disk that is full by then ends the run, for what nobody can read proves nothing."""
-    try:
+    """A testsuite's file."""
+    with _ending_the_run(path):
         junit.write(path, suite)
+
+
+@contextmanager
+def _ending_the_run(path: Path) -> Iterator[None]:
+    """Within it a disk that is full ends the run, for what nobody can read proves nothing."""
+    try:
+        yield
     except OSError as error:
         pytest.exit(f"{path} cannot be written: {error.strerror}", returncode=ExitCode.ENVIRONMENT)
 

@@ -34,12 +34,14 @@ class ReferenceProcess:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
-        self._said: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process may write to it
+        self._said: IO[str] | None = None
         self._one_at_a_time = threading.Lock()
 
     def warm_up(self) -> subprocess.Popen[str]:
         """Have it import now what it will need; starts it anew where it has ended."""
         if self._process is None or self._process.poll() is not None:
+            # Not before: where temporary files lie is known when a process is wanted (validation.run.temporary).
+            self._said = self._said or tempfile.TemporaryFile("w+")  # noqa: SIM115 - the process writes to it
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "validation.run.refer"],
                 stdin=subprocess.PIPE,
@@ -76,7 +78,7 @@ class ReferenceProcess:
 
     def _post_mortem(self, folder: Path, timeout: float, watch: launch.Watch, code: int) -> Broken:
         broken = launch.post_mortem(folder, 1, timeout, watch, [(0, code)])
-        if broken.stacks:
+        if broken.stacks or self._said is None:
             return broken
         # It ended without a word in the folder: what it printed (an import that failed) is all there is.
         self._said.seek(0)

@@ -13,7 +13,15 @@ gc.set_threshold(200_000, 50, 50)
 import os  # noqa: E402
 import warnings  # noqa: E402
 
+from validation.case import interpreter  # noqa: E402
+
+interpreter.settle()
+
 import torch  # noqa: E402
+
+# Whatever the environment asks for: no fork of a process with a pool of threads.
+torch.set_num_threads(1)
+
 from torch.nn import functional  # noqa: E402
 
 from validation import checkout  # noqa: E402
