@@ -195,3 +195,16 @@ def test_no_verdict_depends_on_an_assertion(room: str) -> None:
         found = [node.lineno for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Assert)]
         assert found == [], path
         assert "__debug__" not in path.read_text()
+
+
+@pytest.mark.parametrize("words", [["run", "--results", "out"], ["run", "--layouts", "tp2", "--results=out"]], ids=str)
+def test_a_refused_run_leaves_no_old_report_in_its_place(tmp_path: Path, words: list[str]) -> None:
+    """It ends before it knows which reports are its own, so all of them go where no gate looks."""
+    tree, results = copied(tmp_path / "tree"), tmp_path / "tree" / "out"
+    results.mkdir()
+    (results / "tiny-tp2.xml").write_text("an old report")
+    (results / "notes.txt").write_text("mine")
+    (tmp_path / "sitecustomize.py").write_text("")
+    assert started(tree, words, {"PYTHONPATH": str(tmp_path)}).returncode == 2
+    assert (results / "before" / "tiny-tp2.xml").read_text() == "an old report"
+    assert sorted(path.name for path in results.iterdir()) == ["before", "notes.txt"]
