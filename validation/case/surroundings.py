@@ -57,7 +57,7 @@ def leave_nothing_old(words: list[str]) -> None:
     if "run" not in words:
         return
     given = [word.partition("=")[2] for word in words if word.startswith("--results=")]
-    given += [after for word, after in zip(words, words[1:], strict=False) if word == "--results"]
+    given += [words[place + 1] for place, word in enumerate(words[:-1]) if word == "--results"]
     folder = given[-1] if given else "results"
     for name in _entries(folder):
         if name.endswith(".xml"):
