@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -53,7 +54,7 @@ class Runs:
 def found(candidate: torch.Tensor, reference: torch.Tensor, of: Case) -> Result:
     """One rank that reports this candidate as the gradient of PARAMETER."""
     box = whole(reference.shape)
-    report = PieceReport(0, box, measure(candidate, reference, box), "")
+    report = PieceReport(0, box, measure(candidate, reference, box), sha256(candidate.numpy().tobytes()).hexdigest())
     return Result(of, 1.0, {}, pieces={f"gradients/{PARAMETER}": (report,)})
 
 
@@ -93,6 +94,24 @@ def test_what_lies_behind_a_known_bug_is_a_failure(gradient: torch.Tensor, facto
     assert float(verdict.properties["rel_error"]) == pytest.approx(abs(factor - 1))
     assert verdict.line.endswith("with the known upstream bug shared-rope-key-not-reduced taken out")
     assert verdict.properties["behind"] == "shared-rope-key-not-reduced"
+
+
+@pytest.mark.parametrize(("factor", "status"), [(5.9, "known"), (6.1, "fail"), (-1000.0, "fail")])
+def test_what_is_larger_than_the_bug_is_a_failure(gradient: torch.Tensor, factor: float, status: str) -> None:
+    """Even if the run without the bug agrees: taking the bug out may have taken another error along."""
+    verdict, _ = concluded(gradient * factor, gradient, case())
+    assert verdict.status == status
+    assert ("more than the known upstream bug shared-rope-key-not-reduced makes (at most 5.0e+00)" in verdict.line) is (
+        status == "fail"
+    )
+
+
+def test_a_bug_that_does_less_than_rounding_need_not_show(gradient: torch.Tensor) -> None:
+    """An epsilon that is 1e-6 but for its last places: both runs pass, with other bytes. With the same bytes it is mended."""
+    verdict, _ = concluded(gradient * (1 + 1e-14), gradient, case(), without=gradient * (1 - 1e-14))
+    assert verdict.status == "pass"
+    verdict, _ = concluded(gradient, gradient, case(), without=gradient * 2)
+    assert verdict.status == "fail"
 
 
 def test_a_run_without_the_bug_that_broke_leaves_the_check_undecided(gradient: torch.Tensor) -> None:

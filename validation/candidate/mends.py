@@ -42,10 +42,13 @@ Tokens = Callable[[], int]
 
 @dataclass(frozen=True)
 class Mend:
-    """How a bug is taken out of a rank: `install` once, before the model is built, `built` from each chunk of it."""
+    """How a bug is taken out of a rank: `install` once, before the model is built; from each chunk of it, `built` as soon as it
+    is built, and `wrapped` when every probe is in place.
+    """
 
     install: Callable[[Case, Tokens], None] = _nothing
     built: Callable[[Case, Any], None] = _nothing
+    wrapped: Callable[[Case, Any], None] = _nothing
 
 
 def with_mends(case: Case, batch: Path, plugin: Plugin) -> Plugin:
@@ -65,11 +68,17 @@ def with_mends(case: Case, batch: Path, plugin: Plugin) -> Plugin:
                 mend.built(case, chunk)
         plugin.built(case, chunks)
 
+    def wrapped(case: Case, chunks: Chunks) -> None:
+        for mend in mends:
+            for chunk in chunks:
+                mend.wrapped(case, chunk)
+        plugin.wrapped(case, chunks)
+
     def stepped(case: Case, chunks: Chunks, step: int) -> None:
         taken[0] = step
         plugin.stepped(case, chunks, step)
 
-    return replace(plugin, built=built, stepped=stepped)
+    return replace(plugin, built=built, wrapped=wrapped, stepped=stepped)
 
 
 def _experts_reduced_over_their_holders(case: Case, chunk: Any) -> None:
@@ -79,28 +88,32 @@ def _experts_reduced_over_their_holders(case: Case, chunk: Any) -> None:
             weight.allreduce = False
 
 
-def _rotary_columns_summed(case: Case) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A gradient [..., kv_lora_rank + rotary dimensions] with its rotary columns summed over the tensor-parallel ranks."""
-    rank = case.model.kv_lora_rank
+class _RotaryColumnsSummed(torch.autograd.Function):
+    """Hands a latent [..., kv_lora_rank + rotary dimensions] on, and sums the rotary columns of its gradient over the
+    tensor-parallel ranks. What stands before it sees the sum, a probe's gradient and an isolated module's among it.
+    """
 
-    def summed(gradient: torch.Tensor) -> torch.Tensor:
-        rotary = gradient[..., rank:].contiguous()
+    @staticmethod
+    def forward(context: Any, latent: torch.Tensor, rank: int) -> torch.Tensor:
+        context.rank = rank
+        return latent.view_as(latent)
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (gradient,) = gradients
+        rotary = gradient[..., context.rank :].contiguous()
         dist.all_reduce(rotary, group=parallel_state.get_tensor_model_parallel_group())
-        return torch.cat([gradient[..., :rank], rotary], dim=-1)
-
-    return summed
+        return torch.cat([gradient[..., : context.rank], rotary], dim=-1), None
 
 
 def _gathered_rotary_key_summed(case: Case, tokens: Tokens) -> None:
     """Behind column-parallel down-projections: the gradient at the gathered latent, whose backward pass only splits it."""
     names = vars(importlib.import_module("megatron.core.transformer.multi_latent_attention"))
-    gather, summed = names["gather_from_tensor_model_parallel_region"], _rotary_columns_summed(case)
+    gather = names["gather_from_tensor_model_parallel_region"]
 
     def gathered(part: torch.Tensor, *rest: Any, **keywords: Any) -> torch.Tensor:
         whole: torch.Tensor = gather(part, *rest, **keywords)
-        if getattr(part, _LATENT, False) and whole.requires_grad:
-            whole.register_hook(summed)
-        return whole
+        return _RotaryColumnsSummed.apply(whole, case.model.kv_lora_rank) if getattr(part, _LATENT, False) else whole
 
     names["gather_from_tensor_model_parallel_region"] = gathered
 
@@ -119,14 +132,15 @@ def _latent_marked(case: Case, chunk: Any) -> None:
 
 def _whole_rotary_key_summed(case: Case, chunk: Any) -> None:
     """Without sequence parallelism: the gradient at the output of a down-projection that every rank holds whole."""
-    summed, whole = _rotary_columns_summed(case), case.model.kv_lora_rank + case.model.qk_rope_head_dim
+    rank, whole = case.model.kv_lora_rank, case.model.kv_lora_rank + case.model.qk_rope_head_dim
 
-    def watch(module: Any, given: Any, output: Any) -> None:
-        if output[0].requires_grad and output[0].shape[-1] == whole:
-            output[0].register_hook(summed)
+    def summed(module: Any, given: Any, output: Any) -> Any:
+        if output[0].shape[-1] != whole:
+            return None
+        return (_RotaryColumnsSummed.apply(output[0], rank), *output[1:])
 
     for projection in _kv_down_projections(chunk):
-        projection.register_forward_hook(watch)
+        projection.register_forward_hook(summed)
 
 
 def _query_norms_summed_once(case: Case, tokens: Tokens) -> None:
@@ -195,9 +209,9 @@ def _kv_down_projections(chunk: Any) -> Iterator[Any]:
 
 MENDS = {
     "expert-gradients-not-reduced": Mend(built=_experts_reduced_over_their_holders),
-    "shared-rope-key-not-reduced": Mend(_gathered_rotary_key_summed, _latent_marked),
+    "shared-rope-key-not-reduced": Mend(_gathered_rotary_key_summed, wrapped=_latent_marked),
     "tied-output-weight-unused": Mend(built=_no_unused_output_weight),
-    "latents-without-sequence-parallelism": Mend(_query_norms_summed_once, _whole_rotary_key_summed),
+    "latents-without-sequence-parallelism": Mend(_query_norms_summed_once, wrapped=_whole_rotary_key_summed),
     "yarn-softmax-scale": Mend(_softmax_scaled_by_mscale_all_dim),
     "balancing-losses-per-token": Mend(_balancing_times(_lost_per_token)),
     "balancing-losses-under-context-parallelism": Mend(_balancing_times(lambda case, tokens: float(case.layout.cp))),

@@ -21,7 +21,9 @@ TABLE = Path(__file__).with_name("known.yaml")
 
 @dataclass(frozen=True)
 class Known:
-    """One entry of the table. `layouts` is a condition on layout and model; the other patterns are those of file names."""
+    """One entry of the table. `layouts` is a condition on layout and model, `at_most` the largest relative error that the bug
+    makes, a number or a formula of the same names; the other patterns are those of file names.
+    """
 
     id: str
     what: str
@@ -32,6 +34,7 @@ class Known:
     megatron_core: str
     checks: tuple[str, ...]
     spoils: tuple[str, ...]
+    at_most: str
     keeps: tuple[str, ...] = ()
 
     def applies(self, case: Case, version: str) -> bool:
@@ -43,13 +46,11 @@ class Known:
         return _matches(case.implementation, self.implementations) and self._shows(case)
 
     def _shows(self, case: Case) -> bool:
-        layout = case.layout
-        degrees = {"tp": layout.tp, "pp": layout.pp, "vpp": layout.vpp, "ep": layout.ep, "cp": layout.cp}
-        degrees |= {"etp": layout.expert_tp, "dp": layout.data_parallel, "sequence_parallel": layout.uses_sequence_parallel}
-        degrees |= {"precision": case.precision} | asdict(case.training)
-        degrees |= {"mtp": case.model.num_nextn_predict_layers, "tied": case.model.tie_word_embeddings}
-        # The table is ours, as much as any module; the names in it are the degrees, the step's options and the model's numbers.
-        return bool(eval(self.layouts, {"__builtins__": {}}, degrees | asdict(case.model)))
+        return bool(_value(self.layouts, case))
+
+    def largest(self, case: Case) -> float:
+        """The largest relative error that the bug makes in this case: what is further off is not excused."""
+        return float(_value(self.at_most, case))
 
     def must_fail(self, case: Case, check: str) -> bool:
         """Whether this check shows the bug, whatever else is right.
@@ -69,6 +70,16 @@ class Known:
         return _matches(check, [pattern.format(last=case.model.num_hidden_layers - 1) for pattern in self.keeps])
 
 
+def _value(formula: str, case: Case) -> Any:
+    """What a formula of the table comes to. The table is ours, as much as any module."""
+    layout = case.layout
+    names = {"tp": layout.tp, "pp": layout.pp, "vpp": layout.vpp, "ep": layout.ep, "cp": layout.cp}
+    names |= {"etp": layout.expert_tp, "dp": layout.data_parallel, "sequence_parallel": layout.uses_sequence_parallel}
+    names |= {"precision": case.precision} | asdict(case.training)
+    names |= {"mtp": case.model.num_nextn_predict_layers, "tied": case.model.tie_word_embeddings}
+    return eval(formula, {"__builtins__": {"abs": abs}}, names | asdict(case.model))
+
+
 def _matches(check: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(check, pattern) for pattern in patterns)
 
@@ -78,7 +89,10 @@ def table() -> tuple[Known, ...]:
     """Every entry."""
     entries: list[dict[str, Any]] = yaml.safe_load(TABLE.read_text(encoding="utf-8"))["known"]
     lists = ("implementations", "checks", "spoils", "keeps")
-    return tuple(Known(**{**entry, **{name: tuple(entry.get(name, ())) for name in lists}}) for entry in entries)
+    return tuple(
+        Known(**{**entry, "at_most": str(entry["at_most"]), **{name: tuple(entry.get(name, ())) for name in lists}})
+        for entry in entries
+    )
 
 
 def known_bugs(case: Case, version: str | None = None) -> tuple[Known, ...]:
