@@ -72,7 +72,7 @@ def _run(given: Sequence[str]) -> int:
 
 def _results(given: Sequence[str]) -> Path:
     """The folder that the command writes to."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--results", default="results")
     return Path(parser.parse_known_args(given)[0].results)
 

@@ -6,7 +6,9 @@ checks out; every job of one run has the same. What is checked out counts: GITHU
 
 from __future__ import annotations
 
+import hashlib
 import importlib.machinery
+import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -58,9 +60,46 @@ def _changed(root: Path) -> list[str] | None:
     if told is None or flagged is None or prefix is None:
         return None
     paths = [entry[3:] for entry in told.split("\0") if entry]
+    paths += _otherwise(root) or ()
     unseen = [entry[2:] for entry in flagged.split("\0") if entry and (entry[0].islower() or entry[0] == "S")]
     paths += [path for path in unseen if (root / path.removeprefix(prefix)).exists()]
     return [path.removeprefix(prefix) for path in paths]
+
+
+def _otherwise(root: Path) -> list[str] | None:
+    """Files that make results whose bytes are not the commit's, whatever git's settings and filters say of them.
+
+    And those of which Python has a compiled form that it takes without a look at the source.
+    """
+    listed = git.answer(root, "ls-tree", "-r", "-z", "HEAD", "--", *CODE)
+    if listed is None:
+        return None
+    entries = [entry.partition("\t") for entry in listed.split("\0") if entry]
+    return [path for about, _, path in entries if not _is(root / path, *about.split()[1:]) or _compiled_blindly(root / path)]
+
+
+def _is(path: Path, kind: str, digest: str) -> bool:
+    """Whether a file has the content that git has under this digest; of what is no file git says enough itself."""
+    if kind != "blob" or path.is_symlink():
+        return True
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    made = hashlib.new("sha1" if len(digest) == 40 else "sha256", b"blob %d\0" % len(content) + content, usedforsecurity=False)
+    return made.hexdigest() == digest
+
+
+def _compiled_blindly(path: Path) -> bool:
+    """Whether the compiled form is one that is never held against the source (PEP 552)."""
+    if path.suffix != ".py":
+        return False
+    try:
+        with open(importlib.util.cache_from_source(str(path)), "rb") as file:
+            flags = int.from_bytes(file.read(8)[4:], "little")
+    except OSError:
+        return False
+    return flags & 0b11 == 0b01
 
 
 def _changes_results(root: Path, path: str) -> bool:
@@ -72,7 +111,9 @@ def _changes_results(root: Path, path: str) -> bool:
         return False
     if first in CODE or PurePosixPath(path).name in (*_OF_PYTEST, *_STARTUP):
         return True
-    return _is_imported(root, first)
+    # A folder needs no __init__.py for what lies in it to be imported, as an own layer spec is.
+    importable = all(part.isidentifier() for part in (first, *rest[:-1]))
+    return _is_imported(root, first) or (bool(rest) and importable and path.endswith(_SUFFIXES))
 
 
 def _is_imported(root: Path, name: str) -> bool:

@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
@@ -23,6 +23,8 @@ DIRTY = "made with files that are not those of its commit"
 _NUMBER = re.compile(r"-?\d{1,20}(\.\d{1,20})?(e[+-]?\d{1,3})?|-?inf|nan")
 REPRODUCE = "\nReproduce: "
 """What stands before the command in the message of a case's first failure (validation/checks/first.py)."""
+_LAST_PLACE = 1e-15
+"""What the checks themselves grant a projection (validation/compare/verdict.py)."""
 _SHOWN = 3
 
 
@@ -47,6 +49,7 @@ def of_suite(expected: Expected, suite: Suite, origin: Origin) -> Iterator[str]:
         return
     yield from _ranks(expected, suite)
     yield from _as_many_checks(expected, suite.checks)
+    yield from _whole(suite)
     yield from _verdicts(suite.checks)
     yield from _excused(expected, suite)
     if expected.ranks:  # a planted defect is seen by numbers above the limit
@@ -74,6 +77,8 @@ def _made_of(suite: Suite, origin: Origin) -> Iterator[str]:
         yield f"made without {said['left_out']} of its checks, which a run leaves out if something selects checks (-k, -x)"
     if "plugin" in said:
         yield f"made with the plugin {said['plugin']}, which changes what is compared"
+    if "pytest_options" in said:
+        yield f"made with {said['pytest_options']} for pytest, which can change what a check says"
     if said.get("megatron-commit", "") != origin.megatron_commit or (("megatron-path" in said) != bool(origin.megatron_commit)):
         found = said.get("megatron-commit") or said.get("megatron-path") or "the installed one"
         yield f"made with the Megatron {found}, and {origin.megatron_commit or 'the installed one'} is required"
@@ -93,6 +98,12 @@ def _is_one_of(found: str, wanted: str) -> bool:
         return SpecifierSet(wanted).contains(Version(found), prereleases=True)
     except ValueError:  # packaging's own are, and so is that of a number with too many digits
         return False
+
+
+def _whole(suite: Suite) -> Iterator[str]:
+    """A run that broke has left checks that could not be decided."""
+    if "broken" in suite.properties and all(check.status in ("pass", "known") for check in suite.checks):
+        yield f"says that its run broke with exit code {suite.properties['broken']}, and every check passes"
 
 
 def _ranks(expected: Expected, suite: Suite) -> Iterator[str]:
@@ -157,12 +168,14 @@ def _excuses(bug: Excuse, check: Check) -> bool:
 
 
 def _is_the_bugs(check: Check, expected: Expected) -> bool:
-    """The run from which the bug has been taken out agrees with the reference, as a pass must."""
-    error, limit = number(check, "rel_error_without"), number(check, "tolerance")
-    if error is None or limit is None or (expected.limit is not None and not limit <= expected.limit):
+    """The run from which the bug has been taken out agrees with the reference, as a pass must, and the other run does not."""
+    error, limit, without = (number(check, name) for name in ("rel_error", "tolerance", "rel_error_without"))
+    if error is None or without is None or limit is None or not error < math.inf:
         return False
-    without = replace(check, properties={**check.properties, "rel_error": check.properties["rel_error_without"]})
-    return _holds(without, _in(check, expected.near_ties))
+    if expected.limit is not None and not limit <= expected.limit:
+        return False
+    near_tie = limit == 0 and _in(check, expected.near_ties)
+    return 0 <= without < math.inf and (near_tie or without <= limit)
 
 
 def _numbers(expected: Expected, checks: Sequence[Check]) -> Iterator[str]:
@@ -190,7 +203,15 @@ def _holds(check: Check, near_tie: bool) -> bool:
     error, limit = number(check, "rel_error"), number(check, "tolerance")
     if error is None:
         return True
-    return math.isfinite(error) and limit is not None and ((near_tie and limit == 0) or error <= limit)
+    if limit is None or not 0 <= error < math.inf:
+        return False
+    return (near_tie and limit == 0) or (error <= limit and _unscaled(check, error, limit))
+
+
+def _unscaled(check: Check, error: float, limit: float) -> bool:
+    """Whether the projection on the reference is 1, as far as the limit lets it be something else."""
+    projection = number(check, "projection")
+    return projection is None or error == 0 or abs(projection - 1) <= max(limit, _LAST_PLACE)
 
 
 def number(check: Check, name: str) -> float | None:

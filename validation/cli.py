@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from validation import doctor
-from validation.case import exhausted, interpreter, packages, writing
+from validation.case import exhausted, interpreter, packages, surroundings, writing
 from validation.case.errors import ExitCode, PlumblineError
 from validation.case.strangers import one_line
 from validation.checks.before import ASIDE
@@ -87,15 +87,23 @@ def _nothing_old_in_its_place(words: Sequence[str]) -> Iterator[None]:
     """Whatever ends a `run` before it starts, results of earlier runs that it would have replaced are out of their place."""
     try:
         yield
-    except (PlumblineError, SystemExit) as error:
+    except (Exception, SystemExit) as error:
         if words[:1] == ["run"] and not (isinstance(error, SystemExit) and error.code == ExitCode.PASS):
-            from validation.checks import unstarted
-
-            unstarted.ended(words[1:])
+            _take_aside(words)
         raise
     finally:
         if said := ASIDE.told():
             print(said, flush=True)
+
+
+def _take_aside(words: Sequence[str]) -> None:
+    """Take what the command would have replaced out of its place; all reports of its folder if a package is missing."""
+    try:
+        from validation.checks import unstarted
+
+        unstarted.ended(words[1:])
+    except ImportError:
+        surroundings.leave_nothing_old(list(words))
 
 
 def _convert(options: argparse.Namespace, pytests: list[str], command: str) -> int:

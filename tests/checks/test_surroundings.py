@@ -14,7 +14,7 @@ import pytest
 
 from ci.expected import Manifest, load
 from tests.checks.conftest import ROOT
-from validation.case.surroundings import intruder
+from validation.case.surroundings import intruder, stranger_of_warnings
 
 SESSION = ("run", "--layouts", "tp2", "--set", "num_layers=2", "--self-test")
 PLUGIN = (Path(__file__).with_name("narrowing.py")).read_text()
@@ -208,3 +208,37 @@ def test_a_refused_run_leaves_no_old_report_in_its_place(tmp_path: Path, words: 
     assert started(tree, words, {"PYTHONPATH": str(tmp_path)}).returncode == 2
     assert (results / "before" / "tiny-tp2.xml").read_text() == "an old report"
     assert sorted(path.name for path in results.iterdir()) == ["before", "notes.txt"]
+
+
+def test_a_warnings_option_that_runs_a_module_of_a_strangers_is_refused(tmp_path: Path) -> None:
+    """Python imports the category's module before Plumbline; one that is installed is trusted."""
+    tree = copied(tmp_path / "tree")
+    (tmp_path / "quiet.py").write_text("class W(Warning):\n    pass\n")
+    done = started(tree, ["run"], {"PYTHONPATH": str(tmp_path), "PYTHONWARNINGS": "ignore::quiet.W"})
+    assert done.returncode == 2
+    assert f"has Python run {tmp_path / 'quiet.py'} before Plumbline" in done.stderr
+    assert stranger_of_warnings(["ignore::quiet.W"], [str(tmp_path)])
+    assert not stranger_of_warnings(["error", "ignore::DeprecationWarning", "ignore::pytest.PytestWarning"], sys.path)
+
+
+@pytest.mark.parametrize("option", ["--result", "--res"])
+def test_a_run_that_cannot_be_imported_leaves_no_old_report_either(tmp_path: Path, option: str) -> None:
+    """A defect in this tree; the option is abbreviated, as argparse takes it."""
+    tree, results = copied(tmp_path / "tree"), tmp_path / "out"
+    results.mkdir()
+    (results / "tiny-tp2.xml").write_text("an old report")
+    with (tree / "validation" / "run" / "options.py").open("a") as file:
+        file.write("def (\n")
+    done = started(tree, ["run", "--layouts", "tp2", option, str(results)])
+    assert done.returncode == 1
+    assert [path.name for path in results.iterdir()] == ["before"]
+
+
+def test_a_run_without_its_packages_leaves_no_old_report(tmp_path: Path) -> None:
+    """Exit code 3 in one sentence, with no package at all."""
+    tree, results = copied(tmp_path / "tree"), tmp_path / "out"
+    results.mkdir()
+    (results / "tiny-tp2-fp64-local-gloo.xml").write_text("an old report")
+    done = started(tree, ["run", "--layouts", "tp2", "--results", str(results)], switches=("-S",))
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1), done.stderr
+    assert [path.name for path in results.iterdir()] == ["before"]

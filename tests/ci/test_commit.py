@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import py_compile
 import shutil
 import subprocess
 from pathlib import Path
@@ -119,6 +120,32 @@ def test_neither_settings_nor_variables_of_git_hide_a_file(tree: Path, monkeypat
     assert found["dirty"] == "true"
     monkeypatch.undo()
     assert found["commit"] == git(tree, "rev-parse", "HEAD")
+
+
+def test_the_bytes_count_and_not_what_git_is_told_of_them(tree: Path, tmp_path: Path) -> None:
+    """A filter that gives git the commit's bytes, and another folder as the work tree."""
+    (tree / "ci" / "gate.py").write_text("raise\n")
+    (tree / ".git" / "info" / "attributes").write_text("*.py filter=same\n")
+    git(tree, "config", "filter.same.clean", "git show HEAD:%f")
+    assert commit.facts(tree, {})["dirty"] == "true"
+    git(tree, "config", "core.worktree", str(tmp_path))
+    assert commit.facts(tree, {})["dirty"] != "false"
+
+
+def test_a_compiled_file_that_is_never_held_against_its_source_is_said(tree: Path) -> None:
+    """Python would run it whatever the source says; one with a time or a checked hash is looked at."""
+    source = tree / "ci" / "gate.py"
+    py_compile.compile(str(source), invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH)
+    assert commit.facts(tree, {})["dirty"] == "false"
+    py_compile.compile(str(source), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    assert commit.facts(tree, {})["dirty"] == "true"
+
+
+def test_a_layer_spec_in_a_folder_without_an_init_is_said(tree: Path) -> None:
+    """Python imports it from there."""
+    (tree / "myspecs").mkdir()
+    (tree / "myspecs" / "spec.py").write_text("a")
+    assert commit.facts(tree, {})["dirty"] == "true"
 
 
 def test_a_tree_within_another_repository_looks_at_its_own_files(tree: Path) -> None:

@@ -472,3 +472,20 @@ def test_a_known_bug_excuses_nothing_that_is_wrong_without_it(tmp_path: Path, ch
         "1 check is skipped: Layer 0 Gradient (test_gradients) for a known upstream bug without a number that shows that it "
         "passes once the bug is taken out"
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (with_check(1, properties={**NUMBERS, "rel_error": "-1e9"}), "above the limit or no numbers"),
+        (with_check(1, properties={**NUMBERS, "projection": "2.0"}), "above the limit or no numbers"),
+        (with_check(3, properties={**OF_BUG, "rel_error": "inf"}), "without a number that shows"),
+        (with_check(3, properties={**OF_BUG, "rel_error_without": "-1"}), "without a number that shows"),
+        (with_properties(broken="4"), "says that its run broke with exit code 4, and every check passes"),
+        (with_properties(pytest_options="-p blind"), "made with -p blind for pytest, which can change what a check says"),
+    ],
+    ids=["negative", "scaled", "endless", "negative without", "broken", "pytest"],
+)
+def test_what_contradicts_itself_is_red(tmp_path: Path, change: Change, said: str) -> None:
+    (why,) = of_changed(tmp_path, change)
+    assert said in why

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from validation.case.errors import EnvironmentMissing
 
-NEEDED = ("torch", "transformers", "megatron-core", "safetensors", "numpy", "pytest", "junitparser", "pyyaml")
+NEEDED = ("torch", "transformers", "megatron-core", "safetensors", "numpy", "pytest", "junitparser", "pyyaml", "packaging")
 """Without one of these no case runs."""
 OF_THE_PIPELINE = ("pyyaml", "junitparser", "packaging", "pytest")
 """What `python -m ci` needs (requirements/ci.txt)."""

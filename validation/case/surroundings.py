@@ -42,23 +42,43 @@ USAGE = 2
 
 def refuse() -> None:
     """End this process with a sentence if a file here would run in the place of what is installed."""
-    if said := intruder(sys.path):
+    if said := intruder(sys.path) or stranger_of_warnings(sys.warnoptions, sys.path):
         leave_nothing_old(sys.argv[1:])
         sys.stderr.write(f"error: {said}\n")
         sys.stderr.flush()
         os._exit(USAGE)
 
 
+def stranger_of_warnings(options: list[str], path: list[str]) -> str:
+    """What is wrong with the options of `-W` and PYTHONWARNINGS; empty if nothing is.
+
+    Python imports the module of a category such as `package.Warning` before any line of a program.
+    """
+    trusted = _of_the_interpreter()
+    strange = [folder for folder in path if not _is_below(folder, trusted) and not _holds_installed(folder)]
+    for option in options:
+        category = [*option.split(":"), "", ""][2].strip()
+        module = category.partition(".")[0]
+        if "." in category and _found(module, strange):
+            return (
+                f"the warnings option {option} has Python run {_shown_in(strange, module)} before Plumbline, so it could "
+                "change what is checked; leave it out of PYTHONWARNINGS and -W"
+            )
+    return ""
+
+
 def leave_nothing_old(words: list[str]) -> None:
     """Move every report in the results folder of a `run` to its folder `before`: the run ends before it knows its own.
 
-    What a run otherwise does about reports of earlier ones (validation/checks/before.py) needs modules that may be hidden here.
+    What a run otherwise does about reports of earlier ones (validation/checks/before.py) needs modules that may be hidden,
+    missing or broken here.
     """
     if "run" not in words:
         return
-    given = [word.partition("=")[2] for word in words if word.startswith("--results=")]
-    given += [words[place + 1] for place, word in enumerate(words[:-1]) if word == "--results"]
-    folder = given[-1] if given else "results"
+    # Abbreviated, too, as argparse takes it: no other option begins like this.
+    named = [(place, *word.partition("=")) for place, word in enumerate(words) if word.startswith("--res")]
+    given = [value if equals else "".join(words[place + 1 : place + 2]) for place, _, equals, value in named]
+    folder = given[-1] if given and given[-1] else "results"
     for name in _entries(folder):
         if name.endswith(".xml"):
             try:
@@ -78,7 +98,7 @@ def intruder(path: list[str]) -> str:
     for place, folder in enumerate(path):
         found = os.path.realpath(folder or os.curdir)
         later, own = path[place + 1 :], found == os.path.realpath(ROOT)
-        if not own and any(found == one or found.startswith(os.path.join(one, "")) for one in trusted):
+        if not own and _is_below(folder, trusted):
             continue
         for name in CUSTOMIZE:
             if _found(name, [folder]):
@@ -97,6 +117,11 @@ def intruder(path: list[str]) -> str:
                 "folder off PYTHONPATH"
             )
     return ""
+
+
+def _is_below(folder: str, trusted: set[str]) -> bool:
+    found = os.path.realpath(folder or os.curdir)
+    return any(found == one or found.startswith(os.path.join(one, "")) for one in trusted)
 
 
 def _of_the_interpreter() -> set[str]:
@@ -125,6 +150,10 @@ def _found(name: str, path: list[str]) -> bool:
     """Whether Python finds a module or a package; a folder without an __init__.py gives way to both."""
     spec = PathFinder.find_spec(name, path)
     return spec is not None and spec.loader is not None and spec.origin is not None
+
+
+def _shown_in(folders: list[str], name: str) -> str:
+    return next((_shown(folder, name) for folder in folders if _found(name, [folder])), name)
 
 
 def _shown(folder: str, name: str) -> str:

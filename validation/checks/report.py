@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shlex
 import time
 from collections import Counter, defaultdict
 from collections.abc import Generator, Iterator, Sequence
@@ -31,7 +32,7 @@ from validation.checks.titles import classname_of, title_of
 from validation.faults.plan import Plan, Plant
 from validation.machine import machine
 from validation.run.known import mended
-from validation.run.options import Settings
+from validation.run.options import Given, Settings
 from validation.run.reproduce import command
 
 if TYPE_CHECKING:
@@ -361,11 +362,22 @@ class Report:
         return {**case_facts(case), **self._common_facts(), **self._of_plugin(), **more_facts}
 
     def _common_facts(self) -> dict[str, str]:
-        return {"command": self._settings.command, junit.RUN: self._run_of, **self._commit, **self._machine}
+        return {
+            "command": self._settings.command,
+            junit.RUN: self._run_of,
+            **self._for_pytest(),
+            **self._commit,
+            **self._machine,
+        }
 
     def _of_plugin(self) -> dict[str, str]:
         """That the ranks ran with a plugin, where they did: those of the self-test do not."""
         return {"plugin": self._settings.plugin} if self._settings.plugin else {}
+
+    def _for_pytest(self) -> dict[str, str]:
+        """What a user gave pytest behind `--`: a plugin of pytest can change what a check says."""
+        given = next((one for one in self._config.pluginmanager.get_plugins() if isinstance(one, Given)), None)
+        return {"pytest_options": shlex.join(given.words)} if given and given.words else {}
 
     def _write(self, line: str, **colours: bool) -> None:
         # In one piece: unbuffered, as CI systems set it, every write is a system call.
