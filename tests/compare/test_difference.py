@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy
 import pytest
@@ -213,3 +215,45 @@ def test_a_difference_survives_json(spoil: Callable[[torch.Tensor], torch.Tensor
     found = measured(spoil(candidate), reference)
     back = Difference.from_list(json.loads(json.dumps(found.as_list())))
     assert repr(back) == repr(found)
+
+
+def test_over_zeros_there_is_no_projection() -> None:
+    """Nor a warning or an exception: it is no number."""
+    assert math.isnan(measured(torch.ones(3), torch.zeros(3)).projection)
+    assert math.isnan(measured(torch.zeros(3), torch.zeros(3)).projection)
+
+
+def test_sums_that_are_nan_make_an_error_that_is_nan() -> None:
+    """And a sum of exactly zero one of zero, which nothing turns into NaN."""
+    sound = measured(torch.ones(3), torch.ones(3))
+    assert sound.relative_error == 0.0
+    assert math.isnan(replace(sound, sum_squares=math.nan).relative_error)
+    assert math.isnan(replace(sound, sum_squares=-1.0).relative_error)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e200])
+def test_what_overflows_while_it_is_measured_is_reported_and_not_warned_of(bad: float) -> None:
+    """Warnings may be errors where a user runs it."""
+    candidate, reference = pair()
+    candidate[0, 0, 0] = bad
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not measured(candidate, reference).relative_error <= 1e300 or bad == 1e200
+        assert not measured(candidate, torch.full(SHAPE, math.inf)).relative_error <= 1e300
+
+
+def test_a_chunk_of_one_measures_a_tensor_of_one_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty second chunk would be merged into it."""
+    sizes = []
+    real = difference_._measure_flat
+
+    def counted(candidate: torch.Tensor, *rest: Any) -> Difference:
+        sizes.append(candidate.numel())
+        return real(candidate, *rest)
+
+    monkeypatch.setattr(difference_, "_measure_flat", counted)
+    monkeypatch.setattr(difference_, "_CHUNK", 1)
+    monkeypatch.setattr(native, "library", lambda: None)
+    measured(torch.ones(1), torch.ones(1))
+    measured(torch.ones(3), torch.ones(3))
+    assert sizes == [1, 1, 1, 1]

@@ -12,7 +12,7 @@ from validation.compare.limits import AFTER_STEPS, EXACT, IN_FP64, Limits, above
 
 def test_the_limits_of_fp64_are_between_rounding_and_the_smallest_bug() -> None:
     """Rounding is 5e-15, the smallest real bug 1e-6; after steps half of the digits of small gradients are left."""
-    assert (IN_FP64, AFTER_STEPS, EXACT) == (Limits(1e-10), Limits(1e-9), Limits(0.0, 0.0))
+    assert (Limits(1e-10), Limits(1e-9), Limits(0.0, 0.0)) == (IN_FP64, AFTER_STEPS, EXACT)
 
 
 def test_a_limit_is_twice_the_floor_and_a_thousandth_in_fp32() -> None:
