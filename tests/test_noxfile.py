@@ -180,6 +180,14 @@ def test_faults_runs_the_catalogue_and_ends_with_its_code(nox: Nox, tmp_path: Pa
     assert (tmp_path / "validation.log").read_text(encoding="utf-8").split() == ["-m", "validation", "faults", "--only", "A"]
 
 
+@pytest.mark.parametrize("code", [0, 1, 2, 4])
+def test_mutants_takes_modules_and_ends_with_its_code(nox: Nox, code: int) -> None:
+    ended = nox("mutants", "--", "ci/gate.py", OTHERS=str(code))
+    assert ended.returncode == code
+    assert "python -m tests.mutants ci/gate.py" in ended.stderr
+    assert "-r requirements/mutants.txt" in ended.stderr
+
+
 @pytest.mark.parametrize("code", [0, 1])
 def test_newest_is_red_where_the_newest_releases_compute_something_else(nox: Nox, tmp_path: Path, code: int) -> None:
     python = tmp_path / ".nox" / "newest" / "bin" / "python"
