@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.mutants import copied, mutmut
 from tests.mutants.score import Score, listing, score, table
-from tests.mutants.table import EQUIVALENT, Row, chosen, equivalent
+from tests.mutants.table import EQUIVALENT, Mutation, Row, chosen, equivalent
 from validation.case.errors import ExitCode, UsageError
 
 
@@ -29,7 +29,7 @@ def scored(row: Row, workers: int) -> list[Score]:
     return [_of_module(module, mutants, mutations) for module in row.modules]
 
 
-def _of_module(module: str, mutants: Sequence[mutmut.Mutant], mutations: Sequence[mutmut.Mutation]) -> Score:
+def _of_module(module: str, mutants: Sequence[mutmut.Mutant], mutations: Sequence[Mutation]) -> Score:
     count = sum(mutant.module == module for mutant in mutants)
     return score(module, count, [mutation for mutation in mutations if mutation.module == module], equivalent())
 

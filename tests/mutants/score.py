@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from tests.mutants.table import Mutation
+from tests.mutants.table import Equivalent, Mutation
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Score:
         return 100.0 * (counted - len(self.survivors)) / counted if counted else 100.0
 
 
-def score(module: str, mutants: int, unnoticed: Sequence[Mutation], equivalent: Iterable[Mutation]) -> Score:
+def score(module: str, mutants: int, unnoticed: Sequence[Mutation], equivalent: Equivalent) -> Score:
     """The score of a module. Two mutants with one text are one entry of the list: both are equivalent, or none."""
-    of_module = [mutation for mutation in equivalent if mutation.module == module]
-    survivors = tuple(mutation for mutation in unnoticed if mutation not in of_module)
+    of_module = [mutation for mutation in equivalent.mutations if mutation.module == module]
+    survivors = tuple(one for one in unnoticed if one not in of_module and not equivalent.by_kind(one))
     stale = tuple(mutation for mutation in of_module if mutation not in unnoticed)
     return Score(module, mutants, survivors, len(unnoticed) - len(survivors), stale)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,15 +47,34 @@ def left_out(table: Path = TABLE) -> dict[str, str]:
     return dict(_read(table)["left out"])
 
 
-def equivalent(listed: Path = EQUIVALENT) -> dict[Mutation, str]:
-    """Mutations that no test can notice, each with the reason."""
-    content = _read(listed) or {}
-    return {
+@dataclass(frozen=True)
+class Equivalent:
+    """Mutations that no test can notice, each with the reason; those of `anywhere` change nothing wherever they are made."""
+
+    mutations: Mapping[Mutation, str]
+    anywhere: Mapping[tuple[str, str], str]
+
+    def by_kind(self, mutation: Mutation) -> bool:
+        """Whether one exchange that changes nothing anywhere is all that the mutation is."""
+        return any(mutation.becomes in _exchanged(mutation.was, *exchange) for exchange in self.anywhere)
+
+
+def _exchanged(text: str, was: str, becomes: str) -> list[str]:
+    """The text with one occurrence exchanged, for each occurrence."""
+    parts = text.split(was)
+    return [was.join(parts[:cut]) + becomes + was.join(parts[cut:]) for cut in range(1, len(parts))]
+
+
+def equivalent(listed: Path = EQUIVALENT) -> Equivalent:
+    """The list of equivalent mutations."""
+    content = _read(listed)
+    mutations = {
         Mutation(module, function, entry.get("was", ""), entry.get("becomes", "")): entry["why"]
-        for module, functions in content.items()
+        for module, functions in content["mutations"].items()
         for function, entries in functions.items()
         for entry in entries
     }
+    return Equivalent(mutations, {(one["was"], one["becomes"]): one["why"] for one in content["anywhere"]})
 
 
 def chosen(asked: Sequence[str], table: Path = TABLE) -> list[Row]:

@@ -12,7 +12,7 @@ import pytest
 from tests.mutants import __main__ as command
 from tests.mutants import copied, mutmut
 from tests.mutants.score import Score, listing, score
-from tests.mutants.table import Mutation, Row
+from tests.mutants.table import Equivalent, Mutation, Row
 from validation.case.errors import ExitCode
 
 DECORATED = '''
@@ -111,20 +111,29 @@ ONE, OTHER = Mutation("ci/gate.py", "judged", "a", "b"), Mutation("ci/gate.py", 
 ELSEWHERE = Mutation("ci/junit.py", "judged", "a", "b")
 
 
+def listed(*mutations: Mutation) -> Equivalent:
+    return Equivalent(dict.fromkeys(mutations, "never"), {("b", "a"): "the same"})
+
+
 def test_what_survives_is_listed_or_counts() -> None:
     """Of what is not equivalent; an entry of another module says nothing."""
-    assert score("ci/gate.py", 10, [ONE, OTHER, OTHER], [OTHER, ELSEWHERE]) == Score("ci/gate.py", 10, (ONE,), 2, ())
-    assert score("ci/gate.py", 10, [ONE], [ELSEWHERE]).percent == 90.0
-    assert score("ci/gate.py", 12, [ONE, OTHER, OTHER], [OTHER]).percent == 90.0
-    assert score("ci/gate.py", 2, [OTHER, OTHER], [OTHER]).percent == 100.0
+    assert score("ci/gate.py", 10, [ONE, OTHER, OTHER], listed(OTHER, ELSEWHERE)) == Score("ci/gate.py", 10, (ONE,), 2, ())
+    assert score("ci/gate.py", 10, [ONE], listed(ELSEWHERE)).percent == 90.0
+    assert score("ci/gate.py", 12, [ONE, OTHER, OTHER], listed(OTHER)).percent == 90.0
+    assert score("ci/gate.py", 2, [OTHER, OTHER], listed(OTHER)).percent == 100.0
+
+
+def test_what_changes_nothing_anywhere_is_equivalent_everywhere() -> None:
+    same = Mutation("ci/gate.py", "judged", "f(b)", "f(a)")
+    assert score("ci/gate.py", 10, [same, ONE], listed()) == Score("ci/gate.py", 10, (ONE,), 1, ())
 
 
 def test_an_entry_that_is_noticed_or_gone_is_stale() -> None:
     """The list would grow, and excuse what is made later."""
-    assert score("ci/gate.py", 10, [], [OTHER]).stale == (OTHER,)
+    assert score("ci/gate.py", 10, [], listed(OTHER)).stale == (OTHER,)
 
 
-def ran(monkeypatch: pytest.MonkeyPatch, results: str, code: int = 0, listed: dict[Mutation, str] | None = None) -> int:
+def ran(monkeypatch: pytest.MonkeyPatch, results: str, code: int = 0, equivalent: Equivalent | None = None) -> int:
     """The exit code of the command where mutmut says this of two modules, and shows one mutation for every survivor."""
 
     def answer(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
@@ -134,7 +143,7 @@ def ran(monkeypatch: pytest.MonkeyPatch, results: str, code: int = 0, listed: di
 
     monkeypatch.setattr(subprocess, "run", answer)
     monkeypatch.setattr(copied, "make", lambda folder, row: None)
-    monkeypatch.setattr(command, "equivalent", lambda: listed or {})
+    monkeypatch.setattr(command, "equivalent", lambda: equivalent or listed())
     monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: object())
     return command.main(["ci/gate.py", "--workers", "1"])
 
@@ -164,13 +173,13 @@ def test_the_command_fails_where_one_survives(
 
 def test_the_command_passes_where_what_survives_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     survived = f"{KILLED}    ci.gate.x_judged__mutmut_3: survived\n"
-    assert ran(monkeypatch, survived, listed={ONE: "never"}) == ExitCode.PASS
+    assert ran(monkeypatch, survived, equivalent=listed(ONE)) == ExitCode.PASS
 
 
 def test_the_command_fails_where_what_is_listed_is_noticed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ran(monkeypatch, KILLED, listed={ONE: "never"}) == ExitCode.FAIL
+    assert ran(monkeypatch, KILLED, equivalent=listed(ONE)) == ExitCode.FAIL
     assert "listed in equivalent.yaml, but noticed or not made any more; remove it: ci/gate.py judged: a  ->  b" in (
         capsys.readouterr().out
     )

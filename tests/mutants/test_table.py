@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants.table import ROOT, TABLE, Mutation, Row, chosen, equivalent, left_out, rows
+from tests.mutants.table import ROOT, Equivalent, Mutation, Row, chosen, equivalent, left_out, rows
 from validation.case.errors import UsageError
 
 DECIDING = (
@@ -43,7 +43,7 @@ def test_every_test_of_the_table_exists(row: Row) -> None:
     assert [path for path in row.tests if not (ROOT / path).is_file()] == []
 
 
-@pytest.mark.parametrize("mutation", equivalent(), ids=str)
+@pytest.mark.parametrize("mutation", equivalent().mutations, ids=str)
 def test_every_equivalent_mutation_is_one_of_code_that_is_there(mutation: Mutation) -> None:
     """Its module is mutated, its function exists, and the text that it changes stands in the function."""
     assert mutation.module in modules()
@@ -54,7 +54,7 @@ def test_every_equivalent_mutation_is_one_of_code_that_is_there(mutation: Mutati
     }
     assert mutation.function in found
     assert mutation.was in found[mutation.function]
-    assert equivalent()[mutation].strip()
+    assert equivalent().mutations[mutation].strip()
 
 
 def functions(tree: ast.Module) -> list[tuple[str, ast.AST]]:
@@ -87,11 +87,31 @@ def test_a_module_that_is_not_mutated_is_refused() -> None:
 def test_an_entry_is_read_by_its_text(tmp_path: Path) -> None:
     """A change that only adds or only takes away has one half."""
     listed = tmp_path / "equivalent.yaml"
-    listed.write_text("ci/gate.py:\n  judged:\n  - {was: 'a > b', becomes: 'a >= b', why: never equal}\n  - {was: c, why: x}\n")
-    assert equivalent(listed) == {
+    listed.write_text(
+        "anywhere: [{was: x=False, becomes: x=None, why: falsy}]\n"
+        "mutations:\n ci/gate.py:\n  judged:\n  - {was: 'a > b', becomes: 'a >= b', why: never equal}\n  - {was: c, why: x}\n"
+    )
+    found = equivalent(listed)
+    assert found.mutations == {
         Mutation("ci/gate.py", "judged", "a > b", "a >= b"): "never equal",
         Mutation("ci/gate.py", "judged", "c", ""): "x",
     }
-    listed.write_text("")
-    assert equivalent(listed) == {}
-    assert TABLE.is_file()
+    assert found.anywhere == {("x=False", "x=None"): "falsy"}
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "nothing"),
+    [
+        ("f(x=False)", "f(x=None)", True),
+        ("f(x=False), g(x=False)", "f(x=False), g(x=None)", True),
+        ("f(x=False), g(x=False)", "f(x=None), g(x=False)", True),
+        ("f(x=False), g(x=False)", "f(x=None), g(x=None)", False),
+        ("f(x=False)", "f(x=True)", False),
+        ("f(y=False)", "f(y=None)", False),
+        ("f(x=False)", "g(x=None)", False),
+    ],
+)
+def test_an_exchange_that_changes_nothing_is_all_that_a_mutation_may_be(was: str, becomes: str, nothing: bool) -> None:
+    """One of several occurrences, and nothing beside it."""
+    known = Equivalent({}, {("x=False", "x=None"): "falsy"})
+    assert known.by_kind(Mutation("ci/gate.py", "judged", was, becomes)) is nothing
