@@ -57,6 +57,12 @@ def test_each_data_parallel_rank_has_an_unbroken_run_of_sequences(
     assert place(Layout(dp=2), dp=dp, micro_batch_size=size).batch_rows(micro_batch) == rows
 
 
+@pytest.mark.parametrize(("micro_batch", "rows"), [(0, (0, 2)), (1, (2, 4))])
+def test_micro_batches_follow_each_other(micro_batch: int, rows: tuple[int, int]) -> None:
+    """Two sequences each."""
+    assert place(Layout(), micro_batch_size=2).batch_rows(micro_batch) == rows
+
+
 def test_sequence_parallelism_cuts_the_positions_between_the_regions() -> None:
     """Of tensor-parallel ranks alone, and not where it is off."""
     cut = place(Layout(tp=2), tp=1)
@@ -111,6 +117,10 @@ def test_each_chunk_of_a_zigzag_is_a_piece() -> None:
         (((0, 1), (0, 2), (0, 6)), [0, 1]),
         (((0, 1), (6, 8), (0, 6)), [2, 3]),
     ]
+    assert boxes(place(Layout(cp=2), cp=1), probe("output", "hidden", 6), (1, 4, 6)) == [
+        (((0, 1), (2, 4), (0, 6)), [0, 1]),
+        (((0, 1), (4, 6), (0, 6)), [2, 3]),
+    ]
 
 
 def test_positions_that_have_no_token_to_predict_are_left_out() -> None:
@@ -130,3 +140,12 @@ def test_a_tensor_of_another_length_is_one_piece_that_cannot_fit(length: int) ->
     """From the first position to the last: the recorder says that its shape is another than declared."""
     of = place(Layout(cp=2))
     assert boxes(of, probe("output", "hidden", 6), (1, length, 6)) == [(((0, 1), (0, 8), (0, 6)), list(range(length)))]
+    if length != SEQUENCE:
+        whole = boxes(place(Layout()), probe("output", "hidden", 6), (1, length, 6))
+        assert whole == [(((0, 1), (0, 8), (0, 6)), list(range(length)))]
+
+
+def test_a_probe_whose_axes_are_not_those_of_its_shape_is_a_mistake() -> None:
+    found = replace(probe("output", "hidden", 6), shape=(BATCH, SEQUENCE, 6, 7))
+    with pytest.raises(ValueError, match="zip"):
+        boxes(place(Layout()), found, (1, 8, 6))

@@ -32,6 +32,11 @@ def test_scaling_back_keeps_the_digits_of_float64() -> None:
     assert difference_from(truth, truth + 1e-9).max_abs == pytest.approx(1e-9, rel=1e-3)
 
 
+@pytest.mark.parametrize("scale", [2.0, 1024.0])
+def test_what_is_scaled_is_scaled_back(scale: float) -> None:
+    assert difference_from(torch.ones(2, dtype=DOUBLE), torch.full((2,), scale), scale).differing == 0
+
+
 def test_what_is_not_scaled_is_measured_as_it_is() -> None:
     """And where it differs is counted in the whole tensor."""
     found = difference_from(torch.zeros((2, 3), dtype=DOUBLE), torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.5, 0.0]]))
@@ -55,7 +60,7 @@ def test_the_magnitude_of_nothing_is_zero() -> None:
 def test_moved_by_one_rounding_unit_up_or_down(dtype: torch.dtype) -> None:
     """Each element becomes a neighbour of itself, zeros stay, and the seed alone decides."""
     tensor = torch.randn(64, generator=torch.Generator().manual_seed(3)).to(dtype)
-    tensor[:4] = 0.0
+    tensor[:4], tensor[4:20] = 0.0, 2.0  # below a power of two numbers are half as far apart
     moved = Variant(moved=1).move(tensor)
     assert moved.dtype == dtype
     assert torch.equal(moved[:4], tensor[:4])
