@@ -72,6 +72,12 @@ def test_sequence_parallelism_cuts_the_positions_between_the_regions() -> None:
     assert place(Layout()).sequence_ranges("output") == [(0, 8)]
 
 
+def test_the_regions_are_those_of_megatron_core() -> None:
+    """Column-parallel layers gather the sequence: attention's heads, the vocabulary, and the projection of an MTP layer."""
+    attention = {f"attention.{kind}" for kind in ("query", "key", "value", "core")}
+    assert set(WHOLE_SEQUENCE) == attention | {"logits", "token_loss", "mtp.projection", "mtp.logits", "mtp.token_loss"}
+
+
 @pytest.mark.parametrize("kind", WHOLE_SEQUENCE)
 def test_inside_the_regions_a_rank_has_every_position(kind: str) -> None:
     """Heads, columns and vocabulary are cut there."""

@@ -201,3 +201,12 @@ def test_a_box_of_other_dimensions_is_refused() -> None:
     difference = measure(right + 1, right, whole(SHAPE))
     with pytest.raises(ValueError, match="zip"):
         extent(right + 1, right, (*whole(SHAPE), (0, 1)), difference)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "error"), [(torch.float64, 1e-9), (torch.float32, 1e-5), (torch.bfloat16, 0.05), (torch.float16, 0.01)], ids=str
+)
+def test_ten_times_what_rounds_is_an_error(dtype: torch.dtype, error: float) -> None:
+    """In each dtype by its own measure."""
+    right = reference().to(dtype)
+    assert found((right.double() * (1 + error)).to(dtype), right) is not None

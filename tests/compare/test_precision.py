@@ -227,3 +227,10 @@ def test_an_argument_is_promoted_wherever_it_stands_and_others_stay() -> None:
         assert torch.ones(2).to("cpu", torch.float32, True).dtype is torch.float64
         assert torch.full((2,), 7, dtype=torch.float32).tolist() == [7.0, 7.0]
         assert torch.ones(2, dtype=torch.int32).float(memory_format=torch.preserve_format).dtype is torch.float64
+
+
+def test_losses_are_computed_in_float32_at_least() -> None:
+    """In the lower precisions both sides keep them, and routers, in float32."""
+    dtypes = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    assert dtypes == precision_.DTYPES
+    assert {name: torch.promote_types(dtype, torch.float32) for name, dtype in dtypes.items()} == precision_.LOSS_DTYPES
