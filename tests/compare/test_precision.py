@@ -184,6 +184,7 @@ def test_a_mode_of_one_s_own_is_entered_in_every_precision() -> None:
         assert torch.autograd.backward is plain
 
 
+@pytest.mark.filterwarnings("ignore:Using backward")
 def test_backward_keeps_what_it_is_told_to_keep() -> None:
     """A graph that is kept is gone through twice, one that is not is not; a second derivative needs the first's graph."""
     with computing_in("fp64"):
