@@ -31,6 +31,28 @@ def test_two_attempts_are_made_unless_somebody_says_otherwise(monkeypatch: pytes
     assert len(made) == 3
 
 
+def test_the_command_looks_for_results_where_the_comparison_puts_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A verdict that lies there is not thrown away."""
+
+    def run(given: Sequence[str]) -> int:
+        junit.write(tmp_path / "elsewhere" / FILE, FAILED)
+        return 4
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(attempts, "_run", run)
+    assert main(["attempts", "--", "run", "--results", "elsewhere"]) == 4
+    assert "Not tried again" in capsys.readouterr().out
+
+
+def test_what_the_command_needs_is_said_word_by_word(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["attempts", "--", "doctor"]) == 2
+    assert capsys.readouterr().err == (
+        "error: give --up-to 1 or more, and after -- the command: python -m ci attempts --up-to 2 -- run --layouts tp2\n"
+    )
+
+
 def test_what_three_attempts_ended_with_is_told_in_order(tmp_path: Path) -> None:
     """The last is the one that counts; the folder of attempts may be there already."""
     (tmp_path / "attempts" / "1").mkdir(parents=True)

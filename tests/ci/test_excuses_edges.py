@@ -28,3 +28,12 @@ def test_of_several_bugs_the_one_that_is_said_excuses(tmp_path: Path) -> None:
     skipped = with_check(1, status="known", message=CHECKS[3].message)(SUITE)
     junit.write(tmp_path / FILE, skipped)
     assert not verdict(tmp_path, Manifest((replace(EXPECTED, excuses=(other, known)),), COMMIT, "false")).green
+
+
+def test_the_first_bug_that_a_message_names_is_the_one(tmp_path: Path) -> None:
+    """What follows may quote another."""
+    said = f"{CHECKS[3].message}; not the known upstream bug: something else"
+    junit.write(tmp_path / FILE, with_check(3, message=said)(SUITE))
+    assert verdict(tmp_path).green
+    junit.write(tmp_path / FILE, with_check(3, message=f"KNOWN: a - known upstream bug: b; {CHECKS[3].message}")(SUITE))
+    assert not verdict(tmp_path).green

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from ci import junit
 from ci.cli import main
 from ci.expected import Manifest
-from ci.gate import MOST_SAID, Judgement, tried_again
+from ci.gate import MOST_SAID, Judgement, judge, tried_again
 from ci.junit import Check
 from ci.reasons import Origin, number, of_suite
 from tests.ci.green import (
@@ -68,10 +69,11 @@ def test_a_long_reason_is_cut_and_its_place_sooner(tmp_path: Path, capsys: pytes
     assert (len(where), len(why)) == (200, 1000)
 
 
-def test_where_a_reason_is_ends_with_the_first_colon(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_a_reason_is_ends_with_the_first_colon(tmp_path: Path) -> None:
     """What a job's result says may have more of them."""
-    said = gate(tmp_path, capsys, "--needs", '{"a": {"result": "x: y"}}')
-    assert said.startswith("red: job a: ended with 'x: y', which is not success\n")
+    given = {"manifest": str(tmp_path / "m"), "results": str(tmp_path), "commit": None, "megatron_commit": None}
+    options = Namespace(**given, needs='{"a": {"result": "x: y"}}', allow_dirty=False)
+    assert judge(options).reasons[0] == ("job a", "ended with 'x: y', which is not success")
 
 
 @pytest.mark.parametrize(
@@ -94,6 +96,18 @@ def test_what_was_tried_again_is_on_a_line_of_its_own_and_cut(tmp_path: Path, ca
     line = gate(tmp_path, capsys, anew=False).splitlines()[0]
     assert line.startswith(f"tried again: {FILE}: made in attempt 999")
     assert len(line) < 400
+
+
+def test_a_long_place_is_cut_where_something_was_tried_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a reason: 200 characters."""
+    again = with_properties(attempts="4, 0")(SUITE)
+    told = Judgement((), ((replace(EXPECTED, file="f" * 600), again),))
+    monkeypatch.setattr("ci.gate.judge", lambda options: told)
+    main(["gate", "--manifest", "m", "--results", "r"])
+    where, _, said = capsys.readouterr().out.splitlines()[0].removeprefix("tried again: ").partition(": ")
+    assert (len(where), said) == (200, "ended with exit codes 4, 0")
 
 
 def test_a_run_that_never_ended_is_red_with_its_own_sentence(tmp_path: Path) -> None:
