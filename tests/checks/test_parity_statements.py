@@ -20,6 +20,7 @@ from validation.case.training import Training
 from validation.checks.order import place
 from validation.checks.parity import Parity, Stated
 from validation.compare.difference import measure
+from validation.compare.extent import extent
 from validation.compare.limits import AFTER_STEPS, EXACT, IN_FP64, Limits
 from validation.compare.measurement import PieceReport
 from validation.compare.piece import whole
@@ -481,6 +482,7 @@ def test_every_tensor_that_nothing_set_is_named_once_with_its_ranks() -> None:
     [
         ([], ()),
         (["a", "b", "c"], ("no parameter takes a", "no parameter takes b", "no parameter takes c")),
+        (list("abcd"), ("no parameter takes a", "no parameter takes b", "no parameter takes c", "and 1 more")),
         (list("abcde"), ("no parameter takes a", "no parameter takes b", "no parameter takes c", "and 2 more")),
     ],
 )
@@ -490,3 +492,74 @@ def test_every_key_that_nothing_takes_is_counted_and_three_are_named(unused: lis
     assert (found.status, found.title) == ("fail" if unused else "pass", "Every checkpoint key used")
     assert found.numbers == "12 keys, 7 set aside: other layers, 2 set aside: the MTP layer"
     assert found.reasons == reasons
+
+
+def test_before_anything_is_stated_there_is_nothing() -> None:
+    """The manifest asks what was stated, the report what came of it."""
+    parity = Parity(SINGLE, Runs(result()))
+    assert (parity.verdict, parity.stated) == (None, None)
+
+
+def test_that_ranks_finish_is_a_statement_about_no_tensor() -> None:
+    memory = ({"baseline": 0, "peak": 0, "device_peak": 0},)
+    parity = Parity(SINGLE, Runs(result(memory=memory)))
+    parity.finished()
+    assert parity.stated == Stated("Every rank finishes")
+    assert parity.verdict is not None
+    assert (parity.verdict.details, parity.verdict.reasons) == ("", ())
+
+
+def test_routes_are_counted_of_choices_alone() -> None:
+    found = concluded(STATEMENTS["agrees"][0], result(pieces=pieces_of("agrees", 0.0)))
+    assert "routes" not in found.numbers
+
+
+def exactly(error: float, digest: str = "a") -> PieceReport:
+    """A whole tensor of a norm's output whose relative error is this number to the bit, a power of two."""
+    report = off(shape_of(NORM), 1e-3, digest)
+    return replace(report, difference=replace(report.difference, reference_squares=1.0, sum_squares=error**2, cross=1.0))
+
+
+@pytest.mark.parametrize(("isolated", "kind"), [(False, "modelling"), (True, "sharding")])
+def test_exactly_at_the_limit_one_rank_agrees(isolated: bool, kind: str) -> None:
+    """With the same model on more ranks, or with the reference."""
+    case = replace(TP2, isolated=isolated)
+    runs = Runs(result(case, pieces={NORM: (exactly(0.5),)}), result(case, pieces={NORM: (exactly(0.25),)}))
+    parity = Parity(case, runs)
+    assert failed(lambda parity: parity.agrees(NORM, Limits(0.25)), parity) is not None
+    assert parity.verdict is not None
+    assert parity.verdict.properties["kind"] == kind
+
+
+@pytest.mark.parametrize(("before", "said"), [(0.25, "the reduction is what is wrong"), (0.26, "the backward pass is wrong")])
+def test_in_a_lower_precision_the_gradient_s_own_floor_says_whether_it_was_right(before: float, said: str) -> None:
+    """Exactly at the limit it was."""
+    name, shape = f"gradients/{WEIGHT}", SHAPES["gradient_agrees"]
+    report = off(shape, 0.1)
+    right = replace(report, difference=replace(report.difference, reference_squares=1.0, sum_squares=before**2))
+    facts = {"floor": {name: 0.125, NORM: 1.0}, "magnitude": {name: 1.0, NORM: 1.0}}
+    pieces = {name: (off(shape, 0.5),), f"unreduced/{WEIGHT}": (right,)}
+    found = concluded(STATEMENTS["gradient_agrees"][0], result(BF16, pieces=pieces, facts=facts))
+    assert any(said in reason for reason in found.reasons)
+
+
+def halves(wrong: float, right: torch.Tensor) -> tuple[PieceReport, ...]:
+    """Two ranks with half of the sequence each, of which the second is this many times the reference."""
+    pieces = []
+    for rank, (start, stop) in enumerate(((0, 4), (4, 8))):
+        box = (whole(right.shape)[0], (start, stop), *whole(right.shape)[2:])
+        part = right[:, start:stop].contiguous()
+        candidate = part * (wrong if rank else 1.0)
+        difference = measure(candidate, part, box)
+        pieces.append(PieceReport(rank, box, difference, f"{rank}", extent(candidate, part, box, difference)))
+    return tuple(pieces)
+
+
+def test_a_failure_says_which_coordinate_is_wrong_and_by_which_factor() -> None:
+    """By the ranks' places, and within the limit of the tensor."""
+    found = result(TP2, pieces={NORM: halves(2.0, tensor(shape_of(NORM)))}, places=({"tp": 0}, {"tp": 1}))
+    verdict = concluded(STATEMENTS["agrees"][0], found)
+    pattern = verdict.properties["pattern"]
+    assert "rank 1 only (tp 1)" in pattern
+    assert pattern.startswith("2 times the reference in every wrong piece (")
+    assert verdict.properties["wrong"].startswith("rank 1 [")
