@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from megatron.core import parallel_state
 
 from tests.run.test_references import CASE
-from validation.candidate.place import WHOLE_SEQUENCE, Place, device, parallel_state
+from validation.candidate.place import WHOLE_SEQUENCE, Place, device
 from validation.case.layout import Layout
 from validation.case.probes import Probe
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from _pytest.outcomes import Failed
 
 from validation.case.case import Case
 from validation.case.layout import Layout
@@ -71,11 +72,11 @@ def result(case: Case = SINGLE, **given: Any) -> Result:
     return Result(case, 1.25, given.pop("facts", {}), **given)
 
 
-def failed(state: State, parity: Parity) -> pytest.fail.Exception | None:
+def failed(state: State, parity: Parity) -> Failed | None:
     """How the statement ended the check, None where it holds."""
     try:
         state(parity)
-    except pytest.fail.Exception as failure:
+    except Failed as failure:
         return failure
     return None
 
@@ -158,7 +159,7 @@ LIMITS = dict.fromkeys(STATEMENTS, IN_FP64) | {
 
 def pieces_of(statement: str, error: float, case: Case = SINGLE) -> dict[str, tuple[PieceReport, ...]]:
     """What a statement looks at, off by this; of a choice also that it is the one of its own scores."""
-    of = {STATEMENTS[statement][1]: (off(SHAPES[statement], error),)}
+    of: dict[str, tuple[PieceReport, ...]] = {STATEMENTS[statement][1]: (off(SHAPES[statement], error),)}
     if statement == "routes_agree":
         of |= {f"{kind}/{CHOICE}": (off(SHAPES[statement][:2]),) for kind in ("by_scores", "by_bias")}
     return of

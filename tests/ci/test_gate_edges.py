@@ -194,18 +194,18 @@ def test_many_failures_are_counted_and_the_first_in_the_flow_of_data_is_said(tmp
 
 def test_several_of_a_kind_are_said_as_several(tmp_path: Path) -> None:
     """Checks that are missing, not decided, skipped, twice, without a number or under a limit that is too wide."""
-    two = {1: {}, 2: {}}
     said = {}
-    for name, changed in {
+    spoilt: dict[str, dict[str, object]] = {
         "errors": {"status": "error", "message": "ERROR: a"},
         "skips": {"status": "known", "message": "flaky"},
         "numbers": {"properties": {**NUMBERS, "rel_error": "1"}},
         "silent": {"properties": {"ranks": "0,1"}},
         "loose": {"properties": {**NUMBERS, "tolerance": "1e-3"}},
         "upstream": {"status": "fail", "message": "passes, though it shows the known upstream bug a"},
-    }.items():
+    }
+    for name, changed in spoilt.items():
         suite = SUITE
-        for at in two:
+        for at in (1, 2):
             suite = with_check(at, **changed)(suite)
         junit.write(tmp_path / FILE, suite)
         (said[name],) = [why for _, why in verdict(tmp_path).reasons if "Layer 0 Query" in why]

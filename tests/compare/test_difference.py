@@ -189,7 +189,7 @@ def test_lower_precisions_are_measured_in_float64(dtype: torch.dtype) -> None:
 def test_an_empty_piece_measures_nothing() -> None:
     """No elements: no error, and no average either."""
     found = measured(torch.empty(0, 3), torch.empty(0, 3))
-    assert (found.count, found.relative_error) == (0, 0.0)
+    assert (found.count, found.relative_error, found.max_abs, found.max_index) == (0, 0.0, 0.0, (0, 0))
     assert math.isnan(found.average)
 
 

@@ -43,7 +43,7 @@ def test_a_limit_that_decides_nothing_says_so_and_what_would(
     floor: float, precision: str, options: dict[str, bool], said: str
 ) -> None:
     """The whole sentence: it is all that a reader gets of a check that could not be decided."""
-    assert above_floor(floor, precision, **options).undecided == said  # type: ignore[arg-type]
+    assert above_floor(floor, precision, **options).undecided == said
 
 
 def test_just_below_half_of_a_tensor_it_is_decided() -> None:

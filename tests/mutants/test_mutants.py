@@ -12,7 +12,7 @@ import pytest
 from tests.mutants import __main__ as command
 from tests.mutants import copied, mutmut
 from tests.mutants.score import Score, listing, score
-from tests.mutants.table import Equivalent, Mutation, Row
+from tests.mutants.table import ROOT, Equivalent, Mutation, Row
 from validation.case.errors import ExitCode
 
 DECORATED = '''
@@ -61,7 +61,7 @@ def test_decorators_become_calls_and_the_program_stays_the_same() -> None:
 
 def test_the_copy_has_the_settings_of_its_row_and_the_tree_is_left_alone(tmp_path: Path) -> None:
     row = Row(("validation/compare/piece.py", "ci/gate.py"), ("tests/compare/test_piece.py",))
-    before = (copied.ROOT / row.modules[0]).read_text(encoding="utf-8")
+    before = (ROOT / row.modules[0]).read_text(encoding="utf-8")
     copied.make(tmp_path / "copy", row)
     read = configparser.ConfigParser()
     read.read(tmp_path / "copy" / "setup.cfg")
@@ -71,7 +71,7 @@ def test_the_copy_has_the_settings_of_its_row_and_the_tree_is_left_alone(tmp_pat
     assert settings["source_paths"] == ["ci", "validation"]
     assert {"tests", "docs", "pyproject.toml"} <= set(settings["also_copy"])
     assert "@functools" not in (tmp_path / "copy" / row.modules[0]).read_text(encoding="utf-8")
-    assert (copied.ROOT / row.modules[0]).read_text(encoding="utf-8") == before
+    assert (ROOT / row.modules[0]).read_text(encoding="utf-8") == before
     assert "@functools" in before
 
 
@@ -144,7 +144,7 @@ def ran(monkeypatch: pytest.MonkeyPatch, results: str, code: int = 0, equivalent
     monkeypatch.setattr(subprocess, "run", answer)
     monkeypatch.setattr(copied, "make", lambda folder, row: None)
     monkeypatch.setattr(command, "equivalent", lambda: equivalent or listed())
-    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     return command.main(["ci/gate.py", "--workers", "1"])
 
 
@@ -210,7 +210,7 @@ def test_a_module_that_is_in_no_row_is_wrong_usage(capsys: pytest.CaptureFixture
 def test_without_mutmut_one_sentence_says_what_installs_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert command.main(["ci/gate.py"]) == ExitCode.ENVIRONMENT
     assert capsys.readouterr().err == (
         "error: mutmut is not installed; `nox -s mutants` installs it (requirements/mutants.txt)\n"

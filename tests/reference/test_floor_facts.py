@@ -105,8 +105,8 @@ def facts(of: dict[str, torch.Tensor], *runs: dict[str, torch.Tensor], **case: A
     return found.facts(replace(CASE, **case))
 
 
-DENSE = {"model": replace(TINY.model, num_hidden_layers=1)}
-MOE = {"model": replace(TINY.model, num_hidden_layers=2)}
+DENSE: dict[str, Any] = {"model": replace(TINY.model, num_hidden_layers=1)}
+MOE: dict[str, Any] = {"model": replace(TINY.model, num_hidden_layers=2)}
 SCORES, EXPERTS, BALANCING = (f"layers.1.moe.{kind}" for kind in ("router.scores", "router.experts", "balancing"))
 
 
@@ -173,5 +173,6 @@ def test_a_difference_that_somebody_else_measured_counts_the_same() -> None:
 
 
 def test_gradients_have_the_names_of_reports() -> None:
-    recorded: Any = SimpleNamespace(gradients={"logits": 1})
-    assert list(gradients_of(recorded, {"w": 2})) == [("probe_gradients/logits", 1), ("gradients/w", 2)]  # type: ignore[dict-item]
+    recorded: Any = SimpleNamespace(gradients={"logits": torch.zeros(1)})
+    found = dict(gradients_of(recorded, {"w": torch.ones(1)}))
+    assert {name: tensor.item() for name, tensor in found.items()} == {"probe_gradients/logits": 0.0, "gradients/w": 1.0}
