@@ -16,12 +16,8 @@ _SOURCES = ("ci", "validation")
 _SETTINGS = {
     "source_paths": _SOURCES,
     "process_isolation": ("forkserver",),  # torch keeps threads, and a fork after it has used them hangs
-    # Python itself warns of a file that is read in the locale's encoding (PYTHONWARNDEFAULTENCODING, mutmut.py).
     # These two collect garbage at the end of every run, which takes longer than most tests.
-    "pytest_add_cli_args": (
-        *("-p", "no:cacheprovider", "-p", "no:unraisableexception", "-p", "no:threadexception"),
-        *("-o", r"filterwarnings=error::EncodingWarning:(ci|validation)\..*"),
-    ),
+    "pytest_add_cli_args": ("-p", "no:cacheprovider", "-p", "no:unraisableexception", "-p", "no:threadexception"),
     # What --help says. What the options do is asked of the commands.
     "do_not_mutate_patterns": (r"\.add_argument\(",),
     "use_git_change_detection": ("false",),

@@ -84,6 +84,6 @@ def _joined(lines: list[str], sign: str) -> str:
 
 def _mutmut(folder: Path, *words: str, capture: bool = False) -> subprocess.CompletedProcess[str]:
     # One thread a process: the workers use the cores, and OpenMP's threads do not survive a fork.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONWARNDEFAULTENCODING": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-c", "from mutmut.__main__ import cli; cli()", *words]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=capture, text=True, check=False)
