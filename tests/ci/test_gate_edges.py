@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pytest
 from ci import junit
 from ci.cli import main
 from ci.expected import Manifest
-from ci.gate import MOST_SAID, Judgement, judge, tried_again
+from ci.gate import MOST_SAID, Judgement, add_options, judge, tried_again
 from ci.junit import Check
 from ci.reasons import Origin, number, of_suite
 from tests.ci.green import (
@@ -278,3 +278,34 @@ def test_files_named_twice_are_told_by_their_session(tmp_path: Path) -> None:
     suites = (replace(EXPECTED, session="a"), *[replace(EXPECTED, session="b")] * 3)
     found = verdict(tmp_path, replace(MANIFEST, suites=suites))
     assert [why for where, why in found.reasons if where == "manifest"] == [f"names {FILE} of session 'b' twice"]
+
+
+def test_a_manifest_that_cannot_be_read_is_said_of_the_manifest(tmp_path: Path) -> None:
+    """Beside the jobs."""
+    given = {"manifest": str(tmp_path / "m"), "results": str(tmp_path), "commit": None, "megatron_commit": None}
+    found = judge(Namespace(**given, needs='{"a": {"result": "failure"}}', allow_dirty=False))
+    assert [where for where, _ in found.reasons] == ["job a", "manifest"]
+    assert found.suites == ()
+
+
+def test_every_testsuite_that_was_tried_again_is_told() -> None:
+    again = with_properties(attempts="4, 0")(SUITE)
+    suites = tuple((replace(EXPECTED, file=f"{name}.xml"), again) for name in "ab")
+    assert [file for file, _ in tried_again(Judgement((), suites))] == ["a.xml", "b.xml"]
+
+
+@pytest.mark.parametrize(("without", "more"), [("", ""), ("the page is of all", "; the page is of all")])
+def test_a_manifest_is_asked_for_unless_a_command_goes_on_without(without: str, more: str) -> None:
+    """And the help says what it does then."""
+    parser = ArgumentParser()
+    add_options(parser, without)
+    (manifest,) = [action for action in parser._actions if "--manifest" in action.option_strings]
+    assert (manifest.help, manifest.required) == (f"what python -m ci manifest wrote{more}", not without)
+
+
+def test_a_gate_needs_its_manifest() -> None:
+    """By default."""
+    parser = ArgumentParser()
+    add_options(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--results", "r"])
