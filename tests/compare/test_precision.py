@@ -224,10 +224,11 @@ def test_backward_refuses_as_many_gradients_as_there_are_no_roots() -> None:
 
 def test_an_argument_is_promoted_wherever_it_stands_and_others_stay() -> None:
     """The dtype alone is exchanged."""
+    double: Any = torch.Tensor.float  # torch's annotations lack the memory format
     with computing_in("fp64"):
         assert torch.ones(2).to("cpu", torch.float32, True).dtype is torch.float64
         assert torch.full((2,), 7, dtype=torch.float32).tolist() == [7.0, 7.0]
-        assert torch.Tensor.float(torch.ones(2, dtype=torch.int32), memory_format=torch.preserve_format).dtype is torch.float64
+        assert double(torch.ones(2, dtype=torch.int32), memory_format=torch.preserve_format).dtype is torch.float64
 
 
 def test_losses_are_computed_in_float32_at_least() -> None:
