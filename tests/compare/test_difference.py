@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -14,9 +15,10 @@ import pytest
 import torch
 
 from validation.compare import difference as difference_
-from validation.compare import native
+from validation.compare import fused, native
 from validation.compare.difference import Difference, measure
 from validation.compare.piece import Box, slices, whole
+from validation.compare.sums import Sums
 
 SHAPE = (5, 7, 6)
 
@@ -257,3 +259,36 @@ def test_a_chunk_of_one_measures_a_tensor_of_one_once(monkeypatch: pytest.Monkey
     measured(torch.ones(1), torch.ones(1))
     measured(torch.ones(3), torch.ones(3))
     assert sizes == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("on_gpu", "module"), [(True, fused), (False, native)])
+def test_a_compiled_pass_is_asked_of_both_and_its_worst_part_is_named(
+    monkeypatch: pytest.MonkeyPatch, on_gpu: bool, module: Any
+) -> None:
+    """On a GPU the one there, with candidate and reference in their places; a stand-in, for there need be no GPU."""
+    asked: list[tuple[object, ...]] = []
+    candidate: Any = SimpleNamespace(is_cuda=on_gpu, numel=lambda: 6)
+    reference: Any = SimpleNamespace()
+    parts = [Sums((1.0, 2.0, 3.0, 4.0), 0.5, 1, 2), Sums((1.0, 2.0, 3.0, 4.0), 0.75, 4, 1)]
+
+    def answering(answer: Any) -> Any:
+        def answered(*tensors: object) -> Any:
+            asked.append(tensors)
+            return answer
+
+        return answered
+
+    monkeypatch.setattr(module, "covers", answering(True))
+    monkeypatch.setattr(module, "sums", answering(parts))
+    found = difference_._in_one_pass(candidate, reference, ((0, 2), (0, 3)))
+    assert asked == [(candidate, reference)] * 2
+    assert found == Difference(6, 3, 0.75, (1, 1), 2.0, 4.0, 6.0, 8.0, 0, 0)
+    monkeypatch.setattr(module, "covers", lambda *tensors: False)
+    assert difference_._in_one_pass(candidate, reference, ((0, 2), (0, 3))) is None
+
+
+def test_what_there_is_a_compiled_pass_for_goes_through_it(way: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy takes thirty times as long."""
+    if native.library() is not None:
+        monkeypatch.setattr(difference_, "_in_chunks", lambda *given: pytest.fail("NumPy measured it"))
+    assert measured(*pair()).count == math.prod(SHAPE)

@@ -13,7 +13,7 @@ from validation.compare.difference import measure
 from validation.compare.limits import EXACT, IN_FP64, Limits, above_floor
 from validation.compare.measurement import Measurement, PieceReport
 from validation.compare.piece import Box, slices, whole
-from validation.compare.verdict import ERROR, FAIL, PASS, Verdict, judge, near_ties, piece_lines
+from validation.compare.verdict import ERROR, FAIL, PASS, Verdict, judge, near_ties, piece_lines, readable
 
 SHAPE = (4, 2)
 ROWS = [[1.0, 2.0], [4.0, 8.0], [0.5, 1.0], [2.0, 0.25]]
@@ -217,3 +217,17 @@ def test_replicas_that_chose_otherwise_are_no_near_tie() -> None:
     strict, choice, flips = chosen(1, 1e-4)
     twice = (choice.pieces[0], replace(choice.pieces[0], rank=1, digest="other"))
     assert near_ties(strict, replace(choice, pieces=twice), flips, 1e-3).status == FAIL
+
+
+def test_a_tensor_is_no_choice_unless_somebody_says_so() -> None:
+    measurement = Measurement("probe", SHAPE, (piece(0, (0, 4), reference()),))
+    assert judge(measurement, "Loss", IN_FP64).line == "PASS: Loss - Max diff: 0.000000, Avg diff: 0.000000 (8 elements equal)"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(1e-4, "0.000100"), (9.9e-5, "9.90e-05"), (999999.5, "999999.500000"), (1e6, "1.00e+06"), (1000000.5, "1.00e+06")],
+)
+def test_six_decimals_are_for_what_they_show(number: float, text: str) -> None:
+    """From a ten-thousandth to a million, which is none."""
+    assert readable(number) == text
