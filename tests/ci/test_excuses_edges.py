@@ -37,3 +37,12 @@ def test_the_first_bug_that_a_message_names_is_the_one(tmp_path: Path) -> None:
     assert verdict(tmp_path).green
     junit.write(tmp_path / FILE, with_check(3, message=f"KNOWN: a - known upstream bug: b; {CHECKS[3].message}")(SUITE))
     assert not verdict(tmp_path).green
+
+
+def test_where_no_version_is_said_nothing_is_excused(tmp_path: Path) -> None:
+    """Nobody knows which bugs it has."""
+    properties = {name: value for name, value in SUITE.properties.items() if name != "megatron-core"}
+    junit.write(tmp_path / FILE, replace(SUITE, properties=properties))
+    said = [why for _, why in verdict(tmp_path).reasons]
+    assert said[0] == "made with megatron-core absent, and ==0.16.1 is required"
+    assert any("Layer 0 Gradient" in why for why in said)

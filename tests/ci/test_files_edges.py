@@ -131,6 +131,8 @@ def test_attempts_are_those_with_a_number_and_this_testsuite(tmp_path: Path) -> 
     at = [f"attempts/{name}/{FILE}" for name in ("10", "2", "999", "1000", "x", "-1")]
     assert results(tmp_path, *at, "attempts/3/other.xml").kept(EXPECTED) == [2, 10, 999]
     assert Results(tmp_path / "none").kept(EXPECTED) == []
+    of_session = results(tmp_path / "sessions", f"results-a/attempts/7/{FILE}", f"results-b/attempts/8/{FILE}")
+    assert of_session.kept(replace(EXPECTED, session="a")) == [7]
 
 
 def test_no_more_names_of_a_folder_are_read_than_a_run_could_have_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

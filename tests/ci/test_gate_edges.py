@@ -309,3 +309,13 @@ def test_a_gate_needs_its_manifest() -> None:
     add_options(parser)
     with pytest.raises(SystemExit):
         parser.parse_args(["--results", "r"])
+
+
+def test_what_comes_behind_a_file_that_cannot_be_read_is_judged_too(tmp_path: Path) -> None:
+    """Each testsuite has its own reasons."""
+    suites = tuple(replace(EXPECTED, session=session) for session in "abc")
+    junit.write(tmp_path / "results-b" / FILE, with_properties(dirty="true")(SUITE))
+    junit.write(tmp_path / "results-c" / FILE, with_properties(plugin="p")(SUITE))
+    found = verdict(tmp_path, replace(MANIFEST, suites=suites))
+    assert [where for where, _ in found.reasons] == [f"results-{session}/{FILE}" for session in "abc"]
+    assert len(found.suites) == 2

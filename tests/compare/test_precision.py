@@ -236,3 +236,46 @@ def test_losses_are_computed_in_float32_at_least() -> None:
     dtypes = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     assert dtypes == precision_.DTYPES
     assert {name: torch.promote_types(dtype, torch.float32) for name, dtype in dtypes.items()} == precision_.LOSS_DTYPES
+
+
+def test_a_mode_of_one_s_own_promotes_nothing_below_fp64() -> None:
+    """Whatever way float32 is asked for."""
+    with computing_in("fp32", type("Own", (Mode,), {})):
+        assert torch.ones(1, dtype=torch.bfloat16).float().dtype is torch.float32
+        assert torch.ones(1).to(torch.float32).dtype is torch.float32
+        assert torch.zeros(1, dtype=torch.float32).dtype is torch.float32
+
+
+def test_what_is_asked_for_with_float_is_kept_where_it_is_promoted() -> None:
+    """Such as how the elements lie in memory."""
+    image: Any = torch.ones(1, 2, 3, 4, dtype=torch.bfloat16)
+    with computing_in("fp64"):
+        wide = image.float(memory_format=torch.channels_last)
+    assert wide.dtype is torch.float64
+    assert wide.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_gradient_has_no_graph_of_its_own_unless_somebody_asks() -> None:
+    with computing_in("fp64"):
+        leaf = torch.tensor([2.0], requires_grad=True)
+        torch.autograd.backward((leaf**2).sum())
+    assert leaf.grad is not None
+    assert not leaf.grad.requires_grad
+
+
+def test_one_gradient_for_one_root_need_not_be_in_a_list() -> None:
+    """Though it has as many elements as there could be roots."""
+    with computing_in("fp64"):
+        leaf = torch.ones(2, requires_grad=True)
+        torch.autograd.backward(3 * leaf, torch.tensor([1.0, 2.0]))
+    assert leaf.grad is not None
+    assert leaf.grad.tolist() == [3.0, 6.0]
+
+
+def test_an_input_that_nothing_reaches_gets_no_gradient() -> None:
+    """As pipeline stages have them; torch's own backward does not mind, either."""
+    with computing_in("fp64"):
+        leaf, unused = (torch.ones(2, requires_grad=True) for _ in range(2))
+        torch.autograd.backward(leaf.sum(), inputs=[leaf, unused])
+    assert leaf.grad is not None
+    assert unused.grad is None
