@@ -260,3 +260,17 @@ def test_each_line_of_a_file_is_an_element(tmp_path: Path) -> None:
     junit.write(tmp_path / "suite.xml", SUITE)
     lines = (tmp_path / "suite.xml").read_text(encoding="utf-8").splitlines()
     assert sum(re.match(r" +<testcase ", line) is not None for line in lines) == len(SUITE.checks)
+
+
+def test_a_testsuite_alone_is_a_file_too(tmp_path: Path) -> None:
+    """Some writers leave out the element around it."""
+    counts = 'tests="1" failures="0" errors="0" skipped="0"'
+    (tmp_path / "a.xml").write_text(f'<testsuite name="a" {counts}><testcase name="b" classname="c"/></testsuite>')
+    assert junit.read(tmp_path / "a.xml").checks == (Check("c", "b", "pass"),)
+
+
+@pytest.mark.parametrize("details", ["one\ntwo\n", "one XXXX", "one"])
+def test_details_without_numbers_are_kept_to_the_letter(tmp_path: Path, details: str) -> None:
+    suite = Suite("a", (Check("c", "n", "fail", details=details),), {})
+    junit.write(tmp_path / "a.xml", suite)
+    assert junit.read(tmp_path / "a.xml").checks[0].details == details

@@ -319,3 +319,12 @@ def test_what_comes_behind_a_file_that_cannot_be_read_is_judged_too(tmp_path: Pa
     found = verdict(tmp_path, replace(MANIFEST, suites=suites))
     assert [where for where, _ in found.reasons] == [f"results-{session}/{FILE}" for session in "abc"]
     assert len(found.suites) == 2
+
+
+def test_libraries_behind_megatron_s_are_asked_for_beside_a_checkout_too(tmp_path: Path) -> None:
+    """In whatever order the manifest has them."""
+    change = with_properties(torch="2.12.0", megatron_path="a", megatron_commit=OTHER)
+    junit.write(tmp_path / FILE, change(SUITE))
+    expected = replace(EXPECTED, requires={"megatron-core": "==0.16.1", "torch": ">=2.13.0"})
+    found = verdict(tmp_path, Manifest((expected,), COMMIT, "false"), Origin(COMMIT, OTHER))
+    assert "made with torch 2.12.0, and >=2.13.0 is required" in [why for _, why in found.reasons]

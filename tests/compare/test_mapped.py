@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from validation.compare import mapped
+from validation.compare import mapped, sliced
 from validation.compare.mapped import MappedFile, opened
 from validation.compare.sliced import CPU, EndsEarly, SlicedFile
 
@@ -90,3 +92,44 @@ def test_a_file_is_opened_as_what_it_is_best_read_as(path: Path, monkeypatch: py
     assert [file.path for file in (small, elsewhere, large)] == [path] * 3
     assert [file.device for file in (small, elsewhere, large)] == [CPU, meta, CPU]
     assert large.read("a").device == CPU
+
+
+def test_what_a_file_says_of_itself_is_no_tensor(tmp_path: Path) -> None:
+    """Its metadata stands among them in the header."""
+    save_file({"a": DATA}, tmp_path / "m", metadata={"format": "pt"})
+    assert SlicedFile(tmp_path / "m").keys() == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "worth", "axis"),
+    [
+        (((0, 4), (0, 6), (0, 5)), 1, 0),
+        (((1, 2), (0, 6), (0, 5)), 1, 0),
+        (((0, 4), (1, 3), (0, 5)), 1, 1),
+        (((0, 4), (1, 3), (0, 5)), 10, 1),
+        (((0, 4), (1, 3), (0, 5)), 11, 0),
+        (((0, 4), (1, 3), (0, 5)), 15, 0),
+        (((0, 4), (0, 6), (2, 4)), 2, 2),
+        (((0, 4), (0, 6), (2, 4)), 3, 1),
+        (((0, 4), (0, 6), (2, 4)), 31, 0),
+    ],
+)
+def test_runs_are_read_along_the_last_dimension_that_is_cut_if_they_are_long_enough(
+    bounds: tuple[tuple[int, int], ...], worth: int, axis: int
+) -> None:
+    """Else along one before it, whose runs are longer."""
+    assert sliced._axis((4, 6, 5), bounds, worth) == axis
+
+
+def test_onto_a_device_bytes_go_through_its_buffers(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each buffer is given its own part of the file; a stand-in, for there need be no GPU."""
+    target = torch.zeros(DATA.nbytes, dtype=torch.uint8)
+
+    def fill(given: torch.Tensor, read: Callable[[torch.Tensor, int], object]) -> None:
+        for start in range(0, len(given), 64):
+            read(given[start : start + 64], start)
+
+    monkeypatch.setattr("validation.compare.staging.fill", fill)
+    file, flat = SlicedFile(path), SimpleNamespace(is_cuda=True, view=lambda dtype: target)
+    file._read(flat, file.start("a"))  # type: ignore[arg-type]
+    assert torch.equal(target.view(torch.float64).view(4, 6), DATA)
