@@ -173,6 +173,7 @@ def unreadable(path: Path, data: bytes) -> str:
         (b"", "is empty (0 bytes): whatever wrote it was cut off"),
         (b'<testsuite name="a">\x00</testsuite>', "declares entities or is not UTF-8, which no file of ours does"),
         (b'<testsuite name="<!ENTITY"/>', "declares entities or is not UTF-8, which no file of ours does"),
+        (b"<!DOCTYPE a><a/>", "declares entities or is not UTF-8, which no file of ours does"),
         (b"<?xml encoding = 'latin-1' ?><a/>", "declares entities or is not UTF-8, which no file of ours does"),
         (b"<testsuites/>", "0 testsuites; one was expected"),
         (b'<testsuite name="a" time="inf"/>', "a time of inf seconds"),
