@@ -16,7 +16,8 @@ import os
 import shutil
 import sys
 import sysconfig
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nox
@@ -57,7 +58,8 @@ def _run(
     process was killed.
     """
     try:
-        session.run(*command, external=True, success_codes=passing)
+        # `python -m` finds our packages in the working folder, where Python does not look if the variable says something.
+        session.run(*command, external=True, success_codes=passing, env={"PYTHONSAFEPATH": ""})
     except CommandFailed as error:
         code = failing or error.return_code
         _exit_codes.append(code if code in list(ExitCode) else ExitCode.INFRASTRUCTURE)
@@ -105,24 +107,44 @@ def _validate(session: nox.Session, python: str, row: Row) -> None:
     _run(session, python, "-m", *front, *row.arguments(), *session.posargs)
 
 
+@contextmanager
+def _leaving_no_old_results(session: nox.Session, row: Row) -> Iterator[None]:
+    """If the session ends here, before it compares anything, results of an earlier one are not in its place."""
+    try:
+        yield
+    except BaseException:
+        with suppress(ImportError):  # a copy of the table alone compares nothing
+            from validation.checks import unstarted
+            from validation.checks.before import ASIDE
+
+            unstarted.ended([*row.arguments()[1:], *session.posargs])
+            if said := ASIDE.told():
+                session.log(said)
+        raise
+
+
 def _cpu_session(row: Row) -> Callable[[nox.Session], None]:
     def body(session: nox.Session) -> None:
-        _validate(session, _environment(session, "cpu", "cpu"), row)
+        with _leaving_no_old_results(session, row):
+            python = _environment(session, "cpu", "cpu")
+        _validate(session, python, row)
 
     return body
 
 
 def _gpu_session(row: Row) -> Callable[[nox.Session], None]:
     def body(session: nox.Session) -> None:
-        # Before several gigabytes are installed for it.
-        if not _driver():
-            _exit_codes.append(ExitCode.ENVIRONMENT)
-            needed = _needed(row.gpus, session.posargs)
-            session.error(
-                f"no NVIDIA driver on this machine, and {row.session} needs {needed}; "
-                f"{row.session.replace('gpu_', 'cpu_')} compares the same layout on the CPU"
-            )
-        _validate(session, _environment(session, "cuda", "cuda"), row)
+        with _leaving_no_old_results(session, row):
+            # Before several gigabytes are installed for it.
+            if not _driver():
+                _exit_codes.append(ExitCode.ENVIRONMENT)
+                needed = _needed(row.gpus, session.posargs)
+                session.error(
+                    f"no NVIDIA driver on this machine, and {row.session} needs {needed}; "
+                    f"{row.session.replace('gpu_', 'cpu_')} compares the same layout on the CPU"
+                )
+            python = _environment(session, "cuda", "cuda")
+        _validate(session, python, row)
 
     return body
 
@@ -205,6 +227,13 @@ def faults(session: nox.Session) -> None:
     """The scorecard: every fault of the catalogue in the ranks of a small case; each must be seen"""
     python = _environment(session, "cpu", "cpu")
     _run(session, python, "-m", "validation", "faults", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def faults_behind_bugs(session: nox.Session) -> None:
+    """The catalogue beside each known upstream bug: what is caught without the bug must be caught beside it"""
+    python = _environment(session, "cpu", "cpu")
+    _run(session, python, "-m", "validation", "faults", "--behind", "all", *session.posargs)
 
 
 @nox.session(venv_backend="none")

@@ -2,12 +2,13 @@
 
 Exit code 4 alone is tried again, and only where nothing that was decided would be thrown away. Every testsuite of the last
 attempt says with what each ended, as property `attempts`; what the others left lies in `attempts/1`, `attempts/2`, ... beside
-it, and the gate looks at it.
+it, and the gate looks at it. All attempts are one run (ci/run.py): what another run's attempts left there does not count.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ci import junit
+from ci import junit, run
 from ci.expected import Expected
 from ci.folder import ATTEMPTS, Results
 from ci.junit import Suite, UnreadableResults
@@ -43,13 +44,13 @@ def main(options: argparse.Namespace) -> int:
     return attempt(given, _results(given), options.up_to)
 
 
-def attempt(given: Sequence[str], folder: Path, most: int, run: Run | None = None) -> int:
+def attempt(given: Sequence[str], folder: Path, most: int, comparison: Run | None = None) -> int:
     """Run it up to `most` times; the exit code of the last."""
     codes: list[int] = []
     kept: list[set[str]] = []
     while True:
         before = _files(folder)
-        codes.append((run or _run)(given))
+        codes.append((comparison or _run)(given))
         left = sorted(path for path, changed in _files(folder).items() if before.get(path) != changed)
         if codes[-1] != ExitCode.INFRASTRUCTURE or len(codes) == most or not _may_be_repeated(left):
             break
@@ -63,7 +64,8 @@ def attempt(given: Sequence[str], folder: Path, most: int, run: Run | None = Non
 
 
 def _run(given: Sequence[str]) -> int:
-    code = subprocess.run([sys.executable, "-m", "validation", *given], check=False).returncode
+    environment = {**os.environ, **run.handed_on()}
+    code = subprocess.run([sys.executable, "-m", "validation", *given], env=environment, check=False).returncode
     # A code that is none of ours is the operating system's: the process was killed.
     return code if code in list(ExitCode) else int(ExitCode.INFRASTRUCTURE)
 
@@ -134,14 +136,23 @@ def reasons(expected: Expected, suite: Suite, results: Results) -> Iterator[str]
             final_code = f"attempt {number} ended with exit code {one[1]}, which is final"
             yield f"{final_code}: only 4, an infrastructure error, may be tried again"
         elif one and not one[2]:
-            yield from _kept_as_it_must(number, expected, results)
-    if extra := [number for number in kept if number not in numbered]:
+            yield from _kept_as_it_must(number, expected, suite, results)
+    if extra := [number for number in kept if number not in numbered and _is_of(suite, number, expected, results)]:
         yield f"attempt {extra[0]} is kept, and the testsuite does not tell of it"
 
 
-def _kept_as_it_must(number: int, expected: Expected, results: Results) -> Iterator[str]:
+def _is_of(last: Suite, number: int, expected: Expected, results: Results) -> bool:
+    """Whether a kept attempt is one of this run. What another run left is not, and neither is a file that is none of ours."""
     try:
-        reason = final(results.suite(expected.session, expected.file, number))
+        return results.suite(expected.session, expected.file, number).run == last.run
+    except UnreadableResults:
+        return False
+
+
+def _kept_as_it_must(number: int, expected: Expected, last: Suite, results: Results) -> Iterator[str]:
+    try:
+        suite = results.suite(expected.session, expected.file, number)
+        reason = final(suite) if suite.run == last.run else "was not kept: what lies there is of another run"
     except UnreadableResults as error:
         reason = f"was not kept as it was ({error})"
     if reason:

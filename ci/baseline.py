@@ -13,9 +13,10 @@ import sys
 from pathlib import Path
 
 from ci import gate, junit
-from ci.drift import add_rule, drift, sessions
+from ci.drift import add_rule, drift, named
 from ci.escape import plain
 from ci.folder import Results
+from validation.case import writing
 from validation.case.errors import ExitCode, UsageError
 
 ABOUT = "baseline.json"
@@ -30,17 +31,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """0 kept, 1 refused."""
-    output, given, judged = Path(options.output), Results(Path(options.results)), gate.judge(options)
+    output, judged = Path(options.output), gate.judge(options)
     if not judged.green:
         where, why = judged.reasons[0]
         return _refused(f"the gate is red ({len(judged.reasons)} reasons, the first: {where}: {why})")
     if output.exists() and not (output / ABOUT).is_file():
         raise UsageError(f"--output {output}: is no baseline, and nothing of it is overwritten; name another folder")
     accepted = options.accept.strip()
-    wanted = sessions(options.manifest)
+    wanted = named(options.manifest)
     moved = drift(output, Path(options.results), options.factor, wanted).reasons if output.exists() else []
     if moved and not accepted:
         return _refused(f"the results have drifted ({len(moved)} reasons, the first: {moved[0]}); --accept WHY keeps them")
+    given = Results(Path(options.results)).of(expected.session for expected, _ in judged.suites)
     _write(Results(output.with_name(f".{output.name}.part"), given.by_session), output, judged, accepted if moved else "")
     sys.stdout.write(f"{output}: {judged.counted}\n")
     return int(ExitCode.PASS)
@@ -52,11 +54,15 @@ def _refused(why: str) -> int:
 
 
 def _write(results: Results, output: Path, judged: gate.Judgement, accepted: str) -> None:
-    """The whole new baseline first, then in the old one's place."""
+    """The whole new baseline first, then in the old one's place. Nothing is left of one that the disk has no room for."""
     shutil.rmtree(results.folder, ignore_errors=True)
-    for expected, suite in judged.suites:
-        junit.write(results.path(expected.session, expected.file), suite)
     commit = judged.suites[0][1].properties["commit"]
-    (results.folder / ABOUT).write_text(json.dumps({"commit": commit, "accepted": accepted}, indent=1) + "\n", encoding="utf-8")
+    try:
+        for expected, suite in judged.suites:
+            junit.write(results.path(expected.session, expected.file), suite)
+        writing.write(results.folder / ABOUT, json.dumps({"commit": commit, "accepted": accepted}, indent=1) + "\n")
+    except OSError:
+        shutil.rmtree(results.folder, ignore_errors=True)
+        raise
     shutil.rmtree(output, ignore_errors=True)
     results.folder.rename(output)

@@ -15,6 +15,7 @@ from validation.case.errors import UsageError
 
 LAYOUTS = "PLUMBLINE_LAYOUTS"
 EVENT = "workflow_call"
+_DIGITS = 10
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,50}")
 
 
@@ -57,4 +58,4 @@ def _words(text: str) -> list[str]:
 
 def _minutes(text: str) -> int | str:
     """A number; anything else as it is, for the table to refuse."""
-    return int(text) if text.isdecimal() else text
+    return int(text) if text.isdecimal() and len(text) < _DIGITS else text

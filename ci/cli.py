@@ -11,7 +11,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from validation.case import packages
+from validation.case import exhausted, interpreter, packages
 from validation.case.empty import refuse_empty
 from validation.case.errors import PlumblineError
 
@@ -36,9 +36,10 @@ _CODES = "exit codes: 0 green or done, 1 red, 2 wrong usage, 3 something is miss
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code (validation.case.errors.ExitCode)."""
+    interpreter.settle()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        with packages.asked_for(packages.OF_THE_PIPELINE, "ci"):
+        with exhausted.in_a_sentence(), packages.asked_for(packages.OF_THE_PIPELINE, "ci"):
             options = _parser(given[0] if given else "").parse_args(given)
             refuse_empty(options, [name for name in _TEXTS if name in options])
             code: int = options.main(options)

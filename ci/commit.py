@@ -6,9 +6,10 @@ checks out; every job of one run has the same. What is checked out counts: GITHU
 
 from __future__ import annotations
 
+import importlib.machinery
 import os
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from validation.case import git
 
@@ -16,7 +17,20 @@ ROOT = Path(__file__).parents[1]
 VARIABLE = "PLUMBLINE_COMMIT"
 """Says the commit where neither git nor GitHub can, or where this tree lies in another one's repository."""
 CODE = ("ci", "validation", "requirements", "noxfile.py")
-"""What makes results. Whatever else a job leaves in the tree does not."""
+"""What makes results. Of what else a job leaves in the tree only a few files can change them (`_changes_results`)."""
+_CACHES = ("__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache")
+_OF_PYTEST = (
+    "conftest.py",
+    "pytest.ini",
+    ".pytest.ini",
+    "pytest.toml",
+    ".pytest.toml",
+    "tox.ini",
+    "setup.cfg",
+    "pyproject.toml",
+)
+_STARTUP = ("sitecustomize.py", "usercustomize.py")
+_SUFFIXES = tuple(importlib.machinery.all_suffixes())
 
 
 def facts(root: Path = ROOT, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -25,9 +39,48 @@ def facts(root: Path = ROOT, environment: Mapping[str, str] = os.environ) -> dic
     `workflow_attempt` where it is not GitHub's first.
     """
     found = environment.get(VARIABLE) or git.answer(root, "rev-parse", "HEAD") or environment.get("GITHUB_SHA")
-    changed = git.answer(root, "status", "--porcelain", "--", *CODE)
-    dirty = "unknown" if changed is None else str(bool(changed)).lower()
+    changed = _changed(root)
+    dirty = "unknown" if changed is None else str(any(_changes_results(root, path) for path in changed)).lower()
     return {**({"commit": found} if found else {}), "dirty": dirty, **_again(environment)}
+
+
+def _changed(root: Path) -> list[str] | None:
+    """Every path below the root that is not as in the commit, ignored ones included; None where git cannot say it.
+
+    A folder that is ignored as a whole is named and not looked into.
+    """
+    told = git.answer(
+        root, "status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--ignored=matching", "--", "."
+    )
+    # Files that git was told not to look at.
+    flagged = git.answer(root, "ls-files", "-v", "-z", "--full-name", "--", ".")
+    prefix = git.answer(root, "rev-parse", "--show-prefix")
+    if told is None or flagged is None or prefix is None:
+        return None
+    paths = [entry[3:] for entry in told.split("\0") if entry]
+    unseen = [entry[2:] for entry in flagged.split("\0") if entry and (entry[0].islower() or entry[0] == "S")]
+    paths += [path for path in unseen if (root / path.removeprefix(prefix)).exists()]
+    return [path.removeprefix(prefix) for path in paths]
+
+
+def _changes_results(root: Path, path: str) -> bool:
+    """Whether a file, or a folder with / at its end, can change what a check says. The path is relative to the root."""
+    first, *rest = PurePosixPath(path).parts or ("",)
+    if not first:
+        return True  # the root itself, ignored by the repository around it
+    if any(part in _CACHES for part in (first, *rest)):
+        return False
+    if first in CODE or PurePosixPath(path).name in (*_OF_PYTEST, *_STARTUP):
+        return True
+    return _is_imported(root, first)
+
+
+def _is_imported(root: Path, name: str) -> bool:
+    """Whether Python can import it from the root, before what is installed. `megatron` needs no __init__.py for that."""
+    place = root / name
+    if not place.is_dir():
+        return name.endswith(_SUFFIXES)
+    return name == "megatron" or any((place / f"__init__{suffix}").exists() for suffix in _SUFFIXES)
 
 
 def _again(environment: Mapping[str, str]) -> dict[str, str]:

@@ -33,6 +33,8 @@ MEASURABLE_ABOVE_FLOOR = 0.1
 """Of the limit: in fp64, and in the lower precisions, where the limit is a multiple of the floor."""
 LIBRARIES = ("torch", "transformers", "megatron-core", "transformer-engine", "gpu")
 _SHOWN = 20
+Named = tuple[str, str]
+"""A session and the name of one of its files."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def add_base(parser: argparse.ArgumentParser) -> None:
 def told(options: argparse.Namespace) -> Drift | None:
     """The drift by these options; None without a base, or where the manifest cannot be read, which the gate is red for."""
     try:
-        wanted = _sessions(options.manifest)
+        wanted = _named(options.manifest)
     except UnreadableManifest:
         return None
     if options.base is None:
@@ -111,7 +113,7 @@ def told(options: argparse.Namespace) -> Drift | None:
 
 def main(options: argparse.Namespace) -> int:
     """0 nothing has grown or vanished, 1 something has."""
-    found = drift(Path(options.base), Path(options.results), options.factor, sessions(options.manifest))
+    found = drift(Path(options.base), Path(options.results), options.factor, named(options.manifest))
     found = replace(found, accepted=options.accept.strip())
     for line in found.found[: 10 * _SHOWN]:
         sys.stdout.write(f"{'accepted' if found.accepted else 'red'}: {plain(line, 500)}\n")
@@ -123,33 +125,38 @@ def main(options: argparse.Namespace) -> int:
     return int(ExitCode.FAIL if found.reasons else ExitCode.PASS)
 
 
-def sessions(manifest: str | None) -> frozenset[str] | None:
-    """The sessions that a manifest names; None for all. Raises UsageError."""
+def named(manifest: str | None) -> frozenset[Named] | None:
+    """The files that a manifest names; None for all. Raises UsageError."""
     try:
-        return _sessions(manifest)
+        return _named(manifest)
     except UnreadableManifest as error:
         raise UsageError(str(error)) from None
 
 
-def _sessions(manifest: str | None) -> frozenset[str] | None:
-    return frozenset(suite.session for suite in load(Path(manifest)).suites) if manifest else None
+def _named(manifest: str | None) -> frozenset[Named] | None:
+    return frozenset((suite.session, suite.file) for suite in load(Path(manifest)).suites) if manifest else None
 
 
-def drift(base: Path, results: Path, factor: float, wanted: frozenset[str] | None = None) -> Drift:
-    """Results against the base's, in the wanted sessions. Raises UsageError where there is nothing to compare with.
+def drift(base: Path, results: Path, factor: float, wanted: frozenset[Named] | None = None) -> Drift:
+    """Results against the base's, in the sessions of the wanted files. Raises UsageError if there is nothing to compare with.
 
     A session that is not wanted, because this event does not run it, is not compared. If no event runs it any more, it has
-    vanished, in a pull request as in the nightly run: who removes one says so there, once.
+    vanished, in a pull request as in the nightly run: who removes one says so there, once. Results lie as the base's do. Only
+    wanted files are looked for in them: one that is there from another run has vanished like one that is not there.
     """
     if not (math.isfinite(factor) and factor >= 1):
         raise UsageError(f"--factor {factor}: give a number of 1 or more")
-    before, after = Results(base), Results(results)
-    of_base, of_now = set(before.files(wanted)), set(after.files(wanted))
+    before = Results(base)
+    after = Results(results, before.by_session)
+    sessions = None if wanted is None else {session for session, _ in wanted}
+    of_base, of_now = set(before.files(sessions)), set(after.files(sessions))
+    if wanted is not None:
+        of_now &= {(session if after.by_session else "", file) for session, file in wanted}
     if not of_base and not any(before.files()):
         raise UsageError(f"--base {base}: no results are there; keep those of a green run with python -m ci baseline")
     found = Drift()
-    if wanted is not None and before.by_session:
-        _left_out(found, sorted({session for session, _ in before.files()} - wanted))
+    if sessions is not None and before.by_session:
+        _left_out(found, sorted({session for session, _ in before.files()} - sessions))
     for session, file in sorted(of_base | of_now):
         where = f"{session}/{file}" if session else file
         if (session, file) not in of_now:

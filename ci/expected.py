@@ -12,7 +12,7 @@ from typing import Any
 
 from validation.case import writing
 
-FORMAT = 2
+FORMAT = 3
 """Counts up when what an older gate would read has changed."""
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,200}\.xml")
 _SESSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,100}|")
@@ -42,7 +42,8 @@ class Expected:
     `file` is a name without folders. `properties` must be the suite's to the letter, `requires` are the versions of libraries
     that it may be made with, `ranks` all that must take part (0: the self-test, whose cases have their own). `numberless` are
     the checks that compare no tensor, `limit` is the largest relative error that any other may let pass, None where that is
-    not known before.
+    not known before. `exact` are the checks that let nothing pass but equality, `near_ties` those of them that may pass all the
+    same: a router's choice, in a precision where rounding may decide it.
     """
 
     file: str
@@ -55,21 +56,28 @@ class Expected:
     numberless: frozenset[Name] = frozenset()
     limit: float | None = None
     excuses: tuple[Excuse, ...] = ()
+    exact: frozenset[Name] = frozenset()
+    near_ties: frozenset[Name] = frozenset()
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is wanted, and of which commit; empty where it is not known."""
+    """What is wanted, and of which commit; empty where it is not known.
+
+    `self_tests` names the file of the self-test of each session that tests itself; the testsuite must be there.
+    """
 
     suites: tuple[Expected, ...]
     commit: str = ""
     dirty: str = field(default="unknown")
+    self_tests: Mapping[str, str] = field(default_factory=dict)
 
 
 def save(path: Path, manifest: Manifest) -> None:
     """Write it in one step. Raises OSError."""
     suites = [_as_json(suite) for suite in manifest.suites]
-    content = {"format": FORMAT, "commit": manifest.commit, "dirty": manifest.dirty, "suites": suites}
+    said = {"commit": manifest.commit, "dirty": manifest.dirty, "self_tests": dict(manifest.self_tests)}
+    content = {"format": FORMAT, **said, "suites": suites}
     writing.write(path, json.dumps(content, indent=1) + "\n")
 
 
@@ -88,6 +96,8 @@ def _as_json(suite: Expected) -> dict[str, Any]:
         "numberless": _by_class(sorted(suite.numberless)),
         "limit": suite.limit,
         "excuses": excuses,
+        "exact": _by_class(sorted(suite.exact)),
+        "near_ties": _by_class(sorted(suite.near_ties)),
     }
 
 
@@ -110,7 +120,8 @@ def load(path: Path) -> Manifest:
         raise UnreadableManifest(f"{path}: not a manifest of format {FORMAT}; write it with this tree's python -m ci manifest")
     try:
         suites = tuple(_suite(entry) for entry in content["suites"])
-        return Manifest(suites, _text(content["commit"]), _text(content["dirty"]))
+        self_tests = {_text(session): _text(file) for session, file in content["self_tests"].items()}
+        return Manifest(suites, _text(content["commit"]), _text(content["dirty"]), self_tests)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UnreadableManifest(f"{path}: {type(error).__name__} {error}; write it with python -m ci manifest") from None
 
@@ -134,6 +145,8 @@ def _suite(entry: dict[str, Any]) -> Expected:
             Excuse(_text(one["what"]), _text(one["megatron_core"]), frozenset(_checks(one["checks"])))
             for one in _list(entry["excuses"])
         ),
+        exact=frozenset(_checks(entry["exact"])),
+        near_ties=frozenset(_checks(entry["near_ties"])),
     )
 
 
@@ -142,7 +155,7 @@ def _checks(by_class: dict[str, Any]) -> tuple[Name, ...]:
 
 
 def _limit(value: object) -> float | None:
-    if value is not None and (not isinstance(value, float) or not 0 <= value < 1):
+    if value is not None and (not isinstance(value, float) or not 0 <= value <= 1):
         raise ValueError(f"{value!r} is no limit of a relative error")
     return value
 

@@ -1,15 +1,15 @@
 """Where results lie, and how they are read. Whoever made them chose every name and every byte.
 
 A session's files are in `results-SESSION`, which is the name of its artifact (`plumbline-NAME.results-SESSION` where the call
-has a name), or, where there is no such folder at all, beside each other, as a run on one's own machine leaves them. What
-attempts that broke have left is in `attempts/1`, `attempts/2`, ...
+has a name), or, where no wanted session has such a folder, beside each other, as a run on one's own machine leaves them. What
+attempts that broke have left is in `attempts/1`, `attempts/2`, ... Other folders and files are not a session's, and not read.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator
 from pathlib import Path
 
 from ci import caller, junit
@@ -17,6 +17,10 @@ from ci.expected import Expected
 from ci.junit import Suite, UnreadableResults
 
 ATTEMPTS = "attempts"
+BEFORE = "before"
+"""Where a run moves what an earlier one left in its place, as validation/checks/before.py calls it."""
+DEBUG = "debug"
+"""Where a run with --debug keeps what its ranks left."""
 _RESULTS = "results-"
 MOST_ENTRIES = 10_000
 """Names in one folder."""
@@ -30,10 +34,18 @@ class Results:
         found = any(path.name.startswith(self._prefix) for path in _listed(folder))
         self.by_session = found if by_session is None else by_session
 
+    def of(self, sessions: Iterable[str]) -> Results:
+        """The same folder as seen by a manifest: another job's `results-...` does not make folders of what has none."""
+        return Results(self.folder, any(_is_there(self.folder / f"{self._prefix}{name}") for name in sessions if name))
+
     def path(self, session: str, file: str, attempt: int = 0) -> Path:
         """Where a session's file would be; `attempt` counts from 1, and 0 is the last one."""
         place = self._of(session)
         return place / ATTEMPTS / str(attempt) / file if attempt else place / file
+
+    def name(self, expected: Expected) -> str:
+        """The same place as reports call it."""
+        return str(self.path(expected.session, expected.file).relative_to(self.folder))
 
     def suite(self, session: str, file: str, attempt: int = 0) -> Suite:
         """The testsuite that is there. Raises UnreadableResults."""
@@ -47,7 +59,7 @@ class Results:
         return junit.read(path)
 
     def kept(self, expected: Expected) -> list[int]:
-        """The attempts of which something is kept for this testsuite."""
+        """The attempts of which something is kept under this testsuite's name, by whatever run."""
         folder = self._of(expected.session) / ATTEMPTS
         numbers = sorted(int(path.name) for path in _listed(folder) if path.name.isdecimal() and len(path.name) < 4)
         return [number for number in numbers if _is_there(folder / str(number) / expected.file)]
@@ -62,16 +74,32 @@ class Results:
             if folder.name.startswith(self._prefix) and (sessions is None or session in sessions):
                 yield from ((session, path.name) for path in _listed(folder) if path.suffix == ".xml")
 
-    def strangers(self, suites: tuple[Expected, ...]) -> Iterator[str]:
-        """Results that nobody expects, with their folder where they have one."""
+    def strangers(self, suites: Collection[Expected], runs: Container[str]) -> Iterator[str]:
+        """Results of the manifest's sessions that it does not name.
+
+        What lies in a session's own folder is of that session. In a flat folder, only what one of its `runs` wrote is.
+        """
         wanted = {self.path(suite.session, suite.file) for suite in suites}
-        found = [self.path(session, file) for session, file in self.files()]
-        if self.by_session:
-            found += [path for path in _listed(self.folder) if path.suffix == ".xml"]
-        yield from (str(path.relative_to(self.folder)) for path in found if path not in wanted)
+        found = [self.path(session, file) for session, file in self.files({suite.session for suite in suites})]
+        for path in found:
+            if path not in wanted and (self.by_session or _is_of(path, runs)):
+                yield str(path.relative_to(self.folder))
 
     def _of(self, session: str) -> Path:
         return self.folder / f"{self._prefix}{session}" if self.by_session else self.folder
+
+
+def _is_of(path: Path, runs: Container[str]) -> bool:
+    try:
+        return junit.read(path).run in runs
+    except UnreadableResults:
+        return False
+
+
+def reports(folder: Path) -> list[Path]:
+    """Every JUnit file in a folder and below it, but for what is out of a run's way: attempts that broke, earlier reports."""
+    aside = {ATTEMPTS, BEFORE, DEBUG}
+    return [path for path in sorted(folder.rglob("*.xml")) if aside.isdisjoint(path.relative_to(folder).parts[:-1])]
 
 
 def _listed(folder: Path) -> list[Path]:

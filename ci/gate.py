@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ci import attempts, needs
+from ci import attempts, needs, run
 from ci.escape import plain
 from ci.expected import Expected, Manifest, UnreadableManifest, load
 from ci.folder import Results
@@ -96,11 +96,12 @@ def _split(reason: str) -> tuple[str, str]:
 
 
 def judged(manifest: Manifest, results: Results, origin: Origin) -> Judgement:
-    """The verdict on results, by the manifest."""
+    """The verdict on results, by the manifest. What is of other sessions or of other runs makes it neither green nor red."""
+    results = results.of(suite.session for suite in manifest.suites)
     reasons = [("manifest", why) for why in _of_manifest(manifest, origin)]
     suites = []
     for expected in manifest.suites:
-        where = str(results.path(expected.session, expected.file).relative_to(results.folder))
+        where = results.name(expected)
         try:
             suite = results.suite(expected.session, expected.file)
         except UnreadableResults as error:
@@ -109,7 +110,9 @@ def judged(manifest: Manifest, results: Results, origin: Origin) -> Judgement:
         suites.append((expected, suite))
         reasons += [(where, why) for why in of_suite(expected, suite, origin)]
         reasons += [(where, why) for why in attempts.reasons(expected, suite, results)]
-    reasons += [(name, "a result that the manifest does not name") for name in results.strangers(manifest.suites)]
+    reasons += run.reasons(suites, results)
+    strangers = results.strangers(manifest.suites, {suite.run for _, suite in suites})
+    reasons += [(name, "a result that the manifest does not name") for name in strangers]
     return Judgement(tuple(reasons), tuple(suites))
 
 
@@ -118,6 +121,10 @@ def _of_manifest(manifest: Manifest, origin: Origin) -> Iterator[str]:
         yield "names no check: nothing would be compared"
     files = Counter((suite.session, suite.file) for suite in manifest.suites)
     yield from (f"names {file} of session {session!r} twice" for (session, file), count in files.items() if count > 1)
+    named = {(suite.session, suite.file) for suite in manifest.suites if suite.checks}
+    for session, file in manifest.self_tests.items():
+        if (session, file) not in named:
+            yield f"says that {f'session {session}' if session else 'the run'} tests itself, and names no check of {file}"
     if not origin.commit:
         yield "does not say which commit it is of; give --commit, or make it where git or GITHUB_SHA says it"
     elif manifest.commit != origin.commit:

@@ -25,6 +25,8 @@ _OTHER_ENCODING = re.compile(rb"""<\?xml[^>]*encoding\s*=\s*["'](?!utf-8["'])"""
 # XML 1.0 has no way to write these, escaped or not: control characters, surrogates, non-characters.
 _UNWRITABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _ANSI = re.compile("\x1b\\[[0-9;?]*[A-Za-z]")
+RUN = "run"
+"""The property of a testsuite that all testsuites of one run share."""
 _STATUSES = ("pass", "fail", "known", "error")
 
 
@@ -54,6 +56,11 @@ class Suite:
     properties: Mapping[str, str]
     seconds: float = 0.0
     timestamp: str = ""
+
+    @property
+    def run(self) -> str:
+        """The run that wrote it (ci/run.py); empty if it does not say."""
+        return self.properties.get(RUN, "")
 
 
 def write(path: Path, suite: Suite) -> None:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ci import commit
-from ci.expected import Expected, Manifest, UnreadableManifest, load, save
+from ci.expected import Manifest, UnreadableManifest, load, save
 from ci.table import EVENTS, Row, rows
 from validation.case import writing
 from validation.case.errors import ExitCode, PlumblineError, UsageError
@@ -45,10 +45,11 @@ def main(options: argparse.Namespace) -> int:
     minimum = _minimum(options.minimum)
     chosen = _chosen(options.sessions, options.event)
     with ThreadPoolExecutor(max_workers=2) as pool:
-        suites = [suite for found in pool.map(lambda row: _suites(row, not options.no_self_test), chosen) for suite in found]
+        listed = list(pool.map(lambda row: _listed(row, not options.no_self_test), chosen))
     told = commit.facts()
-    suites = [replace(suite, requires={**suite.requires, **minimum}) for suite in suites]
-    save(Path(options.output), Manifest(tuple(suites), told.get("commit", ""), told["dirty"]))
+    suites = [replace(suite, requires={**suite.requires, **minimum}) for found in listed for suite in found.suites]
+    self_tests = {session: file for found in listed for session, file in found.self_tests.items()}
+    save(Path(options.output), Manifest(tuple(suites), told.get("commit", ""), told["dirty"], self_tests))
     checks = sum(len(suite.checks) for suite in suites)
     sys.stdout.write(f"{options.output}: {len(chosen)} sessions, {len(suites)} testsuites, {checks} checks\n")
     return int(ExitCode.PASS)
@@ -74,7 +75,17 @@ def _minimum(given: Sequence[str]) -> Mapping[str, str]:
     return {name: f">={version}" for name, _, version in pairs}
 
 
-def _suites(row: Row, self_test: bool) -> list[Expected]:
+def _listed(row: Row, self_test: bool) -> Manifest:
+    """The manifest of one session."""
+    found = _collected(row, self_test)
+    file = found.self_tests.get("")
+    if self_test and not any(suite.file == file and suite.checks for suite in found.suites):
+        raise CollectionFailed(f"the checks of {row.session} lack its self-test, and it is on; --no-self-test asks for none")
+    suites = tuple(replace(suite, session=row.session) for suite in found.suites)
+    return Manifest(suites, self_tests={row.session: file} if file else {})
+
+
+def _collected(row: Row, self_test: bool) -> Manifest:
     with tempfile.TemporaryDirectory(prefix="plumbline-manifest-") as folder:
         path = Path(folder) / "manifest.json"
         words = [*row.arguments(), "--self-test" if self_test else "--no-self-test", "--manifest", str(path)]
@@ -82,7 +93,7 @@ def _suites(row: Row, self_test: bool) -> list[Expected]:
             [sys.executable, "-m", "validation", *words], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
         )
         try:
-            return [replace(suite, session=row.session) for suite in load(path).suites]
+            return load(path)
         except UnreadableManifest:
             said = (done.stderr or done.stdout).strip().splitlines()
             raise CollectionFailed(

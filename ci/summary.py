@@ -21,6 +21,7 @@ from ci.gate import Judgement
 from ci.junit import Check
 from ci.outcomes import known_bugs
 from ci.reasons import KNOWN, REPRODUCE, number
+from validation.case import exhausted
 from validation.case.errors import ExitCode, UsageError
 
 LARGEST = 1 << 20
@@ -56,7 +57,7 @@ def main(options: argparse.Namespace) -> int:
 def _append(path: Path, judged: Judgement, moved: Drift | None) -> None:
     """To what other steps have said there."""
     try:
-        with path.open("a", encoding="utf-8") as summary:
+        with exhausted.in_a_sentence(f"GITHUB_STEP_SUMMARY {path}"), path.open("a", encoding="utf-8") as summary:
             summary.write(page(judged, moved, LARGEST - summary.tell()))
     except OSError as error:
         raise UsageError(

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.left_behind import Snapshot
+
 _OF_THE_MACHINE = ("PLUMBLINE_CACHE", "PLUMBLINE_BROWSER")
+_WATCH = pytest.StashKey[Snapshot]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -15,11 +18,46 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "every(name, kind): one check for every layer or parameter of a kind")
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """All test modules have been imported, those of other machines' tests, too: none may have replaced anything of torch."""
+    if names := Snapshot.take().stand_ins():
+        raise pytest.UsageError(f"importing the tests leaves stand-ins for {', '.join(names)}")
+
+
 @pytest.fixture(scope="session", autouse=True)
-def outside_of_ci() -> Iterator[None]:
+def outside_of_ci(request: pytest.FixtureRequest) -> Iterator[None]:
     """Commands run as on a developer's machine: CI has every run test itself, too, and GitHub says which attempt a job is."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name == "CI" or (name.startswith(("GITHUB_", "PLUMBLINE_")) and name not in _OF_THE_MACHINE):
                 patch.delenv(name)
+        request.config.stash[_WATCH] = Snapshot.take()
         yield
+        _see_what_is_left(request.config, "the last test module")
+
+
+@pytest.fixture(autouse=True)
+def environment_put_back() -> Iterator[None]:
+    """Commands that a test runs in this process set variables for the processes that they start."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """The last test of a module fails if the module leaves something behind in this process (tests.left_behind)."""
+    yield
+    if nextitem is not None and nextitem.path != item.path:
+        _see_what_is_left(item.config, item.path.name)
+
+
+def _see_what_is_left(config: pytest.Config, module: str) -> None:
+    before = config.stash.get(_WATCH, None)
+    if before is None:
+        return  # every test so far was skipped
+    now = config.stash[_WATCH] = Snapshot.take()
+    if changed := before.left_behind(now):
+        pytest.fail(f"{module} leaves this process changed for the tests after it: {'; '.join(changed)}", pytrace=False)

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(path for room in ("validation", "ci") for path in (ROOT / room).rglob("*.py"))
-ORDER = ("case", "compare", "reference", "candidate", "run", "faults", "checks convert", "scorecard")
+ORDER = ("case", "cache", "compare", "reference", "candidate", "run", "faults", "checks convert", "scorecard")
 """Rooms of validation from the bottom to the top; those of one step know nothing of each other."""
 HEAVY = ("torch", "transformers", "megatron", "numpy", "safetensors")
 
@@ -76,6 +76,9 @@ def test_no_rank_imports_transformers() -> None:
     ("source", "target", "allowed"),
     [
         ("compare", "case", True),
+        ("compare", "cache", True),
+        ("cache", "case", True),
+        ("case", "cache", False),
         ("case", "compare", False),
         ("reference", "candidate", False),
         ("candidate", "reference", True),

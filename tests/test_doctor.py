@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from validation import cuda, doctor, machine
+from validation import cuda, doctor, loopback, machine
+from validation.case import disk
 from validation.case.errors import ExitCode
+from validation.run import limits
 
 TWO_GPUS = ["GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)", "GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-2)"]
 
@@ -52,7 +54,7 @@ def test_where_everything_is_installed_a_cpu_case_can_run() -> None:
 def test_the_report_covers_what_the_guide_lists() -> None:
     """Nothing is left out for being absent."""
     wanted = {"python", "torch", "CUDA", "driver", "GPUs", "megatron-core", "transformers", "Transformer Engine"}
-    wanted |= {"nox", "pytest", "junitparser", "CPU", "memory", "disk", "gloo", "nccl"}
+    wanted |= {"nox", "pytest", "junitparser", "CPU", "memory", "cache", "disk", "gloo", "nccl"}
     assert wanted <= set(named(doctor.findings()))
 
 
@@ -78,6 +80,24 @@ def test_a_cpu_case_needs_each_of_these(package: str, monkeypatch: pytest.Monkey
     """Without any one of them the exit code is 3."""
     monkeypatch.setattr(doctor, "version", lambda name: machine.ABSENT if name == package else machine.version(name))
     assert doctor.report()[1] == ExitCode.ENVIRONMENT
+
+
+def test_what_the_operating_system_withholds_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No loopback, few open files, a full disk: each with what would help, and the exit code is 3."""
+    assert not [finding for finding in doctor._allowed() if finding.prevents]
+    monkeypatch.setattr(loopback, "problem", lambda: "Network is unreachable")
+    monkeypatch.setattr(limits, "hard_limit", lambda: 16)
+    monkeypatch.setattr(limits, "available_threads", lambda: 20)
+    monkeypatch.setattr(disk, "_free", lambda folder: 0)
+    monkeypatch.setenv("PLUMBLINE_CACHE", str(tmp_path))
+    found, code = doctor.report()
+    assert code == ExitCode.ENVIRONMENT
+    prevents = {finding.name: finding.prevents for finding in found}
+    assert "`ip link set lo up`" in prevents["loopback"]
+    assert "may have 16; raise that limit" in prevents["open files"]
+    assert "20 more may be started here" in prevents["threads"]
+    assert prevents["room for references"].endswith("name another folder with PLUMBLINE_CACHE")
+    assert prevents["room for temporary files"].endswith("name another folder with TMPDIR")
 
 
 @pytest.mark.parametrize("package", ["nox", "transformer-engine"])
@@ -113,6 +133,31 @@ def test_a_transformer_engine_that_cannot_be_imported_is_told_with_the_cause(mon
     finding = doctor._transformer_engine()
     assert finding.value == "2.11.0 cannot be imported (OSError: libcudnn.so.9: no such file)"
     assert finding.prevents.startswith("`--implementation te` cannot run")
+
+
+def test_the_cache_is_told_with_its_size_its_limit_and_its_references(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of two references of one case only one counts; files of others are none of the cache's."""
+    monkeypatch.setenv("PLUMBLINE_CACHE", str(tmp_path))
+    monkeypatch.setenv("PLUMBLINE_CACHE_LIMIT", "20GB")
+    for name in ("0" * 24 + "-00000000", "0" * 24 + "-11111111", "1" * 24 + "-22222222", "mine"):
+        (tmp_path / "references" / name).mkdir(parents=True)
+        (tmp_path / "references" / name / "probes.safetensors").write_bytes(b"x" * 10**6)
+    assert str(doctor._cache()) == f"cache: {tmp_path}, 3.0 MB of 20.0 GB, 2 references"
+
+
+def test_a_cache_without_locks_forgets_nothing_and_that_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PLUMBLINE_CACHE", str(tmp_path))
+    monkeypatch.setattr("validation.cache.locks.work", lambda folder: False)
+    assert "nothing can be forgotten there: its file system has no locks" in doctor._cache().prevents
+    assert doctor.report()[1] == ExitCode.PASS
+
+
+def test_a_limit_that_is_no_size_keeps_every_case_from_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The doctor says so and goes on; the exit code is 3."""
+    monkeypatch.setenv("PLUMBLINE_CACHE_LIMIT", "much")
+    found, code = doctor.report()
+    assert code == ExitCode.ENVIRONMENT
+    assert "$PLUMBLINE_CACHE_LIMIT=much is no size" in named(found)["cache settings"].prevents
 
 
 def test_a_driver_too_old_for_this_torch_is_told_apart_from_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

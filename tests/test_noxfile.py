@@ -17,6 +17,7 @@ from ci.table import Row, rows, tools
 
 ROOT = Path(__file__).parents[1]
 STAND_IN = """#!/bin/sh
+echo "SAFE=$PYTHONSAFEPATH" > safe.log
 case "$*" in
 *"pip install"*) end=${INSTALL:-0} ;;
 *"-m validation"* | *"-m ci attempts"*) echo "$*" >> validation.log; echo "CI=$CI" > ci.log; end=${VALIDATION:-0} ;;
@@ -43,7 +44,7 @@ def run_nox(folder: Path, *arguments: str, codes: Mapping[str, str] | None = Non
 def nox(tmp_path: Path) -> Nox:
     """Nox in a copy of what it needs, whose environments are the stand-in."""
     shutil.copy(ROOT / "noxfile.py", tmp_path)
-    for package in ("ci", "validation/case"):
+    for package in ("ci", "validation/case", "validation/checks", "validation/run"):
         shutil.copytree(ROOT / package, tmp_path / package)
     shutil.copy(ROOT / "validation" / "__init__.py", tmp_path / "validation")
     python = tmp_path / ".nox" / "cpu" / "bin" / "python"
@@ -104,6 +105,12 @@ def test_a_session_in_ci_lets_the_comparison_know(nox: Nox, tmp_path: Path) -> N
     ran = (tmp_path / "validation.log").read_text(encoding="utf-8")
     assert ran.startswith("-m ci attempts --up-to 2 -- run --preset tiny ")
     assert "self-test" not in ran
+
+
+def test_a_session_finds_our_packages_where_python_does_not_look_in_the_working_folder(nox: Nox, tmp_path: Path) -> None:
+    """PYTHONSAFEPATH would end `python -m validation` with "No module named validation"."""
+    assert nox("cpu_tp2", PYTHONSAFEPATH="1", PYTHONPATH=str(tmp_path)).returncode == 0
+    assert (tmp_path / "safe.log").read_text(encoding="utf-8") == "SAFE=\n"
 
 
 @pytest.mark.skipif(
@@ -189,6 +196,13 @@ def test_mutants_takes_modules_and_ends_with_its_code(nox: Nox, code: int) -> No
 
 
 @pytest.mark.parametrize("code", [0, 1])
+def test_faults_behind_bugs_runs_the_catalogue_beside_every_bug(nox: Nox, tmp_path: Path, code: int) -> None:
+    assert nox("faults_behind_bugs", "--", "--only", "A", VALIDATION=str(code)).returncode == code
+    words = (tmp_path / "validation.log").read_text(encoding="utf-8").split()
+    assert words == ["-m", "validation", "faults", "--behind", "all", "--only", "A"]
+
+
+@pytest.mark.parametrize("code", [0, 1])
 def test_newest_is_red_where_the_newest_releases_compute_something_else(nox: Nox, tmp_path: Path, code: int) -> None:
     python = tmp_path / ".nox" / "newest" / "bin" / "python"
     python.parent.mkdir(parents=True)
@@ -263,3 +277,23 @@ def test_nox_ends_with_the_exit_code_of_the_comparison(nox: Nox, code: int) -> N
 )
 def test_only_a_broken_run_may_be_tried_again(nox: Nox, sessions: list[str], codes: dict[str, str], expected: int) -> None:
     assert nox(*sessions, **codes).returncode == expected
+
+
+@pytest.mark.parametrize("session", ["cpu_tp2", "gpu_tp2"])
+def test_a_session_that_ends_before_it_compares_leaves_no_results_of_an_earlier_one(
+    nox: Nox, tmp_path: Path, session: str
+) -> None:
+    """No package index, no driver: exit codes 4 and 3, and no file that a gate would take for the session's."""
+    mine = {"cpu_tp2": "tiny-tp2-fp64-local-gloo.xml", "gpu_tp2": "mini-tp2-fp32-local-nccl.xml"}[session]
+    results = tmp_path / "results"
+    results.mkdir()
+    for name in (mine, "tiny-pp2-fp64-local-gloo.xml"):
+        (results / name).write_text('<testsuite name="a" tests="7">')
+    if session == "gpu_tp2" and (Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None):
+        pytest.skip("there is an NVIDIA driver, so a GPU session goes on to install")
+    ended = nox(session, INSTALL="1")
+    assert ended.returncode == {"cpu_tp2": 4, "gpu_tp2": 3}[session]
+    assert sorted(str(path.relative_to(results)) for path in results.rglob("*.xml")) == sorted(
+        [f"before/{mine}", "tiny-pp2-fp64-local-gloo.xml"]
+    )
+    assert f"Kept from before, for this run has not started: results/before/{mine} (7 checks)" in ended.stderr

@@ -6,14 +6,17 @@ What a command needs is imported when it is asked for: a Python without the pack
 from __future__ import annotations
 
 import argparse
+import errno
 import shlex
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from validation import doctor
-from validation.case import packages, writing
-from validation.case.errors import PlumblineError
+from validation.case import exhausted, interpreter, packages, writing
+from validation.case.errors import ExitCode, PlumblineError
+from validation.case.strangers import one_line
+from validation.checks.before import ASIDE
 from validation.convert import options as conversion
 from validation.run.options import Given, add_options, settings
 
@@ -31,8 +34,9 @@ what comes after -- goes to pytest: python -m validation run --tp 2 -- -k mla -x
 exit codes: 0 pass, 1 a check failed or the code raised, 2 wrong usage or impossible case, 3 something is missing,
 4 the run broke, 130 interrupted"""
 
-_UNWANTED = ("cacheprovider", "logging", "warnings", "unraisableexception", "threadexception", "faulthandler", "pastebin")
-"""Plugins of pytest that watch the code of a test. A check only reads numbers, and there are thousands."""
+
+_NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
+"""What no file can be called, or can be found under."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,18 +62,40 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code (validation.case.errors.ExitCode)."""
+    interpreter.settle()
     given = list(sys.argv[1:] if arguments is None else arguments)
     ours, pytests = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
     try:
         if given[:1] == ["doctor"]:
             return doctor.main(given[1:])
-        with packages.asked_for(packages.NEEDED, "cpu"):
+        with packages.asked_for(packages.NEEDED, "cpu"), _nothing_old_in_its_place(ours), exhausted.in_a_sentence():
             options = _parser().parse_args(ours)
             said = shlex.join(["python", "-m", "validation", *given])
             return _COMMANDS[options.command](options, pytests, said)
     except PlumblineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return int(error.exit_code)
+    except OSError as error:
+        if error.errno not in _NO_PATH:
+            raise
+        print(f"error: {one_line(str(error.filename))}: {error.strerror}; give another path", file=sys.stderr)
+        return int(ExitCode.USAGE)
+
+
+@contextmanager
+def _nothing_old_in_its_place(words: Sequence[str]) -> Iterator[None]:
+    """Whatever ends a `run` before it starts, results of earlier runs that it would have replaced are out of their place."""
+    try:
+        yield
+    except (PlumblineError, SystemExit) as error:
+        if words[:1] == ["run"] and not (isinstance(error, SystemExit) and error.code == ExitCode.PASS):
+            from validation.checks import unstarted
+
+            unstarted.ended(words[1:])
+        raise
+    finally:
+        if said := ASIDE.told():
+            print(said, flush=True)
 
 
 def _convert(options: argparse.Namespace, pytests: list[str], command: str) -> int:
@@ -83,25 +109,25 @@ def _faults(options: argparse.Namespace, pytests: list[str], command: str) -> in
 
 
 def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
-    from validation.faults.plan import plan_of
-    from validation.run.prepare import prepare
+    from validation.checks import unstarted
 
     wanted = settings(options, command)
     if wanted.manifest:
         writing.check_file(wanted.manifest, "--manifest")
     else:
+        ASIDE.take(unstarted.files(wanted))
+        from validation.faults.plan import plan_of
+        from validation.run.prepare import prepare
+
         prepare(wanted, [plant.case for plant in plan_of(wanted).plants])
 
     # What is wrong has been said by now, and the fork server imports while pytest is.
-    import pytest
+    from validation.checks import started
 
-    from validation.checks.ended import Ended
-
-    checks = Path(__file__).parent / "checks"
-    unwanted = [word for plugin in _UNWANTED for word in ("-p", f"no:{plugin}")]
-    arguments = [str(checks), *unwanted, "--capture=no", "--rootdir", str(checks.parents[1]), *pytests]
-    ended = Ended()
-    return int(ended.code(pytest.main(arguments, plugins=[Given(wanted), ended])))
+    code = started.run(Given(wanted, tuple(pytests)), pytests)
+    if code == ExitCode.PASS:
+        ASIDE.put_back()  # nothing was to be run, as with --collect-only
+    return int(code)
 
 
 _COMMANDS = {"run": _run, "faults": _faults, **dict.fromkeys(conversion.COMMANDS, _convert)}

@@ -14,12 +14,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from validation import checkout, cuda
-from validation.case import packages
-from validation.case.errors import ExitCode
+from validation import checkout, cuda, loopback
+from validation.cache import limit, locks
+from validation.cache.forget import REFERENCES, contents
+from validation.case import disk, packages
+from validation.case.errors import ExitCode, UsageError
+from validation.case.home import home
 from validation.machine import (
     ABSENT,
     available_memory,
+    available_threads,
     cores,
     counted,
     cpu,
@@ -31,12 +35,16 @@ from validation.machine import (
     machine,
     version,
 )
+from validation.run import limits
+from validation.run.options import parsed
 
 __all__ = ["Finding", "available_memory", "findings", "gpus", "machine", "main", "report"]
 
 GIB = 2**30
 CPU_CASE = packages.NEEDED
 """Packages without which not even a CPU case runs."""
+ALLOWED = ("loopback", "open files", "threads", "room for references", "room for temporary files")
+"""What the operating system may withhold from every case."""
 _BRINGS = "`. .nox/cpu/bin/activate` has it where nox has run, else install requirements/base.txt"
 _PREVENTS = {
     "torch": f"no case can run; {_BRINGS} with requirements/cpu.txt or cuda.txt",
@@ -50,6 +58,9 @@ _PREVENTS = {
     "transformer-engine": "`--implementation te` cannot run; local and local-stock can",
     "nox": "`nox -s` cannot run; `python -m validation run` can",
 }
+
+_CACHE_SETTINGS = "cache settings"
+_NO_LOCKS = "nothing can be forgotten there: its file system has no locks (flock); name a local folder in $PLUMBLINE_CACHE"
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,28 @@ def findings() -> list[Finding]:
         _optional("apex", "megatron-core's fused optimizers"),
         Finding("CPU", f"{cores()} cores, {cpu()}"),
         Finding("memory", f"{available_memory() / GIB:.1f} GiB free"),
+        _cache(),
         Finding("disk", f"{shutil.disk_usage(Path.cwd()).free / GIB:.1f} GiB free in the working folder"),
+        *_allowed(),
+    ]
+
+
+def _allowed() -> list[Finding]:
+    """What the operating system must allow the smallest case of two ranks: connections, open files, room for what it writes."""
+    unreachable, case = loopback.problem(), parsed(["--layouts", "tp2"]).cases[0]
+    rooms = {"room for references": disk.references([case], home()), "room for temporary files": disk.runs([case])}
+    return [
+        Finding("loopback", unreachable or "can be reached", loopback.sentence(unreachable) if unreachable else ""),
+        Finding("open files", f"{limits.hard_limit() or 'any number'} in a process", limits.too_few_files([case]) or ""),
+        Finding(
+            "threads",
+            f"{many} more" if (many := available_threads()) is not None else "any number",
+            limits.too_few_threads([case], 1) or "",
+        ),
+        *(
+            Finding(name, f"{disk.left(need.folder)} in {need.folder}", disk.shortage([need]) or "")
+            for name, need in rooms.items()
+        ),
     ]
 
 
@@ -173,11 +205,24 @@ def _optional(package: str, used: str) -> Finding:
     return Finding(package, f"not installed (optional: {used})" if found == ABSENT else f"{found} (optional: {used})")
 
 
+def _cache() -> Finding:
+    """Its folder, what it holds, and how much that may be."""
+    try:
+        place = home()
+        most = limit.written(limit.limit(None, place))
+    except UsageError as error:
+        return Finding(_CACHE_SETTINGS, "wrong", f"no case can run: {error}")
+    held = contents(place)
+    counted = f"{held.references} reference{'' if held.references == 1 else 's'}"
+    locked = "" if not place.exists() or locks.work(place / REFERENCES) else _NO_LOCKS
+    return Finding("cache", f"{place}, {limit.written(held.size)} of {most}, {counted}", locked)
+
+
 def report() -> tuple[list[Finding], ExitCode]:
     """The findings, and PASS when a CPU case can run here, else ENVIRONMENT."""
     found = findings()
     missing = {finding.name for finding in found if finding.prevents}
-    needed = {*CPU_CASE, "gloo"}
+    needed = {*CPU_CASE, "gloo", _CACHE_SETTINGS, *ALLOWED}
     return found, ExitCode.ENVIRONMENT if missing & needed else ExitCode.PASS
 
 

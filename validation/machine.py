@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
 import platform
 import re
+import resource
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,19 +81,44 @@ def available_memory() -> int:
     return min([available, *_left_in_cgroups()])
 
 
+def available_threads() -> int | None:
+    """How many more threads may be started, those of new processes counted; None where nothing limits them."""
+    limits = [(_read(group / "pids.max").strip(), _read(group / "pids.current").strip()) for group in _cgroups()]
+    left = [int(limit) - int(used or 0) for limit, used in limits if limit.isdecimal()]
+    soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    if soft != resource.RLIM_INFINITY and os.getuid() != 0:  # the limit is none for root
+        left.append(soft - _threads_of(os.getuid()))
+    return max(0, min(left)) if left else None
+
+
+def _threads_of(user: int) -> int:
+    found = 0
+    for folder in PROC.iterdir():
+        with contextlib.suppress(OSError):
+            if folder.name.isdecimal() and folder.stat().st_uid == user:
+                found += len(list((folder / "task").iterdir()))
+    return found
+
+
 def _left_in_cgroups() -> list[int]:
-    """What each memory limit on the way up from this process's cgroup (version 2) leaves, its file cache counted as free."""
-    own = [line[3:] for line in _read(PROC / "self" / "cgroup").splitlines() if line.startswith("0::")]
-    folder = CGROUPS / own[0].strip("/") if own else CGROUPS
+    """What each memory limit on the way up from this process's cgroup leaves, its file cache counted as free."""
     left = []
-    for group in (folder, *folder.parents):
+    for group in _cgroups():
         limit = _read(group / "memory.max").strip()
         if limit.isdecimal():
             used = int(_read(group / "memory.current").strip() or 0)
             left.append(max(0, int(limit) - max(0, used - _file_cache(group))))
+    return left
+
+
+def _cgroups() -> Iterator[Path]:
+    """This process's cgroup (version 2), and those that it is in."""
+    own = [line[3:] for line in _read(PROC / "self" / "cgroup").splitlines() if line.startswith("0::")]
+    folder = CGROUPS / own[0].strip("/") if own else CGROUPS
+    for group in (folder, *folder.parents):
+        yield group
         if group == CGROUPS:
             break
-    return left
 
 
 def _file_cache(group: Path) -> int:

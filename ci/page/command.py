@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from ci import gate, junit
 from ci.drift import add_base, told
 from ci.expected import Manifest, UnreadableManifest, load
+from ci.folder import reports
 from ci.junit import Suite, UnreadableResults
 from ci.page.document import document
 from ci.page.run import Run, by_manifest, drifted, judged
+from validation.case import exhausted, writing
 from validation.case.errors import ExitCode, UsageError
 
 
@@ -47,7 +48,7 @@ def _read(folder: Path) -> tuple[list[Suite], list[str]]:
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder; --results names the one with a run's JUnit files")
     suites, unreadable = [], []
-    for path in sorted(folder.rglob("*.xml")):
+    for path in reports(folder):
         try:
             suites.append(junit.read(path))
         except UnreadableResults as error:
@@ -59,10 +60,8 @@ def _read(folder: Path) -> tuple[list[Suite], list[str]]:
 
 def _write(path: Path, text: str) -> None:
     """In one step: who has the old page open finds a whole one when it is loaded again."""
-    unfinished = path.with_name(f".{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, path)
+        with exhausted.in_a_sentence(f"--output {path}"):
+            writing.write(path, text)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}; --output names a file") from error

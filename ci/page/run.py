@@ -48,6 +48,8 @@ def judged(suites: Iterable[Suite], unreadable: Iterable[str] = ()) -> Run:
     reasons = [f"{counts[status]:,} {words}" for status, words in _SAID.items() if counts[status]]
     reasons += [f"unreadable: {sentence}" for sentence in unread]
     reasons += [f"{suite.name} holds no check" for suite in run.suites if not suite.checks]
+    left_out = [(suite.name, suite.properties["left_out"]) for suite in run.suites if "left_out" in suite.properties]
+    reasons += [f"{name}: {count} of its checks were left out" for name, count in left_out]
     verdict = "fail" if counts["fail"] else "error" if reasons or not run.suites else "pass"
     return Run(run.suites, verdict, tuple(reasons))
 

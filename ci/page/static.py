@@ -20,6 +20,8 @@ _COUNTED = ("pass", "known", "fail", "error", "missing")
 MOST_REASONS = 30
 MOST_LISTED = 200
 """Failing checks that are listed for a reader without scripts."""
+_MOMENT = len("2026-01-31T12:00:00")
+"""Of what a run is called (ci/run.py): when it began."""
 _FACTS = {
     "commit": "Commit",
     "megatron-core": "megatron-core",
@@ -76,6 +78,9 @@ def _facts(run: Run) -> str:
     when = sorted(suite.timestamp for suite in run.suites if suite.timestamp)
     if when:
         said["Finished"] = when[-1].replace("T", " ")
+    begun = sorted({suite.run for suite in run.suites} - {""})
+    if len(begun) > 1:
+        said["Runs"] = f"{len(begun)}, from {begun[0][:_MOMENT]} to {begun[-1][:_MOMENT]}"
     said["Time of all cases"] = f"{sum(suite.seconds for suite in run.suites):,.1f} s"
     listed = "".join(f"<div><dt>{words}</dt><dd>{_text(value)}</dd></div>" for words, value in said.items())
     commands = dict.fromkeys(suite.properties.get("command", "") for suite in run.suites)

@@ -1,8 +1,5 @@
-"""megatron-core, imported as a rank on the CPU imports it."""
+"""These tests use megatron-core, which is imported before their modules are."""
 
 from __future__ import annotations
 
-import importlib
-
-# Mends what megatron-core needs mended before and after its first import.
-importlib.import_module("validation.run.warm")
+import tests.core  # noqa: F401

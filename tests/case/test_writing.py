@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from validation.case import writing
-from validation.case.errors import UsageError
+from validation.case.errors import EnvironmentMissing, UsageError
 
 
 def test_a_folder_that_is_not_there_yet_may_be_written_and_is_not_made(tmp_path: Path) -> None:
@@ -40,6 +42,18 @@ def test_a_folder_of_somebody_else(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(UsageError, match="Permission denied"):
         writing.check_file(tmp_path / "file", "--output")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_disk_that_takes_nothing_is_the_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """No other name of a folder is meant by whoever gave this one: the exit code is 3."""
+
+    def refused(dir: Path) -> None:  # noqa: A002 - as tempfile calls it
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refused)
+    with pytest.raises(EnvironmentMissing, match=rf"^--results {tmp_path}: .*; make room there, or name another folder"):
+        writing.check_folder(tmp_path, "--results")
 
 
 def test_a_file_that_is_a_folder(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from xml.etree import ElementTree
 import pytest
 
 from ci import junit
-from ci.folder import Results
+from ci.folder import BEFORE, Results
 from ci.junit import Check, Suite
 from tests.checks.conftest import Output, commands_in_turn
-from validation.checks.before import FOLDER, keep, told
+from validation.case.errors import UsageError
+from validation.checks.before import FOLDER, Aside, Kept, told
 
 SHARED = ("--set", "num_layers=1", "--steps", "0", "--seq-length", "8")
 NAME = "tiny-single-fp64-local-gloo"
@@ -29,6 +30,13 @@ def kept(folder: Path) -> dict[str, int]:
     return {path.name: len(junit.read(path).checks) for path in sorted((folder / FOLDER).glob("*"))}
 
 
+def keep(path: Path, properties: dict[str, str], checks: int) -> Kept | None:
+    """What a run of so many checks does with the report at `path` when it starts."""
+    aside = Aside()
+    aside.take([path])
+    return aside.settle(path, properties, checks)
+
+
 @pytest.fixture
 def there(tmp_path: Path) -> Path:
     """A report of three checks of one case."""
@@ -37,7 +45,7 @@ def there(tmp_path: Path) -> Path:
 
 def test_a_run_of_the_same_checks_replaces_the_report(there: Path) -> None:
     assert keep(there, {"case": "0123456789abcdef"}, 3) is None
-    assert there.exists()
+    assert list(there.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -76,10 +84,68 @@ def test_what_did_not_finish_and_what_is_no_report_is_not_kept(tmp_path: Path) -
     assert not (tmp_path / FOLDER).exists()
 
 
+def test_what_a_run_that_does_not_start_has_moved_is_all_there(there: Path) -> None:
+    """However often, and whatever it is: each finds a place of its own, and the last line says where."""
+    for number in (3, 1, 3):
+        report(there, number, case="0123456789abcdef", commit=str(number))
+        aside = Aside()
+        aside.take([there, there.with_name("none.xml")])
+        assert aside.told().startswith("Kept from before, for this run has not started: ")
+        assert not there.exists()
+    there.write_text("no report")
+    Aside().take([there])
+    assert sorted(path.name for path in (there.parent / FOLDER).iterdir()) == [
+        "tiny-01234567-2.xml",
+        "tiny-01234567-3.xml",
+        "tiny-01234567.xml",
+        "tiny.xml",
+    ]
+
+
+def test_what_a_run_does_not_replace_after_all_is_put_back(there: Path) -> None:
+    aside, before = Aside(), there.read_bytes()
+    aside.take([there])
+    aside.put_back()
+    assert (there.read_bytes(), list(there.parent.iterdir()), aside.told()) == (before, [there], "")
+
+
+def test_a_new_report_is_not_put_back_over(there: Path) -> None:
+    aside = Aside()
+    aside.take([there])
+    report(there, 5)
+    aside.put_back()
+    assert len(junit.read(there).checks) == 5
+
+
+def test_where_no_folder_can_be_made_it_stays_beside_its_place_under_another_name(there: Path) -> None:
+    """A full disk, or a file of that name: what is old leaves its place all the same, and no gate reads it."""
+    (there.parent / FOLDER).touch()
+    for number in (3, 2):
+        report(there, number, case="0123456789abcdef")
+        Aside().take([there])
+    beside = [there.with_name(f"tiny.xml{ending}") for ending in (f"-2.{FOLDER}", f".{FOLDER}")]
+    assert sorted(there.parent.iterdir()) == sorted([there.parent / FOLDER, *beside])
+    report(there, 1, case="other")
+    found = keep(there, {"case": "0123456789abcdef"}, 3)
+    assert found is not None
+    assert (found.path.parent, found.path.suffix) == (there.parent, f".{FOLDER}")
+
+
+def test_what_cannot_be_moved_at_all_is_said(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path, to: Path) -> Path:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "replace", refused)
+    with pytest.raises(UsageError, match=r"cannot be moved to before/ beside it \(Read-only file system\); name another"):
+        Aside().take([there])
+    assert there.exists()
+
+
 def test_the_gate_does_not_see_them(there: Path) -> None:
     """They are strangers to no manifest, with a folder for each session or without."""
     keep(there, {"case": "other"}, 3)
-    assert list(Results(there.parent).strangers(())) == []
+    assert list(Results(there.parent).strangers((), {""})) == []
+    assert FOLDER == BEFORE
     (there.parent / FOLDER).rename(there.parent / f"results-cpu_tp2-{FOLDER}")
     session = there.parent / "results-cpu_tp2"
     keep(report(session / "tiny.xml", 3, case="0"), {"case": "1"}, 3)
@@ -102,5 +168,9 @@ def test_a_selection_keeps_the_whole_report_and_says_so(
     assert [len(lines) for lines in said] == [0, 1, 0, 1, 1]
     assert said[1][0].startswith(f"Kept from before this run of 1 checks: {tmp_path}/{FOLDER}/{NAME}-")
     (before,) = (tmp_path / FOLDER).iterdir()
+    last = [output.text.rstrip().splitlines()[-1] for output in outputs]
+    assert last[1] == "Left out: 65 of 66 checks; a gate takes no results of such a run"
+    assert ", 65 left out, " in outputs[1].text
+    assert not any("left out" in output.text.lower() for output in (outputs[0], *outputs[2:]))
     counts = [len(ElementTree.parse(path).findall(".//testcase")) for path in (before, tmp_path / f"{NAME}.xml")]
     assert counts[0] == counts[1] == 66

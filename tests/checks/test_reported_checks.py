@@ -12,10 +12,10 @@ from ci.reasons import Origin, of_suite
 from tests.checks.conftest import BROKEN, LAYERS, Output, command
 
 
-def listed(folder: Path, *words: str, selection: tuple[str, ...] = ()) -> dict[str, Expected]:
+def listed(folder: Path, *words: str) -> dict[str, Expected]:
     """The manifest of a command, by file."""
     path = folder / "manifest.json"
-    done = command(["run", *words, "--manifest", str(path), *selection], folder / "cache")
+    done = command(["run", *words, "--manifest", str(path)], folder / "cache")
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
     assert not (folder / "results").exists()
     return {suite.file: suite for suite in load(path).suites}

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from ci import junit
+from ci.reasons import Origin, of_suite
 from tests.checks.conftest import LAYERS, ROOT, Output
 from tests.checks.test_reported_checks import assert_reported, listed
 from validation.faults.plan import PLANTED
@@ -160,7 +162,20 @@ def test_nothing_is_planted_unless_it_is_asked_for(sound: Output) -> None:
 
 def test_the_self_test_reports_what_its_manifest_names(outputs: Outputs, tmp_path: Path) -> None:
     words = ["--layouts", "tp2", "--set", f"num_layers={LAYERS}", "--self-test"]
-    found = listed(tmp_path, *words, selection=("--", "-k", "planted or ranks"))
+    found = listed(tmp_path, *words)
     assert len(found) == 2
-    for expected in found.values():
-        assert_reported(expected, outputs.sound.results)
+    assert_reported(found[f"{SUITE}.xml"], outputs.sound.results)
+
+
+def test_a_model_that_is_wrong_is_not_green_by_a_selection(outputs: Outputs, tmp_path: Path) -> None:
+    """Its run has no check that fails of its own case, and lacks the others: the run says it, and the gate refuses it."""
+    words = ["--layouts", "tp2", "--set", f"num_layers={LAYERS}", "--self-test"]
+    expected = listed(tmp_path, *words, "--implementation", "tests.checks.broken_specs:reduction_lost")
+    whole = sum(len(suite.checks) for suite in expected.values())
+    assert outputs.model.text.rstrip().splitlines()[-1] == (
+        f"Left out: {whole - 2} of {whole} checks; a gate takes no results of such a run"
+    )
+    for output, name in ((outputs.sound, "tiny-tp2-fp64-local-gloo"), (outputs.gate, SUITE)):
+        suite = junit.read(output.results / f"{name}.xml")
+        reasons = list(of_suite(listed(tmp_path, *words)[f"{name}.xml"], suite, Origin(suite.properties["commit"])))
+        assert any(why.startswith(f"made without {suite.properties['left_out']} of its checks") for why in reasons)

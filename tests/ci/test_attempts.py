@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from ci.cli import main
 from ci.junit import Check, Suite
 from tests.ci.green import CHECKS, FILE, SUITE, verdict
 
+OTHER = "tiny-pp2-fp64-local-gloo.xml"
 BROKEN = replace(
     SUITE,
     checks=tuple(replace(check, status="error", message="not decided, for the run did not finish") for check in CHECKS),
@@ -23,6 +26,11 @@ UNFINISHED = replace(SUITE, checks=(Check("validation", "run", "error", message=
 FAILED = replace(SUITE, checks=(replace(CHECKS[1], status="fail", message="FAIL: a"), *CHECKS[2:]))
 UNDECIDED = replace(SUITE, checks=(replace(CHECKS[1], status="error", message="ERROR: no rank holds [0:1]"), *CHECKS[2:]))
 MISSING_PACKAGE = replace(BROKEN, properties={**SUITE.properties, "broken": "3"})
+
+
+def of_run(suite: Suite, name: str = "another") -> Suite:
+    """The testsuite as that run has left it."""
+    return replace(suite, properties={**suite.properties, "run": name})
 
 
 def runs(folder: Path, *outcomes: tuple[int, Suite | None]) -> Callable[[Sequence[str]], int]:
@@ -130,6 +138,11 @@ KEPT = "attempt 1 holds a verdict, Layer 0 Query fails: only an infrastructure e
         pytest.param(
             "4, 0", {1: BROKEN, 2: FAILED}, ["attempt 2 is kept, and the testsuite does not tell of it"], id="one more"
         ),
+        pytest.param(None, {1: of_run(FAILED), 7: of_run(SUITE)}, [], id="left by another run"),
+        pytest.param("4, 0", {1: BROKEN, 2: of_run(FAILED), 300: of_run(BROKEN)}, [], id="more left by another run"),
+        pytest.param(
+            "4, 0", {1: of_run(BROKEN)}, ["attempt 1 was not kept: what lies there is of another run"], id="another run's"
+        ),
         pytest.param("0", {}, ["says of its attempts '0', which python -m ci attempts does not write"], id="one alone"),
         pytest.param("soon, 0", {}, ["says of its attempts 'soon, 0', which python -m ci attempts does not write"], id="words"),
     ],
@@ -140,6 +153,47 @@ def test_the_gate_looks_at_attempts(tmp_path: Path, told: str | None, kept: dict
     for number, suite in kept.items():
         junit.write(tmp_path / "attempts" / str(number) / FILE, suite)
     assert [why for _, why in verdict(tmp_path).reasons] == said
+
+
+@pytest.mark.parametrize("left", [f"attempts/1/{OTHER}", "attempts/1/junit.txt", f"attempts/{FILE}", "attempts/01/" + FILE])
+def test_leftovers_of_attempts_that_are_none_of_a_testsuite_s_count_for_nothing(tmp_path: Path, left: str) -> None:
+    """Files of other cases, files that are no XML, and places that no attempt writes to."""
+    junit.write(tmp_path / FILE, SUITE)
+    junit.write(tmp_path / left, of_run(FAILED))
+    assert verdict(tmp_path).green
+    (tmp_path / left).write_text("no XML")
+    assert verdict(tmp_path).green
+
+
+def test_an_attempt_that_cannot_be_read_and_is_not_told_counts_for_nothing(tmp_path: Path) -> None:
+    junit.write(tmp_path / FILE, SUITE)
+    (tmp_path / "attempts" / "1").mkdir(parents=True)
+    (tmp_path / "attempts" / "1" / FILE).write_text("<testsuite")
+    assert verdict(tmp_path).green
+
+
+SAYS_ITS_RUN = """
+import sys
+from pathlib import Path
+from ci import run
+with Path("runs").open("a") as file:
+    file.write(run.begun() + "\\n")
+sys.exit(4 if len(Path("runs").read_text().splitlines()) % 3 else 0)
+"""
+
+
+def test_all_attempts_are_one_run_and_the_next_command_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command of `ci attempts` has a process of its own, and so has each attempt."""
+    (tmp_path / "validation").mkdir()
+    (tmp_path / "validation" / "__main__.py").write_text(SAYS_ITS_RUN)
+    (tmp_path / "ci").symlink_to(Path(attempts.__file__).parent)
+    (tmp_path / "validation" / "case").symlink_to(Path(attempts.__file__).parents[1] / "validation" / "case")
+    for _ in range(2):
+        words = [sys.executable, "-m", "ci", "attempts", "--up-to", "3", "--", "run"]
+        assert subprocess.run(words, cwd=tmp_path, check=False, capture_output=True).returncode == 0
+    said = (tmp_path / "runs").read_text().splitlines()
+    assert (len(said), said[:3], said[3:]) == (6, [said[0]] * 3, [said[3]] * 3)
+    assert said[0] != said[3]
 
 
 STAND_IN = """

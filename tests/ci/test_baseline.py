@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from dataclasses import replace
@@ -110,3 +111,22 @@ def test_a_folder_that_is_no_baseline_is_not_overwritten(tmp_path: Path, capsys:
     assert keep(tmp_path) == 2
     assert "is no baseline, and nothing of it is overwritten" in capsys.readouterr().err
     assert (tmp_path / "base" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_full_disk_leaves_the_old_baseline_and_no_part_of_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The exit code is 3: no result is wrong."""
+    assert keep(tmp_path) == 0
+
+    def full(path: Path, suite: junit.Suite) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(junit, "write", full)
+    before = sorted(tmp_path.iterdir())
+    assert main(["baseline", *command_line(tmp_path, anew=False), "--output", str(tmp_path / "base")]) == 3
+    assert "no space, or no inode, is left; make room there" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
+    assert junit.read(tmp_path / "base" / FILE) == SUITE

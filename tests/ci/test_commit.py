@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -53,10 +54,88 @@ def test_new_code_is_said(tree: Path) -> None:
     assert commit.facts(tree, {})["dirty"] == "true"
 
 
+LEFT = (
+    *("results/a.xml", "results/before/a.xml", "results/conftest.py", ".nox/cpu/lib/conftest.py", ".nox/pytest.ini"),
+    *("tests/workflows/node_modules/a/setup.cfg", "manifest.json", "report/index.html", "ci/__pycache__/gate.pyc"),
+    *("__pycache__/noxfile.pyc", "README.md", "notes/__init__.txt", "data.csv"),
+)
+IGNORED = "results/\n.nox/\nnode_modules/\nmanifest.json\n__pycache__/\n"
+
+
 def test_what_a_job_puts_beside_the_code_is_none(tree: Path) -> None:
-    (tree / "results").mkdir()
-    (tree / "results" / "a.xml").write_text("a")
+    """A virtual environment and node's packages have files of every name."""
+    (tree / ".git" / "info" / "exclude").write_text(IGNORED)
+    for name in LEFT:
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text("a")
     assert commit.facts(tree, {})["dirty"] == "false"
+
+
+@pytest.mark.parametrize("ignored", [False, True], ids=["untracked", "ignored"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini", "setup.cfg", "pyproject.toml"),
+        *("conftest.py", "tests/conftest.py", "tests/checks/conftest.py", "sitecustomize.py", "usercustomize.py"),
+        *("torch.py", "yaml/__init__.py", "yaml/__init__.pyc", "megatron/core/__init__.py", "dataclasses.pyc"),
+        *("validation/checks/test_mine.py", "validation/results/a.py", "ci/notes.txt", "noxfile.py", "my spec.py", "schön.py"),
+    ],
+)
+def test_a_file_that_can_change_a_check_is_said_wherever_it_is(tree: Path, name: str, ignored: bool) -> None:
+    """A line in .gitignore, or in .git/info/exclude, hides nothing."""
+    (tree / name).parent.mkdir(parents=True, exist_ok=True)
+    (tree / name).write_text("a")
+    (tree / ".git" / "info" / "exclude").write_text(f"{name}\n" if ignored else "")
+    assert commit.facts(tree, {})["dirty"] == "true"
+
+
+def test_a_folder_that_is_ignored_as_a_whole_is_said(tree: Path) -> None:
+    for name in ("torch", "validation"):
+        (tree / name).mkdir()
+        (tree / name / "__init__.py").write_text("a")
+        (tree / ".git" / "info" / "exclude").write_text(f"{name}/\n")
+        assert commit.facts(tree, {})["dirty"] == "true"
+        shutil.rmtree(tree / name)
+
+
+@pytest.mark.parametrize("flag", ["--assume-unchanged", "--skip-worktree"])
+def test_a_changed_file_that_git_was_told_to_overlook_is_said(tree: Path, flag: str) -> None:
+    git(tree, "update-index", flag, "ci/gate.py")
+    (tree / "ci" / "gate.py").write_text("raise\n")
+    assert commit.facts(tree, {})["dirty"] == "true"
+
+
+def test_neither_settings_nor_variables_of_git_hide_a_file(tree: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A repository elsewhere, or settings that show no untracked file, do not stand in for this one."""
+    clean = tmp_path / "clean"
+    clean.mkdir()
+    git(clean, "init", "--quiet")
+    git(clean, "commit", "--quiet", "--allow-empty", "-m", "b")
+    git(tree, "config", "status.showUntrackedFiles", "no")
+    (tree / "conftest.py").write_text("a")
+    monkeypatch.setenv("GIT_DIR", str(clean / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(clean))
+    found = commit.facts(tree, {})
+    assert found["dirty"] == "true"
+    monkeypatch.undo()
+    assert found["commit"] == git(tree, "rev-parse", "HEAD")
+
+
+def test_a_tree_within_another_repository_looks_at_its_own_files(tree: Path) -> None:
+    """Plumbline may be a folder of a team's repository: its own files count, and their pytest.ini does not."""
+    inner = tree / "plumbline"
+    (inner / "ci").mkdir(parents=True)
+    (inner / "ci" / "gate.py").write_text("pass\n")
+    git(tree, "add", ".")
+    git(tree, "commit", "--quiet", "-m", "b")
+    (tree / "pytest.ini").write_text("a")
+    assert commit.facts(inner, {})["dirty"] == "false"
+    (inner / "ci" / "gate.py").write_text("raise\n")
+    assert commit.facts(inner, {})["dirty"] == "true"
+    git(tree, "rm", "-r", "--quiet", "--cached", "plumbline")
+    (tree / ".git" / "info" / "exclude").write_text("plumbline/\n")
+    git(tree, "commit", "--quiet", "-m", "c")
+    assert commit.facts(inner, {})["dirty"] == "true", "a tree that is ignored as a whole is of no commit"
 
 
 def test_without_git_github_says_the_commit_and_nobody_knows_whether_it_is_clean(tmp_path: Path) -> None:

@@ -58,6 +58,18 @@ def test_a_ratio_may_be_twice_what_it_was_and_rounding_may_be_anything(
     assert bool(compared(tmp_path, then(SUITE), now(SUITE)).reasons) is red
 
 
+@pytest.mark.parametrize(
+    ("then", "now", "red"),
+    [
+        pytest.param(of_floor(0.03), at(0.08), True, id="a floor then, none now"),
+        pytest.param(at(0.03), of_floor(0.08), False, id="none then, a floor now"),
+    ],
+)
+def test_what_is_measurable_is_so_in_the_precision_of_now(tmp_path: Path, then: Change, now: Change, red: bool) -> None:
+    """A check that has lost its floor is in fp64 now, where less is rounding."""
+    assert bool(compared(tmp_path, then(SUITE), now(SUITE)).reasons) is red
+
+
 def test_what_has_grown_says_from_what_to_what(tmp_path: Path) -> None:
     assert compared(tmp_path, at(0.1)(SUITE), at(0.75)(SUITE)).reasons == [
         f"{FILE}: Layer 0 Query (test_mla): 0.75 of its limit, and 0.1 on the base branch: it has grown more than is allowed"

@@ -10,6 +10,7 @@ from ci import commit
 from ci.cli import main
 from ci.expected import load
 from ci.table import rows
+from tests.ci.green import MANIFEST
 from tests.test_arrows import heavy_after
 
 SELF_TEST = "self-test-tiny-tp2-fp64-local-gloo.xml"
@@ -46,7 +47,35 @@ def test_a_testsuite_says_all_that_its_results_must_say(manifest: Path) -> None:
         "Every Megatron tensor set",
     }
     assert suite.limit == 1e-9
+    assert {classname for classname, _ in suite.exact} == {"validation.checks.test_weights", "validation.checks.test_router"}
+    assert suite.near_ties == frozenset()
     assert [bug.megatron_core for bug in suite.excuses] == [">=0.12.3,<0.14"]
+
+
+def test_a_manifest_says_which_sessions_test_themselves(manifest: Path) -> None:
+    files = {"cpu_single": "self-test-tiny-single-fp64-local-gloo.xml", "cpu_tp2": SELF_TEST}
+    assert load(manifest).self_tests == files
+
+
+def test_a_session_without_its_self_test_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever lists the checks of a session: the self-test is asked for unless --no-self-test says otherwise."""
+    monkeypatch.setattr("ci.manifest._collected", lambda row, self_test: MANIFEST)
+    assert main(["manifest", "--session", "parity", "--output", str(tmp_path / "m.json")]) == 3
+    assert capsys.readouterr().err == (
+        "error: the checks of parity lack its self-test, and it is on; --no-self-test asks for none\n"
+    )
+    assert main(["manifest", "--session", "parity", "--no-self-test", "--output", str(tmp_path / "m.json")]) == 0
+
+
+def test_below_fp64_a_choice_alone_may_be_a_near_tie_and_no_limit_is_wider_than_what_decides(tmp_path: Path) -> None:
+    words = ["--session", "parity_bf16", "--no-self-test", "--output", str(tmp_path / "m.json")]
+    assert main(["manifest", *words]) == 0
+    for suite in load(tmp_path / "m.json").suites:
+        assert {name.removeprefix("Layer ")[2:] for _, name in suite.near_ties} == {"Router Output"}
+        assert ("validation.checks.test_weights", "Embedding Weight") in suite.exact
+        assert suite.limit == 0.5
 
 
 def test_it_says_the_commit_of_this_tree(manifest: Path) -> None:
@@ -65,6 +94,7 @@ def test_a_session_need_not_test_itself_and_a_library_can_be_demanded_otherwise(
     words = ["--minimum", "megatron-core=0.15.3", "--no-self-test", "--output", str(tmp_path / "m.json")]
     main(["manifest", "--session", "cpu_single", *words])
     (suite,) = load(tmp_path / "m.json").suites
+    assert load(tmp_path / "m.json").self_tests == {}
     assert (suite.file, suite.requires["megatron-core"]) == ("tiny-single-fp64-local-gloo.xml", ">=0.15.3")
 
 
@@ -90,7 +120,7 @@ def test_an_event_that_runs_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch,
 def test_a_place_that_cannot_be_written_is_said_before_any_check_is_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("ci.manifest._suites", lambda *given: pytest.fail("it listed the checks"))
+    monkeypatch.setattr("ci.manifest._listed", lambda *given: pytest.fail("it listed the checks"))
     (tmp_path / "file").touch()
     assert main(["manifest", "--session", "parity", "--output", str(tmp_path / "file" / "m.json")]) == 2
     assert capsys.readouterr().err.startswith(f"error: --output {tmp_path / 'file' / 'm.json'}: no file can be made in ")

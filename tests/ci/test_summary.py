@@ -292,3 +292,12 @@ def test_a_summary_of_nothing_says_why(tmp_path: Path, capsys: pytest.CaptureFix
 )
 def test_a_testsuite_is_called_by_its_session_and_case(change: dict[str, Any], shown: str) -> None:
     assert title(replace(EXPECTED, **change)) == shown
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_is_the_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "/dev/full")
+    assert main(["summary", *command_line(tmp_path)]) == 3
+    assert capsys.readouterr().err.startswith("error: GITHUB_STEP_SUMMARY /dev/full: no space, or no inode, is left")

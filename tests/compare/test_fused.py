@@ -5,27 +5,33 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import math
-import os
+from collections.abc import Iterator
 from dataclasses import asdict
 
 import pytest
 import torch
 
+from validation.compare import fused
+from validation.compare.difference import measure
+from validation.compare.staging import to_device
+
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 ON_GPU = torch.cuda.is_available()
-if not ON_GPU:
-    # Read when the kernels are defined, which is when one is first asked for.
-    os.environ["TRITON_INTERPRET"] = "1"
-
-from validation.compare import fused  # noqa: E402
-from validation.compare.difference import measure  # noqa: E402
-from validation.compare.staging import to_device  # noqa: E402
 
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="triton is not installed")
 needs_gpu = pytest.mark.skipif(not ON_GPU, reason="needs a GPU")
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 LENGTHS = (1, 2047, 2048, 2049, 70001) if ON_GPU else (1, 2049, 20001)
 KINDS = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int8, torch.bool)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def interpreted() -> Iterator[None]:
+    """Without a GPU. It is read when the kernels are defined, which is when one is first asked for."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not ON_GPU:
+            patch.setenv("TRITON_INTERPRET", "1")
+        yield
 
 
 def pair(length: int, kind: torch.dtype, other: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

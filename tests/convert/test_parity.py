@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +16,8 @@ import pytest
 
 from tests.convert import folders
 from tests.convert.folders import MODEL
+from tests.convert.test_round_trip import convert as convert_here
+from tests.convert.test_strangers import poison_common, poison_extra_states
 from validation.run.options import parsed
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +44,11 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Output]:
     folders.write(place / "wrong_hf", MODEL, weights)
     small = replace(MODEL, vocab_size=96)
     folders.write(place / "small_hf", small, folders.weights(small))
+    poisoned = shutil.copytree(
+        convert_here(place / "hf", place / "whole", "--implementation", "local", "--jobs", "1"), place / "poisoned"
+    )
+    poison_common(poisoned / "release", place / "common was run")
+    poison_extra_states(poisoned / "release", place / "extra states were run")
     (place / "cut").mkdir()
     (place / "cut" / ".metadata").write_bytes(b"\x80\x04")
 
@@ -56,6 +64,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Output]:
         "torch_dist": run("torch_dist", "tp2ep2,pp2+mtp"),
         "for tp2": convert("hf", "legacy", "--layout", "tp2", "--format", "legacy", "--implementation", "local"),
         "legacy": run("legacy", "tp2+mtp"),
+        "poisoned": run("poisoned", "tp2"),
         "wrong": convert("wrong_hf", "wrong", "--implementation", "local"),
         "one element": run("wrong", "tp2"),
         "of te": convert("hf", "te"),
@@ -85,11 +94,17 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Output]:
     return {name: Output(codes[number], (texts / f"{number}.txt").read_text()) for number, name in enumerate(commands)}
 
 
-@pytest.mark.parametrize("name", ["torch_dist", "legacy"])
+@pytest.mark.parametrize("name", ["torch_dist", "legacy", "poisoned"])
 def test_all_checks_hold_on_what_was_converted(name: str, outputs: dict[str, Output]) -> None:
     """Weights to the bit, forward, backward: dist_checkpointing.load in other layouts, torch.load in the same."""
     assert outputs[name].code == 0, outputs[name].text
     assert "Overall result: PASS" in outputs[name].text
+
+
+def test_ranks_run_no_code_of_a_checkpoint(outputs: dict[str, Output], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """megatron-core would run what stands in common.pt and in the extra states: they are not read."""
+    assert outputs["poisoned"].code == 0
+    assert not list(tmp_path_factory.getbasetemp().glob("parity*/* run"))
 
 
 def test_one_wrong_element_fails_the_check_of_its_weight(outputs: dict[str, Output]) -> None:
@@ -109,7 +124,7 @@ MISFITS = {
     "too few layers": "it has 2 layers and the model has 4 .all layers of .*convert and run with the same --layers",
     "no MTP layer": "it has no MTP layer; leave out .mtp, or convert the HuggingFace folder again without --no-mtp",
     "other sizes": r"embedding.word_embeddings.weight has shape \(96, 64\) and the model needs \(128, 64\)",
-    "not whole": "it cannot be read .*; it is not whole",
+    "not whole": r".*\.metadata cannot be read .*; the checkpoint is not whole",
 }
 
 

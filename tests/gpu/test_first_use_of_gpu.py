@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-import validation.run.worker  # noqa: F401
+import tests.core  # noqa: F401
 from tests.gpu.conftest import needs_gpu
 from validation.candidate import first_use
 

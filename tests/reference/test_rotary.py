@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from megatron.core.models.common.embeddings import yarn_rotary_pos_embedding as core
 from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3RotaryEmbedding
 
+import tests.core  # noqa: F401 - before anything of megatron-core
 from validation.candidate.config import mscale
 from validation.case.errors import UsageError
 from validation.case.folder import model_from_folder
@@ -18,6 +19,7 @@ from validation.case.preset import TINY
 from validation.reference import rotary
 from validation.reference.model import hf_config
 
+core: Any = importlib.import_module("megatron.core.models.common.embeddings.yarn_rotary_pos_embedding")
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 40.0, "original_max_position_embeddings": 4096}
 _OF_YARN = ("rope_type", "rope_theta", "rope_factor", "original_max_position_embeddings", "beta_fast", "beta_slow")
 

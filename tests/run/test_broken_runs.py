@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import socket
 import threading
 import time
@@ -17,6 +19,7 @@ import pytest
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from tests.run import breaking
+from validation.case import disk
 from validation.case.errors import ExitCode
 from validation.run import launch
 from validation.run.launch import Broken, RunBroke
@@ -26,10 +29,10 @@ TIMEOUT = 20.0
 """Seconds; only a rank that hangs gets near it, and is given less."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _fork_server() -> None:
+@pytest.fixture(autouse=True)
+def _fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranks that need no megatron-core start from a server that has only torch's launcher."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     multiprocessing.set_forkserver_preload(["torch.distributed.elastic.multiprocessing.api", "tests.run.breaking"])
 
 
@@ -104,6 +107,47 @@ def test_a_rank_that_is_killed_is_named_with_the_signal(tmp_path: Path) -> None:
     found = broken(tmp_path, "killed")
     assert (found.rank, found.sentence) == (1, "rank 1 was killed by SIGKILL in 'the hard part'")
     assert_nothing_is_left(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "printed",
+    [
+        "\nlibgomp: Thread creation failed: Resource temporarily unavailable\n",
+        "terminate called after throwing an instance of 'std::system_error'\n  what():  Resource temporarily unavailable\n",
+    ],
+)
+def test_a_rank_that_got_no_thread_printed_it_and_died(tmp_path: Path, printed: str) -> None:
+    """OpenMP and the C++ library end the process: there is no exception, and no other try would help."""
+    errors = tmp_path / "logs" / "run" / "attempt_0" / "1" / "stderr.log"
+    errors.parent.mkdir(parents=True)
+    errors.write_text(printed)
+    found = launch.post_mortem(tmp_path, 2, TIMEOUT, launch.Watch(tmp_path, 2, TIMEOUT, print), [(1, -6)])
+    assert found.exit_code == ExitCode.ENVIRONMENT
+    assert found.sentence.startswith("rank 1 was killed by SIGABRT in 'start': no more processes or threads may be started")
+
+
+def test_a_rank_that_used_up_its_cpu_time_would_do_so_again(tmp_path: Path) -> None:
+    """`ulimit -t`, which login nodes have."""
+    watch = launch.Watch(tmp_path, 2, TIMEOUT, print)
+    found = launch.post_mortem(tmp_path, 2, TIMEOUT, watch, [(0, -signal.SIGXCPU)])
+    assert found.exit_code == ExitCode.ENVIRONMENT
+    assert found.sentence == "rank 0 was killed by SIGXCPU in 'start': no more CPU time may be used (`ulimit -t`)"
+
+
+def test_a_rank_that_could_leave_no_word_died_of_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its report would have been on that disk."""
+    monkeypatch.setattr(disk, "is_full", lambda folder: folder == tmp_path)
+    found = launch.post_mortem(tmp_path, 2, TIMEOUT, launch.Watch(tmp_path, 2, TIMEOUT, print), [(1, 1)])
+    assert found.exit_code == ExitCode.ENVIRONMENT
+    assert found.sentence.endswith(f"no space is left in {tmp_path.parent}")
+
+
+def test_ranks_that_the_machine_does_not_let_start_are_its_own_fault(tmp_path: Path) -> None:
+    """The process that starts them has as many files open as it may."""
+    watch = launch.Watch(tmp_path, 2, TIMEOUT, print)
+    found = launch.post_mortem(tmp_path, 2, TIMEOUT, watch, [], OSError(errno.EMFILE, "Too many open files"))
+    assert found.exit_code == ExitCode.ENVIRONMENT
+    assert found.sentence == "the ranks could not be started: [Errno 24] Too many open files"
 
 
 def test_a_rank_that_crashes_leaves_its_stack(tmp_path: Path) -> None:

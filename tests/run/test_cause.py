@@ -1,10 +1,13 @@
-"""Only what is the machine's may be tried again: an exception of the code under test is final, however rarely it comes."""
+"""Only what another try may mend is tried again: an exception of the code under test is final, however rarely it comes."""
 
 from __future__ import annotations
+
+import errno
 
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 
 from validation.case.errors import EnvironmentMissing, ExitCode, UsageError
 from validation.run.cause import exit_code
@@ -15,7 +18,6 @@ from validation.run.cause import exit_code
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
         MemoryError(),
-        OSError(28, "No space left on device"),
         ConnectionResetError(104, "Connection reset by peer"),
         dist.DistBackendError("NCCL error in: ProcessGroupNCCL.cpp:3699, unhandled system error"),
         dist.DistNetworkError("The client socket has timed out after 300000ms"),
@@ -35,6 +37,41 @@ def test_what_another_try_may_mend_is_the_infrastructure(error: BaseException) -
 @pytest.mark.parametrize(
     "error",
     [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        OSError(errno.EFBIG, "File too large"),
+        OSError(errno.EROFS, "Read-only file system"),
+        OSError(errno.EMFILE, "Too many open files"),
+        BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        SafetensorError('Error while serializing: IoError(Os { code: 122, kind: Other, message: "Disk quota exceeded" })'),
+        RuntimeError(
+            "[enforce fail at inline_container.cc:857] . PytorchStreamWriter failed writing file data/0: file write failed"
+        ),
+        RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
+        RuntimeError("[gloo/transport/tcp/device.cc:89] socket: Too many open files"),
+        RuntimeError("can't start new thread"),
+        OSError("1024 requested and 0 written"),
+    ],
+)
+def test_what_the_machine_lacks_no_other_try_brings(error: Exception) -> None:
+    """Full disks, quotas and limits: also in a library's own words."""
+    assert exit_code(error) == ExitCode.ENVIRONMENT
+
+
+def test_a_librarys_error_counts_by_its_cause() -> None:
+    """It may say nothing of what the operating system has told it."""
+    error = ValueError("the checkpoint could not be saved")
+    error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    assert exit_code(error) == ExitCode.ENVIRONMENT
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("No space left on device"),
+        RuntimeError("the kernel ended with error code: 28"),
+        AssertionError('"Too many open files" is what the model said'),
         AssertionError("found NaN in local grad norm for bucket #0 in backward pass before data-parallel communication"),
         RuntimeError("The size of tensor a (48) must match the size of tensor b (96) at non-singleton dimension 2"),
         RuntimeError("CUDA error: an illegal memory access was encountered"),

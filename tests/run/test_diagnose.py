@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.case.test_preflight import case
+from validation.case import disk
 from validation.case.case import Case
-from validation.case.errors import ExitCode
+from validation.case.errors import EnvironmentMissing, ExitCode
 from validation.case.preset import MINI
 from validation.run import diagnose
 from validation.run.launch import Broken
@@ -63,6 +67,27 @@ def test_out_of_memory_says_what_to_reduce_and_stays_infrastructure(words: str) 
     assert "the estimate for the reference was" in reference.sentence
 
 
+def test_a_full_disk_says_how_much_is_needed_and_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the reference in the cache, which nothing can be kept in; the words of safetensors stay."""
+    monkeypatch.setenv("PLUMBLINE_CACHE", str(tmp_path))
+    words = "rank 0 raised SafetensorError: Error while serializing: I/O error: No space left on device (os error 28)"
+    broken = Broken(0, words, "", ExitCode.ENVIRONMENT)
+    found = diagnose.explained(on_gpu("local"), broken, in_ranks=False)
+    assert found.exit_code == ExitCode.ENVIRONMENT
+    assert found.sentence.startswith(words)
+    assert f" GiB are needed in {tmp_path}" in found.sentence
+    monkeypatch.setattr(disk, "_free", lambda folder: 0)
+    ranks = diagnose.explained(on_gpu("local"), broken)
+    assert ranks.sentence.endswith("are free there; make room there, or name another folder with TMPDIR")
+
+
+def test_shared_memory_that_is_full_is_named() -> None:
+    """NCCL keeps its buffers there, and a container has 64 MiB of it."""
+    words = "rank 1 raised DistBackendError: creating shared memory segment /dev/shm/nccl-Qj: No space left on device (28)"
+    found = diagnose.explained(on_gpu("local"), Broken(1, words, "", ExitCode.ENVIRONMENT))
+    assert found.sentence == f"{words}; give /dev/shm more room (`docker run --ipc=host`, or --shm-size)"
+
+
 def test_a_rank_without_memory_ends_a_command_with_4_and_the_remedies(tmp_path: Path) -> None:
     """A layer spec that raises in the rank what torch raises there on a GPU."""
     ended = run(tmp_path, "--implementation", "tests.run.breaking:out_of_memory")
@@ -72,15 +97,90 @@ def test_a_rank_without_memory_ends_a_command_with_4_and_the_remedies(tmp_path: 
     assert "about this much is needed with --set num_hidden_layers=1" in said
 
 
-def test_a_transformer_engine_that_cannot_be_imported_ends_with_3_and_the_cause(tmp_path: Path) -> None:
-    """megatron-core imports it wherever it is installed, whatever the case; not every failure is an ImportError."""
-    package = tmp_path / "packages" / "transformer_engine"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("raise OSError('libcudnn.so.9: cannot open shared object file')\n", encoding="utf-8")
-    ended = run(tmp_path, PYTHONPATH=f"{package.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    assert ended.returncode == ExitCode.ENVIRONMENT, ended.stdout + ended.stderr
-    said = " ".join(ended.stdout.split())
-    assert "Transformer Engine is installed and cannot be imported (OSError: libcudnn.so.9: cannot open" in said
+BROKEN = {
+    "its library is missing": ("raise OSError('libcudnn.so.9: cannot open shared object file')", ""),
+    "its PyTorch part is missing": ("", "raise FileNotFoundError('Could not find shared object file')"),
+    "built for another torch": ("", "raise ImportError('te.so: undefined symbol: _ZN3c105ErrorC2')"),
+    "no driver": ("", "raise RuntimeError('CUDA driver version is insufficient')"),
+    "ends the process": ("", "raise SystemExit(1)"),
+    "too old": ("__version__ = '0.5'", "class Linear: pass"),
+}
+
+
+def transformer_engine(folder: Path, kind: str) -> str:
+    """The PYTHONPATH with a Transformer Engine that is broken in this way."""
+    package = folder / kind.replace(" ", "-") / "transformer_engine"
+    (package / "pytorch").mkdir(parents=True)
+    for path, text in zip((package, package / "pytorch"), BROKEN[kind], strict=True):
+        (path / "__init__.py").write_text(text, encoding="utf-8")
+    return f"{package.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+
+
+@pytest.mark.parametrize("kind", ["its PyTorch part is missing", "too old"])
+def test_a_transformer_engine_that_cannot_be_imported_is_taken_for_absent(tmp_path: Path, kind: str) -> None:
+    """A case that does not use it passes, and its file says so; megatron-core imports it wherever it is installed."""
+    ended = run(tmp_path, "--steps", "0", PYTHONPATH=transformer_engine(tmp_path, kind))
+    assert ended.returncode == ExitCode.PASS, ended.stdout + ended.stderr
+    (results,) = tmp_path.glob("**/tiny-single-fp64-local-gloo.xml")
+    taken = re.search(r'name="taken-for-absent" value="transformer_engine \((.*?)\)"', results.read_text())
+    assert taken is not None
+    assert taken[1].startswith(
+        "FileNotFoundError: Could not find" if kind.startswith("its") else "ModuleNotFoundError: No module"
+    )
+
+
+_IMPORTS = """
+import json, os, sys
+import torch
+from validation.candidate import platform
+
+told = {}
+for kind, folder in json.loads(sys.argv[1]).items():
+    read, write = os.pipe()
+    if os.fork() == 0:
+        sys.path[:0] = [folder]
+        try:
+            with platform.uncompiled(), platform.broken_is_absent():
+                from megatron.core import fp8_utils
+                from megatron.core.transformer.moe import experts, token_dispatcher
+            said = [platform.broken, fp8_utils.HAVE_TE]
+        except BaseException as error:
+            said = repr(error)
+        os.write(write, json.dumps(said).encode())
+        os._exit(0)
+    os.close(write)
+    told[kind] = json.loads(os.read(read, 65536))
+print(json.dumps(told))
+"""
+
+
+def test_whatever_a_transformer_engine_raises_it_is_absent(tmp_path: Path) -> None:
+    """Every way in which its import can fail, each in a process as the fork server is; so is another optional package."""
+    folders = {kind: transformer_engine(tmp_path, kind).partition(os.pathsep)[0] for kind in BROKEN}
+    for name in ("apex", "grouped_gemm", "deep_ep"):
+        (tmp_path / name / name).mkdir(parents=True)
+        (tmp_path / name / name / "__init__.py").write_text(f"raise OSError('{name}.so: cannot open')", encoding="utf-8")
+        folders[name] = str(tmp_path / name)
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORTS, json.dumps(folders)], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+    told = json.loads(done.stdout.splitlines()[-1])
+    for kind, (broken, have_te) in told.items():
+        assert list(broken) == ["transformer_engine" if kind in BROKEN else kind]
+        assert not have_te
+
+
+def test_a_case_that_needs_it_ends_with_3_and_the_cause(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The rank says what megatron-core could not import."""
+    core = importlib.import_module("tests.core")
+    monkeypatch.setitem(core.platform.broken, "transformer_engine", "AttributeError: no Linear")
+    monkeypatch.setenv("RANK", "0")
+    worker = importlib.import_module("validation.run.worker")
+    with pytest.raises(
+        EnvironmentMissing, match=r"cannot use the Transformer Engine that is installed \(AttributeError: no Li"
+    ):
+        worker.rank(on_gpu("te").to_json(), str(tmp_path), str(tmp_path), 1.0, "")
+    assert json.loads((tmp_path / "rank-0.error").read_text())["exit_code"] == ExitCode.ENVIRONMENT
 
 
 def test_an_attention_that_is_not_there_is_the_environment_s_fault() -> None:

@@ -90,16 +90,19 @@ def test_a_process_that_hangs_is_ended(process: ReferenceProcess, tmp_path: Path
     assert hanging.poll() is not None
 
 
-def test_a_process_that_cannot_start_shows_what_it_said(
-    process: ReferenceProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("raised", ["ImportError('this transformers is broken')", "OSError('this transformers is broken')"])
+def test_a_process_that_cannot_start_says_what_is_broken(
+    process: ReferenceProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: str
 ) -> None:
-    """A transformers that cannot be imported is seen in its own words."""
+    """A transformers that cannot be imported, or a package that it imports, is told in its own words, and final."""
     (tmp_path / "transformers").mkdir()
-    (tmp_path / "transformers" / "__init__.py").write_text("raise ImportError('this transformers is broken')")
+    (tmp_path / "transformers" / "__init__.py").write_text(f"raise {raised}")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(RunBroke, match="rank 0 ended with exit status 1 in 'start'") as raised:
+    said = r"the HuggingFace side cannot be imported \(\w+Error: this transformers is broken\); install what that names again"
+    with pytest.raises(RunBroke, match=said) as broke:
         compute(process, CASE, tmp_path)
-    assert "this transformers is broken" in raised.value.broken.stacks
+    assert broke.value.broken.exit_code == ExitCode.ENVIRONMENT
+    assert "in <module>" in broke.value.broken.stacks
 
 
 def test_closing_ends_it(process: ReferenceProcess) -> None:

@@ -19,11 +19,13 @@ from validation.run.launch import Broken
 from validation.run.result import Result
 from validation.scorecard import judge as judging
 from validation.scorecard import peers
-from validation.scorecard.judge import BROKEN, ELSEWHERE, IDLE, MISSED, SEEN, Clean, Outcome, judge, judge_clean
+from validation.scorecard.judge import BROKEN, ELSEWHERE, IDLE, MISSED, NOWHERE, SEEN, Clean, Outcome, judge, judge_clean
 from validation.scorecard.report import Scorecard
+from validation.scorecard.trial import Found, Trial
 
 FAULT = catalogue.find("A02")
 CASE = FAULT.case("single")
+TRIAL = Trial(FAULT, "single", CASE)
 CORE, QUERY, OUTPUT = (f"layers.0.attention.{part}" for part in ("core", "query", "output"))
 
 
@@ -32,13 +34,18 @@ def found(digest: str) -> Result:
     return Result(CASE, 1.0, {}, pieces={CORE: (piece,)})
 
 
+def twice(result: Result) -> Found:
+    """Of a case without known bugs."""
+    return Found(result, result)
+
+
 def outcome(monkeypatch: pytest.MonkeyPatch, statuses: dict[str, str], digest: str = "other", alarmed: bool = False) -> Outcome:
     """Of a run with these verdicts and bytes; `alarmed`: a peer's rule is broken without the fault, too."""
     properties = {"rel_error": "0.5", "tolerance": "0.1"}
     verdicts = [Verdict(status, name, properties=properties, place=place(CASE, name)) for name, status in statuses.items()]
-    monkeypatch.setattr(judging, "verdicts", lambda result: verdicts)
+    monkeypatch.setattr(judging, "verdicts", lambda result, without: verdicts)
     monkeypatch.setattr(peers, "said", lambda result: {"rule": alarmed or result.pieces[CORE][0].digest != "same"})
-    return judge(FAULT, "single", CASE, found(digest), found("same"))
+    return judge(TRIAL, twice(found(digest)), twice(found("same")))
 
 
 def test_it_is_seen_where_the_file_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,20 +76,30 @@ def test_a_rule_that_is_broken_without_it_does_not_see_it(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("side", ["with it", "without it"])
-def test_a_run_that_broke_decides_nothing(side: str) -> None:
+@pytest.mark.parametrize("known_bug", ["in it", "taken out"])
+def test_a_run_that_broke_decides_nothing(side: str, known_bug: str) -> None:
     broke, sound = replace(found("other"), broken=Broken(0, "rank 0 raised", "")), found("same")
-    wrong, without = (broke, sound) if side == "with it" else (sound, broke)
-    assert judge(FAULT, "single", CASE, wrong, without).status == BROKEN
+    half = Found(broke, sound) if known_bug == "in it" else Found(sound, broke)
+    wrong, without = (half, twice(sound)) if side == "with it" else (twice(sound), half)
+    assert judge(TRIAL, wrong, without).status == BROKEN
+
+
+def test_a_fault_may_have_nothing_to_be_put_into_beside_a_known_bug_only() -> None:
+    """In a case of its own such a fault is an error."""
+    wrong = twice(replace(found("other"), broken=Broken(0, "rank 0 raised UsageError", "", ExitCode.USAGE)))
+    assert judge(replace(TRIAL, bug="latent-norm-epsilon"), wrong, twice(found("same"))).status == NOWHERE
+    assert judge(TRIAL, wrong, twice(found("same"))).status == BROKEN
 
 
 def test_a_sound_run_that_fails_is_a_false_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judging, "verdicts", lambda result: [Verdict("fail", "a"), Verdict("pass", "b"), Verdict("known", "c")])
+    found_ = [Verdict("fail", "a"), Verdict("pass", "b"), Verdict("known", "c")]
+    monkeypatch.setattr(judging, "verdicts", lambda result, without: found_)
     monkeypatch.setattr(peers, "said", lambda result: {})
-    assert judge_clean(CASE, found("same")) == Clean(CASE.name, 3, ("FAIL: a",))
+    assert judge_clean(CASE, twice(found("same"))) == Clean(CASE.name, 3, ("FAIL: a",))
 
 
-def one(status: str, fault: str = "A02") -> Outcome:
-    return Outcome(fault, "single", status, CORE, CORE, CORE, error=math.nan)
+def one(status: str, fault: str = "A02", bug: str = "") -> Outcome:
+    return Outcome(fault, "single", status, CORE, CORE, CORE, error=math.nan, bug=bug)
 
 
 MISSED_BY_DESIGN = next(fault.id for fault in catalogue.faults() if fault.unseen)
@@ -98,6 +115,10 @@ MISSED_BY_DESIGN = next(fault.id for fault in catalogue.faults() if fault.unseen
         (one(BROKEN), "error", ExitCode.FAIL),
         (one(MISSED, MISSED_BY_DESIGN), "known", ExitCode.PASS),
         (one(SEEN, MISSED_BY_DESIGN), "fail", ExitCode.FAIL),
+        (one(SEEN, bug="latent-norm-epsilon"), "pass", ExitCode.PASS),
+        (one(MISSED, bug="latent-norm-epsilon"), "fail", ExitCode.FAIL),
+        (one(IDLE, bug="latent-norm-epsilon"), "known", ExitCode.PASS),  # the bug leaves it nothing to change
+        (one(NOWHERE, bug="latent-norm-epsilon"), "known", ExitCode.PASS),
         (Clean("a case", 9, ()), "pass", ExitCode.PASS),
         (Clean("a case", 9, ("FAIL: a",)), "fail", ExitCode.FAIL),
         (Clean("a case", 0, (), "rank 0 was lost"), "error", ExitCode.FAIL),
@@ -105,7 +126,7 @@ MISSED_BY_DESIGN = next(fault.id for fault in catalogue.faults() if fault.unseen
 )
 def test_what_is_red(came: Clean | Outcome, status: str, code: ExitCode, tmp_path: Path) -> None:
     """One that no check can see, and says why, must be missed."""
-    group = catalogue.find(came.fault).group if isinstance(came, Outcome) else "clean"
+    group = (came.bug or catalogue.find(came.fault).group) if isinstance(came, Outcome) else "clean"
     card = Scorecard(tmp_path, {"command": "x"}, [] if group == "clean" else [group])
     card.add(came)
     assert card.finish() == code

@@ -1,23 +1,25 @@
-"""docs/scorecard.md is what docs/scorecard.json makes, that is of the catalogue as it is, and it holds what is claimed."""
+"""docs/scorecard.md is what its two files of data make, that is of the catalogue as it is, and it holds what is claimed."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from validation.faults import catalogue
 from validation.scorecard import page as pages
-from validation.scorecard.judge import SEEN, Clean, Outcome
-from validation.scorecard.page import PAGE, Measured, load, page, save
+from validation.scorecard.behind import ACTIVATED, behind
+from validation.scorecard.judge import IDLE, NOWHERE, SEEN, Clean, Outcome
+from validation.scorecard.page import BEHIND, PAGE, Measured, load, page, save
 
-MEASURED = load()
+MEASURED, BESIDE_BUGS = load(), load(BEHIND)
 
 
 def test_the_page_in_docs_is_what_its_data_makes() -> None:
     """Nobody writes it by hand; `python -m validation.scorecard.page` makes it again from the data."""
-    assert PAGE.read_text(encoding="utf-8") == page(MEASURED)
+    assert PAGE.read_text(encoding="utf-8") == page(MEASURED, BESIDE_BUGS)
 
 
 def test_the_data_in_docs_is_of_the_catalogue_as_it_is() -> None:
@@ -28,6 +30,23 @@ def test_the_data_in_docs_is_of_the_catalogue_as_it_is() -> None:
     assert [(one.fault, one.layout, one.check) for one in MEASURED.outcomes] == wanted
     cases = {fault.case(layout).name for fault in catalogue.faults() for layout in fault.layouts}
     assert {clean.case for clean in MEASURED.clean} == cases
+
+
+def test_beside_known_bugs_the_data_in_docs_is_of_the_catalogue_as_it_is() -> None:
+    """What was added or changed has been measured: `nox -s faults_behind_bugs -- --write`."""
+    tried = behind(catalogue.faults(), tuple(ACTIVATED))
+    wanted = sorted((trial.bug, trial.fault.id, trial.layout, trial.fault.first_in(trial.case)) for trial in tried)
+    assert sorted((one.bug, one.fault, one.layout, one.check) for one in BESIDE_BUGS.outcomes) == wanted
+    assert {clean.case for clean in BESIDE_BUGS.clean} == {trial.case.name for trial in tried}
+
+
+def test_beside_known_bugs_nothing_is_missed_that_is_caught_without_them() -> None:
+    """But for what no check sees in any case, and what changes nothing there."""
+    caught = {one.fault for one in MEASURED.outcomes if one.caught}
+    shown = [one for one in BESIDE_BUGS.outcomes if one.status not in (IDLE, NOWHERE)]
+    assert [one for one in shown if one.fault in caught and not one.caught] == []
+    assert len(shown) > 300
+    assert all(clean.checks and not clean.failing and not clean.says for clean in BESIDE_BUGS.clean)
 
 
 def test_every_fault_of_an_algorithm_was_caught() -> None:
@@ -52,14 +71,17 @@ def test_every_fault_changed_something_and_nothing_else_failed() -> None:
 
 def test_data_and_page_are_written_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is no number comes back as none."""
-    monkeypatch.setattr(pages, "DATA", tmp_path / "scorecard.json")
-    monkeypatch.setattr(pages, "PAGE", tmp_path / "scorecard.md")
+    for name, file in (("DATA", "a.json"), ("BEHIND", "b.json"), ("PAGE", "scorecard.md")):
+        monkeypatch.setattr(pages, name, tmp_path / file)
     seen = Outcome(
         "A02", "single", SEEN, "a.check", "A Check", "A Check", error=0.5, limit=0.25, changed=1, peers={"ms-swift": True}
     )
     missed = Outcome("D09", "single", "missed", "a.check", "A Check")
-    save(Measured("a machine", 61.0, (seen, missed), (Clean("a-case", 9, ()), Clean("b-case", 9, ("FAIL: x",)))))
-    again = load()
+    beside = Outcome("A02", "tp2", "seen elsewhere", "a.check", "A Check", "B Check", bug="latent-norm-epsilon")
+    clean = (Clean("a-case", 9, ()), Clean("b-case", 9, ("FAIL: x",)))
+    save(Measured("a machine", 62.0, (beside, replace(beside, status=IDLE)), clean), tmp_path / "b.json")
+    save(Measured("a machine", 61.0, (seen, missed), clean), tmp_path / "a.json")
+    again = load(tmp_path / "a.json")
     assert again.outcomes[0] == seen
     assert math.isnan(again.outcomes[1].error)
     text = (tmp_path / "scorecard.md").read_text(encoding="utf-8")
@@ -67,5 +89,7 @@ def test_data_and_page_are_written_together(tmp_path: Path, monkeypatch: pytest.
     assert "| attention | 1 | 1 | 1 | 0 | 0 | 1 | 0 | 0 | 0 |\n" in text
     assert "| precision | 1 | 0 | 0 | 0 | 0 | 0 | 0 | 0 | 0 |\n" in text
     assert "- D09, missed: norms compute in bfloat16 in place of float32. It rounds no more" in text
+    assert "| [latent-norm-epsilon](findings/latent-norm-epsilon.md) | 2 | 1 | 1 | 0 |\n| **all** | 2 | 1 | 1 | 0 |\n" in text
+    assert "- A02 in tp2 beside latent-norm-epsilon: first seen at B Check: " in text
     assert "Of the checks: 1 of 2 cases without a fault (18 checks)." in text
     assert "A Check | 5e-01 | 2e+00 | ms-swift |\n" in text

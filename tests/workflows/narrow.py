@@ -20,7 +20,8 @@ def main() -> None:
     path, call = Path(os.environ["EVERYTHING"]), os.environ.get("PLUMBLINE_NAME")
     everything = load(path.with_name(f"{call}.json") if call else path)
     suites = tuple(suite for suite in everything.suites if suite.session in options.sessions)
-    save(Path(options.output), replace(everything, suites=suites))
+    self_tests = {session: file for session, file in everything.self_tests.items() if session in options.sessions}
+    save(Path(options.output), replace(everything, suites=suites, self_tests=self_tests))
 
 
 if __name__ == "__main__":

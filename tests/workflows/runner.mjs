@@ -4,7 +4,8 @@
 //
 // A scenario: workflow, github (the context), files (path -> workflow, for what is called), root (the repository), stand_ins
 // (a folder that is first on PATH), work (an empty folder), and what happens to it: cancelled (sessions), skipped (jobs), lost
-// (artifacts), approved (environments), inputs (of who starts it by hand).
+// (artifacts), approved (environments), inputs (of who starts it by hand), artifacts (name -> folder: other jobs' and those of an
+// earlier attempt at the same run), left (path -> folder: what earlier jobs left on machines of one's own).
 import { spawnSync } from "node:child_process";
 import {
   appendFileSync,
@@ -126,6 +127,8 @@ function runLeg(job, token, tokens, given, prefix) {
     steps: {},
   };
   const leg = { place, workspace, temp, files, contexts, result: "success", steps: [] };
+  if (contexts.runner.environment === "self-hosted")
+    for (const [path, from] of Object.entries(scenario.left ?? {})) cpSync(from, join(workspace, path), { recursive: true });
   const steps = child(token, "steps");
   job.steps.forEach((step, index) => runStep(leg, step, steps.get(index), child(child(tokens, "defaults"), "run")));
   const outputs = value(job.outputs, contexts) ?? {};
@@ -235,10 +238,11 @@ const ACTIONS = {
     appendFileSync(files.GITHUB_OUTPUT, `commit=${ref}\n`);
     return `${ref} in ${path}`;
   },
-  "actions/upload-artifact": ({ workspace }, { name, path, "if-no-files-found": missing = "warn" }) => {
+  "actions/upload-artifact": ({ workspace }, { name, path, "if-no-files-found": missing = "warn", overwrite }) => {
     const from = join(workspace, path);
     if (!existsSync(from) && missing === "error") throw new Error(`No files were found with the provided path: ${path}`);
-    if (existsSync(join(store, name))) throw new Error(`there is an artifact ${name} already`);
+    if (existsSync(join(store, name)) && String(overwrite) !== "true") throw new Error(`there is an artifact ${name} already`);
+    if (existsSync(from)) rmSync(join(store, name), { recursive: true, force: true });
     if (existsSync(from) && !scenario.lost?.includes(name))
       cpSync(from, join(store, name), { recursive: true, dereference: true });
     return name;
@@ -257,6 +261,7 @@ async function play(path) {
   store = join(scenario.work, "artifacts");
   log = [];
   mkdirSync(store, { recursive: true });
+  for (const [name, from] of Object.entries(scenario.artifacts ?? {})) cpSync(from, join(store, name), { recursive: true });
   const workflow = await read(scenario.workflow);
   if (!triggered(workflow.template.events, scenario.github)) return { triggered: false, jobs: {}, legs: [] };
   await runJobs(workflow, scenario.inputs, "");

@@ -31,7 +31,10 @@ class Scenario:
     `red` are sessions of which a check fails, `nearer` those of which one is much nearer to its limit; `codes` are exit codes
     of sessions that leave what a green run does, and those `of_megatron` have run a team's checkout. `cancelled` sessions
     are ended by somebody, `skipped` jobs by GitHub, `lost` artifacts never arrive, `approved` environments a maintainer lets
-    through. `inputs` are what somebody fills in who starts it by hand. `edit` puts something else into the reusable workflow.
+    through. `old` are sessions of which a file is of an earlier run, `unmade` those that leave no results. `others` are
+    artifacts of jobs that are not ours, or of GitHub's earlier attempt at this run, red if they are not called green. `left`
+    says that our machines are full of an earlier job's results. `inputs` are what somebody fills in who starts it by hand.
+    `edit` puts something else into the reusable workflow.
     `api` is what GitHub answers (server.py).
     """
 
@@ -50,6 +53,10 @@ class Scenario:
     lost: tuple[str, ...] = ()
     approved: tuple[str, ...] = ()
     of_megatron: tuple[str, ...] = ()
+    old: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    left: bool = False
+    unmade: tuple[str, ...] = ()
     sha: str = made.COMMIT
     inputs: Mapping[str, str] = field(default_factory=dict)
     edit: tuple[str, str] = ("", "")
@@ -198,6 +205,34 @@ SCENARIOS = {
         red=("bf16.cpu_tp2",),
         codes={"bf16.cpu_tp2": 1},
     ),
+    "other jobs": Scenario(
+        "other jobs of the workflow have artifacts with names like ours",
+        *("success", "GREEN"),
+        others=("results-unit", "results-gpu_tp2-extra", "results-", "plumbline-x.results-gpu_tp2"),
+    ),
+    "run again": Scenario(
+        "GitHub runs failed jobs again, and they are green", "success", "GREEN", others=("results-gpu_tp2", "results-parity")
+    ),
+    "run again, not started": Scenario(
+        "a job that GitHub runs again ends before it starts; its first attempt's artifact is there, all green",
+        *("failure", "job self-hosted: failed"),
+        others=("green results-gpu_tp2",),
+        unmade=("gpu_tp2",),
+        codes={"gpu_tp2": 3},
+    ),
+    "machine full of results": Scenario("our machines keep an earlier job's results", "success", "GREEN", left=True),
+    "machine never cleaned": Scenario(
+        "the same, and the workflow does not clean them",
+        *("failure", ""),
+        left=True,
+        edit=(
+            "- name: Clean before\n        if: runner.environment == 'self-hosted'",
+            "- name: Clean before\n        if: false",
+        ),
+    ),
+    "partly old": Scenario(
+        "a session hands over a file of the run before", "failure", "run the whole session again", old=("parity",)
+    ),
     "careless": Scenario(
         "one leg red, and the gate without always()",
         *("skipped", ""),
@@ -237,6 +272,7 @@ def _written(name: str, folder: Path, everything: Path, green: Path, server: str
     work.mkdir()
     results, path = work / "made", work / "scenario.json"
     _make(scenario, results, green)
+    made.leftovers(work / "leftovers", green / "gpu_tp2")
     path.write_text(json.dumps(_told(scenario, work, everything, results, f"{server}/{scenario.api}")), encoding="utf-8")
     return path
 
@@ -254,6 +290,8 @@ def _make(scenario: Scenario, results: Path, green: Path) -> None:
     """What the sessions leave: links to what a green run leaves, and copies where something is wrong."""
     results.mkdir()
     for session in green.iterdir():
+        if session.name in scenario.unmade:
+            continue
         changes = [change for change, names in _changes(scenario).items() if session.name in names]
         if not changes:
             (results / session.name).symlink_to(session)
@@ -268,7 +306,21 @@ def _make(scenario: Scenario, results: Path, green: Path) -> None:
 
 
 def _changes(scenario: Scenario) -> dict[Callable[[Path], None], tuple[str, ...]]:
-    return {made.failing: scenario.red, made.nearer: scenario.nearer, made.of_megatron: scenario.of_megatron}
+    return {
+        made.failing: scenario.red,
+        made.nearer: scenario.nearer,
+        made.of_megatron: scenario.of_megatron,
+        made.of_an_earlier_run: scenario.old,
+    }
+
+
+def _others(scenario: Scenario, work: Path, green: Path) -> dict[str, str]:
+    """Artifacts that are there before anything runs, by name: all of them red, but those that are called green."""
+    found = {}
+    for said in scenario.others:
+        name = said.removeprefix("green ")
+        found[name] = str(green / "gpu_tp2" if said != name else work / "leftovers")
+    return found
 
 
 def _told(scenario: Scenario, work: Path, everything: Path, results: Path, api: str) -> dict[str, Any]:
@@ -304,6 +356,8 @@ def _told(scenario: Scenario, work: Path, everything: Path, results: Path, api: 
             "PYTHONSAFEPATH": "1",
             "PYTHONPYCACHEPREFIX": str(everything.parent / "compiled"),
         },
+        "artifacts": _others(scenario, work, everything.parent / "green"),
+        "left": {"plumbline/results": str(work / "leftovers")} if scenario.left else {},
         **{name: getattr(scenario, name) for name in ("cancelled", "skipped", "lost", "approved", "inputs")},
     }
 

@@ -6,10 +6,12 @@ import of megatron.core, `mend` right after it. Nothing here changes what is com
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import importlib
 import importlib.util
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -85,6 +87,79 @@ def uncompiled() -> Iterator[None]:
         yield
     finally:
         vars(torch)["compile"] = compile_
+
+
+broken: dict[str, str] = {}
+"""Packages that are installed and count as absent, each with what its import raised."""
+_NEEDED = {
+    "transformer_engine": (
+        "transformer_engine.pytorch",
+        "megatron.core.fp8_utils",
+        "megatron.core.extensions.transformer_engine",
+    ),
+    "apex": ("apex",),
+}
+"""Packages that megatron-core asks for in many places, and what must be importable with them: the answer must be one."""
+
+
+@contextlib.contextmanager
+def broken_is_absent() -> Iterator[None]:
+    """Within it an optional package of megatron-core's that cannot be imported counts as not installed, until the process ends.
+
+    megatron-core takes an ImportError alone for absence. A Transformer Engine without its PyTorch part raises
+    FileNotFoundError, a library that does not fit this torch OSError or RuntimeError, and one that is too old for this
+    megatron-core fails in the middle of its own modules.
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/extensions/transformer_engine.py
+    """
+    for package, modules in _NEEDED.items():
+        if package not in sys.modules and importlib.util.find_spec(package) is not None:
+            _try(package, modules)
+    import_ = builtins.__import__
+
+    def guarded(name: str, among: Any = None, *rest: Any) -> ModuleType:
+        try:
+            return import_(name, among, *rest)
+        except ImportError:
+            raise
+        except Exception as error:
+            if not _optional(name, among or {}):
+                raise
+            _count_as_absent(name.partition(".")[0], error)
+            raise ImportError(f"{name}: {error}") from error
+
+    vars(builtins)["__import__"] = guarded
+    try:
+        yield
+    finally:
+        vars(builtins)["__import__"] = import_
+
+
+def _try(package: str, modules: Sequence[str]) -> None:
+    """Import them; if one cannot be, the package counts as absent, and megatron-core is imported anew without it."""
+    try:
+        for name in modules:
+            importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        _count_as_absent(package, error)
+        _forget_modules("megatron")
+
+
+def _forget_modules(package: str) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        del sys.modules[name]
+
+
+def _optional(name: str, importer: Mapping[str, Any]) -> bool:
+    """Whether megatron-core asks, and for what is neither its own nor torch's."""
+    own = ("megatron", "torch", "validation", "")
+    return str(importer.get("__name__", "")).startswith("megatron.") and name.partition(".")[0] not in own
+
+
+def _count_as_absent(package: str, error: BaseException) -> None:
+    """An import of it raises ImportError from now on, and importlib finds no spec."""
+    broken[package] = next(iter(f"{type(error).__name__}: {error}".splitlines()))
+    _forget_modules(package)
+    sys.modules[package] = None  # type: ignore[assignment]
 
 
 class CudaMeansCpu(Mode):

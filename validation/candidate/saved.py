@@ -1,19 +1,50 @@
-"""The model's weights from a Megatron checkpoint, loaded as training loads it."""
+"""The model's weights from a Megatron checkpoint, loaded as training loads it, but for what would run code of the file.
+
+Training trusts its checkpoints: megatron-core unpickles `.metadata`, `common.pt` and the modules' extra states, and Transformer
+Engine unpickles the bytes of an extra state once more. Here `.metadata` is read as data. The others are not read: the weights
+need none of them.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import inspect
+import os
+import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.core import CheckpointingException
+from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.models.gpt import GPTModel
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
+from validation.candidate.checkpoint.metadata import read_metadata
 from validation.case.errors import UsageError
 from validation.case.layout import Layout
 from validation.case.megatron_folder import is_torch_dist, megatron_folder, rank_file
+
+EXTRA_STATE = "_extra_state"
+"""How the name of a module's extra state ends. Where nothing is computed in fp8 there is nothing in it."""
+
+_UNLOADABLE = (
+    CheckpointException,
+    CheckpointingException,
+    pickle.UnpicklingError,
+    RuntimeError,
+    LookupError,
+    OSError,
+    TypeError,
+    ValueError,
+    AttributeError,
+)
 
 
 def load_saved(chunks: list[GPTModel], path: Path, layout: Layout) -> None:
@@ -25,8 +56,10 @@ def load_saved(chunks: list[GPTModel], path: Path, layout: Layout) -> None:
     try:
         state = _torch_dist(chunks, names, place) if is_torch_dist(place) else _rank_file(place, layout)
         for name, chunk in zip(names, chunks, strict=True):
-            chunk.load_state_dict(state[name])
-    except (CheckpointException, CheckpointingException, RuntimeError, KeyError, OSError) as error:
+            chunk.load_state_dict(_weights(state[name], chunk))
+    except UsageError:
+        raise
+    except _UNLOADABLE as error:
         cause = next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
         said = str(cause).strip("\"'").partition("\n")[0].partition(": [")[0]
         raise UsageError(
@@ -35,11 +68,60 @@ def load_saved(chunks: list[GPTModel], path: Path, layout: Layout) -> None:
         ) from error
 
 
+def _weights(saved: dict[str, Any], chunk: GPTModel) -> dict[str, Any]:
+    """A chunk's state from a file, with the extra states that the chunk has already."""
+    weights = {name: value for name, value in saved.items() if not name.endswith(EXTRA_STATE)}
+    return weights | {name: value for name, value in chunk.state_dict().items() if name.endswith(EXTRA_STATE)}
+
+
 def _torch_dist(chunks: list[GPTModel], names: list[str], place: Path) -> dict[str, Any]:
     groups = {"dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True)}
-    wanted = {name: chunk.sharded_state_dict(metadata=dict(groups)) for name, chunk in zip(names, chunks, strict=True)}
-    state: dict[str, Any] = dist_checkpointing.load(wanted, str(place))
+    asked = {name: chunk.sharded_state_dict(metadata=dict(groups)) for name, chunk in zip(names, chunks, strict=True)}
+    wanted = {
+        name: {key: value for key, value in state.items() if not isinstance(value, ShardedObject)}
+        for name, state in asked.items()
+    }
+    with _as_data():
+        state: dict[str, Any] = dist_checkpointing.load(wanted, str(place), **_without_common())
     return state
+
+
+def _without_common() -> dict[str, Any]:
+    """The argument that leaves out `common.pt`, which is a pickle, where megatron-core has one."""
+    if "common_strategy" not in inspect.signature(dist_checkpointing.load).parameters:
+        return {}
+    theirs: Any = importlib.import_module("megatron.core.dist_checkpointing.strategies.common").TorchCommonLoadStrategy
+
+    class Nothing(theirs):
+        """Loads what the weights need of it."""
+
+        def load_common(self, checkpoint_dir: object) -> dict[str, Any]:
+            return {}
+
+    return {"common_strategy": Nothing()}
+
+
+@contextlib.contextmanager
+def _as_data() -> Iterator[None]:
+    """Within it nothing of a checkpoint's files is run, whatever reads them and whatever is put in their place meanwhile.
+
+    torch reads `.metadata` as data, `torch.load` takes weights only, and the storage client, which has its own reader, is off.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(mock.patch.object(FileSystemReader, "read_metadata", _read_metadata))
+        stack.enter_context(
+            mock.patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD="1", TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD="0")
+        )
+        with contextlib.suppress(ImportError):  # before 0.13 there is none
+            client: Any = importlib.import_module("megatron.core.msc_utils").MultiStorageClientFeature
+            stack.enter_context(mock.patch.object(client, "_enabled", False))
+        yield
+
+
+def _read_metadata(self: FileSystemReader) -> Metadata:
+    found = read_metadata(Path(self.path))
+    found.storage_meta = StorageMeta(load_id=self.load_id)
+    return found
 
 
 def _rank_file(place: Path, layout: Layout) -> dict[str, Any]:

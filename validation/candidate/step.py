@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,13 @@ def loss_divisor(case: Case, batch: Path) -> int:
     """What megatron-core divides gradients by after the backward pass: all tokens that count, or the ranks it averages over."""
     if case.training.loss == "mean":
         return case.layout.data_parallel * case.layout.cp
-    return int(SlicedFile(batch).read("0/mask").sum())
+    return counted(batch, 0)
+
+
+@functools.cache
+def counted(batch: Path, step: int) -> int:
+    """How many tokens of a step, counted from 0, count in its loss, over all ranks."""
+    return int(SlicedFile(batch).read(f"{step}/mask").sum())
 
 
 def micro_batches(case: Case, batch: Path, step: int) -> Iterator[dict[str, torch.Tensor]]:

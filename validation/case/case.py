@@ -28,7 +28,8 @@ class Case:
     pass. `hf_model_path` names a checkpoint folder in place of a preset's random weights; `layers` are the layers of it
     that are taken, in its own counting, and empty for all. `isolated` says that every module is given the reference's input,
     and in the backward pass the reference's gradient, whatever the modules before it made. `candidate_checkpoint` names a
-    Megatron checkpoint that the candidate's weights are loaded from, in place of the reference's own.
+    Megatron checkpoint that the candidate's weights are loaded from, in place of the reference's own. `mended` names the known
+    upstream bugs that are taken out of the candidate (validation.candidate.mends), which judges the checks behind them.
     """
 
     preset: str
@@ -46,6 +47,7 @@ class Case:
     training: Training = field(default_factory=Training)
     isolated: bool = False
     candidate_checkpoint: str | None = None
+    mended: tuple[str, ...] = ()
 
     @property
     def arrangement(self) -> str:
@@ -59,6 +61,7 @@ class Case:
         parts = [self.preset, self.arrangement, self.precision, implementation, self.transport]
         parts += [f"seed{self.seed}"] if self.seed != DEFAULT_SEED else []
         parts += ["isolated"] if self.isolated else []
+        parts += ["mended"] if self.mended else []
         return "-".join(parts)
 
     @property
@@ -66,6 +69,7 @@ class Case:
         """The case as a heading: `tiny / tp2 / fp64 / local / gloo: 2 ranks`."""
         words = [self.preset, self.arrangement, self.precision, self.implementation, self.transport]
         words += ["isolated"] if self.isolated else []
+        words += ["known bugs taken out"] if self.mended else []
         ranks = self.layout.ranks
         return f"{' / '.join(words)}: {ranks} rank{'s' if ranks > 1 else ''}"
 
@@ -86,7 +90,10 @@ class Case:
 
     def to_json(self) -> str:
         """The case as text, for the ranks."""
-        return json.dumps(asdict(self), sort_keys=True)
+        fields = asdict(self)
+        if not self.mended:
+            del fields["mended"]  # a case is called what it was called before there were any
+        return json.dumps(fields, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Case:
@@ -95,5 +102,6 @@ class Case:
         data["model"] = Model(**data["model"])
         data["layout"] = Layout(**data["layout"])
         data["layers"] = tuple(data["layers"])
+        data["mended"] = tuple(data.get("mended", ()))
         data["training"] = Training.from_dict(data["training"])
         return cls(**data)

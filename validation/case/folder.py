@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from validation.case.errors import UsageError
 from validation.case.model import Model, from_hf_config
+from validation.case.sizes import check_numbers
+from validation.case.strangers import read_json
+
+_LARGEST, _VALUES = 4 << 20, 100_000
+"""Bytes of a config.json, and values in it. DeepSeek-V3's has 2 KB and 50."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The folder's `config.json`. Raises UsageError."""
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; name one that holds config.json and safetensors files")
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"{folder}: no config.json; name a HuggingFace checkpoint folder") from None
-    except ValueError as error:
-        raise UsageError(f"{folder}: config.json is not JSON ({error}); download it again") from None
+    if not (folder / "config.json").exists():
+        raise UsageError(f"{folder}: no config.json; name a HuggingFace checkpoint folder")
+    config = read_json(folder / "config.json", _LARGEST, _VALUES, "download it again")
     if not isinstance(config, dict):
         raise UsageError(f"{folder}: config.json is not a JSON object; download it again")
     return config
@@ -29,7 +30,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def model_from_folder(path: str | Path, layers: tuple[int, ...] = ()) -> Model:
     """The model of a checkpoint folder; with `layers`, of those of its layers only. Raises UsageError."""
     model = from_hf_config(read_config(Path(path)), str(path))
-    check_whole_numbers(model, str(path))
+    check_numbers(model, str(path))
     return chosen(model, layers, str(path))
 
 
@@ -43,11 +44,3 @@ def chosen(model: Model, layers: tuple[int, ...], source: str) -> Model:
         raise UsageError(f"--layers {said}: give layers of {source} in ascending order, each once, from 0 to {count - 1}")
     dense = sum(layer < model.first_k_dense_replace for layer in layers)
     return replace(model, num_hidden_layers=len(layers), first_k_dense_replace=dense)
-
-
-def check_whole_numbers(model: Model, source: str) -> None:
-    """Raises UsageError for a size or count that is none."""
-    for field in fields(model):
-        value = getattr(model, field.name)
-        if str(field.type).startswith("int") and value is not None and (not isinstance(value, int) or value < 0):
-            raise UsageError(f"{source}: {field.name} in config.json is {value!r}; it must be a whole number")

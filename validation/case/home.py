@@ -5,8 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from validation.case.errors import UsageError
+
 
 def home() -> Path:
-    """$PLUMBLINE_CACHE, or plumbline below the user's cache folder."""
-    cache = os.environ.get("PLUMBLINE_CACHE")
-    return Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "plumbline"
+    """$PLUMBLINE_CACHE, or plumbline below the user's cache folder. Raises UsageError for a user who has none."""
+    if cache := os.environ.get("PLUMBLINE_CACHE"):
+        return Path(cache)
+    if caches := os.environ.get("XDG_CACHE_HOME"):
+        return Path(caches) / "plumbline"
+    try:
+        return Path.home() / ".cache" / "plumbline"
+    except RuntimeError:
+        raise UsageError("this user has no home folder for the cache; name a folder in $PLUMBLINE_CACHE") from None

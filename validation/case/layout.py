@@ -8,9 +8,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from validation.case.errors import UsageError
+from validation.case.strangers import shown
 
 _DEGREES = ("tp", "pp", "vpp", "ep", "etp", "cp", "dp")
+_DIGITS = 20
+"""Of a degree: more are as much too many."""
 _TOKEN = re.compile(r"(vpp|etp|tp|pp|ep|cp|dp)([1-9][0-9]*)|nosp")
+
+
+MOST_RANKS = 1 << 17
+"""Ranks of one training: no machine has more GPUs."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +54,8 @@ class Layout:
             if token.group(1) in degrees:
                 raise UsageError(f"layout {name!r} gives {token.group(1)} twice; give each degree once")
             if token.group(1):
-                degrees[token.group(1)] = int(token.group(2))
-        return cls(**degrees, sequence_parallel="nosp" not in name)
+                degrees[token.group(1)] = int(token.group(2)[:_DIGITS])
+        return check_ranks(cls(**degrees, sequence_parallel="nosp" not in name), f"layout {shown(name)}")
 
     @property
     def name(self) -> str:
@@ -88,4 +95,15 @@ class Layout:
     def with_degrees(self, **degrees: int | None) -> Layout:
         """This layout with those degrees that are not None."""
         given: dict[str, Any] = {word: value for word, value in degrees.items() if value is not None}
-        return replace(self, **given)
+        return check_ranks(replace(self, **given), "the layout")
+
+
+def check_ranks(layout: Layout, source: str) -> Layout:
+    """The layout itself. Raises UsageError, naming `source`, for one that no machine has ranks for."""
+    for word in _DEGREES:
+        degree = getattr(layout, word)
+        if degree is not None and degree > MOST_RANKS:
+            raise UsageError(f"{source}: {word} is {degree}; a degree goes up to {MOST_RANKS}")
+    if layout.tp and layout.cp and layout.ranks > MOST_RANKS:
+        raise UsageError(f"{source}: needs {layout.ranks} ranks; a layout has up to {MOST_RANKS}")
+    return layout

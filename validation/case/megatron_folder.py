@@ -9,8 +9,11 @@ from pathlib import Path
 
 from validation.case.errors import UsageError
 from validation.case.layout import Layout
+from validation.case.strangers import quoted, read_bytes
 
 TRACKER = "latest_checkpointed_iteration.txt"
+_LARGEST, _DIGITS = 256, 18
+"""Bytes of that file, and digits of its number."""
 RELEASE = "release"
 """The folder of a checkpoint that no training step has led to; Megatron-LM takes the weights alone from it."""
 RANK_FILE = "model_optim_rng.pt"
@@ -22,12 +25,13 @@ def megatron_folder(path: Path) -> Path | None:
     Raises UsageError where the one that is named is not there.
     """
     tracker = path / TRACKER
-    if not tracker.is_file():
+    if not tracker.exists():
         return path if _holds_one(path) else None
-    word = tracker.read_text(encoding="utf-8").strip()
-    place = path / (f"iter_{int(word):07d}" if word.isdigit() else RELEASE)
-    if not _holds_one(place):
-        raise UsageError(f"{tracker} says {word!r}, and {place} holds no checkpoint; the folder is not whole")
+    word = read_bytes(tracker, _LARGEST, "save the checkpoint again").decode("utf-8", "replace").strip()
+    numbered = word.isascii() and word.isdigit() and len(word) <= _DIGITS
+    place = path / (f"iter_{int(word):07d}" if numbered else RELEASE)
+    if not (numbered or word == RELEASE) or not _holds_one(place):
+        raise UsageError(f"{tracker} says {quoted(word)}, and {place} holds no checkpoint; the folder is not whole")
     return place
 
 

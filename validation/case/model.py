@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from validation.case.errors import UsageError
+from validation.case.strangers import quoted, shown
 
 MEGATRON_WORDS = {
     "num_layers": "num_hidden_layers",
@@ -107,7 +108,7 @@ class Model:
         for word, text in numbers.items():
             name = MEGATRON_WORDS.get(word, word)
             if name not in kinds:
-                raise UsageError(f"--set {word}={text}: no such number; known are {', '.join(sorted(kinds))}")
+                raise UsageError(f"--set {shown(word)}={shown(text)}: no such number; known are {', '.join(sorted(kinds))}")
             changed[name] = _number(word, text, str(kinds[name]))
         return replace(self, **changed)
 
@@ -129,7 +130,7 @@ def _number(word: str, text: str, kind: str) -> Any:
         return int(text) if kind.startswith("int") else float(text)
     except ValueError:
         wanted = "a whole number" if kind.startswith("int") else "a number"
-        raise UsageError(f"--set {word}={text}: {wanted} is needed") from None
+        raise UsageError(f"--set {word}={shown(text)}: {wanted} is needed") from None
 
 
 def from_hf_config(config: Mapping[str, Any], source: str) -> Model:
@@ -140,11 +141,12 @@ def from_hf_config(config: Mapping[str, Any], source: str) -> Model:
     """
     if config.get("model_type") != "deepseek_v3":
         raise UsageError(
-            f"{source}: the architecture is {config.get('model_type')!r}; Plumbline compares DeepSeek-V3 models "
+            f"{source}: the architecture is {quoted(config.get('model_type'))}; Plumbline compares DeepSeek-V3 models "
             "(model_type 'deepseek_v3')"
         )
+    rope = _rope(config, source)
     _refuse_what_megatron_lacks(config, source)
-    rope = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    _refuse_rope(rope, source)
     names = [field.name for field in fields(Model) if field.name != ASKED_FOR]
     numbers = {name: config[name] for name in names if config.get(name) is not None}
     numbers.setdefault("rope_theta", rope.get("rope_theta", 10000.0))
@@ -161,7 +163,17 @@ def from_hf_config(config: Mapping[str, Any], source: str) -> Model:
     try:
         return Model(**numbers)
     except TypeError as error:
-        raise UsageError(f"{source}: config.json lacks a number that DeepSeek-V3 needs ({error})") from None
+        raise UsageError(f"{source}: config.json lacks a number that DeepSeek-V3 needs ({shown(str(error))})") from None
+
+
+def _rope(config: Mapping[str, Any], source: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in ("rope_scaling", "rope_parameters"):
+        said = config.get(name)
+        if said is not None and not isinstance(said, dict):
+            raise UsageError(f"{source}: {name} in config.json is {quoted(said)}; it must be an object")
+        found |= said or {}
+    return found
 
 
 def _refuse_what_megatron_lacks(config: Mapping[str, Any], source: str) -> None:
@@ -174,21 +186,20 @@ def _refuse_what_megatron_lacks(config: Mapping[str, Any], source: str) -> None:
         if config.get(name) is value:
             raise UsageError(f"{source}: {name} is {str(value).lower()}, which cannot be compared: {reason}")
     if config.get("hidden_act", "silu") != "silu":
-        raise UsageError(f"{source}: hidden_act {config['hidden_act']!r} cannot be compared; DeepSeek-V3 has 'silu'")
+        raise UsageError(f"{source}: hidden_act {quoted(config['hidden_act'])} cannot be compared; DeepSeek-V3 has 'silu'")
     if config.get("num_key_value_heads") not in (None, config.get("num_attention_heads")):
         raise UsageError(
             f"{source}: num_key_value_heads differs from num_attention_heads; multi-latent attention has one for each"
         )
     if config.get("attention_dropout"):
         raise UsageError(f"{source}: attention_dropout is not 0, and two models that drop at random cannot be compared")
-    _refuse_rope(config.get("rope_parameters") or config.get("rope_scaling") or {}, source)
 
 
 def _refuse_rope(rope: Mapping[str, Any], source: str) -> None:
     kind = rope.get("rope_type", rope.get("type"))
     if kind not in (None, "default", "yarn"):
-        raise UsageError(f"{source}: rope type {kind!r} cannot be compared; Megatron-Core's MLA has 'yarn' and 'default'")
-    if kind == "yarn" and not isinstance(rope.get("factor"), (int, float)):
+        raise UsageError(f"{source}: rope type {quoted(kind)} cannot be compared; Megatron-Core's MLA has 'yarn' and 'default'")
+    if kind == "yarn" and (not isinstance(rope.get("factor"), (int, float)) or isinstance(rope["factor"], bool)):
         raise UsageError(f"{source}: yarn without a factor; config.json must give one")
     neutral: dict[str, tuple[Any, ...]] = {
         "attention_factor": (None,),
@@ -198,5 +209,5 @@ def _refuse_rope(rope: Mapping[str, Any], source: str) -> None:
     for name, values in neutral.items():
         if rope.get(name) not in values:
             raise UsageError(
-                f"{source}: rope setting {name}={rope[name]} has no counterpart in Megatron-Core; remove it to compare"
+                f"{source}: rope setting {name}={shown(rope[name])} has no counterpart in Megatron-Core; remove it to compare"
             )

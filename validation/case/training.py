@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from validation.case.errors import UsageError
+from validation.case.strangers import shown
 
 OPTIONS = {
     "optimizer": ("plain", "distributed"),
@@ -33,7 +34,7 @@ WORDS = {
     "fp8-blockwise": ("fp8", "blockwise"),
 }
 """What may follow a layout, joined with +: `tp2+distributed+full`."""
-_MTP = re.compile(r"mtp([1-9]\d*)?")
+_MTP = re.compile(r"mtp([1-9][0-9]{0,8})?")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ BALANCE_COEFFICIENT = 0.1
 """What a balancing loss is multiplied with: a thousand times DeepSeek-V3's, so that a wrong one stands out of the gradient."""
 STREAM = "stream"
 """The word for layer by layer."""
-_STAGES = re.compile(r"\d+(-\d+)+")
+_STAGES = re.compile(r"[0-9]{1,9}(-[0-9]{1,9})+")
 
 
 def mtp_layers(word: str) -> int | None:
@@ -113,7 +114,7 @@ class Training:
             return replace(self, stream=True)
         if word not in WORDS:
             raise UsageError(
-                f"+{word} is unknown; after a layout may stand +{', +'.join((*WORDS, STREAM))}, "
+                f"+{shown(word)} is unknown; after a layout may stand +{', +'.join((*WORDS, STREAM))}, "
                 "+mtp for a layer of multi-token prediction, or the layers of each pipeline stage as +1-3"
             )
         name, value = WORDS[word]

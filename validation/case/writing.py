@@ -6,33 +6,42 @@ import os
 import tempfile
 from pathlib import Path
 
+from validation.case import exhausted
 from validation.case.errors import UsageError
 
 
 def check_folder(folder: Path, option: str) -> None:
-    """Returns where files can be made in a folder, which need not be there yet. Leaves nothing there. Raises UsageError."""
-    if reason := _why_not(folder):
+    """Returns where files can be made in a folder, which need not be there yet. Leaves nothing there.
+
+    Raises UsageError, and EnvironmentMissing where the disk is full or can only be read.
+    """
+    if reason := _why_not(folder, option):
         raise UsageError(f"{option} {folder}: {reason}; name a folder that can be written")
 
 
 def check_file(path: Path, option: str) -> None:
     """The same for a file, whether it is there or not. Raises UsageError."""
-    if reason := "is a folder" if path.is_dir() else _why_not(path.parent):
+    if reason := "is a folder" if path.is_dir() else _why_not(path.parent, option):
         raise UsageError(f"{option} {path}: {reason}; name a file that can be written")
 
 
-def _why_not(folder: Path) -> str:
+def _why_not(folder: Path, option: str) -> str:
     """What keeps files out of a folder, empty where nothing does.
 
     Permissions do not tell: root has them all, and yet makes no file in /proc or on a disk that is read-only.
     """
-    place = folder.absolute()
-    above = next(found for found in (place, *place.parents) if os.path.lexists(found))
+    above = there(folder)
     try:
-        with tempfile.TemporaryFile(dir=above):
+        with exhausted.in_a_sentence(f"{option} {folder}"), tempfile.TemporaryFile(dir=above):
             return ""
     except OSError as error:
         return f"no file can be made in {above} ({error.strerror})"
+
+
+def there(folder: Path) -> Path:
+    """The folder itself, or the one above it that is there."""
+    place = folder.absolute()
+    return next(found for found in (place, *place.parents) if os.path.lexists(found))
 
 
 def write(path: Path, text: str) -> None:

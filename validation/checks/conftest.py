@@ -36,13 +36,18 @@ def pytest_configure(config: pytest.Config) -> None:
         wanted = given.settings if given else settings(config.option, shlex.join(sys.argv))
         config.stash[SETTINGS], config.stash[PLAN] = wanted, plan_of(wanted)
     except PlumblineError as error:
+        if given is None:
+            from validation.checks.unstarted import ended
+
+            ended(sys.argv[1:])
         pytest.exit(str(error), returncode=error.exit_code)
     config.option.no_summary, config.option.no_header = True, True
     config.option.verbose -= 2
     if wanted.manifest:
         config.pluginmanager.register(Inventory(wanted, config.stash[PLAN]), "plumbline-report")
         return
-    report = Report(config, wanted, config.stash[PLAN], prepared=given is not None)
+    selecting = given is None or bool(given.words)
+    report = Report(config, wanted, config.stash[PLAN], prepared=given is not None, selecting=selecting)
     config.pluginmanager.register(report, "plumbline-report")
     config.pluginmanager.register(Straight(), "plumbline-straight")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -14,11 +15,14 @@ from ci.requirements import required
 from validation.case import writing
 from validation.case.case import Case
 from validation.case.errors import UsageError
+from validation.checks.counted import choices, difference
 from validation.checks.facts import case_facts, case_file
+from validation.checks.left_out import wanted
 from validation.checks.parity import Parity, Stated
 from validation.checks.planted import Planted
 from validation.checks.self_test import SelfTest
 from validation.checks.titles import Nothing, classname_of, stated_by
+from validation.compare.limits import DECIDES_BELOW, DECIDES_BELOW_IN_FP8, EXACT
 from validation.faults.plan import Plan
 from validation.run.known import table
 from validation.run.options import Settings
@@ -30,21 +34,32 @@ class Inventory(Nothing):
     def __init__(self, settings: Settings, plan: Plan) -> None:
         self._settings = settings
         self._self_test = SelfTest(plan, settings.cases[0])
+        self._refused: UsageError | None = None
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """All checks are known: write them down."""
-        assert self._settings.manifest is not None
+        path = self._settings.manifest
+        if path is None:
+            return
         try:
-            writing.check_file(self._settings.manifest, "--manifest")
+            writing.check_file(path, "--manifest")
             suites = tuple(self._suites(session.items))
         except UsageError as error:
-            pytest.exit(str(error), returncode=error.exit_code)
+            self._refused = error
+            return
         told = commit.facts()
-        save(self._settings.manifest, Manifest(suites, told.get("commit", ""), told["dirty"]))
+        self_tests = {"": case_file(self._self_test.name)} if self._settings.self_test else {}
+        save(path, Manifest(suites, told.get("commit", ""), told["dirty"], self_tests))
 
     def pytest_runtestloop(self) -> bool:
         """Nothing is run."""
         return True
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """The exit code of a manifest that was refused, and why."""
+        if self._refused is not None:
+            sys.stderr.write(f"error: {self._refused}\n")
+            session.exitstatus = self._refused.exit_code
 
     def _suites(self, items: Iterable[Any]) -> Iterable[Expected]:
         found: dict[str, list[tuple[Name, Stated]]] = {}
@@ -55,9 +70,16 @@ class Inventory(Nothing):
                 found.setdefault(name, []).append(((classname_of(item.nodeid), stated.title), stated))
         if not found:
             raise UsageError("no check was selected; leave out -k, or name something that `--collect-only` lists")
+        self._as_counted({name: [check for check, _ in checks] for name, checks in found.items()})
         for name, checks in found.items():
             _each_once([check for check, _ in checks])
             yield self._expected(name, checks)
+
+    def _as_counted(self, collected: Mapping[str, Sequence[Name]]) -> None:
+        """Raises UsageError for a manifest that would not ask for every check."""
+        for name, checks in wanted(self._settings, self._self_test).items():
+            if said := difference(checks, collected.get(name, ())):
+                raise UsageError(f"{name}: {said}; a manifest names every check, so leave out whatever selects checks")
 
     def _suite_name(self, item: Any) -> str:
         """Where its report goes; a user's test that asks about no case has none."""
@@ -70,6 +92,7 @@ class Inventory(Nothing):
     def _expected(self, name: str, checks: Sequence[tuple[Name, Stated]]) -> Expected:
         case = next((case for case in self._settings.cases if case.name == name), None)
         said = case_facts(case) if case else self._self_test.case_facts()
+        exact = frozenset(check for check, stated in checks if stated.limits == EXACT)
         return Expected(
             case_file(name),
             name,
@@ -78,8 +101,10 @@ class Inventory(Nothing):
             required(said["transport"], said["implementation"]),
             tuple(check for check, _ in checks),
             numberless=frozenset(check for check, stated in checks if not stated.compared),
-            limit=_limit(stated for _, stated in checks),
+            limit=_limit(case, [stated for _, stated in checks]) if case else None,
             excuses=_excuses(case, checks) if case else (),
+            exact=exact,
+            near_ties=exact.intersection(choices(case)) if case and case.precision != "fp64" else frozenset(),
         )
 
 
@@ -89,11 +114,14 @@ def _each_once(checks: Sequence[Name]) -> None:
         raise UsageError(f"{twice[0]} has two checks that are called {twice[1]!r}; let each state something of its own")
 
 
-def _limit(stated: Iterable[Stated]) -> float | None:
-    """The largest relative error that passes; None where some tensor has a limit that only its reference tells."""
-    limits = [one.limits for one in stated if one.compared]
-    known = [one.relative_error for one in limits if one is not None]
-    return max(known) if known and len(known) == len(limits) else None
+def _limit(case: Case, stated: Iterable[Stated]) -> float | None:
+    """The largest relative error that may pass; None where nothing is compared.
+
+    A limit that only the reference tells decides something: from a certain size on no check passes under it.
+    """
+    widest = DECIDES_BELOW if case.training.fp8 == "none" else DECIDES_BELOW_IN_FP8
+    limits = [one.limits.relative_error if one.limits else widest for one in stated if one.compared]
+    return max(limits, default=None)
 
 
 def _excuses(case: Case, checks: Sequence[tuple[Name, Stated]]) -> tuple[Excuse, ...]:

@@ -15,7 +15,7 @@ from validation.case.steps import UNREDUCED, stepped
 from validation.checks.localise import localised
 from validation.checks.order import place
 from validation.compare.limits import AFTER_STEPS, EXACT, IN_FP64, Limits, above_floor
-from validation.run.known import known_bugs
+from validation.run.known import Known, known_bugs, mended
 
 if TYPE_CHECKING:
     from validation.compare.verdict import Verdict
@@ -33,6 +33,26 @@ class Runs(Protocol):
 
     def against_single(self, case: Case) -> Result | None:
         """The case compared with the candidate on one rank; None where that cannot be had."""
+
+    def without_bugs(self, case: Case) -> Result:
+        """The result of a case from which known upstream bugs have been taken out; waits for its ranks."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A comparison of a tensor: its name in the ranks' reports, the check's title, its shape, and what it may differ by.
+
+    `also` makes more of the verdict before a known bug may excuse it, `lastly` afterwards: that nothing excuses. `routes` says
+    that the tensor is a map of chosen experts.
+    """
+
+    name: str
+    title: str
+    shape: tuple[int, ...]
+    limits: Limits | None = None
+    routes: bool = False
+    also: Callable[[Parity, Compared, Verdict], Verdict] = lambda parity, asked, verdict: verdict
+    lastly: Callable[[Parity, Compared, Verdict], Verdict] = lambda parity, asked, verdict: verdict
 
 
 @dataclass(frozen=True)
@@ -81,68 +101,70 @@ class Parity:
         known = observed(self.case)
         if probe not in known:
             raise LookupError(f"{probe} is not a probe of this case; known are {', '.join(known)}")
-        self._compare(probe, known[probe].title, known[probe].shape, limits)
+        self._compare(Compared(probe, known[probe].title, known[probe].shape, limits))
 
     def routes_agree(self, probe: str) -> None:
         """Every token goes to the reference's experts, near-ties of a lower precision aside, and to those of its own scores."""
         known = observed(self.case)[probe]
         self._compare(
-            probe,
-            known.title,
-            known.shape,
-            EXACT,
-            routes=True,
-            also=lambda verdict: self._near_ties(probe, verdict),
-            lastly=lambda verdict: self._by_own_scores(probe, verdict),
+            Compared(
+                probe,
+                known.title,
+                known.shape,
+                EXACT,
+                routes=True,
+                also=Parity._near_ties,
+                lastly=Parity._by_own_scores,
+            )
         )
 
-    def _by_own_scores(self, probe: str, verdict: Verdict) -> Verdict:
+    def _by_own_scores(self, asked: Compared, verdict: Verdict) -> Verdict:
         """The verdict on a choice with what the router's own scores and the reference's bias say of it.
 
         Nothing excuses that, wherever the scores come from, and no other run of the same choice tells more of it.
         """
         from validation.compare.choice import by_own_scores
 
-        tokens = observed(self.case)[probe].shape[:2]
-        by_scores, by_bias = (self.result.measurement(f"{kind}/{probe}", tokens) for kind in ("by_scores", "by_bias"))
+        tokens = asked.shape[:2]
+        by_scores, by_bias = (self.result.measurement(f"{kind}/{asked.name}", tokens) for kind in ("by_scores", "by_bias"))
         return by_own_scores(verdict, by_scores, by_bias)
 
-    def _near_ties(self, probe: str, verdict: Verdict) -> Verdict:
+    def _near_ties(self, asked: Compared, verdict: Verdict) -> Verdict:
         """The verdict on a choice that differs: in a lower precision it may where rounding reaches the reference's margin."""
         from validation.compare.verdict import near_ties
 
         if self.case.precision == "fp64" or verdict.status != "fail":
             return verdict
-        known = observed(self.case)[probe]
-        measured = self.result.measurement(f"flips/{probe}", known.shape[:2])
-        return near_ties(
-            verdict, self.result.measurement(probe, known.shape), measured, self.result.facts["score_floor"][probe]
-        )
+        choice = self.result.measurement(asked.name, asked.shape)
+        flips = self.result.measurement(f"flips/{asked.name}", asked.shape[:2])
+        return near_ties(verdict, choice, flips, self.result.facts["score_floor"][asked.name])
 
     def weight_is_equal(self, parameter: str) -> None:
         """What the ranks hold, read back into the checkpoint's layout, is the checkpoint's to the bit."""
         known = parameters(self.case.model)[parameter]
-        self._compare(f"weights/{parameter}", known.title, known.shape, EXACT)
+        self._compare(Compared(f"weights/{parameter}", known.title, known.shape, EXACT))
 
     def probe_gradient_agrees(self, probe: str) -> None:
         """The gradient that reaches `probe` is the reference's."""
         known = observed(self.case)[probe]
-        self._compare(f"probe_gradients/{probe}", f"{known.title} Gradient", known.shape)
+        self._compare(Compared(f"probe_gradients/{probe}", f"{known.title} Gradient", known.shape))
 
     def gradient_agrees(self, parameter: str) -> None:
         """The gradient after finalize_model_grads is the reference's, and the same on every rank that holds it."""
         known: Parameter = parameters(self.case.model)[parameter]
         self._compare(
-            f"gradients/{parameter}",
-            f"{known.title} Gradient",
-            known.shape,
-            also=lambda verdict: self._reduced(parameter, verdict),
+            Compared(
+                f"gradients/{parameter}",
+                f"{known.title} Gradient",
+                known.shape,
+                also=Parity._reduced,
+            )
         )
 
     def step_agrees(self, key: str) -> None:
         """What an optimizer step leaves is what torch's AdamW leaves on the HuggingFace model."""
         known = stepped(self.case)[key]
-        self._compare(known.name, known.title, known.shape, AFTER_STEPS)
+        self._compare(Compared(known.name, known.title, known.shape, AFTER_STEPS))
 
     def every_tensor_is_set(self) -> None:
         """No Megatron parameter or persistent buffer holds an element that the checkpoint did not set."""
@@ -167,39 +189,43 @@ class Parity:
         reasons += (f"and {len(unused) - 3} more",) if len(unused) > 3 else ()
         self._conclude("fail" if unused else "pass", title, numbers, reasons=reasons)
 
-    def _compare(
-        self,
-        name: str,
-        title: str,
-        shape: tuple[int, ...],
-        limits: Limits | None = None,
-        routes: bool = False,
-        also: Callable[[Verdict], Verdict] = lambda verdict: verdict,
-        lastly: Callable[[Verdict], Verdict] = lambda verdict: verdict,
-    ) -> None:
-        self._decidable(title, name, limits)
+    def _compare(self, asked: Compared) -> None:
+        self._decidable(asked.title, asked.name, asked.limits)
+        verdict = self._judged(asked)
+        if self._finite(asked):
+            # No upstream bug that is known makes a number that is none.
+            verdict = self._excused(asked, verdict)
+        self._leave(self._completed(asked, verdict))
+
+    def _judged(self, asked: Compared) -> Verdict:
+        """The verdict on the ranks' tensor, whatever bugs are known."""
         from validation.compare.verdict import Verdict, judge
 
-        problems = self.result.problems.get(name, {})
+        problems = self.result.problems.get(asked.name, {})
         if problems:
             sentences = (f"rank {rank}: {sentence}" for rank, sentence in sorted(problems.items()))
-            self._leave(Verdict("fail", title, reasons=tuple(sentences), place=place(self.case, name)))
-        measurement = self.result.measurement(name, shape)
-        limits = limits or self._limits(name)
-        verdict = localised(
-            judge(measurement, title, limits, routes), measurement, self.case, self.result.places, limits.relative_error
-        )
-        verdict = also(verdict)
-        # No upstream bug that is known makes a number that is none.
-        if measurement.pieces and measurement.difference.finite:
-            verdict = self._excused(name, verdict)
-        if verdict.status == "fail" and not name.startswith("weights/"):
-            verdict = self._blamed(name, shape, limits, verdict)
-        self._leave(replace(lastly(verdict), place=place(self.case, name)))
+            return Verdict("fail", asked.title, reasons=tuple(sentences))
+        measurement = self.result.measurement(asked.name, asked.shape)
+        limits = self._limits(asked)
+        verdict = judge(measurement, asked.title, limits, asked.routes)
+        verdict = localised(verdict, measurement, self.case, self.result.places, limits.relative_error)
+        return asked.also(self, asked, verdict)
 
-    def _limits(self, name: str) -> Limits:
+    def _finite(self, asked: Compared) -> bool:
+        """Whether there is a tensor, and all of it is numbers."""
+        measurement = self.result.measurement(asked.name, asked.shape)
+        return asked.name not in self.result.problems and bool(measurement.pieces) and measurement.difference.finite
+
+    def _completed(self, asked: Compared, verdict: Verdict) -> Verdict:
+        """The verdict with what nothing excuses, and its place in the flow of data."""
+        last = verdict if asked.name in self.result.problems else asked.lastly(self, asked, verdict)
+        return replace(last, place=place(self.case, asked.name))
+
+    def _limits(self, asked: Compared) -> Limits:
         """What a tensor may differ by in the case's precision. Raises LookupError for one without a floor."""
-        case, floors = self.case, self.result.facts.get("floor", {})
+        case, floors, name = self.case, self.result.facts.get("floor", {}), asked.name
+        if asked.limits is not None:
+            return asked.limits
         if case.precision == "fp64":
             return IN_FP64
         if name not in floors:
@@ -207,51 +233,74 @@ class Parity:
         magnitude, fp8 = self.result.facts["magnitude"][name], case.training.fp8 != "none"
         return above_floor(floors[name], case.precision, magnitude, fp8=fp8, isolated=case.isolated)
 
-    def _reduced(self, parameter: str, verdict: Verdict) -> Verdict:
+    def _reduced(self, asked: Compared, verdict: Verdict) -> Verdict:
         """The verdict on a final gradient, with what the ranks had before megatron-core reduced it."""
-        before = self.result.measurement(f"{UNREDUCED}{parameter}", parameters(self.case.model)[parameter].shape)
+        before = self.result.measurement(UNREDUCED + asked.name.removeprefix("gradients/"), asked.shape)
         if not before.pieces:
             return verdict
         error = before.difference.relative_error
         verdict = replace(verdict, properties={**verdict.properties, "rel_error_before_reduction": repr(error)})
         if verdict.status != "fail" or not before.difference.finite:
             return verdict
-        right = error <= self._limits(f"gradients/{parameter}").relative_error
+        right = error <= self._limits(asked).relative_error
         said = "the reduction is what is wrong" if right else "the backward pass is wrong already"
         return replace(verdict, reasons=(*verdict.reasons, f"before reduction the ranks' sum is off by {error:.1e}: {said}"))
 
-    def _blamed(self, name: str, shape: tuple[int, ...], limits: Limits, verdict: Verdict) -> Verdict:
+    def _blamed(self, asked: Compared, verdict: Verdict) -> Verdict:
         """A failure, with whether the layout makes it or the model has it on one rank, too.
 
         A tensor that agrees with HuggingFace agrees with one rank's as well, within twice the limit: only failures ask.
         """
+        if verdict.status != "fail" or asked.name.startswith("weights/"):
+            return verdict
         if self.case.layout.ranks == 1:
             return _of_kind(verdict, MODELLING, "on one rank: modelling")
         alone = self._runs.against_single(self.case)
-        measured = alone.measurement(name, shape) if alone else None
+        measured = alone.measurement(asked.name, asked.shape) if alone else None
         if measured is None or not measured.pieces or not measured.difference.finite:
             return verdict
+        limit = self._limits(asked).relative_error
         if self.case.isolated:
             error = measured.difference.relative_error
-            kind, too = (SHARDING, "") if error <= limits.relative_error else (MODELLING, ", too")
+            kind, too = (SHARDING, "") if error <= limit else (MODELLING, ", too")
             return _of_kind(verdict, kind, f"{kind}: one rank alone is off by {error:.1e}{too}")
-        if not measured.repeats(self.result.measurement(name, shape)):
+        if not measured.repeats(self.result.measurement(asked.name, asked.shape)):
             said = "not repeatable: run again, other bytes come out (a race, or something random)"
             return replace(verdict, reasons=(*verdict.reasons, said))
         error = measured.difference.relative_error
-        kind = MODELLING if error <= limits.relative_error else SHARDING
+        kind = MODELLING if error <= limit else SHARDING
         return _of_kind(verdict, kind, f"{kind}: off by {error:.1e} from the same model on one rank")
 
-    def _excused(self, name: str, verdict: Verdict) -> Verdict:
-        """The verdict, where an upstream bug is known: its failure is expected, its passing is not."""
+    def _excused(self, asked: Compared, verdict: Verdict) -> Verdict:
+        """The verdict, where an upstream bug is known: its failure is expected if it is the bug's, its passing is not."""
         for bug in known_bugs(self.case):
-            if verdict.status == "fail" and bug.excuses(self.case, name):
-                excuse = f"known upstream bug: {bug.what} ({bug.link})"
-                return replace(verdict, status="known", reasons=(*verdict.reasons, excuse))
-            if verdict.status == "pass" and bug.must_fail(self.case, name):
+            if verdict.status == "fail" and bug.excuses(self.case, asked.name):
+                return self._without_bugs(asked, bug, verdict)
+            if verdict.status == "pass" and bug.must_fail(self.case, asked.name):
                 sentence = f"passes, though it shows the known upstream bug {bug.id}: if upstream is mended, remove the entry"
                 return replace(verdict, status="fail", reasons=(sentence,))
-        return verdict
+        return self._blamed(asked, verdict)
+
+    def _without_bugs(self, asked: Compared, bug: Known, verdict: Verdict) -> Verdict:
+        """A failure that a bug may make: known if the same ranks agree once it is taken out, else what they then show."""
+        from validation.compare.verdict import Verdict
+
+        without = Parity(mended(self.case), _Mended(self._runs))
+        if without.result.broken is not None:
+            broken = without.result.broken
+            said = f"not decided, for the run without the known upstream bug {bug.id} did not finish: {broken.sentence}"
+            return Verdict("error", asked.title, reasons=(said,), details=broken.stacks)
+        found = without._judged(asked)
+        if without._finite(asked):
+            found = without._blamed(asked, found)
+        found = without._completed(asked, found)
+        if found.status != "pass":
+            reasons = (*found.reasons, f"and this with the known upstream bug {bug.id} taken out")
+            return replace(found, reasons=reasons, properties={**found.properties, "behind": bug.id})
+        error = found.properties["rel_error"]
+        excuse = f"known upstream bug: {bug.what} ({bug.link}); with it taken out the relative error is {float(error):.1e}"
+        properties = {**verdict.properties, "known": bug.id, "rel_error_without": error}
+        return replace(verdict, status="known", reasons=(*verdict.reasons, excuse), properties=properties)
 
     def _states(self, title: str, compared: str = "", limits: Limits | None = None) -> str:
         if self.case.precision == "fp64" and compared:
@@ -275,6 +324,23 @@ class Parity:
             pytest.xfail(verdict.line)
         if verdict.status != "pass":
             pytest.fail(verdict.line, pytrace=False)
+
+
+@dataclass(frozen=True)
+class _Mended:
+    """Where the results of a case without its known bugs come from."""
+
+    runs: Runs
+
+    def result(self, case: Case) -> Result:
+        """That of the ranks from which the bugs have been taken out."""
+        return self.runs.without_bugs(case)
+
+    without_bugs = result
+
+    def against_single(self, case: Case) -> Result | None:
+        """The same, compared with one rank without the bugs."""
+        return self.runs.against_single(case)
 
 
 def _of_kind(verdict: Verdict, kind: str, reason: str) -> Verdict:

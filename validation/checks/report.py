@@ -5,19 +5,23 @@ from __future__ import annotations
 import gc
 import time
 from collections import Counter, defaultdict
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ci import commit, junit
+from ci import commit, junit, run
 from validation.case.case import Case
 from validation.case.errors import ExitCode, PlumblineError
 from validation.checks import before
+from validation.checks.counted import OURS
+from validation.checks.excused import Excused, excused
 from validation.checks.facts import case_facts, case_file
 from validation.checks.first import First
+from validation.checks.left_out import LeftOut
 from validation.checks.parity import Parity
 from validation.checks.planted import Planted
 from validation.checks.printed import printed
@@ -26,6 +30,7 @@ from validation.checks.self_test import SelfTest
 from validation.checks.titles import classname_of, title_of
 from validation.faults.plan import Plan, Plant
 from validation.machine import machine
+from validation.run.known import mended
 from validation.run.options import Settings
 from validation.run.reproduce import command
 
@@ -35,14 +40,19 @@ if TYPE_CHECKING:
 
 
 class Report:
-    """Runs each case when its first check asks for it, prints a line per check, writes a JUnit file per case."""
+    """Runs each case when its first check asks for it, prints a line per check, writes a JUnit file per case.
 
-    def __init__(self, config: pytest.Config, settings: Settings, plan: Plan, prepared: bool) -> None:
-        self._config, self._settings, self._prepared = config, settings, prepared
+    `prepared` says that preflight is done, `selecting` that the user has given words to pytest, which may leave checks out.
+    """
+
+    def __init__(self, config: pytest.Config, settings: Settings, plan: Plan, prepared: bool, selecting: bool = False) -> None:
+        self._config, self._settings, self._prepared, self._selecting = config, settings, prepared, selecting
         self._self_test = SelfTest(plan, settings.cases[0])
+        self._left_out = LeftOut(settings, self._self_test)
         self._runner: Any = None
         self._result: Result | None = None
         self._against_single: dict[Case, Result | None] = {}
+        self._without_bugs: dict[Case, Result] = {}
         self._section = self._suite = ""
         self._wanted: list[Case] = []
         self._plants: list[Plant] = []
@@ -58,6 +68,7 @@ class Report:
         self._progress = ProgressLine(config)
         self._machine: dict[str, str] = {}
         self._commit: dict[str, str] = {}
+        self._run_of = run.begun()
 
     def result(self, case: Case) -> Result:
         """The case's result; runs it unless it is the one last asked for."""
@@ -98,6 +109,17 @@ class Report:
             self._progress.watch(None)
         return self._against_single[case]
 
+    def without_bugs(self, case: Case) -> Result:
+        """The result of the last case with its known upstream bugs taken out; waits for its ranks."""
+        if case not in self._without_bugs:
+            self._progress.watch(case)
+            self._without_bugs[case] = self._runner.result(case, self._settings.plugin)
+            self._progress.watch(None)
+        found = self._without_bugs[case]
+        if found.broken is not None:
+            self._broke[self._suite] = found.broken.exit_code
+        return found
+
     def _run(self, case: Case) -> Result:
         self._section = ""
         self._write(f"===== {case.title} =====")
@@ -119,25 +141,30 @@ class Report:
         self._machine, self._commit = machine(), commit.facts()
         for case in self._wanted:
             facts = self._facts(case, {})
-            self._keep(self._path(case), facts, self._selected[case.name])
-            junit.write_unfinished(self._path(case), case.name, facts)
+            with _ending_the_run(self._path(case)):
+                self._keep(self._path(case), facts, self._selected[case.name])
+                junit.write_unfinished(self._path(case), case.name, facts)
         if self._plants:
-            self._keep(self._self_test_file()[0], {}, len(self._plants))
-            junit.write_unfinished(*self._self_test_file(), self._self_test.properties(self._common_facts()))
+            with _ending_the_run(self._self_test_file()[0]):
+                self._keep(self._self_test_file()[0], {}, len(self._plants))
+                junit.write_unfinished(*self._self_test_file(), self._self_test.properties(self._common_facts()))
+        before.ASIDE.put_back()
         # Imports torch: what an earlier run left must be gone by then.
         from validation.run.runner import Runner
 
         self._runner = Runner(self._settings, self._progress.show)
         # torch alone is half a million objects: left to the collector, it goes through them while the checks run.
         gc.freeze()
-        self._runner.start(self._wanted, self._settings.plugin)
+        # A case with known upstream bugs has a second run, without them, which judges what lies behind them.
+        both = [one for case in self._wanted for one in (case, mended(case))]
+        self._runner.start(both, self._settings.plugin)
         self._runner.start(plant.case for plant in self._plants)
         for plant in self._plants:
             self._runner.start([plant.case], plant.fault.plugin)
 
     def _keep(self, path: Path, facts: dict[str, str], checks: int) -> None:
         """What an earlier run left at `path`, where it is worth more. A run that ends early may make few of its checks."""
-        kept = before.keep(path, facts, 0 if self._config.option.maxfail else checks)
+        kept = before.ASIDE.settle(path, facts, 0 if self._config.option.maxfail else checks)
         self._kept += [kept] if kept else []
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -146,6 +173,18 @@ class Report:
         self._wanted = [case for case in self._settings.cases if case in asked]
         self._selected.update(parity.case.name for parity in map(parity_of, session.items) if parity)
         self._plants = [planted.plant for planted in map(planted_of, session.items) if planted]
+        self._count_own(session.items)
+
+    def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
+        """Called by whatever deselects checks."""
+        self._count_own(items)
+
+    def _count_own(self, items: Sequence[pytest.Item]) -> None:
+        """Have checks of a user's own modules counted, too: only pytest knows of them."""
+        for item in items:
+            parity, classname = parity_of(item), classname_of(item.nodeid)
+            if parity and classname not in OURS:
+                self._left_out.also(parity.case.name, (classname, title_of(item)))
 
     def pytest_unconfigure(self) -> None:
         """Nothing is left running, however this ends."""
@@ -156,9 +195,11 @@ class Report:
         """Preflight, once the options are known and nothing has been started."""
         if self._config.option.collectonly or self._prepared:
             return
+        from validation.checks import unstarted
         from validation.run.prepare import prepare
 
         try:
+            before.ASIDE.take(unstarted.files(self._settings))
             prepare(self._settings, [plant.case for plant in self._self_test.plan.plants])
         except PlumblineError as error:
             pytest.exit(str(error), returncode=error.exit_code)
@@ -235,6 +276,8 @@ class Report:
                 self._write("No check was selected; leave out -k, or name something that `--collect-only` lists", red=True)
                 session.exitstatus = ExitCode.USAGE
             return
+        missing, all_checks = self._left_out.total(self._checks)
+        self._wrong |= bool(missing) and not self._selecting
         code = self._exit_code()
         session.exitstatus = code
         word = "PASS" if code == ExitCode.PASS else "FAIL" if self._wrong else "ERROR"
@@ -242,10 +285,14 @@ class Report:
         words_of = {"known": "known upstream bugs"}
         found = sorted(self._counts.items())
         counted += [f"{count} {words_of.get(status, status)}" for status, count in found if status != "pass"]
+        counted += [f"{missing} left out"] if missing else []
         cases = len(self._settings.cases)
         counted = ([f"{cases} cases"] if cases > 1 else []) + counted + [f"{time.monotonic() - self._start:.1f} s"]
         colour = {"green": True} if code == ExitCode.PASS else {"red": True}
         self._write(f"===== Overall result: {word} ({', '.join(counted)}) =====", **colour)
+        for case in self._wanted:
+            for bug in self._excused(case):
+                self._write(f"Known in {case.arrangement}: {bug.line}", yellow=True)
         for case in self._wanted:
             if case.name in self._first:
                 first = self._first[case.name]
@@ -258,6 +305,13 @@ class Report:
             self._write(f"JUnit: {self._self_test_file()[0]}")
         if said := before.told(self._kept, sum(self._counts.values())):
             self._write(said)
+        if missing:
+            self._write(f"Left out: {missing} of {all_checks} checks; {self._why_left_out()}", yellow=True)
+
+    def _why_left_out(self) -> str:
+        if self._selecting:
+            return "a gate takes no results of such a run"
+        return "nothing was given behind --, so something on this machine changes what pytest collects; find and remove it"
 
     def _exit_code(self) -> ExitCode:
         """The lowest outweighs the others: only what is undecided for want of machines may be tried again."""
@@ -270,7 +324,8 @@ class Report:
     def _finish_case(self) -> None:
         if self._suite == self._self_test.name:
             path, name = self._self_test_file()
-            _written(path, self._self_test.suite(self._checks[name], self._common_facts() | self._how_it_broke(name)))
+            more = self._how_it_broke(name) | self._left_out.properties(name, self._checks[name])
+            _written(path, self._self_test.suite(self._checks[name], self._common_facts() | more))
         if self._result is None:
             return
         case, result = self._result.case, self._result
@@ -281,12 +336,18 @@ class Report:
             checks=tuple(first.told(checks, self._settings) if first else checks),
             properties=facts
             | _ranks(result)
+            | {f"known_{bug.bug}": bug.line for bug in self._excused(case)}
             | self._how_it_broke(case.name)
+            | self._left_out.properties(case.name, checks)
             | {"reproduce": command(case, "", self._settings)},
             seconds=result.seconds,
             timestamp=time.strftime("%Y-%m-%dT%H:%M:%S"),
         )
         _written(self._path(case), suite)
+
+    def _excused(self, case: Case) -> tuple[Excused, ...]:
+        """What known upstream bugs hide in a case."""
+        return excused(check.properties for check in self._checks[case.name])
 
     def _how_it_broke(self, name: str) -> dict[str, str]:
         """The exit code that a broken run behind a testsuite ends with, as a property of it."""
@@ -300,7 +361,7 @@ class Report:
         return {**case_facts(case), **self._common_facts(), **self._of_plugin(), **more_facts}
 
     def _common_facts(self) -> dict[str, str]:
-        return {"command": self._settings.command, **self._commit, **self._machine}
+        return {"command": self._settings.command, junit.RUN: self._run_of, **self._commit, **self._machine}
 
     def _of_plugin(self) -> dict[str, str]:
         """That the ranks ran with a plugin, where they did: those of the self-test do not."""
@@ -312,9 +373,16 @@ class Report:
 
 
 def _written(path: Path, suite: junit.Suite) -> None:
-    """A testsuite's file. A disk that is full by then ends the run, for what nobody can read proves nothing."""
-    try:
+    """A testsuite's file."""
+    with _ending_the_run(path):
         junit.write(path, suite)
+
+
+@contextmanager
+def _ending_the_run(path: Path) -> Iterator[None]:
+    """Within it a disk that is full ends the run, for what nobody can read proves nothing."""
+    try:
+        yield
     except OSError as error:
         pytest.exit(f"{path} cannot be written: {error.strerror}", returncode=ExitCode.ENVIRONMENT)
 

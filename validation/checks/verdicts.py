@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class _There:
-    """A result that is there already."""
+    """A result that is there already, and that of the same case without its known upstream bugs."""
 
-    def __init__(self, result: Result) -> None:
-        self._result = result
+    def __init__(self, result: Result, without: Result | None) -> None:
+        self._result, self._without = result, without
 
     def result(self, case: Case) -> Result:
         """The one result."""
@@ -35,10 +35,21 @@ class _There:
         """Nobody asks where a failure comes from."""
         return None
 
+    def without_bugs(self, case: Case) -> Result:
+        """The other result; one that decides nothing where it is not there."""
+        from validation.run.launch import Broken
+        from validation.run.result import Result
 
-def verdicts(result: Result) -> Iterator[Verdict]:
-    """What the checks of this folder say of a result, a user's own among them where they ask nothing but their case."""
-    there = _There(result)
+        return self._without or Result(case, 0.0, {}, broken=Broken(None, "nobody ran it", ""))
+
+
+def verdicts(result: Result, without: Result | None = None) -> Iterator[Verdict]:
+    """What the checks of this folder say of a result, a user's own among them where they ask nothing but their case.
+
+    `without` is the result of the same case with its known upstream bugs taken out, where it has any: it judges the checks
+    behind them, which are an error where it is not there.
+    """
+    there = _There(result, without)
     for check in _checks():
         for given in _members(check, result.case):
             parity = Parity(result.case, there)

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from validation.case.errors import UsageError
-from validation.case.folder import check_whole_numbers, chosen, read_config
+from validation.case.folder import chosen, read_config
 from validation.case.model import Model, from_hf_config
 from validation.case.parameters import Parameter, parameters
+from validation.case.sizes import check_numbers
+from validation.case.strangers import quoted, shown
 
 MTP_LAYERS = "num_nextn_predict_layers"
 _WITHOUT_BIAS = "deepseek_v2"
@@ -50,8 +52,7 @@ def describe(folder: Path, layers: tuple[int, ...] = (), mtp: bool = True) -> De
     model = _model(config, str(folder))
     in_folder = model.num_hidden_layers
     nextn = config.get(MTP_LAYERS) or 0
-    if not isinstance(nextn, int) or nextn < 0:
-        raise UsageError(f"{folder}: {MTP_LAYERS} in config.json is {nextn!r}; it must be a whole number")
+    check_numbers(replace(model, num_nextn_predict_layers=nextn), str(folder))
     model = replace(chosen(model, layers, str(folder)), num_nextn_predict_layers=nextn if mtp else 0)
     if model.mtp_layers and not model.moe_layers:
         raise UsageError(
@@ -71,11 +72,11 @@ def _model(config: Mapping[str, Any], source: str) -> Model:
     """DeepSeek-V2 has the same tensors, the expert bias aside."""
     if config.get("model_type") not in ("deepseek_v2", "deepseek_v3"):
         raise UsageError(
-            f"{source}: the architecture is {config.get('model_type')!r}; DeepSeek-V3 and DeepSeek-V2 models "
+            f"{source}: the architecture is {quoted(config.get('model_type'))}; DeepSeek-V3 and DeepSeek-V2 models "
             "(model_type 'deepseek_v3' and 'deepseek_v2') can be converted"
         )
     model = from_hf_config({**config, **_AS_V3}, source)
-    check_whole_numbers(model, source)
+    check_numbers(model, source)
     return model
 
 
@@ -101,10 +102,17 @@ def _block(config: Mapping[str, Any], folder: Path) -> tuple[int, int]:
         return BLOCK
     known = how if isinstance(how, dict) else {}
     size = known.get("weight_block_size", list(BLOCK))
-    sound = isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and side > 0 for side in size)
+    sound = isinstance(size, list) and len(size) == 2 and all(type(side) is int and 0 < side <= 1 << 20 for side in size)
     if not sound or known.get("quant_method") != "fp8" or known.get("fmt", "e4m3") != "e4m3":
         raise UsageError(
-            f"{folder}: quantization_config in config.json is {json.dumps(how)}; only fp8 in e4m3 with a scale for each block "
+            f"{folder}: quantization_config in config.json is {_said(how)}; only fp8 in e4m3 with a scale for each block "
             "(weight_block_size), as DeepSeek-V3 is published, can be read"
         )
     return size[0], size[1]
+
+
+def _said(how: Any) -> str:
+    try:
+        return shown(json.dumps(how))
+    except RecursionError:
+        return shown(how)

@@ -6,7 +6,6 @@ from there. What is not so plain, such as an item that was compressed, torch's o
 
 from __future__ import annotations
 
-import pickle
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,12 +18,12 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
+from validation.candidate.checkpoint.metadata import read_metadata
 from validation.case.errors import UsageError
+from validation.case.strangers import shown
 from validation.compare.piece import Box, box_shape
 from validation.convert.shell import first_byte
 from validation.convert.stored import Files, Stored, crossing, read
-
-_UNREADABLE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError, AssertionError)
 
 
 class Distcp:
@@ -41,10 +40,7 @@ class Distcp:
     def open(cls, path: Path, files: Files) -> Distcp:
         """The files of a folder with `.metadata`. Raises UsageError."""
         reader = FileSystemReader(path)
-        try:
-            metadata = reader.read_metadata()
-        except (OSError, pickle.UnpicklingError, EOFError, AttributeError, ImportError) as error:
-            raise UsageError(f"{path}: .metadata cannot be read ({error}); the checkpoint is not whole") from None
+        metadata = read_metadata(path)
         reader.set_up_storage_reader(metadata, is_coordinator=True)
         found = cls(path, reader, metadata.state_dict_metadata, files)
         missing = [file.name for file in found.paths() if not file.is_file()]
@@ -74,7 +70,9 @@ class Distcp:
         return self._items[index]
 
     def _found(self, index: MetadataIndex, chunk: ChunkStorageMetadata) -> Stored | None:
-        info = self._reader.storage_data[index]
+        info = self._reader.storage_data.get(index)
+        if info is None:
+            raise UsageError(f"{self.path}: .metadata does not say where {shown(index.fqn)} is; the checkpoint is not whole")
         path, dtype = self.path / info.relative_path, self.tensors[index.fqn].properties.dtype
         if info.transform_descriptors:
             return None
@@ -94,7 +92,7 @@ class Distcp:
             with path.open("rb") as file:
                 tensor = torch.load(self._reader._slice_file(file, info), map_location="meta", weights_only=True)
             first = first_byte(tensor)
-        except (*_UNREADABLE, ValueError):
+        except Exception:  # whatever torch says of what anybody may have written; its own reader is asked next
             return None
         return first if tensor.is_contiguous() and (tensor.shape, tensor.dtype) == kind else None
 
@@ -113,9 +111,8 @@ class Distcp:
             raise UsageError(f"{self.path}: {key} is not whole, {box} is in no file")
         try:
             self._reader.read_data(LoadPlan(items), _Into(out)).wait()
-        except _UNREADABLE as error:
-            said = str(error).splitlines()[0]
-            raise UsageError(f"{self.path}: {key} cannot be read ({said}); the files are damaged") from None
+        except Exception as error:  # the same
+            raise UsageError(f"{self.path}: {key} cannot be read ({type(error).__name__}); the files are damaged") from None
         return out
 
     def _chunks(self, key: str, box: Box) -> list[ChunkStorageMetadata]:

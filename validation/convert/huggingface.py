@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ from validation.convert.fp8 import dequantised, touched
 from validation.convert.source import Inventory, Source, refuse_unknown
 from validation.convert.stored import Files, Stored
 from validation.reference.checkpoint import Checkpoint
-from validation.reference.shard import DTYPES, Shard, safetensors_files
+from validation.reference.shard import DTYPES, INDEX, Shard, indexed, safetensors_files
 from validation.reference.shard import Described as InFile
 
 FP8, SCALE = "F8_E4M3", "_scale_inv"
@@ -148,7 +147,7 @@ class HuggingFace(Source):
             for shard in shards:
                 opened.callback(shard.close)
             keys = {key: shard.path.name for shard in shards for key in shard.described()}
-            _check_index(path / "model.safetensors.index.json", keys)
+            _check_index(path, keys)
             if described.model.mtp_layers and not _has_layer(keys, described.layers_in_folder):
                 # Published so by those who left the MTP layers out and config.json as it was.
                 described = describe(path, layers, mtp=False)
@@ -199,14 +198,14 @@ def _has_layer(keys: dict[str, str], layer: int) -> bool:
     return any(key.startswith(f"model.layers.{layer}.") for key in keys)
 
 
-def _check_index(index: Path, keys: dict[str, str]) -> None:
+def _check_index(path: Path, keys: dict[str, str]) -> None:
     """Raises UsageError where the index names what its files do not hold."""
-    if not index.is_file():
+    if not (path / INDEX).exists():
         return
-    named = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    named = indexed(path)
     absent = [key for key, file in named.items() if keys.get(key) != file]
     if absent:
         raise UsageError(
-            f"{index}: says that {absent[0]} is in {named[absent[0]]}, which does not hold it ({len(absent)} such); "
+            f"{path / INDEX}: says that {absent[0]} is in {named[absent[0]]}, which does not hold it ({len(absent)} such); "
             "download the folder again"
         )

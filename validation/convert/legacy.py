@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,13 +15,18 @@ from validation.candidate.checkpoint.places import Arrangement
 from validation.candidate.checkpoint.rank_files import rank_files, tensors_of, without_data
 from validation.candidate.checkpoint.tensors import Megatron
 from validation.case.errors import UsageError
-from validation.case.layout import Layout
+from validation.case.layout import MOST_RANKS, Layout, check_ranks
 from validation.case.megatron_folder import RANK_FILE
+from validation.case.strangers import shown
 from validation.compare.piece import Box, box_shape
 from validation.convert.describe import Described
 from validation.convert.shell import first_byte
 from validation.convert.source import DTYPES, Inventory, Source, refuse_unknown
 from validation.convert.stored import Stored, read
+
+
+def _is_down(name: str, found: Any) -> bool:
+    return name.endswith("linear_kv_down_proj.weight") and torch.is_tensor(found) and found.dim() == 2
 
 
 class Legacy(Source):
@@ -36,9 +40,9 @@ class Legacy(Source):
         self._tensors = 0
         self._files = [path / file.path for file in rank_files(arrangement.layout)]
         for file in rank_files(arrangement.layout):
-            states = {name: named for name, named in opened(path / file.path).items() if re.fullmatch(r"model\d*", name)}
+            states = {name: named for name, named in without_data(path / file.path).items() if re.fullmatch(r"model\d*", name)}
             te = any(name.endswith("layer_norm_weight") for named in states.values() for name in named)
-            down = next((t for n in states.values() for k, t in n.items() if k.endswith("linear_kv_down_proj.weight")), None)
+            down = next((t for n in states.values() for k, t in n.items() if _is_down(k, t)), None)
             cut = down is not None and down.shape[0] * arrangement.layout.tp == self._latent() and arrangement.layout.tp > 1
             megatron = Megatron(described.model, self.parameters, "te" if te else "local-stock" if cut else "local")
             self._add(path / file.path, states, tensors_of(megatron, arrangement, described.model, file))
@@ -55,6 +59,10 @@ class Legacy(Source):
             found = states.get(state, {}).get(name)
             if found is None:
                 raise UsageError(f"{path}: {name} is missing; the checkpoint and config.json must be of the same model")
+            if not _plain(found):
+                raise UsageError(
+                    f"{path}: {name} does not lie in the file row by row; save the checkpoint again as Megatron-LM does"
+                )
             if tuple(found.shape) != tensor.shape or found.dtype not in DTYPES.values():
                 raise UsageError(f"{path}: {name} is {found.dtype} {tuple(found.shape)} and config.json needs {tensor.shape}")
             left.discard((state, name))
@@ -68,7 +76,7 @@ class Legacy(Source):
     def open(cls, path: Path, described: Described) -> Legacy:
         """The checkpoint in a folder of `mp_rank_...` folders. Raises UsageError."""
         first = sorted(path.glob(f"mp_rank_*/{RANK_FILE}"))[0]
-        return cls(path, described, arrangement_of(opened(first).get("args"), first))
+        return cls(path, described, arrangement_of(without_data(first).get("args"), first))
 
     def stored(self, name: str, box: Box) -> tuple[Sequence[Stored], Box]:
         """Of every rank that holds some of the parameter."""
@@ -94,6 +102,11 @@ class Legacy(Source):
         return self._files
 
 
+def _plain(found: Any) -> bool:
+    """Whether it is a tensor whose bytes lie in the file as they lie in memory."""
+    return torch.is_tensor(found) and found.layout == torch.strided and found.is_contiguous()
+
+
 def _first_byte(found: torch.Tensor, path: Path) -> int:
     try:
         return first_byte(found)
@@ -101,33 +114,30 @@ def _first_byte(found: torch.Tensor, path: Path) -> int:
         raise UsageError(f"{path}: {error}") from None
 
 
-def opened(path: Path) -> dict[str, Any]:
-    """A rank's file, of tensors without their data. Raises UsageError."""
-    try:
-        return without_data(path)
-    except FileNotFoundError:
-        raise UsageError(f"{path}: is missing; the checkpoint is not whole") from None
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-        said = (str(error) or type(error).__name__).splitlines()[0]
-        raise UsageError(f"{path}: cannot be read ({said}); the file is damaged") from None
-
-
 def arrangement_of(arguments: Any, path: Path) -> Arrangement:
     """The layout that Megatron-LM's arguments of a file describe. Raises UsageError."""
-    try:
-        tp, pp = arguments.tensor_model_parallel_size, arguments.pipeline_model_parallel_size
-        layers = arguments.num_layers
-    except AttributeError as error:
-        raise UsageError(f"{path}: the arguments in it do not say the layout ({error})") from None
+
+    def number(name: str, otherwise: int | None = None) -> int:
+        found = getattr(arguments, name, None)
+        found = otherwise if found is None else found
+        if type(found) is not int or not 1 <= found <= MOST_RANKS:
+            raise UsageError(
+                f"{path}: {name} in the arguments is {shown(found)}, and the layout needs a whole number; save the checkpoint "
+                "again"
+            )
+        return found
+
     layout = Layout(
-        tp=tp,
-        pp=pp,
-        vpp=getattr(arguments, "virtual_pipeline_model_parallel_size", None) or 1,
-        ep=getattr(arguments, "expert_model_parallel_size", None) or 1,
-        etp=getattr(arguments, "expert_tensor_parallel_size", None),
+        tp=number("tensor_model_parallel_size"),
+        pp=number("pipeline_model_parallel_size"),
+        vpp=number("virtual_pipeline_model_parallel_size", 1),
+        ep=number("expert_model_parallel_size", 1),
+        etp=None if getattr(arguments, "expert_tensor_parallel_size", None) is None else number("expert_tensor_parallel_size"),
     )
-    ends = [getattr(arguments, f"decoder_{end}_pipeline_num_layers", None) for end in ("first", "last")]
-    return Arrangement(layout, _stages(layers, pp, *ends))
+    check_ranks(layout, str(path))
+    names = [f"decoder_{end}_pipeline_num_layers" for end in ("first", "last")]
+    ends = [None if getattr(arguments, name, None) is None else number(name) for name in names]
+    return Arrangement(layout, _stages(number("num_layers"), layout.pp, *ends))
 
 
 def _stages(layers: int, pp: int, first: int | None, last: int | None) -> tuple[int, ...]:

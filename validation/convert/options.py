@@ -9,6 +9,7 @@ from typing import Any
 
 from validation.case.case import IMPLEMENTATIONS
 from validation.case.empty import refuse_empty
+from validation.run.options import whole
 
 JOBS = min(32, (os.cpu_count() or 1) + 2)
 """Two more than CPUs: a process that has written a file waits until it is on the disk."""
@@ -80,7 +81,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         help="cast weights (default: as they are; fp8 becomes bf16). The expert bias is never cast",
     )
     add("--implementation", choices=IMPLEMENTATIONS, default="te", help="whose names the tensors get (default te)")
-    add("--jobs", type=int, default=JOBS, metavar="N", help=f"processes that write and wait for the disk (default {JOBS})")
+    add("--jobs", type=whole, default=JOBS, metavar="N", help=f"processes that write and wait for the disk (default {JOBS})")
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:
@@ -90,4 +91,10 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     add("--hf-model-path", metavar="DIR", help="where config.json is taken from for a Megatron checkpoint without one")
     add("--no-mtp", action="store_true", help="leave out the layers of multi-token prediction")
     add("--results", metavar="DIR", help="write JUnit XML there")
-    add("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes that compare (default: one for each CPU)")
+    add(
+        "--jobs",
+        type=whole,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help="processes that compare (default: one for each CPU)",
+    )

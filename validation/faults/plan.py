@@ -12,7 +12,7 @@ from validation.case.layout import Layout
 from validation.case.training import Training
 from validation.faults import catalogue
 from validation.faults.fault import Fault
-from validation.run.known import known_bugs
+from validation.run.known import mended
 from validation.run.options import Settings
 
 
@@ -94,10 +94,8 @@ def _planted(kind: str, name: str, needs: str, cases: Sequence[Case]) -> Plant |
     layout = _layout(needs, (case.layout for case in cases))
     if layout is None or (needs == "experts" and not cases[0].model.moe_layers):
         return _MISSING[needs]
-    fault, case = catalogue.find(name), smaller(cases[0], layout)
-    check = fault.first_in(case)
-    hiding = next((bug.id for bug in known_bugs(case) if bug.excuses(case, check)), None)
-    return f"the known upstream bug {hiding} hides it" if hiding else Plant(kind, fault, case, check)
+    fault, case = catalogue.find(name), mended(smaller(cases[0], layout))
+    return Plant(kind, fault, case, fault.first_in(case))
 
 
 def _layout(needs: str, layouts: Iterable[Layout]) -> Layout | None:

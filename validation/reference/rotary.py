@@ -11,6 +11,7 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Atten
 
 from validation.case.errors import UsageError
 from validation.case.model import Model
+from validation.case.strangers import shown
 from validation.reference.model import hf_config
 
 
@@ -44,7 +45,12 @@ class _Positions:
 
 def check(model: Model, folder: Path) -> None:
     """Raises UsageError where the reference would not be the model that transformers loads from the folder."""
-    found = _Positions.of(DeepseekV3Config.from_pretrained(folder)).unlike(_Positions.of(hf_config(model)))
+    try:
+        theirs = _Positions.of(DeepseekV3Config.from_pretrained(folder))
+    except Exception as error:  # what transformers says of settings that Plumbline does not read
+        said = shown(str(error).partition("\n")[0] or type(error).__name__)
+        raise UsageError(f"{folder}: transformers cannot read config.json ({said}); download it again") from None
+    found = theirs.unlike(_Positions.of(hf_config(model)))
     if found is not None:
         raise UsageError(
             f"{folder}: transformers makes {found} of the rotary settings in config.json; with rope_theta, rope_type, factor, "

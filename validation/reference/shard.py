@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
+import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,33 +13,70 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from validation.case.errors import UsageError
+from validation.case.strangers import parsed, read_json, shown
 from validation.compare.sliced import CPU, EndsEarly, SlicedFile
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """By the names that safetensors gives them; every other dtype is refused."""
+_LARGEST_INDEX, _TENSORS = 128 << 20, 1 << 20
+"""Bytes of an index, and tensors in it. DeepSeek-V3's has 9 MB and 92 thousand."""
+_LARGEST_HEADER = 64 << 20
+_VALUES_OF_A_TENSOR = 12
+"""In a header: dtype, up to eight dimensions, two offsets, and the names of these."""
+INDEX = "model.safetensors.index.json"
+_AGAIN = "download it again"
 
 
 def safetensors_files(path: Path) -> list[Path]:
     """The safetensors files of a folder: those of its index, else `model.safetensors`, else all there are."""
-    index = path / "model.safetensors.index.json"
-    if index.is_file():
-        return [path / name for name in _indexed(index)]
+    if (path / INDEX).exists():
+        return [path / name for name in sorted(set(indexed(path).values()))]
     single = path / "model.safetensors"
-    found = [single] if single.is_file() else sorted(path.glob("*.safetensors"))
+    found = [single] if single.is_file() else sorted(file for file in path.glob("*.safetensors") if file.is_file())
     if not found:
         raise UsageError(f"{path}: no safetensors files; save the model with save_pretrained, which writes them")
     return found
 
 
-def _indexed(index: Path) -> list[str]:
-    try:
-        names = sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UsageError(f"{index}: not a safetensors index; download it again") from None
-    missing = [name for name in names if Path(name).name != name or not (index.parent / name).is_file()]
+def indexed(path: Path) -> dict[str, str]:
+    """The file of each tensor, as the index of a folder says. Raises UsageError where one is not there."""
+    index = path / INDEX
+    said = read_json(index, _LARGEST_INDEX, 2 * _TENSORS, _AGAIN)
+    found = said.get("weight_map") if isinstance(said, dict) else None
+    if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found.values()):
+        raise UsageError(f"{index}: not a safetensors index; download it again")
+    missing = [name for name in sorted(set(found.values())) if not _is_there(path, name)]
     if missing:
-        raise UsageError(f"{index}: names {missing[0]}, which is not there ({len(missing)} missing); download it again")
-    return names
+        raise UsageError(f"{index}: names {shown(missing[0])}, which is not there ({len(missing)} missing); download it again")
+    return found
+
+
+def _is_there(folder: Path, name: str) -> bool:
+    try:
+        return Path(name).name == name and (folder / name).is_file()
+    except (OSError, ValueError):  # too long a name, or one with a null byte
+        return False
+
+
+def _check_header(path: Path) -> None:
+    """The header is no larger than headers are: the library, and then json, would take many times its size of memory."""
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            about = os.fstat(number)
+            length = int.from_bytes(os.pread(number, 8, 0), "little")
+            if not stat.S_ISREG(about.st_mode):
+                raise UsageError(f"{path} is no regular file; {_AGAIN}")
+            if length > min(_LARGEST_HEADER, about.st_size - 8):
+                raise UsageError(
+                    f"{path}: not a whole safetensors file (a header of {length} bytes in {about.st_size}, and no more than "
+                    f"{_LARGEST_HEADER} are read); {_AGAIN}"
+                )
+            parsed(os.pread(number, length, 8), f"{path}: its header", _VALUES_OF_A_TENSOR * _TENSORS // 4, _AGAIN)
+        finally:
+            os.close(number)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); {_AGAIN}") from None
 
 
 class Shard(SlicedFile):
@@ -46,12 +84,13 @@ class Shard(SlicedFile):
 
     def __init__(self, path: Path, device: torch.device = CPU) -> None:
         super().__init__(path, device)
+        _check_header(path)
         try:
             # Checks all that the format asks of a header, and that the file is as long as it says.
             with safe_open(str(path), framework="pt"):
                 pass
         except (SafetensorError, OSError) as error:
-            raise UsageError(f"{self.path}: not a whole safetensors file ({error}); download it again") from None
+            raise UsageError(f"{self.path}: not a whole safetensors file ({shown(str(error))}); download it again") from None
 
     def read(self, name: str, index: Sequence[slice] | None = None) -> torch.Tensor:
         """As any file's. Raises UsageError where it has become shorter since it was opened."""

@@ -1,22 +1,30 @@
 """The store: a reference is computed once and kept as a folder of safetensors, shared by every layout.
 
-The folder's name is a digest of all that the reference depends on, so that nothing stale can be read. It is written under
-another name and renamed when whole: a half-written reference is never taken for one.
+The folder's name begins with a digest of all that the reference depends on, so that nothing stale can be read. It is written
+under another name and renamed when whole: a half-written reference is never taken for one. Then it does not change: another of
+the same digest gets a folder of its own, and the newest counts. Who finds one uses it until the process ends, or lets go of it
+(validation.cache.locks): until then nobody deletes it.
+
+What was written is sealed: `seal.json` has the size and the digest of every file. A reference with other files is none.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
 import json
+import os
+import secrets
 import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from validation.cache import forget, locks
 from validation.case.case import Case
 from validation.case.training import ADAM, BALANCE_COEFFICIENT
 
@@ -113,28 +121,96 @@ class Reference:
         return facts
 
 
+_SEAL = "seal.json"
+_ALWAYS_READ = 1 << 30
+"""Bytes of a reference up to which it is read whole before it is used. A larger one is read if a file's times have changed."""
+_READ: set[Path] = set()
+"""References that this process has seen to be whole."""
+
+
 def find(case: Case, home: Path) -> Reference | None:
-    """The stored reference of `case`, or None. Files whose sizes are not those written make it none."""
-    reference = Reference(home / "references" / key(case))
-    try:
-        sizes = reference.facts()["sizes"]
-        whole = all((reference.folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError, KeyError):
-        return None
-    return reference if whole else None
+    """The stored reference of `case`, in use from now on, or None. One that is not as it was written is none.
+
+    The newest counts. Older ones are no longer in use here.
+    """
+    folders = forget.references_of(key(case), home)
+    for folder in folders:
+        if locks.use(folder) and _is_whole(folder):
+            _let_go(other for other in folders if other != folder)
+            return Reference(folder)
+    _let_go(folders)
+    return None
+
+
+def _let_go(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        locks.let_go(folder)
 
 
 def keep(case: Case, home: Path, make: Callable[[Path], dict[str, Any]]) -> Reference:
-    """Let `make` write a reference into a folder (it returns the facts) and put it in its place in one step."""
-    place = home / "references" / key(case)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=place.parent))
+    """Let `make` write a reference into a folder (it returns the facts) and put it in its place in one step.
+
+    It is in use from now on, and replaces others of the same case.
+    """
+    parent = home / forget.REFERENCES
+    parent.mkdir(parents=True, exist_ok=True)
+    unfinished = locks.new_folder(parent, forget.UNFINISHED)
     try:
         facts = make(unfinished)
-        facts["sizes"] = {path.name: path.stat().st_size for path in unfinished.iterdir()}
         (unfinished / "reference.json").write_text(json.dumps(facts, indent=1))
-        shutil.rmtree(place, ignore_errors=True)
-        unfinished.rename(place)
-    finally:
+        _seal(unfinished, _digests(unfinished))
+        place = parent / f"{key(case)}-{secrets.token_hex(4)}"
+        locks.renamed(unfinished, place)
+    except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
+        locks.let_go(unfinished)
+        raise
     return Reference(place)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether every file is as it was sealed. Sizes are looked at each time, digests once in a process."""
+    try:
+        sealed = json.loads((folder / _SEAL).read_text())
+        found = {name: _size_and_times(folder / name) for name in sealed}
+        if not sealed or any(found[name][0] != sealed[name]["times"][0] for name in sealed):
+            return False
+        large = sum(size for size, *_ in found.values()) > _ALWAYS_READ
+        untouched = all(found[name] == sealed[name]["times"] for name in sealed)
+        if folder not in _READ and not (large and untouched):
+            digests = _digests(folder)
+            if any(digests[name] != sealed[name]["digest"] for name in sealed):
+                return False
+            if not untouched:
+                with contextlib.suppress(OSError):  # then it is read again the next time
+                    _seal(folder, digests)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        return False
+    _READ.add(folder)
+    return True
+
+
+def _seal(folder: Path, digests: dict[str, str]) -> None:
+    """Write down how the files are. Where a seal is replaced, copying has changed the times and nothing else."""
+    sealed = {name: {"digest": digest, "times": _size_and_times(folder / name)} for name, digest in digests.items()}
+    unfinished = folder / f".{_SEAL}-{os.getpid()}"
+    unfinished.write_text(json.dumps(sealed, indent=1))
+    unfinished.rename(folder / _SEAL)
+
+
+def _size_and_times(path: Path) -> list[int]:
+    """What changes where somebody writes to the file."""
+    told = path.stat()
+    return [told.st_size, told.st_mtime_ns, told.st_ctime_ns, told.st_ino]
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Of every file of a reference by its name."""
+    names = sorted(path.name for path in folder.iterdir() if path.name != locks.LOCK and not path.name.startswith((_SEAL, ".")))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(names, pool.map(lambda name: _digest(folder / name), names), strict=True))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

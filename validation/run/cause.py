@@ -1,12 +1,14 @@
-"""Whose an exception is: the machine's, so that another try may end otherwise, or that of the code that raised it.
+"""Whose an exception is: the machine's or that of the code that raised it.
 
-Code that raises now and then is a finding like any other, and must not be tried again until it passes.
+What the machine lacks (room on a disk, open files) it lacks in another try, too. Code that raises now and then is a finding
+like any other, and must not be tried again until it passes.
 """
 
 from __future__ import annotations
 
 import re
 
+from validation.case import exhausted
 from validation.case.errors import ExitCode
 
 _CLASSES = ("OutOfMemoryError", "DistError")
@@ -15,7 +17,7 @@ that has no torch asks, too."""
 _WORDS = re.compile(
     "|".join(
         (
-            *("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "No space left on device"),
+            *("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED"),
             *("[Cc]onnection (closed|reset|refused)", "Broken pipe", "[Tt]imed out", "[Tt]imeout"),
             *("busy or unavailable", "ECC error", "NCCL error", "No CUDA GPUs are available", "no CUDA-capable device"),
         )
@@ -29,6 +31,8 @@ def exit_code(error: BaseException) -> ExitCode:
     own = getattr(error, "exit_code", None)
     if own is not None:
         return ExitCode(own)
+    if exhausted.told(error):
+        return ExitCode.ENVIRONMENT
     return ExitCode.INFRASTRUCTURE if _is_of_the_machine(error) else ExitCode.FAIL
 
 

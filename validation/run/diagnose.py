@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import replace
 
+from validation.case import disk, exhausted
 from validation.case.case import Case
 from validation.case.errors import ExitCode
+from validation.case.home import home
 from validation.case.memory import GIB
 from validation.case.preflight import RULES
 from validation.case.remedies import needed, ranks_need, remedies
@@ -15,11 +17,14 @@ from validation.machine import gpus
 from validation.run.launch import Broken
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_SHARED_MEMORY = "/dev/shm"
 _NO_ATTENTION = "No dot product attention backend"
 
 
 def explained(case: Case, broken: Broken, in_ranks: bool = True) -> Broken:
     """The same with what to do about it; `in_ranks` where the reference had been computed and ranks broke."""
+    if broken.exit_code == ExitCode.ENVIRONMENT and (words := exhausted.in_words(broken.sentence)):
+        return replace(broken, sentence=_of_machine(case, broken.sentence, words, in_ranks))
     if any(words in broken.sentence for words in _OUT_OF_MEMORY):
         first, count, takes = broken.sentence.splitlines()[0].rstrip("."), max(1, gpus()), ranks_need if in_ranks else needed
         estimated = f"the estimate for {'the ranks' if in_ranks else 'the reference'} was {takes(case, count) / GIB:.1f} GiB"
@@ -31,6 +36,18 @@ def explained(case: Case, broken: Broken, in_ranks: bool = True) -> Broken:
         )
         return replace(broken, sentence=sentence, exit_code=ExitCode.ENVIRONMENT)
     return _without_transformer_engine(broken) if _suspected(case, broken) else broken
+
+
+def _of_machine(case: Case, said: str, words: str, in_ranks: bool) -> str:
+    """What the machine has run out of, how much the case needs, and where."""
+    first = said.splitlines()[0].rstrip(".")
+    if not exhausted.is_of_disk(words):
+        return f"{first}: {words}; {exhausted.remedy(words)}"
+    if _SHARED_MEMORY in said:
+        return f"{first}; give {_SHARED_MEMORY} more room (`docker run --ipc=host`, or --shm-size)"
+    needs = [disk.runs([case])] if in_ranks else [disk.references([case], home()), disk.runs([case])]
+    where = disk.shortage(needs) or "; ".join(f"about {disk.said(need.bytes)} are needed in {need.folder}" for need in needs)
+    return f"{first}: {where}"
 
 
 def _suspected(case: Case, broken: Broken) -> bool:

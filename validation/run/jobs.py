@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from validation.case.case import Case
 from validation.case.memory import estimate
 from validation.machine import available_memory, visible_gpus
+from validation.run import limits
 
 _ON_CPU, _ON_SHARED_GPUS = ("tiny",), ("tiny", "mini")
 """Presets whose ranks wait for each other more than they work, so that a second case fills the time."""
@@ -16,7 +17,7 @@ def at_once(cases: Sequence[Case]) -> int:
     """Two, where cases, all of one preset, are small and two fit; else one. Ranks with a GPU each would have to share it."""
     first = cases[0]
     if first.on_cpu:
-        return 2 if first.preset in _ON_CPU else 1
+        return 2 if first.preset in _ON_CPU and limits.too_few_threads(cases, 2) is None else 1
     return 2 if first.transport == "staged" and first.preset in _ON_SHARED_GPUS and _two_fit(cases) else 1
 
 

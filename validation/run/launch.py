@@ -16,14 +16,17 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import connection, popen_forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from validation import cuda
+from validation import cuda, loopback
+from validation.case import disk, exhausted
 from validation.case.case import ON_CPU
 from validation.case.errors import ExitCode, PlumblineError
+from validation.run import inherited, temporary
+from validation.run.cause import exit_code
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -50,12 +53,19 @@ class RunBroke(PlumblineError):
         self.broken, self.exit_code = broken, broken.exit_code
 
 
+def broken_by(error: RunBroke | OSError) -> Broken:
+    """How a run ended that its ranks broke, or that the machine did not let start."""
+    if isinstance(error, RunBroke):
+        return error.broken
+    return Broken(None, f"the ranks could not be started: {error}", "", exit_code(error))
+
+
 def prepare(transport: str, steps: bool = False) -> None:
     """Set what must be set before torch is imported anywhere, and name what the fork server imports."""
     os.environ["PLUMBLINE_TRANSPORT"] = transport
     os.environ["PLUMBLINE_STEPS"] = "1" if steps else ""
-    # One thread: a fork of a process with an OpenMP pool hangs. Ranks that have the machine to themselves ask for more.
-    os.environ["OMP_NUM_THREADS"] = "1"
+    inherited.settle()
+    temporary.settle()
     if transport in ON_CPU:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     else:
@@ -129,7 +139,7 @@ def launch(
         try:
             _elastic(entry, arguments, ranks, folder)
         except Exception as error:  # elastic's own errors have no common base that says more than what the ranks left
-            raise RunBroke(post_mortem(folder, ranks, timeout, watch, _failures(error), str(error))) from error
+            raise RunBroke(post_mortem(folder, ranks, timeout, watch, _failures(error), error)) from error
     found = []
     for rank in range(ranks):
         try:
@@ -153,9 +163,9 @@ def _elastic(entry: Callable[..., None], arguments: tuple[Any, ...], ranks: int,
         nproc_per_node=ranks,
         run_id=uuid.uuid4().hex,
         rdzv_backend="static",
-        rdzv_endpoint=f"localhost:{store.port}",
+        rdzv_endpoint=f"{loopback.ADDRESS}:{store.port}",
         rdzv_configs={"rank": 0},
-        local_addr="localhost",
+        local_addr=loopback.ADDRESS,
         max_restarts=0,
         monitor_interval=0.02,
         start_method=start_method(),
@@ -193,10 +203,10 @@ def meeting_place() -> TCPStore:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     listening = socket.socket()
-    listening.bind(("localhost", 0))
+    listening.bind((loopback.ADDRESS, 0))
     port = listening.getsockname()[1]
     return TCPStore(
-        *("localhost", port),
+        *(loopback.ADDRESS, port),
         is_master=True,
         wait_for_workers=False,
         multi_tenant=True,
@@ -299,7 +309,7 @@ def _failures(error: Exception) -> list[tuple[int, int]]:
 
 
 def post_mortem(
-    folder: Path, ranks: int, timeout: float, watch: Watch, failures: list[tuple[int, int]], otherwise: str = ""
+    folder: Path, ranks: int, timeout: float, watch: Watch, failures: list[tuple[int, int]], otherwise: Exception | None = None
 ) -> Broken:
     """Which rank broke the run, and how. A time-out says nothing of who was late, so it names what each was doing.
 
@@ -322,10 +332,21 @@ def post_mortem(
             left = raised[rank]
             return Broken(rank, f"rank {rank} raised {left['error']}", stacks, ExitCode(left["exit_code"]))
         doing = last_step(folder, rank) or "start"
-        if code < 0:
-            return Broken(rank, f"rank {rank} was killed by {signal.Signals(-code).name} in '{doing}'", stacks)
-        return Broken(rank, f"rank {rank} ended with exit status {code} in '{doing}'", stacks)
-    return Broken(None, f"the ranks could not be started: {otherwise}", stacks)
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
+        return _without_a_word(folder, code, Broken(rank, f"rank {rank} {how} in '{doing}'", stacks))
+    code = exit_code(otherwise) if otherwise is not None and exhausted.told(otherwise) else ExitCode.INFRASTRUCTURE
+    return Broken(None, f"the ranks could not be started: {otherwise}", stacks, code)
+
+
+def _without_a_word(folder: Path, code: int, broken: Broken) -> Broken:
+    """The same with what ended a rank that could leave no report: the machine may have run out of what it needs."""
+    printed = [path.read_text(errors="replace") for path in folder.glob(f"logs/*/attempt_0/{broken.rank}/stderr.log")]
+    words = exhausted.by_exit_code(code) or next(filter(None, map(exhausted.in_words, printed)), None)
+    if words is None and disk.is_full(folder):
+        words = f"no space is left in {folder.parent}"
+    if words is None:
+        return broken
+    return replace(broken, sentence=f"{broken.sentence}: {words}", exit_code=ExitCode.ENVIRONMENT)
 
 
 def _raised(folder: Path, rank: int) -> dict[str, Any] | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from validation.cache import limit
 from validation.case import arrangement
 from validation.case.case import DEFAULT_SEED, IMPLEMENTATIONS, ON_CPU, PRECISIONS, TRANSPORTS, Case
 from validation.case.empty import refuse_empty
@@ -18,7 +20,9 @@ from validation.case.folder import model_from_folder
 from validation.case.home import home
 from validation.case.layout import Layout
 from validation.case.megatron_folder import megatron_folder
-from validation.case.preset import PRESETS, Preset, preset
+from validation.case.preset import PRESETS, TINY, Preset, preset
+from validation.case.sizes import check_sizes
+from validation.case.strangers import quoted, shown
 from validation.case.training import OPTIONS, Training
 
 _OPTION_HELP = {
@@ -43,8 +47,12 @@ _WORDS = (
     "plugin",
     "results",
     "manifest",
+    "cache_limit",
 )
 """Options that take a text of any kind."""
+_MOST_STEPS, _LONGEST = 1000, 10_000_000
+_DIGITS = 30
+"""Of a number on the command line; the largest that means anything has 19."""
 DEGREES = ("tp", "pp", "vpp", "ep", "etp", "cp", "dp")
 
 
@@ -54,7 +62,8 @@ class Settings:
 
     `timeout` is in seconds, for each case and each reference; `jobs` is how many cases run at the same time, None for what is
     good here (validation.run.jobs); `share_gpu` is the most ranks of a case that may share one GPU, None for any number.
-    `plugin` is what the ranks run with, as it was given (validation.run.plugin).
+    `plugin` is what the ranks run with, as it was given (validation.run.plugin). `cache_limit` is how many bytes the cache in
+    `home` may hold, None for any number.
     """
 
     cases: tuple[Case, ...]
@@ -71,13 +80,25 @@ class Settings:
     plugin: str = ""
     manifest: Path | None = None
     share_gpu: int | None = None
+    cache_limit: int | None = None
 
 
 @dataclass(frozen=True)
 class Given:
-    """Settings that were worked out before pytest started, handed to it as a plugin."""
+    """Settings that were worked out before pytest started, handed to it as a plugin, with the user's `words` for pytest."""
 
     settings: Settings
+    words: tuple[str, ...] = ()
+
+
+def whole(text: str) -> int:
+    """A whole number of an option. Raises argparse's error, with which it ends in a sentence."""
+    if not re.fullmatch(r"\s*[+-]?[0-9_]+\s*", text) or len(text) > _DIGITS:
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is no whole number of up to {_DIGITS} digits")
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is no whole number") from None
 
 
 def add_options(add: Callable[..., Any]) -> None:
@@ -93,12 +114,12 @@ def add_options(add: Callable[..., Any]) -> None:
     )
     add("--set", dest="numbers", action="append", default=[], metavar="NAME=VALUE", help="override a number of the model")
     add("--layouts", default=None, metavar="tp2,pp2", help="layouts to run, one after the other, with one reference")
-    add("--steps", type=int, default=None, help="optimizer steps to compare (default 2 for tiny in fp64, else none)")
+    add("--steps", type=whole, default=None, help="optimizer steps to compare (default 2 for tiny in fp64, else none)")
     add("--stream", action="store_true", default=False, help="compute both models layer by layer: the memory of one layer")
     for name, words in OPTIONS.items():
         add(f"--{name}", default=words[0], choices=words, help=f"{_OPTION_HELP[name]} (default {words[0]})")
     for degree in DEGREES:
-        add(f"--{degree}", type=int, default=None, metavar="N", help=f"{degree} of a single layout")
+        add(f"--{degree}", type=whole, default=None, metavar="N", help=f"{degree} of a single layout")
     add("--precision", default=None, help=f"{', '.join(PRECISIONS)} (default fp64 on the CPU, fp32 on GPUs)")
     add("--implementation", default="local", help=f"{', '.join(IMPLEMENTATIONS)} or your own package.module:function")
     add(
@@ -107,7 +128,7 @@ def add_options(add: Callable[..., Any]) -> None:
         help=f"{', '.join(TRANSPORTS)}: gloo runs on the CPU, nccl on a GPU a rank, staged on GPUs that ranks share, through "
         "host memory; staged-cpu takes the same way on the CPU (default gloo)",
     )
-    add("--share-gpu", type=int, default=None, metavar="N", help="let up to N ranks share each GPU, over transport staged")
+    add("--share-gpu", type=whole, default=None, metavar="N", help="let up to N ranks share each GPU, over transport staged")
     add("--megatron-path", default=None, metavar="DIR", help="a checkout with megatron/core, in place of the installed one")
     add(
         "--plugin",
@@ -115,10 +136,10 @@ def add_options(add: Callable[..., Any]) -> None:
         metavar="FILE.py[:ARGUMENT]",
         help="run your own functions in every rank while it makes the model; a gate takes no results of such a run",
     )
-    add("--seed", type=int, default=DEFAULT_SEED, help="seed of weights and tokens")
-    add("--batch-size", type=int, default=None, help="sequences of one step, over all data-parallel ranks")
-    add("--micro-batch-size", type=int, default=None, help="sequences of one forward pass")
-    add("--seq-length", type=int, default=None, help="tokens of one sequence")
+    add("--seed", type=whole, default=DEFAULT_SEED, help="seed of weights and tokens")
+    add("--batch-size", type=whole, default=None, help="sequences of one step, over all data-parallel ranks")
+    add("--micro-batch-size", type=whole, default=None, help="sequences of one forward pass")
+    add("--seq-length", type=whole, default=None, help="tokens of one sequence")
     add(
         "--isolated",
         action="store_true",
@@ -127,10 +148,10 @@ def add_options(add: Callable[..., Any]) -> None:
     )
     add("--results", default="results", metavar="DIR", help="where the JUnit files go (default results)")
     add("--case-timeout", type=float, default=600.0, metavar="SECONDS", help="after which a case is killed (default 600)")
-    add("--max-ranks", type=int, default=8, help="largest number of processes to start on the CPU (default 8)")
+    add("--max-ranks", type=whole, default=8, help="largest number of processes to start on the CPU (default 8)")
     add(
         "--jobs",
-        type=int,
+        type=whole,
         default=None,
         metavar="N",
         help="cases that run at the same time (default 2 for tiny on the CPU, and for tiny and mini on shared GPUs; else 1)",
@@ -144,7 +165,19 @@ def add_options(add: Callable[..., Any]) -> None:
     )
     add("--no-self-test", action="store_true", default=False, help="plant none")
     add("--manifest", default=None, metavar="FILE", help="write down every check that would be reported, and run nothing")
+    add_cache_limit(add)
     add("--fresh", action="store_true", default=False, help="compute the reference again even if it is stored")
+
+
+def add_cache_limit(add: Callable[..., Any]) -> None:
+    """Add the option that two commands have."""
+    add(
+        limit.OPTION,
+        default=None,
+        metavar="SIZE",
+        help="how much the cache may hold, such as 20GB, or none for no limit; what was used longest ago goes first (default "
+        f"${limit.VARIABLE}, else a tenth of its disk, {limit.written(limit.MOST)} at most)",
+    )
 
 
 def parsed(words: Sequence[str]) -> Settings:
@@ -165,6 +198,7 @@ def settings(options: Any, command: str) -> Settings:
     _check_limits(options)
     base, folder = _base(options)
     model = base.model.with_numbers(_numbers(options.numbers))
+    check_sizes(model)
     transport = _transport(options)
     precision = options.precision or ("fp64" if transport in ON_CPU else "fp32")
     cases = tuple(
@@ -206,6 +240,7 @@ def settings(options: Any, command: str) -> Settings:
         plugin=options.plugin or "",
         manifest=Path(options.manifest) if options.manifest else None,
         share_gpu=options.share_gpu,
+        cache_limit=limit.limit(options.cache_limit, home()),
     )
 
 
@@ -227,13 +262,13 @@ def _self_test(options: Any) -> bool:
 
 
 def _check_limits(options: Any) -> None:
-    if options.steps is not None and options.steps < 0:
-        raise UsageError(f"--steps {options.steps}: give 0 or more")
+    if options.steps is not None and not 0 <= options.steps <= _MOST_STEPS:
+        raise UsageError(f"--steps {options.steps}: give 0 or more, up to {_MOST_STEPS}")
     for name, value in (("jobs", options.jobs), ("max-ranks", options.max_ranks), ("share-gpu", options.share_gpu)):
         if value is not None and value < 1:
             raise UsageError(f"--{name} {value}: give 1 or more")
-    if not options.case_timeout > 0:
-        raise UsageError(f"--timeout {options.case_timeout}: give a number of seconds greater than 0")
+    if not 0 < options.case_timeout <= _LONGEST:
+        raise UsageError(f"--timeout {options.case_timeout}: give a number of seconds greater than 0, up to {_LONGEST}")
 
 
 def _given(value: int | None, otherwise: int) -> int:
@@ -288,7 +323,7 @@ def layers_of(text: str | None) -> tuple[int, ...]:
     except ValueError:
         found = ()
     if text is not None and not found:
-        raise UsageError(f"--layers {text}: give layer numbers joined by commas, such as 0,1,3")
+        raise UsageError(f"--layers {shown(text)}: give layer numbers joined by commas, such as 0,1,3")
     return found
 
 
@@ -319,6 +354,8 @@ def _arrangements(options: Any) -> list[tuple[Layout, Training, int | None]]:
     if not names:
         raise UsageError(f"--layouts {options.layouts}: names no layout; give names joined by commas, such as single,tp2")
     found = [arrangement.parse(name, shared) for name in names]
+    for _, _, mtp in found:
+        check_sizes(replace(TINY.model, num_nextn_predict_layers=mtp or 0), "--layouts: ")
     twice = next((name for name, one in zip(names, found, strict=True) if found.count(one) > 1), None)
     if twice:
         raise UsageError(f"--layouts names {twice} twice; give each layout once")

@@ -84,9 +84,10 @@ def _check_file(name: str, file: Path, argument: str | None) -> None:
         raise UsageError(
             f"--plugin {name}: {file} cannot be read ({error.strerror}); give the path of a Python file"
         ) from error
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two: it is nested too deep
         where = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
-        raise UsageError(f"--plugin {name}: {file}{where} is no Python ({error.args[0]})") from error
+        said = error.args[0] if error.args else type(error).__name__
+        raise UsageError(f"--plugin {name}: {file}{where} is no Python ({said})") from error
     names = set(_defined(tree))
     if "*" in names:
         return  # what a star brings is seen in the ranks

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from validation import checkout, cuda
-from validation.case import packages, preflight, writing
+from validation import checkout, cuda, loopback
+from validation.cache import forget
+from validation.case import disk, packages, preflight, writing
 from validation.case.case import ON_CPU, TE, Case
 from validation.case.errors import EnvironmentMissing, UsageError
 from validation.machine import ABSENT, available_memory, gpus, version, visible_gpus
 from validation.reference import store
-from validation.run import ahead, launch
+from validation.run import ahead, jobs, launch, limits
 from validation.run import plugin as plugins
 from validation.run.options import Settings
 from validation.run.references import REFERENCES
@@ -24,7 +25,6 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> None:
     `also` are further cases, smaller than those of the settings, whose references will be needed.
     """
     writing.check_folder(settings.results, "--results")
-    writing.check_folder(settings.home, "the cache, $PLUMBLINE_CACHE:")
     checkout.choose(settings.megatron_path)
     _find_packages(settings.cases[0].transport)
     memory, cards = available_memory(), visible_gpus()
@@ -44,12 +44,41 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> None:
     _find_implementation(settings.cases[0].implementation)
     plugins.check(settings.plugin)
     launch.prepare(settings.cases[0].transport, steps=any(case.training.steps for case in settings.cases))
+    missing = _missing_references(settings, (*settings.cases, *also))
+    forget.keep_within(settings.home, settings.cache_limit)
+    _find_means(settings, missing)
     launch.warm_up()
-    if settings.fresh or any(store.find(case, settings.home) is None for case in (*settings.cases, *also)):
+    if missing:
         REFERENCES.warm_up()
     if settings.cases[0].hf_model_path is not None:
         _verify(settings)
     ahead.check(settings.cases, settings.timeout)
+
+
+def _missing_references(settings: Settings, cases: Iterable[Case]) -> list[Case]:
+    """A case for each reference that is to be computed. What is found is in use from here on, and not forgotten."""
+    wanted = {store.key(case): case for case in cases}
+    stored = {name: store.find(case, settings.home) is not None for name, case in wanted.items()}
+    return [case for name, case in wanted.items() if settings.fresh or not stored[name]]
+
+
+def _find_means(settings: Settings, missing: Sequence[Case]) -> None:
+    """What the operating system must allow: connections, open files, room on its disks. Raises EnvironmentMissing."""
+    if reason := loopback.problem():
+        raise EnvironmentMissing(loopback.sentence(reason))
+    at_once = settings.jobs or jobs.at_once(settings.cases)
+    limits.allow_open_files()
+    limits.check(settings.cases, at_once)
+    if missing:
+        writing.check_folder(settings.home, "the cache, $PLUMBLINE_CACHE:")
+    if said := disk.shortage(_needs(settings, missing, at_once)):
+        raise EnvironmentMissing(said)
+
+
+def _needs(settings: Settings, missing: Sequence[Case], at_once: int) -> list[disk.Need]:
+    """Room for the references that are to be computed, for what ranks leave while they run, and for the reports."""
+    needs = [disk.references(missing, settings.home)] if missing else []
+    return [*needs, disk.runs(settings.cases, at_once), disk.reports(settings.cases, settings.results)]
 
 
 def _find_packages(transport: str) -> None:

@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import IO
 
 from validation.case.case import Case
+from validation.case.errors import ExitCode
 from validation.case.parameters import parameters
 from validation.run import launch
 from validation.run.launch import Broken, RunBroke
 
 _ELEMENTS_A_THREAD = 4 << 20
 """Elements of weights that are worth another thread: those of a small model only wait for each other."""
+_PYTHON_RAISED = 1
+"""Python's exit status for an exception that nobody catches: here of an import, for later ones are caught."""
 _POLL = 0.01
 """Seconds between two looks at whether a reference is done."""
 
@@ -31,12 +34,14 @@ class ReferenceProcess:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
-        self._said: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process may write to it
+        self._said: IO[str] | None = None
         self._one_at_a_time = threading.Lock()
 
     def warm_up(self) -> subprocess.Popen[str]:
         """Have it import now what it will need; starts it anew where it has ended."""
         if self._process is None or self._process.poll() is not None:
+            # Not before: where temporary files lie is known when a process is wanted (validation.run.temporary).
+            self._said = self._said or tempfile.TemporaryFile("w+")  # noqa: SIM115 - the process writes to it
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "validation.run.refer"],
                 stdin=subprocess.PIPE,
@@ -73,11 +78,18 @@ class ReferenceProcess:
 
     def _post_mortem(self, folder: Path, timeout: float, watch: launch.Watch, code: int) -> Broken:
         broken = launch.post_mortem(folder, 1, timeout, watch, [(0, code)])
-        if broken.stacks:
+        if broken.stacks or self._said is None:
             return broken
         # It ended without a word in the folder: what it printed (an import that failed) is all there is.
         self._said.seek(0)
-        return Broken(broken.rank, broken.sentence, self._said.read(), broken.exit_code)
+        said = self._said.read()
+        if code != _PYTHON_RAISED or not said.strip():
+            return Broken(broken.rank, broken.sentence, said, broken.exit_code)
+        sentence = (
+            f"the HuggingFace side cannot be imported ({said.splitlines()[-1].strip()}); install what that names again, or "
+            "uninstall it if transformers can do without"
+        )
+        return Broken(broken.rank, sentence, said, ExitCode.ENVIRONMENT)
 
 
 def _say(process: subprocess.Popen[str], line: str) -> None:

@@ -18,6 +18,10 @@ from validation.run.cause import exit_code
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
+_TO_LEAVE_A_WORD = 3
+"""Files that are kept open for a rank that can open no more, to say that (its source is read for the stack)."""
+
+
 class Ended(Exception):
     """Somebody ended the rank by what is no error: an interrupt, sys.exit."""
 
@@ -43,7 +47,11 @@ class RankReport:
 
     def _leave(self, kind: str, what: dict[str, Any]) -> None:
         unfinished = self.path(f"{kind}.part")
-        unfinished.write_text(json.dumps(what))
+        try:
+            unfinished.write_text(json.dumps(what))
+        except OSError:
+            unfinished.unlink(missing_ok=True)  # a full disk has room for a word again
+            raise
         unfinished.replace(self.path(kind))
 
     @contextmanager
@@ -52,6 +60,7 @@ class RankReport:
         self.path("pid").write_text(str(os.getpid()))
         # The rank's parent is the fork server: when that goes, so must the rank, or it would hang in a collective.
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+        spare = [os.open(os.devnull, os.O_RDONLY) for _ in range(_TO_LEAVE_A_WORD)]
         with self.path("stacks").open("w") as stacks:
             faulthandler.enable(stacks)
             faulthandler.register(signal.SIGUSR1, stacks)
@@ -61,6 +70,8 @@ class RankReport:
             except BaseException as error:
                 kind = type(error)
                 sentence = f"{kind.__module__}.{kind.__qualname__}: {error}" if kind.__module__ != "builtins" else repr(error)
+                while spare:
+                    os.close(spare.pop())
                 left = {"error": sentence, "stack": traceback.format_exc(), "exit_code": int(exit_code(error))}
                 self._leave("error", left)
                 if isinstance(error, Exception):
@@ -68,6 +79,8 @@ class RankReport:
                 # What starts ranks takes a KeyboardInterrupt, or sys.exit(0), for an end without a result, and waits for one.
                 raise Ended(sentence) from error
             finally:
+                while spare:
+                    os.close(spare.pop())
                 faulthandler.disable()
                 faulthandler.unregister(signal.SIGUSR1)
                 faulthandler.unregister(signal.SIGTERM)

@@ -11,7 +11,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from validation.cache import forget, locks
+from validation.case import disk
 from validation.case.case import Case
+from validation.case.errors import ExitCode
 from validation.reference import store
 from validation.run import entry, launch
 from validation.run import plugin as plugins
@@ -67,6 +70,7 @@ class Runner:
             pool.shutdown(wait=True)
         for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)
+        locks.let_all_go()
 
     def run(self, case: Case, plugin: str = "") -> Result:
         """The case's result; a run that breaks is a result, too."""
@@ -85,8 +89,8 @@ class Runner:
                     self._settings.timeout,
                     lambda step: self._progress(case, step),
                 )
-        except launch.RunBroke as error:
-            broken = explained(case, error.broken, in_ranks=bool(facts))
+        except (launch.RunBroke, OSError) as error:
+            broken = explained(case, launch.broken_by(error), in_ranks=bool(facts))
             return Result(case, time.monotonic() - start, facts, broken=self._with_plugin(broken, plugin))
         return merged(case, time.monotonic() - start, facts, reports)
 
@@ -109,7 +113,7 @@ class Runner:
             with launch.run_folder() as folder:
                 arguments = self._arguments(case, folder, self._single[single])
                 reports = launch.launch(entry.rank, arguments, case.layout.ranks, folder, self._settings.timeout)
-        except launch.RunBroke:
+        except (launch.RunBroke, OSError):
             return None
         return merged(case, 0.0, {}, reports)
 
@@ -156,6 +160,8 @@ class Runner:
         stored = store.find(case, self._settings.home)
         if stored is not None and not self._settings.fresh:
             return stored
+        if said := disk.shortage([disk.references([case], self._settings.home)]):  # what was free may have gone since the start
+            raise launch.RunBroke(launch.Broken(None, said, "", ExitCode.ENVIRONMENT))
         with launch.run_folder() as folder:
             REFERENCES.compute(
                 case, self._settings.home, folder, self._settings.timeout, lambda step: self._progress(case, step)
@@ -163,4 +169,5 @@ class Runner:
         found = store.find(case, self._settings.home)
         if found is None:
             raise launch.RunBroke(launch.Broken(0, "the reference was computed but cannot be read back", ""))
+        forget.keep_within(self._settings.home, self._settings.cache_limit)
         return found

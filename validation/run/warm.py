@@ -13,7 +13,15 @@ gc.set_threshold(200_000, 50, 50)
 import os  # noqa: E402
 import warnings  # noqa: E402
 
+from validation.case import interpreter  # noqa: E402
+
+interpreter.settle()
+
 import torch  # noqa: E402
+
+# Whatever the environment asks for: no fork of a process with a pool of threads.
+torch.set_num_threads(1)
+
 from torch.nn import functional  # noqa: E402
 
 from validation import checkout  # noqa: E402
@@ -28,9 +36,8 @@ from validation.candidate import platform  # noqa: E402
 if TRANSPORT in ON_CPU:
     platform.install(TRANSPORT)
 
-with warnings.catch_warnings(), platform.uncompiled():
-    # megatron-core warns at import of each optional package that is absent; `doctor` says it better.
-    warnings.simplefilter("ignore")
+# megatron-core warns at import of each optional package that is absent; `doctor` says it better.
+with warnings.catch_warnings(action="ignore"), platform.uncompiled(), platform.broken_is_absent():
     from validation.compare import fused, native
     from validation.run import worker  # noqa: F401
 

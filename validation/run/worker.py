@@ -14,7 +14,7 @@ from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel
 from torch.distributed.elastic.utils.store import barrier
 
-from validation.candidate import build, first_use, load, platform, staged, stream
+from validation.candidate import build, first_use, load, mends, platform, staged, stream
 from validation.candidate.balancing import compare_balancing
 from validation.candidate.compare import compare_gradients, compare_step
 from validation.candidate.optimizer import Optimizer, gather_gradients
@@ -25,6 +25,7 @@ from validation.candidate.saved import load_saved
 from validation.candidate.step import loss_divisor, run_step
 from validation.candidate.unreduced import Unreduced
 from validation.case.case import Case
+from validation.case.errors import EnvironmentMissing
 from validation.compare.memory import device_peak, peak_memory
 from validation.compare.precision import DTYPES, LOSS_DTYPES, as_stored, computing_in, make_deterministic
 from validation.reference.checkpoint import Checkpoint
@@ -32,6 +33,8 @@ from validation.reference.store import Reference
 from validation.run import plugin as plugins
 from validation.run.plugin import Plugin
 from validation.run.report import RankReport
+
+_WITHOUT = "install one that fits (`pip install --no-build-isolation -r requirements/te.txt`), or take --implementation local"
 
 
 def rank(case_text: str, run_folder: str, reference_folder: str, timeout: float, keep: str, plugin: str = "") -> None:
@@ -43,6 +46,8 @@ def rank(case_text: str, run_folder: str, reference_folder: str, timeout: float,
     report = RankReport(Path(run_folder), int(os.environ["RANK"]))
     with report.last_words():
         case = Case.from_json(case_text)
+        if case.uses_te and (cause := platform.broken.get("transformer_engine")):
+            raise EnvironmentMissing(f"megatron-core cannot use the Transformer Engine that is installed ({cause}); {_WITHOUT}")
         report.write(_findings(case, Reference(Path(reference_folder)), report, timeout, keep, plugins.load(plugin)))
 
 
@@ -50,6 +55,8 @@ def _findings(case: Case, stored: Reference, report: RankReport, timeout: float,
     report.progress("process groups")
     staged.register()
     settings = {**make_deterministic(), "megatron-core": core_version}
+    if platform.broken:
+        settings["taken-for-absent"] = "; ".join(f"{name} ({cause})" for name, cause in platform.broken.items())
     baseline = peak_memory()
     if not case.on_cpu:
         # In turn, so that ranks which share GPUs are spread over all of them.
@@ -86,6 +93,7 @@ def _leave_together(case: Case, timeout: float) -> None:
 
 def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankReport, plugin: Plugin) -> int:
     """Everything that is compared, into the recorder; returns the bytes of the parameters that this rank holds."""
+    plugin = mends.with_mends(case, stored.batch, plugin)
     if case.training.stream:
         return stream.measure(case, stored, recorder, plugin, report.path("boundaries"), report.progress)
     report.progress("model")

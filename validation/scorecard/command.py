@@ -11,42 +11,63 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from validation.cache import limit
 from validation.case.empty import refuse_empty
 from validation.case.errors import ExitCode, UsageError
 from validation.case.home import home
+from validation.checks.before import ASIDE
 from validation.faults import catalogue
 from validation.faults.fault import Fault
 from validation.machine import machine
-from validation.run.options import Settings
+from validation.run.options import Settings, add_cache_limit
 from validation.run.prepare import prepare
+from validation.scorecard.behind import ACTIVATED, behind
 from validation.scorecard.judge import SEEN, Clean, Outcome
-from validation.scorecard.report import Scorecard
-from validation.scorecard.run import Trial, outcomes, trials
+from validation.scorecard.report import CLEAN, Scorecard, file_of
+from validation.scorecard.run import outcomes, trials
+from validation.scorecard.trial import Trial
 
 
 def add_options(add: Callable[..., Any]) -> None:
     """Its options."""
     add("--only", action="append", default=[], metavar="ID", help="this fault (A01), or all whose ids begin so (A); repeatable")
+    add(
+        "--behind",
+        action="append",
+        default=[],
+        metavar="BUG",
+        help="put the faults in beside this known upstream bug, by its id in validation/run/known.yaml, or all; repeatable",
+    )
     add("--list", action="store_true", help="list the catalogue and run nothing")
     add("--results", default="results/faults", metavar="DIR", help="where the JUnit files go (default results/faults)")
     add("--jobs", type=int, default=2, metavar="N", help="cases that run at the same time (default 2)")
     add("--timeout", type=float, default=600.0, metavar="SECONDS", help="after which a case is killed (default 600)")
-    add("--write", action="store_true", help="write docs/scorecard.json and docs/scorecard.md from the whole catalogue")
+    add_cache_limit(add)
+    add(
+        "--write",
+        action="store_true",
+        help="write docs/scorecard.md and its data, of the whole catalogue or --behind all",
+    )
 
 
 def run(options: argparse.Namespace, command: str) -> int:
     """Run what is asked for; returns the exit code. Raises UsageError."""
-    refuse_empty(options, ("only", "results"))
-    wanted = chosen(options.only)
+    refuse_empty(options, ("only", "results", "behind", "cache_limit"))
+    wanted, bugs = chosen(options.only), known(options.behind)
     if options.list:
         sys.stdout.write("".join(f"{fault.id}  {fault.group}: {fault.does}\n" for fault in wanted))
         return ExitCode.PASS
     if options.write and options.only:
         raise UsageError("--write writes a page about the whole catalogue; leave --only out")
+    if options.write and bugs and set(bugs) != set(ACTIVATED):
+        raise UsageError("--write writes a page about all known bugs; give --behind all")
     if options.jobs < 1 or not options.timeout > 0:
         raise UsageError("--jobs is 1 or more, and --timeout a number of seconds greater than 0")
-    tried = trials(wanted)
+    tried = behind(wanted, bugs) if bugs else trials(wanted)
+    if not tried:
+        raise UsageError(f"no fault that --only names can be put in beside {', '.join(bugs)}; leave --only out")
     settings = _settings(options, tried, command)
+    ASIDE.take(files(settings.results, tried))
     prepare(settings)
     return _score(tried, settings, options.write)
 
@@ -60,6 +81,14 @@ def chosen(names: Sequence[str]) -> tuple[Fault, ...]:
     return tuple(fault for fault in known if not names or fault.id.startswith(tuple(name.upper() for name in names)))
 
 
+def known(names: Sequence[str]) -> tuple[str, ...]:
+    """The ids of known upstream bugs that `--behind` names. Raises UsageError for one beside which no fault can be put in."""
+    for name in names:
+        if name != "all" and name not in ACTIVATED:
+            raise UsageError(f"--behind {name}: no bug that a case can be given here; those are {', '.join(ACTIVATED)}, or all")
+    return tuple(ACTIVATED) if "all" in names else tuple(dict.fromkeys(names))
+
+
 def _settings(options: argparse.Namespace, tried: Sequence[Trial], command: str) -> Settings:
     return Settings(
         cases=tuple(dict.fromkeys(trial.case for trial in tried)),
@@ -71,12 +100,24 @@ def _settings(options: argparse.Namespace, tried: Sequence[Trial], command: str)
         debug=False,
         fresh=False,
         command=command,
+        cache_limit=limit.limit(options.cache_limit, home()),
     )
+
+
+def files(results: Path, tried: Sequence[Trial]) -> list[Path]:
+    """What the scorecard of these writes."""
+    return [file_of(results, group) for group in (*_groups(tried), CLEAN)]
+
+
+def _groups(tried: Sequence[Trial]) -> list[str]:
+    return list(dict.fromkeys(trial.bug or trial.fault.group for trial in tried))
 
 
 def _score(tried: Sequence[Trial], settings: Settings, write: bool) -> ExitCode:
     start, facts = time.monotonic(), {"command": settings.command, **machine()}
-    card = Scorecard(settings.results, facts, list(dict.fromkeys(trial.fault.group for trial in tried)))
+    for path in files(settings.results, tried):
+        ASIDE.settle(path, {}, sys.maxsize)
+    card = Scorecard(settings.results, facts, _groups(tried))
     found, clean = [], []
     sys.stdout.write(f"===== scorecard: {len(tried)} faults in {len(settings.cases)} cases of preset tiny =====\n")
     sys.stdout.flush()
@@ -89,13 +130,14 @@ def _score(tried: Sequence[Trial], settings: Settings, write: bool) -> ExitCode:
     code, seconds = card.finish(), time.monotonic() - start
     sys.stdout.write(_summary(found, clean, seconds, code))
     if write:
-        from validation.scorecard.page import Measured, save
+        from validation.scorecard.page import BEHIND, DATA, Measured, save
 
         order = [fault.id for fault in catalogue.faults()]
         where = (
             f"{os.cpu_count()} CPU cores with megatron-core {facts['megatron-core']} and transformers {facts['transformers']}"
         )
-        save(Measured(where, round(seconds), tuple(sorted(found, key=lambda one: order.index(one.fault))), tuple(clean)))
+        measured = Measured(where, round(seconds), tuple(sorted(found, key=lambda one: order.index(one.fault))), tuple(clean))
+        save(measured, BEHIND if any(one.bug for one in found) else DATA)
     return code
 
 

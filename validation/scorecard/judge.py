@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from validation.case.case import Case
+from validation.case.errors import ExitCode
 from validation.checks.order import RUN, place
 from validation.checks.verdicts import verdicts
-from validation.faults.fault import Fault
 from validation.scorecard import peers
+from validation.scorecard.trial import Found, Trial
 
 if TYPE_CHECKING:
     from validation.compare.verdict import Verdict
     from validation.run.result import Result
 
 SEEN, ELSEWHERE, MISSED, IDLE, BROKEN = "seen", "seen elsewhere", "missed", "no fault", "broken"
+NOWHERE = "nowhere to be put"
+"""Beside a known bug: the case has not what the fault changes."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Outcome:
     comparison that must be the first to fail and `expected` its title.
     `first` is the title of the first check that fails, `error` its relative error and `limit` what it may be. `changed` counts
     the tensors whose bytes are others than without the fault. `peers` says by rule whether the fault breaks it; a rule that is
-    broken without the fault, too, does not see it.
+    broken without the fault, too, does not see it. `bug` is the known upstream bug that the case has beside the fault.
     """
 
     fault: str
@@ -44,6 +47,7 @@ class Outcome:
     changed: int = 0
     says: str = ""
     peers: Mapping[str, bool] = field(default_factory=dict)
+    bug: str = ""
 
     @property
     def caught(self) -> bool:
@@ -62,45 +66,42 @@ class Clean:
     peers: Mapping[str, bool] = field(default_factory=dict)
 
 
-def judge_clean(case: Case, sound: Result) -> Clean:
+def judge_clean(case: Case, sound: Found) -> Clean:
     """What the checks say of a sound run."""
-    if sound.broken is not None:
-        return Clean(case.name, 0, (), sound.broken.sentence)
-    found = list(verdicts(sound))
+    broken = sound.result.broken or sound.without.broken
+    if broken is not None:
+        return Clean(case.name, 0, (), broken.sentence)
+    found = list(verdicts(sound.result, sound.without))
     failing = tuple(verdict.line for verdict in found if _fails(verdict))
-    return Clean(case.name, len(found), failing, peers=peers.said(sound))
+    return Clean(case.name, len(found), failing, peers=peers.said(sound.result))
 
 
-def judge(fault: Fault, layout: str, case: Case, wrong: Result, sound: Result) -> Outcome:
+def judge(trial: Trial, wrong: Found, sound: Found) -> Outcome:
     """Whether the fault is seen, and where."""
-    check = fault.first_in(case)
-    wanted, found = place(case, check), [] if wrong.broken else list(verdicts(wrong))
+    case, check = trial.case, trial.fault.first_in(trial.case)
+    broken = wrong.result.broken or wrong.without.broken or sound.result.broken or sound.without.broken
+    wanted, found = place(case, check), [] if broken else list(verdicts(wrong.result, wrong.without))
     titles = {verdict.place: verdict.title for verdict in found}
-    expected = titles.get(wanted, check)
-    broken = wrong.broken or sound.broken
+    outcome = Outcome(trial.fault.id, trial.layout, BROKEN, check, titles.get(wanted, check), bug=trial.bug)
+    if trial.bug and wrong.result.broken is not None and wrong.result.broken.exit_code == ExitCode.USAGE:
+        return replace(outcome, status=NOWHERE, says=wrong.result.broken.sentence)
     if broken is not None or wanted == RUN:
-        says = broken.sentence if broken else f"the case has no {check}"
-        return Outcome(fault.id, layout, BROKEN, check, expected, says=says)
+        return replace(outcome, says=broken.sentence if broken else f"the case has no {check}")
     failing = sorted((verdict for verdict in found if _fails(verdict)), key=lambda verdict: verdict.place)
-    changed, alarmed = _changed(wrong, sound), peers.said(sound)
-    rules = {name: broken and not alarmed[name] for name, broken in peers.said(wrong).items()}
+    changed, alarmed = _changed(wrong.result, sound.result), peers.said(sound.result)
+    rules = {name: broken and not alarmed[name] for name, broken in peers.said(wrong.result).items()}
+    outcome = replace(outcome, changed=changed, peers=rules)
     if not failing:
-        status = MISSED if changed else IDLE
-        return Outcome(fault.id, layout, status, check, expected, changed=changed, peers=rules)
+        return replace(outcome, status=MISSED if changed else IDLE)
     first = failing[0]
-    return Outcome(
-        fault.id,
-        layout,
-        SEEN if first.place == wanted else ELSEWHERE,
-        check,
-        expected,
-        first.title,
+    return replace(
+        outcome,
+        status=SEEN if first.place == wanted else ELSEWHERE,
+        first=first.title,
         error=float(first.properties.get("rel_error", math.nan)),
         limit=float(first.properties.get("tolerance", math.nan)),
         failing=len(failing),
-        changed=changed,
         says="; ".join(first.reasons),
-        peers=rules,
     )
 
 

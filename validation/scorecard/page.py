@@ -12,11 +12,11 @@ from typing import Any
 from validation.faults import catalogue
 from validation.faults.fault import GROUPS, Fault
 from validation.faults.left_out import LEFT_OUT
-from validation.scorecard.judge import SEEN, Clean, Outcome
+from validation.scorecard.judge import IDLE, NOWHERE, SEEN, Clean, Outcome
 from validation.scorecard.peers import RULES, Rule
 
 DOCS = Path(__file__).parents[2] / "docs"
-DATA, PAGE = DOCS / "scorecard.json", DOCS / "scorecard.md"
+DATA, PAGE, BEHIND = DOCS / "scorecard.json", DOCS / "scorecard.md", DOCS / "scorecard-behind.json"
 
 _HEAD = """# Scorecard
 
@@ -38,6 +38,15 @@ exact. A rule that a sound run breaks, too, sees nothing there.
 """
 
 
+_BEHIND = """## Beside known upstream bugs
+
+A known upstream bug (`validation/run/known.yaml`) excuses only what it causes. A check that it excuses is judged by a second
+run of the case with the bug taken out, so that whatever is caught without the bug is caught beside it. Here each fault is put
+into its case once more with the bug active, in the layouts that have both (`nox -s faults_behind_bugs`; run on {machine} in
+{seconds:.0f} s). The checks raised a false alarm in {cases}. A fault does not show if it changes no byte beside a bug, or has
+nothing to be put into there.
+
+"""
 _DATA = ("batch_size", "seq_length", "seed")
 """Fields of a fault that say what its case is fed."""
 _EXCITED = """## What it takes to show them
@@ -57,12 +66,12 @@ class Measured:
     clean: tuple[Clean, ...]
 
 
-def load() -> Measured:
-    """What docs/scorecard.json holds."""
-    data = json.loads(DATA.read_text(encoding="utf-8"))
-    found = [Outcome(**_numbered(one)) for one in data["outcomes"]]
-    clean = [Clean(**{**one, "failing": tuple(one["failing"])}) for one in data["clean"]]
-    return Measured(data["machine"], data["seconds"], tuple(found), tuple(clean))
+def load(data: Path = DATA) -> Measured:
+    """What a file holds: docs/scorecard.json, or BEHIND."""
+    content = json.loads(data.read_text(encoding="utf-8"))
+    found = [Outcome(**_numbered(one)) for one in content["outcomes"]]
+    clean = [Clean(**{**one, "failing": tuple(one["failing"])}) for one in content["clean"]]
+    return Measured(content["machine"], content["seconds"], tuple(found), tuple(clean))
 
 
 def _numbered(one: dict[str, Any]) -> dict[str, Any]:
@@ -70,21 +79,22 @@ def _numbered(one: dict[str, Any]) -> dict[str, Any]:
     return {key: math.nan if value is None else value for key, value in one.items()}
 
 
-def save(measured: Measured) -> None:
-    """Write data and page."""
-    data = asdict(measured)
-    for one in data["outcomes"]:
+def save(measured: Measured, data: Path = DATA) -> None:
+    """Write the data into its file, and the page of both."""
+    content = asdict(measured)
+    for one in content["outcomes"]:
         one.update({key: None for key, value in one.items() if isinstance(value, float) and not math.isfinite(value)})
-    DATA.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    PAGE.write_text(page(load()), encoding="utf-8")
+    data.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    if DATA.exists() and BEHIND.exists():
+        PAGE.write_text(page(load(DATA), load(BEHIND)), encoding="utf-8")
 
 
-def page(measured: Measured) -> str:
-    """The whole page."""
+def page(measured: Measured, behind: Measured) -> str:
+    """The whole page: the catalogue, and the catalogue beside known upstream bugs."""
     rules = "\n".join(f"- {_linked(rule)}: {rule.asks}" for rule in RULES)
     head = _HEAD.format(machine=measured.machine, seconds=measured.seconds, rules=rules)
-    parts = (head, _totals(measured), _misses(measured), _alarms(measured), _excited(), _faults(measured), _left_out())
-    return "\n".join(parts)
+    parts = (head, _totals(measured), _misses(measured), _alarms(measured), _behind(behind), _excited())
+    return "\n".join((*parts, _faults(measured), _left_out()))
 
 
 def _linked(rule: Rule) -> str:
@@ -132,6 +142,42 @@ def _alarms(measured: Measured) -> str:
     return "## False alarms\n\n" + "\n".join(found)
 
 
+def _behind(measured: Measured) -> str:
+    """What is caught beside each known upstream bug."""
+    by_bug = {bug: [one for one in measured.outcomes if one.bug == bug] for bug in dict.fromkeys(map(_bug, measured.outcomes))}
+    rows: list[tuple[object, ...]] = [("bug", "tried", "do not show", "caught", "localised"), ("---",) * 5]
+    rows += [(f"[{bug}](findings/{bug}.md)", *_counted(found)) for bug, found in by_bug.items()]
+    rows += [("**all**", *_counted(measured.outcomes))]
+    alarms = sum(bool(clean.failing or clean.says) for clean in measured.clean)
+    cases = f"{alarms} of {len(measured.clean)} cases without a fault ({sum(clean.checks for clean in measured.clean)} checks)"
+    head = _BEHIND.format(machine=measured.machine, seconds=measured.seconds, cases=cases)
+    return head + "".join(map(_row, rows)) + "\n" + _unseen_behind(measured.outcomes)
+
+
+def _bug(one: Outcome) -> str:
+    return one.bug
+
+
+def _counted(found: Sequence[Outcome]) -> tuple[int, ...]:
+    """Tried, without effect, caught, localised."""
+    idle = sum(one.status in (IDLE, NOWHERE) for one in found)
+    return len(found), idle, sum(one.caught for one in found), sum(one.status == SEEN for one in found)
+
+
+def _unseen_behind(found: Iterable[Outcome]) -> str:
+    """A line for each that changes something and is not the first to be seen where its file says."""
+    lines = [
+        f"- {one.fault} in {one.layout} beside {one.bug}: {_how(one)}: {catalogue.find(one.fault).does}.\n"
+        for one in found
+        if one.status not in (SEEN, IDLE, NOWHERE)
+    ]
+    return "".join(lines) or "None is missed, and none is first seen elsewhere.\n"
+
+
+def _how(one: Outcome) -> str:
+    return f"first seen at {one.first}" if one.caught else one.status
+
+
 def _excited() -> str:
     """The faults whose cases are not those of all others."""
     usual = {field.name: field.default for field in fields(Fault)}
@@ -173,4 +219,4 @@ def _left_out() -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(load()), encoding="utf-8")
+    PAGE.write_text(page(load(), load(BEHIND)), encoding="utf-8")

@@ -11,7 +11,7 @@ from pathlib import Path
 from ci import junit
 from validation.case.errors import ExitCode
 from validation.faults import catalogue
-from validation.scorecard.judge import BROKEN, IDLE, SEEN, Clean, Outcome
+from validation.scorecard.judge import BROKEN, IDLE, NOWHERE, SEEN, Clean, Outcome
 
 CLEAN = "clean"
 _MODULE = "validation.scorecard"
@@ -24,11 +24,11 @@ class Scorecard:
         self._results, self._facts = results, dict(facts)
         self._checks: dict[str, list[junit.Check]] = defaultdict(list)
         for group in (*groups, CLEAN):
-            junit.write_unfinished(self._path(group), self._name(group), self._facts)
+            junit.write_unfinished(file_of(results, group), _name(group), self._facts)
 
     def add(self, found: Clean | Outcome) -> None:
         """Say and keep what came of one."""
-        group = catalogue.find(found.fault).group if isinstance(found, Outcome) else CLEAN
+        group = (found.bug or catalogue.find(found.fault).group) if isinstance(found, Outcome) else CLEAN
         check = _of_fault(found) if isinstance(found, Outcome) else _of_clean(found)
         self._checks[group].append(check)
         sys.stdout.write(f"{check.details}\n")
@@ -37,17 +37,21 @@ class Scorecard:
     def finish(self) -> ExitCode:
         """Write the files; the exit code."""
         for group, checks in self._checks.items():
-            suite = junit.Suite(self._name(group), tuple(checks), self._facts, 0.0, time.strftime("%Y-%m-%dT%H:%M:%S"))
-            junit.write(self._path(group), suite)
-            sys.stdout.write(f"JUnit: {self._path(group)}\n")
+            suite = junit.Suite(_name(group), tuple(checks), self._facts, 0.0, time.strftime("%Y-%m-%dT%H:%M:%S"))
+            path = file_of(self._results, group)
+            junit.write(path, suite)
+            sys.stdout.write(f"JUnit: {path}\n")
         failed = any(check.status in ("fail", "error") for checks in self._checks.values() for check in checks)
         return ExitCode.FAIL if failed else ExitCode.PASS
 
-    def _path(self, group: str) -> Path:
-        return self._results / f"{self._name(group)}.xml"
 
-    def _name(self, group: str) -> str:
-        return f"faults-{group.replace(' ', '-')}"
+def file_of(results: Path, group: str) -> Path:
+    """The JUnit file of a group of faults, or of the cases without one."""
+    return results / f"{_name(group)}.xml"
+
+
+def _name(group: str) -> str:
+    return f"faults-{group.replace(' ', '-')}"
 
 
 def _of_clean(found: Clean) -> junit.Check:
@@ -61,7 +65,7 @@ def _of_clean(found: Clean) -> junit.Check:
 
 def _of_fault(found: Outcome) -> junit.Check:
     fault = catalogue.find(found.fault)
-    title = f"Fault seen: {found.fault} in {found.layout}"
+    title = f"Fault seen: {found.fault} in {found.layout}" + (f" beside {found.bug}" if found.bug else "")
     properties = {
         "fault": found.fault,
         "does": fault.does,
@@ -83,6 +87,10 @@ def _said(found: Outcome) -> tuple[str, str]:
     fault = catalogue.find(found.fault)
     if found.status == BROKEN:
         return "error", f"{fault.does}: {found.says}"
+    if found.status == IDLE and found.bug:
+        return "known", f"{fault.does}: not a byte is other than without it, so that it does not show beside {found.bug}"
+    if found.status == NOWHERE:
+        return "known", f"{fault.does}: the case beside {found.bug} has not what it changes ({found.says})"
     if found.status == IDLE:
         return "error", f"{fault.does}: not a byte is other than without it, so that there is no fault"
     if not found.caught:

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from validation.case.case import Case
 from validation.faults.fault import Fault
 from validation.reference import store
+from validation.run.known import mended
 from validation.run.options import Settings
 from validation.scorecard.judge import Clean, Outcome, judge, judge_clean
+from validation.scorecard.trial import Found, Trial
 from validation.scorecard.watched import plugin_of
 
 
-@dataclass(frozen=True)
-class Trial:
-    """A fault in one of its layouts."""
-
-    fault: Fault
-    layout: str
-    case: Case
-
-
 def trials(faults: Sequence[Fault]) -> list[Trial]:
-    """Of all these faults; those of one reference, and within it of one case, one after the other."""
-    found = [Trial(fault, layout, fault.case(layout)) for fault in faults for layout in fault.layouts]
+    """Of all these faults, in all their layouts."""
+    return ordered([Trial(fault, layout, fault.case(layout)) for fault in faults for layout in fault.layouts])
+
+
+def ordered(found: Sequence[Trial]) -> list[Trial]:
+    """Those of one reference, and within it of one case, one after the other."""
     cases = list(dict.fromkeys(trial.case for trial in found))
     references = list(dict.fromkeys(map(store.key, cases)))
     return sorted(found, key=lambda trial: (references.index(store.key(trial.case)), cases.index(trial.case)))
@@ -35,17 +31,21 @@ def outcomes(wanted: Sequence[Trial], settings: Settings) -> Iterator[Clean | Ou
     from validation.run.runner import Runner
 
     runner, clean = Runner(settings), plugin_of()
+
+    def result(case: Case, plugin: str) -> Found:
+        return Found(runner.result(case, plugin), runner.result(mended(case), plugin))
+
     try:
         for trial in wanted:
-            runner.start([trial.case], clean)
-            runner.start([trial.case], plugin_of(trial.fault.id))
+            both = [trial.case, mended(trial.case)]
+            runner.start(both, clean)
+            runner.start(both, plugin_of(trial.fault.id))
         before: Case | None = None
         for trial in wanted:
-            sound = runner.result(trial.case, clean)
+            sound = result(trial.case, clean)
             if trial.case != before:
                 before = trial.case
                 yield judge_clean(trial.case, sound)
-            wrong = runner.result(trial.case, plugin_of(trial.fault.id))
-            yield judge(trial.fault, trial.layout, trial.case, wrong, sound)
+            yield judge(trial, result(trial.case, plugin_of(trial.fault.id)), sound)
     finally:
         runner.close()

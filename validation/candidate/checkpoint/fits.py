@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from validation.candidate.checkpoint.keys import places
+from validation.candidate.checkpoint.metadata import read_metadata
 from validation.candidate.checkpoint.places import Arrangement
 from validation.candidate.checkpoint.rank_files import rank_files, tensors_of, without_data
 from validation.candidate.checkpoint.tensors import EMBEDDING, HEAD, Megatron
 from validation.case.case import TE, Case
-from validation.case.errors import PlumblineError
+from validation.case.errors import PlumblineError, UsageError
 from validation.case.megatron_folder import is_torch_dist, megatron_folder
 from validation.case.parameters import parameters
+from validation.case.strangers import read_json, shown
 
 Shapes = Mapping[str, tuple[int, ...]]
 _TRAINING = ("optimizer.", "rng_state", "rerun_state")
-_LAYER = re.compile(r"(decoder|mtp)\.layers\.(\d+)\.")
-_UNREADABLE = (RuntimeError, OSError, EOFError, pickle.UnpicklingError, AttributeError, ImportError)
+_OF_BACKENDS = {"sharded_backend", "sharded_backend_version", "common_backend", "common_backend_version"}
+_SMALL = 1 << 12
+_LAYER = re.compile(r"(decoder|mtp)\.layers\.(\d{1,9})\.")
 
 
 def misfit(case: Case) -> str | None:
@@ -35,17 +37,30 @@ def misfit(case: Case) -> str | None:
         found = _torch_dist(case, place) if is_torch_dist(place) else _legacy(case, place)
     except PlumblineError as error:
         found = str(error)
-    except _UNREADABLE as error:
-        found = f"it cannot be read ({(str(error) or type(error).__name__).splitlines()[0]}); it is not whole, make it again"
     return found and f"--candidate-checkpoint {case.candidate_checkpoint}: {found}"
 
 
 def _torch_dist(case: Case, place: Path) -> str | None:
-    metadata = FileSystemReader(place).read_metadata().state_dict_metadata
-    found = {key: tuple(known.size) for key, known in metadata.items() if hasattr(known, "size") and _of_model(key)}
+    metadata = read_metadata(place).state_dict_metadata
+    _check_backend(place)
+    found = {
+        key: tuple(known.size) for key, known in metadata.items() if isinstance(known, TensorStorageMetadata) and _of_model(key)
+    }
     megatron = _megatron(case, found)
     wanted = {place.key: place.shape for place in places(megatron).values()}
     return _other_implementation(case, found) or _other_layers(case, found, wanted) or _other_tensors(case, found, wanted)
+
+
+def _check_backend(place: Path) -> None:
+    """megatron-core has other formats, which its ranks would load with code of their own. Raises UsageError."""
+    path = place / "metadata.json"
+    said = read_json(path, _SMALL, _SMALL, "save the checkpoint again")
+    known = said if isinstance(said, dict) else {}
+    backends = [known.get("sharded_backend"), known.get("common_backend", "torch")]
+    if backends != ["torch_dist", "torch"] or not known.keys() <= _OF_BACKENDS:
+        raise UsageError(
+            f"{path}: names {shown(backends[0])} and {shown(backends[1])}; checkpoints of torch_dist and torch are read"
+        )
 
 
 def _of_model(key: str) -> bool:

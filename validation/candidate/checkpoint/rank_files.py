@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import re
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,11 @@ from validation.case.errors import UsageError
 from validation.case.layout import Layout
 from validation.case.megatron_folder import rank_file
 from validation.case.model import Model
+from validation.case.strangers import shown
+
+_STATE = re.compile(r"model\d*")
+_ASKED = re.compile(r"GLOBAL (\S+) (?:was not an allowed global|whose module)")
+"""Where torch says which name its unpickler was asked for."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,26 @@ def _local(name: str, chunk: Chunk) -> str:
 
 
 def without_data(path: Path) -> dict[str, Any]:
-    """All of a rank's file, of tensors without their data."""
+    """All of a rank's file, of tensors without their data. Raises UsageError where it holds more than weights and settings."""
+    if not path.is_file():
+        raise UsageError(f"{path}: is missing; the checkpoint is not whole")
+    try:
+        found = _loaded(path)
+    except Exception as error:  # whatever torch and its unpickler say of a file that anybody may have made
+        raise UsageError(f"{path}: {_reason(error)}") from None
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise UsageError(f"{path}: holds {shown(found)} and no state of a model; save the checkpoint again")
+    wrong = next((name for name in found if _STATE.fullmatch(name) and not _is_state(found[name])), None)
+    if wrong is not None:
+        raise UsageError(f"{path}: {wrong} is no state of a model; save the checkpoint again")
+    return found
+
+
+def _is_state(found: object) -> bool:
+    return isinstance(found, dict) and all(isinstance(name, str) for name in found)
+
+
+def _loaded(path: Path) -> Any:
     with torch.serialization.safe_globals([Namespace]):
         try:
             return torch.load(path, map_location="meta", weights_only=True)
@@ -88,3 +113,15 @@ def without_data(path: Path) -> dict[str, Any]:
             # Its arguments are of classes that megatron-core calls safe when it is imported.
             importlib.import_module("megatron.core")
             return torch.load(path, map_location="meta", weights_only=True)
+
+
+def _reason(error: Exception) -> str:
+    """Why a file cannot be read. torch's own sentence advises to load it without protection."""
+    asked = _ASKED.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
+    if asked:
+        return (
+            f"asks for {shown(asked[1])}, which is neither a weight nor a setting that megatron-core calls safe; nothing "
+            "of it was run, save the checkpoint again without that"
+        )
+    said = "" if isinstance(error, pickle.UnpicklingError) else (str(error) or type(error).__name__).partition("\n")[0]
+    return f"cannot be read{said and f' ({shown(said)})'}; the file is damaged"

@@ -30,7 +30,7 @@ def built(case: Case, model: Any) -> None:
             return
         for name in loaded.names():
             *before, number, rest = name.split(".", 3) if name.startswith("model.layers.") else ("", "", name)
-            if number and ("norm" in rest or "self_attn" in rest):
+            if number and int(number) < case.model.num_hidden_layers and ("norm" in rest or "self_attn" in rest):
                 for part, view in loaded.parts(name):
                     view.copy_(loaded.read(".".join((*before, str(int(number) - 2), rest)), part.box))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from validation.case.case import Case
+from validation.case.errors import UsageError
 from validation.faults.fault import CORE, Fault
 
 FAULT = Fault(
@@ -28,7 +29,8 @@ def wrapped(case: Case, model: Any) -> None:
 
     kept: dict[Any, Any] = {}
     experts = [weight for chunk in model for name, weight in chunk.module.named_parameters() if ".local_experts." in name]
-    assert experts
+    if not experts:
+        raise UsageError("no expert of this model is a module of its own, so none can keep a gradient")
     sound = vars(type(model[0]))["finish_grad_sync"]
 
     def finish(self: Any, *rest: Any, **keywords: Any) -> None:

@@ -1,0 +1,68 @@
+"""The catalogue beside known upstream bugs: every bug of this release can be made to show, and hides nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ci import junit
+from tests.checks.conftest import command
+from validation.case import preflight
+from validation.faults import catalogue
+from validation.machine import version
+from validation.run.known import known_bugs, table
+from validation.scorecard.behind import ACTIVATED, behind
+
+
+def test_every_bug_of_the_installed_release_has_faults_beside_it() -> None:
+    """A bug that nobody tries the catalogue beside could hide anything again."""
+    live = {bug.id for bug in table() if bug.megatron_core and _in_this_release(bug.megatron_core)}
+    assert live == set(ACTIVATED)
+    assert {trial.bug for trial in behind(catalogue.faults(), tuple(ACTIVATED))} == live
+
+
+def _in_this_release(versions: str) -> bool:
+    from packaging.specifiers import SpecifierSet
+
+    return SpecifierSet(versions).contains(version("megatron-core"))
+
+
+@pytest.mark.parametrize("bug", ACTIVATED)
+def test_what_is_tried_can_run_and_has_the_bug(bug: str) -> None:
+    for trial in behind(catalogue.faults(), [bug]):
+        assert bug in {one.id for one in known_bugs(trial.case)}
+        preflight.check(trial.case, max_ranks=8, gpus=0, memory=None)
+
+
+def test_a_fault_is_seen_first_where_it_is_beside_a_bug(tmp_path: Path) -> None:
+    """A gradient that is not reduced, behind column-parallel down-projections, whose bug may spoil that very gradient."""
+    done = command(["faults", "--behind", "shared-rope-key-not-reduced", "--only", "T04", "--results", str(tmp_path)], tmp_path)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert "(1 faults, 1 caught, 1 localised, 0 false alarms in 1 cases, " in done.stdout
+    (check,) = junit.read(tmp_path / "faults-shared-rope-key-not-reduced.xml").checks
+    assert check.name == "Fault seen: T04 in tp2 beside shared-rope-key-not-reduced"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ["--behind", "nothing"],
+            "error: --behind nothing: no bug that a case can be given here; those are latent",
+        ),
+        (
+            ["--behind", "tied-output-weight-unused", "--only", "W"],
+            "error: no fault that --only names can be put in be",
+        ),
+        (
+            ["--behind", "latent-norm-epsilon", "--write"],
+            "error: --write writes a page about all known bugs; give --behind",
+        ),
+    ],
+)
+def test_wrong_usage_is_one_sentence(words: list[str], says: str, tmp_path: Path) -> None:
+    done = command(["faults", *words, "--results", str(tmp_path)], tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(says)
+    assert done.stderr.count("\n") == 1

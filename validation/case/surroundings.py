@@ -1,0 +1,132 @@
+"""What surrounds a command and may not change what it does: files that Python would import instead of what is installed.
+
+The first thing that `python -m validation` and `python -m ci` ask. Until then nothing may be imported that such a file could
+stand for, so this module imports what Python has loaded by itself.
+"""
+
+import os
+import site
+import sys
+from importlib.machinery import PathFinder
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+CUSTOMIZE = ("sitecustomize", "usercustomize")
+"""Modules that Python imports when it starts, before any line of a program."""
+PACKAGES = (
+    *("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments"),
+    *("yaml", "_yaml", "junitparser", "lxml", "isal", "psutil"),
+    *("torch", "numpy", "safetensors", "transformers", "tokenizers", "huggingface_hub", "transformer_engine", "triton"),
+    *("typing_extensions", "filelock", "sympy", "mpmath", "networkx", "jinja2", "markupsafe", "fsspec", "einops", "regex"),
+    *("tqdm", "requests", "urllib3", "certifi", "idna", "charset_normalizer", "httpx", "httpcore", "h11", "anyio", "sniffio"),
+    *(
+        "typer",
+        "click",
+        "rich",
+        "setuptools",
+        "pkg_resources",
+        "colorama",
+        "exceptiongroup",
+        "tomli",
+        "py",
+        "functorch",
+        "torchgen",
+        "hf_xet",
+    ),
+)
+"""What is installed for Plumbline, and what that imports, by the names that are imported."""
+_OURS = ("ci", "validation", "tests", "benchmarks", "noxfile")
+_MEGATRON = "megatron"
+USAGE = 2
+"""validation.case.errors.ExitCode.USAGE; importing it would import what may be shadowed."""
+
+
+def refuse() -> None:
+    """End this process with a sentence if a file here would run in the place of what is installed."""
+    if said := intruder(sys.path):
+        leave_nothing_old(sys.argv[1:])
+        sys.stderr.write(f"error: {said}\n")
+        sys.stderr.flush()
+        os._exit(USAGE)
+
+
+def leave_nothing_old(words: list[str]) -> None:
+    """Move every report in the results folder of a `run` to its folder `before`: the run ends before it knows its own.
+
+    What a run otherwise does about reports of earlier ones (validation/checks/before.py) needs modules that may be hidden here.
+    """
+    if "run" not in words:
+        return
+    given = [word.partition("=")[2] for word in words if word.startswith("--results=")]
+    given += [words[place + 1] for place, word in enumerate(words[:-1]) if word == "--results"]
+    folder = given[-1] if given else "results"
+    for name in _entries(folder):
+        if name.endswith(".xml"):
+            try:
+                os.makedirs(os.path.join(folder, "before"), exist_ok=True)
+                os.replace(os.path.join(folder, name), os.path.join(folder, "before", name))
+            except OSError:
+                os.replace(os.path.join(folder, name), os.path.join(folder, f"{name}.before"))
+
+
+def intruder(path: list[str]) -> str:
+    """What is wrong with the folders that Python imports from, in their order; empty if nothing is.
+
+    What belongs to the interpreter or its environment is trusted as torch is. So is a folder of PYTHONPATH into which packages
+    were installed. A Megatron on PYTHONPATH may be what is to be compared; one in Plumbline's own folder hides the installed.
+    """
+    trusted = _of_the_interpreter()
+    for place, folder in enumerate(path):
+        found = os.path.realpath(folder or os.curdir)
+        later, own = path[place + 1 :], found == os.path.realpath(ROOT)
+        if not own and any(found == one or found.startswith(os.path.join(one, "")) for one in trusted):
+            continue
+        for name in CUSTOMIZE:
+            if _found(name, [folder]):
+                return (
+                    f"{_shown(folder, name)} is run by Python before Plumbline, so it could change what is checked; "
+                    "remove it, or take its folder off PYTHONPATH"
+                )
+        names = [*sys.stdlib_module_names, *(PACKAGES if own or not _holds_installed(folder) else ())]
+        names += [name for name in _listed(folder) if name not in _OURS] if own else []
+        hidden = next((name for name in names if _found(name, [folder]) and _found(name, later)), None)
+        if hidden is None and own and os.path.isdir(os.path.join(ROOT, _MEGATRON)):
+            hidden = _MEGATRON
+        if hidden is not None:
+            return (
+                f"{_shown(folder, hidden)} would be imported instead of the {hidden} that is installed; rename it, or take its "
+                "folder off PYTHONPATH"
+            )
+    return ""
+
+
+def _of_the_interpreter() -> set[str]:
+    """Python's own library, and where packages are installed for it."""
+    prefixes = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix]
+    return {os.path.realpath(folder) for folder in (os.path.dirname(os.__file__), *site.getsitepackages(prefixes))}
+
+
+def _holds_installed(folder: str) -> bool:
+    return any(name.endswith((".dist-info", ".egg-info")) for name in _entries(folder))
+
+
+def _listed(folder: str) -> list[str]:
+    """The names by which what lies in a folder might be imported."""
+    return sorted({name.partition(".")[0] for name in _entries(folder)} - {""})
+
+
+def _entries(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder or os.curdir)
+    except OSError:
+        return []
+
+
+def _found(name: str, path: list[str]) -> bool:
+    """Whether Python finds a module or a package; a folder without an __init__.py gives way to both."""
+    spec = PathFinder.find_spec(name, path)
+    return spec is not None and spec.loader is not None and spec.origin is not None
+
+
+def _shown(folder: str, name: str) -> str:
+    spec = PathFinder.find_spec(name, [folder])
+    return str((spec and spec.origin) or os.path.join(folder or os.getcwd(), name))

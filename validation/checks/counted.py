@@ -1,0 +1,113 @@
+"""Which checks a case must have, counted without pytest: from the tables of probes, parameters and steps.
+
+pytest says which checks it has collected, and may be made to leave some out without a word. This is the second, independent
+count. It shares nothing with the marks that parametrise the checks (validation/checks/marks.py): a mistake there shows here.
+A check of a user's own module is not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+from validation.case.case import Case
+from validation.case.parameters import parameters
+from validation.case.probes import Probe, observed
+from validation.case.steps import stepped
+
+Name = tuple[str, str]
+"""A check's classname and name."""
+
+_PACKAGE = "validation.checks"
+_FORWARD = {
+    "test_layers": ("embedding", "input_norm", "attention.residual", "mlp_norm", "output"),
+    "test_mla": (
+        *("attention.q_latent", "attention.kv_latent", "attention.query", "attention.key"),
+        *("attention.value", "attention.core", "attention.output"),
+    ),
+    "test_mlp": ("mlp.output",),
+    "test_router": (
+        *("moe.router.logits", "moe.router.scores", "moe.router.experts", "moe.router.weights"),
+        "moe.balancing",
+    ),
+    "test_moe": ("moe.shared_expert", "moe.dispatched", "moe.experts", "moe.routed", "moe.output"),
+    "test_mtp": (
+        *("mtp.embedding", "mtp.embedding_norm", "mtp.hidden_norm", "mtp.projection", "mtp.final_norm"),
+        *("mtp.logits", "mtp.token_loss", "mtp.loss"),
+    ),
+    "test_output": ("final_norm", "logits", "token_loss", "loss"),
+}
+"""Module of checks -> the kinds of probes that it compares in the forward pass."""
+_MODULE_OF = {kind: module for module, kinds in _FORWARD.items() for kind in kinds}
+_ALWAYS = (
+    ("test_run", "Every rank finishes"),
+    ("test_weights", "Every checkpoint key used"),
+    ("test_weights", "Every Megatron tensor set"),
+)
+_SELF_TEST = "test_self_test"
+_PLANTED: Mapping[str, tuple[str, ...]] = {
+    "attention scale": (),
+    "rope": (),
+    "router bias": ("experts",),
+    "expert order": ("experts",),
+    "lost reduction": ("tp",),
+    "lost gradient reduction": ("sequence parallelism", "dp", "cp"),
+    "small error": (),
+}
+"""Kind of planted defect -> what a run must have one of."""
+_OF_CASES = (*_FORWARD, "test_run", "test_weights", "test_probe_gradients", "test_gradients", "test_steps")
+OURS = frozenset(f"{_PACKAGE}.{module}" for module in (*_OF_CASES, _SELF_TEST))
+"""The modules whose checks are counted."""
+_SHOWN = 3
+
+
+def counted(case: Case) -> tuple[Name, ...]:
+    """Every check that Plumbline has for this case."""
+    found = [*_ALWAYS, *(("test_weights", one.title) for one in parameters(case.model).values())]
+    found += _of_probes(observed(case).values())
+    found += [("test_gradients", f"{one.title} Gradient") for one in parameters(case.model).values() if one.trained]
+    found += [("test_steps", one.title) for one in stepped(case).values()]
+    return tuple((f"{_PACKAGE}.{module}", title) for module, title in found)
+
+
+def _of_probes(probes: Iterable[Probe]) -> Iterator[Name]:
+    """A probe that a user has added is compared by the user's module; its gradient by ours."""
+    for probe in probes:
+        if probe.kind in _MODULE_OF:
+            yield _MODULE_OF[probe.kind], probe.title
+        if probe.has_gradient:
+            yield "test_probe_gradients", f"{probe.title} Gradient"
+
+
+def choices(case: Case) -> tuple[Name, ...]:
+    """The checks of what the routers choose."""
+    chosen = [one for one in observed(case).values() if one.kind == "moe.router.experts"]
+    return tuple((f"{_PACKAGE}.{_MODULE_OF[one.kind]}", one.title) for one in chosen)
+
+
+def planted(cases: Sequence[Case]) -> tuple[Name, ...]:
+    """Every check of the self-test of these cases."""
+    layouts = [case.layout for case in cases]
+    there = {
+        "experts": any(case.model.n_routed_experts and case.model.moe_layers for case in cases),
+        "tp": any(layout.tp > 1 for layout in layouts),
+        "sequence parallelism": any(layout.tp > 1 and layout.sequence_parallel for layout in layouts),
+        "dp": any(layout.data_parallel > 1 for layout in layouts),
+        "cp": any(layout.cp > 1 for layout in layouts),
+    }
+    kinds = [kind for kind, needs in _PLANTED.items() if not needs or any(there[need] for need in needs)]
+    return tuple((f"{_PACKAGE}.{_SELF_TEST}", f"Planted defect seen: {kind}") for kind in kinds)
+
+
+def difference(wanted: Sequence[Name], collected: Collection[Name]) -> str:
+    """What was collected and what is counted, in words; empty if they agree, checks of users' own modules aside."""
+    ours, known = dict.fromkeys(name for name in collected if name[0] in OURS), set(wanted)
+    missing = [name for name in wanted if name not in ours]
+    extra = [name for name in ours if name not in known]
+    if missing:
+        return f"{len(missing)} of its {len(wanted)} checks were not collected: {_listed(missing)}"
+    return f"{len(extra)} of its checks are in no count of them: {_listed(extra)}" if extra else ""
+
+
+def _listed(names: Sequence[Name]) -> str:
+    shown = ", ".join(f"{title} ({classname.rpartition('.')[2]})" for classname, title in names[:_SHOWN])
+    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

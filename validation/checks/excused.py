@@ -1,0 +1,38 @@
+"""How much known upstream bugs hide in a case: how many checks, by how much, and what is left when they are taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Excused:
+    """Of one bug in one case. `largest` is the largest relative error that it excuses, `without` that of the same checks in the
+    run from which it has been taken out.
+    """
+
+    bug: str
+    checks: int
+    largest: float
+    without: float
+
+    @property
+    def line(self) -> str:
+        """For a reader: `latent-norm-epsilon: 393 checks differ by up to 6.4e-06; without it by up to 4.1e-15`."""
+        checks = f"{self.checks} check{'s' if self.checks > 1 else ''}"
+        verb = "differ" if self.checks > 1 else "differs"
+        return f"{self.bug}: {checks} {verb} by up to {self.largest:.1e} (relative); without it by up to {self.without:.1e}"
+
+
+def excused(checks: Iterable[Mapping[str, str]]) -> tuple[Excused, ...]:
+    """From the properties of a case's checks, those of each bug together, in the order in which they first show."""
+    by_bug: dict[str, list[tuple[float, float]]] = {}
+    for properties in checks:
+        if "known" in properties:
+            numbers = float(properties["rel_error"]), float(properties["rel_error_without"])
+            by_bug.setdefault(properties["known"], []).append(numbers)
+    return tuple(
+        Excused(bug, len(found), max(error for error, _ in found), max(error for _, error in found))
+        for bug, found in by_bug.items()
+    )

@@ -1,0 +1,74 @@
+"""How many files a process may have open and how many threads may be started, and how many of both a run needs.
+
+Measured on a CPU: gloo has two threads and four files for each of a rank's process groups, and every other rank of the case
+costs a rank some connections.
+
+    ranks                         1      2      4
+    files of a rank              99    111    124     with 7 fewer each ends with "Too many open files"
+    threads of all processes     63    117    221
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Sequence
+
+from validation.case.case import Case
+from validation.case.errors import EnvironmentMissing
+from validation.machine import available_threads
+
+_FILES, _FILES_OF_A_PEER = 104, 8
+_THREADS, _THREADS_OF_A_RANK = 8, 54
+_ENOUGH = 4096
+"""Open files that no rank needs: GPUs and their libraries take some, too."""
+
+
+def allow_open_files() -> None:
+    """Raise the soft limit as far as is of use and the hard one lets it; processes that are started get it, too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _ENOUGH if hard == resource.RLIM_INFINITY else min(hard, _ENOUGH)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def check(cases: Sequence[Case], at_once: int) -> None:
+    """Returns if `at_once` of these cases can run at the same time. Raises EnvironmentMissing."""
+    if sentence := too_few_files(cases) or too_few_threads(cases, at_once):
+        raise EnvironmentMissing(sentence)
+
+
+def too_few_files(cases: Sequence[Case]) -> str | None:
+    """The sentence to say if a rank may not have as many files open as it needs, else None."""
+    needed, hard = max(map(_files, cases)), hard_limit()
+    if hard is None or needed <= hard:
+        return None
+    return (
+        f"a rank has about {needed} files open and may have {hard}; raise that limit with `ulimit -n {needed}` before the run "
+        "(beyond a hard limit root does it, or `nofile` in /etc/security/limits.conf), or choose a layout of fewer ranks"
+    )
+
+
+def too_few_threads(cases: Sequence[Case], at_once: int) -> str | None:
+    """The sentence to say if fewer threads may be started than so many cases need, else None."""
+    left, needed = available_threads(), _threads(cases, at_once)
+    if left is None or needed <= left:
+        return None
+    return (
+        f"this run has about {needed} threads and {left} more may be started here; raise that limit with `ulimit -u` or the "
+        "control group's pids.max, or choose --jobs 1 and a layout of fewer ranks"
+    )
+
+
+def hard_limit() -> int | None:
+    """Files that a process may have open at most, None for any number."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if hard == resource.RLIM_INFINITY else hard
+
+
+def _files(case: Case) -> int:
+    return _FILES + _FILES_OF_A_PEER * (case.layout.ranks - 1)
+
+
+def _threads(cases: Sequence[Case], at_once: int) -> int:
+    ranks = sorted((case.layout.ranks for case in cases), reverse=True)
+    return _THREADS + _THREADS_OF_A_RANK * sum(ranks[:at_once])

@@ -1,0 +1,93 @@
+"""The catalogue behind known upstream bugs: what is caught without a bug must be caught beside it.
+
+Each fault is put into its case once more with a bug active, in the layouts that have both. The checks are judged as in any run:
+what the bug excuses by a second run with the same fault, from which the bug has been taken out. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from validation.case import preflight
+from validation.case.case import Case
+from validation.case.errors import UsageError
+from validation.checks.order import RUN, place
+from validation.faults.fault import Fault
+from validation.run.known import known_bugs
+from validation.scorecard.run import ordered
+from validation.scorecard.trial import Trial
+
+
+def _experts_elsewhere(case: Case) -> Case | None:
+    """An etp that is not tp, while experts are not spread."""
+    layout = case.layout
+    if layout.ep > 1 or layout.etp is not None or not case.model.moe_layers:
+        return None
+    return replace(case, layout=replace(layout, etp=1 if layout.tp > 1 else 2))
+
+
+def _stock(case: Case) -> Case | None:
+    """megatron-core's own local spec."""
+    return replace(case, implementation="local-stock") if case.layout.tp > 1 else None
+
+
+def _tied(case: Case) -> Case | None:
+    """Tied embeddings with an MTP layer on another stage."""
+    if case.layout.pp == 1:
+        return None
+    return replace(case, model=replace(case.model, tie_word_embeddings=True, num_nextn_predict_layers=1))
+
+
+def _dense_whole_sequences(case: Case) -> Case | None:
+    """Without sequence parallelism, which a model with experts cannot have."""
+    if case.layout.tp == 1 or not case.layout.uses_sequence_parallel:
+        return None
+    model = replace(case.model, first_k_dense_replace=case.model.num_hidden_layers)
+    return replace(case, model=model, layout=replace(case.layout, sequence_parallel=False))
+
+
+def _balanced_per_token(case: Case) -> Case | None:
+    """A balancing loss with a loss per token."""
+    if case.training.balancing != "none" or case.training.loss != "token":
+        return None
+    return replace(case, training=replace(case.training, balancing="seq_aux_loss"))
+
+
+def _wide_epsilon(case: Case) -> Case | None:
+    """Moonlight's epsilon."""
+    return replace(case, model=replace(case.model, rms_norm_eps=1e-5))
+
+
+ACTIVATED: dict[str, Callable[[Case], Case | None]] = {
+    "latent-norm-epsilon": _wide_epsilon,
+    "balancing-losses-per-token": _balanced_per_token,
+    "expert-gradients-not-reduced": _experts_elsewhere,
+    "shared-rope-key-not-reduced": _stock,
+    "latents-without-sequence-parallelism": _dense_whole_sequences,
+    "tied-output-weight-unused": _tied,
+}
+"""How the case of a fault becomes one that has the bug, too; None where it cannot. Bugs that 0.16 has mended have no entry."""
+
+
+def behind(faults: Iterable[Fault], bugs: Sequence[str]) -> list[Trial]:
+    """Every fault behind each of these bugs, where a case can have both and the check that must see the fault exists there."""
+    listed = list(faults)
+    return [trial for bug in bugs for trial in ordered(list(_behind(listed, bug)))]
+
+
+def _behind(faults: Iterable[Fault], bug: str) -> Iterator[Trial]:
+    for fault in faults:
+        for layout in fault.layouts:
+            case = ACTIVATED[bug](fault.case(layout))
+            if case is not None and _possible(case, fault, bug):
+                yield Trial(fault, layout, case, bug)
+
+
+def _possible(case: Case, fault: Fault, bug: str) -> bool:
+    try:
+        preflight.check(case, max_ranks=8, gpus=0, memory=None)
+        wanted = fault.first_in(case)
+    except UsageError:
+        return False
+    return place(case, wanted) != RUN and bug in {one.id for one in known_bugs(case)}
