@@ -34,7 +34,8 @@ def spoilt(path: Path, **changed: Any) -> Path:
         ({"file": "a.json"}, "ValueError '' and 'a.json' are no names of a session and a file"),
         ({"session": "a/b"}, f"ValueError 'a/b' and {FILE!r} are no names of a session and a file"),
         ({"ranks": -1}, "ValueError -1 is no number of ranks"),
-        ({"limit": 1.0}, "ValueError 1.0 is no limit of a relative error"),
+        ({"limit": 1.001}, "ValueError 1.001 is no limit of a relative error"),
+        ({"limit": float("nan")}, "ValueError nan is no limit of a relative error"),
         ({"limit": -0.1}, "ValueError -0.1 is no limit of a relative error"),
         ({"limit": 0}, "ValueError 0 is no limit of a relative error"),
         ({"name": 3}, "TypeError 3 is no text"),
@@ -43,6 +44,8 @@ def spoilt(path: Path, **changed: Any) -> Path:
         ({"properties": {"a": None}}, "TypeError None is no text"),
         ({"checks": {"a": "b"}}, "TypeError 'b' is no list"),
         ({"numberless": {"a": [None]}}, "TypeError None is no text"),
+        ({"exact": {"a": "b"}}, "TypeError 'b' is no list"),
+        ({"near_ties": {"a": [None]}}, "TypeError None is no text"),
     ],
 )
 def test_what_a_testsuite_of_the_manifest_cannot_be_is_said(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
@@ -55,7 +58,7 @@ def test_what_a_testsuite_of_the_manifest_cannot_be_is_said(tmp_path: Path, chan
 
 @pytest.mark.parametrize(
     "changed",
-    [{"ranks": 0}, {"limit": 0.0}, {"limit": 0.999}, {"limit": None}, {"session": "A_b.c+d-1"}, {"file": "a" * 201 + ".xml"}],
+    [{"ranks": 0}, {"limit": 0.0}, {"limit": 1.0}, {"limit": None}, {"session": "A_b.c+d-1"}, {"file": "a" * 201 + ".xml"}],
     ids=str,
 )
 def test_what_is_just_allowed_is_read(tmp_path: Path, changed: dict[str, Any]) -> None:
@@ -67,7 +70,8 @@ def test_a_manifest_keeps_all_that_it_is_given(tmp_path: Path) -> None:
     """Several checks of a class in their order, and what no check has."""
     checks = (("b", "2"), ("b", "1"), ("a", "3"))
     suite = replace(EXPECTED, checks=checks, numberless=frozenset(checks), limit=None, session="s", excuses=())
-    manifest = Manifest((suite, EXPECTED), COMMIT, "true")
+    suite = replace(suite, exact=frozenset(checks[:2]), near_ties=frozenset(checks[1:]))
+    manifest = Manifest((suite, EXPECTED), COMMIT, "true", {"s": "self-test.xml", "": FILE})
     save(tmp_path / "m.json", manifest)
     assert load(tmp_path / "m.json") == manifest
     text = (tmp_path / "m.json").read_text(encoding="utf-8")
@@ -76,7 +80,17 @@ def test_a_manifest_keeps_all_that_it_is_given(tmp_path: Path) -> None:
 
 
 def test_a_manifest_of_which_nothing_is_said_is_of_no_commit_and_perhaps_of_changed_files() -> None:
-    assert (Manifest(()).commit, Manifest(()).dirty) == ("", "unknown")
+    assert (Manifest(()).commit, Manifest(()).dirty, Manifest(()).self_tests) == ("", "unknown", {})
+
+
+@pytest.mark.parametrize(("self_tests", "said"), [({"s": 3}, "TypeError 3 is no text"), (["s"], "AttributeError ")])
+def test_what_the_self_tests_of_a_manifest_cannot_be_is_said(tmp_path: Path, self_tests: object, said: str) -> None:
+    """A file for each session."""
+    save(tmp_path / "m.json", MANIFEST)
+    content = {**json.loads((tmp_path / "m.json").read_text(encoding="utf-8")), "self_tests": self_tests}
+    (tmp_path / "m.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UnreadableManifest, match=said):
+        load(tmp_path / "m.json")
 
 
 @pytest.mark.parametrize("content", ["[", '{"format": 99}'])
@@ -98,7 +112,9 @@ def test_files_are_found_by_session_where_there_are_folders_of_sessions(tmp_path
     found = results(tmp_path, "results-a/1.xml", "results-b/2.xml", "results-b/3.txt", "other/4.xml", "5.xml")
     assert list(found.files()) == [("a", "1.xml"), ("b", "2.xml")]
     assert list(found.files({"b", "c"})) == [("b", "2.xml")]
-    assert list(found.strangers(())) == ["results-a/1.xml", "results-b/2.xml", "5.xml"]
+    of_b = [replace(EXPECTED, session="b", file="1.xml")]
+    assert list(found.strangers(of_b, ())) == ["results-b/2.xml"]
+    assert list(found.strangers((), ())) == []
     assert found.path("b", "2.xml") == tmp_path / "results-b" / "2.xml"
     assert found.path("b", "2.xml", 3) == tmp_path / "results-b" / "attempts" / "3" / "2.xml"
 
@@ -107,16 +123,25 @@ def test_files_lie_side_by_side_where_there_are_none(tmp_path: Path) -> None:
     """Whatever session is asked for; what is said beforehand counts."""
     found = results(tmp_path, "1.xml", "2.txt", "other/4.xml")
     assert list(found.files({"a"})) == [("", "1.xml")]
-    assert list(found.strangers(())) == ["1.xml"]
     assert found.path("a", "1.xml") == tmp_path / "1.xml"
     assert Results(tmp_path, by_session=True).path("a", "1.xml") == tmp_path / "results-a" / "1.xml"
     assert Results(tmp_path / "none").by_session is False
 
 
 def test_what_is_expected_is_no_stranger(tmp_path: Path) -> None:
-    """In its own session alone."""
-    found = results(tmp_path, f"results-a/{FILE}", f"results-b/{FILE}")
-    assert list(found.strangers((replace(EXPECTED, session="a"),))) == [f"results-b/{FILE}"]
+    """In its own session alone; a session that nobody asks for has none."""
+    found = results(tmp_path, f"results-a/{FILE}", f"results-b/{FILE}", f"results-c/{FILE}")
+    wanted = (replace(EXPECTED, session="a"), replace(EXPECTED, session="b", file="other.xml"))
+    assert list(found.strangers(wanted, ())) == [f"results-b/{FILE}"]
+
+
+def test_in_a_flat_folder_a_stranger_is_one_of_the_same_run(tmp_path: Path) -> None:
+    """What another run left, and what is none of ours, is not."""
+    for name, run in ((FILE, "1"), ("a.xml", "1"), ("b.xml", "2"), ("c.xml", "3")):
+        junit.write(tmp_path / name, replace(SUITE, properties={**SUITE.properties, "run": run}))
+    found = results(tmp_path, "empty.xml")
+    assert list(found.strangers((EXPECTED,), {"1"})) == ["a.xml"]
+    assert list(found.strangers((EXPECTED,), {"1", "2"})) == ["a.xml", "b.xml"]
 
 
 def test_a_call_with_a_name_has_folders_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,10 +52,8 @@ def test_two_reasons_are_reasons(tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize("more", [0, 1])
 def test_as_many_reasons_as_a_log_shows_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str], more: int) -> None:
     """One more is counted."""
-    command_line(tmp_path)
-    for count in range(MOST_SAID + more):
-        (tmp_path / "results" / f"{count}.xml").touch()
-    said = gate(tmp_path, capsys, anew=False)
+    needs = json.dumps({f"job {count}": {"result": "failure"} for count in range(MOST_SAID + more)})
+    said = gate(tmp_path, capsys, "--needs", needs)
     assert said.count("red: ") == MOST_SAID
     assert ("and 1 more reasons\n" in said) is bool(more)
     assert ("more reasons" in said) is bool(more)
