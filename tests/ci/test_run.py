@@ -200,7 +200,7 @@ def test_runs_differ_and_come_in_the_order_of_time() -> None:
     assert [one.partition(" ")[0] for one in found] == sorted(one.partition(" ")[0] for one in found)
 
 
-@pytest.mark.parametrize("pid", [1, os.getpid(), "", "x"])
+@pytest.mark.parametrize("pid", [1, os.getpid(), "", "x"], ids=["init", "this", "none", "word"])
 def test_a_run_that_somebody_exports_for_all_commands_is_none(pid: object) -> None:
     """Only the process that started this one says which run it is part of."""
     if pid != os.getppid():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.mutants.table import Mutation
@@ -15,6 +16,8 @@ from tests.mutants.table import Mutation
 NOTICED = ("killed", "timeout", "segfault", "suspicious", "check was interrupted by user")
 """A test failed, or its process ended otherwise than by passing. The last one is pytest's code for a broken import."""
 SURVIVED = ("survived", "no tests")
+_NOT_RUN = 255
+"""The exit code where pytest could not begin: a test may have another name in each process. mutmut calls that a timeout."""
 _NAME = re.compile(r"(?P<module>.+)\.x(?:ǁ(?P<owner>.+)ǁ|_)(?P<function>.+)__mutmut_\d+")
 
 
@@ -48,7 +51,8 @@ class Mutant:
 def run(folder: Path, workers: int) -> list[Mutant]:
     """Mutate and test in the copy; mutmut's progress goes to the terminal. Raises Broken."""
     ended = _mutmut(folder, "run", "--max-children", str(workers))
-    mutants = list(read(_mutmut(folder, "results", "--all", "true", capture=True).stdout))
+    told, not_run = _mutmut(folder, "results", "--all", "true", capture=True).stdout, set(_not_run(folder))
+    mutants = [replace(one, status="not run") if one.name in not_run else one for one in read(told)]
     unknown = [one for one in mutants if one.status not in (*NOTICED, *SURVIVED)]
     if ended.returncode or unknown or not mutants:
         said = (
@@ -64,6 +68,13 @@ def read(results: str) -> Iterator[Mutant]:
         name, separator, status = line.strip().rpartition(": ")
         if separator and _NAME.fullmatch(name):
             yield Mutant(name, status)
+
+
+def _not_run(folder: Path) -> Iterator[str]:
+    """Mutants of which nothing is known, for no test was run on them."""
+    for path in (folder / "mutants").rglob("*.py.meta"):
+        codes = json.loads(path.read_text(encoding="utf-8"))["exit_code_by_key"]
+        yield from (name for name, code in codes.items() if code == _NOT_RUN)
 
 
 def mutation(folder: Path, mutant: Mutant) -> Mutation:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import configparser
+import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +135,16 @@ def test_an_entry_that_is_noticed_or_gone_is_stale() -> None:
     assert score("ci/gate.py", 10, [], listed(OTHER)).stale == (OTHER,)
 
 
-def ran(monkeypatch: pytest.MonkeyPatch, results: str, code: int = 0, equivalent: Equivalent | None = None) -> int:
+Make = Callable[[Path, Row], None]
+
+
+def ran(
+    monkeypatch: pytest.MonkeyPatch,
+    results: str,
+    code: int = 0,
+    equivalent: Equivalent | None = None,
+    make: Make = lambda folder, row: None,
+) -> int:
     """The exit code of the command where mutmut says this of two modules, and shows one mutation for every survivor."""
 
     def answer(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
@@ -142,7 +153,7 @@ def ran(monkeypatch: pytest.MonkeyPatch, results: str, code: int = 0, equivalent
         return subprocess.CompletedProcess(command, code if word == "run" else 0, texts[word], "")
 
     monkeypatch.setattr(subprocess, "run", answer)
-    monkeypatch.setattr(copied, "make", lambda folder, row: None)
+    monkeypatch.setattr(copied, "make", make)
     monkeypatch.setattr(command, "equivalent", lambda: equivalent or listed())
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     return command.main(["ci/gate.py", "--workers", "1"])
@@ -199,6 +210,23 @@ def test_where_mutmut_does_not_come_to_its_end_nothing_is_known(
 ) -> None:
     """A clean test that fails, no mutants at all, or some that were not tried."""
     assert ran(monkeypatch, results, code) == ExitCode.INFRASTRUCTURE
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("code", "ended", "said"), [(-24, ExitCode.PASS, ""), (255, ExitCode.INFRASTRUCTURE, "mutmut_2 is not run")]
+)
+def test_a_mutant_on_which_no_test_was_run_is_not_noticed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int, ended: ExitCode, said: str
+) -> None:
+    """For mutmut it is a timeout, too, if pytest finds none of the tests that it is asked for."""
+
+    def make(folder: Path, row: Row) -> None:
+        (folder / "mutants" / "ci").mkdir(parents=True)
+        codes = {"exit_code_by_key": {"ci.gate.x_judged__mutmut_1": 1, "ci.gate.x_judged__mutmut_2": code}}
+        (folder / "mutants" / "ci" / "gate.py.meta").write_text(json.dumps(codes), encoding="utf-8")
+
+    assert ran(monkeypatch, KILLED, make=make) == ended
     assert said in capsys.readouterr().err
 
 
