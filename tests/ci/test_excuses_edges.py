@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from ci import junit
 from ci.expected import Excuse, Manifest
-from tests.ci.green import CHECKS, COMMIT, EXPECTED, FILE, SUITE, verdict, with_check
+from tests.ci.green import CHECKS, COMMIT, EXPECTED, FILE, OF_BUG, SUITE, verdict, with_check
 
 
 def test_a_bug_excuses_in_its_versions_alone(tmp_path: Path) -> None:
@@ -46,3 +48,48 @@ def test_where_no_version_is_said_nothing_is_excused(tmp_path: Path) -> None:
     said = [why for _, why in verdict(tmp_path).reasons]
     assert said[0] == "made with megatron-core absent, and ==0.16.1 is required"
     assert any("Layer 0 Gradient" in why for why in said)
+
+
+@pytest.mark.parametrize(
+    ("near_ties", "without", "tolerance", "green"),
+    [
+        (True, "0.1", "0.0", True),
+        (True, "inf", "0.0", False),
+        (True, "2e-10", "1e-10", False),
+        (True, "1e-10", "1e-10", True),
+        (False, "0.1", "0.0", False),
+        (False, "0.0", "0.0", True),
+    ],
+)
+def test_without_the_bug_a_router_s_choice_alone_may_be_a_near_tie(
+    tmp_path: Path, near_ties: bool, without: str, tolerance: str, green: bool
+) -> None:
+    """As where no bug is known: what a pass may be, the second run may be, and at its limit it is."""
+    names = frozenset({(CHECKS[3].classname, CHECKS[3].name)}) if near_ties else frozenset()
+    said = {**OF_BUG, "rel_error_without": without, "tolerance": tolerance}
+    junit.write(tmp_path / FILE, with_check(3, properties=said)(SUITE))
+    assert verdict(tmp_path, Manifest((replace(EXPECTED, near_ties=names),), COMMIT, "false")).green is green
+
+
+@pytest.mark.parametrize(("limit", "tolerance", "green"), [(None, "0.4", True), (0.5, "0.5", True), (0.5, "0.51", False)])
+def test_without_the_bug_no_limit_is_wider_than_the_manifest_s(
+    tmp_path: Path, limit: float | None, tolerance: str, green: bool
+) -> None:
+    """Where it knows one."""
+    said = {**OF_BUG, "rel_error_without": "0.2", "tolerance": tolerance}
+    junit.write(tmp_path / FILE, with_check(3, properties=said)(SUITE))
+    assert verdict(tmp_path, Manifest((replace(EXPECTED, limit=limit),), COMMIT, "false")).green is green
+
+
+def test_several_checks_that_a_bug_does_not_make_right_are_said_as_several(tmp_path: Path) -> None:
+    more = replace(CHECKS[3], name="Layer 1 Gradient")
+    names = [(check.classname, check.name) for check in (CHECKS[3], more)]
+    excuses = tuple(replace(bug, checks=frozenset(names)) for bug in EXPECTED.excuses)
+    wrong = [replace(check, properties={**OF_BUG, "rel_error_without": "0.3"}) for check in (CHECKS[3], more)]
+    junit.write(tmp_path / FILE, replace(SUITE, checks=(*CHECKS[:3], *wrong)))
+    expected = replace(EXPECTED, checks=(*EXPECTED.checks[:3], *names), excuses=excuses)
+    (reason,) = verdict(tmp_path, Manifest((expected,), COMMIT, "false")).reasons
+    assert reason[1] == (
+        "2 checks are skipped: Layer 0 Gradient (test_gradients), Layer 1 Gradient (test_gradients) for a known upstream bug "
+        "without a number that shows that it passes once the bug is taken out"
+    )

@@ -326,3 +326,18 @@ def test_libraries_behind_megatron_s_are_asked_for_beside_a_checkout_too(tmp_pat
     expected = replace(EXPECTED, requires={"megatron-core": "==0.16.1", "torch": ">=2.13.0"})
     found = verdict(tmp_path, Manifest((expected,), COMMIT, "false"), Origin(COMMIT, OTHER))
     assert "made with torch 2.12.0, and >=2.13.0 is required" in [why for _, why in found.reasons]
+
+
+@pytest.mark.parametrize(
+    ("checks", "said"),
+    [
+        ((1,), "1 check passes: Layer 0 Query (test_mla)"),
+        ((1, 2), "2 checks pass: Layer 0 Query (test_mla), Layer 0 Key (test_mla)"),
+    ],
+)
+def test_what_must_be_equal_passes_under_no_limit_above_zero(tmp_path: Path, checks: tuple[int, ...], said: str) -> None:
+    """Whatever is within it; a check that need not be equal may."""
+    names = frozenset((CHECKS[at].classname, CHECKS[at].name) for at in checks)
+    junit.write(tmp_path / FILE, SUITE)
+    found = verdict(tmp_path, Manifest((replace(EXPECTED, exact=names),), COMMIT, "false"))
+    assert found.reasons == ((FILE, f"{said} under a limit above 0, and must be equal"),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -198,6 +199,11 @@ def test_runs_differ_and_come_in_the_order_of_time() -> None:
     found = [run.begun({}) for _ in range(3)]
     assert len(set(found)) == 3
     assert [one.partition(" ")[0] for one in found] == sorted(one.partition(" ")[0] for one in found)
+
+
+def test_a_run_is_named_by_when_it_began_in_utc_and_a_number() -> None:
+    """To a millisecond: runs of two machines are ordered, too."""
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00 [0-9a-f]{16}", run.begun({}))
 
 
 @pytest.mark.parametrize("pid", [1, os.getpid(), "", "x"], ids=["init", "this", "none", "word"])
