@@ -341,3 +341,11 @@ def test_what_must_be_equal_passes_under_no_limit_above_zero(tmp_path: Path, che
     junit.write(tmp_path / FILE, SUITE)
     found = verdict(tmp_path, Manifest((replace(EXPECTED, exact=names),), COMMIT, "false"))
     assert found.reasons == ((FILE, f"{said} under a limit above 0, and must be equal"),)
+
+
+def test_whose_self_test_is_missing_is_said_by_the_session(tmp_path: Path) -> None:
+    """A file of that name in another session is not it."""
+    there = replace(EXPECTED, file="self-test.xml", session="b")
+    manifest = replace(MANIFEST, suites=(EXPECTED, there), self_tests={"a": "self-test.xml", "b": "self-test.xml"})
+    said = [why for where, why in verdict(tmp_path, manifest).reasons if where == "manifest"]
+    assert said == ["says that session a tests itself, and names no check of self-test.xml"]
