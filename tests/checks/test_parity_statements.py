@@ -359,6 +359,12 @@ def test_a_choice_that_is_not_that_of_its_own_scores_and_bias_fails_though_it_ag
         assert concluded(STATEMENTS["routes_agree"][0], result(pieces=pieces)).status == "fail"
 
 
+def test_of_a_choice_that_could_not_be_compared_nothing_more_is_said() -> None:
+    """What its own scores would give is not asked then."""
+    problems = {CHOICE: {1: "shape (1,)"}}
+    assert concluded(STATEMENTS["routes_agree"][0], result(problems=problems)).reasons == ("rank 1: shape (1,)",)
+
+
 def reduced(after: float, before: float | None, case: Case = SINGLE) -> Verdict:
     """The verdict on a gradient that is off by these, after the reduction and before it."""
     shape = SHAPES["gradient_agrees"]
