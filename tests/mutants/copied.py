@@ -35,6 +35,7 @@ def make(folder: Path, row: Row) -> None:
     settings = {
         **_SETTINGS,
         "only_mutate": row.modules,
+        "pytest_add_cli_args": (*_SETTINGS["pytest_add_cli_args"], *(f"--deselect={test}" for test in row.without)),
         "pytest_add_cli_args_test_selection": row.tests,
         "also_copy": beside,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ EQUIVALENT = Path(__file__).with_name("equivalent.yaml")
 
 @dataclass(frozen=True)
 class Row:
-    """Modules, by their path in the repository, and the pytest arguments that name the tests of all of them."""
+    """Modules, by their path in the repository, the files with the tests of all of them, and tests that are not run."""
 
     modules: tuple[str, ...]
     tests: tuple[str, ...]
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Mutation:
 
 def rows(table: Path = TABLE) -> list[Row]:
     """The rows of the table, in its order."""
-    return [Row(tuple(row["modules"]), tuple(row["tests"])) for row in _read(table)["rows"]]
+    return [Row(tuple(row["modules"]), tuple(row["tests"]), tuple(row.get("without", ()))) for row in _read(table)["rows"]]
 
 
 def left_out(table: Path = TABLE) -> dict[str, str]:
@@ -86,7 +87,7 @@ def chosen(asked: Sequence[str], table: Path = TABLE) -> list[Row]:
             raise UsageError(f"{module} is not mutated: {left_out(table)[module]}")
         if module not in known:
             raise UsageError(f"{module} is in no row of {table.name}; there are {', '.join(sorted(known))}")
-    some = [Row(tuple(one for one in row.modules if not asked or one in asked), row.tests) for row in found]
+    some = [replace(row, modules=tuple(one for one in row.modules if not asked or one in asked)) for row in found]
     return [row for row in some if row.modules]
 
 

@@ -62,7 +62,7 @@ def test_decorators_become_calls_and_the_program_stays_the_same() -> None:
 
 
 def test_the_copy_has_the_settings_of_its_row_and_the_tree_is_left_alone(tmp_path: Path) -> None:
-    row = Row(("validation/compare/piece.py", "ci/gate.py"), ("tests/compare/test_piece.py",))
+    row = Row(("validation/compare/piece.py", "ci/gate.py"), ("tests/compare/test_piece.py",), ("tests/a.py::test_b",))
     before = (ROOT / row.modules[0]).read_text(encoding="utf-8")
     copied.make(tmp_path / "copy", row)
     read = configparser.ConfigParser()
@@ -70,6 +70,7 @@ def test_the_copy_has_the_settings_of_its_row_and_the_tree_is_left_alone(tmp_pat
     settings = {name: value.split() for name, value in read["mutmut"].items()}
     assert settings["only_mutate"] == list(row.modules)
     assert settings["pytest_add_cli_args_test_selection"] == list(row.tests)
+    assert settings["pytest_add_cli_args"][-1] == "--deselect=tests/a.py::test_b"
     assert settings["source_paths"] == ["ci", "validation"]
     assert {"tests", "docs", "pyproject.toml"} <= set(settings["also_copy"])
     assert "@functools" not in (tmp_path / "copy" / row.modules[0]).read_text(encoding="utf-8")
