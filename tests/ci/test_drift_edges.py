@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from argparse import ArgumentParser
 from dataclasses import replace
 from pathlib import Path
@@ -67,7 +69,7 @@ def test_a_factor_of_one_allows_no_growth(tmp_path: Path) -> None:
 
 def test_what_has_grown_most_comes_first_and_what_is_no_number_before_it() -> None:
     """By how many times, not by how much."""
-    moved = [Moved("a", "some", 0.25, 0.75), Moved("a", "most", 0.01, 0.1), Moved("a", "none", 0.01, float("nan"))]
+    moved = [Moved("a", "some", 0.25, 0.75), Moved("a", "most", 0.4, 1.6), Moved("a", "none", 0.01, float("nan"))]
     found = Drift(grown=moved)
     assert [reason.split(": ")[1] for reason in found.reasons] == ["none", "most", "some"]
 
@@ -116,6 +118,21 @@ def test_sessions_beside_files_that_vanished_add_up(tmp_path: Path, monkeypatch:
     found = drift(tmp_path / "base", tmp_path / "now", FACTOR, wanted)
     assert [remark.partition(":")[0] for remark in found.remarks] == ["session a", "session b"]
     assert found.vanished == [f"parity/{FILE}"]
+
+
+def test_results_lie_as_the_base_s_do(tmp_path: Path) -> None:
+    """A file beside the folders of sessions is none of a session's."""
+    junit.write(tmp_path / "base" / "results-parity" / FILE, SUITE)
+    junit.write(tmp_path / "now" / FILE, SUITE)
+    found = drift(tmp_path / "base", tmp_path / "now", FACTOR)
+    assert (found.vanished, found.appeared) == ([f"parity/{FILE}"], [])
+
+
+def test_in_a_flat_folder_a_session_s_files_are_found_by_their_names(tmp_path: Path) -> None:
+    """As a run on one's own machine leaves them."""
+    two(tmp_path, SUITE, SUITE)
+    found = drift(tmp_path / "base", tmp_path / "now", FACTOR, frozenset({("parity", FILE)}))
+    assert (found.compared, found.vanished) == (2, [MORE])
 
 
 def by_options(folder: Path, *words: str) -> Drift | None:
@@ -167,3 +184,17 @@ def test_what_an_earlier_attempt_to_keep_left_is_not_kept(tmp_path: Path) -> Non
     about = (tmp_path / "base" / "baseline.json").read_text(encoding="utf-8")
     assert about.startswith('{\n "commit": "')
     assert about.endswith("\n}\n")
+
+
+def test_a_disk_without_room_for_the_first_file_is_what_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not that there is nothing to clear away."""
+    words = [*command_line(tmp_path), "--output", str(tmp_path / "base")]
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a")
+
+    monkeypatch.setattr(junit, "write", full)
+    assert main(["baseline", *words]) == 3
+    assert capsys.readouterr().err.startswith("error: a: no space, or no inode, is left; ")
