@@ -112,7 +112,12 @@ def test_somebody_has_approved_only_where_somebody_was_asked(
 ) -> None:
     """By the environment that the job names, and by whole sentences."""
     asked: list[tuple[str, ...]] = []
-    monkeypatch.setattr(permit, "ask", lambda *path: asked.append(path) or answer)
+
+    def reply(*path: str) -> object:
+        asked.append(path)
+        return answer
+
+    monkeypatch.setattr(permit, "ask", reply)
     assert main(["permit", "--environment", "forks"]) == code
     assert asked == [("environments", "forks")]
     assert capsys.readouterr().out == (

@@ -160,7 +160,7 @@ def test_what_is_wrong_with_a_tool_is_one_sentence(tmp_path: Path, found: object
 def test_sessions_that_some_event_runs_are_known_unless_a_team_has_layouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whose other calls nobody knows."""
     monkeypatch.delenv("PLUMBLINE_LAYOUTS", raising=False)
-    assert running() == {row.session for row in rows(TABLE) if row.when}
+    assert running() == frozenset(row.session for row in rows(TABLE) if row.when)
     assert any(not row.when for row in rows(TABLE))
     monkeypatch.setenv("PLUMBLINE_LAYOUTS", "tp2")
     assert running() is None
