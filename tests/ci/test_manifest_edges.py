@@ -62,7 +62,10 @@ def test_checks_are_listed_by_the_command_of_the_row(listed: Ran, tmp_path: Path
     ((command, how),) = listed
     row = next(row for row in rows() if row.session == "cpu_tp2")
     assert command[:-1] == [sys.executable, "-m", "validation", *row.arguments(), "--self-test", "--manifest"]
-    assert Path(command[-1]).name == "manifest.json"
+    path = Path(command[-1])
+    assert path.name == "manifest.json"
+    assert path.parent.name.startswith("plumbline-manifest-")
+    assert not path.parent.exists()
     assert how == {"cwd": manifest.ROOT, "capture_output": True, "text": True, "timeout": 300, "check": False}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def without(entry: dict[str, Any], *names: str, **more: Any) -> dict[str, Any]:
         ),
         (without(ROW, "layouts", each=[]), "one: each is []; it must be a list of words"),
         (without(ROW, layouts=["tp2", "pp2", "pp2"]), "one: layout pp2 is there twice; give each layout once"),
+        (without(ROW, layouts=["tp2", "pp2", "pp2", "tp2"]), "one: layout tp2 is there twice; give each layout once"),
         (without(ROW, layouts=["tp2", ""]), "one: layouts is ['tp2', '']; it must be a list of words"),
         (without(ROW, when=["nightly", "a", "b"]), f"one: event 'a' is unknown; known are {', '.join(EVENTS)}"),
         (without(ROW, when="nightly"), "one: when is 'nightly'; it must be a list of words"),
@@ -123,11 +125,17 @@ def test_gpus_are_those_of_the_largest_layout(tmp_path: Path, transport: str, gp
 
 def test_each_fills_every_name_in(tmp_path: Path) -> None:
     """In the session and in what it does, as often as it stands there."""
-    entry = without(ROW, "layouts", session="on_{layout}", does="{layout} and {layout}: {ranks}", each=["single", "tp2pp2"])
+    entry = without(
+        ROW, "layouts", session="on_{layout}", does="{layout} and {layout}: {ranks}", each=["single", "tp2pp2+distributed"]
+    )
     found = rows(table(tmp_path, entry))
     assert [(row.session, row.does, row.layouts) for row in found] == [
         ("on_single", "single and single: 1 rank", ("single",)),
-        ("on_tp2pp2", "tp2pp2 and tp2pp2: 4 ranks", ("tp2pp2",)),
+        (
+            "on_tp2pp2+distributed",
+            "tp2pp2+distributed and tp2pp2+distributed: 4 ranks",
+            ("tp2pp2+distributed",),
+        ),
     ]
 
 
@@ -170,6 +178,21 @@ def test_sessions_that_some_event_runs_are_known_unless_a_team_has_layouts(monke
 def test_a_layout_may_have_its_options(tmp_path: Path, layout: str) -> None:
     (row,) = rows(table(tmp_path, without(ROW, layouts=[layout])))
     assert row.arguments()[3:5] == ["--layouts", layout]
+
+
+@pytest.mark.parametrize(
+    ("layout", "said"),
+    [
+        ("tp2+1-3", "+1-3 gives the layers of 2 pipeline stages and the layout has pp1"),
+        ("single+mtp+mean", "with an MTP layer Megatron-Core divides"),
+        ("tp2+mtp60", "leaves the last MTP layer nothing to predict"),
+        ("tp3", "tp3 does not divide"),
+    ],
+)
+def test_a_layout_whose_options_no_machine_can_run_is_refused(tmp_path: Path, layout: str, said: str) -> None:
+    """As a run of it would be: those of its step, and its MTP layers."""
+    with pytest.raises(UsageError, match=re.escape(said)):
+        rows(table(tmp_path, without(ROW, layouts=[layout])))
 
 
 def test_a_caller_s_row_is_what_stands_where_nothing_is_said() -> None:
