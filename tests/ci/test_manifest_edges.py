@@ -110,7 +110,7 @@ def test_every_refusal_of_a_choice_is_one_sentence(
             f"--session a: unknown; ci/matrix.yaml has {', '.join(r.session for r in table)}",
         ),
         (
-            ["--session", "cpu_tp2", "--session", "parity", "--session", "parity"],
+            ["--session", "parity", "--session", "cpu_tp2", "--session", "cpu_tp2", "--session", "parity"],
             "--session parity: given twice; a session is run once",
         ),
         (
@@ -159,7 +159,7 @@ def test_a_self_test_that_is_on_must_be_among_the_checks(
 @pytest.mark.parametrize(
     ("out", "err", "said"),
     [
-        ("out", "first\nlast\n", "last"),
+        ("out", "first\nsecond\nlast\n", "last"),
         ("first\nlast", "", "last"),
         ("", "", "nothing said"),
     ],
