@@ -237,6 +237,13 @@ def faults_behind_bugs(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def mutants(session: nox.Session) -> None:
+    """Mutation testing: the code that decides is changed in one place at a time, and a test must notice each change"""
+    python = _environment(session, "cpu", "cpu", "tests", "mutants")
+    _run(session, python, "-m", "tests.mutants", *session.posargs)
+
+
+@nox.session(venv_backend="none")
 def versions(session: nox.Session) -> None:
     """Every release of megatron-core and transformers that is supported, one after the other; writes docs/versions.md"""
     shared = _installed(session, "cpu", "cpu")

@@ -44,7 +44,7 @@ def run_nox(folder: Path, *arguments: str, codes: Mapping[str, str] | None = Non
 def nox(tmp_path: Path) -> Nox:
     """Nox in a copy of what it needs, whose environments are the stand-in."""
     shutil.copy(ROOT / "noxfile.py", tmp_path)
-    for package in ("ci", "validation/case", "validation/checks", "validation/run"):
+    for package in ("ci", "validation/cache", "validation/case", "validation/checks", "validation/run"):
         shutil.copytree(ROOT / package, tmp_path / package)
     shutil.copy(ROOT / "validation" / "__init__.py", tmp_path / "validation")
     python = tmp_path / ".nox" / "cpu" / "bin" / "python"
@@ -185,6 +185,14 @@ def test_versions_runs_the_releases_that_are_named(nox: Nox, tmp_path: Path) -> 
 def test_faults_runs_the_catalogue_and_ends_with_its_code(nox: Nox, tmp_path: Path, code: int) -> None:
     assert nox("faults", "--", "--only", "A", VALIDATION=str(code)).returncode == code
     assert (tmp_path / "validation.log").read_text(encoding="utf-8").split() == ["-m", "validation", "faults", "--only", "A"]
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 4])
+def test_mutants_takes_modules_and_ends_with_its_code(nox: Nox, code: int) -> None:
+    ended = nox("mutants", "--", "ci/gate.py", OTHERS=str(code))
+    assert ended.returncode == code
+    assert "python -m tests.mutants ci/gate.py" in ended.stderr
+    assert "-r requirements/mutants.txt" in ended.stderr
 
 
 @pytest.mark.parametrize("code", [0, 1])

@@ -74,3 +74,10 @@ def test_nothing_chosen_for_one_job_lets_no_other_be_skipped() -> None:
 def test_a_job_without_work_may_be_skipped_and_nothing_else(result: str) -> None:
     text = json.dumps({"plan": {"result": "success", "outputs": {"gpu": "[]"}}, "gpu": {"result": result}})
     assert len(list(reasons(text))) == 1
+
+
+def test_what_a_context_must_be_is_said_word_by_word() -> None:
+    """With the expression to copy."""
+    assert list(reasons("{}")) == [
+        "needs: names no job; give it ${{ toJSON(needs) }}, and the gate's job `needs:` every job before it"
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -200,7 +201,12 @@ def test_runs_differ_and_come_in_the_order_of_time() -> None:
     assert [one.partition(" ")[0] for one in found] == sorted(one.partition(" ")[0] for one in found)
 
 
-@pytest.mark.parametrize("pid", [1, os.getpid(), "", "x"])
+def test_a_run_is_named_by_when_it_began_in_utc_and_a_number() -> None:
+    """To a millisecond: runs of two machines are ordered, too."""
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00 [0-9a-f]{16}", run.begun({}))
+
+
+@pytest.mark.parametrize("pid", [1, os.getpid(), "", "x"], ids=["init", "this", "none", "word"])
 def test_a_run_that_somebody_exports_for_all_commands_is_none(pid: object) -> None:
     """Only the process that started this one says which run it is part of."""
     if pid != os.getppid():

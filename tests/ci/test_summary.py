@@ -225,6 +225,20 @@ def test_there_are_at_most_ten_annotations_and_the_last_counts_the_rest(reasons:
     assert last in (found[-1] if found else "")
 
 
+def test_the_annotation_that_counts_the_rest_is_an_error_of_plumbline() -> None:
+    assert summary.annotated(many(1, 11))[-1] == "::error title=Plumbline::2 more reasons; the step summary has them"
+
+
+def test_drift_is_told_in_the_step_summary_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind what other steps have said there."""
+    (tmp_path / "summary.md").write_text("before\n", encoding="utf-8")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    assert main(["summary", *drifted(tmp_path)]) == 0
+    text = (tmp_path / "summary.md").read_text(encoding="utf-8")
+    assert text.startswith("before\n## Plumbline: 🔴 RED")
+    assert "0&#46;9 of its limit" in section(text.removeprefix("before\n"), "Drift from the base branch")
+
+
 def drifted(folder: Path) -> list[str]:
     """Options for results that have come nearer to their limit."""
     options = command_line(folder)

@@ -8,7 +8,7 @@ import pytest
 
 from ci import junit, outcomes, versions
 from ci.outcomes import Cell, Column
-from ci.releases import GROUPS, RELEASES, titles
+from ci.releases import GROUPS, RELEASES, Group, Release, titles
 
 CORE, KIND = "validation.checks.test_mla", {"rel_error": "0.25"}
 BUG = outcomes.known_bugs()[0]
@@ -149,3 +149,30 @@ def test_everything_that_was_measured_wrong_is_listed() -> None:
     assert all(cell.known and not cell.says for cell in wrong)
     pages = {bug["id"]: outcomes.ROOT / bug["finding"] for bug in outcomes.known_bugs()}
     assert all(pages[name].is_file() for cell in wrong for name in cell.known)
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        ("FAIL: A - off - by 1\nReproduce: a - b", "off - by 1"),
+        ("no line of ours\nmore\nand more", "no line of ours"),
+    ],
+)
+def test_what_a_cell_says_is_the_first_line_behind_the_check_s_name(message: str, says: str) -> None:
+    """Whatever dashes and lines follow; without a name it is the whole first line."""
+    assert outcomes.read_cell(suite(check("fail", message))).says == says
+
+
+def test_an_environment_is_called_by_its_versions() -> None:
+    """The newest transformers has no name of its own."""
+    assert Release("0.1").name == "megatron-core-0.1"
+    assert Release("0.1", "5.0").name == "megatron-core-0.1-transformers-5.0"
+
+
+def test_the_command_of_a_group_has_its_layouts_options_and_place(tmp_path: Path) -> None:
+    """Without the self-test, whose cases are none of the table's."""
+    group = Group("dense", "", ("tp2", "pp2"), ("--set", "a=1"))
+    assert group.arguments(tmp_path) == [
+        *("run", "--layouts", "tp2,pp2", "--set", "a=1", "--no-self-test", "--results"),
+        str(tmp_path / "dense"),
+    ]

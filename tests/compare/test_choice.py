@@ -57,3 +57,10 @@ def test_a_token_of_which_nothing_is_known_is_a_failure() -> None:
         for given in ((sound, missing), (missing, sound)):
             assert by_own_scores(Verdict(PASS, "Router Output"), *given).status == FAIL
             assert by_own_scores(Verdict(ERROR, "Router Output"), *given).status == ERROR
+
+
+def test_silence_is_said_in_a_sentence_behind_what_was_wrong_before() -> None:
+    """The verdict that there was keeps its reasons."""
+    sound = reported(SOUND)
+    found = by_own_scores(Verdict(FAIL, "Router Output", reasons=("a reason",)), replace(sound, shape=(1, 5)), sound)
+    assert found.reasons == ("a reason", "what its own scores and the bias choose is not known of every token")

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy
 import pytest
 import torch
 
 from validation.compare import difference as difference_
-from validation.compare import native
+from validation.compare import fused, native
 from validation.compare.difference import Difference, measure
 from validation.compare.piece import Box, slices, whole
+from validation.compare.sums import Sums
 
 SHAPE = (5, 7, 6)
 
@@ -187,7 +191,7 @@ def test_lower_precisions_are_measured_in_float64(dtype: torch.dtype) -> None:
 def test_an_empty_piece_measures_nothing() -> None:
     """No elements: no error, and no average either."""
     found = measured(torch.empty(0, 3), torch.empty(0, 3))
-    assert (found.count, found.relative_error) == (0, 0.0)
+    assert (found.count, found.relative_error, found.max_abs, found.max_index) == (0, 0.0, 0.0, (0, 0))
     assert math.isnan(found.average)
 
 
@@ -213,3 +217,78 @@ def test_a_difference_survives_json(spoil: Callable[[torch.Tensor], torch.Tensor
     found = measured(spoil(candidate), reference)
     back = Difference.from_list(json.loads(json.dumps(found.as_list())))
     assert repr(back) == repr(found)
+
+
+def test_over_zeros_there_is_no_projection() -> None:
+    """Nor a warning or an exception: it is no number."""
+    assert math.isnan(measured(torch.ones(3), torch.zeros(3)).projection)
+    assert math.isnan(measured(torch.zeros(3), torch.zeros(3)).projection)
+
+
+def test_sums_that_are_nan_make_an_error_that_is_nan() -> None:
+    """And a sum of exactly zero one of zero, which nothing turns into NaN."""
+    sound = measured(torch.ones(3), torch.ones(3))
+    assert sound.relative_error == 0.0
+    assert math.isnan(replace(sound, sum_squares=math.nan).relative_error)
+    assert math.isnan(replace(sound, sum_squares=-1.0).relative_error)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e200])
+def test_what_overflows_while_it_is_measured_is_reported_and_not_warned_of(bad: float) -> None:
+    """Warnings may be errors where a user runs it."""
+    candidate, reference = pair()
+    candidate[0, 0, 0] = bad
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not measured(candidate, reference).relative_error <= 1e300 or bad == 1e200
+        assert not measured(candidate, torch.full(SHAPE, math.inf)).relative_error <= 1e300
+
+
+def test_a_chunk_of_one_measures_a_tensor_of_one_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty second chunk would be merged into it."""
+    sizes = []
+    real = difference_._measure_flat
+
+    def counted(candidate: torch.Tensor, *rest: Any) -> Difference:
+        sizes.append(candidate.numel())
+        return real(candidate, *rest)
+
+    monkeypatch.setattr(difference_, "_measure_flat", counted)
+    monkeypatch.setattr(difference_, "_CHUNK", 1)
+    monkeypatch.setattr(native, "library", lambda: None)
+    measured(torch.ones(1), torch.ones(1))
+    measured(torch.ones(3), torch.ones(3))
+    assert sizes == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("on_gpu", "module"), [(True, fused), (False, native)])
+def test_a_compiled_pass_is_asked_of_both_and_its_worst_part_is_named(
+    monkeypatch: pytest.MonkeyPatch, on_gpu: bool, module: Any
+) -> None:
+    """On a GPU the one there, with candidate and reference in their places; a stand-in, for there need be no GPU."""
+    asked: list[tuple[object, ...]] = []
+    candidate: Any = SimpleNamespace(is_cuda=on_gpu, numel=lambda: 6)
+    reference: Any = SimpleNamespace()
+    parts = [Sums((1.0, 2.0, 3.0, 4.0), 0.5, 1, 2), Sums((1.0, 2.0, 3.0, 4.0), 0.75, 4, 1)]
+
+    def answering(answer: Any) -> Any:
+        def answered(*tensors: object) -> Any:
+            asked.append(tensors)
+            return answer
+
+        return answered
+
+    monkeypatch.setattr(module, "covers", answering(True))
+    monkeypatch.setattr(module, "sums", answering(parts))
+    found = difference_._in_one_pass(candidate, reference, ((0, 2), (0, 3)))
+    assert asked == [(candidate, reference)] * 2
+    assert found == Difference(6, 3, 0.75, (1, 1), 2.0, 4.0, 6.0, 8.0, 0, 0)
+    monkeypatch.setattr(module, "covers", lambda *tensors: False)
+    assert difference_._in_one_pass(candidate, reference, ((0, 2), (0, 3))) is None
+
+
+def test_what_there_is_a_compiled_pass_for_goes_through_it(way: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy takes thirty times as long."""
+    if native.library() is not None:
+        monkeypatch.setattr(difference_, "_in_chunks", lambda *given: pytest.fail("NumPy measured it"))
+    assert measured(*pair()).count == math.prod(SHAPE)

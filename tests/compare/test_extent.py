@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -124,3 +125,88 @@ def test_a_report_goes_through_json_whole() -> None:
         data = json.loads(json.dumps(report.as_list()))
         assert PieceReport.from_list(3, data) == report
         assert len(data) == (3 if candidate is right else 4)
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 2), (2, 6)])
+@pytest.mark.parametrize("chunk", [1, 5, 1 << 22])
+def test_an_extent_has_a_span_for_each_dimension(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], chunk: int) -> None:
+    """One dimension or two, long or wide, in chunks or at once: the last element is found where it is."""
+    monkeypatch.setattr(module, "_CHUNK", chunk)
+    right = reference(shape)
+    candidate = right.clone()
+    candidate.view(-1)[-1] += 1
+    assert found(candidate, right) == Extent(tuple(Span(1, ((size - 1, size),)) for size in shape))
+
+
+def test_a_span_begins_and_ends_with_what_is_wrong() -> None:
+    span = Span.of([2, 3, 7, 9])
+    assert (span.start, span.stop, span.runs) == (2, 10, ((2, 4), (7, 8), (9, 10)))
+
+
+def test_extents_merge_dimension_by_dimension() -> None:
+    """As the pieces of two ranks; those of tensors with other dimensions do not."""
+    left, right = Extent((Span.of([0]), Span.of([1, 2]))), Extent((Span.of([1]), Span.of([5])))
+    assert left.merged(right) == Extent((Span.of([0, 1]), Span.of([1, 2, 5])))
+    with pytest.raises(ValueError, match="zip"):
+        left.merged(Extent((Span.of([0]),)))
+
+
+def test_as_many_runs_as_are_kept_are_kept() -> None:
+    """One more is one too many."""
+    kept = Span.of(range(0, 2 * MOST_RUNS, 2))
+    assert len(kept.runs) == kept.count == MOST_RUNS
+    assert len(Span.of(range(0, 2 * MOST_RUNS + 2, 2)).runs) == 1
+
+
+def test_of_both_no_more_are_counted_than_their_runs_hold() -> None:
+    """Nor more than both have counted."""
+    scattered = Span.of(range(0, 4 * MOST_RUNS, 2))
+    assert scattered.merged(scattered).count == 4 * MOST_RUNS - 1
+    assert Span.of([0, 1]).merged(Span.of([1, 2])).count == 3
+
+
+def test_exactly_at_rounding_there_is_none_and_exactly_at_the_echo_neither() -> None:
+    """A limit belongs to what holds."""
+    right = torch.ones(4, dtype=torch.float64)
+    candidate = 1.5 * right
+    difference = measure(candidate, right, whole((4,)))
+    assert extent(candidate, right, whole((4,)), difference, floor=0.5) is None
+    assert extent(candidate, right, whole((4,)), difference, floor=0.49) is not None
+    half = torch.tensor([1024.0, 0.0, 1.0, 0.5], dtype=torch.float64)
+    of_half = measure(half, torch.zeros(4, dtype=torch.float64), whole((4,)))
+    assert 1024.0 * module.SIGNIFICANT > 1.0
+    exactly = replace(of_half, max_abs=1.0 / module.SIGNIFICANT)
+    found_there = extent(half, torch.zeros(4, dtype=torch.float64), whole((4,)), exactly)
+    assert found_there == Extent((Span(1, ((0, 1),)),))
+
+
+def test_what_equals_though_it_is_said_to_differ_has_none() -> None:
+    """And what has elements though none differs: nothing is looked for."""
+    right = reference()
+    difference = measure(right + 1, right, whole(SHAPE))
+    assert extent(right, right, whole(SHAPE), difference) is None
+    assert extent(right + 1, right, whole(SHAPE), replace(difference, differing=0)) is None
+
+
+def test_whole_numbers_do_not_round() -> None:
+    """Off by a half of all of them is off."""
+    right = torch.ones(SHAPE, dtype=torch.int64)
+    candidate = right.clone()
+    candidate[0, 0, 0] = 2
+    assert found(candidate, right) is not None
+
+
+def test_a_box_of_other_dimensions_is_refused() -> None:
+    right = reference()
+    difference = measure(right + 1, right, whole(SHAPE))
+    with pytest.raises(ValueError, match="zip"):
+        extent(right + 1, right, (*whole(SHAPE), (0, 1)), difference)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "error"), [(torch.float64, 1e-9), (torch.float32, 1e-5), (torch.bfloat16, 0.05), (torch.float16, 0.01)], ids=str
+)
+def test_ten_times_what_rounds_is_an_error(dtype: torch.dtype, error: float) -> None:
+    """In each dtype by its own measure."""
+    right = reference().to(dtype)
+    assert found((right.double() * (1 + error)).to(dtype), right) is not None

@@ -91,3 +91,14 @@ def test_a_box_is_an_index() -> None:
     array, box = numpy.arange(24).reshape(4, 6), ((1, 3), (2, 6))
     assert array[slices(box)].shape == box_shape(box) == (2, 4)
     assert array[slices(box)][0, 0] == 1 * 6 + 2
+
+
+def test_a_share_is_an_index() -> None:
+    """Whole numbers, whatever is divided."""
+    assert numpy.arange(6)[slice(*share(6, 3, 1))].tolist() == [2, 3]
+
+
+def test_a_piece_of_more_dimensions_covers_nothing() -> None:
+    """Its first two may well be those of the tensor: it is the piece of another."""
+    with pytest.raises(ValueError, match="argument 2 is longer"):
+        uncovered([((0, 2), (0, 6), (0, 5)), ((2, 4), (0, 6), (0, 5))], (4, 6))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.checkpoint import checkpoint
 
-from validation.compare.precision import Mode, as_stored, computing_in
+from validation.compare import precision as precision_
+from validation.compare.precision import Mode, Unfilled, as_stored, computing_in, make_deterministic
 from validation.compare.sliced import SlicedFile
 
 REQUESTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -125,3 +126,156 @@ def test_backward_is_still_backward(given: str | None) -> None:
     assert leaf.grad is not None
     expected = 2 * leaf + (2 if given == "both" else 1) * 3 * leaf**2
     assert torch.allclose(leaf.grad, expected)
+
+
+@pytest.fixture
+def switches() -> Iterator[None]:
+    """They are as they were before, afterwards."""
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = cuda.allow_tf32, cudnn.allow_tf32, cudnn.benchmark, torch.get_deterministic_debug_mode()
+    cuda.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = True
+    torch.set_deterministic_debug_mode(0)
+    yield
+    cuda.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before[:3]
+    torch.set_deterministic_debug_mode(before[3])
+
+
+@pytest.mark.usefixtures("switches")
+def test_runs_are_made_repeatable_and_the_report_says_how() -> None:
+    """Whatever was set before; what is not deterministic warns, for some of it has no other way."""
+    assert make_deterministic() == {"deterministic_algorithms": "True", "tf32": "False", "cudnn_benchmark": "False"}
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (False, False)
+    assert torch.backends.cudnn.benchmark is False
+    assert torch.get_deterministic_debug_mode() == 1
+
+
+@pytest.mark.usefixtures("switches")
+def test_unfilled_leaves_memory_alone_and_puts_the_switch_back() -> None:
+    """Either way it was."""
+    switch: Any = torch.utils.deterministic
+    before = switch.fill_uninitialized_memory
+    try:
+        for was in (True, False):
+            switch.fill_uninitialized_memory = was
+            with Unfilled():
+                assert switch.fill_uninitialized_memory is False
+            assert switch.fill_uninitialized_memory is was
+    finally:
+        switch.fill_uninitialized_memory = before
+
+
+def test_a_mode_of_one_s_own_is_entered_in_every_precision() -> None:
+    """It rewrites calls for reasons of its own; in fp32 it promotes nothing, and the plain mode is not entered at all."""
+    entered = []
+
+    class Own(Mode):
+        def __enter__(self) -> Any:
+            entered.append(self.promote)
+            return super().__enter__()
+
+    for precision in ("fp64", "fp32", "bf16"):
+        with computing_in(precision, Own) as dtype:
+            assert dtype == {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+            assert torch.ones(1).dtype is (torch.float64 if precision == "fp64" else torch.float32)
+            assert torch.autograd.backward.__module__ == precision_.__name__
+    assert entered == [True, False, False]
+    plain = torch.autograd.backward
+    with computing_in("bf16"):
+        assert torch.autograd.backward is plain
+
+
+@pytest.mark.filterwarnings("ignore:Using backward")
+def test_backward_keeps_what_it_is_told_to_keep() -> None:
+    """A graph that is kept is gone through twice, one that is not is not; a second derivative needs the first's graph."""
+    with computing_in("fp64"):
+        leaf = torch.tensor([2.0], requires_grad=True)
+        cube = (leaf**3).sum()
+        torch.autograd.backward(cube, retain_graph=True)
+        torch.autograd.backward(cube, retain_graph=False)
+        assert leaf.grad is not None
+        assert leaf.grad.item() == 24.0
+        with pytest.raises(RuntimeError, match="second time"):
+            torch.autograd.backward(cube)
+        twice = torch.tensor([2.0], requires_grad=True)
+        power = (twice**3).sum()
+        torch.autograd.backward(power, create_graph=True)
+        assert twice.grad is not None
+        assert twice.grad.requires_grad
+        torch.autograd.backward(power)  # kept with the graph of its gradient
+
+
+def test_backward_reaches_the_inputs_that_are_named_alone() -> None:
+    """The others get no gradient; a root that needs none is passed over."""
+    with computing_in("fp64"):
+        left, right = (torch.ones(2, requires_grad=True) for _ in range(2))
+        constant = torch.ones(())
+        torch.autograd.backward([(left * right).sum(), constant], inputs=[left])
+    assert left.grad is not None
+    assert left.grad.tolist() == [1.0, 1.0]
+    assert right.grad is None
+
+
+def test_backward_refuses_as_many_gradients_as_there_are_no_roots() -> None:
+    with computing_in("fp64"):
+        root = torch.ones(2, requires_grad=True).sum()
+        with pytest.raises(ValueError, match="zip"):
+            torch.autograd.backward((root,), (torch.ones(()), torch.ones(())))
+
+
+def test_an_argument_is_promoted_wherever_it_stands_and_others_stay() -> None:
+    """The dtype alone is exchanged."""
+    double: Any = torch.Tensor.float  # torch's annotations lack the memory format
+    with computing_in("fp64"):
+        assert torch.ones(2).to("cpu", torch.float32, True).dtype is torch.float64
+        assert torch.full((2,), 7, dtype=torch.float32).tolist() == [7.0, 7.0]
+        assert double(torch.ones(2, dtype=torch.int32), memory_format=torch.preserve_format).dtype is torch.float64
+
+
+def test_losses_are_computed_in_float32_at_least() -> None:
+    """In the lower precisions both sides keep them, and routers, in float32."""
+    dtypes = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    assert dtypes == precision_.DTYPES
+    assert {name: torch.promote_types(dtype, torch.float32) for name, dtype in dtypes.items()} == precision_.LOSS_DTYPES
+
+
+def test_a_mode_of_one_s_own_promotes_nothing_below_fp64() -> None:
+    """Whatever way float32 is asked for."""
+    with computing_in("fp32", type("Own", (Mode,), {})):
+        assert torch.ones(1, dtype=torch.bfloat16).float().dtype is torch.float32
+        assert torch.ones(1).to(torch.float32).dtype is torch.float32
+        assert torch.zeros(1, dtype=torch.float32).dtype is torch.float32
+
+
+def test_what_is_asked_for_with_float_is_kept_where_it_is_promoted() -> None:
+    """Such as how the elements lie in memory."""
+    image: Any = torch.ones(1, 2, 3, 4, dtype=torch.bfloat16)
+    with computing_in("fp64"):
+        wide = image.float(memory_format=torch.channels_last)
+    assert wide.dtype is torch.float64
+    assert wide.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_gradient_has_no_graph_of_its_own_unless_somebody_asks() -> None:
+    with computing_in("fp64"):
+        leaf = torch.tensor([2.0], requires_grad=True)
+        torch.autograd.backward((leaf**2).sum())
+    assert leaf.grad is not None
+    assert not leaf.grad.requires_grad
+
+
+def test_one_gradient_for_one_root_need_not_be_in_a_list() -> None:
+    """Though it has as many elements as there could be roots."""
+    with computing_in("fp64"):
+        leaf = torch.ones(2, requires_grad=True)
+        torch.autograd.backward(3 * leaf, torch.tensor([1.0, 2.0]))
+    assert leaf.grad is not None
+    assert leaf.grad.tolist() == [3.0, 6.0]
+
+
+def test_an_input_that_nothing_reaches_gets_no_gradient() -> None:
+    """As pipeline stages have them; torch's own backward does not mind, either."""
+    with computing_in("fp64"):
+        leaf, unused = (torch.ones(2, requires_grad=True) for _ in range(2))
+        torch.autograd.backward(leaf.sum(), inputs=[leaf, unused])
+    assert leaf.grad is not None
+    assert unused.grad is None

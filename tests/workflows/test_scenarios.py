@@ -197,7 +197,7 @@ def test_a_team_runs_its_own_megatron_at_one_commit(played: All) -> None:
 
 def test_every_job_of_the_nightly_is_one_of_the_table(played: All) -> None:
     legs = [leg["leg"].removeprefix("plumbline / ") for leg in played["nightly"].legs]
-    assert {"faults", "versions", "newest", "parity_bf16"} <= set(legs)
+    assert {"faults", "mutants", "versions", "newest", "parity_bf16"} <= set(legs)
 
 
 def test_what_does_not_concern_us_starts_nothing(played: All) -> None:

@@ -62,9 +62,8 @@ class Span:
                 runs[-1] = (runs[-1][0], max(stop, runs[-1][1]))
             else:
                 runs.append((start, stop))
-        exact = all(span.count == _length(span.runs) for span in (self, other))
-        held = _length(runs)
-        return Span(held if exact else min(held, self.count + other.count), _bounded(runs))
+        # Runs that were joined hold right indices, too: no more are wrong than both have counted.
+        return Span(min(_length(runs), self.count + other.count), _bounded(runs))
 
     @classmethod
     def of(cls, indices: Sequence[int]) -> Span:

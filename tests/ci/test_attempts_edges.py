@@ -1,0 +1,100 @@
+"""Attempts at their edges: how many there are by default, what is told of three, and what the session's folder keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ci import attempts, junit
+from ci.cli import main
+from ci.expected import Manifest
+from ci.requirements import required
+from tests.ci.green import COMMIT, EXPECTED, FILE, SUITE, verdict
+from tests.ci.test_attempts import BROKEN, FAILED, runs
+
+
+def test_two_attempts_are_made_unless_somebody_says_otherwise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Not more: each costs as much as the first."""
+    made: list[Sequence[str]] = []
+
+    def run(given: Sequence[str]) -> int:
+        made.append(given)
+        return 4
+
+    monkeypatch.setattr(attempts, "_run", run)
+    assert main(["attempts", "--", "run", "--results", str(tmp_path)]) == 4
+    assert len(made) == 2
+    assert main(["attempts", "--up-to", "1", "--", "run", "--results", str(tmp_path)]) == 4
+    assert len(made) == 3
+
+
+def test_the_command_looks_for_results_where_the_comparison_puts_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A verdict that lies there is not thrown away."""
+
+    def run(given: Sequence[str]) -> int:
+        junit.write(tmp_path / "elsewhere" / FILE, FAILED)
+        return 4
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(attempts, "_run", run)
+    assert main(["attempts", "--", "run", "--results", "elsewhere"]) == 4
+    assert "Not tried again" in capsys.readouterr().out
+
+
+def test_what_the_command_needs_is_said_word_by_word(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["attempts", "--", "doctor"]) == 2
+    assert capsys.readouterr().err == (
+        "error: give --up-to 1 or more, and after -- the command: python -m ci attempts --up-to 2 -- run --layouts tp2\n"
+    )
+
+
+def test_what_three_attempts_ended_with_is_told_in_order(tmp_path: Path) -> None:
+    """The last is the one that counts; the folder of attempts may be there already."""
+    (tmp_path / "attempts" / "1").mkdir(parents=True)
+    assert attempts.attempt(["run"], tmp_path, 3, runs(tmp_path, (4, BROKEN), (4, None), (0, SUITE))) == 0
+    assert junit.read(tmp_path / FILE).properties["attempts"] == "4, 4 without a file, 0"
+    assert sorted(path.name for path in (tmp_path / "attempts").iterdir()) == ["1", "2"]
+
+
+def test_why_an_attempt_is_not_tried_again_is_said_of_a_file_that_is_no_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(given: Sequence[str]) -> int:
+        (tmp_path / FILE).write_text("")
+        return 4
+
+    assert attempts.attempt(["run"], tmp_path, 2, run) == 4
+    assert capsys.readouterr().out == f"Not tried again: {FILE} {FILE}: is empty (0 bytes): whatever wrote it was cut off\n"
+
+
+@pytest.mark.parametrize("words", [["run", "--res", "a"], ["run", "--help"], ["run", "-h"]])
+def test_no_option_but_the_whole_one_says_where_results_are(words: list[str]) -> None:
+    """The comparison itself takes no part of a name, and answers for its own help."""
+    assert attempts._results(words) == Path("results")
+
+
+def test_a_session_s_attempts_are_looked_for_in_its_folder(tmp_path: Path) -> None:
+    """Not beside it, nor in another session's."""
+    manifest = Manifest((replace(EXPECTED, session="a"),), COMMIT, "false")
+    told = replace(SUITE, properties={**SUITE.properties, "attempts": "4, 0"})
+    junit.write(tmp_path / "results-a" / FILE, told)
+    junit.write(tmp_path / "results-a" / "attempts" / "1" / FILE, BROKEN)
+    assert verdict(tmp_path, manifest).green
+    junit.write(tmp_path / "results-a" / "attempts" / "1" / FILE, FAILED)
+    assert [why for _, why in verdict(tmp_path, manifest).reasons] == [
+        "attempt 1 holds a verdict, Layer 0 Query fails: only an infrastructure error may be tried again"
+    ]
+
+
+def test_a_library_without_a_lower_bound_is_not_demanded(tmp_path: Path) -> None:
+    """Whatever is installed will do; the largest of several bounds counts."""
+    for name, text in {"cpu.txt": "torch<3\n-r base.txt", "base.txt": "transformers>=5.17\nmegatron-core"}.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert required("gloo", "local", tmp_path) == {"transformers": ">=5.17"}
+    (tmp_path / "cpu.txt").write_text("torch>=2.9,~=2.10,!=2.12,<3\n  # 前\n-r   base.txt", encoding="utf-8")
+    assert required("gloo", "local", tmp_path) == {"torch": ">=2.10", "transformers": ">=5.17"}
