@@ -44,7 +44,7 @@ def run_nox(folder: Path, *arguments: str, codes: Mapping[str, str] | None = Non
 def nox(tmp_path: Path) -> Nox:
     """Nox in a copy of what it needs, whose environments are the stand-in."""
     shutil.copy(ROOT / "noxfile.py", tmp_path)
-    for package in ("ci", "validation/case", "validation/checks", "validation/run"):
+    for package in ("ci", "validation/cache", "validation/case", "validation/checks", "validation/run"):
         shutil.copytree(ROOT / package, tmp_path / package)
     shutil.copy(ROOT / "validation" / "__init__.py", tmp_path / "validation")
     python = tmp_path / ".nox" / "cpu" / "bin" / "python"

@@ -97,7 +97,7 @@ def findings() -> list[Finding]:
 
 def _allowed() -> list[Finding]:
     """What the operating system must allow the smallest case of two ranks: connections, open files, room for what it writes."""
-    unreachable, case = loopback.problem(), parsed(["--layouts", "tp2"]).cases[0]
+    unreachable, case = loopback.problem(), parsed(["--layouts", "tp2", limit.OPTION, "none"]).cases[0]
     rooms = {"room for references": disk.references([case], home()), "room for temporary files": disk.runs([case])}
     return [
         Finding("loopback", unreachable or "can be reached", loopback.sentence(unreachable) if unreachable else ""),
