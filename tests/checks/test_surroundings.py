@@ -208,3 +208,27 @@ def test_a_refused_run_leaves_no_old_report_in_its_place(tmp_path: Path, words: 
     assert started(tree, words, {"PYTHONPATH": str(tmp_path)}).returncode == 2
     assert (results / "before" / "tiny-tp2.xml").read_text() == "an old report"
     assert sorted(path.name for path in results.iterdir()) == ["before", "notes.txt"]
+
+
+GONE = "import os, sys; os.rmdir(os.getcwd()); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+
+
+@pytest.mark.parametrize("words", ["validation run", "validation doctor", "validation compare a b", "ci matrix"])
+def test_a_working_folder_that_was_removed_is_told_in_a_sentence(tmp_path: Path, words: str) -> None:
+    """Whatever the command, nothing is started, and reports of an earlier run leave their place."""
+    (tmp_path / "gone").mkdir()
+    report = tmp_path / "results" / "tiny-single-fp64-local-gloo.xml"
+    report.parent.mkdir()
+    report.touch()
+    results = ["--results", str(report.parent)] if words == "validation run" else []
+    done = subprocess.run(
+        [sys.executable, "-c", GONE, "-m", *words.split(), *results],
+        cwd=tmp_path / "gone",
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    said = "error: the working folder is not there (No such file or directory), perhaps removed; change to another with cd\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+    assert report.exists() != bool(results)

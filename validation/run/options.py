@@ -180,9 +180,9 @@ def add_cache_limit(add: Callable[..., Any]) -> None:
     )
 
 
-def parsed(words: Sequence[str]) -> Settings:
+def parsed(words: Sequence[str], place: Path | None = None) -> Settings:
     """What these words mean behind `python -m validation run`. Raises UsageError, and SystemExit as argparse does."""
-    return settings(_parser().parse_args(words), "")
+    return settings(_parser().parse_args(words), "", place)
 
 
 @cache
