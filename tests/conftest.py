@@ -39,6 +39,16 @@ def outside_of_ci(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def environment_put_back() -> Iterator[None]:
     """Commands that a test runs in this process set variables for the processes that they start."""
+    yield from _put_back()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def modules_environment_put_back() -> Iterator[None]:
+    """So do commands of a fixture that all tests of a module share."""
+    yield from _put_back()
+
+
+def _put_back() -> Iterator[None]:
     before = dict(os.environ)
     yield
     for name in os.environ.keys() - before.keys():

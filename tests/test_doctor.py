@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 
 from validation import cuda, doctor, loopback, machine
 from validation.case import disk
-from validation.case.errors import ExitCode
+from validation.case.errors import ExitCode, UsageError
 from validation.run import limits
+from validation.run.options import parsed
 
 TWO_GPUS = ["GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)", "GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-2)"]
 
@@ -158,6 +160,37 @@ def test_a_limit_that_is_no_size_keeps_every_case_from_running(monkeypatch: pyte
     found, code = doctor.report()
     assert code == ExitCode.ENVIRONMENT
     assert "$PLUMBLINE_CACHE_LIMIT=much is no size" in named(found)["cache settings"].prevents
+
+
+@pytest.mark.parametrize("name", ["PLUMBLINE_CACHE", "XDG_CACHE_HOME", "HOME"])
+def test_a_cache_that_safetensors_could_not_open_keeps_every_case_from_running(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its path is no UTF-8, or leads to one that is not: the doctor says so, and options mean nothing."""
+    other = tmp_path / os.fsdecode(b"caf\xe9")
+    other.mkdir()
+    (tmp_path / "link").symlink_to(other)
+    for variable in ("PLUMBLINE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    for folder in (other, tmp_path / "link"):
+        monkeypatch.setenv(name, str(folder))
+        found, code = doctor.report()
+        assert code == ExitCode.ENVIRONMENT
+        assert "the cache's path is not UTF-8" in named(found)["cache settings"].prevents
+        with pytest.raises(UsageError, match="not UTF-8"):
+            parsed([])
+
+
+def test_a_cache_that_a_run_would_refuse_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is a file, or below one, or where no file can be made even by root."""
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "cache", Path("/proc/cache")):
+        monkeypatch.setenv("PLUMBLINE_CACHE", str(place))
+        found, code = doctor.report()
+        assert code == ExitCode.ENVIRONMENT
+        assert named(found)["cache settings"].prevents.startswith(
+            f"no case can run: the cache, $PLUMBLINE_CACHE: {place}: no file"
+        )
 
 
 def test_a_driver_too_old_for_this_torch_is_told_apart_from_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from validation import checkout, cuda, loopback
 from validation.cache import limit, locks
 from validation.cache.forget import REFERENCES, contents
 from validation.case import disk, packages
-from validation.case.errors import ExitCode, UsageError
+from validation.case.errors import ExitCode, PlumblineError, UsageError
 from validation.case.home import home
+from validation.case.writing import check_cache
 from validation.machine import (
     ABSENT,
     available_memory,
@@ -97,8 +99,10 @@ def findings() -> list[Finding]:
 
 def _allowed() -> list[Finding]:
     """What the operating system must allow the smallest case of two ranks: connections, open files, room for what it writes."""
-    unreachable, case = loopback.problem(), parsed(["--layouts", "tp2"]).cases[0]
-    rooms = {"room for references": disk.references([case], home()), "room for temporary files": disk.runs([case])}
+    unreachable, case = loopback.problem(), parsed(["--layouts", "tp2", limit.OPTION, "none"], place=Path()).cases[0]
+    rooms = {"room for temporary files": disk.runs([case])}
+    with suppress(UsageError):  # said with the cache
+        rooms = {"room for references": disk.references([case], home()), **rooms}
     return [
         Finding("loopback", unreachable or "can be reached", loopback.sentence(unreachable) if unreachable else ""),
         Finding("open files", f"{limits.hard_limit() or 'any number'} in a process", limits.too_few_files([case]) or ""),
@@ -210,7 +214,8 @@ def _cache() -> Finding:
     try:
         place = home()
         most = limit.written(limit.limit(None, place))
-    except UsageError as error:
+        check_cache(place)
+    except PlumblineError as error:
         return Finding(_CACHE_SETTINGS, "wrong", f"no case can run: {error}")
     held = contents(place)
     counted = f"{held.references} reference{'' if held.references == 1 else 's'}"

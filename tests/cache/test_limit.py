@@ -55,6 +55,13 @@ def test_any_text_is_a_size_or_a_sentence(text: str) -> None:
     assert size is None or size >= 0
 
 
+def test_a_long_text_is_repeated_in_part() -> None:
+    """A sentence stays one that can be read."""
+    with pytest.raises(UsageError, match=r"^--cache-limit 9{120}\.\.\. is no size") as raised:
+        limit.parsed("9" * 5000, "--cache-limit ")
+    assert len(str(raised.value)) < 300
+
+
 def test_the_option_counts_then_the_variable_then_the_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A variable that is set to nothing is not set; an option is none that is given empty."""
     monkeypatch.setenv("PLUMBLINE_CACHE", str(tmp_path))

@@ -242,3 +242,27 @@ def test_a_run_without_its_packages_leaves_no_old_report(tmp_path: Path) -> None
     done = started(tree, ["run", "--layouts", "tp2", "--results", str(results)], switches=("-S",))
     assert (done.returncode, done.stderr.count("\n")) == (3, 1), done.stderr
     assert [path.name for path in results.iterdir()] == ["before"]
+
+
+GONE = "import os, sys; os.rmdir(os.getcwd()); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+
+
+@pytest.mark.parametrize("words", ["validation run", "validation doctor", "validation compare a b", "ci matrix"])
+def test_a_working_folder_that_was_removed_is_told_in_a_sentence(tmp_path: Path, words: str) -> None:
+    """Whatever the command, nothing is started, and reports of an earlier run leave their place."""
+    (tmp_path / "gone").mkdir()
+    report = tmp_path / "results" / "tiny-single-fp64-local-gloo.xml"
+    report.parent.mkdir()
+    report.touch()
+    results = ["--results", str(report.parent)] if words == "validation run" else []
+    done = subprocess.run(
+        [sys.executable, "-c", GONE, "-m", *words.split(), *results],
+        cwd=tmp_path / "gone",
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    said = "error: the working folder is not there (No such file or directory), perhaps removed; change to another with cd\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+    assert report.exists() != bool(results)

@@ -97,6 +97,16 @@ def test_what_the_command_would_have_replaced_leaves_its_place(
     assert gone(results) == moved
 
 
+@pytest.mark.parametrize(("name", "value"), [("PLUMBLINE_CACHE_LIMIT", "much"), ("PLUMBLINE_CACHE", "/tmp/\udcff")])
+def test_so_it_is_where_the_cache_is_why_a_run_does_not_start(
+    results: Path, name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which results a command would have replaced is known without a cache."""
+    monkeypatch.setenv(name, value)
+    unstarted.ended(["--tp", "2", "--results", str(results), "--cache-limit", "many"])
+    assert gone(results) == {TP2}
+
+
 def test_a_folder_with_marks_of_patterns_in_its_name_is_taken_by_its_letters(tmp_path: Path) -> None:
     folder = tmp_path / "r[1]*"
     junit.write(folder / f"{SINGLE}.xml", Suite(SINGLE, (Check("a", "b", "pass"),), {}))

@@ -142,6 +142,33 @@ def test_a_rank_that_could_leave_no_word_died_of_a_full_disk(tmp_path: Path, mon
     assert found.sentence.endswith(f"no space is left in {tmp_path.parent}")
 
 
+@pytest.mark.parametrize("full", ["", "cache"])
+@pytest.mark.parametrize("otherwise", [EOFError("Ran out of input"), None])
+def test_a_run_that_full_disks_kept_from_starting_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str, otherwise: Exception | None
+) -> None:
+    """Whatever what starts ranks says of it, and though a rank that lost its connection could still say that."""
+    monkeypatch.setattr(disk, "is_full", lambda folder: folder == tmp_path / full)
+    watch = launch.Watch(tmp_path, 2, TIMEOUT, print)
+    if otherwise is None:
+        with pytest.raises(RuntimeError), RankReport(tmp_path, 0).last_words():
+            raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer")
+    failures = [] if otherwise else [(0, 1), (1, 1)]
+    found = launch.post_mortem(tmp_path, 2, TIMEOUT, watch, failures, otherwise, written=[tmp_path / "cache"])
+    assert found.exit_code == ExitCode.ENVIRONMENT
+    assert found.sentence.endswith(f": no space is left in {tmp_path / full if full else tmp_path.parent}")
+
+
+def test_no_full_disk_is_blamed_where_every_rank_left_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They had room for it."""
+    monkeypatch.setattr(disk, "is_full", lambda folder: True)
+    for rank in range(2):
+        with pytest.raises(RuntimeError), RankReport(tmp_path, rank).last_words():
+            raise RuntimeError("Connection closed by peer")
+    watch = launch.Watch(tmp_path, 2, TIMEOUT, print)
+    assert launch.post_mortem(tmp_path, 2, TIMEOUT, watch, [(0, 1)]).exit_code == ExitCode.INFRASTRUCTURE
+
+
 def test_ranks_that_the_machine_does_not_let_start_are_its_own_fault(tmp_path: Path) -> None:
     """The process that starts them has as many files open as it may."""
     watch = launch.Watch(tmp_path, 2, TIMEOUT, print)

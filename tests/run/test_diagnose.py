@@ -81,6 +81,15 @@ def test_a_full_disk_says_how_much_is_needed_and_where(tmp_path: Path, monkeypat
     assert ranks.sentence.endswith("are free there; make room there, or name another folder with TMPDIR")
 
 
+def test_a_rank_that_a_full_disk_kept_silent_says_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Plumbline finds full itself is told like what a library has said."""
+    words = "the ranks could not be started: Ran out of input: no space is left in /scratch"
+    monkeypatch.setattr(disk, "_free", lambda folder: 0)
+    found = diagnose.explained(on_gpu("local"), Broken(None, words, "", ExitCode.ENVIRONMENT))
+    assert found.sentence.startswith(f"{words}: what ranks leave while they run needs about ")
+    assert found.sentence.endswith("make room there, or name another folder with TMPDIR")
+
+
 def test_shared_memory_that_is_full_is_named() -> None:
     """NCCL keeps its buffers there, and a container has 64 MiB of it."""
     words = "rank 1 raised DistBackendError: creating shared memory segment /dev/shm/nccl-Qj: No space left on device (28)"

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from validation.case.errors import UsageError
+from validation.case.strangers import shown
 
 OPTION, VARIABLE = "--cache-limit", "PLUMBLINE_CACHE_LIMIT"
 MOST = 100 * 10**9
@@ -42,7 +43,9 @@ def parsed(text: str, source: str) -> int | None:
         return None
     found = _SIZE.fullmatch(word)
     if found is None:
-        raise UsageError(f"{source}{text} is no size; give a number with its unit, such as 20GB, 1.5TB or 500MiB, or none")
+        raise UsageError(
+            f"{source}{shown(text)} is no size; give a number with its unit, such as 20GB, 1.5TB or 500MiB, or none"
+        )
     number, unit, binary = found.groups()
     return int(float(number) * (1024 if binary else 1000) ** (_POWERS[unit.lower()] if unit else 0))
 

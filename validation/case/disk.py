@@ -32,7 +32,9 @@ from validation.case.writing import there
 MIB = 2**20
 _A_RANK = MIB // 4
 """Bytes that a rank leaves in the temporary folder: its report, its progress, what it prints."""
-_PAGE = 4096
+_A_WORD = 64 * 1024
+"""Bytes that a rank needs to say how it ended."""
+_A_WORDS_FILES = 8
 _A_CHECK = 1024
 """Bytes of a check in a JUnit file."""
 
@@ -123,14 +125,14 @@ def left(folder: Path) -> str:
 
 
 def is_full(folder: Path) -> bool:
-    """Whether not even a short file can be written there."""
-    return _free(folder) < _PAGE
+    """Whether a rank can hardly say there how it ended."""
+    return _free(there(folder)) < _A_WORD
 
 
 def _free(folder: Path) -> int:
-    """Bytes that this process may still write there. Where there are inodes, and none is free, nothing."""
+    """Bytes that this process may still write there. Where there are inodes, and hardly one is free, nothing."""
     found = os.statvfs(folder)
-    if found.f_files and not found.f_favail:
+    if found.f_files and found.f_favail < _A_WORDS_FILES:
         return 0
     return found.f_bavail * found.f_frsize
 

@@ -21,6 +21,8 @@ _PROCESS = {
     errno.ENFILE: "no more files may be open on this machine",
 }
 _MEANS = _DISK | _PROCESS
+NO_ROOM = "no space is left"
+"""What Plumbline says of a folder where it finds so itself."""
 _SAID = {
     errno.ENOSPC: "No space left on device",
     errno.EDQUOT: "Disk quota exceeded",
@@ -107,6 +109,6 @@ def in_words(text: str) -> str | None:
     for code, words in reversed(_SAID.items()):
         if words in text:
             return _MEANS[code]
-    if _SHORT_WRITE.search(text):
+    if NO_ROOM in text or _SHORT_WRITE.search(text):
         return _DISK[errno.ENOSPC]
     return _THREADS if _NO_THREAD.search(text) else None

@@ -1,5 +1,7 @@
 """What surrounds a command and may not change what it does: files that Python would import instead of what is installed.
 
+And a working folder that is gone: neither torch nor multiprocessing starts without one.
+
 The first thing that `python -m validation` and `python -m ci` ask. Until then nothing may be imported that such a file could
 stand for, so this module imports what Python has loaded by itself.
 """
@@ -41,12 +43,21 @@ USAGE = 2
 
 
 def refuse() -> None:
-    """End this process with a sentence if a file here would run in the place of what is installed."""
-    if said := intruder(sys.path) or stranger_of_warnings(sys.warnoptions, sys.path):
+    """End this process with a sentence without a working folder, or if a file would run in place of what is installed."""
+    if said := nowhere() or intruder(sys.path) or stranger_of_warnings(sys.warnoptions, sys.path):
         leave_nothing_old(sys.argv[1:])
         sys.stderr.write(f"error: {said}\n")
         sys.stderr.flush()
         os._exit(USAGE)
+
+
+def nowhere() -> str:
+    """What is wrong with the working folder; empty if it is there."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        return f"the working folder is not there ({error.strerror}), perhaps removed; change to another with cd"
+    return ""
 
 
 def stranger_of_warnings(options: list[str], path: list[str]) -> str:

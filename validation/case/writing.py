@@ -19,6 +19,11 @@ def check_folder(folder: Path, option: str) -> None:
         raise UsageError(f"{option} {folder}: {reason}; name a folder that can be written")
 
 
+def check_cache(home: Path) -> None:
+    """The same for the cache."""
+    check_folder(home, "the cache, $PLUMBLINE_CACHE:")
+
+
 def check_file(path: Path, option: str) -> None:
     """The same for a file, whether it is there or not. Raises UsageError."""
     if reason := "is a folder" if path.is_dir() else _why_not(path.parent, option):

@@ -78,9 +78,14 @@ def _meant(words: Sequence[str]) -> Settings | None:
 def _understood(options: argparse.Namespace) -> Iterator[Settings]:
     """One layout's settings; those of tiny under the model's name if the model's numbers cannot be had."""
     try:
-        yield settings(options, "")
+        yield _without_cache(options)
     except PlumblineError:
         yield from _with_other_numbers(options)
+
+
+def _without_cache(options: argparse.Namespace) -> Settings:
+    """The settings whatever is said of the cache, which may be why the run does not start. No result lies there."""
+    return settings(argparse.Namespace(**{**vars(options), "cache_limit": "none"}), "", place=Path())
 
 
 def _with_other_numbers(options: argparse.Namespace) -> Iterator[Settings]:
@@ -89,7 +94,7 @@ def _with_other_numbers(options: argparse.Namespace) -> Iterator[Settings]:
     plain: dict[str, Any] = {**dict.fromkeys((*_MODEL, "share_gpu")), "numbers": [], "no_self_test": False}
     degrees = dict.fromkeys(DEGREES) if options.layouts else {}
     try:
-        found = settings(argparse.Namespace(**{**vars(options), **plain, **degrees}), "")
+        found = _without_cache(argparse.Namespace(**{**vars(options), **plain, **degrees}))
     except PlumblineError:
         return
     layers = {0, 1} if folder else {case.model.num_nextn_predict_layers for case in found.cases}
@@ -123,7 +128,7 @@ def _leniently(add: Callable[..., Any]) -> Callable[..., Any]:
         def read(text: str) -> Any:
             try:
                 value = kind(text)
-            except ValueError:
+            except (ValueError, argparse.ArgumentTypeError):
                 return about["default"]
             return value if choices is None or value in choices else about["default"]
 

@@ -31,7 +31,7 @@ from typing import Any
 
 import torch
 
-from validation.case.home import home
+from validation.case.home import unchecked
 from validation.compare.sums import Sums
 
 SOURCE = Path(__file__).with_name("difference.c")
@@ -163,7 +163,7 @@ def _kept() -> list[Path]:
 
 
 def _folder() -> Path:
-    return home() / "native"
+    return unchecked() / "native"
 
 
 def _checked(path: Path) -> bytes:

@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import connection, popen_forkserver
 from pathlib import Path
@@ -145,7 +145,8 @@ def launch(
         try:
             found.append(json.loads((folder / f"rank-{rank}.json").read_text()))
         except OSError as error:
-            raise RunBroke(Broken(rank, f"rank {rank} ended without a report", _stacks(folder, ranks))) from error
+            broken = Broken(rank, f"rank {rank} ended without a report", _stacks(folder, ranks))
+            raise RunBroke(_of_full_disks(folder, ranks, broken)) from error
     return found
 
 
@@ -309,12 +310,25 @@ def _failures(error: Exception) -> list[tuple[int, int]]:
 
 
 def post_mortem(
-    folder: Path, ranks: int, timeout: float, watch: Watch, failures: list[tuple[int, int]], otherwise: Exception | None = None
+    folder: Path,
+    ranks: int,
+    timeout: float,
+    watch: Watch,
+    failures: list[tuple[int, int]],
+    otherwise: Exception | None = None,
+    written: Sequence[Path] = (),
 ) -> Broken:
     """Which rank broke the run, and how. A time-out says nothing of who was late, so it names what each was doing.
 
     `failures` are ranks with their exit codes, the first to fail first; `otherwise` is what is known where there is none.
+    `written` are folders that the ranks write into, beside the run's own.
     """
+    return _of_full_disks(folder, ranks, _ended(folder, ranks, timeout, watch, failures, otherwise), written)
+
+
+def _ended(
+    folder: Path, ranks: int, timeout: float, watch: Watch, failures: list[tuple[int, int]], otherwise: Exception | None
+) -> Broken:
     stacks = _stacks(folder, ranks)
     if watch.vanished is not None and not (folder / f"rank-{watch.vanished}.error").exists():
         doing = last_step(folder, watch.vanished) or "start"
@@ -342,10 +356,23 @@ def _without_a_word(folder: Path, code: int, broken: Broken) -> Broken:
     """The same with what ended a rank that could leave no report: the machine may have run out of what it needs."""
     printed = [path.read_text(errors="replace") for path in folder.glob(f"logs/*/attempt_0/{broken.rank}/stderr.log")]
     words = exhausted.by_exit_code(code) or next(filter(None, map(exhausted.in_words, printed)), None)
-    if words is None and disk.is_full(folder):
-        words = f"no space is left in {folder.parent}"
     if words is None:
         return broken
+    return replace(broken, sentence=f"{broken.sentence}: {words}", exit_code=ExitCode.ENVIRONMENT)
+
+
+def _of_full_disks(folder: Path, ranks: int, broken: Broken, written: Sequence[Path] = ()) -> Broken:
+    """The same with the folder that has no room left, where a rank has ended without a word: it may have had nowhere to say it.
+
+    What starts ranks fails in many ways then, and tells of its own files' ends.
+    """
+    silent = any(not (folder / f"rank-{rank}.error").exists() for rank in range(ranks))
+    if broken.exit_code != ExitCode.INFRASTRUCTURE or not silent:
+        return broken
+    place = next(filter(disk.is_full, (folder, Path(tempfile.gettempdir()), *written)), None)
+    if place is None:
+        return broken
+    words = f"{exhausted.NO_ROOM} in {folder.parent if place == folder else place}"
     return replace(broken, sentence=f"{broken.sentence}: {words}", exit_code=ExitCode.ENVIRONMENT)
 
 

@@ -180,9 +180,9 @@ def add_cache_limit(add: Callable[..., Any]) -> None:
     )
 
 
-def parsed(words: Sequence[str]) -> Settings:
+def parsed(words: Sequence[str], place: Path | None = None) -> Settings:
     """What these words mean behind `python -m validation run`. Raises UsageError, and SystemExit as argparse does."""
-    return settings(_parser().parse_args(words), "")
+    return settings(_parser().parse_args(words), "", place)
 
 
 @cache
@@ -192,8 +192,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def settings(options: Any, command: str) -> Settings:
-    """What parsed `options` ask for. Raises UsageError."""
+def settings(options: Any, command: str, place: Path | None = None) -> Settings:
+    """What parsed `options` ask for, with the cache in `place` or where it is by default. Raises UsageError."""
+    place = place or home()
     refuse_empty(options, _WORDS)
     _check_limits(options)
     base, folder = _base(options)
@@ -228,7 +229,7 @@ def settings(options: Any, command: str) -> Settings:
     return Settings(
         cases=cases,
         results=Path(options.results),
-        home=home(),
+        home=place,
         timeout=options.case_timeout,
         max_ranks=options.max_ranks,
         jobs=options.jobs,
@@ -240,7 +241,7 @@ def settings(options: Any, command: str) -> Settings:
         plugin=options.plugin or "",
         manifest=Path(options.manifest) if options.manifest else None,
         share_gpu=options.share_gpu,
-        cache_limit=limit.limit(options.cache_limit, home()),
+        cache_limit=limit.limit(options.cache_limit, place),
     )
 
 

@@ -70,7 +70,7 @@ def _find_means(settings: Settings, missing: Sequence[Case]) -> None:
     limits.allow_open_files()
     limits.check(settings.cases, at_once)
     if missing:
-        writing.check_folder(settings.home, "the cache, $PLUMBLINE_CACHE:")
+        writing.check_cache(settings.home)
     if said := disk.shortage(_needs(settings, missing, at_once)):
         raise EnvironmentMissing(said)
 

@@ -67,7 +67,7 @@ class ReferenceProcess:
                     process.kill()  # it may hang where it has not yet said who it is
                 time.sleep(_POLL)
             if not left[0].exists():
-                raise RunBroke(self._post_mortem(folder, timeout, watch, process.poll() or 0))
+                raise RunBroke(self._post_mortem(folder, home, timeout, watch, process.poll() or 0))
 
     def close(self) -> None:
         """End it, whatever it is doing."""
@@ -76,14 +76,14 @@ class ReferenceProcess:
             self._process.wait()
             self._process = None
 
-    def _post_mortem(self, folder: Path, timeout: float, watch: launch.Watch, code: int) -> Broken:
-        broken = launch.post_mortem(folder, 1, timeout, watch, [(0, code)])
+    def _post_mortem(self, folder: Path, home: Path, timeout: float, watch: launch.Watch, code: int) -> Broken:
+        broken = launch.post_mortem(folder, 1, timeout, watch, [(0, code)], written=[home])
         if broken.stacks or self._said is None:
             return broken
         # It ended without a word in the folder: what it printed (an import that failed) is all there is.
         self._said.seek(0)
         said = self._said.read()
-        if code != _PYTHON_RAISED or not said.strip():
+        if code != _PYTHON_RAISED or not said.strip() or broken.exit_code == ExitCode.ENVIRONMENT:
             return Broken(broken.rank, broken.sentence, said, broken.exit_code)
         sentence = (
             f"the HuggingFace side cannot be imported ({said.splitlines()[-1].strip()}); install what that names again, or "
