@@ -56,6 +56,7 @@ _PREVENTS = {
     "numpy": f"nothing can be compared, so no case can run; {_BRINGS}",
     "pytest": f"no check can run; {_BRINGS}",
     "pyyaml": f"no list of known bugs and no session can be read, so no case can run; {_BRINGS}",
+    "packaging": f"no list of known bugs can be read by version, so no case can run; {_BRINGS}",
     "junitparser": f"no results can be written or read, so no case can run; {_BRINGS}",
     "transformer-engine": "`--implementation te` cannot run; local and local-stock can",
     "nox": "`nox -s` cannot run; `python -m validation run` can",
@@ -79,7 +80,7 @@ class Finding:
 
 def findings() -> list[Finding]:
     """Everything the report says, in its order."""
-    others = ("transformers", "safetensors", "numpy", "nox", "pytest", "junitparser", "pyyaml")
+    others = ("transformers", "safetensors", "numpy", "nox", "pytest", "junitparser", "pyyaml", "packaging")
     return [
         Finding("python", platform.python_version()),
         *_torch(),
