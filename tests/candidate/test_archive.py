@@ -134,6 +134,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 def test_what_training_saves_is_read(tmp_path: Path) -> None:
     """Weights, arguments, the random states of numpy and Python, an optimizer's state, bytes of Transformer Engine."""
     layer = torch.nn.Linear(4, 4, dtype=torch.bfloat16)
+    layer.bias.__dict__["tensor_model_parallel"] = True
     optimizer = torch.optim.Adam(layer.parameters())
     layer(torch.ones(2, 4, dtype=torch.bfloat16)).sum().backward()
     optimizer.step()
@@ -141,7 +142,13 @@ def test_what_training_saves_is_read(tmp_path: Path) -> None:
         "args": Namespace(
             attention_backend=AttnBackend.flash, params_dtype=torch.bfloat16, ends=(0.9, [1, None]), seed=1 << 40
         ),
-        "model": {**layer.state_dict(), "own": layer.weight, "_extra_state": io.BytesIO(bytes(range(256)) * 64)},
+        "model": {
+            **layer.state_dict(),
+            "own": layer.weight,
+            "with attributes": layer.bias,
+            "fp8": torch.ones(2).to(torch.float8_e4m3fn),
+            "_extra_state": io.BytesIO(bytes(range(256)) * 64),
+        },
         "optimizer": {"param_groups": optimizer.state_dict()["param_groups"], "state": optimizer.state_dict()["state"]},
         "rng_state": [{"random": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.get_rng_state()}],
         "iteration": 7,

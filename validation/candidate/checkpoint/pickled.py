@@ -24,7 +24,9 @@ _OURS = ("torch", "collections", "builtins", "__builtin__", "_codecs", "copy_reg
 _NAMES = {
     "collections OrderedDict",
     "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_tensor_v3",
     "torch._utils _rebuild_parameter",
+    "torch._utils _rebuild_parameter_with_state",
     "torch.serialization _get_layout",
     "torch Size",
     "torch device",
@@ -219,6 +221,7 @@ class _Follower:
         leaves, (module, _, word) = list(_leaves(given)), name.partition(" ")
         if not {leaf.kind for leaf in leaves} <= _TAKEN.get(module, _TAKEN[""]):
             raise Refused(f"makes a {word[:_TEXT]} from what makes none")
+        self._charge(sum(leaf.value[0] for leaf in leaves if leaf.kind == "dict"))
         if name == "_codecs encode":
             self._check_encoding(given)
             return _Made("bytes", cost=given.cost)
