@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -52,12 +53,16 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Output]:
     (place / "cut").mkdir()
     (place / "cut" / ".metadata").write_bytes(b"\x80\x04")
 
+    numbers = itertools.count()
+
     def convert(origin: str, to: str, *words: str) -> list[str]:
         return ["convert", "--hf-model-path", f"{place}/{origin}", "--save", f"{place}/{to}", "--jobs", "1", *words]
 
     def run(checkpoint: str, layouts: str, *words: str) -> list[str]:
         there = ["--candidate-checkpoint", f"{place}/{checkpoint}", "--layouts", layouts, "--seq-length", "16"]
-        return ["run", "--hf-model-path", f"{place}/hf", *there, "--results", f"{place}/results", *words]
+        # Each in a folder of its own: a run says first which report of an earlier one it leaves in place.
+        results = f"{place}/results{next(numbers)}"
+        return ["run", "--hf-model-path", f"{place}/hf", *there, "--results", results, *words]
 
     commands = {
         "for tp2pp2": convert("hf", "torch_dist", "--layout", "tp2pp2", "--implementation", "local"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import shutil
@@ -16,11 +17,15 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageIn
 from torch.distributed.checkpoint.metadata import (
     _MEM_FORMAT_ENCODING,
     BytesStorageMetadata,
+    ChunkStorageMetadata,
     Metadata,
+    MetadataIndex,
     TensorProperties,
     TensorStorageMetadata,
 )
 
+from tests.candidate.test_archive import HOSTILE as PICKLES
+from tests.candidate.test_archive import archive
 from tests.convert import folders
 from tests.convert.folders import WITHOUT_MTP
 from tests.convert.test_fits import case
@@ -29,6 +34,8 @@ from validation.candidate.checkpoint.fits import misfit
 from validation.candidate.checkpoint.metadata import read_metadata
 from validation.case.errors import UsageError
 from validation.cli import main
+
+EXPLODING = {what: PICKLES[what] for what in ("a key that takes forever to hash", "a bytearray of a size")}
 
 
 class Calls:
@@ -208,6 +215,24 @@ WRONG: dict[str, tuple[Callable[[Metadata], object], str]] = {
     "chunks that are there twice": (lambda m: _tensor(m).chunks.extend(_tensor(m).chunks), "more chunks of"),
     "another layout": (lambda m: setattr(_tensor(m).properties, "layout", torch.sparse_coo), "only torch.strided is read"),
     "no chunks": (lambda m: _tensor(m).__dict__.update(chunks=None), "has no dtype, size and chunks"),
+    "a dimension near 2^61": (
+        lambda m: _tensor(m).__dict__.update(size=torch.Size([(1 << 61) - 1, 64])),
+        "a dimension that is none",
+    ),
+    "an offset near 2^61": (
+        lambda m: m.storage_data.update({MetadataIndex("x", torch.Size([(1 << 61) - 1])): _first(m)}),
+        "a dimension that is none",
+    ),
+    "thousands of empty chunks": (
+        lambda m: _tensor(m).chunks.extend([ChunkStorageMetadata(torch.Size([0, 0]), torch.Size([0, 0]))] * 1025),
+        "more chunks of",
+    ),
+    "an object for a tensor": (
+        lambda m: m.state_dict_metadata.update({"embedding.word_embeddings.weight": BytesStorageMetadata()}),
+        "embedding.word_embeddings.weight is no tensor but an object",
+    ),
+    "a compressed item": (lambda m: _first(m).__dict__.update(transform_descriptors=["stream.zstd"]), "is compressed"),
+    "an item beyond its file": (lambda m: _first(m).__dict__.update(offset=1 << 40), ".metadata needs 10995"),
     "no storage": (lambda m: m.__dict__.update(storage_data=None), "has no storage_data"),
     "no place": (lambda m: m.__dict__.update(storage_data={}), "does not say where"),
 }
@@ -243,6 +268,47 @@ def test_a_pipe_is_no_file(place: Path, capsys: pytest.CaptureFixture[str]) -> N
     os.mkfifo(place / "hf/config.json")
     assert main(["compare", str(place / "hf"), str(place / "torch_dist")]) == 2
     assert "is no regular file" in capsys.readouterr().err
+
+
+def test_a_pipe_for_a_file_of_tensors(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also ahead of a run, whose ranks would wait for its other end."""
+    for path in (place / "torch_dist/release").glob("*.distcp"):
+        path.unlink()
+        os.mkfifo(path)
+    assert main(["compare", str(place / "hf"), str(place / "torch_dist")]) == 2
+    assert ".distcp is missing" in capsys.readouterr().err
+    assert ".distcp is missing" in str(misfit(case(place / "torch_dist", "local", model=WITHOUT_MTP)))
+
+
+def item_of(folder: Path, data: bytes) -> None:
+    """In the place of a tensor's item."""
+    metadata = FileSystemReader(folder).read_metadata()
+    (index,) = [one for one in metadata.storage_data if one.fqn == "embedding.word_embeddings.weight"]
+    (folder / "__9_0.distcp").write_bytes(data)
+    metadata.storage_data[index] = _StorageInfo("__9_0.distcp", 0, len(data))
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+
+
+@pytest.mark.parametrize("what", EXPLODING)
+def test_what_explodes_in_a_file_of_torch_save(what: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A key that takes forever to hash, and memory that the size does not tell: one sentence, in both formats."""
+    data = archive(b"\x80\x02" + EXPLODING[what] + b".").getvalue()
+    legacy(place).write_bytes(data)
+    item_of(place / "torch_dist/release", data)
+    for format_ in ("legacy", "torch_dist"):
+        assert main(["convert", "--to-hf", "--load", str(place / format_), "--save", str(place / "out")]) == 2
+        said = capsys.readouterr().err
+        assert len(said.splitlines()) == 1
+        assert "model_optim_rng.pt: " in said or "embedding.word_embeddings.weight cannot be read" in said
+    assert "model_optim_rng.pt: " in str(misfit(case(place / "legacy", "local", model=WITHOUT_MTP)))
+
+
+@pytest.mark.parametrize("version", [[1], {}, True, 1.5])
+def test_a_version_that_is_none(version: object, place: Path) -> None:
+    """megatron-core would look for it in a dict."""
+    said = {"sharded_backend": "torch_dist", "sharded_backend_version": version}
+    (place / "torch_dist/release/metadata.json").write_text(json.dumps(said))
+    assert "as the version of a format" in str(misfit(case(place / "torch_dist", "local", model=WITHOUT_MTP)))
 
 
 def legacy(place: Path) -> Path:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import torch
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.mapping import ShardedObject
@@ -26,6 +25,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
+from validation.candidate.checkpoint.archive import loaded, within_limits
 from validation.candidate.checkpoint.metadata import read_metadata
 from validation.case.errors import UsageError
 from validation.case.layout import Layout
@@ -105,13 +105,15 @@ def _without_common() -> dict[str, Any]:
 def _as_data() -> Iterator[None]:
     """Within it nothing of a checkpoint's files is run, whatever reads them and whatever is put in their place meanwhile.
 
-    torch reads `.metadata` as data, `torch.load` takes weights only, and the storage client, which has its own reader, is off.
+    torch reads `.metadata` as data, `torch.load` takes weights only and holds to limits, and the storage client, which has
+    its own reader, is off.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(FileSystemReader, "read_metadata", _read_metadata))
         stack.enter_context(
             mock.patch.dict(os.environ, TORCH_FORCE_WEIGHTS_ONLY_LOAD="1", TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD="0")
         )
+        stack.enter_context(within_limits())
         with contextlib.suppress(ImportError):  # before 0.13 there is none
             client: Any = importlib.import_module("megatron.core.msc_utils").MultiStorageClientFeature
             stack.enter_context(mock.patch.object(client, "_enabled", False))
@@ -133,5 +135,5 @@ def _rank_file(place: Path, layout: Layout) -> dict[str, Any]:
         layout,
     )
     # megatron-core has told torch which classes of the arguments are safe.
-    state: dict[str, Any] = torch.load(place / name, map_location="cpu", weights_only=True, mmap=True)
+    state: dict[str, Any] = loaded(place / name, map_location="cpu", mmap=True)
     return state

@@ -1,7 +1,7 @@
 """The `.distcp` files of torch.distributed.checkpoint, read by what `.metadata` says of them.
 
 torch.save made each of their items. Where it put a tensor's bytes torch.load says without reading them; they are then read
-from there. What is not so plain, such as an item that was compressed, torch's own reader reads.
+from there. What is not so plain, such as a tensor whose rows are columns in memory, torch's own reader reads.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 from torch.distributed.checkpoint.planner import LoadPlan, ReadItem
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
-from validation.candidate.checkpoint.metadata import read_metadata
+from validation.candidate.checkpoint.archive import loaded_item, within_limits
+from validation.candidate.checkpoint.metadata import check_files, read_metadata
 from validation.case.errors import UsageError
 from validation.case.strangers import shown
 from validation.compare.piece import Box, box_shape
@@ -42,11 +43,8 @@ class Distcp:
         reader = FileSystemReader(path)
         metadata = read_metadata(path)
         reader.set_up_storage_reader(metadata, is_coordinator=True)
-        found = cls(path, reader, metadata.state_dict_metadata, files)
-        missing = [file.name for file in found.paths() if not file.is_file()]
-        if missing:
-            raise UsageError(f"{path}: {missing[0]} is missing ({len(missing)} files are); the checkpoint is not whole")
-        return found
+        check_files(path, metadata)
+        return cls(path, reader, metadata.state_dict_metadata, files)
 
     def paths(self) -> list[Path]:
         """The files."""
@@ -74,8 +72,6 @@ class Distcp:
         if info is None:
             raise UsageError(f"{self.path}: .metadata does not say where {shown(index.fqn)} is; the checkpoint is not whole")
         path, dtype = self.path / info.relative_path, self.tensors[index.fqn].properties.dtype
-        if info.transform_descriptors:
-            return None
         # Items of one kind begin alike, up to their tensors' bytes: torch.load is asked once for each kind.
         kind = (chunk.sizes, dtype, info.length)
         head = self._heads.get(kind)
@@ -90,7 +86,7 @@ class Distcp:
         """Where the tensor's bytes begin in an item of this shape and dtype; None where that is not so plain."""
         try:
             with path.open("rb") as file:
-                tensor = torch.load(self._reader._slice_file(file, info), map_location="meta", weights_only=True)
+                tensor = loaded_item(self._reader._slice_file(file, info), map_location="meta")
             first = first_byte(tensor)
         except Exception:  # whatever torch says of what anybody may have written; its own reader is asked next
             return None
@@ -110,7 +106,8 @@ class Distcp:
         if sum(item.lengths.numel() for item in items) != out.numel():
             raise UsageError(f"{self.path}: {key} is not whole, {box} is in no file")
         try:
-            self._reader.read_data(LoadPlan(items), _Into(out)).wait()
+            with within_limits():
+                self._reader.read_data(LoadPlan(items), _Into(out)).wait()
         except Exception as error:  # the same
             raise UsageError(f"{self.path}: {key} cannot be read ({type(error).__name__}); the files are damaged") from None
         return out

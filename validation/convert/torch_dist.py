@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from validation.candidate.checkpoint.keys import places
 from validation.candidate.checkpoint.tensors import Megatron
@@ -48,6 +49,8 @@ class TorchDist(Source):
                 raise UsageError(
                     f"{self.path}: {place.key} is missing ({name}); the checkpoint and config.json must be of the same model"
                 )
+            if not isinstance(found, TensorStorageMetadata):
+                raise UsageError(f"{self.path}: {place.key} is no tensor but an object; save the checkpoint again")
             padded = len(place.shape) == 2 and found.size[0] > place.shape[0] and "layers" not in place.key
             if tuple(found.size) != place.shape and not padded:
                 raise UsageError(f"{self.path}: {place.key} has shape {tuple(found.size)} and config.json needs {place.shape}")

@@ -11,7 +11,7 @@ import torch
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from validation.candidate.checkpoint.keys import places
-from validation.candidate.checkpoint.metadata import read_metadata
+from validation.candidate.checkpoint.metadata import check_files, read_metadata
 from validation.candidate.checkpoint.places import Arrangement
 from validation.candidate.checkpoint.rank_files import rank_files, tensors_of, without_data
 from validation.candidate.checkpoint.tensors import EMBEDDING, HEAD, Megatron
@@ -41,8 +41,10 @@ def misfit(case: Case) -> str | None:
 
 
 def _torch_dist(case: Case, place: Path) -> str | None:
-    metadata = read_metadata(place).state_dict_metadata
+    whole = read_metadata(place)
+    metadata = whole.state_dict_metadata
     _check_backend(place)
+    check_files(place, whole)
     found = {
         key: tuple(known.size) for key, known in metadata.items() if isinstance(known, TensorStorageMetadata) and _of_model(key)
     }
@@ -57,6 +59,12 @@ def _check_backend(place: Path) -> None:
     said = read_json(path, _SMALL, _SMALL, "save the checkpoint again")
     known = said if isinstance(said, dict) else {}
     backends = [known.get("sharded_backend"), known.get("common_backend", "torch")]
+    versions = [known.get(f"{which}_backend_version") for which in ("sharded", "common")]
+    unknown = [version for version in versions if not isinstance(version, (int, str, type(None))) or isinstance(version, bool)]
+    if unknown:
+        raise UsageError(
+            f"{path}: names {shown(unknown[0])} as the version of a format, and a number is; save the checkpoint again"
+        )
     if backends != ["torch_dist", "torch"] or not known.keys() <= _OF_BACKENDS:
         raise UsageError(
             f"{path}: names {shown(backends[0])} and {shown(backends[1])}; checkpoints of torch_dist and torch are read"

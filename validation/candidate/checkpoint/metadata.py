@@ -34,6 +34,8 @@ LARGEST = 128 << 20
 _BYTES_OF_A_RECORD = 4
 """Bytes of the file for each thing that its reading makes, at least: a record, a list, a place in the memo. torch writes 6."""
 _DIMENSIONS = 16
+_LONGEST = 1 << 48
+"""Of a dimension, and of an offset: numbers near 2^61 can be chosen so that all have the same hash."""
 _INSTRUCTIONS = (
     "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT SHORT_BINUNICODE BINUNICODE "
     "EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 TUPLE EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS BINPUT LONG_BINPUT MEMOIZE "
@@ -70,7 +72,7 @@ def _member(of: object, name: object) -> None:
 def _size(dimensions: object) -> torch.Size:
     if not isinstance(dimensions, (tuple, list)) or len(dimensions) > _DIMENSIONS:
         raise _Refused("has a torch.Size that is no list of dimensions")
-    if not all(type(size) is int and 0 <= size < 1 << 63 for size in dimensions):
+    if not all(type(size) is int and 0 <= size <= _LONGEST for size in dimensions):
         raise _Refused("has a torch.Size with a dimension that is none")
     return torch.Size(dimensions)
 
@@ -300,6 +302,22 @@ _BROKEN = (
     MemoryError,
 )
 """What becomes of a pickle that was cut off, or of bytes that are none."""
+
+
+def check_files(folder: Path, metadata: Metadata) -> None:
+    """Raises UsageError where a file that the metadata names is not there, is no file or ends too early.
+
+    Who opens a pipe waits for its other end.
+    """
+    ends: dict[str, int] = {}
+    for info in metadata.storage_data.values():
+        ends[info.relative_path] = max(ends.get(info.relative_path, 0), info.offset + info.length)
+    missing = [name for name in sorted(ends) if not (folder / name).is_file()]
+    if missing:
+        raise UsageError(f"{folder}: {missing[0]} is missing ({len(missing)} files are); the checkpoint is not whole")
+    for name, end in sorted(ends.items()):
+        if (size := (folder / name).stat().st_size) < end:
+            raise UsageError(f"{folder}: {name} has {size} bytes, and .metadata needs {end}; the checkpoint is not whole")
 
 
 def read_metadata(folder: Path) -> Metadata:

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from validation.candidate.checkpoint.archive import loaded
+from validation.candidate.checkpoint.pickled import Asked, Refused
 from validation.candidate.checkpoint.places import Arrangement
 from validation.candidate.checkpoint.tensors import Chunk, Megatron, Tensor
 from validation.candidate.weights import Ranks
@@ -108,19 +110,24 @@ def _is_state(found: object) -> bool:
 def _loaded(path: Path) -> Any:
     with torch.serialization.safe_globals([Namespace]):
         try:
-            return torch.load(path, map_location="meta", weights_only=True)
+            return loaded(path, map_location="meta")
+        except Refused:
+            raise
         except pickle.UnpicklingError:
             # Its arguments are of classes that megatron-core calls safe when it is imported.
             importlib.import_module("megatron.core")
-            return torch.load(path, map_location="meta", weights_only=True)
+            return loaded(path, map_location="meta")
 
 
 def _reason(error: Exception) -> str:
     """Why a file cannot be read. torch's own sentence advises to load it without protection."""
-    asked = _ASKED.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
+    if isinstance(error, Refused) and not isinstance(error, Asked):
+        return shown(str(error))
+    found = _ASKED.search(str(error)) if isinstance(error, pickle.UnpicklingError) else None
+    asked = error.name if isinstance(error, Asked) else found and found[1]
     if asked:
         return (
-            f"asks for {shown(asked[1])}, which is neither a weight nor a setting that megatron-core calls safe; nothing "
+            f"asks for {shown(asked)}, which is neither a weight nor a setting that megatron-core calls safe; nothing "
             "of it was run, save the checkpoint again without that"
         )
     said = "" if isinstance(error, pickle.UnpicklingError) else (str(error) or type(error).__name__).partition("\n")[0]
