@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ci import attempts, junit
+from ci import attempts, junit, run
 from ci.cli import main
 from ci.expected import Manifest
 from ci.requirements import required
@@ -20,11 +24,11 @@ def test_two_attempts_are_made_unless_somebody_says_otherwise(monkeypatch: pytes
     """Not more: each costs as much as the first."""
     made: list[Sequence[str]] = []
 
-    def run(given: Sequence[str]) -> int:
+    def comparison(given: Sequence[str]) -> int:
         made.append(given)
         return 4
 
-    monkeypatch.setattr(attempts, "_run", run)
+    monkeypatch.setattr(attempts, "_run", comparison)
     assert main(["attempts", "--", "run", "--results", str(tmp_path)]) == 4
     assert len(made) == 2
     assert main(["attempts", "--up-to", "1", "--", "run", "--results", str(tmp_path)]) == 4
@@ -36,12 +40,12 @@ def test_the_command_looks_for_results_where_the_comparison_puts_them(
 ) -> None:
     """A verdict that lies there is not thrown away."""
 
-    def run(given: Sequence[str]) -> int:
+    def comparison(given: Sequence[str]) -> int:
         junit.write(tmp_path / "elsewhere" / FILE, FAILED)
         return 4
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(attempts, "_run", run)
+    monkeypatch.setattr(attempts, "_run", comparison)
     assert main(["attempts", "--", "run", "--results", "elsewhere"]) == 4
     assert "Not tried again" in capsys.readouterr().out
 
@@ -64,11 +68,11 @@ def test_what_three_attempts_ended_with_is_told_in_order(tmp_path: Path) -> None
 def test_why_an_attempt_is_not_tried_again_is_said_of_a_file_that_is_no_results(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(given: Sequence[str]) -> int:
+    def comparison(given: Sequence[str]) -> int:
         (tmp_path / FILE).write_text("")
         return 4
 
-    assert attempts.attempt(["run"], tmp_path, 2, run) == 4
+    assert attempts.attempt(["run"], tmp_path, 2, comparison) == 4
     assert capsys.readouterr().out == f"Not tried again: {FILE} {FILE}: is empty (0 bytes): whatever wrote it was cut off\n"
 
 
@@ -89,6 +93,46 @@ def test_a_session_s_attempts_are_looked_for_in_its_folder(tmp_path: Path) -> No
     assert [why for _, why in verdict(tmp_path, manifest).reasons] == [
         "attempt 1 holds a verdict, Layer 0 Query fails: only an infrastructure error may be tried again"
     ]
+
+
+def test_an_attempt_that_is_kept_and_not_told_is_of_the_session_s_folder_and_run(tmp_path: Path) -> None:
+    """One of another run is none of its, and one in another session's folder neither."""
+    manifest = Manifest((replace(EXPECTED, session="a"),), COMMIT, "false")
+    mine, other = (replace(SUITE, properties={**SUITE.properties, "run": name}) for name in ("1", "2"))
+    junit.write(tmp_path / "results-a" / FILE, mine)
+    junit.write(tmp_path / "results-b" / "attempts" / "7" / FILE, mine)
+    junit.write(tmp_path / "results-a" / "attempts" / "7" / FILE, other)
+    assert verdict(tmp_path, manifest).green
+    junit.write(tmp_path / "results-a" / "attempts" / "8" / FILE, mine)
+    assert [why for _, why in verdict(tmp_path, manifest).reasons] == [
+        "attempt 8 is kept, and the testsuite does not tell of it"
+    ]
+
+
+def test_an_attempt_that_is_told_and_is_of_another_run_was_not_kept(tmp_path: Path) -> None:
+    """What lies in its place decides nothing of this run."""
+    told = replace(SUITE, properties={**SUITE.properties, "attempts": "4, 0", "run": "2"})
+    junit.write(tmp_path / FILE, told)
+    junit.write(tmp_path / "attempts" / "1" / FILE, replace(BROKEN, properties={**BROKEN.properties, "run": "1"}))
+    assert [why for _, why in verdict(tmp_path).reasons] == ["attempt 1 was not kept: what lies there is of another run"]
+
+
+@pytest.mark.parametrize(("code", "ended"), [(0, 0), (1, 1), (4, 4), (137, 4), (-9, 4)])
+def test_each_attempt_is_told_of_which_run_it_is(monkeypatch: pytest.MonkeyPatch, code: int, ended: int) -> None:
+    """Beside all that its environment says."""
+    ran: list[tuple[list[str], dict[str, Any]]] = []
+
+    def comparison(command: list[str], **how: Any) -> subprocess.CompletedProcess[str]:
+        ran.append((command, how))
+        return subprocess.CompletedProcess(command, code)
+
+    monkeypatch.setattr(subprocess, "run", comparison)
+    monkeypatch.setenv("PLUMBLINE_RUN", "1 somebody's")
+    assert attempts._run(["run", "--layouts", "tp2"]) == ended
+    environment = {**os.environ, **run.handed_on()}
+    assert environment["PLUMBLINE_RUN"].startswith(f"{os.getpid()} ")
+    command = [sys.executable, "-m", "validation", "run", "--layouts", "tp2"]
+    assert ran == [(command, {"env": environment, "check": False})]
 
 
 def test_a_library_without_a_lower_bound_is_not_demanded(tmp_path: Path) -> None:

@@ -106,6 +106,31 @@ def test_a_changed_file_that_git_was_told_to_overlook_is_said(tree: Path, flag: 
     assert commit.facts(tree, {})["dirty"] == "true"
 
 
+@pytest.mark.parametrize("within", ["", "plumbline"])
+def test_of_many_files_the_one_that_is_overlooked_is_said(tree: Path, within: str) -> None:
+    """Also where this tree is a folder of a team's repository."""
+    root = tree / within
+    for name in ("ci/a.py", "ci/b.py", "README.md"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("pass\n")
+    git(tree, "add", ".")
+    git(tree, "commit", "--quiet", "-m", "b")
+    git(root, "update-index", "--skip-worktree", "README.md")
+    assert commit.facts(root, {})["dirty"] == "false"
+    git(root, "update-index", "--assume-unchanged", "ci/b.py")
+    (root / "ci" / "b.py").write_text("raise\n")
+    assert commit.facts(root, {})["dirty"] == "true"
+
+
+def test_code_that_was_moved_away_is_said(tree: Path) -> None:
+    """Git would tell it as one file with another name, which alone changes nothing."""
+    (tree / "ci" / "table.txt").write_text("what a module reads\n" * 9)
+    git(tree, "add", ".")
+    git(tree, "commit", "--quiet", "-m", "b")
+    git(tree, "mv", "ci/table.txt", "notes.txt")
+    assert commit.facts(tree, {})["dirty"] == "true"
+
+
 def test_neither_settings_nor_variables_of_git_hide_a_file(tree: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A repository elsewhere, or settings that show no untracked file, do not stand in for this one."""
     clean = tmp_path / "clean"

@@ -13,7 +13,7 @@ from ci import caller
 from ci.table import EVENTS, TABLE, Row, Tool, rows, running, tools
 from validation.case.errors import UsageError
 
-ROW: dict[str, Any] = {
+ROW: dict[Any, Any] = {
     "session": "one",
     "does": "compare",
     "preset": "tiny",
@@ -36,7 +36,7 @@ def table(folder: Path, *entries: object, **more: object) -> Path:
     return path
 
 
-def without(entry: dict[str, Any], *names: str, **more: Any) -> dict[str, Any]:
+def without(entry: dict[Any, Any], *names: str, **more: Any) -> dict[Any, Any]:
     return {name: value for name, value in entry.items() if name not in names} | more
 
 
@@ -45,6 +45,7 @@ def without(entry: dict[str, Any], *names: str, **more: Any) -> dict[str, Any]:
     [
         (without(ROW, "when", "timeout"), f"one: timeout is missing; a row has {KEYS}"),
         (without(ROW, b="1", a="1"), f"one: a is unknown; a row has {KEYS}"),
+        ({**ROW, "a": "1", 1: "1"}, f"one: 1 is unknown; a row has {KEYS}"),
         (without(ROW, each=["tp2"]), "one: give either `layouts`, for one session, or `each`, for one session per layout"),
         (without(ROW, "layouts"), "one: give either `layouts`, for one session, or `each`, for one session per layout"),
         (
@@ -118,7 +119,10 @@ def test_the_least_that_may_be_said_is_read(tmp_path: Path) -> None:
 def test_gpus_are_those_of_the_largest_layout(tmp_path: Path, transport: str, gpus: int) -> None:
     """One where ranks share it; a runner's label may have the number."""
     (row,) = rows(
-        table(tmp_path, without(ROW, transport=transport, layouts=["single", "tp2pp2", "tp2"], runner=["a-{gpus}", "b"]))
+        table(
+            tmp_path,
+            without(ROW, transport=transport, layouts=["single", "tp2pp2+distributed", "tp2"], runner=["a-{gpus}", "b"]),
+        )
     )
     assert (row.gpus, row.runner) == (gpus, (f"a-{gpus}", "b"))
 
