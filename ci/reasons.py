@@ -172,7 +172,7 @@ def _is_the_bugs(check: Check, expected: Expected) -> bool:
     error, limit, without = (number(check, name) for name in ("rel_error", "tolerance", "rel_error_without"))
     if error is None or without is None or limit is None or not error < math.inf:
         return False
-    if expected.limit is not None and not limit <= expected.limit:
+    if (expected.limit is not None and not limit <= expected.limit) or (limit and _in(check, expected.exact)):
         return False
     near_tie = limit == 0 and _in(check, expected.near_ties)
     return 0 <= without < math.inf and (near_tie or without <= limit)

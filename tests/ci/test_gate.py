@@ -489,3 +489,13 @@ def test_a_known_bug_excuses_nothing_that_is_wrong_without_it(tmp_path: Path, ch
 def test_what_contradicts_itself_is_red(tmp_path: Path, change: Change, said: str) -> None:
     (why,) = of_changed(tmp_path, change)
     assert said in why
+
+
+def test_a_known_bug_excuses_nothing_that_must_be_equal_under_a_wider_limit(tmp_path: Path) -> None:
+    """As a pass of such a check would be refused."""
+    where = (CHECKS[3].classname, CHECKS[3].name)
+    manifest = replace(MANIFEST, suites=(replace(EXPECTED, exact=frozenset({where}), limit=0.5),))
+    wide = with_check(3, properties={**OF_BUG, "tolerance": "0.4", "rel_error_without": "0.2"})
+    junit.write(tmp_path / FILE, wide(SUITE))
+    ((_, why),) = verdict(tmp_path, manifest).reasons
+    assert "without a number that shows" in why
