@@ -76,10 +76,16 @@ def test_why_an_attempt_is_not_tried_again_is_said_of_a_file_that_is_no_results(
     assert capsys.readouterr().out == f"Not tried again: {FILE} {FILE}: is empty (0 bytes): whatever wrote it was cut off\n"
 
 
-@pytest.mark.parametrize("words", [["run", "--res", "a"], ["run", "--help"], ["run", "-h"]])
-def test_no_option_but_the_whole_one_says_where_results_are(words: list[str]) -> None:
-    """The comparison itself takes no part of a name, and answers for its own help."""
+@pytest.mark.parametrize("words", [["run", "--layouts", "a"], ["run", "--help"], ["run", "-h"]])
+def test_no_other_option_says_where_results_are(words: list[str]) -> None:
+    """The comparison itself answers for its own help."""
     assert attempts._results(words) == Path("results")
+
+
+@pytest.mark.parametrize("words", [["run", "--res", "a"], ["run", "--result=a"], ["run", "--results", "a"]])
+def test_a_part_of_the_name_says_where_results_are(words: list[str]) -> None:
+    """As the comparison itself takes it."""
+    assert attempts._results(words) == Path("a")
 
 
 def test_a_session_s_attempts_are_looked_for_in_its_folder(tmp_path: Path) -> None:
