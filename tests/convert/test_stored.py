@@ -115,7 +115,7 @@ def test_items_however_they_were_saved(name: str, tmp_path: Path) -> None:
 
 
 def test_an_item_of_a_format_before_torch_1_6_is_refused(tmp_path: Path) -> None:
-    """What its pickle would do cannot be told before it is read, and no release of megatron-core that is supported writes it."""
+    """What its pickle would do cannot be told before it is read. No supported release of megatron-core writes it."""
     torch.save(WHOLE, tmp_path / "__0_0.distcp", _use_new_zipfile_serialization=False)
     length = (tmp_path / "__0_0.distcp").stat().st_size
     item = Item("w", "__0_0.distcp", 0, length, tuple(WHOLE.shape), whole(WHOLE.shape), WHOLE.dtype)
