@@ -57,10 +57,10 @@ def _changed(root: Path) -> list[str] | None:
     # Files that git was told not to look at.
     flagged = git.answer(root, "ls-files", "-v", "-z", "--full-name", "--", ".")
     prefix = git.answer(root, "rev-parse", "--show-prefix")
-    if told is None or flagged is None or prefix is None:
+    otherwise = _otherwise(root)
+    if told is None or flagged is None or prefix is None or otherwise is None:
         return None
-    paths = [entry[3:] for entry in told.split("\0") if entry]
-    paths += _otherwise(root) or ()
+    paths = [*(entry[3:] for entry in told.split("\0") if entry), *otherwise]
     unseen = [entry[2:] for entry in flagged.split("\0") if entry and (entry[0].islower() or entry[0] == "S")]
     paths += [path for path in unseen if (root / path.removeprefix(prefix)).exists()]
     return [path.removeprefix(prefix) for path in paths]

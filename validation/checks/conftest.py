@@ -11,11 +11,12 @@ import pytest
 
 from validation.case.errors import PlumblineError
 from validation.checks.inventory import Inventory
+from validation.checks.items import has_a_case, parity_of, planted_of, section_of
 from validation.checks.marks import members
 from validation.checks.parity import Parity
 from validation.checks.planted import Planted
 from validation.checks.protocol import Straight
-from validation.checks.report import Report, has_a_case, parity_of, planted_of, section_of
+from validation.checks.report import Report
 from validation.faults.plan import Plan, plan_of
 from validation.run.options import Given, Settings, add_options, settings
 

@@ -281,12 +281,16 @@ class Parity:
                 return replace(verdict, status="fail", reasons=(sentence,))
         return self._blamed(asked, verdict)
 
+    def _mended(self) -> Parity:
+        """The same case without its known bugs, where none is excused."""
+        return Parity(mended(self.case), _Mended(self._runs))
+
     def _without_effect(self, asked: Compared) -> bool:
         """Whether a tensor passes with the known bugs and without them, and is not the same: they do less than rounding here.
 
         If upstream had mended a bug, nothing would be taken out, or too much.
         """
-        without = Parity(mended(self.case), _Mended(self._runs))
+        without = self._mended()
         if without.result.broken is not None or without._judged(asked).status != "pass":
             return False
         here, there = (one.result.measurement(asked.name, asked.shape) for one in (self, without))
@@ -299,7 +303,7 @@ class Parity:
         """
         from validation.compare.verdict import Verdict
 
-        without = Parity(mended(self.case), _Mended(self._runs))
+        without = self._mended()
         if without.result.broken is not None:
             broken = without.result.broken
             said = f"not decided, for the run without the known upstream bug {bug.id} did not finish: {broken.sentence}"

@@ -22,12 +22,12 @@ from validation.checks.counted import OURS
 from validation.checks.excused import Excused, excused
 from validation.checks.facts import case_facts, case_file
 from validation.checks.first import First
+from validation.checks.items import parity_of, planted_of, section_of
 from validation.checks.left_out import LeftOut
-from validation.checks.parity import Parity
-from validation.checks.planted import Planted
 from validation.checks.printed import printed
 from validation.checks.progress import ProgressLine
 from validation.checks.self_test import SelfTest
+from validation.checks.testcase import check_of, ranks_of
 from validation.checks.titles import classname_of, title_of
 from validation.faults.plan import Plan, Plant
 from validation.machine import machine
@@ -230,7 +230,7 @@ class Report:
         self._count(status, line, verdict, report.nodeid)
         self._print(report.section, status, line, verdict, details)
         if self._suite:
-            check = _check(report, status, verdict, line, details)
+            check = check_of(report, status, verdict, line, details)
             self._checks[self._suite].append(check if status == "pass" else self._reproducible(check, report.nodeid, verdict))
 
     def _reproducible(self, check: junit.Check, node: str, verdict: Verdict | None) -> junit.Check:
@@ -336,7 +336,7 @@ class Report:
             name=case.name,
             checks=tuple(first.told(checks, self._settings) if first else checks),
             properties=facts
-            | _ranks(result)
+            | ranks_of(result)
             | {f"known_{bug.bug}": bug.line for bug in self._excused(case)}
             | self._how_it_broke(case.name)
             | self._left_out.properties(case.name, checks)
@@ -397,51 +397,3 @@ def _ending_the_run(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         pytest.exit(f"{path} cannot be written: {error.strerror}", returncode=ExitCode.ENVIRONMENT)
-
-
-def parity_of(item: Any) -> Parity | None:
-    """What a check asks about its case; None for a user's test that asks nothing."""
-    found = item.callspec.params.get("parity") if hasattr(item, "callspec") else None
-    return found if isinstance(found, Parity) else None
-
-
-def planted_of(item: Any) -> Planted | None:
-    """The planted defect that a check of the self-test is about; None for every other check."""
-    found = item.callspec.params.get("planted") if hasattr(item, "callspec") else None
-    return found if isinstance(found, Planted) else None
-
-
-def has_a_case(item: Any) -> bool:
-    """False for what pytest makes of a check with nothing to check: one item without parameters, to be skipped."""
-    asked = {"parity": Parity, "planted": Planted}
-    given = item.callspec.params if hasattr(item, "callspec") else {}
-    return all(isinstance(given[name], kind) for name, kind in asked.items() if name in given)
-
-
-def section_of(item: Any) -> tuple[int, str]:
-    """Where a check stands in the report, and under which heading: its module's SECTION, or with the user's own."""
-    section: tuple[int, str] = getattr(item.module, "SECTION", (75, "Own Checks"))
-    return section
-
-
-def _ranks(result: Result) -> dict[str, str]:
-    said = {}
-    for rank, found in enumerate(result.memory):
-        said[f"rank_{rank}_peak_memory_over_imports_mib"] = str((found["peak"] - found["baseline"]) >> 20)
-        if found["device_peak"]:
-            said[f"rank_{rank}_peak_gpu_memory_mib"] = str(found["device_peak"] >> 20)
-        said[f"rank_{rank}_place"] = ", ".join(f"{degree} {index}" for degree, index in result.places[rank].items())
-        said[f"rank_{rank}_parameters_mib"] = f"{found['parameters'] / (1 << 20):.1f}"
-    return said
-
-
-def _check(report: Any, status: str, verdict: Verdict | None, line: str, details: str) -> junit.Check:
-    return junit.Check(
-        classname=classname_of(report.nodeid),
-        name=report.title,
-        status=status,
-        seconds=report.duration,
-        message="" if status == "pass" else line,
-        details="\n".join((line, details or (verdict.details if verdict else ""))),
-        properties=verdict.properties if verdict else {},
-    )

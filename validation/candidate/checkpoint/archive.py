@@ -72,6 +72,7 @@ def check_archive(file: IO[bytes]) -> None:
             if len(pickles) != 1 or pickles[0].file_size > LARGEST:
                 raise Refused(f"has {len(pickles)} pickles or one of more than {LARGEST} bytes")
             data = archive.read(pickles[0])
+    # Whatever zipfile makes of a damaged file: NotImplementedError is its word for a way to compress that it does not know.
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, RuntimeError, struct.error):
         raise Refused(_OLD) from None
     finally:
