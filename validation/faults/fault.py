@@ -67,9 +67,9 @@ class Fault:
 
     `unseen` says why no check can see it, where that is so; it must then be missed.
 
-    `cause` is what a diagnosis over layouts must name, if that is not what its group says (CAUSES): a gradient norm that is summed
-    over the wrong ranks is wrong under tensor parallelism, though it is the optimizer's. `needs` is a degree without which what
-    the fault describes does not exist, if its functions would do something without it.
+    `cause` is what a diagnosis over layouts must name, if that is not what its group says (CAUSES). A gradient norm that is
+    summed over the wrong ranks is wrong under tensor parallelism, though it is the optimizer's. `needs` is a degree without
+    which what the fault describes does not exist, if its functions would do something without it.
 
     The others make its case: a part of tiny of `layers` layers, with `numbers` of its model changed.
     """
