@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ci.diagnosis import Diagnosis
 from ci.junit import Check, Suite
 from ci.page.run import OPEN, STATUSES, Run, labels, measure
 from ci.page.text import anchor, badge, command, linked, said, text
@@ -26,10 +27,22 @@ class _First:
 
 def cause(run: Run) -> str:
     """What went wrong, from the front of the flow of data; nothing for a run that is green."""
-    firsts, reasons = _firsts(run), _reasons(run)
-    if not firsts and not reasons:
+    parts = _diagnosis(run.diagnosis) + _firsts(run) + _reasons(run)
+    if not parts:
         return ""
-    return f'<section aria-labelledby="cause" class="cause"><h2 id="cause">What went wrong</h2>{firsts}{reasons}</section>'
+    return f'<section aria-labelledby="cause" class="cause"><h2 id="cause">What went wrong</h2>{parts}</section>'
+
+
+def _diagnosis(found: Diagnosis | None) -> str:
+    """What the failing cases have in common, how sure that is, and which case would decide."""
+    if found is None:
+        return ""
+    sure = "No other cause fits these results." if found.certain else "This is likely, and not certain."
+    said = linked(f"{found.sentence}.")
+    if found.first is not None:
+        said = f'<a href="#{anchor(found.first.suite, found.first.name)}">{text(f"{found.sentence}.")}</a>'
+    rest = text(f"{sure} {found.deciding}." if found.deciding else sure)
+    return f'<p class="diagnosis">{said}</p><p class="quiet">{rest}</p>'
 
 
 def _reasons(run: Run) -> str:

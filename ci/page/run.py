@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from ci.diagnosis import Diagnosis, diagnose
 from ci.drift import Drift
 from ci.expected import Expected, Manifest
 from ci.gate import Judgement
@@ -34,6 +35,7 @@ class Run:
     verdict: str
     reasons: tuple[str, ...] = ()
     accepted: str = ""
+    diagnosis: Diagnosis | None = None
 
     @property
     def cases(self) -> tuple[Suite, ...]:
@@ -60,7 +62,8 @@ def judged(suites: Iterable[Suite], unreadable: Iterable[str] = ()) -> Run:
     reasons += [f"{name}: {count} of its checks were left out" for name, count in left_out]
     counts = _counts(found)
     undecided = reasons or not found or any(counts[status] for status in OPEN)
-    return Run(found, "fail" if counts["fail"] else "error" if undecided else "pass", tuple(reasons))
+    verdict = "fail" if counts["fail"] else "error" if undecided else "pass"
+    return Run(found, verdict, tuple(reasons), diagnosis=diagnose(found))
 
 
 def by_manifest(manifest: Manifest, judgement: Judgement) -> Run:
@@ -69,7 +72,8 @@ def by_manifest(manifest: Manifest, judgement: Judgement) -> Run:
     found = (_completed(expected, read.get((expected.session, expected.file))) for expected in manifest.suites)
     suites = tuple(sorted(found, key=_size))
     verdict = "pass" if judgement.green else "fail" if _counts(suites)["fail"] else "error"
-    return Run(suites, verdict, tuple(_told_once(judgement)))
+    diagnosis = diagnose([suite for _, suite in judgement.suites])
+    return Run(suites, verdict, tuple(_told_once(judgement)), diagnosis=diagnosis)
 
 
 def _told_once(judgement: Judgement) -> Iterator[str]:

@@ -262,6 +262,19 @@ def test_the_cause_stands_before_the_map_and_what_the_run_was_made_with_at_the_e
     assert "What went wrong" not in page(suite()).text
 
 
+def test_the_diagnosis_leads_says_how_sure_it_is_and_opens_its_check() -> None:
+    failing = check("Layer 0 Attention Output", "fail")
+    sure = page(suite("tp2", (failing,)), suite("tp2pp2", (failing,)), suite("single", (check(),)), suite("pp2", (check(),)))
+    found = re.search(
+        "What went wrong (Every case with tp fails .*?) No other cause fits these results. First failure", sure.text
+    )
+    assert found is not None
+    assert "first at Layer 0 Attention Output" in found[1]
+    assert sure.attributes("href")[1] == "#tiny-tp2-fp64-local-gloo/Layer%200%20Attention%20Output"
+    unsure = page(suite("tp2", (failing,)))
+    assert re.search("What went wrong .* This is likely, and not certain. .*First failure", unsure.text)
+
+
 def test_a_reason_that_a_failing_check_is_itself_stands_once() -> None:
     failed = suite(checks=(check("Layer 0 Value", "fail"),))
     expected = Expected("a.xml", failed.name, 2, {}, {}, (("validation.checks.test_mla", "Layer 0 Value"),))
