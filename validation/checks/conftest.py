@@ -47,9 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if wanted.manifest:
         config.pluginmanager.register(Inventory(wanted, config.stash[PLAN]), "plumbline-report")
         return
-    selecting = given is None or bool(given.words)
-    report = Report(config, wanted, config.stash[PLAN], prepared=given is not None, selecting=selecting)
-    config.pluginmanager.register(report, "plumbline-report")
+    config.pluginmanager.register(Report(config, wanted, config.stash[PLAN], given), "plumbline-report")
     config.pluginmanager.register(Straight(), "plumbline-straight")
 
 
