@@ -18,7 +18,8 @@ from validation.checks.planted import Planted
 from validation.checks.protocol import Straight
 from validation.checks.report import Report
 from validation.faults.plan import Plan, plan_of
-from validation.run.options import Given, Settings, add_options, settings
+from validation.run.command_line import add_options
+from validation.run.options import Given, Settings, settings
 
 SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
 PLAN: pytest.StashKey[Plan] = pytest.StashKey()
