@@ -17,6 +17,7 @@ from validation import checkout
 from validation.case.errors import ExitCode
 from validation.run.cause import exit_code
 
+_AROUND_IMPORTS = str(Path(__file__).parents[1] / "candidate" / "platform.py")
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
@@ -112,5 +113,6 @@ def _sentence(error: BaseException) -> str:
 
 
 def _frames(error: BaseException) -> list[traceback.FrameSummary]:
-    """Where an exception came through, without the machinery of Python's import."""
-    return [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<frozen")]
+    """Where an exception came through, without the machinery of Python's import and what Plumbline puts around it."""
+    found = traceback.extract_tb(error.__traceback__)
+    return [frame for frame in found if not frame.filename.startswith("<frozen") and frame.filename != _AROUND_IMPORTS]
