@@ -25,6 +25,7 @@ COMMANDS = {
     "latest": "find the last green run of a workflow on the base branch that still has a baseline, for drift",
     "permit": "see that an environment which a job has waited for asks for a person",
     "page": "make one HTML file of it: heat maps, every check, how to reproduce; needs no network",
+    "comment": "write one comment into a pull request that says what came of its run, and keep it current",
     "sessions": "write docs/matrix.md, the table of all sessions",
     "attempts": "run python -m validation, again where the infrastructure broke, and keep what each attempt left",
 }
