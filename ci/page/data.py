@@ -44,7 +44,7 @@ class _Data:
 
     def content(self) -> dict[str, Any]:
         checks = [check for suite in self._run.suites for check in suite.checks]
-        entry = [self._entries.setdefault((check.classname, check.name), len(self._entries)) for check in checks]
+        entry = [self._entries.setdefault((check.component, check.name), len(self._entries)) for check in checks]
         return {
             **self._entry_table(),
             "suites": self._suites(),
@@ -68,7 +68,7 @@ class _Data:
 
     def _entry_table(self) -> dict[str, Any]:
         """What the checks of every case have in common: title, component, cell; and the names of those."""
-        components = [component(classname) for classname, _ in self._entries]
+        components = [component(name) for name, _ in self._entries]
         places = [place(title) for _, title in self._entries]
         found = [one for one in places if one is not None]
         names = {
@@ -108,7 +108,7 @@ class _Data:
 
     def _words(self, check: Check, suite: Suite) -> dict[str, Any]:
         line, _, details = check.details.partition("\n")
-        said = (check.message.partition("\nReproduce: ")[0] or line).removeprefix(f"{check.status.upper()}: {check.name} - ")
+        said = (check.message or line).removeprefix(f"{check.status.upper()}: {check.name} - ")
         other = {name: value for name, value in check.properties.items() if name not in _SHOWN}
         words = {
             "says": self._within(said),

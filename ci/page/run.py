@@ -14,7 +14,7 @@ from ci.gate import Judgement
 from ci.junit import Check, Suite
 from ci.reasons import number
 
-STATUSES = ("pass", "known", "missing", "error", "fail")
+STATUSES = ("pass", "known", "unevaluated", "missing", "error", "fail")
 """From good to bad; `missing` is a check that the manifest names and no file has."""
 OPEN = ("fail", "error", "missing")
 """What turns a run red."""
@@ -75,7 +75,7 @@ def drifted(run: Run, moved: Drift | None) -> Run:
 
 
 def _completed(expected: Expected, suite: Suite | None) -> Suite:
-    there = {(check.classname, check.name) for check in suite.checks} if suite else set()
+    there = {(check.component, check.name) for check in suite.checks} if suite else set()
     missing = [Check(*names, "missing", message=_MISSING) for names in expected.checks if names not in there]
     if suite is None:
         return Suite(expected.name, tuple(missing), {**expected.properties, "ranks": str(expected.ranks)})
@@ -91,7 +91,12 @@ def _size(suite: Suite) -> tuple[bool, int, str]:
     return (suite.name.startswith(f"{SELF_TEST}-"), int(ranks) if re.fullmatch("[0-9]{1,6}", ranks) else 0, suite.name)
 
 
-_SAID = {"fail": "checks fail", "error": "checks could not be decided", "missing": "checks are missing"}
+_SAID = {
+    "fail": "checks fail",
+    "error": "checks could not be decided",
+    "missing": "checks are missing",
+    "unevaluated": "checks were not evaluated",
+}
 
 
 def share(check: Check) -> float | None:
@@ -144,7 +149,7 @@ def _layout(suite: Suite) -> str:
 def short(check: Check) -> str:
     """The share of the limit in a few characters: `4e-6`; with a floor, how many floors: `0.61`."""
     found = share(check)
-    if found is None or check.status in ("error", "missing"):
+    if found is None or check.status in ("error", "missing", "unevaluated"):
         return "–" if check.status == "pass" else ""
     if found in (0, math.inf):
         return "=" if found == 0 else "∞"

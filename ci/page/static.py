@@ -13,10 +13,17 @@ from ci.page.data import facts
 from ci.page.place import component, component_order
 from ci.page.run import OPEN, STATUSES, Run, badness, labels, level, measure, short
 
-GLYPHS = {"pass": "✓", "known": "◆", "fail": "✗", "error": "?", "missing": "∅"}
+GLYPHS = {"pass": "✓", "known": "◆", "unevaluated": "–", "fail": "✗", "error": "?", "missing": "∅"}
 """What a status looks like where there is no colour. The script has the same."""
-WORDS = {"pass": "pass", "known": "known upstream bugs", "fail": "fail", "error": "not decided", "missing": "missing"}
-_COUNTED = ("pass", "known", "fail", "error", "missing")
+WORDS = {
+    "pass": "pass",
+    "known": "known upstream bugs",
+    "unevaluated": "not evaluated",
+    "fail": "fail",
+    "error": "not decided",
+    "missing": "missing",
+}
+_COUNTED = ("pass", "known", "fail", "error", "missing", "unevaluated")
 MOST_REASONS = 30
 MOST_LISTED = 200
 """Failing checks that are listed for a reader without scripts."""
@@ -94,7 +101,7 @@ def _command(command: str) -> str:
 
 def overview(run: Run) -> str:
     """Layouts × components: the worst of each."""
-    parts = sorted({component(check.classname) for suite in run.suites for check in suite.checks}, key=component_order)
+    parts = sorted({component(check.component) for suite in run.suites for check in suite.checks}, key=component_order)
     names = "".join(f'<th scope="col"><span>{escape(part)}</span></th>' for part in parts)
     named = enumerate(zip(run.suites, labels(run), strict=True))
     rows = "".join(_overview_row(suite, name, row, parts) for row, (suite, name) in named)
@@ -108,7 +115,7 @@ def overview(run: Run) -> str:
 def _overview_row(suite: Suite, name: str, row: int, parts: Sequence[str]) -> str:
     checks: dict[str, list[Check]] = defaultdict(list)
     for check in suite.checks:
-        checks[component(check.classname)].append(check)
+        checks[component(check.component)].append(check)
     cells = "".join(_overview_cell(checks.get(part, []), f"{row}/{index}") for index, part in enumerate(parts))
     worst = max((check.status for check in suite.checks), key=STATUSES.index, default="error")
     return (
@@ -137,7 +144,7 @@ def glyph(status: str) -> str:
 
 
 def first_failures(run: Run) -> str:
-    """Of each case the failure nearest to its cause, which is the one that carries how to reproduce it."""
+    """Of each case the failure nearest to its cause: the first in its file, whose checks stand in the flow of data."""
     named = zip(run.suites, labels(run), strict=True)
     found = [(suite, name, first) for suite, name in named if (first := _first(suite)) is not None]
     if not found:
@@ -150,12 +157,11 @@ def first_failures(run: Run) -> str:
 
 def _first(suite: Suite) -> Check | None:
     failing = [check for check in suite.checks if check.status in OPEN]
-    failing.sort(key=lambda check: -STATUSES.index(check.status))
-    return next((check for check in failing if "\nReproduce: " in check.message), failing[0] if failing else None)
+    return min(failing, key=lambda check: check.status == "missing", default=None)
 
 
 def _failure(suite: Suite, name: str, check: Check) -> str:
-    said = check.message.partition("\nReproduce: ")[0].removeprefix(f"{check.status.upper()}: {check.name} - ")
+    said = check.message.removeprefix(f"{check.status.upper()}: {check.name} - ")
     if check.status == "missing":
         missing = sum(one.status == "missing" for one in suite.checks)
         said = f"{missing:,} of {len(suite.checks):,} checks are missing: the manifest demands them, and no result has them"
@@ -208,7 +214,7 @@ def listed(run: Run) -> str:
 
 
 def _listed_row(name: str, check: Check) -> str:
-    said = check.message.partition("\nReproduce: ")[0].removeprefix(f"{check.status.upper()}: {check.name} - ")
+    said = check.message.removeprefix(f"{check.status.upper()}: {check.name} - ")
     return (
         f"<tr><td>{GLYPHS[check.status]} {WORDS[check.status]}</td><td>{_text(name)}</td>"
         f"<td>{_text(check.name)}</td><td>{_text(said[:600])}</td></tr>"

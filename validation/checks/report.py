@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import shlex
 import time
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ci import commit, junit, run
+from ci import commit, junit, names, run
 from validation.case.case import Case
 from validation.case.errors import ExitCode, PlumblineError
 from validation.checks import before
@@ -24,11 +25,12 @@ from validation.checks.facts import case_facts, case_file
 from validation.checks.first import First
 from validation.checks.items import parity_of, planted_of, section_of
 from validation.checks.left_out import LeftOut
+from validation.checks.order import UNPLACED
 from validation.checks.printed import printed
 from validation.checks.progress import ProgressLine
 from validation.checks.self_test import SelfTest
 from validation.checks.testcase import check_of, ranks_of
-from validation.checks.titles import classname_of, title_of
+from validation.checks.titles import component_of, title_of
 from validation.faults.plan import Plan, Plant
 from validation.machine import machine
 from validation.run.known import mended
@@ -60,6 +62,8 @@ class Report:
         self._selected: Counter[str] = Counter()
         self._kept: list[before.Kept] = []
         self._checks: dict[str, list[junit.Check]] = defaultdict(list)
+        self._places: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        self._unsound: set[Case] = set()
         self._counts: Counter[str] = Counter()
         self._first: dict[str, First] = {}
         self._broke: dict[str, ExitCode] = {}
@@ -94,6 +98,12 @@ class Report:
     def sound(self, plant: Plant) -> Result:
         """What the ranks of the same case find without the defect."""
         return self._planted(plant.case)
+
+    def fails_for(self, plant: Plant) -> bool:
+        """Whether the self-test says that a case fails without a defect: once, if no case of the run itself fails."""
+        first = plant.case not in self._unsound and not self._first
+        self._unsound.add(plant.case)
+        return first
 
     def _planted(self, case: Case, plugin: str = "") -> Result:
         found: Result = self._runner.result(case, plugin)
@@ -183,9 +193,9 @@ class Report:
     def _count_own(self, items: Sequence[pytest.Item]) -> None:
         """Have checks of a user's own modules counted, too: only pytest knows of them."""
         for item in items:
-            parity, classname = parity_of(item), classname_of(item.nodeid)
-            if parity and classname not in OURS:
-                self._left_out.also(parity.case.name, (classname, title_of(item)))
+            parity, component = parity_of(item), component_of(item)
+            if parity and component not in OURS:
+                self._left_out.also(parity.case.name, (component, title_of(item)))
 
     def pytest_unconfigure(self) -> None:
         """Nothing is left running, however this ends."""
@@ -211,7 +221,7 @@ class Report:
         report = yield
         stated = parity_of(item) or planted_of(item)
         report.verdict, report.section = stated.verdict if stated else None, section_of(item)[1]
-        report.title = title_of(item)
+        report.title, report.component = title_of(item), component_of(item)
         return report
 
     @pytest.hookimpl(tryfirst=True)
@@ -231,7 +241,16 @@ class Report:
         self._print(report.section, status, line, verdict, details)
         if self._suite:
             check = check_of(report, status, verdict, line, details)
-            self._checks[self._suite].append(check if status == "pass" else self._reproducible(check, report.nodeid, verdict))
+            if status in ("fail", "error", "known"):
+                check = self._reproducible(check, report.nodeid, verdict)
+            self._add(check, verdict.place if verdict else UNPLACED)
+
+    def _add(self, check: junit.Check, place: tuple[int, int]) -> None:
+        """Keep it for the file of its case, in which checks stand in the flow of data, the nearest to a cause first."""
+        places, checks = self._places[self._suite], self._checks[self._suite]
+        at = bisect_right(places, place)
+        places.insert(at, place)
+        checks.insert(at, check)
 
     def _reproducible(self, check: junit.Check, node: str, verdict: Verdict | None) -> junit.Check:
         """The check with the command that runs it again, where it is about a case."""
@@ -257,7 +276,7 @@ class Report:
         if section != self._section and not undecided:
             self._section = section
             self._write(f"--- {section} ---")
-        colours: dict[str, Any] = {"pass": {}, "known": {"yellow": True}}
+        colours: dict[str, Any] = {"pass": {}, "known": {"yellow": True}, "unevaluated": {"yellow": True}}
         self._write(line, **colours.get(status, {"red": True}))
         shown = details or (verdict.details if verdict else "")
         if self._settings.debug and verdict:
@@ -279,11 +298,13 @@ class Report:
             return
         missing, all_checks = self._left_out.total(self._checks)
         self._wrong |= bool(missing) and not self._selecting
+        # Whatever it was that made them so, nothing else says that the run is not green.
+        self._wrong |= bool(self._counts["unevaluated"]) and not (self._counts["fail"] or self._counts["error"] or self._broke)
         code = self._exit_code()
         session.exitstatus = code
         word = "PASS" if code == ExitCode.PASS else "FAIL" if self._wrong else "ERROR"
         counted = [f"{sum(self._counts.values())} checks"]
-        words_of = {"known": "known upstream bugs"}
+        words_of = {"known": "known upstream bugs", "unevaluated": "not evaluated"}
         found = sorted(self._counts.items())
         counted += [f"{count} {words_of.get(status, status)}" for status, count in found if status != "pass"]
         counted += [f"{missing} left out"] if missing else []
@@ -330,11 +351,11 @@ class Report:
         if self._result is None:
             return
         case, result = self._result.case, self._result
-        checks, first = self._checks[case.name], self._first.get(case.name)
+        checks = self._checks[case.name]
         facts = self._facts(case, {key: value for key, value in result.facts.items() if not isinstance(value, (list, dict))})
         suite = junit.Suite(
             name=case.name,
-            checks=tuple(first.told(checks, self._settings) if first else checks),
+            checks=tuple(checks),
             properties=facts
             | ranks_of(result)
             | {f"known_{bug.bug}": bug.line for bug in self._excused(case)}
@@ -365,6 +386,7 @@ class Report:
         return {
             "command": self._settings.command,
             junit.RUN: self._run_of,
+            **names.session(),
             **self._for_pytest(),
             **self._commit,
             **self._machine,
