@@ -109,7 +109,8 @@ def first_failing(runner: Any, case: Case, name: str) -> str | None:
 def main() -> None:
     """Every kind, end to end and isolated, in each precision."""
     from validation.run import launch
-    from validation.run.options import add_options, settings
+    from validation.run.command_line import add_options
+    from validation.run.options import settings
     from validation.run.runner import Runner
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

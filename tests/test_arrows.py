@@ -62,7 +62,7 @@ def test_imports_point_one_way(path: Path) -> None:
 def test_no_rank_imports_transformers() -> None:
     """Whatever the fork server imports of ours: HuggingFace's side is computed elsewhere, and costs a second to import."""
     known = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in MODULES}
-    reached, waiting = set[str](), ["validation.run.warm"]
+    reached, waiting = set[str](), ["validation.run.preload"]
     while waiting:
         name = waiting.pop()
         reached.add(name)

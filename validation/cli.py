@@ -18,7 +18,8 @@ from validation.case.errors import ExitCode, PlumblineError
 from validation.case.strangers import one_line
 from validation.checks.before import ASIDE
 from validation.convert import options as conversion
-from validation.run.options import Given, add_options, settings
+from validation.run.command_line import add_grouped
+from validation.run.options import Given, settings
 
 _EXAMPLES = """examples:
   python -m validation run --layouts single,tp2,pp2
@@ -49,10 +50,14 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    run = commands.add_parser("run", help="compare, probe by probe", epilog=_EXAMPLES, formatter_class=parser.formatter_class)
-    add_options(run.add_argument)
-    run.add_argument("--timeout", dest="case_timeout", type=float, metavar="SECONDS", help="the same as --case-timeout")
-    run.add_argument("--debug", dest="pieces", action="store_true", help="the same as --pieces")
+    run = commands.add_parser(
+        "run",
+        help="compare, probe by probe",
+        usage="python -m validation run [options] [-- pytest's options]",
+        epilog=_EXAMPLES,
+        formatter_class=parser.formatter_class,
+    )
+    add_grouped(run)
     faults = commands.add_parser("faults", help="put every known fault into the ranks; each must be seen")
     scorecard.add_options(faults.add_argument)
     conversion.add_commands(commands, formatter_class=parser.formatter_class)

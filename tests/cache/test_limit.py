@@ -106,7 +106,7 @@ def test_sizes_are_said_in_units_that_can_be_given(size: int | None, said: str) 
 
 
 def test_the_help_has_the_option_and_its_variable() -> None:
-    from validation.run.options import add_options
+    from validation.run.command_line import add_options
     from validation.scorecard.command import add_options as add_options_of_faults
 
     for add in (add_options, add_options_of_faults):

@@ -11,7 +11,8 @@ import pytest
 from validation.case import preflight
 from validation.case.case import Case
 from validation.case.errors import UsageError
-from validation.run.options import add_options, settings
+from validation.run.command_line import add_options
+from validation.run.options import settings
 
 MINI = ("--preset", "mini", "--implementation", "te", "--precision", "bf16", "--share-gpu", "8")
 

@@ -90,3 +90,6 @@ def test_an_interrupted_command_ends_with_130(cache: Path, tmp_path: Path) -> No
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=60)[0]
     assert process.returncode == 130, said
+    assert "interrupted" in said
+    assert "KeyboardInterrupt" not in said
+    assert ".py" not in said

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from ci import junit
 from validation.case.errors import ExitCode
-from validation.checks.report import Report, _written
-from validation.faults.plan import NOTHING
-from validation.run.options import parsed
-
-
-class NoConfig:
-    """Stands for pytest's, which nobody asks here."""
-
-
-@pytest.fixture
-def report() -> Report:
-    config: Any = NoConfig()
-    return Report(config, parsed(["--results", str(Path("none"))]), NOTHING, prepared=True)
-
+from validation.checks.files import written
+from validation.checks.outcome import Outcome
+from validation.checks.tally import Tally
 
 LOST, MISSING = ExitCode.INFRASTRUCTURE, ExitCode.ENVIRONMENT
 
@@ -40,18 +28,18 @@ LOST, MISSING = ExitCode.INFRASTRUCTURE, ExitCode.ENVIRONMENT
         pytest.param([("lost", "error"), ("a", "error")], ExitCode.FAIL, id="an undecided check beside lost ranks"),
     ],
 )
-def test_only_what_was_lost_may_be_tried_again(report: Report, checks: list[tuple[str, str]], code: ExitCode) -> None:
-    report._broke = {"lost": LOST, "missing": MISSING}
-    report._broke = {suite: report._broke[suite] for suite, _ in checks if suite in report._broke}
+def test_only_what_was_lost_may_be_tried_again(checks: list[tuple[str, str]], code: ExitCode) -> None:
+    tally = Tally()
+    broke = {"lost": LOST, "missing": MISSING}
+    tally.broke = {suite: broke[suite] for suite, _ in checks if suite in broke}
     for suite, status in checks:
-        report._suite = suite
-        report._count(status, "", None, "")
-    assert report._exit_code() == code
+        tally.count(suite, Outcome(status, title="", line=""))
+    assert tally.exit_code == code
 
 
 def test_a_disk_that_is_full_when_a_case_ends_is_no_verdict(tmp_path: Path) -> None:
     """The run ends with what is missing and where; here the file's folder is a file."""
     (tmp_path / "results").touch()
     with pytest.raises(pytest.exit.Exception, match=r"one\.xml cannot be written: ") as ended:
-        _written(tmp_path / "results" / "one.xml", junit.Suite("one", (), {}))
+        written(tmp_path / "results" / "one.xml", junit.Suite("one", (), {}))
     assert ended.value.returncode == ExitCode.ENVIRONMENT

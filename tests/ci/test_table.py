@@ -13,7 +13,8 @@ from ci.table import TABLE, Row, rows
 from validation.case.case import Case
 from validation.case.errors import UsageError
 from validation.case.layout import Layout
-from validation.run.options import add_options, parsed
+from validation.run.command_line import add_options
+from validation.run.options import parsed
 
 EIGHT = ("single", "tp2", "pp2", "ep2", "tp2etp2", "tp2ep2", "tp2pp2", "pp2ep2")
 ONE_ROW = """rows:

@@ -56,7 +56,7 @@ def forked_after(module: str) -> dict[str, Any]:
 
 
 def test_a_child_of_the_fork_server_can_use_the_gpu() -> None:
-    told = forked_after("validation.run.warm")
+    told = forked_after("validation.run.preload")
     assert told["initialised"] is False
     assert told["child"] == "3.0"
     assert told["te"] == (importlib.util.find_spec("transformer_engine") is not None)

@@ -25,7 +25,9 @@ def modules() -> set[str]:
 
 def test_every_module_that_decides_is_mutated_or_left_out_with_a_reason() -> None:
     """Those of the pipeline, of the comparison, and those in which weights and floors are made."""
-    found = [path for folder in ("ci", "ci/page", "validation/compare") for path in (ROOT / folder).glob("*.py")]
+    found = [
+        path for folder in ("ci", "ci/diagnosis", "ci/page", "validation/compare") for path in (ROOT / folder).glob("*.py")
+    ]
     names = {str(path.relative_to(ROOT)) for path in found if path.name not in NO_FUNCTION}
     assert modules() | set(left_out()) == names | set(DECIDING)
     assert modules() & set(left_out()) == set()

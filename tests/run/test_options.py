@@ -14,7 +14,8 @@ from validation.case.case import Case
 from validation.case.errors import ExitCode, UsageError
 from validation.case.layout import Layout
 from validation.case.preset import MINI, TINY
-from validation.run.options import Settings, add_options, settings
+from validation.run.command_line import add_options
+from validation.run.options import Settings, settings
 
 CONFIG = {
     "model_type": "deepseek_v3",

@@ -16,7 +16,8 @@ from validation.case.errors import EnvironmentMissing, ExitCode, UsageError
 from validation.case.preset import TINY
 from validation.machine import ABSENT, Gpu
 from validation.run import launch, prepare
-from validation.run.options import add_options, parsed, settings
+from validation.run.command_line import add_options
+from validation.run.options import parsed, settings
 
 
 @pytest.mark.parametrize(("transport", "file"), [("gloo", "requirements/cpu.txt"), ("nccl", "requirements/cuda.txt")])

@@ -17,7 +17,8 @@ from validation.case.preset import TINY
 from validation.case.training import OPTIONS, WORDS, Training
 from validation.cli import main
 from validation.run import plugin
-from validation.run.options import DEGREES, Settings, parsed
+from validation.run.command_line import DEGREES
+from validation.run.options import Settings, parsed
 
 number = st.integers(-2, 9).map(str) | st.sampled_from(
     ["0", "-1", "999999999999", "9" * 5000, "1e3", "", "٣", "1_0", "²", " 1"]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from validation.run.options import Settings, add_options, settings
+from validation.run.command_line import add_options
+from validation.run.options import Settings, settings
 from validation.run.reproduce import alone, command, of_case
 
 

@@ -116,13 +116,13 @@ def broken_is_absent() -> Iterator[None]:
             _try(package, modules)
     import_ = builtins.__import__
 
-    def guarded(name: str, among: Any = None, *rest: Any) -> ModuleType:
+    def guarded(name: str, among: Any = None, own: Any = None, wanted: Any = (), level: int = 0) -> ModuleType:
         try:
-            return import_(name, among, *rest)
+            return import_(name, among, own, wanted, level)
         except ImportError:
             raise
         except Exception as error:
-            if not _optional(name, among or {}):
+            if level or not _optional(name, among or {}):  # a relative import is of megatron-core's own
                 raise
             _count_as_absent(name.partition(".")[0], error)
             raise ImportError(f"{name}: {error}") from error

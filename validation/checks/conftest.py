@@ -18,7 +18,8 @@ from validation.checks.planted import Planted
 from validation.checks.protocol import Straight
 from validation.checks.report import Report
 from validation.faults.plan import Plan, plan_of
-from validation.run.options import Given, Settings, add_options, settings
+from validation.run.command_line import add_options
+from validation.run.options import Given, Settings, settings
 
 SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
 PLAN: pytest.StashKey[Plan] = pytest.StashKey()
@@ -47,9 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if wanted.manifest:
         config.pluginmanager.register(Inventory(wanted, config.stash[PLAN]), "plumbline-report")
         return
-    selecting = given is None or bool(given.words)
-    report = Report(config, wanted, config.stash[PLAN], prepared=given is not None, selecting=selecting)
-    config.pluginmanager.register(report, "plumbline-report")
+    config.pluginmanager.register(Report(config, wanted, config.stash[PLAN], given), "plumbline-report")
     config.pluginmanager.register(Straight(), "plumbline-straight")
 
 

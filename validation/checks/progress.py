@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -20,14 +22,19 @@ class ProgressLine:
         self._steps: dict[Case, str] = {}
         self._shown = False
 
-    def watch(self, case: Case | None) -> None:
-        """Show this case's steps, from where it is now; None for none."""
+    @contextmanager
+    def watching(self, case: Case) -> Iterator[None]:
+        """Within it this case's steps are shown, from where it is now."""
         with self._lock:
             self._watched = case
-            if case is None:
-                self._clear()
-            elif case in self._steps:
+            if case in self._steps:
                 self._write(case)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._watched = None
+                self._clear()
 
     def show(self, case: Case, step: str) -> None:
         """The case is now at `step`."""

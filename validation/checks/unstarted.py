@@ -21,7 +21,8 @@ from validation.case.preset import PRESETS
 from validation.case.training import OPTIONS
 from validation.checks.before import ASIDE
 from validation.checks.facts import case_file
-from validation.run.options import DEGREES, Settings, add_options, settings
+from validation.run.command_line import DEGREES, add_options
+from validation.run.options import Settings, settings
 
 _MODEL = ("preset", "hf_model_path", "layers", "numbers")
 _NAMING = (*_MODEL, "precision", "implementation", "transport", "share_gpu", "seed", "isolated", "stream")

@@ -9,7 +9,7 @@ from typing import Any
 
 from validation.case.case import IMPLEMENTATIONS
 from validation.case.empty import refuse_empty
-from validation.run.options import whole
+from validation.run.command_line import whole
 
 JOBS = min(32, (os.cpu_count() or 1) + 2)
 """Two more than CPUs: a process that has written a file waits until it is on the disk."""

@@ -47,7 +47,7 @@ def failure(code: ExitCode, sentence: str) -> str:
         return failures.MEMORY
     if code == ExitCode.ENVIRONMENT:
         return failures.ENVIRONMENT
-    if code == ExitCode.FAIL:
+    if code in (ExitCode.FAIL, ExitCode.USAGE):
         return failures.EXCEPTION
     return failures.TIMEOUT if TIMED_OUT in sentence else failures.CRASH
 

@@ -10,15 +10,22 @@ import contextlib
 import os
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from validation.run.report import RankReport
 
 
 def rank(case: str, run_folder: str, reference_folder: str, timeout: float, keep: str, plugin: str = "") -> None:
     """Every rank of a case."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started the rank is interrupted, and ends it
     wake_without_haste()
-    # warm is there already in a child of the fork server, and mends megatron-core in a process that was started cold.
-    from validation.run import warm, worker  # noqa: F401
+    with RankReport(Path(run_folder), int(os.environ["RANK"])).importing():
+        # warm is there already in a child of the fork server, and mends megatron-core in a process that was started cold.
+        from validation.run import preload
+
+        preload.check()
+        from validation.run import worker
 
     worker.rank(case, run_folder, reference_folder, timeout, keep, plugin)
 
@@ -26,9 +33,11 @@ def rank(case: str, run_folder: str, reference_folder: str, timeout: float, keep
 def ahead(cases: Sequence[str], sending: Any) -> None:
     """What is asked before there are ranks."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends at once, and silently, with whoever asked
-    from validation.run import ahead, warm  # noqa: F401
+    from validation.run import ahead, preload
 
-    ahead.answer(cases, sending)
+    with contextlib.suppress(Exception):  # the ranks will say it
+        preload.check()
+        ahead.answer(cases, sending)
 
 
 def wake_without_haste() -> None:

@@ -76,7 +76,7 @@ def prepare(transport: str, steps: bool = False) -> None:
         # Transformer Engine asks cuBLAS for TF32 in every product of float32, whatever torch has been told.
         os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    multiprocessing.set_forkserver_preload(["validation.run.warm"])
+    multiprocessing.set_forkserver_preload(["validation.run.preload"])
 
 
 def start_method() -> str:

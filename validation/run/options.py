@@ -1,11 +1,10 @@
-"""The options of `python -m validation run` and of `pytest validation/checks`, and the cases they stand for. No torch."""
+"""What the options of a run mean: the cases, and how to run them. No torch."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -13,27 +12,19 @@ from typing import Any
 
 from validation.cache import limit
 from validation.case import arrangement
-from validation.case.case import DEFAULT_SEED, IMPLEMENTATIONS, ON_CPU, PRECISIONS, TRANSPORTS, Case
+from validation.case.case import ON_CPU, Case
 from validation.case.empty import refuse_empty
 from validation.case.errors import UsageError
 from validation.case.folder import model_from_folder
 from validation.case.home import home
 from validation.case.layout import Layout
 from validation.case.megatron_folder import megatron_folder
-from validation.case.preset import PRESETS, TINY, Preset, preset
+from validation.case.preset import TINY, Preset, preset
 from validation.case.sizes import check_sizes
-from validation.case.strangers import quoted, shown
+from validation.case.strangers import shown
 from validation.case.training import OPTIONS, Training
+from validation.run.command_line import DEGREES, add_grouped
 
-_OPTION_HELP = {
-    "optimizer": "whether each data-parallel rank holds all of the optimizer's state or its share",
-    "loss": "the mean over all tokens of a step, or the mean of each micro-batch's mean",
-    "balancing": "the auxiliary loss that balances the experts",
-    "recompute": "what the backward pass computes again in place of keeping it",
-    "dispatcher": "how tokens reach their experts",
-    "experts": "one matrix after the other, or all in one grouped product; default is what the implementation trains with",
-    "fp8": "Transformer Engine's products in fp8, in a bf16 model: delayed has a scale a tensor, blockwise one a block",
-}
 _WORDS = (
     "preset",
     "hf_model_path",
@@ -51,9 +42,6 @@ _WORDS = (
 )
 """Options that take a text of any kind."""
 _MOST_STEPS, _LONGEST = 1000, 10_000_000
-_DIGITS = 30
-"""Of a number on the command line; the largest that means anything has 19."""
-DEGREES = ("tp", "pp", "vpp", "ep", "etp", "cp", "dp")
 
 
 @dataclass(frozen=True)
@@ -91,95 +79,6 @@ class Given:
     words: tuple[str, ...] = ()
 
 
-def whole(text: str) -> int:
-    """A whole number of an option. Raises argparse's error, with which it ends in a sentence."""
-    if not re.fullmatch(r"\s*[+-]?[0-9_]+\s*", text) or len(text) > _DIGITS:
-        raise argparse.ArgumentTypeError(f"{quoted(text)} is no whole number of up to {_DIGITS} digits")
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{quoted(text)} is no whole number") from None
-
-
-def add_options(add: Callable[..., Any]) -> None:
-    """Add every option through `add`, which is argparse's add_argument or pytest's addoption."""
-    add("--preset", default=None, help=f"model size: {', '.join(PRESETS)} (default tiny)")
-    add("--hf-model-path", default=None, metavar="DIR", help="a HuggingFace checkpoint folder in place of a preset")
-    add("--layers", default=None, metavar="0,1,3", help="take only these layers of the checkpoint")
-    add(
-        "--candidate-checkpoint",
-        default=None,
-        metavar="DIR",
-        help="load Megatron's weights from this Megatron checkpoint, as `convert` writes it, in place of the reference's own",
-    )
-    add("--set", dest="numbers", action="append", default=[], metavar="NAME=VALUE", help="override a number of the model")
-    add("--layouts", default=None, metavar="tp2,pp2", help="layouts to run, one after the other, with one reference")
-    add("--steps", type=whole, default=None, help="optimizer steps to compare (default 2 for tiny in fp64, else none)")
-    add("--stream", action="store_true", default=False, help="compute both models layer by layer: the memory of one layer")
-    for name, words in OPTIONS.items():
-        add(f"--{name}", default=words[0], choices=words, help=f"{_OPTION_HELP[name]} (default {words[0]})")
-    for degree in DEGREES:
-        add(f"--{degree}", type=whole, default=None, metavar="N", help=f"{degree} of a single layout")
-    add("--precision", default=None, help=f"{', '.join(PRECISIONS)} (default fp64 on the CPU, fp32 on GPUs)")
-    add("--implementation", default="local", help=f"{', '.join(IMPLEMENTATIONS)} or your own package.module:function")
-    add(
-        "--transport",
-        default=None,
-        help=f"{', '.join(TRANSPORTS)}: gloo runs on the CPU, nccl on a GPU a rank, staged on GPUs that ranks share, through "
-        "host memory; staged-cpu takes the same way on the CPU (default gloo)",
-    )
-    add("--share-gpu", type=whole, default=None, metavar="N", help="let up to N ranks share each GPU, over transport staged")
-    add("--megatron-path", default=None, metavar="DIR", help="a checkout with megatron/core, in place of the installed one")
-    add(
-        "--plugin",
-        default=None,
-        metavar="FILE.py[:ARGUMENT]",
-        help="run your own functions in every rank while it makes the model; a gate takes no results of such a run",
-    )
-    add("--seed", type=whole, default=DEFAULT_SEED, help="seed of weights and tokens")
-    add("--batch-size", type=whole, default=None, help="sequences of one step, over all data-parallel ranks")
-    add("--micro-batch-size", type=whole, default=None, help="sequences of one forward pass")
-    add("--seq-length", type=whole, default=None, help="tokens of one sequence")
-    add(
-        "--isolated",
-        action="store_true",
-        default=False,
-        help="give every module the reference's input and gradient, so that an error shows only in the module that makes it",
-    )
-    add("--results", default="results", metavar="DIR", help="where the JUnit files go (default results)")
-    add("--case-timeout", type=float, default=600.0, metavar="SECONDS", help="after which a case is killed (default 600)")
-    add("--max-ranks", type=whole, default=8, help="largest number of processes to start on the CPU (default 8)")
-    add(
-        "--jobs",
-        type=whole,
-        default=None,
-        metavar="N",
-        help="cases that run at the same time (default 2 for tiny on the CPU, and for tiny and mini on shared GPUs; else 1)",
-    )
-    add("--pieces", action="store_true", default=False, help="show every rank's pieces, and keep what the ranks left behind")
-    add(
-        "--self-test",
-        action="store_true",
-        default=False,
-        help="plant one defect of each kind in small cases beside the others; each must be seen (default where CI is true)",
-    )
-    add("--no-self-test", action="store_true", default=False, help="plant none")
-    add("--manifest", default=None, metavar="FILE", help="write down every check that would be reported, and run nothing")
-    add_cache_limit(add)
-    add("--fresh", action="store_true", default=False, help="compute the reference again even if it is stored")
-
-
-def add_cache_limit(add: Callable[..., Any]) -> None:
-    """Add the option that two commands have."""
-    add(
-        limit.OPTION,
-        default=None,
-        metavar="SIZE",
-        help="how much the cache may hold, such as 20GB, or none for no limit; what was used longest ago goes first (default "
-        f"${limit.VARIABLE}, else a tenth of its disk, {limit.written(limit.MOST)} at most)",
-    )
-
-
 def parsed(words: Sequence[str], place: Path | None = None) -> Settings:
     """What these words mean behind `python -m validation run`. Raises UsageError, and SystemExit as argparse does."""
     return settings(_parser().parse_args(words), "", place)
@@ -188,7 +87,7 @@ def parsed(words: Sequence[str], place: Path | None = None) -> Settings:
 @cache
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser()
-    add_options(parser.add_argument)
+    add_grouped(parser)
     return parser
 
 

@@ -13,8 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from validation import checkout
+from validation.case.errors import ExitCode
 from validation.run.cause import exit_code
 
+_AROUND_IMPORTS = str(Path(__file__).parents[1] / "candidate" / "platform.py")
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
@@ -55,6 +58,24 @@ class RankReport:
         unfinished.replace(self.path(kind))
 
     @contextmanager
+    def importing(self) -> Iterator[None]:
+        """Within it the rank imports what it runs; what that raises is kept.
+
+        A package that cannot be imported is missing from the machine, unless it is the checkout under test.
+        """
+        try:
+            yield
+        except Exception as error:
+            folder = checkout.chosen()
+            own = folder is not None and any(Path(frame.filename).is_relative_to(folder) for frame in _frames(error))
+            self._leave_error(error, ExitCode.FAIL if own else ExitCode.ENVIRONMENT)
+            raise
+
+    def _leave_error(self, error: BaseException, code: ExitCode) -> None:
+        stack = "".join(traceback.format_exception(error))
+        self._leave("error", {"error": _sentence(error), "stack": stack, "exit_code": int(code)})
+
+    @contextmanager
     def last_words(self) -> Iterator[None]:
         """Within it the rank's stacks are written when asked for or when it crashes, and what it raises is kept."""
         self.path("pid").write_text(str(os.getpid()))
@@ -68,19 +89,30 @@ class RankReport:
             try:
                 yield
             except BaseException as error:
-                kind = type(error)
-                sentence = f"{kind.__module__}.{kind.__qualname__}: {error}" if kind.__module__ != "builtins" else repr(error)
                 while spare:
                     os.close(spare.pop())
-                left = {"error": sentence, "stack": traceback.format_exc(), "exit_code": int(exit_code(error))}
-                self._leave("error", left)
+                self._leave_error(error, exit_code(error))
                 if isinstance(error, Exception):
                     raise
                 # What starts ranks takes a KeyboardInterrupt, or sys.exit(0), for an end without a result, and waits for one.
-                raise Ended(sentence) from error
+                raise Ended(_sentence(error)) from error
             finally:
                 while spare:
                     os.close(spare.pop())
                 faulthandler.disable()
                 faulthandler.unregister(signal.SIGUSR1)
                 faulthandler.unregister(signal.SIGTERM)
+
+
+def _sentence(error: BaseException) -> str:
+    """The exception in one line; one of an import with the file that asked for it."""
+    kind = type(error)
+    if isinstance(error, ImportError) and (frames := _frames(error)):
+        return f"{kind.__name__}: {error} ({frames[-1].filename}, line {frames[-1].lineno})"
+    return f"{kind.__module__}.{kind.__qualname__}: {error}" if kind.__module__ != "builtins" else repr(error)
+
+
+def _frames(error: BaseException) -> list[traceback.FrameSummary]:
+    """Where an exception came through, without the machinery of Python's import and what Plumbline puts around it."""
+    found = traceback.extract_tb(error.__traceback__)
+    return [frame for frame in found if not frame.filename.startswith("<frozen") and frame.filename != _AROUND_IMPORTS]

@@ -19,7 +19,8 @@ from validation.checks.before import ASIDE
 from validation.faults import catalogue
 from validation.faults.fault import Fault
 from validation.machine import machine
-from validation.run.options import Settings, add_cache_limit
+from validation.run.command_line import add_cache_limit
+from validation.run.options import Settings
 from validation.run.prepare import prepare
 from validation.scorecard.behind import ACTIVATED, behind
 from validation.scorecard.judge import SEEN, Clean, Outcome

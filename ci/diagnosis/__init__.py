@@ -1,0 +1,6 @@
+"""From the testsuites of a run to the cause of its failures, in one sentence (docs/diagnosis.md). Imports no torch."""
+
+from ci.diagnosis.diagnosis import Diagnosis, First
+from ci.diagnosis.explain import diagnose
+
+__all__ = ["Diagnosis", "First", "diagnose"]

@@ -1,0 +1,89 @@
+"""The case that would decide between two causes: a layout that the preset can have, with one cause and without the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from ci.diagnosis.causes import Cause
+from ci.diagnosis.evidence import Seen
+from ci.diagnosis.traits import traits
+from validation.case.arrangement import parse
+from validation.case.case import Case
+from validation.case.errors import UsageError
+from validation.case.preflight import RULES
+from validation.case.preset import PRESETS
+from validation.case.training import Training
+
+_LAYOUTS = ("single", "tp2", "dp2", "cp2", "pp2", "ep2", "tp2etp1", "tp2nosp", "ep2etp2", "pp2vpp2", "dp4", "tp2ep2", "tp2dp2")
+_DIGITS = 6
+
+
+def deciding(best: Cause, rivals: Sequence[Cause], cases: Sequence[Seen]) -> str:
+    """A sentence with the smallest such case; empty if there is none, or nothing to decide."""
+    for rival in rivals:
+        for arrangement, precision in _candidates(cases):
+            told = traits({**cases[0].suite.properties, "arrangement": arrangement, "precision": precision})
+            if told is None or _was_run(arrangement, precision, cases):
+                continue
+            here, there = (all(trait.name in told for trait in cause.traits) for cause in (best, rival))
+            if here != there and _runs(cases[0].suite.properties, arrangement, precision):
+                return _said(arrangement, precision, cases, best if here else rival, rival if here else best)
+    return ""
+
+
+def _candidates(cases: Sequence[Seen]) -> Iterator[tuple[str, str]]:
+    """Small layouts as they are, and with the options of the failing case; in its precision, and single in fp64."""
+    said = cases[0].suite.properties
+    layout, *words = (said.get("arrangement") or "single").split("+")
+    precision = said.get("precision", "fp64")
+    endings = dict.fromkeys(["", *(f"+{word}" for word in words), "".join(f"+{word}" for word in words)])
+    yield from ((f"{layout}{ending}", precision) for ending in endings)
+    yield from ((f"{one}{ending}", precision) for one in _LAYOUTS for ending in reversed(endings))
+    if precision != "fp64":
+        yield said.get("arrangement") or "single", "fp64"
+
+
+def _was_run(arrangement: str, precision: str, cases: Sequence[Seen]) -> bool:
+    run = {(case.suite.properties.get("arrangement"), case.suite.properties.get("precision")) for case in cases}
+    return (arrangement, precision) in run
+
+
+def _runs(said: Mapping[str, str], arrangement: str, precision: str) -> bool:
+    """Whether the preset can have it. A checkpoint's own numbers are not known here: then nothing is promised."""
+    preset = PRESETS.get(said.get("preset", ""))
+    if preset is None:
+        return True
+    try:
+        layout, training, mtp = parse(arrangement, Training())
+    except UsageError:
+        return False
+    model = preset.model if mtp is None else replace(preset.model, num_nextn_predict_layers=mtp)
+    case = Case(
+        preset=preset.name,
+        model=model,
+        layout=layout,
+        precision=precision,
+        implementation=said.get("implementation", ""),
+        transport=said.get("transport", ""),
+        seed=0,
+        batch_size=_whole(said, "batch_size", preset.batch_size),
+        micro_batch_size=_whole(said, "micro_batch_size", preset.micro_batch_size),
+        seq_length=_whole(said, "seq_length", preset.seq_length),
+        training=training,
+    )
+    return all(rule(case) is None for rule in RULES)
+
+
+def _whole(said: Mapping[str, str], name: str, otherwise: int) -> int:
+    found = said.get(name, "")
+    return int(found) if found.isascii() and found.isdigit() and len(found) <= _DIGITS else otherwise
+
+
+def _said(arrangement: str, precision: str, cases: Sequence[Seen], with_it: Cause, without: Cause) -> str:
+    how = f" in {precision}" if precision != cases[0].suite.properties.get("precision", "fp64") else ""
+    return f"To decide, run {arrangement}{how}: if it fails, it is {_noun(with_it)}, else {_noun(without)}"
+
+
+def _noun(cause: Cause) -> str:
+    return " with ".join(cause.groups) or "the model itself"

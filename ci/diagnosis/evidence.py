@@ -1,0 +1,99 @@
+"""What a testsuite tells a diagnosis: which case it is, what is wrong with it, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ci.diagnosis.traits import Trait, traits
+from ci.escape import plain
+from ci.junit import Check, Suite
+from ci.reasons import UNFINISHED
+
+FORWARD = "forward"
+_PHASES = {"weights": "weights", "probe_gradients": "backward", "gradients": "backward", "steps": "steps"}
+_ORDER = ("weights", "forward", "probe_gradients", "gradients", "steps")
+RUN, SELF_TEST = "run", "self_test"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One case: its traits by name, its wrong checks in the flow of data, the names of the sound ones, and how it broke.
+
+    `narrowed`: checks were left out, so that a check which is not there says nothing.
+    """
+
+    suite: Suite
+    traits: Mapping[str, Trait]
+    wrong: tuple[Check, ...]
+    sound: frozenset[str]
+    broken: str
+    narrowed: bool
+
+    @property
+    def layout(self) -> str:
+        """The case in one word, with its precision where that is not fp64."""
+        said = self.suite.properties
+        precision = said.get("precision", "fp64")
+        word = plain(said.get("arrangement") or said.get("layout", "?"), 60)
+        return word if precision == "fp64" else f"{word} in {plain(precision, 20)}"
+
+    @property
+    def first(self) -> Check | None:
+        """The first wrong check in the flow of data."""
+        return self.wrong[0] if self.wrong else None
+
+    def wrong_at(self, name: str) -> Check | None:
+        """The check of that name, if it is wrong."""
+        return next((check for check in self.wrong if check.name == name), None)
+
+
+def phase(check: Check) -> str:
+    """Where in a step it looks: weights, forward, backward or steps."""
+    return _PHASES.get(check.component, FORWARD)
+
+
+def seen(suites: Iterable[Suite]) -> list[Seen]:
+    """What each tells whose case is known; a self-test is no evidence."""
+    found = ((suite, traits(suite.properties)) for suite in suites if not _is_self_test(suite))
+    return [_seen(suite, known) for suite, known in found if known is not None]
+
+
+def _is_self_test(suite: Suite) -> bool:
+    return suite.name.startswith("self-test-") or any(check.component == SELF_TEST for check in suite.checks)
+
+
+def _seen(suite: Suite, known: Mapping[str, Trait]) -> Seen:
+    broken = _how_it_broke(suite)
+    bad = ("fail",) if broken else ("fail", "error")
+    wrong = [check for check in suite.checks if check.status in bad and check.component != RUN]
+    sound = frozenset(check.name for check in suite.checks if check.status in ("pass", "known"))
+    return Seen(suite, known, tuple(sorted(wrong, key=_place)), sound, broken, "left_out" in suite.properties)
+
+
+def _place(check: Check) -> int:
+    """Its place in the flow of data, as far as modules tell; within one the order of the file counts."""
+    name = check.component
+    return _ORDER.index(name if name in _ORDER else FORWARD)
+
+
+def _how_it_broke(suite: Suite) -> str:
+    """What ended a run that did not finish; empty for one that did."""
+    if [check.message for check in suite.checks] == [UNFINISHED]:
+        return UNFINISHED
+    run = next((check for check in suite.checks if check.component == RUN and check.status == "error"), None)
+    if run is None and "broken" not in suite.properties:
+        return ""
+    if run is None:
+        return f"it ended with exit code {plain(suite.properties['broken'], 20)}"
+    line = run.message.partition("\n")[0]
+    return plain(line.partition(" - ")[2] or line, 200)
+
+
+def listed(cases: Sequence[Seen], most: int = 2) -> str:
+    """`tp2, tp2pp2 and 3 more`."""
+    words = list(dict.fromkeys(case.layout for case in cases))
+    rest = len(words) - most
+    if rest <= 0:
+        return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+    return f"{', '.join(words[:most])} and {rest} more"

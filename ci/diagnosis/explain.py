@@ -1,0 +1,135 @@
+"""The diagnosis of a run: which explanation is contradicted least, and what would decide between the best two."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ci.diagnosis import words
+from ci.diagnosis.causes import CONTRADICTED, Cause, causes
+from ci.diagnosis.deciding import deciding
+from ci.diagnosis.diagnosis import CRASH, INFRASTRUCTURE, UNDECIDED, Diagnosis, First
+from ci.diagnosis.evidence import Seen, phase, seen
+from ci.junit import Suite
+from validation.case.errors import ExitCode
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Cases that fail at one check, the others, and every explanation of that, the best first."""
+
+    name: str
+    failing: tuple[Seen, ...]
+    passing: tuple[Seen, ...]
+    causes: tuple[Cause, ...]
+
+    @property
+    def best(self) -> Cause:
+        """The explanation with the least against it."""
+        return self.causes[0]
+
+    @property
+    def rivals(self) -> tuple[Cause, ...]:
+        """Explanations of another group that no case contradicts, or no more cases than the best."""
+        limit = max(CONTRADICTED - 1, self.best.cost)
+        return tuple(cause for cause in self.causes if cause.cost <= limit and self._is_other(cause))
+
+    def _is_other(self, cause: Cause) -> bool:
+        """What needs more than the best does is no other explanation, nor what is plainly a part of it."""
+        if cause.groups == self.best.groups or (self.best.traits and set(self.best.traits) <= set(cause.traits)):
+            return False
+        return not (cause.cost > self.best.cost and cause.is_part_of(self.best))
+
+
+def diagnose(suites: Sequence[Suite]) -> Diagnosis | None:
+    """The cause of what fails in these testsuites; None if nothing does."""
+    cases = seen(suites)
+    found = [_of_broken([case for case in cases if case.broken])]
+    found += _of_wrong([case for case in cases if case.wrong], [case for case in cases if not case.wrong and not case.broken])
+    told = [one for one in found if one is not None]
+    if not told:
+        return _of_unknown(suites)
+    return told[0] if len(told) == 1 else _joined(told)
+
+
+def _of_broken(broken: Sequence[Seen]) -> Diagnosis | None:
+    if not broken:
+        return None
+    codes = [case.suite.properties.get("broken", "") for case in broken]
+    group = CRASH if str(int(ExitCode.FAIL)) in codes else INFRASTRUCTURE
+    first = broken[codes.index(str(int(ExitCode.FAIL)))] if group == CRASH else broken[0]
+    return Diagnosis(words.broken(broken, first), (group,), certain=True)
+
+
+def _of_wrong(failing: Sequence[Seen], passing: Sequence[Seen]) -> list[Diagnosis]:
+    """One diagnosis, or two if that explains what one cannot."""
+    if not failing:
+        return []
+    whole = _explained(failing, passing)
+    parts = _parts(failing, passing)
+    if len(parts) > 1 and _need_two(whole, parts):
+        return [_told(part) for part in parts[:2]]
+    return [_told(whole)]
+
+
+def _explained(failing: Sequence[Seen], passing: Sequence[Seen], name: str = "") -> Explained:
+    name = name or _shared(failing)
+    told = [case for case in passing if not case.narrowed or name in case.sound]
+    return Explained(name, tuple(failing), tuple(told), tuple(causes(failing, told, name)))
+
+
+def _shared(failing: Sequence[Seen]) -> str:
+    """The first wrong check of most cases; of several, the one that comes first in the first case that has it."""
+    firsts = [case.first.name for case in failing if case.first]
+    return Counter(firsts).most_common(1)[0][0]
+
+
+def _parts(failing: Sequence[Seen], passing: Sequence[Seen]) -> list[Explained]:
+    """The failing cases by their first wrong check, each compared with the cases in which that check is sound."""
+    by_first: dict[str, list[Seen]] = {}
+    for case in failing:
+        if case.first:
+            by_first.setdefault(case.first.name, []).append(case)
+    found = []
+    for name, some in sorted(by_first.items(), key=lambda item: -len(item[1])):
+        others = [case for case in failing if case not in some and name in case.sound]
+        found.append(_explained(some, [*passing, *others], name))
+    return found
+
+
+def _need_two(whole: Explained, parts: Sequence[Explained]) -> bool:
+    """Whether two causes explain what one does not."""
+    good = all(part.best.cost < CONTRADICTED for part in parts)
+    return good and whole.best.cost >= CONTRADICTED and len({part.best.groups for part in parts}) > 1
+
+
+def _told(found: Explained) -> Diagnosis:
+    check = next(check for case in found.failing if (check := case.wrong_at(found.name)))
+    where = next(case for case in found.failing if case.wrong_at(found.name))
+    first = First(check.component, words.name(check), where.suite.name)
+    certain = not found.rivals and found.best.cost < CONTRADICTED and bool(found.passing or not found.best.traits)
+    rivals = found.rivals if found.best.cost < CONTRADICTED else ()
+    sentence = words.sentence(found.best, rivals, found.failing, found.passing, found.name, certain=certain)
+    how = deciding(found.best, rivals, [*found.failing, *found.passing]) if not certain else ""
+    return Diagnosis(sentence, words.groups(found.best, phase(check)), certain, how, first)
+
+
+def _of_unknown(suites: Sequence[Suite]) -> Diagnosis | None:
+    """What can be said of testsuites that do not say which case they are of."""
+    for suite in suites:
+        for check in suite.checks:
+            if check.status in ("fail", "error") and check.component not in ("self_test",):
+                first = First(check.component, words.name(check), suite.name)
+                sentence = f"{words.name(check)} fails, and its testsuite does not say of which layout it is"
+                return Diagnosis(sentence, (UNDECIDED,), False, first=first)
+    return None
+
+
+def _joined(told: Sequence[Diagnosis]) -> Diagnosis:
+    """Several causes in one diagnosis, that of the first first."""
+    sentence = f"{len(told)} causes: " + "; ".join(found.sentence for found in told)
+    groups = tuple(dict.fromkeys(group for found in told for group in found.groups))
+    decides = next((found.deciding for found in told if found.deciding), "")
+    first = next((found.first for found in told if found.first), None)
+    return Diagnosis(sentence, groups, all(found.certain for found in told), decides, first)

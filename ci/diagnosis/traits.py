@@ -1,0 +1,125 @@
+"""What cases have in common and what tells them apart: their degrees, options, precision, implementation and transport."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+from validation.case.arrangement import parse
+from validation.case.errors import UsageError
+from validation.case.layout import Layout
+from validation.case.training import Training, mtp_words
+
+_PARALLELISM = {
+    "tp": "tensor parallelism",
+    "sp": "sequence parallelism",
+    "nosp": "tensor parallelism",
+    "pp": "pipeline parallelism",
+    "vpp": "virtual pipeline",
+    "cp": "context parallelism",
+    "ep": "expert parallelism",
+    "etp": "expert-tensor parallelism",
+    "dp": "data parallelism",
+    "dp or cp": "data parallelism",
+    "ranks": "any layout of several ranks",
+}
+_SAID = {
+    "sp": "tp and sequence parallelism",
+    "nosp": "tp and no sequence parallelism",
+    "ranks": "more than one rank",
+    "below fp64": "less than fp64",
+    "below fp32": "less than fp32",
+    "isolated": "isolated modules",
+}
+_ONE_STEP = {"sp": 1, "nosp": 1, "dp or cp": 1, "ranks": 1}
+PRECISIONS = ("below fp64", "below fp32")
+
+
+@dataclass(frozen=True)
+class Trait:
+    """A property that a case has or has not: `tp`, `+full`, `below fp64`. `value` is its degree, where it has one."""
+
+    name: str
+    value: int = 1
+
+    @property
+    def group(self) -> str:
+        """The group of causes that it stands for."""
+        if self.name in _PARALLELISM:
+            return _PARALLELISM[self.name]
+        if self.name in PRECISIONS:
+            return "precision"
+        word, _, what = self.name.rpartition(" ")
+        if word == "without" or what.startswith("+"):
+            return f"option {what}"
+        return word or self.name
+
+    @property
+    def said(self) -> str:
+        """It behind `every layout with`."""
+        return _SAID.get(self.name, self.name)
+
+    @property
+    def parallel(self) -> bool:
+        """Whether it is a matter of how the model is spread over ranks."""
+        return self.name in _PARALLELISM
+
+    @property
+    def far_fetched(self) -> int:
+        """How many steps it is behind the plainest explanations of failures."""
+        return 2 if self.name.startswith("without ") else _ONE_STEP.get(self.name, 0)
+
+
+def implies(one: str, other: str) -> bool:
+    """Whether no case has the trait `one` without `other`."""
+    return (one, other) in {
+        *(("sp", "tp"), ("nosp", "tp"), ("vpp", "pp"), ("dp", "dp or cp"), ("cp", "dp or cp")),
+        ("below fp32", "below fp64"),
+    } or (other == "ranks" and one in _PARALLELISM)
+
+
+def traits(properties: Mapping[str, str]) -> dict[str, Trait] | None:
+    """The traits of a testsuite's case, by name; None if its properties do not say which layout it is."""
+    found = _arrangement(properties.get("arrangement") or properties.get("layout") or "")
+    if found is None:
+        return None
+    layout, words = found
+    every = [*_of_layout(layout), *(Trait(f"+{word}") for word in words), *_of_precision(properties.get("precision", ""))]
+    every += [Trait(f"{name} {properties[name]}") for name in ("implementation", "transport", "preset") if name in properties]
+    every += [Trait("isolated")] if properties.get("isolated") == "True" else []
+    return {trait.name: trait for trait in every}
+
+
+@cache
+def _arrangement(text: str) -> tuple[Layout, tuple[str, ...]] | None:
+    try:
+        layout, training, mtp = parse(text[:200], Training())
+    except UsageError:
+        return None
+    return layout, (*mtp_words(mtp or 0), *training.words)
+
+
+def _of_layout(layout: Layout) -> Iterator[Trait]:
+    sequence = layout.uses_sequence_parallel
+    degrees = {
+        "tp": layout.tp,
+        "sp": layout.tp if sequence else 1,
+        "nosp": 1 if sequence else layout.tp,
+        "pp": layout.pp,
+        "vpp": layout.vpp,
+        "cp": layout.cp,
+        "ep": layout.ep,
+        "etp": layout.expert_tp,
+        "dp": layout.data_parallel,
+        "dp or cp": layout.data_parallel * layout.cp,
+        "ranks": layout.ranks,
+    }
+    yield from (Trait(name, value) for name, value in degrees.items() if value > 1)
+
+
+def _of_precision(precision: str) -> Iterator[Trait]:
+    if precision in ("fp32", "bf16", "fp16"):
+        yield Trait("below fp64")
+    if precision in ("bf16", "fp16"):
+        yield Trait("below fp32")

@@ -1,0 +1,85 @@
+"""The lines that end a run: the overall result, the first failure of each case, and where the files are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ci.junit import Check
+from validation.case.case import Case
+from validation.case.errors import ExitCode
+from validation.checks import before
+from validation.checks.excused import excused
+from validation.checks.files import Files
+from validation.checks.self_test import SelfTest
+from validation.checks.tally import Tally
+from validation.checks.terminal import GREEN, RED, YELLOW
+from validation.run.options import Settings
+
+_WORDS = {"known": "known upstream bugs", "unevaluated": "not evaluated"}
+Line = tuple[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What is known when the last check has been made.
+
+    `checks` are those of each testsuite, `wanted` the cases that were run. `missing` of `all_checks` were left out, because the
+    user was `selecting` or for a reason that nobody gave.
+    """
+
+    settings: Settings
+    self_test: SelfTest
+    files: Files
+    tally: Tally
+    checks: Mapping[str, Sequence[Check]]
+    wanted: Sequence[Case]
+    seconds: float
+    missing: int
+    all_checks: int
+    selecting: bool
+
+    def lines(self) -> Iterator[Line]:
+        """All of them, with their colours."""
+        yield self._overall()
+        yield from self._known()
+        yield from self._firsts()
+        yield from self._places()
+
+    def _overall(self) -> Line:
+        tally, cases = self.tally, len(self.settings.cases)
+        counted = [f"{tally.checks} checks"]
+        counted += [
+            f"{count} {_WORDS.get(status, status)}" for status, count in sorted(tally.counts.items()) if status != "pass"
+        ]
+        counted += [f"{self.missing} left out"] if self.missing else []
+        counted = ([f"{cases} cases"] if cases > 1 else []) + counted + [f"{self.seconds:.1f} s"]
+        colour = GREEN if tally.exit_code == ExitCode.PASS else RED
+        return f"===== Overall result: {tally.word} ({', '.join(counted)}) =====", colour
+
+    def _known(self) -> Iterator[Line]:
+        for case in self.wanted:
+            for bug in excused(check.properties for check in self.checks.get(case.name, ())):
+                yield f"Known in {case.arrangement}: {bug.line}", YELLOW
+
+    def _firsts(self) -> Iterator[Line]:
+        for case in self.wanted:
+            if case.name in self.tally.first:
+                first = self.tally.first[case.name]
+                yield f"First in {case.arrangement}: {first.line}", {}
+                yield f"Reproduce: {first.command(self.settings)}", {}
+
+    def _places(self) -> Iterator[Line]:
+        for name in (*(case.name for case in self.settings.cases), self.self_test.name):
+            if name in self.checks:
+                yield f"JUnit: {self.files.path(name)}", {}
+        if said := before.told(self.files.kept, self.tally.checks):
+            yield said, {}
+        if self.missing:
+            yield f"Left out: {self.missing} of {self.all_checks} checks; {self._why_left_out()}", YELLOW
+
+    def _why_left_out(self) -> str:
+        if self.selecting:
+            return "a gate takes no results of such a run"
+        return "nothing was given behind --, so something on this machine changes what pytest collects; find and remove it"

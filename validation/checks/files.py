@@ -1,0 +1,112 @@
+"""The JUnit files of a run: one that says "did not finish" before ranks start, and one with what came out."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ci import commit, junit, names, run
+from validation.case.case import Case
+from validation.case.errors import ExitCode
+from validation.checks import before
+from validation.checks.excused import excused
+from validation.checks.facts import case_facts, case_file
+from validation.checks.self_test import SelfTest
+from validation.checks.testcase import ranks_of
+from validation.machine import machine
+from validation.run.options import Settings
+from validation.run.reproduce import command
+
+if TYPE_CHECKING:
+    from validation.run.result import Result
+
+
+class Files:
+    """Writes a file per case, and one for the self-test. `words` are a user's own for pytest."""
+
+    def __init__(self, settings: Settings, self_test: SelfTest, words: Sequence[str]) -> None:
+        self._settings, self._self_test, self._words = settings, self_test, words
+        self.kept: list[before.Kept] = []
+        """Reports of earlier runs that are worth more than what takes their place."""
+        self._machine: dict[str, str] = {}
+        self._commit: dict[str, str] = {}
+        self._run_of = run.begun()
+
+    def begin(self, selected: Mapping[Case, int], planted: int, early: bool = False) -> None:
+        """Write what stands if the run does not end: for each case with so many `selected` checks, and for the self-test.
+
+        `early` says that the run may end before it has made them all.
+        """
+        self._machine, self._commit = machine(), commit.facts()
+        for case, checks in selected.items():
+            self._begin(self.path(case.name), case.name, self._facts(case, {}), 0 if early else checks)
+        if planted:
+            name = self._self_test.name
+            self._begin(self.path(name), name, self._self_test.properties(self._common_facts()), 0 if early else planted)
+
+    def _begin(self, path: Path, name: str, facts: Mapping[str, str], checks: int) -> None:
+        with _ending_the_run(path):
+            kept = before.ASIDE.settle(path, {} if name == self._self_test.name else facts, checks)
+            self.kept += [kept] if kept else []
+            junit.write_unfinished(path, name, facts)
+
+    def end(self, result: Result, checks: Sequence[junit.Check], more: Mapping[str, str]) -> None:
+        """Write the file of a case; `more` are properties that the run adds."""
+        case = result.case
+        facts = {key: str(value) for key, value in result.facts.items() if not isinstance(value, (list, dict))}
+        known = {f"known_{bug.bug}": bug.line for bug in excused(check.properties for check in checks)}
+        again = {"reproduce": command(case, "", self._settings)}
+        suite = junit.Suite(
+            name=case.name,
+            checks=tuple(checks),
+            properties=self._facts(case, facts) | ranks_of(result) | known | dict(more) | again,
+            seconds=result.seconds,
+            timestamp=time.strftime("%Y-%m-%dT%H:%M:%S"),
+        )
+        written(self.path(case.name), suite)
+
+    def end_self_test(self, checks: Sequence[junit.Check], more: Mapping[str, str]) -> None:
+        """The same for the self-test."""
+        written(self.path(self._self_test.name), self._self_test.suite(checks, self._common_facts() | dict(more)))
+
+    def path(self, suite: str) -> Path:
+        """Where the testsuite of that name goes."""
+        return self._settings.results / case_file(suite)
+
+    def _facts(self, case: Case, more: Mapping[str, str]) -> dict[str, str]:
+        # The ranks of the self-test run without the user's plugin.
+        plugin = {"plugin": self._settings.plugin} if self._settings.plugin else {}
+        return {**case_facts(case), **self._common_facts(), **plugin, **more}
+
+    def _common_facts(self) -> dict[str, Any]:
+        # A plugin of pytest can change what a check says.
+        words = {"pytest_options": shlex.join(self._words)} if self._words else {}
+        return {
+            "command": self._settings.command,
+            junit.RUN: self._run_of,
+            **names.session(),
+            **words,
+            **self._commit,
+            **self._machine,
+        }
+
+
+def written(path: Path, suite: junit.Suite) -> None:
+    """Write a testsuite's file."""
+    with _ending_the_run(path):
+        junit.write(path, suite)
+
+
+@contextmanager
+def _ending_the_run(path: Path) -> Iterator[None]:
+    """Within it a disk that is full ends the run, for what nobody can read proves nothing."""
+    try:
+        yield
+    except OSError as error:
+        pytest.exit(f"{path} cannot be written: {error.strerror}", returncode=ExitCode.ENVIRONMENT)

@@ -1,0 +1,75 @@
+"""The cases of a run: started when the first check asks for a result, and waited for. Tells the terminal what they do."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from validation.case.case import Case
+from validation.checks.progress import ProgressLine
+from validation.faults.plan import Plant
+from validation.run.known import mended
+from validation.run.options import Settings
+
+if TYPE_CHECKING:
+    from validation.run.result import Result
+
+
+class Running:
+    """Starts what has been selected and answers with results."""
+
+    def __init__(self, settings: Settings, progress: ProgressLine) -> None:
+        self._settings, self._progress = settings, progress
+        self._runner: Any = None
+        self._against_single: dict[Case, Result | None] = {}
+        self._without_bugs: dict[Case, Result] = {}
+
+    @property
+    def started(self) -> bool:
+        """Whether anything runs."""
+        return self._runner is not None
+
+    def start(self, cases: Sequence[Case], plants: Sequence[Plant]) -> None:
+        """Have these run. Imports torch: what an earlier run left must be gone by then."""
+        from validation.run.runner import Runner
+
+        self._runner = Runner(self._settings, self._progress.show)
+        # torch alone is half a million objects: left to the collector, it goes through them while the checks run.
+        gc.freeze()
+        # A case with known upstream bugs has a second run, without them, which judges what lies behind them.
+        both = [one for case in cases for one in (case, mended(case))]
+        self._runner.start(both, self._settings.plugin)
+        self._runner.start(plant.case for plant in plants)
+        for plant in plants:
+            self._runner.start([plant.case], plant.fault.plugin)
+
+    def result(self, case: Case) -> Result:
+        """That of a case, whose ranks run with the user's plugin; waits for them."""
+        with self._progress.watching(case):
+            found: Result = self._runner.result(case, self._settings.plugin)
+        return found
+
+    def planted(self, case: Case, plugin: str = "") -> Result:
+        """That of a case of the self-test, with a planted defect or as it is."""
+        found: Result = self._runner.result(case, plugin)
+        return found
+
+    def against_single(self, case: Case) -> Result | None:
+        """The case compared with the candidate on one rank, run when a check first fails; None where that cannot be had."""
+        if case not in self._against_single:
+            self._progress.show(case, "what one rank computes")
+            with self._progress.watching(case):
+                self._against_single[case] = self._runner.against_single(case)
+        return self._against_single[case]
+
+    def without_bugs(self, case: Case) -> Result:
+        """The result of a case with its known upstream bugs taken out."""
+        if case not in self._without_bugs:
+            self._without_bugs[case] = self.result(case)
+        return self._without_bugs[case]
+
+    def close(self) -> None:
+        """Leave nothing running, however the run ends."""
+        if self._runner is not None:
+            self._runner.close()

@@ -1,0 +1,203 @@
+"""The options of `python -m validation run` and of `pytest validation/checks`, as they are declared, in groups. No torch."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from validation.cache import limit
+from validation.case.case import DEFAULT_SEED, IMPLEMENTATIONS, PRECISIONS, TRANSPORTS
+from validation.case.preset import PRESETS
+from validation.case.strangers import quoted
+from validation.case.training import OPTIONS, STREAM, WORDS
+
+Add = Callable[..., Any]
+"""argparse's add_argument, or pytest's addoption."""
+
+DEGREES = ("tp", "pp", "vpp", "ep", "etp", "cp", "dp")
+_DEGREE_HELP = {
+    "tp": "tensor parallel",
+    "pp": "pipeline parallel",
+    "vpp": "virtual pipeline stages of a rank",
+    "ep": "expert parallel",
+    "etp": "expert tensor parallel",
+    "cp": "context parallel",
+    "dp": "data parallel",
+}
+_OPTION_HELP = {
+    "optimizer": "whether each data-parallel rank holds all of the optimizer's state or its share",
+    "loss": "the mean over all tokens of a step, or the mean of each micro-batch's mean",
+    "balancing": "the auxiliary loss that balances the experts",
+    "recompute": "what the backward pass computes again instead of keeping it",
+    "dispatcher": "how tokens reach their experts",
+    "experts": "one matrix after the other, or all in one grouped product; default is what the implementation trains with",
+    "fp8": "Transformer Engine's products in fp8, in a bf16 model: delayed has a scale a tensor, blockwise one a block",
+}
+_SHOWN_AS = {"--case-timeout": "--timeout", "--pieces": "--debug"}
+"""Options whose own name pytest or a plugin of pytest has: `python -m validation run` shows the other, and takes both."""
+_DIGITS = 30
+"""Of a number on the command line; the largest that means anything has 19."""
+
+
+def whole(text: str) -> int:
+    """A whole number of an option. Raises argparse's error, with which it ends in a sentence."""
+    if not re.fullmatch(r"\s*[+-]?[0-9_]+\s*", text) or len(text) > _DIGITS:
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is no whole number of up to {_DIGITS} digits")
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is no whole number") from None
+
+
+def add_options(add: Add) -> None:
+    """Add every option through `add`."""
+    for group in GROUPS:
+        group.declare(add)
+
+
+def add_grouped(parser: argparse.ArgumentParser) -> None:
+    """Add every option to the parser, under the headings of its help; an option with two names shows one."""
+    for group in GROUPS:
+        found = parser.add_argument_group(group.title, group.description)
+        group.declare(_with_other_names(found.add_argument))
+
+
+def _with_other_names(add: Add) -> Add:
+    def both(*names: str, **about: Any) -> None:
+        (name,) = names
+        if name in _SHOWN_AS:
+            about = {**about, "dest": name.removeprefix("--").replace("-", "_")}
+            add(_SHOWN_AS[name], **about)
+            about["help"] = argparse.SUPPRESS
+        add(name, **about)
+
+    return both
+
+
+def _add_model(add: Add) -> None:
+    add("--preset", default=None, help=f"model size: {', '.join(PRESETS)} (default tiny)")
+    add("--hf-model-path", default=None, metavar="DIR", help="a HuggingFace checkpoint folder instead of a preset")
+    add("--layers", default=None, metavar="0,1,3", help="take only these layers of the checkpoint")
+    add("--set", dest="numbers", action="append", default=[], metavar="NAME=VALUE", help="override a number of the model")
+    add(
+        "--candidate-checkpoint",
+        default=None,
+        metavar="DIR",
+        help="load Megatron's weights from this Megatron checkpoint, as `convert` writes it, instead of the reference's own",
+    )
+    add("--seed", type=whole, default=DEFAULT_SEED, help="seed of weights and tokens")
+
+
+def _add_layouts(add: Add) -> None:
+    add("--layouts", default=None, metavar="tp2,pp2", help="layouts to run, one after the other, with one reference")
+    for degree in DEGREES:
+        words = f"a single layout's degree: {_DEGREE_HELP[degree]}"
+        add(f"--{degree}", type=whole, default=None, metavar="N", help=words)
+
+
+def _add_step(add: Add) -> None:
+    add("--batch-size", type=whole, default=None, help="sequences of one step, over all data-parallel ranks")
+    add("--micro-batch-size", type=whole, default=None, help="sequences of one forward pass")
+    add("--seq-length", type=whole, default=None, help="tokens of one sequence")
+    add("--steps", type=whole, default=None, help="optimizer steps to compare (default 2 for tiny in fp64, else none)")
+    for name, words in OPTIONS.items():
+        add(f"--{name}", default=words[0], choices=words, help=f"{_OPTION_HELP[name]} (default {words[0]})")
+    add("--stream", action="store_true", default=False, help="compute both models layer by layer: the memory of one layer")
+    add(
+        "--isolated",
+        action="store_true",
+        default=False,
+        help="give every module the reference's input and gradient, so that an error shows only in the module that makes it",
+    )
+
+
+def _add_machine(add: Add) -> None:
+    add("--precision", default=None, help=f"{', '.join(PRECISIONS)} (default fp64 on the CPU, fp32 on GPUs)")
+    add(
+        "--transport",
+        default=None,
+        help=f"{', '.join(TRANSPORTS)}: gloo runs on the CPU, nccl on a GPU a rank, staged on GPUs that ranks share, through "
+        "host memory; staged-cpu takes the same way on the CPU (default gloo)",
+    )
+    add("--share-gpu", type=whole, default=None, metavar="N", help="let up to N ranks share each GPU, over transport staged")
+    add("--max-ranks", type=whole, default=8, help="largest number of processes to start on the CPU (default 8)")
+    add(
+        "--jobs",
+        type=whole,
+        default=None,
+        metavar="N",
+        help="cases that run at the same time (default 2 for tiny on the CPU, and for tiny and mini on shared GPUs; else 1)",
+    )
+    add("--case-timeout", type=float, default=600.0, metavar="SECONDS", help="after which a case is killed (default 600)")
+    add_cache_limit(add)
+    add("--fresh", action="store_true", default=False, help="compute the reference again even if it is stored")
+
+
+def _add_code(add: Add) -> None:
+    add("--implementation", default="local", help=f"{', '.join(IMPLEMENTATIONS)} or your own package.module:function")
+    add("--megatron-path", default=None, metavar="DIR", help="a checkout with megatron/core, instead of the installed one")
+    add(
+        "--plugin",
+        default=None,
+        metavar="FILE.py[:ARGUMENT]",
+        help="run your own functions in every rank while it makes the model; a gate takes no results of such a run",
+    )
+
+
+def _add_checks(add: Add) -> None:
+    add(
+        "--self-test",
+        action="store_true",
+        default=False,
+        help="plant one defect of each kind in small cases beside the others; each must be seen (default where CI is true)",
+    )
+    add("--no-self-test", action="store_true", default=False, help="plant none")
+
+
+def _add_output(add: Add) -> None:
+    add("--results", default="results", metavar="DIR", help="where the JUnit files go (default results)")
+    add("--pieces", action="store_true", default=False, help="show every rank's pieces, and keep what the ranks left behind")
+    add("--manifest", default=None, metavar="FILE", help="write down every check that would be reported, and run nothing")
+
+
+def add_cache_limit(add: Add) -> None:
+    """Add the option that two commands have."""
+    add(
+        limit.OPTION,
+        default=None,
+        metavar="SIZE",
+        help="how much the cache may hold, such as 20GB, or none for no limit; what was used longest ago goes first (default "
+        f"${limit.VARIABLE}, else a tenth of its disk, {limit.written(limit.MOST)} at most)",
+    )
+
+
+def _words_of_a_layout() -> str:
+    """What may follow a layout, a line each."""
+    found = {word: f"--{name} {value}" for word, (name, value) in WORDS.items()}
+    found |= {STREAM: f"--{STREAM}", "mtp": "a model with a layer of multi-token prediction; mtp2 with two"}
+    found |= {"1-3": "the layers of each pipeline stage, if they are not even"}
+    lines = (f"  +{word:<15} {meaning}" for word, meaning in found.items())
+    return "\n".join(("words that may follow one layout, as in tp2+distributed+full:", *lines))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Options under one heading, which `declare` adds through the function that it is given."""
+
+    title: str
+    declare: Callable[[Add], None]
+    description: str | None = None
+
+
+GROUPS = (
+    Group("model", _add_model),
+    Group("layouts", _add_layouts, _words_of_a_layout()),
+    Group("data and options of a step", _add_step),
+    Group("precision and machine", _add_machine),
+    Group("code under test", _add_code),
+    Group("what to check", _add_checks),
+    Group("output", _add_output),
+)
