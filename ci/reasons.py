@@ -50,7 +50,7 @@ def of_suite(expected: Expected, suite: Suite, origin: Origin) -> Iterator[str]:
         yield from _ranks(expected, suite)
     yield from _as_many_checks(expected, suite.checks)
     yield from _whole(suite)
-    yield from _verdicts(suite.checks)
+    yield from verdicts(suite.checks)
     yield from _excused(expected, suite)
     if expected.ranks:  # a planted defect is seen by numbers above the limit
         yield from _numbers(expected, suite.checks)
@@ -146,7 +146,8 @@ def _as_many_checks(expected: Expected, checks: Sequence[Check]) -> Iterator[str
         yield "every check is skipped as a known upstream bug: nothing was compared"
 
 
-def _verdicts(checks: Sequence[Check]) -> Iterator[str]:
+def verdicts(checks: Sequence[Check]) -> Iterator[str]:
+    """The reasons that the checks are themselves: what fails, what could not be decided."""
     failed = [check for check in checks if check.status == "fail"]
     upstream = [check for check in failed if UNEXPECTED in check.message]
     if wrong := [check for check in failed if check not in upstream]:

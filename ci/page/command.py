@@ -29,7 +29,7 @@ def main(options: argparse.Namespace) -> int:
     """Write the page. The exit code says whether it was written: whether the run may be merged, the gate says."""
     run = drifted(_gated(options) if options.manifest else judged(*_read(Path(options.results))), told(options))
     _write(options.output, document(run, options.title))
-    counted = f"{sum(run.counts.values()):,} checks in {len(run.suites)} case{'' if len(run.suites) == 1 else 's'}"
+    counted = f"{sum(run.counts.values()):,} checks in {len(run.cases)} case{'' if len(run.cases) == 1 else 's'}"
     sys.stdout.write(f"{options.output}: {run.verdict}, {counted}\n")
     return int(ExitCode.PASS)
 

@@ -40,11 +40,11 @@ class _Data:
     def __init__(self, run: Run) -> None:
         self._run, self._room = run, ROOM
         self._texts: dict[str, int] = {}
-        self._entries: dict[tuple[str, str], int] = {}
+        self._entries = {entry: index for index, entry in enumerate(in_the_flow(run.suites))}
 
     def content(self) -> dict[str, Any]:
         checks = [check for suite in self._run.suites for check in suite.checks]
-        entry = [self._entries.setdefault((check.component, check.name), len(self._entries)) for check in checks]
+        entry = [self._entries[check.component, check.name] for check in checks]
         return {
             **self._entry_table(),
             "suites": self._suites(),
@@ -84,16 +84,18 @@ class _Data:
         return {**names, "entries": [[title, at["components"][part], *cell] for title, part, cell in rows]}
 
     def _suites(self) -> list[dict[str, Any]]:
+        apart = {suite.name for suite in self._run.self_tests}
         return [
             {
                 "name": suite.name,
                 "label": name,
                 "checks": len(suite.checks),
+                "apart": suite.name in apart,
                 "seconds": round(suite.seconds, 2),
                 "facts": [[name, _cut(value, LONGEST)] for name, value in suite.properties.items() if name != "reproduce"],
                 "reproduce": suite.properties.get("reproduce", ""),
             }
-            for suite, name in zip(self._run.suites, labels(self._run), strict=True)
+            for suite, name in zip(self._run.suites, labels(self._run.suites), strict=True)
         ]
 
     def _more(self) -> dict[int, dict[str, Any]]:
@@ -125,6 +127,29 @@ class _Data:
         cut = _cut(text, LONGEST)
         self._room -= len(cut)
         return cut
+
+
+def in_the_flow(suites: Iterable[Suite]) -> list[tuple[str, str]]:
+    """Component and title of every check, each once: in the order of the files, which is that of the flow of data.
+
+    What only some files have stands behind what is before it there, and at the end if nothing is. A linked list: strangers'
+    files may have 20,000 checks.
+    """
+    following: dict[tuple[str, str] | None, tuple[str, str] | None] = {None: None}
+    end: tuple[str, str] | None = None
+    for suite in suites:
+        last = end
+        for check in suite.checks:
+            entry = (check.component, check.name)
+            if entry not in following:
+                following[entry], following[last] = following[last], entry
+                end = entry if last == end else end
+            last = entry
+    found, one = [], following[None]
+    while one is not None:
+        found.append(one)
+        one = following[one]
+    return found
 
 
 def _cut(text: str, most: int) -> str:

@@ -8,9 +8,14 @@ from html import escape
 from pathlib import Path
 from string import Template
 
+from ci.page.about import about, known, self_test
+from ci.page.cause import cause
 from ci.page.data import as_json
+from ci.page.head import head
+from ci.page.overview import overview
 from ci.page.run import Run
-from ci.page.static import GLYPHS, first_failures, head, known, listed, overview
+from ci.page.text import GLYPHS
+from ci.page.unscripted import listed
 
 _HERE = Path(__file__).parent
 
@@ -26,8 +31,11 @@ def document(run: Run, title: str) -> str:
         style=style,
         script=script,
         head=head(run, title),
+        cause=cause(run),
         overview=overview(run),
-        failures=first_failures(run) + known(run),
+        known=known(run),
+        self_test=self_test(run),
+        about=about(run),
         unscripted=listed(run),
         data=as_json(run),
     )

@@ -266,8 +266,8 @@ const map = {
     if (!data.views.length) return;
     byId("map").hidden = false;
     const layouts = byId("map-layout");
-    if (data.suites.length > 1) layouts.append(option(ALL, "All, the worst of each"));
-    layouts.append(...data.suites.map(({ label }, suite) => option(suite, label)));
+    if (data.suites.filter(({ apart }) => !apart).length > 1) layouts.append(option(ALL, "All, the worst of each"));
+    for (const [suite, { label, apart }] of data.suites.entries()) if (!apart) layouts.append(option(suite, label));
     layouts.addEventListener("change", () => this.show(Number(layouts.value), this.view));
     byId("map-views").append(...data.views.map((name, view) => segment("radio", "view", view, name, false)));
     byId("map-views").addEventListener("change", (event) => this.show(this.suite, Number(event.target.value)));
@@ -278,9 +278,9 @@ const map = {
 
   /** The first layout in which the worst happened; all of them where nothing is wrong. */
   firstSuite() {
-    const bad = data.suites.map((_, suite) => Math.max(0, ...checksOf(suite).map((check) => statusOf(check).bad)));
+    const bad = data.suites.map(({ apart }, suite) => (apart ? -1 : Math.max(0, ...checksOf(suite).map((check) => statusOf(check).bad))));
     const most = Math.max(...bad);
-    return most > STATUS.k.bad || bad.length === 1 ? bad.indexOf(most) : ALL;
+    return most > STATUS.k.bad || bad.filter((one) => one >= 0).length === 1 ? bad.indexOf(most) : ALL;
   },
 
   /** The first map in which something is wrong. */
@@ -379,7 +379,8 @@ const SPARE = 12;
 const list = {
   order: [],
   active: 0,
-  sorted: { key: "status", down: true },
+  /** Checks are numbered in the order of the flow of data. */
+  sorted: { key: "title", down: false },
 
   start() {
     byId("checks").hidden = false;
@@ -387,7 +388,6 @@ const list = {
     this.body = this.table.tBodies[0];
     this.box = byId("viewport");
     this.names = data.entries.map(([title, component]) => `${title} ${data.components[component]}`.toLowerCase());
-    this.alphabet = ranks(data.entries.map(([title]) => title));
     this.heads();
     this.filters();
     this.box.addEventListener("scroll", () => requestAnimationFrame(() => this.draw()), { passive: true });
@@ -423,8 +423,11 @@ const list = {
     const counts = {};
     for (const status of data.status) counts[status] = (counts[status] ?? 0) + 1;
     const kinds = Object.entries(STATUS).filter(([key]) => counts[key]);
+    const red = kinds.some(([, { bad }]) => bad > STATUS.k.bad);
     byId("of-status").append(
-      ...kinds.map(([key, { glyph, name }]) => segment("checkbox", "status", key, `${glyph} ${name} ${counts[key].toLocaleString("en")}`, true)),
+      ...kinds.map(([key, { glyph, name, bad }]) =>
+        segment("checkbox", "status", key, `${glyph} ${name} ${counts[key].toLocaleString("en")}`, !red || bad > STATUS.k.bad),
+      ),
     );
     for (const id of ["words", "of-layout", "of-component", "of-status"]) byId(id).addEventListener("input", () => this.update());
   },
@@ -477,13 +480,14 @@ const list = {
       status: (check) => statusOf(check).bad,
       layout: (check) => suiteOf[check],
       component: componentOf,
-      title: (check) => this.alphabet[data.entry[check]],
+      title: (check) => data.entry[check],
       share: shareOf,
       ranks: (check) => data.ranks[check],
     }[key] ?? ((check) => (absent(data[key][check]) ? -Infinity : worstNumber(data[key][check])));
     const keys = new Map(checks.map((check) => [check, value(check)]));
     const sign = down ? -1 : 1;
-    return checks.sort((a, b) => sign * compare(keys.get(a), keys.get(b)) || compare(shareOf(b), shareOf(a)) || a - b);
+    const flow = (a, b) => compare(data.entry[a], data.entry[b]) || a - b;
+    return checks.sort((a, b) => sign * compare(keys.get(a), keys.get(b)) || flow(a, b));
   },
 
   /** Only the rows in sight, and a few around them, are in the page. */
@@ -556,13 +560,6 @@ const spacer = (height) => {
   cell.style.height = `${height}px`;
   return make("tr", { class: "spacer", "aria-hidden": "true" }, cell);
 };
-
-function ranks(texts) {
-  const collator = new Intl.Collator("en", { numeric: true });
-  const found = [];
-  [...texts.keys()].sort((a, b) => collator.compare(texts[a], texts[b])).forEach((entry, rank) => (found[entry] = rank));
-  return found;
-}
 
 /* ---------- The numbers of one check ---------- */
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from ci.diagnosis import Diagnosis, diagnose
 from ci.drift import Drift
 from ci.expected import Expected, Manifest
 from ci.gate import Judgement
 from ci.junit import Check, Suite
-from ci.reasons import number
+from ci.reasons import number, verdicts
 
 STATUSES = ("pass", "known", "unevaluated", "missing", "error", "fail")
 """From good to bad; `missing` is a check that the manifest names and no file has."""
@@ -25,7 +26,7 @@ EDGE = 8
 
 @dataclass(frozen=True)
 class Run:
-    """The cases of a run. `reasons` are sentences why it is not a pass; with a manifest they are the gate's.
+    """The testsuites of a run. `reasons` are sentences why it is no pass, beside what its checks say themselves.
 
     `accepted` says how much has drifted from the base branch and why that may be; empty where nothing has, or nobody said so.
     """
@@ -34,34 +35,62 @@ class Run:
     verdict: str
     reasons: tuple[str, ...] = ()
     accepted: str = ""
+    diagnosis: Diagnosis | None = None
+
+    @property
+    def cases(self) -> tuple[Suite, ...]:
+        """The testsuites of cases."""
+        return tuple(suite for suite in self.suites if not _tests_itself(suite))
+
+    @property
+    def self_tests(self) -> tuple[Suite, ...]:
+        """The testsuites of planted defects, which stand behind the cases."""
+        return tuple(suite for suite in self.suites if _tests_itself(suite))
 
     @property
     def counts(self) -> Counter[str]:
-        """How many checks have each status."""
-        return Counter(check.status for suite in self.suites for check in suite.checks)
+        """How many checks of the cases have each status."""
+        return _counts(self.cases)
 
 
 def judged(suites: Iterable[Suite], unreadable: Iterable[str] = ()) -> Run:
     """The run with the verdict that the files alone give: whether anything is absent, only a manifest can say."""
-    run = Run(tuple(sorted(suites, key=_size)), "pass")
-    counts, unread = run.counts, tuple(unreadable)
-    reasons = [f"{counts[status]:,} {words}" for status, words in _SAID.items() if counts[status]]
-    reasons += [f"unreadable: {sentence}" for sentence in unread]
-    reasons += [f"{suite.name} holds no check" for suite in run.suites if not suite.checks]
-    left_out = [(suite.name, suite.properties["left_out"]) for suite in run.suites if "left_out" in suite.properties]
+    found = tuple(sorted(suites, key=_size))
+    reasons = [f"unreadable: {sentence}" for sentence in unreadable]
+    reasons += [f"{suite.name} holds no check" for suite in found if not suite.checks]
+    left_out = [(suite.name, suite.properties["left_out"]) for suite in found if "left_out" in suite.properties]
     reasons += [f"{name}: {count} of its checks were left out" for name, count in left_out]
-    verdict = "fail" if counts["fail"] else "error" if reasons or not run.suites else "pass"
-    return Run(run.suites, verdict, tuple(reasons))
+    counts = _counts(found)
+    if counts["unevaluated"] and not any(counts[status] for status in OPEN):
+        reasons.append(f"{counts['unevaluated']:,} checks were not evaluated, and nothing else says why")
+    undecided = reasons or not found or any(counts[status] for status in OPEN)
+    verdict = "fail" if counts["fail"] else "error" if undecided else "pass"
+    return Run(found, verdict, tuple(reasons), diagnosis=diagnose(found))
 
 
 def by_manifest(manifest: Manifest, judgement: Judgement) -> Run:
     """The run with the gate's verdict and reasons, and with what should be there and is not."""
     read = {(expected.session, expected.file): suite for expected, suite in judgement.suites}
     found = (_completed(expected, read.get((expected.session, expected.file))) for expected in manifest.suites)
-    suites = sorted(found, key=_size)
-    run = Run(tuple(suites), "pass")
-    verdict = "pass" if judgement.green else "fail" if run.counts["fail"] else "error"
-    return Run(run.suites, verdict, tuple(f"{where}: {why}" for where, why in judgement.reasons))
+    suites = tuple(sorted(found, key=_size))
+    verdict = "pass" if judgement.green else "fail" if _counts(suites)["fail"] else "error"
+    diagnosis = diagnose([suite for _, suite in judgement.suites])
+    return Run(suites, verdict, tuple(_told_once(judgement)), diagnosis=diagnosis)
+
+
+def _told_once(judgement: Judgement) -> Iterator[str]:
+    """The gate's reasons, but for those that the failing checks are themselves; what holds in many places stands once."""
+    shown = {why for _, suite in judgement.suites for why in verdicts(suite.checks)}
+    places: dict[str, list[str]] = defaultdict(list)
+    for where, why in judgement.reasons:
+        if why not in shown:
+            places[why].append(where)
+    for why, found in places.items():
+        yield f"{found[0]}{f' and {len(found) - 1:,} more' if len(found) > 1 else ''}: {why}"
+
+
+def _counts(suites: Iterable[Suite]) -> Counter[str]:
+    return Counter(check.status for suite in suites for check in suite.checks)
 
 
 def drifted(run: Run, moved: Drift | None) -> Run:
@@ -88,15 +117,7 @@ _MISSING = "the manifest demands it, and no result has it"
 def _size(suite: Suite) -> tuple[bool, int, str]:
     """A key to sort cases by: small ones first, the self-test last."""
     ranks = suite.properties.get("ranks", "")
-    return (suite.name.startswith(f"{SELF_TEST}-"), int(ranks) if re.fullmatch("[0-9]{1,6}", ranks) else 0, suite.name)
-
-
-_SAID = {
-    "fail": "checks fail",
-    "error": "checks could not be decided",
-    "missing": "checks are missing",
-    "unevaluated": "checks were not evaluated",
-}
+    return (_tests_itself(suite), int(ranks) if re.fullmatch("[0-9]{1,6}", ranks) else 0, suite.name)
 
 
 def share(check: Check) -> float | None:
@@ -134,15 +155,29 @@ def badness(check: Check) -> tuple[int, float]:
     return (STATUSES.index(check.status), -1.0 if found is None else found)
 
 
-def labels(run: Run) -> tuple[str, ...]:
-    """What each case is called here: its layout, as long as no other has the same."""
-    found = [_layout(suite) for suite in run.suites]
-    return tuple(one if found.count(one) == 1 else suite.name for one, suite in zip(found, run.suites, strict=True))
+def labels(suites: Sequence[Suite]) -> tuple[str, ...]:
+    """What each is called here: its layout, with what tells it from another of the same layout."""
+    found = [_layout(suite) for suite in suites]
+    groups = {name: [suite for one, suite in zip(found, suites, strict=True) if one == name] for name in found}
+    fuller = [_told_apart(name, suite, groups[name]) for name, suite in zip(found, suites, strict=True)]
+    return tuple(one if fuller.count(one) == 1 else suite.name for one, suite in zip(fuller, suites, strict=True))
+
+
+def _told_apart(name: str, suite: Suite, same: Sequence[Suite]) -> str:
+    differing = [field for field in _FIELDS if len({one.properties.get(field) for one in same}) > 1]
+    return " ".join([name, *(suite.properties.get(field, "?") for field in differing)])
+
+
+_FIELDS = ("preset", "precision", "implementation", "transport")
+
+
+def _tests_itself(suite: Suite) -> bool:
+    return suite.name.startswith(f"{SELF_TEST}-")
 
 
 def _layout(suite: Suite) -> str:
     """The layout with its options, `tp2+distributed`; the whole name where the suite does not say it."""
-    short = SELF_TEST if suite.name.startswith(f"{SELF_TEST}-") else suite.properties.get("arrangement")
+    short = SELF_TEST if _tests_itself(suite) else suite.properties.get("arrangement")
     return short or suite.name
 
 

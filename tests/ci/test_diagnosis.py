@@ -9,7 +9,7 @@ from ci.junit import Suite
 from tests.ci.runs import check, suite
 
 NORM, OUTPUT, ROUTED = "Layer 0 Input Norm Output", "Layer 0 Attention Output", "Layer 1 Routed Experts Output"
-TITLES = {NORM: "test_layers", OUTPUT: "test_mla", ROUTED: "test_moe", f"{OUTPUT} Gradient": "test_probe_gradients"}
+TITLES = {NORM: "layers", OUTPUT: "mla", ROUTED: "moe", f"{OUTPUT} Gradient": "probe_gradients"}
 
 
 def sound(arrangement: str) -> Suite:
@@ -61,5 +61,5 @@ def test_a_failure_on_one_rank_is_the_models() -> None:
 
 
 def test_a_self_test_is_no_evidence() -> None:
-    plant = check("Planted defect seen: rope", "fail", "test_self_test")
+    plant = check("Planted defect seen: rope", "fail", "self_test")
     assert diagnose([sound("tp2"), replace(suite("single", (plant,)), name="self-test-tiny-tp2-fp64-local-gloo")]) is None

@@ -17,10 +17,12 @@ from ci import cli, junit
 from ci.expected import Expected, Manifest
 from ci.gate import Judgement
 from ci.junit import Suite
+from ci.page.data import in_the_flow
 from ci.page.document import document
 from ci.page.place import FORWARD, GRADIENTS, MODEL, PROBE_GRADIENTS, WEIGHTS, Place, component, place, row_order
 from ci.page.run import badness, by_manifest, judged, level, share, short
-from ci.page.static import anchor
+from ci.page.text import anchor
+from ci.reasons import verdicts
 from ci.table import rows
 from tests.ci.runs import BUG, case, check, suite, titles
 
@@ -227,10 +229,106 @@ def test_what_was_not_evaluated_is_no_failure_and_not_green() -> None:
     behind = replace(check("Layer 0 Value"), status="unevaluated", message="not evaluated: the run did not finish")
     alone, both = page(suite(checks=(behind,))), page(suite(checks=(check(status="fail"), behind)))
     assert "? Not decided" in alone.text
-    assert "1 checks were not evaluated" in alone.text
+    assert "1 checks were not evaluated, and nothing else says why" in alone.text
     assert "– 1 not evaluated" in both.text
     assert both.data["status"] == "fu"
-    assert "Layer 0 Value in tp2" not in both.text
+
+
+def test_layouts_that_fail_at_the_same_check_first_are_one_failure_with_each_ones_own_command() -> None:
+    def failing(layout: str, title: str) -> Suite:
+        one = check(title, "fail", reproduce=f"python -m validation run --layouts {layout}")
+        return suite(layout, (one,))
+
+    layouts = ("tp2", "tp2pp2", "tp2ep2", "tp2cp2", "tp2dp2", "tp4")
+    read = page(*(failing(layout, "Layer 0 Value") for layout in layouts), failing("pp2", "Loss"))
+    assert "✗ fail Loss in pp2" in read.text
+    assert "✗ fail Layer 0 Value in tp2, tp2ep2, tp2cp2, tp2dp2 and 2 more" in read.text
+    for layout in (*layouts, "pp2"):
+        assert read.text.count(f"python -m validation run --layouts {layout} ") >= 1
+    opened = [attributes for tag, attributes in read.elements if tag == "details" and "open" in attributes]
+    assert len(opened) == 1, "only the first one takes room before the map"
+
+
+def test_the_cause_stands_before_the_map_and_what_the_run_was_made_with_at_the_end() -> None:
+    suites = suite("tp2", (check("Layer 0 Value", "fail"),)), suite("pp2", (check("Layer 0 Value", "known"),))
+    text = document(judged([*suites, planted("rope")]), "Plumbline")
+    assert re.findall("<h2[^>]*>(.*?)</h2>", text) == [
+        "What went wrong",
+        "Layouts",
+        "Layers and probes",
+        "Checks",
+        "Self-test",
+        "Known upstream bugs",
+        "About this run",
+        "Without a script",
+    ]
+    assert text.index("Layer 0 Value") < text.index(">Layouts<")
+    assert "megatron-core" not in text[text.index("<main>") : text.index("About this run")]
+    assert "What went wrong" not in page(suite()).text
+
+
+def test_the_diagnosis_leads_says_how_sure_it_is_and_opens_its_check() -> None:
+    failing = check("Layer 0 Attention Output", "fail")
+    sure = page(suite("tp2", (failing,)), suite("tp2pp2", (failing,)), suite("single", (check(),)), suite("pp2", (check(),)))
+    found = re.search(
+        "What went wrong (Every case with tp fails .*?) No other cause fits these results. First failure", sure.text
+    )
+    assert found is not None
+    assert "first at Layer 0 Attention Output" in found[1]
+    assert sure.attributes("href")[1] == "#tiny-tp2-fp64-local-gloo/Layer%200%20Attention%20Output"
+    unsure = page(suite("tp2", (failing,)))
+    assert re.search("What went wrong .* This is likely, and not certain. .*First failure", unsure.text)
+
+
+def test_a_reason_that_a_failing_check_is_itself_stands_once() -> None:
+    failed = suite(checks=(check("Layer 0 Value", "fail"),))
+    expected = Expected("a.xml", failed.name, 2, {}, {}, (("mla", "Layer 0 Value"),))
+    of_check, other = next(verdicts(failed.checks)), "made on commit unknown"
+    judgement = Judgement((("a.xml", of_check), ("a.xml", other), ("b.xml", other), ("c.xml", other)), ((expected, failed),))
+    run = by_manifest(Manifest((expected,)), judgement)
+    assert run.reasons == (f"a.xml and 2 more: {other}",)
+    assert run.verdict == "fail"
+    assert Read(document(run, "Plumbline")).text.count("relative error 6.96e-01 > 1e-10") == 2, "once, and for no script"
+
+
+def planted(seen: str, unseen: str = "") -> Suite:
+    """A self-test with a planted defect that was seen, and one that was not."""
+    checks = [check(f"Planted defect seen: {seen}", component="self_test")]
+    checks += [check(f"Planted defect seen: {unseen}", "fail", "self_test")] if unseen else []
+    return replace(suite(checks=tuple(checks)), name="self-test-tiny-tp2-fp64-local-gloo")
+
+
+def test_the_self_test_is_told_apart_from_the_layouts() -> None:
+    read = page(planted("rope"), suite(checks=(check("Layer 0 Value"),)))
+    assert "✓ Pass Plumbline: 1 checks in 1 case" in read.text
+    assert (
+        "Self-test Each run plants defects in small cases of its own. The checks must see every one of them. ✓ pass"
+        in read.text
+    )
+    assert "1 of 1 planted defects seen tiny, fp64, local, gloo Seen: rope" in read.text
+    assert "Layout MLA Checks Time ✓ tp2" in read.text
+    assert [one["apart"] for one in read.data["suites"]] == [False, True]
+    assert "Self-test" not in page(suite()).text
+
+
+def test_a_planted_defect_that_was_not_seen_turns_the_run_red_and_is_named() -> None:
+    read = page(planted("rope", "router bias"), suite(checks=(check("Layer 0 Value"),)))
+    assert "✗ Fail Plumbline: 1 checks in 1 case ✓ 1 pass ✗ 0 fail ✗ 1 of 2 planted defects not seen" in read.text
+    assert "✗ fail Planted defect seen: router bias in self-test" in read.text
+    assert "✗ fail 1 of 2 planted defects seen" in read.text
+    assert "router bias : relative error 6.96e-01" in read.text
+
+
+def test_checks_are_numbered_in_the_order_of_the_files_each_once() -> None:
+    found = in_the_flow(
+        [
+            suite("tp2", (check("a"), check("c"), check("e"))),
+            suite("pp2", (check("a"), check("b"), check("c"), check("d"), check("e"), check("a"))),
+            suite("ep2", (check("y"), check("z"))),
+        ]
+    )
+    assert "".join(name for _, name in found) == "abcdeyz"
+    assert in_the_flow([]) == []
 
 
 def test_a_known_bug_is_told_once_with_its_link_and_how_many_checks_show_it() -> None:
@@ -259,13 +357,14 @@ def test_the_overview_has_a_row_for_each_layout_and_the_worst_of_each_component(
     assert cells[2]["title"] == "1 of 2 fail; worst: Layer 1 Value, 7e9 × limit"
 
 
-def test_two_cases_of_one_layout_are_told_apart_by_their_whole_names() -> None:
+def test_two_cases_of_one_layout_are_told_apart_by_what_differs() -> None:
     again = replace(suite(), name="tiny-tp2-bf16-local-gloo")
-    assert [one["label"] for one in page(suite(), again, suite("pp2")).data["suites"]] == [
-        "pp2",
-        "tiny-tp2-bf16-local-gloo",
-        "tiny-tp2-fp64-local-gloo",
-    ]
+    again = replace(again, properties={**again.properties, "precision": "bf16"})
+    found = [one["label"] for one in page(suite(), again, suite("pp2")).data["suites"]]
+    assert found == ["pp2", "tp2 bf16", "tp2 fp64"]
+    other = replace(suite(), name="tiny-tp2-fp64-local-gloo-seed7")
+    found = [one["label"] for one in page(suite(), other).data["suites"]]
+    assert found == ["tiny-tp2-fp64-local-gloo", "tiny-tp2-fp64-local-gloo-seed7"]
 
 
 # --- Numbers ---

@@ -19,7 +19,7 @@ import pytest
 from ci.junit import Suite
 from ci.page.document import document
 from ci.page.run import judged
-from ci.page.static import anchor
+from ci.page.text import anchor
 from tests.ci.runs import check, suite
 from tests.ci.test_page import HOSTILE, LAYOUTS, everywhere
 
@@ -191,8 +191,24 @@ def test_a_layout_leads_to_its_map_and_a_check_to_the_same_in_every_layout(show:
     assert page.locator("#sheet-body .quiet").first.text_content() == "tp2, Steps"
 
 
+def test_of_a_red_run_the_table_shows_what_fails_in_the_flow_of_data(show: Open) -> None:
+    first, later = check("Layer 0 Value", "fail", rel_error="1e-9"), check("Layer 1 Value", "fail", rel_error="0.9")
+    page = show(suite("tp2", (check("Embedding Output"), first, later)), suite("pp2", (first, check("Loss", "error"))))
+    found = page.locator("#list tbody tr[data-check]").all_inner_texts()
+    assert [row.split("\t")[1] + " " + row.split("\t")[3] for row in found] == [
+        "pp2 Layer 0 Value",
+        "tp2 Layer 0 Value",
+        "tp2 Layer 1 Value",
+        "pp2 Loss",
+    ]
+    page.locator("#of-status label", has_text="pass").click()
+    assert "Embedding Output" in rows(page)
+
+
 def test_the_table_filters_by_words_layout_component_and_status(show: Open) -> None:
     page = show(*failing())
+    for status in ("pass", "known"):
+        page.locator("#of-status label", has_text=status).click()
     page.fill("#words", "LAYER attention  pp2")
     assert page.locator("#shown").text_content() == "3 of 659 checks"
     page.select_option("#of-component", label="MLA")
@@ -206,11 +222,15 @@ def test_the_table_filters_by_words_layout_component_and_status(show: Open) -> N
 def test_the_table_sorts_by_every_column_and_says_by_which(show: Open) -> None:
     far, near = check("Layer 10 Value", rel_error="9e-11", max_diff="3"), check("Layer 2 Value", max_diff="20")
     page = show(suite("tp2", (near, far, check("Loss", "fail", max_diff="nan"), check("Layer 1 Value", "known", max_diff="1"))))
-    assert rows(page) == ["Loss", "Layer 1 Value", "Layer 10 Value", "Layer 2 Value"], "the worst first"
+    for status in ("pass", "known"):
+        page.locator("#of-status label", has_text=status).click()
     head = page.locator("#list th", has_text="Check")
-    head.locator("button").click()
-    assert rows(page) == ["Layer 1 Value", "Layer 2 Value", "Layer 10 Value", "Loss"]
+    assert rows(page) == ["Layer 2 Value", "Layer 10 Value", "Loss", "Layer 1 Value"], "as the file has them"
     assert head.get_attribute("aria-sort") == "ascending"
+    page.locator("#list th", has_text="Status").locator("button").click()
+    assert rows(page) == ["Loss", "Layer 1 Value", "Layer 2 Value", "Layer 10 Value"], "the worst first"
+    page.locator("#list th", has_text="Ratio").locator("button").click()
+    assert rows(page)[-1] == "Layer 2 Value"
     page.locator("#list th", has_text="Max diff").locator("button").click()
     assert rows(page) == ["Loss", "Layer 2 Value", "Layer 10 Value", "Layer 1 Value"]
     assert head.get_attribute("aria-sort") is None
@@ -288,6 +308,7 @@ def test_every_text_on_every_ground_is_legible(show: Open, theme: str) -> None:
     assert levels >= {f"cell pass l{n}" for n in range(8)} | {
         f"cell {kind} l{n}" for kind in ("fail", "known") for n in range(4)
     }
+    page.locator("#of-status label", has_text="pass").click()
     seen, bad = page.evaluate(CONTRAST)
     assert (seen > 500, bad) == (True, [])
     page.locator("#grid td.fail").first.click()
