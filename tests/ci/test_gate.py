@@ -84,7 +84,7 @@ CHANGES: dict[str, tuple[Change, list[str]]] = {
     ),
     "no library": (with_properties(torch=None), ["made with torch absent, and >=2.13.0 is required"]),
     "not finished": (
-        with_checks(Check("validation", "run", "error", message="did not finish")),
+        with_checks(Check("run", "run", "error", message="did not finish")),
         ["did not finish: the run was killed, or is still going"],
     ),
     "rank without a place": (with_properties(rank_1_place=None), ["2 ranks are declared, and nothing is there of rank 1"]),

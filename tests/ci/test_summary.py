@@ -154,7 +154,7 @@ def test_a_command_that_is_not_ours_is_not_shown_to_be_copied(tmp_path: Path, sa
 
 def many(count: int, reasons: int = 0, names: int = 100) -> Judgement:
     """So many testsuites, red for so many reasons."""
-    checks = tuple(Check("validation.checks.test_mla", f"{'&' * names} {n}", "pass", properties=NUMBERS) for n in range(3))
+    checks = tuple(Check("mla", f"{'&' * names} {n}", "pass", properties=NUMBERS) for n in range(3))
     suites: list[tuple[Expected, Suite]] = []
     for number in range(count):
         expected = replace(EXPECTED, properties={**EXPECTED.properties, "arrangement": f"tp{number}"})
