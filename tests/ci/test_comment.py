@@ -259,7 +259,7 @@ def test_it_says_the_verdict_the_diagnosis_the_first_failures_and_where_to_go_on
     said = text(FAILED, SOUND, suite("tp2pp2", FAILED.checks))
     lines = said.splitlines()
     assert lines[:4] == ["<!-- plumbline comment -->", "## Plumbline: 🔴 RED", "", "3 cases, 6 checks: 4 pass, 2 fail"]
-    assert re.search(r"^> Every case with tp fails .*first at Layer 0 Attention Output", said, re.MULTILINE)
+    assert re.search(r"^> Every layout with tp fails .*first at Layer 0 Attention Output", said, re.MULTILINE)
     assert "<code>Layer 0 Attention Output</code> in <code>tp2</code>, <code>tp2pp2</code>\n\n```text\nrelative error" in said
     assert lines[-1] == (
         "[the report, as an artifact](https://github.example/o/n/actions/runs/77#artifacts) · [what to do with a first red "
