@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from ci.diagnosis.evidence import FORWARD, MISSING, WEIGHTS, Seen, component, phase
+from ci.diagnosis.evidence import FORWARD, MISSING, WEIGHTS, Seen, phase
 from ci.diagnosis.traits import PRECISIONS, Trait, implies
 from ci.junit import Check
 
@@ -112,7 +112,7 @@ def _against_one_rank(traits: Sequence[Trait], failing: Sequence[Seen], checks: 
 def _cannot_show(name: str, check: Check) -> bool:
     """Whether a property of a case cannot make this tensor wrong before any other."""
     title, when = check.name, phase(check)
-    experts = any(word in title for word in _EXPERTS) or component(check) == "moe"
+    experts = any(word in title for word in _EXPERTS) or check.component == "moe"
     if when in (WEIGHTS, MISSING):
         return name in _UNLOADED or (name in _OF_EXPERTS and not experts)
     if when != FORWARD:

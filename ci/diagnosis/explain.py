@@ -10,7 +10,7 @@ from ci.diagnosis import words
 from ci.diagnosis.causes import CONTRADICTED, SHARDING, Cause, causes
 from ci.diagnosis.deciding import deciding
 from ci.diagnosis.diagnosis import CRASH, INFRASTRUCTURE, UNDECIDED, Diagnosis, First
-from ci.diagnosis.evidence import Seen, component, is_self_test, phase, seen
+from ci.diagnosis.evidence import Seen, is_self_test, phase, seen
 from ci.junit import Suite
 from validation.case.errors import ExitCode
 
@@ -109,7 +109,7 @@ def _need_two(whole: Explained, parts: Sequence[Explained]) -> bool:
 def _told(found: Explained) -> Diagnosis:
     check = next(check for case in found.failing if (check := case.wrong_at(found.name)))
     where = next(case for case in found.failing if case.wrong_at(found.name))
-    first = First(component(check), words.name(check), where.suite.name)
+    first = First(check.component, words.name(check), where.suite.name)
     certain = not found.rivals and found.best.cost < CONTRADICTED and bool(found.passing or not found.best.traits)
     rivals = found.rivals if found.best.cost < CONTRADICTED else ()
     sentence = words.sentence(found.best, rivals, found.failing, found.passing, found.name, certain=certain)
@@ -122,7 +122,7 @@ def _of_unknown(suites: Sequence[Suite]) -> Diagnosis | None:
     for suite in suites:
         for check in suite.checks if not is_self_test(suite) else ():
             if check.status in ("fail", "error"):
-                first = First(component(check), words.name(check), suite.name)
+                first = First(check.component, words.name(check), suite.name)
                 sentence = f"{words.name(check)} fails, and its testsuite does not say of which layout it is"
                 return Diagnosis(sentence, (UNDECIDED,), False, first=first)
     return None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ci.diagnosis.causes import CONTRADICTED, Cause
 from ci.diagnosis.diagnosis import MODELLING, OPTIMIZER, UNDECIDED, WEIGHTS
-from ci.diagnosis.evidence import MISSING, Seen, component, listed, phase
+from ci.diagnosis.evidence import MISSING, Seen, listed, phase
 from ci.diagnosis.shape import IS_LEFT, REDUCTION, shape
 from ci.diagnosis.traits import Trait
 from ci.escape import plain
@@ -104,7 +104,7 @@ def _culprit(cause: Cause, check: Check, shown: str) -> str:
     """What is wrong, as far as the place tells."""
     when, spread = phase(check), " with ".join(map(noun, cause.traits))
     if not spread:
-        own = _ALONE[when].format(part=_PARTS.get(component(check), plain(component(check), 40)))
+        own = _ALONE[when].format(part=_PARTS.get(check.component, plain(check.component, 40)))
         return own if when in ("weights", MISSING) else f"{own}, not how it is spread over ranks"
     if (REDUCTION in shown or IS_LEFT in shown) and len(cause.traits) == 1 and cause.groups[0] in _REDUCING:
         return f"a missing {_REDUCING[cause.groups[0]]} reduction"

@@ -329,7 +329,7 @@ def test_what_finds_no_room_is_left_out_with_a_word_about_it(monkeypatch: pytest
 def test_no_text_of_a_stranger_is_markup_a_link_or_a_mention(hostile: str) -> None:
     """Outside of code no character is left that is more than itself, and inside of it none that ends it."""
     bad = replace(
-        check(hostile, "fail"), classname=hostile, message=hostile, properties={"rel_error": hostile, "ranks": hostile}
+        check(hostile, "fail"), component=hostile, message=hostile, properties={"rel_error": hostile, "ranks": hostile}
     )
     one = Suite(hostile, (bad, check("Loss", "known")), dict.fromkeys(("arrangement", "preset", "broken", "left_out"), hostile))
     said = body(judged([one, FAILED], [f"{hostile}.xml: {hostile}"]), "failure", OF, TO)

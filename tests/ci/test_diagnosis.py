@@ -16,12 +16,12 @@ from tests.ci.runs import check, suite
 NORM, OUTPUT, ROUTED = "Layer 0 Input Norm Output", "Layer 0 Attention Output", "Layer 1 Routed Experts Output"
 WEIGHT, GRADIENT, STEP = "Layer 0 MLP Gate Weight", f"{OUTPUT} Gradient", "Step 1 Gradient Norm"
 TITLES = {
-    WEIGHT: "test_weights",
-    NORM: "test_layers",
-    OUTPUT: "test_mla",
-    ROUTED: "test_moe",
-    GRADIENT: "test_probe_gradients",
-    STEP: "test_steps",
+    WEIGHT: "weights",
+    NORM: "layers",
+    OUTPUT: "mla",
+    ROUTED: "moe",
+    GRADIENT: "probe_gradients",
+    STEP: "steps",
 }
 """A check of each kind, in the flow of data."""
 PARITY = (
@@ -33,7 +33,7 @@ PARITY = (
 
 def sound(arrangement: str, **properties: str) -> Suite:
     """A case in which all is well."""
-    return _case(arrangement, {title: check(title, module=module) for title, module in TITLES.items()}, properties)
+    return _case(arrangement, {title: check(title, component=component) for title, component in TITLES.items()}, properties)
 
 
 def wrong(arrangement: str, title: str = OUTPUT, *, of: Mapping[str, str] | None = None, **properties: str) -> Suite:
@@ -228,7 +228,7 @@ def test_under_which_layouts_it_goes_wrong_there_is_said_with_it(at: str, says: 
 
 def test_weights_that_no_rank_holds_are_the_models_and_not_the_converters() -> None:
     def without(layout: str) -> Suite:
-        gone = replace(check(WEIGHT, "error", "test_weights"), properties={})
+        gone = replace(check(WEIGHT, "error", "weights"), properties={})
         return replace(sound(layout), checks=(gone, *wrong(layout, OUTPUT).checks[1:]))
 
     found = told(without("single"), without("tp2"))
@@ -375,14 +375,14 @@ def test_what_comes_out_otherwise_each_time_is_called_so() -> None:
 
 
 def test_a_self_test_is_no_evidence() -> None:
-    plant = check("Planted defect seen: rope", "fail", "test_self_test")
+    plant = check("Planted defect seen: rope", "fail", "self_test")
     assert diagnose([sound("tp2"), replace(suite("single", (plant,)), name="anything")]) is None
     assert diagnose([sound("tp2"), replace(wrong("single"), name="self-test-tiny-tp2-fp64-local-gloo")]) is None
 
 
 def broken(arrangement: str, code: str = "4", says: str = "rank 1 was killed by SIGKILL in 'forward'") -> Suite:
     """A case whose run did not finish."""
-    run = replace(check("Every rank finishes", "error", "test_run"), message=f"ERROR: Every rank finishes - {says}\nstacks")
+    run = replace(check("Every rank finishes", "error", "run"), message=f"ERROR: Every rank finishes - {says}\nstacks")
     rest = replace(check(OUTPUT, "error"), message="ERROR: not decided, for the run did not finish")
     made = suite(arrangement, (run, rest))
     return replace(made, properties={**made.properties, "broken": code})
@@ -426,7 +426,7 @@ def test_a_narrowed_run_that_left_the_check_out_is_no_evidence_of_it() -> None:
 def test_texts_out_of_results_are_made_plain() -> None:
     """And none of them is believed to be what it is not."""
     nasty = "\x1b[31m::error::x\n<b>|`" + "a" * 5000
-    bad = replace(check(OUTPUT, "fail", "test_mla", pattern=nasty), name=nasty)
+    bad = replace(check(OUTPUT, "fail", "mla", pattern=nasty), name=nasty)
     found = told(sound("single"), sound("pp2"), suite("tp2", (check(NORM), bad)))
     assert found.sentence.isprintable()
     assert len(found.sentence) < 700
