@@ -12,15 +12,15 @@ from ci.reasons import UNFINISHED
 
 FORWARD, WEIGHTS, MISSING = "forward", "weights", "missing"
 _PHASES = {"weights": WEIGHTS, "probe_gradients": "backward", "gradients": "backward", "steps": "steps"}
-_ORDER = ("weights", "forward", "probe_gradients", "gradients", "steps")
 RUN, SELF_TEST = "run", "self_test"
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One case: its traits by name, its wrong checks in the flow of data, the names of the sound ones, and how it broke.
+    """One case: its traits by name, its wrong checks, the names of the sound ones, and how it broke.
 
-    `narrowed`: checks were left out, so that a check which is not there says nothing.
+    Wrong checks stand in the flow of data, as they do in files. `narrowed`: checks were left out, so one that is not there says
+    nothing.
     """
 
     suite: Suite
@@ -70,13 +70,7 @@ def _seen(suite: Suite, known: Mapping[str, Trait]) -> Seen:
     bad = ("fail",) if broken else ("fail", "error")
     wrong = [check for check in suite.checks if check.status in bad and check.component != RUN]
     sound = frozenset(check.name for check in suite.checks if check.status in ("pass", "known"))
-    return Seen(suite, known, tuple(sorted(wrong, key=_place)), sound, broken, "left_out" in suite.properties)
-
-
-def _place(check: Check) -> int:
-    """Its place in the flow of data, as far as modules tell; within one the order of the file counts."""
-    name = check.component
-    return _ORDER.index(name if name in _ORDER else FORWARD)
+    return Seen(suite, known, tuple(wrong), sound, broken, "left_out" in suite.properties)
 
 
 def _how_it_broke(suite: Suite) -> str:

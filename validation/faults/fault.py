@@ -68,8 +68,8 @@ class Fault:
     `unseen` says why no check can see it, where that is so; it must then be missed.
 
     `cause` is what a diagnosis over layouts must name, if that is not what its group says (CAUSES). A gradient norm that is
-    summed over the wrong ranks is wrong under tensor parallelism, though it is the optimizer's. `needs` are degrees without
-    which what the fault describes does not exist, if its functions would do something without them: `tp dp`.
+    summed over the wrong ranks is wrong under tensor parallelism, though it is the optimizer's. `needs` are degrees or
+    options without which what the fault describes does not exist, if its functions would do something without them: `tp dp`.
 
     The others make its case: a part of tiny of `layers` layers, with `numbers` of its model changed.
     """
@@ -123,17 +123,17 @@ class Fault:
     @property
     def true(self) -> frozenset[str]:
         """The groups that a diagnosis may name: the properties of the layouts that show it, and where it shows."""
-        words = {word for layout in self.layouts for word in layout.split("+")[1:]}
-        found = {self.named, *(f"option +{word}" for word in words), *(_DEGREES[name] for name in self.degrees)}
+        found = {self.named, *(f"option {one}" if one.startswith("+") else _DEGREES[one] for one in self.shown_with)}
         found |= {"weights"} if self.first.startswith("weights/") else set()
         found |= {"optimizer step"} if self.kind == "step" else set()
         return frozenset(found | ({"precision"} if self.precision != "fp64" else set()))
 
     @property
-    def degrees(self) -> frozenset[str]:
-        """The degrees that its layouts name: `tp`, `dp`."""
+    def shown_with(self) -> frozenset[str]:
+        """The degrees and options that its layouts name: `tp`, `+full`."""
+        options = {f"+{word}" for layout in self.layouts for word in layout.split("+")[1:]}
         named = {name for layout in self.layouts for name in re.findall("[a-z]+", layout.split("+")[0])}
-        return frozenset(named & _DEGREES.keys())
+        return frozenset(options | (named & _DEGREES.keys()))
 
     def first_in(self, case: Case) -> str:
         """`first` by its name in the ranks' reports."""

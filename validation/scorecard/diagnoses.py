@@ -99,7 +99,7 @@ def kept(faults: Iterable[Fault], results: Path) -> Iterator[Diagnosed]:
 
 def plugin_in(fault: Fault, case: Case) -> str:
     """The fault, or none in a case that has not what it describes."""
-    return fault.plugin if all(has(case, degree) for degree in fault.needs.split()) else ""
+    return fault.plugin if all(has(case, one) for one in fault.needs.split()) else ""
 
 
 def of(fault: Fault, suites: Sequence[junit.Suite]) -> Diagnosed:
@@ -137,7 +137,7 @@ def _suite(runner: Any, fault: Fault, case: Case) -> junit.Suite | None:
 
 
 def _there(runner: Any, fault: Fault, case: Case) -> _There | None:
-    """Where the results of a case come from: ranks with the fault, or without it if what it describes is not in this layout."""
+    """Where the results of a case come from: ranks with the fault, or without it if there is no such thing in it."""
     with_it = _There(runner, plugin_in(fault, case))
     broken = with_it.result(case).broken
     if broken is None:
@@ -148,7 +148,7 @@ def _there(runner: Any, fault: Fault, case: Case) -> _There | None:
         return None
     if not _of_the_fault(broken):
         return with_it
-    return None if all(has(case, degree) for degree in fault.degrees) else without
+    return None if all(has(case, one) for one in fault.shown_with) else without
 
 
 def _of_the_fault(broken: Broken) -> bool:
@@ -159,8 +159,8 @@ def _of_the_fault(broken: Broken) -> bool:
 
 
 def _check(module: str, verdict: Verdict) -> junit.Check:
-    message = "" if verdict.status == "pass" else verdict.line
-    return junit.Check(module, verdict.title, verdict.status, 0.0, message, verdict.line, verdict.properties)
+    component, message = module.rpartition(".test_")[2], "" if verdict.status == "pass" else verdict.line
+    return junit.Check(component, verdict.title, verdict.status, 0.0, message, verdict.line, verdict.properties)
 
 
 class _There:
