@@ -9,9 +9,13 @@ from ci.diagnosis.traits import Trait, traits
 from ci.escape import plain
 from ci.junit import Check, Suite
 from ci.reasons import UNFINISHED
+from validation.case import failures
 
 FORWARD, WEIGHTS, MISSING = "forward", "weights", "missing"
 _PHASES = {"weights": WEIGHTS, "probe_gradients": "backward", "gradients": "backward", "steps": "steps"}
+RED = ("fail", "error")
+TOLD_APART = (failures.UNDECIDED, failures.MENDED)
+"""Kinds of failure that say nothing of what the case computes."""
 RUN, SELF_TEST = "run", "self_test"
 
 
@@ -67,8 +71,10 @@ def is_self_test(suite: Suite) -> bool:
 
 def _seen(suite: Suite, known: Mapping[str, Trait]) -> Seen:
     broken = _how_it_broke(suite)
-    bad = ("fail",) if broken else ("fail", "error")
-    wrong = [check for check in suite.checks if check.status in bad and check.component != RUN]
+    bad = ("fail",) if broken else RED
+    wrong = [
+        check for check in suite.checks if check.status in bad and check.component != RUN and check.failure not in TOLD_APART
+    ]
     sound = frozenset(check.name for check in suite.checks if check.status in ("pass", "known"))
     return Seen(suite, known, tuple(wrong), sound, broken, "left_out" in suite.properties)
 

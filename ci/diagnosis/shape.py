@@ -9,6 +9,7 @@ from ci.diagnosis.causes import Cause
 from ci.diagnosis.evidence import Seen
 from ci.escape import plain
 from ci.junit import Check
+from validation.case import failures
 
 REDUCTION = "a reduction over them is missing"
 """What a pattern says of copies that are parts of a sum (validation/compare/pattern.py)."""
@@ -60,6 +61,8 @@ def _pattern(check: Check) -> str:
 
 
 def _size(check: Check) -> str:
+    if check.failure == failures.NOT_FINITE:
+        return "NaN or infinite"
     scale, error = _number(check, "projection"), _number(check, "rel_error")
     if scale is not None and abs(scale - 1) > _TELLING:
         return f"scaled by {scale:.3g}"

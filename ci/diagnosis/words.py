@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ci.diagnosis.causes import CONTRADICTED, Cause
-from ci.diagnosis.diagnosis import MODELLING, OPTIMIZER, UNDECIDED, WEIGHTS
+from ci.diagnosis.diagnosis import MENDED, MODELLING, OPTIMIZER, UNDECIDED, WEIGHTS
 from ci.diagnosis.evidence import MISSING, Seen, listed, phase
 from ci.diagnosis.shape import IS_LEFT, REDUCTION, shape
 from ci.diagnosis.traits import Trait
 from ci.escape import plain
 from ci.junit import Check
+from validation.case import failures
 
 _MOST = 3
 """Causes that are named beside one another."""
@@ -56,6 +57,15 @@ def groups(cause: Cause, when: str) -> tuple[str, ...]:
         return (UNDECIDED,)
     of_phase = {"weights": (WEIGHTS,), "steps": (OPTIMIZER,)}.get(when, ())
     return (*cause.groups, *of_phase) or (MODELLING,)
+
+
+def other(check: Check) -> tuple[str, str]:
+    """The group of a failure that says nothing of what a case computes, and a sentence."""
+    if check.failure == failures.MENDED:
+        return MENDED, f"A known upstream bug does not show: it may be mended, first at {name(check)}"
+    if check.failure == failures.UNDECIDED:
+        return UNDECIDED, f"Nothing is wrong, but rounding leaves limits too wide to decide, first at {name(check)}"
+    return UNDECIDED, f"{name(check)} fails, and its testsuite does not say of which layout it is"
 
 
 def broken(cases: Sequence[Seen], first: Seen) -> str:

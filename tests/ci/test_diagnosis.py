@@ -12,6 +12,7 @@ from ci.diagnosis import Diagnosis, First, diagnose
 from ci.diagnosis.traits import traits
 from ci.junit import Check, Suite
 from tests.ci.runs import check, suite
+from validation.case import failures
 
 NORM, OUTPUT, ROUTED = "Layer 0 Input Norm Output", "Layer 0 Attention Output", "Layer 1 Routed Experts Output"
 WEIGHT, GRADIENT, STEP = "Layer 0 MLP Gate Weight", f"{OUTPUT} Gradient", "Step 1 Gradient Norm"
@@ -335,6 +336,12 @@ def test_a_layouts_own_failure_is_told_beside_the_models() -> None:
     assert found.sentence.startswith("2 causes: ")
 
 
+def test_a_layout_that_fails_where_one_rank_does_is_no_other_cause() -> None:
+    """That several ranks make another error of it than one does not matter."""
+    found = told(wrong("single", ROUTED), wrong("tp2", ROUTED, kind="sharding"), wrong("ep2", ROUTED, kind="sharding"))
+    assert (found.groups, found.certain) == (("modelling",), True)
+
+
 def test_a_scale_that_follows_the_degree_is_said_with_both() -> None:
     found = told(sound("single"), sound("pp2"), wrong("tp2", projection="0.52"), wrong("tp4", projection="0.26"))
     assert "a missing tensor-parallel reduction, first" in found.sentence
@@ -446,6 +453,35 @@ def test_a_testsuite_that_does_not_say_its_layout_is_not_guessed_about() -> None
     assert found.first == First("mla", OUTPUT, case.name)
     assert told(sound("single"), unknown, wrong("pp2")).first == First("mla", OUTPUT, "tiny-pp2-fp64-local-gloo")
     assert diagnose([replace(sound("tp2"), properties={})]) is None
+
+
+def test_limits_that_decide_nothing_are_no_error_of_the_model() -> None:
+    wide = replace(check(OUTPUT, "error"), failure=failures.UNDECIDED)
+    found = told(replace(sound("single", precision="bf16"), checks=(check(NORM), wide)), sound("tp2"))
+    assert found.sentence == (
+        "Nothing is wrong, but rounding leaves limits too wide to decide, first at Layer 0 Attention Output"
+    )
+    assert (found.groups, found.certain) == (("undecided",), False)
+    beside = told(replace(sound("single"), checks=(wide, check(NORM))), sound("pp2"), sound("ep2"), wrong("tp2", ROUTED))
+    assert beside.first == First("moe", ROUTED, "tiny-tp2-fp64-local-gloo")
+
+
+def test_a_known_bug_that_does_not_show_is_said() -> None:
+    mended = replace(check(GRADIENT, "fail", "test_probe_gradients"), failure=failures.MENDED)
+    found = told(replace(sound("tp2"), checks=(check(NORM), mended)), sound("single"))
+    assert found.sentence == (
+        "A known upstream bug does not show: it may be mended, first at Layer 0 Attention Output Gradient"
+    )
+    assert (found.groups, found.certain) == (("upstream mended",), True)
+    wide = replace(check(OUTPUT, "error"), failure=failures.UNDECIDED)
+    both = replace(sound("tp2"), checks=(wide, mended), properties={"arrangement": "nonsense"})
+    assert told(both).group == "undecided"
+
+
+def test_numbers_that_are_none_are_called_so() -> None:
+    case = wrong("single", projection="nan", rel_error="nan")
+    checks = [replace(one, failure=failures.NOT_FINITE) if one.name == OUTPUT else one for one in case.checks]
+    assert told(replace(case, checks=tuple(checks))).sentence.endswith("first at Layer 0 Attention Output (NaN or infinite)")
 
 
 def test_sequence_parallelism_is_told_from_tensor_parallelism_where_one_goes_without() -> None:

@@ -67,8 +67,9 @@ class Fault:
 
     `unseen` says why no check can see it, where that is so; it must then be missed.
 
-    `cause` is what a diagnosis over layouts must name, if that is not what its group says (CAUSES). A gradient norm that is
-    summed over the wrong ranks is wrong under tensor parallelism, though it is the optimizer's. `needs` are degrees or
+    `cause` is what a diagnosis over layouts must name, if that is not what its group says (CAUSES), and behind a comma what
+    else it may name. A gradient norm that is summed over the wrong ranks is wrong under tensor parallelism, though it is the
+    optimizer's. `needs` are degrees or
     options without which what the fault describes does not exist, if its functions would do something without them: `tp dp`.
 
     The others make its case: a part of tiny of `layers` layers, with `numbers` of its model changed.
@@ -118,12 +119,16 @@ class Fault:
     @property
     def named(self) -> str:
         """The group of causes that a diagnosis over layouts must name."""
-        return self.cause or CAUSES[self.group]
+        return self.cause.partition(", ")[0] or CAUSES[self.group]
 
     @property
     def true(self) -> frozenset[str]:
         """The groups that a diagnosis may name: the properties of the layouts that show it, and where it shows."""
-        found = {self.named, *(f"option {one}" if one.startswith("+") else _DEGREES[one] for one in self.shown_with)}
+        found = {
+            self.named,
+            *filter(None, self.cause.split(", ")),
+            *(f"option {one}" if one.startswith("+") else _DEGREES[one] for one in self.shown_with),
+        }
         found |= {"weights"} if self.first.startswith("weights/") else set()
         found |= {"optimizer step"} if self.kind == "step" else set()
         return frozenset(found | ({"precision"} if self.precision != "fp64" else set()))
