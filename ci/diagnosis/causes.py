@@ -12,6 +12,8 @@ from ci.junit import Check
 
 CONTRADICTED = 3
 """What an explanation costs for each case that contradicts it, or for a place where it cannot show."""
+PLAIN = 1
+"""What an explanation may cost that is certain if all others are contradicted."""
 MODELLING, SHARDING = "modelling", "sharding"
 """What a failing check says of one rank alone: it has the error, too, or has not (validation/checks/parity.py)."""
 _PAIR = 2

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ci.diagnosis import words
-from ci.diagnosis.causes import CONTRADICTED, Cause, causes
+from ci.diagnosis.causes import CONTRADICTED, PLAIN, Cause, causes
 from ci.diagnosis.deciding import deciding
 from ci.diagnosis.diagnosis import CRASH, INFRASTRUCTURE, UNDECIDED, Diagnosis, First
 from ci.diagnosis.evidence import RED, TOLD_APART, Seen, is_self_test, phase, seen
@@ -115,7 +115,7 @@ def _told(found: Explained) -> Diagnosis:
     check = next(check for case in found.failing if (check := case.wrong_at(found.name)))
     where = next(case for case in found.failing if case.wrong_at(found.name))
     first = First(check.component, words.name(check), where.suite.name)
-    certain = not found.rivals and found.best.cost < CONTRADICTED and bool(found.passing or not found.best.traits)
+    certain = not found.rivals and found.best.cost <= PLAIN and bool(found.passing or not found.best.traits)
     rivals = found.rivals if found.best.cost < CONTRADICTED else ()
     sentence = words.sentence(found.best, rivals, found.failing, found.passing, found.name, certain=certain)
     how = deciding(found.best, rivals, [*found.failing, *found.passing]) if not certain else ""

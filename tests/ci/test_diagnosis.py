@@ -292,7 +292,7 @@ def test_two_properties_at_once_may_be_needed() -> None:
     assert found.sentence.startswith(
         "Every layout with tp and dp fails (tp2dp2 and tp2pp2dp2) and none without: tensor parallelism with data parallelism in"
     )
-    assert found.groups == ("tensor parallelism", "data parallelism")
+    assert (found.groups, found.certain) == (("tensor parallelism", "data parallelism"), False)
 
 
 def test_a_layout_that_has_the_property_and_passes_leaves_it_likely() -> None:

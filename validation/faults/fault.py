@@ -69,8 +69,8 @@ class Fault:
 
     `cause` is what a diagnosis over layouts must name, if that is not what its group says (CAUSES), and behind a comma what
     else it may name. A gradient norm that is summed over the wrong ranks is wrong under tensor parallelism, though it is the
-    optimizer's. `needs` are degrees or
-    options without which what the fault describes does not exist, if its functions would do something without them: `tp dp`.
+    optimizer's. `needs` are degrees or options without which what the fault describes does not exist, if its functions would
+    do something without them: `tp dp`.
 
     The others make its case: a part of tiny of `layers` layers, with `numbers` of its model changed.
     """
