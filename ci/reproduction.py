@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from ci.junit import Check, Suite
 from ci.links import REPOSITORY, SERVER, said
-from ci.reasons import REPRODUCE
 from validation.case.case import IMPLEMENTATIONS, TE
 
 LONGEST = 4000
@@ -61,7 +60,7 @@ def _inside(folder: str) -> str:
 
 def command(check: Check) -> str:
     """The command that runs a check again; empty if there is none, or none of ours."""
-    return ours(check.properties.get("reproduce", "") or check.message.partition(REPRODUCE)[2])
+    return ours(check.properties.get("reproduce", ""))
 
 
 def ours(text: str) -> str:

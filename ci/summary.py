@@ -21,7 +21,7 @@ from ci.gate import Judgement
 from ci.junit import Check
 from ci.links import links
 from ci.outcomes import known_bugs
-from ci.reasons import KNOWN, REPRODUCE, number
+from ci.reasons import KNOWN, number
 from validation.case import exhausted
 from validation.case.errors import ExitCode, UsageError
 
@@ -154,20 +154,19 @@ def _reproductions(judged: Judgement, moved: Drift | None) -> str:
     """Of each case's first failure. What comes before the command stands once: further commands go into the same shell."""
     of, before, lines = reproduction.sources(), "", []
     for expected, suite in judged.suites:
-        for how in filter(None, map(_command, suite.checks)):
-            setup = reproduction.setup(suite, how, of)
-            shown = reproduction.elsewhere(how)
-            code = shown if setup == before else f"{setup}\n{shown}"
-            lines.append(
-                f"{markdown(heat.title(expected), 120)}{', in the same shell' if setup == before else ''}\n\n{block(code)}"
-            )
-            before = setup
+        first = next(filter(_fails, suite.checks), None)
+        if first is None or not (how := reproduction.command(first)):
+            continue
+        setup, shown = reproduction.setup(suite, how, of), reproduction.elsewhere(how)
+        again = setup == before
+        code = block(shown if again else f"{setup}\n{shown}")
+        lines.append(f"{markdown(heat.title(expected), 120)}{', in the same shell' if again else ''}\n\n{code}")
+        before = setup
     return _list("Reproduce", lines)
 
 
-def _command(check: Check) -> str:
-    """The command at the end of the message of a case's first failure."""
-    return reproduction.ours(check.message.partition(REPRODUCE)[2])
+def _fails(check: Check) -> bool:
+    return check.status in ("fail", "error")
 
 
 def _moved(judged: Judgement, moved: Drift | None) -> str:

@@ -207,8 +207,7 @@ def test_a_command_that_is_more_to_a_shell_is_none_of_ours(said: str) -> None:
     assert ours(said) == ""
 
 
-def test_a_checks_command_is_its_property_or_the_end_of_its_message() -> None:
-    failing = check("Loss", "fail")
-    assert command(replace(failing, properties={"reproduce": COMMAND})) == COMMAND
-    assert command(replace(failing, message=f"FAIL\nReproduce: {COMMAND} -- -k a")) == f"{COMMAND} -- -k a"
-    assert command(failing) == ""
+def test_a_checks_command_is_its_property() -> None:
+    assert command(check("Loss", "fail", reproduce=COMMAND)) == COMMAND
+    assert command(check("Loss", "fail", reproduce=f"{COMMAND}; id")) == ""
+    assert command(check("Loss", "fail")) == ""
