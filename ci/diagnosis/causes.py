@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from ci.diagnosis.evidence import FORWARD, MISSING, WEIGHTS, Seen, phase
+from ci.diagnosis.evidence import FORWARD, Seen, phase
 from ci.diagnosis.traits import PRECISIONS, Trait, implies
 from ci.junit import Check
 
@@ -18,11 +19,18 @@ MODELLING, SHARDING = "modelling", "sharding"
 """What a failing check says of one rank alone: it has the error, too, or has not (validation/checks/parity.py)."""
 _PAIR = 2
 """What it costs to need two properties at once."""
-_ON_THE_WAY_BACK = ("+full", "+selective", "+distributed", "dp", "dp or cp", "+mean")
-_OF_EXPERTS = ("ep", "etp", "ep or etp", "+allgather", "+sequential", "+grouped")
-_OF_BALANCING = ("+seqaux", "+aux", "+zloss")
-_EXPERTS = ("Expert", "MoE", "Dispatched", "Balancing")
-_UNLOADED = (*_ON_THE_WAY_BACK, *_OF_BALANCING, "cp", "sp", "nosp", "+allgather")
+_ROUNDED, _FEW_FLOORS = 2**-7, 16
+_LATER = frozenset(("backward", "steps"))
+_COMPUTED = frozenset(("forward", "backward", "steps"))
+SHOWS_AT: Mapping[str, frozenset[str]] = {
+    **dict.fromkeys(("+full", "+selective", "+distributed"), _LATER),
+    **dict.fromkeys(("dp", "dp or cp", "+mean"), _LATER | {"loss"}),
+    **dict.fromkeys(("ep", "etp", "ep or etp"), _LATER | {"experts"}),
+    **dict.fromkeys(("+allgather", "+sequential", "+grouped"), _LATER | {"computed experts"}),
+    **dict.fromkeys(("+seqaux", "+aux", "+zloss"), _LATER | {"balancing"}),
+    **dict.fromkeys(("cp", "sp", "nosp"), _COMPUTED),
+}
+"""Where a property can make a tensor wrong before any other is, in the words of `places`; anywhere if it is not listed."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class Cause:
 
 def causes(failing: Sequence[Seen], passing: Sequence[Seen], name: str) -> list[Cause]:
     """Every explanation of why these cases fail at the check `name` and those do not, the best first."""
-    checks = [check for case in failing if (check := case.wrong_at(name))]
+    checks = [(case, check) for case in failing if (check := case.wrong_at(name))]
     common = _common(failing, [*failing, *passing])
     single = [(trait,) for trait in common]
     pairs = [pair for pair in combinations(common, 2) if _apart(*pair)]
@@ -77,17 +85,18 @@ def _without(failing: Sequence[Seen], cases: Sequence[Seen]) -> list[Trait]:
 
 def _apart(one: Trait, other: Trait) -> bool:
     """Whether a pair says more than one of them; pairs are of what plainly explains something alone."""
-    plain = not (one.far_fetched or other.far_fetched)
-    return plain and not (implies(one.name, other.name) or implies(other.name, one.name))
+    implied = implies(one.name, other.name) or implies(other.name, one.name)
+    return not (one.far_fetched or other.far_fetched or implied)
 
 
-def _cost(traits: tuple[Trait, ...], failing: Sequence[Seen], passing: Sequence[Seen], checks: Sequence[Check]) -> int:
+def _cost(
+    traits: tuple[Trait, ...], failing: Sequence[Seen], passing: Sequence[Seen], checks: Sequence[tuple[Seen, Check]]
+) -> int:
     contradicted = sum(all(_has(case, trait) for trait in traits) for case in passing)
-    cost = CONTRADICTED * contradicted + sum(trait.far_fetched for trait in traits)
-    cost += _PAIR * (len(traits) - 1) if traits else 0
-    cost += sum(_not_varied(trait, [*failing, *passing], checks) for trait in traits)
-    cost += CONTRADICTED * any(_cannot_show(trait.name, check) for check in checks[:1] for trait in traits)
-    return cost + CONTRADICTED * _against_one_rank(traits, failing, checks)
+    cost = CONTRADICTED * contradicted + sum(trait.far_fetched for trait in traits) + _PAIR * (len(traits) == 2)
+    cost += sum(_not_varied(trait, [*failing, *passing], [check for _, check in checks]) for trait in traits)
+    cost += CONTRADICTED * any(_cannot_show(trait.name, checks[0][1]) for trait in traits)
+    return cost + CONTRADICTED * _against_one_rank(traits, checks)
 
 
 def _has(case: Seen, trait: Trait) -> bool:
@@ -102,40 +111,40 @@ def _not_varied(trait: Trait, cases: Iterable[Seen], checks: Sequence[Check]) ->
     return 0 if varied or (trait.name in PRECISIONS and rounding(checks)) or trait.parallel else 1
 
 
-def _against_one_rank(traits: Sequence[Trait], failing: Sequence[Seen], checks: Sequence[Check]) -> bool:
+def _against_one_rank(traits: Sequence[Trait], checks: Sequence[tuple[Seen, Check]]) -> bool:
     """Whether what one rank alone computes contradicts it: the checks of several ranks say which of both they repeat."""
     spread = any(trait.spreads for trait in traits)
-    if not spread and any("ranks" not in case.traits for case in failing):
+    if not spread and any("ranks" not in case.traits for case, _ in checks):
         return False  # one rank has it: that several make another error of it does not matter
-    kinds = [check.properties.get("kind") for case, check in zip(failing, checks, strict=False) if "ranks" in case.traits]
-    return any(kind == (MODELLING if spread else SHARDING) for kind in kinds)
+    wanted = MODELLING if spread else SHARDING
+    return any("ranks" in case.traits and check.properties.get("kind") == wanted for case, check in checks)
 
 
 def _cannot_show(name: str, check: Check) -> bool:
     """Whether a property of a case cannot make this tensor wrong before any other."""
-    title, when = check.name, phase(check)
-    experts = any(word in title for word in _EXPERTS) or check.component == "moe"
-    if when in (WEIGHTS, MISSING):
-        return name in _UNLOADED or (name in _OF_EXPERTS and not experts)
-    if when != FORWARD:
-        return False
-    if name in _ON_THE_WAY_BACK:
-        return "Loss" not in title or "Balancing" in title
-    return (name in _OF_EXPERTS and not experts) or (name in _OF_BALANCING and "Balancing" not in title)
+    return name in SHOWS_AT and not SHOWS_AT[name] & places(check)
+
+
+def places(check: Check) -> frozenset[str]:
+    """Where a tensor is: its phase, and whether it is of the experts, a loss or a balancing loss."""
+    when = phase(check)
+    balancing = "Balancing" in check.name
+    told = {when: True, "balancing": balancing, "loss": when == FORWARD and "Loss" in check.name and not balancing}
+    told["experts"] = balancing or check.component == "moe" or "Expert" in check.name
+    told["computed experts"] = told["experts"] and when == FORWARD
+    return frozenset(place for place, there in told.items() if there)
 
 
 def rounding(checks: Sequence[Check]) -> bool:
     """Whether errors are as small as rounding to 8 bits of a mantissa makes them, or a few times the floor."""
-    found = [_number(check.properties, "rel_error") for check in checks]
-    ratios = [_number(check.properties, "ratio") for check in checks]
-    return bool(found) and all(
-        (error is not None and error < 2**-7) or (ratio is not None and ratio < 16)
-        for error, ratio in zip(found, ratios, strict=True)
+    return bool(checks) and all(
+        _number(check, "rel_error") < _ROUNDED or _number(check, "ratio") < _FEW_FLOORS for check in checks
     )
 
 
-def _number(properties: Mapping[str, str], name: str) -> float | None:
+def _number(check: Check, name: str) -> float:
+    """A property; NaN, which is less than nothing, if it is no number."""
     try:
-        return float(properties.get(name, ""))
+        return float(check.properties.get(name, "nan"))
     except ValueError:
-        return None
+        return math.nan
