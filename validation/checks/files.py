@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from validation.run.result import Result
 
 
+FIRST = "first_failure"
+"""The property of a testsuite that names its first failure."""
+
+
 class Files:
     """Writes a file per case, and one for the self-test. `words` are a user's own for pytest."""
 
@@ -65,7 +69,7 @@ class Files:
         suite = junit.Suite(
             name=case.name,
             checks=tuple(checks),
-            properties=self._facts(case, facts) | ranks_of(result) | known | dict(more) | again,
+            properties=_first_failure(checks) | self._facts(case, facts) | ranks_of(result) | known | dict(more) | again,
             seconds=result.seconds,
             timestamp=time.strftime("%Y-%m-%dT%H:%M:%S"),
         )
@@ -73,7 +77,8 @@ class Files:
 
     def end_self_test(self, checks: Sequence[junit.Check], more: Mapping[str, str]) -> None:
         """The same for the self-test."""
-        written(self.path(self._self_test.name), self._self_test.suite(checks, self._common_facts() | dict(more)))
+        facts = _first_failure(checks) | self._common_facts() | dict(more)
+        written(self.path(self._self_test.name), self._self_test.suite(checks, facts))
 
     def path(self, suite: str) -> Path:
         """Where the testsuite of that name goes."""
@@ -95,6 +100,12 @@ class Files:
             **self._commit,
             **self._machine,
         }
+
+
+def _first_failure(checks: Sequence[junit.Check]) -> dict[str, str]:
+    """What a viewer shows above the checks, for it may sort them: the failure that is nearest to the cause."""
+    first = next((check for check in checks if check.status in ("fail", "error")), None)
+    return {FIRST: first.message.partition("\n")[0]} if first else {}
 
 
 def written(path: Path, suite: junit.Suite) -> None:
