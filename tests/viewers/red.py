@@ -8,7 +8,7 @@ from pathlib import Path
 from ci import junit
 from ci.junit import UNEVALUATED, Check, Suite
 from tests.ci import runs
-from validation.checks.files import FIRST
+from validation.checks.files import FIRST, cause_ahead, first_failure
 
 CULPRIT = "Layer 0 Attention Output"
 BROKEN = "Every rank finishes"
@@ -61,5 +61,6 @@ def _broken(arrangement: str) -> Suite:
 
 
 def _with(suite: Suite, checks: tuple[Check, ...]) -> Suite:
-    first = next(check for check in checks if check.status in ("fail", "error"))
-    return replace(suite, checks=checks, properties={FIRST: first.message, **suite.properties})
+    first = first_failure(checks)
+    assert first is not None
+    return replace(suite, checks=cause_ahead(checks), properties={FIRST: first.message, **suite.properties})

@@ -149,7 +149,7 @@ class _Text(HTMLParser):
 
 
 def test_junit2html(files: list[Path], tmp_path: Path) -> None:
-    """It groups checks by class, so within its group the culprit is the first failure, and above all it is a property."""
+    """It groups checks by class, in the order in which the classes appear."""
     for suite, path in zip(suites(), files, strict=True):
         run(sys.executable, "-m", "junit2htmlreport", path, tmp_path / "page.html")
         page = _Text()
@@ -160,10 +160,8 @@ def test_junit2html(files: list[Path], tmp_path: Path) -> None:
             if check.status in ("fail", "error"):
                 assert {line.strip() for line in check.details.splitlines()} <= lines
         if failing(suite):
+            assert page.failed[0] == failing(suite)[0]
             assert page.text.index("first_failure") < page.text.index(first_message(suite))
-            component = next(check.component for check in suite.checks if check.name == failing(suite)[0])
-            group = [check.name for check in suite.checks if check.component == component]
-            assert next(name for name in page.failed if name in group) == failing(suite)[0]
 
 
 def cases_of(files: list[Path]) -> Iterator[ElementTree.Element]:
@@ -183,6 +181,18 @@ def test_a_reader_that_keeps_the_first_of_equal_names(files: list[Path]) -> None
         of_suite = [case for (classname, _), case in kept.items() if f".{suite.name}." in classname]
         red = [case.get("name") for case in of_suite if case.find("failure") is not None or case.find("error") is not None]
         assert red == failing(suite)
+
+
+def test_a_reader_that_groups_by_class_and_shows_ten(files: list[Path]) -> None:
+    """As dorny/test-reporter, which shows the first line of the element's text, and takes two failures of one text for one."""
+    for suite, path in zip(suites(), files, strict=True):
+        groups: dict[str, list[str]] = {}
+        for case in cases_of([path]):
+            result = case.find("failure") if case.find("error") is None else case.find("error")
+            groups.setdefault(case.get("classname", ""), []).extend([] if result is None else [result.text or ""])
+        shown = [text.splitlines()[0] for texts in groups.values() for text in texts]
+        assert len(set(shown)) == len(failing(suite))
+        assert [line.partition(" - ")[0].partition(": ")[2] for line in shown[:10]][:1] == failing(suite)[:1]
 
 
 def test_a_reader_that_cuts_class_names_at_dots_groups_by_case_and_component(files: list[Path]) -> None:
@@ -249,3 +259,9 @@ def test_the_lock_file_of_the_viewers_names_no_registry() -> None:
     packages = json.loads((HERE / "package-lock.json").read_text(encoding="utf-8"))["packages"]
     assert [name for name, package in packages.items() if "resolved" in package] == []
     assert all("integrity" in package for name, package in packages.items() if name)
+
+
+def test_the_page_about_viewers_has_every_kind_of_failure() -> None:
+    page = (HERE.parents[1] / "docs" / "viewers.md").read_text(encoding="utf-8")
+    table = page.partition("| type | meaning |")[2].partition("\n\n")[0]
+    assert dict(re.findall(r"^\| `(.*)` \| (.*) \|$", table, re.M)) == dict(KINDS)
