@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 from ci.diagnosis.evidence import FORWARD, Seen, phase
-from ci.diagnosis.traits import PRECISIONS, Trait, implies
+from ci.diagnosis.traits import FEWER_BITS, PRECISIONS, Trait, implies
 from ci.junit import Check
 
 CONTRADICTED = 3
@@ -19,7 +20,13 @@ MODELLING, SHARDING = "modelling", "sharding"
 """What a failing check says of one rank alone: it has the error, too, or has not (validation/checks/parity.py)."""
 _PAIR = 2
 """What it costs to need two properties at once."""
-_ROUNDED, _FEW_FLOORS = 2**-7, 16
+_ROUNDED = (2**-13, 2**-7)
+"""Relative errors between which rounding to TF32, fp16 or bf16 lies, alone or in a product of rounded factors."""
+_FEW_FLOORS = 16
+_OTHER_TYPE = re.compile(r"dtype (\w{1,20}) where (\w{1,20}) was declared")
+"""What a rank says of a tensor that is not of the reference's type (validation/candidate/recorder.py)."""
+_UNBIASED, _MANY = 0.2, 64
+"""How far a projection may be from 1, as a part of the relative error, and of how many elements that says something."""
 _LATER = frozenset(("backward", "steps"))
 _COMPUTED = frozenset(("forward", "backward", "steps"))
 SHOWS_AT: Mapping[str, frozenset[str]] = {
@@ -49,6 +56,11 @@ class Cause:
         """Whether its one property goes with that of the other: sequence parallelism with tensor parallelism."""
         return len(self.traits) == len(other.traits) == 1 and implies(self.traits[0].name, other.traits[0].name)
 
+    @property
+    def of_cases(self) -> bool:
+        """Whether it is something that tells cases apart."""
+        return any(trait.name != FEWER_BITS for trait in self.traits)
+
     def within(self, case: Seen) -> bool:
         """Whether the case has the properties."""
         return all(trait.name in case.traits for trait in self.traits)
@@ -60,7 +72,8 @@ def causes(failing: Sequence[Seen], passing: Sequence[Seen], name: str) -> list[
     common = _common(failing, [*failing, *passing])
     single = [(trait,) for trait in common]
     pairs = [pair for pair in combinations(common, 2) if _apart(*pair)]
-    sets: list[tuple[Trait, ...]] = [(), *single, *pairs]
+    rounding = [(Trait(FEWER_BITS),)] if rounded(checks) or typed(checks) or unsized(checks) else []
+    sets: list[tuple[Trait, ...]] = [*rounding, (), *single, *pairs]
     found = [Cause(traits, _cost(traits, failing, passing, checks)) for traits in sets]
     return sorted(found, key=lambda cause: cause.cost)
 
@@ -95,11 +108,21 @@ def _cost(
     contradicted = sum(all(_has(case, trait) for trait in traits) for case in passing)
     cost = CONTRADICTED * contradicted + sum(trait.far_fetched for trait in traits) + _PAIR * (len(traits) == 2)
     cost += sum(_not_varied(trait, [*failing, *passing], [check for _, check in checks]) for trait in traits)
+    cost += _of_bits(traits, checks)
     cost += CONTRADICTED * any(_cannot_show(trait.name, checks[0][1]) for trait in traits)
     return cost + CONTRADICTED * _against_one_rank(traits, checks)
 
 
+def _of_bits(traits: tuple[Trait, ...], checks: Sequence[tuple[Seen, Check]]) -> int:
+    """What a tensor of another type speaks against the model itself, and a choice without numbers against rounding."""
+    if not traits:
+        return CONTRADICTED * typed(checks)
+    return int(traits[0].name == FEWER_BITS and unsized(checks))
+
+
 def _has(case: Seen, trait: Trait) -> bool:
+    if trait.name == FEWER_BITS:
+        return True  # something does it in every case, whatever its precision is
     if trait.name.startswith("without "):
         return trait.name.removeprefix("without ") not in case.traits
     return trait.name in case.traits
@@ -108,7 +131,8 @@ def _has(case: Seen, trait: Trait) -> bool:
 def _not_varied(trait: Trait, cases: Iterable[Seen], checks: Sequence[Check]) -> int:
     """One step for a property that all cases have: nothing but its name speaks for it."""
     varied = not all(_has(case, trait) for case in cases)
-    return 0 if varied or (trait.name in PRECISIONS and rounding(checks)) or trait.parallel else 1
+    small = trait.name == FEWER_BITS or (trait.name in PRECISIONS and near_floor(checks))
+    return 0 if varied or small or trait.parallel else 1
 
 
 def _against_one_rank(traits: Sequence[Trait], checks: Sequence[tuple[Seen, Check]]) -> bool:
@@ -135,14 +159,45 @@ def places(check: Check) -> frozenset[str]:
     return frozenset(place for place, there in told.items() if there)
 
 
-def rounding(checks: Sequence[Check]) -> bool:
+def near_floor(checks: Sequence[Check]) -> bool:
     """Whether errors are as small as rounding to 8 bits of a mantissa makes them, or a few times the floor."""
     return bool(checks) and all(
-        _number(check, "rel_error") < _ROUNDED or _number(check, "ratio") < _FEW_FLOORS for check in checks
+        number(check, "rel_error") < _ROUNDED[1] or number(check, "ratio") < _FEW_FLOORS for check in checks
     )
 
 
-def _number(check: Check, name: str) -> float:
+def rounded(checks: Sequence[tuple[Seen, Check]]) -> bool:
+    """Whether errors in fp64 and fp32 are those of rounding to a shorter mantissa: as large as that, and in no direction.
+
+    A tensor that is rounded is as often too large as too small, so its projection on the reference stays near 1. That tells it
+    from a wrong factor of the same size.
+    """
+    exact = [check for case, check in checks if "below fp32" not in case.traits]
+    return bool(exact) and all(
+        _ROUNDED[0] < (error := number(check, "rel_error")) < _ROUNDED[1]
+        and abs(number(check, "projection") - 1) < _UNBIASED * error
+        and number(check, "elements") >= _MANY
+        for check in exact
+    )
+
+
+def typed(checks: Sequence[tuple[Seen, Check]]) -> bool:
+    """Whether each tensor is of another type than it was declared to be."""
+    return all(other_type(check) for _, check in checks)
+
+
+def other_type(check: Check) -> str:
+    """`bfloat16 and not float32`, if that is what is wrong."""
+    found = _OTHER_TYPE.search(check.message)
+    return f"{found[1]} and not {found[2]}" if found else ""
+
+
+def unsized(checks: Sequence[tuple[Seen, Check]]) -> bool:
+    """Whether nothing says how large the errors are: a choice may be wrong and the tensors equal."""
+    return all(number(check, "rel_error") == 0 for _, check in checks)
+
+
+def number(check: Check, name: str) -> float:
     """A property; NaN, which is less than nothing, if it is no number."""
     try:
         return float(check.properties.get(name, "nan"))

@@ -115,7 +115,7 @@ def _told(found: Explained) -> Diagnosis:
     check = next(check for case in found.failing if (check := case.wrong_at(found.name)))
     where = next(case for case in found.failing if case.wrong_at(found.name))
     first = First(check.component, words.name(check), where.suite.name)
-    certain = not found.rivals and found.best.cost <= PLAIN and bool(found.passing or not found.best.traits)
+    certain = not found.rivals and found.best.cost <= PLAIN and bool(found.passing or not found.best.of_cases)
     rivals = found.rivals if found.best.cost < CONTRADICTED else ()
     sentence = words.sentence(found.best, rivals, found.failing, found.passing, found.name, certain=certain)
     how = deciding(found.best, rivals, [*found.failing, *found.passing]) if not certain else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ci.diagnosis.causes import Cause
+from ci.diagnosis.causes import Cause, other_type
 from ci.diagnosis.evidence import Seen
 from ci.escape import plain
 from ci.junit import Check
@@ -26,7 +26,7 @@ def shape(cause: Cause, failing: Sequence[Seen], at: str) -> str:
     checks = [(case, check) for case in failing if (check := case.wrong_at(at))]
     _, check = min(checks, key=lambda pair: len(pair[0].traits))
     again = ["not repeatable: a race, or something random"] if any(map(_varies, (check for _, check in checks))) else []
-    return ", ".join(filter(None, (_part_of(cause, checks) or _pattern(check) or _size(check), *again)))
+    return ", ".join(filter(None, (_part_of(cause, checks) or other_type(check) or _pattern(check) or _size(check), *again)))
 
 
 def _varies(check: Check) -> bool:

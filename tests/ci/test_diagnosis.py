@@ -261,6 +261,48 @@ def test_a_lower_precision_alone_may_be_why_if_the_error_is_small() -> None:
     assert ": likely the model itself (MLA)" in large.sentence
 
 
+def test_an_error_that_is_as_large_as_rounding_is_named_for_it_beside_the_model() -> None:
+    """In every case, those of fp64 too: something computes in fewer bits, or the model has a small error of its own."""
+    small: dict[str, Any] = {"rel_error": "0.00165", "projection": "1.00001", "elements": "4096"}
+    found = told(wrong("single", **small), wrong("tp2", kind="modelling", **small))
+    assert found.sentence == (
+        "All 2 cases fail (single and tp2): rounding to fewer bits in the forward pass or the model itself (MLA), not how "
+        "it is spread over ranks, first at Layer 0 Attention Output (relative error 1.6e-03)"
+    )
+    assert (found.groups, found.certain, found.deciding) == (("precision",), False, "")
+    loaded = told(wrong("single", WEIGHT, **small), wrong("tp2", WEIGHT, **small))
+    assert ": weights rounded to fewer bits or weights loaded or converted wrong, first at" in loaded.sentence
+    assert loaded.groups == ("precision", "weights")
+    some = told(sound("single"), sound("pp2"), wrong("tp2", kind="sharding", **small))
+    assert (some.groups, some.certain) == (("tensor parallelism",), True)
+    few = told(*map(sound, ("tp2", "ep2", "dp2")), wrong("single", **small))
+    assert few.sentence.startswith("1 of 4 cases fail (single), and no property tells")
+
+
+def test_a_tensor_of_another_type_is_of_the_precision() -> None:
+    def short(layout: str) -> Suite:
+        bad = replace(
+            check(OUTPUT, "fail"), message="FAIL: x - rank 0: dtype bfloat16 where float64 was declared", properties={}
+        )
+        return replace(sound(layout), checks=tuple(bad if one.name == OUTPUT else one for one in sound(layout).checks))
+
+    found = told(short("single"), short("tp2"))
+    assert found.sentence == (
+        "All 2 cases fail (single and tp2): rounding to fewer bits in the forward pass, "
+        "first at Layer 0 Attention Output (bfloat16 and not float64)"
+    )
+    assert (found.groups, found.certain) == (("precision",), True)
+    assert told(short("single"), wrong("tp2")).certain is True
+    assert told(short("single"), wrong("tp2")).groups == ("modelling",)
+
+
+def test_a_choice_that_is_wrong_by_nothing_leaves_the_model_likely() -> None:
+    """Nothing says how large the error is that makes it."""
+    found = told(*(wrong(layout, rel_error="0.0", projection="1.0") for layout in ("single", "pp2")))
+    assert ": likely the model itself (MLA), not how it is spread" in found.sentence
+    assert (found.groups, found.certain, found.deciding) == (("modelling",), False, "")
+
+
 def test_implementation_and_transport_are_told_apart() -> None:
     """If all cases have the same they are not asked about."""
     stock = {"implementation": "local-stock"}

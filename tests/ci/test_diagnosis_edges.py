@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ci.diagnosis import Diagnosis, First, diagnose
-from ci.diagnosis.causes import Cause, causes, places, rounding
+from ci.diagnosis.causes import Cause, causes, near_floor, places, rounded
 from ci.diagnosis.deciding import deciding
 from ci.diagnosis.evidence import listed, phase, seen
 from ci.diagnosis.traits import Trait, implies, traits
@@ -134,15 +134,53 @@ def test_only_the_cases_that_are_wrong_there_say_what_one_rank_does() -> None:
     ],
 )
 def test_an_error_is_as_small_as_rounding(error: str, ratio: str, small: bool) -> None:
-    assert rounding([check(OUTPUT, "fail", rel_error=error, ratio=ratio)]) is small
+    assert near_floor([check(OUTPUT, "fail", rel_error=error, ratio=ratio)]) is small
 
 
 def test_every_error_must_be_as_small() -> None:
     little, large = check(OUTPUT, "fail", rel_error="0.001"), check(OUTPUT, "fail", rel_error="0.5")
-    assert rounding([little, little])
-    assert not rounding([little, large])
-    assert not rounding([])
-    assert not rounding([replace(little, properties={})])
+    assert near_floor([little, little])
+    assert not near_floor([little, large])
+    assert not near_floor([])
+    assert not near_floor([replace(little, properties={})])
+
+
+@pytest.mark.parametrize(
+    ("properties", "so"),
+    [
+        ({}, True),
+        ({"rel_error": "0.00013"}, True),
+        ({"rel_error": "0.00012"}, False),
+        ({"rel_error": "0.0078", "projection": "1.0"}, True),
+        ({"rel_error": "0.0079", "projection": "1.0"}, False),
+        ({"projection": "1.0003"}, True),
+        ({"projection": "0.9997"}, True),
+        ({"projection": "1.00035"}, False),
+        ({"projection": "0.9996"}, False),
+        ({"projection": "nan"}, False),
+        ({"elements": "64"}, True),
+        ({"elements": "63"}, False),
+        ({"elements": "many"}, False),
+    ],
+)
+def test_an_error_is_that_of_rounding(properties: dict[str, Any], so: bool) -> None:
+    """As large as it, in no direction, and of so many elements that this says something."""
+    usual = {"rel_error": "0.00165", "projection": "1.00001", "elements": "4096"}
+    case = seen([wrong("single", **(usual | ({"projection": "1.00001"} if "rel_error" in properties else {}) | properties))])[0]
+    found = case.wrong_at(OUTPUT)
+    assert found is not None
+    assert rounded([(case, found)]) is so
+
+
+def test_what_is_wrong_in_bf16_says_nothing_of_rounding() -> None:
+    """There everything is rounded; all exact cases must agree."""
+    small = {"rel_error": "0.00165", "projection": "1.00001", "elements": "4096"}
+    low, exact = wrong("single", of={"precision": "bf16"}, **small), wrong("tp2", of={"precision": "fp32"}, **small)
+    large = wrong("cp2", rel_error="0.7", projection="1.0", elements="4096")
+    pairs = [(case, check) for case in seen([low, exact, large]) if (check := case.wrong_at(OUTPUT))]
+    assert not rounded(pairs[:1])
+    assert rounded(pairs[:2])
+    assert not rounded(pairs)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import islice
 
 from validation.case import preflight
-from validation.case.case import Case
+from validation.case.case import PRECISIONS, Case
 from validation.case.errors import PlumblineError
 from validation.case.layout import Layout
 from validation.faults.fault import Fault
@@ -78,9 +78,11 @@ def _words(arrangement: str) -> str:
 
 
 def has(case: Case, one: str) -> bool:
-    """Whether a case has an option (`+full`), or more than one of what a degree counts."""
+    """Whether a case has an option (`+full`), a precision, or more than one of what a degree counts."""
     if one.startswith("+"):
         return one.removeprefix("+") in case.arrangement.split("+")[1:]
+    if one in PRECISIONS:
+        return case.precision == one
     layout = case.layout
     degrees = {"etp": layout.expert_tp, "dp": layout.data_parallel}
     return bool(degrees.get(one, getattr(layout, one)) > 1)
