@@ -52,10 +52,10 @@ def nox(tmp_path: Path) -> Nox:
     for program in ("python", "zizmor", "shellcheck"):
         python.with_name(program).write_text(STAND_IN, encoding="utf-8")
         python.with_name(program).chmod(0o755)
-    packages = tmp_path / "tests" / "workflows"
-    (packages / "node_modules").mkdir(parents=True)
-    for name in ("package-lock.json", "node_modules/.package-lock.json"):  # all of it is there
-        (packages / name).touch()
+    for packages in (tmp_path / "tests" / name for name in ("viewers", "workflows")):
+        (packages / "node_modules").mkdir(parents=True)
+        for name in ("package-lock.json", "node_modules/.package-lock.json"):  # all of it is there
+            (packages / name).touch()
 
     def run(*sessions: str, **codes: str) -> subprocess.CompletedProcess[str]:
         return run_nox(tmp_path, "-s", *sessions, codes=codes)
@@ -214,11 +214,12 @@ def test_newest_is_red_where_the_newest_releases_compute_something_else(nox: Nox
 
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not here")
-def test_tests_install_what_runs_the_workflows_where_it_is_not_there(nox: Nox, tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["viewers", "workflows"])
+def test_tests_install_packages_of_npm_s_that_are_not_there(nox: Nox, tmp_path: Path, folder: str) -> None:
     """Here npm finds an empty lock file, and says so."""
-    (tmp_path / "tests" / "workflows" / "node_modules" / ".package-lock.json").unlink()
+    (tmp_path / "tests" / folder / "node_modules" / ".package-lock.json").unlink()
     ended = nox("tests")
-    assert "npm ci --prefix tests/workflows --ignore-scripts" in ended.stderr
+    assert f"npm ci --prefix tests/{folder} --ignore-scripts" in ended.stderr
     assert ended.returncode == 4
 
 

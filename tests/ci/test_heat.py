@@ -86,7 +86,7 @@ def test_a_testsuite_is_called_by_its_case(changed: dict[str, object], title: st
 
 
 def test_a_component_is_the_module_of_its_checks() -> None:
-    assert heat.component(Check("validation.checks.test_probe_gradients", "a", "pass")) == "probe gradients"
+    assert heat.component(Check("probe_gradients", "a", "pass")) == "probe gradients"
     assert heat.component(Check("mine", "a", "pass")) == "mine"
 
 
@@ -117,11 +117,12 @@ def test_red_rows_come_first_and_what_is_left_out_is_counted(monkeypatch: pytest
 
 
 def test_there_are_thirty_columns_at_most() -> None:
-    """And a long name of one is cut."""
+    """And a long name of one is cut, as is that of a testsuite."""
     checks = [with_ratio(0.5, f"test_{'x' * 60}{at:02}") for at in range(31)]
-    head = heat.table([of("a", *checks)]).splitlines()[0]
+    head, _, row, *_ = heat.table([of("n" * 130, *checks)]).replace("&#8230;", "…").splitlines()
     assert head.count("<code>") == 30
-    assert f"<code>{'x' * 39}…</code>" in head.replace("&#8230;", "…")
+    assert f"<code>{'x' * 39}…</code>" in head
+    assert row.startswith(f"| <code>{'n' * 119}…</code> | ")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from ci.junit import Check
 from validation.case.case import Case
 from validation.case.errors import ExitCode
 from validation.checks import before
+from validation.checks.diagnosed import diagnosed
 from validation.checks.excused import excused
 from validation.checks.files import Files
 from validation.checks.self_test import SelfTest
@@ -17,7 +18,7 @@ from validation.checks.tally import Tally
 from validation.checks.terminal import GREEN, RED, YELLOW
 from validation.run.options import Settings
 
-_WORDS = {"known": "known upstream bugs"}
+_WORDS = {"known": "known upstream bugs", "unevaluated": "not evaluated"}
 Line = tuple[str, dict[str, Any]]
 
 
@@ -43,6 +44,7 @@ class Conclusion:
     def lines(self) -> Iterator[Line]:
         """All of them, with their colours."""
         yield self._overall()
+        yield from ((line, RED) for line in diagnosed(self.wanted, self.checks, self.tally.broke))
         yield from self._known()
         yield from self._firsts()
         yield from self._places()
