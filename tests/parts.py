@@ -41,7 +41,7 @@ def _place(order: Sequence[str], group: str) -> int:
     return order.index(group) if group in order else len(order)
 
 
-class Parts(LoadScopeScheduling):  # type: ignore[misc]
+class Parts(LoadScopeScheduling):
     """Gives a process one group after another."""
 
     def _split_scope(self, nodeid: str) -> str:
