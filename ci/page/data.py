@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ci import reproduction
 from ci.junit import Check, Suite
 from ci.page.place import column_order, component, component_order, place, row_order, view_order
 from ci.page.run import Run, labels, level, share, short
@@ -44,7 +45,7 @@ class _Data:
 
     def content(self) -> dict[str, Any]:
         checks = [check for suite in self._run.suites for check in suite.checks]
-        entry = [self._entries[check.classname, check.name] for check in checks]
+        entry = [self._entries[check.component, check.name] for check in checks]
         return {
             **self._entry_table(),
             "suites": self._suites(),
@@ -68,7 +69,7 @@ class _Data:
 
     def _entry_table(self) -> dict[str, Any]:
         """What the checks of every case have in common: title, component, cell; and the names of those."""
-        components = [component(classname) for classname, _ in self._entries]
+        components = [component(name) for name, _ in self._entries]
         places = [place(title) for _, title in self._entries]
         found = [one for one in places if one is not None]
         names = {
@@ -93,10 +94,15 @@ class _Data:
                 "apart": suite.name in apart,
                 "seconds": round(suite.seconds, 2),
                 "facts": [[name, _cut(value, LONGEST)] for name, value in suite.properties.items() if name != "reproduce"],
-                "reproduce": suite.properties.get("reproduce", ""),
+                **self._again(suite),
             }
             for suite, name in zip(self._run.suites, labels(self._run.suites), strict=True)
         ]
+
+    def _again(self, suite: Suite) -> dict[str, str]:
+        """How to run the case again: what comes before the command, and the command."""
+        how = reproduction.ours(suite.properties.get("reproduce", ""))
+        return {"setup": reproduction.setup(suite, how, self._run.sources), "reproduce": reproduction.elsewhere(how)}
 
     def _more(self) -> dict[int, dict[str, Any]]:
         """What only some checks have: words."""
@@ -110,12 +116,12 @@ class _Data:
 
     def _words(self, check: Check, suite: Suite) -> dict[str, Any]:
         line, _, details = check.details.partition("\n")
-        said = (check.message.partition("\nReproduce: ")[0] or line).removeprefix(f"{check.status.upper()}: {check.name} - ")
+        said = (check.message or line).removeprefix(f"{check.status.upper()}: {check.name} - ")
         other = {name: value for name, value in check.properties.items() if name not in _SHOWN}
         words = {
             "says": self._within(said),
             "details": self._within(details.strip()) if self._room > 0 else "",
-            "reproduce": check.properties.get("reproduce", "").removeprefix(suite.properties.get("reproduce", "\n")),
+            "reproduce": _again(check, suite),
             "other": [[name, self._within(value)] for name, value in other.items()] if self._room > 0 else [],
         }
         return {name: value for name, value in words.items() if value}
@@ -129,6 +135,13 @@ class _Data:
         return cut
 
 
+def _again(check: Check, suite: Suite) -> str:
+    """The command of a check; what it says more than that of its case, where it begins with that, which stands once."""
+    how, whole = reproduction.command(check), suite.properties.get("reproduce", "\n")
+    more = how.removeprefix(whole)
+    return more if more.startswith(" ") else reproduction.elsewhere(how)
+
+
 def in_the_flow(suites: Iterable[Suite]) -> list[tuple[str, str]]:
     """Component and title of every check, each once: in the order of the files, which is that of the flow of data.
 
@@ -140,7 +153,7 @@ def in_the_flow(suites: Iterable[Suite]) -> list[tuple[str, str]]:
     for suite in suites:
         last = end
         for check in suite.checks:
-            entry = (check.classname, check.name)
+            entry = (check.component, check.name)
             if entry not in following:
                 following[entry], following[last] = following[last], entry
                 end = entry if last == end else end

@@ -3,9 +3,10 @@
 const STATUS = {
   p: { name: "pass", word: "pass", glyph: "✓", bad: 0 },
   k: { name: "known", word: "known upstream bug", glyph: "◆", bad: 1 },
-  f: { name: "fail", word: "fail", glyph: "✗", bad: 4 },
-  e: { name: "error", word: "not decided", glyph: "?", bad: 3 },
-  m: { name: "missing", word: "missing", glyph: "∅", bad: 2 },
+  u: { name: "unevaluated", word: "not evaluated", glyph: "–", bad: 2 },
+  f: { name: "fail", word: "fail", glyph: "✗", bad: 5 },
+  e: { name: "error", word: "not decided", glyph: "?", bad: 4 },
+  m: { name: "missing", word: "missing", glyph: "∅", bad: 3 },
 };
 const FORWARD = 0;
 const ALL = -1;
@@ -643,7 +644,7 @@ function again(more, suite) {
   const command = more.reproduce ? (more.reproduce.startsWith(" ") ? suite.reproduce + more.reproduce : more.reproduce) : suite.reproduce;
   if (!command) return [];
   const heading = make("h3", {}, more.reproduce ? "Reproduce" : "Run this case");
-  return [heading, withCopy(make("p", { class: "command" }, make("code", {}, command)))];
+  return [heading, withCopy(make("p", { class: "command" }, make("code", {}, `${suite.setup}\n${command}`)))];
 }
 
 /** The same check in every layout. */

@@ -19,13 +19,14 @@ from ci.heat import BLOCKS, block, title
 from ci.junit import Check, Suite
 from ci.outcomes import known_bugs
 from tests.ci.green import CHECKS, EXPECTED, FILE, MANIFEST, NUMBERS, ORIGIN, SUITE, command_line, with_check
+from tests.ci.test_links import ON_GITHUB
 
 COMMAND = "python -m validation run --preset tiny --layouts tp2 -- -k 'test_query[tiny-tp2-fp64-local-gloo-0]'"
 FAILED = with_check(
     1,
     status="fail",
-    message=f"FAIL: Layer 0 Query - relative error 2.5e-01 > 1e-10\nReproduce: {COMMAND}",
-    properties={**NUMBERS, "rel_error": "0.25"},
+    message="FAIL: Layer 0 Query - relative error 2.5e-01 > 1e-10",
+    properties={**NUMBERS, "rel_error": "0.25", "reproduce": COMMAND},
 )(SUITE)
 
 
@@ -33,7 +34,8 @@ FAILED = with_check(
 def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """On no runner, unless a test says so."""
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
-    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    for name in ("GITHUB_ACTIONS", *ON_GITHUB):
+        monkeypatch.delenv(name, raising=False)
 
 
 def page(folder: Path, suite: Suite = SUITE) -> str:
@@ -60,10 +62,12 @@ def test_red_results_say_why_and_how_to_see_it(tmp_path: Path) -> None:
     text = page(tmp_path, FAILED)
     assert text.startswith("## Plumbline: 🔴 RED\n")
     assert section(text, "Why it is red") == (
-        "- <code>tiny-tp2-fp64-local-gloo&#46;xml</code>: 1 check fails&#58; Layer 0 Query &#40;test&#95;mla&#41;; "
+        "- <code>tiny-tp2-fp64-local-gloo&#46;xml</code>: 1 check fails&#58; Layer 0 Query &#40;mla&#41;; "
         "the first in the flow of data&#58; FAIL&#58; Layer 0 Query - relative error 2&#46;5e-01 &#62; 1e-10\n\n"
     )
-    assert f"```sh\n{COMMAND}\n```\n" in section(text, "Reproduce")
+    assert re.search(
+        r'```sh\ncd "\$\(mktemp -d\)"\n.*\n' + re.escape(COMMAND) + r"\n```\n", section(text, "Reproduce"), re.DOTALL
+    )
 
 
 def test_the_diagnosis_comes_before_the_reasons(tmp_path: Path) -> None:
@@ -71,9 +75,33 @@ def test_the_diagnosis_comes_before_the_reasons(tmp_path: Path) -> None:
     text = page(tmp_path, FAILED)
     said = [line for line in text.splitlines() if line]
     assert said[2].startswith("tp2 fails&#58; the model itself")
-    assert said[3] == "To decide, run single&#58; if it fails, it is the model itself, else tensor parallelism&#46;"
+    assert said[3] == "To decide, run single&#58; if it fails, the cause is the model itself, else tensor parallelism&#46;"
     assert said[4] == "### Why it is red"
     assert "tp2 fails" not in page(tmp_path)
+
+
+def test_what_comes_before_the_commands_stands_once(tmp_path: Path) -> None:
+    other = replace(EXPECTED, file="b.xml")
+    text = summary.page(Judgement((), ((EXPECTED, FAILED), (other, FAILED))))
+    said = section(text, "Reproduce")
+    assert said.count("mktemp") == 1
+    assert said.count(COMMAND) == 2
+    assert said.count("</code>, in the same shell") == 1
+    gpus = replace(FAILED, properties={**FAILED.properties, "transport": "nccl"})
+    assert section(summary.page(Judgement((), ((EXPECTED, FAILED), (other, gpus)))), "Reproduce").count("mktemp") == 2
+
+
+def test_where_to_go_on_is_said_on_github_and_what_to_do_only_if_it_is_red(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "](" not in page(tmp_path, FAILED).partition("### ")[0]
+    for name, value in ON_GITHUB.items():
+        monkeypatch.setenv(name, value)
+    red, green = page(tmp_path, FAILED).partition("### ")[0], page(tmp_path).partition("### ")[0]
+    for text in (red, green):
+        assert "](https://github.example/team/megatron/actions/runs/77#artifacts)" in text
+    assert "docs/first-red-check.md)" in red
+    assert "first-red-check" not in green
 
 
 def test_the_heat_map_has_a_row_a_testsuite_and_a_column_a_component(tmp_path: Path) -> None:
@@ -89,7 +117,7 @@ def test_the_heat_map_has_a_row_a_testsuite_and_a_column_a_component(tmp_path: P
 
 def test_a_component_that_a_testsuite_has_not_is_left_empty() -> None:
     """The self-test has one of its own, and layouts without experts have no router."""
-    steps = replace(SUITE, checks=(Check("validation.checks.test_probe_gradients", "a", "pass"),))
+    steps = replace(SUITE, checks=(Check("probe_gradients", "a", "pass"),))
     rows = heat.table([(EXPECTED, replace(SUITE, checks=CHECKS[:1])), (EXPECTED, steps)]).splitlines()
     assert rows[0].endswith("| <code>run</code> | <code>probe gradients</code> |")
     assert [row.split("|")[2:4] for row in rows[2:4]] == [[" = ", "  "], ["  ", " = "]]
@@ -148,12 +176,13 @@ def test_known_upstream_bugs_are_linked_as_our_own_table_has_them(tmp_path: Path
     ],
 )
 def test_a_command_that_is_not_ours_is_not_shown_to_be_copied(tmp_path: Path, said: str) -> None:
-    assert "Reproduce" not in page(tmp_path, with_check(1, message=f"FAIL: a\nReproduce: {said}", status="fail")(SUITE))
+    properties = {**NUMBERS, "reproduce": said}
+    assert "Reproduce" not in page(tmp_path, with_check(1, message="FAIL: a", status="fail", properties=properties)(SUITE))
 
 
 def many(count: int, reasons: int = 0, names: int = 100) -> Judgement:
     """So many testsuites, red for so many reasons."""
-    checks = tuple(Check("validation.checks.test_mla", f"{'&' * names} {n}", "pass", properties=NUMBERS) for n in range(3))
+    checks = tuple(Check("mla", f"{'&' * names} {n}", "pass", properties=NUMBERS) for n in range(3))
     suites: list[tuple[Expected, Suite]] = []
     for number in range(count):
         expected = replace(EXPECTED, properties={**EXPECTED.properties, "arrangement": f"tp{number}"})
@@ -211,9 +240,9 @@ def test_on_a_runner_the_summary_goes_to_its_file_and_annotations_to_the_log(
     assert main(["summary", *options]) == 0
     assert (tmp_path / "summary.md").read_text().startswith("## Plumbline: 🔴 RED")
     assert capsys.readouterr().out == (
-        "::error title=Plumbline%3A diagnosis::tp2 fails: the model itself, not how it is spread over ranks or tensor "
+        "::error title=Plumbline%3A diagnosis::tp2 fails: the model itself (MLA), not how it is spread over ranks or tensor "
         "parallelism in the forward pass, first at Layer 0 Query (relative error 2.5e-01).\n"
-        f"::error title=Plumbline%3A {FILE}::1 check fails: Layer 0 Query (test_mla); "
+        f"::error title=Plumbline%3A {FILE}::1 check fails: Layer 0 Query (mla); "
         "the first in the flow of data: FAIL: Layer 0 Query - relative error 2.5e-01 > 1e-10\n"
     )
 
@@ -264,7 +293,7 @@ def test_drift_is_red_in_the_summary_and_in_annotations(tmp_path: Path, capsys: 
     text = capsys.readouterr().out
     assert text.startswith("## Plumbline: 🔴 RED")
     said = section(text, "Drift from the base branch")
-    assert f"- 🔴 {FILE.replace('.', '&#46;')}&#58; Layer 0 Query &#40;test&#95;mla&#41;&#58; 0&#46;9 of its limit" in said
+    assert f"- 🔴 {FILE.replace('.', '&#46;')}&#58; Layer 0 Query &#40;mla&#41;&#58; 0&#46;9 of its limit" in said
     assert "::error title=Plumbline%3A drift::" in text
 
 

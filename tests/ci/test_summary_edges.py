@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ci import summary
+from ci import reproduction, summary
 from ci.cli import main
 from ci.drift import Drift, Moved
 from ci.expected import Expected
@@ -114,25 +114,47 @@ def test_known_bugs_are_counted_each_with_its_link() -> None:
     assert summary._known(of(known[3]), None) == ""
 
 
-@pytest.mark.parametrize(
-    ("command", "shown"),
-    [
-        (COMMAND, True),
-        (f"{COMMAND}{'a' * (4000 - len(COMMAND))}", True),
-        (f"{COMMAND}{'a' * (4001 - len(COMMAND))}", False),
-        ("python -m validation doctor", False),
-        ("python -m other run", False),
-        ("python3 -m validation run", False),
-    ],
-    ids=["ours", "as long as may be", "longer", "another command", "another module", "another program"],
-)
-def test_a_command_is_shown_if_it_is_one_of_ours(command: str, shown: bool) -> None:
-    """Under the name of its case, which is cut."""
-    check = Check(MLA, "a", "fail", message=f"FAIL: a\nReproduce: {command}")
-    judged = Judgement((), (pair(check, arrangement="a" * 200), pair(Check(MLA, "a", "fail", message="FAIL: a"))))
-    case = f"<code>tiny / {'a' * 112}&#8230;</code>"
-    expected = f"### Reproduce\n\n{case}\n\n```sh\n{command}\n```\n\n" if shown else ""
-    assert summary._reproductions(judged, None) == expected
+def test_each_case_s_first_failure_is_shown_with_its_command() -> None:
+    """What comes before the command stands once if it is the same. A name is cut; what passes has nothing to be seen again."""
+    first, later = (Check(MLA, name, "fail", properties={"reproduce": f"{COMMAND} -k {name}"}) for name in ("a", "b"))
+    passed, silent = replace(first, status="pass"), replace(first, properties={})
+    judged = Judgement(
+        (),
+        (
+            pair(passed, replace(later, status="error"), first, arrangement="a" * 200),
+            pair(first, later),
+            pair(passed),
+            pair(silent, later),
+            pair(replace(first, status="known"), later, commit="c" * 40),
+        ),
+    )
+    setups = [reproduction.setup(suite, COMMAND, reproduction.sources({})) for _, suite in judged.suites]
+    assert setups[0] == setups[1] != setups[-1]
+    assert summary._reproductions(judged, None) == (
+        f"### Reproduce\n\n<code>tiny / {'a' * 112}&#8230;</code>\n\n```sh\n{setups[0]}\n{COMMAND} -k b\n```\n\n"
+        f"{TITLE}, in the same shell\n\n```sh\n{COMMAND} -k a\n```\n\n"
+        f"{TITLE}\n\n```sh\n{setups[-1]}\n{COMMAND} -k b\n```\n\n"
+    )
+    assert summary._reproductions(Judgement((), (pair(passed),)), None) == ""
+
+
+@pytest.mark.parametrize("red", [True, False])
+def test_on_a_runner_the_verdict_links_to_what_comes_next(monkeypatch: pytest.MonkeyPatch, red: bool) -> None:
+    """Elsewhere nothing has an address; what is green has nothing to be done."""
+    for name in ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_RUN_ID", "PLUMBLINE_REPOSITORY", "PLUMBLINE_REF"):
+        monkeypatch.delenv(name, raising=False)
+    assert summary._where_next(red) == ""
+    monkeypatch.setenv("GITHUB_SERVER_URL", "https://github.com")
+    monkeypatch.setenv("PLUMBLINE_REPOSITORY", "p/q")
+    monkeypatch.setenv("PLUMBLINE_REF", "v1")
+    todo = "[what to do with a first red check](https://github.com/p/q/blob/v1/docs/first-red-check.md)"
+    assert summary._where_next(red) == (f"\n{todo}\n" if red else "")
+    monkeypatch.setenv("GITHUB_REPOSITORY", "a/b")
+    monkeypatch.setenv("GITHUB_RUN_ID", "7")
+    report = "[the report: maps, every check, history](https://github.com/a/b/actions/runs/7#artifacts)"
+    assert summary._where_next(red) == f"\n{report}{f' · {todo}' if red else ''}\n"
+    judged = with_reasons(("a", "b")) if red else Judgement((), ())
+    assert summary._verdict(judged, None).endswith(f"\n{summary._where_next(red)}")
 
 
 def test_drift_is_told_in_its_order_and_each_line_is_cut() -> None:

@@ -9,7 +9,7 @@ from validation.checks.printed import printed
 from validation.run.options import Settings
 
 RED, GREEN, YELLOW = {"red": True}, {"green": True}, {"yellow": True}
-_COLOURS: dict[str, dict[str, bool]] = {"pass": {}, "known": YELLOW}
+_COLOURS: dict[str, dict[str, bool]] = {"pass": {}, "known": YELLOW, "unevaluated": YELLOW}
 
 
 class Terminal:
