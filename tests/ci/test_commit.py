@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ci import commit
+from validation.case import git as asking
 
 SHA = "c" * 40
 QUIET = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
@@ -144,12 +145,12 @@ def test_a_path_is_that_from_the_root_of_this_tree(tree: Path) -> None:
 @pytest.mark.parametrize("unanswered", [("status",), ("rev-parse", "--show-prefix"), ("ls-tree",)], ids=lambda words: words[-1])
 def test_what_git_does_not_answer_is_unknown(tree: Path, monkeypatch: pytest.MonkeyPatch, unanswered: tuple[str, ...]) -> None:
     """Each question by itself."""
-    answer = commit.git.answer
+    answer = asking.answer
 
     def silent(root: Path, *words: str) -> str | None:
         return None if words[: len(unanswered)] == unanswered else answer(root, *words)
 
-    monkeypatch.setattr(commit.git, "answer", silent)
+    monkeypatch.setattr(asking, "answer", silent)
     assert commit.facts(tree, {}) == {"commit": git(tree, "rev-parse", "HEAD"), "dirty": "unknown"}
 
 
