@@ -20,7 +20,9 @@ STAND_IN = """#!/bin/sh
 echo "SAFE=$PYTHONSAFEPATH" > safe.log
 case "$*" in
 *"pip install"*) end=${INSTALL:-0} ;;
-*"-m validation"* | *"-m ci attempts"*) echo "$*" >> validation.log; echo "CI=$CI" > ci.log; end=${VALIDATION:-0} ;;
+*"-m validation"* | *"-m ci attempts"*)
+    echo "$*" >> validation.log; echo "CI=$CI" > ci.log; echo "$PLUMBLINE_SESSION" > session.log
+    end=${VALIDATION:-0} ;;
 *) end=${OTHERS:-0} ;;
 esac
 if [ "$end" = killed ]; then kill -9 $$; fi
@@ -96,6 +98,7 @@ def test_a_session_runs_the_command_of_its_row_with_what_the_user_adds(nox: Nox,
     row = next(row for row in rows() if row.session == "cpu_tp2")
     expected = ["-m", "validation", *row.arguments(), "--seed", "7"]
     assert (tmp_path / "validation.log").read_text(encoding="utf-8").split() == expected
+    assert (tmp_path / "session.log").read_text(encoding="utf-8") == "cpu_tp2\n", "it stands in the results' class names"
 
 
 def test_a_session_in_ci_lets_the_comparison_know(nox: Nox, tmp_path: Path) -> None:
