@@ -259,11 +259,24 @@ def test_a_check_s_own_limits_hold_without_the_bug_too(monkeypatch: pytest.Monke
         assert concluded(runs, lambda parity: parity.agrees(probe, Limits(1.1e-3)))[0].status == status
 
 
-def test_a_bug_excuses_up_to_the_most_that_it_makes_and_that_much(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("single", "kind"), [(0.0, "modelling"), (0.25, "sharding")])
+def test_what_is_larger_than_a_bug_makes_is_blamed_as_any_failure(
+    monkeypatch: pytest.MonkeyPatch, single: float, kind: str
+) -> None:
+    """By one rank with the bug: it is the first run that fails. Just as large is the bug's."""
     error = float(concluded(Runs(result(0.5), without()))[0].properties["rel_error"])
-    for most, status in ((error, "known"), (math.nextafter(error, 0), "fail")):
-        listed(monkeypatch, replace(of("this", NAME), at_most=repr(most)))
-        assert concluded(Runs(result(0.5), without()))[0].status == status
+    listed(monkeypatch, replace(BUG, at_most=repr(error)))
+    assert concluded(Runs(result(0.5), without()))[0].status == "known"
+    listed(monkeypatch, replace(BUG, at_most=repr(math.nextafter(error, 0.0))))
+    runs = Runs(result(0.5), without(), result(single))
+    found, ended = concluded(runs)
+    assert (found.status, ended, found.properties["kind"]) == ("fail", pytest.fail.Exception, kind)
+    assert [one for one in runs.asked if one != "without"] == ["single"]
+    assert found.reasons[0].startswith("relative error 5.")
+    assert found.reasons[-2] == f"more than the known upstream bug {BUG.id} makes (at most {error:.1e})"
+    assert found.reasons[-1].startswith(f"{kind}: off by ")
+    assert (found.title, found.place) == (f"{parameters(MODEL)[WEIGHT].title} Gradient", place(CASE, NAME))
+    assert "known" not in found.properties
 
 
 def test_a_second_run_that_broke_is_the_one_error_of_its_case(monkeypatch: pytest.MonkeyPatch) -> None:
