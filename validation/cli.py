@@ -17,8 +17,9 @@ from validation.case import exhausted, interpreter, packages, surroundings, writ
 from validation.case.errors import ExitCode, PlumblineError
 from validation.case.strangers import one_line
 from validation.checks.before import ASIDE
+from validation.checks.progress import Progress
 from validation.convert import options as conversion
-from validation.run.command_line import add_grouped
+from validation.run.command_line import VERDICT, add_grouped
 from validation.run.options import Given, settings
 
 _EXAMPLES = """examples:
@@ -125,19 +126,23 @@ def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     from validation.checks import unstarted
 
     wanted = settings(options, command)
-    if wanted.manifest:
-        writing.check_file(wanted.manifest, "--manifest")
-    else:
-        ASIDE.take(unstarted.files(wanted))
-        from validation.faults.plan import plan_of
-        from validation.run.prepare import prepare
+    progress = Progress.on(sys.stdout, quiet=wanted.show == VERDICT)
+    try:
+        with progress.doing("getting ready"):
+            if wanted.manifest:
+                writing.check_file(wanted.manifest, "--manifest")
+            else:
+                ASIDE.take(unstarted.files(wanted))
+                from validation.faults.plan import plan_of
+                from validation.run.prepare import prepare
 
-        prepare(wanted, [plant.case for plant in plan_of(wanted).plants])
+                prepare(wanted, [plant.case for plant in plan_of(wanted).plants])
 
-    # What is wrong has been said by now, and the fork server imports while pytest is.
-    from validation.checks import started
-
-    code = started.run(Given(wanted, tuple(pytests)), pytests)
+            # What is wrong has been said by now, and the fork server imports while pytest is.
+            from validation.checks import started
+        code = started.run(Given(wanted, tuple(pytests)), pytests, progress)
+    finally:
+        progress.close()
     if code == ExitCode.PASS:
         ASIDE.put_back()  # nothing was to be run, as with --collect-only
     return int(code)

@@ -15,6 +15,7 @@ from validation.checks.files import Files
 from validation.checks.self_test import SelfTest
 from validation.checks.tally import Tally
 from validation.checks.terminal import GREEN, RED, YELLOW
+from validation.run.command_line import VERDICT
 from validation.run.options import Settings
 
 _WORDS = {"known": "known upstream bugs"}
@@ -41,8 +42,10 @@ class Conclusion:
     selecting: bool
 
     def lines(self) -> Iterator[Line]:
-        """All of them, with their colours."""
+        """All of them, with their colours; the verdict alone if that was asked for."""
         yield self._overall()
+        if self.settings.show == VERDICT:
+            return
         yield from self._known()
         yield from self._firsts()
         yield from self._places()

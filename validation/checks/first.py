@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 
 from ci.junit import Check
 from validation.case.case import Case
+from validation.checks.outcome import UNPLACED
 from validation.checks.parity import MODELLING
 from validation.run.options import Settings
 from validation.run.reproduce import alone, command, of_case
 
 if TYPE_CHECKING:
     from validation.compare.verdict import Verdict
-
-UNPLACED = (9, 0)
-"""A check that compares no tensor by name comes after all that do."""
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,12 @@ from validation.checks.first import First
 from validation.checks.items import parity_of, planted_of, section_of
 from validation.checks.left_out import LeftOut
 from validation.checks.outcome import Outcome
-from validation.checks.progress import ProgressLine
+from validation.checks.progress import Progress
 from validation.checks.running import Running
 from validation.checks.self_test import SelfTest
+from validation.checks.styles import style_of
 from validation.checks.tally import Tally
-from validation.checks.terminal import RED, YELLOW, EveryLine, Terminal
+from validation.checks.terminal import RED, Silence, Style, Terminal
 from validation.checks.testcase import check_of
 from validation.checks.titles import classname_of, title_of
 from validation.faults.plan import Plan, Plant
@@ -48,9 +49,10 @@ class Report:
         self._self_test = SelfTest(plan, settings.cases[0])
         self._left_out = LeftOut(settings, self._self_test)
         self._files = Files(settings, self._self_test, given.words if given else ())
-        self._running = Running(settings, ProgressLine(config))
-        self._terminal = Terminal(config)
-        self._style = EveryLine(self._terminal, settings)
+        self._progress = _progress(config)
+        self._running = Running(settings, self._progress)
+        self._terminal = Terminal(config, self._progress)
+        self._style: Style = Silence()
         self._tally = Tally()
         self._result: Result | None = None
         self._suite = ""
@@ -58,7 +60,7 @@ class Report:
         self._plants: list[Plant] = []
         self._selected: Counter[Case] = Counter()
         self._checks: dict[str, list[junit.Check]] = defaultdict(list)
-        self._start = time.monotonic()
+        self._start = self._began = time.monotonic()
 
     def result(self, case: Case) -> Result:
         """The case's result; runs it unless it is the one last asked for."""
@@ -74,7 +76,8 @@ class Report:
         if self._suite != self._self_test.name:
             self._finish_case()
             self._result, self._suite = None, self._self_test.name
-            self._style.begin(*self._self_test.heading)
+            self._style.begin(self._suite, *self._self_test.heading)
+            self._began = time.monotonic()
         self._start_once()
         return self._noted(self._running.planted(plant.case, plant.fault.plugin))
 
@@ -97,9 +100,9 @@ class Report:
         return found
 
     def _run(self, case: Case) -> Result:
-        self._style.begin(f"===== {case.title} =====")
-        if plugin := self._settings.plugin:
-            self._terminal.write(f"Plugin: {plugin} runs in every rank; a gate takes no results of such a run", **YELLOW)
+        plugin = self._settings.plugin
+        said = [f"Plugin: {plugin} runs in every rank; a gate takes no results of such a run"] if plugin else []
+        self._style.begin(case.name, f"===== {case.title} =====", *said)
         self._start_once()
         result = self._running.result(case)
         self._style.ran(case.name)
@@ -121,6 +124,7 @@ class Report:
         self._wanted = [case for case in self._settings.cases if case in self._selected]
         self._plants = [planted.plant for planted in map(planted_of, session.items) if planted]
         self._count_own(session.items)
+        self._style = style_of(self._settings, self._terminal, self._progress, len(session.items))
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         """Called by whatever deselects checks."""
@@ -135,6 +139,7 @@ class Report:
 
     def pytest_unconfigure(self) -> None:
         """Nothing is left running, however this ends."""
+        self._progress.close()
         self._running.close()
 
     def pytest_sessionstart(self) -> None:
@@ -230,8 +235,10 @@ class Report:
         name = self._suite
         checks = self._checks[name] if name else []
         if name == self._self_test.name:
+            self._style.end(name, time.monotonic() - self._began)
             self._files.end_self_test(checks, self._how_it_went(name, checks))
         if self._result is not None:
+            self._style.end(name, self._result.seconds)
             first = self._tally.first.get(name)
             told = first.told(checks, self._settings) if first else checks
             self._files.end(self._result, told, self._how_it_went(name, checks))
@@ -240,3 +247,9 @@ class Report:
         """Properties of a testsuite: the exit code of a broken run behind it, and how many checks it lacks."""
         broke = {"broken": str(int(self._tally.broke[name]))} if name in self._tally.broke else {}
         return broke | self._left_out.properties(name, checks)
+
+
+def _progress(config: pytest.Config) -> Progress:
+    """The one that has told since the command began; a new one if the user has started pytest."""
+    found = next((one for one in config.pluginmanager.get_plugins() if isinstance(one, Progress)), None)
+    return found or Progress(print, in_place=False)

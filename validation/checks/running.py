@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from validation.case.case import Case
-from validation.checks.progress import ProgressLine
+from validation.checks.progress import Progress
 from validation.faults.plan import Plant
 from validation.run.known import mended
 from validation.run.options import Settings
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Running:
     """Starts what has been selected and answers with results."""
 
-    def __init__(self, settings: Settings, progress: ProgressLine) -> None:
+    def __init__(self, settings: Settings, progress: Progress) -> None:
         self._settings, self._progress = settings, progress
         self._runner: Any = None
         self._against_single: dict[Case, Result | None] = {}
@@ -52,7 +52,8 @@ class Running:
 
     def planted(self, case: Case, plugin: str = "") -> Result:
         """That of a case of the self-test, with a planted defect or as it is."""
-        found: Result = self._runner.result(case, plugin)
+        with self._progress.watching(case):
+            found: Result = self._runner.result(case, plugin)
         return found
 
     def against_single(self, case: Case) -> Result | None:

@@ -38,6 +38,9 @@ _OPTION_HELP = {
 }
 _SHOWN_AS = {"--case-timeout": "--timeout", "--pieces": "--debug"}
 """Options whose own name pytest or a plugin of pytest has: `python -m validation run` shows the other, and takes both."""
+ALL, VERDICT = "all", "verdict"
+"""What `-v` and `-q` show."""
+TEXT, JSON = "text", "json"
 _DIGITS = 30
 """Of a number on the command line; the largest that means anything has 19."""
 
@@ -53,9 +56,26 @@ def whole(text: str) -> int:
 
 
 def add_options(add: Add) -> None:
-    """Add every option through `add`."""
+    """Add through `add` every option that pytest takes, too."""
     for group in GROUPS:
         group.declare(add)
+
+
+def add_format(add: Add) -> None:
+    """Add the option of every command that judges."""
+    add(
+        "--format",
+        choices=(TEXT, JSON),
+        default=TEXT,
+        help="json writes one JSON document (docs/json.md) to standard output, and all else to standard error (default text)",
+    )
+
+
+def _add_telling(add: Add) -> None:
+    """What pytest has own options for: those of `python -m validation run` alone."""
+    add("-v", "--verbose", dest="show", action="store_const", const=ALL, default="", help="a line for every check")
+    add("-q", "--quiet", dest="show", action="store_const", const=VERDICT, default="", help="the verdict alone")
+    add_format(add)
 
 
 def add_grouped(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +83,8 @@ def add_grouped(parser: argparse.ArgumentParser) -> None:
     for group in GROUPS:
         found = parser.add_argument_group(group.title, group.description)
         group.declare(_with_other_names(found.add_argument))
+        if group.alone is not None:
+            group.alone(found.add_argument)
 
 
 def _with_other_names(add: Add) -> Add:
@@ -185,11 +207,15 @@ def _words_of_a_layout() -> str:
 
 @dataclass(frozen=True)
 class Group:
-    """Options under one heading, which `declare` adds through the function that it is given."""
+    """Options under one heading, which `declare` adds through the function that it is given.
+
+    `alone` adds those that only `python -m validation run` takes.
+    """
 
     title: str
     declare: Callable[[Add], None]
     description: str | None = None
+    alone: Callable[[Add], None] | None = None
 
 
 GROUPS = (
@@ -199,5 +225,5 @@ GROUPS = (
     Group("precision and machine", _add_machine),
     Group("code under test", _add_code),
     Group("what to check", _add_checks),
-    Group("output", _add_output),
+    Group("output", _add_output, alone=_add_telling),
 )

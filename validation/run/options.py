@@ -23,7 +23,7 @@ from validation.case.preset import TINY, Preset, preset
 from validation.case.sizes import check_sizes
 from validation.case.strangers import shown
 from validation.case.training import OPTIONS, Training
-from validation.run.command_line import DEGREES, add_grouped
+from validation.run.command_line import DEGREES, TEXT, add_grouped
 
 _WORDS = (
     "preset",
@@ -51,7 +51,7 @@ class Settings:
     `timeout` is in seconds, for each case and each reference; `jobs` is how many cases run at the same time, None for what is
     good here (validation.run.jobs); `share_gpu` is the most ranks of a case that may share one GPU, None for any number.
     `plugin` is what the ranks run with, as it was given (validation.run.plugin). `cache_limit` is how many bytes the cache in
-    `home` may hold, None for any number.
+    `home` may hold, None for any number. `show` is ALL lines, the VERDICT alone, or what fits the run; `format` TEXT or JSON.
     """
 
     cases: tuple[Case, ...]
@@ -69,6 +69,8 @@ class Settings:
     manifest: Path | None = None
     share_gpu: int | None = None
     cache_limit: int | None = None
+    show: str = ""
+    format: str = TEXT
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,8 @@ def settings(options: Any, command: str, place: Path | None = None) -> Settings:
         manifest=Path(options.manifest) if options.manifest else None,
         share_gpu=options.share_gpu,
         cache_limit=limit.limit(options.cache_limit, place),
+        show=getattr(options, "show", ""),
+        format=getattr(options, "format", TEXT),
     )
 
 
