@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ci import gate, heat
+from ci.diagnosis import Diagnosis, diagnose
 from ci.drift import Drift, add_base, ratio, told
 from ci.escape import annotation, block, entities, markdown, plain
 from ci.gate import Judgement
@@ -81,7 +82,9 @@ def page(judged: Judgement, moved: Drift | None = None, room: int = LARGEST) -> 
 
 def annotated(judged: Judgement, moved: Drift | None = None) -> list[str]:
     """A workflow command for each reason; where there are more than GitHub shows, the last says how many."""
-    reasons = [*judged.reasons, *(("drift", why) for why in (moved.reasons if moved else []))]
+    found = diagnosis(judged)
+    told = [("diagnosis", f"{found.sentence}.")] if found else []
+    reasons = [*told, *judged.reasons, *(("drift", why) for why in (moved.reasons if moved else []))]
     shown = reasons if len(reasons) <= ANNOTATIONS else reasons[: ANNOTATIONS - 1]
     lines = [annotation("error", f"Plumbline: {where}", why) for where, why in shown]
     more = len(reasons) - len(shown)
@@ -91,6 +94,16 @@ def annotated(judged: Judgement, moved: Drift | None = None) -> list[str]:
 def _verdict(judged: Judgement, moved: Drift | None) -> str:
     red = not judged.green or bool(moved and moved.reasons)
     return f"## Plumbline: {'🔴 RED' if red else '🟢 GREEN'}\n\n{judged.counted}\n"
+
+
+def diagnosis(judged: Judgement) -> Diagnosis | None:
+    """What the testsuites that fail have in common."""
+    return diagnose([suite for _, suite in judged.suites])
+
+
+def _diagnosis(judged: Judgement, moved: Drift | None) -> str:
+    found = diagnosis(judged)
+    return "".join(f"{entities(plain(line, 1000))}\n" for line in found.lines) if found else ""
 
 
 def _reasons(judged: Judgement, moved: Drift | None) -> str:
@@ -184,6 +197,7 @@ def _list(title: str, lines: Sequence[str]) -> str:
 
 _SECTIONS: dict[str, Callable[[Judgement, Drift | None], str]] = {
     "verdict": _verdict,
+    "diagnosis": _diagnosis,
     "reasons": _reasons,
     "heat map": _heat,
     "nearest to their limits": _worst,

@@ -66,6 +66,16 @@ def test_red_results_say_why_and_how_to_see_it(tmp_path: Path) -> None:
     assert f"```sh\n{COMMAND}\n```\n" in section(text, "Reproduce")
 
 
+def test_the_diagnosis_comes_before_the_reasons(tmp_path: Path) -> None:
+    """With the case that would decide."""
+    text = page(tmp_path, FAILED)
+    said = [line for line in text.splitlines() if line]
+    assert said[2].startswith("tp2 fails&#58; the model itself")
+    assert said[3] == "To decide, run single&#58; if it fails, it is the model itself, else tensor parallelism&#46;"
+    assert said[4] == "### Why it is red"
+    assert "tp2 fails" not in page(tmp_path)
+
+
 def test_the_heat_map_has_a_row_a_testsuite_and_a_column_a_component(tmp_path: Path) -> None:
     known = with_check(3, properties={**NUMBERS, "rel_error": "0.1"})(FAILED)
     rows = section(page(tmp_path, known), "How near to the limits").splitlines()
@@ -201,6 +211,8 @@ def test_on_a_runner_the_summary_goes_to_its_file_and_annotations_to_the_log(
     assert main(["summary", *options]) == 0
     assert (tmp_path / "summary.md").read_text().startswith("## Plumbline: 🔴 RED")
     assert capsys.readouterr().out == (
+        "::error title=Plumbline%3A diagnosis::tp2 fails: the model itself, not how it is spread over ranks or tensor "
+        "parallelism in the forward pass, first at Layer 0 Query (relative error 2.5e-01).\n"
         f"::error title=Plumbline%3A {FILE}::1 check fails: Layer 0 Query (test_mla); "
         "the first in the flow of data: FAIL: Layer 0 Query - relative error 2.5e-01 > 1e-10\n"
     )

@@ -10,6 +10,7 @@ from ci.junit import Check
 from validation.case.case import Case
 from validation.case.errors import ExitCode
 from validation.checks import before
+from validation.checks.diagnosed import diagnosed
 from validation.checks.excused import excused
 from validation.checks.files import Files
 from validation.checks.self_test import SelfTest
@@ -46,6 +47,7 @@ class Conclusion:
         yield self._overall()
         if self.settings.show == VERDICT:
             return
+        yield from ((line, RED) for line in diagnosed(self.wanted, self.checks, self.tally.broke))
         yield from self._known()
         yield from self._firsts()
         yield from self._places()

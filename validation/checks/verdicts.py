@@ -14,7 +14,7 @@ import pytest
 
 from validation.case.case import Case
 from validation.checks.marks import members
-from validation.checks.parity import Parity
+from validation.checks.parity import Parity, Runs
 
 if TYPE_CHECKING:
     from validation.compare.verdict import Verdict
@@ -49,15 +49,19 @@ def verdicts(result: Result, without: Result | None = None) -> Iterator[Verdict]
     `without` is the result of the same case with its known upstream bugs taken out, where it has any: it judges the checks
     behind them, which are an error where it is not there.
     """
-    there = _There(result, without)
+    yield from (verdict for _, verdict in said_by(result.case, _There(result, without)))
+
+
+def said_by(case: Case, runs: Runs) -> Iterator[tuple[str, Verdict]]:
+    """The module and the verdict of every check of this folder on a case whose results come from `runs`."""
     for check in _checks():
-        for given in _members(check, result.case):
-            parity = Parity(result.case, there)
+        for given in _members(check, case):
+            parity = Parity(case, runs)
             # What it says is in its verdict.
             with contextlib.suppress(Exception, pytest.fail.Exception, pytest.skip.Exception):
                 check(parity=parity, **given)
             if parity.verdict is not None:
-                yield parity.verdict
+                yield check.__module__, parity.verdict
 
 
 def _checks() -> Iterator[Callable[..., None]]:

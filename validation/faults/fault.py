@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 from validation.case.arrangement import parse
@@ -30,6 +31,29 @@ GROUPS = (
     "precision",
 )
 KINDS = ("forward", "backward", "step")
+CAUSES = {
+    "attention": "modelling",
+    "norm": "modelling",
+    "router": "modelling",
+    "experts": "modelling",
+    "tensor parallel": "tensor parallelism",
+    "pipeline": "pipeline parallelism",
+    "context parallel": "context parallelism",
+    "expert parallel": "expert parallelism",
+    "optimizer": "optimizer step",
+    "conversion": "weights",
+    "precision": "precision",
+}
+"""What a diagnosis over layouts must name, by the group of a fault."""
+_DEGREES = {
+    "tp": "tensor parallelism",
+    "pp": "pipeline parallelism",
+    "vpp": "virtual pipeline",
+    "cp": "context parallelism",
+    "ep": "expert parallelism",
+    "etp": "expert-tensor parallelism",
+    "dp": "data parallelism",
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +67,10 @@ class Fault:
 
     `unseen` says why no check can see it, where that is so; it must then be missed.
 
+    `cause` is what a diagnosis over layouts must name, if that is not what its group says (CAUSES). A gradient norm that is
+    summed over the wrong ranks is wrong under tensor parallelism, though it is the optimizer's. `needs` is a degree without
+    which what the fault describes does not exist, if its functions would do something without it.
+
     The others make its case: a part of tiny of `layers` layers, with `numbers` of its model changed.
     """
 
@@ -54,6 +82,8 @@ class Fault:
     kind: str = "forward"
     layouts: tuple[str, ...] = ("single",)
     unseen: str = ""
+    cause: str = ""
+    needs: str = ""
     precision: str = "fp64"
     steps: int = 0
     layers: int = 2
@@ -84,6 +114,21 @@ class Fault:
             seq_length=self.seq_length,
             training=training,
         )
+
+    @property
+    def named(self) -> str:
+        """The group of causes that a diagnosis over layouts must name."""
+        return self.cause or CAUSES[self.group]
+
+    @property
+    def true(self) -> frozenset[str]:
+        """The groups that a diagnosis may name: the properties of the layouts that show it, and where it shows."""
+        words = {word for layout in self.layouts for word in layout.split("+")[1:]}
+        degrees = {name for layout in self.layouts for name in re.findall("[a-z]+", layout.split("+")[0])}
+        found = {self.named, *(f"option +{word}" for word in words), *(_DEGREES[name] for name in degrees & _DEGREES.keys())}
+        found |= {"weights"} if self.first.startswith("weights/") else set()
+        found |= {"optimizer step"} if self.kind == "step" else set()
+        return frozenset(found | ({"precision"} if self.precision != "fp64" else set()))
 
     def first_in(self, case: Case) -> str:
         """`first` by its name in the ranks' reports."""

@@ -42,7 +42,7 @@ class Runner:
         self._references: dict[str, Future[store.Reference]] = {}
         self._asking = threading.Lock()
         self._started: dict[tuple[Case, str], Future[Result]] = {}
-        self._single: dict[Case, Path] = {}
+        self._single: dict[tuple[Case, str], Path] = {}
         self._folders: list[Path] = []
 
     def start(self, cases: Iterable[Case], plugin: str = "") -> None:
@@ -94,30 +94,30 @@ class Runner:
             return Result(case, time.monotonic() - start, facts, broken=self._with_plugin(broken, plugin))
         return merged(case, time.monotonic() - start, facts, reports)
 
-    def against_single(self, case: Case) -> Result | None:
+    def against_single(self, case: Case, plugin: str | None = None) -> Result | None:
         """The case compared with what one rank computes in its place; None where that cannot be had.
 
         It tells a sharding bug from a modelling bug, which one rank has as well. An isolated case's modules have the
         reference's inputs in either layout: there it is the one rank compared with the reference. One rank runs with the user's
-        plugin, too: what that does to a model would else look like the layout's.
+        plugin, or with `plugin`, too: what that does to a model would else look like the layout's.
         """
-        single = alone(case)
+        single, plugin = alone(case), self._settings.plugin if plugin is None else plugin
         if case.layout.ranks == 1:
             return None
         if case.isolated:
-            found = self.run(single, self._settings.plugin)
+            found = self.run(single, plugin)
             return None if found.broken else found
         try:
-            if single not in self._single:
-                self._single[single] = self._of_one_rank(single)
+            if (single, plugin) not in self._single:
+                self._single[single, plugin] = self._of_one_rank(single, plugin)
             with launch.run_folder() as folder:
-                arguments = self._arguments(case, folder, self._single[single])
+                arguments = self._arguments(case, plugin, folder, self._single[single, plugin])
                 reports = launch.launch(entry.rank, arguments, case.layout.ranks, folder, self._settings.timeout)
         except (launch.RunBroke, OSError):
             return None
         return merged(case, 0.0, {}, reports)
 
-    def _of_one_rank(self, case: Case) -> Path:
+    def _of_one_rank(self, case: Case, plugin: str) -> Path:
         """A folder like a reference's with what the candidate of one rank computes."""
         reference = self._asked(case).result()
         kept = Path(tempfile.mkdtemp(prefix="plumbline-single-"))
@@ -127,15 +127,13 @@ class Runner:
             if path.exists():
                 (kept / path.name).symlink_to(path.resolve())
         with launch.run_folder() as folder:
-            launch.launch(
-                entry.rank, self._arguments(case, folder, reference.folder, str(kept)), 1, folder, self._settings.timeout
-            )
+            arguments = self._arguments(case, plugin, folder, reference.folder, str(kept))
+            launch.launch(entry.rank, arguments, 1, folder, self._settings.timeout)
         return kept
 
-    def _arguments(self, case: Case, folder: Path, reference: Path, keep: str = "") -> tuple[object, ...]:
-        """What ranks get that run with the user's plugin."""
-        plugin = plugins.absolute(self._settings.plugin)
-        return (case.to_json(), str(folder), str(reference), self._settings.timeout, keep, plugin)
+    def _arguments(self, case: Case, plugin: str, folder: Path, reference: Path, keep: str = "") -> tuple[object, ...]:
+        """What ranks get that run with a plugin."""
+        return (case.to_json(), str(folder), str(reference), self._settings.timeout, keep, plugins.absolute(plugin))
 
     def _with_plugin(self, broken: launch.Broken, plugin: str) -> launch.Broken:
         """How a run ended, with the user's plugin, which may be why it did."""

@@ -7,11 +7,12 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from validation.cache import limit
+from validation.case.case import Case
 from validation.case.empty import refuse_empty
 from validation.case.errors import ExitCode, UsageError
 from validation.case.home import home
@@ -24,6 +25,7 @@ from validation.run.options import Settings
 from validation.run.prepare import prepare
 from validation.scorecard.behind import ACTIVATED, behind
 from validation.scorecard.judge import SEEN, Clean, Outcome
+from validation.scorecard.layouts import COUNT, diagnosed
 from validation.scorecard.report import CLEAN, Scorecard, file_of
 from validation.scorecard.run import outcomes, trials
 from validation.scorecard.trial import Trial
@@ -39,6 +41,12 @@ def add_options(add: Callable[..., Any]) -> None:
         metavar="BUG",
         help="put the faults in beside this known upstream bug, by its id in validation/run/known.yaml, or all; repeatable",
     )
+    add(
+        "--diagnose",
+        action="store_true",
+        help=f"run each fault in {COUNT} cases and compare what a diagnosis names with what the fault is",
+    )
+    add("--again", action="store_true", help="with --diagnose: run nothing, take the testsuites that an earlier run left")
     add("--list", action="store_true", help="list the catalogue and run nothing")
     add("--results", default="results/faults", metavar="DIR", help="where the JUnit files go (default results/faults)")
     add("--jobs", type=int, default=2, metavar="N", help="cases that run at the same time (default 2)")
@@ -64,13 +72,25 @@ def run(options: argparse.Namespace, command: str) -> int:
         raise UsageError("--write writes a page about all known bugs; give --behind all")
     if options.jobs < 1 or not options.timeout > 0:
         raise UsageError("--jobs is 1 or more, and --timeout a number of seconds greater than 0")
+    if options.diagnose:
+        return _diagnose(wanted, options, command)
     tried = behind(wanted, bugs) if bugs else trials(wanted)
     if not tried:
         raise UsageError(f"no fault that --only names can be put in beside {', '.join(bugs)}; leave --only out")
-    settings = _settings(options, tried, command)
+    settings = _settings(options, [trial.case for trial in tried], command)
     ASIDE.take(files(settings.results, tried))
     prepare(settings)
     return _score(tried, settings, options.write)
+
+
+def _diagnose(wanted: Sequence[Fault], options: argparse.Namespace, command: str) -> ExitCode:
+    from validation.scorecard import diagnoses, told
+
+    settings = _settings(options, [case for fault in wanted for case in diagnosed(fault)], command)
+    if options.again:
+        return told.tell(diagnoses.kept(wanted, settings.results), len(wanted), options.write)
+    prepare(settings)
+    return told.tell(diagnoses.run(wanted, settings), len(wanted), options.write)
 
 
 def chosen(names: Sequence[str]) -> tuple[Fault, ...]:
@@ -90,9 +110,9 @@ def known(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(ACTIVATED) if "all" in names else tuple(dict.fromkeys(names))
 
 
-def _settings(options: argparse.Namespace, tried: Sequence[Trial], command: str) -> Settings:
+def _settings(options: argparse.Namespace, cases: Iterable[Case], command: str) -> Settings:
     return Settings(
-        cases=tuple(dict.fromkeys(trial.case for trial in tried)),
+        cases=tuple(dict.fromkeys(cases)),
         results=Path(options.results),
         home=home(),
         timeout=options.timeout,

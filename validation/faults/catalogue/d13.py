@@ -15,6 +15,7 @@ FAULT = Fault(
     sources=("https://github.com/ISEEKYAN/mbridge/blob/main/mbridge/core/bridge.py",),
     first="weights/model.embed_tokens.weight",
     precision="fp32",
+    cause="weights",
 )
 
 

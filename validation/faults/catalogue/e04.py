@@ -21,6 +21,7 @@ FAULT = Fault(
     kind="step",
     layouts=("ep2etp2",),
     steps=1,
+    cause="expert-tensor parallelism",
 )
 
 

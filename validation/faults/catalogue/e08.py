@@ -18,6 +18,7 @@ FAULT = Fault(
     ),
     first="weights/model.layers.{moe}.mlp.experts.gate_proj.weight",
     layouts=("tp2",),
+    cause="expert-tensor parallelism",
 )
 
 

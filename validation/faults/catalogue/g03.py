@@ -21,6 +21,7 @@ FAULT = Fault(
     kind="step",
     layouts=("dp2+distributed",),
     steps=1,
+    cause="option +distributed",
 )
 
 

@@ -20,6 +20,7 @@ FAULT = Fault(
     first="gradients/{output}",
     kind="backward",
     layouts=("dp2",),
+    cause="data parallelism",
 )
 
 

@@ -17,6 +17,7 @@ FAULT = Fault(
     first="probe_gradients/layers.{moe}.moe.router.logits",
     kind="backward",
     layouts=("single+seqaux+mean",),
+    cause="option +seqaux",
 )
 
 

@@ -18,6 +18,7 @@ FAULT = Fault(
     kind="step",
     layouts=("dp2",),
     steps=1,
+    cause="data parallelism",
 )
 
 

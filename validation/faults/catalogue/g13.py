@@ -17,6 +17,7 @@ FAULT = Fault(
     kind="step",
     layouts=("tp2",),
     steps=1,
+    cause="tensor parallelism",
 )
 
 

@@ -20,6 +20,7 @@ FAULT = Fault(
     first="gradients/model.layers.{last}.self_attn.q_a_layernorm.weight",
     kind="backward",
     layouts=("tp2",),
+    cause="tensor parallelism",
 )
 
 

@@ -23,6 +23,7 @@ FAULT = Fault(
     first="weights/model.layers.3.input_layernorm.weight",
     layouts=("pp2",),
     layers=4,
+    needs="pp",
 )
 
 

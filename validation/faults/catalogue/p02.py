@@ -23,6 +23,8 @@ FAULT = Fault(
     first="layers.0.input_norm",
     layouts=("pp2vpp2",),
     layers=4,
+    cause="virtual pipeline",
+    needs="vpp",
 )
 
 

@@ -20,6 +20,7 @@ FAULT = Fault(
     first="probe_gradients/layers.{moe}.moe.router.weights",
     kind="backward",
     layouts=("single+full",),
+    cause="option +full",
 )
 
 

@@ -20,6 +20,7 @@ FAULT = Fault(
     first="layers.1.input_norm",
     layouts=("pp2vpp2",),
     layers=4,
+    cause="virtual pipeline",
 )
 
 

@@ -20,6 +20,7 @@ FAULT = Fault(
     first="probe_gradients/token_loss",
     kind="backward",
     layouts=("single+mean",),
+    cause="option +mean",
 )
 
 

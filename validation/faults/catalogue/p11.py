@@ -20,6 +20,7 @@ FAULT = Fault(
     sources=(f"{CORE}/issues/7452",),
     first="layers.2.mtp.loss",
     layouts=("single+mtp",),
+    cause="option +mtp",
 )
 
 

@@ -17,6 +17,7 @@ FAULT = Fault(
         "https://github.com/FlagOpen/FlagScale/pull/412",
     ),
     first="weights/model.layers.{moe}.mlp.gate.e_score_correction_bias",
+    cause="weights",
 )
 
 

@@ -17,6 +17,7 @@ FAULT = Fault(
         f"{HF}/pull/42580",
     ),
     first="weights/model.layers.{moe}.mlp.gate.e_score_correction_bias",
+    cause="weights",
 )
 
 

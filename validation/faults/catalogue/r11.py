@@ -24,6 +24,7 @@ FAULT = Fault(
     batch_size=32,
     seq_length=128,
     seed=11,
+    cause="optimizer step",
 )
 
 

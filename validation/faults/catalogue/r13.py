@@ -16,6 +16,7 @@ FAULT = Fault(
     sources=(f"{CORE}/commit/e85385a761",),
     first="layers.{moe}.moe.balancing",
     layouts=("single+seqaux+mean",),
+    cause="option +seqaux",
 )
 
 

@@ -20,6 +20,7 @@ FAULT = Fault(
     first="probe_gradients/layers.{moe}.moe.router.logits",
     kind="backward",
     layouts=("cp2+seqaux+mean",),
+    cause="context parallelism",
 )
 
 

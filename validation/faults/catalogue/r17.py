@@ -14,6 +14,7 @@ FAULT = Fault(
     sources=(f"{BRIDGE}/pull/5165",),
     first="layers.{moe}.moe.balancing",
     layouts=("single+seqaux+mean",),
+    cause="option +seqaux",
 )
 
 

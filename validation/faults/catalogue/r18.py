@@ -22,6 +22,7 @@ FAULT = Fault(
     first="gradients/model.layers.{moe}.mlp.gate.weight",
     kind="backward",
     layouts=("tp2",),
+    cause="tensor parallelism",
 )
 
 

@@ -16,6 +16,7 @@ FAULT = Fault(
     sources=(f"{CORE}/commit/cac8d1a3f0",),
     first="layers.{moe}.moe.balancing",
     layouts=("tp2+seqaux+mean",),
+    cause="tensor parallelism",
 )
 
 

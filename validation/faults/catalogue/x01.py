@@ -20,6 +20,7 @@ FAULT = Fault(
     sources=(f"{CORE}/commit/54d4b3ddbb",),
     first="layers.{moe}.moe.routed",
     layouts=("ep2etp2",),
+    cause="expert parallelism",
 )
 
 

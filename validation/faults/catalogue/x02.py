@@ -18,6 +18,7 @@ FAULT = Fault(
     ),
     first="layers.{moe}.moe.routed",
     layouts=("ep2",),
+    cause="expert parallelism",
 )
 
 

@@ -21,6 +21,7 @@ FAULT = Fault(
     steps=2,
     batch_size=2,
     seq_length=4,
+    cause="optimizer step",
 )
 
 

@@ -17,6 +17,7 @@ FAULT = Fault(
         "https://github.com/FlagOpen/FlagScale/pull/401",
     ),
     first="weights/model.layers.{moe}.mlp.experts.gate_proj.weight",
+    cause="weights",
 )
 
 
