@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from validation import doctor
-from validation.case import exhausted, interpreter, packages, surroundings, writing
+from validation.case import document, exhausted, interpreter, packages, surroundings, writing
 from validation.case.errors import ExitCode, PlumblineError
+from validation.case.parsing import Parser
 from validation.case.strangers import one_line
 from validation.checks.before import ASIDE
 from validation.checks.progress import Progress
@@ -44,7 +45,7 @@ _NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
 def _parser() -> argparse.ArgumentParser:
     from validation.scorecard import command as scorecard
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m validation",
         description="Does the Megatron-Core model compute what the HuggingFace model computes, under your parallel layout?",
         epilog=_EXAMPLES,
@@ -70,21 +71,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code (validation.case.errors.ExitCode)."""
     interpreter.settle()
     given = list(sys.argv[1:] if arguments is None else arguments)
+    ours = given[: given.index("--")] if "--" in given else given
+    if given[:1] not in (["run"], ["compare"]) or not document.asked_for(ours):
+        return _main(given, {})
+    return document.of(given[0], lambda said: _main(given, said))
+
+
+def _main(given: list[str], said: document.Document) -> int:
+    """Run the command, which adds to the document; `error` is the sentence with which it ends before it starts."""
     ours, pytests = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
     try:
         if given[:1] == ["doctor"]:
             return doctor.main(given[1:])
         with packages.asked_for(packages.NEEDED, "cpu"), _nothing_old_in_its_place(ours), exhausted.in_a_sentence():
             options = _parser().parse_args(ours)
-            said = shlex.join(["python", "-m", "validation", *given])
-            return _COMMANDS[options.command](options, pytests, said)
+            options.document = said
+            command = shlex.join(["python", "-m", "validation", *given])
+            return _COMMANDS[options.command](options, pytests, command)
     except PlumblineError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        said["error"] = one_line(str(error))
+        print(f"error: {said['error']}", file=sys.stderr)
         return int(error.exit_code)
     except OSError as error:
         if error.errno not in _NO_PATH:
             raise
-        print(f"error: {one_line(str(error.filename))}: {error.strerror}; give another path", file=sys.stderr)
+        said["error"] = f"{one_line(str(error.filename))}: {error.strerror}; give another path"
+        print(f"error: {said['error']}", file=sys.stderr)
         return int(ExitCode.USAGE)
 
 
@@ -140,9 +152,12 @@ def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
 
             # What is wrong has been said by now, and the fork server imports while pytest is.
             from validation.checks import started
-        code = started.run(Given(wanted, tuple(pytests)), pytests, progress)
+            from validation.checks.findings import Findings
+        code = started.run(Given(wanted, tuple(pytests)), pytests, progress, Findings(options.document))
     finally:
         progress.close()
+    if code != ExitCode.PASS and "checks" not in options.document:
+        options.document["error"] = "the checks were not run to their end; standard error says why"
     if code == ExitCode.PASS:
         ASIDE.put_back()  # nothing was to be run, as with --collect-only
     return int(code)

@@ -13,7 +13,7 @@ import pytest
 from ci import junit
 from ci.cli import main
 from ci.expected import Manifest
-from ci.gate import MOST_SAID, Judgement, add_options, judge, tried_again
+from ci.gate import MOST_SAID, Judgement, add_judging_options, judge, tried_again
 from ci.junit import Check
 from ci.reasons import Origin, number, of_suite
 from tests.ci.green import (
@@ -296,7 +296,7 @@ def test_every_testsuite_that_was_tried_again_is_told() -> None:
 def test_a_manifest_is_asked_for_unless_a_command_goes_on_without(without: str, more: str) -> None:
     """And the help says what it does then."""
     parser = ArgumentParser()
-    add_options(parser, without)
+    add_judging_options(parser, without)
     (manifest,) = [action for action in parser._actions if "--manifest" in action.option_strings]
     assert (manifest.help, manifest.required) == (f"what python -m ci manifest wrote{more}", not without)
 
@@ -304,7 +304,7 @@ def test_a_manifest_is_asked_for_unless_a_command_goes_on_without(without: str, 
 def test_a_gate_needs_its_manifest() -> None:
     """By default."""
     parser = ArgumentParser()
-    add_options(parser)
+    add_judging_options(parser)
     with pytest.raises(SystemExit):
         parser.parse_args(["--results", "r"])
 

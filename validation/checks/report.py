@@ -17,6 +17,7 @@ from validation.checks import before
 from validation.checks.conclusion import Conclusion
 from validation.checks.counted import OURS
 from validation.checks.files import Files
+from validation.checks.findings import Findings
 from validation.checks.first import First
 from validation.checks.items import parity_of, planted_of, section_of
 from validation.checks.left_out import LeftOut
@@ -60,6 +61,7 @@ class Report:
         self._plants: list[Plant] = []
         self._selected: Counter[Case] = Counter()
         self._checks: dict[str, list[junit.Check]] = defaultdict(list)
+        self._seconds: dict[str, float] = {}
         self._start = self._began = time.monotonic()
 
     def result(self, case: Case) -> Result:
@@ -213,6 +215,8 @@ class Report:
         session.exitstatus = self._tally.exit_code
         for line, colours in conclusion.lines():
             self._terminal.write(line, **colours)
+        for findings in filter(lambda plugin: isinstance(plugin, Findings), self._config.pluginmanager.get_plugins()):
+            findings.take(conclusion, self._seconds)
 
     def _conclusion(self) -> Conclusion:
         missing, all_checks = self._left_out.total(self._checks)
@@ -235,10 +239,12 @@ class Report:
         name = self._suite
         checks = self._checks[name] if name else []
         if name == self._self_test.name:
-            self._style.end(name, time.monotonic() - self._began)
+            self._seconds[name] = time.monotonic() - self._began
+            self._style.end(name, self._seconds[name])
             self._files.end_self_test(checks, self._how_it_went(name, checks))
         if self._result is not None:
-            self._style.end(name, self._result.seconds)
+            self._seconds[name] = self._result.seconds
+            self._style.end(name, self._seconds[name])
             first = self._tally.first.get(name)
             told = first.told(checks, self._settings) if first else checks
             self._files.end(self._result, told, self._how_it_went(name, checks))
