@@ -26,6 +26,7 @@ COMMANDS = {
     "latest": "find the last green run of a workflow on the base branch that still has a baseline, for drift",
     "permit": "see that an environment which a job has waited for asks for a person",
     "page": "make one HTML file of it: heat maps, every check, how to reproduce; needs no network",
+    "comment": "write one comment into a pull request that says what came of its run, and keep it current",
     "sessions": "write docs/matrix.md, the table of all sessions",
     "attempts": "run python -m validation, again where the infrastructure broke, and keep what each attempt left",
 }
@@ -61,7 +62,7 @@ def _main(given: Sequence[str], said: document.Document) -> int:
 
 def _parser(command: str) -> argparse.ArgumentParser:
     parser = Parser(prog="python -m ci", description="What runs where, and may this be merged?", epilog=_CODES)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    commands = parser.add_subparsers(required=True, metavar="command")
     for name, does in COMMANDS.items():
         found = commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.", epilog=_CODES)
         if name == command:

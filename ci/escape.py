@@ -27,16 +27,25 @@ def markdown(text: str, longest: int = LONGEST) -> str:
     return f"<code>{entities(plain(text, longest))}</code>"
 
 
+def prose(text: str, longest: int = LONGEST) -> str:
+    """As words in Markdown that GitHub sends to people: nothing is markup, and nobody and no issue is mentioned.
+
+    GitHub looks for @NAME, #1 and GH-1 when all entities have become characters again. A space of no width stands between.
+    """
+    said = entities(plain(text, longest)).replace("&#64;", "&#64;&#8203;").replace("&#35;", "&#35;&#8203;")
+    return re.sub("(?i)gh-", lambda found: f"{found[0][:2]}&#8203;-", said)
+
+
 def entities(text: str) -> str:
     """Every character that Markdown or HTML could take for more than itself, as a number."""
     return "".join(letter if letter.isalnum() or letter in _KEPT else f"&#{ord(letter)};" for letter in text)
 
 
-def block(text: str) -> str:
+def block(text: str, language: str = "sh") -> str:
     """Lines of code in Markdown: a fence that is longer than any in the text."""
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}sh\n{text}\n{fence}\n"
+    return f"{fence}{language}\n{text}\n{fence}\n"
 
 
 def annotation(level: str, title: str, message: str) -> str:

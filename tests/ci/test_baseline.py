@@ -48,6 +48,16 @@ def test_what_the_gate_refuses_is_not_kept(tmp_path: Path, capsys: pytest.Captur
     assert junit.read(tmp_path / "base" / FILE) == SUITE
 
 
+def test_a_refusal_is_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A pull request's code writes the names in it."""
+    command_line(tmp_path)
+    junit.write(tmp_path / "results" / FILE, replace(SUITE, name="n" * 2000))
+    assert keep(tmp_path) == 1
+    said = capsys.readouterr().out
+    assert said.endswith("n…\n")
+    assert len(said) == len("Nothing is kept: ") + 1000 + 1
+
+
 def test_a_baseline_follows_results_that_have_not_drifted(tmp_path: Path) -> None:
     keep(tmp_path)
     closer = with_check(1, properties={"rel_error": "3e-15", "tolerance": "1e-10", "ranks": "0,1"})(SUITE)
@@ -66,6 +76,38 @@ def test_drifted_results_are_kept_with_a_reason_only(tmp_path: Path, capsys: pyt
     assert keep(tmp_path, "--accept", "  torch sums in another order ") == 0
     assert junit.read(tmp_path / "base" / FILE) == NEARER
     assert about(tmp_path)["accepted"] == "torch sums in another order"
+
+
+def test_the_factor_of_a_drift_is_the_user_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By default it is 2, as for `ci drift`; a refusal counts the reasons."""
+    keep(tmp_path)
+    other = with_check(2, properties={"rel_error": "8e-11", "tolerance": "1e-10", "ranks": "0,1"})
+    junit.write(tmp_path / "results" / FILE, other(NEARER))
+    capsys.readouterr()
+    assert keep(tmp_path, "--factor", "899") == 1
+    said = capsys.readouterr().out
+    assert said.startswith("Nothing is kept: the results have drifted (1 reasons, the first: tiny-tp2-fp64-local-gloo.xml: ")
+    assert said.endswith("it has grown more than is allowed); --accept WHY keeps them\n")
+    assert keep(tmp_path, "--factor", "901") == 0
+    assert about(tmp_path)["accepted"] == ""
+
+
+def test_what_is_kept_about_a_baseline_can_be_read_by_people(tmp_path: Path) -> None:
+    keep(tmp_path)
+    text = (tmp_path / "base" / "baseline.json").read_text(encoding="utf-8")
+    assert text == f'{{\n "commit": "{COMMIT}",\n "accepted": ""\n}}\n'
+
+
+def test_what_a_process_that_was_killed_left_is_not_kept(tmp_path: Path) -> None:
+    """Nor does anything of the baseline before stay."""
+    part = tmp_path / ".base.part"
+    part.mkdir()
+    (part / "half.xml").write_text("<testsuite")
+    assert keep(tmp_path) == 0
+    (tmp_path / "base" / "old.txt").write_text("a")
+    assert keep(tmp_path) == 0
+    assert sorted(path.name for path in (tmp_path / "base").iterdir()) == ["baseline.json", FILE]
+    assert not part.exists()
 
 
 def test_only_what_the_manifest_names_is_kept(tmp_path: Path) -> None:
@@ -109,7 +151,8 @@ def test_a_folder_that_is_no_baseline_is_not_overwritten(tmp_path: Path, capsys:
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "thesis.txt").write_text("mine")
     assert keep(tmp_path) == 2
-    assert "is no baseline, and nothing of it is overwritten" in capsys.readouterr().err
+    said = "is no baseline, and nothing of it is overwritten; name another folder"
+    assert capsys.readouterr().err == f"error: --output {tmp_path / 'base'}: {said}\n"
     assert (tmp_path / "base" / "thesis.txt").read_text() == "mine"
 
 

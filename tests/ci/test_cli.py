@@ -33,6 +33,33 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"{name} {does}" in said for name, does in COMMANDS.items())
 
 
+def test_help_says_what_the_front_is_and_what_a_command_does(capsys: pytest.CaptureFixture[str]) -> None:
+    """The description first, and the exit codes last."""
+    codes = "exit codes: 0 green or done, 1 red, 2 wrong usage, 3 something is missing here, 4 the run broke (attempts only)"
+    for words, usage, does in (
+        ([], "usage: python -m ci [-h] command ...", "What runs where, and may this be merged?"),
+        (["sessions"], "usage: python -m ci sessions [-h] [--check]", "Write docs/matrix.md, the table of all sessions."),
+    ):
+        with pytest.raises(SystemExit):
+            main([*words, "--help"])
+        said = " ".join(capsys.readouterr().out.split())
+        assert said.startswith(f"{usage} {does} ")
+        assert said.endswith(codes)
+
+
+def test_without_arguments_the_command_line_is_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["python -m ci", "drift", "--base", "none", "--results", "none"])
+    assert main() == 2
+    assert capsys.readouterr().err.startswith("error: --base none: no results are there")
+    monkeypatch.setattr("sys.argv", ["python -m ci"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith("python -m ci: error: the following arguments are required: command\n")
+
+
 @pytest.mark.parametrize("words", [[], ["walk"], ["gate"], ["gate", "--colour"]])
 def test_a_word_that_is_no_command_is_wrong_usage(words: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:

@@ -58,7 +58,7 @@ def test_new_code_is_said(tree: Path) -> None:
 LEFT = (
     *("results/a.xml", "results/before/a.xml", "results/conftest.py", ".nox/cpu/lib/conftest.py", ".nox/pytest.ini"),
     *("tests/workflows/node_modules/a/setup.cfg", "manifest.json", "report/index.html", "ci/__pycache__/gate.pyc"),
-    *("__pycache__/noxfile.pyc", "README.md", "notes/__init__.txt", "data.csv"),
+    *("__pycache__/noxfile.pyc", "README.md", "notes/__init__.txt", "data.csv", "notes/no-package/spec.py"),
 )
 IGNORED = "results/\n.nox/\nnode_modules/\nmanifest.json\n__pycache__/\n"
 
@@ -91,9 +91,9 @@ def test_a_file_that_can_change_a_check_is_said_wherever_it_is(tree: Path, name:
 
 
 def test_a_folder_that_is_ignored_as_a_whole_is_said(tree: Path) -> None:
-    for name in ("torch", "validation"):
-        (tree / name).mkdir()
-        (tree / name / "__init__.py").write_text("a")
+    for name, file in (("torch", "__init__.py"), ("validation", "__init__.py"), ("megatron", "core/__init__.py")):
+        (tree / name / file).parent.mkdir(parents=True)
+        (tree / name / file).write_text("a")
         (tree / ".git" / "info" / "exclude").write_text(f"{name}/\n")
         assert commit.facts(tree, {})["dirty"] == "true"
         shutil.rmtree(tree / name)
@@ -148,10 +148,14 @@ def test_neither_settings_nor_variables_of_git_hide_a_file(tree: Path, monkeypat
 
 
 def test_the_bytes_count_and_not_what_git_is_told_of_them(tree: Path, tmp_path: Path) -> None:
-    """A filter that gives git the commit's bytes, and another folder as the work tree."""
-    (tree / "ci" / "gate.py").write_text("raise\n")
+    """A filter that gives git the commit's bytes, and another folder as the work tree.
+
+    The changed file is as long as the commit's: git runs no filter on one of another length, and calls it changed.
+    """
+    (tree / "ci" / "gate.py").write_text("fail\n")
     (tree / ".git" / "info" / "attributes").write_text("*.py filter=same\n")
     git(tree, "config", "filter.same.clean", "git show HEAD:%f")
+    assert git(tree, "status", "--porcelain") == ""
     assert commit.facts(tree, {})["dirty"] == "true"
     git(tree, "config", "core.worktree", str(tmp_path))
     assert commit.facts(tree, {})["dirty"] != "false"
@@ -163,6 +167,21 @@ def test_a_compiled_file_that_is_never_held_against_its_source_is_said(tree: Pat
     py_compile.compile(str(source), invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH)
     assert commit.facts(tree, {})["dirty"] == "false"
     py_compile.compile(str(source), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    assert commit.facts(tree, {})["dirty"] == "true"
+
+
+def test_what_is_no_file_of_its_own_in_a_commit_is_left_to_git(tree: Path) -> None:
+    """A link, the commit of a submodule, and data, which has no compiled form."""
+    (tree / "ci" / "link.py").symlink_to("gate.py")
+    (tree / "ci" / "data.txt").write_text("a\n")
+    git(tree, "init", "--quiet", "ci/sub")
+    git(tree / "ci" / "sub", "commit", "--quiet", "--allow-empty", "-m", "b")
+    git(tree, "add", ".")
+    git(tree, "commit", "--quiet", "-m", "b")
+    assert "160000 commit" in git(tree, "ls-tree", "-r", "HEAD")
+    assert commit.facts(tree, {})["dirty"] == "false"
+    (tree / "ci" / "link.py").unlink()
+    (tree / "ci" / "link.py").symlink_to("data.txt")
     assert commit.facts(tree, {})["dirty"] == "true"
 
 

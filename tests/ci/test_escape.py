@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ci.escape import LONGEST, annotation, block, entities, markdown, plain
+from ci.escape import LONGEST, annotation, block, entities, markdown, plain, prose
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,16 @@ def test_a_block_s_fence_is_longer_than_any_within(text: str, fence: str) -> Non
 
 def test_an_annotation_says_percent_colon_and_comma_as_the_runner_reads_them() -> None:
     assert annotation("error", "a: b, c", "50 %\n::d") == "::error title=a%3A b%2C c::50 %25 ::d"
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("tp2, tp4: 1.5", "tp2, tp4&#58; 1&#46;5"),
+        ("@everyone", "&#64;&#8203;everyone"),
+        ("see #1", "see &#35;&#8203;1"),
+        ("GH-1 gh-2", "GH&#8203;-1 gh&#8203;-2"),
+    ],
+)
+def test_prose_is_no_markup_and_mentions_nobody(said: str, shown: str) -> None:
+    assert prose(said) == shown

@@ -185,6 +185,15 @@ def test_a_link_to_nowhere_is_there(tmp_path: Path) -> None:
         Results(tmp_path).suite("", FILE)
 
 
+def test_reports_are_found_at_any_depth_but_not_in_what_is_out_of_the_way(tmp_path: Path) -> None:
+    """By the names of the folders within; where the folder itself lies, and what a file is called, is the user's."""
+    place = tmp_path / "attempts"
+    found = ("a/before.xml", "a/b/1.xml", "attempts.xml", "0.xml")
+    aside = ("attempts/1/2.xml", "before/2.xml", "a/debug/2.xml", "debug/a/2.xml", "a/2.txt", "a/2.XML")
+    results(place, *found, *aside)
+    assert folder_.reports(place) == [place / name for name in ("0.xml", "a/b/1.xml", "a/before.xml", "attempts.xml")]
+
+
 def unreadable(path: Path, data: bytes) -> str:
     path.write_bytes(data)
     with pytest.raises(UnreadableResults) as raised:

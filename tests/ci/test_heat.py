@@ -117,11 +117,12 @@ def test_red_rows_come_first_and_what_is_left_out_is_counted(monkeypatch: pytest
 
 
 def test_there_are_thirty_columns_at_most() -> None:
-    """And a long name of one is cut."""
+    """And a long name of one is cut, as is that of a testsuite."""
     checks = [with_ratio(0.5, f"test_{'x' * 60}{at:02}") for at in range(31)]
-    head = heat.table([of("a", *checks)]).splitlines()[0]
+    head, _, row, *_ = heat.table([of("n" * 130, *checks)]).replace("&#8230;", "…").splitlines()
     assert head.count("<code>") == 30
-    assert f"<code>{'x' * 39}…</code>" in head.replace("&#8230;", "…")
+    assert f"<code>{'x' * 39}…</code>" in head
+    assert row.startswith(f"| <code>{'n' * 119}…</code> | ")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,20 @@ def test_a_page_that_is_not_is_seen(
     assert main(["sessions", "--check"]) == 0
     sessions.PAGE.write_text(sessions.PAGE.read_text(encoding="utf-8").replace("gpus-4", "gpus-8"), encoding="utf-8")
     assert main(["sessions", "--check"]) == 1
-    assert "write it with python -m ci sessions" in capsys.readouterr().out
+    assert capsys.readouterr().out == "matrix.md is not what matrix.yaml says: write it with python -m ci sessions\n"
+    assert "gpus-8" in sessions.PAGE.read_text(encoding="utf-8"), "a page that is asked about is not written"
 
 
 def test_every_session_of_the_table_is_on_the_page() -> None:
     text = sessions.page(rows(TABLE), tools(TABLE))
     names = [row.session for row in rows(TABLE)] + [tool.session for tool in tools(TABLE)]
     assert [name for name in names if f"| {name} |" not in text] == []
+
+
+def test_a_session_that_no_event_runs_is_run_by_hand() -> None:
+    """With Transformer Engine it says so; on the CPU it has no number of GPUs."""
+    row = replace(rows(TABLE)[0], session="a", when=(), runner=("b", "c"), layouts=("tp2", "pp2"), implementation="te")
+    tool = replace(tools(TABLE)[0], session="d", does="does", when=("nightly",), runner=("b",), timeout=3)
+    text = sessions.page([row], [tool])
+    assert f"\n| a | tp2 pp2 | tiny | fp64, te | gloo | b, c |  | by hand | {row.timeout} |\n" in text
+    assert text.endswith("| --- | --- | --- | --- | --- | --- |\n| d | does | b |  | nightly | 3 |\n")

@@ -176,3 +176,82 @@ def test_the_command_of_a_group_has_its_layouts_options_and_place(tmp_path: Path
         *("run", "--layouts", "tp2,pp2", "--set", "a=1", "--no-self-test", "--results"),
         str(tmp_path / "dense"),
     ]
+
+
+def test_data_is_written_as_it_is_in_docs(docs: Path) -> None:
+    """Reading and writing it again changes no byte: a diff of the file shows what was measured anew."""
+    in_docs = (outcomes.ROOT / "docs" / "versions.json").read_bytes()
+    outcomes.DATA.write_bytes(in_docs)
+    outcomes.save(outcomes.load())
+    assert outcomes.DATA.read_bytes() == in_docs
+
+
+def test_a_column_has_the_versions_that_its_results_name(tmp_path: Path) -> None:
+    """A question mark stands for what they do not name."""
+    results(tmp_path)
+    found = outcomes.read_column(tmp_path / RELEASES[0].name)
+    assert (found.megatron_core, found.transformers, found.torch) == ("0.1", "5", "2")
+    for path in tmp_path.rglob("*.xml"):
+        junit.write(path, junit.Suite("a case", (check("pass"),), {"layout": path.stem}))
+    found = outcomes.read_column(tmp_path / RELEASES[0].name)
+    assert (found.megatron_core, found.transformers, found.torch) == ("?", "?", "?")
+
+
+def test_missing_results_are_named_with_their_folder(tmp_path: Path) -> None:
+    results(tmp_path, without="tp2nosp")
+    with pytest.raises(junit.UnreadableResults) as refused:
+        outcomes.read_column(tmp_path / RELEASES[0].name)
+    assert str(refused.value) == f"{tmp_path / RELEASES[0].name / 'dense'}: no results of tp2nosp; run nox -s versions"
+
+
+def test_a_known_bug_and_a_failure_count_as_wrong_and_the_failure_is_said() -> None:
+    """The largest error is that of all checks."""
+    line = f"KNOWN: A - Max diff: 1; known upstream bug: {BUG['what']} ({BUG['link']})"
+    checks = (
+        check("known", line, **KIND),
+        check("fail", "FAIL: B - off\nmore", rel_error="0.5"),
+        check("pass", rel_error="0.75"),
+    )
+    assert outcomes.read_cell(suite(*checks)) == Cell("wrong", 3, 2, 0.75, known=(BUG["id"],), says="off")
+
+
+def test_a_lost_run_is_named_with_what_it_says() -> None:
+    with pytest.raises(junit.UnreadableResults) as refused:
+        outcomes.read_cell(suite(check("error", "did not finish"), check("fail", "FAIL: B - off")))
+    assert str(refused.value) == "a case: did not finish; run it again"
+
+
+def test_releases_that_refuse_are_named_once_each() -> None:
+    """Two columns may be of one megatron-core, and three are a list."""
+    cells = dict.fromkeys(titles(), REFUSED)
+    page = versions.page([Column(name, "5.0", "2.0", cells) for name in ("0.1", "0.2", "0.2", "0.3")])
+    assert "- tp2 with megatron-core 0.1, megatron-core 0.2 and megatron-core 0.3: rank 0 raised NameError('x')\n" in page
+    page = versions.page([Column("0.2", name, "2.0", cells) for name in ("5.0", "5.1")])
+    assert "- tp2 with megatron-core 0.2: rank 0 raised" in page
+    assert (
+        "**transformers 5.1**, compared with transformers 5.0 (both with megatron-core 0.2):\n\nNo outcome changes.\n" in page
+    )
+
+
+def test_a_case_with_several_bugs_links_and_names_each() -> None:
+    """In the table by its page, in a change by what it is."""
+    first, second = outcomes.known_bugs()[:2]
+    both = Cell("wrong", 270, 9, 0.7, known=(first["id"], second["id"]))
+    page = versions.page(columns(RIGHT, both))
+    links = ", ".join(f"[wrong]({bug['finding'].removeprefix('docs/')})" for bug in (first, second))
+    assert f"| tp2 | right 3e-15 | {links}: 9 of 270 |\n" in page
+    assert f"now wrong ({first['what']}; {second['what']})\n" in page
+
+
+@pytest.mark.parametrize(("words", "made_anew"), [(["ci.versions"], True), (["ci.versions", "none", "more"], False)])
+def test_the_command_takes_its_folder_from_the_command_line(
+    docs: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], made_anew: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without one it makes the page from the data that is there."""
+    results(docs / "results")
+    versions.main([str(docs / "results")])
+    monkeypatch.setattr("sys.argv", words)
+    monkeypatch.chdir(docs)
+    assert versions.main() == (0 if made_anew else 2)
+    folder = Path("none") / RELEASES[0].name / "layouts"
+    assert capsys.readouterr().err == ("" if made_anew else f"error: {folder}: no results of single; run nox -s versions\n")

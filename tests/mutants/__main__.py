@@ -7,6 +7,7 @@ import importlib.util
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,17 @@ from validation.case.errors import ExitCode, UsageError
 
 
 def scored(row: Row, workers: int) -> list[Score]:
-    """The score of each module of a row."""
+    """The score of each module of a row, which is printed, too: who has to end a long run has what it found so far."""
+    began = time.monotonic()
+    sys.stdout.write(f"\n{', '.join(row.modules)}\n")
+    sys.stdout.flush()
+    found = _scored(row, workers)
+    sys.stdout.write(table(found) + f"{round(time.monotonic() - began)} s\n" + _unlisted(found))
+    sys.stdout.flush()
+    return found
+
+
+def _scored(row: Row, workers: int) -> list[Score]:
     with tempfile.TemporaryDirectory(prefix="plumbline-mutants-") as folder:
         copy = Path(folder) / "copy"
         copied.make(copy, row)
@@ -34,18 +45,26 @@ def _of_module(module: str, mutants: Sequence[mutmut.Mutant], mutations: Sequenc
     return score(module, count, [mutation for mutation in mutations if mutation.module == module], equivalent())
 
 
-def told(scores: Sequence[Score]) -> int:
-    """Print what came of it; 1 if something survived that is not listed, or is listed and did not survive."""
-    sys.stdout.write("\n" + table(scores))
+def _unlisted(scores: Sequence[Score]) -> str:
+    """What survived and is not listed, and what is listed and did not survive, with what to do; empty if there is none."""
     survivors = [mutation for one in scores for mutation in one.survivors]
+    said = f"No test notices these. Write one; if none can, add them to {EQUIVALENT.name} with the reason:\n\n"
+    said = f"\n{said}{listing(survivors)}" if survivors else ""
     stale = [mutation for one in scores for mutation in one.stale]
-    if survivors:
-        listed = EQUIVALENT.name
-        sys.stdout.write(f"\nNo test notices these. Write one; if none can, add them to {listed} with the reason:\n\n")
-        sys.stdout.write(listing(survivors))
-    for mutation in stale:
-        sys.stdout.write(f"\nlisted in {EQUIVALENT.name}, but noticed or not made any more; remove it: {mutation}\n")
-    return ExitCode.FAIL if survivors or stale else ExitCode.PASS
+    gone = f"listed in {EQUIVALENT.name}, but noticed or not made any more; remove it:"
+    return said + "".join(f"\n{gone} {mutation}\n" for mutation in stale)
+
+
+def told(scores: Sequence[Score]) -> int:
+    """Print the table of all; 1 if something survived that is not listed, or is listed and did not survive."""
+    sys.stdout.write(f"\nall modules\n{table(scores)}")
+    survivors, stale = sum(len(one.survivors) for one in scores), sum(len(one.stale) for one in scores)
+    if not (survivors or stale):
+        return ExitCode.PASS
+    sys.stdout.write(
+        f"\n{survivors} unnoticed and not listed, {stale} listed in vain; each is named above, under its modules\n"
+    )
+    return ExitCode.FAIL
 
 
 def main(arguments: Sequence[str]) -> int:

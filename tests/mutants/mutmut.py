@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -10,14 +9,16 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import IO, Any
 
+from tests.mutants import progress
 from tests.mutants.table import Mutation
 
 NOTICED = ("killed", "timeout", "segfault", "suspicious", "check was interrupted by user")
 """A test failed, or its process ended otherwise than by passing. The last one is pytest's code for a broken import."""
 SURVIVED = ("survived", "no tests")
-_NOT_RUN = 255
-"""The exit code where pytest could not begin: a test may have another name in each process. mutmut calls that a timeout."""
+_SHOWN = 4000
+"""Characters of mutmut's output that are shown if it does not finish."""
 _NAME = re.compile(r"(?P<module>.+)\.x(?:ǁ(?P<owner>.+)ǁ|_)(?P<function>.+)__mutmut_\d+")
 
 
@@ -49,17 +50,29 @@ class Mutant:
 
 
 def run(folder: Path, workers: int) -> list[Mutant]:
-    """Mutate and test in the copy; mutmut's progress goes to the terminal. Raises Broken."""
-    ended = _mutmut(folder, "run", "--max-children", str(workers))
-    told, not_run = _mutmut(folder, "results", "--all", "true", capture=True).stdout, set(_not_run(folder))
-    mutants = [replace(one, status="not run") if one.name in not_run else one for one in read(told)]
+    """Mutate and test in the copy, and print how far it has come. Raises Broken."""
+    log = folder.with_name("mutmut.log")
+    with progress.told(folder), log.open("w", encoding="utf-8") as file:
+        code = _mutmut(folder, "run", "--max-children", str(workers), output=file).returncode
+    mutants = [] if code else _ended(folder)
     unknown = [one for one in mutants if one.status not in (*NOTICED, *SURVIVED)]
-    if ended.returncode or unknown or not mutants:
-        said = (
-            f"{unknown[0].name} is {unknown[0].status}" if unknown else f"exit code {ended.returncode}, {len(mutants)} mutants"
-        )
-        raise Broken(f"mutmut did not come to its end in {folder} ({said}); its output above says why")
+    if unknown or not mutants:
+        what = f"{unknown[0].name} is {unknown[0].status}" if unknown else f"exit code {code}, no mutants"
+        raise Broken(f"mutmut did not finish ({what}); its last lines are:\n{_end_of(log)}")
     return mutants
+
+
+def _ended(folder: Path) -> list[Mutant]:
+    """What became of every mutant."""
+    found = read(_mutmut(folder, "results", "--all", "true").stdout)
+    not_run = {name for name, code in progress.exit_codes(folder).items() if code == progress.NOT_RUN}
+    return [replace(one, status="not run") if one.name in not_run else one for one in found]
+
+
+def _end_of(log: Path) -> str:
+    """The last lines of mutmut's output, each as it was when it was drawn last."""
+    lines = [line.rpartition("\r")[2].rstrip() for line in log.read_bytes().decode(errors="replace").split("\n")]
+    return "\n".join(line for line in lines if line)[-_SHOWN:]
 
 
 def read(results: str) -> Iterator[Mutant]:
@@ -70,16 +83,9 @@ def read(results: str) -> Iterator[Mutant]:
             yield Mutant(name, status)
 
 
-def _not_run(folder: Path) -> Iterator[str]:
-    """Mutants of which nothing is known, for no test was run on them."""
-    for path in (folder / "mutants").rglob("*.py.meta"):
-        codes = json.loads(path.read_text(encoding="utf-8"))["exit_code_by_key"]
-        yield from (name for name, code in codes.items() if code == _NOT_RUN)
-
-
 def mutation(folder: Path, mutant: Mutant) -> Mutation:
     """What the mutant changes."""
-    was, becomes = changed(_mutmut(folder, "show", mutant.name, capture=True).stdout)
+    was, becomes = changed(_mutmut(folder, "show", mutant.name).stdout)
     return Mutation(mutant.module, mutant.function, was, becomes)
 
 
@@ -93,8 +99,10 @@ def _joined(lines: list[str], sign: str) -> str:
     return " ".join(line[1:].strip() for line in lines if line.startswith(sign))
 
 
-def _mutmut(folder: Path, *words: str, capture: bool = False) -> subprocess.CompletedProcess[str]:
+def _mutmut(folder: Path, *words: str, output: IO[str] | None = None) -> subprocess.CompletedProcess[str]:
     # One thread a process: the workers use the cores, and OpenMP's threads do not survive a fork.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-c", "from mutmut.__main__ import cli; cli()", *words]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=capture, text=True, check=False)
+    # A file and no pipe for the run: a process that a test has left would keep a pipe open.
+    streams: dict[str, Any] = {"stdout": output, "stderr": subprocess.STDOUT} if output else {"capture_output": True}
+    return subprocess.run(command, cwd=folder, env=environment, text=True, check=False, **streams)

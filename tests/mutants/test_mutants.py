@@ -7,7 +7,7 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -148,7 +148,9 @@ def ran(
 ) -> int:
     """The exit code of the command where mutmut says this of two modules, and shows one mutation for every survivor."""
 
-    def answer(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+    def answer(command: list[str], stdout: IO[str] | None = None, **_: Any) -> subprocess.CompletedProcess[str]:
+        if stdout:
+            stdout.write("Running tests\n1/2 \U0001f389 1\r2/2 \U0001f389 2\n\nFailed to run clean test\n")
         texts = {"run": "", "results": results, "show": "--- a\n+++ a\n@@ -1 +1 @@\n-    a\n+    b\n"}
         word = next(word for word in command if word in texts)
         return subprocess.CompletedProcess(command, code if word == "run" else 0, texts[word], "")
@@ -200,8 +202,8 @@ def test_the_command_fails_where_what_is_listed_is_noticed(
 @pytest.mark.parametrize(
     ("results", "code", "said"),
     [
-        (KILLED, 1, "exit code 1, 2 mutants"),
-        ("", 0, "exit code 0, 0 mutants"),
+        (KILLED, 1, "exit code 1, no mutants"),
+        ("", 0, "exit code 0, no mutants"),
         (f"{KILLED}    ci.gate.x_judged__mutmut_3: not checked\n", 0, "ci.gate.x_judged__mutmut_3 is not checked"),
     ],
     ids=["failed", "nothing", "unfinished"],
@@ -209,9 +211,11 @@ def test_the_command_fails_where_what_is_listed_is_noticed(
 def test_where_mutmut_does_not_come_to_its_end_nothing_is_known(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], results: str, code: int, said: str
 ) -> None:
-    """A clean test that fails, no mutants at all, or some that were not tried."""
+    """A clean test that fails, no mutants at all, or some that were not tried. The end of mutmut's output says why."""
     assert ran(monkeypatch, results, code) == ExitCode.INFRASTRUCTURE
-    assert said in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.endswith("its last lines are:\nRunning tests\n2/2 \U0001f389 2\nFailed to run clean test\n")
 
 
 @pytest.mark.parametrize(

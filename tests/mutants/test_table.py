@@ -81,10 +81,10 @@ def functions(tree: ast.Module) -> list[tuple[str, ast.AST]]:
 def test_modules_are_chosen_out_of_their_rows() -> None:
     """Each with the tests of its row; none asked for is all."""
     assert chosen([]) == rows()
-    gate, verdict = chosen(["validation/compare/verdict.py", "ci/gate.py"])
-    assert (gate.modules, verdict.modules) == (("ci/gate.py",), ("validation/compare/verdict.py",))
-    assert "tests/ci/test_gate.py" in gate.tests
-    assert gate.without
+    attempts, verdict = chosen(["validation/compare/verdict.py", "ci/attempts.py"])
+    assert (attempts.modules, verdict.modules) == (("ci/attempts.py",), ("validation/compare/verdict.py",))
+    assert "tests/ci/test_attempts.py" in attempts.tests
+    assert attempts.without
 
 
 def test_a_module_that_is_not_mutated_is_refused() -> None:

@@ -47,6 +47,7 @@ const child = (token, key) => token?.find?.(key);
 function triggered(events, { event_name: name, event }) {
   const found = events[name];
   if (found === undefined) return false;
+  if (name === "workflow_run" && !found.workflows.includes(event.workflow_run.name)) return false;
   const types = found?.types ?? (name === "pull_request" ? ["opened", "synchronize", "reopened"] : []);
   return !types.length || !event.action || types.includes(event.action);
 }
@@ -177,7 +178,9 @@ function bash(leg, contexts, script, where) {
   const added = existsSync(leg.files.GITHUB_PATH)
     ? readFileSync(leg.files.GITHUB_PATH, "utf8").trim().split("\n").reverse()
     : [];
-  const { event_name, repository, sha, ref, base_ref, api_url } = contexts.github;
+  const { event, event_name, repository, sha, ref, base_ref, api_url, run_id } = contexts.github;
+  const told = join(leg.temp, "event.json");
+  writeFileSync(told, JSON.stringify(event));
   const environment = {
     ...{ HOME: leg.temp, CI: "true", LANG: "C.UTF-8", ...scenario.environment },
     ...{ PATH: [...added, scenario.stand_ins, process.env.PATH].join(":") },
@@ -187,6 +190,9 @@ function bash(leg, contexts, script, where) {
       GITHUB_REPOSITORY: repository,
       GITHUB_SHA: sha,
       GITHUB_REF: ref,
+      GITHUB_EVENT_PATH: told,
+      GITHUB_SERVER_URL: contexts.github.server_url,
+      GITHUB_RUN_ID: run_id,
     },
     ...{ GITHUB_BASE_REF: base_ref ?? "", GITHUB_API_URL: api_url, GITHUB_WORKSPACE: leg.workspace, RUNNER_TEMP: leg.temp },
     ...{ GITHUB_ACTION_PATH: contexts.github.action_path ?? "", ...leg.files, ...contexts.env },
@@ -249,9 +255,10 @@ const ACTIONS = {
   },
   "actions/download-artifact": ({ workspace }, { name, pattern, path = ".", "run-id": run }) => {
     if (run && scenario.lost?.includes(name)) throw new Error(`Artifact not found for name: ${name}`);
-    if (run) return cpSync(join(scenario.baselines, String(run)), join(workspace, path), { recursive: true }) ?? "";
-    const wanted = readdirSync(store).filter((one) => (pattern ? one.startsWith(pattern.replace(/\*$/, "")) : one === name));
-    for (const one of wanted) cpSync(join(store, one), join(workspace, path, one), { recursive: true });
+    if (run && !pattern) return cpSync(join(scenario.baselines, String(run)), join(workspace, path), { recursive: true }) ?? "";
+    const from = run ? join(scenario.baselines, String(run)) : store;
+    const wanted = readdirSync(from).filter((one) => (pattern ? one.startsWith(pattern.replace(/\*$/, "")) : one === name));
+    for (const one of wanted) cpSync(join(from, one), join(workspace, path, one), { recursive: true });
     return wanted.join("\n");
   },
 };

@@ -335,6 +335,8 @@ def _told(scenario: Scenario, work: Path, everything: Path, results: Path, api: 
         "workflow": "workflow",
         "token": "a token",
         "api_url": api,
+        "server_url": "https://github.example",
+        "run_id": "99",
     }
     return {
         "workflow": scenario.workflow,

@@ -83,8 +83,14 @@ def test_a_checkout_keeps_no_credentials() -> None:
     assert all(step["with"]["persist-credentials"] is False for step in checkouts)
 
 
+COMMENT = "comment.yml"
+"""The one workflow that has a token to write with; test_comment.py looks at what it does."""
+
+
 def test_nothing_runs_on_events_that_hand_secrets_to_forks() -> None:
     for path in WORKFLOWS:
+        if path.name == COMMENT:
+            continue
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         # YAML 1.1 reads the key `on` as true.
         assert set(content[True]) <= {"pull_request", "merge_group", "schedule", "workflow_dispatch", "workflow_call"}
@@ -98,8 +104,10 @@ def test_the_job_that_waits_for_nobody_knows_the_labels_that_are_githubs() -> No
     assert tuple(json.loads(labels)) == HOSTED
 
 
-def test_nobody_is_asked_to_write_anything() -> None:
+def test_nobody_is_asked_to_write_anything_but_the_comment() -> None:
     for path in WORKFLOWS:
+        if path.name == COMMENT:
+            continue
         for job in yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"].values():
             assert set(job.get("permissions", {}).values()) <= {"read"}
 
@@ -136,3 +144,16 @@ def test_the_workflow_in_the_readme_is_one(node: None, tmp_path: Path, readme: s
     given = yaml.safe_load(written)["jobs"]["plumbline"]["with"]
     assert set(given) <= set(called[True]["workflow_call"]["inputs"])
     assert len(written.splitlines()) <= 18
+
+
+def test_the_workflow_in_the_page_about_comments_is_one(node: None, tmp_path: Path) -> None:
+    """It gives the called job what it asks for, and listens to the workflow of the README."""
+    text = (ROOT / "docs" / "comment.md").read_text("utf-8")
+    (written,) = re.findall(r"```yaml\n(# \.github/workflows/plumbline-comment\.yml\n.*?)```", text, re.DOTALL)
+    (tmp_path / "plumbline-comment.yml").write_text(written, encoding="utf-8")
+    assert diagnostics(tmp_path / "plumbline-comment.yml") == []
+    called = yaml.safe_load((ROOT / ".github" / "workflows" / COMMENT).read_text(encoding="utf-8"))
+    content = yaml.safe_load(written)
+    assert content["jobs"]["comment"]["permissions"] == called["jobs"]["comment"]["permissions"]
+    assert "\nname: Plumbline\n" in (ROOT / "README.md").read_text("utf-8")
+    assert content[True]["workflow_run"]["workflows"] == ["Plumbline"]
