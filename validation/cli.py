@@ -9,7 +9,7 @@ import argparse
 import errno
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from validation import doctor
@@ -21,7 +21,7 @@ from validation.checks.before import ASIDE
 from validation.checks.progress import Progress
 from validation.convert import options as conversion
 from validation.run.command_line import VERDICT, add_grouped
-from validation.run.options import Given, settings
+from validation.run.options import Given, Settings, settings
 
 _EXAMPLES = """examples:
   python -m validation run --layouts single,tp2,pp2
@@ -138,12 +138,16 @@ def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     from validation.checks import unstarted
 
     wanted = settings(options, command)
+    failed: Mapping[str, Collection[str] | None] | None = None
     progress = Progress.on(sys.stdout, quiet=wanted.show == VERDICT)
     try:
         with progress.doing("getting ready"):
             if wanted.manifest:
                 writing.check_file(wanted.manifest, "--manifest")
             else:
+                failed = _failed(wanted)
+                if failed is not None and all(titles == frozenset() for titles in failed.values()):
+                    return _nothing_failed(options.document)
                 ASIDE.take(unstarted.files(wanted))
                 from validation.faults.plan import plan_of
                 from validation.run.prepare import prepare
@@ -153,14 +157,33 @@ def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
             # What is wrong has been said by now, and the fork server imports while pytest is.
             from validation.checks import started
             from validation.checks.findings import Findings
-        code = started.run(Given(wanted, tuple(pytests)), pytests, progress, Findings(options.document))
+        with progress.doing("listing the checks"):
+            code = started.run(Given(wanted, tuple(pytests), failed), pytests, progress, Findings(options.document))
     finally:
         progress.close()
     if code != ExitCode.PASS and "checks" not in options.document:
-        options.document["error"] = "the checks were not run to their end; standard error says why"
+        options.document.setdefault("error", "the checks were not run to their end; standard error says why")
     if code == ExitCode.PASS:
         ASIDE.put_back()  # nothing was to be run, as with --collect-only
     return int(code)
+
+
+def _failed(wanted: Settings) -> Mapping[str, Collection[str] | None] | None:
+    """What failed before, if that is asked for. Raises UsageError."""
+    if not wanted.last_failed:
+        return None
+    from validation.checks import selection, self_test
+    from validation.faults.plan import plan_of
+
+    plan = plan_of(wanted)
+    return selection.failed_before(wanted, self_test.SelfTest(plan, wanted.cases[0]).name if plan.plants else "")
+
+
+def _nothing_failed(said: document.Document) -> int:
+    """The command has nothing to do, and says so. Reports stay as they are."""
+    sys.stdout.write("Nothing failed before: no check is made (--last-failed)\n")
+    said |= {"seconds": 0.0, "checks": 0, "counts": {}, "left_out": 0, "suites": []}
+    return int(ExitCode.PASS)
 
 
 _COMMANDS = {"run": _run, "faults": _faults, **dict.fromkeys(conversion.COMMANDS, _convert)}

@@ -54,7 +54,7 @@ class Conclusion:
 
     def _overall(self) -> Line:
         tally, cases = self.tally, len(self.settings.cases)
-        counted = [f"{tally.checks} checks"]
+        counted = [f"{tally.checks} check{'s' if tally.checks != 1 else ''}"]
         counted += [
             f"{count} {_WORDS.get(status, status)}" for status, count in sorted(tally.counts.items()) if status != "pass"
         ]

@@ -9,6 +9,7 @@ from typing import Any
 from ci.diagnosis import diagnose
 from ci.junit import Check
 from validation.case.document import Document, number
+from validation.case.errors import UsageError
 from validation.checks.conclusion import Conclusion
 from validation.checks.diagnosed import suites
 from validation.run.command_line import ALL
@@ -23,6 +24,10 @@ class Findings:
 
     def __init__(self, document: Document) -> None:
         self._document = document
+
+    def refuse(self, error: UsageError) -> None:
+        """Say why no check is made."""
+        self._document["error"] = str(error)
 
     def take(self, conclusion: Conclusion, seconds: Mapping[str, float]) -> None:
         """Put a run into the document; `seconds` are those of each testsuite's ranks."""

@@ -12,7 +12,7 @@ import pytest
 
 from ci import junit
 from validation.case.case import Case
-from validation.case.errors import ExitCode, PlumblineError
+from validation.case.errors import ExitCode, PlumblineError, UsageError
 from validation.checks import before
 from validation.checks.conclusion import Conclusion
 from validation.checks.counted import OURS
@@ -21,6 +21,7 @@ from validation.checks.findings import Findings
 from validation.checks.first import First
 from validation.checks.items import parity_of, planted_of, section_of
 from validation.checks.left_out import LeftOut
+from validation.checks.needs import Needs
 from validation.checks.outcome import Outcome
 from validation.checks.progress import Progress
 from validation.checks.running import Running
@@ -46,7 +47,7 @@ class Report:
     def __init__(self, config: pytest.Config, settings: Settings, plan: Plan, given: Given | None = None) -> None:
         self._config, self._settings = config, settings
         self._prepared = given is not None
-        self._selecting = given is None or bool(given.words)
+        self._selecting = given is None or bool(given.words or settings.only or settings.last_failed)
         self._self_test = SelfTest(plan, settings.cases[0])
         self._left_out = LeftOut(settings, self._self_test)
         self._files = Files(settings, self._self_test, given.words if given else ())
@@ -59,8 +60,10 @@ class Report:
         self._suite = ""
         self._wanted: list[Case] = []
         self._plants: list[Plant] = []
+        self._needs: dict[Case, Needs] = {}
         self._selected: Counter[Case] = Counter()
         self._checks: dict[str, list[junit.Check]] = defaultdict(list)
+        self._nothing = "No check was selected; leave out what selects checks, or name one that the output shows with --only"
         self._seconds: dict[str, float] = {}
         self._start = self._began = time.monotonic()
 
@@ -118,13 +121,17 @@ class Report:
         early = bool(self._config.option.maxfail)
         self._files.begin({case: self._selected[case] for case in self._wanted}, len(self._plants), early)
         before.ASIDE.put_back()
-        self._running.start(self._wanted, self._plants)
+        self._running.start(self._needs, self._plants)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Cases that no selected check asks for are not run."""
         self._selected.update(parity.case for parity in map(parity_of, session.items) if parity)
         self._wanted = [case for case in self._settings.cases if case in self._selected]
         self._plants = [planted.plant for planted in map(planted_of, session.items) if planted]
+        self._needs = dict.fromkeys(self._wanted, Needs())
+        if self._selecting:
+            items = [(parity.case, item) for item in session.items if (parity := parity_of(item))]
+            self._needs = {case: Needs.of(case, [item for of, item in items if of == case]) for case in self._wanted}
         self._count_own(session.items)
         self._style = style_of(self._settings, self._terminal, self._progress, len(session.items))
 
@@ -188,7 +195,7 @@ class Report:
         """The check with the command that runs it again, where it is about a case."""
         if self._result is None:
             return check
-        how = First.of(self._result.case, outcome.check, check.message, outcome.verdict).command(self._settings)
+        how = First.of(self._result.case, outcome.title, check.message, outcome.verdict).command(self._settings)
         return replace(check, properties={**check.properties, "reproduce": how})
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -206,17 +213,25 @@ class Report:
             return
         if not self._tally.checks:
             if not self._config.option.collectonly:
-                self._terminal.write(
-                    "No check was selected; leave out -k, or name something that `--collect-only` lists", **RED
-                )
+                self._terminal.write(self._nothing, **RED)
                 session.exitstatus = ExitCode.USAGE
             return
         conclusion = self._conclusion()
         session.exitstatus = self._tally.exit_code
         for line, colours in conclusion.lines():
             self._terminal.write(line, **colours)
-        for findings in filter(lambda plugin: isinstance(plugin, Findings), self._config.pluginmanager.get_plugins()):
+        for findings in self._findings:
             findings.take(conclusion, self._seconds)
+
+    def refuse(self, error: UsageError) -> None:
+        """The selection names no check: say that at the end, when there is nothing else to say."""
+        self._nothing = f"error: {error}"
+        for findings in self._findings:
+            findings.refuse(error)
+
+    @property
+    def _findings(self) -> list[Findings]:
+        return [one for one in self._config.pluginmanager.get_plugins() if isinstance(one, Findings)]
 
     def _conclusion(self) -> Conclusion:
         missing, all_checks = self._left_out.total(self._checks)

@@ -179,6 +179,19 @@ def _add_checks(add: Add) -> None:
     add("--no-self-test", action="store_true", default=False, help="plant none")
 
 
+def _add_selecting(add: Add) -> None:
+    """Of `python -m validation run` alone: pytest has --last-failed of its own."""
+    add(
+        "--only",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="make only checks of this name, as the output shows it: a whole title, a part of one, or a pattern with * and ?; "
+        "repeatable. Ranks go no further than these checks need",
+    )
+    add("--last-failed", action="store_true", help="make only checks that failed before, by the reports in --results")
+
+
 def _add_output(add: Add) -> None:
     add("--results", default="results", metavar="DIR", help="where the JUnit files go (default results)")
     add("--pieces", action="store_true", default=False, help="show every rank's pieces, and keep what the ranks left behind")
@@ -224,6 +237,6 @@ GROUPS = (
     Group("data and options of a step", _add_step),
     Group("precision and machine", _add_machine),
     Group("code under test", _add_code),
-    Group("what to check", _add_checks),
+    Group("what to check", _add_checks, alone=_add_selecting),
     Group("output", _add_output, alone=_add_telling),
 )
