@@ -16,15 +16,17 @@ import os
 import shutil
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 
 import nox
 from nox.command import CommandFailed
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from ci import names
 from ci.releases import GROUPS, RELEASES, Release
 from ci.table import Row, rows
 from validation.case.errors import ExitCode
@@ -50,7 +52,11 @@ def _end_with_the_code_of_the_session() -> None:
 
 
 def _run(
-    session: nox.Session, *command: str, failing: ExitCode | None = None, passing: Sequence[int] = (ExitCode.PASS,)
+    session: nox.Session,
+    *command: str,
+    failing: ExitCode | None = None,
+    passing: Sequence[int] = (ExitCode.PASS,),
+    env: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Run the command; if it fails, nox ends with `failing`, or with the code of the command itself.
 
@@ -59,7 +65,7 @@ def _run(
     """
     try:
         # `python -m` finds our packages in the working folder, where Python does not look if the variable says something.
-        session.run(*command, external=True, success_codes=passing, env={"PYTHONSAFEPATH": ""})
+        session.run(*command, external=True, success_codes=passing, env={"PYTHONSAFEPATH": "", **env})
     except CommandFailed as error:
         code = failing or error.return_code
         _exit_codes.append(code if code in list(ExitCode) else ExitCode.INFRASTRUCTURE)
@@ -104,7 +110,7 @@ def _validate(session: nox.Session, python: str, row: Row) -> None:
     """
     in_ci = os.environ.get("CI", "").lower() in ("true", "1")
     front = ("ci", "attempts", "--up-to", "2", "--") if in_ci else ("validation",)
-    _run(session, python, "-m", *front, *row.arguments(), *session.posargs)
+    _run(session, python, "-m", *front, *row.arguments(), *session.posargs, env={names.VARIABLE: row.session})
 
 
 @contextmanager

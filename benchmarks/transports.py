@@ -101,7 +101,7 @@ NUMBERS = ("max_diff", "avg_diff", "rel_error")
 
 def beside(nccl: Row, staged: Row, ours: Sequence[junit.Check], theirs: Sequence[junit.Check]) -> Pair:
     """The checks of one case, each beside its namesake. One that only one side has is another verdict, unless that has none."""
-    first, second = ({(check.classname, check.name): check for check in checks} for checks in (ours, theirs))
+    first, second = ({(check.component, check.name): check for check in checks} for checks in (ours, theirs))
     other = [name for _, name in first.keys() ^ second.keys()] if ours and theirs else []
     compared, same, apart, at = 0, 0, 0.0, ""
     for key in first.keys() & second.keys():

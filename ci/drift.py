@@ -216,7 +216,7 @@ def ratio(check: Check, failed: bool = False) -> float | None:
 
 
 def _by_name(suite: Suite) -> Mapping[str, Check]:
-    return {f"{check.name} ({check.classname.rpartition('.')[2]})": check for check in suite.checks}
+    return {f"{check.name} ({check.component})": check for check in suite.checks}
 
 
 def _remarks(where: str, then: Suite, now: Suite) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from validation.case import writing
 
-FORMAT = 3
+FORMAT = 4
 """Counts up when what an older gate would read has changed."""
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,200}\.xml")
 _SESSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,100}|")
@@ -23,7 +23,7 @@ class UnreadableManifest(Exception):
 
 
 Name = tuple[str, str]
-"""A check's classname and name."""
+"""A check's component and name."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ def save(path: Path, manifest: Manifest) -> None:
 
 def _as_json(suite: Expected) -> dict[str, Any]:
     excuses = [
-        {"what": one.what, "megatron_core": one.megatron_core, "checks": _by_class(sorted(one.checks))} for one in suite.excuses
+        {"what": one.what, "megatron_core": one.megatron_core, "checks": _by_component(sorted(one.checks))}
+        for one in suite.excuses
     ]
     return {
         "session": suite.session,
@@ -92,20 +93,20 @@ def _as_json(suite: Expected) -> dict[str, Any]:
         "ranks": suite.ranks,
         "properties": dict(suite.properties),
         "requires": dict(suite.requires),
-        "checks": _by_class(suite.checks),
-        "numberless": _by_class(sorted(suite.numberless)),
+        "checks": _by_component(suite.checks),
+        "numberless": _by_component(sorted(suite.numberless)),
         "limit": suite.limit,
         "excuses": excuses,
-        "exact": _by_class(sorted(suite.exact)),
-        "near_ties": _by_class(sorted(suite.near_ties)),
+        "exact": _by_component(sorted(suite.exact)),
+        "near_ties": _by_component(sorted(suite.near_ties)),
     }
 
 
-def _by_class(checks: Iterable[Name]) -> dict[str, list[str]]:
-    by_class: dict[str, list[str]] = defaultdict(list)
-    for classname, name in checks:
-        by_class[classname].append(name)
-    return by_class
+def _by_component(checks: Iterable[Name]) -> dict[str, list[str]]:
+    by_component: dict[str, list[str]] = defaultdict(list)
+    for component, name in checks:
+        by_component[component].append(name)
+    return by_component
 
 
 def load(path: Path) -> Manifest:
@@ -150,8 +151,8 @@ def _suite(entry: dict[str, Any]) -> Expected:
     )
 
 
-def _checks(by_class: dict[str, Any]) -> tuple[Name, ...]:
-    return tuple((_text(owner), _text(name)) for owner, names in by_class.items() for name in _list(names))
+def _checks(by_component: dict[str, Any]) -> tuple[Name, ...]:
+    return tuple((_text(owner), _text(name)) for owner, names in by_component.items() for name in _list(names))
 
 
 def _limit(value: object) -> float | None:

@@ -6,7 +6,7 @@ import argparse
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from ci.escape import plain
 from ci.expected import Expected, Manifest, UnreadableManifest, load
 from ci.folder import Results
 from ci.junit import Suite, UnreadableResults
-from ci.reasons import DIRTY, Origin, of_suite
+from ci.reasons import DIRTY, Origin, is_red, of_suite, unevaluated
 from validation.case.errors import ExitCode, UsageError
 
 _SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -44,7 +44,13 @@ class Judgement:
     def counted(self) -> str:
         """What there is, in a few words."""
         statuses = self.statuses
-        words = {"pass": "pass", "fail": "fail", "error": "not decided", "known": "known upstream bugs"}
+        words = {
+            "pass": "pass",
+            "fail": "fail",
+            "error": "not decided",
+            "unevaluated": "not evaluated",
+            "known": "known upstream bugs",
+        }
         said = [f"{statuses[status]} {word}" for status, word in words.items() if statuses[status]]
         suites = f"{len(self.suites)} testsuite{'s' if len(self.suites) != 1 else ''}"
         return f"{suites}, {sum(statuses.values())} checks: {', '.join(said) or 'nothing'}"
@@ -126,10 +132,20 @@ def judged(manifest: Manifest, results: Results, origin: Origin) -> Judgement:
         suites.append((expected, suite))
         reasons += [(where, why) for why in of_suite(expected, suite, origin)]
         reasons += [(where, why) for why in attempts.reasons(expected, suite, results)]
+    reasons += [(results.name(expected), why) for expected, why in _unevaluated(suites)]
     reasons += run.reasons(suites, results)
     strangers = results.strangers(manifest.suites, {suite.run for _, suite in suites})
     reasons += [(name, "a result that the manifest does not name") for name in strangers]
     return Judgement(tuple(reasons), tuple(suites))
+
+
+def _unevaluated(suites: Sequence[tuple[Expected, Suite]]) -> Iterator[tuple[Expected, str]]:
+    """What was not evaluated, though nothing else of its session is red: then nothing else says why."""
+    red = {expected.session for expected, suite in suites if is_red(suite)}
+    for expected, suite in suites:
+        why = unevaluated(suite)
+        if why and expected.session not in red:
+            yield expected, why
 
 
 def _of_manifest(manifest: Manifest, origin: Origin) -> Iterator[str]:

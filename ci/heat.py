@@ -16,10 +16,10 @@ STEPS = (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0)
 _SCALE = " ".join(f"{block} up to {step:g}" for block, step in zip(BLOCKS, STEPS, strict=False))
 LEGEND = (
     f"Worst ratio of error to limit: {_SCALE} {BLOCKS[-1]} above; = equal to the bit, or nothing to measure; "
-    "✗ failed, ? not decided, ◆ known upstream bug, with their numbers.\n"
+    "✗ failed, ? not decided, – not evaluated, ◆ known upstream bug, with their numbers.\n"
 )
 MOST_ROWS = 100
-_MARKS = {"fail": "✗", "error": "?", "known": "◆"}
+_MARKS = {"fail": "✗", "error": "?", "unevaluated": "–", "known": "◆"}
 
 
 def table(suites: Sequence[tuple[Expected, Suite]]) -> str:
@@ -42,8 +42,8 @@ def title(expected: Expected) -> str:
 
 
 def component(check: Check) -> str:
-    """What a check is about: `mla` of validation.checks.test_mla."""
-    return check.classname.rpartition(".")[2].removeprefix("test_").replace("_", " ")
+    """What a check is about, in words."""
+    return check.component.rpartition(".")[2].removeprefix("test_").replace("_", " ")
 
 
 def _cell(suite: Suite, column: str) -> str:

@@ -1,6 +1,7 @@
 """JUnit in and out: one testsuite per case, one testcase per check, every number where some viewer shows it.
 
-Viewers of JUnit on GitHub ignore properties, so the same numbers stand in the failure's message and in system-out.
+Most viewers ignore properties, and many ignore system-out: the body of a failure has the whole text. What each shows is in
+docs/viewers.md. A file names a check by a class name that has its case (ci/names.py); here it has its component alone.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from pathlib import Path
 from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 from junitparser.junitparser import etree  # lxml, or the standard library's where there is none
 
+from ci import names
 from ci.structure import Structure
 from validation.case import writing
+from validation.case.failures import KINDS, UNFINISHED
 
 LARGEST_FILE = 32 << 20
 """Bytes; a file of a thousand checks is a hundredth of it."""
@@ -27,7 +30,13 @@ _UNWRITABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]
 _ANSI = re.compile("\x1b\\[[0-9;?]*[A-Za-z]")
 RUN = "run"
 """The property of a testsuite that all testsuites of one run share."""
-_STATUSES = ("pass", "fail", "known", "error")
+UNEVALUATED = "unevaluated"
+"""The status of a check that could not be evaluated because something else failed. It is neither a pass nor a failure."""
+STATUSES = ("pass", "fail", "known", "error", UNEVALUATED)
+_NOT_EVALUATED = "not evaluated"
+_NO_KIND = "other"
+_SKIPS = {"known": "known", _NOT_EVALUATED: UNEVALUATED}
+"""Type of a <skipped> -> status."""
 
 
 class UnreadableResults(Exception):
@@ -36,15 +45,20 @@ class UnreadableResults(Exception):
 
 @dataclass(frozen=True)
 class Check:
-    """One testcase. `name` holds no number that changes from run to run, or comparisons over time break."""
+    """One testcase. `name` holds no number that changes from run to run, or comparisons over time break.
 
-    classname: str
+    `component` is the module of checks, `mla`, or the dotted path of a user's module outside of ours. `failure` is the kind of
+    a failure or an error (validation/case/failures.py), empty if none is known.
+    """
+
+    component: str
     name: str
     status: str
     seconds: float = 0.0
     message: str = ""
     details: str = ""
     properties: Mapping[str, str] = field(default_factory=dict)
+    failure: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,7 +90,7 @@ def write(path: Path, suite: Suite) -> None:
 
 def write_unfinished(path: Path, name: str, properties: Mapping[str, str]) -> None:
     """The file that stands until the run has ended, and for good if it is killed."""
-    check = Check("validation", "run", "error", message="did not finish")
+    check = Check("run", "run", "error", message="did not finish", failure=UNFINISHED)
     write(path, Suite(name, (check,), properties))
 
 
@@ -85,21 +99,34 @@ def _suite(suite: Suite) -> TestSuite:
     for name, value in suite.properties.items():
         made.add_property(_text(name), _text(value))
     # One at a time they would be counted again with each: 4 s for four cases.
-    made.add_testcases([_case(check) for check in suite.checks])
+    name, session = _text(suite.name), _text(suite.properties.get(names.SESSION, ""))
+    named = [(check, names.classname(name, session, _text(check.component))) for check in suite.checks]
+    made.add_testcases([_case(check, classname) for check, classname in named])
     made.time, made.timestamp = suite.seconds, suite.timestamp or None
     return made
 
 
-def _case(check: Check) -> TestCase:
-    if check.status not in _STATUSES:
-        raise ValueError(f"{check.name}: status {check.status!r} is none of {', '.join(_STATUSES)}")
-    made = TestCase(_text(check.name), classname=_text(check.classname), time=round(check.seconds, 6))
-    numbers = _numbers(check.properties)
-    made.system_out = _text("\n".join(part for part in (check.details, numbers) if part))
-    outcome = {"fail": Failure, "error": Error, "known": Skipped}.get(check.status)
-    if outcome is not None:
-        made.result = [outcome(_text(check.message), check.status)]
+def _case(check: Check, classname: str) -> TestCase:
+    if check.status not in STATUSES:
+        raise ValueError(f"{check.name}: status {check.status!r} is none of {', '.join(STATUSES)}")
+    if check.failure and (check.failure not in KINDS or check.status not in ("fail", "error")):
+        raise ValueError(
+            f"{check.name}: failure {check.failure!r} with status {check.status!r} is none of validation.case.failures"
+        )
+    made = TestCase(_text(check.name), classname=classname, time=round(check.seconds, 6))
+    text = _text("\n".join(part for part in (check.details, _numbers(check.properties)) if part))
+    made.system_out = text
+    if check.status != "pass":
+        made.result = [_outcome(check, text)]
     _add_properties(made, check.properties)
+    return made
+
+
+def _outcome(check: Check, text: str) -> Failure | Error | Skipped:
+    """The element that says what came of it, with all that is known of it in its body."""
+    kind = {"known": "known", UNEVALUATED: _NOT_EVALUATED}.get(check.status, check.failure or _NO_KIND)
+    made: Failure | Error | Skipped = {"fail": Failure, "error": Error}.get(check.status, Skipped)(_text(check.message), kind)
+    made.text = text or _text(check.message)
     return made
 
 
@@ -146,10 +173,12 @@ def read(path: Path) -> Suite:
 
 
 def _read_suite(found: TestSuite) -> Suite:
+    name, properties = str(found.name), _each_once((str(item.name), str(item.value)) for item in found.properties())
+    session = properties.get(names.SESSION, "")
     return Suite(
-        name=str(found.name),
-        checks=tuple(_check(case) for case in found),
-        properties=_each_once((str(item.name), str(item.value)) for item in found.properties()),
+        name=name,
+        checks=tuple(_check(case, names.component(name, session, case.classname or "")) for case in found),
+        properties=properties,
         seconds=_seconds(found),
         timestamp=str(found.timestamp or ""),
     )
@@ -189,8 +218,8 @@ def _seconds(element: TestSuite | TestCase) -> float:
     return seconds
 
 
-def _check(case: TestCase) -> Check:
-    if not (case.name and case.classname):
+def _check(case: TestCase, component: str) -> Check:
+    if not (case.name and component):
         raise ValueError("a testcase without name or classname")
     results = list(case.result)
     status = _status(case.name, results)
@@ -198,13 +227,14 @@ def _check(case: TestCase) -> Check:
         (str(item.get("name")), str(item.get("value"))) for item in case._elem.iterfind("properties/property")
     )
     return Check(
-        classname=case.classname,
+        component=component,
         name=case.name,
         status=status,
         seconds=_seconds(case),
         message=str(results[0].message or "") if results else "",
         details=(case.system_out or "").removesuffix(_numbers(properties)).removesuffix("\n" if properties else ""),
         properties=properties,
+        failure=_failure(status, results),
     )
 
 
@@ -212,7 +242,14 @@ def _status(name: str, results: list[Error | Failure | Skipped]) -> str:
     """What the element says; a skip that is no known bug was never compared, and must not read as one."""
     if not results:
         return "pass"
-    status = {Failure: "fail", Error: "error", Skipped: "known"}.get(type(results[0]))
-    if len(results) > 1 or status is None or (status == "known" and results[0].type != "known"):
-        raise ValueError(f"{name}: not one verdict of pass, fail, known or error")
+    (*others, result) = results
+    skip = _SKIPS.get(str(result.type)) if isinstance(result, Skipped) else None
+    status = {Failure: "fail", Error: "error"}.get(type(result), skip)
+    if others or status is None:
+        raise ValueError(f"{name}: not one verdict of {', '.join(STATUSES)}")
     return status
+
+
+def _failure(status: str, results: list[Error | Failure | Skipped]) -> str:
+    kind = str(results[0].type) if status in ("fail", "error") else ""
+    return kind if kind in KINDS else ""

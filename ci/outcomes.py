@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from ci import junit
+from ci.junit import UNEVALUATED
 from ci.releases import GROUPS, title
 
 ROOT = Path(__file__).parents[1]
@@ -58,7 +59,10 @@ def read_cell(suite: junit.Suite) -> Cell:
 
     Raises UnreadableResults for a run that was lost or killed: that says nothing of the release.
     """
-    of = {status: [check for check in suite.checks if check.status == status] for status in ("error", "fail", "known")}
+    of = {
+        status: [check for check in suite.checks if check.status == status]
+        for status in ("error", "fail", "known", UNEVALUATED)
+    }
     errors = [float(check.properties["rel_error"]) for check in suite.checks if "rel_error" in check.properties]
     largest = max(errors, default=0.0)
     bugs = {check.message.partition("known upstream bug: ")[2] for check in of["known"]}
@@ -69,6 +73,8 @@ def read_cell(suite: junit.Suite) -> Cell:
         if " raised " not in says:
             raise junit.UnreadableResults(f"{suite.name}: {says}; run it again")
         return Cell("refused", len(suite.checks), 0, 0.0, says=says)
+    if of[UNEVALUATED]:
+        raise junit.UnreadableResults(f"{suite.name}: {of[UNEVALUATED][0].message}; run it again")
     says = _sentence(of["fail"][0].message) if of["fail"] else ""
     return Cell("wrong" if failed else "right", len(suite.checks), failed, largest, known, says)
 

@@ -12,7 +12,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from ci.expected import Excuse, Expected, Name
-from ci.junit import Check, Suite
+from ci.junit import UNEVALUATED, Check, Suite
 
 UNFINISHED = "did not finish"
 """The message of the testcase that stands for a run that has not ended (ci.junit.write_unfinished)."""
@@ -21,8 +21,7 @@ UNEXPECTED = "passes, though it shows the known upstream bug"
 KNOWN = "known upstream bug: "
 DIRTY = "made with files that are not those of its commit"
 _NUMBER = re.compile(r"-?\d{1,20}(\.\d{1,20})?(e[+-]?\d{1,3})?|-?inf|nan")
-REPRODUCE = "\nReproduce: "
-"""What stands before the command in the message of a case's first failure (validation/checks/first.py)."""
+_RED = ("fail", "error")
 _LAST_PLACE = 1e-15
 """What the checks themselves grant a projection (validation/compare/verdict.py)."""
 _SHOWN = 3
@@ -47,7 +46,8 @@ def of_suite(expected: Expected, suite: Suite, origin: Origin) -> Iterator[str]:
     if [check.message for check in suite.checks] == [UNFINISHED]:
         yield "did not finish: the run was killed, or is still going"
         return
-    yield from _ranks(expected, suite)
+    if not ("broken" in suite.properties and is_red(suite)):  # the run that broke says it itself
+        yield from _ranks(expected, suite)
     yield from _as_many_checks(expected, suite.checks)
     yield from _whole(suite)
     yield from verdicts(suite.checks)
@@ -106,6 +106,20 @@ def _whole(suite: Suite) -> Iterator[str]:
         yield f"says that its run broke with exit code {suite.properties['broken']}, and every check passes"
 
 
+def is_red(suite: Suite) -> bool:
+    """Whether a check of it fails or could not be decided. What was not evaluated for that reason is no reason of its own."""
+    return any(check.status in _RED for check in suite.checks)
+
+
+def unevaluated(suite: Suite) -> str:
+    """What was not evaluated in a testsuite, and why; empty if all was."""
+    found = [check for check in suite.checks if check.status == UNEVALUATED]
+    if not found:
+        return ""
+    why = found[0].message.partition("\n")[0]
+    return f"{_counted(_names(found), 'check was not evaluated', 'checks were not evaluated')} ({why})"
+
+
 def _ranks(expected: Expected, suite: Suite) -> Iterator[str]:
     """Each declared rank has said where it stands, and holds a part of some tensor."""
     compared = {rank for check in suite.checks for rank in check.properties.get("ranks", "").split(",")}
@@ -116,7 +130,7 @@ def _ranks(expected: Expected, suite: Suite) -> Iterator[str]:
 
 
 def _as_many_checks(expected: Expected, checks: Sequence[Check]) -> Iterator[str]:
-    counted = Counter((check.classname, check.name) for check in checks)
+    counted = Counter((check.component, check.name) for check in checks)
     wanted = dict.fromkeys(expected.checks)
     missing, extra = [one for one in wanted if one not in counted], [one for one in counted if one not in wanted]
     twice = [one for one, count in counted.items() if count > 1]
@@ -136,9 +150,9 @@ def verdicts(checks: Sequence[Check]) -> Iterator[str]:
     """The reasons that the checks are themselves: what fails, what could not be decided."""
     failed = [check for check in checks if check.status == "fail"]
     upstream = [check for check in failed if UNEXPECTED in check.message]
-    if wrong := sorted((check for check in failed if check not in upstream), key=lambda check: REPRODUCE not in check.message):
-        line, first, _ = wrong[0].message.partition(REPRODUCE)
-        said = f"; the first in the flow of data: {line}" if first else ""
+    if wrong := [check for check in failed if check not in upstream]:
+        line = wrong[0].message.partition("\n")[0]
+        said = f"; the first in the flow of data: {line}" if line else ""
         yield f"{_counted(_names(wrong), 'check fails', 'checks fail')}{said}"
     if upstream:
         yield _counted(_names(upstream), "check of a known upstream bug passes", "checks of known upstream bugs pass") + (
@@ -165,7 +179,7 @@ def _excused(expected: Expected, suite: Suite) -> Iterator[str]:
 
 def _excuses(bug: Excuse, check: Check) -> bool:
     said = check.message.partition(KNOWN)[2]
-    return said.startswith(bug.what) and (check.classname, check.name) in bug.checks
+    return said.startswith(bug.what) and (check.component, check.name) in bug.checks
 
 
 def _is_the_bugs(check: Check, expected: Expected) -> bool:
@@ -196,7 +210,7 @@ def _numbers(expected: Expected, checks: Sequence[Check]) -> Iterator[str]:
 
 
 def _in(check: Check, names: Collection[Name]) -> bool:
-    return (check.classname, check.name) in names
+    return (check.component, check.name) in names
 
 
 def _holds(check: Check, near_tie: bool) -> bool:
@@ -224,11 +238,11 @@ def number(check: Check, name: str) -> float | None:
 
 
 def _names(checks: Iterable[Check]) -> list[tuple[str, str]]:
-    return [(check.classname, check.name) for check in checks]
+    return [(check.component, check.name) for check in checks]
 
 
 def _counted(checks: Sequence[tuple[str, str]], one: str, more: str) -> str:
-    shown = ", ".join(f"{name} ({classname.rpartition('.')[2]})" for classname, name in checks[:_SHOWN])
+    shown = ", ".join(f"{name} ({component})" for component, name in checks[:_SHOWN])
     return f"{len(checks)} {one if len(checks) == 1 else more}: {shown}{_more(checks)}"
 
 

@@ -21,7 +21,7 @@ from ci.escape import annotation, block, entities, markdown, plain
 from ci.gate import Judgement
 from ci.junit import Check
 from ci.outcomes import known_bugs
-from ci.reasons import KNOWN, REPRODUCE, number
+from ci.reasons import KNOWN, is_red, number
 from validation.case import exhausted
 from validation.case.errors import ExitCode, UsageError
 
@@ -144,16 +144,19 @@ def _known(judged: Judgement, moved: Drift | None) -> str:
 
 
 def _reproductions(judged: Judgement, moved: Drift | None) -> str:
-    commands = [
-        (expected, command) for expected, suite in judged.suites for check in suite.checks if (command := _command(check))
-    ]
+    first = [(expected, next(filter(_fails, suite.checks))) for expected, suite in judged.suites if is_red(suite)]
+    commands = [(expected, command) for expected, check in first if (command := _command(check))]
     lines = [f"{markdown(heat.title(expected), 120)}\n\n{block(command)}" for expected, command in commands]
     return _list("Reproduce", lines)
 
 
+def _fails(check: Check) -> bool:
+    return check.status in ("fail", "error")
+
+
 def _command(check: Check) -> str:
-    """The command at the end of the message of a case's first failure; nothing that is more to a shell than one of ours."""
-    said = check.message.partition(REPRODUCE)[2]
+    """The command that reproduces a failure; nothing that is more to a shell than one of ours."""
+    said = check.properties.get("reproduce", "")
     if len(said) > _LONGEST_COMMAND or not said.isprintable():
         return ""
     try:

@@ -6,16 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from ci.diagnosis.evidence import FORWARD, Seen, component, phase
+from ci.diagnosis.evidence import FORWARD, MISSING, WEIGHTS, Seen, phase
 from ci.diagnosis.traits import PRECISIONS, Trait, implies
 from ci.junit import Check
 
 CONTRADICTED = 3
 """What an explanation costs for each case that contradicts it, or for a place where it cannot show."""
+MODELLING, SHARDING = "modelling", "sharding"
+"""What a failing check says of one rank alone: it has the error, too, or has not (validation/checks/parity.py)."""
 _PAIR = 2
 """What it costs to need two properties at once."""
 _ON_THE_WAY_BACK = ("+full", "+selective", "+distributed", "dp", "dp or cp", "+mean")
-_OF_EXPERTS = ("ep", "etp", "+allgather", "+sequential", "+grouped")
+_OF_EXPERTS = ("ep", "etp", "ep or etp", "+allgather", "+sequential", "+grouped")
 _OF_BALANCING = ("+seqaux", "+aux", "+zloss")
 _EXPERTS = ("Expert", "MoE", "Dispatched", "Balancing")
 _UNLOADED = (*_ON_THE_WAY_BACK, *_OF_BALANCING, "cp", "sp", "nosp", "+allgather")
@@ -100,16 +102,18 @@ def _not_varied(trait: Trait, cases: Iterable[Seen], checks: Sequence[Check]) ->
 
 def _against_one_rank(traits: Sequence[Trait], failing: Sequence[Seen], checks: Sequence[Check]) -> bool:
     """Whether what one rank alone computes contradicts it: the checks of several ranks say which of both they repeat."""
-    spread = any(trait.parallel for trait in traits)
+    spread = any(trait.spreads for trait in traits)
+    if not spread and any("ranks" not in case.traits for case in failing):
+        return False  # one rank has it: that several make another error of it does not matter
     kinds = [check.properties.get("kind") for case, check in zip(failing, checks, strict=False) if "ranks" in case.traits]
-    return any(kind == ("modelling" if spread else "sharding") for kind in kinds)
+    return any(kind == (MODELLING if spread else SHARDING) for kind in kinds)
 
 
 def _cannot_show(name: str, check: Check) -> bool:
     """Whether a property of a case cannot make this tensor wrong before any other."""
     title, when = check.name, phase(check)
-    experts = any(word in title for word in _EXPERTS) or component(check) == "moe"
-    if when == "weights":
+    experts = any(word in title for word in _EXPERTS) or check.component == "moe"
+    if when in (WEIGHTS, MISSING):
         return name in _UNLOADED or (name in _OF_EXPERTS and not experts)
     if when != FORWARD:
         return False

@@ -8,6 +8,7 @@ from dataclasses import replace
 from ci.diagnosis.causes import Cause
 from ci.diagnosis.evidence import Seen
 from ci.diagnosis.traits import traits
+from ci.diagnosis.words import noun
 from validation.case.arrangement import parse
 from validation.case.case import Case
 from validation.case.errors import UsageError
@@ -82,8 +83,8 @@ def _whole(said: Mapping[str, str], name: str, otherwise: int) -> int:
 
 def _said(arrangement: str, precision: str, cases: Sequence[Seen], with_it: Cause, without: Cause) -> str:
     how = f" in {precision}" if precision != cases[0].suite.properties.get("precision", "fp64") else ""
-    return f"To decide, run {arrangement}{how}: if it fails, it is {_noun(with_it)}, else {_noun(without)}"
+    return f"To decide, run {arrangement}{how}: if it fails, the cause is {_noun(with_it)}, else {_noun(without)}"
 
 
 def _noun(cause: Cause) -> str:
-    return " with ".join(cause.groups) or "the model itself"
+    return " with ".join(map(noun, cause.traits)) or "the model itself"

@@ -10,8 +10,8 @@ from ci.escape import plain
 from ci.junit import Check, Suite
 from ci.reasons import UNFINISHED
 
-FORWARD = "forward"
-_PHASES = {"weights": "weights", "probe_gradients": "backward", "gradients": "backward", "steps": "steps"}
+FORWARD, WEIGHTS, MISSING = "forward", "weights", "missing"
+_PHASES = {"weights": WEIGHTS, "probe_gradients": "backward", "gradients": "backward", "steps": "steps"}
 _ORDER = ("weights", "forward", "probe_gradients", "gradients", "steps")
 RUN, SELF_TEST = "run", "self_test"
 
@@ -48,45 +48,42 @@ class Seen:
         return next((check for check in self.wrong if check.name == name), None)
 
 
-def component(check: Check) -> str:
-    """The module of a check in one word: `mla`, `probe_gradients`."""
-    return check.classname.rpartition(".")[2].removeprefix("test_")
-
-
 def phase(check: Check) -> str:
-    """Where in a step it looks: weights, forward, backward or steps."""
-    return _PHASES.get(component(check), FORWARD)
+    """Where in a step it looks: weights, forward, backward or steps; `missing` for a weight that no rank holds."""
+    found = _PHASES.get(check.component, FORWARD)
+    return MISSING if found == WEIGHTS and check.status == "error" and "max_diff" not in check.properties else found
 
 
 def seen(suites: Iterable[Suite]) -> list[Seen]:
     """What each tells whose case is known; a self-test is no evidence."""
-    found = ((suite, traits(suite.properties)) for suite in suites if not _is_self_test(suite))
+    found = ((suite, traits(suite.properties)) for suite in suites if not is_self_test(suite))
     return [_seen(suite, known) for suite, known in found if known is not None]
 
 
-def _is_self_test(suite: Suite) -> bool:
-    return suite.name.startswith("self-test-") or any(component(check) == SELF_TEST for check in suite.checks)
+def is_self_test(suite: Suite) -> bool:
+    """Whether it is about planted defects."""
+    return suite.name.startswith("self-test-") or any(check.component == SELF_TEST for check in suite.checks)
 
 
 def _seen(suite: Suite, known: Mapping[str, Trait]) -> Seen:
     broken = _how_it_broke(suite)
     bad = ("fail",) if broken else ("fail", "error")
-    wrong = [check for check in suite.checks if check.status in bad and component(check) != RUN]
+    wrong = [check for check in suite.checks if check.status in bad and check.component != RUN]
     sound = frozenset(check.name for check in suite.checks if check.status in ("pass", "known"))
     return Seen(suite, known, tuple(sorted(wrong, key=_place)), sound, broken, "left_out" in suite.properties)
 
 
 def _place(check: Check) -> int:
     """Its place in the flow of data, as far as modules tell; within one the order of the file counts."""
-    name = component(check)
+    name = check.component
     return _ORDER.index(name if name in _ORDER else FORWARD)
 
 
 def _how_it_broke(suite: Suite) -> str:
     """What ended a run that did not finish; empty for one that did."""
     if [check.message for check in suite.checks] == [UNFINISHED]:
-        return UNFINISHED
-    run = next((check for check in suite.checks if component(check) == RUN and check.status == "error"), None)
+        return "it was killed, or is still going"
+    run = next((check for check in suite.checks if check.component == RUN and check.status == "error"), None)
     if run is None and "broken" not in suite.properties:
         return ""
     if run is None:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ci.diagnosis import words
-from ci.diagnosis.causes import CONTRADICTED, Cause, causes
+from ci.diagnosis.causes import CONTRADICTED, SHARDING, Cause, causes
 from ci.diagnosis.deciding import deciding
 from ci.diagnosis.diagnosis import CRASH, INFRASTRUCTURE, UNDECIDED, Diagnosis, First
-from ci.diagnosis.evidence import Seen, component, phase, seen
+from ci.diagnosis.evidence import Seen, is_self_test, phase, seen
 from ci.junit import Suite
 from validation.case.errors import ExitCode
 
@@ -100,14 +100,16 @@ def _parts(failing: Sequence[Seen], passing: Sequence[Seen]) -> list[Explained]:
 
 def _need_two(whole: Explained, parts: Sequence[Explained]) -> bool:
     """Whether two causes explain what one does not."""
-    good = all(part.best.cost < CONTRADICTED for part in parts)
-    return good and whole.best.cost >= CONTRADICTED and len({part.best.groups for part in parts}) > 1
+    good = all(part.best.cost < CONTRADICTED for part in parts) and len({part.best.groups for part in parts}) > 1
+    checks = [case.first for case in whole.failing if case.first]
+    sharded = not whole.best.traits and any(check.properties.get("kind") == SHARDING for check in checks)
+    return good and (whole.best.cost >= CONTRADICTED or sharded)
 
 
 def _told(found: Explained) -> Diagnosis:
     check = next(check for case in found.failing if (check := case.wrong_at(found.name)))
     where = next(case for case in found.failing if case.wrong_at(found.name))
-    first = First(component(check), words.name(check), where.suite.name)
+    first = First(check.component, words.name(check), where.suite.name)
     certain = not found.rivals and found.best.cost < CONTRADICTED and bool(found.passing or not found.best.traits)
     rivals = found.rivals if found.best.cost < CONTRADICTED else ()
     sentence = words.sentence(found.best, rivals, found.failing, found.passing, found.name, certain=certain)
@@ -118,9 +120,9 @@ def _told(found: Explained) -> Diagnosis:
 def _of_unknown(suites: Sequence[Suite]) -> Diagnosis | None:
     """What can be said of testsuites that do not say which case they are of."""
     for suite in suites:
-        for check in suite.checks:
-            if check.status in ("fail", "error") and component(check) not in ("self_test",):
-                first = First(component(check), words.name(check), suite.name)
+        for check in suite.checks if not is_self_test(suite) else ():
+            if check.status in ("fail", "error"):
+                first = First(check.component, words.name(check), suite.name)
                 sentence = f"{words.name(check)} fails, and its testsuite does not say of which layout it is"
                 return Diagnosis(sentence, (UNDECIDED,), False, first=first)
     return None

@@ -17,22 +17,35 @@ _PARALLELISM = {
     "nosp": "tensor parallelism",
     "pp": "pipeline parallelism",
     "vpp": "virtual pipeline",
+    "uneven stages": "pipeline parallelism",
     "cp": "context parallelism",
     "ep": "expert parallelism",
     "etp": "expert-tensor parallelism",
+    "ep or etp": "expert parallelism",
     "dp": "data parallelism",
     "dp or cp": "data parallelism",
-    "ranks": "any layout of several ranks",
+    "ranks": "several ranks",
 }
 _SAID = {
     "sp": "tp and sequence parallelism",
     "nosp": "tp and no sequence parallelism",
     "ranks": "more than one rank",
-    "below fp64": "less than fp64",
-    "below fp32": "less than fp32",
+    "below fp64": "precision below fp64",
+    "below fp32": "precision below fp32",
     "isolated": "isolated modules",
 }
-_ONE_STEP = {"sp": 1, "nosp": 1, "dp or cp": 1, "ranks": 1}
+_ONE_STEP = {"sp": 1, "nosp": 1, "dp or cp": 1, "ep or etp": 1, "ranks": 1}
+_WIDER = {
+    "sp": ("tp",),
+    "nosp": ("tp",),
+    "vpp": ("pp",),
+    "uneven stages": ("pp",),
+    "ep": ("ep or etp",),
+    "etp": ("ep or etp",),
+    "dp": ("dp or cp",),
+    "cp": ("dp or cp",),
+    "below fp32": ("below fp64",),
+}
 PRECISIONS = ("below fp64", "below fp32")
 
 
@@ -66,6 +79,11 @@ class Trait:
         return self.name in _PARALLELISM
 
     @property
+    def spreads(self) -> bool:
+        """Whether one rank alone, with which several are compared, goes without it: it has no stages, nor a part of a state."""
+        return self.parallel or self.name == "+distributed"
+
+    @property
     def far_fetched(self) -> int:
         """How many steps it is behind the plainest explanations of failures."""
         return 2 if self.name.startswith("without ") else _ONE_STEP.get(self.name, 0)
@@ -73,10 +91,7 @@ class Trait:
 
 def implies(one: str, other: str) -> bool:
     """Whether no case has the trait `one` without `other`."""
-    return (one, other) in {
-        *(("sp", "tp"), ("nosp", "tp"), ("vpp", "pp"), ("dp", "dp or cp"), ("cp", "dp or cp")),
-        ("below fp32", "below fp64"),
-    } or (other == "ranks" and one in _PARALLELISM)
+    return other in _WIDER.get(one, ()) or (other == "ranks" and one in _PARALLELISM)
 
 
 def traits(properties: Mapping[str, str]) -> dict[str, Trait] | None:
@@ -85,7 +100,7 @@ def traits(properties: Mapping[str, str]) -> dict[str, Trait] | None:
     if found is None:
         return None
     layout, words = found
-    every = [*_of_layout(layout), *(Trait(f"+{word}") for word in words), *_of_precision(properties.get("precision", ""))]
+    every = [*_of_layout(layout), *map(_of_word, words), *_of_precision(properties.get("precision", ""))]
     every += [Trait(f"{name} {properties[name]}") for name in ("implementation", "transport", "preset") if name in properties]
     every += [Trait("isolated")] if properties.get("isolated") == "True" else []
     return {trait.name: trait for trait in every}
@@ -111,11 +126,17 @@ def _of_layout(layout: Layout) -> Iterator[Trait]:
         "cp": layout.cp,
         "ep": layout.ep,
         "etp": layout.expert_tp,
+        "ep or etp": layout.ep * layout.expert_tp,
         "dp": layout.data_parallel,
         "dp or cp": layout.data_parallel * layout.cp,
         "ranks": layout.ranks,
     }
     yield from (Trait(name, value) for name, value in degrees.items() if value > 1)
+
+
+def _of_word(word: str) -> Trait:
+    """The trait of an option: which stages are uneven makes no difference."""
+    return Trait("uneven stages" if word[0].isdigit() else f"+{word}")
 
 
 def _of_precision(precision: str) -> Iterator[Trait]:

@@ -8,7 +8,7 @@ from html import escape
 
 from ci.junit import Check, Suite
 from ci.page.data import facts
-from ci.page.run import OPEN, Run, labels
+from ci.page.run import STATUSES, Run, labels
 from ci.page.text import badge, command, linked, said, text
 
 _PLANTED = "Planted defect seen: "
@@ -63,7 +63,7 @@ def self_test(run: Run) -> str:
 
 def _self_test(suite: Suite) -> str:
     seen = [check for check in suite.checks if check.status == "pass"]
-    worst = next((status for status in reversed(OPEN) if any(check.status == status for check in suite.checks)), "pass")
+    worst = max((check.status for check in suite.checks), key=STATUSES.index, default="pass")
     names = ", ".join(check.name.removeprefix(_PLANTED) for check in seen)
     counted = f"{len(seen)} of {len(suite.checks)} planted defects seen"
     return (

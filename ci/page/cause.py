@@ -68,10 +68,9 @@ def _firsts(run: Run) -> str:
 
 
 def first_failure(suite: Suite) -> Check | None:
-    """The failure nearest to the cause, which is the one that carries how to reproduce it."""
+    """The failure nearest to the cause: the first of the file, whose checks stand in the flow of data."""
     failing = [check for check in suite.checks if check.status in OPEN]
-    failing.sort(key=lambda check: -STATUSES.index(check.status))
-    return next((check for check in failing if "\nReproduce: " in check.message), failing[0] if failing else None)
+    return min(failing, key=lambda check: check.status == "missing", default=None)
 
 
 def _group(group: Sequence[_First], opened: bool) -> str:

@@ -44,7 +44,7 @@ class _Data:
 
     def content(self) -> dict[str, Any]:
         checks = [check for suite in self._run.suites for check in suite.checks]
-        entry = [self._entries[check.classname, check.name] for check in checks]
+        entry = [self._entries[check.component, check.name] for check in checks]
         return {
             **self._entry_table(),
             "suites": self._suites(),
@@ -68,7 +68,7 @@ class _Data:
 
     def _entry_table(self) -> dict[str, Any]:
         """What the checks of every case have in common: title, component, cell; and the names of those."""
-        components = [component(classname) for classname, _ in self._entries]
+        components = [component(name) for name, _ in self._entries]
         places = [place(title) for _, title in self._entries]
         found = [one for one in places if one is not None]
         names = {
@@ -110,7 +110,7 @@ class _Data:
 
     def _words(self, check: Check, suite: Suite) -> dict[str, Any]:
         line, _, details = check.details.partition("\n")
-        said = (check.message.partition("\nReproduce: ")[0] or line).removeprefix(f"{check.status.upper()}: {check.name} - ")
+        said = (check.message or line).removeprefix(f"{check.status.upper()}: {check.name} - ")
         other = {name: value for name, value in check.properties.items() if name not in _SHOWN}
         words = {
             "says": self._within(said),
@@ -140,7 +140,7 @@ def in_the_flow(suites: Iterable[Suite]) -> list[tuple[str, str]]:
     for suite in suites:
         last = end
         for check in suite.checks:
-            entry = (check.classname, check.name)
+            entry = (check.component, check.name)
             if entry not in following:
                 following[entry], following[last] = following[last], entry
                 end = entry if last == end else end

@@ -7,7 +7,7 @@ from html import escape
 from ci.page.run import STATUSES, Run
 from ci.page.text import GLYPHS, WORDS, text
 
-_COUNTED = ("pass", "known", "fail", "error", "missing")
+_COUNTED = ("pass", "known", "fail", "error", "missing", "unevaluated")
 _SAID = {"pass": "Pass", "fail": "Fail", "error": "Not decided"}
 
 
@@ -28,10 +28,12 @@ def _counts(run: Run) -> str:
     shown = [status for status in _COUNTED if counts[status] or status in ("pass", "fail")]
     items = [_count(status, f"{counts[status]:,}", WORDS[status]) for status in shown]
     planted = [check.status for suite in run.self_tests for check in suite.checks]
-    if unseen := [status for status in planted if status != "pass"]:
+    if unseen := [status for status in planted if status not in ("pass", "unevaluated")]:
         items.append(
             _count(max(unseen, key=STATUSES.index), f"{len(unseen):,}", f"of {len(planted):,} planted defects not seen")
         )
+    if behind := planted.count("unevaluated"):
+        items.append(_count("unevaluated", f"{behind:,}", f"of {len(planted):,} planted defects not evaluated"))
     return "".join(items)
 
 

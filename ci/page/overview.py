@@ -14,7 +14,7 @@ from ci.page.text import GLYPHS, WORDS, glyph, text
 
 def overview(run: Run) -> str:
     """The table. The script knows a cell by the numbers of its case and its component."""
-    parts = sorted({component(check.classname) for suite in run.suites for check in suite.checks}, key=component_order)
+    parts = sorted({component(check.component) for suite in run.suites for check in suite.checks}, key=component_order)
     shown = [(index, part) for index, part in enumerate(parts) if any(_has(suite, part) for suite in run.cases)]
     names = "".join(f'<th scope="col"><span>{escape(part)}</span></th>' for _, part in shown)
     named = enumerate(zip(run.cases, labels(run.cases), strict=True))
@@ -27,13 +27,13 @@ def overview(run: Run) -> str:
 
 
 def _has(suite: Suite, part: str) -> bool:
-    return any(component(check.classname) == part for check in suite.checks)
+    return any(component(check.component) == part for check in suite.checks)
 
 
 def _row(suite: Suite, name: str, row: int, parts: Sequence[tuple[int, str]]) -> str:
     checks: dict[str, list[Check]] = defaultdict(list)
     for check in suite.checks:
-        checks[component(check.classname)].append(check)
+        checks[component(check.component)].append(check)
     cells = "".join(_cell(checks.get(part, []), f"{row}/{index}") for index, part in parts)
     worst = max((check.status for check in suite.checks), key=STATUSES.index, default="error")
     return (

@@ -3,9 +3,10 @@
 const STATUS = {
   p: { name: "pass", word: "pass", glyph: "✓", bad: 0 },
   k: { name: "known", word: "known upstream bug", glyph: "◆", bad: 1 },
-  f: { name: "fail", word: "fail", glyph: "✗", bad: 4 },
-  e: { name: "error", word: "not decided", glyph: "?", bad: 3 },
-  m: { name: "missing", word: "missing", glyph: "∅", bad: 2 },
+  u: { name: "unevaluated", word: "not evaluated", glyph: "–", bad: 2 },
+  f: { name: "fail", word: "fail", glyph: "✗", bad: 5 },
+  e: { name: "error", word: "not decided", glyph: "?", bad: 4 },
+  m: { name: "missing", word: "missing", glyph: "∅", bad: 3 },
 };
 const FORWARD = 0;
 const ALL = -1;

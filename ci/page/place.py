@@ -26,8 +26,6 @@ COMPONENTS = {
 }
 """The modules of validation/checks, in the order of the report."""
 FORWARD, PROBE_GRADIENTS, GRADIENTS, WEIGHTS = "Forward", "Probe gradients", "Parameter gradients", "Weights"
-UNFINISHED = "validation"
-"""The class of the check that stands for a run which has not ended (ci.junit)."""
 MODEL = "Model"
 """The column of what belongs to no layer."""
 
@@ -59,10 +57,10 @@ class Place:
     column: str
 
 
-def component(classname: str) -> str:
-    """The component that a check's module is about; a module of the user's own is one under its own name."""
-    module = "run" if classname == UNFINISHED else classname.rpartition(".")[2].removeprefix("test_")
-    return COMPONENTS.get(module, module.replace("_", " ").capitalize() or classname)
+def component(name: str) -> str:
+    """What the page calls a component; a module of the user's own is one under its own name."""
+    own = name.rpartition(".")[2].removeprefix("test_").replace("_", " ").capitalize()
+    return COMPONENTS.get(name, own or name)
 
 
 def component_order(name: str) -> tuple[int, str]:

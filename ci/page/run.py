@@ -15,7 +15,7 @@ from ci.gate import Judgement
 from ci.junit import Check, Suite
 from ci.reasons import number, verdicts
 
-STATUSES = ("pass", "known", "missing", "error", "fail")
+STATUSES = ("pass", "known", "unevaluated", "missing", "error", "fail")
 """From good to bad; `missing` is a check that the manifest names and no file has."""
 OPEN = ("fail", "error", "missing")
 """What turns a run red."""
@@ -61,6 +61,8 @@ def judged(suites: Iterable[Suite], unreadable: Iterable[str] = ()) -> Run:
     left_out = [(suite.name, suite.properties["left_out"]) for suite in found if "left_out" in suite.properties]
     reasons += [f"{name}: {count} of its checks were left out" for name, count in left_out]
     counts = _counts(found)
+    if counts["unevaluated"] and not any(counts[status] for status in OPEN):
+        reasons.append(f"{counts['unevaluated']:,} checks were not evaluated, and nothing else says why")
     undecided = reasons or not found or any(counts[status] for status in OPEN)
     verdict = "fail" if counts["fail"] else "error" if undecided else "pass"
     return Run(found, verdict, tuple(reasons), diagnosis=diagnose(found))
@@ -102,7 +104,7 @@ def drifted(run: Run, moved: Drift | None) -> Run:
 
 
 def _completed(expected: Expected, suite: Suite | None) -> Suite:
-    there = {(check.classname, check.name) for check in suite.checks} if suite else set()
+    there = {(check.component, check.name) for check in suite.checks} if suite else set()
     missing = [Check(*names, "missing", message=_MISSING) for names in expected.checks if names not in there]
     if suite is None:
         return Suite(expected.name, tuple(missing), {**expected.properties, "ranks": str(expected.ranks)})
@@ -182,7 +184,7 @@ def _layout(suite: Suite) -> str:
 def short(check: Check) -> str:
     """The share of the limit in a few characters: `4e-6`; with a floor, how many floors: `0.61`."""
     found = share(check)
-    if found is None or check.status in ("error", "missing"):
+    if found is None or check.status in ("error", "missing", "unevaluated"):
         return "–" if check.status == "pass" else ""
     if found in (0, math.inf):
         return "=" if found == 0 else "∞"

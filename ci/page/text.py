@@ -8,9 +8,16 @@ from urllib.parse import quote
 
 from ci.junit import Check
 
-GLYPHS = {"pass": "✓", "known": "◆", "fail": "✗", "error": "?", "missing": "∅"}
+GLYPHS = {"pass": "✓", "known": "◆", "unevaluated": "–", "fail": "✗", "error": "?", "missing": "∅"}
 """What a status looks like where there is no colour. The script has the same."""
-WORDS = {"pass": "pass", "known": "known upstream bugs", "fail": "fail", "error": "not decided", "missing": "missing"}
+WORDS = {
+    "pass": "pass",
+    "known": "known upstream bugs",
+    "unevaluated": "not evaluated",
+    "fail": "fail",
+    "error": "not decided",
+    "missing": "missing",
+}
 _LINK = re.compile(r"https://[^\s<>\"'`()\[\]{}]+[^\s<>\"'`()\[\]{}.,;:!?]")
 
 
@@ -49,8 +56,8 @@ def badge(status: str) -> str:
 
 
 def said(check: Check) -> str:
-    """What is wrong: a check's message without its name and without how to reproduce it."""
-    return check.message.partition("\nReproduce: ")[0].removeprefix(f"{check.status.upper()}: {check.name} - ")
+    """What is wrong: a check's message without its name."""
+    return check.message.removeprefix(f"{check.status.upper()}: {check.name} - ")
 
 
 def anchor(suite: str, check: str) -> str:

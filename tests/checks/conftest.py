@@ -54,7 +54,7 @@ class Output:
 
     def line(self, title: str) -> str:
         """The one line that reports the check of this title."""
-        (line,) = re.findall(rf"^[A-Z]+: {re.escape(title)}(?: - .*)?$", self.text, re.MULTILINE)
+        (line,) = re.findall(rf"^[A-Z ]+: {re.escape(title)}(?: - .*)?$", self.text, re.MULTILINE)
         return line
 
     def suite(self, case: str) -> ElementTree.Element:

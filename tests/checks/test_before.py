@@ -20,7 +20,7 @@ NAME = "tiny-single-fp64-local-gloo"
 
 def report(path: Path, checks: int, **properties: str) -> Path:
     """A report of so many checks."""
-    found = [Check("validation.checks.test_output", f"Check {number}", "pass") for number in range(checks)]
+    found = [Check("output", f"Check {number}", "pass") for number in range(checks)]
     junit.write(path, Suite(path.stem, tuple(found), properties))
     return path
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ci import junit
 from tests.checks.conftest import BROKEN, LAYERS, RUNS
 from validation.case.parameters import parameters
 from validation.case.preset import TINY
@@ -178,7 +179,7 @@ def test_a_known_upstream_bug_does_not_fail_the_run(broken: dict[str, Output]) -
 
 
 def test_the_file_of_a_failing_run_counts_and_explains(broken: dict[str, Output]) -> None:
-    """The failure's message has the numbers, because viewers show nothing else."""
+    """The failure's body has the whole text, because many viewers show nothing else."""
     suite = broken["nan_in_one_gradient"].suite("tiny-tp2-fp64-tests.checks.broken_specs.nan_in_one_gradient-gloo")
     failures = [(check, found) for check in suite.findall("testcase") for found in check.findall("failure")]
     assert (suite.get("failures"), suite.get("errors")) == (str(len(failures)), "0")
@@ -188,7 +189,11 @@ def test_the_file_of_a_failing_run_counts_and_explains(broken: dict[str, Output]
     numbers = {item.get("name"): item.get("value") for item in check.findall("properties/property")}
     (how,) = re.findall(r"^Reproduce: (.*)$", broken["nan_in_one_gradient"].text, re.M)
     assert numbers["reproduce"] == how
-    assert failure.get("message") == f"{broken['nan_in_one_gradient'].line(title)}\nReproduce: {how}"
+    assert check is next(one for one, _ in failures), "the first failure of the file is the one nearest to the cause"
+    assert (failure.get("message") or "").startswith(f"FAIL: {title} - 1 elements of the candidate are not finite; ")
+    assert failure.get("type") == "not finite"
+    assert (failure.text or "").splitlines()[0] == broken["nan_in_one_gradient"].line(title)
+    assert (failure.text or "").splitlines()[-1] == f"reproduce: {how}"
     assert (numbers["wrong"], numbers["pattern"]) == ("rank 1 [3, 37]", "rank 1 only (tp 1, etp 1), one element only")
     assert (numbers["max_diff"], numbers["worst_index"], numbers["worst_rank"]) == ("nan", "[3, 37]", "1")
 
@@ -223,23 +228,32 @@ def test_a_run_that_breaks_is_no_verdict(broken: dict[str, Output]) -> None:
     assert len(found.titles("ERROR")) == 1
     assert 'rank 1 raised ZeroDivisionError("in the user\'s own spec")' in found.text
     assert re.search(r'broken_specs\.py", line \d+, in raises', found.text)
-    assert re.search(r"^===== Overall result: ERROR \((\d+) checks, \1 error, \d+\.\d s\) =====$", found.text, re.M)
+    assert re.search(
+        r"^===== Overall result: ERROR \(\d+ checks, 1 error, \d+ not evaluated, \d+\.\d s\) =====$", found.text, re.M
+    )
 
 
 def test_the_file_of_a_broken_run_has_the_stack(broken: dict[str, Output]) -> None:
-    """Every check is an error; the first carries the rank's last words."""
+    """The run is the one error, and carries the rank's last words; the checks behind it were not evaluated."""
     suite = broken["raises"].suite("tiny-tp2-fp64-tests.checks.broken_specs.raises-gloo")
     assert suite.get("failures") == "0"
-    assert suite.get("tests") == suite.get("errors")
+    assert suite.get("errors") == "1"
+    assert int(suite.get("skipped", 0)) == int(suite.get("tests", 0)) - 1
+    skipped = [check.find("skipped") for check in suite.findall("testcase")[1:]]
+    assert {(one.get("type"), one.get("message")) for one in skipped if one is not None} == {
+        ("not evaluated", "not evaluated: the run did not finish")
+    }
     first = suite.findall("testcase")[0]
-    assert "rank 1 raised ZeroDivisionError" in first.find("error").get("message")  # type: ignore[union-attr,operator]
-    assert "in raises" in (first.findtext("system-out") or "")
+    (error,) = first.findall("error")
+    assert "rank 1 raised ZeroDivisionError" in error.get("message", "")
+    assert error.get("type") == "exception"
+    assert "in raises" in (error.text or "")
 
 
 def test_checks_keep_their_names_when_the_run_breaks(broken: dict[str, Output]) -> None:
     """Which checks were not decided is known: the gate finds each under the name that it has when the run ends."""
     names = [
-        [(check.get("classname"), check.get("name")) for check in broken[name].suite(case).findall("testcase")]
+        [(check.component, check.name) for check in junit.read(broken[name].results / f"{case}.xml").checks]
         for name, case in (
             ("local-stock", "tiny-tp2-fp64-local-stock-gloo"),
             ("raises", "tiny-tp2-fp64-tests.checks.broken_specs.raises-gloo"),

@@ -124,7 +124,7 @@ def test_a_run_that_is_narrowed_from_within_is_red_and_says_by_how_much(cache: P
 def test_a_user_s_own_check_may_be_more_and_is_counted_where_pytest_leaves_it_out() -> None:
     settings = parsed([*SHORT])
     (case,) = settings.cases
-    own = ("validation.checks.test_my_component", "Layer 0 My Component")
+    own = ("my_component", "Layer 0 My Component")
     assert difference(counted(case), [*counted(case), own]) == ""
     left_out = LeftOut(settings, SelfTest(Plan(), case))
     reported = [Check(*name, "pass") for name in counted(case)]
@@ -137,9 +137,9 @@ def test_a_user_s_own_check_may_be_more_and_is_counted_where_pytest_leaves_it_ou
 def test_a_check_of_ours_that_no_count_knows_is_said() -> None:
     """Whoever adds a check to a module of ours adds it to the count."""
     (case,) = parsed([]).cases
-    new = ("validation.checks.test_mla", "Layer 0 Something")
+    new = ("mla", "Layer 0 Something")
     assert difference(counted(case), [*counted(case), new]) == (
-        "1 of its checks are in no count of them: Layer 0 Something (test_mla)"
+        "1 of its checks are in no count of them: Layer 0 Something (mla)"
     )
 
 

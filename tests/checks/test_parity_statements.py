@@ -12,13 +12,14 @@ import torch
 from _pytest.outcomes import Failed
 
 from validation.case.case import Case
+from validation.case.errors import ExitCode
 from validation.case.layout import Layout
 from validation.case.parameters import parameters
 from validation.case.preset import TINY
 from validation.case.probes import observed
 from validation.case.steps import stepped
 from validation.case.training import Training
-from validation.checks.order import place
+from validation.checks.order import RUN, WEIGHTS, place
 from validation.checks.parity import Parity, Stated
 from validation.compare.difference import measure
 from validation.compare.extent import extent
@@ -215,14 +216,34 @@ def test_what_a_rank_could_not_compare_is_a_failure_whatever_the_others_say(stat
 
 
 @pytest.mark.parametrize("statement", [*STATEMENTS, *NUMBERLESS])
-def test_nothing_is_decided_of_a_run_that_broke(statement: str) -> None:
-    """Though its tensors may be there."""
+def test_nothing_is_evaluated_of_a_run_that_broke(statement: str) -> None:
+    """Though its tensors may be there. The check is skipped, at its place in the flow of data: the run itself is the error."""
     state, title = (STATEMENTS[statement][0], STATEMENTS[statement][2]) if statement in STATEMENTS else NUMBERLESS[statement]
     pieces = pieces_of(statement, 0.0) if statement in STATEMENTS else {}
     facts = {"unused": [], "set_aside": {}, "keys": 3}
-    found = concluded(state, result(pieces=pieces, facts=facts, broken=Broken(1, "rank 0 raised", "")))
-    assert (found.status, found.title, found.numbers) == ("error", title, "")
-    assert found.reasons == ("not decided, for the run did not finish",)
+    parity = Parity(SINGLE, Runs(result(pieces=pieces, facts=facts, broken=Broken(1, "rank 0 raised", ""))))
+    with pytest.raises(pytest.skip.Exception) as skipped:
+        state(parity)
+    found = parity.verdict
+    assert found is not None
+    assert str(skipped.value) == found.line == f"NOT EVALUATED: {title} - the run did not finish"
+    assert (found.status, found.title, found.numbers, found.failure) == ("unevaluated", title, "", "")
+    assert found.place > RUN
+
+
+def test_the_run_itself_is_the_one_error_of_a_run_that_broke() -> None:
+    found = concluded(Parity.finished, result(broken=Broken(1, "rank 1 raised ValueError", "its stack", ExitCode.FAIL)))
+    assert (found.status, found.place, found.failure) == ("error", RUN, "exception")
+    assert (found.reasons, found.details) == (("rank 1 raised ValueError",), "its stack")
+
+
+@pytest.mark.parametrize("statement", NUMBERLESS)
+def test_what_is_wrong_with_all_weights_stands_before_each_of_them(statement: str) -> None:
+    facts = {"unused": ["a.weight"], "set_aside": {}, "keys": 3}
+    problems = {"weights/extra": {0: "2 elements were not set"}}
+    found = concluded(NUMBERLESS[statement][0], result(facts=facts, problems=problems))
+    assert (found.status, found.failure, found.place) == ("fail", "weights", WEIGHTS)
+    assert RUN < WEIGHTS < place(SINGLE, f"weights/{next(iter(parameters(SINGLE.model)))}")
 
 
 @pytest.mark.parametrize("statement", [*STATEMENTS, *NUMBERLESS])
@@ -236,7 +257,7 @@ def test_what_is_stated_is_known_before_any_result(statement: str) -> None:
         stated = Stated(title)
     parity = Parity(SINGLE, Runs(result(broken=Broken(1, "rank 0 raised", ""))))
     for _ in range(2):
-        with pytest.raises(pytest.fail.Exception):
+        with pytest.raises((pytest.skip.Exception, pytest.fail.Exception)):
             state(parity)
         assert parity.stated == stated
         state = Parity.finished

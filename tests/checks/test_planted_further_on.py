@@ -36,7 +36,7 @@ def judged(monkeypatch: pytest.MonkeyPatch, what: Plant, sound: tuple[str, ...] 
             self.failing = failing
 
     monkeypatch.setattr(planted, "verdicts", verdicts)
-    return planted.judge_planted(what, cast(Result, Found(FURTHER_ON, *sound)), cast(Result, Found(*sound)))
+    return planted.judge_planted(what, cast(Result, Found(FURTHER_ON, *sound)), cast(Result, Found(*sound)), lambda plant: True)
 
 
 def test_in_a_lower_precision_it_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

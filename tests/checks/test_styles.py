@@ -101,7 +101,7 @@ def test_known_bugs_do_not_fill_the_screen() -> None:
 
 
 def test_the_checks_of_a_user_s_own_module_have_lines() -> None:
-    own = Outcome("pass", "My Component", "PASS: My Component", "Own Checks", "mine/test_mine.py::test_it[x]")
+    own = Outcome("pass", "My Component", "PASS: My Component", "Own Checks", "mine.test_mine")
     assert "PASS: My Component" in one_case([*told.forward(CASE), own])
 
 
@@ -133,7 +133,7 @@ def test_several_cases_are_a_row_each() -> None:
 
 def test_a_stack_is_told_once_for_each_case() -> None:
     """Of a run that broke, or of a check that raised."""
-    raised = Outcome("error", "My Check", "ERROR: My Check", "Own Checks", "test_mine.py::test_it[x]", details="Traceback ...")
+    raised = Outcome("error", "My Check", "ERROR: My Check", "Own Checks", "mine.test_mine", details="Traceback ...")
     lines = rows({"single": [raised, raised], "tp2": told.forward(CASE)})
     assert lines.count("Traceback ...") == 1
     assert [line[:13] for line in lines if "checks" in line] == ["ERROR  single", "PASS   tp2   "]

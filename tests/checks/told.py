@@ -61,7 +61,7 @@ def outcome(section: str, title: str, status: str = "pass", **about: Any) -> Out
     module, heading = SECTIONS[section]
     properties = {"rel_error": repr(about.pop("error", 1e-15)), "tolerance": "1e-10"}
     verdict = Verdict(status, title, "Max diff: 0.000001, Avg diff: 0.000000", properties=properties, **about)
-    return Outcome(status, title, verdict.line, heading, f"validation/checks/test_{module}.py::test_it[x]", verdict=verdict)
+    return Outcome(status, title, verdict.line, heading, module, verdict=verdict)
 
 
 def forward(case: Case, failing: Collection[str] = (), status: str = "fail") -> list[Outcome]:

@@ -31,10 +31,10 @@ PROPERTIES = {
 }
 REQUIRED = {"torch": ">=2.13.0", "megatron-core": "==0.16.1"}
 CHECKS = (
-    Check("validation.checks.test_run", "Every rank finishes", "pass"),
-    Check("validation.checks.test_mla", "Layer 0 Query", "pass", properties=NUMBERS),
-    Check("validation.checks.test_mla", "Layer 0 Key", "pass", properties=NUMBERS),
-    Check("validation.checks.test_gradients", "Layer 0 Gradient", "known", message=f"KNOWN: {BUG}", properties=OF_BUG),
+    Check("run", "Every rank finishes", "pass"),
+    Check("mla", "Layer 0 Query", "pass", properties=NUMBERS),
+    Check("mla", "Layer 0 Key", "pass", properties=NUMBERS),
+    Check("gradients", "Layer 0 Gradient", "known", message=f"KNOWN: {BUG}", properties=OF_BUG),
 )
 SUITE = Suite(
     name="tiny-tp2-fp64-local-gloo",
@@ -56,12 +56,10 @@ EXPECTED = Expected(
     ranks=2,
     properties=PROPERTIES,
     requires=REQUIRED,
-    checks=tuple((check.classname, check.name) for check in CHECKS),
-    numberless=frozenset({("validation.checks.test_run", "Every rank finishes")}),
+    checks=tuple((check.component, check.name) for check in CHECKS),
+    numberless=frozenset({("run", "Every rank finishes")}),
     limit=1e-10,
-    excuses=(
-        Excuse(known_bugs()[0]["what"], "<=0.16.1", frozenset({("validation.checks.test_gradients", "Layer 0 Gradient")})),
-    ),
+    excuses=(Excuse(known_bugs()[0]["what"], "<=0.16.1", frozenset({("gradients", "Layer 0 Gradient")})),),
 )
 MANIFEST = Manifest((EXPECTED,), COMMIT, "false")
 ORIGIN = Origin(COMMIT)

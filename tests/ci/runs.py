@@ -53,26 +53,26 @@ def case(arrangement: str) -> Case:
 
 
 def titles(of: Case) -> Iterator[tuple[str, str]]:
-    """Module and title of every check that compares a tensor, as validation/checks names them."""
+    """Component and title of every check that compares a tensor, as validation/checks names them."""
     known, probes = parameters(of.model).values(), observed(of).values()
-    yield from (("test_weights", parameter.title) for parameter in known)
-    yield from (("test_mla" if "attention" in probe.kind else "test_layers", probe.title) for probe in probes)
-    yield from (("test_probe_gradients", f"{probe.title} Gradient") for probe in probes if probe.has_gradient)
-    yield from (("test_gradients", f"{parameter.title} Gradient") for parameter in known if parameter.trained)
-    yield from (("test_steps", one.title) for one in stepped(of).values())
+    yield from (("weights", parameter.title) for parameter in known)
+    yield from (("mla" if "attention" in probe.kind else "layers", probe.title) for probe in probes)
+    yield from (("probe_gradients", f"{probe.title} Gradient") for probe in probes if probe.has_gradient)
+    yield from (("gradients", f"{parameter.title} Gradient") for parameter in known if parameter.trained)
+    yield from (("steps", one.title) for one in stepped(of).values())
 
 
-def check(title: str = "Layer 0 Attention Output", status: str = "pass", module: str = "test_mla", **properties: str) -> Check:
+def check(title: str = "Layer 0 Attention Output", status: str = "pass", component: str = "mla", **properties: str) -> Check:
     """One check, with the numbers of its status."""
     numbers = {**(NUMBERS if status == "pass" else WRONG), **properties}
     line = f"{status.upper()}: {title} - " + {"known": BUG}.get(status, SAYS)
-    return Check(f"validation.checks.{module}", title, status, 0.0001, "" if status == "pass" else line, line, numbers)
+    return Check(component, title, status, 0.0001, "" if status == "pass" else line, line, numbers)
 
 
 def suite(arrangement: str = "tp2", checks: tuple[Check, ...] | None = None, status: str = "pass") -> Suite:
     """The testsuite of a case: these checks, or all that it has, each with one status."""
     of = case(arrangement)
-    found = tuple(check(title, status, module) for module, title in titles(of)) if checks is None else checks
+    found = tuple(check(title, status, component) for component, title in titles(of)) if checks is None else checks
     properties = {
         "preset": "tiny",
         "precision": "fp64",

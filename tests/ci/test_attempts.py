@@ -18,11 +18,14 @@ from tests.ci.green import CHECKS, FILE, SUITE, verdict
 OTHER = "tiny-pp2-fp64-local-gloo.xml"
 BROKEN = replace(
     SUITE,
-    checks=tuple(replace(check, status="error", message="not decided, for the run did not finish") for check in CHECKS),
+    checks=(
+        replace(CHECKS[0], status="error", message="rank 1 was lost"),
+        *(replace(check, status="unevaluated", message="not evaluated: the run did not finish") for check in CHECKS[1:]),
+    ),
     properties={**SUITE.properties, "broken": "4"},
 )
 """A case whose ranks were lost."""
-UNFINISHED = replace(SUITE, checks=(Check("validation", "run", "error", message="did not finish"),))
+UNFINISHED = replace(SUITE, checks=(Check("run", "run", "error", message="did not finish"),))
 FAILED = replace(SUITE, checks=(replace(CHECKS[1], status="fail", message="FAIL: a"), *CHECKS[2:]))
 UNDECIDED = replace(SUITE, checks=(replace(CHECKS[1], status="error", message="ERROR: no rank holds [0:1]"), *CHECKS[2:]))
 MISSING_PACKAGE = replace(BROKEN, properties={**SUITE.properties, "broken": "3"})

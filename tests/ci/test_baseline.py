@@ -43,7 +43,8 @@ def test_what_the_gate_refuses_is_not_kept(tmp_path: Path, capsys: pytest.Captur
     junit.write(tmp_path / "results" / FILE, with_check(1, status="fail", message="FAIL: a")(SUITE))
     assert keep(tmp_path, "--accept", "I want it") == 1
     assert capsys.readouterr().out == (
-        f"Nothing is kept: the gate is red (1 reasons, the first: {FILE}: 1 check fails: Layer 0 Query (test_mla))\n"
+        f"Nothing is kept: the gate is red (1 reasons, the first: {FILE}: 1 check fails: Layer 0 Query (mla); "
+        "the first in the flow of data: FAIL: a)\n"
     )
     assert junit.read(tmp_path / "base" / FILE) == SUITE
 

@@ -259,7 +259,7 @@ def test_it_says_the_verdict_the_diagnosis_the_first_failures_and_where_to_go_on
     said = text(FAILED, SOUND, suite("tp2pp2", FAILED.checks))
     lines = said.splitlines()
     assert lines[:4] == ["<!-- plumbline comment -->", "## Plumbline: 🔴 RED", "", "3 cases, 6 checks: 4 pass, 2 fail"]
-    assert re.search(r"^> Every case with tp fails .*first at Layer 0 Attention Output", said, re.MULTILINE)
+    assert re.search(r"^> Every layout with tp fails .*first at Layer 0 Attention Output", said, re.MULTILINE)
     assert "<code>Layer 0 Attention Output</code> in <code>tp2</code>, <code>tp2pp2</code>\n\n```text\nrelative error" in said
     assert lines[-1] == (
         "[the report, as an artifact](https://github.example/o/n/actions/runs/77#artifacts) · [what to do with a first red "
@@ -329,7 +329,7 @@ def test_what_finds_no_room_is_left_out_with_a_word_about_it(monkeypatch: pytest
 def test_no_text_of_a_stranger_is_markup_a_link_or_a_mention(hostile: str) -> None:
     """Outside of code no character is left that is more than itself, and inside of it none that ends it."""
     bad = replace(
-        check(hostile, "fail"), classname=hostile, message=hostile, properties={"rel_error": hostile, "ranks": hostile}
+        check(hostile, "fail"), component=hostile, message=hostile, properties={"rel_error": hostile, "ranks": hostile}
     )
     one = Suite(hostile, (bad, check("Loss", "known")), dict.fromkeys(("arrangement", "preset", "broken", "left_out"), hostile))
     said = body(judged([one, FAILED], [f"{hostile}.xml: {hostile}"]), "failure", OF, TO)

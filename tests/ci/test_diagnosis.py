@@ -2,64 +2,478 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
+
+import pytest
 
 from ci.diagnosis import Diagnosis, First, diagnose
-from ci.junit import Suite
+from ci.diagnosis.traits import traits
+from ci.junit import Check, Suite
 from tests.ci.runs import check, suite
 
 NORM, OUTPUT, ROUTED = "Layer 0 Input Norm Output", "Layer 0 Attention Output", "Layer 1 Routed Experts Output"
-TITLES = {NORM: "test_layers", OUTPUT: "test_mla", ROUTED: "test_moe", f"{OUTPUT} Gradient": "test_probe_gradients"}
+WEIGHT, GRADIENT, STEP = "Layer 0 MLP Gate Weight", f"{OUTPUT} Gradient", "Step 1 Gradient Norm"
+TITLES = {
+    WEIGHT: "weights",
+    NORM: "layers",
+    OUTPUT: "mla",
+    ROUTED: "moe",
+    GRADIENT: "probe_gradients",
+    STEP: "steps",
+}
+"""A check of each kind, in the flow of data."""
+PARITY = (
+    *("single", "tp2", "pp2", "ep2", "tp2etp2", "tp2ep2", "tp2pp2", "pp2ep2", "dp2+distributed", "cp2", "pp2vpp2"),
+    *("pp2+1-3", "tp2cp2", "cp2ep2+allgather", "ep2etp2", "tp2ep2+distributed+full", "tp2pp2ep2", "ep4", "cp2pp2+selective"),
+    *("tp2ep2+seqaux+mean", "tp2ep2dp2", "dp2+mean", "ep2dp4+mean", "cp2dp2+distributed+mean", "tp2+mtp", "pp2+mtp"),
+)
 
 
-def sound(arrangement: str) -> Suite:
+def sound(arrangement: str, **properties: str) -> Suite:
     """A case in which all is well."""
-    return suite(arrangement, tuple(check(title, module=module) for title, module in TITLES.items()))
+    return _case(arrangement, {title: check(title, component=component) for title, component in TITLES.items()}, properties)
 
 
-def wrong(arrangement: str, title: str = OUTPUT, module: str = "", **properties: str) -> Suite:
-    """A case that fails at one check."""
-    found = [check(name, module=in_module) for name, in_module in TITLES.items() if name != title]
-    found.append(check(title, "fail", module or TITLES[title], **properties))
-    return suite(arrangement, tuple(found))
+def wrong(arrangement: str, title: str = OUTPUT, *, of: Mapping[str, str] | None = None, **properties: str) -> Suite:
+    """A case that fails at one check, which has these properties, and in all that follows; `of` are those of the case."""
+    after, checks = False, {}
+    for name, module in TITLES.items():
+        after |= name == title
+        checks[name] = check(name, "fail" if after else "pass", module, **(properties if name == title else {}))
+    return _case(arrangement, checks, of or {})
+
+
+def _case(arrangement: str, checks: dict[str, Check], properties: Mapping[str, str]) -> Suite:
+    made = suite(arrangement, tuple(checks.values()))
+    name = f"{made.name}-{'-'.join(properties.values())}" if properties else made.name
+    return replace(made, name=name, properties={**made.properties, **properties})
 
 
 def told(*suites: Suite) -> Diagnosis:
     """The diagnosis of something that fails."""
     found = diagnose(suites)
     assert found is not None
+    assert found.sentence.isprintable()
     return found
 
 
 def test_nothing_is_said_of_a_sound_run() -> None:
-    assert diagnose([sound("single"), sound("tp2")]) is None
+    """Nor of no run, of known upstream bugs, or of checks that nobody evaluated."""
+    known = replace(sound("tp2"), checks=(check(OUTPUT, "known"), check(ROUTED, "unevaluated")))
+    assert diagnose([sound("single"), sound("tp2"), known]) is None
     assert diagnose([]) is None
 
 
 def test_what_every_failing_layout_has_and_no_other_is_the_cause() -> None:
-    lost = {"kind": "sharding", "projection": "0.493543"}
+    lost: dict[str, Any] = {"kind": "sharding", "projection": "0.493543"}
     found = told(sound("single"), sound("pp2"), wrong("tp2", **lost), wrong("tp2pp2", **lost))
     assert found.sentence == (
-        "Every case with tp fails (tp2 and tp2pp2) and none without: a reduction of tensor parallelism is missing, "
+        "Every layout with tp fails (tp2 and tp2pp2) and none without: a missing tensor-parallel reduction, "
         "first at Layer 0 Attention Output (about 1/tp of it is left: scaled by 0.49)"
     )
-    assert (found.group, found.certain, found.deciding) == ("tensor parallelism", True, "")
+    assert (found.groups, found.group, found.certain, found.deciding) == (
+        ("tensor parallelism",),
+        "tensor parallelism",
+        True,
+        "",
+    )
+    assert found.lines == (f"{found.sentence}.",)
     assert found.first == First("mla", OUTPUT, "tiny-tp2-fp64-local-gloo")
+
+
+LAYOUT_TRAITS = {
+    "tp": (OUTPUT, "tensor parallelism"),
+    "pp": (OUTPUT, "pipeline parallelism"),
+    "vpp": (OUTPUT, "virtual pipeline"),
+    "uneven stages": (OUTPUT, "pipeline parallelism"),
+    "cp": (OUTPUT, "context parallelism"),
+    "ep": (ROUTED, "expert parallelism"),
+    "etp": (ROUTED, "expert-tensor parallelism"),
+    "dp": (GRADIENT, "data parallelism"),
+    "dp or cp": (GRADIENT, "data parallelism"),
+    "+distributed": (STEP, "option +distributed"),
+}
+OTHER_TRAITS = {
+    "+mean": (GRADIENT, "option +mean"),
+    "+seqaux": (GRADIENT, "option +seqaux"),
+    "+full": (GRADIENT, "option +full"),
+    "+selective": (GRADIENT, "option +selective"),
+    "+allgather": (ROUTED, "option +allgather"),
+    "+mtp": (GRADIENT, "option +mtp"),
+}
+
+
+@pytest.mark.parametrize("name", [*LAYOUT_TRAITS, *OTHER_TRAITS])
+def test_each_property_of_the_layouts_of_parity_is_told_from_all_others(name: str) -> None:
+    """Where one rank with the same options says whether the layout or the option makes the error."""
+    at, group = (LAYOUT_TRAITS | OTHER_TRAITS)[name]
+    kind = "sharding" if name in LAYOUT_TRAITS else "modelling"
+    cases = [
+        wrong(layout, at, kind=kind) if name in (traits({"arrangement": layout}) or ()) else sound(layout) for layout in PARITY
+    ]
+    found = told(*cases)
+    assert found.groups[0] == group
+    assert found.certain
+    assert found.first is not None
+    assert found.first.name == at
 
 
 def test_two_causes_that_always_occur_together_are_both_named_with_the_case_that_decides() -> None:
     found = told(sound("single"), sound("tp2"), wrong("pp2vpp2"))
-    assert "pipeline parallelism in the forward pass or virtual pipeline in the forward pass, first at" in found.sentence
-    assert found.deciding == "To decide, run pp2: if it fails, it is pipeline parallelism, else virtual pipeline"
+    assert found.sentence == (
+        "Every layout with pp fails (pp2vpp2) and none without: pipeline parallelism in the forward pass or virtual "
+        "pipeline in the forward pass, first at Layer 0 Attention Output (relative error 7.0e-01)"
+    )
+    assert found.deciding == "To decide, run pp2: if it fails, the cause is pipeline parallelism, else virtual pipeline"
+    assert found.lines == (f"{found.sentence}.", f"{found.deciding}.")
+    assert (found.group, found.certain) == ("pipeline parallelism", False)
+
+
+def test_the_case_that_decides_has_been_run_and_decides() -> None:
+    assert told(sound("single"), sound("tp2"), sound("pp2"), wrong("pp2vpp2")).groups == ("virtual pipeline",)
+    both = told(sound("single"), sound("tp2"), wrong("pp2"), wrong("pp2vpp2"))
+    assert (both.groups, both.certain) == (("pipeline parallelism",), True)
+
+
+def test_experts_spread_are_data_parallel_ranks_until_dp2_has_been_run() -> None:
+    """In the backward pass: in the forward pass data-parallel ranks have nothing to do with each other."""
+    found = told(sound("single"), sound("tp2"), wrong("ep2", GRADIENT))
+    assert "expert parallelism in the backward pass or data parallelism in the backward pass" in found.sentence
+    assert found.deciding == "To decide, run dp2: if it fails, the cause is data parallelism, else expert parallelism"
+    assert told(sound("single"), sound("tp2"), sound("dp2"), wrong("ep2", GRADIENT)).groups == ("expert parallelism",)
+    forward = told(sound("single"), sound("tp2"), wrong("ep2", ROUTED))
+    assert (forward.groups, forward.certain) == (("expert parallelism",), True)
+
+
+def test_what_the_place_rules_out_is_not_named() -> None:
+    """Experts are behind attention, so that etp is not why attention is wrong; behind them both may be."""
+    assert told(sound("single"), sound("pp2"), wrong("tp2", OUTPUT)).groups == ("tensor parallelism",)
+    experts = told(sound("single"), sound("pp2"), wrong("tp2", ROUTED))
+    assert "tensor parallelism in the forward pass or expert-tensor parallelism in the forward pass" in experts.sentence
+    assert experts.deciding == (
+        "To decide, run tp2etp1: if it fails, the cause is tensor parallelism, else expert-tensor parallelism"
+    )
+
+
+def test_one_layout_beside_one_rank_is_likely_and_not_certain() -> None:
+    """All layouts of several ranks might fail."""
+    found = told(sound("single"), wrong("tp2"))
+    assert found.sentence.startswith(
+        "Every layout with tp fails (tp2) and none without: likely tensor parallelism in the forward pass, first at"
+    )
+    assert found.deciding == (
+        "To decide, run dp2: if it fails, the cause is what all layouts of several ranks share, else tensor parallelism"
+    )
     assert not found.certain
+    every = told(sound("single"), wrong("tp2"), wrong("pp2"), wrong("cp2"))
+    assert every.groups == ("several ranks",)
+    assert every.sentence.startswith("Every layout with more than one rank fails (tp2, pp2 and 1 more) and none without:")
+
+
+def test_one_layout_alone_is_told_from_the_model_by_what_one_rank_computes() -> None:
+    """Without that, both are named."""
+    assert told(wrong("tp2", kind="modelling")).groups == ("modelling",)
+    assert told(wrong("tp2", kind="modelling")).sentence.startswith("tp2 fails: the model itself (MLA), not how it is")
+    spread = told(wrong("tp2", kind="sharding"))
+    assert (spread.groups, spread.certain) == (("tensor parallelism",), False)
+    either = told(wrong("tp2"))
+    assert either.sentence.startswith(
+        "tp2 fails: the model itself (MLA), not how it is spread over ranks or tensor parallelism in the forward pass, first"
+    )
+    assert either.deciding == "To decide, run single: if it fails, the cause is the model itself, else tensor parallelism"
 
 
 def test_a_failure_on_one_rank_is_the_models() -> None:
     found = told(wrong("single"), wrong("tp2"), wrong("pp2"))
-    assert found.sentence.startswith("All 3 cases fail (single, tp2 and 1 more): the model itself, not how it is spread over")
+    assert found.sentence == (
+        "All 3 cases fail (single, tp2 and 1 more): the model itself (MLA), not how it is spread over ranks, "
+        "first at Layer 0 Attention Output (relative error 7.0e-01)"
+    )
     assert (found.group, found.certain) == ("modelling", True)
+    alone = told(wrong("single"))
+    assert alone.sentence.startswith("single fails: the model itself (MLA)")
+
+
+@pytest.mark.parametrize(
+    ("at", "says", "groups"),
+    [
+        (WEIGHT, "weights loaded or converted wrong, first", ("weights",)),
+        (NORM, "the model itself (the residual stream), not how it is spread over ranks, first", ("modelling",)),
+        (ROUTED, "the model itself (the MoE), not how it is spread over ranks, first", ("modelling",)),
+        (GRADIENT, "the model's backward pass, not how it is spread over ranks, first", ("modelling",)),
+        (STEP, "the optimizer step, not how it is spread over ranks, first", ("optimizer step",)),
+    ],
+)
+def test_where_a_step_goes_wrong_first_says_what_is_wrong(at: str, says: str, groups: tuple[str, ...]) -> None:
+    found = told(wrong("single", at), wrong("tp2", at, kind="modelling"))
+    assert f": {says} at {at} (" in found.sentence
+    assert found.groups == groups
+
+
+@pytest.mark.parametrize(
+    ("at", "says", "groups"),
+    [
+        (WEIGHT, "weights loaded or converted wrong under tensor parallelism", ("tensor parallelism", "weights")),
+        (GRADIENT, "tensor parallelism in the backward pass", ("tensor parallelism",)),
+        (STEP, "tensor parallelism in the optimizer step", ("tensor parallelism", "optimizer step")),
+    ],
+)
+def test_under_which_layouts_it_goes_wrong_there_is_said_with_it(at: str, says: str, groups: tuple[str, ...]) -> None:
+    found = told(sound("single"), sound("pp2"), sound("ep2"), *(wrong(layout, at) for layout in ("tp2", "tp2ep2")))
+    assert f"{says}, first at {at} (" in found.sentence
+    assert (found.groups, found.certain) == (groups, True)
+
+
+def test_weights_that_no_rank_holds_are_the_models_and_not_the_converters() -> None:
+    def without(layout: str) -> Suite:
+        gone = replace(check(WEIGHT, "error", "weights"), properties={})
+        return replace(sound(layout), checks=(gone, *wrong(layout, OUTPUT).checks[1:]))
+
+    found = told(without("single"), without("tp2"))
+    assert ": a model built without weights of the checkpoint, first at Layer 0 MLP Gate Weight" in found.sentence
+    assert found.groups == ("modelling",)
+    staged = told(sound("single"), sound("tp2"), without("pp2"))
+    assert "a model built without weights of the checkpoint under pipeline parallelism, first" in staged.sentence
+
+
+def test_what_fails_in_the_lower_precision_alone_is_of_the_precision() -> None:
+    low = {"precision": "bf16"}
+    found = told(sound("single"), sound("tp2"), wrong("single", of=low), wrong("tp2", of=low))
+    assert found.sentence.startswith(
+        "Every case with precision below fp64 fails (single in bf16 and tp2 in bf16) and none without: precision below fp64 in"
+    )
+    assert (found.groups, found.certain) == (("precision",), True)
+    half = told(sound("single"), sound("single", precision="fp32"), wrong("single", of=low))
+    assert half.sentence.startswith("Every case with precision below fp32 fails (single in bf16) and none without: ")
+
+
+def test_a_lower_precision_alone_may_be_why_if_the_error_is_small() -> None:
+    low = {"precision": "bf16"}
+    small = told(wrong("single", of=low, rel_error="0.002", ratio="3.5"), wrong("tp2", of=low, rel_error="0.002", ratio="3.5"))
+    assert "or precision below fp64 in the forward pass" in small.sentence
+    assert small.deciding == (
+        "To decide, run single in fp64: if it fails, the cause is the model itself, else precision below fp64"
+    )
+    large = told(wrong("single", of=low, ratio="300.0"), wrong("tp2", of=low, ratio="300.0"))
+    assert ": likely the model itself (MLA)" in large.sentence
+
+
+def test_implementation_and_transport_are_told_apart() -> None:
+    """If all cases have the same they are not asked about."""
+    stock = {"implementation": "local-stock"}
+    found = told(sound("single"), sound("pp2"), wrong("single", of=stock), wrong("pp2", of=stock))
+    assert found.sentence.startswith("Every case with implementation local-stock fails (single and pp2) and none without: ")
+    assert found.groups == ("implementation",)
+    staged = {"transport": "staged-cpu"}
+    assert told(sound("tp2"), wrong("tp2", of=staged)).groups == ("transport",)
+    both = told(sound("tp2"), wrong("tp2", of=stock | staged))
+    assert "implementation local-stock in the forward pass or transport staged-cpu in the forward pass" in both.sentence
+    assert not both.certain
+    isolated = told(
+        sound("single"), sound("tp2"), wrong("single", of={"isolated": "True"}), wrong("tp2", of={"isolated": "True"})
+    )
+    assert isolated.sentence.startswith("Every case with isolated modules fails")
+
+
+def test_the_lack_of_an_option_may_be_it() -> None:
+    """What it is that others have."""
+    found = told(sound("single+full"), sound("tp2+full"), wrong("single", GRADIENT), wrong("tp2", GRADIENT))
+    assert found.sentence.startswith("Every case without +full fails (single and tp2) and none with it: ")
+    assert "a step without +full in the backward pass, first" in found.sentence
+    assert found.groups == ("option +full",)
+
+
+def test_two_properties_at_once_may_be_needed() -> None:
+    """Neither of them alone fails."""
+    found = told(*map(sound, ("single", "tp2", "dp2", "pp2")), wrong("tp2dp2", GRADIENT), wrong("tp2pp2dp2", GRADIENT))
+    assert found.sentence.startswith(
+        "Every layout with tp and dp fails (tp2dp2 and tp2pp2dp2) and none without: tensor parallelism with data parallelism in"
+    )
+    assert found.groups == ("tensor parallelism", "data parallelism")
+
+
+def test_a_layout_that_has_the_property_and_passes_leaves_it_likely() -> None:
+    cases = [sound(layout) for layout in ("single", "pp2", "ep2", "dp2", "cp2", "tp2cp2")]
+    found = told(*cases, wrong("tp2"), wrong("tp2pp2"), wrong("tp2ep2"))
+    assert found.sentence.startswith(
+        "3 of 4 layouts with tp fail (tp2, tp2pp2 and 1 more) and none without: likely tensor parallelism in the forward pass"
+    )
+    assert (found.certain, found.deciding) == (False, "")
+
+
+def test_what_no_property_tells_apart_is_not_decided() -> None:
+    found = told(*map(sound, ("tp2", "cp2", "ep2", "dp2", "tp2ep2", "tp2pp2")), wrong("single"), wrong("pp2"))
+    assert found.sentence == (
+        "2 of 8 cases fail (single and pp2), and no property tells them from the others: not decided, "
+        "first at Layer 0 Attention Output (relative error 7.0e-01)"
+    )
+    assert (found.groups, found.certain) == (("undecided",), False)
+
+
+def test_two_causes_are_said_if_one_does_not_explain_all() -> None:
+    """Sorted by the check that is wrong first."""
+    cases = [sound("single"), sound("pp2"), sound("dp2")]
+    cases += [wrong("tp2", OUTPUT, kind="sharding"), wrong("tp2pp2", OUTPUT, kind="sharding"), wrong("ep2", ROUTED)]
+    found = told(*cases)
+    assert found.sentence.startswith("2 causes: Every layout with tp fails (tp2 and tp2pp2) and none without: tensor")
+    assert (
+        "; Every layout with ep fails (ep2) and none without: expert parallelism in the forward pass, first at"
+        in found.sentence
+    )
+    assert found.groups == ("tensor parallelism", "expert parallelism")
+    assert found.certain
+
+
+def test_a_layouts_own_failure_is_told_beside_the_models() -> None:
+    """What is wrong on one rank is behind it in the flow of data."""
+    cases = [wrong("single", ROUTED), wrong("pp2", ROUTED, kind="modelling")]
+    cases += [wrong("tp2", OUTPUT, kind="sharding"), wrong("tp2pp2", OUTPUT, kind="sharding")]
+    found = told(*cases)
+    assert found.groups == ("modelling", "tensor parallelism")
+    assert found.sentence.startswith("2 causes: ")
+
+
+def test_a_scale_that_follows_the_degree_is_said_with_both() -> None:
+    found = told(sound("single"), sound("pp2"), wrong("tp2", projection="0.52"), wrong("tp4", projection="0.26"))
+    assert "a missing tensor-parallel reduction, first" in found.sentence
+    assert found.sentence.endswith("(about 1/tp of it is left: scaled by 0.52 in tp2, 0.26 in tp4)")
+    other = told(sound("single"), sound("pp2"), wrong("tp2", projection="0.5"), wrong("tp4", projection="0.5"))
+    assert other.sentence.endswith("(scaled by 0.5)")
+    assert "reduction" not in other.sentence
+
+
+@pytest.mark.parametrize(
+    ("properties", "says"),
+    [
+        ({"pattern": "rotary dimensions only"}, "rotary dimensions only"),
+        ({"projection": "1.7"}, "scaled by 1.7"),
+        ({"projection": "1.004"}, "relative error 7.0e-01"),
+        ({"projection": "nan", "rel_error": "inf"}, ""),
+        ({"projection": "0.5", "rel_error": "nonsense"}, "scaled by 0.5"),
+    ],
+)
+def test_the_shape_of_the_error_is_said(properties: dict[str, Any], says: str) -> None:
+    found = told(wrong("single", **properties))
+    assert found.sentence.endswith(f"first at {OUTPUT}" + (f" ({says})" if says else ""))
+
+
+def test_copies_that_are_parts_of_a_sum_are_a_missing_reduction() -> None:
+    pattern = "the copies on ranks 0-1 have the reference as their sum: a reduction over them is missing"
+    found = told(sound("single"), sound("pp2"), sound("ep2"), wrong("dp2", GRADIENT, pattern=pattern))
+    assert "none without: likely a missing data-parallel reduction" in found.sentence.replace("dp or cp", "dp")
+    sharded = told(*map(sound, ("single", "pp2", "ep2")), wrong("cp2", GRADIENT, pattern=pattern))
+    assert "a missing context-parallel reduction, first" in sharded.sentence
+
+
+def test_what_comes_out_otherwise_each_time_is_called_so() -> None:
+    case = wrong("tp2", kind="sharding")
+    checks = [replace(one, message=f"{one.message}; not repeatable: run again, other bytes come out") for one in case.checks]
+    found = told(sound("single"), sound("pp2"), replace(case, checks=tuple(checks)))
+    assert found.sentence.endswith("(relative error 7.0e-01, not repeatable: a race, or something random)")
 
 
 def test_a_self_test_is_no_evidence() -> None:
-    plant = check("Planted defect seen: rope", "fail", "test_self_test")
-    assert diagnose([sound("tp2"), replace(suite("single", (plant,)), name="self-test-tiny-tp2-fp64-local-gloo")]) is None
+    plant = check("Planted defect seen: rope", "fail", "self_test")
+    assert diagnose([sound("tp2"), replace(suite("single", (plant,)), name="anything")]) is None
+    assert diagnose([sound("tp2"), replace(wrong("single"), name="self-test-tiny-tp2-fp64-local-gloo")]) is None
+
+
+def broken(arrangement: str, code: str = "4", says: str = "rank 1 was killed by SIGKILL in 'forward'") -> Suite:
+    """A case whose run did not finish."""
+    run = replace(check("Every rank finishes", "error", "run"), message=f"ERROR: Every rank finishes - {says}\nstacks")
+    rest = replace(check(OUTPUT, "error"), message="ERROR: not decided, for the run did not finish")
+    made = suite(arrangement, (run, rest))
+    return replace(made, properties={**made.properties, "broken": code})
+
+
+def test_a_run_that_broke_is_said_with_what_broke_it() -> None:
+    """No number was compared, so that nothing is said of any."""
+    found = told(sound("single"), broken("tp2"))
+    assert found.sentence == "tp2 did not finish: rank 1 was killed by SIGKILL in 'forward'"
+    assert (found.groups, found.certain, found.first) == (("infrastructure",), True, None)
+    several = told(broken("tp2"), broken("pp2", "1", "rank 0 raised ValueError('x')"), broken("ep2"))
+    assert several.sentence == "3 cases did not finish (tp2, pp2 and 1 more), pp2 with: rank 0 raised ValueError('x')"
+    assert several.groups == ("crash",)
+
+
+def test_a_file_that_says_it_did_not_finish_is_one_of_a_run_that_broke() -> None:
+    unfinished = suite("tp2", (Check("validation", "run", "error", message="did not finish"),))
+    assert told(unfinished).sentence == "tp2 did not finish: it was killed, or is still going"
+    silent = replace(sound("tp2"), properties={**sound("tp2").properties, "broken": "4"})
+    assert told(silent).sentence == "tp2 did not finish: it ended with exit code 4"
+
+
+def test_what_failed_beside_a_run_that_broke_is_said_too() -> None:
+    found = told(broken("tp2"), wrong("single"), wrong("pp2", kind="modelling"))
+    assert found.sentence.startswith(
+        "2 causes: tp2 did not finish: rank 1 was killed by SIGKILL in 'forward'; All 2 cases fail"
+    )
+    assert found.groups == ("infrastructure", "modelling")
+    assert found.first == First("mla", OUTPUT, "tiny-single-fp64-local-gloo")
+
+
+def test_a_narrowed_run_that_left_the_check_out_is_no_evidence_of_it() -> None:
+    """It passes, and has not looked."""
+    narrowed = replace(sound("tp2pp2"), checks=(check(NORM),), properties={**sound("tp2pp2").properties, "left_out": "900"})
+    found = told(sound("single"), sound("pp2"), narrowed, wrong("tp2"), wrong("tp2ep2"))
+    assert (found.groups, found.certain) == (("tensor parallelism",), True)
+    looked = replace(sound("tp2pp2"), properties=narrowed.properties)
+    assert not told(sound("single"), sound("pp2"), looked, wrong("tp2"), wrong("tp2ep2")).certain
+
+
+def test_texts_out_of_results_are_made_plain() -> None:
+    """And none of them is believed to be what it is not."""
+    nasty = "\x1b[31m::error::x\n<b>|`" + "a" * 5000
+    bad = replace(check(OUTPUT, "fail", "mla", pattern=nasty), name=nasty)
+    found = told(sound("single"), sound("pp2"), suite("tp2", (check(NORM), bad)))
+    assert found.sentence.isprintable()
+    assert len(found.sentence) < 700
+    assert found.first is not None
+    assert found.first.name.isprintable()
+    crashed = told(broken("tp2", "4", nasty), broken("pp2", nasty))
+    assert crashed.sentence.isprintable()
+    assert len(crashed.sentence) < 500
+
+
+def test_a_testsuite_that_does_not_say_its_layout_is_not_guessed_about() -> None:
+    case = wrong("tp2")
+    unknown = replace(case, properties={"arrangement": "tp2 and more"})
+    found = told(unknown)
+    assert found.sentence == "Layer 0 Attention Output fails, and its testsuite does not say of which layout it is"
+    assert (found.groups, found.certain) == (("undecided",), False)
+    assert found.first == First("mla", OUTPUT, case.name)
+    assert told(sound("single"), unknown, wrong("pp2")).first == First("mla", OUTPUT, "tiny-pp2-fp64-local-gloo")
+    assert diagnose([replace(sound("tp2"), properties={})]) is None
+
+
+def test_sequence_parallelism_is_told_from_tensor_parallelism_where_one_goes_without() -> None:
+    """A model without experts."""
+    found = told(sound("single"), sound("tp2nosp"), sound("pp2"), wrong("tp2"), wrong("tp2pp2"))
+    assert found.groups == ("sequence parallelism",)
+    assert found.sentence.startswith("Every layout with tp and sequence parallelism fails (tp2 and tp2pp2) and none without:")
+    whole = told(sound("single"), sound("tp2"), sound("pp2"), wrong("tp2nosp"), wrong("tp2pp2nosp"))
+    assert whole.groups == ("tensor parallelism",)
+    assert whole.sentence.startswith("Every layout with tp and no sequence parallelism fails")
+
+
+def test_a_case_that_decides_is_one_that_the_preset_can_have() -> None:
+    """Tiny has experts, so that tp2nosp is none of its layouts; of a checkpoint nothing is known here."""
+    case = told(sound("single"), sound("pp2"), wrong("tp2", ROUTED))
+    assert "tp2etp1" in case.deciding
+    own = [
+        replace(one, properties={**one.properties, "preset": "own"})
+        for one in (sound("single"), sound("tp2"), wrong("pp2vpp2"))
+    ]
+    assert told(*own).deciding.startswith("To decide, run pp2:")
+    odd = [
+        replace(one, properties={**one.properties, "batch_size": "3", "micro_batch_size": "1"})
+        for one in (sound("single"), sound("tp2"), wrong("ep2", GRADIENT))
+    ]
+    assert told(*odd).deciding == "To decide, run tp2ep2: if it fails, the cause is expert parallelism, else data parallelism"
+
+
+def test_the_options_of_the_failing_case_stay_in_the_case_that_decides() -> None:
+    found = told(sound("single"), sound("pp2"), wrong("tp2+full", GRADIENT, kind="sharding"))
+    assert found.deciding.startswith("To decide, run tp2etp1+full: ")

@@ -72,7 +72,7 @@ def test_what_is_measurable_is_so_in_the_precision_of_now(tmp_path: Path, then: 
 
 def test_what_has_grown_says_from_what_to_what(tmp_path: Path) -> None:
     assert compared(tmp_path, at(0.1)(SUITE), at(0.75)(SUITE)).reasons == [
-        f"{FILE}: Layer 0 Query (test_mla): 0.75 of its limit, and 0.1 on the base branch: it has grown more than is allowed"
+        f"{FILE}: Layer 0 Query (mla): 0.75 of its limit, and 0.1 on the base branch: it has grown more than is allowed"
     ]
 
 
@@ -90,8 +90,8 @@ def test_the_worst_comes_first(tmp_path: Path) -> None:
     then, now = at(0.1)(SUITE), at(0.3)(SUITE)
     now = with_check(2, properties={"rel_error": "9e-11", "tolerance": "1e-10"})(now)
     assert [reason.split(":")[1] for reason in compared(tmp_path, then, now).reasons] == [
-        " Layer 0 Key (test_mla)",
-        " Layer 0 Query (test_mla)",
+        " Layer 0 Key (mla)",
+        " Layer 0 Query (mla)",
     ]
 
 
@@ -120,8 +120,8 @@ def test_what_is_no_passing_comparison_has_no_ratio(tmp_path: Path, change: dict
 def test_a_check_that_is_gone_is_red(tmp_path: Path) -> None:
     found = compared(tmp_path, SUITE, replace(SUITE, checks=CHECKS[:2]))
     assert found.reasons == [
-        f"{FILE}: Layer 0 Key (test_mla): gone, and it is there on the base branch",
-        f"{FILE}: Layer 0 Gradient (test_gradients): gone, and it is there on the base branch",
+        f"{FILE}: Layer 0 Key (mla): gone, and it is there on the base branch",
+        f"{FILE}: Layer 0 Gradient (gradients): gone, and it is there on the base branch",
     ]
 
 
@@ -132,11 +132,11 @@ def test_a_testsuite_that_is_gone_is_red(tmp_path: Path) -> None:
 
 def test_what_is_new_is_shown_and_not_red(tmp_path: Path) -> None:
     junit.write(tmp_path / "now" / "more.xml", SUITE)
-    more = Check("validation.checks.test_mla", "Layer 1 Key", "pass")
+    more = Check("mla", "Layer 1 Key", "pass")
     found = compared(tmp_path, SUITE, replace(SUITE, checks=(*CHECKS, more)))
     assert found.reasons == []
-    assert found.appeared == ["more.xml", f"{FILE}: Layer 1 Key (test_mla)"] or found.appeared == [
-        f"{FILE}: Layer 1 Key (test_mla)",
+    assert found.appeared == ["more.xml", f"{FILE}: Layer 1 Key (mla)"] or found.appeared == [
+        f"{FILE}: Layer 1 Key (mla)",
         "more.xml",
     ]
 
@@ -206,7 +206,7 @@ def test_the_command_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFi
     compared(tmp_path, at(0.1)(SUITE), at(0.9)(SUITE))
     assert main(words) == 1
     said = capsys.readouterr().out
-    assert said.startswith(f"red: {FILE}: Layer 0 Query (test_mla): 0.9 of its limit")
+    assert said.startswith(f"red: {FILE}: Layer 0 Query (mla): 0.9 of its limit")
     assert said.endswith("===== Drift: RED (2 checks compared, 1 grown, 0 vanished, 0 new) =====\n")
 
 

@@ -46,8 +46,8 @@ def test_several_files_add_up(tmp_path: Path) -> None:
     gone = replace(SUITE, checks=(*SUITE.checks[:2], replace(SUITE.checks[2], name="Layer 9 Key"), SUITE.checks[3]))
     two(tmp_path, SUITE, gone)
     found = drift(tmp_path / "base", tmp_path / "now", FACTOR)
-    assert found.vanished == [f"{file}: Layer 0 Key (test_mla)" for file in (MORE, FILE)]
-    assert found.appeared == [f"{file}: Layer 9 Key (test_mla)" for file in (MORE, FILE)]
+    assert found.vanished == [f"{file}: Layer 0 Key (mla)" for file in (MORE, FILE)]
+    assert found.appeared == [f"{file}: Layer 9 Key (mla)" for file in (MORE, FILE)]
     for file in (FILE, MORE):
         (tmp_path / "now" / file).write_text("")
     assert len(drift(tmp_path / "base", tmp_path / "now", FACTOR).unreadable) == 2

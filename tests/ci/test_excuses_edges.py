@@ -24,7 +24,7 @@ def test_a_bug_excuses_in_its_versions_alone(tmp_path: Path) -> None:
 def test_of_several_bugs_the_one_that_is_said_excuses(tmp_path: Path) -> None:
     """By what it is called and by the check; the other one's checks are not its own."""
     known = EXPECTED.excuses[0]
-    other = Excuse("something else", "<=0.16.1", frozenset({("validation.checks.test_mla", "Layer 0 Query")}))
+    other = Excuse("something else", "<=0.16.1", frozenset({("mla", "Layer 0 Query")}))
     junit.write(tmp_path / FILE, SUITE)
     assert verdict(tmp_path, Manifest((replace(EXPECTED, excuses=(other, known)),), COMMIT, "false")).green
     skipped = with_check(1, status="known", message=CHECKS[3].message)(SUITE)
@@ -65,7 +65,7 @@ def test_without_the_bug_a_router_s_choice_alone_may_be_a_near_tie(
     tmp_path: Path, near_ties: bool, without: str, tolerance: str, green: bool
 ) -> None:
     """As where no bug is known: what a pass may be, the second run may be, and at its limit it is."""
-    names = frozenset({(CHECKS[3].classname, CHECKS[3].name)}) if near_ties else frozenset()
+    names = frozenset({(CHECKS[3].component, CHECKS[3].name)}) if near_ties else frozenset()
     said = {**OF_BUG, "rel_error_without": without, "tolerance": tolerance}
     junit.write(tmp_path / FILE, with_check(3, properties=said)(SUITE))
     assert verdict(tmp_path, Manifest((replace(EXPECTED, near_ties=names),), COMMIT, "false")).green is green
@@ -83,13 +83,13 @@ def test_without_the_bug_no_limit_is_wider_than_the_manifest_s(
 
 def test_several_checks_that_a_bug_does_not_make_right_are_said_as_several(tmp_path: Path) -> None:
     more = replace(CHECKS[3], name="Layer 1 Gradient")
-    names = [(check.classname, check.name) for check in (CHECKS[3], more)]
+    names = [(check.component, check.name) for check in (CHECKS[3], more)]
     excuses = tuple(replace(bug, checks=frozenset(names)) for bug in EXPECTED.excuses)
     wrong = [replace(check, properties={**OF_BUG, "rel_error_without": "0.3"}) for check in (CHECKS[3], more)]
     junit.write(tmp_path / FILE, replace(SUITE, checks=(*CHECKS[:3], *wrong)))
     expected = replace(EXPECTED, checks=(*EXPECTED.checks[:3], *names), excuses=excuses)
     (reason,) = verdict(tmp_path, Manifest((expected,), COMMIT, "false")).reasons
     assert reason[1] == (
-        "2 checks are skipped: Layer 0 Gradient (test_gradients), Layer 1 Gradient (test_gradients) for a known upstream bug "
+        "2 checks are skipped: Layer 0 Gradient (gradients), Layer 1 Gradient (gradients) for a known upstream bug "
         "without a number that shows that it passes once the bug is taken out"
     )

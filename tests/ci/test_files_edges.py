@@ -215,11 +215,11 @@ def unreadable(path: Path, data: bytes) -> str:
         (b'<testsuite name="a"><testcase classname="b"/></testsuite>', "a testcase without name or classname"),
         (
             b'<testsuite name="a"><testcase name="b" classname="c"><skipped type="pytest.skip"/></testcase></testsuite>',
-            "b: not one verdict of pass, fail, known or error",
+            "b: not one verdict of pass, fail, known, error, unevaluated",
         ),
         (
             b'<testsuite name="a"><testcase name="b" classname="c"><failure/><failure/></testcase></testsuite>',
-            "b: not one verdict of pass, fail, known or error",
+            "b: not one verdict of pass, fail, known, error, unevaluated",
         ),
         (b'<testsuite name="a"/>', "wrong counts: tests says nothing, and there are 0"),
     ],

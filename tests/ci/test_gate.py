@@ -38,9 +38,9 @@ MISSING = "is missing: no run has left it, or nobody has handed it over"
 UNEXPECTED = (
     "FAIL: Layer 0 Gradient - passes, though it shows the known upstream bug a: if upstream is mended, remove the entry"
 )
-EXCUSED = "1 check is skipped: Layer 0 Gradient (test_gradients) for a bug that validation/run/known.yaml does not list for it"
+EXCUSED = "1 check is skipped: Layer 0 Gradient (gradients) for a bug that validation/run/known.yaml does not list for it"
 NO_CHECKS = replace(EXPECTED, checks=())
-EXTRA = Check("validation.checks.test_mla", "Layer 9 Key", "pass", properties=NUMBERS)
+EXTRA = Check("mla", "Layer 9 Key", "pass", properties=NUMBERS)
 CHANGES: dict[str, tuple[Change, list[str]]] = {
     "another suite": (
         lambda suite: replace(suite, name="tiny-pp2"),
@@ -84,7 +84,7 @@ CHANGES: dict[str, tuple[Change, list[str]]] = {
     ),
     "no library": (with_properties(torch=None), ["made with torch absent, and >=2.13.0 is required"]),
     "not finished": (
-        with_checks(Check("validation", "run", "error", message="did not finish")),
+        with_checks(Check("run", "run", "error", message="did not finish")),
         ["did not finish: the run was killed, or is still going"],
     ),
     "rank without a place": (with_properties(rank_1_place=None), ["2 ranks are declared, and nothing is there of rank 1"]),
@@ -92,77 +92,77 @@ CHANGES: dict[str, tuple[Change, list[str]]] = {
         with_checks(*(replace(check, properties={**NUMBERS, "ranks": "0"}) for check in CHECKS[:3]), CHECKS[3]),
         ["2 ranks are declared, and nothing is there of rank 1"],
     ),
-    "missing check": (with_checks(*CHECKS[:2], CHECKS[3]), ["1 check is missing: Layer 0 Key (test_mla)"]),
-    "extra check": (with_checks(*CHECKS, EXTRA), ["1 check is there that nobody expects: Layer 9 Key (test_mla)"]),
+    "missing check": (with_checks(*CHECKS[:2], CHECKS[3]), ["1 check is missing: Layer 0 Key (mla)"]),
+    "extra check": (with_checks(*CHECKS, EXTRA), ["1 check is there that nobody expects: Layer 9 Key (mla)"]),
     "another module's check": (
-        with_check(2, classname="validation.checks.test_moe"),
-        ["1 check is missing: Layer 0 Key (test_mla)", "1 check is there that nobody expects: Layer 0 Key (test_moe)"],
+        with_check(2, component="moe"),
+        ["1 check is missing: Layer 0 Key (mla)", "1 check is there that nobody expects: Layer 0 Key (moe)"],
     ),
-    "check twice": (with_checks(*CHECKS, CHECKS[1]), ["1 check is there more than once: Layer 0 Query (test_mla)"]),
+    "check twice": (with_checks(*CHECKS, CHECKS[1]), ["1 check is there more than once: Layer 0 Query (mla)"]),
     "failure": (
         with_check(1, status="fail", message="FAIL: a", properties={**NUMBERS, "rel_error": "0.25"}),
-        ["1 check fails: Layer 0 Query (test_mla)"],
+        ["1 check fails: Layer 0 Query (mla); the first in the flow of data: FAIL: a"],
     ),
     "the first of many failures": (
-        lambda suite: with_check(2, status="fail", message="FAIL: b - off\nReproduce: python -m validation run")(
-            with_check(1, status="fail", message="FAIL: a")(suite)
+        lambda suite: with_check(2, status="fail", message="FAIL: b")(
+            with_check(1, status="fail", message="FAIL: a - off\nand more")(suite)
         ),
-        ["2 checks fail: Layer 0 Key (test_mla), Layer 0 Query (test_mla); the first in the flow of data: FAIL: b - off"],
+        ["2 checks fail: Layer 0 Query (mla), Layer 0 Key (mla); the first in the flow of data: FAIL: a - off"],
     ),
     "error": (
         with_check(1, status="error", message="ERROR: Layer 0 Query - no rank holds [0:1]\nmore"),
-        ["1 check could not be decided: Layer 0 Query (test_mla) (ERROR: Layer 0 Query - no rank holds [0:1])"],
+        ["1 check could not be decided: Layer 0 Query (mla) (ERROR: Layer 0 Query - no rank holds [0:1])"],
     ),
     "unexpected pass": (
         with_check(3, status="fail", message=UNEXPECTED),
         [
-            "1 check of a known upstream bug passes: Layer 0 Gradient (test_gradients); "
+            "1 check of a known upstream bug passes: Layer 0 Gradient (gradients); "
             "if upstream is mended, remove the entry from validation/run/known.yaml"
         ],
     ),
     "skipped for no reason": (
         with_check(1, status="known", message="KNOWN: Layer 0 Query - known upstream bug: it is Tuesday"),
-        ["1 check is skipped: Layer 0 Query (test_mla) for a bug that validation/run/known.yaml does not list for it"],
+        ["1 check is skipped: Layer 0 Query (mla) for a bug that validation/run/known.yaml does not list for it"],
     ),
     "skipped with a word": (
         with_check(1, status="known", message="flaky"),
-        ["1 check is skipped: Layer 0 Query (test_mla) for a bug that validation/run/known.yaml does not list for it"],
+        ["1 check is skipped: Layer 0 Query (mla) for a bug that validation/run/known.yaml does not list for it"],
     ),
     "skipped for a bug that does not show there": (
         with_check(1, status="known", message=f"KNOWN: Layer 0 Query - {BUG}"),
-        ["1 check is skipped: Layer 0 Query (test_mla) for a bug that validation/run/known.yaml does not list for it"],
+        ["1 check is skipped: Layer 0 Query (mla) for a bug that validation/run/known.yaml does not list for it"],
     ),
     "above its limit": (
         with_check(1, properties={**NUMBERS, "rel_error": "1e-9"}),
-        ["1 check passes: Layer 0 Query (test_mla), though the numbers are above the limit or no numbers"],
+        ["1 check passes: Layer 0 Query (mla), though the numbers are above the limit or no numbers"],
     ),
     "no number": (
         with_check(1, properties={**NUMBERS, "rel_error": "nan"}),
-        ["1 check passes: Layer 0 Query (test_mla), though the numbers are above the limit or no numbers"],
+        ["1 check passes: Layer 0 Query (mla), though the numbers are above the limit or no numbers"],
     ),
     "no number where near-ties may pass": (
         with_check(1, properties={**NUMBERS, "rel_error": "nan", "tolerance": "0.0"}),
-        ["1 check passes: Layer 0 Query (test_mla), though the numbers are above the limit or no numbers"],
+        ["1 check passes: Layer 0 Query (mla), though the numbers are above the limit or no numbers"],
     ),
     "no limit": (
         with_check(1, properties={"rel_error": "1e-15", "ranks": "0,1"}),
-        ["1 check passes: Layer 0 Query (test_mla), though the numbers are above the limit or no numbers"],
+        ["1 check passes: Layer 0 Query (mla), though the numbers are above the limit or no numbers"],
     ),
     "no number at all": (
         with_check(1, properties={"ranks": "0,1"}),
-        ["1 check passes: Layer 0 Query (test_mla) without a number"],
+        ["1 check passes: Layer 0 Query (mla) without a number"],
     ),
     "a limit that is not ours": (
         with_check(1, properties={**NUMBERS, "tolerance": "1e9"}),
-        ["1 check passes: Layer 0 Query (test_mla) under a limit above 1e-10"],
+        ["1 check passes: Layer 0 Query (mla) under a limit above 1e-10"],
     ),
     "an error where none may be": (
         with_check(1, properties={**NUMBERS, "rel_error": "0.17", "tolerance": "0.0"}),
-        ["1 check passes: Layer 0 Query (test_mla), though the numbers are above the limit or no numbers"],
+        ["1 check passes: Layer 0 Query (mla), though the numbers are above the limit or no numbers"],
     ),
     "a word for a number": (
         with_check(1, properties={**NUMBERS, "rel_error": "1_0e-20"}),
-        ["1 check passes: Layer 0 Query (test_mla), though the numbers are above the limit or no numbers"],
+        ["1 check passes: Layer 0 Query (mla), though the numbers are above the limit or no numbers"],
     ),
 }
 
@@ -214,7 +214,7 @@ def test_below_fp64_a_choice_alone_may_pass_above_a_limit_of_zero(
     named: set[str], numbers: tuple[str, str], said: str, tmp_path: Path
 ) -> None:
     """Only what the manifest names as a router's choice may be a near-tie; a weight is equal, or it fails."""
-    name = frozenset({("validation.checks.test_mla", "Layer 0 Query")})
+    name = frozenset({("mla", "Layer 0 Query")})
     fields = {field: name if field in named else frozenset() for field in ("exact", "near_ties")}
     expected = replace(EXPECTED, limit=0.5, exact=fields["exact"], near_ties=fields["near_ties"])
     error, limit = numbers
@@ -243,14 +243,14 @@ def test_a_manifest_that_lacks_the_self_test_it_asks_for_is_red(there: tuple[Exp
 @pytest.mark.parametrize("limit", [None, 1e-10])
 def test_weights_that_differ_are_no_near_tie(tmp_path: Path, limit: float | None) -> None:
     """Weights are equal to the bit in every precision: a pass of theirs with a relative error of 0.9 is not believed."""
-    weights = replace(CHECKS[1], classname="validation.checks.test_weights", name="Layer 0 Query Weight")
+    weights = replace(CHECKS[1], component="weights", name="Layer 0 Query Weight")
     off = replace(weights, properties={**NUMBERS, "rel_error": "0.9", "tolerance": "0.0"})
-    checks = tuple((check.classname, check.name) for check in (*CHECKS, off))
+    checks = tuple((check.component, check.name) for check in (*CHECKS, off))
     junit.write(tmp_path / FILE, replace(SUITE, checks=(*CHECKS, off)))
     expected = replace(EXPECTED, checks=checks, limit=limit, properties={**EXPECTED.properties, "precision": "bf16"})
     junit.write(tmp_path / FILE, with_properties(precision="bf16")(replace(SUITE, checks=(*CHECKS, off))))
     assert [why for _, why in verdict(tmp_path, Manifest((expected,), COMMIT, "false")).reasons] == [
-        "1 check passes: Layer 0 Query Weight (test_weights), though the numbers are above the limit or no numbers"
+        "1 check passes: Layer 0 Query Weight (weights), though the numbers are above the limit or no numbers"
     ]
 
 
@@ -259,7 +259,7 @@ def test_a_pass_above_a_limit_of_its_own_is_red_in_every_precision(tmp_path: Pat
     for limit in (None, 1e-10):
         junit.write(tmp_path / FILE, with_check(1, properties={**NUMBERS, "rel_error": "2e-10"})(SUITE))
         assert [why for _, why in verdict(tmp_path, Manifest((replace(EXPECTED, limit=limit),), COMMIT, "false")).reasons] == [
-            "1 check passes: Layer 0 Query (test_mla), though the numbers are above the limit or no numbers"
+            "1 check passes: Layer 0 Query (mla), though the numbers are above the limit or no numbers"
         ]
 
 
@@ -279,7 +279,7 @@ def test_a_suite_in_which_every_check_is_skipped_is_red(tmp_path: Path) -> None:
 def test_many_names_are_three_and_a_number(tmp_path: Path) -> None:
     extra = [replace(EXTRA, name=f"Layer {number} Key") for number in range(5, 10)]
     (said,) = of_changed(tmp_path, with_checks(*CHECKS, *extra))
-    assert said.endswith("Layer 5 Key (test_mla), Layer 6 Key (test_mla), Layer 7 Key (test_mla) and 2 more")
+    assert said.endswith("Layer 5 Key (mla), Layer 6 Key (mla), Layer 7 Key (mla) and 2 more")
 
 
 def test_a_suite_without_a_check_is_red(tmp_path: Path) -> None:
@@ -469,7 +469,7 @@ def test_a_known_bug_excuses_nothing_that_is_wrong_without_it(tmp_path: Path, ch
     said = {name: value for name, value in {**OF_BUG, **changed}.items() if value is not None}
     (why,) = of_changed(tmp_path, with_check(3, properties=said))
     assert why == (
-        "1 check is skipped: Layer 0 Gradient (test_gradients) for a known upstream bug without a number that shows that it "
+        "1 check is skipped: Layer 0 Gradient (gradients) for a known upstream bug without a number that shows that it "
         "passes once the bug is taken out"
     )
 
@@ -493,7 +493,7 @@ def test_what_contradicts_itself_is_red(tmp_path: Path, change: Change, said: st
 
 def test_a_known_bug_excuses_nothing_that_must_be_equal_under_a_wider_limit(tmp_path: Path) -> None:
     """As a pass of such a check would be refused."""
-    where = (CHECKS[3].classname, CHECKS[3].name)
+    where = (CHECKS[3].component, CHECKS[3].name)
     manifest = replace(MANIFEST, suites=(replace(EXPECTED, exact=frozenset({where}), limit=0.5),))
     wide = with_check(3, properties={**OF_BUG, "tolerance": "0.4", "rel_error_without": "0.2"})
     junit.write(tmp_path / FILE, wide(SUITE))

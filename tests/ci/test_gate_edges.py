@@ -112,7 +112,7 @@ def test_a_run_that_never_ended_is_red_with_its_own_sentence(tmp_path: Path) -> 
     """The file that stands until the end, as it is written: whatever else is wrong with it follows from that."""
     junit.write_unfinished(tmp_path / FILE, SUITE.name, SUITE.properties)
     assert [why for _, why in verdict(tmp_path).reasons] == ["did not finish: the run was killed, or is still going"]
-    assert junit.read(tmp_path / FILE).checks == (Check("validation", "run", "error", message="did not finish"),)
+    assert junit.read(tmp_path / FILE).checks == (Check("run", "run", "error", message="did not finish", failure="unfinished"),)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_below_fp64_a_pass_is_believed_up_to_its_own_limit(tmp_path: Path, error
 @pytest.mark.parametrize(("tolerance", "red"), [("1e-10", False), ("1.1e-10", True), ("1", True)])
 def test_a_limit_may_be_as_wide_as_the_manifest_says(tmp_path: Path, tolerance: str, red: bool) -> None:
     said = of_changed(tmp_path, with_check(1, properties={**NUMBERS, "tolerance": tolerance}))
-    assert said == (["1 check passes: Layer 0 Query (test_mla) under a limit above 1e-10"] if red else [])
+    assert said == (["1 check passes: Layer 0 Query (mla) under a limit above 1e-10"] if red else [])
 
 
 @pytest.mark.parametrize(
@@ -178,15 +178,15 @@ def test_ranks_that_are_silent_are_three_and_a_number(silent: int, said: str) ->
 
 
 def test_many_failures_are_counted_and_the_first_in_the_flow_of_data_is_said(tmp_path: Path) -> None:
-    """Three names, the one with the command that runs it alone in front; without such a one none is called the first."""
+    """Three names, in the order of the file; the first is nearest to the cause."""
     failing = [replace(CHECKS[1], name=f"Layer {at} Key", status="fail", message=f"FAIL: {at}") for at in range(5)]
-    failing[3] = replace(failing[3], message="FAIL: 3 - off\nReproduce: python\nReproduce: again")
+    failing[0] = replace(failing[0], message="FAIL: 0 - off\nand more")
     junit.write(tmp_path / FILE, with_checks(CHECKS[0], *failing)(SUITE))
-    wanted = tuple((check.classname, check.name) for check in (CHECKS[0], *failing))
+    wanted = tuple((check.component, check.name) for check in (CHECKS[0], *failing))
     manifest = Manifest((replace(EXPECTED, checks=wanted),), COMMIT, "false")
-    names = ", ".join(f"Layer {at} Key (test_mla)" for at in (3, 0, 1))
+    names = ", ".join(f"Layer {at} Key (mla)" for at in (0, 1, 2))
     assert [why for _, why in verdict(tmp_path, manifest).reasons] == [
-        f"5 checks fail: {names} and 2 more; the first in the flow of data: FAIL: 3 - off"
+        f"5 checks fail: {names} and 2 more; the first in the flow of data: FAIL: 0 - off"
     ]
 
 
@@ -207,7 +207,7 @@ def test_several_of_a_kind_are_said_as_several(tmp_path: Path) -> None:
             suite = with_check(at, **changed)(suite)
         junit.write(tmp_path / FILE, suite)
         (said[name],) = [why for _, why in verdict(tmp_path).reasons if "Layer 0 Query" in why]
-    both = "Layer 0 Query (test_mla), Layer 0 Key (test_mla)"
+    both = "Layer 0 Query (mla), Layer 0 Key (mla)"
     assert said == {
         "errors": f"2 checks could not be decided: {both} (ERROR: a)",
         "skips": f"2 checks are skipped: {both} for a bug that validation/run/known.yaml does not list for it",
@@ -222,9 +222,9 @@ def test_several_of_a_kind_are_said_as_several(tmp_path: Path) -> None:
 def test_several_checks_that_are_missing_there_twice_or_unknown_are_said_as_several(tmp_path: Path) -> None:
     strange = [replace(CHECKS[1], name=f"Layer {at} Key") for at in (8, 9)]
     assert of_changed(tmp_path, with_checks(CHECKS[0], CHECKS[3], *strange, *strange)) == [
-        "2 checks are missing: Layer 0 Query (test_mla), Layer 0 Key (test_mla)",
-        "2 checks are there that nobody expects: Layer 8 Key (test_mla), Layer 9 Key (test_mla)",
-        "2 checks are there more than once: Layer 8 Key (test_mla), Layer 9 Key (test_mla)",
+        "2 checks are missing: Layer 0 Query (mla), Layer 0 Key (mla)",
+        "2 checks are there that nobody expects: Layer 8 Key (mla), Layer 9 Key (mla)",
+        "2 checks are there more than once: Layer 8 Key (mla), Layer 9 Key (mla)",
     ]
 
 
@@ -331,13 +331,13 @@ def test_libraries_behind_megatron_s_are_asked_for_beside_a_checkout_too(tmp_pat
 @pytest.mark.parametrize(
     ("checks", "said"),
     [
-        ((1,), "1 check passes: Layer 0 Query (test_mla)"),
-        ((1, 2), "2 checks pass: Layer 0 Query (test_mla), Layer 0 Key (test_mla)"),
+        ((1,), "1 check passes: Layer 0 Query (mla)"),
+        ((1, 2), "2 checks pass: Layer 0 Query (mla), Layer 0 Key (mla)"),
     ],
 )
 def test_what_must_be_equal_passes_under_no_limit_above_zero(tmp_path: Path, checks: tuple[int, ...], said: str) -> None:
     """Whatever is within it; a check that need not be equal may."""
-    names = frozenset((CHECKS[at].classname, CHECKS[at].name) for at in checks)
+    names = frozenset((CHECKS[at].component, CHECKS[at].name) for at in checks)
     junit.write(tmp_path / FILE, SUITE)
     found = verdict(tmp_path, Manifest((replace(EXPECTED, exact=names),), COMMIT, "false"))
     assert found.reasons == ((FILE, f"{said} under a limit above 0, and must be equal"),)

@@ -137,11 +137,11 @@ FILES: dict[str, tuple[Maker, str]] = {
     "no counts": (raw(f'<testsuite name="a">{GOOD}</testsuite>'), "wrong counts: tests says nothing, and there are 1"),
     "two outcomes": (
         raw(suite('<testcase name="a" classname="b"><skipped type="known"/><failure/></testcase>')),
-        "a: not one verdict of pass, fail, known or error",
+        "a: not one verdict of pass, fail, known, error, unevaluated",
     ),
     "a plain skip": (
         raw(suite('<testcase name="a" classname="b"><skipped/></testcase>')),
-        "a: not one verdict of pass, fail, known or error",
+        "a: not one verdict of pass, fail, known, error, unevaluated",
     ),
     "one property, two values": (
         raw(
@@ -222,7 +222,7 @@ def hostile(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     text: str = request.param
     command_line(tmp_path)
     bad = {"rel_error": text, "tolerance": text, "ranks": text, "reproduce": text, text: text}
-    spoilt = with_check(1, name=text, classname=text, status="fail", message=text, properties=bad)(SUITE)
+    spoilt = with_check(1, name=text, component=text, status="fail", message=text, properties=bad)(SUITE)
     spoilt = with_check(2, status="error", message=text, properties=bad)(spoilt)
     spoilt = with_check(3, message=f"known upstream bug: {text}")(spoilt)
     properties = dict.fromkeys((*SUITE.properties, "plugin", "attempts", "gpu", text), text)
@@ -275,7 +275,7 @@ def test_hostile_names_reach_the_reader_nevertheless(tmp_path: Path) -> None:
 
     extra = replace(CHECKS[1], name="前向传播 Layer 9: a < b")
     (said,) = of_changed(tmp_path, lambda suite: replace(suite, checks=(*suite.checks, extra)))
-    assert said == "1 check is there that nobody expects: 前向传播 Layer 9: a < b (test_mla)"
+    assert said == "1 check is there that nobody expects: 前向传播 Layer 9: a < b (mla)"
 
 
 def test_a_name_that_is_there_twenty_thousand_times_is_one_reason(tmp_path: Path) -> None:

@@ -20,10 +20,11 @@ NUMBERS = {"max_diff": "0.003906", "ranks": "0-1"}
 SUITE = Suite(
     name="tiny-tp2-fp64-local-gloo",
     checks=(
-        Check("checks.test_mla", "Layer 0 Query", "pass", 0.25, properties=NUMBERS),
-        Check("checks.test_mla", "Layer 0 Key", "fail", 0.5, "Max diff: 0.1 > 0.01", "worst at\n[0, 1]", NUMBERS),
-        Check("checks.test_moe", "Layer 1 Router", "known", message="known upstream bug: #1699", properties=NUMBERS),
-        Check("checks.test_moe", "Layer 1 Experts", "error", message="rank 1 was lost", details="a stack"),
+        Check("mla", "Layer 0 Query", "pass", 0.25, properties=NUMBERS),
+        Check("mla", "Layer 0 Key", "fail", 0.5, "Max diff: 0.1 > 0.01", "worst at\n[0, 1]", NUMBERS),
+        Check("moe", "Layer 1 Router", "known", message="known upstream bug: #1699", properties=NUMBERS),
+        Check("moe", "Layer 1 Experts", "error", message="rank 1 was lost", details="a stack", failure="crash"),
+        Check("moe", "Layer 1 MoE Output", "unevaluated", message="not evaluated: the run did not finish"),
     ),
     properties={"layout": "tp2", "seed": "1234"},
     seconds=6.5,
@@ -88,10 +89,10 @@ def test_what_xml_cannot_hold_leaves_the_file_readable_and_the_rest_in_it(tmp_pa
 def test_the_counts_of_a_suite_are_those_of_its_checks(tmp_path: Path) -> None:
     found = written(tmp_path, SUITE)
     assert {word: found.get(word) for word in ("tests", "failures", "errors", "skipped")} == {
-        "tests": "4",
+        "tests": "5",
         "failures": "1",
         "errors": "1",
-        "skipped": "1",
+        "skipped": "2",
     }
 
 
@@ -115,7 +116,7 @@ def test_every_number_stands_in_system_out_as_well_as_in_the_properties(tmp_path
 
 
 def test_a_status_that_does_not_exist_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="status 'skip' is none of pass, fail, known, error"):
+    with pytest.raises(ValueError, match="status 'skip' is none of pass, fail, known, error, unevaluated"):
         junit.write(tmp_path / "suite.xml", replace(SUITE, checks=(Check("checks", "Loss", "skip"),)))
     assert list(tmp_path.iterdir()) == []
 
@@ -242,9 +243,17 @@ def test_a_file_has_what_pytest_s_own_has_where_readers_look_for_it(tmp_path: Pa
 def test_junitparser_s_reader_of_xunit2_reads_everything(tmp_path: Path) -> None:
     junit.write(tmp_path / "suite.xml", SUITE)
     (suite,) = xunit2.JUnitXml.fromfile(str(tmp_path / "suite.xml"))
-    assert (suite.name, suite.tests, suite.failures, suite.errors, suite.skipped) == (SUITE.name, 4, 1, 1, 1)
+    assert (suite.name, suite.tests, suite.failures, suite.errors, suite.skipped) == (SUITE.name, 5, 1, 1, 2)
     assert {item.name: item.value for item in suite.properties()} == SUITE.properties
     cases = list(suite)
-    assert [(case.classname, case.name) for case in cases] == [(check.classname, check.name) for check in SUITE.checks]
+    assert [(case.classname, case.name) for case in cases] == [
+        (f"plumbline.{SUITE.name}.{check.component}", check.name) for check in SUITE.checks
+    ]
     assert {item.name: item.value for item in cases[0].properties()} == NUMBERS
-    assert [type(case.result[0]).__name__ if case.result else "" for case in cases] == ["", "Failure", "Skipped", "Error"]
+    assert [type(case.result[0]).__name__ if case.result else "" for case in cases] == [
+        "",
+        "Failure",
+        "Skipped",
+        "Error",
+        "Skipped",
+    ]

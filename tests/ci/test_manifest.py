@@ -39,7 +39,7 @@ def test_a_testsuite_says_all_that_its_results_must_say(manifest: Path) -> None:
     wanted = {"preset": "tiny", "precision": "fp64", "implementation": "local", "transport": "gloo", "layout": "tp2"}
     assert {**wanted, "ranks": "2"}.items() <= dict(suite.properties).items()
     assert set(suite.requires) == {"torch", "transformers", "megatron-core"}
-    assert ("validation.checks.test_mla", "Layer 0 Query after RoPE") in suite.checks
+    assert ("mla", "Layer 0 Query after RoPE") in suite.checks
     assert len(suite.checks) > 600
     assert {name for _, name in suite.numberless} == {
         "Every rank finishes",
@@ -47,7 +47,7 @@ def test_a_testsuite_says_all_that_its_results_must_say(manifest: Path) -> None:
         "Every Megatron tensor set",
     }
     assert suite.limit == 1e-9
-    assert {classname for classname, _ in suite.exact} == {"validation.checks.test_weights", "validation.checks.test_router"}
+    assert {component for component, _ in suite.exact} == {"weights", "router"}
     assert suite.near_ties == frozenset()
     assert [bug.megatron_core for bug in suite.excuses] == [">=0.12.3,<0.14"]
 
@@ -74,7 +74,7 @@ def test_below_fp64_a_choice_alone_may_be_a_near_tie_and_no_limit_is_wider_than_
     assert main(["manifest", *words]) == 0
     for suite in load(tmp_path / "m.json").suites:
         assert {name.removeprefix("Layer ")[2:] for _, name in suite.near_ties} == {"Router Output"}
-        assert ("validation.checks.test_weights", "Embedding Weight") in suite.exact
+        assert ("weights", "Embedding Weight") in suite.exact
         assert suite.limit == 0.5
 
 

@@ -100,12 +100,10 @@ def page(*suites: Suite, title: str = "Plumbline") -> Read:
 
 def everywhere(text: str) -> Suite:
     """A suite that has the text in every place that results can fill."""
-    one = check(
-        text, "fail", f"test_{text}", note=text, wrong=text, reproduce=text, worst_index=text, ranks=text, max_diff=text
-    )
+    one = check(text, "fail", text, note=text, wrong=text, reproduce=text, worst_index=text, ranks=text, max_diff=text)
     known = check("Loss", "known")
     bug = replace(known, message=f"KNOWN: known upstream bug: {text}", details=text)
-    found = suite(checks=(replace(one, message=f"{text}\nReproduce: {text}", details=text), bug))
+    found = suite(checks=(replace(one, message=text, details=text), bug))
     return Suite(text, found.checks, dict.fromkeys([*found.properties, text], text), 1.0, text)
 
 
@@ -203,7 +201,7 @@ def test_a_run_without_a_check_or_with_a_file_that_cannot_be_read_is_no_pass() -
 
 def test_with_a_manifest_the_verdict_and_its_reasons_are_the_gates() -> None:
     there = suite(checks=(check("Layer 0 Value"),))
-    names = (("validation.checks.test_mla", "Layer 0 Value"), ("validation.checks.test_mla", "Layer 1 Value"))
+    names = (("mla", "Layer 0 Value"), ("mla", "Layer 1 Value"))
     expected = Expected("a.xml", there.name, 2, {}, {}, names)
     lost = Expected("b.xml", "tiny-pp2", 2, {"arrangement": "pp2"}, {}, names[:1])
     judgement = Judgement((("a.xml", "1 check is missing"), ("b.xml", "No such file")), ((expected, there),))
@@ -217,16 +215,23 @@ def test_with_a_manifest_the_verdict_and_its_reasons_are_the_gates() -> None:
     assert by_manifest(Manifest((expected,)), Judgement((), ((expected, there),))).verdict == "pass"
 
 
-def test_the_first_failure_of_a_layout_is_the_one_with_the_command_that_reproduces_it() -> None:
-    later, first = (
-        check("Layer 0 Value", "fail"),
-        check("Layer 0 Attention Output", "fail", reproduce="python -m validation run -k b"),
-    )
-    first = replace(first, message=f"{first.message}\nReproduce: python -m validation run -k b")
-    read = page(suite(checks=(check("Layer 0 Key after RoPE"), later, first)))
-    assert "First failure of each layout ✗ fail Layer 0 Attention Output in tp2 relative error 6.96e-01" in read.text
-    assert "python -m validation run -k b" in read.text
+def test_the_first_failure_of_a_layout_is_the_first_of_its_file() -> None:
+    command = "python -m validation run -k b"
+    first, later = check("Layer 0 Attention Output", "error", reproduce=command), check("Layer 0 Value", "fail")
+    read = page(suite(checks=(check("Layer 0 Key after RoPE"), first, later)))
+    assert "First failure of each layout ? not decided Layer 0 Attention Output in tp2 relative error 6.96e-01" in read.text
+    assert command in read.text
     assert "#tiny-tp2-fp64-local-gloo/Layer%200%20Attention%20Output" in read.attributes("href")
+
+
+def test_what_was_not_evaluated_is_no_failure_and_not_green() -> None:
+    """Alone it turns the page red; beside a failure it is counted apart."""
+    behind = replace(check("Layer 0 Value"), status="unevaluated", message="not evaluated: the run did not finish")
+    alone, both = page(suite(checks=(behind,))), page(suite(checks=(check(status="fail"), behind)))
+    assert "? Not decided" in alone.text
+    assert "1 checks were not evaluated, and nothing else says why" in alone.text
+    assert "– 1 not evaluated" in both.text
+    assert both.data["status"] == "fu"
 
 
 def test_layouts_that_fail_at_the_same_check_first_are_one_failure_with_each_ones_own_command() -> None:
@@ -266,7 +271,7 @@ def test_the_diagnosis_leads_says_how_sure_it_is_and_opens_its_check() -> None:
     failing = check("Layer 0 Attention Output", "fail")
     sure = page(suite("tp2", (failing,)), suite("tp2pp2", (failing,)), suite("single", (check(),)), suite("pp2", (check(),)))
     found = re.search(
-        "What went wrong (Every case with tp fails .*?) No other cause fits these results. First failure", sure.text
+        "What went wrong (Every layout with tp fails .*?) No other cause fits these results. First failure", sure.text
     )
     assert found is not None
     assert "first at Layer 0 Attention Output" in found[1]
@@ -277,7 +282,7 @@ def test_the_diagnosis_leads_says_how_sure_it_is_and_opens_its_check() -> None:
 
 def test_a_reason_that_a_failing_check_is_itself_stands_once() -> None:
     failed = suite(checks=(check("Layer 0 Value", "fail"),))
-    expected = Expected("a.xml", failed.name, 2, {}, {}, (("validation.checks.test_mla", "Layer 0 Value"),))
+    expected = Expected("a.xml", failed.name, 2, {}, {}, (("mla", "Layer 0 Value"),))
     of_check, other = next(verdicts(failed.checks)), "made on commit unknown"
     judgement = Judgement((("a.xml", of_check), ("a.xml", other), ("b.xml", other), ("c.xml", other)), ((expected, failed),))
     run = by_manifest(Manifest((expected,)), judgement)
@@ -288,8 +293,8 @@ def test_a_reason_that_a_failing_check_is_itself_stands_once() -> None:
 
 def planted(seen: str, unseen: str = "") -> Suite:
     """A self-test with a planted defect that was seen, and one that was not."""
-    checks = [check(f"Planted defect seen: {seen}", module="test_self_test")]
-    checks += [check(f"Planted defect seen: {unseen}", "fail", "test_self_test")] if unseen else []
+    checks = [check(f"Planted defect seen: {seen}", component="self_test")]
+    checks += [check(f"Planted defect seen: {unseen}", "fail", "self_test")] if unseen else []
     return replace(suite(checks=tuple(checks)), name="self-test-tiny-tp2-fp64-local-gloo")
 
 
@@ -345,7 +350,7 @@ def test_without_a_script_verdict_layouts_and_failing_checks_are_there() -> None
 
 def test_the_overview_has_a_row_for_each_layout_and_the_worst_of_each_component() -> None:
     good, bad = check("Layer 0 Value"), check("Layer 1 Value", "fail")
-    read = page(suite("tp2", (good, bad)), suite("single", (good, check("Loss", module="test_output"))))
+    read = page(suite("tp2", (good, bad)), suite("single", (good, check("Loss", component="output"))))
     assert "Layout MLA Output Checks Time ✓ single 6e-6 6e-6 2 1.5 s ✗ tp2 ✗ 7e9 2 1.5 s" in read.text
     cells = [attributes for tag, attributes in read.elements if tag == "td" and "data-at" in attributes]
     assert [cell["data-at"] for cell in cells] == ["0/0", "0/1", "1/0"]
@@ -447,7 +452,7 @@ def test_rows_follow_the_flow_of_data() -> None:
 
 
 def test_a_module_of_ones_own_is_a_component_under_its_own_name() -> None:
-    found = [component(f"validation.checks.test_{name}") for name in ("mla", "probe_gradients", "my_check")]
+    found = [component(name) for name in ("mla", "probe_gradients", "my_check")]
     assert found == ["MLA", "Probe gradients", "My check"]
 
 
@@ -487,7 +492,7 @@ def test_a_file_that_cannot_be_read_is_on_the_page(tmp_path: Path) -> None:
         (
             ["--base", "{base}"],
             "Fail",
-            "drift: a.xml: Layer 0 Value (test_mla): 0.9 of its limit, and 6e-06 on the base branch",
+            "drift: a.xml: Layer 0 Value (mla): 0.9 of its limit, and 6e-06 on the base branch",
         ),
         (["--base", "{base}", "--accept", "a > b"], "Pass", "1 drifted from the base branch, accepted: a > b"),
     ],

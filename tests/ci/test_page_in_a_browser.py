@@ -36,7 +36,7 @@ def failing() -> tuple[Suite, Suite]:
         check("Layer 1 Attention Output", "fail", reproduce="python -m validation run --layouts pp2 -- -k attention"),
         check("Layer 1 Value", "known"),
         check("Layer 2 Value", "error"),
-        check("Layer 2 Attention Output Gradient", module="test_probe_gradients"),
+        check("Layer 2 Attention Output Gradient", component="probe_gradients"),
     )
     return suite("tp2"), suite("pp2", checks)
 

@@ -24,8 +24,8 @@ COMMAND = "python -m validation run --preset tiny --layouts tp2 -- -k 'test_quer
 FAILED = with_check(
     1,
     status="fail",
-    message=f"FAIL: Layer 0 Query - relative error 2.5e-01 > 1e-10\nReproduce: {COMMAND}",
-    properties={**NUMBERS, "rel_error": "0.25"},
+    message="FAIL: Layer 0 Query - relative error 2.5e-01 > 1e-10",
+    properties={**NUMBERS, "rel_error": "0.25", "reproduce": COMMAND},
 )(SUITE)
 
 
@@ -60,7 +60,7 @@ def test_red_results_say_why_and_how_to_see_it(tmp_path: Path) -> None:
     text = page(tmp_path, FAILED)
     assert text.startswith("## Plumbline: 🔴 RED\n")
     assert section(text, "Why it is red") == (
-        "- <code>tiny-tp2-fp64-local-gloo&#46;xml</code>: 1 check fails&#58; Layer 0 Query &#40;test&#95;mla&#41;; "
+        "- <code>tiny-tp2-fp64-local-gloo&#46;xml</code>: 1 check fails&#58; Layer 0 Query &#40;mla&#41;; "
         "the first in the flow of data&#58; FAIL&#58; Layer 0 Query - relative error 2&#46;5e-01 &#62; 1e-10\n\n"
     )
     assert f"```sh\n{COMMAND}\n```\n" in section(text, "Reproduce")
@@ -71,7 +71,7 @@ def test_the_diagnosis_comes_before_the_reasons(tmp_path: Path) -> None:
     text = page(tmp_path, FAILED)
     said = [line for line in text.splitlines() if line]
     assert said[2].startswith("tp2 fails&#58; the model itself")
-    assert said[3] == "To decide, run single&#58; if it fails, it is the model itself, else tensor parallelism&#46;"
+    assert said[3] == "To decide, run single&#58; if it fails, the cause is the model itself, else tensor parallelism&#46;"
     assert said[4] == "### Why it is red"
     assert "tp2 fails" not in page(tmp_path)
 
@@ -89,7 +89,7 @@ def test_the_heat_map_has_a_row_a_testsuite_and_a_column_a_component(tmp_path: P
 
 def test_a_component_that_a_testsuite_has_not_is_left_empty() -> None:
     """The self-test has one of its own, and layouts without experts have no router."""
-    steps = replace(SUITE, checks=(Check("validation.checks.test_probe_gradients", "a", "pass"),))
+    steps = replace(SUITE, checks=(Check("probe_gradients", "a", "pass"),))
     rows = heat.table([(EXPECTED, replace(SUITE, checks=CHECKS[:1])), (EXPECTED, steps)]).splitlines()
     assert rows[0].endswith("| <code>run</code> | <code>probe gradients</code> |")
     assert [row.split("|")[2:4] for row in rows[2:4]] == [[" = ", "  "], ["  ", " = "]]
@@ -148,12 +148,13 @@ def test_known_upstream_bugs_are_linked_as_our_own_table_has_them(tmp_path: Path
     ],
 )
 def test_a_command_that_is_not_ours_is_not_shown_to_be_copied(tmp_path: Path, said: str) -> None:
-    assert "Reproduce" not in page(tmp_path, with_check(1, message=f"FAIL: a\nReproduce: {said}", status="fail")(SUITE))
+    properties = {**NUMBERS, "reproduce": said}
+    assert "Reproduce" not in page(tmp_path, with_check(1, message="FAIL: a", status="fail", properties=properties)(SUITE))
 
 
 def many(count: int, reasons: int = 0, names: int = 100) -> Judgement:
     """So many testsuites, red for so many reasons."""
-    checks = tuple(Check("validation.checks.test_mla", f"{'&' * names} {n}", "pass", properties=NUMBERS) for n in range(3))
+    checks = tuple(Check("mla", f"{'&' * names} {n}", "pass", properties=NUMBERS) for n in range(3))
     suites: list[tuple[Expected, Suite]] = []
     for number in range(count):
         expected = replace(EXPECTED, properties={**EXPECTED.properties, "arrangement": f"tp{number}"})
@@ -211,9 +212,9 @@ def test_on_a_runner_the_summary_goes_to_its_file_and_annotations_to_the_log(
     assert main(["summary", *options]) == 0
     assert (tmp_path / "summary.md").read_text().startswith("## Plumbline: 🔴 RED")
     assert capsys.readouterr().out == (
-        "::error title=Plumbline%3A diagnosis::tp2 fails: the model itself, not how it is spread over ranks or tensor "
+        "::error title=Plumbline%3A diagnosis::tp2 fails: the model itself (MLA), not how it is spread over ranks or tensor "
         "parallelism in the forward pass, first at Layer 0 Query (relative error 2.5e-01).\n"
-        f"::error title=Plumbline%3A {FILE}::1 check fails: Layer 0 Query (test_mla); "
+        f"::error title=Plumbline%3A {FILE}::1 check fails: Layer 0 Query (mla); "
         "the first in the flow of data: FAIL: Layer 0 Query - relative error 2.5e-01 > 1e-10\n"
     )
 
@@ -264,7 +265,7 @@ def test_drift_is_red_in_the_summary_and_in_annotations(tmp_path: Path, capsys: 
     text = capsys.readouterr().out
     assert text.startswith("## Plumbline: 🔴 RED")
     said = section(text, "Drift from the base branch")
-    assert f"- 🔴 {FILE.replace('.', '&#46;')}&#58; Layer 0 Query &#40;test&#95;mla&#41;&#58; 0&#46;9 of its limit" in said
+    assert f"- 🔴 {FILE.replace('.', '&#46;')}&#58; Layer 0 Query &#40;mla&#41;&#58; 0&#46;9 of its limit" in said
     assert "::error title=Plumbline%3A drift::" in text
 
 

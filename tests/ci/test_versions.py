@@ -10,7 +10,7 @@ from ci import junit, outcomes, versions
 from ci.outcomes import Cell, Column
 from ci.releases import GROUPS, RELEASES, Group, Release, titles
 
-CORE, KIND = "validation.checks.test_mla", {"rel_error": "0.25"}
+CORE, KIND = "mla", {"rel_error": "0.25"}
 BUG = outcomes.known_bugs()[0]
 
 

@@ -41,7 +41,7 @@ class Scenario:
 def hostile(folder: Path) -> None:
     """Names that are markup, files that would be run if anybody ran them, links, and what is no XML."""
     text = "@everyone #1 [a](javascript:b) <img src=x> ![c](https://example.com/d)"
-    bad = replace(check(text, "fail"), classname=text, message=text)
+    bad = replace(check(text, "fail"), component=text, message=text)
     junit.write(folder / "a.xml", replace(suite(checks=(bad,)), name=text))
     (folder / "link.xml").symlink_to("/etc/passwd")
     (folder / "bomb.xml").write_text("<!DOCTYPE a [<!ENTITY b 'c'>]>&b;", encoding="utf-8")

@@ -19,7 +19,7 @@ from validation.checks.terminal import GREEN, RED, YELLOW
 from validation.run.command_line import VERDICT
 from validation.run.options import Settings
 
-_WORDS = {"known": "known upstream bugs"}
+_WORDS = {"known": "known upstream bugs", "unevaluated": "not evaluated"}
 Line = tuple[str, dict[str, Any]]
 
 

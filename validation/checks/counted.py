@@ -15,35 +15,34 @@ from validation.case.probes import Probe, observed
 from validation.case.steps import stepped
 
 Name = tuple[str, str]
-"""A check's classname and name."""
+"""A check's component and name."""
 
-_PACKAGE = "validation.checks"
 _FORWARD = {
-    "test_layers": ("embedding", "input_norm", "attention.residual", "mlp_norm", "output"),
-    "test_mla": (
+    "layers": ("embedding", "input_norm", "attention.residual", "mlp_norm", "output"),
+    "mla": (
         *("attention.q_latent", "attention.kv_latent", "attention.query", "attention.key"),
         *("attention.value", "attention.core", "attention.output"),
     ),
-    "test_mlp": ("mlp.output",),
-    "test_router": (
+    "mlp": ("mlp.output",),
+    "router": (
         *("moe.router.logits", "moe.router.scores", "moe.router.experts", "moe.router.weights"),
         "moe.balancing",
     ),
-    "test_moe": ("moe.shared_expert", "moe.dispatched", "moe.experts", "moe.routed", "moe.output"),
-    "test_mtp": (
+    "moe": ("moe.shared_expert", "moe.dispatched", "moe.experts", "moe.routed", "moe.output"),
+    "mtp": (
         *("mtp.embedding", "mtp.embedding_norm", "mtp.hidden_norm", "mtp.projection", "mtp.final_norm"),
         *("mtp.logits", "mtp.token_loss", "mtp.loss"),
     ),
-    "test_output": ("final_norm", "logits", "token_loss", "loss"),
+    "output": ("final_norm", "logits", "token_loss", "loss"),
 }
-"""Module of checks -> the kinds of probes that it compares in the forward pass."""
-_MODULE_OF = {kind: module for module, kinds in _FORWARD.items() for kind in kinds}
+"""Component -> the kinds of probes that it compares in the forward pass."""
+_COMPONENT_OF = {kind: component for component, kinds in _FORWARD.items() for kind in kinds}
 _ALWAYS = (
-    ("test_run", "Every rank finishes"),
-    ("test_weights", "Every checkpoint key used"),
-    ("test_weights", "Every Megatron tensor set"),
+    ("run", "Every rank finishes"),
+    ("weights", "Every checkpoint key used"),
+    ("weights", "Every Megatron tensor set"),
 )
-_SELF_TEST = "test_self_test"
+_SELF_TEST = "self_test"
 _PLANTED: Mapping[str, tuple[str, ...]] = {
     "attention scale": (),
     "rope": (),
@@ -54,34 +53,34 @@ _PLANTED: Mapping[str, tuple[str, ...]] = {
     "small error": (),
 }
 """Kind of planted defect -> what a run must have one of."""
-_OF_CASES = (*_FORWARD, "test_run", "test_weights", "test_probe_gradients", "test_gradients", "test_steps")
-OURS = frozenset(f"{_PACKAGE}.{module}" for module in (*_OF_CASES, _SELF_TEST))
-"""The modules whose checks are counted."""
+_OF_CASES = (*_FORWARD, "run", "weights", "probe_gradients", "gradients", "steps")
+OURS = frozenset((*_OF_CASES, _SELF_TEST))
+"""The components whose checks are counted."""
 _SHOWN = 3
 
 
 def counted(case: Case) -> tuple[Name, ...]:
     """Every check that Plumbline has for this case."""
-    found = [*_ALWAYS, *(("test_weights", one.title) for one in parameters(case.model).values())]
+    found = [*_ALWAYS, *(("weights", one.title) for one in parameters(case.model).values())]
     found += _of_probes(observed(case).values())
-    found += [("test_gradients", f"{one.title} Gradient") for one in parameters(case.model).values() if one.trained]
-    found += [("test_steps", one.title) for one in stepped(case).values()]
-    return tuple((f"{_PACKAGE}.{module}", title) for module, title in found)
+    found += [("gradients", f"{one.title} Gradient") for one in parameters(case.model).values() if one.trained]
+    found += [("steps", one.title) for one in stepped(case).values()]
+    return tuple(found)
 
 
 def _of_probes(probes: Iterable[Probe]) -> Iterator[Name]:
     """A probe that a user has added is compared by the user's module; its gradient by ours."""
     for probe in probes:
-        if probe.kind in _MODULE_OF:
-            yield _MODULE_OF[probe.kind], probe.title
+        if probe.kind in _COMPONENT_OF:
+            yield _COMPONENT_OF[probe.kind], probe.title
         if probe.has_gradient:
-            yield "test_probe_gradients", f"{probe.title} Gradient"
+            yield "probe_gradients", f"{probe.title} Gradient"
 
 
 def choices(case: Case) -> tuple[Name, ...]:
     """The checks of what the routers choose."""
     chosen = [one for one in observed(case).values() if one.kind == "moe.router.experts"]
-    return tuple((f"{_PACKAGE}.{_MODULE_OF[one.kind]}", one.title) for one in chosen)
+    return tuple((_COMPONENT_OF[one.kind], one.title) for one in chosen)
 
 
 def planted(cases: Sequence[Case]) -> tuple[Name, ...]:
@@ -95,7 +94,7 @@ def planted(cases: Sequence[Case]) -> tuple[Name, ...]:
         "cp": any(layout.cp > 1 for layout in layouts),
     }
     kinds = [kind for kind, needs in _PLANTED.items() if not needs or any(there[need] for need in needs)]
-    return tuple((f"{_PACKAGE}.{_SELF_TEST}", f"Planted defect seen: {kind}") for kind in kinds)
+    return tuple((_SELF_TEST, f"Planted defect seen: {kind}") for kind in kinds)
 
 
 def difference(wanted: Sequence[Name], collected: Collection[Name]) -> str:
@@ -109,5 +108,5 @@ def difference(wanted: Sequence[Name], collected: Collection[Name]) -> str:
 
 
 def _listed(names: Sequence[Name]) -> str:
-    shown = ", ".join(f"{title} ({classname.rpartition('.')[2]})" for classname, title in names[:_SHOWN])
+    shown = ", ".join(f"{title} ({component})" for component, title in names[:_SHOWN])
     return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ci import commit, junit, run
+from ci import commit, junit, names, run
 from validation.case.case import Case
 from validation.case.errors import ExitCode
 from validation.checks import before
@@ -90,6 +90,7 @@ class Files:
         return {
             "command": self._settings.command,
             junit.RUN: self._run_of,
+            **names.session(),
             **words,
             **self._commit,
             **self._machine,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ci.junit import Check
 from validation.case.case import Case
-from validation.checks.outcome import UNPLACED
+from validation.checks.order import UNPLACED
 from validation.checks.parity import MODELLING
 from validation.run.options import Settings
 from validation.run.reproduce import alone, command
@@ -38,8 +36,3 @@ class First:
         """What reproduces it on the fewest ranks that are known to show it."""
         case = alone(self.case) if self.modelling else self.case
         return command(case, self.check, settings)
-
-    def told(self, checks: Sequence[Check], settings: Settings) -> list[Check]:
-        """The case's checks, this one with how to reproduce it in its message, for viewers show nothing else."""
-        said = f"{self.line}\nReproduce: {self.command(settings)}"
-        return [replace(check, message=said) if check.message == self.line else check for check in checks]

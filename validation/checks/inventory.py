@@ -21,7 +21,7 @@ from validation.checks.left_out import wanted
 from validation.checks.parity import Parity, Stated
 from validation.checks.planted import Planted
 from validation.checks.self_test import SelfTest
-from validation.checks.titles import Nothing, classname_of, stated_by
+from validation.checks.titles import Nothing, component_of, stated_by
 from validation.compare.limits import DECIDES_BELOW, DECIDES_BELOW_IN_FP8, EXACT
 from validation.faults.plan import Plan
 from validation.run.known import table
@@ -71,7 +71,7 @@ class Inventory(Nothing):
             name = self._suite_name(item)
             if name:
                 stated = stated_by(item)
-                found.setdefault(name, []).append(((classname_of(item.nodeid), stated.title), stated))
+                found.setdefault(name, []).append(((component_of(item), stated.title), stated))
         if not found:
             raise UsageError("no check was selected; leave out -k, or name something that `--collect-only` lists")
         self._as_counted({name: [check for check, _ in checks] for name, checks in found.items()})

@@ -34,7 +34,7 @@ class LeftOut:
 
     def count(self, suite: str, reported: Iterable[Check]) -> int:
         """How many checks of a testsuite were not reported."""
-        return len(self._wanted.get(suite, set()) - {(check.classname, check.name) for check in reported})
+        return len(self._wanted.get(suite, set()) - {(check.component, check.name) for check in reported})
 
     def total(self, reported: Mapping[str, Sequence[Check]]) -> tuple[int, int]:
         """How many checks of all testsuites were not reported, and how many there are."""

@@ -9,7 +9,7 @@ from typing import Any
 from validation.case.case import Case
 from validation.case.depth import ALL, needed
 from validation.checks.counted import OURS
-from validation.checks.titles import classname_of, stated_by
+from validation.checks.titles import component_of, stated_by
 from validation.run.known import known_bugs
 
 
@@ -25,7 +25,7 @@ class Needs:
         """From the tensors that the checks compare. A check of a user's own module may look at anything."""
         names = set()
         for item in items:
-            if classname_of(item.nodeid) not in OURS:
+            if component_of(item) not in OURS:
                 return cls()
             names.add(stated_by(item).compared)
         bugs = known_bugs(case)

@@ -23,7 +23,12 @@ _FORWARD = "Other Tensors of the Forward Pass"
 _MOST = {"known": 3}
 _MOST_FAILING = 10
 """Lines of checks of one status that do not pass, beside those that have a line anyway; the others are counted."""
-_BEHIND = {"known": "show known upstream bugs", "fail": "fail behind these", "error": "are not decided"}
+_BEHIND = {
+    "known": "show known upstream bugs",
+    "fail": "fail behind these",
+    "error": "are not decided",
+    "unevaluated": "are not evaluated",
+}
 
 
 class OneCase:

@@ -10,6 +10,10 @@ from validation.case.probes import observed
 from validation.case.steps import stepped
 
 RUN = (0, 0)
+WEIGHTS = (1, -1)
+"""Of a check of all weights."""
+UNPLACED = (9, 0)
+"""Of a check that compares no tensor by name: after all that do."""
 
 
 def place(case: Case, name: str) -> tuple[int, int]:

@@ -8,29 +8,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from validation.checks.counted import OURS
-from validation.checks.titles import classname_of
+from validation.checks.order import UNPLACED
 
 if TYPE_CHECKING:
     from validation.compare.verdict import Verdict
 
 PASS = "pass"
-UNPLACED = (9, 0)
-"""The place of a check that compares no tensor by name: it comes after all that do."""
-_SELF_TEST = "test_self_test"
+_SELF_TEST = "self_test"
 
 
 @dataclass(frozen=True)
 class Outcome:
     """A check's status, the line that reports it, and what stands behind the line.
 
-    `check` is pytest's node id. `details` are lines that belong to the check: a stack, or what its verdict adds.
+    `component` is what the check is about (validation.checks.titles). `details` are lines that belong to it: a stack, or what
+    its verdict adds.
     """
 
     status: str
     title: str
     line: str
     section: str = ""
-    check: str = ""
+    component: str = ""
     details: str = ""
     verdict: Verdict | None = None
 
@@ -41,7 +40,7 @@ class Outcome:
         status = verdict.status if verdict else ("pass" if report.passed else "error")
         line = verdict.line if verdict else f"{status.upper()}: {report.title}"
         details = "" if verdict or not report.failed else report.longreprtext
-        return cls(status, report.title, line, report.section, report.nodeid, details, verdict)
+        return cls(status, report.title, line, report.section, report.component, details, verdict)
 
     @property
     def shown_details(self) -> str:
@@ -61,12 +60,12 @@ class Outcome:
     @property
     def ours(self) -> bool:
         """Whether it is no check of a user's own module."""
-        return classname_of(self.check) in OURS
+        return self.component in OURS
 
     @property
     def of_self_test(self) -> bool:
         """Whether it is about a planted defect."""
-        return classname_of(self.check).endswith(_SELF_TEST)
+        return self.component == _SELF_TEST
 
     @property
     def ratio(self) -> float | None:

@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
+from validation.case import failures
 from validation.case.case import Case
 from validation.case.parameters import Parameter, parameters
 from validation.case.probes import observed
 from validation.case.steps import UNREDUCED, stepped
 from validation.checks.localise import localised
-from validation.checks.order import place
+from validation.checks.order import RUN, WEIGHTS, place
 from validation.compare.limits import AFTER_STEPS, EXACT, IN_FP64, Limits, above_floor
+from validation.run import cause
 from validation.run.known import Known, known_bugs, mended
 
 if TYPE_CHECKING:
     from validation.compare.verdict import Verdict
+    from validation.run.launch import Broken
     from validation.run.result import Result
 
 
@@ -85,7 +88,7 @@ class Parity:
     def finished(self) -> None:
         """The ranks ran to their end."""
         title = self._states("Every rank finishes")
-        broken = self.result.broken
+        broken = self.result.broken or self._broken_without_bugs()
         if broken is None:
             ranks = self.case.layout.ranks
             over = max((memory["peak"] - memory["baseline"]) >> 20 for memory in self.result.memory)
@@ -94,7 +97,16 @@ class Parity:
             gpu = f", {on_gpu} MiB on a GPU" if on_gpu else ""
             self._conclude("pass", title, f"{counted}, at most {over} MiB over the imports{gpu}")
         else:
-            self._conclude("error", title, reasons=(broken.sentence,), details=broken.stacks)
+            kind = cause.failure(broken.exit_code, broken.sentence)
+            self._conclude("error", title, reasons=(broken.sentence,), details=broken.stacks, failure=kind)
+
+    def _broken_without_bugs(self) -> Broken | None:
+        """How the run broke that has the case's known bugs taken out, if it has any; it judges the checks behind them."""
+        broken = self._mended().result.broken if known_bugs(self.case) else None
+        if broken is None:
+            return None
+        bugs = ", ".join(bug.id for bug in known_bugs(self.case))
+        return replace(broken, sentence=f"without the known upstream bugs ({bugs}): {broken.sentence}")
 
     def agrees(self, probe: str, limits: Limits | None = None) -> None:
         """The candidate's tensor at `probe` is the reference's, within the precision's limits (or those given)."""
@@ -169,7 +181,7 @@ class Parity:
     def every_tensor_is_set(self) -> None:
         """No Megatron parameter or persistent buffer holds an element that the checkpoint did not set."""
         title = "Every Megatron tensor set"
-        self._decidable(title)
+        self._decidable(title, at=WEIGHTS)
         known = {f"weights/{name}" for name in parameters(self.case.model)}
         unset = {
             f"{sentence} (rank {', '.join(map(str, sorted(found)))})"
@@ -177,20 +189,26 @@ class Parity:
             if name.startswith("weights/") and name not in known
             for sentence in set(found.values())
         }
-        self._conclude("fail" if unset else "pass", title, "none left NaN", reasons=tuple(sorted(unset)))
+        reasons = tuple(sorted(unset))
+        self._of_all_weights(title, "none left NaN", reasons)
 
     def every_key_is_used(self) -> None:
         """No tensor of the checkpoint is left over (those of other layers and of the MTP layer are set aside, counted)."""
         title = "Every checkpoint key used"
-        self._decidable(title)
+        self._decidable(title, at=WEIGHTS)
         unused, aside = self.result.facts["unused"], self.result.facts["set_aside"]
         numbers = f"{self.result.facts['keys']} keys" + "".join(f", {count} set aside: {why}" for why, count in aside.items())
         reasons = tuple(f"no parameter takes {key}" for key in unused[:3])
         reasons += (f"and {len(unused) - 3} more",) if len(unused) > 3 else ()
-        self._conclude("fail" if unused else "pass", title, numbers, reasons=reasons)
+        self._of_all_weights(title, numbers, reasons)
+
+    def _of_all_weights(self, title: str, numbers: str, reasons: tuple[str, ...]) -> None:
+        status, kind = ("fail", failures.WEIGHTS) if reasons else ("pass", "")
+        self._conclude(status, title, numbers, reasons=reasons, at=WEIGHTS, failure=kind)
 
     def _compare(self, asked: Compared) -> None:
-        self._decidable(asked.title, asked.name, asked.limits)
+        self._states(asked.title, asked.name, asked.limits)
+        self._decidable(asked.title, at=place(self.case, asked.name))
         verdict = self._judged(asked)
         if self._finite(asked):
             # No upstream bug that is known makes a number that is none.
@@ -204,10 +222,11 @@ class Parity:
         problems = self.result.problems.get(asked.name, {})
         if problems:
             sentences = (f"rank {rank}: {sentence}" for rank, sentence in sorted(problems.items()))
-            return Verdict("fail", asked.title, reasons=tuple(sentences))
+            return Verdict("fail", asked.title, reasons=tuple(sentences), failure=_kind(asked, failures.SHAPE))
         measurement = self.result.measurement(asked.name, asked.shape)
         limits = self._limits(asked)
         verdict = judge(measurement, asked.title, limits, asked.routes)
+        verdict = replace(verdict, failure=_kind(asked, verdict.failure))
         verdict = localised(verdict, measurement, self.case, self.result.places, limits.relative_error)
         return asked.also(self, asked, verdict)
 
@@ -278,7 +297,7 @@ class Parity:
                 return self._without_bugs(asked, bug, verdict)
             if verdict.status == "pass" and bug.must_fail(self.case, asked.name) and not self._without_effect(asked):
                 sentence = f"passes, though it shows the known upstream bug {bug.id}: if upstream is mended, remove the entry"
-                return replace(verdict, status="fail", reasons=(sentence,))
+                return replace(verdict, status="fail", reasons=(sentence,), failure=failures.MENDED)
         return self._blamed(asked, verdict)
 
     def _mended(self) -> Parity:
@@ -305,9 +324,8 @@ class Parity:
 
         without = self._mended()
         if without.result.broken is not None:
-            broken = without.result.broken
-            said = f"not decided, for the run without the known upstream bug {bug.id} did not finish: {broken.sentence}"
-            return Verdict("error", asked.title, reasons=(said,), details=broken.stacks)
+            said = f"the run without the known upstream bug {bug.id} did not finish"
+            return Verdict("unevaluated", asked.title, reasons=(said,))
         found = without._judged(asked)
         if without._finite(asked):
             found = without._blamed(asked, found)
@@ -321,7 +339,7 @@ class Parity:
         error = found.properties["rel_error"]
         excuse = f"known upstream bug: {bug.what} ({bug.link}); with it taken out the relative error is {float(error):.1e}"
         properties = {**verdict.properties, "known": bug.id, "rel_error_without": error}
-        return replace(verdict, status="known", reasons=(*verdict.reasons, excuse), properties=properties)
+        return replace(verdict, status="known", reasons=(*verdict.reasons, excuse), properties=properties, failure="")
 
     def _states(self, title: str, compared: str = "", limits: Limits | None = None) -> str:
         if self.case.precision == "fp64" and compared:
@@ -329,20 +347,33 @@ class Parity:
         self.stated = self.stated or Stated(title, compared, limits)
         return title
 
-    def _decidable(self, title: str, compared: str = "", limits: Limits | None = None) -> None:
-        self._states(title, compared, limits)
+    def _decidable(self, title: str, at: tuple[int, int]) -> None:
+        """End the check unless there is something to judge. `at` is its place in the flow of data."""
+        self._states(title)
         if self.result.broken is not None:
-            self._conclude("error", title, reasons=("not decided, for the run did not finish",))
+            self._conclude("unevaluated", title, reasons=("the run did not finish",), at=at)
 
-    def _conclude(self, status: str, title: str, numbers: str = "", reasons: tuple[str, ...] = (), details: str = "") -> None:
+    def _conclude(
+        self,
+        status: str,
+        title: str,
+        numbers: str = "",
+        *,
+        reasons: tuple[str, ...] = (),
+        details: str = "",
+        at: tuple[int, int] = RUN,
+        failure: str = "",
+    ) -> None:
         from validation.compare.verdict import Verdict
 
-        self._leave(Verdict(status, title, numbers, reasons, details=details))
+        self._leave(Verdict(status, title, numbers, reasons, details=details, place=at, failure=failure))
 
     def _leave(self, verdict: Verdict) -> None:
         self.verdict = verdict
         if verdict.status == "known":
             pytest.xfail(verdict.line)
+        if verdict.status == "unevaluated":
+            pytest.skip(verdict.line)
         if verdict.status != "pass":
             pytest.fail(verdict.line, pytrace=False)
 
@@ -362,6 +393,13 @@ class _Mended:
     def against_single(self, case: Case) -> Result | None:
         """The same, compared with one rank without the bugs."""
         return self.runs.against_single(case)
+
+
+def _kind(asked: Compared, failure: str) -> str:
+    """The kind of a failure by what was compared: that weights or routes are not equal says more than a limit."""
+    if failure in (failures.LIMIT, failures.SHAPE) and asked.name.startswith("weights/"):
+        return failures.WEIGHTS
+    return failures.ROUTES if failure == failures.LIMIT and asked.routes else failure
 
 
 def _of_kind(verdict: Verdict, kind: str, reason: str) -> Verdict:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
+from validation.case import failures
 from validation.case.case import Case
 from validation.checks.order import RUN, place
 from validation.checks.verdicts import verdicts
 from validation.faults.plan import Plant
+from validation.run import cause
 
 if TYPE_CHECKING:
     from validation.compare.verdict import Verdict
+    from validation.run.launch import Broken
     from validation.run.result import Result
 
 
@@ -24,6 +28,9 @@ class PlantedRuns(Protocol):
 
     def sound(self, plant: Plant) -> Result:
         """What the ranks of the same case find without it."""
+
+    def fails_for(self, plant: Plant) -> bool:
+        """Whether this check is to fail if the same case fails without the defect: nothing else has said so yet."""
 
 
 class Planted:
@@ -40,7 +47,10 @@ class Planted:
 
     def is_seen(self) -> None:
         """In data-flow order the check that the table names is the first to fail, and without the defect it passes."""
-        self.verdict = judge_planted(self.plant, self._runs.planted(self.plant), self._runs.sound(self.plant))
+        planted, sound = self._runs.planted(self.plant), self._runs.sound(self.plant)
+        self.verdict = judge_planted(self.plant, planted, sound, self._runs.fails_for)
+        if self.verdict.status == "unevaluated":
+            pytest.skip(self.verdict.line)
         if self.verdict.status != "pass":
             pytest.fail(self.verdict.line, pytrace=False)
 
@@ -50,30 +60,52 @@ def title(plant: Plant) -> str:
     return f"Planted defect seen: {plant.kind}"
 
 
-def judge_planted(plant: Plant, planted: Result, sound: Result) -> Verdict:
-    """Whether the gate sees the defect, from what the ranks found with it and without it."""
+def judge_planted(plant: Plant, planted: Result, sound: Result, fails_for: Callable[[Plant], bool]) -> Verdict:
+    """Whether the gate sees the defect, from what the ranks found with it and without it.
+
+    If the same case fails without the defect, nothing is evaluated: one failure makes no others. It fails here if
+    `fails_for` says that nothing else has failed for that reason.
+    """
     from validation.compare.verdict import Verdict
 
-    broken = planted.broken or sound.broken
-    if broken is not None:
-        return Verdict("error", title(plant), reasons=(broken.sentence,), details=broken.stacks)
+    if sound.broken is not None:
+        return _unsound(plant, f"does not finish: {sound.broken.sentence}", sound.broken, fails_for)
+    if planted.broken is not None:
+        kind = cause.failure(planted.broken.exit_code, planted.broken.sentence)
+        return Verdict("error", title(plant), reasons=(planted.broken.sentence,), details=planted.broken.stacks, failure=kind)
+    without, wanted = _first_failing(sound), place(plant.case, plant.check)
+    if without is not None and without.place <= wanted:
+        return _unsound(plant, f"fails at {without.title}", without, fails_for)
     properties = {"planted": plant.fault.does, "layout": plant.case.layout.name, "expected": plant.check}
     first = _first_failing(planted)
-    reason, details = _unseen(plant, first, sound)
+    reason, details = _unseen(plant, first, without, sound)
     if first is not None:
         properties |= {"first": first.title, **first.properties}
     if reason or first is None:
-        return Verdict("fail", title(plant), reasons=(reason,), properties=properties, details=details)
+        return Verdict("fail", title(plant), reasons=(reason,), properties=properties, details=details, failure=failures.BLIND)
     numbers = f"first failing check {first.title} (relative {float(first.properties['rel_error']):.1e})"
     return Verdict("pass", title(plant), numbers, properties=properties)
 
 
-def _unseen(plant: Plant, first: Verdict | None, sound: Result) -> tuple[str, str]:
-    """Why the defect cannot be said to be seen, with the line of the check that says so; empty where it is."""
+def _unsound(plant: Plant, how: str, found: Broken | Verdict, fails_for: Callable[[Plant], bool]) -> Verdict:
+    """The verdict where the same case fails without the defect, or does not finish."""
+    from validation.compare.verdict import Verdict
+
+    said = f"the same case without it ({plant.case.title}) {how}"
+    if not fails_for(plant):
+        return Verdict("unevaluated", title(plant), reasons=(said,))
+    if isinstance(found, Verdict):
+        return Verdict("fail", title(plant), reasons=(said,), details=f"    {found.line}", failure=failures.UNSOUND)
+    kind = cause.failure(found.exit_code, found.sentence)
+    return Verdict("error", title(plant), reasons=(said,), details=found.stacks, failure=kind)
+
+
+def _unseen(plant: Plant, first: Verdict | None, without: Verdict | None, sound: Result) -> tuple[str, str]:
+    """Why the defect cannot be said to be seen, with the line of the check that says so; empty where it is.
+
+    `first` is the first check that fails with the defect, `without` the first that fails in the sound run.
+    """
     wanted, known = place(plant.case, plant.check), {verdict.place: verdict.title for verdict in verdicts(sound)}
-    without = _first_failing(sound)
-    if without is not None and without.place <= wanted:
-        return f"the same case without it fails at {without.title}, too: nothing is shown", f"    {without.line}"
     if first is None:
         return f"not seen, no check fails ({plant.fault.does}): the gate is blind to it", ""
     if _below_its_floor(plant.case) and without is None and first.place > wanted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Generator, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from validation.checks.first import First
 from validation.checks.items import parity_of, planted_of, section_of
 from validation.checks.left_out import LeftOut
 from validation.checks.needs import Needs
+from validation.checks.order import UNPLACED
 from validation.checks.outcome import Outcome
 from validation.checks.progress import Progress
 from validation.checks.running import Running
@@ -30,7 +32,7 @@ from validation.checks.styles import style_of
 from validation.checks.tally import Tally
 from validation.checks.terminal import RED, Silence, Style, Terminal
 from validation.checks.testcase import check_of
-from validation.checks.titles import classname_of, title_of
+from validation.checks.titles import component_of, title_of
 from validation.faults.plan import Plan, Plant
 from validation.run.options import Given, Settings
 
@@ -61,8 +63,11 @@ class Report:
         self._wanted: list[Case] = []
         self._plants: list[Plant] = []
         self._needs: dict[Case, Needs] = {}
+        self._says_how_it_ended: set[Case] = set()
         self._selected: Counter[Case] = Counter()
         self._checks: dict[str, list[junit.Check]] = defaultdict(list)
+        self._places: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        self._unsound: set[Case] = set()
         self._nothing = "No check was selected; leave out what selects checks, or name one that the output shows with --only"
         self._seconds: dict[str, float] = {}
         self._start = self._began = time.monotonic()
@@ -90,6 +95,12 @@ class Report:
         """What the ranks of the same case find without the defect."""
         return self._noted(self._running.planted(plant.case))
 
+    def fails_for(self, plant: Plant) -> bool:
+        """Whether the self-test says that a case fails without a defect: once, if no case of the run itself fails."""
+        first = plant.case not in self._unsound and not self._tally.first
+        self._unsound.add(plant.case)
+        return first
+
     def against_single(self, case: Case) -> Result | None:
         """The case compared with the candidate on one rank; None where that cannot be had."""
         return self._running.against_single(case)
@@ -111,6 +122,9 @@ class Report:
         self._start_once()
         result = self._running.result(case)
         self._style.ran(case.name)
+        if result.broken is not None and case not in self._says_how_it_ended:
+            self._terminal.write(f"ERROR: the run did not finish - {result.broken.sentence}", **RED)
+            self._terminal.write(result.broken.stacks)
         return result
 
     def _start_once(self) -> None:
@@ -128,6 +142,8 @@ class Report:
         self._selected.update(parity.case for parity in map(parity_of, session.items) if parity)
         self._wanted = [case for case in self._settings.cases if case in self._selected]
         self._plants = [planted.plant for planted in map(planted_of, session.items) if planted]
+        of_run = [parity_of(item) for item in session.items if component_of(item) == "run"]
+        self._says_how_it_ended = {parity.case for parity in of_run if parity}
         self._needs = dict.fromkeys(self._wanted, Needs())
         if self._selecting:
             items = [(parity.case, item) for item in session.items if (parity := parity_of(item))]
@@ -142,9 +158,9 @@ class Report:
     def _count_own(self, items: Sequence[pytest.Item]) -> None:
         """Have checks of a user's own modules counted, too: only pytest knows of them."""
         for item in items:
-            parity, classname = parity_of(item), classname_of(item.nodeid)
-            if parity and classname not in OURS:
-                self._left_out.also(parity.case.name, (classname, title_of(item)))
+            parity, component = parity_of(item), component_of(item)
+            if parity and component not in OURS:
+                self._left_out.also(parity.case.name, (component, title_of(item)))
 
     def pytest_unconfigure(self) -> None:
         """Nothing is left running, however this ends."""
@@ -170,7 +186,7 @@ class Report:
         report = yield
         stated = parity_of(item) or planted_of(item)
         report.verdict, report.section = stated.verdict if stated else None, section_of(item)[1]
-        report.title = title_of(item)
+        report.title, report.component = title_of(item), component_of(item)
         return report
 
     @pytest.hookimpl(tryfirst=True)
@@ -189,11 +205,18 @@ class Report:
         self._style.checked(outcome, undecided=result is not None and result.broken is not None)
         if self._suite:
             check = check_of(report, outcome.status, outcome.verdict, outcome.line, outcome.details)
-            self._checks[self._suite].append(check if outcome.status == "pass" else self._reproducible(check, outcome))
+            self._add(self._reproducible(check, outcome), outcome.verdict.place if outcome.verdict else UNPLACED)
+
+    def _add(self, check: junit.Check, place: tuple[int, int]) -> None:
+        """Keep it for the file of its case, in which checks stand in the flow of data: the first failure is the cause's."""
+        places, checks = self._places[self._suite], self._checks[self._suite]
+        at = bisect_right(places, place)
+        places.insert(at, place)
+        checks.insert(at, check)
 
     def _reproducible(self, check: junit.Check, outcome: Outcome) -> junit.Check:
         """The check with the command that runs it again, where it is about a case."""
-        if self._result is None:
+        if self._result is None or check.status not in ("fail", "error", "known"):
             return check
         how = First.of(self._result.case, outcome.title, check.message, outcome.verdict).command(self._settings)
         return replace(check, properties={**check.properties, "reproduce": how})
@@ -235,7 +258,7 @@ class Report:
 
     def _conclusion(self) -> Conclusion:
         missing, all_checks = self._left_out.total(self._checks)
-        self._tally.wrong |= bool(missing) and not self._selecting
+        self._tally.wrong |= (bool(missing) and not self._selecting) or self._tally.undecided_for_no_reason
         return Conclusion(
             settings=self._settings,
             self_test=self._self_test,
@@ -260,9 +283,7 @@ class Report:
         if self._result is not None:
             self._seconds[name] = self._result.seconds
             self._style.end(name, self._seconds[name])
-            first = self._tally.first.get(name)
-            told = first.told(checks, self._settings) if first else checks
-            self._files.end(self._result, told, self._how_it_went(name, checks))
+            self._files.end(self._result, checks, self._how_it_went(name, checks))
 
     def _how_it_went(self, name: str, checks: Sequence[junit.Check]) -> dict[str, str]:
         """Properties of a testsuite: the exit code of a broken run behind it, and how many checks it lacks."""

@@ -62,7 +62,7 @@ class Rows:
 
     def _remark(self, counts: Counter[str]) -> str:
         counted = [f"{count} {status}" for status, count in sorted(counts.items()) if status != PASS]
-        unsound = [outcome for outcome in self._outcomes if outcome.status not in (PASS, "known")]
+        unsound = [outcome for outcome in self._outcomes if outcome.status not in (PASS, "known", "unevaluated")]
         found = (
             min(unsound, key=lambda outcome: outcome.place)
             if unsound

@@ -41,6 +41,11 @@ class Tally:
         return sum(self.counts.values())
 
     @property
+    def undecided_for_no_reason(self) -> bool:
+        """Whether checks were not evaluated though nothing failed: then nothing else says that the run is red."""
+        return bool(self.counts["unevaluated"]) and not (self.counts["fail"] or self.counts["error"] or self.broke)
+
+    @property
     def exit_code(self) -> ExitCode:
         """The lowest outweighs the others: only what is undecided for want of machines may be tried again."""
         return ExitCode.FAIL if self.wrong else min(self.broke.values(), default=ExitCode.PASS)

@@ -12,7 +12,7 @@ from validation.checks.progress import Progress
 Colour = dict[str, bool]
 PLAIN: Colour = {}
 RED, GREEN, YELLOW = {"red": True}, {"green": True}, {"yellow": True}
-COLOURS = {"pass": PLAIN, "known": YELLOW}
+COLOURS = {"pass": PLAIN, "known": YELLOW, "unevaluated": YELLOW}
 """Of the statuses; red for all others."""
 
 

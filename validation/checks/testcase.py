@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ci import junit
-from validation.checks.titles import classname_of
+from validation.case import failures
 
 if TYPE_CHECKING:
     from validation.compare.verdict import Verdict
     from validation.run.result import Result
+
+LONGEST = 300
+"""Characters of a message; the body of its element has the rest."""
 
 
 def ranks_of(result: Result) -> dict[str, str]:
@@ -26,12 +29,38 @@ def ranks_of(result: Result) -> dict[str, str]:
 
 def check_of(report: Any, status: str, verdict: Verdict | None, line: str, details: str) -> junit.Check:
     """The testcase of pytest's report of a check, with its verdict where the check left one."""
+    said = verdict.failure if verdict else failures.EXCEPTION
     return junit.Check(
-        classname=classname_of(report.nodeid),
+        component=report.component,
         name=report.title,
         status=status,
         seconds=report.duration,
-        message="" if status == "pass" else line,
+        message=message_of(status, verdict, line),
         details="\n".join((line, details or (verdict.details if verdict else ""))),
         properties=verdict.properties if verdict else {},
+        failure=said if status in ("fail", "error") else "",
     )
+
+
+def message_of(status: str, verdict: Verdict | None, line: str) -> str:
+    """What a viewer shows in a list: one line, with what is wrong and no other numbers, cut where it is long.
+
+    That of a known bug is whole, for the gate reads it.
+    """
+    if status == "pass":
+        return ""
+    if verdict is None or status == "known":
+        return line
+    said = "; ".join(verdict.reasons).partition("\n")[0]
+    if status == "unevaluated":
+        return _cut(f"not evaluated: {said}")
+    return _cut(f"{status.upper()}: {verdict.title} - {said}") if said else line
+
+
+def _cut(text: str) -> str:
+    """The text up to the last reason that is whole within LONGEST characters, or cut there."""
+    if len(text) <= LONGEST:
+        return text
+    head = text[:LONGEST]
+    whole, found, _ = head.rpartition("; ")
+    return f"{whole if found else head} …"

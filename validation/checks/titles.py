@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
@@ -13,6 +14,9 @@ from validation.checks.planted import Planted
 
 if TYPE_CHECKING:
     from validation.run.result import Result
+
+
+FOLDER = Path(__file__).parent
 
 
 class NotRun(Exception):
@@ -54,6 +58,14 @@ def stated_by(item: Any) -> Stated:
     return asked.stated or unnamed
 
 
-def classname_of(nodeid: str) -> str:
-    """The module of a check: `validation.checks.test_mla`."""
-    return nodeid.partition("::")[0].removesuffix(".py").replace("/", ".")
+def component_of(item: Any) -> str:
+    """The component that a check is about: `mla` for test_mla.py beside this file.
+
+    A module elsewhere is a component under its dotted path. That always has a dot, so none of ours has the same name.
+    """
+    path, root = Path(item.path), Path(item.config.rootpath)
+    if path.parent == FOLDER:
+        return path.stem.removeprefix("test_")
+    found = path.relative_to(root) if path.is_relative_to(root) else path.relative_to(path.anchor)
+    parts = found.with_suffix("").parts
+    return ".".join(parts if len(parts) > 1 else (path.parent.name, *parts))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from validation.case.failures import ROUTES
 from validation.compare.measurement import Measurement
 from validation.compare.verdict import ERROR, FAIL, Verdict
 
@@ -40,4 +41,4 @@ def _wrong(found: Measurement) -> bool:
 
 
 def _failed(verdict: Verdict, reason: str) -> Verdict:
-    return replace(verdict, status=FAIL, reasons=(*verdict.reasons, reason))
+    return replace(verdict, status=FAIL, reasons=(*verdict.reasons, reason), failure=verdict.failure or ROUTES)

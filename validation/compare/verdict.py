@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
+from validation.case.failures import COVERAGE, LIMIT, NOT_FINITE, REPLICAS, UNDECIDED
 from validation.compare.limits import FLOORS, Limits
 from validation.compare.measurement import Measurement, PieceReport
 
 PASS, FAIL, KNOWN, ERROR = "pass", "fail", "known", "error"
+UNEVALUATED = "unevaluated"
+"""Something else failed, so that there is nothing to judge."""
+_WORDS = {UNEVALUATED: "NOT EVALUATED"}
 
 
 @dataclass(frozen=True)
@@ -16,7 +20,7 @@ class Verdict:
     """The outcome of one check. `numbers` is the part of the line after the title; `reasons` say what does not hold.
 
     `place` orders verdicts by data flow: the run, weights, probes forward, probe gradients and parameter gradients from
-    the back.
+    the back. `failure` is the kind of a failure or an error (validation/case/failures.py).
     """
 
     status: str
@@ -27,12 +31,13 @@ class Verdict:
     pieces: tuple[PieceReport, ...] = ()
     details: str = ""
     place: tuple[int, int] = (0, 0)
+    failure: str = ""
 
     @property
     def line(self) -> str:
         """The line a user reads: `PASS: Layer 0 Attention Output - Max diff: 0.000123, Avg diff: 0.000032`."""
         said = "; ".join(part for part in (self.numbers, *self.reasons) if part)
-        return f"{self.status.upper()}: {self.title}" + (f" - {said}" if said else "")
+        return f"{_WORDS.get(self.status, self.status.upper())}: {self.title}" + (f" - {said}" if said else "")
 
 
 def judge(measurement: Measurement, title: str, limits: Limits, routes: bool = False) -> Verdict:
@@ -43,19 +48,32 @@ def judge(measurement: Measurement, title: str, limits: Limits, routes: bool = F
     `routes` says that the tensor is a map of chosen experts, which reads better as a count.
     """
     if not measurement.pieces:
-        return Verdict(ERROR, title, reasons=(f"no rank reported {measurement.name}",))
+        return Verdict(ERROR, title, reasons=(f"no rank reported {measurement.name}",), failure=COVERAGE)
     missing = measurement.missing()
-    status = ERROR if missing is not None else PASS
+    status, failure = (ERROR, COVERAGE) if missing is not None else (PASS, "")
     reasons = [f"no rank holds {_range(missing)}"] if missing is not None else []
-    broken = [*_not_finite(measurement), *_replicas(measurement), *_too_far(measurement, limits)]
-    if missing is None and measurement.overlaps():
-        broken.append("pieces of different ranks overlap in part, which no layout explains")
+    broken = _broken(measurement, limits)
     if broken:
-        status, reasons = FAIL, [*broken, *reasons]
+        status, failure = FAIL, next(iter(broken))
+        reasons = [*(sentence for said in broken.values() for sentence in said), *reasons]
     elif limits.undecided:
-        status, reasons = ERROR, [limits.undecided, *reasons]
+        status, failure, reasons = ERROR, failure or UNDECIDED, [limits.undecided, *reasons]
     numbers = _numbers(measurement, limits) + (_routes(measurement) if routes else "")
-    return Verdict(status, title, numbers, tuple(reasons), _properties(measurement, limits), measurement.pieces)
+    return Verdict(
+        status, title, numbers, tuple(reasons), _properties(measurement, limits), measurement.pieces, failure=failure
+    )
+
+
+def _broken(measurement: Measurement, limits: Limits) -> dict[str, list[str]]:
+    """What does not hold, by kind of failure; only kinds of which there is something."""
+    overlap = measurement.missing() is None and measurement.overlaps()
+    found = {
+        NOT_FINITE: _not_finite(measurement),
+        REPLICAS: _replicas(measurement),
+        LIMIT: _too_far(measurement, limits),
+        COVERAGE: ["pieces of different ranks overlap in part, which no layout explains"] if overlap else [],
+    }
+    return {kind: said for kind, said in found.items() if said}
 
 
 def _not_finite(measurement: Measurement) -> list[str]:
@@ -165,5 +183,6 @@ def near_ties(verdict: Verdict, choice: Measurement, flips: Measurement, score_f
     if flips.pieces:
         said = f"{flips.difference.differing} tokens flip, margin at most {flips.difference.max_abs:.1e}"
     if sound and covered and flips.difference.max_abs <= limit:
-        return replace(verdict, status=PASS, numbers=f"{verdict.numbers}, near-ties: {said} of {limit:.1e}", reasons=())
+        numbers = f"{verdict.numbers}, near-ties: {said} of {limit:.1e}"
+        return replace(verdict, status=PASS, numbers=numbers, reasons=(), failure="")
     return replace(verdict, reasons=(*verdict.reasons, f"{said}, near-ties have {limit:.1e}"))

@@ -134,12 +134,13 @@ def _said(verdict: Verdict) -> dict[str, Any]:
 def _write_junit(options: Namespace, verdicts: list[Verdict], seconds: float) -> None:
     checks = tuple(
         junit.Check(
-            classname="validation.convert.compare",
+            component="compare",
             name=verdict.title,
             status=verdict.status,
             message="" if verdict.status == PASS else verdict.line,
             details=verdict.line,
             properties=verdict.properties,
+            failure=verdict.failure,
         )
         for verdict in verdicts
     )

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 
-from validation.case import exhausted
+from validation.case import exhausted, failures
 from validation.case.errors import ExitCode
 
+TIMED_OUT = "did not finish within"
+"""What is said of ranks whose time is up (validation/run/launch.py)."""
 _CLASSES = ("OutOfMemoryError", "DistError")
 """torch's own, and the base of all that its collectives and their store raise, NCCL's errors among them. By name: a process
 that has no torch asks, too."""
@@ -34,6 +36,20 @@ def exit_code(error: BaseException) -> ExitCode:
     if exhausted.told(error):
         return ExitCode.ENVIRONMENT
     return ExitCode.INFRASTRUCTURE if _is_of_the_machine(error) else ExitCode.FAIL
+
+
+_MEMORY = ("out of memory", "OutOfMemoryError", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+def failure(code: ExitCode, sentence: str) -> str:
+    """The kind of failure (validation/case/failures.py) of a run that ended with this code and this sentence."""
+    if any(words in sentence for words in _MEMORY):
+        return failures.MEMORY
+    if code == ExitCode.ENVIRONMENT:
+        return failures.ENVIRONMENT
+    if code in (ExitCode.FAIL, ExitCode.USAGE):
+        return failures.EXCEPTION
+    return failures.TIMEOUT if TIMED_OUT in sentence else failures.CRASH
 
 
 def _is_of_the_machine(error: BaseException) -> bool:

@@ -26,7 +26,7 @@ from validation.case import disk, exhausted
 from validation.case.case import ON_CPU
 from validation.case.errors import ExitCode, PlumblineError
 from validation.run import inherited, temporary
-from validation.run.cause import exit_code
+from validation.run.cause import TIMED_OUT, exit_code
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -335,9 +335,7 @@ def _ended(
         return Broken(watch.vanished, f"rank {watch.vanished} ended without a report in '{doing}'", stacks)
     if watch.timed_out:
         doing = "; ".join(f"rank {rank} in '{last_step(folder, rank) or 'start'}'" for rank in range(ranks))
-        return Broken(
-            None, f"the ranks did not finish within {timeout:g} s ({doing}); raise --timeout or look at the stacks", stacks
-        )
+        return Broken(None, f"the ranks {TIMED_OUT} {timeout:g} s ({doing}); raise --timeout or look at the stacks", stacks)
     raised = {rank: left for rank in range(ranks) if (left := _raised(folder, rank)) is not None}
     # Another rank may have been seen first that only lost its connection to this one.
     own = [(rank, 1) for rank, left in raised.items() if left["exit_code"] != ExitCode.INFRASTRUCTURE]

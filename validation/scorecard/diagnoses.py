@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from validation.case.case import Case
 from validation.case.errors import ExitCode, UsageError
 from validation.checks.facts import case_facts, case_file
 from validation.checks.verdicts import said_by
+from validation.faults import catalogue
 from validation.faults.fault import Fault
 from validation.run.known import mended
 from validation.run.options import Settings
@@ -21,8 +23,10 @@ from validation.scorecard.layouts import COUNT, diagnosed, has
 
 if TYPE_CHECKING:
     from validation.compare.verdict import Verdict
+    from validation.run.launch import Broken
     from validation.run.result import Result
 
+FAULTS = Path(catalogue.__file__).parents[1]
 FOLDER = "diagnoses"
 """In the folder of results: a folder of testsuites for each fault."""
 RIGHT, UNSURE, WRONG, SILENT = "right", "unsure", "wrong", "nothing fails"
@@ -33,7 +37,7 @@ class Diagnosed:
     """What came of one fault: the layouts that failed and those that did not, and the diagnosis beside what it must name.
 
     `status` is right (the cause is named and nothing else), unsure (another is, and the diagnosis says that it is not certain),
-    wrong (another is named for certain) or nothing fails.
+    wrong (another is named for certain) or nothing fails. `seconds` is how long the ranks of all cases ran.
     """
 
     fault: str
@@ -45,6 +49,7 @@ class Diagnosed:
     status: str
     sentence: str = ""
     deciding: str = ""
+    seconds: float = 0.0
 
 
 def run(faults: Sequence[Fault], settings: Settings) -> Iterator[Diagnosed]:
@@ -99,14 +104,14 @@ def plugin_in(fault: Fault, case: Case) -> str:
 
 def of(fault: Fault, suites: Sequence[junit.Suite]) -> Diagnosed:
     """The diagnosis of these testsuites beside what the fault's file says."""
-    found = diagnose(suites)
+    found, seconds = diagnose(suites), round(sum(suite.seconds for suite in suites), 2)
     failing = tuple(_name(suite) for suite in suites if _fails(suite))
     passing = tuple(_name(suite) for suite in suites if not _fails(suite))
     if found is None:
-        return Diagnosed(fault.id, failing, passing, fault.named, (), False, SILENT)
+        return Diagnosed(fault.id, failing, passing, fault.named, (), False, SILENT, seconds=seconds)
     right = fault.named in found.groups and set(found.groups) <= fault.true
     status = RIGHT if right else WRONG if found.certain else UNSURE
-    told = (found.groups, found.certain, status, found.sentence, found.deciding)
+    told = (found.groups, found.certain, status, found.sentence, found.deciding, seconds)
     return Diagnosed(fault.id, failing, passing, fault.named, *told)
 
 
@@ -123,12 +128,19 @@ def _suite(runner: Any, fault: Fault, case: Case) -> junit.Suite | None:
     """The testsuite of a case with the fault; None if there is nothing in it to put the fault into."""
     there = _There(runner, plugin_in(fault, case))
     result = there.result(case)
-    if result.broken is not None and result.broken.exit_code == ExitCode.USAGE:
+    if result.broken is not None and _of_the_fault(result.broken):
         return None
     ordered = sorted(said_by(case, there), key=lambda said: said[1].place)
     checks = tuple(_check(module, verdict) for module, verdict in ordered)
     broken = {"broken": str(int(result.broken.exit_code))} if result.broken is not None else {}
     return junit.Suite(case.name, checks, {**case_facts(case), **broken, "fault": fault.id}, result.seconds)
+
+
+def _of_the_fault(broken: Broken) -> bool:
+    """Whether a run broke in the fault's own functions: the rank holds nothing that they could change."""
+    of_ranks = (re.findall(r'^  File "(.+?)", line', stack, re.MULTILINE) for stack in broken.stacks.split("--- rank "))
+    raised = [Path(files[-1]) for files in of_ranks if files]
+    return broken.exit_code == ExitCode.USAGE or any(FAULTS in path.parents for path in raised)
 
 
 def _check(module: str, verdict: Verdict) -> junit.Check:

@@ -14,7 +14,7 @@ from validation.faults import catalogue
 from validation.scorecard.judge import BROKEN, IDLE, NOWHERE, SEEN, Clean, Outcome
 
 CLEAN = "clean"
-_MODULE = "validation.scorecard"
+_COMPONENT = "scorecard"
 
 
 class Scorecard:
@@ -104,5 +104,5 @@ def _said(found: Outcome) -> tuple[str, str]:
 def _check(title: str, status: str, sentence: str, properties: Mapping[str, str] | None = None) -> junit.Check:
     line = f"{status.upper()}: {title} - {sentence}"
     return junit.Check(
-        _MODULE, title, status, message="" if status == "pass" else line, details=line, properties=properties or {}
+        _COMPONENT, title, status, message="" if status == "pass" else line, details=line, properties=properties or {}
     )

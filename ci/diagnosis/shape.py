@@ -1,0 +1,75 @@
+"""The shape of an error in a few words: a factor that is one over a degree, a pattern, a scale, or its size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ci.diagnosis.causes import Cause
+from ci.diagnosis.evidence import Seen
+from ci.escape import plain
+from ci.junit import Check
+
+REDUCTION = "a reduction over them is missing"
+"""What a pattern says of copies that are parts of a sum (validation/compare/pattern.py)."""
+IS_LEFT = "of it is left"
+_LONGEST = 160
+_ABOUT = 0.15
+"""By how much, relative, a scale may miss 1/tp and still be called that: parts of a sum are seldom equal."""
+_TELLING = 5e-3
+"""What a scale must miss 1 by to be worth a word."""
+
+
+def shape(cause: Cause, failing: Sequence[Seen], at: str) -> str:
+    """That of the error at the check `at` in these cases."""
+    checks = [(case, check) for case in failing if (check := case.wrong_at(at))]
+    _, check = min(checks, key=lambda pair: len(pair[0].traits))
+    again = ["not repeatable: a race, or something random"] if any(map(_varies, (check for _, check in checks))) else []
+    return ", ".join(filter(None, (_part_of(cause, checks) or _pattern(check) or _size(check), *again)))
+
+
+def _varies(check: Check) -> bool:
+    return "not repeatable" in check.message
+
+
+def _part_of(cause: Cause, checks: Sequence[tuple[Seen, Check]]) -> str:
+    """That about 1/tp of the tensor is left, if it is so in every case and so in each degree."""
+    scales = [(case, scale) for case, check in checks if (scale := _number(check, "projection")) is not None]
+    for trait in cause.traits if scales else ():
+        if trait.parallel and all(_is_part(case, trait.name, scale) for case, scale in scales):
+            return f"about 1/{trait.name} {IS_LEFT}: scaled by {_scales(scales)}"
+    return ""
+
+
+def _is_part(case: Seen, trait: str, scale: float) -> bool:
+    return trait in case.traits and math.isclose(scale, 1 / case.traits[trait].value, rel_tol=_ABOUT)
+
+
+def _scales(scales: Sequence[tuple[Seen, float]]) -> str:
+    """`0.49`, or `0.49 in tp2, 0.26 in tp4` if layouts differ."""
+    distinct: dict[str, Seen] = {}
+    for case, scale in scales:
+        distinct.setdefault(f"{scale:.2g}", case)
+    if len(distinct) == 1:
+        return next(iter(distinct))
+    return ", ".join(f"{scale} in {case.layout}" for scale, case in list(distinct.items())[:2])
+
+
+def _pattern(check: Check) -> str:
+    return plain(check.properties.get("pattern", ""), _LONGEST)
+
+
+def _size(check: Check) -> str:
+    scale, error = _number(check, "projection"), _number(check, "rel_error")
+    if scale is not None and abs(scale - 1) > _TELLING:
+        return f"scaled by {scale:.3g}"
+    return f"relative error {error:.1e}" if error is not None else ""
+
+
+def _number(check: Check, name: str) -> float | None:
+    """A property, if it is a finite number."""
+    try:
+        found = float(check.properties.get(name, ""))
+    except ValueError:
+        return None
+    return found if math.isfinite(found) else None
