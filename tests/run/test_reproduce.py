@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from validation.run.command_line import add_options
+from validation.run.command_line import add_grouped
 from validation.run.options import Settings, settings
 from validation.run.reproduce import alone, command
 
 
 def parsed(words: list[str]) -> Settings:
     parser = argparse.ArgumentParser()
-    add_options(parser.add_argument)
+    add_grouped(parser)
     return settings(parser.parse_args(words), "")
 
 
