@@ -36,11 +36,6 @@ class Progress:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._tick, name="progress", daemon=True)
 
-    def write_to(self, write: Callable[[str], object]) -> None:
-        """From now on lines go there."""
-        with self._lock:
-            self._write = write
-
     def of(self, cases: int) -> None:
         """So many cases are to be done."""
         self._all = cases

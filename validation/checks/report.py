@@ -294,4 +294,4 @@ class Report:
 def _progress(config: pytest.Config) -> Progress:
     """The one that has told since the command began; a new one if the user has started pytest."""
     found = next((one for one in config.pluginmanager.get_plugins() if isinstance(one, Progress)), None)
-    return found or Progress(print, in_place=False)
+    return found or Progress(lambda text: config.get_terminal_writer().write(text, flush=True), in_place=False)

@@ -21,10 +21,6 @@ class Terminal:
 
     def __init__(self, config: pytest.Config, progress: Progress) -> None:
         self._config, self._progress = config, progress
-        progress.write_to(self._straight)
-
-    def _straight(self, text: str) -> None:
-        self._config.get_terminal_writer().write(text, flush=True)
 
     def write(self, line: str, **colours: bool) -> None:
         """A line, or several in one text."""
