@@ -223,14 +223,16 @@ def tests(session: nox.Session) -> None:
 
 
 def _node_packages(session: nox.Session) -> None:
-    """GitHub's own parser of workflows, for the tests that run ours. Where there is no npm, those tests say so."""
-    folder = Path("tests") / "workflows"
-    installed, wanted = folder / "node_modules" / ".package-lock.json", folder / "package-lock.json"
-    if shutil.which("npm") is None or (installed.exists() and installed.stat().st_mtime >= wanted.stat().st_mtime):
-        return
-    command = ("npm", "ci", "--prefix", str(folder), "--ignore-scripts", "--no-audit", "--no-fund", "--silent")
-    with _telling(session, "npm ci"):
-        _run(session, *command, failing=ExitCode.INFRASTRUCTURE)
+    """Packages of npm's that tests need: GitHub's own parser of workflows, viewers of JUnit files.
+
+    Where there is no npm, those tests say so.
+    """
+    for wanted in sorted(Path("tests").glob("*/package-lock.json")) if shutil.which("npm") else ():
+        installed = wanted.parent / "node_modules" / ".package-lock.json"
+        if not (installed.exists() and installed.stat().st_mtime >= wanted.stat().st_mtime):
+            command = ("npm", "ci", "--prefix", str(wanted.parent), "--ignore-scripts", "--no-audit", "--no-fund", "--silent")
+            with _telling(session, "npm ci"):
+                _run(session, *command, failing=ExitCode.INFRASTRUCTURE)
 
 
 @nox.session(venv_backend="none")

@@ -23,7 +23,7 @@ from ci.junit import UnreadableResults
 from ci.links import Links, links
 from ci.page.cause import first_failure
 from ci.page.run import Run, judged, labels
-from ci.page.text import said
+from ci.page.text import WORDS, said
 from ci.pull_request import Finished, finished, number
 from validation.case.errors import EnvironmentMissing, ExitCode, UsageError
 
@@ -127,9 +127,8 @@ def _parts(run: Run, verdict: str) -> Iterator[str]:
 
 
 def _counted(run: Run) -> str:
-    words = {"pass": "pass", "fail": "fail", "error": "not decided", "known": "known upstream bugs"}
     counts = run.counts
-    told = ", ".join(f"{counts[status]:,} {word}" for status, word in words.items() if counts[status])
+    told = ", ".join(f"{counts[status]:,} {word}" for status, word in WORDS.items() if counts[status])
     return f"{len(run.cases)} case{'' if len(run.cases) == 1 else 's'}, {sum(counts.values()):,} checks: {told or 'nothing'}\n"
 
 

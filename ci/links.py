@@ -12,8 +12,8 @@ from dataclasses import dataclass
 FIRST_RED_CHECK = "first-red-check.md"
 _DOCS = "docs"
 """The folder in a checkout, for a reader who has no address of it."""
-_SERVER = re.compile(r"https?://[A-Za-z0-9.:-]{1,200}")
-_REPOSITORY = re.compile(r"[A-Za-z0-9._-]{1,100}/[A-Za-z0-9._-]{1,100}")
+SERVER = re.compile(r"https?://[A-Za-z0-9.:-]{1,200}")
+REPOSITORY = re.compile(r"[A-Za-z0-9._-]{1,100}/[A-Za-z0-9._-]{1,100}")
 _REF = re.compile(r"[A-Za-z0-9._/-]{1,200}")
 
 
@@ -35,23 +35,26 @@ class Links:
         return f"{self.docs}/{FIRST_RED_CHECK}" if self.docs else ""
 
 
+NO_LINKS = Links()
+
+
 def links(environment: Mapping[str, str]) -> Links:
     """As the runner's variables have them; PLUMBLINE_REPOSITORY and PLUMBLINE_REF say which Plumbline judges.
 
     Nothing outside of GitHub.
     """
-    server = _said(environment, "GITHUB_SERVER_URL", _SERVER)
-    repository = _said(environment, "GITHUB_REPOSITORY", _REPOSITORY)
-    run = _said(environment, "GITHUB_RUN_ID", re.compile("[0-9]{1,20}"))
-    judge = _said(environment, "PLUMBLINE_REPOSITORY", _REPOSITORY)
-    ref = _said(environment, "PLUMBLINE_REF", _REF)
+    server = said(environment, "GITHUB_SERVER_URL", SERVER)
+    repository = said(environment, "GITHUB_REPOSITORY", REPOSITORY)
+    run = said(environment, "GITHUB_RUN_ID", re.compile("[0-9]{1,20}"))
+    judge = said(environment, "PLUMBLINE_REPOSITORY", REPOSITORY)
+    ref = said(environment, "PLUMBLINE_REF", _REF)
     return Links(
         run=f"{server}/{repository}/actions/runs/{run}" if server and repository and run else "",
         docs=f"{server}/{judge}/blob/{ref}/{_DOCS}" if server and judge and ref else "",
     )
 
 
-def _said(environment: Mapping[str, str], name: str, pattern: re.Pattern[str]) -> str:
+def said(environment: Mapping[str, str], name: str, pattern: re.Pattern[str]) -> str:
     """A variable's value; empty if there is none, or one that would make another address of it."""
     value = environment.get(name, "")
     return value if pattern.fullmatch(value) and ".." not in value else ""

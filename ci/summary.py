@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ci import gate, heat
+from ci import gate, heat, reproduction
 from ci.diagnosis import Diagnosis, diagnose
 from ci.drift import Drift, add_base, ratio, told
 from ci.escape import annotation, block, entities, markdown, plain
 from ci.gate import Judgement
 from ci.junit import Check
+from ci.links import links
 from ci.outcomes import known_bugs
-from ci.reasons import KNOWN, is_red, number
+from ci.reasons import KNOWN, number
 from validation.case import exhausted
 from validation.case.errors import ExitCode, UsageError
 
@@ -30,7 +30,6 @@ LARGEST = 1 << 20
 ANNOTATIONS = 10
 _MOST = 50
 _WORST = 5
-_LONGEST_COMMAND = 4000
 _MADE_WITH = ("torch", "transformers", "megatron-core", "transformer-engine", "gpu", "driver")
 
 
@@ -93,7 +92,15 @@ def annotated(judged: Judgement, moved: Drift | None = None) -> list[str]:
 
 def _verdict(judged: Judgement, moved: Drift | None) -> str:
     red = not judged.green or bool(moved and moved.reasons)
-    return f"## Plumbline: {'🔴 RED' if red else '🟢 GREEN'}\n\n{judged.counted}\n"
+    return f"## Plumbline: {'🔴 RED' if red else '🟢 GREEN'}\n\n{judged.counted}\n{_where_next(red)}"
+
+
+def _where_next(red: bool) -> str:
+    """Links to the page with all of it and, where it is red, to what to do; on GitHub alone they have an address."""
+    to = links(os.environ)
+    shown = [f"[the report: maps, every check, history]({to.report})"] if to.report else []
+    shown += [f"[what to do with a first red check]({to.first_red_check})"] if red and to.first_red_check else []
+    return f"\n{' · '.join(shown)}\n" if shown else ""
 
 
 def diagnosis(judged: Judgement) -> Diagnosis | None:
@@ -144,27 +151,22 @@ def _known(judged: Judgement, moved: Drift | None) -> str:
 
 
 def _reproductions(judged: Judgement, moved: Drift | None) -> str:
-    first = [(expected, next(filter(_fails, suite.checks))) for expected, suite in judged.suites if is_red(suite)]
-    commands = [(expected, command) for expected, check in first if (command := _command(check))]
-    lines = [f"{markdown(heat.title(expected), 120)}\n\n{block(command)}" for expected, command in commands]
+    """Of each case's first failure. What comes before the command stands once: further commands go into the same shell."""
+    of, before, lines = reproduction.sources(), "", []
+    for expected, suite in judged.suites:
+        first = next(filter(_fails, suite.checks), None)
+        if first is None or not (how := reproduction.command(first)):
+            continue
+        setup, shown = reproduction.setup(suite, how, of), reproduction.elsewhere(how)
+        again = setup == before
+        code = block(shown if again else f"{setup}\n{shown}")
+        lines.append(f"{markdown(heat.title(expected), 120)}{', in the same shell' if again else ''}\n\n{code}")
+        before = setup
     return _list("Reproduce", lines)
 
 
 def _fails(check: Check) -> bool:
     return check.status in ("fail", "error")
-
-
-def _command(check: Check) -> str:
-    """The command that reproduces a failure; nothing that is more to a shell than one of ours."""
-    said = check.properties.get("reproduce", "")
-    if len(said) > _LONGEST_COMMAND or not said.isprintable():
-        return ""
-    try:
-        words = shlex.split(said)
-    except ValueError:
-        return ""
-    ours = words[:4] == ["python", "-m", "validation", "run"] and shlex.join(words) == said
-    return said if ours else ""
 
 
 def _moved(judged: Judgement, moved: Drift | None) -> str:

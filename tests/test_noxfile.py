@@ -20,7 +20,9 @@ STAND_IN = """#!/bin/sh
 echo "SAFE=$PYTHONSAFEPATH" > safe.log
 case "$*" in
 *"pip install"*) sleep "${INSTALLING:-0}"; end=${INSTALL:-0} ;;
-*"-m validation"* | *"-m ci attempts"*) echo "$*" >> validation.log; echo "CI=$CI" > ci.log; end=${VALIDATION:-0} ;;
+*"-m validation"* | *"-m ci attempts"*)
+    echo "$*" >> validation.log; echo "CI=$CI" > ci.log; echo "$PLUMBLINE_SESSION" > session.log
+    end=${VALIDATION:-0} ;;
 *) end=${OTHERS:-0} ;;
 esac
 if [ "$end" = killed ]; then kill -9 $$; fi
@@ -52,10 +54,10 @@ def nox(tmp_path: Path) -> Nox:
     for program in ("python", "zizmor", "shellcheck"):
         python.with_name(program).write_text(STAND_IN, encoding="utf-8")
         python.with_name(program).chmod(0o755)
-    packages = tmp_path / "tests" / "workflows"
-    (packages / "node_modules").mkdir(parents=True)
-    for name in ("package-lock.json", "node_modules/.package-lock.json"):  # all of it is there
-        (packages / name).touch()
+    for packages in (tmp_path / "tests" / name for name in ("viewers", "workflows")):
+        (packages / "node_modules").mkdir(parents=True)
+        for name in ("package-lock.json", "node_modules/.package-lock.json"):  # all of it is there
+            (packages / name).touch()
 
     def run(*sessions: str, **codes: str) -> subprocess.CompletedProcess[str]:
         return run_nox(tmp_path, "-s", *sessions, codes=codes)
@@ -96,6 +98,7 @@ def test_a_session_runs_the_command_of_its_row_with_what_the_user_adds(nox: Nox,
     row = next(row for row in rows() if row.session == "cpu_tp2")
     expected = ["-m", "validation", *row.arguments(), "--seed", "7"]
     assert (tmp_path / "validation.log").read_text(encoding="utf-8").split() == expected
+    assert (tmp_path / "session.log").read_text(encoding="utf-8") == "cpu_tp2\n", "it stands in the results' class names"
 
 
 def test_a_session_in_ci_lets_the_comparison_know(nox: Nox, tmp_path: Path) -> None:
@@ -214,11 +217,12 @@ def test_newest_is_red_where_the_newest_releases_compute_something_else(nox: Nox
 
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not here")
-def test_tests_install_what_runs_the_workflows_where_it_is_not_there(nox: Nox, tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["viewers", "workflows"])
+def test_tests_install_packages_of_npm_s_that_are_not_there(nox: Nox, tmp_path: Path, folder: str) -> None:
     """Here npm finds an empty lock file, and says so."""
-    (tmp_path / "tests" / "workflows" / "node_modules" / ".package-lock.json").unlink()
+    (tmp_path / "tests" / folder / "node_modules" / ".package-lock.json").unlink()
     ended = nox("tests")
-    assert "npm ci --prefix tests/workflows --ignore-scripts" in ended.stderr
+    assert f"npm ci --prefix tests/{folder} --ignore-scripts" in ended.stderr
     assert ended.returncode == 4
 
 

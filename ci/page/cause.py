@@ -6,10 +6,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ci import reproduction
 from ci.diagnosis import Diagnosis
 from ci.junit import Check, Suite
+from ci.links import FIRST_RED_CHECK, Links
 from ci.page.run import OPEN, STATUSES, Run, labels, measure
-from ci.page.text import anchor, badge, command, linked, said, text
+from ci.page.text import anchor, badge, command, link, linked, said, text
+from ci.reproduction import Sources
 
 MOST_REASONS = 30
 MOST_NAMED = 4
@@ -30,7 +33,15 @@ def cause(run: Run) -> str:
     parts = _diagnosis(run.diagnosis) + _firsts(run) + _reasons(run)
     if not parts:
         return ""
+    parts += f'<p class="next">{_next(run.links)}</p>'
     return f'<section aria-labelledby="cause" class="cause"><h2 id="cause">What went wrong</h2>{parts}</section>'
+
+
+def _next(to: Links) -> str:
+    """Where to go on."""
+    page = link(to.first_red_check, "What to do with a first red check") if to.first_red_check else ""
+    run = link(to.run, "The run on GitHub") if to.run else ""
+    return " · ".join(filter(None, (page or f"What to do with a first red check: <code>docs/{FIRST_RED_CHECK}</code>", run)))
 
 
 def _diagnosis(found: Diagnosis | None) -> str:
@@ -63,7 +74,7 @@ def _firsts(run: Run) -> str:
     groups: dict[tuple[str, str], list[_First]] = defaultdict(list)
     for one in sorted(found, key=lambda one: -STATUSES.index(one.check.status)):
         groups[one.check.status, one.check.name].append(one)
-    items = "".join(f"<li>{_group(group, opened=number == 0)}</li>" for number, group in enumerate(groups.values()))
+    items = "".join(f"<li>{_group(group, run.sources, opened=not number)}</li>" for number, group in enumerate(groups.values()))
     return f'<h3 id="first">First failure of each layout</h3><ol class="firsts" aria-labelledby="first">{items}</ol>'
 
 
@@ -73,31 +84,35 @@ def first_failure(suite: Suite) -> Check | None:
     return min(failing, key=lambda check: check.status == "missing", default=None)
 
 
-def _group(group: Sequence[_First], opened: bool) -> str:
+def _group(group: Sequence[_First], of: Sources, opened: bool) -> str:
     """Layouts that fail at the same check first: the smallest of them in full, the others a click away."""
     check = group[0].check
     names = ", ".join(one.label for one in group[:MOST_NAMED])
     names += f" and {len(group) - MOST_NAMED} more" if len(group) > MOST_NAMED else ""
-    others = "".join(f"<li>{_folded(one)}</li>" for one in group[1:])
+    others = "".join(f"<li>{_folded(one, of)}</li>" for one in group[1:])
     return (
         f"<details{' open' if opened else ''}><summary>{badge(check.status)} <b>{text(check.name)}</b> "
-        f'<span class="quiet">in {text(names)}</span></summary>{_failure(group[0])}'
+        f'<span class="quiet">in {text(names)}</span></summary>{_failure(group[0], of)}'
         + (f'<p class="quiet">The others:</p><ul class="others">{others}</ul>' if others else "")
         + "</details>"
     )
 
 
-def _folded(one: _First) -> str:
+def _folded(one: _First, of: Sources) -> str:
     summary = f'{text(one.label)} <span class="quiet">{measure(one.check)}</span>'
-    return f"<details><summary>{summary}</summary>{_failure(one)}</details>"
+    return f"<details><summary>{summary}</summary>{_failure(one, of)}</details>"
 
 
-def _failure(one: _First) -> str:
-    words, how = said(one.check), one.check.properties.get("reproduce", "")
+def _failure(one: _First, of: Sources) -> str:
+    words, how = said(one.check), reproduction.command(one.check)
     if one.check.status == "missing":
         missing = sum(check.status == "missing" for check in one.suite.checks)
         words = (
             f"{missing:,} of {len(one.suite.checks):,} checks are missing: the manifest demands them, and no result has them"
         )
     numbers = f'<a href="#{anchor(one.suite.name, one.check.name)}">All numbers of this check</a>'
-    return f'<p class="says">{linked(words)}</p>{command(how) if how else ""}<p>{numbers}</p>'
+    return f'<p class="says">{linked(words)}</p>{_again(one.suite, how, of) if how else ""}<p>{numbers}</p>'
+
+
+def _again(suite: Suite, how: str, of: Sources) -> str:
+    return command(f"{reproduction.setup(suite, how, of)}\n{reproduction.elsewhere(how)}")

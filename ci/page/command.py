@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from ci import gate, junit
@@ -11,8 +13,10 @@ from ci.drift import add_base, told
 from ci.expected import Manifest, UnreadableManifest, load
 from ci.folder import reports
 from ci.junit import Suite, UnreadableResults
+from ci.links import links
 from ci.page.document import document
 from ci.page.run import Run, by_manifest, drifted, judged
+from ci.reproduction import sources
 from validation.case import exhausted, writing
 from validation.case.errors import ExitCode, UsageError
 
@@ -28,6 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Write the page. The exit code says whether it was written: whether the run may be merged, the gate says."""
     run = drifted(_gated(options) if options.manifest else judged(*_read(Path(options.results))), told(options))
+    run = replace(run, links=links(os.environ), sources=sources())
     _write(options.output, document(run, options.title))
     counted = f"{sum(run.counts.values()):,} checks in {len(run.cases)} case{'' if len(run.cases) == 1 else 's'}"
     sys.stdout.write(f"{options.output}: {run.verdict}, {counted}\n")

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ci import reproduction
 from ci.junit import Check, Suite
 from ci.page.place import column_order, component, component_order, place, row_order, view_order
 from ci.page.run import Run, labels, level, share, short
@@ -93,10 +94,15 @@ class _Data:
                 "apart": suite.name in apart,
                 "seconds": round(suite.seconds, 2),
                 "facts": [[name, _cut(value, LONGEST)] for name, value in suite.properties.items() if name != "reproduce"],
-                "reproduce": suite.properties.get("reproduce", ""),
+                **self._again(suite),
             }
             for suite, name in zip(self._run.suites, labels(self._run.suites), strict=True)
         ]
+
+    def _again(self, suite: Suite) -> dict[str, str]:
+        """How to run the case again: what comes before the command, and the command."""
+        how = reproduction.ours(suite.properties.get("reproduce", ""))
+        return {"setup": reproduction.setup(suite, how, self._run.sources), "reproduce": reproduction.elsewhere(how)}
 
     def _more(self) -> dict[int, dict[str, Any]]:
         """What only some checks have: words."""
@@ -115,7 +121,7 @@ class _Data:
         words = {
             "says": self._within(said),
             "details": self._within(details.strip()) if self._room > 0 else "",
-            "reproduce": check.properties.get("reproduce", "").removeprefix(suite.properties.get("reproduce", "\n")),
+            "reproduce": _again(check, suite),
             "other": [[name, self._within(value)] for name, value in other.items()] if self._room > 0 else [],
         }
         return {name: value for name, value in words.items() if value}
@@ -127,6 +133,13 @@ class _Data:
         cut = _cut(text, LONGEST)
         self._room -= len(cut)
         return cut
+
+
+def _again(check: Check, suite: Suite) -> str:
+    """The command of a check; what it says more than that of its case, where it begins with that, which stands once."""
+    how, whole = reproduction.command(check), suite.properties.get("reproduce", "\n")
+    more = how.removeprefix(whole)
+    return more if more.startswith(" ") else reproduction.elsewhere(how)
 
 
 def in_the_flow(suites: Iterable[Suite]) -> list[tuple[str, str]]:

@@ -644,7 +644,7 @@ function again(more, suite) {
   const command = more.reproduce ? (more.reproduce.startsWith(" ") ? suite.reproduce + more.reproduce : more.reproduce) : suite.reproduce;
   if (!command) return [];
   const heading = make("h3", {}, more.reproduce ? "Reproduce" : "Run this case");
-  return [heading, withCopy(make("p", { class: "command" }, make("code", {}, command)))];
+  return [heading, withCopy(make("p", { class: "command" }, make("code", {}, `${suite.setup}\n${command}`)))];
 }
 
 /** The same check in every layout. */

@@ -13,7 +13,9 @@ from ci.drift import Drift
 from ci.expected import Expected, Manifest
 from ci.gate import Judgement
 from ci.junit import Check, Suite
+from ci.links import NO_LINKS, Links
 from ci.reasons import number, verdicts
+from ci.reproduction import UNKNOWN, Sources
 
 STATUSES = ("pass", "known", "unevaluated", "missing", "error", "fail")
 """From good to bad; `missing` is a check that the manifest names and no file has."""
@@ -36,6 +38,8 @@ class Run:
     reasons: tuple[str, ...] = ()
     accepted: str = ""
     diagnosis: Diagnosis | None = None
+    links: Links = NO_LINKS
+    sources: Sources = UNKNOWN
 
     @property
     def cases(self) -> tuple[Suite, ...]:

@@ -9,7 +9,11 @@ import pytest
 
 from ci import junit, names
 from ci.cli import main
+from ci.table import EVENTS, Row, rows
 from tests.ci.green import FILE, SUITE
+from validation.checks.self_test import SelfTest
+from validation.faults.plan import plan_of
+from validation.run.options import parsed
 
 OLD = Path(__file__).parent / "fixtures" / "before-components.xml"
 """What `ci.junit` wrote before class names had the case: commit 92b2d45."""
@@ -56,6 +60,19 @@ def test_the_session_is_the_environments() -> None:
     assert names.session({"PLUMBLINE_NAME": "nightly"}) == {}
     assert names.session({"PLUMBLINE_SESSION": "cpu_tp2"}) == {"session": "cpu_tp2"}
     assert names.session({"PLUMBLINE_SESSION": "cpu_tp2", "PLUMBLINE_NAME": "nightly"}) == {"session": "nightly:cpu_tp2"}
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_no_two_testsuites_of_an_event_share_a_class_name(event: str) -> None:
+    """Sessions that plant the same have a self-test of the same name."""
+    found = [(row.session, name) for row in rows() if event in row.when for name in suites_of(row)]
+    assert len({names.classname(name, session, "mla") for session, name in found}) == len(found)
+
+
+def suites_of(row: Row) -> list[str]:
+    """The names of the testsuites of a session that tests itself."""
+    wanted = parsed([*row.arguments()[1:], "--self-test"])
+    return [*(case.name for case in wanted.cases), SelfTest(plan_of(wanted), wanted.cases[0]).name]
 
 
 def test_files_of_two_sessions_have_no_name_in_common(tmp_path: Path) -> None:

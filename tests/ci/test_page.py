@@ -280,6 +280,33 @@ def test_the_diagnosis_leads_says_how_sure_it_is_and_opens_its_check() -> None:
     assert re.search("What went wrong .* This is likely, and not certain. .*First failure", unsure.text)
 
 
+def test_what_to_do_next_is_a_link_where_there_is_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    junit.write(tmp_path / "a.xml", suite(checks=(check("Layer 0 Value", "fail", reproduce="python -m validation run -k a"),)))
+    on_github = {"GITHUB_SERVER_URL": "https://github.example", "GITHUB_REPOSITORY": "o/n", "GITHUB_RUN_ID": "77"}
+    on_github |= {"PLUMBLINE_REPOSITORY": "o/plumbline", "PLUMBLINE_REF": "main"}
+    for name in on_github:
+        monkeypatch.delenv(name, raising=False)
+    output = tmp_path / "report.html"
+    assert command("--results", tmp_path, "--output", output) == 0
+    local = Read(output.read_text(encoding="utf-8"))
+    assert "What to do with a first red check: docs/first-red-check.md" in local.text
+    assert "PLUMBLINE_REPOSITORY=..." in local.data["suites"][0]["setup"]
+    for name, value in on_github.items():
+        monkeypatch.setenv(name, value)
+    assert command("--results", tmp_path, "--output", output) == 0
+    hosted = Read(output.read_text(encoding="utf-8"))
+    wanted = {"https://github.example/o/n/actions/runs/77"}
+    wanted |= {"https://github.example/o/plumbline/blob/main/docs/first-red-check.md"}
+    assert wanted <= set(hosted.attributes("href"))
+    assert "fetch --quiet --depth 1 https://github.example/o/plumbline 0123456789abcdef" in hosted.text
+
+
+def test_a_command_that_is_none_of_ours_is_not_shown_to_be_copied() -> None:
+    read = page(suite(checks=(check("Layer 0 Value", "fail", reproduce="python -m validation run; rm -rf ~"),)))
+    assert "rm -rf" not in read.text
+    assert "reproduce" not in read.data["more"]["0"]
+
+
 def test_a_reason_that_a_failing_check_is_itself_stands_once() -> None:
     failed = suite(checks=(check("Layer 0 Value", "fail"),))
     expected = Expected("a.xml", failed.name, 2, {}, {}, (("mla", "Layer 0 Value"),))

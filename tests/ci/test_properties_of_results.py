@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import given
@@ -19,6 +20,7 @@ from ci.page.run import by_manifest
 from ci.page.run import judged as without_manifest
 from tests.ci.green import FILE, MANIFEST, ORIGIN, SUITE
 from tests.properties import anything, changed_bytes, changed_json, in_a_process, quick
+from validation.case.failures import KINDS
 
 
 def right(folder: Path) -> bytes:
@@ -48,12 +50,13 @@ def test_results_of_other_bytes(data: st.DataObject, tmp_path: Path) -> None:
 words = st.text(max_size=12) | st.sampled_from(
     ["nan", "inf", "-1", "1e999", "9" * 5000, "0x1", "1_0", "²", "Layer 0 Query", "MTP 0 Loss"]
 )
+names = words.filter(bool) | st.sampled_from(["a.b", "plumbline", "a:b", "validation.checks.test_mla", "a..b.", "."])
 numbers = st.dictionaries(
     st.sampled_from(["rel_error", "tolerance", "floor", "ranks", "max_diff", "worst_index", "x"]), words, max_size=5
 )
 checks = st.builds(
     Check,
-    component=st.sampled_from(["mla", "gradients"]) | words.filter(bool),
+    component=st.sampled_from(["mla", "gradients"]) | names,
     name=words.filter(bool),
     status=st.sampled_from(["pass", "fail", "known", "error", "unevaluated"]),
     seconds=st.floats(0, 1e6),
@@ -75,6 +78,52 @@ def test_results_of_other_texts(found: list[Check], properties: dict[str, str], 
     shows(tmp_path)
     with contextlib.suppress(UnreadableResults):
         assert len(junit.read(tmp_path / FILE).checks) == len(found)
+
+
+@st.composite
+def written(draw: st.DrawFn) -> Check:
+    """A check as ours are, with any texts: only a failure or an error has a kind."""
+    check = draw(checks)
+    kind = draw(st.sampled_from(["", *KINDS])) if check.status in ("fail", "error") else ""
+    message = "" if check.status == "pass" else check.message
+    return replace(check, failure=kind, message=message, seconds=draw(st.integers(0, 10**9)) / 1000)
+
+
+@quick
+@given(
+    found=st.lists(written(), max_size=4),
+    name=names,
+    session=st.none() | names,
+    seconds=st.integers(0, 10**9),
+)
+def test_what_is_read_is_what_was_written(
+    found: list[Check], name: str, session: str | None, seconds: int, tmp_path: Path
+) -> None:
+    """Whatever the names are: component, case and session are told apart again."""
+    properties = {**SUITE.properties, **({} if session is None else {"session": session})}
+    suite = Suite(name, tuple(found), properties, seconds / 1000)
+    junit.write(tmp_path / FILE, suite)
+    once = junit.read(tmp_path / FILE)
+    assert plain(once) == plain(suite)
+    junit.write(tmp_path / FILE, once)
+    assert junit.read(tmp_path / FILE) == once
+
+
+def plain(suite: Suite) -> Suite:
+    """With what XML cannot hold put as it is written."""
+    checks = tuple(
+        replace(
+            check,
+            component=junit._text(check.component),
+            name=junit._text(check.name),
+            message=junit._text(check.message),
+            details=junit._text(check.details),
+            properties={junit._text(key): junit._text(value) for key, value in check.properties.items()},
+        )
+        for check in suite.checks
+    )
+    properties = {junit._text(key): junit._text(value) for key, value in suite.properties.items()}
+    return replace(suite, name=junit._text(suite.name), checks=checks, properties=properties)
 
 
 @quick

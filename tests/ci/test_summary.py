@@ -19,6 +19,7 @@ from ci.heat import BLOCKS, block, title
 from ci.junit import Check, Suite
 from ci.outcomes import known_bugs
 from tests.ci.green import CHECKS, EXPECTED, FILE, MANIFEST, NUMBERS, ORIGIN, SUITE, command_line, with_check
+from tests.ci.test_links import ON_GITHUB
 
 COMMAND = "python -m validation run --preset tiny --layouts tp2 -- -k 'test_query[tiny-tp2-fp64-local-gloo-0]'"
 FAILED = with_check(
@@ -33,7 +34,8 @@ FAILED = with_check(
 def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """On no runner, unless a test says so."""
     monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
-    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    for name in ("GITHUB_ACTIONS", *ON_GITHUB):
+        monkeypatch.delenv(name, raising=False)
 
 
 def page(folder: Path, suite: Suite = SUITE) -> str:
@@ -63,7 +65,9 @@ def test_red_results_say_why_and_how_to_see_it(tmp_path: Path) -> None:
         "- <code>tiny-tp2-fp64-local-gloo&#46;xml</code>: 1 check fails&#58; Layer 0 Query &#40;mla&#41;; "
         "the first in the flow of data&#58; FAIL&#58; Layer 0 Query - relative error 2&#46;5e-01 &#62; 1e-10\n\n"
     )
-    assert f"```sh\n{COMMAND}\n```\n" in section(text, "Reproduce")
+    assert re.search(
+        r'```sh\ncd "\$\(mktemp -d\)"\n.*\n' + re.escape(COMMAND) + r"\n```\n", section(text, "Reproduce"), re.DOTALL
+    )
 
 
 def test_the_diagnosis_comes_before_the_reasons(tmp_path: Path) -> None:
@@ -74,6 +78,30 @@ def test_the_diagnosis_comes_before_the_reasons(tmp_path: Path) -> None:
     assert said[3] == "To decide, run single&#58; if it fails, the cause is the model itself, else tensor parallelism&#46;"
     assert said[4] == "### Why it is red"
     assert "tp2 fails" not in page(tmp_path)
+
+
+def test_what_comes_before_the_commands_stands_once(tmp_path: Path) -> None:
+    other = replace(EXPECTED, file="b.xml")
+    text = summary.page(Judgement((), ((EXPECTED, FAILED), (other, FAILED))))
+    said = section(text, "Reproduce")
+    assert said.count("mktemp") == 1
+    assert said.count(COMMAND) == 2
+    assert said.count("</code>, in the same shell") == 1
+    gpus = replace(FAILED, properties={**FAILED.properties, "transport": "nccl"})
+    assert section(summary.page(Judgement((), ((EXPECTED, FAILED), (other, gpus)))), "Reproduce").count("mktemp") == 2
+
+
+def test_where_to_go_on_is_said_on_github_and_what_to_do_only_if_it_is_red(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "](" not in page(tmp_path, FAILED).partition("### ")[0]
+    for name, value in ON_GITHUB.items():
+        monkeypatch.setenv(name, value)
+    red, green = page(tmp_path, FAILED).partition("### ")[0], page(tmp_path).partition("### ")[0]
+    for text in (red, green):
+        assert "](https://github.example/team/megatron/actions/runs/77#artifacts)" in text
+    assert "docs/first-red-check.md)" in red
+    assert "first-red-check" not in green
 
 
 def test_the_heat_map_has_a_row_a_testsuite_and_a_column_a_component(tmp_path: Path) -> None:

@@ -95,6 +95,14 @@ def test_the_summary_is_written_whatever_the_verdict_is(played: All) -> None:
         assert "Plumbline" in played[name].leg("gate")["summary"]
 
 
+def test_a_red_summary_leads_to_the_report_and_to_what_to_do(played: All) -> None:
+    for name in ("red", "green"):
+        summary = played[name].leg("gate")["summary"]
+        assert "https://github.example/plumbline/plumbline/actions/runs/99#artifacts" in summary
+        page = f"https://github.example/plumbline/plumbline/blob/{SCENARIOS[name].sha}/docs/first-red-check.md"
+        assert (page in summary) is (name == "red")
+
+
 def test_drift_is_judged_against_our_own_last_green_run_and_no_forks(played: All) -> None:
     """A fork's branch may be called main, and is newer in the list."""
     assert "===== Drift: GREEN" in played["same"].output("gate", "Compare with the baseline")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,12 @@ from validation.run.reproduce import command
 
 if TYPE_CHECKING:
     from validation.run.result import Result
+
+
+FIRST = "first_failure"
+"""The property of a testsuite that names its first failure."""
+RUN = "run"
+"""The component of the check of the run itself."""
 
 
 class Files:
@@ -64,8 +70,8 @@ class Files:
         again = {"reproduce": command(case, "", self._settings)}
         suite = junit.Suite(
             name=case.name,
-            checks=tuple(checks),
-            properties=self._facts(case, facts) | ranks_of(result) | known | dict(more) | again,
+            checks=cause_ahead(checks),
+            properties=_told_above(checks) | self._facts(case, facts) | ranks_of(result) | known | dict(more) | again,
             seconds=result.seconds,
             timestamp=time.strftime("%Y-%m-%dT%H:%M:%S"),
         )
@@ -73,7 +79,8 @@ class Files:
 
     def end_self_test(self, checks: Sequence[junit.Check], more: Mapping[str, str]) -> None:
         """The same for the self-test."""
-        written(self.path(self._self_test.name), self._self_test.suite(checks, self._common_facts() | dict(more)))
+        facts = _told_above(checks) | self._common_facts() | dict(more)
+        written(self.path(self._self_test.name), self._self_test.suite(cause_ahead(checks), facts))
 
     def path(self, suite: str) -> Path:
         """Where the testsuite of that name goes."""
@@ -95,6 +102,34 @@ class Files:
             **self._commit,
             **self._machine,
         }
+
+
+def first_failure(checks: Iterable[junit.Check]) -> junit.Check | None:
+    """Of checks in the flow of data the failure that is nearest to the cause."""
+    return next(filter(_fails, checks), None)
+
+
+def _fails(check: junit.Check) -> bool:
+    return check.status in ("fail", "error")
+
+
+def cause_ahead(checks: Sequence[junit.Check]) -> tuple[junit.Check, ...]:
+    """The checks of a file, in the flow of data but for its first failure, which stands directly behind the run itself.
+
+    Viewers group by class, in the order in which the classes appear, and show no more than some failures: ten as
+    dorny/test-reporter is made. In the flow of data alone a failure far behind the cause may be of a class that appears before.
+    """
+    front = next((at for at, check in enumerate(checks) if check.component != RUN), len(checks))
+    at = next((at for at, check in enumerate(checks) if _fails(check)), front)
+    if at < front:
+        return tuple(checks)
+    return (*checks[:front], *checks[at : at + 1], *checks[front:at], *checks[at + 1 :])
+
+
+def _told_above(checks: Sequence[junit.Check]) -> dict[str, str]:
+    """What a viewer shows above the checks, for it may sort them by name: the failure that is nearest to the cause."""
+    first = first_failure(checks)
+    return {FIRST: first.message.partition("\n")[0]} if first else {}
 
 
 def written(path: Path, suite: junit.Suite) -> None:

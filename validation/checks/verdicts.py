@@ -53,7 +53,7 @@ def verdicts(result: Result, without: Result | None = None) -> Iterator[Verdict]
 
 
 def said_by(case: Case, runs: Runs) -> Iterator[tuple[str, Verdict]]:
-    """The module and the verdict of every check of this folder on a case whose results come from `runs`."""
+    """The component and the verdict of every check of this folder on a case whose results come from `runs`."""
     for check in _checks():
         for given in _members(check, case):
             parity = Parity(case, runs)
@@ -61,7 +61,7 @@ def said_by(case: Case, runs: Runs) -> Iterator[tuple[str, Verdict]]:
             with contextlib.suppress(Exception, pytest.fail.Exception, pytest.skip.Exception):
                 check(parity=parity, **given)
             if parity.verdict is not None:
-                yield check.__module__, parity.verdict
+                yield check.__module__.rpartition(".")[2].removeprefix("test_"), parity.verdict
 
 
 def _checks() -> Iterator[Callable[..., None]]:

@@ -22,6 +22,7 @@ from ci import junit
 from validation.case import writing
 from validation.case.document import number
 from validation.case.errors import ExitCode, UsageError
+from validation.case.failures import COVERAGE, SHAPE, WEIGHTS
 from validation.case.parameters import EXPERTS, Parameter
 from validation.compare.difference import Difference, measure
 from validation.compare.limits import EXACT
@@ -98,9 +99,10 @@ def _verdict(name: str) -> Verdict:
     left, right = a.parameters.get(name), b.parameters.get(name)
     if left is None or right is None:
         there = b if left is None else a
-        return Verdict(FAIL, there.parameters[name].title, reasons=(f"only {there.path} has it",))
+        return Verdict(FAIL, there.parameters[name].title, reasons=(f"only {there.path} has it",), failure=COVERAGE)
     if left.shape != right.shape:
-        return Verdict(FAIL, left.title, reasons=(f"{b.path} has shape {right.shape} and {a.path} {left.shape}",))
+        shapes = f"{b.path} has shape {right.shape} and {a.path} {left.shape}"
+        return Verdict(FAIL, left.title, reasons=(shapes,), failure=SHAPE)
     differences = (measure(b.read(name, box), a.read(name, box), box) for box in _boxes(left))
     found = PieceReport(0, whole(left.shape), reduce(Difference.merged, differences), digest="")
     for source in _sources:
@@ -109,7 +111,7 @@ def _verdict(name: str) -> Verdict:
     kinds = [str(source.dtype(name)).removeprefix("torch.") for source in (b, a)]
     numbers = verdict.numbers if kinds[0] == kinds[1] else f"{verdict.numbers}, stored as {kinds[0]} and {kinds[1]}"
     reasons = tuple(reason.removesuffix(ONE_RANK) for reason in verdict.reasons)
-    return replace(verdict, numbers=numbers, reasons=reasons)
+    return replace(verdict, numbers=numbers, reasons=reasons, failure=WEIGHTS if verdict.status == FAIL else verdict.failure)
 
 
 def _boxes(parameter: Parameter) -> Iterator[Box]:

@@ -14,6 +14,7 @@ from ci.diagnosis import diagnose
 from validation.case.case import Case
 from validation.case.errors import ExitCode, UsageError
 from validation.checks.facts import case_facts, case_file
+from validation.checks.testcase import message_of
 from validation.checks.verdicts import said_by
 from validation.faults import catalogue
 from validation.faults.fault import Fault
@@ -131,7 +132,7 @@ def _suite(runner: Any, fault: Fault, case: Case) -> junit.Suite | None:
     if result.broken is not None and _of_the_fault(result.broken):
         return None
     ordered = sorted(said_by(case, there), key=lambda said: said[1].place)
-    checks = tuple(_check(module, verdict) for module, verdict in ordered)
+    checks = tuple(_check(component, verdict) for component, verdict in ordered)
     broken = {"broken": str(int(result.broken.exit_code))} if result.broken is not None else {}
     return junit.Suite(case.name, checks, {**case_facts(case), **broken, "fault": fault.id}, result.seconds)
 
@@ -143,9 +144,10 @@ def _of_the_fault(broken: Broken) -> bool:
     return broken.exit_code == ExitCode.USAGE or any(FAULTS in path.parents for path in raised)
 
 
-def _check(module: str, verdict: Verdict) -> junit.Check:
-    message = "" if verdict.status == "pass" else verdict.line
-    return junit.Check(module, verdict.title, verdict.status, 0.0, message, verdict.line, verdict.properties)
+def _check(component: str, verdict: Verdict) -> junit.Check:
+    message = message_of(verdict.status, verdict, verdict.line)
+    said = (verdict.title, verdict.status, 0.0, message, verdict.line, verdict.properties, verdict.failure)
+    return junit.Check(component, *said)
 
 
 class _There:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ci import junit
 from validation.case.errors import ExitCode
+from validation.case.failures import BLIND, UNDECIDED, UNSOUND
 from validation.faults import catalogue
 from validation.scorecard.judge import BROKEN, IDLE, NOWHERE, SEEN, Clean, Outcome
 
@@ -59,7 +60,9 @@ def _of_clean(found: Clean) -> junit.Check:
     if found.says:
         return _check(title, "error", found.says)
     if found.failing:
-        return _check(title, "fail", f"{len(found.failing)} of {found.checks} checks fail, first {found.failing[0]}")
+        return _check(
+            title, "fail", f"{len(found.failing)} of {found.checks} checks fail, first {found.failing[0]}", failing=UNSOUND
+        )
     return _check(title, "pass", f"{found.checks} checks pass")
 
 
@@ -101,8 +104,16 @@ def _said(found: Outcome) -> tuple[str, str]:
     return "pass", f"{fault.does}: {where}" + ("" if found.status == SEEN else f", expected was {found.expected}")
 
 
-def _check(title: str, status: str, sentence: str, properties: Mapping[str, str] | None = None) -> junit.Check:
+def _check(
+    title: str, status: str, sentence: str, properties: Mapping[str, str] | None = None, failing: str = BLIND
+) -> junit.Check:
     line = f"{status.upper()}: {title} - {sentence}"
     return junit.Check(
-        _COMPONENT, title, status, message="" if status == "pass" else line, details=line, properties=properties or {}
+        component=_COMPONENT,
+        name=title,
+        status=status,
+        message="" if status == "pass" else line,
+        details=line,
+        properties=properties or {},
+        failure={"fail": failing, "error": UNDECIDED}.get(status, ""),
     )
