@@ -75,6 +75,11 @@ def command(words: Sequence[str], cache: Path, variables: Mapping[str, str] | No
     )
 
 
+def without_progress(text: str) -> str:
+    """What a command printed, without the lines that a slow machine has it say so that it is not silent."""
+    return re.sub(r"^(?:\d+ of \d+ layouts done, )?\d+ s: .* \.\.\.\n", "", text, flags=re.MULTILINE)
+
+
 def commands_in_turn(words: Sequence[Sequence[str]], cache: Path, texts: Path) -> list[tuple[int, str]]:
     """Several such commands in one process, whose ranks start warm: exit code and text of each, by way of files in `texts`."""
     done = subprocess.run(
@@ -87,7 +92,8 @@ def commands_in_turn(words: Sequence[Sequence[str]], cache: Path, texts: Path) -
         timeout=240,
         check=True,
     )
-    return [(code, (texts / f"{number}.txt").read_text()) for number, code in enumerate(json.loads(done.stdout))]
+    codes = enumerate(json.loads(done.stdout))
+    return [(code, without_progress((texts / f"{number}.txt").read_text())) for number, code in codes]
 
 
 def outputs_of(
@@ -113,7 +119,7 @@ def sound(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Output:
     narrowing = {"PYTEST_ADDOPTS": "-k weights", "PYTEST_PLUGINS": "tests.checks.narrowing"}
     done = command(["run", "-v", "--layouts", "single,tp2", "--results", str(results)], cache, narrowing)
     assert done.stderr == ""
-    return Output(done.returncode, done.stdout, results)
+    return Output(done.returncode, without_progress(done.stdout), results)
 
 
 @pytest.fixture(scope="session")
