@@ -349,3 +349,42 @@ def test_whose_self_test_is_missing_is_said_by_the_session(tmp_path: Path) -> No
     manifest = replace(MANIFEST, suites=(EXPECTED, there), self_tests={"a": "self-test.xml", "b": "self-test.xml"})
     said = [why for where, why in verdict(tmp_path, manifest).reasons if where == "manifest"]
     assert said == ["says that session a tests itself, and names no check of self-test.xml"]
+
+
+def test_json_has_the_counts_of_green_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All else is on standard error."""
+    assert main(["gate", *command_line(tmp_path), "--format", "json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out) == {
+        "schema": 1,
+        "command": "gate",
+        "testsuites": 1,
+        "counts": {"pass": 3, "known": 1},
+        "reasons": [],
+        "verdict": "PASS",
+        "exit_code": 0,
+    }
+    assert "===== Gate: GREEN (1 testsuite, 4 checks: 3 pass, 1 known upstream bugs) =====" in said.err
+
+
+def test_json_has_every_reason_cut_as_in_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    needs = json.dumps(
+        {"b" * 300: {"result": "failure" * 300}, **{f"j{number}": {"result": "x"} for number in range(MOST_SAID)}}
+    )
+    assert main(["gate", *command_line(tmp_path), "--format=json", "--needs", needs]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert (said["verdict"], said["exit_code"], len(said["reasons"])) == ("FAIL", 1, MOST_SAID + 1)
+    longest = max(said["reasons"], key=lambda reason: len(reason["why"]))
+    assert (len(longest["where"]), len(longest["why"])) == (200, 1000)
+
+
+def test_wrong_usage_is_json_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The sentence of a command that did not judge."""
+    assert main(["gate", *command_line(tmp_path), "--format", "json", "--commit", "abc"]) == 2
+    said = json.loads(capsys.readouterr().out)
+    assert (said["verdict"], said["error"]) == (
+        "ERROR",
+        "--commit abc: give all 40 digits, as `git rev-parse HEAD` prints them",
+    )
+    assert main(["gate", "--format", "json", "--manifest", "m"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"] == "the following arguments are required: --results"
