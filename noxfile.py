@@ -183,7 +183,8 @@ def tests(session: nox.Session) -> None:
     """Plumbline's own tests"""
     python = _environment(session, "cpu", "cpu", "tests")
     _node_packages(session)
-    _run(session, python, "-m", "pytest", "tests", *session.posargs, failing=ExitCode.FAIL)
+    several = ("-n", "auto", "--maxprocesses", "4")  # a process for each core; `-- -n 0` runs all tests in one
+    _run(session, python, "-m", "pytest", "tests", *several, *session.posargs, failing=ExitCode.FAIL)
 
 
 def _node_packages(session: nox.Session) -> None:

@@ -32,6 +32,8 @@ _OF_PYTEST = (
     "pyproject.toml",
 )
 _STARTUP = ("sitecustomize.py", "usercustomize.py")
+_LINK = "120000"
+"""The mode of a symbolic link in a commit."""
 _SUFFIXES = tuple(importlib.machinery.all_suffixes())
 
 
@@ -54,36 +56,41 @@ def _changed(root: Path) -> list[str] | None:
     told = git.answer(
         root, "status", "--porcelain", "-z", "--no-renames", "--untracked-files=all", "--ignored=matching", "--", "."
     )
-    # Files that git was told not to look at.
-    flagged = git.answer(root, "ls-files", "-v", "-z", "--full-name", "--", ".")
     prefix = git.answer(root, "rev-parse", "--show-prefix")
     otherwise = _otherwise(root)
-    if told is None or flagged is None or prefix is None or otherwise is None:
+    if told is None or prefix is None or otherwise is None:
         return None
-    paths = [*(entry[3:] for entry in told.split("\0") if entry), *otherwise]
-    unseen = [entry[2:] for entry in flagged.split("\0") if entry and (entry[0].islower() or entry[0] == "S")]
-    paths += [path for path in unseen if (root / path.removeprefix(prefix)).exists()]
-    return [path.removeprefix(prefix) for path in paths]
+    return [*(entry[3:].removeprefix(prefix) for entry in told.split("\0") if entry), *otherwise]
 
 
 def _otherwise(root: Path) -> list[str] | None:
-    """Files that make results whose bytes are not the commit's, whatever git's settings and filters say of them.
+    """Files whose bytes are not the commit's, whatever git's settings, filters and flags say of them.
 
     And those of which Python has a compiled form that it takes without a look at the source.
     """
-    listed = git.answer(root, "ls-tree", "-r", "-z", "HEAD", "--", *CODE)
+    listed = git.answer(root, "ls-tree", "-r", "-z", "HEAD")
     if listed is None:
         return None
     entries = [entry.partition("\t") for entry in listed.split("\0") if entry]
-    return [path for about, _, path in entries if not _is(root / path, *about.split()[1:]) or _compiled_blindly(root / path)]
+    some = [(path, about.split()) for about, _, path in entries if _must_be(root, path)]
+    return [path for path, about in some if not _is(root / path, *about) or _compiled_blindly(root / path)]
 
 
-def _is(path: Path, kind: str, digest: str) -> bool:
-    """Whether a file has the content that git has under this digest; of what is no file git says enough itself."""
-    if kind != "blob" or path.is_symlink():
+def _must_be(root: Path, path: str) -> bool:
+    """Whether a file must have the commit's bytes. One outside of our code may be missing, as in a sparse checkout."""
+    if PurePosixPath(path).parts[0] in CODE:
         return True
+    return os.path.lexists(root / path) and _changes_results(root, path)
+
+
+def _is(path: Path, mode: str, kind: str, digest: str) -> bool:
+    """Whether a file or a link has the content that git has under this digest; of a submodule git says enough itself."""
+    if kind != "blob":
+        return True
+    if path.is_symlink() != (mode == _LINK):
+        return False
     try:
-        content = path.read_bytes()
+        content = os.fsencode(path.readlink()) if mode == _LINK else path.read_bytes()
     except OSError:
         return False
     made = hashlib.new("sha1" if len(digest) == 40 else "sha256", b"blob %d\0" % len(content) + content, usedforsecurity=False)

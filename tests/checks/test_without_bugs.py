@@ -107,6 +107,7 @@ def test_what_passes_without_the_bug_is_known_with_both_numbers() -> None:
     assert float(found.properties["rel_error"]) == pytest.approx(0.5, rel=0.2)
     assert float(found.properties["rel_error_without"]) == pytest.approx(1e-12, rel=0.2)
     assert (found.properties["known"], "behind" in found.properties, "kind" in found.properties) == (BUG.id, False, False)
+    assert found.failure == ""  # what is excused has failed in no way
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,7 @@ def test_a_bug_excuses_wrong_numbers_and_nothing_else(first: Result, status: str
 def test_a_check_that_must_show_the_bug_and_passes_says_what_to_do() -> None:
     """In its one reason."""
     found, ended = concluded(Runs(result(0.0), without()))
-    assert (found.status, ended) == ("fail", pytest.fail.Exception)
+    assert (found.status, found.failure, ended) == ("fail", "upstream mended", pytest.fail.Exception)
     assert concluded(Runs(result(0.0), without(digest="b")))[0].status == "pass"  # the bug does less than rounding here
     assert concluded(Runs(result(0.0), without(0.5, digest="b")))[0].status == "fail"  # taken out though it is mended
     assert found.reasons == (
@@ -258,9 +259,32 @@ def test_a_check_s_own_limits_hold_without_the_bug_too(monkeypatch: pytest.Monke
         assert concluded(runs, lambda parity: parity.agrees(probe, Limits(1.1e-3)))[0].status == status
 
 
-def test_a_second_run_that_broke_is_the_one_error_of_its_case() -> None:
+@pytest.mark.parametrize(("single", "kind"), [(0.0, "modelling"), (0.25, "sharding")])
+def test_what_is_larger_than_a_bug_makes_is_blamed_as_any_failure(
+    monkeypatch: pytest.MonkeyPatch, single: float, kind: str
+) -> None:
+    """By one rank with the bug: it is the first run that fails. Just as large is the bug's."""
+    error = float(concluded(Runs(result(0.5), without()))[0].properties["rel_error"])
+    listed(monkeypatch, replace(BUG, at_most=repr(error)))
+    assert concluded(Runs(result(0.5), without()))[0].status == "known"
+    listed(monkeypatch, replace(BUG, at_most=repr(math.nextafter(error, 0.0))))
+    runs = Runs(result(0.5), without(), result(single))
+    found, ended = concluded(runs)
+    assert (found.status, ended, found.properties["kind"]) == ("fail", pytest.fail.Exception, kind)
+    assert [one for one in runs.asked if one != "without"] == ["single"]
+    assert found.reasons[0].startswith("relative error 5.")
+    assert found.reasons[-2] == f"more than the known upstream bug {BUG.id} makes (at most {error:.1e})"
+    assert found.reasons[-1].startswith(f"{kind}: off by ")
+    assert (found.title, found.place) == (f"{parameters(MODEL)[WEIGHT].title} Gradient", place(CASE, NAME))
+    assert "known" not in found.properties
+
+
+def test_a_second_run_that_broke_is_the_one_error_of_its_case(monkeypatch: pytest.MonkeyPatch) -> None:
     """The checks behind the bug are not evaluated; the check of the run itself says which run broke, and how."""
     second = without(0.0, broken=Broken(1, "rank 1 was killed by SIGKILL", "the stacks"))
     found, ended = concluded(Runs(result(0.5), second), Parity.finished)
     assert (found.status, ended, found.details, found.failure) == ("error", pytest.fail.Exception, "the stacks", "crash")
     assert found.reasons == (f"without the known upstream bugs ({BUG.id}): rank 1 was killed by SIGKILL",)
+    listed(monkeypatch, of("this", NAME), of("other", NAME))
+    both, _ = concluded(Runs(result(0.5), second), Parity.finished)
+    assert both.reasons == ("without the known upstream bugs (this, other): rank 1 was killed by SIGKILL",)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ci import commit
+from validation.case import git as asking
 
 SHA = "c" * 40
 QUIET = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
@@ -104,6 +105,63 @@ def test_a_changed_file_that_git_was_told_to_overlook_is_said(tree: Path, flag: 
     git(tree, "update-index", flag, "ci/gate.py")
     (tree / "ci" / "gate.py").write_text("raise\n")
     assert commit.facts(tree, {})["dirty"] == "true"
+    (tree / "ci" / "gate.py").unlink()
+    assert commit.facts(tree, {})["dirty"] == "true"
+
+
+def committed(root: Path, *names: str) -> None:
+    """Files with a line of code, in a commit."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("pass\n")
+    git(root, "add", ".")
+    git(root, "commit", "--quiet", "-m", "b")
+
+
+@pytest.mark.parametrize("within", ["", "plumbline"])
+@pytest.mark.parametrize("flag", ["--assume-unchanged", "--skip-worktree"])
+@pytest.mark.parametrize("name", ["pytest.ini", "schön.py", "tests/conftest.py"])
+def test_a_file_beside_the_code_that_git_was_told_to_overlook_is_said(tree: Path, within: str, flag: str, name: str) -> None:
+    """If it is there: a sparse checkout leaves out what is none of ours. Data may be anything."""
+    root = tree / within
+    committed(root, "a.txt", "ci/a.txt", name, "tests/z.txt")
+    git(root, "update-index", flag, name, "a.txt")
+    (root / "a.txt").write_text("raise\n")
+    assert commit.facts(root, {})["dirty"] == "false"
+    (root / name).unlink()
+    assert commit.facts(root, {})["dirty"] == "false"
+    (root / name).write_text("raise\n")
+    assert commit.facts(root, {})["dirty"] == "true"
+
+
+def test_a_path_is_that_from_the_root_of_this_tree(tree: Path) -> None:
+    """Whatever folder of another repository it lies in, and whatever characters are in it."""
+    committed(tree / "plumbline", "ci/a\tb.py")
+    assert commit.facts(tree / "plumbline", {})["dirty"] == "false"
+    (tree / "plumbline" / "ci" / "notes.txt").write_text("a")
+    assert commit.facts(tree / "plumbline", {})["dirty"] == "true"
+
+
+@pytest.mark.parametrize("unanswered", [("status",), ("rev-parse", "--show-prefix"), ("ls-tree",)], ids=lambda words: words[-1])
+def test_what_git_does_not_answer_is_unknown(tree: Path, monkeypatch: pytest.MonkeyPatch, unanswered: tuple[str, ...]) -> None:
+    """Each question by itself."""
+    answer = asking.answer
+
+    def silent(root: Path, *words: str) -> str | None:
+        return None if words[: len(unanswered)] == unanswered else answer(root, *words)
+
+    monkeypatch.setattr(asking, "answer", silent)
+    assert commit.facts(tree, {}) == {"commit": git(tree, "rev-parse", "HEAD"), "dirty": "unknown"}
+
+
+def test_bytes_are_compared_in_a_repository_of_longer_digests_too(tmp_path: Path) -> None:
+    git(tmp_path, "init", "--quiet", "--object-format=sha256")
+    committed(tmp_path, "ci/gate.py")
+    assert commit.facts(tmp_path, {})["dirty"] == "false"
+    (tmp_path / ".git" / "info" / "attributes").write_text("*.py filter=same\n")
+    git(tmp_path, "config", "filter.same.clean", "git show HEAD:%f")
+    (tmp_path / "ci" / "gate.py").write_text("fail\n")
+    assert commit.facts(tmp_path, {})["dirty"] == "true"
 
 
 @pytest.mark.parametrize("within", ["", "plumbline"])
@@ -131,6 +189,13 @@ def test_code_that_was_moved_away_is_said(tree: Path) -> None:
     assert commit.facts(tree, {})["dirty"] == "true"
 
 
+def test_settings_that_were_moved_away_are_said(tree: Path) -> None:
+    """They hold no more, under whatever name they lie now."""
+    committed(tree, "pytest.ini")
+    git(tree, "mv", "pytest.ini", "notes.txt")
+    assert commit.facts(tree, {})["dirty"] == "true"
+
+
 def test_neither_settings_nor_variables_of_git_hide_a_file(tree: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A repository elsewhere, or settings that show no untracked file, do not stand in for this one."""
     clean = tmp_path / "clean"
@@ -147,12 +212,14 @@ def test_neither_settings_nor_variables_of_git_hide_a_file(tree: Path, monkeypat
     assert found["commit"] == git(tree, "rev-parse", "HEAD")
 
 
-def test_the_bytes_count_and_not_what_git_is_told_of_them(tree: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["ci/gate.py", "tests/conftest.py", "torch.py"])
+def test_the_bytes_count_and_not_what_git_is_told_of_them(tree: Path, tmp_path: Path, name: str) -> None:
     """A filter that gives git the commit's bytes, and another folder as the work tree.
 
     The changed file is as long as the commit's: git runs no filter on one of another length, and calls it changed.
     """
-    (tree / "ci" / "gate.py").write_text("fail\n")
+    committed(tree, "tests/conftest.py", "torch.py")
+    (tree / name).write_text("fail\n")
     (tree / ".git" / "info" / "attributes").write_text("*.py filter=same\n")
     git(tree, "config", "filter.same.clean", "git show HEAD:%f")
     assert git(tree, "status", "--porcelain") == ""
@@ -170,8 +237,8 @@ def test_a_compiled_file_that_is_never_held_against_its_source_is_said(tree: Pat
     assert commit.facts(tree, {})["dirty"] == "true"
 
 
-def test_what_is_no_file_of_its_own_in_a_commit_is_left_to_git(tree: Path) -> None:
-    """A link, the commit of a submodule, and data, which has no compiled form."""
+def test_links_submodules_and_data_are_those_of_the_commit(tree: Path) -> None:
+    """A link is what it points to by name, and a submodule has a commit; data has no compiled form."""
     (tree / "ci" / "link.py").symlink_to("gate.py")
     (tree / "ci" / "data.txt").write_text("a\n")
     git(tree, "init", "--quiet", "ci/sub")
@@ -180,9 +247,21 @@ def test_what_is_no_file_of_its_own_in_a_commit_is_left_to_git(tree: Path) -> No
     git(tree, "commit", "--quiet", "-m", "b")
     assert "160000 commit" in git(tree, "ls-tree", "-r", "HEAD")
     assert commit.facts(tree, {})["dirty"] == "false"
-    (tree / "ci" / "link.py").unlink()
-    (tree / "ci" / "link.py").symlink_to("data.txt")
+    link = tree / "ci" / "link.py"
+    git(tree, "update-index", "--assume-unchanged", "ci/link.py", "ci/gate.py")
+    link.unlink()
+    link.symlink_to("data.txt")
     assert commit.facts(tree, {})["dirty"] == "true"
+    link.unlink()
+    link.write_text("gate.py")
+    assert commit.facts(tree, {})["dirty"] == "true", "a file with the text of the link"
+    link.unlink()
+    link.symlink_to("gate.py")
+    assert commit.facts(tree, {})["dirty"] == "false"
+    (tree / "ci" / "gate.py").rename(tree / "same")
+    (tree / "ci" / "gate.py").symlink_to("../same")
+    (tree / ".git" / "info" / "exclude").write_text("same\n")
+    assert commit.facts(tree, {})["dirty"] == "true", "a link to a file with the same bytes"
 
 
 def test_a_layer_spec_in_a_folder_without_an_init_is_said(tree: Path) -> None:

@@ -128,6 +128,18 @@ def test_files_lie_side_by_side_where_there_are_none(tmp_path: Path) -> None:
     assert Results(tmp_path / "none").by_session is False
 
 
+@pytest.mark.parametrize(
+    ("sessions", "by_session"), [(["a"], True), (["c", "a"], True), (["b", "c"], False), ([""], False), ([], False)], ids=str
+)
+def test_another_session_s_folder_makes_no_folders_of_what_has_none(
+    tmp_path: Path, sessions: list[str], by_session: bool
+) -> None:
+    """A manifest sees folders if one of its own sessions has one."""
+    found = results(tmp_path, "results-a/1.xml", "1.xml")
+    assert found.of(sessions).by_session is by_session
+    assert found.of(sessions).folder == tmp_path
+
+
 def test_what_is_expected_is_no_stranger(tmp_path: Path) -> None:
     """In its own session alone; a session that nobody asks for has none."""
     found = results(tmp_path, f"results-a/{FILE}", f"results-b/{FILE}", f"results-c/{FILE}")

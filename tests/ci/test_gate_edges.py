@@ -349,3 +349,25 @@ def test_whose_self_test_is_missing_is_said_by_the_session(tmp_path: Path) -> No
     manifest = replace(MANIFEST, suites=(EXPECTED, there), self_tests={"a": "self-test.xml", "b": "self-test.xml"})
     said = [why for where, why in verdict(tmp_path, manifest).reasons if where == "manifest"]
     assert said == ["says that session a tests itself, and names no check of self-test.xml"]
+
+
+@pytest.mark.parametrize(
+    ("error", "limit", "projection", "believed"),
+    [
+        pytest.param("0.0", "1e-10", "0.0", True, id="nothing to project on"),
+        pytest.param("5e-11", "1e-10", "0.99999999995", True, id="within the limit"),
+        pytest.param("5e-11", "1e-10", "0.9999999998", False, id="below"),
+        pytest.param("5e-11", "1e-10", "1.0000000002", False, id="above"),
+        pytest.param("5e-11", "1e-10", "-1.0", False, id="turned around"),
+        pytest.param(repr(2.0**-40), repr(2.0**-34), repr(1 + 2.0**-34), True, id="just at the limit"),
+        pytest.param("1e-17", "1e-16", repr(1 + 2.0**-50), True, id="the last place of a number near 1"),
+        pytest.param("5e-11", "1e-10", "nan", False, id="no number"),
+    ],
+)
+def test_a_pass_is_believed_if_its_projection_is_one(
+    tmp_path: Path, error: str, limit: str, projection: str, believed: bool
+) -> None:
+    """As far as its limit lets it be something else; an error of 0 has nothing to say of it."""
+    numbers = {**NUMBERS, "rel_error": error, "tolerance": limit, "projection": projection}
+    said = "1 check passes: Layer 0 Query (mla), though the numbers are above the limit or no numbers"
+    assert of_changed(tmp_path, with_check(1, properties=numbers)) == ([] if believed else [said])
