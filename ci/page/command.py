@@ -24,7 +24,7 @@ from validation.case.errors import ExitCode, UsageError
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    gate.add_options(parser, without_manifest="without it the verdict is that of the files which are there")
+    gate.add_judging_options(parser, without_manifest="without it the verdict is that of the files which are there")
     add_base(parser)
     parser.add_argument("--output", type=Path, default=Path("report.html"), metavar="FILE", help="default report.html")
     parser.add_argument(
