@@ -115,10 +115,10 @@ def test_a_list_is_asked_for_page_by_page_until_one_is_not_full(paged: Callable[
 def test_a_list_in_a_mapping_is_found_by_its_name(paged: Callable[..., list[str]]) -> None:
     """What is no list, and what GitHub does not know, has no entries."""
     assert len(paged([{"n": 9, "jobs": [1, 2]}, {"jobs": [3]}], [1, 2, 3], key="jobs")) == 2
-    for pages in ([{"jobs": 3}], [{"other": [1]}], [None]):
-        assert len(paged(pages, [], key="jobs")) == 1
-    for pages in ([{"": [1]}], [None], [3]):
-        assert len(paged(pages, [])) == 1
+    for answer in ({"jobs": 3}, {"other": [1]}, None):
+        assert len(paged([answer], [], key="jobs")) == 1
+    for nothing in ({"": [1]}, None, 3):
+        assert len(paged([nothing], [])) == 1
     assert len(paged([[1]], [1], key="jobs")) == 1
 
 
