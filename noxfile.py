@@ -16,8 +16,10 @@ import os
 import shutil
 import sys
 import sysconfig
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import MappingProxyType
 
@@ -36,6 +38,8 @@ nox.options.error_on_missing_interpreters = True
 nox.options.sessions = ["parity", "tests"]
 
 _exit_codes: list[int] = []
+_SILENCE = 4.0
+"""Seconds after which a line says that an installation goes on."""
 
 
 @atexit.register
@@ -97,10 +101,42 @@ def _installed(session: nox.Session, name: str, *requirements: str) -> str:
     python = folder / "bin" / "python"
     if not python.exists():
         see_all = ["--system-site-packages"] if name == "cuda" else []
-        _run(session, sys.executable, "-m", "virtualenv", "--quiet", *see_all, str(folder), failing=ExitCode.INFRASTRUCTURE)
+        _virtualenv(session, *see_all, str(folder))
     files = [word for file in requirements for word in ("-r", f"requirements/{file}.txt")]
-    _run(session, str(python), "-m", "pip", "install", "--quiet", *files, failing=ExitCode.INFRASTRUCTURE)
+    _pip(session, str(python), *files)
     return str(python)
+
+
+def _pip(session: nox.Session, python: str, *words: str) -> None:
+    """`pip install`. In a terminal pip shows its progress; elsewhere a line every few seconds says how long it has taken."""
+    in_terminal = sys.stdout.isatty()
+    quiet = [] if in_terminal else ["--quiet"]
+    with nullcontext() if in_terminal else _telling(session, "pip install"):
+        _run(session, python, "-m", "pip", "install", *quiet, *words, failing=ExitCode.INFRASTRUCTURE)
+
+
+@contextmanager
+def _telling(session: nox.Session, what: str) -> Iterator[None]:
+    """Within it a thread says how long it has taken, so that nobody takes it for hung."""
+    ended, start = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        while not ended.wait(_SILENCE):
+            session.log(f"{what}: {time.monotonic() - start:.0f} s ...")
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _virtualenv(session: nox.Session, *words: str) -> None:
+    """Make an environment."""
+    with _telling(session, "virtualenv"):
+        _run(session, sys.executable, "-m", "virtualenv", "--quiet", *words, failing=ExitCode.INFRASTRUCTURE)
 
 
 def _validate(session: nox.Session, python: str, row: Row) -> None:
@@ -183,7 +219,8 @@ def tests(session: nox.Session) -> None:
     """Plumbline's own tests"""
     python = _environment(session, "cpu", "cpu", "tests")
     _node_packages(session)
-    _run(session, python, "-m", "pytest", "tests", *session.posargs, failing=ExitCode.FAIL)
+    several = ("-n", "auto", "--maxprocesses", "4")  # a process for each core; `-- -n 0` runs all tests in one
+    _run(session, python, "-m", "pytest", "tests", *several, *session.posargs, failing=ExitCode.FAIL)
 
 
 def _node_packages(session: nox.Session) -> None:
@@ -195,7 +232,8 @@ def _node_packages(session: nox.Session) -> None:
         installed = wanted.parent / "node_modules" / ".package-lock.json"
         if not (installed.exists() and installed.stat().st_mtime >= wanted.stat().st_mtime):
             command = ("npm", "ci", "--prefix", str(wanted.parent), "--ignore-scripts", "--no-audit", "--no-fund", "--silent")
-            _run(session, *command, failing=ExitCode.INFRASTRUCTURE)
+            with _telling(session, "npm ci"):
+                _run(session, *command, failing=ExitCode.INFRASTRUCTURE)
 
 
 @nox.session(venv_backend="none")
@@ -272,9 +310,8 @@ def newest(session: nox.Session) -> None:
     """Parity with the newest megatron-core and transformers of the package index, whatever the table of releases has"""
     _installed(session, "cpu", "cpu")
     python = _on_top(session, "newest")
-    install = (python, "-m", "pip", "install", "--quiet", "--upgrade")
-    _run(session, *install, "--no-deps", "megatron-core", failing=ExitCode.INFRASTRUCTURE)
-    _run(session, *install, "transformers", failing=ExitCode.INFRASTRUCTURE)
+    _pip(session, python, "--upgrade", "--no-deps", "megatron-core")
+    _pip(session, python, "--upgrade", "transformers")
     parity = next(row for row in rows() if row.session == "parity")
     _run(session, python, "-m", "validation", *parity.arguments(), "--results", "results/newest", *session.posargs)
 
@@ -285,10 +322,9 @@ def _overlay(session: nox.Session, release: Release) -> str:
     megatron-core comes without what it asks for (older ones want an older numpy), transformers with it.
     """
     python = _on_top(session, release.name)
-    install = (python, "-m", "pip", "install", "--quiet")
-    _run(session, *install, "--no-deps", f"megatron-core=={release.megatron_core}", failing=ExitCode.INFRASTRUCTURE)
+    _pip(session, python, "--no-deps", f"megatron-core=={release.megatron_core}")
     if release.transformers:
-        _run(session, *install, f"transformers=={release.transformers}", failing=ExitCode.INFRASTRUCTURE)
+        _pip(session, python, f"transformers=={release.transformers}")
     return python
 
 
@@ -297,7 +333,7 @@ def _on_top(session: nox.Session, name: str) -> str:
     folder = Path(".nox") / name
     python = folder / "bin" / "python"
     if not python.exists():
-        _run(session, sys.executable, "-m", "virtualenv", "--quiet", str(folder), failing=ExitCode.INFRASTRUCTURE)
+        _virtualenv(session, str(folder))
         (_packages(folder) / "shared.pth").write_text(f"{_packages(Path('.nox/cpu'))}\n", encoding="utf-8")
     return str(python)
 

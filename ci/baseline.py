@@ -24,7 +24,7 @@ ABOUT = "baseline.json"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command: those of the gate, and where to."""
-    gate.add_options(parser)
+    gate.add_judging_options(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="the folder of the baseline, which is written anew")
     add_rule(parser)
 

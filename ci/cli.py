@@ -11,9 +11,10 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from validation.case import exhausted, interpreter, packages
+from validation.case import document, exhausted, interpreter, packages
 from validation.case.empty import refuse_empty
 from validation.case.errors import PlumblineError
+from validation.case.parsing import Parser
 
 COMMANDS = {
     "matrix": "say which sessions run for an event, where, and why: JSON for a workflow's matrix",
@@ -39,19 +40,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code (validation.case.errors.ExitCode)."""
     interpreter.settle()
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["gate"] and document.asked_for(given):
+        return document.of("gate", lambda said: _main(given, said))
+    return _main(given, {})
+
+
+def _main(given: Sequence[str], said: document.Document) -> int:
+    """Run the command; the gate adds to its document, and `error` is the sentence with which it ends before it judges."""
     try:
         with exhausted.in_a_sentence(), packages.asked_for(packages.OF_THE_PIPELINE, "ci"):
             options = _parser(given[0] if given else "").parse_args(given)
+            options.document = said
             refuse_empty(options, [name for name in _TEXTS if name in options])
             code: int = options.main(options)
     except PlumblineError as error:
+        said["error"] = str(error)
         sys.stderr.write(f"error: {error}\n")
         return int(error.exit_code)
     return code
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m ci", description="What runs where, and may this be merged?", epilog=_CODES)
+    parser = Parser(prog="python -m ci", description="What runs where, and may this be merged?", epilog=_CODES)
     commands = parser.add_subparsers(required=True, metavar="command")
     for name, does in COMMANDS.items():
         found = commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.", epilog=_CODES)

@@ -17,11 +17,10 @@ from pathlib import Path
 
 from ci import junit
 from ci.escape import block, markdown, plain, prose
-from ci.folder import reports
 from ci.github import ask_all, send
-from ci.junit import UnreadableResults
 from ci.links import Links, links
 from ci.page.cause import first_failure
+from ci.page.read import suites
 from ci.page.run import Run, judged, labels
 from ci.page.text import WORDS, said
 from ci.pull_request import Finished, finished, number
@@ -30,8 +29,6 @@ from validation.case.errors import EnvironmentMissing, ExitCode, UsageError
 LONGEST = 65_536
 """Characters that GitHub takes of a comment."""
 MOST_FAILURES = 10
-MOST_FILES = 500
-"""JUnit files that are read."""
 _BOT = "github-actions[bot]"
 _NAME = re.compile("[A-Za-z0-9_-]{0,100}")
 _VERDICTS = {"success": "🟢 GREEN", "failure": "🔴 RED"}
@@ -59,7 +56,7 @@ def main(options: argparse.Namespace) -> int:
     if not pull:
         sys.stdout.write(f"No comment is written: {plain(why_none, 500)}\n")
         return int(ExitCode.PASS)
-    text = body(read(Path(options.results)), _verdict(run, options.gate), run, _links(run), options.name)
+    text = body(judged(*suites(Path(options.results))), _verdict(run, options.gate), run, _links(run), options.name)
     if options.printed:
         sys.stdout.write(text)
     else:
@@ -77,20 +74,6 @@ def _verdict(run: Finished, gate: str) -> str:
     where = ("actions", "runs", str(run.run), "attempts", str(run.attempt), "jobs")
     ended = [str(job.get("conclusion")) for job in ask_all(*where, key="jobs") if job.get("name") == gate]
     return ended[-1] if ended else run.conclusion
-
-
-def read(folder: Path) -> Run:
-    """The run that the files make; those that cannot be read are reasons of it."""
-    suites, unreadable = [], []
-    found = reports(folder) if folder.is_dir() else []
-    for path in found[:MOST_FILES]:
-        try:
-            suites.append(junit.read(path))
-        except UnreadableResults as error:
-            unreadable.append(str(error))
-    if len(found) > MOST_FILES:
-        unreadable.append(f"{len(found) - MOST_FILES:,} more files, which were not read")
-    return judged(suites, unreadable)
 
 
 def body(run: Run, verdict: str, of: Finished, to: Links, name: str = "") -> str:

@@ -36,9 +36,14 @@ class Judgement:
         return not self.reasons
 
     @property
+    def statuses(self) -> Counter[str]:
+        """How many checks of each status there are."""
+        return Counter(check.status for _, suite in self.suites for check in suite.checks)
+
+    @property
     def counted(self) -> str:
         """What there is, in a few words."""
-        statuses = Counter(check.status for _, suite in self.suites for check in suite.checks)
+        statuses = self.statuses
         words = {
             "pass": "pass",
             "fail": "fail",
@@ -51,8 +56,14 @@ class Judgement:
         return f"{suites}, {sum(statuses.values())} checks: {', '.join(said) or 'nothing'}"
 
 
-def add_options(parser: argparse.ArgumentParser, without_manifest: str = "") -> None:
-    """The options of the command, which others that need a verdict have, too; `without_manifest` says what those then do."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    add_judging_options(parser)
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="json: one document (docs/json.md)")
+
+
+def add_judging_options(parser: argparse.ArgumentParser, without_manifest: str = "") -> None:
+    """Those that others have, too, which need a verdict; `without_manifest` says what those then do."""
     what = "what python -m ci manifest wrote" + (f"; {without_manifest}" if without_manifest else "")
     parser.add_argument("--manifest", required=not without_manifest, metavar="M", help=what)
     parser.add_argument("--results", required=True, metavar="DIR", help="the JUnit files, or folders results-SESSION of them")
@@ -77,6 +88,11 @@ def main(options: argparse.Namespace) -> int:
         sys.stdout.write(f"and {len(judged.reasons) - MOST_SAID} more reasons\n")
     for where, told in tried_again(judged):
         sys.stdout.write(f"tried again: {plain(where, 200)}: {plain(told)}\n")
+    options.document |= {
+        "testsuites": len(judged.suites),
+        "counts": dict(judged.statuses),
+        "reasons": [{"where": plain(where, 200), "why": plain(why, 1000)} for where, why in judged.reasons],
+    }
     word = "GREEN" if judged.green else f"RED, {len(judged.reasons)} reason{'s' if len(judged.reasons) > 1 else ''}"
     sys.stdout.write(f"===== Gate: {word} ({judged.counted}) =====\n")
     return int(ExitCode.PASS if judged.green else ExitCode.FAIL)

@@ -35,7 +35,7 @@ _MADE_WITH = ("torch", "transformers", "megatron-core", "transformer-engine", "g
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command: those of the gate, and what to compare with."""
-    gate.add_options(parser)
+    gate.add_judging_options(parser)
     parser.add_argument("--annotations", action="store_true", help="print them (default where GITHUB_ACTIONS is true)")
     add_base(parser)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,22 @@ _WATCH = pytest.StashKey[Snapshot]()
 def pytest_configure(config: pytest.Config) -> None:
     """The checks may be imported: they bring a mark of their own."""
     config.addinivalue_line("markers", "every(name, kind): one check for every layer or parameter of a kind")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests that share what takes long to make run in one process."""
+    from tests.parts import scheduler
+
+    return scheduler(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Several processes begin with what takes longest; one alone takes the tests as they come."""
+    if hasattr(config, "workerinput"):
+        from tests.parts import longest_first
+
+        items[:] = [items[index] for index in longest_first([item.nodeid for item in items])]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 STAND_IN = """#!/bin/sh
 echo "SAFE=$PYTHONSAFEPATH" > safe.log
 case "$*" in
-*"pip install"*) end=${INSTALL:-0} ;;
+*"pip install"*) sleep "${INSTALLING:-0}"; end=${INSTALL:-0} ;;
 *"-m validation"* | *"-m ci attempts"*)
     echo "$*" >> validation.log; echo "CI=$CI" > ci.log; echo "$PLUMBLINE_SESSION" > session.log
     end=${VALIDATION:-0} ;;
@@ -301,3 +301,9 @@ def test_a_session_that_ends_before_it_compares_leaves_no_results_of_an_earlier_
         [f"before/{mine}", "tiny-pp2-fp64-local-gloo.xml"]
     )
     assert f"Kept from before, for this run has not started: results/before/{mine} (7 checks)" in ended.stderr
+
+
+def test_an_installation_is_not_silent_for_five_seconds(nox: Nox) -> None:
+    """Where there is no terminal in which pip shows its own progress."""
+    done = nox("parity", INSTALLING="9")
+    assert re.findall(r"pip install: (\d+) s \.\.\.", done.stdout + done.stderr) == ["4", "8"]

@@ -9,17 +9,19 @@ import argparse
 import errno
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from validation import doctor
-from validation.case import exhausted, interpreter, packages, surroundings, writing
+from validation.case import document, exhausted, interpreter, packages, surroundings, writing
 from validation.case.errors import ExitCode, PlumblineError
+from validation.case.parsing import Parser
 from validation.case.strangers import one_line
 from validation.checks.before import ASIDE
+from validation.checks.progress import Progress
 from validation.convert import options as conversion
-from validation.run.command_line import add_grouped
-from validation.run.options import Given, settings
+from validation.run.command_line import VERDICT, add_grouped
+from validation.run.options import Given, Settings, settings
 
 _EXAMPLES = """examples:
   python -m validation run --layouts single,tp2,pp2
@@ -43,7 +45,7 @@ _NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
 def _parser() -> argparse.ArgumentParser:
     from validation.scorecard import command as scorecard
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m validation",
         description="Does the Megatron-Core model compute what the HuggingFace model computes, under your parallel layout?",
         epilog=_EXAMPLES,
@@ -69,21 +71,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code (validation.case.errors.ExitCode)."""
     interpreter.settle()
     given = list(sys.argv[1:] if arguments is None else arguments)
+    ours = given[: given.index("--")] if "--" in given else given
+    if given[:1] not in (["run"], ["compare"]) or not document.asked_for(ours):
+        return _main(given, {})
+    return document.of(given[0], lambda said: _main(given, said))
+
+
+def _main(given: list[str], said: document.Document) -> int:
+    """Run the command, which adds to the document; `error` is the sentence with which it ends before it starts."""
     ours, pytests = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
     try:
         if given[:1] == ["doctor"]:
             return doctor.main(given[1:])
         with packages.asked_for(packages.NEEDED, "cpu"), _nothing_old_in_its_place(ours), exhausted.in_a_sentence():
             options = _parser().parse_args(ours)
-            said = shlex.join(["python", "-m", "validation", *given])
-            return _COMMANDS[options.command](options, pytests, said)
+            options.document = said
+            command = shlex.join(["python", "-m", "validation", *given])
+            return _COMMANDS[options.command](options, pytests, command)
     except PlumblineError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        said["error"] = one_line(str(error))
+        print(f"error: {said['error']}", file=sys.stderr)
         return int(error.exit_code)
     except OSError as error:
         if error.errno not in _NO_PATH:
             raise
-        print(f"error: {one_line(str(error.filename))}: {error.strerror}; give another path", file=sys.stderr)
+        said["error"] = f"{one_line(str(error.filename))}: {error.strerror}; give another path"
+        print(f"error: {said['error']}", file=sys.stderr)
         return int(ExitCode.USAGE)
 
 
@@ -125,22 +138,52 @@ def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     from validation.checks import unstarted
 
     wanted = settings(options, command)
-    if wanted.manifest:
-        writing.check_file(wanted.manifest, "--manifest")
-    else:
-        ASIDE.take(unstarted.files(wanted))
-        from validation.faults.plan import plan_of
-        from validation.run.prepare import prepare
+    failed: Mapping[str, Collection[str] | None] | None = None
+    progress = Progress.on(sys.stdout, quiet=wanted.show == VERDICT)
+    try:
+        with progress.doing("getting ready"):
+            if wanted.manifest:
+                writing.check_file(wanted.manifest, "--manifest")
+            else:
+                failed = _failed(wanted)
+                if failed is not None and all(titles == frozenset() for titles in failed.values()):
+                    return _nothing_failed(options.document)
+                ASIDE.take(unstarted.files(wanted))
+                from validation.faults.plan import plan_of
+                from validation.run.prepare import prepare
 
-        prepare(wanted, [plant.case for plant in plan_of(wanted).plants])
+                prepare(wanted, [plant.case for plant in plan_of(wanted).plants])
 
-    # What is wrong has been said by now, and the fork server imports while pytest is.
-    from validation.checks import started
-
-    code = started.run(Given(wanted, tuple(pytests)), pytests)
+            # What is wrong has been said by now, and the fork server imports while pytest is.
+            from validation.checks import started
+            from validation.checks.findings import Findings
+        with progress.doing("listing the checks"):
+            code = started.run(Given(wanted, tuple(pytests), failed), pytests, progress, Findings(options.document))
+    finally:
+        progress.close()
+    if code != ExitCode.PASS and "checks" not in options.document:
+        options.document.setdefault("error", "the checks were not run to their end; standard error says why")
     if code == ExitCode.PASS:
         ASIDE.put_back()  # nothing was to be run, as with --collect-only
     return int(code)
+
+
+def _failed(wanted: Settings) -> Mapping[str, Collection[str] | None] | None:
+    """What failed before, if that is asked for. Raises UsageError."""
+    if not wanted.last_failed:
+        return None
+    from validation.checks import selection, self_test
+    from validation.faults.plan import plan_of
+
+    plan = plan_of(wanted)
+    return selection.failed_before(wanted, self_test.SelfTest(plan, wanted.cases[0]).name if plan.plants else "")
+
+
+def _nothing_failed(said: document.Document) -> int:
+    """The command has nothing to do, and says so. Reports stay as they are."""
+    sys.stdout.write("Nothing failed before: no check is made (--last-failed)\n")
+    said |= {"seconds": 0.0, "checks": 0, "counts": {}, "left_out": 0, "suites": []}
+    return int(ExitCode.PASS)
 
 
 _COMMANDS = {"run": _run, "faults": _faults, **dict.fromkeys(conversion.COMMANDS, _convert)}

@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from ci.diagnosis.evidence import FORWARD, MISSING, WEIGHTS, Seen, phase
-from ci.diagnosis.traits import PRECISIONS, Trait, implies
+from ci.diagnosis.evidence import FORWARD, Seen, phase
+from ci.diagnosis.traits import FEWER_BITS, PRECISIONS, Trait, implies
 from ci.junit import Check
 
 CONTRADICTED = 3
 """What an explanation costs for each case that contradicts it, or for a place where it cannot show."""
+PLAIN = 1
+"""What an explanation may cost that is certain if all others are contradicted."""
 MODELLING, SHARDING = "modelling", "sharding"
 """What a failing check says of one rank alone: it has the error, too, or has not (validation/checks/parity.py)."""
 _PAIR = 2
 """What it costs to need two properties at once."""
-_ON_THE_WAY_BACK = ("+full", "+selective", "+distributed", "dp", "dp or cp", "+mean")
-_OF_EXPERTS = ("ep", "etp", "ep or etp", "+allgather", "+sequential", "+grouped")
-_OF_BALANCING = ("+seqaux", "+aux", "+zloss")
-_EXPERTS = ("Expert", "MoE", "Dispatched", "Balancing")
-_UNLOADED = (*_ON_THE_WAY_BACK, *_OF_BALANCING, "cp", "sp", "nosp", "+allgather")
+_ROUNDED = (2**-13, 2**-7)
+"""Relative errors between which rounding to TF32, fp16 or bf16 lies, alone or in a product of rounded factors."""
+_FEW_FLOORS = 16
+_OTHER_TYPE = re.compile(r"dtype (\w{1,20}) where (\w{1,20}) was declared")
+"""What a rank says of a tensor that is not of the reference's type (validation/candidate/recorder.py)."""
+_UNBIASED, _MANY = 0.2, 64
+"""How far a projection may be from 1, as a part of the relative error, and of how many elements that says something."""
+_LATER = frozenset(("backward", "steps"))
+_COMPUTED = frozenset(("forward", "backward", "steps"))
+SHOWS_AT: Mapping[str, frozenset[str]] = {
+    **dict.fromkeys(("+full", "+selective", "+distributed"), _LATER),
+    **dict.fromkeys(("dp", "dp or cp", "+mean"), _LATER | {"loss"}),
+    **dict.fromkeys(("ep", "etp", "ep or etp"), _LATER | {"experts"}),
+    **dict.fromkeys(("+allgather", "+sequential", "+grouped"), _LATER | {"computed experts"}),
+    **dict.fromkeys(("+seqaux", "+aux", "+zloss"), _LATER | {"balancing"}),
+    **dict.fromkeys(("cp", "sp", "nosp"), _COMPUTED),
+}
+"""Where a property can make a tensor wrong before any other is, in the words of `places`; anywhere if it is not listed."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +56,11 @@ class Cause:
         """Whether its one property goes with that of the other: sequence parallelism with tensor parallelism."""
         return len(self.traits) == len(other.traits) == 1 and implies(self.traits[0].name, other.traits[0].name)
 
+    @property
+    def of_cases(self) -> bool:
+        """Whether it is something that tells cases apart."""
+        return any(trait.name != FEWER_BITS for trait in self.traits)
+
     def within(self, case: Seen) -> bool:
         """Whether the case has the properties."""
         return all(trait.name in case.traits for trait in self.traits)
@@ -46,11 +68,12 @@ class Cause:
 
 def causes(failing: Sequence[Seen], passing: Sequence[Seen], name: str) -> list[Cause]:
     """Every explanation of why these cases fail at the check `name` and those do not, the best first."""
-    checks = [check for case in failing if (check := case.wrong_at(name))]
+    checks = [(case, check) for case in failing if (check := case.wrong_at(name))]
     common = _common(failing, [*failing, *passing])
     single = [(trait,) for trait in common]
     pairs = [pair for pair in combinations(common, 2) if _apart(*pair)]
-    sets: list[tuple[Trait, ...]] = [(), *single, *pairs]
+    rounding = [(Trait(FEWER_BITS),)] if rounded(checks) or typed(checks) or unsized(checks) else []
+    sets: list[tuple[Trait, ...]] = [*rounding, (), *single, *pairs]
     found = [Cause(traits, _cost(traits, failing, passing, checks)) for traits in sets]
     return sorted(found, key=lambda cause: cause.cost)
 
@@ -75,20 +98,31 @@ def _without(failing: Sequence[Seen], cases: Sequence[Seen]) -> list[Trait]:
 
 def _apart(one: Trait, other: Trait) -> bool:
     """Whether a pair says more than one of them; pairs are of what plainly explains something alone."""
-    plain = not (one.far_fetched or other.far_fetched)
-    return plain and not (implies(one.name, other.name) or implies(other.name, one.name))
+    implied = implies(one.name, other.name) or implies(other.name, one.name)
+    return not (one.far_fetched or other.far_fetched or implied)
 
 
-def _cost(traits: tuple[Trait, ...], failing: Sequence[Seen], passing: Sequence[Seen], checks: Sequence[Check]) -> int:
+def _cost(
+    traits: tuple[Trait, ...], failing: Sequence[Seen], passing: Sequence[Seen], checks: Sequence[tuple[Seen, Check]]
+) -> int:
     contradicted = sum(all(_has(case, trait) for trait in traits) for case in passing)
-    cost = CONTRADICTED * contradicted + sum(trait.far_fetched for trait in traits)
-    cost += _PAIR * (len(traits) - 1) if traits else 0
-    cost += sum(_not_varied(trait, [*failing, *passing], checks) for trait in traits)
-    cost += CONTRADICTED * any(_cannot_show(trait.name, check) for check in checks[:1] for trait in traits)
-    return cost + CONTRADICTED * _against_one_rank(traits, failing, checks)
+    cost = CONTRADICTED * contradicted + sum(trait.far_fetched for trait in traits) + _PAIR * (len(traits) == 2)
+    cost += sum(_not_varied(trait, [*failing, *passing], [check for _, check in checks]) for trait in traits)
+    cost += _of_bits(traits, checks)
+    cost += CONTRADICTED * any(_cannot_show(trait.name, checks[0][1]) for trait in traits)
+    return cost + CONTRADICTED * _against_one_rank(traits, checks)
+
+
+def _of_bits(traits: tuple[Trait, ...], checks: Sequence[tuple[Seen, Check]]) -> int:
+    """What a tensor of another type speaks against the model itself, and a choice without numbers against rounding."""
+    if not traits:
+        return CONTRADICTED * typed(checks)
+    return int(traits[0].name == FEWER_BITS and unsized(checks))
 
 
 def _has(case: Seen, trait: Trait) -> bool:
+    if trait.name == FEWER_BITS:
+        return True  # something does it in every case, whatever its precision is
     if trait.name.startswith("without "):
         return trait.name.removeprefix("without ") not in case.traits
     return trait.name in case.traits
@@ -97,43 +131,75 @@ def _has(case: Seen, trait: Trait) -> bool:
 def _not_varied(trait: Trait, cases: Iterable[Seen], checks: Sequence[Check]) -> int:
     """One step for a property that all cases have: nothing but its name speaks for it."""
     varied = not all(_has(case, trait) for case in cases)
-    return 0 if varied or (trait.name in PRECISIONS and rounding(checks)) or trait.parallel else 1
+    small = trait.name == FEWER_BITS or (trait.name in PRECISIONS and near_floor(checks))
+    return 0 if varied or small or trait.parallel else 1
 
 
-def _against_one_rank(traits: Sequence[Trait], failing: Sequence[Seen], checks: Sequence[Check]) -> bool:
+def _against_one_rank(traits: Sequence[Trait], checks: Sequence[tuple[Seen, Check]]) -> bool:
     """Whether what one rank alone computes contradicts it: the checks of several ranks say which of both they repeat."""
     spread = any(trait.spreads for trait in traits)
-    if not spread and any("ranks" not in case.traits for case in failing):
+    if not spread and any("ranks" not in case.traits for case, _ in checks):
         return False  # one rank has it: that several make another error of it does not matter
-    kinds = [check.properties.get("kind") for case, check in zip(failing, checks, strict=False) if "ranks" in case.traits]
-    return any(kind == (MODELLING if spread else SHARDING) for kind in kinds)
+    wanted = MODELLING if spread else SHARDING
+    return any("ranks" in case.traits and check.properties.get("kind") == wanted for case, check in checks)
 
 
 def _cannot_show(name: str, check: Check) -> bool:
     """Whether a property of a case cannot make this tensor wrong before any other."""
-    title, when = check.name, phase(check)
-    experts = any(word in title for word in _EXPERTS) or check.component == "moe"
-    if when in (WEIGHTS, MISSING):
-        return name in _UNLOADED or (name in _OF_EXPERTS and not experts)
-    if when != FORWARD:
-        return False
-    if name in _ON_THE_WAY_BACK:
-        return "Loss" not in title or "Balancing" in title
-    return (name in _OF_EXPERTS and not experts) or (name in _OF_BALANCING and "Balancing" not in title)
+    return name in SHOWS_AT and not SHOWS_AT[name] & places(check)
 
 
-def rounding(checks: Sequence[Check]) -> bool:
+def places(check: Check) -> frozenset[str]:
+    """Where a tensor is: its phase, and whether it is of the experts, a loss or a balancing loss."""
+    when = phase(check)
+    balancing = "Balancing" in check.name
+    told = {when: True, "balancing": balancing, "loss": when == FORWARD and "Loss" in check.name and not balancing}
+    told["experts"] = balancing or check.component == "moe" or "Expert" in check.name
+    told["computed experts"] = told["experts"] and when == FORWARD
+    return frozenset(place for place, there in told.items() if there)
+
+
+def near_floor(checks: Sequence[Check]) -> bool:
     """Whether errors are as small as rounding to 8 bits of a mantissa makes them, or a few times the floor."""
-    found = [_number(check.properties, "rel_error") for check in checks]
-    ratios = [_number(check.properties, "ratio") for check in checks]
-    return bool(found) and all(
-        (error is not None and error < 2**-7) or (ratio is not None and ratio < 16)
-        for error, ratio in zip(found, ratios, strict=True)
+    return bool(checks) and all(
+        number(check, "rel_error") < _ROUNDED[1] or number(check, "ratio") < _FEW_FLOORS for check in checks
     )
 
 
-def _number(properties: Mapping[str, str], name: str) -> float | None:
+def rounded(checks: Sequence[tuple[Seen, Check]]) -> bool:
+    """Whether errors in fp64 and fp32 are those of rounding to a shorter mantissa: as large as that, and in no direction.
+
+    A tensor that is rounded is as often too large as too small, so its projection on the reference stays near 1. That tells it
+    from a wrong factor of the same size.
+    """
+    exact = [check for case, check in checks if "below fp32" not in case.traits]
+    return bool(exact) and all(
+        _ROUNDED[0] < (error := number(check, "rel_error")) < _ROUNDED[1]
+        and abs(number(check, "projection") - 1) < _UNBIASED * error
+        and number(check, "elements") >= _MANY
+        for check in exact
+    )
+
+
+def typed(checks: Sequence[tuple[Seen, Check]]) -> bool:
+    """Whether each tensor is of another type than it was declared to be."""
+    return all(other_type(check) for _, check in checks)
+
+
+def other_type(check: Check) -> str:
+    """`bfloat16 and not float32`, if that is what is wrong."""
+    found = _OTHER_TYPE.search(check.message)
+    return f"{found[1]} and not {found[2]}" if found else ""
+
+
+def unsized(checks: Sequence[tuple[Seen, Check]]) -> bool:
+    """Whether nothing says how large the errors are: a choice may be wrong and the tensors equal."""
+    return all(number(check, "rel_error") == 0 for _, check in checks)
+
+
+def number(check: Check, name: str) -> float:
+    """A property; NaN, which is less than nothing, if it is no number."""
     try:
-        return float(properties.get(name, ""))
+        return float(check.properties.get(name, "nan"))
     except ValueError:
-        return None
+        return math.nan

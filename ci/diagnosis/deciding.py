@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ci.diagnosis.causes import Cause
 from ci.diagnosis.evidence import Seen
-from ci.diagnosis.traits import traits
+from ci.diagnosis.traits import FEWER_BITS, traits
 from ci.diagnosis.words import noun
 from validation.case.arrangement import parse
 from validation.case.case import Case
@@ -23,6 +23,8 @@ _DIGITS = 6
 def deciding(best: Cause, rivals: Sequence[Cause], cases: Sequence[Seen]) -> str:
     """A sentence with the smallest such case; empty if there is none, or nothing to decide."""
     for rival in rivals:
+        if any(trait.name == FEWER_BITS for trait in (*best.traits, *rival.traits)):
+            continue  # no case has it, and none has it not
         for arrangement, precision in _candidates(cases):
             told = traits({**cases[0].suite.properties, "arrangement": arrangement, "precision": precision})
             if told is None or _was_run(arrangement, precision, cases):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 UNDECIDED = "undecided"
+MENDED = "upstream mended"
 CRASH, INFRASTRUCTURE = "crash", "infrastructure"
 MODELLING, WEIGHTS, OPTIMIZER = "modelling", "weights", "optimizer step"
 

@@ -9,18 +9,22 @@ from ci.diagnosis.traits import Trait, traits
 from ci.escape import plain
 from ci.junit import Check, Suite
 from ci.reasons import UNFINISHED
+from validation.case import failures
 
 FORWARD, WEIGHTS, MISSING = "forward", "weights", "missing"
 _PHASES = {"weights": WEIGHTS, "probe_gradients": "backward", "gradients": "backward", "steps": "steps"}
-_ORDER = ("weights", "forward", "probe_gradients", "gradients", "steps")
+RED = ("fail", "error")
+TOLD_APART = (failures.UNDECIDED, failures.MENDED)
+"""Kinds of failure that say nothing of what the case computes."""
 RUN, SELF_TEST = "run", "self_test"
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One case: its traits by name, its wrong checks in the flow of data, the names of the sound ones, and how it broke.
+    """One case: its traits by name, its wrong checks, the names of the sound ones, and how it broke.
 
-    `narrowed`: checks were left out, so that a check which is not there says nothing.
+    Wrong checks stand in the flow of data, as they do in files. `narrowed`: checks were left out, so one that is not there says
+    nothing.
     """
 
     suite: Suite
@@ -67,16 +71,12 @@ def is_self_test(suite: Suite) -> bool:
 
 def _seen(suite: Suite, known: Mapping[str, Trait]) -> Seen:
     broken = _how_it_broke(suite)
-    bad = ("fail",) if broken else ("fail", "error")
-    wrong = [check for check in suite.checks if check.status in bad and check.component != RUN]
+    bad = ("fail",) if broken else RED
+    wrong = [
+        check for check in suite.checks if check.status in bad and check.component != RUN and check.failure not in TOLD_APART
+    ]
     sound = frozenset(check.name for check in suite.checks if check.status in ("pass", "known"))
-    return Seen(suite, known, tuple(sorted(wrong, key=_place)), sound, broken, "left_out" in suite.properties)
-
-
-def _place(check: Check) -> int:
-    """Its place in the flow of data, as far as modules tell; within one the order of the file counts."""
-    name = check.component
-    return _ORDER.index(name if name in _ORDER else FORWARD)
+    return Seen(suite, known, tuple(wrong), sound, broken, "left_out" in suite.properties)
 
 
 def _how_it_broke(suite: Suite) -> str:

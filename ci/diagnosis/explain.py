@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ci.diagnosis import words
-from ci.diagnosis.causes import CONTRADICTED, SHARDING, Cause, causes
+from ci.diagnosis.causes import CONTRADICTED, PLAIN, Cause, causes
 from ci.diagnosis.deciding import deciding
 from ci.diagnosis.diagnosis import CRASH, INFRASTRUCTURE, UNDECIDED, Diagnosis, First
-from ci.diagnosis.evidence import Seen, is_self_test, phase, seen
+from ci.diagnosis.evidence import RED, TOLD_APART, Seen, is_self_test, phase, seen
 from ci.junit import Suite
 from validation.case.errors import ExitCode
 
@@ -49,7 +49,7 @@ def diagnose(suites: Sequence[Suite]) -> Diagnosis | None:
     found += _of_wrong([case for case in cases if case.wrong], [case for case in cases if not case.wrong and not case.broken])
     told = [one for one in found if one is not None]
     if not told:
-        return _of_unknown(suites)
+        return _of_others(suites)
     return told[0] if len(told) == 1 else _joined(told)
 
 
@@ -101,30 +101,34 @@ def _parts(failing: Sequence[Seen], passing: Sequence[Seen]) -> list[Explained]:
 def _need_two(whole: Explained, parts: Sequence[Explained]) -> bool:
     """Whether two causes explain what one does not."""
     good = all(part.best.cost < CONTRADICTED for part in parts) and len({part.best.groups for part in parts}) > 1
-    checks = [case.first for case in whole.failing if case.first]
-    sharded = not whole.best.traits and any(check.properties.get("kind") == SHARDING for check in checks)
-    return good and (whole.best.cost >= CONTRADICTED or sharded)
+    return good and (whole.best.cost >= CONTRADICTED or _goes_further(whole))
+
+
+def _goes_further(whole: Explained) -> bool:
+    """Whether one rank fails, and some other case where one rank is sound."""
+    alone = [case for case in whole.failing if "ranks" not in case.traits]
+    firsts = {case.first.name for case in whole.failing if case.first}
+    return not whole.best.traits and any(name in case.sound for name in firsts for case in alone)
 
 
 def _told(found: Explained) -> Diagnosis:
     check = next(check for case in found.failing if (check := case.wrong_at(found.name)))
     where = next(case for case in found.failing if case.wrong_at(found.name))
     first = First(check.component, words.name(check), where.suite.name)
-    certain = not found.rivals and found.best.cost < CONTRADICTED and bool(found.passing or not found.best.traits)
+    certain = not found.rivals and found.best.cost <= PLAIN and bool(found.passing or not found.best.of_cases)
     rivals = found.rivals if found.best.cost < CONTRADICTED else ()
     sentence = words.sentence(found.best, rivals, found.failing, found.passing, found.name, certain=certain)
     how = deciding(found.best, rivals, [*found.failing, *found.passing]) if not certain else ""
     return Diagnosis(sentence, words.groups(found.best, phase(check)), certain, how, first)
 
 
-def _of_unknown(suites: Sequence[Suite]) -> Diagnosis | None:
-    """What can be said of testsuites that do not say which case they are of."""
-    for suite in suites:
-        for check in suite.checks if not is_self_test(suite) else ():
-            if check.status in ("fail", "error"):
-                first = First(check.component, words.name(check), suite.name)
-                sentence = f"{words.name(check)} fails, and its testsuite does not say of which layout it is"
-                return Diagnosis(sentence, (UNDECIDED,), False, first=first)
+def _of_others(suites: Sequence[Suite]) -> Diagnosis | None:
+    """What can be said of the first failure if none is evidence: no known layout, a mended bug, limits that decide nothing."""
+    wrong = [(suite, check) for suite in suites if not is_self_test(suite) for check in suite.checks if check.status in RED]
+    for suite, check in sorted(wrong, key=lambda found: found[1].failure in TOLD_APART):
+        first = First(check.component, words.name(check), suite.name)
+        group, said = words.other(check)
+        return Diagnosis(said, (group,), group != UNDECIDED, first=first)
     return None
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ci.diagnosis.causes import Cause
+from ci.diagnosis.causes import Cause, other_type
 from ci.diagnosis.evidence import Seen
 from ci.escape import plain
 from ci.junit import Check
+from validation.case import failures
 
 REDUCTION = "a reduction over them is missing"
 """What a pattern says of copies that are parts of a sum (validation/compare/pattern.py)."""
@@ -25,7 +26,7 @@ def shape(cause: Cause, failing: Sequence[Seen], at: str) -> str:
     checks = [(case, check) for case in failing if (check := case.wrong_at(at))]
     _, check = min(checks, key=lambda pair: len(pair[0].traits))
     again = ["not repeatable: a race, or something random"] if any(map(_varies, (check for _, check in checks))) else []
-    return ", ".join(filter(None, (_part_of(cause, checks) or _pattern(check) or _size(check), *again)))
+    return ", ".join(filter(None, (_part_of(cause, checks) or other_type(check) or _pattern(check) or _size(check), *again)))
 
 
 def _varies(check: Check) -> bool:
@@ -60,6 +61,8 @@ def _pattern(check: Check) -> str:
 
 
 def _size(check: Check) -> str:
+    if check.failure == failures.NOT_FINITE:
+        return "NaN or infinite"
     scale, error = _number(check, "projection"), _number(check, "rel_error")
     if scale is not None and abs(scale - 1) > _TELLING:
         return f"scaled by {scale:.3g}"

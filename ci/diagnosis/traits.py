@@ -11,6 +11,8 @@ from validation.case.errors import UsageError
 from validation.case.layout import Layout
 from validation.case.training import Training, mtp_words
 
+FEWER_BITS = "fewer bits"
+"""Not a property of a case, but of an error: something computes in a shorter mantissa than it should."""
 _PARALLELISM = {
     "tp": "tensor parallelism",
     "sp": "sequence parallelism",
@@ -33,6 +35,7 @@ _SAID = {
     "below fp64": "precision below fp64",
     "below fp32": "precision below fp32",
     "isolated": "isolated modules",
+    FEWER_BITS: "rounding to fewer bits",
 }
 _ONE_STEP = {"sp": 1, "nosp": 1, "dp or cp": 1, "ep or etp": 1, "ranks": 1}
 _WIDER = {
@@ -61,7 +64,7 @@ class Trait:
         """The group of causes that it stands for."""
         if self.name in _PARALLELISM:
             return _PARALLELISM[self.name]
-        if self.name in PRECISIONS:
+        if self.name in (*PRECISIONS, FEWER_BITS):
             return "precision"
         word, _, what = self.name.rpartition(" ")
         if word == "without" or what.startswith("+"):

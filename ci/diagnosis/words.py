@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ci.diagnosis import evidence
 from ci.diagnosis.causes import CONTRADICTED, Cause
-from ci.diagnosis.diagnosis import MODELLING, OPTIMIZER, UNDECIDED, WEIGHTS
+from ci.diagnosis.diagnosis import MENDED, MODELLING, OPTIMIZER, UNDECIDED, WEIGHTS
 from ci.diagnosis.evidence import MISSING, Seen, listed, phase
 from ci.diagnosis.shape import IS_LEFT, REDUCTION, shape
-from ci.diagnosis.traits import Trait
+from ci.diagnosis.traits import FEWER_BITS, Trait
 from ci.escape import plain
 from ci.junit import Check
+from validation.case import failures
 
 _MOST = 3
 """Causes that are named beside one another."""
@@ -58,6 +60,15 @@ def groups(cause: Cause, when: str) -> tuple[str, ...]:
     return (*cause.groups, *of_phase) or (MODELLING,)
 
 
+def other(check: Check) -> tuple[str, str]:
+    """The group of a failure that says nothing of what a case computes, and a sentence."""
+    if check.failure == failures.MENDED:
+        return MENDED, f"A known upstream bug does not show: it may be mended, first at {name(check)}"
+    if check.failure == failures.UNDECIDED:
+        return UNDECIDED, f"Nothing is wrong, but rounding leaves limits too wide to decide, first at {name(check)}"
+    return UNDECIDED, f"{name(check)} fails, and its testsuite does not say of which layout it is"
+
+
 def broken(cases: Sequence[Seen], first: Seen) -> str:
     """What ended the runs that did not finish."""
     if len(cases) == 1:
@@ -81,7 +92,7 @@ def sentence(
 
 
 def _who(best: Cause, failing: Sequence[Seen], passing: Sequence[Seen]) -> str:
-    if not best.traits or not passing:
+    if not best.traits or not passing or best.traits[0].name == FEWER_BITS:
         # With no other case there is nothing that they have and others have not.
         return _some(failing, passing)
     noun = "layout" if all(trait.parallel for trait in best.traits) else "case"
@@ -108,6 +119,8 @@ def _culprit(cause: Cause, check: Check, shown: str) -> str:
         return own if when in ("weights", MISSING) else f"{own}, not how it is spread over ranks"
     if (REDUCTION in shown or IS_LEFT in shown) and len(cause.traits) == 1 and cause.groups[0] in _REDUCING:
         return f"a missing {_REDUCING[cause.groups[0]]} reduction"
+    if when == evidence.WEIGHTS and cause.traits[0].name == FEWER_BITS:
+        return "weights rounded to fewer bits"
     return f"{_ALONE[when]} under {spread}" if when in ("weights", MISSING) else f"{spread} {_BLAMED[when]}"
 
 

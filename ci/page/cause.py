@@ -49,11 +49,10 @@ def _diagnosis(found: Diagnosis | None) -> str:
     if found is None:
         return ""
     sure = "No other cause fits these results." if found.certain else "This is likely, and not certain."
-    said = linked(f"{found.sentence}.")
-    if found.first is not None:
-        said = f'<a href="#{anchor(found.first.suite, found.first.name)}">{text(f"{found.sentence}.")}</a>'
     rest = text(f"{sure} {found.deciding}." if found.deciding else sure)
-    return f'<p class="diagnosis">{said}</p><p class="quiet">{rest}</p>'
+    if found.first is not None:
+        rest += f' <a href="#{anchor(found.first.suite, found.first.name)}">Open its first check</a>'
+    return f'<p class="diagnosis">{linked(f"{found.sentence}.")}</p><p class="quiet">{rest}</p>'
 
 
 def _reasons(run: Run) -> str:

@@ -8,13 +8,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from ci import gate, junit
+from ci import gate
 from ci.drift import add_base, told
 from ci.expected import Manifest, UnreadableManifest, load
-from ci.folder import reports
-from ci.junit import Suite, UnreadableResults
+from ci.junit import Suite
 from ci.links import links
 from ci.page.document import document
+from ci.page.history import history
+from ci.page.read import suites
 from ci.page.run import Run, by_manifest, drifted, judged
 from ci.reproduction import sources
 from validation.case import exhausted, writing
@@ -23,16 +24,25 @@ from validation.case.errors import ExitCode, UsageError
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    gate.add_options(parser, without_manifest="without it the verdict is that of the files which are there")
+    gate.add_judging_options(parser, without_manifest="without it the verdict is that of the files which are there")
     add_base(parser)
     parser.add_argument("--output", type=Path, default=Path("report.html"), metavar="FILE", help="default report.html")
+    parser.add_argument(
+        "--history",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="results of earlier runs, a folder each: shows trends",
+    )
     parser.add_argument("--title", default="Plumbline", help="what the page is called (default Plumbline)")
 
 
 def main(options: argparse.Namespace) -> int:
     """Write the page. The exit code says whether it was written: whether the run may be merged, the gate says."""
     run = drifted(_gated(options) if options.manifest else judged(*_read(Path(options.results))), told(options))
-    run = replace(run, links=links(os.environ), sources=sources())
+    past = history(run.cases, options.history)
+    run = replace(run, links=links(os.environ), sources=sources(), history=past)
     _write(options.output, document(run, options.title))
     counted = f"{sum(run.counts.values()):,} checks in {len(run.cases)} case{'' if len(run.cases) == 1 else 's'}"
     sys.stdout.write(f"{options.output}: {run.verdict}, {counted}\n")
@@ -52,15 +62,10 @@ def _gated(options: argparse.Namespace) -> Run:
 def _read(folder: Path) -> tuple[list[Suite], list[str]]:
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder; --results names the one with a run's JUnit files")
-    suites, unreadable = [], []
-    for path in reports(folder):
-        try:
-            suites.append(junit.read(path))
-        except UnreadableResults as error:
-            unreadable.append(str(error))
-    if not suites and not unreadable:
+    found, unreadable = suites(folder)
+    if not found and not unreadable:
         raise UsageError(f"no JUnit file (*.xml) in {folder}; `python -m validation run --results {folder}` writes them")
-    return suites, unreadable
+    return found, unreadable
 
 
 def _write(path: Path, text: str) -> None:

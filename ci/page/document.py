@@ -10,11 +10,13 @@ from string import Template
 
 from ci.page.about import about, known, self_test
 from ci.page.cause import cause
+from ci.page.chart import chart
 from ci.page.data import as_json
 from ci.page.head import head
 from ci.page.overview import overview
 from ci.page.run import Run
 from ci.page.text import GLYPHS
+from ci.page.trend import trend
 from ci.page.unscripted import listed
 
 _HERE = Path(__file__).parent
@@ -33,6 +35,8 @@ def document(run: Run, title: str) -> str:
         head=head(run, title),
         cause=cause(run),
         overview=overview(run),
+        chart=chart(run),
+        trend=trend(run.history),
         known=known(run),
         self_test=self_test(run),
         about=about(run),

@@ -639,12 +639,15 @@ function definitions(pairs) {
   return make("dl", { class: "numbers" }, ...pairs.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, make("bdi", {}, value))]));
 }
 
+/** Of code whose lines are not broken, and which the keyboard can scroll. */
+const LINES = { class: "lines", tabindex: 0, role: "group", "aria-label": "Commands" };
+
 /** How to see it again: the check alone, or, of one that passes, its case. */
 function again(more, suite) {
   const command = more.reproduce ? (more.reproduce.startsWith(" ") ? suite.reproduce + more.reproduce : more.reproduce) : suite.reproduce;
   if (!command) return [];
   const heading = make("h3", {}, more.reproduce ? "Reproduce" : "Run this case");
-  return [heading, withCopy(make("p", { class: "command" }, make("code", {}, `${suite.setup}\n${command}`)))];
+  return [heading, withCopy(make("p", { class: "command" }, make("code", LINES, `${suite.setup}\n${command}`)))];
 }
 
 /** The same check in every layout. */
@@ -664,8 +667,9 @@ function elsewhere(check) {
 function chips(checks, current, name) {
   const buttons = checks.map((check) => {
     const status = statusOf(check);
-    const told = { type: "button", class: look(check), "aria-current": check === current && "true", "aria-label": sentence(check) };
-    const button = make("button", told, status.bad ? `${status.glyph} ` : "", name(check), make("small", {}, data.short[check]));
+    const told = { type: "button", class: look(check), "aria-current": check === current && "true" };
+    const said = make("span", { class: "hidden" }, ` ${status.word}`);
+    const button = make("button", told, status.bad ? `${status.glyph} ` : "", name(check), make("small", {}, data.short[check]), said);
     button.addEventListener("click", () => {
       sheet.open(check);
       byId("sheet-title").tabIndex = -1;

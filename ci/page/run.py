@@ -14,6 +14,7 @@ from ci.expected import Expected, Manifest
 from ci.gate import Judgement
 from ci.junit import Check, Suite
 from ci.links import NO_LINKS, Links
+from ci.page.history import NO_HISTORY, History
 from ci.reasons import number, verdicts
 from ci.reproduction import UNKNOWN, Sources
 
@@ -40,6 +41,7 @@ class Run:
     diagnosis: Diagnosis | None = None
     links: Links = NO_LINKS
     sources: Sources = UNKNOWN
+    history: History = NO_HISTORY
 
     @property
     def cases(self) -> tuple[Suite, ...]:

@@ -41,8 +41,14 @@ def link(address: str, words: str) -> str:
 
 
 def command(lines: str) -> str:
-    """A command that the script puts a button beside, which copies it."""
-    return f'<p class="command"><code>{escape(lines)}</code></p>'
+    """A command that the script puts a button beside, which copies it. Lines are not broken, so that each stays one."""
+    several = ' class="lines" tabindex="0" role="group" aria-label="Commands"' if "\n" in lines else ""
+    return f'<p class="command"><code{several}>{escape(lines)}</code></p>'
+
+
+def scrolled(content: str, name: str) -> str:
+    """A box that scrolls where it is too wide, by the keyboard, too."""
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(name)}">{content}</div>'
 
 
 def glyph(status: str) -> str:

@@ -63,7 +63,9 @@ def test_dropout_is_refused_while_training() -> None:
     drops.eval()(*inputs(), FORBIDDEN)
 
 
-@pytest.mark.parametrize("asked", [{"attention_bias": torch.zeros(())}, {"packed_seq_params": object()}], ids=str)
+@pytest.mark.parametrize(
+    "asked", [{"attention_bias": torch.zeros(())}, {"packed_seq_params": object()}], ids=lambda asked: ", ".join(asked)
+)
 def test_what_else_may_be_asked_is_refused(asked: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="a bias or packed sequences are given"):
         attention()(*inputs(), FORBIDDEN, **asked)

@@ -75,6 +75,11 @@ def command(words: Sequence[str], cache: Path, variables: Mapping[str, str] | No
     )
 
 
+def without_progress(text: str) -> str:
+    """What a command printed, without the lines that a slow machine has it say so that it is not silent."""
+    return re.sub(r"^(?:\d+ of \d+ layouts done, )?\d+ s: .* \.\.\.\n", "", text, flags=re.MULTILINE)
+
+
 def commands_in_turn(words: Sequence[Sequence[str]], cache: Path, texts: Path) -> list[tuple[int, str]]:
     """Several such commands in one process, whose ranks start warm: exit code and text of each, by way of files in `texts`."""
     done = subprocess.run(
@@ -87,7 +92,8 @@ def commands_in_turn(words: Sequence[Sequence[str]], cache: Path, texts: Path) -
         timeout=240,
         check=True,
     )
-    return [(code, (texts / f"{number}.txt").read_text()) for number, code in enumerate(json.loads(done.stdout))]
+    codes = enumerate(json.loads(done.stdout))
+    return [(code, without_progress((texts / f"{number}.txt").read_text())) for number, code in codes]
 
 
 def outputs_of(
@@ -95,7 +101,7 @@ def outputs_of(
 ) -> dict[str, Output]:
     """`python -m validation run ...` for each, by name, in one process and with results in folders of their own."""
     folders = {name: tmp_path_factory.mktemp("results") for name in commands}
-    words = [["run", *command, "--results", str(folders[name])] for name, command in commands.items()]
+    words = [["run", "-v", *command, "--results", str(folders[name])] for name, command in commands.items()]
     found = commands_in_turn(words, cache, tmp_path_factory.mktemp("texts"))
     return {name: Output(code, text, folders[name]) for name, (code, text) in zip(commands, found, strict=True)}
 
@@ -111,16 +117,16 @@ def sound(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Output:
     """Two layouts of a model that is right, where variables would have pytest run the checks of weights alone."""
     results = tmp_path_factory.mktemp("results")
     narrowing = {"PYTEST_ADDOPTS": "-k weights", "PYTEST_PLUGINS": "tests.checks.narrowing"}
-    done = command(["run", "--layouts", "single,tp2", "--results", str(results)], cache, narrowing)
+    done = command(["run", "-v", "--layouts", "single,tp2", "--results", str(results)], cache, narrowing)
     assert done.stderr == ""
-    return Output(done.returncode, done.stdout, results)
+    return Output(done.returncode, without_progress(done.stdout), results)
 
 
 @pytest.fixture(scope="session")
 def broken(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Output]:
     """Models that are wrong, each run once."""
     results, texts = tmp_path_factory.mktemp("broken"), tmp_path_factory.mktemp("texts")
-    shared = ["run", "--set", f"num_layers={LAYERS}", "--results", str(results)]
+    shared = ["run", "-v", "--set", f"num_layers={LAYERS}", "--results", str(results)]
     commands = [
         [*shared, "--layouts", layout, "--implementation", name if "-" in name else f"{BROKEN}:{name}"]
         for name, layout in RUNS.items()

@@ -156,7 +156,7 @@ def test_a_selection_keeps_the_whole_report_and_says_so(
     cache: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """As a user types them: all checks, one of them, all until one fails, another length."""
-    all_of_it = ["run", *SHARED, "--results", str(tmp_path)]
+    all_of_it = ["run", "-v", *SHARED, "--results", str(tmp_path)]
     one, until, longer = [*all_of_it, "--", "-k", "test_logits"], [*all_of_it, "--", "-x"], [*all_of_it, "--seq-length", "16"]
     texts = tmp_path_factory.mktemp("texts")
     outputs = [

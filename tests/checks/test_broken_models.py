@@ -132,7 +132,7 @@ def test_the_first_failure_in_data_flow_order_is_named(broken: dict[str, Output]
     assert line == broken[name].line(defect.first)
     (how,) = re.findall(r"^Reproduce: (.*)$", broken[name].text, re.M)
     assert how.startswith(f"python -m validation run --preset tiny --set num_hidden_layers={LAYERS} --layouts {RUNS[name]} ")
-    assert f" --implementation {BROKEN}:{name} -- -k " in how
+    assert f" --implementation {BROKEN}:{name} --only " in how
 
 
 @each_defect
@@ -206,7 +206,7 @@ def test_every_failing_check_has_its_command_and_the_file_that_of_its_case(broke
     found = {check: check.find("properties/property[@name='reproduce']") for check in suite.findall("testcase")}
     failing = [how.get("value", "") for check, how in found.items() if check.find("failure") is not None and how is not None]
     assert len(failing) == len(set(failing)) == int(suite.get("failures", 0)) == sum(how is not None for how in found.values())
-    assert all(how.startswith(f"{whole} -- -k 'test_") for how in failing)
+    assert all(how.startswith(f"{whole} --only ") for how in failing)
 
 
 @pytest.mark.parametrize("name", ["yarn_scale_dropped", "reduction_lost"])

@@ -97,7 +97,7 @@ def test_a_mistake_in_what_pytest_is_told_shows_in_the_other_count(what: str, sa
 def narrowed(what: str, words: list[str], cache: Path) -> subprocess.CompletedProcess[str]:
     """A command that something within narrows (tests.checks.narrowed)."""
     return subprocess.run(
-        [sys.executable, "-m", "tests.checks.narrowed", what, "run", "--self-test", *words],
+        [sys.executable, "-m", "tests.checks.narrowed", what, "run", "-v", "--self-test", *words],
         cwd=ROOT,
         env={**os.environ, "PLUMBLINE_CACHE": str(cache)},
         capture_output=True,

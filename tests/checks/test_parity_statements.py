@@ -191,6 +191,7 @@ def test_a_statement_fails_above_its_own_limit(statement: str) -> None:
     limit = LIMITS[statement].relative_error
     wrong = concluded(state, result(pieces=pieces_of(statement, 2 * limit or 1e-14)))
     assert (wrong.status, wrong.title, wrong.place) == ("fail", title, place(SINGLE, name))
+    assert wrong.failure == {"routes_agree": "routes", "weight_is_equal": "weights"}.get(statement, "limit")
     assert wrong.reasons[0].startswith("relative error")
     if limit:
         assert concluded(state, result(pieces=pieces_of(statement, limit / 2))).status == "pass"
@@ -201,7 +202,7 @@ def test_a_tensor_that_no_rank_reports_is_an_error(statement: str) -> None:
     """Never a pass; of a choice it is the first thing said."""
     state, name, title = STATEMENTS[statement]
     found = concluded(state, result())
-    assert (found.status, found.title) == ("error", title)
+    assert (found.status, found.title, found.failure) == ("error", title, "coverage")
     assert found.reasons == (f"no rank reported {name}",)
 
 
@@ -213,6 +214,7 @@ def test_what_a_rank_could_not_compare_is_a_failure_whatever_the_others_say(stat
     assert (found.status, found.title, found.numbers) == ("fail", title, "")
     assert found.reasons == ("rank 0: dtype float32", "rank 3: shape (1,)")
     assert found.place == place(SINGLE, name)
+    assert found.failure == ("weights" if statement == "weight_is_equal" else "shape")
 
 
 @pytest.mark.parametrize("statement", [*STATEMENTS, *NUMBERLESS])
@@ -523,7 +525,7 @@ def test_every_key_that_nothing_takes_is_counted_and_three_are_named(unused: lis
     found = concluded(Parity.every_key_is_used, result(facts=facts))
     assert (found.status, found.title) == ("fail" if unused else "pass", "Every checkpoint key used")
     assert found.numbers == "12 keys, 7 set aside: other layers, 2 set aside: the MTP layer"
-    assert found.reasons == reasons
+    assert (found.reasons, found.failure) == (reasons, "weights" if unused else "")
 
 
 def test_before_anything_is_stated_there_is_nothing() -> None:

@@ -31,7 +31,7 @@ class Raises:
 def plugin(argument):
     return Raises() if argument == "raise" else Doubled(argument)
 """
-SHARED = ("run", "--layouts", "tp2", "--set", "num_layers=2", "--steps", "0")
+SHARED = ("run", "-v", "--layouts", "tp2", "--set", "num_layers=2", "--steps", "0")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.checks.conftest import command
 from validation.checks.printed import MOST, printed
 
-SHARED = ("run", "--set", "num_layers=1", "--seq-length", "8", "--layouts", "tp2", "--steps", "0")
+SHARED = ("run", "-v", "--set", "num_layers=1", "--seq-length", "8", "--layouts", "tp2", "--steps", "0")
 
 
 def log(folder: Path, rank: int, text: str) -> None:

@@ -34,6 +34,6 @@ def test_the_first_failure_is_made_again(
     again[1:1] = ["--results", str(tmp_path / "again")]
     second = command(again, cache)
     assert second.returncode == 1
-    assert "Overall result: FAIL (1 checks, 1 fail" in second.stdout
+    assert "Overall result: FAIL (1 check, 1 fail" in second.stdout
     assert re.findall(r"^FAIL: .*? - ", first, re.M)[:1] == re.findall(r"^FAIL: .*? - ", second.stdout, re.M)
     assert ("modelling" in second.stdout) == (fewest == "single")

@@ -45,7 +45,7 @@ class Outputs:
 def outputs(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Outputs:
     """In CI, where nobody has to ask for a self-test."""
     texts, *results = (tmp_path_factory.mktemp(name) for name in ("texts", "sound", "model", "gate"))
-    shared = ["run", "--layouts", "tp2", "--set", f"num_layers={LAYERS}"]
+    shared = ["run", "-v", "--layouts", "tp2", "--set", f"num_layers={LAYERS}"]
     wrong = ["--implementation", "tests.checks.broken_specs:reduction_lost"]
     own = (["--", "-k", "planted or ranks"], [*wrong, "--", "-k", "planted and lost"], ["--", "-k", "planted and not lost"])
     commands = [[*shared, "--results", str(folder), *words] for folder, words in zip(results, own, strict=True)]

@@ -63,7 +63,7 @@ def test_each_case_leaves_a_file(sound: Output, case: str) -> None:
     assert (suite.get("failures"), suite.get("errors")) == ("0", "0")
     facts = {item.get("name"): item.get("value") for item in suite.findall("properties/property")}
     assert facts["layout"] == case.split("-")[1]
-    assert facts["command"] == f"python -m validation run --layouts single,tp2 --results {sound.results}"
+    assert facts["command"] == f"python -m validation run -v --layouts single,tp2 --results {sound.results}"
     assert {"seed", "ranks", "torch", "megatron-core", "transformers", "weights_digest", "cpu", "driver"} <= set(facts)
 
 

@@ -13,7 +13,7 @@ LAYOUTS = ("tp2pp2", "ep2etp2", "cp2", "dp2+distributed")
 
 
 def over_staged(cache: Path, results: Path, *words: str) -> Output:
-    shared = ["run", "--transport", "staged-cpu", "--set", f"num_layers={LAYERS}", "--results", str(results)]
+    shared = ["run", "-v", "--transport", "staged-cpu", "--set", f"num_layers={LAYERS}", "--results", str(results)]
     done = command([*shared, *words], cache)
     return Output(done.returncode, done.stdout + done.stderr, results)
 

@@ -78,7 +78,7 @@ def test_the_layers_of_deepseek_v3_pass_in_bf16(runs: dict[str, Output]) -> None
 def test_the_layers_of_deepseek_v3_pass_at_their_size(cache: Path, tmp_path: Path) -> None:
     """On one card, in bf16."""
     words = ["--preset", "v3-layers", "--precision", "bf16", "--transport", "nccl", "--layouts", "single"]
-    done = command(["run", *words, "--results", str(tmp_path)], cache)
+    done = command(["run", "-v", *words, "--results", str(tmp_path)], cache)
     assert done.returncode == 0, done.stdout[-2000:]
 
 

@@ -16,7 +16,7 @@ from ci.expected import Manifest, load
 from tests.checks.conftest import ROOT
 from validation.case.surroundings import intruder, stranger_of_warnings
 
-SESSION = ("run", "--layouts", "tp2", "--set", "num_layers=2", "--self-test")
+SESSION = ("run", "-v", "--layouts", "tp2", "--set", "num_layers=2", "--self-test")
 PLUGIN = (Path(__file__).with_name("narrowing.py")).read_text()
 SELECT = "-k 'weights and not router'"
 INI = f"[pytest]\naddopts = {SELECT}\npython_functions = test_weight*\ncollect_ignore = test_mla.py\n"

@@ -107,6 +107,7 @@ def test_what_passes_without_the_bug_is_known_with_both_numbers() -> None:
     assert float(found.properties["rel_error"]) == pytest.approx(0.5, rel=0.2)
     assert float(found.properties["rel_error_without"]) == pytest.approx(1e-12, rel=0.2)
     assert (found.properties["known"], "behind" in found.properties, "kind" in found.properties) == (BUG.id, False, False)
+    assert found.failure == ""  # what is excused has failed in no way
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,7 @@ def test_a_bug_excuses_wrong_numbers_and_nothing_else(first: Result, status: str
 def test_a_check_that_must_show_the_bug_and_passes_says_what_to_do() -> None:
     """In its one reason."""
     found, ended = concluded(Runs(result(0.0), without()))
-    assert (found.status, ended) == ("fail", pytest.fail.Exception)
+    assert (found.status, found.failure, ended) == ("fail", "upstream mended", pytest.fail.Exception)
     assert concluded(Runs(result(0.0), without(digest="b")))[0].status == "pass"  # the bug does less than rounding here
     assert concluded(Runs(result(0.0), without(0.5, digest="b")))[0].status == "fail"  # taken out though it is mended
     assert found.reasons == (
@@ -278,9 +279,12 @@ def test_what_is_larger_than_a_bug_makes_is_blamed_as_any_failure(
     assert "known" not in found.properties
 
 
-def test_a_second_run_that_broke_is_the_one_error_of_its_case() -> None:
+def test_a_second_run_that_broke_is_the_one_error_of_its_case(monkeypatch: pytest.MonkeyPatch) -> None:
     """The checks behind the bug are not evaluated; the check of the run itself says which run broke, and how."""
     second = without(0.0, broken=Broken(1, "rank 1 was killed by SIGKILL", "the stacks"))
     found, ended = concluded(Runs(result(0.5), second), Parity.finished)
     assert (found.status, ended, found.details, found.failure) == ("error", pytest.fail.Exception, "the stacks", "crash")
     assert found.reasons == (f"without the known upstream bugs ({BUG.id}): rank 1 was killed by SIGKILL",)
+    listed(monkeypatch, of("this", NAME), of("other", NAME))
+    both, _ = concluded(Runs(result(0.5), second), Parity.finished)
+    assert both.reasons == ("without the known upstream bugs (this, other): rank 1 was killed by SIGKILL",)

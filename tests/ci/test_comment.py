@@ -13,9 +13,10 @@ import pytest
 
 from ci import comment, junit
 from ci.cli import main
-from ci.comment import LONGEST, MOST_FILES, body
+from ci.comment import LONGEST, body
 from ci.junit import Suite
 from ci.links import Links
+from ci.page.read import MOST_FILES, suites
 from ci.page.run import judged
 from ci.pull_request import Finished
 from tests.ci.runs import check, suite
@@ -290,9 +291,9 @@ def test_a_file_that_cannot_be_read_is_named(github: tuple[Pulls, str], run: Run
 def test_no_more_files_are_read_than_a_run_leaves(tmp_path: Path) -> None:
     for number in range(MOST_FILES + 2):
         (tmp_path / f"{number}.xml").write_text("<")
-    found = comment.read(tmp_path)
-    assert len(found.reasons) == MOST_FILES + 1
-    assert "2 more files, which were not read" in found.reasons[-1]
+    found, unreadable = suites(tmp_path)
+    assert (found, len(unreadable)) == ([], MOST_FILES + 1)
+    assert unreadable[-1] == "2 more files, which were not read"
 
 
 def test_many_different_failures_are_cut_and_counted() -> None:

@@ -12,6 +12,7 @@ from ci.diagnosis import Diagnosis, First, diagnose
 from ci.diagnosis.traits import traits
 from ci.junit import Check, Suite
 from tests.ci.runs import check, suite
+from validation.case import failures
 
 NORM, OUTPUT, ROUTED = "Layer 0 Input Norm Output", "Layer 0 Attention Output", "Layer 1 Routed Experts Output"
 WEIGHT, GRADIENT, STEP = "Layer 0 MLP Gate Weight", f"{OUTPUT} Gradient", "Step 1 Gradient Norm"
@@ -260,6 +261,48 @@ def test_a_lower_precision_alone_may_be_why_if_the_error_is_small() -> None:
     assert ": likely the model itself (MLA)" in large.sentence
 
 
+def test_an_error_that_is_as_large_as_rounding_is_named_for_it_beside_the_model() -> None:
+    """In every case, those of fp64 too: something computes in fewer bits, or the model has a small error of its own."""
+    small: dict[str, Any] = {"rel_error": "0.00165", "projection": "1.00001", "elements": "4096"}
+    found = told(wrong("single", **small), wrong("tp2", kind="modelling", **small))
+    assert found.sentence == (
+        "All 2 cases fail (single and tp2): rounding to fewer bits in the forward pass or the model itself (MLA), not how "
+        "it is spread over ranks, first at Layer 0 Attention Output (relative error 1.6e-03)"
+    )
+    assert (found.groups, found.certain, found.deciding) == (("precision",), False, "")
+    loaded = told(wrong("single", WEIGHT, **small), wrong("tp2", WEIGHT, **small))
+    assert ": weights rounded to fewer bits or weights loaded or converted wrong, first at" in loaded.sentence
+    assert loaded.groups == ("precision", "weights")
+    some = told(sound("single"), sound("pp2"), wrong("tp2", kind="sharding", **small))
+    assert (some.groups, some.certain) == (("tensor parallelism",), True)
+    few = told(*map(sound, ("tp2", "ep2", "dp2")), wrong("single", **small))
+    assert few.sentence.startswith("1 of 4 cases fail (single), and no property tells")
+
+
+def test_a_tensor_of_another_type_is_of_the_precision() -> None:
+    def short(layout: str) -> Suite:
+        bad = replace(
+            check(OUTPUT, "fail"), message="FAIL: x - rank 0: dtype bfloat16 where float64 was declared", properties={}
+        )
+        return replace(sound(layout), checks=tuple(bad if one.name == OUTPUT else one for one in sound(layout).checks))
+
+    found = told(short("single"), short("tp2"))
+    assert found.sentence == (
+        "All 2 cases fail (single and tp2): rounding to fewer bits in the forward pass, "
+        "first at Layer 0 Attention Output (bfloat16 and not float64)"
+    )
+    assert (found.groups, found.certain) == (("precision",), True)
+    assert told(short("single"), wrong("tp2")).certain is True
+    assert told(short("single"), wrong("tp2")).groups == ("modelling",)
+
+
+def test_a_choice_that_is_wrong_by_nothing_leaves_the_model_likely() -> None:
+    """Nothing says how large the error is that makes it."""
+    found = told(*(wrong(layout, rel_error="0.0", projection="1.0") for layout in ("single", "pp2")))
+    assert ": likely the model itself (MLA), not how it is spread" in found.sentence
+    assert (found.groups, found.certain, found.deciding) == (("modelling",), False, "")
+
+
 def test_implementation_and_transport_are_told_apart() -> None:
     """If all cases have the same they are not asked about."""
     stock = {"implementation": "local-stock"}
@@ -291,7 +334,7 @@ def test_two_properties_at_once_may_be_needed() -> None:
     assert found.sentence.startswith(
         "Every layout with tp and dp fails (tp2dp2 and tp2pp2dp2) and none without: tensor parallelism with data parallelism in"
     )
-    assert found.groups == ("tensor parallelism", "data parallelism")
+    assert (found.groups, found.certain) == (("tensor parallelism", "data parallelism"), False)
 
 
 def test_a_layout_that_has_the_property_and_passes_leaves_it_likely() -> None:
@@ -333,6 +376,12 @@ def test_a_layouts_own_failure_is_told_beside_the_models() -> None:
     found = told(*cases)
     assert found.groups == ("modelling", "tensor parallelism")
     assert found.sentence.startswith("2 causes: ")
+
+
+def test_a_layout_that_fails_where_one_rank_does_is_no_other_cause() -> None:
+    """That several ranks make another error of it than one does not matter."""
+    found = told(wrong("single", ROUTED), wrong("tp2", ROUTED, kind="sharding"), wrong("ep2", ROUTED, kind="sharding"))
+    assert (found.groups, found.certain) == (("modelling",), True)
 
 
 def test_a_scale_that_follows_the_degree_is_said_with_both() -> None:
@@ -446,6 +495,35 @@ def test_a_testsuite_that_does_not_say_its_layout_is_not_guessed_about() -> None
     assert found.first == First("mla", OUTPUT, case.name)
     assert told(sound("single"), unknown, wrong("pp2")).first == First("mla", OUTPUT, "tiny-pp2-fp64-local-gloo")
     assert diagnose([replace(sound("tp2"), properties={})]) is None
+
+
+def test_limits_that_decide_nothing_are_no_error_of_the_model() -> None:
+    wide = replace(check(OUTPUT, "error"), failure=failures.UNDECIDED)
+    found = told(replace(sound("single", precision="bf16"), checks=(check(NORM), wide)), sound("tp2"))
+    assert found.sentence == (
+        "Nothing is wrong, but rounding leaves limits too wide to decide, first at Layer 0 Attention Output"
+    )
+    assert (found.groups, found.certain) == (("undecided",), False)
+    beside = told(replace(sound("single"), checks=(wide, check(NORM))), sound("pp2"), sound("ep2"), wrong("tp2", ROUTED))
+    assert beside.first == First("moe", ROUTED, "tiny-tp2-fp64-local-gloo")
+
+
+def test_a_known_bug_that_does_not_show_is_said() -> None:
+    mended = replace(check(GRADIENT, "fail", "test_probe_gradients"), failure=failures.MENDED)
+    found = told(replace(sound("tp2"), checks=(check(NORM), mended)), sound("single"))
+    assert found.sentence == (
+        "A known upstream bug does not show: it may be mended, first at Layer 0 Attention Output Gradient"
+    )
+    assert (found.groups, found.certain) == (("upstream mended",), True)
+    wide = replace(check(OUTPUT, "error"), failure=failures.UNDECIDED)
+    both = replace(sound("tp2"), checks=(wide, mended), properties={"arrangement": "nonsense"})
+    assert told(both).group == "undecided"
+
+
+def test_numbers_that_are_none_are_called_so() -> None:
+    case = wrong("single", projection="nan", rel_error="nan")
+    checks = [replace(one, failure=failures.NOT_FINITE) if one.name == OUTPUT else one for one in case.checks]
+    assert told(replace(case, checks=tuple(checks))).sentence.endswith("first at Layer 0 Attention Output (NaN or infinite)")
 
 
 def test_sequence_parallelism_is_told_from_tensor_parallelism_where_one_goes_without() -> None:

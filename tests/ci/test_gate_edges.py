@@ -13,7 +13,7 @@ import pytest
 from ci import junit
 from ci.cli import main
 from ci.expected import Manifest
-from ci.gate import MOST_SAID, Judgement, add_options, judge, tried_again
+from ci.gate import MOST_SAID, Judgement, add_judging_options, judge, tried_again
 from ci.junit import Check
 from ci.reasons import Origin, number, of_suite
 from tests.ci.green import (
@@ -296,7 +296,7 @@ def test_every_testsuite_that_was_tried_again_is_told() -> None:
 def test_a_manifest_is_asked_for_unless_a_command_goes_on_without(without: str, more: str) -> None:
     """And the help says what it does then."""
     parser = ArgumentParser()
-    add_options(parser, without)
+    add_judging_options(parser, without)
     (manifest,) = [action for action in parser._actions if "--manifest" in action.option_strings]
     assert (manifest.help, manifest.required) == (f"what python -m ci manifest wrote{more}", not without)
 
@@ -304,7 +304,7 @@ def test_a_manifest_is_asked_for_unless_a_command_goes_on_without(without: str, 
 def test_a_gate_needs_its_manifest() -> None:
     """By default."""
     parser = ArgumentParser()
-    add_options(parser)
+    add_judging_options(parser)
     with pytest.raises(SystemExit):
         parser.parse_args(["--results", "r"])
 
@@ -371,3 +371,42 @@ def test_a_pass_is_believed_if_its_projection_is_one(
     numbers = {**NUMBERS, "rel_error": error, "tolerance": limit, "projection": projection}
     said = "1 check passes: Layer 0 Query (mla), though the numbers are above the limit or no numbers"
     assert of_changed(tmp_path, with_check(1, properties=numbers)) == ([] if believed else [said])
+
+
+def test_json_has_the_counts_of_green_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All else is on standard error."""
+    assert main(["gate", *command_line(tmp_path), "--format", "json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out) == {
+        "schema": 1,
+        "command": "gate",
+        "testsuites": 1,
+        "counts": {"pass": 3, "known": 1},
+        "reasons": [],
+        "verdict": "PASS",
+        "exit_code": 0,
+    }
+    assert "===== Gate: GREEN (1 testsuite, 4 checks: 3 pass, 1 known upstream bugs) =====" in said.err
+
+
+def test_json_has_every_reason_cut_as_in_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    needs = json.dumps(
+        {"b" * 300: {"result": "failure" * 300}, **{f"j{number}": {"result": "x"} for number in range(MOST_SAID)}}
+    )
+    assert main(["gate", *command_line(tmp_path), "--format=json", "--needs", needs]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert (said["verdict"], said["exit_code"], len(said["reasons"])) == ("FAIL", 1, MOST_SAID + 1)
+    longest = max(said["reasons"], key=lambda reason: len(reason["why"]))
+    assert (len(longest["where"]), len(longest["why"])) == (200, 1000)
+
+
+def test_wrong_usage_is_json_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The sentence of a command that did not judge."""
+    assert main(["gate", *command_line(tmp_path), "--format", "json", "--commit", "abc"]) == 2
+    said = json.loads(capsys.readouterr().out)
+    assert (said["verdict"], said["error"]) == (
+        "ERROR",
+        "--commit abc: give all 40 digits, as `git rev-parse HEAD` prints them",
+    )
+    assert main(["gate", "--format", "json", "--manifest", "m"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"] == "the following arguments are required: --results"

@@ -271,7 +271,8 @@ def test_the_diagnosis_leads_says_how_sure_it_is_and_opens_its_check() -> None:
     failing = check("Layer 0 Attention Output", "fail")
     sure = page(suite("tp2", (failing,)), suite("tp2pp2", (failing,)), suite("single", (check(),)), suite("pp2", (check(),)))
     found = re.search(
-        "What went wrong (Every layout with tp fails .*?) No other cause fits these results. First failure", sure.text
+        "What went wrong (Every layout with tp fails .*?) No other cause fits these results. Open its first check First",
+        sure.text,
     )
     assert found is not None
     assert "first at Layer 0 Attention Output" in found[1]

@@ -1,29 +1,21 @@
-"""The page as Chromium shows it: read, clicked, and gone through with the keyboard. No network: a request is a failure.
-
-Chromium or Chrome is taken from the machine (GitHub's runners have one; on Debian `apt-get install chromium`). Without one
-these tests are skipped and say so, unless PLUMBLINE_BROWSER names one: then it must be there.
-"""
+"""The page as Chromium shows it (conftest.py): read, clicked, and gone through with the keyboard."""
 
 from __future__ import annotations
 
-import importlib
-import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from ci.junit import Suite
-from ci.page.document import document
+from ci.page.history import History, Point
 from ci.page.run import judged
 from ci.page.text import anchor
 from tests.ci.runs import check, suite
 from tests.ci.test_page import HOSTILE, LAYOUTS, everywhere
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 Open = Callable[..., Any]
 """Suites and options of the browser's context -> a page that shows them."""
 
@@ -43,46 +35,6 @@ def failing() -> tuple[Suite, Suite]:
         check("Layer 2 Attention Output Gradient", component="probe_gradients"),
     )
     return suite("tp2"), suite("pp2", checks)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """The machine's Chromium."""
-    named = os.environ.get("PLUMBLINE_BROWSER")
-    found = named or next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        pytest.skip(f"no {', '.join(NAMES[:3])} on this machine, and PLUMBLINE_BROWSER names none")
-    if not named:
-        pytest.importorskip("playwright.sync_api", reason="playwright is not installed (requirements/tests.txt)")
-    with importlib.import_module("playwright.sync_api").sync_playwright() as playwright:
-        # Chromium's own sandbox refuses root, which containers run as.
-        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"] if os.getuid() == 0 else [])
-        yield started
-        started.close()
-
-
-@pytest.fixture
-def show(browser: Any, tmp_path: Path) -> Iterator[Open]:
-    """Opens a page; at the end none may have asked for anything or complained."""
-    contexts, troubles = [], []
-
-    def opened(*suites: Suite, link: str = "", **options: Any) -> Any:
-        path = tmp_path / "report.html"
-        path.write_text(document(judged(suites), "Plumbline"), encoding="utf-8")
-        contexts.append(browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options}))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(10_000)
-        page.on("request", lambda request: None if request.url.startswith(path.as_uri()) else troubles.append(request.url))
-        page.on("console", lambda message: troubles.append(message.text))
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("dialog", lambda dialog: troubles.append(dialog.message))
-        page.goto(f"{path.as_uri()}{link}")
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert troubles == []
 
 
 def focused(page: Any) -> str:
@@ -375,3 +327,12 @@ def test_without_scripts_verdict_layouts_and_failures_can_be_read(show: Open) ->
     assert "Layer 1 Attention Output" in page.locator("noscript table").inner_text()
     assert not page.locator("#checks").is_visible()
     assert not page.locator("#theme").is_visible()
+
+
+def test_pictures_are_as_wide_as_there_is_room(show: Open) -> None:
+    history = History(tuple(Point(f"{n}", {("MLA", "fp64"): 1e-5}) for n in range(9)))
+    layers = tuple(check(f"Layer {n} Value", rel_error=f"1e-1{n}") for n in range(4))
+    page = show(run=replace(judged([suite(checks=layers)]), history=history), viewport={"width": 390, "height": 900})
+    assert 250 < page.locator(".plots .plot").bounding_box()["width"] <= 390
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate("getComputedStyle(document.querySelector('.error-line')).stroke") != "none"

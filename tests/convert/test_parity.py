@@ -62,7 +62,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Output]:
         there = ["--candidate-checkpoint", f"{place}/{checkpoint}", "--layouts", layouts, "--seq-length", "16"]
         # Each in a folder of its own: a run says first which report of an earlier one it leaves in place.
         results = f"{place}/results{next(numbers)}"
-        return ["run", "--hf-model-path", f"{place}/hf", *there, "--results", results, *words]
+        return ["run", "-v", "--hf-model-path", f"{place}/hf", *there, "--results", results, *words]
 
     commands = {
         "for tp2pp2": convert("hf", "torch_dist", "--layout", "tp2pp2", "--implementation", "local"),

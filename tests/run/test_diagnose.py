@@ -31,7 +31,19 @@ def on_gpu(implementation: str = "te", precision: str = "bf16") -> Case:
 
 def run(tmp_path: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """A whole command of one small case."""
-    command = [sys.executable, "-m", "validation", "run", "--set", "num_layers=2", "--steps", "0", "--results", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "validation",
+        "run",
+        "-v",
+        "--set",
+        "num_layers=2",
+        "--steps",
+        "0",
+        "--results",
+        str(tmp_path),
+    ]
     return subprocess.run(
         [*command, *words],
         cwd=ROOT,

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from validation.run.command_line import add_options
+from validation.run.command_line import add_grouped
 from validation.run.options import Settings, settings
-from validation.run.reproduce import alone, command, of_case
+from validation.run.reproduce import alone, command
 
 
 def parsed(words: list[str]) -> Settings:
     parser = argparse.ArgumentParser()
-    add_options(parser.add_argument)
+    add_grouped(parser)
     return settings(parser.parse_args(words), "")
 
 
-def printed(words: str, check: str = "checks/test_mla.py::test_it[x]") -> list[str]:
+def printed(words: str, check: str = "Layer 0 Attention Output") -> list[str]:
     """The words of the command that is printed for the first case of another."""
     wanted = parsed(shlex.split(words))
     return shlex.split(command(wanted.cases[0], check, wanted))
@@ -52,13 +52,13 @@ def test_the_case_is_the_same(words: str) -> None:
     """Every option that makes it is in the command."""
     found = printed(words)
     assert found[:4] == ["python", "-m", "validation", "run"]
-    again = parsed(found[4 : found.index("--")])
+    again = parsed(found[4 : found.index("--only")])
     assert again.cases == parsed(shlex.split(words)).cases[:1]
 
 
 def test_without_a_check_it_is_all_of_the_case() -> None:
     """The same words, and no selection."""
-    assert [*printed("--layouts tp2", check=""), "--"] == printed("--layouts tp2")[:-2]
+    assert printed("--layouts tp2", check="") == printed("--layouts tp2")[:-2]
 
 
 def test_a_checkpoint_is_named_by_its_folder(tmp_path: Path) -> None:
@@ -71,35 +71,26 @@ def test_a_checkpoint_is_named_by_its_folder(tmp_path: Path) -> None:
     (folder / "config.json").write_text(json.dumps({"model_type": "deepseek_v3", **numbers, "rope_type": None}))
     words = f"--hf-model-path {shlex.quote(str(folder))} --layers 0,2 --layouts tp2 --seq-length 32"
     found = printed(words)
-    assert parsed(found[4 : found.index("--")]).cases == parsed(shlex.split(words)).cases
+    assert parsed(found[4 : found.index("--only")]).cases == parsed(shlex.split(words)).cases
 
 
 def test_what_is_no_part_of_the_case_is_kept_where_it_matters(tmp_path: Path) -> None:
     """The checkout, the time limit and as many ranks as are needed; where the files went is left to the reader."""
     found = printed(f"--megatron-path {tmp_path} --case-timeout 1200 --max-ranks 16 --tp 4 --dp 4 --results there --jobs 3")
-    again = parsed(found[4 : found.index("--")])
+    again = parsed(found[4 : found.index("--only")])
     assert (again.megatron_path, again.timeout, again.max_ranks) == (tmp_path, 1200.0, 16)
     assert "--results" not in found
     assert "--jobs" not in found
 
 
-@pytest.mark.parametrize(
-    ("check", "selection"),
-    [
-        ("validation/checks/test_run.py::test_it[tiny-tp2-fp64-local-gloo]", "test_it[tiny-tp2-fp64-local-gloo]"),
-        ("test_a.py::test_it[tiny-gloo-1/value/a::b]", "test_it[tiny-gloo-1/value/a::b]"),
-        ("test_a.py::test_it[my model-gloo-0]", "test_it[my and model-gloo-0]"),
-    ],
-)
-def test_the_selection_is_the_check_as_pytest_takes_it(check: str, selection: str) -> None:
-    found = printed("", check)
-    assert found[found.index("--") :] == ["--", "-k", selection]
+def test_the_check_is_named_as_it_is_shown() -> None:
+    """Quoted for a shell."""
+    found = printed("", "Layer 0 Attention Output")
+    assert found[-2:] == ["--only", "Layer 0 Attention Output"]
 
 
 def test_one_rank_has_neither_stages_nor_a_distributed_optimizer() -> None:
-    """What stays is the model, its data and its steps; the check is that of the other case."""
+    """What stays is the model, its data and its steps."""
     case = parsed(["--layouts", "pp2+1-3+distributed+mean"]).cases[0]
     single = alone(case)
     assert (single.arrangement, single.training.steps) == ("single+mean", case.training.steps)
-    check = f"a.py::test_layer[{case.name}-3]"
-    assert of_case(check, case, single) == f"a.py::test_layer[{single.name}-3]"

@@ -16,6 +16,7 @@ from validation.candidate.place import Place, device
 from validation.candidate.sequence import positions
 from validation.candidate.versions import counted_tokens, once_for_each_rank
 from validation.case.case import Case
+from validation.case.depth import FORWARD
 from validation.compare.sliced import SlicedFile
 
 
@@ -99,7 +100,10 @@ def called(case: Case, model: Any, given: dict[str, torch.Tensor]) -> torch.Tens
 
 
 def run_step(case: Case, chunks: list[DistributedDataParallel], batch: Path, step: int = 0) -> Losses:
-    """Forward and backward over all micro-batches of a step, counted from 0, gradients finalised by megatron-core."""
+    """Forward and backward over all micro-batches of a step, counted from 0, gradients finalised by megatron-core.
+
+    Forward alone if that is where the case ends.
+    """
     losses = Losses(case)
 
     def forward_step(data: Iterator[dict[str, torch.Tensor]], model: Any) -> Any:
@@ -110,13 +114,15 @@ def run_step(case: Case, chunks: list[DistributedDataParallel], batch: Path, ste
     for chunk in chunks:
         chunk.zero_grad_buffer()
     iterators = [micro_batches(case, batch, step) for _ in chunks]
-    get_forward_backward_func()(
-        forward_step_func=forward_step,
-        data_iterator=iterators if len(iterators) > 1 else iterators[0],
-        model=list(chunks) if len(chunks) > 1 else chunks[0],
-        num_microbatches=case.micro_batches,
-        seq_length=case.seq_length,
-        micro_batch_size=case.micro_batch_size,
-        forward_only=False,
-    )
+    alone = case.upto == FORWARD
+    with torch.set_grad_enabled(not alone):
+        get_forward_backward_func()(
+            forward_step_func=forward_step,
+            data_iterator=iterators if len(iterators) > 1 else iterators[0],
+            model=list(chunks) if len(chunks) > 1 else chunks[0],
+            num_microbatches=case.micro_batches,
+            seq_length=case.seq_length,
+            micro_batch_size=case.micro_batch_size,
+            forward_only=alone,
+        )
     return losses

@@ -30,6 +30,7 @@ class Case:
     and in the backward pass the reference's gradient, whatever the modules before it made. `candidate_checkpoint` names a
     Megatron checkpoint that the candidate's weights are loaded from, in place of the reference's own. `mended` names the known
     upstream bugs that are taken out of the candidate (validation.candidate.mends), which judges the checks behind them.
+    `upto` is where the ranks end (validation.case.depth). It does not change what the case is called.
     """
 
     preset: str
@@ -48,6 +49,7 @@ class Case:
     isolated: bool = False
     candidate_checkpoint: str | None = None
     mended: tuple[str, ...] = ()
+    upto: str = ""
 
     @property
     def arrangement(self) -> str:
@@ -93,6 +95,8 @@ class Case:
         fields = asdict(self)
         if not self.mended:
             del fields["mended"]  # a case is called what it was called before there were any
+        if not self.upto:
+            del fields["upto"]
         return json.dumps(fields, sort_keys=True)
 
     @classmethod

@@ -2,14 +2,14 @@
 
 They leave their place before anything can fail: a run that ends before it starts must not look like the one before it. They go
 to `before/`, which no gate reads. When the run starts, it drops those that are worth no more than what takes their place. Worth
-more is a report of more checks, or of another case of the same name: `python -m validation run -- -k ...`, which is what
+more is a report of more checks, or of another case of the same name: `python -m validation run --only ...`, which is what
 `Reproduce:` prints, must not cost the report that led to it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,9 +124,22 @@ ASIDE = Aside()
 def _place(path: Path, now: Path | None = None) -> Path:
     """Where the report that belongs to `path` is kept, and lies `now`: one place for each case of that name."""
     found = Found.at(now or path)
-    case, plugin = found.made if found else ("", "")
-    name = "-".join([path.stem, *([case[:8]] if case else []), *(["plugin"] if plugin else [])])
-    return path.parent / FOLDER / f"{name}{path.suffix}"
+    return path.parent / FOLDER / _named(path, found.made if found else ("", ""))
+
+
+def reports(path: Path, properties: Mapping[str, str]) -> list[Path]:
+    """What earlier runs with such properties have left: the fuller report that was kept, and then the one at `path`."""
+    made = tuple(properties.get(name, "") for name in _MAKES_IT)
+    found = Found.at(path)
+    there = path.is_file() and (found is None or not properties or found.made == made)
+    kept = path.parent / FOLDER / _named(path, made)
+    return [*([kept] if kept.is_file() else []), *([path] if there else [])]
+
+
+def _named(path: Path, made: Sequence[str]) -> str:
+    """What a report that belongs to `path` is called among those that are kept."""
+    case, plugin = made
+    return "-".join([path.stem, *([case[:8]] if case else []), *(["plugin"] if plugin else [])]) + path.suffix
 
 
 def _moved(path: Path) -> Path:

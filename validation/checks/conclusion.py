@@ -16,6 +16,7 @@ from validation.checks.files import Files
 from validation.checks.self_test import SelfTest
 from validation.checks.tally import Tally
 from validation.checks.terminal import GREEN, RED, YELLOW
+from validation.run.command_line import VERDICT
 from validation.run.options import Settings
 
 _WORDS = {"known": "known upstream bugs", "unevaluated": "not evaluated"}
@@ -42,8 +43,10 @@ class Conclusion:
     selecting: bool
 
     def lines(self) -> Iterator[Line]:
-        """All of them, with their colours."""
+        """All of them, with their colours; the verdict alone if that was asked for."""
         yield self._overall()
+        if self.settings.show == VERDICT:
+            return
         yield from ((line, RED) for line in diagnosed(self.wanted, self.checks, self.tally.broke))
         yield from self._known()
         yield from self._firsts()
@@ -51,7 +54,7 @@ class Conclusion:
 
     def _overall(self) -> Line:
         tally, cases = self.tally, len(self.settings.cases)
-        counted = [f"{tally.checks} checks"]
+        counted = [f"{tally.checks} check{'s' if tally.checks != 1 else ''}"]
         counted += [
             f"{count} {_WORDS.get(status, status)}" for status, count in sorted(tally.counts.items()) if status != "pass"
         ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from validation.case.errors import PlumblineError
+from validation.case.errors import PlumblineError, UsageError
 from validation.checks.inventory import Inventory
 from validation.checks.items import has_a_case, parity_of, planted_of, section_of
 from validation.checks.marks import members
@@ -17,6 +17,9 @@ from validation.checks.parity import Parity
 from validation.checks.planted import Planted
 from validation.checks.protocol import Straight
 from validation.checks.report import Report
+from validation.checks.selection import Selection
+from validation.checks.self_test import SelfTest
+from validation.checks.titles import title_of
 from validation.faults.plan import Plan, plan_of
 from validation.run.command_line import add_options
 from validation.run.options import Given, Settings, settings
@@ -73,12 +76,36 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(("parity", name), [(Parity(case, report), member) for case, member in pairs], ids=ids)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Case by case, section by section, layer by layer, each layer in data-flow order; the self-test after all cases."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Case by case, section by section, layer by layer, each layer in data-flow order; the self-test after all cases.
+
+    Of these the ones that are selected.
+    """
     # A check for every layer of a kind that the model has none of (experts in a dense model) is no check of this model.
     if items:
         order = {case.name: index for index, case in enumerate(items[0].config.stash[SETTINGS].cases)}
         items[:] = sorted((item for item in items if has_a_case(item)), key=lambda item: _place(item, order))
+    if selection := _selection(config):
+        try:
+            _select(config, items, selection)
+        except UsageError as error:
+            items[:] = []
+            report: Any = config.pluginmanager.get_plugin("plumbline-report")
+            report.refuse(error)
+
+
+def _selection(config: pytest.Config) -> Selection:
+    given = next((plugin for plugin in config.pluginmanager.get_plugins() if isinstance(plugin, Given)), None)
+    return Selection(given.settings.only, given.failed) if given else Selection()
+
+
+def _select(config: pytest.Config, items: list[pytest.Item], selection: Selection) -> None:
+    """Leave out what is not selected. Raises UsageError."""
+    self_test = SelfTest(config.stash[PLAN], config.stash[SETTINGS].cases[0]).name
+    named = [(item, (parity.case.name if (parity := parity_of(item)) else self_test, title_of(item))) for item in items]
+    chosen = selection.chosen(name for _, name in named)
+    config.hook.pytest_deselected(items=[item for item, name in named if name not in chosen])
+    items[:] = [item for item, name in named if name in chosen]
 
 
 def _place(item: Any, order: Mapping[str, int]) -> tuple[int, int, int, int]:

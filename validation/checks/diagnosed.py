@@ -16,11 +16,15 @@ def diagnosed(cases: Sequence[Case], checks: Mapping[str, Sequence[Check]], brok
 
     `checks` are those of each case by its name, and `broke` the exit codes of those that did not finish.
     """
-    suites = [Suite(case.name, tuple(checks.get(case.name, ())), _facts(case, broke)) for case in cases]
-    if found := diagnose(suites):
+    if found := diagnose(suites(cases, checks, broke)):
         yield f"Diagnosis: {found.sentence}."
         if found.deciding:
             yield f"{found.deciding}."
+
+
+def suites(cases: Sequence[Case], checks: Mapping[str, Sequence[Check]], broke: Mapping[str, ExitCode]) -> list[Suite]:
+    """The testsuites of the cases, with as much as a diagnosis needs."""
+    return [Suite(case.name, tuple(checks.get(case.name, ())), _facts(case, broke)) for case in cases]
 
 
 def _facts(case: Case, broke: Mapping[str, ExitCode]) -> dict[str, str]:

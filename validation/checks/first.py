@@ -9,7 +9,7 @@ from validation.case.case import Case
 from validation.checks.order import UNPLACED
 from validation.checks.parity import MODELLING
 from validation.run.options import Settings
-from validation.run.reproduce import alone, command, of_case
+from validation.run.reproduce import alone, command
 
 if TYPE_CHECKING:
     from validation.compare.verdict import Verdict
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class First:
-    """A failing check: its place in the flow of data, its line, its node id. `modelling`: one rank has the failure, too."""
+    """A failing check: its place in the flow of data, its line, its title. `modelling`: one rank has the failure, too."""
 
     case: Case
     place: tuple[int, int]
@@ -35,4 +35,4 @@ class First:
     def command(self, settings: Settings) -> str:
         """What reproduces it on the fewest ranks that are known to show it."""
         case = alone(self.case) if self.modelling else self.case
-        return command(case, of_case(self.check, self.case, case), settings)
+        return command(case, self.check, settings)

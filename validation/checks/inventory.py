@@ -36,10 +36,14 @@ class Inventory(Nothing):
         self._self_test = SelfTest(plan, settings.cases[0])
         self._refused: UsageError | None = None
 
+    def refuse(self, error: UsageError) -> None:
+        """The selection names no check."""
+        self._refused = error
+
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """All checks are known: write them down."""
         path = self._settings.manifest
-        if path is None:
+        if path is None or self._refused is not None:
             return
         try:
             writing.check_file(path, "--manifest")

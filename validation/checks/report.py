@@ -13,21 +13,24 @@ import pytest
 
 from ci import junit
 from validation.case.case import Case
-from validation.case.errors import ExitCode, PlumblineError
+from validation.case.errors import ExitCode, PlumblineError, UsageError
 from validation.checks import before
 from validation.checks.conclusion import Conclusion
 from validation.checks.counted import OURS
 from validation.checks.files import Files
+from validation.checks.findings import Findings
 from validation.checks.first import First
 from validation.checks.items import parity_of, planted_of, section_of
 from validation.checks.left_out import LeftOut
+from validation.checks.needs import Needs
 from validation.checks.order import UNPLACED
 from validation.checks.outcome import Outcome
-from validation.checks.progress import ProgressLine
+from validation.checks.progress import Progress
 from validation.checks.running import Running
 from validation.checks.self_test import SelfTest
+from validation.checks.styles import style_of
 from validation.checks.tally import Tally
-from validation.checks.terminal import RED, YELLOW, EveryLine, Terminal
+from validation.checks.terminal import RED, Silence, Style, Terminal
 from validation.checks.testcase import check_of
 from validation.checks.titles import component_of, title_of
 from validation.faults.plan import Plan, Plant
@@ -46,23 +49,28 @@ class Report:
     def __init__(self, config: pytest.Config, settings: Settings, plan: Plan, given: Given | None = None) -> None:
         self._config, self._settings = config, settings
         self._prepared = given is not None
-        self._selecting = given is None or bool(given.words)
+        self._selecting = given is None or bool(given.words or settings.only or settings.last_failed)
         self._self_test = SelfTest(plan, settings.cases[0])
         self._left_out = LeftOut(settings, self._self_test)
         self._files = Files(settings, self._self_test, given.words if given else ())
-        self._running = Running(settings, ProgressLine(config))
-        self._terminal = Terminal(config)
-        self._style = EveryLine(self._terminal, settings)
+        self._progress = _progress(config)
+        self._running = Running(settings, self._progress)
+        self._terminal = Terminal(config, self._progress)
+        self._style: Style = Silence()
         self._tally = Tally()
         self._result: Result | None = None
         self._suite = ""
         self._wanted: list[Case] = []
         self._plants: list[Plant] = []
+        self._needs: dict[Case, Needs] = {}
+        self._says_how_it_ended: set[Case] = set()
         self._selected: Counter[Case] = Counter()
         self._checks: dict[str, list[junit.Check]] = defaultdict(list)
         self._places: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self._unsound: set[Case] = set()
-        self._start = time.monotonic()
+        self._nothing = "No check was selected; leave out what selects checks, or name one that the output shows with --only"
+        self._seconds: dict[str, float] = {}
+        self._start = self._began = time.monotonic()
 
     def result(self, case: Case) -> Result:
         """The case's result; runs it unless it is the one last asked for."""
@@ -78,7 +86,8 @@ class Report:
         if self._suite != self._self_test.name:
             self._finish_case()
             self._result, self._suite = None, self._self_test.name
-            self._style.begin(*self._self_test.heading)
+            self._style.begin(self._suite, *self._self_test.heading)
+            self._began = time.monotonic()
         self._start_once()
         return self._noted(self._running.planted(plant.case, plant.fault.plugin))
 
@@ -107,12 +116,15 @@ class Report:
         return found
 
     def _run(self, case: Case) -> Result:
-        self._style.begin(f"===== {case.title} =====")
-        if plugin := self._settings.plugin:
-            self._terminal.write(f"Plugin: {plugin} runs in every rank; a gate takes no results of such a run", **YELLOW)
+        plugin = self._settings.plugin
+        said = [f"Plugin: {plugin} runs in every rank; a gate takes no results of such a run"] if plugin else []
+        self._style.begin(case.name, f"===== {case.title} =====", *said)
         self._start_once()
         result = self._running.result(case)
         self._style.ran(case.name)
+        if result.broken is not None and case not in self._says_how_it_ended:
+            self._terminal.write(f"ERROR: the run did not finish - {result.broken.sentence}", **RED)
+            self._terminal.write(result.broken.stacks)
         return result
 
     def _start_once(self) -> None:
@@ -123,14 +135,21 @@ class Report:
         early = bool(self._config.option.maxfail)
         self._files.begin({case: self._selected[case] for case in self._wanted}, len(self._plants), early)
         before.ASIDE.put_back()
-        self._running.start(self._wanted, self._plants)
+        self._running.start(self._needs, self._plants)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Cases that no selected check asks for are not run."""
         self._selected.update(parity.case for parity in map(parity_of, session.items) if parity)
         self._wanted = [case for case in self._settings.cases if case in self._selected]
         self._plants = [planted.plant for planted in map(planted_of, session.items) if planted]
+        of_run = [parity_of(item) for item in session.items if component_of(item) == "run"]
+        self._says_how_it_ended = {parity.case for parity in of_run if parity}
+        self._needs = dict.fromkeys(self._wanted, Needs())
+        if self._selecting:
+            items = [(parity.case, item) for item in session.items if (parity := parity_of(item))]
+            self._needs = {case: Needs.of(case, [item for of, item in items if of == case]) for case in self._wanted}
         self._count_own(session.items)
+        self._style = style_of(self._settings, self._terminal, self._progress, len(session.items))
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         """Called by whatever deselects checks."""
@@ -145,6 +164,7 @@ class Report:
 
     def pytest_unconfigure(self) -> None:
         """Nothing is left running, however this ends."""
+        self._progress.close()
         self._running.close()
 
     def pytest_sessionstart(self) -> None:
@@ -198,7 +218,7 @@ class Report:
         """The check with the command that runs it again, where it is about a case."""
         if self._result is None or check.status not in ("fail", "error", "known"):
             return check
-        how = First.of(self._result.case, outcome.check, check.message, outcome.verdict).command(self._settings)
+        how = First.of(self._result.case, outcome.title, check.message, outcome.verdict).command(self._settings)
         return replace(check, properties={**check.properties, "reproduce": how})
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -216,15 +236,25 @@ class Report:
             return
         if not self._tally.checks:
             if not self._config.option.collectonly:
-                self._terminal.write(
-                    "No check was selected; leave out -k, or name something that `--collect-only` lists", **RED
-                )
+                self._terminal.write(self._nothing, **RED)
                 session.exitstatus = ExitCode.USAGE
             return
         conclusion = self._conclusion()
         session.exitstatus = self._tally.exit_code
         for line, colours in conclusion.lines():
             self._terminal.write(line, **colours)
+        for findings in self._findings:
+            findings.take(conclusion, self._seconds)
+
+    def refuse(self, error: UsageError) -> None:
+        """The selection names no check: say that at the end, when there is nothing else to say."""
+        self._nothing = f"error: {error}"
+        for findings in self._findings:
+            findings.refuse(error)
+
+    @property
+    def _findings(self) -> list[Findings]:
+        return [one for one in self._config.pluginmanager.get_plugins() if isinstance(one, Findings)]
 
     def _conclusion(self) -> Conclusion:
         missing, all_checks = self._left_out.total(self._checks)
@@ -247,11 +277,21 @@ class Report:
         name = self._suite
         checks = self._checks[name] if name else []
         if name == self._self_test.name:
+            self._seconds[name] = time.monotonic() - self._began
+            self._style.end(name, self._seconds[name])
             self._files.end_self_test(checks, self._how_it_went(name, checks))
         if self._result is not None:
+            self._seconds[name] = self._result.seconds
+            self._style.end(name, self._seconds[name])
             self._files.end(self._result, checks, self._how_it_went(name, checks))
 
     def _how_it_went(self, name: str, checks: Sequence[junit.Check]) -> dict[str, str]:
         """Properties of a testsuite: the exit code of a broken run behind it, and how many checks it lacks."""
         broke = {"broken": str(int(self._tally.broke[name]))} if name in self._tally.broke else {}
         return broke | self._left_out.properties(name, checks)
+
+
+def _progress(config: pytest.Config) -> Progress:
+    """The one that has told since the command began; a new one if the user has started pytest."""
+    found = next((one for one in config.pluginmanager.get_plugins() if isinstance(one, Progress)), None)
+    return found or Progress(lambda text: config.get_terminal_writer().write(text, flush=True), in_place=False)

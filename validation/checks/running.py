@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from validation.case.case import Case
-from validation.checks.progress import ProgressLine
+from validation.checks.needs import Needs
+from validation.checks.progress import Progress
 from validation.faults.plan import Plant
 from validation.run.known import mended
 from validation.run.options import Settings
@@ -19,9 +21,11 @@ if TYPE_CHECKING:
 class Running:
     """Starts what has been selected and answers with results."""
 
-    def __init__(self, settings: Settings, progress: ProgressLine) -> None:
+    def __init__(self, settings: Settings, progress: Progress) -> None:
         self._settings, self._progress = settings, progress
         self._runner: Any = None
+        self._as_run: dict[Case, Case] = {}
+        """Each case as its ranks get it, which may end early."""
         self._against_single: dict[Case, Result | None] = {}
         self._without_bugs: dict[Case, Result] = {}
 
@@ -30,37 +34,41 @@ class Running:
         """Whether anything runs."""
         return self._runner is not None
 
-    def start(self, cases: Sequence[Case], plants: Sequence[Plant]) -> None:
-        """Have these run. Imports torch: what an earlier run left must be gone by then."""
+    def start(self, cases: Mapping[Case, Needs], plants: Sequence[Plant]) -> None:
+        """Have these run, as far as each is needed. Imports torch: what an earlier run left must be gone by then."""
         from validation.run.runner import Runner
 
         self._runner = Runner(self._settings, self._progress.show)
         # torch alone is half a million objects: left to the collector, it goes through them while the checks run.
         gc.freeze()
-        # A case with known upstream bugs has a second run, without them, which judges what lies behind them.
-        both = [one for case in cases for one in (case, mended(case))]
-        self._runner.start(both, self._settings.plugin)
+        for case, needs in cases.items():
+            # A case with known upstream bugs has a second run, without them, which judges what lies behind them.
+            for one in (case, mended(case)) if needs.without_bugs else (case,):
+                self._as_run[one] = replace(one, upto=needs.upto)
+        self._runner.start(self._as_run.values(), self._settings.plugin)
         self._runner.start(plant.case for plant in plants)
         for plant in plants:
             self._runner.start([plant.case], plant.fault.plugin)
 
     def result(self, case: Case) -> Result:
         """That of a case, whose ranks run with the user's plugin; waits for them."""
-        with self._progress.watching(case):
-            found: Result = self._runner.result(case, self._settings.plugin)
-        return found
+        with self._progress.watching(self._as_run[case]):
+            found: Result = self._runner.result(self._as_run[case], self._settings.plugin)
+        return replace(found, case=case)
 
     def planted(self, case: Case, plugin: str = "") -> Result:
         """That of a case of the self-test, with a planted defect or as it is."""
-        found: Result = self._runner.result(case, plugin)
+        with self._progress.watching(case):
+            found: Result = self._runner.result(case, plugin)
         return found
 
     def against_single(self, case: Case) -> Result | None:
         """The case compared with the candidate on one rank, run when a check first fails; None where that cannot be had."""
         if case not in self._against_single:
-            self._progress.show(case, "what one rank computes")
-            with self._progress.watching(case):
-                self._against_single[case] = self._runner.against_single(case)
+            as_run = self._as_run[case]
+            self._progress.show(as_run, "what one rank computes")
+            with self._progress.watching(as_run):
+                self._against_single[case] = self._runner.against_single(as_run)
         return self._against_single[case]
 
     def without_bugs(self, case: Case) -> Result:

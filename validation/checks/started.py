@@ -31,11 +31,14 @@ _OF_PYTEST = ("PYTEST_", "PY_IGNORE_IMPORTMISMATCH")
 """How the variables begin that pytest reads."""
 
 
-def run(given: Given, words: Sequence[str]) -> int:
-    """Run pytest on the checks with a user's `words`; the exit code (validation.case.errors.ExitCode)."""
+def run(given: Given, words: Sequence[str], *plugins: object) -> int:
+    """Run pytest on the checks with a user's `words`; the exit code (validation.case.errors.ExitCode).
+
+    `plugins` are objects of ours that the report takes in.
+    """
     ended = Ended()
     with _without_pytests_variables():
-        code = pytest.main([str(FOLDER), *_OURS, *words], plugins=[conftest, given, ended])
+        code = pytest.main([str(FOLDER), *_OURS, *words], plugins=[conftest, given, ended, *plugins])
     return int(ended.code(code))
 
 

@@ -31,7 +31,7 @@ class Tally:
         status = outcome.status
         self.counts[status] += 1
         if status in ("fail", "error") and case is not None:
-            found = First.of(case, outcome.check, outcome.line, outcome.verdict)
+            found = First.of(case, outcome.title, outcome.line, outcome.verdict)
             self.first[case.name] = min(self.first.get(case.name, found), found, key=lambda first: first.place)
         self.wrong |= status == "fail" or (status == "error" and suite not in self.broke)
 

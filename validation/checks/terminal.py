@@ -1,66 +1,68 @@
-"""What a user sees while checks run."""
+"""What every style of telling a run writes with."""
 
 from __future__ import annotations
+
+from typing import Any, Protocol
 
 import pytest
 
 from validation.checks.outcome import Outcome
-from validation.checks.printed import printed
-from validation.run.options import Settings
+from validation.checks.progress import Progress
 
+Colour = dict[str, bool]
+PLAIN: Colour = {}
 RED, GREEN, YELLOW = {"red": True}, {"green": True}, {"yellow": True}
-_COLOURS: dict[str, dict[str, bool]] = {"pass": {}, "known": YELLOW, "unevaluated": YELLOW}
+COLOURS = {"pass": PLAIN, "known": YELLOW, "unevaluated": YELLOW}
+"""Of the statuses; red for all others."""
 
 
 class Terminal:
-    """Writes lines through pytest's own writer."""
+    """Writes lines through pytest's own writer, which knows whether colours are wanted."""
 
-    def __init__(self, config: pytest.Config) -> None:
-        self._config = config
+    def __init__(self, config: pytest.Config, progress: Progress) -> None:
+        self._config, self._progress = config, progress
 
     def write(self, line: str, **colours: bool) -> None:
         """A line, or several in one text."""
-        # In one piece: unbuffered, as CI systems set it, every write is a system call.
-        self._config.get_terminal_writer().write(f"{line}\n", **colours)
+        writer: Any = self._config.get_terminal_writer()
+        with self._progress.away():
+            # In one piece: unbuffered, as CI systems set it, every write is a system call.
+            writer.write(f"{line}\n", **colours)
 
     def check(self, outcome: Outcome) -> None:
-        """The line of a check in the colour of its status."""
-        self.write(outcome.line, **_COLOURS.get(outcome.status, RED))
+        """The line of a check in the colour of its status, with the lines that belong to it."""
+        self.write(outcome.line, **COLOURS.get(outcome.status, RED))
+        if outcome.shown_details:
+            self.write(outcome.shown_details)
 
 
-class EveryLine:
-    """A line for every check, below the headings of its case and of its section."""
+class Style(Protocol):
+    """How the checks of a run are told."""
 
-    def __init__(self, terminal: Terminal, settings: Settings) -> None:
-        self._terminal, self._settings = terminal, settings
-        self._section = ""
-
-    def begin(self, *heading: str) -> None:
+    def begin(self, suite: str, *heading: str) -> None:
         """The checks of another case follow, or those of the self-test."""
-        self._section = ""
-        for line in heading:
-            self._terminal.write(line)
 
     def ran(self, suite: str) -> None:
-        """The ranks of the case have ended."""
-        for line in printed(self._settings.results / "debug" / suite) if self._settings.debug else ():
-            self._terminal.write(line)
+        """The ranks of a case have ended."""
 
     def checked(self, outcome: Outcome, undecided: bool) -> None:
         """A check has its outcome; `undecided` says that the run behind it broke."""
-        if undecided and outcome.verdict is not None and not outcome.verdict.details:
-            return  # one line says that the run broke; a hundred would hide it
-        if outcome.section != self._section and not undecided:
-            self._section = outcome.section
-            self._terminal.write(f"--- {outcome.section} ---")
-        self._terminal.check(outcome)
-        shown = outcome.shown_details + self._pieces(outcome)
-        if shown:
-            self._terminal.write(shown)
 
-    def _pieces(self, outcome: Outcome) -> str:
-        if not self._settings.debug or outcome.verdict is None:
-            return ""
-        from validation.compare.verdict import piece_lines
+    def end(self, suite: str, seconds: float) -> None:
+        """All checks of a testsuite have been told; its ranks took so long."""
 
-        return "\n".join(f"    {line}" for line in piece_lines(outcome.verdict))
+
+class Silence:
+    """Tells nothing: the verdict on the run is enough."""
+
+    def begin(self, suite: str, *heading: str) -> None:
+        """Nothing."""
+
+    def ran(self, suite: str) -> None:
+        """Nothing."""
+
+    def checked(self, outcome: Outcome, undecided: bool) -> None:
+        """Nothing."""
+
+    def end(self, suite: str, seconds: float) -> None:
+        """Nothing."""

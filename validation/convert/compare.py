@@ -8,16 +8,19 @@ import shlex
 import sys
 import time
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ci import junit
 from validation.case import writing
+from validation.case.document import number
 from validation.case.errors import ExitCode, UsageError
 from validation.case.failures import COVERAGE, SHAPE, WEIGHTS
 from validation.case.parameters import EXPERTS, Parameter
@@ -59,6 +62,12 @@ def run(options: Namespace) -> int:
     sys.stdout.write(f"===== Overall result: {'FAIL' if failed else 'PASS'} ({counted}) =====\n")
     if options.results:
         _write_junit(options, verdicts, seconds)
+    options.document |= {
+        "seconds": round(seconds, 3),
+        "checks": len(verdicts),
+        "counts": dict(Counter(verdict.status for verdict in verdicts)),
+        "tensors": [_said(verdict) for verdict in verdicts if verdict.status != PASS],
+    }
     return int(ExitCode.FAIL if failed else ExitCode.PASS)
 
 
@@ -115,6 +124,13 @@ def _boxes(parameter: Parameter) -> Iterator[Box]:
     experts = [((expert, expert + 1),) for expert in range(parameter.shape[0])] if axis else [()]
     for expert, cut in itertools.product(experts, cuts):
         yield (*expert, cut, *whole(parameter.shape[axis + 1 :]))
+
+
+def _said(verdict: Verdict) -> dict[str, Any]:
+    """A tensor as `--format json` has it (docs/json.md)."""
+    numbers = {"max_diff": "max_diff", "avg_diff": "avg_diff", "rel_error": "relative_error"}
+    found = {theirs: number(verdict.properties[ours]) for ours, theirs in numbers.items() if ours in verdict.properties}
+    return {"title": verdict.title, "status": verdict.status, **found, "message": verdict.line}
 
 
 def _write_junit(options: Namespace, verdicts: list[Verdict], seconds: float) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from validation.case.case import IMPLEMENTATIONS
 from validation.case.empty import refuse_empty
-from validation.run.command_line import whole
+from validation.run.command_line import add_format, whole
 
 JOBS = min(32, (os.cpu_count() or 1) + 2)
 """Two more than CPUs: a process that has written a file waits until it is on the disk."""
@@ -91,6 +91,7 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     add("--hf-model-path", metavar="DIR", help="where config.json is taken from for a Megatron checkpoint without one")
     add("--no-mtp", action="store_true", help="leave out the layers of multi-token prediction")
     add("--results", metavar="DIR", help="write JUnit XML there")
+    add_format(add)
     add(
         "--jobs",
         type=whole,

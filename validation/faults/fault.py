@@ -56,6 +56,11 @@ _DEGREES = {
 }
 
 
+def _group(shown_with: str) -> str:
+    """The group of causes that a degree, an option or a precision stands for."""
+    return f"option {shown_with}" if shown_with.startswith("+") else _DEGREES.get(shown_with, "precision")
+
+
 @dataclass(frozen=True)
 class Fault:
     """One fault, in a file that is a plugin (validation.run.plugin) and names this `FAULT`; `plugin` is the file's module.
@@ -67,9 +72,10 @@ class Fault:
 
     `unseen` says why no check can see it, where that is so; it must then be missed.
 
-    `cause` is what a diagnosis over layouts must name, if that is not what its group says (CAUSES). A gradient norm that is
-    summed over the wrong ranks is wrong under tensor parallelism, though it is the optimizer's. `needs` is a degree without
-    which what the fault describes does not exist, if its functions would do something without it.
+    `cause` is what a diagnosis over layouts must name, if that is not what its group says (CAUSES), and behind a comma what
+    else it may name. A gradient norm that is summed over the wrong ranks is wrong under tensor parallelism, though it is the
+    optimizer's. `needs` are degrees, options or a precision without which what the fault describes does not exist, if its
+    functions would do something without them: `tp dp`.
 
     The others make its case: a part of tiny of `layers` layers, with `numbers` of its model changed.
     """
@@ -118,17 +124,21 @@ class Fault:
     @property
     def named(self) -> str:
         """The group of causes that a diagnosis over layouts must name."""
-        return self.cause or CAUSES[self.group]
+        return self.cause.partition(", ")[0] or CAUSES[self.group]
 
     @property
     def true(self) -> frozenset[str]:
         """The groups that a diagnosis may name: the properties of the layouts that show it, and where it shows."""
-        words = {word for layout in self.layouts for word in layout.split("+")[1:]}
-        degrees = {name for layout in self.layouts for name in re.findall("[a-z]+", layout.split("+")[0])}
-        found = {self.named, *(f"option +{word}" for word in words), *(_DEGREES[name] for name in degrees & _DEGREES.keys())}
+        found = {self.named, *filter(None, self.cause.split(", ")), *map(_group, self.shown_with)}
         found |= {"weights"} if self.first.startswith("weights/") else set()
-        found |= {"optimizer step"} if self.kind == "step" else set()
-        return frozenset(found | ({"precision"} if self.precision != "fp64" else set()))
+        return frozenset(found | ({"optimizer step"} if self.kind == "step" else set()))
+
+    @property
+    def shown_with(self) -> frozenset[str]:
+        """The degrees and options that its layouts name, and a precision below fp64: `tp`, `+full`, `bf16`."""
+        options = {f"+{word}" for layout in self.layouts for word in layout.split("+")[1:]}
+        named = {name for layout in self.layouts for name in re.findall("[a-z]+", layout.split("+")[0])}
+        return frozenset(options | (named & _DEGREES.keys()) | ({self.precision} - {"fp64"}))
 
     def first_in(self, case: Case) -> str:
         """`first` by its name in the ranks' reports."""

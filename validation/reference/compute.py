@@ -16,6 +16,7 @@ from transformers.modeling_layers import MtpModel
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
 
 from validation.case.case import Case
+from validation.case.depth import FORWARD, WEIGHTS
 from validation.compare.memory import device_peak, peak_memory
 from validation.compare.precision import DTYPES, computing_in, make_deterministic
 from validation.reference import apart, fp8, rotary, store, stream
@@ -84,7 +85,9 @@ class _Models:
         return routing(recording.forward, biases, self.case.model)
 
     def gradients(self) -> dict[str, torch.Tensor]:
-        """The gradient of every trained parameter, by the checkpoint's names."""
+        """The gradient of every trained parameter, by the checkpoint's names; none without a backward pass."""
+        if self.case.upto == FORWARD:
+            return {}
         own = reference_mtp.named_parameters(self.mtp, self.case.model) if self.mtp else ()
         found = reference_model.gradients([*self.hf.named_parameters(), *own], self.case.model)
         return {name: gradient.cpu() for name, gradient in found.items()}
@@ -131,6 +134,8 @@ def _weights(case: Case, folder: Path) -> tuple[Weights, str]:
 
 
 def _computed(case: Case, weights: Weights, batches: list[Batch], folder: Path, progress: Progress) -> dict[str, Any]:
+    if case.upto == WEIGHTS:
+        return {} if case.precision == "fp64" else {"floor": {}, "dtypes": {}}
     if case.training.stream or isinstance(weights, SeededWeights):
         if device_peak():
             torch.cuda.reset_peak_memory_stats()
@@ -153,7 +158,7 @@ def _exact(case: Case, checkpoint: Checkpoint, batches: list[Batch], folder: Pat
         if case.isolated:
             _save_apart(models, checkpoint, recording, folder)
         _save(folder, recording, models.gradients())
-        for step in range(1, case.training.steps + 1):
+        for step in range(1, (0 if case.upto else case.training.steps) + 1):
             progress(f"reference step {step}")
             if step > 1:
                 steps.forward_and_backward(batches[step - 1])

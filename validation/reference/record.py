@@ -11,6 +11,7 @@ import torch
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
 
 from validation.case.case import Case
+from validation.case.depth import FORWARD
 from validation.case.model import Model
 from validation.compare.observe import Router
 from validation.compare.substitute import substituted
@@ -170,7 +171,7 @@ def record_step(
     recording: Recording | None = None,
     scale: float = 1.0,
 ) -> Recording:
-    """Forward and backward, every probe of both; gradients are those of `scale` times the loss.
+    """Forward and backward, every probe of both; gradients are those of `scale` times the loss. A case may end in between.
 
     The loss is that of the case, and what `further` adds: it gets the output of the final norm and records probes of its
     own. `recording` takes the probes, a new one where none is given.
@@ -193,6 +194,8 @@ def record_step(
     total = record_loss(hf, case, batch, hidden, recording)
     if further is not None:
         total = total + further(hidden, recording)
+    if case.upto == FORWARD:
+        return recording
     progress("reference backward")
     # Not total.backward(): torch suspends the active mode inside that method, and with it the promotion to float64.
     torch.autograd.backward(total * scale)

@@ -20,12 +20,13 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from validation.cache import forget, locks
 from validation.case.case import Case
+from validation.case.depth import FORWARD, WEIGHTS, serving
 from validation.case.training import ADAM, BALANCE_COEFFICIENT
 
 
@@ -34,6 +35,7 @@ def key(case: Case) -> str:
 
     Layout, implementation and transport are not in it, nor options of a step that must not change what is computed.
     """
+    steps = 0 if case.upto else case.training.steps
     depends = {
         "model": case.model.as_dict(),
         "precision": case.precision,
@@ -42,7 +44,13 @@ def key(case: Case) -> str:
         "batch": [case.batch_size, case.seq_length],
         "layers": case.layers,
         "isolated": case.isolated,
-        "training": [case.training.steps, case.training.loss, case.training.balancing, asdict(ADAM), BALANCE_COEFFICIENT],
+        "training": [
+            steps,
+            case.training.loss,
+            case.training.balancing,
+            asdict(ADAM),
+            BALANCE_COEFFICIENT,
+        ],
         "stream": case.training.stream,
         "fp8": case.training.fp8,
         "micro_batch": case.micro_batch_size if case.training.loss == "mean" or case.training.balancing == "aux_loss" else None,
@@ -50,6 +58,8 @@ def key(case: Case) -> str:
         "versions": _versions(),
         "source": _source_digest(),
     }
+    if case.upto in (WEIGHTS, FORWARD):
+        depends["upto"] = case.upto
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -140,6 +150,16 @@ def find(case: Case, home: Path) -> Reference | None:
             return Reference(folder)
     _let_go(folders)
     return None
+
+
+def find_serving(case: Case, home: Path) -> Reference | None:
+    """A stored reference that has all that the case needs: its own, or one that goes further."""
+    return next(filter(None, (find(one, home) for one in serving(case))), None)
+
+
+def find_any(case: Case, home: Path) -> Reference | None:
+    """A stored reference of the case, however far it goes."""
+    return find_serving(replace(case, upto=WEIGHTS), home)
 
 
 def _let_go(folders: Iterable[Path]) -> None:

@@ -38,6 +38,9 @@ _OPTION_HELP = {
 }
 _SHOWN_AS = {"--case-timeout": "--timeout", "--pieces": "--debug"}
 """Options whose own name pytest or a plugin of pytest has: `python -m validation run` shows the other, and takes both."""
+ALL, VERDICT = "all", "verdict"
+"""What `-v` and `-q` show."""
+TEXT, JSON = "text", "json"
 _DIGITS = 30
 """Of a number on the command line; the largest that means anything has 19."""
 
@@ -53,9 +56,26 @@ def whole(text: str) -> int:
 
 
 def add_options(add: Add) -> None:
-    """Add every option through `add`."""
+    """Add through `add` every option that pytest takes, too."""
     for group in GROUPS:
         group.declare(add)
+
+
+def add_format(add: Add) -> None:
+    """Add the option of every command that judges."""
+    add(
+        "--format",
+        choices=(TEXT, JSON),
+        default=TEXT,
+        help="json writes one JSON document (docs/json.md) to standard output, and all else to standard error (default text)",
+    )
+
+
+def _add_telling(add: Add) -> None:
+    """What pytest has own options for: those of `python -m validation run` alone."""
+    add("-v", "--verbose", dest="show", action="store_const", const=ALL, default="", help="a line for every check")
+    add("-q", "--quiet", dest="show", action="store_const", const=VERDICT, default="", help="the verdict alone")
+    add_format(add)
 
 
 def add_grouped(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +83,8 @@ def add_grouped(parser: argparse.ArgumentParser) -> None:
     for group in GROUPS:
         found = parser.add_argument_group(group.title, group.description)
         group.declare(_with_other_names(found.add_argument))
+        if group.alone is not None:
+            group.alone(found.add_argument)
 
 
 def _with_other_names(add: Add) -> Add:
@@ -157,6 +179,19 @@ def _add_checks(add: Add) -> None:
     add("--no-self-test", action="store_true", default=False, help="plant none")
 
 
+def _add_selecting(add: Add) -> None:
+    """Of `python -m validation run` alone: pytest has --last-failed of its own."""
+    add(
+        "--only",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="make only checks of this name, as the output shows it: a whole title, a part of one, or a pattern with * and ?; "
+        "repeatable. Ranks go no further than these checks need",
+    )
+    add("--last-failed", action="store_true", help="make only checks that failed before, by the reports in --results")
+
+
 def _add_output(add: Add) -> None:
     add("--results", default="results", metavar="DIR", help="where the JUnit files go (default results)")
     add("--pieces", action="store_true", default=False, help="show every rank's pieces, and keep what the ranks left behind")
@@ -185,11 +220,15 @@ def _words_of_a_layout() -> str:
 
 @dataclass(frozen=True)
 class Group:
-    """Options under one heading, which `declare` adds through the function that it is given."""
+    """Options under one heading, which `declare` adds through the function that it is given.
+
+    `alone` adds those that only `python -m validation run` takes.
+    """
 
     title: str
     declare: Callable[[Add], None]
     description: str | None = None
+    alone: Callable[[Add], None] | None = None
 
 
 GROUPS = (
@@ -198,6 +237,6 @@ GROUPS = (
     Group("data and options of a step", _add_step),
     Group("precision and machine", _add_machine),
     Group("code under test", _add_code),
-    Group("what to check", _add_checks),
-    Group("output", _add_output),
+    Group("what to check", _add_checks, alone=_add_selecting),
+    Group("output", _add_output, alone=_add_telling),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,7 @@ from validation.case.preset import TINY, Preset, preset
 from validation.case.sizes import check_sizes
 from validation.case.strangers import shown
 from validation.case.training import OPTIONS, Training
-from validation.run.command_line import DEGREES, add_grouped
+from validation.run.command_line import DEGREES, TEXT, add_grouped
 
 _WORDS = (
     "preset",
@@ -51,7 +51,8 @@ class Settings:
     `timeout` is in seconds, for each case and each reference; `jobs` is how many cases run at the same time, None for what is
     good here (validation.run.jobs); `share_gpu` is the most ranks of a case that may share one GPU, None for any number.
     `plugin` is what the ranks run with, as it was given (validation.run.plugin). `cache_limit` is how many bytes the cache in
-    `home` may hold, None for any number.
+    `home` may hold, None for any number. `show` is ALL lines, the VERDICT alone, or what fits the run; `format` TEXT or JSON.
+    `only` are names of the checks to make, `last_failed` says that those are to be made which failed before.
     """
 
     cases: tuple[Case, ...]
@@ -69,14 +70,22 @@ class Settings:
     manifest: Path | None = None
     share_gpu: int | None = None
     cache_limit: int | None = None
+    show: str = ""
+    format: str = TEXT
+    only: tuple[str, ...] = ()
+    last_failed: bool = False
 
 
 @dataclass(frozen=True)
 class Given:
-    """Settings that were worked out before pytest started, handed to it as a plugin, with the user's `words` for pytest."""
+    """Settings that were worked out before pytest started, handed to it as a plugin, with the user's `words` for pytest.
+
+    `failed` has for each testsuite the checks that failed before (validation.checks.selection), None if nobody asked.
+    """
 
     settings: Settings
     words: tuple[str, ...] = ()
+    failed: Mapping[str, Collection[str] | None] | None = None
 
 
 def parsed(words: Sequence[str], place: Path | None = None) -> Settings:
@@ -141,7 +150,19 @@ def settings(options: Any, command: str, place: Path | None = None) -> Settings:
         manifest=Path(options.manifest) if options.manifest else None,
         share_gpu=options.share_gpu,
         cache_limit=limit.limit(options.cache_limit, place),
+        show=getattr(options, "show", ""),
+        format=getattr(options, "format", TEXT),
+        only=_only(options),
+        last_failed=getattr(options, "last_failed", False),
     )
+
+
+def _only(options: Any) -> tuple[str, ...]:
+    """The names, none where nothing is said. Raises UsageError for one that is empty, which would name every check."""
+    found = tuple(getattr(options, "only", ()))
+    if any(not name.strip() for name in found):
+        raise UsageError("--only is empty: give it a name that the output shows, such as 'Attention Output', or leave it out")
+    return found
 
 
 def _transport(options: Any) -> str:

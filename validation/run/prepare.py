@@ -43,7 +43,9 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> None:
             cuda.check_fp8(fp8)
     _find_implementation(settings.cases[0].implementation)
     plugins.check(settings.plugin)
-    launch.prepare(settings.cases[0].transport, steps=any(case.training.steps for case in settings.cases))
+    # Which checks are selected is not yet known. What few of them need, they import and compute themselves.
+    narrowed = bool(settings.only or settings.last_failed)
+    launch.prepare(settings.cases[0].transport, steps=any(case.training.steps for case in settings.cases) and not narrowed)
     missing = _missing_references(settings, (*settings.cases, *also))
     forget.keep_within(settings.home, settings.cache_limit)
     _find_means(settings, missing)
@@ -58,7 +60,8 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> None:
 def _missing_references(settings: Settings, cases: Iterable[Case]) -> list[Case]:
     """A case for each reference that is to be computed. What is found is in use from here on, and not forgotten."""
     wanted = {store.key(case): case for case in cases}
-    stored = {name: store.find(case, settings.home) is not None for name, case in wanted.items()}
+    find = store.find_any if settings.only or settings.last_failed else store.find
+    stored = {name: find(case, settings.home) is not None for name, case in wanted.items()}
     return [case for name, case in wanted.items() if settings.fresh or not stored[name]]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from dataclasses import fields, replace
 from functools import cache
@@ -24,8 +23,6 @@ _OF_CASE = {
     "candidate_checkpoint": "--candidate-checkpoint",
 }
 """Fields of a case with an option each, which is written where the case has not what it would have without."""
-_WORD = re.compile(r"[\w:+\-.\[\]/\\]+")
-"""What pytest's -k takes as one name."""
 
 
 def alone(case: Case) -> Case:
@@ -34,17 +31,12 @@ def alone(case: Case) -> Case:
 
 
 def command(case: Case, check: str, wanted: Settings) -> str:
-    """`python -m validation run ... -- -k ...`, for a shell: the check with the node id `check`, under `case`.
+    """`python -m validation run ... --only ...`, for a shell: the check that is called `check`, under `case`.
 
     Without a check, all of the case. `wanted` are the settings that the check ran with, for what is no part of the case.
     """
     words = ["python", "-m", "validation", "run", *_words(case), *_machine(case, wanted)]
-    return shlex.join([*words, "--", "-k", _selection(check)] if check else words)
-
-
-def of_case(check: str, ran: Case, case: Case) -> str:
-    """The node id of the same check under another case."""
-    return check.replace(f"[{ran.name}", f"[{case.name}", 1)
+    return shlex.join([*words, "--only", check] if check else words)
 
 
 @cache
@@ -77,16 +69,10 @@ def _machine(case: Case, wanted: Settings) -> list[str]:
     usual = _usual()
     words = ["--megatron-path", str(wanted.megatron_path)] if wanted.megatron_path else []
     words += ["--plugin", wanted.plugin] if wanted.plugin else []
-    words += ["--case-timeout", f"{wanted.timeout:g}"] if wanted.timeout != usual.timeout else []
+    words += ["--timeout", f"{wanted.timeout:g}"] if wanted.timeout != usual.timeout else []
     return words + (["--max-ranks", str(case.layout.ranks)] if case.layout.ranks > usual.max_ranks else [])
 
 
 @cache
 def _usual() -> Settings:
     return parsed(["--layouts", "single"])
-
-
-def _selection(check: str) -> str:
-    """The check's name without its module; where it holds what -k does not take, all of its parts that it takes."""
-    function, bracket, parameters = check.partition("[")
-    return " and ".join(_WORD.findall(function.rpartition("::")[2] + bracket + parameters))

@@ -155,8 +155,8 @@ class Runner:
 
     def _reference(self, case: Case) -> store.Reference:
         """The stored reference, computed first where there is none (or where a fresh one is asked for)."""
-        stored = store.find(case, self._settings.home)
-        if stored is not None and not self._settings.fresh:
+        stored = None if self._settings.fresh else store.find_serving(case, self._settings.home)
+        if stored is not None:
             return stored
         if said := disk.shortage([disk.references([case], self._settings.home)]):  # what was free may have gone since the start
             raise launch.RunBroke(launch.Broken(None, said, "", ExitCode.ENVIRONMENT))

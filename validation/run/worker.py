@@ -25,6 +25,7 @@ from validation.candidate.saved import load_saved
 from validation.candidate.step import loss_divisor, run_step
 from validation.candidate.unreduced import Unreduced
 from validation.case.case import Case
+from validation.case.depth import ALL, FORWARD, WEIGHTS
 from validation.case.errors import EnvironmentMissing
 from validation.compare.memory import device_peak, peak_memory
 from validation.compare.precision import DTYPES, LOSS_DTYPES, as_stored, computing_in, make_deterministic
@@ -106,6 +107,8 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
         load.load(chunks, recorder, lambda: _fill(case, chunks, held, checkpoint))
         load.compare_weights(held, checkpoint, recorder)
     plugin.loaded(case, chunks)
+    if case.upto == WEIGHTS:
+        return _closed(recorder, held)
     divisor = loss_divisor(case, stored.batch)
     probed = [ProbedChunk(chunk, case, recorder, stored, checkpoint, divisor) for chunk in chunks]
     report.progress("gradient buffers")
@@ -114,11 +117,13 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
     Unreduced(case, held, recorder, stored, divisor).watch(chunks[0].config)
     for model in wrapped:
         model.train()
-    report.progress("forward and backward")
+    report.progress("forward" if case.upto == FORWARD else "forward and backward")
     losses = run_step(case, wrapped, stored.batch)
     loss = losses.mean()
     if loss is not None:
         recorder.compare("loss", loss, (), stored.probes, dtype=LOSS_DTYPES[case.precision])
+    if case.upto == FORWARD:
+        return _closed(recorder, held)
     compare_balancing(case, recorder, stored)
     report.progress("gradients")
     with as_stored():
@@ -127,8 +132,13 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
         compare_gradients(held, stored, recorder)
     for chunk in probed:
         chunk.stop()
-    if case.training.steps:
+    if case.training.steps and case.upto == ALL:
         _take_steps(case, wrapped, held, stored, recorder, report, plugin)
+    return _closed(recorder, held)
+
+
+def _closed(recorder: Recorder, held: load.Held) -> int:
+    """The bytes of the parameters that this rank holds; nothing more is compared."""
     recorder.close()
     return sum(tensor.numel() * tensor.element_size() for tensor, _ in held)
 

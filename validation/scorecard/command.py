@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,10 @@ def run(options: argparse.Namespace, command: str) -> int:
         raise UsageError("--write writes a page about the whole catalogue; leave --only out")
     if options.write and bugs and set(bugs) != set(ACTIVATED):
         raise UsageError("--write writes a page about all known bugs; give --behind all")
+    if options.again and not options.diagnose:
+        raise UsageError("--again is about diagnoses; give --diagnose, too")
+    if options.diagnose and bugs:
+        raise UsageError("--diagnose runs faults without known upstream bugs; leave --behind out")
     if options.jobs < 1 or not options.timeout > 0:
         raise UsageError("--jobs is 1 or more, and --timeout a number of seconds greater than 0")
     if options.diagnose:
@@ -87,10 +91,11 @@ def _diagnose(wanted: Sequence[Fault], options: argparse.Namespace, command: str
     from validation.scorecard import diagnoses, told
 
     settings = _settings(options, [case for fault in wanted for case in diagnosed(fault)], command)
+    where = _machine(machine()) if options.write else ""
     if options.again:
-        return told.tell(diagnoses.kept(wanted, settings.results), len(wanted), options.write)
+        return told.tell(diagnoses.kept(wanted, settings.results), len(wanted), where)
     prepare(settings)
-    return told.tell(diagnoses.run(wanted, settings), len(wanted), options.write)
+    return told.tell(diagnoses.run(wanted, settings), len(wanted), where)
 
 
 def chosen(names: Sequence[str]) -> tuple[Fault, ...]:
@@ -154,12 +159,15 @@ def _score(tried: Sequence[Trial], settings: Settings, write: bool) -> ExitCode:
         from validation.scorecard.page import BEHIND, DATA, Measured, save
 
         order = [fault.id for fault in catalogue.faults()]
-        where = (
-            f"{os.cpu_count()} CPU cores with megatron-core {facts['megatron-core']} and transformers {facts['transformers']}"
+        measured = Measured(
+            _machine(facts), round(seconds), tuple(sorted(found, key=lambda one: order.index(one.fault))), tuple(clean)
         )
-        measured = Measured(where, round(seconds), tuple(sorted(found, key=lambda one: order.index(one.fault))), tuple(clean))
         save(measured, BEHIND if any(one.bug for one in found) else DATA)
     return code
+
+
+def _machine(facts: Mapping[str, str]) -> str:
+    return f"{os.cpu_count()} CPU cores with megatron-core {facts['megatron-core']} and transformers {facts['transformers']}"
 
 
 def _summary(found: Sequence[Outcome], clean: Sequence[Clean], seconds: float, code: ExitCode) -> str:

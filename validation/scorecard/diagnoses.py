@@ -100,7 +100,7 @@ def kept(faults: Iterable[Fault], results: Path) -> Iterator[Diagnosed]:
 
 def plugin_in(fault: Fault, case: Case) -> str:
     """The fault, or none in a case that has not what it describes."""
-    return "" if fault.needs and not has(case, fault.needs) else fault.plugin
+    return fault.plugin if all(has(case, one) for one in fault.needs.split()) else ""
 
 
 def of(fault: Fault, suites: Sequence[junit.Suite]) -> Diagnosed:
@@ -126,15 +126,30 @@ def _name(suite: junit.Suite) -> str:
 
 
 def _suite(runner: Any, fault: Fault, case: Case) -> junit.Suite | None:
-    """The testsuite of a case with the fault; None if there is nothing in it to put the fault into."""
-    there = _There(runner, plugin_in(fault, case))
-    result = there.result(case)
-    if result.broken is not None and _of_the_fault(result.broken):
+    """The testsuite of a case with the fault; None if it has nothing to put the fault into, or cannot run."""
+    there = _there(runner, fault, case)
+    if there is None:
         return None
+    result = there.result(case)
     ordered = sorted(said_by(case, there), key=lambda said: said[1].place)
     checks = tuple(_check(component, verdict) for component, verdict in ordered)
     broken = {"broken": str(int(result.broken.exit_code))} if result.broken is not None else {}
     return junit.Suite(case.name, checks, {**case_facts(case), **broken, "fault": fault.id}, result.seconds)
+
+
+def _there(runner: Any, fault: Fault, case: Case) -> _There | None:
+    """Where the results of a case come from: ranks with the fault, or without it if there is no such thing in it."""
+    with_it = _There(runner, plugin_in(fault, case))
+    broken = with_it.result(case).broken
+    if broken is None:
+        return with_it
+    without = _There(runner, "")
+    runner.start([case, mended(case)])
+    if without.result(case).broken is not None:
+        return None
+    if not _of_the_fault(broken):
+        return with_it
+    return None if all(has(case, one) for one in fault.shown_with) else without
 
 
 def _of_the_fault(broken: Broken) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import islice
 
 from validation.case import preflight
-from validation.case.case import Case
+from validation.case.case import PRECISIONS, Case
 from validation.case.errors import PlumblineError
 from validation.case.layout import Layout
 from validation.faults.fault import Fault
@@ -77,8 +77,12 @@ def _words(arrangement: str) -> str:
     return plus + words
 
 
-def has(case: Case, degree: str) -> bool:
-    """Whether a case has more than one of what the degree counts."""
+def has(case: Case, one: str) -> bool:
+    """Whether a case has an option (`+full`), a precision, or more than one of what a degree counts."""
+    if one.startswith("+"):
+        return one.removeprefix("+") in case.arrangement.split("+")[1:]
+    if one in PRECISIONS:
+        return case.precision == one
     layout = case.layout
     degrees = {"etp": layout.expert_tp, "dp": layout.data_parallel}
-    return bool(degrees.get(degree, getattr(layout, degree)) > 1)
+    return bool(degrees.get(one, getattr(layout, one)) > 1)

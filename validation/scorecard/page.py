@@ -12,6 +12,7 @@ from typing import Any
 from validation.faults import catalogue
 from validation.faults.fault import GROUPS, Fault
 from validation.faults.left_out import LEFT_OUT
+from validation.scorecard import diagnoses_page
 from validation.scorecard.judge import IDLE, NOWHERE, SEEN, Clean, Outcome
 from validation.scorecard.peers import RULES, Rule
 
@@ -85,7 +86,12 @@ def save(measured: Measured, data: Path = DATA) -> None:
     for one in content["outcomes"]:
         one.update({key: None for key, value in one.items() if isinstance(value, float) and not math.isfinite(value)})
     data.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    if DATA.exists() and BEHIND.exists():
+    write()
+
+
+def write() -> None:
+    """Write the page, once all that it is made from has been measured."""
+    if DATA.exists() and BEHIND.exists() and diagnoses_page.DATA.exists():
         PAGE.write_text(page(load(DATA), load(BEHIND)), encoding="utf-8")
 
 
@@ -93,7 +99,8 @@ def page(measured: Measured, behind: Measured) -> str:
     """The whole page: the catalogue, and the catalogue beside known upstream bugs."""
     rules = "\n".join(f"- {_linked(rule)}: {rule.asks}" for rule in RULES)
     head = _HEAD.format(machine=measured.machine, seconds=measured.seconds, rules=rules)
-    parts = (head, _totals(measured), _misses(measured), _alarms(measured), _behind(behind), _excited())
+    diagnosed = diagnoses_page.summary(diagnoses_page.load())
+    parts = (head, _totals(measured), _misses(measured), _alarms(measured), diagnosed, _behind(behind), _excited())
     return "\n".join((*parts, _faults(measured), _left_out()))
 
 
@@ -219,4 +226,4 @@ def _left_out() -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(load(), load(BEHIND)), encoding="utf-8")
+    write()

@@ -9,14 +9,16 @@ from collections.abc import Iterable, Sequence
 
 from validation.case.errors import ExitCode
 from validation.scorecard.diagnoses import RIGHT, SILENT, UNSURE, WRONG, Diagnosed
+from validation.scorecard.diagnoses_page import Measured, save
 from validation.scorecard.layouts import COUNT
+from validation.scorecard.page import write
 
 ENOUGH = 0.9
 """The part of diagnoses that must name what the fault is."""
 
 
-def tell(faults: Iterable[Diagnosed], count: int, write: bool) -> ExitCode:
-    """Say all of them as they come; the exit code."""
+def tell(faults: Iterable[Diagnosed], count: int, machine: str) -> ExitCode:
+    """Say all of them as they come, and write the pages if `machine` says what they ran on; the exit code."""
     start, found = time.monotonic(), []
     _say(f"===== diagnoses: {count} faults, each in {COUNT} cases =====")
     for number, one in enumerate(faults, start=1):
@@ -24,6 +26,9 @@ def tell(faults: Iterable[Diagnosed], count: int, write: bool) -> ExitCode:
         _say(f"{number}/{count}, {time.monotonic() - start:.0f} s: {line(one)}")
     code = ExitCode.PASS if enough(found) else ExitCode.FAIL
     _say(f"===== Diagnoses: {code.name} ({counted(found)}, {time.monotonic() - start:.0f} s) =====")
+    if machine:
+        save(Measured(machine, tuple(found)))
+        write()
     return code
 
 

@@ -19,6 +19,7 @@ FAULT = Fault(
     sources=("https://github.com/volcengine/verl/pull/4250",),
     first="token_loss",
     layouts=("cp2",),
+    needs="cp",
 )
 
 

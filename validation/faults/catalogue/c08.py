@@ -15,6 +15,7 @@ FAULT = Fault(
     first="gradients/{output}",
     kind="backward",
     layouts=("cp2",),
+    needs="cp",
 )
 
 

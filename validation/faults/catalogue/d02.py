@@ -18,6 +18,7 @@ FAULT = Fault(
     ),
     first="weights/model.layers.{moe}.mlp.gate.e_score_correction_bias",
     precision="bf16",
+    needs="bf16",
 )
 
 

@@ -19,6 +19,7 @@ FAULT = Fault(
     first="layers.0.attention.query",
     seq_length=512,
     precision="bf16",
+    needs="bf16",
 )
 
 

@@ -22,6 +22,7 @@ FAULT = Fault(
     first="gradients/model.layers.{moe}.mlp.experts.down_proj.weight",
     kind="backward",
     layouts=("ep2",),
+    cause="expert parallelism, data parallelism",
 )
 
 

@@ -21,6 +21,7 @@ FAULT = Fault(
     kind="step",
     layouts=("ep2",),
     steps=1,
+    needs="ep",
 )
 
 

@@ -19,6 +19,7 @@ FAULT = Fault(
     layouts=("dp2",),
     steps=1,
     cause="data parallelism",
+    needs="dp",
 )
 
 

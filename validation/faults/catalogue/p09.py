@@ -21,6 +21,7 @@ FAULT = Fault(
     kind="backward",
     layouts=("single+mean",),
     cause="option +mean",
+    needs="+mean",
 )
 
 
@@ -28,8 +29,11 @@ def configure(case: Case, config: Any) -> None:
     def made(sound: Callable[..., Any]) -> Callable[..., Any]:
         def loss(*given: Any, **keywords: Any) -> Any:
             found, tokens = sound(*given, **keywords)
-            return found * case.micro_batches, tokens
+            last = parallel_state.is_pipeline_last_stage()  # before it there is no loss
+            return found * case.micro_batches if last else found, tokens
 
         return loss
+
+    from megatron.core import parallel_state
 
     replace("megatron.core.pipeline_parallel.schedules", "forward_step_calc_loss", made)

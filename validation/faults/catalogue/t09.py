@@ -19,6 +19,7 @@ FAULT = Fault(
     sources=(f"{CORE}/issues/7452",),
     first="token_loss",
     layouts=("tp2",),
+    needs="tp",
 )
 
 

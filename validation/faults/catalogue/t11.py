@@ -15,6 +15,7 @@ FAULT = Fault(
     sources=(f"{CORE}/issues/7452",),
     first="layers.0.attention.output",
     layouts=("tp2dp2",),
+    needs="tp dp",
 )
 
 

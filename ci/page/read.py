@@ -1,0 +1,26 @@
+"""A folder's JUnit files as testsuites. Whoever wrote them chose every byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ci import junit
+from ci.folder import reports
+from ci.junit import Suite, UnreadableResults
+
+MOST_FILES = 2000
+"""JUnit files that are read of one run."""
+
+
+def suites(folder: Path) -> tuple[list[Suite], list[str]]:
+    """What can be read, and a sentence for each file that cannot be; nothing where there is no folder."""
+    found = reports(folder) if folder.is_dir() else []
+    read, unreadable = [], []
+    for path in found[:MOST_FILES]:
+        try:
+            read.append(junit.read(path))
+        except UnreadableResults as error:
+            unreadable.append(str(error))
+    if len(found) > MOST_FILES:
+        unreadable.append(f"{len(found) - MOST_FILES:,} more files, which were not read")
+    return read, unreadable

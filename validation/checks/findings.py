@@ -1,0 +1,70 @@
+"""What a run has found, as `--format json` says it (docs/json.md)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ci.diagnosis import diagnose
+from ci.junit import Check
+from validation.case.document import Document, number
+from validation.case.errors import UsageError
+from validation.checks.conclusion import Conclusion
+from validation.checks.diagnosed import suites
+from validation.run.command_line import ALL
+
+_NUMBERS = {"max_diff": "max_diff", "avg_diff": "avg_diff", "rel_error": "relative_error", "tolerance": "limit"}
+"""Properties of a testcase, and what the document calls them."""
+_TEXTS = ("known", "kind", "reproduce")
+
+
+class Findings:
+    """A plugin of pytest's, by which a report hands over what it has found."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+
+    def refuse(self, error: UsageError) -> None:
+        """Say why no check is made."""
+        self._document["error"] = str(error)
+
+    def take(self, conclusion: Conclusion, seconds: Mapping[str, float]) -> None:
+        """Put a run into the document; `seconds` are those of each testsuite's ranks."""
+        tally = conclusion.tally
+        self._document |= {
+            "verdict": tally.word,
+            "seconds": round(conclusion.seconds, 3),
+            "checks": tally.checks,
+            "counts": dict(tally.counts),
+            "left_out": conclusion.missing,
+            "suites": [_suite(conclusion, name, checks, seconds) for name, checks in conclusion.checks.items() if checks],
+        }
+        if found := diagnose(suites(conclusion.wanted, conclusion.checks, tally.broke)):
+            self._document["diagnosis"] = {"sentence": f"{found.sentence}.", "deciding": found.deciding or ""}
+
+
+def _suite(conclusion: Conclusion, name: str, checks: Sequence[Check], seconds: Mapping[str, float]) -> dict[str, Any]:
+    counts = Counter(check.status for check in checks)
+    case = next((case for case in conclusion.wanted if case.name == name), None)
+    told = checks if conclusion.settings.show == ALL else [check for check in checks if check.status != "pass"]
+    said = {
+        "name": name,
+        "layout": case.arrangement if case else "",
+        "self_test": case is None,
+        "verdict": "FAIL" if counts["fail"] else "ERROR" if counts["error"] else "PASS",
+        "seconds": round(seconds.get(name, 0.0), 3),
+        "counts": dict(counts),
+        "junit": str(conclusion.files.path(name)),
+        "checks": [_check(check) for check in told],
+    }
+    if first := conclusion.tally.first.get(name):
+        said["first"] = {"line": first.line, "reproduce": first.command(conclusion.settings)}
+    return said
+
+
+def _check(check: Check) -> dict[str, Any]:
+    said: dict[str, Any] = {"title": check.name, "status": check.status}
+    said |= {theirs: number(check.properties[ours]) for ours, theirs in _NUMBERS.items() if ours in check.properties}
+    said |= {name: check.properties[name] for name in _TEXTS if name in check.properties}
+    return said if check.status == "pass" else said | {"message": check.message}

@@ -1,0 +1,32 @@
+"""What the selected checks of a case need of its ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from validation.case.case import Case
+from validation.case.depth import ALL, needed
+from validation.checks.counted import OURS
+from validation.checks.titles import component_of, stated_by
+from validation.run.known import known_bugs
+
+
+@dataclass(frozen=True)
+class Needs:
+    """How far the ranks go (validation.case.depth), and whether a second run without known upstream bugs judges any check."""
+
+    upto: str = ALL
+    without_bugs: bool = True
+
+    @classmethod
+    def of(cls, case: Case, items: Iterable[Any]) -> Needs:
+        """From the tensors that the checks compare. A check of a user's own module may look at anything."""
+        names = set()
+        for item in items:
+            if component_of(item) not in OURS:
+                return cls()
+            names.add(stated_by(item).compared)
+        bugs = known_bugs(case)
+        return cls(needed(case, names), any(bug.excuses(case, name) for bug in bugs for name in names if name))

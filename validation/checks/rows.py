@@ -1,0 +1,73 @@
+"""Several cases, a row each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from validation.case.case import Case
+from validation.checks.outcome import PASS, Outcome, of_its_limit, worst
+from validation.checks.progress import Progress
+from validation.checks.terminal import PLAIN, RED, YELLOW, Terminal
+
+_SELF_TEST = "self-test"
+_COUNTED = {"known": "known"}
+
+
+class Rows:
+    """Tells a case by its verdict, how many checks it has, how long its ranks took, and one tensor.
+
+    The tensor is the one that is nearest to its limit, or the first that fails in the flow of data.
+    """
+
+    def __init__(self, terminal: Terminal, progress: Progress, cases: Sequence[Case]) -> None:
+        self._terminal, self._progress = terminal, progress
+        self._names = {case.name: case.arrangement for case in cases}
+        self._width = max(map(len, (*self._names.values(), _SELF_TEST)))
+        self._outcomes: list[Outcome] = []
+        self._told: set[str] = set()
+        progress.of(len(cases))
+
+    def begin(self, suite: str, *heading: str) -> None:
+        """Of the heading what no row says, once."""
+        self._outcomes = []
+        for line in heading:
+            if not line.startswith("=") and line not in self._told:
+                self._told.add(line)
+                self._terminal.write(line)
+
+    def ran(self, suite: str) -> None:
+        """Nothing yet."""
+
+    def checked(self, outcome: Outcome, undecided: bool) -> None:
+        """Keep it. A stack is told once for each case, and a planted defect that was not seen."""
+        stack = bool(outcome.shown_details) and not any(one.shown_details for one in self._outcomes)
+        if outcome.status != PASS and (stack or outcome.of_self_test):
+            self._terminal.check(outcome)
+        if not (undecided and outcome.says_nothing):
+            self._outcomes.append(outcome)
+
+    def end(self, suite: str, seconds: float) -> None:
+        """The row."""
+        if not self._outcomes:
+            return
+        if suite in self._names:
+            self._progress.another_done()
+        counts = Counter(outcome.status for outcome in self._outcomes)
+        word = next((status.upper() for status in ("fail", "error") if counts[status]), "PASS")
+        name = self._names.get(suite, _SELF_TEST)
+        row = f"{word:<5}  {name:<{self._width}}  {len(self._outcomes):>5} checks  {seconds:>6.1f} s"
+        colour = RED if word != "PASS" else YELLOW if counts["known"] else PLAIN
+        self._terminal.write(f"{row}  {self._remark(counts)}".rstrip(), **colour)
+
+    def _remark(self, counts: Counter[str]) -> str:
+        counted = [f"{count} {status}" for status, count in sorted(counts.items()) if status != PASS]
+        unsound = [outcome for outcome in self._outcomes if outcome.status not in (PASS, "known", "unevaluated")]
+        found = (
+            min(unsound, key=lambda outcome: outcome.place)
+            if unsound
+            else worst(outcome for outcome in self._outcomes if outcome.status == PASS)
+        )
+        if found is not None:
+            counted.insert(0, f"{'first' if unsound else 'worst'}: {found.title}{of_its_limit(found)}")
+        return ", ".join(counted)

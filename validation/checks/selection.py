@@ -1,0 +1,100 @@
+"""Which checks a run makes: those that `--only` names as they are shown, and those that failed before (`--last-failed`)."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from ci import junit
+from validation.case.errors import UsageError
+from validation.case.strangers import shown
+from validation.checks import before
+from validation.checks.facts import case_facts
+from validation.run.options import Settings
+
+EVERYTHING = None
+"""Stands for all checks of a testsuite: its run did not finish, so nothing is known of any."""
+_FAILED = ("fail", "error", "unevaluated")
+Failed = Mapping[str, Collection[str] | None]
+"""By testsuite the titles of its checks that failed, or EVERYTHING."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """`patterns` are what --only was given; `failed` what failed before, None if nobody asked."""
+
+    patterns: tuple[str, ...] = ()
+    failed: Failed | None = None
+
+    def __bool__(self) -> bool:
+        """Whether it leaves anything out."""
+        return bool(self.patterns) or self.failed is not None
+
+    def chosen(self, checks: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Those of the checks, pairs of testsuite and title, that are to be made. Raises UsageError for a name of none."""
+        found = set(checks)
+        if self.patterns:
+            titles = {title for _, title in found}
+            wanted = set[str]().union(*(_named(pattern, titles) for pattern in self.patterns))
+            found = {(suite, title) for suite, title in found if title in wanted}
+        return {check for check in found if self._failed(*check)}
+
+    def _failed(self, suite: str, title: str) -> bool:
+        if self.failed is None:
+            return True
+        titles = self.failed.get(suite, ())
+        return titles is EVERYTHING or title in titles
+
+
+def _named(pattern: str, titles: Collection[str]) -> set[str]:
+    """The titles that a pattern names: the one that it is, else those that it matches or that contain it."""
+    lowered, wanted = {title: title.casefold() for title in titles}, pattern.strip().casefold()
+    found = {title for title, low in lowered.items() if low == wanted}
+    if not found and re.search(r"[*?\[]", wanted):
+        found = {title for title, low in lowered.items() if fnmatchcase(low, wanted)}
+    found = found or {title for title, low in lowered.items() if wanted in low}
+    if not found:
+        raise UsageError(f"--only {shown(pattern)}: no check is called so{_nearest(wanted, lowered)}")
+    return found
+
+
+def _nearest(wanted: str, titles: Collection[str]) -> str:
+    """What may have been meant: the title that is nearest, or the part of it behind its layer."""
+    parts = [re.sub(r"^(Step \d+ )?((Layer|MTP) \d+ )?", "", title) for title in sorted(titles)]
+    words = {word.casefold(): word for word in (*titles, *parts)}
+    near = difflib.get_close_matches(wanted, words, n=1, cutoff=0.5)
+    return f"; the nearest is {words[near[0]]!r}" if near else "; -v shows all names, such as 'Layer 0 Attention Output'"
+
+
+def failed_before(wanted: Settings, self_test: str) -> Failed:
+    """What the reports in the results folder say; `self_test` names that testsuite. Raises UsageError if there are none."""
+    found: dict[str, Collection[str] | None] = {}
+    for name, facts in [*((case.name, case_facts(case)) for case in wanted.cases), *([(self_test, {})] if self_test else [])]:
+        reports = [_statuses(path) for path in before.reports(wanted.results / f"{name}.xml", facts)]
+        if any(reports):
+            found[name] = _failing(reports)
+    if not found:
+        raise UsageError(f"--last-failed: {wanted.results} has no report of these cases; run them without it first")
+    return found
+
+
+def _statuses(path: Path) -> dict[str, str]:
+    """The status of every check of a file by its title."""
+    try:
+        return {check.name: check.status for check in junit.read(path).checks}
+    except junit.UnreadableResults as error:
+        raise UsageError(f"--last-failed: {error}; remove the file, or run the case again") from None
+
+
+def _failing(reports: Iterable[Mapping[str, str]]) -> Collection[str] | None:
+    """What failed when it was last made; `reports` from the fullest, which is the oldest, to the newest."""
+    last: dict[str, str] = {}
+    for report in reports:
+        if "run" in report and len(report) == 1:
+            return EVERYTHING
+        last |= report
+    return frozenset(title for title, status in last.items() if status in _FAILED)
