@@ -22,8 +22,8 @@ _OLD_OTHERS = {"validation": "run", "validation.convert.compare": "compare", "va
 
 def session(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The session that this process belongs to, as a property; nothing if it belongs to none."""
-    names = [environment.get(name, "") for name in (_CALL, VARIABLE)]
-    return {SESSION: ":".join(filter(None, names))} if names[1] else {}
+    call, own = environment.get(_CALL), environment.get(VARIABLE)
+    return {SESSION: ":".join(filter(None, (call, own)))} if own else {}
 
 
 def classname(suite: str, session: str, component: str) -> str:

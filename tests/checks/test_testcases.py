@@ -86,6 +86,22 @@ def test_a_message_is_one_line_of_some_length(reason: str) -> None:
     assert found.endswith(" …")
 
 
+@pytest.mark.parametrize(
+    ("failure", "name", "routes", "kind"),
+    [
+        (failures.LIMIT, "weights/lm_head.weight", False, failures.WEIGHTS),
+        (failures.SHAPE, "weights/lm_head.weight", False, failures.WEIGHTS),
+        (failures.COVERAGE, "weights/lm_head.weight", False, failures.COVERAGE),
+        (failures.LIMIT, "layers.1.moe.router.experts", True, failures.ROUTES),
+        (failures.SHAPE, "layers.1.moe.router.experts", True, failures.SHAPE),
+        (failures.LIMIT, "logits", False, failures.LIMIT),
+        ("", "weights/lm_head.weight", False, ""),
+    ],
+)
+def test_what_was_compared_says_more_than_a_limit(failure: str, name: str, routes: bool, kind: str) -> None:
+    assert failures.of_tensor(failure, name, routes) == kind
+
+
 def test_a_message_is_cut_between_reasons() -> None:
     verdict = Verdict("fail", "Layer 0 Key", reasons=("off by one", "y" * 250, "z" * 250))
     assert message_of("fail", verdict, verdict.line) == f"FAIL: Layer 0 Key - off by one; {'y' * 250} …"

@@ -44,6 +44,7 @@ def test_a_viewer_that_cuts_at_dots_gets_the_whole_case(suite: str) -> None:
         ("mine.test_mla", "mine.test_mla"),
         ("......tmp.mine.test_mla", "tmp.mine.test_mla"),
         ("test_mla", "test_mla"),
+        ("Xavier.test_mla", "Xavier.test_mla"),
         ("validation", "run"),
         ("validation.convert.compare", "compare"),
         ("validation.scorecard", "scorecard"),

@@ -46,6 +46,12 @@ def test_a_bias_that_is_off_is_a_failure_though_no_token_chooses_otherwise() -> 
     assert found.reasons == ("3 tokens choose by other scores than their own with the bias (off by at most 2.0e-03)",)
 
 
+@pytest.mark.parametrize(("before", "after"), [("", "routes"), ("coverage", "coverage")])
+def test_a_choice_that_fails_here_alone_is_a_failure_of_routes(before: str, after: str) -> None:
+    given = Verdict(FAIL if before else PASS, "Router Output", failure=before)
+    assert by_own_scores(given, reported([0.0, 0.012, 0.0, 0.0]), reported(SOUND)).failure == after
+
+
 def test_what_is_no_number_counts() -> None:
     assert by_own_scores(Verdict(PASS, "Router Output"), reported(SOUND), reported([0.0, math.nan, 0.0, 0.0])).status == FAIL
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from validation.case import failures
 from validation.compare.difference import measure
 from validation.compare.limits import EXACT, IN_FP64, Limits, above_floor
 from validation.compare.measurement import Measurement, PieceReport
@@ -53,6 +54,38 @@ def test_a_hole_is_what_is_said_where_parts_overlap_as_well() -> None:
     found = verdict(piece(0, (0, 2), reference()), piece(1, (1, 3), reference()), piece(2, (0, 3), reference()))
     assert found.status == ERROR
     assert found.reasons == ("no rank holds [3:4, 0:2]",)
+
+
+def spoiled(value: float) -> torch.Tensor:
+    found = reference()
+    found[1, 1] = value
+    return found
+
+
+@pytest.mark.parametrize(
+    ("pieces", "kind"),
+    [
+        ((), failures.COVERAGE),
+        ((piece(0, (0, 3), reference()),), failures.COVERAGE),
+        ((piece(0, (0, 3), reference()), piece(1, (2, 4), reference())), failures.COVERAGE),
+        ((piece(0, (0, 4), spoiled(math.nan)),), failures.NOT_FINITE),
+        ((piece(0, (0, 4), spoiled(8.5)),), failures.LIMIT),
+        ((piece(0, (0, 3), spoiled(8.5)),), failures.LIMIT),
+        ((piece(0, (0, 4), reference()), piece(1, (0, 4), spoiled(8.0 + 1e-14))), failures.REPLICAS),
+        ((piece(0, (0, 4), reference()), piece(1, (0, 4), spoiled(8.5))), failures.REPLICAS),
+        ((piece(0, (0, 4), reference()),), ""),
+    ],
+)
+def test_a_failure_is_of_the_first_kind_that_is_tested(pieces: tuple[PieceReport, ...], kind: str) -> None:
+    """Finite, replicas, limit, coverage: the others are said in its line."""
+    assert verdict(*pieces).failure == kind
+
+
+def test_what_rounding_leaves_undecided_is_a_kind_of_its_own() -> None:
+    """Unless something is missing, which is worse."""
+    wide = Limits(0.25, undecided="rounding alone decides it")
+    assert verdict(piece(0, (0, 4), reference()), limits=wide).failure == failures.UNDECIDED
+    assert verdict(piece(0, (0, 3), reference()), limits=wide).failure == failures.COVERAGE
 
 
 def test_exactly_at_the_limit_holds_and_just_above_does_not() -> None:

@@ -40,3 +40,13 @@ KINDS = {
     UNFINISHED: "the run was killed, or is still going",
 }
 """Kind -> what it says."""
+
+
+def of_tensor(failure: str, name: str, routes: bool = False) -> str:
+    """The kind of a failure by what was compared: that weights or routes are not equal says more than a limit.
+
+    `name` is the tensor's in the ranks' reports; `routes` says that it is a map of chosen experts.
+    """
+    if failure in (LIMIT, SHAPE) and name.startswith("weights/"):
+        return WEIGHTS
+    return ROUTES if failure == LIMIT and routes else failure

@@ -221,12 +221,12 @@ class Parity:
 
         problems = self.result.problems.get(asked.name, {})
         if problems:
-            sentences = (f"rank {rank}: {sentence}" for rank, sentence in sorted(problems.items()))
-            return Verdict("fail", asked.title, reasons=tuple(sentences), failure=_kind(asked, failures.SHAPE))
+            said = tuple(f"rank {rank}: {sentence}" for rank, sentence in sorted(problems.items()))
+            return Verdict("fail", asked.title, reasons=said, failure=failures.of_tensor(failures.SHAPE, asked.name))
         measurement = self.result.measurement(asked.name, asked.shape)
         limits = self._limits(asked)
         verdict = judge(measurement, asked.title, limits, asked.routes)
-        verdict = replace(verdict, failure=_kind(asked, verdict.failure))
+        verdict = replace(verdict, failure=failures.of_tensor(verdict.failure, asked.name, asked.routes))
         verdict = localised(verdict, measurement, self.case, self.result.places, limits.relative_error)
         return asked.also(self, asked, verdict)
 
@@ -393,13 +393,6 @@ class _Mended:
     def against_single(self, case: Case) -> Result | None:
         """The same, compared with one rank without the bugs."""
         return self.runs.against_single(case)
-
-
-def _kind(asked: Compared, failure: str) -> str:
-    """The kind of a failure by what was compared: that weights or routes are not equal says more than a limit."""
-    if failure in (failures.LIMIT, failures.SHAPE) and asked.name.startswith("weights/"):
-        return failures.WEIGHTS
-    return failures.ROUTES if failure == failures.LIMIT and asked.routes else failure
 
 
 def _of_kind(verdict: Verdict, kind: str, reason: str) -> Verdict:
