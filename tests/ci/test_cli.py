@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ci.cli import COMMANDS, main
+from validation.case import packages
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,6 +66,22 @@ def test_a_word_that_is_no_command_is_wrong_usage(words: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 2
+
+
+def test_without_its_packages_it_says_what_brings_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of the pipeline alone: it needs neither torch nor the rest."""
+
+    def missing(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name="junitparser")
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    monkeypatch.setattr(packages, "_installed", lambda name: False)
+    assert main(["gate"]) == 3
+    said = capsys.readouterr().err
+    assert said.startswith("error: pyyaml, junitparser, packaging, pytest: not installed for ")
+    assert said.endswith("`pip install -r requirements/ci.txt` brings what is missing\n")
 
 
 def test_python_m_ci_is_this_front() -> None:

@@ -9,6 +9,7 @@ import pytest
 from ci import junit, outcomes, versions
 from ci.outcomes import Cell, Column
 from ci.releases import GROUPS, RELEASES, Group, Release, titles
+from validation.run.known import table
 
 CORE, KIND = "mla", {"rel_error": "0.25"}
 BUG = outcomes.known_bugs()[0]
@@ -255,3 +256,11 @@ def test_the_command_takes_its_folder_from_the_command_line(
     assert versions.main() == (0 if made_anew else 2)
     folder = Path("none") / RELEASES[0].name / "layouts"
     assert capsys.readouterr().err == ("" if made_anew else f"error: {folder}: no results of single; run nox -s versions\n")
+
+
+def test_the_table_of_known_bugs_is_read_once() -> None:
+    """Every cell of the page asks for it; it says what the ranks' own reader says."""
+    outcomes.known_bugs.cache_clear()
+    found = outcomes.known_bugs()
+    assert [(bug["id"], bug["what"], bug["finding"]) for bug in found] == [(bug.id, bug.what, bug.finding) for bug in table()]
+    assert outcomes.known_bugs() is found

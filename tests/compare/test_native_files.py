@@ -1,6 +1,6 @@
 """The compiled pass's file in this process: how it is made, named, kept and looked at, and what is said where there is none.
 
-tests/compare/test_native.py loads such files, each in a process of its own, which a wrong one could end.
+tests/compare/test_native_loads.py loads such files, each in a process of its own, which a wrong one could end.
 """
 
 from __future__ import annotations
