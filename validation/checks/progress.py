@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from validation.case.case import Case
@@ -111,7 +111,8 @@ class Progress:
 
     def _tick(self) -> None:
         while not self._ended.wait(_TICK):
-            with self._lock:
+            # Whoever read the output may have gone: the thread that prints the checks will see it, too.
+            with self._lock, suppress(OSError, ValueError):
                 if self._in_place or time.monotonic() - self._last >= SILENCE:
                     self._draw()
 
