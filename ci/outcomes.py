@@ -47,7 +47,7 @@ def read_column(folder: Path) -> Column:
     cells, said = {}, {}
     for group in GROUPS:
         suites = [junit.read(path) for path in sorted((folder / group.name).glob("*.xml"))]
-        by_layout = {suite.properties.get("layout", ""): suite for suite in suites}
+        by_layout = {suite.properties.get("layout"): suite for suite in suites}
         for layout in group.layouts:
             if layout not in by_layout:
                 raise junit.UnreadableResults(f"{folder / group.name}: no results of {layout}; run nox -s versions")
