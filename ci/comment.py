@@ -79,7 +79,7 @@ def _verdict(run: Finished, gate: str) -> str:
 def body(run: Run, verdict: str, of: Finished, to: Links, name: str = "") -> str:
     """The text, of at most LONGEST characters: what finds no room is left out, the end first."""
     parts = [_marker(name), f"## Plumbline{f' {name}' if name else ''}: {_VERDICTS.get(verdict, f'⚪ {verdict}'.upper())}\n"]
-    end = f"{_ending(of, to)}\n"
+    end = f"{_ending(of, to, red=verdict != 'success')}\n"
     room = LONGEST - sum(map(len, parts)) - len(end) - 200
     for part in _parts(run, verdict):
         if len(part) > room:
@@ -132,9 +132,9 @@ def _first_failures(run: Run) -> Iterator[str]:
         yield f"and {len(groups) - MOST_FAILURES} more, which the report has\n"
 
 
-def _ending(of: Finished, to: Links) -> str:
+def _ending(of: Finished, to: Links, red: bool) -> str:
     shown = [f"[the report, as an artifact]({to.report})"] if to.report else []
-    shown += [f"[what to do with a first red check]({to.first_red_check})"] if to.first_red_check else []
+    shown += [f"[what to do with a first red check]({to.first_red_check})"] if red and to.first_red_check else []
     attempt = f", attempt {of.attempt}" if of.attempt > 1 else ""
     return " · ".join([*shown, f"commit {of.commit}{attempt}"])
 

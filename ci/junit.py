@@ -181,7 +181,7 @@ def read(path: Path) -> Suite:
 
 def _read_suite(found: TestSuite) -> Suite:
     name, properties = str(found.name), _each_once((str(item.name), str(item.value)) for item in found.properties())
-    session = properties.get(names.SESSION, "")
+    session = properties.get(names.SESSION)
     return Suite(
         name=name,
         checks=tuple(_check(case, names.component(name, session, case.classname or "")) for case in found),
@@ -241,7 +241,7 @@ def _check(case: TestCase, component: str) -> Check:
         message=str(results[0].message or "") if results else "",
         details=(case.system_out or "").removesuffix(_numbers(properties)).removesuffix("\n" if properties else ""),
         properties=properties,
-        failure=_failure(status, results),
+        failure=_failure(results),
     )
 
 
@@ -250,13 +250,12 @@ def _status(name: str, results: list[Error | Failure | Skipped]) -> str:
     if not results:
         return "pass"
     (*others, result) = results
-    skip = _SKIPS.get(str(result.type)) if isinstance(result, Skipped) else None
-    status = {Failure: "fail", Error: "error"}.get(type(result), skip)
+    status = {Failure: "fail", Error: "error"}.get(type(result)) or _SKIPS.get(str(result.type))
     if others or status is None:
         raise ValueError(f"{name}: not one verdict of {', '.join(STATUSES)}")
     return status
 
 
-def _failure(status: str, results: list[Error | Failure | Skipped]) -> str:
-    kind = str(results[0].type) if status in ("fail", "error") else ""
-    return kind if kind in KINDS else ""
+def _failure(results: list[Error | Failure | Skipped]) -> str:
+    """The kind of failure that the element says; empty for one that is in no list, as in files of before."""
+    return next((str(result.type) for result in results if result.type in KINDS), "")

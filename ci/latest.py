@@ -74,7 +74,8 @@ def _green(workflow: str, branch: str) -> list[int]:
 
 
 def _is_ours(run: Any, branch: str) -> bool:
-    here = (run.get("head_repository") or {}).get("full_name") == os.environ.get("GITHUB_REPOSITORY", "")
+    """Whether it ran what is on this repository's branch. `ask` has refused a job without a repository."""
+    here = (run.get("head_repository") or {}).get("full_name") == os.environ["GITHUB_REPOSITORY"]
     return here and run.get("event") in _TRUSTED and run.get("head_branch") == branch
 
 

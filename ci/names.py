@@ -26,7 +26,7 @@ def session(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     return {SESSION: ":".join(filter(None, (call, own)))} if own else {}
 
 
-def classname(suite: str, session: str, component: str) -> str:
+def classname(suite: str, session: str | None, component: str) -> str:
     """The class name of a testcase: `plumbline.tiny-tp2-fp64-local-gloo.mla`.
 
     Viewers cut at dots, so the testsuite and the session have colons instead. No name of a testsuite has a colon.
@@ -34,7 +34,7 @@ def classname(suite: str, session: str, component: str) -> str:
     return f"{_prefix(suite, session)}{component}"
 
 
-def component(suite: str, session: str, classname: str) -> str:
+def component(suite: str, session: str | None, classname: str) -> str:
     """The component of a testcase with this class name, also of one in a file from before `plumbline.`."""
     prefix = _prefix(suite, session)
     if classname.startswith(prefix):
@@ -44,5 +44,5 @@ def component(suite: str, session: str, classname: str) -> str:
     return old if ours else _OLD_OTHERS.get(classname, classname.lstrip("."))
 
 
-def _prefix(suite: str, session: str) -> str:
+def _prefix(suite: str, session: str | None) -> str:
     return "".join(f"{part.replace('.', ':')}." for part in (_ROOT, session, suite) if part)

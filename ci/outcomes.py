@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -45,7 +47,7 @@ def read_column(folder: Path) -> Column:
     cells, said = {}, {}
     for group in GROUPS:
         suites = [junit.read(path) for path in sorted((folder / group.name).glob("*.xml"))]
-        by_layout = {suite.properties.get("layout", ""): suite for suite in suites}
+        by_layout = {suite.properties.get("layout"): suite for suite in suites}
         for layout in group.layouts:
             if layout not in by_layout:
                 raise junit.UnreadableResults(f"{folder / group.name}: no results of {layout}; run nox -s versions")
@@ -83,6 +85,7 @@ def _sentence(message: str) -> str:
     return message.partition(" - ")[2].partition("\n")[0] or message.partition("\n")[0]
 
 
+@functools.cache
 def known_bugs() -> list[dict[str, str]]:
     """The table of known upstream bugs, which is data here: id, what, finding."""
     found: list[dict[str, str]] = yaml.safe_load(KNOWN.read_text(encoding="utf-8"))["known"]
@@ -97,9 +100,8 @@ def load() -> list[Column]:
     ]
 
 
-def _cell(entry: dict[str, object]) -> Cell:
-    known = entry["known"]
-    return Cell(**{**entry, "known": tuple(known) if isinstance(known, list) else ()})  # type: ignore[arg-type]
+def _cell(entry: dict[str, Any]) -> Cell:
+    return Cell(**{**entry, "known": tuple(entry["known"])})
 
 
 def save(columns: Sequence[Column]) -> None:

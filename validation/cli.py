@@ -141,7 +141,7 @@ def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     failed: Mapping[str, Collection[str] | None] | None = None
     progress = Progress.on(sys.stdout, quiet=wanted.show == VERDICT)
     try:
-        with progress.doing("getting ready"):
+        with progress.doing("getting ready: packages, devices, room, stored references"):
             if wanted.manifest:
                 writing.check_file(wanted.manifest, "--manifest")
             else:

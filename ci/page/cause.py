@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ci import reproduction
 from ci.diagnosis import Diagnosis
+from ci.diagnosis.diagnosis import UNDECIDED
 from ci.junit import Check, Suite
 from ci.links import FIRST_RED_CHECK, Links
 from ci.page.run import OPEN, STATUSES, Run, labels, measure
@@ -49,7 +50,8 @@ def _diagnosis(found: Diagnosis | None) -> str:
     if found is None:
         return ""
     sure = "No other cause fits these results." if found.certain else "This is likely, and not certain."
-    rest = text(f"{sure} {found.deciding}." if found.deciding else sure)
+    sure = "" if UNDECIDED in found.groups else sure
+    rest = text(f"{sure} {found.deciding}.".strip() if found.deciding else sure)
     if found.first is not None:
         rest += f' <a href="#{anchor(found.first.suite, found.first.name)}">Open its first check</a>'
     return f'<p class="diagnosis">{linked(f"{found.sentence}.")}</p><p class="quiet">{rest}</p>'

@@ -17,13 +17,18 @@ def overview(run: Run) -> str:
     parts = sorted({component(check.component) for suite in run.suites for check in suite.checks}, key=component_order)
     shown = [(index, part) for index, part in enumerate(parts) if any(_has(suite, part) for suite in run.cases)]
     names = "".join(f'<th scope="col"><span>{escape(part)}</span></th>' for _, part in shown)
-    named = enumerate(zip(run.cases, labels(run.cases), strict=True))
+    named = sorted(enumerate(zip(run.cases, labels(run.cases), strict=True)), key=lambda one: -_worst(one[1][0]))
     rows = "".join(_row(suite, name, row, shown) for row, (suite, name) in named)
     return (
         '<table id="layouts" class="heat"><caption class="hidden">The worst check of each layout and component</caption>'
         f'<thead><tr><th scope="col">Layout</th>{names}<th scope="col" class="number">Checks</th>'
         f'<th scope="col" class="number">Time</th></tr></thead><tbody>{rows}</tbody></table>'
     )
+
+
+def _worst(suite: Suite) -> int:
+    """How bad the worst check is: the table begins with what is red."""
+    return max((STATUSES.index(check.status) for check in suite.checks), default=STATUSES.index("error"))
 
 
 def _has(suite: Suite, part: str) -> bool:
@@ -35,7 +40,7 @@ def _row(suite: Suite, name: str, row: int, parts: Sequence[tuple[int, str]]) ->
     for check in suite.checks:
         checks[component(check.component)].append(check)
     cells = "".join(_cell(checks.get(part, []), f"{row}/{index}") for index, part in parts)
-    worst = max((check.status for check in suite.checks), key=STATUSES.index, default="error")
+    worst = STATUSES[_worst(suite)]
     return (
         f'<tr><th scope="row"><span class="glyph {worst}" role="img" aria-label="{WORDS[worst]}">{GLYPHS[worst]}</span> '
         f"{text(name)}</th>{cells}"

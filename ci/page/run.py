@@ -162,19 +162,23 @@ def badness(check: Check) -> tuple[int, float]:
 
 
 def labels(suites: Sequence[Suite]) -> tuple[str, ...]:
-    """What each is called here: its layout, with what tells it from another of the same layout."""
+    """What each is called here: its layout, with as much as tells it from others of the same layout."""
     found = [_layout(suite) for suite in suites]
-    groups = {name: [suite for one, suite in zip(found, suites, strict=True) if one == name] for name in found}
-    fuller = [_told_apart(name, suite, groups[name]) for name, suite in zip(found, suites, strict=True)]
-    return tuple(one if fuller.count(one) == 1 else suite.name for one, suite in zip(fuller, suites, strict=True))
+    for field in _FIELDS:
+        found = _told_apart(found, [suite.properties.get(field, "?") for suite in suites])
+    counted = Counter(found)
+    return tuple(one if counted[one] == 1 else suite.name for one, suite in zip(found, suites, strict=True))
 
 
-def _told_apart(name: str, suite: Suite, same: Sequence[Suite]) -> str:
-    differing = [field for field in _FIELDS if len({one.properties.get(field) for one in same}) > 1]
-    return " ".join([name, *(suite.properties.get(field, "?") for field in differing)])
+def _told_apart(names: Sequence[str], values: Sequence[str]) -> list[str]:
+    """The names, each with its value where that differs among those of one name."""
+    of_name: dict[str, set[str]] = defaultdict(set)
+    for name, value in zip(names, values, strict=True):
+        of_name[name].add(value)
+    return [f"{name} {value}" if len(of_name[name]) > 1 else name for name, value in zip(names, values, strict=True)]
 
 
-_FIELDS = ("preset", "precision", "implementation", "transport")
+_FIELDS = ("precision", "implementation", "preset", "transport")
 
 
 def _tests_itself(suite: Suite) -> bool:

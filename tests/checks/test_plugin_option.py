@@ -71,7 +71,7 @@ def test_the_report_and_the_file_say_so(doubled: Output, plugin: str) -> None:
 def test_the_reproduction_has_it(doubled: Output, plugin: str) -> None:
     """On one rank, where the plugin does the same."""
     line = next(line for line in doubled.text.splitlines() if line.startswith("Reproduce: "))
-    assert f" --layouts single --steps 0 --plugin {plugin}:1 -- " in line
+    assert f" --layouts single --steps 0 --plugin {plugin}:1 --only " in line
 
 
 def test_one_that_raises_in_a_rank_is_named(plugin: str, tmp_path: Path, cache: Path) -> None:

@@ -73,6 +73,14 @@ def test_in_a_terminal_the_line_is_written_over() -> None:
     telling.close()
 
 
+def test_a_line_is_no_longer_than_the_terminal_is_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a part of it would stay."""
+    monkeypatch.setenv("COLUMNS", "20")
+    said: list[str] = []
+    with Progress(said.append, in_place=True).doing("something that takes many words"):
+        assert said == ["\r\x1b[2K0 s: something that"]
+
+
 @pytest.mark.parametrize(
     ("terminal", "kind", "in_place"), [(True, "xterm", True), (True, "dumb", False), (False, "xterm", False)]
 )

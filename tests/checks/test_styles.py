@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -129,6 +130,22 @@ def test_several_cases_are_a_row_each() -> None:
     )
     first = "first: Layer 0 Attention Output, 1e-05 of its limit, 2 fail"
     assert re.fullmatch(rf"FAIL   tp2\+distributed  +{len(broken)} checks     3\.2 s  {first}", tp2)
+
+
+def test_the_self_test_is_a_row_and_what_was_not_seen_has_a_line() -> None:
+    """The gate is blind to it."""
+    terminal, writer = told.terminal()
+    style = Rows(terminal, Progress(lambda text: None, in_place=False), WANTED.cases)
+    seen = Outcome("pass", "Planted defect seen: rope", "PASS: seen", "Self-Test", "self_test")
+    style.begin("self-test-tiny", "===== self-test =====", "Not planted: expert order - no experts")
+    style.checked(seen, undecided=False)
+    style.checked(replace(seen, status="fail", line="FAIL: not seen"), undecided=False)
+    style.end("self-test-tiny", 2.0)
+    assert writer.text.splitlines() == [
+        "Not planted: expert order - no experts",
+        "FAIL: not seen",
+        "FAIL   self-test      2 checks     2.0 s  1 planted defects seen, 1 fail",
+    ]
 
 
 def test_a_stack_is_told_once_for_each_case() -> None:

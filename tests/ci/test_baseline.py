@@ -49,16 +49,6 @@ def test_what_the_gate_refuses_is_not_kept(tmp_path: Path, capsys: pytest.Captur
     assert junit.read(tmp_path / "base" / FILE) == SUITE
 
 
-def test_a_refusal_is_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A pull request's code writes the names in it."""
-    command_line(tmp_path)
-    junit.write(tmp_path / "results" / FILE, replace(SUITE, name="n" * 2000))
-    assert keep(tmp_path) == 1
-    said = capsys.readouterr().out
-    assert said.endswith("n…\n")
-    assert len(said) == len("Nothing is kept: ") + 1000 + 1
-
-
 def test_a_baseline_follows_results_that_have_not_drifted(tmp_path: Path) -> None:
     keep(tmp_path)
     closer = with_check(1, properties={"rel_error": "3e-15", "tolerance": "1e-10", "ranks": "0,1"})(SUITE)
@@ -93,22 +83,12 @@ def test_the_factor_of_a_drift_is_the_user_s(tmp_path: Path, capsys: pytest.Capt
     assert about(tmp_path)["accepted"] == ""
 
 
-def test_what_is_kept_about_a_baseline_can_be_read_by_people(tmp_path: Path) -> None:
-    keep(tmp_path)
-    text = (tmp_path / "base" / "baseline.json").read_text(encoding="utf-8")
-    assert text == f'{{\n "commit": "{COMMIT}",\n "accepted": ""\n}}\n'
-
-
-def test_what_a_process_that_was_killed_left_is_not_kept(tmp_path: Path) -> None:
-    """Nor does anything of the baseline before stay."""
-    part = tmp_path / ".base.part"
-    part.mkdir()
-    (part / "half.xml").write_text("<testsuite")
+def test_nothing_of_the_baseline_before_stays(tmp_path: Path) -> None:
+    """Whatever was put beside its files."""
     assert keep(tmp_path) == 0
     (tmp_path / "base" / "old.txt").write_text("a")
     assert keep(tmp_path) == 0
     assert sorted(path.name for path in (tmp_path / "base").iterdir()) == ["baseline.json", FILE]
-    assert not part.exists()
 
 
 def test_only_what_the_manifest_names_is_kept(tmp_path: Path) -> None:

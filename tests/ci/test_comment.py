@@ -268,6 +268,11 @@ def test_it_says_the_verdict_the_diagnosis_the_first_failures_and_where_to_go_on
     )
 
 
+def test_a_green_comment_does_not_say_what_to_do_with_a_red_check() -> None:
+    assert "first-red-check" not in text(SOUND, verdict="success")
+    assert "first-red-check" in text(SOUND, verdict="cancelled")
+
+
 def test_the_links_are_to_the_run_that_has_ended(github: tuple[Pulls, str], run: Run) -> None:
     assert run() == 0
     said = github[0].comments[0]["body"]

@@ -137,8 +137,14 @@ def test_a_file_beside_the_code_that_git_was_told_to_overlook_is_said(tree: Path
 def test_a_path_is_that_from_the_root_of_this_tree(tree: Path) -> None:
     """Whatever folder of another repository it lies in, and whatever characters are in it."""
     committed(tree / "plumbline", "ci/a\tb.py")
-    assert commit.facts(tree / "plumbline", {})["dirty"] == "false"
-    (tree / "plumbline" / "ci" / "notes.txt").write_text("a")
+    root = tree / "plumbline"
+    assert commit.facts(root, {})["dirty"] == "false"
+    git(root, "update-index", "--assume-unchanged", "ci/a\tb.py")
+    (root / "ci" / "a\tb.py").write_text("fail\n")
+    assert commit.facts(root, {})["dirty"] == "true"
+    (root / "ci" / "a\tb.py").write_text("pass\n")
+    assert commit.facts(root, {})["dirty"] == "false"
+    (root / "ci" / "notes.txt").write_text("a")
     assert commit.facts(tree / "plumbline", {})["dirty"] == "true"
 
 

@@ -62,3 +62,13 @@ def test_an_annotation_says_percent_colon_and_comma_as_the_runner_reads_them() -
 )
 def test_prose_is_no_markup_and_mentions_nobody(said: str, shown: str) -> None:
     assert prose(said) == shown
+
+
+def test_prose_is_cut_as_any_text_is() -> None:
+    """Where nobody says otherwise, after the same number of characters."""
+    assert prose("a" * 5, 4) == "aaa&#8230;"
+    assert prose("a" * (LONGEST + 1)) == "a" * (LONGEST - 1) + "&#8230;"
+
+
+def test_a_block_is_of_the_language_that_is_named() -> None:
+    assert block("a", "text") == "```text\na\n```\n"

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from ci import latest, permit
+from ci import github, latest, permit
 from ci.cli import main
-from ci.github import ask
+from ci.github import ask, ask_all, send
 from validation.case.errors import EnvironmentMissing
 
 ENVIRONMENT = {"GITHUB_API_URL": "https://api", "GITHUB_REPOSITORY": "a/b", "GITHUB_TOKEN": "t"}
@@ -83,6 +83,52 @@ def test_what_github_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: io.BytesIO(b"<html>"))
     with pytest.raises(EnvironmentMissing, match=r"^GitHub does not answer to /a \(Expecting value"):
         ask("a", environment=ENVIRONMENT)
+
+
+@pytest.fixture
+def paged(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Asks for a list that GitHub gives in these pages, three of two entries at most; the addresses that were asked."""
+    monkeypatch.setattr(github, "_PAGE", 2)
+    monkeypatch.setattr(github, "_MOST_PAGES", 3)
+
+    def asked(pages: list[object], found: list[object], **how: str) -> list[str]:
+        requests: list[str] = []
+
+        def answer(request: urllib.request.Request, timeout: float) -> io.BytesIO:
+            requests.append(request.full_url)
+            return io.BytesIO(json.dumps(pages[len(requests) - 1]).encode())
+
+        monkeypatch.setattr(urllib.request, "urlopen", answer)
+        assert list(ask_all("a", environment=ENVIRONMENT, **how)) == found
+        return [request.removeprefix("https://api/repos/a/b") for request in requests]
+
+    return asked
+
+
+def test_a_list_is_asked_for_page_by_page_until_one_is_not_full(paged: Callable[..., list[str]]) -> None:
+    """Or until there are as many as are ever looked at."""
+    assert paged([[1, 2], [3]], [1, 2, 3], state="open") == [f"/a?state=open&per_page=2&page={page}" for page in (1, 2)]
+    assert paged([[1, 2], []], [1, 2]) == [f"/a?per_page=2&page={page}" for page in (1, 2)]
+    assert len(paged([[1, 2]] * 4, [1, 2] * 3)) == 3
+
+
+def test_a_list_in_a_mapping_is_found_by_its_name(paged: Callable[..., list[str]]) -> None:
+    """What is no list, and what GitHub does not know, has no entries."""
+    assert len(paged([{"n": 9, "jobs": [1, 2]}, {"jobs": [3]}], [1, 2, 3], key="jobs")) == 2
+    for answer in ({"jobs": 3}, {"other": [1]}, None):
+        assert len(paged([answer], [], key="jobs")) == 1
+    for nothing in ({"": [1]}, None, 3):
+        assert len(paged([nothing], [])) == 1
+    assert len(paged([[1]], [1], key="jobs")) == 1
+
+
+def test_what_is_written_is_json_by_the_method_that_is_named(sent: list[urllib.request.Request]) -> None:
+    """To the job's own repository, and with its token."""
+    assert send("PATCH", "issues", "a/b", content={"body": "ä"}, environment=ENVIRONMENT) == []
+    (one,) = sent
+    assert (one.get_method(), one.full_url) == ("PATCH", "https://api/repos/a/b/issues/a%2Fb")
+    assert one.data == b'{"body": "\\u00e4"}'
+    assert one.get_header("Authorization") == "Bearer t"
 
 
 REVIEW = {"type": "required_reviewers", "reviewers": [{"type": "User"}]}

@@ -15,6 +15,7 @@ from junitparser import xunit2
 
 from ci import junit
 from ci.junit import Check, Suite, UnreadableResults
+from validation.case.failures import KINDS
 
 NUMBERS = {"max_diff": "0.003906", "ranks": "0-1"}
 SUITE = Suite(
@@ -119,6 +120,39 @@ def test_a_status_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="status 'skip' is none of pass, fail, known, error, unevaluated"):
         junit.write(tmp_path / "suite.xml", replace(SUITE, checks=(Check("checks", "Loss", "skip"),)))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "failure"),
+    [("fail", "wrong"), ("error", "fail"), ("pass", "limit"), ("known", "limit"), ("unevaluated", "crash")],
+)
+def test_a_kind_of_failure_that_is_in_no_list_or_of_no_failure_is_refused(tmp_path: Path, status: str, failure: str) -> None:
+    check = Check("mla", "Loss", status, failure=failure)
+    with pytest.raises(ValueError, match=f"Loss: failure '{failure}' with status '{status}' is none of"):
+        junit.write(tmp_path / "suite.xml", replace(SUITE, checks=(check,)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("status", ["fail", "error"])
+@pytest.mark.parametrize("failure", ["", *KINDS])
+def test_every_kind_of_failure_reads_back(tmp_path: Path, status: str, failure: str) -> None:
+    suite = replace(SUITE, checks=(Check("mla", "Loss", status, message="off", failure=failure),))
+    (case,) = written(tmp_path, suite).iter("testcase")
+    assert [child.get("type") for child in case if child.tag in ("failure", "error")] == [failure or "other"]
+    assert junit.read(tmp_path / "suite.xml") == suite
+
+
+@pytest.mark.parametrize("status", ["fail", "error", "known", "unevaluated"])
+def test_the_body_of_what_did_not_pass_has_the_whole_text(tmp_path: Path, status: str) -> None:
+    """Details and every number; the message where there is no more than that."""
+    whole = Check("mla", "Loss", status, message="off", details="the line\na stack", properties={"reproduce": "python"})
+    for check, text in ((whole, "the line\na stack\nreproduce: python"), (Check("mla", "Loss", status, message="off"), "off")):
+        (case,) = written(tmp_path, replace(SUITE, checks=(check,))).iter("testcase")
+        assert [child.text for child in case if child.tag in ("failure", "error", "skipped")] == [text]
+
+
+def test_a_suite_that_does_not_say_its_run_is_of_none() -> None:
+    assert (SUITE.run, replace(SUITE, properties={"run": "now"}).run) == ("", "now")
 
 
 def test_a_run_that_never_ends_leaves_a_file_that_is_red(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from ci import cli, junit
+from ci.diagnosis import Diagnosis
+from ci.diagnosis.diagnosis import UNDECIDED
 from ci.expected import Expected, Manifest
 from ci.gate import Judgement
 from ci.junit import Suite
@@ -308,6 +310,12 @@ def test_a_command_that_is_none_of_ours_is_not_shown_to_be_copied() -> None:
     assert "reproduce" not in read.data["more"]["0"]
 
 
+def test_what_is_not_decided_is_not_called_likely() -> None:
+    found = Diagnosis("1 of 9 cases fails: not decided", (UNDECIDED,), False)
+    text = Read(document(replace(judged([suite(checks=(check("Loss", "fail"),))]), diagnosis=found), "a")).text
+    assert "What went wrong 1 of 9 cases fails: not decided. First failure" in text
+
+
 def test_a_reason_that_a_failing_check_is_itself_stands_once() -> None:
     failed = suite(checks=(check("Layer 0 Value", "fail"),))
     expected = Expected("a.xml", failed.name, 2, {}, {}, (("mla", "Layer 0 Value"),))
@@ -333,7 +341,7 @@ def test_the_self_test_is_told_apart_from_the_layouts() -> None:
         "Self-test Each run plants defects in small cases of its own. The checks must see every one of them. ✓ pass"
         in read.text
     )
-    assert "1 of 1 planted defects seen tiny, fp64, local, gloo Seen: rope" in read.text
+    assert "1 of 1 planted defects seen tiny, fp64, local, gloo Seen: rope" in read.text, "a click away"
     assert "Layout MLA Checks Time ✓ tp2" in read.text
     assert [one["apart"] for one in read.data["suites"]] == [False, True]
     assert "Self-test" not in page(suite()).text
@@ -345,6 +353,14 @@ def test_a_planted_defect_that_was_not_seen_turns_the_run_red_and_is_named() -> 
     assert "✗ fail Planted defect seen: router bias in self-test" in read.text
     assert "✗ fail 1 of 2 planted defects seen" in read.text
     assert "router bias : relative error 6.96e-01" in read.text
+
+
+def test_self_tests_that_saw_everything_are_one_line() -> None:
+    suites = [replace(planted("rope"), name=f"self-test-{n}") for n in range(5)]
+    read = page(*suites, replace(planted("expert order", "router bias"), name="self-test-b"))
+    found = read.text[read.text.index("Self-test Each") : read.text.index("About this run")]
+    assert found.index("1 of 2 planted defects seen") < found.index("✓ pass 5 of 5 planted defects seen")
+    assert found.count("Seen: rope") == 5
 
 
 def test_checks_are_numbered_in_the_order_of_the_files_each_once() -> None:
@@ -379,10 +395,10 @@ def test_without_a_script_verdict_layouts_and_failing_checks_are_there() -> None
 def test_the_overview_has_a_row_for_each_layout_and_the_worst_of_each_component() -> None:
     good, bad = check("Layer 0 Value"), check("Layer 1 Value", "fail")
     read = page(suite("tp2", (good, bad)), suite("single", (good, check("Loss", component="output"))))
-    assert "Layout MLA Output Checks Time ✓ single 6e-6 6e-6 2 1.5 s ✗ tp2 ✗ 7e9 2 1.5 s" in read.text
+    assert "Layout MLA Output Checks Time ✗ tp2 ✗ 7e9 2 1.5 s ✓ single 6e-6 6e-6 2 1.5 s" in read.text, "red ones first"
     cells = [attributes for tag, attributes in read.elements if tag == "td" and "data-at" in attributes]
-    assert [cell["data-at"] for cell in cells] == ["0/0", "0/1", "1/0"]
-    assert cells[2]["title"] == "1 of 2 fail; worst: Layer 1 Value, 7e9 × limit"
+    assert [cell["data-at"] for cell in cells] == ["1/0", "0/0", "0/1"], "as the script numbers them"
+    assert cells[0]["title"] == "1 of 2 fail; worst: Layer 1 Value, 7e9 × limit"
 
 
 def test_two_cases_of_one_layout_are_told_apart_by_what_differs() -> None:
@@ -390,6 +406,10 @@ def test_two_cases_of_one_layout_are_told_apart_by_what_differs() -> None:
     again = replace(again, properties={**again.properties, "precision": "bf16"})
     found = [one["label"] for one in page(suite(), again, suite("pp2")).data["suites"]]
     assert found == ["pp2", "tp2 bf16", "tp2 fp64"]
+    stock = replace(suite(), name="tiny-tp2-fp64-local-stock-gloo")
+    stock = replace(stock, properties={**stock.properties, "implementation": "local-stock"})
+    found = [one["label"] for one in page(suite(), again, stock).data["suites"]]
+    assert found == ["tp2 bf16", "tp2 fp64 local", "tp2 fp64 local-stock"], "no more than it takes"
     other = replace(suite(), name="tiny-tp2-fp64-local-gloo-seed7")
     found = [one["label"] for one in page(suite(), other).data["suites"]]
     assert found == ["tiny-tp2-fp64-local-gloo", "tiny-tp2-fp64-local-gloo-seed7"]

@@ -9,6 +9,7 @@ import pytest
 from ci import junit, outcomes, versions
 from ci.outcomes import Cell, Column
 from ci.releases import GROUPS, RELEASES, Group, Release, titles
+from validation.run.known import table
 
 CORE, KIND = "mla", {"rel_error": "0.25"}
 BUG = outcomes.known_bugs()[0]
@@ -255,3 +256,28 @@ def test_the_command_takes_its_folder_from_the_command_line(
     assert versions.main() == (0 if made_anew else 2)
     folder = Path("none") / RELEASES[0].name / "layouts"
     assert capsys.readouterr().err == ("" if made_anew else f"error: {folder}: no results of single; run nox -s versions\n")
+
+
+def test_the_table_of_known_bugs_is_read_once() -> None:
+    """Every cell of the page asks for it; it says what the ranks' own reader says."""
+    outcomes.known_bugs.cache_clear()
+    found = outcomes.known_bugs()
+    assert [(bug["id"], bug["what"], bug["finding"]) for bug in found] == [(bug.id, bug.what, bug.finding) for bug in table()]
+    assert outcomes.known_bugs() is found
+
+
+def test_a_run_that_was_cut_off_says_nothing_of_a_release() -> None:
+    """Checks that were not evaluated are no outcome; the first says why."""
+    first, second = (check("unevaluated", f"not evaluated: {why}") for why in ("one", "two"))
+    with pytest.raises(junit.UnreadableResults) as refused:
+        outcomes.read_cell(suite(check("pass"), first, second, check("fail", "FAIL: B - off")))
+    assert str(refused.value) == "a case: not evaluated: one; run it again"
+
+
+def test_a_bug_is_told_by_what_stands_first_behind_its_mark() -> None:
+    line = f"KNOWN: A - Max diff: 1; known upstream bug: {BUG['what']}, known upstream bug: another"
+    assert outcomes.read_cell(suite(check("known", line, **KIND))).known == (BUG["id"],)
+
+
+def test_where_nothing_is_refused_nothing_is_said_of_it() -> None:
+    assert "|\n\n## What each release changed\n" in versions.page(columns(RIGHT, WRONG))

@@ -1,6 +1,6 @@
 """The compiled pass's file in this process: how it is made, named, kept and looked at, and what is said where there is none.
 
-tests/compare/test_native.py loads such files, each in a process of its own, which a wrong one could end.
+tests/compare/test_native_loads.py loads such files, each in a process of its own, which a wrong one could end.
 """
 
 from __future__ import annotations
@@ -373,3 +373,18 @@ def test_a_digest_has_sixteen_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "library", lambda: SimpleNamespace(plumbline_digest=digest))
     assert native.digest(tensor) == "00000000000000ab"
     assert asked == [(tensor.data_ptr(), 12)]
+
+
+def test_a_part_is_measured_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both tensors from their own address on, each by its own size of an element; its place counts from their start."""
+    candidate, reference, asked = torch.zeros(9, dtype=torch.bfloat16), torch.zeros(9, dtype=torch.int64), []
+
+    def difference(*words: Any) -> None:
+        *given, found, places = words
+        asked.append(given)
+        found[:] = [1.0, 2.0, 3.0, 4.0, 5.0]
+        places[:] = [6, 2]
+
+    monkeypatch.setattr(native, "library", lambda: SimpleNamespace(plumbline_difference=difference))
+    assert native._pass(candidate, reference, 3, 4) == Sums((1.0, 2.0, 3.0, 4.0), 5.0, 5, 6)
+    assert asked == [[candidate.data_ptr() + 6, 2, reference.data_ptr() + 24, 4, 4]]

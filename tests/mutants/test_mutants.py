@@ -235,6 +235,40 @@ def test_a_mutant_on_which_no_test_was_run_is_not_noticed(
     assert said in capsys.readouterr().err
 
 
+def test_what_a_row_found_is_told_before_the_next_begins(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that is cut off at its time limit, or breaks, has told what it found."""
+    found = iter([[Score("ci/gate.py", 10, (ONE,), 0, (OTHER,))]])
+
+    def scored(row: Row, workers: int) -> list[Score]:
+        if (scores := next(found, None)) is None:
+            raise mutmut.Broken("the second row broke")
+        return scores
+
+    monkeypatch.setattr(command, "_scored", scored)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert command.main(["ci/gate.py", "ci/manifest.py"]) == ExitCode.INFRASTRUCTURE
+    told = capsys.readouterr()
+    first, second = told.out.split("\nci/manifest.py\n")
+    assert first.startswith("\nci/gate.py\nmodule ")
+    assert "1   90.0 %\n0 s\n" in first
+    assert listing([ONE]) in first
+    assert "listed in equivalent.yaml, but noticed or not made any more; remove it: ci/gate.py judged: a  ->  c" in first
+    assert second == ""
+    assert told.err == "error: the second row broke\n"
+
+
+def test_the_table_of_all_modules_comes_last_with_what_is_left_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    scores = [Score("ci/gate.py", 10, (ONE,), 0, (OTHER,)), Score("ci/junit.py", 2, (), 2, ())]
+    assert command.told(scores) == ExitCode.FAIL
+    head, *lines, empty, last = capsys.readouterr().out.splitlines()[1:]
+    assert (head, empty) == ("all modules", "")
+    assert [line.split()[0] for line in lines] == ["module", "ci/gate.py", "ci/junit.py"]
+    assert last == "1 unnoticed and not listed, 1 listed in vain; each is named above, under its modules"
+    assert command.told(scores[1:]) == ExitCode.PASS
+
+
 def test_a_module_that_is_in_no_row_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["ci/gat.py"]) == ExitCode.USAGE
     assert capsys.readouterr().err.startswith("error: ci/gat.py is in no row of table.yaml")

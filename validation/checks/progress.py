@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from validation.case.case import Case
@@ -14,6 +15,7 @@ from validation.case.case import Case
 SILENCE = 4.0
 """Seconds after which a line says what is going on, where it cannot be written over."""
 _TICK = 0.5
+_FIRST = "starting its ranks; the first of a command import torch and megatron-core"
 _CLEARED = "\r\x1b[2K"
 
 
@@ -99,7 +101,7 @@ class Progress:
             self._text = ""
 
     def _of(self, case: Case) -> str:
-        return f"{case.preset} / {case.arrangement}: {self._steps.get(case, 'starting')}"
+        return f"{case.preset} / {case.arrangement}: {self._steps.get(case, _FIRST)}"
 
     def _say(self, text: str) -> None:
         with self._lock:
@@ -111,7 +113,8 @@ class Progress:
 
     def _tick(self) -> None:
         while not self._ended.wait(_TICK):
-            with self._lock:
+            # Whoever read the output may have gone: the thread that prints the checks will see it, too.
+            with self._lock, suppress(OSError, ValueError):
                 if self._in_place or time.monotonic() - self._last >= SILENCE:
                     self._draw()
 
@@ -121,7 +124,9 @@ class Progress:
             return
         done = f"{self._done} of {self._all} layouts done, " if self._all > 1 else ""
         line = f"{done}{time.monotonic() - self._start:.0f} s: {self._text} ..."
-        self._write(f"{_CLEARED}{line}" if self._in_place else f"{line}\n")
+        # A line that a terminal breaks in two could not be taken away as one.
+        fits = line[: shutil.get_terminal_size().columns - 1]
+        self._write(f"{_CLEARED}{fits}" if self._in_place else f"{line}\n")
         self._shown, self._last = self._in_place, time.monotonic()
 
     def _clear(self) -> None:

@@ -11,6 +11,8 @@ from validation.checks.progress import Progress
 from validation.checks.terminal import PLAIN, RED, YELLOW, Terminal
 
 _SELF_TEST = "self-test"
+_WORDS = {"fail": "FAIL", "error": "ERROR", "unevaluated": "-"}
+"""Of a case with a check of that status, the first that there is; a dash says that nobody knows."""
 _COUNTED = {"known": "known"}
 
 
@@ -54,14 +56,16 @@ class Rows:
         if suite in self._names:
             self._progress.another_done()
         counts = Counter(outcome.status for outcome in self._outcomes)
-        word = next((status.upper() for status in ("fail", "error") if counts[status]), "PASS")
+        word = next((word for status, word in _WORDS.items() if counts[status]), "PASS")
         name = self._names.get(suite, _SELF_TEST)
         row = f"{word:<5}  {name:<{self._width}}  {len(self._outcomes):>5} checks  {seconds:>6.1f} s"
-        colour = RED if word != "PASS" else YELLOW if counts["known"] else PLAIN
+        colour = RED if word in ("FAIL", "ERROR") else YELLOW if counts["known"] or counts["unevaluated"] else PLAIN
         self._terminal.write(f"{row}  {self._remark(counts)}".rstrip(), **colour)
 
     def _remark(self, counts: Counter[str]) -> str:
         counted = [f"{count} {status}" for status, count in sorted(counts.items()) if status != PASS]
+        if any(outcome.of_self_test for outcome in self._outcomes):
+            return ", ".join([f"{counts[PASS]} planted defects seen", *counted])
         unsound = [outcome for outcome in self._outcomes if outcome.status not in (PASS, "known", "unevaluated")]
         found = (
             min(unsound, key=lambda outcome: outcome.place)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ class Given:
 
     settings: Settings
     words: tuple[str, ...] = ()
-    failed: Mapping[str, Collection[str] | None] | None = None
+    failed: Mapping[str, Collection[str] | None] | None = field(default=None, hash=False)  # pytest hashes its plugins
 
 
 def parsed(words: Sequence[str], place: Path | None = None) -> Settings:
