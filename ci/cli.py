@@ -31,7 +31,7 @@ COMMANDS = {
     "attempts": "run python -m validation, again where the infrastructure broke, and keep what each attempt left",
 }
 
-_TEXTS = ("manifest", "results", "output", "base", "commit", "megatron_commit")
+_TEXTS = ("manifest", "results", "output", "base", "commit", "megatron_commit", "history")
 """Options of several commands that an empty string is no value of."""
 _CODES = "exit codes: 0 green or done, 1 red, 2 wrong usage, 3 something is missing here, 4 the run broke (attempts only)"
 

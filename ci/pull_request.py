@@ -32,7 +32,7 @@ class Finished:
 
 def finished(environment: Mapping[str, str]) -> Finished:
     """What GitHub says of the run that has started this one. Raises UsageError where none has."""
-    name = environment.get("GITHUB_EVENT_NAME", "")
+    name = environment.get("GITHUB_EVENT_NAME")
     if name != EVENT:
         raise UsageError(f"GITHUB_EVENT_NAME is {name or 'not set'}; this runs in a workflow that `on: {EVENT}` starts")
     try:
@@ -53,7 +53,7 @@ def _read(told: Any) -> Finished:
         conclusion=str(told["conclusion"]),
         commit=str(told["head_sha"]),
         branch=str(told["head_branch"] or ""),
-        repository=str((told["head_repository"] or {}).get("full_name", "")),
+        repository=str((told["head_repository"] or {}).get("full_name")),
     )
 
 
@@ -65,9 +65,9 @@ def number(run: Finished, environment: Mapping[str, str]) -> tuple[int, str]:
     """
     if run.event != "pull_request":
         return 0, f"the run was started by {run.event}, which is no pull request"
-    owner = run.repository.partition("/")[0]
+    owner, _ = run.repository.split("/")
     asked = ask_all("pulls", environment=environment, state="open", head=f"{owner}:{run.branch}")
-    found = [int(one["number"]) for one in asked if _is_of(one, run, environment.get("GITHUB_REPOSITORY", ""))]
+    found = [int(one["number"]) for one in asked if _is_of(one, run, environment["GITHUB_REPOSITORY"])]
     if len(found) == 1:
         return found[0], ""
     where = f"branch {run.branch} of {run.repository} at {run.commit[:12]}"

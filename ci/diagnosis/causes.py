@@ -11,9 +11,12 @@ from itertools import combinations
 from ci.diagnosis.evidence import FORWARD, Seen, phase
 from ci.diagnosis.traits import FEWER_BITS, PRECISIONS, Trait, implies
 from ci.junit import Check
+from validation.case import failures
 
 CONTRADICTED = 3
 """What an explanation costs for each case that contradicts it, or for a place where it cannot show."""
+REDUCTION = "a reduction over them is missing"
+"""What a pattern says of copies that are parts of a sum (validation/compare/pattern.py)."""
 PLAIN = 1
 """What an explanation may cost that is certain if all others are contradicted."""
 MODELLING, SHARDING = "modelling", "sharding"
@@ -140,8 +143,15 @@ def _against_one_rank(traits: Sequence[Trait], checks: Sequence[tuple[Seen, Chec
     spread = any(trait.spreads for trait in traits)
     if not spread and any("ranks" not in case.traits for case, _ in checks):
         return False  # one rank has it: that several make another error of it does not matter
-    wanted = MODELLING if spread else SHARDING
-    return any("ranks" in case.traits and check.properties.get("kind") == wanted for case, check in checks)
+    several = [check for case, check in checks if "ranks" in case.traits]
+    if spread:
+        return any(check.properties.get("kind") == MODELLING for check in several)
+    return any(check.properties.get("kind") == SHARDING or _of_copies(check) for check in several)
+
+
+def _of_copies(check: Check) -> bool:
+    """Whether ranks hold other bytes of one tensor, which one rank cannot."""
+    return check.failure == failures.REPLICAS or REDUCTION in check.properties.get("pattern", "")
 
 
 def _cannot_show(name: str, check: Check) -> bool:

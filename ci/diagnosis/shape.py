@@ -11,8 +11,6 @@ from ci.escape import plain
 from ci.junit import Check
 from validation.case import failures
 
-REDUCTION = "a reduction over them is missing"
-"""What a pattern says of copies that are parts of a sum (validation/compare/pattern.py)."""
 IS_LEFT = "of it is left"
 _LONGEST = 160
 _ABOUT = 0.15

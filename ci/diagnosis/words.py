@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ci.diagnosis import evidence
-from ci.diagnosis.causes import CONTRADICTED, Cause
+from ci.diagnosis.causes import CONTRADICTED, REDUCTION, Cause
 from ci.diagnosis.diagnosis import MENDED, MODELLING, OPTIMIZER, UNDECIDED, WEIGHTS
 from ci.diagnosis.evidence import MISSING, Seen, listed, phase
-from ci.diagnosis.shape import IS_LEFT, REDUCTION, shape
+from ci.diagnosis.shape import IS_LEFT, shape
 from ci.diagnosis.traits import FEWER_BITS, Trait
 from ci.escape import plain
 from ci.junit import Check

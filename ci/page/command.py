@@ -29,7 +29,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("report.html"), metavar="FILE", help="default report.html")
     parser.add_argument(
         "--history",
-        type=Path,
         nargs="+",
         default=[],
         metavar="DIR",
@@ -41,7 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Write the page. The exit code says whether it was written: whether the run may be merged, the gate says."""
     run = drifted(_gated(options) if options.manifest else judged(*_read(Path(options.results))), told(options))
-    past = history(run.cases, options.history)
+    past = history(run.cases, [Path(folder) for folder in options.history])
     run = replace(run, links=links(os.environ), sources=sources(), history=past)
     _write(options.output, document(run, options.title))
     counted = f"{sum(run.counts.values()):,} checks in {len(run.cases)} case{'' if len(run.cases) == 1 else 's'}"

@@ -179,6 +179,11 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         case("tp4", {"q_lora_rank": 26}, implementation="local-stock"),
         "tp4 does not divide the 26 .*q_lora_rank",
     ),
+    (
+        "experts there are none",
+        case("ep2", {"first_k_dense_replace": 4}),
+        "ep2 spreads experts over ranks and the model has none; ep1 works, and dp for more ranks",
+    ),
     ("expert", case("ep2etp3"), "etp3 does not divide the 32 inner elements of an expert .*; etp1, etp2 and etp4 do"),
     ("no sp", case("tp2nosp"), "refuses to train experts with tp2 and no sequence parallelism; tp2 works"),
     ("sequence over tp", case("tp4", seq_length=50), "multiple of 4, which 50 is not; --seq-length 48 or 52 works"),

@@ -25,8 +25,8 @@ def main(what: str, command: list[str]) -> int:
     else:
         sort = joined.pytest_collection_modifyitems
 
-        def narrow(items: list[Any]) -> None:
-            sort(items)
+        def narrow(config: Any, items: list[Any]) -> None:
+            sort(config, items)
             narrowing.pytest_collection_modifyitems(items)
 
         joined.pytest_collection_modifyitems = narrow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -114,3 +115,29 @@ def test_an_empty_option_is_wrong_usage(words: list[str], capsys: pytest.Capture
     """A gate that is given no commit of Megatron for want of a variable asks for none."""
     assert main(words) == 2
     assert capsys.readouterr().err == f"error: {words[-2]} is empty: give it a value, or leave it out\n"
+
+
+def test_the_gate_says_in_json_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What argparse refuses, and what is refused later; the sentence is on standard error, too."""
+    assert main(["gate", "--format", "json"]) == 2
+    said = json.loads(capsys.readouterr().out)
+    assert (said["command"], said["verdict"], said["exit_code"]) == ("gate", "ERROR", 2)
+    assert said["error"] == "the following arguments are required: --manifest, --results"
+    assert main(["gate", "--manifest", "", "--results", str(tmp_path), "--format=json"]) == 2
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["error"].startswith("--manifest is empty")
+    assert captured.err.startswith("error: --manifest is empty")
+
+
+def test_a_command_without_a_document_does_not_know_the_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(["sessions", "--format", "json"])
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "unrecognized arguments: --format json" in captured.err
+
+
+def test_the_gate_tells_a_reader_without_the_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(["gate"])
+    assert capsys.readouterr().out == ""

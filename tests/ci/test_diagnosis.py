@@ -416,6 +416,17 @@ def test_copies_that_are_parts_of_a_sum_are_a_missing_reduction() -> None:
     assert "a missing context-parallel reduction, first" in sharded.sentence
 
 
+@pytest.mark.parametrize("how", ["pattern", "failure"])
+def test_copies_that_differ_are_not_the_models(how: str) -> None:
+    """One rank has no copies."""
+    pattern = "the copies on ranks 0-1 have the reference as their sum: a reduction over them is missing"
+    case = wrong("tp2", GRADIENT, pattern=pattern if how == "pattern" else "")
+    kinds = {GRADIENT: failures.REPLICAS if how == "failure" else ""}
+    found = told(replace(case, checks=tuple(replace(one, failure=kinds.get(one.name, "")) for one in case.checks)))
+    assert "tensor parallelism" in found.groups
+    assert "the model" not in found.sentence
+
+
 def test_what_comes_out_otherwise_each_time_is_called_so() -> None:
     case = wrong("tp2", kind="sharding")
     checks = [replace(one, message=f"{one.message}; not repeatable: run again, other bytes come out") for one in case.checks]

@@ -257,6 +257,8 @@ def test_the_command_takes_a_folder_for_each_earlier_run(tmp_path: Path, capsys:
     assert "4.0 times" in text
     assert cli.main([*words, "--history", str(tmp_path / "none")]) == 2
     assert "name a folder of results of an earlier run" in capsys.readouterr().err
+    assert cli.main([*words, "--history", days[0], ""]) == 2
+    assert "--history is empty" in capsys.readouterr().err
 
 
 def test_a_baseline_is_an_earlier_run(tmp_path: Path) -> None:

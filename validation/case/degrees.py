@@ -109,6 +109,13 @@ def pp_divides(case: Case) -> str | None:
     return None
 
 
+def ep_has_experts(case: Case) -> str | None:
+    """megatron-core refuses to spread the experts of a model that has none."""
+    if case.layout.ep == 1 or case.model.moe_layers:
+        return None
+    return f"ep{case.layout.ep} spreads experts over ranks and the model has none; ep1 works, and dp for more ranks"
+
+
 def ep_divides(case: Case) -> str | None:
     """As many whole experts on each rank."""
     ep, experts = case.layout.ep, case.model.n_routed_experts

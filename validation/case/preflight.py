@@ -208,6 +208,7 @@ RULES: tuple[Rule, ...] = (
     degrees.sequence_divides,
     degrees.vpp_needs_pp,
     degrees.pp_divides,
+    degrees.ep_has_experts,
     degrees.ep_divides,
     groups_divide,
     enough_experts_in_chosen_groups,
