@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ci import caller, junit
+from ci.cli import main
 from ci.folder import Results
 from ci.table import TABLE, rows, tools
 from tests.ci.green import FILE, SUITE
@@ -30,6 +31,18 @@ def test_each_layout_is_a_session_on_the_teams_machines(asked: pytest.MonkeyPatc
     ]
     assert {row.implementation for row in rows()} == {"team.spec:layers"}
     assert tools() == []
+
+
+def test_a_table_that_is_named_is_read_whatever_a_team_asks_for(asked: pytest.MonkeyPatch) -> None:
+    """The page about our own sessions is made of our own table."""
+    in_place = rows(), tools()
+    found = rows(TABLE), tools(TABLE)
+    asked.delenv("PLUMBLINE_LAYOUTS")
+    assert found == (rows(), tools()) != in_place
+
+
+def test_the_page_of_sessions_is_that_of_our_table(asked: pytest.MonkeyPatch) -> None:
+    assert main(["sessions", "--check"]) == 0
 
 
 def test_without_layouts_the_table_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,9 @@ import pytest
 from ci import drift as drift_
 from ci import junit
 from ci.cli import main
-from ci.drift import FACTOR, Drift, Moved, add_options, drift, told
+from ci.drift import FACTOR, Drift, Moved, add_base, add_options, drift, told
 from ci.expected import save
-from ci.junit import Suite
+from ci.junit import STATUSES, Suite
 from tests.ci.green import EXPECTED, FILE, MANIFEST, SUITE, command_line, with_check
 
 MORE = "tiny-pp2-fp64-local-gloo.xml"
@@ -198,3 +198,21 @@ def test_a_disk_without_room_for_the_first_file_is_what_is_said(
     monkeypatch.setattr(junit, "write", full)
     assert main(["baseline", *words]) == 3
     assert capsys.readouterr().err.startswith("error: a: no space, or no inode, is left; ")
+
+
+def test_a_ratio_is_that_of_a_pass_or_of_a_failure_that_is_asked_for() -> None:
+    """Of nothing else: the numbers of a known bug are the bug's."""
+    (check,) = at(0.25).checks[1:2]
+    found = {status: replace(check, status=status) for status in STATUSES}
+    assert [status for status, one in found.items() if drift_.ratio(one) is not None] == ["pass"]
+    assert [status for status, one in found.items() if drift_.ratio(one, failed=True) == 0.25] == ["pass", "fail"]
+    assert [status for status, one in found.items() if drift_.ratio(one, failed=True) is not None] == ["pass", "fail"]
+
+
+def test_those_that_tell_of_a_run_need_no_base() -> None:
+    """With one they take the same rule."""
+    parser = ArgumentParser()
+    add_base(parser)
+    assert vars(parser.parse_args([])) == {"base": None, "accept": "", "factor": FACTOR}
+    words = ["--base", "b", "--accept", "why", "--factor", "3"]
+    assert vars(parser.parse_args(words)) == {"base": "b", "accept": "why", "factor": 3.0}

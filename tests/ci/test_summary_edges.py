@@ -101,7 +101,9 @@ def test_known_bugs_are_counted_each_with_its_link() -> None:
     first, second = known_bugs()[:2]
     known = [
         Check(MLA, f"{number}", "known", message=f"KNOWN: a; known upstream bug: {what}")
-        for number, what in enumerate([f"{second['what']} (x)", f"{first['what']} (x)", f"{first['what']} (y)", "other"])
+        for number, what in enumerate(
+            [f"{second['what']} (x)", f"{first['what']} (known upstream bug: x)", f"{first['what']} (y)", "other"]
+        )
     ]
     passed = replace(known[0], status="pass")
     said = summary._known(of(*known, passed), None)
