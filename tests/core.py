@@ -11,6 +11,6 @@ import warnings
 
 from validation.candidate import platform
 
-with warnings.catch_warnings(action="ignore"), platform.uncompiled(), platform.broken_is_absent():
+with warnings.catch_warnings(action="ignore"), platform.uncompiled(), platform.unused_kernels(), platform.broken_is_absent():
     importlib.import_module("validation.run.worker")
 platform.mend(on_cpu=False)

@@ -74,6 +74,7 @@ def test_with_nothing_installed_it_still_runs_and_says_what_that_prevents() -> N
     assert lines["pyyaml"].startswith("not installed - no list of known bugs")
     assert "`. .nox/cpu/bin/activate` has it where nox has run" in lines["junitparser"]
     assert lines["apex"].startswith("not installed (optional: ")
+    assert lines["triton"].startswith("not installed (optional: ")
     assert lines["flash-attn"].startswith("not installed (optional: ")
 
 

@@ -90,6 +90,7 @@ def findings() -> list[Finding]:
         _transformer_engine(),
         _optional("flash-attn", "Transformer Engine's flash attention; ranks start cold then, for its import uses the GPU"),
         _optional("apex", "megatron-core's fused optimizers"),
+        _optional("triton", "one pass over GPU tensors, and megatron-core's paged stash from 0.18 on"),
         Finding("CPU", f"{cores()} cores, {cpu()}"),
         Finding("memory", f"{available_memory() / GIB:.1f} GiB free"),
         _cache(),

@@ -185,7 +185,7 @@ ONE = Ranks(tp=(0, 1), etp=(0, 1), ep=(0, 1))
         "decoder.layers.1.mlp.experts.weight1",
         "decoder.layers.1.eh_proj.weight",
         "mtp.layers.0.input_layernorm.weight",
-        "mtp.layers.0.mtp_model_layer.input_layernorm.weight",
+        "decoder.layers.0.mtp_model_layer.input_layernorm.weight",
     ],
 )
 def test_a_tensor_without_a_row_is_unknown(name: str) -> None:

@@ -1,4 +1,4 @@
-"""What megatron-core (0.12 to 0.16) needs to run without CUDA and without Transformer Engine.
+"""What megatron-core (0.12 to 0.19, main and dev) needs to run without CUDA and without Transformer Engine.
 
 One entry per upstream defect, each with its link; an entry goes when upstream is mended. `install` runs before the first
 import of megatron.core, `mend` right after it. Nothing here changes what is computed.
@@ -54,6 +54,8 @@ def _cpu_device() -> None:
 def _cpu_streams() -> None:
     """The alltoall dispatcher makes CUDA streams, pipeline communication waits for them, recomputation saves CUDA's seed.
 
+    Since 0.20 pipeline communication asks whether a CUDA graph is being captured, which torch's CPU build cannot answer.
+
     https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/transformer/moe/token_dispatcher.py
     https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/pipeline_parallel/p2p_communication.py
     https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/tensor_parallel/random.py
@@ -62,6 +64,7 @@ def _cpu_streams() -> None:
     cuda.Stream = _NoStream
     cuda.current_stream = lambda *args, **kwargs: _NoStream()
     cuda.synchronize = lambda *args, **kwargs: None
+    cuda.is_current_stream_capturing = lambda: False
     cuda.get_rng_state = cuda.random.get_rng_state = lambda *args, **kwargs: torch.get_rng_state()
 
 
@@ -100,6 +103,54 @@ _NEEDED = {
     "apex": ("apex",),
 }
 """Packages that megatron-core asks for in many places, and what must be importable with them: the answer must be one."""
+
+
+class _Triton(ModuleType):
+    """Stand-in for triton and triton.language: enough to define kernels, which say what is missing when they are launched."""
+
+    def __init__(self) -> None:
+        super().__init__("triton")
+        self.language = self
+        self.constexpr = object
+
+    @staticmethod
+    def jit(kernel: Any = None, **options: Any) -> Any:
+        """Takes a kernel, or options and then a kernel."""
+        return _NoKernel() if kernel is not None else lambda kernel: _NoKernel()
+
+
+class _NoKernel:
+    def __getitem__(self, grid: Any) -> Any:
+        raise RuntimeError("megatron-core's paged stash needs triton, which is not installed; leave moe_paged_stash off")
+
+
+_KERNELS = ("megatron.core.transformer.moe.paged_stash", "megatron.core.transformer.moe.ops.paged_stash")
+
+
+@contextlib.contextmanager
+def unused_kernels() -> Iterator[None]:
+    """Within it, megatron-core's paged stash is imported without triton if it is not installed, as in torch's CPU build.
+
+    Since 0.18 every import of a model imports these kernels, though only `moe_paged_stash` launches them. All other modules
+    are told the truth: they have a way without triton.
+    https://github.com/NVIDIA/Megatron-LM/issues/4247
+    https://github.com/NVIDIA/Megatron-LM/pull/6891
+    """
+    if importlib.util.find_spec("triton") is not None:
+        yield
+        return
+    import_, triton = builtins.__import__, _Triton()
+
+    def without_triton(name: str, among: Any = None, own: Any = None, wanted: Any = (), level: int = 0) -> ModuleType:
+        if name.partition(".")[0] == "triton" and (among or {}).get("__name__") in _KERNELS:
+            return triton
+        return import_(name, among, own, wanted, level)
+
+    vars(builtins)["__import__"] = without_triton
+    try:
+        yield
+    finally:
+        vars(builtins)["__import__"] = import_
 
 
 @contextlib.contextmanager
@@ -279,11 +330,26 @@ def install(transport: str) -> None:
 
 
 def _undetected_absence(modules: dict[str, ModuleType]) -> None:
-    """Multi-latent attention takes Transformer Engine for installed when it is not.
+    """Multi-latent attention takes Transformer Engine for installed when it is not; since 0.17 it then knows no whole layer.
 
+    Its own linear layer without Transformer Engine, which every rank holds whole, is None there and refused.
     https://github.com/NVIDIA/Megatron-LM/issues/3764
+    https://github.com/NVIDIA/Megatron-LM/pull/3763
     """
-    vars(modules["transformer.multi_latent_attention"])["HAVE_TE"] = False
+    names = vars(modules["transformer.multi_latent_attention"])
+    names["HAVE_TE"] = False
+    if names.get("Linear", names) is None:
+        names["Linear"] = vars(importlib.import_module("megatron.core.post_training.modelopt.layers"))["Linear"]
+
+
+def _mocked_inference_layers(modules: dict[str, ModuleType]) -> None:
+    """On main every MTP layer asks isinstance of classes that are mocks without Transformer Engine: no layer is of them.
+
+    https://github.com/NVIDIA/Megatron-LM/pull/5748
+    """
+    names = vars(modules["transformer.multi_token_prediction"])
+    if "is_inference_column_parallel_linear" in names:
+        names["is_inference_column_parallel_linear"] = lambda module: False
 
 
 def _undefined_gemm(modules: dict[str, ModuleType]) -> None:
@@ -317,13 +383,14 @@ def _cpu_split_sizes(modules: dict[str, ModuleType]) -> None:
     vars(modules["transformer.moe.token_dispatcher"])["maybe_move_tensor_to_cpu"] = to_cpu
 
 
-_WITHOUT_TRANSFORMER_ENGINE = (_undetected_absence, _undefined_gemm, _undefined_fp8)
+_WITHOUT_TRANSFORMER_ENGINE = (_undetected_absence, _mocked_inference_layers, _undefined_gemm, _undefined_fp8)
 
 
 def mend(on_cpu: bool) -> None:
     """Mend the names that megatron-core leaves wrong. After its import, in every process that uses it."""
     names = (
         "transformer.multi_latent_attention",
+        "transformer.multi_token_prediction",
         "transformer.moe.moe_utils",
         "transformer.moe.token_dispatcher",
         "tensor_parallel.random",

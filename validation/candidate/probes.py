@@ -15,7 +15,7 @@ from validation.candidate.mtp import MtpLosses
 from validation.candidate.place import Place
 from validation.candidate.recorder import Recorder
 from validation.candidate.replay import Choices
-from validation.candidate.versions import COMBINE
+from validation.candidate.versions import COMBINE, mtp_block
 from validation.case.case import Case
 from validation.case.probes import Probe, probes
 from validation.compare.observe import Router
@@ -205,7 +205,7 @@ class ProbedChunk:
             }
             for kind, module in outputs.items():
                 module.register_forward_hook(self._output(f"{prefix}.{kind}"))
-            self._watch_layer(layer.transformer_layer, prefix.removesuffix(".mtp"))
+            self._watch_layer(mtp_block(layer), prefix.removesuffix(".mtp"))
         compute = chunk.compute_language_model_loss
 
         def seen_losses(*args: Any, **kwargs: Any) -> torch.Tensor:

@@ -66,6 +66,11 @@ COMBINE = "combine_postprocess" if hasattr(MoETokenDispatcher, "combine_postproc
 """The dispatcher's method that returns the routed experts' output; until 0.12 with a bias that is None."""
 
 
+def mtp_block(layer: Any) -> Any:
+    """The decoder layer within an MTP layer: `mtp_model_layer` since 0.17, `transformer_layer` before."""
+    return layer.mtp_model_layer if hasattr(layer, "mtp_model_layer") else layer.transformer_layer
+
+
 class _DuplicatedLinear(torch.nn.Linear):
     """A linear layer that every tensor-parallel rank holds whole, as modelopt's is."""
 

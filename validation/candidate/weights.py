@@ -97,6 +97,8 @@ MTP_TABLE = (
 """Rows of one layer of multi-token prediction, which the checkpoint counts on from the others."""
 
 _LAYER = re.compile(r"(decoder|mtp)\.layers\.(\d+)\.(.+)")
+_RENAMED = re.compile(r"^mtp_model_layer\.")
+"""What 0.17 and later call an MTP layer's decoder layer; in torch_dist checkpoints they write the old name, too."""
 _EXPERT = re.compile(r"(?<=local_experts\.)(\d+)|(?<=linear_fc[12]\.weight)(\d+)$")
 _ROWS = {
     block: {row.megatron: row for row in table} for block, table in (("", TABLE), ("decoder", LAYER_TABLE), ("mtp", MTP_TABLE))
@@ -170,7 +172,7 @@ def holdings(name: str, shape: tuple[int, ...], model: Model, ranks: Ranks) -> l
     layer_match = _LAYER.fullmatch(name)
     block, layer, inner = layer_match.groups() if layer_match else ("", None, name)
     expert_match = _EXPERT.search(inner)
-    row = _ROWS[block].get(_EXPERT.sub("{expert}", inner))
+    row = _ROWS[block].get(_EXPERT.sub("{expert}", _RENAMED.sub("transformer_layer.", inner)))
     if row is None:
         raise UnknownTensorError(f"{name}: no row of the mapping names it (validation/candidate/weights.py)")
     before = model.num_hidden_layers if block == "mtp" else 0

@@ -37,7 +37,7 @@ if TRANSPORT in ON_CPU:
     platform.install(TRANSPORT)
 
 # megatron-core warns at import of each optional package that is absent; `doctor` says it better.
-with warnings.catch_warnings(action="ignore"), platform.uncompiled(), platform.broken_is_absent():
+with warnings.catch_warnings(action="ignore"), platform.uncompiled(), platform.unused_kernels(), platform.broken_is_absent():
     from validation.compare import fused, native
     from validation.run import worker  # noqa: F401
 

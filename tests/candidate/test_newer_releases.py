@@ -1,0 +1,148 @@
+"""What releases after 0.16 need, each seen on a stand-in for them."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from validation.candidate import platform, versions
+from validation.candidate.weights import Ranks, UnknownTensorError, holdings
+from validation.case.model import Model
+from validation.case.preset import TINY
+
+RANKS = Ranks(tp=(0, 1), etp=(0, 1), ep=(0, 1))
+KERNELS = """
+import triton
+import triton.language as tl
+
+@triton.jit
+def kernel(pointer, SIZE: tl.constexpr): ...
+
+@triton.jit(do_not_specialize=["pointer"])
+def other(pointer, SIZE: tl.constexpr): ...
+"""
+ASKS = """
+try:
+    import triton
+    HAVE_TRITON = True
+except ImportError:
+    HAVE_TRITON = False
+"""
+
+
+@pytest.fixture
+def without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "triton" else real(name, *rest))
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> dict[str, ModuleType]:
+    """Modules of a release, made from their text under the names that it gives them."""
+    made: dict[str, ModuleType] = {}
+    for name, text in (("moe.paged_stash", KERNELS), ("moe.ops.paged_stash", KERNELS), ("moe.fused", ASKS)):
+        file = tmp_path / f"{name.replace('.', '_')}.py"
+        file.write_text(text)
+        spec = importlib.util.spec_from_file_location(f"megatron.core.transformer.{name}", file)
+        assert spec is not None
+        made[name] = importlib.util.module_from_spec(spec)
+    return made
+
+
+def _execute(module: ModuleType) -> None:
+    assert module.__spec__ is not None
+    assert module.__spec__.loader is not None
+    module.__spec__.loader.exec_module(module)
+
+
+@pytest.mark.usefixtures("without_triton")
+@pytest.mark.parametrize("name", ["moe.paged_stash", "moe.ops.paged_stash"])
+def test_kernels_that_no_case_launches_need_no_triton(release: dict[str, ModuleType], name: str) -> None:
+    """They lie in one module in 0.18 and in another since 0.19; whoever launches one is told what is missing."""
+    with pytest.raises(ImportError):
+        _execute(release[name])
+    with platform.unused_kernels():
+        _execute(release[name])
+    for kernel in ("kernel", "other"):
+        with pytest.raises(RuntimeError, match="needs triton, which is not installed; leave moe_paged_stash off"):
+            vars(release[name])[kernel][(1,)](torch.zeros(1), SIZE=1)
+
+
+@pytest.mark.usefixtures("without_triton")
+def test_every_other_module_knows_that_triton_is_not_there(release: dict[str, ModuleType]) -> None:
+    with platform.unused_kernels():
+        _execute(release["moe.fused"])
+    assert release["moe.fused"].HAVE_TRITON is False
+
+
+@pytest.mark.usefixtures("without_triton")
+def test_imports_are_as_before_afterwards() -> None:
+    before = __import__
+    with platform.unused_kernels():
+        pass
+    assert __import__ is before
+
+
+def test_an_installed_triton_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    before = __import__
+    with platform.unused_kernels():
+        assert __import__ is before
+
+
+@pytest.mark.parametrize("linear", [None, "its own"])
+def test_attention_knows_the_whole_linear_layer(linear: Any) -> None:
+    """Since 0.17 its name is None without Transformer Engine, so that attention refuses the layer; until 0.16 it is there."""
+    attention = ModuleType("attention")
+    vars(attention).update(HAVE_TE=True, Linear=linear)
+    platform._undetected_absence({"transformer.multi_latent_attention": attention})
+    assert vars(attention)["HAVE_TE"] is False
+    layers = importlib.import_module("megatron.core.post_training.modelopt.layers")
+    assert vars(attention)["Linear"] is (layers.Linear if linear is None else linear)
+
+
+def test_a_release_without_that_name_is_given_none() -> None:
+    attention = ModuleType("attention")
+    platform._undetected_absence({"transformer.multi_latent_attention": attention})
+    assert not hasattr(attention, "Linear")
+
+
+def test_no_layer_is_an_inference_layer_without_transformer_engine() -> None:
+    """On main the question raises TypeError; in releases it is not asked."""
+    asking, not_asking = ModuleType("main"), ModuleType("release")
+    vars(asking)["is_inference_column_parallel_linear"] = lambda module: isinstance(module, SimpleNamespace())  # type: ignore[arg-type]
+    for module in (asking, not_asking):
+        platform._mocked_inference_layers({"transformer.multi_token_prediction": module})
+    assert vars(asking)["is_inference_column_parallel_linear"](torch.nn.Linear(1, 1)) is False
+    assert not hasattr(not_asking, "is_inference_column_parallel_linear")
+
+
+@pytest.mark.parametrize("name", ["mtp_model_layer", "transformer_layer"])
+def test_the_layer_within_an_mtp_layer_goes_by_either_name(name: str) -> None:
+    assert versions.mtp_block(SimpleNamespace(**{name: "its block"})) == "its block"
+
+
+@pytest.mark.parametrize("name", ["mtp_model_layer", "transformer_layer"])
+def test_its_parameters_go_by_either_name(name: str) -> None:
+    model = _with_mtp()
+    (held,) = holdings(f"mtp.layers.0.{name}.input_layernorm.weight", (model.hidden_size,), model, RANKS)
+    assert held.parameter.name == f"model.layers.{model.num_hidden_layers}.input_layernorm.weight"
+
+
+@pytest.mark.parametrize("name", ["decoder.layers.0.mtp_model_layer.input_layernorm.weight", "mtp.layers.0.mtp_model_layer.x"])
+def test_the_name_means_nothing_elsewhere(name: str) -> None:
+    model = _with_mtp()
+    with pytest.raises(UnknownTensorError, match="no row of the mapping"):
+        holdings(name, (model.hidden_size,), model, RANKS)
+
+
+def _with_mtp() -> Model:
+    return TINY.model.with_numbers({"num_nextn_predict_layers": "1"})
