@@ -36,3 +36,10 @@ def test_a_file_is_a_group_of_its_own_unless_it_is_named() -> None:
 def test_named_groups_come_first_and_the_others_as_they_are() -> None:
     names = ["tests/b.py::one", "tests/checks/test_sound_run.py::one", "tests/a.py::one", "tests/workflows/test_files.py::one"]
     assert longest_first(names) == [3, 1, 0, 2]
+
+
+def test_no_two_test_modules_of_one_name_are_collected() -> None:
+    """In folders that are no packages pytest imports them by their basename: the second would not run."""
+    files = [file for file in sorted((ROOT / "tests").rglob("test_*.py")) if "node_modules" not in file.parts]
+    names = [file.name for file in files if not (file.parent / "__init__.py").exists()]
+    assert [name for name in names if names.count(name) > 1] == []
