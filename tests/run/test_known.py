@@ -67,20 +67,21 @@ def test_an_entry_ends_with_the_version_that_mends_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("layout", "implementation", "bug", "last", "mended"),
+    ("layout", "implementation", "bug", "last", "beyond"),
     [
         ("tp2etp1", "local", "expert-gradients-not-reduced", "0.18.2", "0.19.0"),
         ("tp2", "local-stock", "shared-rope-key-not-reduced", "0.19.2", "0.20.0"),
+        ("tp2nosp", "local", "latents-without-sequence-parallelism", "0.19.2", "0.20.0"),
     ],
 )
 def test_a_bug_is_known_up_to_the_last_release_that_was_run_with_it(
-    layout: str, implementation: str, bug: str, last: str, mended: str
+    layout: str, implementation: str, bug: str, last: str, beyond: str
 ) -> None:
     """A mended bug that comes back is a failure."""
     shown = case(layout, implementation)
     for version in ("0.16.1", "0.17.1", "0.18.2", last):
         assert [entry.id for entry in known_bugs(shown, version)] == [bug]
-    assert known_bugs(shown, mended) == ()
+    assert known_bugs(shown, beyond) == ()
 
 
 @pytest.mark.parametrize(
