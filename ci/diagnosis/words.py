@@ -66,7 +66,7 @@ def other(check: Check) -> tuple[str, str]:
         return MENDED, f"A known upstream bug does not show: it may be mended, first at {name(check)}"
     if check.failure == failures.UNDECIDED:
         return UNDECIDED, f"Nothing is wrong, but rounding leaves limits too wide to decide, first at {name(check)}"
-    return UNDECIDED, f"{name(check)} fails, and its testsuite does not say of which layout it is"
+    return UNDECIDED, f"{name(check)} fails, and its testsuite does not say of which layout it is: not decided"
 
 
 def broken(cases: Sequence[Seen], first: Seen) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ci.cli import COMMANDS, main
+from tests.ci.green import command_line
 from validation.case import packages
 
 ROOT = Path(__file__).parents[2]
@@ -127,6 +128,13 @@ def test_the_gate_says_in_json_what_is_wrong(tmp_path: Path, capsys: pytest.Capt
     captured = capsys.readouterr()
     assert json.loads(captured.out)["error"].startswith("--manifest is empty")
     assert captured.err.startswith("error: --manifest is empty")
+
+
+def test_the_gate_says_in_json_what_it_has_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gate", *command_line(tmp_path), "--format", "json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["verdict"], said["exit_code"], said["testsuites"], said["reasons"]) == ("PASS", 0, 1, [])
+    assert said["counts"] == {"pass": 3, "known": 1}
 
 
 def test_a_command_without_a_document_does_not_know_the_option(capsys: pytest.CaptureFixture[str]) -> None:

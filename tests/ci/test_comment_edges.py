@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ci import comment
+from ci.cli import main
 from ci.comment import _ours, body
 from ci.diagnosis import Diagnosis
 from ci.links import Links
@@ -122,6 +123,7 @@ def test_ten_failures_are_shown(count: int, said: bool) -> None:
     text = body(replace(judged(suites), diagnosis=None), "failure", OF, Links())
     assert text.count("```text") == 10
     assert ("\n\nand 1 more, which the report has\n\n" in text) is said
+    assert ("which the report has" in text) is said
 
 
 def test_a_case_without_checks_has_nothing_to_count() -> None:
@@ -144,6 +146,17 @@ def test_a_part_is_left_out_as_soon_as_it_finds_no_room(monkeypatch: pytest.Monk
     assert body(run, "failure", OF, Links()) == whole
     monkeypatch.setattr(comment, "LONGEST", len(whole) + 199 - ends)
     assert body(run, "failure", OF, Links()) == whole.replace(last, "More is left out here. The report has it.\n")
+
+
+@pytest.mark.parametrize(("length", "shown"), [(500, "x" * 500), (501, f"{'x' * 499}…")])
+def test_why_none_is_written_is_cut_at_500_characters(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], length: int, shown: str
+) -> None:
+    """A branch has the name that somebody gave it."""
+    monkeypatch.setattr(comment, "finished", lambda environment: OF)
+    monkeypatch.setattr(comment, "number", lambda run, environment: (0, "x" * length))
+    assert main(["comment", "--results", "none"]) == 0
+    assert capsys.readouterr().out == f"No comment is written: {shown}\n"
 
 
 # --- Which pull request ---

@@ -501,7 +501,7 @@ def test_a_testsuite_that_does_not_say_its_layout_is_not_guessed_about() -> None
     case = wrong("tp2")
     unknown = replace(case, properties={"arrangement": "tp2 and more"})
     found = told(unknown)
-    assert found.sentence == "Layer 0 Attention Output fails, and its testsuite does not say of which layout it is"
+    assert found.sentence == "Layer 0 Attention Output fails, and its testsuite does not say of which layout it is: not decided"
     assert (found.groups, found.certain) == (("undecided",), False)
     assert found.first == First("mla", OUTPUT, case.name)
     assert told(sound("single"), unknown, wrong("pp2")).first == First("mla", OUTPUT, "tiny-pp2-fp64-local-gloo")

@@ -15,7 +15,7 @@ from ci.cli import main
 from ci.expected import Manifest
 from ci.gate import MOST_SAID, Judgement, add_judging_options, judge, tried_again
 from ci.junit import Check
-from ci.reasons import Origin, number, of_suite
+from ci.reasons import Origin, number, of_suite, verdicts
 from tests.ci.green import (
     CHECKS,
     COMMIT,
@@ -410,3 +410,10 @@ def test_wrong_usage_is_json_too(tmp_path: Path, capsys: pytest.CaptureFixture[s
     )
     assert main(["gate", "--format", "json", "--manifest", "m"]) == 2
     assert json.loads(capsys.readouterr().out)["error"] == "the following arguments are required: --results"
+
+
+@pytest.mark.parametrize(
+    ("message", "said"), [("", ""), ("FAIL: a - b\nmore", "; the first in the flow of data: FAIL: a - b"), ("\nmore", "")]
+)
+def test_a_failure_without_a_message_is_counted_alone(message: str, said: str) -> None:
+    assert list(verdicts([Check("mla", "a", "fail", message=message)])) == [f"1 check fails: a (mla){said}"]
