@@ -44,8 +44,10 @@ class Explained:
 def diagnose(suites: Sequence[Suite]) -> Diagnosis | None:
     """The cause of what fails in these testsuites; None if nothing does."""
     cases = seen(suites)
-    found = [_of_broken([case for case in cases if case.broken])]
-    found += _of_wrong([case for case in cases if case.wrong], [case for case in cases if not case.wrong and not case.broken])
+    broken = _of_broken([case for case in cases if case.broken])
+    wrong = [case for case in cases if case.wrong]
+    passing = [case for case in cases if not case.wrong and not case.broken]
+    found = [broken, *_of_wrong(wrong, passing, others=broken is not None)]
     told = [one for one in found if one is not None]
     if not told:
         return _of_others(suites)
@@ -61,15 +63,15 @@ def _of_broken(broken: Sequence[Seen]) -> Diagnosis | None:
     return Diagnosis(words.broken(broken, first), (CRASH if crashed else INFRASTRUCTURE,), certain=True)
 
 
-def _of_wrong(failing: Sequence[Seen], passing: Sequence[Seen]) -> list[Diagnosis]:
-    """One diagnosis, or two if that explains what one cannot."""
+def _of_wrong(failing: Sequence[Seen], passing: Sequence[Seen], *, others: bool) -> list[Diagnosis]:
+    """One diagnosis, or two if that explains what one cannot. `others` says that more cases are red, for another reason."""
     if not failing:
         return []
     whole = _explained(failing, passing)
     parts = _parts(failing, passing)
     if _need_two(whole, parts):
-        return [_told(part) for part in parts[:2]]
-    return [_told(whole)]
+        return [_told(part, others=True) for part in parts[:2]]
+    return [_told(whole, others=others)]
 
 
 def _explained(failing: Sequence[Seen], passing: Sequence[Seen]) -> Explained:
@@ -109,13 +111,14 @@ def _goes_further(whole: Explained) -> bool:
     return not whole.best.traits and any(name in case.sound for name in firsts for case in alone)
 
 
-def _told(found: Explained) -> Diagnosis:
+def _told(found: Explained, *, others: bool) -> Diagnosis:
     check = next(check for case in found.failing if (check := case.wrong_at(found.name)))
     where = next(case for case in found.failing if case.wrong_at(found.name))
     first = First(check.component, words.name(check), where.suite.name)
     certain = not found.rivals and found.best.cost <= PLAIN and bool(found.passing or not found.best.of_cases)
     rivals = found.rivals if found.best.cost < CONTRADICTED else ()
-    sentence = words.sentence(found.best, rivals, found.failing, found.passing, found.name, certain=certain)
+    cases = (found.failing, found.passing)
+    sentence = words.sentence(found.best, rivals, *cases, found.name, certain=certain, others=others)
     how = deciding(found.best, rivals, [*found.failing, *found.passing])
     return Diagnosis(sentence, words.groups(found.best, phase(check)), certain, how, first)
 
