@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from ci.drift import Drift
 from ci.junit import Check
 from ci.page import cause, chart, data, place, plot, read, trend, unscripted
 from ci.page.history import History, Point
-from ci.page.run import badness, judged, labels, level, measure, share, short
+from ci.page.run import badness, drifted, judged, labels, level, measure, share, short
 from ci.page.text import anchor, badge, command, glyph, link, linked, said, scrolled, text
 from tests.ci.approved import same_as_approved
 from tests.ci.page_runs import layers, with_properties
@@ -170,6 +171,7 @@ def test_words_are_cut_when_their_room_is_used_up(monkeypatch: pytest.MonkeyPatc
     assert _words(monkeypatch, 13, "12345", "678") == [whole, {"says": "678"}]
     assert _words(monkeypatch, 10, "12345", "678", "6789") == [whole, {"says": "678"}, {"says": "678… (more in JUnit)"}]
     assert _words(monkeypatch, 9, "12345") == [details]
+    assert _words(monkeypatch, 6, "12345") == [details]
     assert _words(monkeypatch, 5, "12345") == [says]
     assert _words(monkeypatch, 0, "12345") == [{"says": "123… (more in JUnit)"}]
 
@@ -210,3 +212,19 @@ def test_files_beyond_the_limit_are_told(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(read, "MOST_FILES", 3)
     assert len(read.suites(tmp_path)[1]) == 3
     assert read.suites(tmp_path / "none") == ([], [])
+
+
+def test_what_has_drifted_decides_nothing_that_is_not_decided() -> None:
+    assert drifted(judged([]), Drift(vanished=["a"])).verdict == "error"
+    assert drifted(judged([suite(checks=(check(),))]), Drift(vanished=["a"])).verdict == "fail"
+
+
+def test_a_number_that_json_does_not_know_is_not_written() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        data.as_json(judged([replace(suite(checks=(check(),)), seconds=math.inf)]))
+
+
+def test_a_command_that_is_not_that_of_its_case_stands_whole() -> None:
+    """As it runs elsewhere."""
+    one = check(reproduce="python -m validation run --layouts a --megatron-path /m")
+    assert data._again(one, suite(checks=())) == 'python -m validation run --layouts a --megatron-path "$MEGATRON"'
