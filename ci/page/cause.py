@@ -50,7 +50,7 @@ def _diagnosis(found: Diagnosis | None) -> str:
     if found is None:
         return ""
     sure = "No other cause fits these results." if found.certain else "This is likely, and not certain."
-    sure = "This is not certain: these results do not decide the cause." if UNDECIDED in found.groups else sure
+    sure = "This is not certain: these results do not decide it." if UNDECIDED in found.groups else sure
     rest = text(f"{sure} {found.deciding}." if found.deciding else sure)
     if found.first is not None:
         rest += f' <a href="#{anchor(found.first.suite, found.first.name)}">Open its first check</a>'
