@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ci.test_reproduction import git
+from tests.ci.test_reproduction_block import git
 from validation.case.errors import ExitCode
 
 PAGE = Path(__file__).parents[1] / "docs" / "bisect.md"

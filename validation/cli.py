@@ -161,11 +161,25 @@ def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
             code = started.run(Given(wanted, tuple(pytests), failed), pytests, progress, Findings(options.document))
     finally:
         progress.close()
-    if code != ExitCode.PASS and "checks" not in options.document:
-        options.document.setdefault("error", "the checks were not run to their end; standard error says why")
+    _say_if_nothing_ran(options.document, wanted, code)
     if code == ExitCode.PASS:
         ASIDE.put_back()  # nothing was to be run, as with --collect-only
     return int(code)
+
+
+def _say_if_nothing_ran(said: document.Document, wanted: Settings, code: int) -> None:
+    """Whatever ended pytest, a document without checks is no pass. A manifest is all that its run was to make."""
+    if "checks" in said:
+        return
+    if wanted.manifest and code == ExitCode.PASS:
+        _add_nothing(said)
+    elif code == ExitCode.INTERRUPTED:
+        said.setdefault("error", "interrupted")
+    elif code == ExitCode.PASS:
+        said["verdict"] = "ERROR"
+        said.setdefault("error", "no check was made: pytest was asked for something else; leave its options out")
+    else:
+        said.setdefault("error", "the checks were not run to their end; standard error says why")
 
 
 def _failed(wanted: Settings) -> Mapping[str, Collection[str] | None] | None:
@@ -182,8 +196,13 @@ def _failed(wanted: Settings) -> Mapping[str, Collection[str] | None] | None:
 def _nothing_failed(said: document.Document) -> int:
     """The command has nothing to do, and says so. Reports stay as they are."""
     sys.stdout.write("Nothing failed before: no check is made (--last-failed)\n")
-    said |= {"seconds": 0.0, "checks": 0, "counts": {}, "left_out": 0, "suites": []}
+    _add_nothing(said)
     return int(ExitCode.PASS)
+
+
+def _add_nothing(said: document.Document) -> None:
+    """What the document has of a run that had no check to make."""
+    said |= {"seconds": 0.0, "checks": 0, "counts": {}, "left_out": 0, "suites": []}
 
 
 _COMMANDS = {"run": _run, "faults": _faults, **dict.fromkeys(conversion.COMMANDS, _convert)}

@@ -100,9 +100,11 @@ def _without(failing: Sequence[Seen], cases: Sequence[Seen]) -> list[Trait]:
 
 
 def _apart(one: Trait, other: Trait) -> bool:
-    """Whether a pair says more than one of them; pairs are of what plainly explains something alone."""
-    implied = implies(one.name, other.name) or implies(other.name, one.name)
-    return not (one.far_fetched or other.far_fetched or implied)
+    """Whether a pair says more than one of them; pairs are of what plainly explains something alone.
+
+    `one` comes first in `traits`, which has `pp` before `vpp`: a property that another one implies is the first of a pair.
+    """
+    return not (one.far_fetched or other.far_fetched or implies(other.name, one.name))
 
 
 def _cost(
@@ -210,6 +212,6 @@ def unsized(checks: Sequence[tuple[Seen, Check]]) -> bool:
 def number(check: Check, name: str) -> float:
     """A property; NaN, which is less than nothing, if it is no number."""
     try:
-        return float(check.properties.get(name, "nan"))
-    except ValueError:
+        return float(check.properties[name])
+    except (KeyError, ValueError):
         return math.nan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -10,14 +11,13 @@ from ci.diagnosis.evidence import Seen
 from ci.diagnosis.traits import FEWER_BITS, traits
 from ci.diagnosis.words import noun
 from validation.case.arrangement import parse
-from validation.case.case import Case
-from validation.case.errors import UsageError
+from validation.case.case import DEFAULT_SEED, Case
 from validation.case.preflight import RULES
 from validation.case.preset import PRESETS
 from validation.case.training import Training
 
 _LAYOUTS = ("single", "tp2", "dp2", "cp2", "pp2", "ep2", "tp2etp1", "tp2nosp", "ep2etp2", "pp2vpp2", "dp4", "tp2ep2", "tp2dp2")
-_DIGITS = 6
+_NUMBER = re.compile("[0-9]{1,6}")
 
 
 def deciding(best: Cause, rivals: Sequence[Cause], cases: Sequence[Seen]) -> str:
@@ -36,40 +36,34 @@ def deciding(best: Cause, rivals: Sequence[Cause], cases: Sequence[Seen]) -> str
 
 
 def _candidates(cases: Sequence[Seen]) -> Iterator[tuple[str, str]]:
-    """Small layouts as they are, and with the options of the failing case; in its precision, and single in fp64."""
-    said = cases[0].suite.properties
-    layout, *words = (said.get("arrangement") or "single").split("+")
-    precision = said.get("precision", "fp64")
+    """Small layouts with and without the options of the failing case, in its precision; last the failing case in fp64."""
+    layout, *words = cases[0].arrangement.split("+")
+    precision = cases[0].precision
     endings = dict.fromkeys(["", *(f"+{word}" for word in words), "".join(f"+{word}" for word in words)])
     yield from ((f"{layout}{ending}", precision) for ending in endings)
     yield from ((f"{one}{ending}", precision) for one in _LAYOUTS for ending in reversed(endings))
-    if precision != "fp64":
-        yield said.get("arrangement") or "single", "fp64"
+    yield cases[0].arrangement, "fp64"
 
 
 def _was_run(arrangement: str, precision: str, cases: Sequence[Seen]) -> bool:
-    run = {(case.suite.properties.get("arrangement"), case.suite.properties.get("precision")) for case in cases}
-    return (arrangement, precision) in run
+    return (arrangement, precision) in {(case.arrangement, case.precision) for case in cases}
 
 
 def _runs(said: Mapping[str, str], arrangement: str, precision: str) -> bool:
-    """Whether the preset can have it. A checkpoint's own numbers are not known here: then nothing is promised."""
-    preset = PRESETS.get(said.get("preset", ""))
+    """Whether the preset can have it, which `traits` could read. A checkpoint's own numbers are not known here: it may."""
+    preset = PRESETS[said["preset"]] if said.get("preset") in PRESETS else None
     if preset is None:
         return True
-    try:
-        layout, training, mtp = parse(arrangement, Training())
-    except UsageError:
-        return False
+    layout, training, mtp = parse(arrangement, Training())
     model = preset.model if mtp is None else replace(preset.model, num_nextn_predict_layers=mtp)
     case = Case(
         preset=preset.name,
         model=model,
         layout=layout,
         precision=precision,
-        implementation=said.get("implementation", ""),
-        transport=said.get("transport", ""),
-        seed=0,
+        implementation=said.get("implementation", "local"),
+        transport=said.get("transport", "gloo"),
+        seed=DEFAULT_SEED,
         batch_size=_whole(said, "batch_size", preset.batch_size),
         micro_batch_size=_whole(said, "micro_batch_size", preset.micro_batch_size),
         seq_length=_whole(said, "seq_length", preset.seq_length),
@@ -79,12 +73,11 @@ def _runs(said: Mapping[str, str], arrangement: str, precision: str) -> bool:
 
 
 def _whole(said: Mapping[str, str], name: str, otherwise: int) -> int:
-    found = said.get(name, "")
-    return int(found) if found.isascii() and found.isdigit() and len(found) <= _DIGITS else otherwise
+    return int(said[name]) if name in said and _NUMBER.fullmatch(said[name]) else otherwise
 
 
 def _said(arrangement: str, precision: str, cases: Sequence[Seen], with_it: Cause, without: Cause) -> str:
-    how = f" in {precision}" if precision != cases[0].suite.properties.get("precision", "fp64") else ""
+    how = f" in {precision}" if precision != cases[0].precision else ""
     return f"To decide, run {arrangement}{how}: if it fails, the cause is {_noun(with_it)}, else {_noun(without)}"
 
 

@@ -35,17 +35,26 @@ class Seen:
     narrowed: bool
 
     @property
-    def layout(self) -> str:
-        """The case in one word, with its precision where that is not fp64."""
+    def arrangement(self) -> str:
+        """The layout with its options: `tp2+full`."""
         said = self.suite.properties
-        precision = said.get("precision", "fp64")
-        word = plain(said.get("arrangement") or said.get("layout", "?"), 60)
-        return word if precision == "fp64" else f"{word} in {plain(precision, 20)}"
+        return said.get("arrangement") or said["layout"]
 
     @property
-    def first(self) -> Check | None:
-        """The first wrong check in the flow of data."""
-        return self.wrong[0] if self.wrong else None
+    def precision(self) -> str:
+        """The precision of the case: fp64 if its testsuite does not say."""
+        return self.suite.properties.get("precision", "fp64")
+
+    @property
+    def layout(self) -> str:
+        """The case in a few words: `tp2+full`, or `tp2+full in bf16` if its precision is not fp64."""
+        word = plain(self.arrangement, 60)
+        return word if self.precision == "fp64" else f"{word} in {plain(self.precision, 20)}"
+
+    @property
+    def first(self) -> Check:
+        """The first wrong check in the flow of data, of a case that has one."""
+        return self.wrong[0]
 
     def wrong_at(self, name: str) -> Check | None:
         """The check of that name, if it is wrong."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,7 +36,7 @@ class Explained:
 
     def _is_other(self, cause: Cause) -> bool:
         """What needs more than the best does is no other explanation, nor what is plainly a part of it."""
-        if cause.groups == self.best.groups or (self.best.traits and set(self.best.traits) <= set(cause.traits)):
+        if cause.groups == self.best.groups or (self.best.traits and set(self.best.traits).issubset(cause.traits)):
             return False
         return not (cause.cost > self.best.cost and cause.is_part_of(self.best))
 
@@ -45,8 +44,10 @@ class Explained:
 def diagnose(suites: Sequence[Suite]) -> Diagnosis | None:
     """The cause of what fails in these testsuites; None if nothing does."""
     cases = seen(suites)
-    found = [_of_broken([case for case in cases if case.broken])]
-    found += _of_wrong([case for case in cases if case.wrong], [case for case in cases if not case.wrong and not case.broken])
+    broken = _of_broken([case for case in cases if case.broken])
+    wrong = [case for case in cases if case.wrong]
+    passing = [case for case in cases if not case.wrong and not case.broken]
+    found = [broken, *_of_wrong(wrong, passing, others=broken is not None)]
     told = [one for one in found if one is not None]
     if not told:
         return _of_others(suites)
@@ -56,45 +57,44 @@ def diagnose(suites: Sequence[Suite]) -> Diagnosis | None:
 def _of_broken(broken: Sequence[Seen]) -> Diagnosis | None:
     if not broken:
         return None
-    codes = [case.suite.properties.get("broken", "") for case in broken]
-    group = CRASH if str(int(ExitCode.FAIL)) in codes else INFRASTRUCTURE
-    first = broken[codes.index(str(int(ExitCode.FAIL)))] if group == CRASH else broken[0]
-    return Diagnosis(words.broken(broken, first), (group,), certain=True)
+    code = str(int(ExitCode.FAIL))
+    crashed = [case for case in broken if case.suite.properties.get("broken") == code]
+    first = [*crashed, *broken][0]
+    return Diagnosis(words.broken(broken, first), (CRASH if crashed else INFRASTRUCTURE,), certain=True)
 
 
-def _of_wrong(failing: Sequence[Seen], passing: Sequence[Seen]) -> list[Diagnosis]:
-    """One diagnosis, or two if that explains what one cannot."""
+def _of_wrong(failing: Sequence[Seen], passing: Sequence[Seen], *, others: bool) -> list[Diagnosis]:
+    """One diagnosis, or two if that explains what one cannot. `others` says that more cases are red, for another reason."""
     if not failing:
         return []
     whole = _explained(failing, passing)
     parts = _parts(failing, passing)
-    if len(parts) > 1 and _need_two(whole, parts):
-        return [_told(part) for part in parts[:2]]
-    return [_told(whole)]
+    if _need_two(whole, parts):
+        return [_told(part, others=True) for part in parts[:2]]
+    return [_told(whole, others=others)]
 
 
-def _explained(failing: Sequence[Seen], passing: Sequence[Seen], name: str = "") -> Explained:
-    name = name or _shared(failing)
+def _explained(failing: Sequence[Seen], passing: Sequence[Seen]) -> Explained:
+    name = _shared(failing)
     told = [case for case in passing if not case.narrowed or name in case.sound]
     return Explained(name, tuple(failing), tuple(told), tuple(causes(failing, told, name)))
 
 
 def _shared(failing: Sequence[Seen]) -> str:
     """The first wrong check of most cases; of several, the one that comes first in the first case that has it."""
-    firsts = [case.first.name for case in failing if case.first]
-    return Counter(firsts).most_common(1)[0][0]
+    firsts = [case.first.name for case in failing]
+    return max(firsts, key=firsts.count)
 
 
 def _parts(failing: Sequence[Seen], passing: Sequence[Seen]) -> list[Explained]:
     """The failing cases by their first wrong check, each compared with the cases in which that check is sound."""
     by_first: dict[str, list[Seen]] = {}
     for case in failing:
-        if case.first:
-            by_first.setdefault(case.first.name, []).append(case)
+        by_first.setdefault(case.first.name, []).append(case)
     found = []
     for name, some in sorted(by_first.items(), key=lambda item: -len(item[1])):
-        others = [case for case in failing if case not in some and name in case.sound]
-        found.append(_explained(some, [*passing, *others], name))
+        others = [case for case in failing if name in case.sound]
+        found.append(_explained(some, [*passing, *others]))
     return found
 
 
@@ -107,18 +107,19 @@ def _need_two(whole: Explained, parts: Sequence[Explained]) -> bool:
 def _goes_further(whole: Explained) -> bool:
     """Whether one rank fails, and some other case where one rank is sound."""
     alone = [case for case in whole.failing if "ranks" not in case.traits]
-    firsts = {case.first.name for case in whole.failing if case.first}
+    firsts = {case.first.name for case in whole.failing}
     return not whole.best.traits and any(name in case.sound for name in firsts for case in alone)
 
 
-def _told(found: Explained) -> Diagnosis:
+def _told(found: Explained, *, others: bool) -> Diagnosis:
     check = next(check for case in found.failing if (check := case.wrong_at(found.name)))
     where = next(case for case in found.failing if case.wrong_at(found.name))
     first = First(check.component, words.name(check), where.suite.name)
     certain = not found.rivals and found.best.cost <= PLAIN and bool(found.passing or not found.best.of_cases)
     rivals = found.rivals if found.best.cost < CONTRADICTED else ()
-    sentence = words.sentence(found.best, rivals, found.failing, found.passing, found.name, certain=certain)
-    how = deciding(found.best, rivals, [*found.failing, *found.passing]) if not certain else ""
+    cases = (found.failing, found.passing)
+    sentence = words.sentence(found.best, rivals, *cases, found.name, certain=certain, others=others)
+    how = deciding(found.best, rivals, [*found.failing, *found.passing])
     return Diagnosis(sentence, words.groups(found.best, phase(check)), certain, how, first)
 
 
@@ -137,5 +138,5 @@ def _joined(told: Sequence[Diagnosis]) -> Diagnosis:
     sentence = f"{len(told)} causes: " + "; ".join(found.sentence for found in told)
     groups = tuple(dict.fromkeys(group for found in told for group in found.groups))
     decides = next((found.deciding for found in told if found.deciding), "")
-    first = next((found.first for found in told if found.first), None)
+    first = next(found.first for found in told if found.first)  # of those that broke, which have none, there is one
     return Diagnosis(sentence, groups, all(found.certain for found in told), decides, first)

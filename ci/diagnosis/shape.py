@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ci.diagnosis.causes import Cause, other_type
+from ci.diagnosis.causes import Cause, number, other_type
 from ci.diagnosis.evidence import Seen
 from ci.escape import plain
 from ci.junit import Check
@@ -33,7 +33,7 @@ def _varies(check: Check) -> bool:
 
 def _part_of(cause: Cause, checks: Sequence[tuple[Seen, Check]]) -> str:
     """That about 1/tp of the tensor is left, if it is so in every case and so in each degree."""
-    scales = [(case, scale) for case, check in checks if (scale := _number(check, "projection")) is not None]
+    scales = [(case, scale) for case, check in checks if (scale := _finite(check, "projection")) is not None]
     for trait in cause.traits if scales else ():
         if trait.parallel and all(_is_part(case, trait.name, scale) for case, scale in scales):
             return f"about 1/{trait.name} {IS_LEFT}: scaled by {_scales(scales)}"
@@ -61,16 +61,13 @@ def _pattern(check: Check) -> str:
 def _size(check: Check) -> str:
     if check.failure == failures.NOT_FINITE:
         return "NaN or infinite"
-    scale, error = _number(check, "projection"), _number(check, "rel_error")
+    scale, error = _finite(check, "projection"), _finite(check, "rel_error")
     if scale is not None and abs(scale - 1) > _TELLING:
         return f"scaled by {scale:.3g}"
     return f"relative error {error:.1e}" if error is not None else ""
 
 
-def _number(check: Check, name: str) -> float | None:
+def _finite(check: Check, name: str) -> float | None:
     """A property, if it is a finite number."""
-    try:
-        found = float(check.properties.get(name, ""))
-    except ValueError:
-        return None
+    found = number(check, name)
     return found if math.isfinite(found) else None

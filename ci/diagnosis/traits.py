@@ -50,6 +50,8 @@ _WIDER = {
     "below fp32": ("below fp64",),
 }
 PRECISIONS = ("below fp64", "below fp32")
+_LONGEST = 200
+"""Characters of a layout with its options; what is longer comes from a file that Plumbline did not write."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Trait:
         if self.name in (*PRECISIONS, FEWER_BITS):
             return "precision"
         word, _, what = self.name.rpartition(" ")
-        if word == "without" or what.startswith("+"):
+        if what.startswith("+"):
             return f"option {what}"
         return word or self.name
 
@@ -103,7 +105,7 @@ def traits(properties: Mapping[str, str]) -> dict[str, Trait] | None:
     if found is None:
         return None
     layout, words = found
-    every = [*_of_layout(layout), *map(_of_word, words), *_of_precision(properties.get("precision", ""))]
+    every = [*_of_layout(layout), *map(_of_word, words), *_of_precision(properties.get("precision"))]
     every += [Trait(f"{name} {properties[name]}") for name in ("implementation", "transport", "preset") if name in properties]
     every += [Trait("isolated")] if properties.get("isolated") == "True" else []
     return {trait.name: trait for trait in every}
@@ -111,8 +113,10 @@ def traits(properties: Mapping[str, str]) -> dict[str, Trait] | None:
 
 @cache
 def _arrangement(text: str) -> tuple[Layout, tuple[str, ...]] | None:
+    if len(text) > _LONGEST:
+        return None
     try:
-        layout, training, mtp = parse(text[:200], Training())
+        layout, training, mtp = parse(text, Training())
     except UsageError:
         return None
     return layout, (*mtp_words(mtp or 0), *training.words)
@@ -142,7 +146,7 @@ def _of_word(word: str) -> Trait:
     return Trait("uneven stages" if word[0].isdigit() else f"+{word}")
 
 
-def _of_precision(precision: str) -> Iterator[Trait]:
+def _of_precision(precision: str | None) -> Iterator[Trait]:
     if precision in ("fp32", "bf16", "fp16"):
         yield Trait("below fp64")
     if precision in ("bf16", "fp16"):

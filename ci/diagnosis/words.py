@@ -66,7 +66,7 @@ def other(check: Check) -> tuple[str, str]:
         return MENDED, f"A known upstream bug does not show: it may be mended, first at {name(check)}"
     if check.failure == failures.UNDECIDED:
         return UNDECIDED, f"Nothing is wrong, but rounding leaves limits too wide to decide, first at {name(check)}"
-    return UNDECIDED, f"{name(check)} fails, and its testsuite does not say of which layout it is"
+    return UNDECIDED, f"{name(check)} fails, and its testsuite does not say of which layout it is: not decided"
 
 
 def broken(cases: Sequence[Seen], first: Seen) -> str:
@@ -77,24 +77,31 @@ def broken(cases: Sequence[Seen], first: Seen) -> str:
 
 
 def sentence(
-    best: Cause, rivals: Sequence[Cause], failing: Sequence[Seen], passing: Sequence[Seen], at: str, *, certain: bool
+    best: Cause,
+    rivals: Sequence[Cause],
+    failing: Sequence[Seen],
+    passing: Sequence[Seen],
+    at: str,
+    *,
+    certain: bool,
+    others: bool,
 ) -> str:
-    """Who fails: what is wrong, first where, and by how much."""
+    """Who fails: what is wrong, first where, and by how much. `others` says that more cases are red, for another reason."""
     check = next(check for case in failing if (check := case.wrong_at(at)))
     shown = shape(best, failing, at)
     where = f"first at {name(check)}" + (f" ({shown})" if shown else "")
     if best.cost > 2 * CONTRADICTED:
-        return f"{_some(failing, passing)}, and no property tells them from the others: not decided, {where}"
+        return f"{_some(failing, passing, others)}, and no property tells them from the others: not decided, {where}"
     equal = [cause for cause in rivals if cause.cost <= best.cost]
     culprits = list(dict.fromkeys(_culprit(cause, check, shown) for cause in (best, *equal)))[:_MOST]
     said = " or ".join(culprits) if equal else culprits[0] if certain else f"likely {culprits[0]}"
-    return f"{_who(best, failing, passing)}: {said}, {where}"
+    return f"{_who(best, failing, passing, others)}: {said}, {where}"
 
 
-def _who(best: Cause, failing: Sequence[Seen], passing: Sequence[Seen]) -> str:
+def _who(best: Cause, failing: Sequence[Seen], passing: Sequence[Seen], others: bool) -> str:
     if not best.traits or not passing or best.traits[0].name == FEWER_BITS:
         # With no other case there is nothing that they have and others have not.
-        return _some(failing, passing)
+        return _some(failing, passing, others)
     noun = "layout" if all(trait.parallel for trait in best.traits) else "case"
     having = " and ".join(trait.said for trait in best.traits)
     those = [case for case in passing if best.within(case)]
@@ -105,10 +112,12 @@ def _who(best: Cause, failing: Sequence[Seen], passing: Sequence[Seen]) -> str:
     return f"Every {noun} with {having} fails ({listed(failing)}) and none without"
 
 
-def _some(failing: Sequence[Seen], passing: Sequence[Seen]) -> str:
+def _some(failing: Sequence[Seen], passing: Sequence[Seen], others: bool) -> str:
     if passing:
         return f"{len(failing)} of {len(failing) + len(passing)} cases fail ({listed(failing)})"
-    return f"All {len(failing)} cases fail ({listed(failing)})" if len(failing) > 1 else f"{failing[0].layout} fails"
+    if len(failing) == 1:
+        return f"{failing[0].layout} fails"
+    return f"{'' if others else 'All '}{len(failing)} cases fail ({listed(failing)})"
 
 
 def _culprit(cause: Cause, check: Check, shown: str) -> str:

@@ -50,8 +50,8 @@ def _diagnosis(found: Diagnosis | None) -> str:
     if found is None:
         return ""
     sure = "No other cause fits these results." if found.certain else "This is likely, and not certain."
-    sure = "" if UNDECIDED in found.groups else sure
-    rest = text(f"{sure} {found.deciding}.".strip() if found.deciding else sure)
+    sure = "This is not certain: these results do not decide it." if UNDECIDED in found.groups else sure
+    rest = text(f"{sure} {found.deciding}." if found.deciding else sure)
     if found.first is not None:
         rest += f' <a href="#{anchor(found.first.suite, found.first.name)}">Open its first check</a>'
     return f'<p class="diagnosis">{linked(f"{found.sentence}.")}</p><p class="quiet">{rest}</p>'

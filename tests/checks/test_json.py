@@ -60,15 +60,25 @@ def test_with_every_line_it_has_every_check(cache: Path, tmp_path: Path) -> None
         (("--no-such-option",), 2, "unrecognized arguments: --no-such-option"),
         (("--transport", "nccl", "--tp", "2"), 3, "GPU"),
         (("--", "-k", "a and ("), 2, "standard error says why"),
+        (("--", "--collect-only"), 0, "no check was made"),
+        (("--", "--version"), 0, "no check was made"),
     ],
 )
 def test_what_is_wrong_before_the_start_is_json(
     cache: Path, tmp_path: Path, words: tuple[str, ...], code: int, sentence: str
 ) -> None:
+    """Whatever the exit code, a document without checks is no pass."""
     done = command(["run", "--format", "json", "--results", str(tmp_path), *words], cache)
     document = said_by(done)
     assert (document["verdict"], done.returncode) == ("ERROR", code)
     assert sentence in document["error"]
+
+
+def test_a_manifest_is_all_that_was_asked_for(cache: Path, tmp_path: Path) -> None:
+    done = command(["run", "--format", "json", "--manifest", str(tmp_path / "m.json")], cache)
+    document = said_by(done)
+    assert (document["verdict"], done.returncode) == ("PASS", 0)
+    assert (tmp_path / "m.json").is_file()
 
 
 def test_a_comparison_of_checkpoints(tmp_path: Path) -> None:

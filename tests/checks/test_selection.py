@@ -98,9 +98,9 @@ def wanted(folder: Path, *words: str) -> object:
 
 
 def test_what_failed_before_is_in_the_reports(tmp_path: Path) -> None:
-    """Known bugs did not fail. A case without a report has nothing that failed."""
+    """Known bugs did not fail. Nobody has seen a case without a report pass, so all of it is made."""
     report(tmp_path / f"{CASES[0].name}.xml", a="pass", b="fail", c="known", d="error", e="unevaluated")
-    assert wanted(tmp_path) == {CASES[0].name: {"b", "d", "e"}}
+    assert wanted(tmp_path) == {CASES[0].name: {"b", "d", "e"}, CASES[1].name: EVERYTHING}
 
 
 def test_a_fuller_report_that_was_kept_counts_with_what_was_tried_since(tmp_path: Path) -> None:
@@ -108,13 +108,21 @@ def test_a_fuller_report_that_was_kept_counts_with_what_was_tried_since(tmp_path
     name = CASES[0].name
     report(tmp_path / "before" / f"{name}-{case_facts(CASES[0])['case'][:8]}.xml", a="pass", b="fail", c="fail")
     report(tmp_path / f"{name}.xml", b="pass")
-    assert wanted(tmp_path) == {name: {"c"}}
+    assert wanted(tmp_path) == {name: {"c"}, CASES[1].name: EVERYTHING}
 
 
 def test_a_run_that_did_not_finish_failed_as_a_whole(tmp_path: Path) -> None:
     name = CASES[1].name
+    report(tmp_path / f"{CASES[0].name}.xml", a="pass")
     junit.write_unfinished(tmp_path / f"{name}.xml", name, case_facts(CASES[1]))
-    assert wanted(tmp_path) == {name: EVERYTHING}
+    assert wanted(tmp_path) == {CASES[0].name: set(), name: EVERYTHING}
+
+
+def test_a_self_test_without_a_report_is_made(tmp_path: Path) -> None:
+    for number in range(2):
+        report(tmp_path / f"{CASES[number].name}.xml", number, a="pass")
+    asked = parsed(["--layouts", "tp2,pp2", "--results", str(tmp_path)])
+    assert failed_before(asked, "self-test") == {CASES[0].name: set(), CASES[1].name: set(), "self-test": EVERYTHING}
 
 
 def test_a_report_of_another_case_of_that_name_says_nothing(tmp_path: Path) -> None:

@@ -375,7 +375,7 @@ def test_a_layouts_own_failure_is_told_beside_the_models() -> None:
     cases += [wrong("tp2", OUTPUT, kind="sharding"), wrong("tp2pp2", OUTPUT, kind="sharding")]
     found = told(*cases)
     assert found.groups == ("modelling", "tensor parallelism")
-    assert found.sentence.startswith("2 causes: ")
+    assert found.sentence.startswith("2 causes: 2 cases fail (single and pp2): the model itself")
 
 
 def test_a_layout_that_fails_where_one_rank_does_is_no_other_cause() -> None:
@@ -468,7 +468,7 @@ def test_a_file_that_says_it_did_not_finish_is_one_of_a_run_that_broke() -> None
 def test_what_failed_beside_a_run_that_broke_is_said_too() -> None:
     found = told(broken("tp2"), wrong("single"), wrong("pp2", kind="modelling"))
     assert found.sentence.startswith(
-        "2 causes: tp2 did not finish: rank 1 was killed by SIGKILL in 'forward'; All 2 cases fail"
+        "2 causes: tp2 did not finish: rank 1 was killed by SIGKILL in 'forward'; 2 cases fail (single and pp2): "
     )
     assert found.groups == ("infrastructure", "modelling")
     assert found.first == First("mla", OUTPUT, "tiny-single-fp64-local-gloo")
@@ -501,7 +501,7 @@ def test_a_testsuite_that_does_not_say_its_layout_is_not_guessed_about() -> None
     case = wrong("tp2")
     unknown = replace(case, properties={"arrangement": "tp2 and more"})
     found = told(unknown)
-    assert found.sentence == "Layer 0 Attention Output fails, and its testsuite does not say of which layout it is"
+    assert found.sentence == "Layer 0 Attention Output fails, and its testsuite does not say of which layout it is: not decided"
     assert (found.groups, found.certain) == (("undecided",), False)
     assert found.first == First("mla", OUTPUT, case.name)
     assert told(sound("single"), unknown, wrong("pp2")).first == First("mla", OUTPUT, "tiny-pp2-fp64-local-gloo")

@@ -373,13 +373,7 @@ def test_the_case_that_decides_is_small_and_was_not_run() -> None:
         "To decide, run tp2: if it fails, the cause is tensor parallelism, else the option +full"
     )
     assert _decided("tp", "+full", wrong("tp2+full"), sound("tp2")).startswith("To decide, run single+full: ")
-    assert (
-        _decided("pp", "vpp", wrong("pp2vpp2"), sound("pp2"), sound("tp2pp2"))
-        == ("To decide, run tp2pp2+full: if it fails, the cause is pipeline parallelism, else virtual pipeline").replace(
-            "tp2pp2+full", "pp2ep2"
-        )
-        or True
-    )
+    assert _decided("pp", "vpp", wrong("pp2vpp2"), sound("pp2"), sound("tp2pp2")) == ""
     assert deciding(Cause((Trait("tp"),), 0), [], seen([wrong("tp2")])) == ""
     assert _decided("tp", "tp", wrong("tp2")) == ""
 

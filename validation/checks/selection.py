@@ -17,7 +17,7 @@ from validation.checks.facts import case_facts
 from validation.run.options import Settings
 
 EVERYTHING = None
-"""Stands for all checks of a testsuite: its run did not finish, so nothing is known of any."""
+"""Stands for all checks of a testsuite: it has no report, or its run did not finish, so nothing is known of any."""
 _FAILED = ("fail", "error", "unevaluated")
 Failed = Mapping[str, Collection[str] | None]
 """By testsuite the titles of its checks that failed, or EVERYTHING."""
@@ -71,13 +71,17 @@ def _nearest(wanted: str, titles: Collection[str]) -> str:
 
 
 def failed_before(wanted: Settings, self_test: str) -> Failed:
-    """What the reports in the results folder say; `self_test` names that testsuite. Raises UsageError if there are none."""
+    """What the reports in the results folder say; `self_test` names that testsuite. Raises UsageError if there are none.
+
+    A testsuite without a report counts as failed: nobody has seen it pass.
+    """
     found: dict[str, Collection[str] | None] = {}
+    known = False
     for name, facts in [*((case.name, case_facts(case)) for case in wanted.cases), *([(self_test, {})] if self_test else [])]:
         reports = [_statuses(path) for path in before.reports(wanted.results / f"{name}.xml", facts)]
-        if any(reports):
-            found[name] = _failing(reports)
-    if not found:
+        found[name] = _failing(reports) if any(reports) else EVERYTHING
+        known |= any(reports)
+    if not known:
         raise UsageError(f"--last-failed: {wanted.results} has no report of these cases; run them without it first")
     return found
 
