@@ -19,6 +19,7 @@ from tests.ci.runs import BUG, check, suite
 
 LINKS = Links("https://github.example/o/n/actions/runs/77", "https://github.example/o/plumbline/blob/main/docs")
 SOURCES = Sources("https://github.example/o/plumbline", "https://github.example/t/megatron", "sub", "src")
+RUN = "python -m validation run --layouts tp2"
 MEGATRON = "python -m validation run --preset tiny --layouts {} --megatron-path /m"
 MADE_WITH = {
     "dirty": "true",
@@ -34,8 +35,8 @@ MADE_WITH = {
 
 
 def with_properties(of: Suite, **changed: str) -> Suite:
-    """The testsuite with other properties, `_` for `-` in their names."""
-    return replace(of, properties={**of.properties, **{name.replace("_", "-"): value for name, value in changed.items()}})
+    """The testsuite with other properties."""
+    return replace(of, properties={**of.properties, **changed})
 
 
 def _failing(layout: str) -> Suite:
@@ -56,12 +57,12 @@ def planted(name: str, *statuses: str, **changed: str) -> Suite:
 def red() -> Run:
     """A cause that is likely, failures in several layouts, and each other status."""
     one = (
+        Check("weights", "Embedding Weight", "missing", message="the manifest demands it, and no result has it"),
         check("Every rank finishes", component="run", rel_error="", tolerance=""),
         check("Layer 0 Key after RoPE"),
         replace(check("Layer 0 Attention Output", "fail", reproduce="python -m validation run --layouts tp2; rm -rf ~")),
         check("Layer 1 Attention Output", "fail", rel_error="nan", pattern="every second row"),
         check("Loss", "error", "output", rel_error="", tolerance="", max_diff="inf", avg_diff="-inf"),
-        Check("weights", "Embedding Weight", "missing", message="the manifest demands it, and no result has it"),
         Check("my_check", "Own <b>", "pass", details="first line\n  and more \n"),
     )
     several = [_failing(layout) for layout in ("tp2pp2", "tp2ep2", "tp2cp2", "tp4")]
@@ -69,9 +70,9 @@ def red() -> Run:
     missing = (check("Layer 0 Value"), Check("mla", "Layer 1 Value", "missing"), Check("mla", "Layer 2 Value", "missing"))
     behind = replace(check("Loss", component="output"), status="unevaluated", message="not evaluated: a rank ended")
     known = check("Layer 0 Value", "known"), check("Layer 1 Value", "known"), behind
-    said = replace(known[0], name="Layer 2 Value", message="KNOWN: known upstream bug: of another kind")
+    said = replace(known[0], name="Layer 2 Value", message="KNOWN: a known upstream bug: known upstream bug: another")
     green = check("Layer 0 Value"), check("Layer 1 Value"), check("Layer 0 MLP Output", component="mlp")
-    tests = planted("a", "pass", "pass"), planted("b", "pass", gpu="x"), planted("c", "pass", "fail", "unevaluated", "error")
+    tests = planted("a", "pass", "pass"), planted("b", "pass", gpu="x"), planted("c", "pass", "missing", "fail", "unevaluated")
     found = judged(
         [
             with_properties(suite("tp2", one), **MADE_WITH),
@@ -79,7 +80,7 @@ def red() -> Run:
             suite("ep2", missing),
             replace(with_properties(suite("single", (*known, said)), run="2026-01-30T11:00:00.123-b"), timestamp=""),
             replace(with_properties(suite("pp2", green), run="2026-01-31T11:00:00.123-a"), timestamp="2026-02-01T00:00:01"),
-            with_properties(suite("cp2", green[:1]), commit="f" * 40, preset=""),
+            with_properties(suite("cp2", (*green[:1], said)), commit="f" * 40, preset="", run="2026-01-29", command="another"),
             *tests,
             planted("d", "fail", transport=""),
         ]
@@ -109,7 +110,13 @@ def green() -> Run:
     earlier = Point("2026-01-01T02:17", {("MLA", "fp64"): 1e-6, ("MLA", "bf16"): 0.4, ("Gone", "fp64"): 1.0})
     last = Point("2026-01-03T02:17", {**both, ("Dense MLP", "fp64"): 0.9, ("Own", "fp64"): float("inf")})
     history = History((earlier, Point("2026-01-02T02:17", both), last), ("day1/a.xml: not <JUnit>", "day1/b.xml: empty"))
-    found = judged([suite("tp2", (*checks, *nearer)), suite("pp2", steps), planted("a", "pass")])
+    found = judged(
+        [
+            with_properties(suite("tp2", (*checks, *nearer)), run="2026-01-31T11:00:00.1-a"),
+            suite("pp2", steps),
+            planted("a", "pass"),
+        ]
+    )
     moved = Drift(vanished=["a.xml: Layer 0 Value (mla)"], accepted="a > b")
     return replace(drifted(found, moved), history=history)
 
@@ -127,8 +134,17 @@ def floors() -> Run:
 
 def certain() -> Run:
     """A cause that is certain, on the only layouts that have it, with what would decide."""
-    bad, good = check("Layer 0 Attention Output", "fail"), check("Layer 0 Attention Output")
-    found = judged([suite("tp2", (bad,)), suite("tp2pp2", (bad,)), suite("single", (good,)), suite("pp2", (good,))])
+    bad, good = check("Layer 0 Attention Output", "fail", reproduce=RUN), check("Layer 0 Attention Output")
+    found = judged(
+        [
+            suite("tp2", (bad,)),
+            suite("tp2pp2", (bad,)),
+            suite("tp4", (bad,)),
+            suite("tp2ep2", (bad,)),
+            suite("single", (good,)),
+            suite("pp2", (good,)),
+        ]
+    )
     return replace(found, sources=SOURCES, links=Links("", LINKS.docs))
 
 
@@ -144,7 +160,7 @@ def by_a_manifest() -> Run:
     names = (("mla", "Layer 0 Value"), ("mla", "Layer 1 Value"), ("mla", "Layer 2 Value"))
     expected = Expected("a.xml", there.name, 2, {}, {}, names)
     lost = Expected("b.xml", "tiny-pp2", 2, {"arrangement": "pp2"}, {}, names[:1])
-    reasons = ("a.xml", "1 check is missing"), ("b.xml", "No such file"), ("c.xml", "No such file"), ("d.xml", "No such file")
+    reasons = ("a.xml", "1 check is missing"), ("b.xml", "No such file"), ("c.xml", "No such file")
     return by_manifest(Manifest((expected, lost)), Judgement(reasons, ((expected, there),)))
 
 
@@ -156,7 +172,14 @@ def drift() -> Run:
 def unevaluated() -> Run:
     """Nothing fails, and not everything was evaluated; and one check and no layer for a picture."""
     one = replace(check("Layer 0 Value"), status="unevaluated", message="not evaluated: the run did not finish")
-    return judged([with_properties(suite("tp2", (one, one)), left_out="2"), planted("a", "unevaluated", "pass")])
+    nothing = replace(planted("b"), properties={})
+    return judged(
+        [
+            with_properties(suite("tp2", (one, one)), left_out="2", gpu="", commit="unknown"),
+            planted("a", "unevaluated", "pass"),
+            nothing,
+        ]
+    )
 
 
 def empty() -> Run:

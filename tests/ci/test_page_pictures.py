@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from ci import cli, junit
+from ci.diagnosis import Diagnosis
+from ci.diagnosis.diagnosis import First
 from ci.junit import Check, Suite
 from ci.page.chart import chart
 from ci.page.document import document
@@ -25,11 +27,13 @@ from validation.case.errors import UsageError
 LIMIT = 1e-10
 
 
-def layers(errors: Sequence[float], what: str = "Value", **properties: str) -> tuple[Check, ...]:
+def layers(errors: Sequence[float], what: str = "Value", component: str = "mla", **properties: str) -> tuple[Check, ...]:
     """A check in each layer with this error."""
     statuses = ["fail" if error > LIMIT else "pass" for error in errors]
     numbers = enumerate(zip(errors, statuses, strict=True))
-    return tuple(check(f"Layer {n} {what}", status, rel_error=repr(error), **properties) for n, (error, status) in numbers)
+    return tuple(
+        check(f"Layer {n} {what}", status, component, rel_error=repr(error), **properties) for n, (error, status) in numbers
+    )
 
 
 def points(text: str, kind: str) -> list[tuple[float, float]]:
@@ -75,7 +79,39 @@ def test_a_number_is_as_short_as_it_goes(value: float | None, shown: str) -> Non
     assert digits(value) == shown
 
 
+def test_a_line_has_a_value_for_each_point() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        line("a", [0, 1], [1.0], Axis(0, 2, 0.0, 100.0))
+
+
 # --- The error over the layers ---
+
+
+def test_layers_begin_on_the_left_whichever_the_first_is_and_limits_are_told_from_first_to_last() -> None:
+    limits = {2: "1e-10", 3: "2e-10", 5: "4e-10"}
+    checks = tuple(check(f"Layer {layer} Value", tolerance=limit) for layer, limit in limits.items())
+    text = chart(judged([suite(checks=checks)]))
+    assert "limit from 1e-10 to 4e-10" in text
+    assert [x for x, _ in points(text, "limit-line")] == [48.0, 148.0, 348.0]
+
+
+def test_the_picture_is_of_the_check_that_the_diagnosis_names_even_behind_another_failure() -> None:
+    failing = suite(checks=(*layers([0.5, 0.5]), *layers([0.6, 0.6], "MLP Output", component="mlp")))
+    run = judged([failing])
+    first = First("mlp", "Layer 0 MLP Output", failing.name)
+    assert "Dense MLP in tp2 (Forward)" in chart(replace(run, diagnosis=Diagnosis("a", ("b",), True, first=first)))
+    assert "MLA in tp2 (Forward)" in chart(replace(run, diagnosis=None))
+
+
+def test_of_two_checks_as_near_to_their_limits_the_first_is_shown() -> None:
+    checks = (*layers([1e-15, 1e-15]), *layers([1e-15, 1e-15], "Value Gradient"))
+    assert "MLA in tp2 (Forward)" in chart(judged([suite(checks=checks)]))
+
+
+def test_two_checks_of_one_name_are_both_drawn() -> None:
+    """In the order of the file."""
+    text = chart(judged([suite(checks=(*layers([2e-15, 3e-15]), *layers([1e-15, 1e-15])))]))
+    assert [title.partition(": ")[2] for title in titles(text)[:2]] == ["2e-15, limit 1e-10", "1e-15, limit 1e-10"]
 
 
 def test_the_picture_shows_where_an_error_begins_and_the_limit_that_it_crosses() -> None:
@@ -265,6 +301,12 @@ def test_a_baseline_is_an_earlier_run(tmp_path: Path) -> None:
     """It lies as results of sessions do, with a file about it."""
     (kept(tmp_path, of_day(1, 1e-15)) / "baseline.json").write_text("{}")
     assert len(history([of_day(2, 1e-15)], [tmp_path]).points) == 2
+
+
+def test_a_line_over_several_powers_of_ten_has_them_all() -> None:
+    """From the bottom to the top of its picture, and what is infinite at the top, too."""
+    assert [y for _, y in points(trend(past(1e-6, 1e-5, 1e-3)), "error-line")] == [29.0, 21.0, 5.0]
+    assert [y for _, y in points(trend(past(1e-6, 1e-5, 1e-3, math.inf)), "error-line")] == [29.0, 21.0, 5.0, 5.0]
 
 
 # --- Strangers ---
