@@ -11,7 +11,7 @@ import pytest
 
 from ci.drift import Drift
 from ci.junit import Check
-from ci.page import cause, chart, data, place, plot, read, trend, unscripted
+from ci.page import about, cause, chart, data, place, plot, read, trend, unscripted
 from ci.page.history import History, Point
 from ci.page.run import badness, drifted, judged, labels, level, measure, share, short
 from ci.page.text import anchor, badge, command, glyph, link, linked, said, scrolled, text
@@ -228,3 +228,11 @@ def test_a_command_that_is_not_that_of_its_case_stands_whole() -> None:
     """As it runs elsewhere."""
     one = check(reproduce="python -m validation run --layouts a --megatron-path /m")
     assert data._again(one, suite(checks=())) == 'python -m validation run --layouts a --megatron-path "$MEGATRON"'
+
+
+def test_two_runs_are_told_from_the_first_to_the_last() -> None:
+    two = [
+        with_properties(suite(layout, (check(),)), run=f"2026-01-3{day}T11:00:00.5-a")
+        for layout, day in (("tp2", 1), ("pp2", 0))
+    ]
+    assert "<bdi>2, from 2026-01-30T11:00:00 to 2026-01-31T11:00:00</bdi>" in about.about(judged(two))
