@@ -180,10 +180,13 @@ def test_a_known_bug_is_no_excuse_for_nan(gradient: torch.Tensor) -> None:
     ("implementation", "layout", "version", "known"),
     [
         ("local-stock", "tp2", "0.16.1", ["shared-rope-key-not-reduced"]),
-        ("local-stock", "tp2", "0.17.0", []),
+        ("local-stock", "tp2", "0.19.2", ["shared-rope-key-not-reduced"]),
+        ("local-stock", "tp2", "0.20.0", []),
         ("local-stock", "single", "0.16.1", []),
         ("local", "tp2", "0.16.1", []),
         ("local", "tp2etp1", "0.16.1", ["expert-gradients-not-reduced"]),
+        ("local", "tp2etp1", "0.18.2", ["expert-gradients-not-reduced"]),
+        ("local", "tp2etp1", "0.19.0", []),
         ("local", "tp2ep2", "0.16.1", []),
     ],
 )
