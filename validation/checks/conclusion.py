@@ -27,7 +27,8 @@ Line = tuple[str, dict[str, Any]]
 class Conclusion:
     """What is known when the last check has been made.
 
-    `checks` are those of each testsuite, `wanted` the cases that were run. `missing` of `all_checks` were left out, because the
+    `checks` are those of each testsuite, `wanted` the cases that were run. `how_it_went` has the properties of each case's
+    testsuite that say whether its run broke and how many checks it lacks. `missing` of `all_checks` were left out, because the
     user was `selecting` or for a reason that nobody gave.
     """
 
@@ -37,6 +38,7 @@ class Conclusion:
     tally: Tally
     checks: Mapping[str, Sequence[Check]]
     wanted: Sequence[Case]
+    how_it_went: Mapping[str, Mapping[str, str]]
     seconds: float
     missing: int
     all_checks: int
@@ -47,7 +49,7 @@ class Conclusion:
         yield self._overall()
         if self.settings.show == VERDICT:
             return
-        yield from ((line, RED) for line in diagnosed(self.wanted, self.checks, self.tally.broke))
+        yield from ((line, RED) for line in diagnosed(self.wanted, self.checks, self.how_it_went))
         yield from self._known()
         yield from self._firsts()
         yield from self._places()

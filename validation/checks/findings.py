@@ -40,7 +40,7 @@ class Findings:
             "left_out": conclusion.missing,
             "suites": [_suite(conclusion, name, checks, seconds) for name, checks in conclusion.checks.items() if checks],
         }
-        if found := diagnose(suites(conclusion.wanted, conclusion.checks, tally.broke)):
+        if found := diagnose(suites(conclusion.wanted, conclusion.checks, conclusion.how_it_went)):
             self._document["diagnosis"] = {"sentence": f"{found.sentence}.", "deciding": found.deciding or ""}
 
 
@@ -52,7 +52,7 @@ def _suite(conclusion: Conclusion, name: str, checks: Sequence[Check], seconds: 
         "name": name,
         "layout": case.arrangement if case else "",
         "self_test": case is None,
-        "verdict": "FAIL" if counts["fail"] else "ERROR" if counts["error"] else "PASS",
+        "verdict": "FAIL" if counts["fail"] else "ERROR" if counts["error"] or counts["unevaluated"] else "PASS",
         "seconds": round(seconds.get(name, 0.0), 3),
         "counts": dict(counts),
         "junit": str(conclusion.files.path(name)),

@@ -266,6 +266,7 @@ class Report:
             tally=self._tally,
             checks=self._checks,
             wanted=self._wanted,
+            how_it_went={case.name: self._how_it_went(case.name, self._checks.get(case.name, [])) for case in self._wanted},
             seconds=time.monotonic() - self._start,
             missing=missing,
             all_checks=all_checks,

@@ -1,0 +1,59 @@
+"""What a run has found: the terminal and the JSON document diagnose what stands in the files, no more and no less."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from ci.junit import Check
+from validation.case.document import Document
+from validation.checks.conclusion import Conclusion
+from validation.checks.diagnosed import diagnosed, suites
+from validation.checks.findings import Findings
+from validation.run.command_line import ALL
+from validation.run.options import parsed
+
+CASES = parsed(["--layouts", "single,tp2"]).cases
+SINGLE, TP2 = (case.name for case in CASES)
+WRONG = Check("mla", "Layer 0 Attention Output", "fail", properties={"rel_error": "0.7", "tolerance": "1e-10"}, failure="limit")
+ELSEWHERE = Check("mla", "Layer 1 Attention Output", "pass", properties={"rel_error": "1e-15", "tolerance": "1e-10"})
+
+
+def test_a_case_that_left_the_failing_check_out_is_no_evidence() -> None:
+    """As after --last-failed: what one case did not check says nothing of the layout of the other."""
+    checks = {SINGLE: [ELSEWHERE], TP2: [WRONG]}
+    (whole, *_) = diagnosed(CASES, checks, {})
+    assert "(tp2) and none without" in whole
+    (narrowed, *_) = diagnosed(CASES, checks, {SINGLE: {"left_out": "655"}, TP2: {"left_out": "655"}})
+    assert "none without" not in narrowed
+
+
+def test_a_diagnosis_reads_the_properties_that_the_files_have() -> None:
+    (single, tp2) = suites(CASES, {}, {TP2: {"broken": "4"}})
+    assert ("broken" in single.properties, tp2.properties["broken"], tp2.properties["arrangement"]) == (False, "4", "tp2")
+
+
+@pytest.mark.parametrize(
+    ("statuses", "verdict"),
+    [
+        (["pass", "known"], "PASS"),
+        (["pass", "unevaluated"], "ERROR"),
+        (["unevaluated"], "ERROR"),
+        (["pass", "error", "unevaluated"], "ERROR"),
+        (["fail", "error", "unevaluated"], "FAIL"),
+    ],
+)
+def test_a_testsuite_passes_only_if_all_of_it_was_evaluated(statuses: list[str], verdict: str) -> None:
+    checks = {SINGLE: [Check("mla", f"{number}", status) for number, status in enumerate(statuses)]}
+    tally = SimpleNamespace(word="FAIL", checks=len(statuses), counts={}, first={})
+    files = SimpleNamespace(path=lambda name: Path(f"{name}.xml"))
+    conclusion: Any = SimpleNamespace(
+        tally=tally, seconds=1.0, missing=0, checks=checks, wanted=CASES[:1], how_it_went={}, files=files
+    )
+    conclusion.settings = SimpleNamespace(show=ALL)
+    document = Document()
+    Findings(document).take(cast(Conclusion, conclusion), {})
+    assert [suite["verdict"] for suite in document["suites"]] == [verdict]
