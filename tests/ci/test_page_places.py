@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from ci.page.place import FORWARD, GRADIENTS, MODEL, PROBE_GRADIENTS, WEIGHTS, Place, component, place, row_order
-from ci.page.run import badness, level, share, short
+from ci.page.place import FORWARD, GRADIENTS, MODEL, PROBE_GRADIENTS, WEIGHTS, Place, component, in_order, place, row_order
+from ci.page.run import badness, judged, level, share, short
 from ci.page.text import anchor
-from tests.ci.runs import case, check, titles
+from tests.ci.runs import case, check, suite, titles
 
 
 @pytest.mark.parametrize(
@@ -71,6 +73,17 @@ def test_a_title_says_where_its_check_stands(title: str, cell: Place | None) -> 
 @pytest.mark.parametrize("arrangement", ["single", "tp2+mtp", "tp2ep2+seqaux+mean"])
 def test_every_tensor_that_a_case_compares_has_a_cell(arrangement: str) -> None:
     assert [title for _, title in titles(case(arrangement)) if place(title) is None] == []
+
+
+def test_titles_in_order_are_those_in_front_then_the_others_then_those_behind() -> None:
+    titles = {"norm": "Norm", "one": "One", "head": "Head", "two": "Two", "embedding": "Embedding"}
+    assert in_order(titles, ("embedding",), ("norm", "head")) == ["Embedding", "One", "Two", "Norm", "Head"]
+    assert in_order(titles, ("two",)) == ["Two", "Norm", "One", "Head", "Embedding"]
+
+
+def test_a_case_of_unknown_size_comes_before_one_of_one_rank() -> None:
+    unknown = replace(suite("single"), name="unknown", properties={})
+    assert [one.name for one in judged([suite("single"), unknown]).suites] == ["unknown", "tiny-single-fp64-local-gloo"]
 
 
 def test_rows_follow_the_flow_of_data() -> None:
