@@ -147,9 +147,9 @@ def level(check: Check) -> int:
     Beyond it there are four, three of those factors apart.
     """
     found, factor = share(check), 10 if number(check, "floor") is None else 2
-    if not found or found < 0:
+    if found is None or found <= 0:
         return 0
-    steps = math.log(found, factor) if found < math.inf else math.inf
+    steps = math.log(found, factor)
     if check.status == "pass":
         return max(0, min(EDGE - 1, math.floor(min(steps, 0)) + EDGE))
     return 3 if steps >= 9 else max(0, int(steps // 3))

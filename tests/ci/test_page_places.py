@@ -16,6 +16,7 @@ from tests.ci.runs import case, check, suite, titles
     ("status", "numbers", "found", "shown", "deep"),
     [
         ("pass", {"rel_error": "4e-16"}, 4e-6, "4e-6", 2),
+        ("pass", {"rel_error": "9e-16"}, 9e-6, "9e-6", 2),
         ("pass", {"rel_error": "9e-11"}, 0.9, "0.9", 7),
         ("pass", {"rel_error": "0.0"}, 0.0, "=", 0),
         ("pass", {"rel_error": "0.0", "tolerance": "0.0"}, 0.0, "=", 0),
