@@ -269,6 +269,17 @@ def _schema(python: Path, name: str, files: Sequence[str]) -> tuple[str, ...]:
 
 
 @nox.session(venv_backend="none")
+def docs(session: nox.Session) -> None:
+    """The documentation site; a warning, such as a link that leads nowhere, is an error"""
+    # `-- --links` asks other sites, too, whether they have what is linked to.
+    python = _environment(session, "docs", "docs")
+    builder, folder = ("linkcheck", "site/links") if "--links" in session.posargs else ("html", "site/html")
+    strict = ("--fail-on-warning", "--keep-going", "--nitpicky", "--quiet")
+    _run(session, python, "-m", "sphinx", "--builder", builder, *strict, "docs", folder, failing=ExitCode.FAIL)
+    session.log(f"{folder}/{'output.txt' if builder == 'linkcheck' else 'index.html'}")
+
+
+@nox.session(venv_backend="none")
 def benchmarks(session: nox.Session) -> None:
     """All layouts in one command against one torchrun per layout, side by side"""
     python = _environment(session, "cpu", "cpu")
