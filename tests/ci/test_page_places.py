@@ -26,6 +26,12 @@ from tests.ci.runs import case, check, suite, titles
         ("fail", {"rel_error": "nan"}, float("inf"), "∞", 3),
         ("fail", {"rel_error": "2e-10"}, 2.0, "2", 0),
         ("fail", {"rel_error": "0.7"}, 7e9, "7e9", 3),
+        ("fail", {"rel_error": "1e-15"}, 1e-5, "1e-5", 0),
+        ("fail", {"rel_error": "9e-8"}, 900, "900", 0),
+        ("fail", {"rel_error": "0.09"}, 9e8, "9e8", 2),
+        ("fail", {"rel_error": "9.99e-8"}, 999, "1e3", 0),
+        ("fail", {"rel_error": "9.9e-13"}, 0.0099, "1e-2", 0),
+        ("fail", {"rel_error": "1000.0", "tolerance": "2.0", "floor": "1.0"}, 500, "1e3", 2),
         ("pass", {"rel_error": "0.02", "tolerance": "0.08", "floor": "0.04"}, 0.25, "0.5", 6),
         ("fail", {"rel_error": "0.8", "tolerance": "0.08", "floor": "0.04"}, 10.0, "20", 1),
         ("error", {"rel_error": "0.7"}, 7e9, "", 3),
@@ -37,6 +43,12 @@ def test_a_number_is_the_share_of_the_limit_or_with_a_floor_how_many_floors(
     one = check(status=status, **numbers)
     assert share(one) == (None if found is None else pytest.approx(found))
     assert (short(one), level(one)) == (shown, deep)
+
+
+@pytest.mark.parametrize("missing", ["rel_error", "tolerance"])
+def test_a_check_without_an_error_or_without_a_limit_has_no_share(missing: str) -> None:
+    one = check()
+    assert share(replace(one, properties={name: value for name, value in one.properties.items() if name != missing})) is None
 
 
 def test_the_worst_of_several_checks_is_the_one_that_fails_and_then_the_one_farthest_off() -> None:
