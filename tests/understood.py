@@ -12,6 +12,7 @@ from pathlib import Path
 from ci import cli as pipeline
 from ci.table import rows
 from validation import cli
+from validation.case import preflight
 from validation.run.options import settings
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +34,7 @@ def in_blocks(text: str, *languages: str) -> list[str]:
 def understand(command: str) -> None:
     """Raise what the program would end with if a command is not understood: SystemExit, PlumblineError or AssertionError."""
     words = shlex.split(command, comments=True)
+    words = words[: words.index(">")] if ">" in words else words
     while words and re.fullmatch(r"\w+=.*", words[0]):  # a variable of the environment
         words = words[1:]
     program, rest = _program(words)
@@ -63,7 +65,9 @@ def _validation(words: list[str]) -> None:
         return
     options = cli._parser().parse_args(ours)
     if options.command == "run":
-        settings(options, shlex.join(words))
+        wanted = settings(options, shlex.join(words))
+        for case in wanted.cases:
+            preflight.check(case, max_ranks=wanted.max_ranks, gpus=8, memory=None, card=None, share=wanted.share_gpu)
 
 
 def _nox(words: list[str]) -> None:
