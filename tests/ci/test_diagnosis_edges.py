@@ -13,8 +13,8 @@ from ci.diagnosis.deciding import deciding
 from ci.diagnosis.evidence import listed, phase, seen
 from ci.diagnosis.traits import Trait, implies, traits
 from ci.diagnosis.words import groups, name, noun, other
+from tests.ci.made_up import GRADIENT, NORM, OUTPUT, ROUTED, STEP, WEIGHT, broken, sound, told, wrong
 from tests.ci.runs import check, suite
-from tests.ci.test_diagnosis import GRADIENT, NORM, OUTPUT, ROUTED, STEP, WEIGHT, broken, sound, told, wrong
 
 
 @pytest.mark.parametrize(
