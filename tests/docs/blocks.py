@@ -54,7 +54,9 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 def rows(page: Path, heading: str) -> list[list[str]]:
     """The cells of the table whose first heading is this one, without its heading."""
-    found = re.search(rf"^\| {re.escape(heading)} \|.*\n\|[-| ]+\|\n((?:\|.*\n)*)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    found = re.search(
+        rf"^\| {re.escape(heading)} \|.*\n\|[-| ]+\|\n((?:\|.*\n)*)", page.read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert found is not None, f"{page.name} has no table that begins with {heading}"
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in found[1].splitlines()]
 

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+import importlib.util
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 
 from ci.releases import RELEASES
-from ci.table import TABLE, tools
-from ci.table import rows as sessions
-from tests.docs.blocks import CHINESE, GUIDES, README, blocks, commands, rows, sentences, unwrapped
+from tests.docs.blocks import GUIDES, blocks, commands, rows, sentences, unwrapped
 from tests.docs.markdown import DOCS, ROOT
+from tests.understood import understand
 from validation.case.errors import ExitCode
 from validation.case.preset import PRESETS
 from validation.case.training import STREAM, WORDS, Training
 from validation.checks import marks
-from validation.convert.options import add_commands
 from validation.run.command_line import DEGREES, add_grouped
-from validation.run.options import parsed
 from validation.run.plugin import FUNCTIONS
-from validation.scorecard import command as scorecard
-
-PAGES = [*GUIDES, README, CHINESE]
 
 
 def page(name: str) -> Path:
@@ -40,7 +35,7 @@ def code(cells: list[list[str]]) -> list[str]:
 
 def options_of(add: argparse.ArgumentParser) -> set[str]:
     """The options of a parser as its help shows them; a short name instead of a long one."""
-    shown = [action for action in add._actions if action.help != argparse.SUPPRESS]  # noqa: SLF001
+    shown = [action for action in add._actions if action.help != argparse.SUPPRESS]
     return {action.option_strings[0] for action in shown if action.option_strings} - {"-h"}
 
 
@@ -90,16 +85,17 @@ def test_the_figures_of_the_scorecard_are_those_that_were_measured() -> None:
     faults, clean = measured["outcomes"], measured["clean"]
     caught = sum(one["status"] in ("seen", "seen elsewhere") for one in faults)
     seen, alarms = sum(one["status"] == "seen" for one in faults), sum(bool(one["failing"]) for one in clean)
-    assert [row[1] for row in rows(page("faults"), "figure")] == [f"{caught} of {len(faults)}", f"{seen}", f"{alarms} of {len(clean)}"]
+    assert [row[1] for row in rows(page("faults"), "figure")] == [
+        f"{caught} of {len(faults)}",
+        f"{seen}",
+        f"{alarms} of {len(clean)}",
+    ]
     by_logits = sum(one["peers"]["max diff < 1e-3"] for one in faults)
     rules = [sum(one["peers"][rule] for one in faults) for rule in faults[0]["peers"] if rule != "max diff < 1e-3"]
     text = unwrapped(page("faults").read_text(encoding="utf-8"))
     assert f"This puts {len(faults)} faults" in text
     assert f'"logits within 1e-3" sees {by_logits} faults' in text
     assert f"see between {min(rules)} and {max(rules)}." in text
-    for readme in (README, CHINESE):
-        said = readme.read_text(encoding="utf-8")
-        assert all(figure in said for figure in (f"{caught} / {len(faults)}", f"{seen} / {len(faults)}", f"{alarms} / {len(clean)}"))
 
 
 def test_the_figures_behind_known_bugs_are_those_that_were_measured() -> None:
@@ -119,92 +115,53 @@ def test_the_releases_are_those_that_are_run() -> None:
     assert f"# {listed['transformers']} are run" in base
     assert "megatron-core==0.16.1" in base
     assert "installs megatron-core 0.16.1" in page("fork").read_text(encoding="utf-8")
-    for readme in (README, CHINESE):
-        assert all(release in readme.read_text(encoding="utf-8") for release in releases)
-
-
-def parser(name: str) -> argparse.ArgumentParser:
-    """Of one command of `python -m validation`, but for run."""
-    whole = argparse.ArgumentParser(exit_on_error=False)
-    under = whole.add_subparsers()
-    add_commands(under)
-    scorecard.add_options(under.add_parser("faults").add_argument)
-    found: argparse.ArgumentParser = under.choices[name]
-    return found
-
-
-def check_validation(words: list[str]) -> None:
-    """Raises, or exits, unless `python -m validation` would take them."""
-    command, given = words[0], words[1:]
-    if command == "doctor":
-        assert given in ([], ["--json"])
-    elif command == "run":
-        if "--help" not in given:
-            parsed(given[: given.index("--")] if "--" in given else given)
-    else:
-        parser(command).parse_args(given)
-
-
-def check_pipeline(words: list[str]) -> None:
-    """The same of `python -m ci`."""
-    found = argparse.ArgumentParser()
-    importlib.import_module(f"ci.{words[0]}").add_options(found)
-    found.parse_args([word.strip("[]") for word in words[1:]])
-
-
-def check_nox(words: list[str]) -> None:
-    """Every session that is named is one."""
-    text = (ROOT / "noxfile.py").read_text(encoding="utf-8")
-    known = {row.session for row in sessions(TABLE)} | {tool.session for tool in tools(TABLE)}
-    known |= set(re.findall(r"^@nox\.session\([^\n]*\)\ndef (\w+)\(", text, re.MULTILINE))
-    assert "-s" in words or words == ["-l"]
-    named = words[words.index("-s") + 1 : words.index("--") if "--" in words else None] if "-s" in words else []
-    assert set(named) <= known
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where what commands name is there, as a reader's folders are: a checkpoint folder is looked into."""
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with the plugins that the examples name."""
+    for name in ("doubled_norm.py", "my_patch.py"):
+        (tmp_path / name).write_text("def loaded(case, model): ...\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
 
 
-TAKES = ("python", "python3", "nox", "plumbline", "plumbline-ci", ".", "export", "pip", "git", "jq", "npm")
+A_READERS_OWN = ("--hf-model-path", "--layers", "--candidate-checkpoint", "--megatron-path")
+"""Options of `run` that look into folders which are not here."""
 
 
-@pytest.mark.parametrize("where", PAGES, ids=lambda where: where.name)
-def test_every_command_is_one(where: Path, folder: None) -> None:
-    """The parser of each takes its words; what a folder or file holds is not looked at."""
-    found = [words for words in commands(where)]
-    for words in found:
-        assert words[0] in TAKES
-        if words[:3] == ["python", "-m", "validation"] or words[0] == "plumbline":
-            given = words[3:] if words[0] == "python" else words[1:]
-            if "--hf-model-path" not in given or given[0] != "run":
-                check_validation(given)
-        elif words[:3] == ["python", "-m", "ci"] or words[0] == "plumbline-ci":
-            check_pipeline(words[3:] if words[0] == "python" else words[1:])
-        elif words[0] == "nox":
-            check_nox(words[1:])
-        elif words[0] == "python":
-            assert words[1] == "-m" or (ROOT / words[1]).is_file()
+def read(words: list[str]) -> None:
+    """Raise unless the program of a command takes its words."""
+    if words[:2] == ["python", "-m"] and words[2] not in ("validation", "ci"):
+        assert importlib.util.find_spec(words[2]), words
+    elif words[0] == "python" and words[1] != "-m":
+        assert (ROOT / words[1]).is_file(), words
+    elif words[-1] != "--help":
+        in_front = ["", *words]
+        left = [word for word, front in zip(words, in_front, strict=False) if not {word, front} & set(A_READERS_OWN)]
+        understand(shlex.join(word.strip("[]") for word in (left if "run" in words else words)))
 
 
-def test_a_command_with_a_mistake_is_seen() -> None:
-    with pytest.raises(SystemExit):
-        check_validation(["run", "--layout", "tp2", "--no-such-option"])
-    with pytest.raises(SystemExit):
-        check_pipeline(["gate", "--results", "results"])
-    with pytest.raises(AssertionError):
-        check_nox(["-s", "no_such_session"])
+@pytest.mark.parametrize("where", GUIDES, ids=lambda where: where.name)
+def test_every_command_is_one(where: Path, reader: None) -> None:
+    for words in commands(where):
+        read(words)
 
 
-@pytest.mark.parametrize("where", [*GUIDES, README], ids=lambda where: where.name)
+@pytest.mark.parametrize(
+    "wrong", ["python -m validation run --no-such", "python -m ci gate --results x", "nox -s none", "python -m no_module"]
+)
+def test_a_command_with_a_mistake_is_seen(wrong: str) -> None:
+    with pytest.raises((SystemExit, AssertionError)):
+        read(wrong.split())
+
+
+@pytest.mark.parametrize("where", GUIDES, ids=lambda where: where.name)
 def test_sentences_are_short(where: Path) -> None:
     """At most thirty words."""
     assert [one for one in sentences(where) if len(one.split()) > 30] == []
 
 
-@pytest.mark.parametrize("where", PAGES, ids=lambda where: where.name)
+@pytest.mark.parametrize("where", GUIDES, ids=lambda where: where.name)
 def test_every_example_in_python_is_python(where: Path) -> None:
     for text in blocks(where, "python"):
         compile(text, where.name, "exec")
