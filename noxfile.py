@@ -275,7 +275,7 @@ def docs(session: nox.Session) -> None:
     # `-- --links` asks other sites, too, whether they have what is linked to.
     python = _environment(session, "docs", "docs")
     builder, folder = ("linkcheck", "site/links") if "--links" in session.posargs else ("html", "site/html")
-    strict = ("--fail-on-warning", "--keep-going", "--nitpicky", "--quiet")
+    strict = ("--fresh-env", "--fail-on-warning", "--keep-going", "--nitpicky", "--quiet")
     _run(session, python, "-m", "sphinx", "--builder", builder, *strict, "docs", folder, failing=ExitCode.FAIL)
     session.log(f"{folder}/{'output.txt' if builder == 'linkcheck' else 'index.html'}")
 
