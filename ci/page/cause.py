@@ -41,7 +41,7 @@ def cause(run: Run) -> str:
 def _next(to: Links) -> str:
     """Where to go on."""
     page = link(to.first_red_check, "What to do with a first red check") if to.first_red_check else ""
-    run = link(to.run, "The run on GitHub") if to.run else ""
+    run = link(to.run, f"The run on {to.service}") if to.run else ""
     return " · ".join(filter(None, (page or f"What to do with a first red check: <code>docs/{FIRST_RED_CHECK}</code>", run)))
 
 

@@ -26,7 +26,8 @@ from tests.workflows.pulls import BOT, COMMIT, FORK, HERE, RUN, Pulls, event, pu
 FAILED = suite("tp2", (check("Layer 0 Value"), check("Layer 0 Attention Output", "fail")))
 SOUND = suite("pp2", (check("Layer 0 Value"), check()))
 OF = Finished(RUN, 1, "pull_request", "failure", COMMIT, "topic", HERE)
-TO = Links("https://github.example/o/n/actions/runs/77", "https://github.example/o/plumbline/blob/main/docs")
+RUN_ADDRESS = "https://github.example/o/n/actions/runs/77"
+TO = Links(RUN_ADDRESS, "https://github.example/o/plumbline/blob/main/docs", f"{RUN_ADDRESS}#artifacts")
 Run = Callable[..., int]
 
 
