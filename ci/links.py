@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ci import service
+from validation.case.words import PAGE, words_in
 
 FIRST_RED_CHECK = "first-red-check.md"
 _DOCS = "docs"
@@ -31,6 +32,10 @@ class Links:
     def first_red_check(self) -> str:
         """The page about a first red check."""
         return f"{self.docs}/{FIRST_RED_CHECK}" if self.docs else ""
+
+    def explained(self, text: str) -> tuple[tuple[str, str], ...]:
+        """Each word of a failure that the documentation explains, with the address of its explanation; none without one."""
+        return tuple((word.name, f"{self.docs}/{PAGE}#{word.anchor}") for word in words_in(text)) if self.docs else ()
 
 
 NO_LINKS = Links()

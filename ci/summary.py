@@ -120,6 +120,13 @@ def _reasons(judged: Judgement, moved: Drift | None) -> str:
     return _list("Why it is red", lines)
 
 
+def _words(judged: Judgement, moved: Drift | None) -> str:
+    """What the words in these reasons mean, where the documentation has an address."""
+    said = "\n".join(why for _, why in judged.reasons)
+    shown = ", ".join(f"[{name}]({address})" for name, address in links(os.environ).explained(said))
+    return f"What the words mean: {shown}\n" if shown else ""
+
+
 def _heat(judged: Judgement, moved: Drift | None) -> str:
     return f"### How near to the limits\n\n{heat.table(judged.suites)}" if judged.suites else ""
 
@@ -206,6 +213,7 @@ _SECTIONS: dict[str, Callable[[Judgement, Drift | None], str]] = {
     "verdict": _verdict,
     "diagnosis": _diagnosis,
     "reasons": _reasons,
+    "words": _words,
     "heat map": _heat,
     "nearest to their limits": _worst,
     "drift": _moved,
