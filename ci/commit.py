@@ -2,6 +2,7 @@
 
 On GitHub's pull_request events GITHUB_SHA is the merge of the pull request into its base, and so is what actions/checkout
 checks out; every job of one run has the same. What is checked out counts: GITHUB_SHA is asked where there is no git.
+An installed package says which commit it was built from. The repository around it is a team's own, and so is GITHUB_SHA.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from validation.case import git
+from ci import installed
+from validation.case import git, tree
 
-ROOT = Path(__file__).parents[1]
+ROOT = tree.ROOT
 VARIABLE = "PLUMBLINE_COMMIT"
 """Says the commit where neither git nor GitHub can, or where this tree lies in another one's repository."""
-CODE = ("ci", "validation", "requirements", "noxfile.py")
+CODE = ("ci", "validation", "plumbline", "requirements", "noxfile.py")
 """What makes results. Of what else a job leaves in the tree only a few files can change them (`_changes_results`)."""
 _CACHES = ("__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache")
 _OF_PYTEST = (
@@ -42,10 +45,22 @@ def facts(root: Path = ROOT, environment: Mapping[str, str] = os.environ) -> dic
 
     `workflow_attempt` where it is not GitHub's first.
     """
+    if tree.INSTALLED and root == ROOT:
+        return {**_of_a_package(root.parent, tree.built(), environment.get(VARIABLE, "")), **_again(environment)}
     found = environment.get(VARIABLE) or git.answer(root, "rev-parse", "HEAD") or environment.get("GITHUB_SHA")
     changed = _changed(root)
     dirty = "unknown" if changed is None else str(any(_changes_results(root, path) for path in changed)).lower()
     return {**({"commit": found} if found else {}), "dirty": dirty, **_again(environment)}
+
+
+def _of_a_package(folder: Path, built: Mapping[str, Any], named: str) -> dict[str, str]:
+    """The same of an installed package in this folder; `built` is what its build has written down.
+
+    `named` is a commit that somebody says it is. What the files were, and whether they are so still, counts all the same.
+    """
+    commit = named or built["commit"]
+    sound = installed.as_built(folder, built["files"]) and not any(_compiled_blindly(folder / name) for name in built["files"])
+    return {**({"commit": commit} if commit else {}), "dirty": built["dirty"] if sound else "true"}
 
 
 def _changed(root: Path) -> list[str] | None:

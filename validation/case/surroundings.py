@@ -36,7 +36,7 @@ PACKAGES = (
     ),
 )
 """What is installed for Plumbline, and what that imports, by the names that are imported."""
-_OURS = ("ci", "validation", "tests", "benchmarks", "noxfile")
+_OURS = ("ci", "validation", "plumbline", "tests", "benchmarks", "noxfile", "hatch_build")
 _MEGATRON = "megatron"
 USAGE = 2
 """validation.case.errors.ExitCode.USAGE; importing it would import what may be shadowed."""
