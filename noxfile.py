@@ -240,25 +240,43 @@ def _node_packages(session: nox.Session) -> None:
 def lint(session: nox.Session) -> None:
     """Style and types, the workflows' included, as strict as CI"""
     python = Path(_environment(session, "cpu", "cpu", "lint"))
-    workflows = sorted(map(str, Path(".github/workflows").glob("*.yml")))
     scripts = [".ci/run", *sorted(map(str, Path("tests/workflows/stand_ins").glob("[!.]*")))]
     for command in (
         (str(python), "-m", "ruff", "check", "."),
         (str(python), "-m", "ruff", "format", "--check", "."),
         (str(python), "-m", "mypy"),
         (str(python.with_name("zizmor")), "--quiet", "--offline", "--persona", "pedantic", "--strict-collection", ".github"),
-        *(_schema(python, f"{name}", workflows) for name in _OF_WORKFLOWS),
-        _schema(python, "vendor.github-actions", sorted(map(str, Path(".github/actions").glob("*/action.yml")))),
+        *(_schema(python, name, sorted(map(str, Path(".github").glob(files)))) for name, files in _SCHEMAS.items()),
         (str(python.with_name("shellcheck")), *scripts),
+        (str(python), "-m", "pre_commit", "validate-config", ".pre-commit-config.yaml"),
     ):
         _run(session, *command, failing=ExitCode.FAIL)
 
 
-_OF_WORKFLOWS = ("vendor.github-workflows", "custom.github-workflows-require-timeout")
+_SCHEMAS = {
+    "vendor.github-workflows": "workflows/*.yml",
+    "custom.github-workflows-require-timeout": "workflows/*.yml",
+    "vendor.github-actions": "actions/*/action.yml",
+    "vendor.dependabot": "dependabot.yml",
+    "vendor.github-issue-config": "ISSUE_TEMPLATE/config.yml",
+    "vendor.github-issue-forms": "ISSUE_TEMPLATE/[0-9]-*.yml",
+}
+"""Published schemas, and which files below .github they hold for. The same stand in .pre-commit-config.yaml."""
 
 
 def _schema(python: Path, name: str, files: Sequence[str]) -> tuple[str, ...]:
     return (str(python), "-m", "check_jsonschema", "--quiet", "--builtin-schema", name, *files)
+
+
+@nox.session(venv_backend="none")
+def docs(session: nox.Session) -> None:
+    """The documentation site; a warning, such as a link that leads nowhere, is an error"""
+    # `-- --links` asks other sites, too, whether they have what is linked to.
+    python = _environment(session, "docs", "docs")
+    builder, folder = ("linkcheck", "site/links") if "--links" in session.posargs else ("html", "site/html")
+    strict = ("--fail-on-warning", "--keep-going", "--nitpicky", "--quiet")
+    _run(session, python, "-m", "sphinx", "--builder", builder, *strict, "docs", folder, failing=ExitCode.FAIL)
+    session.log(f"{folder}/{'output.txt' if builder == 'linkcheck' else 'index.html'}")
 
 
 @nox.session(venv_backend="none")

@@ -3,11 +3,21 @@
 from validation.case import surroundings
 
 if __name__ == "__main__":
-    # Before anything is imported that a file of this folder or of PYTHONPATH could stand for.
-    surroundings.refuse()
+    with surroundings.Starting():
+        # Before anything is imported that a file of this folder or of PYTHONPATH could stand for.
+        surroundings.refuse()
 
-    import sys
+        import os
+        import sys
 
-    from ci.cli import main
+        from ci.cli import main
+        from validation.case.errors import ExitCode
 
-    sys.exit(main())
+    try:
+        code = main()
+    except KeyboardInterrupt:
+        sys.stderr.write("error: interrupted\n")
+        sys.stderr.flush()
+        # Python would end with -2 if the interrupt came in code that is made at run time, as methods of dataclasses are.
+        os._exit(ExitCode.INTERRUPTED)
+    sys.exit(code)

@@ -3,23 +3,18 @@
 from validation.case import surroundings
 
 if __name__ == "__main__":
-    # Before anything is imported that a file of this folder or of PYTHONPATH could stand for.
-    surroundings.refuse()
+    with surroundings.Starting():
+        # Before anything is imported that a file of this folder or of PYTHONPATH could stand for.
+        surroundings.refuse()
 
-    import atexit
-    import gc
-    import os
-    import sys
+        import atexit
+        import gc
+        import os
+        import sys
 
-    from validation.case import exhausted
-    from validation.case.errors import ExitCode
-
-    try:
+        from validation.case import exhausted
+        from validation.case.errors import ExitCode
         from validation.cli import main
-    except BaseException:
-        # A package that is missing, or a defect in this tree: the run has not started.
-        surroundings.leave_nothing_old(sys.argv[1:])
-        raise
 
     # torch and ten thousand checks are objects by the million and few cycles: by default Python looks for them all the time.
     gc.set_threshold(50_000, 20, 20)

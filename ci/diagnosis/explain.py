@@ -13,6 +13,9 @@ from ci.diagnosis.evidence import RED, TOLD_APART, Seen, is_self_test, phase, se
 from ci.junit import Suite
 from validation.case.errors import ExitCode
 
+_MOST = 2
+"""Causes of wrong results that are told; of more it is said how many there are."""
+
 
 @dataclass(frozen=True)
 class Explained:
@@ -45,32 +48,34 @@ def diagnose(suites: Sequence[Suite]) -> Diagnosis | None:
     """The cause of what fails in these testsuites; None if nothing does."""
     cases = seen(suites)
     broken = _of_broken([case for case in cases if case.broken])
-    wrong = [case for case in cases if case.wrong]
-    passing = [case for case in cases if not case.wrong and not case.broken]
-    found = [broken, *_of_wrong(wrong, passing, others=broken is not None)]
-    told = [one for one in found if one is not None]
+    wrong = _of_wrong(
+        [case for case in cases if case.wrong],
+        [case for case in cases if not case.wrong and not case.broken],
+        others=bool(broken),
+    )
+    told = [*broken, *wrong[:_MOST]]
     if not told:
         return _of_others(suites)
-    return told[0] if len(told) == 1 else _joined(told)
+    return told[0] if len(told) == 1 else _joined(told, more=len(wrong[_MOST:]))
 
 
-def _of_broken(broken: Sequence[Seen]) -> Diagnosis | None:
+def _of_broken(broken: Sequence[Seen]) -> list[Diagnosis]:
     if not broken:
-        return None
+        return []
     code = str(int(ExitCode.FAIL))
     crashed = [case for case in broken if case.suite.properties.get("broken") == code]
     first = [*crashed, *broken][0]
-    return Diagnosis(words.broken(broken, first), (CRASH if crashed else INFRASTRUCTURE,), certain=True)
+    return [Diagnosis(words.broken(broken, first), (CRASH if crashed else INFRASTRUCTURE,), certain=True)]
 
 
 def _of_wrong(failing: Sequence[Seen], passing: Sequence[Seen], *, others: bool) -> list[Diagnosis]:
-    """One diagnosis, or two if that explains what one cannot. `others` says that more cases are red, for another reason."""
+    """One diagnosis, or several if they explain what one cannot. `others` says that more cases are red, for another reason."""
     if not failing:
         return []
     whole = _explained(failing, passing)
     parts = _parts(failing, passing)
     if _need_two(whole, parts):
-        return [_told(part, others=True) for part in parts[:2]]
+        return [_told(part, others=True) for part in _different_first(parts)]
     return [_told(whole, others=others)]
 
 
@@ -104,6 +109,14 @@ def _need_two(whole: Explained, parts: Sequence[Explained]) -> bool:
     return good and (whole.best.cost >= CONTRADICTED or _goes_further(whole))
 
 
+def _different_first(parts: Sequence[Explained]) -> list[Explained]:
+    """The first part of each group of properties, and then the others: what is told first is to name all groups."""
+    first: dict[tuple[str, ...], Explained] = {}
+    for part in parts:
+        first.setdefault(part.best.groups, part)
+    return [*first.values(), *(part for part in parts if part is not first[part.best.groups])]
+
+
 def _goes_further(whole: Explained) -> bool:
     """Whether one rank fails, and some other case where one rank is sound."""
     alone = [case for case in whole.failing if "ranks" not in case.traits]
@@ -133,9 +146,10 @@ def _of_others(suites: Sequence[Suite]) -> Diagnosis | None:
     return None
 
 
-def _joined(told: Sequence[Diagnosis]) -> Diagnosis:
-    """Several causes in one diagnosis, that of the first first."""
-    sentence = f"{len(told)} causes: " + "; ".join(found.sentence for found in told)
+def _joined(told: Sequence[Diagnosis], more: int) -> Diagnosis:
+    """Several causes in one diagnosis, that of the first first. `more` is how many are not told."""
+    sentences = [found.sentence for found in told] + ([f"and {more} more"] if more else [])
+    sentence = f"{len(told) + more} causes: " + "; ".join(sentences)
     groups = tuple(dict.fromkeys(group for found in told for group in found.groups))
     decides = next((found.deciding for found in told if found.deciding), "")
     first = next(found.first for found in told if found.first)  # of those that broke, which have none, there is one

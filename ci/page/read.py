@@ -14,7 +14,7 @@ MOST_FILES = 2000
 
 def suites(folder: Path) -> tuple[list[Suite], list[str]]:
     """What can be read, and a sentence for each file that cannot be; nothing where there is no folder."""
-    found = reports(folder) if folder.is_dir() else []
+    found = reports(folder)
     read, unreadable = [], []
     for path in found[:MOST_FILES]:
         try:

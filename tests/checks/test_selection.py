@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from ci import junit
-from validation.case.errors import UsageError
+from validation import cli
+from validation.case.errors import ExitCode, UsageError
 from validation.checks.counted import counted
 from validation.checks.facts import case_facts
 from validation.checks.selection import EVERYTHING, Selection, failed_before
@@ -86,11 +87,12 @@ def test_what_failed_is_chosen_in_the_case_in_which_it_failed() -> None:
     assert Selection((), {tp2: {"Loss"}}).chosen(CHECKS) == {(tp2, "Loss")}
 
 
-def report(path: Path, case: int = 0, **statuses: str) -> None:
-    """A file of a case with checks of these names and statuses."""
+def report(path: Path, case: int = 0, left_out: int = 0, **statuses: str) -> None:
+    """A file of a case with checks of these names and statuses; its run left out so many."""
     checks = tuple(junit.Check("mla", name, status) for name, status in statuses.items())
     path.parent.mkdir(exist_ok=True)
-    junit.write(path, junit.Suite(CASES[case].name, checks, case_facts(CASES[case])))
+    facts = case_facts(CASES[case]) | ({"left_out": str(left_out)} if left_out else {})
+    junit.write(path, junit.Suite(CASES[case].name, checks, facts))
 
 
 def wanted(folder: Path, *words: str) -> object:
@@ -109,6 +111,39 @@ def test_a_fuller_report_that_was_kept_counts_with_what_was_tried_since(tmp_path
     report(tmp_path / "before" / f"{name}-{case_facts(CASES[0])['case'][:8]}.xml", a="pass", b="fail", c="fail")
     report(tmp_path / f"{name}.xml", b="pass")
     assert wanted(tmp_path) == {name: {"c"}, CASES[1].name: EVERYTHING}
+
+
+def test_what_was_never_made_has_not_passed(tmp_path: Path) -> None:
+    """Nothing failed in runs that left checks out: a report that has all of them is needed to say that nothing is left."""
+    first, second = (tmp_path / f"{case.name}.xml" for case in CASES)
+    report(first, 0, a="pass", b="known")
+    report(second, 1, left_out=3, a="pass")
+    with pytest.raises(UsageError, match=r"^--last-failed: nothing failed before, but 3 of 6 checks were not made; run "):
+        wanted(tmp_path)
+    case = case_facts(CASES[1])["case"][:8]
+    report(tmp_path / "before" / f"{second.stem}-{case}.xml", 1, left_out=1, a="fail", b="pass", c="pass")
+    with pytest.raises(UsageError, match=r"but 1 of 6 checks were not made"):
+        wanted(tmp_path)
+    report(tmp_path / "before" / f"{second.stem}-{case}.xml", 1, a="fail", b="pass", c="pass", d="pass")
+    assert wanted(tmp_path) == {CASES[0].name: set(), CASES[1].name: set()}
+
+
+def test_what_failed_is_made_whatever_else_was_left_out(tmp_path: Path) -> None:
+    report(tmp_path / f"{CASES[0].name}.xml", 0, left_out=3, a="fail", b="pass")
+    report(tmp_path / f"{CASES[1].name}.xml", 1, left_out=4, a="pass")
+    assert wanted(tmp_path) == {CASES[0].name: {"a"}, CASES[1].name: set()}
+
+
+def test_a_command_with_nothing_to_make_says_so_and_passes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """If it is known that everything passes; else it is wrong usage."""
+    words = ["run", "--layouts", "tp2,pp2", "--results", str(tmp_path), "--no-self-test", "--last-failed"]
+    report(tmp_path / f"{CASES[0].name}.xml", 0, a="pass")
+    report(tmp_path / f"{CASES[1].name}.xml", 1, a="pass")
+    assert cli.main(words) == ExitCode.PASS
+    assert "Nothing failed before: no check is made (--last-failed)\n" in capfd.readouterr().out
+    report(tmp_path / f"{CASES[1].name}.xml", 1, left_out=1, a="pass")
+    assert cli.main(words) == ExitCode.USAGE
+    assert "error: --last-failed: nothing failed before, but 1 of 3 checks were not made" in capfd.readouterr().err
 
 
 def test_a_run_that_did_not_finish_failed_as_a_whole(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from ci.junit import Check, Suite
 from ci.outcomes import known_bugs
 from ci.reasons import Origin
 
-COMMIT = "a" * 40
+COMMIT, OTHER = "a" * 40, "b" * 40
 FILE = "tiny-tp2-fp64-local-gloo.xml"
+MISSING = "is missing: no run has left it, or nobody has handed it over"
 BUG = f"known upstream bug: {known_bugs()[0]['what']} ({known_bugs()[0]['link']})"
 NUMBERS = {"rel_error": "2.5e-15", "tolerance": "1e-10", "ranks": "0,1"}
 OF_BUG = {"tolerance": "1e-10", "rel_error": "0.4", "rel_error_without": "3e-15", "known": "a-bug"}

@@ -13,8 +13,8 @@ from ci.diagnosis.deciding import deciding
 from ci.diagnosis.evidence import listed, phase, seen
 from ci.diagnosis.traits import Trait, implies, traits
 from ci.diagnosis.words import groups, name, noun, other
+from tests.ci.made_up import GRADIENT, NORM, OUTPUT, ROUTED, STEP, WEIGHT, broken, sound, told, wrong
 from tests.ci.runs import check, suite
-from tests.ci.test_diagnosis import GRADIENT, NORM, OUTPUT, ROUTED, STEP, WEIGHT, broken, sound, told, wrong
 
 
 @pytest.mark.parametrize(
@@ -308,12 +308,28 @@ def test_only_plain_causes_are_certain() -> None:
     assert not told(sound("single+full"), sound("tp2+full"), wrong("single", GRADIENT), wrong("tp2", GRADIENT)).certain
 
 
-def test_three_causes_are_cut_to_two() -> None:
+def test_of_three_causes_two_are_told_and_all_are_counted() -> None:
+    """A run that did not finish is told beside them."""
     cases = [*map(sound, ("single", "dp2")), wrong("tp2", OUTPUT), wrong("cp2", NORM), wrong("pp2", WEIGHT)]
     cases += [wrong("tp2+mtp", OUTPUT), wrong("cp2+mtp", NORM)]
     found = told(*cases)
-    assert found.sentence.startswith("2 causes: ")
+    assert found.sentence.startswith("3 causes: Every layout with tp fails")
+    assert found.sentence.endswith("; and 1 more")
     assert found.groups == ("tensor parallelism", "context parallelism")
+    beside = told(broken("ep2"), *cases)
+    assert beside.sentence.startswith("4 causes: ep2 did not finish: ")
+    assert beside.sentence.count("; Every layout with ") == 2
+    assert beside.sentence.endswith("; and 1 more")
+
+
+def test_causes_of_different_groups_are_told_first() -> None:
+    """Tensor parallelism with and without sequence parallelism is one group."""
+    cases = [wrong("tp2nosp"), wrong("tp2pp2nosp"), wrong("tp2", ROUTED), wrong("tp2pp2", ROUTED), wrong("cp2", NORM)]
+    found = told(sound("single"), sound("pp2"), *cases)
+    assert found.groups == ("tensor parallelism", "context parallelism")
+    assert found.sentence.startswith("3 causes: Every layout with tp and no sequence parallelism fails")
+    assert found.sentence.count("; Every layout with cp fails (cp2)") == 1
+    assert found.sentence.endswith("; and 1 more")
 
 
 def test_of_two_causes_the_first_that_something_decides_is_asked() -> None:

@@ -12,8 +12,8 @@ from ci.diagnosis.deciding import deciding
 from ci.diagnosis.evidence import seen
 from ci.diagnosis.traits import FEWER_BITS, Trait, traits
 from ci.junit import Suite
+from tests.ci.made_up import GRADIENT, NORM, OUTPUT, ROUTED, STEP, broken, sound, told, wrong
 from tests.ci.runs import check, suite
-from tests.ci.test_diagnosis import GRADIENT, NORM, OUTPUT, ROUTED, STEP, broken, sound, told, wrong
 from validation.case import failures
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from ci.page.history import History, Point
 from ci.page.run import Run, judged
+from tests.ci.read_pages import planted
 from tests.ci.runs import check, suite
-from tests.ci.test_page import planted
 from tests.workflows.conftest import IN_CI
 
 AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"

@@ -13,8 +13,8 @@ from ci.junit import Suite
 from ci.page.history import History, Point
 from ci.page.run import judged
 from ci.page.text import anchor
+from tests.ci.read_pages import HOSTILE, LAYOUTS, everywhere
 from tests.ci.runs import check, suite
-from tests.ci.test_page import HOSTILE, LAYOUTS, everywhere
 
 Open = Callable[..., Any]
 """Suites and options of the browser's context -> a page that shows them."""

@@ -20,8 +20,8 @@ from ci.page.history import History, Point, history
 from ci.page.plot import Axis, digits, line
 from ci.page.run import Run, judged
 from ci.page.trend import trend
+from tests.ci.read_pages import HOSTILE, Read
 from tests.ci.runs import check, suite
-from tests.ci.test_page import HOSTILE, Read
 from validation.case.errors import UsageError
 
 LIMIT = 1e-10
@@ -295,6 +295,33 @@ def test_the_command_takes_a_folder_for_each_earlier_run(tmp_path: Path, capsys:
     assert "name a folder of results of an earlier run" in capsys.readouterr().err
     assert cli.main([*words, "--history", days[0], ""]) == 2
     assert "--history is empty" in capsys.readouterr().err
+
+
+def test_of_every_folder_the_files_that_cannot_be_read_are_said(tmp_path: Path) -> None:
+    for day in (1, 2):
+        kept(tmp_path / f"{day}", of_day(day, 1e-15))
+        (tmp_path / f"{day}" / f"broken{day}.xml").write_text("<testsuite")
+    found = history([of_day(3, 1e-15)], [tmp_path / "1", tmp_path / "2"])
+    assert [sentence.partition(":")[0] for sentence in found.unread] == ["broken1.xml", "broken2.xml"]
+
+
+def test_a_testsuite_without_a_precision_is_of_an_unknown_one(tmp_path: Path) -> None:
+    """And one without a time is from before all others."""
+
+    def unknown(error: float) -> Suite:
+        found = of_day(1, error)
+        return replace(
+            found,
+            timestamp="",
+            properties={name: v for name, v in found.properties.items() if name not in ("precision", "run")},
+        )
+
+    found = history([unknown(2e-15)], [kept(tmp_path, unknown(1e-15))])
+    assert [(point.when, set(point.ratios)) for point in found.points] == [("", {("MLA", "?")})] * 2
+
+
+def test_a_run_without_testsuites_has_no_time(tmp_path: Path) -> None:
+    assert history([], [kept(tmp_path, of_day(1, 1e-15))]).points == ()
 
 
 def test_a_baseline_is_an_earlier_run(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from ci import junit
 from tests.checks.conftest import command
-from tests.ci.test_diagnosis import sound, wrong
+from tests.ci.made_up import sound, wrong
 from validation.checks.facts import case_file
 from validation.faults import catalogue
 from validation.faults.fault import CAUSES, GROUPS, Fault

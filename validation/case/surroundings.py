@@ -38,8 +38,28 @@ PACKAGES = (
 """What is installed for Plumbline, and what that imports, by the names that are imported."""
 _OURS = ("ci", "validation", "plumbline", "tests", "benchmarks", "noxfile", "hatch_build")
 _MEGATRON = "megatron"
-USAGE = 2
-"""validation.case.errors.ExitCode.USAGE; importing it would import what may be shadowed."""
+USAGE, INTERRUPTED = 2, 130
+"""Of validation.case.errors.ExitCode; importing it would import what may be shadowed."""
+
+
+class Starting:
+    """The time until a command's modules are there. If it ends otherwise, the command leaves no report of an earlier run.
+
+    Python would answer an interrupt with a traceback; this ends the process with a sentence.
+    """
+
+    def __enter__(self) -> None:
+        """Nothing is to be done."""
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Raise what ended it, or end the process."""
+        if kind is None:
+            return
+        leave_nothing_old(sys.argv[1:])
+        if kind is KeyboardInterrupt:
+            sys.stderr.write("error: interrupted\n")
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)
 
 
 def refuse() -> None:

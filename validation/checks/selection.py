@@ -14,6 +14,7 @@ from validation.case.errors import UsageError
 from validation.case.strangers import shown
 from validation.checks import before
 from validation.checks.facts import case_facts
+from validation.checks.left_out import PROPERTY
 from validation.run.options import Settings
 
 EVERYTHING = None
@@ -70,35 +71,53 @@ def _nearest(wanted: str, titles: Collection[str]) -> str:
     return f"; the nearest is {words[near[0]]!r}" if near else "; -v shows all names, such as 'Layer 0 Attention Output'"
 
 
+@dataclass(frozen=True)
+class _Before:
+    """What earlier runs said of a testsuite; `reports` from the fullest, which is the oldest, to the newest."""
+
+    reports: tuple[junit.Suite, ...]
+
+    @property
+    def last(self) -> Mapping[str, str]:
+        """The status of each check when it was last made, by its title."""
+        return {check.name: check.status for report in self.reports for check in report.checks}
+
+    @property
+    def failed(self) -> Collection[str] | None:
+        """What failed when it was last made."""
+        if not self.last or any([check.name for check in report.checks] == ["run"] for report in self.reports):
+            return EVERYTHING
+        return frozenset(title for title, status in self.last.items() if status in _FAILED)
+
+    @property
+    def missing(self) -> int:
+        """How many checks are in no report."""
+        whole = [len(report.checks) + int(report.properties.get(PROPERTY, "0")) for report in self.reports]
+        return max(whole, default=0) - len(self.last)
+
+
 def failed_before(wanted: Settings, self_test: str) -> Failed:
-    """What the reports in the results folder say; `self_test` names that testsuite. Raises UsageError if there are none.
+    """What the reports in the results folder say; `self_test` names that testsuite.
 
-    A testsuite without a report counts as failed: nobody has seen it pass.
+    A testsuite without a report counts as failed: nobody has seen it pass. Raises UsageError if there is no report at all, or
+    if nothing failed and the runs left checks out.
     """
-    found: dict[str, Collection[str] | None] = {}
-    known = False
-    for name, facts in [*((case.name, case_facts(case)) for case in wanted.cases), *([(self_test, {})] if self_test else [])]:
-        reports = [_statuses(path) for path in before.reports(wanted.results / f"{name}.xml", facts)]
-        found[name] = _failing(reports) if any(reports) else EVERYTHING
-        known |= any(reports)
-    if not known:
+    suites = {case.name: case_facts(case) for case in wanted.cases} | ({self_test: {}} if self_test else {})
+    found = {name: _before(wanted.results / f"{name}.xml", facts) for name, facts in suites.items()}
+    made, missing = (sum(counts) for counts in zip(*((len(one.last), one.missing) for one in found.values()), strict=True))
+    if not made:
         raise UsageError(f"--last-failed: {wanted.results} has no report of these cases; run them without it first")
-    return found
+    failed = {name: one.failed for name, one in found.items()}
+    if missing and not any(titles is EVERYTHING or titles for titles in failed.values()):
+        raise UsageError(
+            f"--last-failed: nothing failed before, but {missing} of {made + missing} checks were not made; "
+            "run without --last-failed to make them"
+        )
+    return failed
 
 
-def _statuses(path: Path) -> dict[str, str]:
-    """The status of every check of a file by its title."""
+def _before(path: Path, facts: Mapping[str, str]) -> _Before:
     try:
-        return {check.name: check.status for check in junit.read(path).checks}
+        return _Before(tuple(junit.read(report) for report in before.reports(path, facts)))
     except junit.UnreadableResults as error:
         raise UsageError(f"--last-failed: {error}; remove the file, or run the case again") from None
-
-
-def _failing(reports: Iterable[Mapping[str, str]]) -> Collection[str] | None:
-    """What failed when it was last made; `reports` from the fullest, which is the oldest, to the newest."""
-    last: dict[str, str] = {}
-    for report in reports:
-        if "run" in report and len(report) == 1:
-            return EVERYTHING
-        last |= report
-    return frozenset(title for title, status in last.items() if status in _FAILED)
