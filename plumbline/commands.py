@@ -16,15 +16,17 @@ STARTED = "PLUMBLINE_COMMANDS"
 
 def main() -> None:
     """The command `plumbline`."""
-    _run("validation")
+    _run("validation", "main")
 
 
 def ci() -> None:
     """The command `plumbline-ci`."""
-    _run("ci")
+    _run("ci", "ci")
 
 
-def _run(package: str) -> None:
+def _run(package: str, function: str) -> None:
+    if sys.flags.ignore_environment:
+        _start_again(function)
     sys.path[:] = import_path(sys.path, root(), _working_folder(), sys.flags.safe_path)
     given = [os.path.abspath(folder) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([root(), *given]))
@@ -34,6 +36,18 @@ def _run(package: str) -> None:
     import runpy
 
     runpy.run_module(package, run_name="__main__", alter_sys=True)
+
+
+def _start_again(function: str) -> None:
+    """Run the function in a Python that listens to variables: by them the processes that it starts find what it finds.
+
+    pipx starts programs with `-E`, which the processes inherit. The variables that it keeps away stay away, but for PYTHONPATH:
+    that names folders of a user's own code.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON") or name == "PYTHONPATH"}
+    code = f"from plumbline.commands import {function}; {function}()"
+    user = ["-s"] if sys.flags.no_user_site else []
+    os.execve(sys.executable, [sys.executable, *user, "-P", "-c", code, *sys.argv[1:]], kept)
 
 
 def import_path(path: list[str], first: str, last: str, safe: bool) -> list[str]:

@@ -133,10 +133,12 @@ def test_a_session_goes_from_manifest_to_a_green_gate(built: Built, traps: Path)
     assert '<property name="command" value="plumbline run --layouts single"' in said
 
 
-def test_a_layer_spec_in_the_working_folder_is_found(built: Built, traps: Path) -> None:
+@pytest.mark.parametrize("flags", [[], ["-sE"]], ids=["as pip installs it", "as pipx does"])
+def test_a_layer_spec_in_the_working_folder_is_found(built: Built, traps: Path, flags: Sequence[str]) -> None:
     """And nothing else of that folder stands for what is installed."""
+    started = ("python", *flags, str(built.environment / "bin" / "plumbline"))
     words = ["--layouts", "single", "--implementation", "my_spec:layers", "--only", "Embedding Output", "--format", "json"]
-    done = built.run(traps, "plumbline", "run", *words)
+    done = built.run(traps, *started, "run", *words)
     assert json.loads(done.stdout)["counts"] == {"pass": 1}, done.stderr
 
 
