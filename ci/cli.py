@@ -28,10 +28,11 @@ COMMANDS = {
     "page": "make one HTML file of it: heat maps, every check, how to reproduce; needs no network",
     "comment": "write one comment into a pull request that says what came of its run, and keep it current",
     "sessions": "write docs/matrix.md, the table of all sessions",
+    "tagged": "see that a tag, the changelog and what was built from it say the same version",
     "attempts": f"run {tree.VALIDATION}, again where the infrastructure broke, and keep what each attempt left",
 }
 
-_TEXTS = ("manifest", "results", "output", "base", "commit", "megatron_commit", "history")
+_TEXTS = ("manifest", "results", "output", "base", "commit", "megatron_commit", "history", "tag", "root", "built")
 """Options of several commands that an empty string is no value of."""
 _CODES = "exit codes: 0 green or done, 1 red, 2 wrong usage, 3 something is missing here, 4 the run broke (attempts only)"
 

@@ -159,7 +159,7 @@ def _of_manifest(manifest: Manifest, origin: Origin) -> Iterator[str]:
         if (session, file) not in named:
             yield f"says that {f'session {session}' if session else 'the run'} tests itself, and names no check of {file}"
     if not origin.commit:
-        yield "does not say which commit it is of; give --commit, or make it where git or GITHUB_SHA says it"
+        yield "does not say which commit it is of; give --commit, or make it where git or the CI service says it"
     elif manifest.commit != origin.commit:
         yield f"made on commit {manifest.commit or 'unknown'}, and {origin.commit} is required"
     if manifest.dirty != "false" and not origin.dirty_allowed:

@@ -235,12 +235,17 @@ def report() -> tuple[list[Finding], ExitCode]:
     return found, ExitCode.ENVIRONMENT if missing & needed else ExitCode.PASS
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(prog=f"{tree.VALIDATION} doctor", description="What this machine can run.")
+    made.add_argument("--json", action="store_true", help="print the same as JSON")
+    made.add_argument("--megatron-path", type=Path, metavar="DIR", help="look at this checkout of megatron-core")
+    return made
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m validation doctor [--json]`: one line per finding, and the exit code."""
-    parser = argparse.ArgumentParser(prog=f"{tree.VALIDATION} doctor", description="What this machine can run.")
-    parser.add_argument("--json", action="store_true", help="print the same as JSON")
-    parser.add_argument("--megatron-path", type=Path, metavar="DIR", help="look at this checkout of megatron-core")
-    asked = parser.parse_args(argv)
+    asked = parser().parse_args(argv)
     checkout.choose(asked.megatron_path)
     found, code = report()
     print(json.dumps([asdict(finding) for finding in found], indent=1) if asked.json else "\n".join(map(str, found)))

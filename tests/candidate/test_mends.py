@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from validation.candidate import mends
 from validation.candidate.mends import LATENT_EPSILON, MENDS, with_mends
 from validation.case.case import Case
 from validation.case.layout import Layout
@@ -72,3 +74,34 @@ def latents(epsilon: float) -> Any:
     attention: Any = torch.nn.Module()
     attention.q_layernorm, attention.kv_layernorm = (torch.nn.RMSNorm(4, eps=epsilon) for _ in range(2))
     return attention
+
+
+RELEASE = """
+def process_mtp_loss(hidden, labels, loss_mask=None, cp_group=None):
+    tokens = loss_mask.sum()
+    labels, _ = roll_tensor(labels)
+    loss_mask, targets = roll_tensor(loss_mask)
+    return loss_mask * tokens / targets.clamp(min=1)
+
+def roll_tensor(tensor, cp_group=None):
+    rolled = tensor.roll(-1, -1)
+    rolled[..., -1] = 0
+    return rolled, rolled.sum()
+"""
+
+
+def test_mtp_targets_are_counted_over_the_context_parallel_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the tokens: another rank has 9 tokens and 7 targets. The module that has imported the function gets it, too."""
+    of = case("mtp-targets-counted-per-rank", num_nextn_predict_layers=1)
+    module, user = ModuleType("megatron.core.mtp_of_a_release"), ModuleType("megatron.core.user_of_a_release")
+    exec(RELEASE, vars(module))
+    user.process_mtp_loss = module.process_mtp_loss  # type: ignore[attr-defined]
+    for made in (module, user):
+        monkeypatch.setitem(sys.modules, made.__name__, made)
+    monkeypatch.setattr(vars(mends)["importlib"], "import_module", lambda name: module)
+    monkeypatch.setattr(vars(mends)["parallel_state"], "get_context_parallel_group", lambda: None)
+    monkeypatch.setattr(vars(mends)["dist"], "all_reduce", lambda counts, group: counts.add_(torch.tensor([9.0, 7.0])))
+    mask, labels = torch.ones(1, 5), torch.ones(1, 5, dtype=torch.long)
+    assert user.process_mtp_loss(None, labels, loss_mask=mask).max() == pytest.approx(5 / 4)
+    MENDS["mtp-targets-counted-per-rank"].install(of, lambda: 14)
+    assert user.process_mtp_loss(None, labels, loss_mask=mask).max() == pytest.approx((5 + 9) / (4 + 7))

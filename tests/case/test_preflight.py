@@ -237,6 +237,7 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "which is dense here, and HuggingFace gives it experts; first_k_dense_replace up to 3 works",
     ),
     ("MTP of nothing", case(model={"num_nextn_predict_layers": 2}, seq_length=3), "nothing to predict; --seq-length 24 works"),
+    ("MTP loss", case("tp2", training=Training(mtp_loss="report")), r"tp2\+mtp\+mtp-report has one"),
     ("steps with MTP", case(model=MTP, training=Training(steps=1)), r"--steps 0 works, or leave out \+mtp"),
     ("mean loss with MTP", case(model=MTP, training=Training(loss="mean")), "--loss token with --balancing none works"),
     ("balancing with MTP", case(model=MTP, training=Training(balancing="z_loss")), "count the filler after the last token"),

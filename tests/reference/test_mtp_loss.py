@@ -14,6 +14,7 @@ from validation.case.case import Case
 from validation.case.layout import Layout
 from validation.case.mtp import LOSS_SCALE
 from validation.case.preset import TINY
+from validation.case.training import Training
 
 if TYPE_CHECKING:
     from validation.reference.batch import Batch
@@ -26,6 +27,11 @@ CASE = Case("tiny", MODEL, Layout(), "fp64", "local", "gloo", 1234, 2, 2, 12)
 @pytest.fixture(scope="module")
 def step(tmp_path_factory: pytest.TempPathFactory) -> tuple[Batch, Recording]:
     """The batch and everything recorded of it."""
+    return recorded(CASE, tmp_path_factory)
+
+
+def recorded(case: Case, tmp_path_factory: pytest.TempPathFactory) -> tuple[Batch, Recording]:
+    """The batch of a case and everything recorded of it."""
     from validation.compare.precision import computing_in
     from validation.reference import model, mtp
     from validation.reference.batch import make_batch
@@ -35,8 +41,8 @@ def step(tmp_path_factory: pytest.TempPathFactory) -> tuple[Batch, Recording]:
     from validation.reference.weights import save_weights
 
     path = Path(tmp_path_factory.mktemp("weights")) / "weights.safetensors"
-    save_weights(CASE, path)
-    batch, device = make_batch(CASE), torch.device("cpu")
+    save_weights(case, path)
+    batch, device = make_batch(case), torch.device("cpu")
     with Checkpoint.open(path, MODEL) as checkpoint, computing_in("fp64"):
         double = Precision(torch.float64, torch.float64)
         hf = model.build(MODEL, checkpoint, double, device)
@@ -44,10 +50,10 @@ def step(tmp_path_factory: pytest.TempPathFactory) -> tuple[Batch, Recording]:
         assert layers is not None
         recording = record_step(
             hf,
-            CASE,
+            case,
             batch,
             lambda step: None,
-            lambda hidden, recording: mtp.record(hf, layers, MODEL, batch, hidden, recording),
+            lambda hidden, recording: mtp.record(hf, layers, case, batch, hidden, recording),
         )
     return batch, recording
 
@@ -67,6 +73,19 @@ def test_the_loss_is_the_report_s(step: tuple[Batch, Recording], layer: int) -> 
     torch.testing.assert_close(recording.forward[f"layers.{layer}.mtp.loss"], expected)
     weights = LOSS_SCALE / 2 * counts / batch.mask.sum()
     torch.testing.assert_close(recording.gradients[f"layers.{layer}.mtp.token_loss"], weights.double())
+
+
+def test_by_targets_each_micro_batch_has_its_own_weight(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Its tokens in the main loss by its targets in this layer, which differ between the two sequences here."""
+    case = replace(CASE, micro_batch_size=1, training=Training(mtp_loss="targets"))
+    batch, recording = recorded(case, tmp_path_factory)
+    for layer, ahead in ((2, 1), (3, 2)):
+        counts, tokens = batch.mask[:, ahead:].sum(1), batch.mask.sum(1)
+        assert (tokens[0] / counts[0]).item() != pytest.approx((tokens[1] / counts[1]).item())
+        weights = LOSS_SCALE / 2 * batch.mask[:, ahead:] * (tokens / counts)[:, None] / batch.mask.sum()
+        torch.testing.assert_close(recording.gradients[f"layers.{layer}.mtp.token_loss"], weights.double())
+        losses = recording.forward[f"layers.{layer}.mtp.token_loss"]
+        torch.testing.assert_close(recording.forward[f"layers.{layer}.mtp.loss"], (losses * weights).sum())
 
 
 def test_each_layer_takes_the_main_model_s_embedding_of_the_token_ahead(step: tuple[Batch, Recording]) -> None:

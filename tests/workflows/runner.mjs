@@ -7,6 +7,7 @@
 // (artifacts), approved (environments), inputs (of who starts it by hand), artifacts (name -> folder: other jobs' and those of an
 // earlier attempt at the same run), left (path -> folder: what earlier jobs left on machines of one's own).
 import { spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
 import {
   appendFileSync,
   cpSync,
@@ -48,6 +49,7 @@ function triggered(events, { event_name: name, event }) {
   const found = events[name];
   if (found === undefined) return false;
   if (name === "workflow_run" && !found.workflows.includes(event.workflow_run.name)) return false;
+  if (name === "push") return !!found.tags?.some((tag) => new RegExp(`^refs/tags/${tag.replaceAll("*", "[^/]*")}$`).test(scenario.github.ref));
   const types = found?.types ?? (name === "pull_request" ? ["opened", "synchronize", "reopened"] : []);
   return !types.length || !event.action || types.includes(event.action);
 }
@@ -209,9 +211,9 @@ function bash(leg, contexts, script, where) {
   return said;
 }
 
-// Stand-ins for GitHub's own actions, and the repository's composite action for real.
+// Stand-ins for actions of others, and the repository's composite action for real.
 function act(leg, contexts, uses, given) {
-  if (uses.startsWith("actions/") && !/@[0-9a-f]{40}$/.test(uses)) throw new Error(`${uses} is not pinned`);
+  if (!uses.startsWith("$/") && !/@[0-9a-f]{40}$/.test(uses)) throw new Error(`${uses} is not pinned`);
   if (uses.startsWith("$/")) return composite(leg, contexts, join(scenario.root, uses.slice(2)), given);
   return ACTIONS[uses.replace(/@.*/, "")](leg, given);
 }
@@ -258,10 +260,22 @@ const ACTIONS = {
     if (run && !pattern) return cpSync(join(scenario.baselines, String(run)), join(workspace, path), { recursive: true }) ?? "";
     const from = run ? join(scenario.baselines, String(run)) : store;
     const wanted = readdirSync(from).filter((one) => (pattern ? one.startsWith(pattern.replace(/\*$/, "")) : one === name));
-    for (const one of wanted) cpSync(join(from, one), join(workspace, path, one), { recursive: true });
+    if (name && !wanted.length) throw new Error(`Artifact not found for name: ${name}`);
+    const into = (one) => (name ? join(workspace, path) : join(workspace, path, one)); // one by its name comes without its folder
+    for (const one of wanted) cpSync(join(from, one), into(one), { recursive: true });
     return wanted.join("\n");
   },
+  "actions/attest-build-provenance": ({ workspace }, { "subject-path": files }) =>
+    digests(join(workspace, files.replace(/\/\*$/, ""))),
+  "pypa/gh-action-pypi-publish": ({ workspace }, { "packages-dir": folder = "dist" }) => digests(join(workspace, folder)),
 };
+
+// Files of a folder, each with its digest; with none of them an action has nothing to do and fails.
+function digests(folder) {
+  const names = existsSync(folder) ? readdirSync(folder).sort() : [];
+  if (!names.length) throw new Error(`no files in ${folder}`);
+  return names.map((name) => `${name} ${createHash("sha256").update(readFileSync(join(folder, name))).digest("hex")}`).join("\n");
+}
 
 async function play(path) {
   scenario = JSON.parse(readFileSync(path, "utf8"));

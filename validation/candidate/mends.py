@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -199,6 +200,38 @@ def _latent_epsilon(case: Case, chunk: Any) -> None:
                 module.eps = LATENT_EPSILON
 
 
+def _mtp_targets_counted_over_context_ranks(case: Case, tokens: Tokens) -> None:
+    """process_mtp_loss multiplies by its rank's tokens and divides by its rank's targets. It is handed the number of targets
+    that makes this quotient the one of all context-parallel ranks. A rank without tokens in the main loss is left as it is.
+    """
+    names = vars(importlib.import_module("megatron.core.transformer.multi_token_prediction"))
+    process, roll, own = names["process_mtp_loss"], names["roll_tensor"], [torch.zeros(())]
+
+    def processed(*given: Any, **named: Any) -> torch.Tensor:
+        bound = inspect.signature(process).bind(*given, **named)
+        own[0] = bound.arguments["loss_mask"].sum()
+        result: torch.Tensor = process(*given, **named)
+        return result
+
+    def rolled(tensor: torch.Tensor, *given: Any, **named: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        moved, left = roll(tensor, *given, **named)
+        if not tensor.is_floating_point():  # tokens and labels are whole numbers, the mask is none
+            return moved, left
+        counts = torch.stack([own[0], left])
+        dist.all_reduce(counts, group=parallel_state.get_context_parallel_group())
+        return moved, own[0] * counts[1] / counts[0].clamp(min=1)
+
+    names["roll_tensor"] = rolled
+    _everywhere("process_mtp_loss", process, processed)
+
+
+def _everywhere(name: str, sound: Any, changed: Any) -> None:
+    """Every module of megatron-core that has imported a function by its name gets another one."""
+    for module in list(sys.modules.values()):
+        if getattr(module, "__name__", "").startswith("megatron.core") and vars(module).get(name) is sound:
+            setattr(module, name, changed)
+
+
 def _attentions(chunk: Any) -> Iterator[Any]:
     return (module for module in chunk.modules() if hasattr(module, "kv_layernorm"))
 
@@ -216,5 +249,6 @@ MENDS = {
     "balancing-losses-per-token": Mend(_balancing_times(_lost_per_token)),
     "balancing-losses-under-context-parallelism": Mend(_balancing_times(lambda case, tokens: float(case.layout.cp))),
     "latent-norm-epsilon": Mend(built=_latent_epsilon),
+    "mtp-targets-counted-per-rank": Mend(_mtp_targets_counted_over_context_ranks),
 }
 """By the ids of validation/run/known.yaml; a test holds that every bug there has one."""

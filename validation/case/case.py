@@ -8,7 +8,7 @@ from typing import Any
 
 from validation.case.layout import Layout
 from validation.case.model import Model
-from validation.case.training import Training, mtp_words
+from validation.case.training import OPTIONS, Training, mtp_words
 
 PRECISIONS = ("fp64", "fp32", "bf16", "fp16")
 TRANSPORTS = ("gloo", "nccl", "staged", "staged-cpu")
@@ -97,6 +97,8 @@ class Case:
             del fields["mended"]  # a case is called what it was called before there were any
         if not self.upto:
             del fields["upto"]
+        if self.training.mtp_loss == OPTIONS["mtp_loss"][0]:
+            del fields["training"]["mtp_loss"]
         return json.dumps(fields, sort_keys=True)
 
     @classmethod

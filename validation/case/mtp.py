@@ -6,17 +6,47 @@ Its loss, for layer k of D (DeepSeek-V3 report, section 2.2), over a sequence of
     L_k = -1/T * (sum over i = k+2 .. T+1 of log P_k(t_i)),    added to the main loss:    LOSS_SCALE / D * (L_1 + .. + L_D)
 
 There are T - k terms and the sum is divided by T, as the main loss is. Where a mask leaves targets out, T is the number of
-targets that the main loss counts, and a target that counts there counts here.
+targets that the main loss counts, and a target that counts there counts here. That is REPORT. TARGETS divides by the number of
+targets that the layer has left, micro-batch by micro-batch (docs/findings/mtp-loss-normalisation.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion
+
 from validation.case.case import Case
+from validation.case.training import Training
+
+REPORT, TARGETS = "report", "targets"
+_BY_TARGETS = SpecifierSet(">=0.17", prereleases=True)
+"""The versions of megatron-core that divide by targets with calculate_per_token_loss (Megatron-LM #3159)."""
 
 LOSS_SCALE = 0.3
 """The report's first value, which is not megatron-core's default: a setting that is lost shows."""
+
+
+def divisor(training: Training, version: str) -> str:
+    """What the loss of an MTP layer is divided by, REPORT or TARGETS: as asked for, or as this version of megatron-core does.
+
+    `version` may be any text; one that is no version number, such as `absent`, divides as the report does.
+    """
+    if training.mtp_loss != "version":
+        return training.mtp_loss
+    try:
+        return TARGETS if version in _BY_TARGETS else REPORT
+    except InvalidVersion:
+        return REPORT
+
+
+def its_divisor_has_a_layer(case: Case) -> str | None:
+    """What says how an MTP loss is divided says nothing of a model without one."""
+    said = case.training.mtp_loss
+    if said == "version" or case.model.mtp_layers:
+        return None
+    return f"--mtp-loss {said} is about MTP layers and {case.arrangement} has none; {case.layout.name}+mtp+mtp-{said} has one"
 
 
 def the_last_layer_has_experts(case: Case) -> str | None:
@@ -60,6 +90,7 @@ def steps_are_without_it(case: Case) -> str | None:
 
 
 RULES: tuple[Callable[[Case], str | None], ...] = (
+    its_divisor_has_a_layer,
     the_last_layer_has_experts,
     every_layer_has_a_target,
     the_loss_is_counted_by_token,

@@ -17,6 +17,7 @@ OPTIONS = {
     "dispatcher": ("alltoall", "allgather"),
     "experts": ("default", "sequential", "grouped"),
     "fp8": ("none", "delayed", "blockwise"),
+    "mtp_loss": ("version", "report", "targets"),
 }
 """The options that are one word of several, the default first."""
 WORDS = {
@@ -32,6 +33,8 @@ WORDS = {
     "grouped": ("experts", "grouped"),
     "fp8-delayed": ("fp8", "delayed"),
     "fp8-blockwise": ("fp8", "blockwise"),
+    "mtp-report": ("mtp_loss", "report"),
+    "mtp-targets": ("mtp_loss", "targets"),
 }
 """What may follow a layout, joined with +: `tp2+distributed+full`."""
 _MTP = re.compile(r"mtp([1-9][0-9]{0,8})?")
@@ -84,7 +87,8 @@ class Training:
     `steps` counts optimizer steps; 0 stops after the backward pass. `loss` is `token` (the sum over all tokens divided by
     their number, megatron-core's calculate_per_token_loss) or `mean` (each micro-batch's own mean, averaged). `stages` are
     the layers of each pipeline stage where they are not even, in the order of the model. `fp8` is how Transformer Engine
-    scales what its products take in eight bits. With `stream` both models are computed layer by layer, and no more than one
+    scales what its products take in eight bits. `mtp_loss` is what the reference divides the loss of an MTP layer by
+    (validation.case.mtp). With `stream` both models are computed layer by layer, and no more than one
     layer of either is ever held.
     """
 
@@ -96,6 +100,7 @@ class Training:
     dispatcher: str = "alltoall"
     experts: str = "default"
     fp8: str = "none"
+    mtp_loss: str = "version"
     stages: tuple[int, ...] = ()
     stream: bool = False
 

@@ -20,6 +20,7 @@ from validation.checks.facts import case_facts, case_file
 from validation.checks.self_test import SelfTest
 from validation.checks.testcase import ranks_of
 from validation.machine import machine
+from validation.reference.divisor import definition
 from validation.run.options import Settings
 from validation.run.reproduce import command
 
@@ -89,7 +90,8 @@ class Files:
     def _facts(self, case: Case, more: Mapping[str, str]) -> dict[str, str]:
         # The ranks of the self-test run without the user's plugin.
         plugin = {"plugin": self._settings.plugin} if self._settings.plugin else {}
-        return {**case_facts(case), **self._common_facts(), **plugin, **more}
+        mtp = {"mtp_loss": definition(case)} if case.model.mtp_layers else {}
+        return {**case_facts(case), **self._common_facts(), **plugin, **mtp, **more}
 
     def _common_facts(self) -> dict[str, Any]:
         # A plugin of pytest can change what a check says.

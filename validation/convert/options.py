@@ -82,7 +82,13 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         help="cast weights (default: as they are; fp8 becomes bf16). The expert bias is never cast",
     )
     add("--implementation", choices=IMPLEMENTATIONS, default="te", help="whose names the tensors get (default te)")
-    add("--jobs", type=whole, default=JOBS, metavar="N", help=f"processes that write and wait for the disk (default {JOBS})")
+    add(
+        "--jobs",
+        type=whole,
+        default=JOBS,
+        metavar="N",
+        help="processes that write and wait for the disk (default: CPUs + 2, at most 32)",
+    )
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:

@@ -66,7 +66,7 @@ class _Models:
                 recording.forward[f"layers.{layer}.moe.balancing"] = value.detach().cpu()
             if self.mtp is None:
                 return balance.total()
-            return reference_mtp.record(self.hf, self.mtp, case.model, batch, hidden, recording) + balance.total()
+            return reference_mtp.record(self.hf, self.mtp, case, batch, hidden, recording) + balance.total()
 
         with balance.watching():
             return record_step(self.hf, case, batch, progress, further, recording, scale)

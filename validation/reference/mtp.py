@@ -15,12 +15,14 @@ from torch.nn import functional
 from transformers.modeling_layers import MtpModel
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
 
+from validation.case.case import Case
 from validation.case.model import Model
 from validation.case.mtp import LOSS_SCALE
 from validation.case.parameters import parameters
 from validation.reference import model as reference_model
 from validation.reference.batch import Batch
 from validation.reference.checkpoint import Checkpoint
+from validation.reference.loss import of_mtp_layer
 from validation.reference.record import Recording, layer_hooks
 from validation.reference.sources import Precision
 
@@ -56,14 +58,14 @@ def named_parameters(mtp: MtpModel, model: Model) -> Iterator[tuple[str, torch.n
 
 
 def record(
-    hf: DeepseekV3ForCausalLM, mtp: MtpModel, model: Model, batch: Batch, hidden: torch.Tensor, recording: Recording
+    hf: DeepseekV3ForCausalLM, mtp: MtpModel, case: Case, batch: Batch, hidden: torch.Tensor, recording: Recording
 ) -> torch.Tensor:
     """Forward of every MTP layer, its probes recorded; returns what they add to the loss.
 
     `hidden` is the main model's output behind its final norm. Layer k joins position i with token i + k + 1 and predicts the
     one after that, whose loss counts where it counts in the main loss.
     """
-    total = hidden.new_zeros(())
+    model, total = case.model, hidden.new_zeros(())
     for index, layer in enumerate(model.mtp_layers):
         length = batch.tokens.shape[1] - 1 - index
         positions = torch.arange(length, device=hidden.device)[None].expand(len(hidden), -1)
@@ -73,8 +75,7 @@ def record(
         logits = recording.keep(f"layers.{layer}.mtp.logits", hf.lm_head(hidden))
         losses = functional.cross_entropy(logits.float().flatten(0, 1), known.labels.flatten(), reduction="none")
         losses = recording.keep(f"layers.{layer}.mtp.token_loss", losses.view(known.labels.shape))
-        # Divided by the number of the main loss, as the report does, and not by the fewer targets that are left here.
-        loss = LOSS_SCALE / len(model.mtp_layers) * (losses * known.mask).sum() / batch.mask.sum()
+        loss = LOSS_SCALE / len(model.mtp_layers) * of_mtp_layer(case, losses, known.mask, batch)
         recording.keep(f"layers.{layer}.mtp.loss", loss)
         total = total + loss
     return total

@@ -28,6 +28,7 @@ from validation.cache import forget, locks
 from validation.case.case import Case
 from validation.case.depth import FORWARD, WEIGHTS, serving
 from validation.case.training import ADAM, BALANCE_COEFFICIENT
+from validation.reference.divisor import by_targets, definition
 
 
 def key(case: Case) -> str:
@@ -53,7 +54,8 @@ def key(case: Case) -> str:
         ],
         "stream": case.training.stream,
         "fp8": case.training.fp8,
-        "micro_batch": case.micro_batch_size if case.training.loss == "mean" or case.training.balancing == "aux_loss" else None,
+        "micro_batch": case.micro_batch_size if _by_micro_batch(case) else None,
+        "mtp_loss": definition(case) if case.model.mtp_layers else None,
         "checkpoint": _checkpoint_stamp(case.hf_model_path),
         "versions": _versions(),
         "source": _source_digest(),
@@ -61,6 +63,11 @@ def key(case: Case) -> str:
     if case.upto in (WEIGHTS, FORWARD):
         depends["upto"] = case.upto
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _by_micro_batch(case: Case) -> bool:
+    """Whether what is computed depends on which sequences are a micro-batch."""
+    return case.training.loss == "mean" or case.training.balancing == "aux_loss" or by_targets(case)
 
 
 def _checkpoint_stamp(folder: str | None) -> list[Any]:

@@ -18,7 +18,7 @@ Add = Callable[..., Any]
 """argparse's add_argument, or pytest's addoption."""
 
 DEGREES = ("tp", "pp", "vpp", "ep", "etp", "cp", "dp")
-_DEGREE_HELP = {
+DEGREE_HELP = {
     "tp": "tensor parallel",
     "pp": "pipeline parallel",
     "vpp": "virtual pipeline stages of a rank",
@@ -27,13 +27,16 @@ _DEGREE_HELP = {
     "cp": "context parallel",
     "dp": "data parallel",
 }
-_OPTION_HELP = {
+OPTION_HELP = {
     "optimizer": "whether each data-parallel rank holds all of the optimizer's state or its share",
     "loss": "the mean over all tokens of a step, or the mean of each micro-batch's mean",
     "balancing": "the auxiliary loss that balances the experts",
     "recompute": "what the backward pass computes again instead of keeping it",
     "dispatcher": "how tokens reach their experts",
     "experts": "one matrix after the other, or all in one grouped product; default is what the implementation trains with",
+    "mtp_loss": "what the reference divides the loss of an MTP layer by: the tokens of the main loss, as DeepSeek's report and "
+    "megatron-core up to 0.16 do, the targets that the layer has left, as megatron-core does from 0.17 on, or what the tested "
+    "version does",
     "fp8": "Transformer Engine's products in fp8, in a bf16 model: delayed has a scale a tensor, blockwise one a block",
 }
 _SHOWN_AS = {"--case-timeout": "--timeout", "--pieces": "--debug"}
@@ -116,7 +119,7 @@ def _add_model(add: Add) -> None:
 def _add_layouts(add: Add) -> None:
     add("--layouts", default=None, metavar="tp2,pp2", help="layouts to run, one after the other, with one reference")
     for degree in DEGREES:
-        words = f"a single layout's degree: {_DEGREE_HELP[degree]}"
+        words = f"a single layout's degree: {DEGREE_HELP[degree]}"
         add(f"--{degree}", type=whole, default=None, metavar="N", help=words)
 
 
@@ -126,7 +129,8 @@ def _add_step(add: Add) -> None:
     add("--seq-length", type=whole, default=None, help="tokens of one sequence")
     add("--steps", type=whole, default=None, help="optimizer steps to compare (default 2 for tiny in fp64, else none)")
     for name, words in OPTIONS.items():
-        add(f"--{name}", default=words[0], choices=words, help=f"{_OPTION_HELP[name]} (default {words[0]})")
+        option = "--" + name.replace("_", "-")
+        add(option, default=words[0], choices=words, help=f"{OPTION_HELP[name]} (default {words[0]})")
     add("--stream", action="store_true", default=False, help="compute both models layer by layer: the memory of one layer")
     add(
         "--isolated",
@@ -211,7 +215,7 @@ def add_cache_limit(add: Add) -> None:
 
 def _words_of_a_layout() -> str:
     """What may follow a layout, a line each."""
-    found = {word: f"--{name} {value}" for word, (name, value) in WORDS.items()}
+    found = {word: f"--{name.replace('_', '-')} {value}" for word, (name, value) in WORDS.items()}
     found |= {STREAM: f"--{STREAM}", "mtp": "a model with a layer of multi-token prediction; mtp2 with two"}
     found |= {"1-3": "the layers of each pipeline stage, if they are not even"}
     lines = (f"  +{word:<15} {meaning}" for word, meaning in found.items())
