@@ -1,4 +1,4 @@
-"""A browser, and the site in it."""
+"""What tests of several pages need: a reader's folder, the site, and a browser that shows it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ from tests.docs.built import build
 from tests.docs.markdown import DOCS
 
 __all__ = ["browser"]
+
+
+@pytest.fixture
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with the plugins that the examples name."""
+    for name in ("doubled_norm.py", "my_patch.py"):
+        (tmp_path / name).write_text("def loaded(case, model): ...\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
