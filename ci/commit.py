@@ -2,6 +2,7 @@
 
 What is checked out counts. The CI service is asked where there is no git (ci/service.py). On pull_request events of GitHub it
 names the merge of the pull request into its base, and so does actions/checkout: every job of one run has the same.
+An installed package says which commit it was built from: repository and CI service around it are a team's own.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from ci import service
-from validation.case import git
+from ci import installed, service
+from validation.case import git, tree
 
-ROOT = Path(__file__).parents[1]
+ROOT = tree.ROOT
 VARIABLE = "PLUMBLINE_COMMIT"
 """Says the commit where neither git nor the CI service can, or where this tree lies in another one's repository."""
-CODE = ("ci", "validation", "requirements", "noxfile.py")
+CODE = ("ci", "validation", "plumbline", "requirements", "noxfile.py")
 """What makes results. Of what else a job leaves in the tree only a few files can change them (`_changes_results`)."""
 _CACHES = ("__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache")
 _OF_PYTEST = (
@@ -44,10 +46,22 @@ def facts(root: Path = ROOT, environment: Mapping[str, str] = os.environ) -> dic
     `workflow_attempt` where it is not the CI service's first.
     """
     told = service.told(environment)
+    if tree.INSTALLED and root == ROOT:
+        return {**_of_a_package(root.parent, tree.built(), environment.get(VARIABLE, "")), **_again(told.attempt)}
     found = environment.get(VARIABLE) or git.answer(root, "rev-parse", "HEAD") or told.commit
     changed = _changed(root)
     dirty = "unknown" if changed is None else str(any(_changes_results(root, path) for path in changed)).lower()
     return {**({"commit": found} if found else {}), "dirty": dirty, **_again(told.attempt)}
+
+
+def _of_a_package(folder: Path, built: Mapping[str, Any], named: str) -> dict[str, str]:
+    """The same of an installed package in this folder; `built` is what its build has written down.
+
+    `named` is a commit that somebody says it is. What the files were, and whether they are so still, counts all the same.
+    """
+    commit = named or built["commit"]
+    sound = installed.as_built(folder, built["files"]) and not any(_compiled_blindly(folder / name) for name in built["files"])
+    return {**({"commit": commit} if commit else {}), "dirty": built["dirty"] if sound else "true"}
 
 
 def _changed(root: Path) -> list[str] | None:

@@ -16,6 +16,7 @@ from ci.expected import Expected, Manifest, UnreadableManifest, load
 from ci.folder import Results
 from ci.junit import Suite, UnreadableResults
 from ci.reasons import DIRTY, Origin, is_red, of_suite, unevaluated
+from validation.case import tree
 from validation.case.errors import ExitCode, UsageError
 
 _SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -64,7 +65,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def add_judging_options(parser: argparse.ArgumentParser, without_manifest: str = "") -> None:
     """Those that others have, too, which need a verdict; `without_manifest` says what those then do."""
-    what = "what python -m ci manifest wrote" + (f"; {without_manifest}" if without_manifest else "")
+    what = f"what {tree.CI} manifest wrote" + (f"; {without_manifest}" if without_manifest else "")
     parser.add_argument("--manifest", required=not without_manifest, metavar="M", help=what)
     parser.add_argument("--results", required=True, metavar="DIR", help="the JUnit files, or folders results-SESSION of them")
     parser.add_argument(

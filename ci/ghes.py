@@ -72,6 +72,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Write the file."""
+    if not SOURCE.is_file():
+        raise UsageError(f"{SOURCE.name}: there is none below .github/workflows, as in the installed package; use a checkout")
     writing.write(options.output, made(SOURCE.read_text(encoding="utf-8")))
     sys.stdout.write(f"{options.output}\n")
     return int(ExitCode.PASS)

@@ -20,7 +20,9 @@ LONGEST = 4000
 """Characters of a command."""
 _WORD = r"(?:[A-Za-z0-9_@%+=:,./-]|'[^']*'|\"'\")+"
 """A word as shlex.quote writes it: nothing in it is expanded by a shell."""
-_OURS = re.compile(f"python -m validation run(?: {_WORD})*")
+_INSTALLED, _IN_A_CHECKOUT = "plumbline run", "python -m validation run"
+"""The command as the installed package says it, and as it runs in the checkout that `setup` makes."""
+_OURS = re.compile(f"(?:{_IN_A_CHECKOUT}|{_INSTALLED})(?: {_WORD})*")
 _MEGATRON = re.compile(f" --megatron-path (?P<folder>{_WORD})")
 _OTHER_FOLDERS = re.compile(f" (?P<option>--hf-model-path|--candidate-checkpoint|--plugin) (?P<folder>{_WORD})")
 _SHA = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
@@ -68,7 +70,9 @@ def ours(text: str) -> str:
 
 
 def elsewhere(text: str) -> str:
-    """A command of ours as it runs on another machine: with the checkout of Megatron that `setup` makes there."""
+    """A command of ours as it runs on another machine: with the checkouts that `setup` makes there."""
+    if text.startswith(_INSTALLED):
+        text = _IN_A_CHECKOUT + text.removeprefix(_INSTALLED)
     return _MEGATRON.sub(' --megatron-path "$MEGATRON"', text)
 
 

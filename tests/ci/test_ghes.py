@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ci import cli
+from ci import cli, ghes
 from ci.ghes import SOURCE, TARGET, made
 from validation.case.errors import ExitCode, UsageError
 
@@ -34,6 +34,15 @@ def test_the_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert cli.main(["ghes", "--output", str(tmp_path / "a.yml")]) == ExitCode.PASS
     assert capsys.readouterr().out == f"{tmp_path / 'a.yml'}\n"
     assert (tmp_path / "a.yml").read_text(encoding="utf-8") == TARGET.read_text(encoding="utf-8")
+
+
+def test_without_a_checkout_there_is_nothing_to_make_it_of(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ghes, "SOURCE", tmp_path / "parity.yml")
+    assert cli.main(["ghes", "--output", str(tmp_path / "a.yml")]) == ExitCode.USAGE
+    assert capsys.readouterr().err.startswith("error: parity.yml: there is none below .github/workflows")
+    assert not (tmp_path / "a.yml").exists()
 
 
 @pytest.mark.parametrize(

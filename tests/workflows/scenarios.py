@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -246,8 +246,12 @@ SCENARIOS = {
 
 def _on_a_server(what: str, gate: str, says: str = "", **happens: Any) -> Scenario:
     """A team's own Megatron on GitHub Enterprise Server."""
-    made_by = {"sha": made.MEGATRON, "of_megatron": ("gpu_tp2", "gpu_pp2"), "workflow": "tests/workflows/ghes-caller.yml"}
-    return Scenario(f"GitHub Enterprise Server: {what}", gate, says, **made_by, **happens, enterprise=True)
+    return replace(
+        Scenario(f"GitHub Enterprise Server: {what}", gate, says, "tests/workflows/ghes-caller.yml", enterprise=True),
+        sha=made.MEGATRON,
+        of_megatron=("gpu_tp2", "gpu_pp2"),
+        **happens,
+    )
 
 
 ENTERPRISE = {
