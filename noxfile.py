@@ -244,13 +244,13 @@ def _node_packages(session: nox.Session) -> None:
 def lint(session: nox.Session) -> None:
     """Style and types, the workflows' included, as strict as CI"""
     python = Path(_environment(session, "cpu", "cpu", "lint"))
-    scripts = [".ci/run", *sorted(map(str, Path("tests/workflows/stand_ins").glob("[!.]*")))]
+    scripts = [".ci/run", *sorted(map(str, Path("tests").glob("*/stand_ins/[!.]*")))]
     for command in (
         (str(python), "-m", "ruff", "check", "."),
         (str(python), "-m", "ruff", "format", "--check", "."),
         (str(python), "-m", "mypy"),
         (str(python.with_name("zizmor")), "--quiet", "--offline", "--persona", "pedantic", "--strict-collection", ".github"),
-        *(_schema(python, name, sorted(map(str, Path(".github").glob(files)))) for name, files in _SCHEMAS.items()),
+        *(_schema(python, name, sorted(map(str, Path().glob(files)))) for name, files in _SCHEMAS.items()),
         (str(python.with_name("shellcheck")), *scripts),
         (str(python), "-m", "pre_commit", "validate-config", ".pre-commit-config.yaml"),
     ):
@@ -258,14 +258,15 @@ def lint(session: nox.Session) -> None:
 
 
 _SCHEMAS = {
-    "vendor.github-workflows": "workflows/*.yml",
-    "custom.github-workflows-require-timeout": "workflows/*.yml",
-    "vendor.github-actions": "actions/*/action.yml",
-    "vendor.dependabot": "dependabot.yml",
-    "vendor.github-issue-config": "ISSUE_TEMPLATE/config.yml",
-    "vendor.github-issue-forms": "ISSUE_TEMPLATE/[0-9]-*.yml",
+    "vendor.github-workflows": ".github/workflows/*.yml",
+    "custom.github-workflows-require-timeout": ".github/workflows/*.yml",
+    "vendor.github-actions": ".github/actions/*/action.yml",
+    "vendor.dependabot": ".github/dependabot.yml",
+    "vendor.github-issue-config": ".github/ISSUE_TEMPLATE/config.yml",
+    "vendor.github-issue-forms": ".github/ISSUE_TEMPLATE/[0-9]-*.yml",
+    "vendor.gitlab-ci": "ci/templates/gitlab-ci.yml",
 }
-"""Published schemas, and which files below .github they hold for. The same stand in .pre-commit-config.yaml."""
+"""Published schemas, and which files they hold for. The same stand in .pre-commit-config.yaml."""
 
 
 def _schema(python: Path, name: str, files: Sequence[str]) -> tuple[str, ...]:
@@ -278,7 +279,7 @@ def docs(session: nox.Session) -> None:
     # `-- --links` asks other sites, too, whether they have what is linked to.
     python = _environment(session, "docs", "docs")
     builder, folder = ("linkcheck", "site/links") if "--links" in session.posargs else ("html", "site/html")
-    strict = ("--fail-on-warning", "--keep-going", "--nitpicky", "--quiet")
+    strict = ("--fresh-env", "--fail-on-warning", "--keep-going", "--nitpicky", "--quiet")
     _run(session, python, "-m", "sphinx", "--builder", builder, *strict, "docs", folder, failing=ExitCode.FAIL)
     session.log(f"{folder}/{'output.txt' if builder == 'linkcheck' else 'index.html'}")
 

@@ -21,6 +21,7 @@ from ci.expected import Expected
 from ci.folder import ATTEMPTS, Results
 from ci.junit import Suite, UnreadableResults
 from ci.reasons import UNFINISHED
+from validation.case import tree
 from validation.case.errors import ExitCode, UsageError
 
 NO_FILE = " without a file"
@@ -31,16 +32,14 @@ Run = Callable[[Sequence[str]], int]
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument("--up-to", type=int, default=2, metavar="N", help="attempts in all (default 2)")
-    parser.add_argument("given", nargs=argparse.REMAINDER, metavar="-- run ...", help="what comes after python -m validation")
+    parser.add_argument("given", nargs=argparse.REMAINDER, metavar="-- run ...", help=f"what comes after {tree.VALIDATION}")
 
 
 def main(options: argparse.Namespace) -> int:
     """The exit code of the last attempt."""
     given = options.given[1:] if options.given[:1] == ["--"] else options.given
     if options.up_to < 1 or given[:1] != ["run"]:
-        raise UsageError(
-            "give --up-to 1 or more, and after -- the command: python -m ci attempts --up-to 2 -- run --layouts tp2"
-        )
+        raise UsageError(f"give --up-to 1 or more, and after -- the command: {tree.CI} attempts --up-to 2 -- run --layouts tp2")
     return attempt(given, _results(given), options.up_to)
 
 
@@ -65,7 +64,7 @@ def attempt(given: Sequence[str], folder: Path, most: int, comparison: Run | Non
 
 def _run(given: Sequence[str]) -> int:
     environment = {**os.environ, **run.handed_on()}
-    code = subprocess.run([sys.executable, "-m", "validation", *given], env=environment, check=False).returncode
+    code = subprocess.run([*tree.validation(), *given], env=environment, check=False).returncode
     # A code that is none of ours is the operating system's: the process was killed.
     return code if code in list(ExitCode) else int(ExitCode.INFRASTRUCTURE)
 
@@ -129,7 +128,7 @@ def reasons(expected: Expected, suite: Suite, results: Results) -> Iterator[str]
     ended = [_PROPERTY.fullmatch(part) for part in told.split(", ")] if told else []
     numbered = dict(enumerate(ended[:-1], start=1))
     if None in ended or (told and len(ended) < 2):
-        yield f"says of its attempts {told!r}, which python -m ci attempts does not write"
+        yield f"says of its attempts {told!r}, which {tree.CI} attempts does not write"
         return
     for number, one in numbered.items():
         if one and int(one[1]) != ExitCode.INFRASTRUCTURE:

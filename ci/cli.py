@@ -11,10 +11,10 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from validation.case import document, exhausted, interpreter, packages
+from validation.case import document, exhausted, interpreter, packages, tree
 from validation.case.empty import refuse_empty
 from validation.case.errors import PlumblineError
-from validation.case.parsing import Parser
+from validation.case.parsing import Parser, add_version
 
 COMMANDS = {
     "matrix": "say which sessions run for an event, where, and why: JSON for a workflow's matrix",
@@ -29,7 +29,7 @@ COMMANDS = {
     "comment": "write one comment into a pull request that says what came of its run, and keep it current",
     "sessions": "write docs/matrix.md, the table of all sessions",
     "tagged": "see that a tag, the changelog and what was built from it say the same version",
-    "attempts": "run python -m validation, again where the infrastructure broke, and keep what each attempt left",
+    "attempts": f"run {tree.VALIDATION}, again where the infrastructure broke, and keep what each attempt left",
 }
 
 _TEXTS = ("manifest", "results", "output", "base", "commit", "megatron_commit", "history", "tag", "root", "built")
@@ -62,7 +62,8 @@ def _main(given: Sequence[str], said: document.Document) -> int:
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
-    parser = Parser(prog="python -m ci", description="What runs where, and may this be merged?", epilog=_CODES)
+    parser = Parser(prog=tree.CI, description="What runs where, and may this be merged?", epilog=_CODES)
+    add_version(parser)
     commands = parser.add_subparsers(required=True, metavar="command")
     for name, does in COMMANDS.items():
         found = commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.", epilog=_CODES)

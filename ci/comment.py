@@ -81,7 +81,7 @@ def body(run: Run, verdict: str, of: Finished, to: Links, name: str = "") -> str
     parts = [_marker(name), f"## Plumbline{f' {name}' if name else ''}: {_VERDICTS.get(verdict, f'⚪ {verdict}'.upper())}\n"]
     end = f"{_ending(of, to, red=verdict != 'success')}\n"
     room = LONGEST - sum(map(len, parts)) - len(end) - 200
-    for part in _parts(run, verdict):
+    for part in _parts(run, verdict, to):
         if len(part) > room:
             parts.append("More is left out here. The report has it.\n")
             break
@@ -95,14 +95,14 @@ def _marker(name: str) -> str:
     return f"<!-- plumbline comment{f' {name}' if name else ''} -->"
 
 
-def _parts(run: Run, verdict: str) -> Iterator[str]:
+def _parts(run: Run, verdict: str, to: Links) -> Iterator[str]:
     if not run.suites and not run.reasons:
         yield "The run has left no results. Its log says why.\n"
         return
     yield _counted(run)
     if run.diagnosis is not None:
         yield "".join(f"> {prose(line, 1000)}\n" for line in run.diagnosis.lines)
-    yield from _first_failures(run)
+    yield from _first_failures(run, to)
     if run.reasons:
         yield "**What else is wrong**\n\n" + "".join(f"- {markdown(reason, 500)}\n" for reason in run.reasons[:MOST_FAILURES])
     if verdict == "success" and run.verdict != "pass":
@@ -115,7 +115,7 @@ def _counted(run: Run) -> str:
     return f"{len(run.cases)} case{'' if len(run.cases) == 1 else 's'}, {sum(counts.values()):,} checks: {told or 'nothing'}\n"
 
 
-def _first_failures(run: Run) -> Iterator[str]:
+def _first_failures(run: Run, to: Links) -> Iterator[str]:
     """The first failure of each layout; layouts that fail at the same check first are one."""
     groups: dict[tuple[str, str], list[tuple[str, junit.Check]]] = {}
     for suite, label in zip(run.suites, labels(run.suites), strict=True):
@@ -127,7 +127,10 @@ def _first_failures(run: Run) -> Iterator[str]:
         names = ", ".join(markdown(label, 80) for label, _ in found[:5]) + (
             f" and {len(found) - 5} more" if len(found) > 5 else ""
         )
-        yield f"{markdown(title)} in {names}\n\n{block(plain(said(found[0][1]), 800), 'text')}"
+        words = plain(said(found[0][1]), 800)
+        yield f"{markdown(title)} in {names}\n\n{block(words, 'text')}"
+        if meaning := ", ".join(f"[{name}]({address})" for name, address in to.explained(words)):
+            yield f"What it means: {meaning}\n"
     if len(groups) > MOST_FAILURES:
         yield f"and {len(groups) - MOST_FAILURES} more, which the report has\n"
 

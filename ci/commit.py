@@ -1,7 +1,8 @@
 """The commit that this tree is at: results say which one made them, the manifest which one they are wanted of.
 
-On GitHub's pull_request events GITHUB_SHA is the merge of the pull request into its base, and so is what actions/checkout
-checks out; every job of one run has the same. What is checked out counts: GITHUB_SHA is asked where there is no git.
+What is checked out counts. The CI service is asked where there is no git (ci/service.py). On pull_request events of GitHub it
+names the merge of the pull request into its base, and so does actions/checkout: every job of one run has the same.
+An installed package says which commit it was built from: repository and CI service around it are a team's own.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from validation.case import git
+from ci import installed, service
+from validation.case import git, tree
 
-ROOT = Path(__file__).parents[1]
+ROOT = tree.ROOT
 VARIABLE = "PLUMBLINE_COMMIT"
-"""Says the commit where neither git nor GitHub can, or where this tree lies in another one's repository."""
-CODE = ("ci", "validation", "requirements", "noxfile.py")
+"""Says the commit where neither git nor the CI service can, or where this tree lies in another one's repository."""
+CODE = ("ci", "validation", "plumbline", "requirements", "noxfile.py")
 """What makes results. Of what else a job leaves in the tree only a few files can change them (`_changes_results`)."""
 _CACHES = ("__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache")
 _OF_PYTEST = (
@@ -40,12 +43,25 @@ _SUFFIXES = tuple(importlib.machinery.all_suffixes())
 def facts(root: Path = ROOT, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """As properties of a testsuite: `commit`, where it is known, and `dirty`: true, false, or unknown without git.
 
-    `workflow_attempt` where it is not GitHub's first.
+    `workflow_attempt` where it is not the CI service's first.
     """
-    found = environment.get(VARIABLE) or git.answer(root, "rev-parse", "HEAD") or environment.get("GITHUB_SHA")
+    told = service.told(environment)
+    if tree.INSTALLED and root == ROOT:
+        return {**_of_a_package(root.parent, tree.built(), environment.get(VARIABLE, "")), **_again(told.attempt)}
+    found = environment.get(VARIABLE) or git.answer(root, "rev-parse", "HEAD") or told.commit
     changed = _changed(root)
     dirty = "unknown" if changed is None else str(any(_changes_results(root, path) for path in changed)).lower()
-    return {**({"commit": found} if found else {}), "dirty": dirty, **_again(environment)}
+    return {**({"commit": found} if found else {}), "dirty": dirty, **_again(told.attempt)}
+
+
+def _of_a_package(folder: Path, built: Mapping[str, Any], named: str) -> dict[str, str]:
+    """The same of an installed package in this folder; `built` is what its build has written down.
+
+    `named` is a commit that somebody says it is. What the files were, and whether they are so still, counts all the same.
+    """
+    commit = named or built["commit"]
+    sound = installed.as_built(folder, built["files"]) and not any(_compiled_blindly(folder / name) for name in built["files"])
+    return {**({"commit": commit} if commit else {}), "dirty": built["dirty"] if sound else "true"}
 
 
 def _changed(root: Path) -> list[str] | None:
@@ -131,7 +147,6 @@ def _is_imported(root: Path, name: str) -> bool:
     return name == "megatron" or any((place / f"__init__{suffix}").exists() for suffix in _SUFFIXES)
 
 
-def _again(environment: Mapping[str, str]) -> dict[str, str]:
-    """Somebody had GitHub run the jobs again, which overwrites what the jobs before have left."""
-    attempt = environment.get("GITHUB_RUN_ATTEMPT", "1")
-    return {} if attempt == "1" else {"workflow_attempt": attempt}
+def _again(attempt: str) -> dict[str, str]:
+    """Somebody had the service run the jobs again, which overwrites what the jobs before have left."""
+    return {} if attempt in ("", "1") else {"workflow_attempt": attempt}

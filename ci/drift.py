@@ -25,6 +25,7 @@ from ci.folder import Results
 from ci.junit import Check, Suite, UnreadableResults
 from ci.reasons import number
 from ci.table import running
+from validation.case import tree
 from validation.case.errors import ExitCode, UsageError
 
 FACTOR = 2.0
@@ -80,7 +81,7 @@ class Drift:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument("--base", required=True, metavar="DIR", help="what python -m ci baseline kept of the base branch")
+    parser.add_argument("--base", required=True, metavar="DIR", help=f"what {tree.CI} baseline kept of the base branch")
     parser.add_argument("--results", required=True, metavar="DIR", help="results to compare with them")
     parser.add_argument("--manifest", default=None, metavar="M", help="compare the sessions that this names (default: all)")
     add_rule(parser)
@@ -153,7 +154,7 @@ def drift(base: Path, results: Path, factor: float, wanted: frozenset[Named] | N
     if wanted is not None:
         of_now &= {(session if after.by_session else "", file) for session, file in wanted}
     if not of_base and not any(before.files()):
-        raise UsageError(f"--base {base}: no results are there; keep those of a green run with python -m ci baseline")
+        raise UsageError(f"--base {base}: no results are there; keep those of a green run with {tree.CI} baseline")
     found = Drift()
     if sessions is not None and before.by_session:
         _left_out(found, sorted({session for session, _ in before.files()} - sessions))
@@ -181,7 +182,7 @@ def _compare(found: Drift, where: str, folders: tuple[Results, Results], name: t
     try:
         then = folders[0].suite(*name)
     except UnreadableResults as error:
-        raise UsageError(f"--base: {error}; keep the results of a green run with python -m ci baseline") from None
+        raise UsageError(f"--base: {error}; keep the results of a green run with {tree.CI} baseline") from None
     try:
         now = folders[1].suite(*name)
     except UnreadableResults as error:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from validation.case import writing
+from validation.case import tree, writing
 
 FORMAT = 4
 """Counts up when what an older gate would read has changed."""
@@ -114,17 +114,17 @@ def load(path: Path) -> Manifest:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UnreadableManifest(f"{path}: {error.strerror}; write it with python -m ci manifest") from None
+        raise UnreadableManifest(f"{path}: {error.strerror}; write it with {tree.CI} manifest") from None
     except (ValueError, RecursionError) as error:
-        raise UnreadableManifest(f"{path}: not JSON ({error}); write it with python -m ci manifest") from None
+        raise UnreadableManifest(f"{path}: not JSON ({error}); write it with {tree.CI} manifest") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UnreadableManifest(f"{path}: not a manifest of format {FORMAT}; write it with this tree's python -m ci manifest")
+        raise UnreadableManifest(f"{path}: not a manifest of format {FORMAT}; write it with this tree's {tree.CI} manifest")
     try:
         suites = tuple(_suite(entry) for entry in content["suites"])
         self_tests = {_text(session): _text(file) for session, file in content["self_tests"].items()}
         return Manifest(suites, _text(content["commit"]), _text(content["dirty"]), self_tests)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UnreadableManifest(f"{path}: {type(error).__name__} {error}; write it with python -m ci manifest") from None
+        raise UnreadableManifest(f"{path}: {type(error).__name__} {error}; write it with {tree.CI} manifest") from None
 
 
 def _suite(entry: dict[str, Any]) -> Expected:

@@ -16,6 +16,7 @@ from ci.expected import Expected, Manifest, UnreadableManifest, load
 from ci.folder import Results
 from ci.junit import Suite, UnreadableResults
 from ci.reasons import DIRTY, Origin, is_red, of_suite, unevaluated
+from validation.case import tree
 from validation.case.errors import ExitCode, UsageError
 
 _SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -64,7 +65,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def add_judging_options(parser: argparse.ArgumentParser, without_manifest: str = "") -> None:
     """Those that others have, too, which need a verdict; `without_manifest` says what those then do."""
-    what = "what python -m ci manifest wrote" + (f"; {without_manifest}" if without_manifest else "")
+    what = f"what {tree.CI} manifest wrote" + (f"; {without_manifest}" if without_manifest else "")
     parser.add_argument("--manifest", required=not without_manifest, metavar="M", help=what)
     parser.add_argument("--results", required=True, metavar="DIR", help="the JUnit files, or folders results-SESSION of them")
     parser.add_argument(
@@ -158,7 +159,7 @@ def _of_manifest(manifest: Manifest, origin: Origin) -> Iterator[str]:
         if (session, file) not in named:
             yield f"says that {f'session {session}' if session else 'the run'} tests itself, and names no check of {file}"
     if not origin.commit:
-        yield "does not say which commit it is of; give --commit, or make it where git or GITHUB_SHA says it"
+        yield "does not say which commit it is of; give --commit, or make it where git or the CI service says it"
     elif manifest.commit != origin.commit:
         yield f"made on commit {manifest.commit or 'unknown'}, and {origin.commit} is required"
     if manifest.dirty != "false" and not origin.dirty_allowed:

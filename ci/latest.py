@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ci import service
 from ci.github import ask
 from validation.case.errors import ExitCode
 
@@ -44,7 +45,7 @@ def main(options: argparse.Namespace) -> int:
 def _say(sentence: str) -> None:
     """In the log, and in the job's summary where there is one."""
     sys.stderr.write(sentence)
-    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    summary = service.summary(os.environ)
     if summary:
         with Path(summary).open("a", encoding="utf-8") as file:
             file.write(f"\n{sentence}")

@@ -1,7 +1,7 @@
 """How to see a failure again from nothing: a block for a shell, from an empty folder to the command.
 
 Commands stand in results, and whoever wrote those chose every character: a command that is more to a shell than
-`python -m validation run` with its options is not shown. Addresses come from the runner's variables.
+`python -m validation run` with its options is not shown. Addresses come from the CI service's variables.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from ci import service
 from ci.junit import Check, Suite
-from ci.links import REPOSITORY, SERVER, said
 from validation.case.case import IMPLEMENTATIONS, TE
 
 LONGEST = 4000
 """Characters of a command."""
 _WORD = r"(?:[A-Za-z0-9_@%+=:,./-]|'[^']*'|\"'\")+"
 """A word as shlex.quote writes it: nothing in it is expanded by a shell."""
-_OURS = re.compile(f"python -m validation run(?: {_WORD})*")
+_INSTALLED, _IN_A_CHECKOUT = "plumbline run", "python -m validation run"
+"""The command as the installed package says it, and as it runs in the checkout that `setup` makes."""
+_OURS = re.compile(f"(?:{_IN_A_CHECKOUT}|{_INSTALLED})(?: {_WORD})*")
 _MEGATRON = re.compile(f" --megatron-path (?P<folder>{_WORD})")
 _OTHER_FOLDERS = re.compile(f" (?P<option>--hf-model-path|--candidate-checkpoint|--plugin) (?P<folder>{_WORD})")
 _SHA = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
@@ -45,10 +47,9 @@ UNKNOWN = Sources()
 
 
 def sources(environment: Mapping[str, str] = os.environ) -> Sources:
-    """As the gate's job has them (.github/workflows/parity.yml)."""
-    server = said(environment, "GITHUB_SERVER_URL", SERVER)
-    found = {name: said(environment, f"{name}_REPOSITORY", REPOSITORY) for name in ("PLUMBLINE", "MEGATRON")}
-    addresses = {name: f"{server}/{repository}" if server and repository else "" for name, repository in found.items()}
+    """As the gate's job has them, whichever service runs it (.github/workflows/parity.yml, docs/gitlab.md, docs/jenkins.md)."""
+    found = service.told(environment)
+    addresses = {name: found.repository(environment.get(f"{name}_REPOSITORY", "")) for name in ("PLUMBLINE", "MEGATRON")}
     core, specs = (environment.get(name, "") for name in ("MEGATRON_FOLDER", "MEGATRON_SPECS"))
     return Sources(addresses["PLUMBLINE"], addresses["MEGATRON"], _inside(core) or ".", _inside(specs))
 
@@ -69,7 +70,9 @@ def ours(text: str) -> str:
 
 
 def elsewhere(text: str) -> str:
-    """A command of ours as it runs on another machine: with the checkout of Megatron that `setup` makes there."""
+    """A command of ours as it runs on another machine: with the checkouts that `setup` makes there."""
+    if text.startswith(_INSTALLED):
+        text = _IN_A_CHECKOUT + text.removeprefix(_INSTALLED)
     return _MEGATRON.sub(' --megatron-path "$MEGATRON"', text)
 
 

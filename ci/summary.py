@@ -1,4 +1,6 @@
-"""`python -m ci summary`: what came of it, in Markdown for GitHub's step summary, and at most ten annotations.
+"""`python -m ci summary`: what came of it, in Markdown: for GitHub's step summary, elsewhere to standard output.
+
+On GitHub at most ten annotations go with it.
 
 GitHub drops a summary above 1 MiB as a whole, and annotations after the tenth of a step without a word: what is left out here
 is said. Every text out of results is escaped (ci/escape.py).
@@ -13,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ci import gate, heat, reproduction
+from ci import gate, heat, reproduction, service
 from ci.diagnosis import Diagnosis, diagnose
 from ci.drift import Drift, add_base, ratio, told
 from ci.escape import annotation, block, entities, markdown, plain
@@ -36,7 +38,7 @@ _MADE_WITH = ("torch", "transformers", "megatron-core", "transformer-engine", "g
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command: those of the gate, and what to compare with."""
     gate.add_judging_options(parser)
-    parser.add_argument("--annotations", action="store_true", help="print them (default where GITHUB_ACTIONS is true)")
+    parser.add_argument("--annotations", action="store_true", help="print them (default on GitHub)")
     add_base(parser)
 
 
@@ -44,12 +46,12 @@ def main(options: argparse.Namespace) -> int:
     """0, whatever the verdict is: telling is not judging."""
     judged = gate.judge(options)
     moved = told(options)
-    file = os.environ.get("GITHUB_STEP_SUMMARY")
+    file = service.summary(os.environ)
     if file:
         _append(Path(file), judged, moved)
     else:
         sys.stdout.write(page(judged, moved))
-    if options.annotations or os.environ.get("GITHUB_ACTIONS") == "true":
+    if options.annotations or service.annotates(os.environ):
         sys.stdout.writelines(f"{line}\n" for line in annotated(judged, moved))
     return int(ExitCode.PASS)
 
@@ -96,7 +98,7 @@ def _verdict(judged: Judgement, moved: Drift | None) -> str:
 
 
 def _where_next(red: bool) -> str:
-    """Links to the page with all of it and, where it is red, to what to do; on GitHub alone they have an address."""
+    """Links to the page with all of it and, where it is red, to what to do; on a CI service they have an address."""
     to = links(os.environ)
     shown = [f"[the report: maps, every check, history]({to.report})"] if to.report else []
     shown += [f"[what to do with a first red check]({to.first_red_check})"] if red and to.first_red_check else []
@@ -116,6 +118,13 @@ def _diagnosis(judged: Judgement, moved: Drift | None) -> str:
 def _reasons(judged: Judgement, moved: Drift | None) -> str:
     lines = [f"- {markdown(where, 120)}: {entities(plain(why, 600))}" for where, why in judged.reasons]
     return _list("Why it is red", lines)
+
+
+def _words(judged: Judgement, moved: Drift | None) -> str:
+    """What the words in these reasons mean, where the documentation has an address."""
+    said = "\n".join(why for _, why in judged.reasons)
+    shown = ", ".join(f"[{name}]({address})" for name, address in links(os.environ).explained(said))
+    return f"What the words mean: {shown}\n" if shown else ""
 
 
 def _heat(judged: Judgement, moved: Drift | None) -> str:
@@ -204,6 +213,7 @@ _SECTIONS: dict[str, Callable[[Judgement, Drift | None], str]] = {
     "verdict": _verdict,
     "diagnosis": _diagnosis,
     "reasons": _reasons,
+    "words": _words,
     "heat map": _heat,
     "nearest to their limits": _worst,
     "drift": _moved,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ci.service import PREFIXES
 from tests.left_behind import Snapshot
 
 _OF_THE_MACHINE = ("PLUMBLINE_CACHE", "PLUMBLINE_BROWSER")
@@ -43,10 +44,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def outside_of_ci(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Commands run as on a developer's machine: CI has every run test itself, too, and GitHub says which attempt a job is."""
+    """Commands run as on a developer's machine: CI has every run test itself, too, and the service says of which run it is."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
-            if name == "CI" or (name.startswith(("GITHUB_", "PLUMBLINE_")) and name not in _OF_THE_MACHINE):
+            if name == "CI" or (name.startswith((*PREFIXES, "PLUMBLINE_")) and name not in _OF_THE_MACHINE):
                 patch.delenv(name)
         request.config.stash[_WATCH] = Snapshot.take()
         yield

@@ -9,6 +9,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "the workflows": ("tests/workflows/",),
+    "the pipelines of GitLab and Jenkins": ("tests/pipelines/",),
     "wrong models and a right one": tuple(
         f"tests/checks/test_{name}.py"
         for name in (

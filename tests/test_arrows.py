@@ -104,6 +104,16 @@ def test_the_arrows_are_those_of_the_design(source: str, target: str, allowed: b
     assert points_down(source, target) is allowed
 
 
+def test_the_package_starts_the_others_and_imports_neither() -> None:
+    """Whoever imports plumbline, in a notebook or a test, gets none of it; and a checkout works without the package."""
+    package = sorted((ROOT / "plumbline").rglob("*.py"))
+    assert package
+    assert [str(path) for path in package if list(imports(path))] == []
+    assert [
+        str(path) for path in MODULES if "import plumbline" in path.read_text() or "from plumbline" in path.read_text()
+    ] == []
+
+
 def heavy_after(code: str) -> list[str]:
     """Which heavy packages a fresh interpreter has loaded after running `code`."""
     told = f"import sys, json\n{code}\nsys.stderr.write(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"

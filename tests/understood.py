@@ -1,6 +1,6 @@
 """Commands in pages, forms and skills, read by the programs that they call. Nothing is run.
 
-`run` and its sessions of nox are read up to the cases: a layout that is impossible is refused, as it is before the start.
+`run` and its sessions of nox are read up to the cases.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from ci import cli as pipeline
 from ci.table import rows
 from validation import cli
+from validation.case import preflight
 from validation.run.options import settings
 
 ROOT = Path(__file__).parents[1]
@@ -30,18 +31,22 @@ def in_blocks(text: str, *languages: str) -> list[str]:
     return found
 
 
-def understand(command: str) -> None:
-    """Raise what the program would end with if a command is not understood: SystemExit, PlumblineError or AssertionError."""
+def understand(command: str, *, possible: bool = False) -> None:
+    """Raise what the program would end with if a command is not understood: SystemExit, PlumblineError or AssertionError.
+
+    `possible`: also if one of its cases is impossible. Pages show some that are.
+    """
     words = shlex.split(command, comments=True)
+    words = words[: words.index(">")] if ">" in words else words
     while words and re.fullmatch(r"\w+=.*", words[0]):  # a variable of the environment
         words = words[1:]
     program, rest = _program(words)
     if program == "validation":
-        _validation(rest)
+        _validation(rest, possible)
     elif program == "ci":
         pipeline._parser(rest[0]).parse_args(rest)
     elif program == "nox":
-        _nox(rest)
+        _nox(rest, possible)
     elif program == "pytest":
         named = [word.partition("::")[0] for word in rest if "/" in word or word == "tests"]
         assert all((ROOT / name).exists() for name in named), command
@@ -56,17 +61,19 @@ def _program(words: list[str]) -> tuple[str, list[str]]:
     return {"plumbline": "validation", "plumbline-ci": "ci"}.get(words[0], words[0]), words[1:]
 
 
-def _validation(words: list[str]) -> None:
+def _validation(words: list[str], possible: bool) -> None:
     ours = words[: words.index("--")] if "--" in words else words
     if ours[:1] == ["doctor"]:
         assert all(word in DOCTOR for word in ours[1:] if word.startswith("-")), words
         return
     options = cli._parser().parse_args(ours)
     if options.command == "run":
-        settings(options, shlex.join(words))
+        wanted = settings(options, shlex.join(words))
+        for case in wanted.cases if possible else ():
+            preflight.check(case, max_ranks=wanted.max_ranks, gpus=8, memory=None, card=None, share=wanted.share_gpu)
 
 
-def _nox(words: list[str]) -> None:
+def _nox(words: list[str], possible: bool) -> None:
     """Sessions that exist, and behind -- what they hand on to `run`."""
     if words == ["-l"]:
         return
@@ -78,4 +85,4 @@ def _nox(words: list[str]) -> None:
     for name in named:
         assert name in arguments or re.search(rf"^def {re.escape(name)}\(session: nox\.Session\)", noxfile, re.MULTILINE), name
         if name in arguments and given:
-            _validation([*arguments[name], *given])
+            _validation([*arguments[name], *given], possible)

@@ -13,9 +13,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from validation import doctor
-from validation.case import document, exhausted, interpreter, packages, surroundings, writing
+from validation.case import document, exhausted, interpreter, packages, surroundings, tree, writing
 from validation.case.errors import ExitCode, PlumblineError
-from validation.case.parsing import Parser
+from validation.case.parsing import Parser, add_version
 from validation.case.strangers import one_line
 from validation.checks.before import ASIDE
 from validation.checks.progress import Progress
@@ -23,16 +23,16 @@ from validation.convert import options as conversion
 from validation.run.command_line import VERDICT, add_grouped
 from validation.run.options import Given, Settings, settings
 
-_EXAMPLES = """examples:
-  python -m validation run --layouts single,tp2,pp2
-  python -m validation run --tp 2 --pp 1 --batch-size 2 --seq-length 512 --hf-model-path DIR --debug
-  python -m validation run --preset mini --tp 2 --set num_layers=4 --precision fp32
-  python -m validation run --tp 2 --plugin my_patch.py
-  python -m validation faults --only A
-  python -m validation convert --hf-model-path DIR --save OUT --layout tp2pp2
-  python -m validation doctor
+_EXAMPLES = f"""examples:
+  {tree.VALIDATION} run --layouts single,tp2,pp2
+  {tree.VALIDATION} run --tp 2 --pp 1 --batch-size 2 --seq-length 512 --hf-model-path DIR --debug
+  {tree.VALIDATION} run --preset mini --tp 2 --set num_layers=4 --precision fp32
+  {tree.VALIDATION} run --tp 2 --plugin my_patch.py
+  {tree.VALIDATION} faults --only A
+  {tree.VALIDATION} convert --hf-model-path DIR --save OUT --layout tp2pp2
+  {tree.VALIDATION} doctor
 
-what comes after -- goes to pytest: python -m validation run --tp 2 -- -k mla -x
+what comes after -- goes to pytest: {tree.VALIDATION} run --tp 2 -- -k mla -x
 
 exit codes: 0 pass, 1 a check failed or the code raised, 2 wrong usage or impossible case, 3 something is missing,
 4 the run broke, 130 interrupted"""
@@ -46,16 +46,17 @@ def _parser() -> argparse.ArgumentParser:
     from validation.scorecard import command as scorecard
 
     parser = Parser(
-        prog="python -m validation",
+        prog=tree.VALIDATION,
         description="Does the Megatron-Core model compute what the HuggingFace model computes, under your parallel layout?",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_version(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     run = commands.add_parser(
         "run",
         help="compare, probe by probe",
-        usage="python -m validation run [options] [-- pytest's options]",
+        usage=f"{tree.VALIDATION} run [options] [-- pytest's options]",
         epilog=_EXAMPLES,
         formatter_class=parser.formatter_class,
     )
@@ -86,7 +87,7 @@ def _main(given: list[str], said: document.Document) -> int:
         with packages.asked_for(packages.NEEDED, "cpu"), _nothing_old_in_its_place(ours), exhausted.in_a_sentence():
             options = _parser().parse_args(ours)
             options.document = said
-            command = shlex.join(["python", "-m", "validation", *given])
+            command = shlex.join([*tree.VALIDATION.split(), *given])
             return _COMMANDS[options.command](options, pytests, command)
     except PlumblineError as error:
         said["error"] = one_line(str(error))

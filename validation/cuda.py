@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 
+from validation.case import tree
 from validation.case.errors import EnvironmentMissing
 from validation.machine import ABSENT, compute_capability, driver, drivers_cuda, torchs_cuda, version
 
@@ -25,7 +26,8 @@ def problem(torchs: str | None, drivers: str | None) -> str | None:
     if torchs is None:
         return (
             f"torch {version('torch')} is a CPU build, which no GPU case can run on; `pip install --force-reinstall -r "
-            "requirements/cuda.txt` from an index that serves CUDA builds brings another, and --transport gloo runs on the CPU"
+            f"{tree.requirements('cuda')}` from an index that serves CUDA builds brings another, and --transport gloo runs on "
+            "the CPU"
         )
     if drivers is None or _major(drivers) >= _major(torchs):
         return None
@@ -85,7 +87,7 @@ def has_te_for_torch() -> bool:
 def te_problem() -> str | None:
     """What is missing of Transformer Engine; None where nothing is."""
     if version("transformer-engine") == ABSENT and importlib.util.find_spec("transformer_engine") is None:
-        return "Transformer Engine is not installed (`pip install --no-build-isolation -r requirements/te.txt`)"
+        return f"Transformer Engine is not installed (`pip install --no-build-isolation -r {tree.requirements('te')}`)"
     if not has_te_for_torch():
         return (
             f"Transformer Engine {version('transformer-engine')} is installed without its PyTorch part "

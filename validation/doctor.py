@@ -18,7 +18,7 @@ from pathlib import Path
 from validation import checkout, cuda, loopback
 from validation.cache import limit, locks
 from validation.cache.forget import REFERENCES, contents
-from validation.case import disk, packages
+from validation.case import disk, packages, tree
 from validation.case.errors import ExitCode, PlumblineError, UsageError
 from validation.case.home import home
 from validation.case.writing import check_cache
@@ -47,9 +47,11 @@ CPU_CASE = packages.NEEDED
 """Packages without which not even a CPU case runs."""
 ALLOWED = ("loopback", "open files", "threads", "room for references", "room for temporary files")
 """What the operating system may withhold from every case."""
-_BRINGS = "`. .nox/cpu/bin/activate` has it where nox has run, else install requirements/base.txt"
+_NOX_HAS_IT = "" if tree.INSTALLED else "`. .nox/cpu/bin/activate` has it where nox has run, else "
+_NOX = () if tree.INSTALLED else ("nox",)
+_BRINGS = f"{_NOX_HAS_IT}install {tree.requirements('base')}"
 _PREVENTS = {
-    "torch": f"no case can run; {_BRINGS} with requirements/cpu.txt or cuda.txt",
+    "torch": f"no case can run; {_BRINGS} with {tree.requirements('cpu')} or cuda.txt",
     "transformers": f"there is no reference, so no case can run; {_BRINGS}",
     "megatron-core": f"there is no candidate, so no case can run; {_BRINGS}",
     "safetensors": f"no weights can be read, so no case can run; {_BRINGS}",
@@ -59,7 +61,7 @@ _PREVENTS = {
     "packaging": f"no list of known bugs can be read by version, so no case can run; {_BRINGS}",
     "junitparser": f"no results can be written or read, so no case can run; {_BRINGS}",
     "transformer-engine": "`--implementation te` cannot run; local and local-stock can",
-    "nox": "`nox -s` cannot run; `python -m validation run` can",
+    "nox": f"`nox -s` cannot run; `{tree.VALIDATION} run` can",
 }
 
 _CACHE_SETTINGS = "cache settings"
@@ -80,7 +82,7 @@ class Finding:
 
 def findings() -> list[Finding]:
     """Everything the report says, in its order."""
-    others = ("transformers", "safetensors", "numpy", "nox", "pytest", "junitparser", "pyyaml", "packaging")
+    others = ("transformers", "safetensors", "numpy", *_NOX, "pytest", "junitparser", "pyyaml", "packaging")
     return [
         Finding("python", platform.python_version()),
         *_torch(),
@@ -196,7 +198,7 @@ def _transformer_engine() -> Finding:
     prevents = _PREVENTS["transformer-engine"]
     found = version("transformer-engine")
     if found == ABSENT:
-        return Finding("Transformer Engine", "not installed", f"{prevents}; install requirements/te.txt after cuda.txt")
+        return Finding("Transformer Engine", "not installed", f"{prevents}; install {tree.requirements('te')} after cuda.txt")
     if not cuda.has_te_for_torch():
         prevents = f"{prevents}; install transformer-engine[pytorch]"
         return Finding("Transformer Engine", f"{found} without its PyTorch part", prevents)
@@ -233,12 +235,17 @@ def report() -> tuple[list[Finding], ExitCode]:
     return found, ExitCode.ENVIRONMENT if missing & needed else ExitCode.PASS
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    made = argparse.ArgumentParser(prog=f"{tree.VALIDATION} doctor", description="What this machine can run.")
+    made.add_argument("--json", action="store_true", help="print the same as JSON")
+    made.add_argument("--megatron-path", type=Path, metavar="DIR", help="look at this checkout of megatron-core")
+    return made
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m validation doctor [--json]`: one line per finding, and the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m validation doctor", description="What this machine can run.")
-    parser.add_argument("--json", action="store_true", help="print the same as JSON")
-    parser.add_argument("--megatron-path", type=Path, metavar="DIR", help="look at this checkout of megatron-core")
-    asked = parser.parse_args(argv)
+    asked = parser().parse_args(argv)
     checkout.choose(asked.megatron_path)
     found, code = report()
     print(json.dumps([asdict(finding) for finding in found], indent=1) if asked.json else "\n".join(map(str, found)))

@@ -41,7 +41,7 @@ def cause(run: Run) -> str:
 def _next(to: Links) -> str:
     """Where to go on."""
     page = link(to.first_red_check, "What to do with a first red check") if to.first_red_check else ""
-    run = link(to.run, "The run on GitHub") if to.run else ""
+    run = link(to.run, f"The run on {to.service}") if to.run else ""
     return " · ".join(filter(None, (page or f"What to do with a first red check: <code>docs/{FIRST_RED_CHECK}</code>", run)))
 
 
@@ -75,7 +75,7 @@ def _firsts(run: Run) -> str:
     groups: dict[tuple[str, str], list[_First]] = defaultdict(list)
     for one in sorted(found, key=lambda one: -STATUSES.index(one.check.status)):
         groups[one.check.status, one.check.name].append(one)
-    items = "".join(f"<li>{_group(group, run.sources, opened=not number)}</li>" for number, group in enumerate(groups.values()))
+    items = "".join(f"<li>{_group(group, run, opened=not number)}</li>" for number, group in enumerate(groups.values()))
     return f'<h3 id="first">First failure of each layout</h3><ol class="firsts" aria-labelledby="first">{items}</ol>'
 
 
@@ -85,7 +85,7 @@ def first_failure(suite: Suite) -> Check | None:
     return min(failing, key=lambda check: check.status == "missing", default=None)
 
 
-def _group(group: Sequence[_First], of: Sources, opened: bool) -> str:
+def _group(group: Sequence[_First], of: Run, opened: bool) -> str:
     """Layouts that fail at the same check first: the smallest of them in full, the others a click away."""
     check = group[0].check
     names = ", ".join(one.label for one in group[:MOST_NAMED])
@@ -99,12 +99,12 @@ def _group(group: Sequence[_First], of: Sources, opened: bool) -> str:
     )
 
 
-def _folded(one: _First, of: Sources) -> str:
+def _folded(one: _First, of: Run) -> str:
     summary = f'{text(one.label)} <span class="quiet">{measure(one.check)}</span>'
     return f"<details><summary>{summary}</summary>{_failure(one, of)}</details>"
 
 
-def _failure(one: _First, of: Sources) -> str:
+def _failure(one: _First, of: Run) -> str:
     words, how = said(one.check), reproduction.command(one.check)
     if one.check.status == "missing":
         missing = sum(check.status == "missing" for check in one.suite.checks)
@@ -112,7 +112,14 @@ def _failure(one: _First, of: Sources) -> str:
             f"{missing:,} of {len(one.suite.checks):,} checks are missing: the manifest demands them, and no result has them"
         )
     numbers = f'<a href="#{anchor(one.suite.name, one.check.name)}">All numbers of this check</a>'
-    return f'<p class="says">{linked(words)}</p>{_again(one.suite, how, of) if how else ""}<p>{numbers}</p>'
+    says = f'<p class="says">{linked(words)}</p>{_explained(words, of.links)}'
+    return f"{says}{_again(one.suite, how, of.sources) if how else ''}<p>{numbers}</p>"
+
+
+def _explained(words: str, to: Links) -> str:
+    """What the words of a failure mean."""
+    shown = ", ".join(link(address, name) for name, address in to.explained(words))
+    return f'<p class="quiet">What it means: {shown}</p>' if shown else ""
 
 
 def _again(suite: Suite, how: str, of: Sources) -> str:

@@ -18,7 +18,7 @@ from ci.page.history import history
 from ci.page.read import suites
 from ci.page.run import Run, by_manifest, drifted, judged
 from ci.reproduction import sources
-from validation.case import exhausted, writing
+from validation.case import exhausted, tree, writing
 from validation.case.errors import ExitCode, UsageError
 
 
@@ -63,7 +63,7 @@ def _read(folder: Path) -> tuple[list[Suite], list[str]]:
         raise UsageError(f"{folder} is no folder; --results names the one with a run's JUnit files")
     found, unreadable = suites(folder)
     if not found and not unreadable:
-        raise UsageError(f"no JUnit file (*.xml) in {folder}; `python -m validation run --results {folder}` writes them")
+        raise UsageError(f"no JUnit file (*.xml) in {folder}; `{tree.VALIDATION} run --results {folder}` writes them")
     return found, unreadable
 
 

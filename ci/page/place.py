@@ -38,13 +38,13 @@ _PARAMETERS_FRONT = ("model.embed_tokens.weight", "enorm.weight", "hnorm.weight"
 _PARAMETERS_BACK = ("model.norm.weight", "lm_head.weight")
 
 
-def _in_order(titles: Mapping[str, str], front: Sequence[str], back: Sequence[str] = ()) -> list[str]:
+def in_order(titles: Mapping[str, str], front: Sequence[str], back: Sequence[str] = ()) -> list[str]:
     """The titles in the flow of data, for the tables of titles list a layer before what is around it."""
     middle = [name for name in titles if name not in (*front, *back)]
     return [titles[name] for name in (*front, *middle, *back)]
 
 
-_TITLES = (*_in_order(PROBES, _FRONT), "Gradient Norm", *_in_order(PARAMETERS, _PARAMETERS_FRONT, _PARAMETERS_BACK))
+_TITLES = (*in_order(PROBES, _FRONT), "Gradient Norm", *in_order(PARAMETERS, _PARAMETERS_FRONT, _PARAMETERS_BACK))
 _ROWS = {title: row for row, title in enumerate(dict.fromkeys(_TITLES))}
 
 

@@ -147,12 +147,12 @@ def level(check: Check) -> int:
     Beyond it there are four, three of those factors apart.
     """
     found, factor = share(check), 10 if number(check, "floor") is None else 2
-    if not found or found < 0:
+    if found is None or found <= 0:
         return 0
-    steps = math.log(found, factor) if found < math.inf else math.inf
+    steps = math.log(found, factor)
     if check.status == "pass":
-        return max(0, min(EDGE - 1, math.floor(min(steps, 0)) + EDGE))
-    return 3 if steps >= 9 else max(0, int(steps // 3))
+        return max(0, min(EDGE - 1, math.floor(steps) + EDGE))
+    return max(0, int(min(steps / 3, 3)))
 
 
 def badness(check: Check) -> tuple[int, float]:
@@ -200,9 +200,10 @@ def short(check: Check) -> str:
         return "=" if found == 0 else "∞"
     floor, error = number(check, "floor"), number(check, "rel_error")
     value = error / floor if floor and error is not None else found
-    return (
-        f"{value:.2g}" if 0.01 <= value < 1000 else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
-    )
+    rounded = float(f"{value:.2g}")
+    if 0.01 <= rounded < 1000:
+        return f"{rounded:g}"
+    return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
 
 
 def measure(check: Check) -> str:

@@ -45,13 +45,30 @@ def report(**about: Any) -> Any:
     return SimpleNamespace(component="mla", title="Layer 0 Key", duration=0.5, **about)
 
 
-def test_a_failure_has_its_line_its_numbers_and_its_kind() -> None:
+ON_GITHUB = {"GITHUB_SERVER_URL": "https://github.example", "PLUMBLINE_REPOSITORY": "o/p", "PLUMBLINE_REF": "v1"}
+PAGE = "docs/words-in-failures.md"
+
+
+def test_a_failure_has_its_line_its_numbers_and_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ON_GITHUB:
+        monkeypatch.delenv(name, raising=False)
     reasons = ("relative error 6.96e-01 > 1e-10", "scaled by 0.493543")
     verdict = Verdict("fail", "Layer 0 Key", "Max diff: 2.2", reasons, {"rel_error": "0.7"}, details="a stack", failure="limit")
     found = check_of(report(), "fail", verdict, verdict.line, "")
     assert found.message == "FAIL: Layer 0 Key - relative error 6.96e-01 > 1e-10; scaled by 0.493543"
-    assert found.details == ("FAIL: Layer 0 Key - Max diff: 2.2; relative error 6.96e-01 > 1e-10; scaled by 0.493543\na stack")
+    assert found.details == (
+        "FAIL: Layer 0 Key - Max diff: 2.2; relative error 6.96e-01 > 1e-10; scaled by 0.493543\na stack"
+        f"\nexplained in {PAGE}: #relative-error #scaled-by"
+    )
     assert (found.component, found.name, found.failure) == ("mla", "Layer 0 Key", "limit")
+
+
+def test_on_github_the_explanation_has_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ON_GITHUB.items():
+        monkeypatch.setenv(name, value)
+    found = check_of(report(), "error", None, "ERROR: a - worst at [1] on rank 0", "")
+    assert found.details.splitlines()[-1] == f"explained in https://github.example/o/p/blob/v1/{PAGE}: #worst-at"
+    assert "explained" not in check_of(report(), "pass", None, "PASS: a - worst at [1] on rank 0", "").details
 
 
 def test_an_exception_of_a_check_is_one() -> None:

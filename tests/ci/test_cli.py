@@ -40,7 +40,7 @@ def test_help_says_what_the_front_is_and_what_a_command_does(capsys: pytest.Capt
     """The description first, and the exit codes last."""
     codes = "exit codes: 0 green or done, 1 red, 2 wrong usage, 3 something is missing here, 4 the run broke (attempts only)"
     for words, usage, does in (
-        ([], "usage: python -m ci [-h] command ...", "What runs where, and may this be merged?"),
+        ([], "usage: python -m ci [-h] [--version] command ...", "What runs where, and may this be merged?"),
         (["sessions"], "usage: python -m ci sessions [-h] [--check]", "Write docs/matrix.md, the table of all sessions."),
     ):
         with pytest.raises(SystemExit):

@@ -26,7 +26,8 @@ from tests.workflows.pulls import BOT, COMMIT, FORK, HERE, RUN, Pulls, event, pu
 FAILED = suite("tp2", (check("Layer 0 Value"), check("Layer 0 Attention Output", "fail")))
 SOUND = suite("pp2", (check("Layer 0 Value"), check()))
 OF = Finished(RUN, 1, "pull_request", "failure", COMMIT, "topic", HERE)
-TO = Links("https://github.example/o/n/actions/runs/77", "https://github.example/o/plumbline/blob/main/docs")
+RUN_ADDRESS = "https://github.example/o/n/actions/runs/77"
+TO = Links(RUN_ADDRESS, "https://github.example/o/plumbline/blob/main/docs", f"{RUN_ADDRESS}#artifacts")
 Run = Callable[..., int]
 
 
@@ -262,6 +263,13 @@ def test_it_says_the_verdict_the_diagnosis_the_first_failures_and_where_to_go_on
     assert lines[:4] == ["<!-- plumbline comment -->", "## Plumbline: 🔴 RED", "", "3 cases, 6 checks: 4 pass, 2 fail"]
     assert re.search(r"^> Every layout with tp fails .*first at Layer 0 Attention Output", said, re.MULTILINE)
     assert "<code>Layer 0 Attention Output</code> in <code>tp2</code>, <code>tp2pp2</code>\n\n```text\nrelative error" in said
+    page = "https://github.example/o/plumbline/blob/main/docs/words-in-failures.md"
+    words = ("relative error", "scaled by", "worst at")
+    assert lines[lines.index("```", lines.index("```text")) + 2] == "What it means: " + ", ".join(
+        f"[{word}]({page}#{word.replace(' ', '-')})" for word in words
+    )
+    assert said.count("What it means") == 1
+    assert "What it means" not in body(judged([FAILED], []), "failure", OF, Links())
     assert lines[-1] == (
         "[the report, as an artifact](https://github.example/o/n/actions/runs/77#artifacts) · [what to do with a first red "
         f"check](https://github.example/o/plumbline/blob/main/docs/first-red-check.md) · commit {COMMIT}"
@@ -341,8 +349,9 @@ def test_no_text_of_a_stranger_is_markup_a_link_or_a_mention(hostile: str) -> No
     said = body(judged([one, FAILED], [f"{hostile}.xml: {hostile}"]), "failure", OF, TO)
     outside = re.sub(r"(?ms)^(`{3,})text\n[^\n]*\n\1\n", "", said)
     assert "```" not in outside
+    meaning = rf"\[[a-z ':,]+\]\({re.escape(TO.docs)}/words-in-failures\.md#[a-z-]+\)"
     for line in outside.splitlines()[2:-1]:
-        ours = re.sub(r"^(### |- |> |\*\*What else is wrong\*\*)|</?code>|&#\d+;", " ", line)
+        ours = re.sub(rf"^(### |- |> |\*\*What else is wrong\*\*)|</?code>|&#\d+;|{meaning}", " ", line)
         assert not re.search(r"[][`*_|<>#!\\$@~{}]|https?:|www\.", ours), line
         assert line.isprintable()
     shown = re.sub("<code>.*?</code>", "", outside)

@@ -56,7 +56,9 @@ def test_the_whole_text_of_a_red_run() -> None:
 
 def test_the_whole_text_of_a_green_run_of_a_call_with_a_name() -> None:
     run = judged([suite(checks=(check("Loss"), check("Layer 0 Value", "known")))])
-    assert body(run, "success", replace(OF, attempt=3), Links("https://a.example/o/n/actions/runs/1"), "bf16") == (
+    assert body(
+        run, "success", replace(OF, attempt=3), Links(report="https://a.example/o/n/actions/runs/1#artifacts"), "bf16"
+    ) == (
         "<!-- plumbline comment bf16 -->\n"
         "## Plumbline bf16: 🟢 GREEN\n"
         "\n"

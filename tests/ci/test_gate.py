@@ -338,7 +338,7 @@ def test_a_stray_file_in_a_session_s_own_folder_is_red(tmp_path: Path, stray: st
         pytest.param(
             {"commit": ""},
             Origin(""),
-            ["does not say which commit it is of; give --commit, or make it where git or GITHUB_SHA says it"],
+            ["does not say which commit it is of; give --commit, or make it where git or the CI service says it"],
             id="nothing to go by",
         ),
     ],

@@ -21,6 +21,14 @@ def test_on_github_there_are_the_report_and_the_page_about_a_first_red_check() -
     assert found.first_red_check == "https://github.example/owner/plumbline/blob/c0ffee/docs/first-red-check.md"
 
 
+def test_the_words_of_a_failure_have_the_address_of_their_explanation() -> None:
+    page = "https://github.example/owner/plumbline/blob/c0ffee/docs/words-in-failures.md"
+    wanted = (("max diff", f"{page}#max-diff"), ("scaled by", f"{page}#scaled-by"))
+    assert links(ON_GITHUB).explained("scaled by 0.49; max diff 1 > 0") == wanted, "in the order of the page"
+    assert links(ON_GITHUB).explained("nothing that is known") == ()
+    assert Links(run="a").explained("scaled by 0.49") == (), "nobody knows where the documentation is"
+
+
 def test_elsewhere_there_is_nothing() -> None:
     assert links({}) == Links()
     assert (Links().report, Links().first_red_check) == ("", "")

@@ -216,6 +216,10 @@ def test_the_overview_has_a_row_for_each_layout_and_the_worst_of_each_component(
     assert cells[0]["title"] == "1 of 2 fail; worst: Layer 1 Value, 7e9 × limit"
 
 
+def test_seconds_have_two_digits_behind_the_point() -> None:
+    assert page(replace(suite(), seconds=1.2345)).data["suites"][0]["seconds"] == 1.23
+
+
 def test_two_cases_of_one_layout_are_told_apart_by_what_differs() -> None:
     again = replace(suite(), name="tiny-tp2-bf16-local-gloo")
     again = replace(again, properties={**again.properties, "precision": "bf16"})

@@ -177,6 +177,14 @@ def test_a_path_is_replaced_whole_whatever_it_holds() -> None:
     assert elsewhere(COMMAND) == COMMAND
 
 
+def test_the_command_of_an_installed_package_is_shown_as_it_runs_in_a_checkout() -> None:
+    """That is what the block makes."""
+    said = "plumbline run --preset tiny --layouts tp2"
+    assert ours(said) == said
+    assert elsewhere(ours(f"{said} --megatron-path /a")) == f'{COMMAND} --megatron-path "$MEGATRON"'
+    assert ours("plumbline faults") == ours("plumbline run; id") == ours("plumbline-ci run") == ""
+
+
 @pytest.mark.parametrize(
     "said",
     [

@@ -159,6 +159,21 @@ def test_on_a_runner_the_verdict_links_to_what_comes_next(monkeypatch: pytest.Mo
     assert summary._verdict(judged, None).endswith(f"\n{summary._where_next(red)}")
 
 
+def test_the_words_of_the_reasons_are_explained_where_there_is_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = with_reasons(("max diff 1 > 0", "scaled by 0.5"), ("a", "worst at [1] on rank 0"))
+    for name in ("GITHUB_SERVER_URL", "PLUMBLINE_REPOSITORY", "PLUMBLINE_REF"):
+        monkeypatch.delenv(name, raising=False)
+    assert summary._words(judged, None) == ""
+    monkeypatch.setenv("GITHUB_SERVER_URL", "https://github.com")
+    monkeypatch.setenv("PLUMBLINE_REPOSITORY", "p/q")
+    monkeypatch.setenv("PLUMBLINE_REF", "v1")
+    page = "https://github.com/p/q/blob/v1/docs/words-in-failures.md"
+    said = f"What the words mean: [scaled by]({page}#scaled-by), [worst at]({page}#worst-at)\n"
+    assert summary._words(judged, None) == said, "of what is wrong, not of where"
+    assert summary._words(with_reasons(("a", "b")), None) == ""
+    assert said in summary.page(judged)
+
+
 def test_drift_is_told_in_its_order_and_each_line_is_cut() -> None:
     """What is red, why it is accepted, what is remarked, what is new."""
     moved = Drift(

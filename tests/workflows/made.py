@@ -31,16 +31,17 @@ NEAR = "Layer 0 Attention Output"
 def everything(path: Path) -> Manifest:
     """What `python -m ci manifest` writes of every session that some event or a caller runs; each testsuite's first checks."""
     asked = [word for row in rows() if row.when or row.session in CALLED for word in ("--session", row.session)]
-    return _listed(path, asked, os.environ)
+    return listed(path, asked, os.environ)
 
 
 def of_call(path: Path, name: str) -> Manifest:
     """The same for a call of this name."""
     environment = {**os.environ, "PLUMBLINE_LAYOUTS": "tp2", "PLUMBLINE_PRECISION": name}
-    return _listed(path, ["--session", *CALLED], environment)
+    return listed(path, ["--session", *CALLED], environment)
 
 
-def _listed(path: Path, asked: list[str], environment: Mapping[str, str]) -> Manifest:
+def listed(path: Path, asked: list[str], environment: Mapping[str, str]) -> Manifest:
+    """What `python -m ci manifest` writes of what is asked; each testsuite's first checks, of the commit of all scenarios."""
     command = [sys.executable, "-m", "ci", "manifest", *asked, "--output", str(path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=environment)
     whole = load(path)

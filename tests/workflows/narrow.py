@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ci.expected import load, save
 from ci.manifest import add_options
+from ci.table import rows
 
 
 def main() -> None:
@@ -19,8 +20,9 @@ def main() -> None:
     options = parser.parse_args(sys.argv[4:])
     path, call = Path(os.environ["EVERYTHING"]), os.environ.get("PLUMBLINE_NAME")
     everything = load(path.with_name(f"{call}.json") if call else path)
-    suites = tuple(suite for suite in everything.suites if suite.session in options.sessions)
-    self_tests = {session: file for session, file in everything.self_tests.items() if session in options.sessions}
+    asked = options.sessions or [row.session for row in rows() if options.event in row.when]
+    suites = tuple(suite for suite in everything.suites if suite.session in asked)
+    self_tests = {session: file for session, file in everything.self_tests.items() if session in asked}
     save(Path(options.output), replace(everything, suites=suites, self_tests=self_tests))
 
 

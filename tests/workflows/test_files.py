@@ -137,7 +137,7 @@ def test_the_lock_file_names_no_registry() -> None:
     assert all("integrity" in package for name, package in packages.items() if name)
 
 
-@pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
+@pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md", "docs/github.md"])
 def test_the_workflow_in_the_readme_is_one(node: None, tmp_path: Path, readme: str) -> None:
     """Its inputs are those of the reusable workflow, and GitHub's language service has nothing to say."""
     (written,) = re.findall(

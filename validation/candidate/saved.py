@@ -27,6 +27,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
 from validation.candidate.checkpoint.archive import loaded, within_limits
 from validation.candidate.checkpoint.metadata import read_metadata
+from validation.case import tree
 from validation.case.errors import UsageError
 from validation.case.layout import Layout
 from validation.case.megatron_folder import is_torch_dist, megatron_folder, rank_file
@@ -51,7 +52,7 @@ def load_saved(chunks: list[GPTModel], path: Path, layout: Layout) -> None:
     """Load every chunk of this rank, each of its tensors. Raises UsageError where the checkpoint is of another model."""
     place = megatron_folder(path)
     if place is None:
-        raise UsageError(f"--candidate-checkpoint {path}: no Megatron checkpoint; `python -m validation convert` makes one")
+        raise UsageError(f"--candidate-checkpoint {path}: no Megatron checkpoint; `{tree.VALIDATION} convert` makes one")
     names = ["model"] if len(chunks) == 1 else [f"model{number}" for number in range(len(chunks))]
     try:
         state = _torch_dist(chunks, names, place) if is_torch_dist(place) else _rank_file(place, layout)

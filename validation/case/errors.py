@@ -19,6 +19,17 @@ class ExitCode(enum.IntEnum):
     INTERRUPTED = 130
 
 
+MEANINGS = {
+    ExitCode.PASS: "every check passes, or the command is done",
+    ExitCode.FAIL: "a check failed, the code under test raised an exception, or the gate is red",
+    ExitCode.USAGE: "wrong usage, or a case that is impossible; said before anything starts, with what would work",
+    ExitCode.ENVIRONMENT: "something is missing: a GPU, a driver, a package, room on a disk, open files, threads",
+    ExitCode.INFRASTRUCTURE: "the run broke: out of memory, a lost rank, a time-out, a download that failed",
+    ExitCode.INTERRUPTED: "Ctrl-C",
+}
+"""What each says to a reader (docs/exit-codes.md)."""
+
+
 class PlumblineError(Exception):
     """A run that cannot go on; the message is one sentence: what is wrong, and what would work."""
 

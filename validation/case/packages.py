@@ -7,6 +7,7 @@ import importlib.metadata
 import sys
 from collections.abc import Iterator, Sequence
 
+from validation.case import tree
 from validation.case.errors import EnvironmentMissing
 
 NEEDED = ("torch", "transformers", "megatron-core", "safetensors", "numpy", "pytest", "junitparser", "pyyaml", "packaging")
@@ -34,10 +35,13 @@ def asked_for(packages: Sequence[str], requirements: str) -> Iterator[None]:
 
 def sentence(missing: Sequence[str], environment: str, requirements: str) -> str:
     """What is missing, and what would do: the environment of nox's that has it, or the file that brings it."""
-    return (
-        f"{', '.join(missing)}: not installed for {sys.executable}; `. .nox/{environment}/bin/activate` has what nox "
-        f"installed, and `pip install -r requirements/{requirements}.txt` brings what is missing"
+    said, brings = (
+        f"{', '.join(missing)}: not installed for {sys.executable}",
+        f"pip install -r {tree.requirements(requirements)}",
     )
+    if tree.INSTALLED:
+        return f"{said}; `{brings}` brings what is missing"
+    return f"{said}; `. .nox/{environment}/bin/activate` has what nox installed, and `{brings}` brings what is missing"
 
 
 def _installed(package: str) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from validation.case import tree
 from validation.case.errors import ExitCode
 
 
@@ -25,3 +26,16 @@ class Parser(argparse.ArgumentParser):
         self.print_usage(sys.stderr)
         sys.stderr.write(f"{self.prog}: error: {message}\n")
         raise Refused(message)
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """Add `--version`, which says what the code is that would run."""
+    parser.add_argument("--version", action=_Version, nargs=0, help="say which version and which commit this is")
+
+
+class _Version(argparse.Action):
+    """argparse's own would ask git before anybody asks for the version."""
+
+    def __call__(self, *given: Any, **named: Any) -> NoReturn:
+        sys.stdout.write(f"{tree.version()}\n")
+        raise SystemExit(int(ExitCode.PASS))

@@ -36,7 +36,7 @@ PACKAGES = (
     ),
 )
 """What is installed for Plumbline, and what that imports, by the names that are imported."""
-_OURS = ("ci", "validation", "tests", "benchmarks", "noxfile")
+_OURS = ("ci", "validation", "plumbline", "tests", "benchmarks", "noxfile", "hatch_build")
 _MEGATRON = "megatron"
 USAGE, INTERRUPTED = 2, 130
 """Of validation.case.errors.ExitCode; importing it would import what may be shadowed."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from ci import junit
+from ci.links import links
 from validation.case import failures
+from validation.case.words import PAGE, words_in
 
 if TYPE_CHECKING:
     from validation.compare.verdict import Verdict
@@ -36,10 +39,17 @@ def check_of(report: Any, status: str, verdict: Verdict | None, line: str, detai
         status=status,
         seconds=report.duration,
         message=message_of(status, verdict, line),
-        details="\n".join((line, details or (verdict.details if verdict else ""))),
+        details="\n".join((line, details or (verdict.details if verdict else ""), *_explained(status, line))),
         properties=verdict.properties if verdict else {},
         failure=said if status in ("fail", "error") else "",
     )
+
+
+def _explained(status: str, line: str) -> tuple[str, ...]:
+    """Where the documentation says what the words of a failure mean; on GitHub as an address."""
+    found = words_in(line) if status in ("fail", "error") else ()
+    anchors = " ".join(f"#{word.anchor}" for word in found)
+    return (f"explained in {links(os.environ).docs or 'docs'}/{PAGE}: {anchors}",) if found else ()
 
 
 def message_of(status: str, verdict: Verdict | None, line: str) -> str:

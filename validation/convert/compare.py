@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from ci import junit
-from validation.case import writing
+from validation.case import tree, writing
 from validation.case.document import number
 from validation.case.errors import ExitCode, UsageError
 from validation.case.failures import COVERAGE, SHAPE, WEIGHTS
@@ -146,7 +146,7 @@ def _write_junit(options: Namespace, verdicts: list[Verdict], seconds: float) ->
         )
         for verdict in verdicts
     )
-    command = shlex.join(["python", "-m", "validation", "compare", options.a, options.b])
+    command = shlex.join([*tree.VALIDATION.split(), "compare", options.a, options.b])
     name = f"compare-{Path(options.a).resolve().name}-{Path(options.b).resolve().name}"
     path = Path(options.results) / f"{name}.xml"
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S")

@@ -7,6 +7,7 @@ import importlib
 import os
 from typing import Any
 
+from validation.case import tree
 from validation.case.case import IMPLEMENTATIONS
 from validation.case.empty import refuse_empty
 from validation.run.command_line import add_format, whole
@@ -17,15 +18,15 @@ COMMANDS = {"convert": ("hf_model_path", "load", "save", "layout", "layers"), "c
 """Each with its options that take a text of any kind."""
 FORMATS = ("torch_dist", "legacy")
 DTYPES = ("bf16", "fp16", "fp32", "fp64")
-CONVERT_EXAMPLES = """examples:
-  python -m validation convert --hf-model-path DIR --save OUT --layout tp2pp2
-  python -m validation convert --hf-model-path DIR --save OUT --layers 0,1,60 --format legacy
-  python -m validation convert --to-hf --load OUT --save BACK
+CONVERT_EXAMPLES = f"""examples:
+  {tree.VALIDATION} convert --hf-model-path DIR --save OUT --layout tp2pp2
+  {tree.VALIDATION} convert --hf-model-path DIR --save OUT --layers 0,1,60 --format legacy
+  {tree.VALIDATION} convert --to-hf --load OUT --save BACK
 
 a conversion that was interrupted goes on when the same command is given again"""
-COMPARE_EXAMPLES = """examples:
-  python -m validation compare DIR OUT
-  python -m validation compare OUT BACK --results results"""
+COMPARE_EXAMPLES = f"""examples:
+  {tree.VALIDATION} compare DIR OUT
+  {tree.VALIDATION} compare OUT BACK --results results"""
 
 
 def add_commands(commands: Any, **parsing: Any) -> None:
@@ -81,7 +82,13 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         help="cast weights (default: as they are; fp8 becomes bf16). The expert bias is never cast",
     )
     add("--implementation", choices=IMPLEMENTATIONS, default="te", help="whose names the tensors get (default te)")
-    add("--jobs", type=whole, default=JOBS, metavar="N", help=f"processes that write and wait for the disk (default {JOBS})")
+    add(
+        "--jobs",
+        type=whole,
+        default=JOBS,
+        metavar="N",
+        help="processes that write and wait for the disk (default: CPUs + 2, at most 32)",
+    )
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:

@@ -13,6 +13,7 @@ from typing import Self
 
 import torch
 
+from validation.case import tree
 from validation.case.errors import UsageError
 from validation.case.folder import model_from_folder
 from validation.case.model import Model
@@ -183,7 +184,7 @@ class Checkpoint:
     def _check_dtype(self, key: str, tensor: Described) -> None:
         if tensor.dtype.startswith("F8") or f"{key}_scale_inv" in self._tensors:
             raise UsageError(
-                f"{self.path}: {key} is fp8 block-quantised; `python -m validation convert --to-hf --load {self.path} --save "
+                f"{self.path}: {key} is fp8 block-quantised; `{tree.VALIDATION} convert --to-hf --load {self.path} --save "
                 "DIR` makes a folder in bf16 of it"
             )
         if tensor.dtype not in DTYPES:

@@ -18,7 +18,7 @@ Add = Callable[..., Any]
 """argparse's add_argument, or pytest's addoption."""
 
 DEGREES = ("tp", "pp", "vpp", "ep", "etp", "cp", "dp")
-_DEGREE_HELP = {
+DEGREE_HELP = {
     "tp": "tensor parallel",
     "pp": "pipeline parallel",
     "vpp": "virtual pipeline stages of a rank",
@@ -27,7 +27,7 @@ _DEGREE_HELP = {
     "cp": "context parallel",
     "dp": "data parallel",
 }
-_OPTION_HELP = {
+OPTION_HELP = {
     "optimizer": "whether each data-parallel rank holds all of the optimizer's state or its share",
     "loss": "the mean over all tokens of a step, or the mean of each micro-batch's mean",
     "balancing": "the auxiliary loss that balances the experts",
@@ -119,7 +119,7 @@ def _add_model(add: Add) -> None:
 def _add_layouts(add: Add) -> None:
     add("--layouts", default=None, metavar="tp2,pp2", help="layouts to run, one after the other, with one reference")
     for degree in DEGREES:
-        words = f"a single layout's degree: {_DEGREE_HELP[degree]}"
+        words = f"a single layout's degree: {DEGREE_HELP[degree]}"
         add(f"--{degree}", type=whole, default=None, metavar="N", help=words)
 
 
@@ -130,7 +130,7 @@ def _add_step(add: Add) -> None:
     add("--steps", type=whole, default=None, help="optimizer steps to compare (default 2 for tiny in fp64, else none)")
     for name, words in OPTIONS.items():
         option = "--" + name.replace("_", "-")
-        add(option, default=words[0], choices=words, help=f"{_OPTION_HELP[name]} (default {words[0]})")
+        add(option, default=words[0], choices=words, help=f"{OPTION_HELP[name]} (default {words[0]})")
     add("--stream", action="store_true", default=False, help="compute both models layer by layer: the memory of one layer")
     add(
         "--isolated",

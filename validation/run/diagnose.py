@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import replace
 
-from validation.case import disk, exhausted
+from validation.case import disk, exhausted, tree
 from validation.case.case import Case
 from validation.case.errors import ExitCode
 from validation.case.home import home
@@ -62,7 +62,7 @@ def _without_transformer_engine(broken: Broken) -> Broken:
         return broken
     sentence = (
         f"Transformer Engine is installed and cannot be imported ({cause}); install it again for this torch "
-        "(`pip install --force-reinstall --no-build-isolation -r requirements/te.txt`), or uninstall it and take "
+        f"(`pip install --force-reinstall --no-build-isolation -r {tree.requirements('te')}`), or uninstall it and take "
         "--implementation local"
     )
     return replace(broken, sentence=sentence, exit_code=ExitCode.ENVIRONMENT)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from validation.cache import limit
-from validation.case import arrangement
+from validation.case import arrangement, tree
 from validation.case.case import ON_CPU, Case
 from validation.case.empty import refuse_empty
 from validation.case.errors import UsageError
@@ -217,7 +217,7 @@ def _candidate_checkpoint(options: Any) -> str | None:
         return None
     if megatron_folder(Path(options.candidate_checkpoint)) is None:
         raise UsageError(
-            f"--candidate-checkpoint {options.candidate_checkpoint}: no Megatron checkpoint there; `python -m validation "
+            f"--candidate-checkpoint {options.candidate_checkpoint}: no Megatron checkpoint there; `{tree.VALIDATION} "
             "convert` makes one of a HuggingFace folder"
         )
     return str(options.candidate_checkpoint)

@@ -6,6 +6,7 @@ import shlex
 from dataclasses import fields, replace
 from functools import cache
 
+from validation.case import tree
 from validation.case.case import Case
 from validation.case.layout import Layout
 from validation.case.preset import preset
@@ -35,7 +36,7 @@ def command(case: Case, check: str, wanted: Settings) -> str:
 
     Without a check, all of the case. `wanted` are the settings that the check ran with, for what is no part of the case.
     """
-    words = ["python", "-m", "validation", "run", *_words(case), *_machine(case, wanted)]
+    words = [*tree.VALIDATION.split(), "run", *_words(case), *_machine(case, wanted)]
     return shlex.join([*words, "--only", check] if check else words)
 
 

@@ -24,6 +24,7 @@ from validation.candidate.recorder import Recorder
 from validation.candidate.saved import load_saved
 from validation.candidate.step import loss_divisor, run_step
 from validation.candidate.unreduced import Unreduced
+from validation.case import tree
 from validation.case.case import Case
 from validation.case.depth import ALL, FORWARD, WEIGHTS
 from validation.case.errors import EnvironmentMissing
@@ -35,7 +36,9 @@ from validation.run import plugin as plugins
 from validation.run.plugin import Plugin
 from validation.run.report import RankReport
 
-_WITHOUT = "install one that fits (`pip install --no-build-isolation -r requirements/te.txt`), or take --implementation local"
+_WITHOUT = (
+    f"install one that fits (`pip install --no-build-isolation -r {tree.requirements('te')}`), or take --implementation local"
+)
 
 
 def rank(case_text: str, run_folder: str, reference_folder: str, timeout: float, keep: str, plugin: str = "") -> None:

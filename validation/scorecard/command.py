@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from validation.cache import limit
+from validation.case import tree
 from validation.case.case import Case
 from validation.case.empty import refuse_empty
 from validation.case.errors import ExitCode, UsageError
@@ -66,6 +67,8 @@ def run(options: argparse.Namespace, command: str) -> int:
     if options.list:
         sys.stdout.write("".join(f"{fault.id}  {fault.group}: {fault.does}\n" for fault in wanted))
         return ExitCode.PASS
+    if options.write:
+        tree.needs_a_checkout("--write")
     if options.write and options.only:
         raise UsageError("--write writes a page about the whole catalogue; leave --only out")
     if options.write and bugs and set(bugs) != set(ACTIVATED):
@@ -103,7 +106,7 @@ def chosen(names: Sequence[str]) -> tuple[Fault, ...]:
     known = catalogue.faults()
     for name in names:
         if not any(fault.id.startswith(name.upper()) for fault in known):
-            raise UsageError(f"--only {name}: no fault of the catalogue; `python -m validation faults --list` lists them")
+            raise UsageError(f"--only {name}: no fault of the catalogue; `{tree.VALIDATION} faults --list` lists them")
     return tuple(fault for fault in known if not names or fault.id.startswith(tuple(name.upper() for name in names)))
 
 

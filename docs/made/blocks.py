@@ -1,0 +1,43 @@
+"""The blocks, and where they stand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from docs.made import checks, commands, failures, presets, words
+
+DOCS = Path(__file__).parents[1]
+BLOCKS: Mapping[str, Callable[[], str]] = {
+    "run": lambda: commands.of_validation("run"),
+    "faults": lambda: commands.of_validation("faults"),
+    "convert": lambda: commands.of_validation("convert"),
+    "compare": lambda: commands.of_validation("compare"),
+    "doctor": lambda: commands.of_validation("doctor"),
+    "pipeline": commands.of_pipeline,
+    "exit codes": failures.exit_codes,
+    "failures": failures.kinds,
+    "presets": presets.numbers,
+    "degrees": words.degrees,
+    "step": words.step,
+    "planted": checks.planted,
+    "probes": checks.probes,
+    "parameters": checks.parameters,
+}
+_BLOCK = re.compile(r"(?<=<!-- made: )([a-z ]+)( -->\n)(.*?)(?=<!-- end -->)", re.DOTALL)
+
+
+def pages() -> list[Path]:
+    """The pages that have a block."""
+    return [page for page in sorted(DOCS.glob("*.md")) if _BLOCK.search(page.read_text(encoding="utf-8"))]
+
+
+def current(text: str) -> str:
+    """A page as it should be: each block made anew. Raises KeyError for one of a name that nothing makes."""
+    return _BLOCK.sub(lambda found: f"{found[1]}{found[2]}\n{BLOCKS[found[1]]().strip()}\n\n", text)
+
+
+def named(text: str) -> list[str]:
+    """The names of a page's blocks."""
+    return [found[1] for found in _BLOCK.finditer(text)]
