@@ -68,7 +68,7 @@ GROUPS = (
     Group(
         "local-stock",
         "megatron-core's own local spec",
-        tuple(f"{_LAYOUTS} {_OPTIONS}".split()),
+        tuple(layout for layout in f"{_LAYOUTS} {_OPTIONS}".split() if "cp" not in layout),  # its core attention has none
         (*_EQUAL, "--implementation", "local-stock"),
     ),
 )
