@@ -71,7 +71,7 @@ def test_where_every_comparison_needs_a_gpu_documentation_leaves_out_none() -> N
 def test_no_code_reads_documentation() -> None:
     """So that leaving out what needs GPUs is right: nothing that computes a number names such a file.
 
-    The scorecard writes a page, and no session of a pull request runs it. Reports link to findings and to the words in failures.
+    The scorecard writes a page, and no session of a pull request runs it. Reports link to two pages.
     """
     code = [ROOT / "noxfile.py", *(ROOT / "validation").rglob("*.py")]
     code = [path for path in code if path.parent.name != "scorecard"]
