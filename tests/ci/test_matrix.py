@@ -191,6 +191,20 @@ def test_an_unknown_or_empty_selection_is_an_error(capsys: pytest.CaptureFixture
     assert told.out == ""
 
 
+def test_where_all_machines_are_ones_own_no_session_is_hosted(capsys: pytest.CaptureFixture[str]) -> None:
+    """GitHub Enterprise Server has no others, whatever a label says."""
+
+    def jobs(*words: str) -> dict[str, list[str]]:
+        lines = printed(capsys, "--event", "pull_request", "--format", "github", *words).splitlines()
+        found = dict(line.split("=", 1) for line in lines)
+        return {name: [one["session"] for one in json.loads(found[name])] for name in ("hosted", "self-hosted")}
+
+    usual, own = jobs(), jobs("--own-machines")
+    assert usual["hosted"]
+    assert own["hosted"] == []
+    assert sorted(own["self-hosted"]) == sorted([*usual["hosted"], *usual["self-hosted"]])
+
+
 def test_an_unknown_event_is_an_error_of_usage() -> None:
     with pytest.raises(UsageError):
         choose("push", [], rows=rows(TABLE), tools=tools(TABLE))
