@@ -141,3 +141,21 @@ def test_the_check_on_its_page_is_made_for_every_layer(tmp_path: Path) -> None:
     assert re.findall(r"^PASS: (Layer \d Layer Output)", done.stdout, re.MULTILINE) == [
         f"Layer {n} Layer Output" for n in range(4)
     ]
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [("layouts", "--layouts tp3"), ("troubleshooting", "--preset mini --seq-length 16384")],
+    ids=["layout", "memory"],
+)
+def test_a_refusal_on_a_page_is_what_the_command_says_now(page: str, words: str, tmp_path: Path) -> None:
+    """But for the memory that a machine has."""
+    (shown,) = re.findall(
+        rf"^\$ python -m validation run {words}\n(.*?)```", (DOCS / f"{page}.md").read_text("utf-8"), re.M | re.S
+    )
+    command = [sys.executable, "-m", "validation", "run", *words.split()]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode in (2, 3)
+    available = re.compile(r"[\d.]+ GiB are available")
+    assert available.sub("GiB", unwrapped(shown)) == available.sub("GiB", unwrapped(done.stderr))
