@@ -14,7 +14,7 @@ from tests.properties import quick
 from validation.case import arrangement, preflight
 from validation.case.errors import PlumblineError, UsageError
 from validation.case.preset import TINY
-from validation.case.training import OPTIONS, WORDS, Training
+from validation.case.training import OPTIONS, WORDS, Training, option
 from validation.cli import main
 from validation.run import plugin
 from validation.run.command_line import DEGREES
@@ -35,7 +35,7 @@ layouts = st.lists(st.tuples(layout, st.lists(word, max_size=2)).map(lambda one:
 )
 name = st.sampled_from((*TINY.model.as_dict(), "num_layers", "x"))
 value = number | st.sampled_from(["nan", "inf", "none", "true", "1e300", "-0.0", "yarn"]) | st.text(max_size=4)
-option = st.one_of(
+given_option = st.one_of(
     st.tuples(st.just("--layouts"), layouts | st.text(max_size=8)),
     st.tuples(st.just("--set"), st.tuples(name, value).map("=".join)),
     st.tuples(
@@ -45,7 +45,7 @@ option = st.one_of(
         number,
     ),
     st.tuples(
-        st.sampled_from([f"--{one}" for one in OPTIONS]), st.sampled_from([one for words in OPTIONS.values() for one in words])
+        st.sampled_from([option(one) for one in OPTIONS]), st.sampled_from([one for words in OPTIONS.values() for one in words])
     ),
     st.tuples(
         st.sampled_from(["--preset", "--precision", "--implementation", "--transport", "--layers", "--case-timeout"]), value
@@ -63,7 +63,7 @@ def settled(words: list[str]) -> Settings | None:
 
 
 @quick
-@given(given_=st.lists(option, max_size=4))
+@given(given_=st.lists(given_option, max_size=4))
 def test_options(given_: list[tuple[str, str]]) -> None:
     """Cases that can be asked whether they run here, and are said no in one sentence."""
     settings = settled([f"{option}={value}" for option, value in given_])
