@@ -13,7 +13,9 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
+import platform
 import shutil
+import subprocess
 import sys
 import sysconfig
 import threading
@@ -29,7 +31,7 @@ from nox.command import CommandFailed
 sys.path.insert(0, str(Path(__file__).parent))
 
 from ci import names
-from ci.releases import GROUPS, RELEASES, Release
+from ci.releases import GROUPS, NEWEST, RELEASES, Release
 from ci.table import Row, rows
 from validation.case.errors import ExitCode
 
@@ -38,6 +40,8 @@ nox.options.error_on_missing_interpreters = True
 nox.options.sessions = ["parity", "tests"]
 
 _exit_codes: list[int] = []
+_LAST_MINOR = 15
+"""Of the Pythons that a release of megatron-core may ask for."""
 _SILENCE = 4.0
 """Seconds after which a line says that an installation goes on."""
 
@@ -329,10 +333,21 @@ def newest(session: nox.Session) -> None:
     """Parity with the newest megatron-core and transformers of the package index, whatever the table of releases has"""
     _installed(session, "cpu", "cpu")
     python = _on_top(session, "newest")
-    _pip(session, python, "--upgrade", "--no-deps", "megatron-core")
+    _megatron_core(session, python, _newest(session, python))
     _pip(session, python, "--upgrade", "transformers")
-    parity = next(row for row in rows() if row.session == "parity")
-    _run(session, python, "-m", "validation", *parity.arguments(), "--results", "results/newest", *session.posargs)
+    _run(session, python, "-m", "validation", *_parity().arguments(), "--results", "results/newest", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def parity_newest(session: nox.Session) -> None:
+    """Parity with the newest release of megatron-core that is supported, whatever this Python is offered"""
+    _installed(session, "cpu", "cpu")
+    python = _overlay(session, NEWEST)
+    _run(session, python, "-m", "validation", *_parity().arguments(), "--results", f"results/{NEWEST.name}", *session.posargs)
+
+
+def _parity() -> Row:
+    return next(row for row in rows() if row.session == "parity")
 
 
 def _overlay(session: nox.Session, release: Release) -> str:
@@ -341,10 +356,50 @@ def _overlay(session: nox.Session, release: Release) -> str:
     megatron-core comes without what it asks for (older ones want an older numpy), transformers with it.
     """
     python = _on_top(session, release.name)
-    _pip(session, python, "--no-deps", f"megatron-core=={release.megatron_core}")
+    _megatron_core(session, python, release.megatron_core)
     if release.transformers:
         _pip(session, python, f"transformers=={release.transformers}")
     return python
+
+
+def _megatron_core(session: nox.Session, python: str, version: str) -> None:
+    """Install a release of megatron-core, and nothing that it asks for, in place of the one that is there.
+
+    A release that asks for a younger Python is installed as that Python would get it: its code runs on 3.11, too.
+    """
+    session.log(f"megatron-core {version}")
+    if version in _offered(python):
+        _pip(session, python, "--no-deps", f"megatron-core=={version}")
+        return
+    packages = _packages(Path(python).parents[1])
+    for older in packages.glob("megatron_core-*.dist-info"):
+        shutil.rmtree(older)
+    foreign = ("--target", str(packages), "--upgrade", "--only-binary", ":all:")
+    of_linux = ("--platform", f"manylinux_2_28_{platform.machine()}", "--python-version", _youngest(python, version))
+    _pip(session, python, "--no-deps", *foreign, *of_linux, f"megatron-core=={version}")
+
+
+def _newest(session: nox.Session, python: str) -> str:
+    """The newest release of megatron-core that the package index has for any Python."""
+    found = _offered(python, "--ignore-requires-python")
+    if not found:
+        _exit_codes.append(ExitCode.INFRASTRUCTURE)
+        session.error("pip finds no megatron-core on the package index; `pip index versions megatron-core` says why")
+    return found[0]
+
+
+def _youngest(python: str, version: str) -> str:
+    """The oldest Python after that of `python` which is offered this release."""
+    minors = (f"3.{minor}" for minor in range(sys.version_info.minor + 1, _LAST_MINOR + 1))
+    return next((one for one in minors if version in _offered(python, "--python-version", one)), f"3.{_LAST_MINOR}")
+
+
+def _offered(python: str, *words: str) -> list[str]:
+    """The versions of megatron-core that the package index offers, the newest first."""
+    command = (python, "-m", "pip", "index", "versions", "megatron-core", *words)
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    line = next((line for line in found.stdout.splitlines() if line.startswith("Available versions:")), "")
+    return [version.strip() for version in line.partition(":")[2].split(",") if version.strip()]
 
 
 def _on_top(session: nox.Session, name: str) -> str:

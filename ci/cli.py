@@ -29,6 +29,7 @@ COMMANDS = {
     "comment": "write one comment into a pull request that says what came of its run, and keep it current",
     "sessions": "write docs/matrix.md, the table of all sessions",
     "tagged": "see that a tag, the changelog and what was built from it say the same version",
+    "ghes": "write .github/workflows/parity-ghes.yml, the workflow for GitHub Enterprise Server",
     "attempts": f"run {tree.VALIDATION}, again where the infrastructure broke, and keep what each attempt left",
 }
 

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class Choice:
     session: Row | Tool
     runs: bool
     why: str
+    own: bool = False
+    """Whether all machines are one's own, whatever their labels: GitHub Enterprise Server has no others."""
 
     @property
     def compares(self) -> bool:
@@ -44,7 +46,7 @@ class Choice:
     @property
     def hosted(self) -> bool:
         """Whether it runs on a machine of GitHub's, by its one label; what does not waits for `permit` in a fork."""
-        return len(self.session.runner) == 1 and self.session.runner[0] in HOSTED
+        return not self.own and len(self.session.runner) == 1 and self.session.runner[0] in HOSTED
 
     def entry(self) -> dict[str, Any]:
         """Its part of `strategy.matrix.include`. A comparison without results is an error, a tool may have none."""
@@ -101,6 +103,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--changed-files", metavar="FILE", help="the changed files, a line each; - for standard input")
     parser.add_argument("--session", action="append", default=[], metavar="NAME", help="only this session (repeatable)")
     parser.add_argument("--gpus", action=argparse.BooleanOptionalAction, help="only what needs GPUs, or only what does not")
+    parser.add_argument("--own-machines", action="store_true", help="no machine is GitHub's, whatever its label")
     parser.add_argument("--format", choices=tuple(_FORMATS), default="json", help=_FORMAT_HELP)
 
 
@@ -108,7 +111,7 @@ def main(options: argparse.Namespace) -> int:
     """Print the selection; a selection of nothing is an error."""
     changed = _changed_files(options.changed_files) if options.event == "pull_request" else []
     choices = choose(options.event, changed, rows=rows(), tools=tools())
-    choices = _of_gpus(_named(choices, options), options.gpus)
+    choices = [replace(one, own=options.own_machines) for one in _of_gpus(_named(choices, options), options.gpus)]
     if not any(choice.runs for choice in choices):
         raise UsageError(f"nothing is selected for {options.event}{_filters(options)}; a matrix of nothing would be green")
     sys.stdout.write(_FORMATS[options.format](choices))

@@ -17,10 +17,12 @@ exclude_patterns = ["_ext", "made", "**/__pycache__"]
 extensions = ["myst_parser", "toctrees", "source_links", "chinese"]
 source_suffix = {".md": "markdown"}
 myst_heading_anchors = 6  # those that GitHub gives headings, so that `page.md#anchor` works in both places
-suppress_warnings = ["misc.highlighting_failure"]  # shell sessions with output are no language
+highlight_language = "none"  # most blocks are commands with their output, which is no language
+smartquotes = False  # a word in a failure is shown as it is printed
 
 html_theme = "furo"
 html_title = "Plumbline"
+html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_search_language = "en"

@@ -12,13 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from ci.releases import GROUPS, RELEASES, Release
+from ci.releases import GROUPS, NEWEST, RELEASES, Release
 from ci.table import Row, rows, tools
 
 ROOT = Path(__file__).parents[1]
+PARITY = next(row for row in rows() if row.session == "parity")
 STAND_IN = """#!/bin/sh
 echo "SAFE=$PYTHONSAFEPATH" > safe.log
 case "$*" in
+*"pip index versions megatron-core --python-version"*) echo "Available versions: ${OFFERED_LATER-}" ;;
+*"pip index versions"*) echo "Available versions: ${OFFERED-9.9.9, 0.19.2, 0.18.2, 0.17.1, 0.16.1}" ;;
 *"pip install"*) sleep "${INSTALLING:-0}"; end=${INSTALL:-0} ;;
 *"-m validation"* | *"-m ci attempts"*)
     echo "$*" >> validation.log; echo "CI=$CI" > ci.log; echo "$PLUMBLINE_SESSION" > session.log
@@ -205,15 +208,49 @@ def test_faults_behind_bugs_runs_the_catalogue_beside_every_bug(nox: Nox, tmp_pa
     assert words == ["-m", "validation", "faults", "--behind", "all", "--only", "A"]
 
 
+@pytest.mark.parametrize("code", [0, 1, 4])
+def test_parity_newest_compares_the_newest_supported_release(nox: Nox, tmp_path: Path, code: int) -> None:
+    stand_in(tmp_path, NEWEST)
+    ended = nox("parity_newest", VALIDATION=str(code))
+    assert ended.returncode == code
+    assert f"megatron-core {NEWEST.megatron_core}" in ended.stderr
+    ran = (tmp_path / "validation.log").read_text(encoding="utf-8").split()
+    assert ran == ["-m", "validation", *PARITY.arguments(), "--results", f"results/{NEWEST.name}"]
+
+
+def test_a_release_for_younger_pythons_is_installed_as_they_would_get_it(nox: Nox, tmp_path: Path) -> None:
+    """A release that pip offers here is installed as usual; for another pip is told of the first Python that has it."""
+    stand_in(tmp_path, NEWEST)
+    mine = nox("parity_newest", OFFERED=f"9.9.9, {NEWEST.megatron_core}").stderr
+    assert f"pip install --quiet --no-deps megatron-core=={NEWEST.megatron_core}" in mine
+    version = f"--python-version 3.{sys.version_info.minor + 1} megatron-core=={NEWEST.megatron_core}"
+    foreign = nox("parity_newest", OFFERED="0.16.1", OFFERED_LATER=NEWEST.megatron_core).stderr
+    assert version in foreign
+    assert "--target" in foreign
+
+
+def test_newest_without_any_release_says_what_to_ask_pip(nox: Nox, tmp_path: Path) -> None:
+    newest_stand_in(tmp_path)
+    ended = nox("newest", OFFERED="")
+    assert ended.returncode == 4
+    assert "`pip index versions megatron-core` says why" in ended.stderr
+    assert not (tmp_path / "validation.log").exists()
+
+
+def newest_stand_in(folder: Path) -> None:
+    python = folder / ".nox" / "newest" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    shutil.copy(folder / ".nox" / "cpu" / "bin" / "python", python)
+
+
 @pytest.mark.parametrize("code", [0, 1])
 def test_newest_is_red_where_the_newest_releases_compute_something_else(nox: Nox, tmp_path: Path, code: int) -> None:
-    python = tmp_path / ".nox" / "newest" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    shutil.copy(tmp_path / ".nox" / "cpu" / "bin" / "python", python)
-    assert nox("newest", VALIDATION=str(code)).returncode == code
-    parity = next(row for row in rows() if row.session == "parity")
+    newest_stand_in(tmp_path)
+    ended = nox("newest", VALIDATION=str(code))
+    assert ended.returncode == code
+    assert "megatron-core 9.9.9" in ended.stderr
     ran = (tmp_path / "validation.log").read_text(encoding="utf-8").split()
-    assert ran == ["-m", "validation", *parity.arguments(), "--results", "results/newest"]
+    assert ran == ["-m", "validation", *PARITY.arguments(), "--results", "results/newest"]
 
 
 @pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not here")

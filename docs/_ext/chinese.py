@@ -1,7 +1,8 @@
 """Chinese in an English site: search that finds it, and the language of its pages.
 
 Sphinx's own search for Chinese cuts pages into words with jieba and leaves the query whole, so that two words in a row find
-nothing. Here both are cut into pairs of characters: any run of two or more characters is found wherever it stands.
+nothing. Here pages are cut into characters and pairs of characters, and a query into pairs: any run of characters is found
+wherever it stands.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from sphinx.search.en import SearchEnglish
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 _RUN = re.compile(f"[{_HAN}]+|[^\\W{_HAN}]+")
 _IN_BROWSER = """
-const splitQuery = (query) =>
-  (query.match(/[HAN]+|[^HAN\\s\\p{P}\\p{S}]+/gu) || []).flatMap((run) =>
+var splitQuery = (query) =>
+  (query.match(/[HAN]+|(?:(?![HAN])[\\p{L}\\p{N}_])+/gu) || []).flatMap((run) =>
     /^[HAN]{2,}$/u.test(run) ? Array.from(run.slice(1), (_, at) => run.slice(at, at + 2)) : [run]
   );
 """
@@ -29,14 +30,14 @@ class EnglishAndChinese(SearchEnglish):
 
     def split(self, input: str) -> list[str]:  # noqa: A002  # Sphinx's name
         """The words of a text, in both languages."""
-        return [word for run in _RUN.findall(input) for word in pairs(run)]
+        return [word for run in _RUN.findall(input) for word in parts(run)]
 
 
-def pairs(run: str) -> list[str]:
-    """All pairs of neighbours in a run of Chinese characters; a single one, or a word of other letters, as it is."""
-    if len(run) < 2 or not re.match(f"[{_HAN}]", run):
+def parts(run: str) -> list[str]:
+    """All characters of a run of Chinese ones, and all pairs of neighbours; a word of other letters as it is."""
+    if not re.match(f"[{_HAN}]", run):
         return [run]
-    return [run[at : at + 2] for at in range(len(run) - 1)]
+    return [*run, *(run[at : at + 2] for at in range(len(run) - 1))]
 
 
 def setup(app: Any) -> dict[str, bool]:

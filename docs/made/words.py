@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from docs.made.tables import code, table
-from validation.case.training import OPTIONS, STREAM, WORDS
+from validation.case.training import OPTIONS, STREAM, WORDS, option
 from validation.run.command_line import DEGREE_HELP, OPTION_HELP
 
 
@@ -17,7 +17,7 @@ def step() -> str:
     """Each option of a step with its values, and the word that stands for one behind a layout."""
     word = {told: f"+{name}" for name, told in WORDS.items()}
     rows = [
-        (code(f"--{name}"), code(value), code(word.get((name, value), "")), OPTION_HELP[name] if value == values[0] else "")
+        (code(option(name)), code(value), code(word.get((name, value), "")), OPTION_HELP[name] if value == values[0] else "")
         for name, values in OPTIONS.items()
         for value in values
     ]

@@ -70,8 +70,16 @@ def test_a_module_has_the_name_of_what_is_installed(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
 def test_the_readme_says_how_to_use_what_nox_installed(name: str) -> None:
-    """Before the first `python -m validation` of a block that a reader would copy."""
+    """In its first section, before the first `python -m validation`."""
     text = (ROOT / name).read_text(encoding="utf-8")
+    line = text.index("\n. .nox/cpu/bin/activate ")
+    assert line < text.index("\npython -m validation run")
+    assert line < text.index("\n## ", text.index("\n## ") + 1)
+
+
+@pytest.mark.parametrize("name", ["quick-start", "comparing"])
+def test_so_do_the_pages_that_a_reader_copies_from(name: str) -> None:
+    """In front of the first `python -m validation run` of a page's first block of them."""
+    text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
     blocks = [block for block in text.split("```")[1::2] if "\npython -m validation run" in block]
-    assert blocks[0].startswith("\n. .nox/cpu/bin/activate ")
-    assert text.index(". .nox/cpu/bin/activate") < text.index("\n## ", text.index("\n## ") + 1)
+    assert blocks[0].startswith("\n. .nox/cpu/bin/activate")

@@ -58,7 +58,7 @@ def test_unknown_changes_have_everything_run_and_say_so() -> None:
 
 def test_documentation_leaves_out_what_needs_gpus_and_never_all_that_is_compared() -> None:
     ran = chosen("pull_request", *DOCUMENTATION)
-    assert set(ran) == {"parity", "lint", "docs", "tests"}
+    assert set(ran) == {"parity", "parity_newest", "lint", "docs", "tests"}
     assert everything("pull_request") - set(ran) == {row.session for row in rows(TABLE) if row.gpus}
 
 
@@ -71,12 +71,15 @@ def test_where_every_comparison_needs_a_gpu_documentation_leaves_out_none() -> N
 def test_no_code_reads_documentation() -> None:
     """So that leaving out what needs GPUs is right: nothing that computes a number names such a file.
 
-    The scorecard writes a page, and no session of a pull request runs it.
+    The scorecard writes a page, and no session of a pull request runs it. Reports link to two pages.
     """
     code = [ROOT / "noxfile.py", *(ROOT / "validation").rglob("*.py")]
     code = [path for path in code if path.parent.name != "scorecard"]
     strings = [(path.name, text) for path in code for text in texts(path) if re.fullmatch(r"\S*(\.md|\.svg|LICENSE)", text)]
-    assert [(name, text) for name, text in strings if not text.startswith("docs/findings/")] == []
+    assert [(name, text) for name, text in strings if not text.startswith(LINKED)] == []
+
+
+LINKED = ("docs/findings/", "words-in-failures.md")
 
 
 def texts(path: Path) -> list[str]:
@@ -147,7 +150,7 @@ def test_lines_for_github_are_three(capsys: pytest.CaptureFixture[str], tmp_path
     changed.write_text("README.md\n", encoding="utf-8")
     text = printed(capsys, "--event", "pull_request", "--changed-files", str(changed), "--format", "github")
     lines = dict(line.split("=", 1) for line in text.splitlines())
-    assert [entry["session"] for entry in json.loads(lines["hosted"])] == ["lint", "docs", "tests", "parity"]
+    assert [entry["session"] for entry in json.loads(lines["hosted"])] == ["lint", "docs", "tests", "parity_newest", "parity"]
     assert (lines["self-hosted"], lines["sessions"]) == ("[]", "--session parity")
 
 
@@ -189,6 +192,20 @@ def test_an_unknown_or_empty_selection_is_an_error(capsys: pytest.CaptureFixture
     told = capsys.readouterr()
     assert sentence in told.err
     assert told.out == ""
+
+
+def test_where_all_machines_are_ones_own_no_session_is_hosted(capsys: pytest.CaptureFixture[str]) -> None:
+    """GitHub Enterprise Server has no others, whatever a label says."""
+
+    def jobs(*words: str) -> dict[str, list[str]]:
+        lines = printed(capsys, "--event", "pull_request", "--format", "github", *words).splitlines()
+        found = dict(line.split("=", 1) for line in lines)
+        return {name: [one["session"] for one in json.loads(found[name])] for name in ("hosted", "self-hosted")}
+
+    usual, own = jobs(), jobs("--own-machines")
+    assert usual["hosted"]
+    assert own["hosted"] == []
+    assert sorted(own["self-hosted"]) == sorted([*usual["hosted"], *usual["self-hosted"]])
 
 
 def test_an_unknown_event_is_an_error_of_usage() -> None:

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import re
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -80,28 +81,51 @@ def test_every_input_of_the_workflow_is_explained() -> None:
     assert explained == set(called[True]["workflow_call"]["inputs"]) - for_ourselves
 
 
-def test_the_figures_of_the_scorecard_are_those_that_were_measured() -> None:
+@dataclass(frozen=True)
+class Scored:
+    """The figures of the scorecard; `rules` says what each published rule sees, `by_logits` what logits within 1e-3 do."""
+
+    faults: int
+    caught: int
+    localised: int
+    cases: int
+    alarms: int
+    by_logits: int
+    rules: tuple[int, ...]
+
+
+def scored() -> Scored:
     measured = json.loads((DOCS / "scorecard.json").read_text(encoding="utf-8"))
     faults, clean = measured["outcomes"], measured["clean"]
-    caught = sum(one["status"] in ("seen", "seen elsewhere") for one in faults)
-    seen, alarms = sum(one["status"] == "seen" for one in faults), sum(bool(one["failing"]) for one in clean)
-    assert [row[1] for row in rows(page("faults"), "figure")] == [
-        f"{caught} of {len(faults)}",
-        f"{seen}",
-        f"{alarms} of {len(clean)}",
-    ]
-    by_logits = sum(one["peers"]["max diff < 1e-3"] for one in faults)
-    rules = [sum(one["peers"][rule] for one in faults) for rule in faults[0]["peers"] if rule != "max diff < 1e-3"]
+    seen = {rule: sum(one["peers"][rule] for one in faults) for rule in faults[0]["peers"]}
+    return Scored(
+        len(faults),
+        sum(one["status"] in CAUGHT for one in faults),
+        sum(one["status"] == "seen" for one in faults),
+        len(clean),
+        sum(bool(one["failing"]) for one in clean),
+        seen.pop("max diff < 1e-3"),
+        tuple(seen.values()),
+    )
+
+
+CAUGHT = ("seen", "seen elsewhere")
+
+
+def test_the_figures_of_the_scorecard_are_those_that_were_measured() -> None:
+    found = scored()
+    figures = [f"{found.caught} of {found.faults}", f"{found.localised}", f"{found.alarms} of {found.cases}"]
+    assert [row[1] for row in rows(page("faults"), "figure")] == figures
     text = unwrapped(page("faults").read_text(encoding="utf-8"))
-    assert f"This puts {len(faults)} faults" in text
-    assert f'"logits within 1e-3" sees {by_logits} faults' in text
-    assert f"see between {min(rules)} and {max(rules)}." in text
+    assert f"This puts {found.faults} faults" in text
+    assert f'"logits within 1e-3" sees {found.by_logits} faults' in text
+    assert f"see between {min(found.rules)} and {max(found.rules)}." in text
 
 
 def test_the_figures_behind_known_bugs_are_those_that_were_measured() -> None:
     found = json.loads((DOCS / "scorecard-behind.json").read_text(encoding="utf-8"))["outcomes"]
-    caught = sum(one["status"] in ("seen", "seen elsewhere") for one in found)
-    idle = sum(one["status"] not in ("seen", "seen elsewhere", "missed") for one in found)
+    caught = sum(one["status"] in CAUGHT for one in found)
+    idle = sum(one["status"] not in (*CAUGHT, "missed") for one in found)
     table = rows(page("faults"), f"{len(found)} runs")
     assert [row[1] for row in table] == [f"{caught}", f"{idle}", f"{len(found) - caught - idle}"]
 
@@ -115,14 +139,6 @@ def test_the_releases_are_those_that_are_run() -> None:
     assert f"# {listed['transformers']} are run" in base
     assert "megatron-core==0.16.1" in base
     assert "installs megatron-core 0.16.1" in page("fork").read_text(encoding="utf-8")
-
-
-@pytest.fixture
-def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder with the plugins that the examples name."""
-    for name in ("doubled_norm.py", "my_patch.py"):
-        (tmp_path / name).write_text("def loaded(case, model): ...\n", encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
 
 
 A_READERS_OWN = ("--hf-model-path", "--layers", "--candidate-checkpoint", "--megatron-path")

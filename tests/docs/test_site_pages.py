@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.docs.built import build
 from tests.docs.markdown import DOCS, ROOT, anchors, links, pages
 
-PYTHON = ROOT / ".nox" / "docs" / "bin" / "python"
 INDEX = "- [Name](page.md): what it says"
 
 
@@ -67,16 +65,6 @@ def test_a_link_that_leads_nowhere_is_seen(tmp_path: Path) -> None:
     assert list(broken(page)) == []
     page.write_text(f"{right}[a](c.md) [b](b.md#no-heading) [c](b.md#twice-2) [d](#here)\n", encoding="utf-8")
     assert list(broken(page)) == ["c.md", "b.md#no-heading", "b.md#twice-2", "#here"]
-
-
-def build(docs: Path, out: Path) -> subprocess.CompletedProcess[str]:
-    """The site as `nox -s docs` builds it."""
-    if not PYTHON.exists():
-        pytest.skip("nox -s docs makes the environment that the site is built in; run it once")
-    strict = ("--fail-on-warning", "--keep-going", "--nitpicky", "--quiet")
-    command = [str(PYTHON), "-m", "sphinx", "--builder", "html", *strict, str(docs), str(out)]
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("GITHUB_")}
-    return subprocess.run(command, env=plain, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.fixture

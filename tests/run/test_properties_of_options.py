@@ -14,7 +14,7 @@ from tests.properties import quick
 from validation.case import arrangement, preflight
 from validation.case.errors import PlumblineError, UsageError
 from validation.case.preset import TINY
-from validation.case.training import OPTIONS, WORDS, Training
+from validation.case.training import OPTIONS, WORDS, Training, option
 from validation.cli import main
 from validation.run import plugin
 from validation.run.command_line import DEGREES
@@ -45,7 +45,7 @@ option = st.one_of(
         number,
     ),
     st.tuples(
-        st.sampled_from([f"--{one}" for one in OPTIONS]), st.sampled_from([one for words in OPTIONS.values() for one in words])
+        st.sampled_from([option(one) for one in OPTIONS]), st.sampled_from([one for words in OPTIONS.values() for one in words])
     ),
     st.tuples(
         st.sampled_from(["--preset", "--precision", "--implementation", "--transport", "--layers", "--case-timeout"]), value

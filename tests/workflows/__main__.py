@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.workflows.scenarios import NEEDED, SCENARIOS, Played, Scenario, node_is_there, play_all
+from tests.workflows.scenarios import ALL, NEEDED, Played, Scenario, node_is_there, play_all
 from validation.case.errors import ExitCode
 
 
@@ -26,8 +26,8 @@ def main() -> int:
     wrong = 0
     with tempfile.TemporaryDirectory(prefix="plumbline-scenarios-") as folder:
         for name, played in play_all(Path(folder)).items():
-            sys.stdout.write(line(SCENARIOS[name], played))
-            wrong += played.gate != SCENARIOS[name].gate
+            sys.stdout.write(line(ALL[name], played))
+            wrong += played.gate != ALL[name].gate
     return min(wrong, 1)
 
 

@@ -5,7 +5,8 @@
 // A scenario: workflow, github (the context), files (path -> workflow, for what is called), root (the repository), stand_ins
 // (a folder that is first on PATH), work (an empty folder), and what happens to it: cancelled (sessions), skipped (jobs), lost
 // (artifacts), approved (environments), inputs (of who starts it by hand), artifacts (name -> folder: other jobs' and those of an
-// earlier attempt at the same run), left (path -> folder: what earlier jobs left on machines of one's own).
+// earlier attempt at the same run), left (path -> folder: what earlier jobs left on machines of one's own), enterprise (whether it
+// is GitHub Enterprise Server, which has no other machines, and artifact actions up to version 3).
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import {
@@ -94,7 +95,7 @@ async function runJob(job, token, { tokens, inputs, done, prefix }) {
 }
 
 async function runCalled(job, contexts) {
-  const path = job.ref.value.replace(/^(\$\/|\.\/|[^/]+\/[^/]+\/)/, "").replace(/@.*$/, "");
+  const path = job.ref.value.replace(/^(\.\/|[^/]+\/[^/]+\/)/, "").replace(/@.*$/, "");
   const called = await read(path);
   const given = value(job["input-values"], contexts) ?? {};
   const defined = called.template.events.workflow_call.inputs;
@@ -125,7 +126,8 @@ function runLeg(job, token, tokens, given, prefix) {
     runner: {
       temp,
       os: "Linux",
-      environment: [value(job["runs-on"], given)].flat().join() === "ubuntu-24.04" ? "github-hosted" : "self-hosted",
+      environment:
+        !scenario.enterprise && [value(job["runs-on"], given)].flat().join() === "ubuntu-24.04" ? "github-hosted" : "self-hosted",
     },
     steps: {},
   };
@@ -213,10 +215,21 @@ function bash(leg, contexts, script, where) {
 
 // Stand-ins for actions of others, and the repository's composite action for real.
 function act(leg, contexts, uses, given) {
-  if (!uses.startsWith("$/") && !/@[0-9a-f]{40}$/.test(uses)) throw new Error(`${uses} is not pinned`);
-  if (uses.startsWith("$/")) return composite(leg, contexts, join(scenario.root, uses.slice(2)), given);
-  return ACTIONS[uses.replace(/@.*/, "")](leg, given);
+  if (uses.startsWith("./")) return composite(leg, contexts, join(leg.workspace, uses), given);
+  if (!/@[0-9a-f]{40}$/.test(uses)) throw new Error(`${uses} is not pinned`);
+  const [action, commit] = uses.split("@");
+  const known = VERSION_3[commit];
+  if (scenario.enterprise && action.endsWith("-artifact") && !known) throw new Error(`${uses} is not on GitHub Enterprise Server`);
+  const strange = known && Object.keys(given).find((name) => !known.includes(name));
+  if (strange) throw new Error(`${uses} has no input ${strange}`);
+  return ACTIONS[action](leg, given, known !== undefined);
 }
+
+// What artifact actions of version 3 take, as their action.yml has it.
+const VERSION_3 = {
+  c24449f33cd45d4826c6702db7e49f7cdb9b551d: ["name", "path", "if-no-files-found", "retention-days", "include-hidden-files"],
+  ad191675b41f6a5b46da9a048cb6893812da158b: ["name", "path"],
+};
 
 function composite(leg, contexts, folder, given) {
   const action = parse(readFileSync(join(folder, "action.yml"), "utf8"));
@@ -229,7 +242,10 @@ function composite(leg, contexts, folder, given) {
     if (step.if !== undefined && !evaluate(step.if, inside, { success: true })) continue;
     const env = Object.fromEntries(Object.entries(step.env ?? {}).map(([key, text]) => [key, filled(text, inside)]));
     if (step.run) bash(leg, { ...inside, env: { ...inside.env, ...env } }, filled(step.run, inside), ".");
-    else act(leg, inside, step.uses, {});
+    else {
+      const given = Object.entries(step.with ?? {}).map(([name, text]) => [name, filled(String(text), inside)]);
+      act(leg, inside, step.uses, Object.fromEntries(given));
+    }
   }
   return "";
 }
@@ -246,11 +262,12 @@ const ACTIONS = {
     appendFileSync(files.GITHUB_OUTPUT, `commit=${ref}\n`);
     return `${ref} in ${path}`;
   },
-  "actions/upload-artifact": ({ workspace }, { name, path, "if-no-files-found": missing = "warn", overwrite }) => {
+  // Version 3 adds files to an artifact that is there; later ones refuse to, or replace it.
+  "actions/upload-artifact": ({ workspace }, { name, path, "if-no-files-found": missing = "warn", overwrite }, adds) => {
     const from = join(workspace, path);
     if (!existsSync(from) && missing === "error") throw new Error(`No files were found with the provided path: ${path}`);
-    if (existsSync(join(store, name)) && String(overwrite) !== "true") throw new Error(`there is an artifact ${name} already`);
-    if (existsSync(from)) rmSync(join(store, name), { recursive: true, force: true });
+    if (existsSync(join(store, name)) && !adds && String(overwrite) !== "true") throw new Error(`there is an artifact ${name} already`);
+    if (existsSync(from) && !adds) rmSync(join(store, name), { recursive: true, force: true });
     if (existsSync(from) && !scenario.lost?.includes(name))
       cpSync(from, join(store, name), { recursive: true, dereference: true });
     return name;
@@ -259,7 +276,8 @@ const ACTIONS = {
     if (run && scenario.lost?.includes(name)) throw new Error(`Artifact not found for name: ${name}`);
     if (run && !pattern) return cpSync(join(scenario.baselines, String(run)), join(workspace, path), { recursive: true }) ?? "";
     const from = run ? join(scenario.baselines, String(run)) : store;
-    const wanted = readdirSync(from).filter((one) => (pattern ? one.startsWith(pattern.replace(/\*$/, "")) : one === name));
+    const all = readdirSync(from); // without a name or a pattern they are all fetched
+    const wanted = all.filter((one) => (pattern ? one.startsWith(pattern.replace(/\*$/, "")) : !name || one === name));
     if (name && !wanted.length) throw new Error(`Artifact not found for name: ${name}`);
     const into = (one) => (name ? join(workspace, path) : join(workspace, path, one)); // one by its name comes without its folder
     for (const one of wanted) cpSync(join(from, one), into(one), { recursive: true });

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class Scenario:
     through. `old` are sessions of which a file is of an earlier run, `unmade` those that leave no results. `others` are
     artifacts of jobs that are not ours, or of GitHub's earlier attempt at this run, red if they are not called green. `left`
     says that our machines are full of an earlier job's results. `inputs` are what somebody fills in who starts it by hand.
-    `edit` puts something else into the reusable workflow.
+    `edit` puts something else into the reusable workflow. `enterprise` is GitHub Enterprise Server: all machines are ours.
     `api` is what GitHub answers (server.py).
     """
 
@@ -61,6 +61,7 @@ class Scenario:
     inputs: Mapping[str, str] = field(default_factory=dict)
     edit: tuple[str, str] = ("", "")
     api: str = "no-baseline"
+    enterprise: bool = False
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,47 @@ SCENARIOS = {
 }
 
 
-def play_all(folder: Path, names: Iterable[str] = tuple(SCENARIOS)) -> Mapping[str, Played]:
+def _on_a_server(what: str, gate: str, says: str = "", **happens: Any) -> Scenario:
+    """A team's own Megatron on GitHub Enterprise Server."""
+    return replace(
+        Scenario(f"GitHub Enterprise Server: {what}", gate, says, "tests/workflows/ghes-caller.yml", enterprise=True),
+        sha=made.MEGATRON,
+        of_megatron=("gpu_tp2", "gpu_pp2"),
+        **happens,
+    )
+
+
+ENTERPRISE = {
+    "server": _on_a_server("a team's own Megatron", "success", "GREEN"),
+    "server, red": _on_a_server(
+        "one leg red", "failure", "1 check fails: Layer 0 Attention Output", red=("gpu_tp2",), codes={"gpu_tp2": 1}
+    ),
+    "server, cancelled": _on_a_server("one leg cancelled", "failure", "job self-hosted: was cancelled", cancelled=("gpu_pp2",)),
+    "server, lost": _on_a_server("an artifact missing", "failure", "results-gpu_pp2", lost=("results-gpu_pp2",)),
+    "server, other jobs": _on_a_server(
+        "other jobs have artifacts, and all are fetched", "success", "GREEN", others=("results-unit", "logs")
+    ),
+    "server, run again": _on_a_server("failed jobs run again, and are green", "success", "GREEN", others=("results-gpu_tp2",)),
+    "server, run again, not started": _on_a_server(
+        "a job that runs again ends before it starts; its first attempt's artifact is there, all green",
+        *("failure", "job self-hosted: failed"),
+        others=("green results-gpu_tp2",),
+        unmade=("gpu_tp2",),
+        codes={"gpu_tp2": 3},
+    ),
+    "server, machines full": _on_a_server("machines keep an earlier job's results", "success", "GREEN", left=True),
+    "server, fork": _on_a_server("pull request from a fork", "failure", payload=_FORK),
+    "server, fork approved": _on_a_server(
+        "fork, a maintainer approves", "success", "GREEN", payload=_FORK, approved=("gpu-forks",)
+    ),
+    "server, fork unprotected": _on_a_server(
+        "fork, the environment asks nobody", "failure", payload=_FORK, approved=("gpu-forks",), api="no-reviewers"
+    ),
+}
+ALL = {**SCENARIOS, **ENTERPRISE}
+
+
+def play_all(folder: Path, names: Iterable[str] = tuple(ALL)) -> Mapping[str, Played]:
     """Play the scenarios, in two processes."""
     everything, green = folder / "everything.json", folder / "green"
     made.green(made.everything(everything), green)
@@ -268,7 +309,7 @@ def _keep(baseline: Path, sessions: Mapping[str, Path]) -> None:
 
 def _written(name: str, folder: Path, everything: Path, green: Path, server: str) -> Path:
     """The file that tells the runner, in a folder of the scenario. `everything` is the manifest of all sessions."""
-    scenario, work = SCENARIOS[name], folder / f"scenario-{list(SCENARIOS).index(name)}"
+    scenario, work = ALL[name], folder / f"scenario-{list(ALL).index(name)}"
     work.mkdir()
     results, path = work / "made", work / "scenario.json"
     _make(scenario, results, green)
@@ -341,7 +382,8 @@ def _told(scenario: Scenario, work: Path, everything: Path, results: Path, api: 
     return {
         "workflow": scenario.workflow,
         "github": github,
-        "job": {"workflow_repository": OURS, "workflow_sha": made.COMMIT},
+        "enterprise": scenario.enterprise,
+        "job": {} if scenario.enterprise else {"workflow_repository": OURS, "workflow_sha": made.COMMIT},
         "root": str(_edited(scenario.edit, work) if scenario.edit[0] else ROOT),
         "stand_ins": str(HERE / "stand_ins"),
         "work": str(work),
@@ -359,9 +401,13 @@ def _told(scenario: Scenario, work: Path, everything: Path, results: Path, api: 
             "PYTHONPYCACHEPREFIX": str(everything.parent / "compiled"),
         },
         "artifacts": _others(scenario, work, everything.parent / "green"),
-        "left": {"plumbline/results": str(work / "leftovers")} if scenario.left else {},
+        "left": {place: str(work / "leftovers") for place in _LEFT} if scenario.left else {},
         **{name: getattr(scenario, name) for name in ("cancelled", "skipped", "lost", "approved", "inputs")},
     }
+
+
+_LEFT = ("plumbline/results", "results/results-gpu_tp2")
+"""Where an earlier session, and an earlier gate, leave results in the workspace of a machine."""
 
 
 def _edited(edit: tuple[str, str], work: Path) -> Path:

@@ -188,7 +188,7 @@ def test_no_code_but_the_base_branchs_is_checked_out(commented: Mapping[str, Com
     used = [step["uses"] for step in yaml.safe_load(text)["jobs"]["comment"]["steps"] if "uses" in step]
     assert [one.partition("@")[0] for one in used] == [
         "actions/checkout",
-        "$/.github/actions/setup",
+        "./plumbline/.github/actions/setup",
         "actions/download-artifact",
     ]
     assert "head_sha" not in text

@@ -182,9 +182,14 @@ def _balancing_times(factor: Callable[[Case, Tokens], float]) -> Callable[[Case,
     return install
 
 
+def _counted_share(case: Case, tokens: Tokens) -> float:
+    """The share of the step's tokens that the loss mask leaves (docs/findings/balancing-losses-of-masked-tokens.md)."""
+    return tokens() / (case.batch_size * case.seq_length)
+
+
 def _lost_per_token(case: Case, tokens: Tokens) -> float:
     """The inverse of what a loss per token leaves of a balancing loss (docs/findings/balancing-losses-per-token.md)."""
-    found = case.layout.tp * case.layout.cp * tokens() / (case.batch_size * case.seq_length)
+    found = case.layout.tp * case.layout.cp * _counted_share(case, tokens)
     # Since 0.16 the router multiplies by the tokens of one sequence, and not by all that its rank sees.
     attach = getattr(TopKRouter, "attach_and_log_load_balancing_loss", None)
     of_one = attach is not None and "valid_token_count" in inspect.signature(attach).parameters
@@ -247,6 +252,7 @@ MENDS = {
     "latents-without-sequence-parallelism": Mend(_query_norms_summed_once, wrapped=_whole_rotary_key_summed),
     "yarn-softmax-scale": Mend(_softmax_scaled_by_mscale_all_dim),
     "balancing-losses-per-token": Mend(_balancing_times(_lost_per_token)),
+    "balancing-losses-of-masked-tokens": Mend(_balancing_times(_counted_share)),
     "balancing-losses-under-context-parallelism": Mend(_balancing_times(lambda case, tokens: float(case.layout.cp))),
     "latent-norm-epsilon": Mend(built=_latent_epsilon),
     "mtp-targets-counted-per-rank": Mend(_mtp_targets_counted_over_context_ranks),

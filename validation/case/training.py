@@ -66,6 +66,11 @@ STREAM = "stream"
 _STAGES = re.compile(r"[0-9]{1,9}(-[0-9]{1,9})+")
 
 
+def option(name: str) -> str:
+    """An option of OPTIONS on the command line: `--mtp-loss` of `mtp_loss`."""
+    return "--" + name.replace("_", "-")
+
+
 def mtp_layers(word: str) -> int | None:
     """How many layers of multi-token prediction a word asks for: `mtp` one, `mtp2` two; None where it is another word.
 

@@ -12,7 +12,7 @@ from validation.cache import limit
 from validation.case.case import DEFAULT_SEED, IMPLEMENTATIONS, PRECISIONS, TRANSPORTS
 from validation.case.preset import PRESETS
 from validation.case.strangers import quoted
-from validation.case.training import OPTIONS, STREAM, WORDS
+from validation.case.training import OPTIONS, STREAM, WORDS, option
 
 Add = Callable[..., Any]
 """argparse's add_argument, or pytest's addoption."""
@@ -129,8 +129,7 @@ def _add_step(add: Add) -> None:
     add("--seq-length", type=whole, default=None, help="tokens of one sequence")
     add("--steps", type=whole, default=None, help="optimizer steps to compare (default 2 for tiny in fp64, else none)")
     for name, words in OPTIONS.items():
-        option = "--" + name.replace("_", "-")
-        add(option, default=words[0], choices=words, help=f"{OPTION_HELP[name]} (default {words[0]})")
+        add(option(name), default=words[0], choices=words, help=f"{OPTION_HELP[name]} (default {words[0]})")
     add("--stream", action="store_true", default=False, help="compute both models layer by layer: the memory of one layer")
     add(
         "--isolated",
@@ -215,7 +214,7 @@ def add_cache_limit(add: Add) -> None:
 
 def _words_of_a_layout() -> str:
     """What may follow a layout, a line each."""
-    found = {word: f"--{name.replace('_', '-')} {value}" for word, (name, value) in WORDS.items()}
+    found = {word: f"{option(name)} {value}" for word, (name, value) in WORDS.items()}
     found |= {STREAM: f"--{STREAM}", "mtp": "a model with a layer of multi-token prediction; mtp2 with two"}
     found |= {"1-3": "the layers of each pipeline stage, if they are not even"}
     lines = (f"  +{word:<15} {meaning}" for word, meaning in found.items())

@@ -1,0 +1,53 @@
+"""The Chinese pages: each has an English page that says the same, and they link to each other."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.docs.markdown import DOCS, prose
+
+PAGES = sorted(page for page in (DOCS / "zh").glob("*.md") if page.stem != "index")
+
+
+def blocks(page: Path) -> list[str]:
+    """The code of a page, without comments, which are translated."""
+    found = re.findall(r"^```\w*\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [re.sub(r" *#.*", "", block) for block in found]
+
+
+def headings(page: Path) -> list[int]:
+    return [len(marks) for marks in re.findall(r"^(#+) ", page.read_text(encoding="utf-8"), re.MULTILINE)]
+
+
+def table_rows(page: Path) -> int:
+    return len(re.findall(r"^\|", page.read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def test_the_most_important_pages_are_there() -> None:
+    assert {page.stem for page in PAGES} >= {"quick-start", "first-red-check", "gpus"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_says_what_the_english_one_says(page: Path) -> None:
+    """As far as it can be seen: the same code, sections and rows. If this fails, one of the two was changed alone."""
+    english = DOCS / page.name
+    assert blocks(page) == blocks(english)
+    assert headings(page) == headings(english)
+    assert table_rows(page) == table_rows(english)
+
+
+@pytest.mark.parametrize("page", [*PAGES, DOCS / "zh" / "index.md"], ids=lambda page: page.stem)
+def test_both_pages_link_to_each_other_at_the_top(page: Path) -> None:
+    english = DOCS / page.name
+    assert page.read_text(encoding="utf-8").split("\n\n")[1] == f"[English](../{page.name})"
+    assert english.read_text(encoding="utf-8").split("\n\n")[1] == f"[中文](zh/{page.name})"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_is_in_chinese(page: Path) -> None:
+    text = prose(page.read_text(encoding="utf-8"))
+    assert len(re.findall("[\u4e00-\u9fff]", text)) > 300
+    assert not re.search(r"[\u4e00-\u9fff] ?[,;!?]", text), "Chinese sentences have Chinese punctuation"
