@@ -69,7 +69,7 @@ def test_actions_are_pinned_each_to_one_commit_with_its_version() -> None:
             assert version, f"{path.name}: {action} does not say its version"
             pins.setdefault(action, set()).add((commit, version))
     assert {action: len(found) for action, found in pins.items()} == dict.fromkeys(pins, 1)
-    assert len(pins) == 6
+    assert len(pins) == 7
 
 
 def test_a_step_runs_one_line_and_no_expression_is_in_it() -> None:
@@ -90,7 +90,9 @@ ENTERPRISE = "parity-ghes.yml"
 COMMENT = "comment.yml"
 """The one workflow that has a token to write with; test_comment.py looks at what it does."""
 RELEASE = "release.yml"
-"""The one that publishes; test_release.py looks at what it does."""
+"""The one that publishes a package; test_release.py looks at what it does."""
+DOCS = "docs.yml"
+"""The one that publishes the documentation; test_documentation.py looks at what it does."""
 
 
 def test_nothing_runs_on_events_that_hand_secrets_to_forks() -> None:
@@ -101,6 +103,9 @@ def test_nothing_runs_on_events_that_hand_secrets_to_forks() -> None:
         # YAML 1.1 reads the key `on` as true.
         if path.name == RELEASE:
             assert content[True] == {"push": {"tags": ["v*"]}}
+        elif path.name == DOCS:
+            assert content[True].pop("push") == {"branches": ["main"]}
+            assert set(content[True]) == {"schedule", "workflow_dispatch"}
         else:
             assert set(content[True]) <= {"pull_request", "merge_group", "schedule", "workflow_dispatch", "workflow_call"}
         assert content["permissions"] == {}
@@ -113,9 +118,9 @@ def test_the_job_that_waits_for_nobody_knows_the_labels_that_are_githubs() -> No
     assert tuple(json.loads(labels)) == HOSTED
 
 
-def test_nobody_is_asked_to_write_anything_but_the_comment_and_a_release() -> None:
+def test_nobody_is_asked_to_write_anything_but_the_comment_a_release_and_the_site() -> None:
     for path in WORKFLOWS:
-        if path.name in (COMMENT, RELEASE):
+        if path.name in (COMMENT, RELEASE, DOCS):
             continue
         for job in yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"].values():
             assert set(job.get("permissions", {}).values()) <= {"read"}
