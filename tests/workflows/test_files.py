@@ -119,6 +119,20 @@ def test_the_job_that_waits_for_nobody_knows_the_labels_that_are_githubs() -> No
     assert tuple(json.loads(labels)) == HOSTED
 
 
+def test_sessions_and_gate_know_where_the_documentation_is() -> None:
+    """Results, summary and page link to the same commit of it."""
+    for name in ("parity.yml", "parity-ghes.yml"):
+        told = [
+            {key: value for key, value in step["env"].items() if key in ("PLUMBLINE_REF", "PLUMBLINE_REPOSITORY")}
+            for file, step in steps()
+            if file == name and "PLUMBLINE_REF" in step.get("env", {})
+        ]
+        runs = [step["run"] for file, step in steps() if file == name and "PLUMBLINE_REF" in step.get("env", {})]
+        assert sum(run.startswith("nox -s") for run in runs) >= 1
+        assert len(runs) >= 3
+        assert all(one == told[0] and len(one) == 2 for one in told)
+
+
 def test_nobody_is_asked_to_write_anything_but_the_comment_a_release_and_the_site() -> None:
     for path in WORKFLOWS:
         if path.name in (COMMENT, RELEASE, DOCS):
