@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,12 +57,13 @@ def script(chosen: Sequence[Step]) -> str:
 
 
 def _lines(step: Step) -> str:
-    shown = step.title.replace("'", "'\\''")
     if step.skipped:
-        return f"echo '===== skipped ({step.skipped}): {shown}'\n"
-    begun = f"echo '===== {shown}'\nbegun=$SECONDS\n"
-    ended = 'echo "===== done in $((SECONDS - begun)) s"\n'
+        return _said(f"skipped, {step.skipped}: {step.title}")
     if not step.code:
-        return f"{begun}{step.commands}{ended}"
+        return f"{_said(step.title)}{step.commands}{_said('done')}"
     (command,) = step.commands.splitlines()
-    return f'{begun}code=0\n{command.partition("  #")[0]} || code=$?\n[ "$code" = {step.code} ]\n{ended}'
+    return f'{_said(step.title)}code=0\n{command.partition("  #")[0]} || code=$?\n[ "$code" = {step.code} ]\n{_said("done")}'
+
+
+def _said(text: str) -> str:
+    return f"echo {shlex.quote(f'===== {text}')}\n"
