@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PAGE = Path(__file__).parents[2] / "docs" / "runner.md"
-_BLOCK = re.compile(r"(?:^<!-- step: (?P<mark>.*?) -->\n)?^```(?:\w*)\n(?P<commands>.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(
+    r"(?:^<!-- step: (?P<mark>.*?) -->\n)?^```(?P<language>\w*)\n(?P<commands>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 _RUN = re.compile(r"run(?:, ends with (?P<code>\d+) without a driver)?")
 _SKIP = re.compile(r"skip, (?P<reason>.+)")
 
@@ -41,6 +43,8 @@ def steps(text: str) -> list[Step]:
 
 def _steps(text: str) -> Iterator[Step]:
     for found in _BLOCK.finditer(text):
+        if found["language"] == "text":  # what commands print
+            continue
         heading = re.findall(r"^## (.*)$", text[: found.start()], re.MULTILINE)[-1]
         mark, commands = found["mark"] or "", found["commands"]
         if skip := _SKIP.fullmatch(mark):
