@@ -54,7 +54,7 @@ def nox(tmp_path: Path) -> Nox:
     shutil.copy(ROOT / "validation" / "__init__.py", tmp_path / "validation")
     python = tmp_path / ".nox" / "cpu" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    for program in ("python", "zizmor", "shellcheck"):
+    for program in ("python", "zizmor", "shellcheck", "hadolint"):
         python.with_name(program).write_text(STAND_IN, encoding="utf-8")
         python.with_name(program).chmod(0o755)
     for packages in (tmp_path / "tests" / name for name in ("viewers", "workflows")):
@@ -117,6 +117,22 @@ def test_a_session_finds_our_packages_where_python_does_not_look_in_the_working_
     """PYTHONSAFEPATH would end `python -m validation` with "No module named validation"."""
     assert nox("cpu_tp2", PYTHONSAFEPATH="1", PYTHONPATH=str(tmp_path)).returncode == 0
     assert (tmp_path / "safe.log").read_text(encoding="utf-8") == "SAFE=\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "builder", "place"),
+    [((), "html", "site/html/index.html"), (("--", "--links"), "linkcheck", "site/links/output.txt")],
+)
+def test_the_site_is_built_or_its_links_are_asked_for_and_a_warning_ends_with_1(
+    nox: Nox, tmp_path: Path, words: tuple[str, ...], builder: str, place: str
+) -> None:
+    shutil.copytree(tmp_path / ".nox" / "cpu", tmp_path / ".nox" / "docs")
+    ended = nox("docs", *words)
+    assert ended.returncode == 0, ended.stderr
+    assert "pip install --quiet -r requirements/docs.txt" in ended.stderr
+    assert f"-m sphinx --builder {builder} --fresh-env --fail-on-warning" in ended.stderr
+    assert ended.stderr.count(place) == 1
+    assert nox("docs", *words, OTHERS="2").returncode == 1
 
 
 @pytest.mark.skipif(
