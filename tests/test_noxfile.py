@@ -119,6 +119,22 @@ def test_a_session_finds_our_packages_where_python_does_not_look_in_the_working_
     assert (tmp_path / "safe.log").read_text(encoding="utf-8") == "SAFE=\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "builder", "place"),
+    [((), "html", "site/html/index.html"), (("--", "--links"), "linkcheck", "site/links/output.txt")],
+)
+def test_the_site_is_built_or_its_links_are_asked_for_and_a_warning_ends_with_1(
+    nox: Nox, tmp_path: Path, words: tuple[str, ...], builder: str, place: str
+) -> None:
+    shutil.copytree(tmp_path / ".nox" / "cpu", tmp_path / ".nox" / "docs")
+    ended = nox("docs", *words)
+    assert ended.returncode == 0, ended.stderr
+    assert "pip install --quiet -r requirements/docs.txt" in ended.stderr
+    assert f"-m sphinx --builder {builder} --fresh-env --fail-on-warning" in ended.stderr
+    assert ended.stderr.count(place) == 1
+    assert nox("docs", *words, OTHERS="2").returncode == 1
+
+
 @pytest.mark.skipif(
     Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None,
     reason="there is an NVIDIA driver, so a GPU session goes on to install",
