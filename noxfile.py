@@ -275,6 +275,7 @@ def lint(session: nox.Session) -> None:
         (str(python.with_name("zizmor")), "--quiet", "--offline", "--persona", "pedantic", "--strict-collection", ".github"),
         *(_schema(python, name, sorted(map(str, Path().glob(files)))) for name, files in _SCHEMAS.items()),
         (str(python.with_name("shellcheck")), *scripts),
+        (str(python.with_name("hadolint")), "ci/templates/Containerfile"),
         (str(python), "-m", "pre_commit", "validate-config", ".pre-commit-config.yaml"),
     ):
         _run(session, *command, failing=ExitCode.FAIL)
@@ -305,6 +306,13 @@ def docs(session: nox.Session) -> None:
     strict = ("--fresh-env", "--fail-on-warning", "--keep-going", "--nitpicky", "--quiet")
     _run(session, python, "-m", "sphinx", "--builder", builder, *strict, "docs", folder, failing=ExitCode.FAIL)
     session.log(f"{folder}/{'output.txt' if builder == 'linkcheck' else 'index.html'}")
+
+
+@nox.session(venv_backend="none")
+def runner_page(session: nox.Session) -> None:
+    """The commands of docs/runner.md in a fresh Debian; needs root and debootstrap"""
+    python = _environment(session, "cpu", "cpu")
+    _run(session, python, "-m", "tests.runner", *session.posargs)
 
 
 @nox.session(venv_backend="none")

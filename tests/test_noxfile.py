@@ -54,7 +54,7 @@ def nox(tmp_path: Path) -> Nox:
     shutil.copy(ROOT / "validation" / "__init__.py", tmp_path / "validation")
     python = tmp_path / ".nox" / "cpu" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    for program in ("python", "zizmor", "shellcheck"):
+    for program in ("python", "zizmor", "shellcheck", "hadolint"):
         python.with_name(program).write_text(STAND_IN, encoding="utf-8")
         python.with_name(program).chmod(0o755)
     for packages in (tmp_path / "tests" / name for name in ("viewers", "workflows")):
