@@ -11,7 +11,10 @@ import sys
 from plumbline.place import root
 
 STARTED = "PLUMBLINE_COMMANDS"
-"""Set for the process and its children, which then call themselves `plumbline` (validation/case/tree.py)."""
+"""Set for the process and its children: by which of `_STARTED` a user has called it (validation/case/tree.py)."""
+_STARTED = ("script", "module")
+FOLDERS = "PLUMBLINE_FOLDERS"
+"""Names folders that end the import path, besides the working folder: those of whoever calls `plumbline.check`."""
 
 
 def main() -> None:
@@ -27,11 +30,11 @@ def ci() -> None:
 def _run(package: str, function: str) -> None:
     if sys.flags.ignore_environment:
         _start_again(function)
-    sys.path[:] = import_path(sys.path, root(), _working_folder(), sys.flags.safe_path)
+    sys.path[:] = import_path(sys.path, root(), _last(), sys.flags.safe_path)
     given = [os.path.abspath(folder) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([root(), *given]))
     os.environ["PYTHONSAFEPATH"] = "1"
-    os.environ[STARTED] = "1"
+    os.environ[STARTED] = _STARTED[not os.path.basename(sys.argv[0]).startswith("plumbline")]
 
     import runpy
 
@@ -50,18 +53,19 @@ def _start_again(function: str) -> None:
     os.execve(sys.executable, [sys.executable, *user, "-P", "-c", code, *sys.argv[1:]], kept)
 
 
-def import_path(path: list[str], first: str, last: str, safe: bool) -> list[str]:
-    """The import path with `first` before it and `last` after it.
+def import_path(path: list[str], first: str, last: list[str], safe: bool) -> list[str]:
+    """The import path with the folder `first` before it and the folders `last` after it.
 
     Python itself puts the folder of a script, or for `-m` the working folder, in front unless the path is `safe`.
     """
     kept = path if safe else path[1:]
-    return list(dict.fromkeys([first, *kept, *([last] if last else [])]))
+    return list(dict.fromkeys([first, *kept, *last]))
 
 
-def _working_folder() -> str:
-    """Empty if it is gone, about which `validation` has a sentence."""
+def _last() -> list[str]:
+    """The working folder, unless it is gone: about that `validation` has a sentence."""
+    folders = [folder for folder in os.environ.pop(FOLDERS, "").split(os.pathsep) if folder]
     try:
-        return os.getcwd()
+        return [os.getcwd(), *folders]
     except OSError:
-        return ""
+        return folders

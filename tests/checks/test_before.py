@@ -58,7 +58,8 @@ def test_a_run_of_something_else_leaves_the_report_beside_its_own(there: Path, p
     assert found is not None
     assert not there.exists()
     assert kept(there.parent) == {"tiny-01234567.xml": 3}
-    assert told([found], checks) == f"Kept from before this run of {checks} checks: {found.path} (3 checks)"
+    words = "1 check" if checks == 1 else f"{checks} checks"
+    assert told([found], checks) == f"Kept from before this run of {words}: {found.path} (3 checks)"
 
 
 def test_of_several_selections_the_whole_report_stays(there: Path) -> None:
@@ -166,7 +167,7 @@ def test_a_selection_keeps_the_whole_report_and_says_so(
     assert [output.code for output in outputs] == [0, 0, 0, 0, 0]
     said = [[line for line in output.text.splitlines() if line.startswith("Kept")] for output in outputs]
     assert [len(lines) for lines in said] == [0, 1, 0, 1, 1]
-    assert said[1][0].startswith(f"Kept from before this run of 1 checks: {tmp_path}/{FOLDER}/{NAME}-")
+    assert said[1][0].startswith(f"Kept from before this run of 1 check: {tmp_path}/{FOLDER}/{NAME}-")
     (before,) = (tmp_path / FOLDER).iterdir()
     last = [output.text.rstrip().splitlines()[-1] for output in outputs]
     assert last[1] == "Left out: 65 of 66 checks; a gate takes no results of such a run"

@@ -133,6 +133,7 @@ def test_the_first_failure_in_data_flow_order_is_named(broken: dict[str, Output]
     (how,) = re.findall(r"^Reproduce: (.*)$", broken[name].text, re.M)
     assert how.startswith(f"python -m validation run --preset tiny --set num_hidden_layers={LAYERS} --layouts {RUNS[name]} ")
     assert f" --implementation {BROKEN}:{name} --only " in how
+    assert len(re.findall(r"^What the words mean: \S+/words-in-failures\.md \([a-z].*\)$", broken[name].text, re.M)) == 1
 
 
 @each_defect

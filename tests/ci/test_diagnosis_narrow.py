@@ -172,6 +172,7 @@ def test_two_causes_are_of_two_groups() -> None:
 def test_two_causes_explain_what_a_case_contradicts_once() -> None:
     found = told(sound("pp2"), wrong("tp2"), wrong("ep2", ROUTED))
     assert found.sentence.startswith("2 causes: ")
+    assert not found.sentence.endswith(" more")
     assert (found.groups, found.deciding) == (("tensor parallelism", "expert parallelism"), "")
 
 

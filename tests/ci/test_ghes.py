@@ -65,6 +65,10 @@ def test_what_it_does_not_find_is_said(old: str) -> None:
         made(text().replace(old, old.replace("a", "b").replace("e", "f"), 1))
 
 
+def test_a_backslash_of_a_step_stays_one() -> None:
+    assert ghes._replaced("steps: a\n", "a", r"sed 's/\1\.$//'") == "steps: sed 's/\\1\\.$//'\n"
+
+
 def test_what_is_changed_elsewhere_is_taken_over() -> None:
     longer = text().replace("timeout-minutes: 20\n", "timeout-minutes: 25\n")
     assert "timeout-minutes: 25\n" in made(longer)

@@ -137,4 +137,4 @@ def test_help_says_what_happens_without_a_manifest(capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         command("--help")
     said = " ".join(capsys.readouterr().out.split())
-    assert "without it the verdict is that of the files which are there" in said
+    assert " manifest wrote; without it the verdict is that of the files which are there --results " in said

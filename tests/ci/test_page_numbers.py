@@ -219,6 +219,12 @@ def test_what_has_drifted_decides_nothing_that_is_not_decided() -> None:
     assert drifted(judged([suite(checks=(check(),))]), Drift(vanished=["a"])).verdict == "fail"
 
 
+@pytest.mark.parametrize("moved", [None, Drift(remarks=["a"])])
+def test_a_run_that_has_not_drifted_stays_as_it_is(moved: Drift | None) -> None:
+    run = judged([suite(checks=(check(),))])
+    assert drifted(run, moved) is run
+
+
 def test_a_number_that_json_does_not_know_is_not_written() -> None:
     with pytest.raises(ValueError, match="JSON"):
         data.as_json(judged([replace(suite(checks=(check(),)), seconds=math.inf)]))

@@ -46,6 +46,18 @@ def test_on_github() -> None:
     )
 
 
+@pytest.mark.parametrize("mark", ["GITHUB_ACTIONS", "GITLAB_CI", "JENKINS_URL"])
+def test_what_a_service_does_not_say_is_empty(mark: str) -> None:
+    found = told({mark: "true"})
+    assert (found.run, found.artifacts, found.commit, found.attempt) == ("", "", "", "")
+
+
+def test_artifacts_of_jenkins_are_below_the_build_whatever_it_ends_with() -> None:
+    assert told({"JENKINS_URL": "a", "BUILD_URL": "https://jenkins.example/job/X"}).artifacts == (
+        "https://jenkins.example/job/X/artifact/"
+    )
+
+
 def test_on_gitlab() -> None:
     assert told(ON_GITLAB) == Told(
         service="GitLab",

@@ -11,6 +11,7 @@ import pytest
 from tests.convert import folders
 from tests.convert.folders import MODEL, MOONLIGHT, TIED, WITHOUT_MTP
 from tests.convert.test_round_trip import convert
+from validation.candidate.checkpoint import fits
 from validation.candidate.checkpoint.fits import misfit
 from validation.case import arrangement
 from validation.case.case import Case
@@ -49,6 +50,26 @@ def test_legacy_fits_its_own_layout_and_implementation(implementation: str, layo
     made = convert(folder(tmp_path), tmp_path / "mcore", *words)
     assert misfit(case(made, implementation, layout)) is None
     assert "+mtp behind the layout loads it" in str(misfit(case(made, implementation, layout, WITHOUT_MTP)))
+
+
+@pytest.mark.parametrize(
+    ("tested", "made_for"), [("0.16.1", "0.19.2"), ("0.19.2", "0.16.1"), ("0.19.2", "0.17.0"), ("0.15.3", "0.16.1")]
+)
+def test_a_rank_s_file_has_the_names_of_its_release(
+    tested: str, made_for: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What 0.17 renamed keeps the file from being loaded by the others; without MTP layers, and in torch_dist, nothing does."""
+    monkeypatch.setattr(fits, "version", lambda package: tested)
+    origin = folder(tmp_path)
+    words = ("--implementation", "local", "--megatron-core", made_for)
+    said = misfit(case(convert(origin, tmp_path / "legacy", "--format", "legacy", *words), "local"))
+    if (tested < "0.17") == (made_for < "0.17"):
+        assert said is None
+    else:
+        assert f"`convert --format legacy --megatron-core {tested}` writes its names" in str(said)
+    assert misfit(case(convert(origin, tmp_path / "torch_dist", *words), "local")) is None
+    without = convert(origin, tmp_path / "without", "--format", "legacy", "--no-mtp", *words)
+    assert misfit(case(without, "local", model=WITHOUT_MTP)) is None
 
 
 @pytest.mark.parametrize("format_", ["torch_dist", "legacy"])

@@ -18,9 +18,10 @@ from tests.convert.folders import MODEL
 from validation.candidate.checkpoint.keys import extra_states, places
 from validation.candidate.checkpoint.places import Arrangement
 from validation.candidate.checkpoint.rank_files import rank_files, tensors_of
-from validation.candidate.checkpoint.tensors import Megatron
+from validation.candidate.checkpoint.tensors import MTP_BLOCK, Megatron, mtp_block_of
 from validation.case.parameters import parameters
 from validation.compare.piece import box_shape
+from validation.machine import version
 
 IMPLEMENTATIONS = ("local", "local-stock", "te")
 
@@ -39,7 +40,7 @@ def by_megatron(implementation: str) -> dict[str, Any]:
 
 
 def megatron(implementation: str) -> Megatron:
-    return Megatron(MODEL, parameters(MODEL), implementation)
+    return Megatron(MODEL, parameters(MODEL), implementation, mtp_block_of(version("megatron-core")))
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -60,9 +61,14 @@ def test_the_keys_of_torch_dist(implementation: str) -> None:
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_the_objects_of_torch_dist(implementation: str) -> None:
-    """A model asks for the extra state of each of its modules, and does not load where one is missing."""
-    asked = sorted(found[0] for found in by_megatron(implementation)["sharded"] if len(found) == 1)
-    assert sorted(extra_states(megatron(implementation))) == asked
+    """A model asks for the extra state of each of its modules, and does not load where one is missing.
+
+    From 0.17 on an MTP layer asks for one less, that of its core attention. It is written for the older releases.
+    """
+    asked = {found[0] for found in by_megatron(implementation)["sharded"] if len(found) == 1}
+    ours = list(extra_states(megatron(implementation)))
+    older = {name for name in ours if ".core_attention." in name and mtp_block_of(version("megatron-core")) != MTP_BLOCK}
+    assert sorted(ours) == sorted(asked | older)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

@@ -49,6 +49,20 @@ def test_there_and_back(layout: str, format_: str, tmp_path: Path) -> None:
     assert folders.same(folders.read(back(there, tmp_path / "back")), folders.read(origin))
 
 
+@pytest.mark.parametrize("release", ["0.16.1", "0.19.2"])
+def test_there_and_back_by_the_names_of_each_release(release: str, tmp_path: Path) -> None:
+    """A rank's file tells by its names for which release it was written, whatever is installed here."""
+    origin = published("DeepSeek-V3", tmp_path / "hf")
+    there = convert(origin, tmp_path / "mcore", "--layout", "tp2", "--format", "legacy", "--megatron-core", release)
+    assert folders.same(folders.read(back(there, tmp_path / "back")), folders.read(origin))
+
+
+def test_a_release_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["convert", "--hf-model-path", str(published("tied", tmp_path / "hf")), "--save", str(tmp_path / "mcore")]
+    assert main([*words, "--format", "legacy", "--megatron-core", "soon"]) == 2
+    assert "soon is no version of megatron-core; give one such as 0.16.1 or 0.19.2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("format_", ["torch_dist", "legacy"])
 @pytest.mark.parametrize(
     ("name", "implementation"),

@@ -30,12 +30,18 @@ def test_the_most_important_pages_are_there() -> None:
     assert {page.stem for page in PAGES} >= {"quick-start", "first-red-check", "gpus"}
 
 
+def items(page: Path) -> list[str]:
+    """The marks of the items of all lists."""
+    return re.findall(r"^(?:-|\d+\.) ", page.read_text(encoding="utf-8"), re.MULTILINE)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_says_what_the_english_one_says(page: Path) -> None:
     """As far as it can be seen: the same code, sections and rows. If this fails, one of the two was changed alone."""
     english = DOCS / page.name
     assert blocks(page) == blocks(english)
     assert headings(page) == headings(english)
+    assert items(page) == items(english)
     assert table_rows(page) == table_rows(english)
 
 

@@ -122,6 +122,14 @@ def test_the_figures_of_the_scorecard_are_those_that_were_measured() -> None:
     assert f"see between {min(found.rules)} and {max(found.rules)}." in text
 
 
+def test_the_figures_of_the_diagnoses_are_those_that_were_measured() -> None:
+    found = json.loads((DOCS / "diagnoses.json").read_text(encoding="utf-8"))["found"]
+    right, shown = sum(one["status"] == "right" for one in found), sum(one["status"] != "nothing fails" for one in found)
+    text = unwrapped(page("faults").read_text(encoding="utf-8"))
+    assert f"names the cause of {right} of the {shown} faults that show" in text
+    assert ("never names another cause for certain" in text) == all(one["status"] != "wrong" for one in found)
+
+
 def test_the_figures_behind_known_bugs_are_those_that_were_measured() -> None:
     found = json.loads((DOCS / "scorecard-behind.json").read_text(encoding="utf-8"))["outcomes"]
     caught = sum(one["status"] in CAUGHT for one in found)

@@ -107,6 +107,7 @@ def test_a_word_is_found_in_every_example_and_has_an_anchor_and_a_text(word: obj
         ("rank 1 only (tp 1)", ["ranks only"]),
         ("worst at [1] on rank 1; only one", ["worst at"]),
         ("ERROR: Every rank finishes - rank 0 raised ValueError: 1", ["raised"]),
+        ("scaled by 2\nKNOWN: a - b\nnot evaluated: c", ["KNOWN", "NOT EVALUATED", "scaled by"]),
     ],
 )
 def test_words_are_found_in_a_message(message: str, names: list[str]) -> None:

@@ -123,8 +123,8 @@ def test_every_option_that_a_page_names_exists(page: Path) -> None:
 
 
 def test_commands_within_a_line_are_understood() -> None:
-    """Whole commands; FILE, DIR and package.module stand for what a reader has."""
-    found = re.findall(r"`((?:python -m|nox|plumbline) [^`]+)`", text(SKILL) + text(AGENTS))
+    """Whole commands; FILE, DIR and package.module stand for what a reader has. A program's bare name is no command."""
+    found = re.findall(r"`((?:python -m \w+|nox|plumbline) [^`]+)`", text(SKILL) + text(AGENTS))
     assert len(found) > 3
     for command in found:
         understand(command.replace("DIR DIR", "one two"), possible=True)

@@ -35,7 +35,7 @@ def pair(words: list[str]) -> tuple[tuple[str, ...], frozenset[str]]:
 def session(tmp_path_factory: pytest.TempPathFactory) -> Calls:
     """What `nox -s lint` calls, with programs that only say so."""
     folder = tmp_path_factory.mktemp("lint")
-    for program in ("python", "zizmor", "shellcheck"):
+    for program in ("python", "zizmor", "shellcheck", "hadolint"):
         (folder / program).write_text(STAND_IN, encoding="utf-8")
         (folder / program).chmod(0o755)
     environment = {**os.environ, "PLUMBLINE_PYTHON": str(folder / "python"), "LOG": str(folder / "log")}
@@ -96,6 +96,6 @@ def test_versions_are_those_of_the_session() -> None:
         if hook["language"] == "python":
             assert set(hook["additional_dependencies"]) <= pinned, hook["id"]
             (package,) = hook["additional_dependencies"]
-            assert package.partition("==")[0].removesuffix("-py") == shlex.split(hook["entry"])[0]
+            assert package.partition("==")[0].removesuffix("-py").removesuffix("-bin") == shlex.split(hook["entry"])[0]
         else:
             assert shlex.split(hook["entry"])[0] == ".nox/cpu/bin/python", hook["id"]

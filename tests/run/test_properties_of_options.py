@@ -35,7 +35,7 @@ layouts = st.lists(st.tuples(layout, st.lists(word, max_size=2)).map(lambda one:
 )
 name = st.sampled_from((*TINY.model.as_dict(), "num_layers", "x"))
 value = number | st.sampled_from(["nan", "inf", "none", "true", "1e300", "-0.0", "yarn"]) | st.text(max_size=4)
-option = st.one_of(
+given_option = st.one_of(
     st.tuples(st.just("--layouts"), layouts | st.text(max_size=8)),
     st.tuples(st.just("--set"), st.tuples(name, value).map("=".join)),
     st.tuples(
@@ -63,7 +63,7 @@ def settled(words: list[str]) -> Settings | None:
 
 
 @quick
-@given(given_=st.lists(option, max_size=4))
+@given(given_=st.lists(given_option, max_size=4))
 def test_options(given_: list[tuple[str, str]]) -> None:
     """Cases that can be asked whether they run here, and are said no in one sentence."""
     settings = settled([f"{option}={value}" for option, value in given_])

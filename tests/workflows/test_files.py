@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def test_actions_are_pinned_each_to_one_commit_with_its_version() -> None:
             assert version, f"{path.name}: {action} does not say its version"
             pins.setdefault(action, set()).add((commit, version))
     assert {action: len(found) for action, found in pins.items()} == dict.fromkeys(pins, 1)
-    assert len(pins) == 6
+    assert len(pins) == 7
 
 
 def test_a_step_runs_one_line_and_no_expression_is_in_it() -> None:
@@ -90,7 +91,9 @@ ENTERPRISE = "parity-ghes.yml"
 COMMENT = "comment.yml"
 """The one workflow that has a token to write with; test_comment.py looks at what it does."""
 RELEASE = "release.yml"
-"""The one that publishes; test_release.py looks at what it does."""
+"""The one that publishes a package; test_release.py looks at what it does."""
+DOCS = "docs.yml"
+"""The one that publishes the documentation; test_documentation.py looks at what it does."""
 
 
 def test_nothing_runs_on_events_that_hand_secrets_to_forks() -> None:
@@ -101,6 +104,9 @@ def test_nothing_runs_on_events_that_hand_secrets_to_forks() -> None:
         # YAML 1.1 reads the key `on` as true.
         if path.name == RELEASE:
             assert content[True] == {"push": {"tags": ["v*"]}}
+        elif path.name == DOCS:
+            assert content[True].pop("push") == {"branches": ["main"]}
+            assert set(content[True]) == {"schedule", "workflow_dispatch"}
         else:
             assert set(content[True]) <= {"pull_request", "merge_group", "schedule", "workflow_dispatch", "workflow_call"}
         assert content["permissions"] == {}
@@ -113,9 +119,23 @@ def test_the_job_that_waits_for_nobody_knows_the_labels_that_are_githubs() -> No
     assert tuple(json.loads(labels)) == HOSTED
 
 
-def test_nobody_is_asked_to_write_anything_but_the_comment_and_a_release() -> None:
+def test_sessions_and_gate_know_where_the_documentation_is() -> None:
+    """Results, summary and page link to the same commit of it."""
+    for name in ("parity.yml", "parity-ghes.yml"):
+        told = [
+            {key: value for key, value in step["env"].items() if key in ("PLUMBLINE_REF", "PLUMBLINE_REPOSITORY")}
+            for file, step in steps()
+            if file == name and "PLUMBLINE_REF" in step.get("env", {})
+        ]
+        runs = [step["run"] for file, step in steps() if file == name and "PLUMBLINE_REF" in step.get("env", {})]
+        assert sum(run.startswith("nox -s") for run in runs) >= 1
+        assert len(runs) >= 3
+        assert all(one == told[0] and len(one) == 2 for one in told)
+
+
+def test_nobody_is_asked_to_write_anything_but_the_comment_a_release_and_the_site() -> None:
     for path in WORKFLOWS:
-        if path.name in (COMMENT, RELEASE):
+        if path.name in (COMMENT, RELEASE, DOCS):
             continue
         for job in yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"].values():
             assert set(job.get("permissions", {}).values()) <= {"read"}
@@ -166,3 +186,21 @@ def test_the_workflow_in_the_page_about_comments_is_one(node: None, tmp_path: Pa
     assert content["jobs"]["comment"]["permissions"] == called["jobs"]["comment"]["permissions"]
     assert "\nname: Plumbline\n" in (ROOT / "README.md").read_text("utf-8")
     assert content[True]["workflow_run"]["workflows"] == ["Plumbline"]
+
+
+def test_the_job_for_viewers_fits_the_workflow_in_the_readme(node: None, tmp_path: Path) -> None:
+    """With each of the steps behind it; it waits for the call, reads its artifacts and may write checks alone."""
+    page = (ROOT / "docs" / "viewers.md").read_text("utf-8")
+    (job,) = re.findall(r"```yaml\n(  viewer:\n.*?)```", page, re.DOTALL)
+    steps = re.findall(r"```yaml\n(- uses: .*?)```", page, re.DOTALL)
+    (caller,) = re.findall(
+        r"```yaml\n(# \.github/workflows/plumbline\.yml\n.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL
+    )
+    for number, step in enumerate(steps):
+        path = tmp_path / f"plumbline-{number}.yml"
+        path.write_text(caller + job + textwrap.indent(step, "      "), encoding="utf-8")
+        assert diagnostics(path) == []
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"]["viewer"]
+        assert content["permissions"] == {"checks": "write"}
+        assert len(content["steps"]) == 2
+    assert len(steps) == 3

@@ -26,13 +26,14 @@ FILES = ("plumbline-1.2.3-py3-none-any.whl", "plumbline-1.2.3.tar.gz")
 
 @dataclass(frozen=True)
 class Scenario:
-    """What is pushed, what the changelog says, what is built, and whether somebody lets the second job through."""
+    """What is pushed, what the changelog says, what is built, whether it runs, and whether somebody lets it be published."""
 
     ref: str = "refs/tags/v1.2.3"
     changelog: str = CHANGELOG
     built: tuple[str, ...] = FILES
     approved: tuple[str, ...] = ("pypi",)
     lost: tuple[str, ...] = ()
+    runs: bool = True
 
 
 SCENARIOS = {
@@ -41,6 +42,7 @@ SCENARIOS = {
     "no version": Scenario(ref="refs/tags/vNext"),
     "another version built": Scenario(built=("plumbline-1.2.4.dev1-py3-none-any.whl", "plumbline-1.2.4.dev1.tar.gz")),
     "nothing built": Scenario(built=()),
+    "the wheel does not run": Scenario(runs=False),
     "nobody approves": Scenario(approved=()),
     "what was built is lost": Scenario(lost=("dist",)),
     "a branch": Scenario(ref="refs/heads/main"),
@@ -93,6 +95,7 @@ def written(scenario: Scenario, work: Path) -> Path:
             "PYTHON": sys.executable,
             "STAND_INS": str(HERE / "stand_ins"),
             "BUILT": " ".join(scenario.built),
+            "INSTALLED": str(int(not scenario.runs)),
             "PYTHONPATH": str(ROOT),
             "PYTHONSAFEPATH": "1",
         },
@@ -121,7 +124,7 @@ def _released(one: Mapping[str, Any]) -> Released:
 def test_a_tag_is_built_attested_and_published(released: Mapping[str, Released]) -> None:
     """What is attested and what is published are the files that were built and looked at, byte by byte."""
     found = released["released"]
-    assert found.jobs == {"build": "success", "publish": "success"}
+    assert found.jobs == {"build": "success", "try": "success", "publish": "success"}
     assert found.steps["Compare the tag with what was built"]["output"] == "v1.2.3: all say 1.2.3\n"
     attested = found.steps["Attest where it comes from"]["output"]
     assert tuple(line.split()[0] for line in attested.splitlines()) == FILES
@@ -139,21 +142,32 @@ def test_a_tag_is_built_attested_and_published(released: Mapping[str, Released])
 )
 def test_what_does_not_fit_is_never_published(released: Mapping[str, Released], name: str, step: str, said: str) -> None:
     found = released[name]
-    assert found.jobs == {"build": "failure", "publish": "skipped"}
+    assert found.jobs == {"build": "failure", "try": "skipped", "publish": "skipped"}
     assert found.steps[step]["result"] == "failure"
     assert said in found.steps[step]["output"]
     assert not {"Attest where it comes from", "Publish"} & found.steps.keys()
 
 
 def test_nothing_is_published_before_somebody_approves(released: Mapping[str, Released]) -> None:
-    assert released["nobody approves"].jobs == {"build": "success", "publish": "failure"}
+    assert released["nobody approves"].jobs == {"build": "success", "try": "success", "publish": "failure"}
     assert "Publish" not in released["nobody approves"].steps
 
 
 def test_files_that_do_not_arrive_are_not_published(released: Mapping[str, Released]) -> None:
     found = released["what was built is lost"]
-    assert found.steps["Fetch what was built"]["result"] == "failure"
-    assert found.steps["Publish"]["result"] == "skipped"
+    assert found.steps["Fetch the wheel"]["result"] == "failure"
+    assert found.jobs == {"build": "success", "try": "failure", "publish": "skipped"}
+
+
+def test_a_wheel_that_does_not_run_is_not_published(released: Mapping[str, Released]) -> None:
+    found = released["the wheel does not run"]
+    assert found.steps["Ask for its version"] == {
+        "name": "Ask for its version",
+        "result": "failure",
+        "output": "plumbline --version\n",
+    }
+    assert found.jobs == {"build": "success", "try": "failure", "publish": "skipped"}
+    assert "Publish" not in found.steps
 
 
 @pytest.mark.parametrize("name", ["a branch", "a branch like a tag", "another tag"])
@@ -161,10 +175,12 @@ def test_only_a_tag_of_a_version_starts_it(released: Mapping[str, Released], nam
     assert not released[name].triggered
 
 
-def test_the_job_that_runs_code_may_read_and_the_one_that_publishes_runs_none() -> None:
+def test_jobs_that_run_code_may_read_and_the_one_that_publishes_runs_none() -> None:
     content = yaml.safe_load((ROOT / WORKFLOW).read_text(encoding="utf-8"))
-    build, publish = content["jobs"]["build"], content["jobs"]["publish"]
-    assert build["permissions"] == {"contents": "read"}
+    publish = content["jobs"]["publish"]
+    assert content["jobs"]["build"]["permissions"] == {"contents": "read"}
+    assert content["jobs"]["try"]["permissions"] == {}
+    assert set(publish["needs"]) == {"build", "try"}
     assert publish["permissions"] == {"id-token": "write", "attestations": "write"}
     assert publish["environment"] == "pypi"
     assert [step["uses"].partition("@")[0] for step in publish["steps"]] == [

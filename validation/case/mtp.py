@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from packaging.specifiers import SpecifierSet
-from packaging.version import InvalidVersion
+from packaging.version import InvalidVersion, Version
 
 from validation.case.case import Case
 from validation.case.training import Training
@@ -36,7 +36,7 @@ def divisor(training: Training, version: str) -> str:
     if training.mtp_loss != "version":
         return training.mtp_loss
     try:
-        return TARGETS if version in _BY_TARGETS else REPORT
+        return TARGETS if Version(version) in _BY_TARGETS else REPORT
     except InvalidVersion:
         return REPORT
 

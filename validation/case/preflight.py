@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import fields
 
-from validation.case import degrees, fp8, mtp, numbers, remedies, training_rules
+from validation.case import degrees, fp8, mtp, numbers, remedies, training_rules, tree
 from validation.case import memory as memory_
 from validation.case.case import IMPLEMENTATIONS, PRECISIONS, TRANSPORTS, Case
 from validation.case.errors import EnvironmentMissing, UsageError
@@ -235,8 +235,9 @@ def _too_few_gpus(case: Case, gpus: int | None, share: int | None) -> str | None
         return None
     own = " --implementation local" if case.uses_te else ""
     here = f"{found} {'was' if found == 1 else 'were'} found" if found else "no GPU was found"
+    session = "" if tree.INSTALLED else f" (`nox -s cpu_{name}`)"
     sharing = f"`--share-gpu {-(-ranks // found)}` lets ranks share what is here, and " if found else ""
     return (
         f"layout {name} on {case.transport} needs {needed} GPU{'s' if needed > 1 else ''} and {here}; {sharing}the same layout "
-        f"runs on the CPU with `--transport gloo{own}` (`nox -s cpu_{name}`)"
+        f"runs on the CPU with `--transport gloo{own}`{session}"
     )

@@ -18,8 +18,8 @@ BUILT = ROOT.parent / "build.json"
 """What the installed package was built from (hatch_build.py)."""
 INSTALLED = ROOT.name == "_root" and BUILT.is_file()
 STARTED = "PLUMBLINE_COMMANDS"
-"""Set by the commands of the package (plumbline/commands.py) for the process and its children."""
-_AS_COMMANDS = INSTALLED or bool(os.environ.get(STARTED))
+"""Set by the commands of the package (plumbline/commands.py) for the process and its children: `script` or `module`."""
+_AS_COMMANDS = INSTALLED or os.environ.get(STARTED) == "script"
 
 VALIDATION = "plumbline" if _AS_COMMANDS else "python -m validation"
 """What a user calls the commands of `validation` here."""
@@ -29,7 +29,7 @@ CI = "plumbline-ci" if _AS_COMMANDS else "python -m ci"
 
 def validation() -> tuple[str, ...]:
     """What starts a process with the commands of `validation`; their words follow."""
-    return (sys.executable, "-m", "plumbline" if _AS_COMMANDS else "validation")
+    return (sys.executable, "-m", "plumbline" if os.environ.get(STARTED) else "validation")
 
 
 def requirements(name: str) -> str:

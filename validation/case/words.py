@@ -23,8 +23,8 @@ class Word:
 
 
 WORDS = (
-    Word("KNOWN", r"^KNOWN: |known upstream bug: "),
-    Word("NOT EVALUATED", r"^(NOT EVALUATED: |not evaluated: )"),
+    Word("KNOWN", r"(?m)^KNOWN: |known upstream bug: "),
+    Word("NOT EVALUATED", r"(?m)^(NOT EVALUATED: |not evaluated: )"),
     Word("cannot be decided", r"cannot be decided in "),
     Word("relative error", r"relative error \S+ > "),
     Word("max diff", r"max diff \S+ > "),
@@ -72,7 +72,7 @@ WORDS = (
     Word("no parameter takes", r"no parameter takes "),
     Word("no main_grad", r"has no main_grad"),
     Word("rows where the routing says", r" rows where the routing says "),
-    Word("raised", r"^(ERROR: .* - )?(.*: )?rank [0-9]+ raised "),
+    Word("raised", r"\brank [0-9]+ raised "),
     Word("ended without a report", r"ended without a report|was killed by |ended with exit status "),
     Word("did not finish", r"did not finish"),
     Word("could not be started", r"could not be started"),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ci.junit import Check
+from ci.links import links
 from validation.case.case import Case
 from validation.case.errors import ExitCode
+from validation.case.words import PAGE, words_in
 from validation.checks import before
 from validation.checks.diagnosed import diagnosed
 from validation.checks.excused import excused
@@ -71,11 +74,15 @@ class Conclusion:
                 yield f"Known in {case.arrangement}: {bug.line}", YELLOW
 
     def _firsts(self) -> Iterator[Line]:
+        said = ""
         for case in self.wanted:
             if case.name in self.tally.first:
                 first = self.tally.first[case.name]
+                said += f"{first.line}\n"
                 yield f"First in {case.arrangement}: {first.line}", {}
                 yield f"Reproduce: {first.command(self.settings)}", {}
+        if words := ", ".join(word.name for word in words_in(said)):
+            yield f"What the words mean: {links(os.environ).docs or 'docs'}/{PAGE} ({words})", {}
 
     def _places(self) -> Iterator[Line]:
         for name in (*(case.name for case in self.settings.cases), self.self_test.name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +15,13 @@ from validation.checks.conclusion import Conclusion
 from validation.checks.diagnosed import suites
 from validation.run.command_line import ALL
 
-_NUMBERS = {"max_diff": "max_diff", "avg_diff": "avg_diff", "rel_error": "relative_error", "tolerance": "limit"}
+_NUMBERS = {
+    "max_diff": "max_diff",
+    "avg_diff": "avg_diff",
+    "rel_error": "relative_error",
+    "tolerance": "limit",
+    "floor": "floor",
+}
 """Properties of a testcase, and what the document calls them."""
 _TEXTS = ("known", "kind", "reproduce")
 
@@ -64,7 +71,19 @@ def _suite(conclusion: Conclusion, name: str, checks: Sequence[Check], seconds: 
 
 
 def _check(check: Check) -> dict[str, Any]:
-    said: dict[str, Any] = {"title": check.name, "status": check.status}
+    said: dict[str, Any] = {"title": check.name, "component": check.component, "status": check.status}
     said |= {theirs: number(check.properties[ours]) for ours, theirs in _NUMBERS.items() if ours in check.properties}
+    said |= _places(check.properties)
     said |= {name: check.properties[name] for name in _TEXTS if name in check.properties}
-    return said if check.status == "pass" else said | {"message": check.message}
+    return said if check.status == "pass" else said | {"message": check.message, "text": check.details}
+
+
+def _places(properties: Mapping[str, str]) -> dict[str, Any]:
+    """Where the largest difference is, and which ranks were compared; nothing if no tensor was."""
+    if "worst_index" not in properties:
+        return {}
+    return {
+        "worst_index": json.loads(properties["worst_index"]),
+        "worst_rank": int(properties["worst_rank"]),
+        "ranks": [int(rank) for rank in properties["ranks"].split(",") if rank],
+    }

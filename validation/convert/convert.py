@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ci.releases import NEWEST
 from validation.candidate.checkpoint.places import Arrangement
-from validation.candidate.checkpoint.tensors import Megatron
+from validation.candidate.checkpoint.tensors import Megatron, mtp_block_of
 from validation.case.errors import InfrastructureError, UsageError
 from validation.case.megatron_folder import megatron_folder
 from validation.convert import work
@@ -22,6 +23,7 @@ from validation.convert.to_huggingface import ToHuggingFace
 from validation.convert.to_legacy import ToLegacy
 from validation.convert.to_torch_dist import ToTorchDist
 from validation.convert.unfinished import Unfinished, check_places, check_room, disk_errors, read_manifest
+from validation.machine import ABSENT, version
 from validation.run.options import layers_of
 
 _VERSION = 1
@@ -94,9 +96,16 @@ def _target(request: Request, source: Source) -> Target:
     model = source.described.model
     if megatron_folder(request.origin) is not None:
         raise UsageError(f"--hf-model-path {request.origin} is a Megatron checkpoint; --to-hf --load converts it back")
-    megatron = Megatron(model, source.parameters, options.implementation)
+    megatron = Megatron(model, source.parameters, options.implementation, mtp_block_of(_release(options)))
     make = ToLegacy if options.format == "legacy" else ToTorchDist
     return make(source, megatron, Arrangement.parse(options.layout, model), dtype, beside)
+
+
+def _release(options: Any) -> str:
+    """The release whose names a rank's file gets: the one that is asked for, the installed one, or the newest."""
+    installed = version("megatron-core")
+    found: str = options.megatron_core or (NEWEST.megatron_core if installed == ABSENT else installed)
+    return found
 
 
 def _plan(request: Request, source: Source, target: Target) -> dict[str, Any]:
@@ -109,6 +118,7 @@ def _plan(request: Request, source: Source, target: Target) -> dict[str, Any]:
         "from": {"format": source.format, "files": files},
         "layout": options.layout,
         "implementation": options.implementation,
+        **({"megatron_core": _release(options)} if target.format == "legacy" else {}),
         "dtype": options.dtype,
         "layers": list(request.layers),
         "copies": source.copies,

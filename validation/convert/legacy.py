@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from validation.candidate.checkpoint.places import Arrangement
-from validation.candidate.checkpoint.rank_files import rank_files, tensors_of, without_data
+from validation.candidate.checkpoint.rank_files import mtp_block_in, rank_files, tensors_of, without_data
 from validation.candidate.checkpoint.tensors import Megatron
 from validation.case.errors import UsageError
 from validation.case.layout import MOST_RANKS, Layout, check_ranks
@@ -44,7 +44,9 @@ class Legacy(Source):
             te = any(name.endswith("layer_norm_weight") for named in states.values() for name in named)
             down = next((t for n in states.values() for k, t in n.items() if _is_down(k, t)), None)
             cut = down is not None and down.shape[0] * arrangement.layout.tp == self._latent() and arrangement.layout.tp > 1
-            megatron = Megatron(described.model, self.parameters, "te" if te else "local-stock" if cut else "local")
+            implementation = "te" if te else "local-stock" if cut else "local"
+            block = mtp_block_in(name for named in states.values() for name in named)
+            megatron = Megatron(described.model, self.parameters, implementation, block)
             self._add(path / file.path, states, tensors_of(megatron, arrangement, described.model, file))
 
     def _latent(self) -> int:

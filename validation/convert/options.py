@@ -14,7 +14,10 @@ from validation.run.command_line import add_format, whole
 
 JOBS = min(32, (os.cpu_count() or 1) + 2)
 """Two more than CPUs: a process that has written a file waits until it is on the disk."""
-COMMANDS = {"convert": ("hf_model_path", "load", "save", "layout", "layers"), "compare": ("hf_model_path", "results")}
+COMMANDS = {
+    "convert": ("hf_model_path", "load", "save", "layout", "layers", "megatron_core"),
+    "compare": ("hf_model_path", "results"),
+}
 """Each with its options that take a text of any kind."""
 FORMATS = ("torch_dist", "legacy")
 DTYPES = ("bf16", "fp16", "fp32", "fp64")
@@ -82,6 +85,12 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         help="cast weights (default: as they are; fp8 becomes bf16). The expert bias is never cast",
     )
     add("--implementation", choices=IMPLEMENTATIONS, default="te", help="whose names the tensors get (default te)")
+    add(
+        "--megatron-core",
+        metavar="VERSION",
+        default=None,
+        help="the release that loads a legacy checkpoint, for 0.17 renamed a module of MTP layers (default: the installed one)",
+    )
     add(
         "--jobs",
         type=whole,

@@ -10,6 +10,7 @@ from validation.case.case import DEFAULT_SEED, Case
 from validation.case.parameters import parameters
 from validation.case.preset import TINY
 from validation.case.training import Training
+from validation.run.known import mended
 
 CORE = "https://github.com/NVIDIA/Megatron-LM"
 BRIDGE = "https://github.com/NVIDIA-NeMo/Megatron-Bridge"
@@ -72,6 +73,8 @@ class Fault:
 
     `unseen` says why no check can see it, where that is so; it must then be missed.
 
+    `without_bugs` says that a known upstream bug would excuse its check: the bugs are taken out of its case.
+
     `cause` is what a diagnosis over layouts must name, if that is not what its group says (CAUSES), and behind a comma what
     else it may name. A gradient norm that is summed over the wrong ranks is wrong under tensor parallelism, though it is the
     optimizer's. `needs` are degrees, options or a precision without which what the fault describes does not exist, if its
@@ -88,6 +91,7 @@ class Fault:
     kind: str = "forward"
     layouts: tuple[str, ...] = ("single",)
     unseen: str = ""
+    without_bugs: bool = False
     cause: str = ""
     needs: str = ""
     precision: str = "fp64"
@@ -107,7 +111,7 @@ class Fault:
         """What it is put into. Micro-batches hold one sequence, so that a step has several."""
         parsed, training, mtp = parse(layout, Training(steps=self.steps))
         model = TINY.model.with_numbers({"num_hidden_layers": str(self.layers), **dict(self.numbers)})
-        return Case(
+        case = Case(
             preset=TINY.name,
             model=model if mtp is None else replace(model, num_nextn_predict_layers=mtp),
             layout=parsed,
@@ -120,6 +124,7 @@ class Fault:
             seq_length=self.seq_length,
             training=training,
         )
+        return mended(case) if self.without_bugs else case
 
     @property
     def named(self) -> str:

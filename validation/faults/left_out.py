@@ -6,10 +6,14 @@ LEFT_OUT = {
     "A09": "megatron-core's fused rotary kernel with heads that fill no block: a Triton kernel, which needs a GPU",
     "A10": "unpadded cu_seqlens for rotary positions: packed sequences are not compared",
     "R12": "in the catalogue as D01",
-    "R16": "the global balancing loss: not one of the balancing losses that are compared",
-    "R19": "valid tokens counted after an in-place reduction: a padding mask is never given",
-    "R20": "a padding mask that is broadcast wrongly: a padding mask is never given; 0.16.1 has the bug",
-    "T10": "label smoothing over the local vocabulary: HuggingFace's loss has none to compare with",
+    "R20": "a padding mask that is broadcast wrongly: it shows with padding only, and the reference counts every"
+    " position; 0.16.1 to 0.19.2 have the bug",
+    "T19": "a padding mask cut over another group than the hidden states: it shows with padding only; the kind is T11",
+    "T20": "cross-attention over the global tensor-parallel group: the model has none; the kind is T11",
+    "T21": "image embeddings cut over the global tensor-parallel group: the model has none; the kind is T11",
+    "T22": "the output norm of a gated delta net without the sum over ranks: the model has none; the kind is T18",
+    "T23": "the output of Megatron-Bridge's Wan model gathered as a part of the loss: not run; the kind is T02",
+    "E09": "expert gradients that Megatron-FSDP does not scale: not one of the wrappers that are run; the kind is E02",
     "P04": "dense layers told by their number within the stage: the model cannot be loaded, which nobody misses",
     "P08": "scores scaled by the layer's number within the stage: it cancels but in fp16",
     "G07": "the embedding's gradient summed over stages before it is over data-parallel ranks: two sums in either"

@@ -13,13 +13,14 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from validation.candidate.checkpoint.keys import places
 from validation.candidate.checkpoint.metadata import check_files, read_metadata
 from validation.candidate.checkpoint.places import Arrangement
-from validation.candidate.checkpoint.rank_files import rank_files, tensors_of, without_data
-from validation.candidate.checkpoint.tensors import EMBEDDING, HEAD, Megatron
+from validation.candidate.checkpoint.rank_files import mtp_block_in, rank_files, tensors_of, without_data
+from validation.candidate.checkpoint.tensors import EMBEDDING, HEAD, MTP_BLOCK, Megatron, mtp_block_of
 from validation.case.case import TE, Case
 from validation.case.errors import PlumblineError, UsageError
 from validation.case.megatron_folder import is_torch_dist, megatron_folder
 from validation.case.parameters import parameters
 from validation.case.strangers import read_json, shown
+from validation.machine import version
 
 Shapes = Mapping[str, tuple[int, ...]]
 _TRAINING = ("optimizer.", "rng_state", "rerun_state")
@@ -87,7 +88,12 @@ def _legacy(case: Case, place: Path) -> str | None:
         megatron = _megatron(case, found)
         held = tensors_of(megatron, Arrangement(case.layout, case.training.stages), case.model, file)
         wanted = {f"{state}.{name}": tensor.shape for state, name, tensor in held}
-        said = _other_implementation(case, found) or _other_tensors(case, found, wanted) or _left_over(found, wanted)
+        said = (
+            _other_release(found)
+            or _other_implementation(case, found)
+            or _other_tensors(case, found, wanted)
+            or _left_over(found, wanted)
+        )
         if said:
             return said
     return None
@@ -104,7 +110,21 @@ def _states(held: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
 def _megatron(case: Case, found: Iterable[str]) -> Megatron:
     """The model of the case; a user's own implementation is taken to have the names that the checkpoint has."""
     words = {**dict.fromkeys(TE, "te"), "local": "local", "local-stock": "local-stock"}
-    return Megatron(case.model, parameters(case.model), words.get(case.implementation, _implementation(found)))
+    implementation = words.get(case.implementation, _implementation(found))
+    return Megatron(case.model, parameters(case.model), implementation, mtp_block_of(version("megatron-core")))
+
+
+def _other_release(found: Iterable[str]) -> str | None:
+    """A rank's file is loaded by its names, and 0.17 renamed a module. torch_dist has the same names in every release."""
+    names = [name for name in found if ".mtp." in name]
+    tested = version("megatron-core")
+    if not names or mtp_block_in(names) == mtp_block_of(tested):
+        return None
+    which = "before 0.17" if mtp_block_in(names) == MTP_BLOCK else "from 0.17 on"
+    return (
+        f"its MTP layers have the names of releases {which}, and megatron-core {tested} does not load them; "
+        f"`convert --format legacy --megatron-core {tested}` writes its names, and torch_dist serves all releases"
+    )
 
 
 def _implementation(found: Iterable[str]) -> str:

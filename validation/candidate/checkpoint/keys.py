@@ -61,6 +61,6 @@ def extra_states(megatron: Megatron) -> Iterator[str]:
         module = re.sub(r"\.(layer_norm_)?weight\d*$", "", key_of(tensor.name))
         expert, count = (tensor.holdings[0].box[0][0], parameter.shape[0]) if EXPERTS in parameter.name else (0, 1)
         yield f"{module}._extra_state/shard_{expert}_{count}"
-    # Elsewhere TEDotProductAttention leaves its own out; the MTP block's default brings it back.
+    # Elsewhere TEDotProductAttention leaves its own out; up to 0.16 the MTP block's default brings it back.
     for index in range(megatron.model.num_nextn_predict_layers if megatron.implementation == "te" else 0):
         yield f"mtp.layers.{index}.transformer_layer.self_attention.core_attention._extra_state/shard_0_1"

@@ -9,7 +9,7 @@ import importlib
 import pickle
 import re
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from validation.candidate.checkpoint.archive import loaded
 from validation.candidate.checkpoint.pickled import Asked, Refused
 from validation.candidate.checkpoint.places import Arrangement
-from validation.candidate.checkpoint.tensors import Chunk, Megatron, Tensor
+from validation.candidate.checkpoint.tensors import MTP_BLOCK, YOUNGER_MTP_BLOCK, Chunk, Megatron, Tensor
 from validation.candidate.weights import Ranks
 from validation.case.errors import UsageError
 from validation.case.layout import Layout
@@ -75,16 +75,23 @@ def tensors_of(megatron: Megatron, arrangement: Arrangement, model: Model, file:
     for number, chunk in enumerate(chunks):
         state = "model" if len(chunks) == 1 else f"model{number}"
         for tensor in megatron.tensors(file.ranks, chunk):
-            yield state, _local(tensor.name, chunk), tensor
+            yield state, _local(tensor.name, chunk, megatron.mtp_block), tensor
 
 
-def _local(name: str, chunk: Chunk) -> str:
-    """The name in the rank's own numbers: layers count from the first of the chunk."""
+def _local(name: str, chunk: Chunk, mtp_block: str) -> str:
+    """The name in the rank's own numbers and words: layers count from the first of the chunk."""
     block, dot, rest = name.partition(".layers.")
+    if block == "mtp":
+        return name.replace(f".{MTP_BLOCK}.", f".{mtp_block}.", 1)
     if block != "decoder" or not dot:
         return name
     layer, _, inner = rest.partition(".")
     return f"decoder.layers.{int(layer) - chunk.layers.start}.{inner}"
+
+
+def mtp_block_in(names: Iterable[str]) -> str:
+    """What the names of a rank's state call an MTP layer's decoder layer; the older word if there is none."""
+    return YOUNGER_MTP_BLOCK if any(f".{YOUNGER_MTP_BLOCK}." in name for name in names) else MTP_BLOCK
 
 
 def without_data(path: Path) -> dict[str, Any]:

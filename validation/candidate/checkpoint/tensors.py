@@ -5,16 +5,35 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
+
 from validation.candidate.weights import ETP, LAYER_TABLE, MTP_TABLE, TABLE, Holding, Ranks, Row, holdings
 from validation.case.errors import UsageError
 from validation.case.model import Model
 from validation.case.parameters import Parameter
+from validation.case.strangers import shown
 
 EMBEDDING, HEAD = "embedding.word_embeddings.weight", "output_layer.weight"
 _TE_ALONE = ("layer_norm_weight", "linear_fc1.weight{expert}", "linear_fc2.weight{expert}")
 _LOCAL_ALONE = ("q_layernorm.weight", "kv_layernorm.weight")
 _WHOLE = ("linear_q_down_proj.weight", "linear_kv_down_proj.weight")
 """What every rank has whole, but for megatron-core's own local spec."""
+
+
+MTP_BLOCK = "transformer_layer"
+"""What an MTP layer calls its decoder layer in torch_dist, in every release, and in a rank's own state up to 0.16."""
+YOUNGER_MTP_BLOCK = "mtp_model_layer"
+"""What it is called in a rank's own state from 0.17 on (Megatron-LM #3207)."""
+_YOUNGER = SpecifierSet(">=0.17", prereleases=True)
+
+
+def mtp_block_of(version: str) -> str:
+    """What a release of megatron-core calls an MTP layer's decoder layer in a rank's own state. Raises UsageError."""
+    try:
+        return YOUNGER_MTP_BLOCK if Version(version) in _YOUNGER else MTP_BLOCK
+    except InvalidVersion:
+        raise UsageError(f"{shown(version)} is no version of megatron-core; give one such as 0.16.1 or 0.19.2") from None
 
 
 @dataclass(frozen=True)
@@ -38,11 +57,15 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Megatron:
-    """A model as Megatron has it. `known` are the parameters of its checkpoint."""
+    """A model as Megatron has it. `known` are the parameters of its checkpoint.
+
+    `mtp_block` is what a rank's own state calls an MTP layer's decoder layer; names of torch_dist do not depend on it.
+    """
 
     model: Model
     known: Mapping[str, Parameter]
     implementation: str
+    mtp_block: str = MTP_BLOCK
 
     def tensors(self, ranks: Ranks, chunk: Chunk | None = None) -> Iterator[Tensor]:
         """What a rank at that place holds of a chunk, or of the whole model."""
