@@ -30,7 +30,7 @@ from nox.command import CommandFailed
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from ci import names
+from ci import names, uv
 from ci.releases import GROUPS, NEWEST, RELEASES, Release
 from ci.table import Row, rows
 from validation.case.errors import ExitCode
@@ -107,8 +107,31 @@ def _installed(session: nox.Session, name: str, *requirements: str) -> str:
         see_all = ["--system-site-packages"] if name == "cuda" else []
         _virtualenv(session, *see_all, str(folder))
     files = [word for file in requirements for word in ("-r", f"requirements/{file}.txt")]
-    _pip(session, str(python), *files)
+    # uv would install what a GPU environment sees of the machine once more.
+    if name == "cuda" or not _by_uv(session, str(python), *files):
+        _pip(session, str(python), *files)
     return str(python)
+
+
+def _by_uv(session: nox.Session, python: str, *words: str) -> bool:
+    """Whether uv has installed it, with the settings that pip has: it takes a fraction of the time (benchmarks/README.md)."""
+    if shutil.which("uv") is None or os.environ.get("PLUMBLINE_INSTALLER") == "pip":
+        return False
+    listed = subprocess.run([python, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False)
+    try:
+        settings = uv.settings(listed.stdout)
+    except uv.NotTheSame as error:
+        session.log(f"pip installs, though uv is here: uv has no equal of pip's setting {error}")
+        return False
+    quiet = [] if sys.stdout.isatty() else ["--quiet"]
+    command = ("uv", "pip", "install", "--python", python, *quiet, *settings.words, *words)
+    try:
+        with nullcontext() if sys.stdout.isatty() else _telling(session, "uv pip install"):
+            session.run(*command, external=True, env=dict(settings.variables))
+    except CommandFailed:
+        session.log("uv could not install it: pip tries")
+        return False
+    return True
 
 
 def _pip(session: nox.Session, python: str, *words: str) -> None:

@@ -24,6 +24,7 @@ from plumbline.options import Options, Words, words
 from plumbline.report import Report
 
 _RAISED = {error.exit_code: error for error in (UsageError, EnvironmentMissing, RunBroke)}
+_ERROR = "error: "
 _INTERRUPTED = 130
 _PATIENCE = 10.0
 """Seconds that an interrupted run has to end its ranks."""
@@ -69,9 +70,16 @@ def _run(asked: list[str], progress: bool, hidden: tuple[str, ...] = ()) -> dict
     try:
         document: dict[str, Any] = json.loads(written)
     except ValueError:
-        last = next((line for line in reversed(said) if line.strip()), "it said nothing").strip()
-        raise RunBroke(f"the comparison ended with exit status {code} and without results ({last})") from None
+        raise _without_results(code, said) from None
     return document
+
+
+def _without_results(code: int, said: list[str]) -> PlumblineError:
+    """Of a process that has written no document: by a rule about what surrounds it, or in a way that nobody foresaw."""
+    last = next((line for line in reversed(said) if line.strip()), "it said nothing").strip()
+    if code in _RAISED and last.startswith(_ERROR):
+        return _RAISED[code](last.removeprefix(_ERROR))
+    return RunBroke(f"the comparison ended with exit status {code} and without results ({last})")
 
 
 def _environment() -> dict[str, str]:
@@ -79,8 +87,8 @@ def _environment() -> dict[str, str]:
 
     Lines that are read here have no colours, whatever a notebook's kernel asks for.
     """
-    path = [os.path.abspath(folder) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
-    folders = [os.path.abspath(folder) for folder in sys.path]
+    path = [_absolute(folder) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
+    folders = [_absolute(folder) for folder in sys.path]
     kept = {name: value for name, value in os.environ.items() if name not in _COLOURS}
     return {
         **kept,
@@ -88,6 +96,14 @@ def _environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(dict.fromkeys([*path, os.path.dirname(place.HERE)])),
         FOLDERS: os.pathsep.join(folders),
     }
+
+
+def _absolute(folder: str) -> str:
+    """The folder as it is if the working folder is gone, about which the process has a sentence."""
+    try:
+        return os.path.abspath(folder)
+    except OSError:
+        return folder
 
 
 def _listen(stream: IO[bytes] | None, said: list[str], hidden: tuple[str, ...] | None) -> None:

@@ -38,7 +38,7 @@ Nox = Callable[..., subprocess.CompletedProcess[str]]
 
 def run_nox(folder: Path, *arguments: str, codes: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Nox as a user runs it, but in the environment that the tests have."""
-    plain = {"CI": "", "PLUMBLINE_PYTHON": "", "NOX_SCRIPT_MODE": "none", "NO_COLOR": "1"}
+    plain = {"CI": "", "PLUMBLINE_PYTHON": "", "PLUMBLINE_INSTALLER": "pip", "NOX_SCRIPT_MODE": "none", "NO_COLOR": "1"}
     environment = {**os.environ, **plain, **(codes or {})}
     environment.pop("NOXSESSION", None)
     command = [sys.executable, "-m", "nox", *arguments]
@@ -360,3 +360,76 @@ def test_an_installation_is_not_silent_for_five_seconds(nox: Nox) -> None:
     """Where there is no terminal in which pip shows its own progress."""
     done = nox("parity", INSTALLING="9")
     assert re.findall(r"pip install: (\d+) s \.\.\.", done.stdout + done.stderr) == ["4", "8"]
+
+
+UV = """#!/bin/sh
+[ "$1" = pip ] || exit 0  # nox itself asks for the version
+echo "$*" > "$UV_LOG"
+echo "CERT=$SSL_CERT_FILE" >> "$UV_LOG"
+exit "${UV:-0}"
+"""
+PIP = """#!/bin/sh
+case "$*" in
+"-m pip config list") printf '%s' "$LISTED" ;;
+*"pip install"*) echo "$*" > pip.log ;;
+esac
+"""
+
+
+@pytest.fixture
+def nox_with_uv(nox: Nox, tmp_path: Path) -> Nox:
+    """The same where uv is installed, and pip is set up as $LISTED says."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "uv").write_text(UV, encoding="utf-8")
+    (tools / "uv").chmod(0o755)
+    (tmp_path / ".nox" / "cpu" / "bin" / "python").write_text(PIP, encoding="utf-8")
+    paths = {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}", "UV_LOG": str(tmp_path / "uv.log")}
+
+    def run(*sessions: str, **codes: str) -> subprocess.CompletedProcess[str]:
+        return nox(*sessions, **{"PLUMBLINE_INSTALLER": "", **paths, **codes})
+
+    return run
+
+
+def test_uv_installs_where_it_is_with_the_settings_of_pip(nox_with_uv: Nox, tmp_path: Path) -> None:
+    listed = "global.extra-index-url='https://a https://b'\n:env:.cert='/etc/ca.crt'\n"
+    done = nox_with_uv("cpu_tp2", LISTED=listed)
+    assert done.returncode == 0, done.stderr
+    words, cert = (tmp_path / "uv.log").read_text(encoding="utf-8").splitlines()
+    assert words.startswith("pip install --python .nox/cpu/bin/python ")
+    assert words.endswith("--index-strategy unsafe-best-match --index https://a --index https://b -r requirements/cpu.txt")
+    assert cert == "CERT=/etc/ca.crt"
+    assert not (tmp_path / "pip.log").exists()
+
+
+def test_pip_installs_if_uv_has_no_equal_of_a_setting(nox_with_uv: Nox, tmp_path: Path) -> None:
+    done = nox_with_uv("cpu_tp2", LISTED="global.proxy='http://a'\n")
+    assert done.returncode == 0, done.stderr
+    assert "pip installs, though uv is here: uv has no equal of pip's setting proxy" in done.stderr
+    assert (tmp_path / "pip.log").exists()
+    assert not (tmp_path / "uv.log").exists()
+
+
+def test_pip_installs_if_uv_cannot(nox_with_uv: Nox, tmp_path: Path) -> None:
+    done = nox_with_uv("cpu_tp2", UV="2")
+    assert done.returncode == 0, done.stderr
+    assert "uv could not install it: pip tries" in done.stderr
+    assert "-r requirements/cpu.txt" in (tmp_path / "pip.log").read_text(encoding="utf-8")
+
+
+def test_pip_installs_if_that_is_wanted(nox_with_uv: Nox, tmp_path: Path) -> None:
+    assert nox_with_uv("cpu_tp2", PLUMBLINE_INSTALLER="pip").returncode == 0
+    assert (tmp_path / "pip.log").exists()
+    assert not (tmp_path / "uv.log").exists()
+
+
+def test_what_sees_other_packages_is_left_to_pip(nox_with_uv: Nox, tmp_path: Path) -> None:
+    """A GPU environment sees the machine's torch; uv would install another."""
+    (tmp_path / "tools" / "nvidia-smi").symlink_to("/bin/true")
+    python = tmp_path / ".nox" / "cuda" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    shutil.copy(tmp_path / ".nox" / "cpu" / "bin" / "python", python)
+    assert nox_with_uv("gpu_single").returncode == 0
+    assert "-r requirements/cuda.txt" in (tmp_path / "pip.log").read_text(encoding="utf-8")
+    assert not (tmp_path / "uv.log").exists()

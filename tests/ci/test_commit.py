@@ -136,8 +136,8 @@ def test_a_file_beside_the_code_that_git_was_told_to_overlook_is_said(tree: Path
 
 def test_a_path_is_that_from_the_root_of_this_tree(tree: Path) -> None:
     """Whatever folder of another repository it lies in, and whatever characters are in it."""
-    committed(tree / "plumbline", "ci/a\tb.py")
-    root = tree / "plumbline"
+    committed(tree / "vendored", "ci/a\tb.py")
+    root = tree / "vendored"
     assert commit.facts(root, {})["dirty"] == "false"
     git(root, "update-index", "--assume-unchanged", "ci/a\tb.py")
     (root / "ci" / "a\tb.py").write_text("fail\n")
@@ -145,7 +145,7 @@ def test_a_path_is_that_from_the_root_of_this_tree(tree: Path) -> None:
     (root / "ci" / "a\tb.py").write_text("pass\n")
     assert commit.facts(root, {})["dirty"] == "false"
     (root / "ci" / "notes.txt").write_text("a")
-    assert commit.facts(tree / "plumbline", {})["dirty"] == "true"
+    assert commit.facts(tree / "vendored", {})["dirty"] == "true"
 
 
 @pytest.mark.parametrize("unanswered", [("status",), ("rev-parse", "--show-prefix"), ("ls-tree",)], ids=lambda words: words[-1])

@@ -244,6 +244,23 @@ def test_a_process_that_ends_without_results_is_said(monkeypatch: pytest.MonkeyP
         plumbline.check()
 
 
+def test_what_surrounds_the_process_is_refused_in_its_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a file would run before Plumbline; the process ends before it knows that JSON is wanted."""
+    (tmp_path / "sitecustomize.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(plumbline.UsageError, match=r"^\S*sitecustomize\.py is run by Python before Plumbline"):
+        plumbline.check()
+
+
+def test_a_working_folder_that_is_gone_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend("")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(plumbline.UsageError, match=r"^the working folder is not there"):
+        plumbline.check()
+
+
 def test_an_interrupt_ends_the_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A notebook's Stop reaches the kernel alone."""
     pid = tmp_path / "pid"
