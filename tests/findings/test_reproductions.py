@@ -4,6 +4,8 @@ With another release, which PYTHONPATH puts in front of the installed one, or in
 
     PYTHONPATH=FOLDER python -m pytest tests/findings
     .nox/megatron-core-0.19.2/bin/python -m pytest tests/findings
+
+All scripts take about 160 seconds of one core, and as many run at the same time as there are cores.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ SCRIPTS = [one for one in ALL if one.script]
 INSTALLED = "0.16.1"
 """What requirements/base.txt names for Python 3.11."""
 STATES = {"live", "mended", "not yet", "refused", "not run", "report", "targets"}
+_PRINTS = "test_a_script_prints_what_its_page_says"
+"""The test that runs a script."""
 
 
 def _called(one: Reproduction) -> str:
@@ -31,12 +35,14 @@ def _called(one: Reproduction) -> str:
 
 
 @pytest.fixture(scope="module")
-def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[list[str]]]]:
-    """What each script prints, by page. As many run at the same time as there are cores."""
+def printed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[list[str]]]]:
+    """What each script prints, by page, of the tests that run. As many run at the same time as there are cores."""
     if reason := missing():
         pytest.skip(reason)
+    names = {item.name for item in request.session.items}
+    wanted = [one for one in SCRIPTS if _expected(one) and f"{_PRINTS}[{one.page}]" in names]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield {one.page: pool.submit(run, one, tmp_path_factory.mktemp(one.page)) for one in SCRIPTS if _expected(one)}
+        yield {one.page: pool.submit(run, one, tmp_path_factory.mktemp(one.page)) for one in wanted}
 
 
 def _expected(one: Reproduction) -> list[str]:
