@@ -12,7 +12,7 @@ from collections.abc import Iterator
 _SAID = {
     "failure": "failed",
     "cancelled": "was cancelled",
-    "skipped": "was skipped, and what does not run proves nothing",
+    "skipped": "was skipped; a required job must run",
 }
 
 

@@ -13,7 +13,15 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "findings"
 INDEX = FOLDER / "README.md"
 PAGES = sorted(path for path in FOLDER.glob("*.md") if path != INDEX)
-SECTIONS = ("**What.**", "**Where.**", "**Who meets it.**", "**Measured**", "**See it with Plumbline", "**See it without")
+SECTIONS = (
+    "**Status.**",
+    "**What.**",
+    "**Where.**",
+    "**Who meets it.**",
+    "**Measured**",
+    "**See it with Plumbline",
+    "**See it without",
+)
 # A convention and no bug: it has a form of its own.
 NOTES = ("mtp-loss-normalisation.md",)
 
@@ -37,7 +45,7 @@ def test_the_index_has_every_page_once(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name not in NOTES], ids=lambda page: page.stem)
 def test_every_page_has_the_sections_in_order(page: Path) -> None:
-    """What and where, whom it concerns, how large it is, and how to see it."""
+    """Which releases, what and where, whom it concerns, how large it is, and how to see it."""
     text = page.read_text(encoding="utf-8")
     places = [text.find(section) for section in SECTIONS]
     assert -1 not in places, f"missing: {[name for name, place in zip(SECTIONS, places, strict=True) if place < 0]}"

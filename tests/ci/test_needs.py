@@ -23,7 +23,7 @@ def test_jobs_that_succeeded_are_no_reason() -> None:
     [
         ("failure", "job gpu: failed"),
         ("cancelled", "job gpu: was cancelled"),
-        ("skipped", "job gpu: was skipped, and what does not run proves nothing"),
+        ("skipped", "job gpu: was skipped; a required job must run"),
         ("neutral", "job gpu: ended with 'neutral', which is not success"),
         ("", "job gpu: ended with '', which is not success"),
         (None, "job gpu: ended with None, which is not success"),
