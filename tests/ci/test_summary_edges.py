@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -172,6 +173,10 @@ def test_the_words_of_the_reasons_are_explained_where_there_is_an_address(monkey
     assert summary._words(judged, None) == said, "of what is wrong, not of where"
     assert summary._words(with_reasons(("a", "b")), None) == ""
     assert said in summary.page(judged)
+    asked = Mock(return_value=())
+    monkeypatch.setattr("ci.links.words_in", asked)
+    summary._words(judged, None)
+    asked.assert_called_once_with("scaled by 0.5\nworst at [1] on rank 0")
 
 
 def test_drift_is_told_in_its_order_and_each_line_is_cut() -> None:
