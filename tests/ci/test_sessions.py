@@ -33,7 +33,7 @@ def test_a_page_that_is_not_is_seen(
 def test_the_installed_package_has_no_page_to_write(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sessions.tree, "INSTALLED", True)
+    monkeypatch.setattr("validation.case.tree.INSTALLED", True)
     assert main(["sessions"]) == 2
     assert capsys.readouterr().err.startswith(
         "error: sessions: works on the pages in docs/, which the installed package has not"
