@@ -30,6 +30,16 @@ def test_a_page_that_is_not_is_seen(
     assert "gpus-8" in sessions.PAGE.read_text(encoding="utf-8"), "a page that is asked about is not written"
 
 
+def test_the_installed_package_has_no_page_to_write(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("validation.case.tree.INSTALLED", True)
+    assert main(["sessions"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "error: sessions: works on the pages in docs/, which the installed package has not"
+    )
+
+
 def test_every_session_of_the_table_is_on_the_page() -> None:
     text = sessions.page(rows(TABLE), tools(TABLE))
     names = [row.session for row in rows(TABLE)] + [tool.session for tool in tools(TABLE)]
