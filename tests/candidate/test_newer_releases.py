@@ -146,3 +146,11 @@ def test_the_name_means_nothing_elsewhere(name: str) -> None:
 
 def _with_mtp() -> Model:
     return TINY.model.with_numbers({"num_nextn_predict_layers": "1"})
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"), [("0.16.1", "0.16.1"), ("0.19.2+faf9ed9", "0.19.2"), ("0.20.0rc0+1", "0.20.0rc0")]
+)
+def test_a_release_is_told_without_the_commit_of_the_working_folder(told: str, expected: str) -> None:
+    """From 0.18 on megatron-core asks git for the commit of the repository that it is started in."""
+    assert versions.release(told) == expected

@@ -36,6 +36,13 @@ def fields(configuration: type, wanted: dict[str, Any]) -> dict[str, Any]:
     return {name if name in there else RENAMED_FIELDS.get(name, name): value for name, value in kept.items()}
 
 
+def release(version: str) -> str:
+    """What megatron-core calls itself, without the commit that 0.18 and later add: that of the repository around the working
+    folder, which is Plumbline's or the user's.
+    """
+    return version.partition("+")[0]
+
+
 def _takes(function: Callable[..., Any], name: str) -> bool:
     return name in inspect.signature(function).parameters
 

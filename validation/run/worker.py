@@ -24,6 +24,7 @@ from validation.candidate.recorder import Recorder
 from validation.candidate.saved import load_saved
 from validation.candidate.step import loss_divisor, run_step
 from validation.candidate.unreduced import Unreduced
+from validation.candidate.versions import release
 from validation.case import tree
 from validation.case.case import Case
 from validation.case.depth import ALL, FORWARD, WEIGHTS
@@ -58,7 +59,7 @@ def rank(case_text: str, run_folder: str, reference_folder: str, timeout: float,
 def _findings(case: Case, stored: Reference, report: RankReport, timeout: float, keep: str, plugin: Plugin) -> dict[str, Any]:
     report.progress("process groups")
     staged.register()
-    settings = {**make_deterministic(), "megatron-core": core_version}
+    settings = {**make_deterministic(), "megatron-core": release(core_version)}
     if platform.broken:
         settings["taken-for-absent"] = "; ".join(f"{name} ({cause})" for name, cause in platform.broken.items())
     baseline = peak_memory()
