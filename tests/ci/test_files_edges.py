@@ -318,6 +318,7 @@ def test_a_testsuite_alone_is_a_file_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("details", ["one\ntwo\n", "one XXXX", "one"])
 def test_details_without_numbers_are_kept_to_the_letter(tmp_path: Path, details: str) -> None:
+    """Also one that ends in the letters that mutation testing puts round a text."""
     suite = Suite("a", (Check("c", "n", "fail", details=details),), {})
     junit.write(tmp_path / "a.xml", suite)
     assert junit.read(tmp_path / "a.xml").checks[0].details == details
