@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
+from validation.case.annotation import Value
 from validation.case.errors import UsageError
+from validation.case.scalars import from_text
 from validation.case.strangers import quoted, shown
 from validation.recipe.parser import Option, Parser
-from validation.recipe.recipe import Flag, Value
+from validation.recipe.recipe import Flag
 from validation.recipe.words import Word
 
 _TRUE = {"true": True, "false": False}
@@ -79,7 +79,7 @@ def _unknown(parser: Parser, flag: Word, values: Sequence[Word]) -> Flag:
     if not flag.is_flag:
         return Flag(text, flag.place, "no flag stands before it")
     name = flag.text.partition("=")[0]
-    near = difflib.get_close_matches(name.replace("_", "-"), parser.by_flag, 1, 0.8)
+    near = difflib.get_close_matches(name.replace("_", "-"), parser.by_flag, 1, 0.85)
     return Flag(text, flag.place, f"the nearest is {near[0]}" if near else "")
 
 
@@ -166,11 +166,7 @@ def _computed(node: ast.expr) -> Any:
 
 def written(text: str) -> Value:
     """A value as YAML reads it, for types of a parser that are not known. Raises ValueError."""
-    try:
-        found = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError):
-        return text
-    return found if found is None or isinstance(found, (bool, int, float, str)) else text
+    return from_text(text)
 
 
 _KINDS: dict[str, Callable[[str], Value]] = {

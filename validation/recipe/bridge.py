@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping
 
 import yaml
 
+from validation.case.annotation import Value
 from validation.case.errors import UsageError
 from validation.case.strangers import shown
 from validation.recipe import geometry, parser, upstream
 from validation.recipe.arguments import Given
 from validation.recipe.parser import Parser
-from validation.recipe.recipe import Batch, Flag, Origin, Recipe, Setting, Source, Value
+from validation.recipe.recipe import Batch, Flag, Origin, Recipe, Setting, Source
 from validation.recipe.yaml_file import Entry, entries, scalar, text_of
 
 SECTIONS = ("model", "ddp", "optimizer", "scheduler", "train", "mixed_precision", "comm_overlap")
@@ -240,8 +241,7 @@ def _value(node: yaml.Node, left: list[int]) -> Value:
     if left[0] < 0:
         raise ValueError(f"more than {_PARTS} values")
     if isinstance(node, yaml.ScalarNode):
-        value = scalar(node) if node.tag.startswith("tag:yaml.org,2002:") else node.value
-        return value if value is None or isinstance(value, (bool, int, float, str)) else str(node.value)
+        return scalar(node)
     if isinstance(node, yaml.SequenceNode):
         return tuple(_value(item, left) for item in node.value)
     parts = {key.value: value for key, value in node.value if isinstance(key, yaml.ScalarNode)}

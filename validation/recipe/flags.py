@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from validation.case.annotation import Value
 from validation.case.errors import UsageError
 from validation.case.strangers import shown
 from validation.recipe import arguments as reading
 from validation.recipe import geometry, idle, parser, upstream
 from validation.recipe.arguments import Given
 from validation.recipe.parser import Parser
-from validation.recipe.recipe import Batch, Flag, Recipe, Setting, Source, Value
+from validation.recipe.recipe import Batch, Flag, Recipe, Setting, Source
 from validation.recipe.words import Command, Word
 
 _BY_NAME = ("megatron", "swift")
@@ -209,6 +210,8 @@ def _doubts(known: Parser, given: Sequence[Given], found: upstream.Arguments, ra
         yield "how many ranks train is not said, so the data-parallel degree is open"
     if not (found["vocab_size"] or found["padded_vocab_size"]):
         yield "the vocabulary is the tokenizer's, which is not read"
+    if (positions := found["position_embedding_type"]) not in ("rope", "none", None):
+        yield f"the position embedding is {positions}, and DeepSeek-V3 has rope: give --position-embedding-type rope"
     for one in given:
         if one.option.dest in ("yaml_cfg", "use_checkpoint_args", "heterogeneous_layers_config_path", "spec"):
             yield f"{one.text} brings settings that are not read"

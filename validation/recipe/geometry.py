@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from validation.case.annotation import Value
 from validation.case.errors import UsageError
 from validation.case.layout import Layout, check_ranks
 from validation.case.model import MEGATRON_WORDS
-from validation.recipe.recipe import Value
 
 _SAME = (
     "kv_lora_rank",

@@ -13,7 +13,7 @@ from validation.recipe import bridge, flags, functional, parser, yaml_file
 from validation.recipe.recipe import Recipe
 from validation.recipe.words import command, cut, is_script
 
-_MOST_BYTES = 4 << 20
+_MOST_BYTES = 1 << 20
 _REMEDY = "give a file of flags, a model_config.yaml of Megatron-LM's functional tests, or Megatron-Bridge's YAML"
 
 

@@ -6,10 +6,8 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from validation.case.annotation import Value
 from validation.case.layout import Layout
-
-Value = bool | int | float | str | None | tuple["Value", ...]
-"""Of a setting: what YAML can say, with tuples in place of lists."""
 
 
 class Source(enum.Enum):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 
+from validation.case.annotation import Value
 from validation.case.strangers import one_line
-from validation.recipe.recipe import Flag, Recipe, Setting, Source, Value
+from validation.recipe.recipe import Flag, Recipe, Setting, Source
 
 _HEADS = {
     Source.GIVEN: "settings that are given",

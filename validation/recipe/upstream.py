@@ -11,9 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from validation.case.annotation import Value
 from validation.recipe.arguments import Given
 from validation.recipe.parser import SECTIONS, Parser
-from validation.recipe.recipe import Origin, Setting, Source, Value
+from validation.recipe.recipe import Origin, Setting, Source
 
 _VALIDATE = "validate_args of Megatron-LM"
 _TRANSLATED = "core_transformer_config_from_args of Megatron-LM"
