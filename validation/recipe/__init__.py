@@ -1,1 +1,1 @@
-"""What people train with: a launch script or a configuration, read into settings, model and layout. No torch."""
+"""From what people train with to a case: recipes, their stand-ins, combinations of switches. Nothing here imports torch."""
