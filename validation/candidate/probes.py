@@ -270,7 +270,7 @@ class ProbedChunk:
             with Router(size[-1], seen_scores, choice.choose):
                 weights, chosen = routing(*args, **kwargs)
             weights = self._record(f"{prefix}.router.weights", weights, size)
-            own = chosen if choice.own is None else torch.zeros_like(chosen).scatter(1, choice.own, True)
+            own = choice.compared(self._without_padding(weights, chosen))
             self._record(f"{prefix}.router.experts", own, size)
             if rows is not None and choice.micro_batch is not None and not self._stopped:
                 rows.append(rows_of(moe, self._place, choice.micro_batch, chosen, self._case.training.dispatcher))
@@ -288,6 +288,11 @@ class ProbedChunk:
         setattr(dispatcher, COMBINE, seen_combine)
         if moe.use_shared_expert:
             moe.shared_experts.register_forward_hook(self._output(f"{prefix}.shared_expert"))
+
+    def _without_padding(self, weights: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """The choices that count: experts that are filled up to their capacity get further tokens, each with the weight 0."""
+        padded = self._case.training.effective("model").get("moe_pad_expert_input_to_capacity")
+        return chosen & (weights.detach().view_as(chosen) != 0) if padded else chosen
 
     def _watch_rows(self, moe: Any, prefix: str) -> list[Rows]:
         """In isolated cases: what the experts are given and what they return; the list takes the rows of their next call."""

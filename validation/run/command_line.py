@@ -130,6 +130,14 @@ def _add_step(add: Add) -> None:
     add("--steps", type=whole, default=None, help="optimizer steps to compare (default 2 for tiny in fp64, else none)")
     for name, words in OPTIONS.items():
         add(option(name), default=words[0], choices=words, help=f"{OPTION_HELP[name]} (default {words[0]})")
+    add(
+        "--config",
+        action="append",
+        default=[],
+        metavar="SECTION.FIELD=VALUE",
+        help="set a field of megatron-core's configuration by its own name, such as model.moe_permute_fusion=true or "
+        "ddp.overlap_grad_reduce=true (sections: model, ddp, optimizer, scheduler); repeatable",
+    )
     add("--stream", action="store_true", default=False, help="compute both models layer by layer: the memory of one layer")
     add(
         "--isolated",

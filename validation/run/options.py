@@ -12,6 +12,7 @@ from typing import Any
 
 from validation.cache import limit
 from validation.case import arrangement, tree
+from validation.case import settings as settings_
 from validation.case.case import ON_CPU, Case
 from validation.case.empty import refuse_empty
 from validation.case.errors import UsageError
@@ -202,6 +203,16 @@ def _steps(options: Any, base: Preset, precision: str, mtp_layers: int, stream: 
     return _given(options.steps, 2 if cheap else 0)
 
 
+def _given_settings(texts: Sequence[str]) -> dict[str, settings_.Value]:
+    """Those of --config by name. Raises UsageError, also for one that is given twice with different values."""
+    found: dict[str, settings_.Value] = {}
+    for name, value in map(settings_.parsed, texts):
+        if name in found and found[name] != value:
+            raise UsageError(f"--config gives {name} twice, as {settings_.written(found[name])} and {settings_.written(value)}; give one")
+        found[name] = value
+    return found
+
+
 def _micro_batch_size(options: Any, base: Preset, layout: Layout) -> int:
     """The preset's, or 1: where a rank would have too few micro-batches, or its sequences are no multiple of the preset's.
 
@@ -262,6 +273,7 @@ def _arrangements(options: Any) -> list[tuple[Layout, Training, int | None]]:
     The options are those given for all, and the words that follow the layout's name.
     """
     shared = Training(**{name: getattr(options, name) for name in OPTIONS}, stream=options.stream)
+    shared = shared.with_settings(_given_settings(options.config))
     degrees = {degree: getattr(options, degree) for degree in DEGREES}
     given = {degree: value for degree, value in degrees.items() if value is not None}
     if given and options.layouts:
@@ -271,7 +283,7 @@ def _arrangements(options: Any) -> list[tuple[Layout, Training, int | None]]:
         raise UsageError(f"--{wrong} {given[wrong]}: a degree is 1 or more")
     if given:
         return [(Layout().with_degrees(**given), shared, None)]
-    names = [name.strip() for name in (options.layouts or "single").split(",") if name.strip()]
+    names = [name.strip() for name in settings_.split(options.layouts or "single") if name.strip()]
     if not names:
         raise UsageError(f"--layouts {options.layouts}: names no layout; give names joined by commas, such as single,tp2")
     found = [arrangement.parse(name, shared) for name in names]

@@ -1,0 +1,266 @@
+"""Settings: fields of upstream's configuration by their own names, such as `model.moe_permute_fusion`.
+
+A section is one of upstream's classes: `model` is MLATransformerConfig with what it inherits, `ddp` DistributedDataParallelConfig,
+`optimizer` OptimizerConfig, and `scheduler` the arguments of OptimizerParamScheduler. Plumbline's own values stand in BASE, and the
+words that may follow a layout are short forms: `+mean` is `model.calculate_per_token_loss=false`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from validation.case.errors import UsageError
+from validation.case.strangers import shown
+
+Value = bool | int | float | str | None | tuple["Value", ...]
+"""What a field may be set to."""
+Given = tuple[tuple[str, Value], ...]
+"""Settings by name, sorted."""
+
+SECTIONS = ("model", "ddp", "optimizer", "scheduler")
+BASE: Mapping[str, Value] = MappingProxyType(
+    {
+        # What would change the numbers, or hide a wrong one.
+        "model.calculate_per_token_loss": True,
+        "model.attention_dropout": 0.0,
+        "model.hidden_dropout": 0.0,
+        "model.moe_router_load_balancing_type": "none",
+        "model.moe_aux_loss_coeff": 0.0,
+        "model.moe_z_loss_coeff": None,
+        # A power of two, for the expert bias is float32 in every precision. It moves if the case takes steps.
+        "model.moe_router_bias_update_rate": 2**-7,
+        # The report's first value, which is not megatron-core's default: a setting that is lost shows.
+        "model.mtp_loss_scaling_factor": 0.3,
+        # What must not change a number.
+        "model.moe_token_dispatcher_type": "alltoall",
+        "model.recompute_granularity": None,
+        "model.recompute_method": None,
+        "model.recompute_num_layers": None,
+        "model.recompute_modules": None,
+        "model.fp8": None,
+        "model.fp8_recipe": None,
+        "model.use_cpu_initialization": False,
+        # megatron-core marks tensor-parallel parameters only while it initializes them.
+        "model.perform_initialization": True,
+        "model.deallocate_pipeline_outputs": False,
+        "model.gradient_accumulation_fusion": False,
+        "model.bias_dropout_fusion": False,
+        "model.bias_activation_fusion": False,
+        "model.masked_softmax_fusion": False,
+        "model.apply_rope_fusion": False,
+        "model.persist_layer_norm": False,
+        "model.cross_entropy_loss_fusion": False,
+        "model.barrier_with_L1_time": False,
+        "ddp.overlap_grad_reduce": False,
+        "ddp.use_distributed_optimizer": False,
+        # AdamW as DeepSeek-V3 is trained with it (report, section 4.2), the learning rate aside. It is large, so that a wrong
+        # update stands out of the parameter. The limit of the norm is small, so that clipping is always active.
+        "optimizer.optimizer": "adam",
+        "optimizer.lr": 1e-2,
+        "optimizer.min_lr": 1e-2,
+        "optimizer.weight_decay": 0.1,
+        "optimizer.adam_beta1": 0.9,
+        "optimizer.adam_beta2": 0.95,
+        "optimizer.adam_eps": 1e-8,
+        "optimizer.clip_grad": 0.05,
+        "optimizer.use_distributed_optimizer": False,
+    }
+)
+"""What Plumbline sets a field to, whatever the case, unless a setting says otherwise."""
+
+SELECTIVE = ("core_attn", "layernorm", "shared_experts")
+"""What `+selective` computes again."""
+BALANCE_COEFFICIENT = 0.1
+"""What a balancing loss is multiplied with: a thousand times DeepSeek-V3's, so that a wrong one stands out of the gradient."""
+_BALANCED = {"model.moe_aux_loss_coeff": BALANCE_COEFFICIENT}
+SHORT: Mapping[tuple[str, str], Mapping[str, Value]] = MappingProxyType(
+    {
+        ("optimizer", "distributed"): {"ddp.use_distributed_optimizer": True, "optimizer.use_distributed_optimizer": True},
+        ("loss", "mean"): {"model.calculate_per_token_loss": False},
+        ("balancing", "seq_aux_loss"): {"model.moe_router_load_balancing_type": "seq_aux_loss", **_BALANCED},
+        ("balancing", "aux_loss"): {"model.moe_router_load_balancing_type": "aux_loss", **_BALANCED},
+        ("balancing", "z_loss"): {"model.moe_z_loss_coeff": BALANCE_COEFFICIENT},
+        ("recompute", "full"): {
+            "model.recompute_granularity": "full",
+            "model.recompute_method": "uniform",
+            "model.recompute_num_layers": 1,
+        },
+        ("recompute", "selective"): {"model.recompute_granularity": "selective", "model.recompute_modules": SELECTIVE},
+        ("dispatcher", "allgather"): {"model.moe_token_dispatcher_type": "allgather"},
+        ("experts", "sequential"): {"model.moe_grouped_gemm": False},
+        ("experts", "grouped"): {"model.moe_grouped_gemm": True},
+        # The formats that each recipe is known with: gradients in e5m2 under delayed scaling, all in e4m3 with blocks, as
+        # DeepSeek-V3 is trained.
+        ("fp8", "delayed"): {"model.fp8": "hybrid", "model.fp8_recipe": "delayed"},
+        ("fp8", "blockwise"): {"model.fp8": "e4m3", "model.fp8_recipe": "blockwise"},
+    }
+)
+"""What an option stands for if it is not the default."""
+
+_NAME = re.compile(r"(model|ddp|optimizer|scheduler)\.[A-Za-z_][A-Za-z0-9_]*")
+_FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(inf|nan)")
+_WORDS: Mapping[str, Value] = {"true": True, "false": False, "null": None, "none": None}
+_LONGEST = 48
+"""Characters that settings may take of a case's name."""
+_DEPTH = 4
+
+
+def expanded(options: Mapping[str, str]) -> dict[str, Value]:
+    """What options, such as `{"loss": "mean"}`, stand for beside BASE."""
+    return {name: value for option in options.items() for name, value in SHORT.get(option, {}).items()}
+
+
+def folded(options: Mapping[str, str], given: Mapping[str, Value]) -> tuple[dict[str, str], Given]:
+    """The same settings with as much of `given` as possible in options, and what is left. Raises UsageError.
+
+    A case is called the same whichever way it is written.
+    """
+    whole = {**BASE, **expanded(options), **_with_pair(given)}
+    said = {**options, **_options(whole)}
+    usual = {**BASE, **expanded(said)}
+    left = {name: value for name, value in whole.items() if name not in usual or not _same(usual[name], value)}
+    return said, tuple(sorted(left.items()))
+
+
+def effective(options: Mapping[str, str], given: Given, section: str) -> dict[str, Value]:
+    """Every field of a section that BASE, options or settings say something of, without the section's name."""
+    whole = {**BASE, **expanded(options), **dict(given)}
+    return {name.partition(".")[2]: value for name, value in whole.items() if name.startswith(f"{section}.")}
+
+
+def _with_pair(given: Mapping[str, Value]) -> dict[str, Value]:
+    """The distributed optimizer is named in two sections: one of them stands for both. Raises UsageError."""
+    both = ("ddp.use_distributed_optimizer", "optimizer.use_distributed_optimizer")
+    said = {given[name] for name in both if name in given}
+    if len(said) > 1:
+        raise UsageError(f"{both[0]} and {both[1]} contradict each other; give both the same value, or one of them")
+    return {**given, **(dict.fromkeys(both, said.pop()) if said else {})}
+
+
+def _options(whole: Mapping[str, Value]) -> dict[str, str]:
+    """The options that settings amount to."""
+    granularity = whole["model.recompute_granularity"]
+    dispatcher = whole["model.moe_token_dispatcher_type"]
+    fp8 = (whole["model.fp8"], whole["model.fp8_recipe"])
+    experts = {True: "grouped", False: "sequential"}
+    return {
+        "optimizer": "distributed" if whole["ddp.use_distributed_optimizer"] else "plain",
+        "loss": "token" if whole["model.calculate_per_token_loss"] else "mean",
+        "balancing": _balancing(whole),
+        "recompute": granularity if granularity in ("full", "selective") else "none",  # type: ignore[dict-item]
+        "dispatcher": "allgather" if dispatcher == "allgather" else "alltoall",
+        "experts": experts.get(whole.get("model.moe_grouped_gemm"), "default"),  # type: ignore[arg-type]
+        "fp8": {("hybrid", "delayed"): "delayed", ("e4m3", "blockwise"): "blockwise"}.get(fp8, "none"),  # type: ignore[arg-type]
+    }
+
+
+def _balancing(whole: Mapping[str, Value]) -> str:
+    """A balancing loss whose coefficient is 0 is none: megatron-core does not compute it either."""
+    kind = whole["model.moe_router_load_balancing_type"]
+    if whole["model.moe_aux_loss_coeff"] and kind in ("seq_aux_loss", "aux_loss"):
+        return str(kind)
+    return "z_loss" if whole["model.moe_z_loss_coeff"] else "none"
+
+
+def _same(one: Value, other: Value) -> bool:
+    return one == other and isinstance(one, bool) == isinstance(other, bool)
+
+
+# Settings as text
+
+
+def read(text: str) -> Value:
+    """A value as it stands on a command line: true, 3, 1e-3, null, [mlp,moe], or a word. Raises UsageError."""
+    return _read(text.strip(), _DEPTH)
+
+
+def _read(text: str, depth: int) -> Value:
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    if re.fullmatch(r"[+-]?[0-9]{1,30}", text):
+        return int(text)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    if text.startswith("[") and text.endswith("]") and depth:
+        return tuple(_read(part.strip(), depth - 1) for part in split(text[1:-1]))
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        return text[1:-1]
+    return text
+
+
+def split(text: str) -> list[str]:
+    """The parts between commas that stand in no brackets; none of an empty text."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter == "[") - (letter == "]")
+        if letter == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return parts if text.strip() else []
+
+
+def written(value: Value) -> str:
+    """The text that `read` reads as `value`."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, tuple):
+        return f"[{','.join(map(written, value))}]"
+    if isinstance(value, str):
+        return value if read(value) == value and isinstance(read(value), str) else f"'{value}'"
+    return repr(value)
+
+
+def parsed(text: str) -> tuple[str, Value]:
+    """NAME=VALUE, NAME with its section; NAME alone is true. Raises UsageError."""
+    name, equals, value = text.strip().partition("=")
+    name = name.strip()
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"--config {shown(text)}: give SECTION.FIELD=VALUE, such as model.moe_permute_fusion=true; sections are "
+            f"{', '.join(SECTIONS)}"
+        )
+    if equals and not value.strip():
+        raise UsageError(f"--config {shown(text)} has no value; give {name}=VALUE, such as {name}=true")
+    return name, read(value) if equals else True
+
+
+def of_word(word: str) -> tuple[str, Value] | None:
+    """What a word that follows a layout sets: `moe_permute_fusion`, `ddp.bucket_size=1000`. None if no field is called so."""
+    name, equals, value = word.partition("=")
+    whole = name if "." in name else f"model.{name}"
+    return (whole, read(value) if equals else True) if whole in known_fields() else None
+
+
+def words(given: Given) -> tuple[str, ...]:
+    """Each setting as a word that may follow a layout: `moe_permute_fusion`, `ddp.overlap_grad_reduce`, `moe_z_loss_coeff=0.01`."""
+    return tuple(
+        name.removeprefix("model.") + ("" if value is True else f"={written(value)}") for name, value in given
+    )
+
+
+def label(given: Given) -> tuple[str, ...]:
+    """The words in a case's name: themselves where they are short and plain, else their number and a digest."""
+    said = words(given)
+    if len("+".join(said)) <= _LONGEST and all(re.fullmatch(r"[\w.=-]+", word) for word in said):
+        return said
+    digest = hashlib.sha256(json.dumps(given).encode()).hexdigest()[:8]
+    return (f"{len(given)}-settings-{digest}",)
+
+
+def from_lists(data: Sequence[Sequence[object]]) -> Given:
+    """Settings as JSON has them."""
+    return tuple((str(name), _frozen(value)) for name, value in data)
+
+
+def _frozen(value: object) -> Value:
+    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value  # type: ignore[return-value]
+
+
+def known_fields() -> frozenset[str]:
+    """TEMPORARY"""
+    return frozenset({"model.bias_activation_fusion", "ddp.overlap_grad_reduce", "model.moe_aux_loss_coeff","ddp.overlap_param_gather","model.moe_shared_expert_overlap", "model.deallocate_pipeline_outputs","model.moe_expert_capacity_factor","model.moe_pad_expert_input_to_capacity"})
