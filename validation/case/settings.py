@@ -263,4 +263,5 @@ def _frozen(value: object) -> Value:
 
 def known_fields() -> frozenset[str]:
     """TEMPORARY"""
-    return frozenset({"model.bias_activation_fusion", "ddp.overlap_grad_reduce", "model.moe_aux_loss_coeff","ddp.overlap_param_gather","model.moe_shared_expert_overlap", "model.deallocate_pipeline_outputs","model.moe_expert_capacity_factor","model.moe_pad_expert_input_to_capacity"})
+    names = "bias_activation_fusion moe_aux_loss_coeff moe_z_loss_coeff moe_shared_expert_overlap deallocate_pipeline_outputs moe_expert_capacity_factor moe_pad_expert_input_to_capacity cross_entropy_loss_fusion overlap_moe_expert_parallel_comm mtp_loss_scaling_factor recompute_method recompute_modules bias_dropout_fusion variable_seq_lengths batch_p2p_sync"
+    return frozenset({"ddp.overlap_grad_reduce","ddp.overlap_param_gather","ddp.bucket_size"} | {f"model.{name}" for name in names.split()})
