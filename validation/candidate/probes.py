@@ -123,9 +123,7 @@ class ProbedChunk:
 
         return self._keep(probe, tensor, batch_first, counting)
 
-    def _keep(
-        self, probe: Probe, tensor: torch.Tensor, view: View, counting: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def _keep(self, probe: Probe, tensor: torch.Tensor, view: View, counting: torch.Tensor | None = None) -> torch.Tensor:
         """Compare what `view` makes of the tensor, and later of the gradient that reaches it.
 
         Returns what the model is to go on with.
@@ -289,9 +287,12 @@ class ProbedChunk:
                 self._choices.compare_with_scores(probe, choice, size, self._micro_batch)
             return weights, chosen
 
+        def seen_routed(tensor: torch.Tensor) -> torch.Tensor:
+            return self._record(f"{prefix}.routed", tensor, dispatcher.hidden_shape)
+
         def seen_combine(*args: Any, **kwargs: Any) -> Any:
             if overlapped:
-                with seen_unpermute(dispatcher, lambda tensor: self._record(f"{prefix}.routed", tensor, dispatcher.hidden_shape)):
+                with seen_unpermute(dispatcher, seen_routed):
                     return combine(*args, **kwargs)
             output = combine(*args, **kwargs)
             return with_first(output, self._record(f"{prefix}.routed", first_of(output)))

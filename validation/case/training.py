@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from validation.case import settings
+from validation.case.annotation import Value
 from validation.case.errors import UsageError
-from validation.case.settings import Given, Value
+from validation.case.settings import Given
 from validation.case.strangers import shown
 
 OPTIONS = {
@@ -176,8 +177,8 @@ class Training:
         if word not in WORDS:
             raise UsageError(
                 f"+{shown(word)} is unknown; after a layout may stand +{', +'.join((*WORDS, STREAM))}, "
-                "+mtp for a layer of multi-token prediction, the layers of each pipeline stage as +1-3, or a field of upstream's "
-                "configuration such as +moe_permute_fusion"
+                "+mtp for a layer of multi-token prediction, the layers of each pipeline stage as +1-3, or a field of "
+                "megatron-core's configuration such as +moe_permute_fusion"
             )
         name, value = WORDS[word]
         changed: dict[str, Any] = {name: value}

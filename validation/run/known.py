@@ -74,7 +74,7 @@ class Known:
 def _value(formula: str, case: Case) -> Any:
     """What a formula of the table comes to. The table is ours, as much as any module."""
     layout = case.layout
-    names = {"tp": layout.tp, "pp": layout.pp, "vpp": layout.vpp, "ep": layout.ep, "cp": layout.cp}
+    names: dict[str, Any] = {"tp": layout.tp, "pp": layout.pp, "vpp": layout.vpp, "ep": layout.ep, "cp": layout.cp}
     names |= {"etp": layout.expert_tp, "dp": layout.data_parallel, "sequence_parallel": layout.uses_sequence_parallel}
     names |= {"precision": case.precision} | asdict(case.training)
     names |= {"mtp": case.model.num_nextn_predict_layers, "tied": case.model.tie_word_embeddings}
