@@ -1,14 +1,15 @@
 """Settings: fields of upstream's configuration by their own names, such as `model.moe_permute_fusion`.
 
 A section is one of upstream's classes: `model` is MLATransformerConfig with what it inherits, `ddp`
-DistributedDataParallelConfig, `optimizer` OptimizerConfig, and `scheduler` the arguments of OptimizerParamScheduler. BASE has what
-Plumbline sets. The words that may follow a layout are short forms: `+mean` is `model.calculate_per_token_loss=false`.
+DistributedDataParallelConfig, `optimizer` OptimizerConfig, and `scheduler` the arguments of OptimizerParamScheduler. BASE has
+what Plumbline sets. The words that may follow a layout are short forms: `+mean` is `model.calculate_per_token_loss=false`.
 
 What reads values of text needs PyYAML, and is imported when there is such a text: the doctor runs without packages.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import re
@@ -181,11 +182,12 @@ def read(text: str) -> Value:
 
 
 def split(text: str) -> list[str]:
-    """The parts between commas that stand in no brackets; none of an empty text."""
-    parts, depth = [""], 0
+    """The parts between commas that stand in no brackets and no quotes; none of an empty text."""
+    parts, depth, quoted = [""], 0, False
     for letter in text:
-        depth += (letter == "[") - (letter == "]")
-        if letter == "," and depth <= 0:
+        quoted ^= letter == '"'
+        depth += 0 if quoted else (letter == "[") - (letter == "]")
+        if letter == "," and depth <= 0 and not quoted:
             parts.append("")
         else:
             parts[-1] += letter
@@ -202,7 +204,7 @@ def written(value: Value) -> str:
         from validation.case.scalars import from_text
 
         plain = re.fullmatch(r"[\w./-]+", value) and from_text(value) == value
-        return value if plain else "'" + value.replace("'", "''") + "'"
+        return value if plain else json.dumps(value, ensure_ascii=False)
     return repr(value)
 
 
@@ -224,9 +226,17 @@ def of_word(word: str) -> tuple[str, Value] | None:
     """What a word that follows a layout sets: `moe_permute_fusion`, `ddp.bucket_size=1000`. None if no field is called so."""
     name, equals, value = word.partition("=")
     whole = name if "." in name else f"model.{name}"
-    from validation.case import declared
+    from validation.case import fields
 
-    return (whole, read(value) if equals else True) if whole in declared.here() else None
+    return (whole, read(value) if equals else True) if whole in fields.entries() else None
+
+
+def near(word: str) -> tuple[str, ...]:
+    """Fields that are called almost like a word that follows a layout."""
+    from validation.case import fields
+
+    names = [name.removeprefix("model.") for name in fields.entries()]
+    return tuple(difflib.get_close_matches(word.partition("=")[0], names, 2))
 
 
 def words(given: Given) -> tuple[str, ...]:
