@@ -268,23 +268,3 @@ def test_no_megatron_core_at_all_is_something_missing(monkeypatch: pytest.Monkey
     monkeypatch.setattr(checkout, "core", lambda: None)
     with pytest.raises(EnvironmentMissing, match="megatron-core is not installed"):
         here()
-
-
-def test_the_installed_one_has_the_fields_that_its_classes_have() -> None:
-    """By the dataclasses themselves: names, order, and which have a default."""
-    import dataclasses
-    import inspect
-
-    from megatron.core.distributed import DistributedDataParallelConfig
-    from megatron.core.optimizer import OptimizerConfig
-    from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
-    from megatron.core.transformer.transformer_config import MLATransformerConfig
-
-    import tests.core  # noqa: F401 - megatron-core as the ranks have it
-
-    classes = {"model": MLATransformerConfig, "ddp": DistributedDataParallelConfig, "optimizer": OptimizerConfig}
-    there = [f"{section}.{field.name}" for section, kind in classes.items() for field in dataclasses.fields(kind)]
-    arguments = list(inspect.signature(OptimizerParamScheduler.__init__).parameters)
-    there += [f"scheduler.{name}" for name in arguments if name not in ("self", "optimizer")]
-    assert list(here()) == there
-    assert find(here(), "model.attention_backend").type.fit("flash") == "flash"

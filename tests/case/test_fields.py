@@ -213,19 +213,3 @@ def test_the_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     write({"0.16.1": ["model.a", "model.b"], "0.12.3": ["model.a"], "dev": ["model.c"]}, path)
     assert recorded(path) == {"0.12.3": ("model.a",), "0.16.1": ("model.a", "model.b"), "dev": ("model.c",)}
-
-
-def test_the_reference_stands_for_what_plumbline_itself_sets() -> None:
-    """Every value of the configurations that cases have without any setting, by the table."""
-    import tests.core  # noqa: F401 - megatron-core as the ranks have it
-    from validation.candidate.config import transformer_config
-    from validation.run.options import parsed
-
-    wrong = {}
-    for case in parsed(["--layouts", "single,tp2+mean+seqaux,pp2+zloss,dp2+mtp,ep2+full"]).cases:
-        config = transformer_config(case)
-        for field in fields(config):
-            one, value = entry(f"model.{field.name}"), getattr(config, field.name)
-            if one.kind == "meaning" and one.only and not one.computed(value):
-                wrong[one.name] = value
-    assert wrong == {}
