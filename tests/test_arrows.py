@@ -105,12 +105,6 @@ def test_no_rank_imports_transformers() -> None:
         ("scorecard", "checks", True),
         ("checks", "scorecard", False),
         ("scorecard", "ci", True),
-        ("recipe", "case", True),
-        ("case", "recipe", False),
-        ("recipe", "run", False),
-        ("recipe", "cache", False),
-        ("run", "recipe", True),
-        ("ci", "recipe", False),
     ],
 )
 def test_the_arrows_are_those_of_the_design(source: str, target: str, allowed: bool) -> None:
