@@ -81,6 +81,7 @@ _NAMED: Mapping[str, Mapping[str, Value]] = {
 """The two plain recipes of mixed precision that a name may stand for."""
 _PARTS = 10_000
 """Values of one key."""
+_DEEPEST = 50
 
 
 def recipe(top: yaml.MappingNode, source: str, release: str, world: int | None) -> Recipe:
@@ -227,25 +228,24 @@ def _vocabulary(provider: Mapping[str, Value], values: Mapping[str, Value]) -> d
 
 def value_of(node: yaml.Node, place: str) -> Value:
     """A value: enumerations, data types and functions by their last name, lists as tuples. Raises UsageError."""
-    left = [_PARTS]
     try:
-        return _value(node, left)
-    except RecursionError:
-        raise UsageError(f"{place}: it is nested too deep; write a plain value") from None
+        return _value(node, [_PARTS], 0)
     except ValueError as error:
         raise UsageError(f"{place}: {shown(str(error))}; write a plain value") from None
 
 
-def _value(node: yaml.Node, left: list[int]) -> Value:
+def _value(node: yaml.Node, left: list[int], depth: int) -> Value:
     left[0] -= 1
     if left[0] < 0:
         raise ValueError(f"more than {_PARTS} values")
+    if depth > _DEEPEST:
+        raise ValueError("it is nested too deep")
     if isinstance(node, yaml.ScalarNode):
         return scalar(node)
     if isinstance(node, yaml.SequenceNode):
-        return tuple(_value(item, left) for item in node.value)
+        return tuple(_value(item, left, depth + 1) for item in node.value)
     parts = {key.value: value for key, value in node.value if isinstance(key, yaml.ScalarNode)}
     for name in ("_name_", "_target_"):
         if name in parts:
             return text_of(parts[name]).rsplit(".", 1)[-1]
-    return tuple((str(key.value), _value(value, left)) for key, value in node.value)
+    return tuple((str(key.value), _value(value, left, depth + 1)) for key, value in node.value)
