@@ -79,6 +79,7 @@ _NAMED: Mapping[str, Mapping[str, Value]] = {
     },
 }
 """The two plain recipes of mixed precision that a name may stand for."""
+_LETTERS: Mapping[Value, str] = {"embedding": "E", "decoder": "t", "mtp": "m", "loss": "L"}
 _PARTS = 10_000
 """Values of one key."""
 _DEEPEST = 50
@@ -168,7 +169,18 @@ def _keys(sections: Mapping[str, Entry], section: str, source: str) -> Iterator[
 
 
 def _setting(name: str, entry: Entry) -> Setting:
-    return Setting(name, value_of(entry.node, entry.place), Origin(Source.GIVEN, name, entry.place))
+    value = value_of(entry.node, entry.place)
+    if name == "model.pipeline_model_parallel_layout" and isinstance(value, tuple):
+        value = _stages(value)
+    return Setting(name, value, Origin(Source.GIVEN, name, entry.place))
+
+
+def _stages(stages: tuple[Value, ...]) -> Value:
+    """Lists of layers as the text that Megatron-LM's flag takes; as they are if a layer is of another kind."""
+    words = [stage if isinstance(stage, tuple) else (stage,) for stage in stages]
+    if not all(word in _LETTERS for stage in words for word in stage):
+        return stages
+    return "|".join("".join(_LETTERS[str(word)] for word in stage) for stage in words)
 
 
 def _unknown(known: Parser, section: str, entry: Entry) -> Flag:

@@ -24,7 +24,7 @@ from pathlib import Path
 from validation.case.errors import EnvironmentMissing, UsageError
 from validation.case.strangers import one_line, shown
 from validation.recipe import parser
-from validation.recipe.programs import plumbline_record as record
+from validation.recipe.programs import record
 from validation.recipe.words import Command, Word, command
 
 _PROGRAMS = Path(record.__file__).parent
@@ -100,8 +100,9 @@ def _prepare(folder: Path) -> None:
     (folder / "before.json").write_text(
         json.dumps({name: value for name, value in os.environ.items() if record.KEPT.fullmatch(name)})
     )
-    for part in ("sitecustomize.py", "plumbline_record.py"):
-        shutil.copy(_PROGRAMS / part, folder / "site" / part)
+    shutil.copy(_PROGRAMS / "sitecustomize.py", folder / "site" / "sitecustomize.py")
+    # Every Python of the script looks here first: the name must be nobody else's.
+    shutil.copy(_PROGRAMS / "record.py", folder / "site" / "plumbline_record.py")
     shutil.copy(_PROGRAMS / "bash_env.sh", folder / "bash_env.sh")
     runs = f"exec {shlex.quote(sys.executable)} -I -S {shlex.quote(str(folder / 'site' / 'plumbline_record.py'))}"
     for name in (*_PYTHONS, *record.TRAINING, *record.STARTING, *record.SILENT, *record.ANSWERS):
