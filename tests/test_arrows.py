@@ -83,6 +83,7 @@ def test_no_rank_imports_transformers() -> None:
         ("recipe", "case", True),
         ("recipe", "cache", False),
         ("recipe", "candidate", False),
+        ("recipe", "run", False),
         ("run", "recipe", True),
         ("case", "recipe", False),
         ("ci", "recipe", False),

@@ -20,7 +20,7 @@ from validation.case.strangers import one_line
 from validation.checks.before import ASIDE
 from validation.checks.progress import Progress
 from validation.convert import options as conversion
-from validation.recipe import command as recipes
+from validation.recipe import options as recipes
 from validation.run.command_line import VERDICT, add_grouped
 from validation.run.options import Given, Settings, settings
 
@@ -133,7 +133,9 @@ def _convert(options: argparse.Namespace, pytests: list[str], command: str) -> i
 
 
 def _recipe(options: argparse.Namespace, pytests: list[str], command: str) -> int:
-    return recipes.run(options, pytests)
+    from validation.recipe import command as recipe
+
+    return recipe.run(options, pytests)
 
 
 def _faults(options: argparse.Namespace, pytests: list[str], command: str) -> int:

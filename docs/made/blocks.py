@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from docs.made import checks, commands, failures, presets, words
+from docs.made import checks, commands, failures, fields, presets, words
 
 DOCS = Path(__file__).parents[1]
 BLOCKS: Mapping[str, Callable[[], str]] = {
@@ -26,6 +26,9 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "planted": checks.planted,
     "probes": checks.probes,
     "parameters": checks.parameters,
+    "kinds of fields": fields.kinds,
+    "needs": fields.needs,
+    "fields": fields.everything,
 }
 _BLOCK = re.compile(r"(?<=<!-- made: )([a-z ]+)( -->\n)(.*?)(?=<!-- end -->)", re.DOTALL)
 

@@ -3,7 +3,7 @@ and the next token itself.
 
 Its loss, for layer k of D (DeepSeek-V3 report, section 2.2), over a sequence of T tokens:
 
-    L_k = -1/T * (sum over i = k+2 .. T+1 of log P_k(t_i)),    added to the main loss:    LOSS_SCALE / D * (L_1 + .. + L_D)
+    L_k = -1/T * (sum over i = k+2 .. T+1 of log P_k(t_i)),    added to the main loss:    lambda / D * (L_1 + .. + L_D)
 
 There are T - k terms and the sum is divided by T, as the main loss is. Where a mask leaves targets out, T is the number of
 targets that the main loss counts, and a target that counts there counts here. That is REPORT. TARGETS divides by the number of
@@ -23,9 +23,6 @@ from validation.case.training import Training
 REPORT, TARGETS = "report", "targets"
 _BY_TARGETS = SpecifierSet(">=0.17", prereleases=True)
 """The versions of megatron-core that divide by targets with calculate_per_token_loss (Megatron-LM #3159)."""
-
-LOSS_SCALE = 0.3
-"""The report's first value, which is not megatron-core's default: a setting that is lost shows."""
 
 
 def divisor(training: Training, version: str) -> str:

@@ -71,7 +71,7 @@ class Conclusion:
     def _known(self) -> Iterator[Line]:
         for case in self.wanted:
             for bug in excused(check.properties for check in self.checks.get(case.name, ())):
-                yield f"Known in {case.arrangement}: {bug.line}", YELLOW
+                yield f"Known in {case.label}: {bug.line}", YELLOW
 
     def _firsts(self) -> Iterator[Line]:
         said = ""
@@ -79,7 +79,7 @@ class Conclusion:
             if case.name in self.tally.first:
                 first = self.tally.first[case.name]
                 said += f"{first.line}\n"
-                yield f"First in {case.arrangement}: {first.line}", {}
+                yield f"First in {case.label}: {first.line}", {}
                 yield f"Reproduce: {first.command(self.settings)}", {}
         if words := ", ".join(word.name for word in words_in(said)):
             yield f"What the words mean: {links(os.environ).docs or 'docs'}/{PAGE} ({words})", {}

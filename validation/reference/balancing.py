@@ -10,7 +10,6 @@ import torch
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
 
 from validation.case.case import Case
-from validation.case.training import BALANCE_COEFFICIENT
 
 
 def sequence_balance(logits: torch.Tensor, chosen: int) -> torch.Tensor:
@@ -72,7 +71,8 @@ class Balance:
 
     def total(self) -> torch.Tensor | float:
         """What the losses add to the step's loss."""
-        return sum((BALANCE_COEFFICIENT * loss for loss in self.losses().values()), 0.0)
+        coefficient = self._case.training.balance_coefficient
+        return sum((coefficient * loss for loss in self.losses().values()), 0.0)
 
     def _take(self, layer: int) -> Callable[..., None]:
         def hook(module: Any, arguments: Any, output: Any) -> None:

@@ -17,7 +17,6 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCa
 
 from validation.case.case import Case
 from validation.case.model import Model
-from validation.case.mtp import LOSS_SCALE
 from validation.case.parameters import parameters
 from validation.reference import model as reference_model
 from validation.reference.batch import Batch
@@ -75,7 +74,7 @@ def record(
         logits = recording.keep(f"layers.{layer}.mtp.logits", hf.lm_head(hidden))
         losses = functional.cross_entropy(logits.float().flatten(0, 1), known.labels.flatten(), reduction="none")
         losses = recording.keep(f"layers.{layer}.mtp.token_loss", losses.view(known.labels.shape))
-        loss = LOSS_SCALE / len(model.mtp_layers) * of_mtp_layer(case, losses, known.mask, batch)
+        loss = case.training.mtp_scale / len(model.mtp_layers) * of_mtp_layer(case, losses, known.mask, batch)
         recording.keep(f"layers.{layer}.mtp.loss", loss)
         total = total + loss
     return total

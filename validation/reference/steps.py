@@ -11,8 +11,8 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCa
 
 from validation.case.case import Case
 from validation.case.parameters import parameters
+from validation.case.settings import BASE
 from validation.case.steps import MOMENTS, NORM, VALUE
-from validation.case.training import ADAM
 from validation.compare.precision import as_stored
 from validation.reference import loss
 from validation.reference import model as reference_model
@@ -29,6 +29,7 @@ class Loads:
         self.counts: dict[int, torch.Tensor] = {}
         self._gates = {layer: hf.model.layers[layer].mlp.gate for layer in case.model.moe_layers}
         self._experts = case.model.n_routed_experts
+        self._rate = case.training.adam.bias_update_rate
 
     @contextmanager
     def counting(self) -> Iterator[None]:
@@ -56,7 +57,7 @@ class Loads:
         for layer, counts in self.counts.items():
             bias = self._gates[layer].e_score_correction_bias
             with as_stored():
-                moved = bias + ADAM.bias_update_rate * torch.sign(counts.double().mean() - counts)
+                moved = bias + self._rate * torch.sign(counts.double().mean() - counts)
                 bias.copy_(moved.to(torch.float32))
 
 
@@ -70,20 +71,22 @@ class Steps:
         decaying: list[torch.nn.Parameter] = [parameter for parameter in hf.parameters() if parameter.dim() > 1]
         rest = [parameter for parameter in hf.parameters() if parameter.dim() <= 1]
         groups: list[dict[str, Any]] = [{"params": decaying}, {"params": rest, "weight_decay": 0.0}]
+        adam = case.training.adam
+        self._clip_norm = adam.clip_norm
         self._adam = torch.optim.AdamW(
             groups,
-            lr=ADAM.learning_rate,
-            betas=(ADAM.beta1, ADAM.beta2),
-            eps=ADAM.epsilon,
-            weight_decay=ADAM.weight_decay,
+            lr=adam.learning_rate,
+            betas=(adam.beta1, adam.beta2),
+            eps=adam.epsilon,
+            weight_decay=adam.weight_decay,
         )
 
     def take(self, step: int) -> None:
         """One step, counted from 1, with the gradients and loads that are there."""
         self.loads.move_biases()
-        norm = torch.nn.utils.clip_grad_norm_(self._hf.parameters(), ADAM.clip_norm)
-        if not norm > ADAM.clip_norm:
-            raise ValueError(f"gradient norm {float(norm)} is not above {ADAM.clip_norm}: clipping would not be tested")
+        norm = torch.nn.utils.clip_grad_norm_(self._hf.parameters(), self._clip_norm)
+        if self._clip_norm == BASE["optimizer.clip_grad"] and not norm > self._clip_norm:
+            raise ValueError(f"gradient norm {float(norm)} is not above {self._clip_norm}: clipping would not be tested")
         self._adam.step()
         self._adam.zero_grad()
         self._keep(step, norm)

@@ -139,6 +139,17 @@ def _add_step(add: Add) -> None:
     )
 
 
+def _add_settings(add: Add) -> None:
+    add(
+        "--config",
+        action="append",
+        default=[],
+        metavar="SECTION.FIELD=VALUE",
+        help="set a field of megatron-core's configuration by its own name, such as model.moe_permute_fusion=true or "
+        "ddp.overlap_grad_reduce=true (sections: model, ddp, optimizer, scheduler); repeatable",
+    )
+
+
 def _add_machine(add: Add) -> None:
     add("--precision", default=None, help=f"{', '.join(PRECISIONS)} (default fp64 on the CPU, fp32 on GPUs)")
     add(
@@ -238,6 +249,7 @@ GROUPS = (
     Group("model", _add_model),
     Group("layouts", _add_layouts, _words_of_a_layout()),
     Group("data and options of a step", _add_step),
+    Group("settings of megatron-core", _add_settings),
     Group("precision and machine", _add_machine),
     Group("code under test", _add_code),
     Group("what to check", _add_checks, alone=_add_selecting),

@@ -12,6 +12,7 @@ from typing import Any
 
 from validation.cache import limit
 from validation.case import arrangement, tree
+from validation.case import settings as settings_
 from validation.case.case import ON_CPU, Case
 from validation.case.empty import refuse_empty
 from validation.case.errors import UsageError
@@ -23,6 +24,7 @@ from validation.case.preset import TINY, Preset, preset
 from validation.case.sizes import check_sizes
 from validation.case.strangers import shown
 from validation.case.training import OPTIONS, Training
+from validation.run import settings_given
 from validation.run.command_line import DEGREES, TEXT, add_grouped
 
 _WORDS = (
@@ -262,6 +264,7 @@ def _arrangements(options: Any) -> list[tuple[Layout, Training, int | None]]:
     The options are those given for all, and the words that follow the layout's name.
     """
     shared = Training(**{name: getattr(options, name) for name in OPTIONS}, stream=options.stream)
+    shared = shared.with_settings(settings_given.given(options.config))
     degrees = {degree: getattr(options, degree) for degree in DEGREES}
     given = {degree: value for degree, value in degrees.items() if value is not None}
     if given and options.layouts:
@@ -270,11 +273,12 @@ def _arrangements(options: Any) -> list[tuple[Layout, Training, int | None]]:
     if wrong:
         raise UsageError(f"--{wrong} {given[wrong]}: a degree is 1 or more")
     if given:
-        return [(Layout().with_degrees(**given), shared, None)]
-    names = [name.strip() for name in (options.layouts or "single").split(",") if name.strip()]
+        return [(Layout().with_degrees(**given), settings_given.typed(shared), None)]
+    names = [name.strip() for name in settings_.split(options.layouts or "single") if name.strip()]
     if not names:
         raise UsageError(f"--layouts {options.layouts}: names no layout; give names joined by commas, such as single,tp2")
     found = [arrangement.parse(name, shared) for name in names]
+    found = [(layout, settings_given.typed(training), mtp) for layout, training, mtp in found]
     for _, _, mtp in found:
         check_sizes(replace(TINY.model, num_nextn_predict_layers=mtp or 0), "--layouts: ")
     twice = next((name for name, one in zip(names, found, strict=True) if found.count(one) > 1), None)
