@@ -45,6 +45,7 @@ _NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def _parser() -> argparse.ArgumentParser:
+    from validation.pairwise import command as pairwise
     from validation.scorecard import command as scorecard
 
     parser = Parser(
@@ -65,6 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     add_grouped(run)
     faults = commands.add_parser("faults", help="put every known fault into the ranks; each must be seen")
     scorecard.add_options(faults.add_argument)
+    pairs = commands.add_parser("pairs", help="run cases that hold every pair of switches and degrees")
+    pairwise.add_options(pairs.add_argument)
     conversion.add_commands(commands, formatter_class=parser.formatter_class)
     recipes.add_command(commands, formatter_class=parser.formatter_class)
     commands.add_parser("doctor", help="what is here, and what each missing piece prevents", add_help=False)
@@ -144,6 +147,12 @@ def _faults(options: argparse.Namespace, pytests: list[str], command: str) -> in
     return int(run(options, command))
 
 
+def _pairs(options: argparse.Namespace, pytests: list[str], command: str) -> int:
+    from validation.pairwise.command import run
+
+    return run(options, command)
+
+
 def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     from validation.checks import unstarted
 
@@ -215,4 +224,4 @@ def _add_nothing(said: document.Document) -> None:
     said |= {"seconds": 0.0, "checks": 0, "counts": {}, "left_out": 0, "suites": []}
 
 
-_COMMANDS = {"run": _run, "faults": _faults, "recipe": _recipe, **dict.fromkeys(conversion.COMMANDS, _convert)}
+_COMMANDS = {"run": _run, "faults": _faults, "pairs": _pairs, "recipe": _recipe, **dict.fromkeys(conversion.COMMANDS, _convert)}

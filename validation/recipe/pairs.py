@@ -1,7 +1,7 @@
 """Cases that hold every pair of values of switches and degrees: a covering array.
 
-What cannot go together is learned from the rules that refuse cases: each pair is asked for first, and of every row that is refused
-all the same the smallest part that is refused becomes a rule for the next try.
+What cannot go together is learned from the rules that refuse cases. Each pair is asked for first. If a row is refused all the
+same, its smallest part that is refused becomes a rule for the next try.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 from validation.case.errors import EnvironmentMissing
@@ -77,7 +77,7 @@ def arrangement(row: Iterable[Value]) -> str:
     values = list(row)
     degrees = dict(degree for value in values for degree in value.degrees)
     copies = degrees.pop(STEP, 1)
-    layout = Layout(**degrees)
+    layout = Layout().with_degrees(**degrees)
     layout = replace(layout, dp=copies * layout.data_parallel) if copies > 1 else layout
     return "+".join([layout.name, *(word for value in values for word in value.words)])
 
@@ -85,6 +85,7 @@ def arrangement(row: Iterable[Value]) -> str:
 def cover(factors: Sequence[Factor], refusal: Refusal) -> Array:
     """The covering array. Raises EnvironmentMissing without covertable, ValueError for a value that is refused alone."""
     conflicts = _of_pairs(factors, refusal)
+    conflicts += _of_degrees(factors, conflicts, refusal)
     while True:
         rows = _rows(factors, conflicts)
         learned = {conflict.values: conflict for row in rows if (conflict := _conflict(row, refusal))}
@@ -101,6 +102,16 @@ def _of_pairs(factors: Sequence[Factor], refusal: Refusal) -> list[Conflict]:
     for one, other in combinations(factors, 2):
         for pair in ((first, second) for first in one.values[1:] for second in other.values[1:]):
             found += [Conflict(pair, why)] if (why := refusal(pair)) else []
+    return found
+
+
+def _of_degrees(factors: Sequence[Factor], known: Sequence[Conflict], refusal: Refusal) -> list[Conflict]:
+    """What three degrees and more refuse together: there are few of them, and each that is known saves a try."""
+    found: list[Conflict] = []
+    layouts = product(*(factor.values for factor in factors if any(value.degrees for value in factor.values)))
+    for row in sorted(layouts, key=lambda row: len(switched(row))):
+        if not any(set(conflict.values) <= set(row) for conflict in (*known, *found)) and (conflict := _conflict(row, refusal)):
+            found.append(conflict)
     return found
 
 
