@@ -13,6 +13,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "run": lambda: commands.of_validation("run"),
     "fields command": lambda: commands.of_validation("fields"),
     "recipe show": lambda: commands.of_recipe("show"),
+    "recipe capture": lambda: commands.of_recipe("capture"),
     "faults": lambda: commands.of_validation("faults"),
     "convert": lambda: commands.of_validation("convert"),
     "compare": lambda: commands.of_validation("compare"),
