@@ -59,7 +59,11 @@ class _Traced:
         from megatron.core.distributed import DistributedDataParallelConfig
         from megatron.core.optimizer import OptimizerConfig
 
-        for section, configuration in (("model", of_model), ("ddp", DistributedDataParallelConfig), ("optimizer", OptimizerConfig)):
+        for section, configuration in (
+            ("model", of_model),
+            ("ddp", DistributedDataParallelConfig),
+            ("optimizer", OptimizerConfig),
+        ):
             self._watch(section, configuration)
 
     def _watch(self, section: str, configuration: Any) -> None:
