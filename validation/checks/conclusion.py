@@ -20,7 +20,7 @@ from validation.checks.self_test import SelfTest
 from validation.checks.tally import Tally
 from validation.checks.terminal import GREEN, RED, YELLOW
 from validation.machine import version
-from validation.recipe.coverage import covered, lines
+from validation.recipe.coverage import covered, in_lane, lines
 from validation.run.command_line import VERDICT
 from validation.run.options import Settings
 
@@ -80,8 +80,8 @@ class Conclusion:
         trial = self.settings.trial
         if trial is None:
             return
-        in_lane = any(case.precision != "fp64" for case in self.wanted)
-        found = covered(trial, self.tally.exit_code == ExitCode.PASS, in_lane, version("megatron-core"))
+        passed = self.tally.exit_code == ExitCode.PASS
+        found = covered(trial, passed, in_lane(self.wanted), version("megatron-core"))
         yield from ((line, {}) for line in lines(trial, found))
 
     def _firsts(self) -> Iterator[Line]:

@@ -2,7 +2,7 @@
 
 EQUAL: the switch was set, megatron-core ran other lines with it or read its value (`exercised.json`, as `python -m validation
 exercised` measures it), and every check passed. DIFFERENT: it was set, and a check failed. NOT_EXERCISED: it was set, and none
-of megatron-core's lines ran otherwise, so that equal numbers prove nothing. NEEDS: it was not set, for it needs what is not here.
+of megatron-core's lines ran otherwise: equal numbers prove nothing. NEEDS: it was not set, for it needs what is not here.
 NOT_COMPARED: it was not set, for no formula or no place stands for it.
 """
 
@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from validation.case import fields
+from validation.case.case import Case
 from validation.case.settings import written
 from validation.recipe.trial import ABSENT, NEEDS, REFUSED, SAME, TRIED, Told, Trial
 
@@ -34,6 +35,11 @@ class Covered:
     told: Told
     word: str
     why: str = ""
+
+
+def in_lane(cases: Iterable[Case]) -> bool:
+    """Whether a case shows what fp64 hides."""
+    return any(case.precision != "fp64" for case in cases)
 
 
 def covered(trial: Trial, passed: bool, in_lane: bool, release: str) -> tuple[Covered, ...]:
