@@ -12,7 +12,7 @@ import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from validation import doctor
+from validation import doctor, field_command
 from validation.case import document, exhausted, interpreter, packages, surroundings, tree, writing
 from validation.case.errors import ExitCode, PlumblineError, UsageError
 from validation.case.parsing import Parser, add_version
@@ -32,6 +32,7 @@ _EXAMPLES = f"""examples:
   {tree.VALIDATION} faults --only A
   {tree.VALIDATION} convert --hf-model-path DIR --save OUT --layout tp2pp2
   {tree.VALIDATION} recipe show FILE
+  {tree.VALIDATION} fields model.moe_permute_fusion
   {tree.VALIDATION} doctor
 
 what comes after -- goes to pytest: {tree.VALIDATION} run --tp 2 -- -k mla -x
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     exercised.add_options(effects.add_argument)
     conversion.add_commands(commands, formatter_class=parser.formatter_class)
     recipes.add_command(commands, formatter_class=parser.formatter_class)
+    field_command.add_command(commands)
     commands.add_parser("doctor", help="what is here, and what each missing piece prevents", add_help=False)
     return parser
 
@@ -141,6 +143,10 @@ def _exercised(options: argparse.Namespace, pytests: list[str], command: str) ->
     if pytests:
         raise UsageError("exercised takes nothing behind --; leave it out")
     return exercised.run(options, command)
+
+
+def _fields(options: argparse.Namespace, pytests: list[str], command: str) -> int:
+    return field_command.run(options, pytests)
 
 
 def _recipe(options: argparse.Namespace, pytests: list[str], command: str) -> int:
@@ -231,5 +237,6 @@ _COMMANDS = {
     "faults": _faults,
     "exercised": _exercised,
     "recipe": _recipe,
+    "fields": _fields,
     **dict.fromkeys(conversion.COMMANDS, _convert),
 }
