@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from validation.cache import limit
 from validation.case import arrangement, tree
@@ -24,9 +24,11 @@ from validation.case.preset import TINY, Preset, preset
 from validation.case.sizes import check_sizes
 from validation.case.strangers import shown
 from validation.case.training import OPTIONS, Training
-from validation.recipe.trial import Trial
-from validation.run import recipe_given, settings_given
+from validation.run import settings_given
 from validation.run.command_line import DEGREES, MAX_RANKS, TEXT, add_grouped
+
+if TYPE_CHECKING:
+    from validation.recipe.trial import Trial
 
 _WORDS = (
     "preset",
@@ -113,6 +115,8 @@ def settings(options: Any, command: str, place: Path | None = None) -> Settings:
     _check_limits(options)
     transport, tried = _transport(options), None
     if options.recipe:
+        from validation.run import recipe_given  # needs PyYAML, and the doctor runs without
+
         tried, cases = recipe_given.given(options, transport)
     else:
         cases = _cases(options, transport)
