@@ -31,7 +31,7 @@ from nox.command import CommandFailed
 sys.path.insert(0, str(Path(__file__).parent))
 
 from ci import names, uv
-from ci.releases import GROUPS, NEWEST, RELEASES, Release
+from ci.releases import GROUPS, RELEASES, Release, other_than_for
 from ci.table import Row, rows
 from validation.case.errors import ExitCode
 
@@ -370,11 +370,12 @@ def newest(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
-def parity_newest(session: nox.Session) -> None:
-    """Parity with the newest release of megatron-core that is supported, whatever this Python is offered"""
+def parity_other(session: nox.Session) -> None:
+    """Parity with the release of megatron-core that requirements name for other Pythons than this one"""
     _installed(session, "cpu", "cpu")
-    python = _overlay(session, NEWEST)
-    _run(session, python, "-m", "validation", *_parity().arguments(), "--results", f"results/{NEWEST.name}", *session.posargs)
+    release = other_than_for((sys.version_info.major, sys.version_info.minor))
+    python = _overlay(session, release)
+    _run(session, python, "-m", "validation", *_parity().arguments(), "--results", f"results/{release.name}", *session.posargs)
 
 
 def _parity() -> Row:

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+
 from validation.case import tree, writing
 
-FORMAT = 4
+FORMAT = 5
 """Counts up when what an older gate would read has changed."""
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,200}\.xml")
 _SESSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,100}|")
@@ -40,17 +42,18 @@ class Expected:
     """One testsuite that must be there.
 
     `file` is a name without folders. `properties` must be the suite's to the letter, `requires` are the versions of libraries
-    that it may be made with, `ranks` all that must take part (0: the self-test, whose cases have their own). `numberless` are
-    the checks that compare no tensor, `limit` is the largest relative error that any other may let pass, None where that is
-    not known before. `exact` are the checks that let nothing pass but equality, `near_ties` those of them that may pass all the
-    same: a router's choice, in a precision where rounding may decide it.
+    that it may be made with, as pip writes them (a marker names the Pythons that one is for), `ranks` all that must take part
+    (0: the self-test, whose cases have their own). `numberless` are the checks that compare no tensor, `limit` is the largest
+    relative error that any other may let pass, None where that is not known before. `exact` are the checks that let nothing
+    pass but equality, `near_ties` those of them that may pass all the same: a router's choice, in a precision where rounding
+    may decide it.
     """
 
     file: str
     name: str
     ranks: int
     properties: Mapping[str, str]
-    requires: Mapping[str, str]
+    requires: tuple[str, ...]
     checks: tuple[Name, ...]
     session: str = ""
     numberless: frozenset[Name] = frozenset()
@@ -92,7 +95,7 @@ def _as_json(suite: Expected) -> dict[str, Any]:
         "name": suite.name,
         "ranks": suite.ranks,
         "properties": dict(suite.properties),
-        "requires": dict(suite.requires),
+        "requires": list(suite.requires),
         "checks": _by_component(suite.checks),
         "numberless": _by_component(sorted(suite.numberless)),
         "limit": suite.limit,
@@ -137,7 +140,7 @@ def _suite(entry: dict[str, Any]) -> Expected:
         name=_text(entry["name"]),
         ranks=entry["ranks"],
         properties={_text(key): _text(value) for key, value in entry["properties"].items()},
-        requires={_text(key): _text(value) for key, value in entry["requires"].items()},
+        requires=tuple(str(Requirement(_text(line))) for line in _list(entry["requires"])),
         checks=_checks(entry["checks"]),
         session=entry["session"],
         numberless=frozenset(_checks(entry["numberless"])),

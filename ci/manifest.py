@@ -14,13 +14,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
 from ci import commit
-from ci.expected import Manifest, UnreadableManifest, load, save
+from ci.expected import Expected, Manifest, UnreadableManifest, load, save
+from ci.requirements import of_others
 from ci.table import EVENTS, Row, rows
 from validation.case import writing
 from validation.case.errors import ExitCode, PlumblineError, UsageError
 
 ROOT = Path(__file__).parents[1]
+_SUCH_AS = "give NAME=VERSION, such as megatron-core=0.15.3"
 
 
 class CollectionFailed(PlumblineError):
@@ -47,7 +53,7 @@ def main(options: argparse.Namespace) -> int:
     with ThreadPoolExecutor(max_workers=2) as pool:
         listed = list(pool.map(lambda row: _listed(row, not options.no_self_test), chosen))
     told = commit.facts()
-    suites = [replace(suite, requires={**suite.requires, **minimum}) for found in listed for suite in found.suites]
+    suites = [_with(minimum, suite) for found in listed for suite in found.suites]
     self_tests = {session: file for found in listed for session, file in found.self_tests.items()}
     save(Path(options.output), Manifest(tuple(suites), told.get("commit", ""), told["dirty"], self_tests))
     checks = sum(len(suite.checks) for suite in suites)
@@ -69,10 +75,23 @@ def _chosen(sessions: Sequence[str] | None, event: str | None) -> list[Row]:
 
 
 def _minimum(given: Sequence[str]) -> Mapping[str, str]:
+    """Library -> requirement. Raises UsageError."""
     pairs = [text.partition("=") for text in given]
     if wrong := [name for name, equals, version in pairs if not (name and equals and version)]:
-        raise UsageError(f"--minimum {wrong[0]}: give NAME=VERSION, such as megatron-core=0.15.3")
-    return {name: f">={version}" for name, _, version in pairs}
+        raise UsageError(f"--minimum {wrong[0]}: {_SUCH_AS}")
+    return {canonicalize_name(name): str(_at_least(name, version)) for name, _, version in pairs}
+
+
+def _at_least(name: str, version: str) -> Requirement:
+    try:
+        return Requirement(f"{canonicalize_name(name)}>={Version(version)}")
+    except ValueError:  # packaging's own are
+        raise UsageError(f"--minimum {name}: {version} is no version of a library; {_SUCH_AS}") from None
+
+
+def _with(minimum: Mapping[str, str], suite: Expected) -> Expected:
+    """The testsuite with these requirements, library -> requirement, in the place of those of the same libraries."""
+    return replace(suite, requires=(*of_others(suite.requires, minimum), *minimum.values()))
 
 
 def _listed(row: Row, self_test: bool) -> Manifest:

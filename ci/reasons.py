@@ -8,11 +8,9 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from packaging.specifiers import SpecifierSet
-from packaging.version import Version
-
 from ci.expected import Excuse, Expected, Name
 from ci.junit import UNEVALUATED, Check, Suite
+from ci.requirements import fits, of_others, unmet
 
 UNFINISHED = "did not finish"
 """The message of the testcase that stands for a run that has not ended (ci.junit.write_unfinished)."""
@@ -85,19 +83,9 @@ def _made_of(suite: Suite, origin: Origin) -> Iterator[str]:
 
 
 def _versions(expected: Expected, suite: Suite, origin: Origin) -> Iterator[str]:
-    for library, wanted in expected.requires.items():
-        if library == "megatron-core" and origin.megatron_commit:
-            continue  # that commit's, whatever version it says it is
-        found = suite.properties.get(library, "absent")
-        if not _is_one_of(found, wanted):
-            yield f"made with {library} {found}, and {wanted} is required"
-
-
-def _is_one_of(found: str, wanted: str) -> bool:
-    try:
-        return SpecifierSet(wanted).contains(Version(found), prereleases=True)
-    except ValueError:  # packaging's own are, and so is that of a number with too many digits
-        return False
+    # A checkout is that commit's, whatever version it says it is.
+    wanted = of_others(expected.requires, ["megatron-core"]) if origin.megatron_commit else expected.requires
+    yield from unmet(wanted, suite.properties)
 
 
 def _whole(suite: Suite) -> Iterator[str]:
@@ -166,7 +154,7 @@ def verdicts(checks: Sequence[Check]) -> Iterator[str]:
 def _excused(expected: Expected, suite: Suite) -> Iterator[str]:
     """A bug excuses what it can show: in its layouts and implementations, its versions and its checks."""
     core = suite.properties.get("megatron-core", "absent")
-    listed = [bug for bug in expected.excuses if _is_one_of(core, bug.megatron_core)]
+    listed = [bug for bug in expected.excuses if fits(core, bug.megatron_core)]
     known = [check for check in suite.checks if check.status == "known"]
     if unlisted := [check for check in known if not any(_excuses(bug, check) for bug in listed)]:
         said = _counted(_names(unlisted), "check is skipped", "checks are skipped")

@@ -30,8 +30,20 @@ RELEASES = (
     Release("0.18.2"),
     Release("0.19.2"),
 )
+OLDER = Release("0.16.1")
+"""The newest megatron-core that Python 3.11 can have."""
 NEWEST = RELEASES[-1]
-"""The newest megatron-core that is supported."""
+"""The newest megatron-core that is supported. It asks for Python 3.12."""
+
+
+def newest_for(python: tuple[int, int]) -> Release:
+    """What requirements/base.txt has for this Python."""
+    return NEWEST if python >= (3, 12) else OLDER
+
+
+def other_than_for(python: tuple[int, int]) -> Release:
+    """What it has for the others."""
+    return OLDER if newest_for(python) is NEWEST else NEWEST
 
 
 @dataclass(frozen=True)

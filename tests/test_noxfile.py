@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from ci.releases import GROUPS, NEWEST, RELEASES, Release
+from ci.releases import GROUPS, NEWEST, OLDER, RELEASES, Release, newest_for, other_than_for
 from ci.table import Row, rows, tools
 
 ROOT = Path(__file__).parents[1]
 PARITY = next(row for row in rows() if row.session == "parity")
+OTHER = other_than_for((sys.version_info.major, sys.version_info.minor))
 STAND_IN = """#!/bin/sh
 echo "SAFE=$PYTHONSAFEPATH" > safe.log
 case "$*" in
@@ -225,22 +226,27 @@ def test_faults_behind_bugs_runs_the_catalogue_beside_every_bug(nox: Nox, tmp_pa
 
 
 @pytest.mark.parametrize("code", [0, 1, 4])
-def test_parity_newest_compares_the_newest_supported_release(nox: Nox, tmp_path: Path, code: int) -> None:
-    stand_in(tmp_path, NEWEST)
-    ended = nox("parity_newest", VALIDATION=str(code))
+def test_parity_other_compares_the_release_that_this_python_is_not_given(nox: Nox, tmp_path: Path, code: int) -> None:
+    stand_in(tmp_path, OTHER)
+    ended = nox("parity_other", VALIDATION=str(code))
     assert ended.returncode == code
-    assert f"megatron-core {NEWEST.megatron_core}" in ended.stderr
+    assert f"megatron-core {OTHER.megatron_core}" in ended.stderr
     ran = (tmp_path / "validation.log").read_text(encoding="utf-8").split()
-    assert ran == ["-m", "validation", *PARITY.arguments(), "--results", f"results/{NEWEST.name}"]
+    assert ran == ["-m", "validation", *PARITY.arguments(), "--results", f"results/{OTHER.name}"]
+
+
+@pytest.mark.parametrize(("minor", "own", "other"), [(11, OLDER, NEWEST), (12, NEWEST, OLDER), (14, NEWEST, OLDER)])
+def test_parity_and_parity_other_are_both_releases_that_requirements_name(minor: int, own: Release, other: Release) -> None:
+    assert (newest_for((3, minor)), other_than_for((3, minor))) == (own, other)
 
 
 def test_a_release_for_younger_pythons_is_installed_as_they_would_get_it(nox: Nox, tmp_path: Path) -> None:
     """A release that pip offers here is installed as usual; for another pip is told of the first Python that has it."""
-    stand_in(tmp_path, NEWEST)
-    mine = nox("parity_newest", OFFERED=f"9.9.9, {NEWEST.megatron_core}").stderr
-    assert f"pip install --quiet --no-deps megatron-core=={NEWEST.megatron_core}" in mine
-    version = f"--python-version 3.{sys.version_info.minor + 1} megatron-core=={NEWEST.megatron_core}"
-    foreign = nox("parity_newest", OFFERED="0.16.1", OFFERED_LATER=NEWEST.megatron_core).stderr
+    stand_in(tmp_path, OTHER)
+    mine = nox("parity_other", OFFERED=f"9.9.9, {OTHER.megatron_core}").stderr
+    assert f"pip install --quiet --no-deps megatron-core=={OTHER.megatron_core}" in mine
+    version = f"--python-version 3.{sys.version_info.minor + 1} megatron-core=={OTHER.megatron_core}"
+    foreign = nox("parity_other", OFFERED="0.1.0", OFFERED_LATER=OTHER.megatron_core).stderr
     assert version in foreign
     assert "--target" in foreign
 

@@ -30,7 +30,7 @@ PROPERTIES = {
     "ranks": "2",
     "case": "0123456789abcdef",
 }
-REQUIRED = {"torch": ">=2.13.0", "megatron-core": "==0.16.1"}
+REQUIRED = ("torch>=2.13.0", "megatron-core==0.16.1")
 CHECKS = (
     Check("run", "Every rank finishes", "pass"),
     Check("mla", "Layer 0 Query", "pass", properties=NUMBERS),

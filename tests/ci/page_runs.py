@@ -158,8 +158,8 @@ def by_a_manifest() -> Run:
     """Checks and whole files that are not there, and one reason in several places."""
     there = suite(checks=(check("Layer 0 Value"), check("Layer 1 Value", "fail")))
     names = (("mla", "Layer 0 Value"), ("mla", "Layer 1 Value"), ("mla", "Layer 2 Value"))
-    expected = Expected("a.xml", there.name, 2, {}, {}, names)
-    lost = Expected("b.xml", "tiny-pp2", 2, {"arrangement": "pp2"}, {}, names[:1])
+    expected = Expected("a.xml", there.name, 2, {}, (), names)
+    lost = Expected("b.xml", "tiny-pp2", 2, {"arrangement": "pp2"}, (), names[:1])
     reasons = ("a.xml", "1 check is missing"), ("b.xml", "No such file"), ("c.xml", "No such file")
     return by_manifest(Manifest((expected, lost)), Judgement(reasons, ((expected, there),)))
 

@@ -145,6 +145,6 @@ def test_a_library_without_a_lower_bound_is_not_demanded(tmp_path: Path) -> None
     """Whatever is installed will do; the largest of several bounds counts."""
     for name, text in {"cpu.txt": "torch<3\n-r base.txt", "base.txt": "transformers>=5.17\nmegatron-core"}.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
-    assert required("gloo", "local", tmp_path) == {"transformers": ">=5.17"}
+    assert required("gloo", "local", tmp_path) == ("transformers>=5.17",)
     (tmp_path / "cpu.txt").write_text("torch>=2.9,~=2.10,!=2.12,<3\n  # 前\n-r   base.txt", encoding="utf-8")
-    assert required("gloo", "local", tmp_path) == {"torch": ">=2.10", "transformers": ">=5.17"}
+    assert required("gloo", "local", tmp_path) == ("torch>=2.10", "transformers>=5.17")

@@ -323,7 +323,7 @@ def test_libraries_behind_megatron_s_are_asked_for_beside_a_checkout_too(tmp_pat
     """In whatever order the manifest has them."""
     change = with_properties(torch="2.12.0", megatron_path="a", megatron_commit=OTHER)
     junit.write(tmp_path / FILE, change(SUITE))
-    expected = replace(EXPECTED, requires={"megatron-core": "==0.16.1", "torch": ">=2.13.0"})
+    expected = replace(EXPECTED, requires=("megatron-core==0.16.1", "torch>=2.13.0"))
     found = verdict(tmp_path, Manifest((expected,), COMMIT, "false"), Origin(COMMIT, OTHER))
     assert "made with torch 2.12.0, and >=2.13.0 is required" in [why for _, why in found.reasons]
 

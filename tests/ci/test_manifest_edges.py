@@ -17,7 +17,7 @@ from ci.expected import Expected, Manifest, load, save
 from ci.table import rows
 from tests.ci.green import COMMIT, EXPECTED, FILE
 
-SELF_TEST = replace(EXPECTED, file="self-test.xml", name="self-test", ranks=0, requires={"torch": ">=2"})
+SELF_TEST = replace(EXPECTED, file="self-test.xml", name="self-test", ranks=0, requires=("torch>=2",))
 WITH_SELF_TEST = Manifest((EXPECTED, SELF_TEST), self_tests={"": SELF_TEST.file})
 Ran = list[tuple[list[str], dict[str, Any]]]
 
@@ -83,12 +83,22 @@ def test_where_no_commit_is_known_the_manifest_is_of_none(listed: Ran, tmp_path:
 
 
 def test_libraries_are_demanded_of_every_testsuite(listed: Ran, tmp_path: Path) -> None:
-    """In the place of what requirements/ says, beside the others, to the last = of the words."""
-    found = made(tmp_path, "--session", "cpu_tp2", "--minimum", "torch=2.1", "--minimum", "a=b=c")
+    """In the place of what requirements/ says, and beside the others."""
+    found = made(tmp_path, "--session", "cpu_tp2", "--minimum", "torch=2.1", "--minimum", "My_Library=3")
     assert [suite.requires for suite in found.suites] == [
-        {**EXPECTED.requires, "torch": ">=2.1", "a": ">=b=c"},
-        {"torch": ">=2.1", "a": ">=b=c"},
+        ("megatron-core==0.16.1", "torch>=2.1", "my-library>=3"),
+        ("torch>=2.1", "my-library>=3"),
     ]
+
+
+@pytest.mark.parametrize(("given", "said"), [("a=b=c", "a: b=c"), ("torch=soon", "torch: soon"), ("a b=1", "a b: 1")])
+def test_a_minimum_that_names_no_version_is_refused(
+    listed: Ran, given: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["manifest", "--session", "cpu_tp2", "--minimum", given]) == 2
+    error = f"error: --minimum {said} is no version of a library; give NAME=VERSION, such as megatron-core=0.15.3\n"
+    assert capsys.readouterr().err == error
+    assert listed == []
 
 
 @pytest.mark.parametrize("given", ["torch", "torch=", "=2.1", "=", ""])

@@ -45,8 +45,8 @@ def test_a_run_without_a_check_or_with_a_file_that_cannot_be_read_is_no_pass() -
 def test_with_a_manifest_the_verdict_and_its_reasons_are_the_gates() -> None:
     there = suite(checks=(check("Layer 0 Value"),))
     names = (("mla", "Layer 0 Value"), ("mla", "Layer 1 Value"))
-    expected = Expected("a.xml", there.name, 2, {}, {}, names)
-    lost = Expected("b.xml", "tiny-pp2", 2, {"arrangement": "pp2"}, {}, names[:1])
+    expected = Expected("a.xml", there.name, 2, {}, (), names)
+    lost = Expected("b.xml", "tiny-pp2", 2, {"arrangement": "pp2"}, (), names[:1])
     judgement = Judgement((("a.xml", "1 check is missing"), ("b.xml", "No such file")), ((expected, there),))
     run = by_manifest(Manifest((expected, lost)), judgement)
     assert (run.verdict, run.counts["missing"], run.counts["pass"]) == ("error", 2, 1)
@@ -140,7 +140,7 @@ def test_what_is_not_decided_is_not_called_likely() -> None:
 
 def test_a_reason_that_a_failing_check_is_itself_stands_once() -> None:
     failed = suite(checks=(check("Layer 0 Value", "fail"),))
-    expected = Expected("a.xml", failed.name, 2, {}, {}, (("mla", "Layer 0 Value"),))
+    expected = Expected("a.xml", failed.name, 2, {}, (), (("mla", "Layer 0 Value"),))
     of_check, other = next(verdicts(failed.checks)), "made on commit unknown"
     judgement = Judgement((("a.xml", of_check), ("a.xml", other), ("b.xml", other), ("c.xml", other)), ((expected, failed),))
     run = by_manifest(Manifest((expected,)), judgement)
