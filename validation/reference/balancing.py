@@ -47,8 +47,8 @@ def layer_loss(case: Case, logits: torch.Tensor) -> torch.Tensor:
 class Balance:
     """The balancing losses of a step, from what the routers' logits are while it is watching.
 
-    `gates` are the routers by layer. Every token that a router sees counts, an MTP layer's filler among them, as in megatron-core
-    (validation.reference.mtp).
+    `gates` are the routers by layer. Every token that a router sees counts, an MTP layer's filler among them, as in
+    megatron-core (validation.reference.mtp).
     """
 
     def __init__(self, gates: Mapping[int, Any], case: Case) -> None:
