@@ -243,11 +243,25 @@ for _row in rows():
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """Plumbline's own tests"""
+    """Plumbline's own tests, but for those of tests_around"""
+    _pytest(session, "tests", *(f"--ignore=tests/{folder}" for folder in _AROUND))
+
+
+@nox.session(venv_backend="none")
+def tests_around(session: nox.Session) -> None:
+    """The tests of what surrounds the code: pages, scripts of findings, package, workflows, pipelines, viewers"""
+    _pytest(session, *(f"tests/{folder}" for folder in _AROUND))
+
+
+_AROUND = ("docs", "findings", "package", "pipelines", "project", "viewers", "workflows")
+"""The folders of tests/ that `tests_around` runs. They take a third of the time of all tests."""
+
+
+def _pytest(session: nox.Session, *words: str) -> None:
     python = _environment(session, "cpu", "cpu", "tests")
     _node_packages(session)
     several = ("-n", "auto", "--maxprocesses", "4")  # a process for each core; `-- -n 0` runs all tests in one
-    _run(session, python, "-m", "pytest", "tests", *several, *session.posargs, failing=ExitCode.FAIL)
+    _run(session, python, "-m", "pytest", *words, *several, *session.posargs, failing=ExitCode.FAIL)
 
 
 def _node_packages(session: nox.Session) -> None:

@@ -27,6 +27,7 @@ case "$*" in
 *"-m validation"* | *"-m ci attempts"*)
     echo "$*" >> validation.log; echo "CI=$CI" > ci.log; echo "$PLUMBLINE_SESSION" > session.log
     end=${VALIDATION:-0} ;;
+*"-m pytest"*) echo "$*" > pytest.log; end=${OTHERS:-0} ;;
 *) end=${OTHERS:-0} ;;
 esac
 if [ "$end" = killed ]; then kill -9 $$; fi
@@ -94,6 +95,39 @@ def test_every_session_has_a_description_of_one_line(listed: dict[str, str]) -> 
 def test_nox_alone_runs_parity_and_the_tests() -> None:
     lines = run_nox(ROOT, "-l").stdout.splitlines()
     assert [line.split()[1] for line in lines if line.startswith("* ")] == ["parity", "tests"]
+
+
+def test_every_test_module_is_run_by_exactly_one_of_the_two_sessions(nox: Nox, tmp_path: Path) -> None:
+    """Pytest itself says which modules it would import for the commands of the sessions."""
+    found = {}
+    for session in ("tests", "tests_around"):
+        assert nox(session).returncode == 0
+        words = (tmp_path / "pytest.log").read_text(encoding="utf-8").split()
+        found[session] = modules_of(words[words.index("pytest") + 1 : words.index("-n")])
+    there = {str(file.relative_to(ROOT)) for file in (ROOT / "tests").rglob("test_*.py") if "node_modules" not in file.parts}
+    assert len(there) > 100
+    assert sorted(found["tests"] + found["tests_around"]) == sorted(there)
+    assert "tests/test_noxfile.py" in found["tests"]
+    assert "tests/docs/test_readme.py" in found["tests_around"]
+
+
+def modules_of(words: list[str]) -> list[str]:
+    """The test modules that pytest would collect for these words; it imports none of them."""
+    listing = """if True:
+        import pytest, sys
+        class Listed(pytest.Module):
+            def collect(self):
+                print("module", self.path)
+                return []
+        class Plugin:
+            def pytest_pycollect_makemodule(self, module_path, parent):
+                return Listed.from_parent(parent, path=module_path)
+        pytest.main(["--collect-only", "-p", "no:cacheprovider", "-s", "--noconftest", *sys.argv[1:]], plugins=[Plugin()])
+    """
+    command = [sys.executable, "-c", listing, *words]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
+    lines = (line.partition(" ") for line in told.splitlines())
+    return [str(Path(path).relative_to(ROOT)) for word, _, path in lines if word == "module"]
 
 
 def test_a_session_runs_the_command_of_its_row_with_what_the_user_adds(nox: Nox, tmp_path: Path) -> None:

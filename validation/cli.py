@@ -1,4 +1,4 @@
-"""`python -m validation`: run cases, convert and compare checkpoints, score the checks, look at the machine.
+"""`python -m validation`: run cases, read recipes, convert and compare checkpoints, score the checks, look at the machine.
 
 What a command needs is imported when it is asked for: a Python without the packages is told so, and the doctor needs none.
 """
@@ -20,6 +20,7 @@ from validation.case.strangers import one_line
 from validation.checks.before import ASIDE
 from validation.checks.progress import Progress
 from validation.convert import options as conversion
+from validation.recipe import options as recipes
 from validation.run.command_line import VERDICT, add_grouped
 from validation.run.options import Given, Settings, settings
 
@@ -30,6 +31,7 @@ _EXAMPLES = f"""examples:
   {tree.VALIDATION} run --tp 2 --plugin my_patch.py
   {tree.VALIDATION} faults --only A
   {tree.VALIDATION} convert --hf-model-path DIR --save OUT --layout tp2pp2
+  {tree.VALIDATION} recipe show FILE
   {tree.VALIDATION} doctor
 
 what comes after -- goes to pytest: {tree.VALIDATION} run --tp 2 -- -k mla -x
@@ -64,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     faults = commands.add_parser("faults", help="put every known fault into the ranks; each must be seen")
     scorecard.add_options(faults.add_argument)
     conversion.add_commands(commands, formatter_class=parser.formatter_class)
+    recipes.add_command(commands, formatter_class=parser.formatter_class)
     commands.add_parser("doctor", help="what is here, and what each missing piece prevents", add_help=False)
     return parser
 
@@ -127,6 +130,12 @@ def _take_aside(words: Sequence[str]) -> None:
 
 def _convert(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     return conversion.run(options)
+
+
+def _recipe(options: argparse.Namespace, pytests: list[str], command: str) -> int:
+    from validation.recipe import command as recipe
+
+    return recipe.run(options, pytests)
 
 
 def _faults(options: argparse.Namespace, pytests: list[str], command: str) -> int:
@@ -206,4 +215,4 @@ def _add_nothing(said: document.Document) -> None:
     said |= {"seconds": 0.0, "checks": 0, "counts": {}, "left_out": 0, "suites": []}
 
 
-_COMMANDS = {"run": _run, "faults": _faults, **dict.fromkeys(conversion.COMMANDS, _convert)}
+_COMMANDS = {"run": _run, "faults": _faults, "recipe": _recipe, **dict.fromkeys(conversion.COMMANDS, _convert)}

@@ -252,6 +252,8 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ("MTP of nothing", case(model={"num_nextn_predict_layers": 2}, seq_length=3), "nothing to predict; --seq-length 24 works"),
     ("MTP loss", case("tp2", training=Training(mtp_loss="report")), r"tp2\+mtp\+mtp-report has one"),
     ("less than no MTP", case(model={"num_nextn_predict_layers": -1}), "is -1; it must be a whole number of at least 0"),
+    ("a setting of the shape", case(training=Training(settings=(("model.num_layers", 3),))), "is of the model's shape"),
+    ("no clipping", case(training=Training(steps=1, settings=(("optimizer.clip_grad", 0.0),))), "computes no norm"),
     # ranks and data
     ("dp", case("ep4dp2"), r"2 ranks in a pipeline stage, not a multiple of the 4 .*\(etp1 \* ep4\); dp4 works"),
     ("dp with tp", case("tp2ep4dp1"), "dp2 works"),

@@ -58,7 +58,7 @@ def test_unknown_changes_have_everything_run_and_say_so() -> None:
 
 def test_documentation_leaves_out_what_needs_gpus_and_never_all_that_is_compared() -> None:
     ran = chosen("pull_request", *DOCUMENTATION)
-    assert set(ran) == {"parity", "parity_other", "lint", "docs", "tests"}
+    assert set(ran) == {"parity", "parity_other", "lint", "docs", "tests", "tests_around"}
     assert everything("pull_request") - set(ran) == {row.session for row in rows(TABLE) if row.gpus}
 
 
@@ -150,7 +150,8 @@ def test_lines_for_github_are_three(capsys: pytest.CaptureFixture[str], tmp_path
     changed.write_text("README.md\n", encoding="utf-8")
     text = printed(capsys, "--event", "pull_request", "--changed-files", str(changed), "--format", "github")
     lines = dict(line.split("=", 1) for line in text.splitlines())
-    assert [entry["session"] for entry in json.loads(lines["hosted"])] == ["lint", "docs", "tests", "parity_other", "parity"]
+    hosted = [entry["session"] for entry in json.loads(lines["hosted"])]
+    assert hosted == ["lint", "docs", "tests", "tests_around", "parity_other", "parity"]
     assert (lines["self-hosted"], lines["sessions"]) == ("[]", "--session parity")
 
 

@@ -1,4 +1,4 @@
-"""What the reference's MTP layers add to a step: their losses by each definition, loads and balancing losses, and the optimizer."""
+"""What the reference's MTP layers add to a step: mean losses, loads, balancing losses, and parameters for the optimizer."""
 
 from __future__ import annotations
 

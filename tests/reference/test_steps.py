@@ -46,7 +46,7 @@ def test_an_expert_with_too_few_tokens_gains(precision: str) -> None:
     loads.counts = {3: torch.tensor([5, 1, 3, 3])}
     with computing_in(precision):
         loads.move_biases()
-    moved = torch.tensor([-1.0, 1.0, 0.0, 0.0]) * Training().adam.bias_update_rate
+    moved = torch.tensor([-1.0, 1.0, 0.0, 0.0]) * loads._rate
     assert torch.equal(gate.e_score_correction_bias, bias + moved)
 
 

@@ -67,8 +67,8 @@ def test_words_after_a_layout_are_options_of_its_step() -> None:
 
 
 def test_a_word_that_is_no_option_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"\+fast is unknown; after a layout may stand \+distributed, "):
-        asked("--layouts", "tp2+fast")
+    with pytest.raises(UsageError, match=r"\+quick is unknown; after a layout may stand \+distributed, "):
+        asked("--layouts", "tp2+quick")
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from validation.candidate.experts import Experts
-from validation.candidate.load import GRADIENTS, Held, Holding, together
+from validation.candidate.load import GRADIENTS, Held, together
 from validation.candidate.optimizer import Optimizer
 from validation.candidate.recorder import Recorder
+from validation.candidate.weights import Holding
 from validation.case.parameters import EXPERTS
 from validation.case.steps import NORM, STEPS, VALUE
 from validation.reference.store import Reference

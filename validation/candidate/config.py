@@ -48,14 +48,12 @@ def _settings(case: Case) -> dict[str, Any]:
     """
     given = dict(case.training.settings)
     found = {
-        name: value
-        for name, value in case.training.effective("model").items()
-        if value is not None or f"model.{name}" in given
+        name: value for name, value in case.training.effective("model").items() if value is not None or f"model.{name}" in given
     }
     if not case.training.steps:
         found["moe_router_bias_update_rate"] = 0.0
-    foreign = () if case.model.moe_layers else ("moe_",)
-    foreign += () if case.model.mtp_layers else ("mtp_",)
+    there = {"moe_": case.model.moe_layers, "mtp_": case.model.mtp_layers}
+    foreign = tuple(prefix for prefix, layers in there.items() if not layers)
     return {name: value for name, value in found.items() if not name.startswith(foreign)}
 
 

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.transformer.moe.router import TopKRouter
 
-from validation.candidate import build
+from validation.candidate import build, mended_switches
 from validation.candidate.step import counted
 from validation.case.case import Case
 
@@ -274,5 +274,8 @@ MENDS = {
     "latent-norm-epsilon": Mend(built=_latent_epsilon),
     "mtp-targets-counted-per-rank": Mend(_mtp_targets_counted_over_context_ranks),
     "mtp-mean-counted-per-rank": Mend(_mtp_mean_over_context_ranks),
+    "fused-cross-entropy-in-bf16": Mend(mended_switches.logits_gradient_as_it_is),
+    "loads-counted-after-capacity": Mend(mended_switches.loads_before_capacity),
+    "outputs-freed-while-sent": Mend(mended_switches.outputs_kept_while_sent),
 }
 """By the ids of validation/run/known.yaml; a test holds that every bug there has one."""

@@ -28,19 +28,19 @@ class Optimizer:
         chained = getattr(self._optimizer, "chained_optimizers", [self._optimizer])
         self._of = {id(tensor): optimizer for optimizer in chained for tensor in _parameters(optimizer, self._distributed)}
         # Learning rate and weight decay reach the parameter groups through the scheduler only.
-        OptimizerParamScheduler(
-            self._optimizer,
-            init_lr=config.lr,
-            max_lr=config.lr,
-            min_lr=config.min_lr,
-            lr_warmup_steps=0,
-            lr_decay_steps=case.training.steps,
-            lr_decay_style="constant",
-            start_wd=config.weight_decay,
-            end_wd=config.weight_decay,
-            wd_incr_steps=case.training.steps,
-            wd_incr_style="constant",
-        )
+        steady: dict[str, Any] = {
+            "init_lr": config.lr,
+            "max_lr": config.lr,
+            "min_lr": min(config.lr, config.min_lr),
+            "lr_warmup_steps": 0,
+            "lr_decay_steps": case.training.steps,
+            "lr_decay_style": "constant",
+            "start_wd": config.weight_decay,
+            "end_wd": config.weight_decay,
+            "wd_incr_steps": case.training.steps,
+            "wd_incr_style": "constant",
+        }
+        OptimizerParamScheduler(self._optimizer, **steady | case.training.effective("scheduler"))
 
     def step(self) -> torch.Tensor:
         """One step with the gradients that are in the buffers; returns the norm of all gradients, before clipping."""

@@ -99,9 +99,7 @@ def called(case: Case, model: Any, given: dict[str, torch.Tensor]) -> torch.Tens
     return output
 
 
-def run_step(
-    case: Case, chunks: list[DistributedDataParallel], batch: Path, step: int = 0, *, alone: bool = False
-) -> Losses:
+def run_step(case: Case, chunks: list[DistributedDataParallel], batch: Path, step: int = 0, *, alone: bool = False) -> Losses:
     """Forward and backward over all micro-batches of a step, counted from 0, gradients finalised by megatron-core.
 
     Forward `alone` if so asked, or if that is where the case ends.

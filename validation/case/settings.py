@@ -1,23 +1,25 @@
 """Settings: fields of upstream's configuration by their own names, such as `model.moe_permute_fusion`.
 
-A section is one of upstream's classes: `model` is MLATransformerConfig with what it inherits, `ddp` DistributedDataParallelConfig,
-`optimizer` OptimizerConfig, and `scheduler` the arguments of OptimizerParamScheduler. Plumbline's own values stand in BASE, and the
-words that may follow a layout are short forms: `+mean` is `model.calculate_per_token_loss=false`.
+A section is one of upstream's classes: `model` is MLATransformerConfig with what it inherits, `ddp`
+DistributedDataParallelConfig, `optimizer` OptimizerConfig, and `scheduler` the arguments of OptimizerParamScheduler. BASE has
+what Plumbline sets. The words that may follow a layout are short forms: `+mean` is `model.calculate_per_token_loss=false`.
+
+What reads values of text needs PyYAML, and is imported when there is such a text: the doctor runs without packages.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from validation.case.annotation import Value
 from validation.case.errors import UsageError
 from validation.case.strangers import shown
 
-Value = bool | int | float | str | None | tuple["Value", ...]
-"""What a field may be set to."""
 Given = tuple[tuple[str, Value], ...]
 """Settings by name, sorted."""
 
@@ -102,11 +104,8 @@ SHORT: Mapping[tuple[str, str], Mapping[str, Value]] = MappingProxyType(
 """What an option stands for if it is not the default."""
 
 _NAME = re.compile(r"(model|ddp|optimizer|scheduler)\.[A-Za-z_][A-Za-z0-9_]*")
-_FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(inf|nan)")
-_WORDS: Mapping[str, Value] = {"true": True, "false": False, "null": None, "none": None}
 _LONGEST = 48
 """Characters that settings may take of a case's name."""
-_DEPTH = 4
 
 
 def expanded(options: Mapping[str, str]) -> dict[str, Value]:
@@ -143,18 +142,16 @@ def _with_pair(given: Mapping[str, Value]) -> dict[str, Value]:
 
 def _options(whole: Mapping[str, Value]) -> dict[str, str]:
     """The options that settings amount to."""
-    granularity = whole["model.recompute_granularity"]
-    dispatcher = whole["model.moe_token_dispatcher_type"]
-    fp8 = (whole["model.fp8"], whole["model.fp8_recipe"])
-    experts = {True: "grouped", False: "sequential"}
+    fp8 = {("hybrid", "delayed"): "delayed", ("e4m3", "blockwise"): "blockwise"}
+    granularity, grouped = whole["model.recompute_granularity"], whole.get("model.moe_grouped_gemm")
     return {
         "optimizer": "distributed" if whole["ddp.use_distributed_optimizer"] else "plain",
         "loss": "token" if whole["model.calculate_per_token_loss"] else "mean",
         "balancing": _balancing(whole),
-        "recompute": granularity if granularity in ("full", "selective") else "none",  # type: ignore[dict-item]
-        "dispatcher": "allgather" if dispatcher == "allgather" else "alltoall",
-        "experts": experts.get(whole.get("model.moe_grouped_gemm"), "default"),  # type: ignore[arg-type]
-        "fp8": {("hybrid", "delayed"): "delayed", ("e4m3", "blockwise"): "blockwise"}.get(fp8, "none"),  # type: ignore[arg-type]
+        "recompute": str(granularity) if granularity in ("full", "selective") else "none",
+        "dispatcher": "allgather" if whole["model.moe_token_dispatcher_type"] == "allgather" else "alltoall",
+        "experts": "default" if grouped is None else "grouped" if grouped else "sequential",
+        "fp8": fp8.get((str(whole["model.fp8"]), str(whole["model.fp8_recipe"])), "none"),
     }
 
 
@@ -174,30 +171,23 @@ def _same(one: Value, other: Value) -> bool:
 
 
 def read(text: str) -> Value:
-    """A value as it stands on a command line: true, 3, 1e-3, null, [mlp,moe], or a word. Raises UsageError."""
-    return _read(text.strip(), _DEPTH)
+    """A value as it stands on a command line: true, 3, 1e-3, null, [mlp, moe], or a word. Raises UsageError."""
+    from validation.case.scalars import from_text
 
-
-def _read(text: str, depth: int) -> Value:
-    if text.lower() in _WORDS:
-        return _WORDS[text.lower()]
-    if re.fullmatch(r"[+-]?[0-9]{1,30}", text):
-        return int(text)
-    if _FLOAT.fullmatch(text):
-        return float(text)
-    if text.startswith("[") and text.endswith("]") and depth:
-        return tuple(_read(part.strip(), depth - 1) for part in split(text[1:-1]))
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
-        return text[1:-1]
-    return text
+    try:
+        return from_text(text.strip())
+    except ValueError as error:
+        sentence = f"{shown(text)} is no value of a setting: {error}; give one such as true, 3, 1e-3 or [mlp,moe]"
+        raise UsageError(sentence) from None
 
 
 def split(text: str) -> list[str]:
-    """The parts between commas that stand in no brackets; none of an empty text."""
-    parts, depth = [""], 0
+    """The parts between commas that stand in no brackets and no quotes; none of an empty text."""
+    parts, depth, quoted = [""], 0, False
     for letter in text:
-        depth += (letter == "[") - (letter == "]")
-        if letter == "," and depth <= 0:
+        quoted ^= letter == '"'
+        depth += 0 if quoted else (letter == "[") - (letter == "]")
+        if letter == "," and depth <= 0 and not quoted:
             parts.append("")
         else:
             parts[-1] += letter
@@ -211,7 +201,10 @@ def written(value: Value) -> str:
     if isinstance(value, tuple):
         return f"[{','.join(map(written, value))}]"
     if isinstance(value, str):
-        return value if read(value) == value and isinstance(read(value), str) else f"'{value}'"
+        from validation.case.scalars import from_text
+
+        plain = re.fullmatch(r"[\w./-]+", value) and from_text(value) == value
+        return value if plain else json.dumps(value, ensure_ascii=False)
     return repr(value)
 
 
@@ -233,14 +226,22 @@ def of_word(word: str) -> tuple[str, Value] | None:
     """What a word that follows a layout sets: `moe_permute_fusion`, `ddp.bucket_size=1000`. None if no field is called so."""
     name, equals, value = word.partition("=")
     whole = name if "." in name else f"model.{name}"
-    return (whole, read(value) if equals else True) if whole in known_fields() else None
+    from validation.case import fields
+
+    return (whole, read(value) if equals else True) if whole in fields.entries() else None
+
+
+def near(word: str) -> tuple[str, ...]:
+    """Fields that are called almost like a word that follows a layout."""
+    from validation.case import fields
+
+    names = [name.removeprefix("model.") for name in fields.entries()]
+    return tuple(difflib.get_close_matches(word.partition("=")[0], names, 2))
 
 
 def words(given: Given) -> tuple[str, ...]:
-    """Each setting as a word that may follow a layout: `moe_permute_fusion`, `ddp.overlap_grad_reduce`, `moe_z_loss_coeff=0.01`."""
-    return tuple(
-        name.removeprefix("model.") + ("" if value is True else f"={written(value)}") for name, value in given
-    )
+    """Each setting as a word that may follow a layout: `moe_permute_fusion`, `ddp.bucket_size=1000`."""
+    return tuple(name.removeprefix("model.") + ("" if value is True else f"={written(value)}") for name, value in given)
 
 
 def label(given: Given) -> tuple[str, ...]:
@@ -259,8 +260,3 @@ def from_lists(data: Sequence[Sequence[object]]) -> Given:
 
 def _frozen(value: object) -> Value:
     return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value  # type: ignore[return-value]
-
-
-def known_fields() -> frozenset[str]:
-    """TEMPORARY"""
-    return frozenset({"model.bias_activation_fusion", "ddp.overlap_grad_reduce", "model.moe_aux_loss_coeff","ddp.overlap_param_gather","model.moe_shared_expert_overlap", "model.deallocate_pipeline_outputs","model.moe_expert_capacity_factor","model.moe_pad_expert_input_to_capacity"})

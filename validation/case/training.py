@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from validation.case import settings
+from validation.case.annotation import Value
 from validation.case.errors import UsageError
-from validation.case.settings import Given, Value
+from validation.case.settings import Given
 from validation.case.strangers import shown
 
 OPTIONS = {
@@ -134,7 +135,7 @@ class Training:
             beta1=_number(optimizer["adam_beta1"]),
             beta2=_number(optimizer["adam_beta2"]),
             epsilon=_number(optimizer["adam_eps"]),
-            weight_decay=_number(optimizer["weight_decay"]),
+            weight_decay=_number(self.effective("scheduler").get("end_wd", optimizer["weight_decay"])),
             clip_norm=_number(optimizer["clip_grad"]),
             bias_update_rate=_number(model["moe_router_bias_update_rate"]),
         )
@@ -174,10 +175,12 @@ class Training:
         if word not in WORDS and (setting := settings.of_word(word)):
             return self.with_settings(dict([setting]))
         if word not in WORDS:
+            if near := settings.near(word):
+                raise UsageError(f"+{shown(word)} is unknown; the nearest that there is: +{' and +'.join(near)}")
             raise UsageError(
                 f"+{shown(word)} is unknown; after a layout may stand +{', +'.join((*WORDS, STREAM))}, "
-                "+mtp for a layer of multi-token prediction, the layers of each pipeline stage as +1-3, or a field of upstream's "
-                "configuration such as +moe_permute_fusion"
+                "+mtp for a layer of multi-token prediction, the layers of each pipeline stage as +1-3, or a field of "
+                "megatron-core's configuration such as +moe_permute_fusion"
             )
         name, value = WORDS[word]
         changed: dict[str, Any] = {name: value}

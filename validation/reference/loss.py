@@ -41,8 +41,8 @@ def _of_micro_batches(case: Case, mask: torch.Tensor) -> torch.Tensor:
 def of_mtp_layer(case: Case, losses: torch.Tensor, mask: torch.Tensor, batch: Batch) -> torch.Tensor:
     """The loss of one MTP layer from its token losses and the mask of the targets that it has left, both [batch, sequence].
 
-    By the report's formula a target weighs what it weighs in the main loss (validation.case.mtp). By targets, each micro-batch's
-    share of that is multiplied by its tokens in the main loss, and divided by its targets in this layer. That is what
+    By the report's formula a target weighs what it weighs in the main loss (validation.case.mtp). By targets, the share of each
+    micro-batch in that is multiplied by its tokens in the main loss, and divided by its targets in this layer. That is what
     megatron-core computes with a mean of means, and from 0.17 on with a loss per token, too.
     """
     if by_targets(case):

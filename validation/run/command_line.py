@@ -130,6 +130,16 @@ def _add_step(add: Add) -> None:
     add("--steps", type=whole, default=None, help="optimizer steps to compare (default 2 for tiny in fp64, else none)")
     for name, words in OPTIONS.items():
         add(option(name), default=words[0], choices=words, help=f"{OPTION_HELP[name]} (default {words[0]})")
+    add("--stream", action="store_true", default=False, help="compute both models layer by layer: the memory of one layer")
+    add(
+        "--isolated",
+        action="store_true",
+        default=False,
+        help="give every module the reference's input and gradient, so that an error shows only in the module that makes it",
+    )
+
+
+def _add_settings(add: Add) -> None:
     add(
         "--config",
         action="append",
@@ -137,13 +147,6 @@ def _add_step(add: Add) -> None:
         metavar="SECTION.FIELD=VALUE",
         help="set a field of megatron-core's configuration by its own name, such as model.moe_permute_fusion=true or "
         "ddp.overlap_grad_reduce=true (sections: model, ddp, optimizer, scheduler); repeatable",
-    )
-    add("--stream", action="store_true", default=False, help="compute both models layer by layer: the memory of one layer")
-    add(
-        "--isolated",
-        action="store_true",
-        default=False,
-        help="give every module the reference's input and gradient, so that an error shows only in the module that makes it",
     )
 
 
@@ -246,6 +249,7 @@ GROUPS = (
     Group("model", _add_model),
     Group("layouts", _add_layouts, _words_of_a_layout()),
     Group("data and options of a step", _add_step),
+    Group("settings of megatron-core", _add_settings),
     Group("precision and machine", _add_machine),
     Group("code under test", _add_code),
     Group("what to check", _add_checks, alone=_add_selecting),

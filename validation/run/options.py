@@ -25,6 +25,7 @@ from validation.case.preset import TINY, Preset, preset
 from validation.case.sizes import check_sizes
 from validation.case.strangers import shown
 from validation.case.training import OPTIONS, Training
+from validation.run import settings_given
 from validation.run.command_line import DEGREES, TEXT, add_grouped
 
 _WORDS = (
@@ -204,16 +205,6 @@ def _steps(options: Any, base: Preset, precision: str, stream: bool) -> int:
     return _given(options.steps, 2 if cheap else 0)
 
 
-def _given_settings(texts: Sequence[str]) -> dict[str, settings_.Value]:
-    """Those of --config by name. Raises UsageError, also for one that is given twice with different values."""
-    found: dict[str, settings_.Value] = {}
-    for name, value in map(settings_.parsed, texts):
-        if name in found and found[name] != value:
-            raise UsageError(f"--config gives {name} twice, as {settings_.written(found[name])} and {settings_.written(value)}; give one")
-        found[name] = value
-    return found
-
-
 def _micro_batch_size(options: Any, base: Preset, layout: Layout) -> int:
     """The preset's, or 1: where a rank would have too few micro-batches, or its sequences are no multiple of the preset's.
 
@@ -274,7 +265,7 @@ def _arrangements(options: Any, model: Model) -> list[tuple[Layout, Training, in
     The options are those given for all, and the words that follow the layout's name.
     """
     shared = Training(**{name: getattr(options, name) for name in OPTIONS}, stream=options.stream)
-    shared = shared.with_settings(_given_settings(options.config))
+    shared = shared.with_settings(settings_given.given(options.config))
     degrees = {degree: getattr(options, degree) for degree in DEGREES}
     given = {degree: value for degree, value in degrees.items() if value is not None}
     if given and options.layouts:
@@ -283,18 +274,17 @@ def _arrangements(options: Any, model: Model) -> list[tuple[Layout, Training, in
     if wrong:
         raise UsageError(f"--{wrong} {given[wrong]}: a degree is 1 or more")
     if given:
-        return [(Layout().with_degrees(**given), shared, model.num_nextn_predict_layers)]
+        return [(Layout().with_degrees(**given), settings_given.typed(shared), model.num_nextn_predict_layers)]
     names = [name.strip() for name in settings_.split(options.layouts or "single") if name.strip()]
     if not names:
         raise UsageError(f"--layouts {options.layouts}: names no layout; give names joined by commas, such as single,tp2")
     there = model.num_nextn_predict_layers
     said = any(MEGATRON_WORDS.get(word, word) == ASKED_FOR for word in _numbers(options.numbers))
     read = [arrangement.parse(name, shared, there if said else None) for name in names]
-    found = [(layout, training, there if mtp is None else mtp) for layout, training, mtp in read]
+    found = [(layout, settings_given.typed(training), there if mtp is None else mtp) for layout, training, mtp in read]
     for _, _, mtp in found:
         check_sizes(replace(TINY.model, num_nextn_predict_layers=mtp), "--layouts: ")
     twice = next((name for name, one in zip(names, found, strict=True) if found.count(one) > 1), None)
     if twice:
         raise UsageError(f"--layouts names {twice} twice; give each layout once")
     return found
-

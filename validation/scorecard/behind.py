@@ -59,6 +59,18 @@ def _wide_epsilon(case: Case) -> Case | None:
     return replace(case, model=replace(case.model, rms_norm_eps=1e-5))
 
 
+def _set(**given: bool | float) -> Callable[[Case], Case | None]:
+    """Fields of the model's configuration."""
+    named = {f"model.{name}": value for name, value in given.items()}
+    return lambda case: replace(case, training=case.training.with_settings(named))
+
+
+def _filled_up(case: Case) -> Case | None:
+    """Experts with room for every token, filled up to it."""
+    room = case.model.n_routed_experts / case.model.num_experts_per_tok
+    return _set(moe_expert_capacity_factor=room, moe_pad_expert_input_to_capacity=True)(case)
+
+
 ACTIVATED: dict[str, Callable[[Case], Case | None]] = {
     "latent-norm-epsilon": _wide_epsilon,
     "balancing-losses-per-token": _balanced_per_token,
@@ -66,6 +78,9 @@ ACTIVATED: dict[str, Callable[[Case], Case | None]] = {
     "shared-rope-key-not-reduced": _stock,
     "latents-without-sequence-parallelism": _dense_whole_sequences,
     "tied-output-weight-unused": _tied,
+    "fused-cross-entropy-in-bf16": _set(cross_entropy_loss_fusion=True),
+    "loads-counted-after-capacity": _filled_up,
+    "outputs-freed-while-sent": _set(deallocate_pipeline_outputs=True),
 }
 """How the case of a fault becomes one that has the bug, too; None where it cannot. Bugs that 0.16 has mended have no entry."""
 
