@@ -54,6 +54,10 @@ model:
     _call_: false
   autocast_dtype: null
   tensor_model_parallel_size: 2
+  pipeline_model_parallel_size: 2
+  pipeline_model_parallel_layout:
+  - [embedding, decoder, decoder]
+  - [decoder, decoder, mtp, loss]
   seq_length: 4096
   vocab_size: 1000
   should_pad_vocab: true
@@ -107,7 +111,8 @@ def test_megatron_bridge(tmp_path: Path) -> None:
     assert values["optimizer.exp_avg_dtype"] == "bfloat16"
     assert values["optimizer.lr"] == 3e-4
     assert (recipe.model["first_k_dense_replace"], recipe.model["vocab_size"]) == (1, 1024)
-    assert (recipe.layout.tp, recipe.layout.dp, recipe.batch.sequence, recipe.batch.overall) == (2, 4, 4096, 16)
+    assert (recipe.layout.tp, recipe.layout.dp, recipe.batch.sequence, recipe.batch.overall) == (2, 2, 4096, 16)
+    assert values["model.pipeline_model_parallel_layout"] == "Ett|ttmL"
     assert origin(recipe, "model.num_layers") == "model.num_layers (recipe.yaml:4)"
 
 
@@ -155,7 +160,7 @@ def test_overrides_alone_do_not_give_the_model(tmp_path: Path) -> None:
         ("MODEL_ARGS:\n  --num-layers: 4\n  --num-layers: 5", "--num-layers is there twice"),
         ("MODEL_ARGS: {}", "is empty"),
         ("MODEL_ARGS: 3", "is empty"),
-        ("model: {num_layers: " + "[" * 900 + "]" * 900 + "}", "nested too deep"),
+        ("model: {num_layers: " + "[" * 99 + "]" * 99 + "}", "nested too deep"),
         ("some: thing", "is YAML without"),
     ],
 )

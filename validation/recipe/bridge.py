@@ -79,8 +79,10 @@ _NAMED: Mapping[str, Mapping[str, Value]] = {
     },
 }
 """The two plain recipes of mixed precision that a name may stand for."""
+_LETTERS: Mapping[Value, str] = {"embedding": "E", "decoder": "t", "mtp": "m", "loss": "L"}
 _PARTS = 10_000
 """Values of one key."""
+_DEEPEST = 50
 
 
 def recipe(top: yaml.MappingNode, source: str, release: str, world: int | None) -> Recipe:
@@ -167,7 +169,18 @@ def _keys(sections: Mapping[str, Entry], section: str, source: str) -> Iterator[
 
 
 def _setting(name: str, entry: Entry) -> Setting:
-    return Setting(name, value_of(entry.node, entry.place), Origin(Source.GIVEN, name, entry.place))
+    value = value_of(entry.node, entry.place)
+    if name == "model.pipeline_model_parallel_layout" and isinstance(value, tuple):
+        value = _stages(value)
+    return Setting(name, value, Origin(Source.GIVEN, name, entry.place))
+
+
+def _stages(stages: tuple[Value, ...]) -> Value:
+    """Lists of layers as the text that Megatron-LM's flag takes; as they are if a layer is of another kind."""
+    words = [stage if isinstance(stage, tuple) else (stage,) for stage in stages]
+    if not all(word in _LETTERS for stage in words for word in stage):
+        return stages
+    return "|".join("".join(_LETTERS[str(word)] for word in stage) for stage in words)
 
 
 def _unknown(known: Parser, section: str, entry: Entry) -> Flag:
@@ -227,25 +240,24 @@ def _vocabulary(provider: Mapping[str, Value], values: Mapping[str, Value]) -> d
 
 def value_of(node: yaml.Node, place: str) -> Value:
     """A value: enumerations, data types and functions by their last name, lists as tuples. Raises UsageError."""
-    left = [_PARTS]
     try:
-        return _value(node, left)
-    except RecursionError:
-        raise UsageError(f"{place}: it is nested too deep; write a plain value") from None
+        return _value(node, [_PARTS], 0)
     except ValueError as error:
         raise UsageError(f"{place}: {shown(str(error))}; write a plain value") from None
 
 
-def _value(node: yaml.Node, left: list[int]) -> Value:
+def _value(node: yaml.Node, left: list[int], depth: int) -> Value:
     left[0] -= 1
     if left[0] < 0:
         raise ValueError(f"more than {_PARTS} values")
+    if depth > _DEEPEST:
+        raise ValueError("it is nested too deep")
     if isinstance(node, yaml.ScalarNode):
         return scalar(node)
     if isinstance(node, yaml.SequenceNode):
-        return tuple(_value(item, left) for item in node.value)
+        return tuple(_value(item, left, depth + 1) for item in node.value)
     parts = {key.value: value for key, value in node.value if isinstance(key, yaml.ScalarNode)}
     for name in ("_name_", "_target_"):
         if name in parts:
             return text_of(parts[name]).rsplit(".", 1)[-1]
-    return tuple((str(key.value), _value(value, left)) for key, value in node.value)
+    return tuple((str(key.value), _value(value, left, depth + 1)) for key, value in node.value)

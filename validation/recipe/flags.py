@@ -40,8 +40,8 @@ _TAKEN = frozenset(
 )
 """Arguments that no field has and that a recipe still says in words of its own."""
 _SIZES = {
-    "nproc": ("--nproc_per_node", "--nproc-per-node"),
-    "nodes": ("--nnodes",),
+    "nproc": ("--nproc_per_node", "--nproc-per-node", "--num_gpus", "--num_processes"),
+    "nodes": ("--nnodes", "--num_nodes"),
 }
 _IMPLEMENTATIONS = {"transformer_engine": "te", "local": "local"}
 
@@ -121,15 +121,24 @@ def _as_read(one: Given, values: Mapping[str, object]) -> Given:
 
 
 def _ranks(command: Command) -> int | None:
-    """The ranks that the launcher starts, if it says both numbers; torchrun's default is one node."""
-    said = dict(_launched(command.launcher))
-    if "NPROC_PER_NODE" in (variables := dict(command.variables)):
-        said["nproc"] = variables["NPROC_PER_NODE"]
-    each, nodes = said.get("nproc", ""), said.get("nodes", "1").rpartition(":")[2]
+    """The ranks that are started, as far as somebody says it: slime's actor, the launcher, or the tasks of Slurm."""
     slime = _slime(command.words)
     if slime is not None:
         return slime
+    variables = dict(command.variables)
+    said = dict(_launched(command.launcher))
+    if _is_torchruns(command.launcher):
+        said = {"nproc": "1"} | said
+    elif not said:
+        said["nproc"] = variables.get("WORLD_SIZE", "")
+    if "NPROC_PER_NODE" in variables:
+        said["nproc"] = variables["NPROC_PER_NODE"]
+    each, nodes = said.get("nproc", ""), said.get("nodes", "1").rpartition(":")[2]
     return int(each) * int(nodes) or None if each.isdigit() and nodes.isdigit() and len(each + nodes) < 12 else None
+
+
+def _is_torchruns(launcher: Sequence[Word]) -> bool:
+    return any(word.text.rpartition("/")[2] == "torchrun" or "torch.distributed" in word.text for word in launcher)
 
 
 def _launched(launcher: Sequence[Word]) -> Iterator[tuple[str, str]]:

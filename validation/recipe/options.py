@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from validation.case import tree
 from validation.recipe import parser
+
+USAGE = f"{tree.VALIDATION} recipe capture [-o FILE] [--call N] -- COMMAND ..."
 
 
 def add_command(commands: Any, formatter_class: Any) -> None:
@@ -19,3 +22,7 @@ def add_command(commands: Any, formatter_class: Any) -> None:
         "--megatron-path", type=Path, metavar="DIR", help="a checkout of Megatron-LM, whose parser reads the flags"
     )
     shown.add_argument("--world-size", type=int, metavar="N", help="how many ranks train, where the file does not say it")
+    taken = two.add_parser("capture", help="run a launch script with stand-ins for what would train", usage=USAGE)
+    taken.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the flags here (default: standard output)")
+    taken.add_argument("--call", type=int, metavar="N", help="which one, where the script starts several trainings")
+    taken.add_argument("--timeout", type=float, default=120.0, metavar="S", help="seconds for the script (default 120)")

@@ -10,6 +10,8 @@ from validation.case.errors import UsageError
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 _LAUNCHERS = ("torchrun", "ft_launcher")
+_OTHERS = ("accelerate", "deepspeed", "composer", "horovodrun")
+"""Launchers whose options are not known one by one: what they start is the first word that ends in .py."""
 _LAUNCHING_MODULES = ("torch.distributed.run", "torch.distributed.launch")
 _PYTHON = re.compile(r"(.*/)?python[0-9.]*")
 _SWITCHES = ("--standalone", "--no-python", "--no_python", "-m", "--module", "--run-path", "--use-env", "--use_env")
@@ -100,7 +102,11 @@ def _cut(text: str, source: str) -> Iterator[tuple[str, int]]:
 
 def is_script(text: str, words: Sequence[Word]) -> bool:
     """Whether this is a shell script, which has to run before its flags are known."""
-    return text.startswith("#!") or any(_SCRIPT.search(word.text) for word in words if not word.is_flag)
+    if text.startswith("#!") or any(_SCRIPT.search(word.text) for word in words if not word.is_flag):
+        return True
+    lines = [line.strip() for line in text.replace("\\\n", " ").splitlines()]
+    begun = [not line.startswith("-") for line in lines if line and not line.startswith("#")]
+    return begun[:1] == [True] and sum(begun) > 1
 
 
 def command(words: Sequence[Word]) -> Command:
@@ -121,8 +127,12 @@ def command(words: Sequence[Word]) -> Command:
 
 def _launcher(words: list[Word]) -> tuple[list[Word], list[Word]]:
     """The launcher with its options, and what it is to start."""
-    if words[0].text.rsplit("/", 1)[-1] in _LAUNCHERS:
+    name = words[0].text.rsplit("/", 1)[-1]
+    if name in _LAUNCHERS:
         return _options(words, 1)
+    if name in _OTHERS:
+        first = next((place for place, word in enumerate(words) if word.text.endswith(".py")), 1)
+        return words[:first], words[first:]
     if not _PYTHON.fullmatch(words[0].text):
         return [], words
     texts = [word.text for word in words]
