@@ -35,8 +35,8 @@ OPTION_HELP = {
     "dispatcher": "how tokens reach their experts",
     "experts": "one matrix after the other, or all in one grouped product; default is what the implementation trains with",
     "mtp_loss": "what the reference divides the loss of an MTP layer by: the tokens of the main loss, as DeepSeek's report and "
-    "megatron-core up to 0.16 do, the targets that the layer has left, as megatron-core does from 0.17 on, or what the tested "
-    "version does",
+    "megatron-core up to 0.16 do, the targets that the layer has left, as megatron-core does from 0.17 on and always with "
+    "--loss mean, or what the tested version does",
     "fp8": "Transformer Engine's products in fp8, in a bf16 model: delayed has a scale a tensor, blockwise one a block",
 }
 _SHOWN_AS = {"--case-timeout": "--timeout", "--pieces": "--debug"}
@@ -244,7 +244,10 @@ def add_cache_limit(add: Add) -> None:
 def _words_of_a_layout() -> str:
     """What may follow a layout, a line each."""
     found = {word: f"{option(name)} {value}" for word, (name, value) in WORDS.items()}
-    found |= {STREAM: f"--{STREAM}", "mtp": "a model with a layer of multi-token prediction; mtp2 with two"}
+    found |= {
+        STREAM: f"--{STREAM}",
+        "mtp": "a model with a layer of multi-token prediction, or as many as --set says; mtp2 with two",
+    }
     found |= {"1-3": "the layers of each pipeline stage, if they are not even"}
     lines = (f"  +{word:<15} {meaning}" for word, meaning in found.items())
     return "\n".join(("words that may follow one layout, as in tp2+distributed+full:", *lines))

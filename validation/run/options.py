@@ -20,6 +20,7 @@ from validation.case.folder import model_from_folder
 from validation.case.home import home
 from validation.case.layout import Layout
 from validation.case.megatron_folder import megatron_folder
+from validation.case.model import ASKED_FOR, MEGATRON_WORDS, Model
 from validation.case.preset import TINY, Preset, preset
 from validation.case.sizes import check_sizes
 from validation.case.strangers import shown
@@ -157,7 +158,7 @@ def _cases(options: Any, transport: str) -> tuple[Case, ...]:
     return tuple(
         Case(
             preset=base.name,
-            model=model if mtp is None else replace(model, num_nextn_predict_layers=mtp),
+            model=replace(model, num_nextn_predict_layers=mtp),
             layout=layout,
             precision=precision,
             implementation=options.implementation,
@@ -171,12 +172,12 @@ def _cases(options: Any, transport: str) -> tuple[Case, ...]:
             candidate_checkpoint=_candidate_checkpoint(options),
             training=replace(
                 training,
-                steps=_steps(options, base, precision, mtp or model.num_nextn_predict_layers, training.stream or base.stream),
+                steps=_steps(options, base, precision, training.stream or base.stream),
                 stream=training.stream or base.stream,
             ),
             isolated=options.isolated,
         )
-        for layout, training, mtp in _arrangements(options)
+        for layout, training, mtp in _arrangements(options, model)
     )
 
 
@@ -219,9 +220,9 @@ def _given(value: int | None, otherwise: int) -> int:
     return otherwise if value is None else value
 
 
-def _steps(options: Any, base: Preset, precision: str, mtp_layers: int, stream: bool) -> int:
-    """Those given, or 2 where they are cheap and exact; MTP layers, isolated modules and a model layer by layer have none."""
-    cheap = base.name == "tiny" and precision == "fp64" and not (mtp_layers or stream or options.isolated)
+def _steps(options: Any, base: Preset, precision: str, stream: bool) -> int:
+    """Those given, or 2 where they are cheap and exact; isolated modules and a model layer by layer have none."""
+    cheap = base.name == "tiny" and precision == "fp64" and not (stream or options.isolated)
     return _given(options.steps, 2 if cheap else 0)
 
 
@@ -279,8 +280,8 @@ def _numbers(given: list[str]) -> Mapping[str, str]:
     return {word: value for word, _, value in pairs}
 
 
-def _arrangements(options: Any) -> list[tuple[Layout, Training, int | None]]:
-    """Each layout with the options of its step, and with the model's MTP layers where a word of it says how many.
+def _arrangements(options: Any, model: Model) -> list[tuple[Layout, Training, int]]:
+    """Each layout with the options of its step, and the number of its model's MTP layers.
 
     The options are those given for all, and the words that follow the layout's name.
     """
@@ -294,14 +295,16 @@ def _arrangements(options: Any) -> list[tuple[Layout, Training, int | None]]:
     if wrong:
         raise UsageError(f"--{wrong} {given[wrong]}: a degree is 1 or more")
     if given:
-        return [(Layout().with_degrees(**given), settings_given.typed(shared), None)]
+        return [(Layout().with_degrees(**given), settings_given.typed(shared), model.num_nextn_predict_layers)]
     names = [name.strip() for name in settings_.split(options.layouts or "single") if name.strip()]
     if not names:
         raise UsageError(f"--layouts {options.layouts}: names no layout; give names joined by commas, such as single,tp2")
-    found = [arrangement.parse(name, shared) for name in names]
-    found = [(layout, settings_given.typed(training), mtp) for layout, training, mtp in found]
+    there = model.num_nextn_predict_layers
+    said = any(MEGATRON_WORDS.get(word, word) == ASKED_FOR for word in _numbers(options.numbers))
+    read = [arrangement.parse(name, shared, there if said else None) for name in names]
+    found = [(layout, settings_given.typed(training), there if mtp is None else mtp) for layout, training, mtp in read]
     for _, _, mtp in found:
-        check_sizes(replace(TINY.model, num_nextn_predict_layers=mtp or 0), "--layouts: ")
+        check_sizes(replace(TINY.model, num_nextn_predict_layers=mtp), "--layouts: ")
     twice = next((name for name, one in zip(names, found, strict=True) if found.count(one) > 1), None)
     if twice:
         raise UsageError(f"--layouts names {twice} twice; give each layout once")
