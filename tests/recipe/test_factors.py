@@ -7,7 +7,7 @@ from validation.case.fields import Entry
 from validation.case.settings import SHORT, of_word
 from validation.case.training import WORDS
 from validation.pairwise.cases import refusal
-from validation.recipe.factors import factors, left_out
+from validation.recipe.factors import factors, known, left_out
 
 
 def names(word: str) -> set[str]:
@@ -39,6 +39,13 @@ def test_each_value_can_be_tried_alone() -> None:
     """Plumbline's own rules accept it in a case of its own; a word that is misspelt would be refused here."""
     refused = {str(value): refusal((value,), upstream=False) for factor in factors() for value in factor.values[1:]}
     assert {name: why for name, why in refused.items() if why} == {}
+
+
+def test_values_of_a_known_bug_are_in_no_case_together() -> None:
+    """Each by itself is; and the sentence says which bug."""
+    assert known()
+    for conflict in known():
+        assert refusal(conflict.values, upstream=False) == f"a known bug: {conflict.why}"
 
 
 def test_no_value_stands_twice() -> None:

@@ -8,8 +8,8 @@ import warnings
 from validation.case.case import Case
 from validation.case.errors import UsageError
 from validation.case.preflight import RULES
-from validation.recipe.factors import factors
-from validation.recipe.pairs import Array, Row, arrangement, cover
+from validation.recipe.factors import factors, known
+from validation.recipe.pairs import Array, Conflict, Row, arrangement, cover
 from validation.run.options import parsed
 
 MOST_RANKS = 8
@@ -25,6 +25,8 @@ def case_of(row: Row) -> Case:
 
 def refusal(row: Row, upstream: bool = True) -> str | None:
     """Why a row is refused before any rank starts; None if it is not. With `upstream` megatron-core is asked, too."""
+    if bug := next((conflict.why for conflict in _known() if set(conflict.values) <= set(row)), None):
+        return f"a known bug: {bug}"
     try:
         case = case_of(row)
     except UsageError as error:
@@ -33,6 +35,11 @@ def refusal(row: Row, upstream: bool = True) -> str | None:
         return f"{case.layout.ranks} ranks are more than {MOST_RANKS}"
     said = next((sentence for rule in RULES if (sentence := rule(case))), None)
     return said or (_upstreams(case) if upstream else None)
+
+
+@functools.cache
+def _known() -> tuple[Conflict, ...]:
+    return known()
 
 
 def _upstreams(case: Case) -> str | None:

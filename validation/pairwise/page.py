@@ -88,7 +88,7 @@ def save(measured: Measured) -> None:
 
 def numbers(measured: Measured) -> dict[str, Any]:
     """What the page is made of."""
-    ranks = Counter(Layout.parse(outcome.name.partition("+")[0]).ranks for outcome in measured.outcomes)
+    ranks = Counter(Layout.parse(arrangement(row).partition("+")[0]).ranks for row in measured.array.rows)
     return {
         "machine": measured.machine,
         "seconds": measured.seconds,
@@ -96,8 +96,10 @@ def numbers(measured: Measured) -> dict[str, Any]:
         "combinations": possible(measured.array.factors),
         "pairs": measured.array.pairs,
         "checks": sum(outcome.checks for outcome in measured.outcomes),
+        "ran": len(measured.outcomes),
+        "failed": sum(bool(outcome.failing) for outcome in measured.outcomes),
         "ranks": {str(count): ranks[count] for count in sorted(ranks)},
-        "cases": [outcome.name for outcome in measured.outcomes],
+        "cases": [arrangement(row) for row in measured.array.rows],
         "conflicts": [[arrangement(conflict.values), conflict.why] for conflict in measured.array.conflicts],
         "findings": [[finding.name, len(finding.rows), finding.line] for finding in measured.findings],
     }
@@ -108,15 +110,20 @@ def text(data: Mapping[str, Any]) -> str:
     ranks = ", ".join(f"{cases} with {count}" for count, cases in data["ranks"].items())
     found = [f"- `{name}` ({_rows(count)}): {_plain(said)}" for name, count, said in data["findings"]]
     return _PAGE.format(
-        **{name: data[name] for name in ("machine", "seconds", "factors", "pairs", "checks")},
+        **{name: data[name] for name in ("machine", "seconds", "factors", "pairs", "checks", "failed")},
         combinations=f"{data['combinations']:.1e}",
         cases=len(data["cases"]),
+        ran=_ran(data["ran"], len(data["cases"])),
         ranks=ranks,
         factor_rows="\n".join(f"| {factor.name} | {_values(map(str, factor.values[1:]))} |" for factor in factors()),
         conflict_rows="\n".join(f"| `{name}` | {_plain(why)} |" for name, why in data["conflicts"]),
-        findings="\n".join(found) or "Every case passes.",
+        findings="\n".join(found) or "None.",
         left_out="\n".join(f"| `{name}` | {why} |" for name, why in left_out().items()),
     )
+
+
+def _ran(ran: int, cases: int) -> str:
+    return "all" if ran == cases else f"{ran}; the run was ended before its end"
 
 
 def _values(values: Iterable[str]) -> str:
@@ -151,6 +158,8 @@ with a sentence. If a case fails, delta debugging leaves out switches as long as
 | switches and degrees | {factors} |
 | pairs | {pairs} |
 | cases | {cases} ({ranks} ranks) |
+| cases that ran | {ran} |
+| cases that failed | {failed} |
 | checks | {checks} |
 | time | {seconds} s on {machine} |
 

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from validation.case.settings import split
-from validation.recipe.pairs import Factor, Value
+from validation.recipe.pairs import Conflict, Factor, Value
 
 TABLE = Path(__file__).with_name("factors.yaml")
 _WORDS = "words"
@@ -19,12 +19,21 @@ def factors() -> tuple[Factor, ...]:
     return tuple(Factor(name, (Value(), *map(_value, values))) for name, values in _read()["factors"].items())
 
 
+def known() -> tuple[Conflict, ...]:
+    """Values that break a case by a known upstream bug, with what it is."""
+    values = {str(value): value for factor in factors() for value in factor.values}
+    rows = (
+        (tuple(values[name] for name in (*bug["with"], other)), bug["why"]) for bug in _read()["known"] for other in bug["any"]
+    )
+    return tuple(Conflict(row, why) for row, why in rows)
+
+
 def left_out() -> dict[str, str]:
     """Settings by their full names that are no factor, with the reason."""
     return dict(_read()["left out"])
 
 
-def _read() -> dict[str, dict[str, Any]]:
+def _read() -> dict[str, Any]:
     return dict(yaml.safe_load(TABLE.read_text(encoding="utf-8")))
 
 
