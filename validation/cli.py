@@ -12,7 +12,7 @@ import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from validation import doctor
+from validation import doctor, field_command
 from validation.case import document, exhausted, interpreter, packages, surroundings, tree, writing
 from validation.case.errors import ExitCode, PlumblineError
 from validation.case.parsing import Parser, add_version
@@ -32,6 +32,7 @@ _EXAMPLES = f"""examples:
   {tree.VALIDATION} faults --only A
   {tree.VALIDATION} convert --hf-model-path DIR --save OUT --layout tp2pp2
   {tree.VALIDATION} recipe show FILE
+  {tree.VALIDATION} fields model.moe_permute_fusion
   {tree.VALIDATION} doctor
 
 what comes after -- goes to pytest: {tree.VALIDATION} run --tp 2 -- -k mla -x
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     scorecard.add_options(faults.add_argument)
     conversion.add_commands(commands, formatter_class=parser.formatter_class)
     recipes.add_command(commands, formatter_class=parser.formatter_class)
+    field_command.add_command(commands)
     commands.add_parser("doctor", help="what is here, and what each missing piece prevents", add_help=False)
     return parser
 
@@ -130,6 +132,10 @@ def _take_aside(words: Sequence[str]) -> None:
 
 def _convert(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     return conversion.run(options)
+
+
+def _fields(options: argparse.Namespace, pytests: list[str], command: str) -> int:
+    return field_command.run(options, pytests)
 
 
 def _recipe(options: argparse.Namespace, pytests: list[str], command: str) -> int:
@@ -215,4 +221,10 @@ def _add_nothing(said: document.Document) -> None:
     said |= {"seconds": 0.0, "checks": 0, "counts": {}, "left_out": 0, "suites": []}
 
 
-_COMMANDS = {"run": _run, "faults": _faults, "recipe": _recipe, **dict.fromkeys(conversion.COMMANDS, _convert)}
+_COMMANDS = {
+    "run": _run,
+    "faults": _faults,
+    "recipe": _recipe,
+    "fields": _fields,
+    **dict.fromkeys(conversion.COMMANDS, _convert),
+}

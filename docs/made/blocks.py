@@ -11,6 +11,7 @@ from docs.made import checks, commands, failures, fields, presets, words
 DOCS = Path(__file__).parents[1]
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "run": lambda: commands.of_validation("run"),
+    "fields command": lambda: commands.of_validation("fields"),
     "recipe show": lambda: commands.of_recipe("show"),
     "recipe capture": lambda: commands.of_recipe("capture"),
     "faults": lambda: commands.of_validation("faults"),

@@ -20,6 +20,7 @@ from validation.case.errors import UsageError
 from validation.case.fields import KINDS, NEEDS, Entry, counts, entries, entry
 from validation.case.layout import Layout
 from validation.case.model import MEGATRON_WORDS, Model
+from validation.case.settings import BASE, SHORT
 from validation.run.command_line import add_grouped
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +28,8 @@ RECORD = recorded()
 ALL = list(entries().values())
 _VERSIONS = re.compile(r"\((?:(since|until) )?(\d+\.\d+|main|dev)(?:, (\d+\.\d+|main|dev))?\)")
 """How a reason says which releases have the field: `(since 0.18)`, `(main)`, `(0.19, main)`."""
+SWITCHED_OFF = {"model.perform_initialization", "model.fp8_recipe"}
+"""Refused in any other value; and what a case without fp8 says of its recipe."""
 OLDER = {
     *(("ddp.use_megatron_fsdp", release) for release in ("0.12.3", "0.13.1")),
     *(("model.cuda_graph_impl", release) for release in ("0.12.3", "0.13.1", "0.14.0")),
@@ -213,3 +216,11 @@ def test_the_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     write({"0.16.1": ["model.a", "model.b"], "0.12.3": ["model.a"], "dev": ["model.c"]}, path)
     assert recorded(path) == {"0.12.3": ("model.a",), "0.16.1": ("model.a", "model.b"), "dev": ("model.c",)}
+
+
+def test_the_reference_stands_for_what_plumbline_sets_whatever_the_case() -> None:
+    """And for what the options of a step stand for."""
+    said = [*BASE.items(), *((name, value) for short in SHORT.values() for name, value in short.items())]
+    wrong = [(name, value) for name, value in said if not entry(name).computed(value) and name not in SWITCHED_OFF]
+    assert wrong == []
+    assert {entry(name).kind for name, _ in said} <= {"neutral", "meaning", "machine", "idle", "refused"}
