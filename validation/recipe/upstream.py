@@ -21,7 +21,23 @@ _VALIDATE = "validate_args of Megatron-LM"
 _TRANSLATED = "core_transformer_config_from_args of Megatron-LM"
 _MOST_LETTERS = 100_000
 """Of a pipeline layout; no model has as many layers."""
-_DATA_TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp8": "uint8"}
+_DATA_TYPES: Mapping[str, str | None] = {
+    "fp32": "float32",
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "fp8": "uint8",
+    "auto": None,
+}
+_OF_DATA_TYPES = (
+    "main_grads_dtype",
+    "main_params_dtype",
+    "exp_avg_dtype",
+    "exp_avg_sq_dtype",
+    "megatron_fsdp_main_params_dtype",
+    "megatron_fsdp_main_grads_dtype",
+    "megatron_fsdp_grad_comm_dtype",
+)
+"""Arguments that name a data type in Megatron-LM's own words."""
 
 
 class Arguments:
@@ -174,7 +190,7 @@ def _precision(arguments: Arguments) -> None:
     """bf16 sums gradients in fp32 unless told otherwise; dynamic loss scaling looks for NaN by itself."""
     kind = "bf16" if arguments["bf16"] else "fp16" if arguments["fp16"] else "fp32"
     arguments.follows("params_dtype", _DATA_TYPES[kind], "bf16 fp16")
-    for name in ("main_grads_dtype", "main_params_dtype", "exp_avg_dtype", "exp_avg_sq_dtype"):
+    for name in _OF_DATA_TYPES:
         value = arguments[name]
         if isinstance(value, str) and value in _DATA_TYPES:
             arguments.keep(name, _DATA_TYPES[value])
@@ -223,6 +239,8 @@ def _rest(arguments: Arguments) -> None:
         arguments.follows("cpu_offloading", True, "cpu_offloading_num_layers")
     if arguments["cuda_graph_impl"] not in (None, "none") and arguments["transformer_impl"] == "transformer_engine":
         arguments.follows("te_rng_tracker", True, "cuda_graph_impl")
+    if arguments["use_megatron_fsdp"]:
+        arguments.follows("use_custom_fsdp", True, "use_megatron_fsdp")
     arguments.follows("variable_seq_lengths", False, "variable_seq_lengths")
 
 
@@ -251,6 +269,7 @@ _RULES: tuple[Rule, ...] = (
     ("model", "persist_layer_norm", "no_persist_layer_norm", _not("no_persist_layer_norm")),
     ("model", "pipeline_dtype", "params_dtype", _same("params_dtype")),
     ("model", "batch_p2p_comm", "overlap_p2p_comm", _not("overlap_p2p_comm")),
+    ("model", "inference_sampling_seed", "seed", _same("seed")),
     ("model", "num_moe_experts", "num_experts", _same("num_experts")),
     (
         "model",
