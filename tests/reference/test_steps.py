@@ -42,9 +42,8 @@ def test_an_expert_with_too_few_tokens_gains(precision: str) -> None:
     """And one with too many loses the same; the bias stays what float32 can hold."""
     bias = torch.tensor([0.1, 0.2, 0.3, 0.4])
     gate = SimpleNamespace(e_score_correction_bias=bias.clone())
-    loads = Loads.__new__(Loads)
-    loads._rate = Training().adam.bias_update_rate
-    loads.counts, loads._gates = {3: torch.tensor([5, 1, 3, 3])}, {3: gate}
+    loads = Loads({3: gate}, case())
+    loads.counts = {3: torch.tensor([5, 1, 3, 3])}
     with computing_in(precision):
         loads.move_biases()
     moved = torch.tensor([-1.0, 1.0, 0.0, 0.0]) * loads._rate

@@ -17,7 +17,7 @@ from validation.candidate.config import transformer_config
 from validation.candidate.place import device
 from validation.candidate.spec import block_spec, mtp_spec
 from validation.candidate.typed import typed
-from validation.candidate.versions import building, of_stage
+from validation.candidate.versions import building, number_mtp_layers, of_stage
 from validation.case.case import Case
 from validation.case.layout import Layout
 
@@ -101,6 +101,7 @@ def _model(case: Case, config: MLATransformerConfig, block: Any, stage: int | No
         rotary_base=int(case.model.rope_theta),
         **of_stage(GPTModel, stage),
     )
+    number_mtp_layers(model, case.model.num_hidden_layers)
     return model.to(device=device())
 
 

@@ -214,7 +214,7 @@ class ProbedChunk:
 
         def seen_losses(*args: Any, **kwargs: Any) -> torch.Tensor:
             losses: torch.Tensor = compute(*args, **kwargs)
-            if self._running and self._calls[compute] < len(prefixes):
+            if self._running and not self._stopped and self._calls[compute] < len(prefixes):
                 prefix = prefixes[self._calls[compute]]
                 losses = self._keep(self._probes[f"{prefix}.token_loss"], losses, lambda tensor: tensor)
                 self._mtp_losses.watch(f"{prefix}.loss", losses)

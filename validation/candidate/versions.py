@@ -79,6 +79,15 @@ def mtp_block(layer: Any) -> Any:
     return layer.mtp_model_layer if hasattr(layer, "mtp_model_layer") else layer.transformer_layer
 
 
+def number_mtp_layers(chunk: Any, layers: int) -> None:
+    """Until 0.15 the router of an MTP layer has the number of one of the model's `layers`, whose balancing loss it is added to
+    in the log. It gets the one behind them, as from 0.16 on.
+    """
+    for index, layer in enumerate(chunk.mtp.layers if chunk.mtp_process else ()):
+        if not hasattr(layer, "mtp_model_layer"):
+            layer.transformer_layer.mlp.set_layer_number(layers + index + 1)
+
+
 class _DuplicatedLinear(torch.nn.Linear):
     """A linear layer that every tensor-parallel rank holds whole, as modelopt's is."""
 

@@ -71,13 +71,13 @@ def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def mtp_layers(word: str) -> int | None:
-    """How many layers of multi-token prediction a word asks for: `mtp` one, `mtp2` two; None where it is another word.
+def mtp_layers(word: str, usual: int = 1) -> int | None:
+    """How many layers of multi-token prediction a word asks for: `mtp` the `usual` number, `mtp2` two; None for another word.
 
     It follows the layout as the others do, and changes the model, not the step.
     """
     found = _MTP.fullmatch(word)
-    return int(found[1] or 1) if found else None
+    return int(found[1] or usual) if found else None
 
 
 def mtp_words(layers: int) -> tuple[str, ...]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
 
 from validation.case.case import Case
 
@@ -46,12 +45,15 @@ def layer_loss(case: Case, logits: torch.Tensor) -> torch.Tensor:
 
 
 class Balance:
-    """The balancing losses of a step, from what the routers' logits are while it is watching."""
+    """The balancing losses of a step, from what the routers' logits are while it is watching.
 
-    def __init__(self, hf: DeepseekV3ForCausalLM, case: Case) -> None:
+    `gates` are the routers by layer. Every token that a router sees counts, an MTP layer's filler among them, as in
+    megatron-core (validation.reference.mtp).
+    """
+
+    def __init__(self, gates: Mapping[int, Any], case: Case) -> None:
         self._case = case
-        layers = case.model.moe_layers if case.training.balancing != "none" else ()
-        self._gates = {layer: hf.model.layers[layer].mlp.gate for layer in layers}
+        self._gates = gates if case.training.balancing != "none" else {}
         self._logits: dict[int, torch.Tensor] = {}
 
     @contextmanager

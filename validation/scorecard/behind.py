@@ -59,6 +59,14 @@ def _wide_epsilon(case: Case) -> Case | None:
     return replace(case, model=replace(case.model, rms_norm_eps=1e-5))
 
 
+def _mtp_means(case: Case) -> Case | None:
+    """An MTP layer and a mean loss, where context-parallel ranks have targets of their own."""
+    if case.layout.cp == 1:
+        return None
+    model = replace(case.model, num_nextn_predict_layers=max(1, case.model.num_nextn_predict_layers))
+    return replace(case, model=model, training=replace(case.training, loss="mean"))
+
+
 def _set(**given: bool | float) -> Callable[[Case], Case | None]:
     """Fields of the model's configuration."""
     named = {f"model.{name}": value for name, value in given.items()}
@@ -78,6 +86,7 @@ ACTIVATED: dict[str, Callable[[Case], Case | None]] = {
     "shared-rope-key-not-reduced": _stock,
     "latents-without-sequence-parallelism": _dense_whole_sequences,
     "tied-output-weight-unused": _tied,
+    "mtp-mean-counted-per-rank": _mtp_means,
     "fused-cross-entropy-in-bf16": _set(cross_entropy_loss_fusion=True),
     "loads-counted-after-capacity": _filled_up,
     "outputs-freed-while-sent": _set(deallocate_pipeline_outputs=True),
