@@ -22,6 +22,13 @@ STARTING = (
     "mpirun",
     "mpiexec",
     "uv",
+    "conda",
+    "mamba",
+    "micromamba",
+    "poetry",
+    "pipenv",
+    "pixi",
+    "sudo",
     "ray",
     "numactl",
     "nsys",
@@ -34,6 +41,8 @@ STARTING = (
     "enroot",
 )
 """Programs that start others somewhere: what they would start is run here, with the stand-ins."""
+RUNNING = ("uv", "conda", "mamba", "micromamba", "poetry", "pipenv", "pixi")
+"""Of those, programs that start another only as `uv run COMMAND`."""
 SILENT = ("pkill", "killall", "scancel", "pip", "pip3", "shutdown", "reboot", "ssh", "pdsh", "kubectl", "sleep")
 """Programs that do nothing in a capture, and end well."""
 ANSWERS = {"scontrol": "localhost"}
@@ -172,7 +181,7 @@ def _started(words: list[str]) -> list[str]:
     """The command behind the options: behind `--`, or from the first word that is a program or a script."""
     if words[0] == "ray" and words[1:3] != ["job", "submit"]:
         return []
-    if words[0] == "uv" and words[1:2] != ["run"]:
+    if words[0] in RUNNING and words[1:2] != ["run"]:
         return []
     wrapped = [word.partition("=")[2] for word in words if word.startswith("--wrap=")]
     if "--wrap" in words[:-1]:
