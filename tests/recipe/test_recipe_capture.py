@@ -17,7 +17,7 @@ from validation.recipe.recipe import Recipe
 FLAGS = "--num-layers 4 --hidden-size 128 --num-attention-heads 4 --moe-layer-freq '([0]*1+[1]*3)' --bf16"
 SIX = f"--nproc_per_node 2 --nnodes 3 train.py {FLAGS}"
 """Three nodes of two."""
-TRAIN = "open('trained', 'w').close()\n"
+TRAIN = "import time; time.sleep(2); open('trained', 'w').close()\n"
 
 
 @pytest.fixture
@@ -101,6 +101,22 @@ def test_a_program_that_python_starts(folder: Path) -> None:
     code = "import subprocess, sys; subprocess.run([sys.executable, 'train.py'] + sys.argv[1:])"
     text = f'{sys.executable} -c "{code}" {FLAGS}'
     assert read_back(folder, recipe_text(folder, text)).values["model.num_layers"] == 4
+
+
+@pytest.mark.parametrize(
+    ("shell", "start"),
+    [
+        ("bash", "env -i {python} train.py"),
+        ("bash", "PYTHONPATH=/x nohup {python} train.py"),
+        ("bash", "unset PYTHONPATH PATH; exec {python} -u train.py"),
+        ("sh", "{python} -I train.py"),
+        ("sh", "PYTHONPATH=/x {python} -m train"),
+    ],
+)
+def test_what_no_stand_in_reaches_is_ended(folder: Path, shell: str, start: str) -> None:
+    """Neither PATH nor PYTHONPATH counts there: the process is seen, written down and ended before it has imported torch."""
+    text = f"{start.format(python=Path(sys.executable).resolve())} {FLAGS}"
+    assert read_back(folder, recipe_text(folder, text, shell=shell)).values["model.num_layers"] == 4
 
 
 def test_a_script_that_is_executable(folder: Path) -> None:
