@@ -11,6 +11,8 @@ import pytest
 from tests.checks.conftest import Output, command
 from validation import checkout
 
+SMALL = ("--layouts", "single", "--set", "num_layers=1", "--steps", "0", "--seq-length", "8")
+
 
 def test_wrong_paths_end_with_2_before_anything_starts(tmp_path: Path) -> None:
     for words in (["run", "--results", str(tmp_path / "results")], ["doctor"]):
@@ -36,7 +38,7 @@ def test_what_cannot_be_imported_is_shown_as_what_it_is(tmp_path: Path, cache: P
     shutil.copytree(str(checkout.core()), copied)
     broken = copied / "optimizer" / "__init__.py"
     broken.write_text(line + broken.read_text())
-    words = ["--layouts", "single", "--megatron-path", str(tmp_path / "Megatron-LM"), "--results", str(tmp_path / "results")]
+    words = [*SMALL, "--megatron-path", str(tmp_path / "Megatron-LM"), "--results", str(tmp_path / "results")]
     done = command(["run", *words], cache)
     assert done.returncode == 1, done.stdout[-2000:]
     (shown,) = re.findall(r"^ERROR: Every rank finishes - (.*)$", done.stdout, re.M)
@@ -53,7 +55,7 @@ def test_the_ranks_run_the_checkout(tmp_path: Path, cache: Path) -> None:
     shutil.copytree(installed, copied)
     info = copied / "package_info.py"
     info.write_text(info.read_text().replace("PATCH = ", "PATCH = 99"))
-    words = ["--layouts", "single", "--megatron-path", str(tmp_path / "Megatron-LM"), "--results", str(results)]
+    words = [*SMALL, "--megatron-path", str(tmp_path / "Megatron-LM"), "--results", str(results)]
     done = command(["run", *words], cache)
     assert done.returncode == 0, done.stdout[-2000:]
     suite = Output(done.returncode, done.stdout, results).suite("tiny-single-fp64-local-gloo")
