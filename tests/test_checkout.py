@@ -99,8 +99,13 @@ def test_a_checkout_may_lie_in_a_folder_of_a_repository(tmp_path: Path) -> None:
 
 
 def test_the_doctor_says_which_megatron_core_would_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    doctor.main(["--megatron-path", str(make(tmp_path))])
-    assert f"megatron-core: 9.8.7rc1 (path {tmp_path.name})\n" in capsys.readouterr().out
+    """And what that needs and is not installed."""
+    (make(tmp_path) / "megatron" / "core" / "__init__.py").write_text("import no_such_package\n")
+    assert doctor.main(["--megatron-path", str(tmp_path)]) == 3
+    lacking = f"megatron-core 9.8.7rc1 needs no_such_package, which is not installed for {sys.executable}"
+    where = "(megatron/core/__init__.py, line 1, imports it); `pip install no-such-package` brings it"
+    said = f"megatron-core: 9.8.7rc1 (path {tmp_path.name}) - no case can run: {lacking} {where}\n"
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("regular", [False, True], ids=["megatron has no __init__.py", "megatron has one"])

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from validation import cuda, doctor, loopback, machine
+from validation import checkout, cuda, doctor, loopback, machine
 from validation.case import disk
 from validation.case.errors import ExitCode, UsageError
-from validation.run import limits
+from validation.run import importable, limits
 from validation.run.options import parsed
 
 TWO_GPUS = ["GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)", "GPU 1: NVIDIA H100 80GB HBM3 (UUID: GPU-2)"]
@@ -41,6 +41,12 @@ def installed(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
 def named(findings: list[doctor.Finding]) -> dict[str, doctor.Finding]:
     """The findings by name."""
     return {finding.name: finding for finding in findings}
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ranks import can be imported: nearly every test asks, and the answer takes seconds."""
+    monkeypatch.setattr(importable, "problem", lambda: None)
 
 
 # The report
@@ -76,6 +82,25 @@ def test_with_nothing_installed_it_still_runs_and_says_what_that_prevents() -> N
     assert lines["apex"].startswith("not installed (optional: ")
     assert lines["triton"].startswith("not installed (optional: ")
     assert lines["flash-attn"].startswith("not installed (optional: ")
+
+
+@pytest.mark.parametrize("path", [False, True], ids=["installed", "a checkout"])
+def test_what_megatron_core_needs_is_reported(path: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the exit code of whatever else is missing. What tries it is tests/run/test_importable.py."""
+    monkeypatch.setattr(importable, "problem", lambda: "megatron-core 9.8.7 needs triton, which is not installed")
+    monkeypatch.setattr(checkout, "facts", lambda: {"megatron-path": "LM"} if path else {})
+    found, code = doctor.report()
+    assert code == ExitCode.ENVIRONMENT
+    finding = named(found)["megatron-core"]
+    assert finding.value == machine.version("megatron-core") + (" (path LM)" if path else "")
+    assert finding.prevents == "no case can run: megatron-core 9.8.7 needs triton, which is not installed"
+
+
+def test_what_is_imported_is_not_tried_without_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them is reported by itself."""
+    monkeypatch.setattr(importable, "problem", lambda: pytest.fail("tried"))
+    monkeypatch.setattr(doctor, "version", lambda name: machine.ABSENT if name == "numpy" else machine.version(name))
+    assert named(doctor.findings())["megatron-core"].prevents == ""
 
 
 @pytest.mark.parametrize("package", doctor.CPU_CASE)
@@ -213,7 +238,8 @@ def test_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
 def test_asking_does_not_initialise_cuda() -> None:
     """A process that has initialised CUDA cannot fork ranks: torch is told to ask NVML instead, before it is imported."""
     code = (
-        "import os, sys; from validation import doctor; assert 'torch' not in sys.modules; doctor.findings(); import torch;"
+        "import os, sys; from validation import doctor; assert 'torch' not in sys.modules;"
+        "doctor.importable.problem = lambda: None; doctor.findings(); import torch;"
         "sys.exit(torch.cuda.is_initialized() or os.environ['PYTORCH_NVML_BASED_CUDA_CHECK'] != '1')"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

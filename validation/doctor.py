@@ -37,7 +37,7 @@ from validation.machine import (
     machine,
     version,
 )
-from validation.run import limits
+from validation.run import importable, limits
 from validation.run.options import parsed
 
 __all__ = ["Finding", "available_memory", "findings", "gpus", "machine", "main", "report"]
@@ -128,10 +128,16 @@ def _package(package: str) -> Finding:
 
 
 def _megatron() -> Finding:
-    """The version that ranks would run, and the checkout that it is of."""
+    """The version that ranks would run, the checkout that it is of, and what keeps a rank from importing it."""
     found, of = _package("megatron-core"), checkout.facts()
+    if found.prevents:
+        return found
     said = ", ".join(f"{name.partition('-')[2]} {value}" for name, value in of.items())
-    return Finding(found.name, f"{found.value} ({said})") if said else found
+    value = f"{found.value} ({said})" if said else found.value
+    if any(version(name) == ABSENT for name in CPU_CASE):
+        return Finding(found.name, value)  # each of those is told by itself
+    problem = importable.problem()
+    return Finding(found.name, value, f"no case can run: {problem}" if problem else "")
 
 
 def _torch() -> list[Finding]:

@@ -125,6 +125,26 @@ def test_no_layer_is_an_inference_layer_without_transformer_engine() -> None:
     assert not hasattr(not_asking, "is_inference_column_parallel_linear")
 
 
+def test_what_was_recomputed_is_seen_by_every_view_and_nothing_is_compiled() -> None:
+    """Since 0.17 a C++ function does it; the copy in its place has no version of a tensor counted, either."""
+    random = ModuleType("random")
+    vars(random)["_get_share_storage"] = lambda: pytest.fail("compiles")
+    platform._shared_storage({"tensor_parallel.random": random})
+    kept = torch.arange(6.0).reshape(2, 3)
+    view, version = kept.view(-1), kept._version
+    kept.untyped_storage().resize_(0)
+    random._get_share_storage()(kept, torch.arange(6.0, 12.0))
+    assert torch.equal(view, torch.arange(6.0, 12.0))
+    assert torch.equal(kept, torch.arange(6.0, 12.0).reshape(2, 3))
+    assert kept._version == version
+
+
+def test_a_release_that_copies_by_itself_is_left_alone() -> None:
+    random = ModuleType("random")
+    platform._shared_storage({"tensor_parallel.random": random})
+    assert not hasattr(random, "_get_share_storage")
+
+
 @pytest.mark.parametrize("name", ["mtp_model_layer", "transformer_layer"])
 def test_the_layer_within_an_mtp_layer_goes_by_either_name(name: str) -> None:
     assert versions.mtp_block(SimpleNamespace(**{name: "its block"})) == "its block"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,24 +28,43 @@ def test_wrong_paths_end_with_2_before_anything_starts(tmp_path: Path) -> None:
     ("line", "said"),
     [
         ("from megatron.core.transformer import no_such_name\n", "ImportError: cannot import name 'no_such_name'"),
-        ("import no_such_package\n", "ModuleNotFoundError: No module named 'no_such_package'"),
         ("raise RuntimeError('half a merge')\n", "RuntimeError('half a merge')"),
     ],
-    ids=["name", "package", "other"],
+    ids=["name", "other"],
 )
 def test_what_cannot_be_imported_is_shown_as_what_it_is(tmp_path: Path, cache: Path, line: str, said: str) -> None:
-    """The fork server meets it first. The code under test raised, whichever package it asked for."""
-    copied = tmp_path / "Megatron-LM" / "megatron" / "core"
-    shutil.copytree(str(checkout.core()), copied)
-    broken = copied / "optimizer" / "__init__.py"
-    broken.write_text(line + broken.read_text())
-    words = [*SMALL, "--megatron-path", str(tmp_path / "Megatron-LM"), "--results", str(tmp_path / "results")]
-    done = command(["run", *words], cache)
+    """The fork server meets it first. The code under test raised."""
+    broken = _with(tmp_path, line)
+    done = command(["run", *_words(tmp_path)], cache)
     assert done.returncode == 1, done.stdout[-2000:]
     (shown,) = re.findall(r"^ERROR: Every rank finishes - (.*)$", done.stdout, re.M)
     assert shown.startswith(f"rank 0 raised {said}")
     assert str(broken) in (shown if "Error:" in said else done.stdout)
     assert done.stderr == ""
+
+
+def test_what_it_asks_for_and_is_not_installed_ends_with_3_before_anything_starts(tmp_path: Path, cache: Path) -> None:
+    broken = _with(tmp_path, "import no_such_package\n")
+    done = command(["run", *_words(tmp_path)], cache)
+    assert done.returncode == 3
+    assert "Overall result" not in done.stdout
+    (said,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert f"needs no_such_package, which is not installed for {sys.executable}" in said
+    assert f"({broken.relative_to(tmp_path / 'Megatron-LM')}, line 1, imports it); `pip install no-such-package`" in said
+    assert not (tmp_path / "results").exists()
+
+
+def _with(folder: Path, line: str) -> Path:
+    """A copy of the installed megatron-core with this line in front of one of its files."""
+    copied = folder / "Megatron-LM" / "megatron" / "core"
+    shutil.copytree(str(checkout.core()), copied)
+    changed = copied / "optimizer" / "__init__.py"
+    changed.write_text(line + changed.read_text())
+    return changed
+
+
+def _words(folder: Path) -> list[str]:
+    return [*SMALL, "--megatron-path", str(folder / "Megatron-LM"), "--results", str(folder / "results")]
 
 
 def test_the_ranks_run_the_checkout(tmp_path: Path, cache: Path) -> None:
@@ -55,8 +75,7 @@ def test_the_ranks_run_the_checkout(tmp_path: Path, cache: Path) -> None:
     shutil.copytree(installed, copied)
     info = copied / "package_info.py"
     info.write_text(info.read_text().replace("PATCH = ", "PATCH = 99"))
-    words = [*SMALL, "--megatron-path", str(tmp_path / "Megatron-LM"), "--results", str(results)]
-    done = command(["run", *words], cache)
+    done = command(["run", *_words(tmp_path)], cache)
     assert done.returncode == 0, done.stdout[-2000:]
     suite = Output(done.returncode, done.stdout, results).suite("tiny-single-fp64-local-gloo")
     said = {found.attrib["name"]: found.attrib["value"] for found in suite.iterfind("properties/property")}

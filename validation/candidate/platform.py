@@ -383,6 +383,25 @@ def _cpu_split_sizes(modules: dict[str, ModuleType]) -> None:
     vars(modules["transformer.moe.token_dispatcher"])["maybe_move_tensor_to_cpu"] = to_cpu
 
 
+def _shared_storage(modules: dict[str, ModuleType]) -> None:
+    """Since 0.17 recomputation without output compiles a C++ function when a rank first needs it, to save a copy.
+
+    That needs a compiler and ninja, takes most of a minute, and waits without end for the lock of a process that was killed
+    meanwhile. The copy is what releases until 0.16 make.
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.19.0/megatron/core/tensor_parallel/random.py
+    """
+    names = vars(modules["tensor_parallel.random"])
+    if "_get_share_storage" in names:
+        names["_get_share_storage"] = lambda: _copy_storage
+
+
+def _copy_storage(to: torch.Tensor, of: torch.Tensor) -> None:
+    """Below the tensors: whatever is a view of the first sees the data, and no version of it is counted."""
+    kept, made = to.untyped_storage(), of.untyped_storage()
+    kept.resize_(made.nbytes())
+    kept.copy_(made)
+
+
 _WITHOUT_TRANSFORMER_ENGINE = (_undetected_absence, _mocked_inference_layers, _undefined_gemm, _undefined_fp8)
 
 
@@ -401,3 +420,4 @@ def mend(on_cpu: bool) -> None:
             entry(modules)
     if on_cpu:
         _cpu_split_sizes(modules)
+        _shared_storage(modules)

@@ -13,34 +13,40 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from validation.case.case import Case
-from validation.case.errors import UsageError
+from validation.case.errors import EnvironmentMissing, ExitCode, UsageError
 from validation.run import entry, launch
 
 
 def check(cases: Sequence[Case], timeout: float) -> None:
-    """Raises UsageError for a user's layer spec that is none, and for a Megatron checkpoint of another model."""
+    """Raises EnvironmentMissing for what megatron-core needs and is not installed.
+
+    Raises UsageError for a user's layer spec that is none, and for a Megatron checkpoint of another model.
+    """
     wanted = [case for case in cases if ":" in case.implementation or case.candidate_checkpoint is not None]
-    if not wanted:
-        return
+    if not wanted and launch.start_method() != "forkserver":
+        return  # it would import everything once more, only to say a little earlier what the ranks say, too
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead") as pool:
         asked = pool.submit(_asked, wanted, timeout)
         # This process will need it, and has nothing else to do while the fork server imports.
         importlib.import_module("torch")
-    if asked.result():
-        raise UsageError(asked.result())
+    code, said = asked.result()
+    if said:
+        raise EnvironmentMissing(said) if code == ExitCode.ENVIRONMENT else UsageError(said)
 
 
-def _asked(cases: Sequence[Case], timeout: float) -> str:
-    """The sentence of a process of its own; none where that dies or takes too long, which the ranks will then tell more of."""
+def _asked(cases: Sequence[Case], timeout: float) -> tuple[int, str]:
+    """Exit code and sentence of a process of its own; none where that dies or takes too long: the ranks tell more then."""
     context: Any = multiprocessing.get_context(launch.start_method())
     receiving, sending = context.Pipe(duplex=False)
     process = context.Process(target=entry.ahead, args=([case.to_json() for case in cases], sending), daemon=True)
     process.start()
     sending.close()
     try:
-        return str(receiving.recv()) if receiving.poll(timeout) else ""
+        code, said = receiving.recv() if receiving.poll(timeout) else (ExitCode.PASS, "")
     except EOFError:
-        return ""
+        return int(ExitCode.PASS), ""
+    else:
+        return code, said
     finally:
         process.kill()
         process.join()
@@ -56,6 +62,11 @@ def answer(texts: Sequence[str], sending: Connection) -> None:
         for name in sorted({case.implementation for case in cases if ":" in case.implementation}):
             users_function(name)
     except UsageError as error:
-        sending.send(str(error))
+        say(sending, ExitCode.USAGE, str(error))
         return
-    sending.send(next(filter(None, map(misfit, cases)), ""))
+    say(sending, ExitCode.USAGE, next(filter(None, map(misfit, cases)), ""))
+
+
+def say(sending: Connection, code: ExitCode, sentence: str) -> None:
+    """Send it to the process that has asked; no sentence is none."""
+    sending.send((int(code), sentence))

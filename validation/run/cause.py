@@ -1,7 +1,7 @@
 """Whose an exception is: the machine's or that of the code that raised it.
 
-What the machine lacks (room on a disk, open files) it lacks in another try, too. Code that raises now and then is a finding
-like any other, and must not be tried again until it passes.
+What the machine lacks (room on a disk, open files, a package) it lacks in another try, too. Code that raises now and then is a
+finding like any other, and must not be tried again until it passes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 
 from validation.case import exhausted, failures
 from validation.case.errors import ExitCode
+from validation.run import absent
 
 TIMED_OUT = "did not finish within"
 """What is said of ranks whose time is up (validation/run/launch.py)."""
@@ -33,7 +34,7 @@ def exit_code(error: BaseException) -> ExitCode:
     own = getattr(error, "exit_code", None)
     if own is not None:
         return ExitCode(own)
-    if exhausted.told(error):
+    if exhausted.told(error) or absent.lacking(error) is not None:
         return ExitCode.ENVIRONMENT
     return ExitCode.INFRASTRUCTURE if _is_of_the_machine(error) else ExitCode.FAIL
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from validation.case.errors import ExitCode
 from validation.run.report import RankReport
 
 
@@ -33,10 +34,14 @@ def rank(case: str, run_folder: str, reference_folder: str, timeout: float, keep
 def ahead(cases: Sequence[str], sending: Any) -> None:
     """What is asked before there are ranks."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends at once, and silently, with whoever asked
-    from validation.run import ahead, preload
+    from validation.run import absent, ahead, preload
 
     with contextlib.suppress(Exception):  # the ranks will say it
-        preload.check()
+        try:
+            preload.check()
+        except ImportError as error:
+            ahead.say(sending, ExitCode.ENVIRONMENT, absent.lacking(error) or "")
+            return
         ahead.answer(cases, sending)
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from validation import checkout
 from validation.case.errors import ExitCode
+from validation.run import absent
 from validation.run.cause import exit_code
 
-_AROUND_IMPORTS = str(Path(__file__).parents[1] / "candidate" / "platform.py")
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
@@ -61,19 +61,21 @@ class RankReport:
     def importing(self) -> Iterator[None]:
         """Within it the rank imports what it runs; what that raises is kept.
 
-        A package that cannot be imported is missing from the machine, unless it is the checkout under test.
+        A package that cannot be imported is missing from the machine, unless it is the checkout under test. What the checkout
+        asks for and is not installed is missing, too.
         """
         try:
             yield
         except Exception as error:
             folder = checkout.chosen()
-            own = folder is not None and any(Path(frame.filename).is_relative_to(folder) for frame in _frames(error))
-            self._leave_error(error, ExitCode.FAIL if own else ExitCode.ENVIRONMENT)
+            own = folder is not None and any(Path(frame.filename).is_relative_to(folder) for frame in absent.frames(error))
+            lacking = not own or absent.lacking(error) is not None
+            self._leave_error(error, ExitCode.ENVIRONMENT if lacking else ExitCode.FAIL)
             raise
 
     def _leave_error(self, error: BaseException, code: ExitCode) -> None:
         stack = "".join(traceback.format_exception(error))
-        self._leave("error", {"error": _sentence(error), "stack": stack, "exit_code": int(code)})
+        self._leave("error", {"error": absent.told(error), "stack": stack, "exit_code": int(code)})
 
     @contextmanager
     def last_words(self) -> Iterator[None]:
@@ -95,24 +97,10 @@ class RankReport:
                 if isinstance(error, Exception):
                     raise
                 # What starts ranks takes a KeyboardInterrupt, or sys.exit(0), for an end without a result, and waits for one.
-                raise Ended(_sentence(error)) from error
+                raise Ended(absent.told(error)) from error
             finally:
                 while spare:
                     os.close(spare.pop())
                 faulthandler.disable()
                 faulthandler.unregister(signal.SIGUSR1)
                 faulthandler.unregister(signal.SIGTERM)
-
-
-def _sentence(error: BaseException) -> str:
-    """The exception in one line; one of an import with the file that asked for it."""
-    kind = type(error)
-    if isinstance(error, ImportError) and (frames := _frames(error)):
-        return f"{kind.__name__}: {error} ({frames[-1].filename}, line {frames[-1].lineno})"
-    return f"{kind.__module__}.{kind.__qualname__}: {error}" if kind.__module__ != "builtins" else repr(error)
-
-
-def _frames(error: BaseException) -> list[traceback.FrameSummary]:
-    """Where an exception came through, without the machinery of Python's import and what Plumbline puts around it."""
-    found = traceback.extract_tb(error.__traceback__)
-    return [frame for frame in found if not frame.filename.startswith("<frozen") and frame.filename != _AROUND_IMPORTS]
