@@ -15,6 +15,8 @@ SOUND = (
     f"dp2+{LAZY}",
     "single+moe_shared_expert_overlap",
     "tp2+moe_shared_expert_overlap",
+    "pp2vpp2+pipeline_model_parallel_layout=Et|t||L",
+    "pp3+mtp+pipeline_model_parallel_layout=Ett|m|L",
     "ep2+bias_activation_fusion+bias_dropout_fusion+moe_aux_loss_coeff=0.02",
 )
 KNOWN = {
