@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from validation import doctor, field_command
 from validation.case import document, exhausted, interpreter, packages, surroundings, tree, writing
-from validation.case.errors import ExitCode, PlumblineError
+from validation.case.errors import ExitCode, PlumblineError, UsageError
 from validation.case.parsing import Parser, add_version
 from validation.case.strangers import one_line
 from validation.checks.before import ASIDE
@@ -47,6 +47,7 @@ _NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
 
 def _parser() -> argparse.ArgumentParser:
     from validation.scorecard import command as scorecard
+    from validation.scorecard import exercised
 
     parser = Parser(
         prog=tree.VALIDATION,
@@ -66,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     add_grouped(run)
     faults = commands.add_parser("faults", help="put every known fault into the ranks; each must be seen")
     scorecard.add_options(faults.add_argument)
+    effects = commands.add_parser("exercised", help="measure which switches have an effect in small cases on the CPU")
+    exercised.add_options(effects.add_argument)
     conversion.add_commands(commands, formatter_class=parser.formatter_class)
     recipes.add_command(commands, formatter_class=parser.formatter_class)
     field_command.add_command(commands)
@@ -132,6 +135,14 @@ def _take_aside(words: Sequence[str]) -> None:
 
 def _convert(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     return conversion.run(options)
+
+
+def _exercised(options: argparse.Namespace, pytests: list[str], command: str) -> int:
+    from validation.scorecard import exercised
+
+    if pytests:
+        raise UsageError("exercised takes nothing behind --; leave it out")
+    return exercised.run(options, command)
 
 
 def _fields(options: argparse.Namespace, pytests: list[str], command: str) -> int:
@@ -224,6 +235,7 @@ def _add_nothing(said: document.Document) -> None:
 _COMMANDS = {
     "run": _run,
     "faults": _faults,
+    "exercised": _exercised,
     "recipe": _recipe,
     "fields": _fields,
     **dict.fromkeys(conversion.COMMANDS, _convert),

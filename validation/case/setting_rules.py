@@ -11,10 +11,11 @@ _CAPACITY = "model.moe_expert_capacity_factor"
 
 def settings_can_be_compared(case: Case) -> str | None:
     """Each is of a kind that may be set, with a value that the reference stands for, and has here what it needs."""
-    return next(filter(None, (_wrong(case, name, value) for name, value in case.training.settings)), None)
+    return next(filter(None, (wrong(case, name, value) for name, value in case.training.settings)), None)
 
 
-def _wrong(case: Case, name: str, value: Value) -> str | None:
+def wrong(case: Case, name: str, value: Value) -> str | None:
+    """Why a setting cannot be compared in a case, None if it can."""
     from validation.case import fields
 
     entry, said = fields.entry(name), f"{name}={written(value)}"

@@ -44,6 +44,8 @@ _SHOWN_AS = {"--case-timeout": "--timeout", "--pieces": "--debug"}
 ALL, VERDICT = "all", "verdict"
 """What `-v` and `-q` show."""
 TEXT, JSON = "text", "json"
+MAX_RANKS = 8
+"""Processes on the CPU, unless somebody asks for more."""
 _DIGITS = 30
 """Of a number on the command line; the largest that means anything has 19."""
 
@@ -116,6 +118,17 @@ def _add_model(add: Add) -> None:
     add("--seed", type=whole, default=DEFAULT_SEED, help="seed of weights and tokens")
 
 
+def _add_recipe(add: Add) -> None:
+    add(
+        "--recipe",
+        default=None,
+        metavar="FILE",
+        help="what you train with (docs/recipes.md): flags of Megatron-LM, model_config.yaml, or Megatron-Bridge's YAML; the "
+        "smallest model and layout that stand for it are compared, with its settings",
+    )
+    add("--world-size", type=whole, default=None, metavar="N", help="how many ranks train, if the recipe does not say it")
+
+
 def _add_layouts(add: Add) -> None:
     add("--layouts", default=None, metavar="tp2,pp2", help="layouts to run, one after the other, with one reference")
     for degree in DEGREES:
@@ -159,7 +172,12 @@ def _add_machine(add: Add) -> None:
         "host memory; staged-cpu takes the same way on the CPU (default gloo)",
     )
     add("--share-gpu", type=whole, default=None, metavar="N", help="let up to N ranks share each GPU, over transport staged")
-    add("--max-ranks", type=whole, default=8, help="largest number of processes to start on the CPU (default 8)")
+    add(
+        "--max-ranks",
+        type=whole,
+        default=MAX_RANKS,
+        help=f"largest number of processes to start on the CPU (default {MAX_RANKS}, and as many as a recipe's stand-in has)",
+    )
     add(
         "--jobs",
         type=whole,
@@ -250,6 +268,7 @@ class Group:
 
 GROUPS = (
     Group("model", _add_model),
+    Group("recipe", _add_recipe),
     Group("layouts", _add_layouts, _words_of_a_layout()),
     Group("data and options of a step", _add_step),
     Group("settings of megatron-core", _add_settings),

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from validation.cache import limit
 from validation.case import arrangement, tree
@@ -26,7 +26,10 @@ from validation.case.sizes import check_sizes
 from validation.case.strangers import shown
 from validation.case.training import OPTIONS, Training
 from validation.run import settings_given
-from validation.run.command_line import DEGREES, TEXT, add_grouped
+from validation.run.command_line import DEGREES, MAX_RANKS, TEXT, add_grouped
+
+if TYPE_CHECKING:
+    from validation.recipe.trial import Trial
 
 _WORDS = (
     "preset",
@@ -39,6 +42,7 @@ _WORDS = (
     "transport",
     "megatron_path",
     "plugin",
+    "recipe",
     "results",
     "manifest",
     "cache_limit",
@@ -55,7 +59,8 @@ class Settings:
     good here (validation.run.jobs); `share_gpu` is the most ranks of a case that may share one GPU, None for any number.
     `plugin` is what the ranks run with, as it was given (validation.run.plugin). `cache_limit` is how many bytes the cache in
     `home` may hold, None for any number. `show` is ALL lines, the VERDICT alone, or what fits the run; `format` TEXT or JSON.
-    `only` are names of the checks to make, `last_failed` says that those are to be made which failed before.
+    `only` are names of the checks to make, `last_failed` says that those are to be made which failed before. `trial` is what a
+    recipe says, if the case is its stand-in.
     """
 
     cases: tuple[Case, ...]
@@ -77,6 +82,7 @@ class Settings:
     format: str = TEXT
     only: tuple[str, ...] = ()
     last_failed: bool = False
+    trial: Trial | None = field(default=None, hash=False)  # pytest hashes its plugins
 
 
 @dataclass(frozen=True)
@@ -108,12 +114,48 @@ def settings(options: Any, command: str, place: Path | None = None) -> Settings:
     place = place or home()
     refuse_empty(options, _WORDS)
     _check_limits(options)
+    transport, tried = _transport(options), None
+    if options.recipe:
+        from validation.run import recipe_given  # needs PyYAML, and the doctor runs without
+
+        tried, cases = recipe_given.given(options, transport)
+    else:
+        cases = _cases(options, transport)
+    return Settings(
+        cases=cases,
+        trial=tried,
+        results=Path(options.results),
+        home=place,
+        timeout=options.case_timeout,
+        max_ranks=_max_ranks(options.max_ranks, cases if tried else ()),
+        jobs=options.jobs,
+        debug=options.pieces,
+        fresh=options.fresh,
+        command=command,
+        self_test=_self_test(options),
+        megatron_path=Path(options.megatron_path) if options.megatron_path else None,
+        plugin=options.plugin or "",
+        manifest=Path(options.manifest) if options.manifest else None,
+        share_gpu=options.share_gpu,
+        cache_limit=limit.limit(options.cache_limit, place),
+        show=getattr(options, "show", ""),
+        format=getattr(options, "format", TEXT),
+        only=_only(options),
+        last_failed=getattr(options, "last_failed", False),
+    )
+
+
+def _max_ranks(most: int, stand_ins: tuple[Case, ...]) -> int:
+    """As given; by default as many as the stand-in of a recipe has."""
+    return max([most, *(case.layout.ranks for case in stand_ins)]) if most == MAX_RANKS else most
+
+
+def _cases(options: Any, transport: str) -> tuple[Case, ...]:
     base, folder = _base(options)
     model = base.model.with_numbers(_numbers(options.numbers))
     check_sizes(model)
-    transport = _transport(options)
     precision = options.precision or ("fp64" if transport in ON_CPU else "fp32")
-    cases = tuple(
+    return tuple(
         Case(
             preset=base.name,
             model=replace(model, num_nextn_predict_layers=mtp),
@@ -136,27 +178,6 @@ def settings(options: Any, command: str, place: Path | None = None) -> Settings:
             isolated=options.isolated,
         )
         for layout, training, mtp in _arrangements(options, model)
-    )
-    return Settings(
-        cases=cases,
-        results=Path(options.results),
-        home=place,
-        timeout=options.case_timeout,
-        max_ranks=options.max_ranks,
-        jobs=options.jobs,
-        debug=options.pieces,
-        fresh=options.fresh,
-        command=command,
-        self_test=_self_test(options),
-        megatron_path=Path(options.megatron_path) if options.megatron_path else None,
-        plugin=options.plugin or "",
-        manifest=Path(options.manifest) if options.manifest else None,
-        share_gpu=options.share_gpu,
-        cache_limit=limit.limit(options.cache_limit, place),
-        show=getattr(options, "show", ""),
-        format=getattr(options, "format", TEXT),
-        only=_only(options),
-        last_failed=getattr(options, "last_failed", False),
     )
 
 

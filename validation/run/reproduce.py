@@ -10,7 +10,7 @@ from validation.case import tree
 from validation.case.case import Case
 from validation.case.fields import entry
 from validation.case.layout import Layout
-from validation.case.preset import preset
+from validation.case.preset import PRESETS, TINY, preset
 from validation.case.training import mtp_words
 from validation.run.options import Settings, parsed
 
@@ -76,12 +76,13 @@ def _model(case: Case) -> list[str]:
     if case.hf_model_path is not None:
         layers = ["--layers", ",".join(map(str, case.layers))] if case.layers else []
         return ["--hf-model-path", case.hf_model_path, *layers]
-    usual = preset(case.preset).model
+    name = case.preset if case.preset in PRESETS else TINY.name
+    usual = preset(name).model
     # The layers of multi-token prediction stand in the layout's words.
     carried = "num_nextn_predict_layers" if mtp_words(case.model.num_nextn_predict_layers) else ""
     names = [field.name for field in fields(usual) if field.name != carried]
     changed = [name for name in names if getattr(case.model, name) != getattr(usual, name)]
-    return ["--preset", case.preset, *(word for name in changed for word in ("--set", f"{name}={getattr(case.model, name)}"))]
+    return ["--preset", name, *(word for name in changed for word in ("--set", f"{name}={getattr(case.model, name)}"))]
 
 
 def _machine(case: Case, wanted: Settings) -> list[str]:
