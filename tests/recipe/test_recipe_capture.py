@@ -116,7 +116,9 @@ def test_a_program_that_python_starts(folder: Path) -> None:
 def test_what_no_stand_in_reaches_is_ended(folder: Path, shell: str, start: str) -> None:
     """Neither PATH nor PYTHONPATH counts there: the process is seen, written down and ended before it has imported torch."""
     text = f"{start.format(python=Path(sys.executable).resolve())} {FLAGS}"
-    assert read_back(folder, recipe_text(folder, text, shell=shell)).values["model.num_layers"] == 4
+    written = recipe_text(folder, text, shell=shell)
+    assert read_back(folder, written).values["model.num_layers"] == 4
+    assert "not run, too" not in written
 
 
 def test_a_script_that_is_executable(folder: Path) -> None:

@@ -63,6 +63,7 @@ class Watch(threading.Thread):
         with suppress(ProcessLookupError, PermissionError):
             os.kill(int(pid), signal.SIGKILL)
             self.found.append(tuple(said))
+            self._others.add(pid)
 
     def _is_reached(self, pid: str, words: list[str]) -> bool:
         """Whether the sitecustomize of the capture is read as this Python starts."""
