@@ -131,6 +131,8 @@ def _one(setting: Setting, small: StandIn, here: declared.Fields, values: Mappin
     need = entry.need(setting.value)
     if need and on_cpu:
         return Told(setting, NEEDS, fields.NEEDS[need])
+    if setting.value is None and not _takes_none(here[name]):
+        return Told(setting, SAME, "nothing is said")
     case = small.case()
     try:
         value = declared.checked(here[name], setting.value)
@@ -140,6 +142,13 @@ def _one(setting: Setting, small: StandIn, here: declared.Fields, values: Mappin
     if sentence := wrong(made, name, value):
         return Told(setting, REFUSED, sentence)
     return Told(replace(setting, value=value), TRIED)
+
+
+def _takes_none(field: declared.Field) -> bool:
+    try:
+        return declared.checked(field, None) is None
+    except UsageError:
+        return False
 
 
 def _default(field: declared.Field, value: Value) -> bool:
