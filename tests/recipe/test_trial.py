@@ -144,3 +144,10 @@ def test_a_field_that_this_megatron_core_has_not_is_not_compared(tried: Trial) -
     setting = replace(tried.told[0].setting, name="model.no_such_field")
     told = trial._one(setting, tried.small, {}, {}, True)
     assert (told.state, told.why) == (ABSENT, "this megatron-core does not have the field")
+
+
+def test_both_releases_that_are_compared_are_measured() -> None:
+    """With the same switches, each in at least one layout or with the reason why it does not run alone."""
+    measured = coverage.table()
+    assert {"0.16.1", "0.19.2"} <= measured.keys()
+    assert all(found["lines"] or found["broke"] for table in measured.values() for found in table.values())
