@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from validation.case.layout import Layout
-from validation.case.training import Training, mtp_layers
+from validation.case.training import Training, mtp_layers, mtp_words
 
 
 def parse(text: str, shared: Training) -> tuple[Layout, Training, int | None]:
@@ -16,3 +16,8 @@ def parse(text: str, shared: Training) -> tuple[Layout, Training, int | None]:
     layout, *words = text.split("+")
     training = functools.reduce(Training.with_word, [word for word in words if mtp_layers(word) is None], shared)
     return Layout.parse(layout), training, next(filter(None, map(mtp_layers, words)), None)
+
+
+def written(layout: Layout, training: Training, mtp: int | None) -> str:
+    """One word for them, the same for all words that `parse` reads alike: `cp2ep2` and `ep2cp2` are `ep2cp2`."""
+    return "+".join((layout.name, *mtp_words(mtp or 0), *training.words))

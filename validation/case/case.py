@@ -6,9 +6,10 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from validation.case.arrangement import written
 from validation.case.layout import Layout
 from validation.case.model import Model
-from validation.case.training import OPTIONS, Training, mtp_words
+from validation.case.training import OPTIONS, Training
 
 PRECISIONS = ("fp64", "fp32", "bf16", "fp16")
 TRANSPORTS = ("gloo", "nccl", "staged", "staged-cpu")
@@ -54,7 +55,7 @@ class Case:
     @property
     def arrangement(self) -> str:
         """The layout with the words of the step: `tp2`, `pp2+1-3`, `tp2+distributed+full`; `pp2+mtp` with an MTP layer."""
-        return "+".join((self.layout.name, *mtp_words(self.model.num_nextn_predict_layers), *self.training.words))
+        return written(self.layout, self.training, self.model.num_nextn_predict_layers)
 
     @property
     def name(self) -> str:
