@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,9 @@ class Release:
     def name(self) -> str:
         """What the environment and the folder of its results are called."""
         libraries = {"transformers": self.transformers, "torch": self.torch}
-        return "-".join(["megatron-core", self.megatron_core, *(word for pair in libraries.items() if pair[1] for word in pair)])
+        return "-".join(
+            ["megatron-core", self.megatron_core, *(word for pair in libraries.items() if pair[1] for word in pair)]
+        )
 
 
 # Until 0.13 yarn's softmax scale is wrong wherever mscale is unlike mscale_all_dim, and with it everything: equal, they leave
@@ -101,9 +104,9 @@ def groups(release: Release) -> tuple[Group, ...]:
     return GROUPS[:1] if release in LIBRARIES else GROUPS
 
 
-def titles() -> list[str]:
-    """The rows of the tables."""
-    return [title(group, layout) for group in GROUPS for layout in group.layouts]
+def titles(run: Iterable[Group] = GROUPS) -> list[str]:
+    """What the rows of these groups are called."""
+    return [title(group, layout) for group in run for layout in group.layouts]
 
 
 def title(group: Group, layout: str) -> str:
