@@ -22,7 +22,8 @@ HuggingFace: the forward pass, the gradients of tensors between modules, the gra
 `finalize_model_grads`, and two optimizer steps.
 
 - **right**: every check passes; the number is the largest relative error of any tensor.
-- **wrong**: as many of the checks fail; the link leads to what the bug is.
+- **wrong**: as many of the checks fail; the link leads to what the bug is. A bug of old releases that no page is about stands
+  below the tables.
 - **refused**: megatron-core stops with an error, which stands below the tables.
 
 """
@@ -48,7 +49,8 @@ def page(measured: Sequence[Column]) -> str:
     releases = [column for column in measured if column.name not in names]
     parts = [_HEAD + _made_with(releases)]
     parts += [f"{heading}\n\n{text}\n\n{_table(releases, groups)}" for heading, text, groups in _TABLES]
-    parts += [_refusals(releases), _libraries([column for column in measured if column.name in names])]
+    parts += [_said(releases, "refused", "Refused"), _said(releases, "wrong", "Wrong and not listed")]
+    parts += [_libraries([column for column in measured if column.name in names])]
     return "\n".join([*filter(None, parts), "## What each release changed\n", *_changes(releases)])
 
 
@@ -95,14 +97,15 @@ def _libraries(measured: Sequence[Column]) -> str:
     return f"## transformers and torch\n\n{text}\n\n{table}"
 
 
-def _refusals(releases: Sequence[Column]) -> str:
+def _said(releases: Sequence[Column], outcome: str, heading: str) -> str:
+    """What the cells of this outcome say, each sentence once for all releases that say it."""
     by_sentence: dict[tuple[str, str], list[str]] = defaultdict(list)
     for column in releases:
         for name, cell in column.cells.items():
-            if cell.outcome == "refused":
+            if cell.outcome == outcome and cell.says:
                 by_sentence[name, cell.says].append(_name(column))
     lines = [f"- {name} with {_and(names)}: {says}\n" for (name, says), names in by_sentence.items()]
-    return "Refused:\n\n" + "".join(lines) if lines else ""
+    return f"{heading}:\n\n" + "".join(lines) if lines else ""
 
 
 def _name(column: Column) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 from ci import junit, outcomes, versions
 from ci.outcomes import Cell, Column
@@ -55,7 +56,10 @@ def test_a_known_bug_is_wrong_and_named() -> None:
 def test_a_failure_that_nobody_lists_is_wrong_and_says_so() -> None:
     found = outcomes.read_cell(suite(check("fail", "FAIL: An Output - Max diff: 1\nmore", **KIND)))
     assert found == Cell("wrong", 1, 1, 0.25, says="Max diff: 1")
-    assert "wrong, not listed: 1 of 1" in versions.page(columns(found))
+    page = versions.page(columns(found, found))
+    assert "wrong, not listed: 1 of 1" in page
+    assert "Wrong and not listed:\n\n" in page
+    assert "- tp2 with megatron-core 0.0 and megatron-core 0.1: Max diff: 1\n" in page
 
 
 def test_a_run_that_broke_is_refused_with_the_sentence_of_its_first_error() -> None:
@@ -179,8 +183,12 @@ def test_the_data_in_docs_has_every_release_and_every_layout() -> None:
 
 
 def test_everything_that_was_measured_wrong_is_listed() -> None:
-    """With a page in docs/findings that exists; a failure that is none of these is a bug of ours until it is looked at."""
-    wrong = [cell for column in outcomes.load() for cell in column.cells.values() if cell.outcome == "wrong"]
+    """With a page in docs/findings that exists; a failure that is none of these is a bug of ours until it is looked at.
+
+    What 0.12 and 0.13 do wrong in layouts that came to the table later is told on the page alone.
+    """
+    measured = [column for column in outcomes.load() if Version(column.megatron_core) >= Version("0.14")]
+    wrong = [cell for column in measured for cell in column.cells.values() if cell.outcome == "wrong"]
     assert wrong
     assert all(cell.known and not cell.says for cell in wrong)
     pages = {bug["id"]: outcomes.ROOT / bug["finding"] for bug in outcomes.known_bugs()}
@@ -336,3 +344,4 @@ def test_where_nothing_is_refused_nothing_is_said_of_it() -> None:
     page = versions.page(columns(RIGHT, WRONG))
     assert "|\n\n## What each release changed\n" in page
     assert "Refused:" not in page
+    assert "not listed:" not in page
