@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ci import junit
 from ci.outcomes import ROOT, Cell, Column, columns, known_bugs, load, save
-from ci.releases import GROUPS, LIBRARIES, Group, title, titles
+from ci.releases import GROUPS, LIBRARIES, NEWEST, Group, title, titles
 
 PAGE = ROOT / "docs" / "versions.md"
 
@@ -50,7 +50,8 @@ def page(measured: Sequence[Column]) -> str:
     parts = [_HEAD + _made_with(releases)]
     parts += [f"{heading}\n\n{text}\n\n{_table(releases, groups)}" for heading, text, groups in _TABLES]
     parts += [_said(releases, "refused", "Refused"), _said(releases, "wrong", "Wrong and not listed")]
-    parts += [_libraries([column for column in measured if column.name in names])]
+    libraries = [column for column in measured if column.name in {*names, NEWEST.name}]
+    parts += [_libraries(libraries)] if libraries else []
     return "\n".join([*filter(None, parts), "## What each release changed\n", *_changes(releases)])
 
 
@@ -83,17 +84,20 @@ def _shown(cell: Cell) -> str:
 
 def _libraries(measured: Sequence[Column]) -> str:
     """A row for each release of transformers and of torch, with all the layouts in one cell."""
-    if not measured:
-        return ""
+    parity = set(titles(GROUPS[:1]))
     rows = [["transformers", "torch", "layouts", "largest relative error"], ["---"] * 4]
     for column in measured:
-        counts = Counter(cell.outcome for cell in column.cells.values())
+        cells = [cell for name, cell in column.cells.items() if name in parity]
+        counts = Counter(cell.outcome for cell in cells)
         said = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
-        largest = max(cell.largest_error for cell in column.cells.values())
+        largest = max(cell.largest_error for cell in cells)
         rows += [[column.transformers, column.torch, said, f"{largest:.0e}"]]
     table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
     core = _and(f"megatron-core {column.megatron_core}" for column in measured)
-    text = f"The layouts of `nox -s parity` with {core}. A row names the release of one library, and what the other then was."
+    text = (
+        f"The layouts of `nox -s parity` with {core}. The first row is what a fresh environment had. Each other row has another\n"
+        "release of one of the two. What stands in no row was not run."
+    )
     return f"## transformers and torch\n\n{text}\n\n{table}"
 
 
