@@ -71,8 +71,8 @@ def read_column(release: Release, folder: Path) -> Column:
                 raise junit.UnreadableResults(f"{place}: no results of {layout}; run nox -s versions -- {release.name}")
             cells[title(group, layout)] = read_cell(suite)
             said = dict(suite.properties)
-    versions = (said.get(library, "?") for library in ("megatron-core", "transformers", "torch"))
-    return Column(release.name, *versions, cells)
+    core, transformers, torch = (said.get(library, "?") for library in ("megatron-core", "transformers", "torch"))
+    return Column(release.name, core, transformers, torch, cells)
 
 
 def read_cell(suite: junit.Suite) -> Cell:

@@ -1,4 +1,4 @@
-"""`python -m validation`: run cases, convert and compare checkpoints, score the checks, look at the machine.
+"""`python -m validation`: run cases, read recipes, convert and compare checkpoints, score the checks, look at the machine.
 
 What a command needs is imported when it is asked for: a Python without the packages is told so, and the doctor needs none.
 """
@@ -12,14 +12,15 @@ import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from validation import doctor
+from validation import doctor, field_command
 from validation.case import document, exhausted, interpreter, packages, surroundings, tree, writing
-from validation.case.errors import ExitCode, PlumblineError
+from validation.case.errors import ExitCode, PlumblineError, UsageError
 from validation.case.parsing import Parser, add_version
 from validation.case.strangers import one_line
 from validation.checks.before import ASIDE
 from validation.checks.progress import Progress
 from validation.convert import options as conversion
+from validation.recipe import options as recipes
 from validation.run.command_line import VERDICT, add_grouped
 from validation.run.options import Given, Settings, settings
 
@@ -30,6 +31,8 @@ _EXAMPLES = f"""examples:
   {tree.VALIDATION} run --tp 2 --plugin my_patch.py
   {tree.VALIDATION} faults --only A
   {tree.VALIDATION} convert --hf-model-path DIR --save OUT --layout tp2pp2
+  {tree.VALIDATION} recipe show FILE
+  {tree.VALIDATION} fields model.moe_permute_fusion
   {tree.VALIDATION} doctor
 
 what comes after -- goes to pytest: {tree.VALIDATION} run --tp 2 -- -k mla -x
@@ -44,6 +47,7 @@ _NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
 
 def _parser() -> argparse.ArgumentParser:
     from validation.scorecard import command as scorecard
+    from validation.scorecard import exercised
 
     parser = Parser(
         prog=tree.VALIDATION,
@@ -63,7 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     add_grouped(run)
     faults = commands.add_parser("faults", help="put every known fault into the ranks; each must be seen")
     scorecard.add_options(faults.add_argument)
+    effects = commands.add_parser("exercised", help="measure which switches have an effect in small cases on the CPU")
+    exercised.add_options(effects.add_argument)
     conversion.add_commands(commands, formatter_class=parser.formatter_class)
+    recipes.add_command(commands, formatter_class=parser.formatter_class)
+    field_command.add_command(commands)
     commands.add_parser("doctor", help="what is here, and what each missing piece prevents", add_help=False)
     return parser
 
@@ -127,6 +135,24 @@ def _take_aside(words: Sequence[str]) -> None:
 
 def _convert(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     return conversion.run(options)
+
+
+def _exercised(options: argparse.Namespace, pytests: list[str], command: str) -> int:
+    from validation.scorecard import exercised
+
+    if pytests:
+        raise UsageError("exercised takes nothing behind --; leave it out")
+    return exercised.run(options, command)
+
+
+def _fields(options: argparse.Namespace, pytests: list[str], command: str) -> int:
+    return field_command.run(options, pytests)
+
+
+def _recipe(options: argparse.Namespace, pytests: list[str], command: str) -> int:
+    from validation.recipe import command as recipe
+
+    return recipe.run(options, pytests)
 
 
 def _faults(options: argparse.Namespace, pytests: list[str], command: str) -> int:
@@ -206,4 +232,11 @@ def _add_nothing(said: document.Document) -> None:
     said |= {"seconds": 0.0, "checks": 0, "counts": {}, "left_out": 0, "suites": []}
 
 
-_COMMANDS = {"run": _run, "faults": _faults, **dict.fromkeys(conversion.COMMANDS, _convert)}
+_COMMANDS = {
+    "run": _run,
+    "faults": _faults,
+    "exercised": _exercised,
+    "recipe": _recipe,
+    "fields": _fields,
+    **dict.fromkeys(conversion.COMMANDS, _convert),
+}

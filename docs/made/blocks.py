@@ -6,11 +6,14 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from docs.made import checks, commands, failures, presets, words
+from docs.made import checks, commands, failures, fields, presets, words
 
 DOCS = Path(__file__).parents[1]
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "run": lambda: commands.of_validation("run"),
+    "fields command": lambda: commands.of_validation("fields"),
+    "recipe show": lambda: commands.of_recipe("show"),
+    "recipe capture": lambda: commands.of_recipe("capture"),
     "faults": lambda: commands.of_validation("faults"),
     "convert": lambda: commands.of_validation("convert"),
     "compare": lambda: commands.of_validation("compare"),
@@ -24,6 +27,9 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "planted": checks.planted,
     "probes": checks.probes,
     "parameters": checks.parameters,
+    "kinds of fields": fields.kinds,
+    "needs": fields.needs,
+    "fields": fields.everything,
 }
 _BLOCK = re.compile(r"(?<=<!-- made: )([a-z ]+)( -->\n)(.*?)(?=<!-- end -->)", re.DOTALL)
 

@@ -105,3 +105,21 @@ def test_mtp_targets_are_counted_over_the_context_parallel_ranks(monkeypatch: py
     assert user.process_mtp_loss(None, labels, loss_mask=mask).max() == pytest.approx(5 / 4)
     MENDS["mtp-targets-counted-per-rank"].install(of, lambda: 14)
     assert user.process_mtp_loss(None, labels, loss_mask=mask).max() == pytest.approx((5 + 9) / (4 + 7))
+
+
+def test_an_mtp_mean_is_over_the_targets_of_all_context_parallel_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Divided by the mean of two ranks: the other has 7 targets. Of tokens and labels nothing is changed."""
+    of = replace(case("mtp-mean-counted-per-rank", num_nextn_predict_layers=1), layout=Layout.parse("cp2"))
+    module, user = ModuleType("megatron.core.mtp_of_a_release"), ModuleType("megatron.core.user_of_a_release")
+    exec(RELEASE, vars(module))
+    user.roll_tensor = module.roll_tensor  # type: ignore[attr-defined]
+    for made in (module, user):
+        monkeypatch.setitem(sys.modules, made.__name__, made)
+    monkeypatch.setattr(vars(mends)["importlib"], "import_module", lambda name: module)
+    monkeypatch.setattr(vars(mends)["parallel_state"], "get_context_parallel_group", lambda: None)
+    monkeypatch.setattr(vars(mends)["dist"], "all_reduce", lambda count, group: count.add_(7.0))
+    MENDS["mtp-mean-counted-per-rank"].install(of, lambda: 14)
+    for roll in (module.roll_tensor, user.roll_tensor):
+        moved, left = roll(torch.ones(1, 5))
+        assert (moved.tolist(), float(left)) == ([[1.0, 1.0, 1.0, 1.0, 0.0]], (4 + 7) / 2)
+        assert roll(torch.ones(1, 5, dtype=torch.long))[1] == 4

@@ -10,7 +10,7 @@ import pytest
 
 from validation import checkout
 from validation.case.annotation import Value
-from validation.case.declared import Field, declared, find, here, value
+from validation.case.declared import Field, declared, find, here, initial, value
 from validation.case.errors import EnvironmentMissing, UsageError
 
 CONFIGURATION = """
@@ -20,6 +20,7 @@ import torch
 from megatron.core.transformer.enums import Backend
 from ..parents import Parent
 from .layouts import Stages
+from .circle import Round
 
 @dataclass
 class TransformerConfig(Parent):
@@ -44,6 +45,7 @@ class TransformerConfig(Parent):
     quoted: "Optional[int]" = None
     function: Optional[Callable] = None
     whole: Stages = None
+    endless: Round = None
 
 @dataclass
 class MLATransformerConfig(TransformerConfig):
@@ -52,11 +54,16 @@ class MLATransformerConfig(TransformerConfig):
 """
 FILES = {
     "transformer/transformer_config.py": CONFIGURATION,
+    "transformer/circle.py": "from .back import Round\n",
+    "transformer/back.py": "from .circle import Round\n",
     "transformer/layouts.py": "class Stages: ...\n",
     "transformer/enums.py": "import enum\nclass Backend(enum.Enum):\n    flash = 1\n    auto = 2\n",
     "parents.py": "from dataclasses import dataclass\n@dataclass\nclass Parent:\n    inherited: int = 1\n    count: int = 0\n",
     "distributed/distributed_data_parallel_config.py": "class DistributedDataParallelConfig:\n    bucket_size: int = None\n",
-    "optimizer/optimizer_config.py": "class OptimizerConfig:\n    lr: float = None\n    params: int = 1\n",
+    "optimizer/optimizer_config.py": (
+        "class OptimizerConfig:\n    lr: float = None\n    size: int = 1024 * 1024\n    scale: float = 2**32\n"
+        "    threshold: float = float('inf')\n    made: float = random()\n    huge: int = 2 ** 2 ** 40\n"
+    ),
     "optimizer_param_scheduler.py": (
         "class OptimizerParamScheduler:\n    def __init__(self, optimizer, init_lr: float, steps: int = 3): ...\n"
     ),
@@ -180,6 +187,7 @@ BAD = [
     ("stages", "x" * 20_001, "the text has 20001 characters"),
     ("function", "silu", "no text can say; set it in a plugin"),
     ("whole", "null", "no text can say"),
+    ("endless", "null", "no text can say"),
 ]
 
 
@@ -221,27 +229,42 @@ def test_a_folder_without_the_classes_is_refused(tmp_path: Path, core: Path) -> 
         declared(other)
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("model.switch", False),
+        ("model.count", 4),
+        ("model.epsilon", 1e-6),
+        ("model.modules", ()),
+        ("model.coefficient", 0.0),
+        ("model.backend", "auto"),
+        ("model.dtype", "float32"),
+        ("model.silently_none", None),
+        ("optimizer.size", 2**20),
+        ("optimizer.scale", 2.0**32),
+        ("optimizer.threshold", math.inf),
+    ],
+)
+def test_a_default_is_a_value_of_its_field(core: Path, name: str, meant: Value) -> None:
+    found = initial(of(core, name))
+    assert found == meant
+    assert type(found) is type(meant)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("scheduler.init_lr", "scheduler.init_lr has no default; give it a value"),
+        ("optimizer.made", r"the default of optimizer.made, random\(\), is none that text can say"),
+        ("optimizer.huge", "is none that text can say"),
+    ],
+)
+def test_what_has_no_default_that_text_can_say_is_refused(core: Path, name: str, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        initial(of(core, name))
+
+
 def test_no_megatron_core_at_all_is_something_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkout, "core", lambda: None)
     with pytest.raises(EnvironmentMissing, match="megatron-core is not installed"):
         here()
-
-
-def test_the_installed_one_has_the_fields_that_its_classes_have() -> None:
-    """By the dataclasses themselves: names, order, and which have a default."""
-    import dataclasses
-    import inspect
-
-    from megatron.core.distributed import DistributedDataParallelConfig
-    from megatron.core.optimizer import OptimizerConfig
-    from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
-    from megatron.core.transformer.transformer_config import MLATransformerConfig
-
-    import tests.core  # noqa: F401 - megatron-core as the ranks have it
-
-    classes = {"model": MLATransformerConfig, "ddp": DistributedDataParallelConfig, "optimizer": OptimizerConfig}
-    there = [f"{section}.{field.name}" for section, kind in classes.items() for field in dataclasses.fields(kind)]
-    arguments = list(inspect.signature(OptimizerParamScheduler.__init__).parameters)
-    there += [f"scheduler.{name}" for name in arguments if name not in ("self", "optimizer")]
-    assert list(here()) == there
-    assert find(here(), "model.attention_backend").type.fit("flash") == "flash"

@@ -20,6 +20,7 @@ from validation.case.errors import UsageError
 from validation.case.fields import KINDS, NEEDS, Entry, counts, entries, entry
 from validation.case.layout import Layout
 from validation.case.model import MEGATRON_WORDS, Model
+from validation.case.settings import BASE, SHORT
 from validation.run.command_line import add_grouped
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +28,14 @@ RECORD = recorded()
 ALL = list(entries().values())
 _VERSIONS = re.compile(r"\((?:(since|until) )?(\d+\.\d+|main|dev)(?:, (\d+\.\d+|main|dev))?\)")
 """How a reason says which releases have the field: `(since 0.18)`, `(main)`, `(0.19, main)`."""
+SWITCHED_OFF = {"model.perform_initialization", "model.fp8_recipe"}
+"""Refused in any other value; and what a case without fp8 says of its recipe."""
+OLDER = {
+    *(("ddp.use_megatron_fsdp", release) for release in ("0.12.3", "0.13.1")),
+    *(("model.cuda_graph_impl", release) for release in ("0.12.3", "0.13.1", "0.14.0")),
+    ("model.overlap_moe_expert_parallel_comm", "0.13.1"),
+}
+"""What took the place of use_custom_fsdp and of enable_cuda_graph, and 0.13, in which delay_wgrad_compute stands alone."""
 YOUNGER = ["model.cross_entropy_fusion_impl=linear: it takes native or te"]
 """Values that the installed release does not have yet."""
 
@@ -162,6 +171,36 @@ def test_a_need_may_be_of_one_value() -> None:
     assert entry("model.moe_permute_fusion").need(True) == "te"
 
 
+def test_a_field_is_unread_while_the_one_it_belongs_to_is_at_rest() -> None:
+    assert entry("model.qk_clip_alpha").unread({"model.qk_clip": False})
+    assert not entry("model.qk_clip_alpha").unread({"model.qk_clip": True})
+    assert entry("optimizer.muon_momentum").unread({"optimizer.optimizer": "adam"})
+    assert not entry("optimizer.muon_momentum").unread({"optimizer.optimizer": "muon"})
+    assert entry("model.cp_comm_type").unread({"model.context_parallel_size": 1})
+    assert not entry("model.cp_comm_type").unread({"model.context_parallel_size": True})
+    assert not entry("model.qk_clip_alpha").unread({})
+    assert not entry("model.qk_clip").unread({})
+
+
+def test_a_field_belongs_to_one_that_the_same_releases_have() -> None:
+    """Some are older than the one that took the place of what they belonged to."""
+    belonging = [one for one in ALL if one.with_field]
+    older = {
+        (one.with_field, release)
+        for one in belonging
+        for release, names in RECORD.items()
+        if one.name in names and one.with_field not in names
+    }
+    assert len(belonging) > 100
+    assert older == OLDER
+
+
+def test_values_at_which_a_field_is_unread_are_values_of_the_other() -> None:
+    for one in ALL:
+        for value in one.unread_at if one.with_field in here() and len(one.unread_at) != 3 else ():
+            assert checked(here()[one.with_field], value) == value
+
+
 def test_a_field_that_is_not_in_the_table_is_refused_in_a_sentence() -> None:
     with pytest.raises(UsageError, match=r"does not know what 'model.tomorrow' does: its table of fields, fields.yaml"):
         entry("model.tomorrow")
@@ -179,17 +218,9 @@ def test_the_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert recorded(path) == {"0.12.3": ("model.a",), "0.16.1": ("model.a", "model.b"), "dev": ("model.c",)}
 
 
-def test_the_reference_stands_for_what_plumbline_itself_sets() -> None:
-    """Every value of the configurations that cases have without any setting, by the table."""
-    import tests.core  # noqa: F401 - megatron-core as the ranks have it
-    from validation.candidate.config import transformer_config
-    from validation.run.options import parsed
-
-    wrong = {}
-    for case in parsed(["--layouts", "single,tp2+mean+seqaux,pp2+zloss,dp2+mtp,ep2+full"]).cases:
-        config = transformer_config(case)
-        for field in fields(config):
-            one, value = entry(f"model.{field.name}"), getattr(config, field.name)
-            if one.kind == "meaning" and one.only and not one.computed(value):
-                wrong[one.name] = value
-    assert wrong == {}
+def test_the_reference_stands_for_what_plumbline_sets_whatever_the_case() -> None:
+    """And for what the options of a step stand for."""
+    said = [*BASE.items(), *((name, value) for short in SHORT.values() for name, value in short.items())]
+    wrong = [(name, value) for name, value in said if not entry(name).computed(value) and name not in SWITCHED_OFF]
+    assert wrong == []
+    assert {entry(name).kind for name, _ in said} <= {"neutral", "meaning", "machine", "idle", "refused"}

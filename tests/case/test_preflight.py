@@ -67,6 +67,19 @@ def test_mtp_layers_run_under_every_kind_of_layout(layout: str, layers: int) -> 
     assert refusal(case(layout, model={"num_nextn_predict_layers": layers})) is None
 
 
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"steps": 2},
+        {"loss": "mean"},
+        {"balancing": "z_loss"},
+        {"balancing": "seq_aux_loss", "loss": "mean", "steps": 2, "optimizer": "distributed", "recompute": "full"},
+    ],
+)
+def test_mtp_layers_go_with_every_option_of_a_step(training: dict[str, Any]) -> None:
+    assert refusal(case("tp2ep2", model={"num_nextn_predict_layers": 2}, training=Training(**training))) is None
+
+
 def test_a_sequence_of_one_token_is_enough_without_mtp() -> None:
     """What an MTP layer needs is asked of no other model."""
     assert refusal(case(seq_length=1)) is None
@@ -238,10 +251,9 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ),
     ("MTP of nothing", case(model={"num_nextn_predict_layers": 2}, seq_length=3), "nothing to predict; --seq-length 24 works"),
     ("MTP loss", case("tp2", training=Training(mtp_loss="report")), r"tp2\+mtp\+mtp-report has one"),
-    ("steps with MTP", case(model=MTP, training=Training(steps=1)), r"--steps 0 works, or leave out \+mtp"),
-    ("mean loss with MTP", case(model=MTP, training=Training(loss="mean")), "--loss token with --balancing none works"),
-    ("balancing with MTP", case(model=MTP, training=Training(balancing="z_loss")), "count the filler after the last token"),
     ("less than no MTP", case(model={"num_nextn_predict_layers": -1}), "is -1; it must be a whole number of at least 0"),
+    ("a setting of the shape", case(training=Training(settings=(("model.num_layers", 3),))), "is of the model's shape"),
+    ("no clipping", case(training=Training(steps=1, settings=(("optimizer.clip_grad", 0.0),))), "computes no norm"),
     # ranks and data
     ("dp", case("ep4dp2"), r"2 ranks in a pipeline stage, not a multiple of the 4 .*\(etp1 \* ep4\); dp4 works"),
     ("dp with tp", case("tp2ep4dp1"), "dp2 works"),

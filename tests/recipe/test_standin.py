@@ -171,7 +171,7 @@ def test_it_is_said_what_is_compared_and_what_is_not() -> None:
         "not shown: 64 ranks are 4 here, on one machine: no network is between them",
         "not shown: 61 layers are 3, 256 experts are 12, 8 experts of a token are 4, 8 groups of experts are 4, "
         "128 heads are 4 here: a bug of a higher number does not show",
-        "not shown: hidden size 7168 is 64, expert width 2048 is 36, vocabulary 129280 is 72 here: sums are shorter, so they "
+        "not shown: hidden size 7168 is 64, expert width 2048 is 48, vocabulary 129280 is 72 here: sums are shorter, so they "
         "round less",
         "not shown: sequences of 4096 tokens have 48 here: late positions do not show",
     ]

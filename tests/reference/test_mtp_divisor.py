@@ -35,6 +35,13 @@ def test_without_a_word_it_is_the_version_s(version: str, expected: str) -> None
     assert divisor(Training(), version) == expected
 
 
+@pytest.mark.parametrize("version", ["0.12.3", "0.16.1", "0.19.2", "absent"])
+def test_a_mean_of_means_is_by_targets_in_every_version(version: str) -> None:
+    """Unless the report's definition is asked for."""
+    assert divisor(Training(loss="mean"), version) == TARGETS
+    assert divisor(Training(loss="mean", mtp_loss="report"), version) == REPORT
+
+
 @pytest.mark.parametrize("version", ["0.16.1", "0.19.2"])
 def test_with_a_word_it_is_that(version: str) -> None:
     """As an option or behind a layout."""

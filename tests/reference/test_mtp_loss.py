@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from validation.case.case import Case
 from validation.case.layout import Layout
-from validation.case.mtp import LOSS_SCALE
 from validation.case.preset import TINY
 from validation.case.training import Training
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 MODEL = replace(TINY.model, num_hidden_layers=2, num_nextn_predict_layers=2)
 CASE = Case("tiny", MODEL, Layout(), "fp64", "local", "gloo", 1234, 2, 2, 12, training=Training(mtp_loss="report"))
 """Whatever definition the installed megatron-core has."""
+SCALE = CASE.training.mtp_scale
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +70,9 @@ def test_the_loss_is_the_report_s(step: tuple[Batch, Recording], layer: int) -> 
     assert logits.shape[1] == 12 - ahead == targets.shape[1]
     losses = functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
     torch.testing.assert_close(recording.forward[f"layers.{layer}.mtp.token_loss"], losses)
-    expected = LOSS_SCALE / 2 * losses[counts].sum() / batch.mask.sum()
+    expected = SCALE / 2 * losses[counts].sum() / batch.mask.sum()
     torch.testing.assert_close(recording.forward[f"layers.{layer}.mtp.loss"], expected)
-    weights = LOSS_SCALE / 2 * counts / batch.mask.sum()
+    weights = SCALE / 2 * counts / batch.mask.sum()
     torch.testing.assert_close(recording.gradients[f"layers.{layer}.mtp.token_loss"], weights.double())
 
 
@@ -83,7 +83,7 @@ def test_by_targets_each_micro_batch_has_its_own_weight(tmp_path_factory: pytest
     for layer, ahead in ((2, 1), (3, 2)):
         counts, tokens = batch.mask[:, ahead:].sum(1), batch.mask.sum(1)
         assert (tokens[0] / counts[0]).item() != pytest.approx((tokens[1] / counts[1]).item())
-        weights = LOSS_SCALE / 2 * batch.mask[:, ahead:] * (tokens / counts)[:, None] / batch.mask.sum()
+        weights = SCALE / 2 * batch.mask[:, ahead:] * (tokens / counts)[:, None] / batch.mask.sum()
         torch.testing.assert_close(recording.gradients[f"layers.{layer}.mtp.token_loss"], weights.double())
         losses = recording.forward[f"layers.{layer}.mtp.token_loss"]
         torch.testing.assert_close(recording.forward[f"layers.{layer}.mtp.loss"], (losses * weights).sum())

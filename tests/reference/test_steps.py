@@ -12,7 +12,7 @@ from validation.case.case import Case
 from validation.case.layout import Layout
 from validation.case.preset import TINY
 from validation.case.steps import stepped
-from validation.case.training import ADAM, Training
+from validation.case.training import Training
 from validation.compare.precision import computing_in
 from validation.reference import loss
 from validation.reference.batch import Batch, make_batch
@@ -42,11 +42,11 @@ def test_an_expert_with_too_few_tokens_gains(precision: str) -> None:
     """And one with too many loses the same; the bias stays what float32 can hold."""
     bias = torch.tensor([0.1, 0.2, 0.3, 0.4])
     gate = SimpleNamespace(e_score_correction_bias=bias.clone())
-    loads = Loads.__new__(Loads)
-    loads.counts, loads._gates = {3: torch.tensor([5, 1, 3, 3])}, {3: gate}
+    loads = Loads({3: gate}, case())
+    loads.counts = {3: torch.tensor([5, 1, 3, 3])}
     with computing_in(precision):
         loads.move_biases()
-    moved = torch.tensor([-1.0, 1.0, 0.0, 0.0]) * ADAM.bias_update_rate
+    moved = torch.tensor([-1.0, 1.0, 0.0, 0.0]) * loads._rate
     assert torch.equal(gate.e_score_correction_bias, bias + moved)
 
 

@@ -67,8 +67,8 @@ def test_words_after_a_layout_are_options_of_its_step() -> None:
 
 
 def test_a_word_that_is_no_option_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"\+fast is unknown; after a layout may stand \+distributed, "):
-        asked("--layouts", "tp2+fast")
+    with pytest.raises(UsageError, match=r"\+quick is unknown; after a layout may stand \+distributed, "):
+        asked("--layouts", "tp2+quick")
 
 
 @pytest.mark.parametrize(
@@ -216,6 +216,13 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "layout twice in other words": (["--layouts", "single,tp1"], "--layouts names single twice"),
     "unknown word": (["--layouts", "tp2+mpt"], "+mpt is unknown; after a layout may stand +distributed"),
     "no MTP layer": (["--layouts", "tp2+mtp0"], "+mtp0 is unknown"),
+    "two numbers of MTP layers": (["--layouts", "tp2+mtp+mtp2"], "tp2+mtp+mtp2 asks for 1 and for 2 MTP layers"),
+    "another number of MTP layers": (
+        ["--layouts", "tp2+mtp3", "--set", "num_nextn_predict_layers=2"],
+        "tp2+mtp3 asks for 3 MTP layers and --set num_nextn_predict_layers=2 for 2; give one number",
+    ),
+    "MTP and none": (["--layouts", "tp2+mtp", "--set", "mtp_num_layers=0"], "asks for 1 MTP layer and"),
+    "MTP twice": (["--layouts", "tp2,tp2+mtp", "--set", "mtp_num_layers=2"], "--layouts names tp2 twice"),
     "layouts and degrees": (["--layouts", "tp2", "--pp", "2"], "--layouts and single degrees"),
     "degree of zero": (["--tp", "0"], "--tp 0: a degree is 1 or more"),
     "negative degree": (["--dp", "-2"], "--dp -2: a degree is 1 or more"),
@@ -302,6 +309,7 @@ NAMES = {
     "tiny-tp2+mtp-fp64-local-gloo": ["--layouts", "tp2+mtp"],
     "tiny-pp2+mtp2-fp64-local-gloo": ["--layouts", "pp2+mtp2"],
     "tiny-single+mtp-fp64-local-gloo": ["--set", "mtp_num_layers=1"],
+    "tiny-single+mtp2-fp64-local-gloo": ["--layouts", "single+mtp", "--set", "num_nextn_predict_layers=2"],
     "tiny-tp2-fp64-local-gloo": ["--layouts", "tp2"],
     "mini-single-fp32-te-nccl": ["--preset", "mini", "--implementation", "te", "--transport", "nccl"],
     "tiny-pp2vpp2-fp32-local-stock-gloo": ["--layouts", "pp2vpp2", "--precision", "fp32", "--implementation", "local-stock"],

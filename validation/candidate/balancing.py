@@ -32,12 +32,12 @@ def compare_balancing(case: Case, recorder: Recorder, stored: Reference) -> None
     values = tracker.get(name, tracker.get(NAMES["aux_loss"], {})).get("values")
     layout = case.layout
     kind = LOSS_DTYPES[case.precision]
-    found = torch.zeros(case.model.num_hidden_layers, dtype=kind) if values is None else values.clone()
+    found = torch.zeros(len(case.model.blocks), dtype=kind) if values is None else values.clone()
     dist.all_reduce(found)
     found /= case.micro_batches * layout.data_parallel
     if case.training.balancing == "z_loss":
         found /= layout.tp * layout.cp
-    for layer in case.model.moe_layers:
+    for layer in case.model.expert_blocks:
         recorder.compare(f"layers.{layer}.moe.balancing", found[layer].to(torch.float64), (), stored.probes, dtype=kind)
 
 

@@ -16,7 +16,8 @@ from megatron.core.transformer.transformer_config import MLATransformerConfig
 from validation.candidate.config import transformer_config
 from validation.candidate.place import device
 from validation.candidate.spec import block_spec, mtp_spec
-from validation.candidate.versions import building, of_stage
+from validation.candidate.typed import typed
+from validation.candidate.versions import building, number_mtp_layers, of_stage
 from validation.case.case import Case
 from validation.case.layout import Layout
 
@@ -100,19 +101,16 @@ def _model(case: Case, config: MLATransformerConfig, block: Any, stage: int | No
         rotary_base=int(case.model.rope_theta),
         **of_stage(GPTModel, stage),
     )
+    number_mtp_layers(model, case.model.num_hidden_layers)
     return model.to(device=device())
 
 
 def wrap(chunks: list[GPTModel], case: Case) -> list[DistributedDataParallel]:
     """The chunks under megatron-core's DistributedDataParallel, with gradients finalised by megatron-core."""
     config = chunks[0].config
-    distributed = case.training.optimizer == "distributed"
-    ddp = DistributedDataParallelConfig(
-        overlap_grad_reduce=False,
-        use_distributed_optimizer=distributed,
-        # As DeepSeek-V3 is trained: gradients of bf16 parameters are added up in float32.
-        grad_reduce_in_fp32=case.precision in ("bf16", "fp16"),
-    )
+    # As DeepSeek-V3 is trained: gradients of bf16 parameters are added up in float32.
+    wanted = {"grad_reduce_in_fp32": case.precision in ("bf16", "fp16"), **case.training.effective("ddp")}
+    ddp = DistributedDataParallelConfig(**typed(DistributedDataParallelConfig, wanted))
     wrapped = [
         DistributedDataParallel(config=config, ddp_config=ddp, module=chunk, disable_bucketing=index > 0)
         for index, chunk in enumerate(chunks)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 
 from validation.candidate.experts import Experts
 from validation.candidate.load import GRADIENTS, Held, together
 from validation.candidate.optimizer import Optimizer
 from validation.candidate.recorder import Recorder
+from validation.candidate.weights import Holding
 from validation.case.parameters import EXPERTS
 from validation.case.steps import NORM, STEPS, VALUE
 from validation.reference.store import Reference
@@ -40,10 +43,24 @@ def compare_gradients(held: Held, stored: Reference, recorder: Recorder, experts
 def compare_step(
     step: int, norm: torch.Tensor, optimizer: Optimizer, held: Held, stored: Reference, recorder: Recorder
 ) -> None:
-    """The norm of all gradients, and each parameter with its moments, after a step counted from 1."""
+    """The norm of all gradients, and each parameter's moments, after a step counted from 1."""
     key = f"{step}/{NORM}"
     recorder.compare(STEPS + key, norm, (), stored.steps, key=key)
-    kinds = [(tensor, parts, {VALUE: tensor.detach(), **optimizer.moments(tensor)}) for tensor, parts in held]
+    _compare_kinds(step, [(tensor, parts, optimizer.moments(tensor)) for tensor, parts in held], stored, recorder)
+
+
+def compare_values(step: int, held: Held, stored: Reference, recorder: Recorder, *, trained: bool) -> None:
+    """What the step has made of each parameter that is trained, or of the experts' biases, which no optimizer moves."""
+    chosen = [(tensor, parts) for tensor, parts in held if any(part.parameter.trained == trained for part in parts)]
+    _compare_kinds(step, [(tensor, parts, {VALUE: tensor.detach()}) for tensor, parts in chosen], stored, recorder)
+
+
+def _compare_kinds(
+    step: int,
+    kinds: Sequence[tuple[torch.Tensor, Sequence[Holding], Mapping[str, torch.Tensor]]],
+    stored: Reference,
+    recorder: Recorder,
+) -> None:
     for kind in dict.fromkeys(kind for _, _, found in kinds for kind in found):
         parts = [(part, part.of(found[kind])) for _, held_parts, found in kinds if kind in found for part in held_parts]
         for parameter, box, value in together(parts):

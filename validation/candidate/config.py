@@ -10,22 +10,17 @@ from megatron.core.transformer.enums import AttnBackend
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 from torch.nn import functional
 
+from validation.candidate.typed import typed
 from validation.candidate.versions import fields
 from validation.case.case import Case
 from validation.case.model import Model
-from validation.case.mtp import LOSS_SCALE
-from validation.case.training import ADAM, BALANCE_COEFFICIENT
 from validation.compare.precision import DTYPES
-
-SELECTIVE = ("core_attn", "layernorm", "shared_experts")
-"""What is computed again under selective recompute."""
 
 
 def transformer_config(case: Case) -> MLATransformerConfig:
     """The configuration of the case's model, with every fusion off that would change what is computed.
 
-    `deallocate_pipeline_outputs` is off because with gloo a tensor's storage would be swapped while it is being sent.
-    `perform_initialization` stays on: megatron-core marks tensor-parallel parameters only while initialising them.
+    What does not follow from model, layout and precision stands in validation.case.settings.
     """
     wanted: dict[str, Any] = dict(
         **_geometry(case.model),
@@ -37,28 +32,29 @@ def transformer_config(case: Case) -> MLATransformerConfig:
         pipeline_dtype=DTYPES[case.precision],
         bf16=case.precision == "bf16",
         fp16=case.precision == "fp16",
-        attention_dropout=0.0,
-        hidden_dropout=0.0,
-        calculate_per_token_loss=case.training.loss == "token",
-        **_recompute(case),
-        **_fp8(case),
         **_attention(case),
-        deallocate_pipeline_outputs=False,
-        use_cpu_initialization=False,
-        perform_initialization=True,
         init_method=_left_alone,
         output_layer_init_method=_left_alone,
         embedding_init_method=_left_alone,
-        gradient_accumulation_fusion=False,
-        bias_dropout_fusion=False,
-        bias_activation_fusion=False,
-        masked_softmax_fusion=False,
-        apply_rope_fusion=False,
-        persist_layer_norm=False,
-        cross_entropy_loss_fusion=False,
-        barrier_with_L1_time=False,
     )
-    return MLATransformerConfig(**fields(MLATransformerConfig, wanted))
+    return MLATransformerConfig(**typed(MLATransformerConfig, fields(MLATransformerConfig, wanted | _settings(case))))
+
+
+def _settings(case: Case) -> dict[str, Any]:
+    """What options and settings say of the model's configuration.
+
+    Without steps the expert bias stays. If there are no experts or no MTP layers, nothing is said of them, and nothing of what
+    Plumbline leaves to megatron-core.
+    """
+    given = dict(case.training.settings)
+    found = {
+        name: value for name, value in case.training.effective("model").items() if value is not None or f"model.{name}" in given
+    }
+    if not case.training.steps:
+        found["moe_router_bias_update_rate"] = 0.0
+    there = {"moe_": case.model.moe_layers, "mtp_": case.model.mtp_layers}
+    foreign = tuple(prefix for prefix, layers in there.items() if not layers)
+    return {name: value for name, value in found.items() if not name.startswith(foreign)}
 
 
 def _left_alone(tensor: torch.Tensor) -> torch.Tensor:
@@ -131,41 +127,10 @@ def _experts(case: Case) -> dict[str, Any]:
         "moe_router_topk_scaling_factor": model.routed_scaling_factor,
         "moe_router_score_function": "sigmoid",
         "moe_router_enable_expert_bias": True,
-        "moe_router_bias_update_rate": ADAM.bias_update_rate if case.training.steps else 0.0,
         "moe_router_pre_softmax": True,
         "moe_router_dtype": case.precision if case.precision == "fp64" else "fp32",
-        **_balancing(case),
-        "moe_token_dispatcher_type": case.training.dispatcher,
-        "moe_grouped_gemm": case.training.experts == "grouped" or (case.training.experts == "default" and case.uses_te),
+        "moe_grouped_gemm": case.uses_te,
     }
-
-
-def _balancing(case: Case) -> dict[str, Any]:
-    kind = case.training.balancing
-    if kind == "z_loss":
-        return {"moe_router_load_balancing_type": "none", "moe_aux_loss_coeff": 0.0, "moe_z_loss_coeff": BALANCE_COEFFICIENT}
-    coefficient = BALANCE_COEFFICIENT if kind != "none" else 0.0
-    return {"moe_router_load_balancing_type": kind, "moe_aux_loss_coeff": coefficient}
-
-
-def _recompute(case: Case) -> dict[str, Any]:
-    if case.training.recompute == "full":
-        return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
-    if case.training.recompute == "selective":
-        return {"recompute_granularity": "selective", "recompute_modules": list(SELECTIVE)}
-    return {}
-
-
-def _fp8(case: Case) -> dict[str, Any]:
-    """Which products are in fp8 is Transformer Engine's: those of its linear layers, of experts, too.
-
-    Formats are those that each recipe is known with: gradients in e5m2 under delayed scaling, all in e4m3 with blocks, as
-    DeepSeek-V3 is trained. The rest of delayed scaling is megatron-core's default: the scale comes from the largest magnitude
-    of the step before.
-    """
-    formats = {"delayed": "hybrid", "blockwise": "e4m3"}
-    fp8 = case.training.fp8
-    return {} if fp8 == "none" else {"fp8": formats[fp8], "fp8_recipe": fp8}
 
 
 def _attention(case: Case) -> dict[str, Any]:
@@ -185,9 +150,8 @@ def _stages(case: Case) -> dict[str, Any]:
 
 
 def _mtp(model: Model) -> dict[str, Any]:
-    """The weight is said although megatron-core has a default, which has been another before."""
     layers = model.num_nextn_predict_layers
-    return {"mtp_num_layers": layers, "mtp_loss_scaling_factor": LOSS_SCALE} if layers else {}
+    return {"mtp_num_layers": layers} if layers else {}
 
 
 def _parallel(case: Case) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.transformer.moe.router import TopKRouter
 
-from validation.candidate import build
+from validation.candidate import build, mended_switches
 from validation.candidate.step import counted
 from validation.case.case import Case
 
@@ -230,6 +230,23 @@ def _mtp_targets_counted_over_context_ranks(case: Case, tokens: Tokens) -> None:
     _everywhere("process_mtp_loss", process, processed)
 
 
+def _mtp_mean_over_context_ranks(case: Case, tokens: Tokens) -> None:
+    """The sum over a rank's targets is divided by the number that roll_tensor returns with the mask. It returns the mean of the
+    context-parallel ranks' numbers: then the mean of the ranks' quotients is the mean over all of their targets.
+    """
+    roll = vars(importlib.import_module("megatron.core.transformer.multi_token_prediction"))["roll_tensor"]
+
+    def rolled(tensor: torch.Tensor, *given: Any, **named: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        moved, left = roll(tensor, *given, **named)
+        if not tensor.is_floating_point():  # tokens and labels are whole numbers, the mask is none
+            return moved, left
+        everyones = left.clone()
+        dist.all_reduce(everyones, group=parallel_state.get_context_parallel_group())
+        return moved, everyones / case.layout.cp
+
+    _everywhere("roll_tensor", roll, rolled)
+
+
 def _everywhere(name: str, sound: Any, changed: Any) -> None:
     """Every module of megatron-core that has imported a function by its name gets another one."""
     for module in list(sys.modules.values()):
@@ -256,5 +273,9 @@ MENDS = {
     "balancing-losses-under-context-parallelism": Mend(_balancing_times(lambda case, tokens: float(case.layout.cp))),
     "latent-norm-epsilon": Mend(built=_latent_epsilon),
     "mtp-targets-counted-per-rank": Mend(_mtp_targets_counted_over_context_ranks),
+    "mtp-mean-counted-per-rank": Mend(_mtp_mean_over_context_ranks),
+    "fused-cross-entropy-in-bf16": Mend(mended_switches.logits_gradient_as_it_is),
+    "loads-counted-after-capacity": Mend(mended_switches.loads_before_capacity),
+    "outputs-freed-while-sent": Mend(mended_switches.outputs_kept_while_sent),
 }
 """By the ids of validation/run/known.yaml; a test holds that every bug there has one."""

@@ -21,7 +21,9 @@ class MtpLosses:
         self._sums: dict[str, list[torch.Tensor]] = defaultdict(list)
 
     def watch(self, probe: str, token_losses: torch.Tensor) -> None:
-        """Take in one micro-batch's token losses once their gradient is known."""
+        """Take in one micro-batch's token losses once their gradient is known; a forward pass alone has none."""
+        if not token_losses.requires_grad:
+            return
         losses = token_losses.detach().clone()
 
         def add(gradient: torch.Tensor) -> None:

@@ -11,9 +11,9 @@ from megatron.core.distributed import DistributedDataParallel
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
+from validation.candidate.typed import typed
 from validation.case.case import Case
 from validation.case.steps import MOMENTS
-from validation.case.training import ADAM
 from validation.compare.precision import DTYPES
 
 
@@ -22,35 +22,25 @@ class Optimizer:
 
     def __init__(self, case: Case, wrapped: list[DistributedDataParallel]) -> None:
         self._distributed = case.training.optimizer == "distributed"
-        config = OptimizerConfig(
-            optimizer="adam",
-            lr=ADAM.learning_rate,
-            min_lr=ADAM.learning_rate,
-            weight_decay=ADAM.weight_decay,
-            adam_beta1=ADAM.beta1,
-            adam_beta2=ADAM.beta2,
-            adam_eps=ADAM.epsilon,
-            clip_grad=ADAM.clip_norm,
-            params_dtype=DTYPES[case.precision],
-            use_distributed_optimizer=self._distributed,
-        )
+        wanted = case.training.effective("optimizer")
+        config = OptimizerConfig(**typed(OptimizerConfig, {"params_dtype": DTYPES[case.precision], **wanted}))
         self._optimizer = get_megatron_optimizer(config, list(wrapped), use_gloo_process_groups=False)
         chained = getattr(self._optimizer, "chained_optimizers", [self._optimizer])
         self._of = {id(tensor): optimizer for optimizer in chained for tensor in _parameters(optimizer, self._distributed)}
         # Learning rate and weight decay reach the parameter groups through the scheduler only.
-        OptimizerParamScheduler(
-            self._optimizer,
-            init_lr=ADAM.learning_rate,
-            max_lr=ADAM.learning_rate,
-            min_lr=ADAM.learning_rate,
-            lr_warmup_steps=0,
-            lr_decay_steps=case.training.steps,
-            lr_decay_style="constant",
-            start_wd=ADAM.weight_decay,
-            end_wd=ADAM.weight_decay,
-            wd_incr_steps=case.training.steps,
-            wd_incr_style="constant",
-        )
+        steady: dict[str, Any] = {
+            "init_lr": config.lr,
+            "max_lr": config.lr,
+            "min_lr": min(config.lr, config.min_lr),
+            "lr_warmup_steps": 0,
+            "lr_decay_steps": case.training.steps,
+            "lr_decay_style": "constant",
+            "start_wd": config.weight_decay,
+            "end_wd": config.weight_decay,
+            "wd_incr_steps": case.training.steps,
+            "wd_incr_style": "constant",
+        }
+        OptimizerParamScheduler(self._optimizer, **steady | case.training.effective("scheduler"))
 
     def step(self) -> torch.Tensor:
         """One step with the gradients that are in the buffers; returns the norm of all gradients, before clipping."""

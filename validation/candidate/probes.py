@@ -15,7 +15,7 @@ from validation.candidate.mtp import MtpLosses
 from validation.candidate.place import Place
 from validation.candidate.recorder import Recorder
 from validation.candidate.replay import Choices
-from validation.candidate.versions import COMBINE, mtp_block
+from validation.candidate.versions import COMBINE, mtp_block, seen_unpermute
 from validation.case.case import Case
 from validation.case.probes import Probe, probes
 from validation.compare.observe import Router
@@ -104,10 +104,13 @@ class ProbedChunk:
     def _token_loss(self, module: Any, arguments: Any, output: torch.Tensor) -> torch.Tensor:
         return output if self._stopped else self._keep(self._probes["token_loss"], output, lambda tensor: tensor)
 
-    def _record(self, name: str, tensor: torch.Tensor, size: torch.Size | None = None) -> torch.Tensor:
+    def _record(
+        self, name: str, tensor: torch.Tensor, size: torch.Size | None = None, counting: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Record a tensor of shape [sequence, batch, ...]; heads may still be joined with their elements.
 
-        `size` is that shape where sequence and batch are joined in the tensor. Returns what the model is to go on with.
+        `size` is that shape where sequence and batch are joined in the tensor. The gradient is compared where `counting` says,
+        of the tensor's own shape, and elsewhere it must not matter. Returns what the model is to go on with.
         """
         if self._stopped or not (self._running or self._waiting[name]):
             return tensor
@@ -118,9 +121,9 @@ class ProbedChunk:
             joined = probe.axes[-1] == "head_dim" and tensor.dim() == 3
             return tensor.unflatten(-1, (-1, probe.shape[-1])) if joined else tensor
 
-        return self._keep(probe, tensor, batch_first)
+        return self._keep(probe, tensor, batch_first, counting)
 
-    def _keep(self, probe: Probe, tensor: torch.Tensor, view: View) -> torch.Tensor:
+    def _keep(self, probe: Probe, tensor: torch.Tensor, view: View, counting: torch.Tensor | None = None) -> torch.Tensor:
         """Compare what `view` makes of the tensor, and later of the gradient that reaches it.
 
         Returns what the model is to go on with.
@@ -140,7 +143,8 @@ class ProbedChunk:
             name = f"{PROBE_GRADIENTS}{probe.name}"
             with as_stored():
                 # In float64, or dividing would round what is to be compared.
-                scaled = view(gradient.detach()).to(torch.float64) / self._divisor
+                counted = gradient.detach() if counting is None else gradient.detach() * counting
+                scaled = view(counted).to(torch.float64) / self._divisor
                 for box, part in self._place.pieces(probe, scaled, micro_batch):
                     self._recorder.compare(
                         name, part, box, self._reference.probe_gradients, key=probe.name, dtype=gradient.dtype
@@ -210,7 +214,7 @@ class ProbedChunk:
 
         def seen_losses(*args: Any, **kwargs: Any) -> torch.Tensor:
             losses: torch.Tensor = compute(*args, **kwargs)
-            if self._running and self._calls[compute] < len(prefixes):
+            if self._running and not self._stopped and self._calls[compute] < len(prefixes):
                 prefix = prefixes[self._calls[compute]]
                 losses = self._keep(self._probes[f"{prefix}.token_loss"], losses, lambda tensor: tensor)
                 self._mtp_losses.watch(f"{prefix}.loss", losses)
@@ -249,6 +253,8 @@ class ProbedChunk:
     def _watch_experts(self, moe: Any, prefix: str) -> None:
         """The router's logits and scores and the combined routed output appear between modules: in methods."""
         router, dispatcher = moe.router, moe.token_dispatcher
+        # Then the dispatcher computes the shared expert, and adds it to the routed output in place.
+        overlapped = moe.use_shared_expert and moe.shared_expert_overlap
         rows = self._watch_rows(moe, prefix) if self._case.isolated else None
         gating, routing, combine = router.gating, router.routing, getattr(dispatcher, COMBINE)
         sizes: list[torch.Size] = []
@@ -269,8 +275,9 @@ class ProbedChunk:
 
             with Router(size[-1], seen_scores, choice.choose):
                 weights, chosen = routing(*args, **kwargs)
-            weights = self._record(f"{prefix}.router.weights", weights, size)
-            own = chosen if choice.own is None else torch.zeros_like(chosen).scatter(1, choice.own, True)
+            counting = self._without_padding(weights, chosen)
+            weights = self._record(f"{prefix}.router.weights", weights, size, counting if self._padded else None)
+            own = choice.compared(counting)
             self._record(f"{prefix}.router.experts", own, size)
             if rows is not None and choice.micro_batch is not None and not self._stopped:
                 rows.append(rows_of(moe, self._place, choice.micro_batch, chosen, self._case.training.dispatcher))
@@ -280,14 +287,32 @@ class ProbedChunk:
                 self._choices.compare_with_scores(probe, choice, size, self._micro_batch)
             return weights, chosen
 
+        def seen_routed(tensor: torch.Tensor) -> torch.Tensor:
+            return self._record(f"{prefix}.routed", tensor, dispatcher.hidden_shape)
+
         def seen_combine(*args: Any, **kwargs: Any) -> Any:
+            if overlapped:
+                with seen_unpermute(dispatcher, seen_routed):
+                    return combine(*args, **kwargs)
             output = combine(*args, **kwargs)
             return with_first(output, self._record(f"{prefix}.routed", first_of(output)))
 
         router.gating, router.routing = seen_gating, seen_routing
         setattr(dispatcher, COMBINE, seen_combine)
-        if moe.use_shared_expert:
+        if overlapped:
+            made = moe.shared_experts.get_output
+            moe.shared_experts.get_output = lambda: self._record(f"{prefix}.shared_expert", made())
+        elif moe.use_shared_expert:
             moe.shared_experts.register_forward_hook(self._output(f"{prefix}.shared_expert"))
+
+    @property
+    def _padded(self) -> bool:
+        """Whether experts are filled up to their capacity with further tokens, each with the weight 0, a constant."""
+        return bool(self._case.training.effective("model").get("moe_pad_expert_input_to_capacity"))
+
+    def _without_padding(self, weights: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """The choices that count."""
+        return chosen & (weights.detach().view_as(chosen) != 0) if self._padded else chosen
 
     def _watch_rows(self, moe: Any, prefix: str) -> list[Rows]:
         """In isolated cases: what the experts are given and what they return; the list takes the rows of their next call."""

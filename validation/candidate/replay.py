@@ -34,7 +34,7 @@ do. One score and its bias are off by half of one; a group's two best together b
 
 
 class Choice:
-    """One call of one router: what it chose itself, once it has, and what it goes on with. Both are [tokens, k].
+    """One call of one router: what it chose itself, once it has, and what it is to go on with. Both are [tokens, k].
 
     `scores` are its own for every expert, [tokens, experts], and `biased` those that it chose by, [tokens, k]; None until they
     are seen.
@@ -43,16 +43,28 @@ class Choice:
     def __init__(self, replayed: torch.Tensor | None, micro_batch: int | None = None) -> None:
         self._replayed, self.micro_batch = replayed, micro_batch
         self.own: torch.Tensor | None = None
+        self._given: torch.Tensor | None = None
         self.scores: torch.Tensor | None = None
         self.biased: torch.Tensor | None = None
 
     def choose(self, experts: torch.Tensor, biased: torch.Tensor) -> torch.Tensor:
         """The experts to go on with."""
-        self.own, self.biased = experts, biased.detach()
-        if self._replayed is None:
-            return experts
-        # A layer of multi-token prediction computes positions, too, that the reference has not.
-        return torch.where(self._replayed < 0, experts, self._replayed)
+        self.own, self.biased, self._given = experts, biased.detach(), experts
+        if self._replayed is not None:
+            # A layer of multi-token prediction computes positions, too, that the reference has not.
+            self._given = torch.where(self._replayed < 0, experts, self._replayed)
+        return self._given
+
+    def compared(self, used: torch.Tensor) -> torch.Tensor:
+        """What is compared with the reference's choice, of `used`, the map that the layer goes on with; [tokens, experts].
+
+        It is the router's own choice if the layer uses what the router was given in its place, and else what the layer uses:
+        megatron-core's own replay, for one, puts other experts there.
+        """
+        if self.own is None or self._given is None:
+            return used
+        own, given = (torch.zeros_like(used).scatter(1, experts, True) for experts in (self.own, self._given))
+        return torch.where((used == given).all(-1, keepdim=True), own, used)
 
 
 class Choices:

@@ -99,11 +99,12 @@ def called(case: Case, model: Any, given: dict[str, torch.Tensor]) -> torch.Tens
     return output
 
 
-def run_step(case: Case, chunks: list[DistributedDataParallel], batch: Path, step: int = 0) -> Losses:
+def run_step(case: Case, chunks: list[DistributedDataParallel], batch: Path, step: int = 0, *, alone: bool = False) -> Losses:
     """Forward and backward over all micro-batches of a step, counted from 0, gradients finalised by megatron-core.
 
-    Forward alone if that is where the case ends.
+    Forward `alone` if so asked, or if that is where the case ends.
     """
+    alone = alone or case.upto == FORWARD
     losses = Losses(case)
 
     def forward_step(data: Iterator[dict[str, torch.Tensor]], model: Any) -> Any:
@@ -114,7 +115,6 @@ def run_step(case: Case, chunks: list[DistributedDataParallel], batch: Path, ste
     for chunk in chunks:
         chunk.zero_grad_buffer()
     iterators = [micro_batches(case, batch, step) for _ in chunks]
-    alone = case.upto == FORWARD
     with torch.set_grad_enabled(not alone):
         get_forward_backward_func()(
             forward_step_func=forward_step,

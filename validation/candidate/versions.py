@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -78,6 +79,15 @@ def mtp_block(layer: Any) -> Any:
     return layer.mtp_model_layer if hasattr(layer, "mtp_model_layer") else layer.transformer_layer
 
 
+def number_mtp_layers(chunk: Any, layers: int) -> None:
+    """Until 0.15 the router of an MTP layer has the number of one of the model's `layers`, whose balancing loss it is added to
+    in the log. It gets the one behind them, as from 0.16 on.
+    """
+    for index, layer in enumerate(chunk.mtp.layers if chunk.mtp_process else ()):
+        if not hasattr(layer, "mtp_model_layer"):
+            layer.transformer_layer.mlp.set_layer_number(layers + index + 1)
+
+
 class _DuplicatedLinear(torch.nn.Linear):
     """A linear layer that every tensor-parallel rank holds whole, as modelopt's is."""
 
@@ -101,6 +111,29 @@ def store_biases(chunk: torch.nn.Module) -> None:
         bias = getattr(module, "expert_bias", None)
         if bias is not None:
             bias.data = bias.data.to(torch.float32)
+
+
+@contextlib.contextmanager
+def seen_unpermute(dispatcher: Any, seen: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Within it, `seen` is given what the dispatcher's combining makes of the tokens' rows, and says what it goes on with.
+
+    The tokens stand in their own order there, before anything is added to them. Raises RuntimeError if this never happens.
+    """
+    module = sys.modules[type(dispatcher).__module__]
+    unpermute, calls = vars(module)["unpermute"], 0
+
+    def watched(*args: Any, **kwargs: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return seen(unpermute(*args, **kwargs))
+
+    vars(module)["unpermute"] = watched
+    try:
+        yield
+    finally:
+        vars(module)["unpermute"] = unpermute
+    if calls != 1:
+        raise RuntimeError(f"{type(dispatcher).__name__} puts tokens back {calls} times in {COMBINE}, and Plumbline knows 1")
 
 
 _COUNTED_OVER_DATA_RANKS_ALONE = "num_tokens, group=parallel_state.get_data_parallel_group())" in inspect.getsource(

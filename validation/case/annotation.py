@@ -18,6 +18,7 @@ _PLAIN: Mapping[str, type] = MappingProxyType({"bool": bool, "int": int, "float"
 _SEQUENCES = ("list", "List", "tuple", "Tuple", "Sequence", "Iterable")
 _SHOWN = 12
 """Words of a closed list that a sentence repeats."""
+_LARGEST_POWER = 64
 
 
 class Unfit(Exception):
@@ -193,3 +194,27 @@ def _is_ellipsis(node: ast.expr) -> bool:
 def _last(node: ast.expr) -> str:
     """`dtype` of `torch.dtype`."""
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+def constant(node: ast.expr) -> Value:
+    """The value of an expression that upstream writes as a default; the last name of `AttnBackend.auto`. Raises ValueError."""
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Mult, ast.Pow)):
+        left, right = constant(node.left), constant(node.right)
+        if isinstance(left, int) and isinstance(right, int):
+            if isinstance(node.op, ast.Mult):
+                return left * right
+            if 0 <= right <= _LARGEST_POWER:
+                return left**right
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        if node.func.id in ("list", "tuple") and not node.args:
+            return ()
+        if node.func.id == "float" and len(node.args) == 1:
+            return float(str(constant(node.args[0])))
+    found = ast.literal_eval(node)
+    if isinstance(found, (bool, int, float, str, type(None))):
+        return found
+    if isinstance(found, (list, tuple)) and all(isinstance(item, (bool, int, float, str)) for item in found):
+        return tuple(found)
+    raise ValueError(ast.unparse(node))

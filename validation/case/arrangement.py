@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
+from validation.case.errors import UsageError
 from validation.case.layout import Layout
+from validation.case.model import ASKED_FOR
+from validation.case.strangers import shown
 from validation.case.training import Training, mtp_layers, mtp_words
 
 
-def parse(text: str, shared: Training) -> tuple[Layout, Training, int | None]:
+def parse(text: str, shared: Training, given: int | None = None) -> tuple[Layout, Training, int | None]:
     """The layout, `shared` with what the words after it change, and the MTP layers that one of them gives the model.
 
-    Raises UsageError.
+    `given` is their number if the model has been given one: `+mtp` alone then asks for as many. Raises UsageError.
     """
     layout, *words = text.split("+")
     training = functools.reduce(Training.with_word, [word for word in words if mtp_layers(word) is None], shared)
-    return Layout.parse(layout), training, next(filter(None, map(mtp_layers, words)), None)
+    return Layout.parse(layout), training, _mtp(text, words, given)
+
+
+def _mtp(text: str, words: Sequence[str], given: int | None) -> int | None:
+    asked = {count for word in words if (count := mtp_layers(word, given or 1)) is not None}
+    if len(asked) > 1:
+        raise UsageError(f"{shown(text)} asks for {' and for '.join(map(str, sorted(asked)))} MTP layers; give one number")
+    found = next(iter(asked), None)
+    if given is not None and found not in (None, given):
+        said = f"{shown(text)} asks for {found} MTP layer{'s' * (found != 1)} and --set {ASKED_FOR}={given} for {given}"
+        raise UsageError(f"{said}; give one number")
+    return found
 
 
 def written(layout: Layout, training: Training, mtp: int | None) -> str:

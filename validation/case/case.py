@@ -9,7 +9,7 @@ from typing import Any
 from validation.case.arrangement import written
 from validation.case.layout import Layout
 from validation.case.model import Model
-from validation.case.training import OPTIONS, Training
+from validation.case.training import OPTIONS, Training, mtp_words
 
 PRECISIONS = ("fp64", "fp32", "bf16", "fp16")
 TRANSPORTS = ("gloo", "nccl", "staged", "staged-cpu")
@@ -54,14 +54,22 @@ class Case:
 
     @property
     def arrangement(self) -> str:
-        """The layout with the words of the step: `tp2`, `pp2+1-3`, `tp2+distributed+full`; `pp2+mtp` with an MTP layer."""
+        """The layout with the words of the step: `tp2`, `pp2+1-3`, `tp2+distributed+full`; `pp2+mtp` with an MTP layer.
+
+        All of them: validation.case.arrangement reads the same layout and options out of it.
+        """
         return written(self.layout, self.training, self.model.num_nextn_predict_layers)
+
+    @property
+    def label(self) -> str:
+        """The arrangement as names have it: many settings are a digest there."""
+        return "+".join((self.layout.name, *mtp_words(self.model.num_nextn_predict_layers), *self.training.label))
 
     @property
     def name(self) -> str:
         """The case in one word, as used for JUnit files: `tiny-tp2-fp64-local-gloo`."""
         implementation = self.implementation.replace(":", ".")
-        parts = [self.preset, self.arrangement, self.precision, implementation, self.transport]
+        parts = [self.preset, self.label, self.precision, implementation, self.transport]
         parts += [f"seed{self.seed}"] if self.seed != DEFAULT_SEED else []
         parts += ["isolated"] if self.isolated else []
         parts += ["mended"] if self.mended else []
@@ -70,7 +78,7 @@ class Case:
     @property
     def title(self) -> str:
         """The case as a heading: `tiny / tp2 / fp64 / local / gloo: 2 ranks`."""
-        words = [self.preset, self.arrangement, self.precision, self.implementation, self.transport]
+        words = [self.preset, self.label, self.precision, self.implementation, self.transport]
         words += ["isolated"] if self.isolated else []
         words += ["known bugs taken out"] if self.mended else []
         ranks = self.layout.ranks
@@ -98,6 +106,8 @@ class Case:
             del fields["mended"]  # a case is called what it was called before there were any
         if not self.upto:
             del fields["upto"]
+        if not self.training.settings:
+            del fields["training"]["settings"]
         if self.training.mtp_loss == OPTIONS["mtp_loss"][0]:
             del fields["training"]["mtp_loss"]
         return json.dumps(fields, sort_keys=True)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import ast
 import difflib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from validation import checkout
-from validation.case import annotation
+from validation.case import annotation, source
 from validation.case.annotation import Either, Opaque, Type, Unfit, Value
 from validation.case.errors import EnvironmentMissing, UsageError
 from validation.case.scalars import from_text
@@ -32,7 +32,6 @@ SECTIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 """Section -> the file in megatron/core that has the class, and the class."""
 _NEAREST = 3
-_NO_FIELDS = ("ClassVar",)
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,9 @@ def declared(core: Path) -> Fields:
     """The fields of the megatron-core in this folder, `.../megatron/core`. Raises UsageError where a class is missing."""
     found: dict[str, Field] = {}
     for section, (file, name) in SECTIONS.items():
-        read = _parameters if section == "scheduler" else _of_class
-        for field in read(_Source.of(core / file), name, section):
+        read = source.parameters if section == "scheduler" else source.fields
+        for one in read(core / file, name):
+            field = _field(section, one)
             found[field.full_name] = field
     return MappingProxyType(found)
 
@@ -101,6 +101,16 @@ def find(fields: Fields, name: str) -> Field:
     near = near or _near(last, {field.name: field.full_name for field in fields.values()})
     said = f"the nearest that this megatron-core has: {join(near, 'and')}" if near else "this megatron-core has nothing like it"
     raise UsageError(f"there is no setting {quoted(name)}; {said}")
+
+
+def initial(field: Field) -> Value:
+    """The value of a field that nothing sets. Raises UsageError where it must be set, and where no text can say the value."""
+    if field.default is None:
+        raise UsageError(f"{field.full_name} has no default; give it a value")
+    try:
+        return field.type.fit(annotation.constant(ast.parse(field.default, mode="eval").body))
+    except (Unfit, ValueError, SyntaxError):
+        raise UsageError(f"the default of {field.full_name}, {shown(field.default)}, is none that text can say") from None
 
 
 def value(field: Field, text: str) -> Value:
@@ -150,117 +160,8 @@ def _near(name: str, names: Mapping[str, str]) -> list[str]:
     return [names[one] for one in difflib.get_close_matches(name, names, _NEAREST)]
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A module of megatron-core, parsed."""
-
-    path: Path
-    tree: ast.Module
-
-    @classmethod
-    def of(cls, path: Path) -> _Source:
-        return _parsed(path)
-
-    def class_of(self, name: str) -> tuple[_Source, ast.ClassDef] | None:
-        """The class that this module knows by the name, and the module that defines it; None for one of another package."""
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.ClassDef) and node.name == name:
-                return self, node
-            if isinstance(node, ast.ImportFrom):
-                for alias in node.names:
-                    if (alias.asname or alias.name) == name and (path := self._module(node)) is not None:
-                        return _parsed(path).class_of(alias.name)
-        return None
-
-    def _module(self, node: ast.ImportFrom) -> Path | None:
-        """The file of the module from which is imported, if it is one of megatron-core's."""
-        words = (node.module or "").split(".") if node.module else []
-        if node.level:
-            folder = self.path.parents[node.level - 1]
-        elif words[:2] == ["megatron", "core"]:
-            folder, words = self._core(), words[2:]
-        else:
-            return None
-        place = folder.joinpath(*words)
-        return next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()), None)
-
-    def _core(self) -> Path:
-        return next(parent for parent in self.path.parents if parent.name == "core" and parent.parent.name == "megatron")
-
-    def members(self, name: str) -> tuple[str, ...]:
-        """The members of an enum of megatron-core's; none for what is none."""
-        found = self.class_of(name) if name else None
-        if found is None or not any("Enum" in ast.unparse(base) for base in found[1].bases):
-            return ()
-        return tuple(
-            target.id
-            for node in found[1].body
-            if isinstance(node, ast.Assign)
-            for target in node.targets
-            if isinstance(target, ast.Name) and not target.id.startswith("_")
-        )
-
-
-@functools.cache
-def _parsed(path: Path) -> _Source:
-    try:
-        return _Source(path, ast.parse(path.read_text(encoding="utf-8")))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read ({shown(str(error))}); give a megatron-core that is whole") from None
-
-
-def _of_class(source: _Source, name: str, section: str) -> list[Field]:
-    """The fields of a dataclass, inherited ones first; one that is declared again keeps its place, as with dataclasses."""
-    found: dict[str, Field] = {}
-    for origin, node in _lineage(source, name):
-        for item in node.body:
-            if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and not _is_no_field(item):
-                found[item.target.id] = _field(section, item.target.id, item.annotation, _default(item.value), origin)
-    return list(found.values())
-
-
-def _lineage(source: _Source, name: str) -> Iterator[tuple[_Source, ast.ClassDef]]:
-    """The class and all that it inherits from megatron-core, the farthest first."""
-    found = source.class_of(name)
-    if found is None:
-        raise UsageError(f"{source.path} has no class {name}; give a megatron-core of 0.12 or later")
-    origin, node = found
-    for base in reversed(node.bases):
-        if isinstance(base, ast.Name) and origin.class_of(base.id) is not None:
-            yield from _lineage(origin, base.id)
-    yield origin, node
-
-
-def _is_no_field(item: ast.AnnAssign) -> bool:
-    return any(word in ast.unparse(item.annotation) for word in _NO_FIELDS)
-
-
-def _default(node: ast.expr | None) -> str | None:
-    """The text of a default; of `field(default=1)` that of 1, of `field(default_factory=list)` the call `list()`."""
-    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "field"):
-        return None if node is None else ast.unparse(node)
-    given = {word.arg: ast.unparse(word.value) for word in node.keywords}
-    return given.get("default") or (f"{given['default_factory']}()" if "default_factory" in given else None)
-
-
-def _parameters(source: _Source, name: str, section: str) -> list[Field]:
-    """The parameters of a class's __init__, but for itself and the optimizer that it is given."""
-    found = source.class_of(name)
-    body = found[1].body if found else []
-    start = next((node for node in body if isinstance(node, ast.FunctionDef) and node.name == "__init__"), None)
-    if found is None or start is None:
-        raise UsageError(f"{source.path} has no class {name} with an __init__; give a megatron-core of 0.12 or later")
-    words = start.args.args
-    defaults = [None] * (len(words) - len(start.args.defaults)) + [ast.unparse(node) for node in start.args.defaults]
-    return [
-        _field(section, word.arg, word.annotation or ast.Constant(...), default, found[0])
-        for word, default in zip(words, defaults, strict=True)
-        if word.arg not in ("self", "optimizer")
-    ]
-
-
-def _field(section: str, name: str, node: ast.expr, default: str | None, source: _Source) -> Field:
-    kind = annotation.read(node, source.members)
+def _field(section: str, declaration: source.Declaration) -> Field:
+    kind = annotation.read(declaration.annotation, declaration.members)
     # Some are annotated `int` and are None unless they are set.
-    kind = annotation.either(kind, annotation.NONE) if default == "None" else kind
-    return Field(section, name, ast.unparse(node), default, kind)
+    kind = annotation.either(kind, annotation.NONE) if declaration.default == "None" else kind
+    return Field(section, declaration.name, ast.unparse(declaration.annotation), declaration.default, kind)

@@ -42,6 +42,7 @@ NEEDS: Mapping[str, str] = MappingProxyType(
     }
 )
 """Each need, as a sentence says it."""
+_AT_REST: tuple[Value, ...] = (False, None, "none")
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Entry:
     `formula` is the module of validation.reference that computes a field of kind meaning, empty where there is none. `only`
     are the values that the reference stands for, empty where these are all. `needs` is one of NEEDS for any value,
     `needs_of` for single ones. `lane` is the precision that shows the field where fp64 hides it. `option` is how Plumbline
-    says the same.
+    says the same. `with_field` is the full name of the field without which nothing reads this one, and `unread_at` are the
+    values of it at which nothing does.
     """
 
     name: str
@@ -63,10 +65,12 @@ class Entry:
     needs_of: tuple[tuple[Value, str], ...] = ()
     lane: str = ""
     option: str = ""
+    with_field: str = ""
+    unread_at: tuple[Value, ...] = ()
 
     @property
     def section(self) -> str:
-        """`model` of `model.lr`."""
+        """`model` of `model.moe_permute_fusion`."""
         return self.name.partition(".")[0]
 
     def computed(self, value: Value) -> bool:
@@ -74,12 +78,19 @@ class Entry:
         if self.kind != "meaning":
             return self.kind != "refused"
         if self.only:
-            return any(type(one) is type(value) and one == value for one in self.only)
+            return any(_same(one, value) for one in self.only)
         return bool(self.formula)
 
     def need(self, value: Value) -> str:
         """What the value needs, one of NEEDS; empty for nothing."""
-        return self.needs or next((need for one, need in self.needs_of if type(one) is type(value) and one == value), "")
+        return self.needs or next((need for one, need in self.needs_of if _same(one, value)), "")
+
+    def unread(self, values: Mapping[str, Value]) -> bool:
+        """Whether nothing reads the field, given the values of all others by their full names: its `with_field` is at rest.
+
+        A release may have the field and not the other yet: there it is read.
+        """
+        return self.with_field in values and any(_same(one, values[self.with_field]) for one in self.unread_at)
 
 
 @functools.cache
@@ -111,8 +122,15 @@ def counts(names: Iterable[str] | None = None) -> Mapping[str, int]:
     return {kind: seen[kind] for kind in KINDS}
 
 
+def _same(one: Value, other: Value) -> bool:
+    """Equal, and of the same kind: 0 is not false."""
+    return type(one) is type(other) and one == other
+
+
 def _entry(name: str, line: Mapping[str, Any]) -> Entry:
     needs = line.get("needs", "")
     by_value = tuple(needs.items()) if isinstance(needs, dict) else ()
     rest = {key: line[key] for key in ("kind", "why", "formula", "lane", "option") if key in line}
+    if parent := line.get("with"):
+        rest |= {"with_field": f"{name.partition('.')[0]}.{parent}", "unread_at": tuple(line.get("unread_at", _AT_REST))}
     return Entry(name, only=tuple(line.get("only", ())), needs="" if by_value else needs, needs_of=by_value, **rest)

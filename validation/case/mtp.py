@@ -3,11 +3,12 @@ and the next token itself.
 
 Its loss, for layer k of D (DeepSeek-V3 report, section 2.2), over a sequence of T tokens:
 
-    L_k = -1/T * (sum over i = k+2 .. T+1 of log P_k(t_i)),    added to the main loss:    LOSS_SCALE / D * (L_1 + .. + L_D)
+    L_k = -1/T * (sum over i = k+2 .. T+1 of log P_k(t_i)),    added to the main loss:    lambda / D * (L_1 + .. + L_D)
 
-There are T - k terms and the sum is divided by T, as the main loss is. Where a mask leaves targets out, T is the number of
-targets that the main loss counts, and a target that counts there counts here. That is REPORT. TARGETS divides by the number of
-targets that the layer has left, micro-batch by micro-batch (docs/findings/mtp-loss-normalisation.md).
+There are T - k terms and the sum is divided by T, as the main loss is: each target weighs lambda / D of what it weighs there.
+Where a mask leaves targets out, T is the number of targets that the main loss counts, and a target that counts there counts
+here. With `--loss mean`, T is that of each micro-batch. That is REPORT. TARGETS divides by the number of targets that the layer
+has left, micro-batch by micro-batch (docs/findings/mtp-loss-normalisation.md).
 """
 
 from __future__ import annotations
@@ -22,19 +23,21 @@ from validation.case.training import Training
 
 REPORT, TARGETS = "report", "targets"
 _BY_TARGETS = SpecifierSet(">=0.17", prereleases=True)
-"""The versions of megatron-core that divide by targets with calculate_per_token_loss (Megatron-LM #3159)."""
+"""The versions of megatron-core that divide by targets with calculate_per_token_loss (Megatron-LM #3159).
 
-LOSS_SCALE = 0.3
-"""The report's first value, which is not megatron-core's default: a setting that is lost shows."""
+Without it, as a mean of means, every version does.
+"""
 
 
 def divisor(training: Training, version: str) -> str:
     """What the loss of an MTP layer is divided by, REPORT or TARGETS: as asked for, or as this version of megatron-core does.
 
-    `version` may be any text; one that is no version number, such as `absent`, divides as the report does.
+    `version` may be any text; one that is no version number, such as `absent`, divides a loss per token as the report does.
     """
     if training.mtp_loss != "version":
         return training.mtp_loss
+    if training.loss == "mean":
+        return TARGETS
     try:
         return TARGETS if Version(version) in _BY_TARGETS else REPORT
     except InvalidVersion:
@@ -68,31 +71,8 @@ def every_layer_has_a_target(case: Case) -> str | None:
     return f"seq_length {case.seq_length} leaves the last MTP layer nothing to predict; --seq-length {8 * (layers + 1)} works"
 
 
-def the_loss_is_counted_by_token(case: Case) -> str | None:
-    """megatron-core divides a micro-batch's mean by the MTP layer's own targets, and balances the fillers' load, too."""
-    training = case.training
-    if not case.model.mtp_layers or (training.loss, training.balancing) == ("token", "none"):
-        return None
-    return (
-        "with an MTP layer Megatron-Core divides a micro-batch's mean by another number of targets than the report does, and "
-        "its balancing losses count the filler after the last token; --loss token with --balancing none works"
-    )
-
-
-def steps_are_without_it(case: Case) -> str | None:
-    """The filler after the last token counts in megatron-core's loads of experts, by which a step moves the bias."""
-    if not case.model.mtp_layers or case.training.steps == 0:
-        return None
-    return (
-        "optimizer steps are compared without MTP layers, whose experts' loads count a filler in Megatron-Core; "
-        "--steps 0 works, or leave out +mtp"
-    )
-
-
 RULES: tuple[Callable[[Case], str | None], ...] = (
     its_divisor_has_a_layer,
     the_last_layer_has_experts,
     every_layer_has_a_target,
-    the_loss_is_counted_by_token,
-    steps_are_without_it,
 )

@@ -14,6 +14,8 @@ from validation.case.strangers import shown
 _LONGEST = 20_000
 """Characters of a text."""
 _DEEPEST = 8
+_BRACKETS = 16
+"""More than this that are left open: PyYAML takes seconds to say so."""
 _MOST = 10_000
 """Items of a sequence."""
 _REPEATED = re.compile(r"[\[\]()0-9,*+\s]*\*[\[\]()0-9,*+\s]*")
@@ -47,6 +49,8 @@ def from_text(text: str, lists: bool = True) -> Value:
     """The value; with `lists` also that of `([0]*3+[1]*58)`, as Megatron-LM's arguments write lists. Raises ValueError."""
     if len(text) > _LONGEST:
         raise ValueError(f"the text has {len(text)} characters, and no more than {_LONGEST} are read")
+    if text.count("[") > _BRACKETS + text.count("]"):
+        raise ValueError("it is not YAML")
     if lists and _REPEATED.fullmatch(text):
         return _repeated(text)
     try:

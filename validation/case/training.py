@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from validation.case import settings
+from validation.case.annotation import Value
 from validation.case.errors import UsageError
+from validation.case.settings import Given
 from validation.case.strangers import shown
 
 OPTIONS = {
@@ -42,25 +46,21 @@ _MTP = re.compile(r"mtp([1-9][0-9]{0,8})?")
 
 @dataclass(frozen=True)
 class Adam:
-    """AdamW as DeepSeek-V3 is trained with it (report, section 4.2), the learning rate aside.
+    """What AdamW and its surroundings are given, from the settings of the optimizer.
 
-    The rate is large, so that a wrong update stands out of the parameter; `clip_norm` is small, so that clipping is always
-    active; `bias_update_rate` is what the expert bias moves by in a step, a power of two since the bias is float32 in every
-    precision. Norm weights, which have one dimension, do not decay: megatron-core's own rule.
+    `clip_norm` is the limit of the norm of all gradients, `bias_update_rate` what the expert bias moves by in a step. Norm
+    weights, which have one dimension, do not decay: megatron-core's own rule.
     """
 
-    learning_rate: float = 1e-2
-    beta1: float = 0.9
-    beta2: float = 0.95
-    epsilon: float = 1e-8
-    weight_decay: float = 0.1
-    clip_norm: float = 0.05
-    bias_update_rate: float = 2**-7
+    learning_rate: float
+    beta1: float
+    beta2: float
+    epsilon: float
+    weight_decay: float
+    clip_norm: float
+    bias_update_rate: float
 
 
-ADAM = Adam()
-BALANCE_COEFFICIENT = 0.1
-"""What a balancing loss is multiplied with: a thousand times DeepSeek-V3's, so that a wrong one stands out of the gradient."""
 STREAM = "stream"
 """The word for layer by layer."""
 _STAGES = re.compile(r"[0-9]{1,9}(-[0-9]{1,9})+")
@@ -71,13 +71,13 @@ def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def mtp_layers(word: str) -> int | None:
-    """How many layers of multi-token prediction a word asks for: `mtp` one, `mtp2` two; None where it is another word.
+def mtp_layers(word: str, usual: int = 1) -> int | None:
+    """How many layers of multi-token prediction a word asks for: `mtp` the `usual` number, `mtp2` two; None for another word.
 
     It follows the layout as the others do, and changes the model, not the step.
     """
     found = _MTP.fullmatch(word)
-    return int(found[1] or 1) if found else None
+    return int(found[1] or usual) if found else None
 
 
 def mtp_words(layers: int) -> tuple[str, ...]:
@@ -94,7 +94,8 @@ class Training:
     the layers of each pipeline stage where they are not even, in the order of the model. `fp8` is how Transformer Engine
     scales what its products take in eight bits. `mtp_loss` is what the reference divides the loss of an MTP layer by
     (validation.case.mtp). With `stream` both models are computed layer by layer, and no more than one
-    layer of either is ever held.
+    layer of either is ever held. `settings` are fields of upstream's configuration that are set beside all this, sorted
+    (validation.case.settings).
     """
 
     steps: int = 0
@@ -108,24 +109,78 @@ class Training:
     mtp_loss: str = "version"
     stages: tuple[int, ...] = ()
     stream: bool = False
+    settings: Given = ()
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The options that are one word of several, by name."""
+        return {name: getattr(self, name) for name in OPTIONS}
+
+    def effective(self, section: str) -> dict[str, Value]:
+        """Every field of a section of upstream's configuration that Plumbline sets whatever the model and the layout."""
+        return settings.effective(self.options, self.settings, section)
+
+    def with_settings(self, given: Mapping[str, Value]) -> Training:
+        """This with further settings, those that an option stands for as that option. Raises UsageError."""
+        options, left = settings.folded(self.options, {**dict(self.settings), **given})
+        changed: dict[str, Any] = {**options, "settings": left}
+        return replace(self, **changed)
+
+    @property
+    def adam(self) -> Adam:
+        """The numbers of an optimizer step."""
+        optimizer, model = self.effective("optimizer"), self.effective("model")
+        return Adam(
+            learning_rate=_number(optimizer["lr"]),
+            beta1=_number(optimizer["adam_beta1"]),
+            beta2=_number(optimizer["adam_beta2"]),
+            epsilon=_number(optimizer["adam_eps"]),
+            weight_decay=_number(self.effective("scheduler").get("end_wd", optimizer["weight_decay"])),
+            clip_norm=_number(optimizer["clip_grad"]),
+            bias_update_rate=_number(model["moe_router_bias_update_rate"]),
+        )
+
+    @property
+    def balance_coefficient(self) -> float:
+        """What the balancing loss is multiplied with."""
+        return _number(self.effective("model")["moe_z_loss_coeff" if self.balancing == "z_loss" else "moe_aux_loss_coeff"])
+
+    @property
+    def mtp_scale(self) -> float:
+        """What the mean of the MTP layers' losses is multiplied with."""
+        return _number(self.effective("model")["mtp_loss_scaling_factor"])
+
+    @property
+    def label(self) -> tuple[str, ...]:
+        """The words in a case's name: `words`, with settings that take more room than a name has as a digest."""
+        return self._plain_words + settings.label(self.settings)
 
     @property
     def words(self) -> tuple[str, ...]:
         """What is unlike the default, as it follows a layout's name."""
+        return self._plain_words + settings.words(self.settings)
+
+    @property
+    def _plain_words(self) -> tuple[str, ...]:
         said = tuple(word for word, (name, value) in WORDS.items() if getattr(self, name) == value)
         stages = ("-".join(map(str, self.stages)),) if self.stages else ()
         return said + stages + ((STREAM,) if self.stream else ())
 
     def with_word(self, word: str) -> Training:
-        """This with one more word: one of WORDS, or stages as `1-3`. Raises UsageError."""
+        """This with one more word: one of WORDS, stages as `1-3`, or a setting. Raises UsageError."""
         if _STAGES.fullmatch(word):
             return replace(self, stages=tuple(int(part) for part in word.split("-")))
         if word == STREAM:
             return replace(self, stream=True)
+        if word not in WORDS and (setting := settings.of_word(word)):
+            return self.with_settings(dict([setting]))
         if word not in WORDS:
+            if near := settings.near(word):
+                raise UsageError(f"+{shown(word)} is unknown; the nearest that there is: +{' and +'.join(near)}")
             raise UsageError(
                 f"+{shown(word)} is unknown; after a layout may stand +{', +'.join((*WORDS, STREAM))}, "
-                "+mtp for a layer of multi-token prediction, or the layers of each pipeline stage as +1-3"
+                "+mtp for a layer of multi-token prediction, the layers of each pipeline stage as +1-3, or a field of "
+                "megatron-core's configuration such as +moe_permute_fusion"
             )
         name, value = WORDS[word]
         changed: dict[str, Any] = {name: value}
@@ -134,4 +189,10 @@ class Training:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Training:
         """What `dataclasses.asdict` made of one, perhaps through JSON."""
-        return cls(**{**data, "stages": tuple(data["stages"])})
+        given = settings.from_lists(data.get("settings", ()))
+        return cls(**{**data, "stages": tuple(data["stages"]), "settings": given})
+
+
+def _number(value: Value) -> float:
+    """A setting that is a number. Its type was checked when it was given."""
+    return float(value)  # type: ignore[arg-type]

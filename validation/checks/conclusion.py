@@ -19,6 +19,8 @@ from validation.checks.files import Files
 from validation.checks.self_test import SelfTest
 from validation.checks.tally import Tally
 from validation.checks.terminal import GREEN, RED, YELLOW
+from validation.machine import version
+from validation.recipe.coverage import covered, in_lane, lines
 from validation.run.command_line import VERDICT
 from validation.run.options import Settings
 
@@ -54,6 +56,7 @@ class Conclusion:
             return
         yield from ((line, RED) for line in diagnosed(self.wanted, self.checks, self.how_it_went))
         yield from self._known()
+        yield from self._recipe()
         yield from self._firsts()
         yield from self._places()
 
@@ -71,7 +74,15 @@ class Conclusion:
     def _known(self) -> Iterator[Line]:
         for case in self.wanted:
             for bug in excused(check.properties for check in self.checks.get(case.name, ())):
-                yield f"Known in {case.arrangement}: {bug.line}", YELLOW
+                yield f"Known in {case.label}: {bug.line}", YELLOW
+
+    def _recipe(self) -> Iterator[Line]:
+        trial = self.settings.trial
+        if trial is None:
+            return
+        passed = self.tally.exit_code == ExitCode.PASS
+        found = covered(trial, passed, in_lane(self.wanted), version("megatron-core"))
+        yield from ((line, {}) for line in lines(trial, found))
 
     def _firsts(self) -> Iterator[Line]:
         said = ""
@@ -79,7 +90,7 @@ class Conclusion:
             if case.name in self.tally.first:
                 first = self.tally.first[case.name]
                 said += f"{first.line}\n"
-                yield f"First in {case.arrangement}: {first.line}", {}
+                yield f"First in {case.label}: {first.line}", {}
                 yield f"Reproduce: {first.command(self.settings)}", {}
         if words := ", ".join(word.name for word in words_in(said)):
             yield f"What the words mean: {links(os.environ).docs or 'docs'}/{PAGE} ({words})", {}

@@ -57,7 +57,7 @@ def _suite(conclusion: Conclusion, name: str, checks: Sequence[Check], seconds: 
     told = checks if conclusion.settings.show == ALL else [check for check in checks if check.status != "pass"]
     said = {
         "name": name,
-        "layout": case.arrangement if case else "",
+        "layout": case.label if case else "",
         "self_test": case is None,
         "verdict": "FAIL" if counts["fail"] else "ERROR" if counts["error"] or counts["unevaluated"] else "PASS",
         "seconds": round(seconds.get(name, 0.0), 3),

@@ -101,7 +101,7 @@ class Progress:
             self._text = ""
 
     def _of(self, case: Case) -> str:
-        return f"{case.preset} / {case.arrangement}: {self._steps.get(case, _FIRST)}"
+        return f"{case.preset} / {case.label}: {self._steps.get(case, _FIRST)}"
 
     def _say(self, text: str) -> None:
         with self._lock:

@@ -34,6 +34,8 @@ from validation.checks.terminal import RED, Silence, Style, Terminal
 from validation.checks.testcase import check_of
 from validation.checks.titles import component_of, title_of
 from validation.faults.plan import Plan, Plant
+from validation.machine import version
+from validation.recipe.coverage import counts, covered, in_lane
 from validation.run.options import Given, Settings
 
 if TYPE_CHECKING:
@@ -289,7 +291,16 @@ class Report:
     def _how_it_went(self, name: str, checks: Sequence[junit.Check]) -> dict[str, str]:
         """Properties of a testsuite: the exit code of a broken run behind it, and how many checks it lacks."""
         broke = {"broken": str(int(self._tally.broke[name]))} if name in self._tally.broke else {}
-        return broke | self._left_out.properties(name, checks)
+        return broke | self._left_out.properties(name, checks) | self._of_recipe(checks)
+
+    def _of_recipe(self, checks: Sequence[junit.Check]) -> dict[str, str]:
+        """Of the stand-in of a recipe: the file, and how many of its settings were compared."""
+        trial = self._settings.trial
+        if trial is None:
+            return {}
+        passed = not any(check.status in ("fail", "error") for check in checks)
+        found = covered(trial, passed, in_lane(self._settings.cases), version("megatron-core"))
+        return {"recipe": trial.recipe.source, "coverage": counts(found)}
 
 
 def _progress(config: pytest.Config) -> Progress:

@@ -24,7 +24,7 @@ class Rows:
 
     def __init__(self, terminal: Terminal, progress: Progress, cases: Sequence[Case]) -> None:
         self._terminal, self._progress = terminal, progress
-        self._names = {case.name: case.arrangement for case in cases}
+        self._names = {case.name: case.label for case in cases}
         self._width = max(map(len, (*self._names.values(), _SELF_TEST)))
         self._outcomes: list[Outcome] = []
         self._told: set[str] = set()

@@ -19,6 +19,7 @@ from validation.case.model import Model
 from validation.case.strangers import shown
 
 _REPEATED = (re.compile(r"\(([^()]+)\)\*([0-9]{1,4})"), re.compile(r"([^*])\*([0-9]{1,4})"))
+_LETTERS = {"embedding": "E", "decoder": "t", "mtp": "m", "loss": "L"}
 _LONGEST = 1 << 14
 """Characters of a layout string with everything written out: no model has as many layers."""
 
@@ -106,6 +107,15 @@ def parse(text: str) -> tuple[str, ...]:
             f"pipeline layout {shown(text)}: {shown(wrong[0])} is no part of one; E, t, m, L, |, ( )*n and x*n are"
         )
     return tuple(written.split("|"))
+
+
+def joined(rows: object, source: str) -> str:
+    """The pipeline layout string of lists of words, such as (("embedding", "decoder"), ("loss",)). Raises UsageError."""
+    stages = [row if isinstance(row, (list, tuple)) else [row] for row in rows] if isinstance(rows, (list, tuple)) else []
+    words = [[str(word).strip() for word in stage] for stage in stages]
+    if wrong := [word for stage in words for word in stage if word.lower() not in _LETTERS and word not in _LETTERS.values()]:
+        raise UsageError(f"{source}: {shown(wrong[0])} is no part of a pipeline layout; {', '.join(_LETTERS)} are")
+    return "|".join("".join(_LETTERS.get(word.lower(), word) for word in stage) for stage in words)
 
 
 def written(found: Sequence[Chunk]) -> str:

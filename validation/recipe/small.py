@@ -17,12 +17,13 @@ _SIZES = {
     "vocab_size": 72,
     "hidden_size": 64,
     "intermediate_size": 96,
-    "moe_intermediate_size": 36,
+    "moe_intermediate_size": 48,
     "kv_lora_rank": 16,
     "qk_nope_head_dim": 16,
     "qk_rope_head_dim": 32,
 }
-"""Those of preset `tiny`, but for what 3 ranks must be able to share as well as 2 and 4. The vocabulary is small enough that a
+"""Those of preset `tiny`, but for what 3 ranks must be able to share as well as 2 and 4. In bf16 the width of an expert is a
+multiple of 16 bytes, which grouped products of torch ask for. The vocabulary is small enough that a
 batch has each of its tokens."""
 _QUERY_LATENT = 24
 SEQUENCE = 48

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
 
 from validation.case.case import Case
-from validation.case.training import BALANCE_COEFFICIENT
 
 
 def sequence_balance(logits: torch.Tensor, chosen: int) -> torch.Tensor:
@@ -47,12 +45,15 @@ def layer_loss(case: Case, logits: torch.Tensor) -> torch.Tensor:
 
 
 class Balance:
-    """The balancing losses of a step, from what the routers' logits are while it is watching."""
+    """The balancing losses of a step, from what the routers' logits are while it is watching.
 
-    def __init__(self, hf: DeepseekV3ForCausalLM, case: Case) -> None:
+    `gates` are the routers by layer. Every token that a router sees counts, an MTP layer's filler among them, as in
+    megatron-core (validation.reference.mtp).
+    """
+
+    def __init__(self, gates: Mapping[int, Any], case: Case) -> None:
         self._case = case
-        layers = case.model.moe_layers if case.training.balancing != "none" else ()
-        self._gates = {layer: hf.model.layers[layer].mlp.gate for layer in layers}
+        self._gates = gates if case.training.balancing != "none" else {}
         self._logits: dict[int, torch.Tensor] = {}
 
     @contextmanager
@@ -72,7 +73,8 @@ class Balance:
 
     def total(self) -> torch.Tensor | float:
         """What the losses add to the step's loss."""
-        return sum((BALANCE_COEFFICIENT * loss for loss in self.losses().values()), 0.0)
+        coefficient = self._case.training.balance_coefficient
+        return sum((coefficient * loss for loss in self.losses().values()), 0.0)
 
     def _take(self, layer: int) -> Callable[..., None]:
         def hook(module: Any, arguments: Any, output: Any) -> None:

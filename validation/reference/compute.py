@@ -55,25 +55,24 @@ class _Models:
     def build(cls, case: Case, checkpoint: Checkpoint, precision: Precision, device: torch.device) -> _Models:
         hf = reference_model.build(case.model, checkpoint, precision, device)
         mtp = reference_mtp.build(hf, case.model, checkpoint, precision, device)
-        return cls(case, hf, mtp, Balance(hf, case))
+        return cls(case, hf, mtp, Balance(reference_mtp.gates(hf, mtp, case.model), case))
 
     def record(self, batch: Batch, progress: Progress, recording: Recording | None = None, scale: float = 1.0) -> Recording:
         """One step's probes, into `recording` where one is given."""
         case, balance = self.case, self.balance
 
         def further(hidden: torch.Tensor, recording: Recording) -> torch.Tensor | float:
+            added = 0.0 if self.mtp is None else reference_mtp.record(self.hf, self.mtp, case, batch, hidden, recording)
             for layer, value in balance.losses().items():
                 recording.forward[f"layers.{layer}.moe.balancing"] = value.detach().cpu()
-            if self.mtp is None:
-                return balance.total()
-            return reference_mtp.record(self.hf, self.mtp, case, batch, hidden, recording) + balance.total()
+            return added + balance.total()
 
         with balance.watching():
             return record_step(self.hf, case, batch, progress, further, recording, scale)
 
     def record_experts(self, chosen: Routing, given: Isolation, recording: Recording, early: bool = False) -> None:
         """Every layer's experts, each by itself (validation.reference.apart)."""
-        blocks = [*self.hf.model.layers, *(layer.mtp_block for layer in self.mtp.layers)] if self.mtp else self.hf.model.layers
+        blocks = reference_mtp.blocks(self.hf, self.mtp)
         for layer in self.case.model.expert_blocks:
             experts, prefix = blocks[layer].mlp.experts, f"layers.{layer}.moe"
             apart.record(experts, prefix, apart.choice(chosen, layer, experts.down_proj.device), given, recording, early)
@@ -152,7 +151,7 @@ def _exact(case: Case, checkpoint: Checkpoint, batches: list[Batch], folder: Pat
     with computing_in("fp64"):
         progress("reference model")
         models = _Models.build(case, checkpoint, double, batches[0].tokens.device)
-        steps = Steps(models.hf, case)
+        steps = Steps(models.hf, models.mtp, case)
         with steps.loads.counting():
             recording = models.record(batches[0], progress)
         if case.isolated:

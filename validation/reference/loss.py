@@ -22,24 +22,30 @@ def total(case: Case, losses: torch.Tensor, batch: Batch) -> torch.Tensor:
     `mean` is what megatron-core computes without calculate_per_token_loss: each micro-batch's own mean, and of these the
     mean. Micro-batches are unbroken runs of sequences, and the same ones whatever the number of data-parallel ranks.
     """
-    masked = losses * batch.mask
+    return _reduced(case, losses * batch.mask, batch)
+
+
+def _reduced(case: Case, masked: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Losses that are 0 where they do not count, divided by what divides the main loss."""
     if case.training.loss == "token":
         return masked.sum() / batch.mask.sum()
-    sums = masked.view(-1, case.micro_batch_size * case.seq_length).sum(1)
-    counts = batch.mask.view(-1, case.micro_batch_size * case.seq_length).sum(1)
-    return (sums / counts.clamp(min=1)).mean()
+    return (masked / _of_micro_batches(case, batch.mask).clamp(min=1)).sum() / (len(masked) // case.micro_batch_size)
+
+
+def _of_micro_batches(case: Case, mask: torch.Tensor) -> torch.Tensor:
+    """How many positions count in each sequence's micro-batch, [batch, 1]."""
+    counts = mask.view(-1, case.micro_batch_size * case.seq_length).sum(1)
+    return counts.repeat_interleave(case.micro_batch_size)[:, None]
 
 
 def of_mtp_layer(case: Case, losses: torch.Tensor, mask: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """The loss of one MTP layer from its token losses, [batch, sequence left], and the mask of the targets that it has left.
+    """The loss of one MTP layer from its token losses and the mask of the targets that it has left, both [batch, sequence].
 
-    By the report's formula it is the sum over the targets, divided by the tokens of the main loss. Otherwise each micro-batch's
-    sum is multiplied by its tokens in the main loss and divided by its targets in this layer (megatron-core from 0.17 on).
+    By the report's formula a target weighs what it weighs in the main loss (validation.case.mtp). By targets, the share of each
+    micro-batch in that is multiplied by its tokens in the main loss, and divided by its targets in this layer. That is what
+    megatron-core computes with a mean of means, and from 0.17 on with a loss per token, too.
     """
-    masked = losses * mask
-    if not by_targets(case):
-        return masked.sum() / batch.mask.sum()
-    sums, left, counted = (
-        tensor.reshape(-1, case.micro_batch_size * tensor.shape[1]).sum(1) for tensor in (masked, mask, batch.mask)
-    )
-    return (sums * counted / left.clamp(min=1)).sum() / batch.mask.sum()
+    if by_targets(case):
+        counted, left = (_of_micro_batches(case, tensor) for tensor in (batch.mask, mask))
+        losses = losses * counted / left.clamp(min=1)
+    return _reduced(case, losses * mask, batch)

@@ -2,27 +2,31 @@
 
 transformers uses it to draft tokens while generating. Its layers, and the step that runs one of them, are what training needs,
 too; the drafting and the loss of its `forward` are not.
+
+DeepSeek-V3's report ends layer k at the last position that has a token k further on. megatron-core computes the k positions
+behind it as well, with token 0 as a filler in the place of the token that is missing (roll_tensor in its
+multi_token_prediction.py). So does this. No position sees a later one and the filler's loss is masked, so nothing that a probe
+shows depends on it. The filler counts in two things, and there it is megatron-core's and not the report's: the loads of the
+experts, by which a step moves the expert bias, and the losses that balance them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch.nn import functional
 from transformers.modeling_layers import MtpModel
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
 
 from validation.case.case import Case
 from validation.case.model import Model
-from validation.case.mtp import LOSS_SCALE
 from validation.case.parameters import parameters
 from validation.reference import model as reference_model
 from validation.reference.batch import Batch
 from validation.reference.checkpoint import Checkpoint
-from validation.reference.loss import of_mtp_layer
+from validation.reference.loss import of_mtp_layer, token_losses
 from validation.reference.record import Recording, layer_hooks
 from validation.reference.sources import Precision
 
@@ -57,28 +61,47 @@ def named_parameters(mtp: MtpModel, model: Model) -> Iterator[tuple[str, torch.n
         yield _to_checkpoint(name, model), parameter
 
 
+def blocks(hf: DeepseekV3ForCausalLM, mtp: MtpModel | None) -> list[Any]:
+    """Every decoder layer by its number in the checkpoint: the main model's, then those within the MTP layers."""
+    own = [] if mtp is None else [layer.mtp_block for layer in mtp.layers]
+    return [*hf.model.layers, *own]
+
+
+def gates(hf: DeepseekV3ForCausalLM, mtp: MtpModel | None, model: Model) -> Mapping[int, Any]:
+    """The routers by layer."""
+    found = blocks(hf, mtp)
+    return {layer: found[layer].mlp.gate for layer in model.expert_blocks}
+
+
 def record(
     hf: DeepseekV3ForCausalLM, mtp: MtpModel, case: Case, batch: Batch, hidden: torch.Tensor, recording: Recording
 ) -> torch.Tensor:
     """Forward of every MTP layer, its probes recorded; returns what they add to the loss.
 
     `hidden` is the main model's output behind its final norm. Layer k joins position i with token i + k + 1 and predicts the
-    one after that, whose loss counts where it counts in the main loss.
+    one after that, whose loss counts where it counts in the main loss. Its probes end where the tokens do.
     """
-    model, total = case.model, hidden.new_zeros(())
+    model, total, length = case.model, hidden.new_zeros(()), batch.tokens.shape[1]
+    positions = torch.arange(length, device=hidden.device)[None].expand(len(hidden), -1)
     for index, layer in enumerate(model.mtp_layers):
-        length = batch.tokens.shape[1] - 1 - index
-        positions = torch.arange(length, device=hidden.device)[None].expand(len(hidden), -1)
-        known = Batch(*(tensor[:, 1 + index :] for tensor in (batch.tokens, batch.labels, batch.mask)))
-        with _hooks(mtp, model, index, known, recording):
-            hidden = _forward_layer(mtp, index, hidden[:, :length], positions, known.tokens)
-        logits = recording.keep(f"layers.{layer}.mtp.logits", hf.lm_head(hidden))
-        losses = functional.cross_entropy(logits.float().flatten(0, 1), known.labels.flatten(), reduction="none")
-        losses = recording.keep(f"layers.{layer}.mtp.token_loss", losses.view(known.labels.shape))
-        loss = LOSS_SCALE / len(model.mtp_layers) * of_mtp_layer(case, losses, known.mask, batch)
-        recording.keep(f"layers.{layer}.mtp.loss", loss)
+        known, seen = _ahead(batch, 1 + index), recording.of_first(length - 1 - index)
+        with _hooks(mtp, model, index, known, seen):
+            hidden = _forward_layer(mtp, index, hidden, positions, known.tokens)
+        logits = seen.keep(f"layers.{layer}.mtp.logits", hf.lm_head(hidden))
+        losses = seen.keep(f"layers.{layer}.mtp.token_loss", token_losses(logits, known.labels))
+        loss = case.training.mtp_scale / len(model.mtp_layers) * of_mtp_layer(case, losses, known.mask, batch)
+        recording.keep_value(f"layers.{layer}.mtp.loss", loss)
         total = total + loss
     return total
+
+
+def _ahead(batch: Batch, positions: int) -> Batch:
+    """Each position's data of `positions` further on; behind the end token 0, label 0 and a mask that leaves them out."""
+
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        return torch.cat([tensor[:, positions:], torch.zeros_like(tensor[:, :positions])], 1)
+
+    return Batch(moved(batch.tokens), moved(batch.labels), moved(batch.mask))
 
 
 def _forward_layer(mtp: Any, index: int, hidden: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

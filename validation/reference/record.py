@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
@@ -28,6 +29,32 @@ def _same(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """How a tensor is shown as a probe: `view` gives it the probe's axes, of which the first `positions` are the probe.
+
+    `back` undoes `view`, where that makes another tensor. Without `positions` the probe has all of them.
+    """
+
+    view: View = _same
+    back: View | None = None
+    positions: int | None = None
+
+    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The probe of a tensor."""
+        return self._cut(self.view(tensor))
+
+    def put(self, truth: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """A copy of `like` whose probe is `truth`. Positions that are not in the probe stay as they are."""
+        made = like.detach().clone()
+        whole = self.view(made)
+        self._cut(whole).copy_(truth)
+        return made if self.back is None else self.back(whole).to(like)
+
+    def _cut(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor if self.positions is None else tensor[:, : self.positions]
+
+
+@dataclass(frozen=True)
 class Isolation:
     """What every module is given in place of what came before it: the truth's tensors, and its gradients times `scale`.
 
@@ -39,21 +66,13 @@ class Isolation:
     scale: float = 1.0
     move: View = _same
 
-    def value(self, name: str, like: torch.Tensor, view: View = _same, back: View | None = None) -> torch.Tensor:
-        """The truth's tensor in the place of `like`, whose probe `view` shows."""
-        return self.move(_in_place_of(like, self.forward[name], view, back))
+    def value(self, name: str, like: torch.Tensor, shown: Shown | None = None) -> torch.Tensor:
+        """The truth's tensor in the place of `like`, whose probe `shown` shows."""
+        return self.move((shown or Shown()).put(self.forward[name], like))
 
-    def gradient(self, name: str, like: torch.Tensor, view: View = _same, back: View | None = None) -> torch.Tensor:
+    def gradient(self, name: str, like: torch.Tensor, shown: Shown | None = None) -> torch.Tensor:
         """The same for the gradient that reaches it."""
-        return self.move(_in_place_of(like, self.gradients[name] * self.scale, view, back))
-
-
-def _in_place_of(like: torch.Tensor, truth: torch.Tensor, view: View, back: View | None) -> torch.Tensor:
-    if back is not None:
-        return back(truth.to(like.device)).to(like)
-    made = torch.empty_like(like)
-    view(made).copy_(truth)
-    return made
+        return self.move((shown or Shown()).put(self.gradients[name] * self.scale, like))
 
 
 class Recording:
@@ -75,6 +94,24 @@ class Recording:
         self.gradients: dict[str, torch.Tensor] = {}
         self.replay, self.isolation = replay, isolation
         self._in_place, self._values = in_place, values
+        self._positions: int | None = None
+
+    def of_first(self, positions: int) -> Self:
+        """This recording for tensors that have further positions, which are no part of their probes."""
+        found = copy.copy(self)
+        found._positions = positions
+        return found
+
+    def replayed(self, layer: int, experts: torch.Tensor, size: torch.Size) -> torch.Tensor:
+        """The experts, [tokens, k], that a layer's router goes on with where its own choice is `experts`.
+
+        `size` is [batch, sequence] of the tokens. At positions that are no part of the probes it is always the own choice.
+        """
+        if self.replay is None:
+            return experts
+        found = experts.view(*size, -1).clone()
+        found[:, : self._positions] = self.replay[f"{layer}/experts"].to(experts.device)
+        return found.flatten(0, 1)
 
     def keep(self, name: str, tensor: torch.Tensor, view: View = _same, back: View | None = None) -> torch.Tensor:
         """Keep a tensor in the probe's shape, which `view` gives it, and the gradient that reaches it later.
@@ -84,28 +121,29 @@ class Recording:
         self.keep_value(name, view(tensor.detach()))
         if not tensor.requires_grad:
             return tensor
+        shown = Shown(view, back, self._positions)
         if self.isolation is not None and name in self.isolation.gradients:
-            tensor = substituted(tensor, self.isolation.value(name, tensor.detach(), view, back))
-        self._keep_gradient(name, tensor, view, back)
+            tensor = substituted(tensor, self.isolation.value(name, tensor.detach(), shown))
+        self._keep_gradient(name, tensor, shown)
         return tensor
 
     def look(self, name: str, tensor: torch.Tensor, view: View = _same) -> None:
         """The same for a tensor that has gone its way already: only its gradient can be another."""
         self.keep_value(name, view(tensor.detach()))
         if tensor.requires_grad:
-            self._keep_gradient(name, tensor, view, None)
+            self._keep_gradient(name, tensor, Shown(view, None, self._positions))
 
-    def _keep_gradient(self, name: str, tensor: torch.Tensor, view: View, back: View | None) -> None:
+    def _keep_gradient(self, name: str, tensor: torch.Tensor, shown: Shown) -> None:
         def keep(gradient: torch.Tensor) -> torch.Tensor | None:
-            self.gradients[name] = self._copy(view(gradient))
-            return None if self.isolation is None else self.isolation.gradient(name, gradient, view, back)
+            self.gradients[name] = self._copy(shown(gradient))
+            return None if self.isolation is None else self.isolation.gradient(name, gradient, shown)
 
         tensor.register_hook(keep)
 
     def keep_value(self, name: str, tensor: torch.Tensor) -> None:
         """Keep a tensor that no gradient reaches, or not its gradient."""
         if self._values:
-            self.forward[name] = self._copy(tensor)
+            self.forward[name] = self._copy(Shown(positions=self._positions)(tensor))
 
     def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.detach().to(tensor.device if self._in_place else "cpu", copy=True).contiguous()
@@ -157,6 +195,20 @@ class _Attention:
 
     def made(self, module: Any, context: torch.Tensor) -> torch.Tensor:
         return self.recording.keep(f"{self.prefixes[module]}.attention.core", context)
+
+
+class Unrecorded(Recording):
+    """Keeps nothing: for a pass of which the loss alone matters."""
+
+    def keep(self, name: str, tensor: torch.Tensor, view: View = _same, back: View | None = None) -> torch.Tensor:
+        """The tensor itself."""
+        return tensor
+
+    def look(self, name: str, tensor: torch.Tensor, view: View = _same) -> None:
+        """Nothing."""
+
+    def keep_value(self, name: str, tensor: torch.Tensor) -> None:
+        """Nothing."""
 
 
 Further = Callable[[torch.Tensor, Recording], torch.Tensor | float]
@@ -251,9 +303,7 @@ def _router_hooks(moe: Any, layer: int, batch: Batch, recording: Recording) -> l
 
     def choose(experts: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
         own.append(experts)
-        if recording.replay is None:
-            return experts
-        return recording.replay[f"{layer}/experts"].to(experts.device).flatten(0, 1)
+        return recording.replayed(layer, experts, size)
 
     def enter(module: Any, arguments: Any) -> None:
         modes.append(Router(module.num_experts, seen_scores, choose))

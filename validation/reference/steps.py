@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers.modeling_layers import MtpModel
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
 
 from validation.case.case import Case
-from validation.case.parameters import parameters
+from validation.case.settings import BASE
 from validation.case.steps import MOMENTS, NORM, VALUE
-from validation.case.training import ADAM
 from validation.compare.precision import as_stored
-from validation.reference import loss
 from validation.reference import model as reference_model
+from validation.reference import mtp as reference_mtp
 from validation.reference.balancing import Balance
 from validation.reference.batch import Batch
+from validation.reference.record import Unrecorded, record_loss
 
 BIAS = "mlp.gate.e_score_correction_bias"
 
 
 class Loads:
-    """How many tokens each expert of each layer gets in a step, from the routers' choices: [experts] by layer."""
+    """How many tokens each expert of each layer gets in a step, from the routers' choices: [experts] by layer.
 
-    def __init__(self, hf: DeepseekV3ForCausalLM, case: Case) -> None:
+    `gates` are the routers by layer. An MTP layer's filler is a token, too, as in megatron-core (validation.reference.mtp).
+    """
+
+    def __init__(self, gates: Mapping[int, Any], case: Case) -> None:
         self.counts: dict[int, torch.Tensor] = {}
-        self._gates = {layer: hf.model.layers[layer].mlp.gate for layer in case.model.moe_layers}
+        self._gates = gates
         self._experts = case.model.n_routed_experts
+        self._rate = case.training.adam.bias_update_rate
 
     @contextmanager
     def counting(self) -> Iterator[None]:
@@ -56,54 +61,62 @@ class Loads:
         for layer, counts in self.counts.items():
             bias = self._gates[layer].e_score_correction_bias
             with as_stored():
-                moved = bias + ADAM.bias_update_rate * torch.sign(counts.double().mean() - counts)
+                moved = bias + self._rate * torch.sign(counts.double().mean() - counts)
                 bias.copy_(moved.to(torch.float32))
 
 
 class Steps:
     """Takes the case's optimizer steps and keeps what each leaves, by the keys of validation.case.steps."""
 
-    def __init__(self, hf: DeepseekV3ForCausalLM, case: Case) -> None:
+    def __init__(self, hf: DeepseekV3ForCausalLM, mtp: MtpModel | None, case: Case) -> None:
         self.kept: dict[str, torch.Tensor] = {}
-        self.loads, self.balance = Loads(hf, case), Balance(hf, case)
-        self._hf, self._case = hf, case
-        decaying: list[torch.nn.Parameter] = [parameter for parameter in hf.parameters() if parameter.dim() > 1]
-        rest = [parameter for parameter in hf.parameters() if parameter.dim() <= 1]
+        self._hf, self._mtp, self._case = hf, mtp, case
+        self._gates = reference_mtp.gates(hf, mtp, case.model)
+        self.loads, self.balance = Loads(self._gates, case), Balance(self._gates, case)
+        own = reference_mtp.named_parameters(mtp, case.model) if mtp else ()
+        self._named = [*hf.named_parameters(), *own]
+        trained = [parameter for _, parameter in self._named]
+        decaying = [parameter for parameter in trained if parameter.dim() > 1]
+        rest = [parameter for parameter in trained if parameter.dim() <= 1]
         groups: list[dict[str, Any]] = [{"params": decaying}, {"params": rest, "weight_decay": 0.0}]
+        adam = case.training.adam
+        self._clip_norm = adam.clip_norm
         self._adam = torch.optim.AdamW(
             groups,
-            lr=ADAM.learning_rate,
-            betas=(ADAM.beta1, ADAM.beta2),
-            eps=ADAM.epsilon,
-            weight_decay=ADAM.weight_decay,
+            lr=adam.learning_rate,
+            betas=(adam.beta1, adam.beta2),
+            eps=adam.epsilon,
+            weight_decay=adam.weight_decay,
         )
 
     def take(self, step: int) -> None:
         """One step, counted from 1, with the gradients and loads that are there."""
         self.loads.move_biases()
-        norm = torch.nn.utils.clip_grad_norm_(self._hf.parameters(), ADAM.clip_norm)
-        if not norm > ADAM.clip_norm:
-            raise ValueError(f"gradient norm {float(norm)} is not above {ADAM.clip_norm}: clipping would not be tested")
+        norm = torch.nn.utils.clip_grad_norm_([parameter for _, parameter in self._named], self._clip_norm)
+        if self._clip_norm == BASE["optimizer.clip_grad"] and not norm > self._clip_norm:
+            raise ValueError(f"gradient norm {float(norm)} is not above {self._clip_norm}: clipping would not be tested")
         self._adam.step()
         self._adam.zero_grad()
         self._keep(step, norm)
 
     def forward_and_backward(self, batch: Batch) -> None:
         """The gradients of a further batch."""
+        hf, case, nothing = self._hf, self._case, Unrecorded()
         with self.loads.counting(), self.balance.watching():
-            logits = self._hf(input_ids=batch.tokens, use_cache=False).logits
-        losses = loss.token_losses(logits, batch.labels)
-        torch.autograd.backward(loss.total(self._case, losses, batch) + self.balance.total())
+            hidden = hf.model(input_ids=batch.tokens, use_cache=False).last_hidden_state
+            total = record_loss(hf, case, batch, hidden, nothing)
+            if self._mtp is not None:
+                total = total + reference_mtp.record(hf, self._mtp, case, batch, hidden, nothing)
+        torch.autograd.backward(total + self.balance.total())
 
     def _keep(self, step: int, norm: torch.Tensor) -> None:
         model = self._case.model
         found = {f"{step}/{NORM}": norm.detach().clone()}
         kinds = {kind: (lambda parameter, kind=kind: self._adam.state[parameter][kind]) for kind in MOMENTS}
         for kind, of in {**kinds, VALUE: lambda parameter: parameter}.items():
-            values = reference_model.of_parameters(self._hf.named_parameters(), model, of)
+            values = reference_model.of_parameters(self._named, model, of)
             found |= {f"{step}/{kind}/{name}": value.clone() for name, value in values.items()}
-        for name, parameter in parameters(model).items():
-            if not parameter.trained:
-                with as_stored():
-                    found[f"{step}/{VALUE}/{name}"] = self._hf.get_buffer(name).to(torch.float32)
+        for layer, gate in self._gates.items():
+            with as_stored():
+                found[f"{step}/{VALUE}/model.layers.{layer}.{BIAS}"] = gate.e_score_correction_bias.to(torch.float32)
         self.kept |= {key: value.cpu() for key, value in found.items()}

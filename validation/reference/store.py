@@ -27,7 +27,6 @@ from typing import Any
 from validation.cache import forget, locks
 from validation.case.case import Case
 from validation.case.depth import FORWARD, WEIGHTS, serving
-from validation.case.training import ADAM, BALANCE_COEFFICIENT
 from validation.reference.divisor import by_targets, definition
 
 
@@ -49,8 +48,9 @@ def key(case: Case) -> str:
             steps,
             case.training.loss,
             case.training.balancing,
-            asdict(ADAM),
-            BALANCE_COEFFICIENT,
+            asdict(case.training.adam),
+            case.training.balance_coefficient,
+            case.training.mtp_scale,
         ],
         "stream": case.training.stream,
         "fp8": case.training.fp8,

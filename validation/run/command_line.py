@@ -35,8 +35,8 @@ OPTION_HELP = {
     "dispatcher": "how tokens reach their experts",
     "experts": "one matrix after the other, or all in one grouped product; default is what the implementation trains with",
     "mtp_loss": "what the reference divides the loss of an MTP layer by: the tokens of the main loss, as DeepSeek's report and "
-    "megatron-core up to 0.16 do, the targets that the layer has left, as megatron-core does from 0.17 on, or what the tested "
-    "version does",
+    "megatron-core up to 0.16 do, the targets that the layer has left, as megatron-core does from 0.17 on and always with "
+    "--loss mean, or what the tested version does",
     "fp8": "Transformer Engine's products in fp8, in a bf16 model: delayed has a scale a tensor, blockwise one a block",
 }
 _SHOWN_AS = {"--case-timeout": "--timeout", "--pieces": "--debug"}
@@ -44,6 +44,8 @@ _SHOWN_AS = {"--case-timeout": "--timeout", "--pieces": "--debug"}
 ALL, VERDICT = "all", "verdict"
 """What `-v` and `-q` show."""
 TEXT, JSON = "text", "json"
+MAX_RANKS = 8
+"""Processes on the CPU, unless somebody asks for more."""
 _DIGITS = 30
 """Of a number on the command line; the largest that means anything has 19."""
 
@@ -116,6 +118,17 @@ def _add_model(add: Add) -> None:
     add("--seed", type=whole, default=DEFAULT_SEED, help="seed of weights and tokens")
 
 
+def _add_recipe(add: Add) -> None:
+    add(
+        "--recipe",
+        default=None,
+        metavar="FILE",
+        help="what you train with (docs/recipes.md): flags of Megatron-LM, model_config.yaml, or Megatron-Bridge's YAML; the "
+        "smallest model and layout that stand for it are compared, with its settings",
+    )
+    add("--world-size", type=whole, default=None, metavar="N", help="how many ranks train, if the recipe does not say it")
+
+
 def _add_layouts(add: Add) -> None:
     add("--layouts", default=None, metavar="tp2,pp2", help="layouts to run, one after the other, with one reference")
     for degree in DEGREES:
@@ -139,6 +152,17 @@ def _add_step(add: Add) -> None:
     )
 
 
+def _add_settings(add: Add) -> None:
+    add(
+        "--config",
+        action="append",
+        default=[],
+        metavar="SECTION.FIELD=VALUE",
+        help="set a field of megatron-core's configuration by its own name, such as model.moe_permute_fusion=true or "
+        "ddp.overlap_grad_reduce=true (sections: model, ddp, optimizer, scheduler); repeatable",
+    )
+
+
 def _add_machine(add: Add) -> None:
     add("--precision", default=None, help=f"{', '.join(PRECISIONS)} (default fp64 on the CPU, fp32 on GPUs)")
     add(
@@ -148,7 +172,12 @@ def _add_machine(add: Add) -> None:
         "host memory; staged-cpu takes the same way on the CPU (default gloo)",
     )
     add("--share-gpu", type=whole, default=None, metavar="N", help="let up to N ranks share each GPU, over transport staged")
-    add("--max-ranks", type=whole, default=8, help="largest number of processes to start on the CPU (default 8)")
+    add(
+        "--max-ranks",
+        type=whole,
+        default=MAX_RANKS,
+        help=f"largest number of processes to start on the CPU (default {MAX_RANKS}, and as many as a recipe's stand-in has)",
+    )
     add(
         "--jobs",
         type=whole,
@@ -215,7 +244,10 @@ def add_cache_limit(add: Add) -> None:
 def _words_of_a_layout() -> str:
     """What may follow a layout, a line each."""
     found = {word: f"{option(name)} {value}" for word, (name, value) in WORDS.items()}
-    found |= {STREAM: f"--{STREAM}", "mtp": "a model with a layer of multi-token prediction; mtp2 with two"}
+    found |= {
+        STREAM: f"--{STREAM}",
+        "mtp": "a model with a layer of multi-token prediction, or as many as --set says; mtp2 with two",
+    }
     found |= {"1-3": "the layers of each pipeline stage, if they are not even"}
     lines = (f"  +{word:<15} {meaning}" for word, meaning in found.items())
     return "\n".join(("words that may follow one layout, as in tp2+distributed+full:", *lines))
@@ -236,8 +268,10 @@ class Group:
 
 GROUPS = (
     Group("model", _add_model),
+    Group("recipe", _add_recipe),
     Group("layouts", _add_layouts, _words_of_a_layout()),
     Group("data and options of a step", _add_step),
+    Group("settings of megatron-core", _add_settings),
     Group("precision and machine", _add_machine),
     Group("code under test", _add_code),
     Group("what to check", _add_checks, alone=_add_selecting),

@@ -13,6 +13,7 @@ import yaml
 from packaging.specifiers import SpecifierSet
 
 from validation.case.case import Case
+from validation.case.settings import SECTIONS
 from validation.machine import ABSENT
 from validation.machine import version as version_of
 
@@ -73,10 +74,11 @@ class Known:
 def _value(formula: str, case: Case) -> Any:
     """What a formula of the table comes to. The table is ours, as much as any module."""
     layout = case.layout
-    names = {"tp": layout.tp, "pp": layout.pp, "vpp": layout.vpp, "ep": layout.ep, "cp": layout.cp}
+    names: dict[str, Any] = {"tp": layout.tp, "pp": layout.pp, "vpp": layout.vpp, "ep": layout.ep, "cp": layout.cp}
     names |= {"etp": layout.expert_tp, "dp": layout.data_parallel, "sequence_parallel": layout.uses_sequence_parallel}
     names |= {"precision": case.precision} | asdict(case.training)
     names |= {"mtp": case.model.num_nextn_predict_layers, "tied": case.model.tie_word_embeddings}
+    names |= {section: case.training.effective(section).get for section in SECTIONS}
     return eval(formula, {"__builtins__": {"abs": abs}}, names | asdict(case.model))
 
 

@@ -8,10 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from validation.cache import limit
 from validation.case import arrangement, tree
+from validation.case import settings as settings_
 from validation.case.case import ON_CPU, Case
 from validation.case.empty import refuse_empty
 from validation.case.errors import UsageError
@@ -19,11 +20,16 @@ from validation.case.folder import model_from_folder
 from validation.case.home import home
 from validation.case.layout import Layout
 from validation.case.megatron_folder import megatron_folder
+from validation.case.model import ASKED_FOR, MEGATRON_WORDS, Model
 from validation.case.preset import TINY, Preset, preset
 from validation.case.sizes import check_sizes
 from validation.case.strangers import shown
 from validation.case.training import OPTIONS, Training
-from validation.run.command_line import DEGREES, TEXT, add_grouped
+from validation.run import settings_given
+from validation.run.command_line import DEGREES, MAX_RANKS, TEXT, add_grouped
+
+if TYPE_CHECKING:
+    from validation.recipe.trial import Trial
 
 _WORDS = (
     "preset",
@@ -36,6 +42,7 @@ _WORDS = (
     "transport",
     "megatron_path",
     "plugin",
+    "recipe",
     "results",
     "manifest",
     "cache_limit",
@@ -52,7 +59,8 @@ class Settings:
     good here (validation.run.jobs); `share_gpu` is the most ranks of a case that may share one GPU, None for any number.
     `plugin` is what the ranks run with, as it was given (validation.run.plugin). `cache_limit` is how many bytes the cache in
     `home` may hold, None for any number. `show` is ALL lines, the VERDICT alone, or what fits the run; `format` TEXT or JSON.
-    `only` are names of the checks to make, `last_failed` says that those are to be made which failed before.
+    `only` are names of the checks to make, `last_failed` says that those are to be made which failed before. `trial` is what a
+    recipe says, if the case is its stand-in.
     """
 
     cases: tuple[Case, ...]
@@ -74,6 +82,7 @@ class Settings:
     format: str = TEXT
     only: tuple[str, ...] = ()
     last_failed: bool = False
+    trial: Trial | None = field(default=None, hash=False)  # pytest hashes its plugins
 
 
 @dataclass(frozen=True)
@@ -105,41 +114,20 @@ def settings(options: Any, command: str, place: Path | None = None) -> Settings:
     place = place or home()
     refuse_empty(options, _WORDS)
     _check_limits(options)
-    base, folder = _base(options)
-    model = base.model.with_numbers(_numbers(options.numbers))
-    check_sizes(model)
-    transport = _transport(options)
-    precision = options.precision or ("fp64" if transport in ON_CPU else "fp32")
-    cases = tuple(
-        Case(
-            preset=base.name,
-            model=model if mtp is None else replace(model, num_nextn_predict_layers=mtp),
-            layout=layout,
-            precision=precision,
-            implementation=options.implementation,
-            transport=transport,
-            seed=options.seed,
-            batch_size=_given(options.batch_size, base.batch_size),
-            micro_batch_size=_given(options.micro_batch_size, _micro_batch_size(options, base, layout)),
-            seq_length=_given(options.seq_length, base.seq_length),
-            hf_model_path=folder,
-            layers=layers_of(options.layers),
-            candidate_checkpoint=_candidate_checkpoint(options),
-            training=replace(
-                training,
-                steps=_steps(options, base, precision, mtp or model.num_nextn_predict_layers, training.stream or base.stream),
-                stream=training.stream or base.stream,
-            ),
-            isolated=options.isolated,
-        )
-        for layout, training, mtp in _arrangements(options)
-    )
+    transport, tried = _transport(options), None
+    if options.recipe:
+        from validation.run import recipe_given  # needs PyYAML, and the doctor runs without
+
+        tried, cases = recipe_given.given(options, transport)
+    else:
+        cases = _cases(options, transport)
     return Settings(
         cases=cases,
+        trial=tried,
         results=Path(options.results),
         home=place,
         timeout=options.case_timeout,
-        max_ranks=options.max_ranks,
+        max_ranks=_max_ranks(options.max_ranks, cases if tried else ()),
         jobs=options.jobs,
         debug=options.pieces,
         fresh=options.fresh,
@@ -154,6 +142,42 @@ def settings(options: Any, command: str, place: Path | None = None) -> Settings:
         format=getattr(options, "format", TEXT),
         only=_only(options),
         last_failed=getattr(options, "last_failed", False),
+    )
+
+
+def _max_ranks(most: int, stand_ins: tuple[Case, ...]) -> int:
+    """As given; by default as many as the stand-in of a recipe has."""
+    return max([most, *(case.layout.ranks for case in stand_ins)]) if most == MAX_RANKS else most
+
+
+def _cases(options: Any, transport: str) -> tuple[Case, ...]:
+    base, folder = _base(options)
+    model = base.model.with_numbers(_numbers(options.numbers))
+    check_sizes(model)
+    precision = options.precision or ("fp64" if transport in ON_CPU else "fp32")
+    return tuple(
+        Case(
+            preset=base.name,
+            model=replace(model, num_nextn_predict_layers=mtp),
+            layout=layout,
+            precision=precision,
+            implementation=options.implementation,
+            transport=transport,
+            seed=options.seed,
+            batch_size=_given(options.batch_size, base.batch_size),
+            micro_batch_size=_given(options.micro_batch_size, _micro_batch_size(options, base, layout)),
+            seq_length=_given(options.seq_length, base.seq_length),
+            hf_model_path=folder,
+            layers=layers_of(options.layers),
+            candidate_checkpoint=_candidate_checkpoint(options),
+            training=replace(
+                training,
+                steps=_steps(options, base, precision, training.stream or base.stream),
+                stream=training.stream or base.stream,
+            ),
+            isolated=options.isolated,
+        )
+        for layout, training, mtp in _arrangements(options, model)
     )
 
 
@@ -196,9 +220,9 @@ def _given(value: int | None, otherwise: int) -> int:
     return otherwise if value is None else value
 
 
-def _steps(options: Any, base: Preset, precision: str, mtp_layers: int, stream: bool) -> int:
-    """Those given, or 2 where they are cheap and exact; MTP layers, isolated modules and a model layer by layer have none."""
-    cheap = base.name == "tiny" and precision == "fp64" and not (mtp_layers or stream or options.isolated)
+def _steps(options: Any, base: Preset, precision: str, stream: bool) -> int:
+    """Those given, or 2 where they are cheap and exact; isolated modules and a model layer by layer have none."""
+    cheap = base.name == "tiny" and precision == "fp64" and not (stream or options.isolated)
     return _given(options.steps, 2 if cheap else 0)
 
 
@@ -256,12 +280,13 @@ def _numbers(given: list[str]) -> Mapping[str, str]:
     return {word: value for word, _, value in pairs}
 
 
-def _arrangements(options: Any) -> list[tuple[Layout, Training, int | None]]:
-    """Each layout with the options of its step, and with the model's MTP layers where a word of it says how many.
+def _arrangements(options: Any, model: Model) -> list[tuple[Layout, Training, int]]:
+    """Each layout with the options of its step, and the number of its model's MTP layers.
 
     The options are those given for all, and the words that follow the layout's name.
     """
     shared = Training(**{name: getattr(options, name) for name in OPTIONS}, stream=options.stream)
+    shared = shared.with_settings(settings_given.given(options.config))
     degrees = {degree: getattr(options, degree) for degree in DEGREES}
     given = {degree: value for degree, value in degrees.items() if value is not None}
     if given and options.layouts:
@@ -270,13 +295,16 @@ def _arrangements(options: Any) -> list[tuple[Layout, Training, int | None]]:
     if wrong:
         raise UsageError(f"--{wrong} {given[wrong]}: a degree is 1 or more")
     if given:
-        return [(Layout().with_degrees(**given), shared, None)]
-    names = [name.strip() for name in (options.layouts or "single").split(",") if name.strip()]
+        return [(Layout().with_degrees(**given), settings_given.typed(shared), model.num_nextn_predict_layers)]
+    names = [name.strip() for name in settings_.split(options.layouts or "single") if name.strip()]
     if not names:
         raise UsageError(f"--layouts {options.layouts}: names no layout; give names joined by commas, such as single,tp2")
-    found = [arrangement.parse(name, shared) for name in names]
+    there = model.num_nextn_predict_layers
+    said = any(MEGATRON_WORDS.get(word, word) == ASKED_FOR for word in _numbers(options.numbers))
+    read = [arrangement.parse(name, shared, there if said else None) for name in names]
+    found = [(layout, settings_given.typed(training), there if mtp is None else mtp) for layout, training, mtp in read]
     for _, _, mtp in found:
-        check_sizes(replace(TINY.model, num_nextn_predict_layers=mtp or 0), "--layouts: ")
+        check_sizes(replace(TINY.model, num_nextn_predict_layers=mtp), "--layouts: ")
     twice = next((name for name, one in zip(names, found, strict=True) if found.count(one) > 1), None)
     if twice:
         raise UsageError(f"--layouts names {twice} twice; give each layout once")

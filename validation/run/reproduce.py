@@ -8,8 +8,9 @@ from functools import cache
 
 from validation.case import tree
 from validation.case.case import Case
+from validation.case.fields import entry
 from validation.case.layout import Layout
-from validation.case.preset import preset
+from validation.case.preset import PRESETS, TINY, preset
 from validation.case.training import mtp_words
 from validation.run.options import Settings, parsed
 
@@ -25,10 +26,27 @@ _OF_CASE = {
 }
 """Fields of a case with an option each, which is written where the case has not what it would have without."""
 
+_BETWEEN_RANKS = (
+    "overlap_moe_expert_parallel_comm",
+    "p2p",
+    "pipeline",
+    "tp_comm",
+    "cp_comm",
+    "variable_seq_lengths",
+    "vp_stage",
+)
+"""Parts of the names of settings that are about what ranks send each other."""
+
 
 def alone(case: Case) -> Case:
-    """The case on one rank, in one process: the same model, data and steps."""
-    return replace(case, layout=Layout(), training=replace(case.training, stages=(), optimizer="plain"))
+    """The case on one rank, in one process: the same model, data and steps, and the model's settings."""
+    kept = tuple((name, value) for name, value in case.training.settings if entry(name).kind == "meaning" or _of_model(name))
+    return replace(case, layout=Layout(), training=replace(case.training, stages=(), optimizer="plain", settings=kept))
+
+
+def _of_model(name: str) -> bool:
+    """Whether a setting is of what one rank computes; not so of buckets, optimizers and what ranks send each other."""
+    return name.startswith("model.") and not any(word in name for word in _BETWEEN_RANKS)
 
 
 def command(case: Case, check: str, wanted: Settings) -> str:
@@ -58,12 +76,13 @@ def _model(case: Case) -> list[str]:
     if case.hf_model_path is not None:
         layers = ["--layers", ",".join(map(str, case.layers))] if case.layers else []
         return ["--hf-model-path", case.hf_model_path, *layers]
-    usual = preset(case.preset).model
+    name = case.preset if case.preset in PRESETS else TINY.name
+    usual = preset(name).model
     # The layers of multi-token prediction stand in the layout's words.
     carried = "num_nextn_predict_layers" if mtp_words(case.model.num_nextn_predict_layers) else ""
     names = [field.name for field in fields(usual) if field.name != carried]
     changed = [name for name in names if getattr(case.model, name) != getattr(usual, name)]
-    return ["--preset", case.preset, *(word for name in changed for word in ("--set", f"{name}={getattr(case.model, name)}"))]
+    return ["--preset", name, *(word for name in changed for word in ("--set", f"{name}={getattr(case.model, name)}"))]
 
 
 def _machine(case: Case, wanted: Settings) -> list[str]:

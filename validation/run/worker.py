@@ -16,7 +16,7 @@ from torch.distributed.elastic.utils.store import barrier
 
 from validation.candidate import build, first_use, load, mends, platform, staged, stream
 from validation.candidate.balancing import compare_balancing
-from validation.candidate.compare import compare_gradients, compare_step
+from validation.candidate.compare import compare_gradients, compare_step, compare_values
 from validation.candidate.optimizer import Optimizer, gather_gradients
 from validation.candidate.place import device
 from validation.candidate.probes import ProbedChunk
@@ -164,7 +164,17 @@ def _take_steps(
     report: RankReport,
     plugin: Plugin,
 ) -> None:
-    """The optimizer's steps: the first with the gradients that have been compared, each further one with its own batch."""
+    """The optimizer's steps: the first with the gradients that have been compared, each further one with its own batch.
+
+    If megatron-core gathers parameters while it computes, what a step has made of them is there behind the next forward pass:
+    that of the next step, and behind the last step one more.
+    """
+    later = bool(case.training.effective("ddp").get("overlap_param_gather"))
+
+    def compare(step: int, *, trained: bool) -> None:
+        with as_stored():
+            compare_values(step, held, stored, recorder, trained=trained)
+
     if case.precision == "fp64":
         platform.torchs_optimizers()
     optimizer = Optimizer(case, wrapped)
@@ -172,10 +182,18 @@ def _take_steps(
         report.progress(f"step {step}")
         if step > 1:
             run_step(case, wrapped, stored.batch, step - 1)
+            if later:
+                compare(step - 1, trained=True)
         norm = optimizer.step()
         plugin.stepped(case, wrapped, step)
         with as_stored():
             compare_step(step, norm.to(DTYPES[case.precision]), optimizer, held, stored, recorder)
+        compare(step, trained=False)
+        if not later:
+            compare(step, trained=True)
+    if later:
+        run_step(case, wrapped, stored.batch, alone=True)
+        compare(case.training.steps, trained=True)
 
 
 def _place() -> dict[str, int]:

@@ -59,6 +59,26 @@ def _wide_epsilon(case: Case) -> Case | None:
     return replace(case, model=replace(case.model, rms_norm_eps=1e-5))
 
 
+def _mtp_means(case: Case) -> Case | None:
+    """An MTP layer and a mean loss, where context-parallel ranks have targets of their own."""
+    if case.layout.cp == 1:
+        return None
+    model = replace(case.model, num_nextn_predict_layers=max(1, case.model.num_nextn_predict_layers))
+    return replace(case, model=model, training=replace(case.training, loss="mean"))
+
+
+def _set(**given: bool | float) -> Callable[[Case], Case | None]:
+    """Fields of the model's configuration."""
+    named = {f"model.{name}": value for name, value in given.items()}
+    return lambda case: replace(case, training=case.training.with_settings(named))
+
+
+def _filled_up(case: Case) -> Case | None:
+    """Experts with room for every token, filled up to it."""
+    room = case.model.n_routed_experts / case.model.num_experts_per_tok
+    return _set(moe_expert_capacity_factor=room, moe_pad_expert_input_to_capacity=True)(case)
+
+
 ACTIVATED: dict[str, Callable[[Case], Case | None]] = {
     "latent-norm-epsilon": _wide_epsilon,
     "balancing-losses-per-token": _balanced_per_token,
@@ -66,6 +86,10 @@ ACTIVATED: dict[str, Callable[[Case], Case | None]] = {
     "shared-rope-key-not-reduced": _stock,
     "latents-without-sequence-parallelism": _dense_whole_sequences,
     "tied-output-weight-unused": _tied,
+    "mtp-mean-counted-per-rank": _mtp_means,
+    "fused-cross-entropy-in-bf16": _set(cross_entropy_loss_fusion=True),
+    "loads-counted-after-capacity": _filled_up,
+    "outputs-freed-while-sent": _set(deallocate_pipeline_outputs=True),
 }
 """How the case of a fault becomes one that has the bug, too; None where it cannot. Bugs that 0.16 has mended have no entry."""
 

@@ -1,0 +1,82 @@
+"""The table of fields: how many are of each kind in each release, and every field with what it is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from docs.made.releases import recorded
+from docs.made.tables import code, table
+from validation.case.declared import SECTIONS
+from validation.case.fields import KINDS, NEEDS, Entry, counts, entries
+
+
+def kinds() -> str:
+    """What each kind says, and how many fields of each release are of it."""
+    found = {release: counts(names) for release, names in recorded().items()}
+    rows = [(code(kind), meaning, *(str(of[kind]) for of in found.values())) for kind, meaning in KINDS.items()]
+    rows.append(("all", "", *(str(sum(of.values())) for of in found.values())))
+    return table(("kind", "meaning", *found), rows)
+
+
+def needs() -> str:
+    """What a field may need."""
+    return table(("word", "meaning"), ((code(word), meaning) for word, meaning in NEEDS.items()))
+
+
+def everything() -> str:
+    """A table for each section, in the order of the file."""
+    record = recorded()
+    having = {name: _releases(name, record) for name in entries()}
+    return "\n".join(_section(section, title, having) for section, (_, title) in SECTIONS.items())
+
+
+def _section(section: str, title: str, having: dict[str, str]) -> str:
+    of = [one for one in entries().values() if one.section == section]
+    rows = ((code(one.name.partition(".")[2]), one.kind, having[one.name], _why(one), _conditions(one)) for one in of)
+    head = ("field", "kind", "releases", "what it does", "conditions")
+    return f"### {section}\n\n`{section}.NAME` is a field of `{title}`.\n\n{table(head, rows)}"
+
+
+def _why(one: Entry) -> str:
+    """The reason as Markdown, with names of fields as code."""
+    return re.sub(r"[\w.]*\w_\w+", lambda name: code(name[0]), one.why)
+
+
+def _conditions(one: Entry) -> str:
+    """What the reference computes, what the field needs and goes with, where it shows, and how Plumbline says the same."""
+    said = []
+    if one.formula:
+        said.append(f"reference: {code(one.formula)}" + (f", for {_values(one.only)}" if one.only else ""))
+    elif one.only:
+        said.append(f"reference: {_values(one.only)} alone")
+    elif one.kind == "meaning":
+        said.append("no formula")
+    if one.needs:
+        said.append(f"needs {code(one.needs)}")
+    said += [f"{_values([value])} needs {code(need)}" for value, need in one.needs_of]
+    if one.with_field:
+        said.append(f"read with {code(one.with_field.partition('.')[2])}")
+    if one.lane:
+        said.append(f"shows in {code(one.lane)}")
+    if one.option:
+        said.append(f"said by {code(one.option)}")
+    return "; ".join(said)
+
+
+def _values(values: Sequence[object]) -> str:
+    """Values as YAML writes them."""
+    return ", ".join(code("null" if value is None else str(value).lower()) for value in values)
+
+
+def _releases(name: str, record: Mapping[str, Sequence[str]]) -> str:
+    """`all`, `from 0.16`, `until 0.13`, or the names of those that have the field."""
+    short = {release: ".".join(release.split(".")[:2]) for release in record}
+    having = [short[release] for release, names in record.items() if name in names]
+    everywhere = list(short.values())
+    first, last = everywhere.index(having[0]), everywhere.index(having[-1])
+    if having != everywhere[first : last + 1] or len(having) == 1:
+        return ", ".join(having)
+    if len(having) == len(everywhere):
+        return "all"
+    return f"until {having[-1]}" if first == 0 else f"from {having[0]}" if having[-1] == everywhere[-1] else ", ".join(having)

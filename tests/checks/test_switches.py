@@ -1,0 +1,67 @@
+"""Switches that people train with: what is sound passes, what is broken is seen, and upstream's bugs are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.checks.conftest import Output, outputs_of
+
+LAZY = "distributed+ddp.overlap_grad_reduce+ddp.overlap_param_gather"
+SMALL = ("--set", "num_layers=2", "--seq-length", "16")
+SOUND = (
+    f"dp2+{LAZY}",
+    "single+moe_shared_expert_overlap",
+    "tp2+moe_shared_expert_overlap",
+    "ep2+bias_activation_fusion+bias_dropout_fusion+moe_aux_loss_coeff=0.02",
+)
+KNOWN = {
+    "single+cross_entropy_loss_fusion": "fused-cross-entropy-in-bf16",
+    "single+moe_expert_capacity_factor=4+moe_pad_expert_input_to_capacity": "loads-counted-after-capacity",
+}
+ISOLATED = "ep2+moe_shared_expert_overlap"
+UNGATHERED = Path(__file__).with_name("ungathered.py")
+REPLAY = Path(__file__).with_name("replayed.py")
+
+
+@pytest.fixture(scope="module")
+def runs(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Output]:
+    commands = {
+        "sound": ["--layouts", ",".join((*SOUND, *KNOWN))],
+        "isolated": ["--layouts", ISOLATED, "--isolated"],
+        "ungathered": ["--layouts", f"dp2+{LAZY}", "--plugin", str(UNGATHERED)],
+        "replayed": ["--layouts", "single", "--steps", "0", "--plugin", str(REPLAY)],
+    }
+    return outputs_of({name: [*SMALL, *words] for name, words in commands.items()}, cache, tmp_path_factory)
+
+
+def test_sound_switches_pass_and_bugs_of_upstreams_are_known(runs: dict[str, Output]) -> None:
+    """Gathered behind the next forward pass, added inside of combine, filled up to a capacity: no false alarm."""
+    found = runs["sound"]
+    assert found.code == 0, found.text
+    said = [line for line in found.text.splitlines() if line.startswith("Known in ")]
+    assert len(said) == len(KNOWN)
+    assert all(any(bug in line for line in said) for bug in KNOWN.values())
+
+
+def test_an_overlapped_shared_expert_stands_alone(runs: dict[str, Output]) -> None:
+    """Isolated, both summands of the layer's output are the reference's."""
+    assert runs["isolated"].code == 0, runs["isolated"].text
+
+
+def test_parameters_that_nobody_gathers_are_seen(runs: dict[str, Output]) -> None:
+    """The lazy path is the one that is compared: nothing is gathered for the sake of the comparison."""
+    found = runs["ungathered"]
+    assert found.code == 1
+    said = next(line for line in found.text.splitlines() if line.startswith("First in "))
+    assert "FAIL: Step 1 " in said
+
+
+def test_the_choice_that_counts_is_the_one_that_the_layer_uses(runs: dict[str, Output]) -> None:
+    """The router's own topk is right, and the layer goes on with another layer's experts."""
+    found = runs["replayed"]
+    assert found.code == 1
+    said = next(line for line in found.text.splitlines() if line.startswith("First in "))
+    assert "FAIL: Layer 1 Router Output" in said
+    assert "0 of " not in said

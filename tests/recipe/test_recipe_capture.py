@@ -1,0 +1,206 @@
+"""A launch script says its flags when it runs with stand-ins, and trains nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from validation.case.errors import EnvironmentMissing, UsageError
+from validation.cli import main
+from validation.recipe import capture, read
+from validation.recipe.recipe import Recipe
+
+FLAGS = "--num-layers 4 --hidden-size 128 --num-attention-heads 4 --moe-layer-freq '([0]*1+[1]*3)' --bf16"
+SIX = f"--nproc_per_node 2 --nnodes 3 train.py {FLAGS}"
+"""Three nodes of two."""
+TRAIN = "open('trained', 'w').close()\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a program that would leave `trained` behind."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text(TRAIN)
+    return tmp_path
+
+
+def recipe_text(folder: Path, script: str, *, shell: str = "bash", number: int | None = None) -> str:
+    """What is captured of a script; nothing may have trained."""
+    (folder / "run.sh").write_text(script)
+    captured = capture.capture([shell, "run.sh"], 60.0)
+    assert not (folder / "trained").exists(), "the script has trained"
+    return capture.written(capture.chosen(captured, number, f"{shell} run.sh"), captured, f"{shell} run.sh")
+
+
+def read_back(folder: Path, text: str) -> Recipe:
+    """The captured text, read as `recipe show` reads it."""
+    (folder / "captured").write_text(text)
+    return read.read(folder / "captured", "0.16.1")
+
+
+SCRIPTS = {
+    "torchrun with arrays": f"ARGS=({FLAGS})\nDIST=(--nproc_per_node 2 --nnodes 3)\n"
+    'torchrun "${DIST[@]}" train.py "${ARGS[@]}"',
+    "a variable": f'RUN="torchrun --nproc-per-node=2 --nnodes=3"\n$RUN train.py {FLAGS}',
+    "eval": f'CMD="torchrun --nproc_per_node 2 --nnodes 3 train.py {FLAGS.replace(chr(39), chr(92) + chr(34))}"\neval $CMD',
+    "a module": f"python -m torch.distributed.run {SIX}",
+    "an older module": f"python3 -u -m torch.distributed.launch --nproc_per_node=2 --nnodes=3 train.py {FLAGS}",
+    "srun bash -c": f'srun -N 3 --ntasks-per-node=1 bash -c "torchrun {SIX}"',
+    "srun python": f"srun --nodes=3 --ntasks-per-node=2 -l python train.py {FLAGS}",
+    "srun with a container": f"srun -n 6 --container-image nv/pytorch:25.09 -J b python -u train.py {FLAGS}",
+    "exec": f"exec torchrun {SIX}",
+    "env": f"env A=1 torchrun {SIX}",
+    "nohup in the background": f"nohup torchrun {SIX} > log 2>&1 &",
+    "a pipe": f"set -o pipefail\ntorchrun {SIX} 2>&1 | tee log",
+    "a function": f'run() {{ torchrun --nproc_per_node 2 --nnodes 3 train.py "$@"; }}\nrun {FLAGS}',
+    "a subshell": f"( cd . && torchrun {SIX} )",
+    "another PATH": f"export PATH=/usr/bin:/bin\ntorchrun {SIX}",
+    "an absolute python": f"{sys.executable} -m torch.distributed.run {SIX}",
+    "an absolute python in a variable": f"PY={sys.executable}\n$PY -m torch.distributed.run {SIX}",
+    "an absolute torchrun that is not here": f"/opt/conda/bin/torchrun {SIX}",
+    "a folder of an environment": f'VENV=/opt/venv\n"$VENV/bin/torchrun" {SIX}',
+    "PYTHONPATH replaced": f"export PYTHONPATH=/a\nexec {sys.executable} -m torch.distributed.run {SIX}",
+    "ray": "pkill -9 python\nray start --head\n"
+    f"ray job submit --address=x -- python3 train.py --actor-num-nodes 3 --actor-num-gpus-per-node 2 {FLAGS}",
+    "which": f"$(which torchrun) {SIX}",
+    "a script of another folder": f"cd /\npython -m torch.distributed.run {SIX}",
+    "set -eu": f"set -eux\nN=$(python -c 'print(1 + 1)')\ntorchrun --nproc_per_node $N --nnodes 3 train.py {FLAGS}",
+    "standard input": f"N=$(python - <<'E'\nprint(2)\nE\n)\ntorchrun --nproc_per_node $N --nnodes 3 train.py {FLAGS}",
+    "deepspeed": f"deepspeed --num_gpus 2 --num_nodes 3 train.py {FLAGS}",
+    "a heredoc for bash": f"bash <<'E'\ntorchrun {SIX}\nE",
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_way_to_start_a_training(folder: Path, name: str) -> None:
+    """Six ranks, five flags with their quotes, and no training."""
+    recipe = read_back(folder, recipe_text(folder, SCRIPTS[name]))
+    assert recipe.values["model.num_layers"] == 4
+    assert recipe.values["model.moe_layer_freq"] == (0, 1, 1, 1)
+    assert recipe.world == 6
+    assert not [flag for flag in recipe.unknown if not flag.text.startswith("--actor")]
+
+
+def test_a_script_of_sh(folder: Path) -> None:
+    """Without bash, PATH and every Python's sitecustomize hold."""
+    text = f"torchrun --nproc_per_node 2 train.py {FLAGS}"
+    assert read_back(folder, recipe_text(folder, text, shell="sh")).world == 2
+    text = f"{sys.executable} train.py {FLAGS}"
+    assert read_back(folder, recipe_text(folder, text, shell="sh")).values["model.num_layers"] == 4
+
+
+def test_a_program_that_python_starts(folder: Path) -> None:
+    """Code that runs to compute something cannot start a training, either."""
+    code = "import subprocess, sys; subprocess.run([sys.executable, 'train.py'] + sys.argv[1:])"
+    text = f'{sys.executable} -c "{code}" {FLAGS}'
+    assert read_back(folder, recipe_text(folder, text)).values["model.num_layers"] == 4
+
+
+def test_a_script_that_is_executable(folder: Path) -> None:
+    """`#!/usr/bin/env python3` finds the stand-in."""
+    (folder / "train.py").write_text("#!/usr/bin/env python3\n" + TRAIN)
+    (folder / "train.py").chmod(0o755)
+    assert read_back(folder, recipe_text(folder, f"./train.py {FLAGS}")).values["model.num_layers"] == 4
+
+
+def test_a_job_of_slurm(folder: Path) -> None:
+    """Here sbatch runs its script here; nodes and tasks are those of its #SBATCH lines."""
+    text = f"#!/bin/bash\n#SBATCH --nodes=3\n#SBATCH --ntasks-per-node=2\nsrun python train.py {FLAGS}\n"
+    assert read_back(folder, recipe_text(folder, text, shell="sbatch")).world == 6
+    text = (
+        "#!/bin/bash\n#SBATCH -N 3\nhead=$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1)\n"
+        f"srun torchrun --nnodes $SLURM_NNODES --nproc_per_node 2 --rdzv_endpoint $head:29500 train.py {FLAGS}\n"
+    )
+    assert read_back(folder, recipe_text(folder, text, shell="sbatch")).world == 6
+
+
+def test_the_environment_that_a_script_sets(folder: Path) -> None:
+    """Variables of CUDA, NCCL and Transformer Engine are part of the recipe; others are not."""
+    text = recipe_text(folder, f"export NVTE_FUSED_ATTN=0 HOME_OF=x\nCUDA_DEVICE_MAX_CONNECTIONS=1 torchrun train.py {FLAGS}")
+    assert read_back(folder, text).environment == (("CUDA_DEVICE_MAX_CONNECTIONS", "1"), ("NVTE_FUSED_ATTN", "0"))
+
+
+def test_secrets_are_left_out(folder: Path) -> None:
+    """A key that a script hands over is not written down."""
+    text = recipe_text(folder, f"torchrun train.py {FLAGS} --wandb-key abc123 --hf_token=def --tokenizer-model /models")
+    assert "abc123" not in text
+    assert "def" not in text.partition("train.py")[2].replace("default", "")
+    assert "--tokenizer-model /models" in text
+
+
+def test_several_trainings_are_named(folder: Path) -> None:
+    """Those of several nodes are one; of others one must be chosen."""
+    alike = "".join(f"torchrun --node_rank {node} --nnodes 2 train.py {FLAGS}\n" for node in range(2))
+    assert read_back(folder, recipe_text(folder, alike)).world == 2
+    two = f"torchrun train.py {FLAGS}\ntorchrun train.py {FLAGS} --lr 1e-3\n"
+    with pytest.raises(UsageError, match=r"starts 2 trainings; choose with --call N: 1 is train\.py with 9 words; 2 is"):
+        recipe_text(folder, two)
+    assert "--lr 1e-3" in recipe_text(folder, two, number=2)
+    with pytest.raises(UsageError, match="--call 3: the script starts 2"):
+        recipe_text(folder, two, number=3)
+
+
+def test_other_programs_of_python_are_not_run(folder: Path) -> None:
+    """They are named in the file."""
+    text = recipe_text(folder, f"python preprocess.py --input x\ntorchrun train.py {FLAGS}")
+    assert "# not run, too: python preprocess.py --input x" in text
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo nothing", "ended well and started no training"),
+        ("set -e\ncat /no/such/file\ntorchrun train.py --num-layers 4", "ended with 1 .*Its last line: cat: /no/such/file"),
+        ("set -u\ntorchrun train.py --num-layers $LAYERS", "ended with [0-9]+ .*LAYERS: unbound variable"),
+        ("python prepare.py", "started no training of Megatron-Core .prepare.py with 0 words."),
+        ("torchrun train.py --lr 1", "started no training of Megatron-Core .train.py with 2 words."),
+    ],
+)
+def test_a_script_that_starts_no_training(folder: Path, script: str, said: str) -> None:
+    """One sentence with what it did instead, and its last line."""
+    with pytest.raises(UsageError, match=said) as refused:
+        recipe_text(folder, script)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_script_that_does_not_end(folder: Path) -> None:
+    """It is ended, with all that it has started."""
+    (folder / "run.sh").write_text("tail -f /dev/null &\necho $! > child\nwait\n")
+    with pytest.raises(EnvironmentMissing, match=r"did not end within 1 s.*--timeout"):
+        capture.capture(["bash", "run.sh"], 0.7)
+    child = int((folder / "child").read_text())
+    stat = Path(f"/proc/{child}/stat")
+    assert not stat.exists() or stat.read_text().split()[2] == "Z"
+
+
+def test_a_command_that_is_not_there(folder: Path) -> None:
+    """The sentence says what would work."""
+    with pytest.raises(UsageError, match="no-such-command is no program here"):
+        capture.capture(["no-such-command"], 5.0)
+
+
+def test_the_command_writes_what_show_reads(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`recipe capture -o FILE -- COMMAND`, then `recipe show FILE`."""
+    (folder / "run.sh").write_text(f"torchrun --nproc_per_node 2 train.py {FLAGS}\nfalse\n")
+    assert main(["recipe", "capture", "-o", "flags", "--", "bash", "run.sh"]) == 0
+    told = capsys.readouterr()
+    assert "flags: 9 words of train.py" in told.out
+    assert "the script ended with 1, behind the training" in told.err
+    assert main(["recipe", "show", "flags"]) == 0
+    assert "model.num_layers = 4" in capsys.readouterr().out
+    assert main(["recipe", "show", "run.sh"]) == 2
+    assert main(["recipe", "capture"]) == 2
+    assert "needs the command that starts your training" in capsys.readouterr().err
+
+
+def test_nothing_is_left_behind(folder: Path) -> None:
+    """No folder of a capture stays, and the environment of this process is as it was."""
+    before = dict(os.environ)
+    recipe_text(folder, f"torchrun train.py {FLAGS}")
+    assert dict(os.environ) == before
+    found = subprocess.run(["ls", os.environ.get("TMPDIR", "/tmp")], capture_output=True, text=True, check=True).stdout
+    assert "plumbline-capture-" not in found

@@ -1,0 +1,266 @@
+"""Flags of Megatron-LM become the settings that upstream makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from validation.case.errors import UsageError
+from validation.recipe import read
+from validation.recipe.recipe import Recipe, Source
+
+SMALL = """
+--num-layers 4 --hidden-size 128 --num-attention-heads 4 --ffn-hidden-size 256 --num-experts 8
+--moe-ffn-hidden-size 64 --moe-shared-expert-intermediate-size 128 --moe-router-topk 2
+--moe-layer-freq ([0]*1+[1]*3) --multi-latent-attention --swiglu --bf16
+--micro-batch-size 1 --global-batch-size 16 --seq-length 64 --max-position-embeddings 64
+--position-embedding-type rope
+"""
+Reads = Callable[..., Recipe]
+
+
+@pytest.fixture
+def recipe_of(tmp_path: Path) -> Reads:
+    """Reads a text as the file that has it."""
+
+    def read_text(text: str, release: str = "0.16.1", world: int | None = None) -> Recipe:
+        file = tmp_path / "flags"
+        file.write_text(text)
+        return read.read(file, release, world=world)
+
+    return read_text
+
+
+def origin(recipe: Recipe, name: str) -> str:
+    """Where a setting came from, as it is shown."""
+    return str(next(setting for setting in recipe.settings if setting.name == name).origin)
+
+
+def test_a_flag_sets_the_field_of_its_name_and_says_its_line(recipe_of: Reads) -> None:
+    """The second line of the file has it."""
+    recipe = recipe_of(SMALL)
+    assert recipe.values["model.num_layers"] == 4
+    assert origin(recipe, "model.num_layers") == "--num-layers 4 (flags:2)"
+
+
+def test_flags_of_other_names_reach_their_fields(recipe_of: Reads) -> None:
+    """core_transformer_config_from_args, get_model and get_optimizer_param_scheduler of Megatron-LM."""
+    values = recipe_of(
+        SMALL + "--disable-bias-linear --no-masked-softmax-fusion --no-persist-layer-norm --ddp-bucket-size 100 "
+        "--no-check-for-nan-in-loss-and-grad --ddp-average-in-collective --train-iters 10 --lr 1e-3 --lr-warmup-iters 2 "
+        "--weight-decay 0.1 --decoder-last-pipeline-num-layers 1 --fp8-param-gather --no-bias-swiglu-fusion"
+    ).values
+    assert values["model.num_moe_experts"] == 8
+    assert (values["model.activation_func"], values["model.gated_linear_unit"]) == ("silu", True)
+    assert values["model.add_bias_linear"] is False
+    assert values["model.num_layers_in_last_pipeline_stage"] == 1
+    assert values["model.fp8_param"] is True
+    # Off, as in the dataclasses: flags that turn a default of the parser off set the dataclass's own value.
+    assert values["model.masked_softmax_fusion"] is False
+    assert values["model.persist_layer_norm"] is False
+    assert values["model.bias_activation_fusion"] is False
+    assert (values["ddp.bucket_size"], values["ddp.average_in_collective"]) == (100, True)
+    assert values["ddp.check_for_nan_in_grad"] is False
+    assert (values["scheduler.lr_warmup_steps"], values["scheduler.lr_decay_steps"]) == (32, 160)
+    assert (values["scheduler.max_lr"], values["optimizer.lr"]) == (1e-3, 1e-3)
+    assert (values["scheduler.start_wd"], values["scheduler.end_wd"]) == (0.1, 0.1)
+
+
+def test_bf16_sums_gradients_in_fp32_unless_told_otherwise(recipe_of: Reads) -> None:
+    """validate_args: --bf16 alone means fp32 sums; --grad-reduce-in-bf16 does not."""
+    recipe = recipe_of(SMALL)
+    assert recipe.values["ddp.grad_reduce_in_fp32"] is True
+    assert "--bf16" in origin(recipe, "ddp.grad_reduce_in_fp32")
+    assert recipe.values["model.params_dtype"] == "bfloat16"
+    assert recipe.precision == "bf16"
+    other = recipe_of(SMALL + "--grad-reduce-in-bf16")
+    assert other.values["ddp.grad_reduce_in_fp32"] is False
+
+
+def test_the_parsers_defaults_count_where_they_differ(recipe_of: Reads) -> None:
+    """A flag that is not given: rotary_scaling_factor is 1.0 in the parser and 40 in MLATransformerConfig."""
+    recipe = recipe_of(SMALL)
+    assert recipe.values["model.rotary_scaling_factor"] == 1.0
+    assert recipe.model["rope_factor"] == 1.0
+    fused = ("bias_dropout_fusion", "masked_softmax_fusion", "apply_rope_fusion", "gradient_accumulation_fusion")
+    assert all(recipe.values[f"model.{name}"] is True for name in fused)
+    assert recipe.values["model.deallocate_pipeline_outputs"] is True
+    assert "default of Megatron-LM's parser, 0.16.1" in origin(recipe, "model.apply_rope_fusion")
+    assert "model.init_method_std" not in recipe.values  # 0.02 in both
+
+
+def test_sequence_parallelism_needs_tensor_ranks(recipe_of: Reads) -> None:
+    """validate_args turns it off at tp1."""
+    assert recipe_of(SMALL + "--sequence-parallel").values["model.sequence_parallel"] is False
+    two = recipe_of(SMALL + "--sequence-parallel --tensor-model-parallel-size 2")
+    assert two.values["model.sequence_parallel"] is True
+    assert two.layout.uses_sequence_parallel
+    assert not recipe_of(SMALL + "--tensor-model-parallel-size 2").layout.uses_sequence_parallel
+
+
+def test_experts_follow_the_tensor_ranks_unless_told_otherwise(recipe_of: Reads) -> None:
+    """In Megatron-LM etp left out is tp, whatever ep is."""
+    spread = "--tensor-model-parallel-size 2 --expert-model-parallel-size 4 "
+    assert recipe_of(SMALL + spread).layout.etp == 2
+    assert recipe_of(SMALL + spread + "--expert-tensor-parallel-size 1").layout.etp == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "stages"),
+    [
+        ("", None),
+        ("--pipeline-model-parallel-layout Et|t|t|tL", 2),
+        ("--pipeline-model-parallel-layout Ett|ttL", None),
+        ("--num-layers-per-virtual-pipeline-stage 1", 2),
+        ("--num-virtual-stages-per-pipeline-rank 2", 2),
+    ],
+)
+def test_virtual_stages(recipe_of: Reads, flags: str, stages: int | None) -> None:
+    """Three ways to say them; without any, messages do not overlap the schedule and are sent in batches."""
+    recipe = recipe_of(SMALL + "--pipeline-model-parallel-size 2 " + flags)
+    assert recipe.values.get("model.virtual_pipeline_model_parallel_size") == stages
+    assert recipe.layout.vpp == (stages or 1)
+    assert recipe.values.get("model.overlap_p2p_comm", False) is (stages is not None)
+    assert recipe.values.get("model.batch_p2p_comm", True) is (stages is None)
+
+
+def test_the_numbers_of_the_model(recipe_of: Reads) -> None:
+    """By the names of validation.case.model.Model; what the recipe does not say is not there."""
+    recipe = recipe_of(
+        SMALL + "--vocab-size 1000 --make-vocab-size-divisible-by 128 --tensor-model-parallel-size 2 --mtp-num-layers 1"
+    )
+    wanted = {
+        "num_hidden_layers": 4,
+        "first_k_dense_replace": 1,
+        "n_routed_experts": 8,
+        "n_shared_experts": 2,
+        "num_experts_per_tok": 2,
+        "num_nextn_predict_layers": 1,
+        "q_lora_rank": None,
+        "kv_lora_rank": 32,
+        "vocab_size": 1024,
+        "routed_scaling_factor": 1.0,
+        "tie_word_embeddings": True,
+    }
+    assert {name: recipe.model[name] for name in wanted} == wanted
+    assert "vocab_size" not in recipe_of(SMALL).model
+
+
+@pytest.mark.parametrize(("flag", "loss"), [("", "mean"), ("--calculate-per-token-loss", "token")])
+def test_the_loss_is_part_of_the_recipe(recipe_of: Reads, flag: str, loss: str) -> None:
+    """Upstream's own, in which a context-parallel rank counts its own tokens; of another program it is not known."""
+    recipe = recipe_of(SMALL + flag)
+    assert (recipe.loss, "context-parallel" in recipe.loss_from) == (loss, True)
+    assert "not read" in recipe_of("torchrun my_train.py " + SMALL.replace("\n", " ")).loss_from
+
+
+def test_every_flag_is_accounted_for(recipe_of: Reads) -> None:
+    """Settings, idle, known without a field, and unknown with the nearest."""
+    recipe = recipe_of(SMALL + "--save /models --log-interval 1 --use-flash-attn --extra-vocab-size 467 --swiglo stray")
+    assert [flag.text for flag in recipe.idle] == ["--save /models", "--log-interval 1"]
+    assert [flag.text for flag in recipe.beside] == ["--position-embedding-type rope", "--use-flash-attn"]
+    assert [(flag.text, flag.reason) for flag in recipe.unknown] == [
+        ("--extra-vocab-size 467", ""),
+        ("--swiglo stray", "the nearest is --swiglu"),
+    ]
+    stray = recipe_of(SMALL + "--swiglu stray").unknown
+    assert [(flag.text, flag.reason) for flag in stray] == [("stray", "--swiglu takes no such word")]
+
+
+def test_the_last_of_two_flags_counts(recipe_of: Reads) -> None:
+    """As argparse does it; `--name=value` is the same flag."""
+    assert recipe_of(SMALL + "--num-layers 6 --num-layers=8").values["model.num_layers"] == 8
+
+
+def test_releases_have_their_own_flags(recipe_of: Reads) -> None:
+    """--cuda-graph-modules came after 0.16."""
+    text = SMALL + "--cuda-graph-modules attn"
+    assert [flag.text for flag in recipe_of(text).unknown] == ["--cuda-graph-modules attn"]
+    assert recipe_of(text, "main").unknown == ()
+
+
+def test_a_command_line_says_how_many_ranks_train(recipe_of: Reads) -> None:
+    """Variables, launcher and program stand before the flags; two nodes of eight are dp 8 at tp2."""
+    text = "CUDA_DEVICE_MAX_CONNECTIONS=1 torchrun --nproc_per_node 8 --nnodes=2 pretrain_gpt.py \\\n" + SMALL.replace(
+        "\n", " "
+    )
+    recipe = recipe_of(text + "--tensor-model-parallel-size 2")
+    assert (recipe.world, recipe.layout.dp, recipe.program) == (16, 8, "pretrain_gpt.py")
+    assert recipe.environment == (("CUDA_DEVICE_MAX_CONNECTIONS", "1"),)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "python -m torch.distributed.run --nproc-per-node=4 pretrain_gpt.py",
+        "/opt/venv/bin/python3.12 -u -m torch.distributed.launch --nproc_per_node 4 pretrain_gpt.py",
+        "torchrun --standalone --nproc-per-node 4 -m pretrain.gpt",
+        "env A=1 /usr/bin/torchrun --nproc-per-node 4 --nnodes 1 pretrain_gpt.py",
+    ],
+)
+def test_every_launcher_is_taken_apart(recipe_of: Reads, start: str) -> None:
+    """The ranks are four, and no word of the launcher is taken for a flag of the program."""
+    recipe = recipe_of(f"{start} " + SMALL.replace("\n", " "))
+    assert (recipe.world, recipe.unknown) == (4, ())
+    assert "pretrain" in recipe.program
+
+
+def test_ms_swift_names_its_arguments(recipe_of: Reads) -> None:
+    """Names with underscores, and true and false behind switches."""
+    text = (
+        "NPROC_PER_NODE=8 megatron sft --model moonshotai/Moonlight --moe_permute_fusion true --sequence_parallel true "
+        "--tensor_model_parallel_size 2 --overlap_grad_reduce false --micro_batch_size 1"
+    )
+    recipe = recipe_of(text)
+    assert (recipe.world, recipe.layout.tp) == (8, 2)
+    assert recipe.values["model.moe_permute_fusion"] is True
+    assert recipe.values["ddp.overlap_grad_reduce"] is False
+    assert [flag.text for flag in recipe.unknown] == ["--model moonshotai/Moonlight"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("--num-layers four", "--num-layers takes a whole number, not 'four'"),
+        ("--num-layers", "--num-layers needs a value"),
+        ("--moe-layer-freq ([0]*3+", "a list such as"),
+        ("--moe-layer-freq [0]*1000000000", "a list such as"),
+        ("--moe-layer-freq __import__('os')", "a list such as"),
+        ("--transformer-impl quick", "takes one of local, transformer_engine"),
+        ("--num-layers $LAYERS", "recipe capture"),
+        ("--num-layers 4 --tensor-model-parallel-size 0", "tp is 0"),
+        ("--num-layers '4", "is not closed"),
+        ("--data-path x", "none of the flags sets a field"),
+        ("hello world", "has no flag in it"),
+        ("#!/bin/bash\ntorchrun x.py --num-layers 4", "is a launch script"),
+        ("ARGS=(\n--num-layers 4\n)\ntorchrun x.py ${ARGS[@]}", "is a launch script"),
+        ("model: 3", "is YAML without"),
+        ("", "has no flag in it"),
+    ],
+)
+def test_what_cannot_be_read_is_one_sentence(recipe_of: Reads, text: str, said: str) -> None:
+    """What is wrong, and what would work."""
+    with pytest.raises(UsageError) as refused:
+        recipe_of(text)
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_ranks_that_do_not_hold_the_layout_are_refused(recipe_of: Reads) -> None:
+    """tp2 needs a multiple of two ranks, and ep8 one of eight."""
+    with pytest.raises(UsageError, match="do not hold tp x pp x cp = 2"):
+        recipe_of(SMALL + "--tensor-model-parallel-size 2", world=3)
+    with pytest.raises(UsageError, match="do not hold etp x ep x pp = 8"):
+        recipe_of(SMALL + "--expert-model-parallel-size 8", world=4)
+
+
+def test_what_follows_says_so(recipe_of: Reads) -> None:
+    """Given, following and default are three kinds."""
+    recipe = recipe_of(SMALL)
+    names = {source: {setting.name for setting in recipe.of(source)} for source in Source}
+    assert "model.bf16" in names[Source.GIVEN]
+    assert "model.params_dtype" in names[Source.FOLLOWS]
+    assert "model.persist_layer_norm" in names[Source.DEFAULT]
+    assert sum(map(len, names.values())) == len(recipe.settings)

@@ -1,0 +1,178 @@
+"""A functional test's model_config.yaml, and Megatron-Bridge's configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.recipe.test_recipe_flags import origin
+from validation.case.errors import UsageError
+from validation.recipe import read
+from validation.recipe.recipe import Recipe, Source
+
+FUNCTIONAL = """# a proxy
+ENV_VARS:
+  NVTE_FUSED_ATTN: 1
+  CUDA_DEVICE_MAX_CONNECTIONS: 1
+TEST_TYPE: release
+MODEL_ARGS:
+  --num-layers: 4 # of 61
+  --hidden-size: 128
+  --num-attention-heads: 4
+  --multi-latent-attention: true
+  --num-experts: 8
+  --moe-layer-freq: ([0]*1+[1]*3)
+  --moe-ffn-hidden-size: 64
+  --norm-epsilon: 1e-6
+  --bf16: true
+  --recompute-granularity: selective
+  --recompute-modules: [mlp moe]
+  --pipeline-model-parallel-size: 2
+  --pipeline-model-parallel-layout: Ett|ttL
+  --data-path: ${DATA_PATH}/text
+  --auto-detect-ckpt-format:
+    true
+"""
+BRIDGE = """
+model:
+  _target_: megatron.bridge.models.gpt_provider.GPTModelProvider
+  num_layers: 4
+  hidden_size: 128
+  num_moe_experts: 8
+  multi_latent_attention: true
+  moe_ffn_hidden_size: 64
+  moe_layer_freq: [0, 1, 1, 1]
+  layernorm_epsilon: 1e-6
+  attention_backend:
+    _target_: megatron.core.transformer.enums.AttnBackend
+    _call_: true
+    _args_: [5]
+    _name_: auto
+  activation_func:
+    _target_: torch.nn.functional.silu
+    _call_: false
+  autocast_dtype: null
+  tensor_model_parallel_size: 2
+  pipeline_model_parallel_size: 2
+  pipeline_model_parallel_layout:
+  - [embedding, decoder, decoder]
+  - [decoder, decoder, mtp, loss]
+  seq_length: 4096
+  vocab_size: 1000
+  should_pad_vocab: true
+  make_vocab_size_divisible_by: 128
+  moe_permute_fusoin: true
+ddp: {overlap_grad_reduce: true, grad_reduce_in_fp32: true}
+optimizer:
+  lr: 3e-4
+  exp_avg_dtype: {_target_: torch.bfloat16, _call_: false}
+scheduler: {lr_warmup_iters: 10, lr_decay_style: cosine}
+train: {train_iters: 100, global_batch_size: 16, micro_batch_size: 1}
+mixed_precision:
+  {_target_: x.MixedPrecisionConfig, bf16: true, params_dtype: {_target_: torch.bfloat16}, grad_reduce_in_fp32: false}
+comm_overlap: {tp_comm_overlap: true, overlap_param_gather: null}
+checkpoint: {save: /models}
+peft: {dim: 8}
+"""
+
+
+def recipe_of(folder: Path, text: str, world: int | None = None) -> Recipe:
+    """The recipe in a file of this text."""
+    file = folder / "recipe.yaml"
+    file.write_text(text)
+    return read.read(file, "0.16.1", world=world)
+
+
+def test_the_arguments_of_a_functional_test(tmp_path: Path) -> None:
+    """`true` is a flag alone, a list its items; variables are the environment, and each flag has its line."""
+    recipe = recipe_of(tmp_path, FUNCTIONAL)
+    assert recipe.values["model.layernorm_epsilon"] == 1e-6
+    assert recipe.values["model.recompute_modules"] == ("mlp", "moe")
+    assert recipe.values["model.moe_layer_freq"] == (0, 1, 1, 1)
+    assert origin(recipe, "model.num_layers") == "--num-layers 4 (recipe.yaml:7)"
+    assert recipe.environment == (("NVTE_FUSED_ATTN", "1"), ("CUDA_DEVICE_MAX_CONNECTIONS", "1"))
+    assert [flag.text for flag in recipe.idle] == ["--data-path ${DATA_PATH}/text", "--auto-detect-ckpt-format"]
+    assert (recipe.unknown, recipe.layout.pp, recipe.world) == ((), 2, None)
+
+
+def test_a_mapping_of_flags_alone(tmp_path: Path) -> None:
+    """MODEL_ARGS need not be written above them."""
+    assert recipe_of(tmp_path, "--num-layers: 4\n--hidden-size: 128\n").values["model.num_layers"] == 4
+
+
+def test_megatron_bridge(tmp_path: Path) -> None:
+    """Fields by their names; enumerations, data types and functions by their last one."""
+    recipe = recipe_of(tmp_path, BRIDGE, world=8)
+    values = recipe.values
+    assert values["model.attention_backend"] == "auto"
+    assert values["model.activation_func"] == "silu"
+    assert values["model.moe_layer_freq"] == (0, 1, 1, 1)
+    assert values["optimizer.exp_avg_dtype"] == "bfloat16"
+    assert values["optimizer.lr"] == 3e-4
+    assert (recipe.model["first_k_dense_replace"], recipe.model["vocab_size"]) == (1, 1024)
+    assert (recipe.layout.tp, recipe.layout.dp, recipe.batch.sequence, recipe.batch.overall) == (2, 2, 4096, 16)
+    assert values["model.pipeline_model_parallel_layout"] == "Ett|ttmL"
+    assert origin(recipe, "model.num_layers") == "model.num_layers (recipe.yaml:4)"
+
+
+def test_mixed_precision_and_overlap_overwrite_fields_of_their_names(tmp_path: Path) -> None:
+    """As their `setup` does; what comm_overlap leaves open stays."""
+    recipe = recipe_of(tmp_path, BRIDGE)
+    assert recipe.values["ddp.grad_reduce_in_fp32"] is False
+    assert recipe.values["model.params_dtype"] == recipe.values["optimizer.params_dtype"] == "bfloat16"
+    assert recipe.values["model.tp_comm_overlap"] is True
+    assert "ddp.overlap_param_gather" not in recipe.values
+    assert recipe.precision == "bf16"
+    follows = next(one for one in recipe.settings if one.name == "ddp.grad_reduce_in_fp32")
+    assert follows.origin.source is Source.FOLLOWS
+
+
+def test_the_schedule_of_megatron_bridge_is_counted_in_samples(tmp_path: Path) -> None:
+    """lr_warmup_iters and train_iters, times the global batch."""
+    values = recipe_of(tmp_path, BRIDGE).values
+    assert (values["scheduler.lr_warmup_steps"], values["scheduler.lr_decay_steps"]) == (160, 1600)
+    assert values["scheduler.lr_decay_style"] == "cosine"
+    assert values["scheduler.max_lr"] == 3e-4
+
+
+def test_nothing_of_megatron_bridge_is_dropped(tmp_path: Path) -> None:
+    """A misspelt field with the nearest, sections that change no number, and those that are not read."""
+    recipe = recipe_of(tmp_path, BRIDGE)
+    said = [(flag.text, flag.reason) for flag in recipe.unknown]
+    assert said == [("model.moe_permute_fusoin", "the nearest field is moe_permute_fusion")]
+    assert [flag.text for flag in recipe.idle] == ["checkpoint"]
+    assert [flag.text for flag in recipe.beside] == ["peft"]
+
+
+def test_overrides_alone_do_not_give_the_model(tmp_path: Path) -> None:
+    """A file without layers, width and experts says no number of the model that it does not have."""
+    recipe = recipe_of(tmp_path, "model: {tensor_model_parallel_size: 2, mtp_num_layers: 1}\nmixed_precision: bf16_mixed\n")
+    assert recipe.model == {"num_nextn_predict_layers": 1}
+    assert recipe.values["model.bf16"] is True
+    assert any("overrides" in doubt for doubt in recipe.doubts)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model: {num_layers: 4}\nmodel: {num_layers: 5}", "model is there twice"),
+        ("MODEL_ARGS:\n  --num-layers: 4\n  --num-layers: 5", "--num-layers is there twice"),
+        ("MODEL_ARGS: {}", "is empty"),
+        ("MODEL_ARGS: 3", "is empty"),
+        ("model: {num_layers: " + "[" * 99 + "]" * 99 + "}", "nested too deep"),
+        ("some: thing", "is YAML without"),
+    ],
+)
+def test_what_cannot_be_read_is_said(tmp_path: Path, text: str, said: str) -> None:
+    """One sentence."""
+    with pytest.raises(UsageError, match=said):
+        recipe_of(tmp_path, text)
+
+
+def test_nothing_in_yaml_is_run(tmp_path: Path) -> None:
+    """A tag of Python's is text like any other."""
+    text = "model:\n  num_layers: 4\n  init_method: !!python/object/apply:os.system ['touch x']\n"
+    recipe = recipe_of(tmp_path, text)
+    assert recipe.values["model.init_method"] == ("touch x",)
+    assert list(tmp_path.iterdir()) == [tmp_path / "recipe.yaml"]

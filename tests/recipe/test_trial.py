@@ -1,0 +1,145 @@
+"""What is tried of a recipe, and which word each of its settings earns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from validation.case.errors import UsageError
+from validation.recipe import coverage, trial
+from validation.recipe.coverage import DIFFERENT, EQUAL, NEEDED, NOT_COMPARED, NOT_EXERCISED, Covered
+from validation.recipe.trial import ABSENT, IDLE, NEEDS, REFUSED, SAME, TRIED, Trial
+from validation.run.options import parsed
+
+FLAGS = """
+--num-layers 8 --hidden-size 512 --ffn-hidden-size 1024 --num-attention-heads 8 --multi-latent-attention
+--q-lora-rank 128 --kv-lora-rank 64 --qk-head-dim 32 --qk-pos-emb-head-dim 16 --v-head-dim 32 --qk-layernorm
+--swiglu --normalization RMSNorm --disable-bias-linear --untie-embeddings-and-output-weights --position-embedding-type rope
+--num-experts 16 --moe-router-topk 4 --moe-ffn-hidden-size 256 --moe-shared-expert-intermediate-size 256
+--moe-layer-freq ([0]*1+[1]*7) --moe-router-score-function sigmoid --moe-router-enable-expert-bias
+--moe-router-num-groups 4 --moe-router-group-topk 2 --moe-router-topk-scaling-factor 2.5
+--moe-router-load-balancing-type seq_aux_loss --moe-aux-loss-coeff 1e-4 --moe-token-dispatcher-type alltoall
+--moe-permute-fusion --moe-grouped-gemm --tensor-model-parallel-size 2 --expert-model-parallel-size 2
+--expert-tensor-parallel-size 1 --sequence-parallel --use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather
+--seq-length 4096 --micro-batch-size 1 --global-batch-size 64 --bf16 --lr 2e-4 --min-lr 1e-5 --lr-decay-style cosine
+--train-iters 100 --attention-dropout 0 --hidden-dropout 0 --vocab-size 32000 --max-position-embeddings 4096
+--recompute-granularity selective --recompute-modules mla_up_proj layernorm --foo-bar 3
+"""
+"""One recipe with a setting of every kind."""
+
+
+@pytest.fixture(scope="module")
+def tried(tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    return trial.of_file(recipe(tmp_path_factory.mktemp("recipe")), world=8)
+
+
+def recipe(folder: Path) -> Path:
+    path = folder / "my run.txt"
+    path.write_text(FLAGS, encoding="utf-8")
+    return path
+
+
+def state(tried: Trial, name: str) -> str:
+    """What becomes of a setting."""
+    (found,) = [one for one in tried.told if one.setting.name == name]
+    return found.state
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ddp.overlap_param_gather", TRIED),
+        ("model.moe_aux_loss_coeff", TRIED),
+        ("optimizer.lr", TRIED),
+        ("optimizer.clip_grad", TRIED),  # left at upstream's default, which is not Plumbline's
+        ("model.moe_token_dispatcher_type", SAME),
+        ("model.num_layers", trial.CASE),
+        ("model.bf16", trial.CASE),
+        ("model.moe_permute_fusion", NEEDS),
+        ("scheduler.lr_decay_style", REFUSED),
+        ("optimizer.barrier_with_L1_time", IDLE),
+    ],
+)
+def test_each_setting_is_told_what_becomes_of_it(tried: Trial, name: str, expected: str) -> None:
+    assert state(tried, name) == expected
+
+
+def test_what_is_tried_is_set(tried: Trial) -> None:
+    """The recipe's own numbers, and none of Plumbline's in their place."""
+    assert (tried.training.loss, tried.training.balancing, tried.training.optimizer) == ("mean", "seq_aux_loss", "distributed")
+    assert tried.training.balance_coefficient == 1e-4
+    adam = tried.training.adam
+    assert (adam.learning_rate, adam.clip_norm, adam.beta2, adam.weight_decay) == (2e-4, 1.0, 0.999, 0.01)
+    assert tried.lanes == ("ddp.grad_reduce_in_fp32",)
+
+
+def test_a_recipe_is_two_cases(tmp_path: Path) -> None:
+    """The second in its own precision has what fp64 hides, and no steps; both have as many ranks as the stand-in."""
+    wanted = parsed(["--recipe", str(recipe(tmp_path)), "--world-size", "8", "--config", "model.moe_z_loss_coeff=0.01"])
+    first, second = wanted.cases
+    assert (first.precision, first.training.steps) == ("fp64", 2)
+    assert (second.precision, second.training.steps) == ("bf16", 0)
+    assert first.preset == "my_run"
+    assert wanted.max_ranks >= first.layout.ranks
+    assert dict(first.training.settings)["model.moe_z_loss_coeff"] == 0.01
+    (alone,) = parsed(["--recipe", str(recipe(tmp_path)), "--world-size", "8", "--precision", "fp64", "--steps", "0"]).cases
+    assert (alone.precision, alone.training.steps) == ("fp64", 0)
+
+
+def test_a_recipe_says_model_and_layout_itself(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="leave out --layouts"):
+        parsed(["--recipe", str(recipe(tmp_path)), "--layouts", "tp2"])
+
+
+def words(tried: Trial, *, passed: bool = True, in_lane: bool = True) -> dict[str, Covered]:
+    return {one.told.setting.name: one for one in coverage.covered(tried, passed, in_lane, "0.0")}
+
+
+MEASURED = {
+    "model.moe_aux_loss_coeff=0.0001": {"lines": {"single": 0}, "read": True},
+    "ddp.overlap_grad_reduce=true": {"lines": {"single": 24, "tp2ep2": 0}, "read": True},
+    "model.bias_dropout_fusion=true": {"lines": {"single": 0}, "read": True},
+    "ddp.grad_reduce_in_fp32=true": {"lines": {"single": 3}, "read": True},
+}
+
+
+def test_a_word_is_earned(tried: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A switch that is read and changes no line is not exercised; a number that is read is."""
+    monkeypatch.setattr(coverage, "table", lambda: {"0.0": MEASURED})
+    found = words(tried)
+    assert found["model.moe_aux_loss_coeff"].word == EQUAL
+    assert found["ddp.overlap_grad_reduce"].word == EQUAL
+    assert found["model.bias_dropout_fusion"].word == NOT_EXERCISED
+    assert "the same lines" in found["model.bias_dropout_fusion"].why
+    assert found["optimizer.lr"].why.startswith("not measured; ")
+    assert found["model.moe_permute_fusion"].word == NEEDED
+    assert found["scheduler.lr_decay_style"].word == NOT_COMPARED
+    assert found["model.moe_token_dispatcher_type"].word == EQUAL
+    assert words(tried, passed=False)["ddp.overlap_grad_reduce"].word == DIFFERENT
+    assert words(tried, in_lane=False)["ddp.grad_reduce_in_fp32"].why.startswith("fp64 hides it")
+    assert {"model.num_layers", "optimizer.barrier_with_L1_time"} & found.keys() == set()
+
+
+def test_what_nobody_measured_is_not_exercised(tried: Trial) -> None:
+    """Of a release that the table has not, nothing is claimed."""
+    found = words(tried)["ddp.overlap_grad_reduce"]
+    assert (found.word, found.why[:37]) == (NOT_EXERCISED, "not measured with megatron-core 0.0; ")
+
+
+def test_the_end_of_a_run_tells_all_of_it(tried: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coverage, "table", lambda: {"0.0": MEASURED})
+    found = coverage.covered(tried, True, True, "0.0")
+    said = list(coverage.lines(tried, found))
+    assert said[0] == f"Recipe my run.txt: {len(found)} settings, {coverage.counts(found)}"
+    assert any(line.startswith("  needs: ") and "model.moe_permute_fusion=true" in line for line in said)
+    assert said[-1] == "  unknown to Megatron-LM's parser, and not read: --foo-bar 3"
+    assert sum(one.word == EQUAL for one in found) > 5
+
+
+def test_a_field_that_this_megatron_core_has_not_is_not_compared(tried: Trial) -> None:
+    """A recipe of a younger release."""
+    setting = replace(tried.told[0].setting, name="model.no_such_field")
+    told = trial._one(setting, tried.small, {}, True)
+    assert (told.state, told.why) == (ABSENT, "this megatron-core does not have the field")

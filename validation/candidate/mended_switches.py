@@ -1,0 +1,67 @@
+"""Known upstream bugs of single switches, taken out of a rank (validation.candidate.mends says how, and holds the others)."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from megatron.core.transformer.moe.router import TopKRouter
+
+from validation.case.case import Case
+
+
+def logits_gradient_as_it_is(case: Case, tokens: Callable[[], int]) -> None:
+    """The fused cross entropy's gradient stays in the type of its softmax, and is not cast to bf16."""
+    names = vars(importlib.import_module("megatron.core.fusions.fused_cross_entropy"))
+    calculate = names["calculate_gradients"]
+
+    def calculated(softmax: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
+        names["torch"] = _TorchWithAnotherBf16(softmax.dtype)
+        try:
+            gradient: torch.Tensor = calculate(softmax, *given, **named)
+            return gradient
+        finally:
+            names["torch"] = torch
+
+    names["calculate_gradients"] = calculated
+
+
+class _TorchWithAnotherBf16:
+    """torch, in which `bfloat16` is another type."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.bfloat16 = dtype
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+def loads_before_capacity(case: Case, tokens: Callable[[], int]) -> None:
+    """Loads are those of the router's choice, before tokens are dropped and places filled up."""
+    names = vars(importlib.import_module("megatron.core.transformer.moe.router"))
+    drop, apply = names["apply_router_token_dropping"], TopKRouter._apply_expert_bias
+    chosen: list[torch.Tensor] = []
+
+    def dropping(probs: torch.Tensor, routing_map: torch.Tensor, *given: Any, **named: Any) -> Any:
+        chosen[:] = [routing_map]
+        return drop(probs, routing_map, *given, **named)
+
+    def applied(self: TopKRouter, routing_map: torch.Tensor, *given: Any, **named: Any) -> Any:
+        return apply(self, chosen.pop() if chosen else routing_map, *given, **named)
+
+    names["apply_router_token_dropping"] = dropping
+    TopKRouter._apply_expert_bias = applied
+
+
+def outputs_kept_while_sent(case: Case, tokens: Callable[[], int]) -> None:
+    """What is sent is a second tensor of the same memory, which the request keeps until it has gone."""
+    names = vars(importlib.import_module("megatron.core.pipeline_parallel.p2p_communication"))
+    send = names["_p2p_ops"]
+
+    def sent(**given: Any) -> Any:
+        kept = {name: given[name].detach() for name in ("tensor_send_prev", "tensor_send_next") if given[name] is not None}
+        return send(**{**given, **kept})
+
+    names["_p2p_ops"] = sent

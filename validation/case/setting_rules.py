@@ -1,0 +1,72 @@
+"""The rules that settings set. A rule takes the case and returns a sentence (what is wrong, what would work) or None."""
+
+from __future__ import annotations
+
+from validation.case.annotation import Value
+from validation.case.case import Case
+from validation.case.settings import written
+
+_CAPACITY = "model.moe_expert_capacity_factor"
+
+
+def settings_can_be_compared(case: Case) -> str | None:
+    """Each is of a kind that may be set, with a value that the reference stands for, and has here what it needs."""
+    return next(filter(None, (wrong(case, name, value) for name, value in case.training.settings)), None)
+
+
+def wrong(case: Case, name: str, value: Value) -> str | None:
+    """Why a setting cannot be compared in a case, None if it can."""
+    from validation.case import fields
+
+    entry, said = fields.entry(name), f"{name}={written(value)}"
+    instead = f"; {entry.option} says it" if entry.option else ""
+    if entry.kind in ("shape", "layout"):
+        of = "the model's shape" if entry.kind == "shape" else "the layout"
+        return f"{said} is of {of}, which a setting cannot change: {entry.why}{instead}"
+    if entry.kind == "refused":
+        return f"{said} cannot be compared: {entry.why}{instead}"
+    if name == _CAPACITY and value is not None:
+        return _may_drop(case, value)
+    if not entry.computed(value):
+        return f"{said} cannot be compared: {entry.why}" + _computed(entry.only)
+    return _missing(case, said, entry.need(value))
+
+
+def _computed(only: tuple[Value, ...]) -> str:
+    return f"; {' and '.join(map(written, only))} can" if only else "; leave it out"
+
+
+def _may_drop(case: Case, value: Value) -> str | None:
+    """Dropped tokens have no formula in the reference. With room for every token on one expert none is dropped."""
+    model = case.model
+    enough = model.n_routed_experts / model.num_experts_per_tok if model.moe_layers else 0.0
+    if isinstance(value, (int, float)) and (value < 0 or value >= enough):
+        return None
+    return (
+        f"{_CAPACITY}={written(value)} may drop tokens, and the reference has no formula for that; {enough:g} and more, "
+        "which is experts / top-k, drop none"
+    )
+
+
+def _missing(case: Case, said: str, need: str) -> str | None:
+    """What a setting needs and the case does not have. Packages are seen when a rank imports them."""
+    from validation.case import fields
+
+    if need == "te" and not case.uses_te:
+        return f"{said} needs Transformer Engine; --implementation te on GPUs has it, or leave it out"
+    if need in ("gpu", "deepep", "extension") and case.on_cpu:
+        return f"{said} needs {fields.NEEDS[need]}; --transport nccl runs on GPUs, or leave it out"
+    return None
+
+
+def gradients_are_clipped(case: Case) -> str | None:
+    """Without a limit megatron-core computes no norm of the gradients, which a step is compared by."""
+    if not case.training.steps or case.training.adam.clip_norm > 0:
+        return None
+    return (
+        "optimizer.clip_grad=0 turns clipping off, and Megatron-Core then computes no norm of the gradients; a large limit "
+        "such as 1e9 works, or --steps 0"
+    )
+
+
+RULES = (settings_can_be_compared, gradients_are_clipped)

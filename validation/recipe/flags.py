@@ -1,0 +1,228 @@
+"""A recipe from Megatron-LM's arguments, whichever file they stood in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from validation.case.annotation import Value
+from validation.case.errors import UsageError
+from validation.case.strangers import shown
+from validation.recipe import arguments as reading
+from validation.recipe import geometry, idle, parser, upstream
+from validation.recipe.arguments import Given
+from validation.recipe.parser import Parser
+from validation.recipe.recipe import Batch, Flag, Recipe, Setting, Source
+from validation.recipe.words import Command, Word
+
+_BY_NAME = ("megatron", "swift")
+"""Programs whose flags are the arguments' own names, with `true` and `false`: ms-swift."""
+_TAKEN = frozenset(
+    {
+        "calculate_per_token_loss",
+        "encoder_seq_length",
+        "global_batch_size",
+        "make_vocab_size_divisible_by",
+        "micro_batch_size",
+        "num_layers_per_virtual_pipeline_stage",
+        "num_virtual_stages_per_pipeline_rank",
+        "padded_vocab_size",
+        "recompute_activations",
+        "seq_length",
+        "untie_embeddings_and_output_weights",
+        "use_rotary_position_embeddings",
+        "vocab_size",
+        "max_position_embeddings",
+        "grad_reduce_in_bf16",
+        "enable_cuda_graph",
+        "external_cuda_graph",
+    }
+)
+"""Arguments that no field has and that a recipe still says in words of its own."""
+_SIZES = {
+    "nproc": ("--nproc_per_node", "--nproc-per-node", "--num_gpus", "--num_processes"),
+    "nodes": ("--nnodes", "--num_nodes"),
+}
+_IMPLEMENTATIONS = {"transformer_engine": "te", "local": "local"}
+
+
+def recipe(
+    command: Command,
+    source: str,
+    kind: str,
+    release: str,
+    checkout: Path | None = None,
+    environment: Sequence[tuple[str, str]] = (),
+    world: int | None = None,
+) -> Recipe:
+    """The recipe that a command line of Megatron-LM trains.
+
+    `release` says whose parser and defaults count; with a checkout its own parser reads the words. `world` is the number of
+    ranks where somebody says it; otherwise it is what the launcher gets. Raises UsageError.
+    """
+    by_name = command.program.rsplit("/", 1)[-1] in _BY_NAME
+    words = _without_subcommand(command.words) if by_name else command.words
+    own = parser.checkout(checkout, [word.text for word in words if not by_name]) if checkout else None
+    known = own.parser if own else parser.release(release)
+    given, unknown = reading.read(known, words, by_name=by_name)
+    if own and not by_name:
+        given = tuple(_as_read(one, own.values) for one in given)
+    ranks = world if world is not None else _ranks(command)
+    found = upstream.Arguments(known, given)
+    upstream.validate(found, ranks)
+    return _recipe(known, found, given, unknown, command, source, kind, ranks, tuple(environment))
+
+
+def _recipe(
+    known: Parser,
+    found: upstream.Arguments,
+    given: Sequence[Given],
+    unknown: tuple[Flag, ...],
+    command: Command,
+    source: str,
+    kind: str,
+    ranks: int | None,
+    environment: tuple[tuple[str, str], ...],
+) -> Recipe:
+    settings = tuple(sorted(_chosen(known, found), key=lambda setting: setting.name))
+    values = _model_values(known, settings)
+    shape = geometry.of(values)
+    layout = geometry.layout(values, ranks, source)
+    still, beside = _sorted_out(known, given)
+    return Recipe(
+        source=source,
+        kind=kind,
+        defaults=f"Megatron-LM's parser, {known.name}",
+        settings=settings,
+        model=dict(shape.numbers) | _vocabulary(found) | _tied(found),
+        layout=layout,
+        world=ranks,
+        batch=_batch(found),
+        precision="bf16" if found["bf16"] else "fp16" if found["fp16"] else "fp32",
+        loss="token" if found["calculate_per_token_loss"] else "mean",
+        loss_from=_loss_from(command.program),
+        implementation=_IMPLEMENTATIONS.get(str(found["transformer_impl"]), str(found["transformer_impl"])),
+        program=command.program,
+        environment=(*environment, *command.variables),
+        beside=beside,
+        idle=still,
+        unknown=unknown,
+        doubts=(*shape.doubts, *_doubts(known, given, found, ranks)),
+    )
+
+
+def _without_subcommand(words: Sequence[Word]) -> tuple[Word, ...]:
+    return tuple(words[1:] if words and not words[0].is_flag else words)
+
+
+def _as_read(one: Given, values: Mapping[str, object]) -> Given:
+    """The same argument with the value that the checkout's own parser reads."""
+    return Given(one.option, upstream.frozen(values.get(one.option.dest, one.value)), one.text, one.place)
+
+
+def _ranks(command: Command) -> int | None:
+    """The ranks that are started, as far as somebody says it: slime's actor, the launcher, or the tasks of Slurm."""
+    slime = _slime(command.words)
+    if slime is not None:
+        return slime
+    variables = dict(command.variables)
+    said = dict(_launched(command.launcher))
+    if _is_torchruns(command.launcher):
+        said = {"nproc": "1"} | said
+    elif not said:
+        said["nproc"] = variables.get("WORLD_SIZE", "")
+    if "NPROC_PER_NODE" in variables:
+        said["nproc"] = variables["NPROC_PER_NODE"]
+    each, nodes = said.get("nproc", ""), said.get("nodes", "1").rpartition(":")[2]
+    return int(each) * int(nodes) or None if each.isdigit() and nodes.isdigit() and len(each + nodes) < 12 else None
+
+
+def _is_torchruns(launcher: Sequence[Word]) -> bool:
+    return any(word.text.rpartition("/")[2] == "torchrun" or "torch.distributed" in word.text for word in launcher)
+
+
+def _launched(launcher: Sequence[Word]) -> Iterator[tuple[str, str]]:
+    for place, word in enumerate(launcher):
+        name, joined, value = word.text.partition("=")
+        for key, flags in _SIZES.items():
+            if name in flags:
+                yield key, value if joined else launcher[place + 1].text if place + 1 < len(launcher) else ""
+
+
+def _slime(words: Sequence[Word]) -> int | None:
+    """The ranks that train where slime's own flags say so: nodes and GPUs of the actor."""
+    numbers = {
+        word.text: words[place + 1].text for place, word in enumerate(words[:-1]) if word.text.startswith("--actor-num-")
+    }
+    nodes, each = numbers.get("--actor-num-nodes", ""), numbers.get("--actor-num-gpus-per-node", "")
+    return int(nodes) * int(each) or None if nodes.isdigit() and each.isdigit() and len(nodes + each) < 12 else None
+
+
+def _chosen(known: Parser, found: upstream.Arguments) -> Iterator[Setting]:
+    """What is given or follows, and the defaults that are not the dataclass's own."""
+    for setting in upstream.settings(known, found):
+        section, name = setting.name.split(".", 1)
+        if setting.origin.source is not Source.DEFAULT or setting.value != upstream.frozen(known.fields[section][name]):
+            yield setting
+
+
+def _model_values(known: Parser, settings: Sequence[Setting]) -> dict[str, Value]:
+    """Every field of the model: as the recipe has it, or else as the dataclass does."""
+    defaults = {name: upstream.frozen(value) for name, value in known.fields["model"].items()}
+    said = {setting.name.partition(".")[2]: setting.value for setting in settings if setting.name.startswith("model.")}
+    return defaults | said
+
+
+def _vocabulary(found: upstream.Arguments) -> dict[str, Value]:
+    """The rows of the embedding, padded as Megatron-LM pads them; nothing where only a tokenizer knows."""
+    if found["padded_vocab_size"] is not None:
+        return {"vocab_size": found["padded_vocab_size"]}
+    if not (vocabulary := found.number("vocab_size")):
+        return {}
+    multiple = found.number("make_vocab_size_divisible_by")
+    return {"vocab_size": geometry.padded(vocabulary, multiple, found.number("tensor_model_parallel_size"))}
+
+
+def _tied(found: upstream.Arguments) -> dict[str, Value]:
+    numbers: dict[str, Value] = {"tie_word_embeddings": not found["untie_embeddings_and_output_weights"]}
+    return numbers | ({"max_position_embeddings": found["max_position_embeddings"]} if found["max_position_embeddings"] else {})
+
+
+def _batch(found: upstream.Arguments) -> Batch:
+    return Batch(
+        found.number("micro_batch_size") or None, found.number("global_batch_size") or None, found.number("seq_length") or None
+    )
+
+
+def _loss_from(program: str) -> str:
+    name = program.rsplit("/", 1)[-1]
+    if name in ("", "pretrain_gpt.py"):
+        return "pretrain_gpt.py of Megatron-LM, in which a context-parallel rank divides by its own tokens"
+    return f"{name}, whose loss function is not read"
+
+
+def _sorted_out(known: Parser, given: Sequence[Given]) -> tuple[tuple[Flag, ...], tuple[Flag, ...]]:
+    """The flags that change no number, and those that no field of the four configurations takes."""
+    still, beside = list[Flag](), list[Flag]()
+    for one in given:
+        if one.option.dest in known.field_names | upstream.RENAMED | _TAKEN:
+            continue
+        if idle.is_idle(one.option):
+            still.append(Flag(one.text, one.place, one.option.group))
+        else:
+            beside.append(Flag(one.text, one.place, one.option.group))
+    return tuple(still), tuple(beside)
+
+
+def _doubts(known: Parser, given: Sequence[Given], found: upstream.Arguments, ranks: int | None) -> Iterator[str]:
+    if ranks is None:
+        yield "how many ranks train is not said, so the data-parallel degree is open"
+    if not (found["vocab_size"] or found["padded_vocab_size"]):
+        yield "the vocabulary is the tokenizer's, which is not read"
+    if (positions := found["position_embedding_type"]) not in ("rope", "none", None):
+        yield f"the position embedding is {positions}, and DeepSeek-V3 has rope: give --position-embedding-type rope"
+    for one in given:
+        if one.option.dest in ("yaml_cfg", "use_checkpoint_args", "heterogeneous_layers_config_path", "spec"):
+            yield f"{one.text} brings settings that are not read"
+    if not any(one.option.dest in known.field_names for one in given):
+        raise UsageError(f"{shown(given[0].place) if given else 'the file'}: none of the flags sets a field of Megatron-Core")

@@ -1,0 +1,135 @@
+"""The numbers of the model and the layout that settings of upstream's names describe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from validation.case.annotation import Value
+from validation.case.errors import UsageError
+from validation.case.layout import Layout, check_ranks
+from validation.case.model import MEGATRON_WORDS
+
+_SAME = (
+    "kv_lora_rank",
+    "q_lora_rank",
+    "qk_head_dim",
+    "qk_pos_emb_head_dim",
+    "v_head_dim",
+    "hidden_size",
+    "num_attention_heads",
+    "ffn_hidden_size",
+    "moe_ffn_hidden_size",
+    "num_layers",
+    "num_moe_experts",
+    "moe_router_topk",
+    "layernorm_epsilon",
+    "rotary_base",
+    "rotary_scaling_factor",
+    "rope_type",
+    "original_max_position_embeddings",
+    "beta_fast",
+    "beta_slow",
+    "mscale",
+    "mscale_all_dim",
+)
+"""Fields of MLATransformerConfig that are numbers of the model by one name or the other."""
+_ROPE = {"rope": "default", "yarn": "yarn"}
+_MOST_DEGREE = 1 << 17
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Numbers of the model by the names of `validation.case.model.Model`, and sentences on what has no such number."""
+
+    numbers: Mapping[str, Value]
+    doubts: tuple[str, ...]
+
+
+def of(values: Mapping[str, Value]) -> Geometry:
+    """The geometry that fields of `model` describe (their names without the section); None is what nobody has said."""
+    numbers: dict[str, Value] = {}
+    for name in _SAME:
+        if values.get(name) is not None:
+            numbers[MEGATRON_WORDS.get(name, name)] = values[name]
+    if "q_lora_rank" in values:
+        numbers["q_lora_rank"] = values["q_lora_rank"]
+    if isinstance(rope := numbers.pop("rope_type", None), str):
+        numbers["rope_type"] = _ROPE.get(rope, rope)
+    numbers["num_nextn_predict_layers"] = _whole(values.get("mtp_num_layers"))
+    doubts = [] if values.get("multi_latent_attention") else ["the attention is not multi-latent, which Plumbline compares"]
+    if values.get("num_moe_experts") is None:
+        doubts.append("the model has no experts")
+    else:
+        numbers |= {"n_group": _whole(values.get("moe_router_num_groups")) or 1}
+        numbers |= {"topk_group": _whole(values.get("moe_router_group_topk")) or numbers["n_group"]}
+        scale = values.get("moe_router_topk_scaling_factor")
+        numbers["routed_scaling_factor"] = 1.0 if scale is None else scale
+        doubts += [*_dense(values, numbers), *_shared(values, numbers)]
+    return Geometry(numbers, tuple(doubts))
+
+
+def _whole(value: Value) -> int:
+    return int(value) if isinstance(value, (int, float)) and abs(value) < 1e18 else 0
+
+
+def _dense(values: Mapping[str, Value], numbers: dict[str, Value]) -> Iterator[str]:
+    """How many dense layers come first; DeepSeek-V3 has no other pattern."""
+    frequency = values.get("moe_layer_freq", 1)
+    layers = _whole(values.get("num_layers"))
+    if isinstance(frequency, tuple):
+        dense = next((place for place, one in enumerate(frequency) if one), len(frequency))
+        if not all(frequency[dense:]):
+            yield "moe_layer_freq puts dense layers behind layers with experts, which DeepSeek-V3 has not"
+        elif layers and len(frequency) != layers:
+            yield f"moe_layer_freq has {len(frequency)} layers and the model {layers}"
+        numbers["first_k_dense_replace"] = dense
+    elif frequency in (1, None):
+        numbers["first_k_dense_replace"] = 0
+    else:
+        yield f"moe_layer_freq {frequency} mixes dense layers among those with experts, which DeepSeek-V3 does not"
+
+
+def _shared(values: Mapping[str, Value], numbers: dict[str, Value]) -> Iterator[str]:
+    """How many shared experts: the width of the shared one over that of the routed."""
+    shared, routed = _whole(values.get("moe_shared_expert_intermediate_size")), _whole(values.get("moe_ffn_hidden_size"))
+    if routed and shared % routed == 0:
+        numbers["n_shared_experts"] = shared // routed
+    elif routed:
+        yield f"the shared expert is {shared} wide, which is no multiple of the {routed} of a routed one"
+
+
+def layout(values: Mapping[str, Value], world: int | None, source: str) -> Layout:
+    """The parallel degrees; `dp` stays None where the number of ranks is not known. Raises UsageError for impossible ones."""
+    degrees = {
+        "tp": values.get("tensor_model_parallel_size"),
+        "pp": values.get("pipeline_model_parallel_size"),
+        "vpp": values.get("virtual_pipeline_model_parallel_size"),
+        "cp": values.get("context_parallel_size"),
+        "ep": values.get("expert_model_parallel_size"),
+        "etp": values.get("expert_tensor_parallel_size"),
+    }
+    known = {name: _degree(name, value, source) for name, value in degrees.items()}
+    ranks = known["tp"] * known["pp"] * known["cp"]
+    if world is not None and world % ranks:
+        raise UsageError(f"{source}: {world} ranks do not hold tp x pp x cp = {ranks}; give a multiple of {ranks} ranks")
+    sequence = bool(values.get("sequence_parallel")) or known["tp"] == 1
+    found = Layout(**known, dp=world // ranks if world else None, sequence_parallel=sequence)
+    experts = found.expert_tp * found.ep * found.pp
+    if world is not None and world % experts:
+        raise UsageError(f"{source}: {world} ranks do not hold etp x ep x pp = {experts}; give a multiple of {experts} ranks")
+    return check_ranks(found, source)
+
+
+def _degree(name: str, value: Value, source: str) -> int:
+    degree = 1 if value is None else _whole(value)
+    if not 1 <= degree <= _MOST_DEGREE:
+        raise UsageError(f"{source}: {name} is {value}; a degree is at least 1 and at most {_MOST_DEGREE}")
+    return degree
+
+
+def padded(vocabulary: int, multiple: int, tp: int) -> int:
+    """Rows of the embedding: the vocabulary up to a multiple of `multiple` x tp, as Megatron-LM pads it."""
+    step = max(multiple, 1) * max(tp, 1)
+    return math.ceil(vocabulary / step) * step

@@ -1,0 +1,31 @@
+# Read by every bash of a capture (BASH_ENV), before its script. Scripts put folders before PATH, replace PYTHONPATH, and call
+# programs by absolute paths that this machine may not have. Before each command, put the stand-ins back in front.
+# shellcheck shell=bash
+
+__plumbline_keep() {
+  case ":$PATH" in
+    ":$PLUMBLINE_CAPTURE/bin:"*) ;;
+    *) PATH="$PLUMBLINE_CAPTURE/bin:$PATH" ;;
+  esac
+  case ":${PYTHONPATH-}:" in
+    ":$PLUMBLINE_CAPTURE/site:"*) ;;
+    *) export PYTHONPATH="$PLUMBLINE_CAPTURE/site${PYTHONPATH:+:$PYTHONPATH}" ;;
+  esac
+  local __plumbline_word="$1"
+  while [[ $__plumbline_word =~ ^[A-Za-z_][A-Za-z0-9_]*=[^[:space:]]*[[:space:]]+(.*)$ ]]; do
+    __plumbline_word="${BASH_REMATCH[1]}"
+  done
+  __plumbline_word="${__plumbline_word%%[[:space:]]*}"
+  # A path, or a variable with what belongs to a path: nothing else is expanded here.
+  if [[ $__plumbline_word =~ ^\"?(\$\{?[A-Za-z_][A-Za-z0-9_]*\}?)?[A-Za-z0-9_./-]*\"?$ && $__plumbline_word == *[/\$]* ]]; then
+    eval "__plumbline_word=$__plumbline_word" 2>/dev/null || return 0
+    __plumbline_word="${__plumbline_word%%[[:space:]]*}"
+    if [[ $__plumbline_word == */* && $__plumbline_word =~ ^[A-Za-z0-9_./-]+$ && $__plumbline_word != "$PLUMBLINE_CAPTURE"/* &&
+      -x "$PLUMBLINE_CAPTURE/bin/${__plumbline_word##*/}" ]]; then
+      eval "function $__plumbline_word { \"\$PLUMBLINE_CAPTURE/bin/${__plumbline_word##*/}\" \"\$@\"; }"
+    fi
+  fi
+  return 0
+}
+set -o functrace
+trap '__plumbline_keep "$BASH_COMMAND"' DEBUG

@@ -1,0 +1,210 @@
+"""What the stand-ins of a capture do: write their arguments down and end well, or run what they were to start.
+
+Runs alone, with whatever Python there is: the standard library, and nothing newer than Python 3.7.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+TRAINING = ("torchrun", "ft_launcher", "deepspeed", "accelerate", "megatron", "swift", "composer", "horovodrun")
+"""Programs that train: written down, never run."""
+STARTING = (
+    "srun",
+    "sbatch",
+    "salloc",
+    "mpirun",
+    "mpiexec",
+    "uv",
+    "ray",
+    "numactl",
+    "nsys",
+    "ncu",
+    "py-spy",
+    "singularity",
+    "apptainer",
+    "docker",
+    "podman",
+    "enroot",
+)
+"""Programs that start others somewhere: what they would start is run here, with the stand-ins."""
+SILENT = ("pkill", "killall", "scancel", "pip", "pip3", "shutdown", "reboot", "ssh", "pdsh", "kubectl", "sleep")
+"""Programs that do nothing in a capture, and end well."""
+ANSWERS = {"scontrol": "localhost"}
+"""Programs that scripts ask, and what they are told."""
+PYTHON = re.compile(r"python[0-9.]*")
+_OWN_VALUE = ("-X", "-W", "--check-hash-based-pycs")
+KEPT = re.compile(r"(NVTE|NCCL|CUDA|TORCH|PYTORCH|CUBLAS|NVSHMEM|TRITON|OMP)_?[A-Z0-9_]*|NPROC_PER_NODE")
+"""Variables that belong to a recipe."""
+_SIZES = (
+    (re.compile(r"(?<=\s)(?:--nodes|-N)[= ]?([0-9]+)"), "SLURM_NNODES"),
+    (re.compile(r"--ntasks-per-node[= ]([0-9]+)"), "SLURM_NTASKS_PER_NODE"),
+    (re.compile(r"(?<=\s)(?:--ntasks|-n|-np)[= ]?([0-9]+)"), "SLURM_NTASKS"),
+    (re.compile(r"--gpus-per-node[= ](?:[a-z0-9]+:)?([0-9]+)"), "SLURM_GPUS_ON_NODE"),
+)
+
+
+def _folder() -> str:
+    return os.environ["PLUMBLINE_CAPTURE"]
+
+
+def _write(words: list[str], kind: str) -> int:
+    """Write a call down; a reader sees all of it or nothing. Returns the exit code of the stand-in."""
+    with open(os.path.join(_folder(), "before.json"), encoding="utf-8") as file:
+        before = json.load(file)
+    changed = {name: value for name, value in os.environ.items() if KEPT.fullmatch(name) and before.get(name) != value}
+    said = {"words": words, "kind": kind, "folder": os.getcwd(), "environment": changed, "ranks": _ranks()}
+    name = f"{time.time_ns():020d}-{os.getpid()}"
+    unfinished = os.path.join(_folder(), "calls", "." + name)
+    with open(unfinished, "w", encoding="utf-8") as file:
+        json.dump(said, file)
+    os.replace(unfinished, os.path.join(_folder(), "calls", name + ".json"))
+    return 0
+
+
+def _ranks() -> int:
+    """Processes that Slurm or MPI would start of a program; 0 where neither does."""
+    if not os.environ.get("PLUMBLINE_SRUN"):
+        return 0
+    tasks, nodes = os.environ.get("SLURM_NTASKS", ""), os.environ.get("SLURM_NNODES", "1")
+    each = os.environ.get("SLURM_NTASKS_PER_NODE", "1")
+    if tasks.isdigit():
+        return int(tasks)
+    return int(each) * int(nodes) if each.isdigit() and nodes.isdigit() else 0
+
+
+def of_python(words: list[str]) -> int | None:
+    """What becomes of a Python that was called so: an exit code if it must not run, None if it may.
+
+    Code given by -c or on standard input runs, and so does a question for the version. A script or a module is written down.
+    """
+    place = 1
+    while place < len(words) and words[place].startswith("-") and words[place] != "-":
+        word = words[place]
+        if word == "-m":
+            return _write(["python", *words[place:]], "python")
+        if not word.startswith("--") and "m" in word[1:] and "c" not in word[1:].split("m")[0] and word[:2] not in _OWN_VALUE:
+            return _write(["python", "-m", word.split("m", 1)[1], *words[place + 1 :]], "python")
+        if word in ("-c", "-V", "-VV", "--version", "-h", "--help") or (not word.startswith("--") and "c" in word[1:]):
+            return None
+        place += 2 if word in _OWN_VALUE else 1
+    if place >= len(words) or words[place] == "-":
+        return None
+    name = os.path.basename(words[place])
+    if PYTHON.fullmatch(name) is None and not name.endswith(".py") and _is_installed(words[place]):
+        return main([name, *words[place + 1 :]]) if name in TRAINING + STARTING + SILENT else None
+    return _write(["python", *words[place:]], "python")
+
+
+def _is_installed(path: str) -> bool:
+    """Whether this is a command that a package brought, such as torchrun or yq, and not a script of the user's."""
+    return os.path.basename(os.path.dirname(path)) in ("bin", "sbin") or os.path.basename(path) in TRAINING + STARTING + SILENT
+
+
+def _real(name: str) -> str | None:
+    """The program of this name that stands behind the stand-ins."""
+    ours = os.path.join(_folder(), "bin")
+    path = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder != ours]
+    return shutil.which(name, path=os.pathsep.join(path))
+
+
+def _run_python(words: list[str]) -> int:
+    """Run code that a script computes something with. A Python without torch is replaced by the one that captures."""
+    own = os.environ["PLUMBLINE_PYTHON"]
+    found = _real(words[0]) or own
+    done = subprocess.run([found, *words[1:]])
+    if done.returncode and found != own and any("torch" in word for word in words):
+        done = subprocess.run([own, *words[1:]])
+    return done.returncode
+
+
+def _sized(words: list[str], text: str) -> None:
+    """Tell the variables of Slurm what the options of srun, sbatch and mpirun say of nodes and tasks."""
+    if words[0] in ("srun", "sbatch", "salloc", "mpirun", "mpiexec"):
+        for pattern, name in _SIZES:
+            found = pattern.search(" " + text)
+            if found:
+                os.environ[name] = found.group(1)
+                if name == "SLURM_NNODES":
+                    os.environ["SLURM_JOB_NUM_NODES"] = found.group(1)
+        usual = {"SLURM_NNODES": "1", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_ID": "1", "SLURM_PROCID": "0"}
+        usual.update({"SLURM_NODEID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_NODELIST": "localhost"})
+        usual.update({"SLURM_SUBMIT_DIR": os.getcwd(), "SLURM_NODELIST": "localhost"})
+        for name, value in usual.items():
+            os.environ.setdefault(name, value)
+        if words[0] in ("srun", "mpirun", "mpiexec"):
+            os.environ["PLUMBLINE_SRUN"] = "1"
+
+
+def _start(words: list[str]) -> int:
+    """Run in this place what the program would start elsewhere."""
+    rest = _started(words)
+    options = words[1 : len(words) - len(rest)]
+    script = ""
+    if words[0] == "sbatch" and rest and os.path.isfile(rest[0]):
+        with open(rest[0], encoding="utf-8", errors="replace") as file:
+            script = " ".join(line[len("#SBATCH") :].strip() for line in file if line.startswith("#SBATCH"))
+        rest = ["bash", *rest]
+    _sized(words, script + " " + " ".join(options))
+    _runtime(words)
+    _write(words, "started" if rest else "silent")
+    return subprocess.run(rest).returncode if rest else 0
+
+
+def _runtime(words: list[str]) -> None:
+    """The variables that `ray job submit` takes along."""
+    for word in words:
+        if word.startswith("--runtime-env-json="):
+            try:
+                found = json.loads(word.partition("=")[2]).get("env_vars", {})
+            except (ValueError, AttributeError):
+                return
+            os.environ.update({str(name): str(value) for name, value in found.items() if KEPT.fullmatch(str(name))})
+
+
+def _started(words: list[str]) -> list[str]:
+    """The command behind the options: behind `--`, or from the first word that is a program or a script."""
+    if words[0] == "ray" and words[1:3] != ["job", "submit"]:
+        return []
+    if words[0] == "uv" and words[1:2] != ["run"]:
+        return []
+    wrapped = [word.partition("=")[2] for word in words if word.startswith("--wrap=")]
+    if "--wrap" in words[:-1]:
+        wrapped.append(words[words.index("--wrap") + 1])
+    if wrapped:
+        return ["bash", "-c", wrapped[0]]
+    if "--" in words:
+        return words[words.index("--") + 1 :]
+    for place, word in enumerate(words[1:], 1):
+        script = os.path.isfile(word) and (words[0] == "sbatch" or os.access(word, os.X_OK))
+        if not word.startswith("-") and (script or (shutil.which(word) and not os.path.isdir(word))):
+            return words[place:]
+        if PYTHON.fullmatch(os.path.basename(word)) or os.path.basename(word) in TRAINING:
+            return [os.path.basename(word), *words[place + 1 :]]
+    return []
+
+
+def main(words: list[str]) -> int:
+    """What the stand-in of the name `words[0]` does with its arguments. Returns its exit code."""
+    name = words[0]
+    if name in ANSWERS:
+        sys.stdout.write(ANSWERS[name] + "\n")
+        return 0
+    if name in SILENT:
+        return _write(words, "silent") if name != "sleep" else 0
+    if name in STARTING:
+        return _start(words)
+    if PYTHON.fullmatch(name):
+        code = of_python(words)
+        return _run_python(words) if code is None else code
+    return _write(words, "training")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

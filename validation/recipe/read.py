@@ -1,0 +1,74 @@
+"""Whatever kind of file a recipe is in, told by its content."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+
+import yaml
+
+from validation.case.errors import UsageError
+from validation.case.strangers import read_bytes
+from validation.recipe import bridge, flags, functional, parser, yaml_file
+from validation.recipe.recipe import Recipe
+from validation.recipe.words import command, cut, is_script
+
+_MOST_BYTES = 1 << 20
+_REMEDY = "give a file of flags, a model_config.yaml of Megatron-LM's functional tests, or Megatron-Bridge's YAML"
+
+
+def read(path: Path, release: str | None = None, checkout: Path | None = None, world: int | None = None) -> Recipe:
+    """The recipe in a file.
+
+    `release` says whose defaults count where a flag is not given: the installed megatron-core's if it is None. With a
+    checkout of Megatron-LM its own parser reads the flags. Raises UsageError.
+    """
+    text = _text(path)
+    source = path.name
+    wanted = release or installed()
+    top = yaml_file.read(text, source) if _may_be_yaml(text) else None
+    if top is not None and (kind := _kind(top, source)) is not None:
+        if kind == "bridge":
+            return bridge.recipe(top, source, wanted, world)
+        line = functional.command(top, source)
+        return flags.recipe(line, source, "model_config.yaml of a functional test", wanted, checkout, world=world)
+    words = cut(text, source)
+    if is_script(text, words):
+        raise UsageError(f"{source} is a launch script; it must run to say its flags: recipe capture -- bash {source}")
+    if not any(word.is_flag for word in words):
+        raise UsageError(f"{source} has no flag in it; {_REMEDY}")
+    return flags.recipe(command(words), source, "a file of flags", wanted, checkout, world=world)
+
+
+def installed() -> str:
+    """The release whose parser goes with the installed megatron-core, or the newest."""
+    try:
+        return parser.nearest(metadata.version("megatron-core"))
+    except metadata.PackageNotFoundError:
+        return [name for name in parser.releases() if name[0].isdigit()][-1]
+
+
+def _text(path: Path) -> str:
+    data = read_bytes(path, _MOST_BYTES, _REMEDY)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is no text (byte {error.start} is not UTF-8); {_REMEDY}") from None
+    if "\0" in text:
+        raise UsageError(f"{path} is no text (it has a byte 0); {_REMEDY}")
+    return text.replace("\r\n", "\n")
+
+
+def _may_be_yaml(text: str) -> bool:
+    """Whether a key and a colon begin the first line that says something; a file of flags has no such line."""
+    first = next((line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")), "")
+    return first.startswith(("---", "{")) or ":" in first
+
+
+def _kind(top: yaml.MappingNode, source: str) -> str | None:
+    found = {entry.key: entry.node for entry in yaml_file.entries(top, source)}
+    if functional.KEY in found or (found and all(key.startswith("--") for key in found)):
+        return "functional"
+    if any(isinstance(found.get(section), yaml.MappingNode) for section in bridge.SECTIONS):
+        return "bridge"
+    raise UsageError(f"{source} is YAML without {functional.KEY} and without {', '.join(bridge.SECTIONS)}; {_REMEDY}")

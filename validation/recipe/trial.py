@@ -1,0 +1,137 @@
+"""What of a recipe is tried: its stand-in, the settings that both models can be compared with, and why others are left out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from validation.case import declared, fields
+from validation.case.annotation import Value
+from validation.case.errors import UsageError
+from validation.case.preset import Preset
+from validation.case.setting_rules import wrong
+from validation.case.settings import BASE, written
+from validation.case.training import Training
+from validation.recipe import full, read
+from validation.recipe.recipe import Origin, Recipe, Setting, Source
+from validation.recipe.standin import StandIn, stand_in
+
+_PLUMBLINES = ("model.perform_initialization", "model.use_cpu_initialization", "model.calculate_per_token_loss")
+"""What Plumbline decides itself, or takes from elsewhere in the recipe."""
+TRIED, CASE, SAME, NEEDS, REFUSED, ABSENT, IDLE = "tried", "case", "same", "needs", "refused", "absent", "idle"
+"""What becomes of a setting: it is set; the case's model, layout or precision says it; it is Plumbline's own value; it needs
+what is not here; it cannot be compared; this megatron-core does not have it; it changes no number."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """A setting of the recipe, what becomes of it, and why."""
+
+    setting: Setting
+    state: str
+    why: str = ""
+
+    @property
+    def said(self) -> str:
+        """`model.moe_permute_fusion=true`."""
+        return f"{self.setting.name}={written(self.setting.value)}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A recipe, what stands for it, the options of its step, and what becomes of each of its settings."""
+
+    recipe: Recipe
+    small: StandIn
+    training: Training
+    told: tuple[Told, ...]
+
+    @property
+    def preset(self) -> Preset:
+        """Model and data of the stand-in, under the recipe's name."""
+        return self.small.preset(name_of(self.recipe))
+
+    def of(self, *states: str) -> tuple[Told, ...]:
+        """The settings of these states."""
+        return tuple(one for one in self.told if one.state in states)
+
+    @property
+    def lanes(self) -> tuple[str, ...]:
+        """Names of settings that are tried and that fp64 hides: bf16 shows them."""
+        return tuple(one.setting.name for one in self.of(TRIED) if fields.entry(one.setting.name).lane == "bf16")
+
+
+def name_of(recipe: Recipe) -> str:
+    """The file's name as a case's name has it: letters, digits and underscores."""
+    stem = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in Path(recipe.source).stem)
+    return stem.strip("_")[:40] or "recipe"
+
+
+def of_file(path: Path, checkout: Path | None = None, world: int | None = None, *, on_cpu: bool = True) -> Trial:
+    """What is tried of the recipe in a file. Raises UsageError."""
+    recipe = read.read(path, None, checkout, world)
+    return of(recipe, on_cpu=on_cpu)
+
+
+def of(recipe: Recipe, *, on_cpu: bool = True) -> Trial:
+    """What is tried of a recipe. Raises UsageError for one that nothing can stand for."""
+    small = stand_in(full.of(recipe))
+    told = tuple(_told(recipe, small, on_cpu))
+    given = {one.setting.name: one.setting.value for one in told if one.state == TRIED}
+    loss = {"model.calculate_per_token_loss": recipe.loss == "token"}
+    return Trial(recipe, small, small.training.with_settings({**given, **loss}), told)
+
+
+def _told(recipe: Recipe, small: StandIn, on_cpu: bool) -> Iterator[Told]:
+    here = declared.here()
+    for setting in (*recipe.settings, *_left_to_upstream(recipe, here)):
+        yield _one(setting, small, here, on_cpu)
+
+
+def _left_to_upstream(recipe: Recipe, here: declared.Fields) -> Iterator[Setting]:
+    """Fields that Plumbline sets and the recipe leaves at upstream's own default."""
+    said = recipe.values
+    origin = Origin(Source.DEFAULT, "default of megatron-core")
+    for name in BASE:
+        field = here.get(name)
+        if name in said or field is None or field.default is None or name in _PLUMBLINES:
+            continue
+        with contextlib.suppress(UsageError):
+            yield Setting(name, declared.value(field, field.default), origin)
+
+
+def _one(setting: Setting, small: StandIn, here: declared.Fields, on_cpu: bool) -> Told:
+    name = setting.name
+    if name not in here:
+        return Told(setting, ABSENT, "this megatron-core does not have the field")
+    entry = fields.entry(name)
+    if entry.kind in ("shape", "layout") or entry.option in ("--precision", "--fp8", "--loss"):
+        return Told(setting, CASE, entry.why)
+    if entry.kind == "idle":
+        return Told(setting, IDLE, entry.why)
+    if (name in BASE and BASE[name] == setting.value) or _default(here[name], setting.value):
+        return Told(setting, SAME, "Plumbline's own value")
+    need = entry.need(setting.value)
+    if need and on_cpu:
+        return Told(setting, NEEDS, fields.NEEDS[need])
+    case = small.case()
+    try:
+        value = declared.checked(here[name], setting.value)
+        made = replace(case, training=case.training.with_settings({name: value}))
+    except UsageError as error:
+        return Told(setting, REFUSED, str(error))
+    if sentence := wrong(made, name, value):
+        return Told(setting, REFUSED, sentence)
+    return Told(replace(setting, value=value), TRIED)
+
+
+def _default(field: declared.Field, value: Value) -> bool:
+    """Whether it is what the dataclass has, and Plumbline sets nothing else."""
+    if field.full_name in BASE or field.default is None:
+        return False
+    try:
+        return declared.value(field, field.default) == value
+    except UsageError:
+        return False

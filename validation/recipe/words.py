@@ -1,0 +1,155 @@
+"""A file of flags, cut into words as a shell would, without running anything."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from validation.case.errors import UsageError
+
+_ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
+_LAUNCHERS = ("torchrun", "ft_launcher")
+_OTHERS = ("accelerate", "deepspeed", "composer", "horovodrun")
+"""Launchers whose options are not known one by one: what they start is the first word that ends in .py."""
+_LAUNCHING_MODULES = ("torch.distributed.run", "torch.distributed.launch")
+_PYTHON = re.compile(r"(.*/)?python[0-9.]*")
+_SWITCHES = ("--standalone", "--no-python", "--no_python", "-m", "--module", "--run-path", "--use-env", "--use_env")
+"""Options of torchrun that take no value."""
+_SCRIPT = re.compile(r"\$\(|`|^[A-Za-z_]\w*\+?=\(|^(fi|done|esac|then|do|source|export)$")
+"""Words of a shell's language, which a file of flags has none of."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """One word, and the file and line where it begins."""
+
+    text: str
+    place: str
+
+    @property
+    def is_flag(self) -> bool:
+        """Whether a parser takes it for a flag: a negative number is a value."""
+        return self.text.startswith("-") and len(self.text) > 1 and " " not in self.text and not _is_number(self.text)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line: variables set for it, the options of the launcher, the program, and the words that the program gets."""
+
+    variables: tuple[tuple[str, str], ...]
+    launcher: tuple[Word, ...]
+    program: str
+    words: tuple[Word, ...]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def cut(text: str, source: str) -> tuple[Word, ...]:
+    """The words of a text: quotes and backslashes as in a shell, comments from # to the end of a line. Raises UsageError."""
+    return tuple(Word(word, f"{source}:{line}") for word, line in _cut(text, source))
+
+
+def _cut(text: str, source: str) -> Iterator[tuple[str, int]]:
+    word: list[str] | None = None
+    begun, line, place, quote = 1, 1, 0, ""
+    while place < len(text):
+        char = text[place]
+        place += 1
+        here, line = line, line + (char == "\n")
+        if quote:
+            if char == quote:
+                quote = ""
+            elif char == "\\" and quote == '"' and text[place : place + 1] in ('"', "\\", "$", "`", "\n"):
+                line += text[place] == "\n"
+                word = [*(word or []), text[place].replace("\n", "")]
+                place += 1
+            else:
+                word = word if word is not None else []
+                word.append(char)
+            continue
+        if char.isspace() or (char == "#" and word is None):
+            if word is not None:
+                yield "".join(word), begun
+            word = None
+            if char == "#":
+                place = text.find("\n", place) if "\n" in text[place:] else len(text)
+            continue
+        if char == "\\" and text[place : place + 1] in ("\n", "\r"):
+            place += 2 if text[place : place + 2] == "\r\n" else 1
+            line += 1
+            continue
+        if word is None:
+            word, begun = [], here
+        if char in ("'", '"'):
+            quote = char
+        elif char == "\\" and place < len(text):
+            word.append(text[place])
+            place += 1
+        else:
+            word.append(char)
+    if quote:
+        raise UsageError(f"{source}, line {begun}: a quote {quote} is not closed; close it")
+    if word is not None:
+        yield "".join(word), begun
+
+
+def is_script(text: str, words: Sequence[Word]) -> bool:
+    """Whether this is a shell script, which has to run before its flags are known."""
+    if text.startswith("#!") or any(_SCRIPT.search(word.text) for word in words if not word.is_flag):
+        return True
+    lines = [line.strip() for line in text.replace("\\\n", " ").splitlines()]
+    begun = [not line.startswith("-") for line in lines if line and not line.startswith("#")]
+    return begun[:1] == [True] and sum(begun) > 1
+
+
+def command(words: Sequence[Word]) -> Command:
+    """The parts of a command line; of words that begin with a flag, all are the program's."""
+    rest = list(words)
+    variables: list[tuple[str, str]] = []
+    while rest and (_ASSIGNMENT.match(rest[0].text) or rest[0].text == "env"):
+        name, _, value = rest.pop(0).text.partition("=")
+        variables += [(name, value)] if name != "env" else []
+    if not rest or rest[0].is_flag:
+        return Command(tuple(variables), (), "", tuple(rest))
+    launcher, rest = _launcher(rest)
+    program = rest.pop(0).text if rest and not rest[0].is_flag else ""
+    if launcher[-1:] and launcher[-1].text in ("-m", "--module"):
+        program = f"-m {program}"
+    return Command(tuple(variables), tuple(launcher), program, tuple(rest))
+
+
+def _launcher(words: list[Word]) -> tuple[list[Word], list[Word]]:
+    """The launcher with its options, and what it is to start."""
+    name = words[0].text.rsplit("/", 1)[-1]
+    if name in _LAUNCHERS:
+        return _options(words, 1)
+    if name in _OTHERS:
+        first = next((place for place, word in enumerate(words) if word.text.endswith(".py")), 1)
+        return words[:first], words[first:]
+    if not _PYTHON.fullmatch(words[0].text):
+        return [], words
+    texts = [word.text for word in words]
+    module = texts.index("-m") if "-m" in texts else len(texts)
+    if all(text.startswith("-") for text in texts[1:module]):
+        if texts[module + 1 : module + 2] and texts[module + 1] in _LAUNCHING_MODULES:
+            return _options(words, module + 2)
+        if module < len(texts):
+            return words[: module + 1], words[module + 1 :]
+    first = next((place for place, word in enumerate(words[1:], 1) if not word.is_flag), len(words))
+    return words[:first], words[first:]
+
+
+def _options(words: list[Word], start: int) -> tuple[list[Word], list[Word]]:
+    """Where the options of torchrun end: at the first word that is neither one nor its value."""
+    place = start
+    while place < len(words) and words[place].is_flag:
+        text = words[place].text
+        place += 1 if "=" in text or text in _SWITCHES else 2
+    return words[:place], words[place:]

@@ -1,0 +1,69 @@
+"""YAML with the line of each key, from anybody: nothing in it is run, and tags are names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import yaml
+
+from validation.case.annotation import Value
+from validation.case.errors import UsageError
+from validation.case.scalars import from_text
+from validation.case.strangers import shown
+
+_DEEPEST = 60
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A key with its value as YAML has it, and the file and line where it stands."""
+
+    key: str
+    node: yaml.Node
+    place: str
+
+
+def read(text: str, source: str) -> yaml.MappingNode | None:
+    """The mapping at the top of the text; None where the text is no mapping of YAML. Raises UsageError for nesting too deep."""
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+    except yaml.YAMLError:
+        return None
+    except RecursionError:
+        raise UsageError(f"{source}: it is nested too deep; give a flat file") from None
+    return node if isinstance(node, yaml.MappingNode) else None
+
+
+def entries(node: yaml.Node, source: str) -> Iterator[Entry]:
+    """The keys of a mapping that are text, in their order; merge keys (`<<`) are opened. Raises UsageError for a key twice."""
+    seen: set[str] = set()
+    for key, value in _pairs(node, 0):
+        if not isinstance(key, yaml.ScalarNode):
+            continue
+        place = f"{source}:{key.start_mark.line + 1}"
+        if key.value in seen:
+            raise UsageError(f"{place}: {shown(key.value)} is there twice; keep one")
+        seen.add(key.value)
+        yield Entry(key.value, value, place)
+
+
+def _pairs(node: yaml.Node, depth: int) -> Iterator[tuple[yaml.Node, yaml.Node]]:
+    if not isinstance(node, yaml.MappingNode) or depth > _DEEPEST:
+        return
+    own = {key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"}
+    for key, value in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.value == "<<":
+            yield from (pair for pair in _pairs(value, depth + 1) if pair[0].value not in own)
+        else:
+            yield key, value
+
+
+def text_of(node: yaml.Node) -> str:
+    """A scalar as it is written."""
+    return str(node.value) if isinstance(node, yaml.ScalarNode) else ""
+
+
+def scalar(node: yaml.ScalarNode) -> Value:
+    """A scalar as YAML 1.2 types it, in which 1e-3 is a number; one in quotes is text. Raises ValueError."""
+    return from_text(node.value, lists=False) if node.style is None else str(node.value)

@@ -1,0 +1,73 @@
+"""The cases of `--recipe`: the stand-in of what a file trains, with its settings that can be compared here. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from validation.case import preflight
+from validation.case.case import ON_CPU, Case
+from validation.case.errors import UsageError
+from validation.case.training import Training
+from validation.recipe import trial
+from validation.recipe.trial import Trial
+from validation.run import settings_given
+from validation.run.command_line import DEGREES
+
+_STEPS = 2
+_OF_A_RECIPE = {
+    "preset": "--preset",
+    "hf_model_path": "--hf-model-path",
+    "layers": "--layers",
+    "numbers": "--set",
+    "layouts": "--layouts",
+    **{degree: f"--{degree}" for degree in DEGREES},
+}
+"""What a recipe says itself, and the option that would say it again."""
+
+
+def given(options: Any, transport: str) -> tuple[Trial, tuple[Case, ...]]:
+    """What is tried of the recipe, and the cases. Raises UsageError.
+
+    On a CPU the first is in fp64. A second one, in the recipe's own precision, has the settings that fp64 hides.
+    """
+    twice = [option for name, option in _OF_A_RECIPE.items() if getattr(options, name)]
+    if twice:
+        raise UsageError(f"--recipe says model and layout by itself; leave out {', '.join(twice)}")
+    checkout = Path(options.megatron_path) if options.megatron_path else None
+    tried = trial.of_file(Path(options.recipe), checkout, options.world_size, on_cpu=transport in ON_CPU)
+    precision = options.precision or ("fp64" if transport in ON_CPU else tried.recipe.precision)
+    training = settings_given.typed(tried.training.with_settings(settings_given.given(options.config)))
+    first = _case(options, tried, training, precision, transport)
+    first = _with_steps(first, options.steps)
+    hidden = tried.lanes if options.precision is None and precision == "fp64" else ()
+    lane = tried.recipe.precision if tried.recipe.precision in ("bf16", "fp16") else "bf16"
+    return tried, (first, *([replace(first, precision=lane, training=replace(training, steps=0))] if hidden else []))
+
+
+def _case(options: Any, tried: Trial, training: Training, precision: str, transport: str) -> Case:
+    base = tried.preset
+    return Case(
+        preset=base.name,
+        model=base.model,
+        layout=tried.small.layout,
+        precision=precision,
+        implementation=options.implementation,
+        transport=transport,
+        seed=options.seed,
+        batch_size=options.batch_size or base.batch_size,
+        micro_batch_size=options.micro_batch_size or base.micro_batch_size,
+        seq_length=options.seq_length or base.seq_length,
+        training=training,
+        isolated=options.isolated,
+    )
+
+
+def _with_steps(case: Case, asked: int | None) -> Case:
+    """With the steps that are asked for; else with two if the case can take them."""
+    if asked is not None:
+        return replace(case, training=replace(case.training, steps=asked))
+    stepping = replace(case, training=replace(case.training, steps=_STEPS))
+    able = case.precision == "fp64" and not case.isolated and not any(rule(stepping) for rule in preflight.RULES)
+    return stepping if able else case
