@@ -38,23 +38,7 @@ def run_tests(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_what_a_module_leaves_behind_fails_it(tmp_path: Path) -> None:
-    """Each kind by itself; the module behind it, which only looks on, passes."""
-    (tmp_path / "conftest.py").write_text(CONFTEST)
-    for number, does in enumerate(LEFT):
-        (tmp_path / f"test_{number}.py").write_text(f"{IMPORTS}\ndef test_it() -> None:\n    {does}\n")
-        (tmp_path / f"test_{number}_then.py").write_text("def test_it() -> None:\n    pass\n")
-    ended = run_tests(tmp_path)
-    assert f"{2 * len(LEFT)} passed, {len(LEFT)} errors" in ended.stdout, ended.stdout + ended.stderr
-    for number, said in enumerate(LEFT.values()):
-        (line,) = [line for line in ended.stdout.splitlines() if line.startswith(f"test_{number}.py leaves this process")]
-        assert said in line
-
-
-def test_what_a_command_sets_for_its_processes_is_gone_after_the_test(tmp_path: Path) -> None:
-    """The next test of the same module sees a GPU again, and the next module what was there before a module's own fixtures."""
-    (tmp_path / "conftest.py").write_text(CONFTEST)
-    text = f"""{IMPORTS}
+OF_A_COMMAND = f"""{IMPORTS}
 import os, pytest
 
 def test_first() -> None:
@@ -71,20 +55,44 @@ def forgotten() -> None:
 def test_last(forgotten: None) -> None:
     pass
 """
-    (tmp_path / "test_it.py").write_text(text)
-    (tmp_path / "test_next.py").write_text(
-        "import os\n\ndef test_after() -> None:\n    assert 'CUDA_VISIBLE_DEVICES' not in os.environ\n"
-    )
-    ended = run_tests(tmp_path)
-    assert "4 passed" in ended.stdout, ended.stdout
-    assert "error" not in ended.stdout, ended.stdout
+AFTER_A_COMMAND = "import os\n\ndef test_after() -> None:\n    assert 'CUDA_VISIBLE_DEVICES' not in os.environ\n"
 
 
-def test_what_the_last_module_leaves_behind_fails_it_too(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
+    """Modules in the order of their names: those that leave something behind, those of a command, one that ends the run."""
+    folder = tmp_path_factory.mktemp("modules")
+    (folder / "conftest.py").write_text(CONFTEST)
+    for number, does in enumerate(LEFT):
+        (folder / f"test_{number}.py").write_text(f"{IMPORTS}\ndef test_it() -> None:\n    {does}\n")
+        (folder / f"test_{number}_then.py").write_text("def test_it() -> None:\n    pass\n")
+    (folder / "test_of_a_command.py").write_text(OF_A_COMMAND)
+    (folder / "test_of_a_command_next.py").write_text(AFTER_A_COMMAND)
+    (folder / "test_the_end.py").write_text("import torch\n\ndef test_it() -> None:\n    torch.set_grad_enabled(False)\n")
+    return run_tests(folder)
+
+
+def test_what_a_module_leaves_behind_fails_it(ended: subprocess.CompletedProcess[str]) -> None:
+    """Each kind by itself; the module behind it, which only looks on, passes."""
+    count = len(LEFT)
+    assert f"{2 * count + 5} passed, {count + 1} errors" in ended.stdout, ended.stdout + ended.stderr
+    for number, said in enumerate(LEFT.values()):
+        (line,) = [line for line in ended.stdout.splitlines() if line.startswith(f"test_{number}.py leaves this process")]
+        assert said in line
+
+
+def test_what_a_command_sets_for_its_processes_is_gone_after_the_test(ended: subprocess.CompletedProcess[str]) -> None:
+    """The next test of the same module sees a GPU again, and the next module what was there before a module's own fixtures."""
+    assert "FAILED" not in ended.stdout
+    assert "test_of_a_command" not in ended.stdout.partition("= ERRORS =")[2]
+
+
+def test_what_the_last_module_leaves_behind_fails_it_too(ended: subprocess.CompletedProcess[str]) -> None:
     """There is no test after it, but the watch must not depend on the order."""
-    (tmp_path / "conftest.py").write_text(CONFTEST)
-    (tmp_path / "test_it.py").write_text(f"{IMPORTS}\ndef test_it() -> None:\n    platform.install('gloo')\n")
-    assert "torch.cuda.synchronize is replaced" in run_tests(tmp_path).stdout
+    said = (
+        "the last test module leaves this process changed for the tests after it: torch's gradient mode is False and was True"
+    )
+    assert said in ended.stdout
 
 
 def test_where_every_test_is_skipped_there_is_nothing_to_see(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -13,6 +12,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+
+from tests.checks.commands import WARM
 
 ROOT = Path(__file__).parents[2]
 BROKEN = "tests.checks.broken_specs"
@@ -64,7 +65,10 @@ class Output:
 
 
 def command(words: Sequence[str], cache: Path, variables: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """`python -m validation WORDS`, to its end."""
+    """`python -m validation WORDS`, to its end.
+
+    Five seconds of a core for its imports: `warm` costs none of them, and does for what is not about a process of its own.
+    """
     return subprocess.run(
         [sys.executable, "-m", "validation", *words],
         cwd=ROOT,
@@ -75,25 +79,21 @@ def command(words: Sequence[str], cache: Path, variables: Mapping[str, str] | No
     )
 
 
+def warm(words: Sequence[str], cache: Path) -> subprocess.CompletedProcess[str]:
+    """The same in the process that all tests share, whose ranks start warm."""
+    return WARM.run(words, cache)
+
+
 def without_progress(text: str) -> str:
     """What a command printed, without the lines that a slow machine has it say so that it is not silent."""
     return re.sub(r"^(?:\d+ of \d+ layouts done, )?\d+ s: .* \.\.\.\n", "", text, flags=re.MULTILINE)
 
 
 def commands_in_turn(words: Sequence[Sequence[str]], cache: Path, texts: Path) -> list[tuple[int, str]]:
-    """Several such commands in one process, whose ranks start warm: exit code and text of each, by way of files in `texts`."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.checks.commands", str(texts)],
-        cwd=ROOT,
-        env={**os.environ, "PLUMBLINE_CACHE": str(cache)},
-        input=json.dumps(words),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=True,
-    )
-    codes = enumerate(json.loads(done.stdout))
-    return [(code, without_progress((texts / f"{number}.txt").read_text())) for number, code in codes]
+    """Several such commands in the warm process: exit code and text of each, by way of files in `texts`."""
+    files = [texts / f"{number}.txt" for number in range(len(words))]
+    codes = [WARM.ask(command, cache, file, file) for command, file in zip(words, files, strict=True)]
+    return [(code, without_progress(file.read_text())) for code, file in zip(codes, files, strict=True)]
 
 
 def outputs_of(

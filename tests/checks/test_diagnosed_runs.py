@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ci import junit
 from ci.diagnosis import diagnose
-from tests.checks.conftest import command
+from tests.checks.conftest import warm
 
 LAYOUTS = ("single", "tp2", "dp2")
 
@@ -14,7 +14,7 @@ LAYOUTS = ("single", "tp2", "dp2")
 def test_a_lost_reduction_is_named_for_what_it_is(tmp_path: Path) -> None:
     """On the terminal, and from the files alone."""
     words = ["run", "--preset", "tiny", "--set", "num_hidden_layers=2", "--layouts", ",".join(LAYOUTS), "--steps", "0"]
-    done = command([*words, "--plugin", "validation.faults.catalogue.t13", "--results", str(tmp_path)], tmp_path / "cache")
+    done = warm([*words, "--plugin", "validation.faults.catalogue.t13", "--results", str(tmp_path)], tmp_path / "cache")
     assert done.returncode == 1, done.stderr
     found = diagnose([junit.read(tmp_path / f"tiny-{layout}-fp64-local-gloo.xml") for layout in LAYOUTS])
     assert found is not None

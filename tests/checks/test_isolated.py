@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checks.conftest import BROKEN, LAYERS, Output, command, outputs_of
+from tests.checks.conftest import BROKEN, LAYERS, Output, outputs_of, warm
 
 CLEAN = "single,tp2ep2,ep2etp2+allgather,cp2ep2+full,pp2+mtp"
 SHARED = ["--set", f"num_layers={LAYERS}"]
@@ -75,6 +75,6 @@ def test_only_the_module_that_is_wrong_fails(defect: str, failing: list[str], ki
 
 def test_steps_are_refused(cache: Path) -> None:
     """Before anything starts, with what would work."""
-    done = command(["run", "--isolated", "--steps", "1"], cache)
+    done = warm(["run", "--isolated", "--steps", "1"], cache)
     assert done.returncode == 2
     assert "--isolated compares the modules of one forward and backward pass; leave out --steps" in done.stderr

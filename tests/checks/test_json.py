@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from tests.checks.conftest import BROKEN, LAYERS, ROOT, command
+from tests.checks.conftest import BROKEN, LAYERS, ROOT, command, warm
 
 SCHEMA = Draft202012Validator(json.loads((ROOT / "docs" / "json.schema.json").read_text()))
 SMALL = ("--set", f"num_layers={LAYERS}", "--steps", "0")
@@ -44,7 +44,7 @@ def test_a_red_run_says_what_fails_first(cache: Path, tmp_path: Path) -> None:
 
 def test_with_every_line_it_has_every_check(cache: Path, tmp_path: Path) -> None:
     """With its numbers."""
-    done = command(["run", "-v", *SMALL, "--format=json", "--results", str(tmp_path)], cache)
+    done = warm(["run", "-v", *SMALL, "--format=json", "--results", str(tmp_path)], cache)
     document = said_by(done)
     (suite,) = document["suites"]
     assert (document["verdict"], document["left_out"]) == ("PASS", 0)
@@ -68,14 +68,14 @@ def test_what_is_wrong_before_the_start_is_json(
     cache: Path, tmp_path: Path, words: tuple[str, ...], code: int, sentence: str
 ) -> None:
     """Whatever the exit code, a document without checks is no pass."""
-    done = command(["run", "--format", "json", "--results", str(tmp_path), *words], cache)
+    done = warm(["run", "--format", "json", "--results", str(tmp_path), *words], cache)
     document = said_by(done)
     assert (document["verdict"], done.returncode) == ("ERROR", code)
     assert sentence in document["error"]
 
 
 def test_a_manifest_is_all_that_was_asked_for(cache: Path, tmp_path: Path) -> None:
-    done = command(["run", "--format", "json", "--manifest", str(tmp_path / "m.json")], cache)
+    done = warm(["run", "--format", "json", "--manifest", str(tmp_path / "m.json")], cache)
     document = said_by(done)
     assert (document["verdict"], done.returncode) == ("PASS", 0)
     assert (tmp_path / "m.json").is_file()
@@ -83,7 +83,7 @@ def test_a_manifest_is_all_that_was_asked_for(cache: Path, tmp_path: Path) -> No
 
 def test_a_comparison_of_checkpoints(tmp_path: Path) -> None:
     """Of nothing: the folders are not there."""
-    done = command(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--format", "json"], tmp_path)
+    done = warm(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--format", "json"], tmp_path)
     document = said_by(done)
     assert (document["command"], done.returncode) == ("compare", 2)
     assert str(tmp_path / "a") in document["error"]

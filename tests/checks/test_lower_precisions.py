@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checks.conftest import BROKEN, LAYERS, Output, command, outputs_of
+from tests.checks.conftest import BROKEN, LAYERS, Output, outputs_of, warm
 
 SHARED = ["--set", f"num_layers={LAYERS}"]
 WRONG = {
@@ -90,6 +90,6 @@ def test_a_wrong_model_fails_in_bf16_where_it_is_wrong(defect: str, runs: dict[s
 
 def test_steps_are_refused(cache: Path) -> None:
     """Before anything starts, with what would work."""
-    done = command(["run", "--layouts", "single", "--precision", "bf16", "--steps", "2"], cache)
+    done = warm(["run", "--layouts", "single", "--precision", "bf16", "--steps", "2"], cache)
     assert done.returncode == 2
     assert "optimizer steps are compared in fp64 and the precision is bf16; leave out --steps" in done.stderr

@@ -12,6 +12,8 @@ import pytest
 from tests.checks.conftest import Output, command
 from validation import checkout
 
+SMALL = ("--layouts", "single", "--set", "num_layers=1", "--steps", "0", "--seq-length", "8")
+
 
 def test_wrong_paths_end_with_2_before_anything_starts(tmp_path: Path) -> None:
     for words in (["run", "--results", str(tmp_path / "results")], ["doctor"]):
@@ -62,7 +64,7 @@ def _with(folder: Path, line: str) -> Path:
 
 
 def _words(folder: Path) -> list[str]:
-    return ["--layouts", "single", "--megatron-path", str(folder / "Megatron-LM"), "--results", str(folder / "results")]
+    return [*SMALL, "--megatron-path", str(folder / "Megatron-LM"), "--results", str(folder / "results")]
 
 
 def test_the_ranks_run_the_checkout(tmp_path: Path, cache: Path) -> None:
@@ -73,8 +75,7 @@ def test_the_ranks_run_the_checkout(tmp_path: Path, cache: Path) -> None:
     shutil.copytree(installed, copied)
     info = copied / "package_info.py"
     info.write_text(info.read_text().replace("PATCH = ", "PATCH = 99"))
-    words = ["--layouts", "single", "--megatron-path", str(tmp_path / "Megatron-LM"), "--results", str(results)]
-    done = command(["run", *words], cache)
+    done = command(["run", *_words(tmp_path)], cache)
     assert done.returncode == 0, done.stdout[-2000:]
     suite = Output(done.returncode, done.stdout, results).suite("tiny-single-fp64-local-gloo")
     said = {found.attrib["name"]: found.attrib["value"] for found in suite.iterfind("properties/property")}

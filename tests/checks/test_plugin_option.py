@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checks.conftest import ROOT, Output, command
+from tests.checks.conftest import ROOT, Output, warm
 
 PLUGIN = """
 from megatron.core import parallel_state
@@ -46,7 +46,7 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> str:
 def doubled(plugin: str, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Output:
     """A model that a plugin has changed on every rank."""
     results = tmp_path_factory.mktemp("results")
-    done = command([*SHARED, "--plugin", f"{plugin}:1", "--results", str(results)], cache)
+    done = warm([*SHARED, "--plugin", f"{plugin}:1", "--results", str(results)], cache)
     assert done.stderr == ""
     return Output(done.returncode, done.stdout, results)
 
@@ -76,14 +76,14 @@ def test_the_reproduction_has_it(doubled: Output, plugin: str) -> None:
 
 def test_one_that_raises_in_a_rank_is_named(plugin: str, tmp_path: Path, cache: Path) -> None:
     """Whatever it raised; it is no broken machine, which might be tried again."""
-    done = command([*SHARED, "--plugin", f"{plugin}:raise", "--results", str(tmp_path)], cache)
+    done = warm([*SHARED, "--plugin", f"{plugin}:raise", "--results", str(tmp_path)], cache)
     assert done.returncode == 2
     said = r"rank 1 raised .*PluginBroke: plugin .*doubled\.py:raise: its built raised AssertionError\('on rank 1'\)"
     assert re.search(said, done.stdout)
 
 
 def test_what_is_wrong_is_said_before_anything_starts(tmp_path: Path, cache: Path) -> None:
-    done = command([*SHARED, "--plugin", "no_such.py", "--results", str(tmp_path)], cache)
+    done = warm([*SHARED, "--plugin", "no_such.py", "--results", str(tmp_path)], cache)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: --plugin no_such.py: no_such.py cannot be read (No such file or directory)")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.checks.conftest import command
+from tests.checks.conftest import warm
 from validation.checks.printed import MOST, printed
 
 SHARED = ("run", "-v", "--set", "num_layers=1", "--seq-length", "8", "--layouts", "tp2", "--steps", "0")
@@ -43,7 +43,7 @@ def test_ranks_that_print_nothing_are_not_mentioned(tmp_path: Path) -> None:
 def test_a_plugin_that_prints_is_seen_with_debug(cache: Path, tmp_path: Path) -> None:
     file = tmp_path / "prints.py"
     file.write_text("def loaded(case, model):\n    print('weights are in')\n")
-    done = command([*SHARED, "--plugin", str(file), "--debug", "--results", str(tmp_path)], cache)
+    done = warm([*SHARED, "--plugin", str(file), "--debug", "--results", str(tmp_path)], cache)
     assert done.returncode == 0, done.stdout
     lines = done.stdout.splitlines()
     start = next(index for index, line in enumerate(lines) if line.startswith("Printed in the ranks: "))

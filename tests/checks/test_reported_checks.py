@@ -10,13 +10,13 @@ from packaging.requirements import Requirement
 from ci import junit
 from ci.expected import Expected, load
 from ci.reasons import Origin, of_suite
-from tests.checks.conftest import BROKEN, LAYERS, Output, command
+from tests.checks.conftest import BROKEN, LAYERS, Output, warm
 
 
 def listed(folder: Path, *words: str) -> dict[str, Expected]:
     """The manifest of a command, by file."""
     path = folder / "manifest.json"
-    done = command(["run", *words, "--manifest", str(path)], folder / "cache")
+    done = warm(["run", *words, "--manifest", str(path)], folder / "cache")
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
     assert not (folder / "results").exists()
     return {suite.file: suite for suite in load(path).suites}
@@ -72,7 +72,7 @@ def test_results_say_which_commit_made_them(sound: Output) -> None:
 
 
 def test_a_selection_of_nothing_is_wrong_usage(tmp_path: Path) -> None:
-    done = command(["run", "--manifest", str(tmp_path / "m.json"), "--", "-k", "nonsense"], tmp_path)
+    done = warm(["run", "--manifest", str(tmp_path / "m.json"), "--", "-k", "nonsense"], tmp_path)
     assert done.returncode == 2
     assert "no check was selected" in done.stdout + done.stderr
     assert list(tmp_path.iterdir()) == []

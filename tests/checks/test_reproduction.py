@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checks.conftest import BROKEN, LAYERS, command
+from tests.checks.conftest import BROKEN, LAYERS, warm
 
 SHARED = ["--set", f"num_layers={LAYERS}", "--steps", "0", "--seed", "7"]
 
@@ -26,13 +26,13 @@ def test_the_first_failure_is_made_again(
 ) -> None:
     """As it was: the same check fails, in the same way, and nothing else is run."""
     words = ["--layouts", layout, "--implementation", f"{BROKEN}:{defect}", *SHARED]
-    first = command(["run", *words, "--results", str(tmp_path), "--", "-k", check], cache).stdout
+    first = warm(["run", *words, "--results", str(tmp_path), "--", "-k", check], cache).stdout
     (printed,) = re.findall(r"^Reproduce: (.*)$", first, re.M)
     python, _, module, *again = shlex.split(printed)
     assert (python, module) == ("python", "validation")
     assert again[again.index("--layouts") + 1] == fewest
     again[1:1] = ["--results", str(tmp_path / "again")]
-    second = command(again, cache)
+    second = warm(again, cache)
     assert second.returncode == 1
     assert "Overall result: FAIL (1 check, 1 fail" in second.stdout
     assert re.findall(r"^FAIL: .*? - ", first, re.M)[:1] == re.findall(r"^FAIL: .*? - ", second.stdout, re.M)

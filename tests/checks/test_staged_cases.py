@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.checks.commands import Process
 from tests.checks.conftest import BROKEN, LAYERS, Output, command
 
 LAYOUTS = ("tp2pp2", "ep2etp2", "cp2", "dp2+distributed")
 """Between them: every collective of a step, pipelines, parts of unequal size, shares of an optimizer."""
 
 
-def over_staged(cache: Path, results: Path, *words: str) -> Output:
+@pytest.fixture(scope="module")
+def process() -> Iterator[Process]:
+    """One for this transport: its fork server imports other stand-ins than that of gloo."""
+    found = Process()
+    yield found
+    found.close()
+
+
+def over_staged(process: Process, cache: Path, results: Path, *words: str) -> Output:
     shared = ["run", "-v", "--transport", "staged-cpu", "--set", f"num_layers={LAYERS}", "--results", str(results)]
-    done = command([*shared, *words], cache)
+    done = process.run([*shared, *words], cache)
     return Output(done.returncode, done.stdout + done.stderr, results)
 
 
 @pytest.fixture(scope="module")
-def rehearsed(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Output:
-    return over_staged(cache, tmp_path_factory.mktemp("staged"), "--layouts", ",".join(LAYOUTS))
+def rehearsed(process: Process, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Output:
+    return over_staged(process, cache, tmp_path_factory.mktemp("staged"), "--layouts", ",".join(LAYOUTS))
 
 
 def test_a_model_that_is_right_passes_in_every_kind_of_layout(rehearsed: Output) -> None:
@@ -37,10 +47,12 @@ def test_reports_say_which_transport_it_was(rehearsed: Output) -> None:
         assert suite.get("failures") == suite.get("errors") == "0"
 
 
-def test_a_defect_fails_the_same_checks_as_over_gloo(cache: Path, tmp_path: Path, broken: dict[str, Output]) -> None:
+def test_a_defect_fails_the_same_checks_as_over_gloo(
+    process: Process, cache: Path, tmp_path: Path, broken: dict[str, Output]
+) -> None:
     """One that only a collective brings about."""
     name = "gradient_reduction_lost"
-    found = over_staged(cache, tmp_path, "--layouts", "tp2", "--implementation", f"{BROKEN}:{name}")
+    found = over_staged(process, cache, tmp_path, "--layouts", "tp2", "--implementation", f"{BROKEN}:{name}")
     assert found.code == broken[name].code == 1
     assert found.titles("FAIL") == broken[name].titles("FAIL")
     assert found.titles("FAIL")

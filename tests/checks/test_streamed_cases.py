@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.checks.conftest import BROKEN, LAYERS, Output, command, outputs_of
+from tests.checks.conftest import BROKEN, LAYERS, Output, command, outputs_of, warm
 
 SHARED = ["--set", f"num_layers={LAYERS}", "--stream"]
 SHRUNKEN = (
@@ -84,5 +84,5 @@ def test_the_layers_of_deepseek_v3_pass_at_their_size(cache: Path, tmp_path: Pat
 
 def test_what_needs_all_layers_at_once_is_refused(cache: Path) -> None:
     """Before anything starts."""
-    done = command(["run", *SHARED, "--layouts", "pp2"], cache)
+    done = warm(["run", *SHARED, "--layouts", "pp2"], cache)
     assert (done.returncode, "--stream has no pipeline stages" in done.stderr) == (2, True), done.stderr

@@ -6,10 +6,12 @@ import importlib.util
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-FOLDER = Path(__file__).parents[2] / "docs" / "findings"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "docs" / "findings"
 _RELEASE = re.compile(r"\d+\.\d+\.\d+|main")
 _MAIN = "0.20.0"
 """What main calls itself."""
@@ -80,9 +82,11 @@ def missing() -> str:
 
 
 def run(reproduction: Reproduction, folder: Path) -> list[str]:
-    """What its processes print, sorted, for their order is their own. Raises AssertionError if it fails."""
-    script = folder / "repro.py"
-    script.write_text(reproduction.script, encoding="utf-8")
+    """What its processes print when it is started as the page says. Sorted: the order of ranks is their own.
+
+    Raises AssertionError if it fails.
+    """
+    script = _written(reproduction, folder)
     logs = folder / "logs"
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(reproduction.ranks)]
     # A file for each rank: in one, lines of two ranks may be mixed up.
@@ -92,4 +96,26 @@ def run(reproduction: Reproduction, folder: Path) -> list[str]:
     )
     assert ended.returncode == 0, ended.stderr
     printed = [ended.stdout, *(file.read_text(encoding="utf-8") for file in logs.rglob("stdout.log"))]
+    return sorted(line for text in printed for line in text.splitlines())
+
+
+def _written(reproduction: Reproduction, folder: Path) -> Path:
+    script = folder / "repro.py"
+    script.write_text(reproduction.script, encoding="utf-8")
+    return script
+
+
+def fork(wanted: Mapping[Path, Reproduction]) -> None:
+    """Run scripts in forks of one process, each in its folder, where `of_forks` finds what they print (forked.py)."""
+    words = [f"{_written(one, folder)}:{one.ranks}" for folder, one in wanted.items()]
+    command = [sys.executable, "-m", "tests.findings.forked", *words]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=_SECONDS)
+    assert ended.returncode == 0, ended.stderr
+
+
+def of_forks(folder: Path, ranks: int) -> list[str]:
+    """What the ranks of one of these scripts have printed, sorted. Raises AssertionError if one has failed."""
+    said = [(folder / f"{rank}.stderr").read_text(encoding="utf-8") for rank in range(ranks)]
+    assert [(folder / f"{rank}.code").read_text(encoding="utf-8") for rank in range(ranks)] == ["0"] * ranks, "".join(said)
+    printed = ((folder / f"{rank}.stdout").read_text(encoding="utf-8") for rank in range(ranks))
     return sorted(line for text in printed for line in text.splitlines())

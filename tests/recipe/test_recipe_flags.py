@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from validation.case.errors import UsageError
-from validation.recipe import read
+from validation.recipe import read, show
 from validation.recipe.recipe import Recipe, Source
 
 SMALL = """
@@ -152,7 +152,8 @@ def test_the_numbers_of_the_model(recipe_of: Reads) -> None:
 def test_the_loss_is_part_of_the_recipe(recipe_of: Reads, flag: str, loss: str) -> None:
     """Upstream's own, in which a context-parallel rank counts its own tokens; of another program it is not known."""
     recipe = recipe_of(SMALL + flag)
-    assert (recipe.loss, "context-parallel" in recipe.loss_from) == (loss, True)
+    assert (recipe.loss, recipe.own_tokens) == (loss, True)
+    assert ("context-parallel rank divides" in show.text(recipe)) is (loss == "mean")
     assert "not read" in recipe_of("torchrun my_train.py " + SMALL.replace("\n", " ")).loss_from
 
 
@@ -218,6 +219,29 @@ def test_ms_swift_names_its_arguments(recipe_of: Reads) -> None:
     assert recipe.values["model.moe_permute_fusion"] is True
     assert recipe.values["ddp.overlap_grad_reduce"] is False
     assert [flag.text for flag in recipe.unknown] == ["--model moonshotai/Moonlight"]
+
+
+def test_ms_swift_has_defaults_of_its_own(recipe_of: Reads) -> None:
+    """The loss per token, no fusion of rope, and of the parser's defaults none."""
+    recipe = recipe_of("megatron sft --num_layers 4 --max_length 64")
+    assert (recipe.loss, recipe.precision, recipe.batch.sequence, recipe.batch.overall) == ("token", "bf16", 64, 16)
+    assert recipe.values["model.moe_router_dtype"] == "fp32"
+    assert recipe.values["model.params_dtype"] == "bfloat16"
+    assert "of ms-swift" in origin(recipe, "model.moe_router_dtype")
+    assert not {"model.rotary_scaling_factor", "model.normalization", "model.apply_rope_fusion"} & recipe.values.keys()
+    assert recipe.model == {"num_hidden_layers": 4}
+    assert recipe_of("megatron rlhf --num_layers 4").loss == "mean"
+
+
+def test_slime_sets_arguments_by_itself(recipe_of: Reads) -> None:
+    """Its actor says the ranks; bf16, ZeRO and sequences of any length are its own."""
+    text = "python3 train.py --actor-num-nodes 2 --actor-num-gpus-per-node 8 " + SMALL.replace("\n", " ").replace("--bf16", "")
+    recipe = recipe_of(text)
+    assert (recipe.world, recipe.precision) == (16, "bf16")
+    assert recipe.values["ddp.use_distributed_optimizer"] is True
+    assert recipe.values["model.variable_seq_lengths"] is True
+    assert "always set by slime" in origin(recipe, "model.variable_seq_lengths")
+    assert recipe_of(text + "--fp16").precision == "fp16"
 
 
 @pytest.mark.parametrize(

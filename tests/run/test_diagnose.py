@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.case.test_preflight import case
+from tests.checks.conftest import warm
 from validation.case import disk
 from validation.case.case import Case
 from validation.case.errors import EnvironmentMissing, ExitCode
@@ -29,23 +30,13 @@ def on_gpu(implementation: str = "te", precision: str = "bf16") -> Case:
     return case(preset=MINI, transport="nccl", implementation=implementation, precision=precision)
 
 
-def run(tmp_path: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+SMALL = ("run", "-v", "--set", "num_layers=2", "--steps", "0")
+
+
+def run(tmp_path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """A whole command of one small case."""
-    command = [
-        sys.executable,
-        "-m",
-        "validation",
-        "run",
-        "-v",
-        "--set",
-        "num_layers=2",
-        "--steps",
-        "0",
-        "--results",
-        str(tmp_path),
-    ]
     return subprocess.run(
-        [*command, *words],
+        [sys.executable, "-m", "validation", *SMALL, "--results", str(tmp_path)],
         cwd=ROOT,
         env={**os.environ, "CI": "", **variables},
         capture_output=True,
@@ -111,7 +102,8 @@ def test_shared_memory_that_is_full_is_named() -> None:
 
 def test_a_rank_without_memory_ends_a_command_with_4_and_the_remedies(tmp_path: Path) -> None:
     """A layer spec that raises in the rank what torch raises there on a GPU."""
-    ended = run(tmp_path, "--implementation", "tests.run.breaking:out_of_memory")
+    words = ["--implementation", "tests.run.breaking:out_of_memory", "--results", str(tmp_path)]
+    ended = warm([*SMALL, *words], tmp_path / "cache")
     assert ended.returncode == ExitCode.INFRASTRUCTURE, ended.stdout
     said = " ".join(ended.stdout.split())
     assert "rank 0 raised torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB" in said
@@ -140,7 +132,7 @@ def transformer_engine(folder: Path, kind: str) -> str:
 @pytest.mark.parametrize("kind", ["its PyTorch part is missing", "too old"])
 def test_a_transformer_engine_that_cannot_be_imported_is_taken_for_absent(tmp_path: Path, kind: str) -> None:
     """A case that does not use it passes, and its file says so; megatron-core imports it wherever it is installed."""
-    ended = run(tmp_path, "--steps", "0", PYTHONPATH=transformer_engine(tmp_path, kind))
+    ended = run(tmp_path, PYTHONPATH=transformer_engine(tmp_path, kind))
     assert ended.returncode == ExitCode.PASS, ended.stdout + ended.stderr
     (results,) = tmp_path.glob("**/tiny-single-fp64-local-gloo.xml")
     taken = re.search(r'name="taken-for-absent" value="transformer_engine \((.*?)\)"', results.read_text())
@@ -152,7 +144,7 @@ def test_a_transformer_engine_that_cannot_be_imported_is_taken_for_absent(tmp_pa
 
 _IMPORTS = """
 import json, os, sys
-import torch
+import torch._dynamo  # most of what megatron-core imports of others, once for all
 from validation.candidate import platform
 
 told = {}

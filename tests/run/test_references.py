@@ -34,8 +34,17 @@ CASE = Case(
 )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def process() -> Iterator[ReferenceProcess]:
+    """One for all tests that leave it able to go on: it imports for five seconds."""
+    found = ReferenceProcess()
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def fresh() -> Iterator[ReferenceProcess]:
+    """One that has not started yet."""
     found = ReferenceProcess()
     yield found
     found.close()
@@ -92,7 +101,7 @@ def test_a_process_that_hangs_is_ended(process: ReferenceProcess, tmp_path: Path
 
 @pytest.mark.parametrize("raised", ["ImportError('this transformers is broken')", "OSError('this transformers is broken')"])
 def test_a_process_that_cannot_start_says_what_is_broken(
-    process: ReferenceProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: str
+    fresh: ReferenceProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: str
 ) -> None:
     """A transformers that cannot be imported, or a package that it imports, is told in its own words, and final."""
     (tmp_path / "transformers").mkdir()
@@ -100,15 +109,15 @@ def test_a_process_that_cannot_start_says_what_is_broken(
     monkeypatch.syspath_prepend(tmp_path)
     said = r"the HuggingFace side cannot be imported \(\w+Error: this transformers is broken\); install what that names again"
     with pytest.raises(RunBroke, match=said) as broke:
-        compute(process, CASE, tmp_path)
+        compute(fresh, CASE, tmp_path)
     assert broke.value.broken.exit_code == ExitCode.ENVIRONMENT
     assert "in <module>" in broke.value.broken.stacks
 
 
-def test_closing_ends_it(process: ReferenceProcess) -> None:
+def test_closing_ends_it(fresh: ReferenceProcess) -> None:
     """Nothing is left running."""
-    running = process.warm_up()
-    process.close()
+    running = fresh.warm_up()
+    fresh.close()
     end = time.monotonic() + 5
     while Path(f"/proc/{running.pid}").exists() and time.monotonic() < end:
         time.sleep(0.01)

@@ -38,7 +38,18 @@ def test_there_is_no_network(no_network: None) -> None:
 
 def test_a_layout_passes_without_a_network(no_network: None, tmp_path: Path) -> None:
     """Neither side asks a hub, and no variable has to say so."""
-    words = ("run", "--layouts", "single", "-q", "--results", str(tmp_path / "results"))
+    words = (
+        "run",
+        "--layouts",
+        "single",
+        "--set",
+        "num_layers=2",
+        "--steps",
+        "0",
+        "-q",
+        "--results",
+        str(tmp_path / "results"),
+    )
     done = isolated(
         *(sys.executable, "-m", "validation", *words),
         HOME=str(tmp_path),

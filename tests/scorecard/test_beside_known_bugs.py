@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ci import junit
-from tests.checks.conftest import command
+from tests.checks.conftest import warm
 from validation.case import preflight
 from validation.faults import catalogue
 from validation.machine import version
@@ -37,7 +37,7 @@ def test_what_is_tried_can_run_and_has_the_bug(bug: str) -> None:
 
 def test_a_fault_is_seen_first_where_it_is_beside_a_bug(tmp_path: Path) -> None:
     """A gradient that is not reduced, behind column-parallel down-projections, whose bug may spoil that very gradient."""
-    done = command(["faults", "--behind", "shared-rope-key-not-reduced", "--only", "T04", "--results", str(tmp_path)], tmp_path)
+    done = warm(["faults", "--behind", "shared-rope-key-not-reduced", "--only", "T04", "--results", str(tmp_path)], tmp_path)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert "(1 faults, 1 caught, 1 localised, 0 false alarms in 1 cases, " in done.stdout
     (check,) = junit.read(tmp_path / "faults-shared-rope-key-not-reduced.xml").checks
@@ -62,7 +62,7 @@ def test_a_fault_is_seen_first_where_it_is_beside_a_bug(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_usage_is_one_sentence(words: list[str], says: str, tmp_path: Path) -> None:
-    done = command(["faults", *words, "--results", str(tmp_path)], tmp_path)
+    done = warm(["faults", *words, "--results", str(tmp_path)], tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(says)
     assert done.stderr.count("\n") == 1

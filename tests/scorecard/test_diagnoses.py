@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ci import junit
-from tests.checks.conftest import command
+from tests.checks.conftest import warm
 from tests.ci.made_up import sound, wrong
 from validation.checks.facts import case_file
 from validation.faults import catalogue
@@ -125,7 +125,7 @@ def kept(folder: Path, fault: Fault) -> None:
 
 def test_testsuites_that_a_run_left_are_judged_again(tmp_path: Path) -> None:
     kept(tmp_path, LOST_SUM)
-    done = command(["faults", "--diagnose", "--again", "--only", "T13", "--results", str(tmp_path)], tmp_path / "cache")
+    done = warm(["faults", "--diagnose", "--again", "--only", "T13", "--results", str(tmp_path)], tmp_path / "cache")
     assert done.returncode == 0, done.stderr
     first, line, last, end = done.stdout.split("\n")
     assert first == "===== diagnoses: 1 faults, each in 8 cases ====="
@@ -142,12 +142,12 @@ def test_testsuites_that_a_run_left_are_judged_again(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_usage_is_one_sentence(words: list[str], says: str, tmp_path: Path) -> None:
-    done = command(["faults", *words, "--results", str(tmp_path)], tmp_path)
+    done = warm(["faults", *words, "--results", str(tmp_path)], tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", says)
 
 
 def test_where_no_run_has_left_anything_that_is_said(tmp_path: Path) -> None:
-    done = command(["faults", "--diagnose", "--again", "--only", "T13", "--results", str(tmp_path)], tmp_path)
+    done = warm(["faults", "--diagnose", "--again", "--only", "T13", "--results", str(tmp_path)], tmp_path)
     assert done.returncode == 2
     assert done.stderr == f"error: {tmp_path / 'diagnoses' / 'T13'} has no testsuites; leave --again out, and they are made\n"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ci import junit
-from tests.checks.conftest import command
+from tests.checks.conftest import command, warm
 
 FIRST = {
     "A02": "Layer 0 Core Attention Output",
@@ -24,7 +24,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, str, Path]:
     """Exit code, output, results."""
     results = tmp_path_factory.mktemp("results")
     words = [word for name in FIRST for word in ("--only", name)]
-    done = command(["faults", *words, "--results", str(results)], tmp_path_factory.mktemp("cache"))
+    done = warm(["faults", *words, "--results", str(results)], tmp_path_factory.mktemp("cache"))
     assert done.stderr == ""
     return done.returncode, done.stdout, results
 
@@ -62,7 +62,7 @@ def test_the_summary_counts(ran: tuple[int, str, Path]) -> None:
     ],
 )
 def test_wrong_usage_is_one_sentence(words: list[str], says: str, tmp_path: Path) -> None:
-    done = command(["faults", *words, "--results", str(tmp_path)], tmp_path)
+    done = warm(["faults", *words, "--results", str(tmp_path)], tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", says)
 
 

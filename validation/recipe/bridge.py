@@ -120,7 +120,7 @@ def _recipe(
     provider = {entry.key: value_of(entry.node, entry.place) for entry in _keys(sections, "model", source)}
     given = {name for name in said if name in ("num_layers", "hidden_size", "num_moe_experts")}
     shape = geometry.of(values)
-    numbers = dict(shape.numbers) if len(given) == 3 else geometry_given(shape.numbers, said)
+    numbers = dict(shape.numbers) if len(given) == 3 else geometry.given(shape.numbers, said)
     doubts = list(rest[2]) + (list(shape.doubts) if len(given) == 3 else [_OVERRIDES.format(source)])
     doubts += [] if world else ["how many ranks train is not said, so the data-parallel degree is open"]
     sequence = provider.get("seq_length")
@@ -139,7 +139,8 @@ def _recipe(
         ),
         precision="bf16" if values.get("bf16") else "fp16" if values.get("fp16") else "fp32",
         loss="token" if values.get("calculate_per_token_loss") else "mean",
-        loss_from="gpt_step.py of Megatron-Bridge, in which a context-parallel rank divides by its own tokens",
+        loss_from="losses.py of Megatron-Bridge",
+        own_tokens=True,
         implementation="local" if values.get("transformer_impl") == "local" else "te",
         idle=tuple(Flag(name, entry.place, "section") for name, entry in sections.items() if name in _IDLE),
         beside=rest[0],
@@ -152,12 +153,6 @@ _OVERRIDES = (
     "{} does not give the model's layers, width and experts: it holds overrides of a recipe; write the whole configuration "
     "with ConfigContainer.to_yaml to have them compared"
 )
-
-
-def geometry_given(numbers: Mapping[str, Value], said: Mapping[str, Value]) -> dict[str, Value]:
-    """Of the model's numbers those that the file itself gives."""
-    own = geometry.of(said).numbers
-    return {name: value for name, value in numbers.items() if name in own and (value or name in said)}
 
 
 def _keys(sections: Mapping[str, Entry], section: str, source: str) -> Iterator[Entry]:

@@ -9,14 +9,13 @@ from validation.case.annotation import Value
 from validation.case.errors import UsageError
 from validation.case.strangers import shown
 from validation.recipe import arguments as reading
-from validation.recipe import geometry, idle, parser, upstream
+from validation.recipe import geometry, idle, parser, started, trainers, upstream
 from validation.recipe.arguments import Given
 from validation.recipe.parser import Parser
 from validation.recipe.recipe import Batch, Flag, Recipe, Setting, Source
-from validation.recipe.words import Command, Word
+from validation.recipe.trainers import Trainer
+from validation.recipe.words import Command
 
-_BY_NAME = ("megatron", "swift")
-"""Programs whose flags are the arguments' own names, with `true` and `false`: ms-swift."""
 _TAKEN = frozenset(
     {
         "calculate_per_token_loss",
@@ -39,10 +38,6 @@ _TAKEN = frozenset(
     }
 )
 """Arguments that no field has and that a recipe still says in words of its own."""
-_SIZES = {
-    "nproc": ("--nproc_per_node", "--nproc-per-node", "--num_gpus", "--num_processes"),
-    "nodes": ("--nnodes", "--num_nodes"),
-}
 _IMPLEMENTATIONS = {"transformer_engine": "te", "local": "local"}
 
 
@@ -52,7 +47,6 @@ def recipe(
     kind: str,
     release: str,
     checkout: Path | None = None,
-    environment: Sequence[tuple[str, str]] = (),
     world: int | None = None,
 ) -> Recipe:
     """The recipe that a command line of Megatron-LM trains.
@@ -60,17 +54,17 @@ def recipe(
     `release` says whose parser and defaults count; with a checkout its own parser reads the words. `world` is the number of
     ranks where somebody says it; otherwise it is what the launcher gets. Raises UsageError.
     """
-    by_name = command.program.rsplit("/", 1)[-1] in _BY_NAME
-    words = _without_subcommand(command.words) if by_name else command.words
-    own = parser.checkout(checkout, [word.text for word in words if not by_name]) if checkout else None
+    trainer = trainers.of(command)
+    words = trainers.words_of(trainer, command)
+    own = parser.checkout(checkout, [word.text for word in words if not trainer.by_name]) if checkout else None
     known = own.parser if own else parser.release(release)
-    given, unknown = reading.read(known, words, by_name=by_name)
-    if own and not by_name:
+    given, unknown = reading.read(known, words, by_name=trainer.by_name)
+    if own and not trainer.by_name:
         given = tuple(_as_read(one, own.values) for one in given)
-    ranks = world if world is not None else _ranks(command)
-    found = upstream.Arguments(known, given)
+    ranks = world if world is not None else started.ranks(command)
+    found = upstream.Arguments(known, given, trainer)
     upstream.validate(found, ranks)
-    return _recipe(known, found, given, unknown, command, source, kind, ranks, tuple(environment))
+    return _recipe(known, found, given, unknown, command, source, kind, ranks, trainer)
 
 
 def _recipe(
@@ -82,37 +76,35 @@ def _recipe(
     source: str,
     kind: str,
     ranks: int | None,
-    environment: tuple[tuple[str, str], ...],
+    trainer: Trainer,
 ) -> Recipe:
-    settings = tuple(sorted(_chosen(known, found), key=lambda setting: setting.name))
+    settings = tuple(sorted(_chosen(known, found, trainer), key=lambda setting: setting.name))
     values = _model_values(known, settings)
-    shape = geometry.of(values)
+    shape = geometry.of(values, whole=not trainer.by_name)
+    numbers = geometry.given(shape.numbers, _said(settings)) if trainer.by_name else dict(shape.numbers)
     layout = geometry.layout(values, ranks, source)
     still, beside = _sorted_out(known, given)
     return Recipe(
         source=source,
         kind=kind,
-        defaults=f"Megatron-LM's parser, {known.name}",
+        defaults=_defaults(known, trainer),
         settings=settings,
-        model=dict(shape.numbers) | _vocabulary(found) | _tied(found),
+        model=numbers | _vocabulary(found) | ({} if trainer.by_name else _tied(found)),
         layout=layout,
         world=ranks,
         batch=_batch(found),
         precision="bf16" if found["bf16"] else "fp16" if found["fp16"] else "fp32",
         loss="token" if found["calculate_per_token_loss"] else "mean",
-        loss_from=_loss_from(command.program),
+        loss_from=trainer.loss_from,
+        own_tokens=trainer.own_tokens,
         implementation=_IMPLEMENTATIONS.get(str(found["transformer_impl"]), str(found["transformer_impl"])),
         program=command.program,
-        environment=(*environment, *command.variables),
+        environment=command.variables,
         beside=beside,
         idle=still,
         unknown=unknown,
-        doubts=(*shape.doubts, *_doubts(known, given, found, ranks)),
+        doubts=(*shape.doubts, *_doubts(known, given, found, ranks, trainer)),
     )
-
-
-def _without_subcommand(words: Sequence[Word]) -> tuple[Word, ...]:
-    return tuple(words[1:] if words and not words[0].is_flag else words)
 
 
 def _as_read(one: Given, values: Mapping[str, object]) -> Given:
@@ -120,57 +112,33 @@ def _as_read(one: Given, values: Mapping[str, object]) -> Given:
     return Given(one.option, upstream.frozen(values.get(one.option.dest, one.value)), one.text, one.place)
 
 
-def _ranks(command: Command) -> int | None:
-    """The ranks that are started, as far as somebody says it: slime's actor, the launcher, or the tasks of Slurm."""
-    slime = _slime(command.words)
-    if slime is not None:
-        return slime
-    variables = dict(command.variables)
-    said = dict(_launched(command.launcher))
-    if _is_torchruns(command.launcher):
-        said = {"nproc": "1"} | said
-    elif not said:
-        said["nproc"] = variables.get("WORLD_SIZE", "")
-    if "NPROC_PER_NODE" in variables:
-        said["nproc"] = variables["NPROC_PER_NODE"]
-    each, nodes = said.get("nproc", ""), said.get("nodes", "1").rpartition(":")[2]
-    return int(each) * int(nodes) or None if each.isdigit() and nodes.isdigit() and len(each + nodes) < 12 else None
+def _defaults(known: Parser, trainer: Trainer) -> str:
+    own = f"Megatron-LM's parser, {known.name}"
+    if trainer.by_name:
+        return f"{trainer.name}, else of the dataclasses of megatron-core {known.name}"
+    return f"{trainer.name}, else of {own}" if trainer.name else own
 
 
-def _is_torchruns(launcher: Sequence[Word]) -> bool:
-    return any(word.text.rpartition("/")[2] == "torchrun" or "torch.distributed" in word.text for word in launcher)
-
-
-def _launched(launcher: Sequence[Word]) -> Iterator[tuple[str, str]]:
-    for place, word in enumerate(launcher):
-        name, joined, value = word.text.partition("=")
-        for key, flags in _SIZES.items():
-            if name in flags:
-                yield key, value if joined else launcher[place + 1].text if place + 1 < len(launcher) else ""
-
-
-def _slime(words: Sequence[Word]) -> int | None:
-    """The ranks that train where slime's own flags say so: nodes and GPUs of the actor."""
-    numbers = {
-        word.text: words[place + 1].text for place, word in enumerate(words[:-1]) if word.text.startswith("--actor-num-")
-    }
-    nodes, each = numbers.get("--actor-num-nodes", ""), numbers.get("--actor-num-gpus-per-node", "")
-    return int(nodes) * int(each) or None if nodes.isdigit() and each.isdigit() and len(nodes + each) < 12 else None
-
-
-def _chosen(known: Parser, found: upstream.Arguments) -> Iterator[Setting]:
+def _chosen(known: Parser, found: upstream.Arguments, trainer: Trainer) -> Iterator[Setting]:
     """What is given or follows, and the defaults that are not the dataclass's own."""
     for setting in upstream.settings(known, found):
         section, name = setting.name.split(".", 1)
-        if setting.origin.source is not Source.DEFAULT or setting.value != upstream.frozen(known.fields[section][name]):
+        is_default = setting.origin.source is Source.DEFAULT
+        if is_default and trainer.by_name and setting.origin.place != trainer.source:
+            continue
+        if not is_default or setting.value != upstream.frozen(known.fields[section][name]):
             yield setting
 
 
 def _model_values(known: Parser, settings: Sequence[Setting]) -> dict[str, Value]:
     """Every field of the model: as the recipe has it, or else as the dataclass does."""
     defaults = {name: upstream.frozen(value) for name, value in known.fields["model"].items()}
-    said = {setting.name.partition(".")[2]: setting.value for setting in settings if setting.name.startswith("model.")}
-    return defaults | said
+    return defaults | _said(settings)
+
+
+def _said(settings: Sequence[Setting]) -> dict[str, Value]:
+    """The fields of the model that a recipe has, without the section's name."""
+    return {setting.name.partition(".")[2]: setting.value for setting in settings if setting.name.startswith("model.")}
 
 
 def _vocabulary(found: upstream.Arguments) -> dict[str, Value]:
@@ -194,13 +162,6 @@ def _batch(found: upstream.Arguments) -> Batch:
     )
 
 
-def _loss_from(program: str) -> str:
-    name = program.rsplit("/", 1)[-1]
-    if name in ("", "pretrain_gpt.py"):
-        return "pretrain_gpt.py of Megatron-LM, in which a context-parallel rank divides by its own tokens"
-    return f"{name}, whose loss function is not read"
-
-
 def _sorted_out(known: Parser, given: Sequence[Given]) -> tuple[tuple[Flag, ...], tuple[Flag, ...]]:
     """The flags that change no number, and those that no field of the four configurations takes."""
     still, beside = list[Flag](), list[Flag]()
@@ -214,15 +175,24 @@ def _sorted_out(known: Parser, given: Sequence[Given]) -> tuple[tuple[Flag, ...]
     return tuple(still), tuple(beside)
 
 
-def _doubts(known: Parser, given: Sequence[Given], found: upstream.Arguments, ranks: int | None) -> Iterator[str]:
+def _doubts(
+    known: Parser, given: Sequence[Given], found: upstream.Arguments, ranks: int | None, trainer: Trainer
+) -> Iterator[str]:
+    if trainer.doubt:
+        yield trainer.doubt
     if ranks is None:
         yield "how many ranks train is not said, so the data-parallel degree is open"
-    if not (found["vocab_size"] or found["padded_vocab_size"]):
-        yield "the vocabulary is the tokenizer's, which is not read"
-    if (positions := found["position_embedding_type"]) not in ("rope", "none", None):
-        yield f"the position embedding is {positions}, and DeepSeek-V3 has rope: give --position-embedding-type rope"
+    if not trainer.by_name:
+        yield from _model_doubts(found)
     for one in given:
         if one.option.dest in ("yaml_cfg", "use_checkpoint_args", "heterogeneous_layers_config_path", "spec"):
             yield f"{one.text} brings settings that are not read"
     if not any(one.option.dest in known.field_names for one in given):
         raise UsageError(f"{shown(given[0].place) if given else 'the file'}: none of the flags sets a field of Megatron-Core")
+
+
+def _model_doubts(found: upstream.Arguments) -> Iterator[str]:
+    if not (found["vocab_size"] or found["padded_vocab_size"]):
+        yield "the vocabulary is the tokenizer's, which is not read"
+    if (positions := found["position_embedding_type"]) not in ("rope", "none", None):
+        yield f"the position embedding is {positions}, and DeepSeek-V3 has rope: give --position-embedding-type rope"

@@ -47,8 +47,11 @@ class Geometry:
     doubts: tuple[str, ...]
 
 
-def of(values: Mapping[str, Value]) -> Geometry:
-    """The geometry that fields of `model` describe (their names without the section); None is what nobody has said."""
+def of(values: Mapping[str, Value], whole: bool = True) -> Geometry:
+    """The geometry that fields of `model` describe (their names without the section); None is what nobody has said.
+
+    Without `whole` the values are a part of a model: no doubt is raised that it has no experts, or another attention.
+    """
     numbers: dict[str, Value] = {}
     for name in _SAME:
         if values.get(name) is not None:
@@ -58,9 +61,10 @@ def of(values: Mapping[str, Value]) -> Geometry:
     if isinstance(rope := numbers.pop("rope_type", None), str):
         numbers["rope_type"] = _ROPE.get(rope, rope)
     numbers["num_nextn_predict_layers"] = _whole(values.get("mtp_num_layers"))
-    doubts = [] if values.get("multi_latent_attention") else ["the attention is not multi-latent, which Plumbline compares"]
+    latent = values.get("multi_latent_attention") or not whole
+    doubts = [] if latent else ["the attention is not multi-latent, which Plumbline compares"]
     if values.get("num_moe_experts") is None:
-        doubts.append("the model has no experts")
+        doubts += ["the model has no experts"] if whole else []
     else:
         numbers |= {"n_group": _whole(values.get("moe_router_num_groups")) or 1}
         numbers |= {"topk_group": _whole(values.get("moe_router_group_topk")) or numbers["n_group"]}
@@ -68,6 +72,12 @@ def of(values: Mapping[str, Value]) -> Geometry:
         numbers["routed_scaling_factor"] = 1.0 if scale is None else scale
         doubts += [*_dense(values, numbers), *_shared(values, numbers)]
     return Geometry(numbers, tuple(doubts))
+
+
+def given(numbers: Mapping[str, Value], said: Mapping[str, Value]) -> dict[str, Value]:
+    """Of the model's numbers those that `said` gives, fields of `model` without the dataclasses' defaults."""
+    own = of(said).numbers
+    return {name: value for name, value in numbers.items() if name in own and (value or name in said)}
 
 
 def _whole(value: Value) -> int:

@@ -68,7 +68,8 @@ class Recipe:
     `settings` are sorted by name: fields of upstream's four configurations that are given, that follow from what is given,
     and defaults of Megatron-LM's parser that differ from the dataclass's own. `model` has numbers by the names of
     `validation.case.model.Model`. `layout.dp` is None where the number of ranks is not known. `loss` is `mean` or `token`,
-    and `loss_from` says whose function it is. `unknown` are flags that the parser does not have, `beside` those that it has
+    and `loss_from` says whose function it is; with `own_tokens` a context-parallel rank divides a mean by the number of its own
+    tokens. `unknown` are flags that the parser does not have, `beside` those that it has
     and that no field of the four configurations takes, `idle` those that change no number. `doubts` are whole sentences on
     what could not be told.
     """
@@ -84,6 +85,7 @@ class Recipe:
     precision: str = "fp32"
     loss: str = "mean"
     loss_from: str = ""
+    own_tokens: bool = False
     implementation: str = "te"
     program: str = ""
     environment: tuple[tuple[str, str], ...] = ()

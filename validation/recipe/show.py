@@ -47,12 +47,18 @@ def _about(recipe: Recipe) -> Iterator[tuple[str, str]]:
     yield "sequence parallel", "yes" if layout.uses_sequence_parallel else "no"
     yield "precision", recipe.precision
     yield "implementation", recipe.implementation
-    yield "loss", f"{recipe.loss}, {recipe.loss_from}" if recipe.loss_from else recipe.loss
+    yield "loss", _loss(recipe)
     yield "micro-batch", "not said" if batch.micro is None else str(batch.micro)
     yield "global batch", "not said" if batch.overall is None else str(batch.overall)
     yield "sequence length", "not said" if batch.sequence is None else str(batch.sequence)
     if recipe.program:
         yield "program", recipe.program
+
+
+def _loss(recipe: Recipe) -> str:
+    said = f"{recipe.loss}, {recipe.loss_from}" if recipe.loss_from else recipe.loss
+    own = recipe.own_tokens and recipe.loss == "mean"
+    return f"{said}: a context-parallel rank divides by the number of its own tokens" if own else said
 
 
 def _setting(setting: Setting) -> tuple[str, str]:

@@ -15,23 +15,43 @@ from validation.case.annotation import Value
 from validation.recipe.arguments import Given
 from validation.recipe.parser import SECTIONS, Parser
 from validation.recipe.recipe import Origin, Setting, Source
+from validation.recipe.trainers import Trainer
 
 _VALIDATE = "validate_args of Megatron-LM"
 _TRANSLATED = "core_transformer_config_from_args of Megatron-LM"
 _MOST_LETTERS = 100_000
 """Of a pipeline layout; no model has as many layers."""
-_DATA_TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp8": "uint8"}
+_DATA_TYPES: Mapping[str, str | None] = {
+    "fp32": "float32",
+    "bf16": "bfloat16",
+    "fp16": "float16",
+    "fp8": "uint8",
+    "auto": None,
+}
+_OF_DATA_TYPES = (
+    "main_grads_dtype",
+    "main_params_dtype",
+    "exp_avg_dtype",
+    "exp_avg_sq_dtype",
+    "megatron_fsdp_main_params_dtype",
+    "megatron_fsdp_main_grads_dtype",
+    "megatron_fsdp_grad_comm_dtype",
+)
+"""Arguments that name a data type in Megatron-LM's own words."""
 
 
 class Arguments:
     """The arguments of one run by the names that the training program reads, each with where it came from."""
 
-    def __init__(self, parser: Parser, given: Sequence[Given]) -> None:
+    def __init__(self, parser: Parser, given: Sequence[Given], trainer: Trainer | None = None) -> None:
         place = f"default of Megatron-LM's parser, {parser.name}"
         self._found: dict[str, tuple[Value, Origin]] = {
             dest: (frozen(option.default), Origin(Source.DEFAULT, option.flags[0], place))
             for dest, option in parser.by_dest.items()
         }
+        self.trainer = trainer or Trainer()
+        for dest, value in self.trainer.defaults.items():
+            self._found[dest] = (value, Origin(Source.DEFAULT, dest, self.trainer.source))
         self._found |= {one.option.dest: (one.value, Origin(Source.GIVEN, one.text, one.place)) for one in given}
 
     def __contains__(self, dest: str) -> bool:
@@ -58,13 +78,21 @@ class Arguments:
         """Write a value in another way; where it came from stays."""
         self._found[dest] = (value, self.origin(dest))
 
+    def always(self, dest: str, value: Value) -> None:
+        """Set what the training program sets, whatever is given."""
+        self._found[dest] = (value, Origin(Source.FOLLOWS, f"always set by {self.trainer.name}", self.trainer.source))
+
     def follows(self, dest: str, value: Value, because: str, place: str = _VALIDATE) -> None:
         """Set what the arguments named in `because` lead to; of defaults alone it stays a default."""
         given = self.given(*because.split())
-        origin = self.origin(given) if given else self.origin(dest) if dest in self else None
         if given:
-            origin = Origin(Source.FOLLOWS, f"follows from {origin.text if origin else given}", place)
-        self._found[dest] = (value, origin or Origin(Source.DEFAULT, because.split()[0], place))
+            origin = Origin(Source.FOLLOWS, f"follows from {self.origin(given).text}", place)
+        else:
+            known = [self.origin(one) for one in because.split() if one in self]
+            trainers = [one for one in known if one.place == self.trainer.source]
+            plain = self.origin(dest) if dest in self else Origin(Source.DEFAULT, because.split()[0], place)
+            origin = trainers[0] if trainers else plain
+        self._found[dest] = (value, origin)
 
 
 def frozen(value: object) -> Value:
@@ -75,13 +103,20 @@ def frozen(value: object) -> Value:
 
 
 def validate(arguments: Arguments, world: int | None) -> None:
-    """Change the arguments as upstream does before any configuration is made; `world` is the number of ranks, if known."""
+    """Change the arguments as upstream does before any configuration is made; `world` is the number of ranks, if known.
+
+    What the training program sets by itself stands in the end.
+    """
+    if arguments["fp16"] and arguments.origin("bf16").source is Source.DEFAULT:
+        arguments.keep("bf16", False)
     for step in (_older, _layers, _stages, _precision, _model, _experts, _rest):
         step(arguments)
     ranks = [max(arguments.number(f"{name}_parallel_size"), 1) for name in ("tensor_model", "pipeline_model", "context")]
     if world is not None and arguments["global_batch_size"] is None:
         data = max(world // (ranks[0] * ranks[1] * ranks[2]), 1)
         arguments.follows("global_batch_size", arguments.number("micro_batch_size") * data, "micro_batch_size")
+    for dest, value in arguments.trainer.sets.items():
+        arguments.always(dest, value)
 
 
 def _older(arguments: Arguments) -> None:
@@ -155,7 +190,7 @@ def _precision(arguments: Arguments) -> None:
     """bf16 sums gradients in fp32 unless told otherwise; dynamic loss scaling looks for NaN by itself."""
     kind = "bf16" if arguments["bf16"] else "fp16" if arguments["fp16"] else "fp32"
     arguments.follows("params_dtype", _DATA_TYPES[kind], "bf16 fp16")
-    for name in ("main_grads_dtype", "main_params_dtype", "exp_avg_dtype", "exp_avg_sq_dtype"):
+    for name in _OF_DATA_TYPES:
         value = arguments[name]
         if isinstance(value, str) and value in _DATA_TYPES:
             arguments.keep(name, _DATA_TYPES[value])
@@ -204,6 +239,8 @@ def _rest(arguments: Arguments) -> None:
         arguments.follows("cpu_offloading", True, "cpu_offloading_num_layers")
     if arguments["cuda_graph_impl"] not in (None, "none") and arguments["transformer_impl"] == "transformer_engine":
         arguments.follows("te_rng_tracker", True, "cuda_graph_impl")
+    if arguments["use_megatron_fsdp"]:
+        arguments.follows("use_custom_fsdp", True, "use_megatron_fsdp")
     arguments.follows("variable_seq_lengths", False, "variable_seq_lengths")
 
 
@@ -232,6 +269,7 @@ _RULES: tuple[Rule, ...] = (
     ("model", "persist_layer_norm", "no_persist_layer_norm", _not("no_persist_layer_norm")),
     ("model", "pipeline_dtype", "params_dtype", _same("params_dtype")),
     ("model", "batch_p2p_comm", "overlap_p2p_comm", _not("overlap_p2p_comm")),
+    ("model", "inference_sampling_seed", "seed", _same("seed")),
     ("model", "num_moe_experts", "num_experts", _same("num_experts")),
     (
         "model",

@@ -1,0 +1,127 @@
+"""Training programs that set arguments of Megatron-LM by themselves: what they set, and where their source says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from validation.case.annotation import Value
+from validation.recipe.words import Command, Word
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A program. `defaults` count where a flag is not given, `sets` whatever is given.
+
+    `by_name`: its flags are the arguments' own names, with `true` and `false`, and only its own defaults count: where it has
+    none, the dataclass's. `other_names` are arguments that it calls otherwise. `loss_from` is its loss function; with
+    `own_tokens` a context-parallel rank divides a mean by the number of its own tokens.
+    """
+
+    name: str = ""
+    source: str = ""
+    defaults: Mapping[str, Value] = field(default_factory=dict)
+    sets: Mapping[str, Value] = field(default_factory=dict)
+    other_names: Mapping[str, str] = field(default_factory=dict)
+    by_name: bool = False
+    loss_from: str = ""
+    own_tokens: bool = False
+    doubt: str = ""
+
+    def renamed(self, word: Word) -> Word:
+        """The flag as Megatron-LM calls it."""
+        name, joined, value = word.text.partition("=")
+        other = self.other_names.get(name)
+        return Word(other + joined + value, word.place) if other else word
+
+
+_SLIME = Trainer(
+    name="slime",
+    source="slime/backends/megatron_utils/arguments.py of slime",
+    defaults={"seq_length": 4096, "bf16": True},
+    sets={"use_distributed_optimizer": True, "variable_seq_lengths": True},
+    loss_from="slime's own, over the answers of a rollout",
+)
+_SWIFT_DEFAULTS: Mapping[str, Value] = {
+    "accumulate_allreduce_grads_in_fp32": False,
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.95,
+    "adam_eps": 1e-8,
+    "align_param_gather": True,
+    "apply_rope_fusion": False,
+    "attention_backend": "flash",
+    "attention_softmax_in_fp32": True,
+    "bf16": True,
+    "bias_dropout_fusion": True,
+    "bias_swiglu_fusion": True,
+    "clip_grad": 1.0,
+    "context_parallel_size": 1,
+    "cross_entropy_fusion_impl": "native",
+    "cross_entropy_loss_fusion": True,
+    "expert_model_parallel_size": 1,
+    "expert_tensor_parallel_size": 1,
+    "fp8_amax_compute_algo": "max",
+    "fp8_amax_history_len": 1024,
+    "fp8_recipe": "delayed",
+    "global_batch_size": 16,
+    "gradient_accumulation_fusion": True,
+    "lr": 1e-5,
+    "lr_decay_style": "cosine",
+    "lr_warmup_init": 0.0,
+    "masked_softmax_fusion": True,
+    "micro_batch_size": 1,
+    "min_lr": 0.0,
+    "moe_aux_loss_coeff": 0.0,
+    "moe_grouped_gemm": True,
+    "moe_router_dtype": "fp32",
+    "moe_token_dispatcher_type": "alltoall",
+    "mtp_loss_scaling_factor": 0.1,
+    "optimizer": "adam",
+    "overlap_p2p_comm": True,
+    "perform_initialization": False,
+    "pipeline_model_parallel_size": 1,
+    "recompute_granularity": "selective",
+    "recompute_modules": ("core_attn",),
+    "tensor_model_parallel_size": 1,
+    "use_distributed_optimizer": True,
+    "weight_decay": 0.1,
+}
+_SWIFT = Trainer(
+    name="ms-swift",
+    source="swift/megatron/arguments/megatron_args.py of ms-swift",
+    defaults={**_SWIFT_DEFAULTS, "calculate_per_token_loss": True},
+    other_names={"--max_length": "--seq_length", "--max-length": "--seq_length"},
+    by_name=True,
+    loss_from="ms-swift's own",
+    own_tokens=True,
+    doubt="ms-swift takes the model's numbers and precision from its --model, which is not read; bf16 is taken",
+)
+_SWIFT_RLHF = Trainer(
+    name="ms-swift",
+    source=_SWIFT.source,
+    defaults={**_SWIFT_DEFAULTS, "calculate_per_token_loss": False},
+    other_names=_SWIFT.other_names,
+    by_name=True,
+    loss_from="ms-swift's own, for learning from preferences",
+    doubt=_SWIFT.doubt,
+)
+
+
+def of(command: Command) -> Trainer:
+    """The program of a command line; Megatron-LM's own, or one that only adds flags, is one that sets nothing."""
+    name = command.program.rsplit("/", 1)[-1]
+    if name in ("megatron", "swift"):
+        return _SWIFT_RLHF if command.words and command.words[0].text == "rlhf" else _SWIFT
+    if any(word.text.startswith(("--actor-num-", "--rollout-")) for word in command.words):
+        return _SLIME
+    if name in ("", "pretrain_gpt.py"):
+        return Trainer(loss_from="pretrain_gpt.py of Megatron-LM", own_tokens=True)
+    return Trainer(loss_from=f"{name}, whose loss function is not read")
+
+
+def words_of(trainer: Trainer, command: Command) -> Sequence[Word]:
+    """The words that are arguments, by Megatron-LM's names."""
+    words = command.words
+    if trainer.by_name and words and not words[0].is_flag:
+        words = words[1:]
+    return [trainer.renamed(word) for word in words]
