@@ -228,7 +228,7 @@ def test_versions_runs_everything_with_every_release_whatever_comes_of_it(nox: N
         release.name for release in LIBRARIES if release.torch
     ], "each torch takes gigabytes"
     assert "pip install --quiet transformers==5.17.0" in ended.stderr
-    assert "pip install --quiet torch==2.11.0" in ended.stderr
+    assert "pip install --quiet torch==2.14.1" in ended.stderr
 
 
 def test_versions_ends_with_2_where_a_command_is_wrong(nox: Nox, tmp_path: Path) -> None:
