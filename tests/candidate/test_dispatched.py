@@ -50,3 +50,9 @@ def test_positions_of_a_sender_are_runs() -> None:
     """Zigzag context parallelism gives a rank two of them."""
     tokens = torch.tensor([[sequence, position] for position in (0, 1, 6, 7) for sequence in (2, 3)])
     assert list(_boxes(tokens)) == [((2, 4), (0, 2)), ((2, 4), (6, 8))]
+
+
+def test_a_rank_whose_summand_is_elsewhere_keeps_its_own_of_rows_that_the_reference_does_not_have() -> None:
+    """Of experts that are cut, one rank has all of the reference and the others nothing; of a filler each has its own part."""
+    own = torch.tensor([[7.0, 7.0], [8.0, 8.0]])
+    assert KNOWN.of(rows((4, 0, 2), (4, 3, 0)), own, elsewhere=True).tolist() == [[0.0, 0.0], [8.0, 8.0]]

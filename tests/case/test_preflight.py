@@ -253,6 +253,11 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ("MTP loss", case("tp2", training=Training(mtp_loss="report")), r"tp2\+mtp\+mtp-report has one"),
     ("less than no MTP", case(model={"num_nextn_predict_layers": -1}), "is -1; it must be a whole number of at least 0"),
     ("a setting of the shape", case(training=Training(settings=(("model.num_layers", 3),))), "is of the model's shape"),
+    (
+        "a pipeline layout",
+        case("pp2", training=Training(settings=(("model.pipeline_model_parallel_layout", "Ett|L"),))),
+        "has 2 layers and the model has 4; write as many t",
+    ),
     ("no clipping", case(training=Training(steps=1, settings=(("optimizer.clip_grad", 0.0),))), "computes no norm"),
     # ranks and data
     ("dp", case("ep4dp2"), r"2 ranks in a pipeline stage, not a multiple of the 4 .*\(etp1 \* ep4\); dp4 works"),

@@ -268,6 +268,32 @@ def mtp_embedding_not_reduced(config: MLATransformerConfig, vp_stage: int | None
     return _sound(config, vp_stage)
 
 
+def mtp_left_out_of_a_step(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """The loads of the MTP layer leave its filler out, and the gradient norm all of its parameters."""
+
+    def without_filler(sound: Callable[..., None]) -> Callable[..., None]:
+        def count(self: Any, routing_map: torch.Tensor, **keywords: Any) -> None:
+            of_mtp = self.layer_number > config.num_layers
+            # The last position of both sequences of a micro-batch.
+            sound(self, routing_map[:-2] if of_mtp else routing_map, **keywords)
+
+        return count
+
+    def unnoticed(sound: Callable[..., Any]) -> Callable[..., Any]:
+        def wrap(chunks: Any, case: Any) -> Any:
+            for chunk in chunks:
+                for parameter in chunk.mtp.parameters():
+                    parameter.shared = True  # as a copy is, which the norm leaves to its original
+            return sound(chunks, case)
+
+        return wrap
+
+    routers: Any = router.TopKRouter
+    routers._apply_expert_bias = without_filler(routers._apply_expert_bias)
+    _replace(build, "wrap", unnoticed)
+    return _sound(config, vp_stage)
+
+
 def dispatched_in_the_wrong_order(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
     """Every expert is given the tokens, in number and with weights as they should be, each shifted by one place."""
 

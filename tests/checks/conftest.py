@@ -33,6 +33,7 @@ RUNS = {
     "balance_of_own_tokens": "tp2+seqaux+mean",
     "mtp_mask_not_rolled": "single+mtp",
     "mtp_embedding_not_reduced": "pp2+mtp",
+    "mtp_left_out_of_a_step": "single+mtp+mean+seqaux",
     "raises": "tp2",
     "local-stock": "tp2",
 }
@@ -75,7 +76,7 @@ def command(words: Sequence[str], cache: Path, variables: Mapping[str, str] | No
         env={**os.environ, "PLUMBLINE_CACHE": str(cache), **(variables or {})},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
 

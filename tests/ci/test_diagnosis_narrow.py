@@ -93,8 +93,9 @@ def test_a_case_that_names_only_its_layout_is_read_by_that() -> None:
 
 
 def test_a_case_that_decides_keeps_to_the_rules_of_its_options_and_its_length() -> None:
-    """A model with an MTP layer has no mean over sequences; 7 tokens cannot be divided among two ranks."""
-    assert _decided("tp", "pp", wrong("tp2pp2+mtp+mean", GRADIENT)).startswith("To decide, run tp2+mean: ")
+    """One stage has no layers to share unevenly; 7 tokens cannot be divided among two ranks."""
+    assert _decided("tp", "pp", wrong("tp2pp2+1-3", GRADIENT)).startswith("To decide, run tp2: ")
+    assert _decided("tp", "pp", wrong("tp2pp2+mtp+mean", GRADIENT)).startswith("To decide, run tp2+mtp+mean: ")
     assert _decided("tp", "pp", wrong("tp2pp2+mtp", GRADIENT)).startswith("To decide, run tp2+mtp: ")
     odd = _decided("tp", "pp", wrong("tp2pp2", of={"seq_length": "7"}))
     assert odd.startswith("To decide, run pp2: ")

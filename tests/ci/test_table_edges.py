@@ -178,7 +178,7 @@ def test_sessions_that_some_event_runs_are_known_unless_a_team_has_layouts(monke
     assert running() is None
 
 
-@pytest.mark.parametrize("layout", ["tp2+mtp", "tp2+mtp2", "single+distributed"])
+@pytest.mark.parametrize("layout", ["tp2+mtp", "tp2+mtp2", "single+mtp+mean+seqaux", "single+distributed"])
 def test_a_layout_may_have_its_options(tmp_path: Path, layout: str) -> None:
     (row,) = rows(table(tmp_path, without(ROW, layouts=[layout])))
     assert row.arguments()[3:5] == ["--layouts", layout]
@@ -188,7 +188,6 @@ def test_a_layout_may_have_its_options(tmp_path: Path, layout: str) -> None:
     ("layout", "said"),
     [
         ("tp2+1-3", "+1-3 gives the layers of 2 pipeline stages and the layout has pp1"),
-        ("single+mtp+mean", "with an MTP layer Megatron-Core divides"),
         ("tp2+mtp60", "leaves the last MTP layer nothing to predict"),
         ("tp3", "tp3 does not divide"),
     ],

@@ -49,7 +49,7 @@ def main(implementation: str, port: str) -> None:
     dist.init_process_group("gloo")
     case = Case("tiny", MODEL, Layout(), "bf16", implementation, "gloo", 1, 2, 1, 32)
     with computing_in("bf16", platform.CudaMeansCpu):
-        build.start_groups(case.layout)
+        build.start_groups(case)
         (chunk,) = build.build(case)
         saved = [found for value in chunk.sharded_state_dict().values() for found in described(value)]
         state = {name: list(value.shape) if torch.is_tensor(value) else None for name, value in chunk.state_dict().items()}

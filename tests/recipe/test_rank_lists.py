@@ -15,6 +15,7 @@ import tests.core  # noqa: F401
 from tests.properties import quick
 from validation.case.errors import UsageError
 from validation.case.layout import Layout
+from validation.case.pipeline_layout import parse
 from validation.case.preset import TINY
 from validation.recipe import pipeline, ranks
 from validation.recipe.pipeline import Split
@@ -128,4 +129,4 @@ def test_layout_strings_are_read_as_upstream_reads_them(text: str) -> None:
 
     letters = {"embedding": "E", "decoder": "t", "mtp": "m", "loss": "L"}
     rows = PipelineParallelLayerLayout.parse_str_to_list(text)
-    assert list(pipeline.parse(text)) == ["".join(letters[kind.name] for kind in row) for row in rows]
+    assert list(parse(text)) == ["".join(letters[kind.name] for kind in row) for row in rows]

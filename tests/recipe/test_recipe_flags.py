@@ -198,6 +198,7 @@ def test_a_command_line_says_how_many_ranks_train(recipe_of: Reads) -> None:
         "python -m torch.distributed.run --nproc-per-node=4 pretrain_gpt.py",
         "/opt/venv/bin/python3.12 -u -m torch.distributed.launch --nproc_per_node 4 pretrain_gpt.py",
         "torchrun --standalone --nproc-per-node 4 -m pretrain.gpt",
+        "torchrun --nproc_per_node 4 --virtual-local-rank -- pretrain_gpt.py",
         "env A=1 /usr/bin/torchrun --nproc-per-node 4 --nnodes 1 pretrain_gpt.py",
     ],
 )
@@ -260,6 +261,8 @@ def test_slime_sets_arguments_by_itself(recipe_of: Reads) -> None:
         ("hello world", "has no flag in it"),
         ("#!/bin/bash\ntorchrun x.py --num-layers 4", "is a launch script"),
         ("ARGS=(\n--num-layers 4\n)\ntorchrun x.py ${ARGS[@]}", "is a launch script"),
+        ("cd /models && torchrun x.py --num-layers 4", "is a launch script"),
+        ("TP=2\ntorchrun x.py --num-layers 4 --tensor-model-parallel-size $TP", "is a launch script"),
         ("model: 3", "is YAML without"),
         ("", "has no flag in it"),
     ],

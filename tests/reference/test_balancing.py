@@ -12,7 +12,7 @@ from validation.case.case import Case
 from validation.case.layout import Layout
 from validation.case.preset import TINY
 from validation.case.training import Training
-from validation.reference.balancing import layer_loss, sequence_balance, z_loss
+from validation.reference.balancing import Balance, layer_loss, sequence_balance, z_loss
 
 
 def by_hand(logits: list[list[float]], chosen: int) -> float:
@@ -66,3 +66,28 @@ def test_micro_batches_are_balanced_each_as_a_whole(logits: torch.Tensor) -> Non
     first, second = logits[:2].reshape(6, 16).tolist(), logits[2:].reshape(6, 16).tolist()
     expected = (by_hand(first, 4) + by_hand(second, 4)) / 2
     assert float(layer_loss(case(balancing="aux_loss"), logits)) == pytest.approx(expected, rel=1e-14)
+
+
+class Gate(torch.nn.Module):
+    """A router that hands on the logits that it is given."""
+
+    def forward(self, logits: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        """As a router answers: logits, weights, experts."""
+        return logits, None, None
+
+
+@pytest.mark.parametrize(("name", "z"), [("seq_aux_loss", 0.25), ("aux_loss", 0.25), ("seq_aux_loss", 0.0)])
+def test_a_z_loss_beside_another_is_added_with_its_own_coefficient(logits: torch.Tensor, name: str, z: float) -> None:
+    training = Training().with_settings(
+        {
+            "model.moe_router_load_balancing_type": name,
+            "model.moe_aux_loss_coeff": 0.5,
+            **({"model.moe_z_loss_coeff": z} if z else {}),
+        }
+    )
+    one = Case("tiny", TINY.model, Layout(), "fp64", "local", "gloo", 1, 4, 2, 3, training=training)
+    gate = Gate()
+    balance = Balance({1: gate}, one)
+    with balance.watching():
+        gate(logits.flatten(0, 1))
+    assert float(balance.total()) == pytest.approx(0.5 * float(layer_loss(one, logits)) + z * float(z_loss(logits)), rel=1e-14)

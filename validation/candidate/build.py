@@ -18,12 +18,13 @@ from validation.candidate.place import device
 from validation.candidate.spec import block_spec, mtp_spec
 from validation.candidate.typed import typed
 from validation.candidate.versions import building, number_mtp_layers, of_stage
+from validation.case import pipeline_layout
 from validation.case.case import Case
-from validation.case.layout import Layout
 
 
-def start_groups(layout: Layout) -> None:
-    """Make megatron-core's process groups for `layout`; torch.distributed must have been initialised."""
+def start_groups(case: Case) -> None:
+    """Make megatron-core's process groups for a case's layout; torch.distributed must have been initialised."""
+    layout = case.layout
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=layout.tp,
         pipeline_model_parallel_size=layout.pp,
@@ -32,7 +33,22 @@ def start_groups(layout: Layout) -> None:
         expert_model_parallel_size=layout.ep,
         expert_tensor_parallel_size=layout.expert_tp if layout.etp is not None or layout.ep > 1 else None,
         create_gloo_process_groups=False,
+        **_embedding_ranks(case),
     )
+
+
+def _embedding_ranks(case: Case) -> dict[str, Any]:
+    """Which ranks of a pipeline share the embedding, if a pipeline layout puts MTP layers elsewhere than on the last one.
+
+    Megatron-LM's pretrain_gpt.py says it to megatron-core, whose own answer is the first rank and the last.
+    """
+    text = pipeline_layout.given(case)
+    if text is None or not case.model.mtp_layers:
+        return {}
+    layout = case.layout
+    holding = {at % layout.pp for at, row in enumerate(pipeline_layout.parse(text)) if "m" in row}
+    sharing = sorted({0} | holding | ({layout.pp - 1} if case.model.tie_word_embeddings else set()))
+    return {"get_embedding_ranks": lambda ranks, split=None: [ranks[at] for at in sharing]}
 
 
 def start_random_numbers(case: Case) -> None:

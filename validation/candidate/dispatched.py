@@ -48,13 +48,16 @@ class Known:
     values: torch.Tensor
     chosen: torch.Tensor
 
-    def of(self, rows: Rows, own: torch.Tensor) -> torch.Tensor:
-        """The rows' values, [rows, hidden]; their `own` where the reference has no such token or sends it elsewhere."""
+    def of(self, rows: Rows, own: torch.Tensor, *, elsewhere: bool = False) -> torch.Tensor:
+        """The rows' values, [rows, hidden], zero if they are `elsewhere`; their `own` where the reference has no such token or
+        sends it to other experts.
+        """
         sequence, known = rows.sequence - self.first, rows.position < self.chosen.shape[1]
         position = rows.position.where(known, torch.zeros_like(rows.position))
         matches = self.chosen[sequence, position] == rows.expert[:, None]
         slot = matches.int().argmax(1) if self.values.shape[2] > 1 else torch.zeros_like(sequence)
-        return self.values[sequence, position, slot].to(own).where((known & matches.any(1))[:, None], own)
+        values = self.values[sequence, position, slot].to(own)
+        return (torch.zeros_like(own) if elsewhere else values).where((known & matches.any(1))[:, None], own)
 
     def laid_out(self, box: Box) -> torch.Tensor:
         """The values in a box of [sequences, positions, experts, hidden], zero where a token does not go to an expert."""
@@ -105,8 +108,7 @@ class Dispatched:
                 return tensor.detach()
             if compare:
                 self._compare(name, rows, tensor, known, summand)
-            value = known.of(rows, tensor.detach())
-            return torch.zeros_like(value) if summand and self._cut and not self._first else value
+            return known.of(rows, tensor.detach(), elsewhere=summand and self._cut and not self._first)
 
     def _compare(self, name: str, rows: Rows, tensor: torch.Tensor, known: Known, summand: bool) -> None:
         whole = tensor.detach().clone()

@@ -172,12 +172,22 @@ def _softmax_scaled_by_mscale_all_dim(case: Case, tokens: Tokens) -> None:
 
 
 def _balancing_times(factor: Callable[[Case, Tokens], float]) -> Callable[[Case, Tokens], None]:
-    """What sends a balancing loss back, with the loss multiplied by a factor of the step."""
+    """What sends a balancing loss back, multiplied by a factor of the step; a z-loss beside another has its own."""
 
     def install(case: Case, tokens: Tokens) -> None:
         scaler: Any = vars(importlib.import_module("megatron.core.transformer.moe.moe_utils"))["MoEAuxLossAutoScaler"]
-        sound = scaler.apply
-        scaler.apply = staticmethod(lambda output, loss: sound(output, loss * factor(case, tokens)))
+        sound, z_loss = scaler.apply, TopKRouter.apply_z_loss
+        sent = [case]
+
+        def of_z_loss(router: Any, *given: Any, **named: Any) -> Any:
+            sent.append(replace(case, training=replace(case.training, balancing="z_loss")))
+            try:
+                return z_loss(router, *given, **named)
+            finally:
+                sent.pop()
+
+        TopKRouter.apply_z_loss = of_z_loss
+        scaler.apply = staticmethod(lambda output, loss: sound(output, loss * factor(sent[-1], tokens)))
 
     return install
 

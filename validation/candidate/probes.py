@@ -73,7 +73,8 @@ class ProbedChunk:
         self._calls: Counter[Any] = Counter()
         self._mtp_losses = MtpLosses(divisor)
         chunk.register_forward_pre_hook(self._enter)
-        mtp = [f"layers.{layer}.mtp" for layer in case.model.mtp_layers] if chunk.mtp_process else []
+        every = [f"layers.{layer}.mtp" for layer in case.model.mtp_layers]
+        mtp = every if chunk.mtp_process else []
         if chunk.pre_process or mtp:
             embeddings = ["embedding"] if chunk.pre_process else []
             chunk.embedding.register_forward_hook(self._outputs([*embeddings, *(f"{prefix}.embedding" for prefix in mtp)]))
@@ -82,7 +83,9 @@ class ProbedChunk:
         if chunk.decoder.final_layernorm is not None:
             chunk.decoder.final_layernorm.register_forward_hook(self._output("final_norm"))
         if chunk.post_process:
-            chunk.output_layer.register_forward_hook(self._outputs([*(f"{prefix}.logits" for prefix in mtp), "logits"]))
+            # The output head and the loss of MTP layers are with those of the main model, wherever the layers are.
+            chunk.output_layer.register_forward_hook(self._outputs([*(f"{prefix}.logits" for prefix in every), "logits"]))
+            self._watch_mtp_losses(chunk, every)
             chunk.register_forward_hook(self._token_loss)
         if mtp:
             self._watch_mtp(chunk, mtp)
@@ -199,7 +202,7 @@ class ProbedChunk:
         return hook
 
     def _watch_mtp(self, chunk: GPTModel, prefixes: list[str]) -> None:
-        """The MTP layers, and the first calls of the loss function, which are theirs; the last is the main model's."""
+        """The MTP layers."""
         for layer, prefix in zip(chunk.mtp.layers, prefixes, strict=True):
             outputs = {
                 "embedding_norm": layer.enorm,
@@ -210,6 +213,9 @@ class ProbedChunk:
             for kind, module in outputs.items():
                 module.register_forward_hook(self._output(f"{prefix}.{kind}"))
             self._watch_layer(mtp_block(layer), prefix.removesuffix(".mtp"))
+
+    def _watch_mtp_losses(self, chunk: GPTModel, prefixes: list[str]) -> None:
+        """The first calls of the loss function, which are those of MTP layers; the last is the main model's."""
         compute = chunk.compute_language_model_loss
 
         def seen_losses(*args: Any, **kwargs: Any) -> torch.Tensor:

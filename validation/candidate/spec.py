@@ -42,10 +42,20 @@ def mtp_spec(
     te = implementation in TE
     found: MultiTokenPredictionBlockSubmodules | None
     stage = of_stage(get_gpt_mtp_block_spec, vp_stage)
+    if not block.layer_specs:  # a stage of MTP layers alone
+        block = block_spec(implementation, _in_one_piece(config), None)
     found = get_gpt_mtp_block_spec(config, block, use_transformer_engine=te, **stage)
     for layer in found.layer_specs if found and not te else ():
         layer.submodules.enorm = layer.submodules.hnorm = layer.submodules.layer_norm = block.layer_norm
     return found
+
+
+def _in_one_piece(config: MLATransformerConfig) -> MLATransformerConfig:
+    """The configuration without a pipeline, for what is asked of the whole model."""
+    whole = copy.copy(config)
+    whole.pipeline_model_parallel_size, whole.virtual_pipeline_model_parallel_size = 1, None
+    whole.pipeline_model_parallel_layout = None
+    return whole
 
 
 def _te(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:

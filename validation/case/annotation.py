@@ -32,7 +32,7 @@ class Plain:
     kind: type
 
     def fit(self, value: Value) -> Value:
-        """The value, an int as a float where floats are meant. Raises Unfit."""
+        """The value, an int as a float if floats are meant. Raises Unfit."""
         if self.kind is float and type(value) is int:
             return float(value)
         if type(value) is not self.kind:
@@ -92,7 +92,7 @@ class Either:
 
     def fit(self, value: Value) -> Value:
         """The value, as the first option that allows it has it. Raises Unfit."""
-        # An int stays one where both numbers are allowed.
+        # An int stays one if both numbers are allowed.
         exact = [option for option in self.options if isinstance(option, Plain) and option.kind is type(value)]
         for option in (*exact, *self.options):
             try:
@@ -146,7 +146,7 @@ def read(node: ast.expr, members: Members) -> Type:
 
 
 def either(*options: Type) -> Type:
-    """One of these, flat and each once; the only one where they are the same."""
+    """One of these, flat and each once; the only one if they are the same."""
     flat = dict.fromkeys(part for option in options for part in (option.options if isinstance(option, Either) else (option,)))
     return Either(tuple(flat)) if len(flat) > 1 else next(iter(flat))
 

@@ -36,7 +36,7 @@ _NEAREST = 3
 
 @dataclass(frozen=True)
 class Field:
-    """A field as its class declares it; `default` is the text of it, None where there is none."""
+    """A field as its class declares it; `default` is the text of it, None if there is none."""
 
     section: str
     name: str
@@ -63,7 +63,7 @@ Fields = Mapping[str, Field]
 def here() -> Fields:
     """The fields of the megatron-core that ranks run: the installed one, or that of `--megatron-path`.
 
-    Raises EnvironmentMissing where there is none, UsageError where it cannot be read.
+    Raises EnvironmentMissing if there is none, UsageError if it cannot be read.
     """
     core = checkout.core()
     if core is None:
@@ -75,7 +75,7 @@ def here() -> Fields:
 
 @functools.cache
 def declared(core: Path) -> Fields:
-    """The fields of the megatron-core in this folder, `.../megatron/core`. Raises UsageError where a class is missing."""
+    """The fields of the megatron-core in this folder, `.../megatron/core`. Raises UsageError if a class is missing."""
     found: dict[str, Field] = {}
     for section, (file, name) in SECTIONS.items():
         read = source.parameters if section == "scheduler" else source.fields
@@ -104,7 +104,7 @@ def find(fields: Fields, name: str) -> Field:
 
 
 def initial(field: Field) -> Value:
-    """The value of a field that nothing sets. Raises UsageError where it must be set, and where no text can say the value."""
+    """The value of a field that nothing sets. Raises UsageError if it must be set, or if no text can say the value."""
     if field.default is None:
         raise UsageError(f"{field.full_name} has no default; give it a value")
     try:
@@ -130,7 +130,7 @@ def value(field: Field, text: str) -> Value:
 
 
 def checked(field: Field, given: Value, said: str | None = None) -> Value:
-    """The value as the field takes it: an int as a float where floats are meant. `said` is how it was given.
+    """The value as the field takes it: an int as a float if floats are meant. `said` is how it was given.
 
     Raises UsageError.
     """

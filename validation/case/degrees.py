@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+from validation.case import pipeline_layout
 from validation.case.case import Case
 from validation.case.suggestions import multiples, nearest
 
@@ -99,6 +100,8 @@ def vpp_needs_pp(case: Case) -> str | None:
 def pp_divides(case: Case) -> str | None:
     """Each stage, or virtual stage, gets as many layers as every other."""
     pp, vpp, layers = case.layout.pp, case.layout.vpp, case.model.num_hidden_layers
+    if pipeline_layout.given(case):
+        return None
     if layers % pp:
         return f"pp{pp} does not divide the {layers} layers into equal stages; {nearest(pp, layers, 'pp')}"
     if layers // pp % vpp:

@@ -49,9 +49,9 @@ _AT_REST: tuple[Value, ...] = (False, None, "none")
 class Entry:
     """A line of the table.
 
-    `formula` is the module of validation.reference that computes a field of kind meaning, empty where there is none. `only`
-    are the values that the reference stands for, empty where these are all. `needs` is one of NEEDS for any value,
-    `needs_of` for single ones. `lane` is the precision that shows the field where fp64 hides it. `option` is how Plumbline
+    `formula` is the module of validation.reference that computes a field of kind meaning, empty if there is none. `only`
+    are the values that the reference stands for, empty if these are all. `needs` is one of NEEDS for any value,
+    `needs_of` for single ones. `lane` is the precision that shows the field if fp64 hides it. `option` is how Plumbline
     says the same. `with_field` is the full name of the field without which nothing reads this one, and `unread_at` are the
     values of it at which nothing does.
     """
@@ -96,7 +96,7 @@ class Entry:
 @functools.cache
 def entries() -> Mapping[str, Entry]:
     """The table: full name -> entry, section by section, in the order of the file."""
-    # The parser in C takes a fifth of the time, where PyYAML was built with it.
+    # The parser in C takes a fifth of the time, if PyYAML was built with it.
     table: dict[str, dict[str, dict[str, Any]]] = yaml.load(
         TABLE.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     )
@@ -105,7 +105,7 @@ def entries() -> Mapping[str, Entry]:
 
 
 def entry(name: str) -> Entry:
-    """The entry of a field by its full name, `model.moe_permute_fusion`. Raises UsageError where the table has none."""
+    """The entry of a field by its full name, `model.moe_permute_fusion`. Raises UsageError if the table has none."""
     found = entries().get(name)
     if found is None:
         raise UsageError(

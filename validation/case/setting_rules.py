@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from validation.case import pipeline_layout
 from validation.case.annotation import Value
 from validation.case.case import Case
 from validation.case.settings import written
@@ -18,6 +19,8 @@ def wrong(case: Case, name: str, value: Value) -> str | None:
     """Why a setting cannot be compared in a case, None if it can."""
     from validation.case import fields
 
+    if name == f"model.{pipeline_layout.FIELD}":
+        return None  # it has a rule of its own
     entry, said = fields.entry(name), f"{name}={written(value)}"
     instead = f"; {entry.option} says it" if entry.option else ""
     if entry.kind in ("shape", "layout"):

@@ -17,7 +17,7 @@ _NO_FIELDS = ("ClassVar",)
 
 @dataclass(frozen=True)
 class Declaration:
-    """A field or an argument: its annotation, and the text of its default, None where there is none.
+    """A field or an argument: its annotation, and the text of its default, None if there is none.
 
     `members` are those of the enums that the annotation's module knows.
     """
@@ -31,7 +31,7 @@ class Declaration:
 def fields(path: Path, name: str) -> list[Declaration]:
     """The fields of a dataclass in this file, inherited ones first; one that is declared again keeps its place.
 
-    Raises UsageError where there is no such class.
+    Raises UsageError if there is no such class.
     """
     found: dict[str, Declaration] = {}
     for origin, node in _lineage(_parsed(path), name):
@@ -45,7 +45,7 @@ def fields(path: Path, name: str) -> list[Declaration]:
 def parameters(path: Path, name: str) -> list[Declaration]:
     """The arguments of a class's constructor, but for itself and the optimizer that it is given.
 
-    Raises UsageError where there is no such class.
+    Raises UsageError if there is no such class.
     """
     found = _parsed(path).class_of(name)
     body = found[1].body if found else []

@@ -146,6 +146,12 @@ class Training:
         return _number(self.effective("model")["moe_z_loss_coeff" if self.balancing == "z_loss" else "moe_aux_loss_coeff"])
 
     @property
+    def z_coefficient(self) -> float:
+        """What the routers' z-loss is multiplied with beside another balancing loss; 0 if there is none beside it."""
+        beside = self.balancing not in ("none", "z_loss")
+        return _number(self.effective("model")["moe_z_loss_coeff"] or 0.0) if beside else 0.0
+
+    @property
     def mtp_scale(self) -> float:
         """What the mean of the MTP layers' losses is multiplied with."""
         return _number(self.effective("model")["mtp_loss_scaling_factor"])

@@ -25,6 +25,7 @@ from validation.case.errors import EnvironmentMissing, UsageError
 from validation.case.strangers import one_line, shown
 from validation.recipe import parser
 from validation.recipe.programs import record
+from validation.recipe.watch import Watch
 from validation.recipe.words import Command, Word, command
 
 _PROGRAMS = Path(record.__file__).parent
@@ -88,9 +89,9 @@ def capture(script: Sequence[str], timeout: float) -> Captured:
     with tempfile.TemporaryDirectory(prefix="plumbline-capture-") as name:
         folder = Path(name)
         _prepare(folder)
-        code = _run(script, folder, timeout)
+        code, unreached = _run(script, folder, timeout)
         errors = (folder / "errors").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return Captured(tuple(_calls(folder)), code, one_line(errors[-1]) if errors else "")
+        return Captured((*_calls(folder), *unreached), code, one_line(errors[-1]) if errors else "")
 
 
 def _prepare(folder: Path) -> None:
@@ -121,8 +122,8 @@ def _surroundings(folder: Path) -> dict[str, str]:
     return found
 
 
-def _run(script: Sequence[str], folder: Path, timeout: float) -> int:
-    """Run the script to its end and end what it has left behind. Returns its exit code."""
+def _run(script: Sequence[str], folder: Path, timeout: float) -> tuple[int, tuple[Call, ...]]:
+    """Run the script to its end and end what it has left behind. Returns its exit code, and what no stand-in has reached."""
     surroundings = _surroundings(folder)
     found = shutil.which(script[0], path=surroundings["PATH"])
     if found is None:
@@ -136,6 +137,8 @@ def _run(script: Sequence[str], folder: Path, timeout: float) -> int:
             stderr=errors,
             start_new_session=True,
         )
+        watch = Watch(running.pid, folder)
+        watch.start()
         try:
             code = running.wait(timeout)
             _wait_for_the_rest(running.pid)
@@ -148,7 +151,8 @@ def _run(script: Sequence[str], folder: Path, timeout: float) -> int:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(running.pid, signal.SIGKILL)
             running.wait()
-    return code
+            watch.stop()
+    return code, tuple(Call(words, "python", (), 0) for words in watch.found)
 
 
 def _wait_for_the_rest(group: int) -> None:

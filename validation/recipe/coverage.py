@@ -63,13 +63,16 @@ def _tried(trial: Trial, told: Told, passed: bool, in_lane: bool, release: str) 
     name = told.setting.name
     if name in trial.lanes and not in_lane:
         return Covered(told, NOT_EXERCISED, "fp64 hides it; --precision bf16 shows it")
-    if reason := not_exercised(name, told.setting.value, release):
+    if reason := not_exercised(name, told.setting.value, release, by_reading=name in trial.lanes):
         return Covered(told, NOT_EXERCISED, reason)
     return Covered(told, EQUAL if passed else DIFFERENT)
 
 
-def not_exercised(name: str, value: Any, release: str) -> str:
-    """Why a setting of a case with the default implementation has no effect that was measured, nothing if it has one."""
+def not_exercised(name: str, value: Any, release: str, *, by_reading: bool = False) -> str:
+    """Why a setting of a case with the default implementation has no effect that was measured, nothing if it has one.
+
+    `by_reading`: it is a dtype, with which the same lines compute something else.
+    """
     entry = fields.entry(name)
     if entry.section == "scheduler" and entry.formula:
         return ""  # an argument of a function, and no field that somebody reads; its number is in each step
@@ -79,8 +82,10 @@ def not_exercised(name: str, value: Any, release: str) -> str:
     of_value = measured.get(f"{name}={written(value)}")
     of_field = [found for said, found in measured.items() if said.partition("=")[0] == name]
     for found in [of_value] if of_value else of_field:
-        if any(found["lines"].values()) or (found["read"] and not isinstance(value, bool)):
+        if any(found["lines"].values()) or (found["read"] and (by_reading or not isinstance(value, bool))):
             return ""
+    if broken := [found["broke"] for found in ([of_value] if of_value else of_field) if found.get("broke")]:
+        return f"alone it does not run in a small case: {broken[0]}"
     if of_value or of_field:
         return "megatron-core runs the same lines with it and without it"
     return f"not measured; `python -m validation exercised --only {name}` measures it"

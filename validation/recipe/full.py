@@ -8,6 +8,7 @@ from typing import Any
 from validation.case.errors import UsageError
 from validation.case.layout import Layout
 from validation.case.model import Model
+from validation.case.pipeline_layout import parse
 from validation.case.preset import TINY
 from validation.case.strangers import shown
 from validation.case.suggestions import join
@@ -65,7 +66,7 @@ def _layout(recipe: Recipe, split: Split) -> Layout:
     layout = recipe.layout
     if not split.layout:
         return layout
-    stages = len(pipeline.parse(split.layout))
+    stages = len(parse(split.layout))
     if stages % layout.pp:
         raise UsageError(
             f"{recipe.source}: pipeline layout {shown(split.layout)} has {stages} stages, no multiple of pp{layout.pp}"

@@ -8,7 +8,6 @@ https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/transforme
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,12 +15,10 @@ from itertools import groupby
 from validation.case.errors import UsageError
 from validation.case.layout import Layout
 from validation.case.model import Model
+from validation.case.pipeline_layout import parse
 from validation.case.strangers import shown
 
-_REPEATED = (re.compile(r"\(([^()]+)\)\*([0-9]{1,4})"), re.compile(r"([^*])\*([0-9]{1,4})"))
 _LETTERS = {"embedding": "E", "decoder": "t", "mtp": "m", "loss": "L"}
-_LONGEST = 1 << 14
-"""Characters of a layout string with everything written out: no model has as many layers."""
 
 
 @dataclass(frozen=True)
@@ -93,20 +90,6 @@ def _filled(rows: Sequence[str], dense: int) -> tuple[Chunk, ...]:
         found.append(Chunk("E" in row, plain, layers - plain, row.count("m"), "L" in row))
         before += layers
     return tuple(found)
-
-
-def parse(text: str) -> tuple[str, ...]:
-    """A pipeline layout string as one string a chunk: `E|(t|)*2,mL` is `E`, `t`, `t`, `mL`. Raises UsageError."""
-    written = text.replace(",", "")
-    for pattern in _REPEATED:
-        if sum(len(part) * int(count) for part, count in pattern.findall(written)) > _LONGEST:
-            raise UsageError(f"pipeline layout {shown(text)} is too long: it has more than {_LONGEST} letters, written out")
-        written = pattern.sub(lambda found: found[1] * int(found[2]), written)
-    if wrong := sorted(set(written) - set("EtmL|")):
-        raise UsageError(
-            f"pipeline layout {shown(text)}: {shown(wrong[0])} is no part of one; E, t, m, L, |, ( )*n and x*n are"
-        )
-    return tuple(written.split("|"))
 
 
 def joined(rows: object, source: str) -> str:

@@ -221,6 +221,10 @@ def _experts(arguments: Arguments) -> None:
     if arguments["expert_tensor_parallel_size"] is None:
         because = "tensor_model_parallel_size"
         arguments.follows("expert_tensor_parallel_size", arguments["tensor_model_parallel_size"], because)
+    for prefix, size in (("", "tensor_model_parallel_size"), ("expert_", "expert_tensor_parallel_size")):
+        shards = f"{prefix}tensor_parallel_num_weight_shards"
+        if shards in arguments and arguments[shards] is None:
+            arguments.follows(shards, arguments.number(size), size)
     if arguments["num_experts"] == 0:
         arguments.keep("num_experts", None)
     if arguments["num_experts"] is not None and arguments["moe_ffn_hidden_size"] is None:

@@ -14,9 +14,19 @@ _OTHERS = ("accelerate", "deepspeed", "composer", "horovodrun")
 """Launchers whose options are not known one by one: what they start is the first word that ends in .py."""
 _LAUNCHING_MODULES = ("torch.distributed.run", "torch.distributed.launch")
 _PYTHON = re.compile(r"(.*/)?python[0-9.]*")
-_SWITCHES = ("--standalone", "--no-python", "--no_python", "-m", "--module", "--run-path", "--use-env", "--use_env")
+_SWITCHES = (
+    "--standalone",
+    "--no-python",
+    "--no_python",
+    "-m",
+    "--module",
+    "--run-path",
+    "--use-env",
+    "--use_env",
+    "--virtual-local-rank",
+)
 """Options of torchrun that take no value."""
-_SCRIPT = re.compile(r"\$\(|`|^[A-Za-z_]\w*\+?=\(|^(fi|done|esac|then|do|source|export)$")
+_SCRIPT = re.compile(r"\$\(|`|^[A-Za-z_]\w*\+?=\(|^(fi|done|esac|then|do|source|export|&&|\|\|?|;|&)$")
 """Words of a shell's language, which a file of flags has none of."""
 
 
@@ -150,6 +160,8 @@ def _options(words: list[Word], start: int) -> tuple[list[Word], list[Word]]:
     """Where the options of torchrun end: at the first word that is neither one nor its value."""
     place = start
     while place < len(words) and words[place].is_flag:
+        if words[place].text == "--":
+            return words[:place], words[place + 1 :]
         text = words[place].text
         place += 1 if "=" in text or text in _SWITCHES else 2
     return words[:place], words[place:]

@@ -72,9 +72,10 @@ class Balance:
         return {layer: layer_loss(self._case, logits.view(shape)) for layer, logits in self._logits.items()}
 
     def total(self) -> torch.Tensor | float:
-        """What the losses add to the step's loss."""
-        coefficient = self._case.training.balance_coefficient
-        return sum((coefficient * loss for loss in self.losses().values()), 0.0)
+        """What the losses add to the step's loss; a z-loss may stand beside another."""
+        coefficient, beside = self._case.training.balance_coefficient, self._case.training.z_coefficient
+        total: torch.Tensor | float = sum((coefficient * loss for loss in self.losses().values()), 0.0)
+        return total + sum((beside * z_loss(logits) for logits in self._logits.values()), 0.0) if beside else total
 
     def _take(self, layer: int) -> Callable[..., None]:
         def hook(module: Any, arguments: Any, output: Any) -> None:

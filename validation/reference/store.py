@@ -50,6 +50,7 @@ def key(case: Case) -> str:
             case.training.balancing,
             asdict(case.training.adam),
             case.training.balance_coefficient,
+            case.training.z_coefficient,
             case.training.mtp_scale,
         ],
         "stream": case.training.stream,

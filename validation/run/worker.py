@@ -69,7 +69,7 @@ def _findings(case: Case, stored: Reference, report: RankReport, timeout: float,
         first_use.ahead(gpu, DTYPES[case.precision])
     dist.init_process_group(case.transport, timeout=timedelta(seconds=timeout))
     with computing_in(case.precision, platform.mode(case.on_cpu, case.precision)):
-        build.start_groups(case.layout)
+        build.start_groups(case)
         if not case.on_cpu:
             # Not before: it waits until the context is there, and groups need none.
             torch.cuda.set_device(gpu)

@@ -139,7 +139,9 @@ def cases(switch: Switch) -> list[tuple[Case, Case]]:
     """The cases with the switch, each beside the one without, of those layouts in which it can be set."""
     found = []
     for name in _LAYOUTS:
-        base = Case("tiny", TINY.model, Layout.parse(name), "fp64", "local", "gloo", 1234, 8, 1, TINY.seq_length)
+        # What is about MTP layers shows in a model that has one.
+        model = replace(TINY.model, num_nextn_predict_layers=1) if switch.name.startswith("model.mtp") else TINY.model
+        base = Case("tiny", model, Layout.parse(name), "fp64", "local", "gloo", 1234, 8, 1, TINY.seq_length)
         without = replace(base, training=Training(steps=1).with_settings(switch.beside))
         with_it = replace(
             base,

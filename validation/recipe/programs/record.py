@@ -22,6 +22,13 @@ STARTING = (
     "mpirun",
     "mpiexec",
     "uv",
+    "conda",
+    "mamba",
+    "micromamba",
+    "poetry",
+    "pipenv",
+    "pixi",
+    "sudo",
     "ray",
     "numactl",
     "nsys",
@@ -34,6 +41,8 @@ STARTING = (
     "enroot",
 )
 """Programs that start others somewhere: what they would start is run here, with the stand-ins."""
+RUNNING = ("uv", "conda", "mamba", "micromamba", "poetry", "pipenv", "pixi")
+"""Of those, programs that start another only as `uv run COMMAND`."""
 SILENT = ("pkill", "killall", "scancel", "pip", "pip3", "shutdown", "reboot", "ssh", "pdsh", "kubectl", "sleep")
 """Programs that do nothing in a capture, and end well."""
 ANSWERS = {"scontrol": "localhost"}
@@ -80,26 +89,48 @@ def _ranks() -> int:
 
 
 def of_python(words: list[str]) -> int | None:
-    """What becomes of a Python that was called so: an exit code if it must not run, None if it may.
+    """What becomes of a Python that was called so: an exit code if it must not run, None if it may."""
+    said = trained_by(words)
+    if said is None:
+        return None
+    return _write(said, "python") if said[0] == "python" else main(said)
 
-    Code given by -c or on standard input runs, and so does a question for the version. A script or a module is written down.
+
+def trained_by(words: list[str]) -> list[str] | None:
+    """What a Python would train with, and a launcher by its own name; None for one that may run.
+
+    Code given by -c or on standard input may run, and so does a question for the version.
     """
+    place = _script(words)
+    if place is None:
+        return None
+    if words[place].startswith("-"):
+        module = words[place].split("m", 1)[1]
+        return ["python", "-m", *([module] if module else []), *words[place + 1 :]]
+    name = os.path.basename(words[place])
+    if PYTHON.fullmatch(name) is None and not name.endswith(".py") and _is_installed(words[place]):
+        return [name, *words[place + 1 :]] if name in TRAINING + STARTING + SILENT else None
+    return ["python", *words[place:]]
+
+
+def trained_script(words: list[str]) -> str:
+    """The word with which the options of Python end: the script, or -m."""
+    place = _script(words)
+    return words[0] if place is None else words[place]
+
+
+def _script(words: list[str]) -> int | None:
+    """Where the script or -m stands; None if there is neither."""
     place = 1
     while place < len(words) and words[place].startswith("-") and words[place] != "-":
         word = words[place]
-        if word == "-m":
-            return _write(["python", *words[place:]], "python")
-        if not word.startswith("--") and "m" in word[1:] and "c" not in word[1:].split("m")[0] and word[:2] not in _OWN_VALUE:
-            return _write(["python", "-m", word.split("m", 1)[1], *words[place + 1 :]], "python")
-        if word in ("-c", "-V", "-VV", "--version", "-h", "--help") or (not word.startswith("--") and "c" in word[1:]):
+        short = "" if word.startswith("--") or word[:2] in _OWN_VALUE else word[1:]
+        if word in ("-V", "-VV", "--version", "-h", "--help") or "c" in short.split("m")[0]:
             return None
+        if "m" in short:
+            return place
         place += 2 if word in _OWN_VALUE else 1
-    if place >= len(words) or words[place] == "-":
-        return None
-    name = os.path.basename(words[place])
-    if PYTHON.fullmatch(name) is None and not name.endswith(".py") and _is_installed(words[place]):
-        return main([name, *words[place + 1 :]]) if name in TRAINING + STARTING + SILENT else None
-    return _write(["python", *words[place:]], "python")
+    return place if place < len(words) and words[place] != "-" else None
 
 
 def _is_installed(path: str) -> bool:
@@ -172,7 +203,7 @@ def _started(words: list[str]) -> list[str]:
     """The command behind the options: behind `--`, or from the first word that is a program or a script."""
     if words[0] == "ray" and words[1:3] != ["job", "submit"]:
         return []
-    if words[0] == "uv" and words[1:2] != ["run"]:
+    if words[0] in RUNNING and words[1:2] != ["run"]:
         return []
     wrapped = [word.partition("=")[2] for word in words if word.startswith("--wrap=")]
     if "--wrap" in words[:-1]:

@@ -1,0 +1,62 @@
+"""pipeline_model_parallel_layout, a string that says which layers each pipeline stage holds: `E|(t|)*2,mL`.
+
+https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/transformer/pipeline_parallel_layer_layout.py
+"""
+
+from __future__ import annotations
+
+import re
+
+from validation.case.case import Case
+from validation.case.errors import UsageError
+from validation.case.strangers import shown
+
+FIELD = "pipeline_model_parallel_layout"
+_REPEATED = (re.compile(r"\(([^()]+)\)\*([0-9]{1,4})"), re.compile(r"([^*])\*([0-9]{1,4})"))
+_LONGEST = 1 << 14
+"""Characters of a layout string with everything written out: no model has as many layers."""
+
+
+def parse(text: str) -> tuple[str, ...]:
+    """A pipeline layout string as one string a chunk: `E|(t|)*2,mL` is `E`, `t`, `t`, `mL`. Raises UsageError."""
+    written = text.replace(",", "")
+    for pattern in _REPEATED:
+        if sum(len(part) * int(count) for part, count in pattern.findall(written)) > _LONGEST:
+            raise UsageError(f"pipeline layout {shown(text)} is too long: it has more than {_LONGEST} letters, written out")
+        written = pattern.sub(lambda found: found[1] * int(found[2]), written)
+    if wrong := sorted(set(written) - set("EtmL|")):
+        raise UsageError(
+            f"pipeline layout {shown(text)}: {shown(wrong[0])} is no part of one; E, t, m, L, |, ( )*n and x*n are"
+        )
+    return tuple(written.split("|"))
+
+
+def given(case: Case) -> str | None:
+    """The layout string of a case, None if it has none."""
+    value = dict(case.training.settings).get(f"model.{FIELD}")
+    return None if value is None else str(value)
+
+
+def it_holds_the_model(case: Case) -> str | None:
+    """A stage for each of pp * vpp, the embedding first, then every layer, then every MTP layer, and the loss last."""
+    text = given(case)
+    if text is None:
+        return None
+    try:
+        rows = parse(text)
+    except UsageError as error:
+        return str(error)
+    layout, model, said = case.layout, case.model, shown(text)
+    if case.training.stages:
+        return f"{FIELD} {said} and +{'-'.join(map(str, case.training.stages))} both say what stages hold; give one of them"
+    if len(rows) != layout.pp * layout.vpp:
+        return f"{FIELD} {said} has {len(rows)} stages, and pp{layout.pp} with vpp{layout.vpp} has {layout.pp * layout.vpp}"
+    if not re.fullmatch(r"Et*m*L", "".join(rows)):
+        return f"{FIELD} {said}: write E first, then the layers (t), then MTP layers (m), and L last"
+    for letter, what, number in (("t", "layers", model.num_hidden_layers), ("m", "MTP layers", len(model.mtp_layers))):
+        if text_count := "".join(rows).count(letter) - number:
+            return f"{FIELD} {said} has {number + text_count} {what} and the model has {number}; write as many {letter}"
+    return None
+
+
+RULES = (it_holds_the_model,)
