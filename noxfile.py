@@ -344,6 +344,13 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def recipes(session: nox.Session) -> None:
+    """Cases that hold every pair of switches and degrees; what fails is reduced to the smallest part that still fails"""
+    python = _environment(session, "cpu", "cpu", "recipes")
+    _run(session, python, "-m", "validation", "pairs", *session.posargs)
+
+
+@nox.session(venv_backend="none")
 def faults_behind_bugs(session: nox.Session) -> None:
     """The catalogue beside each known upstream bug: what is caught without the bug must be caught beside it"""
     python = _environment(session, "cpu", "cpu")
