@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(path for room in ("validation", "ci") for path in (ROOT / room).rglob("*.py"))
-ORDER = ("case", "cache recipe", "compare", "reference", "candidate", "run", "faults", "checks convert", "scorecard")
+ORDER = ("case", "cache recipe", "compare", "reference", "candidate", "run", "faults", "checks convert", "scorecard pairwise")
 """Rooms of validation from the bottom to the top; those of one step know nothing of each other."""
 LIGHT = (ROOT / "ci", ROOT / "ci" / "page", ROOT / "validation" / "case", ROOT / "validation" / "recipe")
 """Folders whose modules need no torch; `describe.py` of the last runs in a process of its own."""
@@ -47,7 +47,7 @@ def points_down(source: str, target: str) -> bool:
     if source == "ci":
         return target == "case"
     if target == "ci":
-        return source in ("checks", "convert", "scorecard", "cli")
+        return source in ("checks", "convert", "scorecard", "pairwise", "cli")
     if target in ("cli", "doctor", "__main__"):
         return source in ("cli", "__main__")
     return level(source) == -1 or level(target) < level(source)
@@ -106,6 +106,8 @@ def test_no_rank_imports_transformers() -> None:
         ("scorecard", "checks", True),
         ("checks", "scorecard", False),
         ("scorecard", "ci", True),
+        ("pairwise", "checks", True),
+        ("pairwise", "scorecard", False),
     ],
 )
 def test_the_arrows_are_those_of_the_design(source: str, target: str, allowed: bool) -> None:

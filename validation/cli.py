@@ -46,6 +46,7 @@ _NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def _parser() -> argparse.ArgumentParser:
+    from validation.pairwise import command as pairwise
     from validation.scorecard import command as scorecard
     from validation.scorecard import exercised
 
@@ -67,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     add_grouped(run)
     faults = commands.add_parser("faults", help="put every known fault into the ranks; each must be seen")
     scorecard.add_options(faults.add_argument)
+    pairs = commands.add_parser("pairs", help="run cases that hold every pair of switches and degrees")
+    pairwise.add_options(pairs.add_argument)
     effects = commands.add_parser("exercised", help="measure which switches have an effect in small cases on the CPU")
     exercised.add_options(effects.add_argument)
     conversion.add_commands(commands, formatter_class=parser.formatter_class)
@@ -161,6 +164,12 @@ def _faults(options: argparse.Namespace, pytests: list[str], command: str) -> in
     return int(run(options, command))
 
 
+def _pairs(options: argparse.Namespace, pytests: list[str], command: str) -> int:
+    from validation.pairwise.command import run
+
+    return run(options, command)
+
+
 def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     from validation.checks import unstarted
 
@@ -235,6 +244,7 @@ def _add_nothing(said: document.Document) -> None:
 _COMMANDS = {
     "run": _run,
     "faults": _faults,
+    "pairs": _pairs,
     "exercised": _exercised,
     "recipe": _recipe,
     "fields": _fields,

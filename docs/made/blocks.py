@@ -15,6 +15,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "recipe show": lambda: commands.of_recipe("show"),
     "recipe capture": lambda: commands.of_recipe("capture"),
     "faults": lambda: commands.of_validation("faults"),
+    "pairs": lambda: commands.of_validation("pairs"),
     "convert": lambda: commands.of_validation("convert"),
     "compare": lambda: commands.of_validation("compare"),
     "doctor": lambda: commands.of_validation("doctor"),

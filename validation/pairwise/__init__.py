@@ -1,0 +1,1 @@
+"""All pairs of switches and degrees, run: `python -m validation pairs`."""

@@ -1,0 +1,62 @@
+"""From a row to a case, and why a row is none."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+
+from validation.case.case import Case
+from validation.case.errors import UsageError
+from validation.case.preflight import RULES
+from validation.recipe.factors import factors, known
+from validation.recipe.pairs import Array, Conflict, Row, arrangement, cover
+from validation.run.options import parsed
+
+MOST_RANKS = 8
+_BATCH = 8
+"""Sequences of a step: two micro-batches or more on each rank of nearly every layout."""
+
+
+def case_of(row: Row) -> Case:
+    """The case of a row on the CPU. Raises UsageError."""
+    words = ["--layouts", arrangement(row), "--batch-size", str(_BATCH), "--max-ranks", str(MOST_RANKS)]
+    return parsed(words).cases[0]
+
+
+def refusal(row: Row, upstream: bool = True) -> str | None:
+    """Why a row is refused before any rank starts; None if it is not. With `upstream` megatron-core is asked, too."""
+    if bug := next((conflict.why for conflict in _known() if set(conflict.values) <= set(row)), None):
+        return f"a known bug: {bug}"
+    try:
+        case = case_of(row)
+    except UsageError as error:
+        return str(error)
+    if case.layout.ranks > MOST_RANKS:
+        return f"{case.layout.ranks} ranks are more than {MOST_RANKS}"
+    said = next((sentence for rule in RULES if (sentence := rule(case))), None)
+    return said or (_upstreams(case) if upstream else None)
+
+
+@functools.cache
+def _known() -> tuple[Conflict, ...]:
+    return known()
+
+
+def _upstreams(case: Case) -> str | None:
+    """What megatron-core says of the configuration; None if it takes it."""
+    from validation.candidate import platform
+
+    with warnings.catch_warnings(action="ignore"):
+        with platform.uncompiled(), platform.unused_kernels(), platform.broken_is_absent():
+            from validation.candidate.config import transformer_config
+        try:
+            transformer_config(case)
+        except (AssertionError, ValueError, NotImplementedError, RuntimeError) as error:
+            return f"Megatron-Core: {error}"
+    return None
+
+
+@functools.cache
+def array() -> Array:
+    """The cases of all pairs. Raises EnvironmentMissing without covertable."""
+    return cover(factors(), functools.cache(refusal))

@@ -1,0 +1,191 @@
+"""What is said of a run of all pairs: lines, a JUnit file, and docs/pairs.md with the numbers in docs/pairs.json."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ci import junit
+from validation.case.failures import UNSOUND
+from validation.case.layout import Layout
+from validation.pairwise.run import Finding, Outcome
+from validation.recipe.factors import factors, left_out
+from validation.recipe.pairs import Array, arrangement, possible
+
+DOCS = Path(__file__).parents[2] / "docs"
+DATA, PAGE = DOCS / "pairs.json", DOCS / "pairs.md"
+_NAME = "pairs"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A whole run: the array, what came of each row, the smallest parts that fail, seconds, and where it ran."""
+
+    array: Array
+    outcomes: tuple[Outcome, ...]
+    findings: tuple[Finding, ...]
+    seconds: int
+    machine: str
+
+
+def line(outcome: Outcome) -> str:
+    """One row, as it is said while the run goes on."""
+    known = f", {outcome.known} known" if outcome.known else ""
+    if outcome.failing:
+        return f"FAIL   {outcome.name}: {len(outcome.failing)} of {outcome.checks} checks, first {outcome.failing[0]}"
+    return f"PASS   {outcome.name}: {outcome.checks} checks{known}"
+
+
+def summary(measured: Measured) -> str:
+    """What is said at the end."""
+    failed = sum(bool(outcome.failing) for outcome in measured.outcomes)
+    said = [f"FOUND  {one.name} ({_rows(len(one.rows))}): {one.line}" for one in measured.findings]
+    checks = sum(outcome.checks for outcome in measured.outcomes)
+    word = "FAIL" if measured.findings else "PASS"
+    numbers = f"{len(measured.outcomes)} cases, {checks} checks, {failed} failed, {measured.seconds} s"
+    return "\n".join([*said, f"===== Pairs: {word} ({numbers}) =====", ""])
+
+
+def _rows(count: int) -> str:
+    return f"in {count} case{'' if count == 1 else 's'}"
+
+
+def write_junit(path: Path, measured: Measured, command: str) -> None:
+    """A testcase for each row; of one that fails, with the smallest parts that fail in it."""
+    checks = tuple(_check(outcome, measured.findings) for outcome in measured.outcomes)
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S")
+    junit.write(path, junit.Suite(_NAME, checks, {"command": command}, float(measured.seconds), stamp))
+
+
+def _check(outcome: Outcome, found: Iterable[Finding]) -> junit.Check:
+    status = "fail" if outcome.failing else "pass"
+    parts = [f"smallest that fails: {one.name}" for one in found if outcome.row in one.rows]
+    details = "\n".join([line(outcome), *parts, *outcome.failing])
+    return junit.Check(
+        component=_NAME,
+        name=f"All Checks of {outcome.name}",
+        status=status,
+        message=line(outcome) if outcome.failing else "",
+        details=details,
+        failure=UNSOUND if outcome.failing else "",
+    )
+
+
+# The page
+
+
+def save(measured: Measured) -> None:
+    """Write the numbers and the page."""
+    data = numbers(measured)
+    DATA.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    PAGE.write_text(text(data), encoding="utf-8")
+
+
+def numbers(measured: Measured) -> dict[str, Any]:
+    """What the page is made of."""
+    ranks = Counter(Layout.parse(arrangement(row).partition("+")[0]).ranks for row in measured.array.rows)
+    return {
+        "machine": measured.machine,
+        "seconds": measured.seconds,
+        "factors": len(measured.array.factors),
+        "combinations": possible(measured.array.factors),
+        "pairs": measured.array.pairs,
+        "checks": sum(outcome.checks for outcome in measured.outcomes),
+        "ran": len(measured.outcomes),
+        "failed": sum(bool(outcome.failing) for outcome in measured.outcomes),
+        "ranks": {str(count): ranks[count] for count in sorted(ranks)},
+        "cases": [arrangement(row) for row in measured.array.rows],
+        "conflicts": [[arrangement(conflict.values), conflict.why] for conflict in measured.array.conflicts],
+        "findings": [[finding.name, len(finding.rows), finding.line] for finding in measured.findings],
+    }
+
+
+def text(data: Mapping[str, Any]) -> str:
+    """docs/pairs.md."""
+    ranks = ", ".join(f"{cases} with {count}" for count, cases in data["ranks"].items())
+    found = [f"- `{name}` ({_rows(count)}): {_plain(said)}" for name, count, said in data["findings"]]
+    return _PAGE.format(
+        **{name: data[name] for name in ("machine", "seconds", "factors", "pairs", "checks", "failed")},
+        combinations=f"{data['combinations']:.1e}",
+        cases=len(data["cases"]),
+        ran=_ran(data["ran"], len(data["cases"])),
+        ranks=ranks,
+        factor_rows="\n".join(f"| {factor.name} | {_values(map(str, factor.values[1:]))} |" for factor in factors()),
+        conflict_rows="\n".join(f"| `{name}` | {_plain(why)} |" for name, why in data["conflicts"]),
+        findings="\n".join(found) or "None.",
+        left_out="\n".join(f"| `{name}` | {why} |" for name, why in left_out().items()),
+    )
+
+
+def _ran(ran: int, cases: int) -> str:
+    return "all" if ran == cases else f"{ran}; the run was ended before its end"
+
+
+def _values(values: Iterable[str]) -> str:
+    return ", ".join(f"`{value}`" for value in values)
+
+
+def _plain(sentence: str) -> str:
+    """A sentence in one cell of a table."""
+    return " ".join(sentence.replace("|", "/").split())
+
+
+_PAGE = """# Every pair of switches
+
+A switch can be sound alone and wrong beside another one. Trying all combinations of {factors} switches and degrees would take
+{combinations} cases. Most bugs need two of them. {cases} cases hold every pair that can go together.
+
+```
+nox -s recipes              # choose the cases, run them, reduce what fails
+nox -s recipes -- --list    # list the cases
+```
+
+The session runs every night. [covertable](https://pypi.org/project/covertable/) chooses the cases. It finds every pair under
+constraints. allpairspy stopped early in a trial: with 33 factors it left out 81 of 2567 pairs.
+
+Plumbline learns the constraints from its own rules and from Megatron-Core's configuration classes. Both refuse a combination
+with a sentence. If a case fails, delta debugging leaves out switches as long as it still fails. The rest is reported.
+
+## Measured
+
+| | |
+|---|---|
+| switches and degrees | {factors} |
+| pairs | {pairs} |
+| cases | {cases} ({ranks} ranks) |
+| cases that ran | {ran} |
+| cases that failed | {failed} |
+| checks | {checks} |
+| time | {seconds} s on {machine} |
+
+## Findings
+
+{findings}
+
+## Switches and degrees
+
+The default of each stands beside these values. `copies2` doubles the data-parallel ranks that the other degrees need.
+
+| name | values |
+|---|---|
+{factor_rows}
+
+## What cannot go together
+
+| values | reason |
+|---|---|
+{conflict_rows}
+
+## Left out
+
+These fields could be set on a CPU, and no case sets them.
+
+| field | reason |
+|---|---|
+{left_out}
+"""
