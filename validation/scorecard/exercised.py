@@ -132,7 +132,7 @@ def switches(here: declared.Fields) -> tuple[Switch, ...]:
         for value in _VALUES.get(name, (not BASE.get(name, field.default == "True"),) if _is_bool(field) else ()):
             if entry.computed(value) and not entry.need(value):
                 found.append(Switch(name, value))
-    return tuple(found)
+    return tuple(switch for switch in found if cases(switch))
 
 
 def _is_bool(field: declared.Field) -> bool:
