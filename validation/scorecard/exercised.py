@@ -29,7 +29,6 @@ from validation.case.training import Training
 from validation.machine import version
 from validation.run.options import Settings
 from validation.run.prepare import prepare
-from validation.run.runner import Runner
 from validation.scorecard.traced import FOLDER, plugin_of
 
 TABLE = Path(__file__).parents[1] / "recipe" / "exercised.json"
@@ -176,6 +175,8 @@ def all_cases(tried: Iterable[Switch]) -> tuple[Case, ...]:
 
 
 def _seen(settings: Settings, folder: Path) -> dict[Case, Seen | str]:
+    from validation.run.runner import Runner
+
     runner, listed = Runner(settings), settings.cases
     keys = {case: f"case{number}" for number, case in enumerate(listed)}
     found: dict[Case, Seen | str] = {}
