@@ -31,7 +31,7 @@ from nox.command import CommandFailed
 sys.path.insert(0, str(Path(__file__).parent))
 
 from ci import names, uv
-from ci.releases import GROUPS, RELEASES, Release, other_than_for
+from ci.releases import LIBRARIES, RELEASES, Release, groups, other_than_for
 from ci.table import Row, rows
 from validation.case.errors import ExitCode
 
@@ -369,14 +369,16 @@ def versions(session: nox.Session) -> None:
     """Every release of megatron-core and transformers that is supported, one after the other; writes docs/versions.md"""
     shared = _installed(session, "cpu", "cpu")
     results = Path("results") / "versions"
-    for release in RELEASES:
+    for release in (*RELEASES, *LIBRARIES):
         if session.posargs and release.name not in session.posargs:
             continue
         python = _overlay(session, release)
-        for group in GROUPS:
+        for group in groups(release):
             # What fails or breaks is what this session is there to write down.
             codes = (ExitCode.PASS, ExitCode.FAIL, ExitCode.INFRASTRUCTURE)
-            _run(session, python, "-m", "validation", *group.arguments(results / release.name), passing=codes)
+            _run(session, python, "-m", "validation", *group.arguments(release, results), passing=codes)
+        if release.torch:  # several gigabytes each
+            shutil.rmtree(Path(".nox") / release.name)
     _run(session, shared, "-m", "ci.versions", str(results))
 
 
@@ -406,12 +408,13 @@ def _parity() -> Row:
 def _overlay(session: nox.Session, release: Release) -> str:
     """The interpreter of an environment that has one release on top of the shared one.
 
-    megatron-core comes without what it asks for (older ones want an older numpy), transformers with it.
+    megatron-core comes without what it asks for (older ones want an older numpy), transformers and torch with it.
     """
     python = _on_top(session, release.name)
     _megatron_core(session, python, release.megatron_core)
-    if release.transformers:
-        _pip(session, python, f"transformers=={release.transformers}")
+    for library, version in (("transformers", release.transformers), ("torch", release.torch)):
+        if version:
+            _pip(session, python, f"{library}=={version}")
     return python
 
 

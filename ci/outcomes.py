@@ -13,7 +13,9 @@ import yaml
 
 from ci import junit
 from ci.junit import UNEVALUATED
-from ci.releases import GROUPS, title
+from ci.releases import LIBRARIES, RELEASES, Release, groups, title
+from validation.case.arrangement import parse, written
+from validation.case.training import Training
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "docs" / "versions.json"
@@ -34,26 +36,43 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """What one release did. `cells` has a cell for each row of the table, by its title."""
+    """What one release did. `name` is that of ci/releases.py. `cells` has a cell for each row of the tables, by its title."""
 
+    name: str
     megatron_core: str
     transformers: str
     torch: str
     cells: dict[str, Cell]
 
 
-def read_column(folder: Path) -> Column:
-    """What a release's results say. Raises UnreadableResults, also where a layout has left none."""
+def columns(folder: Path) -> list[Column]:
+    """Every release: what its results in the folder say, or what was measured before. Raises UnreadableResults."""
+    before = {column.name: column for column in load()}
+    found = [
+        read_column(release, folder) if (folder / release.name).is_dir() else before.get(release.name)
+        for release in (*RELEASES, *LIBRARIES)
+    ]
+    missing = next((one for one, column in zip((*RELEASES, *LIBRARIES), found, strict=True) if column is None), None)
+    if missing:
+        raise junit.UnreadableResults(f"{folder / missing.name}: no results; run nox -s versions -- {missing.name}")
+    return [column for column in found if column]
+
+
+def read_column(release: Release, folder: Path) -> Column:
+    """What a release's results below the folder say. Raises UnreadableResults, also where a layout has left none."""
     cells, said = {}, {}
-    for group in GROUPS:
-        suites = [junit.read(path) for path in sorted((folder / group.name).glob("*.xml"))]
-        by_layout = {suite.properties.get("layout"): suite for suite in suites}
+    for group in groups(release):
+        place = folder / release.name / group.name
+        suites = [junit.read(path) for path in sorted(place.glob("*.xml"))]
+        by_arrangement = {suite.properties.get("arrangement"): suite for suite in suites}
         for layout in group.layouts:
-            if layout not in by_layout:
-                raise junit.UnreadableResults(f"{folder / group.name}: no results of {layout}; run nox -s versions")
-            cells[title(group, layout)] = read_cell(by_layout[layout])
-            said = dict(by_layout[layout].properties)
-    return Column(said.get("megatron-core", "?"), said.get("transformers", "?"), said.get("torch", "?"), cells)
+            suite = by_arrangement.get(written(*parse(layout, Training())))
+            if suite is None:
+                raise junit.UnreadableResults(f"{place}: no results of {layout}; run nox -s versions -- {release.name}")
+            cells[title(group, layout)] = read_cell(suite)
+            said = dict(suite.properties)
+    core, transformers, torch = (said.get(library, "?") for library in ("megatron-core", "transformers", "torch"))
+    return Column(release.name, core, transformers, torch, cells)
 
 
 def read_cell(suite: junit.Suite) -> Cell:

@@ -2,38 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from ci.table import TABLE, rows
+from validation.case.arrangement import parse
+from validation.case.training import Training
 
 
 @dataclass(frozen=True)
 class Release:
-    """An environment: a megatron-core, and a transformers where it is not the newest that the requirements allow."""
+    """An environment: a megatron-core, and transformers or torch if they are not those that requirements bring.
+
+    `options` are given to each comparison with it that asks for them (`Group.options_of`).
+    """
 
     megatron_core: str
     transformers: str = ""
+    torch: str = ""
+    options: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """What the environment and the folder of its results are called."""
-        return f"megatron-core-{self.megatron_core}" + (f"-transformers-{self.transformers}" if self.transformers else "")
+        libraries = {"transformers": self.transformers, "torch": self.torch}
+        return "-".join(
+            ["megatron-core", self.megatron_core, *(word for pair in libraries.items() if pair[1] for word in pair)]
+        )
 
 
+# Until 0.13 yarn's softmax scale is wrong wherever mscale is unlike mscale_all_dim, and with it everything: equal, they leave
+# the layouts to be seen.
+_EQUAL = ("--set", "mscale_all_dim=1.0")
 RELEASES = (
-    Release("0.12.3"),
-    Release("0.13.1"),
+    Release("0.12.3", options=_EQUAL),
+    Release("0.13.1", options=_EQUAL),
     Release("0.14.0"),
     Release("0.15.3"),
     Release("0.16.1"),
-    Release("0.16.1", transformers="5.17.0"),
     Release("0.17.1"),
     Release("0.18.2"),
     Release("0.19.2"),
 )
-OLDER = Release("0.16.1")
+OLDER = RELEASES[4]
 """The newest megatron-core that Python 3.11 can have."""
 NEWEST = RELEASES[-1]
 """The newest megatron-core that is supported. It asks for Python 3.12."""
+LIBRARIES = (
+    Release(NEWEST.megatron_core, transformers="5.17.0"),
+    Release(NEWEST.megatron_core, transformers="5.22.2"),
+    Release(NEWEST.megatron_core, torch="2.14.1"),
+)
+"""The newest megatron-core with other releases of the libraries that requirements/cuda.txt allows than a fresh environment has:
+NEWEST is run with those."""
 
 
 def newest_for(python: tuple[int, int]) -> Release:
@@ -53,29 +75,37 @@ class Group:
     name: str
     does: str
     layouts: tuple[str, ...]
-    options: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    of_release: bool = True
+    """Whether the options of a release count."""
 
-    def arguments(self, results: Path) -> list[str]:
-        """The command line after `python -m validation`."""
-        words = ["run", "--layouts", ",".join(self.layouts), *self.options]
-        return [*words, "--no-self-test", "--results", str(results / self.name)]
+    def arguments(self, release: Release, results: Path) -> list[str]:
+        """The command line after `python -m validation`; the results go below the folder."""
+        own = release.options if self.of_release else ()
+        words = ["run", "--layouts", ",".join(self.layouts), *self.options, *own]
+        return [*words, "--no-self-test", "--results", str(results / release.name / self.name)]
 
 
-# Until 0.13 yarn's softmax scale is wrong wherever mscale is unlike mscale_all_dim, and with it everything: equal, they leave
-# the layouts to be seen. Four micro-batches are the fewest with which an interleaved schedule is more than its warm-up.
-_EQUAL = ("--set", "mscale_all_dim=1.0", "--micro-batch-size", "1")
-_LAYOUTS = "single tp2 pp2 ep2 tp2etp2 tp2ep2 tp2pp2 pp2ep2 cp2 dp2 pp2vpp2 tp2ep2etp2 tp2cp2 ep2cp2 tp2etp1 etp2"
+_PARITY = next(row.layouts for row in rows(TABLE) if row.session == "parity")
+_WITHOUT_CP = tuple(name for name in _PARITY if parse(name, Training())[0].cp == 1)
 GROUPS = (
-    Group("layouts", "", tuple(_LAYOUTS.split()), _EQUAL),
-    Group("yarn", "yarn with mscale 1, mscale_all_dim 0.707", ("single",), ()),
-    Group("dense", "dense model", ("tp2", "tp2nosp"), (*_EQUAL, "--set", "first_k_dense_replace=4")),
-    Group("local-stock", "megatron-core's own local spec", ("tp2",), (*_EQUAL, "--implementation", "local-stock")),
+    Group("local", "", _PARITY),
+    Group("local-stock", "local-stock", _WITHOUT_CP, ("--implementation", "local-stock")),
+    Group("bugs", "", ("tp2etp1", "etp2")),
+    Group("dense", "dense model", ("tp2nosp",), ("--set", "first_k_dense_replace=4")),
+    Group("yarn", "yarn with mscale 1, mscale_all_dim 0.707", ("single",), of_release=False),
 )
+"""The layouts of `nox -s parity`; those of them that local-stock has, which knows no context parallelism; known bugs."""
 
 
-def titles() -> list[str]:
-    """The rows of the table."""
-    return [title(group, layout) for group in GROUPS for layout in group.layouts]
+def groups(release: Release) -> tuple[Group, ...]:
+    """What is run with a release: of libraries the layouts of `nox -s parity`."""
+    return GROUPS[:1] if release in LIBRARIES else GROUPS
+
+
+def titles(run: Iterable[Group] = GROUPS) -> list[str]:
+    """What the rows of these groups are called."""
+    return [title(group, layout) for group in run for layout in group.layouts]
 
 
 def title(group: Group, layout: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ci.releases import GROUPS, NEWEST, OLDER, RELEASES, Release, newest_for, other_than_for
+from ci.releases import GROUPS, LIBRARIES, NEWEST, OLDER, RELEASES, Release, groups, newest_for, other_than_for
 from ci.table import Row, rows, tools
 
 ROOT = Path(__file__).parents[1]
@@ -216,19 +216,23 @@ def stand_in(folder: Path, release: Release) -> None:
 @pytest.mark.parametrize("code", ["0", "1", "4"])
 def test_versions_runs_everything_with_every_release_whatever_comes_of_it(nox: Nox, tmp_path: Path, code: str) -> None:
     """What a release computes wrong or refuses is the outcome, and not a failure of the session."""
-    for release in RELEASES:
+    for release in (*RELEASES, *LIBRARIES):
         stand_in(tmp_path, release)
     ended = nox("versions", VALIDATION=code)
     assert ended.returncode == 0, ended.stderr
     ran = (tmp_path / "validation.log").read_text(encoding="utf-8").splitlines()
     results = Path("results") / "versions"
-    wanted = [group.arguments(results / release.name) for release in RELEASES for group in GROUPS]
+    wanted = [group.arguments(release, results) for release in (*RELEASES, *LIBRARIES) for group in groups(release)]
     assert [line.split()[2:] for line in ran] == [" ".join(words).split() for words in wanted]
+    assert [release.name for release in LIBRARIES if not (tmp_path / ".nox" / release.name).exists()] == [
+        release.name for release in LIBRARIES if release.torch
+    ], "each torch takes gigabytes"
+    assert "pip install --quiet transformers==5.17.0" in ended.stderr
+    assert "pip install --quiet torch==2.14.1" in ended.stderr
 
 
 def test_versions_ends_with_2_where_a_command_is_wrong(nox: Nox, tmp_path: Path) -> None:
-    for release in RELEASES:
-        stand_in(tmp_path, release)
+    stand_in(tmp_path, RELEASES[0])
     assert nox("versions", VALIDATION="2").returncode == 2
 
 

@@ -253,6 +253,12 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ("MTP loss", case("tp2", training=Training(mtp_loss="report")), r"tp2\+mtp\+mtp-report has one"),
     ("less than no MTP", case(model={"num_nextn_predict_layers": -1}), "is -1; it must be a whole number of at least 0"),
     ("a setting of the shape", case(training=Training(settings=(("model.num_layers", 3),))), "is of the model's shape"),
+    ("overlap without vpp", case("pp2", training=Training(settings=(("model.overlap_p2p_comm", True),))), "vpp2 has them"),
+    (
+        "fp32 sums in fp64",
+        case(training=Training(settings=(("ddp.reduce_scatter_with_fp32_accumulation", True),))),
+        "--precision bf16 works",
+    ),
     (
         "a pipeline layout",
         case("pp2", training=Training(settings=(("model.pipeline_model_parallel_layout", "Ett|L"),))),

@@ -132,4 +132,7 @@ WARM = Process()
 
 
 if __name__ == "__main__":
-    _serve(os.fdopen(os.dup(1), "w"))
+    if len(sys.argv) > 1:  # all commands at once, in this environment, and what the Nth prints in `N.txt` of a folder
+        sys.stdout.write(json.dumps(run(json.load(sys.stdin), Path(sys.argv[1]))))
+    else:
+        _serve(os.fdopen(os.dup(1), "w"))

@@ -14,7 +14,9 @@ from validation.case.case import Case
 from validation.case.layout import Layout
 from validation.case.parameters import parameters
 from validation.case.preset import TINY
-from validation.case.probes import observed
+from validation.case.probes import observed, probes
+from validation.case.steps import stepped
+from validation.case.training import Training
 from validation.checks.parity import Parity
 from validation.compare.difference import measure
 from validation.compare.measurement import PieceReport
@@ -203,5 +205,7 @@ def test_every_entry_names_checks_that_exist(bug: Any) -> None:
     with_mtp = replace(case(), model=replace(TINY.model, num_nextn_predict_layers=1))
     names = [f"gradients/{name}" for name, parameter in parameters(with_mtp.model).items() if parameter.trained]
     names += observed(with_mtp)
+    names += [f"probe_gradients/{name}" for name, probe in probes(TINY.model, 8, 48).items() if probe.has_gradient]
+    names += [one.name for one in stepped(replace(case(), training=Training(steps=1))).values()]
     for pattern in bug.checks:
         assert any(type(bug)(**{**vars(bug), "checks": (pattern,)}).must_fail(case(), name) for name in names)

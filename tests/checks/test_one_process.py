@@ -13,6 +13,7 @@ from tests.checks.conftest import command, warm
 def test_both_print_and_end_alike(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Standard output and error apart, in the environment of the test."""
     monkeypatch.setenv("COLUMNS", "60")
+    words = [*words, "--results", str(tmp_path / "results")]
     own, shared = command(words, tmp_path), warm(words, tmp_path)
     assert (shared.returncode, shared.stdout, shared.stderr) == (own.returncode, own.stdout, own.stderr)
     assert own.stdout + own.stderr

@@ -71,10 +71,10 @@ def test_where_every_comparison_needs_a_gpu_documentation_leaves_out_none() -> N
 def test_no_code_reads_documentation() -> None:
     """So that leaving out what needs GPUs is right: nothing that computes a number names such a file.
 
-    The scorecard writes a page, and no session of a pull request runs it. Reports link to two pages.
+    The scorecard and the run of all pairs write pages, and no session of a pull request runs them. Reports link to two pages.
     """
     code = [ROOT / "noxfile.py", *(ROOT / "validation").rglob("*.py")]
-    code = [path for path in code if path.parent.name != "scorecard"]
+    code = [path for path in code if path.parent.name not in ("scorecard", "pairwise")]
     strings = [(path.name, text) for path in code for text in texts(path) if re.fullmatch(r"\S*(\.md|\.svg|LICENSE)", text)]
     assert [(name, text) for name, text in strings if not text.startswith(LINKED)] == []
 
@@ -95,7 +95,7 @@ def test_the_queue_and_the_night_run_everything_whatever_changed(event: str) -> 
 
 def test_the_night_runs_more_than_a_pull_request() -> None:
     more = set(chosen("nightly")) - set(chosen("pull_request"))
-    more_of_night = {"parity_bf16", "parity_stock", "faults", "faults_behind_bugs", "mutants", "versions", "newest"}
+    more_of_night = {"parity_bf16", "parity_stock", "faults", "faults_behind_bugs", "mutants", "versions", "newest", "recipes"}
     assert more == more_of_night
 
 

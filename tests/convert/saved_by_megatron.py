@@ -37,7 +37,9 @@ def main(implementation: str, port: str) -> None:
 
     platform.install("gloo")
     from tests.convert.folders import MODEL
-    from validation.candidate import build
+
+    with platform.unused_kernels():
+        from validation.candidate import build
     from validation.case.case import Case
     from validation.case.layout import Layout
     from validation.compare.precision import computing_in

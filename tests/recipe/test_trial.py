@@ -10,7 +10,7 @@ import pytest
 from validation.case.errors import UsageError
 from validation.recipe import coverage, trial
 from validation.recipe.coverage import DIFFERENT, EQUAL, NEEDED, NOT_COMPARED, NOT_EXERCISED, Covered
-from validation.recipe.trial import ABSENT, IDLE, NEEDS, REFUSED, SAME, TRIED, Trial
+from validation.recipe.trial import ABSENT, IDLE, NEEDS, REFUSED, SAME, TRIED, UNREAD, Trial
 from validation.run.options import parsed
 
 FLAGS = """
@@ -60,6 +60,7 @@ def state(tried: Trial, name: str) -> str:
         ("model.moe_permute_fusion", NEEDS),
         ("scheduler.lr_decay_style", REFUSED),
         ("optimizer.barrier_with_L1_time", IDLE),
+        ("optimizer.muon_momentum", UNREAD),
     ],
 )
 def test_each_setting_is_told_what_becomes_of_it(tried: Trial, name: str, expected: str) -> None:
@@ -141,5 +142,12 @@ def test_the_end_of_a_run_tells_all_of_it(tried: Trial, monkeypatch: pytest.Monk
 def test_a_field_that_this_megatron_core_has_not_is_not_compared(tried: Trial) -> None:
     """A recipe of a younger release."""
     setting = replace(tried.told[0].setting, name="model.no_such_field")
-    told = trial._one(setting, tried.small, {}, True)
+    told = trial._one(setting, tried.small, {}, {}, True)
     assert (told.state, told.why) == (ABSENT, "this megatron-core does not have the field")
+
+
+def test_both_releases_that_are_compared_are_measured() -> None:
+    """With the same switches, each in at least one layout or with the reason why it does not run alone."""
+    measured = coverage.table()
+    assert {"0.16.1", "0.19.2"} <= measured.keys()
+    assert all(found["lines"] or found.get("broke") for table in measured.values() for found in table.values())

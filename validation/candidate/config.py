@@ -125,9 +125,6 @@ def _experts(case: Case) -> dict[str, Any]:
         "moe_router_num_groups": model.n_group,
         "moe_router_group_topk": model.topk_group,
         "moe_router_topk_scaling_factor": model.routed_scaling_factor,
-        "moe_router_score_function": "sigmoid",
-        "moe_router_enable_expert_bias": True,
-        "moe_router_pre_softmax": True,
         "moe_router_dtype": case.precision if case.precision == "fp64" else "fp32",
         "moe_grouped_gemm": case.uses_te,
     }

@@ -9,7 +9,7 @@ from validation.case.errors import UsageError
 from validation.case.layout import Layout
 from validation.case.model import ASKED_FOR
 from validation.case.strangers import shown
-from validation.case.training import Training, mtp_layers
+from validation.case.training import Training, mtp_layers, mtp_words
 
 
 def parse(text: str, shared: Training, given: int | None = None) -> tuple[Layout, Training, int | None]:
@@ -31,3 +31,8 @@ def _mtp(text: str, words: Sequence[str], given: int | None) -> int | None:
         said = f"{shown(text)} asks for {found} MTP layer{'s' * (found != 1)} and --set {ASKED_FOR}={given} for {given}"
         raise UsageError(f"{said}; give one number")
     return found
+
+
+def written(layout: Layout, training: Training, mtp: int | None) -> str:
+    """One word for them, the same for all words that `parse` reads alike: `cp2ep2` and `ep2cp2` are `ep2cp2`."""
+    return "+".join((layout.name, *mtp_words(mtp or 0), *training.words))

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from validation.case.arrangement import written
 from validation.case.layout import Layout
 from validation.case.model import Model
 from validation.case.training import OPTIONS, Training, mtp_words
@@ -57,7 +58,7 @@ class Case:
 
         All of them: validation.case.arrangement reads the same layout and options out of it.
         """
-        return "+".join((self.layout.name, *mtp_words(self.model.num_nextn_predict_layers), *self.training.words))
+        return written(self.layout, self.training, self.model.num_nextn_predict_layers)
 
     @property
     def label(self) -> str:

@@ -62,6 +62,21 @@ def _missing(case: Case, said: str, need: str) -> str | None:
     return None
 
 
+def sends_overlap_between_virtual_stages(case: Case) -> str | None:
+    """megatron-core has no schedule that overlaps sends without virtual stages."""
+    if case.layout.vpp > 1 or not case.training.effective("model").get("overlap_p2p_comm"):
+        return None
+    return "model.overlap_p2p_comm=true is of schedules with virtual stages; a layout with vpp2 has them, or leave it out"
+
+
+def sums_in_fp32_are_of_lower_precisions(case: Case) -> str | None:
+    """megatron-core asserts that what it sums in fp32 comes out in fp32."""
+    name = "reduce_scatter_with_fp32_accumulation"
+    if case.precision != "fp64" or not case.training.effective("ddp").get(name):
+        return None
+    return f"ddp.{name}=true cannot run in fp64, in which Megatron-Core asserts float32; --precision bf16 works"
+
+
 def gradients_are_clipped(case: Case) -> str | None:
     """Without a limit megatron-core computes no norm of the gradients, which a step is compared by."""
     if not case.training.steps or case.training.adam.clip_norm > 0:
@@ -72,4 +87,9 @@ def gradients_are_clipped(case: Case) -> str | None:
     )
 
 
-RULES = (settings_can_be_compared, gradients_are_clipped)
+RULES = (
+    settings_can_be_compared,
+    sends_overlap_between_virtual_stages,
+    sums_in_fp32_are_of_lower_precisions,
+    gradients_are_clipped,
+)

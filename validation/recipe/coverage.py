@@ -19,7 +19,7 @@ from typing import Any
 from validation.case import fields
 from validation.case.case import Case
 from validation.case.settings import written
-from validation.recipe.trial import ABSENT, NEEDS, REFUSED, SAME, TRIED, Told, Trial
+from validation.recipe.trial import ABSENT, NEEDS, REFUSED, SAME, TRIED, UNREAD, Told, Trial
 
 EQUAL, DIFFERENT, NOT_EXERCISED = "equal", "different", "not exercised here"
 NEEDED, NOT_COMPARED = "needs", "cannot be compared"
@@ -51,6 +51,8 @@ def _covered(trial: Trial, passed: bool, in_lane: bool, release: str) -> Iterato
     for told in trial.told:
         if told.state in (REFUSED, ABSENT):
             yield Covered(told, NOT_COMPARED, told.why)
+        elif told.state == UNREAD:
+            yield Covered(told, NOT_EXERCISED, told.why)
         elif told.state == NEEDS:
             yield Covered(told, NEEDED, told.why)
         elif told.state == SAME:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,9 +20,11 @@ from validation.recipe.standin import StandIn, stand_in
 
 _PLUMBLINES = ("model.perform_initialization", "model.use_cpu_initialization", "model.calculate_per_token_loss")
 """What Plumbline decides itself, or takes from elsewhere in the recipe."""
-TRIED, CASE, SAME, NEEDS, REFUSED, ABSENT, IDLE = "tried", "case", "same", "needs", "refused", "absent", "idle"
+TRIED, CASE, SAME, NEEDS, REFUSED = "tried", "case", "same", "needs", "refused"
 """What becomes of a setting: it is set; the case's model, layout or precision says it; it is Plumbline's own value; it needs
-what is not here; it cannot be compared; this megatron-core does not have it; it changes no number."""
+what is not here; it cannot be compared."""
+ABSENT, IDLE, UNREAD = "absent", "idle", "unread"
+"""This megatron-core does not have it; it changes no number; nothing reads it beside the recipe's other settings."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,19 @@ def of(recipe: Recipe, *, on_cpu: bool = True) -> Trial:
 
 def _told(recipe: Recipe, small: StandIn, on_cpu: bool) -> Iterator[Told]:
     here = declared.here()
-    for setting in (*recipe.settings, *_left_to_upstream(recipe, here)):
-        yield _one(setting, small, here, on_cpu)
+    settings = (*recipe.settings, *_left_to_upstream(recipe, here))
+    values = _initial(here) | {setting.name: setting.value for setting in settings}
+    for setting in settings:
+        yield _one(setting, small, here, values, on_cpu)
+
+
+def _initial(here: declared.Fields) -> dict[str, Value]:
+    """Upstream's own value of each field that has one which text can say."""
+    found: dict[str, Value] = {}
+    for name, field in here.items():
+        with contextlib.suppress(UsageError):
+            found[name] = declared.initial(field)
+    return found
 
 
 def _left_to_upstream(recipe: Recipe, here: declared.Fields) -> Iterator[Setting]:
@@ -96,13 +109,13 @@ def _left_to_upstream(recipe: Recipe, here: declared.Fields) -> Iterator[Setting
     origin = Origin(Source.DEFAULT, "default of megatron-core")
     for name in BASE:
         field = here.get(name)
-        if name in said or field is None or field.default is None or name in _PLUMBLINES:
+        if name in said or field is None or name in _PLUMBLINES:
             continue
         with contextlib.suppress(UsageError):
-            yield Setting(name, declared.value(field, field.default), origin)
+            yield Setting(name, declared.initial(field), origin)
 
 
-def _one(setting: Setting, small: StandIn, here: declared.Fields, on_cpu: bool) -> Told:
+def _one(setting: Setting, small: StandIn, here: declared.Fields, values: Mapping[str, Value], on_cpu: bool) -> Told:
     name = setting.name
     if name not in here:
         return Told(setting, ABSENT, "this megatron-core does not have the field")
@@ -113,9 +126,13 @@ def _one(setting: Setting, small: StandIn, here: declared.Fields, on_cpu: bool) 
         return Told(setting, IDLE, entry.why)
     if (name in BASE and BASE[name] == setting.value) or _default(here[name], setting.value):
         return Told(setting, SAME, "Plumbline's own value")
+    if entry.unread(values):
+        return Told(setting, UNREAD, f"nothing reads it with {entry.with_field}={written(values[entry.with_field])}")
     need = entry.need(setting.value)
     if need and on_cpu:
         return Told(setting, NEEDS, fields.NEEDS[need])
+    if setting.value is None and not _takes_none(here[name]):
+        return Told(setting, SAME, "nothing is said")
     case = small.case()
     try:
         value = declared.checked(here[name], setting.value)
@@ -127,11 +144,18 @@ def _one(setting: Setting, small: StandIn, here: declared.Fields, on_cpu: bool) 
     return Told(replace(setting, value=value), TRIED)
 
 
+def _takes_none(field: declared.Field) -> bool:
+    try:
+        return declared.checked(field, None) is None
+    except UsageError:
+        return False
+
+
 def _default(field: declared.Field, value: Value) -> bool:
     """Whether it is what the dataclass has, and Plumbline sets nothing else."""
-    if field.full_name in BASE or field.default is None:
+    if field.full_name in BASE:
         return False
     try:
-        return declared.value(field, field.default) == value
+        return declared.initial(field) == value
     except UsageError:
         return False

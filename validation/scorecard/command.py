@@ -24,7 +24,7 @@ from validation.machine import machine
 from validation.run.command_line import add_cache_limit
 from validation.run.options import Settings
 from validation.run.prepare import prepare
-from validation.scorecard.behind import ACTIVATED, behind
+from validation.scorecard.behind import ACTIVATED, DUE, behind
 from validation.scorecard.judge import SEEN, Clean, Outcome
 from validation.scorecard.layouts import COUNT, diagnosed
 from validation.scorecard.report import CLEAN, Scorecard, file_of
@@ -113,8 +113,9 @@ def chosen(names: Sequence[str]) -> tuple[Fault, ...]:
 def known(names: Sequence[str]) -> tuple[str, ...]:
     """The ids of known upstream bugs that `--behind` names. Raises UsageError for one beside which no fault can be put in."""
     for name in names:
-        if name != "all" and name not in ACTIVATED:
-            raise UsageError(f"--behind {name}: no bug that a case can be given here; those are {', '.join(ACTIVATED)}, or all")
+        if name != "all" and name not in ACTIVATED | DUE:
+            those = ", ".join(ACTIVATED | DUE)
+            raise UsageError(f"--behind {name}: no bug that a case can be given here; those are {those}, or all")
     return tuple(ACTIVATED) if "all" in names else tuple(dict.fromkeys(names))
 
 

@@ -29,7 +29,6 @@ from validation.case.training import Training
 from validation.machine import version
 from validation.run.options import Settings
 from validation.run.prepare import prepare
-from validation.run.runner import Runner
 from validation.scorecard.traced import FOLDER, plugin_of
 
 TABLE = Path(__file__).parents[1] / "recipe" / "exercised.json"
@@ -47,6 +46,7 @@ _VALUES: Mapping[str, tuple[Value, ...]] = {
     ),
     "model.mtp_loss_scaling_factor": (0.1,),
     "model.moe_router_bias_update_rate": (1e-3,),
+    "model.moe_router_load_balancing_type": ("seq_aux_loss", "aux_loss"),
     "model.moe_aux_loss_coeff": (1e-4,),
     "model.moe_z_loss_coeff": (1e-3,),
     "model.moe_expert_capacity_factor": (4.0,),
@@ -67,7 +67,10 @@ _VALUES: Mapping[str, tuple[Value, ...]] = {
     "optimizer.clip_grad": (1.0,),
 }
 """Values of what is neither true nor false."""
-_TOGETHER: Mapping[str, Mapping[str, Value]] = {"model.recompute_modules": {"model.recompute_granularity": "selective"}}
+_TOGETHER: Mapping[str, Mapping[str, Value]] = {
+    "model.recompute_modules": {"model.recompute_granularity": "selective"},
+    "model.moe_router_load_balancing_type": {"model.moe_aux_loss_coeff": 0.1},
+}
 """What is part of a switch: the run without it does not have that either."""
 _WITH: Mapping[str, Mapping[str, Value]] = {
     "model.moe_aux_loss_coeff": {"model.moe_router_load_balancing_type": "seq_aux_loss"},
@@ -128,7 +131,7 @@ def switches(here: declared.Fields) -> tuple[Switch, ...]:
         for value in _VALUES.get(name, (not BASE.get(name, field.default == "True"),) if _is_bool(field) else ()):
             if entry.computed(value) and not entry.need(value):
                 found.append(Switch(name, value))
-    return tuple(found)
+    return tuple(switch for switch in found if cases(switch))
 
 
 def _is_bool(field: declared.Field) -> bool:
@@ -172,6 +175,8 @@ def all_cases(tried: Iterable[Switch]) -> tuple[Case, ...]:
 
 
 def _seen(settings: Settings, folder: Path) -> dict[Case, Seen | str]:
+    from validation.run.runner import Runner
+
     runner, listed = Runner(settings), settings.cases
     keys = {case: f"case{number}" for number, case in enumerate(listed)}
     found: dict[Case, Seen | str] = {}
