@@ -33,6 +33,9 @@ def refusal(row: Row, upstream: bool = True) -> str | None:
         return str(error)
     if case.layout.ranks > MOST_RANKS:
         return f"{case.layout.ranks} ranks are more than {MOST_RANKS}"
+    group = case.training.effective("model").get("microbatch_group_size_per_vp_stage")
+    if isinstance(group, int) and case.micro_batches < group:
+        return f"{group} micro-batches in a row need as many on each rank, and there are {case.micro_batches}"
     said = next((sentence for rule in RULES if (sentence := rule(case))), None)
     return said or (_upstreams(case) if upstream else None)
 
