@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypedDict
@@ -21,6 +22,9 @@ class Options(TypedDict, total=False):
     set: Mapping[str, Any] | None
     candidate_checkpoint: str | os.PathLike[str] | None
     seed: int | None
+    recipe: str | os.PathLike[str] | None
+    world_size: int | None
+    config: Mapping[str, Any] | None
     tp: int | None
     pp: int | None
     vpp: int | None
@@ -81,6 +85,8 @@ def _of(name: str, value: Any) -> Iterator[str]:
         yield from _flag(name, option, value)
     elif name == "set":
         yield from (f"{option}={key}={number}" for key, number in _mapping(name, value).items())
+    elif name == "config":
+        yield from (f"{option}={key}={_setting(name, one)}" for key, one in _mapping(name, value).items())
     elif name == "only":
         yield from (f"{option}={_text(name, one)}" for one in _several(value))
     elif name in ("layouts", "layers"):
@@ -103,8 +109,20 @@ def _flag(name: str, option: str, value: Any) -> Iterator[str]:
 
 def _mapping(name: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise UsageError(f"{name} is {value!r}; give a dictionary of numbers of the model, such as {{'num_layers': 2}}")
+        such = _MAPPINGS[name]
+        raise UsageError(f"{name} is {value!r}; give a dictionary, such as {such}")
     return value
+
+
+_MAPPINGS = {"set": "{'num_layers': 2}", "config": "{'ddp.overlap_grad_reduce': True}"}
+
+
+def _setting(name: str, value: Any) -> str:
+    """A value of a field of megatron-core's configuration, as --config reads it: JSON is YAML."""
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"{name} has {value!r}; give True, False, None, a number, a text or a list") from None
 
 
 def _several(value: Any) -> list[Any]:

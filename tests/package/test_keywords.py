@@ -36,6 +36,21 @@ def test_every_option_is_a_keyword() -> None:
         ({"layouts": None, "precision": None}, []),
         ({"tp": 2, "seq_length": 32}, ["--tp=2", "--seq-length=32"]),
         ({"set": {"num_layers": 2, "rope_type": "yarn"}}, ["--set=num_layers=2", "--set=rope_type=yarn"]),
+        (
+            {
+                "config": {
+                    "ddp.overlap_grad_reduce": True,
+                    "model.recompute_modules": ["mlp", "moe"],
+                    "model.moe_z_loss_coeff": None,
+                }
+            },
+            [
+                "--config=ddp.overlap_grad_reduce=true",
+                "--config=model.recompute_modules=[mlp,moe]",
+                "--config=model.moe_z_loss_coeff=null",
+            ],
+        ),
+        ({"recipe": Path("flags.txt"), "world_size": 8}, ["--recipe=flags.txt", "--world-size=8"]),
         ({"only": "--odd"}, ["--only=--odd"]),
         ({"only": ("a", "b*")}, ["--only=a", "--only=b*"]),
         ({"layers": [0, 1, 60]}, ["--layers=0,1,60"]),
@@ -53,6 +68,16 @@ def test_keywords_are_words(given: dict[str, Any], wanted: list[str]) -> None:
     assert words(given) == wanted
 
 
+def test_settings_are_what_was_given() -> None:
+    """Lists, texts and numbers arrive as they are."""
+    given = {"model.recompute_granularity": "selective", "model.recompute_modules": ["mlp", "moe"], "optimizer.lr": 1e-05}
+    training = parsed(words({"layouts": "single", "config": given})).cases[0].training
+    assert training.effective("model")["recompute_modules"] == ("mlp", "moe")
+    assert training.adam.learning_rate == 1e-05
+    with pytest.raises(plumbline.UsageError, match="give True, False, None, a number, a text or a list"):
+        words({"config": {"optimizer.lr": object()}})
+
+
 def test_the_command_line_takes_them() -> None:
     settings = parsed(words({"layouts": ["single", "tp2"], "set": {"num_layers": 3}, "precision": "bf16", "jobs": 1}))
     assert [case.layout.name for case in settings.cases] == ["single", "tp2"]
@@ -68,7 +93,7 @@ def test_the_command_line_takes_them() -> None:
         ({"format": "json"}, "format: no option; there are "),
         ({"zzz": 1}, "zzz: no option; there are balancing, "),
         ({"self_test": 1}, "self_test is 1; give True or False"),
-        ({"set": "num_layers=2"}, "set is 'num_layers=2'; give a dictionary of numbers of the model"),
+        ({"set": "num_layers=2"}, "set is 'num_layers=2'; give a dictionary, such as {'num_layers': 2}"),
         ({"tp": True}, "tp is True; give a text or a number"),
         ({"layouts": [None]}, "layouts is None; give a text or a number"),
         ({"results": ["a"]}, r"results is \['a'\]; give a text or a number"),
