@@ -46,7 +46,7 @@ def test_every_option_is_a_keyword() -> None:
             },
             [
                 "--config=ddp.overlap_grad_reduce=true",
-                "--config=model.recompute_modules=[mlp,moe]",
+                '--config=model.recompute_modules=["mlp", "moe"]',
                 "--config=model.moe_z_loss_coeff=null",
             ],
         ),
