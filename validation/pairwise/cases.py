@@ -54,6 +54,7 @@ def _upstreams(case: Case) -> str | None:
             from validation.candidate.config import transformer_config
         try:
             transformer_config(case)
+        # What its checks of a configuration raise; anything else is an error of ours, and ends the command.
         except (AssertionError, ValueError, NotImplementedError, RuntimeError) as error:
             return f"Megatron-Core: {error}"
     return None

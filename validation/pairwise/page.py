@@ -145,7 +145,7 @@ nox -s recipes              # choose the cases, run them, reduce what fails
 nox -s recipes -- --list    # list the cases
 ```
 
-The session runs every night. [covertable](https://pypi.org/project/covertable/) chooses the cases. It finds every pair under
+The session runs every night. The package covertable chooses the cases. It finds every pair under
 constraints. allpairspy stopped early in a trial: with 33 factors it left out 81 of 2567 pairs.
 
 Plumbline learns the constraints from its own rules and from Megatron-Core's configuration classes. Both refuse a combination
