@@ -94,4 +94,4 @@ def test_a_recipe_ends_with_what_became_of_its_settings(runs: dict[str, Output])
     (path,) = found.results.glob("*.xml")
     suite = junit.read(path)
     assert suite.properties["recipe"] == "flags.txt"
-    assert said.endswith(suite.properties["coverage"])
+    assert suite.properties["coverage"] in said

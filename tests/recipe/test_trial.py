@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from validation.case.errors import UsageError
+from validation.case.layout import Layout
 from validation.recipe import coverage, trial
-from validation.recipe.coverage import DIFFERENT, EQUAL, NEEDED, NOT_COMPARED, NOT_EXERCISED, Covered
+from validation.recipe.coverage import DIFFERENT, EQUAL, NEEDED, NOT_COMPARED, NOT_EXERCISED, Covered, Ran
 from validation.recipe.trial import ABSENT, IDLE, NEEDS, REFUSED, SAME, TRIED, UNREAD, Trial
 from validation.run.options import parsed
 
@@ -94,13 +96,20 @@ def test_a_recipe_says_model_and_layout_itself(tmp_path: Path) -> None:
         parsed(["--recipe", str(recipe(tmp_path)), "--layouts", "tp2"])
 
 
-def words(tried: Trial, *, passed: bool = True, in_lane: bool = True) -> dict[str, Covered]:
-    return {one.told.setting.name: one for one in coverage.covered(tried, passed, in_lane, "0.0")}
+def ran(tried: Trial, layout: str = "tp2ep2", steps: int = 2, *, passed: bool = True, in_lane: bool = True) -> Ran:
+    case = replace(tried.small.case(), layout=Layout.parse(layout), training=replace(tried.training, steps=steps))
+    return Ran((case, *([replace(case, precision="bf16")] if in_lane else [])), "0.0", passed)
+
+
+def words(tried: Trial, **how: Any) -> dict[str, Covered]:
+    return {one.told.setting.name: one for one in coverage.covered(tried, ran(tried, **how))}
 
 
 MEASURED = {
     "model.moe_aux_loss_coeff=0.0001": {"lines": {"single": 0}, "read": True},
     "ddp.overlap_grad_reduce=true": {"lines": {"single": 24, "tp2ep2": 0}, "read": True},
+    "ddp.check_for_nan_in_grad=true": {"lines": {"single": 0, "tp2ep2": 0, "pp2vpp2": 5}, "read": True},
+    "optimizer.lr=0.0002": {"lines": {"single": 0}, "read": True},
     "model.bias_dropout_fusion=true": {"lines": {"single": 0}, "read": True},
     "ddp.grad_reduce_in_fp32=true": {"lines": {"single": 3}, "read": True},
 }
@@ -114,13 +123,25 @@ def test_a_word_is_earned(tried: Trial, monkeypatch: pytest.MonkeyPatch) -> None
     assert found["ddp.overlap_grad_reduce"].word == EQUAL
     assert found["model.bias_dropout_fusion"].word == NOT_EXERCISED
     assert "the same lines" in found["model.bias_dropout_fusion"].why
-    assert found["optimizer.lr"].why.startswith("not measured; ")
+    assert found["optimizer.clip_grad"].why.startswith("not measured; ")
     assert found["model.moe_permute_fusion"].word == NEEDED
     assert found["scheduler.lr_decay_style"].word == NOT_COMPARED
-    assert found["model.moe_token_dispatcher_type"].word == EQUAL
     assert words(tried, passed=False)["ddp.overlap_grad_reduce"].word == DIFFERENT
     assert words(tried, in_lane=False)["ddp.grad_reduce_in_fp32"].why.startswith("fp64 hides it")
-    assert {"model.num_layers", "optimizer.barrier_with_L1_time"} & found.keys() == set()
+    assert {"model.num_layers", "optimizer.barrier_with_L1_time", "model.moe_token_dispatcher_type"} & found.keys() == set()
+
+
+def test_what_shows_in_other_cases_is_not_exercised_here(tried: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other lines of a pipeline prove nothing without one, nor a learning rate without a step."""
+    monkeypatch.setattr(coverage, "table", lambda: {"0.0": MEASURED})
+    assert words(tried)["ddp.check_for_nan_in_grad"].word == NOT_EXERCISED
+    assert words(tried, layout="pp2")["ddp.check_for_nan_in_grad"].word == EQUAL
+    assert (words(tried)["optimizer.lr"].word, words(tried)["scheduler.end_wd"].word) == (EQUAL, EQUAL)
+    assert "does not read it" in words(tried)["scheduler.lr_decay_steps"].why
+    without = words(tried, steps=0)
+    assert {without[name].why for name in ("optimizer.lr", "scheduler.end_wd")} == {
+        "no optimizer steps were taken; --steps 2 takes them"
+    }
 
 
 def test_what_nobody_measured_is_not_exercised(tried: Trial) -> None:
@@ -131,12 +152,15 @@ def test_what_nobody_measured_is_not_exercised(tried: Trial) -> None:
 
 def test_the_end_of_a_run_tells_all_of_it(tried: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coverage, "table", lambda: {"0.0": MEASURED})
-    found = coverage.covered(tried, True, True, "0.0")
+    found = coverage.covered(tried, ran(tried))
     said = list(coverage.lines(tried, found))
-    assert said[0] == f"Recipe my run.txt: {len(found)} settings, {coverage.counts(found)}"
+    usual = len(tried.of(SAME))
+    assert said[0] == (
+        f"Recipe my run.txt: {len(found)} settings, {coverage.counts(found)}; {usual} more are as in every case of Plumbline's"
+    )
     assert any(line.startswith("  needs: ") and "model.moe_permute_fusion=true" in line for line in said)
     assert said[-1] == "  unknown to Megatron-LM's parser, and not read: --foo-bar 3"
-    assert sum(one.word == EQUAL for one in found) > 5
+    assert sum(one.word == EQUAL for one in found) > 3
 
 
 def test_a_field_that_this_megatron_core_has_not_is_not_compared(tried: Trial) -> None:

@@ -20,7 +20,7 @@ from validation.checks.self_test import SelfTest
 from validation.checks.tally import Tally
 from validation.checks.terminal import GREEN, RED, YELLOW
 from validation.machine import version
-from validation.recipe.coverage import covered, in_lane, lines
+from validation.recipe.coverage import Ran, covered, lines
 from validation.run.command_line import VERDICT
 from validation.run.options import Settings
 
@@ -81,7 +81,7 @@ class Conclusion:
         if trial is None:
             return
         passed = self.tally.exit_code == ExitCode.PASS
-        found = covered(trial, passed, in_lane(self.wanted), version("megatron-core"))
+        found = covered(trial, Ran(self.wanted, version("megatron-core"), passed))
         yield from ((line, {}) for line in lines(trial, found))
 
     def _firsts(self) -> Iterator[Line]:

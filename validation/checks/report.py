@@ -35,7 +35,7 @@ from validation.checks.testcase import check_of
 from validation.checks.titles import component_of, title_of
 from validation.faults.plan import Plan, Plant
 from validation.machine import version
-from validation.recipe.coverage import counts, covered, in_lane
+from validation.recipe.coverage import Ran, counts, covered
 from validation.run.options import Given, Settings
 
 if TYPE_CHECKING:
@@ -299,7 +299,7 @@ class Report:
         if trial is None:
             return {}
         passed = not any(check.status in ("fail", "error") for check in checks)
-        found = covered(trial, passed, in_lane(self._settings.cases), version("megatron-core"))
+        found = covered(trial, Ran(self._settings.cases, version("megatron-core"), passed))
         return {"recipe": trial.recipe.source, "coverage": counts(found)}
 
 

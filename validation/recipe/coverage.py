@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from validation.case import fields
 from validation.case.case import Case
 from validation.case.settings import written
 from validation.recipe.trial import ABSENT, NEEDS, REFUSED, SAME, TRIED, UNREAD, Told, Trial
@@ -37,17 +36,37 @@ class Covered:
     why: str = ""
 
 
-def in_lane(cases: Iterable[Case]) -> bool:
-    """Whether a case shows what fp64 hides."""
-    return any(case.precision != "fp64" for case in cases)
+@dataclass(frozen=True)
+class Ran:
+    """What was run of a recipe: its cases, with which megatron-core, and whether no check failed."""
+
+    cases: Sequence[Case]
+    release: str
+    passed: bool
+
+    @property
+    def in_lane(self) -> bool:
+        """Whether a case shows what fp64 hides."""
+        return any(case.precision != "fp64" for case in self.cases)
+
+    @property
+    def steps(self) -> bool:
+        """Whether a case takes optimizer steps."""
+        return any(case.training.steps > 0 for case in self.cases)
+
+    def has(self, layout: str) -> bool:
+        """Whether what shows in a layout of `exercised.json` shows in these cases, too."""
+        degrees = [case.layout for case in self.cases]
+        spread = {"tp2ep2": any(max(one.tp, one.ep) > 1 for one in degrees), "pp2vpp2": any(one.pp > 1 for one in degrees)}
+        return spread.get(layout, True)
 
 
-def covered(trial: Trial, passed: bool, in_lane: bool, release: str) -> tuple[Covered, ...]:
-    """Every setting that could change a number. `passed` says that no check failed, `in_lane` that a case in bf16 was run."""
-    return tuple(_covered(trial, passed, in_lane, release))
+def covered(trial: Trial, ran: Ran) -> tuple[Covered, ...]:
+    """Every setting that could change a number, but for those that are as in every case of Plumbline's."""
+    return tuple(_covered(trial, ran))
 
 
-def _covered(trial: Trial, passed: bool, in_lane: bool, release: str) -> Iterator[Covered]:
+def _covered(trial: Trial, ran: Ran) -> Iterator[Covered]:
     for told in trial.told:
         if told.state in (REFUSED, ABSENT):
             yield Covered(told, NOT_COMPARED, told.why)
@@ -55,42 +74,51 @@ def _covered(trial: Trial, passed: bool, in_lane: bool, release: str) -> Iterato
             yield Covered(told, NOT_EXERCISED, told.why)
         elif told.state == NEEDS:
             yield Covered(told, NEEDED, told.why)
-        elif told.state == SAME:
-            yield Covered(told, EQUAL if passed else DIFFERENT, told.why)
         elif told.state == TRIED:
-            yield _tried(trial, told, passed, in_lane, release)
+            yield _tried(trial, told, ran)
 
 
-def _tried(trial: Trial, told: Told, passed: bool, in_lane: bool, release: str) -> Covered:
+def _tried(trial: Trial, told: Told, ran: Ran) -> Covered:
     name = told.setting.name
-    if name in trial.lanes and not in_lane:
+    if name in trial.lanes and not ran.in_lane:
         return Covered(told, NOT_EXERCISED, "fp64 hides it; --precision bf16 shows it")
-    if reason := not_exercised(name, told.setting.value, release, by_reading=name in trial.lanes):
+    if reason := not_exercised(name, told.setting.value, ran, by_reading=name in trial.lanes):
         return Covered(told, NOT_EXERCISED, reason)
-    return Covered(told, EQUAL if passed else DIFFERENT)
+    return Covered(told, EQUAL if ran.passed else DIFFERENT)
 
 
-def not_exercised(name: str, value: Any, release: str, *, by_reading: bool = False) -> str:
-    """Why a setting of a case with the default implementation has no effect that was measured, nothing if it has one.
+_OF_A_STEP = ("optimizer.", "scheduler.", "model.moe_router_bias_update_rate")
+_READ_BY_A_STEADY_SCHEDULE = ("scheduler.start_wd", "scheduler.end_wd")
+"""Arguments of a function, which nobody reads as fields; their numbers are in each step."""
+
+
+def not_exercised(name: str, value: Any, ran: Ran, *, by_reading: bool = False) -> str:
+    """Why a setting of cases with the default implementation has no effect that was measured, nothing if it has one.
 
     `by_reading`: it is a dtype, with which the same lines compute something else.
     """
-    entry = fields.entry(name)
-    if entry.section == "scheduler" and entry.formula:
-        return ""  # an argument of a function, and no field that somebody reads; its number is in each step
-    measured = table().get(release)
+    if name.startswith(_OF_A_STEP) and not ran.steps:
+        return "no optimizer steps were taken; --steps 2 takes them"
+    if name.startswith("scheduler."):
+        return "" if name in _READ_BY_A_STEADY_SCHEDULE else "the schedule is constant here, and does not read it"
+    measured, measure = table().get(ran.release), f"`python -m validation exercised --only {name}` measures it"
     if measured is None:
-        return f"not measured with megatron-core {release}; `python -m validation exercised --only {name}` measures it"
+        return f"not measured with megatron-core {ran.release}; {measure}"
     of_value = measured.get(f"{name}={written(value)}")
-    of_field = [found for said, found in measured.items() if said.partition("=")[0] == name]
-    for found in [of_value] if of_value else of_field:
-        if any(found["lines"].values()) or (found["read"] and (by_reading or not isinstance(value, bool))):
-            return ""
-    if broken := [found["broke"] for found in ([of_value] if of_value else of_field) if found.get("broke")]:
+    of_field = [of_value] if of_value else [found for said, found in measured.items() if said.partition("=")[0] == name]
+    if not of_field:
+        return f"not measured; {measure}"
+    if any(_shows(found, value, ran, by_reading) for found in of_field):
+        return ""
+    if broken := [found["broke"] for found in of_field if found.get("broke")]:
         return f"alone it does not run in a small case: {broken[0]}"
-    if of_value or of_field:
-        return "megatron-core runs the same lines with it and without it"
-    return f"not measured; `python -m validation exercised --only {name}` measures it"
+    return "megatron-core runs the same lines with it and without it"
+
+
+def _shows(found: Mapping[str, Any], value: Any, ran: Ran, by_reading: bool) -> bool:
+    """Whether other lines run in a layout like that of the cases, or a number or a name is read."""
+    lines = any(count for layout, count in found["lines"].items() if ran.has(layout))
+    return lines or (found["read"] and (by_reading or not isinstance(value, bool)))
 
 
 @functools.cache
@@ -109,7 +137,9 @@ def counts(found: Sequence[Covered]) -> str:
 
 def lines(trial: Trial, found: Sequence[Covered]) -> Iterator[str]:
     """What the end of a run says of a recipe."""
-    yield f"Recipe {trial.recipe.source}: {len(found)} settings, {counts(found)}"
+    usual = len(trial.of(SAME))
+    as_usual = f"; {usual} more are as in every case of Plumbline's" if usual else ""
+    yield f"Recipe {trial.recipe.source}: {len(found)} settings, {counts(found)}{as_usual}"
     for word in (NOT_EXERCISED, NEEDED, NOT_COMPARED):
         listed = sorted((one for one in found if one.word == word), key=lambda one: one.why)
         for why, ones in groupby(listed, key=lambda one: one.why):
