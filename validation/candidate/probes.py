@@ -71,6 +71,8 @@ class ProbedChunk:
         self._probes = probes(case.model, case.batch_size, case.seq_length)
         self._micro_batch, self._running = -1, False
         self._calls: Counter[Any] = Counter()
+        # Then experts are filled up to their capacity with further tokens, each with the weight 0, a constant.
+        self._padded = bool(case.training.effective("model").get("moe_pad_expert_input_to_capacity"))
         self._mtp_losses = MtpLosses(divisor)
         chunk.register_forward_pre_hook(self._enter)
         every = [f"layers.{layer}.mtp" for layer in case.model.mtp_layers]
@@ -310,11 +312,6 @@ class ProbedChunk:
             moe.shared_experts.get_output = lambda: self._record(f"{prefix}.shared_expert", made())
         elif moe.use_shared_expert:
             moe.shared_experts.register_forward_hook(self._output(f"{prefix}.shared_expert"))
-
-    @property
-    def _padded(self) -> bool:
-        """Whether experts are filled up to their capacity with further tokens, each with the weight 0, a constant."""
-        return bool(self._case.training.effective("model").get("moe_pad_expert_input_to_capacity"))
 
     def _without_padding(self, weights: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
         """The choices that count."""
