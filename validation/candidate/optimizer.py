@@ -17,13 +17,18 @@ from validation.case.steps import MOMENTS
 from validation.compare.precision import DTYPES
 
 
+def optimizer_config(case: Case) -> OptimizerConfig:
+    """The configuration of AdamW and of the clipping before it."""
+    wanted = {"params_dtype": DTYPES[case.precision], **case.training.effective("optimizer")}
+    return OptimizerConfig(**typed(OptimizerConfig, wanted))
+
+
 class Optimizer:
     """AdamW with clipping, plain or distributed, as megatron-core builds it."""
 
     def __init__(self, case: Case, wrapped: list[DistributedDataParallel]) -> None:
         self._distributed = case.training.optimizer == "distributed"
-        wanted = case.training.effective("optimizer")
-        config = OptimizerConfig(**typed(OptimizerConfig, {"params_dtype": DTYPES[case.precision], **wanted}))
+        config = optimizer_config(case)
         self._optimizer = get_megatron_optimizer(config, list(wrapped), use_gloo_process_groups=False)
         chained = getattr(self._optimizer, "chained_optimizers", [self._optimizer])
         self._of = {id(tensor): optimizer for optimizer in chained for tensor in _parameters(optimizer, self._distributed)}
