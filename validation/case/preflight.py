@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import fields
 
 from validation.case import (
+    data,
     degrees,
     fp8,
     mtp,
@@ -233,6 +234,7 @@ RULES: tuple[Rule, ...] = (
     batch_divides,
     vpp_fills_micro_batches,
     *mtp.RULES,
+    *data.RULES,
     *fp8.RULES,
 )
 

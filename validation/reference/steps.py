@@ -21,7 +21,7 @@ from validation.reference import mtp as reference_mtp
 from validation.reference import schedule as formulas
 from validation.reference.balancing import Balance
 from validation.reference.batch import Batch
-from validation.reference.record import Unrecorded, record_loss
+from validation.reference.record import Unrecorded, hidden_states, record_loss
 
 BIAS = "mlp.gate.e_score_correction_bias"
 
@@ -122,7 +122,7 @@ class Steps:
         """The gradients of a further batch."""
         hf, case, nothing = self._hf, self._case, Unrecorded()
         with self.loads.counting(), self.balance.watching():
-            hidden = hf.model(input_ids=batch.tokens, use_cache=False).last_hidden_state
+            hidden = hidden_states(hf, batch)
             total = record_loss(hf, case, batch, hidden, nothing)
             if self._mtp is not None:
                 total = total + reference_mtp.record(hf, self._mtp, case, batch, hidden, nothing)

@@ -26,6 +26,7 @@ from typing import Any
 
 from validation.cache import forget, locks
 from validation.case.case import Case
+from validation.case.data import FULL
 from validation.case.depth import FORWARD, WEIGHTS, serving
 from validation.case.schedule import Schedule
 from validation.reference.divisor import by_targets, definition
@@ -65,6 +66,8 @@ def key(case: Case) -> str:
     }
     if case.upto in (WEIGHTS, FORWARD):
         depends["upto"] = case.upto
+    if case.training.data_shape != FULL:
+        depends["data_shape"] = case.training.data_shape
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:24]
 
 
