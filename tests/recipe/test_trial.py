@@ -139,7 +139,7 @@ def test_what_shows_in_other_cases_is_not_exercised_here(tried: Trial, monkeypat
     assert words(tried, layout="pp2")["ddp.check_for_nan_in_grad"].word == EQUAL
     assert (words(tried)["optimizer.lr"].word, words(tried)["scheduler.end_wd"].word) == (EQUAL, EQUAL)
     assert words(tried)["scheduler.lr_decay_steps"].word == EQUAL
-    assert words(tried)["scheduler.init_lr"].why == "there is no warm-up here"
+    assert words(tried)["scheduler.init_lr"].why == "nothing reads it with scheduler.lr_warmup_steps=0"
     assert words(tried)["scheduler.max_lr"].why == "parameter groups have optimizer.lr"
     slow = replace(tried, training=tried.training.with_settings({"scheduler.lr_warmup_steps": 100}))
     assert words(slow)["scheduler.lr_decay_style"].why == "every step of the case comes before the rate falls"
