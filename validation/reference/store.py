@@ -28,6 +28,7 @@ from validation.cache import forget, locks
 from validation.case.case import Case
 from validation.case.data import FULL, WITH_PADDING
 from validation.case.depth import FORWARD, WEIGHTS, serving
+from validation.case.schedule import Schedule
 from validation.reference.divisor import by_targets, definition
 
 
@@ -54,6 +55,7 @@ def key(case: Case) -> str:
             case.training.z_coefficient,
             case.training.mtp_scale,
         ],
+        "schedule": asdict(Schedule.of(case.training)) if steps else None,
         "stream": case.training.stream,
         "fp8": case.training.fp8,
         "micro_batch": case.micro_batch_size if _by_micro_batch(case) else None,
