@@ -64,14 +64,8 @@ def _shared(one: Row | Tool) -> list[str]:
 def _comparison(row: Row) -> list[str]:
     precision = row.precision or "the recipe's"
     kind = precision if row.implementation == "local" else f"{precision}, {row.implementation}"
-    return [
-        row.session,
-        " ".join(row.layouts) or "its stand-in's",
-        row.preset or row.recipe,
-        kind,
-        row.transport,
-        *_shared(row),
-    ]
+    layouts, model = " ".join(row.layouts) or "its stand-in's", " ".join((row.preset or row.recipe, *row.set))
+    return [row.session, layouts, model, kind, row.transport, *_shared(row)]
 
 
 def _table(head: list[str], lines: Iterable[list[str]]) -> str:
