@@ -7,7 +7,7 @@ layouts of its own, one row made of its inputs stands in the table's place (ci/c
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -23,12 +23,19 @@ from validation.case.preset import preset
 from validation.case.training import Training
 
 TABLE = Path(__file__).with_name("matrix.yaml")
+ROOT = Path(__file__).parents[1]
 EVENTS = ("pull_request", "merge_group", "nightly", caller.EVENT)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One session that compares: what, and on what machine. `timeout` is in minutes."""
+    """One session that compares: what, and on what machine. `set` has numbers of the preset's model that are others, each as
+    `name=value`. `timeout` is in minutes.
+
+    `recipe` is the file of a recipe, from the root of the repository, which says model, layout and precision. Its `preset`,
+    `layouts` and `precision` are empty. `world_size` is the recipe's number of ranks, if the file does not say it, and
+    `coverage` the share of its settings that must be equal.
+    """
 
     session: str
     does: str
@@ -40,6 +47,10 @@ class Row:
     runner: tuple[str, ...]
     when: tuple[str, ...]
     timeout: int
+    set: tuple[str, ...] = ()
+    recipe: str = ""
+    world_size: int | None = None
+    coverage: float | None = None
 
     @property
     def gpus(self) -> int:
@@ -53,11 +64,14 @@ class Row:
         chosen = {
             "preset": self.preset,
             "layouts": ",".join(self.layouts),
+            "recipe": self.recipe,
+            "world-size": str(self.world_size or ""),
             "precision": self.precision,
             "implementation": self.implementation,
             "transport": self.transport,
         }
-        return ["run", *(word for name, value in chosen.items() for word in (f"--{name}", value))]
+        given = [*chosen.items(), *(("set", number) for number in self.set)]
+        return ["run", *(word for name, value in given if value for word in (f"--{name}", value))]
 
 
 @dataclass(frozen=True)
@@ -136,9 +150,18 @@ def _tool(entry: Any) -> list[Tool]:
     return [Tool(**{**entry, "runner": tuple(entry["runner"]), "when": _events(entry["when"])})]
 
 
+_OF_A_MODEL = {"preset", "layouts", "precision", "set"}
+"""Keys of a row that a recipe says itself."""
+_OF_A_RECIPE = {"recipe", "world_size", "coverage"}
+
+
 def _expanded(entry: Any) -> list[Row]:
-    names = {field.name for field in fields(Row)}
-    _well_formed(entry, names | {"each"}, names - {"layouts"})
+    names = {field.name for field in fields(Row)} - _OF_A_RECIPE
+    if isinstance(entry, dict) and "recipe" in entry:
+        known = (names - _OF_A_MODEL) | _OF_A_RECIPE
+        _well_formed(entry, known, known - {"world_size", "coverage"})
+        return [_of_recipe(entry)]
+    _well_formed(entry, names | {"each"}, names - {"layouts", "set"})
     if ("each" in entry) == ("layouts" in entry):
         raise UsageError("give either `layouts`, for one session, or `each`, for one session per layout")
     if "layouts" in entry:
@@ -147,6 +170,20 @@ def _expanded(entry: Any) -> list[Row]:
         raise UsageError("a row with `each` is several sessions; put {layout} into its session name")
     rest = {key: value for key, value in entry.items() if key != "each"}
     return [_row(_filled(rest, layout), [layout]) for layout in entry["each"]]
+
+
+def _of_recipe(entry: dict[str, Any]) -> Row:
+    """The row of a recipe. Its number of ranks is not known here, so that each GPU of a layout cannot be counted."""
+    if entry["transport"] == "nccl":
+        raise UsageError("a row with `recipe` has transport gloo, or staged on one GPU; nccl is for `layouts`")
+    if not (ROOT / entry["recipe"]).is_file():
+        raise UsageError(f"recipe {entry['recipe']} is no file of this repository; give its path from the root")
+    said = {**dict.fromkeys(("preset", "precision"), ""), "layouts": ()}
+    return _labelled(Row(**{**entry, **said, "runner": tuple(entry["runner"]), "when": _events(entry["when"])}))
+
+
+def _labelled(row: Row) -> Row:
+    return replace(row, runner=tuple(label.replace("{gpus}", str(row.gpus)) for label in row.runner))
 
 
 def _well_formed(entry: Any, known: set[str], needed: set[str]) -> None:
@@ -176,10 +213,11 @@ def _row(entry: dict[str, Any], layouts: list[str]) -> Row:
     if twice := [layout for layout in layouts if layouts.count(layout) > 1]:
         raise UsageError(f"layout {twice[0]} is there twice; give each layout once")
     lists = {"layouts": tuple(layouts), "runner": tuple(entry["runner"]), "when": _events(entry["when"])}
+    lists["set"] = tuple(entry.get("set", ()))
     row = Row(**{**entry, **lists})
     for layout in layouts:
         _possible(row, layout)
-    return replace(row, runner=tuple(label.replace("{gpus}", str(row.gpus)) for label in row.runner))
+    return _labelled(row)
 
 
 def _events(when: Iterable[str]) -> tuple[str, ...]:
@@ -191,10 +229,11 @@ def _events(when: Iterable[str]) -> tuple[str, ...]:
 def _possible(row: Row, name: str) -> None:
     """Raises UsageError for a case that no machine could run: an unknown word, a degree that does not divide."""
     base = preset(row.preset)
+    model = base.model.with_numbers(dict(_numbers(row)))
     layout, training, mtp = parse(name, Training())
     case = Case(
         preset=base.name,
-        model=base.model if mtp is None else replace(base.model, num_nextn_predict_layers=mtp),
+        model=model if mtp is None else replace(model, num_nextn_predict_layers=mtp),
         layout=layout,
         precision=row.precision,
         implementation=row.implementation,
@@ -206,6 +245,14 @@ def _possible(row: Row, name: str) -> None:
         training=training,
     )
     preflight.check(case, max_ranks=layout.ranks, gpus=layout.ranks, memory=None)
+
+
+def _numbers(row: Row) -> Iterator[tuple[str, str]]:
+    for number in row.set:
+        name, equals, value = number.partition("=")
+        if not equals:
+            raise UsageError(f"set has {number!r}; write a number of the model as name=value, such as rms_norm_eps=1e-5")
+        yield name, value
 
 
 def _is_text(value: object) -> bool:
@@ -220,7 +267,14 @@ _KINDS: dict[str, Callable[[object], bool]] = {
     "layouts": lambda value: _is_list(value) and bool(value),
     "each": lambda value: _is_list(value) and bool(value),
     "runner": lambda value: _is_list(value) and bool(value),
+    "set": lambda value: _is_list(value) and bool(value),
     "when": _is_list,
     "timeout": lambda value: type(value) is int and value > 0,
+    "world_size": lambda value: type(value) is int and value > 0,
+    "coverage": lambda value: isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1,
 }
-_SAID = dict.fromkeys(_KINDS, "a list of words") | {"timeout": "a whole number of minutes"}
+_SAID = dict.fromkeys(_KINDS, "a list of words") | {
+    "timeout": "a whole number of minutes",
+    "world_size": "a number of ranks",
+    "coverage": "a share from 0 to 1",
+}

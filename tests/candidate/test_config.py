@@ -33,7 +33,7 @@ def test_fp8_is_megatron_cores_own(monkeypatch: pytest.MonkeyPatch, fp8: str, wa
 
 
 def test_requests_are_kept_until_they_are_waited_for() -> None:
-    """gloo forgets a message whose request is dropped before its receiver asks for it."""
+    """Gloo forgets a message whose request is dropped before its receiver asks for it."""
 
     class Request:
         done = False

@@ -122,7 +122,7 @@ def _model(case: Case, config: MLATransformerConfig, block: Any, stage: int | No
 
 
 def ddp_config(case: Case) -> DistributedDataParallelConfig:
-    """The configuration of gradient buffers: gradients of bf16 parameters are added up in float32, as DeepSeek-V3 is trained."""
+    """The configuration of gradient buffers. Those of bf16 parameters are in float32, as DeepSeek-V3 is trained."""
     wanted = {"grad_reduce_in_fp32": case.precision in ("bf16", "fp16"), **case.training.effective("ddp")}
     return DistributedDataParallelConfig(**typed(DistributedDataParallelConfig, wanted))
 

@@ -38,7 +38,7 @@ def wrong(case: Case, name: str, value: Value) -> str | None:
 
 
 def _computed(only: tuple[Value, ...]) -> str:
-    return f"; {' and '.join(map(written, only))} can" if only else "; leave it out"
+    return f"; {join(map(written, only))} can" if only else "; leave it out"
 
 
 def _may_drop(case: Case, value: Value) -> str | None:
