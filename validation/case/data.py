@@ -17,8 +17,34 @@ FULL, DOCUMENTS, PADDED, LEFT_PADDED = "full", "documents", "padded", "left-padd
 WITH_PADDING = (PADDED, LEFT_PADDED)
 END = 1
 """The token that ends a document, and pads: eos_token_id of DeepSeek-V3's config.json, which its tokenizer pads with."""
+BEGIN = 0
+"""The token that begins a document in DeepSeek-V3's config.json (bos_token_id)."""
+WIDEST = 16
+"""The largest tensor-parallel degree whose vocabulary shards have their first and last token in every batch."""
+NEVER_CHOSEN = 2.0
+"""What the expert bias of an expert without tokens is lower by than every other's: scores lie between 0 and 1."""
 SHORTEST = 8
 """Tokens of a sequence that has several documents, one of them of a single token."""
+
+
+def shard_ends(vocabulary: int, tp: int) -> tuple[int, ...]:
+    """The first and the last token of each of `tp` shards of a vocabulary; none if they are not equal."""
+    if vocabulary % tp:
+        return ()
+    size = vocabulary // tp
+    return tuple(sorted({end for shard in range(tp) for end in (shard * size, (shard + 1) * size - 1)}))
+
+
+def wanted_tokens(case: Case) -> tuple[int, ...]:
+    """The tokens that every batch has, as tokens and as targets that count: special ones, and the ends of vocabulary shards."""
+    size, heads = case.model.vocab_size, case.model.num_attention_heads
+    ends = (end for tp in range(1, WIDEST + 1) if heads % tp == 0 for end in shard_ends(size, tp))
+    return tuple(sorted({BEGIN, END, *ends} & set(range(size))))
+
+
+def has_an_idle_expert(case: Case) -> bool:
+    """Whether a preset's weights have, in each layer, one expert that no token chooses: with every shape but `full`."""
+    return case.training.data_shape != FULL and case.model.n_routed_experts > case.model.num_experts_per_tok
 
 
 def sequences_have_room(case: Case) -> str | None:
