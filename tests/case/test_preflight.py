@@ -259,7 +259,22 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     (
         "MTP of documents",
         case(model={"num_nextn_predict_layers": 1}, training=Training(data_shape="documents")),
-        r"single\+mtp\+documents: .* from the next document, .* leave out \+mtp, or \+documents",
+        r"single\+mtp\+documents: .* from the next document, .*; \+packed works, or leave out \+mtp",
+    ),
+    (
+        "two packed sequences",
+        case(training=Training(data_shape="packed")),
+        r"single\+packed: .* one packed sequence in a micro-batch and micro_batch_size is 2; --micro-batch-size 1 works",
+    ),
+    (
+        "packed and cut",
+        case("cp2", micro_batch_size=1, training=Training(data_shape="packed")),
+        r"cuts each packed document by itself, .*; cp1 works, or cp2\+documents",
+    ),
+    (
+        "packed and stock",
+        case(micro_batch_size=1, implementation="local-stock", training=Training(data_shape="packed")),
+        "own core attention has no packed sequences; --implementation local works",
     ),
     (
         "short padding",

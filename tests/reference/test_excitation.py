@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from validation.case.case import Case
-from validation.case.data import END, FULL, WIDEST
+from validation.case.data import END, FULL, WIDEST, WITH_DOCUMENTS
 from validation.case.layout import Layout
 from validation.case.preset import PRESETS, Preset
 from validation.case.training import OPTIONS, Training
@@ -76,7 +76,7 @@ def test_a_token_that_is_put_in_is_a_target_and_ends_no_document(shape: str) -> 
     batch = make_batch(case)
     counted = batch.mask[:, :-1]
     assert torch.equal(batch.labels[:, :-1][counted], batch.tokens[:, 1:][counted])
-    if shape == "documents":
+    if shape in WITH_DOCUMENTS:
         assert not (batch.labels[batch.mask] == END).sum() > (batch.tokens == END).sum()
 
 
@@ -85,7 +85,7 @@ def test_the_command_says_what_lacks_and_where_it_is(capsys: pytest.CaptureFixtu
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "mini / tp16: 2 sequences of 512 tokens, seed 1234"
     assert said[1] == "yes    first and last token of each of the 16 vocabulary shards, among the tokens: 32 of 32"
-    assert "no     documents of one token: 0 (+documents has it)" in said
+    assert "no     documents of one token: 0 (+documents and +packed have it)" in said
     assert said[-1] == "nothing lacking"
     assert main(["data", "--layout", "tp2", "--batch-size", "2", "--seq-length", "2"]) == 1
     assert "LACKS  first and last token of each of the 2 vocabulary shards, among the tokens: " in capsys.readouterr().out

@@ -3,7 +3,8 @@
 `full` has one document in each sequence, from its first position to its last. `documents` has several in each: a token ends a
 document, positions are counted from where a document begins, no position attends to another document, and the loss of a
 document's last token does not count. That is what Megatron-LM's --reset-position-ids, --reset-attention-mask and
---eod-mask-loss make of a sequence. `padded` has one document, shorter than the sequence, and padding behind it; `left-padded`
+--eod-mask-loss make of a sequence. `packed` has the same documents, and megatron-core is told where each begins in place of a
+mask (PackedSeqParams, format thd). `padded` has one document, shorter than the sequence, and padding behind it; `left-padded`
 has the padding before it. Padding does not count: neither in the loss nor in balancing losses nor in the experts' loads.
 """
 
@@ -13,7 +14,8 @@ from collections.abc import Callable
 
 from validation.case.case import Case
 
-FULL, DOCUMENTS, PADDED, LEFT_PADDED = "full", "documents", "padded", "left-padded"
+FULL, DOCUMENTS, PACKED, PADDED, LEFT_PADDED = "full", "documents", "packed", "padded", "left-padded"
+WITH_DOCUMENTS = (DOCUMENTS, PACKED)
 WITH_PADDING = (PADDED, LEFT_PADDED)
 END = 1
 """The token that ends a document, and pads: eos_token_id of DeepSeek-V3's config.json, which its tokenizer pads with."""
@@ -52,21 +54,23 @@ def sequences_have_room(case: Case) -> str | None:
     shape = case.training.data_shape
     if shape == FULL or case.seq_length >= SHORTEST:
         return None
-    what = "several documents" if shape == DOCUMENTS else "a document and padding"
+    what = "several documents" if shape in WITH_DOCUMENTS else "a document and padding"
     return f"seq_length {case.seq_length} has no room for {what}; --seq-length {SHORTEST} works"
 
 
 def next_tokens_are_of_the_same_document(case: Case) -> str | None:
     """megatron-core's MTP layers know neither where documents end nor, until 0.17, what is padding."""
     shape = case.training.data_shape
-    if shape == FULL or not case.model.mtp_layers:
+    if shape in (FULL, PACKED) or not case.model.mtp_layers:
         return None
     why = (
         "take a document's last next token from the next document, which HuggingFace does not"
         if shape == DOCUMENTS
         else "count padding in loads and balancing losses up to 0.17"
     )
-    return f"{case.arrangement}: Megatron-Core's MTP layers {why}; leave out +mtp, or +{shape}"
+    return f"{case.arrangement}: Megatron-Core's MTP layers {why}; " + (
+        "+packed works, or leave out +mtp" if shape == DOCUMENTS else f"leave out +mtp, or +{shape}"
+    )
 
 
 def balanced_with_padding(case: Case) -> str | None:
@@ -92,8 +96,28 @@ def balanced_with_padding(case: Case) -> str | None:
     return None
 
 
+def one_sequence_is_packed(case: Case) -> str | None:
+    """What megatron-core has of packed sequences, and Plumbline compares: one a micro-batch, each on its ranks whole."""
+    if case.training.data_shape != PACKED:
+        return None
+    if case.micro_batch_size > 1:
+        return (
+            f"{case.arrangement}: Megatron-Core takes one packed sequence in a micro-batch and micro_batch_size is "
+            f"{case.micro_batch_size}; --micro-batch-size 1 works"
+        )
+    if case.layout.cp > 1:
+        return (
+            f"{case.arrangement}: context parallelism cuts each packed document by itself, and Plumbline compares sequences "
+            f"that are cut as a whole; cp1 works, or cp{case.layout.cp}+documents"
+        )
+    if case.implementation == "local-stock":
+        return f"{case.arrangement}: Megatron-Core's own core attention has no packed sequences; --implementation local works"
+    return None
+
+
 RULES: tuple[Callable[[Case], str | None], ...] = (
     sequences_have_room,
     next_tokens_are_of_the_same_document,
     balanced_with_padding,
+    one_sequence_is_packed,
 )

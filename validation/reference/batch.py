@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from validation.case.case import Case
-from validation.case.data import DOCUMENTS, END, FULL, LEFT_PADDED, wanted_tokens
+from validation.case.data import END, FULL, LEFT_PADDED, PACKED, WITH_DOCUMENTS, wanted_tokens
 
 MASKED_SHARE = 0.1
 DOCUMENTS_A_SEQUENCE = 4
@@ -22,6 +22,7 @@ class Batch:
     About a tenth of the positions do not count, unevenly spread: with every position counting, a loss averaged over the
     wrong number of tokens would look right. `documents` numbers the documents of each sequence from 0 and says which one
     a position belongs to; None if a position sees all before it. `real` says what is no padding; None if nothing is.
+    `positions` are counted within documents; None if they are counted through the sequence.
     """
 
     tokens: torch.Tensor
@@ -29,6 +30,7 @@ class Batch:
     mask: torch.Tensor
     documents: torch.Tensor | None = None
     real: torch.Tensor | None = None
+    positions: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
@@ -85,8 +87,10 @@ def make_batch(case: Case, step: int = 0) -> Batch:
 
 def _shaped(case: Case, stream: torch.Tensor, mask: torch.Tensor, generator: torch.Generator) -> Batch:
     """Tokens and what they predict, `stream` [batch, sequence + 1], as a batch of the case's shape."""
-    if case.training.data_shape == DOCUMENTS:
-        return _with_documents(stream, mask, case.model.vocab_size, generator)
+    if case.training.data_shape in WITH_DOCUMENTS:
+        batch = _with_documents(stream, mask, case.model.vocab_size, generator)
+        packed = case.training.data_shape == PACKED and batch.documents is not None
+        return replace(batch, positions=own_positions(batch.documents)) if packed else batch
     if case.training.data_shape != FULL:
         return _with_padding(stream, generator, left=case.training.data_shape == LEFT_PADDED)
     # Copies: of one sequence both would be views of the same storage, which no file takes.

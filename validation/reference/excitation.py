@@ -13,12 +13,10 @@ import torch
 from validation.case.case import Case
 from validation.case.data import (
     BEGIN,
-    DOCUMENTS,
     END,
     FULL,
-    LEFT_PADDED,
     NEVER_CHOSEN,
-    PADDED,
+    WITH_DOCUMENTS,
     WITH_PADDING,
     has_an_idle_expert,
     shard_ends,
@@ -27,7 +25,7 @@ from validation.case.parameters import parameters
 from validation.reference.batch import Batch, own_positions
 from validation.reference.weights import made
 
-EVERY = (FULL, DOCUMENTS, PADDED, LEFT_PADDED)
+EVERY = (FULL, *WITH_DOCUMENTS, *WITH_PADDING)
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def _counts(case: Case, batch: Batch) -> Iterator[Excited]:
     what = "micro-batches with different numbers of tokens that count"
     yield Excited(what, len(set(by_micro_batch)) > 1 or len(by_micro_batch) == 1, _shown(by_micro_batch))
     silent = int((batch.mask.sum(1) == 0).sum())
-    yield Excited("a sequence without loss", silent > 0, f"{silent} of {len(batch.mask)}", (DOCUMENTS,))
+    yield Excited("a sequence without loss", silent > 0, f"{silent} of {len(batch.mask)}", WITH_DOCUMENTS)
 
 
 def _shown(counts: list[int]) -> str:
@@ -81,15 +79,15 @@ def _shown(counts: list[int]) -> str:
 
 def _documents(case: Case, batch: Batch) -> Iterator[Excited]:
     """Where documents begin and how long they are."""
-    number = batch.documents if case.training.data_shape == DOCUMENTS else None
+    number = batch.documents if case.training.data_shape in WITH_DOCUMENTS else None
     begins = torch.zeros_like(batch.mask) if number is None else own_positions(number) == 0
     several = int(begins[:, 1:].sum())
-    yield Excited("documents that begin inside a sequence", several > 0, str(several), (DOCUMENTS,))
+    yield Excited("documents that begin inside a sequence", several > 0, str(several), WITH_DOCUMENTS)
     single = int((begins[:, :-1] & begins[:, 1:]).sum())
-    yield Excited("documents of one token", single > 0, str(single), (DOCUMENTS,))
+    yield Excited("documents of one token", single > 0, str(single), WITH_DOCUMENTS)
     middle = int(begins[:, case.seq_length // 2].sum())
     what = "documents that begin in the middle, where the parts of ranks meet"
-    yield Excited(what, middle > 0, str(middle), (DOCUMENTS,))
+    yield Excited(what, middle > 0, str(middle), WITH_DOCUMENTS)
 
 
 def _padding(case: Case, batch: Batch) -> Iterator[Excited]:
@@ -114,4 +112,4 @@ def _idle_expert(case: Case) -> Excited:
     if there:
         biases = [made(case, one) for one in parameters(case.model).values() if one.name.endswith("_bias")]
         there = all(bool(bias.sort().values[:2].diff() >= NEVER_CHOSEN - 1e-6) for bias in biases)
-    return Excited(what, there, "1 a layer" if there else "0", (DOCUMENTS, *WITH_PADDING))
+    return Excited(what, there, "1 a layer" if there else "0", (*WITH_DOCUMENTS, *WITH_PADDING))
