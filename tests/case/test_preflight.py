@@ -320,6 +320,11 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "has 2 layers and the model has 4; write as many t",
     ),
     ("no clipping", case(training=Training(steps=1, settings=(("optimizer.clip_grad", 0.0),))), "computes no norm"),
+    (
+        "a schedule",
+        case(training=Training(steps=1, settings=(("optimizer.min_lr", 1.0),))),
+        "optimizer.min_lr is 1 and optimizer.lr",
+    ),
     # ranks and data
     ("dp", case("ep4dp2"), r"2 ranks in a pipeline stage, not a multiple of the 4 .*\(etp1 \* ep4\); dp4 works"),
     ("dp with tp", case("tp2ep4dp1"), "dp2 works"),

@@ -89,8 +89,9 @@ def _shaped(case: Case, stream: torch.Tensor, mask: torch.Tensor, generator: tor
     """Tokens and what they predict, `stream` [batch, sequence + 1], as a batch of the case's shape."""
     if case.training.data_shape in WITH_DOCUMENTS:
         batch = _with_documents(stream, mask, case.model.vocab_size, generator)
-        packed = case.training.data_shape == PACKED and batch.documents is not None
-        return replace(batch, positions=own_positions(batch.documents)) if packed else batch
+        if case.training.data_shape == PACKED and batch.documents is not None:
+            return replace(batch, positions=own_positions(batch.documents))
+        return batch
     if case.training.data_shape != FULL:
         return _with_padding(stream, generator, left=case.training.data_shape == LEFT_PADDED)
     # Copies: of one sequence both would be views of the same storage, which no file takes.
