@@ -27,7 +27,7 @@ def said(*words: str, layouts: str = "single", **how: Any) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("setting", "layouts", "why"),
     [
-        ("model.moe_token_drop_policy=position", "single", "model.moe_expert_capacity_factor=null"),
+        ("model.moe_pad_expert_input_to_capacity=true", "single", "model.moe_expert_capacity_factor=null"),
         ("model.cross_entropy_fusion_impl=native", "tp2", "model.cross_entropy_loss_fusion=false"),
         ("ddp.check_for_large_grads=true", "single", ""),
     ],
