@@ -12,15 +12,14 @@ from ci.links import links
 from validation.case.case import Case
 from validation.case.errors import ExitCode
 from validation.case.words import PAGE, words_in
-from validation.checks import before
+from validation.checks import before, left_out, of_recipe
 from validation.checks.diagnosed import diagnosed
 from validation.checks.excused import excused
 from validation.checks.files import Files
 from validation.checks.self_test import SelfTest
 from validation.checks.tally import Tally
 from validation.checks.terminal import GREEN, RED, YELLOW
-from validation.machine import version
-from validation.recipe.coverage import Ran, covered, lines
+from validation.recipe.coverage import covered, lines
 from validation.run.command_line import VERDICT
 from validation.run.options import Settings
 
@@ -80,9 +79,11 @@ class Conclusion:
         trial = self.settings.trial
         if trial is None:
             return
-        passed = self.tally.exit_code == ExitCode.PASS
-        found = covered(trial, Ran(self.wanted, version("megatron-core"), passed))
-        yield from ((line, {}) for line in lines(trial, found))
+        ran = [of_recipe.ran(case, self.checks.get(case.name, ()), self._left_out(case)) for case in self.wanted]
+        yield from ((line, {}) for line in lines(trial, covered(trial, ran)))
+
+    def _left_out(self, case: Case) -> int:
+        return int(self.how_it_went[case.name].get(left_out.PROPERTY, 0))
 
     def _firsts(self) -> Iterator[Line]:
         said = ""

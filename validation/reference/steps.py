@@ -37,11 +37,12 @@ class Loads:
         self._gates = gates
         self._experts = case.model.n_routed_experts
         self._rate = case.training.adam.bias_update_rate
+        self._real: torch.Tensor | None = None
 
     @contextmanager
-    def counting(self) -> Iterator[None]:
-        """Count what the routers choose within it; starts from nothing."""
-        self.counts = {}
+    def counting(self, batch: Batch) -> Iterator[None]:
+        """Count what the routers choose for the batch within it, its padding aside; starts from nothing."""
+        self.counts, self._real = {}, batch.real
         hooks = [gate.register_forward_hook(self._count(layer)) for layer, gate in self._gates.items()]
         try:
             yield
@@ -52,14 +53,16 @@ class Loads:
     def _count(self, layer: int) -> Callable[..., None]:
         def hook(module: Any, arguments: Any, output: Any) -> None:
             _, _, experts = output
-            self.counts[layer] = torch.bincount(experts.flatten(), minlength=self._experts)
+            counted = experts if self._real is None else experts[self._real.flatten()]
+            self.counts[layer] = torch.bincount(counted.flatten(), minlength=self._experts)
 
         return hook
 
     def move_biases(self) -> None:
         """An expert with fewer tokens than the average gains, one with more loses the update rate.
 
-        DeepSeek-V3 report (arXiv 2412.19437), section 2.1.2; every token counts, whatever the loss mask says of it.
+        DeepSeek-V3 report (arXiv 2412.19437), section 2.1.2; every token counts that is no padding, whatever the loss mask
+        says of it.
         """
         for layer, counts in self.counts.items():
             bias = self._gates[layer].e_score_correction_bias
@@ -143,7 +146,7 @@ class Steps:
     def forward_and_backward(self, batch: Batch) -> None:
         """The gradients of a further batch."""
         hf, case, nothing = self._hf, self._case, Unrecorded()
-        with self.loads.counting(), self.balance.watching():
+        with self.loads.counting(batch), self.balance.watching(batch):
             hidden = hidden_states(hf, batch)
             total = record_loss(hf, case, batch, hidden, nothing)
             if self._mtp is not None:
