@@ -183,7 +183,7 @@ def _truth_and_floor(
         progress("truth")
         models = _Models.build(case, checkpoint, Precision(torch.float64, dtype), device)
         steps = Steps(models.hf, models.mtp, case)
-        with steps.loads.counting():
+        with steps.loads.counting(batch):
             recording = models.record(batch, progress)
         gradients, chosen = models.gradients(), _save_apart(models, checkpoint, recording, folder)
         further: list[Routing] = []
@@ -208,7 +208,7 @@ def _truth_and_floor(
             models.forget_gradients()
             isolation = Isolation(recording.forward, recording.gradients, scale, variant.move) if case.isolated else None
             steps = Steps(models.hf, models.mtp, case)
-            with _varied(models.hf, variant), _quantising(models, recipe), steps.loads.counting():
+            with _varied(models.hf, variant), _quantising(models, recipe), steps.loads.counting(batch):
                 found = models.record(batch, progress, Recording(chosen, isolation), scale)
             if isolation is not None:
                 models.record_experts(chosen, isolation, found, early=variant.experts != "eager")

@@ -37,7 +37,7 @@ def true_steps(steps: Steps, later: Sequence[Batch], record: Record, routing: Ca
     steps.take(1)
     found = []
     for step, batch in enumerate(later, start=2):
-        with steps.loads.counting():
+        with steps.loads.counting(batch):
             recording = record(batch, Recording())
         found.append(routing(recording))
         steps.take(step)
@@ -48,7 +48,7 @@ def rounded_steps(steps: Steps, later: Sequence[Batch], chosen: Sequence[Routing
     """The same in the precision, with the truth's choices; `record` makes gradients that are `scale` times too large."""
     steps.take(1, scale)
     for step, (batch, choice) in enumerate(zip(later, chosen, strict=True), start=2):
-        with steps.loads.counting():
+        with steps.loads.counting(batch):
             record(batch, Recording(choice))
         steps.take(step, scale)
 
