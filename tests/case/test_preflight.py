@@ -265,7 +265,22 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     (
         "MTP of documents",
         case(model={"num_nextn_predict_layers": 1}, training=Training(data_shape="documents")),
-        r"single\+mtp\+documents: .* from the next document, .* leave out \+mtp, or \+documents",
+        r"single\+mtp\+documents: .* from the next document, .*; \+packed works, or leave out \+mtp",
+    ),
+    (
+        "two packed sequences",
+        case(training=Training(data_shape="packed")),
+        r"single\+packed: .* one packed sequence in a micro-batch and micro_batch_size is 2; --micro-batch-size 1 works",
+    ),
+    (
+        "packed and cut",
+        case("cp2", micro_batch_size=1, training=Training(data_shape="packed")),
+        r"cuts each packed document by itself, .*; cp1 works, or cp2\+documents",
+    ),
+    (
+        "packed and stock",
+        case(micro_batch_size=1, implementation="local-stock", training=Training(data_shape="packed")),
+        "own core attention has no packed sequences; --implementation local works",
     ),
     (
         "short padding",
@@ -311,6 +326,11 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "has 2 layers and the model has 4; write as many t",
     ),
     ("no clipping", case(training=Training(steps=1, settings=(("optimizer.clip_grad", 0.0),))), "computes no norm"),
+    (
+        "a schedule",
+        case(training=Training(steps=1, settings=(("optimizer.min_lr", 1.0),))),
+        "optimizer.min_lr is 1 and optimizer.lr",
+    ),
     # ranks and data
     ("dp", case("ep4dp2"), r"2 ranks in a pipeline stage, not a multiple of the 4 .*\(etp1 \* ep4\); dp4 works"),
     ("dp with tp", case("tp2ep4dp1"), "dp2 works"),

@@ -19,6 +19,7 @@ from validation.checks.files import Files
 from validation.checks.self_test import SelfTest
 from validation.checks.tally import Tally
 from validation.checks.terminal import GREEN, RED, YELLOW
+from validation.recipe import given
 from validation.recipe.coverage import covered, lines
 from validation.run.command_line import VERDICT
 from validation.run.options import Settings
@@ -77,10 +78,12 @@ class Conclusion:
 
     def _recipe(self) -> Iterator[Line]:
         trial = self.settings.trial
-        if trial is None:
-            return
-        ran = [of_recipe.ran(case, self.checks.get(case.name, ()), self._left_out(case)) for case in self.wanted]
-        yield from ((line, {}) for line in lines(trial, covered(trial, ran)))
+        if trial is not None:
+            ran = [of_recipe.ran(case, self.checks.get(case.name, ()), self._left_out(case)) for case in self.wanted]
+            yield from ((line, {}) for line in lines(trial, covered(trial, ran)))
+        elif having := [case for case in self.wanted if case.training.settings]:
+            ran = [of_recipe.ran(case, self.checks.get(case.name, ()), 0) for case in having]
+            yield from ((line, YELLOW) for line in given.lines(ran))
 
     def _left_out(self, case: Case) -> int:
         return int(self.how_it_went[case.name].get(left_out.PROPERTY, 0))

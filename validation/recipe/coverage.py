@@ -78,7 +78,7 @@ def _covered(trial: Trial, ran: Sequence[Ran]) -> Iterator[Covered]:
         elif told.state == NEEDS:
             yield Covered(told, NEEDED, told.why)
         elif told.state == TRIED:
-            yield _tried(told, ran, in_lane=told.setting.name in trial.lanes)
+            yield tried(told, ran, in_lane=told.setting.name in trial.lanes)
 
 
 _OF_A_STEP = ("optimizer.", "scheduler.", "model.moe_router_bias_update_rate")
@@ -95,8 +95,11 @@ def sets(case: Case, told: Told) -> bool:
     return told.state == TRIED and field_name in there and there[field_name] == told.setting.value
 
 
-def _tried(told: Told, ran: Sequence[Ran], *, in_lane: bool) -> Covered:
-    """The word of a setting that was set, by the cases that can show it."""
+def tried(told: Told, ran: Sequence[Ran], *, in_lane: bool, measured: bool = True) -> Covered:
+    """The word of a setting that was set, by the cases that can show it.
+
+    `in_lane`: fp64 hides it. `measured`: the cases have the implementation with which effects are measured.
+    """
     name, value = told.setting.name, told.setting.value
     shows = [one for one in ran if sets(one.case, told)]
     if not shows:
@@ -105,7 +108,7 @@ def _tried(told: Told, ran: Sequence[Ran], *, in_lane: bool) -> Covered:
         return Covered(told, NOT_EXERCISED, said.HIDDEN)
     if name.startswith(_OF_A_STEP) and not (shows := [one for one in shows if one.steps]):
         return Covered(told, NOT_EXERCISED, said.NO_STEPS)
-    if reason := not_exercised(name, value, shows, by_reading=in_lane):
+    if measured and (reason := not_exercised(name, value, shows, by_reading=in_lane)):
         return Covered(told, NOT_EXERCISED, reason)
     return _judged(told, shows)
 
