@@ -93,6 +93,14 @@ def test_implementations_of_megatron_and_of_users_are_known(implementation: str)
 
 MOE_ONLY = {"first_k_dense_replace": 0}
 MTP = {"num_nextn_predict_layers": 1}
+BY_TWOS = Training(recompute="full").with_settings({"model.recompute_num_layers": 2})
+
+
+def grouped(group: int) -> Training:
+    """So many micro-batches in a row in each virtual stage."""
+    return Training().with_settings({"model.microbatch_group_size_per_vp_stage": group})
+
+
 STREAM = Training(stream=True)
 TE_IN_BF16: dict[str, Any] = {"implementation": "te", "precision": "bf16", "transport": "nccl"}
 IMPOSSIBLE: list[tuple[str, Case, str]] = [
@@ -226,6 +234,26 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "micro-batches for vpp",
         case("pp2vpp2", batch_size=6),
         "sets of pp2, and the batch has 3 on each rank; --batch-size 4 or 8 works",
+    ),
+    (
+        "MTP layers recomputed by twos",
+        case(model={"num_nextn_predict_layers": 1}, training=BY_TWOS),
+        "recompute_num_layers=2 cannot run beside an MTP layer: .*; recompute_num_layers=1 works",
+    ),
+    (
+        "a group of one",
+        case("pp2vpp2", training=grouped(1), batch_size=8),
+        "=1 does not fit 4 micro-batches .*; 2 and 4 work, or",
+    ),
+    (
+        "a group of three",
+        case("pp2vpp2", training=grouped(3), batch_size=8),
+        "=3 does not fit 4 .* what is left 2 or none; 2 and 4",
+    ),
+    (
+        "a group of all and more",
+        case("pp2vpp2", training=grouped(4), batch_size=4),
+        "=4 does not fit 2 .*; 2 works, or a larger --b",
     ),
     # experts
     ("ep", case("ep3"), "ep3 does not divide the 16 experts; ep1, ep2 and ep4 do"),

@@ -31,15 +31,20 @@ class Place:
     group: dict[str, Any]
 
 
+def optimizer_config(case: Case) -> OptimizerConfig:
+    """The configuration of AdamW and of the clipping before it."""
+    mixed = {"bf16": case.precision == "bf16", "fp16": case.precision == "fp16"}
+    wanted = {"params_dtype": DTYPES[case.precision], **mixed, **case.training.effective("optimizer")}
+    return OptimizerConfig(**typed(_FIELDS, wanted))
+
+
 class Optimizer:
     """AdamW with clipping, plain or distributed, as megatron-core builds it, and the scheduler that sets its rates."""
 
     def __init__(self, case: Case, wrapped: list[DistributedDataParallel]) -> None:
         self._distributed, self._masters = case.training.optimizer == "distributed", case.has_masters
         self._norm_dtype = LOSS_DTYPES[case.precision]
-        mixed = {"bf16": case.precision == "bf16", "fp16": case.precision == "fp16"}
-        wanted = {"params_dtype": DTYPES[case.precision], **mixed, **case.training.effective("optimizer")}
-        config = OptimizerConfig(**typed(_FIELDS, wanted))
+        config = optimizer_config(case)
         self._optimizer = get_megatron_optimizer(config, list(wrapped), use_gloo_process_groups=False)
         chained = getattr(self._optimizer, "chained_optimizers", [self._optimizer])
         self._all = {id(tensor): optimizer for optimizer in chained for tensor in _parameters(optimizer, self._distributed)}
