@@ -216,7 +216,11 @@ def test_a_choice_by_scores_that_are_no_numbers_is_known_if_the_second_run_has_t
         own, box = torch.full(shape[:2], by, dtype=torch.float64), whole(shape)
         report = PieceReport(0, box, measure(candidate, right, box), "")
         scores = PieceReport(0, whole(shape[:2]), measure(own, torch.zeros_like(own), whole(shape[:2])), "")
-        pieces = {name: (report,), f"by_scores/{name}": (scores,), f"by_bias/{name}": (scores,)}
+        pieces: dict[str, tuple[PieceReport, ...]] = {
+            name: (report,),
+            f"by_scores/{name}": (scores,),
+            f"by_bias/{name}": (scores,),
+        }
         results.append(Result(of, 1.0, {}, pieces=pieces))
     parity = Parity(of, Runs(*results))
     with pytest.raises(pytest.xfail.Exception):

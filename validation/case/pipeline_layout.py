@@ -86,8 +86,8 @@ def embeddings_are_summed(case: Case) -> str | None:
     virtual, rank = divmod(wrong[0], layout.pp)
     works = f"stage {last + 2}" + (f" to {layout.pp * layout.vpp}" if layout.pp > 2 else "")
     return (
-        f"{FIELD} {shown(text)} puts MTP layers on stage {wrong[0] + 1}, virtual stage {virtual} of pipeline rank {rank}, where "
-        f"Megatron-Core does not sum the gradient of their copy of the embedding; {works} works"
+        f"{FIELD} {shown(text)} puts MTP layers on stage {wrong[0] + 1}, virtual stage {virtual} of pipeline rank {rank}. "
+        f"Megatron-Core does not sum the gradient of their copy of the embedding there; {works} works"
     )
 
 

@@ -108,7 +108,8 @@ def _fitting(small: StandIn, base: Training, told: tuple[Told, ...]) -> tuple[To
         case = replace(small.case(), training=_with(base, tried))
         return next((said for rule in RULES if (said := rule(case))), None)
 
-    tried, refused = [one for one in told if one.state == TRIED], {}
+    tried = [one for one in told if one.state == TRIED]
+    refused: dict[str, Told] = {}
     while sentence(tried) and not sentence(()):
         part = smallest(tried, lambda parts: sentence(parts) is not None)
         refused |= {one.setting.name: Told(one.setting, REFUSED, f"in the stand-in: {sentence(part)}") for one in part}
