@@ -274,9 +274,34 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         r"single\+mtp\+documents: .* from the next document, .* leave out \+mtp, or \+documents",
     ),
     (
+        "short padding",
+        case(training=Training(data_shape="padded"), seq_length=7),
+        "a document and padding; --seq-length 8 works",
+    ),
+    (
+        "MTP of padding",
+        case(model={"num_nextn_predict_layers": 1}, training=Training(data_shape="left-padded")),
+        r"count padding in loads and balancing losses up to 0.17; leave out \+mtp, or \+left-padded",
+    ),
+    (
+        "balancing per token",
+        case(training=Training(data_shape="padded", balancing="aux_loss")),
+        r"weighs the balancing loss of each micro-batch .*; single\+aux\+padded\+mean works",
+    ),
+    (
+        "balancing of two sequences",
+        case(training=Training(data_shape="padded", balancing="seq_aux_loss", loss="mean")),
+        "as if all had its average number of real tokens; --micro-batch-size 1 works",
+    ),
+    (
+        "a mean of ranks",
+        case("tp2", training=Training(data_shape="padded", balancing="z_loss", loss="mean")),
+        "the mean of each rank's mean z-loss, .*; tp1 and cp1 work",
+    ),
+    (
         "documents layer by layer",
         case(training=Training(data_shape="documents", stream=True)),
-        r"--stream has no documents in its sequences \(--data-shape full works\)",
+        r"--stream has no data shape but full \(leave out the other\)",
     ),
     ("less than no MTP", case(model={"num_nextn_predict_layers": -1}), "is -1; it must be a whole number of at least 0"),
     ("a setting of the shape", case(training=Training(settings=(("model.num_layers", 3),))), "is of the model's shape"),

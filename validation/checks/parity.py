@@ -183,6 +183,11 @@ class Parity:
         known = stepped(self.case)[key]
         self._compare(Compared(known.name, known.title, known.shape, AFTER_STEPS))
 
+    def rates_agree(self, key: str) -> None:
+        """The rates that a step multiplies with are those of the formula, whatever the precision is."""
+        known = stepped(self.case)[key]
+        self._compare(Compared(known.name, known.title, known.shape, IN_FP64))
+
     def every_tensor_is_set(self) -> None:
         """No Megatron parameter or persistent buffer holds an element that the checkpoint did not set."""
         title = "Every Megatron tensor set"

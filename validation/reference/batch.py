@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from validation.case.case import Case
-from validation.case.data import DOCUMENTS, END
+from validation.case.data import DOCUMENTS, END, FULL, LEFT_PADDED
 
 MASKED_SHARE = 0.1
 DOCUMENTS_A_SEQUENCE = 4
@@ -20,23 +20,25 @@ class Batch:
 
     About a tenth of the positions do not count, unevenly spread: with every position counting, a loss averaged over the
     wrong number of tokens would look right. `documents` numbers the documents of each sequence from 0 and says which one
-    a position belongs to; None if each sequence is one document.
+    a position belongs to; None if a position sees all before it. `real` says what is no padding; None if nothing is.
     """
 
     tokens: torch.Tensor
     labels: torch.Tensor
     mask: torch.Tensor
     documents: torch.Tensor | None = None
+    real: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
-        documents = None if self.documents is None else self.documents.to(device)
-        return Batch(self.tokens.to(device), self.labels.to(device), self.mask.to(device), documents)
+        return Batch(**{name: tensor.to(device) for name, tensor in self._there().items()})
 
     def tensors(self, step: int = 0) -> dict[str, torch.Tensor]:
         """By name, for a file that holds the batches of all steps."""
-        found = {f"{step}/tokens": self.tokens, f"{step}/labels": self.labels, f"{step}/mask": self.mask}
-        return found if self.documents is None else {**found, f"{step}/documents": self.documents}
+        return {f"{step}/{name}": tensor for name, tensor in self._there().items()}
+
+    def _there(self) -> dict[str, torch.Tensor]:
+        return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
 
     @property
     def attended(self) -> torch.Tensor | None:
@@ -79,6 +81,8 @@ def make_batch(case: Case, step: int = 0) -> Batch:
     mask[-1, -1] &= not mask.all()  # of a batch of a few tokens all may count, which hides what is divided by how many
     if case.training.data_shape == DOCUMENTS:
         return _with_documents(stream, mask, case.model.vocab_size, generator)
+    if case.training.data_shape != FULL:
+        return _with_padding(stream, generator, left=case.training.data_shape == LEFT_PADDED)
     # Copies: of one sequence both would be views of the same storage, which no file takes.
     return Batch(stream[:, :-1].clone(), stream[:, 1:].clone(), mask)
 
@@ -100,3 +104,22 @@ def _with_documents(stream: torch.Tensor, mask: torch.Tensor, vocabulary: int, g
     tokens, ended = stream[:, :-1].clone(), ends[:, :-1]
     documents = ended.cumsum(1) - ended.long()
     return Batch(tokens, stream[:, 1:].clone(), mask & ~ended, documents)
+
+
+def _with_padding(stream: torch.Tensor, generator: torch.Generator, *, left: bool) -> Batch:
+    """One document a sequence and END behind it, or before it if `left`; all that is no padding counts in the loss.
+
+    The first sequence has no padding. The last has a quarter of the length, so that ranks that share a sequence hold padding
+    alone. Behind a document comes END, which its last token predicts.
+    """
+    sequences, length = stream.shape[0], stream.shape[1] - 1
+    lengths = torch.randint(length // 4, length + 1, (sequences, 1), generator=generator)
+    lengths[-1], lengths[0] = length // 4, length
+    index = torch.arange(length + 1).expand_as(stream)
+    begins = length - lengths if left else torch.zeros_like(lengths)
+    inside = (index >= begins) & (index < begins + lengths)
+    stream = torch.where(inside, stream, END)
+    real = inside[:, :-1].clone()
+    # Padding before a document must not be attended to; behind it nothing attends to it.
+    documents = real.long() if left else None
+    return Batch(stream[:, :-1].clone(), stream[:, 1:].clone(), real.clone(), documents, real)

@@ -67,7 +67,7 @@ class _Models:
                 recording.forward[f"layers.{layer}.moe.balancing"] = value.detach().cpu()
             return added + balance.total()
 
-        with balance.watching():
+        with balance.watching(batch):
             return record_step(self.hf, case, batch, progress, further, recording, scale)
 
     def record_experts(self, chosen: Routing, given: Isolation, recording: Recording, early: bool = False) -> None:
@@ -152,7 +152,7 @@ def _exact(case: Case, checkpoint: Checkpoint, batches: list[Batch], folder: Pat
         progress("reference model")
         models = _Models.build(case, checkpoint, double, batches[0].tokens.device)
         steps = Steps(models.hf, models.mtp, case)
-        with steps.loads.counting():
+        with steps.loads.counting(batches[0]):
             recording = models.record(batches[0], progress)
         if case.isolated:
             _save_apart(models, checkpoint, recording, folder)

@@ -26,8 +26,9 @@ from typing import Any
 
 from validation.cache import forget, locks
 from validation.case.case import Case
-from validation.case.data import FULL
+from validation.case.data import FULL, WITH_PADDING
 from validation.case.depth import FORWARD, WEIGHTS, serving
+from validation.case.schedule import Schedule
 from validation.reference.divisor import by_targets, definition
 
 
@@ -54,6 +55,7 @@ def key(case: Case) -> str:
             case.training.z_coefficient,
             case.training.mtp_scale,
         ],
+        "schedule": asdict(Schedule.of(case.training)) if steps else None,
         "stream": case.training.stream,
         "fp8": case.training.fp8,
         "micro_batch": case.micro_batch_size if _by_micro_batch(case) else None,
@@ -71,7 +73,9 @@ def key(case: Case) -> str:
 
 def _by_micro_batch(case: Case) -> bool:
     """Whether what is computed depends on which sequences are a micro-batch."""
-    return case.training.loss == "mean" or case.training.balancing == "aux_loss" or by_targets(case)
+    training = case.training
+    padded_means = training.data_shape in WITH_PADDING and (training.balancing == "z_loss" or bool(training.z_coefficient))
+    return training.loss == "mean" or training.balancing == "aux_loss" or padded_means or by_targets(case)
 
 
 def _checkpoint_stamp(folder: str | None) -> list[Any]:

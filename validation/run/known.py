@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
@@ -18,6 +19,8 @@ from validation.machine import ABSENT
 from validation.machine import version as version_of
 
 TABLE = Path(__file__).with_name("known.yaml")
+_SETTING = re.compile(rf"\b({'|'.join(SECTIONS)})\('(\w+)'\)")
+"""As a condition of the table names a field."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,11 @@ class Known:
     def largest(self, case: Case) -> float:
         """The largest relative error that the bug makes in this case: what is further off is not excused."""
         return float(_value(self.at_most, case))
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The settings that show it: `model.cross_entropy_loss_fusion`."""
+        return tuple(f"{section}.{name}" for section, name in _SETTING.findall(self.layouts))
 
     def must_fail(self, case: Case, check: str) -> bool:
         """Whether this check shows the bug, whatever else is right.

@@ -14,6 +14,7 @@ from validation.cache import limit
 from validation.case import arrangement, tree
 from validation.case import settings as settings_
 from validation.case.case import ON_CPU, Case
+from validation.case.data import WITH_PADDING
 from validation.case.empty import refuse_empty
 from validation.case.errors import UsageError
 from validation.case.folder import model_from_folder
@@ -165,7 +166,7 @@ def _cases(options: Any, transport: str) -> tuple[Case, ...]:
             transport=transport,
             seed=options.seed,
             batch_size=_given(options.batch_size, base.batch_size),
-            micro_batch_size=_given(options.micro_batch_size, _micro_batch_size(options, base, layout)),
+            micro_batch_size=_given(options.micro_batch_size, _micro_batch_size(options, base, layout, training)),
             seq_length=_given(options.seq_length, base.seq_length),
             hf_model_path=folder,
             layers=layers_of(options.layers),
@@ -226,11 +227,14 @@ def _steps(options: Any, base: Preset, precision: str, stream: bool) -> int:
     return _given(options.steps, 2 if cheap else 0)
 
 
-def _micro_batch_size(options: Any, base: Preset, layout: Layout) -> int:
+def _micro_batch_size(options: Any, base: Preset, layout: Layout, training: Training) -> int:
     """The preset's, or 1: where a rank would have too few micro-batches, or its sequences are no multiple of the preset's.
 
     With fewer than two, gradients that are not added up are invisible; with fewer than four, a wrong interleaved schedule.
+    Padded sequences are balanced one by one (validation.case.data).
     """
+    if training.balancing == "seq_aux_loss" and training.data_shape in WITH_PADDING:
+        return 1
     per_rank = _given(options.batch_size, base.batch_size) // layout.data_parallel
     enough = per_rank // base.micro_batch_size >= (4 if layout.vpp > 1 else 2)
     return base.micro_batch_size if enough and per_rank % base.micro_batch_size == 0 else 1
