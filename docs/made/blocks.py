@@ -13,6 +13,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "run": lambda: commands.of_validation("run"),
     "inspect": lambda: commands.of_validation("inspect"),
     "fields command": lambda: commands.of_validation("fields"),
+    "data command": lambda: commands.of_validation("data"),
     "recipe show": lambda: commands.of_recipe("show"),
     "recipe capture": lambda: commands.of_recipe("capture"),
     "faults": lambda: commands.of_validation("faults"),

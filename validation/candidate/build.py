@@ -121,12 +121,15 @@ def _model(case: Case, config: MLATransformerConfig, block: Any, stage: int | No
     return model.to(device=device())
 
 
+def ddp_config(case: Case) -> DistributedDataParallelConfig:
+    """The configuration of gradient buffers. Those of bf16 parameters are in float32, as DeepSeek-V3 is trained."""
+    wanted = {"grad_reduce_in_fp32": case.precision in ("bf16", "fp16"), **case.training.effective("ddp")}
+    return DistributedDataParallelConfig(**typed(DistributedDataParallelConfig, wanted))
+
+
 def wrap(chunks: list[GPTModel], case: Case) -> list[DistributedDataParallel]:
     """The chunks under megatron-core's DistributedDataParallel, with gradients finalised by megatron-core."""
-    config = chunks[0].config
-    # As DeepSeek-V3 is trained: gradients of bf16 parameters are added up in float32.
-    wanted = {"grad_reduce_in_fp32": case.precision in ("bf16", "fp16"), **case.training.effective("ddp")}
-    ddp = DistributedDataParallelConfig(**typed(DistributedDataParallelConfig, wanted))
+    config, ddp = chunks[0].config, ddp_config(case)
     wrapped = [
         DistributedDataParallel(config=config, ddp_config=ddp, module=chunk, disable_bucketing=index > 0)
         for index, chunk in enumerate(chunks)

@@ -31,13 +31,18 @@ class Place:
     group: dict[str, Any]
 
 
+def optimizer_config(case: Case) -> OptimizerConfig:
+    """The configuration of AdamW and of the clipping before it."""
+    wanted = {"params_dtype": DTYPES[case.precision], **case.training.effective("optimizer")}
+    return OptimizerConfig(**typed(_FIELDS, wanted))
+
+
 class Optimizer:
     """AdamW with clipping, plain or distributed, as megatron-core builds it, and the scheduler that sets its rates."""
 
     def __init__(self, case: Case, wrapped: list[DistributedDataParallel]) -> None:
         self._distributed = case.training.optimizer == "distributed"
-        wanted = {"params_dtype": DTYPES[case.precision], **case.training.effective("optimizer")}
-        config = OptimizerConfig(**typed(_FIELDS, wanted))
+        config = optimizer_config(case)
         self._optimizer = get_megatron_optimizer(config, list(wrapped), use_gloo_process_groups=False)
         chained = getattr(self._optimizer, "chained_optimizers", [self._optimizer])
         self._all = {id(tensor): optimizer for optimizer in chained for tensor in _parameters(optimizer, self._distributed)}

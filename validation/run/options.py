@@ -14,7 +14,7 @@ from validation.cache import limit
 from validation.case import arrangement, tree
 from validation.case import settings as settings_
 from validation.case.case import ON_CPU, Case
-from validation.case.data import WITH_PADDING
+from validation.case.data import PACKED, WITH_PADDING
 from validation.case.empty import refuse_empty
 from validation.case.errors import UsageError
 from validation.case.folder import model_from_folder
@@ -231,9 +231,10 @@ def _micro_batch_size(options: Any, base: Preset, layout: Layout, training: Trai
     """The preset's, or 1: where a rank would have too few micro-batches, or its sequences are no multiple of the preset's.
 
     With fewer than two, gradients that are not added up are invisible; with fewer than four, a wrong interleaved schedule.
-    Padded sequences are balanced one by one (validation.case.data).
+    Padded sequences are balanced one by one, and packed ones are a micro-batch each (validation.case.data).
     """
-    if training.balancing == "seq_aux_loss" and training.data_shape in WITH_PADDING:
+    balanced = training.balancing == "seq_aux_loss" and training.data_shape in WITH_PADDING
+    if balanced or training.data_shape == PACKED:
         return 1
     per_rank = _given(options.batch_size, base.batch_size) // layout.data_parallel
     enough = per_rank // base.micro_batch_size >= (4 if layout.vpp > 1 else 2)
