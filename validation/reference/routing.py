@@ -24,6 +24,11 @@ def expert_bias(weights: Weights, layer: int, model: Model) -> torch.Tensor:
     return weights.read(f"model.layers.{layer}.mlp.gate.e_score_correction_bias")
 
 
+def experts_of(layer: int, step: int = 1) -> str:
+    """The name of a layer's choices in a step, counted from 1, among the stored routing."""
+    return f"{layer}/experts" if step == 1 else f"step {step}/{layer}/experts"
+
+
 def margins(choice: torch.Tensor, model: Model) -> torch.Tensor:
     """For each token the error of a score below which no other expert would be chosen; [..., experts] -> [...].
 
