@@ -142,9 +142,8 @@ def _outcome(cell: Cell) -> str:
     return f"{cell.outcome} ({'; '.join(what[name] for name in cell.known)})" if cell.known else cell.outcome
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(given: Sequence[str]) -> int:
     """`python -m ci.versions RESULTS`: read what releases left there, and write data and page. Without: the page anew."""
-    given = sys.argv[1:] if arguments is None else arguments
     try:
         measured = columns(Path(given[0])) if given else load()
     except junit.UnreadableResults as error:
@@ -157,4 +156,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
