@@ -63,7 +63,7 @@ def _shared(one: Row | Tool) -> list[str]:
 
 def _comparison(row: Row) -> list[str]:
     kind = row.precision if row.implementation == "local" else f"{row.precision}, {row.implementation}"
-    return [row.session, " ".join(row.layouts), row.preset, kind, row.transport, *_shared(row)]
+    return [row.session, " ".join(row.layouts), " ".join((row.preset, *row.set)), kind, row.transport, *_shared(row)]
 
 
 def _table(head: list[str], lines: Iterable[list[str]]) -> str:

@@ -7,7 +7,7 @@ layouts of its own, one row made of its inputs stands in the table's place (ci/c
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -28,7 +28,9 @@ EVENTS = ("pull_request", "merge_group", "nightly", caller.EVENT)
 
 @dataclass(frozen=True)
 class Row:
-    """One session that compares: what, and on what machine. `timeout` is in minutes."""
+    """One session that compares: what, and on what machine. `set` has numbers of the preset's model that are others, each as
+    `name=value`. `timeout` is in minutes.
+    """
 
     session: str
     does: str
@@ -40,6 +42,7 @@ class Row:
     runner: tuple[str, ...]
     when: tuple[str, ...]
     timeout: int
+    set: tuple[str, ...] = ()
 
     @property
     def gpus(self) -> int:
@@ -57,7 +60,8 @@ class Row:
             "implementation": self.implementation,
             "transport": self.transport,
         }
-        return ["run", *(word for name, value in chosen.items() for word in (f"--{name}", value))]
+        given = [*chosen.items(), *(("set", number) for number in self.set)]
+        return ["run", *(word for name, value in given for word in (f"--{name}", value))]
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ def _tool(entry: Any) -> list[Tool]:
 
 def _expanded(entry: Any) -> list[Row]:
     names = {field.name for field in fields(Row)}
-    _well_formed(entry, names | {"each"}, names - {"layouts"})
+    _well_formed(entry, names | {"each"}, names - {"layouts", "set"})
     if ("each" in entry) == ("layouts" in entry):
         raise UsageError("give either `layouts`, for one session, or `each`, for one session per layout")
     if "layouts" in entry:
@@ -176,6 +180,7 @@ def _row(entry: dict[str, Any], layouts: list[str]) -> Row:
     if twice := [layout for layout in layouts if layouts.count(layout) > 1]:
         raise UsageError(f"layout {twice[0]} is there twice; give each layout once")
     lists = {"layouts": tuple(layouts), "runner": tuple(entry["runner"]), "when": _events(entry["when"])}
+    lists["set"] = tuple(entry.get("set", ()))
     row = Row(**{**entry, **lists})
     for layout in layouts:
         _possible(row, layout)
@@ -191,10 +196,11 @@ def _events(when: Iterable[str]) -> tuple[str, ...]:
 def _possible(row: Row, name: str) -> None:
     """Raises UsageError for a case that no machine could run: an unknown word, a degree that does not divide."""
     base = preset(row.preset)
+    model = base.model.with_numbers(dict(_numbers(row)))
     layout, training, mtp = parse(name, Training())
     case = Case(
         preset=base.name,
-        model=base.model if mtp is None else replace(base.model, num_nextn_predict_layers=mtp),
+        model=model if mtp is None else replace(model, num_nextn_predict_layers=mtp),
         layout=layout,
         precision=row.precision,
         implementation=row.implementation,
@@ -206,6 +212,14 @@ def _possible(row: Row, name: str) -> None:
         training=training,
     )
     preflight.check(case, max_ranks=layout.ranks, gpus=layout.ranks, memory=None)
+
+
+def _numbers(row: Row) -> Iterator[tuple[str, str]]:
+    for number in row.set:
+        name, equals, value = number.partition("=")
+        if not equals:
+            raise UsageError(f"set has {number!r}; write a number of the model as name=value, such as rms_norm_eps=1e-5")
+        yield name, value
 
 
 def _is_text(value: object) -> bool:
@@ -220,6 +234,7 @@ _KINDS: dict[str, Callable[[object], bool]] = {
     "layouts": lambda value: _is_list(value) and bool(value),
     "each": lambda value: _is_list(value) and bool(value),
     "runner": lambda value: _is_list(value) and bool(value),
+    "set": lambda value: _is_list(value) and bool(value),
     "when": _is_list,
     "timeout": lambda value: type(value) is int and value > 0,
 }

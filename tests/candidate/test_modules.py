@@ -11,6 +11,7 @@ import torch
 from megatron.core.transformer.enums import AttnMaskType
 
 from validation.candidate.modules import CoreAttention, RMSNorm
+from validation.reference.batch import other_documents
 
 LENGTH, BATCH, HEADS, DIM = 6, 2, 3, 4
 FORBIDDEN = torch.ones(LENGTH, LENGTH, dtype=torch.bool).triu(1)[None, None]
@@ -38,15 +39,32 @@ def test_it_attends_to_what_the_causal_mask_allows() -> None:
         torch.testing.assert_close(attention()(query, key, value, mask), wanted, rtol=1e-12, atol=1e-12)
 
 
+def test_a_mask_that_keeps_documents_apart_is_taken() -> None:
+    """Each document is attended to as if it were alone, in each sequence its own."""
+    query, key, value = inputs()
+    documents = torch.tensor([[0, 0, 0, 1, 1, 1], [0, 1, 1, 1, 1, 2]])
+    found = attention()(query, key, value, FORBIDDEN | other_documents(documents))
+    for row, start, stop in ((0, 0, 3), (0, 3, 6), (1, 0, 1), (1, 1, 5), (1, 5, 6)):
+        alone = attention()(*(tensor[start:stop, row : row + 1] for tensor in (query, key, value)))
+        torch.testing.assert_close(found[start:stop, row : row + 1], alone, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     "mask",
-    [FORBIDDEN & False, FORBIDDEN | True, FORBIDDEN.tril(3), FORBIDDEN[..., :3, :3], FORBIDDEN[..., :1]],
-    ids=["forbids nothing", "forbids all", "a window", "of a part", "broadcast"],
+    [FORBIDDEN & False, FORBIDDEN.tril(3), FORBIDDEN[..., :3, :3], FORBIDDEN[..., :1], FORBIDDEN.double()],
+    ids=["forbids nothing", "a window", "of a part", "broadcast", "of numbers"],
 )
-def test_another_mask_is_refused(mask: torch.Tensor) -> None:
+def test_a_mask_that_lets_a_position_see_later_ones_is_refused(mask: torch.Tensor) -> None:
     """Ignored, it would be a model that is computed otherwise and compares equal."""
-    with pytest.raises(ValueError, match=r"the mask of shape .* is not the causal one of 6 positions; local-stock has"):
+    with pytest.raises(
+        ValueError, match=r"the mask of shape .* allows what the causal one of 6 positions forbids; local-stock"
+    ):
         attention()(*inputs(), mask)
+
+
+def test_a_mask_that_leaves_a_position_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"the mask of shape .* leaves a position nothing to attend to"):
+        attention()(*inputs(), FORBIDDEN | True)
 
 
 def test_another_kind_of_mask_is_refused_wherever_it_is_named() -> None:

@@ -158,7 +158,8 @@ def test_values_of_the_table_are_values_of_the_field() -> None:
         ("model.qk_clip_alpha", 0.5, False),
         ("ddp.overlap_grad_reduce", True, True),
         ("ddp.use_megatron_fsdp", True, False),
-        ("scheduler.lr_decay_style", "cosine", False),
+        ("scheduler.lr_decay_style", "cosine", True),
+        ("scheduler.lr_decay_style", "step", False),
     ],
 )
 def test_the_table_knows_for_which_values_the_reference_stands(name: str, value: Value, is_computed: bool) -> None:

@@ -251,6 +251,21 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ),
     ("MTP of nothing", case(model={"num_nextn_predict_layers": 2}, seq_length=3), "nothing to predict; --seq-length 24 works"),
     ("MTP loss", case("tp2", training=Training(mtp_loss="report")), r"tp2\+mtp\+mtp-report has one"),
+    (
+        "short documents",
+        case(training=Training(data_shape="documents"), seq_length=7),
+        "several documents; --seq-length 8 works",
+    ),
+    (
+        "MTP of documents",
+        case(model={"num_nextn_predict_layers": 1}, training=Training(data_shape="documents")),
+        r"single\+mtp\+documents: .* from the next document, .* leave out \+mtp, or \+documents",
+    ),
+    (
+        "documents layer by layer",
+        case(training=Training(data_shape="documents", stream=True)),
+        r"--stream has no documents in its sequences \(--data-shape full works\)",
+    ),
     ("less than no MTP", case(model={"num_nextn_predict_layers": -1}), "is -1; it must be a whole number of at least 0"),
     ("a setting of the shape", case(training=Training(settings=(("model.num_layers", 3),))), "is of the model's shape"),
     ("overlap without vpp", case("pp2", training=Training(settings=(("model.overlap_p2p_comm", True),))), "vpp2 has them"),

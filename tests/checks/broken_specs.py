@@ -309,20 +309,39 @@ def dispatched_in_the_wrong_order(config: MLATransformerConfig, vp_stage: int | 
     return _sound(config, vp_stage)
 
 
+def layers(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """No defect: a user's spec whose latent norms have the model's epsilon, as megatron-core's own have."""
+    return _sound(config, vp_stage)
+
+
 class _LatentNorm(RMSNorm):
-    """A latent norm as HuggingFace has it: its epsilon is no number of the checkpoint's."""
+    """A latent norm as transformers has it: its epsilon is no number of the checkpoint's."""
+
+    epsilon = 1e-6
 
     def __init__(self, config: MLATransformerConfig, hidden_size: int, eps: float, **rest: Any) -> None:
-        super().__init__(config, hidden_size, eps=1e-6, **rest)
+        super().__init__(config, hidden_size, eps=self.epsilon, **rest)
+
+
+class _OtherLatentNorm(_LatentNorm):
+    epsilon = 1e-3
+
+
+def _with_latent_norms(block: TransformerBlockSubmodules, norm: type[RMSNorm]) -> TransformerBlockSubmodules:
+    for layer in block.layer_specs:
+        attention = layer.submodules.self_attention.submodules
+        attention.q_layernorm = attention.kv_layernorm = norm
+    return block
 
 
 def huggingface_latent_norms(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
-    """No defect: the way out of docs/findings/latent-norm-epsilon.md."""
-    block = _sound(config, vp_stage)
-    for layer in block.layer_specs:
-        attention = layer.submodules.self_attention.submodules
-        attention.q_layernorm = attention.kv_layernorm = _LatentNorm
-    return block
+    """No defect: what docs/findings/latent-norm-epsilon.md shows."""
+    return _with_latent_norms(_sound(config, vp_stage), _LatentNorm)
+
+
+def other_latent_norms(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
+    """The latents' norms have an epsilon that is neither the model's nor transformers'."""
+    return _with_latent_norms(_sound(config, vp_stage), _OtherLatentNorm)
 
 
 def raises(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:

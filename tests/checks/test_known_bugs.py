@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from validation.case import latent_norms
 from validation.case.case import Case
 from validation.case.layout import Layout
 from validation.case.parameters import parameters
@@ -206,6 +207,26 @@ def test_every_entry_names_checks_that_exist(bug: Any) -> None:
     names = [f"gradients/{name}" for name, parameter in parameters(with_mtp.model).items() if parameter.trained]
     names += observed(with_mtp)
     names += [f"probe_gradients/{name}" for name, probe in probes(TINY.model, 8, 48).items() if probe.has_gradient]
+    names.append(latent_norms.NAME)
     names += [one.name for one in stepped(replace(case(), training=Training(steps=1))).values()]
     for pattern in bug.checks:
         assert any(type(bug)(**{**vars(bug), "checks": (pattern,)}).must_fail(case(), name) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("built", "given", "status"), [(1e-5, 1e-6, "known"), (1e-6, 1e-6, "fail"), (1e-5, 1e-5, "fail"), (1e-3, 1e-3, "fail")]
+)
+def test_a_value_that_every_run_is_given_is_judged_in_the_same_run(built: float, given: float, status: str) -> None:
+    """No second run is asked. One that is right is upstream mended; one that the ranks compute with must be the reference's."""
+    of = replace(case("local"), model=replace(TINY.model, rms_norm_eps=1e-5))
+    reference = torch.full(latent_norms.shape(of.model), 1e-6, dtype=torch.float64)
+    pieces: dict[str, tuple[PieceReport, ...]] = {}
+    for name, value in ((latent_norms.NAME, built), (latent_norms.GIVEN + latent_norms.NAME, given)):
+        box = whole(reference.shape)
+        pieces[name] = (PieceReport(0, box, measure(torch.full_like(reference, value), reference, box), str(value)),)
+    runs = Runs(Result(of, 1.0, {}, pieces=pieces), Result(of, 1.0, {}))
+    parity = Parity(of, runs)
+    with pytest.raises((pytest.fail.Exception, pytest.xfail.Exception)):
+        parity.latent_epsilon_agrees()
+    assert parity.verdict is not None
+    assert (parity.verdict.status, runs.asked_without) == (status, [])

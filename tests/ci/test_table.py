@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -117,6 +118,37 @@ def test_the_command_line_knows_every_argument_of_a_row() -> None:
     add_options(lambda *names, **_: options.update(names))
     given = {word for found in rows() for word in found.arguments() if word.startswith("--")}
     assert given <= options
+
+
+def test_a_row_may_have_numbers_of_its_own(tmp_path: Path) -> None:
+    """They are of the model that is tried, and of the command; a row without has none."""
+    of_its_own = "set: [rms_norm_eps=1e-5, num_layers=2]\n    layouts: [tp2"
+    (found,) = rows(table(tmp_path, ONE_ROW.replace("layouts: [tp2", of_its_own)))
+    assert found.arguments()[-4:] == ["--set", "rms_norm_eps=1e-5", "--set", "num_layers=2"]
+    (case,) = parsed(found.arguments()[1:]).cases
+    assert (case.model.rms_norm_eps, case.model.num_hidden_layers) == (1e-5, 2)
+    assert row("parity").set == ()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ("[rms_norm_eps]", "one: set has 'rms_norm_eps'; write a number of the model as name=value"),
+        ("[n_heads=3]", "one: --set n_heads=3: no such number"),
+        ("[num_attention_heads=5]", "one: tp2 does not divide the 5 attention heads"),
+        ("[]", "one: set is []; it must be a list of words"),
+    ],
+)
+def test_a_row_with_numbers_that_no_model_can_have_is_refused(numbers: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=re.escape(said)):
+        rows(table(tmp_path, ONE_ROW.replace("layouts:", f"set: {numbers}\n    layouts:")))
+
+
+@pytest.mark.parametrize("session", ["parity_moonlight", "parity_glm4_moe_lite"])
+def test_models_with_another_epsilon_are_compared_in_every_kind_of_group(session: str) -> None:
+    """Nearly all their checks were excused once."""
+    assert "rms_norm_eps=1e-5" in row(session).set
+    assert {"single", "tp2", "pp2", "ep2", "tp2ep2"} <= {*row(session).layouts}
 
 
 def test_a_row_with_each_is_one_session_per_layout_with_its_name_filled_in(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ FLAGS = """
 --moe-permute-fusion --moe-grouped-gemm --tensor-model-parallel-size 2 --expert-model-parallel-size 2
 --expert-tensor-parallel-size 1 --sequence-parallel --use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather
 --seq-length 4096 --micro-batch-size 1 --global-batch-size 64 --bf16 --lr 2e-4 --min-lr 1e-5 --lr-decay-style cosine
---train-iters 100 --attention-dropout 0 --hidden-dropout 0 --vocab-size 32000 --max-position-embeddings 4096
+--train-iters 100 --attention-dropout 0 --hidden-dropout 0.1 --vocab-size 32000 --max-position-embeddings 4096
 --recompute-granularity selective --recompute-modules mla_up_proj layernorm --foo-bar 3
 """
 """One recipe with a setting of every kind."""
@@ -60,7 +60,8 @@ def state(tried: Trial, name: str) -> str:
         ("model.num_layers", trial.CASE),
         ("model.bf16", trial.CASE),
         ("model.moe_permute_fusion", NEEDS),
-        ("scheduler.lr_decay_style", REFUSED),
+        ("scheduler.lr_decay_style", TRIED),
+        ("model.hidden_dropout", REFUSED),
         ("optimizer.barrier_with_L1_time", IDLE),
         ("optimizer.muon_momentum", UNREAD),
     ],
@@ -125,7 +126,7 @@ def test_a_word_is_earned(tried: Trial, monkeypatch: pytest.MonkeyPatch) -> None
     assert "the same lines" in found["model.bias_dropout_fusion"].why
     assert found["optimizer.clip_grad"].why.startswith("not measured; ")
     assert found["model.moe_permute_fusion"].word == NEEDED
-    assert found["scheduler.lr_decay_style"].word == NOT_COMPARED
+    assert found["model.hidden_dropout"].word == NOT_COMPARED
     assert words(tried, passed=False)["ddp.overlap_grad_reduce"].word == DIFFERENT
     assert words(tried, in_lane=False)["ddp.grad_reduce_in_fp32"].why.startswith("fp64 hides it")
     assert {"model.num_layers", "optimizer.barrier_with_L1_time", "model.moe_token_dispatcher_type"} & found.keys() == set()
@@ -137,7 +138,11 @@ def test_what_shows_in_other_cases_is_not_exercised_here(tried: Trial, monkeypat
     assert words(tried)["ddp.check_for_nan_in_grad"].word == NOT_EXERCISED
     assert words(tried, layout="pp2")["ddp.check_for_nan_in_grad"].word == EQUAL
     assert (words(tried)["optimizer.lr"].word, words(tried)["scheduler.end_wd"].word) == (EQUAL, EQUAL)
-    assert "does not read it" in words(tried)["scheduler.lr_decay_steps"].why
+    assert words(tried)["scheduler.lr_decay_steps"].word == EQUAL
+    assert words(tried)["scheduler.init_lr"].why == "nothing reads it with scheduler.lr_warmup_steps=0"
+    assert words(tried)["scheduler.max_lr"].why == "parameter groups have optimizer.lr"
+    slow = replace(tried, training=tried.training.with_settings({"scheduler.lr_warmup_steps": 100}))
+    assert words(slow)["scheduler.lr_decay_style"].why == "every step of the case comes before the rate falls"
     without = words(tried, steps=0)
     assert {without[name].why for name in ("optimizer.lr", "scheduler.end_wd")} == {
         "no optimizer steps were taken; --steps 2 takes them"

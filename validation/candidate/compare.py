@@ -11,8 +11,10 @@ from validation.candidate.load import GRADIENTS, Held, together
 from validation.candidate.optimizer import Optimizer
 from validation.candidate.recorder import Recorder
 from validation.candidate.weights import Holding
+from validation.case.case import Case
 from validation.case.parameters import EXPERTS
-from validation.case.steps import NORM, STEPS, VALUE
+from validation.case.schedule import Schedule
+from validation.case.steps import NORM, RATES, STEPS, VALUE, trained
 from validation.reference.store import Reference
 
 
@@ -38,6 +40,17 @@ def compare_gradients(held: Held, stored: Reference, recorder: Recorder, experts
             recorder.compare_with(name, value, box, experts.gradient(parameter, box))
         else:
             recorder.compare(name, value, box, stored.gradients, key=parameter.name)
+
+
+def compare_rates(case: Case, step: int, optimizer: Optimizer, held: Held, stored: Reference, recorder: Recorder) -> None:
+    """What the step to come, counted from 1, multiplies with, for each parameter of which this rank steps something."""
+    if Schedule.of(case.training).is_steady:
+        return
+    found = {part.parameter: optimizer.rates(tensor) for tensor, parts in held for part in parts}
+    for index, parameter in enumerate(trained(case)):
+        for kind, rate in zip(RATES, found.get(parameter) or (), strict=False):
+            key, value = f"{step}/{kind}", torch.tensor([rate], dtype=torch.float64)
+            recorder.compare(STEPS + key, value, ((index, index + 1),), stored.steps, key=key)
 
 
 def compare_step(

@@ -29,8 +29,6 @@ from validation.case.case import Case
 Plugin = Any
 """validation.run.plugin.Plugin, which lies in a room above."""
 Chunks = list[Any]
-LATENT_EPSILON = 1e-6
-"""Of the latents' norms in transformers (DeepseekV3RMSNorm's default) and in the code that DeepSeek publishes."""
 
 
 def _nothing(*given: Any) -> None:
@@ -206,15 +204,6 @@ def _lost_per_token(case: Case, tokens: Tokens) -> float:
     return found * (case.micro_batch_size if of_one and case.training.balancing == "seq_aux_loss" else 1)
 
 
-def _latent_epsilon(case: Case, chunk: Any) -> None:
-    """Transformer Engine joins each norm with the projection behind it, which then has the epsilon."""
-    for attention in _attentions(chunk):
-        for name in ("q_layernorm", "kv_layernorm", "linear_q_up_proj", "linear_kv_up_proj"):
-            module: Any = getattr(attention, name, None)
-            if getattr(module, "eps", None) == case.model.rms_norm_eps:
-                module.eps = LATENT_EPSILON
-
-
 def _mtp_targets_counted_over_context_ranks(case: Case, tokens: Tokens) -> None:
     """process_mtp_loss multiplies by its rank's tokens and divides by its rank's targets. It is handed the number of targets
     that makes this quotient the one of all context-parallel ranks. A rank without tokens in the main loss is left as it is.
@@ -281,11 +270,10 @@ MENDS = {
     "balancing-losses-per-token": Mend(_balancing_times(_lost_per_token)),
     "balancing-losses-of-masked-tokens": Mend(_balancing_times(_counted_share)),
     "balancing-losses-under-context-parallelism": Mend(_balancing_times(lambda case, tokens: float(case.layout.cp))),
-    "latent-norm-epsilon": Mend(built=_latent_epsilon),
     "mtp-targets-counted-per-rank": Mend(_mtp_targets_counted_over_context_ranks),
     "mtp-mean-counted-per-rank": Mend(_mtp_mean_over_context_ranks),
     "fused-cross-entropy-in-bf16": Mend(mended_switches.logits_gradient_as_it_is),
     "loads-counted-after-capacity": Mend(mended_switches.loads_before_capacity),
     "outputs-freed-while-sent": Mend(mended_switches.outputs_kept_while_sent),
 }
-"""By the ids of validation/run/known.yaml; a test holds that every bug there has one."""
+"""By the ids of validation/run/known.yaml; a test holds that every bug there has one, or is given the reference's value."""

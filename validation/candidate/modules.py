@@ -35,9 +35,11 @@ IGNORED = {"window_size": None, "softmax_type": "vanilla", "apply_query_key_laye
 class CoreAttention(torch.nn.Module):
     """Causal softmax attention on torch's scaled_dot_product_attention, with context parallelism by gathering.
 
+    A mask may forbid more than a causal one does: attention to other documents of the sequence.
+
     Under context parallelism keys and values are gathered over the context-parallel ranks (the backward of the gather
     reduce-scatters), so that the zigzag split, the rotary slices and the reductions are megatron-core's and are tested.
-    Raises ValueError where it is asked for anything but a causal mask and no dropout: what it ignored would not be seen.
+    Raises ValueError where a mask allows what a causal one forbids, and for dropout: what it ignored would not be seen.
     """
 
     def __init__(
@@ -71,13 +73,14 @@ class CoreAttention(torch.nn.Module):
             raise _refusal("a bias or packed sequences are given")
         if self.training and self.config.attention_dropout:
             raise _refusal(f"attention_dropout is {self.config.attention_dropout}")
-        _causal_alone(attention_mask, attn_mask_type or self.attn_mask_type, length)
-        mask = None
+        forbidden = _beyond_causal(attention_mask, attn_mask_type or self.attn_mask_type, length)
+        mask = None if forbidden is None else ~forbidden
         if ranks > 1:
             key = gather_from_sequence_parallel_region(key, group=self.cp_group)
             value = gather_from_sequence_parallel_region(value, group=self.cp_group)
             owned = [torch.tensor(positions(length, ranks, owner), device=query.device) for owner in range(ranks)]
-            mask = owned[rank][:, None] >= torch.cat(owned)[None, :]
+            rows, columns = owned[rank], torch.cat(owned)
+            mask = rows[:, None] >= columns[None, :] if mask is None else mask[..., rows[:, None], columns[None, :]]
         q, k, v = (tensor.permute(1, 2, 0, 3) for tensor in (query, key, value))
         context = functional.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.softmax_scale
@@ -85,15 +88,21 @@ class CoreAttention(torch.nn.Module):
         return context.permute(2, 0, 1, 3).flatten(2)
 
 
-def _causal_alone(mask: torch.Tensor | None, kind: AttnMaskType, length: int) -> None:
-    """Raise ValueError unless the mask of `length` positions and its type are the causal ones."""
+def _beyond_causal(mask: torch.Tensor | None, kind: AttnMaskType, length: int) -> torch.Tensor | None:
+    """The mask of `length` positions if it forbids more than the causal one, None if it is that.
+
+    Raises ValueError for a mask that allows what a causal one forbids, and for another type.
+    """
     if kind != AttnMaskType.causal:
         raise _refusal(f"the mask's type is {kind.name}")
     if mask is None:
-        return
+        return None
     causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).triu(1)
-    if mask.shape[-2:] != causal.shape or not bool((mask == causal).all()):
-        raise _refusal(f"the mask of shape {tuple(mask.shape)} is not the causal one of {length} positions")
+    if mask.dtype != torch.bool or mask.shape[-2:] != causal.shape or bool((causal & ~mask).any()):
+        raise _refusal(f"the mask of shape {tuple(mask.shape)} allows what the causal one of {length} positions forbids")
+    if bool(mask.all(-1).any()):
+        raise _refusal(f"the mask of shape {tuple(mask.shape)} leaves a position nothing to attend to")
+    return None if bool((mask == causal).all()) else mask
 
 
 def _refusal(what: str) -> ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,50 +14,58 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from validation.candidate.typed import typed
 from validation.case.case import Case
+from validation.case.schedule import Schedule
 from validation.case.steps import MOMENTS
 from validation.compare.precision import DTYPES
 
+_FIELDS = OptimizerConfig
+"""Whose fields say what a setting's text stands for, whoever is asked to make the configuration."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a parameter lies in megatron-core's optimizers: which one, what that one steps, the group that has its rates."""
+
+    optimizer: Any
+    own: torch.Tensor
+    group: dict[str, Any]
+
 
 class Optimizer:
-    """AdamW with clipping, plain or distributed, as megatron-core builds it."""
+    """AdamW with clipping, plain or distributed, as megatron-core builds it, and the scheduler that sets its rates."""
 
     def __init__(self, case: Case, wrapped: list[DistributedDataParallel]) -> None:
         self._distributed = case.training.optimizer == "distributed"
-        wanted = case.training.effective("optimizer")
-        config = OptimizerConfig(**typed(OptimizerConfig, {"params_dtype": DTYPES[case.precision], **wanted}))
+        wanted = {"params_dtype": DTYPES[case.precision], **case.training.effective("optimizer")}
+        config = OptimizerConfig(**typed(_FIELDS, wanted))
         self._optimizer = get_megatron_optimizer(config, list(wrapped), use_gloo_process_groups=False)
         chained = getattr(self._optimizer, "chained_optimizers", [self._optimizer])
-        self._of = {id(tensor): optimizer for optimizer in chained for tensor in _parameters(optimizer, self._distributed)}
+        self._all = {id(tensor): optimizer for optimizer in chained for tensor in _parameters(optimizer, self._distributed)}
+        self._places = {id(tensor): place for optimizer in chained for tensor, place in _places(optimizer, self._distributed)}
         # Learning rate and weight decay reach the parameter groups through the scheduler only.
-        steady: dict[str, Any] = {
-            "init_lr": config.lr,
-            "max_lr": config.lr,
-            "min_lr": min(config.lr, config.min_lr),
-            "lr_warmup_steps": 0,
-            "lr_decay_steps": case.training.steps,
-            "lr_decay_style": "constant",
-            "start_wd": config.weight_decay,
-            "end_wd": config.weight_decay,
-            "wd_incr_steps": case.training.steps,
-            "wd_incr_style": "constant",
-        }
-        OptimizerParamScheduler(self._optimizer, **steady | case.training.effective("scheduler"))
+        arguments = case.training.effective("scheduler") | Schedule.of(case.training).arguments
+        self._scheduler = OptimizerParamScheduler(self._optimizer, **arguments)
 
     def step(self) -> torch.Tensor:
         """One step with the gradients that are in the buffers; returns the norm of all gradients, before clipping."""
         _, norm, _ = self._optimizer.step()
         # The plain optimizer leaves main_grad as the parameters' grad, which the next backward pass would add to.
         self._optimizer.zero_grad()
+        self._scheduler.step(1)
         return torch.as_tensor(norm).double().reshape(())
+
+    def rates(self, tensor: torch.Tensor) -> tuple[float, float] | None:
+        """The learning rate and the weight decay that the next step has for a parameter; None if none of it is this rank's."""
+        place = self._places.get(id(tensor))
+        return None if place is None else (float(place.group["lr"]), float(place.group["weight_decay"]))
 
     def moments(self, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
         """The parameter's two moments, each of its shape; empty where no optimizer has it."""
-        optimizer = self._of.get(id(tensor))
-        if optimizer is None:
-            return {}
         if self._distributed:
-            return _gathered(optimizer, tensor)
-        state = optimizer.optimizer.state.get(tensor, {})
+            optimizer = self._all.get(id(tensor))
+            return {} if optimizer is None else _gathered(optimizer, tensor)
+        place = self._places.get(id(tensor))
+        state = place.optimizer.optimizer.state.get(place.own, {}) if place is not None else {}
         return {kind: state[kind] for kind in MOMENTS if kind in state}
 
 
@@ -64,8 +73,19 @@ def _parameters(optimizer: Any, distributed: bool) -> Iterator[torch.Tensor]:
     """All that one optimizer of the chain steps, whatever share of it is this rank's."""
     if distributed:
         return (tensor for buffer in optimizer.buffers for tensor in buffer.params)
+    return (tensor for tensor, _ in _places(optimizer, distributed))
+
+
+def _places(optimizer: Any, distributed: bool) -> Iterator[tuple[torch.Tensor, Place]]:
+    """The model's parameters that one optimizer of the chain steps here, each with its place."""
     groups = optimizer.optimizer.param_groups if optimizer.optimizer is not None else []
-    return (tensor for group in groups for tensor in group["params"])
+    if distributed:
+        for tensor, (group, at) in optimizer.model_param_group_index_map.items():
+            yield tensor, Place(optimizer, groups[group]["params"][at], groups[group])
+        return
+    for group in groups:
+        for tensor in group["params"]:
+            yield tensor, Place(optimizer, tensor, group)
 
 
 def _gathered(optimizer: Any, tensor: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -16,8 +16,10 @@ from validation.candidate.place import Place, device
 from validation.candidate.sequence import positions
 from validation.candidate.versions import counted_tokens, once_for_each_rank
 from validation.case.case import Case
+from validation.case.data import FULL
 from validation.case.depth import FORWARD
 from validation.compare.sliced import SlicedFile
+from validation.reference.batch import other_documents, own_positions
 
 
 class Losses:
@@ -70,7 +72,10 @@ def counted(batch: Path, step: int) -> int:
 
 
 def micro_batches(case: Case, batch: Path, step: int) -> Iterator[dict[str, torch.Tensor]]:
-    """This rank's micro-batches of a step in order: tokens, labels and mask of its sequences and positions."""
+    """This rank's micro-batches of a step in order: tokens, labels and mask of its sequences and positions.
+
+    If sequences hold several documents, `documents` has those of whole sequences, and positions are counted within them.
+    """
     place, file = Place.here(case), SlicedFile(batch, device())
     held = torch.tensor(positions(case.seq_length, case.layout.cp, place.cp)).to(file.device)
     for micro_batch in range(case.micro_batches):
@@ -78,7 +83,11 @@ def micro_batches(case: Case, batch: Path, step: int) -> Iterator[dict[str, torc
         index = (rows, slice(None))
         names = ("tokens", "labels", "mask")
         data = {name: file.read(f"{step}/{name}", index)[:, held] for name in names}
-        yield {**data, "positions": held.expand(case.micro_batch_size, -1)}
+        if case.training.data_shape == FULL:
+            yield {**data, "positions": held.expand(case.micro_batch_size, -1)}
+            continue
+        documents = file.read(f"{step}/documents", index)
+        yield {**data, "positions": own_positions(documents)[:, held], "documents": documents}
 
 
 def causal_mask(case: Case, device: torch.device) -> torch.Tensor:
@@ -87,12 +96,21 @@ def causal_mask(case: Case, device: torch.device) -> torch.Tensor:
     return torch.ones(length, length, dtype=torch.bool, device=device).triu(1)[None, None]
 
 
+def attention_mask(case: Case, given: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The mask of a micro-batch, [1 or batch, 1, sequence, sequence], True where attention is forbidden.
+
+    Under context parallelism it is that of the whole sequence, too.
+    """
+    mask = causal_mask(case, given["tokens"].device)
+    return mask | other_documents(given["documents"]) if "documents" in given else mask
+
+
 def called(case: Case, model: Any, given: dict[str, torch.Tensor]) -> torch.Tensor:
     """The forward pass of one micro-batch: token losses, or hidden states where the model has no output head."""
     output: torch.Tensor = model(
         given["tokens"],
         given["positions"],
-        causal_mask(case, given["tokens"].device),
+        attention_mask(case, given),
         labels=given["labels"],
         loss_mask=given["mask"].float(),
     )

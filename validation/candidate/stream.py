@@ -18,7 +18,7 @@ import torch
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.models.gpt import GPTModel
 
-from validation.candidate import build, load
+from validation.candidate import build, latent_norms, load
 from validation.candidate.compare import compare_gradients
 from validation.candidate.experts import Experts
 from validation.candidate.place import device
@@ -110,6 +110,7 @@ class _Rank:
     def _loaded(self, layer: int, first: bool) -> tuple[GPTModel, load.Held]:
         """The layer with its weights, which are compared the first time that they are loaded."""
         chunk = build.build_layer(self._case, layer, self._plugin.configure)
+        latent_norms.give(self._case, [chunk], self._recorder if first else None)
         self._plugin.built(self._case, [chunk])
         held = load.held_by([chunk], self._case.model, self._recorder)
         with as_stored():

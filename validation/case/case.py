@@ -108,8 +108,9 @@ class Case:
             del fields["upto"]
         if not self.training.settings:
             del fields["training"]["settings"]
-        if self.training.mtp_loss == OPTIONS["mtp_loss"][0]:
-            del fields["training"]["mtp_loss"]
+        for option in ("mtp_loss", "data_shape"):
+            if getattr(self.training, option) == OPTIONS[option][0]:
+                del fields["training"][option]
         return json.dumps(fields, sort_keys=True)
 
     @classmethod

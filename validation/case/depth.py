@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from validation.case import latent_norms
 from validation.case.case import Case
 from validation.case.probes import observed
 
@@ -33,6 +34,8 @@ def _of(case: Case, name: str) -> str:
     if probe is not None:
         return BACKWARD if probe.kind in _KNOWN_BACKWARD else FORWARD
     kind = name.partition("/")[0]
+    if kind == latent_norms.NAME:
+        return WEIGHTS
     return {"": WEIGHTS, "weights": WEIGHTS, "probe_gradients": BACKWARD, "gradients": BACKWARD}.get(kind, ALL)
 
 

@@ -10,7 +10,19 @@ import re
 from collections.abc import Callable
 from dataclasses import fields
 
-from validation.case import degrees, fp8, mtp, numbers, pipeline_layout, remedies, setting_rules, training_rules, tree
+from validation.case import (
+    data,
+    degrees,
+    fp8,
+    mtp,
+    numbers,
+    pipeline_layout,
+    remedies,
+    schedule_rules,
+    setting_rules,
+    training_rules,
+    tree,
+)
 from validation.case import memory as memory_
 from validation.case.case import IMPLEMENTATIONS, PRECISIONS, TRANSPORTS, Case
 from validation.case.errors import EnvironmentMissing, UsageError
@@ -199,6 +211,7 @@ RULES: tuple[Rule, ...] = (
     *numbers.RULES,
     *training_rules.RULES,
     *setting_rules.RULES,
+    *schedule_rules.RULES,
     *pipeline_layout.RULES,
     transformer_engine_runs,
     transformer_engine_splits_sequences,
@@ -221,6 +234,7 @@ RULES: tuple[Rule, ...] = (
     batch_divides,
     vpp_fills_micro_batches,
     *mtp.RULES,
+    *data.RULES,
     *fp8.RULES,
 )
 

@@ -6,6 +6,7 @@ from validation.case import pipeline_layout
 from validation.case.annotation import Value
 from validation.case.case import Case
 from validation.case.settings import written
+from validation.case.suggestions import join
 
 _CAPACITY = "model.moe_expert_capacity_factor"
 
@@ -36,7 +37,7 @@ def wrong(case: Case, name: str, value: Value) -> str | None:
 
 
 def _computed(only: tuple[Value, ...]) -> str:
-    return f"; {' and '.join(map(written, only))} can" if only else "; leave it out"
+    return f"; {join(map(written, only))} can" if only else "; leave it out"
 
 
 def _may_drop(case: Case, value: Value) -> str | None:

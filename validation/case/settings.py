@@ -66,7 +66,7 @@ BASE: Mapping[str, Value] = MappingProxyType(
         # update stands out of the parameter. The limit of the norm is small, so that clipping is always active.
         "optimizer.optimizer": "adam",
         "optimizer.lr": 1e-2,
-        "optimizer.min_lr": 1e-2,
+        "optimizer.min_lr": 0.0,
         "optimizer.weight_decay": 0.1,
         "optimizer.adam_beta1": 0.9,
         "optimizer.adam_beta2": 0.95,

@@ -1,4 +1,4 @@
-"""What is compared after each optimizer step: every parameter, its two moments, and the norm of all gradients."""
+"""What is compared of each optimizer step: its rates, every parameter, its two moments, and the norm of all gradients."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from validation.case.case import Case
-from validation.case.parameters import parameters
+from validation.case.parameters import Parameter, parameters
+from validation.case.schedule import Schedule
 
 STEPS = "steps/"
 """What precedes the name of everything that is compared after a step: `steps/1/value/model.norm.weight`."""
@@ -17,6 +18,8 @@ UNREDUCED = "unreduced/"
 MOMENTS = {"exp_avg": "First Moment", "exp_avg_sq": "Second Moment"}
 """What AdamW keeps of a parameter, by torch's names."""
 VALUE, NORM = "value", "gradient_norm"
+RATES = {"learning_rates": "Learning Rates", "weight_decays": "Weight Decays"}
+"""What a step multiplies with, a number for each trained parameter; compared if a schedule changes them."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,11 @@ class Stepped:
         return STEPS + self.key
 
 
+def trained(case: Case) -> tuple[Parameter, ...]:
+    """The parameters that an optimizer moves, in the order in which RATES have a number for each."""
+    return tuple(parameter for parameter in parameters(case.model).values() if parameter.trained)
+
+
 @functools.cache
 def stepped(case: Case) -> Mapping[str, Stepped]:
     """Everything that is compared after the case's steps, by key, in the order in which a step makes it.
@@ -41,7 +49,9 @@ def stepped(case: Case) -> Mapping[str, Stepped]:
     The expert bias is moved by the step and has no moments.
     """
     found: list[Stepped] = []
+    rates = {} if Schedule.of(case.training).is_steady else RATES
     for step in range(1, case.training.steps + 1):
+        found += [Stepped(step, f"{step}/{kind}", f"Step {step} {what}", (len(trained(case)),)) for kind, what in rates.items()]
         found.append(Stepped(step, f"{step}/{NORM}", f"Step {step} Gradient Norm", ()))
         for parameter in parameters(case.model).values():
             moments = MOMENTS if parameter.trained else {}

@@ -22,6 +22,7 @@ OPTIONS = {
     "experts": ("default", "sequential", "grouped"),
     "fp8": ("none", "delayed", "blockwise"),
     "mtp_loss": ("version", "report", "targets"),
+    "data_shape": ("full", "documents"),
 }
 """The options that are one word of several, the default first."""
 WORDS = {
@@ -39,6 +40,7 @@ WORDS = {
     "fp8-blockwise": ("fp8", "blockwise"),
     "mtp-report": ("mtp_loss", "report"),
     "mtp-targets": ("mtp_loss", "targets"),
+    "documents": ("data_shape", "documents"),
 }
 """What may follow a layout, joined with +: `tp2+distributed+full`."""
 _MTP = re.compile(r"mtp([1-9][0-9]{0,8})?")
@@ -93,9 +95,9 @@ class Training:
     their number, megatron-core's calculate_per_token_loss) or `mean` (each micro-batch's own mean, averaged). `stages` are
     the layers of each pipeline stage where they are not even, in the order of the model. `fp8` is how Transformer Engine
     scales what its products take in eight bits. `mtp_loss` is what the reference divides the loss of an MTP layer by
-    (validation.case.mtp). With `stream` both models are computed layer by layer, and no more than one
-    layer of either is ever held. `settings` are fields of upstream's configuration that are set beside all this, sorted
-    (validation.case.settings).
+    (validation.case.mtp). `data_shape` is what the sequences of a batch hold (validation.case.data). With `stream` both models
+    are computed layer by layer, and no more than one layer of either is ever held. `settings` are fields of upstream's
+    configuration that are set beside all this, sorted (validation.case.settings).
     """
 
     steps: int = 0
@@ -107,6 +109,7 @@ class Training:
     experts: str = "default"
     fp8: str = "none"
     mtp_loss: str = "version"
+    data_shape: str = "full"
     stages: tuple[int, ...] = ()
     stream: bool = False
     settings: Given = ()

@@ -75,6 +75,7 @@ def streamed_layers_stand_alone(case: Case) -> str | None:
     unable = {
         "pipeline stages (a rank holds one layer at a time anyway; tp, ep, etp, cp and dp work)": case.layout.pp > 1,
         "layers of multi-token prediction (leave out +mtp)": model.num_nextn_predict_layers > 0,
+        "documents in its sequences (--data-shape full works)": training.data_shape != "full",
         "optimizer steps, which need every gradient at once (--steps 0 works)": training.steps > 0,
         "distributed optimizer, which has buffers for the whole model (leave out +distributed)": training.optimizer != "plain",
         "tied embeddings, whose gradient is of the first layer and of the last": model.tie_word_embeddings,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+from validation.case import latent_norms
 from validation.case.case import Case
 from validation.case.parameters import parameters
 from validation.case.probes import Probe, observed
@@ -62,6 +63,7 @@ _SHOWN = 3
 def counted(case: Case) -> tuple[Name, ...]:
     """Every check that Plumbline has for this case."""
     found = [*_ALWAYS, *(("weights", one.title) for one in parameters(case.model).values())]
+    found += [("mla", latent_norms.TITLE)] if latent_norms.differs(case.model) else []
     found += _of_probes(observed(case).values())
     found += [("gradients", f"{one.title} Gradient") for one in parameters(case.model).values() if one.trained]
     found += [("steps", one.title) for one in stepped(case).values()]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from validation.case import latent_norms
 from validation.case.case import Case
 from validation.case.parameters import parameters
 from validation.case.probes import observed
-from validation.case.steps import NORM, stepped
+from validation.case.steps import NORM, RATES, stepped
 
+other_epsilon = pytest.mark.every("epsilon", "other_epsilon")
 every_layer = pytest.mark.every("layer", "every_layer")
 dense_layers = pytest.mark.every("layer", "dense_layers")
 moe_layers = pytest.mark.every("layer", "moe_layers")
@@ -19,6 +21,7 @@ isolated_moe_layers = pytest.mark.every("layer", "isolated_moe_layers")
 balanced_layers = pytest.mark.every("layer", "balanced_layers")
 mlp_norm_layers = pytest.mark.every("layer", "mlp_norm_layers")
 every_probe_gradient = pytest.mark.every("probe", "every_probe_gradient")
+every_rate = pytest.mark.every("key", "every_rate")
 every_gradient_norm = pytest.mark.every("key", "every_gradient_norm")
 everything_stepped = pytest.mark.every("key", "everything_stepped")
 every_parameter = pytest.mark.every("parameter", "every_parameter")
@@ -26,7 +29,7 @@ trained_parameters = pytest.mark.every("parameter", "trained_parameters")
 """Each makes one check per layer (or parameter) of that kind that the case's model has."""
 
 
-def members(kind: str, case: Case) -> list[int] | list[str]:
+def members(kind: str, case: Case) -> list[int] | list[str] | list[float]:
     """The layers or parameters of one kind, from the case alone."""
     model = case.model
     everything, with_experts = list(model.blocks), list(model.expert_blocks)
@@ -46,10 +49,17 @@ def members(kind: str, case: Case) -> list[int] | list[str]:
         return layers[kind]
     if kind == "every_probe_gradient":
         return [probe.name for probe in reversed(list(observed(case).values())) if probe.has_gradient]
-    if kind in ("every_gradient_norm", "everything_stepped"):
-        norms = kind == "every_gradient_norm"
-        return [key for key in stepped(case) if key.endswith(NORM) == norms]
+    if kind in ("every_rate", "every_gradient_norm", "everything_stepped"):
+        return [key for key in stepped(case) if _of_step(key) == kind]
+    if kind == "other_epsilon":
+        return [model.rms_norm_eps] if latent_norms.differs(model) else []
     if kind == "every_parameter":
         return list(parameters(model))
     # Gradients flow from the back: the first that is wrong is then the one nearest to the cause.
     return [parameter.name for parameter in reversed(list(parameters(model).values())) if parameter.trained]
+
+
+def _of_step(key: str) -> str:
+    """The kind of what is compared of a step, by its key."""
+    kind = key.split("/")[1]
+    return "every_rate" if kind in RATES else "every_gradient_norm" if kind == NORM else "everything_stepped"

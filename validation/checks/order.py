@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+from validation.case import latent_norms
 from validation.case.case import Case
 from validation.case.parameters import parameters
 from validation.case.probes import observed
@@ -25,7 +26,7 @@ def place(case: Case, name: str) -> tuple[int, int]:
 def _places(case: Case) -> dict[str, tuple[int, int]]:
     probes, known = list(observed(case)), list(parameters(case.model))
     groups = (
-        [f"weights/{name}" for name in known],
+        [*(f"weights/{name}" for name in known), latent_norms.NAME],
         probes,
         [f"probe_gradients/{name}" for name in reversed(probes)],
         [f"gradients/{name}" for name in reversed(known)],

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from validation.checks.marks import every_layer, query_latent_layers
+from validation.checks.marks import every_layer, other_epsilon, query_latent_layers
 from validation.checks.parity import Parity
 
 SECTION = (30, "Multi-Latent Attention (MLA)")
+
+
+@other_epsilon
+def test_latent_norm_epsilon(parity: Parity, epsilon: float) -> None:
+    """The latents' norms have transformers' epsilon, 1e-6, where the model's own is another."""
+    parity.latent_epsilon_agrees()
 
 
 @query_latent_layers

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from validation.checks.marks import every_gradient_norm, everything_stepped
+from validation.checks.marks import every_gradient_norm, every_rate, everything_stepped
 from validation.checks.parity import Parity
 
 SECTION = (85, "Optimizer Steps")
+
+
+@every_rate
+def test_rates(parity: Parity, key: str) -> None:
+    """The learning rate and the weight decay of each parameter group are those of the schedule's formula."""
+    parity.rates_agree(key)
 
 
 @every_gradient_norm

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from validation.case.case import Case
+from validation.case.schedule import CONSTANT, Schedule
 from validation.case.settings import written
 from validation.recipe.trial import ABSENT, NEEDS, REFUSED, SAME, TRIED, UNREAD, Told, Trial
 
@@ -88,8 +89,10 @@ def _tried(trial: Trial, told: Told, ran: Ran) -> Covered:
 
 
 _OF_A_STEP = ("optimizer.", "scheduler.", "model.moe_router_bias_update_rate")
-_READ_BY_A_STEADY_SCHEDULE = ("scheduler.start_wd", "scheduler.end_wd")
-"""Arguments of a function, which nobody reads as fields; their numbers are in each step."""
+_IN_EACH_STEP = ("scheduler.start_wd", "scheduler.end_wd")
+_OF_WARMUP = ("scheduler.lr_warmup_steps", "scheduler.init_lr")
+_OF_WEIGHT_DECAY = ("scheduler.wd_incr_steps", "scheduler.wd_incr_style")
+_OF_PARAMETER_GROUPS = ("scheduler.max_lr", "scheduler.min_lr")
 
 
 def not_exercised(name: str, value: Any, ran: Ran, *, by_reading: bool = False) -> str:
@@ -100,7 +103,7 @@ def not_exercised(name: str, value: Any, ran: Ran, *, by_reading: bool = False) 
     if name.startswith(_OF_A_STEP) and not ran.steps:
         return "no optimizer steps were taken; --steps 2 takes them"
     if name.startswith("scheduler."):
-        return "" if name in _READ_BY_A_STEADY_SCHEDULE else "the schedule is constant here, and does not read it"
+        return min((_not_scheduled(name, case) for case in ran.cases if case.training.steps), key=len, default="")
     measured, measure = table().get(ran.release), f"`python -m validation exercised --only {name}` measures it"
     if measured is None:
         return f"not measured with megatron-core {ran.release}; {measure}"
@@ -113,6 +116,23 @@ def not_exercised(name: str, value: Any, ran: Ran, *, by_reading: bool = False) 
     if broken := [found["broke"] for found in of_field if found.get("broke")]:
         return f"alone it does not run in a small case: {broken[0]}"
     return "megatron-core runs the same lines with it and without it"
+
+
+def _not_scheduled(name: str, case: Case) -> str:
+    """Why an argument of the scheduler, which nobody reads as a field, is in no number of the case's steps."""
+    schedule, last = Schedule.of(case.training), case.training.steps - 1
+    if name in _IN_EACH_STEP:
+        return ""
+    if name in _OF_PARAMETER_GROUPS:
+        return f"parameter groups have optimizer.{name.removeprefix('scheduler.').removeprefix('max_')}"
+    if name in _OF_WARMUP:
+        return "" if schedule.warmup else "there is no warm-up here"
+    if name in _OF_WEIGHT_DECAY:
+        return "" if schedule.wd_style != CONSTANT else "weight decay is constant here, and does not read it"
+    if schedule.style == CONSTANT:
+        return "the schedule is constant here, and does not read it"
+    begins = max(schedule.warmup, schedule.decay_steps - (schedule.wsd_steps or 0) if schedule.style == "WSD" else 0)
+    return "" if last > begins else "every step of the case comes before the rate falls"
 
 
 def _shows(found: Mapping[str, Any], value: Any, ran: Ran, by_reading: bool) -> bool:

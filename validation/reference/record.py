@@ -239,7 +239,7 @@ def record_step(
     progress("reference forward")
     try:
         with recording.attention({layer.self_attn: f"layers.{index}" for index, layer in layers}):
-            hidden = hf.model(input_ids=batch.tokens, use_cache=False).last_hidden_state
+            hidden = hidden_states(hf, batch)
     finally:
         for hook in hooks:
             hook.remove()
@@ -252,6 +252,16 @@ def record_step(
     # Not total.backward(): torch suspends the active mode inside that method, and with it the promotion to float64.
     torch.autograd.backward(total * scale)
     return recording
+
+
+def hidden_states(hf: DeepseekV3ForCausalLM, batch: Batch) -> torch.Tensor:
+    """The output of the final norm, [batch, sequence, hidden].
+
+    Positions are counted through the sequence, as megatron-core's rotary embedding counts them whatever position_ids it is
+    given. Attention depends on differences of positions alone: within a document it is what the document by itself makes.
+    """
+    found: torch.Tensor = hf.model(input_ids=batch.tokens, attention_mask=batch.attended, use_cache=False).last_hidden_state
+    return found
 
 
 def record_loss(

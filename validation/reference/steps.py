@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,14 +12,16 @@ from transformers.modeling_layers import MtpModel
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
 
 from validation.case.case import Case
+from validation.case.schedule import DECOUPLED, Schedule
 from validation.case.settings import BASE
-from validation.case.steps import MOMENTS, NORM, VALUE
+from validation.case.steps import MOMENTS, NORM, RATES, VALUE, trained
 from validation.compare.precision import as_stored
 from validation.reference import model as reference_model
 from validation.reference import mtp as reference_mtp
+from validation.reference import schedule as formulas
 from validation.reference.balancing import Balance
 from validation.reference.batch import Batch
-from validation.reference.record import Unrecorded, record_loss
+from validation.reference.record import Unrecorded, hidden_states, record_loss
 
 BIAS = "mlp.gate.e_score_correction_bias"
 
@@ -75,23 +78,39 @@ class Steps:
         self.loads, self.balance = Loads(self._gates, case), Balance(self._gates, case)
         own = reference_mtp.named_parameters(mtp, case.model) if mtp else ()
         self._named = [*hf.named_parameters(), *own]
-        trained = [parameter for _, parameter in self._named]
-        decaying = [parameter for parameter in trained if parameter.dim() > 1]
-        rest = [parameter for parameter in trained if parameter.dim() <= 1]
-        groups: list[dict[str, Any]] = [{"params": decaying}, {"params": rest, "weight_decay": 0.0}]
-        adam = case.training.adam
+        adam, self._schedule = case.training.adam, Schedule.of(case.training)
         self._clip_norm = adam.clip_norm
         self._adam = torch.optim.AdamW(
-            groups,
+            list(self._groups()),
             lr=adam.learning_rate,
             betas=(adam.beta1, adam.beta2),
             eps=adam.epsilon,
             weight_decay=adam.weight_decay,
         )
 
+    def _groups(self) -> Iterator[dict[str, Any]]:
+        """Of what decays and what does not, with the common rate and with one of its own; none that is empty."""
+        for decays, decoupled in itertools.product((True, False), repeat=2):
+            members = [of for name, of in self._named if (of.dim() > 1, name in DECOUPLED) == (decays, decoupled)]
+            if members:
+                yield {"params": members, "decays": decays, "decoupled": decoupled}
+
+    def _set_rates(self, step: int) -> None:
+        """What the schedule says of a step, counted from 1."""
+        schedule = self._schedule
+        for group in self._adam.param_groups:
+            own = group["decoupled"] and schedule.decoupled is not None
+            group["lr"] = formulas.learning_rate(schedule, step - 1, decoupled=own)
+            group["weight_decay"] = formulas.weight_decay(schedule, step - 1) if group["decays"] else 0.0
+        if not schedule.is_steady:
+            rates = [formulas.rates(schedule, parameter, step - 1) for parameter in trained(self._case)]
+            for kind, numbers in zip(RATES, zip(*rates, strict=True), strict=True):
+                self.kept[f"{step}/{kind}"] = torch.tensor(numbers, dtype=torch.float64)
+
     def take(self, step: int) -> None:
         """One step, counted from 1, with the gradients and loads that are there."""
         self.loads.move_biases()
+        self._set_rates(step)
         norm = torch.nn.utils.clip_grad_norm_([parameter for _, parameter in self._named], self._clip_norm)
         if self._clip_norm == BASE["optimizer.clip_grad"] and not norm > self._clip_norm:
             raise ValueError(f"gradient norm {float(norm)} is not above {self._clip_norm}: clipping would not be tested")
@@ -103,7 +122,7 @@ class Steps:
         """The gradients of a further batch."""
         hf, case, nothing = self._hf, self._case, Unrecorded()
         with self.loads.counting(), self.balance.watching():
-            hidden = hf.model(input_ids=batch.tokens, use_cache=False).last_hidden_state
+            hidden = hidden_states(hf, batch)
             total = record_loss(hf, case, batch, hidden, nothing)
             if self._mtp is not None:
                 total = total + reference_mtp.record(hf, self._mtp, case, batch, hidden, nothing)

@@ -26,7 +26,9 @@ from typing import Any
 
 from validation.cache import forget, locks
 from validation.case.case import Case
+from validation.case.data import FULL
 from validation.case.depth import FORWARD, WEIGHTS, serving
+from validation.case.schedule import Schedule
 from validation.reference.divisor import by_targets, definition
 
 
@@ -53,6 +55,7 @@ def key(case: Case) -> str:
             case.training.z_coefficient,
             case.training.mtp_scale,
         ],
+        "schedule": asdict(Schedule.of(case.training)) if steps else None,
         "stream": case.training.stream,
         "fp8": case.training.fp8,
         "micro_batch": case.micro_batch_size if _by_micro_batch(case) else None,
@@ -63,6 +66,8 @@ def key(case: Case) -> str:
     }
     if case.upto in (WEIGHTS, FORWARD):
         depends["upto"] = case.upto
+    if case.training.data_shape != FULL:
+        depends["data_shape"] = case.training.data_shape
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:24]
 
 

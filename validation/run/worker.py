@@ -14,9 +14,9 @@ from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel
 from torch.distributed.elastic.utils.store import barrier
 
-from validation.candidate import build, first_use, load, mends, platform, staged, stream
+from validation.candidate import build, first_use, latent_norms, load, mends, platform, staged, stream
 from validation.candidate.balancing import compare_balancing
-from validation.candidate.compare import compare_gradients, compare_step, compare_values
+from validation.candidate.compare import compare_gradients, compare_rates, compare_step, compare_values
 from validation.candidate.optimizer import Optimizer, gather_gradients
 from validation.candidate.place import device
 from validation.candidate.probes import ProbedChunk
@@ -103,6 +103,7 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
         return stream.measure(case, stored, recorder, plugin, report.path("boundaries"), report.progress)
     report.progress("model")
     chunks = build.build(case, plugin.configure)
+    latent_norms.give(case, chunks, recorder)
     plugin.built(case, chunks)
     held = load.held_by(chunks, case.model, recorder)
     report.progress("weights")
@@ -184,6 +185,8 @@ def _take_steps(
             run_step(case, wrapped, stored.batch, step - 1)
             if later:
                 compare(step - 1, trained=True)
+        with as_stored():
+            compare_rates(case, step, optimizer, held, stored, recorder)
         norm = optimizer.step()
         plugin.stepped(case, wrapped, step)
         with as_stored():

@@ -1,0 +1,125 @@
+"""Several documents in a sequence: the reference is the plain model on each document by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from validation.case.case import Case
+from validation.case.data import END
+from validation.case.layout import Layout
+from validation.case.preset import TINY
+from validation.case.training import Training
+from validation.reference.batch import Batch, make_batch, own_positions
+
+if TYPE_CHECKING:
+    from validation.reference.compute import _Models
+    from validation.reference.record import Recording
+
+MODEL = replace(TINY.model, num_hidden_layers=2)
+CASE = Case("tiny", MODEL, Layout(), "fp64", "local", "gloo", 1234, 4, 2, 24, training=Training(data_shape="documents"))
+
+
+def documents_of(batch: Batch) -> Iterator[tuple[int, int, int]]:
+    """The sequence of each document, where it begins and where it ends."""
+    assert batch.documents is not None
+    for row, documents in enumerate(batch.documents):
+        for number in documents.unique():
+            (found,) = (documents == number).nonzero(as_tuple=True)
+            yield row, int(found[0]), int(found[-1]) + 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_token_ends_each_document_and_does_not_count(seed: int) -> None:
+    batch = make_batch(replace(CASE, seed=seed))
+    for row, start, stop in documents_of(batch):
+        assert END not in batch.tokens[row, start : stop - 1]
+        assert stop == CASE.seq_length or batch.tokens[row, stop - 1] == END
+        assert torch.equal(batch.labels[row, start : stop - 1], batch.tokens[row, start + 1 : stop])
+    assert not batch.mask[batch.tokens == END].any()
+    assert batch.mask.any()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_batch_has_the_documents_that_faults_need(seed: int) -> None:
+    """One that begins in the middle, one of a single token, and one that ends with the sequence."""
+    found = list(documents_of(make_batch(replace(CASE, seed=seed))))
+    assert {(row, CASE.seq_length // 2) for row in range(4)} <= {(row, start) for row, start, _ in found}
+    assert any(stop - start == 1 for _, start, stop in found)
+    assert any(stop - start > 2 for _, start, stop in found)
+
+
+def test_a_batch_of_documents_is_another_reference() -> None:
+    """And the same whatever the layout; a case says its shape in its name."""
+    from validation.reference import store
+
+    full = replace(CASE, training=Training())
+    assert store.key(CASE) == store.key(replace(CASE, layout=Layout(tp=2))) != store.key(full)
+    assert CASE.name == "tiny-single+documents-fp64-local-gloo"
+    assert Case.from_json(CASE.to_json()) == CASE
+
+
+def test_positions_are_counted_within_a_document() -> None:
+    documents = torch.tensor([[0, 0, 0, 1, 2, 2], [0, 1, 1, 1, 1, 2]])
+    assert own_positions(documents).tolist() == [[0, 1, 2, 0, 0, 1], [0, 0, 1, 2, 3, 0]]
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What the reference has recorded of a batch, its gradients, and the model that made them."""
+
+    batch: Batch
+    models: _Models
+    recording: Recording
+    gradients: dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Computed]:
+    from validation.compare.precision import computing_in
+    from validation.reference.checkpoint import Checkpoint
+    from validation.reference.compute import _Models
+    from validation.reference.sources import Precision
+    from validation.reference.weights import save_weights
+
+    path = Path(tmp_path_factory.mktemp("weights")) / "weights.safetensors"
+    save_weights(CASE, path)
+    batch = make_batch(CASE)
+    with Checkpoint.open(path, MODEL) as checkpoint, computing_in("fp64"):
+        models = _Models.build(CASE, checkpoint, Precision(torch.float64, torch.float64), torch.device("cpu"))
+        recording = models.record(batch, lambda step: None)
+        gradients = {name: gradient.clone() for name, gradient in models.gradients().items()}
+        yield Computed(batch, models, recording, gradients)
+
+
+def test_each_document_is_computed_as_if_it_were_alone(computed: Computed) -> None:
+    """Logits, loss and every parameter's gradient are those of the plain model, document by document."""
+    from validation.reference.loss import token_losses
+
+    hf, batch = computed.models.hf, computed.batch
+    computed.models.forget_gradients()
+    total = torch.zeros((), dtype=torch.float64)
+    for row, start, stop in documents_of(batch):
+        logits = hf(input_ids=batch.tokens[row : row + 1, start:stop], use_cache=False).logits
+        torch.testing.assert_close(logits[0], computed.recording.forward["logits"][row, start:stop], rtol=0, atol=1e-12)
+        losses = token_losses(logits, batch.labels[row : row + 1, start:stop])
+        total = total + (losses * batch.mask[row, start:stop]).sum() / batch.mask.sum()
+    assert float(total.detach()) == pytest.approx(float(computed.recording.forward["loss"]), rel=1e-13)
+    torch.autograd.backward(total)
+    for name, gradient in computed.models.gradients().items():
+        torch.testing.assert_close(gradient, computed.gradients[name], rtol=0, atol=1e-12)
+
+
+def test_transformers_makes_the_same_of_positions_that_restart(computed: Computed) -> None:
+    """Its own way to several documents: no mask, and positions that start again."""
+    documents = computed.batch.documents
+    assert documents is not None
+    for row, tokens in enumerate(computed.batch.tokens):
+        positions = own_positions(documents[row : row + 1])
+        logits = computed.models.hf(input_ids=tokens[None], position_ids=positions, use_cache=False).logits
+        torch.testing.assert_close(logits[0], computed.recording.forward["logits"][row], rtol=0, atol=1e-12)
