@@ -96,7 +96,7 @@ def _libraries(measured: Sequence[Column]) -> str:
     core = _and(f"megatron-core {column.megatron_core}" for column in measured)
     text = (
         f"The layouts of `nox -s parity` with {core}. The first row is what a fresh environment had. Each other row has\n"
-        "another release of one of the two. What stands in no row was not run."
+        "another release of one of the two, or of both. What stands in no row was not run."
     )
     return f"## transformers and torch\n\n{text}\n\n{table}"
 
