@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 
 from validation.case import tree, writing
 
-FORMAT = 5
+FORMAT = 6
 """Counts up when what an older gate would read has changed."""
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,200}\.xml")
 _SESSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,100}|")
@@ -46,7 +46,8 @@ class Expected:
     (0: the self-test, whose cases have their own). `numberless` are the checks that compare no tensor, `limit` is the largest
     relative error that any other may let pass, None where that is not known before. `exact` are the checks that let nothing
     pass but equality, `near_ties` those of them that may pass all the same: a router's choice, in a precision where rounding
-    may decide it.
+    may decide it. `covers` has the settings of the recipe, as `NAME=VALUE`, of which it must say what became of them,
+    and whether the case sets each.
     """
 
     file: str
@@ -61,26 +62,29 @@ class Expected:
     excuses: tuple[Excuse, ...] = ()
     exact: frozenset[Name] = frozenset()
     near_ties: frozenset[Name] = frozenset()
+    covers: Mapping[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Manifest:
     """What is wanted, and of which commit; empty where it is not known.
 
-    `self_tests` names the file of the self-test of each session that tests itself; the testsuite must be there.
+    `self_tests` names the file of the self-test of each session that tests itself; the testsuite must be there. `coverage` has
+    the share of a recipe's settings that must be equal, for each session that asks for one.
     """
 
     suites: tuple[Expected, ...]
     commit: str = ""
     dirty: str = field(default="unknown")
     self_tests: Mapping[str, str] = field(default_factory=dict)
+    coverage: Mapping[str, float] = field(default_factory=dict)
 
 
 def save(path: Path, manifest: Manifest) -> None:
     """Write it in one step. Raises OSError."""
     suites = [_as_json(suite) for suite in manifest.suites]
     said = {"commit": manifest.commit, "dirty": manifest.dirty, "self_tests": dict(manifest.self_tests)}
-    content = {"format": FORMAT, **said, "suites": suites}
+    content = {"format": FORMAT, **said, "coverage": dict(manifest.coverage), "suites": suites}
     writing.write(path, json.dumps(content, indent=1) + "\n")
 
 
@@ -102,6 +106,7 @@ def _as_json(suite: Expected) -> dict[str, Any]:
         "excuses": excuses,
         "exact": _by_component(sorted(suite.exact)),
         "near_ties": _by_component(sorted(suite.near_ties)),
+        "covers": dict(suite.covers),
     }
 
 
@@ -125,7 +130,8 @@ def load(path: Path) -> Manifest:
     try:
         suites = tuple(_suite(entry) for entry in content["suites"])
         self_tests = {_text(session): _text(file) for session, file in content["self_tests"].items()}
-        return Manifest(suites, _text(content["commit"]), _text(content["dirty"]), self_tests)
+        coverage = {_text(session): _share(value) for session, value in content["coverage"].items()}
+        return Manifest(suites, _text(content["commit"]), _text(content["dirty"]), self_tests, coverage)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UnreadableManifest(f"{path}: {type(error).__name__} {error}; write it with {tree.CI} manifest") from None
 
@@ -151,6 +157,7 @@ def _suite(entry: dict[str, Any]) -> Expected:
         ),
         exact=frozenset(_checks(entry["exact"])),
         near_ties=frozenset(_checks(entry["near_ties"])),
+        covers={_text(setting): _yes_or_no(value) for setting, value in entry["covers"].items()},
     )
 
 
@@ -161,6 +168,18 @@ def _checks(by_component: dict[str, Any]) -> tuple[Name, ...]:
 def _limit(value: object) -> float | None:
     if value is not None and (not isinstance(value, float) or not 0 <= value <= 1):
         raise ValueError(f"{value!r} is no limit of a relative error")
+    return value
+
+
+def _share(value: object) -> float:
+    if not isinstance(value, float | int) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise ValueError(f"{value!r} is no share from 0 to 1")
+    return float(value)
+
+
+def _yes_or_no(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r} is neither true nor false")
     return value
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ci import attempts, needs, run
+from ci import attempts, coverage, needs, run
 from ci.escape import plain
 from ci.expected import Expected, Manifest, UnreadableManifest, load
 from ci.folder import Results
@@ -78,6 +78,7 @@ def add_judging_options(parser: argparse.ArgumentParser, without_manifest: str =
     parser.add_argument(
         "--allow-dirty", action="store_true", help="take results of changed files (to try it on one's own machine)"
     )
+    coverage.add_option(parser)
 
 
 def main(options: argparse.Namespace) -> int:
@@ -103,13 +104,14 @@ def judge(options: argparse.Namespace) -> Judgement:
     """The verdict on what the options name. Raises UsageError for options that cannot be meant."""
     if options.commit and not _SHA.fullmatch(options.commit):
         raise UsageError(f"--commit {options.commit}: give all 40 digits, as `git rev-parse HEAD` prints them")
+    share = coverage.demanded(options)
     jobs = [_split(reason) for reason in needs.reasons(options.needs)] if options.needs is not None else []
     try:
         manifest = load(Path(options.manifest))
     except UnreadableManifest as error:
         return Judgement((*jobs, ("manifest", str(error))), ())
     origin = Origin(options.commit or manifest.commit, options.megatron_commit or "", options.allow_dirty)
-    found = judged(manifest, Results(Path(options.results)), origin)
+    found = judged(manifest, Results(Path(options.results)), origin, share)
     return Judgement((*jobs, *found.reasons), found.suites)
 
 
@@ -118,8 +120,11 @@ def _split(reason: str) -> tuple[str, str]:
     return where, why
 
 
-def judged(manifest: Manifest, results: Results, origin: Origin) -> Judgement:
-    """The verdict on results, by the manifest. What is of other sessions or of other runs makes it neither green nor red."""
+def judged(manifest: Manifest, results: Results, origin: Origin, share: float | None = None) -> Judgement:
+    """The verdict on results, by the manifest. What is of other sessions or of other runs makes it neither green nor red.
+
+    `share` of each recipe's settings must be equal; None leaves that to the manifest.
+    """
     results = results.of(suite.session for suite in manifest.suites)
     reasons = [("manifest", why) for why in _of_manifest(manifest, origin)]
     suites = []
@@ -132,8 +137,10 @@ def judged(manifest: Manifest, results: Results, origin: Origin) -> Judgement:
             continue
         suites.append((expected, suite))
         reasons += [(where, why) for why in of_suite(expected, suite, origin)]
+        reasons += [(where, why) for why in coverage.of_suite(expected, suite)]
         reasons += [(where, why) for why in attempts.reasons(expected, suite, results)]
     reasons += [(results.name(expected), why) for expected, why in _unevaluated(suites)]
+    reasons += coverage.too_little(suites, manifest.coverage, share)
     reasons += run.reasons(suites, results)
     strangers = results.strangers(manifest.suites, {suite.run for _, suite in suites})
     reasons += [(name, "a result that the manifest does not name") for name in strangers]

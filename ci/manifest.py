@@ -55,7 +55,8 @@ def main(options: argparse.Namespace) -> int:
     told = commit.facts()
     suites = [_with(minimum, suite) for found in listed for suite in found.suites]
     self_tests = {session: file for found in listed for session, file in found.self_tests.items()}
-    save(Path(options.output), Manifest(tuple(suites), told.get("commit", ""), told["dirty"], self_tests))
+    coverage = {row.session: row.coverage for row in chosen if row.coverage is not None}
+    save(Path(options.output), Manifest(tuple(suites), told.get("commit", ""), told["dirty"], self_tests, coverage))
     checks = sum(len(suite.checks) for suite in suites)
     sys.stdout.write(f"{options.output}: {len(chosen)} sessions, {len(suites)} testsuites, {checks} checks\n")
     return int(ExitCode.PASS)

@@ -62,8 +62,10 @@ def _shared(one: Row | Tool) -> list[str]:
 
 
 def _comparison(row: Row) -> list[str]:
-    kind = row.precision if row.implementation == "local" else f"{row.precision}, {row.implementation}"
-    return [row.session, " ".join(row.layouts), " ".join((row.preset, *row.set)), kind, row.transport, *_shared(row)]
+    precision = row.precision or "the recipe's"
+    kind = precision if row.implementation == "local" else f"{precision}, {row.implementation}"
+    layouts, model = " ".join(row.layouts) or "its stand-in's", " ".join((row.preset or row.recipe, *row.set))
+    return [row.session, layouts, model, kind, row.transport, *_shared(row)]
 
 
 def _table(head: list[str], lines: Iterable[list[str]]) -> str:

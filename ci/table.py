@@ -23,6 +23,7 @@ from validation.case.preset import preset
 from validation.case.training import Training
 
 TABLE = Path(__file__).with_name("matrix.yaml")
+ROOT = Path(__file__).parents[1]
 EVENTS = ("pull_request", "merge_group", "nightly", caller.EVENT)
 
 
@@ -30,6 +31,10 @@ EVENTS = ("pull_request", "merge_group", "nightly", caller.EVENT)
 class Row:
     """One session that compares: what, and on what machine. `set` has numbers of the preset's model that are others, each as
     `name=value`. `timeout` is in minutes.
+
+    `recipe` is the file of a recipe, from the root of the repository, which says model, layout and precision. Its `preset`,
+    `layouts` and `precision` are empty. `world_size` is the recipe's number of ranks, if the file does not say it, and
+    `coverage` the share of its settings that must be equal.
     """
 
     session: str
@@ -43,6 +48,9 @@ class Row:
     when: tuple[str, ...]
     timeout: int
     set: tuple[str, ...] = ()
+    recipe: str = ""
+    world_size: int | None = None
+    coverage: float | None = None
 
     @property
     def gpus(self) -> int:
@@ -56,12 +64,14 @@ class Row:
         chosen = {
             "preset": self.preset,
             "layouts": ",".join(self.layouts),
+            "recipe": self.recipe,
+            "world-size": str(self.world_size or ""),
             "precision": self.precision,
             "implementation": self.implementation,
             "transport": self.transport,
         }
         given = [*chosen.items(), *(("set", number) for number in self.set)]
-        return ["run", *(word for name, value in given for word in (f"--{name}", value))]
+        return ["run", *(word for name, value in given if value for word in (f"--{name}", value))]
 
 
 @dataclass(frozen=True)
@@ -140,8 +150,17 @@ def _tool(entry: Any) -> list[Tool]:
     return [Tool(**{**entry, "runner": tuple(entry["runner"]), "when": _events(entry["when"])})]
 
 
+_OF_A_MODEL = {"preset", "layouts", "precision", "set"}
+"""Keys of a row that a recipe says itself."""
+_OF_A_RECIPE = {"recipe", "world_size", "coverage"}
+
+
 def _expanded(entry: Any) -> list[Row]:
-    names = {field.name for field in fields(Row)}
+    names = {field.name for field in fields(Row)} - _OF_A_RECIPE
+    if isinstance(entry, dict) and "recipe" in entry:
+        known = (names - _OF_A_MODEL) | _OF_A_RECIPE
+        _well_formed(entry, known, known - {"world_size", "coverage"})
+        return [_of_recipe(entry)]
     _well_formed(entry, names | {"each"}, names - {"layouts", "set"})
     if ("each" in entry) == ("layouts" in entry):
         raise UsageError("give either `layouts`, for one session, or `each`, for one session per layout")
@@ -151,6 +170,20 @@ def _expanded(entry: Any) -> list[Row]:
         raise UsageError("a row with `each` is several sessions; put {layout} into its session name")
     rest = {key: value for key, value in entry.items() if key != "each"}
     return [_row(_filled(rest, layout), [layout]) for layout in entry["each"]]
+
+
+def _of_recipe(entry: dict[str, Any]) -> Row:
+    """The row of a recipe. Its number of ranks is not known here, so that each GPU of a layout cannot be counted."""
+    if entry["transport"] == "nccl":
+        raise UsageError("a row with `recipe` has transport gloo, or staged on one GPU; nccl is for `layouts`")
+    if not (ROOT / entry["recipe"]).is_file():
+        raise UsageError(f"recipe {entry['recipe']} is no file of this repository; give its path from the root")
+    said = {**dict.fromkeys(("preset", "precision"), ""), "layouts": ()}
+    return _labelled(Row(**{**entry, **said, "runner": tuple(entry["runner"]), "when": _events(entry["when"])}))
+
+
+def _labelled(row: Row) -> Row:
+    return replace(row, runner=tuple(label.replace("{gpus}", str(row.gpus)) for label in row.runner))
 
 
 def _well_formed(entry: Any, known: set[str], needed: set[str]) -> None:
@@ -184,7 +217,7 @@ def _row(entry: dict[str, Any], layouts: list[str]) -> Row:
     row = Row(**{**entry, **lists})
     for layout in layouts:
         _possible(row, layout)
-    return replace(row, runner=tuple(label.replace("{gpus}", str(row.gpus)) for label in row.runner))
+    return _labelled(row)
 
 
 def _events(when: Iterable[str]) -> tuple[str, ...]:
@@ -237,5 +270,11 @@ _KINDS: dict[str, Callable[[object], bool]] = {
     "set": lambda value: _is_list(value) and bool(value),
     "when": _is_list,
     "timeout": lambda value: type(value) is int and value > 0,
+    "world_size": lambda value: type(value) is int and value > 0,
+    "coverage": lambda value: isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1,
 }
-_SAID = dict.fromkeys(_KINDS, "a list of words") | {"timeout": "a whole number of minutes"}
+_SAID = dict.fromkeys(_KINDS, "a list of words") | {
+    "timeout": "a whole number of minutes",
+    "world_size": "a number of ranks",
+    "coverage": "a share from 0 to 1",
+}

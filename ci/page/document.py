@@ -14,6 +14,7 @@ from ci.page.chart import chart
 from ci.page.data import as_json
 from ci.page.head import head
 from ci.page.overview import overview
+from ci.page.recipe import recipe
 from ci.page.run import Run
 from ci.page.text import GLYPHS
 from ci.page.trend import trend
@@ -35,6 +36,7 @@ def document(run: Run, title: str) -> str:
         head=head(run, title),
         cause=cause(run),
         overview=overview(run),
+        recipe=recipe(run),
         chart=chart(run),
         trend=trend(run.history),
         known=known(run),

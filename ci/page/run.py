@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from ci.coverage import wrong
 from ci.diagnosis import Diagnosis, diagnose
 from ci.drift import Drift
 from ci.expected import Expected, Manifest
@@ -66,6 +67,7 @@ def judged(suites: Iterable[Suite], unreadable: Iterable[str] = ()) -> Run:
     reasons += [f"{suite.name} holds no check" for suite in found if not suite.checks]
     left_out = [(suite.name, suite.properties["left_out"]) for suite in found if "left_out" in suite.properties]
     reasons += [f"{name}: {count} of its checks were left out" for name, count in left_out]
+    reasons += [f"{suite.name}: {why}" for suite in found if (why := wrong(suite))]
     counts = _counts(found)
     if counts["unevaluated"] and not any(counts[status] for status in OPEN):
         reasons.append(f"{counts['unevaluated']:,} checks were not evaluated, and nothing else says why")

@@ -125,6 +125,43 @@ def test_no_layer_is_an_inference_layer_without_transformer_engine() -> None:
     assert not hasattr(not_asking, "is_inference_column_parallel_linear")
 
 
+def _without_mask(router: Any, routing_map: torch.Tensor) -> None:
+    router.local_tokens_per_expert += routing_map.sum(dim=0)
+
+
+def _by_expert(router: Any, routing_map: torch.Tensor, padding_mask: torch.Tensor | None = None) -> None:
+    _without_mask(router, routing_map if padding_mask is None else routing_map & ~padding_mask)
+
+
+def _by_token(router: Any, routing_map: torch.Tensor, padding_mask: torch.Tensor | None = None) -> None:
+    _without_mask(router, routing_map if padding_mask is None else routing_map & (~padding_mask).unsqueeze(-1))
+
+
+@pytest.mark.parametrize("tokens", [2, 3])
+@pytest.mark.parametrize("counted", [_by_expert, _by_token])
+def test_padding_is_taken_out_of_the_loads(counted: Any, tokens: int) -> None:
+    """Up to 0.19 that raises an exception, or with as many tokens as experts takes out an expert."""
+    router = type("TopKRouter", (), {"_apply_expert_bias": counted})
+    module = ModuleType("router")
+    vars(module)["TopKRouter"] = router
+    platform._padding_of_tokens({"transformer.moe.router": module})
+    assert (router._apply_expert_bias is counted) == (counted is _by_token)  # type: ignore[attr-defined]
+    found: Any = router()
+    found.local_tokens_per_expert = torch.zeros(3)
+    padding = torch.arange(tokens) == 0
+    found._apply_expert_bias(torch.ones(tokens, 3, dtype=torch.bool), padding_mask=padding)
+    found._apply_expert_bias(torch.ones(tokens, 3, dtype=torch.bool))
+    assert found.local_tokens_per_expert.tolist() == [2 * tokens - 1] * 3
+
+
+def test_a_router_that_knows_no_padding_is_left_alone() -> None:
+    router = type("TopKRouter", (), {"_apply_expert_bias": _without_mask})
+    module = ModuleType("router")
+    vars(module)["TopKRouter"] = router
+    platform._padding_of_tokens({"transformer.moe.router": module})
+    assert router._apply_expert_bias is _without_mask  # type: ignore[attr-defined]
+
+
 def test_what_was_recomputed_is_seen_by_every_view_and_nothing_is_compiled() -> None:
     """Since 0.17 a C++ function does it; the copy in its place has no version of a tensor counted, either."""
     random = ModuleType("random")

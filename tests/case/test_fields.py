@@ -225,3 +225,27 @@ def test_the_reference_stands_for_what_plumbline_sets_whatever_the_case() -> Non
     wrong = [(name, value) for name, value in said if not entry(name).computed(value) and name not in SWITCHED_OFF]
     assert wrong == []
     assert {entry(name).kind for name, _ in said} <= {"neutral", "meaning", "machine", "idle", "refused"}
+
+
+@pytest.mark.parametrize(
+    ("name", "alone"),
+    [
+        ("model.moe_z_loss_coeff", True),  # changes the numbers
+        ("optimizer.weight_decay", True),
+        ("model.bias_activation_fusion", True),
+        ("model.moe_shared_expert_overlap", True),
+        ("model.overlap_p2p_comm", False),
+        ("model.variable_seq_lengths", False),
+        ("model.moe_token_dispatcher_type", False),
+        ("model.moe_flex_dispatcher_backend", False),  # read with the dispatcher alone
+        ("model.delay_wgrad_compute", False),
+        ("model.tp_comm_bulk_wgrad", False),
+        ("model.hierarchical_context_parallel_sizes", False),
+        ("model.pipeline_model_parallel_layout", False),
+        ("ddp.bucket_size", False),
+        ("optimizer.overlap_param_gather", False),
+    ],
+)
+def test_the_table_says_what_a_rank_alone_has(name: str, alone: bool) -> None:
+    """What ranks send each other is nothing for one."""
+    assert entry(name).of_one_rank is alone

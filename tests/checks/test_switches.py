@@ -8,6 +8,7 @@ import pytest
 
 from ci import junit
 from tests.checks.conftest import Output, outputs_of
+from validation.case import covered
 
 LAZY = "distributed+ddp.overlap_grad_reduce+ddp.overlap_param_gather"
 SMALL = ("--set", "num_layers=2", "--seq-length", "16")
@@ -95,3 +96,4 @@ def test_a_recipe_ends_with_what_became_of_its_settings(runs: dict[str, Output])
     suite = junit.read(path)
     assert suite.properties["recipe"] == "flags.txt"
     assert suite.properties["coverage"] in said
+    assert "needs" in {word.word for word in covered.read(suite.properties).values()}

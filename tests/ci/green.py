@@ -95,9 +95,9 @@ def with_checks(*checks: Check) -> Change:
     return lambda suite: replace(suite, checks=checks)
 
 
-def verdict(folder: Path, manifest: Manifest = MANIFEST, origin: Origin = ORIGIN) -> Judgement:
+def verdict(folder: Path, manifest: Manifest = MANIFEST, origin: Origin = ORIGIN, share: float | None = None) -> Judgement:
     """The gate's, on what is in the folder."""
-    return judged(manifest, Results(folder), origin)
+    return judged(manifest, Results(folder), origin, share)
 
 
 def of_changed(folder: Path, change: Change) -> list[str]:

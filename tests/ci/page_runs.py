@@ -16,6 +16,7 @@ from ci.page.history import History, Point
 from ci.page.run import Run, by_manifest, drifted, judged
 from ci.reproduction import Sources
 from tests.ci.runs import BUG, check, suite
+from validation.case.covered import Word, properties
 
 LINKS = Links("https://github.example/o/n/actions/runs/77", "https://github.example/o/plumbline/blob/main/docs")
 SOURCES = Sources("https://github.example/o/plumbline", "https://github.example/t/megatron", "sub", "src")
@@ -187,6 +188,21 @@ def empty() -> Run:
     return judged([])
 
 
+def recipes() -> Run:
+    """Two recipes, one in two cases, and one that contradicts itself."""
+    first = {
+        "model.moe_aux_loss_coeff=0.0001": Word("equal"),
+        "model.moe_router_dtype=fp32": Word("not exercised here", "fp64 hides it"),
+        "model.moe_permute_fusion=true": Word("needs", "Transformer <Engine>"),
+    }
+    second = first | {"model.moe_router_dtype=fp32": Word("different", "known upstream bug: <b>")}
+    one, other = (with_properties(suite("tp2", (check(),)), **properties("run & <x>.txt", words)) for words in (first, second))
+    lane = with_properties(replace(other, name="lane"), precision="bf16")
+    plain = with_properties(suite("ep2", (check(),)), **properties("empty.yaml", {}))
+    forged = with_properties(suite("pp2", (check(),)), recipe="forged.txt", coverage="9 equal")
+    return judged([one, lane, plain, forged])
+
+
 RUNS: Mapping[str, Callable[[], Run]] = {
-    one.__name__: one for one in (red, green, floors, certain, undecided, by_a_manifest, drift, unevaluated, empty)
+    one.__name__: one for one in (red, green, floors, certain, undecided, by_a_manifest, drift, unevaluated, empty, recipes)
 }

@@ -70,7 +70,7 @@ def test_a_long_reason_is_cut_and_its_place_sooner(tmp_path: Path, capsys: pytes
 def test_where_a_reason_is_ends_with_the_first_colon(tmp_path: Path) -> None:
     """What a job's result says may have more of them."""
     given = {"manifest": str(tmp_path / "m"), "results": str(tmp_path), "commit": None, "megatron_commit": None}
-    options = Namespace(**given, needs='{"a": {"result": "x: y"}}', allow_dirty=False)
+    options = Namespace(**given, needs='{"a": {"result": "x: y"}}', allow_dirty=False, coverage=None)
     assert judge(options).reasons[0] == ("job a", "ended with 'x: y', which is not success")
 
 
@@ -281,7 +281,7 @@ def test_files_named_twice_are_told_by_their_session(tmp_path: Path) -> None:
 def test_a_manifest_that_cannot_be_read_is_said_of_the_manifest(tmp_path: Path) -> None:
     """Beside the jobs."""
     given = {"manifest": str(tmp_path / "m"), "results": str(tmp_path), "commit": None, "megatron_commit": None}
-    found = judge(Namespace(**given, needs='{"a": {"result": "failure"}}', allow_dirty=False))
+    found = judge(Namespace(**given, needs='{"a": {"result": "failure"}}', allow_dirty=False, coverage=None))
     assert [where for where, _ in found.reasons] == ["job a", "manifest"]
     assert found.suites == ()
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from ci import caller
+from ci.sessions import page
 from ci.table import EVENTS, TABLE, Row, Tool, rows, running, tools
 from validation.case.errors import UsageError
 
@@ -257,3 +258,41 @@ def test_a_name_that_is_none_is_said_with_what_would_be() -> None:
     with pytest.raises(UsageError) as raised:
         caller.prefix({"PLUMBLINE_NAME": "a.b"})
     assert str(raised.value) == "name 'a.b': give at most 50 letters, digits, - and _"
+
+
+OF_RECIPE = without(
+    ROW, "preset", "layouts", "precision", recipe="tests/recipe/known/slime-moonlight.txt", world_size=8, coverage=0.5
+)
+KEYS_OF_RECIPE = "coverage, does, implementation, recipe, runner, session, timeout, transport, when, world_size"
+
+
+def test_a_recipe_says_model_layout_and_precision_itself(tmp_path: Path) -> None:
+    (row,) = rows(table(tmp_path, OF_RECIPE))
+    words = "run --recipe tests/recipe/known/slime-moonlight.txt --world-size 8 --implementation local --transport gloo"
+    assert (" ".join(row.arguments()), row.gpus, row.coverage) == (words, 0, 0.5)
+    assert "| its stand-in's | tests/recipe/known/slime-moonlight.txt | the recipe's |" in page([row], [])
+    (least,) = rows(table(tmp_path, without(OF_RECIPE, "world_size", "coverage", transport="staged", runner=["gpu-{gpus}"])))
+    assert (least.gpus, least.runner, least.coverage) == (1, ("gpu-1",), None)
+    assert "--world-size" not in least.arguments()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"layouts": ["tp2"]}, f"one: layouts is unknown; a row has {KEYS_OF_RECIPE}"),
+        ({"coverage": 1.5}, "one: coverage is 1.5; it must be a share from 0 to 1"),
+        ({"coverage": True}, "one: coverage is True; it must be a share from 0 to 1"),
+        ({"world_size": 0}, "one: world_size is 0; it must be a number of ranks"),
+        ({"recipe": "none.txt"}, "one: recipe none.txt is no file of this repository; give its path from the root"),
+        ({"transport": "nccl"}, "one: a row with `recipe` has transport gloo, or staged on one GPU; nccl is for `layouts`"),
+    ],
+)
+def test_a_row_of_a_recipe_that_cannot_be_is_refused(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        rows(table(tmp_path, {**OF_RECIPE, **changed}))
+    assert str(raised.value) == f"table.yaml: {said}"
+
+
+def test_only_a_recipe_has_a_share(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="coverage is unknown"):
+        rows(table(tmp_path, {**ROW, "coverage": 0.5}))

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from validation.case.covered import DIFFERENT, EQUAL, NEEDED, NOT_COMPARED, NOT_EXERCISED
 from validation.case.errors import UsageError
 from validation.case.layout import Layout
 from validation.recipe import coverage, trial
-from validation.recipe.coverage import DIFFERENT, EQUAL, NEEDED, NOT_COMPARED, NOT_EXERCISED, Covered, Ran
+from validation.recipe.coverage import Covered, Ran
 from validation.recipe.trial import ABSENT, IDLE, NEEDS, REFUSED, SAME, TRIED, UNREAD, Trial
+from validation.run.known import table
 from validation.run.options import parsed
 
 FLAGS = """
@@ -97,9 +99,9 @@ def test_a_recipe_says_model_and_layout_itself(tmp_path: Path) -> None:
         parsed(["--recipe", str(recipe(tmp_path)), "--layouts", "tp2"])
 
 
-def ran(tried: Trial, layout: str = "tp2ep2", steps: int = 2, *, passed: bool = True, in_lane: bool = True) -> Ran:
+def ran(tried: Trial, layout: str = "tp2ep2", steps: int = 2, *, passed: bool = True, in_lane: bool = True) -> list[Ran]:
     case = replace(tried.small.case(), layout=Layout.parse(layout), training=replace(tried.training, steps=steps))
-    return Ran((case, *([replace(case, precision="bf16")] if in_lane else [])), "0.0", passed)
+    return [Ran(one, "0.0", passed) for one in (case, *([replace(case, precision="bf16")] if in_lane else []))]
 
 
 def words(tried: Trial, **how: Any) -> dict[str, Covered]:
@@ -147,6 +149,45 @@ def test_what_shows_in_other_cases_is_not_exercised_here(tried: Trial, monkeypat
     assert {without[name].why for name in ("optimizer.lr", "scheduler.end_wd")} == {
         "no optimizer steps were taken; --steps 2 takes them"
     }
+
+
+def test_equal_is_said_of_whole_runs_without_a_known_bug(tried: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run with fewer checks proves less, and a bug of the setting is a difference, known or not."""
+    monkeypatch.setattr(coverage, "table", lambda: {"0.0": MEASURED})
+    name = "ddp.overlap_grad_reduce"
+
+    def word(**how: Any) -> Covered:
+        found = coverage.covered(tried, [replace(one, **how) for one in ran(tried)])
+        return next(one for one in found if one.told.setting.name == name)
+
+    assert (word(left_out=3).word, word(left_out=3).why) == (NOT_EXERCISED, "6 checks were left out")
+    assert word(bugs={name: "it is late"}).why == "known upstream bug: it is late"
+    assert word(bugs={name: "it is late"}).word == DIFFERENT
+    assert word(bugs={"model.another": "it is late"}).word == EQUAL
+
+
+def test_what_config_changes_is_not_the_recipes(tried: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coverage, "table", lambda: {"0.0": MEASURED})
+    training = tried.training.with_settings({"ddp.overlap_grad_reduce": False})
+    changed = [replace(one, case=replace(one.case, training=training)) for one in ran(tried)]
+    found = {one.told.setting.name: one for one in coverage.covered(tried, changed)}
+    assert found["ddp.overlap_grad_reduce"].why == "--config sets another value"
+    assert found["model.moe_aux_loss_coeff"].word == EQUAL
+
+
+def test_a_case_sets_what_its_options_stand_for(tried: Trial) -> None:
+    """`+seqaux` and `+distributed` are settings, too."""
+    case = ran(tried)[0].case
+    said = {one.setting.name: coverage.sets(case, one) for one in tried.told}
+    assert said["model.moe_router_load_balancing_type"]
+    assert said["ddp.use_distributed_optimizer"]
+    assert not said["model.moe_permute_fusion"]
+
+
+def test_a_known_bug_names_its_settings() -> None:
+    named = {bug.id: bug.settings for bug in table()}
+    assert ("model.cross_entropy_loss_fusion",) in named.values()
+    assert {one.partition(".")[0] for settings in named.values() for one in settings} == {"model"}
 
 
 def test_what_nobody_measured_is_not_exercised(tried: Trial) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from validation.case.layout import Layout
 from validation.case.preset import TINY
 from validation.case.training import Training
 from validation.reference.balancing import Balance, layer_loss, sequence_balance, z_loss
+from validation.reference.batch import Batch
 
 
 def by_hand(logits: list[list[float]], chosen: int) -> float:
@@ -68,6 +71,23 @@ def test_micro_batches_are_balanced_each_as_a_whole(logits: torch.Tensor) -> Non
     assert float(layer_loss(case(balancing="aux_loss"), logits)) == pytest.approx(expected, rel=1e-14)
 
 
+REAL = torch.tensor([[1, 1, 1], [1, 1, 0], [0, 1, 1], [1, 0, 0]]).bool()
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2])
+def test_padding_is_in_no_balancing_loss(logits: torch.Tensor, micro_batch_size: int) -> None:
+    """As if there were the other tokens alone; a z-loss is a mean over micro-batches of different lengths."""
+    tokens = [[token for token, there in zip(*row, strict=True) if there] for row in zip(logits.tolist(), REAL, strict=True)]
+    size = micro_batch_size
+    together = [[*itertools.chain(*tokens[start : start + size])] for start in range(0, 4, size)]
+    of = {name: replace(case(balancing=name), micro_batch_size=size) for name in ("seq_aux_loss", "aux_loss", "z_loss")}
+    found = {name: float(layer_loss(one, logits, REAL)) for name, one in of.items()}
+    squares = [sum(math.log(sum(map(math.exp, token))) ** 2 for token in some) / len(some) for some in together]
+    assert found["seq_aux_loss"] == pytest.approx(sum(by_hand(some, 4) for some in tokens) / 4, rel=1e-14)
+    assert found["aux_loss"] == pytest.approx(sum(by_hand(some, 4) for some in together) / len(together), rel=1e-14)
+    assert found["z_loss"] == pytest.approx(sum(squares) / len(squares), rel=1e-14)
+
+
 class Gate(torch.nn.Module):
     """A router that hands on the logits that it is given."""
 
@@ -88,6 +108,6 @@ def test_a_z_loss_beside_another_is_added_with_its_own_coefficient(logits: torch
     one = Case("tiny", TINY.model, Layout(), "fp64", "local", "gloo", 1, 4, 2, 3, training=training)
     gate = Gate()
     balance = Balance({1: gate}, one)
-    with balance.watching():
+    with balance.watching(Batch(*torch.zeros(3, 4, 3))):
         gate(logits.flatten(0, 1))
     assert float(balance.total()) == pytest.approx(0.5 * float(layer_loss(one, logits)) + z * float(z_loss(logits)), rel=1e-14)

@@ -57,7 +57,7 @@ def computed(tmp_path_factory: pytest.TempPathFactory) -> Computed:
         for layer, gate in gates(models.hf, models.mtp, MODEL).items():
             gate.register_forward_hook(lambda module, given, made, layer=layer: logits.update({layer: made[0].detach()}))
         steps = Steps(models.hf, models.mtp, CASE)
-        with steps.loads.counting():
+        with steps.loads.counting(batch):
             recording = models.record(batch, lambda step: None)
         gradients = {name: gradient.clone() for name, gradient in models.gradients().items()}
         before = {name: checkpoint.read(name).to(torch.float64) for name in gradients}

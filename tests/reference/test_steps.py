@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -48,6 +49,24 @@ def test_an_expert_with_too_few_tokens_gains(precision: str) -> None:
         loads.move_biases()
     moved = torch.tensor([-1.0, 1.0, 0.0, 0.0]) * loads._rate
     assert torch.equal(gate.e_score_correction_bias, bias + moved)
+
+
+class Gate(torch.nn.Module):
+    """A router that chooses the experts that it is given."""
+
+    def forward(self, experts: torch.Tensor) -> tuple[None, None, torch.Tensor]:
+        """As a router answers: logits, weights, experts."""
+        return None, None, experts
+
+
+@pytest.mark.parametrize(("real", "counted"), [(None, [5, 4, 3]), (MASK, [1, 2, 2])])
+def test_padding_is_no_load(real: torch.Tensor | None, counted: list[int]) -> None:
+    experts = torch.tensor([0, 1, 2, 2, 0, 1, 1, 2, 0, 0, 0, 1])[:, None]
+    gate = Gate()
+    loads = Loads({3: gate}, case())
+    with loads.counting(replace(BATCH, real=real)):
+        gate(experts)
+    assert loads.counts[3].tolist()[:3] == counted
 
 
 def test_every_step_has_a_batch_of_its_own() -> None:

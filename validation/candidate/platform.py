@@ -10,9 +10,10 @@ import builtins
 import contextlib
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -436,6 +437,53 @@ def _kept_query_layer() -> None:
     resolver._mla_fused_linear_or_default = layer
 
 
+def _kept_requests(modules: dict[str, ModuleType]) -> None:
+    """Gloo sends a message when its receiver asks for it, and forgets it if the sender drops the request before.
+
+    The interleaved schedule drops the last one of a forward pass alone with overlap_p2p_comm_warmup_flush; a receiver that is
+    slower waits for ever (docs/findings/last-send-not-waited-for.md). Requests are kept until they have been waited for.
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/pipeline_parallel/schedules.py
+    """
+    names = vars(modules["pipeline_parallel.p2p_communication"])
+    start = names["_p2p_ops"]
+    kept: list[Any] = []
+
+    def started(**given: Any) -> Any:
+        requests = start(**given)
+        kept[:] = [request for request in kept if not request.is_completed()]
+        kept.extend(requests.values() if isinstance(requests, dict) else requests)
+        return requests
+
+    names["_p2p_ops"] = started
+
+
+def _padding_of_tokens(modules: dict[str, ModuleType]) -> None:
+    """Up to 0.19 the loads for the expert bias are counted with a padding mask of the wrong shape, [tokens].
+
+    That raises an exception unless there are as many tokens as experts. https://github.com/NVIDIA/Megatron-LM/issues/6111
+    """
+    router: Any = modules["transformer.moe.router"].TopKRouter
+    counted = getattr(router, "_apply_expert_bias", None)
+    if counted is None or _counts_padded_tokens(counted):
+        return
+
+    def with_mask_of_tokens(self: Any, routing_map: torch.Tensor, padding_mask: torch.Tensor | None = None) -> Any:
+        return counted(self, routing_map, None if padding_mask is None else padding_mask.reshape(-1, 1))
+
+    router._apply_expert_bias = with_mask_of_tokens
+
+
+def _counts_padded_tokens(counted: Any) -> bool:
+    """Whether a router's method takes the padding out of the loads, or takes no mask at all, as up to 0.15."""
+    if "padding_mask" not in inspect.signature(counted).parameters:
+        return True
+    loads = torch.zeros(3)
+    router = SimpleNamespace(enable_expert_bias=True, local_tokens_per_expert=loads)
+    with torch.enable_grad(), contextlib.suppress(RuntimeError):
+        counted(router, torch.ones(2, 3, dtype=torch.bool), padding_mask=torch.tensor([True, False]))
+    return bool((loads == 1).all())
+
+
 _WITHOUT_TRANSFORMER_ENGINE = (_undetected_absence, _mocked_inference_layers, _undefined_gemm, _undefined_fp8)
 
 
@@ -445,14 +493,18 @@ def mend(on_cpu: bool) -> None:
         "transformer.multi_latent_attention",
         "transformer.multi_token_prediction",
         "transformer.moe.moe_utils",
+        "transformer.moe.router",
         "transformer.moe.token_dispatcher",
         "tensor_parallel.random",
+        "pipeline_parallel.p2p_communication",
     )
     modules = {name: importlib.import_module(f"megatron.core.{name}") for name in names}
     _kept_query_layer()
     if importlib.util.find_spec("transformer_engine") is None:
         for entry in _WITHOUT_TRANSFORMER_ENGINE:
             entry(modules)
+    _padding_of_tokens(modules)
     if on_cpu:
         _cpu_split_sizes(modules)
         _shared_storage(modules)
+        _kept_requests(modules)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,18 @@ from typing import Any
 import torch
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel
+from megatron.core.models.gpt import GPTModel
+from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.utils import unwrap_model
 
 from validation.candidate.place import Place, device
 from validation.candidate.sequence import positions
 from validation.candidate.versions import counted_tokens, once_for_each_rank
 from validation.case.case import Case
-from validation.case.data import FULL
+from validation.case.data import LEFT_PADDED, PACKED, WITH_DOCUMENTS, WITH_PADDING
 from validation.case.depth import FORWARD
+from validation.case.errors import EnvironmentMissing
 from validation.compare.sliced import SlicedFile
 from validation.reference.batch import other_documents, own_positions
 
@@ -74,7 +79,8 @@ def counted(batch: Path, step: int) -> int:
 def micro_batches(case: Case, batch: Path, step: int) -> Iterator[dict[str, torch.Tensor]]:
     """This rank's micro-batches of a step in order: tokens, labels and mask of its sequences and positions.
 
-    If sequences hold several documents, `documents` has those of whole sequences, and positions are counted within them.
+    If a position does not see all before it, `documents` has the documents of whole sequences, and positions are counted
+    within them. `padding` is where there is no token, if there is any padding.
     """
     place, file = Place.here(case), SlicedFile(batch, device())
     held = torch.tensor(positions(case.seq_length, case.layout.cp, place.cp)).to(file.device)
@@ -83,11 +89,13 @@ def micro_batches(case: Case, batch: Path, step: int) -> Iterator[dict[str, torc
         index = (rows, slice(None))
         names = ("tokens", "labels", "mask")
         data = {name: file.read(f"{step}/{name}", index)[:, held] for name in names}
-        if case.training.data_shape == FULL:
-            yield {**data, "positions": held.expand(case.micro_batch_size, -1)}
-            continue
-        documents = file.read(f"{step}/documents", index)
-        yield {**data, "positions": own_positions(documents)[:, held], "documents": documents}
+        data["positions"] = held.expand(case.micro_batch_size, -1)
+        if case.training.data_shape in WITH_PADDING:
+            data["padding"] = ~file.read(f"{step}/real", index)[:, held]
+        if case.training.data_shape in (*WITH_DOCUMENTS, LEFT_PADDED):
+            data["documents"] = file.read(f"{step}/documents", index)
+            data["positions"] = own_positions(data["documents"])[:, held]
+        yield data
 
 
 def causal_mask(case: Case, device: torch.device) -> torch.Tensor:
@@ -110,11 +118,38 @@ def called(case: Case, model: Any, given: dict[str, torch.Tensor]) -> torch.Tens
     output: torch.Tensor = model(
         given["tokens"],
         given["positions"],
-        attention_mask(case, given),
+        None if case.training.data_shape == PACKED else attention_mask(case, given),
         labels=given["labels"],
         loss_mask=given["mask"].float(),
+        **({"padding_mask": _padding_mask(case, model, given["padding"])} if "padding" in given else {}),
+        **({"packed_seq_params": packed(given["documents"])} if case.training.data_shape == PACKED else {}),
     )
     return output
+
+
+def packed(documents: torch.Tensor) -> PackedSeqParams:
+    """Where the documents of one sequence, [1, sequence], begin and end, as megatron-core is told of packed sequences."""
+    _, lengths = torch.unique_consecutive(documents, return_counts=True)
+    ends = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+    longest = int(lengths.max())
+    return PackedSeqParams(qkv_format="thd", cu_seqlens_q=ends, cu_seqlens_kv=ends, max_seqlen_q=longest, max_seqlen_kv=longest)
+
+
+def _padding_mask(case: Case, model: Any, padding: torch.Tensor) -> torch.Tensor:
+    """What a model chunk is given of the padding, [batch, sequence].
+
+    The first stage cuts it for sequence parallelism as it cuts the embeddings. Later ones take it as it is, and their router
+    wants it cut: https://github.com/NVIDIA/Megatron-LM/pull/5563. Raises EnvironmentMissing if megatron-core has no such mask.
+    """
+    if "padding_mask" not in inspect.signature(GPTModel.forward).parameters:
+        raise EnvironmentMissing(
+            f"this megatron-core takes no padding_mask, so that padding would count as tokens; +{case.training.data_shape} "
+            "needs 0.16 or newer"
+        )
+    if not case.layout.uses_sequence_parallel or unwrap_model(model).pre_process:
+        return padding
+    rank, parts = parallel_state.get_tensor_model_parallel_rank(), case.layout.tp
+    return padding.chunk(parts, dim=1)[rank].contiguous()
 
 
 def run_step(case: Case, chunks: list[DistributedDataParallel], batch: Path, step: int = 0, *, alone: bool = False) -> Losses:

@@ -53,7 +53,7 @@ class Entry:
     are the values that the reference stands for, empty if these are all. `needs` is one of NEEDS for any value,
     `needs_of` for single ones. `lane` is the precision that shows the field if fp64 hides it. `option` is how Plumbline
     says the same. `with_field` is the full name of the field without which nothing reads this one, and `unread_at` are the
-    values of it at which nothing does.
+    values of it at which nothing does. `ranks` says that it is about what ranks send each other or share out.
     """
 
     name: str
@@ -67,11 +67,24 @@ class Entry:
     option: str = ""
     with_field: str = ""
     unread_at: tuple[Value, ...] = ()
+    ranks: bool = False
 
     @property
     def section(self) -> str:
         """`model` of `model.moe_permute_fusion`."""
         return self.name.partition(".")[0]
+
+    @property
+    def of_one_rank(self) -> bool:
+        """Whether a rank alone has the setting, too: what changes the numbers, and how the model is computed.
+
+        Not so of the layout, of buckets and optimizers, of what ranks send each other, and of what is read with such a field.
+        """
+        if self.kind == "meaning":
+            return True
+        parent = entries().get(self.with_field)
+        between = self.ranks or self.kind == "layout" or (parent is not None and parent.ranks)
+        return self.section == "model" and not between
 
     def computed(self, value: Value) -> bool:
         """Whether the reference stands for this value: any of a field that changes nothing, those in `only` of another."""
@@ -130,7 +143,7 @@ def _same(one: Value, other: Value) -> bool:
 def _entry(name: str, line: Mapping[str, Any]) -> Entry:
     needs = line.get("needs", "")
     by_value = tuple(needs.items()) if isinstance(needs, dict) else ()
-    rest = {key: line[key] for key in ("kind", "why", "formula", "lane", "option") if key in line}
+    rest = {key: line[key] for key in ("kind", "why", "formula", "lane", "option", "ranks") if key in line}
     if parent := line.get("with"):
         rest |= {"with_field": f"{name.partition('.')[0]}.{parent}", "unread_at": tuple(line.get("unread_at", _AT_REST))}
     return Entry(name, only=tuple(line.get("only", ())), needs="" if by_value else needs, needs_of=by_value, **rest)

@@ -12,15 +12,15 @@ from ci.links import links
 from validation.case.case import Case
 from validation.case.errors import ExitCode
 from validation.case.words import PAGE, words_in
-from validation.checks import before
+from validation.checks import before, left_out, of_recipe
 from validation.checks.diagnosed import diagnosed
 from validation.checks.excused import excused
 from validation.checks.files import Files
 from validation.checks.self_test import SelfTest
 from validation.checks.tally import Tally
 from validation.checks.terminal import GREEN, RED, YELLOW
-from validation.machine import version
-from validation.recipe.coverage import Ran, covered, lines
+from validation.recipe import given
+from validation.recipe.coverage import covered, lines
 from validation.run.command_line import VERDICT
 from validation.run.options import Settings
 
@@ -78,11 +78,15 @@ class Conclusion:
 
     def _recipe(self) -> Iterator[Line]:
         trial = self.settings.trial
-        if trial is None:
-            return
-        passed = self.tally.exit_code == ExitCode.PASS
-        found = covered(trial, Ran(self.wanted, version("megatron-core"), passed))
-        yield from ((line, {}) for line in lines(trial, found))
+        if trial is not None:
+            ran = [of_recipe.ran(case, self.checks.get(case.name, ()), self._left_out(case)) for case in self.wanted]
+            yield from ((line, {}) for line in lines(trial, covered(trial, ran)))
+        elif having := [case for case in self.wanted if case.training.settings]:
+            ran = [of_recipe.ran(case, self.checks.get(case.name, ()), 0) for case in having]
+            yield from ((line, YELLOW) for line in given.lines(ran))
+
+    def _left_out(self, case: Case) -> int:
+        return int(self.how_it_went[case.name].get(left_out.PROPERTY, 0))
 
     def _firsts(self) -> Iterator[Line]:
         said = ""

@@ -14,6 +14,7 @@ from ci.expected import Excuse, Expected, Manifest, Name, save
 from ci.requirements import required
 from validation.case import writing
 from validation.case.case import Case
+from validation.case.covered import RECIPE
 from validation.case.errors import UsageError
 from validation.checks.counted import choices, difference
 from validation.checks.facts import case_facts, case_file
@@ -24,6 +25,7 @@ from validation.checks.self_test import SelfTest
 from validation.checks.titles import Nothing, component_of, stated_by
 from validation.compare.limits import DECIDES_BELOW, DECIDES_BELOW_IN_FP8, EXACT
 from validation.faults.plan import Plan
+from validation.recipe.coverage import covered, sets
 from validation.run.known import table
 from validation.run.options import Settings
 
@@ -96,6 +98,9 @@ class Inventory(Nothing):
     def _expected(self, name: str, checks: Sequence[tuple[Name, Stated]]) -> Expected:
         case = next((case for case in self._settings.cases if case.name == name), None)
         said = case_facts(case) if case else self._self_test.case_facts()
+        trial = self._settings.trial if case else None
+        if trial is not None:
+            said |= {RECIPE: trial.recipe.source}
         exact = frozenset(check for check, stated in checks if stated.limits == EXACT)
         return Expected(
             case_file(name),
@@ -109,6 +114,7 @@ class Inventory(Nothing):
             excuses=_excuses(case, checks) if case else (),
             exact=exact,
             near_ties=exact.intersection(choices(case)) if case and case.precision != "fp64" else frozenset(),
+            covers={one.told.said: sets(case, one.told) for one in covered(trial, ())} if case and trial else {},
         )
 
 

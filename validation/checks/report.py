@@ -14,7 +14,7 @@ import pytest
 from ci import junit
 from validation.case.case import Case
 from validation.case.errors import ExitCode, PlumblineError, UsageError
-from validation.checks import before
+from validation.checks import before, of_recipe
 from validation.checks.conclusion import Conclusion
 from validation.checks.counted import OURS
 from validation.checks.files import Files
@@ -34,8 +34,7 @@ from validation.checks.terminal import RED, Silence, Style, Terminal
 from validation.checks.testcase import check_of
 from validation.checks.titles import component_of, title_of
 from validation.faults.plan import Plan, Plant
-from validation.machine import version
-from validation.recipe.coverage import Ran, counts, covered
+from validation.recipe.coverage import covered, properties
 from validation.run.options import Given, Settings
 
 if TYPE_CHECKING:
@@ -291,16 +290,16 @@ class Report:
     def _how_it_went(self, name: str, checks: Sequence[junit.Check]) -> dict[str, str]:
         """Properties of a testsuite: the exit code of a broken run behind it, and how many checks it lacks."""
         broke = {"broken": str(int(self._tally.broke[name]))} if name in self._tally.broke else {}
-        return broke | self._left_out.properties(name, checks) | self._of_recipe(checks)
+        case = next((case for case in self._settings.cases if case.name == name), None)
+        return broke | self._left_out.properties(name, checks) | (self._of_recipe(case, checks) if case else {})
 
-    def _of_recipe(self, checks: Sequence[junit.Check]) -> dict[str, str]:
-        """Of the stand-in of a recipe: the file, and how many of its settings were compared."""
+    def _of_recipe(self, case: Case, checks: Sequence[junit.Check]) -> dict[str, str]:
+        """Of a case of a recipe: the file, and what became of each of its settings in this case."""
         trial = self._settings.trial
         if trial is None:
             return {}
-        passed = not any(check.status in ("fail", "error") for check in checks)
-        found = covered(trial, Ran(self._settings.cases, version("megatron-core"), passed))
-        return {"recipe": trial.recipe.source, "coverage": counts(found)}
+        ran = of_recipe.ran(case, checks, self._left_out.count(case.name, checks))
+        return properties(trial, covered(trial, [ran]))
 
 
 def _progress(config: pytest.Config) -> Progress:

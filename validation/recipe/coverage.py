@@ -1,30 +1,28 @@
 """How much of a recipe was compared: a word for each of its settings, and whether the word is earned is measured.
 
 EQUAL: the switch was set, megatron-core ran other lines with it or read its value (`exercised.json`, as `python -m validation
-exercised` measures it), and every check passed. DIFFERENT: it was set, and a check failed. NOT_EXERCISED: it was set, and none
-of megatron-core's lines ran otherwise: equal numbers prove nothing. NEEDS: it was not set, for it needs what is not here.
-NOT_COMPARED: it was not set, for no formula or no place stands for it.
+exercised` measures it), and every check passed. DIFFERENT: it was set, and a check failed, or a known upstream bug of this
+switch showed. NOT_EXERCISED: it was set, and none of megatron-core's lines ran otherwise: equal numbers prove nothing.
+NEEDS: it was not set, for it needs what is not here. NOT_COMPARED: it was not set, for no formula or no place stands for it.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from validation.case import covered as said
 from validation.case.case import Case
+from validation.case.covered import DIFFERENT, EQUAL, NEEDED, NOT_COMPARED, NOT_EXERCISED, Word
 from validation.case.schedule import CONSTANT, Schedule
 from validation.case.settings import written
 from validation.recipe.trial import ABSENT, NEEDS, REFUSED, SAME, TRIED, UNREAD, Told, Trial
 
-EQUAL, DIFFERENT, NOT_EXERCISED = "equal", "different", "not exercised here"
-NEEDED, NOT_COMPARED = "needs", "cannot be compared"
-WORDS = (DIFFERENT, EQUAL, NOT_EXERCISED, NEEDED, NOT_COMPARED)
-"""In the order in which they are told."""
 TABLE = Path(__file__).with_name("exercised.json")
 
 
@@ -39,35 +37,39 @@ class Covered:
 
 @dataclass(frozen=True)
 class Ran:
-    """What was run of a recipe: its cases, with which megatron-core, and whether no check failed."""
+    """A case that was run of a recipe, with which megatron-core, and whether every check passed.
 
-    cases: Sequence[Case]
+    `left_out` is how many checks were not made. `bugs` has the settings whose known upstream bugs showed, with what these are.
+    """
+
+    case: Case
     release: str
     passed: bool
+    left_out: int = 0
+    bugs: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def in_lane(self) -> bool:
-        """Whether a case shows what fp64 hides."""
-        return any(case.precision != "fp64" for case in self.cases)
+        """Whether the case shows what fp64 hides."""
+        return self.case.precision != "fp64"
 
     @property
     def steps(self) -> bool:
-        """Whether a case takes optimizer steps."""
-        return any(case.training.steps > 0 for case in self.cases)
+        """Whether the case takes optimizer steps."""
+        return self.case.training.steps > 0
 
     def has(self, layout: str) -> bool:
-        """Whether what shows in a layout of `exercised.json` shows in these cases, too."""
-        degrees = [case.layout for case in self.cases]
-        spread = {"tp2ep2": any(max(one.tp, one.ep) > 1 for one in degrees), "pp2vpp2": any(one.pp > 1 for one in degrees)}
-        return spread.get(layout, True)
+        """Whether what shows in a layout of `exercised.json` shows in this case, too."""
+        degrees = self.case.layout
+        return {"tp2ep2": max(degrees.tp, degrees.ep) > 1, "pp2vpp2": degrees.pp > 1}.get(layout, True)
 
 
-def covered(trial: Trial, ran: Ran) -> tuple[Covered, ...]:
+def covered(trial: Trial, ran: Sequence[Ran]) -> tuple[Covered, ...]:
     """Every setting that could change a number, but for those that are as in every case of Plumbline's."""
     return tuple(_covered(trial, ran))
 
 
-def _covered(trial: Trial, ran: Ran) -> Iterator[Covered]:
+def _covered(trial: Trial, ran: Sequence[Ran]) -> Iterator[Covered]:
     for told in trial.told:
         if told.state in (REFUSED, ABSENT):
             yield Covered(told, NOT_COMPARED, told.why)
@@ -76,16 +78,7 @@ def _covered(trial: Trial, ran: Ran) -> Iterator[Covered]:
         elif told.state == NEEDS:
             yield Covered(told, NEEDED, told.why)
         elif told.state == TRIED:
-            yield _tried(trial, told, ran)
-
-
-def _tried(trial: Trial, told: Told, ran: Ran) -> Covered:
-    name = told.setting.name
-    if name in trial.lanes and not ran.in_lane:
-        return Covered(told, NOT_EXERCISED, "fp64 hides it; --precision bf16 shows it")
-    if reason := not_exercised(name, told.setting.value, ran, by_reading=name in trial.lanes):
-        return Covered(told, NOT_EXERCISED, reason)
-    return Covered(told, EQUAL if ran.passed else DIFFERENT)
+            yield tried(told, ran, in_lane=told.setting.name in trial.lanes)
 
 
 _OF_A_STEP = ("optimizer.", "scheduler.", "model.moe_router_bias_update_rate")
@@ -95,18 +88,53 @@ _OF_WEIGHT_DECAY = ("scheduler.wd_incr_steps", "scheduler.wd_incr_style")
 _OF_PARAMETER_GROUPS = ("scheduler.max_lr", "scheduler.min_lr")
 
 
-def not_exercised(name: str, value: Any, ran: Ran, *, by_reading: bool = False) -> str:
+def sets(case: Case, told: Told) -> bool:
+    """Whether a case has the recipe's value. It has another one if `--config` says so."""
+    section, _, field_name = told.setting.name.partition(".")
+    there = case.training.effective(section)
+    return told.state == TRIED and field_name in there and there[field_name] == told.setting.value
+
+
+def tried(told: Told, ran: Sequence[Ran], *, in_lane: bool, measured: bool = True) -> Covered:
+    """The word of a setting that was set, by the cases that can show it.
+
+    `in_lane`: fp64 hides it. `measured`: the cases have the implementation with which effects are measured.
+    """
+    name, value = told.setting.name, told.setting.value
+    shows = [one for one in ran if sets(one.case, told)]
+    if not shows:
+        return Covered(told, NOT_EXERCISED, "--config sets another value")
+    if in_lane and not (shows := [one for one in shows if one.in_lane]):
+        return Covered(told, NOT_EXERCISED, said.HIDDEN)
+    if name.startswith(_OF_A_STEP) and not (shows := [one for one in shows if one.steps]):
+        return Covered(told, NOT_EXERCISED, said.NO_STEPS)
+    if measured and (reason := not_exercised(name, value, shows, by_reading=in_lane)):
+        return Covered(told, NOT_EXERCISED, reason)
+    return _judged(told, shows)
+
+
+def _judged(told: Told, shows: Sequence[Ran]) -> Covered:
+    """By the checks of the cases that exercise it."""
+    if bug := next((one.bugs[told.setting.name] for one in shows if told.setting.name in one.bugs), ""):
+        return Covered(told, DIFFERENT, f"known upstream bug: {bug}")
+    if not all(one.passed for one in shows):
+        return Covered(told, DIFFERENT)
+    if left_out := sum(one.left_out for one in shows):
+        return Covered(told, NOT_EXERCISED, f"{left_out} checks were left out")
+    return Covered(told, EQUAL)
+
+
+def not_exercised(name: str, value: Any, ran: Sequence[Ran], *, by_reading: bool = False) -> str:
     """Why a setting of cases with the default implementation has no effect that was measured, nothing if it has one.
 
     `by_reading`: it is a dtype, with which the same lines compute something else.
     """
-    if name.startswith(_OF_A_STEP) and not ran.steps:
-        return "no optimizer steps were taken; --steps 2 takes them"
     if name.startswith("scheduler."):
-        return min((_not_scheduled(name, case) for case in ran.cases if case.training.steps), key=len, default="")
-    measured, measure = table().get(ran.release), f"`python -m validation exercised --only {name}` measures it"
+        return min((_not_scheduled(name, one.case) for one in ran if one.steps), key=len, default="")
+    release, measure = ran[0].release, f"`python -m validation exercised --only {name}` measures it"
+    measured = table().get(release)
     if measured is None:
-        return f"not measured with megatron-core {ran.release}; {measure}"
+        return f"not measured with megatron-core {release}; {measure}"
     of_value = measured.get(f"{name}={written(value)}")
     of_field = [of_value] if of_value else [found for said, found in measured.items() if said.partition("=")[0] == name]
     if not of_field:
@@ -135,9 +163,9 @@ def _not_scheduled(name: str, case: Case) -> str:
     return "" if last > begins else "every step of the case comes before the rate falls"
 
 
-def _shows(found: Mapping[str, Any], value: Any, ran: Ran, by_reading: bool) -> bool:
-    """Whether other lines run in a layout like that of the cases, or a number or a name is read."""
-    lines = any(count for layout, count in found["lines"].items() if ran.has(layout))
+def _shows(found: Mapping[str, Any], value: Any, ran: Sequence[Ran], by_reading: bool) -> bool:
+    """Whether other lines run in a layout like that of a case, or a number or a name is read."""
+    lines = any(count for layout, count in found["lines"].items() if any(one.has(layout) for one in ran))
     return lines or (found["read"] and (by_reading or not isinstance(value, bool)))
 
 
@@ -148,11 +176,14 @@ def table() -> Mapping[str, Mapping[str, Any]]:
     return found
 
 
-def counts(found: Sequence[Covered]) -> str:
+def counts(found: Iterable[Covered]) -> str:
     """`18 equal, 2 not exercised here, 11 need what is not here, 6 cannot be compared`."""
-    shown = {NEEDED: "need what is not here"}
-    number = {word: sum(one.word == word for one in found) for word in WORDS}
-    return ", ".join(f"{number[word]} {shown.get(word, word)}" for word in WORDS if number[word])
+    return said.counts(one.word for one in found)
+
+
+def properties(trial: Trial, found: Iterable[Covered]) -> dict[str, str]:
+    """The same for a testsuite, with the word of every setting."""
+    return said.properties(trial.recipe.source, {one.told.said: Word(one.word, one.why) for one in found})
 
 
 def lines(trial: Trial, found: Sequence[Covered]) -> Iterator[str]:
@@ -160,10 +191,10 @@ def lines(trial: Trial, found: Sequence[Covered]) -> Iterator[str]:
     usual = len(trial.of(SAME))
     as_usual = f"; {usual} more are as in every case of Plumbline's" if usual else ""
     yield f"Recipe {trial.recipe.source}: {len(found)} settings, {counts(found)}{as_usual}"
-    for word in (NOT_EXERCISED, NEEDED, NOT_COMPARED):
-        listed = sorted((one for one in found if one.word == word), key=lambda one: one.why)
+    for word in (DIFFERENT, NOT_EXERCISED, NEEDED, NOT_COMPARED):
+        listed = sorted((one for one in found if one.word == word and one.why), key=lambda one: one.why)
         for why, ones in groupby(listed, key=lambda one: one.why):
-            said = ", ".join(one.told.said for one in ones)
-            yield f"  {word}: {said} ({why})" if said not in why else f"  {word}: {why}"
+            names = ", ".join(one.told.said for one in ones)
+            yield f"  {word}: {names} ({why})" if names not in why else f"  {word}: {why}"
     if trial.recipe.unknown:
         yield f"  unknown to Megatron-LM's parser, and not read: {', '.join(flag.text for flag in trial.recipe.unknown)}"

@@ -89,13 +89,13 @@ def of(recipe: Recipe, *, on_cpu: bool = True) -> Trial:
 def _told(recipe: Recipe, small: StandIn, on_cpu: bool) -> Iterator[Told]:
     here = declared.here()
     settings = (*recipe.settings, *_left_to_upstream(recipe, here))
-    values = _initial(here) | {setting.name: setting.value for setting in settings}
+    values = initial(here) | {setting.name: setting.value for setting in settings}
     for setting in settings:
         yield _one(setting, small, here, values, on_cpu)
 
 
-def _initial(here: declared.Fields) -> dict[str, Value]:
-    """Upstream's own value of each field that has one which text can say."""
+def initial(here: declared.Fields) -> dict[str, Value]:
+    """Upstream's own value of each field that has one which text can say, by full names."""
     found: dict[str, Value] = {}
     for name, field in here.items():
         with contextlib.suppress(UsageError):

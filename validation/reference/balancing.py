@@ -9,10 +9,13 @@ from typing import Any
 import torch
 
 from validation.case.case import Case
+from validation.reference.batch import Batch
 
 
-def sequence_balance(logits: torch.Tensor, chosen: int) -> torch.Tensor:
+def sequence_balance(logits: torch.Tensor, chosen: int, real: torch.Tensor | None = None) -> torch.Tensor:
     """The balance loss of each group of tokens, [groups], before its coefficient; logits are [groups, tokens, experts].
+
+    `real` says which tokens there are, [groups, tokens]: the others are padding. None stands for all.
 
     DeepSeek-V3 report (arXiv 2412.19437), equations 17 to 20: the sum over the experts of f P, where f is the share of the
     tokens whose `chosen` highest scores hold the expert, times experts / chosen, and P is the mean of the expert's share of
@@ -21,9 +24,17 @@ def sequence_balance(logits: torch.Tensor, chosen: int) -> torch.Tensor:
     scores = torch.sigmoid(logits)
     experts = logits.shape[-1]
     top = torch.zeros_like(scores).scatter(-1, scores.topk(chosen, dim=-1).indices, 1.0)
-    frequency = top.mean(1) * experts / chosen
-    probability = (scores / scores.sum(-1, keepdim=True)).mean(1)
+    frequency = _mean(top, real) * experts / chosen
+    probability = _mean(scores / scores.sum(-1, keepdim=True), real)
     return (frequency * probability).sum(-1)
+
+
+def _mean(values: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
+    """The mean over the tokens that are there: [groups, tokens, ...] -> [groups, ...]."""
+    if real is None:
+        return values.mean(1)
+    counted = real.view(*real.shape, *(1,) * (values.dim() - 2)).to(values)
+    return (values * counted).sum(1) / counted.sum(1).clamp(min=1)
 
 
 def z_loss(logits: torch.Tensor) -> torch.Tensor:
@@ -31,34 +42,47 @@ def z_loss(logits: torch.Tensor) -> torch.Tensor:
     return torch.logsumexp(logits, dim=-1).square().mean()
 
 
-def layer_loss(case: Case, logits: torch.Tensor) -> torch.Tensor:
-    """One layer's loss before its coefficient; logits are [batch, sequence, experts].
+def _z_loss_of_micro_batches(case: Case, logits: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
+    """The same as a mean over micro-batches, which have different numbers of tokens where some are padding."""
+    if real is None:
+        return z_loss(logits)
+    by_micro_batch = (-1, case.micro_batch_size * real.shape[1])
+    squares = torch.logsumexp(logits, dim=-1).square()
+    return _mean(squares.reshape(by_micro_batch), real.reshape(by_micro_batch)).mean()
+
+
+def layer_loss(case: Case, logits: torch.Tensor, real: torch.Tensor | None = None) -> torch.Tensor:
+    """One layer's loss before its coefficient; logits are [batch, sequence, experts], `real` is [batch, sequence].
 
     `seq_aux_loss` balances each sequence and is averaged over them. `aux_loss` balances the tokens that go through the layer
     together, a micro-batch, and is averaged over these.
     """
     if case.training.balancing == "z_loss":
-        return z_loss(logits)
+        return _z_loss_of_micro_batches(case, logits, real)
     if case.training.balancing == "aux_loss":
-        logits = logits.reshape(-1, case.micro_batch_size * logits.shape[1], logits.shape[2])
-    return sequence_balance(logits, case.model.num_experts_per_tok).mean()
+        together = case.micro_batch_size * logits.shape[1]
+        logits = logits.reshape(-1, together, logits.shape[2])
+        real = None if real is None else real.reshape(-1, together)
+    return sequence_balance(logits, case.model.num_experts_per_tok, real).mean()
 
 
 class Balance:
     """The balancing losses of a step, from what the routers' logits are while it is watching.
 
-    `gates` are the routers by layer. Every token that a router sees counts, an MTP layer's filler among them, as in
-    megatron-core (validation.reference.mtp).
+    `gates` are the routers by layer. Every token that a router sees and that is no padding counts, an MTP layer's filler among
+    them, as in megatron-core (validation.reference.mtp).
     """
 
     def __init__(self, gates: Mapping[int, Any], case: Case) -> None:
         self._case = case
         self._gates = gates if case.training.balancing != "none" else {}
         self._logits: dict[int, torch.Tensor] = {}
+        self._real: torch.Tensor | None = None
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Take in the logits of the forward pass within it."""
+    def watching(self, batch: Batch) -> Iterator[None]:
+        """Take in the logits of the forward pass of the batch within it."""
+        self._real = batch.real
         hooks = [gate.register_forward_hook(self._take(layer)) for layer, gate in self._gates.items()]
         try:
             yield
@@ -69,13 +93,17 @@ class Balance:
     def losses(self) -> dict[int, torch.Tensor]:
         """Each layer's loss before its coefficient."""
         shape = (self._case.batch_size, self._case.seq_length, -1)
-        return {layer: layer_loss(self._case, logits.view(shape)) for layer, logits in self._logits.items()}
+        return {layer: layer_loss(self._case, logits.view(shape), self._real) for layer, logits in self._logits.items()}
 
     def total(self) -> torch.Tensor | float:
         """What the losses add to the step's loss; a z-loss may stand beside another."""
         coefficient, beside = self._case.training.balance_coefficient, self._case.training.z_coefficient
         total: torch.Tensor | float = sum((coefficient * loss for loss in self.losses().values()), 0.0)
-        return total + sum((beside * z_loss(logits) for logits in self._logits.values()), 0.0) if beside else total
+        if not beside:
+            return total
+        shape = (self._case.batch_size, self._case.seq_length, -1)
+        z_losses = (_z_loss_of_micro_batches(self._case, logits.view(shape), self._real) for logits in self._logits.values())
+        return total + sum((beside * loss for loss in z_losses), 0.0)
 
     def _take(self, layer: int) -> Callable[..., None]:
         def hook(module: Any, arguments: Any, output: Any) -> None:

@@ -37,8 +37,8 @@ OPTION_HELP = {
     "mtp_loss": "what the reference divides the loss of an MTP layer by: the tokens of the main loss, as DeepSeek's report and "
     "megatron-core up to 0.16 do, the targets that the layer has left, as megatron-core does from 0.17 on and always with "
     "--loss mean, or what the tested version does",
-    "data_shape": "what the sequences of a batch hold (docs/data.md): one document each, or several, of which none attends to "
-    "another",
+    "data_shape": "what the sequences of a batch hold (docs/data.md): one document each; several, of which none "
+    "attends to another, by a mask or packed; or one and padding behind or before it",
     "fp8": "Transformer Engine's products in fp8, in a bf16 model: delayed has a scale a tensor, blockwise one a block",
 }
 _SHOWN_AS = {"--case-timeout": "--timeout", "--pieces": "--debug"}

@@ -26,27 +26,11 @@ _OF_CASE = {
 }
 """Fields of a case with an option each, which is written where the case has not what it would have without."""
 
-_BETWEEN_RANKS = (
-    "overlap_moe_expert_parallel_comm",
-    "p2p",
-    "pipeline",
-    "tp_comm",
-    "cp_comm",
-    "variable_seq_lengths",
-    "vp_stage",
-)
-"""Parts of the names of settings that are about what ranks send each other."""
-
 
 def alone(case: Case) -> Case:
     """The case on one rank, in one process: the same model, data and steps, and the model's settings."""
-    kept = tuple((name, value) for name, value in case.training.settings if entry(name).kind == "meaning" or _of_model(name))
+    kept = tuple((name, value) for name, value in case.training.settings if entry(name).of_one_rank)
     return replace(case, layout=Layout(), training=replace(case.training, stages=(), optimizer="plain", settings=kept))
-
-
-def _of_model(name: str) -> bool:
-    """Whether a setting is of what one rank computes; not so of buckets, optimizers and what ranks send each other."""
-    return name.startswith("model.") and not any(word in name for word in _BETWEEN_RANKS)
 
 
 def command(case: Case, check: str, wanted: Settings) -> str:

@@ -1,4 +1,4 @@
-"""Several documents in a sequence: the reference is the plain model on each document by itself."""
+"""Data shapes: whatever a sequence holds, the reference is the plain model on each document by itself."""
 
 from __future__ import annotations
 
@@ -11,27 +11,33 @@ import pytest
 import torch
 
 from validation.case.case import Case
-from validation.case.data import END
+from validation.case.data import DOCUMENTS, END, LEFT_PADDED, PACKED, PADDED
 from validation.case.layout import Layout
 from validation.case.preset import TINY
-from validation.case.training import Training
+from validation.case.training import OPTIONS, Training
 from validation.reference.batch import Batch, make_batch, own_positions
 
 if TYPE_CHECKING:
     from validation.reference.compute import _Models
     from validation.reference.record import Recording
 
-MODEL = replace(TINY.model, num_hidden_layers=2)
-CASE = Case("tiny", MODEL, Layout(), "fp64", "local", "gloo", 1234, 4, 2, 24, training=Training(data_shape="documents"))
+MODEL = replace(TINY.model, num_hidden_layers=2, n_routed_experts=8)
+CASE = Case("tiny", MODEL, Layout(), "fp64", "local", "gloo", 1234, 4, 2, 24, training=Training(data_shape=DOCUMENTS))
+
+
+def of_shape(shape: str) -> Case:
+    return replace(CASE, training=Training(data_shape=shape))
 
 
 def documents_of(batch: Batch) -> Iterator[tuple[int, int, int]]:
-    """The sequence of each document, where it begins and where it ends."""
-    assert batch.documents is not None
-    for row, documents in enumerate(batch.documents):
-        for number in documents.unique():
-            (found,) = (documents == number).nonzero(as_tuple=True)
-            yield row, int(found[0]), int(found[-1]) + 1
+    """The sequence of each document, where it begins and where it ends; padding is none."""
+    documents = torch.zeros_like(batch.tokens) if batch.documents is None else batch.documents
+    real = torch.ones_like(batch.mask) if batch.real is None else batch.real
+    for row in range(len(documents)):
+        for number in documents[row].unique():
+            (found,) = ((documents[row] == number) & real[row]).nonzero(as_tuple=True)
+            if len(found):
+                yield row, int(found[0]), int(found[-1]) + 1
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -54,12 +60,28 @@ def test_every_batch_has_the_documents_that_faults_need(seed: int) -> None:
     assert any(stop - start > 2 for _, start, stop in found)
 
 
-def test_a_batch_of_documents_is_another_reference() -> None:
+@pytest.mark.parametrize("shape", [PADDED, LEFT_PADDED])
+@pytest.mark.parametrize("seed", range(5))
+def test_padding_does_not_count(shape: str, seed: int) -> None:
+    """One sequence has none, one has much, and a document's last token predicts its end."""
+    batch = make_batch(replace(of_shape(shape), seed=seed))
+    found = list(documents_of(batch))
+    assert batch.real is not None
+    assert torch.equal(batch.mask, batch.real)
+    assert (batch.tokens[~batch.real] == END).all()
+    assert found[0] == (0, 0, CASE.seq_length)
+    assert found[-1][2] - found[-1][1] == CASE.seq_length // 4
+    assert all((stop == CASE.seq_length) if shape == LEFT_PADDED else (start == 0) for _, start, stop in found)
+    assert all(batch.labels[row, stop - 1] == END for row, start, stop in found if stop - start < CASE.seq_length)
+
+
+def test_another_shape_is_another_reference() -> None:
     """And the same whatever the layout; a case says its shape in its name."""
     from validation.reference import store
 
     full = replace(CASE, training=Training())
     assert store.key(CASE) == store.key(replace(CASE, layout=Layout(tp=2))) != store.key(full)
+    assert len({store.key(of_shape(shape)) for shape in OPTIONS["data_shape"]}) == len(OPTIONS["data_shape"])
     assert CASE.name == "tiny-single+documents-fp64-local-gloo"
     assert Case.from_json(CASE.to_json()) == CASE
 
@@ -67,6 +89,20 @@ def test_a_batch_of_documents_is_another_reference() -> None:
 def test_positions_are_counted_within_a_document() -> None:
     documents = torch.tensor([[0, 0, 0, 1, 2, 2], [0, 1, 1, 1, 1, 2]])
     assert own_positions(documents).tolist() == [[0, 1, 2, 0, 0, 1], [0, 0, 1, 2, 3, 0]]
+
+
+def test_a_next_token_is_of_the_same_document() -> None:
+    """What an MTP layer is given at a position, one and two further on; behind a document's end it is the filler, 0."""
+    from validation.reference.mtp import _ahead
+
+    documents = torch.tensor([[0, 0, 0, 1, 2, 2]])
+    tokens = torch.tensor([[11, 12, 13, 14, 15, 16]])
+    batch = Batch(tokens, tokens + 1, torch.tensor([[1, 1, 0, 0, 1, 1]]).bool(), documents)
+    one, two = _ahead(batch, 1), _ahead(batch, 2)
+    assert one.tokens.tolist() == [[12, 13, 0, 0, 16, 0]]
+    assert one.labels.tolist() == [[13, 14, 0, 0, 17, 0]]
+    assert one.mask.tolist() == [[True, False, False, False, True, False]]
+    assert two.tokens.tolist() == [[13, 0, 0, 0, 0, 0]]
 
 
 @dataclass(frozen=True)
@@ -79,19 +115,20 @@ class Computed:
     gradients: dict[str, torch.Tensor]
 
 
-@pytest.fixture(scope="module")
-def computed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Computed]:
+@pytest.fixture(scope="module", params=[DOCUMENTS, PACKED, PADDED, LEFT_PADDED])
+def computed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Computed]:
     from validation.compare.precision import computing_in
     from validation.reference.checkpoint import Checkpoint
     from validation.reference.compute import _Models
     from validation.reference.sources import Precision
     from validation.reference.weights import save_weights
 
+    case = replace(of_shape(request.param), batch_size=2, seq_length=12)
     path = Path(tmp_path_factory.mktemp("weights")) / "weights.safetensors"
-    save_weights(CASE, path)
-    batch = make_batch(CASE)
+    save_weights(case, path)
+    batch = make_batch(case)
     with Checkpoint.open(path, MODEL) as checkpoint, computing_in("fp64"):
-        models = _Models.build(CASE, checkpoint, Precision(torch.float64, torch.float64), torch.device("cpu"))
+        models = _Models.build(case, checkpoint, Precision(torch.float64, torch.float64), torch.device("cpu"))
         recording = models.record(batch, lambda step: None)
         gradients = {name: gradient.clone() for name, gradient in models.gradients().items()}
         yield Computed(batch, models, recording, gradients)
@@ -116,10 +153,9 @@ def test_each_document_is_computed_as_if_it_were_alone(computed: Computed) -> No
 
 
 def test_transformers_makes_the_same_of_positions_that_restart(computed: Computed) -> None:
-    """Its own way to several documents: no mask, and positions that start again."""
+    """Its own way to several documents in a sequence: no mask, and positions that start again."""
     documents = computed.batch.documents
-    assert documents is not None
     for row, tokens in enumerate(computed.batch.tokens):
-        positions = own_positions(documents[row : row + 1])
+        positions = None if documents is None else own_positions(documents[row : row + 1])
         logits = computed.models.hf(input_ids=tokens[None], position_ids=positions, use_cache=False).logits
         torch.testing.assert_close(logits[0], computed.recording.forward["logits"][row], rtol=0, atol=1e-12)

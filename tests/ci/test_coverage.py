@@ -1,0 +1,203 @@
+"""What became of a recipe's settings: told whole, without contradiction, and enough of it, or the gate is red."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ci import junit
+from ci.cli import main
+from ci.coverage import by_recipe, wrong
+from ci.expected import Expected, Manifest, UnreadableManifest, load, save
+from ci.junit import Check, Suite
+from ci.page.run import judged as judged_alone
+from tests.ci.green import CHECKS, EXPECTED, FILE, MANIFEST, SUITE, verdict
+from validation.case.covered import HIDDEN, NONE, Word, counts, joined, properties, read, share
+
+FUSION, LOSS, CLIP = "model.bias_dropout_fusion=true", "model.moe_z_loss_coeff=0.001", "optimizer.clip_grad=1.0"
+WORDS = {FUSION: Word("equal"), LOSS: Word("equal"), CLIP: Word("needs", "a GPU")}
+GIVEN = f"{FUSION} {LOSS}"
+TOLD = properties("flags.txt", WORDS)
+ASKED = replace(
+    EXPECTED,
+    properties={**EXPECTED.properties, "recipe": "flags.txt", "settings": GIVEN},
+    covers={FUSION: True, LOSS: True, CLIP: False},
+)
+PASSING = [check for check in CHECKS if check.status == "pass"]
+
+
+def suite(*checks: Check, said: Mapping[str, str] = TOLD) -> Suite:
+    return replace(SUITE, checks=checks or SUITE.checks, properties={**SUITE.properties, "settings": GIVEN, **said})
+
+
+def reasons(folder: Path, said: Mapping[str, str] = TOLD, share: float | None = None, asked: Expected = ASKED) -> list[str]:
+    """The gate's sentences about a testsuite with these properties."""
+    junit.write(folder / FILE, suite(said=said))
+    return [why for _, why in verdict(folder, replace(MANIFEST, suites=(asked,)), share=share).reasons]
+
+
+def without(name: str) -> dict[str, str]:
+    return {key: value for key, value in TOLD.items() if key != name}
+
+
+def test_a_recipe_that_is_told_whole_is_green(tmp_path: Path) -> None:
+    assert reasons(tmp_path) == []
+    assert reasons(tmp_path, share=2 / 3) == []
+
+
+OF = "coverage of the recipe: "
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        pytest.param({}, "does not say its recipe, and flags.txt is required", id="nothing"),
+        pytest.param(without("coverage"), f"{OF}the counts are 'missing', and ", id="no counts"),
+        pytest.param(
+            TOLD | {"coverage": "3 equal"}, f"{OF}the counts are '3 equal', and the settings make ", id="forged counts"
+        ),
+        pytest.param(TOLD | {"coverage": "5 equal, 1 need what is not here"}, f"{OF}the counts are ", id="counts above all"),
+        pytest.param(TOLD | {f"coverage.{CLIP}": "fine"}, f"{OF}setting {CLIP}: 'fine' is none of ", id="unknown word"),
+        pytest.param(TOLD | {f"coverage.{CLIP}": ""}, f"{OF}setting {CLIP}: '' is none of ", id="no word"),
+        pytest.param(
+            properties("flags.txt", {**WORDS, "optimizer.clip_grad=2.0": Word("equal")}),
+            f"{OF}setting optimizer.clip_grad is there twice",
+            id="a setting twice",
+        ),
+        pytest.param(without(f"coverage.{CLIP}"), f"{OF}the counts are ", id="a setting fewer than counted"),
+        pytest.param(
+            properties("flags.txt", {FUSION: Word("equal"), LOSS: Word("equal")}),
+            f"does not say what became of {CLIP}",
+            id="fewer",
+        ),
+        pytest.param(
+            properties("flags.txt", {**WORDS, "model.x=1": Word("equal")}),
+            "tells of settings that the recipe does not have: model.x=1",
+            id="more",
+        ),
+        pytest.param(
+            properties("flags.txt", {**WORDS, CLIP: Word("equal")}),
+            f"says equal of settings that the case does not set: {CLIP}",
+            id="equal, and not set",
+        ),
+        pytest.param(
+            TOLD | {"recipe": "other.txt"}, "made with recipe other.txt, and flags.txt is required", id="another file"
+        ),
+    ],
+)
+def test_what_cannot_be_believed_is_red(tmp_path: Path, said: Mapping[str, str], why: str) -> None:
+    found = reasons(tmp_path, said)
+    assert any(reason.startswith(why) for reason in found), found
+
+
+def test_a_word_twice_is_no_file_of_ours(tmp_path: Path) -> None:
+    junit.write(tmp_path / FILE, suite())
+    text = (tmp_path / FILE).read_text()
+    line = next(line for line in text.splitlines() if f"coverage.{FUSION}" in line)
+    (tmp_path / FILE).write_text(text.replace(line, f"{line}\n{line}"))
+    (reason,) = [why for _, why in verdict(tmp_path, replace(MANIFEST, suites=(ASKED,))).reasons]
+    assert reason == f"property coverage.{FUSION} is there twice"
+
+
+def _spoilt(folder: Path, word: str, *checks: Check) -> list[str]:
+    junit.write(folder / FILE, suite(*checks, said=properties("flags.txt", WORDS | {FUSION: Word(word)})))
+    return [why for _, why in verdict(folder, replace(MANIFEST, suites=(ASKED,))).reasons]
+
+
+@pytest.mark.parametrize("status", ["fail", "error", "unevaluated"])
+def test_equal_needs_that_every_check_passes(tmp_path: Path, status: str) -> None:
+    checks = (*CHECKS[:-1], replace(CHECKS[-1], status=status, message="", properties={}))
+    assert f"says equal of {FUSION}, {LOSS}, though not every check passes" in _spoilt(tmp_path, "equal", *checks)
+
+
+def test_different_needs_a_check_that_does_not_pass(tmp_path: Path) -> None:
+    """A known bug that shows is one."""
+    why = f"says different of {FUSION}, though every check passes"
+    passing = [replace(check, status="pass", message="") for check in CHECKS]
+    assert why in _spoilt(tmp_path, "different", *passing)
+    assert why not in _spoilt(tmp_path, "different", *CHECKS)
+
+
+def test_a_recipe_that_nobody_asked_for_is_red(tmp_path: Path) -> None:
+    plain = "tells of a recipe, and the manifest asks for none: make it with the same --recipe"
+    assert plain in reasons(tmp_path, asked=EXPECTED)
+
+
+@pytest.mark.parametrize(("needed", "red"), [(0.0, False), (0.66, False), (2 / 3, False), (0.67, True), (1.0, True)])
+def test_a_share_is_demanded(tmp_path: Path, needed: float, red: bool) -> None:
+    """By the option, which counts before the manifest's."""
+    found = reasons(tmp_path, share=needed)
+    said = f"recipe flags.txt: 2 of 3 settings are equal (0.67), and {needed:g} is required; not equal: {CLIP} (needs)"
+    assert found == ([said] if red else [])
+
+
+def test_the_manifest_demands_a_share_of_a_session(tmp_path: Path) -> None:
+    junit.write(tmp_path / FILE, suite())
+    manifest = replace(MANIFEST, suites=(ASKED,), coverage={"": 0.9})
+    ((where, why),) = verdict(tmp_path, manifest).reasons
+    assert (where, why.partition(";")[0]) == (
+        "the run",
+        "recipe flags.txt: 2 of 3 settings are equal (0.67), and 0.9 is required",
+    )
+    assert verdict(tmp_path, manifest, share=0.5).green
+
+
+def test_a_share_of_nothing_is_none(tmp_path: Path) -> None:
+    """Whoever asks for one, and no testsuite is of a recipe."""
+    junit.write(tmp_path / FILE, SUITE)
+    (reason,) = verdict(tmp_path, share=0.5).reasons
+    assert reason == ("coverage", "0.5 of a recipe's settings must be equal, and no testsuite is of a recipe")
+    ((_, why),) = verdict(tmp_path, replace(MANIFEST, coverage={"": 0.5})).reasons
+    assert why == "a share of its recipe's settings must be equal, and no testsuite of it is of a recipe"
+
+
+def test_cases_of_a_recipe_count_together() -> None:
+    """What fp64 hides is equal in bf16; what differs anywhere is different."""
+    fp64 = {FUSION: Word("not exercised here", "fp64 hides it"), LOSS: Word("equal"), CLIP: Word("equal")}
+    bf16 = {FUSION: Word("equal"), LOSS: Word("different"), CLIP: Word("not exercised here", "no steps")}
+    together = {FUSION: Word("equal"), LOSS: Word("different"), CLIP: Word("equal")}
+    assert joined([fp64, bf16]) == joined([bf16, fp64]) == together
+    hidden, unread = ({FUSION: Word("not exercised here", why)} for why in (HIDDEN, "the same lines"))
+    assert joined([hidden, unread]) == joined([unread, hidden]) == unread
+    both = [suite(said=properties("flags.txt", words)) for words in (fp64, bf16)]
+    assert by_recipe(both) == {("", "flags.txt"): together}
+
+
+@pytest.mark.parametrize(
+    "words", [{}, WORDS, {FUSION: Word("cannot be compared", "no formula: none"), LOSS: Word("different")}]
+)
+def test_what_is_written_reads_back(words: Mapping[str, Word]) -> None:
+    assert read(properties("a.txt", words)) == words
+
+
+def test_counts_and_share() -> None:
+    assert counts([]) == NONE
+    assert counts(["needs", "equal", "equal"]) == "2 equal, 1 need what is not here"
+    assert (share({}), share(WORDS)) == (1.0, 2 / 3)
+
+
+@pytest.mark.parametrize("value", ["1.5", "-0.1", "nan", "all", "", "60%"])
+def test_a_share_that_cannot_be_is_refused(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gate", "--manifest", "m", "--results", "r", "--coverage", value]) == 2
+    assert "--coverage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [1.5, -1, True, "0.5", None])
+def test_a_manifest_with_such_a_share_is_refused(tmp_path: Path, value: object) -> None:
+    path = tmp_path / "m.json"
+    save(path, Manifest((ASKED,), coverage={"": 0.5}))
+    assert load(path).coverage == {"": 0.5}
+    save(path, Manifest((ASKED,), coverage={"": value}))  # type: ignore[dict-item]
+    with pytest.raises(UnreadableManifest, match="is no share from 0 to 1"):
+        load(path)
+
+
+def test_a_page_of_results_alone_is_no_pass_if_they_contradict_themselves() -> None:
+    forged = suite(*PASSING, said=TOLD | {"coverage": "3 equal"})
+    assert judged_alone([suite(*PASSING)]).verdict == "pass"
+    assert judged_alone([forged]).verdict == "error"
+    assert wrong(forged) in judged_alone([forged]).reasons[0]
+    assert by_recipe([forged]) == {}

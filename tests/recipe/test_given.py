@@ -1,0 +1,70 @@
+"""Settings that a user gives without a recipe: those that nothing shows are said, with why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from validation.case.case import Case
+from validation.case.covered import HIDDEN, NO_STEPS
+from validation.recipe import coverage, given
+from validation.recipe.coverage import Ran
+from validation.run.options import parsed
+
+MEASURED = {"model.moe_z_loss_coeff=0.001": {"lines": {"single": 3}, "read": True}}
+
+
+def cases(*words: str, layouts: str = "single") -> tuple[Case, ...]:
+    return parsed(["--layouts", layouts, *words]).cases
+
+
+def said(*words: str, layouts: str = "single", **how: Any) -> dict[str, str]:
+    return given.not_shown([replace(Ran(case, "0.0", True), **how) for case in cases(*words, layouts=layouts)])
+
+
+@pytest.mark.parametrize(
+    ("setting", "layouts", "why"),
+    [
+        ("model.moe_pad_expert_input_to_capacity=true", "single", "model.moe_expert_capacity_factor=null"),
+        ("model.cross_entropy_fusion_impl=native", "tp2", "model.cross_entropy_loss_fusion=false"),
+        ("ddp.check_for_large_grads=true", "single", ""),
+    ],
+)
+def test_what_nothing_reads_is_said_as_for_a_recipe(setting: str, layouts: str, why: str) -> None:
+    """A field is read with another one alone, which is at rest."""
+    found = said("--config", setting, layouts=layouts)
+    assert (found[setting] == f"nothing reads it with {why}") is bool(why)
+
+
+def test_it_is_read_if_a_case_has_the_other_field() -> None:
+    """A layout's own words count."""
+    setting = "model.mtp_loss_scaling_factor=0.1"
+    alone, beside = "single", "single,single+mtp"
+    assert said("--config", setting, layouts=alone)[setting] == "nothing reads it with model.mtp_num_layers=null"
+    assert not said("--config", setting, layouts=beside)[setting].startswith("nothing reads it")
+
+
+def test_what_fp64_hides_and_what_needs_a_step_is_said() -> None:
+    words = ("--config", "model.moe_router_dtype=fp32", "--config", "optimizer.lr=0.002")
+    assert said(*words, "--steps", "0") == {"model.moe_router_dtype=fp32": HIDDEN, "optimizer.lr=0.002": NO_STEPS}
+    shown = said(*words, "--precision", "bf16")
+    assert shown["model.moe_router_dtype=fp32"].startswith("not measured with megatron-core 0.0")
+
+
+def test_what_has_an_effect_is_not_mentioned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is anything of a run that sets nothing, or whose effects were measured with another implementation."""
+    monkeypatch.setattr(coverage, "table", lambda: {"0.0": MEASURED})
+    assert said("--config", "model.moe_z_loss_coeff=0.001", layouts="tp2+seqaux") == {}
+    assert said("--config", "model.moe_z_loss_coeff=0.001", layouts="tp2+seqaux", passed=False) == {}
+    assert said() == {}
+    assert said("--config", "model.bias_dropout_fusion=true", "--implementation", "local-stock") == {}
+
+
+def test_a_reason_is_a_line() -> None:
+    ran = [
+        Ran(case, "0.0", True)
+        for case in cases("--config", "optimizer.lr=0.002", "--config", "optimizer.adam_eps=1e-7", "--steps", "0")
+    ]
+    assert list(given.lines(ran)) == [f"not exercised here: optimizer.adam_eps=1e-07, optimizer.lr=0.002 ({NO_STEPS})"]
