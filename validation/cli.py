@@ -12,7 +12,7 @@ import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from validation import doctor, field_command
+from validation import data_command, doctor, field_command
 from validation.case import document, exhausted, interpreter, packages, surroundings, tree, writing
 from validation.case.errors import ExitCode, PlumblineError, UsageError
 from validation.case.parsing import Parser, add_version
@@ -33,6 +33,7 @@ _EXAMPLES = f"""examples:
   {tree.VALIDATION} convert --hf-model-path DIR --save OUT --layout tp2pp2
   {tree.VALIDATION} recipe show FILE
   {tree.VALIDATION} fields model.moe_permute_fusion
+  {tree.VALIDATION} data --preset mini --layout tp4
   {tree.VALIDATION} doctor
 
 what comes after -- goes to pytest: {tree.VALIDATION} run --tp 2 -- -k mla -x
@@ -75,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     conversion.add_commands(commands, formatter_class=parser.formatter_class)
     recipes.add_command(commands, formatter_class=parser.formatter_class)
     field_command.add_command(commands)
+    data_command.add_command(commands)
     commands.add_parser("doctor", help="what is here, and what each missing piece prevents", add_help=False)
     return parser
 
@@ -150,6 +152,10 @@ def _exercised(options: argparse.Namespace, pytests: list[str], command: str) ->
 
 def _fields(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     return field_command.run(options, pytests)
+
+
+def _data(options: argparse.Namespace, pytests: list[str], command: str) -> int:
+    return data_command.run(options, pytests)
 
 
 def _recipe(options: argparse.Namespace, pytests: list[str], command: str) -> int:
@@ -248,5 +254,6 @@ _COMMANDS = {
     "exercised": _exercised,
     "recipe": _recipe,
     "fields": _fields,
+    "data": _data,
     **dict.fromkeys(conversion.COMMANDS, _convert),
 }

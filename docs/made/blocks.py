@@ -12,6 +12,7 @@ DOCS = Path(__file__).parents[1]
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "run": lambda: commands.of_validation("run"),
     "fields command": lambda: commands.of_validation("fields"),
+    "data command": lambda: commands.of_validation("data"),
     "recipe show": lambda: commands.of_recipe("show"),
     "recipe capture": lambda: commands.of_recipe("capture"),
     "faults": lambda: commands.of_validation("faults"),

@@ -24,6 +24,13 @@ def attention(config: dict[str, Any] | None = None, **given: Any) -> CoreAttenti
     return CoreAttention(made, softmax_scale=0.5, pg_collection=groups, layer_number=1, **given)
 
 
+def packing(ends: list[int], **changes: Any) -> SimpleNamespace:
+    """Where packed documents begin and end, as megatron-core says it."""
+    found = torch.tensor(ends, dtype=torch.int32)
+    given = {"qkv_format": "thd", "cu_seqlens_q": found, "cu_seqlens_kv": found, "cu_seqlens_q_padded": None, "max_seqlen_q": 3}
+    return SimpleNamespace(**{**given, **changes})
+
+
 def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Query, key and value, [sequence, batch, heads, dim]."""
     query, key, value = torch.randn(3, LENGTH, BATCH, HEADS, DIM, generator=torch.Generator().manual_seed(0)).double()
@@ -62,6 +69,15 @@ def test_a_mask_that_lets_a_position_see_later_ones_is_refused(mask: torch.Tenso
         attention()(*inputs(), mask)
 
 
+def test_packed_documents_are_attended_to_as_if_each_were_alone() -> None:
+    """One of a single token among them."""
+    query, key, value = (tensor[:, 0] for tensor in inputs())
+    found = attention()(query, key, value, packed_seq_params=packing([0, 1, 4, 6]))
+    for start, stop in ((0, 1), (1, 4), (4, 6)):
+        alone = attention()(*(tensor[start:stop, None] for tensor in (query, key, value)))
+        torch.testing.assert_close(found[start:stop], alone[:, 0], rtol=1e-12, atol=1e-12)
+
+
 def test_a_mask_that_leaves_a_position_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match=r"the mask of shape .* leaves a position nothing to attend to"):
         attention()(*inputs(), FORBIDDEN | True)
@@ -82,10 +98,22 @@ def test_dropout_is_refused_while_training() -> None:
 
 
 @pytest.mark.parametrize(
-    "asked", [{"attention_bias": torch.zeros(())}, {"packed_seq_params": object()}], ids=lambda asked: ", ".join(asked)
+    ("asked", "said"),
+    [
+        ({"attention_bias": torch.zeros(())}, "a bias is given"),
+        ({"packed_seq_params": packing([0, 3, 6], qkv_format="sbhd")}, "packed sequences of the format sbhd"),
+        (
+            {"packed_seq_params": packing([0, 3, 6], cu_seqlens_q_padded=torch.tensor([0, 4, 8]))},
+            "thd have cu_seqlens_q_padded",
+        ),
+        ({"packed_seq_params": packing([0, 3, 5])}, r"a packed sequence of 6 tokens end at \[0, 3, 5\]"),
+        ({"packed_seq_params": packing([0, 3, 6], cu_seqlens_kv=torch.tensor([0, 2, 6]))}, "tokens end at"),
+        ({"packed_seq_params": packing([0, 3, 6]), "attn_mask_type": AttnMaskType.no_mask}, "the mask's type is no_mask"),
+    ],
+    ids=["bias", "format", "padded", "short", "other keys", "no mask"],
 )
-def test_what_else_may_be_asked_is_refused(asked: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="a bias or packed sequences are given"):
+def test_what_else_may_be_asked_is_refused(asked: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
         attention()(*inputs(), FORBIDDEN, **asked)
 
 

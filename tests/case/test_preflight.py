@@ -93,6 +93,14 @@ def test_implementations_of_megatron_and_of_users_are_known(implementation: str)
 
 MOE_ONLY = {"first_k_dense_replace": 0}
 MTP = {"num_nextn_predict_layers": 1}
+BY_TWOS = Training(recompute="full").with_settings({"model.recompute_num_layers": 2})
+
+
+def grouped(group: int) -> Training:
+    """So many micro-batches in a row in each virtual stage."""
+    return Training().with_settings({"model.microbatch_group_size_per_vp_stage": group})
+
+
 STREAM = Training(stream=True)
 TE_IN_BF16: dict[str, Any] = {"implementation": "te", "precision": "bf16", "transport": "nccl"}
 IMPOSSIBLE: list[tuple[str, Case, str]] = [
@@ -132,8 +140,14 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ("option", case(training=Training(loss="sum")), "loss 'sum' is unknown; known are token and mean"),
     (
         "steps",
-        case(precision="bf16", training=Training(steps=2)),
-        "in fp64 and the precision is bf16; leave out --steps",
+        case(precision="fp16", training=Training(steps=2)),
+        "in fp16 need the training loop's loss scale, which Plumbline leaves out; --precision bf16 works",
+    ),
+    ("steps of te", case(**TE_IN_BF16, training=Training(steps=2)), "with Transformer Engine are not compared; leave out"),
+    (
+        "schedule",
+        case(training=Training(steps=2).with_settings({"optimizer.min_lr": 1.0})),
+        "optimizer.min_lr is 1 and optimizer.lr 0.01; give a smallest rate from 0 to 0.01",
     ),
     ("stages", case("pp2", training=Training(stages=(1, 1, 2))), r"\+1-1-2 gives the layers of 3 .* has pp2; give 2 numbers"),
     ("layers of stages", case("pp2", training=Training(stages=(1, 2))), r"\+1-2 gives 3 layers .* the model has 4"),
@@ -221,6 +235,26 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         case("pp2vpp2", batch_size=6),
         "sets of pp2, and the batch has 3 on each rank; --batch-size 4 or 8 works",
     ),
+    (
+        "MTP layers recomputed by twos",
+        case(model={"num_nextn_predict_layers": 1}, training=BY_TWOS),
+        "recompute_num_layers=2 cannot run beside an MTP layer: .*; recompute_num_layers=1 works",
+    ),
+    (
+        "a group of one",
+        case("pp2vpp2", training=grouped(1), batch_size=8),
+        "=1 does not fit 4 micro-batches .*; 2 and 4 work, or",
+    ),
+    (
+        "a group of three",
+        case("pp2vpp2", training=grouped(3), batch_size=8),
+        "=3 does not fit 4 .* what is left 2 or none; 2 and 4",
+    ),
+    (
+        "a group of all and more",
+        case("pp2vpp2", training=grouped(4), batch_size=4),
+        "=4 does not fit 2 .*; 2 works, or a larger --b",
+    ),
     # experts
     ("ep", case("ep3"), "ep3 does not divide the 16 experts; ep1, ep2 and ep4 do"),
     ("more ep than experts", case("ep32", batch_size=64), "ep32 does not divide the 16 experts; ep8 and ep16 do"),
@@ -259,7 +293,22 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     (
         "MTP of documents",
         case(model={"num_nextn_predict_layers": 1}, training=Training(data_shape="documents")),
-        r"single\+mtp\+documents: .* from the next document, .* leave out \+mtp, or \+documents",
+        r"single\+mtp\+documents: .* from the next document, .*; \+packed works, or leave out \+mtp",
+    ),
+    (
+        "two packed sequences",
+        case(training=Training(data_shape="packed")),
+        r"single\+packed: .* one packed sequence in a micro-batch and micro_batch_size is 2; --micro-batch-size 1 works",
+    ),
+    (
+        "packed and cut",
+        case("cp2", micro_batch_size=1, training=Training(data_shape="packed")),
+        r"cuts each packed document by itself, .*; cp1 works, or cp2\+documents",
+    ),
+    (
+        "packed and stock",
+        case(micro_batch_size=1, implementation="local-stock", training=Training(data_shape="packed")),
+        "own core attention has no packed sequences; --implementation local works",
     ),
     (
         "short padding",
@@ -305,6 +354,11 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "has 2 layers and the model has 4; write as many t",
     ),
     ("no clipping", case(training=Training(steps=1, settings=(("optimizer.clip_grad", 0.0),))), "computes no norm"),
+    (
+        "a schedule",
+        case(training=Training(steps=1, settings=(("optimizer.min_lr", 1.0),))),
+        "optimizer.min_lr is 1 and optimizer.lr",
+    ),
     # ranks and data
     ("dp", case("ep4dp2"), r"2 ranks in a pipeline stage, not a multiple of the 4 .*\(etp1 \* ep4\); dp4 works"),
     ("dp with tp", case("tp2ep4dp1"), "dp2 works"),

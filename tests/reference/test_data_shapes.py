@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from validation.case.case import Case
-from validation.case.data import DOCUMENTS, END, LEFT_PADDED, PADDED
+from validation.case.data import DOCUMENTS, END, LEFT_PADDED, PACKED, PADDED
 from validation.case.layout import Layout
 from validation.case.preset import TINY
-from validation.case.training import Training
+from validation.case.training import OPTIONS, Training
 from validation.reference.batch import Batch, make_batch, own_positions
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def test_another_shape_is_another_reference() -> None:
 
     full = replace(CASE, training=Training())
     assert store.key(CASE) == store.key(replace(CASE, layout=Layout(tp=2))) != store.key(full)
-    assert len({store.key(of_shape(shape)) for shape in (DOCUMENTS, PADDED, LEFT_PADDED)}) == 3
+    assert len({store.key(of_shape(shape)) for shape in OPTIONS["data_shape"]}) == len(OPTIONS["data_shape"])
     assert CASE.name == "tiny-single+documents-fp64-local-gloo"
     assert Case.from_json(CASE.to_json()) == CASE
 
@@ -89,6 +89,20 @@ def test_another_shape_is_another_reference() -> None:
 def test_positions_are_counted_within_a_document() -> None:
     documents = torch.tensor([[0, 0, 0, 1, 2, 2], [0, 1, 1, 1, 1, 2]])
     assert own_positions(documents).tolist() == [[0, 1, 2, 0, 0, 1], [0, 0, 1, 2, 3, 0]]
+
+
+def test_a_next_token_is_of_the_same_document() -> None:
+    """What an MTP layer is given at a position, one and two further on; behind a document's end it is the filler, 0."""
+    from validation.reference.mtp import _ahead
+
+    documents = torch.tensor([[0, 0, 0, 1, 2, 2]])
+    tokens = torch.tensor([[11, 12, 13, 14, 15, 16]])
+    batch = Batch(tokens, tokens + 1, torch.tensor([[1, 1, 0, 0, 1, 1]]).bool(), documents)
+    one, two = _ahead(batch, 1), _ahead(batch, 2)
+    assert one.tokens.tolist() == [[12, 13, 0, 0, 16, 0]]
+    assert one.labels.tolist() == [[13, 14, 0, 0, 17, 0]]
+    assert one.mask.tolist() == [[True, False, False, False, True, False]]
+    assert two.tokens.tolist() == [[13, 0, 0, 0, 0, 0]]
 
 
 @dataclass(frozen=True)
@@ -101,7 +115,7 @@ class Computed:
     gradients: dict[str, torch.Tensor]
 
 
-@pytest.fixture(scope="module", params=[DOCUMENTS, PADDED, LEFT_PADDED])
+@pytest.fixture(scope="module", params=[DOCUMENTS, PACKED, PADDED, LEFT_PADDED])
 def computed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Computed]:
     from validation.compare.precision import computing_in
     from validation.reference.checkpoint import Checkpoint

@@ -69,11 +69,16 @@ class CoreAttention(torch.nn.Module):
         """
         ranks, rank = self.cp_group.size(), self.cp_group.rank()
         length = query.shape[0] * ranks
-        if attention_bias is not None or packed_seq_params is not None:
-            raise _refusal("a bias or packed sequences are given")
+        if attention_bias is not None:
+            raise _refusal("a bias is given")
         if self.training and self.config.attention_dropout:
             raise _refusal(f"attention_dropout is {self.config.attention_dropout}")
-        forbidden = _beyond_causal(attention_mask, attn_mask_type or self.attn_mask_type, length)
+        kind = attn_mask_type or self.attn_mask_type
+        if packed_seq_params is not None:
+            if kind not in (AttnMaskType.causal, AttnMaskType.padding_causal):
+                raise _refusal(f"the mask's type is {kind.name}")
+            return self._packed(query, key, value, packed_seq_params)
+        forbidden = _beyond_causal(attention_mask, kind, length)
         mask = None if forbidden is None else ~forbidden
         if ranks > 1:
             key = gather_from_sequence_parallel_region(key, group=self.cp_group)
@@ -86,6 +91,25 @@ class CoreAttention(torch.nn.Module):
             q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.softmax_scale
         )
         return context.permute(2, 0, 1, 3).flatten(2)
+
+    def _packed(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: Any) -> torch.Tensor:
+        """The same for documents that are packed into one sequence: query, key, value are [sequence, heads, dim].
+
+        Returns [sequence, heads * v_head_dim]. Raises ValueError for what packed sequences may have and this does not take.
+        """
+        taken = {"cu_seqlens_q", "cu_seqlens_kv", "max_seqlen_q", "max_seqlen_kv", "qkv_format"}
+        further = sorted(name for name, given in vars(packed).items() if name not in taken and given is not None)
+        if packed.qkv_format != "thd" or further or self.cp_group.size() > 1:
+            raise _refusal(f"packed sequences of the format {packed.qkv_format} have {', '.join(further) or 'ranks'}")
+        ends = packed.cu_seqlens_q.to(torch.int64)
+        if not torch.equal(packed.cu_seqlens_kv.to(torch.int64), ends) or int(ends[-1]) != query.shape[0]:
+            raise _refusal(f"the documents of a packed sequence of {query.shape[0]} tokens end at {ends.tolist()}")
+        positions = torch.arange(query.shape[0], device=query.device)
+        document = torch.searchsorted(ends, positions, right=True)
+        mask = (document[:, None] == document[None, :]) & (positions[:, None] >= positions[None, :])
+        q, k, v = (tensor.transpose(0, 1)[None] for tensor in (query, key, value))
+        context = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.softmax_scale)
+        return context[0].transpose(0, 1).flatten(1)
 
 
 def _beyond_causal(mask: torch.Tensor | None, kind: AttnMaskType, length: int) -> torch.Tensor | None:

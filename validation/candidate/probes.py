@@ -17,6 +17,7 @@ from validation.candidate.recorder import Recorder
 from validation.candidate.replay import Choices
 from validation.candidate.versions import COMBINE, mtp_block, seen_unpermute
 from validation.case.case import Case
+from validation.case.data import PACKED
 from validation.case.probes import Probe, probes
 from validation.compare.observe import Router
 from validation.compare.precision import LOSS_DTYPES, as_stored
@@ -93,6 +94,14 @@ class ProbedChunk:
             self._watch_mtp(chunk, mtp)
         chunk.register_forward_hook(self._leave)
 
+    def begin(self, step: int) -> None:
+        """Before the forward passes of a later step, counted from 1: routers go on with the reference's choices of that step.
+
+        With 0 they go on with their own.
+        """
+        self._micro_batch = -1
+        self._choices.step = step
+
     def stop(self) -> None:
         """After the backward pass: compare what is known only then, and record nothing more."""
         self._stopped = True
@@ -122,11 +131,16 @@ class ProbedChunk:
         probe = self._probes[name]
 
         def batch_first(tensor: torch.Tensor) -> torch.Tensor:
-            tensor = (tensor if size is None else tensor.view(size)).transpose(0, 1)
+            tensor = self._with_batch(tensor if size is None else tensor.view(size)).transpose(0, 1)
             joined = probe.axes[-1] == "head_dim" and tensor.dim() == 3
             return tensor.unflatten(-1, (-1, probe.shape[-1])) if joined else tensor
 
         return self._keep(probe, tensor, batch_first, counting)
+
+    def _with_batch(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Packed sequences go through core attention without a batch: [sequence, heads, ...] or [sequence, columns]."""
+        there = self._case.training.data_shape != PACKED or (tensor.dim() > 2 and tensor.shape[1] == 1)
+        return tensor if there else tensor.unsqueeze(1)
 
     def _keep(self, probe: Probe, tensor: torch.Tensor, view: View, counting: torch.Tensor | None = None) -> torch.Tensor:
         """Compare what `view` makes of the tensor, and later of the gradient that reaches it.

@@ -12,6 +12,7 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.models.gpt import GPTModel
+from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.utils import unwrap_model
 
@@ -19,7 +20,7 @@ from validation.candidate.place import Place, device
 from validation.candidate.sequence import positions
 from validation.candidate.versions import counted_tokens, once_for_each_rank
 from validation.case.case import Case
-from validation.case.data import DOCUMENTS, LEFT_PADDED, WITH_PADDING
+from validation.case.data import LEFT_PADDED, PACKED, WITH_DOCUMENTS, WITH_PADDING
 from validation.case.depth import FORWARD
 from validation.case.errors import EnvironmentMissing
 from validation.compare.sliced import SlicedFile
@@ -91,7 +92,7 @@ def micro_batches(case: Case, batch: Path, step: int) -> Iterator[dict[str, torc
         data["positions"] = held.expand(case.micro_batch_size, -1)
         if case.training.data_shape in WITH_PADDING:
             data["padding"] = ~file.read(f"{step}/real", index)[:, held]
-        if case.training.data_shape in (DOCUMENTS, LEFT_PADDED):
+        if case.training.data_shape in (*WITH_DOCUMENTS, LEFT_PADDED):
             data["documents"] = file.read(f"{step}/documents", index)
             data["positions"] = own_positions(data["documents"])[:, held]
         yield data
@@ -117,12 +118,21 @@ def called(case: Case, model: Any, given: dict[str, torch.Tensor]) -> torch.Tens
     output: torch.Tensor = model(
         given["tokens"],
         given["positions"],
-        attention_mask(case, given),
+        None if case.training.data_shape == PACKED else attention_mask(case, given),
         labels=given["labels"],
         loss_mask=given["mask"].float(),
         **({"padding_mask": _padding_mask(case, model, given["padding"])} if "padding" in given else {}),
+        **({"packed_seq_params": packed(given["documents"])} if case.training.data_shape == PACKED else {}),
     )
     return output
+
+
+def packed(documents: torch.Tensor) -> PackedSeqParams:
+    """Where the documents of one sequence, [1, sequence], begin and end, as megatron-core is told of packed sequences."""
+    _, lengths = torch.unique_consecutive(documents, return_counts=True)
+    ends = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+    longest = int(lengths.max())
+    return PackedSeqParams(qkv_format="thd", cu_seqlens_q=ends, cu_seqlens_kv=ends, max_seqlen_q=longest, max_seqlen_kv=longest)
 
 
 def _padding_mask(case: Case, model: Any, padding: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,8 @@
 `full` has one document in each sequence, from its first position to its last. `documents` has several in each: a token ends a
 document, positions are counted from where a document begins, no position attends to another document, and the loss of a
 document's last token does not count. That is what Megatron-LM's --reset-position-ids, --reset-attention-mask and
---eod-mask-loss make of a sequence. `padded` has one document, shorter than the sequence, and padding behind it; `left-padded`
+--eod-mask-loss make of a sequence. `packed` has the same documents, and megatron-core is told where each begins in place of a
+mask (PackedSeqParams, format thd). `padded` has one document, shorter than the sequence, and padding behind it; `left-padded`
 has the padding before it. Padding does not count: neither in the loss nor in balancing losses nor in the experts' loads.
 """
 
@@ -13,12 +14,39 @@ from collections.abc import Callable
 
 from validation.case.case import Case
 
-FULL, DOCUMENTS, PADDED, LEFT_PADDED = "full", "documents", "padded", "left-padded"
+FULL, DOCUMENTS, PACKED, PADDED, LEFT_PADDED = "full", "documents", "packed", "padded", "left-padded"
+WITH_DOCUMENTS = (DOCUMENTS, PACKED)
 WITH_PADDING = (PADDED, LEFT_PADDED)
 END = 1
 """The token that ends a document, and pads: eos_token_id of DeepSeek-V3's config.json, which its tokenizer pads with."""
+BEGIN = 0
+"""The token that begins a document in DeepSeek-V3's config.json (bos_token_id)."""
+WIDEST = 16
+"""The largest tensor-parallel degree whose vocabulary shards have their first and last token in every batch."""
+NEVER_CHOSEN = 2.0
+"""What the expert bias of an expert without tokens is lower by than every other's: scores lie between 0 and 1."""
 SHORTEST = 8
 """Tokens of a sequence that has several documents, one of them of a single token."""
+
+
+def shard_ends(vocabulary: int, tp: int) -> tuple[int, ...]:
+    """The first and the last token of each of `tp` shards of a vocabulary; none if they are not equal."""
+    if vocabulary % tp:
+        return ()
+    size = vocabulary // tp
+    return tuple(sorted({end for shard in range(tp) for end in (shard * size, (shard + 1) * size - 1)}))
+
+
+def wanted_tokens(case: Case) -> tuple[int, ...]:
+    """The tokens that every batch has, as tokens and as targets that count: special ones, and the ends of vocabulary shards."""
+    size, heads = case.model.vocab_size, case.model.num_attention_heads
+    ends = (end for tp in range(1, WIDEST + 1) if heads % tp == 0 for end in shard_ends(size, tp))
+    return tuple(sorted({BEGIN, END, *ends} & set(range(size))))
+
+
+def has_an_idle_expert(case: Case) -> bool:
+    """Whether a preset's weights have, in each layer, one expert that no token chooses: with every shape but `full`."""
+    return case.training.data_shape != FULL and case.model.n_routed_experts > case.model.num_experts_per_tok
 
 
 def sequences_have_room(case: Case) -> str | None:
@@ -26,21 +54,23 @@ def sequences_have_room(case: Case) -> str | None:
     shape = case.training.data_shape
     if shape == FULL or case.seq_length >= SHORTEST:
         return None
-    what = "several documents" if shape == DOCUMENTS else "a document and padding"
+    what = "several documents" if shape in WITH_DOCUMENTS else "a document and padding"
     return f"seq_length {case.seq_length} has no room for {what}; --seq-length {SHORTEST} works"
 
 
 def next_tokens_are_of_the_same_document(case: Case) -> str | None:
     """megatron-core's MTP layers know neither where documents end nor, until 0.17, what is padding."""
     shape = case.training.data_shape
-    if shape == FULL or not case.model.mtp_layers:
+    if shape in (FULL, PACKED) or not case.model.mtp_layers:
         return None
     why = (
         "take a document's last next token from the next document, which HuggingFace does not"
         if shape == DOCUMENTS
         else "count padding in loads and balancing losses up to 0.17"
     )
-    return f"{case.arrangement}: Megatron-Core's MTP layers {why}; leave out +mtp, or +{shape}"
+    return f"{case.arrangement}: Megatron-Core's MTP layers {why}; " + (
+        "+packed works, or leave out +mtp" if shape == DOCUMENTS else f"leave out +mtp, or +{shape}"
+    )
 
 
 def balanced_with_padding(case: Case) -> str | None:
@@ -66,8 +96,28 @@ def balanced_with_padding(case: Case) -> str | None:
     return None
 
 
+def one_sequence_is_packed(case: Case) -> str | None:
+    """What megatron-core has of packed sequences, and Plumbline compares: one a micro-batch, each on its ranks whole."""
+    if case.training.data_shape != PACKED:
+        return None
+    if case.micro_batch_size > 1:
+        return (
+            f"{case.arrangement}: Megatron-Core takes one packed sequence in a micro-batch and micro_batch_size is "
+            f"{case.micro_batch_size}; --micro-batch-size 1 works"
+        )
+    if case.layout.cp > 1:
+        return (
+            f"{case.arrangement}: context parallelism cuts each packed document by itself, and Plumbline compares sequences "
+            f"that are cut as a whole; cp1 works, or cp{case.layout.cp}+documents"
+        )
+    if case.implementation == "local-stock":
+        return f"{case.arrangement}: Megatron-Core's own core attention has no packed sequences; --implementation local works"
+    return None
+
+
 RULES: tuple[Callable[[Case], str | None], ...] = (
     sequences_have_room,
     next_tokens_are_of_the_same_document,
     balanced_with_padding,
+    one_sequence_is_packed,
 )

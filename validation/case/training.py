@@ -22,7 +22,7 @@ OPTIONS = {
     "experts": ("default", "sequential", "grouped"),
     "fp8": ("none", "delayed", "blockwise"),
     "mtp_loss": ("version", "report", "targets"),
-    "data_shape": ("full", "documents", "padded", "left-padded"),
+    "data_shape": ("full", "documents", "packed", "padded", "left-padded"),
 }
 """The options that are one word of several, the default first."""
 WORDS = {
@@ -41,6 +41,7 @@ WORDS = {
     "mtp-report": ("mtp_loss", "report"),
     "mtp-targets": ("mtp_loss", "targets"),
     "documents": ("data_shape", "documents"),
+    "packed": ("data_shape", "packed"),
     "padded": ("data_shape", "padded"),
     "left-padded": ("data_shape", "left-padded"),
 }

@@ -83,10 +83,11 @@ def record(
     """
     model, total, length = case.model, hidden.new_zeros(()), batch.tokens.shape[1]
     positions = torch.arange(length, device=hidden.device)[None].expand(len(hidden), -1)
+    positions = positions if batch.positions is None else batch.positions
     for index, layer in enumerate(model.mtp_layers):
         known, seen = _ahead(batch, 1 + index), recording.of_first(length - 1 - index)
         with _hooks(mtp, model, index, known, seen):
-            hidden = _forward_layer(mtp, index, hidden, positions, known.tokens)
+            hidden = _forward_layer(mtp, index, hidden, positions, known.tokens, batch.attended)
         logits = seen.keep(f"layers.{layer}.mtp.logits", hf.lm_head(hidden))
         losses = seen.keep(f"layers.{layer}.mtp.token_loss", token_losses(logits, known.labels))
         loss = case.training.mtp_scale / len(model.mtp_layers) * of_mtp_layer(case, losses, known.mask, batch)
@@ -96,28 +97,44 @@ def record(
 
 
 def _ahead(batch: Batch, positions: int) -> Batch:
-    """Each position's data of `positions` further on; behind the end token 0, label 0 and a mask that leaves them out."""
+    """Each position's data of `positions` further on in its document; behind its end token 0, label 0, and not in the loss."""
+    number = batch.documents
+    own = None if number is None else number[:, positions:] == number[:, : number.shape[1] - positions]
 
     def moved(tensor: torch.Tensor) -> torch.Tensor:
-        return torch.cat([tensor[:, positions:], torch.zeros_like(tensor[:, :positions])], 1)
+        further = tensor[:, positions:] if own is None else tensor[:, positions:] * own
+        return torch.cat([further, torch.zeros_like(tensor[:, :positions])], 1)
 
     return Batch(moved(batch.tokens), moved(batch.labels), moved(batch.mask))
 
 
-def _forward_layer(mtp: Any, index: int, hidden: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """One MTP layer: transformers' `forward_layer`; in 5.17 the same calls stand in the loop of its `forward` only."""
+def _forward_layer(
+    mtp: Any,
+    index: int,
+    hidden: torch.Tensor,
+    positions: torch.Tensor,
+    tokens: torch.Tensor,
+    attended: torch.Tensor | None,
+) -> torch.Tensor:
+    """One MTP layer: transformers' `forward_layer`; in 5.17 the same calls stand in the loop of its `forward` only.
+
+    It takes no mask, and makes one itself: `attended`, where there is one, is given to the layer by the same calls.
+    """
     found: torch.Tensor
-    if hasattr(mtp, "forward_layer"):
+    if hasattr(mtp, "forward_layer") and attended is None:
         found = mtp.forward_layer(index, hidden, positions, None, input_ids=tokens)
     else:
         embeddings = mtp.embed_tokens(tokens)
+        masks = {"attention_mask": attended}
+        if attended is None:
+            masks = mtp.create_masks_for_mtp_layer(index, embeddings, None, positions)
         found = mtp.layers[index](
             embeddings,
             hidden,
             position_embeddings=mtp.rotary_emb(embeddings, position_ids=positions),
             position_ids=positions,
             past_key_values=None,
-            **mtp.create_masks_for_mtp_layer(index, embeddings, None, positions),
+            **masks,
         )
     return found
 

@@ -257,10 +257,12 @@ def record_step(
 def hidden_states(hf: DeepseekV3ForCausalLM, batch: Batch) -> torch.Tensor:
     """The output of the final norm, [batch, sequence, hidden].
 
-    Positions are counted through the sequence, as megatron-core's rotary embedding counts them whatever position_ids it is
-    given. Attention depends on differences of positions alone: within a document it is what the document by itself makes.
+    Unless the batch has its own positions, they are counted through the sequence, as megatron-core's rotary embedding counts
+    them whatever position_ids it is given. Attention depends on differences of positions alone: within a document it is what
+    the document by itself makes.
     """
-    found: torch.Tensor = hf.model(input_ids=batch.tokens, attention_mask=batch.attended, use_cache=False).last_hidden_state
+    given = {"attention_mask": batch.attended, "position_ids": batch.positions}
+    found: torch.Tensor = hf.model(input_ids=batch.tokens, **given, use_cache=False).last_hidden_state
     return found
 
 

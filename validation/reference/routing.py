@@ -15,6 +15,11 @@ Routing = dict[str, torch.Tensor]
 """By layer as text: `3/experts`, the chosen experts [batch, sequence, k], and `3/margin` [batch, sequence]."""
 
 
+def experts_of(layer: int, step: int = 1) -> str:
+    """The name of a layer's choices in a step, counted from 1, among the stored routing."""
+    return f"{layer}/experts" if step == 1 else f"step {step}/{layer}/experts"
+
+
 def margins(choice: torch.Tensor, model: Model) -> torch.Tensor:
     """For each token the error of a score below which no other expert would be chosen; [..., experts] -> [...].
 

@@ -10,10 +10,13 @@ import torch
 from safetensors.torch import save_file
 
 from validation.case.case import Case
+from validation.case.data import NEVER_CHOSEN, has_an_idle_expert
 from validation.case.parameters import Parameter, parameters
 
 NORM_SPREAD = 0.2
 BIAS_SPREAD = 0.1
+_IDLE = 1
+"""The expert that no token chooses, where there is one. It shares its group and, with ep, its rank with experts that work."""
 
 
 def make_weights(case: Case) -> Iterator[tuple[Parameter, torch.Tensor]]:
@@ -24,10 +27,17 @@ def make_weights(case: Case) -> Iterator[tuple[Parameter, torch.Tensor]]:
     was never loaded, or a bias that was lost, shows only where the right value is not the default.
     """
     for parameter in parameters(case.model).values():
-        seed = hashlib.sha256(f"{case.seed}:{parameter.name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(seed[:8], "big", signed=True))
-        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
-        yield parameter, scaled(parameter, noise)
+        yield parameter, made(case, parameter)
+
+
+def made(case: Case, parameter: Parameter) -> torch.Tensor:
+    """One parameter of the case's preset."""
+    seed = hashlib.sha256(f"{case.seed}:{parameter.name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(seed[:8], "big", signed=True))
+    value = scaled(parameter, torch.randn(parameter.shape, generator=generator, dtype=torch.float32))
+    if parameter.name.endswith("_bias") and has_an_idle_expert(case):
+        value[_IDLE] = value.min() - NEVER_CHOSEN
+    return value
 
 
 def scaled(parameter: Parameter, noise: torch.Tensor) -> torch.Tensor:

@@ -38,7 +38,7 @@ OPTION_HELP = {
     "megatron-core up to 0.16 do, the targets that the layer has left, as megatron-core does from 0.17 on and always with "
     "--loss mean, or what the tested version does",
     "data_shape": "what the sequences of a batch hold (docs/data.md): one document each; several, of which none "
-    "attends to another; or one and padding behind or before it",
+    "attends to another, by a mask or packed; or one and padding behind or before it",
     "fp8": "Transformer Engine's products in fp8, in a bf16 model: delayed has a scale a tensor, blockwise one a block",
 }
 _SHOWN_AS = {"--case-timeout": "--timeout", "--pieces": "--debug"}

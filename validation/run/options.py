@@ -14,7 +14,7 @@ from validation.cache import limit
 from validation.case import arrangement, tree
 from validation.case import settings as settings_
 from validation.case.case import ON_CPU, Case
-from validation.case.data import WITH_PADDING
+from validation.case.data import PACKED, WITH_PADDING
 from validation.case.empty import refuse_empty
 from validation.case.errors import UsageError
 from validation.case.folder import model_from_folder
@@ -50,6 +50,7 @@ _WORDS = (
 )
 """Options that take a text of any kind."""
 _MOST_STEPS, _LONGEST = 1000, 10_000_000
+_RATE, _SMALL_RATE = "optimizer.lr", 1e-3
 
 
 @dataclass(frozen=True)
@@ -171,11 +172,7 @@ def _cases(options: Any, transport: str) -> tuple[Case, ...]:
             hf_model_path=folder,
             layers=layers_of(options.layers),
             candidate_checkpoint=_candidate_checkpoint(options),
-            training=replace(
-                training,
-                steps=_steps(options, base, precision, training.stream or base.stream),
-                stream=training.stream or base.stream,
-            ),
+            training=_with_steps(options, base, precision, training),
             isolated=options.isolated,
         )
         for layout, training, mtp in _arrangements(options, model)
@@ -227,13 +224,27 @@ def _steps(options: Any, base: Preset, precision: str, stream: bool) -> int:
     return _given(options.steps, 2 if cheap else 0)
 
 
+def _with_steps(options: Any, base: Preset, precision: str, training: Training) -> Training:
+    """The training with its steps, which are small in bf16 if there are several and nobody has set the rate.
+
+    AdamW takes the sign of small gradients, and bf16 turns some of them over: after large steps the models differ so much that
+    rounding decides the next gradients.
+    """
+    stream = training.stream or base.stream
+    found = replace(training, steps=_steps(options, base, precision, stream), stream=stream)
+    given = any(_RATE in text for text in (*options.config, options.layouts or ""))
+    small = precision == "bf16" and found.steps > 1 and not given
+    return found.with_settings({_RATE: _SMALL_RATE}) if small else found
+
+
 def _micro_batch_size(options: Any, base: Preset, layout: Layout, training: Training) -> int:
     """The preset's, or 1: where a rank would have too few micro-batches, or its sequences are no multiple of the preset's.
 
     With fewer than two, gradients that are not added up are invisible; with fewer than four, a wrong interleaved schedule.
-    Padded sequences are balanced one by one (validation.case.data).
+    Padded sequences are balanced one by one, and packed ones are a micro-batch each (validation.case.data).
     """
-    if training.balancing == "seq_aux_loss" and training.data_shape in WITH_PADDING:
+    balanced = training.balancing == "seq_aux_loss" and training.data_shape in WITH_PADDING
+    if balanced or training.data_shape == PACKED:
         return 1
     per_rank = _given(options.batch_size, base.batch_size) // layout.data_parallel
     enough = per_rank // base.micro_batch_size >= (4 if layout.vpp > 1 else 2)
