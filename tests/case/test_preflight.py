@@ -124,6 +124,18 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ("no epsilon", case(model={"rms_norm_eps": float("nan")}), "rms_norm_eps is nan; it must be a number of at least 0"),
     ("words for a number", case(model={"rms_norm_eps": "1e-6"}), "rms_norm_eps is '1e-6'; it must be a number"),
     ("an infinite factor", case(model={"rope_factor": float("inf")}), "rope_factor is inf; it must be a number greater"),
+    ("a choice of experts", case(model={"topk_method": "top"}), "known are noaux_tc, greedy and group_limited_greedy"),
+    ("MTP of DeepSeek-V2", case(model={"topk_method": "greedy", **MTP}), "of DeepSeek-V2, which has no MTP layers"),
+    (
+        "groups of DeepSeek-V2",
+        case(model={"topk_method": "group_limited_greedy"}),
+        "best 2 .* HuggingFace by its best 1,",
+    ),
+    (
+        "a setting of other routers",
+        case(model={"topk_method": "greedy"}, training=Training().with_settings({"model.moe_router_pre_softmax": False})),
+        "moe_router_pre_softmax is of DeepSeek-V3's routers",
+    ),
     ("experts that count for nothing", case(model={"routed_scaling_factor": 0.0}), "routed_scaling_factor is 0.0; it must be"),
     ("seed", case(seed=99999999999999999999999), "--seed 99999999999999999999999 does not fit in 64 bits; --seed 9999 works"),
     ("seed of the last step", case(seed=2**63 - 1, training=Training(steps=2)), "does not fit in 64 bits"),
