@@ -103,7 +103,7 @@ def _without_common() -> dict[str, Any]:
     if "TorchCommonLoadStrategy" not in vars(theirs):
         return {}
 
-    class Nothing(theirs.TorchCommonLoadStrategy):  # type: ignore[misc,name-defined]
+    class Nothing(theirs.TorchCommonLoadStrategy):
         """Loads what the weights need of it."""
 
         def load_common(self, checkpoint_dir: object) -> dict[str, Any]:
