@@ -282,7 +282,7 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     (
         "packed MTP without targets",
         case(model=MTP, micro_batch_size=1, training=Training(data_shape="packed", loss="mean")),
-        r"divides the mean of its MTP losses by 0 targets; leave out \+mean",
+        r"divides its mean MTP loss by 0 targets; leave out \+mean",
     ),
     (
         "packed and stock",

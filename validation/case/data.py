@@ -127,7 +127,7 @@ def packed_mtp_layers_can_train(case: Case) -> str | None:
         )
     if training.loss == "mean":
         return (
-            f"{case.arrangement}: one micro-batch has no loss, and Megatron-Core up to 0.16 divides the mean of its MTP losses by "
+            f"{case.arrangement}: one micro-batch has no loss, and Megatron-Core up to 0.16 divides its mean MTP loss by "
             "0 targets; leave out +mean"
         )
     return None
