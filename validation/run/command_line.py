@@ -139,6 +139,13 @@ def _add_layouts(add: Add) -> None:
 
 
 def _add_step(add: Add) -> None:
+    add(
+        "--data",
+        default=None,
+        metavar="FILE",
+        help="the documents of a file instead of random tokens (docs/data.md): token ids as JSON lines (.jsonl), or Megatron's "
+        "indexed data set (.idx, with its .bin beside it)",
+    )
     add("--batch-size", type=whole, default=None, help="sequences of one step, over all data-parallel ranks")
     add("--micro-batch-size", type=whole, default=None, help="sequences of one forward pass")
     add("--seq-length", type=whole, default=None, help="tokens of one sequence")
