@@ -129,8 +129,7 @@ def _indexed(path: Path) -> Iterator[Document]:
         needs = _HEADER.size + 12 * sequences + 8 * documents
         if version != 1 or kind not in _TYPES or max(sequences, documents) > _MOST_DOCUMENTS or size < needs:
             raise UsageError(
-                f"{path} has version {version}, type {kind} and {size} bytes of {needs} that it names; version 1 of whole numbers "
-                "can be read"
+                f"{path} has version {version}, type {kind} and {size} bytes of {needs}; version 1 of whole numbers can be read"
             )
         ends = _numbers(index, "q", _HEADER.size + 12 * sequences, documents, path)
         for first, last in pairwise(ends):
