@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from validation.case.training import Training
 
 CASE = Case("tiny", TINY.model, Layout(), "fp64", "local", "gloo", 1234, 2, 1, 4)
 DOCUMENTS = [[5, 6, 7], [8, END], [9, 10, 11, 12], [], [13, 14]]
+NOTHING: Mapping[str, int] = {}
 TEXT = "\n".join(["[5, 6, 7]", '{"input_ids": [8, 1]}', "", '{"tokens": [9, 10, 11, 12], "text": "x"}', "[]", "[13, 14]"])
 
 
@@ -29,9 +31,10 @@ def lines(folder: Path, text: str = TEXT) -> Path:
     return folder / "data.jsonl"
 
 
-def indexed(folder: Path, documents: list[list[int]] = DOCUMENTS, kind: tuple[int, str] = (8, "H"), **wrong: int) -> Path:
+def indexed(folder: Path, kind: tuple[int, str] = (8, "H"), wrong: Mapping[str, int] = NOTHING) -> Path:
     """Megatron's data set of these documents, each of one sequence, but for the last two, which make one."""
     number, letter = kind
+    documents = DOCUMENTS
     lengths = [len(document) for document in documents]
     places = [sum(lengths[:index]) * struct.calcsize(letter) for index in range(len(lengths))]
     ends = [*range(len(documents) - 1), len(documents)]
@@ -102,7 +105,7 @@ def test_other_lines_are_refused_in_a_sentence(tmp_path: Path, text: str, said: 
 @pytest.mark.parametrize("wrong", [{"version": 2}, {"type": 6}, {"size": 60}, {"size": 10}])
 def test_another_index_is_refused_in_a_sentence(tmp_path: Path, wrong: dict[str, int]) -> None:
     with pytest.raises(UsageError, match=r"data.idx (has version|is no index)"):
-        taken(CASE, indexed(tmp_path, **wrong))
+        taken(CASE, indexed(tmp_path, wrong=wrong))
 
 
 def test_what_is_not_there_is_refused_in_a_sentence(tmp_path: Path) -> None:
