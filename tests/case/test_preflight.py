@@ -96,6 +96,14 @@ def test_implementations_of_megatron_and_of_users_are_known(implementation: str)
 
 MOE_ONLY = {"first_k_dense_replace": 0}
 MTP = {"num_nextn_predict_layers": 1}
+BY_TWOS = Training(recompute="full").with_settings({"model.recompute_num_layers": 2})
+
+
+def grouped(group: int) -> Training:
+    """So many micro-batches in a row in each virtual stage."""
+    return Training().with_settings({"model.microbatch_group_size_per_vp_stage": group})
+
+
 STREAM = Training(stream=True)
 TE_IN_BF16: dict[str, Any] = {"implementation": "te", "precision": "bf16", "transport": "nccl"}
 IMPOSSIBLE: list[tuple[str, Case, str]] = [
@@ -119,6 +127,18 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ("no epsilon", case(model={"rms_norm_eps": float("nan")}), "rms_norm_eps is nan; it must be a number of at least 0"),
     ("words for a number", case(model={"rms_norm_eps": "1e-6"}), "rms_norm_eps is '1e-6'; it must be a number"),
     ("an infinite factor", case(model={"rope_factor": float("inf")}), "rope_factor is inf; it must be a number greater"),
+    ("a choice of experts", case(model={"topk_method": "top"}), "known are noaux_tc, greedy and group_limited_greedy"),
+    ("MTP of DeepSeek-V2", case(model={"topk_method": "greedy", **MTP}), "of DeepSeek-V2, which has no MTP layers"),
+    (
+        "groups of DeepSeek-V2",
+        case(model={"topk_method": "group_limited_greedy"}),
+        "best 2 .* HuggingFace by its best 1,",
+    ),
+    (
+        "a setting of other routers",
+        case(model={"topk_method": "greedy"}, training=Training().with_settings({"model.moe_router_pre_softmax": False})),
+        "moe_router_pre_softmax is of DeepSeek-V3's routers",
+    ),
     ("experts that count for nothing", case(model={"routed_scaling_factor": 0.0}), "routed_scaling_factor is 0.0; it must be"),
     ("seed", case(seed=99999999999999999999999), "--seed 99999999999999999999999 does not fit in 64 bits; --seed 9999 works"),
     ("seed of the last step", case(seed=2**63 - 1, training=Training(steps=2)), "does not fit in 64 bits"),
@@ -135,8 +155,14 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ("option", case(training=Training(loss="sum")), "loss 'sum' is unknown; known are token and mean"),
     (
         "steps",
-        case(precision="bf16", training=Training(steps=2)),
-        "in fp64 and the precision is bf16; leave out --steps",
+        case(precision="fp16", training=Training(steps=2)),
+        "in fp16 need the training loop's loss scale, which Plumbline leaves out; --precision bf16 works",
+    ),
+    ("steps of te", case(**TE_IN_BF16, training=Training(steps=2)), "with Transformer Engine are not compared; leave out"),
+    (
+        "schedule",
+        case(training=Training(steps=2).with_settings({"optimizer.min_lr": 1.0})),
+        "optimizer.min_lr is 1 and optimizer.lr 0.01; give a smallest rate from 0 to 0.01",
     ),
     ("stages", case("pp2", training=Training(stages=(1, 1, 2))), r"\+1-1-2 gives the layers of 3 .* has pp2; give 2 numbers"),
     ("layers of stages", case("pp2", training=Training(stages=(1, 2))), r"\+1-2 gives 3 layers .* the model has 4"),
@@ -223,6 +249,26 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "micro-batches for vpp",
         case("pp2vpp2", batch_size=6),
         "sets of pp2, and the batch has 3 on each rank; --batch-size 4 or 8 works",
+    ),
+    (
+        "MTP layers recomputed by twos",
+        case(model={"num_nextn_predict_layers": 1}, training=BY_TWOS),
+        "recompute_num_layers=2 cannot run beside an MTP layer: .*; recompute_num_layers=1 works",
+    ),
+    (
+        "a group of one",
+        case("pp2vpp2", training=grouped(1), batch_size=8),
+        "=1 does not fit 4 micro-batches .*; 2 and 4 work, or",
+    ),
+    (
+        "a group of three",
+        case("pp2vpp2", training=grouped(3), batch_size=8),
+        "=3 does not fit 4 .* what is left 2 or none; 2 and 4",
+    ),
+    (
+        "a group of all and more",
+        case("pp2vpp2", training=grouped(4), batch_size=4),
+        "=4 does not fit 2 .*; 2 works, or a larger --b",
     ),
     # experts
     ("ep", case("ep3"), "ep3 does not divide the 16 experts; ep1, ep2 and ep4 do"),

@@ -23,5 +23,11 @@ def test_the_line_counts_and_measures() -> None:
     assert two[0].line.startswith("a: 2 checks differ by up to ")
 
 
+def test_an_error_that_is_no_number_has_no_limit() -> None:
+    """What was freed may hold anything."""
+    (one,) = excused([known("a", 0.5, 1e-15), known("a", float("nan"), 2e-15), known("a", float("inf"), 0.0)])
+    assert one.line == "a: 3 checks differ without limit; without it by up to 2.0e-15"
+
+
 def test_a_case_without_known_bugs_says_nothing() -> None:
     assert excused([{"rel_error": "0.9"}, {}]) == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import replace
 from hashlib import sha256
@@ -22,11 +23,15 @@ from validation.checks.parity import Parity
 from validation.compare.difference import measure
 from validation.compare.measurement import PieceReport
 from validation.compare.piece import whole
-from validation.run.known import known_bugs, mended, table
+from validation.machine import version
+from validation.run.known import known_bugs, mended, refusal, table
 from validation.run.launch import Broken
 from validation.run.result import Result
 
 PARAMETER = "model.layers.0.self_attn.kv_a_proj_with_mqa.weight"
+
+
+live_in_0_16 = pytest.mark.skipif(not version("megatron-core").startswith("0.16"), reason="0.18 has mended the bug")
 
 
 def case(implementation: str = "local-stock", layout: str = "tp2") -> Case:
@@ -177,6 +182,84 @@ def test_a_known_bug_is_no_excuse_for_nan(gradient: torch.Tensor) -> None:
     spoiled[0, 0] = math.nan
     verdict, outcome = concluded(spoiled, gradient, case())
     assert (verdict.status, outcome) == ("fail", pytest.fail.Exception)
+
+
+FREED = Training().with_settings({"model.deallocate_pipeline_outputs": True})
+BOTH = FREED.with_settings({"model.cross_entropy_loss_fusion": True})
+
+
+def freed(training: Training = FREED) -> Case:
+    return replace(case("local", "pp2vpp2"), training=training)
+
+
+@live_in_0_16
+@pytest.mark.parametrize("spoiled", [math.nan, math.inf, 1e200])
+def test_freed_memory_may_hold_anything(gradient: torch.Tensor, spoiled: float) -> None:
+    """The second run decides."""
+    candidate = gradient.clone()
+    candidate[0, 0] = spoiled
+    verdict, outcome = concluded(candidate, gradient, freed())
+    assert (verdict.status, outcome) == ("known", pytest.xfail.Exception)
+    verdict, outcome = concluded(candidate, gradient, freed(), without=gradient * 2)
+    assert (verdict.status, outcome) == ("fail", pytest.fail.Exception)
+
+
+@live_in_0_16
+@pytest.mark.parametrize(("factor", "bug"), [(1.5, "fused-cross-entropy-in-bf16"), (9.0, "outputs-freed-while-sent")])
+def test_of_several_bugs_the_first_counts_that_can_make_the_error(gradient: torch.Tensor, factor: float, bug: str) -> None:
+    verdict, _ = concluded(gradient * factor, gradient, freed(BOTH))
+    assert (verdict.status, verdict.properties["known"]) == ("known", bug)
+
+
+@live_in_0_16
+def test_ranks_that_freed_memory_has_ended_are_known_and_the_second_run_is_compared(gradient: torch.Tensor) -> None:
+    """If that has come to its end; a bug that has a limit ends no rank."""
+    broken = Result(freed(BOTH), 1.0, {}, broken=Broken(1, "rank 1 raised ValueError('nan')", "the stacks"))
+    for of, status in ((freed(BOTH), "known"), (replace(freed(), training=Training()), "error")):
+        parity = Parity(of, Runs(broken, found(gradient, gradient, of)))
+        with contextlib.suppress(pytest.fail.Exception, pytest.xfail.Exception):
+            parity.finished()
+        assert parity.verdict is not None
+        assert (parity.verdict.status, "rank 1 raised" in parity.verdict.line) == (status, True)
+    passing = Parity(freed(BOTH), Runs(broken, found(gradient, gradient, freed(BOTH))))
+    passing.gradient_agrees(PARAMETER)
+    assert passing.verdict is not None
+    assert passing.verdict.status == "pass"
+    both = Parity(freed(BOTH), Runs(broken, broken))
+    with pytest.raises(pytest.fail.Exception):
+        both.finished()
+
+
+@pytest.mark.parametrize(
+    ("layout", "layers", "version", "refused"),
+    [
+        ("pp4", 2, "0.16.1", True),
+        ("pp4", 2, "0.17.1", False),
+        ("pp2", 2, "0.16.1", False),
+        ("pp2vpp2", 2, "0.16.1", True),
+        ("single", 3, "0.16.1", True),
+        ("pp4", 1, "0.16.1", False),
+        ("pp4", 2, "absent", False),
+    ],
+)
+def test_what_a_bug_ends_is_refused_with_what_works(layout: str, layers: int, version: str, refused: bool) -> None:
+    """Of the releases that have the bug."""
+    training = Training(recompute="full").with_settings({"model.recompute_num_layers": layers})
+    said = refusal(replace(case("local", layout), training=training), version)
+    assert (said is not None) == refused
+    assert said is None or said.endswith("works, such as 1, and so does megatron-core 0.17")
+
+
+def test_uneven_stages_are_asked_one_by_one() -> None:
+    """Of 1 and 3 layers, or as a layout string says."""
+    by_threes = Training(recompute="full").with_settings({"model.recompute_num_layers": 3})
+    strings = {"Et|tttL": True, "EtttL": False}
+    assert refusal(replace(case("local", "pp2"), training=replace(by_threes, stages=(1, 3))), "0.16.1")
+    for text, refused in strings.items():
+        whole = replace(TINY.model, num_hidden_layers=text.count("t"))
+        one = replace(case("local", "pp2"), model=whole)
+        training = by_threes.with_settings({"model.pipeline_model_parallel_layout": text})
+        assert (refusal(replace(one, training=training), "0.16.1") is not None) == refused
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,13 @@ def test_where_nothing_is_finite_all_of_it_is_named() -> None:
     assert whereabouts(measured(candidates, right, boxes)) == "wrong: rank 0 [0, 0:3], rank 1 [1, 0:3]"
 
 
+@pytest.mark.parametrize("power", [160, 300])
+def test_a_number_whose_square_is_none_is_no_factor(power: int) -> None:
+    """What stands in freed memory may be as large as this."""
+    huge = 10.0**power
+    assert factor(replace(EQUAL, sum_squares=1e308, cross=huge, differing=4), 0.0) is None
+
+
 def test_a_thousandth_of_the_largest_error_is_small_against_it() -> None:
     """Exactly that is; more is not."""
     right = tensor((2, 2))

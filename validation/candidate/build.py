@@ -11,6 +11,7 @@ from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel.random import initialize_rng_tracker, model_parallel_cuda_manual_seed
+from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 
 from validation.candidate.config import transformer_config
@@ -121,16 +122,33 @@ def _model(case: Case, config: MLATransformerConfig, block: Any, stage: int | No
     return model.to(device=device())
 
 
+def ddp_config(case: Case) -> DistributedDataParallelConfig:
+    """The configuration of gradient buffers. Those of bf16 parameters are in float32, as DeepSeek-V3 is trained."""
+    wanted = {"grad_reduce_in_fp32": case.precision in ("bf16", "fp16"), **case.training.effective("ddp")}
+    return DistributedDataParallelConfig(**typed(DistributedDataParallelConfig, wanted))
+
+
 def wrap(chunks: list[GPTModel], case: Case) -> list[DistributedDataParallel]:
     """The chunks under megatron-core's DistributedDataParallel, with gradients finalised by megatron-core."""
-    config = chunks[0].config
-    # As DeepSeek-V3 is trained: gradients of bf16 parameters are added up in float32.
-    wanted = {"grad_reduce_in_fp32": case.precision in ("bf16", "fp16"), **case.training.effective("ddp")}
-    ddp = DistributedDataParallelConfig(**typed(DistributedDataParallelConfig, wanted))
+    config, ddp = chunks[0].config, ddp_config(case)
+    modules = [_mixed(chunk) for chunk in chunks] if case.has_masters else chunks
     wrapped = [
-        DistributedDataParallel(config=config, ddp_config=ddp, module=chunk, disable_bucketing=index > 0)
-        for index, chunk in enumerate(chunks)
+        DistributedDataParallel(config=config, ddp_config=ddp, module=module, disable_bucketing=index > 0)
+        for index, module in enumerate(modules)
     ]
     config.finalize_model_grads_func = finalize_model_grads
     config.no_sync_func = [chunk.no_sync for chunk in wrapped] if len(wrapped) > 1 else wrapped[0].no_sync
     return wrapped
+
+
+def _mixed(chunk: GPTModel) -> Float16Module:
+    """The chunk in megatron-core's Float16Module, as it is trained below fp32.
+
+    That rounds buffers, too: the routers' biases, which are float32. Training loads a checkpoint afterwards; here each module
+    gets its buffers back.
+    """
+    buffers = [(module, dict(module._buffers)) for module in chunk.modules()]
+    mixed = Float16Module(chunk.config, chunk)
+    for module, own in buffers:
+        module._buffers.update(own)
+    return mixed

@@ -56,10 +56,10 @@ def compare_rates(case: Case, step: int, optimizer: Optimizer, held: Held, store
 def compare_step(
     step: int, norm: torch.Tensor, optimizer: Optimizer, held: Held, stored: Reference, recorder: Recorder
 ) -> None:
-    """The norm of all gradients, and each parameter's moments, after a step counted from 1."""
+    """The norm of all gradients, and each parameter's moments and master, after a step counted from 1."""
     key = f"{step}/{NORM}"
     recorder.compare(STEPS + key, norm, (), stored.steps, key=key)
-    _compare_kinds(step, [(tensor, parts, optimizer.moments(tensor)) for tensor, parts in held], stored, recorder)
+    _compare_kinds(step, [(tensor, parts, optimizer.states(tensor)) for tensor, parts in held], stored, recorder)
 
 
 def compare_values(step: int, held: Held, stored: Reference, recorder: Recorder, *, trained: bool) -> None:

@@ -263,6 +263,7 @@ def _kv_down_projections(chunk: Any) -> Iterator[Any]:
 
 MENDS = {
     "expert-gradients-not-reduced": Mend(built=_experts_reduced_over_their_holders),
+    "expert-weights-gathered-from-wrong-ranks": Mend(built=_experts_reduced_over_their_holders),
     "shared-rope-key-not-reduced": Mend(_gathered_rotary_key_summed, wrapped=_latent_marked),
     "tied-output-weight-unused": Mend(built=_no_unused_output_weight),
     "latents-without-sequence-parallelism": Mend(_query_norms_summed_once, wrapped=_whole_rotary_key_summed),

@@ -15,8 +15,8 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from validation.candidate.typed import typed
 from validation.case.case import Case
 from validation.case.schedule import Schedule
-from validation.case.steps import MOMENTS
-from validation.compare.precision import DTYPES
+from validation.case.steps import MASTER, MOMENTS
+from validation.compare.precision import DTYPES, LOSS_DTYPES
 
 _FIELDS = OptimizerConfig
 """Whose fields say what a setting's text stands for, whoever is asked to make the configuration."""
@@ -31,13 +31,20 @@ class Place:
     group: dict[str, Any]
 
 
+def optimizer_config(case: Case) -> OptimizerConfig:
+    """The configuration of AdamW and of the clipping before it."""
+    mixed = {"bf16": case.precision == "bf16", "fp16": case.precision == "fp16"}
+    wanted = {"params_dtype": DTYPES[case.precision], **mixed, **case.training.effective("optimizer")}
+    return OptimizerConfig(**typed(_FIELDS, wanted))
+
+
 class Optimizer:
     """AdamW with clipping, plain or distributed, as megatron-core builds it, and the scheduler that sets its rates."""
 
     def __init__(self, case: Case, wrapped: list[DistributedDataParallel]) -> None:
-        self._distributed = case.training.optimizer == "distributed"
-        wanted = {"params_dtype": DTYPES[case.precision], **case.training.effective("optimizer")}
-        config = OptimizerConfig(**typed(_FIELDS, wanted))
+        self._distributed, self._masters = case.training.optimizer == "distributed", case.has_masters
+        self._norm_dtype = LOSS_DTYPES[case.precision]
+        config = optimizer_config(case)
         self._optimizer = get_megatron_optimizer(config, list(wrapped), use_gloo_process_groups=False)
         chained = getattr(self._optimizer, "chained_optimizers", [self._optimizer])
         self._all = {id(tensor): optimizer for optimizer in chained for tensor in _parameters(optimizer, self._distributed)}
@@ -52,21 +59,24 @@ class Optimizer:
         # The plain optimizer leaves main_grad as the parameters' grad, which the next backward pass would add to.
         self._optimizer.zero_grad()
         self._scheduler.step(1)
-        return torch.as_tensor(norm).double().reshape(())
+        return torch.as_tensor(norm).to(self._norm_dtype).reshape(())
 
     def rates(self, tensor: torch.Tensor) -> tuple[float, float] | None:
         """The learning rate and the weight decay that the next step has for a parameter; None if none of it is this rank's."""
         place = self._places.get(id(tensor))
         return None if place is None else (float(place.group["lr"]), float(place.group["weight_decay"]))
 
-    def moments(self, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The parameter's two moments, each of its shape; empty where no optimizer has it."""
+    def states(self, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The parameter's two moments and its master, if it has one, each of its shape; empty where no optimizer has it."""
         if self._distributed:
             optimizer = self._all.get(id(tensor))
-            return {} if optimizer is None else _gathered(optimizer, tensor)
+            return {} if optimizer is None else _gathered(optimizer, tensor, self._masters)
         place = self._places.get(id(tensor))
-        state = place.optimizer.optimizer.state.get(place.own, {}) if place is not None else {}
-        return {kind: state[kind] for kind in MOMENTS if kind in state}
+        if place is None:
+            return {}
+        state = place.optimizer.optimizer.state.get(place.own, {})
+        found = {kind: state[kind] for kind in MOMENTS if kind in state}
+        return found | ({MASTER: place.own.detach()} if self._masters else {})
 
 
 def _parameters(optimizer: Any, distributed: bool) -> Iterator[torch.Tensor]:
@@ -83,21 +93,23 @@ def _places(optimizer: Any, distributed: bool) -> Iterator[tuple[torch.Tensor, P
         for tensor, (group, at) in optimizer.model_param_group_index_map.items():
             yield tensor, Place(optimizer, groups[group]["params"][at], groups[group])
         return
+    pairs = zip(*(getattr(optimizer, f"{kind}_groups", ()) for kind in ("fp32_from_float16", "float16")), strict=True)
+    model = {id(master): tensor for masters, tensors in pairs for master, tensor in zip(masters, tensors, strict=True)}
     for group in groups:
         for tensor in group["params"]:
-            yield tensor, Place(optimizer, tensor, group)
+            yield model.get(id(tensor), tensor), Place(optimizer, tensor, group)
 
 
-def _gathered(optimizer: Any, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Both moments whole, from the shares that the data-parallel ranks hold: a sum, in which a share that two hold shows."""
+def _gathered(optimizer: Any, tensor: torch.Tensor, masters: bool) -> dict[str, torch.Tensor]:
+    """What the data-parallel ranks hold shares of, whole: a sum, in which a share that two hold shows."""
     found = {}
     held = tensor in optimizer.model_param_group_index_map
     state = optimizer._get_main_param_and_optimizer_states(tensor) if held else {}
-    for kind in MOMENTS:
-        whole = torch.zeros_like(tensor).view(-1)
+    for kind, theirs in {**{kind: kind for kind in MOMENTS}, **({MASTER: "param"} if masters else {})}.items():
+        whole = torch.zeros(tensor.numel(), dtype=torch.float32 if masters else tensor.dtype, device=tensor.device)
         if held:
             share = optimizer._get_model_param_range_map(tensor)["param"]
-            whole[share.start : share.end] = state[kind]
+            whole[share.start : share.end] = state[theirs].detach()
         dist.all_reduce(whole, group=optimizer.data_parallel_group)
         found[kind] = whole.view(tensor.shape)
     return found

@@ -403,6 +403,26 @@ def _copy_storage(to: torch.Tensor, of: torch.Tensor) -> None:
     kept.copy_(made)
 
 
+def _kept_requests(modules: dict[str, ModuleType]) -> None:
+    """Gloo sends a message when its receiver asks for it, and forgets it if the sender drops the request before.
+
+    The interleaved schedule drops the last one of a forward pass alone with overlap_p2p_comm_warmup_flush; a receiver that is
+    slower waits for ever (docs/findings/last-send-not-waited-for.md). Requests are kept until they have been waited for.
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/pipeline_parallel/schedules.py
+    """
+    names = vars(modules["pipeline_parallel.p2p_communication"])
+    start = names["_p2p_ops"]
+    kept: list[Any] = []
+
+    def started(**given: Any) -> Any:
+        requests = start(**given)
+        kept[:] = [request for request in kept if not request.is_completed()]
+        kept.extend(requests.values() if isinstance(requests, dict) else requests)
+        return requests
+
+    names["_p2p_ops"] = started
+
+
 def _padding_of_tokens(modules: dict[str, ModuleType]) -> None:
     """Up to 0.19 the loads for the expert bias are counted with a padding mask of the wrong shape, [tokens].
 
@@ -442,6 +462,7 @@ def mend(on_cpu: bool) -> None:
         "transformer.moe.router",
         "transformer.moe.token_dispatcher",
         "tensor_parallel.random",
+        "pipeline_parallel.p2p_communication",
     )
     modules = {name: importlib.import_module(f"megatron.core.{name}") for name in names}
     if importlib.util.find_spec("transformer_engine") is None:
@@ -451,3 +472,4 @@ def mend(on_cpu: bool) -> None:
     if on_cpu:
         _cpu_split_sizes(modules)
         _shared_storage(modules)
+        _kept_requests(modules)

@@ -94,6 +94,14 @@ class ProbedChunk:
             self._watch_mtp(chunk, mtp)
         chunk.register_forward_hook(self._leave)
 
+    def begin(self, step: int) -> None:
+        """Before the forward passes of a later step, counted from 1: routers go on with the reference's choices of that step.
+
+        With 0 they go on with their own.
+        """
+        self._micro_batch = -1
+        self._choices.step = step
+
     def stop(self) -> None:
         """After the backward pass: compare what is known only then, and record nothing more."""
         self._stopped = True

@@ -16,7 +16,7 @@ from validation.case.case import Case
 from validation.case.probes import Probe
 from validation.compare.piece import slices
 from validation.compare.precision import as_stored
-from validation.reference.routing import chosen, margins
+from validation.reference.routing import chosen, expert_bias, experts_of, margins
 from validation.reference.sources import Weights
 from validation.reference.store import Reference
 
@@ -68,17 +68,18 @@ class Choice:
 
 
 class Choices:
-    """The choices of one chunk's routers. They are their own in fp64, isolated cases aside, and behind the first step."""
+    """The choices of one chunk's routers in a step, counted from 1; their own in fp64, isolated cases aside, and in step 0."""
 
     def __init__(self, case: Case, place: Place, recorder: Recorder, reference: Reference, weights: Weights) -> None:
         self._case, self._place, self._recorder, self._reference = case, place, recorder, reference
         self._weights = weights
         self._again: dict[str, deque[int]] = defaultdict(deque)
         self._replaying = case.precision != "fp64" or case.isolated
+        self.step = 1
 
     def next(self, prefix: str, micro_batch: int | None) -> Choice:
         """The next call of the router of `layers.3.moe`; None where the backward pass runs it again."""
-        if not self._replaying:
+        if not (self._replaying and self.step):
             return Choice(None)
         if micro_batch is None:
             micro_batch = self._again[prefix].popleft()
@@ -109,7 +110,7 @@ class Choices:
         if choice.own is None or choice.scores is None or choice.biased is None:
             return
         with as_stored(), torch.no_grad():
-            bias = self._weights.read(f"model.layers.{probe.layer}.mlp.gate.e_score_correction_bias")
+            bias = expert_bias(self._weights, probe.layer or 0, self._case.model)
             scores = choice.scores.detach().double() + bias.to(choice.scores.device).double()
             rounding = ULPS * torch.finfo(self._adds_in).eps * scores.abs().amax(-1)
             own = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, choice.own, True)
@@ -129,7 +130,7 @@ class Choices:
     def _of_reference(self, layer: int, micro_batch: int) -> torch.Tensor:
         """The reference's choice for this rank's tokens, [tokens, k]; -1 where it has none."""
         with as_stored():
-            file, name = self._recorder.file(self._reference.routing), f"{layer}/experts"
+            file, name = self._recorder.file(self._reference.routing), experts_of(layer, self.step)
             _, length, k = file.shape(name)
             rows, parts = slice(*self._place.batch_rows(micro_batch)), []
             for start, stop in self._place.sequence_ranges("moe.router.experts"):

@@ -100,6 +100,11 @@ class Case:
         return self.implementation in TE
 
     @property
+    def has_masters(self) -> bool:
+        """Whether an optimizer steps copies of the weights in float32, of which the weights are roundings."""
+        return self.precision in ("bf16", "fp16") and self.training.steps > 0
+
+    @property
     def micro_batches(self) -> int:
         """Forward passes of one step on each data-parallel rank."""
         return self.batch_size // (self.micro_batch_size * self.layout.data_parallel)

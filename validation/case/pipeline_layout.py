@@ -37,6 +37,15 @@ def given(case: Case) -> str | None:
     return None if value is None else str(value)
 
 
+def chunk_layers(case: Case) -> tuple[int, ...]:
+    """How many layers each virtual stage has, in the order of the model; the case's rules hold."""
+    layout, text = case.layout, given(case)
+    if text is not None:
+        return tuple(row.count("t") for row in parse(text))
+    count = layout.pp * layout.vpp
+    return case.training.stages or (case.model.num_hidden_layers // count,) * count
+
+
 def it_holds_the_model(case: Case) -> str | None:
     """A stage for each of pp * vpp, the embedding first, then every layer, then every MTP layer, and the loss last."""
     text = given(case)

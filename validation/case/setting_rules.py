@@ -9,6 +9,7 @@ from validation.case.settings import written
 from validation.case.suggestions import join
 
 _CAPACITY = "model.moe_expert_capacity_factor"
+_GROUP = "microbatch_group_size_per_vp_stage"
 
 
 def settings_can_be_compared(case: Case) -> str | None:
@@ -88,9 +89,39 @@ def gradients_are_clipped(case: Case) -> str | None:
     )
 
 
+def mtp_layers_are_recomputed_one_by_one(case: Case) -> str | None:
+    """megatron-core asserts it in the forward pass of an MTP layer (since 0.14)."""
+    model = case.training.effective("model")
+    several = model.get("recompute_num_layers") not in (None, 1) and model.get("recompute_method") == "uniform"
+    if not (case.model.mtp_layers and model.get("recompute_granularity") == "full" and several):
+        return None
+    return (
+        f"model.recompute_num_layers={model['recompute_num_layers']} cannot run beside an MTP layer: Megatron-Core recomputes "
+        "those one by one; recompute_num_layers=1 works, or recompute_method=block"
+    )
+
+
+def groups_of_micro_batches_fill_the_schedule(case: Case) -> str | None:
+    """With virtual stages each group has a micro-batch for every stage at least, the last one too, and the batch a group."""
+    group, pp, count = case.training.effective("model").get(_GROUP), case.layout.pp, case.micro_batches
+    if case.layout.vpp == 1 or not isinstance(group, int):
+        return None
+    rest = count % group if group > 0 else 0
+    if pp <= group <= count and not 0 < rest < pp:
+        return None
+    fitting = [number for number in range(pp, count + 1) if not 0 < count % number < pp]
+    works = f"{join([str(number) for number in fitting])} {'work' if len(fitting) > 1 else 'works'}, or " if fitting else ""
+    return (
+        f"model.{_GROUP}={group} does not fit {count} micro-batches on each rank of pp{pp}: a group has {pp} to {count}, and "
+        f"what is left {pp} or none; {works}a larger --batch-size"
+    )
+
+
 RULES = (
     settings_can_be_compared,
     sends_overlap_between_virtual_stages,
     sums_in_fp32_are_of_lower_precisions,
     gradients_are_clipped,
+    mtp_layers_are_recomputed_one_by_one,
+    groups_of_micro_batches_fill_the_schedule,
 )

@@ -18,6 +18,8 @@ UNREDUCED = "unreduced/"
 MOMENTS = {"exp_avg": "First Moment", "exp_avg_sq": "Second Moment"}
 """What AdamW keeps of a parameter, by torch's names."""
 VALUE, NORM = "value", "gradient_norm"
+MASTER = "master"
+"""Of bf16 and fp16: what the optimizer steps instead of the parameter, in float32."""
 RATES = {"learning_rates": "Learning Rates", "weight_decays": "Weight Decays"}
 """What a step multiplies with, a number for each trained parameter; compared if a schedule changes them."""
 
@@ -54,8 +56,15 @@ def stepped(case: Case) -> Mapping[str, Stepped]:
         found += [Stepped(step, f"{step}/{kind}", f"Step {step} {what}", (len(trained(case)),)) for kind, what in rates.items()]
         found.append(Stepped(step, f"{step}/{NORM}", f"Step {step} Gradient Norm", ()))
         for parameter in parameters(case.model).values():
-            moments = MOMENTS if parameter.trained else {}
-            for kind, what in {**moments, VALUE: ""}.items():
-                title = f"Step {step} {parameter.title} {what}".rstrip()
-                found.append(Stepped(step, f"{step}/{kind}/{parameter.name}", title, parameter.shape))
+            for kind, title in _of_parameter(case, parameter).items():
+                found.append(Stepped(step, f"{step}/{kind}/{parameter.name}", f"Step {step} {title}", parameter.shape))
     return MappingProxyType({one.key: one for one in found})
+
+
+def _of_parameter(case: Case, parameter: Parameter) -> dict[str, str]:
+    """The kinds of what a step leaves of a parameter, in the order in which it makes them, with their titles."""
+    if not parameter.trained:
+        return {VALUE: parameter.title}
+    masters = {MASTER: f"Master {parameter.title}"} if case.has_masters else {}
+    moments = {kind: f"{parameter.title} {what}" for kind, what in MOMENTS.items()}
+    return {**moments, **masters, VALUE: parameter.title}

@@ -50,14 +50,18 @@ def balanced_experts_exist(case: Case) -> str | None:
     return f"balancing {case.training.balancing} is of experts and the model has none; leave it out"
 
 
-def steps_are_exact(case: Case) -> str | None:
-    """AdamW divides by the root of a small number: below fp64 its steps differ by rounding alone."""
-    if not case.training.steps or case.precision == "fp64":
+def steps_scale_no_loss(case: Case) -> str | None:
+    """In fp16 megatron-core divides gradients by a loss scale that the training loop must multiply the loss with."""
+    if not case.training.steps or case.precision != "fp16":
         return None
-    return (
-        f"optimizer steps are compared in fp64 and the precision is {case.precision}; leave out --steps, or take "
-        "--precision fp64"
-    )
+    return "optimizer steps in fp16 need the training loop's loss scale, which Plumbline leaves out; --precision bf16 works"
+
+
+def steps_are_of_torchs_kernels(case: Case) -> str | None:
+    """Transformer Engine has an AdamW of its own, and joins norms with the layers behind them."""
+    if not case.training.steps or not case.uses_te:
+        return None
+    return "optimizer steps with Transformer Engine are not compared; leave out --steps, or --implementation local"
 
 
 def isolated_cases_take_no_steps(case: Case) -> str | None:
@@ -92,7 +96,8 @@ def streamed_layers_stand_alone(case: Case) -> str | None:
 RULES = (
     known_options,
     streamed_layers_stand_alone,
-    steps_are_exact,
+    steps_scale_no_loss,
+    steps_are_of_torchs_kernels,
     isolated_cases_take_no_steps,
     stages_fit,
     grouped_experts_need_kernels,

@@ -66,6 +66,7 @@ WORDS = (
     Word("near-ties", r"near-ties"),
     Word("own scores", r"own scores|by other scores than their own"),
     Word("taken out", r"and this with the known upstream bug "),
+    Word("ended by the known bug", r"; without it they finish, and all checks are of that run"),
     Word("more than the known bug makes", r"more than the known upstream bug "),
     Word("passes, though it shows a known bug", r"passes, though it shows the known upstream bug "),
     Word("no checkpoint tensor set", r"holds elements that no checkpoint tensor set"),

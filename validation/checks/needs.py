@@ -34,4 +34,5 @@ class Needs:
                 return cls()
             names.add(stated_by(item).compared)
         bugs = known_bugs(case)
-        return cls(needed(case, names), any(bug.excuses(case, name) for bug in bugs for name in names if name))
+        behind = any(bug.unlimited(case) or any(bug.excuses(case, name) for name in names if name) for bug in bugs)
+        return cls(needed(case, names), behind)

@@ -101,7 +101,10 @@ def factor(difference: Difference, noise: float) -> float | None:
     squares, error = difference.reference_squares, difference.sum_squares
     if not (difference.finite and squares > 0 and error > 0):
         return None
-    left = error - (difference.cross - squares) ** 2 / squares
+    excess = difference.cross - squares
+    left = error - excess * excess / squares
+    if not math.isfinite(left):
+        return None  # what stands in freed memory may be any number
     allowed = max(_RESIDUAL * error, min(noise**2 * squares, 1e-2 * error))
     return difference.projection if left <= allowed else None
 

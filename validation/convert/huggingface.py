@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from validation.case.errors import UsageError
+from validation.case.key_names import canonical
 from validation.case.model import Model
 from validation.case.parameters import EXPERTS, Parameter
 from validation.compare.piece import Box, slices, whole
@@ -77,7 +78,7 @@ class Quantised(Checkpoint):
         """Where a key lies; `first` are the dimensions that a parameter has before it."""
         tensor = self._tensors[key]
         dtype = torch.float8_e4m3fn if tensor.dtype == FP8 else DTYPES[tensor.dtype]
-        return Stored(tensor.shard.path, tensor.shard.start(key), (*first, *whole(tensor.shape)), dtype, self.files)
+        return Stored(tensor.shard.path, tensor.start, (*first, *whole(tensor.shape)), dtype, self.files)
 
     def stored(self, name: str, box: Box) -> list[Stored]:
         """Where a part of a parameter lies: the experts in it, or all of the parameter."""
@@ -148,7 +149,7 @@ class HuggingFace(Source):
                 opened.callback(shard.close)
             keys = {key: shard.path.name for shard in shards for key in shard.described()}
             _check_index(path, keys)
-            if described.model.mtp_layers and not _has_layer(keys, described.layers_in_folder):
+            if described.model.mtp_layers and not _has_layer(map(canonical, keys), described.layers_in_folder):
                 # Published so by those who left the MTP layers out and config.json as it was.
                 described = describe(path, layers, mtp=False)
             found = cls(path, described, Quantised(path, described, shards))
@@ -194,7 +195,7 @@ class HuggingFace(Source):
         super().close()
 
 
-def _has_layer(keys: dict[str, str], layer: int) -> bool:
+def _has_layer(keys: Iterable[str], layer: int) -> bool:
     return any(key.startswith(f"model.layers.{layer}.") for key in keys)
 
 

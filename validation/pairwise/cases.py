@@ -8,8 +8,9 @@ import warnings
 from validation.case.case import Case
 from validation.case.errors import UsageError
 from validation.case.preflight import RULES
-from validation.recipe.factors import factors, known
+from validation.recipe import factors
 from validation.recipe.pairs import Array, Conflict, Row, arrangement, cover
+from validation.run import known
 from validation.run.options import parsed
 
 MOST_RANKS = 8
@@ -33,34 +34,30 @@ def refusal(row: Row, upstream: bool = True) -> str | None:
         return str(error)
     if case.layout.ranks > MOST_RANKS:
         return f"{case.layout.ranks} ranks are more than {MOST_RANKS}"
-    group = case.training.effective("model").get("microbatch_group_size_per_vp_stage")
-    if isinstance(group, int) and case.micro_batches < group:
-        return f"{group} micro-batches in a row need as many on each rank, and there are {case.micro_batches}"
-    said = next((sentence for rule in RULES if (sentence := rule(case))), None)
+    said = next((sentence for rule in RULES if (sentence := rule(case))), None) or known.refusal(case)
     return said or (_upstreams(case) if upstream else None)
 
 
 @functools.cache
 def _known() -> tuple[Conflict, ...]:
-    return known()
+    return factors.known()
 
 
 def _upstreams(case: Case) -> str | None:
     """What megatron-core says of the configuration; None if it takes it."""
     from validation.candidate import platform
 
-    with warnings.catch_warnings(action="ignore"):
-        with platform.uncompiled(), platform.unused_kernels(), platform.broken_is_absent():
-            from validation.candidate.config import transformer_config
-        try:
-            transformer_config(case)
-        # What its checks of a configuration raise; anything else is an error of ours, and ends the command.
-        except (AssertionError, ValueError, NotImplementedError, RuntimeError) as error:
-            return f"Megatron-Core: {error}"
-    return None
+    with (
+        warnings.catch_warnings(action="ignore"),
+        platform.uncompiled(),
+        platform.unused_kernels(),
+        platform.broken_is_absent(),
+    ):
+        from validation.candidate.refusal import refusal as of_classes
+    return of_classes(case)
 
 
 @functools.cache
 def array() -> Array:
     """The cases of all pairs. Raises EnvironmentMissing without covertable."""
-    return cover(factors(), functools.cache(refusal))
+    return cover(factors.factors(), functools.cache(refusal))

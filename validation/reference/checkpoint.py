@@ -16,6 +16,7 @@ import torch
 from validation.case import tree
 from validation.case.errors import UsageError
 from validation.case.folder import model_from_folder
+from validation.case.key_names import FUSED, VISION, canonical, hint
 from validation.case.model import Model
 from validation.case.parameters import EXPERTS, Parameter, parameters
 from validation.compare.precision import as_stored
@@ -24,7 +25,12 @@ from validation.reference.shard import DTYPES, Described, Shard, safetensors_fil
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 MTP, NOT_CHOSEN, INV_FREQ = "multi-token prediction layers", "layers not chosen", "rotary_emb.inv_freq"
+PICTURES = "vision tower"
 """Reasons why a key of the file is set aside."""
+
+
+_OF_EXPERTS = 3
+"""Dimensions of a tensor that holds the experts of a layer."""
 
 
 class Checkpoint:
@@ -134,7 +140,7 @@ class Checkpoint:
         return parameters(model)
 
     def _read(self, key: str, slices: tuple[slice, ...]) -> torch.Tensor:
-        return self._tensors[key].shard.read(key, slices)
+        return self._tensors[key].read(slices)
 
     def _left(self) -> list[str]:
         used = {key for keys in self._keys.values() for key in keys}
@@ -143,13 +149,22 @@ class Checkpoint:
     def _reason(self, key: str) -> str | None:
         if key.endswith(INV_FREQ):
             return INV_FREQ
+        if key.startswith(VISION):
+            return PICTURES
         layer = _LAYER.match(key)
         if layer and int(layer[1]) >= self._layers_in_file:
             return MTP
         return NOT_CHOSEN if layer and int(layer[1]) not in self._layers else None
 
     def _add(self, shard: Shard) -> None:
-        described = shard.described()
+        there = shard.described()
+        described = {canonical(key): tensor for key, tensor in there.items()}
+        if len(described) < len(there):
+            again = next(key for key in there if canonical(key) != key and canonical(key) in there)
+            raise UsageError(f"{self.path}: {again} and {canonical(again)} are both in {shard.path.name}; keep one of them")
+        for key in [key for key in described if key.endswith(FUSED)]:
+            if len(shape := described[key].shape) == _OF_EXPERTS and shape[0] == self.model.n_routed_experts:
+                described |= _by_expert(key, described.pop(key))
         twice = sorted(described.keys() & self._tensors.keys())
         if twice:
             first = self._tensors[twice[0]].shard.path.name
@@ -162,10 +177,8 @@ class Checkpoint:
         """Raises UsageError for keys that are missing, and for tensors of another dtype or shape."""
         missing = [key for keys in self._keys.values() for key in keys if key not in self._tensors]
         if missing:
-            raise UsageError(
-                f"{self.path}: {missing[0]} is missing ({len(missing)} of the model's tensors are); "
-                "the files and config.json must be of the same model"
-            )
+            why = hint(self._tensors, missing) or "the files and config.json must be of the same model"
+            raise UsageError(f"{self.path}: {missing[0]} is missing ({len(missing)} of the model's tensors are); {why}")
         for name, keys in self._keys.items():
             shape = self.parameters[name].shape
             for key in keys:
@@ -189,6 +202,18 @@ class Checkpoint:
             )
         if tensor.dtype not in DTYPES:
             raise UsageError(f"{self.path}: {key} is stored as {tensor.dtype}; convert it to bf16 first")
+
+
+def _by_expert(key: str, tensor: Described) -> dict[str, Described]:
+    """A layer's experts in one tensor, [experts, rows, columns] with gate and up in one, as a tensor for each."""
+    prefix, _, matrix = key.rpartition("experts.")
+    names = ("gate_proj", "up_proj") if matrix.startswith("gate_up") else ("down_proj",)
+    rows = tensor.shape[1] // len(names)
+    return {
+        f"{prefix}experts.{expert}.{name}.weight": tensor.part_of_expert(expert, place * rows, rows)
+        for expert in range(tensor.shape[0])
+        for place, name in enumerate(names)
+    }
 
 
 def _keys_in_file(parameter: Parameter, layers: tuple[int, ...]) -> tuple[str, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,10 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCa
 
 from validation.case.case import Case
 from validation.case.depth import FORWARD, WEIGHTS
+from validation.case.steps import STEPS
 from validation.compare.memory import device_peak, peak_memory
 from validation.compare.precision import DTYPES, computing_in, make_deterministic
-from validation.reference import apart, fp8, rotary, store, stream
+from validation.reference import apart, as_read, fp8, step_floor, store, stream
 from validation.reference import model as reference_model
 from validation.reference import mtp as reference_mtp
 from validation.reference.balancing import Balance
@@ -28,7 +30,7 @@ from validation.reference.checkpoint import Checkpoint, verify
 from validation.reference.floor import VARIANTS, Floor, Variant, gradients_of
 from validation.reference.fp8 import Recipe
 from validation.reference.record import Isolation, Recording, record_step
-from validation.reference.routing import Routing, routing
+from validation.reference.routing import Routing, expert_bias, experts_of, routing
 from validation.reference.seeded import SeededWeights
 from validation.reference.sources import Precision, Weights, open_weights
 from validation.reference.steps import Steps
@@ -70,6 +72,10 @@ class _Models:
         with balance.watching(batch):
             return record_step(self.hf, case, batch, progress, further, recording, scale)
 
+    def quietly(self, batch: Batch, recording: Recording, scale: float = 1.0) -> Recording:
+        """The same without a word of progress."""
+        return self.record(batch, lambda said: None, recording, scale)
+
     def record_experts(self, chosen: Routing, given: Isolation, recording: Recording, early: bool = False) -> None:
         """Every layer's experts, each by itself (validation.reference.apart)."""
         blocks = reference_mtp.blocks(self.hf, self.mtp)
@@ -79,9 +85,9 @@ class _Models:
 
     def routing(self, recording: Recording, checkpoint: Checkpoint) -> Routing:
         """What the routers have chosen, and by how much."""
-        bias = "model.layers.{}.mlp.gate.e_score_correction_bias"
-        biases = {layer: checkpoint.read(bias.format(layer)) for layer in self.case.model.expert_blocks}
-        return routing(recording.forward, biases, self.case.model)
+        model = self.case.model
+        biases = {layer: expert_bias(checkpoint, layer, model) for layer in model.expert_blocks}
+        return routing(recording.forward, biases, model)
 
     def gradients(self) -> dict[str, torch.Tensor]:
         """The gradient of every trained parameter, by the checkpoint's names; none without a backward pass."""
@@ -127,7 +133,7 @@ def _weights(case: Case, folder: Path) -> tuple[Weights, str]:
         digest = save_weights(case, folder / "weights.safetensors")
         return open_weights(case, folder / "weights.safetensors"), digest
     if case.hf_model_path is not None:
-        rotary.check(case.model, Path(case.hf_model_path))
+        as_read.check(case.model, Path(case.hf_model_path))
     weights = open_weights(case, Path(case.hf_model_path or folder))
     return weights, weights.digest if isinstance(weights, SeededWeights) else verify(weights)
 
@@ -170,16 +176,27 @@ def _truth_and_floor(
     case: Case, checkpoint: Checkpoint, batches: list[Batch], folder: Path, progress: Progress
 ) -> dict[str, Any]:
     """The step in fp64 with the precision's weights, and how far the model itself is from it in the precision."""
-    dtype, (batch,) = DTYPES[case.precision], batches
+    dtype, batch, later = DTYPES[case.precision], batches[0], batches[1:]
+    steps_follow = case.training.steps > 0 and not case.upto
     device = batch.tokens.device
     with computing_in("fp64"):
         progress("truth")
         models = _Models.build(case, checkpoint, Precision(torch.float64, dtype), device)
-        recording, gradients = models.record(batch, progress), models.gradients()
-        chosen = _save_apart(models, checkpoint, recording, folder)
+        steps = Steps(models.hf, models.mtp, case)
+        with steps.loads.counting(batch):
+            recording = models.record(batch, progress)
+        gradients, chosen = models.gradients(), _save_apart(models, checkpoint, recording, folder)
+        further: list[Routing] = []
+        if steps_follow:
+            progress("truth of the steps")
+            record, routing = models.quietly, functools.partial(models.routing, checkpoint=checkpoint)
+            further = step_floor.true_steps(steps, later, record, routing)
+            _save_steps(steps, chosen, further, folder)
     _save(folder, recording, gradients)
-    floor = Floor(recording.forward | dict(gradients_of(recording, gradients)))
-    del models
+    truth = {f"{STEPS}{key}": value for key, value in steps.kept.items()}
+    floor = Floor(recording.forward | dict(gradients_of(recording, gradients)) | truth)
+    kept = steps.kept
+    del models, steps
     with computing_in(case.precision):
         models = _Models.build(case, checkpoint, Precision(dtype, dtype), device)
         # As large a loss as Megatron has, which sums over tokens and divides at the end; a power of two rounds nothing. In
@@ -190,12 +207,20 @@ def _truth_and_floor(
             progress(f"floor: {name}")
             models.forget_gradients()
             isolation = Isolation(recording.forward, recording.gradients, scale, variant.move) if case.isolated else None
-            with _varied(models.hf, variant), _quantising(models, recipe):
+            steps = Steps(models.hf, models.mtp, case)
+            with _varied(models.hf, variant), _quantising(models, recipe), steps.loads.counting(batch):
                 found = models.record(batch, progress, Recording(chosen, isolation), scale)
             if isolation is not None:
                 models.record_experts(chosen, isolation, found, early=variant.experts != "eager")
             floor.add(found.forward.items())
             floor.add(gradients_of(found, models.gradients()), scale)
+            if steps_follow:
+                with _varied(models.hf, variant):
+                    step_floor.rounded_steps(steps, later, further, functools.partial(models.quietly, scale=scale), scale)
+                floor.add((f"{STEPS}{key}", value) for key, value in steps.kept.items())
+                models = _Models.build(case, checkpoint, Precision(dtype, dtype), device)
+    if steps_follow:
+        step_floor.widen(floor, case, kept)
     return {**floor.facts(case), "floor_runs": ", ".join(name for name, _, _ in runs)}
 
 
@@ -228,6 +253,17 @@ def _save_apart(models: _Models, checkpoint: Checkpoint, recording: Recording, f
         for layer in models.case.model.expert_blocks:
             apart.check(f"layers.{layer}.moe", recording.forward)
     return chosen
+
+
+def _save_steps(steps: Steps, chosen: Routing, further: Sequence[Routing], folder: Path) -> None:
+    """What the steps leave, and the choices of each further one beside those of the first."""
+    save_file(steps.kept, folder / "steps.safetensors")
+    later = {
+        experts_of(layer, step): routing[experts_of(layer)]
+        for step, routing in enumerate(further, start=2)
+        for layer in steps.layers
+    }
+    save_file(chosen | later, folder / "routing.safetensors")
 
 
 def _save(folder: Path, recording: Recording, gradients: dict[str, torch.Tensor]) -> None:

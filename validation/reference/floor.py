@@ -95,6 +95,14 @@ class Floor:
         self._errors[name] = max(known, error) if math.isfinite(error) else known
         self._largest[name] = max(self._largest.get(name, 0.0), found.max_abs)
 
+    def error(self, name: str) -> float:
+        """The largest so far."""
+        return self._errors[name]
+
+    def raise_to(self, name: str, error: float) -> None:
+        """Rounding may do as much to a tensor, whatever these runs have shown."""
+        self._errors[name] = max(self._errors[name], error)
+
     def facts(self, case: Case) -> dict[str, Any]:
         """For the reference's file.
 

@@ -101,16 +101,42 @@ class Shard(SlicedFile):
 
     def described(self) -> dict[str, Described]:
         """What the file says of each of its tensors, nothing of which is read."""
-        return {key: Described(self, self.dtype(key), self.shape(key)) for key in self.keys()}
+        return {key: Described(self, self.dtype(key), self.shape(key), key) for key in self.keys()}
 
 
 @dataclass(frozen=True)
 class Described:
-    """A tensor of a file, unread: dtype as safetensors writes it (`BF16`), and shape."""
+    """A tensor of a file, unread: dtype as safetensors writes it (`BF16`), shape, and the file's own key.
+
+    Of a key that holds all experts of a layer it is the part of one expert, from `row` on.
+    """
 
     shard: Shard
     dtype: str
     shape: tuple[int, ...]
+    key: str
+    expert: int | None = None
+    row: int = 0
+
+    def part_of_expert(self, expert: int, row: int, rows: int) -> Described:
+        """The rows of one expert of a tensor [experts, rows, columns]."""
+        return Described(self.shard, self.dtype, (rows, self.shape[2]), self.key, expert, row)
+
+    def read(self, index: Sequence[slice]) -> torch.Tensor:
+        """A copy of a slice."""
+        if self.expert is None:
+            return self.shard.read(self.key, index)
+        rows, columns = index
+        moved = slice(self.row + rows.start, self.row + rows.stop)
+        return self.shard.read(self.key, (slice(self.expert, self.expert + 1), moved, columns))[0]
+
+    @property
+    def start(self) -> int:
+        """The first byte in the file."""
+        first = self.shard.start(self.key)
+        if self.expert is None:
+            return first
+        return first + (self.expert * self.shard.shape(self.key)[1] + self.row) * self.row_bytes
 
     @property
     def row_bytes(self) -> int:

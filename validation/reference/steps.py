@@ -14,8 +14,8 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCa
 from validation.case.case import Case
 from validation.case.schedule import DECOUPLED, Schedule
 from validation.case.settings import BASE
-from validation.case.steps import MOMENTS, NORM, RATES, VALUE, trained
-from validation.compare.precision import as_stored
+from validation.case.steps import MASTER, MOMENTS, NORM, RATES, VALUE, trained
+from validation.compare.precision import DTYPES, as_stored
 from validation.reference import model as reference_model
 from validation.reference import mtp as reference_mtp
 from validation.reference import schedule as formulas
@@ -35,7 +35,7 @@ class Loads:
     def __init__(self, gates: Mapping[int, Any], case: Case) -> None:
         self.counts: dict[int, torch.Tensor] = {}
         self._gates = gates
-        self._experts = case.model.n_routed_experts
+        self._experts, self._biased = case.model.n_routed_experts, case.model.sigmoid
         self._rate = case.training.adam.bias_update_rate
         self._real: torch.Tensor | None = None
 
@@ -64,7 +64,7 @@ class Loads:
         DeepSeek-V3 report (arXiv 2412.19437), section 2.1.2; every token counts that is no padding, whatever the loss mask
         says of it.
         """
-        for layer, counts in self.counts.items():
+        for layer, counts in self.counts.items() if self._biased else ():
             bias = self._gates[layer].e_score_correction_bias
             with as_stored():
                 moved = bias + self._rate * torch.sign(counts.double().mean() - counts)
@@ -72,7 +72,11 @@ class Loads:
 
 
 class Steps:
-    """Takes the case's optimizer steps and keeps what each leaves, by the keys of validation.case.steps."""
+    """Takes the case's optimizer steps and keeps what each leaves, by the keys of validation.case.steps.
+
+    In bf16 and fp16 the optimizer steps masters, which are float32, and float64 in a truth. The model goes on with what the
+    precision makes of them.
+    """
 
     def __init__(self, hf: DeepseekV3ForCausalLM, mtp: MtpModel | None, case: Case) -> None:
         self.kept: dict[str, torch.Tensor] = {}
@@ -81,6 +85,7 @@ class Steps:
         self.loads, self.balance = Loads(self._gates, case), Balance(self._gates, case)
         own = reference_mtp.named_parameters(mtp, case.model) if mtp else ()
         self._named = [*hf.named_parameters(), *own]
+        self._own = [_master(of) for _, of in self._named] if case.has_masters else [of for _, of in self._named]
         adam, self._schedule = case.training.adam, Schedule.of(case.training)
         self._clip_norm = adam.clip_norm
         self._adam = torch.optim.AdamW(
@@ -91,10 +96,16 @@ class Steps:
             weight_decay=adam.weight_decay,
         )
 
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that have a router."""
+        return tuple(self._gates)
+
     def _groups(self) -> Iterator[dict[str, Any]]:
         """Of what decays and what does not, with the common rate and with one of its own; none that is empty."""
         for decays, decoupled in itertools.product((True, False), repeat=2):
-            members = [of for name, of in self._named if (of.dim() > 1, name in DECOUPLED) == (decays, decoupled)]
+            named = zip((name for name, _ in self._named), self._own, strict=True)
+            members = [of for name, of in named if (of.dim() > 1, name in DECOUPLED) == (decays, decoupled)]
             if members:
                 yield {"params": members, "decays": decays, "decoupled": decoupled}
 
@@ -110,16 +121,27 @@ class Steps:
             for kind, numbers in zip(RATES, zip(*rates, strict=True), strict=True):
                 self.kept[f"{step}/{kind}"] = torch.tensor(numbers, dtype=torch.float64)
 
-    def take(self, step: int) -> None:
-        """One step, counted from 1, with the gradients and loads that are there."""
+    @torch.no_grad()
+    def take(self, step: int, scale: float = 1.0) -> None:
+        """One step, counted from 1, with the loads that are there and the gradients, which are `scale` times too large."""
         self.loads.move_biases()
         self._set_rates(step)
-        norm = torch.nn.utils.clip_grad_norm_([parameter for _, parameter in self._named], self._clip_norm)
+        self._take_gradients(scale)
+        norm = torch.nn.utils.clip_grad_norm_(self._own, self._clip_norm)
         if self._clip_norm == BASE["optimizer.clip_grad"] and not norm > self._clip_norm:
             raise ValueError(f"gradient norm {float(norm)} is not above {self._clip_norm}: clipping would not be tested")
         self._adam.step()
-        self._adam.zero_grad()
+        for (_, parameter), own in zip(self._named, self._own, strict=True):
+            if own is not parameter:
+                parameter.copy_(own.to(DTYPES[self._case.precision]))
+            parameter.grad = own.grad = None
         self._keep(step, norm)
+
+    def _take_gradients(self, scale: float) -> None:
+        """To what the optimizer steps, in its dtype, without the scale: other tensors than those that are compared."""
+        for (_, parameter), own in zip(self._named, self._own, strict=True):
+            if parameter.grad is not None:
+                own.grad = parameter.grad.to(own.dtype) / scale
 
     def forward_and_backward(self, batch: Batch) -> None:
         """The gradients of a further batch."""
@@ -134,11 +156,22 @@ class Steps:
     def _keep(self, step: int, norm: torch.Tensor) -> None:
         model = self._case.model
         found = {f"{step}/{NORM}": norm.detach().clone()}
-        kinds = {kind: (lambda parameter, kind=kind: self._adam.state[parameter][kind]) for kind in MOMENTS}
-        for kind, of in {**kinds, VALUE: lambda parameter: parameter}.items():
-            values = reference_model.of_parameters(self._named, model, of)
+        owns = [(name, own) for (name, _), own in zip(self._named, self._own, strict=True)]
+        kinds = {kind: (owns, lambda own, kind=kind: self._adam.state[own][kind]) for kind in MOMENTS}
+        masters = {MASTER: (owns, _itself)} if self._case.has_masters else {}
+        for kind, (named, of) in {**kinds, **masters, VALUE: (self._named, _itself)}.items():
+            values = reference_model.of_parameters(named, model, of)
             found |= {f"{step}/{kind}/{name}": value.clone() for name, value in values.items()}
-        for layer, gate in self._gates.items():
+        for layer, gate in self._gates.items() if model.sigmoid else ():
             with as_stored():
-                found[f"{step}/{VALUE}/model.layers.{layer}.{BIAS}"] = gate.e_score_correction_bias.to(torch.float32)
+                found[f"{step}/{VALUE}/model.layers.{layer}.{BIAS}"] = gate.e_score_correction_bias.to(torch.float32, copy=True)
         self.kept |= {key: value.cpu() for key, value in found.items()}
+
+
+def _itself(parameter: torch.nn.Parameter) -> torch.Tensor:
+    return parameter
+
+
+def _master(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
+    """A copy that holds what the parameter's dtype would round away."""
+    return torch.nn.Parameter(parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32), copy=True))

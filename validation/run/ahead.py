@@ -9,20 +9,25 @@ import importlib
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
 from validation.case.case import Case
 from validation.case.errors import EnvironmentMissing, ExitCode, UsageError
+from validation.case.training import Training
 from validation.run import entry, launch
 
 
 def check(cases: Sequence[Case], timeout: float) -> None:
     """Raises EnvironmentMissing for what megatron-core needs and is not installed.
 
-    Raises UsageError for a user's layer spec that is none, and for a Megatron checkpoint of another model.
+    Raises UsageError for a user's layer spec that is none, for a Megatron checkpoint of another model, and for options and
+    settings that megatron-core's configuration classes refuse together.
     """
-    wanted = [case for case in cases if ":" in case.implementation or case.candidate_checkpoint is not None]
+    wanted = [
+        case for case in cases if ":" in case.implementation or case.candidate_checkpoint is not None or _may_be_refused(case)
+    ]
     if not wanted and launch.start_method() != "forkserver":
         return  # it would import everything once more, only to say a little earlier what the ranks say, too
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead") as pool:
@@ -32,6 +37,11 @@ def check(cases: Sequence[Case], timeout: float) -> None:
     code, said = asked.result()
     if said:
         raise EnvironmentMissing(said) if code == ExitCode.ENVIRONMENT else UsageError(said)
+
+
+def _may_be_refused(case: Case) -> bool:
+    """Whether the case has more than Plumbline's own options. On a GPU the ranks say it: this process has no device."""
+    return case.on_cpu and replace(case.training, steps=0) != Training()
 
 
 def _asked(cases: Sequence[Case], timeout: float) -> tuple[int, str]:
@@ -55,6 +65,7 @@ def _asked(cases: Sequence[Case], timeout: float) -> tuple[int, str]:
 def answer(texts: Sequence[str], sending: Connection) -> None:
     """In that process: the first mistake that there is, or nothing."""
     from validation.candidate.checkpoint.fits import misfit
+    from validation.candidate.refusal import refusal
     from validation.candidate.spec import users_function
 
     cases = [Case.from_json(text) for text in texts]
@@ -64,7 +75,8 @@ def answer(texts: Sequence[str], sending: Connection) -> None:
     except UsageError as error:
         say(sending, ExitCode.USAGE, str(error))
         return
-    say(sending, ExitCode.USAGE, next(filter(None, map(misfit, cases)), ""))
+    said = (sentence for case in cases for sentence in (misfit(case), refusal(case) if _may_be_refused(case) else None))
+    say(sending, ExitCode.USAGE, next(filter(None, said), ""))
 
 
 def say(sending: Connection, code: ExitCode, sentence: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +15,7 @@ import yaml
 from packaging.specifiers import SpecifierSet
 
 from validation.case.case import Case
+from validation.case.pipeline_layout import chunk_layers
 from validation.case.settings import SECTIONS
 from validation.machine import ABSENT
 from validation.machine import version as version_of
@@ -28,7 +30,7 @@ class Known:
     """One entry of the table. `layouts` is a condition on layout and model, `at_most` the largest relative error that the bug
     makes, a number or a formula of the same names; the other patterns are those of file names. `others` are implementations
     that may have the bug and need not. `given` says that every run has the reference's value in its place: no second run
-    judges it.
+    judges it. `instead` is what works where the bug leaves no run to compare.
     """
 
     id: str
@@ -42,6 +44,7 @@ class Known:
     spoils: tuple[str, ...]
     at_most: str
     keeps: tuple[str, ...] = ()
+    instead: str = ""
     others: tuple[str, ...] = ()
     given: bool = False
 
@@ -59,6 +62,14 @@ class Known:
     def largest(self, case: Case) -> float:
         """The largest relative error that the bug makes in this case: what is further off is not excused."""
         return float(_value(self.at_most, case))
+
+    def unlimited(self, case: Case) -> bool:
+        """Whether the bug computes with whatever stands in the memory: that may be no number, or end a rank."""
+        return self.largest(case) == math.inf
+
+    def makes(self, case: Case, error: float) -> bool:
+        """Whether the bug can make a relative error as large as this, which may be no number."""
+        return self.unlimited(case) or error <= self.largest(case)
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -90,9 +101,10 @@ def _value(formula: str, case: Case) -> Any:
     names: dict[str, Any] = {"tp": layout.tp, "pp": layout.pp, "vpp": layout.vpp, "ep": layout.ep, "cp": layout.cp}
     names |= {"etp": layout.expert_tp, "dp": layout.data_parallel, "sequence_parallel": layout.uses_sequence_parallel}
     names |= {"precision": case.precision} | asdict(case.training)
+    names |= {"chunks": lambda: chunk_layers(case), "inf": math.inf}
     names |= {"mtp": case.model.num_nextn_predict_layers, "tied": case.model.tie_word_embeddings}
     names |= {section: case.training.effective(section).get for section in SECTIONS}
-    return eval(formula, {"__builtins__": {"abs": abs}}, names | asdict(case.model))
+    return eval(formula, {"__builtins__": {"abs": abs, "any": any}} | names | asdict(case.model))
 
 
 def _matches(check: str, patterns: Iterable[str]) -> bool:
@@ -105,9 +117,18 @@ def table() -> tuple[Known, ...]:
     entries: list[dict[str, Any]] = yaml.safe_load(TABLE.read_text(encoding="utf-8"))["known"]
     lists = ("implementations", "checks", "spoils", "keeps", "others")
     return tuple(
-        Known(**{**entry, "at_most": str(entry["at_most"]), **{name: tuple(entry.get(name, ())) for name in lists}})
+        Known(**{**entry, "at_most": str(entry.get("at_most", 0)), **{name: tuple(entry.get(name, ())) for name in lists}})
         for entry in entries
     )
+
+
+def refusal(case: Case, version: str | None = None) -> str | None:
+    """Why a bug leaves no run of the case to compare, and what works; None if there is no such bug."""
+    version = version or version_of("megatron-core")
+    if version == ABSENT:
+        return None
+    bug = next((entry for entry in table() if entry.instead and entry.applies(case, version)), None)
+    return f"{case.arrangement}: known upstream bug: {bug.what} ({bug.link}); {bug.instead}" if bug else None
 
 
 def known_bugs(case: Case, version: str | None = None) -> tuple[Known, ...]:
@@ -119,7 +140,9 @@ def known_bugs(case: Case, version: str | None = None) -> tuple[Known, ...]:
 def _known_bugs(case: Case, version: str) -> tuple[Known, ...]:
     if version == ABSENT:  # where checks are listed and not run
         return ()
-    return tuple(entry for entry in table() if entry.applies(case, version) and entry.id not in case.mended)
+    return tuple(
+        entry for entry in table() if not entry.instead and entry.applies(case, version) and entry.id not in case.mended
+    )
 
 
 def mended(case: Case) -> Case:

@@ -51,6 +51,7 @@ _WORDS = (
 )
 """Options that take a text of any kind."""
 _MOST_STEPS, _LONGEST = 1000, 10_000_000
+_RATE, _SMALL_RATE = "optimizer.lr", 1e-3
 
 
 @dataclass(frozen=True)
@@ -172,11 +173,7 @@ def _cases(options: Any, transport: str) -> tuple[Case, ...]:
             hf_model_path=folder,
             layers=layers_of(options.layers),
             candidate_checkpoint=_candidate_checkpoint(options),
-            training=replace(
-                training,
-                steps=_steps(options, base, precision, training.stream or base.stream),
-                stream=training.stream or base.stream,
-            ),
+            training=_with_steps(options, base, precision, training),
             isolated=options.isolated,
         )
         for layout, training, mtp in _arrangements(options, model)
@@ -227,6 +224,19 @@ def _steps(options: Any, base: Preset, precision: str, stream: bool) -> int:
     """Those given, or 2 where they are cheap and exact; isolated modules and a model layer by layer have none."""
     cheap = base.name == "tiny" and precision == "fp64" and not (stream or options.isolated)
     return _given(options.steps, 2 if cheap else 0)
+
+
+def _with_steps(options: Any, base: Preset, precision: str, training: Training) -> Training:
+    """The training with its steps, which are small in bf16 if there are several and nobody has set the rate.
+
+    AdamW takes the sign of small gradients, and bf16 turns some of them over: after large steps the models differ so much that
+    rounding decides the next gradients.
+    """
+    stream = training.stream or base.stream
+    found = replace(training, steps=_steps(options, base, precision, stream), stream=stream)
+    given = any(_RATE in text for text in (*options.config, options.layouts or ""))
+    small = precision == "bf16" and found.steps > 1 and not given
+    return found.with_settings({_RATE: _SMALL_RATE}) if small else found
 
 
 def _micro_batch_size(options: Any, base: Preset, layout: Layout, training: Training) -> int:

@@ -37,6 +37,7 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> None:
             card=min((card.free for card in cards), default=None),
             share=settings.share_gpu,
         )
+    _refuse_what_bugs_end(settings.cases)
     if not settings.cases[0].on_cpu:
         cuda.check()
         for fp8 in {case.training.fp8 for case in settings.cases}:
@@ -55,6 +56,15 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> None:
     if settings.cases[0].hf_model_path is not None:
         _verify(settings)
     ahead.check(settings.cases, settings.timeout)
+
+
+def _refuse_what_bugs_end(cases: Iterable[Case]) -> None:
+    """Raises UsageError for a case whose ranks an upstream bug ends. Its table needs packages, which are there by now."""
+    from validation.run.known import refusal
+
+    for case in cases:
+        if sentence := refusal(case):
+            raise UsageError(sentence)
 
 
 def _missing_references(settings: Settings, cases: Iterable[Case]) -> list[Case]:
@@ -107,8 +117,8 @@ def _find_implementation(name: str) -> None:
 
 def _verify(settings: Settings) -> None:
     """The whole checkpoint, positions and values included, unless a reference was made from it: nothing has changed since."""
+    from validation.reference.as_read import check
     from validation.reference.checkpoint import Checkpoint, verify
-    from validation.reference.rotary import check
 
     # With an MTP layer and without it are two models of one folder.
     for case in {case.model: case for case in settings.cases}.values():

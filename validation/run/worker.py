@@ -11,13 +11,12 @@ import torch
 import torch.distributed as dist
 from megatron.core import __version__ as core_version
 from megatron.core import parallel_state
-from megatron.core.distributed import DistributedDataParallel
 from torch.distributed.elastic.utils.store import barrier
 
 from validation.candidate import build, first_use, latent_norms, load, mends, platform, staged, stream
 from validation.candidate.balancing import compare_balancing
-from validation.candidate.compare import compare_gradients, compare_rates, compare_step, compare_values
-from validation.candidate.optimizer import Optimizer, gather_gradients
+from validation.candidate.compare import compare_gradients
+from validation.candidate.optimizer import gather_gradients
 from validation.candidate.place import device
 from validation.candidate.probes import ProbedChunk
 from validation.candidate.recorder import Recorder
@@ -33,6 +32,7 @@ from validation.compare.memory import device_peak, peak_memory
 from validation.compare.precision import DTYPES, LOSS_DTYPES, as_stored, computing_in, make_deterministic
 from validation.reference.checkpoint import Checkpoint
 from validation.reference.store import Reference
+from validation.run import life
 from validation.run import plugin as plugins
 from validation.run.plugin import Plugin
 from validation.run.report import RankReport
@@ -138,7 +138,7 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
     for chunk in probed:
         chunk.stop()
     if case.training.steps and case.upto == ALL:
-        _take_steps(case, wrapped, held, stored, recorder, report, plugin)
+        life.live(life.Rank(case, wrapped, probed, held, stored, recorder, report, plugin))
     return _closed(recorder, held)
 
 
@@ -154,49 +154,6 @@ def _fill(case: Case, chunks: list[Any], held: load.Held, checkpoint: Checkpoint
         load_saved(chunks, Path(case.candidate_checkpoint), case.layout)
     else:
         load.copy_weights(held, checkpoint)
-
-
-def _take_steps(
-    case: Case,
-    wrapped: list[DistributedDataParallel],
-    held: load.Held,
-    stored: Reference,
-    recorder: Recorder,
-    report: RankReport,
-    plugin: Plugin,
-) -> None:
-    """The optimizer's steps: the first with the gradients that have been compared, each further one with its own batch.
-
-    If megatron-core gathers parameters while it computes, what a step has made of them is there behind the next forward pass:
-    that of the next step, and behind the last step one more.
-    """
-    later = bool(case.training.effective("ddp").get("overlap_param_gather"))
-
-    def compare(step: int, *, trained: bool) -> None:
-        with as_stored():
-            compare_values(step, held, stored, recorder, trained=trained)
-
-    if case.precision == "fp64":
-        platform.torchs_optimizers()
-    optimizer = Optimizer(case, wrapped)
-    for step in range(1, case.training.steps + 1):
-        report.progress(f"step {step}")
-        if step > 1:
-            run_step(case, wrapped, stored.batch, step - 1)
-            if later:
-                compare(step - 1, trained=True)
-        with as_stored():
-            compare_rates(case, step, optimizer, held, stored, recorder)
-        norm = optimizer.step()
-        plugin.stepped(case, wrapped, step)
-        with as_stored():
-            compare_step(step, norm.to(DTYPES[case.precision]), optimizer, held, stored, recorder)
-        compare(step, trained=False)
-        if not later:
-            compare(step, trained=True)
-    if later:
-        run_step(case, wrapped, stored.batch, alone=True)
-        compare(case.training.steps, trained=True)
 
 
 def _place() -> dict[str, int]:

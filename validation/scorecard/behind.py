@@ -27,6 +27,15 @@ def _experts_elsewhere(case: Case) -> Case | None:
     return replace(case, layout=replace(layout, etp=1 if layout.tp > 1 else 2))
 
 
+def _experts_gathered(case: Case) -> Case | None:
+    """An etp above tp, with parameters that are gathered while the model computes."""
+    layout = case.layout
+    if layout.ep > 1 or layout.etp is not None or layout.tp > 1 or not case.model.moe_layers:
+        return None
+    overlapping = {"ddp.overlap_grad_reduce": True, "ddp.overlap_param_gather": True, "ddp.use_distributed_optimizer": True}
+    return replace(case, layout=replace(layout, etp=2), training=case.training.with_settings(overlapping))
+
+
 def _stock(case: Case) -> Case | None:
     """megatron-core's own local spec."""
     return replace(case, implementation="local-stock") if case.layout.tp > 1 else None
@@ -89,6 +98,7 @@ ACTIVATED: dict[str, Callable[[Case], Case | None]] = {
 }
 """How the case of a fault becomes one that has the bug, too; None where it cannot. Bugs that 0.16 has mended have no entry."""
 DUE: dict[str, Callable[[Case], Case | None]] = {
+    "expert-weights-gathered-from-wrong-ranks": _experts_gathered,
     "mtp-mean-counted-per-rank": _mtp_means,
     "fused-cross-entropy-in-bf16": _set(cross_entropy_loss_fusion=True),
     "loads-counted-after-capacity": _filled_up,

@@ -1,0 +1,32 @@
+"""What megatron-core's configuration classes say against a case, asked before any rank starts."""
+
+from __future__ import annotations
+
+import traceback
+import warnings
+
+from validation.candidate.build import ddp_config
+from validation.candidate.config import transformer_config
+from validation.candidate.optimizer import optimizer_config
+from validation.case.case import Case
+
+_CONFIGURATIONS = (transformer_config, ddp_config, optimizer_config)
+
+
+def refusal(case: Case) -> str | None:
+    """Why a configuration class of megatron-core's refuses the case, None if all take it."""
+    with warnings.catch_warnings(action="ignore"):
+        for configuration in _CONFIGURATIONS:
+            try:
+                configuration(case)
+            # What its checks of a configuration raise; anything else is an error of ours, and shows.
+            except (AssertionError, ValueError, NotImplementedError, RuntimeError) as error:
+                return f"Megatron-Core refuses {case.arrangement}: {_said(error)}"
+    return None
+
+
+def _said(error: Exception) -> str:
+    """Its message on one line; of an assertion without one, what is asserted."""
+    message = " ".join(str(error).split())
+    line = traceback.extract_tb(error.__traceback__)[-1].line or ""
+    return (message or line or type(error).__name__).rstrip(".")

@@ -1,0 +1,87 @@
+"""Optimizer steps below fp64: the truth, the same steps in the precision, and what rounding may do to them.
+
+AdamW divides a gradient by its own size: what is left of a small one is its sign, and rounding turns that over. The runs of a
+floor show how many elements turn in a large tensor. In a small one none may turn in five runs and two in the sixth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from validation.case.case import Case
+from validation.case.schedule import Schedule
+from validation.case.steps import MASTER, NORM, STEPS, VALUE, trained
+from validation.reference import schedule as formulas
+from validation.reference.batch import Batch
+from validation.reference.floor import Floor
+from validation.reference.record import Recording
+from validation.reference.routing import Routing
+from validation.reference.steps import Steps
+
+Record = Callable[[Batch, Recording], Recording]
+
+TURNED = 2
+"""Elements of a tensor whose update may turn over beside those that turn in a run of the floor."""
+SIGMAS = 4.0
+"""How many times the gradient's error an element may be off."""
+SQUARED = 1.25
+"""The second moment's floor is at least so many times the first's."""
+MOST = 2.0
+"""How much two updates differ at most, in learning rates: AdamW's is between -1 and 1, but for what later steps add."""
+
+
+def true_steps(steps: Steps, later: Sequence[Batch], record: Record, routing: Callable[[Recording], Routing]) -> list[Routing]:
+    """Take all steps of the truth, the first with the gradients that are there; returns what routers choose in the others."""
+    steps.take(1)
+    found = []
+    for step, batch in enumerate(later, start=2):
+        with steps.loads.counting(batch):
+            recording = record(batch, Recording())
+        found.append(routing(recording))
+        steps.take(step)
+    return found
+
+
+def rounded_steps(steps: Steps, later: Sequence[Batch], chosen: Sequence[Routing], record: Record, scale: float) -> None:
+    """The same in the precision, with the truth's choices; `record` makes gradients that are `scale` times too large."""
+    steps.take(1, scale)
+    for step, (batch, choice) in enumerate(zip(later, chosen, strict=True), start=2):
+        with steps.loads.counting(batch):
+            record(batch, Recording(choice))
+        steps.take(step, scale)
+
+
+def widen(floor: Floor, case: Case, kept: Mapping[str, torch.Tensor]) -> None:
+    """Raise the floors of what steps leave to what rounding may do beside what these runs have shown."""
+    moved: dict[str, torch.Tensor] = {}
+    for step in range(1, case.training.steps + 1):
+        errors = squares = 0.0
+        for parameter in trained(case):
+            name = parameter.name
+            first, second = kept[f"{step}/exp_avg/{name}"], kept[f"{step}/exp_avg_sq/{name}"]
+            error, size = floor.error(f"{STEPS}{step}/exp_avg/{name}"), float(first.norm())
+            errors, squares = errors + (error * size) ** 2, squares + size**2
+            # Few elements make most of a sum of squares: chance may leave them alone in every run.
+            floor.raise_to(f"{STEPS}{step}/exp_avg_sq/{name}", SQUARED * error)
+            rate, _ = formulas.rates(Schedule.of(case.training), parameter, step - 1)
+            moved[name] = moved.get(name, 0.0) + rate * _turning(case, step, error, first, second)
+            off = moved[name].flatten().topk(min(TURNED, moved[name].numel())).values.norm()
+            for kind in (MASTER, VALUE) if case.has_masters else (VALUE,):
+                of = f"{step}/{kind}/{name}"
+                shown = floor.error(STEPS + of) ** 2
+                floor.raise_to(STEPS + of, float((shown + (off / kept[of].norm()) ** 2) ** 0.5))
+        # The norm is off by a share of what all gradients are, which chance makes small in some runs.
+        floor.raise_to(f"{STEPS}{step}/{NORM}", errors / squares if squares else 0.0)
+
+
+def _turning(case: Case, step: int, error: float, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """How far rounding may move each element's update, in learning rates.
+
+    `error` is the relative error of the first moment; both moments are the truth's.
+    """
+    adam = case.training.adam
+    mean, root = first / (1 - adam.beta1**step), (second / (1 - adam.beta2**step)).sqrt()
+    off = SIGMAS * error * mean.square().mean().sqrt()
+    return (off / (root + adam.epsilon)).clamp(max=MOST)
