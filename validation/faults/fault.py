@@ -30,7 +30,6 @@ GROUPS = (
     "optimizer",
     "conversion",
     "precision",
-    "data",
 )
 KINDS = ("forward", "backward", "step")
 CAUSES = {
@@ -45,7 +44,6 @@ CAUSES = {
     "optimizer": "optimizer step",
     "conversion": "weights",
     "precision": "precision",
-    "data": "modelling",
 }
 """What a diagnosis over layouts must name, by the group of a fault."""
 _DEGREES = {

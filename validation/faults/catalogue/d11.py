@@ -23,10 +23,6 @@ FAULT = Fault(
 
 def configure(case: Case, config: Any) -> None:
     def made(sound: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*, ddp_config: Any, **keywords: Any) -> Any:
-            ddp_config.grad_reduce_in_fp32 = False
-            return sound(ddp_config=ddp_config, **keywords)
+        return lambda **keywords: sound(**{**keywords, "grad_reduce_in_fp32": False})
 
-        return wrapped
-
-    replace("validation.candidate.build", "DistributedDataParallel", made)
+    replace("validation.candidate.build", "DistributedDataParallelConfig", made)
