@@ -108,7 +108,12 @@ def _with_other_names(add: Add) -> Add:
 
 def _add_model(add: Add) -> None:
     add("--preset", default=None, help=f"model size: {', '.join(PRESETS)} (default tiny)")
-    add("--hf-model-path", default=None, metavar="DIR", help="a HuggingFace checkpoint folder instead of a preset")
+    add(
+        "--hf-model-path",
+        default=None,
+        metavar="DIR",
+        help="a HuggingFace checkpoint folder instead of a preset; with --recipe the numbers of its model",
+    )
     add("--layers", default=None, metavar="0,1,3", help="take only these layers of the checkpoint")
     add("--set", dest="numbers", action="append", default=[], metavar="NAME=VALUE", help="override a number of the model")
     add(
