@@ -19,7 +19,12 @@ from validation.compare.precision import DTYPES
 
 
 def transformer_config(case: Case) -> MLATransformerConfig:
-    """The configuration of the case's model, with every fusion off that would change what is computed.
+    """The configuration of the case's model, with every fusion off that would change what is computed."""
+    return MLATransformerConfig(**arguments(case))
+
+
+def arguments(case: Case) -> dict[str, Any]:
+    """What the configuration is made from.
 
     What does not follow from model, layout and precision stands in validation.case.settings.
     """
@@ -38,7 +43,7 @@ def transformer_config(case: Case) -> MLATransformerConfig:
         output_layer_init_method=_left_alone,
         embedding_init_method=_left_alone,
     )
-    return MLATransformerConfig(**typed(MLATransformerConfig, fields(MLATransformerConfig, wanted | _settings(case))))
+    return typed(MLATransformerConfig, fields(MLATransformerConfig, wanted | _settings(case)))
 
 
 def _settings(case: Case) -> dict[str, Any]:
