@@ -13,9 +13,19 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(path for room in ("validation", "ci") for path in (ROOT / room).rglob("*.py"))
-ORDER = ("case", "cache recipe", "compare", "reference", "candidate", "run", "faults", "checks convert", "scorecard pairwise")
+ORDER = (
+    "case",
+    "cache recipe inspection",
+    "compare",
+    "reference",
+    "candidate",
+    "run",
+    "faults",
+    "checks convert",
+    "scorecard pairwise",
+)
 """Rooms of validation from the bottom to the top; those of one step know nothing of each other."""
-LIGHT = (ROOT / "ci", ROOT / "ci" / "page", ROOT / "validation" / "case", ROOT / "validation" / "recipe")
+LIGHT = (ROOT / "ci", ROOT / "ci" / "page", *(ROOT / "validation" / room for room in ("case", "recipe", "inspection")))
 """Folders whose modules need no torch; `describe.py` of the last runs in a process of its own."""
 HEAVY = ("torch", "transformers", "megatron", "numpy", "safetensors")
 

@@ -20,6 +20,7 @@ from validation.case.strangers import one_line
 from validation.checks.before import ASIDE
 from validation.checks.progress import Progress
 from validation.convert import options as conversion
+from validation.inspection import options as inspection
 from validation.recipe import options as recipes
 from validation.run.command_line import VERDICT, add_grouped
 from validation.run.options import Given, Settings, settings
@@ -32,6 +33,7 @@ _EXAMPLES = f"""examples:
   {tree.VALIDATION} faults --only A
   {tree.VALIDATION} convert --hf-model-path DIR --save OUT --layout tp2pp2
   {tree.VALIDATION} recipe show FILE
+  {tree.VALIDATION} inspect DIR
   {tree.VALIDATION} fields model.moe_permute_fusion
   {tree.VALIDATION} data --preset mini --layout tp4
   {tree.VALIDATION} doctor
@@ -76,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     conversion.add_commands(commands, formatter_class=parser.formatter_class)
     recipes.add_command(commands, formatter_class=parser.formatter_class)
     field_command.add_command(commands)
+    inspection.add_command(commands)
     data_command.add_command(commands)
     commands.add_parser("doctor", help="what is here, and what each missing piece prevents", add_help=False)
     return parser
@@ -152,6 +155,12 @@ def _exercised(options: argparse.Namespace, pytests: list[str], command: str) ->
 
 def _fields(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     return field_command.run(options, pytests)
+
+
+def _inspect(options: argparse.Namespace, pytests: list[str], command: str) -> int:
+    from validation.inspection import command as inspection_command
+
+    return inspection_command.run(options, pytests)
 
 
 def _data(options: argparse.Namespace, pytests: list[str], command: str) -> int:
@@ -254,6 +263,7 @@ _COMMANDS = {
     "exercised": _exercised,
     "recipe": _recipe,
     "fields": _fields,
+    "inspect": _inspect,
     "data": _data,
     **dict.fromkeys(conversion.COMMANDS, _convert),
 }

@@ -6,11 +6,12 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from docs.made import checks, commands, failures, fields, presets, words
+from docs.made import checks, commands, failures, families, fields, presets, words
 
 DOCS = Path(__file__).parents[1]
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "run": lambda: commands.of_validation("run"),
+    "inspect": lambda: commands.of_validation("inspect"),
     "fields command": lambda: commands.of_validation("fields"),
     "data command": lambda: commands.of_validation("data"),
     "recipe show": lambda: commands.of_recipe("show"),
@@ -24,6 +25,8 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "exit codes": failures.exit_codes,
     "failures": failures.kinds,
     "presets": presets.numbers,
+    "families": families.compared,
+    "refused families": families.refused,
     "degrees": words.degrees,
     "step": words.step,
     "planted": checks.planted,

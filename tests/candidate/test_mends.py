@@ -26,7 +26,7 @@ def case(*mended: str, **numbers: Any) -> Case:
 
 
 def test_every_known_bug_can_be_taken_out() -> None:
-    """An entry without a mend could excuse anything, unless every run has the reference's value in its place, or there is none."""
+    """An entry without a mend could excuse anything, unless every run has the reference's value, or there is none."""
     assert set(MENDS) == {bug.id for bug in table() if not (bug.given or bug.instead)}
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from validation.case.errors import UsageError
-from validation.case.model import MEGATRON_WORDS, Model, from_hf_config
+from validation.case.model import MEGATRON_WORDS, Model
 from validation.case.preset import TINY
+from validation.case.published import from_hf_config
 
 YARN = {
     "factor": 8.0,

@@ -17,6 +17,9 @@ from validation.case.training import Training
 GIB = 2**30
 
 
+MTP = {"num_nextn_predict_layers": 1}
+
+
 def case(layout: str = "single", model: dict[str, Any] | None = None, preset: Preset = TINY, **changes: Any) -> Case:
     """A tiny case on the CPU, with changes to the model and to the case."""
     numbers = {"precision": "fp64", "implementation": "local", "transport": "gloo", "seed": 1234}
@@ -124,6 +127,18 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ("no epsilon", case(model={"rms_norm_eps": float("nan")}), "rms_norm_eps is nan; it must be a number of at least 0"),
     ("words for a number", case(model={"rms_norm_eps": "1e-6"}), "rms_norm_eps is '1e-6'; it must be a number"),
     ("an infinite factor", case(model={"rope_factor": float("inf")}), "rope_factor is inf; it must be a number greater"),
+    ("a choice of experts", case(model={"topk_method": "top"}), "known are noaux_tc, greedy and group_limited_greedy"),
+    ("MTP of DeepSeek-V2", case(model={"topk_method": "greedy", **MTP}), "of DeepSeek-V2, which has no MTP layers"),
+    (
+        "groups of DeepSeek-V2",
+        case(model={"topk_method": "group_limited_greedy"}),
+        "best 2 .* HuggingFace by its best 1,",
+    ),
+    (
+        "a setting of other routers",
+        case(model={"topk_method": "greedy"}, training=Training().with_settings({"model.moe_router_pre_softmax": False})),
+        "moe_router_pre_softmax is of DeepSeek-V3's routers",
+    ),
     ("experts that count for nothing", case(model={"routed_scaling_factor": 0.0}), "routed_scaling_factor is 0.0; it must be"),
     ("seed", case(seed=99999999999999999999999), "--seed 99999999999999999999999 does not fit in 64 bits; --seed 9999 works"),
     ("seed of the last step", case(seed=2**63 - 1, training=Training(steps=2)), "does not fit in 64 bits"),
@@ -304,6 +319,16 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "packed and cut",
         case("cp2", micro_batch_size=1, training=Training(data_shape="packed")),
         r"cuts each packed document by itself, .*; cp1 works, or cp2\+documents",
+    ),
+    (
+        "packed MTP recomputed",
+        case(model=MTP, micro_batch_size=1, training=Training(data_shape="packed", recompute="full")),
+        "cannot recompute an MTP layer of packed documents; leave out .full",
+    ),
+    (
+        "packed MTP without targets",
+        case(model=MTP, micro_batch_size=1, training=Training(data_shape="packed", loss="mean")),
+        r"divides its mean MTP loss by 0 targets; leave out \+mean",
     ),
     (
         "packed and stock",

@@ -35,7 +35,8 @@ def config(model: Model, **more: Any) -> dict[str, Any]:
     words = ("original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
     rope = {word: numbers.pop(word) for word in words}
     rope |= {"type": numbers.pop("rope_type"), "factor": numbers.pop("rope_factor")}
-    return {"model_type": "deepseek_v3", "torch_dtype": "bfloat16", **numbers, "rope_scaling": rope, **more}
+    heads = {"num_key_value_heads": model.num_attention_heads}
+    return {"model_type": "deepseek_v3", "torch_dtype": "bfloat16", **numbers, **heads, "rope_scaling": rope, **more}
 
 
 def weights(model: Model, seed: int = 0, bias: bool = True) -> Tensors:

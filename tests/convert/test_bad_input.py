@@ -64,7 +64,10 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "wrong shape": (lambda folder: rewrite(folder, lambda t: t.update({DOWN: t[DOWN][:-1]})), f"{DOWN} has shape (63, 96)"),
     "no such tensor": (lambda folder: rewrite(folder, lambda t: t.pop(DOWN)), f"says that {DOWN} is in"),
     "unknown tensor": (unknown_key, "model.layers.0.self_attn.rotary.weight has no place in the model"),
-    "unknown architecture": (lambda folder: config(folder, model_type="llama"), "the architecture is 'llama'"),
+    "unknown architecture": (
+        lambda folder: config(folder, model_type="llama"),
+        "Llama (model_type 'llama') is not compared",
+    ),
     "no config": (lambda folder: (folder / "config.json").unlink(), "no config.json"),
     "number of experts": (lambda folder: config(folder, n_routed_experts=17), "mlp.experts.16.gate_proj.weight is missing"),
     "a kind for gate and one for up": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from validation.cli import main
 FOLDERS: dict[str, tuple[Model, dict[str, Any]]] = {
     "DeepSeek-V3": (MODEL, {}),
     "Moonlight": (MOONLIGHT, {}),
-    "DeepSeek-V2-Lite": (MOONLIGHT, {"model_type": "deepseek_v2"}),
+    "DeepSeek-V2-Lite": (replace(MOONLIGHT, topk_method="greedy"), {"model_type": "deepseek_v2"}),
     "tied": (TIED, {}),
 }
 LAYOUTS = ("single", "tp2pp2", "tp2ep2", "pp2vpp2", "tp2etp1", "pp2+1-3")

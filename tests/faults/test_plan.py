@@ -69,6 +69,12 @@ def test_a_model_without_experts_has_none_to_plant_in() -> None:
     assert found.left_out == (("router bias", "the model has no experts"), ("expert order", "the model has no experts"))
 
 
+def test_a_model_without_a_router_s_bias_has_none_to_shift() -> None:
+    """DeepSeek-V2's; everything else is planted."""
+    found = planned("--layouts", "tp2", "--set", "topk_method=greedy")
+    assert found.left_out == (("router bias", "the model has no routers with a bias"),)
+
+
 def test_a_defect_that_a_known_bug_would_hide_is_planted_where_the_bug_is_taken_out() -> None:
     """In the bug's case what shows the defect may fail in any case: it would prove nothing."""
     found = planned("--layouts", "tp2", "--implementation", "local-stock")

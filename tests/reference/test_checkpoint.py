@@ -337,7 +337,7 @@ WRONG = [
     (without_config, "no config.json; name a HuggingFace checkpoint folder"),
     (broken_config, "config.json is not JSON"),
     (listed_config, "config.json is not a JSON object"),
-    (other_architecture, "the architecture is 'llama'"),
+    (other_architecture, "Llama .model_type 'llama'. is not compared: it has grouped-query attention"),
     (worded_size, "vocab_size in config.json is 'many'"),
     (without_weights, "no safetensors files; save the model with save_pretrained"),
     (missing_shard, r"names gone.safetensors, which is not there \(1 missing\)"),

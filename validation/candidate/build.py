@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from megatron.core.tensor_parallel.random import initialize_rng_tracker, model_p
 from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 
-from validation.candidate.config import transformer_config
+from validation.candidate.configured import Configure, configured
 from validation.candidate.place import device
 from validation.candidate.spec import block_spec, mtp_spec
 from validation.candidate.typed import typed
@@ -61,31 +60,32 @@ def start_random_numbers(case: Case) -> None:
     torch.manual_seed(case.seed)
 
 
-def build(case: Case, configure: Callable[[Case, MLATransformerConfig], None] = lambda case, config: None) -> list[GPTModel]:
+def build(case: Case, configure: Configure = lambda case, config: None) -> list[GPTModel]:
     """The model chunks of this rank, one per virtual pipeline stage, parameters not yet meaningful.
 
     `configure` may change the configuration before anything is built from it.
     """
     start_random_numbers(case)
-    config = transformer_config(case)
-    configure(case, config)
+    made = configured(case, configure)
     stages: list[int | None] = list(range(case.layout.vpp)) if case.layout.vpp > 1 else [None]
     chunks = []
     for stage in stages:
-        with building(stage):
-            chunks.append(_chunk(case, config, stage))
+        with building(stage), made.building():
+            chunks.append(_chunk(case, made.config, stage))
     return chunks
 
 
-def build_layer(
-    case: Case, layer: int, configure: Callable[[Case, MLATransformerConfig], None] = lambda case, config: None
-) -> GPTModel:
+def build_layer(case: Case, layer: int, configure: Configure = lambda case, config: None) -> GPTModel:
     """The model with one of its layers, counted from 0: with the embedding the first, with the output head the last.
 
     As a stage of a pipeline of as many stages as layers would be, in a process that is all of them in turn.
     """
-    config = transformer_config(case)
-    configure(case, config)
+    made = configured(case, configure)
+    with made.building():
+        return _layer(case, made.config, layer)
+
+
+def _layer(case: Case, config: MLATransformerConfig, layer: int) -> GPTModel:
     block = copy.copy(block_spec(case.implementation, config, None))
     block.layer_specs = [block.layer_specs[layer]]
     chunk = _model(case, config, block, None, layer == 0, layer == case.model.num_hidden_layers - 1)

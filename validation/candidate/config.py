@@ -13,12 +13,18 @@ from torch.nn import functional
 from validation.candidate.typed import typed
 from validation.candidate.versions import fields
 from validation.case.case import Case
+from validation.case.families import GREEDY
 from validation.case.model import Model
 from validation.compare.precision import DTYPES
 
 
 def transformer_config(case: Case) -> MLATransformerConfig:
-    """The configuration of the case's model, with every fusion off that would change what is computed.
+    """The configuration of the case's model, with every fusion off that would change what is computed."""
+    return MLATransformerConfig(**arguments(case))
+
+
+def arguments(case: Case) -> dict[str, Any]:
+    """What the configuration is made from.
 
     What does not follow from model, layout and precision stands in validation.case.settings.
     """
@@ -37,7 +43,7 @@ def transformer_config(case: Case) -> MLATransformerConfig:
         output_layer_init_method=_left_alone,
         embedding_init_method=_left_alone,
     )
-    return MLATransformerConfig(**typed(MLATransformerConfig, fields(MLATransformerConfig, wanted | _settings(case))))
+    return typed(MLATransformerConfig, fields(MLATransformerConfig, wanted | _settings(case)))
 
 
 def _settings(case: Case) -> dict[str, Any]:
@@ -54,7 +60,16 @@ def _settings(case: Case) -> dict[str, Any]:
         found["moe_router_bias_update_rate"] = 0.0
     there = {"moe_": case.model.moe_layers, "mtp_": case.model.mtp_layers}
     foreign = tuple(prefix for prefix, layers in there.items() if not layers)
-    return {name: value for name, value in found.items() if not name.startswith(foreign)}
+    return {name: value for name, value in found.items() if not name.startswith(foreign)} | _softmax(case)
+
+
+def _softmax(case: Case) -> dict[str, Any]:
+    """DeepSeek-V2's router: a softmax over all experts, no bias, weights as they come. Without groups if it is greedy."""
+    model = case.model
+    if model.sigmoid or not model.moe_layers:
+        return {}
+    found = {"moe_router_score_function": "softmax", "moe_router_pre_softmax": True, "moe_router_enable_expert_bias": False}
+    return found | ({"moe_router_num_groups": None, "moe_router_group_topk": None} if model.topk_method == GREEDY else {})
 
 
 def _left_alone(tensor: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ from validation.case.case import Case
 from validation.case.probes import Probe
 from validation.compare.piece import slices
 from validation.compare.precision import as_stored
-from validation.reference.routing import chosen, experts_of, margins
+from validation.reference.routing import chosen, expert_bias, experts_of, margins
 from validation.reference.sources import Weights
 from validation.reference.store import Reference
 
@@ -110,7 +110,7 @@ class Choices:
         if choice.own is None or choice.scores is None or choice.biased is None:
             return
         with as_stored(), torch.no_grad():
-            bias = self._weights.read(f"model.layers.{probe.layer}.mlp.gate.e_score_correction_bias")
+            bias = expert_bias(self._weights, probe.layer or 0, self._case.model)
             scores = choice.scores.detach().double() + bias.to(choice.scores.device).double()
             rounding = ULPS * torch.finfo(self._adds_in).eps * scores.abs().amax(-1)
             own = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, choice.own, True)

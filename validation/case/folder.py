@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from validation.case.errors import UsageError
-from validation.case.model import Model, from_hf_config
+from validation.case.model import Model
+from validation.case.published import from_hf_config
 from validation.case.sizes import check_numbers
 from validation.case.strangers import read_json
 

@@ -1,4 +1,4 @@
-"""The geometry of a DeepSeek-V3-style model, in the words of a HuggingFace `config.json`."""
+"""The geometry of a DeepSeek-V3-style model, in the words of a HuggingFace `config.json` (see `published`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from validation.case.errors import UsageError
-from validation.case.strangers import quoted, shown
+from validation.case.strangers import shown
 
 MEGATRON_WORDS = {
     "num_layers": "num_hidden_layers",
@@ -37,7 +37,9 @@ class Model:
     `num_nextn_predict_layers` counts the layers of multi-token prediction (MTP). They follow the others in the checkpoint's
     numbering, each with a block of its own, which always has experts.
 
-    `mscale` is None where config.json gives none, which to transformers is not the same as any number.
+    `mscale` is None where config.json gives none, which to transformers is not the same as any number. `topk_method` says how
+    experts are chosen: `noaux_tc` (DeepSeek-V3: sigmoid scores with a bias, normalised), or DeepSeek-V2's `greedy` and
+    `group_limited_greedy` (softmax scores, neither bias nor normalised).
     """
 
     vocab_size: int
@@ -70,6 +72,12 @@ class Model:
     beta_slow: float = 1.0
     mscale: float | None = 1.0
     mscale_all_dim: float = 0.0
+    topk_method: str = "noaux_tc"
+
+    @property
+    def sigmoid(self) -> bool:
+        """Whether experts are chosen as DeepSeek-V3's are: by sigmoid scores and a bias."""
+        return self.topk_method == "noaux_tc"
 
     @property
     def query_head_dim(self) -> int:
@@ -131,83 +139,3 @@ def _number(word: str, text: str, kind: str) -> Any:
     except ValueError:
         wanted = "a whole number" if kind.startswith("int") else "a number"
         raise UsageError(f"--set {word}={shown(text)}: {wanted} is needed") from None
-
-
-def from_hf_config(config: Mapping[str, Any], source: str) -> Model:
-    """The model that a HuggingFace `config.json` describes.
-
-    Takes both spellings of the rotary settings: `rope_parameters` (transformers 5) and `rope_theta` with `rope_scaling`
-    (transformers 4). Raises UsageError, naming `source`, where Megatron-Core has no counterpart.
-    """
-    if config.get("model_type") != "deepseek_v3":
-        raise UsageError(
-            f"{source}: the architecture is {quoted(config.get('model_type'))}; Plumbline compares DeepSeek-V3 models "
-            "(model_type 'deepseek_v3')"
-        )
-    rope = _rope(config, source)
-    _refuse_what_megatron_lacks(config, source)
-    _refuse_rope(rope, source)
-    names = [field.name for field in fields(Model) if field.name != ASKED_FOR]
-    numbers = {name: config[name] for name in names if config.get(name) is not None}
-    numbers.setdefault("rope_theta", rope.get("rope_theta", 10000.0))
-    numbers.setdefault("max_position_embeddings", 4096)
-    if not rope or rope.get("rope_type", rope.get("type")) in (None, "default"):
-        numbers |= {"rope_type": "default", "rope_factor": 1.0, "mscale_all_dim": 0.0}
-    else:
-        numbers["rope_type"] = rope.get("rope_type", rope.get("type"))
-        yarn = ("original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "rope_theta")
-        numbers |= {"mscale": None} | {name: rope[name] for name in yarn if rope.get(name) is not None}
-        # transformers falls back on the length of the model itself.
-        numbers.setdefault("original_max_position_embeddings", numbers["max_position_embeddings"])
-        numbers["rope_factor"] = rope["factor"]
-    try:
-        return Model(**numbers)
-    except TypeError as error:
-        raise UsageError(f"{source}: config.json lacks a number that DeepSeek-V3 needs ({shown(str(error))})") from None
-
-
-def _rope(config: Mapping[str, Any], source: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name in ("rope_scaling", "rope_parameters"):
-        said = config.get(name)
-        if said is not None and not isinstance(said, dict):
-            raise UsageError(f"{source}: {name} in config.json is {quoted(said)}; it must be an object")
-        found |= said or {}
-    return found
-
-
-def _refuse_what_megatron_lacks(config: Mapping[str, Any], source: str) -> None:
-    refused = {
-        "rope_interleave": (False, "Megatron-Core rotates interleaved pairs only"),
-        "norm_topk_prob": (False, "Megatron-Core always normalises sigmoid scores"),
-        "attention_bias": (True, "Megatron-Core's latent projections have no bias"),
-    }
-    for name, (value, reason) in refused.items():
-        if config.get(name) is value:
-            raise UsageError(f"{source}: {name} is {str(value).lower()}, which cannot be compared: {reason}")
-    if config.get("hidden_act", "silu") != "silu":
-        raise UsageError(f"{source}: hidden_act {quoted(config['hidden_act'])} cannot be compared; DeepSeek-V3 has 'silu'")
-    if config.get("num_key_value_heads") not in (None, config.get("num_attention_heads")):
-        raise UsageError(
-            f"{source}: num_key_value_heads differs from num_attention_heads; multi-latent attention has one for each"
-        )
-    if config.get("attention_dropout"):
-        raise UsageError(f"{source}: attention_dropout is not 0, and two models that drop at random cannot be compared")
-
-
-def _refuse_rope(rope: Mapping[str, Any], source: str) -> None:
-    kind = rope.get("rope_type", rope.get("type"))
-    if kind not in (None, "default", "yarn"):
-        raise UsageError(f"{source}: rope type {quoted(kind)} cannot be compared; Megatron-Core's MLA has 'yarn' and 'default'")
-    if kind == "yarn" and (not isinstance(rope.get("factor"), (int, float)) or isinstance(rope["factor"], bool)):
-        raise UsageError(f"{source}: yarn without a factor; config.json must give one")
-    neutral: dict[str, tuple[Any, ...]] = {
-        "attention_factor": (None,),
-        "truncate": (None, True),
-        "partial_rotary_factor": (None, 1, 1.0),
-    }
-    for name, values in neutral.items():
-        if rope.get(name) not in values:
-            raise UsageError(
-                f"{source}: rope setting {name}={shown(rope[name])} has no counterpart in Megatron-Core; remove it to compare"
-            )

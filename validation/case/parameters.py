@@ -107,7 +107,8 @@ def _moe(model: Model) -> dict[str, tuple[int, ...]]:
     experts, hidden, inner = model.n_routed_experts, model.hidden_size, model.moe_intermediate_size
     routed = {name: (experts, *shape) for name, shape in _mlp(EXPERTS, hidden, inner).items()}
     shared = _mlp("mlp.shared_experts.", hidden, inner * model.n_shared_experts) if model.n_shared_experts else {}
-    return {"mlp.gate.weight": (experts, hidden), "mlp.gate.e_score_correction_bias": (experts,), **routed, **shared}
+    bias = {"mlp.gate.e_score_correction_bias": (experts,)} if model.sigmoid else {}
+    return {"mlp.gate.weight": (experts, hidden), **bias, **routed, **shared}
 
 
 def _block(model: Model, layer: int) -> dict[str, tuple[int, ...]]:

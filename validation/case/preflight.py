@@ -27,6 +27,7 @@ from validation.case import (
 from validation.case import memory as memory_
 from validation.case.case import IMPLEMENTATIONS, PRECISIONS, TRANSPORTS, Case
 from validation.case.errors import EnvironmentMissing, UsageError
+from validation.case.families import GREEDY, GROUP_LIMITED, SIGMOID
 from validation.case.memory import Estimate, estimate
 from validation.case.suggestions import join, multiples, nearest
 
@@ -127,12 +128,12 @@ def transformer_engine_splits_sequences(case: Case) -> str | None:
 def groups_divide(case: Case) -> str | None:
     """The groups of experts are equal, and HuggingFace takes the two best of each."""
     model = case.model
-    if not model.moe_layers:
+    if not model.moe_layers or model.topk_method == GREEDY:
         return None
     experts, groups = model.n_routed_experts, model.n_group
     if experts % groups:
         return f"n_group {groups} does not divide the {experts} experts; {nearest(groups, experts, 'n_group ')}"
-    if experts // groups < 2:
+    if experts // groups < 2 and model.sigmoid:
         return f"n_group {groups} leaves groups of 1 expert, and a group is scored by its best 2; n_group {experts // 2} works"
     return None
 
@@ -140,7 +141,7 @@ def groups_divide(case: Case) -> str | None:
 def enough_experts_in_chosen_groups(case: Case) -> str | None:
     """There are as many groups as are chosen, and as many experts in them."""
     model = case.model
-    if not model.moe_layers:
+    if not model.moe_layers or model.topk_method == GREEDY:
         return None
     if model.topk_group > model.n_group:
         return f"topk_group {model.topk_group} is more than n_group {model.n_group}; topk_group 1 to {model.n_group} works"
@@ -162,7 +163,7 @@ def experts_are_shared(case: Case) -> str | None:
 
 def scores_are_normalised(case: Case) -> str | None:
     """megatron-core normalises the chosen scores only where there are two or more, HuggingFace always."""
-    if not case.model.moe_layers or case.model.num_experts_per_tok > 1:
+    if not case.model.moe_layers or case.model.num_experts_per_tok > 1 or not case.model.sigmoid:
         return None
     return (
         "num_experts_per_tok is 1, where Megatron-Core does not normalise the router's weight as HuggingFace does; "
@@ -171,15 +172,21 @@ def scores_are_normalised(case: Case) -> str | None:
 
 
 def group_scores_agree(case: Case) -> str | None:
-    """megatron-core scores a group by its best num_experts_per_tok // topk_group, HuggingFace always by its best 2."""
+    """megatron-core scores a group by its best num_experts_per_tok // topk_group, HuggingFace always by its best 2.
+
+    DeepSeek-V2's of HuggingFace by its best alone. It does not matter if all groups are chosen.
+    """
     model = case.model
-    if not model.moe_layers or model.n_group == 1 or model.num_experts_per_tok == 2 * model.topk_group:
+    if not model.moe_layers or model.topk_group == model.n_group or model.topk_method == GREEDY:
+        return None
+    best, wanted = model.num_experts_per_tok // model.topk_group, 2 if model.sigmoid else 1
+    if (model.num_experts_per_tok == 2 * model.topk_group) if model.sigmoid else best == 1:
         return None
     return (
-        f"Megatron-Core scores a group by its best {model.num_experts_per_tok // model.topk_group} experts "
-        f"(num_experts_per_tok {model.num_experts_per_tok} // topk_group {model.topk_group}) and HuggingFace by its best 2, so "
-        f"that the two choose other experts by design; num_experts_per_tok {2 * model.topk_group} works, or n_group 1 with "
-        "topk_group 1"
+        f"Megatron-Core scores a group by its best {best} experts "
+        f"(num_experts_per_tok {model.num_experts_per_tok} // topk_group {model.topk_group}) and HuggingFace by its best "
+        f"{wanted}, so that the two choose other experts by design; num_experts_per_tok {wanted * model.topk_group} works, or "
+        "n_group 1 with topk_group 1"
     )
 
 
@@ -232,6 +239,21 @@ def lives_gather_at_once(case: Case) -> str | None:
     return "a life has no overlap_param_gather: parameters are whole only behind the next forward pass; leave one of them out"
 
 
+def known_choice(case: Case) -> str | None:
+    """The ways to choose experts that both sides have; DeepSeek-V2's has no MTP layer and no bias that a setting moves."""
+    model = case.model
+    methods = (SIGMOID, GREEDY, GROUP_LIMITED)
+    if model.topk_method not in methods:
+        return f"topk_method {model.topk_method!r} is unknown; known are {join(methods)}"
+    if not model.sigmoid and model.mtp_layers:
+        return f"topk_method {model.topk_method} is of DeepSeek-V2, which has no MTP layers; leave +mtp out"
+    given = [name for name, _ in case.training.settings if name.startswith(_ROUTERS)]
+    if not model.sigmoid and given:
+        return f"{given[0]} is of DeepSeek-V3's routers, and this model has DeepSeek-V2's; leave it out"
+    return None
+
+
+_ROUTERS = ("model.moe_router_score_function", "model.moe_router_pre_softmax", "model.moe_router_enable_expert_bias")
 RULES: tuple[Rule, ...] = (
     known_words,
     positive_numbers,
@@ -252,6 +274,7 @@ RULES: tuple[Rule, ...] = (
     degrees.pp_divides,
     degrees.ep_has_experts,
     degrees.ep_divides,
+    known_choice,
     groups_divide,
     enough_experts_in_chosen_groups,
     experts_are_shared,

@@ -47,7 +47,7 @@ _SELF_TEST = "self_test"
 _PLANTED: Mapping[str, tuple[str, ...]] = {
     "attention scale": (),
     "rope": (),
-    "router bias": ("experts",),
+    "router bias": ("bias",),
     "expert order": ("experts",),
     "lost reduction": ("tp",),
     "lost gradient reduction": ("sequence parallelism", "dp", "cp"),
@@ -90,6 +90,7 @@ def planted(cases: Sequence[Case]) -> tuple[Name, ...]:
     layouts = [case.layout for case in cases]
     there = {
         "experts": any(case.model.n_routed_experts and case.model.moe_layers for case in cases),
+        "bias": any(case.model.sigmoid and case.model.moe_layers for case in cases),
         "tp": any(layout.tp > 1 for layout in layouts),
         "sequence parallelism": any(layout.tp > 1 and layout.sequence_parallel for layout in layouts),
         "dp": any(layout.data_parallel > 1 for layout in layouts),

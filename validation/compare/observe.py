@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-_SIGMOID = frozenset((torch.sigmoid, torch.Tensor.sigmoid))
+_SCORES = frozenset((torch.sigmoid, torch.Tensor.sigmoid, torch.softmax, torch.Tensor.softmax))
+"""What makes scores of logits: DeepSeek-V3's sigmoid, DeepSeek-V2's softmax."""
 _TOPK = frozenset((torch.topk, torch.Tensor.topk))
 
 Choose = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -19,8 +20,8 @@ Choose = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 class Router(TorchFunctionMode):
     """Within it, one router's scores go through `scores`, and its choice goes through `choose`.
 
-    The scores are neither a module's output on the HuggingFace side nor on Megatron's: both take them from a sigmoid inside
-    a longer function, and both choose by a topk over all experts of each token (those over groups have other shapes). The
+    The scores are neither a module's output on the HuggingFace side nor on Megatron's: both make them inside a longer
+    function, and both choose by a topk over all experts of each token (those over groups have other shapes). The
     first of each counts: a balancing loss takes its own of the same logits later. megatron-core's own router replay
     (0.16) skips the choice that it replaces, so that it could not be compared, and older releases have none.
     """
@@ -29,15 +30,19 @@ class Router(TorchFunctionMode):
         super().__init__()
         self._experts, self._scores, self._choose = experts, scores, choose
         self._scored = self._chosen = False
+        self._seen: torch.Tensor | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func in _SIGMOID and not self._scored:
+        if func in _SCORES and not self._scored:
             self._scored = True
-            return self._scores(result)
+            self._seen = self._scores(result)
+            return self._seen
         if func in _TOPK and not self._chosen and args[0].dim() == 2 and args[0].shape[-1] == self._experts:
             self._chosen = True
             chosen = self._choose(result.indices, result.values)
             if chosen is not result.indices:
-                return torch.return_types.topk((args[0].gather(-1, chosen), chosen))
+                # Other groups' experts are hidden in what was chosen from, and not in the scores, which are what is read.
+                scores = args[0] if self._seen is None else self._seen
+                return torch.return_types.topk((scores.gather(-1, chosen), chosen))
         return result

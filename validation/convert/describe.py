@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from validation.case.errors import UsageError
+from validation.case.families import described
 from validation.case.folder import chosen, read_config
-from validation.case.model import Model, from_hf_config
+from validation.case.model import Model
 from validation.case.parameters import Parameter, parameters
+from validation.case.published import from_hf_config
 from validation.case.sizes import check_numbers
-from validation.case.strangers import quoted, shown
+from validation.case.strangers import shown
 
 MTP_LAYERS = "num_nextn_predict_layers"
-_WITHOUT_BIAS = "deepseek_v2"
-"""DeepSeek-V2's router has no expert bias; the rest of its tensors are DeepSeek-V3's."""
-_AS_V3 = {"model_type": "deepseek_v3", "norm_topk_prob": True}
 BLOCK = (128, 128)
+_PACKED = "pack-quantized"
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,7 @@ class Described:
     @property
     def parameters(self) -> dict[str, Parameter]:
         """Every parameter of the checkpoint by name, in data-flow order."""
-        with_bias = self.config.get("model_type") != _WITHOUT_BIAS
-        return {name: found for name, found in parameters(self.model).items() if with_bias or not name.endswith("_bias")}
+        return dict(parameters(self.model))
 
 
 def describe(folder: Path, layers: tuple[int, ...] = (), mtp: bool = True) -> Described:
@@ -49,7 +48,9 @@ def describe(folder: Path, layers: tuple[int, ...] = (), mtp: bool = True) -> De
     Raises UsageError.
     """
     config = read_config(folder)
-    model = _model(config, str(folder))
+    model = from_hf_config(config, str(folder))
+    check_numbers(model, str(folder))
+    config = dict(described(config, str(folder)).config)
     in_folder = model.num_hidden_layers
     nextn = config.get(MTP_LAYERS) or 0
     check_numbers(replace(model, num_nextn_predict_layers=nextn), str(folder))
@@ -66,18 +67,6 @@ def describe(folder: Path, layers: tuple[int, ...] = (), mtp: bool = True) -> De
         layers_in_folder=in_folder,
         block=_block(config, folder),
     )
-
-
-def _model(config: Mapping[str, Any], source: str) -> Model:
-    """DeepSeek-V2 has the same tensors, the expert bias aside."""
-    if config.get("model_type") not in ("deepseek_v2", "deepseek_v3"):
-        raise UsageError(
-            f"{source}: the architecture is {quoted(config.get('model_type'))}; DeepSeek-V3 and DeepSeek-V2 models "
-            "(model_type 'deepseek_v3' and 'deepseek_v2') can be converted"
-        )
-    model = from_hf_config({**config, **_AS_V3}, source)
-    check_numbers(model, source)
-    return model
 
 
 def _config(config: Mapping[str, Any], model: Model) -> dict[str, Any]:
@@ -101,12 +90,14 @@ def _block(config: Mapping[str, Any], folder: Path) -> tuple[int, int]:
     if how is None:
         return BLOCK
     known = how if isinstance(how, dict) else {}
+    if known.get("quant_method") == "compressed-tensors" and known.get("format", _PACKED) == _PACKED:
+        return BLOCK
     size = known.get("weight_block_size", list(BLOCK))
     sound = isinstance(size, list) and len(size) == 2 and all(type(side) is int and 0 < side <= 1 << 20 for side in size)
     if not sound or known.get("quant_method") != "fp8" or known.get("fmt", "e4m3") != "e4m3":
         raise UsageError(
             f"{folder}: quantization_config in config.json is {_said(how)}; only fp8 in e4m3 with a scale for each block "
-            "(weight_block_size), as DeepSeek-V3 is published, can be read"
+            "(weight_block_size), as DeepSeek-V3 is published, and pack-quantized, as Kimi-K2.5 is, can be read"
         )
     return size[0], size[1]
 

@@ -39,7 +39,7 @@ NOTHING = Plan()
 PLANTED: dict[str, tuple[tuple[str, str], ...]] = {
     "attention scale": (("A16", ""),),
     "rope": (("A04", ""),),
-    "router bias": (("R21", "experts"),),
+    "router bias": (("R21", "bias"),),
     "expert order": (("X09", "experts"),),
     "lost reduction": (("T13", "tp"),),
     "lost gradient reduction": (("T04", "sequence parallelism"), ("G11", "dp"), ("C08", "cp")),
@@ -47,7 +47,8 @@ PLANTED: dict[str, tuple[tuple[str, str], ...]] = {
 }
 """What is planted of each kind, in this order: the id of a fault, and what a layout or a model must have for it to exist.
 
-Needs are `experts`, `tp` (ranks that share a sum), `sequence parallelism`, `dp`, `cp`. Where a kind has several faults, the
+Needs are `experts`, `bias` (of routers), `tp` (ranks that share a sum), `sequence parallelism`, `dp`, `cp`. Where a kind has
+several faults, the
 first that exists in the layouts of a run is planted.
 """
 
@@ -64,6 +65,7 @@ _MISSING = {
     "dp": "no layout of this run has ranks that sum gradients",
     "cp": "no layout of this run has ranks that sum gradients",
     "experts": "the model has no experts",
+    "bias": "the model has no routers with a bias",
 }
 
 
@@ -92,7 +94,10 @@ def plan(cases: Sequence[Case]) -> Plan:
 def _planted(kind: str, name: str, needs: str, cases: Sequence[Case]) -> Plant | str:
     """The fault in a case of its own, or why it is not planted."""
     layout = _layout(needs, (case.layout for case in cases))
-    if layout is None or (needs == "experts" and not cases[0].model.moe_layers):
+    model = cases[0].model
+    if needs in ("experts", "bias") and not model.moe_layers:
+        return _MISSING["experts"]
+    if layout is None or (needs == "bias" and not model.sigmoid):
         return _MISSING[needs]
     fault, case = catalogue.find(name), mended(smaller(cases[0], layout))
     return Plant(kind, fault, case, fault.first_in(case))
@@ -133,4 +138,6 @@ def smaller(case: Case, layout: Layout) -> Case:
         training=Training(experts=case.training.experts),
         isolated=False,
         candidate_checkpoint=None,
+        data=None,
+        data_digest="",
     )

@@ -12,16 +12,17 @@ from validation.case.case import Case
 from validation.reference.batch import Batch
 
 
-def sequence_balance(logits: torch.Tensor, chosen: int, real: torch.Tensor | None = None) -> torch.Tensor:
+def sequence_balance(logits: torch.Tensor, chosen: int, real: torch.Tensor | None = None, sigmoid: bool = True) -> torch.Tensor:
     """The balance loss of each group of tokens, [groups], before its coefficient; logits are [groups, tokens, experts].
 
     `real` says which tokens there are, [groups, tokens]: the others are padding. None stands for all.
 
     DeepSeek-V3 report (arXiv 2412.19437), equations 17 to 20: the sum over the experts of f P, where f is the share of the
     tokens whose `chosen` highest scores hold the expert, times experts / chosen, and P is the mean of the expert's share of
-    a token's scores. Scores are affinities: neither the expert bias nor the limit on groups of experts is in them.
+    a token's scores. Scores are affinities: neither the expert bias nor the limit on groups of experts is in them. Without
+    `sigmoid` they are DeepSeek-V2's, a softmax (arXiv 2405.04434, equations 23 to 25).
     """
-    scores = torch.sigmoid(logits)
+    scores = torch.sigmoid(logits) if sigmoid else torch.softmax(logits, dim=-1)
     experts = logits.shape[-1]
     top = torch.zeros_like(scores).scatter(-1, scores.topk(chosen, dim=-1).indices, 1.0)
     frequency = _mean(top, real) * experts / chosen
@@ -63,7 +64,7 @@ def layer_loss(case: Case, logits: torch.Tensor, real: torch.Tensor | None = Non
         together = case.micro_batch_size * logits.shape[1]
         logits = logits.reshape(-1, together, logits.shape[2])
         real = None if real is None else real.reshape(-1, together)
-    return sequence_balance(logits, case.model.num_experts_per_tok, real).mean()
+    return sequence_balance(logits, case.model.num_experts_per_tok, real, case.model.sigmoid).mean()
 
 
 class Balance:

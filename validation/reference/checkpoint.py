@@ -16,6 +16,7 @@ import torch
 from validation.case import tree
 from validation.case.errors import UsageError
 from validation.case.folder import model_from_folder
+from validation.case.key_names import FUSED, VISION, canonical, hint
 from validation.case.model import Model
 from validation.case.parameters import EXPERTS, Parameter, parameters
 from validation.compare.precision import as_stored
@@ -24,7 +25,13 @@ from validation.reference.shard import DTYPES, Described, Shard, safetensors_fil
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 MTP, NOT_CHOSEN, INV_FREQ = "multi-token prediction layers", "layers not chosen", "rotary_emb.inv_freq"
+PICTURES, TIED = "vision tower", "the head, which is the embedding again"
+HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 """Reasons why a key of the file is set aside."""
+
+
+_OF_EXPERTS = 3
+"""Dimensions of a tensor that holds the experts of a layer."""
 
 
 class Checkpoint:
@@ -130,11 +137,23 @@ class Checkpoint:
                 rows = slice(start, min(start + step, tensor.shape[0]))
                 yield key, self._read(key, (rows, *(slice(0, size) for size in tensor.shape[1:])))
 
+    def copy_of_embedding(self) -> bool | None:
+        """Whether the head of tied embeddings, where the files have one, is the embedding again."""
+        head = self._tensors.get(HEAD)
+        if head is None or not self.model.tie_word_embeddings:
+            return None
+        if head.shape != self._tensors[_EMBEDDING].shape or head.dtype != self._tensors[_EMBEDDING].dtype:
+            return False
+        step = max(1, AT_ONCE // max(1, head.row_bytes))
+        rows = (slice(start, min(start + step, head.shape[0])) for start in range(0, head.shape[0], step))
+        boxes = ((part, slice(0, head.shape[1])) for part in rows)
+        return all(torch.equal(self._read(HEAD, box), self._read(_EMBEDDING, box)) for box in boxes)
+
     def _known(self, model: Model) -> Mapping[str, Parameter]:
         return parameters(model)
 
     def _read(self, key: str, slices: tuple[slice, ...]) -> torch.Tensor:
-        return self._tensors[key].shard.read(key, slices)
+        return self._tensors[key].read(slices)
 
     def _left(self) -> list[str]:
         used = {key for keys in self._keys.values() for key in keys}
@@ -143,13 +162,22 @@ class Checkpoint:
     def _reason(self, key: str) -> str | None:
         if key.endswith(INV_FREQ):
             return INV_FREQ
+        if key.startswith(VISION):
+            return PICTURES
+        if key == HEAD and self.model.tie_word_embeddings:
+            return TIED
         layer = _LAYER.match(key)
         if layer and int(layer[1]) >= self._layers_in_file:
             return MTP
         return NOT_CHOSEN if layer and int(layer[1]) not in self._layers else None
 
     def _add(self, shard: Shard) -> None:
-        described = shard.described()
+        there = shard.described()
+        described = {canonical(key): tensor for key, tensor in there.items()}
+        if len(described) < len(there):
+            again = next(key for key in there if canonical(key) != key and canonical(key) in there)
+            raise UsageError(f"{self.path}: {again} and {canonical(again)} are both in {shard.path.name}; keep one of them")
+        described = self._spelled(described)
         twice = sorted(described.keys() & self._tensors.keys())
         if twice:
             first = self._tensors[twice[0]].shard.path.name
@@ -158,14 +186,19 @@ class Checkpoint:
             )
         self._tensors |= described
 
+    def _spelled(self, described: dict[str, Described]) -> dict[str, Described]:
+        """A file's tensors as the model's keys have them: one for each expert."""
+        for key in [key for key in described if key.endswith(FUSED)]:
+            if len(shape := described[key].shape) == _OF_EXPERTS and shape[0] == self.model.n_routed_experts:
+                described |= _by_expert(key, described.pop(key))
+        return described
+
     def _check(self) -> None:
         """Raises UsageError for keys that are missing, and for tensors of another dtype or shape."""
         missing = [key for keys in self._keys.values() for key in keys if key not in self._tensors]
         if missing:
-            raise UsageError(
-                f"{self.path}: {missing[0]} is missing ({len(missing)} of the model's tensors are); "
-                "the files and config.json must be of the same model"
-            )
+            why = hint(self._tensors, missing) or "the files and config.json must be of the same model"
+            raise UsageError(f"{self.path}: {missing[0]} is missing ({len(missing)} of the model's tensors are); {why}")
         for name, keys in self._keys.items():
             shape = self.parameters[name].shape
             for key in keys:
@@ -191,6 +224,18 @@ class Checkpoint:
             raise UsageError(f"{self.path}: {key} is stored as {tensor.dtype}; convert it to bf16 first")
 
 
+def _by_expert(key: str, tensor: Described) -> dict[str, Described]:
+    """A layer's experts in one tensor, [experts, rows, columns] with gate and up in one, as a tensor for each."""
+    prefix, _, matrix = key.rpartition("experts.")
+    names = ("gate_proj", "up_proj") if matrix.startswith("gate_up") else ("down_proj",)
+    rows = tensor.shape[1] // len(names)
+    return {
+        f"{prefix}experts.{expert}.{name}.weight": tensor.part_of_expert(expert, place * rows, rows)
+        for expert in range(tensor.shape[0])
+        for place, name in enumerate(names)
+    }
+
+
 def _keys_in_file(parameter: Parameter, layers: tuple[int, ...]) -> tuple[str, ...]:
     """The keys of a parameter, in the file's own numbering of layers."""
     keys = parameter.keys()
@@ -205,6 +250,7 @@ def verify(checkpoint: Checkpoint) -> str:
 
     One pass over all of them. Raises UsageError for the first that is not finite.
     """
+    _check_head(checkpoint)
     digest = hashlib.sha256()
     for name, parameter in checkpoint.parameters.items():
         digest.update(f"{name} {parameter.shape} {checkpoint.dtype(name)}\n".encode())
@@ -215,6 +261,16 @@ def verify(checkpoint: Checkpoint) -> str:
                 )
             digest.update(rows.view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _check_head(checkpoint: Checkpoint) -> None:
+    """Raises UsageError for a head that is not the embedding, though both are tied."""
+    head = checkpoint.copy_of_embedding()
+    if head is not None and not head:
+        raise UsageError(
+            f"{checkpoint.path}: {HEAD} is not {_EMBEDDING} again, and config.json says tie_word_embeddings; with false there "
+            "both are read"
+        )
 
 
 def _opened(stack: ExitStack, path: Path, device: torch.device) -> Shard:

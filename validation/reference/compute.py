@@ -21,7 +21,7 @@ from validation.case.depth import FORWARD, WEIGHTS
 from validation.case.steps import STEPS
 from validation.compare.memory import device_peak, peak_memory
 from validation.compare.precision import DTYPES, computing_in, make_deterministic
-from validation.reference import apart, fp8, rotary, step_floor, store, stream
+from validation.reference import apart, as_read, fp8, step_floor, store, stream
 from validation.reference import model as reference_model
 from validation.reference import mtp as reference_mtp
 from validation.reference.balancing import Balance
@@ -30,7 +30,7 @@ from validation.reference.checkpoint import Checkpoint, verify
 from validation.reference.floor import VARIANTS, Floor, Variant, gradients_of
 from validation.reference.fp8 import Recipe
 from validation.reference.record import Isolation, Recording, record_step
-from validation.reference.routing import Routing, experts_of, routing
+from validation.reference.routing import Routing, expert_bias, experts_of, routing
 from validation.reference.seeded import SeededWeights
 from validation.reference.sources import Precision, Weights, open_weights
 from validation.reference.steps import Steps
@@ -85,9 +85,9 @@ class _Models:
 
     def routing(self, recording: Recording, checkpoint: Checkpoint) -> Routing:
         """What the routers have chosen, and by how much."""
-        bias = "model.layers.{}.mlp.gate.e_score_correction_bias"
-        biases = {layer: checkpoint.read(bias.format(layer)) for layer in self.case.model.expert_blocks}
-        return routing(recording.forward, biases, self.case.model)
+        model = self.case.model
+        biases = {layer: expert_bias(checkpoint, layer, model) for layer in model.expert_blocks}
+        return routing(recording.forward, biases, model)
 
     def gradients(self) -> dict[str, torch.Tensor]:
         """The gradient of every trained parameter, by the checkpoint's names; none without a backward pass."""
@@ -135,7 +135,7 @@ def _weights(case: Case, folder: Path) -> tuple[Weights, str]:
         digest = save_weights(case, folder / "weights.safetensors")
         return open_weights(case, folder / "weights.safetensors"), digest
     if case.hf_model_path is not None:
-        rotary.check(case.model, Path(case.hf_model_path))
+        as_read.check(case.model, Path(case.hf_model_path))
     weights = open_weights(case, Path(case.hf_model_path or folder))
     return weights, weights.digest if isinstance(weights, SeededWeights) else verify(weights)
 

@@ -18,10 +18,9 @@ from validation.reference.appended import Appended
 from validation.reference.experts import GRADIENT, PROBES, ExpertGradients, expert_reader
 from validation.reference.floor import VARIANTS, Floor, Variant, difference_from, magnitude
 from validation.reference.record import Recording
-from validation.reference.routing import Routing, routing
+from validation.reference.routing import Routing, expert_bias, routing
 from validation.reference.sources import Precision, Weights, truth_precision
 
-BIAS = "model.layers.{}.mlp.gate.e_score_correction_bias"
 GRADIENTS = "gradients/"
 
 
@@ -106,7 +105,7 @@ class Ledger:
     def _choose(self, layer: int, forward: dict[str, torch.Tensor]) -> None:
         """The routing that all other runs go on with, from the truth's."""
         with as_stored():
-            bias = self._weights.read(BIAS.format(layer)).to(forward[f"layers.{layer}.moe.router.scores"].device)
+            bias = expert_bias(self._weights, layer, self._case.model).to(forward[f"layers.{layer}.moe.router.scores"].device)
             chosen = routing(forward, {layer: bias}, self._case.model)
         self._append("routing", chosen)
         self.routing |= chosen

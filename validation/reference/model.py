@@ -11,6 +11,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.deepseek_v2.configuration_deepseek_v2 import DeepseekV2Config
+from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2TopkRouter
 from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import (
     DeepseekV3ForCausalLM,
@@ -114,7 +116,7 @@ def hf_config(model: Model) -> DeepseekV3Config:
         **numbers,
         num_key_value_heads=model.num_attention_heads,
         num_mtp_layers=mtp_layers,
-        norm_topk_prob=True,
+        norm_topk_prob=model.sigmoid,
         rope_parameters=rope,
         use_cache=False,
         attn_implementation=RECORDED_ATTENTION,
@@ -144,9 +146,27 @@ def without_weights(model: Model) -> DeepseekV3ForCausalLM:
     config = hf_config(model)
     with torch.device("meta"):
         hf = DeepseekV3ForCausalLM(config)
+        if not model.sigmoid:
+            _choose_by_softmax(hf, model)
     # The rotary table is no weight: it is computed when the module is made, and must be made for real.
     hf.model.rotary_emb = DeepseekV3RotaryEmbedding(config)
     return hf
+
+
+def _choose_by_softmax(hf: DeepseekV3ForCausalLM, model: Model) -> None:
+    """Every layer's router becomes DeepSeek-V2's, transformers' own. The rest of both models is the same (tests/reference)."""
+    config = DeepseekV2Config(
+        hidden_size=model.hidden_size,
+        num_attention_heads=model.num_attention_heads,
+        n_routed_experts=model.n_routed_experts,
+        num_experts_per_tok=model.num_experts_per_tok,
+        routed_scaling_factor=model.routed_scaling_factor,
+        topk_method=model.topk_method,
+        n_group=model.n_group,
+        topk_group=model.topk_group,
+    )
+    for layer in model.moe_layers:
+        hf.model.layers[layer].mlp.gate = DeepseekV2TopkRouter(config)
 
 
 def state(names: Iterable[str], checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:

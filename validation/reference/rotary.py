@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
-from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3Config
+from transformers import PreTrainedConfig
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3Attention, DeepseekV3RotaryEmbedding
 
 from validation.case.errors import UsageError
-from validation.case.model import Model
 from validation.case.strangers import shown
-from validation.reference.model import hf_config
+
+
+class Parts(Protocol):
+    """transformers' classes of a family."""
+
+    def of(self, kind: str, name: str) -> Any:
+        """A class of `modeling` by the end of its name."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +30,11 @@ class _Positions:
     softmax: float
 
     @classmethod
-    def of(cls, config: DeepseekV3Config) -> _Positions:
-        rotary = DeepseekV3RotaryEmbedding(config)
+    def of(cls, config: PreTrainedConfig, embedding: Any, attention: Any) -> _Positions:
+        rotary = embedding(config)
         with torch.device("meta"):
-            attention = DeepseekV3Attention(config, 0)
-        return cls(rotary.inv_freq, rotary.attention_scaling, attention.scaling)
+            layer = attention(config, 0)
+        return cls(rotary.inv_freq, rotary.attention_scaling, layer.scaling)
 
     def unlike(self, other: _Positions) -> str | None:
         """What differs, in words, with both values; None where nothing does."""
@@ -43,14 +49,14 @@ class _Positions:
         return None
 
 
-def check(model: Model, folder: Path) -> None:
-    """Raises UsageError where the reference would not be the model that transformers loads from the folder."""
+def check(ours: PreTrainedConfig, theirs: PreTrainedConfig, parts: Parts, folder: Path) -> None:
+    """Raises UsageError where a family's own classes make other positions of the folder's configuration than ours of ours."""
     try:
-        theirs = _Positions.of(DeepseekV3Config.from_pretrained(folder))
+        read = _Positions.of(theirs, parts.of("modeling", "RotaryEmbedding"), parts.of("modeling", "Attention"))
     except Exception as error:  # what transformers says of settings that Plumbline does not read
         said = shown(str(error).partition("\n")[0] or type(error).__name__)
         raise UsageError(f"{folder}: transformers cannot read config.json ({said}); download it again") from None
-    found = theirs.unlike(_Positions.of(hf_config(model)))
+    found = read.unlike(_Positions.of(ours, DeepseekV3RotaryEmbedding, DeepseekV3Attention))
     if found is not None:
         raise UsageError(
             f"{folder}: transformers makes {found} of the rotary settings in config.json; with rope_theta, rope_type, factor, "

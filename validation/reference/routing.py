@@ -9,10 +9,19 @@ from __future__ import annotations
 
 import torch
 
+from validation.case.families import GREEDY
 from validation.case.model import Model
+from validation.reference.sources import Weights
 
 Routing = dict[str, torch.Tensor]
 """By layer as text: `3/experts`, the chosen experts [batch, sequence, k], and `3/margin` [batch, sequence]."""
+
+
+def expert_bias(weights: Weights, layer: int, model: Model) -> torch.Tensor:
+    """What a layer's router adds to its scores to choose, [experts]: zeros for one that adds nothing."""
+    if not model.sigmoid:
+        return torch.zeros(model.n_routed_experts)
+    return weights.read(f"model.layers.{layer}.mlp.gate.e_score_correction_bias")
 
 
 def experts_of(layer: int, step: int = 1) -> str:
@@ -24,25 +33,31 @@ def margins(choice: torch.Tensor, model: Model) -> torch.Tensor:
     """For each token the error of a score below which no other expert would be chosen; [..., experts] -> [...].
 
     `choice` are the scores that choose, bias included. Two scores that are each off by e change places where they are 2 e
-    apart, and two groups, whose scores are sums of two, where they are 4 e apart.
+    apart, and two groups, whose scores are sums of two, where they are 4 e apart; DeepSeek-V2's groups, which have the score
+    of their best expert, where they are 2 e apart.
     """
     allowed, groups = _allowed(choice, model)
-    return torch.minimum(_gap(allowed, model.num_experts_per_tok) / 2, _gap(groups, model.topk_group) / 4)
+    summed = 2 if model.sigmoid else 1
+    return torch.minimum(_gap(allowed, model.num_experts_per_tok) / 2, _gap(groups, model.topk_group) / (2 * summed))
 
 
 def chosen(choice: torch.Tensor, model: Model) -> torch.Tensor:
-    """The experts that these scores choose, bias included, by DeepSeek-V3's rule: a map of the same shape."""
+    """The experts that these scores choose, bias included, by the model's rule: a map of the same shape."""
     allowed, _ = _allowed(choice, model)
     experts = allowed.topk(model.num_experts_per_tok, dim=-1).indices
     return torch.zeros_like(choice, dtype=torch.bool).scatter(-1, experts, True)
 
 
 def _allowed(choice: torch.Tensor, model: Model) -> tuple[torch.Tensor, torch.Tensor]:
-    """The scores of the experts in the best groups, minus infinity for the others, and each group's: its two best, summed."""
-    size = choice.shape[-1] // model.n_group
-    by_group = choice.unflatten(-1, (model.n_group, size))
-    groups = by_group.topk(min(2, size), dim=-1).values.sum(-1)
-    best = torch.zeros_like(groups, dtype=torch.bool).scatter(-1, groups.topk(model.topk_group, dim=-1).indices, True)
+    """The scores of the experts in the best groups, minus infinity for the others, and each group's: its two best, summed.
+
+    DeepSeek-V2 takes a group's best expert, or has no groups.
+    """
+    count, chosen = (1, 1) if model.topk_method == GREEDY else (model.n_group, model.topk_group)
+    size = choice.shape[-1] // count
+    by_group = choice.unflatten(-1, (count, size))
+    groups = by_group.topk(min(2 if model.sigmoid else 1, size), dim=-1).values.sum(-1)
+    best = torch.zeros_like(groups, dtype=torch.bool).scatter(-1, groups.topk(chosen, dim=-1).indices, True)
     return by_group.masked_fill(~best.unsqueeze(-1), float("-inf")).flatten(-2), groups
 
 
@@ -55,7 +70,7 @@ def _gap(scores: torch.Tensor, chosen: int) -> torch.Tensor:
 
 
 def routing(forward: dict[str, torch.Tensor], biases: dict[int, torch.Tensor], model: Model) -> Routing:
-    """The routing of recorded probes; `biases` are the expert biases by layer."""
+    """The routing of recorded probes; `biases` are the expert biases by layer, zeros for routers without."""
     found: Routing = {}
     for layer, bias in biases.items():
         scores, choice = (forward[f"layers.{layer}.moe.router.{kind}"] for kind in ("scores", "experts"))

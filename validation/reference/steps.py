@@ -35,7 +35,7 @@ class Loads:
     def __init__(self, gates: Mapping[int, Any], case: Case) -> None:
         self.counts: dict[int, torch.Tensor] = {}
         self._gates = gates
-        self._experts = case.model.n_routed_experts
+        self._experts, self._biased = case.model.n_routed_experts, case.model.sigmoid
         self._rate = case.training.adam.bias_update_rate
         self._real: torch.Tensor | None = None
 
@@ -64,7 +64,7 @@ class Loads:
         DeepSeek-V3 report (arXiv 2412.19437), section 2.1.2; every token counts that is no padding, whatever the loss mask
         says of it.
         """
-        for layer, counts in self.counts.items():
+        for layer, counts in self.counts.items() if self._biased else ():
             bias = self._gates[layer].e_score_correction_bias
             with as_stored():
                 moved = bias + self._rate * torch.sign(counts.double().mean() - counts)
@@ -162,7 +162,7 @@ class Steps:
         for kind, (named, of) in {**kinds, **masters, VALUE: (self._named, _itself)}.items():
             values = reference_model.of_parameters(named, model, of)
             found |= {f"{step}/{kind}/{name}": value.clone() for name, value in values.items()}
-        for layer, gate in self._gates.items():
+        for layer, gate in self._gates.items() if model.sigmoid else ():
             with as_stored():
                 found[f"{step}/{VALUE}/model.layers.{layer}.{BIAS}"] = gate.e_score_correction_bias.to(torch.float32, copy=True)
         self.kept |= {key: value.cpu() for key, value in found.items()}

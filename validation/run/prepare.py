@@ -117,8 +117,8 @@ def _find_implementation(name: str) -> None:
 
 def _verify(settings: Settings) -> None:
     """The whole checkpoint, positions and values included, unless a reference was made from it: nothing has changed since."""
+    from validation.reference.as_read import check
     from validation.reference.checkpoint import Checkpoint, verify
-    from validation.reference.rotary import check
 
     # With an MTP layer and without it are two models of one folder.
     for case in {case.model: case for case in settings.cases}.values():

@@ -1,0 +1,186 @@
+"""`inspect`: the first answer about a folder, without torch, whatever is odd about it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.convert.folders import FP8, MODEL, TIED, WITHOUT_MTP, config, quantised, weights, write
+from validation.case.errors import UsageError
+from validation.case.model import Model
+from validation.cli import main
+from validation.inspection.command import answer
+
+Tensors = dict[str, torch.Tensor]
+
+
+def said(folder: Path, about: str = "odd") -> list[str]:
+    return [text for name, text in answer(folder) if name == about]
+
+
+def fused(tensors: Tensors) -> Tensors:
+    """A layer's experts in two tensors, as transformers 5 holds them."""
+    found = {key: tensor for key, tensor in tensors.items() if ".mlp.experts." not in key}
+    for layer in WITHOUT_MTP.moe_layers:
+        prefix = f"model.layers.{layer}.mlp.experts."
+        each = [
+            {name: tensors[f"{prefix}{expert}.{name}_proj.weight"] for name in ("gate", "up", "down")}
+            for expert in range(WITHOUT_MTP.n_routed_experts)
+        ]
+        found[f"{prefix}gate_up_proj"] = torch.stack([torch.cat([one["gate"], one["up"]]) for one in each])
+        found[f"{prefix}down_proj"] = torch.stack([one["down"] for one in each])
+    return found
+
+
+def without(*endings: str) -> Callable[[Tensors], Tensors]:
+    return lambda tensors: {key: tensor for key, tensor in tensors.items() if not key.endswith(endings)}
+
+
+def renamed(prefix: str) -> Callable[[Tensors], Tensors]:
+    return lambda tensors: {prefix + key: tensor for key, tensor in tensors.items()}
+
+
+def same(tensors: Tensors) -> Tensors:
+    return tensors
+
+
+ODD: dict[str, tuple[Model, Callable[[Tensors], Tensors], dict[str, Any], list[str]]] = {
+    "nothing": (WITHOUT_MTP, same, {}, ["nothing"]),
+    "MTP": (MODEL, same, {}, ["nothing"]),
+    "MTP without weights": (
+        WITHOUT_MTP,
+        same,
+        {"num_nextn_predict_layers": 1},
+        ["config.json says 1 MTP layer, and the files hold none"],
+    ),
+    "MTP without a number": (
+        MODEL,
+        same,
+        {"num_nextn_predict_layers": 0},
+        ["the files hold 1 MTP layer that config.json does not name"],
+    ),
+    "fused experts": (WITHOUT_MTP, fused, {}, ["experts are fused, as transformers 5 holds them in memory"]),
+    "a wrapped model": (
+        WITHOUT_MTP,
+        renamed("module."),
+        {},
+        ["keys begin with `module.`"],
+    ),
+    "a head that is missing": (
+        WITHOUT_MTP,
+        without("lm_head.weight"),
+        {},
+        ["1 tensors of the model are missing, the first is lm_head"],
+    ),
+    "tied with a head": (
+        TIED,
+        lambda t: t | {"lm_head.weight": t["model.embed_tokens.weight"].clone()},
+        {},
+        ["and there is an lm_head"],
+    ),
+    "a tensor too many": (
+        WITHOUT_MTP,
+        lambda t: t | {"model.more": torch.ones(2)},
+        {},
+        ["1 tensors have no place in the model: model.more"],
+    ),
+    "another vocabulary": (
+        WITHOUT_MTP,
+        same,
+        {"vocab_size": 256},
+        ["2 tensors have another shape than config.json says: model.embed"],
+    ),
+    "a key that nobody reads": (
+        WITHOUT_MTP,
+        same,
+        {"clever": True},
+        ["keys of config.json that neither transformers nor Plumbline reads: clever"],
+    ),
+    "text of text and pictures": (
+        WITHOUT_MTP,
+        lambda t: renamed("language_model.")(t) | {"vision_tower.a": torch.ones(1)},
+        {},
+        ["1 tensors are of the vision tower"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_is_odd_is_said_and_nothing_else(name: str, tmp_path: Path) -> None:
+    model, change, more, sentences = ODD[name]
+    tensors = change(weights(model))
+    found = said(write(tmp_path / "hf", model, tensors, **{"num_nextn_predict_layers": model.num_nextn_predict_layers, **more}))
+    assert len(found) == len(sentences)
+    assert all(sentence in one for sentence, one in zip(sentences, found, strict=True)), found
+
+
+def test_a_file_beside_the_index_is_named(tmp_path: Path) -> None:
+    """What it holds counts: MTP layers are published so."""
+    folder = write(tmp_path / "hf", WITHOUT_MTP, weights(WITHOUT_MTP), num_nextn_predict_layers=1)
+    last = {key: tensor for key, tensor in weights(MODEL).items() if key.startswith("model.layers.4.")}
+    save_file(last, folder / "mtp.safetensors")
+    assert said(folder) == [f"mtp.safetensors is not in the index, and holds {len(last)} tensors of its own"]
+
+
+def test_a_sound_folder_can_be_run_and_converted(tmp_path: Path) -> None:
+    folder = write(tmp_path / "hf", MODEL, weights(MODEL), num_nextn_predict_layers=1)
+    works = said(folder, "works")
+    assert [text.split(" --")[0].rpartition(" ")[2] for text in works] == ["convert", "run"]
+    assert works[1].endswith("--layouts single,tp2,pp2,ep2")
+    assert said(folder, "quantised") == ["none"]
+    assert said(folder, "memory")[0].startswith("about ")
+
+
+def test_an_fp8_folder_is_converted_first(tmp_path: Path) -> None:
+    """The next command is one that works."""
+    folder = write(tmp_path / "hf", WITHOUT_MTP, quantised(weights(WITHOUT_MTP)), num_nextn_predict_layers=0, **FP8)
+    assert said(folder, "quantised") == ["fp8 in blocks of 128 x 128, scales in F32"]
+    assert said(folder, "refused") == ["run: the weights are quantised; the next command makes a folder in bf16 that it takes"]
+    assert "convert --to-hf --load" in said(folder, "works")[-1]
+    assert said(folder) == ["nothing"]
+
+
+def test_a_family_that_is_not_compared_ends_with_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**config(MODEL), "model_type": "glm_moe_dsa"}))
+    with pytest.raises(
+        UsageError, match=r"GLM-5 .* its attention is sparse .* the nearest family that is compared is glm4_moe_lite"
+    ):
+        list(answer(tmp_path))
+
+
+def test_a_layout_that_cannot_run_is_refused_with_its_reason(tmp_path: Path) -> None:
+    three = replace(WITHOUT_MTP, num_hidden_layers=3)
+    folder = write(tmp_path / "hf", three, weights(three), num_nextn_predict_layers=0)
+    assert said(folder, "refused") == ["run in pp2: pp2 does not divide the 3 layers into equal stages; pp1 and pp3 do"]
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path / "hf", WITHOUT_MTP, weights(WITHOUT_MTP), num_nextn_predict_layers=0)
+    file = sorted(folder.glob("*.safetensors"))[0]
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(UsageError, match=r"and .* are there; download it again"):
+        list(answer(folder))
+
+
+def test_the_command_prints_a_line_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write(tmp_path / "hf", WITHOUT_MTP, weights(WITHOUT_MTP), num_nextn_predict_layers=0)
+    assert main(["inspect", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("family        DeepSeek-V3, R1, V3.1, Moonlight")
+    assert lines[2] == "parameters    413.5 thousand by config.json, without MTP layers"
+    assert main(["inspect", str(tmp_path / "nowhere")]) == 2
+
+
+def test_it_imports_no_torch() -> None:
+    """The answer comes within two seconds."""
+    code = "import sys, validation.inspection.command; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

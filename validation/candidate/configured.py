@@ -1,0 +1,107 @@
+"""A configuration that a plugin may change: megatron-core derives from the changes what it derives when it makes one.
+
+A plugin sets fields of a configuration that is there already. Its `__post_init__`, which reads texts, fills in defaults and
+refuses what contradicts itself, has run before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from megatron.core.transformer.transformer_config import MLATransformerConfig
+
+from validation.candidate.config import arguments
+from validation.case import fields, pipeline_layout
+from validation.case.case import Case
+from validation.case.errors import UsageError
+
+Configure = Callable[[Case, MLATransformerConfig], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Configured:
+    """A configuration, and what megatron-core refuses in it; empty if nothing. A plugin may try what is wrong."""
+
+    config: MLATransformerConfig
+    refused: str = ""
+
+    @contextmanager
+    def building(self) -> Iterator[None]:
+        """Within it a model that cannot be built has its reason, if megatron-core has refused the configuration."""
+        try:
+            yield
+        except Exception as error:
+            if self.refused:
+                raise UsageError(self.refused) from error
+            raise
+
+
+def configured(case: Case, configure: Configure) -> Configured:
+    """The configuration of the case's model as a plugin's `configure` wants it.
+
+    It is the object that the plugin has been given, so that what the plugin keeps stays true. Raises UsageError for a change
+    that nothing would read.
+    """
+    given = arguments(case)
+    config = MLATransformerConfig(**given)
+    before = _state(config)
+    configure(case, config)
+    changed = {name: value for name, value in vars(config).items() if name not in before or not _same(value, before[name])}
+    _check(case, config, changed)
+    return Configured(config, _derive(config, given, changed) if changed else "")
+
+
+def _state(config: MLATransformerConfig) -> dict[str, Any]:
+    """The values of all fields, with lists of their own: a plugin may change one in place."""
+    return {name: list(value) if isinstance(value, list) else value for name, value in vars(config).items()}
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is other or (type(one) is type(other) and bool(one == other))
+
+
+def _check(case: Case, config: MLATransformerConfig, changed: Mapping[str, Any]) -> None:
+    """Raises UsageError for what nothing would read."""
+    declared = {field.name for field in dataclasses.fields(config)}
+    for name, value in changed.items():
+        entry = fields.entries().get(f"model.{name}")
+        if entry is None:
+            continue
+        if name not in declared:
+            raise UsageError(
+                f"the plugin sets {_said(name, value)}, and this megatron-core does not have the field; leave it out"
+            )
+        if value and entry.need(value) == "te" and not case.uses_te:
+            raise UsageError(
+                f"the plugin sets {_said(name, value)}, which needs Transformer Engine; --implementation te on GPUs has it, "
+                "or leave it out"
+            )
+        if name == pipeline_layout.FIELD and case.model.mtp_layers:
+            raise UsageError(
+                f"the plugin sets model.{name}, and with MTP layers process groups that are there already follow from it; "
+                f"--config model.{name}={value!r} sets it before"
+            )
+
+
+def _derive(config: MLATransformerConfig, given: Mapping[str, Any], changed: Mapping[str, Any]) -> str:
+    """Have megatron-core make the configuration with the changes, and take over its fields. Returns why it refuses to."""
+    wanted = {field.name: changed[field.name] for field in dataclasses.fields(config) if field.init and field.name in changed}
+    try:
+        made = type(config)(**{**given, **wanted})
+    except Exception as error:  # whatever a __post_init__ raises
+        why = " ".join(str(error).split()) or type(error).__name__
+        return f"the plugin sets {', '.join(_listed(wanted))}, and Megatron-Core refuses that: {why}"
+    for field in dataclasses.fields(config):
+        setattr(config, field.name, getattr(made, field.name))
+    return ""
+
+
+def _listed(changed: Mapping[str, Any]) -> Iterator[str]:
+    yield from (_said(name, value) for name, value in changed.items())
+
+
+def _said(name: str, value: Any) -> str:
+    return f"model.{name}={value!r}"

@@ -1,0 +1,93 @@
+"""`python -m validation inspect`: the first answer about a checkpoint folder, within two seconds. No torch."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from validation import machine
+from validation.case import tree
+from validation.case.errors import ExitCode, UsageError
+from validation.case.families import Described, described
+from validation.case.folder import read_config
+from validation.case.key_names import canonical
+from validation.case.megatron_folder import megatron_folder
+from validation.case.model import Model
+from validation.case.parameters import parameters
+from validation.case.published import from_hf_config
+from validation.case.sizes import check_numbers
+from validation.inspection import odd
+from validation.inspection.quantised import quantised
+from validation.inspection.stored import Stored, stored
+from validation.inspection.ways import ways
+
+_WIDTH = 13
+
+
+def run(options: argparse.Namespace, words: Sequence[str]) -> int:
+    """Print the answer; `words` stood behind `--`. Returns an exit code. Raises UsageError for one that none takes."""
+    if words:
+        raise UsageError("inspect takes a folder and nothing behind --; leave it out")
+    for name, text in answer(options.folder):
+        sys.stdout.write(f"{name:{_WIDTH}} {text}\n")
+        sys.stdout.flush()
+    return int(ExitCode.PASS)
+
+
+def answer(folder: Path) -> Iterator[tuple[str, str]]:
+    """What is known of a folder, a line each: what it is about, and what is said. Raises UsageError."""
+    if folder.is_dir() and not (folder / "config.json").exists() and megatron_folder(folder) is not None:
+        yield from _megatron(folder)
+        return
+    config = read_config(folder)
+    found = described(config, str(folder))
+    yield "family", f"{found.family.title} (model_type {found.family.model_type}), compared with {found.family.reference}"
+    model = from_hf_config(config, str(folder))
+    check_numbers(model, str(folder))
+    yield "model", _sizes(model, found)
+    held = stored(folder)
+    yield from _files(model, held)
+    how = quantised(found.config if "quantization_config" in found.config else config, held)
+    yield "quantised", how.said
+    sentences = list(odd.odd(found, model, held))
+    yield from (("odd", sentence) for sentence in sentences or ["nothing"])
+    whole = not odd.missing({canonical(key): key for key in held.tensors}, model)
+    yield from ways(folder, model, how, whole, machine.available_memory())
+
+
+def _megatron(folder: Path) -> Iterator[tuple[str, str]]:
+    yield "format", "a Megatron checkpoint; its config.json is that of the HuggingFace model, and is not here"
+    yield "works", f"{tree.VALIDATION} convert --to-hf --load {folder} --hf-model-path DIR --save OUT"
+
+
+def _sizes(model: Model, found: Described) -> str:
+    experts = f"{model.n_routed_experts} experts, {model.num_experts_per_tok} of a token"
+    if model.n_group > 1 and model.topk_method != "greedy":
+        experts += f" from {model.topk_group} of {model.n_group} groups"
+    mtp: Mapping[str, Any] = found.config
+    layers = f"{model.num_hidden_layers} layers ({len(model.dense_layers)} without experts)"
+    latents = f"latents {model.q_lora_rank or 'none'} and {model.kv_lora_rank}"
+    more = f", {mtp['num_nextn_predict_layers']} MTP" if mtp.get("num_nextn_predict_layers") else ""
+    return (
+        f"{layers}{more}, hidden {model.hidden_size}, {model.num_attention_heads} heads, {latents}, {experts}, "
+        f"{model.n_shared_experts} shared, vocabulary {model.vocab_size}, rope {model.rope_type}, "
+        f"epsilon {model.rms_norm_eps:g}"
+    )
+
+
+def _files(model: Model, held: Stored) -> Iterator[tuple[str, str]]:
+    count = sum(math.prod(parameter.shape) for parameter in parameters(model).values())
+    yield "parameters", f"{_count(count)} by config.json, without MTP layers"
+    kinds = ", ".join(f"{tensors} {dtype}" for dtype, tensors in held.dtypes.items())
+    yield "tensors", f"{len(held.tensors)} in {len(held.files)} files, {held.size / 2**30:.2f} GiB: {kinds or 'none'}"
+
+
+def _count(number: int) -> str:
+    for size, word in ((10**9, "billion"), (10**6, "million"), (10**3, "thousand")):
+        if number >= size:
+            return f"{number / size:.1f} {word}"
+    return str(number)

@@ -1,0 +1,116 @@
+"""The tensors of a folder by the headers of its safetensors files: nothing of the tensors themselves is read. No torch."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from validation.case.errors import UsageError
+from validation.case.strangers import parsed, read_json, shown
+
+INDEX = "model.safetensors.index.json"
+_LARGEST_HEADER, _LARGEST_INDEX, _VALUES = 64 << 20, 128 << 20, 4 << 20
+_AGAIN = "download it again"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor: dtype as safetensors writes it (`BF16`), shape, bytes, and the file that holds it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    size: int
+    file: str
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a folder holds. `beside` are safetensors files that the index does not name, `missing` those that are not there."""
+
+    tensors: Mapping[str, Tensor]
+    files: tuple[str, ...]
+    beside: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    twice: tuple[str, ...] = field(default=())
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.size for tensor in self.tensors.values())
+
+    @property
+    def dtypes(self) -> Mapping[str, int]:
+        """How many tensors have each dtype, the most first."""
+        return dict(Counter(tensor.dtype for tensor in self.tensors.values()).most_common())
+
+
+def stored(folder: Path) -> Stored:
+    """Read the headers of a folder. Raises UsageError for a file that is none."""
+    here = sorted(path.name for path in folder.iterdir() if path.is_file())
+    files = [name for name in here if name.endswith(".safetensors")]
+    others = tuple(name for name in here if name.endswith((".bin", ".pt", ".pth", ".gguf")))
+    named = _named(folder / INDEX) if INDEX in here else None
+    tensors: dict[str, Tensor] = {}
+    twice: list[str] = []
+    for name in files:
+        for key, tensor in header(folder / name).items():
+            if key in tensors:
+                twice.append(key)
+            if key not in tensors or (named is not None and name in named):
+                tensors[key] = tensor
+    listed = set(named or files)
+    beside = tuple(name for name in files if name not in listed)
+    missing = tuple(sorted(listed - set(files)))
+    return Stored(tensors, tuple(files), beside, missing, others, tuple(twice))
+
+
+def _named(index: Path) -> set[str]:
+    said = read_json(index, _LARGEST_INDEX, _VALUES, _AGAIN)
+    found = said.get("weight_map") if isinstance(said, dict) else None
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+        raise UsageError(f"{index}: not a safetensors index; {_AGAIN}")
+    return set(found.values())
+
+
+def header(path: Path) -> dict[str, Tensor]:
+    """Every tensor that a safetensors file says it has. Raises UsageError for a file that is cut off or none."""
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            size = os.fstat(number).st_size
+            length = int.from_bytes(os.pread(number, 8, 0), "little")
+            if not 0 < length <= min(_LARGEST_HEADER, size - 8):
+                raise UsageError(f"{path}: not a whole safetensors file ({size} bytes); {_AGAIN}")
+            said = parsed(os.pread(number, length, 8), f"{path}: its header", _VALUES, _AGAIN)
+        finally:
+            os.close(number)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); {_AGAIN}") from None
+    entries = said.items() if isinstance(said, dict) else ()
+    found = {key: _tensor(entry, path) for key, entry in entries if key != "__metadata__"}
+    end = max((entry["data_offsets"][1] for key, entry in entries if key != "__metadata__"), default=0)
+    if end != size - 8 - length:
+        raise UsageError(f"{path}: its header names {end} bytes of tensors, and {size - 8 - length} are there; {_AGAIN}")
+    return found
+
+
+def _tensor(entry: Any, path: Path) -> Tensor:
+    try:
+        shape, (start, stop) = tuple(entry["shape"]), entry["data_offsets"]
+        sound = all(type(number) is int and number >= 0 for number in (*shape, start, stop)) and start <= stop
+        if sound and isinstance(entry["dtype"], str):
+            return Tensor(shown(entry["dtype"]), shape, stop - start, path.name)
+    except (TypeError, KeyError, ValueError):
+        pass
+    raise UsageError(f"{path}: its header is not that of a safetensors file; {_AGAIN}")
+
+
+def elements(tensors: Iterable[Tensor]) -> int:
+    """Elements of these tensors, as they are stored."""
+    return sum(math.prod(tensor.shape) for tensor in tensors)
