@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,14 +48,15 @@ class Column:
 def columns(folder: Path) -> list[Column]:
     """Every release: what its results in the folder say, or what was measured before. Raises UnreadableResults."""
     before = {column.name: column for column in load()}
-    found = [
-        read_column(release, folder) if (folder / release.name).is_dir() else before.get(release.name)
-        for release in (*RELEASES, *LIBRARIES)
-    ]
-    missing = next((one for one, column in zip((*RELEASES, *LIBRARIES), found, strict=True) if column is None), None)
-    if missing:
-        raise junit.UnreadableResults(f"{folder / missing.name}: no results; run nox -s versions -- {missing.name}")
-    return [column for column in found if column]
+    return [_column(release, folder, before) for release in (*RELEASES, *LIBRARIES)]
+
+
+def _column(release: Release, folder: Path, before: Mapping[str, Column]) -> Column:
+    if (folder / release.name).is_dir():
+        return read_column(release, folder)
+    if release.name not in before:
+        raise junit.UnreadableResults(f"{folder / release.name}: no results; run nox -s versions -- {release.name}")
+    return before[release.name]
 
 
 def read_column(release: Release, folder: Path) -> Column:

@@ -50,9 +50,12 @@ OLDER = RELEASES[4]
 NEWEST = RELEASES[-1]
 """The newest megatron-core that is supported. It asks for Python 3.12."""
 LIBRARIES = (
-    Release(NEWEST.megatron_core, transformers="5.17.0"),
-    Release(NEWEST.megatron_core, transformers="5.22.2"),
-    Release(NEWEST.megatron_core, torch="2.14.1"),
+    *(
+        Release(NEWEST.megatron_core, transformers=version)
+        for version in ("5.17.0", "5.18.0", "5.19.0", "5.20.2", "5.21.1", "5.22.2", "5.23.0")
+    ),
+    Release(NEWEST.megatron_core, transformers="5.17.0", torch="2.11.0"),
+    *(Release(NEWEST.megatron_core, torch=version) for version in ("2.12.1", "2.14.1", "2.15.0")),
 )
 """The newest megatron-core with other releases of the libraries that requirements/cuda.txt allows than a fresh environment has:
 NEWEST is run with those."""

@@ -39,7 +39,7 @@ def unmet(requirements: Iterable[str], versions: Mapping[str, str]) -> Iterator[
 
     A requirement with a marker holds for some Pythons, and is not met where the Python is unknown.
     """
-    python = _python(versions.get("python", ""))
+    python = _python(versions["python"]) if "python" in versions else None
     for one in map(Requirement, requirements):
         found, wanted = versions.get(one.name, "absent"), str(one.specifier)
         if one.marker is None:

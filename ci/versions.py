@@ -96,7 +96,7 @@ def _libraries(measured: Sequence[Column]) -> str:
     core = _and(f"megatron-core {column.megatron_core}" for column in measured)
     text = (
         f"The layouts of `nox -s parity` with {core}. The first row is what a fresh environment had. Each other row has\n"
-        "another release of one of the two. What stands in no row was not run."
+        "another release of one of the two, or of both. What stands in no row was not run."
     )
     return f"## transformers and torch\n\n{text}\n\n{table}"
 
@@ -142,9 +142,8 @@ def _outcome(cell: Cell) -> str:
     return f"{cell.outcome} ({'; '.join(what[name] for name in cell.known)})" if cell.known else cell.outcome
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(given: Sequence[str]) -> int:
     """`python -m ci.versions RESULTS`: read what releases left there, and write data and page. Without: the page anew."""
-    given = sys.argv[1:] if arguments is None else arguments
     try:
         measured = columns(Path(given[0])) if given else load()
     except junit.UnreadableResults as error:
@@ -157,4 +156,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -44,6 +44,8 @@ class Options(TypedDict, total=False):
     experts: str | None
     fp8: str | None
     mtp_loss: str | None
+    data_shape: str | None
+    data: str | os.PathLike[str] | None
     stream: bool | None
     isolated: bool | None
     precision: str | None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from validation.case.case import Case
 from validation.case.layout import Layout
-from validation.case.pipeline_layout import FIELD, given, it_holds_the_model
+from validation.case.pipeline_layout import FIELD, chunk_layers, embeddings_are_summed, given, it_holds_the_model
 from validation.case.preset import TINY
 from validation.case.training import Training
 
@@ -48,6 +49,35 @@ def test_what_holds_the_model_is_taken(layout: str, text: str, mtp: int) -> None
 )
 def test_what_does_not_is_refused(layout: str, text: str, mtp: int, says: str) -> None:
     assert says in str(it_holds_the_model(case(layout, text, mtp)))
+
+
+@pytest.mark.parametrize(
+    ("layout", "text", "says"),
+    [
+        ("pp2vpp2", "Ett|t|tm|L", r"on stage 3, virtual stage 1 of pipeline rank 0\. .*; stage 4 works"),
+        ("pp2vpp2", "Ett|ttm||L", r"on stage 2, virtual stage 0 of pipeline rank 1\. .*; stage 4 works"),
+        ("pp3vpp2", "Ett|t||tm||L", "on stage 4, .*; stage 5 to 6 works"),
+        ("pp3vpp2", "Ett|t||t|m|L", None),
+        ("pp2vpp2", "Ett|t|t|mL", None),
+        ("pp2", "Etttt|mL", None),
+        ("pp4", "Ett|tt|m|L", None),
+        ("single", "EttttmL", None),
+    ],
+)
+def test_mtp_layers_stand_where_their_embedding_is_summed(layout: str, text: str, says: str | None) -> None:
+    """In the last virtual stage of a rank that is not the first."""
+    of = case(layout, text, mtp=1)
+    assert it_holds_the_model(of) is None
+    said = embeddings_are_summed(of)
+    assert (said is None) == (says is None)
+    assert says is None or re.search(says, str(said))
+
+
+def test_the_layers_of_each_virtual_stage_are_counted() -> None:
+    """Of a layout string, of uneven stages, and of even ones."""
+    assert chunk_layers(case("pp2vpp2", "Ett|t||tL")) == (2, 1, 0, 1)
+    assert chunk_layers(case("pp2", None, stages=(1, 3))) == (1, 3)
+    assert chunk_layers(case("pp2vpp2", None)) == (1, 1, 1, 1)
 
 
 def test_stages_are_said_once() -> None:

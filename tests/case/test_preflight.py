@@ -17,6 +17,9 @@ from validation.case.training import Training
 GIB = 2**30
 
 
+MTP = {"num_nextn_predict_layers": 1}
+
+
 def case(layout: str = "single", model: dict[str, Any] | None = None, preset: Preset = TINY, **changes: Any) -> Case:
     """A tiny case on the CPU, with changes to the model and to the case."""
     numbers = {"precision": "fp64", "implementation": "local", "transport": "gloo", "seed": 1234}
@@ -316,6 +319,16 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "packed and cut",
         case("cp2", micro_batch_size=1, training=Training(data_shape="packed")),
         r"cuts each packed document by itself, .*; cp1 works, or cp2\+documents",
+    ),
+    (
+        "packed MTP recomputed",
+        case(model=MTP, micro_batch_size=1, training=Training(data_shape="packed", recompute="full")),
+        "cannot recompute an MTP layer of packed documents; leave out .full",
+    ),
+    (
+        "packed MTP without targets",
+        case(model=MTP, micro_batch_size=1, training=Training(data_shape="packed", loss="mean")),
+        r"divides its mean MTP loss by 0 targets; leave out \+mean",
     ),
     (
         "packed and stock",

@@ -17,7 +17,7 @@ from megatron.core import parallel_state, tensor_parallel
 from megatron.core.models.gpt import gpt_model
 from megatron.core.tensor_parallel.layers import RowParallelLinear
 from megatron.core.tensor_parallel.mappings import scatter_to_sequence_parallel_region
-from megatron.core.transformer import multi_latent_attention
+from megatron.core.transformer import multi_latent_attention, multi_token_prediction
 from megatron.core.transformer.moe import router, token_dispatcher
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import MLATransformerConfig
@@ -198,7 +198,7 @@ def expert_bias_from_own_tokens(config: MLATransformerConfig, vp_stage: int | No
     """Each data-parallel rank moves the expert bias by the loads that it sees itself."""
 
     def alone(sound: Callable[..., Any]) -> Callable[..., Any]:
-        def updated(tokens: torch.Tensor, bias: torch.Tensor, rate: float) -> torch.Tensor:
+        def updated(tokens: torch.Tensor, bias: torch.Tensor, rate: float, **groups: Any) -> torch.Tensor:
             return bias + torch.sign(tokens.mean(-1, keepdim=True) - tokens) * rate
 
         return updated
@@ -258,7 +258,8 @@ def mtp_mask_not_rolled(config: MLATransformerConfig, vp_stage: int | None) -> T
 
         return roll
 
-    _replace(gpt_model, "roll_tensor", unrolled)
+    of_losses = gpt_model if "roll_tensor" in vars(gpt_model) else multi_token_prediction  # since 0.17
+    _replace(of_losses, "roll_tensor", unrolled)
     return _sound(config, vp_stage)
 
 
@@ -273,7 +274,7 @@ def mtp_left_out_of_a_step(config: MLATransformerConfig, vp_stage: int | None) -
 
     def without_filler(sound: Callable[..., None]) -> Callable[..., None]:
         def count(self: Any, routing_map: torch.Tensor, **keywords: Any) -> None:
-            of_mtp = self.layer_number > config.num_layers
+            of_mtp = getattr(self, "is_mtp_layer", self.layer_number > config.num_layers)  # said since 0.17
             # The last position of both sequences of a micro-batch.
             sound(self, routing_map[:-2] if of_mtp else routing_map, **keywords)
 

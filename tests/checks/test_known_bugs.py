@@ -205,6 +205,29 @@ def test_freed_memory_may_hold_anything(gradient: torch.Tensor, spoiled: float) 
 
 
 @live_in_0_16
+def test_a_choice_by_scores_that_are_no_numbers_is_known_if_the_second_run_has_the_right_one() -> None:
+    """A router that is given freed memory chooses by NaN; without the bug it chooses by its own scores."""
+    of, name = freed(), "layers.1.moe.router.experts"
+    shape = observed(of)[name].shape
+    right = torch.zeros(shape, dtype=torch.float64)
+    right[..., :2] = 1
+    results = []
+    for candidate, by in ((right.roll(1, -1), math.nan), (right, 0.0)):
+        own, box = torch.full(shape[:2], by, dtype=torch.float64), whole(shape)
+        report = PieceReport(0, box, measure(candidate, right, box), "")
+        scores = PieceReport(0, whole(shape[:2]), measure(own, torch.zeros_like(own), whole(shape[:2])), "")
+        pieces: dict[str, tuple[PieceReport, ...]] = {
+            name: (report,),
+            f"by_scores/{name}": (scores,),
+            f"by_bias/{name}": (scores,),
+        }
+        results.append(Result(of, 1.0, {}, pieces=pieces))
+    parity = Parity(of, Runs(*results))
+    with pytest.raises(pytest.xfail.Exception):
+        parity.routes_agree(name)
+
+
+@live_in_0_16
 @pytest.mark.parametrize(("factor", "bug"), [(1.5, "fused-cross-entropy-in-bf16"), (9.0, "outputs-freed-while-sent")])
 def test_of_several_bugs_the_first_counts_that_can_make_the_error(gradient: torch.Tensor, factor: float, bug: str) -> None:
     verdict, _ = concluded(gradient * factor, gradient, freed(BOTH))

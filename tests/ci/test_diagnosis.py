@@ -98,6 +98,15 @@ def test_the_case_that_decides_has_been_run_and_decides() -> None:
     assert (both.groups, both.certain) == (("pipeline parallelism",), True)
 
 
+def test_a_case_that_decides_has_targets_for_its_mtp_layers() -> None:
+    """Two tokens leave an MTP layer nothing to predict; without it they are enough."""
+    deciding = []
+    for length in ("2", "3"):
+        said = {"preset": "tiny", "seq_length": length}
+        deciding.append(told(sound("single", **said), wrong("pp2vpp2+mtp", of=said)).deciding)
+    assert [sentence.partition(":")[0] for sentence in deciding] == ["To decide, run pp2", "To decide, run pp2+mtp"]
+
+
 def test_experts_spread_are_data_parallel_ranks_until_dp2_has_been_run() -> None:
     """In the backward pass: in the forward pass data-parallel ranks have nothing to do with each other."""
     found = told(sound("single"), sound("tp2"), wrong("ep2", GRADIENT))

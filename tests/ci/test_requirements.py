@@ -40,6 +40,12 @@ def test_versions_are_read_of_the_files_that_a_session_installs(
     assert required(transport, implementation, tmp_path) == wanted
 
 
+def test_a_library_that_is_not_compared_and_has_no_lower_bound_is_not_required(tmp_path: Path) -> None:
+    for name, text in (FILES | {"te.txt": "transformer-engine<3\n"}).items():
+        (tmp_path / name).write_text(text)
+    assert required("nccl", "te", tmp_path) == ("torch>=2.11", *ALWAYS)
+
+
 @pytest.mark.parametrize(("transport", "implementation"), [("gloo", "local"), ("nccl", "te")])
 def test_this_tree_s_files_bound_every_library_that_results_tell_of(transport: str, implementation: str) -> None:
     wanted = {"torch", "transformers", "megatron-core"} | ({"transformer-engine"} if implementation == "te" else set())

@@ -14,7 +14,7 @@ from validation.compare.difference import measure
 from validation.compare.limits import EXACT, IN_FP64, Limits, above_floor
 from validation.compare.measurement import Measurement, PieceReport
 from validation.compare.piece import Box, slices, whole
-from validation.compare.verdict import ERROR, FAIL, PASS, Verdict, judge, near_ties, piece_lines, readable
+from validation.compare.verdict import ERROR, FAIL, PASS, UNEVALUATED, Verdict, judge, near_ties, piece_lines, readable
 
 SHAPE = (4, 2)
 ROWS = [[1.0, 2.0], [4.0, 8.0], [0.5, 1.0], [2.0, 0.25]]
@@ -169,6 +169,7 @@ def test_a_verdict_says_all_of_itself() -> None:
         "elements": "8",
     }
     assert Verdict(PASS, "Weights").line == "PASS: Weights"
+    assert Verdict(UNEVALUATED, "Weights").line == "NOT EVALUATED: Weights"
     assert Verdict(FAIL, "Weights", reasons=("one", "two")).line == "FAIL: Weights - one; two"
     nobody = verdict()
     assert (nobody.title, nobody.line) == (

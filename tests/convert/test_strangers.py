@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+import tests.core  # noqa: F401 - before anything of megatron-core
 from tests.candidate.test_archive import HOSTILE as PICKLES
 from tests.candidate.test_archive import archive
 from tests.convert import folders

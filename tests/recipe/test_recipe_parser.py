@@ -50,6 +50,7 @@ def checkout(tmp_path: Path) -> Path:
         (core / f"{module}.py").write_text(CORE)
     training = core.parent / "training"
     training.mkdir()
+    (training / "__init__.py").touch()  # the wheel of 0.19 has this package, too
     (training / "arguments.py").write_text(ARGUMENTS)
     return tmp_path / "checkout"
 

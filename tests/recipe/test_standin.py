@@ -70,6 +70,24 @@ def test_recipes_get_the_smallest_layout_of_the_same_signature(layout: str, mode
 
 
 @pytest.mark.parametrize(
+    ("layout", "text", "expected", "small"),
+    [
+        ("pp4", "E|t*30|t*31|mL", "pp4", "E|tt|ttt|mL"),
+        ("pp4", "Et*30|t*31|m|L", "pp4", "Ett|ttt|m|L"),
+        ("pp8vpp2", "Et*4|(t*4|)*14tmL", "pp3vpp2", "Ett|tt|tt|tt|tt|tmL"),
+        ("pp16ep8", "E|(t*4|)*13t*5|t*4mL", "pp4ep3", "E|tt|ttt|ttmL"),
+        ("pp2vpp2", "Et*20|t*20|t*20|tmL", "pp2vpp2", "Ett|tt|tt|tmL"),
+    ],
+)
+def test_stages_that_a_layout_string_says_stay_what_they_are(layout: str, text: str, expected: str, small: str) -> None:
+    """The embedding alone, MTP layers or the loss alone, and uneven stages with virtual ones: the case can run."""
+    found = standing_for(layout, replace(V3, num_nextn_predict_layers=1), Split(text))
+    assert (found.layout.name, found.split.layout, found.exact) == (expected, small, True)
+    assert dict(found.training.settings)["model.pipeline_model_parallel_layout"] == small
+    assert not any(rule(found.case()) for rule in preflight.RULES)
+
+
+@pytest.mark.parametrize(
     ("layout", "expected", "lost"),
     [
         ("tp2ep64dp32", "tp2ep4", ["dp groups have 3 ranks or more at full size, and 2 ranks here"]),

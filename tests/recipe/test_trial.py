@@ -187,7 +187,7 @@ def test_a_case_sets_what_its_options_stand_for(tried: Trial) -> None:
 def test_a_known_bug_names_its_settings() -> None:
     named = {bug.id: bug.settings for bug in table()}
     assert ("model.cross_entropy_loss_fusion",) in named.values()
-    assert {one.partition(".")[0] for settings in named.values() for one in settings} == {"model"}
+    assert {one.partition(".")[0] for settings in named.values() for one in settings} == {"ddp", "model"}
 
 
 def test_what_nobody_measured_is_not_exercised(tried: Trial) -> None:
@@ -221,3 +221,29 @@ def test_both_releases_that_are_compared_are_measured() -> None:
     measured = coverage.table()
     assert {"0.16.1", "0.19.2"} <= measured.keys()
     assert all(found["lines"] or found.get("broke") for table in measured.values() for found in table.values())
+
+
+def test_a_setting_that_the_stand_in_is_too_small_for_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    """Groups of 32 micro-batches, of which its batch has fewer; the other settings are tried."""
+    path = tmp_path / "flags.txt"
+    path.write_text(
+        FLAGS
+        + " --pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 1 "
+        + "--microbatch-group-size-per-virtual-pipeline-stage 32"
+    )
+    found = {one.setting.name: one for one in trial.of_file(path, world=16).told}
+    group = found["model.microbatch_group_size_per_vp_stage"]
+    assert group.state == trial.REFUSED
+    assert "in the stand-in: " in group.why
+    assert found["ddp.overlap_grad_reduce"].state == trial.TRIED
+
+
+def test_a_huggingface_folder_gives_the_numbers_that_flags_leave_to_it() -> None:
+    """As ms-swift takes them; whether MTP layers are trained says the recipe."""
+    here = Path(__file__).parent
+    recipe = here / "known" / "ms-swift-moonlight.txt"
+    with pytest.raises(UsageError, match="--hf-model-path"):
+        trial.of_file(recipe)
+    found = trial.of_file(recipe, folder=here / "models" / "moonlight")
+    assert (found.small.full.model.num_hidden_layers, found.small.full.model.num_nextn_predict_layers) == (27, 0)
+    assert found.small.layout.name == "pp2ep3"

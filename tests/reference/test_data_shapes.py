@@ -14,6 +14,7 @@ from validation.case.case import Case
 from validation.case.data import DOCUMENTS, END, LEFT_PADDED, PACKED, PADDED
 from validation.case.layout import Layout
 from validation.case.preset import TINY
+from validation.case.tokens import of_file
 from validation.case.training import OPTIONS, Training
 from validation.reference.batch import Batch, make_batch, own_positions
 
@@ -103,6 +104,27 @@ def test_a_next_token_is_of_the_same_document() -> None:
     assert one.labels.tolist() == [[13, 14, 0, 0, 17, 0]]
     assert one.mask.tolist() == [[True, False, False, False, True, False]]
     assert two.tokens.tolist() == [[13, 0, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("shape", OPTIONS["data_shape"])
+def test_the_documents_of_a_file_are_those_of_the_batch(shape: str, tmp_path: Path) -> None:
+    """In every shape; what is longer than a sequence goes on in the next one, or with padding is left out."""
+    path = tmp_path / "data.jsonl"
+    path.write_text("[10, 11, 12, 13, 14]\n[20, 21]\n[30, 31, 32, 33, 34, 35, 36, 37, 38, 39]\n[40, 41]\n[50]\n[60, 61]\n")
+    case = of_file(replace(of_shape(shape), batch_size=2, seq_length=8), path)
+    batch = make_batch(case)
+    tokens = {
+        PADDED: [[10, 11, 12, 13, 14, 1, 1, 1], [20, 21, 1, 1, 1, 1, 1, 1]],
+        LEFT_PADDED: [[1, 1, 1, 10, 11, 12, 13, 14], [1, 1, 1, 1, 1, 1, 20, 21]],
+    }
+    assert batch.tokens.tolist() == tokens.get(shape, [[10, 11, 12, 13, 14, 1, 20, 21], [1, 30, 31, 32, 33, 34, 35, 36]])
+    assert batch.labels[0, -1] == END
+    assert torch.equal(batch.mask, {PADDED: batch.tokens != 1, LEFT_PADDED: batch.tokens != 1}.get(shape, batch.mask))
+    if shape in (DOCUMENTS, PACKED):
+        assert [stop - start for _, start, stop in documents_of(batch)] == [6, 2, 1, 7]
+        assert not batch.mask[batch.tokens == END].any()
+    if shape == "full":
+        assert batch.mask.all()
 
 
 @dataclass(frozen=True)

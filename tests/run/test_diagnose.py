@@ -170,7 +170,7 @@ print(json.dumps(told))
 def test_whatever_a_transformer_engine_raises_it_is_absent(tmp_path: Path) -> None:
     """Every way in which its import can fail, each in a process as the fork server is; so is another optional package."""
     folders = {kind: transformer_engine(tmp_path, kind).partition(os.pathsep)[0] for kind in BROKEN}
-    for name in ("apex", "grouped_gemm", "deep_ep"):
+    for name in ("apex", "deep_ep"):
         (tmp_path / name / name).mkdir(parents=True)
         (tmp_path / name / name / "__init__.py").write_text(f"raise OSError('{name}.so: cannot open')", encoding="utf-8")
         folders[name] = str(tmp_path / name)

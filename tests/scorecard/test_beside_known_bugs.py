@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from ci import junit
+from ci.releases import OLDER
 from tests.checks.conftest import warm
 from validation.case import preflight
 from validation.faults import catalogue
@@ -14,18 +16,16 @@ from validation.machine import version
 from validation.run.known import known_bugs, table
 from validation.scorecard.behind import ACTIVATED, DUE, behind
 
+MEASURED_WITH = OLDER.megatron_core
+"""The megatron-core of the table in docs/scorecard.md."""
 
-def test_every_bug_of_the_installed_release_has_faults_beside_it() -> None:
+
+def test_every_bug_of_the_release_that_is_measured_has_faults_beside_it() -> None:
     """A bug that nobody tries the catalogue beside could hide anything again."""
-    live = {bug.id for bug in table() if not bug.instead and _in_this_release(bug.megatron_core)}
+    live = {bug.id for bug in table() if not bug.instead and SpecifierSet(bug.megatron_core).contains(MEASURED_WITH)}
     assert live == {*ACTIVATED, *DUE}
-    assert {trial.bug for trial in behind(catalogue.faults(), (*ACTIVATED, *DUE))} == live
-
-
-def _in_this_release(versions: str) -> bool:
-    from packaging.specifiers import SpecifierSet
-
-    return SpecifierSet(versions).contains(version("megatron-core"))
+    if version("megatron-core") == MEASURED_WITH:
+        assert {trial.bug for trial in behind(catalogue.faults(), (*ACTIVATED, *DUE))} == live
 
 
 @pytest.mark.parametrize("bug", ACTIVATED)

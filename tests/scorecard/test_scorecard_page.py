@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ci.releases import OLDER
 from validation.faults import catalogue
+from validation.machine import version
 from validation.scorecard import page as pages
 from validation.scorecard.behind import ACTIVATED, behind
 from validation.scorecard.judge import IDLE, NOWHERE, SEEN, Clean, Outcome
@@ -34,6 +36,8 @@ def test_the_data_in_docs_is_of_the_catalogue_as_it_is() -> None:
 
 def test_beside_known_bugs_the_data_in_docs_is_of_the_catalogue_as_it_is() -> None:
     """What was added or changed has been measured: `nox -s faults_behind_bugs -- --write`."""
+    if version("megatron-core") != OLDER.megatron_core:
+        pytest.skip(f"measured with megatron-core {OLDER.megatron_core}; another release has other bugs")
     tried = behind(catalogue.faults(), tuple(ACTIVATED))
     wanted = sorted((trial.bug, trial.fault.id, trial.layout, trial.fault.first_in(trial.case)) for trial in tried)
     assert sorted((one.bug, one.fault, one.layout, one.check) for one in BESIDE_BUGS.outcomes) == wanted

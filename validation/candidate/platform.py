@@ -166,6 +166,7 @@ def broken_is_absent() -> Iterator[None]:
     for package, modules in _NEEDED.items():
         if package not in sys.modules and importlib.util.find_spec(package) is not None:
             _try(package, modules)
+    _find_distutils()
     import_ = builtins.__import__
 
     def guarded(name: str, among: Any = None, own: Any = None, wanted: Any = (), level: int = 0) -> ModuleType:
@@ -184,6 +185,19 @@ def broken_is_absent() -> Iterator[None]:
         yield
     finally:
         vars(builtins)["__import__"] = import_
+
+
+def _find_distutils() -> None:
+    """Import setuptools while Python's own `__import__` is in place.
+
+    megatron-core imports torch.utils.cpp_extension since 0.17, and that imports setuptools, which puts its distutils where
+    Python 3.12 has none any more. Seen to end with "No module named 'distutils'" under any other `__import__`, in an image
+    with setuptools 81 and finders of numba-cuda's and virtualenv's.
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.19.2/megatron/core/tensor_parallel/random.py
+    """
+    if sys.version_info >= (3, 12):
+        with contextlib.suppress(Exception):  # it may be absent; what needs it says so
+            importlib.import_module("setuptools")
 
 
 def _try(package: str, modules: Sequence[str]) -> None:
@@ -403,6 +417,26 @@ def _copy_storage(to: torch.Tensor, of: torch.Tensor) -> None:
     kept.copy_(made)
 
 
+def _kept_query_layer() -> None:
+    """Since 0.19 a query without a latent gets a linear layer with a norm, whatever the spec says.
+
+    Without Transformer Engine there is no such layer, and the model is refused. With it the model has a norm that DeepSeek's
+    has not: docs/findings/norm-of-the-uncompressed-query.md. A spec that names megatron-core's own layer is given it.
+    https://github.com/NVIDIA/Megatron-LM/pull/4452
+    https://github.com/NVIDIA-NeMo/Megatron-Bridge/issues/5261
+    """
+    if importlib.util.find_spec("megatron.core.transformer.mla_qk_norm_config") is None:
+        return
+    resolver = importlib.import_module("megatron.core.transformer.mla_qk_norm_config").QKNormConfigResolver
+    own = importlib.import_module("megatron.core.tensor_parallel.layers").ColumnParallelLinear
+    chosen = resolver._mla_fused_linear_or_default
+
+    def layer(self: Any, named: Any, place: str) -> Any:
+        return named if place == "linear_q_proj" and named is own else chosen(self, named, place)
+
+    resolver._mla_fused_linear_or_default = layer
+
+
 def _kept_requests(modules: dict[str, ModuleType]) -> None:
     """Gloo sends a message when its receiver asks for it, and forgets it if the sender drops the request before.
 
@@ -465,6 +499,7 @@ def mend(on_cpu: bool) -> None:
         "pipeline_parallel.p2p_communication",
     )
     modules = {name: importlib.import_module(f"megatron.core.{name}") for name in names}
+    _kept_query_layer()
     if importlib.util.find_spec("transformer_engine") is None:
         for entry in _WITHOUT_TRANSFORMER_ENGINE:
             entry(modules)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import inspect
 import os
 import pickle
 from collections.abc import Iterator
@@ -82,18 +81,29 @@ def _torch_dist(chunks: list[GPTModel], names: list[str], place: Path) -> dict[s
         name: {key: value for key, value in state.items() if not isinstance(value, ShardedObject)}
         for name, state in asked.items()
     }
-    with _as_data():
+    with _as_data(), _nothing_common():
         state: dict[str, Any] = dist_checkpointing.load(wanted, str(place), **_without_common())
     return state
 
 
-def _without_common() -> dict[str, Any]:
-    """The argument that leaves out `common.pt`, which is a pickle, where megatron-core has one."""
-    if "common_strategy" not in inspect.signature(dist_checkpointing.load).parameters:
-        return {}
-    theirs: Any = importlib.import_module("megatron.core.dist_checkpointing.strategies.common").TorchCommonLoadStrategy
+@contextlib.contextmanager
+def _nothing_common() -> Iterator[None]:
+    """Within it `common.pt`, which is a pickle, is not read by the functions that read it since 0.17."""
+    theirs = importlib.import_module("megatron.core.dist_checkpointing.serialization")
+    with contextlib.ExitStack() as stack:
+        for name in ("load_common", "load_common_state_dict"):
+            if name in vars(theirs):
+                stack.enter_context(mock.patch.object(theirs, name, return_value={}))
+        yield
 
-    class Nothing(theirs):
+
+def _without_common() -> dict[str, Any]:
+    """The argument that leaves out `common.pt`; until 0.16 there is one."""
+    theirs: Any = importlib.import_module("megatron.core.dist_checkpointing.strategies.common")
+    if "TorchCommonLoadStrategy" not in vars(theirs):
+        return {}
+
+    class Nothing(theirs.TorchCommonLoadStrategy):
         """Loads what the weights need of it."""
 
         def load_common(self, checkpoint_dir: object) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_decoder_block_spec, get_gpt_mtp_block_spec
+from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.multi_token_prediction import MultiTokenPredictionBlockSubmodules
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import MLATransformerConfig
@@ -74,7 +75,7 @@ def _stock(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlo
 
 def _local(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
     """The structure of the Transformer Engine spec: whole down-projections on every rank, norms that know of the split."""
-    block = _with_norms(_stock(config, vp_stage))
+    block = _with_norms(_stock(config, vp_stage), config)
     for layer in block.layer_specs:
         attention = layer.submodules.self_attention.submodules
         attention.linear_q_down_proj = attention.linear_kv_down_proj = DUPLICATED_LINEAR
@@ -87,20 +88,22 @@ def _local_stock(config: MLATransformerConfig, vp_stage: int | None) -> Transfor
 
     Its norms are replaced by ours, which it needs under sequence parallelism, where its own refuse to be built.
     """
-    block = _with_norms(_stock(config, vp_stage))
+    block = _with_norms(_stock(config, vp_stage), config)
     for layer in block.layer_specs:
         layer.submodules.self_attention.submodules.core_attention = StockCoreAttention
     return block
 
 
-def _with_norms(block: TransformerBlockSubmodules) -> TransformerBlockSubmodules:
+def _with_norms(block: TransformerBlockSubmodules, config: MLATransformerConfig) -> TransformerBlockSubmodules:
     # megatron-core hands out the same spec object for every layer of a kind: a copy each keeps changes where they belong.
     block.layer_specs = [copy.deepcopy(layer) for layer in block.layer_specs]
     block.layer_norm = RMSNorm
     for layer in block.layer_specs:
         layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = RMSNorm
         attention = layer.submodules.self_attention.submodules
-        attention.q_layernorm = attention.kv_layernorm = RMSNorm
+        attention.kv_layernorm = RMSNorm
+        # Without a query latent there is nothing to norm: 0.19 refuses a norm that it would not build.
+        attention.q_layernorm = IdentityOp if config.q_lora_rank is None else RMSNorm
     return block
 
 

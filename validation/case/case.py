@@ -31,6 +31,7 @@ class Case:
     and in the backward pass the reference's gradient, whatever the modules before it made. `candidate_checkpoint` names a
     Megatron checkpoint that the candidate's weights are loaded from, in place of the reference's own. `mended` names the known
     upstream bugs that are taken out of the candidate (validation.candidate.mends), which judges the checks behind them.
+    `data` names the file of the tokens in place of random ones, and `data_digest` what is taken of it (validation.case.tokens).
     `upto` is where the ranks end (validation.case.depth). It does not change what the case is called.
     """
 
@@ -50,6 +51,8 @@ class Case:
     isolated: bool = False
     candidate_checkpoint: str | None = None
     mended: tuple[str, ...] = ()
+    data: str | None = None
+    data_digest: str = ""
     upto: str = ""
 
     @property
@@ -71,6 +74,7 @@ class Case:
         implementation = self.implementation.replace(":", ".")
         parts = [self.preset, self.label, self.precision, implementation, self.transport]
         parts += [f"seed{self.seed}"] if self.seed != DEFAULT_SEED else []
+        parts += [f"data-{self.data_digest}"] if self.data else []
         parts += ["isolated"] if self.isolated else []
         parts += ["mended"] if self.mended else []
         return "-".join(parts)
@@ -79,6 +83,7 @@ class Case:
     def title(self) -> str:
         """The case as a heading: `tiny / tp2 / fp64 / local / gloo: 2 ranks`."""
         words = [self.preset, self.label, self.precision, self.implementation, self.transport]
+        words += [f"data {self.data_digest}"] if self.data else []
         words += ["isolated"] if self.isolated else []
         words += ["known bugs taken out"] if self.mended else []
         ranks = self.layout.ranks
@@ -109,6 +114,8 @@ class Case:
         fields = asdict(self)
         if not self.mended:
             del fields["mended"]  # a case is called what it was called before there were any
+        if not self.data:
+            del fields["data"], fields["data_digest"]
         if not self.upto:
             del fields["upto"]
         if not self.training.settings:

@@ -115,9 +115,28 @@ def one_sequence_is_packed(case: Case) -> str | None:
     return None
 
 
+def packed_mtp_layers_can_train(case: Case) -> str | None:
+    """Two defects of megatron-core's MTP layers that packed documents meet: an exception, and a division by nothing."""
+    training = case.training
+    if training.data_shape != PACKED or not case.model.mtp_layers:
+        return None
+    if training.recompute == "full":
+        return (
+            f"{case.arrangement}: Megatron-Core cannot recompute an MTP layer of packed documents; leave out +full, or take "
+            "+documents without +mtp"
+        )
+    if training.loss == "mean":
+        return (
+            f"{case.arrangement}: one micro-batch has no loss, and Megatron-Core up to 0.16 divides its mean MTP loss by "
+            "0 targets; leave out +mean"
+        )
+    return None
+
+
 RULES: tuple[Callable[[Case], str | None], ...] = (
     sequences_have_room,
     next_tokens_are_of_the_same_document,
     balanced_with_padding,
     one_sequence_is_packed,
+    packed_mtp_layers_can_train,
 )

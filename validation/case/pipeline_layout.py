@@ -68,4 +68,27 @@ def it_holds_the_model(case: Case) -> str | None:
     return None
 
 
-RULES = (it_holds_the_model,)
+def embeddings_are_summed(case: Case) -> str | None:
+    """MTP layers have a copy of the embedding; megatron-core sums its gradient in a rank's last chunk, but for the first rank.
+
+    Live in every release. https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/distributed/finalize_model_grads.py
+    (`_allreduce_embedding_grad`).
+    """
+    text, layout = given(case), case.layout
+    if text is None:
+        return None
+    last = (layout.vpp - 1) * layout.pp
+    wrong = [
+        place for place, row in enumerate(parse(text)) if "m" in row and place and (place < last or place % layout.pp == 0)
+    ]
+    if not wrong:
+        return None
+    virtual, rank = divmod(wrong[0], layout.pp)
+    works = f"stage {last + 2}" + (f" to {layout.pp * layout.vpp}" if layout.pp > 2 else "")
+    return (
+        f"{FIELD} {shown(text)} puts MTP layers on stage {wrong[0] + 1}, virtual stage {virtual} of pipeline rank {rank}. "
+        f"Megatron-Core does not sum the gradient of their copy of the embedding there; {works} works"
+    )
+
+
+RULES = (it_holds_the_model, embeddings_are_summed)

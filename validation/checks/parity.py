@@ -259,8 +259,9 @@ class Parity:
         return asked.name not in self.result.problems and bool(measurement.pieces) and measurement.difference.finite
 
     def _completed(self, asked: Compared, verdict: Verdict) -> Verdict:
-        """The verdict with what nothing excuses, and its place in the flow of data."""
-        last = verdict if asked.name in self.result.problems else asked.lastly(self, asked, verdict)
+        """The verdict with what nothing excuses but freed memory, and its place in the flow of data."""
+        freed = any(bug.id == verdict.properties.get("known") for bug in known_bugs(self.case) if bug.unlimited(self.case))
+        last = verdict if freed or asked.name in self.result.problems else asked.lastly(self, asked, verdict)
         return replace(last, place=place(self.case, asked.name))
 
     def _limits(self, asked: Compared) -> Limits:

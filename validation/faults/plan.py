@@ -138,4 +138,6 @@ def smaller(case: Case, layout: Layout) -> Case:
         training=Training(experts=case.training.experts),
         isolated=False,
         candidate_checkpoint=None,
+        data=None,
+        data_digest="",
     )

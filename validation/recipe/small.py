@@ -26,6 +26,8 @@ _SIZES = {
 multiple of 16 bytes, which grouped products of torch ask for. The vocabulary is small enough that a
 batch has each of its tokens."""
 _QUERY_LATENT = 24
+MOST_MTP = 2
+"""MTP layers of a stand-in."""
 SEQUENCE = 48
 
 
@@ -45,7 +47,7 @@ def small(full: Full, layout: Layout, layers: int, dense: int) -> Model:
         "v_head_dim": _value_size(model),
         "q_lora_rank": None if model.q_lora_rank is None else _QUERY_LATENT,
         "n_shared_experts": min(max(model.n_shared_experts, 1), 2),
-        "num_nextn_predict_layers": min(model.num_nextn_predict_layers, 2),
+        "num_nextn_predict_layers": min(model.num_nextn_predict_layers, MOST_MTP),
     }
     return replace(model, **changed)
 

@@ -16,11 +16,12 @@ from validation.case.degrees import ep_divides, etp_divides, experts_fill_ranks,
 from validation.case.errors import UsageError
 from validation.case.layout import Layout
 from validation.case.model import Model
+from validation.case.pipeline_layout import FIELD
 from validation.case.preflight import RULES, positive_numbers
 from validation.case.preset import Preset
 from validation.case.training import OPTIONS, Training
 from validation.recipe import sentences
-from validation.recipe.pipeline import Split
+from validation.recipe.pipeline import Split, chunks
 from validation.recipe.ranks import degrees
 from validation.recipe.signature import Full, distance, of_groups, of_stages, signature
 from validation.recipe.small import SEQUENCE, micro_batches, sequence_length, small
@@ -143,7 +144,8 @@ def _nearest(full: Full, most_ranks: int) -> Full | None:
 def _best_stages(full: Full, pp: int, vpp: int) -> Stages | None:
     """The pipeline of so many stages that is nearest to the full one, with the fewest layers."""
     wanted, layout = of_stages(full), Layout(pp=pp, vpp=vpp)
-    made = [(stages, _small(full, layout, stages)) for stages in candidates(full.model, pp, vpp)]
+    whole = chunks(full.model, full.layout, full.options.split) if full.options.split.layout else ()
+    made = [(stages, _small(full, layout, stages)) for stages in candidates(full.model, pp, vpp, whole)]
     ranked = sorted(made, key=lambda found: (distance(wanted, of_stages(found[1])), found[0].layers, found[0].dense))
     return next((stages for stages, small_one in ranked if _runs(small_one)), None)
 
@@ -189,7 +191,9 @@ def _training(full: Full) -> Training:
     dispatcher = options.dispatcher if options.dispatcher in OPTIONS["dispatcher"] else "alltoall"
     stages = counts(full.layout.pp, full.model.num_hidden_layers, options.split)
     optimizer = "distributed" if options.distributed_optimizer else "plain"
-    return Training(optimizer=optimizer, dispatcher=dispatcher, stages=stages)
+    training = Training(optimizer=optimizer, dispatcher=dispatcher, stages=stages)
+    text = options.split.layout
+    return training.with_settings({f"model.{FIELD}": text}) if text else training
 
 
 def _case(full: Full, batch_size: int, name: str = "stand-in", precision: str = "fp64", seed: int = DEFAULT_SEED) -> Case:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from validation.case import declared, fields
 from validation.case.annotation import Value
 from validation.case.errors import UsageError
+from validation.case.folder import model_from_folder
+from validation.case.model import ASKED_FOR
+from validation.case.preflight import RULES
 from validation.case.preset import Preset
 from validation.case.setting_rules import wrong
 from validation.case.settings import BASE, written
 from validation.case.training import Training
 from validation.recipe import full, read
 from validation.recipe.recipe import Origin, Recipe, Setting, Source
+from validation.recipe.reduce import smallest
 from validation.recipe.standin import StandIn, stand_in
 
 _PLUMBLINES = ("model.perform_initialization", "model.use_cpu_initialization", "model.calculate_per_token_loss")
@@ -71,19 +75,46 @@ def name_of(recipe: Recipe) -> str:
     return stem.strip("_")[:40] or "recipe"
 
 
-def of_file(path: Path, checkout: Path | None = None, world: int | None = None, *, on_cpu: bool = True) -> Trial:
-    """What is tried of the recipe in a file. Raises UsageError."""
+def of_file(
+    path: Path, checkout: Path | None = None, world: int | None = None, folder: Path | None = None, *, on_cpu: bool = True
+) -> Trial:
+    """What is tried of the recipe in a file; the model's numbers are those of a HuggingFace folder, if one is given.
+
+    Whether MTP layers are trained says the recipe. Raises UsageError.
+    """
     recipe = read.read(path, None, checkout, world)
+    if folder is not None:
+        numbers = model_from_folder(folder).as_dict()
+        recipe = replace(recipe, model={**numbers, ASKED_FOR: recipe.model.get(ASKED_FOR) or 0})
     return of(recipe, on_cpu=on_cpu)
 
 
 def of(recipe: Recipe, *, on_cpu: bool = True) -> Trial:
     """What is tried of a recipe. Raises UsageError for one that nothing can stand for."""
     small = stand_in(full.of(recipe))
-    told = tuple(_told(recipe, small, on_cpu))
-    given = {one.setting.name: one.setting.value for one in told if one.state == TRIED}
-    loss = {"model.calculate_per_token_loss": recipe.loss == "token"}
-    return Trial(recipe, small, small.training.with_settings({**given, **loss}), told)
+    base = small.training.with_settings({"model.calculate_per_token_loss": recipe.loss == "token"})
+    told = _fitting(small, base, tuple(_told(recipe, small, on_cpu)))
+    return Trial(recipe, small, _with(base, [one for one in told if one.state == TRIED]), told)
+
+
+def _with(base: Training, tried: Sequence[Told]) -> Training:
+    return base.with_settings({one.setting.name: one.setting.value for one in tried})
+
+
+def _fitting(small: StandIn, base: Training, told: tuple[Told, ...]) -> tuple[Told, ...]:
+    """The same, without settings that a rule refuses together in a case of the stand-in's size."""
+
+    def sentence(tried: Sequence[Told]) -> str | None:
+        case = replace(small.case(), training=_with(base, tried))
+        return next((said for rule in RULES if (said := rule(case))), None)
+
+    tried = [one for one in told if one.state == TRIED]
+    refused: dict[str, Told] = {}
+    while sentence(tried) and not sentence(()):
+        part = smallest(tried, lambda parts: sentence(parts) is not None)
+        refused |= {one.setting.name: Told(one.setting, REFUSED, f"in the stand-in: {sentence(part)}") for one in part}
+        tried = [one for one in tried if one not in part]
+    return tuple(refused.get(one.setting.name, one) for one in told)
 
 
 def _told(recipe: Recipe, small: StandIn, on_cpu: bool) -> Iterator[Told]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from validation.case import tokens
 from validation.case.case import Case
-from validation.case.data import END, FULL, LEFT_PADDED, PACKED, WITH_DOCUMENTS, wanted_tokens
+from validation.case.data import END, LEFT_PADDED, PACKED, WITH_DOCUMENTS, WITH_PADDING, wanted_tokens
 
 MASKED_SHARE = 0.1
 DOCUMENTS_A_SEQUENCE = 4
@@ -74,7 +76,9 @@ def own_positions(documents: torch.Tensor) -> torch.Tensor:
 
 
 def make_batch(case: Case, step: int = 0) -> Batch:
-    """The batch of one step, counted from 0, that the case's seed stands for."""
+    """The batch of one step, counted from 0: the one that the case's seed stands for, or the next tokens of its file."""
+    if case.data is not None:
+        return _of_file(case, case.data, step)
     generator = torch.Generator().manual_seed(case.seed + step)
     size = (case.batch_size, case.seq_length + 1)
     stream = torch.randint(0, case.model.vocab_size, size, generator=generator)
@@ -87,14 +91,34 @@ def make_batch(case: Case, step: int = 0) -> Batch:
 
 def _shaped(case: Case, stream: torch.Tensor, mask: torch.Tensor, generator: torch.Generator) -> Batch:
     """Tokens and what they predict, `stream` [batch, sequence + 1], as a batch of the case's shape."""
-    if case.training.data_shape in WITH_DOCUMENTS:
-        batch = _with_documents(stream, mask, case.model.vocab_size, generator)
-        if case.training.data_shape == PACKED and batch.documents is not None:
-            return replace(batch, positions=own_positions(batch.documents))
-        return batch
-    if case.training.data_shape != FULL:
-        return _with_padding(stream, generator, left=case.training.data_shape == LEFT_PADDED)
+    shape = case.training.data_shape
+    if shape in WITH_DOCUMENTS:
+        ends = _random_ends(mask, generator)
+        stream = torch.where(stream == END, (END + 1) % case.model.vocab_size, stream)
+        mask[1:2] = False
+        return _with_documents(case, torch.where(ends, END, stream), mask)
+    if shape in WITH_PADDING:
+        return _with_padding(case, stream, _random_lengths(mask, generator))
     # Copies: of one sequence both would be views of the same storage, which no file takes.
+    return Batch(stream[:, :-1].clone(), stream[:, 1:].clone(), mask)
+
+
+def _of_file(case: Case, path: str, step: int) -> Batch:
+    """The batch of a file's documents. Every token counts in the loss, but for what its shape leaves out."""
+    documents = tokens.taken(case, Path(path))
+    if case.training.data_shape in WITH_PADDING:
+        own = documents[step * case.batch_size : (step + 1) * case.batch_size]
+        width = case.seq_length + 1
+        stream = torch.tensor([[*document, *(END,) * (width - len(document))] for document in own])
+        if case.training.data_shape == LEFT_PADDED:
+            moved = [min(case.seq_length, len(document)) for document in own]
+            stream = torch.stack([row.roll(case.seq_length - length) for row, length in zip(stream, moved, strict=True)])
+        lengths = torch.tensor([[min(case.seq_length, len(document))] for document in own])
+        return _with_padding(case, stream, lengths)
+    stream = torch.tensor(tokens.stream(case, documents, step))
+    mask = torch.ones(case.batch_size, case.seq_length, dtype=torch.bool)
+    if case.training.data_shape in WITH_DOCUMENTS:
+        return _with_documents(case, stream, mask)
     return Batch(stream[:, :-1].clone(), stream[:, 1:].clone(), mask)
 
 
@@ -120,40 +144,51 @@ def _with_tokens(batch: Batch, wanted: Sequence[int], generator: torch.Generator
     return batch
 
 
-def _with_documents(stream: torch.Tensor, mask: torch.Tensor, vocabulary: int, generator: torch.Generator) -> Batch:
-    """The stream in several documents a sequence, each but the last ended by END, which does not count in the loss.
+def _random_ends(mask: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Where documents end, [batch, sequence + 1], for a mask of [batch, sequence].
 
     In the middle, where the parts of context and sequence parallelism meet, one document ends. In every other sequence a
-    document of one token follows it, in the others one begins the sequence. The last sequence ends with a document's end. In
-    the second, and so in a micro-batch or a data-parallel rank, nothing counts in the loss.
+    document of one token follows it, in the others one begins the sequence. The last sequence ends with a document's end.
     """
-    length = mask.shape[1]
-    ends = torch.rand(stream.shape, generator=generator) < DOCUMENTS_A_SEQUENCE / length
+    sequences, length = mask.shape
+    ends = torch.rand(sequences, length + 1, generator=generator) < DOCUMENTS_A_SEQUENCE / length
     ends[:, length // 2 - 1] = True
     ends[0::2, length // 2] = True
     ends[1::2, 0] = True
     ends[-1, length - 1] = True
-    stream = torch.where(stream == END, (END + 1) % vocabulary, stream)
-    stream = torch.where(ends, END, stream)
-    tokens, ended = stream[:, :-1].clone(), ends[:, :-1]
-    documents, mask = ended.cumsum(1) - ended.long(), mask & ~ended
-    mask[1:2] = False
-    return Batch(tokens, stream[:, 1:].clone(), mask, documents)
+    return ends
 
 
-def _with_padding(stream: torch.Tensor, generator: torch.Generator, *, left: bool) -> Batch:
-    """One document a sequence and END behind it, or before it if `left`; all that is no padding counts in the loss.
+def _with_documents(case: Case, stream: torch.Tensor, mask: torch.Tensor) -> Batch:
+    """The stream in documents that END ends; what END itself predicts does not count in the loss."""
+    inputs = stream[:, :-1].clone()
+    ended = inputs == END
+    documents = ended.cumsum(1) - ended.long()
+    positions = own_positions(documents) if case.training.data_shape == PACKED else None
+    return Batch(inputs, stream[:, 1:].clone(), mask & ~ended, documents, positions=positions)
 
-    The first sequence has no padding. The last has a quarter of the length, so that ranks that share a sequence hold padding
-    alone. Behind a document comes END, which its last token predicts.
+
+def _random_lengths(mask: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """How many tokens each sequence has, [batch, 1].
+
+    The first has no padding. The last has a quarter of the length, so that ranks that share a sequence hold padding alone.
     """
-    sequences, length = stream.shape[0], stream.shape[1] - 1
+    sequences, length = mask.shape
     lengths = torch.randint(length // 4, length + 1, (sequences, 1), generator=generator)
     lengths[-1], lengths[0] = length // 4, length
+    return lengths
+
+
+def _with_padding(case: Case, stream: torch.Tensor, lengths: torch.Tensor) -> Batch:
+    """One document of these lengths a sequence, and END behind it, or before it; all that is no padding counts in the loss.
+
+    Behind a document comes END, which its last token predicts.
+    """
+    length, left = stream.shape[1] - 1, case.training.data_shape == LEFT_PADDED
     index = torch.arange(length + 1).expand_as(stream)
     begins = length - lengths if left else torch.zeros_like(lengths)
     inside = (index >= begins) & (index < begins + lengths)
-    stream = torch.where(inside, stream, END)
+    stream = torch.where(inside | (lengths == length), stream, END)
     real = inside[:, :-1].clone()
     # Padding before a document must not be attended to; behind it nothing attends to it.
     documents = real.long() if left else None

@@ -66,6 +66,8 @@ def key(case: Case) -> str:
     }
     if case.upto in (WEIGHTS, FORWARD):
         depends["upto"] = case.upto
+    if case.data:
+        depends["data"] = case.data_digest
     if case.training.data_shape != FULL:
         depends["data_shape"] = case.training.data_shape
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:24]

@@ -108,7 +108,12 @@ def _with_other_names(add: Add) -> Add:
 
 def _add_model(add: Add) -> None:
     add("--preset", default=None, help=f"model size: {', '.join(PRESETS)} (default tiny)")
-    add("--hf-model-path", default=None, metavar="DIR", help="a HuggingFace checkpoint folder instead of a preset")
+    add(
+        "--hf-model-path",
+        default=None,
+        metavar="DIR",
+        help="a HuggingFace checkpoint folder instead of a preset; with --recipe the numbers of its model",
+    )
     add("--layers", default=None, metavar="0,1,3", help="take only these layers of the checkpoint")
     add("--set", dest="numbers", action="append", default=[], metavar="NAME=VALUE", help="override a number of the model")
     add(
@@ -138,13 +143,26 @@ def _add_layouts(add: Add) -> None:
         add(f"--{degree}", type=whole, default=None, metavar="N", help=words)
 
 
-def _add_step(add: Add) -> None:
+def _add_data(add: Add) -> None:
+    add(
+        "--data",
+        default=None,
+        metavar="FILE",
+        help="the documents of a file instead of random tokens (docs/data.md): token ids as JSON lines (.jsonl), or Megatron's "
+        "indexed data set (.idx, with its .bin beside it)",
+    )
     add("--batch-size", type=whole, default=None, help="sequences of one step, over all data-parallel ranks")
     add("--micro-batch-size", type=whole, default=None, help="sequences of one forward pass")
     add("--seq-length", type=whole, default=None, help="tokens of one sequence")
+    words = OPTIONS["data_shape"]
+    add(option("data_shape"), default=words[0], choices=words, help=f"{OPTION_HELP['data_shape']} (default {words[0]})")
+
+
+def _add_step(add: Add) -> None:
     add("--steps", type=whole, default=None, help="optimizer steps to compare (default 2 for tiny in fp64, else none)")
     for name, words in OPTIONS.items():
-        add(option(name), default=words[0], choices=words, help=f"{OPTION_HELP[name]} (default {words[0]})")
+        if name != "data_shape":
+            add(option(name), default=words[0], choices=words, help=f"{OPTION_HELP[name]} (default {words[0]})")
     add("--stream", action="store_true", default=False, help="compute both models layer by layer: the memory of one layer")
     add(
         "--isolated",
@@ -272,7 +290,8 @@ GROUPS = (
     Group("model", _add_model),
     Group("recipe", _add_recipe),
     Group("layouts", _add_layouts, _words_of_a_layout()),
-    Group("data and options of a step", _add_step),
+    Group("data", _add_data),
+    Group("options of a step", _add_step),
     Group("settings of megatron-core", _add_settings),
     Group("precision and machine", _add_machine),
     Group("code under test", _add_code),

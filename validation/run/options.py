@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from validation.cache import limit
-from validation.case import arrangement, tree
+from validation.case import arrangement, tokens, tree
 from validation.case import settings as settings_
 from validation.case.case import ON_CPU, Case
 from validation.case.data import PACKED, WITH_PADDING
@@ -37,6 +37,7 @@ _WORDS = (
     "hf_model_path",
     "layers",
     "candidate_checkpoint",
+    "data",
     "layouts",
     "precision",
     "implementation",
@@ -157,7 +158,7 @@ def _cases(options: Any, transport: str) -> tuple[Case, ...]:
     model = base.model.with_numbers(_numbers(options.numbers))
     check_sizes(model)
     precision = options.precision or ("fp64" if transport in ON_CPU else "fp32")
-    return tuple(
+    cases = tuple(
         Case(
             preset=base.name,
             model=replace(model, num_nextn_predict_layers=mtp),
@@ -177,6 +178,7 @@ def _cases(options: Any, transport: str) -> tuple[Case, ...]:
         )
         for layout, training, mtp in _arrangements(options, model)
     )
+    return tuple(tokens.of_file(case, Path(options.data)) for case in cases) if options.data else cases
 
 
 def _only(options: Any) -> tuple[str, ...]:

@@ -18,7 +18,6 @@ from validation.run.command_line import DEGREES
 _STEPS = 2
 _OF_A_RECIPE = {
     "preset": "--preset",
-    "hf_model_path": "--hf-model-path",
     "layers": "--layers",
     "numbers": "--set",
     "layouts": "--layouts",
@@ -36,7 +35,8 @@ def given(options: Any, transport: str) -> tuple[Trial, tuple[Case, ...]]:
     if twice:
         raise UsageError(f"--recipe says model and layout by itself; leave out {', '.join(twice)}")
     checkout = Path(options.megatron_path) if options.megatron_path else None
-    tried = trial.of_file(Path(options.recipe), checkout, options.world_size, on_cpu=transport in ON_CPU)
+    folder = Path(options.hf_model_path) if options.hf_model_path else None
+    tried = trial.of_file(Path(options.recipe), checkout, options.world_size, folder, on_cpu=transport in ON_CPU)
     precision = options.precision or ("fp64" if transport in ON_CPU else tried.recipe.precision)
     training = settings_given.typed(tried.training.with_settings(settings_given.given(options.config)))
     first = _case(options, tried, training, precision, transport)

@@ -23,6 +23,7 @@ _OF_CASE = {
     "micro_batch_size": "--micro-batch-size",
     "seq_length": "--seq-length",
     "candidate_checkpoint": "--candidate-checkpoint",
+    "data": "--data",
 }
 """Fields of a case with an option each, which is written where the case has not what it would have without."""
 

@@ -25,8 +25,8 @@ def configure(case: Case, config: Any) -> None:
     from megatron.core.transformer.identity_op import IdentityOp
 
     def made(sound: Callable[..., Any]) -> Callable[..., Any]:
-        def without(block: Any) -> Any:
-            found = sound(block)
+        def without(block: Any, config: Any) -> Any:
+            found = sound(block, config)
             for each in found.layer_specs:
                 attention = each.submodules.self_attention.submodules
                 attention.q_layernorm = attention.kv_layernorm = IdentityOp

@@ -1,0 +1,152 @@
+"""Documents of a file in place of random tokens: JSON lines, or Megatron's indexed data set. No torch.
+
+What is read of a file are numbers, and no more of them than the batches of a case take: a data set may be larger than memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import struct
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import BinaryIO
+
+from validation.case.case import Case
+from validation.case.data import END, WITH_PADDING
+from validation.case.errors import UsageError
+from validation.case.strangers import parsed, shown
+
+Document = tuple[int, ...]
+KEYS = ("input_ids", "tokens")
+"""What an object of a line calls its token ids."""
+_WORKS = "give token ids as JSON lines, or the .idx of Megatron's indexed data set"
+_LONGEST_LINE, _MOST_DOCUMENTS = 1 << 26, 1 << 32
+_MAGIC = b"MMIDIDX\x00\x00"
+_HEADER = struct.Struct("<9sQBQQ")
+_TYPES = {1: "B", 2: "b", 3: "h", 4: "i", 5: "q", 8: "H"}
+"""Whole numbers in a .bin, as array names them, by the number in the .idx (megatron/core/datasets/indexed_dataset.py)."""
+
+
+def of_file(case: Case, path: Path) -> Case:
+    """The case with the file's tokens, which its name tells by a digest. Raises UsageError if there are too few, or others."""
+    digest = hashlib.sha256(repr(taken(case, path)).encode()).hexdigest()[:8]
+    return replace(case, data=str(path), data_digest=digest)
+
+
+def taken(case: Case, path: Path) -> tuple[Document, ...]:
+    """The documents of a file, in its order, that the batches of all steps take; each ends with END. Raises UsageError.
+
+    Sequences are cut out of the stream of all documents, as GPTDataset of megatron-core cuts them. With padding each sequence
+    is a document of its own, without what is longer than the sequence.
+    """
+    sequences = case.batch_size * max(1, case.training.steps)
+    found: list[Document] = []
+    left = sequences if case.training.data_shape in WITH_PADDING else sequences * case.seq_length + 1
+    for number, tokens in enumerate(_documents(path)):
+        if case.training.data_shape in WITH_PADDING:
+            tokens, length = tokens[: case.seq_length + 1], 1
+        else:
+            tokens, length = (*tokens, *(() if tokens[-1:] == (END,) else (END,))), 0
+        if wrong := next((token for token in tokens if not 0 <= token < case.model.vocab_size), None):
+            raise UsageError(
+                f"{path}: document {number} has token {shown(wrong)}, and the vocabulary has {case.model.vocab_size}; --set "
+                "vocab_size=N makes it larger, or take the data of this model"
+            )
+        if not tokens:
+            continue
+        found.append(tokens)
+        left -= length or len(tokens)
+        if left <= 0:
+            return tuple(found)
+    what = "documents" if case.training.data_shape in WITH_PADDING else "tokens"
+    raise UsageError(
+        f"{path} has {left} {what} too few for {sequences} sequences of {case.seq_length}; take fewer, or shorter ones"
+    )
+
+
+def stream(case: Case, documents: tuple[Document, ...], step: int) -> list[list[int]]:
+    """The tokens of one step, counted from 0: each sequence with the token behind it, which its last one predicts."""
+    every = [token for document in documents for token in document]
+    starts = range(step * case.batch_size, (step + 1) * case.batch_size)
+    return [every[start * case.seq_length : (start + 1) * case.seq_length + 1] for start in starts]
+
+
+def _documents(path: Path) -> Iterator[Document]:
+    """The documents of a file, as they are read."""
+    return _indexed(path) if path.suffix == ".idx" else _lines(path)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """A regular file. Raises UsageError."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UsageError(f"{path} is no regular file; {_WORKS}")
+            yield file
+    except OSError as error:
+        raise UsageError(f"--data {path}: cannot be read ({error.strerror}); {_WORKS}") from None
+
+
+def _lines(path: Path) -> Iterator[Document]:
+    """One document a line: a list of token ids, or an object with them under one of KEYS."""
+    with _opened(path) as file:
+        number = 0
+        while line := file.readline(_LONGEST_LINE + 1):
+            number += 1
+            if len(line) > _LONGEST_LINE:
+                raise UsageError(f"{path}, line {number} has more than {_LONGEST_LINE} bytes, and no more are read; {_WORKS}")
+            if line.strip():
+                yield _ids(parsed(line, f"{path}, line {number}", _LONGEST_LINE, _WORKS), f"{path}, line {number}")
+
+
+def _ids(value: object, source: str) -> Document:
+    """Token ids in a value of JSON. Raises UsageError."""
+    if isinstance(value, dict):
+        names = [name for name in KEYS if name in value]
+        if not names:
+            raise UsageError(f"{source} has none of {' and '.join(KEYS)}; {_WORKS}")
+        value = value[names[0]]
+    if not isinstance(value, list) or any(type(token) is not int for token in value):
+        raise UsageError(f"{source} is no list of token ids; {_WORKS}")
+    return tuple(value)
+
+
+def _indexed(path: Path) -> Iterator[Document]:
+    """The documents of Megatron's indexed data set; several of its sequences may make one."""
+    with _opened(path) as index, _opened(path.with_suffix(".bin")) as data:
+        size = os.fstat(index.fileno()).st_size
+        header = index.read(_HEADER.size)
+        if len(header) < _HEADER.size or header[: len(_MAGIC)] != _MAGIC:
+            raise UsageError(f"{path} is no index of Megatron's data set; {_WORKS}")
+        _, version, kind, sequences, documents = _HEADER.unpack(header)
+        needs = _HEADER.size + 12 * sequences + 8 * documents
+        if version != 1 or kind not in _TYPES or max(sequences, documents) > _MOST_DOCUMENTS or size < needs:
+            raise UsageError(
+                f"{path} has version {version}, type {kind} and {size} bytes of {needs}; version 1 of whole numbers can be read"
+            )
+        ends = _numbers(index, "q", _HEADER.size + 12 * sequences, documents, path)
+        for first, last in pairwise(ends):
+            if not 0 <= first <= last <= sequences:
+                raise UsageError(f"{path}: a document has the sequences {first} to {last} of {sequences}; {_WORKS}")
+            lengths = _numbers(index, "i", _HEADER.size + 4 * first, last - first, path)
+            places = _numbers(index, "q", _HEADER.size + 4 * sequences + 8 * first, last - first, path)
+            parts = (_numbers(data, _TYPES[kind], *part, path) for part in zip(places, lengths, strict=True))
+            yield tuple(token for part in parts for token in part)
+
+
+def _numbers(file: BinaryIO, kind: str, start: int, count: int, path: Path) -> array[int]:
+    """`count` numbers at a place of a file. Raises UsageError if they are not there."""
+    found = array(kind)
+    bytes_of = count * found.itemsize
+    if start < 0 or count < 0 or start + bytes_of > os.fstat(file.fileno()).st_size:
+        raise UsageError(f"{path}: {count} numbers at byte {start} lie outside of the file; {_WORKS}")
+    file.seek(start)
+    found.frombytes(file.read(bytes_of))
+    return found
