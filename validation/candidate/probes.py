@@ -41,6 +41,19 @@ PROBE_GRADIENTS = "probe_gradients/"
 """What precedes a probe's name in a report: its value and its gradient are two tensors."""
 
 
+def heads_apart(case: Case, probe: Probe, tensor: torch.Tensor) -> torch.Tensor:
+    """Heads apart that are joined with their elements, and each as wide as the probe: [batch, sequence, heads, head_dim].
+
+    Since 0.18 megatron-core pads packed values to the width of the query, and cuts what comes out of core attention.
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.19.2/megatron/core/transformer/multi_latent_attention.py
+    """
+    width, packed = case.model.qk_nope_head_dim + case.model.qk_rope_head_dim, case.training.data_shape == PACKED
+    if tensor.dim() == 3:
+        padded = packed and tensor.shape[-1] == case.model.num_attention_heads // case.layout.tp * width
+        tensor = tensor.unflatten(-1, (-1, width if padded else probe.shape[-1]))
+    return tensor[..., : probe.shape[-1]] if packed and tensor.shape[-1] == width else tensor
+
+
 class ProbedChunk:
     """One model chunk under observation.
 
@@ -132,8 +145,7 @@ class ProbedChunk:
 
         def batch_first(tensor: torch.Tensor) -> torch.Tensor:
             tensor = self._with_batch(tensor if size is None else tensor.view(size)).transpose(0, 1)
-            joined = probe.axes[-1] == "head_dim" and tensor.dim() == 3
-            return tensor.unflatten(-1, (-1, probe.shape[-1])) if joined else tensor
+            return heads_apart(self._case, probe, tensor) if probe.axes[-1] == "head_dim" else tensor
 
         return self._keep(probe, tensor, batch_first, counting)
 
