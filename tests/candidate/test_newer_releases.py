@@ -13,12 +13,9 @@ import pytest
 import torch
 
 from validation.candidate import platform, versions
-from validation.candidate.probes import heads_apart
 from validation.candidate.weights import Ranks, UnknownTensorError, holdings
 from validation.case.model import Model
 from validation.case.preset import TINY
-from validation.case.probes import probes
-from validation.run.options import parsed
 
 RANKS = Ranks(tp=(0, 1), etp=(0, 1), ep=(0, 1))
 KERNELS = """
@@ -214,22 +211,3 @@ def _with_mtp() -> Model:
 def test_a_release_is_told_without_the_commit_of_the_working_folder(told: str, expected: str) -> None:
     """From 0.18 on megatron-core asks git for the commit of the repository that it is started in."""
     assert versions.release(told) == expected
-
-
-@pytest.mark.parametrize(("word", "cut"), [("packed", True), ("documents", False)])
-def test_packed_values_are_compared_without_what_they_are_padded_with(word: str, cut: bool) -> None:
-    """0.18 pads them to the width of the query's heads; whatever else is too wide is seen as it is."""
-    (case,) = parsed(["--layouts", f"tp2+{word}"]).cases
-    probe = probes(case.model, case.batch_size, case.seq_length)["layers.0.attention.value"]
-    heads, size, width = (
-        case.model.num_attention_heads // 2,
-        case.model.v_head_dim,
-        case.model.qk_nope_head_dim + case.model.qk_rope_head_dim,
-    )
-    assert width != size
-    padded = torch.arange(3 * heads * width).view(1, 3, heads, width)
-    for given in (padded, padded.flatten(2)):
-        found = heads_apart(case, probe, given)
-        assert torch.equal(found, padded[..., :size]) == cut
-    own = torch.ones(1, 3, heads, size)
-    assert heads_apart(case, probe, own).shape == heads_apart(case, probe, own.flatten(2)).shape == own.shape

@@ -41,19 +41,6 @@ PROBE_GRADIENTS = "probe_gradients/"
 """What precedes a probe's name in a report: its value and its gradient are two tensors."""
 
 
-def heads_apart(case: Case, probe: Probe, tensor: torch.Tensor) -> torch.Tensor:
-    """Heads apart that are joined with their elements, and each as wide as the probe: [batch, sequence, heads, head_dim].
-
-    Since 0.18 megatron-core pads packed values to the width of the query, and cuts what comes out of core attention.
-    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.19.2/megatron/core/transformer/multi_latent_attention.py
-    """
-    width, packed = case.model.qk_nope_head_dim + case.model.qk_rope_head_dim, case.training.data_shape == PACKED
-    if tensor.dim() == 3:
-        padded = packed and tensor.shape[-1] == case.model.num_attention_heads // case.layout.tp * width
-        tensor = tensor.unflatten(-1, (-1, width if padded else probe.shape[-1]))
-    return tensor[..., : probe.shape[-1]] if packed and tensor.shape[-1] == width else tensor
-
-
 class ProbedChunk:
     """One model chunk under observation.
 
@@ -115,9 +102,13 @@ class ProbedChunk:
         self._micro_batch = -1
         self._choices.step = step
 
+    def be_silent(self) -> None:
+        """Record nothing; routers still go on with the reference's choices."""
+        self._stopped = True
+
     def stop(self) -> None:
         """After the backward pass: compare what is known only then, and record nothing more."""
-        self._stopped = True
+        self.be_silent()
         for name, total in self._mtp_losses.totals().items():
             self._recorder.compare(name, total, (), self._reference.probes, dtype=LOSS_DTYPES[self._case.precision])
 
@@ -145,7 +136,12 @@ class ProbedChunk:
 
         def batch_first(tensor: torch.Tensor) -> torch.Tensor:
             tensor = self._with_batch(tensor if size is None else tensor.view(size)).transpose(0, 1)
-            return heads_apart(self._case, probe, tensor) if probe.axes[-1] == "head_dim" else tensor
+            joined = probe.axes[-1] == "head_dim" and tensor.dim() == 3
+            if probe.axes[-1] == "head_dim" and self._case.training.data_shape == PACKED:
+                # Since 0.18 the values of packed sequences get as many elements as queries have, until behind attention.
+                heads = probe.shape[-2] // self._case.layout.tp
+                return (tensor.unflatten(-1, (heads, -1)) if joined else tensor)[..., : probe.shape[-1]]
+            return tensor.unflatten(-1, (-1, probe.shape[-1])) if joined else tensor
 
         return self._keep(probe, tensor, batch_first, counting)
 
