@@ -102,9 +102,13 @@ class ProbedChunk:
         self._micro_batch = -1
         self._choices.step = step
 
+    def be_silent(self) -> None:
+        """Record nothing; routers still go on with the reference's choices."""
+        self._stopped = True
+
     def stop(self) -> None:
         """After the backward pass: compare what is known only then, and record nothing more."""
-        self._stopped = True
+        self.be_silent()
         for name, total in self._mtp_losses.totals().items():
             self._recorder.compare(name, total, (), self._reference.probes, dtype=LOSS_DTYPES[self._case.precision])
 
@@ -133,6 +137,10 @@ class ProbedChunk:
         def batch_first(tensor: torch.Tensor) -> torch.Tensor:
             tensor = self._with_batch(tensor if size is None else tensor.view(size)).transpose(0, 1)
             joined = probe.axes[-1] == "head_dim" and tensor.dim() == 3
+            if probe.axes[-1] == "head_dim" and self._case.training.data_shape == PACKED:
+                # Since 0.18 the values of packed sequences get as many elements as queries have, until behind attention.
+                heads = probe.shape[-2] // self._case.layout.tp
+                return (tensor.unflatten(-1, (heads, -1)) if joined else tensor)[..., : probe.shape[-1]]
             return tensor.unflatten(-1, (-1, probe.shape[-1])) if joined else tensor
 
         return self._keep(probe, tensor, batch_first, counting)
