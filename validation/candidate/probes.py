@@ -134,7 +134,7 @@ class ProbedChunk:
             tensor = self._with_batch(tensor if size is None else tensor.view(size)).transpose(0, 1)
             joined = probe.axes[-1] == "head_dim" and tensor.dim() == 3
             if probe.axes[-1] == "head_dim" and self._case.training.data_shape == PACKED:
-                # Since 0.18 the values of packed sequences get as many elements as queries have, and lose them behind attention.
+                # Since 0.18 the values of packed sequences get as many elements as queries have, until behind attention.
                 heads = probe.shape[-2] // self._case.layout.tp
                 return (tensor.unflatten(-1, (heads, -1)) if joined else tensor)[..., : probe.shape[-1]]
             return tensor.unflatten(-1, (-1, probe.shape[-1])) if joined else tensor
