@@ -16,6 +16,8 @@ from validation.case.errors import UsageError
 
 _SHOWN = 5
 _GOOD = ("pass", "known")
+_ROUNDING = 1e-9
+"""Of a share times a number: 2/3 of three settings are two."""
 
 
 def share(text: str) -> float:
@@ -70,7 +72,7 @@ def _as_expected(wanted: Mapping[str, bool], found: Mapping[str, Word]) -> Itera
 def _earned(wanted: Mapping[str, bool], suite: Suite, found: Mapping[str, Word]) -> Iterator[str]:
     """Equal is only what the case sets, and only if every check of it passes."""
     equal = [setting for setting, word in found.items() if word.word == EQUAL]
-    if unset := [setting for setting in equal if not wanted.get(setting, True)]:
+    if unset := [setting for setting in equal if setting in wanted and not wanted[setting]]:
         yield f"says equal of settings that the case does not set: {_listed(unset)}"
     if equal and not all(check.status in _GOOD for check in suite.checks):
         yield f"says equal of {_listed(equal)}, though not every check passes"
@@ -122,13 +124,17 @@ def too_little(
             yield session or "the run", "a share of its recipe's settings must be equal, and no testsuite of it is of a recipe"
     for (session, recipe), words in _joined(of_recipes).items():
         needed = asked if asked is not None else of_session.get(session)
-        if needed is not None and not (math.isclose(covered.share(words), needed) or covered.share(words) >= needed):
+        if needed is not None and _equal(words) < math.ceil(needed * len(words) - _ROUNDING):
             yield session or "the run", _too_little(recipe, words, needed)
+
+
+def _equal(words: Mapping[str, Word]) -> int:
+    return sum(word.word == EQUAL for word in words.values())
 
 
 def _too_little(recipe: str, words: Mapping[str, Word], needed: float) -> str:
     others = [f"{setting} ({word.word})" for setting, word in words.items() if word.word != EQUAL]
-    counted = f"{len(words) - len(others)} of {len(words)} settings are equal"
+    counted = f"{_equal(words)} of {len(words)} settings are equal"
     return f"recipe {recipe}: {counted} ({covered.share(words):.2f}), and {needed:g} is required; not equal: {_listed(others)}"
 
 

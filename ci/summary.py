@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ci import gate, heat, reproduction, service
+from ci import coverage, gate, heat, reproduction, service
 from ci.diagnosis import Diagnosis, diagnose
 from ci.drift import Drift, add_base, ratio, told
 from ci.escape import annotation, block, entities, markdown, plain
@@ -25,6 +25,7 @@ from ci.links import links
 from ci.outcomes import known_bugs
 from ci.reasons import KNOWN, number
 from validation.case import exhausted
+from validation.case.covered import counts, share
 from validation.case.errors import ExitCode, UsageError
 
 LARGEST = 1 << 20
@@ -188,6 +189,17 @@ def _moved(judged: Judgement, moved: Drift | None) -> str:
     return _list(f"Drift from the base branch ({moved.compared} checks compared)", lines or ["Nothing has changed."])
 
 
+def _recipes(judged: Judgement, moved: Drift | None) -> str:
+    """What became of the settings of each recipe."""
+    found = coverage.by_recipe(suite for _, suite in judged.suites)
+    lines = [
+        f"- {markdown(recipe)}: {share(words):.0%} of {len(words)} settings are equal: "
+        f"{counts(word.word for word in words.values())}"
+        for (_, recipe), words in found.items()
+    ]
+    return _list("Recipes", lines)
+
+
 def _attempts(judged: Judgement, moved: Drift | None) -> str:
     lines = [f"- {markdown(file)}: {entities(plain(said))}" for file, said in gate.tried_again(judged)]
     return _list("Tried again", lines)
@@ -216,6 +228,7 @@ _SECTIONS: dict[str, Callable[[Judgement, Drift | None], str]] = {
     "words": _words,
     "heat map": _heat,
     "nearest to their limits": _worst,
+    "recipes": _recipes,
     "drift": _moved,
     "reproductions": _reproductions,
     "known upstream bugs": _known,

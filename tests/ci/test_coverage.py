@@ -10,7 +10,8 @@ import pytest
 
 from ci import junit
 from ci.cli import main
-from ci.coverage import by_recipe, wrong
+from ci.coverage import by_recipe, too_little, wrong
+from ci.coverage import share as read_share
 from ci.expected import Expected, Manifest, UnreadableManifest, load, save
 from ci.junit import Check, Suite
 from ci.page.run import judged as judged_alone
@@ -150,8 +151,9 @@ def test_a_share_of_nothing_is_none(tmp_path: Path) -> None:
     junit.write(tmp_path / FILE, SUITE)
     (reason,) = verdict(tmp_path, share=0.5).reasons
     assert reason == ("coverage", "0.5 of a recipe's settings must be equal, and no testsuite is of a recipe")
-    ((_, why),) = verdict(tmp_path, replace(MANIFEST, coverage={"": 0.5})).reasons
-    assert why == "a share of its recipe's settings must be equal, and no testsuite of it is of a recipe"
+    why = "a share of its recipe's settings must be equal, and no testsuite of it is of a recipe"
+    assert verdict(tmp_path, replace(MANIFEST, coverage={"": 0.5})).reasons == (("the run", why),)
+    assert list(too_little([(EXPECTED, SUITE)], {"one": 0.5}, None)) == [("one", why)]
 
 
 def test_cases_of_a_recipe_count_together() -> None:
@@ -162,6 +164,8 @@ def test_cases_of_a_recipe_count_together() -> None:
     assert joined([fp64, bf16]) == joined([bf16, fp64]) == together
     hidden, unread = ({FUSION: Word("not exercised here", why)} for why in (HIDDEN, "the same lines"))
     assert joined([hidden, unread]) == joined([unread, hidden]) == unread
+    named = replace(suite(), properties={**suite().properties, "session": "one"})
+    assert by_recipe([named, suite()]) == {("one", "flags.txt"): WORDS, ("", "flags.txt"): WORDS}
     both = [suite(said=properties("flags.txt", words)) for words in (fp64, bf16)]
     assert by_recipe(both) == {("", "flags.txt"): together}
 
@@ -177,6 +181,29 @@ def test_counts_and_share() -> None:
     assert counts([]) == NONE
     assert counts(["needs", "equal", "equal"]) == "2 equal, 1 need what is not here"
     assert (share({}), share(WORDS)) == (1.0, 2 / 3)
+
+
+@pytest.mark.parametrize(("count", "more"), [(5, ""), (6, " and 1 more"), (7, " and 2 more")])
+def test_five_settings_are_named(count: int, more: str) -> None:
+    """Of a session by its name."""
+    words = {f"model.f{number}=1": Word("needs", "a GPU") for number in range(count)}
+    asked = replace(ASKED, session="one", covers=dict.fromkeys(words, False))
+    (reason,) = too_little([(asked, suite(said=properties("flags.txt", words)))], {"one": 0.5}, None)
+    shown = ", ".join(f"model.f{number}=1 (needs)" for number in range(5))
+    said = f"recipe flags.txt: 0 of {count} settings are equal (0.00), and 0.5 is required; not equal: {shown}{more}"
+    assert reason == ("one", said)
+
+
+def test_a_setting_that_nobody_knows_is_only_that(tmp_path: Path) -> None:
+    """It is not also one that the case does not set."""
+    found = reasons(tmp_path, properties("flags.txt", {**WORDS, "model.x=1": Word("equal")}))
+    assert found == ["tells of settings that the recipe does not have: model.x=1"]
+
+
+def test_a_share_is_a_number_from_0_to_1() -> None:
+    assert [read_share(text) for text in ("0", "0.25", "1")] == [0.0, 0.25, 1.0]
+    with pytest.raises(ValueError, match=r"^1\.01 is not from 0 to 1$"):
+        read_share("1.01")
 
 
 @pytest.mark.parametrize("value", ["1.5", "-0.1", "nan", "all", "", "60%"])

@@ -20,6 +20,7 @@ from ci.junit import Check, Suite
 from ci.outcomes import known_bugs
 from tests.ci.green import CHECKS, EXPECTED, FILE, MANIFEST, NUMBERS, ORIGIN, SUITE, command_line, with_check
 from tests.ci.test_links import ON_GITHUB
+from validation.case.covered import Word, properties
 
 COMMAND = "python -m validation run --preset tiny --layouts tp2 -- -k 'test_query[tiny-tp2-fp64-local-gloo-0]'"
 FAILED = with_check(
@@ -311,6 +312,16 @@ def test_a_summary_of_nothing_is_written_though_there_is_a_baseline(tmp_path: Pa
     words = ["--manifest", str(tmp_path / "none.json"), "--results", str(tmp_path / "none"), "--base", str(tmp_path / "base")]
     assert main(["summary", *words]) == 0
     assert capsys.readouterr().out.startswith("## Plumbline: 🔴 RED")
+
+
+def test_what_became_of_a_recipes_settings_is_told() -> None:
+    """A name that somebody else chose is shown as it is."""
+    words = {"model.a=1": Word("equal"), "model.b=2": Word("needs", "a GPU"), "model.c=3": Word("equal")}
+    suite = replace(SUITE, properties={**SUITE.properties, **properties("a|b<i>.txt", words)})
+    said = summary.page(Judgement((), ((EXPECTED, suite),)))
+    counted = "67% of 3 settings are equal: 2 equal, 1 need what is not here"
+    assert f"### Recipes\n\n- <code>a&#124;b&#60;i&#62;&#46;txt</code>: {counted}\n" in said
+    assert "Recipes" not in summary.page(Judgement((), ((EXPECTED, SUITE),)))
 
 
 def test_attempts_are_told(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ WRONG = {
     "a scale for bf16": (lambda found: found.update({KEY: found[KEY].bfloat16()}), f"{KEY} is BF16 with weight_scale_inv"),
     "other blocks": (
         lambda found: found.update({f"{KEY}_scale_inv": torch.ones(3, 1)}),
-        f"{KEY}_scale_inv is F32 (3, 1), and (160, 64) in blocks of (128, 128) needs F32 (2, 1)",
+        f"{KEY}_scale_inv is F32 (3, 1), and (160, 64) in blocks of (128, 128) needs F32 or BF16 or F8_E8M0 (2, 1)",
     ),
     "e5m2": (lambda found: found.update({KEY: found[KEY].to(torch.float8_e5m2)}), f"{KEY} is F8_E5M2 with weight_scale_inv"),
 }

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.convert import folders
-from tests.convert.folders import WITHOUT_MTP, Tensors
+from tests.convert.folders import FP8, MODEL, TIED, WITHOUT_MTP, Tensors
+from validation.candidate.checkpoint.keys import of_training
 from validation.case.errors import UsageError
 from validation.cli import main
-from validation.reference.checkpoint import Checkpoint
+from validation.convert.huggingface import HuggingFace
+from validation.reference.checkpoint import Checkpoint, verify
 
 
 def fused(tensors: Tensors) -> Tensors:
@@ -48,3 +51,109 @@ def test_a_name_with_its_prefix_and_without_is_refused(tmp_path: Path) -> None:
     folder = folders.write(tmp_path / "hf", WITHOUT_MTP, plain | {"module.model.norm.weight": torch.ones(64)}, shards=1)
     with pytest.raises(UsageError, match=r"module.model.norm.weight and model.norm.weight are both in model.safetensors"):
         Checkpoint.open(folder)
+
+
+def test_a_file_beside_the_index_is_read(tmp_path: Path) -> None:
+    """MTP layers are published so; a file of other tensors' copies is left out."""
+    whole = folders.weights(MODEL)
+    mtp = {key: tensor for key, tensor in whole.items() if key.startswith("model.layers.4.")}
+    main_model = {key: tensor for key, tensor in whole.items() if key not in mtp}
+    folder = folders.write(tmp_path / "hf", MODEL, main_model)
+    save_file(mtp, folder / "mtp.safetensors")
+    save_file({"model.norm.weight": torch.ones(64)}, folder / "consolidated.safetensors")
+    assert main(["convert", "--hf-model-path", str(folder), "--save", str(tmp_path / "core"), "--jobs", "1"]) == 0
+    assert main(["convert", "--to-hf", "--load", str(tmp_path / "core"), "--save", str(tmp_path / "back"), "--jobs", "1"]) == 0
+    assert folders.same(folders.read(tmp_path / "back"), whole)
+
+
+def test_mtp_layers_that_only_config_json_has_are_left_out_with_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = folders.write(tmp_path / "hf", MODEL, folders.weights(WITHOUT_MTP))
+    assert main(["convert", "--hf-model-path", str(folder), "--save", str(tmp_path / "core"), "--jobs", "1"]) == 0
+    assert "config.json names MTP layers, and the files hold none: hf is read without" in capsys.readouterr().out
+    with pytest.raises(UsageError, match=r"config.json names an MTP layer that the files do not have; without \+mtp"):
+        Checkpoint.open(folder, MODEL)
+
+
+def test_a_tied_head_is_the_embedding_or_refused(tmp_path: Path) -> None:
+    """The embedding again is set aside; another is refused, with what works, by run and by convert."""
+    tied = folders.weights(TIED)
+    head = tied["model.embed_tokens.weight"].clone()
+    with Checkpoint.open(folders.write(tmp_path / "same", TIED, tied | {"lm_head.weight": head})) as same:
+        verify(same)
+        assert (same.unused(), same.set_aside) == ([], {"the head, which is the embedding again": 1})
+    other = folders.write(tmp_path / "other", TIED, tied | {"lm_head.weight": head + 1})
+    said = "lm_head.weight is not model.embed_tokens.weight again.* and config.json says tie_word_embeddings; with false"
+    with Checkpoint.open(other) as found, pytest.raises(UsageError, match=said):
+        verify(found)
+    with pytest.raises(UsageError, match=said):
+        HuggingFace.open(other)
+
+
+def test_a_head_that_is_missing_may_be_the_embedding(tmp_path: Path) -> None:
+    tensors = {key: tensor for key, tensor in folders.weights(WITHOUT_MTP).items() if key != "lm_head.weight"}
+    with pytest.raises(UsageError, match=r"if the head is the embedding, tie_word_embeddings in config.json must be true"):
+        Checkpoint.open(folders.write(tmp_path / "hf", WITHOUT_MTP, tensors))
+
+
+def test_a_padded_vocabulary_comes_back_from_legacy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Megatron-LM pads the vocabulary to a multiple; its ranks share the padded rows alike."""
+    plain = folders.weights(WITHOUT_MTP)
+    folder = folders.write(tmp_path / "hf", WITHOUT_MTP, plain)
+    words = ["--format", "legacy", "--layout", "tp2", "--implementation", "local", "--jobs", "1"]
+    assert main(["convert", "--hf-model-path", str(folder), "--save", str(tmp_path / "core"), *words]) == 0
+    padded = 160  # of 128 tokens: the second rank has 48 of them and 32 rows of padding
+    for rank in range(2):
+        (path,) = tmp_path.glob(f"core/**/mp_rank_{rank:02d}/*.pt")
+        state = torch.load(path, weights_only=False)
+        for name, key in (
+            ("embedding.word_embeddings.weight", "model.embed_tokens.weight"),
+            ("output_layer.weight", "lm_head.weight"),
+        ):
+            rows = torch.cat([plain[key], torch.full((padded - 128, 64), 7.0, dtype=torch.bfloat16)])
+            state["model"][name] = rows[rank * padded // 2 : (rank + 1) * padded // 2].clone()
+        torch.save(state, path)
+    (tmp_path / "core" / "plumbline.json").unlink()  # Megatron-LM writes none
+    capsys.readouterr()
+    assert main(["convert", "--to-hf", "--load", str(tmp_path / "core"), "--save", str(tmp_path / "back"), "--jobs", "1"]) == 0
+    assert (
+        "output_layer.weight has 160 rows and config.json 128 tokens: 32 rows of padding are left out"
+        in capsys.readouterr().out
+    )
+    assert folders.same(folders.read(tmp_path / "back"), plain)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float8_e8m0fnu])
+def test_scales_may_be_rounded_or_powers_of_two(kind: torch.dtype, tmp_path: Path) -> None:
+    """The formula is the same, with the scale as it is stored."""
+    quantised = folders.quantised(folders.weights(WITHOUT_MTP))
+    stored = {
+        key: tensor.log2().round().exp2().to(kind) if key.endswith("_scale_inv") else tensor
+        for key, tensor in quantised.items()
+    }
+    folder = folders.write(tmp_path / "hf", WITHOUT_MTP, stored, **FP8)
+    assert main(["convert", "--to-hf", "--load", str(folder), "--save", str(tmp_path / "back"), "--jobs", "1"]) == 0
+    found = folders.read(tmp_path / "back")
+    key = "model.layers.0.mlp.down_proj.weight"
+    scale = stored[f"{key}_scale_inv"].float()
+    assert scale.shape == (1, 1)
+    assert torch.equal(found[key], (stored[key].float() * scale).bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("key", "wanted"),
+    [
+        ("optimizer.state.exp_avg.decoder.layers.0.mlp.linear_fc1.weight", True),
+        ("chained_0.optimizer.distributed.dp_group_idx_0.gbuf_idx_0.dtype_(torch.bfloat16, torch.float32)", True),
+        ("chained_12.optimizer.state.fp32_param.output_layer.weight", True),
+        ("rng_state/shard_0_1", True),
+        ("rerun_state_machine_state", True),
+        ("decoder.layers.0.mlp.linear_fc1.weight", False),
+        ("chained_0.decoder.layers.0.mlp.linear_fc1.weight", False),
+        ("myoptimizer.weight", False),
+    ],
+)
+def test_what_training_saves_beside_the_model_is_left_aside(key: str, wanted: bool) -> None:
+    """One optimizer or a chain of them, whatever they shard their states by."""
+    assert of_training(key) is wanted

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from validation.case import tree
+
 _TEXT = ("language_model.", "model.language_model.")
 WRAPPED = "module."
 """What a wrapped model puts before each of its names."""
@@ -27,7 +29,7 @@ def canonical(key: str) -> str:
 def hint(keys: Collection[str], missing: Collection[str]) -> str:
     """What the names of a folder tell of keys that are missing: the end of a sentence, empty if they tell nothing."""
     if any(key.endswith(PACKED) for key in keys):
-        return "its weights are packed (compressed-tensors)"
+        return f"its weights are packed; `{tree.VALIDATION} convert --to-hf --load DIR --save OUT` makes a folder in bf16 of it"
     if any(key.startswith("decoder.layers.") for key in keys):
         return "its keys are Megatron's; it is no HuggingFace folder"
     if any(key.endswith(FUSED) for key in keys):

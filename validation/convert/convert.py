@@ -145,4 +145,5 @@ def _report(source: Source, target: Target, filled: int, seconds: float, done: i
     kept = f", {readable(done)} of it done before" if done else ""
     memory = f", at most {largest >> 20} MiB in a process" if largest else ""
     sys.stdout.write(f"{source.format} -> {target.format}\n{source.inventory().line}\n")
+    sys.stdout.write("".join(f"{note}\n" for note in source.notes))
     sys.stdout.write(f"filled {filled} of {target.tensors} tensors in {len(target.parts)} files ({wrote}{kept}{memory})\n")

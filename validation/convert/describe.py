@@ -19,6 +19,7 @@ from validation.case.strangers import shown
 
 MTP_LAYERS = "num_nextn_predict_layers"
 BLOCK = (128, 128)
+_PACKED = "pack-quantized"
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,14 @@ def _block(config: Mapping[str, Any], folder: Path) -> tuple[int, int]:
     if how is None:
         return BLOCK
     known = how if isinstance(how, dict) else {}
+    if known.get("quant_method") == "compressed-tensors" and known.get("format", _PACKED) == _PACKED:
+        return BLOCK
     size = known.get("weight_block_size", list(BLOCK))
     sound = isinstance(size, list) and len(size) == 2 and all(type(side) is int and 0 < side <= 1 << 20 for side in size)
     if not sound or known.get("quant_method") != "fp8" or known.get("fmt", "e4m3") != "e4m3":
         raise UsageError(
             f"{folder}: quantization_config in config.json is {_said(how)}; only fp8 in e4m3 with a scale for each block "
-            "(weight_block_size), as DeepSeek-V3 is published, can be read"
+            "(weight_block_size), as DeepSeek-V3 is published, and pack-quantized, as Kimi-K2.5 is, can be read"
         )
     return size[0], size[1]
 

@@ -5,25 +5,34 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from validation.case.errors import UsageError
-from validation.case.key_names import canonical
+from validation.case.key_names import PACKED, canonical
 from validation.case.model import Model
 from validation.case.parameters import EXPERTS, Parameter
 from validation.compare.piece import Box, slices, whole
-from validation.convert.describe import Described, describe
+from validation.convert import int4
+from validation.convert.describe import BLOCK, Described, describe
 from validation.convert.fp8 import dequantised, touched
+from validation.convert.int4 import IN_A_WORD
 from validation.convert.source import Inventory, Source, refuse_unknown
 from validation.convert.stored import Files, Stored
-from validation.reference.checkpoint import Checkpoint
+from validation.reference.checkpoint import HEAD, Checkpoint
 from validation.reference.shard import DTYPES, INDEX, Shard, indexed, safetensors_files
 from validation.reference.shard import Described as InFile
 
 FP8, SCALE = "F8_E4M3", "_scale_inv"
+SCALE_DTYPES = ("F32", "BF16", "F8_E8M0")
+"""What scales are stored in: DeepSeek-V3's numbers, rounded ones, and powers of two."""
+INT4, _PACKED_SCALE = "I4", "_scale"
+_OF_QUANTISED = (SCALE, _PACKED_SCALE, "_shape")
+_AS_IT_LIES = {FP8: torch.float8_e4m3fn, INT4: torch.int8}
+"""Dtypes in which no weight is written: what is stored so is never copied as it is."""
 SCALES, COPIES = "block scales", "copies of embedding and head, equal to the model's"
 _COPIES = {"embed_tokens.weight": "model.embed_tokens.weight", "shared_head.head.weight": "lm_head.weight"}
 _ROWS = 64 << 20
@@ -40,7 +49,33 @@ class Quantised(Checkpoint):
     def _known(self, model: Model) -> dict[str, Parameter]:
         return self._described.parameters
 
+    def _spelled(self, described: dict[str, InFile]) -> dict[str, InFile]:
+        """Of a weight that is packed the weight itself, of as many columns as it has."""
+        for key in [key for key in described if key.endswith(PACKED) and len(described[key].shape) == len(BLOCK)]:
+            words = described.pop(key)
+            rows, columns = words.shape
+            described[key.removesuffix(PACKED)] = replace(words, dtype=INT4, shape=(rows, IN_A_WORD * columns))
+        return super()._spelled(described)
+
+    def _check_packed(self, key: str, tensor: InFile) -> None:
+        scales, order = self._tensors.get(key + _PACKED_SCALE), key + "_g_idx" in self._tensors
+        if scales is None or order or key + "_zero_point" in self._tensors:
+            how = "in another order" if order else "without a scale" if scales is None else "with zero points"
+            raise UsageError(
+                f"{self.path}: {key} is packed {how}; symmetric weights of 4 bits with a scale for each group can be read"
+            )
+        rows, columns = tensor.shape
+        fits = (
+            len(scales.shape) == len(BLOCK) and scales.shape[0] == rows and scales.shape[1] and columns % scales.shape[1] == 0
+        )
+        if not fits or scales.dtype not in ("BF16", "F16", "F32"):
+            found = f"{scales.dtype} {scales.shape}"
+            raise UsageError(f"{self.path}: {key}{_PACKED_SCALE} is {found}, which does not fit {tensor.shape}")
+
     def _check_dtype(self, key: str, tensor: InFile) -> None:
+        if tensor.dtype == INT4:
+            self._check_packed(key, tensor)
+            return
         scales = self._tensors.get(key + SCALE)
         if tensor.dtype in DTYPES and scales is None:
             return
@@ -51,22 +86,34 @@ class Quantised(Checkpoint):
             )
         block = self._described.block
         wanted = tuple(math.ceil(size / side) for size, side in zip(tensor.shape, block, strict=False))
-        if scales.shape != wanted or scales.dtype != "F32":
+        if scales.shape != wanted or scales.dtype not in SCALE_DTYPES:
             raise UsageError(
                 f"{self.path}: {key}{SCALE} is {scales.dtype} {scales.shape}, and {tensor.shape} in blocks of {block} needs "
-                f"F32 {wanted}"
+                f"{' or '.join(SCALE_DTYPES)} {wanted}"
             )
 
     def dtype_of(self, key: str) -> torch.dtype:
         """What a key is read as."""
         stored = self._tensors[key].dtype
+        if stored == INT4:
+            return DTYPES[self._tensors[key + _PACKED_SCALE].dtype]
         return torch.bfloat16 if stored == FP8 else DTYPES[stored]
 
     def dtype(self, name: str) -> torch.dtype:
         """What a parameter is read as."""
         return self.dtype_of(self._keys[name][0])
 
+    def _unpacked(self, key: str, part: tuple[slice, ...]) -> torch.Tensor:
+        rows, columns = part
+        group = self._tensors[key].shape[1] // self._tensors[key + _PACKED_SCALE].shape[1]
+        bounds = columns.start, columns.stop
+        words = super()._read(key, (rows, touched(bounds, IN_A_WORD)))
+        scales = super()._read(key + _PACKED_SCALE, (rows, touched(bounds, group)))
+        return int4.dequantised(words, scales, columns.start, columns.stop - columns.start, group)
+
     def _read(self, key: str, part: tuple[slice, ...]) -> torch.Tensor:
+        if self._tensors[key].dtype == INT4:
+            return self._unpacked(key, part)
         if self._tensors[key].dtype != FP8:
             return super()._read(key, part)
         rows, columns = ((bound.start, bound.stop) for bound in part)
@@ -77,7 +124,7 @@ class Quantised(Checkpoint):
     def _stored(self, key: str, first: Box = ()) -> Stored:
         """Where a key lies; `first` are the dimensions that a parameter has before it."""
         tensor = self._tensors[key]
-        dtype = torch.float8_e4m3fn if tensor.dtype == FP8 else DTYPES[tensor.dtype]
+        dtype = _AS_IT_LIES.get(tensor.dtype) or DTYPES[tensor.dtype]
         return Stored(tensor.shard.path, tensor.start, (*first, *whole(tensor.shape)), dtype, self.files)
 
     def stored(self, name: str, box: Box) -> list[Stored]:
@@ -98,7 +145,7 @@ class Quantised(Checkpoint):
         mtp = range(self._layers_in_file, self._layers_in_file + self.model.num_nextn_predict_layers)
         named = {f"model.layers.{layer}.{key}": name for layer in mtp for key, name in _COPIES.items()}
         if self.model.tie_word_embeddings:
-            named = dict.fromkeys([*named, "lm_head.weight"], "model.embed_tokens.weight")
+            named = dict.fromkeys([*named, HEAD], "model.embed_tokens.weight")
         return {key: name for key, name in named.items() if key in self._tensors}
 
     @cached_property
@@ -109,18 +156,17 @@ class Quantised(Checkpoint):
         """Raises UsageError where the copy is not the parameter, bit for bit."""
         shape = self.parameters[name].shape
         if self._tensors[key].shape != shape or self.dtype_of(key) != self.dtype(name):
-            raise UsageError(f"{self.path}: {key} is not {name} again, which Megatron-Core shares with the MTP layer")
+            raise UsageError(f"{self.path}: {key} is not {name} again, {_shared(key)}")
         step = max(1, _ROWS // (shape[1] * 8))
         for start in range(0, shape[0], step):
             rows = (slice(start, min(start + step, shape[0])), slice(0, shape[1]))
             if not torch.equal(*(found.view(torch.uint8) for found in (self._read(key, rows), self.read(name, rows)))):
                 raise UsageError(
-                    f"{self.path}: {key} is not {name} again (rows {rows[0].start} to {rows[0].stop} differ), and "
-                    "Megatron-Core shares it with the MTP layer; --no-mtp leaves that layer out"
+                    f"{self.path}: {key} is not {name} again (rows {rows[0].start} to {rows[0].stop} differ), {_shared(key)}"
                 )
 
     def _reason(self, key: str) -> str | None:
-        base = key.removesuffix(SCALE)
+        base = next((key.removesuffix(end) for end in _OF_QUANTISED if key.endswith(end)), key)
         if base != key and base in self._tensors:
             return SCALES if base in self._used else super()._reason(base)
         return COPIES if key in self.copies else super()._reason(key)
@@ -134,7 +180,7 @@ class HuggingFace(Source):
     def __init__(self, path: Path, described: Described, checkpoint: Quantised) -> None:
         super().__init__(path, described, checkpoint.files)
         self._checkpoint = checkpoint
-        self._copies = checkpoint.copies
+        self._copies, self._without = checkpoint.copies, tuple[str, ...]()
         refuse_unknown(path, checkpoint.unused())
         for key, name in self._copies.items():
             checkpoint.check_copy(key, name)
@@ -142,7 +188,7 @@ class HuggingFace(Source):
     @classmethod
     def open(cls, path: Path, layers: tuple[int, ...] = (), mtp: bool = True) -> HuggingFace:
         """The folder's checkpoint, of these layers, with its MTP layers where it has them. Raises UsageError."""
-        described = describe(path, layers, mtp)
+        described, without = describe(path, layers, mtp), ""
         with ExitStack() as opened:
             shards = [Shard(file) for file in safetensors_files(path)]
             for shard in shards:
@@ -152,9 +198,16 @@ class HuggingFace(Source):
             if described.model.mtp_layers and not _has_layer(map(canonical, keys), described.layers_in_folder):
                 # Published so by those who left the MTP layers out and config.json as it was.
                 described = describe(path, layers, mtp=False)
+                without = f"config.json names MTP layers, and the files hold none: {path.name} is read without"
             found = cls(path, described, Quantised(path, described, shards))
+            found._without = (without,) if without else ()
             opened.pop_all()
         return found
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Whether MTP layers are missing that config.json names."""
+        return self._without
 
     def stored(self, name: str, box: Box) -> tuple[Sequence[Stored], Box]:
         """In the safetensors files; what is fp8 there has that dtype."""
@@ -193,6 +246,13 @@ class HuggingFace(Source):
         """Lets the files go."""
         self._checkpoint.close()
         super().close()
+
+
+def _shared(key: str) -> str:
+    """Why two tensors must be one, and what works if they are not."""
+    if key == HEAD:
+        return "and config.json says tie_word_embeddings; with false there both are read"
+    return "which Megatron-Core shares with the MTP layer; --no-mtp leaves that layer out"
 
 
 def _has_layer(keys: Iterable[str], layer: int) -> bool:

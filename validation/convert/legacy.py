@@ -6,14 +6,15 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from validation.candidate.checkpoint.places import Arrangement
-from validation.candidate.checkpoint.rank_files import mtp_block_in, rank_files, tensors_of, without_data
-from validation.candidate.checkpoint.tensors import Megatron
+from validation.candidate.checkpoint.rank_files import RankFile, mtp_block_in, rank_files, tensors_of, without_data
+from validation.candidate.checkpoint.tensors import EMBEDDING, HEAD, Megatron, Tensor
 from validation.case.errors import UsageError
 from validation.case.layout import MOST_RANKS, Layout, check_ranks
 from validation.case.megatron_folder import RANK_FILE
@@ -21,7 +22,7 @@ from validation.case.strangers import shown
 from validation.compare.piece import Box, box_shape
 from validation.convert.describe import Described
 from validation.convert.shell import first_byte
-from validation.convert.source import DTYPES, Inventory, Source, refuse_unknown
+from validation.convert.source import DTYPES, Inventory, Source, padding, refuse_unknown
 from validation.convert.stored import Stored, read
 
 
@@ -37,7 +38,7 @@ class Legacy(Source):
     def __init__(self, path: Path, described: Described, arrangement: Arrangement) -> None:
         super().__init__(path, described)
         self._held: dict[str, list[Stored]] = defaultdict(list)
-        self._tensors = 0
+        self._tensors, self._padded = 0, dict[str, tuple[int, int]]()
         self._files = [path / file.path for file in rank_files(arrangement.layout)]
         for file in rank_files(arrangement.layout):
             states = {name: named for name, named in without_data(path / file.path).items() if re.fullmatch(r"model\d*", name)}
@@ -47,13 +48,13 @@ class Legacy(Source):
             implementation = "te" if te else "local-stock" if cut else "local"
             block = mtp_block_in(name for named in states.values() for name in named)
             megatron = Megatron(described.model, self.parameters, implementation, block)
-            self._add(path / file.path, states, tensors_of(megatron, arrangement, described.model, file))
+            self._add(path / file.path, states, tensors_of(megatron, arrangement, described.model, file), file)
 
     def _latent(self) -> int:
         model = self.described.model
         return model.kv_lora_rank + model.qk_rope_head_dim
 
-    def _add(self, path: Path, states: dict[str, Any], wanted: Any) -> None:
+    def _add(self, path: Path, states: dict[str, Any], wanted: Any, file: RankFile) -> None:
         left = {(state, name) for state, named in states.items() for name, tensor in named.items() if torch.is_tensor(tensor)}
         left = {found for found in left if not found[1].endswith("_extra_state")}
         self._tensors += len(left)
@@ -65,12 +66,15 @@ class Legacy(Source):
                 raise UsageError(
                     f"{path}: {name} does not lie in the file row by row; save the checkpoint again as Megatron-LM does"
                 )
+            if (tensor := _with_padding(known := tensor, tuple(found.shape), file)) is not known:
+                self._padded[tensor.name] = tensor.shape[0] * file.ranks.tp[1], known.holdings[0].parameter.shape[0]
             if tuple(found.shape) != tensor.shape or found.dtype not in DTYPES.values():
                 raise UsageError(f"{path}: {name} is {found.dtype} {tuple(found.shape)} and config.json needs {tensor.shape}")
             left.discard((state, name))
             offset = _first_byte(found, path)
             for held in tensor.holdings:
-                self._held[held.parameter.name].append(Stored(path, offset, held.box, found.dtype, self._opened))
+                if held.box[0][0] < held.box[0][1]:
+                    self._held[held.parameter.name].append(Stored(path, offset, held.box, found.dtype, self._opened))
                 offset += math.prod(box_shape(held.box)) * found.element_size()
         refuse_unknown(path, sorted(name for _, name in left))
 
@@ -99,9 +103,31 @@ class Legacy(Source):
         """Every tensor of every file."""
         return Inventory({"weights": self._tensors})
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What of the vocabulary is padding."""
+        return tuple(padding(name, rows, taken) for name, (rows, taken) in self._padded.items())
+
     def files(self) -> list[Path]:
         """The ranks' files."""
         return self._files
+
+
+def _with_padding(tensor: Tensor, shape: tuple[int, ...], file: RankFile) -> Tensor:
+    """A tensor over the vocabulary as a rank has it that shares a larger one: training pads it to a multiple.
+
+    Ranks share the padded rows alike, so that the last of them may hold padding alone. Any other tensor is returned as it is.
+    """
+    rank, ranks = file.ranks.tp
+    held = tensor.holdings[0]
+    rows = held.parameter.shape[0]
+    if tensor.name not in (EMBEDDING, HEAD) or len(shape) != len(tensor.shape) or shape[1:] != tensor.shape[1:]:
+        return tensor
+    if shape[0] * ranks <= rows:
+        return tensor
+    start, stop = (min(rows, shape[0] * place) for place in (rank, rank + 1))
+    box = ((start, stop), *held.box[1:])
+    return replace(tensor, shape=shape, holdings=(replace(held, rows=(0, stop - start), box=box),))
 
 
 def _plain(found: Any) -> bool:

@@ -74,6 +74,11 @@ class Source(ABC):
         """Every tensor of the input, used or not."""
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know of how the input was read, a sentence each."""
+        return ()
+
+    @property
     def copies(self) -> bool:
         """Whether the MTP layers come with their copies of embedding and head, as DeepSeek-V3 is published."""
         return bool(self.described.model.mtp_layers)
@@ -90,6 +95,11 @@ class Source(ABC):
     def close(self) -> None:
         """Let go of the files; the next read opens them again."""
         self._opened.close()
+
+
+def padding(name: str, rows: int, taken: int) -> str:
+    """The note on a tensor over the vocabulary that training has padded."""
+    return f"{name} has {rows} rows and config.json {taken} tokens: {rows - taken} rows of padding are left out"
 
 
 def refuse_unknown(path: Path, unknown: list[str]) -> None:

@@ -8,17 +8,14 @@ from pathlib import Path
 import torch
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from validation.candidate.checkpoint.keys import places
+from validation.candidate.checkpoint.keys import of_training, places
 from validation.candidate.checkpoint.tensors import Megatron
 from validation.case.errors import UsageError
 from validation.compare.piece import Box
 from validation.convert.describe import Described
 from validation.convert.distcp import Distcp
-from validation.convert.source import DTYPES, Inventory, Source, refuse_unknown
+from validation.convert.source import DTYPES, Inventory, Source, padding, refuse_unknown
 from validation.convert.stored import Files, Stored
-
-OTHERS = ("optimizer.", "rng_state", "rerun_state")
-"""What training saves beside the model."""
 
 
 class TorchDist(Source):
@@ -61,9 +58,15 @@ class TorchDist(Source):
         return any(place.key == key for place in self._places.values())
 
     def _reason(self, key: str) -> str | None:
-        if key.startswith(OTHERS):
+        if of_training(key):
             return "of optimizer and random state"
         return "extra states" if "_extra_state" in key else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What of the vocabulary is padding."""
+        sizes = {place.key: (self._tensors[place.key].size[0], place.shape[0]) for place in self._places.values()}
+        return tuple(padding(key, found, wanted) for key, (found, wanted) in sizes.items() if found > wanted)
 
     def dtype(self, name: str) -> torch.dtype:
         """As the metadata says."""

@@ -33,7 +33,7 @@ def quantised(config: Mapping[str, Any], found: Stored) -> Quantised:
     eight_bits = any(tensor.dtype.startswith("F8") for key, tensor in found.tensors.items() if not key.endswith(SCALE))
     if any(key.endswith(PACKED) for key in found.tensors):
         by = shown(method or "compressed-tensors")
-        return Quantised(f"int4, packed into words of 32 bits ({by})", converts=False, runs=False)
+        return Quantised(f"int4, packed into words of 32 bits ({by})", converts=True, runs=False)
     if eight_bits:
         block = how.get("weight_block_size") if isinstance(how, dict) else None
         size = " x ".join(map(str, block)) if isinstance(block, list) else "128 x 128"

@@ -25,7 +25,8 @@ from validation.reference.shard import DTYPES, Described, Shard, safetensors_fil
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 MTP, NOT_CHOSEN, INV_FREQ = "multi-token prediction layers", "layers not chosen", "rotary_emb.inv_freq"
-PICTURES = "vision tower"
+PICTURES, TIED = "vision tower", "the head, which is the embedding again"
+HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 """Reasons why a key of the file is set aside."""
 
 
@@ -136,6 +137,18 @@ class Checkpoint:
                 rows = slice(start, min(start + step, tensor.shape[0]))
                 yield key, self._read(key, (rows, *(slice(0, size) for size in tensor.shape[1:])))
 
+    def copy_of_embedding(self) -> bool | None:
+        """Whether the head of tied embeddings, where the files have one, is the embedding again."""
+        head = self._tensors.get(HEAD)
+        if head is None or not self.model.tie_word_embeddings:
+            return None
+        if head.shape != self._tensors[_EMBEDDING].shape or head.dtype != self._tensors[_EMBEDDING].dtype:
+            return False
+        step = max(1, AT_ONCE // max(1, head.row_bytes))
+        rows = (slice(start, min(start + step, head.shape[0])) for start in range(0, head.shape[0], step))
+        boxes = ((part, slice(0, head.shape[1])) for part in rows)
+        return all(torch.equal(self._read(HEAD, box), self._read(_EMBEDDING, box)) for box in boxes)
+
     def _known(self, model: Model) -> Mapping[str, Parameter]:
         return parameters(model)
 
@@ -151,6 +164,8 @@ class Checkpoint:
             return INV_FREQ
         if key.startswith(VISION):
             return PICTURES
+        if key == HEAD and self.model.tie_word_embeddings:
+            return TIED
         layer = _LAYER.match(key)
         if layer and int(layer[1]) >= self._layers_in_file:
             return MTP
@@ -162,9 +177,7 @@ class Checkpoint:
         if len(described) < len(there):
             again = next(key for key in there if canonical(key) != key and canonical(key) in there)
             raise UsageError(f"{self.path}: {again} and {canonical(again)} are both in {shard.path.name}; keep one of them")
-        for key in [key for key in described if key.endswith(FUSED)]:
-            if len(shape := described[key].shape) == _OF_EXPERTS and shape[0] == self.model.n_routed_experts:
-                described |= _by_expert(key, described.pop(key))
+        described = self._spelled(described)
         twice = sorted(described.keys() & self._tensors.keys())
         if twice:
             first = self._tensors[twice[0]].shard.path.name
@@ -172,6 +185,13 @@ class Checkpoint:
                 f"{self.path}: {twice[0]} is in {first} and in {shard.path.name}; keep the files of one model only"
             )
         self._tensors |= described
+
+    def _spelled(self, described: dict[str, Described]) -> dict[str, Described]:
+        """A file's tensors as the model's keys have them: one for each expert."""
+        for key in [key for key in described if key.endswith(FUSED)]:
+            if len(shape := described[key].shape) == _OF_EXPERTS and shape[0] == self.model.n_routed_experts:
+                described |= _by_expert(key, described.pop(key))
+        return described
 
     def _check(self) -> None:
         """Raises UsageError for keys that are missing, and for tensors of another dtype or shape."""
@@ -230,6 +250,7 @@ def verify(checkpoint: Checkpoint) -> str:
 
     One pass over all of them. Raises UsageError for the first that is not finite.
     """
+    _check_head(checkpoint)
     digest = hashlib.sha256()
     for name, parameter in checkpoint.parameters.items():
         digest.update(f"{name} {parameter.shape} {checkpoint.dtype(name)}\n".encode())
@@ -240,6 +261,16 @@ def verify(checkpoint: Checkpoint) -> str:
                 )
             digest.update(rows.view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _check_head(checkpoint: Checkpoint) -> None:
+    """Raises UsageError for a head that is not the embedding, though both are tied."""
+    head = checkpoint.copy_of_embedding()
+    if head is not None and not head:
+        raise UsageError(
+            f"{checkpoint.path}: {HEAD} is not {_EMBEDDING} again, and config.json says tie_word_embeddings; with false there "
+            "both are read"
+        )
 
 
 def _opened(stack: ExitStack, path: Path, device: torch.device) -> Shard:

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,9 +29,15 @@ _AGAIN = "download it again"
 
 
 def safetensors_files(path: Path) -> list[Path]:
-    """The safetensors files of a folder: those of its index, else `model.safetensors`, else all there are."""
+    """The safetensors files of a folder: those of its index, else `model.safetensors`, else all there are.
+
+    A file that the index does not name counts if all of its tensors are its own: MTP layers are published so.
+    """
     if (path / INDEX).exists():
-        return [path / name for name in sorted(set(indexed(path).values()))]
+        named = indexed(path)
+        files = set(named.values())
+        beside = [file for file in path.glob("*.safetensors") if file.name not in files and file.is_file()]
+        return sorted([*(path / name for name in files), *(file for file in beside if not _keys(file) & named.keys())])
     single = path / "model.safetensors"
     found = [single] if single.is_file() else sorted(file for file in path.glob("*.safetensors") if file.is_file())
     if not found:
@@ -51,6 +58,11 @@ def indexed(path: Path) -> dict[str, str]:
     return found
 
 
+def _keys(path: Path) -> set[str]:
+    """The keys of a file. Raises UsageError for one that is none."""
+    return set(_header(path)) - {"__metadata__"}
+
+
 def _is_there(folder: Path, name: str) -> bool:
     try:
         return Path(name).name == name and (folder / name).is_file()
@@ -58,8 +70,8 @@ def _is_there(folder: Path, name: str) -> bool:
         return False
 
 
-def _check_header(path: Path) -> None:
-    """The header is no larger than headers are: the library, and then json, would take many times its size of memory."""
+def _header(path: Path) -> dict[str, Any]:
+    """What the header says. It is no larger than headers are: the library, and then json, would take many times its size."""
     try:
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -72,7 +84,8 @@ def _check_header(path: Path) -> None:
                     f"{path}: not a whole safetensors file (a header of {length} bytes in {about.st_size}, and no more than "
                     f"{_LARGEST_HEADER} are read); {_AGAIN}"
                 )
-            parsed(os.pread(number, length, 8), f"{path}: its header", _VALUES_OF_A_TENSOR * _TENSORS // 4, _AGAIN)
+            said = parsed(os.pread(number, length, 8), f"{path}: its header", _VALUES_OF_A_TENSOR * _TENSORS // 4, _AGAIN)
+            return said if isinstance(said, dict) else {}
         finally:
             os.close(number)
     except OSError as error:
@@ -84,7 +97,7 @@ class Shard(SlicedFile):
 
     def __init__(self, path: Path, device: torch.device = CPU) -> None:
         super().__init__(path, device)
-        _check_header(path)
+        _header(path)
         try:
             # Checks all that the format asks of a header, and that the file is as long as it says.
             with safe_open(str(path), framework="pt"):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from validation.candidate.checkpoint.keys import places
+from validation.candidate.checkpoint.keys import of_training, places
 from validation.candidate.checkpoint.metadata import check_files, read_metadata
 from validation.candidate.checkpoint.places import Arrangement
 from validation.candidate.checkpoint.rank_files import mtp_block_in, rank_files, tensors_of, without_data
@@ -23,7 +23,6 @@ from validation.case.strangers import read_json, shown
 from validation.machine import version
 
 Shapes = Mapping[str, tuple[int, ...]]
-_TRAINING = ("optimizer.", "rng_state", "rerun_state")
 _OF_BACKENDS = {"sharded_backend", "sharded_backend_version", "common_backend", "common_backend_version"}
 _SMALL = 1 << 12
 _LAYER = re.compile(r"(decoder|mtp)\.layers\.(\d{1,9})\.")
@@ -73,7 +72,7 @@ def _check_backend(place: Path) -> None:
 
 
 def _of_model(key: str) -> bool:
-    return not key.startswith(_TRAINING) and "_extra_state" not in key
+    return not of_training(key) and "_extra_state" not in key
 
 
 def _legacy(case: Case, place: Path) -> str | None:

@@ -13,6 +13,15 @@ from validation.compare.piece import Box
 _EXPERT = re.compile(r"(?<=mlp\.)experts\.(?:local_experts\.\d+\.)?(linear_fc[12]\.weight)\d*$")
 
 
+_TRAINING = re.compile(r"(chained_\d+\.)?optimizer\.|rng_state|rerun_state")
+"""What training saves beside the model: one optimizer, or several in a chain, whatever they shard their states by."""
+
+
+def of_training(key: str) -> bool:
+    """Whether a tensor of a checkpoint is none of the model."""
+    return _TRAINING.match(key) is not None
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a parameter lies in the tensor `key` of `shape`: from row `first` on, gate and up being one tensor."""
