@@ -159,6 +159,12 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "in fp16 need the training loop's loss scale, which Plumbline leaves out; --precision bf16 works",
     ),
     ("steps of te", case(**TE_IN_BF16, training=Training(steps=2)), "with Transformer Engine are not compared; leave out"),
+    ("life", case("tp2", training=Training(life="step-resume-tp4-step", steps=2)), "goes on in tp4, which has 4 ranks"),
+    (
+        "life that gathers late",
+        case("dp2", training=Training(life="step-save-step", steps=2).with_settings({"ddp.overlap_param_gather": True})),
+        "a life has no overlap_param_gather",
+    ),
     (
         "schedule",
         case(training=Training(steps=2).with_settings({"optimizer.min_lr": 1.0})),

@@ -40,15 +40,22 @@ def held_by(chunks: Iterable[GPTModel], model: Model, recorder: Recorder) -> Hel
 @torch.no_grad()
 def load(chunks: list[GPTModel], recorder: Recorder, fill: Callable[[], None]) -> None:
     """Fill every tensor with NaN, have `fill` set them, and leave word of each that is not wholly set."""
+    everything = fill_with_nan(chunks)
+    fill()
+    for name, tensor in everything:
+        if torch.isnan(tensor).any():
+            recorder.problem(f"{WEIGHTS}{name}", f"{name} holds elements that no checkpoint tensor set")
+
+
+@torch.no_grad()
+def fill_with_nan(chunks: list[GPTModel]) -> list[tuple[str, torch.Tensor]]:
+    """Every tensor of the chunks by its name, none of which holds a number any more."""
     for chunk in chunks:
         store_biases(chunk)
     everything = [found for chunk in chunks for found in tensors(chunk)]
     for _, tensor in everything:
         tensor.fill_(float("nan"))
-    fill()
-    for name, tensor in everything:
-        if torch.isnan(tensor).any():
-            recorder.problem(f"{WEIGHTS}{name}", f"{name} holds elements that no checkpoint tensor set")
+    return everything
 
 
 @torch.no_grad()

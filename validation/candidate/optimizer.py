@@ -45,20 +45,20 @@ class Optimizer:
         self._distributed, self._masters = case.training.optimizer == "distributed", case.has_masters
         self._norm_dtype = LOSS_DTYPES[case.precision]
         config = optimizer_config(case)
-        self._optimizer = get_megatron_optimizer(config, list(wrapped), use_gloo_process_groups=False)
-        chained = getattr(self._optimizer, "chained_optimizers", [self._optimizer])
+        self.theirs = get_megatron_optimizer(config, list(wrapped), use_gloo_process_groups=False)
+        chained = self.parts = getattr(self.theirs, "chained_optimizers", [self.theirs])
         self._all = {id(tensor): optimizer for optimizer in chained for tensor in _parameters(optimizer, self._distributed)}
         self._places = {id(tensor): place for optimizer in chained for tensor, place in _places(optimizer, self._distributed)}
         # Learning rate and weight decay reach the parameter groups through the scheduler only.
         arguments = case.training.effective("scheduler") | Schedule.of(case.training).arguments
-        self._scheduler = OptimizerParamScheduler(self._optimizer, **arguments)
+        self.scheduler = OptimizerParamScheduler(self.theirs, **arguments)
 
     def step(self) -> torch.Tensor:
         """One step with the gradients that are in the buffers; returns the norm of all gradients, before clipping."""
-        _, norm, _ = self._optimizer.step()
+        _, norm, _ = self.theirs.step()
         # The plain optimizer leaves main_grad as the parameters' grad, which the next backward pass would add to.
-        self._optimizer.zero_grad()
-        self._scheduler.step(1)
+        self.theirs.zero_grad()
+        self.scheduler.step(1)
         return torch.as_tensor(norm).to(self._norm_dtype).reshape(())
 
     def rates(self, tensor: torch.Tensor) -> tuple[float, float] | None:

@@ -102,9 +102,13 @@ class ProbedChunk:
         self._micro_batch = -1
         self._choices.step = step
 
+    def be_silent(self) -> None:
+        """Record nothing; routers still go on with the reference's choices."""
+        self._stopped = True
+
     def stop(self) -> None:
         """After the backward pass: compare what is known only then, and record nothing more."""
-        self._stopped = True
+        self.be_silent()
         for name, total in self._mtp_losses.totals().items():
             self._recorder.compare(name, total, (), self._reference.probes, dtype=LOSS_DTYPES[self._case.precision])
 

@@ -165,7 +165,7 @@ def run_step(case: Case, chunks: list[DistributedDataParallel], batch: Path, ste
         output = called(case, model, given)
         return output, lambda output: losses.add(output, given["mask"])
 
-    for chunk in chunks:
+    for chunk in () if alone else chunks:
         chunk.zero_grad_buffer()
     iterators = [micro_batches(case, batch, step) for _ in chunks]
     with torch.set_grad_enabled(not alone):

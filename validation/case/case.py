@@ -118,8 +118,9 @@ class Case:
             del fields["data"], fields["data_digest"]
         if not self.upto:
             del fields["upto"]
-        if not self.training.settings:
-            del fields["training"]["settings"]
+        for name in ("settings", "life"):
+            if not getattr(self.training, name):
+                del fields["training"][name]
         for option in ("mtp_loss", "data_shape"):
             if getattr(self.training, option) == OPTIONS[option][0]:
                 del fields["training"][option]

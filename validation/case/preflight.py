@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from validation.case import (
     data,
     degrees,
     fp8,
+    life,
     mtp,
     numbers,
     pipeline_layout,
@@ -212,6 +213,32 @@ def vpp_fills_micro_batches(case: Case) -> str | None:
     )
 
 
+def resumes_where_it_can(case: Case) -> str | None:
+    """A life's further layouts have as many ranks, and can run by themselves."""
+    for layout in life.layouts(case.training.life):
+        if layout.ranks != case.layout.ranks:
+            return (
+                f"+{case.training.life} goes on in {layout.name}, which has {layout.ranks} ranks, and {case.layout.name} has "
+                f"{case.layout.ranks}; resume in a layout of as many ranks"
+            )
+        if (layout.ep > 1) != (case.layout.ep > 1):
+            return (
+                f"+{case.training.life} goes on in {layout.name}: Megatron-Core has an optimizer of its own for experts that "
+                "are spread, and loads it as such alone; resume with ep in both layouts, or in neither"
+            )
+        other = replace(case, layout=layout, training=replace(case.training, life=""))
+        if said := next(filter(None, (rule(other) for rule in RULES)), None):
+            return f"+{case.training.life} goes on in {layout.name}, which cannot run: {said}"
+    return None
+
+
+def lives_gather_at_once(case: Case) -> str | None:
+    """What a step has made of parameters must be there when a checkpoint is written."""
+    if not case.training.life or not case.training.effective("ddp").get("overlap_param_gather"):
+        return None
+    return "a life has no overlap_param_gather: parameters are whole only behind the next forward pass; leave one of them out"
+
+
 def known_choice(case: Case) -> str | None:
     """The ways to choose experts that both sides have; DeepSeek-V2's has no MTP layer and no bias that a setting moves."""
     model = case.model
@@ -259,6 +286,8 @@ RULES: tuple[Rule, ...] = (
     *mtp.RULES,
     *data.RULES,
     *fp8.RULES,
+    lives_gather_at_once,
+    resumes_where_it_can,
 )
 
 

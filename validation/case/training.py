@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from validation.case import life as lives
 from validation.case import settings
 from validation.case.annotation import Value
 from validation.case.errors import UsageError
@@ -116,6 +117,7 @@ class Training:
     stages: tuple[int, ...] = ()
     stream: bool = False
     settings: Given = ()
+    life: str = ""
 
     @property
     def options(self) -> dict[str, str]:
@@ -176,7 +178,7 @@ class Training:
     def _plain_words(self) -> tuple[str, ...]:
         said = tuple(word for word, (name, value) in WORDS.items() if getattr(self, name) == value)
         stages = ("-".join(map(str, self.stages)),) if self.stages else ()
-        return said + stages + ((STREAM,) if self.stream else ())
+        return said + stages + ((STREAM,) if self.stream else ()) + ((self.life,) if self.life else ())
 
     def with_word(self, word: str) -> Training:
         """This with one more word: one of WORDS, stages as `1-3`, or a setting. Raises UsageError."""
@@ -184,6 +186,8 @@ class Training:
             return replace(self, stages=tuple(int(part) for part in word.split("-")))
         if word == STREAM:
             return replace(self, stream=True)
+        if lives.is_life(word):
+            return replace(self, life=lives.written(lives.parse(word)), steps=lives.steps(word))
         if word not in WORDS and (setting := settings.of_word(word)):
             return self.with_settings(dict([setting]))
         if word not in WORDS:
@@ -191,7 +195,8 @@ class Training:
                 raise UsageError(f"+{shown(word)} is unknown; the nearest that there is: +{' and +'.join(near)}")
             raise UsageError(
                 f"+{shown(word)} is unknown; after a layout may stand +{', +'.join((*WORDS, STREAM))}, "
-                "+mtp for a layer of multi-token prediction, the layers of each pipeline stage as +1-3, or a field of "
+                "+mtp for a layer of multi-token prediction, the layers of each pipeline stage as +1-3, a life such as "
+                "+step-evaluate-step, or a field of "
                 "megatron-core's configuration such as +moe_permute_fusion"
             )
         name, value = WORDS[word]

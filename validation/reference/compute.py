@@ -109,7 +109,9 @@ def _write(case: Case, folder: Path, device: torch.device, progress: Progress) -
     progress("weights")
     checkpoint, digest = _weights(case, folder)
     batches = [make_batch(case, step) for step in range(max(1, case.training.steps))]
-    tensors = {name: tensor for step, batch in enumerate(batches) for name, tensor in batch.tensors(step).items()}
+    # One more, which no step has: what is evaluated between steps (validation.run.life).
+    written = [*batches, make_batch(case, len(batches))] if case.training.steps else batches
+    tensors = {name: tensor for step, batch in enumerate(written) for name, tensor in batch.tensors(step).items()}
     save_file(tensors, folder / "batch.safetensors")
     settings = make_deterministic()
     on_device = [batch.to(device) for batch in batches]

@@ -1,29 +1,41 @@
-"""What a rank does with the model behind the first backward pass: the optimizer's steps."""
+"""What a rank does with the model behind the first backward pass: the optimizer's steps, and what happens between them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import torch
+from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel
+from megatron.core.models.gpt import GPTModel
 
-from validation.candidate import load, platform
+from validation.candidate import build, checkpointing, load, platform
 from validation.candidate.compare import compare_rates, compare_step, compare_values
 from validation.candidate.optimizer import Optimizer
 from validation.candidate.probes import ProbedChunk
 from validation.candidate.recorder import Recorder
 from validation.candidate.step import run_step
+from validation.case import life
 from validation.case.case import Case
+from validation.case.layout import Layout
+from validation.case.life import EVALUATE, LOAD, RESUME, SAVE, STEP, Event
 from validation.compare.precision import as_stored
 from validation.reference.store import Reference
 from validation.run.plugin import Plugin
 from validation.run.report import RankReport
 
+OWN_CHOICES = 0
+"""Instead of a step's number: routers go on with their own choices."""
+
 
 @dataclass(frozen=True)
 class Rank:
-    """What a rank has of its model when the first backward pass has ended."""
+    """What a rank has of its model when the first backward pass has ended. `probe` watches a chunk that is made later."""
 
     case: Case
+    chunks: list[GPTModel]
     wrapped: list[DistributedDataParallel]
     probed: list[ProbedChunk]
     held: load.Held
@@ -31,6 +43,7 @@ class Rank:
     recorder: Recorder
     report: RankReport
     plugin: Plugin
+    probe: Callable[[GPTModel, Case], ProbedChunk]
 
 
 def live(rank: Rank) -> None:
@@ -43,35 +56,31 @@ def live(rank: Rank) -> None:
     later = bool(case.training.effective("ddp").get("overlap_param_gather"))
     if case.precision == "fp64":
         platform.torchs_optimizers()
-    optimizer = Optimizer(case, rank.wrapped)
-    for step in range(1, case.training.steps + 1):
-        rank.report.progress(f"step {step}")
-        if step > 1:
-            _compute(rank, step)
-            if later:
-                _compare_values(rank, step - 1, trained=True)
-        _step(rank, optimizer, step)
-        if not later:
-            _compare_values(rank, step, trained=True)
+    events = life.parse(case.training.life) or (Event(STEP),) * case.training.steps
+    optimizer = _loaded(rank) if events[0].kind == LOAD else Optimizer(case, rank.wrapped)
+    step = 0
+    for number, event in enumerate(events):
+        if event.kind == EVALUATE:
+            _evaluate(rank)
+        elif event.kind in (SAVE, RESUME):
+            rank, optimizer = _saved(rank, optimizer, event, rank.report.shared(f"checkpoint-{number}"))
+        elif event.kind == STEP:
+            step += 1
+            _step(rank, optimizer, step, later=later)
     if later:
-        _begin(rank, 0)
+        _begin(rank, OWN_CHOICES)
         run_step(case, rank.wrapped, rank.stored.batch, alone=True)
         _compare_values(rank, case.training.steps, trained=True)
 
 
-def _compute(rank: Rank, step: int) -> None:
-    """The gradients of a later step, counted from 1."""
-    _begin(rank, step)
-    run_step(rank.case, rank.wrapped, rank.stored.batch, step - 1)
-
-
-def _begin(rank: Rank, step: int) -> None:
-    for chunk in rank.probed:
-        chunk.begin(step)
-
-
-def _step(rank: Rank, optimizer: Optimizer, step: int) -> None:
-    """The optimizer's step, and all that it leaves but for the parameters."""
+def _step(rank: Rank, optimizer: Optimizer, step: int, *, later: bool) -> None:
+    """The gradients of a step, counted from 1, if they are not there yet, the optimizer's step, and all that it leaves."""
+    rank.report.progress(f"step {step}")
+    if step > 1:
+        _begin(rank, step)
+        run_step(rank.case, rank.wrapped, rank.stored.batch, step - 1)
+        if later:
+            _compare_values(rank, step - 1, trained=True)
     place = (rank.held, rank.stored, rank.recorder)
     with as_stored():
         compare_rates(rank.case, step, optimizer, *place)
@@ -80,8 +89,72 @@ def _step(rank: Rank, optimizer: Optimizer, step: int) -> None:
     with as_stored():
         compare_step(step, norm, optimizer, *place)
     _compare_values(rank, step, trained=False)
+    if not later:
+        _compare_values(rank, step, trained=True)
+
+
+def _begin(rank: Rank, step: int) -> None:
+    for chunk in rank.probed:
+        chunk.begin(step)
 
 
 def _compare_values(rank: Rank, step: int, *, trained: bool) -> None:
     with as_stored():
         compare_values(step, rank.held, rank.stored, rank.recorder, trained=trained)
+
+
+def _evaluate(rank: Rank) -> None:
+    """A forward pass as between steps of training, with a batch that no step has."""
+    rank.report.progress("evaluation")
+    _begin(rank, OWN_CHOICES)
+    for chunk in rank.wrapped:
+        chunk.eval()
+    run_step(rank.case, rank.wrapped, rank.stored.batch, rank.case.training.steps, alone=True)
+    for chunk in rank.wrapped:
+        chunk.train()
+
+
+def _saved(rank: Rank, optimizer: Optimizer, event: Event, folder: Path) -> tuple[Rank, Optimizer]:
+    """The same behind a checkpoint; of a run that is resumed another model and optimizer."""
+    rank.report.progress(event.kind)
+    checkpointing.save(rank.chunks, optimizer, folder)
+    if event.kind == SAVE:
+        return rank, optimizer
+    layout = Layout.parse(event.layout) if event.layout else rank.case.layout
+    made = _made_anew(rank, replace(rank.case, layout=layout))
+    fresh = Optimizer(made.case, made.wrapped)
+    checkpointing.load(made.chunks, fresh, folder)
+    rank.plugin.loaded(made.case, made.chunks)
+    return made, fresh
+
+
+def _made_anew(rank: Rank, case: Case) -> Rank:
+    """A model of the case's layout, in groups of its own, whose weights are no numbers yet."""
+    if case.layout != rank.case.layout:
+        parallel_state.destroy_model_parallel()
+        build.start_groups(case)
+    chunks = build.build(case, rank.plugin.configure)
+    rank.plugin.built(case, chunks)
+    held = load.held_by(chunks, case.model, rank.recorder)
+    load.fill_with_nan(chunks)
+    probed = [rank.probe(chunk, case) for chunk in chunks]
+    wrapped = build.wrap(chunks, case)
+    rank.plugin.wrapped(case, wrapped)
+    for chunk in wrapped:
+        chunk.train()
+    return replace(rank, case=case, chunks=chunks, wrapped=wrapped, probed=probed, held=held)
+
+
+def _loaded(rank: Rank) -> Optimizer:
+    """An optimizer that is made of other weights, behind which the weights alone are loaded."""
+    rank.report.progress("weights behind the optimizer")
+    weights = [(tensor, tensor.detach().clone()) for tensor, _ in rank.held if tensor.requires_grad]
+    with torch.no_grad():
+        for tensor, _ in weights:
+            tensor.fill_(1.0)
+    optimizer = Optimizer(rank.case, rank.wrapped)
+    with torch.no_grad():
+        for tensor, value in weights:
+            tensor.copy_(value)
+    checkpointing.load_weights_alone(optimizer)
+    return optimizer

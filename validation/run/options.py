@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from validation.cache import limit
 from validation.case import arrangement, tokens, tree
+from validation.case import life as lives
 from validation.case import settings as settings_
 from validation.case.case import ON_CPU, Case
 from validation.case.data import PACKED, WITH_PADDING
@@ -220,8 +221,13 @@ def _given(value: int | None, otherwise: int) -> int:
     return otherwise if value is None else value
 
 
-def _steps(options: Any, base: Preset, precision: str, stream: bool) -> int:
+def _steps(options: Any, base: Preset, precision: str, stream: bool, life: str) -> int:
     """Those given, or 2 where they are cheap and exact; isolated modules and a model layer by layer have none."""
+    if life:
+        if options.steps not in (None, lives.steps(life)):
+            taken = lives.steps(life)
+            raise UsageError(f"+{life} takes {taken} steps and --steps asks for {options.steps}; leave --steps out")
+        return lives.steps(life)
     cheap = base.name == "tiny" and precision == "fp64" and not (stream or options.isolated)
     return _given(options.steps, 2 if cheap else 0)
 
@@ -233,7 +239,7 @@ def _with_steps(options: Any, base: Preset, precision: str, training: Training) 
     rounding decides the next gradients.
     """
     stream = training.stream or base.stream
-    found = replace(training, steps=_steps(options, base, precision, stream), stream=stream)
+    found = replace(training, steps=_steps(options, base, precision, stream, training.life), stream=stream)
     given = any(_RATE in text for text in (*options.config, options.layouts or ""))
     small = precision == "bf16" and found.steps > 1 and not given
     return found.with_settings({_RATE: _SMALL_RATE}) if small else found

@@ -39,6 +39,10 @@ class RankReport:
         """The file of one kind."""
         return self._folder / f"rank-{self.rank}.{kind}"
 
+    def shared(self, name: str) -> Path:
+        """A place that all ranks of the run share."""
+        return self._folder / name
+
     def progress(self, step: str) -> None:
         """Say what this rank is doing; the last line is what it was doing when it stopped."""
         with self.path("progress").open("a") as file:

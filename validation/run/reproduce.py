@@ -6,7 +6,7 @@ import shlex
 from dataclasses import fields, replace
 from functools import cache
 
-from validation.case import tree
+from validation.case import life, tree
 from validation.case.case import Case
 from validation.case.fields import entry
 from validation.case.layout import Layout
@@ -31,7 +31,8 @@ _OF_CASE = {
 def alone(case: Case) -> Case:
     """The case on one rank, in one process: the same model, data and steps, and the model's settings."""
     kept = tuple((name, value) for name, value in case.training.settings if entry(name).of_one_rank)
-    return replace(case, layout=Layout(), training=replace(case.training, stages=(), optimizer="plain", settings=kept))
+    training = replace(case.training, stages=(), optimizer="plain", settings=kept, life=life.in_one_layout(case.training.life))
+    return replace(case, layout=Layout(), training=training)
 
 
 def command(case: Case, check: str, wanted: Settings) -> str:

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import __version__ as core_version
 from megatron.core import parallel_state
+from megatron.core.models.gpt import GPTModel
 from torch.distributed.elastic.utils.store import barrier
 
 from validation.candidate import build, first_use, latent_norms, load, mends, platform, staged, stream
@@ -138,7 +139,13 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
     for chunk in probed:
         chunk.stop()
     if case.training.steps and case.upto == ALL:
-        life.live(life.Rank(case, wrapped, probed, held, stored, recorder, report, plugin))
+
+        def silent(chunk: GPTModel, case: Case) -> ProbedChunk:
+            found = ProbedChunk(chunk, case, recorder, stored, checkpoint, divisor)
+            found.be_silent()
+            return found
+
+        life.live(life.Rank(case, chunks, wrapped, probed, held, stored, recorder, report, plugin, silent))
     return _closed(recorder, held)
 
 

@@ -1,0 +1,46 @@
+"""What happens between steps changes nothing, in another layout, too; a defect there fails in the step behind it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.checks.conftest import LAYERS, Output, outputs_of
+
+HERE = Path(__file__).parent / "lives.py"
+SMALL = ["--set", f"num_layers={LAYERS}", "--batch-size", "4", "--seq-length", "16"]
+DEFECTS = {
+    "evaluation_counts": ("step-evaluate-step", "fp64", "Step 2 Layer 1 Router Expert Bias"),
+    "moments_are_lost": ("step-resume-step", "fp64", "Step 2 Embedding Weight First Moment"),
+    "steps_are_not_counted": ("step-resume-step", "fp64", "Step 2 Embedding Weight"),
+    "schedule_begins_again": ("step-resume-step+scheduler.lr_decay_style=linear", "fp64", "Step 2 Learning Rates"),
+    "masters_are_stale": ("load-step", "bf16", "Step 1 Master Embedding Weight"),
+}
+"""Each defect of lives.py with a life that shows it, the precision, and the first check that must fail."""
+COMMANDS = {
+    "sound": [*SMALL, "--layouts", "tp2+step-evaluate-resume-pp2-step,dp2+distributed+step-save-step-resume-tp2-step"],
+    **{
+        defect: [*SMALL, "--layouts", f"single+{life}", "--precision", precision, "--plugin", f"{HERE}:{defect}"]
+        for defect, (life, precision, _) in DEFECTS.items()
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def runs(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Output]:
+    """Each command's output."""
+    return outputs_of(COMMANDS, cache, tmp_path_factory)
+
+
+def test_a_sound_life_changes_no_number(runs: dict[str, Output]) -> None:
+    """Two ranks by tensors go on as two stages; a distributed optimizer's shares go on as two others."""
+    assert runs["sound"].code == 0, runs["sound"].text[-2000:]
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_a_defect_between_steps_fails_in_the_next(defect: str, runs: dict[str, Output]) -> None:
+    found, first = runs[defect], DEFECTS[defect][2]
+    assert found.code == 1, found.text[-2000:]
+    assert f": FAIL: {first} - " in found.text
+    assert found.text.split("\nFirst in ")[1].split(": FAIL: ")[1].startswith(f"{first} - ")
