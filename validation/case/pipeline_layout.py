@@ -71,7 +71,7 @@ def it_holds_the_model(case: Case) -> str | None:
 def embeddings_are_summed(case: Case) -> str | None:
     """MTP layers have a copy of the embedding; megatron-core sums its gradient in a rank's last chunk, but for the first rank.
 
-    Live in every release. https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/distributed/finalize_model_grads.py
+    docs/findings/mtp-embedding-copy-not-summed.md. https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/distributed/finalize_model_grads.py
     (`_allreduce_embedding_grad`).
     """
     text, layout = given(case), case.layout
