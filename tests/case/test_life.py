@@ -36,6 +36,8 @@ def test_a_life_is_read_from_its_word() -> None:
     assert life.in_one_layout(word) == "load-step-evaluate-resume-step-save-step"
     assert [layout.name for layout in life.layouts(word)] == ["tp2pp2"]
     assert life.parse("") == ()
+    assert life.written(life.parse("step-step24-resume-step-step")) == "step25-resume-step2"
+    assert life.steps("step25-resume-step2") == 27
 
 
 @pytest.mark.parametrize(

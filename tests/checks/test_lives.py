@@ -18,8 +18,9 @@ DEFECTS = {
     "masters_are_stale": ("load-step", "bf16", "Step 1 Master Embedding Weight"),
 }
 """Each defect of lives.py with a life that shows it, the precision, and the first check that must fail."""
+SOUND = "tp2+step-evaluate-resume-pp2-step+scheduler.lr_decay_style=linear,dp2+distributed+step-save-step-resume-tp2-step"
 COMMANDS = {
-    "sound": [*SMALL, "--layouts", "tp2+step-evaluate-resume-pp2-step,dp2+distributed+step-save-step-resume-tp2-step"],
+    "sound": [*SMALL, "--layouts", SOUND],
     **{
         defect: [*SMALL, "--layouts", f"single+{life}", "--precision", precision, "--plugin", f"{HERE}:{defect}"]
         for defect, (life, precision, _) in DEFECTS.items()

@@ -24,11 +24,20 @@ _FIELDS = OptimizerConfig
 
 @dataclass(frozen=True)
 class Place:
-    """Where a parameter lies in megatron-core's optimizers: which one, what that one steps, the group that has its rates."""
+    """Where a parameter lies in megatron-core's optimizers: which one, what that one steps, the number of its group.
+
+    Groups are other objects when an optimizer has been loaded.
+    """
 
     optimizer: Any
     own: torch.Tensor
-    group: dict[str, Any]
+    number: int
+
+    @property
+    def group(self) -> dict[str, Any]:
+        """The parameter's group, which has its rates."""
+        found: dict[str, Any] = self.optimizer.optimizer.param_groups[self.number]
+        return found
 
 
 def optimizer_config(case: Case) -> OptimizerConfig:
@@ -91,13 +100,13 @@ def _places(optimizer: Any, distributed: bool) -> Iterator[tuple[torch.Tensor, P
     groups = optimizer.optimizer.param_groups if optimizer.optimizer is not None else []
     if distributed:
         for tensor, (group, at) in optimizer.model_param_group_index_map.items():
-            yield tensor, Place(optimizer, groups[group]["params"][at], groups[group])
+            yield tensor, Place(optimizer, groups[group]["params"][at], group)
         return
     pairs = zip(*(getattr(optimizer, f"{kind}_groups", ()) for kind in ("fp32_from_float16", "float16")), strict=True)
     model = {id(master): tensor for masters, tensors in pairs for master, tensor in zip(masters, tensors, strict=True)}
-    for group in groups:
+    for number, group in enumerate(groups):
         for tensor in group["params"]:
-            yield model.get(id(tensor), tensor), Place(optimizer, tensor, group)
+            yield model.get(id(tensor), tensor), Place(optimizer, tensor, number)
 
 
 def _gathered(optimizer: Any, tensor: torch.Tensor, masters: bool) -> dict[str, torch.Tensor]:

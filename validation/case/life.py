@@ -5,6 +5,8 @@ Nothing of it may change a number: the reference takes the steps alone.
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -31,9 +33,13 @@ class Event:
     layout: str = ""
 
 
+_STEPS = re.compile(r"step([1-9][0-9]{0,2})")
+
+
 def is_life(word: str) -> bool:
     """Whether a word that follows a layout is meant as one."""
-    return word.partition("-")[0] in KINDS
+    first = word.partition("-")[0]
+    return first in KINDS or _STEPS.fullmatch(first) is not None
 
 
 def parse(word: str) -> tuple[Event, ...]:
@@ -55,17 +61,26 @@ def _events(words: list[str], life: str) -> Iterator[Event]:
     at = 0
     while at < len(words):
         kind, at = words[at], at + 1
+        if many := _STEPS.fullmatch(kind):
+            yield from (Event(STEP),) * int(many[1])
+            continue
         if kind not in KINDS:
             raise UsageError(f"life {shown(life)}: {shown(kind)} is no part of one; join {', '.join(KINDS)} with -")
         layout = ""
-        if kind == RESUME and at < len(words) and words[at] not in KINDS:
+        if kind == RESUME and at < len(words) and not is_life(words[at]):
             layout, at = Layout.parse(words[at]).name, at + 1
         yield Event(kind, layout)
 
 
 def written(events: tuple[Event, ...]) -> str:
     """The word that `parse` reads as these events."""
-    return "-".join(part for event in events for part in (event.kind, event.layout) if part)
+    return "-".join(part for event, run in itertools.groupby(events) for part in _written(event, len(list(run))))
+
+
+def _written(event: Event, times: int) -> list[str]:
+    if event.kind == STEP:
+        return [STEP if times == 1 else f"{STEP}{times}"]
+    return [part for part in (event.kind, event.layout) if part] * times
 
 
 def steps(word: str) -> int:

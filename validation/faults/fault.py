@@ -30,6 +30,7 @@ GROUPS = (
     "optimizer",
     "conversion",
     "precision",
+    "data",
 )
 KINDS = ("forward", "backward", "step")
 CAUSES = {
@@ -44,6 +45,7 @@ CAUSES = {
     "optimizer": "optimizer step",
     "conversion": "weights",
     "precision": "precision",
+    "data": "modelling",
 }
 """What a diagnosis over layouts must name, by the group of a fault."""
 _DEGREES = {

@@ -23,6 +23,10 @@ FAULT = Fault(
 
 def configure(case: Case, config: Any) -> None:
     def made(sound: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda **keywords: sound(**{**keywords, "grad_reduce_in_fp32": False})
+        def wrapped(*, ddp_config: Any, **keywords: Any) -> Any:
+            ddp_config.grad_reduce_in_fp32 = False
+            return sound(ddp_config=ddp_config, **keywords)
 
-    replace("validation.candidate.build", "DistributedDataParallelConfig", made)
+        return wrapped
+
+    replace("validation.candidate.build", "DistributedDataParallel", made)

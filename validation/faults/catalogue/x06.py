@@ -15,7 +15,7 @@ FAULT = Fault(
     group="experts",
     does="tokens beyond an expert's capacity are dropped",
     sources=(f"{CORE}/pull/2214",),
-    first="layers.{moe}.moe.router.weights",
+    first="layers.{moe}.moe.router.experts",
 )
 
 
