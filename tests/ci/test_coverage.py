@@ -223,9 +223,9 @@ def test_the_command_demands_the_share_that_it_is_given(tmp_path: Path, needed: 
 @pytest.mark.parametrize("value", [1.5, -1, True, "0.5", None])
 def test_a_manifest_with_such_a_share_is_refused(tmp_path: Path, value: object) -> None:
     path = tmp_path / "m.json"
-    for share in (0.0, 0.5, 1.0):
-        save(path, Manifest((ASKED,), coverage={"": share}))
-        assert load(path).coverage == {"": share}
+    for given in (0.0, 0.5, 1.0):
+        save(path, Manifest((ASKED,), coverage={"": given}))
+        assert load(path).coverage == {"": given}
     save(path, Manifest((ASKED,), coverage={"": value}))  # type: ignore[dict-item]
     with pytest.raises(UnreadableManifest, match="is no share from 0 to 1"):
         load(path)
