@@ -384,6 +384,11 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         case("pp2", training=Training(settings=(("model.pipeline_model_parallel_layout", "Ett|L"),))),
         "has 2 layers and the model has 4; write as many t",
     ),
+    (
+        "an embedding of MTP layers that nobody sums",
+        case("pp2vpp2", model=MTP, training=Training(settings=(("model.pipeline_model_parallel_layout", "Ett|t|tm|L"),))),
+        "virtual stage 1 of pipeline rank 0. Megatron-Core does not sum the gradient",
+    ),
     ("no clipping", case(training=Training(steps=1, settings=(("optimizer.clip_grad", 0.0),))), "computes no norm"),
     (
         "a schedule",

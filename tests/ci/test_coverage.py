@@ -212,11 +212,20 @@ def test_a_share_that_cannot_be_is_refused(value: str, capsys: pytest.CaptureFix
     assert "--coverage" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("needed", "code"), [("0.6", 0), ("0.9", 1)])
+def test_the_command_demands_the_share_that_it_is_given(tmp_path: Path, needed: str, code: int) -> None:
+    junit.write(tmp_path / "results" / FILE, suite())
+    save(tmp_path / "m.json", replace(MANIFEST, suites=(ASKED,)))
+    words = ["--manifest", str(tmp_path / "m.json"), "--results", str(tmp_path / "results"), "--coverage", needed]
+    assert main(["gate", *words]) == code
+
+
 @pytest.mark.parametrize("value", [1.5, -1, True, "0.5", None])
 def test_a_manifest_with_such_a_share_is_refused(tmp_path: Path, value: object) -> None:
     path = tmp_path / "m.json"
-    save(path, Manifest((ASKED,), coverage={"": 0.5}))
-    assert load(path).coverage == {"": 0.5}
+    for given in (0.0, 0.5, 1.0):
+        save(path, Manifest((ASKED,), coverage={"": given}))
+        assert load(path).coverage == {"": given}
     save(path, Manifest((ASKED,), coverage={"": value}))  # type: ignore[dict-item]
     with pytest.raises(UnreadableManifest, match="is no share from 0 to 1"):
         load(path)
