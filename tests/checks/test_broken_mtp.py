@@ -42,10 +42,13 @@ def test_losses_that_count_at_the_wrong_positions_are_seen(broken: dict[str, Out
 
 
 def test_a_filler_that_loads_leave_out_is_seen(broken: dict[str, Output]) -> None:
-    """In the MTP layer's expert bias and no other. The reference counts the filler, as megatron-core does."""
+    """In the MTP layer's expert bias and no other, once one expert more or less is above the average.
+
+    The reference counts the filler, as megatron-core does.
+    """
     found = broken["mtp_left_out_of_a_step"]
     biases = [title for title in found.titles("FAIL") if title.endswith("Router Expert Bias")]
-    assert biases == ["Step 1 MTP 0 Router Expert Bias", "Step 2 MTP 0 Router Expert Bias"]
+    assert biases == ["Step 2 MTP 0 Router Expert Bias"]
 
 
 def test_parameters_that_clipping_leaves_out_are_seen(broken: dict[str, Output]) -> None:

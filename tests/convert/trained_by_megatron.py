@@ -59,7 +59,7 @@ def _trained(build: Any, hf: str, kind: str, forms: list[str]) -> Any:
         load.load(chunks, recorder, lambda: load.copy_weights(held, weights))
         optimizer = Optimizer(case, build.wrap(chunks, case))
         optimizer.step()
-        inner: Any = vars(optimizer)["_optimizer"]
+        inner: Any = optimizer.theirs
         for form in forms:
             state = dict(chunks[0].sharded_state_dict())
             metadata = {} if form == PLAIN else {"metadata": {"distrib_optim_sharding_type": form}}

@@ -276,7 +276,7 @@ CONFIGS: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut short": (lambda path: path.write_text('{"model_type": '), "config.json is not JSON"),
     "no text": (lambda path: path.write_bytes(b"\xff\xfe{}"), "config.json is not JSON"),
     "a list": (lambda path: path.write_text("[]"), "config.json is not a JSON object"),
-    "another model": (lambda path: path.write_text('{"model_type": "llama"}'), "the architecture is 'llama'"),
+    "another model": (lambda path: path.write_text('{"model_type": "llama"}'), "Llama (model_type 'llama') is not compared"),
     "incomplete": (lambda path: path.write_text('{"model_type": "deepseek_v3"}'), "config.json lacks a number"),
 }
 
