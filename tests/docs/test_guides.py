@@ -56,7 +56,7 @@ def test_every_preset_is_explained() -> None:
 def test_every_degree_and_every_option_of_a_layout_is_explained() -> None:
     assert code(rows(page("layouts"), "degree")) == list(DEGREES)
     words = {word.removeprefix("+") for word in code(rows(page("layouts"), "option"))}
-    assert words == {*WORDS, STREAM, "mtp", "1-3"}
+    assert words == {*WORDS, STREAM, "mtp", "1-3", "step-evaluate-step", "step-resume-pp2-step"}
     assert all(Training().with_word(word) != Training() for word in words - {"mtp"})
 
 
@@ -150,8 +150,8 @@ def test_the_releases_are_those_that_are_run() -> None:
     assert f"installs megatron-core {newest} with Python 3.12 or newer, and {older} with Python 3.11" in text
 
 
-A_READERS_OWN = ("--hf-model-path", "--layers", "--candidate-checkpoint", "--megatron-path")
-"""Options of `run` that look into folders which are not here."""
+A_READERS_OWN = ("--hf-model-path", "--layers", "--candidate-checkpoint", "--megatron-path", "--recipe", "--world-size")
+"""Options of `run` that look into folders and files which are not here, or go with one."""
 
 
 def read(words: list[str]) -> None:

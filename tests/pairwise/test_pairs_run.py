@@ -125,7 +125,7 @@ def test_the_cases_can_be_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     """Without running any. The array of three factors has few."""
     few = measured().array.factors
     cases.array.cache_clear()
-    monkeypatch.setattr(cases.factors, "factors", lambda: few)
+    monkeypatch.setattr("validation.recipe.factors.factors", lambda: few)
     try:
         assert cli.main(["pairs", "--list"]) == 0
     finally:

@@ -94,5 +94,5 @@ def test_a_folder_that_transformers_reads_otherwise_is_refused_before_its_weight
     config = {"model_type": "deepseek_v3", **TINY.model.as_dict(), "head_dim": 16}
     del config["rope_type"]
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(UsageError, match="head_dim in config.json is 16, and qk_rope_head_dim 32; remove it"):
+    with pytest.raises(UsageError, match=r"head_dim in config\.json is 16, and qk_rope_head_dim 32; remove it"):
         prepare._verify(parsed(["--hf-model-path", str(tmp_path)]))
