@@ -17,7 +17,8 @@ from ci.page.run import judged
 from ci.reasons import Origin, of_suite
 from ci.table import rows
 from tests.checks.conftest import ROOT, commands_in_turn
-from validation.case.training import WORDS
+from validation.case.arrangement import parse
+from validation.case.training import WORDS, Training
 from validation.checks.counted import choices, counted, difference, planted
 from validation.checks.left_out import LeftOut
 from validation.checks.self_test import SelfTest
@@ -29,14 +30,16 @@ SHORT = ("--set", "num_layers=1", "--steps", "0", "--seq-length", "8")
 SMALL = ("--set", "num_layers=2", "--steps", "1")
 """As few checks as show every kind of them."""
 OF_TE = ("--implementation", "te", "--transport", "nccl")
-_LAYOUTS: dict[tuple[str, ...], dict[str, None]] = {}
+_LAYOUTS: dict[tuple[tuple[str, ...], tuple[str, ...]], dict[str, None]] = {}
 for _row in rows():
     _of = (_row.preset, _row.precision, _row.implementation, _row.transport)
-    _LAYOUTS.setdefault(_of, {}).update(dict.fromkeys(_row.layouts))
+    for _layout in _row.layouts:
+        _steps = SMALL if parse(_layout, Training())[1].life == "" else SMALL[:2]  # a life says how many steps it takes
+        _LAYOUTS.setdefault((_of, _steps), {})[_layout] = None
 _OPTIONS = ("--preset", "--precision", "--implementation", "--transport")
 TABLE = [
-    [*(word for pair in zip(_OPTIONS, values, strict=True) for word in pair), "--layouts", ",".join(layouts), *SMALL]
-    for values, layouts in _LAYOUTS.items()
+    [*(word for pair in zip(_OPTIONS, values, strict=True) for word in pair), "--layouts", ",".join(layouts), *steps]
+    for (values, steps), layouts in _LAYOUTS.items()
 ]
 WORDS_ALONE = ",".join(["single", *(f"single+{word}" for word in WORDS if "fp8" not in word), "pp2+1-3", "single+stream"])
 OTHERS = [
