@@ -19,7 +19,7 @@ def refusal(case: Case) -> str | None:
         for configuration in _CONFIGURATIONS:
             try:
                 configuration(case)
-            # What its checks of a configuration raise; anything else is an error of ours, and shows.
+            # What __post_init__ raises against a combination, NotImplementedError for some; anything else is ours, and shows.
             except (AssertionError, ValueError, NotImplementedError, RuntimeError) as error:
                 return f"Megatron-Core refuses {case.arrangement}: {_said(error)}"
     return None
