@@ -65,3 +65,15 @@ def test_a_run_that_overflows_is_no_floor(bad: float) -> None:
     """An infinite floor would excuse everything."""
     assert floor_of({LOGITS: torch.full((4,), bad)}, {LOGITS: torch.full((4,), 1.25)})[LOGITS] == 0.25
     assert floor_of({LOGITS: torch.full((4,), 1.25)}, {LOGITS: torch.full((4,), bad)})[LOGITS] == 0.25
+
+
+def test_a_floor_is_raised_and_never_lowered() -> None:
+    """For what rounding may do, whatever the runs have shown."""
+    found = Floor({LOGITS: torch.tensor([2.0, -4.0], dtype=torch.float64)})
+    found.add([(LOGITS, torch.tensor([2.0, -4.5], dtype=torch.float64))])
+    shown = found.error(LOGITS)
+    assert shown > 0
+    found.raise_to(LOGITS, shown / 2)
+    assert found.error(LOGITS) == shown
+    found.raise_to(LOGITS, shown * 2)
+    assert found.error(LOGITS) == shown * 2
