@@ -40,8 +40,8 @@ def shard_ends(vocabulary: int, tp: int) -> tuple[int, ...]:
 def wanted_tokens(case: Case) -> tuple[int, ...]:
     """The tokens that every batch has, as tokens and as targets that count: special ones, and the ends of vocabulary shards."""
     size, heads = case.model.vocab_size, case.model.num_attention_heads
-    ends = (end for tp in range(1, WIDEST + 1) if heads % tp == 0 for end in shard_ends(size, tp))
-    return tuple(sorted({BEGIN, END, *ends} & set(range(size))))
+    ends = (end for tp in range(1, WIDEST + 1) if heads % tp == 0 for end in shard_ends(case.model.vocabulary_rows, tp))
+    return tuple(sorted({BEGIN, END, size - 1, *ends} & set(range(size))))
 
 
 def has_an_idle_expert(case: Case) -> bool:
