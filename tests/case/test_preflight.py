@@ -312,11 +312,6 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "several documents; --seq-length 8 works",
     ),
     (
-        "MTP of documents",
-        case(model={"num_nextn_predict_layers": 1}, training=Training(data_shape="documents")),
-        r"single\+mtp\+documents: .* from the next document, .*; \+packed works, or leave out \+mtp",
-    ),
-    (
         "two packed sequences",
         case(training=Training(data_shape="packed")),
         r"single\+packed: .* one packed sequence in a micro-batch and micro_batch_size is 2; --micro-batch-size 1 works",
@@ -325,16 +320,6 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "packed and cut",
         case("cp2", micro_batch_size=1, training=Training(data_shape="packed")),
         r"cuts each packed document by itself, .*; cp1 works, or cp2\+documents",
-    ),
-    (
-        "packed MTP recomputed",
-        case(model=MTP, micro_batch_size=1, training=Training(data_shape="packed", recompute="full")),
-        "cannot recompute an MTP layer of packed documents; leave out .full",
-    ),
-    (
-        "packed MTP without targets",
-        case(model=MTP, micro_batch_size=1, training=Training(data_shape="packed", loss="mean")),
-        r"divides its mean MTP loss by 0 targets; leave out \+mean",
     ),
     (
         "packed and stock",

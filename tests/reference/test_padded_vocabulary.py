@@ -21,7 +21,7 @@ PADDED = replace(PLAIN, padded_vocab_size=136)
 def saved(path: Path) -> Path:
     """Weights of the model without padding."""
     generator = torch.Generator().manual_seed(0)
-    state = {}
+    state: dict[str, torch.Tensor] = {}
     for parameter in parameters(PLAIN).values():
         keys = parameter.keys()
         shape = parameter.shape[1:] if len(keys) > 1 else parameter.shape
