@@ -24,6 +24,7 @@ OPTIONS = {
     "fp8": ("none", "delayed", "blockwise"),
     "mtp_loss": ("version", "report", "targets"),
     "data_shape": ("full", "documents", "packed", "padded", "left-padded"),
+    "inference": ("none", "static"),
 }
 """The options that are one word of several, the default first."""
 WORDS = {
@@ -45,6 +46,7 @@ WORDS = {
     "packed": ("data_shape", "packed"),
     "padded": ("data_shape", "padded"),
     "left-padded": ("data_shape", "left-padded"),
+    "static": ("inference", "static"),
 }
 """What may follow a layout, joined with +: `tp2+distributed+full`."""
 _MTP = re.compile(r"mtp([1-9][0-9]{0,8})?")
@@ -102,6 +104,7 @@ class Training:
     scales what its products take in eight bits. `mtp_loss` is what the reference divides the loss of an MTP layer by
     (validation.case.mtp). `vocab_multiple` is what the rows of the vocabulary are padded to a multiple of, times tp
     (validation.case.vocabulary); 0 for no padding. `data_shape` is what the sequences of a batch hold (validation.case.data).
+    `inference` is the context with which sequences are prefilled and decoded, if nothing is trained (validation.case.inference).
     With `stream` both models are computed layer by layer, and no more than one layer of either is ever held. `settings` are
     fields of upstream's configuration that are set beside all this, sorted (validation.case.settings).
     """
@@ -116,6 +119,7 @@ class Training:
     fp8: str = "none"
     mtp_loss: str = "version"
     data_shape: str = "full"
+    inference: str = "none"
     stages: tuple[int, ...] = ()
     stream: bool = False
     settings: Given = ()
