@@ -104,7 +104,8 @@ class Training:
     scales what its products take in eight bits. `mtp_loss` is what the reference divides the loss of an MTP layer by
     (validation.case.mtp). `vocab_multiple` is what the rows of the vocabulary are padded to a multiple of, times tp
     (validation.case.vocabulary); 0 for no padding. `data_shape` is what the sequences of a batch hold (validation.case.data).
-    `inference` is the context with which sequences are prefilled and decoded, if nothing is trained (validation.case.inference).
+    `inference` is the context with which sequences are prefilled and decoded, if nothing is trained
+    (validation.case.inference).
     With `stream` both models are computed layer by layer, and no more than one layer of either is ever held. `settings` are
     fields of upstream's configuration that are set beside all this, sorted (validation.case.settings).
     """
