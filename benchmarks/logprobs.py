@@ -1,4 +1,4 @@
-"""How far a right engine is from HuggingFace in a low precision, in floors (docs/decisions/0005-log-probabilities.md).
+"""How far a right engine is from HuggingFace in a low precision, in floors (docs/logprobs.md).
 
     python benchmarks/logprobs.py --seeds 100 --precision bf16
 
@@ -90,7 +90,7 @@ def engine_logprobs(model: HuggingFace, said: list[Said], how: tuple[str, str, b
 
 
 def ratios(folder: Path, seed: int, precision: str) -> Iterator[tuple[str, str, float, float]]:
-    """For each engine and kind: the root mean square and the largest, in units of the floor."""
+    """By engine and kind: the root mean square as a share of its limit, the largest as a multiple of the runs' largest."""
     engine.write_folder(folder, seed=seed)
     said = engine.drawn(seed, [LENGTH] * SEQUENCES)
     truth = every(HuggingFace.open(folder, "fp64", precision), said, 1.0)
@@ -100,27 +100,29 @@ def ratios(folder: Path, seed: int, precision: str) -> Iterator[tuple[str, str, 
         found = figures.by_kind(engine_logprobs(model, said, how), truth, counted)
         for kind in KINDS:
             one = found[kind]
-            yield name, kind, one.rms / (floor.of_kind(kind, one.count) / floors.FLOORS), one.largest / floor.largest
+            yield name, kind, one.rms / floor.of_kind(kind, one.count), one.largest / floor.largest
 
 
 def main() -> None:
     """Print the distribution of both ratios, by engine and kind."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=100)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--precision", default="bf16")
     options = parser.parse_args()
     torch.set_num_threads(1)
     both: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as place:
-        for seed in range(options.seeds):
+        for seed in range(options.first, options.first + options.seeds):
             for name, kind, rms, largest in ratios(Path(place) / "model", seed, options.precision):
                 both[name, kind].append((rms, largest))
-            print(seed, max(max(values[-1]) for values in both.values()), file=sys.stderr, flush=True)
+            worst = [max(values[-1][at] for values in both.values()) for at in (0, 1)]
+            print(seed, *worst, file=sys.stderr, flush=True)
     for (name, kind), values in both.items():
-        for what, numbers in zip(("rms", "one token"), zip(*values, strict=True), strict=True):
+        for what, numbers in zip(("rms, of its limit", "one token, of the largest"), zip(*values, strict=True), strict=True):
             ordered = sorted(numbers)
             shares = [ordered[math.ceil(share * len(ordered)) - 1] for share in (0.5, 0.99)]
-            print(f"{name:14} {kind:13} {what:10} median {shares[0]:.2f}, 99 % {shares[1]:.2f}, largest {ordered[-1]:.2f}")
+            print(f"{name:14} {kind:13} {what:25} median {shares[0]:.2f}, 99 % {shares[1]:.2f}, largest {ordered[-1]:.2f}")
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 def compared(capsys: pytest.CaptureFixture[str], file: Path, folder: Path, **options: Any) -> Output:
     """`python -m validation logprobs FILE --hf-model-path FOLDER`, in this process."""
-    names = ("earlier_hf_model_path", "weights", "results", "candidate_checkpoint", "layout")
+    names = ("earlier_hf_model_path", "weights", "results", "candidate_checkpoint", "layout", "megatron_path")
     given = argparse.Namespace(file=str(file), hf_model_path=str(folder), document={}, **{**dict.fromkeys(names), **options})
     code = command.run(given, "python -m validation logprobs")
     return Output(code, capsys.readouterr().out, given.document)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import time
 from collections import Counter
@@ -16,18 +17,18 @@ import torch
 
 from ci import junit
 from validation.case import writing
-from validation.case.case import PRECISIONS
+from validation.case.case import PRECISIONS, Case
 from validation.case.empty import refuse_empty
 from validation.case.errors import ExitCode
 from validation.case.folder import model_from_folder
 from validation.case.parameters import parameters
 from validation.case.suggestions import join
 from validation.machine import machine
-from validation.rollout import causes, figures, floors, own, routes, said
+from validation.rollout import causes, figures, floors, megatron, own, routes, said
 from validation.rollout.dump import Dump, check_tokens, check_weights
 from validation.rollout.figures import Values
 from validation.rollout.floors import Floor
-from validation.rollout.judge import ENGINE, ERROR, FAIL, TRAINER, TRUTH, Pair, judge, together
+from validation.rollout.judge import ENGINE, ERROR, FAIL, MEGATRON, TRAINER, TRUTH, Pair, judge, together
 from validation.rollout.options import TEXTS
 from validation.rollout.truth import HuggingFace, every
 
@@ -55,8 +56,12 @@ def run(options: argparse.Namespace, command: str) -> int:
     sys.stdout.write(
         f"===== {dump.path} ({made}) against {options.hf_model_path}: {len(dump.sequences)} sequences, {tokens} tokens =====\n"
     )
+    wanted = _wanted(options)
+    case = None if wanted is None else megatron.case_of(wanted, Path(options.hf_model_path), dump)
+    if wanted is not None:
+        megatron.prepare(wanted)
     with _threads(Path(options.hf_model_path)):
-        told = compare(dump, Path(options.hf_model_path), _path(options.earlier_hf_model_path))
+        told = compare(dump, Path(options.hf_model_path), _path(options.earlier_hf_model_path), case)
     seconds = time.monotonic() - start
     return _report(options, dump, told, seconds, command)
 
@@ -68,13 +73,20 @@ _ELEMENTS_A_THREAD = 4 << 20
 @contextmanager
 def _threads(folder: Path) -> Iterator[None]:
     """Within it torch computes with as many threads as the model of the folder is worth."""
-    before = torch.get_num_threads()
+    before, most = torch.get_num_threads(), os.cpu_count() or 1
     elements = sum(math.prod(one.shape) for one in parameters(model_from_folder(folder)).values())
-    torch.set_num_threads(min(before, 1 + elements // _ELEMENTS_A_THREAD))
+    torch.set_num_threads(min(most, 1 + elements // _ELEMENTS_A_THREAD))
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _wanted(options: argparse.Namespace) -> megatron.Wanted | None:
+    """What Megatron is to run, if it is asked for."""
+    if options.layout is None and options.candidate_checkpoint is None:
+        return None
+    return megatron.Wanted(options.layout or "single", options.candidate_checkpoint, options.precision, options.megatron_path)
 
 
 def _path(text: str | None) -> Path | None:
@@ -96,7 +108,7 @@ def check_model(dump: Dump, folder: Path) -> None:
     check_tokens(dump, model.vocab_size, len(layers), model.n_routed_experts, model.num_experts_per_tok, said_layers)
 
 
-def compare(dump: Dump, folder: Path, earlier: Path | None) -> said.Told:
+def compare(dump: Dump, folder: Path, earlier: Path | None, case: Case | None = None) -> said.Told:
     """Every verdict on a dump."""
     model = HuggingFace.open(folder, "fp64", _rounded(dump.precision))
     truth = every(model, dump.sequences, dump.applied)
@@ -108,6 +120,8 @@ def compare(dump: Dump, folder: Path, earlier: Path | None) -> said.Told:
     ]
     if any(one.trainer is not None for one in dump.sequences):
         sides.append(_trainer(dump, folder, truth, sides[0].floor))
+    if case is not None:
+        sides.append(_megatron(dump, folder, case, truth))
     pairs = [judge(side.name, TRUTH, (side.values, side.truth), dump.sequences, side.floor, spread) for side in sides]
     found = routes.judge(folder, dump, model) if dump.precision in PRECISIONS else ()
     explained = {
@@ -131,9 +145,20 @@ def _trainer(dump: Dump, folder: Path, truth: Values, floor: Floor) -> Side:
     values = figures.values(dump.sequences, lambda one: one.trainer)
     if dump.trainer_precision == dump.precision:
         return Side(TRAINER, values, truth, floor)
-    model = HuggingFace.open(folder, "fp64", _rounded(dump.trainer_precision))
-    truth = every(model, dump.sequences, dump.applied)
-    return Side(TRAINER, values, truth, _floor(dump, folder, dump.trainer_precision, truth))
+    own = _truth(dump, folder, dump.trainer_precision)
+    return Side(TRAINER, values, own, _floor(dump, folder, dump.trainer_precision, own))
+
+
+def _megatron(dump: Dump, folder: Path, case: Case, truth: Values) -> Side:
+    """Megatron's, computed now. Nothing of them is stored in a file, which would round them."""
+    values = megatron.logprobs(case, dump)
+    own = truth if case.precision == dump.precision else _truth(dump, folder, case.precision)
+    return Side(MEGATRON, values, own, floors.measure(folder, dump.sequences, case.precision, own, dump.applied))
+
+
+def _truth(dump: Dump, folder: Path, precision: str) -> Values:
+    """The truth with the weights as a precision rounds them."""
+    return every(HuggingFace.open(folder, "fp64", _rounded(precision)), dump.sequences, dump.applied)
 
 
 def _between(engine: Side, other: Side, dump: Dump, spread: float) -> Pair:

@@ -2,7 +2,7 @@
 
 The HuggingFace model runs in the engine's precision several times, in ways that a user would call the same, and its routers
 choose for themselves each time: an engine's do, too. A token whose experts change by a near-tie is off by far more than the
-others. So each limit allows for one token that is off by as much as any token in any run was (docs/logprobs.md).
+others, and another token than in these runs may. So each limit allows for one such token (docs/logprobs.md).
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ from pathlib import Path
 import torch
 
 from validation.case.case import PRECISIONS
-from validation.compare.limits import IN_FP64
+from validation.compare.limits import FLOORS, IN_FP64
 from validation.reference.floor import VARIANTS
 from validation.rollout import figures
 from validation.rollout.dump import Said
 from validation.rollout.figures import Values
 from validation.rollout.truth import HuggingFace, every
 
-FLOORS = 2.0
-"""How many times the floor log-probabilities may be off (docs/decisions/0005-log-probabilities.md)."""
+TOKEN_FLOORS = 4.0
+"""How many times the largest difference of any run one token may be off (docs/logprobs.md).
+
+A kind of tokens may be off by as much as a tensor: FLOORS times its floor.
+"""
 UNDECIDED = 0.5
 """A limit of this share of the spread of the true log-probabilities decides nothing."""
 
@@ -44,12 +47,12 @@ class Floor:
         """The limit of the root mean square of so many tokens."""
         if self.exact:
             return self.largest
-        return FLOORS * max(self.by_kind[kind], self.largest / math.sqrt(max(1, count)))
+        return math.hypot(FLOORS * self.by_kind[kind], self.of_token / math.sqrt(max(1, count)))
 
     @property
     def of_token(self) -> float:
         """The limit of one token."""
-        return self.largest if self.exact else FLOORS * self.largest
+        return self.largest if self.exact else TOKEN_FLOORS * self.largest
 
 
 def measure(
