@@ -19,6 +19,7 @@ ORDER = (
     "compare",
     "reference",
     "candidate",
+    "inference",
     "run",
     "faults",
     "checks convert",
