@@ -20,6 +20,7 @@ ORDER = (
     "compare",
     "reference",
     "candidate",
+    "inference",
     "run",
     "faults",
     "checks convert",

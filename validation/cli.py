@@ -212,7 +212,7 @@ def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
                 from validation.faults.plan import plan_of
                 from validation.run.prepare import prepare
 
-                prepare(wanted, [plant.case for plant in plan_of(wanted).plants])
+                wanted = prepare(wanted, [plant.case for plant in plan_of(wanted).plants])
 
             # What is wrong has been said by now, and the fork server imports while pytest is.
             from validation.checks import started
