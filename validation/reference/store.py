@@ -28,6 +28,7 @@ from validation.cache import forget, locks
 from validation.case.case import Case
 from validation.case.data import FULL, WITH_PADDING
 from validation.case.depth import FORWARD, WEIGHTS, serving
+from validation.case.inference import infers
 from validation.case.schedule import Schedule
 from validation.reference.divisor import by_targets, definition
 
@@ -70,6 +71,8 @@ def key(case: Case) -> str:
         depends["data"] = case.data_digest
     if case.training.data_shape != FULL:
         depends["data_shape"] = case.training.data_shape
+    if infers(case):
+        depends["inference"] = True
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:24]
 
 

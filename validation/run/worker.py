@@ -29,6 +29,7 @@ from validation.case import tree
 from validation.case.case import Case
 from validation.case.depth import ALL, FORWARD, WEIGHTS
 from validation.case.errors import EnvironmentMissing
+from validation.case.inference import infers
 from validation.compare.memory import device_peak, peak_memory
 from validation.compare.precision import DTYPES, LOSS_DTYPES, as_stored, computing_in, make_deterministic
 from validation.reference.checkpoint import Checkpoint
@@ -114,6 +115,11 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
         load.compare_weights(held, checkpoint, recorder)
     plugin.loaded(case, chunks)
     if case.upto == WEIGHTS:
+        return _closed(recorder, held)
+    if infers(case):
+        from validation.inference.static import Inference  # no other case needs megatron-core's inference
+
+        Inference(case, chunks[0], recorder, stored, report.progress).run()
         return _closed(recorder, held)
     divisor = loss_divisor(case, stored.batch)
     probed = [ProbedChunk(chunk, case, recorder, stored, checkpoint, divisor) for chunk in chunks]
