@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.rollout import engine
+from validation import cli
 from validation.rollout import command
 from validation.rollout.dump import Said
 
@@ -50,9 +50,9 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(folder, said, engine.lines(folder, said))
 
 
-def compared(capsys: pytest.CaptureFixture[str], file: Path, folder: Path, **options: Any) -> Output:
-    """`python -m validation logprobs FILE --hf-model-path FOLDER`, in this process."""
-    names = ("earlier_hf_model_path", "weights", "results", "candidate_checkpoint", "layout", "megatron_path")
-    given = argparse.Namespace(file=str(file), hf_model_path=str(folder), document={}, **{**dict.fromkeys(names), **options})
+def compared(capsys: pytest.CaptureFixture[str], file: Path, folder: Path, *words: str) -> Output:
+    """`python -m validation logprobs FILE --hf-model-path FOLDER WORDS`, in this process."""
+    given = cli._parser().parse_args(["logprobs", str(file), "--hf-model-path", str(folder), *words])
+    given.document = {}
     code = command.run(given, "python -m validation logprobs")
     return Output(code, capsys.readouterr().out, given.document)

@@ -82,7 +82,7 @@ def of_own_position(bench: Bench) -> Callable[[Line], Line]:
 def test_a_right_dump_passes(bench: Bench, capsys: Capsys, tmp_path: Path) -> None:
     """An engine with a cache says what HuggingFace says without one, with each kind of token apart."""
     file = engine.write(tmp_path / "right.jsonl", bench.right)
-    done = compared(capsys, file, bench.folder, results=str(tmp_path))
+    done = compared(capsys, file, bench.folder, "--results", str(tmp_path))
     assert (done.code, done.document["says"]) == (0, ["The engine agrees with HuggingFace."])
     assert [check["tokens"] for check in done.document["logprobs"]] == [18, 3, 36]
     assert all(check["largest"] < 1e-13 for check in done.document["logprobs"])
@@ -173,7 +173,7 @@ def test_weights_of_the_step_before_are_named_if_they_are_given(bench: Bench, ca
     """Without them, the sentence says where to look, and claims nothing."""
     before = engine.moved(bench.folder, tmp_path / "before")
     file = engine.write(tmp_path / "dump.jsonl", engine.lines(before, bench.said))
-    named = compared(capsys, file, bench.folder, earlier_hf_model_path=str(before))
+    named = compared(capsys, file, bench.folder, "--earlier-hf-model-path", str(before))
     assert named.sentence.endswith("they are those of the earlier weights: the engine was not given the new ones.")
     unnamed = compared(capsys, file, bench.folder)
     assert unnamed.sentence.endswith("look at the weights that it was given, its router, its rotary positions.")
