@@ -1,7 +1,7 @@
 """The one table (ci/matrix.yaml): what runs where. Imports no torch.
 
 Sessions, the workflow's matrix, the manifest and docs/matrix.md all come from here. Where a team calls the workflow with
-layouts of its own, one row made of its inputs stands in the table's place (ci/caller.py).
+layouts or a recipe of its own, one row made of its inputs stands in the table's place (ci/caller.py).
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def _of_recipe(entry: dict[str, Any]) -> Row:
     if entry["transport"] == "nccl":
         raise UsageError("a row with `recipe` has transport gloo, or staged on one GPU; nccl is for `layouts`")
     if not (ROOT / entry["recipe"]).is_file():
-        raise UsageError(f"recipe {entry['recipe']} is no file of this repository; give its path from the root")
+        raise UsageError(f"recipe {entry['recipe']} is no file of the repository; give its path from the root")
     said = {**dict.fromkeys(("preset", "precision"), ""), "layouts": ()}
     return _labelled(Row(**{**entry, **said, "runner": tuple(entry["runner"]), "when": _events(entry["when"])}))
 

@@ -40,7 +40,7 @@ _FORWARD = {
 _COMPONENT_OF = {kind: component for component, kinds in _FORWARD.items() for kind in kinds}
 _INFERRED = {"attention.output": True, "moe.router.experts": True, "output": True, "logits": False}
 """Kind of probe that a case in mode inference compares in each of its phases -> whether each layer has one."""
-_PHASES = ("Full Forward", "Prefill", "Decode")
+_PHASES = tuple(f"{weights}{phase}" for weights in ("", "Updated ") for phase in ("Full Forward", "Prefill", "Decode"))
 _ALWAYS = (
     ("run", "Every rank finishes"),
     ("weights", "Every checkpoint key used"),
@@ -78,6 +78,7 @@ def counted(case: Case) -> tuple[Name, ...]:
 def _inferred(case: Case) -> Iterator[Name]:
     """What is compared in each phase of inference, by the titles of the layers' own probes."""
     yield "inference", "HuggingFace Cached and Full Logits"
+    yield "inference", "Greedy Tokens"
     for phase in _PHASES:
         for one in probes(case.model, 1, 1).values():
             if one.kind in _INFERRED and (one.layer is not None) == _INFERRED[one.kind]:
