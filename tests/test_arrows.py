@@ -16,16 +16,18 @@ MODULES = sorted(path for room in ("validation", "ci") for path in (ROOT / room)
 ORDER = (
     "case",
     "cache recipe inspection",
+    "plan",
     "compare",
     "reference",
     "candidate",
+    "inference",
     "run",
     "faults",
     "checks convert",
     "scorecard pairwise",
 )
 """Rooms of validation from the bottom to the top; those of one step know nothing of each other."""
-LIGHT = (ROOT / "ci", ROOT / "ci" / "page", *(ROOT / "validation" / room for room in ("case", "recipe", "inspection")))
+LIGHT = (ROOT / "ci", ROOT / "ci" / "page", *(ROOT / "validation" / room for room in ("case", "recipe", "inspection", "plan")))
 """Folders whose modules need no torch; `describe.py` of the last runs in a process of its own."""
 HEAVY = ("torch", "transformers", "megatron", "numpy", "safetensors")
 
@@ -95,6 +97,9 @@ def test_no_rank_imports_transformers() -> None:
         ("recipe", "candidate", False),
         ("recipe", "run", False),
         ("run", "recipe", True),
+        ("plan", "recipe", True),
+        ("recipe", "plan", False),
+        ("plan", "run", False),
         ("case", "recipe", False),
         ("ci", "recipe", False),
         ("case", "cache", False),

@@ -21,6 +21,7 @@ from validation.checks.before import ASIDE
 from validation.checks.progress import Progress
 from validation.convert import options as conversion
 from validation.inspection import options as inspection
+from validation.plan import options as planning
 from validation.recipe import options as recipes
 from validation.run.command_line import VERDICT, add_grouped
 from validation.run.options import Given, Settings, settings
@@ -33,6 +34,7 @@ _EXAMPLES = f"""examples:
   {tree.VALIDATION} faults --only A
   {tree.VALIDATION} convert --hf-model-path DIR --save OUT --layout tp2pp2
   {tree.VALIDATION} recipe show FILE
+  {tree.VALIDATION} plan --model deepseek-v3 --gpus 256
   {tree.VALIDATION} inspect DIR
   {tree.VALIDATION} fields model.moe_permute_fusion
   {tree.VALIDATION} data --preset mini --layout tp4
@@ -77,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     exercised.add_options(effects.add_argument)
     conversion.add_commands(commands, formatter_class=parser.formatter_class)
     recipes.add_command(commands, formatter_class=parser.formatter_class)
+    planning.add_command(commands)
     field_command.add_command(commands)
     inspection.add_command(commands)
     data_command.add_command(commands)
@@ -89,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interpreter.settle()
     given = list(sys.argv[1:] if arguments is None else arguments)
     ours = given[: given.index("--")] if "--" in given else given
-    if given[:1] not in (["run"], ["compare"]) or not document.asked_for(ours):
+    if given[:1] not in (["run"], ["compare"], ["plan"]) or not document.asked_for(ours):
         return _main(given, {})
     return document.of(given[0], lambda said: _main(given, said))
 
@@ -171,6 +174,12 @@ def _recipe(options: argparse.Namespace, pytests: list[str], command: str) -> in
     from validation.recipe import command as recipe
 
     return recipe.run(options, pytests)
+
+
+def _plan(options: argparse.Namespace, pytests: list[str], command: str) -> int:
+    from validation.plan import command as plan
+
+    return plan.run(options, pytests)
 
 
 def _faults(options: argparse.Namespace, pytests: list[str], command: str) -> int:
@@ -262,6 +271,7 @@ _COMMANDS = {
     "pairs": _pairs,
     "exercised": _exercised,
     "recipe": _recipe,
+    "plan": _plan,
     "fields": _fields,
     "inspect": _inspect,
     "data": _data,

@@ -16,6 +16,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "data command": lambda: commands.of_validation("data"),
     "recipe show": lambda: commands.of_recipe("show"),
     "recipe capture": lambda: commands.of_recipe("capture"),
+    "plan": lambda: commands.of_validation("plan"),
     "faults": lambda: commands.of_validation("faults"),
     "pairs": lambda: commands.of_validation("pairs"),
     "convert": lambda: commands.of_validation("convert"),

@@ -64,7 +64,8 @@ class Known:
 
     def largest(self, case: Case) -> float:
         """The largest relative error that the bug makes in this case: what is further off is not excused."""
-        return float(_value(self.at_most, case))
+        plain = _plain(self.at_most)
+        return float(_value(self.at_most, case)) if plain is None else plain
 
     def unlimited(self, case: Case) -> bool:
         """Whether the bug computes with whatever stands in the memory: that may be no number, or end a rank."""
@@ -96,6 +97,15 @@ class Known:
         if case.model.num_nextn_predict_layers:
             return False
         return _matches(check, [pattern.format(last=case.model.num_hidden_layers - 1) for pattern in self.keeps])
+
+
+@functools.cache
+def _plain(formula: str) -> float | None:
+    """A formula that is a number; None for another. Every check of a case asks for it several times."""
+    try:
+        return float(formula)
+    except ValueError:
+        return None
 
 
 def _value(formula: str, case: Case) -> Any:

@@ -34,6 +34,8 @@ def given(options: Any, transport: str) -> tuple[Trial, tuple[Case, ...]]:
     twice = [option for name, option in _OF_A_RECIPE.items() if getattr(options, name)]
     if twice:
         raise UsageError(f"--recipe says model and layout by itself; leave out {', '.join(twice)}")
+    if options.inference != Training().inference:
+        raise UsageError("--recipe compares a training step and --inference prefill and decode; leave one of them out")
     checkout = Path(options.megatron_path) if options.megatron_path else None
     folder = Path(options.hf_model_path) if options.hf_model_path else None
     tried = trial.of_file(Path(options.recipe), checkout, options.world_size, folder, on_cpu=transport in ON_CPU)
