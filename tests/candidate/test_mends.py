@@ -139,19 +139,19 @@ def test_an_mtp_layer_is_told_of_the_padding_of_its_tokens(monkeypatch: pytest.M
     state = SimpleNamespace(get_context_parallel_group=lambda: None, get_tensor_model_parallel_rank=lambda: 1)
     monkeypatch.setattr(mended, "parallel_state", state)
     monkeypatch.setattr(vars(mended)["step"], "called", lambda case, model, given: torch.zeros(()))
-    layers = [torch.nn.Module(), torch.nn.Module()]
     seen: list[list[bool]] = []
-    for layer in layers:
-        layer.transformer_layer = torch.nn.Module()
-        layer.transformer_layer.mlp = torch.nn.Identity()
-        layer.transformer_layer.mlp.forward = lambda x, padding_mask: seen.append(padding_mask.tolist()[0])  # type: ignore[method-assign, assignment]
-    chunk = torch.nn.Module()
-    chunk.mtp = torch.nn.Module()
-    chunk.mtp.layers = torch.nn.ModuleList(layers)
+
+    class Experts(torch.nn.Module):
+        def forward(self, given: torch.Tensor, padding_mask: torch.Tensor) -> None:
+            seen.append(padding_mask[0].tolist())
+
+    experts = [Experts(), Experts()]
+    blocks = [SimpleNamespace(transformer_layer=SimpleNamespace(mlp=one)) for one in experts]
+    chunk = SimpleNamespace(modules=lambda: [SimpleNamespace(mtp=SimpleNamespace(layers=blocks))])
     mend = MENDS["mtp-layers-count-padding"]
     mend.install(of, lambda: 8)
     mend.wrapped(of, chunk)
     vars(mended)["step"].called(of, None, {"padding": torch.tensor([[False] * 6 + [True] * 2])})
-    for layer in layers:
-        layer.transformer_layer.mlp(torch.zeros(1))
+    for one in experts:
+        one(torch.zeros(1))
     assert seen == [[False, True, True, False], [True, True, False, False]]
