@@ -334,11 +334,6 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "a document and padding; --seq-length 8 works",
     ),
     (
-        "MTP of padding",
-        case(model={"num_nextn_predict_layers": 1}, training=Training(data_shape="left-padded")),
-        r"count padding in loads and balancing losses up to 0.17; leave out \+mtp, or \+left-padded",
-    ),
-    (
         "balancing per token",
         case(training=Training(data_shape="padded", balancing="aux_loss")),
         r"weighs the balancing loss of each micro-batch .*; single\+aux\+padded\+mean works",
