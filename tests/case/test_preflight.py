@@ -19,6 +19,7 @@ GIB = 2**30
 
 MTP = {"num_nextn_predict_layers": 1}
 STATIC = Training(inference="static")
+DYNAMIC = Training(inference="dynamic")
 
 
 def case(layout: str = "single", model: dict[str, Any] | None = None, preset: Preset = TINY, **changes: Any) -> Case:
@@ -387,6 +388,8 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         case(training=replace(STATIC, settings=(("ddp.bucket_size", 1000),))),
         r"\+static trains nothing, and ddp.bucket_size is of training",
     ),
+    ("requests of two ranks", case("pp2", training=DYNAMIC), "on one rank so far; single.dynamic works, or .static"),
+    ("requests of stock layers", case(implementation="local-stock", training=DYNAMIC), "--implementation local works"),
     ("inference of 3 tokens", case(seq_length=3, training=STATIC), "give --seq-length 4 or more"),
     ("no clipping", case(training=Training(steps=1, settings=(("optimizer.clip_grad", 0.0),))), "computes no norm"),
     (

@@ -13,6 +13,7 @@ import torch
 
 from validation.case import latent_norms
 from validation.case.case import Case
+from validation.case.inference import inferred
 from validation.case.layout import Layout
 from validation.case.parameters import parameters
 from validation.case.preset import TINY
@@ -347,6 +348,7 @@ def test_every_entry_names_checks_that_exist(bug: Any) -> None:
     names += [f"probe_gradients/{name}" for name, probe in probes(TINY.model, 8, 48).items() if probe.has_gradient]
     names.append(latent_norms.NAME)
     names += [one.name for one in stepped(replace(case(), training=Training(steps=1))).values()]
+    names += inferred(replace(case(layout="single"), training=Training(inference="dynamic")))
     for pattern in bug.checks:
         assert any(type(bug)(**{**vars(bug), "checks": (pattern,)}).must_fail(case(), name) for name in names)
 
