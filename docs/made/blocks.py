@@ -21,6 +21,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "pairs": lambda: commands.of_validation("pairs"),
     "convert": lambda: commands.of_validation("convert"),
     "compare": lambda: commands.of_validation("compare"),
+    "logprobs": lambda: commands.of_validation("logprobs"),
     "doctor": lambda: commands.of_validation("doctor"),
     "pipeline": commands.of_pipeline,
     "exit codes": failures.exit_codes,
