@@ -20,8 +20,9 @@ INFERS = case("tp2", training=STATIC)
 def test_phases_cut_the_sequence_and_a_position_is_in_two_of_them() -> None:
     """Of 48 tokens 36 are prefilled and 12 decoded; the full forward has all."""
     shapes = {name: one.probe.shape for name, one in inferred(INFERS).items() if name.endswith("/logits")}
-    assert shapes == {"full/logits": (8, 48, 128), "prefill/logits": (8, 36, 128), "decode/logits": (8, 12, 128)}
-    assert [inferred(INFERS)[name].start for name in shapes] == [0, 0, 36]
+    once = {"full/logits": (8, 48, 128), "prefill/logits": (8, 36, 128), "decode/logits": (8, 12, 128)}
+    assert shapes == once | {f"updated-{name}": shape for name, shape in once.items()}
+    assert [inferred(INFERS)[name].start for name in shapes] == [0, 0, 36] * 2
 
 
 def test_a_case_that_trains_compares_nothing_of_inference() -> None:
@@ -41,9 +42,17 @@ def test_a_command_for_a_shell_has_the_mode() -> None:
 
 
 def test_its_tensors_have_a_place_in_the_flow_of_data_and_on_the_page() -> None:
-    names = ["full/logits", "prefill/layers.0.attention.output", "decode/layers.0.attention.output", "decode/layers.0.output"]
+    names = [
+        "full/logits",
+        "prefill/layers.0.attention.output",
+        "decode/layers.0.attention.output",
+        "decode/layers.0.output",
+        "updated-full/logits",
+        "greedy/tokens",
+    ]
     assert sorted(names, key=lambda name: in_flow(INFERS, name)) == names
     assert place("Decode Layer 0 Attention Output") == Place("Decode", "Attention Output", "0")
+    assert place("Updated Decode Logits") == Place("Updated Decode", "Logits", "Model")
     assert [axis.size for axis in axes(INFERS, "decode/layers.0.output")] == [8, 12, 64]
     assert needed(INFERS, ["decode/logits"]) == ALL
 

@@ -9,10 +9,10 @@ import torch
 
 from tests.case.test_preflight import STATIC, case
 from validation.case.inference import Inferred, inferred
-from validation.checks.inferring import per_position, told
+from validation.checks.inferring import limits, near_tokens, per_position, told
 from validation.compare.difference import measure
 from validation.compare.extent import extent
-from validation.compare.limits import IN_FP64
+from validation.compare.limits import EXACT, IN_FP64
 from validation.compare.measurement import Measurement, PieceReport
 from validation.compare.verdict import Verdict, judge
 
@@ -40,7 +40,7 @@ def measured(one: Inferred, wrong: dict[str, tuple[int, float]]) -> Measurement:
 def verdict(name: str, wrong: dict[str, tuple[int, float]]) -> Verdict:
     """That of a check, as its report has it."""
     one = inferred(CASE)[name]
-    return told(CASE, name, judge(measured(one, wrong), one.title, IN_FP64), LIMIT, lambda one: measured(one, wrong))
+    return told(CASE, name, judge(measured(one, wrong), one.title, limits(one)), lambda one: measured(one, wrong))
 
 
 @pytest.mark.parametrize(
@@ -104,3 +104,44 @@ def test_copies_that_are_computed_otherwise_need_no_equal_bytes() -> None:
     assert [judge(copies, one.title, IN_FP64, replicated=alike).status for alike in (True, False)] == ["fail", "pass"]
     wrong = measured(one, {one.name: (0, 0.1)}).pieces[0]
     assert judge(replace(copies, pieces=(piece, wrong)), one.title, IN_FP64, replicated=False).status == "fail"
+
+
+def test_a_choice_of_experts_is_wrong_at_its_first_other_expert_and_rounding_is_not() -> None:
+    """Rounding of tensors before it is no error, though a choice has no limit but zero."""
+    wrong = {"full/logits": (0, 1e-15), "decode/layers.1.moe.router.experts": (3, 1.0)}
+    found = verdict("decode/layers.1.moe.router.experts", wrong)
+    assert found.properties["first_wrong"] == "decode position 3, Layer 1 Router Output"
+
+
+def test_an_updated_phase_has_the_updated_full_forward_as_its_witness() -> None:
+    wrong = {"updated-decode/logits": (0, 0.1), "full/logits": (0, 0.1)}
+    assert verdict("updated-decode/logits", wrong).properties["cache"] == "cached"
+
+
+def generated(tokens: list[int], margin: float) -> tuple[Measurement, Measurement]:
+    """What a rank reports of three tokens where HuggingFace's are 5, 6 and 7, each preferred by that margin."""
+    parts: dict[str, list[PieceReport]] = {"tokens": [], "flips": []}
+    for step, (token, wanted) in enumerate(zip(tokens, (5, 6, 7), strict=True)):
+        box = ((0, 1), (step, step + 1))
+        by = margin if token != wanted else 0.0
+        for name, values in {"tokens": (float(token), float(wanted)), "flips": (by, 0.0)}.items():
+            candidate, reference = (torch.full((1, 1), value, dtype=torch.float64) for value in values)
+            difference = measure(candidate, reference, box)
+            parts[name].append(PieceReport(0, box, difference, name))
+    one, other = (Measurement(name, (1, 3), tuple(pieces)) for name, pieces in parts.items())
+    return one, other
+
+
+@pytest.mark.parametrize(
+    ("tokens", "margin", "status", "said"),
+    [
+        ([5, 6, 7], 0.0, "pass", "3 tokens, all of them HuggingFace's"),
+        ([5, 9, 7], 1e-12, "pass", "near-ties: 1 tokens flip, margin at most 1.0e-12 of 1.0e-10"),
+        ([5, 9, 9], 1e-3, "fail", "first other token: number 1 behind the prompt"),
+    ],
+)
+def test_another_token_fails_unless_rounding_decides(tokens: list[int], margin: float, status: str, said: str) -> None:
+    chosen, flips = generated(tokens, margin)
+    found = near_tokens(judge(chosen, "Greedy Tokens", EXACT), chosen, flips)
+    assert found.status == status
+    assert said in found.line

@@ -18,7 +18,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "validation/candidate/load.py": (),
     "validation/candidate/recorder.py": (),
     "validation/case/axes.py": (),
-    "validation/checks/inferring.py": (),
+    "validation/checks/inferring.py": ("* tokens, all of them HuggingFace's",),
     "validation/checks/parity.py": (
         *("Every rank finishes", "Every Megatron tensor set", "Every checkpoint key used"),
         *("*, at most * MiB over the imports*", ", * MiB on a GPU", "none left NaN", ", * set aside: *"),

@@ -1,7 +1,9 @@
 """Cases in mode inference: the phases of a sequence that is prefilled and decoded, and what is compared in each. No torch.
 
-A case's sequences are cut in two: a prompt, which one forward pass takes in, and tokens that are given one by one. A name in
-the ranks' reports is the phase and the probe: `decode/layers.1.attention.output`.
+A case's sequences are cut in two: a prompt, which one forward pass takes in, and tokens that are given one by one. Then other
+weights are put in the place of the first, as in every step of reinforcement learning, and all is done again. Last, both models
+generate: each says which token it would take next, and goes on with HuggingFace's. A name in the ranks' reports is the phase
+and the probe: `decode/layers.1.attention.output`.
 """
 
 from __future__ import annotations
@@ -18,13 +20,28 @@ from validation.case.training import Training
 NONE, STATIC = "none", "static"
 """No inference, and megatron-core's context with a buffer of the largest size for each sequence."""
 FULL, PREFILL, DECODE = "full", "prefill", "decode"
-TITLES = {FULL: "Full Forward", PREFILL: "Prefill", DECODE: "Decode"}
+UPDATED = "updated-"
+"""Before a phase: it is computed with the second weights."""
+TITLES = {
+    FULL: "Full Forward",
+    PREFILL: "Prefill",
+    DECODE: "Decode",
+    f"{UPDATED}{FULL}": "Updated Full Forward",
+    f"{UPDATED}{PREFILL}": "Updated Prefill",
+    f"{UPDATED}{DECODE}": "Updated Decode",
+}
 """Phase -> what stands before the probe in a check's title, in the order in which ranks take them.
 
 `full` is the candidate's own forward pass over all tokens, without a cache: the second witness.
 """
 KINDS = ("attention.output", "moe.router.experts", "output", "logits")
 """The kinds of probes that are compared at every position."""
+GREEDY, GREEDY_TITLE, GENERATED = "greedy/tokens", "Greedy Tokens", 64
+"""What both models generate behind each prompt, and how many tokens. The second weights are in place then."""
+FLIPS = "flips/"
+"""Before a name: by how much HuggingFace prefers its token, where the candidate would take another one, in the same file."""
+MARGIN = 1e-10
+"""Of the largest logit: how near two logits must be for rounding to choose between them in fp64."""
 WITNESS = "cached"
 """In a reference's facts: how far HuggingFace's logits with a cache are from those without, as a relative error."""
 
@@ -84,7 +101,18 @@ def replicated(case: Case) -> bool:
 def span(case: Case, phase: str) -> tuple[int, int]:
     """The positions of a phase: the first, and the one behind the last."""
     prompt, length = prompt_length(case), case.seq_length
-    return {FULL: (0, length), PREFILL: (0, prompt), DECODE: (prompt, length)}[phase]
+    return {FULL: (0, length), PREFILL: (0, prompt), DECODE: (prompt, length)}[phase.removeprefix(UPDATED)]
+
+
+def witness(one: Inferred) -> str:
+    """The name of the same tensor in the candidate's own full forward with the same weights; empty for a part of that."""
+    own = UPDATED if one.phase.startswith(UPDATED) else ""
+    return "" if one.phase == f"{own}{FULL}" else f"{own}{FULL}/{one.probe.name}"
+
+
+def generated(case: Case) -> tuple[int, int]:
+    """The shape of what is generated: [batch, tokens]."""
+    return case.batch_size, GENERATED
 
 
 @functools.cache

@@ -64,6 +64,7 @@ WORDS = (
     Word("cached", r"\bcached: its own full forward"),
     Word("uncached", r"\buncached: its own full forward"),
     Word("one position alone", r"at position [0-9]+ alone the relative error is "),
+    Word("first other token", r"first other token: number "),
     Word("HuggingFace cannot be the reference", r": HuggingFace cannot be the reference"),
     Word("before reduction", r"before reduction the ranks' sum is off by "),
     Word("not repeatable", r"not repeatable: "),

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from validation.case.case import Case
-from validation.case.inference import FULL, TITLES, Inferred, inferred
+from validation.case.inference import MARGIN, TITLES, Inferred, inferred, witness
+from validation.compare.limits import EXACT, FLOORS, IN_FP64, Limits
 
 if TYPE_CHECKING:
     from validation.compare.measurement import Measurement, PieceReport
@@ -17,16 +18,37 @@ Measured = Callable[[Inferred], "Measurement"]
 CACHED, UNCACHED = "cached", "uncached"
 
 
-def told(case: Case, name: str, verdict: Verdict, limit: float, measured: Measured) -> Verdict:
+def limits(one: Inferred) -> Limits:
+    """What a tensor may differ by: a choice of experts in nothing."""
+    return EXACT if one.routes else IN_FP64
+
+
+def told(case: Case, name: str, verdict: Verdict, measured: Measured) -> Verdict:
     """A failure with the first position of the case that is wrong, and what the candidate's own full forward says.
 
-    Other verdicts stay as they are. `limit` is the largest relative error that is right.
+    Other verdicts stay as they are.
     """
     if verdict.status != "fail":
         return verdict
     one = inferred(case)[name]
-    own = None if one.phase == FULL else measured(inferred(case)[f"{FULL}/{one.probe.name}"])
-    return _witnessed(_located(case, verdict, limit, measured), own, limit)
+    own = measured(inferred(case)[witness(one)]) if witness(one) else None
+    return _witnessed(_located(case, verdict, measured), own, limits(one).relative_error)
+
+
+def near_tokens(verdict: Verdict, tokens: Measurement, flips: Measurement) -> Verdict:
+    """The verdict on generated tokens with how many differ, and a pass if rounding decides each of them.
+
+    `flips` holds, where the candidate would take another token, by how much HuggingFace prefers its own.
+    """
+    if verdict.status != "fail":
+        return replace(verdict, numbers=f"{tokens.difference.count} tokens, all of them HuggingFace's")
+    from validation.compare.verdict import near_ties
+
+    found = near_ties(verdict, tokens, flips, MARGIN / FLOORS)
+    if found.status == "pass":
+        return found
+    start = min((piece.box[1][0] for piece in tokens.pieces if piece.difference.differing), default=0)
+    return replace(found, reasons=(*found.reasons, f"first other token: number {start} behind the prompt"))
 
 
 def per_position(verdict: Verdict, measurement: Measurement, limit: float) -> Verdict:
@@ -44,8 +66,8 @@ def _error(piece: PieceReport) -> float:
     return piece.difference.relative_error
 
 
-def _located(case: Case, verdict: Verdict, limit: float, measured: Measured) -> Verdict:
-    wrong = min(_wrong(case, limit, measured), default=None)
+def _located(case: Case, verdict: Verdict, measured: Measured) -> Verdict:
+    wrong = min(_wrong(case, measured), default=None)
     if wrong is None:
         return verdict
     _, position, place = wrong
@@ -55,10 +77,11 @@ def _located(case: Case, verdict: Verdict, limit: float, measured: Measured) -> 
     return replace(verdict, reasons=(*verdict.reasons, said), properties={**verdict.properties, "first_wrong": where})
 
 
-def _wrong(case: Case, limit: float, measured: Measured) -> Iterator[tuple[int, int, int]]:
+def _wrong(case: Case, measured: Measured) -> Iterator[tuple[int, int, int]]:
     """Phase, position in it and place in the flow of data of the first error in each tensor that has one."""
     order = list(TITLES)
     for place, one in enumerate(inferred(case).values()):
+        limit = limits(one).relative_error
         starts = [_start(piece) for piece in measured(one).pieces if not _error(piece) <= limit]
         if starts:
             yield order.index(one.phase), min(starts), place

@@ -11,7 +11,7 @@ import pytest
 
 from validation.case import failures, latent_norms
 from validation.case.case import Case
-from validation.case.inference import WITNESS, Inferred, inferred, replicated
+from validation.case.inference import FLIPS, GREEDY, GREEDY_TITLE, WITNESS, Inferred, generated, inferred, replicated
 from validation.case.latent_norms import GIVEN
 from validation.case.parameters import Parameter, parameters
 from validation.case.probes import observed
@@ -172,7 +172,7 @@ class Parity:
     def infers(self, name: str) -> None:
         """A tensor of inference is the reference's at every position, a choice of experts exactly."""
         one = inferred(self.case)[name]
-        limits, alike = (EXACT if one.routes else IN_FP64), replicated(self.case)
+        alike, limits = replicated(self.case), inferring.limits(one)
         self._compare(Compared(name, one.title, one.probe.shape, limits, one.routes, alike, also=Parity._of_positions))
 
     def _of_positions(self, asked: Compared, verdict: Verdict) -> Verdict:
@@ -181,7 +181,16 @@ class Parity:
 
         limit = self._limits(asked).relative_error
         verdict = inferring.per_position(verdict, self.result.measurement(asked.name, asked.shape), limit)
-        return inferring.told(self.case, asked.name, verdict, limit, measured)
+        return inferring.told(self.case, asked.name, verdict, measured)
+
+    def generates(self) -> None:
+        """The token with the largest logit is HuggingFace's, as often as tokens are generated."""
+        shape = generated(self.case)
+        self._compare(Compared(GREEDY, GREEDY_TITLE, shape, EXACT, replicated=replicated(self.case), also=Parity._near_tokens))
+
+    def _near_tokens(self, asked: Compared, verdict: Verdict) -> Verdict:
+        flips = self.result.measurement(FLIPS + asked.name, asked.shape)
+        return inferring.near_tokens(verdict, self.result.measurement(asked.name, asked.shape), flips)
 
     def witnesses_agree(self) -> None:
         """HuggingFace's logits with its cache are those of its full forward pass, within the limit of a tensor."""

@@ -19,3 +19,8 @@ def test_huggingface_agrees_with_itself(parity: Parity) -> None:
 def test_inference(parity: Parity, name: str) -> None:
     """Every position of a phase is HuggingFace's, whether the candidate computed it with a cache or without."""
     parity.infers(name)
+
+
+def test_greedy_tokens(parity: Parity) -> None:
+    """Behind each prompt the candidate would take the tokens that HuggingFace takes, near-ties aside."""
+    parity.generates()

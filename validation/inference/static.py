@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,13 +18,15 @@ from validation.candidate import platform
 from validation.candidate.place import Place, device
 from validation.candidate.recorder import Recorder
 from validation.case.case import Case
-from validation.case.inference import DECODE, FULL, PREFILL, prompt_length
+from validation.case.inference import DECODE, FULL, GENERATED, PREFILL, UPDATED, prompt_length
 from validation.compare.sliced import SlicedFile
+from validation.inference.answers import Answers
 from validation.inference.versions import wrapped
 from validation.inference.watch import Watch
 from validation.reference.store import Reference
 
 Progress = Callable[[str], None]
+Forward = Callable[[int, int], torch.Tensor | None]
 
 
 class Inference:
@@ -31,11 +34,11 @@ class Inference:
 
     def __init__(self, case: Case, chunk: GPTModel, recorder: Recorder, stored: Reference, progress: Progress) -> None:
         self._case, self._chunk, self._progress = case, chunk, progress
-        self._watch = Watch(case, chunk, recorder, stored)
+        self._watch, self._answers = Watch(case, chunk, recorder, stored), Answers(case, recorder, stored)
         share = case.batch_size // case.layout.data_parallel
         self._first = Place.here(case).dp * share
-        rows = slice(self._first, self._first + share)
-        self._tokens = SlicedFile(stored.batch, device()).read("0/tokens", (rows, slice(None)))
+        self._rows = slice(self._first, self._first + share)
+        self._tokens = SlicedFile(stored.batch, device()).read("0/tokens", (self._rows, slice(None)))
         if case.on_cpu:
             platform.stages_on_the_cpu()
         chunk.eval()
@@ -44,46 +47,73 @@ class Inference:
             set_model_to_sequence_parallel(chunk, False, exclude_modules=[BaseMoELayer])
 
     @torch.no_grad()
-    def run(self) -> None:
-        """All phases, each compared as it is computed."""
-        self._progress("full forward")
-        self._full()
-        self._cached()
+    def run(self, update: Callable[[], None]) -> None:
+        """All phases, each compared as it is computed: with the weights that are there, and with those that `update` brings."""
+        for prefix in ("", UPDATED):
+            self._progress(f"{prefix}full forward".replace("-", " "))
+            self._begin(f"{prefix}{FULL}")
+            pipelined(self._case, self._chunk, self._tokens)
+            self._progress(f"{prefix}prefill and decode".replace("-", " "))
+            self._cached(prefix)
+            if not prefix:
+                update()
+        self._progress("generation")
+        self._generate()
 
     def _begin(self, phase: str, position: int = 0, row: int = 0) -> None:
         now = self._watch.now
         now.phase, now.position, now.row = phase, position, self._first + row
 
-    def _full(self) -> None:
-        """The model without a cache, over all tokens."""
-        self._begin(FULL)
-        pipelined(self._case, self._chunk, self._tokens)
+    def _cached(self, prefix: str) -> None:
+        """Prefill and decode of the given tokens."""
+        prompt, phase = prompt_length(self._case), f"{prefix}{PREFILL}"
+        with self._following(self._tokens, lambda: phase) as (context, forward):
+            # Of a prompt megatron-core makes the last token's logits alone, unless log-probabilities are asked for.
+            context.materialize_only_last_token_logits = False
+            forward(0, prompt)
+            context.materialize_only_last_token_logits = True
+            context.enable_decode_mode()
+            phase = f"{prefix}{DECODE}"
+            for position in range(prompt, self._tokens.shape[1]):
+                forward(position, position + 1)
 
-    def _cached(self) -> None:
-        rows, length = self._tokens.shape
+    def _generate(self) -> None:
+        """The token with the largest logit behind each prompt; HuggingFace's is what the candidate goes on with."""
         prompt = prompt_length(self._case)
+        given = self._answers.tokens(self._rows)
+        tokens = torch.cat([self._tokens[:, :prompt], given], 1)
+        with self._following(tokens, lambda: "") as (context, forward):
+            self._answers.compare(self._first, 0, forward(0, prompt))
+            context.enable_decode_mode()
+            for step in range(1, GENERATED):
+                self._answers.compare(self._first, step, forward(prompt + step - 1, prompt + step))
+
+    @contextmanager
+    def _following(self, tokens: torch.Tensor, phase: Callable[[], str]) -> Iterator[tuple[Any, Forward]]:
+        """A fresh context, and a forward pass over the tokens from one position to another, with the logits that it makes.
+
+        What it computes is compared in the phase that `phase` says.
+        """
+        rows, length = tokens.shape
         context = StaticInferenceContext(max_batch_size=rows, max_sequence_length=length)
         # Half of the sequences at a time: with pipeline stages the prompt is prefilled in micro-batches.
-        wrapper = wrapped(GPTInferenceWrapper, self._case, self._chunk, context, at_once=max(1, rows // 2) * prompt)
+        at_once = max(1, rows // 2) * prompt_length(self._case)
+        wrapper = wrapped(GPTInferenceWrapper, self._case, self._chunk, context, at_once)
         wrapper.prep_model_for_inference()
-        given = wrapper.prep_inference_input(self._tokens)
-        moving = self._chunk.register_forward_pre_hook(lambda *_: self._moved(context))
-        self._progress("prefill")
-        self._phase = PREFILL
-        # Of a prompt megatron-core makes the last token's logits alone, unless log-probabilities are asked for.
-        context.materialize_only_last_token_logits = False
-        wrapper.run_one_forward_step(wrapper.get_batch_for_context_window(given, 0, prompt))
-        self._progress("decode")
-        self._phase = DECODE
-        context.enable_decode_mode()
-        context.materialize_only_last_token_logits = True
-        for position in range(prompt, length):
-            wrapper.run_one_forward_step(wrapper.get_batch_for_context_window(given, position, position + 1))
-        moving.remove()
+        given = wrapper.prep_inference_input(tokens)
 
-    def _moved(self, context: Any) -> None:
-        """Before a forward pass: where the context says that it is."""
-        self._begin(self._phase, context.sequence_len_offset, context.batch_size_offset)
+        def forward(start: int, stop: int) -> torch.Tensor | None:
+            logits: torch.Tensor | None = wrapper.run_one_forward_step(wrapper.get_batch_for_context_window(given, start, stop))
+            return logits
+
+        def moved(*_: Any) -> None:
+            self._begin(phase(), context.sequence_len_offset, context.batch_size_offset)
+
+        moving = self._chunk.register_forward_pre_hook(moved)
+        try:
+            yield context, forward
+        finally:
+            moving.remove()
 
 
 def pipelined(case: Case, chunk: GPTModel, tokens: torch.Tensor) -> None:

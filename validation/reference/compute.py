@@ -18,7 +18,7 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCa
 
 from validation.case.case import Case
 from validation.case.depth import FORWARD, WEIGHTS
-from validation.case.inference import infers
+from validation.case.inference import UPDATED, WITNESS, infers
 from validation.case.steps import STEPS
 from validation.compare.memory import device_peak, peak_memory
 from validation.compare.precision import DTYPES, computing_in, make_deterministic
@@ -157,13 +157,22 @@ def _computed(case: Case, weights: Weights, batches: list[Batch], folder: Path, 
 
 
 def _inferred(case: Case, checkpoint: Checkpoint, batch: Batch, folder: Path, progress: Progress) -> dict[str, Any]:
-    """A forward pass in fp64, phase by phase as a cached one is compared with it."""
-    double = Precision(torch.float64, torch.float64)
-    with computing_in("fp64"):
+    """Forward passes in fp64 with the case's weights and with the second ones, and what is generated with these."""
+    double, forward = Precision(torch.float64, torch.float64), replace(case, upto=FORWARD)
+    save_weights(replace(case, seed=case.seed + 1), folder / store.UPDATED)
+    second = Checkpoint.open(folder / store.UPDATED, case.model)
+    with computing_in("fp64"), torch.no_grad():
         progress("reference model")
-        models = _Models.build(replace(case, upto=FORWARD), checkpoint, double, batch.tokens.device)
-        with torch.no_grad():
-            return inference.save(case, models.hf, batch, models.record(batch, progress), folder)
+        models = _Models.build(forward, checkpoint, double, batch.tokens.device)
+        recording = models.record(batch, progress)
+        found = inference.phases(case, recording)
+        error = inference.witness(case, models.hf, batch, recording)
+        models = _Models.build(forward, second, double, batch.tokens.device)
+        found |= inference.phases(case, models.record(batch, progress), UPDATED)
+        progress("reference generation")
+        save_file(inference.generated(case, models.hf, batch), folder / store.ANSWERS)
+    save_file(found, folder / "probes.safetensors")
+    return {WITNESS: error}
 
 
 def _exact(case: Case, checkpoint: Checkpoint, batches: list[Batch], folder: Path, progress: Progress) -> dict[str, Any]:

@@ -2,42 +2,59 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import torch
-from safetensors.torch import save_file
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
 
 from validation.case.case import Case
-from validation.case.inference import WITNESS, inferred, prompt_length
+from validation.case.inference import FLIPS, GENERATED, GREEDY, UPDATED, inferred, prompt_length
 from validation.reference.batch import Batch
 from validation.reference.record import Recording
 
 
-def save(case: Case, hf: DeepseekV3ForCausalLM, batch: Batch, recording: Recording, folder: Path) -> dict[str, Any]:
-    """Write what each phase is compared with, from a recorded forward pass; returns the facts.
+def phases(case: Case, recording: Recording, prefix: str = "") -> dict[str, torch.Tensor]:
+    """What each phase with the weights of `prefix` is compared with, by name, from a recorded forward pass.
 
     No position sees a later one, so that a phase is a part of the whole pass.
     """
-    wanted = inferred(case).values()
-    found = {one.name: _part(recording.forward[one.probe.name], one.start, one.probe.shape[1]) for one in wanted}
-    save_file(found, folder / "probes.safetensors")
-    with torch.no_grad():
-        cached = cached_logits(hf.eval(), batch.tokens, prompt_length(case))
+    wanted = [one for one in inferred(case).values() if one.phase.startswith(UPDATED) == bool(prefix)]
+    return {one.name: _part(recording.forward[one.probe.name], one.start, one.probe.shape[1]) for one in wanted}
+
+
+@torch.no_grad()
+def witness(case: Case, hf: DeepseekV3ForCausalLM, batch: Batch, recording: Recording) -> float:
+    """How far logits with transformers' cache are from those of the recorded pass, as a relative error."""
+    cached = _cached(hf.eval(), batch.tokens, prompt_length(case))
     full = recording.forward["logits"].to(cached.device)
-    return {WITNESS: float(torch.linalg.vector_norm(cached - full) / torch.linalg.vector_norm(full))}
+    return float(torch.linalg.vector_norm(cached - full) / torch.linalg.vector_norm(full))
 
 
 def _part(whole: torch.Tensor, start: int, length: int) -> torch.Tensor:
     return whole[:, start : start + length].contiguous()
 
 
-def cached_logits(hf: DeepseekV3ForCausalLM, tokens: torch.Tensor, prompt: int) -> torch.Tensor:
-    """Logits of every position, [batch, sequence, vocabulary], by transformers' cache: the prompt, then token by token."""
+def _cached(hf: DeepseekV3ForCausalLM, tokens: torch.Tensor, prompt: int) -> torch.Tensor:
+    """Logits of every position, [batch, sequence, vocabulary]: of the prompt at once, then token by token."""
     output = hf(input_ids=tokens[:, :prompt], use_cache=True)
     found = [output.logits]
     for position in range(prompt, tokens.shape[1]):
         output = hf(input_ids=tokens[:, position : position + 1], past_key_values=output.past_key_values, use_cache=True)
         found.append(output.logits)
     return torch.cat(found, 1)
+
+
+@torch.no_grad()
+def generated(case: Case, hf: DeepseekV3ForCausalLM, batch: Batch) -> dict[str, torch.Tensor]:
+    """The tokens with the largest logits behind each prompt, and by how much each is preferred, both [batch, tokens].
+
+    In units of the largest logit. Both in float64, as they are compared.
+    """
+    hf.eval()
+    output = hf(input_ids=batch.tokens[:, : prompt_length(case)], use_cache=True)
+    chosen, margins = [], []
+    for _ in range(GENERATED):
+        logits = output.logits[:, -1]
+        best = logits.topk(2).values
+        margins.append((best[:, 0] - best[:, 1]) / logits.abs().amax(-1))
+        chosen.append(logits.argmax(-1))
+        output = hf(input_ids=chosen[-1][:, None], past_key_values=output.past_key_values, use_cache=True)
+    return {GREEDY: torch.stack(chosen, 1).double(), f"{FLIPS}{GREEDY}": torch.stack(margins, 1).double()}

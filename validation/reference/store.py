@@ -105,6 +105,9 @@ def _source_digest() -> str:
     return digest.hexdigest()
 
 
+UPDATED, ANSWERS = OF_INFERENCE = "updated.safetensors", "answers.safetensors"
+
+
 @dataclass(frozen=True)
 class Reference:
     """A stored reference."""
@@ -135,6 +138,16 @@ class Reference:
     def steps(self) -> Path:
         """What each optimizer step leaves, by the keys of validation.case.steps."""
         return self.folder / "steps.safetensors"
+
+    @property
+    def updated(self) -> Path:
+        """The second weights of a case in mode inference, as a preset's are stored."""
+        return self.folder / UPDATED
+
+    @property
+    def answers(self) -> Path:
+        """What HuggingFace generates in mode inference, and by how much it prefers each token."""
+        return self.folder / ANSWERS
 
     @property
     def batch(self) -> Path:
