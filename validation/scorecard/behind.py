@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from validation.case import preflight
 from validation.case.case import Case
-from validation.case.data import DOCUMENTS, FULL
+from validation.case.data import DOCUMENTS, FULL, PADDED
 from validation.case.errors import UsageError
 from validation.checks.order import RUN, place
 from validation.faults.fault import Fault
@@ -85,6 +85,14 @@ def _mtp_of_documents(case: Case) -> Case | None:
     return replace(case, model=model, training=replace(case.training, data_shape=DOCUMENTS))
 
 
+def _mtp_of_padding(case: Case) -> Case | None:
+    """An MTP layer and padded sequences."""
+    if case.training.data_shape != FULL:
+        return None
+    model = replace(case.model, num_nextn_predict_layers=max(1, case.model.num_nextn_predict_layers))
+    return replace(case, model=model, training=replace(case.training, data_shape=PADDED))
+
+
 def _set(**given: bool | float) -> Callable[[Case], Case | None]:
     """Fields of the model's configuration."""
     named = {f"model.{name}": value for name, value in given.items()}
@@ -112,6 +120,7 @@ ACTIVATED: dict[str, Callable[[Case], Case | None]] = {
 DUE: dict[str, Callable[[Case], Case | None]] = {
     "expert-weights-gathered-from-wrong-ranks": _experts_gathered,
     "mtp-takes-the-next-document": _mtp_of_documents,
+    "mtp-layers-count-padding": _mtp_of_padding,
     "fused-cross-entropy-in-bf16": _set(cross_entropy_loss_fusion=True),
 }
 """The same of bugs that have not been measured beside the catalogue yet: `all` leaves them out; --behind takes their names."""
