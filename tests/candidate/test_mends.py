@@ -106,3 +106,21 @@ def test_an_mtp_mean_is_over_the_targets_of_all_context_parallel_ranks(monkeypat
         moved, left = roll(torch.ones(1, 5))
         assert (moved.tolist(), float(left)) == ([[1.0, 1.0, 1.0, 1.0, 0.0]], (4 + 7) / 2)
         assert roll(torch.ones(1, 5, dtype=torch.long))[1] == 4
+
+
+def test_an_mtp_layer_takes_nothing_of_another_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two documents of three tokens, of which each rank holds the first and the last chunk or those between."""
+    of = replace(case("mtp-takes-the-next-document", num_nextn_predict_layers=1), layout=Layout.parse("cp2"), seq_length=8)
+    module, rank = ModuleType("megatron.core.mtp_of_a_release"), [0]
+    vars(module)["roll_tensor"] = lambda tensor: (tensor + 1, tensor.sum())
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(vars(mends)["importlib"], "import_module", lambda name: module)
+    monkeypatch.setattr(vars(mends)["parallel_state"], "get_context_parallel_rank", lambda: rank[0])
+    step = vars(mends)["step"]
+    monkeypatch.setattr(step, "called", lambda case, model, given: vars(module)["roll_tensor"](torch.zeros(1, 4)))
+    MENDS["mtp-takes-the-next-document"].install(of, lambda: 8)
+    documents = torch.tensor([[0, 0, 0, 1, 1, 1, 2, 2]])
+    for rank[0], wanted in ((0, [1.0, 1.0, 1.0, 0.0]), (1, [0.0, 1.0, 1.0, 0.0])):  # 0, 1, 6, 7 and 2, 3, 4, 5
+        moved, left = step.called(of, None, {"documents": documents})
+        assert moved.tolist() == [wanted]
+        assert left == sum(wanted)

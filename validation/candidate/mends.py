@@ -22,7 +22,8 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.transformer.moe.router import TopKRouter
 
-from validation.candidate import build, mended_switches
+from validation.candidate import build, mended_switches, step
+from validation.candidate.sequence import positions
 from validation.candidate.step import counted
 from validation.case.case import Case
 
@@ -246,6 +247,28 @@ def _mtp_mean_over_context_ranks(case: Case, tokens: Tokens) -> None:
     _everywhere("roll_tensor", roll, rolled)
 
 
+def _mtp_within_documents(case: Case, tokens: Tokens) -> None:
+    """roll_tensor moves tokens, targets and mask by one position over the whole sequence. Here what comes from another document
+    becomes 0, as behind the sequence's end. It is called in the forward pass of a micro-batch, whose documents are known.
+    """
+    roll = vars(importlib.import_module("megatron.core.transformer.multi_token_prediction"))["roll_tensor"]
+    sound, ends = step.called, [torch.zeros((), dtype=torch.bool)]
+
+    def called(case: Case, model: Any, given: dict[str, torch.Tensor]) -> torch.Tensor:
+        number = given["documents"]
+        last = torch.nn.functional.pad(number[:, 1:] != number[:, :-1], (0, 1), value=True)
+        ends[0] = last[:, positions(case.seq_length, case.layout.cp, parallel_state.get_context_parallel_rank())]
+        return sound(case, model, given)
+
+    def rolled(tensor: torch.Tensor, *given: Any, **named: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        moved, _ = roll(tensor, *given, **named)
+        moved = moved.masked_fill(ends[0], 0)
+        return moved, moved.sum()
+
+    step.called = called
+    _everywhere("roll_tensor", roll, rolled)
+
+
 def _everywhere(name: str, sound: Any, changed: Any) -> None:
     """Every module of megatron-core that has imported a function by its name gets another one."""
     for module in list(sys.modules.values()):
@@ -271,6 +294,7 @@ MENDS = {
     "balancing-losses-per-token": Mend(_balancing_times(_lost_per_token)),
     "balancing-losses-of-masked-tokens": Mend(_balancing_times(_counted_share)),
     "balancing-losses-under-context-parallelism": Mend(_balancing_times(lambda case, tokens: float(case.layout.cp))),
+    "mtp-takes-the-next-document": Mend(_mtp_within_documents),
     "mtp-targets-counted-per-rank": Mend(_mtp_targets_counted_over_context_ranks),
     "mtp-mean-counted-per-rank": Mend(_mtp_mean_over_context_ranks),
     "fused-cross-entropy-in-bf16": Mend(mended_switches.logits_gradient_as_it_is),

@@ -24,7 +24,7 @@ def wrapped(wrapper: Any, case: Case, chunk: Any, context: Any, at_once: int) ->
             hidden_size=case.model.hidden_size,
             params_dtype=DTYPES[case.precision],
             inference_batch_times_seqlen_threshold=at_once,
-            padded_vocab_size=case.model.vocab_size,
+            padded_vocab_size=case.model.vocabulary_rows,
             inference_max_requests=context.max_batch_size,
             inference_max_seq_length=context.max_sequence_length,
         ),

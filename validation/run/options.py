@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from validation.cache import limit
-from validation.case import arrangement, tokens, tree
+from validation.case import arrangement, tokens, tree, vocabulary
 from validation.case import life as lives
 from validation.case import settings as settings_
 from validation.case.case import ON_CPU, Case
@@ -162,7 +162,7 @@ def _cases(options: Any, transport: str) -> tuple[Case, ...]:
     cases = tuple(
         Case(
             preset=base.name,
-            model=replace(model, num_nextn_predict_layers=mtp),
+            model=vocabulary.padded(replace(model, num_nextn_predict_layers=mtp), layout, training),
             layout=layout,
             precision=precision,
             implementation=options.implementation,
