@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from validation.case import latent_norms
+from validation.case import fields, latent_norms
 from validation.case.case import Case
+from validation.case.inference import inferred
 from validation.case.layout import Layout
 from validation.case.parameters import parameters
 from validation.case.preset import TINY
@@ -24,7 +25,7 @@ from validation.compare.difference import measure
 from validation.compare.measurement import PieceReport
 from validation.compare.piece import whole
 from validation.machine import version
-from validation.run.known import known_bugs, mended, nearest, refusal, table
+from validation.run.known import Known, known_bugs, mended, nearest, refusal, table
 from validation.run.launch import Broken
 from validation.run.result import Result
 
@@ -305,6 +306,15 @@ def test_mtp_layers_of_documents_are_refused_for_the_releases_that_cannot_train_
     assert [version for version in ("0.16.1", "0.18.2", "0.19.2") if refusal(one, version)] == releases
 
 
+@pytest.mark.parametrize("bug", [one for one in table() if one.instead], ids=lambda bug: bug.id)
+def test_every_bug_that_ends_a_run_names_what_is_near(bug: Known) -> None:
+    """Settings that there are, with values that text can say: a recipe is compared with them."""
+    assert bug.nearest
+    for given in bug.nearest:
+        assert fields.entries().keys() >= given.keys()
+        replace(case(), training=Training().with_settings(given))
+
+
 def test_uneven_stages_are_asked_one_by_one() -> None:
     """Of 1 and 3 layers, or as a layout string says."""
     by_threes = Training(recompute="full").with_settings({"model.recompute_num_layers": 3})
@@ -347,6 +357,7 @@ def test_every_entry_names_checks_that_exist(bug: Any) -> None:
     names += [f"probe_gradients/{name}" for name, probe in probes(TINY.model, 8, 48).items() if probe.has_gradient]
     names.append(latent_norms.NAME)
     names += [one.name for one in stepped(replace(case(), training=Training(steps=1))).values()]
+    names += inferred(replace(case(layout="single"), training=Training(inference="dynamic")))
     for pattern in bug.checks:
         assert any(type(bug)(**{**vars(bug), "checks": (pattern,)}).must_fail(case(), name) for name in names)
 

@@ -254,7 +254,25 @@ def _kv_down_projections(chunk: Any) -> Iterator[Any]:
     return (attention.linear_kv_down_proj for attention in _attentions(chunk))
 
 
+def _absorbed_weights_of_the_parameter(case: Case, tokens: Tokens) -> None:
+    """What decode multiplies with are views of the layer that the model keeps."""
+    attention = importlib.import_module("megatron.core.transformer.multi_latent_attention").MLASelfAttention
+    absorb = attention.prepare_for_absorption
+
+    def absorbing(self: Any) -> None:
+        there = hasattr(self, "up_k_weight")
+        absorb(self)
+        if not there:
+            parts = (self.config.qk_head_dim, self.config.v_head_dim)
+            shape = (self.num_attention_heads_per_partition, sum(parts), self.config.kv_lora_rank)
+            kept = self.linear_kv_up_proj_linear.weight.detach().view(shape)
+            self.up_k_weight, self.up_v_weight = kept.split(parts, dim=1)
+
+    attention.prepare_for_absorption = absorbing
+
+
 MENDS = {
+    "stale-absorbed-weights": Mend(_absorbed_weights_of_the_parameter),
     "expert-gradients-not-reduced": Mend(built=_experts_reduced_over_their_holders),
     "expert-weights-gathered-from-wrong-ranks": Mend(built=_experts_reduced_over_their_holders),
     "shared-rope-key-not-reduced": Mend(_gathered_rotary_key_summed, wrapped=_latent_marked),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -33,12 +34,12 @@ def encoder(case: Case, source: Path) -> Encode:
 def _loaded(folder: str) -> Encode:
     """The tokenizer that transformers loads of a folder. It takes nothing from the network and runs no code of the folder."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads would not outlive a fork
-    from transformers import AutoTokenizer
-
     if not Path(folder).is_dir():
         raise UsageError(f"--tokenizer {folder}: there is no such folder; name the one with tokenizer.json")
     try:
-        found = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        # By name: ranks import this module, and never call this. transformers costs them a second.
+        tokenizer = importlib.import_module("transformers").AutoTokenizer
+        found = tokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # what transformers says of files that it cannot read
         said = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(f"{folder}: no tokenizer that transformers can load ({shown(said)}); name another folder") from None
