@@ -25,7 +25,7 @@ from validation.candidate.saved import load_saved
 from validation.candidate.step import loss_divisor, run_step
 from validation.candidate.unreduced import Unreduced
 from validation.candidate.versions import release
-from validation.case import tree
+from validation.case import loss_scale, tree
 from validation.case.case import Case
 from validation.case.depth import ALL, FORWARD, WEIGHTS
 from validation.case.errors import EnvironmentMissing
@@ -117,12 +117,12 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
     if case.upto == WEIGHTS:
         return _closed(recorder, held)
     if infers(case):
-        from validation.inference.static import Inference  # no other case needs megatron-core's inference
+        from validation.inference import infer  # no other case needs megatron-core's inference
 
-        second = Checkpoint.open(stored.updated, case.model, device=device())
-        Inference(case, chunks[0], recorder, stored, report.progress).run(lambda: _update(held, second))
+        infer(case, chunks[0], recorder, stored, report.progress)
         return _closed(recorder, held)
-    divisor = loss_divisor(case, stored.batch)
+    scale = loss_scale.first(case)
+    divisor = loss_divisor(case, stored.batch) * scale
     probed = [ProbedChunk(chunk, case, recorder, stored, checkpoint, divisor) for chunk in chunks]
     report.progress("gradient buffers")
     wrapped = build.wrap(chunks, case)
@@ -142,7 +142,7 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
     with as_stored():
         if case.training.optimizer == "distributed":
             gather_gradients(wrapped)
-        compare_gradients(held, stored, recorder)
+        compare_gradients(held, stored, recorder, scale=scale)
     for chunk in probed:
         chunk.stop()
     if case.training.steps and case.upto == ALL:
@@ -160,12 +160,6 @@ def _closed(recorder: Recorder, held: load.Held) -> int:
     """The bytes of the parameters that this rank holds; nothing more is compared."""
     recorder.close()
     return sum(tensor.numel() * tensor.element_size() for tensor, _ in held)
-
-
-def _update(held: load.Held, checkpoint: Checkpoint) -> None:
-    """Other weights in the place of those that are there, as a trainer hands them to a model that generates."""
-    with as_stored():
-        load.copy_weights(held, checkpoint)
 
 
 def _fill(case: Case, chunks: list[Any], held: load.Held, checkpoint: Checkpoint) -> None:
