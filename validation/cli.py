@@ -11,6 +11,7 @@ import shlex
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from validation import data_command, doctor, field_command
 from validation.case import document, exhausted, interpreter, packages, surroundings, tree, writing
@@ -24,6 +25,9 @@ from validation.inspection import options as inspection
 from validation.recipe import options as recipes
 from validation.run.command_line import VERDICT, add_grouped
 from validation.run.options import Given, Settings, settings
+
+if TYPE_CHECKING:
+    from validation.run.nodes.leading import Nodes
 
 _EXAMPLES = f"""examples:
   {tree.VALIDATION} run --layouts single,tp2,pp2
@@ -186,9 +190,36 @@ def _pairs(options: argparse.Namespace, pytests: list[str], command: str) -> int
 
 
 def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
+    wanted = settings(options, command)
+    if wanted.place.follows:
+        return _follow(options.document, wanted)
+    from validation.run.nodes import leading
+
+    with leading.nodes_of(wanted) as (nodes, ending):
+        ending.code = _lead(options, pytests, wanted, nodes)
+    return int(ending.code)
+
+
+def _follow(said: document.Document, wanted: Settings) -> int:
+    """A node that another one leads: it ends as that does, which has the reports."""
+    if wanted.manifest:
+        _add_nothing(said)
+        return int(ExitCode.PASS)
+    from validation.run.nodes import leading
+    from validation.run.prepare import prepare_to_follow
+
+    code, sentence = leading.follow(wanted, prepare_to_follow, lambda line: print(line, flush=True))
+    print(f"node 0 has ended with exit code {code}{': ' * bool(sentence)}{sentence}", flush=True)
+    _add_nothing(said)
+    if code != ExitCode.PASS:
+        said["error"] = sentence or "node 0 has the reports"
+    return code
+
+
+def _lead(options: argparse.Namespace, pytests: list[str], wanted: Settings, nodes: Nodes) -> int:
+    """Compare and judge; the exit code."""
     from validation.checks import unstarted
 
-    wanted = settings(options, command)
     failed: Mapping[str, Collection[str] | None] | None = None
     progress = Progress.on(sys.stdout, quiet=wanted.show == VERDICT)
     try:
@@ -208,8 +239,12 @@ def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
             # What is wrong has been said by now, and the fork server imports while pytest is.
             from validation.checks import started
             from validation.checks.findings import Findings
+        if wanted.place.several:
+            with progress.doing(f"waiting for the other nodes, of {wanted.place.count}"):
+                nodes.gather(wanted.timeout)
+            print(*nodes.notes, sep="\n", end="\n" * bool(nodes.notes), flush=True)
         with progress.doing("listing the checks"):
-            code = started.run(Given(wanted, tuple(pytests), failed), pytests, progress, Findings(options.document))
+            code = started.run(Given(wanted, tuple(pytests), failed, nodes), pytests, progress, Findings(options.document))
     finally:
         progress.close()
     _say_if_nothing_ran(options.document, wanted, code)
