@@ -1,4 +1,4 @@
-"""The row of a team that calls the workflow: a session per layout, made of what parity.yml's inputs say.
+"""The row of a team that calls the workflow: a session per layout, or one for a recipe, made of what parity.yml's inputs say.
 
 The workflow hands its inputs over as environment variables, which every command of a job sees: nox, the matrix, the manifest.
 `PLUMBLINE_LAYOUTS=tp2,pp2 nox -s cpu_tp2` does the same on a developer's machine.
@@ -13,18 +13,32 @@ from typing import Any
 from validation.case.case import ON_CPU
 from validation.case.errors import UsageError
 
-LAYOUTS = "PLUMBLINE_LAYOUTS"
+LAYOUTS, RECIPE = "PLUMBLINE_LAYOUTS", "PLUMBLINE_RECIPE"
 EVENT = "workflow_call"
 _DIGITS = 10
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,50}")
 
 
 def row(environment: Mapping[str, str]) -> dict[str, Any] | None:
-    """The row as ci/matrix.yaml would have it; None where no layouts are named."""
-    if not environment.get(LAYOUTS):
+    """The row as ci/matrix.yaml would have it; None where no layouts and no recipe are named. Raises UsageError."""
+    layouts, recipe = environment.get(LAYOUTS), environment.get(RECIPE)
+    if not (layouts or recipe):
         return None
+    if layouts and recipe:
+        raise UsageError("layouts and recipe both say what is compared; give one of them, or call the workflow twice")
     transport = environment.get("PLUMBLINE_TRANSPORT") or "gloo"
     kind, machine = ("cpu", "the CPU") if transport in ON_CPU else ("gpu", "GPUs")
+    return {
+        **(_of_recipe(environment, kind, machine) if recipe else _of_layouts(environment, kind, machine, transport)),
+        "implementation": environment.get("PLUMBLINE_IMPLEMENTATION") or "local",
+        "transport": transport,
+        "runner": _words(environment.get("PLUMBLINE_RUNNER") or "ubuntu-24.04"),
+        "when": [EVENT],
+        "timeout": _whole(environment.get("PLUMBLINE_TIMEOUT") or "60"),
+    }
+
+
+def _of_layouts(environment: Mapping[str, str], kind: str, machine: str, transport: str) -> dict[str, Any]:
     precision = environment.get("PLUMBLINE_PRECISION") or "fp64"
     return {
         "session": f"{kind}_{{layout}}",
@@ -32,12 +46,27 @@ def row(environment: Mapping[str, str]) -> dict[str, Any] | None:
         "preset": environment.get("PLUMBLINE_PRESET") or "tiny",
         "each": _words(environment[LAYOUTS]),
         "precision": precision,
-        "implementation": environment.get("PLUMBLINE_IMPLEMENTATION") or "local",
-        "transport": transport,
-        "runner": _words(environment.get("PLUMBLINE_RUNNER") or "ubuntu-24.04"),
-        "when": [EVENT],
-        "timeout": _minutes(environment.get("PLUMBLINE_TIMEOUT") or "60"),
     }
+
+
+def _of_recipe(environment: Mapping[str, str], kind: str, machine: str) -> dict[str, Any]:
+    """The gate reads the fields of the release that Plumbline pins: it runs no code of a checkout, not even its parser."""
+    if environment.get("PLUMBLINE_MEGATRON"):
+        raise UsageError(
+            "a recipe is compared with the megatron-core that Plumbline pins; leave megatron-repository out, and compare the "
+            "layouts with your own Megatron in a second call"
+        )
+    path = environment[RECIPE]
+    said: dict[str, Any] = {
+        "session": f"{kind}_recipe",
+        "does": f"compare the stand-in of {path.rpartition('/')[2]} on {machine}",
+        "recipe": path,
+    }
+    if (ranks := environment.get("PLUMBLINE_WORLD_SIZE", "")) not in ("", "0"):
+        said["world_size"] = _whole(ranks)
+    if share := environment.get("PLUMBLINE_COVERAGE"):
+        said["coverage"] = _number(share)
+    return said
 
 
 def prefix(environment: Mapping[str, str]) -> str:
@@ -56,6 +85,13 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _minutes(text: str) -> int | str:
+def _whole(text: str) -> int | str:
     """A number; anything else as it is, for the table to refuse."""
     return int(text) if text.isdecimal() and len(text) < _DIGITS else text
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text

@@ -151,6 +151,7 @@ def _gate(job: str) -> str:
     job = _without(job, r"          pattern: .*\n")
     job = _without(job, r"      actions: read .*\n")
     job = job.replace("        if: ${{ always() }}\n", "        if: ${{ always() && needs.plan.result != 'skipped' }}\n")
+    job = job.replace("${{ always() && env.", "${{ always() && needs.plan.result != 'skipped' && env.")
     return _replaced(_control(job), _CLEAN, f"{_REFUSE}{_CLEAN}")
 
 

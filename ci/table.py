@@ -1,7 +1,7 @@
 """The one table (ci/matrix.yaml): what runs where. Imports no torch.
 
 Sessions, the workflow's matrix, the manifest and docs/matrix.md all come from here. Where a team calls the workflow with
-layouts of its own, one row made of its inputs stands in the table's place (ci/caller.py).
+layouts or a recipe of its own, one row made of its inputs stands in the table's place (ci/caller.py).
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ EVENTS = ("pull_request", "merge_group", "nightly", caller.EVENT)
 @dataclass(frozen=True)
 class Row:
     """One session that compares: what, and on what machine. `set` has numbers of the preset's model that are others, each as
-    `name=value`. `timeout` is in minutes.
+    `name=value`. `timeout` is in minutes. `inference` is the context of cases
+    that infer instead of taking a training step.
 
     `recipe` is the file of a recipe, from the root of the repository, which says model, layout and precision. Its `preset`,
     `layouts` and `precision` are empty. `world_size` is the recipe's number of ranks, if the file does not say it, and
@@ -48,6 +49,7 @@ class Row:
     when: tuple[str, ...]
     timeout: int
     set: tuple[str, ...] = ()
+    inference: str = ""
     recipe: str = ""
     world_size: int | None = None
     coverage: float | None = None
@@ -69,6 +71,7 @@ class Row:
             "precision": self.precision,
             "implementation": self.implementation,
             "transport": self.transport,
+            "inference": self.inference,
         }
         given = [*chosen.items(), *(("set", number) for number in self.set)]
         return ["run", *(word for name, value in given if value for word in (f"--{name}", value))]
@@ -150,7 +153,7 @@ def _tool(entry: Any) -> list[Tool]:
     return [Tool(**{**entry, "runner": tuple(entry["runner"]), "when": _events(entry["when"])})]
 
 
-_OF_A_MODEL = {"preset", "layouts", "precision", "set"}
+_OF_A_MODEL = {"preset", "layouts", "precision", "set", "inference"}
 """Keys of a row that a recipe says itself."""
 _OF_A_RECIPE = {"recipe", "world_size", "coverage"}
 
@@ -161,7 +164,7 @@ def _expanded(entry: Any) -> list[Row]:
         known = (names - _OF_A_MODEL) | _OF_A_RECIPE
         _well_formed(entry, known, known - {"world_size", "coverage"})
         return [_of_recipe(entry)]
-    _well_formed(entry, names | {"each"}, names - {"layouts", "set"})
+    _well_formed(entry, names | {"each"}, names - {"layouts", "set", "inference"})
     if ("each" in entry) == ("layouts" in entry):
         raise UsageError("give either `layouts`, for one session, or `each`, for one session per layout")
     if "layouts" in entry:
@@ -177,7 +180,7 @@ def _of_recipe(entry: dict[str, Any]) -> Row:
     if entry["transport"] == "nccl":
         raise UsageError("a row with `recipe` has transport gloo, or staged on one GPU; nccl is for `layouts`")
     if not (ROOT / entry["recipe"]).is_file():
-        raise UsageError(f"recipe {entry['recipe']} is no file of this repository; give its path from the root")
+        raise UsageError(f"recipe {entry['recipe']} is no file of the repository; give its path from the root")
     said = {**dict.fromkeys(("preset", "precision"), ""), "layouts": ()}
     return _labelled(Row(**{**entry, **said, "runner": tuple(entry["runner"]), "when": _events(entry["when"])}))
 
@@ -230,7 +233,7 @@ def _possible(row: Row, name: str) -> None:
     """Raises UsageError for a case that no machine could run: an unknown word, a degree that does not divide."""
     base = preset(row.preset)
     model = base.model.with_numbers(dict(_numbers(row)))
-    layout, training, mtp = parse(name, Training())
+    layout, training, mtp = parse(name, Training(inference=row.inference or Training().inference))
     case = Case(
         preset=base.name,
         model=model if mtp is None else replace(model, num_nextn_predict_layers=mtp),

@@ -45,6 +45,7 @@ class Options(TypedDict, total=False):
     fp8: str | None
     mtp_loss: str | None
     data_shape: str | None
+    inference: str | None
     data: str | os.PathLike[str] | None
     stream: bool | None
     isolated: bool | None

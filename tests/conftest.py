@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,8 +17,10 @@ _WATCH = pytest.StashKey[Snapshot]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The checks may be imported: they bring a mark of their own."""
+    """The checks may be imported: they bring a mark of their own. Commands that tests start can be interrupted."""
     config.addinivalue_line("markers", "every(name, kind): one check for every layer or parameter of a kind")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell without job control starts so what it ends with &
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)

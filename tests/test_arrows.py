@@ -16,16 +16,18 @@ MODULES = sorted(path for room in ("validation", "ci") for path in (ROOT / room)
 ORDER = (
     "case",
     "cache recipe inspection",
+    "plan",
     "compare",
     "reference",
     "candidate",
+    "inference",
     "run",
     "faults",
     "checks convert",
-    "scorecard pairwise",
+    "scorecard pairwise rollout",
 )
 """Rooms of validation from the bottom to the top; those of one step know nothing of each other."""
-LIGHT = (ROOT / "ci", ROOT / "ci" / "page", *(ROOT / "validation" / room for room in ("case", "recipe", "inspection")))
+LIGHT = (ROOT / "ci", ROOT / "ci" / "page", *(ROOT / "validation" / room for room in ("case", "recipe", "inspection", "plan")))
 """Folders whose modules need no torch; `describe.py` of the last runs in a process of its own."""
 HEAVY = ("torch", "transformers", "megatron", "numpy", "safetensors")
 
@@ -57,7 +59,7 @@ def points_down(source: str, target: str) -> bool:
     if source == "ci":
         return target == "case"
     if target == "ci":
-        return source in ("checks", "convert", "scorecard", "pairwise", "cli")
+        return source in ("checks", "convert", "scorecard", "pairwise", "rollout", "cli")
     if target in ("cli", "doctor", "__main__"):
         return source in ("cli", "__main__")
     return level(source) == -1 or level(target) < level(source)
@@ -95,6 +97,9 @@ def test_no_rank_imports_transformers() -> None:
         ("recipe", "candidate", False),
         ("recipe", "run", False),
         ("run", "recipe", True),
+        ("plan", "recipe", True),
+        ("recipe", "plan", False),
+        ("plan", "run", False),
         ("case", "recipe", False),
         ("ci", "recipe", False),
         ("case", "cache", False),
@@ -118,6 +123,9 @@ def test_no_rank_imports_transformers() -> None:
         ("scorecard", "ci", True),
         ("pairwise", "checks", True),
         ("pairwise", "scorecard", False),
+        ("rollout", "run", True),
+        ("run", "rollout", False),
+        ("rollout", "ci", True),
     ],
 )
 def test_the_arrows_are_those_of_the_design(source: str, target: str, allowed: bool) -> None:

@@ -22,7 +22,9 @@ from validation.checks.before import ASIDE
 from validation.checks.progress import Progress
 from validation.convert import options as conversion
 from validation.inspection import options as inspection
+from validation.plan import options as planning
 from validation.recipe import options as recipes
+from validation.rollout import options as rollout
 from validation.run.command_line import VERDICT, add_grouped
 from validation.run.options import Given, Settings, settings
 
@@ -37,9 +39,11 @@ _EXAMPLES = f"""examples:
   {tree.VALIDATION} faults --only A
   {tree.VALIDATION} convert --hf-model-path DIR --save OUT --layout tp2pp2
   {tree.VALIDATION} recipe show FILE
+  {tree.VALIDATION} plan --model deepseek-v3 --gpus 256
   {tree.VALIDATION} inspect DIR
   {tree.VALIDATION} fields model.moe_permute_fusion
   {tree.VALIDATION} data --preset mini --layout tp4
+  {tree.VALIDATION} logprobs rollout.jsonl --hf-model-path DIR
   {tree.VALIDATION} doctor
 
 what comes after -- goes to pytest: {tree.VALIDATION} run --tp 2 -- -k mla -x
@@ -81,9 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     exercised.add_options(effects.add_argument)
     conversion.add_commands(commands, formatter_class=parser.formatter_class)
     recipes.add_command(commands, formatter_class=parser.formatter_class)
+    planning.add_command(commands)
     field_command.add_command(commands)
     inspection.add_command(commands)
     data_command.add_command(commands)
+    rollout.add_command(commands, formatter_class=parser.formatter_class)
     commands.add_parser("doctor", help="what is here, and what each missing piece prevents", add_help=False)
     return parser
 
@@ -93,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interpreter.settle()
     given = list(sys.argv[1:] if arguments is None else arguments)
     ours = given[: given.index("--")] if "--" in given else given
-    if given[:1] not in (["run"], ["compare"]) or not document.asked_for(ours):
+    if given[:1] not in (["run"], ["compare"], ["plan"], ["logprobs"]) or not document.asked_for(ours):
         return _main(given, {})
     return document.of(given[0], lambda said: _main(given, said))
 
@@ -171,10 +177,24 @@ def _data(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     return data_command.run(options, pytests)
 
 
+def _logprobs(options: argparse.Namespace, pytests: list[str], command: str) -> int:
+    from validation.rollout import command as rollout_command
+
+    if pytests:
+        raise UsageError("logprobs takes nothing behind --; leave it out")
+    return rollout_command.run(options, command)
+
+
 def _recipe(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     from validation.recipe import command as recipe
 
     return recipe.run(options, pytests)
+
+
+def _plan(options: argparse.Namespace, pytests: list[str], command: str) -> int:
+    from validation.plan import command as plan
+
+    return plan.run(options, pytests)
 
 
 def _faults(options: argparse.Namespace, pytests: list[str], command: str) -> int:
@@ -234,7 +254,7 @@ def _lead(options: argparse.Namespace, pytests: list[str], wanted: Settings, nod
                 from validation.faults.plan import plan_of
                 from validation.run.prepare import prepare
 
-                prepare(wanted, [plant.case for plant in plan_of(wanted).plants])
+                wanted = prepare(wanted, [plant.case for plant in plan_of(wanted).plants])
 
             # What is wrong has been said by now, and the fork server imports while pytest is.
             from validation.checks import started
@@ -297,8 +317,10 @@ _COMMANDS = {
     "pairs": _pairs,
     "exercised": _exercised,
     "recipe": _recipe,
+    "plan": _plan,
     "fields": _fields,
     "inspect": _inspect,
     "data": _data,
+    "logprobs": _logprobs,
     **dict.fromkeys(conversion.COMMANDS, _convert),
 }

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from validation.case.inference import TITLES
 from validation.case.parameters import TITLES as PARAMETERS
 from validation.case.probes import TITLES as PROBES
 
@@ -22,14 +23,18 @@ COMPONENTS = {
     "probe_gradients": "Probe gradients",
     "gradients": "Gradients",
     "steps": "Steps",
+    "inference": "Inference",
     "self_test": "Self-test",
 }
 """The modules of validation/checks, in the order of the report."""
 FORWARD, PROBE_GRADIENTS, GRADIENTS, WEIGHTS = "Forward", "Probe gradients", "Parameter gradients", "Weights"
+PHASES = tuple(TITLES.values())
+"""The maps of a case in mode inference."""
 MODEL = "Model"
 """The column of what belongs to no layer."""
 
 _TITLE = re.compile(
+    rf"(?:(?P<phase>{'|'.join(PHASES)}) )?"
     r"(?:Step (?P<step>[0-9]{1,4}) )?(?:(?P<place>Layer|MTP) (?P<layer>[0-9]{1,4}) )?(?P<what>.+?)"
     r"(?P<gradient> Gradient)?(?: (?:First|Second) Moment)?"
 )
@@ -80,6 +85,8 @@ def place(title: str) -> Place | None:
 
 def _view(found: re.Match[str]) -> str:
     parameter = found["what"] not in PROBES.values()
+    if found["phase"]:
+        return str(found["phase"])
     if found["step"]:
         return f"Step {int(found['step'])}"
     if found["gradient"]:
@@ -89,7 +96,7 @@ def _view(found: re.Match[str]) -> str:
 
 def view_order(view: str) -> tuple[int, int]:
     """A key to sort maps by: forward, backward, then what the steps left."""
-    first = (FORWARD, PROBE_GRADIENTS, GRADIENTS, WEIGHTS)
+    first = (FORWARD, PROBE_GRADIENTS, GRADIENTS, WEIGHTS, *PHASES)
     return (first.index(view), 0) if view in first else (len(first), int(view.rpartition(" ")[2]))
 
 

@@ -18,6 +18,7 @@ GIB = 2**30
 
 
 MTP = {"num_nextn_predict_layers": 1}
+STATIC = Training(inference="static")
 
 
 def case(layout: str = "single", model: dict[str, Any] | None = None, preset: Preset = TINY, **changes: Any) -> Case:
@@ -389,6 +390,19 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         case("pp2vpp2", model=MTP, training=Training(settings=(("model.pipeline_model_parallel_layout", "Ett|t|tm|L"),))),
         "virtual stage 1 of pipeline rank 0. Megatron-Core does not sum the gradient",
     ),
+    ("inference in bf16", case(precision="bf16", training=STATIC), r"\+static is compared in fp64, and not yet in bf16"),
+    ("inference over cp", case("cp2", training=STATIC), r"no context parallelism; leave cp2 or \+static out"),
+    ("inference in virtual stages", case("pp2vpp2", training=STATIC), r"no virtual stages; leave vpp2 or \+static out"),
+    ("inference with MTP", case(model=MTP, training=STATIC), r"cannot infer in Megatron-Core; leave \+mtp or \+static out"),
+    ("inference and steps", case(training=replace(STATIC, steps=1)), r"\+static takes no optimizer steps; leave --steps out"),
+    ("inference by modules", case(isolated=True, training=STATIC), "--isolated would replace it; leave one of them out"),
+    ("inference and a mean", case(training=replace(STATIC, loss="mean")), r"\+mean is of training; leave one of them out"),
+    (
+        "inference and a buffer",
+        case(training=replace(STATIC, settings=(("ddp.bucket_size", 1000),))),
+        r"\+static trains nothing, and ddp.bucket_size is of training",
+    ),
+    ("inference of 3 tokens", case(seq_length=3, training=STATIC), "give --seq-length 4 or more"),
     ("no clipping", case(training=Training(steps=1, settings=(("optimizer.clip_grad", 0.0),))), "computes no norm"),
     (
         "a schedule",

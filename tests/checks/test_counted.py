@@ -32,19 +32,25 @@ SMALL = ("--set", "num_layers=2", "--steps", "1")
 OF_TE = ("--implementation", "te", "--transport", "nccl")
 _LAYOUTS: dict[tuple[tuple[str, ...], tuple[str, ...]], dict[str, None]] = {}
 for _row in rows():
-    _of = (_row.preset, _row.precision, _row.implementation, _row.transport)
+    _of = (_row.preset, _row.precision, _row.implementation, _row.transport, _row.inference or "none")
     for _layout in _row.layouts:
-        _steps = SMALL if parse(_layout, Training())[1].life == "" else SMALL[:2]  # a life says how many steps it takes
+        _own = parse(_layout, Training())[1].life or _row.inference  # a life says how many steps it takes, inference takes none
+        _steps = SMALL[:2] if _own else SMALL
         _LAYOUTS.setdefault((_of, _steps), {})[_layout] = None
-_OPTIONS = ("--preset", "--precision", "--implementation", "--transport")
+_OPTIONS = ("--preset", "--precision", "--implementation", "--transport", "--inference")
 TABLE = [
     [*(word for pair in zip(_OPTIONS, values, strict=True) for word in pair), "--layouts", ",".join(layouts), *steps]
     for (values, steps), layouts in _LAYOUTS.items()
 ]
-WORDS_ALONE = ",".join(["single", *(f"single+{word}" for word in WORDS if "fp8" not in word), "pp2+1-3", "single+stream"])
+INFERRING = ("static",)
+"""Words of cases that take no steps."""
+WORDS_ALONE = ",".join(
+    ["single", *(f"single+{word}" for word in WORDS if "fp8" not in word and word not in INFERRING), "pp2+1-3", "single+stream"]
+)
 OTHERS = [
     ["--layouts", WORDS_ALONE, *SMALL],
     ["--layouts", "single+mtp,single+mtp2,pp2+mtp+aux,cp2+aux", *SMALL],
+    ["--layouts", ",".join(f"tp2+{word}" for word in INFERRING), *SMALL[:2]],
     ["--layouts", "tp2"],
     ["--preset", "mini", "--layouts", "single,ep2+mtp"],
     ["--preset", "v3-layers", "--layouts", "tp2"],

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from ci.junit import Check
 from validation.case.document import Document
@@ -14,8 +16,11 @@ from validation.checks.conclusion import Conclusion
 from validation.checks.diagnosed import diagnosed, suites
 from validation.checks.findings import Findings
 from validation.run.command_line import ALL
-from validation.run.options import parsed
+from validation.run.options import Settings, parsed
 
+ROOT = Path(__file__).parents[2]
+RECIPES = ROOT / "tests" / "recipe" / "known"
+SCHEMA = Draft202012Validator(json.loads((ROOT / "docs" / "json.schema.json").read_text(encoding="utf-8")))
 CASES = parsed(["--layouts", "single,tp2"]).cases
 SINGLE, TP2 = (case.name for case in CASES)
 WRONG = Check("mla", "Layer 0 Attention Output", "fail", properties={"rel_error": "0.7", "tolerance": "1e-10"}, failure="limit")
@@ -53,7 +58,42 @@ def test_a_testsuite_passes_only_if_all_of_it_was_evaluated(statuses: list[str],
     conclusion: Any = SimpleNamespace(
         tally=tally, seconds=1.0, missing=0, checks=checks, wanted=CASES[:1], how_it_went={}, files=files
     )
-    conclusion.settings = SimpleNamespace(show=ALL)
+    conclusion.settings, conclusion.not_shown = SimpleNamespace(show=ALL, trial=None), dict
     document = Document()
     Findings(document).take(cast(Conclusion, conclusion), {})
     assert [suite["verdict"] for suite in document["suites"]] == [verdict]
+
+
+def found(settings: Settings) -> dict[str, Any]:
+    """The document of a run of which every case passes one check."""
+    checks = {case.name: [Check("mla", "0", "pass")] for case in settings.cases}
+    tally: Any = SimpleNamespace(word="PASS", checks=len(checks), counts={"pass": len(checks)}, first={})
+    files: Any = SimpleNamespace(path=lambda name: Path(f"{name}.xml"))
+    how: dict[str, dict[str, str]] = {case.name: {} for case in settings.cases}
+    said = Document({"schema": 1, "command": "run", "exit_code": 0})
+    conclusion = Conclusion(settings, cast(Any, None), files, tally, checks, settings.cases, how, 1.0, 0, len(checks), False)
+    Findings(said).take(conclusion, {})
+    SCHEMA.validate(said)
+    return said
+
+
+def test_a_document_says_what_became_of_each_setting_of_a_recipe() -> None:
+    """The words of all cases together, and the stand-in."""
+    settings = parsed(["--recipe", str(RECIPES / "slime-moonlight.txt")])
+    recipe = found(settings)["recipe"]
+    assert (recipe["source"], recipe["stand_in"], recipe["changed"]) == ("slime-moonlight.txt", "tp2ep4", [])
+    words = {one["setting"]: one for one in recipe["settings"]}
+    assert words["model.moe_permute_fusion=true"] == {
+        "setting": "model.moe_permute_fusion=true",
+        "word": "needs",
+        "why": "Transformer Engine",
+    }
+    assert sum(recipe["counts"].values()) == len(words)
+    assert recipe["share"] == round(recipe["counts"].get("equal", 0) / len(words), 4)
+
+
+def test_a_document_says_which_settings_show_nothing() -> None:
+    """And it has no `recipe`, as nobody named one."""
+    said = found(parsed(["--config", "model.cp_comm_type=p2p"]))
+    assert [one["setting"] for one in said["not_exercised"]] == ["model.cp_comm_type=p2p"]
+    assert "recipe" not in said

@@ -24,7 +24,7 @@ from validation.compare.difference import measure
 from validation.compare.measurement import PieceReport
 from validation.compare.piece import whole
 from validation.machine import version
-from validation.run.known import known_bugs, mended, refusal, table
+from validation.run.known import known_bugs, mended, nearest, refusal, table
 from validation.run.launch import Broken
 from validation.run.result import Result
 
@@ -205,14 +205,15 @@ def test_freed_memory_may_hold_anything(gradient: torch.Tensor, spoiled: float) 
 
 
 @live_in_0_16
-def test_a_choice_by_scores_that_are_no_numbers_is_known_if_the_second_run_has_the_right_one() -> None:
-    """A router that is given freed memory chooses by NaN; without the bug it chooses by its own scores."""
+@pytest.mark.parametrize("by_chance", [False, True])
+def test_a_choice_by_scores_that_are_no_numbers_is_known_if_the_second_run_has_the_right_one(by_chance: bool) -> None:
+    """A router that is given freed memory chooses by NaN, right or wrong; without the bug it chooses by its own scores."""
     of, name = freed(), "layers.1.moe.router.experts"
     shape = observed(of)[name].shape
     right = torch.zeros(shape, dtype=torch.float64)
     right[..., :2] = 1
     results = []
-    for candidate, by in ((right.roll(1, -1), math.nan), (right, 0.0)):
+    for candidate, by in ((right if by_chance else right.roll(1, -1), math.nan), (right, 0.0)):
         own, box = torch.full(shape[:2], by, dtype=torch.float64), whole(shape)
         report = PieceReport(0, box, measure(candidate, right, box), "")
         scores = PieceReport(0, whole(shape[:2]), measure(own, torch.zeros_like(own), whole(shape[:2])), "")
@@ -270,7 +271,17 @@ def test_what_a_bug_ends_is_refused_with_what_works(layout: str, layers: int, ve
     training = Training(recompute="full").with_settings({"model.recompute_num_layers": layers})
     said = refusal(replace(case("local", layout), training=training), version)
     assert (said is not None) == refused
-    assert said is None or said.endswith("works, such as 1, and so does megatron-core 0.17")
+    assert said is None or "works, such as 1, and so does megatron-core 0.17; the nearest that can be compared is " in said
+
+
+def test_the_nearest_that_a_bug_leaves_is_near() -> None:
+    """As many layers at once as the stages allow; nothing is said of a case that runs."""
+    by_fours = Training(recompute="full").with_settings({"model.recompute_num_layers": 4})
+    found = {
+        layout: nearest(replace(case("local", layout), training=by_fours), "0.16.1") for layout in ("pp4", "pp2", "single")
+    }
+    name = "model.recompute_num_layers"
+    assert found == {"pp4": {name: 1}, "pp2": {name: 2}, "single": {}}
 
 
 def test_uneven_stages_are_asked_one_by_one() -> None:

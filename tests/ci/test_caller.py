@@ -62,6 +62,46 @@ def test_what_is_left_out_is_what_the_command_line_takes(monkeypatch: pytest.Mon
     )
 
 
+MOONLIGHT = "tests/recipe/known/slime-moonlight.txt"
+
+
+@pytest.fixture
+def recipe(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.setenv("PLUMBLINE_RECIPE", f"../{TABLE.parents[1].name}/{MOONLIGHT}")
+    return monkeypatch
+
+
+def test_a_recipe_is_one_session(recipe: pytest.MonkeyPatch) -> None:
+    """Which reads the file that lies beside the checkout, as the workflow puts it."""
+    recipe.setenv("PLUMBLINE_WORLD_SIZE", "0")
+    (row,) = rows()
+    assert (row.session, row.does, row.gpus) == ("cpu_recipe", "compare the stand-in of slime-moonlight.txt on the CPU", 0)
+    assert (row.world_size, row.coverage, row.when) == (None, None, ("workflow_call",))
+    recipe.setenv("PLUMBLINE_WORLD_SIZE", "64")
+    recipe.setenv("PLUMBLINE_COVERAGE", "0.4")
+    (row,) = rows()
+    assert (row.world_size, row.coverage) == (64, 0.4)
+    assert row.arguments()[:5] == ["run", "--recipe", row.recipe, "--world-size", "64"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("LAYOUTS", "tp2", "layouts and recipe both say what is compared; give one of them"),
+        ("MEGATRON", "team/Megatron-LM", "leave megatron-repository out"),
+        ("RECIPE", "../recipe/none.txt", "recipe ../recipe/none.txt is no file of the repository"),
+        ("TRANSPORT", "nccl", "a row with `recipe` has transport gloo"),
+        ("WORLD_SIZE", "many", "world_size is 'many'; it must be a number of ranks"),
+        ("COVERAGE", "all", "coverage is 'all'; it must be a share from 0 to 1"),
+        ("COVERAGE", "nan", "coverage is nan; it must be a share from 0 to 1"),
+    ],
+)
+def test_a_recipe_that_cannot_be_compared_is_refused(recipe: pytest.MonkeyPatch, name: str, value: str, sentence: str) -> None:
+    recipe.setenv(f"PLUMBLINE_{name}", value)
+    with pytest.raises(UsageError, match=sentence):
+        rows()
+
+
 @pytest.mark.parametrize("name", ["", "fp64", "results-x", "plumbline-", "a_B-9"])
 def test_no_call_finds_what_another_has_left(name: str) -> None:
     """Whatever their names and sessions are: the workflow's pattern is an artifact's beginning."""

@@ -27,7 +27,7 @@ ROW: dict[Any, Any] = {
     "timeout": 1,
 }
 TOOL = {name: ROW[name] for name in ("session", "does", "runner", "when", "timeout")}
-KEYS = "does, each, implementation, layouts, precision, preset, runner, session, set, timeout, transport, when"
+KEYS = "does, each, implementation, inference, layouts, precision, preset, runner, session, set, timeout, transport, when"
 KEYS_OF_TOOL = "does, runner, session, timeout, when"
 
 
@@ -283,7 +283,7 @@ def test_a_recipe_says_model_layout_and_precision_itself(tmp_path: Path) -> None
         ({"coverage": 1.5}, "one: coverage is 1.5; it must be a share from 0 to 1"),
         ({"coverage": True}, "one: coverage is True; it must be a share from 0 to 1"),
         ({"world_size": 0}, "one: world_size is 0; it must be a number of ranks"),
-        ({"recipe": "none.txt"}, "one: recipe none.txt is no file of this repository; give its path from the root"),
+        ({"recipe": "none.txt"}, "one: recipe none.txt is no file of the repository; give its path from the root"),
         ({"transport": "nccl"}, "one: a row with `recipe` has transport gloo, or staged on one GPU; nccl is for `layouts`"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -145,6 +146,21 @@ def of_training(folder: Path, damage: Callable[[Path], object]) -> None:
     damage(folder / "release")
 
 
+def not_to_its_end(folder: Path) -> None:
+    """As a job leaves it that is killed while it saves."""
+    for file in (folder / "release").glob("*.distcp"):
+        shutil.move(file, folder)
+    without_tracker(folder)
+    shutil.rmtree(folder / "iter_0000010")
+
+
+def without_tracker(folder: Path) -> None:
+    """Copied without the file that names the latest step."""
+    for name in ("plumbline.json", "config.json", "latest_checkpointed_iteration.txt"):
+        (folder / name).unlink()
+    (folder / "release").rename(folder / "iter_0000010")
+
+
 DAMAGED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a file is missing": ("torch_dist", lambda folder: torch_dist_file(folder).unlink(), "__0_0.distcp is not there"),
     "a file is cut off": ("torch_dist", lambda folder: truncate(torch_dist_file(folder)), "__0_0.distcp has "),
@@ -158,6 +174,12 @@ DAMAGED: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda folder: of_training(folder, lambda place: (place / ".metadata").write_bytes(b"garbage")),
         ".metadata cannot be read",
     ),
+    "a checkpoint that was not written to its end": (
+        "torch_dist",
+        not_to_its_end,
+        "has .distcp files and no .metadata, which is written last",
+    ),
+    "no tracker": ("torch_dist", without_tracker, "iter_0000010 itself"),
     "a rank's file is missing": (
         "legacy",
         lambda folder: of_training(folder, lambda place: (place / "mp_rank_01/model_optim_rng.pt").unlink()),

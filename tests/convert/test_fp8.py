@@ -98,6 +98,14 @@ WRONG = {
         lambda found: found.update({f"{KEY}_scale_inv": torch.ones(3, 1)}),
         f"{KEY}_scale_inv is F32 (3, 1), and (160, 64) in blocks of (128, 128) needs F32 or BF16 or F8_E8M0 (2, 1)",
     ),
+    "a scale that is no number": (
+        lambda found: found.update({f"{KEY}_scale_inv": torch.full((2, 1), float("nan"))}),
+        f"{KEY} holds NaN or infinite values when it is dequantised",
+    ),
+    "an exponent that is no number": (
+        lambda found: found.update({f"{KEY}_scale_inv": torch.full((2, 1), 255, dtype=torch.uint8).view(torch.float8_e8m0fnu)}),
+        f"{KEY} holds NaN or infinite values when it is dequantised",
+    ),
     "e5m2": (lambda found: found.update({KEY: found[KEY].to(torch.float8_e5m2)}), f"{KEY} is F8_E5M2 with weight_scale_inv"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from validation.candidate.checkpoint.keys import of_training
 from validation.case.errors import UsageError
 from validation.cli import main
 from validation.convert.huggingface import HuggingFace
+from validation.inspection.command import answer
 from validation.reference.checkpoint import Checkpoint, verify
 
 
@@ -44,6 +46,49 @@ def test_they_are_read_and_converted_as_the_usual_names_are(tmp_path: Path) -> N
     assert main(["convert", "--hf-model-path", str(folder), "--save", str(tmp_path / "core"), "--jobs", "1"]) == 0
     assert main(["convert", "--to-hf", "--load", str(tmp_path / "core"), "--save", str(tmp_path / "back"), "--jobs", "1"]) == 0
     assert folders.same(folders.read(tmp_path / "back"), plain)
+
+
+def stacked(tensors: Tensors, end: str) -> Tensors:
+    """Each matrix of a layer's experts in a tensor of its own."""
+    found = fused(tensors)
+    for key in [key for key in found if key.endswith("gate_up_proj")]:
+        prefix = key.removesuffix("gate_up_proj")
+        gate, up = found.pop(key).chunk(2, dim=1)
+        found |= {f"{prefix}gate_proj{end}": gate.contiguous(), f"{prefix}up_proj{end}": up.contiguous()}
+        found[f"{prefix}down_proj{end}"] = found.pop(f"{prefix}down_proj")
+    return found
+
+
+WAYS: dict[str, Callable[[Tensors], Tensors]] = {
+    "matrices": lambda plain: stacked(plain, ""),
+    "matrices and .weight": lambda plain: stacked(plain, ".weight"),
+    "fused and .weight": lambda plain: {
+        f"{key}.weight" if key.endswith(("gate_up_proj", "experts.down_proj")) else key: tensor
+        for key, tensor in fused(plain).items()
+    },
+    "wrapped twice": lambda plain: {f"module._orig_mod.{key}": tensor for key, tensor in plain.items()},
+    "model twice": lambda plain: {f"model.{key}": tensor for key, tensor in plain.items()},
+    "saved without the head": lambda plain: {key.removeprefix("model."): tensor for key, tensor in plain.items()},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_other_spellings_hold_the_same_tensors(way: str, tmp_path: Path) -> None:
+    plain = folders.weights(WITHOUT_MTP)
+    folder = folders.write(tmp_path / "spelled", WITHOUT_MTP, WAYS[way](plain), num_nextn_predict_layers=0)
+    usual = folders.write(tmp_path / "usual", WITHOUT_MTP, plain, num_nextn_predict_layers=0)
+    with Checkpoint.open(folder) as one, Checkpoint.open(usual) as other:
+        assert [name for name in other.parameters if not torch.equal(one.read(name), other.read(name))] == []
+    assert "tensors are missing" not in "".join(text for _, text in answer(folder))
+
+
+def test_experts_of_another_shape_are_refused(tmp_path: Path) -> None:
+    """Transformers holds rows before columns; other programs transpose."""
+    turned = {
+        key: t.transpose(1, 2).contiguous() if t.dim() == 3 else t for key, t in fused(folders.weights(WITHOUT_MTP)).items()
+    }
+    with pytest.raises(UsageError, match=r"down_proj.weight has shape \(32, 64\) and config.json needs \(64, 32\)"):
+        Checkpoint.open(folders.write(tmp_path / "hf", WITHOUT_MTP, turned, num_nextn_predict_layers=0))
 
 
 def test_a_name_with_its_prefix_and_without_is_refused(tmp_path: Path) -> None:
@@ -98,7 +143,7 @@ def test_a_head_that_is_missing_may_be_the_embedding(tmp_path: Path) -> None:
 
 
 def test_a_padded_vocabulary_comes_back_from_legacy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Megatron-LM pads the vocabulary to a multiple; its ranks share the padded rows alike."""
+    """Megatron-LM pads the vocabulary to a multiple; its ranks share the padded rows alike. The model may be a wrapped one."""
     plain = folders.weights(WITHOUT_MTP)
     folder = folders.write(tmp_path / "hf", WITHOUT_MTP, plain)
     words = ["--format", "legacy", "--layout", "tp2", "--implementation", "local", "--jobs", "1"]
@@ -113,6 +158,7 @@ def test_a_padded_vocabulary_comes_back_from_legacy(tmp_path: Path, capsys: pyte
         ):
             rows = torch.cat([plain[key], torch.full((padded - 128, 64), 7.0, dtype=torch.bfloat16)])
             state["model"][name] = rows[rank * padded // 2 : (rank + 1) * padded // 2].clone()
+        state["model"] = {f"module.{name}": tensor for name, tensor in state["model"].items()}
         torch.save(state, path)
     (tmp_path / "core" / "plumbline.json").unlink()  # Megatron-LM writes none
     capsys.readouterr()
@@ -149,6 +195,7 @@ def test_scales_may_be_rounded_or_powers_of_two(kind: torch.dtype, tmp_path: Pat
         ("chained_12.optimizer.state.fp32_param.output_layer.weight", True),
         ("rng_state/shard_0_1", True),
         ("rerun_state_machine_state", True),
+        ("common_state/shard_0_1", True),
         ("decoder.layers.0.mlp.linear_fc1.weight", False),
         ("chained_0.decoder.layers.0.mlp.linear_fc1.weight", False),
         ("myoptimizer.weight", False),

@@ -1,6 +1,8 @@
 """Saves a model with its optimizer as megatron-core does after training, in each way that it shards optimizer states.
 
-python -m tests.convert.trained_by_megatron HF OUT PORT FORM...
+python -m tests.convert.trained_by_megatron HF ALIKE OUT PORT
+
+All layers of the model in the folder ALIKE have experts.
 """
 
 from __future__ import annotations
@@ -12,12 +14,15 @@ from typing import Any
 
 import torch.distributed as dist
 
-PLAIN = "plain"
-FORMS = (PLAIN, "dp_zero_gather_scatter", "dp_reshardable", "fully_reshardable")
-"""No sharding, and what 0.16 calls its ways to shard."""
+PLAIN, SINGLETON, STACKED = "plain", "singleton", "stacked"
+FORMS = (PLAIN, SINGLETON, "dp_zero_gather_scatter", "dp_reshardable", "fully_reshardable")
+"""No sharding, a tensor for each expert, and what 0.16 calls its ways to shard.
+
+`stacked` is the model alone, whose layers are alike and have one tensor together.
+"""
 
 
-def main(hf: str, out: str, port: str, *forms: str) -> None:
+def main(hf: str, alike: str, out: str, port: str) -> None:
     """One rank that has taken a step which changes no weight."""
     from validation.candidate import platform
 
@@ -27,8 +32,8 @@ def main(hf: str, out: str, port: str, *forms: str) -> None:
     platform.mend(on_cpu=True)
     os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=port, RANK="0", WORLD_SIZE="1")
     dist.init_process_group("gloo")
-    for kind in ("plain", "distributed"):
-        for form, state in _trained(build, hf, kind, [form for form in forms if (form == PLAIN) == (kind == "plain")]):
+    for kind in ("plain", "distributed", STACKED):
+        for form, state in _alike(build, alike) if kind == STACKED else _trained(build, hf, kind):
             from megatron.core import dist_checkpointing
 
             folder = Path(out) / form
@@ -37,33 +42,63 @@ def main(hf: str, out: str, port: str, *forms: str) -> None:
     dist.destroy_process_group()
 
 
-def _trained(build: Any, hf: str, kind: str, forms: list[str]) -> Any:
-    from tests.convert.folders import WITHOUT_MTP
-    from validation.candidate import load, platform
+def _trained(build: Any, hf: str, kind: str) -> Any:
+    from validation.candidate import platform
     from validation.candidate.optimizer import Optimizer
-    from validation.candidate.recorder import Recorder
-    from validation.case.case import Case
-    from validation.case.layout import Layout
-    from validation.case.training import Training
     from validation.compare.precision import computing_in
-    from validation.reference.checkpoint import Checkpoint
 
-    still = {"optimizer.lr": 0.0, "optimizer.min_lr": 0.0}
-    training = Training(optimizer=kind, steps=1).with_settings(still)
-    case = Case("tiny", WITHOUT_MTP, Layout(), "bf16", "local", "gloo", 1, 2, 1, 32, training=training)
+    case = _case(hf, kind)
     with computing_in("bf16", platform.CudaMeansCpu):
         if kind == "plain":
             build.start_groups(case)
-        chunks, recorder = build.build(case), Recorder(0)
-        held, weights = load.held_by(chunks, WITHOUT_MTP, recorder), Checkpoint.open(hf, WITHOUT_MTP)
-        load.load(chunks, recorder, lambda: load.copy_weights(held, weights))
+        chunks = _filled(build, case, hf)
         optimizer = Optimizer(case, build.wrap(chunks, case))
         optimizer.step()
         inner: Any = optimizer.theirs
-        for form in forms:
-            state = dict(chunks[0].sharded_state_dict())
+        for form in [form for form in FORMS if (form in (PLAIN, SINGLETON)) == (kind == "plain")]:
+            state = dict(chunks[0].sharded_state_dict(metadata=_singleton() if form == SINGLETON else None))
             metadata = {} if form == PLAIN else {"metadata": {"distrib_optim_sharding_type": form}}
-            yield form, {**state, "optimizer": inner.sharded_state_dict(state, **metadata)}
+            trained = {} if form == SINGLETON else {"optimizer": inner.sharded_state_dict(state, **metadata)}
+            yield form, {**state, **trained}
+
+
+def _alike(build: Any, hf: str) -> Any:
+    """A model that says of its experts what megatron-core's default says: every layer has some."""
+    from validation.candidate import platform
+    from validation.compare.precision import computing_in
+
+    with computing_in("bf16", platform.CudaMeansCpu):
+        (chunk,) = _filled(build, _case(hf, "plain"), hf)
+        chunk.decoder.config.moe_layer_freq = 1
+        yield STACKED, dict(chunk.sharded_state_dict())
+
+
+def _case(hf: str, optimizer: str) -> Any:
+    from validation.case.case import Case
+    from validation.case.folder import model_from_folder
+    from validation.case.layout import Layout
+    from validation.case.training import Training
+
+    training = Training(optimizer=optimizer, steps=1).with_settings({"optimizer.lr": 0.0, "optimizer.min_lr": 0.0})
+    return Case("tiny", model_from_folder(hf), Layout(), "bf16", "local", "gloo", 1, 2, 1, 32, training=training)
+
+
+def _filled(build: Any, case: Any, hf: str) -> Any:
+    from validation.candidate import load
+    from validation.candidate.recorder import Recorder
+    from validation.reference.checkpoint import Checkpoint
+
+    chunks, recorder = build.build(case), Recorder(0)
+    held, weights = load.held_by(chunks, case.model, recorder), Checkpoint.open(hf, case.model)
+    load.load(chunks, recorder, lambda: load.copy_weights(held, weights))
+    return chunks
+
+
+def _singleton() -> dict[str, Any]:
+    from megatron.core import parallel_state
+
+    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    return {"singleton_local_shards": True, "dp_cp_group": group}
 
 
 if __name__ == "__main__":

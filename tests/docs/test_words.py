@@ -18,9 +18,11 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "validation/candidate/load.py": (),
     "validation/candidate/recorder.py": (),
     "validation/case/axes.py": (),
+    "validation/checks/inferring.py": ("* tokens, all of them HuggingFace's",),
     "validation/checks/parity.py": (
         *("Every rank finishes", "Every Megatron tensor set", "Every checkpoint key used"),
         *("*, at most * MiB over the imports*", ", * MiB on a GPU", "none left NaN", ", * set aside: *"),
+        "HuggingFace Cached and Full Logits",
         *("* is not a probe of this case; known are *", "the reference has no floor for *; give the check limits of its own"),
     ),
     "validation/checks/planted.py": ("Planted defect seen: *", "first failing check * (relative *)"),

@@ -18,6 +18,7 @@ from tests.convert.folders import FP8, MODEL, TIED, WITHOUT_MTP, config, quantis
 from validation.case.errors import UsageError
 from validation.case.model import Model
 from validation.cli import main
+from validation.convert.huggingface import HuggingFace
 from validation.inspection.command import answer
 
 Tensors = dict[str, torch.Tensor]
@@ -147,6 +148,41 @@ def test_an_fp8_folder_is_converted_first(tmp_path: Path) -> None:
     assert said(folder, "refused") == ["run: the weights are quantised; the next command makes a folder in bf16 that it takes"]
     assert "convert --to-hf --load" in said(folder, "works")[-1]
     assert said(folder) == ["nothing"]
+
+
+BLOCKS = FP8["quantization_config"]
+
+
+def in_bytes(tensors: Tensors, kind: torch.dtype) -> Tensors:
+    """Tensors of this dtype as whole numbers of eight bits."""
+    return {key: tensor.view(torch.uint8) if tensor.dtype == kind else tensor for key, tensor in tensors.items()}
+
+
+UNREAD: dict[str, tuple[Callable[[Tensors], Tensors], Any]] = {
+    "scales of another name": (
+        lambda t: {key.replace("_scale_inv", "_scale"): t[key] for key in t},
+        FP8["quantization_config"],
+    ),
+    "scales of bytes": (
+        lambda t: {key: v.to(torch.uint8) if key.endswith("_scale_inv") else v for key, v in t.items()},
+        FP8["quantization_config"],
+    ),
+    "a scale for each channel": (same, {"quant_method": "compressed-tensors", "format": "float-quantized"}),
+    "weights of bytes": (lambda t: in_bytes(without("_scale_inv")(t), torch.float8_e4m3fn), {"quant_method": "modelopt"}),
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_nothing_is_promised_of_weights_that_nothing_reads(name: str, tmp_path: Path) -> None:
+    """`convert` refuses the same folder."""
+    change, how = UNREAD[name]
+    folder = write(tmp_path / "hf", WITHOUT_MTP, change(quantised(weights(WITHOUT_MTP))), quantization_config=how)
+    assert said(folder, "works") == []
+    assert said(folder, "refused") == [
+        "run and convert: nothing here reads weights that are quantised so; take the folder in bf16"
+    ]
+    with pytest.raises(UsageError):
+        HuggingFace.open(folder)
 
 
 def test_a_family_that_is_not_compared_ends_with_what_is_missing(tmp_path: Path) -> None:

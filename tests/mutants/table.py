@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,5 +92,6 @@ def chosen(asked: Sequence[str], table: Path = TABLE) -> list[Row]:
     return [row for row in some if row.modules]
 
 
+@functools.cache
 def _read(path: Path) -> Any:
     return yaml.safe_load(path.read_text(encoding="utf-8"))

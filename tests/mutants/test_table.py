@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -57,19 +58,26 @@ def test_every_test_that_is_left_out_is_one_of_its_row_s(test: str) -> None:
 def test_every_equivalent_mutation_is_one_of_code_that_is_there(mutation: Mutation) -> None:
     """Its module is mutated, its function exists, and the text that it changes stands in the function."""
     assert mutation.module in modules()
-    source = (ROOT / mutation.module).read_text(encoding="utf-8")
-    found = {
-        name: " ".join(line.strip() for line in (ast.get_source_segment(source, node) or "").splitlines())
-        for name, node in functions(ast.parse(source))
-    }
+    found = texts(mutation.module)
     assert mutation.function in found
     assert mutation.was in found[mutation.function]
     assert equivalent().mutations[mutation].strip()
 
 
-def functions(tree: ast.Module) -> list[tuple[str, ast.AST]]:
+@functools.cache
+def texts(module: str) -> dict[str, str]:
+    """The source of every function of a module, in one line each."""
+    source = (ROOT / module).read_text(encoding="utf-8")
+    lines = source.splitlines()
+    return {
+        name: " ".join(line.strip() for line in lines[node.lineno - 1 : node.end_lineno])
+        for name, node in functions(ast.parse(source))
+    }
+
+
+def functions(tree: ast.Module) -> list[tuple[str, ast.FunctionDef]]:
     """Every function of a module and of its classes, by the name that mutants have."""
-    found: list[tuple[str, ast.AST]] = []
+    found: list[tuple[str, ast.FunctionDef]] = []
     for node in tree.body:
         if isinstance(node, ast.FunctionDef):
             found.append((node.name, node))

@@ -11,7 +11,7 @@ import pytest
 
 from validation.case.errors import EnvironmentMissing, UsageError
 from validation.cli import main
-from validation.recipe import capture, read
+from validation.recipe import capture, read, watch
 from validation.recipe.recipe import Recipe
 
 FLAGS = "--num-layers 4 --hidden-size 128 --num-attention-heads 4 --moe-layer-freq '([0]*1+[1]*3)' --bf16"
@@ -119,6 +119,24 @@ def test_what_no_stand_in_reaches_is_ended(folder: Path, shell: str, start: str)
     written = recipe_text(folder, text, shell=shell)
     assert read_back(folder, written).values["model.num_layers"] == 4
     assert "not run, too" not in written
+
+
+def test_a_process_that_was_ended_as_it_said_its_flags_is_one_call(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watch sees no environment while a process starts or ends: whichever was first, there is one call."""
+    read = watch._read
+    monkeypatch.setattr(watch, "_read", lambda pid, name: [] if name == "environ" else read(pid, name))
+    text = f"unset PYTHONPATH PATH; exec {Path(sys.executable).resolve()} train.py {FLAGS}"
+    assert "not run, too" not in recipe_text(folder, text)
+
+
+def test_a_process_that_has_gone_is_not_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its command line was read before it ended, its environment after."""
+    lines = iter([["python", "train.py"], [], []])
+    monkeypatch.setattr(watch, "_read", lambda _pid, _name: next(lines))
+    monkeypatch.setattr(os, "kill", lambda *_: None)
+    looks = watch.Watch(os.getsid(0), folder)
+    looks._look(str(os.getpid()))
+    assert not looks.found
 
 
 def test_a_script_that_is_executable(folder: Path) -> None:

@@ -73,12 +73,14 @@ ENDS: dict[str, Callable[[], None]] = {
 
 
 def rank(folder: str, end: str) -> None:
-    """A rank as validation.run.worker has it: rank 1 ends as `end` says, rank 0 then waits for it in vain."""
+    """A rank as validation.run.worker has it: rank 1 ends as `end` says once rank 0 is there, which waits for it in vain."""
     report = RankReport(Path(folder), int(os.environ["RANK"]))
     with report.last_words():
         report.progress("start of the work")
         if report.rank == 1:
             report.progress("the hard part")
+            while not (Path(folder) / "rank-0.pid").exists():
+                time.sleep(0.01)
             ENDS[end]()
         elif end != "finishes":
             report.progress("waiting for rank 1")

@@ -14,6 +14,7 @@ from validation.candidate.typed import typed
 from validation.candidate.versions import fields
 from validation.case.case import Case
 from validation.case.families import GREEDY
+from validation.case.inference import uses_sequence_parallel
 from validation.case.model import Model
 from validation.compare.precision import DTYPES
 
@@ -175,7 +176,7 @@ def _parallel(case: Case) -> dict[str, Any]:
         "expert_model_parallel_size": layout.ep,
         "expert_tensor_parallel_size": layout.expert_tp if layout.etp is not None or layout.ep > 1 else None,
         "context_parallel_size": layout.cp,
-        "sequence_parallel": layout.uses_sequence_parallel,
+        "sequence_parallel": uses_sequence_parallel(case),
         **_stages(case),
         "overlap_p2p_comm": layout.vpp > 1,
         "batch_p2p_comm": layout.vpp == 1,

@@ -35,7 +35,8 @@ IGNORED = {"window_size": None, "softmax_type": "vanilla", "apply_query_key_laye
 class CoreAttention(torch.nn.Module):
     """Causal softmax attention on torch's scaled_dot_product_attention, with context parallelism by gathering.
 
-    A mask may forbid more than a causal one does: attention to other documents of the sequence.
+    A mask may forbid more than a causal one does: attention to other documents of the sequence. A token that is decoded has no
+    mask: it attends to all that the cache holds.
 
     Under context parallelism keys and values are gathered over the context-parallel ranks (the backward of the gather
     reduce-scatters), so that the zigzag split, the rotary slices and the reductions are megatron-core's and are tested.
@@ -74,6 +75,8 @@ class CoreAttention(torch.nn.Module):
         if self.training and self.config.attention_dropout:
             raise _refusal(f"attention_dropout is {self.config.attention_dropout}")
         kind = attn_mask_type or self.attn_mask_type
+        if kind == AttnMaskType.no_mask and not self.training and packed_seq_params is None:
+            return self._attend(query, key, value, None, causal=False)
         if packed_seq_params is not None:
             if kind not in (AttnMaskType.causal, AttnMaskType.padding_causal):
                 raise _refusal(f"the mask's type is {kind.name}")
@@ -86,10 +89,14 @@ class CoreAttention(torch.nn.Module):
             owned = [torch.tensor(positions(length, ranks, owner), device=query.device) for owner in range(ranks)]
             rows, columns = owned[rank], torch.cat(owned)
             mask = rows[:, None] >= columns[None, :] if mask is None else mask[..., rows[:, None], columns[None, :]]
+        return self._attend(query, key, value, mask, causal=mask is None)
+
+    def _attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, causal: bool
+    ) -> torch.Tensor:
+        """The context of queries that attend where `mask` is True, to all keys without one, or to those before them."""
         q, k, v = (tensor.permute(1, 2, 0, 3) for tensor in (query, key, value))
-        context = functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.softmax_scale
-        )
+        context = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=self.softmax_scale)
         return context.permute(2, 0, 1, 3).flatten(2)
 
     def _packed(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: Any) -> torch.Tensor:

@@ -484,6 +484,15 @@ def _counts_padded_tokens(counted: Any) -> bool:
     return bool((loads == 1).all())
 
 
+def stages_on_the_cpu() -> None:
+    """Inference's pipeline communication asserts that its tensors are on a GPU, and sends and receives as well without.
+
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/inference/communication_utils.py
+    """
+    names = vars(importlib.import_module("megatron.core.inference.communication_utils"))
+    names["_is_cuda"] = names["_is_cuda_contiguous"] = lambda tensor: None
+
+
 _WITHOUT_TRANSFORMER_ENGINE = (_undetected_absence, _mocked_inference_layers, _undefined_gemm, _undefined_fp8)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from validation.case.case import Case
+from validation.case.inference import inferred
 from validation.case.model import Model
 from validation.case.parameters import EXPERTS, parameters
 from validation.case.probes import observed
@@ -42,7 +43,8 @@ class Axis:
 def axes(case: Case, name: str) -> tuple[Axis, ...]:
     """The axes of a tensor by its name in the ranks' reports; none for what is not known, such as a scalar."""
     key = name.rpartition("/")[2]
-    probe, parameter = observed(case).get(key), parameters(case.model).get(key)
+    one = inferred(case).get(name)
+    probe, parameter = one.probe if one else observed(case).get(key), parameters(case.model).get(key)
     if probe is not None:
         return tuple(_of_probe(case.model, probe.kind, axis, size) for axis, size in zip(probe.axes, probe.shape, strict=True))
     return _of_parameter(case.model, parameter.name, parameter.shape) if parameter else ()

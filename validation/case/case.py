@@ -121,7 +121,7 @@ class Case:
         for name in ("settings", "life"):
             if not getattr(self.training, name):
                 del fields["training"][name]
-        for option in ("mtp_loss", "data_shape"):
+        for option in ("mtp_loss", "data_shape", "inference"):
             if getattr(self.training, option) == OPTIONS[option][0]:
                 del fields["training"][option]
         return json.dumps(fields, sort_keys=True)

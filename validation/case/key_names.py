@@ -2,38 +2,58 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 from validation.case import tree
 
 _TEXT = ("language_model.", "model.language_model.")
-WRAPPED = "module."
-"""What a wrapped model puts before each of its names."""
+WRAPPED = ("module.", "_orig_mod.")
+"""What a wrapped model puts before each of its names, DistributedDataParallel and torch.compile."""
+_BASE = ("embed_tokens.", "layers.", "norm.")
+"""How names begin that a model without its head has saved."""
+_TWICE = ("model.model.", "model.lm_head.")
 VISION = ("vision_tower.", "mm_projector.", "model.vision_tower.", "model.mm_projector.", "visual.", "model.visual.")
 """What a model of text and pictures has beside its model of text."""
-FUSED = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
-"""A layer's experts in two tensors, as transformers 5 holds them."""
+GATE_AND_UP = "gate_up_proj"
+_FUSED = re.compile(r"(.*\.mlp\.experts)\.(gate_up_proj|gate_proj|up_proj|down_proj)(\.weight)?$")
 _OF_MTP = ("enorm.weight", "hnorm.weight", "eh_proj.weight")
 PACKED = "_packed"
 """Behind the name of a weight whose elements share words of 32 bits (compressed-tensors)."""
 
 
+def unwrapped(key: str) -> str:
+    """A key without the prefixes of wrapped models, however many there are."""
+    while key.startswith(WRAPPED):
+        key = key.partition(".")[2]
+    return key
+
+
 def canonical(key: str) -> str:
-    """A key as DeepSeek-V3 has it: without prefixes of wrapped models and of models with pictures."""
-    key = key.removeprefix(WRAPPED)
-    if key.startswith(_TEXT[0]):
-        return key.removeprefix(_TEXT[0])
-    return f"model.{key.removeprefix(_TEXT[1])}" if key.startswith(_TEXT[1]) else key
+    """A key as DeepSeek-V3 has it: without prefixes of wrapped models and of models with pictures, `model.` once."""
+    key = unwrapped(key)
+    key = f"model.{key.removeprefix(_TEXT[1])}" if key.startswith(_TEXT[1]) else key.removeprefix(_TEXT[0])
+    key = key.removeprefix("model.") if key.startswith(_TWICE) else key
+    return f"model.{key}" if key.startswith(_BASE) else key
+
+
+def fused_experts(key: str) -> tuple[str, str] | None:
+    """What a tensor of all experts of a layer is: the key up to `experts`, and which matrix; None for any other key.
+
+    transformers 5 holds gate and up in one. Others stack each matrix by itself.
+    """
+    found = _FUSED.match(key)
+    return None if found is None else (found[1], found[2])
 
 
 def hint(keys: Collection[str], missing: Collection[str]) -> str:
     """What the names of a folder tell of keys that are missing: the end of a sentence, empty if they tell nothing."""
     if any(key.endswith(PACKED) for key in keys):
         return f"its weights are packed; `{tree.VALIDATION} convert --to-hf --load DIR --save OUT` makes a folder in bf16 of it"
-    if any(key.startswith("decoder.layers.") for key in keys):
+    if any(unwrapped(key).startswith("decoder.layers.") for key in keys):
         return "its keys are Megatron's; it is no HuggingFace folder"
-    if any(key.endswith(FUSED) for key in keys):
-        return "its experts are fused (transformers 5)"
+    if any(fused_experts(key) for key in keys):
+        return "its experts are fused, in another shape than [experts, rows, columns]"
     if set(missing) == {"lm_head.weight"}:
         return "if the head is the embedding, tie_word_embeddings in config.json must be true"
     if any(key.endswith(_OF_MTP) for key in missing):

@@ -22,17 +22,31 @@ RANK_FILE = "model_optim_rng.pt"
 def megatron_folder(path: Path) -> Path | None:
     """The folder that holds the files of a Megatron checkpoint: the latest that its tracker names, or itself; None for none.
 
-    Raises UsageError where the one that is named is not there.
+    Raises UsageError where the one that is named is not there, and where a checkpoint was not written to its end.
     """
     tracker = path / TRACKER
     if not tracker.exists():
-        return path if _holds_one(path) else None
+        if _holds_one(path):
+            return path
+        _refuse_parts(path)
+        return None
     word = read_bytes(tracker, _LARGEST, "save the checkpoint again").decode("utf-8", "replace").strip()
     numbered = word.isascii() and word.isdigit() and len(word) <= _DIGITS
     place = path / (f"iter_{int(word):07d}" if numbered else RELEASE)
     if not (numbered or word == RELEASE) or not _holds_one(place):
         raise UsageError(f"{tracker} says {quoted(word)}, and {place} holds no checkpoint; the folder is not whole")
     return place
+
+
+def _refuse_parts(path: Path) -> None:
+    """Raises UsageError for a folder of checkpoints that names none of them, and for one whose last file is missing."""
+    if next(path.glob("*.distcp"), None) is not None:
+        raise UsageError(
+            f"{path}: has .distcp files and no .metadata, which is written last: saving did not end, or files were not copied"
+        )
+    steps = sorted(found for found in path.glob("iter_*") if found.is_dir() and _holds_one(found))
+    if steps:
+        raise UsageError(f"{path}: has no {TRACKER}, which names one of its {len(steps)} checkpoints; name {steps[-1]} itself")
 
 
 def is_torch_dist(place: Path) -> bool:

@@ -36,6 +36,7 @@ from validation.case.case import Case
 from validation.case.model import Model
 from validation.case.parameters import EXPERTS, Parameter, parameters
 from validation.case.probes import Probe, probes
+from validation.case.share import share
 
 BYTES = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2}
 GIB = 2**30
@@ -47,9 +48,6 @@ FORKED = 128 * 2**20
 """Of PROCESS on the CPU what a rank has for itself: the rest it shares with the fork server."""
 BESIDE = 3
 """Processes beside the ranks: the command's own, the fork server, and the reference process, which stays."""
-_CUT_BY_TP = ("embed_tokens", "lm_head", "q_b_proj", "q_proj", "kv_b_proj", "o_proj", "mlp.")
-_WHOLE = ("mlp.gate.",)
-_DOWN = ("q_a_proj", "kv_a_proj_with_mqa")
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def _streamed(case: Case, size: int, process: int, gpus: int) -> Estimate:
     layers = [*case.model.blocks, None]
     of_layer = [[one for one in parameters(case.model).values() if one.layer == layer] for layer in layers]
     weights = max(sum(math.prod(one.shape) for one in found) for found in of_layer)
-    held = max(sum(_share(case, one) for one in found) for found in of_layer)
+    held = max(sum(share(one, case.layout, case.implementation) for one in found) for found in of_layer)
     widest = max(_layer_width(case.model, layer) for layer in case.model.blocks)
     scores = case.model.num_attention_heads * case.seq_length
     activations = case.batch_size * case.seq_length * max(widest + scores, 4 * case.model.vocab_size)
@@ -140,7 +138,9 @@ def _rank_on_card(case: Case) -> int:
 def _rank_elements(case: Case) -> int:
     """What a rank on the CPU holds."""
     states = 4 if case.training.steps else 2
-    largest = max(_share(case, one) * (1 + _is_gate_of(one)) for one in parameters(case.model).values())
+    largest = max(
+        share(one, case.layout, case.implementation) * (1 + _is_gate_of(one)) for one in parameters(case.model).values()
+    )
     return states * _largest_stage(case) + 4 * largest + _rank_activations(case) + _rank_records(case)
 
 
@@ -158,10 +158,10 @@ def _largest_stage(case: Case) -> int:
     last = case.layout.pp - 1
     stages = [0] * case.layout.pp
     for parameter in parameters(case.model).values():
-        stages[_stage(case, parameter)] += _share(case, parameter)
+        stages[_stage(case, parameter)] += share(parameter, case.layout, case.implementation)
         copied = case.model.tie_word_embeddings or case.model.mtp_layers
         if copied and "embed_tokens" in parameter.name and last > 0:
-            stages[last] += _share(case, parameter)
+            stages[last] += share(parameter, case.layout, case.implementation)
     return max(stages)
 
 
@@ -174,16 +174,6 @@ def _stage(case: Case, parameter: Parameter) -> int:
         return layout.pp - 1
     layers = max(1, case.model.num_hidden_layers // (layout.pp * layout.vpp))
     return parameter.layer // layers % layout.pp
-
-
-def _share(case: Case, parameter: Parameter) -> int:
-    """Elements of a parameter that one rank holds."""
-    layout, elements = case.layout, math.prod(parameter.shape)
-    if EXPERTS in parameter.name:
-        return elements // (layout.ep * layout.expert_tp)
-    down_is_cut = case.implementation == "local-stock" and any(word in parameter.name for word in _DOWN)
-    cut = any(word in parameter.name for word in _CUT_BY_TP) and not any(word in parameter.name for word in _WHOLE)
-    return elements // layout.tp if cut or down_is_cut else elements
 
 
 def _layer_width(model: Model, layer: int) -> int:

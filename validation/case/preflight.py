@@ -14,6 +14,7 @@ from validation.case import (
     data,
     degrees,
     fp8,
+    inference,
     life,
     mtp,
     numbers,
@@ -286,6 +287,7 @@ RULES: tuple[Rule, ...] = (
     *mtp.RULES,
     *data.RULES,
     *fp8.RULES,
+    *inference.RULES,
     lives_gather_at_once,
     resumes_where_it_can,
 )

@@ -24,6 +24,7 @@ OPTIONS = {
     "fp8": ("none", "delayed", "blockwise"),
     "mtp_loss": ("version", "report", "targets"),
     "data_shape": ("full", "documents", "packed", "padded", "left-padded"),
+    "inference": ("none", "static"),
 }
 """The options that are one word of several, the default first."""
 WORDS = {
@@ -45,6 +46,7 @@ WORDS = {
     "packed": ("data_shape", "packed"),
     "padded": ("data_shape", "padded"),
     "left-padded": ("data_shape", "left-padded"),
+    "static": ("inference", "static"),
 }
 """What may follow a layout, joined with +: `tp2+distributed+full`."""
 _MTP = re.compile(r"mtp([1-9][0-9]{0,8})?")
@@ -99,7 +101,8 @@ class Training:
     their number, megatron-core's calculate_per_token_loss) or `mean` (each micro-batch's own mean, averaged). `stages` are
     the layers of each pipeline stage where they are not even, in the order of the model. `fp8` is how Transformer Engine
     scales what its products take in eight bits. `mtp_loss` is what the reference divides the loss of an MTP layer by
-    (validation.case.mtp). `data_shape` is what the sequences of a batch hold (validation.case.data). With `stream` both models
+    (validation.case.mtp). `data_shape` is what the sequences of a batch hold (validation.case.data). `inference` is the context
+    with which sequences are prefilled and decoded, if nothing is trained (validation.case.inference). With `stream` both models
     are computed layer by layer, and no more than one layer of either is ever held. `settings` are fields of upstream's
     configuration that are set beside all this, sorted (validation.case.settings).
     """
@@ -114,6 +117,7 @@ class Training:
     fp8: str = "none"
     mtp_loss: str = "version"
     data_shape: str = "full"
+    inference: str = "none"
     stages: tuple[int, ...] = ()
     stream: bool = False
     settings: Given = ()

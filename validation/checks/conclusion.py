@@ -20,7 +20,8 @@ from validation.checks.self_test import SelfTest
 from validation.checks.tally import Tally
 from validation.checks.terminal import GREEN, RED, YELLOW
 from validation.recipe import given
-from validation.recipe.coverage import covered, lines
+from validation.recipe.coverage import Covered, Ran, covered, lines
+from validation.recipe.trial import CHANGED, Told
 from validation.run.command_line import VERDICT
 from validation.run.options import Settings
 
@@ -55,6 +56,7 @@ class Conclusion:
         if self.settings.show == VERDICT:
             return
         yield from ((line, RED) for line in diagnosed(self.wanted, self.checks, self.how_it_went))
+        yield from self._nearest()
         yield from self._known()
         yield from self._recipe()
         yield from self._firsts()
@@ -67,23 +69,43 @@ class Conclusion:
             f"{count} {_WORDS.get(status, status)}" for status, count in sorted(tally.counts.items()) if status != "pass"
         ]
         counted += [f"{self.missing} left out"] if self.missing else []
+        counted += [f"not the recipe itself: {len(changed)} of its settings changed"] if (changed := self._changed) else []
         counted = ([f"{cases} cases"] if cases > 1 else []) + counted + [f"{self.seconds:.1f} s"]
         colour = GREEN if tally.exit_code == ExitCode.PASS else RED
         return f"===== Overall result: {tally.word} ({', '.join(counted)}) =====", colour
+
+    @property
+    def _changed(self) -> tuple[Told, ...]:
+        """Settings of the recipe with which no case runs."""
+        return self.settings.trial.of(CHANGED) if self.settings.trial else ()
+
+    def _nearest(self) -> Iterator[Line]:
+        for one in self._changed:
+            yield f"Not the recipe itself: {one.said} is not compared ({one.why})", YELLOW
 
     def _known(self) -> Iterator[Line]:
         for case in self.wanted:
             for bug in excused(check.properties for check in self.checks.get(case.name, ())):
                 yield f"Known in {case.label}: {bug.line}", YELLOW
 
-    def _recipe(self) -> Iterator[Line]:
+    def covered(self) -> tuple[Covered, ...]:
+        """What became of each setting of the recipe in all cases together; nothing without one."""
         trial = self.settings.trial
-        if trial is not None:
-            ran = [of_recipe.ran(case, self.checks.get(case.name, ()), self._left_out(case)) for case in self.wanted]
-            yield from ((line, {}) for line in lines(trial, covered(trial, ran)))
-        elif having := [case for case in self.wanted if case.training.settings]:
-            ran = [of_recipe.ran(case, self.checks.get(case.name, ()), 0) for case in having]
-            yield from ((line, YELLOW) for line in given.lines(ran))
+        return covered(trial, [self._ran(case, self._left_out(case)) for case in self.wanted]) if trial else ()
+
+    def not_shown(self) -> dict[str, str]:
+        """Without a recipe: the settings that no case exercises, as `NAME=VALUE`, and why."""
+        having = [case for case in self.wanted if case.training.settings] if self.settings.trial is None else []
+        return given.not_shown([self._ran(case, 0) for case in having]) if having else {}
+
+    def _ran(self, case: Case, left_out_: int) -> Ran:
+        return of_recipe.ran(case, self.checks.get(case.name, ()), left_out_)
+
+    def _recipe(self) -> Iterator[Line]:
+        if self.settings.trial is not None:
+            yield from ((line, {}) for line in lines(self.settings.trial, self.covered()))
+        else:
+            yield from ((line, YELLOW) for line in given.lines(self.not_shown()))
 
     def _left_out(self, case: Case) -> int:
         return int(self.how_it_went[case.name].get(left_out.PROPERTY, 0))

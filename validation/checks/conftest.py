@@ -12,7 +12,7 @@ import pytest
 from validation.case import tree
 from validation.case.errors import PlumblineError, UsageError
 from validation.checks.inventory import Inventory
-from validation.checks.items import has_a_case, parity_of, planted_of, section_of
+from validation.checks.items import concerns, has_a_case, parity_of, planted_of, section_of
 from validation.checks.marks import members
 from validation.checks.parity import Parity
 from validation.checks.planted import Planted
@@ -68,7 +68,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "parity" not in metafunc.fixturenames:
         return
     mark = metafunc.definition.get_closest_marker("every")
-    cases = metafunc.config.stash[SETTINGS].cases
+    cases = [case for case in metafunc.config.stash[SETTINGS].cases if concerns(metafunc.module, case)]
     # Parameters and no fixtures: there are thousands of checks, and setting up a fixture costs as much as a check.
     if mark is None:
         metafunc.parametrize("parity", [Parity(case, report) for case in cases], ids=[case.name for case in cases])

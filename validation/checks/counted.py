@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from validation.case import latent_norms
 from validation.case.case import Case
 from validation.case.parameters import parameters
-from validation.case.probes import Probe, observed
+from validation.case.probes import Probe, observed, probes
 from validation.case.steps import stepped
 
 Name = tuple[str, str]
@@ -38,6 +38,9 @@ _FORWARD = {
 }
 """Component -> the kinds of probes that it compares in the forward pass."""
 _COMPONENT_OF = {kind: component for component, kinds in _FORWARD.items() for kind in kinds}
+_INFERRED = {"attention.output": True, "moe.router.experts": True, "output": True, "logits": False}
+"""Kind of probe that a case in mode inference compares in each of its phases -> whether each layer has one."""
+_PHASES = tuple(f"{weights}{phase}" for weights in ("", "Updated ") for phase in ("Full Forward", "Prefill", "Decode"))
 _ALWAYS = (
     ("run", "Every rank finishes"),
     ("weights", "Every checkpoint key used"),
@@ -54,7 +57,7 @@ _PLANTED: Mapping[str, tuple[str, ...]] = {
     "small error": (),
 }
 """Kind of planted defect -> what a run must have one of."""
-_OF_CASES = (*_FORWARD, "run", "weights", "probe_gradients", "gradients", "steps")
+_OF_CASES = (*_FORWARD, "run", "weights", "probe_gradients", "gradients", "steps", "inference")
 OURS = frozenset((*_OF_CASES, _SELF_TEST))
 """The components whose checks are counted."""
 _SHOWN = 3
@@ -63,11 +66,23 @@ _SHOWN = 3
 def counted(case: Case) -> tuple[Name, ...]:
     """Every check that Plumbline has for this case."""
     found = [*_ALWAYS, *(("weights", one.title) for one in parameters(case.model).values())]
+    if case.training.inference != "none":
+        return (*found, *_inferred(case))
     found += [("mla", latent_norms.TITLE)] if latent_norms.differs(case.model) else []
     found += _of_probes(observed(case).values())
     found += [("gradients", f"{one.title} Gradient") for one in parameters(case.model).values() if one.trained]
     found += [("steps", one.title) for one in stepped(case).values()]
     return tuple(found)
+
+
+def _inferred(case: Case) -> Iterator[Name]:
+    """What is compared in each phase of inference, by the titles of the layers' own probes."""
+    yield "inference", "HuggingFace Cached and Full Logits"
+    yield "inference", "Greedy Tokens"
+    for phase in _PHASES:
+        for one in probes(case.model, 1, 1).values():
+            if one.kind in _INFERRED and (one.layer is not None) == _INFERRED[one.kind]:
+                yield "inference", f"{phase} {one.title}"
 
 
 def _of_probes(probes: Iterable[Probe]) -> Iterator[Name]:
@@ -81,6 +96,8 @@ def _of_probes(probes: Iterable[Probe]) -> Iterator[Name]:
 
 def choices(case: Case) -> tuple[Name, ...]:
     """The checks of what the routers choose."""
+    if case.training.inference != "none":
+        return ()
     chosen = [one for one in observed(case).values() if one.kind == "moe.router.experts"]
     return tuple((_COMPONENT_OF[one.kind], one.title) for one in chosen)
 

@@ -9,10 +9,13 @@ from typing import Any
 
 from ci.diagnosis import diagnose
 from ci.junit import Check
+from validation.case.covered import Word, share
 from validation.case.document import Document, number
 from validation.case.errors import UsageError
 from validation.checks.conclusion import Conclusion
 from validation.checks.diagnosed import suites
+from validation.recipe.coverage import Covered
+from validation.recipe.trial import CHANGED, Trial
 from validation.run.command_line import ALL
 
 _NUMBERS = {
@@ -47,8 +50,32 @@ class Findings:
             "left_out": conclusion.missing,
             "suites": [_suite(conclusion, name, checks, seconds) for name, checks in conclusion.checks.items() if checks],
         }
+        if conclusion.settings.trial is not None:
+            self._document["recipe"] = _recipe(conclusion.settings.trial, conclusion.covered())
+        if unseen := conclusion.not_shown():
+            self._document["not_exercised"] = [{"setting": setting, "why": why} for setting, why in unseen.items()]
         if found := diagnose(suites(conclusion.wanted, conclusion.checks, conclusion.how_it_went)):
             self._document["diagnosis"] = {"sentence": f"{found.sentence}.", "deciding": found.deciding or ""}
+
+
+def _recipe(trial: Trial, found: Sequence[Covered]) -> dict[str, Any]:
+    """What stands for the recipe, and what became of each of its settings in all cases together."""
+    words = {one.told.said: Word(one.word, one.why) for one in found}
+    return {
+        "source": trial.recipe.source,
+        "full_size": trial.small.full.layout.name,
+        "stand_in": trial.small.layout.name,
+        "lost": list(trial.small.lost),
+        "share": round(share(words), 4),
+        "counts": dict(Counter(word.word for word in words.values())),
+        "changed": [one.said for one in trial.of(CHANGED)],
+        "unknown": [flag.text for flag in trial.recipe.unknown],
+        "settings": [_setting(said, word) for said, word in words.items()],
+    }
+
+
+def _setting(said: str, word: Word) -> dict[str, str]:
+    return {"setting": said, "word": word.word} | ({"why": word.why} if word.why else {})
 
 
 def _suite(conclusion: Conclusion, name: str, checks: Sequence[Check], seconds: Mapping[str, float]) -> dict[str, Any]:

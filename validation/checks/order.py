@@ -6,6 +6,7 @@ import functools
 
 from validation.case import latent_norms
 from validation.case.case import Case
+from validation.case.inference import GREEDY, inferred
 from validation.case.parameters import parameters
 from validation.case.probes import observed
 from validation.case.steps import stepped
@@ -31,5 +32,6 @@ def _places(case: Case) -> dict[str, tuple[int, int]]:
         [f"probe_gradients/{name}" for name in reversed(probes)],
         [f"gradients/{name}" for name in reversed(known)],
         [one.name for one in stepped(case).values()],
+        [*inferred(case), GREEDY],
     )
     return {name: (group, index) for group, names in enumerate(groups, start=1) for index, name in enumerate(names)}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ci import junit
+from validation.case import tree
 from validation.case.case import Case
 from validation.case.errors import ExitCode, PlumblineError, UsageError
 from validation.checks import before, of_recipe
@@ -177,7 +178,12 @@ class Report:
 
         try:
             before.ASIDE.take(unstarted.files(self._settings))
-            prepare(self._settings, [plant.case for plant in self._self_test.plan.plants])
+            taken = prepare(self._settings, [plant.case for plant in self._self_test.plan.plants])
+            if taken.cases != self._settings.cases:
+                raise UsageError(
+                    "Megatron-Core refuses settings of the recipe together; "
+                    f"`{tree.VALIDATION} run` leaves out the fewest of them and compares the rest"
+                )
         except PlumblineError as error:
             pytest.exit(str(error), returncode=error.exit_code)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from validation.checks.items import INFERS, TRAINS
 from validation.checks.parity import Parity
 
 SECTION = (0, "Run")
+MODES = (TRAINS, INFERS)
 
 
 def test_ranks_finish(parity: Parity) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from validation.checks.items import INFERS, TRAINS
 from validation.checks.marks import every_parameter
 from validation.checks.parity import Parity
 
 SECTION = (10, "Weights")
+MODES = (TRAINS, INFERS)
 
 
 def test_every_key_is_used(parity: Parity) -> None:

@@ -40,19 +40,20 @@ class Verdict:
         return f"{_WORDS.get(self.status, self.status.upper())}: {self.title}" + (f" - {said}" if said else "")
 
 
-def judge(measurement: Measurement, title: str, limits: Limits, routes: bool = False) -> Verdict:
+def judge(measurement: Measurement, title: str, limits: Limits, routes: bool = False, *, replicated: bool = True) -> Verdict:
     """The verdict on one tensor: finite, covered, replicas agree, then within `limits`. Every test fails on NaN.
 
     What holds is an error where its limits are so wide that they decide nothing.
 
-    `routes` says that the tensor is a map of chosen experts, which reads better as a count.
+    `routes` says that the tensor is a map of chosen experts, which reads better as a count. Unless ranks compute the tensor in
+    the same way, `replicated`, copies may differ by rounding: each must be within the limits.
     """
     if not measurement.pieces:
         return Verdict(ERROR, title, reasons=(f"no rank reported {measurement.name}",), failure=COVERAGE)
     missing = measurement.missing()
     status, failure = (ERROR, COVERAGE) if missing is not None else (PASS, "")
     reasons = [f"no rank holds {_range(missing)}"] if missing is not None else []
-    broken = _broken(measurement, limits)
+    broken = _broken(measurement, limits, replicated)
     if broken:
         status, failure = FAIL, next(iter(broken))
         reasons = [*(sentence for said in broken.values() for sentence in said), *reasons]
@@ -64,12 +65,12 @@ def judge(measurement: Measurement, title: str, limits: Limits, routes: bool = F
     )
 
 
-def _broken(measurement: Measurement, limits: Limits) -> dict[str, list[str]]:
+def _broken(measurement: Measurement, limits: Limits, replicated: bool) -> dict[str, list[str]]:
     """What does not hold, by kind of failure; only kinds of which there is something."""
     overlap = measurement.missing() is None and measurement.overlaps()
     found = {
         NOT_FINITE: _not_finite(measurement),
-        REPLICAS: _replicas(measurement),
+        REPLICAS: _replicas(measurement) if replicated else [],
         LIMIT: _too_far(measurement, limits),
         COVERAGE: ["pieces of different ranks overlap in part, which no layout explains"] if overlap else [],
     }

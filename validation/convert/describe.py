@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +13,10 @@ from validation.case.folder import chosen, read_config
 from validation.case.model import Model
 from validation.case.parameters import Parameter, parameters
 from validation.case.published import from_hf_config
+from validation.case.quantisation import BLOCK, block_size, refusal
 from validation.case.sizes import check_numbers
-from validation.case.strangers import shown
 
 MTP_LAYERS = "num_nextn_predict_layers"
-BLOCK = (128, 128)
-_PACKED = "pack-quantized"
 
 
 @dataclass(frozen=True)
@@ -85,25 +82,9 @@ def stored_as(config: Mapping[str, Any], dtype: str | None) -> dict[str, Any]:
 
 
 def _block(config: Mapping[str, Any], folder: Path) -> tuple[int, int]:
-    """The blocks of a quantised checkpoint. Raises UsageError for a quantisation that is not DeepSeek-V3's."""
+    """The blocks of a quantised checkpoint. Raises UsageError for a quantisation that cannot be read."""
     how = config.get("quantization_config")
-    if how is None:
-        return BLOCK
-    known = how if isinstance(how, dict) else {}
-    if known.get("quant_method") == "compressed-tensors" and known.get("format", _PACKED) == _PACKED:
-        return BLOCK
-    size = known.get("weight_block_size", list(BLOCK))
-    sound = isinstance(size, list) and len(size) == 2 and all(type(side) is int and 0 < side <= 1 << 20 for side in size)
-    if not sound or known.get("quant_method") != "fp8" or known.get("fmt", "e4m3") != "e4m3":
-        raise UsageError(
-            f"{folder}: quantization_config in config.json is {_said(how)}; only fp8 in e4m3 with a scale for each block "
-            "(weight_block_size), as DeepSeek-V3 is published, and pack-quantized, as Kimi-K2.5 is, can be read"
-        )
-    return size[0], size[1]
-
-
-def _said(how: Any) -> str:
-    try:
-        return shown(json.dumps(how))
-    except RecursionError:
-        return shown(how)
+    found = block_size(how)
+    if found is None:
+        raise UsageError(f"{folder}: {refusal(how)}")
+    return found

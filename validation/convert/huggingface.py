@@ -15,9 +15,10 @@ from validation.case.errors import UsageError
 from validation.case.key_names import PACKED, canonical
 from validation.case.model import Model
 from validation.case.parameters import EXPERTS, Parameter
+from validation.case.quantisation import BLOCK, FP8, SCALE_DTYPES
 from validation.compare.piece import Box, slices, whole
 from validation.convert import int4
-from validation.convert.describe import BLOCK, Described, describe
+from validation.convert.describe import Described, describe
 from validation.convert.fp8 import dequantised, touched
 from validation.convert.int4 import IN_A_WORD
 from validation.convert.source import Inventory, Source, refuse_unknown
@@ -26,9 +27,7 @@ from validation.reference.checkpoint import HEAD, Checkpoint
 from validation.reference.shard import DTYPES, INDEX, Shard, indexed, safetensors_files
 from validation.reference.shard import Described as InFile
 
-FP8, SCALE = "F8_E4M3", "_scale_inv"
-SCALE_DTYPES = ("F32", "BF16", "F8_E8M0")
-"""What scales are stored in: DeepSeek-V3's numbers, rounded ones, and powers of two."""
+SCALE = "_scale_inv"
 INT4, _PACKED_SCALE = "I4", "_scale"
 _OF_QUANTISED = (SCALE, _PACKED_SCALE, "_shape")
 _AS_IT_LIES = {FP8: torch.float8_e4m3fn, INT4: torch.int8}
@@ -109,7 +108,7 @@ class Quantised(Checkpoint):
         bounds = columns.start, columns.stop
         words = super()._read(key, (rows, touched(bounds, IN_A_WORD)))
         scales = super()._read(key + _PACKED_SCALE, (rows, touched(bounds, group)))
-        return int4.dequantised(words, scales, columns.start, columns.stop - columns.start, group)
+        return self._finite(key, int4.dequantised(words, scales, columns.start, columns.stop - columns.start, group))
 
     def _read(self, key: str, part: tuple[slice, ...]) -> torch.Tensor:
         if self._tensors[key].dtype == INT4:
@@ -119,7 +118,16 @@ class Quantised(Checkpoint):
         rows, columns = ((bound.start, bound.stop) for bound in part)
         block = self._described.block
         scales = super()._read(key + SCALE, (touched(rows, block[0]), touched(columns, block[1])))
-        return dequantised(super()._read(key, part), scales, (rows[0], columns[0]), block)
+        return self._finite(key, dequantised(super()._read(key, part), scales, (rows[0], columns[0]), block))
+
+    def _finite(self, key: str, tensor: torch.Tensor) -> torch.Tensor:
+        """What was dequantised. Raises UsageError where a number is none: an exponent of E8M0 may be NaN, too."""
+        if not bool(torch.isfinite(tensor).all()):
+            raise UsageError(
+                f"{self.path}: {key} holds NaN or infinite values when it is dequantised; its scales are damaged, "
+                "download the folder again"
+            )
+        return tensor
 
     def _stored(self, key: str, first: Box = ()) -> Stored:
         """Where a key lies; `first` are the dimensions that a parameter has before it."""

@@ -16,6 +16,7 @@ from validation.candidate.checkpoint.places import Arrangement
 from validation.candidate.checkpoint.rank_files import RankFile, mtp_block_in, rank_files, tensors_of, without_data
 from validation.candidate.checkpoint.tensors import EMBEDDING, HEAD, Megatron, Tensor
 from validation.case.errors import UsageError
+from validation.case.key_names import unwrapped
 from validation.case.layout import MOST_RANKS, Layout, check_ranks
 from validation.case.megatron_folder import RANK_FILE
 from validation.case.strangers import shown
@@ -41,7 +42,11 @@ class Legacy(Source):
         self._tensors, self._padded = 0, dict[str, tuple[int, int]]()
         self._files = [path / file.path for file in rank_files(arrangement.layout)]
         for file in rank_files(arrangement.layout):
-            states = {name: named for name, named in without_data(path / file.path).items() if re.fullmatch(r"model\d*", name)}
+            states = {
+                name: {unwrapped(key): tensor for key, tensor in named.items()}
+                for name, named in without_data(path / file.path).items()
+                if re.fullmatch(r"model\d*", name)
+            }
             te = any(name.endswith("layer_norm_weight") for named in states.values() for name in named)
             down = next((t for n in states.values() for k, t in n.items() if _is_down(k, t)), None)
             cut = down is not None and down.shape[0] * arrangement.layout.tp == self._latent() and arrangement.layout.tp > 1

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from validation.case.families import FAMILIES, Described
-from validation.case.key_names import FUSED, PACKED, VISION, WRAPPED, canonical, hint
+from validation.case.key_names import GATE_AND_UP, PACKED, VISION, WRAPPED, canonical, fused_experts, hint
 from validation.case.model import Model
 from validation.case.parameters import EXPERTS, parameters
 from validation.case.strangers import shown
@@ -78,7 +78,9 @@ def _given(key: str, keys: Mapping[str, str]) -> bool:
     layer, experts, rest = key.partition(f".{EXPERTS}")
     if not experts:
         return False
-    return f"{layer}.{FUSED[1] if rest.endswith('down_proj.weight') else FUSED[0]}" in keys
+    matrix = rest.split(".")[1]
+    names = [matrix] if matrix == "down_proj" else [matrix, GATE_AND_UP]
+    return any(f"{layer}.{EXPERTS}{name}{end}" in keys for name in names for end in ("", ".weight"))
 
 
 def missing(keys: Mapping[str, str], model: Model) -> list[str]:
@@ -91,8 +93,10 @@ def _missing(keys: Mapping[str, str], model: Model) -> Iterator[str]:
     if absent and keys:
         why = hint(keys.values(), absent)
         yield f"{len(absent)} tensors of the model are missing, the first is {shown(absent[0])}" + (f": {why}" if why else "")
-    if any(key.endswith(FUSED) for key in keys):
-        yield "experts are fused, as transformers 5 holds them in memory"
+    fused = {found[1] for key in keys if (found := fused_experts(key))}
+    if fused:
+        how = ", as transformers 5 holds them in memory" if GATE_AND_UP in fused else f", {len(fused)} matrices a layer"
+        yield f"experts are fused{how}"
 
 
 def _shapes(keys: Mapping[str, str], model: Model, stored: Stored) -> Iterator[str]:
@@ -105,15 +109,17 @@ def _shapes(keys: Mapping[str, str], model: Model, stored: Stored) -> Iterator[s
 
 
 def _unused(keys: Mapping[str, str], model: Model) -> Iterator[str]:
-    if any(key.startswith(WRAPPED) for key in keys.values()):
-        yield f"keys begin with `{WRAPPED}`, as a wrapped model saves them; the prefix is left out"
+    wrapped = next((prefix for prefix in WRAPPED if any(key.startswith(prefix) for key in keys.values())), None)
+    if wrapped is not None:
+        yield f"keys begin with `{wrapped}`, as a wrapped model saves them; the prefix is left out"
     pictures = [key for key in keys if key.startswith(VISION)]
     if pictures:
         yield f"{len(pictures)} tensors are of the vision tower, and are set aside"
     wanted = expected(model)
     mtp = tuple(f"model.layers.{layer}." for layer in range(model.num_hidden_layers, model.num_hidden_layers + 8))
-    known = (*_ASIDE, *FUSED, PACKED)
+    known = (*_ASIDE, PACKED)
     left = [key for key in keys if key not in wanted and not key.endswith(known) and not key.startswith((*VISION, *mtp))]
+    left = [key for key in left if not fused_experts(key)]
     left = [key for key in left if not (key == "lm_head.weight" and model.tie_word_embeddings)]
     if left:
         yield f"{len(left)} tensors have no place in the model: {_some(left)}"

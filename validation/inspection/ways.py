@@ -30,8 +30,10 @@ def ways(folder: Path, model: Model, how: Quantised, whole: bool, memory: int) -
     if how.converts:
         yield "works", f"{tree.VALIDATION} convert --hf-model-path {name} --save OUT --layout tp2"
     if not how.runs:
-        yield "refused", "run: the weights are quantised; the next command makes a folder in bf16 that it takes"
-        if how.converts:
+        if not how.converts:
+            yield "refused", "run and convert: nothing here reads weights that are quantised so; take the folder in bf16"
+        else:
+            yield "refused", "run: the weights are quantised; the next command makes a folder in bf16 that it takes"
             yield "works", f"{tree.VALIDATION} convert --to-hf --load {name} --save BF16"
         return
     yield from _runs(folder, name, model, memory)

@@ -89,9 +89,13 @@ def capture(script: Sequence[str], timeout: float) -> Captured:
     with tempfile.TemporaryDirectory(prefix="plumbline-capture-") as name:
         folder = Path(name)
         _prepare(folder)
-        code, unreached = _run(script, folder, timeout)
+        code, ended = _run(script, folder, timeout)
         errors = (folder / "errors").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return Captured((*_calls(folder), *unreached), code, one_line(errors[-1]) if errors else "")
+        calls = list(_calls(folder))
+        # A process that was ended although it wrote its own call down is one call.
+        wrote = {process for process, _ in calls}
+        unreached = (Call(words, "python", (), 0) for process, words in ended if process not in wrote)
+        return Captured((*(call for _, call in calls), *unreached), code, one_line(errors[-1]) if errors else "")
 
 
 def _prepare(folder: Path) -> None:
@@ -122,8 +126,8 @@ def _surroundings(folder: Path) -> dict[str, str]:
     return found
 
 
-def _run(script: Sequence[str], folder: Path, timeout: float) -> tuple[int, tuple[Call, ...]]:
-    """Run the script to its end and end what it has left behind. Returns its exit code, and what no stand-in has reached."""
+def _run(script: Sequence[str], folder: Path, timeout: float) -> tuple[int, list[tuple[int, tuple[str, ...]]]]:
+    """Run the script to its end and end what it has left behind. Returns its exit code, and the processes that were ended."""
     surroundings = _surroundings(folder)
     found = shutil.which(script[0], path=surroundings["PATH"])
     if found is None:
@@ -152,7 +156,7 @@ def _run(script: Sequence[str], folder: Path, timeout: float) -> tuple[int, tupl
                 os.killpg(running.pid, signal.SIGKILL)
             running.wait()
             watch.stop()
-    return code, tuple(Call(words, "python", (), 0) for words in watch.found)
+    return code, watch.found
 
 
 def _wait_for_the_rest(group: int) -> None:
@@ -166,11 +170,13 @@ def _wait_for_the_rest(group: int) -> None:
         time.sleep(0.02)
 
 
-def _calls(folder: Path) -> Iterator[Call]:
+def _calls(folder: Path) -> Iterator[tuple[int, Call]]:
+    """What the stand-ins wrote down, in the order of time, each with its process."""
     for file in sorted((folder / "calls").glob("*.json")):
         said = json.loads(file.read_text())
         variables = tuple(sorted((str(name), str(value)) for name, value in said["environment"].items()))
-        yield Call(tuple(said["words"]), str(said["kind"]), variables, int(said["ranks"]))
+        process = int(file.stem.rpartition("-")[2])
+        yield process, Call(tuple(said["words"]), str(said["kind"]), variables, int(said["ranks"]))
 
 
 def trainings(captured: Captured) -> tuple[Call, ...]:

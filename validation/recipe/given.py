@@ -18,9 +18,9 @@ _MEASURED = "local"
 """The implementation with which `exercised.json` is measured."""
 
 
-def lines(ran: Sequence[Ran]) -> Iterator[str]:
+def lines(not_shown_: Mapping[str, str]) -> Iterator[str]:
     """For the end of a run: `not exercised here: model.cp_comm_type=p2p (nothing reads it with ...)`, a reason a line."""
-    listed = sorted(not_shown(ran).items(), key=lambda one: one[1])
+    listed = sorted(not_shown_.items(), key=lambda one: one[1])
     for why, settings in groupby(listed, key=lambda one: one[1]):
         yield f"{NOT_EXERCISED}: {', '.join(setting for setting, _ in settings)} ({why})"
 

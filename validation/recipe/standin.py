@@ -94,7 +94,7 @@ class StandIn:
 
 def stand_in(full: Full, most_ranks: int = MOST_RANKS) -> StandIn:
     """The stand-in for a model under a layout. Raises UsageError if they do not fit each other, or nothing stands for them."""
-    _check(full)
+    check(full)
     found = _nearest(full, most_ranks)
     if found is None:
         raise UsageError(f"nothing up to {most_ranks} ranks can stand for layout {full.layout.name} of this model")
@@ -116,7 +116,7 @@ def _described(full: Full, found: Full) -> StandIn:
     )
 
 
-def _check(full: Full) -> None:
+def check(full: Full) -> None:
     """Raises UsageError where a rule of megatron-core's refuses the full size. Upstream pads the vocabulary by itself."""
     padded = replace(full.model, vocab_size=full.layout.tp)
     case = _case(replace(full, model=padded), full.layout.data_parallel)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from dataclasses import field as made
 from pathlib import Path
 
 from validation.case import declared, fields
@@ -27,8 +28,9 @@ _PLUMBLINES = ("model.perform_initialization", "model.use_cpu_initialization", "
 TRIED, CASE, SAME, NEEDS, REFUSED = "tried", "case", "same", "needs", "refused"
 """What becomes of a setting: it is set; the case's model, layout or precision says it; it is Plumbline's own value; it needs
 what is not here; it cannot be compared."""
-ABSENT, IDLE, UNREAD = "absent", "idle", "unread"
-"""This megatron-core does not have it; it changes no number; nothing reads it beside the recipe's other settings."""
+ABSENT, IDLE, UNREAD, CHANGED = "absent", "idle", "unread", "changed"
+"""This megatron-core does not have it; it changes no number; nothing reads it beside the others of the recipe; no case
+runs with it, and the nearest that runs has another value."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,16 @@ class Told:
 
 @dataclass(frozen=True)
 class Trial:
-    """A recipe, what stands for it, the options of its step, and what becomes of each of its settings."""
+    """A recipe, what stands for it, the options of its step, and what becomes of each of its settings.
+
+    `instead` has the settings that are not the recipe's: a user's own, and those with which the nearest case runs.
+    """
 
     recipe: Recipe
     small: StandIn
     training: Training
     told: tuple[Told, ...]
+    instead: Mapping[str, Value] = made(default_factory=dict)
 
     @property
     def preset(self) -> Preset:
@@ -62,6 +68,24 @@ class Trial:
     def of(self, *states: str) -> tuple[Told, ...]:
         """The settings of these states."""
         return tuple(one for one in self.told if one.state in states)
+
+    @property
+    def tried(self) -> tuple[Told, ...]:
+        """The settings that are set."""
+        return self.of(TRIED)
+
+    def configured(self, given: Mapping[str, Value]) -> Trial:
+        """The same with a user's own settings, which stand before the recipe's."""
+        return replace(self, instead=given, training=self.training.with_settings(given))
+
+    def changed(self, names: Collection[str], instead: Mapping[str, Value], why: str) -> Trial:
+        """The nearest that runs: without these settings of the recipe, and with others instead. `why` is what ends it."""
+        told = tuple(
+            Told(one.setting, CHANGED, f"{why}; {_instead(one.setting, instead)}") if one.setting.name in names else one
+            for one in self.told
+        )
+        found = replace(self, told=told, instead={**self.instead, **instead})
+        return replace(found, training=_with(_base(self.small, self.recipe), found.tried).with_settings(found.instead))
 
     @property
     def lanes(self) -> tuple[str, ...]:
@@ -92,9 +116,18 @@ def of_file(
 def of(recipe: Recipe, *, on_cpu: bool = True) -> Trial:
     """What is tried of a recipe. Raises UsageError for one that nothing can stand for."""
     small = stand_in(full.of(recipe))
-    base = small.training.with_settings({"model.calculate_per_token_loss": recipe.loss == "token"})
+    base = _base(small, recipe)
     told = _fitting(small, base, tuple(_told(recipe, small, on_cpu)))
     return Trial(recipe, small, _with(base, [one for one in told if one.state == TRIED]), told)
+
+
+def _base(small: StandIn, recipe: Recipe) -> Training:
+    return small.training.with_settings({"model.calculate_per_token_loss": recipe.loss == "token"})
+
+
+def _instead(setting: Setting, instead: Mapping[str, Value]) -> str:
+    there = instead.get(setting.name)
+    return "compared without it" if there is None else f"compared with {written(there)} instead"
 
 
 def _with(base: Training, tried: Sequence[Told]) -> Training:

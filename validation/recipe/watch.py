@@ -24,11 +24,11 @@ _SETS_APART = frozenset("IES")
 
 
 class Watch(threading.Thread):
-    """Looks at the processes of one session until `stop`; `found` are the command lines of those that it has ended."""
+    """Looks at the processes of one session until `stop`; `found` are those that it has ended, each with its command line."""
 
     def __init__(self, session: int, folder: Path) -> None:
         super().__init__(daemon=True)
-        self.found: list[tuple[str, ...]] = []
+        self.found: list[tuple[int, tuple[str, ...]]] = []
         self._session, self._folder = session, str(folder)
         self._ended = threading.Event()
         self._others: set[str] = set()
@@ -58,11 +58,12 @@ class Watch(threading.Thread):
         if not words or not record.PYTHON.fullmatch(os.path.basename(words[0])) or any(self._folder in word for word in words):
             return
         said = record.trained_by(words)
-        if said is None or self._is_reached(pid, words):
+        # A process that ends between the two reads has no environment any more.
+        if said is None or self._is_reached(pid, words) or _read(pid, "cmdline") != words:
             return
         with suppress(ProcessLookupError, PermissionError):
             os.kill(int(pid), signal.SIGKILL)
-            self.found.append(tuple(said))
+            self.found.append((int(pid), tuple(said)))
             self._others.add(pid)
 
     def _is_reached(self, pid: str, words: list[str]) -> bool:

@@ -16,7 +16,7 @@ import torch
 from validation.case import tree
 from validation.case.errors import UsageError
 from validation.case.folder import model_from_folder
-from validation.case.key_names import FUSED, VISION, canonical, hint
+from validation.case.key_names import GATE_AND_UP, VISION, canonical, fused_experts, hint
 from validation.case.model import Model
 from validation.case.parameters import EXPERTS, Parameter, parameters
 from validation.compare.precision import as_stored
@@ -188,9 +188,10 @@ class Checkpoint:
 
     def _spelled(self, described: dict[str, Described]) -> dict[str, Described]:
         """A file's tensors as the model's keys have them: one for each expert."""
-        for key in [key for key in described if key.endswith(FUSED)]:
-            if len(shape := described[key].shape) == _OF_EXPERTS and shape[0] == self.model.n_routed_experts:
-                described |= _by_expert(key, described.pop(key))
+        for key in list(described):
+            found = fused_experts(key)
+            if found and len(shape := described[key].shape) == _OF_EXPERTS and shape[0] == self.model.n_routed_experts:
+                described |= _by_expert(*found, described.pop(key))
         return described
 
     def _check(self) -> None:
@@ -224,13 +225,12 @@ class Checkpoint:
             raise UsageError(f"{self.path}: {key} is stored as {tensor.dtype}; convert it to bf16 first")
 
 
-def _by_expert(key: str, tensor: Described) -> dict[str, Described]:
-    """A layer's experts in one tensor, [experts, rows, columns] with gate and up in one, as a tensor for each."""
-    prefix, _, matrix = key.rpartition("experts.")
-    names = ("gate_proj", "up_proj") if matrix.startswith("gate_up") else ("down_proj",)
+def _by_expert(prefix: str, matrix: str, tensor: Described) -> dict[str, Described]:
+    """A matrix of all experts of a layer, [experts, rows, columns], gate and up perhaps in one, as a tensor for each."""
+    names = ("gate_proj", "up_proj") if matrix == GATE_AND_UP else (matrix,)
     rows = tensor.shape[1] // len(names)
     return {
-        f"{prefix}experts.{expert}.{name}.weight": tensor.part_of_expert(expert, place * rows, rows)
+        f"{prefix}.{expert}.{name}.weight": tensor.part_of_expert(expert, place * rows, rows)
         for expert in range(tensor.shape[0])
         for place, name in enumerate(names)
     }

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCa
 
 from validation.case.case import Case
 from validation.case.depth import FORWARD, WEIGHTS
+from validation.case.inference import UPDATED, WITNESS, infers
 from validation.case.steps import STEPS
 from validation.compare.memory import device_peak, peak_memory
 from validation.compare.precision import DTYPES, computing_in, make_deterministic
-from validation.reference import apart, as_read, fp8, step_floor, store, stream
+from validation.reference import apart, as_read, fp8, inference, step_floor, store, stream
 from validation.reference import model as reference_model
 from validation.reference import mtp as reference_mtp
 from validation.reference.balancing import Balance
@@ -149,8 +150,29 @@ def _computed(case: Case, weights: Weights, batches: list[Batch], folder: Path, 
         found = stream.record(case, weights, batches[0], folder, progress)
         shutil.rmtree(folder / "boundaries")
         return {**found, "reference_memory": peak_memory(), "reference_device_memory": device_peak()}
+    if infers(case):
+        return _inferred(case, weights, batches[0], folder, progress)
     write = _exact if case.precision == "fp64" else _truth_and_floor
     return write(case, weights, batches, folder, progress)
+
+
+def _inferred(case: Case, checkpoint: Checkpoint, batch: Batch, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Forward passes in fp64 with the case's weights and with the second ones, and what is generated with these."""
+    double, forward = Precision(torch.float64, torch.float64), replace(case, upto=FORWARD)
+    save_weights(replace(case, seed=case.seed + 1), folder / store.UPDATED)
+    second = Checkpoint.open(folder / store.UPDATED, case.model)
+    with computing_in("fp64"), torch.no_grad():
+        progress("reference model")
+        models = _Models.build(forward, checkpoint, double, batch.tokens.device)
+        recording = models.record(batch, progress)
+        found = inference.phases(case, recording)
+        error = inference.witness(case, models.hf, batch, recording)
+        models = _Models.build(forward, second, double, batch.tokens.device)
+        found |= inference.phases(case, models.record(batch, progress), UPDATED)
+        progress("reference generation")
+        save_file(inference.generated(case, models.hf, batch), folder / store.ANSWERS)
+    save_file(found, folder / "probes.safetensors")
+    return {WITNESS: error}
 
 
 def _exact(case: Case, checkpoint: Checkpoint, batches: list[Batch], folder: Path, progress: Progress) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from validation.cache import forget, locks
 from validation.case.case import Case
 from validation.case.data import FULL, WITH_PADDING
 from validation.case.depth import FORWARD, WEIGHTS, serving
+from validation.case.inference import infers
 from validation.case.schedule import Schedule
 from validation.reference.divisor import by_targets, definition
 
@@ -70,6 +71,8 @@ def key(case: Case) -> str:
         depends["data"] = case.data_digest
     if case.training.data_shape != FULL:
         depends["data_shape"] = case.training.data_shape
+    if infers(case):
+        depends["inference"] = True
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -102,6 +105,9 @@ def _source_digest() -> str:
     return digest.hexdigest()
 
 
+UPDATED, ANSWERS = OF_INFERENCE = "updated.safetensors", "answers.safetensors"
+
+
 @dataclass(frozen=True)
 class Reference:
     """A stored reference."""
@@ -132,6 +138,16 @@ class Reference:
     def steps(self) -> Path:
         """What each optimizer step leaves, by the keys of validation.case.steps."""
         return self.folder / "steps.safetensors"
+
+    @property
+    def updated(self) -> Path:
+        """The second weights of a case in mode inference, as a preset's are stored."""
+        return self.folder / UPDATED
+
+    @property
+    def answers(self) -> Path:
+        """What HuggingFace generates in mode inference, and by how much it prefers each token."""
+        return self.folder / ANSWERS
 
     @property
     def batch(self) -> Path:

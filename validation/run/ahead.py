@@ -39,6 +39,12 @@ def check(cases: Sequence[Case], timeout: float) -> None:
         raise EnvironmentMissing(said) if code == ExitCode.ENVIRONMENT else UsageError(said)
 
 
+def refusal(case: Case, timeout: float) -> str:
+    """Why a configuration class of megatron-core's refuses a case, nothing if all take it."""
+    code, said = _asked([case], timeout) if _may_be_refused(case) else (int(ExitCode.PASS), "")
+    return said if code == ExitCode.USAGE else ""
+
+
 def _may_be_refused(case: Case) -> bool:
     """Whether the case has more than Plumbline's own options. On a GPU the ranks say it: this process has no device."""
     return case.on_cpu and replace(case.training, steps=0) != Training()

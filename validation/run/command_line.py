@@ -40,6 +40,8 @@ OPTION_HELP = {
     "--loss mean, or what the tested version does",
     "data_shape": "what the sequences of a batch hold (docs/data.md): one document each; several, of which none "
     "attends to another, by a mask or packed; or one and padding behind or before it",
+    "inference": "prefill and decode instead of a training step (docs/inference.md), with megatron-core's static context, "
+    "which --inference alone asks for",
     "fp8": "Transformer Engine's products in fp8, in a bf16 model: delayed has a scale a tensor, blockwise one a block",
 }
 _SHOWN_AS = {"--case-timeout": "--timeout", "--pieces": "--debug"}
@@ -163,7 +165,8 @@ def _add_step(add: Add) -> None:
     add("--steps", type=whole, default=None, help="optimizer steps to compare (default 2 for tiny in fp64, else none)")
     for name, words in OPTIONS.items():
         if name != "data_shape":
-            add(option(name), default=words[0], choices=words, help=f"{OPTION_HELP[name]} (default {words[0]})")
+            alone = {"nargs": "?", "const": words[1]} if name == "inference" else {}
+            add(option(name), default=words[0], choices=words, help=f"{OPTION_HELP[name]} (default {words[0]})", **alone)
     add("--stream", action="store_true", default=False, help="compute both models layer by layer: the memory of one layer")
     add(
         "--isolated",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from packaging.specifiers import SpecifierSet
 
+from validation.case.annotation import Value
 from validation.case.case import Case
 from validation.case.pipeline_layout import chunk_layers
 from validation.case.settings import SECTIONS
@@ -30,7 +31,8 @@ class Known:
     """One entry of the table. `layouts` is a condition on layout and model, `at_most` the largest relative error that the bug
     makes, a number or a formula of the same names; the other patterns are those of file names. `others` are implementations
     that may have the bug and need not. `given` says that every run has the reference's value in its place: no second run
-    judges it. `instead` is what works where the bug leaves no run to compare.
+    judges it. `instead` is what works where the bug leaves no run to compare, and `nearest` are settings
+    with which there may be one, the nearest first.
     """
 
     id: str
@@ -45,6 +47,7 @@ class Known:
     at_most: str
     keeps: tuple[str, ...] = ()
     instead: str = ""
+    nearest: tuple[Mapping[str, Value], ...] = field(default=(), hash=False)
     others: tuple[str, ...] = ()
     given: bool = False
 
@@ -61,7 +64,8 @@ class Known:
 
     def largest(self, case: Case) -> float:
         """The largest relative error that the bug makes in this case: what is further off is not excused."""
-        return float(_value(self.at_most, case))
+        plain = _plain(self.at_most)
+        return float(_value(self.at_most, case)) if plain is None else plain
 
     def unlimited(self, case: Case) -> bool:
         """Whether the bug computes with whatever stands in the memory: that may be no number, or end a rank."""
@@ -95,6 +99,15 @@ class Known:
         return _matches(check, [pattern.format(last=case.model.num_hidden_layers - 1) for pattern in self.keeps])
 
 
+@functools.cache
+def _plain(formula: str) -> float | None:
+    """A formula that is a number; None for another. Every check of a case asks for it several times."""
+    try:
+        return float(formula)
+    except ValueError:
+        return None
+
+
 def _value(formula: str, case: Case) -> Any:
     """What a formula of the table comes to. The table is ours, as much as any module."""
     layout = case.layout
@@ -115,20 +128,40 @@ def _matches(check: str, patterns: Iterable[str]) -> bool:
 def table() -> tuple[Known, ...]:
     """Every entry."""
     entries: list[dict[str, Any]] = yaml.safe_load(TABLE.read_text(encoding="utf-8"))["known"]
-    lists = ("implementations", "checks", "spoils", "keeps", "others")
+    lists = ("implementations", "checks", "spoils", "keeps", "others", "nearest")
     return tuple(
         Known(**{**entry, "at_most": str(entry.get("at_most", 0)), **{name: tuple(entry.get(name, ())) for name in lists}})
         for entry in entries
     )
 
 
-def refusal(case: Case, version: str | None = None) -> str | None:
-    """Why a bug leaves no run of the case to compare, and what works; None if there is no such bug."""
+def ending(case: Case, version: str | None = None) -> Known | None:
+    """The bug that leaves no run of the case to compare, None if there is none."""
     version = version or version_of("megatron-core")
     if version == ABSENT:
         return None
-    bug = next((entry for entry in table() if entry.instead and entry.applies(case, version)), None)
-    return f"{case.arrangement}: known upstream bug: {bug.what} ({bug.link}); {bug.instead}" if bug else None
+    return next((entry for entry in table() if entry.instead and entry.applies(case, version)), None)
+
+
+def refusal(case: Case, version: str | None = None) -> str | None:
+    """Why a bug leaves no run of the case to compare, and what works; None if there is no such bug."""
+    bug = ending(case, version)
+    if bug is None:
+        return None
+    said = f"{case.arrangement}: known upstream bug: {bug.what} ({bug.link}); {bug.instead}"
+    nearer = _with(case, nearest(case, version))
+    return f"{said}; the nearest that can be compared is {nearer.arrangement}" if nearer != case else said
+
+
+def nearest(case: Case, version: str | None = None) -> Mapping[str, Value]:
+    """The settings that a bug leaves a run with, where it leaves none of the case itself; nothing if there are none."""
+    bug = ending(case, version)
+    found = bug.nearest if bug else ()
+    return next((given for given in found if ending(_with(case, given), version) is None), {})
+
+
+def _with(case: Case, given: Mapping[str, Value]) -> Case:
+    return replace(case, training=case.training.with_settings(given))
 
 
 def known_bugs(case: Case, version: str | None = None) -> tuple[Known, ...]:

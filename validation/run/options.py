@@ -229,14 +229,15 @@ def _given(value: int | None, otherwise: int) -> int:
     return otherwise if value is None else value
 
 
-def _steps(options: Any, base: Preset, precision: str, stream: bool, life: str) -> int:
-    """Those given, or 2 where they are cheap and exact; isolated modules and a model layer by layer have none."""
-    if life:
+def _steps(options: Any, base: Preset, precision: str, stream: bool, training: Training) -> int:
+    """Those given, or 2 where they are cheap and exact; isolated modules, inference and a model layer by layer have none."""
+    if life := training.life:
         if options.steps not in (None, lives.steps(life)):
             taken = lives.steps(life)
             raise UsageError(f"+{life} takes {taken} steps and --steps asks for {options.steps}; leave --steps out")
         return lives.steps(life)
-    cheap = base.name == "tiny" and precision == "fp64" and not (stream or options.isolated)
+    alone = stream or options.isolated or training.inference != OPTIONS["inference"][0]
+    cheap = base.name == "tiny" and precision == "fp64" and not alone
     return _given(options.steps, 2 if cheap else 0)
 
 
@@ -247,7 +248,7 @@ def _with_steps(options: Any, base: Preset, precision: str, training: Training) 
     rounding decides the next gradients.
     """
     stream = training.stream or base.stream
-    found = replace(training, steps=_steps(options, base, precision, stream, training.life), stream=stream)
+    found = replace(training, steps=_steps(options, base, precision, stream, training), stream=stream)
     given = any(_RATE in text for text in (*options.config, options.layouts or ""))
     small = precision == "bf16" and found.steps > 1 and not given
     return found.with_settings({_RATE: _SMALL_RATE}) if small else found

@@ -13,16 +13,17 @@ from validation.case.case import ON_CPU, TE, Case
 from validation.case.errors import EnvironmentMissing, UsageError
 from validation.machine import ABSENT, available_memory, gpus, version, visible_gpus
 from validation.reference import store
-from validation.run import ahead, jobs, launch, limits
+from validation.run import ahead, jobs, launch, limits, nearest
 from validation.run import plugin as plugins
 from validation.run.options import Settings
 from validation.run.references import REFERENCES
 
 
-def prepare(settings: Settings, also: Iterable[Case] = ()) -> None:
+def prepare(settings: Settings, also: Iterable[Case] = ()) -> Settings:
     """Everything that can be said before anything is started. Raises UsageError or EnvironmentMissing.
 
-    `also` are further cases, smaller than those of the settings, whose references will be needed.
+    Returns the settings, without those of a recipe that megatron-core refuses together. `also` are further cases, smaller than
+    those of the settings, whose references will be needed.
     """
     writing.check_folder(settings.results, "--results")
     checkout.choose(settings.megatron_path)
@@ -52,7 +53,9 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> None:
         REFERENCES.warm_up()
     if settings.cases[0].hf_model_path is not None:
         _verify(settings)
+    settings = nearest.accepted(settings, lambda case: ahead.refusal(case, settings.timeout))
     ahead.check(settings.cases, settings.timeout)
+    return settings
 
 
 def prepare_to_follow(settings: Settings) -> None:

@@ -12,7 +12,7 @@ from validation.case.errors import UsageError
 from validation.case.training import Training
 from validation.recipe import trial
 from validation.recipe.trial import Trial
-from validation.run import settings_given
+from validation.run import nearest, settings_given
 from validation.run.command_line import DEGREES
 
 _STEPS = 2
@@ -34,16 +34,23 @@ def given(options: Any, transport: str) -> tuple[Trial, tuple[Case, ...]]:
     twice = [option for name, option in _OF_A_RECIPE.items() if getattr(options, name)]
     if twice:
         raise UsageError(f"--recipe says model and layout by itself; leave out {', '.join(twice)}")
+    if options.inference != Training().inference:
+        raise UsageError("--recipe compares a training step and --inference prefill and decode; leave one of them out")
     checkout = Path(options.megatron_path) if options.megatron_path else None
     folder = Path(options.hf_model_path) if options.hf_model_path else None
     tried = trial.of_file(Path(options.recipe), checkout, options.world_size, folder, on_cpu=transport in ON_CPU)
     precision = options.precision or ("fp64" if transport in ON_CPU else tried.recipe.precision)
-    training = settings_given.typed(tried.training.with_settings(settings_given.given(options.config)))
-    first = _case(options, tried, training, precision, transport)
-    first = _with_steps(first, options.steps)
+
+    def make(trial_: Trial) -> Case:
+        case = _case(options, trial_, settings_given.typed(trial_.training), precision, transport)
+        return _with_steps(case, options.steps)
+
+    given_here = settings_given.given(options.config)
+    tried = nearest.beside_bugs(tried.configured(given_here), make, given_here)
+    first = make(tried)
     hidden = tried.lanes if options.precision is None and precision == "fp64" else ()
     lane = tried.recipe.precision if tried.recipe.precision in ("bf16", "fp16") else "bf16"
-    return tried, (first, *([replace(first, precision=lane, training=replace(training, steps=0))] if hidden else []))
+    return tried, (first, *([replace(first, precision=lane, training=replace(first.training, steps=0))] if hidden else []))
 
 
 def _case(options: Any, tried: Trial, training: Training, precision: str, transport: str) -> Case:

@@ -124,7 +124,7 @@ class Runner:
         reference = self._asked(case).result()
         kept = Path(tempfile.mkdtemp(prefix="plumbline-single-"))
         self._folders.append(kept)
-        shared = ("batch.safetensors", "weights.safetensors", "routing.safetensors", "reference.json")
+        shared = ("batch.safetensors", "weights.safetensors", "routing.safetensors", "reference.json", *store.OF_INFERENCE)
         for path in (reference.folder / name for name in shared):
             if path.exists():
                 (kept / path.name).symlink_to(path.resolve())

@@ -29,6 +29,7 @@ from validation.case import tree
 from validation.case.case import Case
 from validation.case.depth import ALL, FORWARD, WEIGHTS
 from validation.case.errors import EnvironmentMissing
+from validation.case.inference import infers
 from validation.compare.memory import device_peak, peak_memory
 from validation.compare.precision import DTYPES, LOSS_DTYPES, as_stored, computing_in, make_deterministic
 from validation.reference.checkpoint import Checkpoint
@@ -115,6 +116,12 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
     plugin.loaded(case, chunks)
     if case.upto == WEIGHTS:
         return _closed(recorder, held)
+    if infers(case):
+        from validation.inference.static import Inference  # no other case needs megatron-core's inference
+
+        second = Checkpoint.open(stored.updated, case.model, device=device())
+        Inference(case, chunks[0], recorder, stored, report.progress).run(lambda: _update(held, second))
+        return _closed(recorder, held)
     divisor = loss_divisor(case, stored.batch)
     probed = [ProbedChunk(chunk, case, recorder, stored, checkpoint, divisor) for chunk in chunks]
     report.progress("gradient buffers")
@@ -153,6 +160,12 @@ def _closed(recorder: Recorder, held: load.Held) -> int:
     """The bytes of the parameters that this rank holds; nothing more is compared."""
     recorder.close()
     return sum(tensor.numel() * tensor.element_size() for tensor, _ in held)
+
+
+def _update(held: load.Held, checkpoint: Checkpoint) -> None:
+    """Other weights in the place of those that are there, as a trainer hands them to a model that generates."""
+    with as_stored():
+        load.copy_weights(held, checkpoint)
 
 
 def _fill(case: Case, chunks: list[Any], held: load.Held, checkpoint: Checkpoint) -> None:

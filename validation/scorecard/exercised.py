@@ -58,8 +58,12 @@ _VALUES: Mapping[str, tuple[Value, ...]] = {
     "model.moe_token_dispatcher_type": ("allgather",),
     "model.moe_token_drop_policy": ("position",),
     "model.recompute_granularity": ("selective",),
+    "model.recompute_method": ("block",),
+    "model.recompute_num_layers": (2,),
+    "model.pipeline_model_parallel_layout": ("E|tt|t|tL",),
     "ddp.bucket_size": (1000,),
     "optimizer.lr": (2e-4,),
+    "optimizer.min_lr": (1e-5,),
     "optimizer.weight_decay": (0.01,),
     "optimizer.adam_beta1": (0.95,),
     "optimizer.adam_beta2": (0.999,),
@@ -72,10 +76,18 @@ _TOGETHER: Mapping[str, Mapping[str, Value]] = {
     "model.moe_router_load_balancing_type": {"model.moe_aux_loss_coeff": 0.1},
 }
 """What is part of a switch: the run without it does not have that either."""
+_FULL: Mapping[str, Value] = {
+    "model.recompute_granularity": "full",
+    "model.recompute_method": "uniform",
+    "model.recompute_num_layers": 1,
+}
 _WITH: Mapping[str, Mapping[str, Value]] = {
     "model.moe_aux_loss_coeff": {"model.moe_router_load_balancing_type": "seq_aux_loss"},
     "model.moe_pad_expert_input_to_capacity": {"model.moe_expert_capacity_factor": 4.0},
     "model.moe_token_drop_policy": {"model.moe_expert_capacity_factor": 4.0},
+    "model.recompute_method": _FULL,
+    "model.recompute_num_layers": _FULL,
+    "optimizer.min_lr": {"scheduler.lr_decay_style": "cosine", "scheduler.lr_decay_steps": 4},
     "ddp.overlap_param_gather": {"ddp.use_distributed_optimizer": True, "ddp.overlap_grad_reduce": True},
     "ddp.align_param_gather": {
         "ddp.use_distributed_optimizer": True,
@@ -126,7 +138,7 @@ def switches(here: declared.Fields) -> tuple[Switch, ...]:
     found = []
     for name, field in here.items():
         entry = fields.entries().get(name)
-        if entry is None or entry.kind not in ("neutral", "meaning"):
+        if entry is None or not (entry.kind in ("neutral", "meaning") or name in _VALUES):
             continue
         for value in _VALUES.get(name, (not BASE.get(name, field.default == "True"),) if _is_bool(field) else ()):
             if entry.computed(value) and not entry.need(value):
@@ -152,9 +164,15 @@ def cases(switch: Switch) -> list[tuple[Case, Case]]:
                 {**switch.beside, **_TOGETHER.get(switch.name, {}), switch.name: switch.value}
             ),
         )
-        if without != with_it and not any(rule(case) for case in (without, with_it) for rule in preflight.RULES):
+        if without != with_it and not any(map(_refusal, (without, with_it))):
             found.append((without, with_it))
     return found
+
+
+def _refusal(case: Case) -> str | None:
+    from validation.run.known import refusal
+
+    return next((said for rule in preflight.RULES if (said := rule(case))), None) or refusal(case)
 
 
 def measure(tried: Sequence[Switch], settings: Settings) -> dict[str, dict[str, object]]:

@@ -13,8 +13,11 @@ from validation.compare.piece import Box
 _EXPERT = re.compile(r"(?<=mlp\.)experts\.(?:local_experts\.\d+\.)?(linear_fc[12]\.weight)\d*$")
 
 
-_TRAINING = re.compile(r"(chained_\d+\.)?optimizer\.|rng_state|rerun_state")
-"""What training saves beside the model: one optimizer, or several in a chain, whatever they shard their states by."""
+_TRAINING = re.compile(r"(chained_\d+\.)?optimizer\.|rng_state|rerun_state|common_state/")
+"""What training saves beside the model: one optimizer, or several in a chain, whatever they shard their states by.
+
+Since 0.19 what stood in `common.pt` is an object among the tensors.
+"""
 
 
 def of_training(key: str) -> bool:

@@ -1,0 +1,188 @@
+"""Cases in mode inference: the phases of a sequence that is prefilled and decoded, and what is compared in each. No torch.
+
+A case's sequences are cut in two: a prompt, which one forward pass takes in, and tokens that are given one by one. Then other
+weights are put in the place of the first, as in every step of reinforcement learning, and all is done again. Last, both models
+generate: each says which token it would take next, and goes on with HuggingFace's. A name in the ranks' reports is the phase
+and the probe: `decode/layers.1.attention.output`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from validation.case.case import Case
+from validation.case.probes import Probe, probes
+from validation.case.training import Training
+
+NONE, STATIC = "none", "static"
+"""No inference, and megatron-core's context with a buffer of the largest size for each sequence."""
+FULL, PREFILL, DECODE = "full", "prefill", "decode"
+UPDATED = "updated-"
+"""Before a phase: it is computed with the second weights."""
+TITLES = {
+    FULL: "Full Forward",
+    PREFILL: "Prefill",
+    DECODE: "Decode",
+    f"{UPDATED}{FULL}": "Updated Full Forward",
+    f"{UPDATED}{PREFILL}": "Updated Prefill",
+    f"{UPDATED}{DECODE}": "Updated Decode",
+}
+"""Phase -> what stands before the probe in a check's title, in the order in which ranks take them.
+
+`full` is the candidate's own forward pass over all tokens, without a cache: the second witness.
+"""
+KINDS = ("attention.output", "moe.router.experts", "output", "logits")
+"""The kinds of probes that are compared at every position."""
+GREEDY, GREEDY_TITLE, GENERATED = "greedy/tokens", "Greedy Tokens", 64
+"""What both models generate behind each prompt, and how many tokens. The second weights are in place then."""
+FLIPS = "flips/"
+"""Before a name: by how much HuggingFace prefers its token, where the candidate would take another one, in the same file."""
+MARGIN = 1e-10
+"""Of the largest logit: how near two logits must be for rounding to choose between them in fp64."""
+WITNESS = "cached"
+"""In a reference's facts: how far HuggingFace's logits with a cache are from those without, as a relative error."""
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """What is compared of a probe in one phase; `start` is the position of the sequence at which the phase begins."""
+
+    phase: str
+    probe: Probe
+    start: int
+
+    @property
+    def name(self) -> str:
+        """In the ranks' reports and in the reference."""
+        return f"{self.phase}/{self.probe.name}"
+
+    @property
+    def title(self) -> str:
+        """The check's: `Decode Layer 1 Attention Output`."""
+        return f"{TITLES[self.phase]} {self.probe.title}"
+
+    @property
+    def routes(self) -> bool:
+        """Whether the tensor is a map of chosen experts."""
+        return self.probe.kind == "moe.router.experts"
+
+
+def infers(case: Case) -> bool:
+    """Whether the case is one of inference."""
+    return case.training.inference != NONE
+
+
+def prompt_length(case: Case) -> int:
+    """How many tokens of each sequence are prefilled: three quarters."""
+    return case.seq_length * 3 // 4
+
+
+def uses_sequence_parallel(case: Case) -> bool:
+    """Whether the model is built with sequence parallelism.
+
+    megatron-core generates with a static context without it, but for layers of experts that are spread over ranks:
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/inference/text_generation_controllers/text_generation_controller.py
+    """
+    return case.layout.uses_sequence_parallel and not (infers(case) and case.layout.ep == 1)
+
+
+def replicated(case: Case) -> bool:
+    """Whether tensor-parallel ranks compute what all of them hold in the same way, to the bit.
+
+    Without sequence parallelism each sends its own copy of every token to the experts, and adds up what comes back in an order
+    of its own.
+    """
+    return case.layout.tp == 1 or not case.model.moe_layers
+
+
+def span(case: Case, phase: str) -> tuple[int, int]:
+    """The positions of a phase: the first, and the one behind the last."""
+    prompt, length = prompt_length(case), case.seq_length
+    return {FULL: (0, length), PREFILL: (0, prompt), DECODE: (prompt, length)}[phase.removeprefix(UPDATED)]
+
+
+def witness(one: Inferred) -> str:
+    """The name of the same tensor in the candidate's own full forward with the same weights; empty for a part of that."""
+    own = UPDATED if one.phase.startswith(UPDATED) else ""
+    return "" if one.phase == f"{own}{FULL}" else f"{own}{FULL}/{one.probe.name}"
+
+
+def generated(case: Case) -> tuple[int, int]:
+    """The shape of what is generated: [batch, tokens]."""
+    return case.batch_size, GENERATED
+
+
+@functools.cache
+def inferred(case: Case) -> Mapping[str, Inferred]:
+    """All that is compared of a case in mode inference by name, phase by phase in the flow of data; nothing of another case."""
+    found: dict[str, Inferred] = {}
+    for phase in TITLES if infers(case) else ():
+        start, stop = span(case, phase)
+        for probe in probes(case.model, case.batch_size, stop - start).values():
+            if probe.kind in KINDS:
+                one = Inferred(phase, probe, start)
+                found[one.name] = one
+    return MappingProxyType(found)
+
+
+# What such a case cannot have
+
+
+def compares_fp64(case: Case) -> str | None:
+    """Floors are measured on a forward pass over whole sequences, and nobody has measured them for a cached one."""
+    if not infers(case) or case.precision == "fp64":
+        return None
+    return f"+{case.training.inference} is compared in fp64, and not yet in {case.precision}; --precision fp64 works"
+
+
+def layout_infers(case: Case) -> str | None:
+    """megatron-core's inference has neither context parallelism nor virtual stages, and no model with MTP layers."""
+    layout, word = case.layout, case.training.inference
+    if not infers(case):
+        return None
+    if layout.cp > 1:
+        return f"{case.arrangement}: Megatron-Core's inference has no context parallelism; leave cp{layout.cp} or +{word} out"
+    if layout.vpp > 1:
+        return f"{case.arrangement}: Megatron-Core's inference has no virtual stages; leave vpp{layout.vpp} or +{word} out"
+    if case.model.num_nextn_predict_layers:
+        return f"{case.arrangement}: a model with MTP layers cannot infer in Megatron-Core; leave +mtp or +{word} out"
+    return None
+
+
+def nothing_is_trained(case: Case) -> str | None:
+    """Options of a training step change nothing in inference: a case that has one would claim more than it compares."""
+    if not infers(case):
+        return None
+    word, training = case.training.inference, case.training
+    if training.steps:
+        return f"+{word} takes no optimizer steps; leave --steps out, or +{word}"
+    if case.isolated:
+        return f"+{word} takes what the cache holds and --isolated would replace it; leave one of them out"
+    usual = Training(inference=word, dispatcher=training.dispatcher, experts=training.experts, stages=training.stages)
+    given = dict(training.settings)
+    foreign = next((name for name in given if not name.startswith("model.")), "")
+    if foreign:
+        return f"+{word} trains nothing, and {foreign} is of training; leave one of them out"
+    if replace(training, settings=()) != usual:
+        named = next(f"+{one}" for one in replace(training, settings=()).words if one not in usual.words)
+        return f"+{word} trains nothing and takes whole sequences, and {named} is of training; leave one of them out"
+    return None
+
+
+def sequences_are_cut(case: Case) -> str | None:
+    """There must be a prompt and a token behind it."""
+    if not infers(case) or case.seq_length >= _SHORTEST:
+        return None
+    return f"+{case.training.inference} needs a prompt and tokens behind it; give --seq-length {_SHORTEST} or more"
+
+
+_SHORTEST = 4
+RULES: tuple[Callable[[Case], str | None], ...] = (
+    compares_fp64,
+    layout_infers,
+    nothing_is_trained,
+    sequences_are_cut,
+)

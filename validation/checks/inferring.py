@@ -1,0 +1,102 @@
+"""What a failing check of inference says more: where the first error is, and whether the model has it without a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from validation.case.case import Case
+from validation.case.inference import MARGIN, TITLES, Inferred, inferred, witness
+from validation.compare.limits import EXACT, FLOORS, IN_FP64, Limits
+
+if TYPE_CHECKING:
+    from validation.compare.measurement import Measurement, PieceReport
+    from validation.compare.verdict import Verdict
+
+Measured = Callable[[Inferred], "Measurement"]
+CACHED, UNCACHED = "cached", "uncached"
+
+
+def limits(one: Inferred) -> Limits:
+    """What a tensor may differ by: a choice of experts in nothing."""
+    return EXACT if one.routes else IN_FP64
+
+
+def told(case: Case, name: str, verdict: Verdict, measured: Measured) -> Verdict:
+    """A failure with the first position of the case that is wrong, and what the candidate's own full forward says.
+
+    Other verdicts stay as they are.
+    """
+    if verdict.status != "fail":
+        return verdict
+    one = inferred(case)[name]
+    own = measured(inferred(case)[witness(one)]) if witness(one) else None
+    return _witnessed(_located(case, verdict, measured), own, limits(one).relative_error)
+
+
+def near_tokens(verdict: Verdict, tokens: Measurement, flips: Measurement) -> Verdict:
+    """The verdict on generated tokens with how many differ, and a pass if rounding decides each of them.
+
+    `flips` holds, where the candidate would take another token, by how much HuggingFace prefers its own.
+    """
+    if verdict.status != "fail":
+        return replace(verdict, numbers=f"{tokens.difference.count} tokens, all of them HuggingFace's")
+    from validation.compare.verdict import near_ties
+
+    found = near_ties(verdict, tokens, flips, MARGIN / FLOORS)
+    if found.status == "pass":
+        return found
+    start = min((piece.box[1][0] for piece in tokens.pieces if piece.difference.differing), default=0)
+    return replace(found, reasons=(*found.reasons, f"first other token: number {start} behind the prompt"))
+
+
+def per_position(verdict: Verdict, measurement: Measurement, limit: float) -> Verdict:
+    """The verdict, a failure if one position alone is beyond the limit: in the whole tensor it may be too little to see."""
+    worst = max(measurement.pieces, key=_error, default=None)
+    if verdict.status != "pass" or worst is None or _error(worst) <= limit:
+        return verdict
+    from validation.case.failures import LIMIT
+
+    said = f"at position {worst.box[1][0]} alone the relative error is {_error(worst):.1e} > {limit:g}"
+    return replace(verdict, status="fail", reasons=(*verdict.reasons, said), failure=LIMIT)
+
+
+def _error(piece: PieceReport) -> float:
+    return piece.difference.relative_error
+
+
+def _located(case: Case, verdict: Verdict, measured: Measured) -> Verdict:
+    wrong = min(_wrong(case, measured), default=None)
+    if wrong is None:
+        return verdict
+    _, position, place = wrong
+    one = list(inferred(case).values())[place]
+    where = f"{TITLES[one.phase].lower()} position {position}, {one.probe.title}"
+    said = f"first wrong: {where} (token {one.start + position} of the sequence)"
+    return replace(verdict, reasons=(*verdict.reasons, said), properties={**verdict.properties, "first_wrong": where})
+
+
+def _wrong(case: Case, measured: Measured) -> Iterator[tuple[int, int, int]]:
+    """Phase, position in it and place in the flow of data of the first error in each tensor that has one."""
+    order = list(TITLES)
+    for place, one in enumerate(inferred(case).values()):
+        limit = limits(one).relative_error
+        starts = [_start(piece) for piece in measured(one).pieces if not _error(piece) <= limit]
+        if starts:
+            yield order.index(one.phase), min(starts), place
+
+
+def _start(piece: PieceReport) -> int:
+    """The first position of a piece that is wrong: its first where nobody looked closer."""
+    return piece.extent.spans[1].start if piece.extent and len(piece.extent.spans) > 1 else piece.box[1][0]
+
+
+def _witnessed(verdict: Verdict, own: Measurement | None, limit: float) -> Verdict:
+    """The failure of a cached phase with what the candidate's `own` full forward says of the same tensor."""
+    if own is None or not own.pieces:
+        return verdict
+    error = own.difference.relative_error
+    kind = CACHED if error <= limit else UNCACHED
+    said = f"{kind}: its own full forward is off by {error:.1e}" + ("" if kind == CACHED else ", too")
+    return replace(verdict, reasons=(*verdict.reasons, said), properties={**verdict.properties, "cache": kind})

@@ -1,0 +1,146 @@
+"""The memory of each pipeline rank under a layout, by part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+
+from validation.case.layout import Layout
+from validation.case.model import Model
+from validation.plan import activations, weights
+from validation.plan.activations import CUT, FULL, HALF, ROUTED, WHOLE, Item
+from validation.plan.policy import FULL as ALL
+from validation.plan.policy import Policy, Recompute
+from validation.plan.schedule import peak
+from validation.recipe.pipeline import Chunk
+
+_KINDS = (weights.DENSE, weights.EXPERT, weights.MTP)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Bytes on one GPU. `activations` are those of all micro-batches under way, `recomputed` what the backward pass makes again
+    of one layer, `logits` those of the loss and of MTP losses, `dispatch` the rows that travel to experts and back.
+    """
+
+    weights: float = 0.0
+    gradients: float = 0.0
+    optimizer: float = 0.0
+    activations: float = 0.0
+    recomputed: float = 0.0
+    logits: float = 0.0
+    dispatch: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """All of it at once."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+@dataclass(frozen=True)
+class Step:
+    """The data of a step. `imbalance` is how many rows the fullest rank's experts get, over the mean."""
+
+    seq_length: int
+    micro_batch_size: int
+    micro_batches: int
+    imbalance: float = 1.0
+    implementation: str = "te"
+
+
+def of_stages(
+    model: Model, layout: Layout, chunks: Sequence[Chunk], policy: Policy, recompute: Recompute, step: Step
+) -> tuple[Parts, ...]:
+    """What one GPU of each pipeline stage takes."""
+    pp, held = layout.pp, weights.of_rank(weights.of_chunks(model, layout, chunks), layout.pp)
+    layers = {kind: of_layer(model, layout, kind, step) for kind in _KINDS}
+    entry = _entry(model, layout, policy, step)
+    costs = {chunk: _cost(chunk, layers, recompute, entry) for chunk in set(chunks)}
+    logits, rows = _logits(model, layout, policy, step), _dispatch(model, layout, step)
+    return tuple(
+        Parts(
+            weights=policy.weights * held[rank].elements,
+            gradients=policy.gradients * held[rank].elements,
+            optimizer=policy.state * _states(held[rank], layout, policy),
+            activations=peak([costs[chunk][0] for chunk in chunks[rank::pp]], rank, pp, step.micro_batches),
+            recomputed=max(costs[chunk][1] for chunk in chunks[rank::pp]),
+            logits=logits if any(chunk.loss for chunk in chunks[rank::pp]) else 0.0,
+            dispatch=rows if any(chunk.experts + chunk.mtp for chunk in chunks[rank::pp]) else 0.0,
+        )
+        for rank in range(pp)
+    )
+
+
+def _states(held: weights.Held, layout: Layout, policy: Policy) -> float:
+    """Of how many weights a rank has the optimizer's state."""
+    if not policy.distributed:
+        return held.elements
+    ranks = layout.tp * layout.cp * layout.data_parallel
+    dense, experts = layout.cp * layout.data_parallel, ranks // (layout.expert_tp * layout.ep)
+    return held.dense / max(dense // policy.instances, 1) + held.experts / max(experts // policy.instances, 1)
+
+
+def _tokens(layout: Layout, step: Step) -> dict[str, float]:
+    """How many tokens of a micro-batch each kind of tensor holds on a rank, rows of experts without top-k."""
+    whole = step.micro_batch_size * step.seq_length / layout.cp
+    cut = whole / layout.tp if layout.uses_sequence_parallel else whole
+    return {WHOLE: whole, CUT: cut, ROUTED: cut * layout.expert_tp * step.imbalance}
+
+
+def of_layer(model: Model, layout: Layout, kind: str, step: Step) -> tuple[Item, ...]:
+    """What a layer of a kind keeps, in bytes on a rank for one micro-batch."""
+    tokens = _tokens(layout, step)
+    tokens[ROUTED] *= model.num_experts_per_tok
+    found = _items(model, layout.tp, layout.expert_tp, kind, step.seq_length, step.implementation == "local")
+    return tuple(Item(item.name, item.size * tokens[item.tokens], item.tokens, item.modules) for item in found)
+
+
+@lru_cache(maxsize=1024)
+def _items(model: Model, tp: int, etp: int, kind: str, seq_length: int, local: bool) -> tuple[Item, ...]:
+    found = list(activations.attention(model, tp, seq_length, local))
+    dense = kind == weights.DENSE
+    found += activations.dense_mlp(model, tp, local) if dense else activations.experts_mlp(model, tp, etp, local)
+    return (*found, *(activations.mtp_entry(model, local) if kind == weights.MTP else ()))
+
+
+def _entry(model: Model, layout: Layout, policy: Policy, step: Step) -> float:
+    """The input of a layer, which full recomputation keeps."""
+    whole = HALF * model.hidden_size * _tokens(layout, step)[CUT]
+    return whole / layout.tp if policy.saved_divided and not layout.uses_sequence_parallel else whole
+
+
+def _cost(chunk: Chunk, layers: Mapping[str, Sequence[Item]], recompute: Recompute, entry: float) -> tuple[float, float]:
+    """Bytes that a chunk keeps of one micro-batch, and bytes that are made again of it at once."""
+    kept, again, left = 2 * entry * chunk.loss, 0.0, recompute.block  # the final norm and its output
+    for kind, count in zip(_KINDS, (chunk.dense, chunk.experts, chunk.mtp), strict=True):
+        if not count:
+            continue
+        whole = sum(item.size for item in layers[kind])
+        if recompute.granularity == ALL:
+            taken = count if left is None else min(count, left)
+            left = None if left is None else left - taken
+            kept += entry * -(-taken // recompute.at_once) + whole * (count - taken)
+            again = max(again, whole * min(recompute.at_once, taken))
+        else:
+            gone = sum(item.size for item in layers[kind] if set(item.modules) & set(recompute.modules))
+            kept += count * (whole - gone)
+            again = max(again, gone)
+    return kept, again
+
+
+def _logits(model: Model, layout: Layout, policy: Policy, step: Step) -> float:
+    """Logits in bf16 and in fp32, of which the loss makes its gradient in place; of an MTP layer the latter stay.
+
+    The losses of MTP layers are computed where the main loss is, whichever stage holds the layers.
+    """
+    rows = _tokens(layout, step)[WHOLE] * model.vocab_size / layout.tp
+    stay, gone = (HALF, 0) if policy.fused_loss else (FULL, HALF)
+    return rows * (gone + stay * (1 + len(model.mtp_layers)))
+
+
+def _dispatch(model: Model, layout: Layout, step: Step) -> float:
+    """The rows that leave a rank and those that have arrived, before they are sorted by expert."""
+    rows = _tokens(layout, step)
+    arrived = rows[ROUTED] if layout.ep * layout.expert_tp > 1 else 0.0
+    return HALF * model.hidden_size * model.num_experts_per_tok * (rows[CUT] + arrived)

@@ -1,0 +1,36 @@
+"""The options of `logprobs`. No torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from validation.case import tree
+from validation.case.case import PRECISIONS
+from validation.run.command_line import add_format
+
+EXAMPLES = f"""examples:
+  {tree.VALIDATION} logprobs rollout.jsonl --hf-model-path DIR
+  {tree.VALIDATION} logprobs rollout.jsonl --hf-model-path DIR --layout tp2 --candidate-checkpoint OUT
+  {tree.VALIDATION} logprobs rollout.safetensors --hf-model-path DIR --earlier-hf-model-path BEFORE"""
+TEXTS = (
+    *("hf_model_path", "candidate_checkpoint", "layout", "precision", "megatron_path"),
+    *("earlier_hf_model_path", "weights", "results"),
+)
+
+
+def add_command(commands: Any, **parsing: Any) -> None:
+    """Add `logprobs` to the commands of `python -m validation`."""
+    found = commands.add_parser(
+        "logprobs", help="a rollout engine's log-probabilities against HuggingFace and Megatron", epilog=EXAMPLES, **parsing
+    )
+    add = found.add_argument
+    add("file", metavar="FILE", help="what the engine returned: JSON lines or safetensors (docs/logprobs.md)")
+    add("--hf-model-path", required=True, metavar="DIR", help="the HuggingFace folder with the weights that the engine ran")
+    add("--layout", metavar="LAYOUT", help="have Megatron compute the same tokens under this layout, such as tp2, on the CPU")
+    add("--candidate-checkpoint", metavar="DIR", help="Megatron's weights, if they are not those of the HuggingFace folder")
+    add("--precision", choices=PRECISIONS, default="fp64", help="what Megatron computes in (default fp64)")
+    add("--megatron-path", metavar="DIR", help="a checkout with megatron/core, instead of the installed one")
+    add("--earlier-hf-model-path", metavar="DIR", help="weights of an earlier step: are the log-probabilities theirs?")
+    add("--weights", metavar="VERSION", help="refuse a file that was made with another version of the weights")
+    add("--results", metavar="DIR", help="write JUnit XML there")
+    add_format(add)
