@@ -26,6 +26,7 @@ from validation.plan import options as planning
 from validation.recipe import options as recipes
 from validation.rollout import options as rollout
 from validation.run.command_line import VERDICT, add_grouped
+from validation.run.nodes import command as slurm
 from validation.run.options import Given, Settings, settings
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ _EXAMPLES = f"""examples:
   {tree.VALIDATION} plan --model deepseek-v3 --gpus 256
   {tree.VALIDATION} inspect DIR
   {tree.VALIDATION} fields model.moe_permute_fusion
+  {tree.VALIDATION} slurm run --nodes 2 -- --layouts tp2pp2
   {tree.VALIDATION} data --preset mini --layout tp4
   {tree.VALIDATION} logprobs rollout.jsonl --hf-model-path DIR
   {tree.VALIDATION} doctor
@@ -90,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     inspection.add_command(commands)
     data_command.add_command(commands)
     rollout.add_command(commands, formatter_class=parser.formatter_class)
+    slurm.add_command(commands)
     commands.add_parser("doctor", help="what is here, and what each missing piece prevents", add_help=False)
     return parser
 
@@ -183,6 +186,10 @@ def _logprobs(options: argparse.Namespace, pytests: list[str], command: str) -> 
     if pytests:
         raise UsageError("logprobs takes nothing behind --; leave it out")
     return rollout_command.run(options, command)
+
+
+def _slurm(options: argparse.Namespace, words: list[str], command: str) -> int:
+    return slurm.run(options, words)
 
 
 def _recipe(options: argparse.Namespace, pytests: list[str], command: str) -> int:
@@ -321,6 +328,7 @@ _COMMANDS = {
     "fields": _fields,
     "inspect": _inspect,
     "data": _data,
+    "slurm": _slurm,
     "logprobs": _logprobs,
     **dict.fromkeys(conversion.COMMANDS, _convert),
 }
