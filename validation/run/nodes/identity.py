@@ -29,7 +29,7 @@ def of(settings: Settings) -> dict[str, str]:
     core = checkout.core()
     return {
         "nodes": str(settings.place.count),
-        "Plumbline": f"{tree.version()}, sources {_sources(tree.ROOT / 'validation')}",
+        "Plumbline": f"sources {_sources(tree.ROOT / 'validation')}",
         "Python": ".".join(platform.python_version_tuple()[:2]),
         **{name: version(name) for name in _PACKAGES},
         "megatron-core": f"{version('megatron-core')}, sources {_sources(core) if core else 'none'}",
