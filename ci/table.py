@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar
 import yaml
 
 from ci import caller
-from validation.case import preflight
+from validation.case import preflight, vocabulary
 from validation.case.arrangement import parse
 from validation.case.case import DEFAULT_SEED, ON_CPU, Case
 from validation.case.errors import UsageError
@@ -236,7 +236,7 @@ def _possible(row: Row, name: str) -> None:
     layout, training, mtp = parse(name, Training(inference=row.inference or Training().inference))
     case = Case(
         preset=base.name,
-        model=model if mtp is None else replace(model, num_nextn_predict_layers=mtp),
+        model=vocabulary.padded(model if mtp is None else replace(model, num_nextn_predict_layers=mtp), layout, training),
         layout=layout,
         precision=row.precision,
         implementation=row.implementation,

@@ -19,6 +19,7 @@ GIB = 2**30
 
 MTP = {"num_nextn_predict_layers": 1}
 STATIC = Training(inference="static")
+DYNAMIC = Training(inference="dynamic")
 
 
 def case(layout: str = "single", model: dict[str, Any] | None = None, preset: Preset = TINY, **changes: Any) -> Case:
@@ -206,7 +207,7 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ("a latent for fp8", case(training=Training(fp8="delayed"), **TE_IN_BF16), "q_lora_rank is 24, and 16 or 32 works"),
     # tensor parallelism
     ("heads", case("tp3"), "tp3 does not divide the 4 attention heads; tp1, tp2 and tp4 do"),
-    ("vocabulary", case("tp2", {"vocab_size": 129}), "tp2 does not divide the 129 rows of the vocabulary; tp1 does"),
+    ("vocabulary", case("tp2", {"vocab_size": 129}), r"the 129 rows of the vocabulary; tp2\+vocab1 pads them to 130"),
     ("dense MLP", case("tp2", {"intermediate_size": 97}), r"tp2 does not divide the 97 .*\(intermediate_size\); tp1 does"),
     (
         "shared expert",
@@ -313,11 +314,6 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "several documents; --seq-length 8 works",
     ),
     (
-        "MTP of documents",
-        case(model={"num_nextn_predict_layers": 1}, training=Training(data_shape="documents")),
-        r"single\+mtp\+documents: .* from the next document, .*; \+packed works, or leave out \+mtp",
-    ),
-    (
         "two packed sequences",
         case(training=Training(data_shape="packed")),
         r"single\+packed: .* one packed sequence in a micro-batch and micro_batch_size is 2; --micro-batch-size 1 works",
@@ -328,16 +324,6 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         r"cuts each packed document by itself, .*; cp1 works, or cp2\+documents",
     ),
     (
-        "packed MTP recomputed",
-        case(model=MTP, micro_batch_size=1, training=Training(data_shape="packed", recompute="full")),
-        "cannot recompute an MTP layer of packed documents; leave out .full",
-    ),
-    (
-        "packed MTP without targets",
-        case(model=MTP, micro_batch_size=1, training=Training(data_shape="packed", loss="mean")),
-        r"divides its mean MTP loss by 0 targets; leave out \+mean",
-    ),
-    (
         "packed and stock",
         case(micro_batch_size=1, implementation="local-stock", training=Training(data_shape="packed")),
         "own core attention has no packed sequences; --implementation local works",
@@ -346,11 +332,6 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "short padding",
         case(training=Training(data_shape="padded"), seq_length=7),
         "a document and padding; --seq-length 8 works",
-    ),
-    (
-        "MTP of padding",
-        case(model={"num_nextn_predict_layers": 1}, training=Training(data_shape="left-padded")),
-        r"count padding in loads and balancing losses up to 0.17; leave out \+mtp, or \+left-padded",
     ),
     (
         "balancing per token",
@@ -371,6 +352,11 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "documents layer by layer",
         case(training=Training(data_shape="documents", stream=True)),
         r"--stream has no data shape but full \(leave out the other\)",
+    ),
+    (
+        "too few rows",
+        case(model={"padded_vocab_size": 127}),
+        r"padded_vocab_size 127 is less than vocab_size 128; give 128 or more, or \+vocab1",
     ),
     ("less than no MTP", case(model={"num_nextn_predict_layers": -1}), "is -1; it must be a whole number of at least 0"),
     ("a setting of the shape", case(training=Training(settings=(("model.num_layers", 3),))), "is of the model's shape"),
@@ -402,6 +388,8 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         case(training=replace(STATIC, settings=(("ddp.bucket_size", 1000),))),
         r"\+static trains nothing, and ddp.bucket_size is of training",
     ),
+    ("requests of two ranks", case("pp2", training=DYNAMIC), "on one rank so far; single.dynamic works, or .static"),
+    ("requests of stock layers", case(implementation="local-stock", training=DYNAMIC), "--implementation local works"),
     ("inference of 3 tokens", case(seq_length=3, training=STATIC), "give --seq-length 4 or more"),
     ("no clipping", case(training=Training(steps=1, settings=(("optimizer.clip_grad", 0.0),))), "computes no norm"),
     (

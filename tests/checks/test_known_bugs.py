@@ -13,6 +13,7 @@ import torch
 
 from validation.case import latent_norms
 from validation.case.case import Case
+from validation.case.inference import inferred
 from validation.case.layout import Layout
 from validation.case.parameters import parameters
 from validation.case.preset import TINY
@@ -284,6 +285,27 @@ def test_the_nearest_that_a_bug_leaves_is_near() -> None:
     assert found == {"pp4": {name: 1}, "pp2": {name: 2}, "single": {}}
 
 
+@pytest.mark.parametrize(
+    ("shape", "options", "micro_batch_size", "releases"),
+    [
+        ("packed", {"recompute": "full"}, 1, ["0.16.1", "0.18.2"]),
+        ("documents", {"recompute": "full"}, 1, []),
+        ("packed", {"loss": "mean"}, 1, ["0.16.1"]),
+        ("documents", {"loss": "mean"}, 1, ["0.16.1"]),
+        ("documents", {"loss": "mean"}, 2, []),
+        ("full", {"loss": "mean"}, 1, []),
+    ],
+)
+def test_mtp_layers_of_documents_are_refused_for_the_releases_that_cannot_train_them(
+    shape: str, options: dict[str, str], micro_batch_size: int, releases: list[str]
+) -> None:
+    """An exception in 0.18 and before, a division by 0 in 0.16 and before."""
+    model = replace(TINY.model, num_nextn_predict_layers=1)
+    one = replace(case("local", "single"), model=model, micro_batch_size=micro_batch_size)
+    one = replace(one, training=Training(data_shape=shape, **options))  # type: ignore[arg-type]
+    assert [version for version in ("0.16.1", "0.18.2", "0.19.2") if refusal(one, version)] == releases
+
+
 def test_uneven_stages_are_asked_one_by_one() -> None:
     """Of 1 and 3 layers, or as a layout string says."""
     by_threes = Training(recompute="full").with_settings({"model.recompute_num_layers": 3})
@@ -326,6 +348,7 @@ def test_every_entry_names_checks_that_exist(bug: Any) -> None:
     names += [f"probe_gradients/{name}" for name, probe in probes(TINY.model, 8, 48).items() if probe.has_gradient]
     names.append(latent_norms.NAME)
     names += [one.name for one in stepped(replace(case(), training=Training(steps=1))).values()]
+    names += inferred(replace(case(layout="single"), training=Training(inference="dynamic")))
     for pattern in bug.checks:
         assert any(type(bug)(**{**vars(bug), "checks": (pattern,)}).must_fail(case(), name) for name in names)
 

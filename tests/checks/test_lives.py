@@ -8,21 +8,26 @@ import pytest
 
 from tests.checks.conftest import LAYERS, Output, outputs_of
 
-HERE = Path(__file__).parent / "lives.py"
 SMALL = ["--set", f"num_layers={LAYERS}", "--batch-size", "4", "--seq-length", "16"]
 DEFECTS = {
-    "evaluation_counts": ("step-evaluate-step", "fp64", "Step 2 Layer 1 Router Expert Bias"),
-    "moments_are_lost": ("step-resume-step", "fp64", "Step 2 Embedding Weight First Moment"),
-    "steps_are_not_counted": ("step-resume-step", "fp64", "Step 2 Embedding Weight"),
-    "schedule_begins_again": ("step-resume-step+scheduler.lr_decay_style=linear", "fp64", "Step 2 Learning Rates"),
-    "masters_are_stale": ("load-step", "bf16", "Step 1 Master Embedding Weight"),
+    "l01": ("step-evaluate-step", "fp64", "Step 2 Layer 1 Router Expert Bias"),
+    "l07": ("step-resume-step", "fp64", "Step 2 Embedding Weight First Moment"),
+    "l02": ("load-step", "bf16", "Step 1 Master Embedding Weight"),
 }
-"""Each defect of lives.py with a life that shows it, the precision, and the first check that must fail."""
+"""A fault of the catalogue for each event, with a life that shows it, the precision, and the first check that must fail."""
 SOUND = "tp2+step-evaluate-resume-pp2-step+scheduler.lr_decay_style=linear,dp2+distributed+step-save-step-resume-tp2-step"
 COMMANDS = {
     "sound": [*SMALL, "--layouts", SOUND],
     **{
-        defect: [*SMALL, "--layouts", f"single+{life}", "--precision", precision, "--plugin", f"{HERE}:{defect}"]
+        defect: [
+            *SMALL,
+            "--layouts",
+            f"single+{life}",
+            "--precision",
+            precision,
+            "--plugin",
+            f"validation.faults.catalogue.{defect}",
+        ]
         for defect, (life, precision, _) in DEFECTS.items()
     },
 }

@@ -161,3 +161,23 @@ def test_the_files_are_torch_s_own(tmp_path: Path) -> None:
     gate_up = state["model"]["decoder.layers.0.mlp.linear_fc1.weight"]
     names = [f"model.layers.0.mlp.{name}_proj.weight" for name in ("gate", "up")]
     assert torch.equal(gate_up, torch.cat([weights[name] for name in names]))
+
+
+@pytest.mark.parametrize("form", ["torch_dist", "legacy"])
+def test_a_vocabulary_is_padded_with_zeros_and_comes_back(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """129 tokens in two parts of 72 rows: the second has 57 of them, and 15 rows of zeros."""
+    model = replace(TIED, vocab_size=129, num_hidden_layers=2, tie_word_embeddings=False)
+    origin = folders.write(tmp_path / "hf", model, folders.weights(model))
+    there = convert(origin, tmp_path / form, "--format", form, "--layout", "tp2+vocab8", "--implementation", "local")
+    assert "embedding and head get 144 rows for 129 tokens: 15 rows of zeros are padding" in capsys.readouterr().out
+    if form == "legacy":
+        states = [torch.load(path, weights_only=False) for path in sorted(there.glob("**/mp_rank_*/*.pt"))]
+        head = [state["model"]["output_layer.weight"] for state in states]
+        assert [len(rows) for rows in head] == [72, 72]
+        assert torch.equal(torch.cat(head)[:129], folders.weights(model)["lm_head.weight"])
+        assert not head[1][57:].any()
+        assert states[0]["args"].padded_vocab_size == 144
+    assert folders.same(folders.read(back(there, tmp_path / "back")), folders.weights(model))
+    assert "144 rows and config.json 129 tokens: 15 rows of padding are left out" in capsys.readouterr().out

@@ -56,7 +56,7 @@ def test_every_preset_is_explained() -> None:
 def test_every_degree_and_every_option_of_a_layout_is_explained() -> None:
     assert code(rows(page("layouts"), "degree")) == list(DEGREES)
     words = {word.removeprefix("+") for word in code(rows(page("layouts"), "option"))}
-    assert words == {*WORDS, STREAM, "mtp", "1-3", "step-evaluate-step", "step-resume-pp2-step"}
+    assert words == {*WORDS, STREAM, "mtp", "vocab128", "1-3", "step-evaluate-step", "step-resume-pp2-step"}
     assert all(Training().with_word(word) != Training() for word in words - {"mtp"})
 
 

@@ -32,11 +32,12 @@ def planted(found: Plan) -> dict[str, str]:
 
 
 GROUPS = ("attention scale", "rope", "router bias", "expert order", "lost reduction", "lost gradient reduction", "small error")
+OF_LIVES = ("lost moments",)
 ON_ONE_RANK = (*GROUPS[:4], GROUPS[6])
 
 
 def test_every_kind_is_planted_with_faults_of_the_catalogue() -> None:
-    assert tuple(PLANTED) == GROUPS
+    assert tuple(PLANTED) == GROUPS + OF_LIVES
     assert {name for faults in PLANTED.values() for name, _ in faults} <= set(catalogue.ids())
 
 
@@ -61,6 +62,16 @@ def test_what_one_rank_has_not_is_left_out_with_the_reason(layout: str) -> None:
         (GROUPS[4], "no layout of this run has tensor-parallel ranks"),
         (GROUPS[5], "no layout of this run has ranks that sum gradients"),
     )
+
+
+def test_a_run_that_resumes_loses_moments() -> None:
+    """In two steps of a small case, whatever the run's own life is; below fp64 the steps are small."""
+    found = planned("--layouts", "tp2+step3-resume-pp2-step,single+step-evaluate-step")
+    assert planted(found)[OF_LIVES[0]] == "single"
+    assert found.plants[-1].case.training.words == ("step-resume-step",)
+    lower = planned("--layouts", "single+step-resume-step", "--precision", "bf16")
+    assert lower.plants[-1].case.training.words == ("step-resume-step", "optimizer.lr=0.001")
+    assert OF_LIVES[0] not in planted(planned("--layouts", "single+step-evaluate-step"))
 
 
 def test_a_model_without_experts_has_none_to_plant_in() -> None:
@@ -123,7 +134,7 @@ def test_what_is_planted_can_run_and_must_fail_at_a_check_that_is_there(row: Row
     """For every session of the table."""
     words = row.arguments()[1:]
     found = planned(*words)
-    assert len(found.plants) + len(found.left_out) == len(GROUPS)
+    assert len(found.plants) + len(found.left_out) == len(GROUPS) + ("-resume" in " ".join(row.layouts)) * len(OF_LIVES)
     for plant in found.plants:
         most = max(case.layout.ranks for case in cases(*words))
         preflight.check(plant.case, max_ranks=most, gpus=most, memory=None)

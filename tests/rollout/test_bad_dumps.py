@@ -13,13 +13,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from tests.properties import anything, changed_bytes, quick
+from tests.properties import anything, changed_bytes, few
 from tests.rollout import engine
 from validation.case.errors import UsageError
-from validation.rollout.command import check_model, read
+from validation.rollout import command
+from validation.rollout.dump import Dump, check_weights
+from validation.rollout.files import read as read_file
+from validation.rollout.made_with import MadeWith
 
 GOOD: dict[str, Any] = {"tokens": [5, 6, 7, 8], "prompt": 2, "logprobs": [None, -1.0, -0.5, -2.0]}
 RIGHT = "".join(json.dumps(line) + "\n" for line in (engine.HEADER, GOOD)).encode()
+
+
+def read(file: Path, weights: str | None) -> Dump:
+    """The dump of a file of any kind."""
+    dump = read_file(file, MadeWith(), engine.MODEL)
+    check_weights(dump, weights)
+    return dump
 
 
 def said_of(file: Path, weights: str | None = None) -> str:
@@ -126,8 +136,8 @@ def test_two_versions_of_the_weights_are_refused(tmp_path: Path) -> None:
         ({"tokens": [5, 6, 10**6, 8]}, "token 2 is 1000000, and the vocabulary has"),
         ({"tokens": [5, -1, 7, 8]}, "token 1 is -1, and the vocabulary has"),
         (
-            {"routed_experts": [[[0, 1], [0, 1]]] * 4},
-            "routed_experts[0] has the shape 2 x 2; this model has 1 layers of experts",
+            {"routed_experts": [[[0, 1]] * 3] * 4},
+            "routed_experts[0] has the shape 3 x 2; this model has 1 layers of experts",
         ),
         ({"routed_experts": [[[0, 1, 2, 99]]] * 4}, "routed_experts[0] names an expert above"),
         ({"routed_experts": [[[0, 1, 2, 2]]] * 4}, "routed_experts[0] names an expert twice"),
@@ -137,7 +147,7 @@ def test_what_the_model_does_not_have(tmp_path: Path, change: dict[str, Any], sa
     """Tokens beyond the vocabulary, and experts of another model."""
     folder = engine.write_folder(tmp_path / "model")
     with pytest.raises(UsageError) as refused:
-        check_model(read(engine.write(tmp_path / "dump.jsonl", [{**GOOD, **change}]), None), folder)
+        command.read(engine.write(tmp_path / "dump.jsonl", [{**GOOD, **change}]), None, folder, MadeWith())
     assert said in str(refused.value)
 
 
@@ -189,7 +199,7 @@ def test_a_file_of_tensors_that_is_none(tmp_path: Path) -> None:
     assert "no tensor logprobs" in said_of(path)
 
 
-@quick
+@few
 @given(text=changed_bytes(RIGHT) | st.builds(lambda value: RIGHT + json.dumps(value).encode(), anything))
 def test_properties_of_files(tmp_path_factory: pytest.TempPathFactory, text: bytes) -> None:
     """Any file is read, or refused in a sentence."""

@@ -108,7 +108,7 @@ def _model(case: Case, config: MLATransformerConfig, block: Any, stage: int | No
         config=config,
         transformer_layer_spec=block,
         mtp_block_spec=mtp_spec(case.implementation, config, block, stage),
-        vocab_size=case.model.vocab_size,
+        vocab_size=case.model.vocabulary_rows,
         max_sequence_length=case.seq_length,
         pre_process=first,
         post_process=last,

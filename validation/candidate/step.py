@@ -14,7 +14,6 @@ from megatron.core.distributed import DistributedDataParallel
 from megatron.core.models.gpt import GPTModel
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
-from megatron.core.utils import unwrap_model
 
 from validation.candidate.place import Place, device
 from validation.candidate.sequence import positions
@@ -146,10 +145,17 @@ def _padding_mask(case: Case, model: Any, padding: torch.Tensor) -> torch.Tensor
             f"this megatron-core takes no padding_mask, so that padding would count as tokens; +{case.training.data_shape} "
             "needs 0.16 or newer"
         )
-    if not case.layout.uses_sequence_parallel or unwrap_model(model).pre_process:
+    if not case.layout.uses_sequence_parallel or _unwrapped(model).pre_process:
         return padding
     rank, parts = parallel_state.get_tensor_model_parallel_rank(), case.layout.tp
     return padding.chunk(parts, dim=1)[rank].contiguous()
+
+
+def _unwrapped(model: Any) -> Any:
+    """The model chunk in what is around it. megatron-core's own unwrap_model is not in 0.13."""
+    while hasattr(model, "module"):
+        model = model.module
+    return model
 
 
 def run_step(case: Case, chunks: list[DistributedDataParallel], batch: Path, step: int = 0, *, alone: bool = False) -> Losses:

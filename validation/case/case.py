@@ -111,14 +111,14 @@ class Case:
 
     def to_json(self) -> str:
         """The case as text, for the ranks."""
-        fields = asdict(self)
+        fields = asdict(self) | {"model": self.model.as_dict()}
         if not self.mended:
             del fields["mended"]  # a case is called what it was called before there were any
         if not self.data:
             del fields["data"], fields["data_digest"]
         if not self.upto:
             del fields["upto"]
-        for name in ("settings", "life"):
+        for name in ("settings", "life", "vocab_multiple"):
             if not getattr(self.training, name):
                 del fields["training"][name]
         for option in ("mtp_loss", "data_shape", "inference"):

@@ -40,8 +40,8 @@ def shard_ends(vocabulary: int, tp: int) -> tuple[int, ...]:
 def wanted_tokens(case: Case) -> tuple[int, ...]:
     """The tokens that every batch has, as tokens and as targets that count: special ones, and the ends of vocabulary shards."""
     size, heads = case.model.vocab_size, case.model.num_attention_heads
-    ends = (end for tp in range(1, WIDEST + 1) if heads % tp == 0 for end in shard_ends(size, tp))
-    return tuple(sorted({BEGIN, END, *ends} & set(range(size))))
+    ends = (end for tp in range(1, WIDEST + 1) if heads % tp == 0 for end in shard_ends(case.model.vocabulary_rows, tp))
+    return tuple(sorted({BEGIN, END, size - 1, *ends} & set(range(size))))
 
 
 def has_an_idle_expert(case: Case) -> bool:
@@ -56,21 +56,6 @@ def sequences_have_room(case: Case) -> str | None:
         return None
     what = "several documents" if shape in WITH_DOCUMENTS else "a document and padding"
     return f"seq_length {case.seq_length} has no room for {what}; --seq-length {SHORTEST} works"
-
-
-def next_tokens_are_of_the_same_document(case: Case) -> str | None:
-    """megatron-core's MTP layers know neither where documents end nor, until 0.17, what is padding."""
-    shape = case.training.data_shape
-    if shape in (FULL, PACKED) or not case.model.mtp_layers:
-        return None
-    why = (
-        "take a document's last next token from the next document, which HuggingFace does not"
-        if shape == DOCUMENTS
-        else "count padding in loads and balancing losses up to 0.17"
-    )
-    return f"{case.arrangement}: Megatron-Core's MTP layers {why}; " + (
-        "+packed works, or leave out +mtp" if shape == DOCUMENTS else f"leave out +mtp, or +{shape}"
-    )
 
 
 def balanced_with_padding(case: Case) -> str | None:
@@ -115,28 +100,8 @@ def one_sequence_is_packed(case: Case) -> str | None:
     return None
 
 
-def packed_mtp_layers_can_train(case: Case) -> str | None:
-    """Two defects of megatron-core's MTP layers that packed documents meet: an exception, and a division by nothing."""
-    training = case.training
-    if training.data_shape != PACKED or not case.model.mtp_layers:
-        return None
-    if training.recompute == "full":
-        return (
-            f"{case.arrangement}: Megatron-Core cannot recompute an MTP layer of packed documents; leave out +full, or take "
-            "+documents without +mtp"
-        )
-    if training.loss == "mean":
-        return (
-            f"{case.arrangement}: one micro-batch has no loss, and Megatron-Core up to 0.16 divides its mean MTP loss by "
-            "0 targets; leave out +mean"
-        )
-    return None
-
-
 RULES: tuple[Callable[[Case], str | None], ...] = (
     sequences_have_room,
-    next_tokens_are_of_the_same_document,
     balanced_with_padding,
     one_sequence_is_packed,
-    packed_mtp_layers_can_train,
 )

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 
-from validation.case import pipeline_layout
+from validation.case import pipeline_layout, vocabulary
 from validation.case.case import Case
 from validation.case.suggestions import multiples, nearest
+
+_VOCABULARY = "rows of the vocabulary"
 
 
 def local_stock_has_no_cp(case: Case) -> str | None:
@@ -25,7 +27,7 @@ def local_stock_has_no_cp(case: Case) -> str | None:
 def tp_divides(case: Case) -> str | None:
     """Whole heads, and equal shares of everything that tensor parallelism cuts."""
     model = case.model
-    sizes = {"attention heads": model.num_attention_heads, "rows of the vocabulary": model.vocab_size}
+    sizes = {"attention heads": model.num_attention_heads, _VOCABULARY: model.vocabulary_rows}
     if model.dense_layers:
         sizes["inner elements of the dense MLP (intermediate_size)"] = model.intermediate_size
     if model.moe_layers and model.n_shared_experts:
@@ -36,6 +38,10 @@ def tp_divides(case: Case) -> str | None:
         sizes |= {"elements of the query latent (q_lora_rank)": model.q_lora_rank} if model.q_lora_rank else {}
     tp = case.layout.tp
     for what, size in sizes.items():
+        if size % tp and what == _VOCABULARY:
+            padded = vocabulary.rows(model.vocab_size, 1, tp)
+            works = f"{case.arrangement}+vocab1 pads them to {padded}, as Megatron-LM does"
+            return f"tp{tp} does not divide the {size} {what}; {works}"
         if size % tp:
             return f"tp{tp} does not divide the {size} {what}; {nearest(tp, math.gcd(*sizes.values()), 'tp')}"
     return None

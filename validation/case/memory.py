@@ -92,7 +92,7 @@ def _streamed(case: Case, size: int, process: int, gpus: int) -> Estimate:
     held = max(sum(share(one, case.layout, case.implementation) for one in found) for found in of_layer)
     widest = max(_layer_width(case.model, layer) for layer in case.model.blocks)
     scores = case.model.num_attention_heads * case.seq_length
-    activations = case.batch_size * case.seq_length * max(widest + scores, 4 * case.model.vocab_size)
+    activations = case.batch_size * case.seq_length * max(widest + scores, 4 * case.model.vocabulary_rows)
     records = max(sum(math.prod(probe.shape) for probe in _probes(case) if probe.layer == layer) for layer in layers)
     truth = BYTES["fp64"] if case.precision in ("fp64", "fp32") else BYTES["fp32"]
     reference = max(truth * (weights + activations), size * (2 * weights + activations)) + truth * 2 * records
@@ -189,7 +189,7 @@ def _layer_width(model: Model, layer: int) -> int:
 def _activations(model: Model, sequences: int, seq_length: int) -> int:
     """Elements that a forward pass over whole sequences keeps: each layer's widths, its scores, the logits."""
     heads = 1 + model.num_nextn_predict_layers
-    widths = sum(_layer_width(model, layer) for layer in model.blocks) + 4 * heads * model.vocab_size
+    widths = sum(_layer_width(model, layer) for layer in model.blocks) + 4 * heads * model.vocabulary_rows
     scores = len(model.blocks) * model.num_attention_heads * seq_length
     return sequences * seq_length * (widths + scores)
 

@@ -26,6 +26,8 @@ MEGATRON_WORDS = {
     "rotary_scaling_factor": "rope_factor",
 }
 """Megatron's words for the same numbers; `--set` takes either."""
+PADDED = "padded_vocab_size"
+"""The number that no `config.json` has: padding is a matter of the layout."""
 ASKED_FOR = "num_nextn_predict_layers"
 """The number that is not taken from a `config.json`: a checkpoint's MTP layer is compared where that is asked for."""
 
@@ -39,7 +41,8 @@ class Model:
 
     `mscale` is None where config.json gives none, which to transformers is not the same as any number. `topk_method` says how
     experts are chosen: `noaux_tc` (DeepSeek-V3: sigmoid scores with a bias, normalised), or DeepSeek-V2's `greedy` and
-    `group_limited_greedy` (softmax scores, neither bias nor normalised).
+    `group_limited_greedy` (softmax scores, neither bias nor normalised). `padded_vocab_size` is the rows of embedding and head
+    where there are more than tokens (validation.case.vocabulary).
     """
 
     vocab_size: int
@@ -73,6 +76,12 @@ class Model:
     mscale: float | None = 1.0
     mscale_all_dim: float = 0.0
     topk_method: str = "noaux_tc"
+    padded_vocab_size: int | None = None
+
+    @property
+    def vocabulary_rows(self) -> int:
+        """Rows of embedding and head: one a token, and those of padding behind them."""
+        return self.padded_vocab_size or self.vocab_size
 
     @property
     def sigmoid(self) -> bool:
@@ -121,8 +130,9 @@ class Model:
         return replace(self, **changed)
 
     def as_dict(self) -> dict[str, Any]:
-        """The numbers by name, for JSON."""
-        return asdict(self)
+        """The numbers by name, for JSON. A vocabulary without padding says nothing of it."""
+        numbers = asdict(self)
+        return numbers if self.padded_vocab_size is not None else {k: v for k, v in numbers.items() if k != PADDED}
 
 
 def _number(word: str, text: str, kind: str) -> Any:

@@ -143,12 +143,12 @@ def _of_layer(layer: int, shapes: Mapping[str, tuple[int, ...]], mtp: int | None
 @functools.cache
 def parameters(model: Model) -> Mapping[str, Parameter]:
     """Every parameter of the checkpoint by name, in data-flow order."""
-    found = [Parameter("model.embed_tokens.weight", None, (model.vocab_size, model.hidden_size))]
+    found = [Parameter("model.embed_tokens.weight", None, (model.vocabulary_rows, model.hidden_size))]
     for layer in range(model.num_hidden_layers):
         found += _of_layer(layer, _block(model, layer))
     found.append(Parameter("model.norm.weight", None, (model.hidden_size,)))
     for index, layer in enumerate(model.mtp_layers):
         found += _of_layer(layer, _mtp(model, layer), index)
     if not model.tie_word_embeddings:
-        found.append(Parameter("lm_head.weight", None, (model.vocab_size, model.hidden_size)))
+        found.append(Parameter("lm_head.weight", None, (model.vocabulary_rows, model.hidden_size)))
     return MappingProxyType({parameter.name: parameter for parameter in found})

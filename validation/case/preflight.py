@@ -24,6 +24,7 @@ from validation.case import (
     setting_rules,
     training_rules,
     tree,
+    vocabulary,
 )
 from validation.case import memory as memory_
 from validation.case.case import IMPLEMENTATIONS, PRECISIONS, TRANSPORTS, Case
@@ -259,6 +260,7 @@ RULES: tuple[Rule, ...] = (
     known_words,
     positive_numbers,
     *numbers.RULES,
+    *vocabulary.RULES,
     *training_rules.RULES,
     *setting_rules.RULES,
     *schedule_rules.RULES,

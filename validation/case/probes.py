@@ -130,7 +130,7 @@ def _mtp_axes(model: Model, layer: int, tokens: dict[str, int]) -> dict[str, dic
         "mtp.projection": {**tokens, "columns": model.hidden_size},
         **{kind: {**tokens, **axes} for kind, axes in _layer_axes(model, layer).items()},
         "mtp.final_norm": hidden,
-        "mtp.logits": {**tokens, "vocabulary": model.vocab_size},
+        "mtp.logits": {**tokens, "vocabulary": model.vocabulary_rows},
         "mtp.token_loss": tokens,
         "mtp.loss": {},
     }
@@ -158,7 +158,7 @@ def probes(model: Model, batch_size: int, seq_length: int) -> Mapping[str, Probe
         known = {"batch": batch_size, "sequence": seq_length - 1 - index}
         for kind, axes in _mtp_axes(model, layer, known).items():
             add(f"layers.{layer}.{kind}", layer, axes, index)
-    add("logits", None, {**tokens, "vocabulary": model.vocab_size})
+    add("logits", None, {**tokens, "vocabulary": model.vocabulary_rows})
     add("token_loss", None, tokens)
     add("loss", None, {})
     return MappingProxyType({probe.name: probe for probe in found})

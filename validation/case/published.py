@@ -13,7 +13,7 @@ from typing import Any
 
 from validation.case.errors import UsageError
 from validation.case.families import FOREIGN, Family, described
-from validation.case.model import ASKED_FOR, Model
+from validation.case.model import ASKED_FOR, PADDED, Model
 from validation.case.strangers import quoted, shown
 
 _ROPE = ("rope_type", "rope_theta", "rope_factor", "original_max_position_embeddings")
@@ -78,7 +78,7 @@ def _check_kinds(config: Mapping[str, Any], source: str) -> None:
     """Raises UsageError for null where it says nothing, and for a whole number where transformers wants 1.0."""
     for number in fields(Model):
         name = number.name
-        if name == ASKED_FOR or name in _ROPE + _YARN or name not in config:
+        if name in (ASKED_FOR, PADDED, *_ROPE, *_YARN) or name not in config:
             continue
         if config[name] is None and name not in _NULL:
             raise UsageError(f"{source}: {name} in config.json is null, which is no value of it; write the model's own")
@@ -122,7 +122,7 @@ def _refuse_foreign(config: Mapping[str, Any], family: Family, source: str) -> N
 
 
 def _numbers(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
-    names = [number.name for number in fields(Model) if number.name not in (ASKED_FOR, *_ROPE, *_YARN)]
+    names = [number.name for number in fields(Model) if number.name not in (ASKED_FOR, PADDED, *_ROPE, *_YARN)]
     return {**family.defaults, **{name: config[name] for name in names if name in config}}
 
 

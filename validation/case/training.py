@@ -24,7 +24,7 @@ OPTIONS = {
     "fp8": ("none", "delayed", "blockwise"),
     "mtp_loss": ("version", "report", "targets"),
     "data_shape": ("full", "documents", "packed", "padded", "left-padded"),
-    "inference": ("none", "static"),
+    "inference": ("none", "static", "dynamic"),
 }
 """The options that are one word of several, the default first."""
 WORDS = {
@@ -47,9 +47,11 @@ WORDS = {
     "padded": ("data_shape", "padded"),
     "left-padded": ("data_shape", "left-padded"),
     "static": ("inference", "static"),
+    "dynamic": ("inference", "dynamic"),
 }
 """What may follow a layout, joined with +: `tp2+distributed+full`."""
 _MTP = re.compile(r"mtp([1-9][0-9]{0,8})?")
+_VOCAB = re.compile(r"vocab([1-9][0-9]{0,5})")
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,12 @@ class Training:
     their number, megatron-core's calculate_per_token_loss) or `mean` (each micro-batch's own mean, averaged). `stages` are
     the layers of each pipeline stage where they are not even, in the order of the model. `fp8` is how Transformer Engine
     scales what its products take in eight bits. `mtp_loss` is what the reference divides the loss of an MTP layer by
-    (validation.case.mtp). `data_shape` is what the sequences of a batch hold (validation.case.data). `inference` is the context
-    with which sequences are prefilled and decoded, if nothing is trained (validation.case.inference). With `stream` both models
-    are computed layer by layer, and no more than one layer of either is ever held. `settings` are fields of upstream's
-    configuration that are set beside all this, sorted (validation.case.settings).
+    (validation.case.mtp). `vocab_multiple` is what the rows of the vocabulary are padded to a multiple of, times tp
+    (validation.case.vocabulary); 0 for no padding. `data_shape` is what the sequences of a batch hold (validation.case.data).
+    `inference` is the context with which sequences are prefilled and decoded, if nothing is trained
+    (validation.case.inference).
+    With `stream` both models are computed layer by layer, and no more than one layer of either is ever held. `settings` are
+    fields of upstream's configuration that are set beside all this, sorted (validation.case.settings).
     """
 
     steps: int = 0
@@ -122,6 +126,7 @@ class Training:
     stream: bool = False
     settings: Given = ()
     life: str = ""
+    vocab_multiple: int = 0
 
     @property
     def options(self) -> dict[str, str]:
@@ -182,12 +187,15 @@ class Training:
     def _plain_words(self) -> tuple[str, ...]:
         said = tuple(word for word, (name, value) in WORDS.items() if getattr(self, name) == value)
         stages = ("-".join(map(str, self.stages)),) if self.stages else ()
+        said += (f"vocab{self.vocab_multiple}",) if self.vocab_multiple else ()
         return said + stages + ((STREAM,) if self.stream else ()) + ((self.life,) if self.life else ())
 
     def with_word(self, word: str) -> Training:
         """This with one more word: one of WORDS, stages as `1-3`, or a setting. Raises UsageError."""
         if _STAGES.fullmatch(word):
             return replace(self, stages=tuple(int(part) for part in word.split("-")))
+        if vocab := _VOCAB.fullmatch(word):
+            return replace(self, vocab_multiple=int(vocab[1]))
         if word == STREAM:
             return replace(self, stream=True)
         if lives.is_life(word):
@@ -199,9 +207,9 @@ class Training:
                 raise UsageError(f"+{shown(word)} is unknown; the nearest that there is: +{' and +'.join(near)}")
             raise UsageError(
                 f"+{shown(word)} is unknown; after a layout may stand +{', +'.join((*WORDS, STREAM))}, "
-                "+mtp for a layer of multi-token prediction, the layers of each pipeline stage as +1-3, a life such as "
-                "+step-evaluate-step, or a field of "
-                "megatron-core's configuration such as +moe_permute_fusion"
+                "+mtp for a layer of multi-token prediction, +vocab128 for a padded vocabulary, the layers of each pipeline "
+                "stage as +1-3, a life such as +step-evaluate-step, or a field of megatron-core's configuration such as "
+                "+moe_permute_fusion"
             )
         name, value = WORDS[word]
         changed: dict[str, Any] = {name: value}

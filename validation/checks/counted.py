@@ -55,6 +55,7 @@ _PLANTED: Mapping[str, tuple[str, ...]] = {
     "lost reduction": ("tp",),
     "lost gradient reduction": ("sequence parallelism", "dp", "cp"),
     "small error": (),
+    "lost moments": ("resume",),
 }
 """Kind of planted defect -> what a run must have one of."""
 _OF_CASES = (*_FORWARD, "run", "weights", "probe_gradients", "gradients", "steps", "inference")
@@ -78,8 +79,12 @@ def counted(case: Case) -> tuple[Name, ...]:
 def _inferred(case: Case) -> Iterator[Name]:
     """What is compared in each phase of inference, by the titles of the layers' own probes."""
     yield "inference", "HuggingFace Cached and Full Logits"
-    yield "inference", "Greedy Tokens"
+    dynamic = case.training.inference == "dynamic"
+    if not dynamic:
+        yield "inference", "Greedy Tokens"
     for phase in _PHASES:
+        if dynamic and phase == "Updated Full Forward":
+            continue
         for one in probes(case.model, 1, 1).values():
             if one.kind in _INFERRED and (one.layer is not None) == _INFERRED[one.kind]:
                 yield "inference", f"{phase} {one.title}"
@@ -112,6 +117,7 @@ def planted(cases: Sequence[Case]) -> tuple[Name, ...]:
         "sequence parallelism": any(layout.tp > 1 and layout.sequence_parallel for layout in layouts),
         "dp": any(layout.data_parallel > 1 for layout in layouts),
         "cp": any(layout.cp > 1 for layout in layouts),
+        "resume": any("resume" in case.training.life.split("-") for case in cases),
     }
     kinds = [kind for kind, needs in _PLANTED.items() if not needs or any(there[need] for need in needs)]
     return tuple((_SELF_TEST, f"Planted defect seen: {kind}") for kind in kinds)

@@ -16,6 +16,7 @@ from validation.case.errors import InfrastructureError, UsageError
 from validation.case.megatron_folder import megatron_folder
 from validation.convert import work
 from validation.convert.formats import open_source
+from validation.convert.padded import with_padding
 from validation.convert.parts import Target
 from validation.convert.progress import readable
 from validation.convert.source import DTYPES, Source
@@ -60,7 +61,8 @@ def run(options: Namespace) -> int:
     """Convert as the options say; returns the exit code. Raises UsageError, EnvironmentMissing, InfrastructureError."""
     request = Request.of(options)
     start = time.monotonic()
-    with open_source(request.origin, request.config, request.layers, not options.no_mtp) as source:
+    with open_source(request.origin, request.config, request.layers, not options.no_mtp) as opened:
+        source = opened if options.to_hf else with_padding(opened, options.layout)
         target = _target(request, source)
         source.close()  # so that no process that is forked shares a position in a file
         plan = _plan(request, source, target)

@@ -19,7 +19,9 @@ from validation.case.errors import UsageError
 from validation.case.key_names import unwrapped
 from validation.case.layout import MOST_RANKS, Layout, check_ranks
 from validation.case.megatron_folder import RANK_FILE
+from validation.case.parameters import parameters
 from validation.case.strangers import shown
+from validation.case.vocabulary import rows
 from validation.compare.piece import Box, box_shape
 from validation.convert.describe import Described
 from validation.convert.shell import first_byte
@@ -41,6 +43,9 @@ class Legacy(Source):
         self._held: dict[str, list[Stored]] = defaultdict(list)
         self._tensors, self._padded = 0, dict[str, tuple[int, int]]()
         self._files = [path / file.path for file in rank_files(arrangement.layout)]
+        # Of a vocabulary that tp does not divide every rank has a part all the same, with padding.
+        least = rows(described.model.vocab_size, 1, arrangement.layout.tp)
+        model = replace(described.model, padded_vocab_size=least)
         for file in rank_files(arrangement.layout):
             states = {
                 name: {unwrapped(key): tensor for key, tensor in named.items()}
@@ -52,8 +57,8 @@ class Legacy(Source):
             cut = down is not None and down.shape[0] * arrangement.layout.tp == self._latent() and arrangement.layout.tp > 1
             implementation = "te" if te else "local-stock" if cut else "local"
             block = mtp_block_in(name for named in states.values() for name in named)
-            megatron = Megatron(described.model, self.parameters, implementation, block)
-            self._add(path / file.path, states, tensors_of(megatron, arrangement, described.model, file), file)
+            megatron = Megatron(model, parameters(model), implementation, block)
+            self._add(path / file.path, states, tensors_of(megatron, arrangement, model, file), file)
 
     def _latent(self) -> int:
         model = self.described.model
@@ -71,8 +76,9 @@ class Legacy(Source):
                 raise UsageError(
                     f"{path}: {name} does not lie in the file row by row; save the checkpoint again as Megatron-LM does"
                 )
-            if (tensor := _with_padding(known := tensor, tuple(found.shape), file)) is not known:
-                self._padded[tensor.name] = tensor.shape[0] * file.ranks.tp[1], known.holdings[0].parameter.shape[0]
+            tokens = self.described.model.vocab_size
+            if (tensor := _with_padding(known := tensor, tuple(found.shape), file, tokens)) is not known:
+                self._padded[tensor.name] = tensor.shape[0] * file.ranks.tp[1], tokens
             if tuple(found.shape) != tensor.shape or found.dtype not in DTYPES.values():
                 raise UsageError(f"{path}: {name} is {found.dtype} {tuple(found.shape)} and config.json needs {tensor.shape}")
             left.discard((state, name))
@@ -118,19 +124,18 @@ class Legacy(Source):
         return self._files
 
 
-def _with_padding(tensor: Tensor, shape: tuple[int, ...], file: RankFile) -> Tensor:
+def _with_padding(tensor: Tensor, shape: tuple[int, ...], file: RankFile, tokens: int) -> Tensor:
     """A tensor over the vocabulary as a rank has it that shares a larger one: training pads it to a multiple.
 
     Ranks share the padded rows alike, so that the last of them may hold padding alone. Any other tensor is returned as it is.
     """
     rank, ranks = file.ranks.tp
     held = tensor.holdings[0]
-    rows = held.parameter.shape[0]
     if tensor.name not in (EMBEDDING, HEAD) or len(shape) != len(tensor.shape) or shape[1:] != tensor.shape[1:]:
         return tensor
-    if shape[0] * ranks <= rows:
+    if shape[0] * ranks <= tokens:
         return tensor
-    start, stop = (min(rows, shape[0] * place) for place in (rank, rank + 1))
+    start, stop = (min(tokens, shape[0] * place) for place in (rank, rank + 1))
     box = ((start, stop), *held.box[1:])
     return replace(tensor, shape=shape, holdings=(replace(held, rows=(0, stop - start), box=box),))
 

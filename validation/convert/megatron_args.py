@@ -36,7 +36,7 @@ def arguments(source: Source, arrangement: Arrangement) -> Namespace:
         add_position_embedding=False,
         max_position_embeddings=model.max_position_embeddings,
         make_vocab_size_divisible_by=1,
-        padded_vocab_size=model.vocab_size,
+        padded_vocab_size=model.vocabulary_rows,
         tokenizer_type="HuggingFaceTokenizer",
         data_parallel_random_init=False,
         phase_transition_iterations=None,

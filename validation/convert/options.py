@@ -74,7 +74,8 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         "--layout",
         default="single",
         metavar="tp2pp2",
-        help="the layout: the ranks of the legacy format, how torch_dist is cut (default single)",
+        help="the layout: the ranks of the legacy format, how torch_dist is cut (default single); tp2+vocab128 pads the "
+        "vocabulary to a multiple of 128 x tp",
     )
     add("--layers", default=None, metavar="0,1,60", help="take only these layers, and the MTP layers")
     add("--no-mtp", action="store_true", help="leave out the layers of multi-token prediction")

@@ -10,6 +10,7 @@ from validation.case.case import DEFAULT_SEED, Case
 from validation.case.parameters import parameters
 from validation.case.preset import TINY
 from validation.case.training import Training
+from validation.case.vocabulary import padded
 from validation.run.known import mended
 
 CORE = "https://github.com/NVIDIA/Megatron-LM"
@@ -115,7 +116,7 @@ class Fault:
         model = TINY.model.with_numbers({"num_hidden_layers": str(self.layers), **dict(self.numbers)})
         case = Case(
             preset=TINY.name,
-            model=model if mtp is None else replace(model, num_nextn_predict_layers=mtp),
+            model=padded(model if mtp is None else replace(model, num_nextn_predict_layers=mtp), parsed, training),
             layout=parsed,
             precision=self.precision,
             implementation="local",

@@ -101,6 +101,25 @@ def after_finalizing(change: Callable[[Any], None]) -> None:
     replace("validation.candidate.build", "finalize_model_grads", made)
 
 
+def after_resuming(change: Callable[[Any], Any]) -> None:
+    """Have `change` called with the optimizer (validation.candidate.optimizer) of a run that has been resumed."""
+
+    def made(sound: Callable[..., None]) -> Callable[..., None]:
+        def load(chunks: Any, optimizer: Any, folder: Any) -> None:
+            sound(chunks, optimizer, folder)
+            change(optimizer)
+
+        # A rank that builds its model again is configured again, and this puts nothing around itself.
+        return sound if sound.__qualname__ == load.__qualname__ else load
+
+    replace("validation.candidate.checkpointing", "load", made)
+
+
+def states(optimizer: Any) -> list[dict[str, Any]]:
+    """What the rank's AdamW keeps of each of its parameters."""
+    return [state for part in optimizer.parts for state in part.optimizer.state.values()]
+
+
 @contextmanager
 def own_part_only() -> Iterator[None]:
     """Within it sums over ranks leave each rank what it has."""

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from validation import checkout
+from validation.case import life
 from validation.case.case import Case
 from validation.case.layout import Layout
 from validation.case.training import Training
+from validation.case.vocabulary import padded
 from validation.faults import catalogue
 from validation.faults.fault import Fault
 from validation.run.known import mended
@@ -44,13 +46,15 @@ PLANTED: dict[str, tuple[tuple[str, str], ...]] = {
     "lost reduction": (("T13", "tp"),),
     "lost gradient reduction": (("T04", "sequence parallelism"), ("G11", "dp"), ("C08", "cp")),
     "small error": (("N07", ""),),
+    "lost moments": (("L07", "resume"),),
 }
 """What is planted of each kind, in this order: the id of a fault, and what a layout or a model must have for it to exist.
 
-Needs are `experts`, `bias` (of routers), `tp` (ranks that share a sum), `sequence parallelism`, `dp`, `cp`. Where a kind has
-several faults, the
-first that exists in the layouts of a run is planted.
+Needs are `experts`, `bias` (of routers), `tp` (ranks that share a sum), `sequence parallelism`, `dp`, `cp`, and `resume`, a run
+that goes on from a checkpoint. Where a kind has several faults, the first that exists in the layouts of a run is planted.
 """
+RESUMED = "step-resume-step"
+"""The life of what is planted in a run that resumes."""
 
 _WIDTHS: dict[str, Callable[[Layout], int]] = {
     "tp": lambda layout: layout.tp,
@@ -81,7 +85,10 @@ def plan(cases: Sequence[Case]) -> Plan:
     """One fault of each kind, where the layouts and the model of these cases have what it needs."""
     plants: list[Plant] = []
     left_out: list[tuple[str, str]] = []
+    resumes = any(event.kind == life.RESUME for case in cases for event in life.parse(case.training.life))
     for kind, faults in PLANTED.items():
+        if not resumes and all(needs == "resume" for _, needs in faults):
+            continue
         tried = [_planted(kind, fault, needs, cases) for fault, needs in faults]
         found = next((one for one in tried if isinstance(one, Plant)), None)
         if found is not None:
@@ -99,8 +106,18 @@ def _planted(kind: str, name: str, needs: str, cases: Sequence[Case]) -> Plant |
         return _MISSING["experts"]
     if layout is None or (needs == "bias" and not model.sigmoid):
         return _MISSING[needs]
-    fault, case = catalogue.find(name), mended(smaller(cases[0], layout))
+    # Rows of the vocabulary that are padded in one layout are in all that are planted in: another width may need it.
+    multiple = max(case.training.vocab_multiple for case in cases)
+    first = replace(cases[0], training=replace(cases[0].training, vocab_multiple=multiple))
+    fault, small = catalogue.find(name), smaller(first, layout)
+    case = mended(_resumed(small) if needs == "resume" else small)
     return Plant(kind, fault, case, fault.first_in(case))
+
+
+def _resumed(case: Case) -> Case:
+    """The case with two steps, and a checkpoint between them. Large steps leave nothing to decide below fp64."""
+    steps = replace(case.training, life=RESUMED, steps=life.steps(RESUMED))
+    return replace(case, training=steps if case.precision == "fp64" else steps.with_settings({"optimizer.lr": 1e-3}))
 
 
 def _layout(needs: str, layouts: Iterable[Layout]) -> Layout | None:
@@ -127,15 +144,16 @@ def smaller(case: Case, layout: Layout) -> Case:
         first_k_dense_replace=sum(layer in dense for layer in kept),
         num_nextn_predict_layers=0,
     )
+    training = Training(experts=case.training.experts, vocab_multiple=case.training.vocab_multiple)
     return replace(
         case,
-        model=model,
+        model=padded(replace(model, padded_vocab_size=None), layout, training) if training.vocab_multiple else model,
         layout=layout,
         layers=of_file,
         batch_size=2 * layout.data_parallel,
         micro_batch_size=1,
         seq_length=math.lcm(16, layout.tp, 2 * layout.cp),
-        training=Training(experts=case.training.experts),
+        training=training,
         isolated=False,
         candidate_checkpoint=None,
         data=None,

@@ -8,10 +8,10 @@ from typing import Any
 
 from validation.case.layout import Layout
 from validation.case.model import Model
+from validation.case.vocabulary import rows as padded
 from validation.plan import layouts
 from validation.plan.estimate import Parts, Step, of_stages
 from validation.plan.policy import Policy, Recompute
-from validation.recipe.geometry import padded
 from validation.recipe.pipeline import Chunk, Split, chunks
 from validation.recipe.signature import Full, Options
 

@@ -14,6 +14,7 @@ import yaml
 from validation.case.annotation import Value
 from validation.case.errors import UsageError
 from validation.case.strangers import shown
+from validation.case.vocabulary import rows as padded_rows
 from validation.recipe import geometry, parser, upstream
 from validation.recipe.arguments import Given
 from validation.recipe.parser import Parser
@@ -229,7 +230,7 @@ def _vocabulary(provider: Mapping[str, Value], values: Mapping[str, Value]) -> d
     if isinstance(vocabulary, int) and not isinstance(vocabulary, bool):
         multiple, tp = provider.get("make_vocab_size_divisible_by", 128), values.get("tensor_model_parallel_size")
         pads = provider.get("should_pad_vocab", False) and isinstance(multiple, int) and isinstance(tp, int)
-        numbers["vocab_size"] = geometry.padded(vocabulary, int(str(multiple)), int(str(tp))) if pads else vocabulary
+        numbers["vocab_size"] = padded_rows(vocabulary, int(str(multiple)), int(str(tp))) if pads else vocabulary
     return numbers | ({"tie_word_embeddings": tied} if isinstance(tied, bool) else {})
 
 

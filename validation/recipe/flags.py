@@ -8,6 +8,7 @@ from pathlib import Path
 from validation.case.annotation import Value
 from validation.case.errors import UsageError
 from validation.case.strangers import shown
+from validation.case.vocabulary import rows as padded_rows
 from validation.recipe import arguments as reading
 from validation.recipe import geometry, idle, parser, started, trainers, upstream
 from validation.recipe.arguments import Given
@@ -148,7 +149,7 @@ def _vocabulary(found: upstream.Arguments) -> dict[str, Value]:
     if not (vocabulary := found.number("vocab_size")):
         return {}
     multiple = found.number("make_vocab_size_divisible_by")
-    return {"vocab_size": geometry.padded(vocabulary, multiple, found.number("tensor_model_parallel_size"))}
+    return {"vocab_size": padded_rows(vocabulary, multiple, found.number("tensor_model_parallel_size"))}
 
 
 def _tied(found: upstream.Arguments) -> dict[str, Value]:

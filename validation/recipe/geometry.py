@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -137,9 +136,3 @@ def _degree(name: str, value: Value, source: str) -> int:
     if not 1 <= degree <= _MOST_DEGREE:
         raise UsageError(f"{source}: {name} is {value}; a degree is at least 1 and at most {_MOST_DEGREE}")
     return degree
-
-
-def padded(vocabulary: int, multiple: int, tp: int) -> int:
-    """Rows of the embedding: the vocabulary up to a multiple of `multiple` x tp, as Megatron-LM pads it."""
-    step = max(multiple, 1) * max(tp, 1)
-    return math.ceil(vocabulary / step) * step

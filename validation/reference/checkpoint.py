@@ -153,7 +153,12 @@ class Checkpoint:
         return parameters(model)
 
     def _read(self, key: str, slices: tuple[slice, ...]) -> torch.Tensor:
-        return self._tensors[key].read(slices)
+        """A part of a tensor. Rows of the vocabulary that the file does not have are padding, and zero."""
+        tensor, rows = self._tensors[key], slices[0]
+        if rows.stop <= tensor.shape[0]:
+            return tensor.read(slices)
+        own = tensor.read((slice(min(rows.start, tensor.shape[0]), tensor.shape[0]), *slices[1:]))
+        return torch.cat([own, own.new_zeros(rows.stop - rows.start - len(own), *own.shape[1:])])
 
     def _left(self) -> list[str]:
         used = {key for keys in self._keys.values() for key in keys}
@@ -208,6 +213,8 @@ class Checkpoint:
     def _check_tensor(self, key: str, shape: tuple[int, ...], like: str) -> None:
         tensor = self._tensors[key]
         self._check_dtype(key, tensor)
+        if key in (HEAD, _EMBEDDING) and tensor.shape[0] == self.model.vocab_size:
+            shape = (self.model.vocab_size, *shape[1:])  # the rows of padding are not in the file
         if tensor.shape != shape:
             raise UsageError(f"{self.path}: {key} has shape {tensor.shape} and config.json needs {shape}")
         if tensor.dtype != self._tensors[like].dtype:

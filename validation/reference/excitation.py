@@ -54,7 +54,7 @@ def _tokens(case: Case, batch: Batch) -> Iterator[Excited]:
     """What of the vocabulary there is."""
     tokens, targets = set(batch.tokens.unique().tolist()), set(batch.labels[batch.mask].unique().tolist())
     shards, size = case.layout.tp, case.model.vocab_size
-    ends = shard_ends(size, shards)
+    ends = sorted({end for end in shard_ends(case.model.vocabulary_rows, shards) if end < size} | {size - 1})
     which = f"first and last token of each of the {shards} vocabulary shards" if shards > 1 else "first and last token of all"
     for where, there in (("among the tokens", tokens), ("as a target that counts", targets)):
         yield Excited(f"{which}, {where}", set(ends) <= there, f"{len(there.intersection(ends))} of {len(ends)}")

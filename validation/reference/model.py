@@ -20,7 +20,7 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import (
     eager_attention_forward,
 )
 
-from validation.case.model import Model
+from validation.case.model import PADDED, Model
 from validation.case.parameters import EXPERTS, parameters
 from validation.reference.checkpoint import Checkpoint
 from validation.reference.sources import Precision
@@ -101,7 +101,8 @@ AttentionMaskInterface.register(RECORDED_ATTENTION, sdpa_mask)
 
 def hf_config(model: Model) -> DeepseekV3Config:
     """Transformers' configuration of `model`."""
-    numbers = model.as_dict()
+    numbers = model.as_dict() | {"vocab_size": model.vocabulary_rows}
+    numbers.pop(PADDED, None)
     rope = {
         "rope_type": numbers.pop("rope_type"),
         "rope_theta": numbers.pop("rope_theta"),

@@ -24,11 +24,12 @@ from validation.case.folder import model_from_folder
 from validation.case.parameters import parameters
 from validation.case.suggestions import join
 from validation.machine import machine
-from validation.rollout import causes, figures, floors, megatron, own, routes, said
+from validation.rollout import causes, figures, files, floors, megatron, routes, said
 from validation.rollout.dump import Dump, check_tokens, check_weights
 from validation.rollout.figures import Values
 from validation.rollout.floors import Floor
 from validation.rollout.judge import ENGINE, ERROR, FAIL, MEGATRON, TRAINER, TRUTH, Pair, judge, together
+from validation.rollout.made_with import MadeWith
 from validation.rollout.options import TEXTS
 from validation.rollout.truth import HuggingFace, every
 
@@ -49,12 +50,12 @@ def run(options: argparse.Namespace, command: str) -> int:
     if options.results:
         writing.check_folder(Path(options.results), "--results")
     start = time.monotonic()
-    dump = read(Path(options.file), options.weights)
-    check_model(dump, Path(options.hf_model_path))
+    made = MadeWith(options.mode, options.temperature, options.engine_precision)
+    dump = read(Path(options.file), options.weights, Path(options.hf_model_path), made)
     tokens = sum(sum(one.counted) for one in dump.sequences)
-    made = ", ".join(filter(None, (dump.engine, dump.precision, dump.mode)))
+    how = ", ".join(filter(None, (dump.engine, dump.precision, dump.mode)))
     sys.stdout.write(
-        f"===== {dump.path} ({made}) against {options.hf_model_path}: {len(dump.sequences)} sequences, {tokens} tokens =====\n"
+        f"===== {dump.path} ({how}) against {options.hf_model_path}: {len(dump.sequences)} sequences, {tokens} tokens =====\n"
     )
     wanted = _wanted(options)
     case = None if wanted is None else megatron.case_of(wanted, Path(options.hf_model_path), dump)
@@ -93,19 +94,15 @@ def _path(text: str | None) -> Path | None:
     return None if text is None else Path(text)
 
 
-def read(path: Path, weights: str | None) -> Dump:
-    """The dump of a file, which is of one version of the weights. Raises UsageError."""
-    dump = own.read(path)
-    check_weights(dump, weights)
-    return dump
-
-
-def check_model(dump: Dump, folder: Path) -> None:
-    """Raises UsageError for a folder that is none, and for tokens or experts that its model does not have."""
+def read(path: Path, weights: str | None, folder: Path, made: MadeWith) -> Dump:
+    """The dump of a file: one version of the weights, tokens and experts that the folder's model has. Raises UsageError."""
     model = model_from_folder(folder)
+    dump = files.read(path, made, model)
+    check_weights(dump, weights)
     layers = model.moe_layers
     said_layers = f"layers {join([str(layer) for layer in layers])}" if len(layers) < 5 else f"{layers[0]} to {layers[-1]}"
     check_tokens(dump, model.vocab_size, len(layers), model.n_routed_experts, model.num_experts_per_tok, said_layers)
+    return dump
 
 
 def compare(dump: Dump, folder: Path, earlier: Path | None, case: Case | None = None) -> said.Told:

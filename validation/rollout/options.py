@@ -6,6 +6,7 @@ from typing import Any
 
 from validation.case import tree
 from validation.case.case import PRECISIONS
+from validation.rollout.dump import PROCESSED, RAW
 from validation.run.command_line import add_format
 
 EXAMPLES = f"""examples:
@@ -14,7 +15,7 @@ EXAMPLES = f"""examples:
   {tree.VALIDATION} logprobs rollout.safetensors --hf-model-path DIR --earlier-hf-model-path BEFORE"""
 TEXTS = (
     *("hf_model_path", "candidate_checkpoint", "layout", "precision", "megatron_path"),
-    *("earlier_hf_model_path", "weights", "results"),
+    *("earlier_hf_model_path", "weights", "results", "mode", "engine_precision"),
 )
 
 
@@ -24,13 +25,16 @@ def add_command(commands: Any, **parsing: Any) -> None:
         "logprobs", help="a rollout engine's log-probabilities against HuggingFace and Megatron", epilog=EXAMPLES, **parsing
     )
     add = found.add_argument
-    add("file", metavar="FILE", help="what the engine returned: JSON lines or safetensors (docs/logprobs.md)")
+    add("file", metavar="FILE", help="Plumbline's own format, or what vLLM, SGLang, verl or slime leave (docs/logprobs.md)")
     add("--hf-model-path", required=True, metavar="DIR", help="the HuggingFace folder with the weights that the engine ran")
     add("--layout", metavar="LAYOUT", help="have Megatron compute the same tokens under this layout, such as tp2, on the CPU")
     add("--candidate-checkpoint", metavar="DIR", help="Megatron's weights, if they are not those of the HuggingFace folder")
     add("--precision", choices=PRECISIONS, default="fp64", help="what Megatron computes in (default fp64)")
     add("--megatron-path", metavar="DIR", help="a checkout with megatron/core, instead of the installed one")
     add("--earlier-hf-model-path", metavar="DIR", help="weights of an earlier step: are the log-probabilities theirs?")
+    add("--mode", metavar="MODE", help=f"{RAW} or {PROCESSED}, for files of engines and trainers, which do not say it")
+    add("--temperature", type=float, metavar="T", help=f"what tokens were drawn with; needed for {PROCESSED}")
+    add("--engine-precision", metavar="WORD", help="what the engine computes in, such as bf16 or fp8")
     add("--weights", metavar="VERSION", help="refuse a file that was made with another version of the weights")
     add("--results", metavar="DIR", help="write JUnit XML there")
     add_format(add)

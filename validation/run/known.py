@@ -113,7 +113,7 @@ def _value(formula: str, case: Case) -> Any:
     layout = case.layout
     names: dict[str, Any] = {"tp": layout.tp, "pp": layout.pp, "vpp": layout.vpp, "ep": layout.ep, "cp": layout.cp}
     names |= {"etp": layout.expert_tp, "dp": layout.data_parallel, "sequence_parallel": layout.uses_sequence_parallel}
-    names |= {"precision": case.precision} | asdict(case.training)
+    names |= {"precision": case.precision, "micro_batch_size": case.micro_batch_size} | asdict(case.training)
     names |= {"chunks": lambda: chunk_layers(case), "inf": math.inf}
     names |= {"mtp": case.model.num_nextn_predict_layers, "tied": case.model.tie_word_embeddings}
     names |= {section: case.training.effective(section).get for section in SECTIONS}

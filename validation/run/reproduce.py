@@ -10,6 +10,7 @@ from validation.case import life, tree
 from validation.case.case import Case
 from validation.case.fields import entry
 from validation.case.layout import Layout
+from validation.case.model import ASKED_FOR, PADDED
 from validation.case.preset import PRESETS, TINY, preset
 from validation.case.training import mtp_words
 from validation.run.options import Settings, parsed
@@ -31,7 +32,8 @@ _OF_CASE = {
 def alone(case: Case) -> Case:
     """The case on one rank, in one process: the same model, data and steps, and the model's settings."""
     kept = tuple((name, value) for name, value in case.training.settings if entry(name).of_one_rank)
-    training = replace(case.training, stages=(), optimizer="plain", settings=kept, life=life.in_one_layout(case.training.life))
+    lived = life.in_one_layout(case.training.life)
+    training = replace(case.training, stages=(), optimizer="plain", settings=kept, life=lived, vocab_multiple=0)
     return replace(case, layout=Layout(), training=training)
 
 
@@ -61,12 +63,15 @@ def _model(case: Case) -> list[str]:
     """The preset with the numbers that were changed, or the checkpoint's folder."""
     if case.hf_model_path is not None:
         layers = ["--layers", ",".join(map(str, case.layers))] if case.layers else []
-        return ["--hf-model-path", case.hf_model_path, *layers]
+        rows = case.model.padded_vocab_size
+        padding = ["--set", f"{PADDED}={rows}"] if rows and not case.training.vocab_multiple else []
+        return ["--hf-model-path", case.hf_model_path, *layers, *padding]
     name = case.preset if case.preset in PRESETS else TINY.name
     usual = preset(name).model
-    # The layers of multi-token prediction stand in the layout's words.
-    carried = "num_nextn_predict_layers" if mtp_words(case.model.num_nextn_predict_layers) else ""
-    names = [field.name for field in fields(usual) if field.name != carried]
+    # The layers of multi-token prediction stand in the layout's words, and so does padding to a multiple.
+    carried = [ASKED_FOR] if mtp_words(case.model.num_nextn_predict_layers) else []
+    carried += [PADDED] if case.training.vocab_multiple else []
+    names = [field.name for field in fields(usual) if field.name not in carried]
     changed = [name for name in names if getattr(case.model, name) != getattr(usual, name)]
     return ["--preset", name, *(word for name in changed for word in ("--set", f"{name}={getattr(case.model, name)}"))]
 

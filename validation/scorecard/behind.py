@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from validation.case import preflight
 from validation.case.case import Case
+from validation.case.data import DOCUMENTS, FULL, PADDED
 from validation.case.errors import UsageError
 from validation.checks.order import RUN, place
 from validation.faults.fault import Fault
@@ -76,6 +77,22 @@ def _mtp_means(case: Case) -> Case | None:
     return replace(case, model=model, training=replace(case.training, loss="mean"))
 
 
+def _mtp_of_documents(case: Case) -> Case | None:
+    """An MTP layer and several documents a sequence."""
+    if case.training.data_shape != FULL:
+        return None
+    model = replace(case.model, num_nextn_predict_layers=max(1, case.model.num_nextn_predict_layers))
+    return replace(case, model=model, training=replace(case.training, data_shape=DOCUMENTS))
+
+
+def _mtp_of_padding(case: Case) -> Case | None:
+    """An MTP layer and padded sequences."""
+    if case.training.data_shape != FULL:
+        return None
+    model = replace(case.model, num_nextn_predict_layers=max(1, case.model.num_nextn_predict_layers))
+    return replace(case, model=model, training=replace(case.training, data_shape=PADDED))
+
+
 def _set(**given: bool | float) -> Callable[[Case], Case | None]:
     """Fields of the model's configuration."""
     named = {f"model.{name}": value for name, value in given.items()}
@@ -100,6 +117,8 @@ ACTIVATED: dict[str, Callable[[Case], Case | None]] = {
 DUE: dict[str, Callable[[Case], Case | None]] = {
     "expert-weights-gathered-from-wrong-ranks": _experts_gathered,
     "mtp-mean-counted-per-rank": _mtp_means,
+    "mtp-takes-the-next-document": _mtp_of_documents,
+    "mtp-layers-count-padding": _mtp_of_padding,
     "fused-cross-entropy-in-bf16": _set(cross_entropy_loss_fusion=True),
     "loads-counted-after-capacity": _filled_up,
     "outputs-freed-while-sent": _set(deallocate_pipeline_outputs=True),

@@ -25,8 +25,11 @@ class Arrangement:
     def parse(cls, text: str, model: Model) -> Arrangement:
         """The layout of that name, if the model can be laid out so. Raises UsageError."""
         layout, training, mtp = parse(text, Training())
-        if training != Training(stages=training.stages) or mtp is not None:
-            raise UsageError(f"--layout {text}: a checkpoint is cut by degrees and stages alone, such as tp2pp2 or pp2+1-3")
+        allowed = Training(stages=training.stages, vocab_multiple=training.vocab_multiple)
+        if training != allowed or mtp is not None:
+            raise UsageError(
+                f"--layout {text}: a checkpoint is cut by degrees and stages alone, such as tp2pp2 or pp2+1-3, and +vocab128"
+            )
         found = cls(layout, training.stages)
         found._check(text, model)
         return found

@@ -116,7 +116,8 @@ class Megatron:
             size, word = (ranks.etp[1], "etp") if row.over == ETP else (ranks.tp[1], "tp")
             for parameter in held:
                 if parameter.shape[skipped + (row.cut or 0)] % size:
-                    raise UsageError(f"{word}{size} does not divide {parameter.name} {parameter.shape}; choose another layout")
+                    works = "+vocab1 behind the layout pads it" if parameter.layer is None else "choose another layout"
+                    raise UsageError(f"{word}{size} does not divide {parameter.name} {parameter.shape}; {works}")
             shape[row.cut or 0] //= size
         return Tensor(name, row, tuple(shape), tuple(holdings(name, tuple(shape), self.model, ranks)))
 
