@@ -14,7 +14,7 @@ from validation.run.report import RankReport
 
 
 def rank(case: str, folder: str, reference: str, timeout: float, keep: str, plugin: str = "") -> None:
-    """`case` is what comes behind the sum: `ends`, or `hangs` after a file in the folder `keep` says so."""
+    """`case` is what comes behind the sum: `ends`, or `hangs` after a file in the folder `keep` says which process."""
     report = RankReport(Path(folder), int(os.environ["RANK"]))
     with report.last_words():
         assert (Path(reference) / "reference.json").read_text() == "{}"
@@ -24,7 +24,9 @@ def rank(case: str, folder: str, reference: str, timeout: float, keep: str, plug
         dist.all_reduce(number)
         if case == "hangs":
             report.progress("the hard part")
-            Path(keep, f"hangs-{report.rank}").touch()
+            told = Path(keep, f"hangs-{report.rank}")
+            told.with_suffix(".part").write_text(str(os.getpid()))
+            told.with_suffix(".part").rename(told)
             while True:
                 time.sleep(60)
         names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "MASTER_ADDR", "WORLD_SIZE")

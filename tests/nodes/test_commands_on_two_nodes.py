@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
-
-import pytest
 
 from tests.run.nodes.pair import free_port
 
@@ -45,21 +41,6 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, said
 
 
-def wait_for(file: Path, processes: Sequence[subprocess.Popen[str]]) -> None:
-    """Until a rank hangs."""
-    end = time.monotonic() + SECONDS
-    while not file.exists():
-        assert time.monotonic() < end
-        assert all(process.poll() is None for process in processes), [process.communicate() for process in processes]
-        time.sleep(0.05)
-
-
-def ranks(folder: Path) -> list[str]:
-    """Processes that have the test's folder among their words, or their files open below it."""
-    done = subprocess.run(["pgrep", "-f", str(folder)], capture_output=True, text=True, check=False)
-    return done.stdout.split()
-
-
 def test_two_nodes_end_alike_and_the_head_has_the_report(tmp_path: Path) -> None:
     head, follower = (ended(process) for process in start(tmp_path, free_port()))
     assert (head[0], follower[0]) == (0, 0), (head[1], follower[1])
@@ -70,26 +51,3 @@ def test_two_nodes_end_alike_and_the_head_has_the_report(tmp_path: Path) -> None
     assert not (tmp_path / "results-1").exists()
     assert "node 0 has ended with exit code 0" in follower[1]
     assert "Overall result: PASS" in head[1]
-
-
-@pytest.mark.parametrize("killed", [0, 1])
-def test_a_node_that_is_killed_in_the_middle_ends_the_other(tmp_path: Path, killed: int) -> None:
-    """By exit code 4, long before the time is up; the head's report says it, and no rank is left."""
-    hanging = tmp_path / "hangs"
-    nodes = start(tmp_path, free_port(), ("--plugin", f"{Path(__file__).with_name('hanging.py')}:{hanging}"))
-    wait_for(hanging, nodes)
-    nodes[killed].send_signal(signal.SIGKILL)
-    code, said = ended(nodes[1 - killed])
-    ended(nodes[killed])
-    assert code == 4, said
-    if killed:
-        assert "was lost with rank 1: its connection was closed" in said
-        (suite,) = ElementTree.parse(next((tmp_path / "results-0").glob("*.xml"))).getroot()
-        assert "node 1 (" in ElementTree.tostring(suite, encoding="unicode")
-    else:
-        assert "node 0 at 127.0.0.1" in said
-        assert "was lost: its connection was closed" in said
-    end = time.monotonic() + SECONDS
-    while ranks(tmp_path) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert ranks(tmp_path) == []

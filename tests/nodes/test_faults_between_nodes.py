@@ -87,10 +87,13 @@ def wait_for_both(folder: Path) -> None:
         time.sleep(0.02)
 
 
-def nobody_is_left(folder: Path) -> bool:
-    """No rank of the test lives."""
-    files = list(folder.rglob("rank-*.pid"))
-    return not any(Path(f"/proc/{file.read_text()}").exists() for file in files)
+def assert_nobody_is_left(folder: Path) -> None:
+    """No rank that hung lives."""
+    places = [Path("/proc", (folder / f"hangs-{rank}").read_text()) for rank in (0, 1)]
+    end = time.monotonic() + SECONDS
+    while any(place.exists() for place in places):
+        assert time.monotonic() < end, places
+        time.sleep(0.02)
 
 
 def test_ranks_talk_through_the_interface_that_reaches_the_head(start: Start) -> None:
@@ -116,7 +119,19 @@ def test_a_cut_cable_ends_both_nodes(start: Start, tmp_path: Path) -> None:
     assert head["sentence"].startswith("node 1 (")
     assert "was lost with rank 1: nothing was heard of it for 4 s (rank 1 in " in head["sentence"]
     assert follower["sentence"] == "nothing was heard of it for 4 s"
-    assert nobody_is_left(tmp_path)
+    assert_nobody_is_left(tmp_path / "0")
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_node_that_is_killed_leaves_no_rank(start: Start, tmp_path: Path, killed: int) -> None:
+    """Its own ranks end with it, though they hang, and the other node ends its own."""
+    nodes = start("hangs")
+    wait_for_both(tmp_path / "0")
+    nodes[killed].kill()
+    found = said(nodes[1 - killed])
+    assert found["code"] == 4
+    assert "its connection was closed" in found["sentence"]
+    assert_nobody_is_left(tmp_path / "0")
 
 
 def test_a_node_that_stands_still_is_lost_and_one_that_goes_on_in_time_is_not(start: Start, tmp_path: Path) -> None:
@@ -129,6 +144,7 @@ def test_a_node_that_stands_still_is_lost_and_one_that_goes_on_in_time_is_not(st
     assert "was lost with rank 1: nothing was heard of it for 4 s" in head["sentence"]
     os.killpg(nodes[1].pid, signal.SIGCONT)
     assert said(nodes[1])["code"] == 4
+    assert_nobody_is_left(tmp_path / "0")
 
 
 def test_a_slow_node_is_waited_for(start: Start) -> None:
