@@ -218,6 +218,10 @@ def _pairs(options: argparse.Namespace, pytests: list[str], command: str) -> int
 
 def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     wanted = settings(options, command)
+    if wanted.place.several:
+        from validation.run.prepare import check_cases
+
+        check_cases(wanted)  # what is wrong on every node is said by every node, before it waits for the others
     if wanted.place.follows:
         return _follow(options.document, wanted)
     from validation.run.nodes import leading

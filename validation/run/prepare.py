@@ -28,20 +28,7 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> Settings:
     writing.check_folder(settings.results, "--results")
     checkout.choose(settings.megatron_path)
     _find_packages(settings.cases[0].transport)
-    memory, cards = available_memory(), visible_gpus()
-    nodes = settings.place.count
-    for case in settings.cases:
-        _refuse_what_nodes_cannot_share(case, nodes)
-        # Nodes are taken to be like this one: each has its share of the ranks.
-        found = len(cards) or gpus()
-        preflight.check(
-            case,
-            max_ranks=settings.max_ranks * nodes,
-            gpus=found and found * nodes,
-            memory=memory and memory * nodes,
-            card=min((card.free for card in cards), default=None),
-            share=settings.share_gpu,
-        )
+    check_cases(settings)
     _refuse_what_bugs_end(settings.cases)
     _find_code(settings)
     _prepare_launch(settings)
@@ -56,6 +43,24 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> Settings:
     settings = nearest.accepted(settings, lambda case: ahead.refusal(case, settings.timeout))
     ahead.check(settings.cases, settings.timeout)
     return settings
+
+
+def check_cases(settings: Settings) -> None:
+    """What makes a case impossible, on every node alike. Raises UsageError or EnvironmentMissing."""
+    memory, cards = available_memory(), visible_gpus()
+    nodes = settings.place.count
+    for case in settings.cases:
+        _refuse_what_nodes_cannot_share(case, nodes)
+        # Nodes are taken to be like this one: each has its share of the ranks.
+        found = len(cards) or gpus()
+        preflight.check(
+            case,
+            max_ranks=settings.max_ranks * nodes,
+            gpus=found and found * nodes,
+            memory=memory and memory * nodes,
+            card=min((card.free for card in cards), default=None),
+            share=settings.share_gpu,
+        )
 
 
 def prepare_to_follow(settings: Settings) -> None:

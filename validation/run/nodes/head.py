@@ -22,6 +22,8 @@ from validation.run.options import Settings
 
 _CLOCKS_APART = 5.0
 """Seconds from which on a difference of clocks is worth a line."""
+_LATE = 15.0
+"""Seconds for which a head that cannot run waits for nodes to come, which would look for it for long."""
 _GOODBYE = 10.0
 """Seconds to wait at the end for nodes to have heard of it."""
 
@@ -61,6 +63,7 @@ class Head:
         self.nodes: dict[int, Node] = {}
         self.jobs: dict[str, Job] = {}
         self._refused: list[str] = []
+        self._given_up = False
         self._fatal: PlumblineError | None = None
         self.notes: list[str] = []
         self._listening = _listening(self.place)
@@ -127,6 +130,7 @@ class Head:
             if said:
                 return said, True
             self.nodes[node.rank] = node
+            self._changed.notify_all()
             return "", False
 
     def _take(self, node: Node, said: Message | bytes) -> None:
@@ -177,6 +181,7 @@ class Head:
                 if gone is not None:
                     raise InfrastructureError(f"{gone.words} was lost before the run: {gone.lost}")
                 if (left := end - time.monotonic()) <= 0:
+                    self._given_up = True
                     raise InfrastructureError(self._who_did_not_come(missing, timeout))
                 self._changed.wait(left)
             if self._fatal is not None:
@@ -215,8 +220,17 @@ class Head:
         found = divided(ranks, self.place.count)
         return {"nodes": "; ".join(f"node {one.node} {names.get(one.node, '?')}: {one.words}" for one in found)}
 
+    def _wait_for_late_ones(self) -> None:
+        end = time.monotonic() + _LATE
+        with self._changed:
+            while len(self.nodes) < self.place.count - 1 and self._fatal is None and not self._given_up:
+                if (left := end - time.monotonic()) <= 0:
+                    return
+                self._changed.wait(left)
+
     def over(self, code: int, sentence: str = "") -> None:
-        """Tell every node with which exit code the run has ended, and leave."""
+        """Tell every node with which exit code the run has ended, and leave. One that is about to come is waited for."""
+        self._wait_for_late_ones()
         with contextlib.suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)  # which ends the thread that waits there; closing alone does not
         self._listening.close()
