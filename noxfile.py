@@ -249,11 +249,11 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tests_around(session: nox.Session) -> None:
-    """The tests of what surrounds the code: pages, scripts of findings, package, workflows, pipelines, viewers"""
+    """The tests of what surrounds the code: pages, families, scripts of findings, package, workflows, pipelines, viewers"""
     _pytest(session, *(f"tests/{folder}" for folder in _AROUND))
 
 
-_AROUND = ("docs", "findings", "package", "pipelines", "project", "viewers", "workflows")
+_AROUND = ("docs", "families", "findings", "package", "pipelines", "project", "viewers", "workflows")
 """The folders of tests/ that `tests_around` runs. They take a third of the time of all tests."""
 
 

@@ -116,7 +116,7 @@ def test_an_mtp_layer_takes_nothing_of_another_document(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(vars(mends)["importlib"], "import_module", lambda name: module)
     monkeypatch.setattr(vars(mends)["parallel_state"], "get_context_parallel_rank", lambda: rank[0])
-    step = vars(mends)["step"]
+    step = vars(vars(mends)["mended_mtp"])["step"]
     monkeypatch.setattr(step, "called", lambda case, model, given: vars(module)["roll_tensor"](torch.zeros(1, 4)))
     MENDS["mtp-takes-the-next-document"].install(of, lambda: 8)
     documents = torch.tensor([[0, 0, 0, 1, 1, 1, 2, 2]])
@@ -124,3 +124,34 @@ def test_an_mtp_layer_takes_nothing_of_another_document(monkeypatch: pytest.Monk
         moved, left = step.called(of, None, {"documents": documents})
         assert moved.tolist() == [wanted]
         assert left == sum(wanted)
+
+
+def test_an_mtp_layer_is_told_of_the_padding_of_its_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mask is moved over the whole sequence and then cut: the second of two ranks has the last four positions."""
+    of = replace(case("mtp-layers-count-padding", num_nextn_predict_layers=2), layout=Layout.parse("tp2"), seq_length=8)
+    module, mended = ModuleType("megatron.core.mtp_of_a_release"), vars(mends)["mended_mtp"]
+
+    def roll(tensor: torch.Tensor, **named: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.cat([tensor[:, 1:], torch.zeros_like(tensor[:, :1])], 1), tensor.sum()
+
+    vars(module)["roll_tensor"] = roll
+    monkeypatch.setattr(vars(mended)["importlib"], "import_module", lambda name: module)
+    state = SimpleNamespace(get_context_parallel_group=lambda: None, get_tensor_model_parallel_rank=lambda: 1)
+    monkeypatch.setattr(mended, "parallel_state", state)
+    monkeypatch.setattr(vars(mended)["step"], "called", lambda case, model, given: torch.zeros(()))
+    seen: list[list[bool]] = []
+
+    class Experts(torch.nn.Module):
+        def forward(self, given: torch.Tensor, padding_mask: torch.Tensor) -> None:
+            seen.append(padding_mask[0].tolist())
+
+    experts = [Experts(), Experts()]
+    blocks = [SimpleNamespace(transformer_layer=SimpleNamespace(mlp=one)) for one in experts]
+    chunk = SimpleNamespace(modules=lambda: [SimpleNamespace(mtp=SimpleNamespace(layers=blocks))])
+    mend = MENDS["mtp-layers-count-padding"]
+    mend.install(of, lambda: 8)
+    mend.wrapped(of, chunk)
+    vars(mended)["step"].called(of, None, {"padding": torch.tensor([[False] * 6 + [True] * 2])})
+    for one in experts:
+        one(torch.zeros(1))
+    assert seen == [[False, True, True, False], [True, True, False, False]]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ci.page.place import Place, place
-from tests.case.test_preflight import STATIC, case
+from tests.case.test_preflight import DYNAMIC, STATIC, case
 from validation.case.axes import axes
 from validation.case.case import Case
 from validation.case.depth import ALL, needed
-from validation.case.inference import inferred, replicated, uses_sequence_parallel
+from validation.case.inference import arrivals, inferred, replicated, token, uses_sequence_parallel, witness
 from validation.checks.order import place as in_flow
 from validation.run.options import parsed
 from validation.run.reproduce import alone, command
@@ -63,3 +63,31 @@ def test_sequence_parallelism_is_for_experts_on_several_ranks() -> None:
     assert [uses_sequence_parallel(one) for one in layouts] == [False, True, True]
     dense = replace(INFERS, model=replace(INFERS.model, first_k_dense_replace=4))
     assert [replicated(one) for one in (INFERS, dense, case("pp2", training=STATIC))] == [False, True, True]
+
+
+REQUESTS = case(training=DYNAMIC, batch_size=4, seq_length=96)
+
+
+def test_requests_have_prompts_of_their_own_and_one_is_cut_in_two() -> None:
+    """One prompt ends behind the border of a block of 64, one before it, one is a single token."""
+    assert [(one.row, one.prompt, one.step) for one in arrivals(REQUESTS)] == [(0, 72, 0), (1, 32, 0), (2, 1, 3), (3, 94, 3)]
+    assert [one.row for one in arrivals(REQUESTS) if one.chunked] == [3]
+
+
+def test_every_token_of_every_request_is_in_one_phase_and_known_by_its_request() -> None:
+    prefill, decode = (inferred(REQUESTS)[f"{phase}/logits"] for phase in ("prefill", "decode"))
+    assert (prefill.probe.shape, decode.probe.shape) == ((1, 199, 128), (1, 4 * 96 - 199, 128))
+    tokens = {token(one, position) for one in (prefill, decode) for position in range(one.probe.shape[1])}
+    assert tokens == {f"token {at} of request {row}" for at in range(96) for row in range(4)}
+    assert token(inferred(INFERS)["decode/logits"], 5) == "token 41 of the sequence"
+
+
+def test_a_model_that_has_absorbed_its_weights_has_no_full_forward_to_witness() -> None:
+    found = inferred(REQUESTS)
+    assert "updated-full/logits" not in found
+    assert witness(found["updated-decode/logits"]) not in found
+    assert witness(found["decode/logits"]) in found
+
+
+def test_requests_are_longer_than_a_block_of_the_cache_by_themselves() -> None:
+    assert [one.seq_length for one in parsed(["--layouts", "single+dynamic,single+static"]).cases] == [96, 48]

@@ -19,6 +19,7 @@ GIB = 2**30
 
 MTP = {"num_nextn_predict_layers": 1}
 STATIC = Training(inference="static")
+DYNAMIC = Training(inference="dynamic")
 
 
 def case(layout: str = "single", model: dict[str, Any] | None = None, preset: Preset = TINY, **changes: Any) -> Case:
@@ -333,11 +334,6 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "a document and padding; --seq-length 8 works",
     ),
     (
-        "MTP of padding",
-        case(model={"num_nextn_predict_layers": 1}, training=Training(data_shape="left-padded")),
-        r"count padding in loads and balancing losses up to 0.17; leave out \+mtp, or \+left-padded",
-    ),
-    (
         "balancing per token",
         case(training=Training(data_shape="padded", balancing="aux_loss")),
         r"weighs the balancing loss of each micro-batch .*; single\+aux\+padded\+mean works",
@@ -392,6 +388,8 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         case(training=replace(STATIC, settings=(("ddp.bucket_size", 1000),))),
         r"\+static trains nothing, and ddp.bucket_size is of training",
     ),
+    ("requests of two ranks", case("pp2", training=DYNAMIC), "on one rank so far; single.dynamic works, or .static"),
+    ("requests of stock layers", case(implementation="local-stock", training=DYNAMIC), "--implementation local works"),
     ("inference of 3 tokens", case(seq_length=3, training=STATIC), "give --seq-length 4 or more"),
     ("no clipping", case(training=Training(steps=1, settings=(("optimizer.clip_grad", 0.0),))), "computes no norm"),
     (

@@ -42,7 +42,7 @@ TABLE = [
     [*(word for pair in zip(_OPTIONS, values, strict=True) for word in pair), "--layouts", ",".join(layouts), *steps]
     for (values, steps), layouts in _LAYOUTS.items()
 ]
-INFERRING = ("static",)
+INFERRING = ("static", "dynamic")
 """Words of cases that take no steps."""
 WORDS_ALONE = ",".join(
     ["single", *(f"single+{word}" for word in WORDS if "fp8" not in word and word not in INFERRING), "pp2+1-3", "single+stream"]
@@ -50,7 +50,7 @@ WORDS_ALONE = ",".join(
 OTHERS = [
     ["--layouts", WORDS_ALONE, *SMALL],
     ["--layouts", "single+mtp,single+mtp2,pp2+mtp+aux,cp2+aux", *SMALL],
-    ["--layouts", ",".join(f"tp2+{word}" for word in INFERRING), *SMALL[:2]],
+    ["--layouts", ",".join(f"single+{word}" for word in INFERRING), *SMALL[:2]],
     ["--layouts", "tp2"],
     ["--preset", "mini", "--layouts", "single,ep2+mtp"],
     ["--preset", "v3-layers", "--layouts", "tp2"],

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from validation.case import latent_norms
+from validation.case import fields, latent_norms
 from validation.case.case import Case
+from validation.case.inference import inferred
 from validation.case.layout import Layout
 from validation.case.parameters import parameters
 from validation.case.preset import TINY
@@ -24,7 +25,7 @@ from validation.compare.difference import measure
 from validation.compare.measurement import PieceReport
 from validation.compare.piece import whole
 from validation.machine import version
-from validation.run.known import known_bugs, mended, nearest, refusal, table
+from validation.run.known import Known, known_bugs, mended, nearest, refusal, table
 from validation.run.launch import Broken
 from validation.run.result import Result
 
@@ -287,7 +288,7 @@ def test_the_nearest_that_a_bug_leaves_is_near() -> None:
 @pytest.mark.parametrize(
     ("shape", "options", "micro_batch_size", "releases"),
     [
-        ("packed", {"recompute": "full"}, 1, ["0.16.1", "0.17.1"]),
+        ("packed", {"recompute": "full"}, 1, ["0.16.1", "0.18.2"]),
         ("documents", {"recompute": "full"}, 1, []),
         ("packed", {"loss": "mean"}, 1, ["0.16.1"]),
         ("documents", {"loss": "mean"}, 1, ["0.16.1"]),
@@ -298,11 +299,20 @@ def test_the_nearest_that_a_bug_leaves_is_near() -> None:
 def test_mtp_layers_of_documents_are_refused_for_the_releases_that_cannot_train_them(
     shape: str, options: dict[str, str], micro_batch_size: int, releases: list[str]
 ) -> None:
-    """An exception in 0.17 and before, a division by 0 in 0.16 and before."""
+    """An exception in 0.18 and before, a division by 0 in 0.16 and before."""
     model = replace(TINY.model, num_nextn_predict_layers=1)
     one = replace(case("local", "single"), model=model, micro_batch_size=micro_batch_size)
     one = replace(one, training=Training(data_shape=shape, **options))  # type: ignore[arg-type]
-    assert [version for version in ("0.16.1", "0.17.1", "0.18.2") if refusal(one, version)] == releases
+    assert [version for version in ("0.16.1", "0.18.2", "0.19.2") if refusal(one, version)] == releases
+
+
+@pytest.mark.parametrize("bug", [one for one in table() if one.instead], ids=lambda bug: bug.id)
+def test_every_bug_that_ends_a_run_names_what_is_near(bug: Known) -> None:
+    """Settings that there are, with values that text can say: a recipe is compared with them."""
+    assert bug.nearest
+    for given in bug.nearest:
+        assert fields.entries().keys() >= given.keys()
+        replace(case(), training=Training().with_settings(given))
 
 
 def test_uneven_stages_are_asked_one_by_one() -> None:
@@ -347,6 +357,7 @@ def test_every_entry_names_checks_that_exist(bug: Any) -> None:
     names += [f"probe_gradients/{name}" for name, probe in probes(TINY.model, 8, 48).items() if probe.has_gradient]
     names.append(latent_norms.NAME)
     names += [one.name for one in stepped(replace(case(), training=Training(steps=1))).values()]
+    names += inferred(replace(case(layout="single"), training=Training(inference="dynamic")))
     for pattern in bug.checks:
         assert any(type(bug)(**{**vars(bug), "checks": (pattern,)}).must_fail(case(), name) for name in names)
 

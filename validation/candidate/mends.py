@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,8 +21,8 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.transformer.moe.router import TopKRouter
 
-from validation.candidate import build, mended_switches, step
-from validation.candidate.sequence import positions
+from validation.candidate import build, mended_mtp, mended_switches
+from validation.candidate.mended_mtp import everywhere
 from validation.candidate.step import counted
 from validation.case.case import Case
 
@@ -227,7 +226,7 @@ def _mtp_targets_counted_over_context_ranks(case: Case, tokens: Tokens) -> None:
         return moved, own[0] * counts[1] / counts[0].clamp(min=1)
 
     names["roll_tensor"] = rolled
-    _everywhere("process_mtp_loss", process, processed)
+    everywhere("process_mtp_loss", process, processed)
 
 
 def _mtp_mean_over_context_ranks(case: Case, tokens: Tokens) -> None:
@@ -244,36 +243,7 @@ def _mtp_mean_over_context_ranks(case: Case, tokens: Tokens) -> None:
         dist.all_reduce(everyones, group=parallel_state.get_context_parallel_group())
         return moved, everyones / case.layout.cp
 
-    _everywhere("roll_tensor", roll, rolled)
-
-
-def _mtp_within_documents(case: Case, tokens: Tokens) -> None:
-    """roll_tensor moves tokens, targets and mask by one position over the whole sequence. Here what comes from another document
-    becomes 0, as behind the sequence's end. It is called in the forward pass of a micro-batch, whose documents are known.
-    """
-    roll = vars(importlib.import_module("megatron.core.transformer.multi_token_prediction"))["roll_tensor"]
-    sound, ends = step.called, [torch.zeros((), dtype=torch.bool)]
-
-    def called(case: Case, model: Any, given: dict[str, torch.Tensor]) -> torch.Tensor:
-        number = given["documents"]
-        last = torch.nn.functional.pad(number[:, 1:] != number[:, :-1], (0, 1), value=True)
-        ends[0] = last[:, positions(case.seq_length, case.layout.cp, parallel_state.get_context_parallel_rank())]
-        return sound(case, model, given)
-
-    def rolled(tensor: torch.Tensor, *given: Any, **named: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        moved, _ = roll(tensor, *given, **named)
-        moved = moved.masked_fill(ends[0], 0)
-        return moved, moved.sum()
-
-    step.called = called
-    _everywhere("roll_tensor", roll, rolled)
-
-
-def _everywhere(name: str, sound: Any, changed: Any) -> None:
-    """Every module of megatron-core that has imported a function by its name gets another one."""
-    for module in list(sys.modules.values()):
-        if getattr(module, "__name__", "").startswith("megatron.core") and vars(module).get(name) is sound:
-            setattr(module, name, changed)
+    everywhere("roll_tensor", roll, rolled)
 
 
 def _attentions(chunk: Any) -> Iterator[Any]:
@@ -284,7 +254,25 @@ def _kv_down_projections(chunk: Any) -> Iterator[Any]:
     return (attention.linear_kv_down_proj for attention in _attentions(chunk))
 
 
+def _absorbed_weights_of_the_parameter(case: Case, tokens: Tokens) -> None:
+    """What decode multiplies with are views of the layer that the model keeps."""
+    attention = importlib.import_module("megatron.core.transformer.multi_latent_attention").MLASelfAttention
+    absorb = attention.prepare_for_absorption
+
+    def absorbing(self: Any) -> None:
+        there = hasattr(self, "up_k_weight")
+        absorb(self)
+        if not there:
+            parts = (self.config.qk_head_dim, self.config.v_head_dim)
+            shape = (self.num_attention_heads_per_partition, sum(parts), self.config.kv_lora_rank)
+            kept = self.linear_kv_up_proj_linear.weight.detach().view(shape)
+            self.up_k_weight, self.up_v_weight = kept.split(parts, dim=1)
+
+    attention.prepare_for_absorption = absorbing
+
+
 MENDS = {
+    "stale-absorbed-weights": Mend(_absorbed_weights_of_the_parameter),
     "expert-gradients-not-reduced": Mend(built=_experts_reduced_over_their_holders),
     "expert-weights-gathered-from-wrong-ranks": Mend(built=_experts_reduced_over_their_holders),
     "shared-rope-key-not-reduced": Mend(_gathered_rotary_key_summed, wrapped=_latent_marked),
@@ -294,7 +282,9 @@ MENDS = {
     "balancing-losses-per-token": Mend(_balancing_times(_lost_per_token)),
     "balancing-losses-of-masked-tokens": Mend(_balancing_times(_counted_share)),
     "balancing-losses-under-context-parallelism": Mend(_balancing_times(lambda case, tokens: float(case.layout.cp))),
-    "mtp-takes-the-next-document": Mend(_mtp_within_documents),
+    "mtp-takes-the-next-document": Mend(mended_mtp.within_documents),
+    "mtp-layers-count-padding": Mend(mended_mtp.told_of_padding, wrapped=mended_mtp.takes_padding),
+    "mtp-padding-moved-in-parts": Mend(mended_mtp.told_of_padding, wrapped=mended_mtp.takes_padding),
     "mtp-targets-counted-per-rank": Mend(_mtp_targets_counted_over_context_ranks),
     "mtp-mean-counted-per-rank": Mend(_mtp_mean_over_context_ranks),
     "fused-cross-entropy-in-bf16": Mend(mended_switches.logits_gradient_as_it_is),

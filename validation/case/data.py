@@ -58,17 +58,6 @@ def sequences_have_room(case: Case) -> str | None:
     return f"seq_length {case.seq_length} has no room for {what}; --seq-length {SHORTEST} works"
 
 
-def mtp_layers_see_no_padding(case: Case) -> str | None:
-    """megatron-core's MTP layers do not know, until 0.17, what is padding."""
-    shape = case.training.data_shape
-    if shape not in WITH_PADDING or not case.model.mtp_layers:
-        return None
-    return (
-        f"{case.arrangement}: Megatron-Core's MTP layers count padding in loads and balancing losses up to 0.17; leave out "
-        f"+mtp, or +{shape}"
-    )
-
-
 def balanced_with_padding(case: Case) -> str | None:
     """Balancing losses over real tokens, as far as megatron-core's are means over them."""
     training = case.training
@@ -113,7 +102,6 @@ def one_sequence_is_packed(case: Case) -> str | None:
 
 RULES: tuple[Callable[[Case], str | None], ...] = (
     sequences_have_room,
-    mtp_layers_see_no_padding,
     balanced_with_padding,
     one_sequence_is_packed,
 )

@@ -124,7 +124,10 @@ class Refused:
     near: str = "deepseek_v3"
 
 
-_DSA = "its attention is sparse (DSA): an indexer chooses the keys, and the reference has no formula for it yet"
+_DSA = (
+    "its attention is sparse (DSA): Megatron-Core computes it from 0.19 on, in an attention that joins projections (absorbed), "
+    "of which Plumbline records nothing yet"
+)
 _GROUPED = "it has grouped-query attention, and Plumbline compares multi-latent attention"
 REFUSED: Mapping[str, Refused] = {
     "deepseek_v32": Refused("DeepSeek-V3.2", _DSA),

@@ -17,8 +17,12 @@ from validation.case.case import Case
 from validation.case.probes import Probe, probes
 from validation.case.training import Training
 
-NONE, STATIC = "none", "static"
-"""No inference, and megatron-core's context with a buffer of the largest size for each sequence."""
+NONE, STATIC, DYNAMIC = "none", "static", "dynamic"
+"""No inference; megatron-core's context with a buffer of the largest size for each sequence; the one with blocks of latents, in
+which each sequence is a request with a prompt of its own length.
+"""
+BLOCK, CHUNK = 64, 40
+"""Tokens of a block of cached latents, which FlashMLA fixes, and of the first chunk of a prompt that is taken in in two."""
 FULL, PREFILL, DECODE = "full", "prefill", "decode"
 UPDATED = "updated-"
 """Before a phase: it is computed with the second weights."""
@@ -53,6 +57,8 @@ class Inferred:
     phase: str
     probe: Probe
     start: int
+    runs: tuple[tuple[int, int, int], ...] = ()
+    """Of requests: the sequence, and its first position and the one behind its last, one run of tokens behind the other."""
 
     @property
     def name(self) -> str:
@@ -68,6 +74,28 @@ class Inferred:
     def routes(self) -> bool:
         """Whether the tensor is a map of chosen experts."""
         return self.probe.kind == "moe.router.experts"
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A request: its sequence, the length of its prompt, the step in which it comes, and whether its prompt is cut in two."""
+
+    row: int
+    prompt: int
+    step: int
+    chunked: bool = False
+
+
+def arrivals(case: Case) -> tuple[Arrival, ...]:
+    """The requests of a case with a dynamic context, in the order in which they come.
+
+    Prompts end before the border of a block and behind it; one has a single token, and one comes in two chunks. Some requests
+    come while others are decoded, and go while others stay.
+    """
+    length = case.seq_length
+    prompts = (length * 3 // 4, length // 3, 1, length - 2)
+    cut = 3 if prompts[3] > CHUNK else None
+    return tuple(Arrival(row, prompts[row % 4], 3 * (row // 2), row % 4 == cut) for row in range(case.batch_size))
 
 
 def infers(case: Case) -> bool:
@@ -105,7 +133,10 @@ def span(case: Case, phase: str) -> tuple[int, int]:
 
 
 def witness(one: Inferred) -> str:
-    """The name of the same tensor in the candidate's own full forward with the same weights; empty for a part of that."""
+    """The name of the same tensor in the candidate's own full forward with the same weights; empty for a part of that.
+
+    A case may not have it: `phases`.
+    """
     own = UPDATED if one.phase.startswith(UPDATED) else ""
     return "" if one.phase == f"{own}{FULL}" else f"{own}{FULL}/{one.probe.name}"
 
@@ -115,17 +146,52 @@ def generated(case: Case) -> tuple[int, int]:
     return case.batch_size, GENERATED
 
 
+def _runs(case: Case, phase: str) -> tuple[tuple[int, int, int], ...]:
+    """The parts of sequences that a phase of requests has, each request's behind the one before; none if it has whole rows."""
+    if case.training.inference != DYNAMIC or phase == FULL:
+        return ()
+    if phase.removeprefix(UPDATED) == PREFILL:
+        return tuple((one.row, 0, one.prompt) for one in arrivals(case))
+    return tuple((one.row, one.prompt, case.seq_length) for one in arrivals(case))
+
+
+def phases(case: Case) -> tuple[str, ...]:
+    """Those of a case. A model that has absorbed its weights has no full forward any more."""
+    if not infers(case):
+        return ()
+    return tuple(phase for phase in TITLES if case.training.inference == STATIC or phase != f"{UPDATED}{FULL}")
+
+
 @functools.cache
 def inferred(case: Case) -> Mapping[str, Inferred]:
-    """All that is compared of a case in mode inference by name, phase by phase in the flow of data; nothing of another case."""
+    """All that is compared of a case in mode inference by name, phase by phase in the flow of data; nothing of another case.
+
+    Of requests the tokens of a phase stand one behind the other: their tensors have one row.
+    """
     found: dict[str, Inferred] = {}
-    for phase in TITLES if infers(case) else ():
-        start, stop = span(case, phase)
-        for probe in probes(case.model, case.batch_size, stop - start).values():
+    for phase in phases(case):
+        (start, stop), runs = span(case, phase), _runs(case, phase)
+        shape = (1, sum(last - first for _, first, last in runs)) if runs else (case.batch_size, stop - start)
+        for probe in probes(case.model, *shape).values():
             if probe.kind in KINDS:
-                one = Inferred(phase, probe, start)
+                one = Inferred(phase, probe, 0 if runs else start, runs)
                 found[one.name] = one
     return MappingProxyType(found)
+
+
+def token(one: Inferred, position: int) -> str:
+    """Which token a position of a phase is, in words."""
+    before = 0
+    for row, first, last in one.runs:
+        if position < before + last - first:
+            return f"token {first + position - before} of request {row}"
+        before += last - first
+    return f"token {one.start + position} of the sequence"
+
+
+def generates(case: Case) -> bool:
+    """Whether both models generate, too."""
+    return case.training.inference == STATIC
 
 
 # What such a case cannot have
@@ -172,6 +238,18 @@ def nothing_is_trained(case: Case) -> str | None:
     return None
 
 
+def requests_are_of_one_rank(case: Case) -> str | None:
+    """Megatron-core's dynamic inference over several ranks has not been compared yet, nor with other layers than ours."""
+    if case.training.inference != DYNAMIC:
+        return None
+    if case.layout.ranks > 1:
+        return f"{case.arrangement}: requests are compared on one rank so far; single+dynamic works, or +static"
+    if case.implementation != "local":
+        said = f"+dynamic needs layers whose weights can be absorbed, and {case.implementation} has others"
+        return f"{said}; --implementation local works"
+    return None
+
+
 def sequences_are_cut(case: Case) -> str | None:
     """There must be a prompt and a token behind it."""
     if not infers(case) or case.seq_length >= _SHORTEST:
@@ -184,5 +262,6 @@ RULES: tuple[Callable[[Case], str | None], ...] = (
     compares_fp64,
     layout_infers,
     nothing_is_trained,
+    requests_are_of_one_rank,
     sequences_are_cut,
 )

@@ -24,7 +24,7 @@ OPTIONS = {
     "fp8": ("none", "delayed", "blockwise"),
     "mtp_loss": ("version", "report", "targets"),
     "data_shape": ("full", "documents", "packed", "padded", "left-padded"),
-    "inference": ("none", "static"),
+    "inference": ("none", "static", "dynamic"),
 }
 """The options that are one word of several, the default first."""
 WORDS = {
@@ -47,6 +47,7 @@ WORDS = {
     "padded": ("data_shape", "padded"),
     "left-padded": ("data_shape", "left-padded"),
     "static": ("inference", "static"),
+    "dynamic": ("inference", "dynamic"),
 }
 """What may follow a layout, joined with +: `tp2+distributed+full`."""
 _MTP = re.compile(r"mtp([1-9][0-9]{0,8})?")

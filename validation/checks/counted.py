@@ -79,8 +79,12 @@ def counted(case: Case) -> tuple[Name, ...]:
 def _inferred(case: Case) -> Iterator[Name]:
     """What is compared in each phase of inference, by the titles of the layers' own probes."""
     yield "inference", "HuggingFace Cached and Full Logits"
-    yield "inference", "Greedy Tokens"
+    dynamic = case.training.inference == "dynamic"
+    if not dynamic:
+        yield "inference", "Greedy Tokens"
     for phase in _PHASES:
+        if dynamic and phase == "Updated Full Forward":
+            continue
         for one in probes(case.model, 1, 1).values():
             if one.kind in _INFERRED and (one.layer is not None) == _INFERRED[one.kind]:
                 yield "inference", f"{phase} {one.title}"

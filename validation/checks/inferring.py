@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from validation.case.case import Case
-from validation.case.inference import MARGIN, TITLES, Inferred, inferred, witness
+from validation.case.inference import MARGIN, TITLES, Inferred, inferred, token, witness
 from validation.compare.limits import EXACT, FLOORS, IN_FP64, Limits
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ def told(case: Case, name: str, verdict: Verdict, measured: Measured) -> Verdict
     if verdict.status != "fail":
         return verdict
     one = inferred(case)[name]
-    own = measured(inferred(case)[witness(one)]) if witness(one) else None
+    there = inferred(case).get(witness(one))
+    own = measured(there) if there else None
     return _witnessed(_located(case, verdict, measured), own, limits(one).relative_error)
 
 
@@ -73,7 +74,7 @@ def _located(case: Case, verdict: Verdict, measured: Measured) -> Verdict:
     _, position, place = wrong
     one = list(inferred(case).values())[place]
     where = f"{TITLES[one.phase].lower()} position {position}, {one.probe.title}"
-    said = f"first wrong: {where} (token {one.start + position} of the sequence)"
+    said = f"first wrong: {where} ({token(one, position)})"
     return replace(verdict, reasons=(*verdict.reasons, said), properties={**verdict.properties, "first_wrong": where})
 
 

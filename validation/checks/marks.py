@@ -6,7 +6,7 @@ import pytest
 
 from validation.case import latent_norms
 from validation.case.case import Case
-from validation.case.inference import inferred
+from validation.case.inference import generated, generates, inferred
 from validation.case.parameters import parameters
 from validation.case.probes import observed
 from validation.case.steps import NORM, RATES, stepped
@@ -27,6 +27,7 @@ every_gradient_norm = pytest.mark.every("key", "every_gradient_norm")
 everything_stepped = pytest.mark.every("key", "everything_stepped")
 every_parameter = pytest.mark.every("parameter", "every_parameter")
 trained_parameters = pytest.mark.every("parameter", "trained_parameters")
+with_generation = pytest.mark.every("shape", "with_generation")
 everything_inferred = pytest.mark.every("name", "everything_inferred")
 """Each makes one check per layer (or parameter) of that kind that the case's model has."""
 
@@ -53,6 +54,8 @@ def members(kind: str, case: Case) -> list[int] | list[str] | list[float]:
         return [probe.name for probe in reversed(list(observed(case).values())) if probe.has_gradient]
     if kind in ("every_rate", "every_gradient_norm", "everything_stepped"):
         return [key for key in stepped(case) if _of_step(key) == kind]
+    if kind == "with_generation":
+        return ["x".join(map(str, generated(case)))] if generates(case) else []
     if kind == "everything_inferred":
         return list(inferred(case))
     if kind == "other_epsilon":

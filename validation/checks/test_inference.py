@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from validation.checks.items import INFERS
-from validation.checks.marks import everything_inferred
+from validation.checks.marks import everything_inferred, with_generation
 from validation.checks.parity import Parity
 
 SECTION = (72, "Inference")
@@ -21,6 +21,7 @@ def test_inference(parity: Parity, name: str) -> None:
     parity.infers(name)
 
 
-def test_greedy_tokens(parity: Parity) -> None:
+@with_generation
+def test_greedy_tokens(parity: Parity, shape: str) -> None:
     """Behind each prompt the candidate would take the tokens that HuggingFace takes, near-ties aside."""
     parity.generates()

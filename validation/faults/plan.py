@@ -11,6 +11,7 @@ from validation.case import life
 from validation.case.case import Case
 from validation.case.layout import Layout
 from validation.case.training import Training
+from validation.case.vocabulary import padded
 from validation.faults import catalogue
 from validation.faults.fault import Fault
 from validation.run.known import mended
@@ -105,7 +106,10 @@ def _planted(kind: str, name: str, needs: str, cases: Sequence[Case]) -> Plant |
         return _MISSING["experts"]
     if layout is None or (needs == "bias" and not model.sigmoid):
         return _MISSING[needs]
-    fault, small = catalogue.find(name), smaller(cases[0], layout)
+    # Rows of the vocabulary that are padded in one layout are in all that are planted in: another width may need it.
+    multiple = max(case.training.vocab_multiple for case in cases)
+    first = replace(cases[0], training=replace(cases[0].training, vocab_multiple=multiple))
+    fault, small = catalogue.find(name), smaller(first, layout)
     case = mended(_resumed(small) if needs == "resume" else small)
     return Plant(kind, fault, case, fault.first_in(case))
 
@@ -140,15 +144,16 @@ def smaller(case: Case, layout: Layout) -> Case:
         first_k_dense_replace=sum(layer in dense for layer in kept),
         num_nextn_predict_layers=0,
     )
+    training = Training(experts=case.training.experts, vocab_multiple=case.training.vocab_multiple)
     return replace(
         case,
-        model=model,
+        model=padded(replace(model, padded_vocab_size=None), layout, training) if training.vocab_multiple else model,
         layout=layout,
         layers=of_file,
         batch_size=2 * layout.data_parallel,
         micro_batch_size=1,
         seq_length=math.lcm(16, layout.tp, 2 * layout.cp),
-        training=Training(experts=case.training.experts),
+        training=training,
         isolated=False,
         candidate_checkpoint=None,
         data=None,

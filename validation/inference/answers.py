@@ -18,6 +18,7 @@ class Answers:
 
     def __init__(self, case: Case, recorder: Recorder, stored: Reference) -> None:
         self._recorder, self._file = recorder, SlicedFile(stored.answers, device())
+        self._vocabulary = case.model.vocab_size
 
     def tokens(self, rows: slice) -> torch.Tensor:
         """Those of some sequences, [rows, tokens]."""
@@ -32,7 +33,7 @@ class Answers:
         if logits is None:
             return
         with as_stored():
-            chosen = logits[:, -1].argmax(-1).double()[:, None]
+            chosen = logits[:, -1, : self._vocabulary].argmax(-1).double()[:, None]
             rows, box = slice(first, first + len(chosen)), ((first, first + len(chosen)), (step, step + 1))
             wanted, margin = (self._file.read(name, (rows, slice(step, step + 1))) for name in (GREEDY, f"{FLIPS}{GREEDY}"))
             self._recorder.measure(GREEDY, chosen, box, wanted, exact=True)

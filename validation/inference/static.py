@@ -21,7 +21,7 @@ from validation.case.case import Case
 from validation.case.inference import DECODE, FULL, GENERATED, PREFILL, UPDATED, prompt_length
 from validation.compare.sliced import SlicedFile
 from validation.inference.answers import Answers
-from validation.inference.versions import wrapped
+from validation.inference.versions import materialize, wrapped
 from validation.inference.watch import Watch
 from validation.reference.store import Reference
 
@@ -69,9 +69,9 @@ class Inference:
         prompt, phase = prompt_length(self._case), f"{prefix}{PREFILL}"
         with self._following(self._tokens, lambda: phase) as (context, forward):
             # Of a prompt megatron-core makes the last token's logits alone, unless log-probabilities are asked for.
-            context.materialize_only_last_token_logits = False
+            materialize(context, last_alone=False)
             forward(0, prompt)
-            context.materialize_only_last_token_logits = True
+            materialize(context, last_alone=True)
             context.enable_decode_mode()
             phase = f"{prefix}{DECODE}"
             for position in range(prompt, self._tokens.shape[1]):

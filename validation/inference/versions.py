@@ -25,8 +25,19 @@ def wrapped(wrapper: Any, case: Case, chunk: Any, context: Any, at_once: int) ->
             params_dtype=DTYPES[case.precision],
             inference_batch_times_seqlen_threshold=at_once,
             padded_vocab_size=case.model.vocabulary_rows,
-            inference_max_requests=context.max_batch_size,
+            inference_max_requests=case.batch_size,
             inference_max_seq_length=context.max_sequence_length,
         ),
         context,
     )
+
+
+def materialize(context: Any, *, last_alone: bool) -> None:
+    """Have a forward pass make logits of last tokens alone, or of all. Since 0.17 the context's configuration says it."""
+    where = context.config if hasattr(context, "config") else context
+    where.materialize_only_last_token_logits = last_alone
+
+
+def makes_dynamic_contexts(context: Any) -> bool:
+    """Whether a dynamic context is made as in 0.16: before it counts requests otherwise, later it takes a configuration."""
+    return {"buffer_size_gb", "max_requests"} <= set(inspect.signature(context.__init__).parameters)

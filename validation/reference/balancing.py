@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from validation.case.case import Case
-from validation.reference.batch import Batch
+from validation.reference.batch import Batch, real_in
 
 
 def sequence_balance(logits: torch.Tensor, chosen: int, real: torch.Tensor | None = None, sigmoid: bool = True) -> torch.Tensor:
@@ -94,7 +94,7 @@ class Balance:
     def losses(self) -> dict[int, torch.Tensor]:
         """Each layer's loss before its coefficient."""
         shape = (self._case.batch_size, self._case.seq_length, -1)
-        return {layer: layer_loss(self._case, logits.view(shape), self._real) for layer, logits in self._logits.items()}
+        return {layer: layer_loss(self._case, logits.view(shape), self._of(layer)) for layer, logits in self._logits.items()}
 
     def total(self) -> torch.Tensor | float:
         """What the losses add to the step's loss; a z-loss may stand beside another."""
@@ -103,8 +103,13 @@ class Balance:
         if not beside:
             return total
         shape = (self._case.batch_size, self._case.seq_length, -1)
-        z_losses = (_z_loss_of_micro_batches(self._case, logits.view(shape), self._real) for logits in self._logits.values())
+        z_losses = (
+            _z_loss_of_micro_batches(self._case, logits.view(shape), self._of(layer)) for layer, logits in self._logits.items()
+        )
         return total + sum((beside * loss for loss in z_losses), 0.0)
+
+    def _of(self, layer: int) -> torch.Tensor | None:
+        return real_in(layer, self._real, self._case.model)
 
     def _take(self, layer: int) -> Callable[..., None]:
         def hook(module: Any, arguments: Any, output: Any) -> None:

@@ -11,6 +11,7 @@ import torch
 from validation.case import tokens
 from validation.case.case import Case
 from validation.case.data import END, LEFT_PADDED, PACKED, WITH_DOCUMENTS, WITH_PADDING, wanted_tokens
+from validation.case.model import Model
 
 MASKED_SHARE = 0.1
 DOCUMENTS_A_SEQUENCE = 4
@@ -73,6 +74,18 @@ def own_positions(documents: torch.Tensor) -> torch.Tensor:
     begins = torch.ones_like(documents, dtype=torch.bool)
     begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
     return index - (index * begins).cummax(1).values
+
+
+def real_in(layer: int, real: torch.Tensor | None, model: Model) -> torch.Tensor | None:
+    """Which positions of a layer's input are no padding, [batch, sequence]; None if there is no padding.
+
+    An MTP layer looks ahead: a position is what its next token is. The filler behind the sequence counts as a token, as in
+    megatron-core (validation.reference.mtp).
+    """
+    ahead = max(0, layer - model.num_hidden_layers + 1)
+    if real is None or not ahead:
+        return real
+    return torch.cat([real[:, ahead:], torch.ones_like(real[:, :ahead])], 1)
 
 
 def make_batch(case: Case, step: int = 0) -> Batch:

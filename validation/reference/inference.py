@@ -6,7 +6,7 @@ import torch
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
 
 from validation.case.case import Case
-from validation.case.inference import FLIPS, GENERATED, GREEDY, UPDATED, inferred, prompt_length
+from validation.case.inference import FLIPS, GENERATED, GREEDY, UPDATED, Inferred, inferred, prompt_length
 from validation.reference.batch import Batch
 from validation.reference.record import Recording
 
@@ -17,7 +17,7 @@ def phases(case: Case, recording: Recording, prefix: str = "") -> dict[str, torc
     No position sees a later one, so that a phase is a part of the whole pass.
     """
     wanted = [one for one in inferred(case).values() if one.phase.startswith(UPDATED) == bool(prefix)]
-    return {one.name: _part(recording.forward[one.probe.name], one.start, one.probe.shape[1]) for one in wanted}
+    return {one.name: _part(recording.forward[one.probe.name], one) for one in wanted}
 
 
 @torch.no_grad()
@@ -28,8 +28,10 @@ def witness(case: Case, hf: DeepseekV3ForCausalLM, batch: Batch, recording: Reco
     return float(torch.linalg.vector_norm(cached - full) / torch.linalg.vector_norm(full))
 
 
-def _part(whole: torch.Tensor, start: int, length: int) -> torch.Tensor:
-    return whole[:, start : start + length].contiguous()
+def _part(whole: torch.Tensor, one: Inferred) -> torch.Tensor:
+    if one.runs:
+        return torch.cat([whole[row, first:last] for row, first, last in one.runs])[None]
+    return whole[:, one.start : one.start + one.probe.shape[1]].contiguous()
 
 
 def _cached(hf: DeepseekV3ForCausalLM, tokens: torch.Tensor, prompt: int) -> torch.Tensor:

@@ -20,7 +20,7 @@ from validation.reference import model as reference_model
 from validation.reference import mtp as reference_mtp
 from validation.reference import schedule as formulas
 from validation.reference.balancing import Balance
-from validation.reference.batch import Batch
+from validation.reference.batch import Batch, real_in
 from validation.reference.record import Unrecorded, hidden_states, record_loss
 
 BIAS = "mlp.gate.e_score_correction_bias"
@@ -38,6 +38,7 @@ class Loads:
         self._experts, self._biased = case.model.n_routed_experts, case.model.sigmoid
         self._rate = case.training.adam.bias_update_rate
         self._real: torch.Tensor | None = None
+        self._model = case.model
 
     @contextmanager
     def counting(self, batch: Batch) -> Iterator[None]:
@@ -53,7 +54,8 @@ class Loads:
     def _count(self, layer: int) -> Callable[..., None]:
         def hook(module: Any, arguments: Any, output: Any) -> None:
             _, _, experts = output
-            counted = experts if self._real is None else experts[self._real.flatten()]
+            real = real_in(layer, self._real, self._model)
+            counted = experts if real is None else experts[real.flatten()]
             self.counts[layer] = torch.bincount(counted.flatten(), minlength=self._experts)
 
         return hook

@@ -72,7 +72,7 @@ def key(case: Case) -> str:
     if case.training.data_shape != FULL:
         depends["data_shape"] = case.training.data_shape
     if infers(case):
-        depends["inference"] = True
+        depends["inference"] = case.training.inference
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:24]
 
 

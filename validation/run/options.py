@@ -170,7 +170,7 @@ def _cases(options: Any, transport: str) -> tuple[Case, ...]:
             seed=options.seed,
             batch_size=_given(options.batch_size, base.batch_size),
             micro_batch_size=_given(options.micro_batch_size, _micro_batch_size(options, base, layout, training)),
-            seq_length=_given(options.seq_length, base.seq_length),
+            seq_length=_given(options.seq_length, _seq_length(base, training)),
             hf_model_path=folder,
             layers=layers_of(options.layers),
             candidate_checkpoint=_candidate_checkpoint(options),
@@ -244,6 +244,11 @@ def _with_steps(options: Any, base: Preset, precision: str, training: Training) 
     given = any(_RATE in text for text in (*options.config, options.layouts or ""))
     small = precision == "bf16" and found.steps > 1 and not given
     return found.with_settings({_RATE: _SMALL_RATE}) if small else found
+
+
+def _seq_length(base: Preset, training: Training) -> int:
+    """The preset's; twice as much for requests, which must need several blocks of the cache."""
+    return base.seq_length * (2 if training.inference == "dynamic" else 1)
 
 
 def _micro_batch_size(options: Any, base: Preset, layout: Layout, training: Training) -> int:

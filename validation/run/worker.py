@@ -117,10 +117,9 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
     if case.upto == WEIGHTS:
         return _closed(recorder, held)
     if infers(case):
-        from validation.inference.static import Inference  # no other case needs megatron-core's inference
+        from validation.inference import infer  # no other case needs megatron-core's inference
 
-        second = Checkpoint.open(stored.updated, case.model, device=device())
-        Inference(case, chunks[0], recorder, stored, report.progress).run(lambda: _update(held, second))
+        infer(case, chunks[0], recorder, stored, report.progress)
         return _closed(recorder, held)
     divisor = loss_divisor(case, stored.batch)
     probed = [ProbedChunk(chunk, case, recorder, stored, checkpoint, divisor) for chunk in chunks]
@@ -160,12 +159,6 @@ def _closed(recorder: Recorder, held: load.Held) -> int:
     """The bytes of the parameters that this rank holds; nothing more is compared."""
     recorder.close()
     return sum(tensor.numel() * tensor.element_size() for tensor, _ in held)
-
-
-def _update(held: load.Held, checkpoint: Checkpoint) -> None:
-    """Other weights in the place of those that are there, as a trainer hands them to a model that generates."""
-    with as_stored():
-        load.copy_weights(held, checkpoint)
 
 
 def _fill(case: Case, chunks: list[Any], held: load.Held, checkpoint: Checkpoint) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from validation.case import preflight
 from validation.case.case import Case
-from validation.case.data import DOCUMENTS, FULL
+from validation.case.data import DOCUMENTS, FULL, PADDED
 from validation.case.errors import UsageError
 from validation.checks.order import RUN, place
 from validation.faults.fault import Fault
@@ -58,8 +58,8 @@ def _dense_whole_sequences(case: Case) -> Case | None:
 
 
 def _balanced_per_token(case: Case) -> Case | None:
-    """A balancing loss with a loss per token. Beside MTP layers it has not been measured yet."""
-    if case.training.balancing != "none" or case.training.loss != "token" or case.model.mtp_layers:
+    """A balancing loss with a loss per token."""
+    if case.training.balancing != "none" or case.training.loss != "token":
         return None
     return replace(case, training=replace(case.training, balancing="seq_aux_loss"))
 
@@ -85,6 +85,14 @@ def _mtp_of_documents(case: Case) -> Case | None:
     return replace(case, model=model, training=replace(case.training, data_shape=DOCUMENTS))
 
 
+def _mtp_of_padding(case: Case) -> Case | None:
+    """An MTP layer and padded sequences."""
+    if case.training.data_shape != FULL:
+        return None
+    model = replace(case.model, num_nextn_predict_layers=max(1, case.model.num_nextn_predict_layers))
+    return replace(case, model=model, training=replace(case.training, data_shape=PADDED))
+
+
 def _set(**given: bool | float) -> Callable[[Case], Case | None]:
     """Fields of the model's configuration."""
     named = {f"model.{name}": value for name, value in given.items()}
@@ -104,15 +112,16 @@ ACTIVATED: dict[str, Callable[[Case], Case | None]] = {
     "shared-rope-key-not-reduced": _stock,
     "latents-without-sequence-parallelism": _dense_whole_sequences,
     "tied-output-weight-unused": _tied,
+    "mtp-mean-counted-per-rank": _mtp_means,
+    "loads-counted-after-capacity": _filled_up,
+    "outputs-freed-while-sent": _set(deallocate_pipeline_outputs=True),
 }
 """How the case of a fault becomes one that has the bug, too; None where it cannot. Bugs that 0.16 has mended have no entry."""
 DUE: dict[str, Callable[[Case], Case | None]] = {
     "expert-weights-gathered-from-wrong-ranks": _experts_gathered,
-    "mtp-mean-counted-per-rank": _mtp_means,
     "mtp-takes-the-next-document": _mtp_of_documents,
+    "mtp-layers-count-padding": _mtp_of_padding,
     "fused-cross-entropy-in-bf16": _set(cross_entropy_loss_fusion=True),
-    "loads-counted-after-capacity": _filled_up,
-    "outputs-freed-while-sent": _set(deallocate_pipeline_outputs=True),
 }
 """The same of bugs that have not been measured beside the catalogue yet: `all` leaves them out; --behind takes their names."""
 

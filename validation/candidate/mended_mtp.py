@@ -1,0 +1,83 @@
+"""Known upstream bugs of what MTP layers look ahead to, taken out of a rank (validation.candidate.mends holds the others)."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from torch.nn import functional
+
+from validation.candidate import step
+from validation.candidate.sequence import positions
+from validation.candidate.versions import mtp_block
+from validation.case.case import Case
+
+
+def within_documents(case: Case, tokens: Callable[[], int]) -> None:
+    """roll_tensor moves tokens, targets and mask by one position over the whole sequence. Here what comes from another document
+    becomes 0, as behind the sequence's end. It is called in the forward pass of a micro-batch, whose documents are known.
+    """
+    roll = vars(importlib.import_module("megatron.core.transformer.multi_token_prediction"))["roll_tensor"]
+    sound, ends = step.called, [torch.zeros((), dtype=torch.bool)]
+
+    def called(case: Case, model: Any, given: dict[str, torch.Tensor]) -> torch.Tensor:
+        number = given["documents"]
+        last = functional.pad(number[:, 1:] != number[:, :-1], (0, 1), value=True)
+        ends[0] = last[:, positions(case.seq_length, case.layout.cp, parallel_state.get_context_parallel_rank())]
+        return sound(case, model, given)
+
+    def rolled(tensor: torch.Tensor, *given: Any, **named: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        moved, _ = roll(tensor, *given, **named)
+        moved = moved.masked_fill(ends[0], 0)
+        return moved, moved.sum()
+
+    step.called = called
+    everywhere("roll_tensor", roll, rolled)
+
+
+_AHEAD: list[torch.Tensor] = []
+"""Where the tokens that each MTP layer takes in the micro-batch that is computed are padding, as its router wants it."""
+
+
+def told_of_padding(case: Case, tokens: Callable[[], int]) -> None:
+    """The padding is moved by roll_tensor as the tokens are, over the whole sequence, and only then cut for the ranks."""
+    roll = vars(importlib.import_module("megatron.core.transformer.multi_token_prediction"))["roll_tensor"]
+    sound = step.called
+
+    def called(case: Case, model: Any, given: dict[str, torch.Tensor]) -> torch.Tensor:
+        moved = given["padding"].long()
+        _AHEAD.clear()
+        for _ in case.model.mtp_layers:
+            moved, _ = roll(moved, shifts=-1, dims=-1, cp_group=parallel_state.get_context_parallel_group())
+            _AHEAD.append(_of_this_rank(case, moved.bool()))
+        return sound(case, model, given)
+
+    step.called = called
+
+
+def _of_this_rank(case: Case, padding: torch.Tensor) -> torch.Tensor:
+    if not case.layout.uses_sequence_parallel:
+        return padding
+    return padding.chunk(case.layout.tp, dim=1)[parallel_state.get_tensor_model_parallel_rank()].contiguous()
+
+
+def takes_padding(case: Case, chunk: Any) -> None:
+    """The experts of each MTP layer get the padding of the tokens that the layer takes."""
+    blocks = (module.mtp for module in chunk.modules() if getattr(module, "mtp", None) is not None)
+    for index, layer in enumerate(layer for block in blocks for layer in block.layers):
+
+        def told(module: Any, given: Any, named: dict[str, Any], index: int = index) -> Any:
+            return given, {**named, "padding_mask": _AHEAD[index]}
+
+        mtp_block(layer).mlp.register_forward_pre_hook(told, with_kwargs=True)
+
+
+def everywhere(name: str, sound: Any, changed: Any) -> None:
+    """Every module of megatron-core that has imported a function by its name gets another one."""
+    for module in list(sys.modules.values()):
+        if getattr(module, "__name__", "").startswith("megatron.core") and vars(module).get(name) is sound:
+            setattr(module, name, changed)

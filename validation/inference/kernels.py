@@ -1,0 +1,130 @@
+"""Stand-ins in torch for the kernels that megatron-core's dynamic inference calls, which need a GPU.
+
+They read the cache by block table as the kernels do. With them a CPU run tests bookkeeping and algebra, not kernels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+_ATTENTION, _LATENT = "megatron.core.transformer.attention", "megatron.core.transformer.multi_latent_attention"
+
+
+def prefill(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    *_: Any,
+    softmax_scale: float,
+    block_table: torch.Tensor,
+    **__: Any,
+) -> torch.Tensor:
+    """`flash_attn_varlen_func`: causal attention of the requests that lie one behind the other in `q`, [tokens, heads, dim].
+
+    `queries` and `keys` are cumulative lengths of the requests, `k` and `v` blocks of the cache, [blocks, tokens, heads, dim].
+    """
+    out = torch.zeros(*q.shape[:2], v.shape[-1], dtype=q.dtype, device=q.device)
+    for request, blocks in enumerate(block_table):
+        start, stop = int(queries[request]), int(queries[request + 1])
+        length = int(keys[request + 1] - keys[request])
+        if start < stop:
+            key, value = (_rows(cache, blocks, length) for cache in (k, v))
+            visible = torch.arange(length) <= torch.arange(length - (stop - start), length)[:, None]
+            out[start:stop] = _attend(q[start:stop], key, value, softmax_scale, visible)
+    return out
+
+
+def decode(
+    q: torch.Tensor,
+    cache: torch.Tensor,
+    block_table: torch.Tensor,
+    lengths: torch.Tensor,
+    value_dim: int,
+    *_: Any,
+    softmax_scale: float,
+    **__: Any,
+) -> tuple[torch.Tensor, None]:
+    """`flash_mla_with_kvcache`: one absorbed query of each request, [requests, 1, heads, dim], over its latents.
+
+    `cache` is [blocks, tokens, 1, dim], of which the first `value_dim` are the value.
+    """
+    out = torch.zeros(*q.shape[:3], value_dim, dtype=q.dtype, device=q.device)
+    for request, blocks in enumerate(block_table):
+        if length := int(lengths[request]):
+            key = _rows(cache, blocks, length).expand(-1, q.shape[2], -1)
+            out[request] = _attend(q[request], key, key[..., :value_dim], softmax_scale, None)
+    return out, None
+
+
+def _rows(cache: torch.Tensor, blocks: torch.Tensor, length: int) -> torch.Tensor:
+    """The first tokens of a request, [tokens, heads, dim]."""
+    used = blocks[: -(-length // cache.shape[1])].long()
+    return cache[used].flatten(0, 1)[:length]
+
+
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, visible: torch.Tensor | None
+) -> torch.Tensor:
+    """Softmax attention of [queries, heads, dim] over [keys, heads, dim], where `visible`, [queries, keys], is True."""
+    scores = torch.einsum("qhd,khd->hqk", query, key) * scale
+    if visible is not None:
+        scores = scores.masked_fill(~visible, float("-inf"))
+    return torch.einsum("hqk,khd->qhd", scores.softmax(-1), value)
+
+
+def _split(fused: Any, config: Any, *_: Any) -> tuple[Any, Any]:
+    """`split_te_layernorm_column_parallel_linear` of layers that are apart already: the norm is outside, the weight is copied.
+
+    As megatron-core's own, which makes a new linear layer and copies the weight into it.
+    """
+    linear = importlib.import_module("megatron.core.tensor_parallel.layers").ColumnParallelLinear
+    size = fused.weight.shape
+    made = linear(size[1], size[0], config=config, init_method=lambda tensor: tensor, bias=False, gather_output=False)
+    made.weight.copy_(fused.weight)
+    return None, made
+
+
+@contextlib.contextmanager
+def standing_in(context: Any) -> Iterator[None]:
+    """Within it megatron-core's attention calls these instead of kernels. `context` says whether a step is one of decode alone.
+
+    Cached latents forget to pass that on up to 0.19: https://github.com/NVIDIA/Megatron-LM/issues/4901
+    """
+    attention, latent = importlib.import_module(_ATTENTION), importlib.import_module(_LATENT)
+    module: Any = attention.Attention
+    attend = module.flash_decode_and_prefill
+    absorb = latent.MLASelfAttention.prepare_for_absorption
+
+    def attending(self: Any, *given: Any) -> Any:
+        return attend(self, *given[:9], context.is_decode_only())
+
+    def absorbing(self: Any) -> None:
+        norm = self.kv_layernorm
+        absorb(self)
+        self.kv_layernorm = norm
+
+    put: dict[tuple[Any, str], Any] = {
+        (attention, "flash_attn_varlen_func"): prefill,
+        (attention, "flash_mla_with_kvcache"): decode,
+        (attention, "get_mla_metadata"): lambda *given: (None, None),
+        (attention, "HAVE_FA3"): False,
+        (latent, "rearrange"): lambda tensor, pattern: tensor.flatten(2),
+        (latent, "split_te_layernorm_column_parallel_linear"): _split,
+        (module, "flash_decode_and_prefill"): attending,
+        (latent.MLASelfAttention, "prepare_for_absorption"): absorbing,
+    }
+    before = {place: getattr(*place, None) for place in put}
+    for (where, name), value in put.items():
+        setattr(where, name, value)
+    try:
+        yield
+    finally:
+        for (where, name), value in before.items():
+            setattr(where, name, value)
