@@ -1,4 +1,4 @@
-"""How far a right engine is from HuggingFace in a low precision, in floors (docs/logprobs.md).
+"""How far a right engine is from HuggingFace in a low precision, in floors (docs/decisions/0005-log-probabilities.md).
 
     python benchmarks/logprobs.py --seeds 100 --precision bf16
 
