@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import inspect
 import pkgutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from validation.case.case import Case
-from validation.checks.marks import members
+from validation.checks.marks import concerns, members
 from validation.checks.parity import Parity, Runs
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def verdicts(result: Result, without: Result | None = None) -> Iterator[Verdict]
 def said_by(case: Case, runs: Runs) -> Iterator[tuple[str, Verdict]]:
     """The component and the verdict of every check of this folder on a case whose results come from `runs`."""
     for check in _checks():
+        if not concerns(sys.modules[check.__module__], case):
+            continue
         for given in _members(check, case):
             parity = Parity(case, runs)
             # What it says is in its verdict.
