@@ -7,12 +7,15 @@ if __name__ == "__main__":
         # Before anything is imported that a file of this folder or of PYTHONPATH could stand for.
         surroundings.refuse()
 
+        import gc
         import os
         import sys
 
         from ci.cli import main
         from validation.case.errors import ExitCode
 
+    # Checks by the hundred thousand are objects without cycles; by default Python looks for some half of the time.
+    gc.set_threshold(50_000, 20, 1_000)
     try:
         code = main()
     except KeyboardInterrupt:

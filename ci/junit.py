@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import stat
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -197,7 +198,7 @@ def _each_once(properties: Iterable[tuple[str, str]]) -> dict[str, str]:
     for name, value in properties:
         if name in found:
             raise ValueError(f"property {name[:100]} is there twice")
-        found[name] = value
+        found[sys.intern(name)] = value  # a million checks have the same ten names
     return found
 
 

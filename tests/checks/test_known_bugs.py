@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from validation.case import latent_norms
+from validation.case import fields, latent_norms
 from validation.case.case import Case
 from validation.case.inference import inferred
 from validation.case.layout import Layout
@@ -25,7 +25,7 @@ from validation.compare.difference import measure
 from validation.compare.measurement import PieceReport
 from validation.compare.piece import whole
 from validation.machine import version
-from validation.run.known import known_bugs, mended, nearest, refusal, table
+from validation.run.known import Known, known_bugs, mended, nearest, refusal, table
 from validation.run.launch import Broken
 from validation.run.result import Result
 
@@ -304,6 +304,15 @@ def test_mtp_layers_of_documents_are_refused_for_the_releases_that_cannot_train_
     one = replace(case("local", "single"), model=model, micro_batch_size=micro_batch_size)
     one = replace(one, training=Training(data_shape=shape, **options))  # type: ignore[arg-type]
     assert [version for version in ("0.16.1", "0.18.2", "0.19.2") if refusal(one, version)] == releases
+
+
+@pytest.mark.parametrize("bug", [one for one in table() if one.instead], ids=lambda bug: bug.id)
+def test_every_bug_that_ends_a_run_names_what_is_near(bug: Known) -> None:
+    """Settings that there are, with values that text can say: a recipe is compared with them."""
+    assert bug.nearest
+    for given in bug.nearest:
+        assert fields.entries().keys() >= given.keys()
+        replace(case(), training=Training().with_settings(given))
 
 
 def test_uneven_stages_are_asked_one_by_one() -> None:

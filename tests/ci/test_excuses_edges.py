@@ -9,6 +9,8 @@ import pytest
 
 from ci import junit
 from ci.expected import Excuse, Manifest
+from ci.junit import Check
+from ci.reasons import UNEXPECTED
 from tests.ci.green import CHECKS, COMMIT, EXPECTED, FILE, OF_BUG, SUITE, verdict, with_check
 
 
@@ -93,3 +95,17 @@ def test_several_checks_that_a_bug_does_not_make_right_are_said_as_several(tmp_p
         "2 checks are skipped: Layer 0 Gradient (gradients), Layer 1 Gradient (gradients) for a known upstream bug "
         "without a number that shows that it passes once the bug is taken out"
     )
+
+
+def test_no_check_is_compared_with_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file may have 100,000: what fails, what is known and what is excused is told from each check alone."""
+    bug = CHECKS[3]
+    expected_to_fail = replace(bug, status="fail", name="Layer 1 Gradient", message=f"FAIL: it {UNEXPECTED}")
+    unlisted = replace(bug, name="Layer 2 Gradient", message="KNOWN: another")
+    wrong = replace(CHECKS[1], status="fail", name="Layer 3 Query", message="FAIL: wrong")
+    junit.write(tmp_path / FILE, replace(SUITE, checks=(*CHECKS, expected_to_fail, unlisted, wrong)))
+    monkeypatch.setattr(Check, "__eq__", lambda self, other: pytest.fail("checks were compared"))
+    reasons = [why for _, why in verdict(tmp_path).reasons]
+    assert [why for why in reasons if why.startswith("1 check of a known upstream bug passes: Layer 1 Gradient")]
+    assert [why for why in reasons if why.startswith("1 check is skipped: Layer 2 Gradient")]
+    assert [why for why in reasons if why.startswith("1 check fails: Layer 3 Query")]

@@ -57,8 +57,17 @@ def unknown_key(folder: Path) -> None:
     rewrite(folder, lambda found: found.update({"model.layers.0.self_attn.rotary.weight": torch.ones(3)}))
 
 
+def remove(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).unlink()
+
+
 WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing shard": (lambda folder: (folder / SHARDS[1]).unlink(), f"names {SHARDS[1]}, which is not there"),
+    "missing shard without an index": (
+        lambda folder: remove(folder, SHARDS[1], "model.safetensors.index.json"),
+        f"{SHARDS[1]} is not there, by the names of the other files",
+    ),
     "truncated shard": (lambda folder: truncate(folder / SHARDS[0]), "not a whole safetensors file"),
     "absent key": (absent_key, f"says that model.layers.0.made_up.weight is in {SHARDS[0]}, which does not hold it"),
     "unexpected dtype": (lambda folder: rewrite(folder, lambda t: t.update({DOWN: t[DOWN].int()})), f"{DOWN} is I32 without"),

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from tests.convert import folders
 from tests.convert.folders import FP8, MODEL, TIED, WITHOUT_MTP, Tensors
-from validation.candidate.checkpoint.keys import of_training
+from validation.candidate.checkpoint.keys import of_training, unwrapped
 from validation.case.errors import UsageError
 from validation.cli import main
 from validation.convert.huggingface import HuggingFace
@@ -89,6 +89,12 @@ def test_experts_of_another_shape_are_refused(tmp_path: Path) -> None:
     }
     with pytest.raises(UsageError, match=r"down_proj.weight has shape \(32, 64\) and config.json needs \(64, 32\)"):
         Checkpoint.open(folders.write(tmp_path / "hf", WITHOUT_MTP, turned, num_nextn_predict_layers=0))
+
+
+def test_prefixes_of_megatron_s_names_are_left_out() -> None:
+    """Of wrapped models and FSDP; no other name of a checkpoint changes."""
+    assert unwrapped("model.module._orig_mod.decoder.final_layernorm.weight") == "decoder.final_layernorm.weight"
+    assert unwrapped("decoder.layers.0.mlp.module.weight") == "decoder.layers.0.mlp.module.weight"
 
 
 def test_a_name_with_its_prefix_and_without_is_refused(tmp_path: Path) -> None:
@@ -196,6 +202,7 @@ def test_scales_may_be_rounded_or_powers_of_two(kind: torch.dtype, tmp_path: Pat
         ("rng_state/shard_0_1", True),
         ("rerun_state_machine_state", True),
         ("common_state/shard_0_1", True),
+        ("opt_param_scheduler", True),
         ("decoder.layers.0.mlp.linear_fc1.weight", False),
         ("chained_0.decoder.layers.0.mlp.linear_fc1.weight", False),
         ("myoptimizer.weight", False),

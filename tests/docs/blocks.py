@@ -20,6 +20,8 @@ GUIDES = tuple(
         "own-check",
         "plugin",
         "gpus",
+        "plan",
+        "cluster",
         "convert",
         "fork",
         "github",

@@ -132,6 +132,13 @@ def test_a_file_beside_the_index_is_named(tmp_path: Path) -> None:
     assert said(folder) == [f"mtp.safetensors is not in the index, and holds {len(last)} tensors of its own"]
 
 
+def test_a_file_that_is_not_there_is_named_without_an_index(tmp_path: Path) -> None:
+    folder = write(tmp_path / "hf", WITHOUT_MTP, weights(WITHOUT_MTP), num_nextn_predict_layers=0)
+    for name in ("model-00002-of-00002.safetensors", "model.safetensors.index.json"):
+        (folder / name).unlink()
+    assert said(folder)[0].startswith("model-00002-of-00002.safetensors is not there, by the names of the other files")
+
+
 def test_a_sound_folder_can_be_run_and_converted(tmp_path: Path) -> None:
     folder = write(tmp_path / "hf", MODEL, weights(MODEL), num_nextn_predict_layers=1)
     works = said(folder, "works")

@@ -57,7 +57,6 @@ def test_the_summary_counts(ran: tuple[int, str, Path]) -> None:
     [
         (["--only", "Z99"], "error: --only Z99: no fault of the catalogue; `python -m validation faults --list` lists them\n"),
         (["--only", ""], "error: --only is empty: give it a value, or leave it out\n"),
-        (["--write", "--only", "A"], "error: --write writes a page about the whole catalogue; leave --only out\n"),
         (["--jobs", "0"], "error: --jobs is 1 or more, and --timeout a number of seconds greater than 0\n"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The names that checkpoints give the same tensors: prefixes, and what names tell of a folder that does not fit. No torch."""
+"""What names tell: the prefixes of tensors, why a folder does not fit, and which of its files is not there. No torch."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ _FUSED = re.compile(r"(.*\.mlp\.experts)\.(gate_up_proj|gate_proj|up_proj|down_p
 _OF_MTP = ("enorm.weight", "hnorm.weight", "eh_proj.weight")
 PACKED = "_packed"
 """Behind the name of a weight whose elements share words of 32 bits (compressed-tensors)."""
+_NUMBERED = re.compile(r"(.+)-(\d{1,9})-of-(\d{1,9})(\.safetensors)")
+_MOST_FILES = 1 << 16
 
 
 def unwrapped(key: str) -> str:
@@ -44,6 +46,21 @@ def fused_experts(key: str) -> tuple[str, str] | None:
     """
     found = _FUSED.match(key)
     return None if found is None else (found[1], found[2])
+
+
+def absent_file(names: Collection[str]) -> str | None:
+    """A file that is not there although others are `model-00001-of-00003.safetensors`, which says how many there are."""
+    there = set(names)
+    for name in sorted(there):
+        numbered = _NUMBERED.fullmatch(name)
+        if numbered is not None:
+            start, number, count, end = numbered.groups()
+            places = range(1, min(int(count), _MOST_FILES) + 1)
+            wanted = (f"{start}-{place:0{len(number)}d}-of-{count}{end}" for place in places)
+            absent = next((one for one in wanted if one not in there), None)
+            if absent is not None:
+                return absent
+    return None
 
 
 def hint(keys: Collection[str], missing: Collection[str]) -> str:

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
+from validation.candidate.checkpoint.keys import unwrapped
 from validation.candidate.checkpoint.places import Arrangement
 from validation.candidate.checkpoint.rank_files import RankFile, mtp_block_in, rank_files, tensors_of, without_data
 from validation.candidate.checkpoint.tensors import EMBEDDING, HEAD, Megatron, Tensor
 from validation.case.errors import UsageError
-from validation.case.key_names import unwrapped
 from validation.case.layout import MOST_RANKS, Layout, check_ranks
 from validation.case.megatron_folder import RANK_FILE
 from validation.case.parameters import parameters

@@ -11,9 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from validation.candidate.checkpoint.keys import Place, places
+from validation.candidate.checkpoint.keys import Place, places, unwrapped
 from validation.candidate.checkpoint.tensors import Megatron
-from validation.case.key_names import unwrapped
 from validation.case.model import Model
 from validation.case.parameters import EXPERTS, Parameter
 from validation.compare.piece import Box

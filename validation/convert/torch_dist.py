@@ -9,9 +9,8 @@ from pathlib import Path
 import torch
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from validation.candidate.checkpoint.keys import of_training
+from validation.candidate.checkpoint.keys import of_training, unwrapped
 from validation.case.errors import UsageError
-from validation.case.key_names import unwrapped
 from validation.case.strangers import shown
 from validation.compare.piece import Box, box_shape
 from validation.convert.describe import Described

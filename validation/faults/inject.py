@@ -38,6 +38,11 @@ def layers(model: Any) -> list[Any]:
     return [layer for chunk in model for layer in chunk.decoder.layers]
 
 
+def embedding_copies(model: Any) -> list[Any]:
+    """The word embeddings of chunks that are not the first: an MTP layer on another stage has a copy."""
+    return [chunk.embedding.word_embeddings.weight for chunk in model if hasattr(chunk, "embedding") and not chunk.pre_process]
+
+
 def unmark(weight: Any) -> None:
     """Have finalize_model_grads take a weight for one whose ranks see the whole sequence."""
     from validation.case.errors import UsageError

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from validation.case.families import FAMILIES, Described
-from validation.case.key_names import GATE_AND_UP, PACKED, VISION, WRAPPED, canonical, fused_experts, hint
+from validation.case.key_names import GATE_AND_UP, PACKED, VISION, WRAPPED, absent_file, canonical, fused_experts, hint
 from validation.case.model import Model
 from validation.case.parameters import EXPERTS, parameters
 from validation.case.strangers import shown
@@ -42,6 +42,9 @@ def odd(found: Described, model: Model, stored: Stored) -> Iterator[str]:
 def _files(stored: Stored) -> Iterator[str]:
     if stored.missing:
         yield f"the index names {_some(stored.missing)}, which is not there; download the folder again"
+    absent = absent_file(stored.files)
+    if absent is not None and not stored.missing:
+        yield f"{shown(absent)} is not there, by the names of the other files; download the folder again"
     for name in stored.beside:
         held = [key for key, tensor in stored.tensors.items() if tensor.file == name]
         yield f"{shown(name)} is not in the index, and " + (

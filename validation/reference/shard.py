@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from validation.case.errors import UsageError
+from validation.case.key_names import absent_file
 from validation.case.strangers import parsed, read_json, shown
 from validation.compare.sliced import CPU, EndsEarly, SlicedFile
 
@@ -42,6 +43,9 @@ def safetensors_files(path: Path) -> list[Path]:
     found = [single] if single.is_file() else sorted(file for file in path.glob("*.safetensors") if file.is_file())
     if not found:
         raise UsageError(f"{path}: no safetensors files; save the model with save_pretrained, which writes them")
+    absent = absent_file([file.name for file in found])
+    if absent is not None:
+        raise UsageError(f"{path}: {shown(absent)} is not there, by the names of the other files; {_AGAIN}")
     return found
 
 

@@ -59,8 +59,8 @@ def _dense_whole_sequences(case: Case) -> Case | None:
 
 
 def _balanced_per_token(case: Case) -> Case | None:
-    """A balancing loss with a loss per token. Beside MTP layers it has not been measured yet."""
-    if case.training.balancing != "none" or case.training.loss != "token" or case.model.mtp_layers:
+    """A balancing loss with a loss per token."""
+    if case.training.balancing != "none" or case.training.loss != "token":
         return None
     return replace(case, training=replace(case.training, balancing="seq_aux_loss"))
 
@@ -120,17 +120,17 @@ ACTIVATED: dict[str, Callable[[Case], Case | None]] = {
     "shared-rope-key-not-reduced": _stock,
     "latents-without-sequence-parallelism": _dense_whole_sequences,
     "tied-output-weight-unused": _tied,
+    "mtp-mean-counted-per-rank": _mtp_means,
+    "loads-counted-after-capacity": _filled_up,
+    "outputs-freed-while-sent": _set(deallocate_pipeline_outputs=True),
 }
 """How the case of a fault becomes one that has the bug, too; None where it cannot. Bugs that 0.16 has mended have no entry."""
 DUE: dict[str, Callable[[Case], Case | None]] = {
     "expert-weights-gathered-from-wrong-ranks": _experts_gathered,
-    "mtp-mean-counted-per-rank": _mtp_means,
     "mtp-takes-the-next-document": _mtp_of_documents,
     "mtp-layers-count-padding": _mtp_of_padding,
     "stale-absorbed-weights": _requests,
     "fused-cross-entropy-in-bf16": _set(cross_entropy_loss_fusion=True),
-    "loads-counted-after-capacity": _filled_up,
-    "outputs-freed-while-sent": _set(deallocate_pipeline_outputs=True),
 }
 """The same of bugs that have not been measured beside the catalogue yet: `all` leaves them out; --behind takes their names."""
 

@@ -56,7 +56,7 @@ def add_options(add: Callable[..., Any]) -> None:
     add(
         "--write",
         action="store_true",
-        help="write docs/scorecard.md and its data, of the whole catalogue or --behind all",
+        help="write docs/scorecard.md and its data; with --only or --behind the rows of the others stay",
     )
 
 
@@ -69,10 +69,8 @@ def run(options: argparse.Namespace, command: str) -> int:
         return ExitCode.PASS
     if options.write:
         tree.needs_a_checkout("--write")
-    if options.write and options.only:
-        raise UsageError("--write writes a page about the whole catalogue; leave --only out")
-    if options.write and bugs and set(bugs) != set(ACTIVATED):
-        raise UsageError("--write writes a page about all known bugs; give --behind all")
+    if options.write and not set(bugs) <= set(ACTIVATED):
+        raise UsageError(f"--write writes what is tried beside {', '.join(ACTIVATED)}; name some of these, or all")
     if options.again and not options.diagnose:
         raise UsageError("--again is about diagnoses; give --diagnose, too")
     if options.diagnose and bugs:
@@ -81,13 +79,14 @@ def run(options: argparse.Namespace, command: str) -> int:
         raise UsageError("--jobs is 1 or more, and --timeout a number of seconds greater than 0")
     if options.diagnose:
         return _diagnose(wanted, options, command)
+    partly = bool(options.only) or (bool(bugs) and set(bugs) != set(ACTIVATED))
     tried = behind(wanted, bugs) if bugs else trials(wanted)
     if not tried:
         raise UsageError(f"no fault that --only names can be put in beside {', '.join(bugs)}; leave --only out")
     settings = _settings(options, [trial.case for trial in tried], command)
     ASIDE.take(files(settings.results, tried))
     prepare(settings)
-    return _score(tried, settings, options.write)
+    return _score(tried, settings, options.write, partly)
 
 
 def _diagnose(wanted: Sequence[Fault], options: argparse.Namespace, command: str) -> ExitCode:
@@ -96,9 +95,9 @@ def _diagnose(wanted: Sequence[Fault], options: argparse.Namespace, command: str
     settings = _settings(options, [case for fault in wanted for case in diagnosed(fault)], command)
     where = _machine(machine()) if options.write else ""
     if options.again:
-        return told.tell(diagnoses.kept(wanted, settings.results), len(wanted), where)
+        return told.tell(diagnoses.kept(wanted, settings.results), len(wanted), where, bool(options.only))
     prepare(settings)
-    return told.tell(diagnoses.run(wanted, settings), len(wanted), where)
+    return told.tell(diagnoses.run(wanted, settings), len(wanted), where, bool(options.only))
 
 
 def chosen(names: Sequence[str]) -> tuple[Fault, ...]:
@@ -143,7 +142,8 @@ def _groups(tried: Sequence[Trial]) -> list[str]:
     return list(dict.fromkeys(trial.bug or trial.fault.group for trial in tried))
 
 
-def _score(tried: Sequence[Trial], settings: Settings, write: bool) -> ExitCode:
+def _score(tried: Sequence[Trial], settings: Settings, write: bool, partly: bool) -> ExitCode:
+    """Run them and tell what came of it; `partly` says that what is written keeps the rows of all others."""
     start, facts = time.monotonic(), {"command": settings.command, **machine()}
     for path in files(settings.results, tried):
         ASIDE.settle(path, {}, sys.maxsize)
@@ -160,13 +160,12 @@ def _score(tried: Sequence[Trial], settings: Settings, write: bool) -> ExitCode:
     code, seconds = card.finish(), time.monotonic() - start
     sys.stdout.write(_summary(found, clean, seconds, code))
     if write:
-        from validation.scorecard.page import BEHIND, DATA, Measured, save
+        from validation.scorecard.page import BEHIND, DATA, Measured, load, save
+        from validation.scorecard.rows import joined
 
-        order = [fault.id for fault in catalogue.faults()]
-        measured = Measured(
-            _machine(facts), round(seconds), tuple(sorted(found, key=lambda one: order.index(one.fault))), tuple(clean)
-        )
-        save(measured, BEHIND if any(one.bug for one in found) else DATA)
+        data = BEHIND if any(one.bug for one in found) else DATA
+        measured = Measured(_machine(facts), round(seconds), tuple(found), tuple(clean))
+        save(joined(load(data) if partly else None, measured), data)
     return code
 
 

@@ -9,16 +9,20 @@ from collections.abc import Iterable, Sequence
 
 from validation.case.errors import ExitCode
 from validation.scorecard.diagnoses import RIGHT, SILENT, UNSURE, WRONG, Diagnosed
-from validation.scorecard.diagnoses_page import Measured, save
+from validation.scorecard.diagnoses_page import Measured, load, save
 from validation.scorecard.layouts import COUNT
 from validation.scorecard.page import write
+from validation.scorecard.rows import diagnosed
 
 ENOUGH = 0.9
 """The part of diagnoses that must name what the fault is."""
 
 
-def tell(faults: Iterable[Diagnosed], count: int, machine: str) -> ExitCode:
-    """Say all of them as they come, and write the pages if `machine` says what they ran on; the exit code."""
+def tell(faults: Iterable[Diagnosed], count: int, machine: str, partly: bool = False) -> ExitCode:
+    """Say all of them as they come, and write the pages if `machine` says what they ran on; the exit code.
+
+    `partly` keeps what the pages say of all other faults.
+    """
     start, found = time.monotonic(), []
     _say(f"===== diagnoses: {count} faults, each in {COUNT} cases =====")
     for number, one in enumerate(faults, start=1):
@@ -27,7 +31,8 @@ def tell(faults: Iterable[Diagnosed], count: int, machine: str) -> ExitCode:
     code = ExitCode.PASS if enough(found) else ExitCode.FAIL
     _say(f"===== Diagnoses: {code.name} ({counted(found)}, {time.monotonic() - start:.0f} s) =====")
     if machine:
-        save(Measured(machine, tuple(found)))
+        measured = Measured(machine, tuple(found))
+        save(diagnosed(load(), measured) if partly else measured)
         write()
     return code
 

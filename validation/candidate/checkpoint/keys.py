@@ -13,11 +13,20 @@ from validation.compare.piece import Box
 _EXPERT = re.compile(r"(?<=mlp\.)experts\.(?:local_experts\.\d+\.)?(linear_fc[12]\.weight)\d*$")
 
 
-_TRAINING = re.compile(r"(chained_\d+\.)?optimizer\.|rng_state|rerun_state|common_state/")
+_TRAINING = re.compile(r"(chained_\d+\.)?optimizer\.|rng_state|rerun_state|common_state/|(opt_param|lr)_scheduler")
 """What training saves beside the model: one optimizer, or several in a chain, whatever they shard their states by.
 
 Since 0.19 what stood in `common.pt` is an object among the tensors.
 """
+
+
+_WRAPPED = re.compile(r"^((model|module|_orig_mod)\.)+")
+"""What wrapped models put before each name, and FSDP's checkpoints. No name of megatron-core's begins so."""
+
+
+def unwrapped(key: str) -> str:
+    """A key as megatron-core's model has it."""
+    return _WRAPPED.sub("", key)
 
 
 def of_training(key: str) -> bool:

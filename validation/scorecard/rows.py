@@ -1,0 +1,45 @@
+"""The rows of a run of some faults among those of the whole catalogue, in its order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from validation.case.errors import UsageError
+from validation.faults import catalogue
+from validation.scorecard import diagnoses_page
+from validation.scorecard.judge import Clean
+from validation.scorecard.page import Measured
+
+
+def joined(there: Measured | None, new: Measured) -> Measured:
+    """What was measured before, with the new rows instead of those of the same faults and cases; machine and time stay.
+
+    Without anything before, the new rows alone. Raises UsageError if they are of other versions.
+    """
+    there = there or replace(new, outcomes=(), clean=())
+    _same(there.machine, new.machine)
+    outcomes = {(one.fault, one.layout, one.bug): one for one in (*there.outcomes, *new.outcomes)}
+    clean = _clean(there.clean, new.clean)
+    order = [fault.id for fault in catalogue.faults()]
+    known = (one for one in outcomes.values() if one.fault in order)
+    return replace(there, outcomes=tuple(sorted(known, key=lambda one: order.index(one.fault))), clean=clean)
+
+
+def _clean(there: Sequence[Clean], new: Sequence[Clean]) -> tuple[Clean, ...]:
+    """Cases without a fault. Several may have one name: a new row takes the place of those of its name that failed."""
+    names = {one.case for one in new}
+    left = [one for one in there if one.case not in names or not (one.failing or one.says)]
+    return (*left, *(one for one in new if one not in left))
+
+
+def diagnosed(there: diagnoses_page.Measured, new: diagnoses_page.Measured) -> diagnoses_page.Measured:
+    """The same of diagnoses."""
+    _same(there.machine, new.machine)
+    found = {one.fault: one for one in (*there.found, *new.found)}
+    return replace(there, found=tuple(found[fault.id] for fault in catalogue.faults() if fault.id in found))
+
+
+def _same(there: str, new: str) -> None:
+    if there != new:
+        raise UsageError(f"the other rows were measured on {there}, and these on {new}; measure all of them")
