@@ -47,6 +47,7 @@ class Options(TypedDict, total=False):
     data_shape: str | None
     inference: str | None
     data: str | os.PathLike[str] | None
+    tokenizer: str | os.PathLike[str] | None
     stream: bool | None
     isolated: bool | None
     precision: str | None

@@ -47,7 +47,8 @@ def test_a_life_is_read_from_its_word() -> None:
         ("step-evaluate", "what comes behind the last step is not compared"),
         ("evaluate-step", "begin and end with step"),
         ("step-load-step", "load comes first"),
-        ("step-rest-step", "rest is no part of one; join load, step, evaluate, save, resume with -"),
+        ("step-rest-step", "rest is no part of one; join load, step, evaluate, overflow, save, resume with -"),
+        ("step-overflow-evaluate-step", "put it directly before one"),
         ("step-resume-xy2-step", "layout 'xy2' is not one"),
     ],
 )

@@ -18,7 +18,7 @@ from validation.candidate.place import device
 from validation.candidate.spec import block_spec, mtp_spec
 from validation.candidate.typed import typed
 from validation.candidate.versions import building, number_mtp_layers, of_stage
-from validation.case import pipeline_layout
+from validation.case import loss_scale, pipeline_layout
 from validation.case.case import Case
 
 
@@ -137,6 +137,8 @@ def wrap(chunks: list[GPTModel], case: Case) -> list[DistributedDataParallel]:
         for index, module in enumerate(modules)
     ]
     config.finalize_model_grads_func = finalize_model_grads
+    if (scale := loss_scale.first(case)) != 1.0:
+        config.grad_scale_func = lambda loss: loss * scale  # until there is an optimizer, which knows it
     config.no_sync_func = [chunk.no_sync for chunk in wrapped] if len(wrapped) > 1 else wrapped[0].no_sync
     return wrapped
 

@@ -12,14 +12,17 @@ from validation.candidate.optimizer import Optimizer
 from validation.candidate.recorder import Recorder
 from validation.candidate.weights import Holding
 from validation.case.case import Case
+from validation.case.loss_scale import scales
 from validation.case.parameters import EXPERTS
 from validation.case.schedule import Schedule
-from validation.case.steps import NORM, RATES, STEPS, VALUE, trained
+from validation.case.steps import LOSS_SCALE, NORM, RATES, STEPS, VALUE, trained
 from validation.reference.store import Reference
 
 
-def compare_gradients(held: Held, stored: Reference, recorder: Recorder, experts: Experts | None = None) -> None:
-    """What finalize_model_grads has left in each parameter's main_grad.
+def compare_gradients(
+    held: Held, stored: Reference, recorder: Recorder, experts: Experts | None = None, scale: float = 1.0
+) -> None:
+    """What finalize_model_grads has left in each parameter's main_grad, which is `scale` times too large.
 
     `experts` makes what the reference has of experts where it is not stored.
     """
@@ -33,7 +36,7 @@ def compare_gradients(held: Held, stored: Reference, recorder: Recorder, experts
                 name = f"{GRADIENTS}{part.parameter.name}"
                 recorder.problem(name, f"{part.megatron} has no main_grad after finalize_model_grads")
             else:
-                found.append((part, part.of(gradient)))
+                found.append((part, part.of(gradient) / scale if scale != 1.0 else part.of(gradient)))
     for parameter, box, value in together(found):
         name = f"{GRADIENTS}{parameter.name}"
         if experts is not None and EXPERTS in parameter.name:
@@ -51,6 +54,14 @@ def compare_rates(case: Case, step: int, optimizer: Optimizer, held: Held, store
         for kind, rate in zip(RATES, found.get(parameter) or (), strict=False):
             key, value = f"{step}/{kind}", torch.tensor([rate], dtype=torch.float64)
             recorder.compare(STEPS + key, value, ((index, index + 1),), stored.steps, key=key)
+
+
+def compare_loss_scale(case: Case, step: int, optimizer: Optimizer, recorder: Recorder) -> None:
+    """What the loss of a step, counted from 1, was multiplied with, if that is no more than 1."""
+    if case.precision != "fp16":
+        return
+    found, expected = (torch.tensor(scale, dtype=torch.float64) for scale in (optimizer.loss_scale, scales(case)[step - 1]))
+    recorder.compare_with(f"{STEPS}{step}/{LOSS_SCALE}", found, (), expected)
 
 
 def compare_step(

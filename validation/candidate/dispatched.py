@@ -74,7 +74,7 @@ class Known:
 class Dispatched:
     """One layer's rows of one micro-batch, compared with the reference's, and their substitutes."""
 
-    def __init__(self, probe: Probe, recorder: Recorder, reference: Reference, divisor: int) -> None:
+    def __init__(self, probe: Probe, recorder: Recorder, reference: Reference, divisor: float) -> None:
         self._probe, self._recorder, self._reference, self._divisor = probe, recorder, reference, divisor
         self._prefix = probe.name.removesuffix(".routed")
         # Where an expert is cut over ranks each makes a summand; which of them has all of the reference does not matter.
@@ -125,7 +125,7 @@ class Dispatched:
             for expert in range(first, behind, step) if start < stop else ():
                 yield sequences, (start, stop), (expert, min(expert + step, behind)), (0, hidden)
 
-    def _known(self, file: Path, key: str, rows: Rows, each: bool, scale: int = 1) -> Known:
+    def _known(self, file: Path, key: str, rows: Rows, each: bool, scale: float = 1) -> Known:
         """The reference's values of all sequences that the rows may be of; `each` says that every expert has its own."""
         first = min(start for (start, _), _ in rows.boxes)
         part = slice(first, max(stop for (_, stop), _ in rows.boxes))

@@ -16,7 +16,7 @@ from megatron.core import parallel_state
 class MtpLosses:
     """The losses of the MTP layers of one chunk, by probe, over this rank's micro-batches."""
 
-    def __init__(self, tokens: int) -> None:
+    def __init__(self, tokens: float) -> None:
         self._tokens = tokens
         self._sums: dict[str, list[torch.Tensor]] = defaultdict(list)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from validation.candidate.typed import typed
+from validation.case import loss_scale
 from validation.case.case import Case
 from validation.case.schedule import Schedule
 from validation.case.steps import MASTER, MOMENTS
@@ -43,8 +45,8 @@ class Place:
 def optimizer_config(case: Case) -> OptimizerConfig:
     """The configuration of AdamW and of the clipping before it."""
     mixed = {"bf16": case.precision == "bf16", "fp16": case.precision == "fp16"}
-    wanted = {"params_dtype": DTYPES[case.precision], **mixed, **case.training.effective("optimizer")}
-    return OptimizerConfig(**typed(_FIELDS, wanted))
+    given = case.training.effective("optimizer") | loss_scale.settings(case)
+    return OptimizerConfig(**typed(_FIELDS, {"params_dtype": DTYPES[case.precision], **mixed, **given}))
 
 
 class Optimizer:
@@ -58,17 +60,33 @@ class Optimizer:
         chained = self.parts = getattr(self.theirs, "chained_optimizers", [self.theirs])
         self._all = {id(tensor): optimizer for optimizer in chained for tensor in _parameters(optimizer, self._distributed)}
         self._places = {id(tensor): place for optimizer in chained for tensor, place in _places(optimizer, self._distributed)}
+        if case.precision == "fp16":
+            wrapped[0].config.grad_scale_func = self.theirs.scale_loss
         # Learning rate and weight decay reach the parameter groups through the scheduler only.
         arguments = case.training.effective("scheduler") | Schedule.of(case.training).arguments
         self.scheduler = OptimizerParamScheduler(self.theirs, **arguments)
 
+    @property
+    def loss_scale(self) -> float:
+        """What the loss is multiplied with in the next backward pass; 1 but in fp16."""
+        return float(self.theirs.get_loss_scale())
+
+    def try_step(self) -> bool:
+        """One step without the scheduler's; returns whether megatron-core has taken it."""
+        taken: bool = self.theirs.step()[0]
+        self.theirs.zero_grad()
+        return taken
+
     def step(self) -> torch.Tensor:
-        """One step with the gradients that are in the buffers; returns the norm of all gradients, before clipping."""
-        _, norm, _ = self.theirs.step()
+        """One step with the gradients that are in the buffers; returns the norm of all gradients, before clipping.
+
+        It is no number if megatron-core has skipped the step, which it does with gradients that are not finite.
+        """
+        taken, norm, _ = self.theirs.step()
         # The plain optimizer leaves main_grad as the parameters' grad, which the next backward pass would add to.
         self.theirs.zero_grad()
         self.scheduler.step(1)
-        return torch.as_tensor(norm).to(self._norm_dtype).reshape(())
+        return torch.as_tensor(norm if taken else math.nan).to(self._norm_dtype).reshape(())
 
     def rates(self, tensor: torch.Tensor) -> tuple[float, float] | None:
         """The learning rate and the weight decay that the next step has for a parameter; None if none of it is this rank's."""

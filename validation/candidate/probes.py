@@ -60,7 +60,7 @@ class ProbedChunk:
         recorder: Recorder,
         reference: Reference,
         weights: Weights,
-        divisor: int,
+        divisor: float,
         values: bool = True,
     ) -> None:
         self._values = values

@@ -27,7 +27,7 @@ class Unreduced:
     is wrong; where it is wrong too, the backward pass is. `divisor` is what the sum is divided by afterwards.
     """
 
-    def __init__(self, case: Case, held: Held, recorder: Recorder, reference: Reference, divisor: int) -> None:
+    def __init__(self, case: Case, held: Held, recorder: Recorder, reference: Reference, divisor: float) -> None:
         self._case, self._held, self._recorder, self._reference = case, held, recorder, reference
         self._divisor, self._done = divisor, False
 

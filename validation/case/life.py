@@ -14,11 +14,12 @@ from validation.case.errors import UsageError
 from validation.case.layout import Layout
 from validation.case.strangers import shown
 
-LOAD, STEP, EVALUATE, SAVE, RESUME = "load", "step", "evaluate", "save", "resume"
+LOAD, STEP, EVALUATE, OVERFLOW, SAVE, RESUME = "load", "step", "evaluate", "overflow", "save", "resume"
 KINDS = {
     LOAD: "the optimizer is made of other weights; then the weights alone are loaded, and its masters refreshed; first of all",
     STEP: "forward, backward and an optimizer step, with data of its own",
     EVALUATE: "a forward pass in eval mode, without gradients, with data that no step has",
+    OVERFLOW: "in fp16: the gradients of the step that follows hold an infinity, and the optimizer skips them; then the step",
     SAVE: "a checkpoint is written, and the run goes on",
     RESUME: "a checkpoint is written, everything is made anew, in another layout if one follows, and loaded from it",
 }
@@ -52,6 +53,8 @@ def parse(word: str) -> tuple[Event, ...]:
         raise UsageError(f"life {shown(word)}: load comes first, before any step; resume loads later")
     if kinds[kinds[0] == LOAD :][:1] != [STEP] or kinds[-1] != STEP:
         raise UsageError(f"life {shown(word)}: begin and end with step; what comes behind the last step is not compared")
+    if any(kind == OVERFLOW and then not in (STEP, OVERFLOW) for kind, then in itertools.pairwise(kinds)):
+        raise UsageError(f"life {shown(word)}: overflow is of the gradients of a step; put it directly before one")
     if set(kinds) == {STEP}:
         raise UsageError(f"life {shown(word)} has steps alone; --steps {len(kinds)} says that")
     return events

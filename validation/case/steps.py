@@ -20,6 +20,8 @@ MOMENTS = {"exp_avg": "First Moment", "exp_avg_sq": "Second Moment"}
 VALUE, NORM = "value", "gradient_norm"
 MASTER = "master"
 """Of bf16 and fp16: what the optimizer steps instead of the parameter, in float32."""
+LOSS_SCALE = "loss_scale"
+"""Of fp16: what the loss of a step is multiplied with."""
 RATES = {"learning_rates": "Learning Rates", "weight_decays": "Weight Decays"}
 """What a step multiplies with, a number for each trained parameter; compared if a schedule changes them."""
 
@@ -54,6 +56,7 @@ def stepped(case: Case) -> Mapping[str, Stepped]:
     rates = {} if Schedule.of(case.training).is_steady else RATES
     for step in range(1, case.training.steps + 1):
         found += [Stepped(step, f"{step}/{kind}", f"Step {step} {what}", (len(trained(case)),)) for kind, what in rates.items()]
+        found += [Stepped(step, f"{step}/{LOSS_SCALE}", f"Step {step} Loss Scale", ())] if case.precision == "fp16" else []
         found.append(Stepped(step, f"{step}/{NORM}", f"Step {step} Gradient Norm", ()))
         for parameter in parameters(case.model).values():
             for kind, title in _of_parameter(case, parameter).items():

@@ -50,11 +50,19 @@ def balanced_experts_exist(case: Case) -> str | None:
     return f"balancing {case.training.balancing} is of experts and the model has none; leave it out"
 
 
-def steps_scale_no_loss(case: Case) -> str | None:
-    """In fp16 megatron-core divides gradients by a loss scale that the training loop must multiply the loss with."""
-    if not case.training.steps or case.precision != "fp16":
+def gradients_overflow_in_fp16(case: Case) -> str | None:
+    """Only a loss scale has megatron-core look for infinities. Each optimizer of a chain has one of its own."""
+    word = case.training.life
+    if "overflow" not in word.split("-"):
         return None
-    return "optimizer steps in fp16 need the training loop's loss scale, which Plumbline leaves out; --precision bf16 works"
+    if case.precision != "fp16":
+        return f"+{word}: Megatron-Core skips a step that overflows in fp16 only; --precision fp16 does, or leave overflow out"
+    if case.layout.ep > 1:
+        return (
+            f"+{word} with ep{case.layout.ep}: Megatron-Core has two optimizers if experts are spread, each with a loss scale, "
+            "of which one alone would shrink; leave ep out, or overflow"
+        )
+    return None
 
 
 def steps_are_of_torchs_kernels(case: Case) -> str | None:
@@ -96,7 +104,7 @@ def streamed_layers_stand_alone(case: Case) -> str | None:
 RULES = (
     known_options,
     streamed_layers_stand_alone,
-    steps_scale_no_loss,
+    gradients_overflow_in_fp16,
     steps_are_of_torchs_kernels,
     isolated_cases_take_no_steps,
     stages_fit,

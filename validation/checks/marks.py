@@ -11,7 +11,7 @@ from validation.case.case import Case
 from validation.case.inference import generated, generates, inferred, infers
 from validation.case.parameters import parameters
 from validation.case.probes import observed
-from validation.case.steps import NORM, RATES, stepped
+from validation.case.steps import LOSS_SCALE, NORM, RATES, stepped
 
 other_epsilon = pytest.mark.every("epsilon", "other_epsilon")
 every_layer = pytest.mark.every("layer", "every_layer")
@@ -80,4 +80,4 @@ def members(kind: str, case: Case) -> list[int] | list[str] | list[float]:
 def _of_step(key: str) -> str:
     """The kind of what is compared of a step, by its key."""
     kind = key.split("/")[1]
-    return "every_rate" if kind in RATES else "every_gradient_norm" if kind == NORM else "everything_stepped"
+    return "every_rate" if kind in (*RATES, LOSS_SCALE) else "every_gradient_norm" if kind == NORM else "everything_stepped"

@@ -151,7 +151,13 @@ def _add_data(add: Add) -> None:
         default=None,
         metavar="FILE",
         help="the documents of a file instead of random tokens (docs/data.md): token ids as JSON lines (.jsonl), or Megatron's "
-        "indexed data set (.idx, with its .bin beside it)",
+        "indexed data set (.idx, with its .bin beside it); text with a tokenizer, as JSON lines or a document a line (.txt)",
+    )
+    add(
+        "--tokenizer",
+        default=None,
+        metavar="DIR",
+        help="the HuggingFace folder whose tokenizer makes token ids of --data's text (default: that of --hf-model-path)",
     )
     add("--batch-size", type=whole, default=None, help="sequences of one step, over all data-parallel ranks")
     add("--micro-batch-size", type=whole, default=None, help="sequences of one forward pass")

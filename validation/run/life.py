@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.models.gpt import GPTModel
 
-from validation.candidate import build, checkpointing, load, platform
-from validation.candidate.compare import compare_rates, compare_step, compare_values
+from validation.candidate import build, checkpointing, load, overflow, platform
+from validation.candidate.compare import compare_loss_scale, compare_rates, compare_step, compare_values
 from validation.candidate.optimizer import Optimizer
 from validation.candidate.probes import ProbedChunk
 from validation.candidate.recorder import Recorder
@@ -20,7 +21,8 @@ from validation.candidate.step import run_step
 from validation.case import life
 from validation.case.case import Case
 from validation.case.layout import Layout
-from validation.case.life import EVALUATE, LOAD, RESUME, SAVE, STEP, Event
+from validation.case.life import EVALUATE, LOAD, OVERFLOW, RESUME, SAVE, STEP, Event
+from validation.case.steps import LOSS_SCALE, STEPS
 from validation.compare.precision import as_stored
 from validation.reference.store import Reference
 from validation.run.plugin import Plugin
@@ -66,14 +68,19 @@ def live(rank: Rank) -> None:
             rank, optimizer = _saved(rank, optimizer, event, rank.report.shared(f"checkpoint-{number}"))
         elif event.kind == STEP:
             step += 1
-            _step(rank, optimizer, step, later=later)
+            _step(rank, optimizer, step, _overflows(events, number), later=later)
     if later:
         _begin(rank, OWN_CHOICES)
         run_step(case, rank.wrapped, rank.stored.batch, alone=True)
         _compare_values(rank, case.training.steps, trained=True)
 
 
-def _step(rank: Rank, optimizer: Optimizer, step: int, *, later: bool) -> None:
+def _overflows(events: Sequence[Event], number: int) -> int:
+    """How many times the gradients of the step at that place hold an infinity first."""
+    return len(list(itertools.takewhile(lambda event: event.kind == OVERFLOW, reversed(events[:number]))))
+
+
+def _step(rank: Rank, optimizer: Optimizer, step: int, overflows: int, *, later: bool) -> None:
     """The gradients of a step, counted from 1, if they are not there yet, the optimizer's step, and all that it leaves."""
     rank.report.progress(f"step {step}")
     if step > 1:
@@ -82,7 +89,11 @@ def _step(rank: Rank, optimizer: Optimizer, step: int, *, later: bool) -> None:
         if later:
             _compare_values(rank, step - 1, trained=True)
     place = (rank.held, rank.stored, rank.recorder)
+    for _ in range(overflows):
+        if not overflow.is_skipped(rank.wrapped, rank.held, optimizer):
+            rank.recorder.problem(f"{STEPS}{step}/{LOSS_SCALE}", "a step was taken though its gradients held an infinity")
     with as_stored():
+        compare_loss_scale(rank.case, step, optimizer, rank.recorder)
         compare_rates(rank.case, step, optimizer, *place)
     norm = optimizer.step()
     rank.plugin.stepped(rank.case, rank.wrapped, step)

@@ -39,6 +39,7 @@ _WORDS = (
     "layers",
     "candidate_checkpoint",
     "data",
+    "tokenizer",
     "layouts",
     "precision",
     "implementation",
@@ -176,6 +177,7 @@ def _cases(options: Any, transport: str) -> tuple[Case, ...]:
             candidate_checkpoint=_candidate_checkpoint(options),
             training=_with_steps(options, base, precision, training),
             isolated=options.isolated,
+            tokenizer=options.tokenizer,
         )
         for layout, training, mtp in _arrangements(options, model)
     )

@@ -25,7 +25,7 @@ from validation.candidate.saved import load_saved
 from validation.candidate.step import loss_divisor, run_step
 from validation.candidate.unreduced import Unreduced
 from validation.candidate.versions import release
-from validation.case import tree
+from validation.case import loss_scale, tree
 from validation.case.case import Case
 from validation.case.depth import ALL, FORWARD, WEIGHTS
 from validation.case.errors import EnvironmentMissing
@@ -121,7 +121,8 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
 
         infer(case, chunks[0], recorder, stored, report.progress)
         return _closed(recorder, held)
-    divisor = loss_divisor(case, stored.batch)
+    scale = loss_scale.first(case)
+    divisor = loss_divisor(case, stored.batch) * scale
     probed = [ProbedChunk(chunk, case, recorder, stored, checkpoint, divisor) for chunk in chunks]
     report.progress("gradient buffers")
     wrapped = build.wrap(chunks, case)
@@ -141,7 +142,7 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
     with as_stored():
         if case.training.optimizer == "distributed":
             gather_gradients(wrapped)
-        compare_gradients(held, stored, recorder)
+        compare_gradients(held, stored, recorder, scale=scale)
     for chunk in probed:
         chunk.stop()
     if case.training.steps and case.upto == ALL:

@@ -1,4 +1,7 @@
-"""A conversion cuts the vocabulary into equal parts and pads each part, not the whole behind its end."""
+"""A conversion pads each rank's part of the vocabulary in place of the whole.
+
+It cuts the vocabulary into equal parts first. The padding belongs behind its end.
+"""
 
 from __future__ import annotations
 
