@@ -12,8 +12,8 @@ import pytest
 from validation.case import tree
 from validation.case.errors import PlumblineError, UsageError
 from validation.checks.inventory import Inventory
-from validation.checks.items import concerns, has_a_case, parity_of, planted_of, section_of
-from validation.checks.marks import members
+from validation.checks.items import has_a_case, parity_of, planted_of, section_of
+from validation.checks.marks import concerns, members
 from validation.checks.parity import Parity
 from validation.checks.planted import Planted
 from validation.checks.protocol import Straight
