@@ -1,4 +1,4 @@
-"""How far a right engine is from HuggingFace in a low precision, in floors (docs/logprobs.md).
+"""How far a right engine is from HuggingFace in a low precision, in floors (docs/decisions/0005-log-probabilities.md).
 
     python benchmarks/logprobs.py --seeds 100 --precision bf16
 
@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import argparse
 import math
+import shutil
 import sys
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,7 @@ from validation.compare.precision import computing_in
 from validation.reference.model import computing_with
 from validation.rollout import figures, floors
 from validation.rollout.dump import KINDS, Said
+from validation.rollout.judge import judge
 from validation.rollout.truth import HuggingFace, every, of_tokens
 
 SEQUENCES, LENGTH = 24, 20
@@ -103,14 +105,54 @@ def ratios(folder: Path, seed: int, precision: str) -> Iterator[tuple[str, str, 
             yield name, kind, one.rms / floor.of_kind(kind, one.count), one.largest / floor.largest
 
 
+def seen(place: Path, seed: int, precision: str) -> Iterator[tuple[str, bool]]:
+    """Whether each wrong engine is seen, by its defect."""
+    folder = engine.write_folder(place / "model", seed=seed)
+    said = engine.drawn(seed, [LENGTH] * SEQUENCES)
+    truth = every(HuggingFace.open(folder, "fp64", precision), said, 1.0)
+    floor, spread = floors.measure(folder, said, precision, truth, 1.0), floors.spread(truth, said)
+    model = HuggingFace.open(folder, precision, precision)
+    right = engine_logprobs(model, said, ENGINES["cached"])
+    wrong = {
+        "none": right,
+        "shifted by one token": [one.roll(1) for one in right],
+        "temperature of 0.7": [of_tokens(model.logits(one), torch.tensor(one.tokens), 0.7) for one in said],
+    }
+    for share in (0.2, 0.05, 0.01):
+        before = engine.moved(folder, place / f"before-{share}", share)
+        stale = HuggingFace.open(before, precision, precision)
+        wrong[f"weights off by {share:.0%}"] = engine_logprobs(stale, said, ENGINES["cached"])
+        shutil.rmtree(before)
+    without = HuggingFace.open(engine.write_folder(place / "bias", seed=seed, bias=False), precision, precision)
+    wrong["no expert bias"] = engine_logprobs(without, said, ENGINES["cached"])
+    wrong["one cached value lost from the sixth decoded token on"] = [with_a_lost_value(model, one) for one in said]
+    for name, values in wrong.items():
+        yield name, bool(judge("engine", "HuggingFace", (values, truth), said, floor, spread).failing)
+
+
+def with_a_lost_value(model: HuggingFace, one: Said) -> torch.Tensor:
+    """An engine whose cache goes wrong at one position."""
+
+    def spoil(cache: DynamicCache, position: int) -> None:
+        if position == engine.PROMPT + 5:
+            for layer in cache.layers:
+                layer.values[:, :, 3] = 0.0
+
+    return of_tokens(engine.logits(model, one, spoil), torch.tensor(one.tokens), 1.0)
+
+
 def main() -> None:
     """Print the distribution of both ratios, by engine and kind."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--wrong", action="store_true", help="count in how many seeds wrong engines are seen")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.wrong:
+        _wrong(options)
+        return
     both: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as place:
         for seed in range(options.first, options.first + options.seeds):
@@ -123,6 +165,15 @@ def main() -> None:
             ordered = sorted(numbers)
             shares = [ordered[math.ceil(share * len(ordered)) - 1] for share in (0.5, 0.99)]
             print(f"{name:14} {kind:13} {what:25} median {shares[0]:.2f}, 99 % {shares[1]:.2f}, largest {ordered[-1]:.2f}")
+
+
+def _wrong(options: argparse.Namespace) -> None:
+    counts: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as place:
+        for seed in range(options.first, options.first + options.seeds):
+            counts.update({name: int(found) for name, found in seen(Path(place), seed, options.precision)})
+    for name, count in counts.items():
+        print(f"{name}: seen in {count} of {options.seeds} seeds")
 
 
 if __name__ == "__main__":

@@ -54,6 +54,10 @@ class Options(TypedDict, total=False):
     transport: str | None
     share_gpu: int | None
     max_ranks: int | None
+    nnodes: int | None
+    node_rank: int | None
+    rdzv_endpoint: str | None
+    cluster: str | None
     jobs: int | None
     timeout: float | None
     cache_limit: str | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from safetensors.torch import save_file
 
 from tests.properties import anything, changed_bytes, few
 from tests.rollout import engine
-from validation.case.errors import UsageError
+from tests.rollout.conftest import Bench, compared
+from validation.case.errors import EnvironmentMissing, UsageError
 from validation.rollout import command
 from validation.rollout.dump import Dump, check_weights
 from validation.rollout.files import read as read_file
@@ -149,6 +151,24 @@ def test_what_the_model_does_not_have(tmp_path: Path, change: dict[str, Any], sa
     with pytest.raises(UsageError) as refused:
         command.read(engine.write(tmp_path / "dump.jsonl", [{**GOOD, **change}]), None, folder, MadeWith())
     assert said in str(refused.value)
+
+
+def test_what_cannot_be_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Earlier weights of another model, and a model that does not fit in memory."""
+    folder = engine.write_folder(tmp_path / "model")
+    other = engine.write_folder(tmp_path / "other", replace(engine.MODEL, moe_intermediate_size=16))
+    with pytest.raises(UsageError, match="is another model than"):
+        command.check_memory(folder, other)
+    command.check_memory(folder, folder)
+    monkeypatch.setattr(command, "available_memory", lambda: 1000)
+    with pytest.raises(EnvironmentMissing, match="of memory are available"):
+        command.check_memory(folder, None)
+
+
+def test_options_of_megatron_need_megatron(bench: Bench, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """They would be ignored."""
+    with pytest.raises(UsageError, match="--precision is about Megatron, which is not asked for; add --layout"):
+        compared(capsys, engine.write(tmp_path / "dump.jsonl", bench.right), bench.folder, "--precision", "bf16")
 
 
 def tensors(**changed: torch.Tensor) -> dict[str, torch.Tensor]:

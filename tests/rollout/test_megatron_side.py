@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,19 @@ def test_megatron_with_other_weights_is_the_side_that_is_wrong(bench: Bench, tmp
     assert document["says"][1] == "The engine agrees with HuggingFace: the error is in Megatron."
 
 
-def test_what_cannot_run_is_said_before_the_start(bench: Bench, tmp_path: Path) -> None:
-    """A degree that does not divide, in the words of `run`."""
+@pytest.mark.parametrize(
+    ("layout", "said"),
+    [
+        ("tp3", "tp3 does not divide the 4 attention heads"),
+        ("tp2,pp2", "--layout tp2,pp2 names 2 layouts; give one"),
+        ("tp2+documents", "--layout tp2+documents asks for other data or other steps"),
+    ],
+)
+def test_what_cannot_run_is_said_before_the_start(bench: Bench, tmp_path: Path, layout: str, said: str) -> None:
+    """A degree that does not divide, in the words of `run`; several layouts, and other data than the file's."""
     dump = read(engine.write(tmp_path / "dump.jsonl", bench.right))
-    with pytest.raises(UsageError, match="tp3 does not divide the 4 attention heads"):
-        case_of(Wanted("tp3", None, "fp64"), bench.folder, dump)
+    with pytest.raises(UsageError, match=re.escape(said)):
+        case_of(Wanted(layout, None, "fp64"), bench.folder, dump)
 
 
 @pytest.mark.parametrize(("layout", "size"), [("single", (3, 24)), ("tp2", (3, 24)), ("dp2", (4, 24)), ("cp2tp2", (3, 24))])

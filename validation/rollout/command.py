@@ -19,11 +19,13 @@ from ci import junit
 from validation.case import writing
 from validation.case.case import PRECISIONS, Case
 from validation.case.empty import refuse_empty
-from validation.case.errors import ExitCode
+from validation.case.errors import EnvironmentMissing, ExitCode, UsageError
 from validation.case.folder import model_from_folder
+from validation.case.memory import GIB
 from validation.case.parameters import parameters
 from validation.case.suggestions import join
-from validation.machine import machine
+from validation.checks.progress import Progress
+from validation.machine import available_memory, machine
 from validation.rollout import causes, figures, files, floors, megatron, routes, said
 from validation.rollout.dump import Dump, check_tokens, check_weights
 from validation.rollout.figures import Values
@@ -31,7 +33,7 @@ from validation.rollout.floors import Floor
 from validation.rollout.judge import ENGINE, ERROR, FAIL, MEGATRON, TRAINER, TRUTH, Pair, judge, together
 from validation.rollout.made_with import MadeWith
 from validation.rollout.options import TEXTS
-from validation.rollout.truth import HuggingFace, every
+from validation.rollout.truth import HuggingFace, every, without_mtp
 
 
 @dataclass(frozen=True)
@@ -52,21 +54,27 @@ def run(options: argparse.Namespace, command: str) -> int:
     start = time.monotonic()
     made = MadeWith(options.mode, options.temperature, options.engine_precision)
     dump = read(Path(options.file), options.weights, Path(options.hf_model_path), made)
+    folder, earlier = Path(options.hf_model_path), _path(options.earlier_hf_model_path)
+    check_memory(folder, earlier)
+    wanted = _wanted(options)
+    case = None if wanted is None else megatron.case_of(wanted, folder, dump)
     tokens = sum(sum(one.counted) for one in dump.sequences)
     how = ", ".join(filter(None, (dump.engine, dump.precision, dump.mode)))
-    sys.stdout.write(
-        f"===== {dump.path} ({how}) against {options.hf_model_path}: {len(dump.sequences)} sequences, {tokens} tokens =====\n"
-    )
-    wanted = _wanted(options)
-    case = None if wanted is None else megatron.case_of(wanted, Path(options.hf_model_path), dump)
+    sys.stdout.write(f"===== {dump.path} ({how}) against {folder}: {len(dump.sequences)} sequences, {tokens} tokens =====\n")
     if wanted is not None:
         megatron.prepare(wanted)
-    with _threads(Path(options.hf_model_path)):
-        told = compare(dump, Path(options.hf_model_path), _path(options.earlier_hf_model_path), case)
+    progress = Progress.on(sys.stdout)
+    try:
+        with _threads(folder), progress.doing("computing the same tokens with HuggingFace and Megatron"):
+            told = compare(dump, folder, earlier, case)
+    finally:
+        progress.close()
     seconds = time.monotonic() - start
     return _report(options, dump, told, seconds, command)
 
 
+_BYTES = 8
+"""Of a weight in fp64."""
 _ELEMENTS_A_THREAD = 4 << 20
 """Elements of weights that are worth another thread: those of a small model only wait for each other."""
 
@@ -75,8 +83,7 @@ _ELEMENTS_A_THREAD = 4 << 20
 def _threads(folder: Path) -> Iterator[None]:
     """Within it torch computes with as many threads as the model of the folder is worth."""
     before, most = torch.get_num_threads(), os.cpu_count() or 1
-    elements = sum(math.prod(one.shape) for one in parameters(model_from_folder(folder)).values())
-    torch.set_num_threads(min(most, 1 + elements // _ELEMENTS_A_THREAD))
+    torch.set_num_threads(min(most, 1 + _elements(folder) // _ELEMENTS_A_THREAD))
     try:
         yield
     finally:
@@ -86,8 +93,14 @@ def _threads(folder: Path) -> Iterator[None]:
 def _wanted(options: argparse.Namespace) -> megatron.Wanted | None:
     """What Megatron is to run, if it is asked for."""
     if options.layout is None and options.candidate_checkpoint is None:
+        for name in ("precision", "megatron_path"):
+            if getattr(options, name) is not None:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} is about Megatron, which is not asked for; add --layout, such as single"
+                )
         return None
-    return megatron.Wanted(options.layout or "single", options.candidate_checkpoint, options.precision, options.megatron_path)
+    precision = options.precision or "fp64"
+    return megatron.Wanted(options.layout or "single", options.candidate_checkpoint, precision, options.megatron_path)
 
 
 def _path(text: str | None) -> Path | None:
@@ -103,6 +116,25 @@ def read(path: Path, weights: str | None, folder: Path, made: MadeWith) -> Dump:
     said_layers = f"layers {join([str(layer) for layer in layers])}" if len(layers) < 5 else f"{layers[0]} to {layers[-1]}"
     check_tokens(dump, model.vocab_size, len(layers), model.n_routed_experts, model.num_experts_per_tok, said_layers)
     return dump
+
+
+def check_memory(folder: Path, earlier: Path | None) -> None:
+    """Raises EnvironmentMissing if the model does not fit in memory in fp64, UsageError for earlier weights of another."""
+    model = model_from_folder(folder)
+    if earlier is not None and without_mtp(model_from_folder(earlier)) != without_mtp(model):
+        raise UsageError(
+            f"--earlier-hf-model-path {earlier} is another model than {folder}; give earlier weights of the same one"
+        )
+    needed, there = _BYTES * _elements(folder), available_memory()
+    if there is not None and needed > there:
+        raise EnvironmentMissing(
+            f"the model of {folder} takes {needed / GIB:.1f} GiB in fp64, and {there / GIB:.1f} GiB of memory are available; "
+            "take a machine with more, or a smaller model that shows the same"
+        )
+
+
+def _elements(folder: Path) -> int:
+    return sum(math.prod(one.shape) for one in parameters(without_mtp(model_from_folder(folder))).values())
 
 
 def compare(dump: Dump, folder: Path, earlier: Path | None, case: Case | None = None) -> said.Told:

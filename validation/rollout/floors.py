@@ -23,7 +23,7 @@ from validation.rollout.figures import Values
 from validation.rollout.truth import HuggingFace, every
 
 TOKEN_FLOORS = 4.0
-"""How many times the largest difference of any run one token may be off (docs/logprobs.md).
+"""How many times the largest difference of any run one token may be off (docs/decisions/0005-log-probabilities.md).
 
 A kind of tokens may be off by as much as a tensor: FLOORS times its floor.
 """

@@ -108,7 +108,7 @@ def _status(said: Figures, limit: float, token: float, floor: Floor, spread: flo
         return FAIL, LIMIT, f"the largest of {said.largest:.3g} is above the limit of {token:.3g} for one token"
     if not floor.exact and limit >= floors.UNDECIDED * spread:
         wide = f"rounding alone allows {limit:.2g}, and the true log-probabilities differ by {spread:.2g} from each other"
-        return ERROR, UNDECIDED, f"cannot be decided in this precision: {wide}"
+        return ERROR, UNDECIDED, f"cannot be decided with so few tokens in this precision: {wide}; give more sequences"
     return PASS, "", ""
 
 

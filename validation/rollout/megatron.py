@@ -12,7 +12,8 @@ from typing import Any
 from validation import checkout
 from validation.case import preflight
 from validation.case.case import Case
-from validation.case.errors import InfrastructureError
+from validation.case.data import FULL
+from validation.case.errors import InfrastructureError, UsageError
 from validation.machine import available_memory
 from validation.rollout import entry
 from validation.rollout.dump import Dump
@@ -40,8 +41,15 @@ def case_of(wanted: Wanted, folder: Path, dump: Dump) -> Case:
     """The case whose forward pass has all sequences of the dump, filled up. Raises UsageError for what cannot run here."""
     words = ["--hf-model-path", str(folder), "--layouts", wanted.layout, "--precision", wanted.precision, "--steps", "0"]
     words += ["--candidate-checkpoint", wanted.checkpoint] if wanted.checkpoint else []
-    case = parsed([*words, "--batch-size", "1", "--micro-batch-size", "1"]).cases[0]
-    layout = case.layout
+    cases = parsed([*words, "--batch-size", "1", "--micro-batch-size", "1"]).cases
+    case, layout = cases[0], cases[0].layout
+    if len(cases) > 1:
+        raise UsageError(f"--layout {wanted.layout} names {len(cases)} layouts; give one")
+    if case.training.data_shape != FULL or case.training.stream or case.training.life:
+        raise UsageError(
+            f"--layout {wanted.layout} asks for other data or other steps, and here is one forward pass over the file's "
+            f"sequences; give {layout.name}"
+        )
     length, count = max(len(one.tokens) for one in dump.sequences), len(dump.sequences)
     even = layout.data_parallel * (layout.pp if layout.vpp > 1 else 1)
     case = replace(

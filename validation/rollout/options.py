@@ -29,7 +29,7 @@ def add_command(commands: Any, **parsing: Any) -> None:
     add("--hf-model-path", required=True, metavar="DIR", help="the HuggingFace folder with the weights that the engine ran")
     add("--layout", metavar="LAYOUT", help="have Megatron compute the same tokens under this layout, such as tp2, on the CPU")
     add("--candidate-checkpoint", metavar="DIR", help="Megatron's weights, if they are not those of the HuggingFace folder")
-    add("--precision", choices=PRECISIONS, default="fp64", help="what Megatron computes in (default fp64)")
+    add("--precision", choices=PRECISIONS, help="what Megatron computes in (default fp64)")
     add("--megatron-path", metavar="DIR", help="a checkout with megatron/core, instead of the installed one")
     add("--earlier-hf-model-path", metavar="DIR", help="weights of an earlier step: are the log-probabilities theirs?")
     add("--mode", metavar="MODE", help=f"{RAW} or {PROCESSED}, for files of engines and trainers, which do not say it")

@@ -8,6 +8,7 @@ from typing import Any
 
 from ci import junit
 from validation.case.document import number
+from validation.case.suggestions import join
 from validation.rollout.dump import DECODE, FIRST, PREFILL
 from validation.rollout.judge import ENGINE, ERROR, FAIL, MEGATRON, PASS, TRAINER, TRUTH, Pair, Place, Verdict
 from validation.rollout.routes import Routed
@@ -112,14 +113,14 @@ def _of_side(pair: Pair, cause: str) -> str:
     there = [verdict.kind for verdict in pair.verdicts]
     right = [kind for kind in there if kind not in kinds]
     name = "The engine" if pair.side == ENGINE else "The trainer" if pair.side == TRAINER else pair.side
-    what = "log-probabilities" if not right else f"{' and '.join(kinds)} tokens"
+    what = "log-probabilities" if not right else f"{join(list(kinds))} tokens"
     first = min((place for verdict in pair.failing for place in verdict.places), key=_order, default=None)
     where = (
         f" from position {first.first} of sequence {first.sequence} on"
         if first is not None
         else ", though no single token stands out"
     )
-    agrees = f"; its {' and '.join(right)} tokens agree with {TRUTH}" if right else ""
+    agrees = f"; its {join(right)} tokens agree with {TRUTH}" if right else ""
     advice = cause or (_LOOK.get(kinds, _ALL) if right and pair.side == ENGINE else _ALL)
     return f"{_possessive(name)} {what} are wrong{where}{agrees}: {advice}."
 
@@ -153,10 +154,11 @@ def _of_the_others(told: Told, against: Mapping[str, Pair], bad: Sequence[Pair],
         equal = [pair for pair in told.pairs if {pair.side, pair.other} <= set(wrong) and not pair.failing]
         alike = "in the same way: is the folder that of the weights that they ran?" if equal else "each in its own way."
         yield f"Several sides differ from {TRUTH}, {alike}"
-    undecided = [side for side, pair in against.items() if pair.undecided and not pair.failing]
-    if undecided:
-        reasons = {verdict.reason for side in undecided for verdict in against[side].verdicts if verdict.status == ERROR}
-        yield f"Nothing is decided about {' and '.join(names[side] for side in undecided)}: {'; '.join(sorted(reasons))}."
+    for side, pair in against.items():
+        if pair.undecided and not pair.failing:
+            open_ = [verdict for verdict in pair.verdicts if verdict.status == ERROR]
+            kinds = join([verdict.kind for verdict in open_])
+            yield f"Nothing is decided about the {kinds} tokens of {names[side]}: {open_[0].reason}."
 
 
 # JUnit and JSON

@@ -1,6 +1,6 @@
 """A conversion pads each rank's part of the vocabulary in place of the whole.
 
-It cuts the vocabulary into equal parts first, and then makes each of them as long as a rank's.
+It cuts the vocabulary into equal parts first. The padding belongs behind its end.
 """
 
 from __future__ import annotations
