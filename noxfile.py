@@ -253,7 +253,7 @@ def tests_around(session: nox.Session) -> None:
     _pytest(session, *(f"tests/{folder}" for folder in _AROUND))
 
 
-_AROUND = ("docs", "families", "findings", "package", "pipelines", "project", "viewers", "workflows")
+_AROUND = ("docs", "families", "findings", "nodes", "package", "pipelines", "project", "viewers", "workflows")
 """The folders of tests/ that `tests_around` runs. They take a third of the time of all tests."""
 
 

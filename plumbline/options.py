@@ -47,12 +47,17 @@ class Options(TypedDict, total=False):
     data_shape: str | None
     inference: str | None
     data: str | os.PathLike[str] | None
+    tokenizer: str | os.PathLike[str] | None
     stream: bool | None
     isolated: bool | None
     precision: str | None
     transport: str | None
     share_gpu: int | None
     max_ranks: int | None
+    nnodes: int | None
+    node_rank: int | None
+    rdzv_endpoint: str | None
+    cluster: str | None
     jobs: int | None
     timeout: float | None
     cache_limit: str | None

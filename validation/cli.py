@@ -11,6 +11,7 @@ import shlex
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from validation import data_command, doctor, field_command
 from validation.case import document, exhausted, interpreter, packages, surroundings, tree, writing
@@ -25,7 +26,11 @@ from validation.plan import options as planning
 from validation.recipe import options as recipes
 from validation.rollout import options as rollout
 from validation.run.command_line import VERDICT, add_grouped
+from validation.run.nodes import command as slurm
 from validation.run.options import Given, Settings, settings
+
+if TYPE_CHECKING:
+    from validation.run.nodes.leading import Nodes
 
 _EXAMPLES = f"""examples:
   {tree.VALIDATION} run --layouts single,tp2,pp2
@@ -38,6 +43,7 @@ _EXAMPLES = f"""examples:
   {tree.VALIDATION} plan --model deepseek-v3 --gpus 256
   {tree.VALIDATION} inspect DIR
   {tree.VALIDATION} fields model.moe_permute_fusion
+  {tree.VALIDATION} slurm run --nodes 2 -- --layouts tp2pp2
   {tree.VALIDATION} data --preset mini --layout tp4
   {tree.VALIDATION} logprobs rollout.jsonl --hf-model-path DIR
   {tree.VALIDATION} doctor
@@ -86,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     inspection.add_command(commands)
     data_command.add_command(commands)
     rollout.add_command(commands, formatter_class=parser.formatter_class)
+    slurm.add_command(commands)
     commands.add_parser("doctor", help="what is here, and what each missing piece prevents", add_help=False)
     return parser
 
@@ -181,6 +188,10 @@ def _logprobs(options: argparse.Namespace, pytests: list[str], command: str) -> 
     return rollout_command.run(options, command)
 
 
+def _slurm(options: argparse.Namespace, words: list[str], command: str) -> int:
+    return slurm.run(options, words)
+
+
 def _recipe(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     from validation.recipe import command as recipe
 
@@ -206,9 +217,40 @@ def _pairs(options: argparse.Namespace, pytests: list[str], command: str) -> int
 
 
 def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
+    wanted = settings(options, command)
+    if wanted.place.several:
+        from validation.run.prepare import check_cases
+
+        check_cases(wanted)  # what is wrong on every node is said by every node, before it waits for the others
+    if wanted.place.follows:
+        return _follow(options.document, wanted)
+    from validation.run.nodes import leading
+
+    with leading.nodes_of(wanted) as (nodes, ending):
+        ending.code = _lead(options, pytests, wanted, nodes)
+    return int(ending.code)
+
+
+def _follow(said: document.Document, wanted: Settings) -> int:
+    """A node that another one leads: it ends as that does, which has the reports."""
+    if wanted.manifest:
+        _add_nothing(said)
+        return int(ExitCode.PASS)
+    from validation.run.nodes import leading
+    from validation.run.prepare import prepare_to_follow
+
+    code, sentence = leading.follow(wanted, prepare_to_follow, lambda line: print(line, flush=True))
+    print(f"node 0 has ended with exit code {code}{': ' * bool(sentence)}{sentence}", flush=True)
+    _add_nothing(said)
+    if code != ExitCode.PASS:
+        said["error"] = sentence or "node 0 has the reports"
+    return code
+
+
+def _lead(options: argparse.Namespace, pytests: list[str], wanted: Settings, nodes: Nodes) -> int:
+    """Compare and judge; the exit code."""
     from validation.checks import unstarted
 
-    wanted = settings(options, command)
     failed: Mapping[str, Collection[str] | None] | None = None
     progress = Progress.on(sys.stdout, quiet=wanted.show == VERDICT)
     try:
@@ -228,8 +270,12 @@ def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
             # What is wrong has been said by now, and the fork server imports while pytest is.
             from validation.checks import started
             from validation.checks.findings import Findings
+        if wanted.place.several:
+            with progress.doing(f"waiting for the other nodes, of {wanted.place.count}"):
+                nodes.gather(wanted.timeout)
+            print(*nodes.notes, sep="\n", end="\n" * bool(nodes.notes), flush=True)
         with progress.doing("listing the checks"):
-            code = started.run(Given(wanted, tuple(pytests), failed), pytests, progress, Findings(options.document))
+            code = started.run(Given(wanted, tuple(pytests), failed, nodes), pytests, progress, Findings(options.document))
     finally:
         progress.close()
     _say_if_nothing_ran(options.document, wanted, code)
@@ -286,6 +332,7 @@ _COMMANDS = {
     "fields": _fields,
     "inspect": _inspect,
     "data": _data,
+    "slurm": _slurm,
     "logprobs": _logprobs,
     **dict.fromkeys(conversion.COMMANDS, _convert),
 }

@@ -22,6 +22,8 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "convert": lambda: commands.of_validation("convert"),
     "compare": lambda: commands.of_validation("compare"),
     "logprobs": lambda: commands.of_validation("logprobs"),
+    "slurm run": lambda: commands.of_slurm("run"),
+    "slurm trainjob": lambda: commands.of_slurm("trainjob"),
     "doctor": lambda: commands.of_validation("doctor"),
     "pipeline": commands.of_pipeline,
     "exit codes": failures.exit_codes,

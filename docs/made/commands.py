@@ -25,6 +25,11 @@ def of_recipe(command: str) -> str:
     return _options(_commands(_commands(cli._parser())["recipe"])[command], 3)
 
 
+def of_slurm(command: str) -> str:
+    """The options of `python -m validation slurm COMMAND`."""
+    return _options(_commands(_commands(cli._parser())["slurm"])[command], 3)
+
+
 def of_pipeline() -> str:
     """The options of every command of `python -m ci`, below a heading each."""
     found = ((name, _commands(pipeline._parser(name))[name]) for name in pipeline.COMMANDS)

@@ -89,9 +89,10 @@ def test_a_case_is_called_after_the_tokens_that_it_takes(tmp_path: Path) -> None
         ("[5]\n[6]", "5 tokens too few for 2 sequences of 4; take fewer, or shorter ones"),
         ("[5, 128, 6]", "document 0 has token 128, and the vocabulary has 128; --set vocab_size=N makes it larger"),
         ("[-1]", "document 0 has token -1"),
-        ("[5, true]", "line 1 is no list of token ids; give token ids as JSON lines"),
+        ("[5, true]", "line 1 is no list of token ids; give token ids or text as JSON lines"),
         ("[5]\n5", "line 2 is no list of token ids"),
-        ('{"text": "five"}', "line 1 has none of input_ids and tokens"),
+        ('{"text": 5}', "line 1 has none of input_ids, tokens and text"),
+        ('{"text": "five"}', "has text, which needs a tokenizer: --tokenizer DIR names its folder; or give token ids"),
         ("five", "line 1 is not JSON"),
     ],
 )
@@ -110,7 +111,7 @@ def test_another_index_is_refused_in_a_sentence(tmp_path: Path, wrong: dict[str,
 
 def test_what_is_not_there_is_refused_in_a_sentence(tmp_path: Path) -> None:
     for path in (tmp_path / "none.jsonl", tmp_path):
-        with pytest.raises(UsageError, match="give token ids as JSON lines"):
+        with pytest.raises(UsageError, match="give token ids or text as JSON lines"):
             taken(CASE, path)
     indexed(tmp_path)
     (tmp_path / "data.bin").unlink()

@@ -22,8 +22,10 @@ from tests.run import breaking
 from validation.case import disk
 from validation.case.errors import ExitCode
 from validation.run import launch
+from validation.run import watch as watching
 from validation.run.launch import Broken, RunBroke
 from validation.run.report import RankReport
+from validation.run.watch import Watch, kill_all
 
 TIMEOUT = 20.0
 """Seconds; only a rank that hangs gets near it, and is given less."""
@@ -39,7 +41,7 @@ def _fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _soon_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stacks of two idle ranks are written in less than the usual grace."""
-    monkeypatch.setattr(launch, "GRACE", 0.5)
+    monkeypatch.setattr(watching, "GRACE", 0.5)
 
 
 def broken(folder: Path, end: str, timeout: float = TIMEOUT, code: ExitCode = ExitCode.INFRASTRUCTURE) -> Broken:
@@ -96,7 +98,7 @@ def test_who_only_lost_a_connection_is_not_to_blame(tmp_path: Path) -> None:
     for rank, error in enumerate(errors):
         with pytest.raises(type(error)), RankReport(tmp_path, rank).last_words():
             raise error
-    found = launch.post_mortem(tmp_path, 2, TIMEOUT, launch.Watch(tmp_path, 2, TIMEOUT, print), [(0, 1)])
+    found = launch.post_mortem(tmp_path, 2, TIMEOUT, Watch(tmp_path, 2, TIMEOUT, print), [(0, 1)])
     assert (found.rank, found.sentence) == (1, "rank 1 raised AssertionError('found NaN')")
     assert found.exit_code == ExitCode.FAIL
     assert "Connection closed by peer" in found.stacks
@@ -121,14 +123,14 @@ def test_a_rank_that_got_no_thread_printed_it_and_died(tmp_path: Path, printed: 
     errors = tmp_path / "logs" / "run" / "attempt_0" / "1" / "stderr.log"
     errors.parent.mkdir(parents=True)
     errors.write_text(printed)
-    found = launch.post_mortem(tmp_path, 2, TIMEOUT, launch.Watch(tmp_path, 2, TIMEOUT, print), [(1, -6)])
+    found = launch.post_mortem(tmp_path, 2, TIMEOUT, Watch(tmp_path, 2, TIMEOUT, print), [(1, -6)])
     assert found.exit_code == ExitCode.ENVIRONMENT
     assert found.sentence.startswith("rank 1 was killed by SIGABRT in 'start': no more processes or threads may be started")
 
 
 def test_a_rank_that_used_up_its_cpu_time_would_do_so_again(tmp_path: Path) -> None:
     """`ulimit -t`, which login nodes have."""
-    watch = launch.Watch(tmp_path, 2, TIMEOUT, print)
+    watch = Watch(tmp_path, 2, TIMEOUT, print)
     found = launch.post_mortem(tmp_path, 2, TIMEOUT, watch, [(0, -signal.SIGXCPU)])
     assert found.exit_code == ExitCode.ENVIRONMENT
     assert found.sentence == "rank 0 was killed by SIGXCPU in 'start': no more CPU time may be used (`ulimit -t`)"
@@ -137,7 +139,7 @@ def test_a_rank_that_used_up_its_cpu_time_would_do_so_again(tmp_path: Path) -> N
 def test_a_rank_that_could_leave_no_word_died_of_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its report would have been on that disk."""
     monkeypatch.setattr(disk, "is_full", lambda folder: folder == tmp_path)
-    found = launch.post_mortem(tmp_path, 2, TIMEOUT, launch.Watch(tmp_path, 2, TIMEOUT, print), [(1, 1)])
+    found = launch.post_mortem(tmp_path, 2, TIMEOUT, Watch(tmp_path, 2, TIMEOUT, print), [(1, 1)])
     assert found.exit_code == ExitCode.ENVIRONMENT
     assert found.sentence.endswith(f"no space is left in {tmp_path.parent}")
 
@@ -149,7 +151,7 @@ def test_a_run_that_full_disks_kept_from_starting_is_told_so(
 ) -> None:
     """Whatever what starts ranks says of it, and though a rank that lost its connection could still say that."""
     monkeypatch.setattr(disk, "is_full", lambda folder: folder == tmp_path / full)
-    watch = launch.Watch(tmp_path, 2, TIMEOUT, print)
+    watch = Watch(tmp_path, 2, TIMEOUT, print)
     if otherwise is None:
         with pytest.raises(RuntimeError), RankReport(tmp_path, 0).last_words():
             raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer")
@@ -165,13 +167,13 @@ def test_no_full_disk_is_blamed_where_every_rank_left_a_word(tmp_path: Path, mon
     for rank in range(2):
         with pytest.raises(RuntimeError), RankReport(tmp_path, rank).last_words():
             raise RuntimeError("Connection closed by peer")
-    watch = launch.Watch(tmp_path, 2, TIMEOUT, print)
+    watch = Watch(tmp_path, 2, TIMEOUT, print)
     assert launch.post_mortem(tmp_path, 2, TIMEOUT, watch, [(0, 1)]).exit_code == ExitCode.INFRASTRUCTURE
 
 
 def test_ranks_that_the_machine_does_not_let_start_are_its_own_fault(tmp_path: Path) -> None:
     """The process that starts them has as many files open as it may."""
-    watch = launch.Watch(tmp_path, 2, TIMEOUT, print)
+    watch = Watch(tmp_path, 2, TIMEOUT, print)
     found = launch.post_mortem(tmp_path, 2, TIMEOUT, watch, [], OSError(errno.EMFILE, "Too many open files"))
     assert found.exit_code == ExitCode.ENVIRONMENT
     assert found.sentence == "the ranks could not be started: [Errno 24] Too many open files"
@@ -232,7 +234,7 @@ def test_a_run_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
             # The other rank may not have begun: what has no process yet could not be seen to be left.
             while not (tmp_path / "rank-1.pid").exists():
                 time.sleep(0.01)
-            launch.kill_all()
+            kill_all()
 
     with pytest.raises(RunBroke):
         launch.launch(breaking.rank, (str(tmp_path), "hangs"), 2, tmp_path, TIMEOUT, interrupt)

@@ -16,7 +16,7 @@ from validation.case.errors import ExitCode
 from validation.case.layout import Layout
 from validation.case.preset import TINY
 from validation.reference import store
-from validation.run import launch
+from validation.run import watch
 from validation.run.launch import RunBroke
 from validation.run.references import ReferenceProcess
 
@@ -90,7 +90,7 @@ def test_a_process_that_is_gone_is_started_anew(process: ReferenceProcess, tmp_p
 
 def test_a_process_that_hangs_is_ended(process: ReferenceProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even where it hangs before it has read what it is asked for, and so has left no word in the folder."""
-    monkeypatch.setattr(launch, "GRACE", 0.1)
+    monkeypatch.setattr(watch, "GRACE", 0.1)
     hanging = process.warm_up()
     os.kill(hanging.pid, signal.SIGSTOP)
     with pytest.raises(RunBroke, match=r"did not finish within 0\.2 s \(rank 0 in 'start'\)") as raised:

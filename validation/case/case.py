@@ -32,6 +32,7 @@ class Case:
     Megatron checkpoint that the candidate's weights are loaded from, in place of the reference's own. `mended` names the known
     upstream bugs that are taken out of the candidate (validation.candidate.mends), which judges the checks behind them.
     `data` names the file of the tokens in place of random ones, and `data_digest` what is taken of it (validation.case.tokens).
+    `tokenizer` is the folder of the tokenizer of its text, if that is not the checkpoint's.
     `upto` is where the ranks end (validation.case.depth). It does not change what the case is called.
     """
 
@@ -53,6 +54,7 @@ class Case:
     mended: tuple[str, ...] = ()
     data: str | None = None
     data_digest: str = ""
+    tokenizer: str | None = None
     upto: str = ""
 
     @property
@@ -116,6 +118,8 @@ class Case:
             del fields["mended"]  # a case is called what it was called before there were any
         if not self.data:
             del fields["data"], fields["data_digest"]
+        if not self.tokenizer:
+            del fields["tokenizer"]
         if not self.upto:
             del fields["upto"]
         for name in ("settings", "life", "vocab_multiple"):

@@ -1,4 +1,4 @@
-"""Documents of a file in place of random tokens: JSON lines, or Megatron's indexed data set. No torch.
+"""Documents of a file in place of random tokens: JSON lines, text, or Megatron's indexed data set. No torch.
 
 What is read of a file are numbers, and no more of them than the batches of a case take: a data set may be larger than memory.
 """
@@ -21,11 +21,12 @@ from validation.case.case import Case
 from validation.case.data import END, WITH_PADDING
 from validation.case.errors import UsageError
 from validation.case.strangers import parsed, shown
+from validation.case.texts import Encode, encoder
 
 Document = tuple[int, ...]
-KEYS = ("input_ids", "tokens")
-"""What an object of a line calls its token ids."""
-_WORKS = "give token ids as JSON lines, or the .idx of Megatron's indexed data set"
+KEYS, TEXT = ("input_ids", "tokens"), "text"
+"""What an object of a line calls its token ids, and its text."""
+_WORKS = "give token ids or text as JSON lines, or the .idx of Megatron's indexed data set"
 _LONGEST_LINE, _MOST_DOCUMENTS = 1 << 26, 1 << 32
 _MAGIC = b"MMIDIDX\x00\x00"
 _HEADER = struct.Struct("<9sQBQQ")
@@ -48,7 +49,7 @@ def taken(case: Case, path: Path) -> tuple[Document, ...]:
     sequences = case.batch_size * max(1, case.training.steps)
     found: list[Document] = []
     left = sequences if case.training.data_shape in WITH_PADDING else sequences * case.seq_length + 1
-    for number, tokens in enumerate(_documents(path)):
+    for number, tokens in enumerate(_documents(path, encoder(case, path))):
         if case.training.data_shape in WITH_PADDING:
             tokens, length = tokens[: case.seq_length + 1], 1
         else:
@@ -77,9 +78,9 @@ def stream(case: Case, documents: tuple[Document, ...], step: int) -> list[list[
     return [every[start * case.seq_length : (start + 1) * case.seq_length + 1] for start in starts]
 
 
-def _documents(path: Path) -> Iterator[Document]:
+def _documents(path: Path, encode: Encode) -> Iterator[Document]:
     """The documents of a file, as they are read."""
-    return _indexed(path) if path.suffix == ".idx" else _lines(path)
+    return _indexed(path) if path.suffix == ".idx" else _lines(path, encode)
 
 
 @contextmanager
@@ -94,24 +95,36 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise UsageError(f"--data {path}: cannot be read ({error.strerror}); {_WORKS}") from None
 
 
-def _lines(path: Path) -> Iterator[Document]:
-    """One document a line: a list of token ids, or an object with them under one of KEYS."""
+def _lines(path: Path, encode: Encode) -> Iterator[Document]:
+    """One document a line: of .txt its text, else JSON: token ids, or an object with them under one of KEYS, or with TEXT."""
     with _opened(path) as file:
         number = 0
         while line := file.readline(_LONGEST_LINE + 1):
             number += 1
             if len(line) > _LONGEST_LINE:
                 raise UsageError(f"{path}, line {number} has more than {_LONGEST_LINE} bytes, and no more are read; {_WORKS}")
-            if line.strip():
-                yield _ids(parsed(line, f"{path}, line {number}", _LONGEST_LINE, _WORKS), f"{path}, line {number}")
+            source = f"{path}, line {number}"
+            if line.strip() and path.suffix == ".txt":
+                yield encode(_text(line, source))
+            elif line.strip():
+                yield _ids(parsed(line, source, _LONGEST_LINE, _WORKS), source, encode)
 
 
-def _ids(value: object, source: str) -> Document:
-    """Token ids in a value of JSON. Raises UsageError."""
+def _text(line: bytes, source: str) -> str:
+    try:
+        return line.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise UsageError(f"{source} is no UTF-8; {_WORKS}") from None
+
+
+def _ids(value: object, source: str, encode: Encode) -> Document:
+    """Token ids in a value of JSON, or those of its text. Raises UsageError."""
     if isinstance(value, dict):
         names = [name for name in KEYS if name in value]
+        if not names and isinstance(value.get(TEXT), str):
+            return encode(value[TEXT])
         if not names:
-            raise UsageError(f"{source} has none of {' and '.join(KEYS)}; {_WORKS}")
+            raise UsageError(f"{source} has none of {', '.join(KEYS)} and {TEXT}; {_WORKS}")
         value = value[names[0]]
     if not isinstance(value, list) or any(type(token) is not int for token in value):
         raise UsageError(f"{source} is no list of token ids; {_WORKS}")

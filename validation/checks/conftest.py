@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from validation.case import tree
 from validation.case.errors import PlumblineError, UsageError
 from validation.checks.inventory import Inventory
-from validation.checks.items import concerns, has_a_case, parity_of, planted_of, section_of
-from validation.checks.marks import members
+from validation.checks.items import has_a_case, parity_of, planted_of, section_of
+from validation.checks.marks import concerns, members
 from validation.checks.parity import Parity
 from validation.checks.planted import Planted
 from validation.checks.protocol import Straight
@@ -39,6 +40,8 @@ def pytest_configure(config: pytest.Config) -> None:
     given = next((plugin for plugin in config.pluginmanager.get_plugins() if isinstance(plugin, Given)), None)
     try:
         wanted = given.settings if given else settings(config.option, shlex.join(sys.argv))
+        if given is None and wanted.place.several:
+            raise UsageError(f"several nodes run `{tree.VALIDATION} run`; give pytest --cluster dsw for this machine alone")
         config.stash[SETTINGS], config.stash[PLAN] = wanted, plan_of(wanted)
     except PlumblineError as error:
         if given is None:

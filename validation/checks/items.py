@@ -4,18 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from validation.case.case import Case
-from validation.case.inference import infers
 from validation.checks.parity import Parity
 from validation.checks.planted import Planted
-
-TRAINS, INFERS = "trains", "infers"
-"""What a case does."""
-
-
-def concerns(module: Any, case: Case) -> bool:
-    """Whether a module of checks is about what the case does: its MODES, or training if it names none."""
-    return (INFERS if infers(case) else TRAINS) in getattr(module, "MODES", (TRAINS,))
 
 
 def parity_of(item: Any) -> Parity | None:

@@ -1,12 +1,14 @@
-"""Marks that say for what a check is made: every layer of a kind, every parameter."""
+"""Marks that say for what a check is made: every layer of a kind, every parameter; and what its module is about."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
 from validation.case import latent_norms
 from validation.case.case import Case
-from validation.case.inference import generated, generates, inferred
+from validation.case.inference import generated, generates, inferred, infers
 from validation.case.parameters import parameters
 from validation.case.probes import observed
 from validation.case.steps import LOSS_SCALE, NORM, RATES, stepped
@@ -30,6 +32,15 @@ trained_parameters = pytest.mark.every("parameter", "trained_parameters")
 with_generation = pytest.mark.every("shape", "with_generation")
 everything_inferred = pytest.mark.every("name", "everything_inferred")
 """Each makes one check per layer (or parameter) of that kind that the case's model has."""
+
+
+TRAINS, INFERS = "trains", "infers"
+"""What a case does."""
+
+
+def concerns(module: Any, case: Case) -> bool:
+    """Whether a module of checks is about what the case does: its MODES, or training if it names none."""
+    return (INFERS if infers(case) else TRAINS) in getattr(module, "MODES", (TRAINS,))
 
 
 def members(kind: str, case: Case) -> list[int] | list[str] | list[float]:

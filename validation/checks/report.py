@@ -56,7 +56,7 @@ class Report:
         self._left_out = LeftOut(settings, self._self_test)
         self._files = Files(settings, self._self_test, given.words if given else ())
         self._progress = _progress(config)
-        self._running = Running(settings, self._progress)
+        self._running = Running(settings, self._progress, given.nodes if given else None)
         self._terminal = Terminal(config, self._progress)
         self._style: Style = Silence()
         self._tally = Tally()

@@ -15,14 +15,15 @@ from validation.run.known import mended
 from validation.run.options import Settings
 
 if TYPE_CHECKING:
+    from validation.run.nodes.leading import Nodes
     from validation.run.result import Result
 
 
 class Running:
     """Starts what has been selected and answers with results."""
 
-    def __init__(self, settings: Settings, progress: Progress) -> None:
-        self._settings, self._progress = settings, progress
+    def __init__(self, settings: Settings, progress: Progress, nodes: Nodes | None = None) -> None:
+        self._settings, self._progress, self._nodes = settings, progress, nodes
         self._runner: Any = None
         self._as_run: dict[Case, Case] = {}
         """Each case as its ranks get it, which may end early."""
@@ -38,7 +39,7 @@ class Running:
         """Have these run, as far as each is needed. Imports torch: what an earlier run left must be gone by then."""
         from validation.run.runner import Runner
 
-        self._runner = Runner(self._settings, self._progress.show)
+        self._runner = Runner(self._settings, self._progress.show, self._nodes)
         # torch alone is half a million objects: left to the collector, it goes through them while the checks run.
         gc.freeze()
         for case, needs in cases.items():

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from validation.checks.items import INFERS
-from validation.checks.marks import everything_inferred, with_generation
+from validation.checks.marks import INFERS, everything_inferred, with_generation
 from validation.checks.parity import Parity
 
 SECTION = (72, "Inference")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from validation.checks.items import INFERS, TRAINS
+from validation.checks.marks import INFERS, TRAINS
 from validation.checks.parity import Parity
 
 SECTION = (0, "Run")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from validation.checks.items import INFERS, TRAINS
-from validation.checks.marks import every_parameter
+from validation.checks.marks import INFERS, TRAINS, every_parameter
 from validation.checks.parity import Parity
 
 SECTION = (10, "Weights")

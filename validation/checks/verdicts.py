@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from validation.case.case import Case
-from validation.checks.marks import members
+from validation.checks.marks import concerns, members
 from validation.checks.parity import Parity, Runs
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def verdicts(result: Result, without: Result | None = None) -> Iterator[Verdict]
 
 def said_by(case: Case, runs: Runs) -> Iterator[tuple[str, Verdict]]:
     """The component and the verdict of every check of this folder on a case whose results come from `runs`."""
-    for check in _checks():
+    for check in _checks(case):
         for given in _members(check, case):
             parity = Parity(case, runs)
             # What it says is in its verdict.
@@ -64,11 +64,15 @@ def said_by(case: Case, runs: Runs) -> Iterator[tuple[str, Verdict]]:
                 yield check.__module__.rpartition(".")[2].removeprefix("test_"), parity.verdict
 
 
-def _checks() -> Iterator[Callable[..., None]]:
+def _checks(case: Case) -> Iterator[Callable[..., None]]:
+    """Those of the modules that are about what the case does."""
     package = __package__ or ""
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        if module.name.startswith("test_"):
-            for name, function in vars(importlib.import_module(f"{package}.{module.name}")).items():
+        if not module.name.startswith("test_"):
+            continue
+        found = importlib.import_module(f"{package}.{module.name}")
+        if concerns(found, case):
+            for name, function in vars(found).items():
                 if name.startswith("test_") and "parity" in inspect.signature(function).parameters:
                     yield function
 

@@ -32,6 +32,7 @@ GROUPS = (
     "conversion",
     "precision",
     "data",
+    "inference",
 )
 KINDS = ("forward", "backward", "step")
 CAUSES = {
@@ -47,6 +48,7 @@ CAUSES = {
     "conversion": "weights",
     "precision": "precision",
     "data": "modelling",
+    "inference": "option +static",
 }
 """What a diagnosis over layouts must name, by the group of a fault."""
 _DEGREES = {

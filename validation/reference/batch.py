@@ -102,6 +102,11 @@ def make_batch(case: Case, step: int = 0) -> Batch:
     return _with_tokens(_shaped(case, stream, mask, generator), wanted_tokens(case), generator)
 
 
+def evaluated(case: Case) -> Batch:
+    """What is evaluated between steps (validation.run.life): a batch that no step has, or of a file its first one again."""
+    return make_batch(case, 0 if case.data is not None else case.training.steps)
+
+
 def _shaped(case: Case, stream: torch.Tensor, mask: torch.Tensor, generator: torch.Generator) -> Batch:
     """Tokens and what they predict, `stream` [batch, sequence + 1], as a batch of the case's shape."""
     shape = case.training.data_shape

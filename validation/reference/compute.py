@@ -26,7 +26,7 @@ from validation.reference import apart, as_read, fp8, inference, step_floor, sto
 from validation.reference import model as reference_model
 from validation.reference import mtp as reference_mtp
 from validation.reference.balancing import Balance
-from validation.reference.batch import Batch, make_batch
+from validation.reference.batch import Batch, evaluated, make_batch
 from validation.reference.checkpoint import Checkpoint, verify
 from validation.reference.floor import VARIANTS, Floor, Variant, gradients_of
 from validation.reference.fp8 import Recipe
@@ -110,8 +110,7 @@ def _write(case: Case, folder: Path, device: torch.device, progress: Progress) -
     progress("weights")
     checkpoint, digest = _weights(case, folder)
     batches = [make_batch(case, step) for step in range(max(1, case.training.steps))]
-    # One more, which no step has: what is evaluated between steps (validation.run.life).
-    written = [*batches, make_batch(case, len(batches))] if case.training.steps else batches
+    written = [*batches, evaluated(case)] if case.training.steps else batches
     tensors = {name: tensor for step, batch in enumerate(written) for name, tensor in batch.tensors(step).items()}
     save_file(tensors, folder / "batch.safetensors")
     settings = make_deterministic()

@@ -221,6 +221,46 @@ def keep(case: Case, home: Path, make: Callable[[Path], dict[str, Any]]) -> Refe
     return Reference(place)
 
 
+def contents(folder: Path) -> dict[str, str]:
+    """The digest of every file of a reference by its name, as it was sealed; read from the files if it was not."""
+    try:
+        sealed = json.loads((folder / _SEAL).read_text())
+        return {name: str(about["digest"]) for name, about in sealed.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return _digests(folder)
+
+
+def find_same(wanted: str, digests: dict[str, str], home: Path, also: Path) -> Reference | None:
+    """A stored reference of the key `wanted` with exactly these files, or what lies in `also`; in use from now on, or None."""
+    for folder in (also, *forget.references_of(wanted, home)):
+        if (folder / _SEAL).is_file() and contents(folder) == digests and locks.use(folder) and _is_whole(folder):
+            return Reference(folder)
+        locks.let_go(folder)
+    return None
+
+
+def take(wanted: str, digests: dict[str, str], home: Path, fill: Callable[[Path], None]) -> Reference:
+    """Let `fill` bring the files of another machine's reference, and store it as `keep` does. Raises ValueError, and OSError.
+
+    A ValueError says that what has come is not what the other machine has.
+    """
+    parent = home / forget.REFERENCES
+    parent.mkdir(parents=True, exist_ok=True)
+    unfinished = locks.new_folder(parent, forget.UNFINISHED)
+    try:
+        fill(unfinished)
+        if (found := _digests(unfinished)) != digests:
+            raise ValueError("the files that have come are not those that were sent")
+        _seal(unfinished, found)
+        place = parent / f"{wanted}-{secrets.token_hex(4)}"
+        locks.renamed(unfinished, place)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        locks.let_go(unfinished)
+        raise
+    return Reference(place)
+
+
 def _is_whole(folder: Path) -> bool:
     """Whether every file is as it was sealed. Sizes are looked at each time, digests once in a process."""
     try:

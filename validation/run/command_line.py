@@ -13,6 +13,7 @@ from validation.case.case import DEFAULT_SEED, IMPLEMENTATIONS, PRECISIONS, TRAN
 from validation.case.preset import PRESETS
 from validation.case.strangers import quoted
 from validation.case.training import OPTIONS, STREAM, WORDS, option
+from validation.run.nodes.place import AUTO, CLUSTERS
 
 Add = Callable[..., Any]
 """argparse's add_argument, or pytest's addoption."""
@@ -151,7 +152,13 @@ def _add_data(add: Add) -> None:
         default=None,
         metavar="FILE",
         help="the documents of a file instead of random tokens (docs/data.md): token ids as JSON lines (.jsonl), or Megatron's "
-        "indexed data set (.idx, with its .bin beside it)",
+        "indexed data set (.idx, with its .bin beside it); text with a tokenizer, as JSON lines or a document a line (.txt)",
+    )
+    add(
+        "--tokenizer",
+        default=None,
+        metavar="DIR",
+        help="the HuggingFace folder whose tokenizer makes token ids of --data's text (default: that of --hf-model-path)",
     )
     add("--batch-size", type=whole, default=None, help="sequences of one step, over all data-parallel ranks")
     add("--micro-batch-size", type=whole, default=None, help="sequences of one forward pass")
@@ -211,6 +218,19 @@ def _add_machine(add: Add) -> None:
     add("--case-timeout", type=float, default=600.0, metavar="SECONDS", help="after which a case is killed (default 600)")
     add_cache_limit(add)
     add("--fresh", action="store_true", default=False, help="compute the reference again even if it is stored")
+
+
+def _add_nodes(add: Add) -> None:
+    add("--nnodes", type=whole, default=None, metavar="N", help="machines that run this command together (docs/nodes.md)")
+    add("--node-rank", type=whole, default=None, metavar="N", help="the number of this machine; 0 leads and writes the reports")
+    add("--rdzv-endpoint", default=None, metavar="HOST:PORT", help="where node 0 is, and a port that is free on it")
+    add(
+        "--cluster",
+        default=AUTO,
+        choices=CLUSTERS,
+        help="whose variables say the same: dlc is a PyTorchJob, in which WORLD_SIZE counts nodes; dsw is one machine; auto "
+        "takes those of torchrun, srun and Kubernetes if they speak of several nodes (default auto)",
+    )
 
 
 def _add_code(add: Add) -> None:
@@ -297,6 +317,7 @@ GROUPS = (
     Group("options of a step", _add_step),
     Group("settings of megatron-core", _add_settings),
     Group("precision and machine", _add_machine),
+    Group("nodes", _add_nodes),
     Group("code under test", _add_code),
     Group("what to check", _add_checks, alone=_add_selecting),
     Group("output", _add_output, alone=_add_telling),

@@ -13,7 +13,6 @@ import signal
 import socket
 import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,12 +26,10 @@ from validation.case.case import ON_CPU
 from validation.case.errors import ExitCode, PlumblineError
 from validation.run import inherited, temporary
 from validation.run.cause import TIMED_OUT, exit_code
+from validation.run.watch import Watch, last_step, watched
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
-GRACE = 2.0
-"""Seconds between asking a hung rank for its stacks and killing it."""
 
 
 @dataclass(frozen=True)
@@ -139,38 +136,50 @@ def launch(
         try:
             _elastic(entry, arguments, ranks, folder)
         except Exception as error:  # elastic's own errors have no common base that says more than what the ranks left
-            raise RunBroke(post_mortem(folder, ranks, timeout, watch, _failures(error), error)) from error
+            raise RunBroke(post_mortem(folder, ranks, timeout, watch, failures(error), error)) from error
+    return reports(folder, ranks)
+
+
+def reports(folder: Path, ranks: int) -> list[dict[str, Any]]:
+    """What each rank of a run that has ended wrote. Raises RunBroke."""
     found = []
     for rank in range(ranks):
         try:
             found.append(json.loads((folder / f"rank-{rank}.json").read_text()))
         except OSError as error:
-            broken = Broken(rank, f"rank {rank} ended without a report", _stacks(folder, ranks))
+            broken = Broken(rank, f"rank {rank} ended without a report", stacks(folder, ranks))
             raise RunBroke(_of_full_disks(folder, ranks, broken)) from error
     return found
 
 
 def _elastic(entry: Callable[..., None], arguments: tuple[Any, ...], ranks: int, folder: Path) -> None:
+    store = meeting_place()
+    endpoint = f"{loopback.ADDRESS}:{store.port}"
+    meeting = {
+        "min_nodes": 1,
+        "max_nodes": 1,
+        "run_id": uuid.uuid4().hex,
+        "rdzv_backend": "static",
+        "rdzv_configs": {"rank": 0},
+    }
+    agent(entry, arguments, ranks, folder, **meeting, rdzv_endpoint=endpoint, local_addr=loopback.ADDRESS)
+
+
+def agent(entry: Callable[..., None], arguments: tuple[Any, ...], ranks: int, folder: Path, **meeting: Any) -> None:
+    """Have an agent of torch elastic run the ranks of this machine. `meeting` is how it finds the others (LaunchConfig)."""
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     _read_exit_codes_once()
-    store = meeting_place()
     for name in ("torch.distributed.elastic", "torch.distributed.run", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
         nproc_per_node=ranks,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="static",
-        rdzv_endpoint=f"{loopback.ADDRESS}:{store.port}",
-        rdzv_configs={"rank": 0},
-        local_addr=loopback.ADDRESS,
         max_restarts=0,
         monitor_interval=0.02,
         start_method=start_method(),
         logs_specs=DefaultLogsSpecs(log_dir=str(folder / "logs"), redirects=Std.ALL),
+        **meeting,
     )
     elastic_launch(config, entry)(*arguments)
 
@@ -194,7 +203,7 @@ def _read_exit_codes_once() -> None:
     vars(popen_forkserver)["Popen"].poll = one_at_a_time
 
 
-def meeting_place() -> TCPStore:
+def meeting_place(address: str = loopback.ADDRESS) -> TCPStore:
     """The store that the ranks meet in, on a port that is free and stays ours: elastic takes it over, being in this process.
 
     Elastic's own way to a free port, the c10d rendezvous, reads the source of every caller for its log: 50 ms a case. And a
@@ -203,11 +212,11 @@ def meeting_place() -> TCPStore:
     """
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    listening = socket.socket()
-    listening.bind((loopback.ADDRESS, 0))
+    listening = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    listening.bind((address, 0))
     port = listening.getsockname()[1]
     return TCPStore(
-        *(loopback.ADDRESS, port),
+        *(address, port),
         is_master=True,
         wait_for_workers=False,
         multi_tenant=True,
@@ -215,95 +224,7 @@ def meeting_place() -> TCPStore:
     )
 
 
-class Watch:
-    """A thread that reports progress and, when time is up, has every rank write its stacks and then kills it."""
-
-    def __init__(self, folder: Path, ranks: int, timeout: float, progress: Callable[[str], None]) -> None:
-        self._folder, self._ranks, self._timeout, self._progress = folder, ranks, timeout, progress
-        self._done = threading.Event()
-        self._unwanted = False
-        self.timed_out = self.killed = False
-        self.vanished: int | None = None
-
-    def run(self) -> None:
-        """Until `stop` is called."""
-        end, last = time.monotonic() + self._timeout, ""
-        while not self._done.wait(0.1):
-            if self._unwanted:
-                self._signal(signal.SIGKILL)  # those, too, that had no process yet
-            step = last_step(self._folder, 0)
-            if step != last:
-                last = step
-                self._progress(step)
-            lost = self.vanished is None and not self.timed_out and self._vanished() is not None
-            if lost and not self._done.wait(GRACE):
-                # elastic waits for what a rank returns; one that ended without returning would be waited for until time-out.
-                self.vanished = self._vanished()
-                self._signal(signal.SIGKILL)
-            if time.monotonic() > end and not self.timed_out:
-                self.timed_out = True
-                self._signal(signal.SIGUSR1)
-                self._done.wait(GRACE)
-                self._signal(signal.SIGKILL)
-                self.killed = True
-
-    def stop(self) -> None:
-        """The run is over."""
-        self._done.set()
-
-    def kill(self) -> None:
-        """End the run now."""
-        self._unwanted = True
-        self._signal(signal.SIGKILL)
-
-    def _vanished(self) -> int | None:
-        """A rank whose process has ended while the run goes on. Ranks that finish stay until all have."""
-        for rank in range(self._ranks):
-            with contextlib.suppress(OSError, ValueError):
-                pid = int((self._folder / f"rank-{rank}.pid").read_text())
-                if not Path(f"/proc/{pid}").exists():
-                    return rank
-        return None
-
-    def _signal(self, number: signal.Signals) -> None:
-        for rank in range(self._ranks):
-            with contextlib.suppress(OSError, ValueError):
-                os.kill(int((self._folder / f"rank-{rank}.pid").read_text()), number)
-
-
-@contextlib.contextmanager
-def watched(folder: Path, ranks: int, timeout: float, progress: Callable[[str], None]) -> Iterator[Watch]:
-    """Within it a thread watches over the ranks of a run, and `kill_all` ends them."""
-    watch = Watch(folder, ranks, timeout, progress)
-    thread = threading.Thread(target=watch.run, daemon=True)
-    thread.start()
-    _running.add(watch)
-    try:
-        yield watch
-    finally:
-        _running.discard(watch)
-        watch.stop()
-        thread.join()
-
-
-_running: set[Watch] = set()
-
-
-def kill_all() -> None:
-    """End every run that is under way: whoever started them has been interrupted."""
-    for watch in list(_running):
-        watch.kill()
-
-
-def last_step(folder: Path, rank: int) -> str:
-    """What a rank last said it was doing, or ''."""
-    try:
-        return (folder / f"rank-{rank}.progress").read_text().splitlines()[-1]
-    except (OSError, IndexError):
-        return ""
-
-
-def _failures(error: Exception) -> list[tuple[int, int]]:
+def failures(error: Exception) -> list[tuple[int, int]]:
     """Rank and exit code of every process that elastic saw fail, the first to fail first."""
     failures = sorted(getattr(error, "failures", {}).items(), key=lambda item: item[1].timestamp)
     return [(rank, failure.exitcode) for rank, failure in failures]
@@ -329,25 +250,25 @@ def post_mortem(
 def _ended(
     folder: Path, ranks: int, timeout: float, watch: Watch, failures: list[tuple[int, int]], otherwise: Exception | None
 ) -> Broken:
-    stacks = _stacks(folder, ranks)
+    found = stacks(folder, ranks)
     if watch.vanished is not None and not (folder / f"rank-{watch.vanished}.error").exists():
         doing = last_step(folder, watch.vanished) or "start"
-        return Broken(watch.vanished, f"rank {watch.vanished} ended without a report in '{doing}'", stacks)
+        return Broken(watch.vanished, f"rank {watch.vanished} ended without a report in '{doing}'", found)
     if watch.timed_out:
         doing = "; ".join(f"rank {rank} in '{last_step(folder, rank) or 'start'}'" for rank in range(ranks))
-        return Broken(None, f"the ranks {TIMED_OUT} {timeout:g} s ({doing}); raise --timeout or look at the stacks", stacks)
+        return Broken(None, f"the ranks {TIMED_OUT} {timeout:g} s ({doing}); raise --timeout or look at the stacks", found)
     raised = {rank: left for rank in range(ranks) if (left := _raised(folder, rank)) is not None}
     # Another rank may have been seen first that only lost its connection to this one.
     own = [(rank, 1) for rank, left in raised.items() if left["exit_code"] != ExitCode.INFRASTRUCTURE]
     for rank, code in own[:1] or failures:
         if rank in raised:
             left = raised[rank]
-            return Broken(rank, f"rank {rank} raised {left['error']}", stacks, ExitCode(left["exit_code"]))
+            return Broken(rank, f"rank {rank} raised {left['error']}", found, ExitCode(left["exit_code"]))
         doing = last_step(folder, rank) or "start"
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
-        return _without_a_word(folder, code, Broken(rank, f"rank {rank} {how} in '{doing}'", stacks))
+        return _without_a_word(folder, code, Broken(rank, f"rank {rank} {how} in '{doing}'", found))
     code = exit_code(otherwise) if otherwise is not None and exhausted.told(otherwise) else ExitCode.INFRASTRUCTURE
-    return Broken(None, f"the ranks could not be started: {otherwise}", stacks, code)
+    return Broken(None, f"the ranks could not be started: {otherwise}", found, code)
 
 
 def _without_a_word(folder: Path, code: int, broken: Broken) -> Broken:
@@ -383,7 +304,8 @@ def _raised(folder: Path, rank: int) -> dict[str, Any] | None:
     return left
 
 
-def _stacks(folder: Path, ranks: int) -> str:
+def stacks(folder: Path, ranks: int) -> str:
+    """Every stack that ranks have left."""
     found = []
     for rank in range(ranks):
         left, path = _raised(folder, rank), folder / f"rank-{rank}.stacks"

@@ -29,9 +29,12 @@ from validation.case.strangers import shown
 from validation.case.training import OPTIONS, Training
 from validation.run import settings_given
 from validation.run.command_line import DEGREES, MAX_RANKS, TEXT, add_grouped
+from validation.run.nodes import place as places
+from validation.run.nodes.place import ONE, Place
 
 if TYPE_CHECKING:
     from validation.recipe.trial import Trial
+    from validation.run.nodes.leading import Nodes
 
 _WORDS = (
     "preset",
@@ -39,6 +42,7 @@ _WORDS = (
     "layers",
     "candidate_checkpoint",
     "data",
+    "tokenizer",
     "layouts",
     "precision",
     "implementation",
@@ -49,6 +53,7 @@ _WORDS = (
     "results",
     "manifest",
     "cache_limit",
+    "rdzv_endpoint",
 )
 """Options that take a text of any kind."""
 _MOST_STEPS, _LONGEST = 1000, 10_000_000
@@ -64,7 +69,7 @@ class Settings:
     `plugin` is what the ranks run with, as it was given (validation.run.plugin). `cache_limit` is how many bytes the cache in
     `home` may hold, None for any number. `show` is ALL lines, the VERDICT alone, or what fits the run; `format` TEXT or JSON.
     `only` are names of the checks to make, `last_failed` says that those are to be made which failed before. `trial` is what a
-    recipe says, if the case is its stand-in.
+    recipe says, if the case is its stand-in. `place` says which node of the run this machine is.
     """
 
     cases: tuple[Case, ...]
@@ -87,6 +92,7 @@ class Settings:
     only: tuple[str, ...] = ()
     last_failed: bool = False
     trial: Trial | None = field(default=None, hash=False)  # pytest hashes its plugins
+    place: Place = ONE
 
 
 @dataclass(frozen=True)
@@ -94,11 +100,13 @@ class Given:
     """Settings that were worked out before pytest started, handed to it as a plugin, with the user's `words` for pytest.
 
     `failed` has for each testsuite the checks that failed before (validation.checks.selection), None if nobody asked.
+    `nodes` is where the ranks run, None for this machine.
     """
 
     settings: Settings
     words: tuple[str, ...] = ()
     failed: Mapping[str, Collection[str] | None] | None = field(default=None, hash=False)  # pytest hashes its plugins
+    nodes: Nodes | None = field(default=None, hash=False)
 
 
 def parsed(words: Sequence[str], place: Path | None = None) -> Settings:
@@ -146,6 +154,7 @@ def settings(options: Any, command: str, place: Path | None = None) -> Settings:
         format=getattr(options, "format", TEXT),
         only=_only(options),
         last_failed=getattr(options, "last_failed", False),
+        place=places.place(options, os.environ),
     )
 
 
@@ -176,6 +185,7 @@ def _cases(options: Any, transport: str) -> tuple[Case, ...]:
             candidate_checkpoint=_candidate_checkpoint(options),
             training=_with_steps(options, base, precision, training),
             isolated=options.isolated,
+            tokenizer=options.tokenizer,
         )
         for layout, training, mtp in _arrangements(options, model)
     )

@@ -53,6 +53,12 @@ def absolute(name: str) -> str:
     return name if found is None else str(Path(found["file"]).resolve()) + name[len(found["file"]) :]
 
 
+def file_of(name: str) -> Path | None:
+    """The file of a plugin that is one, None for a module."""
+    found = _FILE.fullmatch(name)
+    return None if found is None else Path(found["file"])
+
+
 def check(name: str) -> None:
     """Say what is wrong with a plugin as far as it can be seen without running it. Raises UsageError.
 

@@ -28,26 +28,10 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> Settings:
     writing.check_folder(settings.results, "--results")
     checkout.choose(settings.megatron_path)
     _find_packages(settings.cases[0].transport)
-    memory, cards = available_memory(), visible_gpus()
-    for case in settings.cases:
-        preflight.check(
-            case,
-            max_ranks=settings.max_ranks,
-            gpus=len(cards) or gpus(),
-            memory=memory,
-            card=min((card.free for card in cards), default=None),
-            share=settings.share_gpu,
-        )
+    check_cases(settings)
     _refuse_what_bugs_end(settings.cases)
-    if not settings.cases[0].on_cpu:
-        cuda.check()
-        for fp8 in {case.training.fp8 for case in settings.cases}:
-            cuda.check_fp8(fp8)
-    _find_implementation(settings.cases[0].implementation)
-    plugins.check(settings.plugin)
-    # Which checks are selected is not yet known. What few of them need, they import and compute themselves.
-    narrowed = bool(settings.only or settings.last_failed)
-    launch.prepare(settings.cases[0].transport, steps=any(case.training.steps for case in settings.cases) and not narrowed)
+    _find_code(settings)
+    _prepare_launch(settings)
     missing = _missing_references(settings, (*settings.cases, *also))
     forget.keep_within(settings.home, settings.cache_limit)
     _find_means(settings, missing)
@@ -59,6 +43,63 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> Settings:
     settings = nearest.accepted(settings, lambda case: ahead.refusal(case, settings.timeout))
     ahead.check(settings.cases, settings.timeout)
     return settings
+
+
+def check_cases(settings: Settings) -> None:
+    """What makes a case impossible, on every node alike. Raises UsageError or EnvironmentMissing."""
+    memory, cards = available_memory(), visible_gpus()
+    nodes = settings.place.count
+    for case in settings.cases:
+        _refuse_what_nodes_cannot_share(case, nodes)
+        # Nodes are taken to be like this one: each has its share of the ranks.
+        found = len(cards) or gpus()
+        preflight.check(
+            case,
+            max_ranks=settings.max_ranks * nodes,
+            gpus=found and found * nodes,
+            memory=memory and memory * nodes,
+            card=min((card.free for card in cards), default=None),
+            share=settings.share_gpu,
+        )
+
+
+def prepare_to_follow(settings: Settings) -> None:
+    """The same for a node that another one leads: that looks at the cases, and computes references.
+
+    Raises UsageError or EnvironmentMissing.
+    """
+    checkout.choose(settings.megatron_path)
+    _find_packages(settings.cases[0].transport)
+    _find_code(settings)
+    _prepare_launch(settings)
+    limits.allow_open_files()
+    writing.check_cache(settings.home)
+    forget.keep_within(settings.home, settings.cache_limit)
+    launch.warm_up()
+
+
+def _refuse_what_nodes_cannot_share(case: Case, nodes: int) -> None:
+    if nodes > 1 and "resume" in case.training.life:
+        raise UsageError(
+            f"{case.arrangement}: its ranks save a checkpoint and read each other's parts of it, and nodes share no folder; "
+            "run it on one machine"
+        )
+
+
+def _find_code(settings: Settings) -> None:
+    """What the ranks run, and what they run it on."""
+    if not settings.cases[0].on_cpu:
+        cuda.check()
+        for fp8 in {case.training.fp8 for case in settings.cases}:
+            cuda.check_fp8(fp8)
+    _find_implementation(settings.cases[0].implementation)
+    plugins.check(settings.plugin)
+
+
+def _prepare_launch(settings: Settings) -> None:
+    # Which checks are selected is not yet known. What few of them need, they import and compute themselves.
+    narrowed = bool(settings.only or settings.last_failed)
+    launch.prepare(settings.cases[0].transport, steps=any(case.training.steps for case in settings.cases) and not narrowed)
 
 
 def _refuse_what_bugs_end(cases: Iterable[Case]) -> None:

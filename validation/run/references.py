@@ -20,6 +20,7 @@ from validation.case.errors import ExitCode
 from validation.case.parameters import parameters
 from validation.run import launch
 from validation.run.launch import Broken, RunBroke
+from validation.run.watch import Watch, watched
 
 _ELEMENTS_A_THREAD = 4 << 20
 """Elements of weights that are worth another thread: those of a small model only wait for each other."""
@@ -57,7 +58,7 @@ class ReferenceProcess:
         elements = sum(math.prod(parameter.shape) for parameter in parameters(case.model).values())
         threads = min(os.cpu_count() or 1, 1 + elements // _ELEMENTS_A_THREAD)
         asked = {"case": case.to_json(), "folder": str(folder), "home": str(home.resolve()), "threads": threads}
-        with self._one_at_a_time, launch.watched(folder, 1, timeout, progress) as watch:
+        with self._one_at_a_time, watched(folder, 1, timeout, progress) as watch:
             process = self.warm_up()
             with contextlib.suppress(OSError):  # it has ended, which is seen next
                 _say(process, json.dumps(asked))
@@ -76,7 +77,7 @@ class ReferenceProcess:
             self._process.wait()
             self._process = None
 
-    def _post_mortem(self, folder: Path, home: Path, timeout: float, watch: launch.Watch, code: int) -> Broken:
+    def _post_mortem(self, folder: Path, home: Path, timeout: float, watch: Watch, code: int) -> Broken:
         broken = launch.post_mortem(folder, 1, timeout, watch, [(0, code)], written=[home])
         if broken.stacks or self._said is None:
             return broken

@@ -5,11 +5,14 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import json
+import multiprocessing
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,19 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 _TO_LEAVE_A_WORD = 3
 """Files that are kept open for a rank that can open no more, to say that (its source is read for the stack)."""
+
+
+def _die_with_whoever_started_it() -> None:
+    """End this rank when the process that runs the command is killed: the fork server lives as long as any of its ranks."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 class Ended(Exception):
@@ -87,6 +103,7 @@ class RankReport:
         self.path("pid").write_text(str(os.getpid()))
         # The rank's parent is the fork server: when that goes, so must the rank, or it would hang in a collective.
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+        _die_with_whoever_started_it()
         spare = [os.open(os.devnull, os.O_RDONLY) for _ in range(_TO_LEAVE_A_WORD)]
         with self.path("stacks").open("w") as stacks:
             faulthandler.enable(stacks)

@@ -25,6 +25,7 @@ _OF_CASE = {
     "seq_length": "--seq-length",
     "candidate_checkpoint": "--candidate-checkpoint",
     "data": "--data",
+    "tokenizer": "--tokenizer",
 }
 """Fields of a case with an option each, which is written where the case has not what it would have without."""
 

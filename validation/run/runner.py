@@ -16,10 +16,11 @@ from validation.case import disk
 from validation.case.case import Case
 from validation.case.errors import ExitCode
 from validation.reference import store
-from validation.run import entry, launch
+from validation.run import entry, launch, watch
 from validation.run import plugin as plugins
 from validation.run.diagnose import explained
 from validation.run.jobs import at_once
+from validation.run.nodes.leading import Alone, Nodes
 from validation.run.options import Settings
 from validation.run.references import REFERENCES
 from validation.run.reproduce import alone
@@ -34,8 +35,9 @@ class Runner:
     Cases are started in order, as many at a time as the settings say, or as is good here (validation.run.jobs).
     """
 
-    def __init__(self, settings: Settings, progress: Progress = lambda case, step: None) -> None:
+    def __init__(self, settings: Settings, progress: Progress = lambda case, step: None, nodes: Nodes | None = None) -> None:
         self._settings, self._progress = settings, progress
+        self._nodes = nodes or Alone()
         self._jobs = settings.jobs or at_once(settings.cases)
         self._pool = ThreadPoolExecutor(max_workers=self._jobs, thread_name_prefix="case")
         self._one_at_a_time = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reference")
@@ -63,7 +65,7 @@ class Runner:
         """Start nothing more, and end what is still running, with the process that computes `references` or without."""
         for pool in (self._pool, self._one_at_a_time):
             pool.shutdown(wait=False, cancel_futures=True)
-        launch.kill_all()
+        watch.kill_all()
         if references:
             REFERENCES.close()
         for pool in (self._pool, self._one_at_a_time):
@@ -79,9 +81,9 @@ class Runner:
         try:
             reference = self._asked(case).result()
             start = time.monotonic()
-            facts = reference.facts()
+            facts = reference.facts() | self._nodes.facts(case.layout.ranks)
             with launch.run_folder(self._debug_folder(case, plugin)) as folder:
-                reports = launch.launch(
+                reports = self._nodes.launch(
                     entry.rank,
                     (case.to_json(), str(folder), str(reference.folder), self._settings.timeout, "", plugins.absolute(plugin)),
                     case.layout.ranks,
@@ -112,7 +114,7 @@ class Runner:
                 self._single[single, plugin] = self._of_one_rank(single, plugin)
             with launch.run_folder() as folder:
                 arguments = self._arguments(case, plugin, folder, self._single[single, plugin])
-                reports = launch.launch(entry.rank, arguments, case.layout.ranks, folder, self._settings.timeout)
+                reports = self._nodes.launch(entry.rank, arguments, case.layout.ranks, folder, self._settings.timeout)
         except (launch.RunBroke, OSError):
             return None
         return merged(case, 0.0, {}, reports)

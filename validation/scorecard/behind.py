@@ -13,6 +13,7 @@ from validation.case import preflight
 from validation.case.case import Case
 from validation.case.data import DOCUMENTS, FULL, PADDED
 from validation.case.errors import UsageError
+from validation.case.inference import DYNAMIC, STATIC
 from validation.checks.order import RUN, place
 from validation.faults.fault import Fault
 from validation.run.known import known_bugs
@@ -105,6 +106,13 @@ def _filled_up(case: Case) -> Case | None:
     return _set(moe_expert_capacity_factor=room, moe_pad_expert_input_to_capacity=True)(case)
 
 
+def _requests(case: Case) -> Case | None:
+    """Requests over cached latents, in the place of a static context."""
+    if case.training.inference != STATIC or case.layout.ranks > 1:
+        return None
+    return replace(case, training=replace(case.training, inference=DYNAMIC))
+
+
 ACTIVATED: dict[str, Callable[[Case], Case | None]] = {
     "latent-norm-epsilon": _wide_epsilon,
     "balancing-losses-per-token": _balanced_per_token,
@@ -121,6 +129,7 @@ DUE: dict[str, Callable[[Case], Case | None]] = {
     "expert-weights-gathered-from-wrong-ranks": _experts_gathered,
     "mtp-takes-the-next-document": _mtp_of_documents,
     "mtp-layers-count-padding": _mtp_of_padding,
+    "stale-absorbed-weights": _requests,
     "fused-cross-entropy-in-bf16": _set(cross_entropy_loss_fusion=True),
 }
 """The same of bugs that have not been measured beside the catalogue yet: `all` leaves them out; --behind takes their names."""

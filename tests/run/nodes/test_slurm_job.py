@@ -1,0 +1,88 @@
+"""What is said of a job before Slurm has it, and the file that Slurm gets. A real Slurm runs it in tests/nodes."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from validation.case.errors import EnvironmentMissing, InfrastructureError, UsageError
+from validation.cli import main
+from validation.run.nodes import slurm
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(["slurm", *words]) == 2
+    return capsys.readouterr().err
+
+
+def test_the_file_has_a_task_a_node_and_is_bash(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--nodes", "3", "--sbatch=--partition=gpu", "--sbatch=--time=10", "--folder", "/shared"]
+    assert main(["slurm", "show", *given, "--", "--layouts", "tp2", "--only", "a 'b'"]) == 0
+    text = capsys.readouterr().out
+    assert "@" not in text
+    head = [line for line in text.splitlines() if line.startswith("#SBATCH")]
+    assert {"#SBATCH --nodes=3", "#SBATCH --ntasks-per-node=1", "#SBATCH --partition=gpu", "#SBATCH --time=10"} <= set(head)
+    assert text.splitlines()[0] == "#!/bin/bash"
+    checked = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert """run --layouts tp2 --only 'a '"'"'b'"'"'' --results /shared/job-NAME/results""" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["run"], "no words of a run; give them behind --"),
+        (["run", "--nodes", "0", "--", "--tp", "2"], "--nodes 0: give 1 to 1024"),
+        (["show", "--sbatch=partition", "--", "--tp", "2"], "--sbatch 'partition': give one option of sbatch"),
+        (["show", "--", "--tp", "2", "--nnodes", "2"], "leave --nnodes, --node-rank, --rdzv-endpoint and --cluster out"),
+        (["show", "--", "--layouts", "tq2"], "tq2"),
+    ],
+)
+def test_what_is_wrong_is_said_before_a_job_waits(capsys: pytest.CaptureFixture[str], words: list[str], sentence: str) -> None:
+    assert sentence in said(capsys, *words)
+
+
+def test_a_machine_without_slurm_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(EnvironmentMissing, match=r"^sbatch, scancel, scontrol: not found; .* login node$"):
+        slurm.find()
+
+
+def test_a_folder_that_slurm_does_not_take_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has a space or a %"):
+        slurm.new_folder(tmp_path / "a b")
+    assert list((tmp_path / "a b").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"^--folder .*file: "):
+        slurm.new_folder(tmp_path / "file")
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> slurm.Job:
+    return slurm.Job(("--tp", "2"), 2, (), tmp_path)
+
+
+def test_the_exit_code_is_the_runs_or_none_at_all(job: slurm.Job) -> None:
+    """A job that was ended from outside has left none: Slurm's own code would say that a check failed."""
+    (job.folder / "job.txt").write_text("first\nslurmstepd: error: *** JOB 7 CANCELLED DUE TO TIME LIMIT ***\n")
+    with pytest.raises(
+        InfrastructureError, match=r"^Slurm job 7 ended as TIMEOUT before the run had \(slurmstepd: .* TIME LIMIT"
+    ):
+        slurm._exit_code("7", job, "TIMEOUT")
+    (job.folder / "exit-code").write_text("1\n")
+    assert slurm._exit_code("7", job, "COMPLETED") == 1
+
+
+def test_reports_are_brought_back_whole(job: slurm.Job, tmp_path: Path) -> None:
+    """In the place of those of the run before, and nothing that is no report."""
+    to = tmp_path / "mine"
+    to.mkdir()
+    (to / "a.xml").write_text("old")
+    job.results.mkdir()
+    (job.results / "a.xml").write_text("new")
+    (job.results / "debug").mkdir()
+    assert slurm.bring_back(job, to) == 1
+    assert [(path.name, path.read_text()) for path in to.iterdir()] == [("a.xml", "new")]
