@@ -96,7 +96,7 @@ def test_the_queue_and_the_night_run_everything_whatever_changed(event: str) -> 
 def test_the_night_runs_more_than_a_pull_request() -> None:
     more = set(chosen("nightly")) - set(chosen("pull_request"))
     parity = {"parity_bf16", "parity_stock", "parity_moonlight", "parity_life", "parity_glm4_moe_lite", "parity_deepseek_v2"}
-    parity |= {"parity_families_bf16", "parity_inference"}
+    parity |= {"parity_families_bf16", "parity_inference", "parity_data"}
     assert more == parity | {"faults", "faults_behind_bugs", "mutants", "versions", "newest", "recipes"}
 
 

@@ -170,6 +170,14 @@ def test_what_a_response_does_not_say_is_asked_for(tmp_path: Path, made: MadeWit
     assert said in str(refused.value)
 
 
+@pytest.mark.parametrize(("temperature", "prompt"), [(1.0, True), (0.7, False)])
+def test_a_prompt_is_not_divided_by_the_temperature(tmp_path: Path, temperature: float, prompt: bool) -> None:
+    """Both engines say of it what the model's own logits say, so that with another temperature it cannot be compared."""
+    for value in (completion(), generate()):
+        (one,) = read_as(written(tmp_path, value), MadeWith("processed_logprobs", temperature, "bf16")).sequences
+        assert one.counted == (False, prompt, prompt, True, True)
+
+
 def test_our_own_file_says_it_itself(bench: Bench, tmp_path: Path) -> None:
     """Two answers could contradict each other."""
     with pytest.raises(UsageError, match="says itself how it was made; leave out --mode"):

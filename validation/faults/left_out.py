@@ -8,6 +8,7 @@ LEFT_OUT = {
     "R12": "in the catalogue as D01",
     "R20": "a padding mask that is broadcast wrongly: it shows with padding only, and the reference counts every"
     " position; 0.16.1 to 0.19.2 have the bug",
+    "T19": "a padding mask cut over another group than the hidden states: it shows with padding only; the kind is T11",
     "T20": "cross-attention over the global tensor-parallel group: the model has none; the kind is T11",
     "T21": "image embeddings cut over the global tensor-parallel group: the model has none; the kind is T11",
     "T22": "the output norm of a gated delta net without the sum over ranks: the model has none; the kind is T18",

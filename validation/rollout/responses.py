@@ -11,12 +11,13 @@ import base64
 import binascii
 import io
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from validation.case.errors import UsageError
 from validation.case.strangers import parsed, quoted, read_bytes
-from validation.rollout.dump import Dump, Routes, Said
+from validation.rollout.dump import PROCESSED, Dump, Routes, Said
 from validation.rollout.made_with import MadeWith
 from validation.rollout.own import LARGEST, VALUES
 
@@ -51,7 +52,14 @@ def read(path: Path, found: list[Any], made: MadeWith, layers: int, k: int) -> D
         if kind_of(value) != engine:
             raise UsageError(f"{source} is no response of {engine}, as the first one is; {_REMEDY}")
         sequences += _vllm(source, value) if engine == "vllm" else [_sglang(source, value, layers, k)]
+    if made.mode == PROCESSED and made.temperature != 1:
+        sequences = [_of_answer_alone(one) for one in sequences]
     return made.dump(path, engine, sequences)
+
+
+def _of_answer_alone(one: Said) -> Said:
+    """Both engines divide by the temperature what they draw, and not the prompt: its tokens are not compared."""
+    return replace(one, counted=tuple(counts and at >= one.prompt for at, counts in enumerate(one.counted)))
 
 
 def said(
