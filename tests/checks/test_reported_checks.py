@@ -17,7 +17,10 @@ def listed(folder: Path, *words: str) -> dict[str, Expected]:
     """The manifest of a command, by file."""
     path = folder / "manifest.json"
     done = warm(["run", *words, "--manifest", str(path)], folder / "cache")
-    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
+    said = [
+        line for line in done.stdout.splitlines() if line and not line.endswith("s: listing the checks ...")
+    ]  # on a slow machine
+    assert (done.returncode, said, done.stderr) == (0, [], "")
     assert not (folder / "results").exists()
     return {suite.file: suite for suite in load(path).suites}
 
