@@ -12,7 +12,7 @@ from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.models.gpt import GPTModel
 
-from validation.candidate import build, checkpointing, load, overflow, platform
+from validation.candidate import build, checkpointing, latent_norms, load, overflow, platform
 from validation.candidate.compare import compare_loss_scale, compare_rates, compare_step, compare_values
 from validation.candidate.optimizer import Optimizer
 from validation.candidate.probes import ProbedChunk
@@ -145,6 +145,7 @@ def _made_anew(rank: Rank, case: Case) -> Rank:
         parallel_state.destroy_model_parallel()
         build.start_groups(case)
     chunks = build.build(case, rank.plugin.configure)
+    latent_norms.give(case, chunks, None)
     rank.plugin.built(case, chunks)
     held = load.held_by(chunks, case.model, rank.recorder)
     load.fill_with_nan(chunks)

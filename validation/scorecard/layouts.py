@@ -24,16 +24,16 @@ SPARE = 4
 def diagnosed(fault: Fault) -> tuple[Case, ...]:
     """Its own layouts, these joined with stages and with experts spread, then the usual ones; and SPARE more at the end.
 
-    With options of a step half of them have these, the others lack one, or all. In a lower precision half are in fp64.
+    With options of a step half of them have these, the others lack one, or all. In a lower precision half are in fp64; with
+    options, too, a quarter is in fp64, and a quarter lacks one, or all.
     """
     lower = fault.precision != "fp64"
     options = any("+" in layout for layout in fault.layouts)
     half = COUNT // 2 if lower or options else COUNT
     with_all = list(islice(_cases(fault, _with_options(fault)), half + SPARE))
-    if lower:
-        return (*with_all[:half], *(replace(case, precision="fp64") for case in with_all[:half]), *with_all[half:])
-    others = (case for case in _cases(fault, _without_options(fault)) if case not in with_all)
-    return (*with_all[:half], *islice(others, COUNT - half), *with_all[half:])
+    others = (case for case in _cases(fault, _without_options(fault)) if case not in with_all) if options else iter(())
+    higher = [replace(case, precision="fp64") for case in with_all[: half // 2 if options else half]] if lower else []
+    return (*with_all[:half], *higher, *islice(others, COUNT - half - len(higher)), *with_all[half:])
 
 
 def _cases(fault: Fault, arrangements: Iterator[str]) -> Iterator[Case]:
