@@ -16,6 +16,7 @@ from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
+from validation.candidate import platform
 from validation.candidate.optimizer import Optimizer
 from validation.compare.precision import as_stored
 
@@ -35,18 +36,14 @@ def save(chunks: Sequence[GPTModel], optimizer: Optimizer, folder: Path) -> None
 
 def load(chunks: Sequence[GPTModel], optimizer: Optimizer, folder: Path) -> None:
     """Read it into a model and an optimizer that have been made anew; every rank takes part."""
-    torchs = [part for part in optimizer.parts if _on_torchs(part)]
-    for part in torchs:
-        _allocate(part)
-    state = _state(chunks, optimizer, is_loading=True)
-    with as_stored():
-        found: dict[str, Any] = dist_checkpointing.load(state, str(folder))
-        for name, chunk in _named(chunks).items():
-            chunk.load_state_dict(found[name], strict=True)
-    # Where buffers are gathered and scattered, megatron-core asks for float32 and for a GPU: the rank's mode answers.
-    optimizer.theirs.load_state_dict(found["optimizer"])
-    for part in torchs:
-        _count_apart(part)
+    with platform.steps_of_torchs(optimizer.parts):
+        state = _state(chunks, optimizer, is_loading=True)
+        with as_stored():
+            found: dict[str, Any] = dist_checkpointing.load(state, str(folder))
+            for name, chunk in _named(chunks).items():
+                chunk.load_state_dict(found[name], strict=True)
+        # Where buffers are gathered and scattered, megatron-core asks for float32 and for a GPU: the rank's mode answers.
+        optimizer.theirs.load_state_dict(found["optimizer"])
     optimizer.scheduler.load_state_dict(found["opt_param_scheduler"])
 
 
@@ -54,36 +51,6 @@ def load_weights_alone(optimizer: Optimizer) -> None:
     """What a run does that has loaded weights and no optimizer: it tells the optimizer, whose masters are made of them."""
     with torch.no_grad():
         optimizer.theirs.reload_model_params()
-
-
-def _on_torchs(part: Any) -> bool:
-    """Whether it is a distributed optimizer over torch's AdamW, which counts the steps of each parameter."""
-    return isinstance(part, DistributedOptimizer) and isinstance(part.optimizer, torch.optim.AdamW)
-
-
-def _allocate(part: Any) -> None:
-    """States for torch's AdamW under a distributed optimizer, which asks for their number of steps before it loads any.
-
-    It loads a parameter's states by the names of those that are there, and has no number of steps among them.
-    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/optimizer/distrib_optimizer.py
-    """
-    part.init_state_fn(part.optimizer, part.config)
-    for state in part.optimizer.state.values():
-        state.setdefault("step", torch.tensor(0.0))
-    sound = part._set_main_param_and_optimizer_states
-
-    def with_steps(parameter: torch.Tensor, tensors: dict[str, torch.Tensor]) -> None:
-        group, at = part.model_param_group_index_map[parameter]
-        step = part.optimizer.state[part.optimizer.param_groups[group]["params"][at]]["step"]
-        sound(parameter, {"step": step, **tensors})
-
-    part._set_main_param_and_optimizer_states = with_steps
-
-
-def _count_apart(part: Any) -> None:
-    """Every state gets a number of steps of its own: all are loaded as one tensor, which each parameter would count up."""
-    for state in part.optimizer.state.values():
-        state["step"] = state["step"].clone()
 
 
 def _named(chunks: Sequence[GPTModel]) -> dict[str, GPTModel]:

@@ -493,6 +493,81 @@ def stages_on_the_cpu() -> None:
     names["_is_cuda"] = names["_is_cuda_contiguous"] = lambda tensor: None
 
 
+@contextlib.contextmanager
+def kernels_in_torch(context: Any, prefill: Any, decode: Any, split: Any) -> Iterator[None]:
+    """Within it dynamic inference calls functions in torch for FlashAttention's and FlashMLA's kernels, which need a GPU.
+
+    `split` stands for what only Transformer Engine's layers can do. Cached latents forget, up to 0.19, to pass on whether
+    a step is one of decode alone, and lose the norm that stands outside of a layer that is split; `context` knows it.
+    https://github.com/NVIDIA/Megatron-LM/issues/4901
+    """
+    attention = importlib.import_module("megatron.core.transformer.attention")
+    latent = importlib.import_module("megatron.core.transformer.multi_latent_attention")
+    module: Any = attention.Attention
+    attend = module.flash_decode_and_prefill
+    absorb = latent.MLASelfAttention.prepare_for_absorption
+
+    def attending(self: Any, *given: Any) -> Any:
+        return attend(self, *given[:9], context.is_decode_only())
+
+    def absorbing(self: Any) -> None:
+        norm = self.kv_layernorm
+        absorb(self)
+        self.kv_layernorm = norm
+
+    put: dict[tuple[Any, str], Any] = {
+        (attention, "flash_attn_varlen_func"): prefill,
+        (attention, "flash_mla_with_kvcache"): decode,
+        (attention, "get_mla_metadata"): lambda *given: (None, None),
+        (attention, "HAVE_FA3"): False,
+        (latent, "rearrange"): lambda tensor, pattern: tensor.flatten(2),
+        (latent, "split_te_layernorm_column_parallel_linear"): split,
+        (module, "flash_decode_and_prefill"): attending,
+        (latent.MLASelfAttention, "prepare_for_absorption"): absorbing,
+    }
+    before = {place: getattr(*place, None) for place in put}
+    for (where, name), value in put.items():
+        setattr(where, name, value)
+    try:
+        yield
+    finally:
+        for (where, name), value in before.items():
+            setattr(where, name, value)
+
+
+@contextlib.contextmanager
+def steps_of_torchs(optimizers: Sequence[Any]) -> Iterator[None]:
+    """Within it distributed optimizers over torch's AdamW load the number of steps with a parameter's other states.
+
+    AdamW counts the steps of each parameter. A distributed optimizer asks for that number before it loads any, and loads a
+    parameter's states by the names of those that are there, the number not among them. Behind it each state has a number of
+    its own: all are loaded as one tensor, which each parameter would count up.
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/optimizer/distrib_optimizer.py
+    """
+    distributed = importlib.import_module("megatron.core.optimizer.distrib_optimizer").DistributedOptimizer
+    counted = [one for one in optimizers if isinstance(one, distributed) and isinstance(one.optimizer, torch.optim.AdamW)]
+    for one in counted:
+        one.init_state_fn(one.optimizer, one.config)
+        for state in one.optimizer.state.values():
+            state.setdefault("step", torch.tensor(0.0))
+        _load_with_steps(one)
+    yield
+    for one in counted:
+        for state in one.optimizer.state.values():
+            state["step"] = state["step"].clone()
+
+
+def _load_with_steps(optimizer: Any) -> None:
+    sound = optimizer._set_main_param_and_optimizer_states
+
+    def with_steps(parameter: torch.Tensor, tensors: dict[str, torch.Tensor]) -> None:
+        group, at = optimizer.model_param_group_index_map[parameter]
+        step = optimizer.optimizer.state[optimizer.optimizer.param_groups[group]["params"][at]]["step"]
+        sound(parameter, {"step": step, **tensors})
+
+    optimizer._set_main_param_and_optimizer_states = with_steps
+
+
 _WITHOUT_TRANSFORMER_ENGINE = (_undetected_absence, _mocked_inference_layers, _undefined_gemm, _undefined_fp8)
 
 

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-_ATTENTION, _LATENT = "megatron.core.transformer.attention", "megatron.core.transformer.multi_latent_attention"
+from validation.candidate import platform
 
 
 def prefill(
@@ -91,40 +90,6 @@ def _split(fused: Any, config: Any, *_: Any) -> tuple[Any, Any]:
     return None, made
 
 
-@contextlib.contextmanager
-def standing_in(context: Any) -> Iterator[None]:
-    """Within it megatron-core's attention calls these instead of kernels. `context` says whether a step is one of decode alone.
-
-    Cached latents forget to pass that on up to 0.19: https://github.com/NVIDIA/Megatron-LM/issues/4901
-    """
-    attention, latent = importlib.import_module(_ATTENTION), importlib.import_module(_LATENT)
-    module: Any = attention.Attention
-    attend = module.flash_decode_and_prefill
-    absorb = latent.MLASelfAttention.prepare_for_absorption
-
-    def attending(self: Any, *given: Any) -> Any:
-        return attend(self, *given[:9], context.is_decode_only())
-
-    def absorbing(self: Any) -> None:
-        norm = self.kv_layernorm
-        absorb(self)
-        self.kv_layernorm = norm
-
-    put: dict[tuple[Any, str], Any] = {
-        (attention, "flash_attn_varlen_func"): prefill,
-        (attention, "flash_mla_with_kvcache"): decode,
-        (attention, "get_mla_metadata"): lambda *given: (None, None),
-        (attention, "HAVE_FA3"): False,
-        (latent, "rearrange"): lambda tensor, pattern: tensor.flatten(2),
-        (latent, "split_te_layernorm_column_parallel_linear"): _split,
-        (module, "flash_decode_and_prefill"): attending,
-        (latent.MLASelfAttention, "prepare_for_absorption"): absorbing,
-    }
-    before = {place: getattr(*place, None) for place in put}
-    for (where, name), value in put.items():
-        setattr(where, name, value)
-    try:
-        yield
-    finally:
-        for (where, name), value in before.items():
-            setattr(where, name, value)
+def standing_in(context: Any) -> contextlib.AbstractContextManager[None]:
+    """Within it megatron-core's attention calls these instead of kernels; `context` says whether a step is of decode alone."""
+    return platform.kernels_in_torch(context, prefill, decode, _split)

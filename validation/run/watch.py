@@ -66,8 +66,10 @@ class Watch:
         self._signal(signal.SIGKILL)
 
     def _vanished(self) -> int | None:
-        """A rank whose process has ended while the run goes on. Ranks that finish stay until all have."""
+        """A rank whose process has ended without its findings while the run goes on. Other nodes may take longer to finish."""
         for rank in self._ranks:
+            if (self._folder / f"rank-{rank}.json").exists():
+                continue
             with contextlib.suppress(OSError, ValueError):
                 pid = int((self._folder / f"rank-{rank}.pid").read_text())
                 if not Path(f"/proc/{pid}").exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -47,8 +48,7 @@ class Pair:
 
     def launch(self, end: str, timeout: float = TIMEOUT) -> list[dict[str, Any]]:
         """Two ranks, one on each node, of which rank 1 ends as `end` says."""
-        folder = self.folder / "run"
-        folder.mkdir(exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="run-", dir=self.folder))
         arguments = (end, str(folder), str(self.reference), timeout, "", "")
         return self.head.launch(light.rank, arguments, 2, folder, timeout)
 

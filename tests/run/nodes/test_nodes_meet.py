@@ -90,6 +90,16 @@ def test_every_node_gets_the_heads_exit_code(met: Met) -> None:
     assert ends == [(1, "three checks failed")]
 
 
+def test_a_node_that_comes_when_the_head_has_ended_ends_with_it(met: Met) -> None:
+    """It would else look for the head until the time is up."""
+    thread = threading.Thread(target=met.head.over, args=(3, "no room on the disk"))
+    thread.start()
+    node = met.comes(1)
+    assert node.follow() == (3, "no room on the disk")
+    node.close()
+    thread.join()
+
+
 def test_a_node_that_never_comes_is_named_with_what_to_do(met: Met) -> None:
     said = end_of(met)
     assert said.startswith(f"node 1 of 2 did not come to 127.0.0.1:{met.port} within {SOON} s; start the same command there")

@@ -38,6 +38,7 @@ class Node:
     rank: int
     name: str
     channel: Channel
+    welcome: bool = False
     ready: bool = False
     lost: str = ""
     gone: threading.Event = field(default_factory=threading.Event)
@@ -116,6 +117,9 @@ class Head:
         if abs(apart) > _CLOCKS_APART:
             self.notes.append(f"note: the clock of {node.words} is {apart:+.0f} s off; compare no times of different nodes")
         channel.say("welcome")
+        with self._changed:
+            node.welcome = True
+            self._changed.notify_all()
         return node
 
     def _objection(self, node: Node, hello: Message) -> tuple[str, bool]:
@@ -130,7 +134,6 @@ class Head:
             if said:
                 return said, True
             self.nodes[node.rank] = node
-            self._changed.notify_all()
             return "", False
 
     def _take(self, node: Node, said: Message | bytes) -> None:
@@ -223,7 +226,11 @@ class Head:
     def _wait_for_late_ones(self) -> None:
         end = time.monotonic() + _LATE
         with self._changed:
-            while len(self.nodes) < self.place.count - 1 and self._fatal is None and not self._given_up:
+            while (
+                sum(node.welcome for node in self.nodes.values()) < self.place.count - 1
+                and self._fatal is None
+                and not self._given_up
+            ):
                 if (left := end - time.monotonic()) <= 0:
                     return
                 self._changed.wait(left)
