@@ -23,6 +23,8 @@ KINDS = (PREFILL, FIRST, DECODE)
 reads the cache; every later one."""
 UNKNOWN = ("fp8", "int4", "nvfp4")
 """Precisions of engines for which no floor is measured."""
+RESOLUTIONS = {"float64": 0.0, "float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
+"""By which share of itself a number is rounded at most that is stored in a type."""
 _ROUNDING = 1e-5
 """By how much rounding may lift a log-probability above 0."""
 Routes = tuple[tuple[tuple[int, ...], ...], ...]
@@ -132,6 +134,10 @@ def check_sequence(source: str, one: Said) -> None:
     for name, values in (("logprobs", one.logprobs), ("trainer_logprobs", one.trainer)):
         if values is not None:
             _check_values(source, name, values, one)
+    if one.routed is not None and len(one.routed) not in (length, length - 1):
+        raise UsageError(
+            f"{source} has {length} tokens and {len(one.routed)} routed_experts; give one for each, or all but the last"
+        )
     if not any(one.counted):
         raise UsageError(f"{source}: its mask counts no token; leave the sequence out")
 
@@ -181,6 +187,16 @@ def check_tokens(dump: Dump, vocabulary: int, layers: int, experts: int, k: int,
                 raise UsageError(f"{dump.path}, sequence {number}: routed_experts[{at}] names an expert above {experts - 1}")
             if any(len(set(chosen)) < k for chosen in row):
                 raise UsageError(f"{dump.path}, sequence {number}: routed_experts[{at}] names an expert twice")
+
+
+def check_trainer(dump: Dump) -> None:
+    """Raises UsageError if only a part of the sequences has the trainer's log-probabilities."""
+    having = [one.trainer is not None for one in dump.sequences]
+    if any(having) and not all(having):
+        raise UsageError(
+            f"{dump.path}: sequence {having.index(True)} has trainer_logprobs and sequence {having.index(False)} has none; "
+            "give them for all sequences, or for none"
+        )
 
 
 def check_weights(dump: Dump, wanted: str | None) -> None:
