@@ -27,6 +27,8 @@ RESOLUTIONS = {"float64": 0.0, "float32": 2.0**-24, "bfloat16": 2.0**-8, "float1
 """By which share of itself a number is rounded at most that is stored in a type."""
 _ROUNDING = 1e-5
 """By how much rounding may lift a log-probability above 0."""
+_COLDEST = 1e-6
+"""Below it engines take the likeliest token, and logits that are divided by it may be infinite."""
 Routes = tuple[tuple[tuple[int, ...], ...], ...]
 """[position][layer of experts][k]."""
 
@@ -93,8 +95,9 @@ def check_header(
             f"{source}: processed log-probabilities without their temperature say nothing; add `temperature`, or have the "
             f"engine return {RAW}"
         )
-    if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
-        advice = "sampling is greedy then, and log-probabilities are those of temperature 1: say so" if temperature == 0 else ""
+    if temperature is not None and not (math.isfinite(temperature) and temperature >= _COLDEST):
+        greedy = "sampling is greedy then, and log-probabilities are those of temperature 1: say so"
+        advice = greedy if 0 <= temperature < _COLDEST else ""
         raise UsageError(f"{source}: temperature {temperature:g}; {advice or 'give a number above 0'}")
     if precision not in (*PRECISIONS, *UNKNOWN):
         raise UsageError(
