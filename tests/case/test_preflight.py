@@ -160,6 +160,11 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         case(training=Training(life="step-overflow-step", steps=2)),
         "skips a step that overflows in fp16 only; --precision fp16 does",
     ),
+    (
+        "loss scale",
+        case(precision="fp16", training=Training(steps=1).with_settings({"optimizer.hysteresis": 0})),
+        "optimizer.hysteresis is 0; it must be a whole number of at least 1",
+    ),
     ("steps of te", case(**TE_IN_BF16, training=Training(steps=2)), "with Transformer Engine are not compared; leave out"),
     ("life", case("tp2", training=Training(life="step-resume-tp4-step", steps=2)), "goes on in tp4, which has 4 ranks"),
     (
@@ -208,6 +213,7 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     # tensor parallelism
     ("heads", case("tp3"), "tp3 does not divide the 4 attention heads; tp1, tp2 and tp4 do"),
     ("vocabulary", case("tp2", {"vocab_size": 129}), r"the 129 rows of the vocabulary; tp2\+vocab1 pads them to 130"),
+    ("padding", case("tp2", {"padded_vocab_size": 161}), "the 161 rows of the vocabulary; --set padded_vocab_size=162 works"),
     ("dense MLP", case("tp2", {"intermediate_size": 97}), r"tp2 does not divide the 97 .*\(intermediate_size\); tp1 does"),
     (
         "shared expert",

@@ -59,3 +59,9 @@ def test_a_batch_wants_the_last_token_and_none_of_padding() -> None:
     wanted = wanted_tokens(case("tp2+vocab16"))
     assert {0, 1, 79, 80, 128} <= set(wanted)
     assert max(wanted) == 128
+
+
+@pytest.mark.parametrize("word", ["vocab0", "vocab-1", "vocab", "vocab1.5", "vocab1000000000000"])
+def test_a_multiple_that_nothing_pads_to_is_refused_in_a_sentence(word: str) -> None:
+    with pytest.raises(UsageError, match=r"give a whole number from 1 to 999999 behind vocab, such as \+vocab128"):
+        case(f"tp2+{word}")

@@ -121,6 +121,14 @@ TINY: dict[str, Any] = {
         ("--gpus 8 --model tiny --layout tp2 --global-batch-size 6", "a multiple of 4 works"),
         ("--gpus 8 --model tiny --set hidden_size", "write NAME=VALUE"),
         ("--gpus 8 --model tiny --set nonsense=1", "no such number"),
+        ("--gpus 8 --model tiny --set hidden_size=0", "hidden_size is 0; it must be a whole number of at least 1"),
+        ("--gpus 8 --model tiny --set n_routed_experts=0", "n_routed_experts is 0; it must be a whole number of at least 1"),
+        ("--gpus 8 --model tiny --set vocab_size=-1", "vocab_size is -1; it must be"),
+        ("--gpus 8 --model tiny --set vocab_size=1000000000000", "vocab_size is 1000000000000; no model has more"),
+        ("--gpus 8 --model tiny --set num_experts_per_tok=17", "num_experts_per_tok 17 is more than"),
+        ("--gpus 8 --model tiny --set n_group=7", "n_group 7 does not divide"),
+        ("--gpus 8 --model tiny --set rope_theta=nan", "rope_theta is nan"),
+        ("--gpus 8 --model tiny --set padded_vocab_size=5", "leave it out"),
         ("--gpus 8 --model tiny -- -k mla", "plan takes nothing behind --"),
     ],
 )
@@ -129,6 +137,23 @@ def test_what_cannot_be_meant_is_refused_in_a_sentence(words: str, sentence: str
     assert code == 2
     assert sentence in said
     assert "Traceback" not in said
+
+
+def test_the_only_layout_of_a_number_of_gpus_is_named_if_it_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = plan(capsys, "--model", "deepseek-v3", "--gpus", "67", "--gpus-per-node", "67")
+    assert code == 1
+    assert "the only layout does not fit: etp1dp67 takes least, " in said
+
+
+def test_a_small_model_has_millions_of_parameters(capsys: pytest.CaptureFixture[str]) -> None:
+    _, said = plan(capsys, "--model", "tiny", "--gpus", "1")
+    assert said.startswith("tiny: 0.41 M parameters, 0.19 M of them for a token\n1 GPU, 8 a node")
+
+
+def test_a_negative_number_is_refused_before_anything_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        plan(capsys, "--model", "tiny", "--gpus", "-8")
+    assert "argument --gpus: '-8' is no whole number from 0" in capsys.readouterr().err
 
 
 @few

@@ -27,6 +27,17 @@ def test_recipe_show_ends_with_the_stand_in(tmp_path: Path, capsys: pytest.Captu
     assert "what stands for it on a CPU\n  nothing: flags.txt does not say num_hidden_layers" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("ranks", [0, -8])
+@pytest.mark.parametrize("command", ["run --recipe", "recipe show"])
+def test_a_number_of_ranks_below_one_is_refused(
+    command: str, ranks: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "flags.txt"
+    file.write_text(FLAGS)
+    assert cli.main([*command.split(), str(file), "--world-size", str(ranks)]) == 2
+    assert f"--world-size {ranks}: at least one rank trains; give a number from 1" in capsys.readouterr().err
+
+
 FLAGS = """
 --tensor-model-parallel-size 2 --expert-model-parallel-size 8 --num-layers 16 --hidden-size 2048 --num-attention-heads 16
 --multi-latent-attention --num-experts 64 --moe-router-topk 6 --moe-layer-freq ([0]*1+[1]*15) --moe-ffn-hidden-size 1408

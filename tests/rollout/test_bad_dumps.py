@@ -85,6 +85,7 @@ def test_a_sequence_that_is_no_good(tmp_path: Path, change: dict[str, Any], said
         ({"mode": "cooked"}, "mode 'cooked' is unknown"),
         ({"mode": "processed_logprobs"}, "processed log-probabilities without their temperature say nothing"),
         ({"temperature": 0}, "temperature 0; sampling is greedy then"),
+        ({"temperature": 1e-320}, "sampling is greedy then"),
         ({"temperature": -1}, "temperature -1; give a number above 0"),
         ({"temperature": "0.7"}, "temperature '0.7' is no number"),
         ({"mode": "processed_logprobs", "temperature": 1, "top_p": 0.9}, "top_p 0.9 leaves a part of the vocabulary out"),

@@ -62,6 +62,7 @@ def test_megatron_with_other_weights_is_the_side_that_is_wrong(bench: Bench, tmp
         ("tp3", "tp3 does not divide the 4 attention heads"),
         ("tp2,pp2", "--layout tp2,pp2 names 2 layouts; give one"),
         ("tp2+documents", "--layout tp2+documents asks for other data or other steps"),
+        ("tp2+static", "--layout tp2+static asks for other data or other steps"),
     ],
 )
 def test_what_cannot_run_is_said_before_the_start(bench: Bench, tmp_path: Path, layout: str, said: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 
 from validation.case.errors import UsageError
@@ -18,8 +19,17 @@ def parse(text: str, shared: Training, given: int | None = None) -> tuple[Layout
     `given` is their number if the model has been given one: `+mtp` alone then asks for as many. Raises UsageError.
     """
     layout, *words = text.split("+")
-    training = functools.reduce(Training.with_word, [word for word in words if mtp_layers(word) is None], shared)
+    options = [word for word in words if mtp_layers(word) is None]
+    training = functools.reduce(Training.with_word, options, shared)
+    _refuse_two_of_one_option(text, options, shared)
     return Layout.parse(layout), training, _mtp(text, words, given)
+
+
+def _refuse_two_of_one_option(text: str, words: Sequence[str], shared: Training) -> None:
+    """Raises UsageError for two words of which the last would count alone, such as +static+dynamic."""
+    for one, other in itertools.combinations(words, 2):
+        if shared.with_word(one).with_word(other) != shared.with_word(other).with_word(one):
+            raise UsageError(f"{shown(text)}: +{shown(one)} and +{shown(other)} exclude each other; leave one of them out")
 
 
 def _mtp(text: str, words: Sequence[str], given: int | None) -> int | None:

@@ -41,6 +41,8 @@ def tp_divides(case: Case) -> str | None:
         if size % tp and what == _VOCABULARY:
             padded = vocabulary.rows(model.vocab_size, 1, tp)
             works = f"{case.arrangement}+vocab1 pads them to {padded}, as Megatron-LM does"
+            if model.padded_vocab_size is not None:
+                works = f"--set padded_vocab_size={vocabulary.rows(size, 1, tp)} works"
             return f"tp{tp} does not divide the {size} {what}; {works}"
         if size % tp:
             return f"tp{tp} does not divide the {size} {what}; {nearest(tp, math.gcd(*sizes.values()), 'tp')}"

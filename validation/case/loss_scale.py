@@ -8,7 +8,8 @@ skipped since it last doubled, and with each further one, down to `min_loss_scal
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -57,3 +58,26 @@ def _scales(case: Case, given: Mapping[str, Any]) -> Iterator[float]:
         taken += 1
         if taken == given["loss_scale_window"]:
             scale, taken, left = scale * _GROWTH, 0, given["hysteresis"]
+
+
+def scales_can_be_divided_by(case: Case) -> str | None:
+    """Megatron-Core asserts it when it builds the optimizer. It takes a `loss_scale` of 0 for none."""
+    given = settings(case)
+    if not given:
+        return None
+    kept, start, least = given.get("loss_scale") or 1.0, given["initial_loss_scale"], given.get("min_loss_scale", 1.0)
+    for name, value in (("loss_scale", kept), ("initial_loss_scale", start), ("min_loss_scale", least)):
+        if not 0 < value < math.inf:
+            return f"optimizer.{name} is {value:g}; it must be a number greater than 0"
+    for name in ("loss_scale_window", "hysteresis"):
+        if given[name] < 1 or given[name] % 1:
+            return f"optimizer.{name} is {given[name]:g}; it must be a whole number of at least 1"
+    if given.get("loss_scale") or start >= least:
+        return None
+    return (
+        f"optimizer.initial_loss_scale {start:g} is less than optimizer.min_loss_scale {least:g}; make the first larger or the "
+        "second smaller"
+    )
+
+
+RULES: tuple[Callable[[Case], str | None], ...] = (scales_can_be_divided_by,)

@@ -196,6 +196,8 @@ class Training:
             return replace(self, stages=tuple(int(part) for part in word.split("-")))
         if vocab := _VOCAB.fullmatch(word):
             return replace(self, vocab_multiple=int(vocab[1]))
+        if word.startswith("vocab") and not word.startswith("vocab_"):
+            raise UsageError(f"+{shown(word)}: give a whole number from 1 to 999999 behind vocab, such as +vocab128")
         if word == STREAM:
             return replace(self, stream=True)
         if lives.is_life(word):

@@ -54,7 +54,7 @@ def add_command(commands: Any) -> None:
 def _count(text: str) -> int:
     """A whole number of an option. Raises argparse's error, with which it ends in a sentence."""
     if not re.fullmatch(r"[0-9]{1,12}", text.strip()):
-        raise argparse.ArgumentTypeError(f"{quoted(text)} is no whole number")
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is no whole number from 0 with at most 12 digits")
     return int(text)
 
 

@@ -13,13 +13,14 @@ from validation.case.layout import MOST_RANKS, Layout
 from validation.case.model import ASKED_FOR, Model
 from validation.case.preset import PRESETS, V3_LAYERS
 from validation.case.published import from_hf_config
-from validation.case.sizes import check_numbers
+from validation.case.sizes import check_numbers, check_sizes
 from validation.case.strangers import quoted, shown
 from validation.plan import policy
 from validation.plan.fit import VOCABULARY, Question
 from validation.recipe import full, read
 from validation.recipe.recipe import Recipe
 from validation.recipe.signature import Full
+from validation.recipe.standin import check_model
 
 DEEPSEEK_V3 = replace(
     V3_LAYERS.model, vocab_size=129280, num_hidden_layers=61, first_k_dense_replace=3, num_nextn_predict_layers=1
@@ -69,7 +70,10 @@ def _check(options: Any) -> None:
     if options.gpus > options.gpus_per_node and options.gpus % options.gpus_per_node:
         raise UsageError(f"--gpus {options.gpus} is no multiple of --gpus-per-node {options.gpus_per_node}; give whole nodes")
     if options.reserve >= options.gpu_memory:
-        raise UsageError(f"--reserve {options.reserve:g} leaves nothing of --gpu-memory {options.gpu_memory:g}; give less")
+        raise UsageError(
+            f"--reserve {options.reserve:g} leaves nothing of --gpu-memory {options.gpu_memory:g}; give a smaller --reserve or "
+            "a larger --gpu-memory"
+        )
     if options.imbalance < 1:
         raise UsageError(f"--imbalance {options.imbalance:g}: the fullest rank has at least the mean; give a number from 1")
     if not options.model and not options.recipe:
@@ -80,14 +84,17 @@ def _model(options: Any, own: Full | None) -> Model:
     model = own.model if own is not None else _named(options.model)
     model = model.with_numbers(dict(_number(text) for text in options.numbers))
     model = model if options.mtp is None else replace(model, num_nextn_predict_layers=options.mtp)
-    check_numbers(model, options.model or str(options.recipe))
+    check_sizes(model)
+    check_model(model)
     return model
 
 
 def _number(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise UsageError(f"--set {shown(text)}: write NAME=VALUE, such as num_layers=4")
+        raise UsageError(f"--set {shown(text)}: write NAME=VALUE, such as num_hidden_layers=4")
+    if name == "padded_vocab_size":
+        raise UsageError("--set padded_vocab_size: plan pads the vocabulary for each layout, as Megatron-LM does; leave it out")
     return name, value
 
 
@@ -99,7 +106,9 @@ def _named(name: str) -> Model:
     config = read_config(Path(name))
     model = from_hf_config(config, name)
     mtp = config.get(ASKED_FOR)
-    return replace(model, num_nextn_predict_layers=mtp) if isinstance(mtp, int) and not isinstance(mtp, bool) else model
+    model = replace(model, num_nextn_predict_layers=mtp) if isinstance(mtp, int) and not isinstance(mtp, bool) else model
+    check_numbers(model, name)
+    return model
 
 
 def _padding(recipe: Recipe | None) -> int:

@@ -59,25 +59,31 @@ def text(answer: Answer) -> str:
 
 def _head(answer: Answer) -> Iterator[str]:
     question, model = answer.question, answer.question.model
-    billions = [count / 1e9 for count in (weights.total(model), weights.active(model))]
-    mtp = (weights.total(model, mtp=True) - weights.total(model)) / 1e9
-    beside = f"; MTP layers: {model.num_nextn_predict_layers}, {mtp:.2f} B beside them" if mtp else ""
-    yield f"{answer.name}: {billions[0]:.2f} B parameters, {billions[1]:.2f} B of them for a token{beside}"
+    whole, active = weights.total(model), weights.active(model)
+    mtp = weights.total(model, mtp=True) - whole
+    beside = f"; MTP layers: {model.num_nextn_predict_layers}, {_many(mtp)} beside them" if mtp else ""
+    yield f"{answer.name}: {_many(whole)} parameters, {_many(active)} of them for a token{beside}"
     yield (
-        f"{question.gpus} GPUs, {question.per_node} a node, {question.room:g} GiB of each to fill; sequences of "
-        f"{question.seq_length} tokens, {question.micro_batch_size} in a micro-batch"
+        f"{question.gpus} GPU{'s' if question.gpus > 1 else ''}, {question.per_node} a node, {question.room:g} GiB "
+        f"of each to fill; sequences of {question.seq_length} tokens, {question.micro_batch_size} in a micro-batch"
     )
-    if answer.tried == 1:
+    if answer.tried == 1 and answer.shown:
         yield f"the layout {'fits' if answer.fits else 'does not fit'}"
     elif answer.fits:
         yield f"{len(answer.fits)} of {answer.tried} layouts fit; these have the shortest pipeline for tp, cp and recompute"
     elif answer.least is None:
         yield "no layout divides the model and the GPUs; another number of GPUs would, or another --global-batch-size"
     else:
+        some = f"none of {answer.tried} layouts fits" if answer.tried > 1 else "the only layout does not fit"
         yield (
-            f"none of {answer.tried} layouts fits: {answer.least.layout.name} takes least, {answer.least.gib:.1f} GiB; "
+            f"{some}: {answer.least.layout.name} takes least, {answer.least.gib:.1f} GiB; "
             "more GPUs, more memory or a shorter --seq-length would do"
         )
+
+
+def _many(count: int) -> str:
+    """A number of parameters in billions, or in millions if it is small."""
+    return f"{count / 1e9:.2f} B" if count >= 1e8 else f"{count / 1e6:.2f} M"
 
 
 def _table(shown: Sequence[Shown]) -> Iterator[str]:

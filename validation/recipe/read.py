@@ -23,6 +23,8 @@ def read(path: Path, release: str | None = None, checkout: Path | None = None, w
     `release` says whose defaults count where a flag is not given: the installed megatron-core's if it is None. With a
     checkout of Megatron-LM its own parser reads the flags. Raises UsageError.
     """
+    if world is not None and world < 1:
+        raise UsageError(f"--world-size {world}: at least one rank trains; give a number from 1")
     text = _text(path)
     source = path.name
     wanted = release or installed()

@@ -11,19 +11,20 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 
+from validation.case import numbers
 from validation.case.case import DEFAULT_SEED, Case
 from validation.case.degrees import ep_divides, etp_divides, experts_fill_ranks, tp_divides, vpp_needs_pp
 from validation.case.errors import UsageError
 from validation.case.layout import Layout
 from validation.case.model import Model
 from validation.case.pipeline_layout import FIELD
-from validation.case.preflight import RULES, positive_numbers
+from validation.case.preflight import RULES, enough_experts_in_chosen_groups, groups_divide, positive_numbers
 from validation.case.preset import Preset
 from validation.case.training import OPTIONS, Training
 from validation.recipe import sentences
-from validation.recipe.pipeline import Split, chunks
+from validation.recipe.pipeline import EVEN, Split, chunks
 from validation.recipe.ranks import degrees
-from validation.recipe.signature import Full, distance, of_groups, of_stages, signature
+from validation.recipe.signature import Full, Options, distance, of_groups, of_stages, signature
 from validation.recipe.small import SEQUENCE, micro_batches, sequence_length, small
 from validation.recipe.stages import Stages, candidates, counts
 
@@ -35,6 +36,8 @@ _PIPELINES = ((1, 1), *product(_DEGREES[1:], (1, 2)))
 _FAR = 1 << 20
 _FULL_SIZE = (positive_numbers, vpp_needs_pp, tp_divides, etp_divides, ep_divides, experts_fill_ranks)
 """The rules that full size must keep. The others are about what Plumbline can run, and hold for the stand-in."""
+_ANY_LAYOUT = (positive_numbers, *numbers.RULES, groups_divide, enough_experts_in_chosen_groups)
+"""The rules that a model must keep, whatever its layout."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,13 @@ def check(full: Full) -> None:
     for rule in _FULL_SIZE:
         if sentence := rule(case):
             raise UsageError(sentence)
+
+
+def check_model(model: Model) -> None:
+    """Raises UsageError if no layout has a model of these numbers."""
+    case = _case(Full(model, Layout(), Options(EVEN)), 1)
+    if sentence := next(filter(None, (rule(case) for rule in _ANY_LAYOUT)), None):
+        raise UsageError(sentence)
 
 
 def _nearest(full: Full, most_ranks: int) -> Full | None:

@@ -23,8 +23,12 @@ KINDS = (PREFILL, FIRST, DECODE)
 reads the cache; every later one."""
 UNKNOWN = ("fp8", "int4", "nvfp4")
 """Precisions of engines for which no floor is measured."""
+RESOLUTIONS = {"float64": 0.0, "float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
+"""By which share of itself a number is rounded at most that is stored in a type."""
 _ROUNDING = 1e-5
 """By how much rounding may lift a log-probability above 0."""
+_COLDEST = 1e-6
+"""Below it engines take the likeliest token, and logits that are divided by it may be infinite."""
 Routes = tuple[tuple[tuple[int, ...], ...], ...]
 """[position][layer of experts][k]."""
 
@@ -91,8 +95,9 @@ def check_header(
             f"{source}: processed log-probabilities without their temperature say nothing; add `temperature`, or have the "
             f"engine return {RAW}"
         )
-    if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
-        advice = "sampling is greedy then, and log-probabilities are those of temperature 1: say so" if temperature == 0 else ""
+    if temperature is not None and not (math.isfinite(temperature) and temperature >= _COLDEST):
+        greedy = "sampling is greedy then, and log-probabilities are those of temperature 1: say so"
+        advice = greedy if 0 <= temperature < _COLDEST else ""
         raise UsageError(f"{source}: temperature {temperature:g}; {advice or 'give a number above 0'}")
     if precision not in (*PRECISIONS, *UNKNOWN):
         raise UsageError(
@@ -132,6 +137,10 @@ def check_sequence(source: str, one: Said) -> None:
     for name, values in (("logprobs", one.logprobs), ("trainer_logprobs", one.trainer)):
         if values is not None:
             _check_values(source, name, values, one)
+    if one.routed is not None and len(one.routed) not in (length, length - 1):
+        raise UsageError(
+            f"{source} has {length} tokens and {len(one.routed)} routed_experts; give one for each, or all but the last"
+        )
     if not any(one.counted):
         raise UsageError(f"{source}: its mask counts no token; leave the sequence out")
 
@@ -181,6 +190,16 @@ def check_tokens(dump: Dump, vocabulary: int, layers: int, experts: int, k: int,
                 raise UsageError(f"{dump.path}, sequence {number}: routed_experts[{at}] names an expert above {experts - 1}")
             if any(len(set(chosen)) < k for chosen in row):
                 raise UsageError(f"{dump.path}, sequence {number}: routed_experts[{at}] names an expert twice")
+
+
+def check_trainer(dump: Dump) -> None:
+    """Raises UsageError if only a part of the sequences has the trainer's log-probabilities."""
+    having = [one.trainer is not None for one in dump.sequences]
+    if any(having) and not all(having):
+        raise UsageError(
+            f"{dump.path}: sequence {having.index(True)} has trainer_logprobs and sequence {having.index(False)} has none; "
+            "give them for all sequences, or for none"
+        )
 
 
 def check_weights(dump: Dump, wanted: str | None) -> None:

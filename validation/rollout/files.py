@@ -9,19 +9,20 @@ from validation.case.errors import UsageError
 from validation.case.model import Model
 from validation.case.strangers import shown
 from validation.rollout import own, responses, trainers
-from validation.rollout.dump import Dump, Said
+from validation.rollout.dump import Dump, Said, check_trainer
 from validation.rollout.made_with import MadeWith
 
 
 def read(path: Path, made: MadeWith, model: Model) -> Dump:
     """The dump of a file of any kind, its routed experts those of the layers that have experts. Raises UsageError."""
     found = _read(path, made, model)
+    check_trainer(found)
     return replace(found, sequences=tuple(_fitted(one, model) for one in found.sequences))
 
 
 def _read(path: Path, made: MadeWith, model: Model) -> Dump:
     if not path.is_file():
-        raise UsageError(f"{path}: no such file; {own.REMEDY}")
+        raise UsageError(f"{path}: {'is no regular file' if path.exists() else 'no such file'}; {own.REMEDY}")
     if path.suffix == ".safetensors":
         return _tensors(path, made)
     if path.suffix in (".pt", ".pth"):
@@ -29,7 +30,8 @@ def _read(path: Path, made: MadeWith, model: Model) -> Dump:
     values = responses.values(path)
     if values and responses.kind_of(values[0]):
         return responses.read(path, values, made, model.num_hidden_layers, model.num_experts_per_tok)
-    made.refuse(path)
+    if values and own.is_own(values[0]):
+        made.refuse(path)
     return own.read(path)
 
 

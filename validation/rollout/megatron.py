@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from validation import checkout
-from validation.case import preflight
+from validation.case import inference, preflight
 from validation.case.case import Case
 from validation.case.data import FULL
 from validation.case.errors import InfrastructureError, UsageError
@@ -45,7 +45,7 @@ def case_of(wanted: Wanted, folder: Path, dump: Dump) -> Case:
     case, layout = cases[0], cases[0].layout
     if len(cases) > 1:
         raise UsageError(f"--layout {wanted.layout} names {len(cases)} layouts; give one")
-    if case.training.data_shape != FULL or case.training.stream or case.training.life:
+    if case.training.data_shape != FULL or case.training.stream or case.training.life or inference.infers(case):
         raise UsageError(
             f"--layout {wanted.layout} asks for other data or other steps, and here is one forward pass over the file's "
             f"sequences; give {layout.name}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from validation.case.errors import UsageError
 from validation.case.strangers import parsed, quoted, read_bytes, shown
-from validation.rollout.dump import Dump, Routes, Said, check_header, check_length, check_sequence
+from validation.rollout.dump import RESOLUTIONS, Dump, Routes, Said, check_header, check_length, check_sequence
 
 FORMAT = "plumbline-logprobs"
 VERSION = 1
@@ -21,7 +20,6 @@ _HEADER = (
     *("precision", "trainer_precision", "engine", "weights"),
 )
 _SEQUENCE = ("tokens", "prompt", "logprobs", "mask", "trainer_logprobs", "routed_experts", "weights")
-_RESOLUTIONS = {"float64": 0.0, "float32": 2.0**-24, "bfloat16": 2.0**-9, "float16": 2.0**-11}
 
 
 def read(path: Path) -> Dump:
@@ -40,7 +38,9 @@ def _lines(path: Path) -> Dump:
         raise UsageError(f"{path} is empty; {REMEDY}")
     header = parsed(lines[0], f"{path}, line 1", VALUES, REMEDY)
     if not is_own(header):
-        raise UsageError(f'{path}, line 1 is no header: it has no "format": "{FORMAT}"; {REMEDY}')
+        raise UsageError(
+            f'{path}, line 1 is no header, which has "format": "{FORMAT}", nor a response of vLLM or SGLang; {REMEDY}'
+        )
     values = [parsed(line, f"{path}, line {at}", VALUES, REMEDY) for at, line in enumerate(lines[1:], start=2)]
     return dump_of(path, header, [sequence_of(f"{path}, sequence {at}", value) for at, value in enumerate(values)])
 
@@ -173,7 +173,7 @@ def _safetensors(path: Path) -> Dump:
     _check_tensors(path, tensors)
     sequences = [sequence_of(f"{path}, sequence {at}", _row(path, tensors, at)) for at in range(len(tensors["tokens"]))]
     kinds = [_kind(tensors[name]) for name in ("logprobs", "trainer_logprobs") if name in tensors]
-    return dump_of(path, header, sequences, max(_RESOLUTIONS[kind] for kind in kinds))
+    return dump_of(path, header, sequences, max(RESOLUTIONS[kind] for kind in kinds))
 
 
 def _kind(tensor: Any) -> str:
@@ -185,8 +185,8 @@ def _of_metadata(name: str, text: str) -> Any:
     if name not in ("version", "temperature", "top_p", "top_k", "min_p"):
         return text
     try:
-        return json.loads(text)
-    except ValueError:
+        return parsed(text.encode(), name, VALUES, REMEDY)
+    except UsageError:
         return text
 
 
@@ -198,13 +198,15 @@ def _check_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
     if missing or unknown:
         raise UsageError(f"{path}: {f'no tensor {missing}' if missing else f'tensor {quoted(unknown)} is unknown'}; {REMEDY}")
     size = tuple(tensors["tokens"].shape)
+    if len(size) != 2:
+        raise UsageError(f"{path}: tokens has the shape {size}; give [sequences, length], with padding")
     for name, tensor in tensors.items():
         wanted, kind = size[: min(2, shapes[name])], _kind(tensor)
-        fits = name == "routed_experts" and len(size) == 2 and tuple(tensor.shape[:2]) in (size, (size[0], size[1] - 1))
+        fits = name == "routed_experts" and tuple(tensor.shape[:2]) in (size, (size[0], size[1] - 1))
         if tensor.dim() != shapes[name] or not (fits or tuple(tensor.shape[: len(wanted)]) == wanted):
             raise UsageError(f"{path}: {name} has the shape {tuple(tensor.shape)}, and tokens has {size}; {REMEDY}")
         if name.endswith("logprobs"):
-            right, said = kind in _RESOLUTIONS, "floating-point numbers"
+            right, said = kind in RESOLUTIONS, "floating-point numbers"
         elif name == "mask":
             right, said = kind in ("bool", "uint8", "int8", "int32", "int64"), "bool, or whole numbers that are 0 and 1"
         else:

@@ -8,8 +8,9 @@ vLLM: `/v1/completions` and `/v1/chat/completions` with `logprobs`, `return_toke
 from __future__ import annotations
 
 import base64
-import binascii
 import io
+import tokenize
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,21 +20,22 @@ from validation.case.errors import UsageError
 from validation.case.strangers import parsed, quoted, read_bytes
 from validation.rollout.dump import PROCESSED, Dump, Routes, Said
 from validation.rollout.made_with import MadeWith
-from validation.rollout.own import LARGEST, VALUES
+from validation.rollout.own import LARGEST, REMEDY, VALUES
 
 _REMEDY = "docs/logprobs.md#what-engines-return says what to ask the engine for"
 _TOKEN = "token_id:"
-Flat = tuple[int, ...]
+_DAMAGED = (ValueError, EOFError, OSError, MemoryError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile)
+"""What numpy raises of bytes that are no array."""
 
 
 def values(path: Path) -> list[Any]:
     """The JSON values of a file: a document, the members of a list, or one a line. Raises UsageError."""
-    data = read_bytes(path, LARGEST, _REMEDY)
-    if path.suffix == ".json":
-        found = parsed(data, str(path), VALUES, _REMEDY)
+    data = read_bytes(path, LARGEST, REMEDY)
+    lines = [line for line in map(bytes.strip, data.split(b"\n")) if line]
+    if lines and not (lines[0].startswith(b"{") and lines[0].endswith(b"}")):
+        found = parsed(data, str(path), VALUES, REMEDY)
         return found if isinstance(found, list) else [found]
-    lines = [line for line in data.split(b"\n") if line.strip()]
-    return [parsed(line, f"{path}, line {at}", VALUES, _REMEDY) for at, line in enumerate(lines, start=1)]
+    return [parsed(line, f"{path}, line {at}", VALUES, REMEDY) for at, line in enumerate(lines, start=1)]
 
 
 def kind_of(value: object) -> str:
@@ -128,7 +130,7 @@ def _of_prompt(source: str, prompt: list[int], found: object) -> list[float | No
 
 def _id(source: str, name: str) -> int:
     number = name.removeprefix(_TOKEN)
-    if not name.startswith(_TOKEN) or not number.isdigit():
+    if not name.startswith(_TOKEN) or not (number.isascii() and number.isdigit() and len(number) < 20):
         raise UsageError(f"{source} names its tokens by text ({quoted(name)}), which is ambiguous; ask for return_token_ids")
     return int(number)
 
@@ -182,7 +184,7 @@ def _npy(source: str, text: object) -> Routes:
 
     try:
         found = numpy.load(io.BytesIO(_bytes(source, text)), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except _DAMAGED as error:
         raise UsageError(f"{source}: routed_experts is no .npy ({type(error).__name__}); {_REMEDY}") from None
     if getattr(found, "ndim", 0) != 3 or found.dtype.kind not in "iu":
         raise UsageError(f"{source}: routed_experts is no array of whole numbers [positions, layers, k]; {_REMEDY}")
@@ -197,7 +199,7 @@ def nested(array: Any) -> Routes:
 def _bytes(source: str, text: object) -> bytes:
     try:
         return base64.b64decode(text if isinstance(text, str) else "!", validate=True)
-    except binascii.Error:
+    except ValueError:
         raise UsageError(f"{source}: routed_experts is no base64; {_REMEDY}") from None
 
 

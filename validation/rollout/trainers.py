@@ -18,13 +18,16 @@ import torch
 from validation.candidate.checkpoint import archive
 from validation.case.errors import UsageError
 from validation.case.strangers import shown
-from validation.rollout.dump import Dump, Routes, Said
+from validation.rollout.dump import RESOLUTIONS, Dump, Routes, Said
 from validation.rollout.made_with import MadeWith
 from validation.rollout.responses import nested
 
 _REMEDY = "docs/logprobs.md#what-trainers-leave says which files can be read"
 _KINDS = ("u1", "u2", "i2", "i4", "i8", "f4", "f8")
 _ARRAYS: tuple[Any, ...] = (numpy.ndarray, numpy.dtype, *(type(numpy.dtype(kind)) for kind in _KINDS))
+_LARGEST = 1e300
+"""Of a log-probability. Python's whole numbers have no end."""
+_SAID = ("rollout_log_probs", "old_log_probs")
 _VERL = ("input_ids", "attention_mask", "responses", "rollout_log_probs")
 
 
@@ -36,6 +39,8 @@ def read(path: Path, made: MadeWith) -> Dump:
             found = archive.loaded(path, map_location="cpu")
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         said = shown(str(error).strip().split("\n")[0])
+        if isinstance(error, pickle.UnpicklingError) and said.startswith("Weights only"):
+            said = "it asks for Python objects, and nothing of a file is run"
         raise UsageError(f"{path} is no .pt of tensors and plain values ({said}); {_REMEDY}") from None
     if not isinstance(found, dict):
         raise UsageError(f"{path} has a {type(found).__name__}; {_REMEDY}")
@@ -53,8 +58,9 @@ def of_tensors(path: Path, found: Mapping[str, Any], made: MadeWith) -> Dump:
         raise UsageError(f"{path} has neither samples nor rollout_data nor the tensor {missing[0]}; {_REMEDY}")
     tensors = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
     _check_batch(path, tensors)
+    resolution = max(2.0**-24, *(_resolution(path, tensors, name) for name in _SAID))
     sequences = [_row(path, tensors, at) for at in range(len(found["input_ids"]))]
-    return made.dump(path, "verl", sequences)
+    return made.dump(path, "verl", sequences, resolution)
 
 
 # slime
@@ -64,7 +70,9 @@ def _sample(source: str, one: object) -> Said:
     if not isinstance(one, dict):
         raise UsageError(f"{source} is no sample; {_REMEDY}")
     versions = one.get("weight_versions") or []
-    if isinstance(versions, list) and len(set(map(str, versions))) > 1:
+    if not isinstance(versions, list):
+        raise UsageError(f"{source}: weight_versions is no list; {_REMEDY}")
+    if len(set(map(str, versions))) > 1:
         said = ", ".join(shown(str(version)) for version in versions[:4])
         raise UsageError(f"{source} was made with several weights ({said}); no folder is right for all of its tokens")
     return _answered(
@@ -121,6 +129,8 @@ def _answered(
     prompt = len(tokens) - length
     if any(type(token) is not int for token in tokens) or prompt < 1 or length < 1:
         raise UsageError(f"{source} has {len(tokens)} tokens and an answer of {length}; {_REMEDY}")
+    if any(one not in (0, 1) for one in mask or ()):
+        raise UsageError(f"{source}: its mask has other values than 0 and 1; a token counts or it does not")
     counted = [bool(one) for one in mask] if mask is not None else [True] * length
     nothing: list[float | None] = [None] * prompt
     return Said(
@@ -142,7 +152,7 @@ def _whole(source: str, value: object) -> int:
 
 
 def _floats(source: str, values: list[Any]) -> list[float]:
-    wrong = next((one for one in values if type(one) not in (int, float)), None)
+    wrong = next((one for one in values if type(one) not in (int, float) or abs(one) > _LARGEST), None)
     if wrong is not None or None in values:
         raise UsageError(f"{source}: a log-probability is {shown(wrong)}; {_REMEDY}")
     return list(map(float, values))
@@ -178,6 +188,10 @@ def _check_batch(path: Path, batch: Mapping[str, torch.Tensor]) -> None:
     whole, answer = batch["input_ids"].shape, batch["responses"].shape
     wanted = {"input_ids": whole, "attention_mask": whole, "responses": answer, "rollout_log_probs": answer}
     wanted |= {name: answer for name in ("old_log_probs", "response_mask") if name in batch}
+    if (routed := batch.get("routed_experts")) is not None:
+        wanted["routed_experts"] = torch.Size((*whole, *routed.shape[2:4])) if routed.dim() == 4 else whole
+    if (mask := batch.get("loss_mask")) is not None:
+        wanted["loss_mask"] = answer if mask.shape == answer else whole
     fits = len(whole) == len(answer) == 2 and whole[0] == answer[0] and 0 < answer[1] < whole[1]
     wrong = next((name for name, shape in wanted.items() if batch[name].shape != shape), "")
     if not fits or wrong:
@@ -186,12 +200,22 @@ def _check_batch(path: Path, batch: Mapping[str, torch.Tensor]) -> None:
         raise UsageError(f"{path}: {name} {said}; {_REMEDY}")
 
 
+def _resolution(path: Path, batch: Mapping[str, torch.Tensor], name: str) -> float:
+    """The rounding of a tensor of log-probabilities; 0 if the batch has none of this name. Raises UsageError."""
+    kind = str(batch[name].dtype).removeprefix("torch.") if name in batch else "float64"
+    if kind not in RESOLUTIONS:
+        raise UsageError(f"{path}: {name} is {kind}; give floating-point numbers")
+    return RESOLUTIONS[kind]
+
+
 def _row(path: Path, batch: Mapping[str, torch.Tensor], at: int) -> Said:
     """One sequence of a batch: the prompt is padded on the left, the answer on the right."""
     source, width = f"{path}, sequence {at}", batch["responses"].shape[1]
     ids, real = batch["input_ids"][at], batch["attention_mask"][at].bool()
     answer = real[-width:]
     length = int(answer.sum())
+    if not torch.equal(ids[-width:][answer], batch["responses"][at][answer]):
+        raise UsageError(f"{source}: its responses are not the tokens at the end of its input_ids; give one batch's tensors")
     if not bool(answer[:length].all()):
         raise UsageError(f"{source}: its answer has padding between its tokens; give unpacked answers")
     mask = batch.get("response_mask", batch.get("loss_mask"))

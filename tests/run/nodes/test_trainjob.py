@@ -46,3 +46,15 @@ def test_more_words_than_a_trainjob_takes_are_refused() -> None:
     with pytest.raises(UsageError, match=r"^127 words of a run: a TrainJob takes 126; join layouts with commas$"):
         trainjob.manifest(["w"] * 127, 2, "image", "name")
     assert trainjob.manifest(["w"] * 126, 2, "image", "name")
+
+
+@pytest.mark.parametrize("way", [["show"], ["trainjob", "--image", "image"]])
+def test_a_layout_that_cannot_run_is_refused_before_a_job_waits(way: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["slurm", *way, "--", "--preset", "tiny", "--layouts", "tp3"]) == 2
+    assert "tp3 does not divide the 4 attention heads" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", ["-1", "1025"])
+def test_a_number_of_gpus_that_no_node_has_is_refused(count: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["slurm", "trainjob", "--image", "image", "--gpus-per-node", count, "--", *WORDS]) == 2
+    assert f"--gpus-per-node {count}: give 0 to 1024" in capsys.readouterr().err

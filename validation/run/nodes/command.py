@@ -11,6 +11,7 @@ from typing import Any
 
 from validation.case import tree
 from validation.case.errors import UsageError
+from validation.case.preflight import RULES
 from validation.run import options as run_options
 from validation.run.command_line import whole
 from validation.run.nodes import slurm, trainjob
@@ -65,6 +66,8 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> int:
         raise UsageError(f"--nodes {options.nodes}: give 1 to {MOST}")
     wanted = _checked(words)
     if options.way == TRAINJOB:
+        if not 0 <= options.gpus_per_node <= MOST:
+            raise UsageError(f"--gpus-per-node {options.gpus_per_node}: give 0 to {MOST}")
         given = (options.image, options.name, options.gpus_per_node, options.token_secret)
         sys.stdout.write(trainjob.manifest(words, options.nodes, *given))
         return 0
@@ -95,7 +98,11 @@ def _checked(words: Sequence[str]) -> Settings:
         raise UsageError(
             "the job says which node each machine is; leave --nnodes, --node-rank, --rdzv-endpoint and --cluster out"
         )
-    return run_options.parsed([*words, "--cluster", "dsw"])
+    wanted = run_options.parsed([*words, "--cluster", "dsw"])
+    for case in wanted.cases:
+        if sentence := next(filter(None, (rule(case) for rule in RULES)), None):
+            raise UsageError(sentence)
+    return wanted
 
 
 def _options(options: argparse.Namespace) -> tuple[str, ...]:

@@ -1,0 +1,38 @@
+"""Words behind a layout that exclude each other are refused: the last one alone would count."""
+
+from __future__ import annotations
+
+import pytest
+
+from validation.case import arrangement
+from validation.case.errors import UsageError
+from validation.case.training import Training
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("static", "dynamic"),
+        ("packed", "padded"),
+        ("aux", "seqaux"),
+        ("full", "selective"),
+        ("1-4", "2-3"),
+        ("vocab128", "vocab256"),
+        ("step-evaluate-step", "step-save-step"),
+    ],
+)
+def test_two_words_of_one_option(one: str, other: str) -> None:
+    """In whatever order they stand, both are named; other words between them change nothing."""
+    for text in (f"pp2+{one}+{other}", f"pp2+{other}+distributed+{one}"):
+        with pytest.raises(UsageError, match="exclude each other; leave one of them out") as refused:
+            arrangement.parse(text, Training())
+        assert f"+{one}" in str(refused.value)
+        assert f"+{other}" in str(refused.value)
+
+
+def test_a_word_against_the_command_and_words_in_any_order() -> None:
+    """A layout's word goes before the option of the command, and words of several options may stand in any order."""
+    _, training, _ = arrangement.parse("single+dynamic", Training(inference="static"))
+    assert training.inference == "dynamic"
+    several = "pp2+full+distributed+moe_permute_fusion+1-4+packed"
+    assert arrangement.parse(several, Training())[1].recompute == "full"
