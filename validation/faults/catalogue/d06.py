@@ -17,6 +17,7 @@ FAULT = Fault(
     first="layers.{moe}.moe.balancing",
     layouts=("single+seqaux+mean",),
     precision="fp32",
+    cause="option +seqaux, precision",
 )
 
 
