@@ -49,7 +49,8 @@ def told_of_padding(case: Case, tokens: Callable[[], int]) -> None:
     sound = step.called
 
     def called(case: Case, model: Any, given: dict[str, torch.Tensor]) -> torch.Tensor:
-        moved = given["padding"].long()
+        # A defect of the user's may have lost it: then there is none here, either.
+        moved = given["padding"].long() if "padding" in given else torch.zeros_like(given["tokens"])
         _AHEAD.clear()
         for _ in case.model.mtp_layers:
             moved, _ = roll(moved, shifts=-1, dims=-1, cp_group=parallel_state.get_context_parallel_group())
