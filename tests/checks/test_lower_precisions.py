@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checks.conftest import BROKEN, LAYERS, Output, outputs_of, warm
+from tests.checks.conftest import BROKEN, LAYERS, Output, outputs_of
 
 SHARED = ["--set", f"num_layers={LAYERS}"]
 WRONG = {
@@ -86,10 +86,3 @@ def test_a_wrong_model_fails_in_bf16_where_it_is_wrong(defect: str, runs: dict[s
     assert found.code == 1
     (ratio,) = re.findall(rf"^First in {layout}: FAIL: {first} - .*?\(([\d.e+]+)x floor\)", found.text, re.MULTILINE)
     assert float(ratio) > 10
-
-
-def test_steps_in_fp16_are_refused(cache: Path) -> None:
-    """Before anything starts, with what would work."""
-    done = warm(["run", "--layouts", "single", "--precision", "fp16", "--steps", "2"], cache)
-    assert done.returncode == 2
-    assert "--precision bf16 works" in done.stderr

@@ -96,4 +96,5 @@ def test_every_job_of_a_fork_waits_for_a_maintainer() -> None:
     (stop, clean, *steps) = found["gate"]["steps"]
     assert stop["if"] == "needs.plan.result == 'skipped'"
     assert "if" not in clean, "success() is implied, and the step before has failed"
-    assert {step["if"] for step in steps} == {"${{ always() && needs.plan.result != 'skipped' }}"}
+    always = "${{ always() && needs.plan.result != 'skipped'"
+    assert {step["if"] for step in steps} == {f"{always} }}}}", f"{always} && env.PLUMBLINE_RECIPE }}}}"}

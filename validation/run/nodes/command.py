@@ -11,7 +11,6 @@ from typing import Any
 
 from validation.case import tree
 from validation.case.errors import UsageError
-from validation.case.preflight import RULES
 from validation.run import options as run_options
 from validation.run.command_line import whole
 from validation.run.nodes import slurm, trainjob
@@ -98,6 +97,8 @@ def _checked(words: Sequence[str]) -> Settings:
         raise UsageError(
             "the job says which node each machine is; leave --nnodes, --node-rank, --rdzv-endpoint and --cluster out"
         )
+    from validation.case.preflight import RULES
+
     wanted = run_options.parsed([*words, "--cluster", "dsw"])
     for case in wanted.cases:
         if sentence := next(filter(None, (rule(case) for rule in RULES)), None):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from validation.case import tree
+from validation.case.errors import InfrastructureError
 from validation.reference import store
 from validation.run import launch, watch
 from validation.run import plugin as plugins
@@ -202,7 +203,8 @@ class Job:
             # Clocks of nodes differ, so that times are not compared: a rank that was killed is nearer to the cause.
             to_blame = [failure for failures in by_themselves for failure in failures] or [*own, *found]
             failures = sorted(to_blame, key=lambda failure: failure[1] >= 0)
-            assert self._watch is not None
+            if self._watch is None:
+                raise InfrastructureError("the run ended before this node's ranks were there") from error
             broken = launch.post_mortem(self._folder, self._ranks, self._timeout, self._watch, failures, error)
             raise RunBroke(self._with_nodes(broken))
         if late:
