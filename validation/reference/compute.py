@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -231,14 +231,14 @@ def _truth_and_floor(
             models.forget_gradients()
             isolation = Isolation(recording.forward, recording.gradients, scale, variant.move) if case.isolated else None
             steps = Steps(models.hf, models.mtp, case)
-            with _varied(models.hf, variant), _quantising(models, recipe), steps.loads.counting(batch):
+            with reference_model.varied(models.hf, variant), _quantising(models, recipe), steps.loads.counting(batch):
                 found = models.record(batch, progress, Recording(chosen, isolation), scale)
             if isolation is not None:
                 models.record_experts(chosen, isolation, found, early=variant.experts != "eager")
             floor.add(found.forward.items())
             floor.add(gradients_of(found, models.gradients()), scale)
             if steps_follow:
-                with _varied(models.hf, variant):
+                with reference_model.varied(models.hf, variant):
                     step_floor.rounded_steps(steps, later, further, functools.partial(models.quietly, scale=scale), scale)
                 floor.add((f"{STEPS}{key}", value) for key, value in steps.kept.items())
                 models = _Models.build(case, checkpoint, Precision(dtype, dtype), device)
@@ -293,15 +293,3 @@ def _save(folder: Path, recording: Recording, gradients: dict[str, torch.Tensor]
     save_file(recording.forward, folder / "probes.safetensors")
     save_file(recording.gradients, folder / "probe_gradients.safetensors")
     save_file(gradients, folder / "gradients.safetensors")
-
-
-@contextmanager
-def _varied(hf: DeepseekV3ForCausalLM, variant: Variant) -> Iterator[None]:
-    """Within it the model runs as the variant says."""
-    with reference_model.computing_with(hf, variant.attention, variant.experts):
-        # Behind the hooks that record: what the layers get has moved, what is recorded of the embedding has not.
-        hook = hf.model.embed_tokens.register_forward_hook(lambda *given: variant.move(given[-1]) if variant.moved else None)
-        try:
-            yield
-        finally:
-            hook.remove()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -24,6 +24,9 @@ from validation.case.model import PADDED, Model
 from validation.case.parameters import EXPERTS, parameters
 from validation.reference.checkpoint import Checkpoint
 from validation.reference.sources import Precision
+
+if TYPE_CHECKING:
+    from validation.reference.floor import Variant
 
 ATTENTION, RECORDED_ATTENTION = "sdpa", "plumbline_recorded"
 EXPERTS_IMPLEMENTATION = "eager"
@@ -208,3 +211,15 @@ def by_checkpoint_name(name: str, value: torch.Tensor) -> dict[str, torch.Tensor
         prefix = name.removesuffix("gate_up_proj")
         return {f"{prefix}gate_proj.weight": gate, f"{prefix}up_proj.weight": up}
     return {f"{name}.weight" if name.endswith("experts.down_proj") else name: value}
+
+
+@contextlib.contextmanager
+def varied(hf: DeepseekV3ForCausalLM, variant: Variant) -> Iterator[None]:
+    """Within it the model runs as a variant of the floor says."""
+    with computing_with(hf, variant.attention, variant.experts):
+        # Behind the hooks that record: what the layers get has moved, what is recorded of the embedding has not.
+        hook = hf.model.embed_tokens.register_forward_hook(lambda *given: variant.move(given[-1]) if variant.moved else None)
+        try:
+            yield
+        finally:
+            hook.remove()

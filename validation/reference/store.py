@@ -205,14 +205,23 @@ def keep(case: Case, home: Path, make: Callable[[Path], dict[str, Any]]) -> Refe
 
     It is in use from now on, and replaces others of the same case.
     """
+
+    def fill(folder: Path) -> dict[str, str]:
+        facts = make(folder)
+        (folder / "reference.json").write_text(json.dumps(facts, indent=1))
+        return _digests(folder)
+
+    return _placed(key(case), home, fill)
+
+
+def _placed(name: str, home: Path, fill: Callable[[Path], dict[str, str]]) -> Reference:
+    """Let `fill` write the files of a key into a folder (it returns their digests), seal it and put it in its place."""
     parent = home / forget.REFERENCES
     parent.mkdir(parents=True, exist_ok=True)
     unfinished = locks.new_folder(parent, forget.UNFINISHED)
     try:
-        facts = make(unfinished)
-        (unfinished / "reference.json").write_text(json.dumps(facts, indent=1))
-        _seal(unfinished, _digests(unfinished))
-        place = parent / f"{key(case)}-{secrets.token_hex(4)}"
+        _seal(unfinished, fill(unfinished))
+        place = parent / f"{name}-{secrets.token_hex(4)}"
         locks.renamed(unfinished, place)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -244,21 +253,14 @@ def take(wanted: str, digests: dict[str, str], home: Path, fill: Callable[[Path]
 
     A ValueError says that what has come is not what the other machine has.
     """
-    parent = home / forget.REFERENCES
-    parent.mkdir(parents=True, exist_ok=True)
-    unfinished = locks.new_folder(parent, forget.UNFINISHED)
-    try:
-        fill(unfinished)
-        if (found := _digests(unfinished)) != digests:
+
+    def filled(folder: Path) -> dict[str, str]:
+        fill(folder)
+        if (found := _digests(folder)) != digests:
             raise ValueError("the files that have come are not those that were sent")
-        _seal(unfinished, found)
-        place = parent / f"{wanted}-{secrets.token_hex(4)}"
-        locks.renamed(unfinished, place)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        locks.let_go(unfinished)
-        raise
-    return Reference(place)
+        return found
+
+    return _placed(wanted, home, filled)
 
 
 def _is_whole(folder: Path) -> bool:

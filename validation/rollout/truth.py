@@ -66,7 +66,11 @@ class HuggingFace:
         """
         tokens = torch.tensor([one.tokens])
         batch = Batch(tokens, tokens, torch.ones_like(tokens, dtype=torch.bool))
-        with computing_in(self.precision), _varied(self.hf, variant or Variant()), self._routers(batch, routing, seen):
+        with (
+            computing_in(self.precision),
+            reference_model.varied(self.hf, variant or Variant()),
+            self._routers(batch, routing, seen),
+        ):
             found: torch.Tensor = self.hf.lm_head(hidden_states(self.hf, batch))[0].float()
         return found
 
@@ -119,17 +123,6 @@ def _layer(name: str) -> int:
 def without_mtp(model: Model) -> Model:
     """The model without its layers of multi-token prediction, which have no part in a token's log-probability."""
     return replace(model, num_nextn_predict_layers=0)
-
-
-@contextmanager
-def _varied(hf: DeepseekV3ForCausalLM, variant: Variant) -> Iterator[None]:
-    """Within it the model runs as the variant says."""
-    with reference_model.computing_with(hf, variant.attention, variant.experts):
-        hook = hf.model.embed_tokens.register_forward_hook(lambda *given: variant.move(given[-1]) if variant.moved else None)
-        try:
-            yield
-        finally:
-            hook.remove()
 
 
 def of_tokens(logits: torch.Tensor, tokens: torch.Tensor, temperature: float) -> torch.Tensor:
