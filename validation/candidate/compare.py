@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from validation.candidate.experts import Experts
+from validation.candidate.experts import ExpertsOf
 from validation.candidate.load import GRADIENTS, Held, together
 from validation.candidate.optimizer import Optimizer
 from validation.candidate.recorder import Recorder
@@ -20,7 +20,7 @@ from validation.reference.store import Reference
 
 
 def compare_gradients(
-    held: Held, stored: Reference, recorder: Recorder, experts: Experts | None = None, scale: float = 1.0
+    held: Held, stored: Reference, recorder: Recorder, experts: ExpertsOf | None = None, scale: float = 1.0
 ) -> None:
     """What finalize_model_grads has left in each parameter's main_grad, which is `scale` times too large.
 

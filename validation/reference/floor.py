@@ -65,6 +65,9 @@ VARIANTS = (
 )
 
 
+_KEPT = ("_errors", "_largest", "_magnitudes", "_dtypes")
+
+
 class Floor:
     """The largest error of every tensor so far, by the names that ranks report them under."""
 
@@ -95,6 +98,26 @@ class Floor:
         self._errors[name] = max(known, error) if math.isfinite(error) else known
         self._largest[name] = max(self._largest.get(name, 0.0), found.max_abs)
 
+    @property
+    def errors(self) -> Mapping[str, float]:
+        """The largest so far by name, as it grows."""
+        return self._errors
+
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """What the Megatron side must hold each tensor in, by name."""
+        # It adds up the gradients of parameters in float32, whatever the parameters are held in.
+        return {name: "float32" if name.startswith("gradients/") else dtype for name, dtype in self._dtypes.items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it but the truth, for JSON."""
+        return {name: getattr(self, name) for name in _KEPT}
+
+    def absorb(self, other: Mapping[str, Any]) -> None:
+        """Take in what `as_dict` of a floor of other tensors has said."""
+        for name in _KEPT:
+            getattr(self, name).update(other[name])
+
     def error(self, name: str) -> float:
         """The largest so far."""
         return self._errors[name]
@@ -113,9 +136,7 @@ class Floor:
             f"layers.{layer}.moe.router.experts": self._largest[f"layers.{layer}.moe.router.scores"]
             for layer in case.model.expert_blocks
         }
-        # The gradients of parameters are added up in float32 on the Megatron side, whatever the parameters are held in.
-        dtypes = {name: "float32" if name.startswith("gradients/") else dtype for name, dtype in self._dtypes.items()}
-        return {"floor": self._floors(case), "magnitude": self._magnitudes, "score_floor": scores, "dtypes": dtypes}
+        return {"floor": self._floors(case), "magnitude": self._magnitudes, "score_floor": scores, "dtypes": self.dtypes}
 
     def _floors(self, case: Case) -> dict[str, float]:
         probes, floor = observed(case), dict(self._errors)

@@ -20,6 +20,7 @@ from validation.run import entry, launch, watch
 from validation.run import plugin as plugins
 from validation.run.diagnose import explained
 from validation.run.jobs import at_once
+from validation.run.lockstep_folder import LOCKSTEP
 from validation.run.nodes.leading import Alone, Nodes
 from validation.run.options import Settings
 from validation.run.references import REFERENCES
@@ -85,7 +86,7 @@ class Runner:
             with launch.run_folder(self._debug_folder(case, plugin)) as folder:
                 reports = self._nodes.launch(
                     entry.rank,
-                    (case.to_json(), str(folder), str(reference.folder), self._settings.timeout, "", plugins.absolute(plugin)),
+                    (*self._arguments(case, plugin, folder, reference.folder), self._state(case)),
                     case.layout.ranks,
                     folder,
                     self._settings.timeout,
@@ -132,6 +133,10 @@ class Runner:
             arguments = self._arguments(case, plugin, folder, reference.folder, str(kept))
             launch.launch(entry.rank, arguments, 1, folder, self._settings.timeout)
         return kept
+
+    def _state(self, case: Case) -> str:
+        """Where a case in lockstep keeps what it goes on with if it is cut; nowhere if everything is asked for anew."""
+        return str((self._settings.home / LOCKSTEP).absolute()) if case.in_lockstep and not self._settings.fresh else ""
 
     def _arguments(self, case: Case, plugin: str, folder: Path, reference: Path, keep: str = "") -> tuple[object, ...]:
         """What ranks get that run with a plugin."""

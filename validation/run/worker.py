@@ -17,6 +17,7 @@ from torch.distributed.elastic.utils.store import barrier
 from validation.candidate import build, first_use, latent_norms, load, mends, platform, staged, stream
 from validation.candidate.balancing import compare_balancing
 from validation.candidate.compare import compare_gradients
+from validation.candidate.kept_steps import KeptSteps, plan
 from validation.candidate.optimizer import gather_gradients
 from validation.candidate.place import device
 from validation.candidate.probes import ProbedChunk
@@ -36,6 +37,7 @@ from validation.reference.checkpoint import Checkpoint
 from validation.reference.store import Reference
 from validation.run import life
 from validation.run import plugin as plugins
+from validation.run.lockstep_folder import lockstep_folder
 from validation.run.plugin import Plugin
 from validation.run.report import RankReport
 
@@ -44,21 +46,28 @@ _WITHOUT = (
 )
 
 
-def rank(case_text: str, run_folder: str, reference_folder: str, timeout: float, keep: str, plugin: str = "") -> None:
+def rank(
+    case_text: str, run_folder: str, reference_folder: str, timeout: float, keep: str, plugin: str = "", state: str = ""
+) -> None:
     """Entry point of every rank of a case: compares its pieces and leaves its findings in the run's folder.
 
     `keep` names a folder that gets what is compared, in the files of a reference; empty for none. Only where one rank
     holds everything. `plugin` names what the rank calls while it makes the model (validation.run.plugin); empty for nothing.
+    `state` names a folder for what a case in lockstep goes on with if it is cut; empty for none.
     """
     report = RankReport(Path(run_folder), int(os.environ["RANK"]))
     with report.last_words():
         case = Case.from_json(case_text)
         if case.uses_te and (cause := platform.broken.get("transformer_engine")):
             raise EnvironmentMissing(f"megatron-core cannot use the Transformer Engine that is installed ({cause}); {_WITHOUT}")
-        report.write(_findings(case, Reference(Path(reference_folder)), report, timeout, keep, plugins.load(plugin)))
+        stored = Reference(Path(reference_folder))
+        report.write(_findings(case, stored, report, timeout, keep, plugin, state))
 
 
-def _findings(case: Case, stored: Reference, report: RankReport, timeout: float, keep: str, plugin: Plugin) -> dict[str, Any]:
+def _findings(
+    case: Case, stored: Reference, report: RankReport, timeout: float, keep: str, named: str, state: str
+) -> dict[str, Any]:
+    plugin = plugins.load(named)
     report.progress("process groups")
     staged.register()
     settings = {**make_deterministic(), "megatron-core": release(core_version)}
@@ -75,13 +84,40 @@ def _findings(case: Case, stored: Reference, report: RankReport, timeout: float,
         if not case.on_cpu:
             # Not before: it waits until the context is there, and groups need none.
             torch.cuda.set_device(gpu)
-        recorder = Recorder(report.rank, Path(keep) if keep else None, stored.facts(), device())
-        held = _measure(case, stored, recorder, report, plugin)
+        if case.in_lockstep and not keep:
+            found, held = _in_lockstep(case, stored, report, plugin, lockstep_folder(case, stored, named, state))
+        else:
+            recorder = Recorder(report.rank, Path(keep) if keep else None, stored.facts(), device())
+            held = _measure(case, stored, recorder, report, plugin)
+            found = recorder.as_dict()
         place = _place()
     if case.layout.ranks > 1:
         _leave_together(case, timeout)
     memory = {"baseline": baseline, "peak": peak_memory(), "parameters": held, "device_peak": device_peak()}
-    return {**recorder.as_dict(), "place": place, "memory": memory, "settings": settings}
+    return {**found, "place": place, "memory": memory, "settings": settings}
+
+
+def _in_lockstep(
+    case: Case, stored: Reference, report: RankReport, plugin: Plugin, folder: tuple[Path, str] | None
+) -> tuple[dict[str, Any], int]:
+    """This rank's part of the report, with what it knows of the reference, and the bytes of its parameters.
+
+    What was done goes on from `folder`, by its key, if no other process uses it.
+    """
+    from validation.candidate import lockstep  # it imports transformers
+
+    steps, unused = plan(case.model.blocks), (report.path("boundaries"), "")
+    kept = KeptSteps.opened(*(folder or unused), steps, device()) or KeptSteps.opened(*unused, steps, device())
+    if kept is None:
+        raise RuntimeError(f"{unused[0]} is in use")
+    before, whole = kept.done, False
+    try:
+        found = lockstep.measure(case, stored, mends.with_mends(case, stored.batch, plugin), kept, report.progress)
+        whole = True
+    finally:
+        kept.close(forget=whole)
+    facts = {**found.reference, **({"resumed": f"{before} of {len(steps)} steps"} if before else {})}
+    return {**found.report, "reference": facts, "steps": found.steps}, found.held
 
 
 def _leave_together(case: Case, timeout: float) -> None:
