@@ -154,7 +154,8 @@ def _step(
 
 
 def _facts(ledger: Ledger) -> dict[str, Any]:
-    return {"dtypes": ledger.floor.dtypes, "floor": ledger.floor.errors}
+    """What the recorder must know. An expert's part of a gradient may be off by more than all experts together are."""
+    return {"dtypes": ledger.floor.dtypes, "floor": {name: 2 * error for name, error in ledger.floor.errors.items()}}
 
 
 def _routing(case: Case, kept: KeptSteps, step: Step) -> dict[str, torch.Tensor]:
