@@ -297,9 +297,10 @@ class _Run:
         """What leaves a stage: the main model's layer, the first behind the embedding, the last before the final norm."""
         hf, layers = self.side.hf, self.case.model.num_hidden_layers
         if entered is None:
-            variant, entered = self.variant or Variant(), recording.keep("embedding", hf.model.embed_tokens(self.batch.tokens))
-            # What the layers get has moved, what is recorded of the embedding has not.
-            entered = variant.move(entered)
+            # Before the hook that moves what the layers get.
+            hook = hf.model.embed_tokens.register_forward_hook(recording.output("embedding"), prepend=True)
+            entered = hf.model.embed_tokens(self.batch.tokens)
+            hook.remove()
         found = self._layer(stage, entered, recording) if stage < layers else entered
         return recording.keep("final_norm", hf.model.norm(found)) if stage == layers - 1 else found
 
@@ -347,11 +348,8 @@ class _Run:
 
     @contextmanager
     def _computing(self) -> Iterator[None]:
-        chosen = self.variant or Variant()
-        with (
-            computing_in(self.side.computed_in),
-            reference_model.computing_with(self.side.hf, chosen.attention, chosen.experts),
-        ):
+        varied = reference_model.varied(self.side.hf, self.variant or Variant())
+        with computing_in(self.side.computed_in), varied:
             yield
 
     def _entering(self, stage: int) -> str:
