@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
+from validation.cache import forget
 from validation.candidate.kept_steps import KeptSteps, plan
 
 CPU = torch.device("cpu")
@@ -112,3 +113,17 @@ def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
         kept.end({})
     with pytest.raises((OSError, SafetensorError), match="directory"):
         kept.close(forget=False)
+
+
+def test_what_a_cut_run_has_left_is_forgotten_as_references_are(tmp_path: Path) -> None:
+    """It counts for the cache's limit, and stays while a run uses it."""
+    (tmp_path / forget.REFERENCES).mkdir()
+    folder = tmp_path / forget.LOCKSTEP / f"{1:024x}"
+    run(folder, until=2)
+    assert forget.contents(tmp_path).size > 0
+    kept = opened(folder)
+    assert forget.forget(tmp_path, 0).size > 0
+    assert folder.exists()
+    kept.close(forget=False)
+    assert forget.forget(tmp_path, 0).size == 0
+    assert not folder.exists()

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from validation.cache import locks
 from validation.compare.precision import as_stored
 from validation.compare.sliced import SlicedFile
 
@@ -40,7 +41,7 @@ class KeptSteps:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.steps = folder, steps
         self._key, self._device = key, device
-        self._lock = (folder / "lock").open("w")
+        self._turn = (folder / "turn").open("w")
         self._found: list[dict[str, Any]] = []
         self._at: dict[str, Path] = {}
         self._new: dict[str, torch.Tensor] = {}
@@ -55,8 +56,10 @@ class KeptSteps:
         """Those of an earlier run with the same key, as far as they are whole. None if another process uses the folder."""
         found = cls(folder, key, steps, device)
         try:
-            fcntl.flock(found._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(found._turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            return None
+        if not locks.use(folder):  # it is being forgotten
             return None
         found._take_up()
         return found
@@ -100,7 +103,8 @@ class KeptSteps:
             self._written()
         finally:
             self._writer.shutdown()
-            self._lock.close()
+            self._turn.close()
+            locks.let_go(self.folder)
         if forget:
             shutil.rmtree(self.folder)
 

@@ -14,9 +14,6 @@ from validation.reference import store
 from validation.reference.store import Reference
 from validation.run import plugin as plugins
 
-LOCKSTEP = "lockstep"
-"""The folder of the cache that has a folder for each such case."""
-
 
 def lockstep_folder(case: Case, stored: Reference, plugin: str, state: str) -> tuple[Path, str] | None:
     """The folder of a case below `state`, and the key; None without `state`."""

@@ -20,7 +20,6 @@ from validation.run import entry, launch, watch
 from validation.run import plugin as plugins
 from validation.run.diagnose import explained
 from validation.run.jobs import at_once
-from validation.run.lockstep_folder import LOCKSTEP
 from validation.run.nodes.leading import Alone, Nodes
 from validation.run.options import Settings
 from validation.run.references import REFERENCES
@@ -136,7 +135,7 @@ class Runner:
 
     def _state(self, case: Case) -> str:
         """Where a case in lockstep keeps what it goes on with if it is cut; nowhere if everything is asked for anew."""
-        return str((self._settings.home / LOCKSTEP).absolute()) if case.in_lockstep and not self._settings.fresh else ""
+        return str((self._settings.home / forget.LOCKSTEP).absolute()) if case.in_lockstep and not self._settings.fresh else ""
 
     def _arguments(self, case: Case, plugin: str, folder: Path, reference: Path, keep: str = "") -> tuple[object, ...]:
         """What ranks get that run with a plugin."""
