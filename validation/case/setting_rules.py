@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from validation.case import pipeline_layout
 from validation.case.annotation import Value
 from validation.case.case import Case
@@ -9,6 +11,7 @@ from validation.case.settings import written
 from validation.case.suggestions import join
 
 _CAPACITY = "model.moe_expert_capacity_factor"
+_EXPERT_OVERLAP = "overlap_moe_expert_parallel_comm"
 _GROUP = "microbatch_group_size_per_vp_stage"
 
 
@@ -62,6 +65,60 @@ def _missing(case: Case, said: str, need: str) -> str | None:
     if need in ("gpu", "deepep", "extension") and case.on_cpu:
         return f"{said} needs {fields.NEEDS[need]}; --transport nccl runs on GPUs, or leave it out"
     return None
+
+
+def user_buffers_are_of_one_gpu(case: Case) -> str | None:
+    """Transformer Engine's user buffers are memory of a GPU that the others of its group write into."""
+    if not case.training.effective("model").get("tp_comm_overlap") or not case.uses_te:
+        return None
+    if not case.layout.uses_sequence_parallel:
+        return (
+            f"{case.arrangement}: tp_comm_overlap is of sequence parallelism, and {case.layout.name} has none; take tp2, or "
+            "leave it out"
+        )
+    if case.transport != "nccl":
+        return (
+            f"{case.arrangement}: tp_comm_overlap needs a GPU for each rank, and over {case.transport} ranks share one; "
+            "--transport nccl has it, or leave it out"
+        )
+    return None
+
+
+def expert_communication_overlaps(case: Case) -> str | None:
+    """What overlap_moe_expert_parallel_comm cannot have: upstream asserts it, or computes it past what Plumbline watches."""
+    model, layout = case.training.effective("model"), case.layout
+    if not model.get(_EXPERT_OVERLAP):
+        return None
+    unable = {
+        f"{case.precision}: Megatron-Core has it in bf16 and fp16; --precision bf16 works": case.precision
+        not in ("bf16", "fp16"),
+        f"ep{layout.ep}: there is no communication to overlap; ep2 has some": layout.ep == 1,
+        f"pp{layout.pp} without virtual stages; vpp2 has them, or pp1": layout.pp > 1 and layout.vpp == 1,
+        "MTP layers, which Plumbline does not watch there; leave +mtp out": bool(case.model.mtp_layers),
+        "recomputation, which Plumbline does not watch there; leave it out": case.training.recompute != "none",
+        f"{case.training.data_shape} sequences; leave +{case.training.data_shape} out": case.training.data_shape != "full",
+        "the all-gather dispatcher; leave +allgather out": case.training.dispatcher == "allgather",
+        "moe_shared_expert_overlap; leave one of them out": bool(model.get("moe_shared_expert_overlap")),
+        "isolated modules; leave --isolated out": case.isolated,
+    }
+    found = next((what for what, there in unable.items() if there), None)
+    return f"{_EXPERT_OVERLAP} cannot run with {found}" if found else None
+
+
+def hierarchy_has_its_groups(case: Case) -> str | None:
+    """The sizes of both levels, whose product are the ranks; one of the fields alone is an error of megatron-core's."""
+    model, cp = case.training.effective("model"), case.layout.cp
+    kind, sizes = model.get("cp_comm_type"), model.get("hierarchical_context_parallel_sizes")
+    if kind != "a2a+p2p" or cp == 1:
+        return None
+    whole = isinstance(sizes, tuple) and len(sizes) == 2 and all(type(size) is int and size > 0 for size in sizes)
+    if whole and math.prod(sizes) == cp:  # type: ignore[arg-type]
+        return None
+    inner = next((size for size in range(2, cp) if cp % size == 0), 1)
+    return (
+        f"cp_comm_type=a2a+p2p needs two sizes whose product is cp{cp}; "
+        f"hierarchical_context_parallel_sizes=[{inner},{cp // inner}] works"
+    )
 
 
 def sends_overlap_between_virtual_stages(case: Case) -> str | None:
@@ -119,6 +176,9 @@ def groups_of_micro_batches_fill_the_schedule(case: Case) -> str | None:
 
 RULES = (
     settings_can_be_compared,
+    user_buffers_are_of_one_gpu,
+    expert_communication_overlaps,
+    hierarchy_has_its_groups,
     sends_overlap_between_virtual_stages,
     sums_in_fp32_are_of_lower_precisions,
     gradients_are_clipped,
