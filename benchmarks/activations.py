@@ -3,8 +3,8 @@
     python benchmarks/activations.py [--out FOLDER] [--only mini/te,v3-layers/te] [--seq-length 4096]
 
 One rank, bf16, one sequence in a micro-batch. Weights and their gradients are there before and are not counted. Measured are
-what a dense layer and a layer of experts keep for the backward pass, what all of the model keeps, and the most that a step takes
-at once. The folder gets activations.json and activations.md. Ends with 3 where there is no GPU.
+what a dense layer and a layer of experts keep for the backward pass, what the whole model keeps, and the most that a step
+takes at once. The folder gets activations.json and activations.md. Ends with 3 where there is no GPU.
 """
 
 from __future__ import annotations
