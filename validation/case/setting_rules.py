@@ -90,8 +90,6 @@ def expert_communication_overlaps(case: Case) -> str | None:
     if not model.get(_EXPERT_OVERLAP):
         return None
     unable = {
-        f"{case.precision}: Megatron-Core has it in bf16 and fp16; --precision bf16 works": case.precision
-        not in ("bf16", "fp16"),
         f"ep{layout.ep}: there is no communication to overlap; ep2 has some": layout.ep == 1,
         f"pp{layout.pp} without virtual stages; vpp2 has them, or pp1": layout.pp > 1 and layout.vpp == 1,
         "MTP layers, which Plumbline does not watch there; leave +mtp out": bool(case.model.mtp_layers),

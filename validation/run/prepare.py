@@ -8,7 +8,7 @@ from pathlib import Path
 
 from validation import checkout, cuda, loopback
 from validation.cache import forget
-from validation.case import disk, packages, preflight, writing
+from validation.case import disk, life, packages, preflight, writing
 from validation.case.case import ON_CPU, TE, Case
 from validation.case.errors import EnvironmentMissing, UsageError
 from validation.machine import ABSENT, available_memory, gpus, version, visible_gpus
@@ -79,10 +79,11 @@ def prepare_to_follow(settings: Settings) -> None:
 
 
 def _refuse_what_nodes_cannot_share(case: Case, nodes: int) -> None:
-    if nodes > 1 and "resume" in case.training.life:
+    kept = [event.kind for event in life.parse(case.training.life) if event.kind in (life.SAVE, life.RESUME)]
+    if nodes > 1 and kept:
         raise UsageError(
-            f"{case.arrangement}: its ranks save a checkpoint and read each other's parts of it, and nodes share no folder; "
-            "run it on one machine"
+            f"{case.arrangement}: its ranks write a checkpoint into one folder, and nodes share none; run it on one machine, "
+            f"or leave {kept[0]} out"
         )
 
 
