@@ -79,12 +79,8 @@ def prepare_to_follow(settings: Settings) -> None:
 
 
 def _refuse_what_nodes_cannot_share(case: Case, nodes: int) -> None:
-    kept = [event.kind for event in life.parse(case.training.life) if event.kind in (life.SAVE, life.RESUME)]
-    if nodes > 1 and kept:
-        raise UsageError(
-            f"{case.arrangement}: its ranks write a checkpoint into one folder, and nodes share none; run it on one machine, "
-            f"or leave {kept[0]} out"
-        )
+    if sentence := life.on_nodes(case.training.life, nodes):
+        raise UsageError(f"{case.arrangement}: {sentence}")
 
 
 def _find_code(settings: Settings) -> None:
