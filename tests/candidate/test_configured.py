@@ -106,12 +106,3 @@ def test_what_nothing_would_read_is_refused(changed: dict[str, Any], layout: str
 
 def test_a_field_that_is_turned_off_needs_nothing() -> None:
     assert configured(case(), setting(fp32_residual_connection=False)).refused == ""
-
-
-@pytest.mark.parametrize("precision", ["fp64", "bf16"])
-def test_what_upstream_asserts_half_precision_for_is_set_in_any(precision: str) -> None:
-    """The schedule asks the configuration for it."""
-    of = parsed(["--layouts", "ep2+overlap_moe_expert_parallel_comm", "--precision", precision]).cases[0]
-    made = configured(of, lambda case, config: None)
-    assert made.config.overlap_moe_expert_parallel_comm is True
-    assert made.refused == ""

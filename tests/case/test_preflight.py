@@ -109,7 +109,6 @@ def grouped(group: int) -> Training:
 STREAM = Training(stream=True)
 TE_IN_BF16: dict[str, Any] = {"implementation": "te", "precision": "bf16", "transport": "nccl"}
 BUFFERS = case("tp2", training=Training(settings=(("model.tp_comm_overlap", True),)), **{**TE_IN_BF16, "transport": "staged"})
-EXPERT_OVERLAP = Training(settings=(("model.overlap_moe_expert_parallel_comm", True),))
 IMPOSSIBLE: list[tuple[str, Case, str]] = [
     # what the case is made of
     ("precision", case(precision="fp12"), "precision 'fp12' is unknown; known are fp64, fp32, bf16 and fp16"),
@@ -371,14 +370,6 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ("overlap without vpp", case("pp2", training=Training(settings=(("model.overlap_p2p_comm", True),))), "vpp2 has them"),
     ("user buffers of a shared GPU", BUFFERS, "over staged ranks share one; --transport nccl has it"),
     ("user buffers without tp", replace(BUFFERS, layout=Layout.parse("dp2")), "dp2 has none; take tp2, or leave it out"),
-    ("no experts' communication", case("dp2", training=EXPERT_OVERLAP), "ep1: there is no communication to overlap; ep2 has"),
-    ("experts' communication and stages", case("ep2pp2", training=EXPERT_OVERLAP), "pp2 without virtual stages; vpp2 has"),
-    ("experts' communication and MTP", case("ep2", MTP, training=EXPERT_OVERLAP), r"MTP layers, .*; leave \+mtp out"),
-    (
-        "experts' communication and recomputation",
-        case("ep2", training=replace(EXPERT_OVERLAP, recompute="selective")),
-        "cannot run with recomputation",
-    ),
     (
         "one level of cp",
         case("cp4", training=Training(settings=(("model.cp_comm_type", "a2a+p2p"),)), **TE_IN_BF16),

@@ -27,7 +27,9 @@ ROW: dict[Any, Any] = {
     "timeout": 1,
 }
 TOOL = {name: ROW[name] for name in ("session", "does", "runner", "when", "timeout")}
-KEYS = "does, each, implementation, inference, layouts, nodes, precision, preset, runner, session, set, timeout, transport, when"
+KEYS = (
+    "does, each, implementation, inference, layouts, nodes, precision, preset, runner, session, set, timeout, transport, when"
+)
 KEYS_OF_TOOL = "does, runner, session, timeout, when"
 
 

@@ -46,21 +46,12 @@ def configured(case: Case, configure: Configure) -> Configured:
     that nothing would read.
     """
     given = arguments(case)
-    asserted = {name: given.pop(name) for name in _OF_HALF_PRECISION if name in given and not (given["bf16"] or given["fp16"])}
     config = MLATransformerConfig(**given)
-    vars(config).update(asserted)
     before = _state(config)
     configure(case, config)
     changed = {name: value for name, value in vars(config).items() if name not in before or not _same(value, before[name])}
     _check(case, config, changed)
     return Configured(config, _derive(config, given, changed) if changed else "")
-
-
-_OF_HALF_PRECISION = ("overlap_moe_expert_parallel_comm",)
-"""What upstream asserts bf16 or fp16 for, and computes in any precision.
-
-https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/transformer/transformer_config.py
-"""
 
 
 def _state(config: MLATransformerConfig) -> dict[str, Any]:

@@ -31,10 +31,10 @@ class _NoStream:
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Take whatever a stream or event takes."""
 
-    def wait_stream(self, stream: Any = None) -> None:
+    def wait_stream(self, stream: Any) -> None:
         """Nothing runs out of order."""
 
-    wait_event = wait = record = wait_stream
+    wait_event = wait_stream
 
     def synchronize(self) -> None:
         """Nothing is pending."""
@@ -55,19 +55,14 @@ def _cpu_device() -> None:
 def _cpu_streams() -> None:
     """The alltoall dispatcher makes CUDA streams, pipeline communication waits for them, recomputation saves CUDA's seed.
 
-    With overlap_moe_expert_parallel_comm the parts of a layer wait for events, under names for a profiler.
     Since 0.20 pipeline communication asks whether a CUDA graph is being captured, which torch's CPU build cannot answer.
 
     https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/transformer/moe/token_dispatcher.py
     https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/pipeline_parallel/p2p_communication.py
-    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/pipeline_parallel/utils.py
     https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/tensor_parallel/random.py
     """
     cuda: Any = torch.cuda
-    cuda.Stream = cuda.Event = _NoStream
-    cuda.stream = lambda stream: contextlib.nullcontext()
-    cuda.nvtx.range_push = cuda.nvtx.range_pop = lambda *args: None
-    torch.Tensor.record_stream = lambda self, stream: None  # type: ignore[method-assign]
+    cuda.Stream = _NoStream
     cuda.current_stream = lambda *args, **kwargs: _NoStream()
     cuda.synchronize = lambda *args, **kwargs: None
     cuda.is_current_stream_capturing = lambda: False

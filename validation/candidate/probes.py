@@ -12,7 +12,6 @@ from megatron.core.models.gpt import GPTModel
 from validation.candidate.dispatched import Dispatched, Rows, rows_of
 from validation.candidate.isolation import View, in_place_of
 from validation.candidate.mtp import MtpLosses
-from validation.candidate.overlapped import Planned, overlaps
 from validation.candidate.place import Place
 from validation.candidate.recorder import Recorder
 from validation.candidate.replay import Choices
@@ -94,8 +93,6 @@ class ProbedChunk:
         if mtp:
             self._watch_mtp(chunk, mtp)
         chunk.register_forward_hook(self._leave)
-        if overlaps(case):
-            Planned(chunk, self._start, self._record, self._seen_losses)
 
     def begin(self, step: int) -> None:
         """Before the forward passes of a later step, counted from 1: routers go on with the reference's choices of that step.
@@ -116,9 +113,6 @@ class ProbedChunk:
             self._recorder.compare(name, total, (), self._reference.probes, dtype=LOSS_DTYPES[self._case.precision])
 
     def _enter(self, module: Any, arguments: Any) -> None:
-        self._start()
-
-    def _start(self) -> None:
         self._micro_batch, self._running = self._micro_batch + 1, True
         self._calls.clear()
 
@@ -126,9 +120,6 @@ class ProbedChunk:
         self._running = False
 
     def _token_loss(self, module: Any, arguments: Any, output: torch.Tensor) -> torch.Tensor:
-        return self._seen_losses(output)
-
-    def _seen_losses(self, output: torch.Tensor) -> torch.Tensor:
         return output if self._stopped else self._keep(self._probes["token_loss"], output, lambda tensor: tensor)
 
     def _record(

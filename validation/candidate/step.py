@@ -166,10 +166,9 @@ def run_step(case: Case, chunks: list[DistributedDataParallel], batch: Path, ste
     alone = alone or case.upto == FORWARD
     losses = Losses(case)
 
-    def forward_step(data: Iterator[dict[str, torch.Tensor]], model: Any, return_schedule_plan: bool = False) -> Any:
+    def forward_step(data: Iterator[dict[str, torch.Tensor]], model: Any) -> Any:
         given = next(data)
-        # A plan of what the model would compute, if megatron-core computes it beside another backward pass.
-        output = called(case, model.build_schedule_plan if return_schedule_plan else model, given)
+        output = called(case, model, given)
         return output, lambda output: losses.add(output, given["mask"])
 
     for chunk in () if alone else chunks:

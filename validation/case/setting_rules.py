@@ -11,7 +11,6 @@ from validation.case.settings import written
 from validation.case.suggestions import join
 
 _CAPACITY = "model.moe_expert_capacity_factor"
-_EXPERT_OVERLAP = "overlap_moe_expert_parallel_comm"
 _GROUP = "microbatch_group_size_per_vp_stage"
 
 
@@ -82,25 +81,6 @@ def user_buffers_are_of_one_gpu(case: Case) -> str | None:
             "--transport nccl has it, or leave it out"
         )
     return None
-
-
-def expert_communication_overlaps(case: Case) -> str | None:
-    """What overlap_moe_expert_parallel_comm cannot have: upstream asserts it, or computes it past what Plumbline watches."""
-    model, layout = case.training.effective("model"), case.layout
-    if not model.get(_EXPERT_OVERLAP):
-        return None
-    unable = {
-        f"ep{layout.ep}: there is no communication to overlap; ep2 has some": layout.ep == 1,
-        f"pp{layout.pp} without virtual stages; vpp2 has them, or pp1": layout.pp > 1 and layout.vpp == 1,
-        "MTP layers, which Plumbline does not watch there; leave +mtp out": bool(case.model.mtp_layers),
-        "recomputation, which Plumbline does not watch there; leave it out": case.training.recompute != "none",
-        f"{case.training.data_shape} sequences; leave +{case.training.data_shape} out": case.training.data_shape != "full",
-        "the all-gather dispatcher; leave +allgather out": case.training.dispatcher == "allgather",
-        "moe_shared_expert_overlap; leave one of them out": bool(model.get("moe_shared_expert_overlap")),
-        "isolated modules; leave --isolated out": case.isolated,
-    }
-    found = next((what for what, there in unable.items() if there), None)
-    return f"{_EXPERT_OVERLAP} cannot run with {found}" if found else None
 
 
 def hierarchy_has_its_groups(case: Case) -> str | None:
@@ -175,7 +155,6 @@ def groups_of_micro_batches_fill_the_schedule(case: Case) -> str | None:
 RULES = (
     settings_can_be_compared,
     user_buffers_are_of_one_gpu,
-    expert_communication_overlaps,
     hierarchy_has_its_groups,
     sends_overlap_between_virtual_stages,
     sums_in_fp32_are_of_lower_precisions,
