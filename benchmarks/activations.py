@@ -93,7 +93,7 @@ def one_rank(case: Case) -> Iterator[Any]:
     from validation.candidate import build, platform
     from validation.compare.precision import computing_in
 
-    dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     try:
         with computing_in(case.precision, platform.mode(on_cpu=False, precision=case.precision)):
             build.start_groups(case)

@@ -104,7 +104,7 @@ def run(group: Group, transport: str, options: Any) -> list[tuple[Row, Sequence[
         print("$", *(f"{name}={value}" for name, value in own.items()), *asked, file=log, flush=True)
         code = _ended(asked, {"PLUMBLINE_CACHE": str(options.out / "cache"), **os.environ, **own}, log, options.timeout)
     said = (options.out / f"{group.name}-{transport}.log").read_text()
-    found = []
+    found: list[tuple[Row, Sequence[junit.Check]]] = []
     for case in parsed(words).cases:
         path = results / f"{case.name}.xml"
         one = row(path, case.name, code, said)

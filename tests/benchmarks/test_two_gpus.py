@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -68,7 +69,7 @@ def test_too_few_gpus_and_unknown_groups_are_refused(monkeypatch: pytest.MonkeyP
 def test_both_nodes_have_a_gpu_of_their_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """And NCCL takes them for two hosts; over staged they share the first."""
     given: list[dict[str, str]] = []
-    monkeypatch.setattr(two_nodes.subprocess, "Popen", lambda command, **named: given.append(named["env"]))
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **named: given.append(named["env"]))
     where = two_nodes.Where(((), ()), "127.0.0.1", "")
     for transport in ("nccl", "staged", "gloo"):
         two_nodes.started(SimpleNamespace(transport=transport), where, tmp_path / transport, ["--tp", "2"])
