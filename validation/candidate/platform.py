@@ -66,7 +66,7 @@ def _cpu_streams() -> None:
     cuda.Stream = _NoStream
     cuda.Event = _NoStream
     cuda.stream = lambda stream: contextlib.nullcontext()
-    torch.Tensor.record_stream = lambda tensor, stream: None  # type: ignore[method-assign]
+    torch.Tensor.record_stream = lambda tensor, stream: None  # type: ignore[assignment,method-assign]
     cuda.nvtx.range_push = cuda.nvtx.range_pop = lambda *args: None
     cuda.current_stream = lambda *args, **kwargs: _NoStream()
     cuda.synchronize = lambda *args, **kwargs: None
