@@ -231,15 +231,16 @@ def _truth_and_floor(
             models.forget_gradients()
             isolation = Isolation(recording.forward, recording.gradients, scale, variant.move) if case.isolated else None
             steps = Steps(models.hf, models.mtp, case)
-            with reference_model.varied(models.hf, variant), _quantising(models, recipe), steps.loads.counting(batch):
-                found = models.record(batch, progress, Recording(chosen, isolation), scale)
-            if isolation is not None:
-                models.record_experts(chosen, isolation, found, early=variant.experts != "eager")
-            floor.add(found.forward.items())
-            floor.add(gradients_of(found, models.gradients()), scale)
-            if steps_follow:
-                with reference_model.varied(models.hf, variant):
+            with reference_model.varied(models.hf, variant), _quantising(models, recipe):
+                with steps.loads.counting(batch):
+                    found = models.record(batch, progress, Recording(chosen, isolation), scale)
+                if isolation is not None:
+                    models.record_experts(chosen, isolation, found, early=variant.experts != "eager")
+                floor.add(found.forward.items())
+                floor.add(gradients_of(found, models.gradients()), scale)
+                if steps_follow:
                     step_floor.rounded_steps(steps, later, further, functools.partial(models.quietly, scale=scale), scale)
+            if steps_follow:
                 floor.add((f"{STEPS}{key}", value) for key, value in steps.kept.items())
                 models = _Models.build(case, checkpoint, Precision(dtype, dtype), device)
     if steps_follow:
