@@ -59,7 +59,7 @@ def check_cases(settings: Settings) -> None:
             max_ranks=settings.max_ranks * nodes,
             gpus=found and found * nodes,
             memory=memory and memory * nodes,
-            card=fullest and fullest.free,
+            card=fullest.free if fullest else None,
             taken=fullest.total - fullest.free if fullest else 0,
             share=settings.share_gpu,
         )
