@@ -64,13 +64,22 @@ def figures(found: Output) -> Iterator[tuple[tuple[str, str], dict[str, float]]]
 
 
 def test_the_figures_are_those_of_a_run_at_once(runs: dict[str, Output]) -> None:
-    """Every check of both, MTP's among them: error and floor agree within a hundredth."""
+    """Error and floor of every check, MTP's among them, are equal to the bit, but for two kinds of gradients.
+
+    The truth's of experts follow from a formula (1e-9), and an MTP layer's part of the embedding's is added after it was
+    rounded by itself (1e-2).
+    """
     assert [run.code for run in runs.values()] == [0, 0], runs["lockstep"].text[-2000:]
     one, other = (dict(figures(runs[name])) for name in ("lockstep", "at once"))
     assert one.keys() == other.keys()
     assert len(one) > 150
-    off = {name: (row, other[name]) for name, row in one.items() if row != pytest.approx(other[name], rel=0.01, abs=1e-12)}
+    within = {name: 1e-2 if "Embedding" in name[1] else 1e-9 if " Experts " in name[1] else 0.0 for name in one}
+    off = {name: (one[name], other[name]) for name, most in within.items() if not _equal(one[name], other[name], most)}
     assert not off, off
+
+
+def _equal(one: dict[str, float], other: dict[str, float], most: float) -> bool:
+    return one.keys() == other.keys() and all(abs(one[kind] - other[kind]) <= most * other[kind] for kind in one)
 
 
 def lockstep(plugin: Path, cache: Path) -> Output:

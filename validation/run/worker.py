@@ -14,7 +14,7 @@ from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 from torch.distributed.elastic.utils.store import barrier
 
-from validation.candidate import build, first_use, latent_norms, load, mends, platform, staged, stream
+from validation.candidate import build, first_use, latent_norms, load, mends, platform, staged, stream, user_buffers
 from validation.candidate.balancing import compare_balancing
 from validation.candidate.compare import compare_gradients
 from validation.candidate.kept_steps import KeptSteps, plan
@@ -84,6 +84,7 @@ def _findings(
         if not case.on_cpu:
             # Not before: it waits until the context is there, and groups need none.
             torch.cuda.set_device(gpu)
+        user_buffers.start(case)
         if case.in_lockstep and not keep:
             found, held = _in_lockstep(case, stored, report, plugin, lockstep_folder(case, stored, named, state))
         else:
