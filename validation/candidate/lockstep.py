@@ -112,7 +112,8 @@ def measure(case: Case, stored: Reference, plugin: Plugin, kept: KeptSteps, prog
     build.start_random_numbers(case)
     if torch.cuda.is_initialized():
         # Sides take turns with blocks of many sizes: what one has freed must serve the other, whole.
-        torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
+        older = torch.cuda.memory._set_allocator_settings
+        getattr(torch._C, "_accelerator_setAllocatorSettings", older)("expandable_segments:True")
     weights = open_weights(case, stored.weights(case))
     file = SlicedFile(stored.batch, device())
     batch = Batch(*(file.read(f"0/{name}") for name in ("tokens", "labels", "mask")))
