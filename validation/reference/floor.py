@@ -7,7 +7,7 @@ against the same model in fp64. The largest error of them is the floor of a tens
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 
 from validation.case.case import Case
 from validation.case.probes import observed
-from validation.compare.difference import Difference, measure
+from validation.compare.difference import Difference, measure, measured_later
 from validation.compare.piece import whole
 from validation.compare.precision import as_stored
 from validation.reference.record import Recording
@@ -151,9 +151,19 @@ class Floor:
 def difference_from(truth: torch.Tensor, tensor: torch.Tensor, scale: float = 1.0) -> Difference:
     """What a tensor, `scale` times too large, is off from the truth."""
     with as_stored():
-        # In a wider format, where dividing by a power of two rounds nothing.
-        unscaled = tensor if scale == 1.0 else tensor.to(torch.promote_types(tensor.dtype, torch.float32)) / scale
-        return measure(unscaled, truth, whole(truth.shape))
+        return measure(_unscaled(tensor, scale), truth, whole(truth.shape))
+
+
+def _unscaled(tensor: torch.Tensor, scale: float) -> torch.Tensor:
+    """In a wider format, where dividing by a power of two rounds nothing."""
+    return tensor if scale == 1.0 else tensor.to(torch.promote_types(tensor.dtype, torch.float32)) / scale
+
+
+@torch.no_grad()
+def difference_later(truth: torch.Tensor, tensor: torch.Tensor, scale: float) -> Callable[[], Difference]:
+    """The same, which a GPU may still be taking."""
+    with as_stored():
+        return measured_later(_unscaled(tensor, scale), truth, whole(truth.shape))
 
 
 @torch.no_grad()

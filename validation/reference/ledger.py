@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from validation.compare.difference import Difference
 from validation.compare.precision import DTYPES, as_stored
 from validation.reference.appended import Appended
 from validation.reference.experts import GRADIENT, PROBES, ExpertGradients
-from validation.reference.floor import VARIANTS, Floor, Variant, difference_from, magnitude
+from validation.reference.floor import VARIANTS, Floor, Variant, difference_later
 from validation.reference.record import Recording
 from validation.reference.routing import Routing, expert_bias, routing
 from validation.reference.sources import Weights, truth_precision
@@ -73,8 +74,8 @@ class Ledger:
         self.experts: ExpertGradients | None = None
         """The truth's of the layer that was last gone back through, if it has experts."""
         self._case, self._weights, self._keeping = case, weights, keeping
-        self._differences: dict[str, dict[int, Difference]] = defaultdict(dict)
-        self._largest: dict[tuple[str, int], float] = {}
+        self._differences: dict[str, dict[int, Callable[[], Difference]]] = defaultdict(dict)
+        self._largest: dict[tuple[str, int], torch.Tensor] = {}
 
     def take(self, variant: Variant | None, recording: Recording, layer: int) -> None:
         """The values of a layer's forward pass."""
@@ -119,8 +120,10 @@ class Ledger:
             raise RuntimeError(f"a gradient of {name} arrives before the truth's")
         of_truth = self.experts.of(name, expert)
         if (name, expert) not in self._largest:
-            self._largest[name, expert] = magnitude(of_truth)
-        self._differences[name][expert] = difference_from(of_truth, gradient, scale)
+            with as_stored():
+                self._largest[name, expert] = of_truth.abs().amax()
+        # Nobody waits for these one by one: a layer has hundreds of them, and a GPU works ahead.
+        self._differences[name][expert] = difference_later(of_truth, gradient, scale)
 
     def facts(self, floor: Floor | None = None) -> dict[str, Any]:
         """For the reference's file."""
@@ -145,10 +148,7 @@ class Ledger:
     def _end_experts(self, dtype: torch.dtype) -> None:
         """A run has come through the layer: its experts' differences in their order. One without tokens differs by nothing."""
         for name, found in self._differences.items():
-            total = None
-            for expert in sorted(found):
-                total = found[expert] if total is None else total.merged(found[expert])
-            if total is not None:
-                largest = max(self._largest[name, expert] for expert in found)
-                self.floor.add_difference(f"{GRADIENTS}{name}", dtype, total, largest)
+            total = functools.reduce(Difference.merged, (found[expert]() for expert in sorted(found)))
+            largest = max(float(self._largest[name, expert]) for expert in found)
+            self.floor.add_difference(f"{GRADIENTS}{name}", dtype, total, largest)
         self._differences.clear()
