@@ -27,7 +27,7 @@ def run(folder: Path, until: int) -> None:
     for number in range(kept.done, until):
         kept.put(f"step {number}", torch.full((2, 3), float(number), dtype=torch.bfloat16))
         kept.end({"number": number})
-    kept.close(forget=False)
+    kept.close()
 
 
 def test_the_last_stage_goes_forward_and_back_at_once() -> None:
@@ -45,8 +45,7 @@ def test_a_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert torch.equal(kept.get("step 1"), torch.full((2, 3), 1.0, dtype=torch.bfloat16))
     with pytest.raises(KeyError):
         kept.get("step 4")
-    kept.close(forget=True)
-    assert not tmp_path.exists()
+    kept.close()
 
 
 def test_what_no_step_needs_any_more_is_deleted(tmp_path: Path) -> None:
@@ -80,11 +79,11 @@ def test_damage_is_found(until: int, file: str, left: int, damage: str, tmp_path
     kept = opened(tmp_path)
     assert kept.done == left
     assert kept.damaged == "-".join(map(str, STEPS[left])) or damage == "gone"
-    kept.close(forget=False)
+    kept.close()
     run(tmp_path, until=7)
     kept = opened(tmp_path)
     assert [found["number"] for found in kept.findings()] == list(range(7))
-    kept.close(forget=False)
+    kept.close()
 
 
 def test_another_key_begins_anew(tmp_path: Path) -> None:
@@ -92,14 +91,14 @@ def test_another_key_begins_anew(tmp_path: Path) -> None:
     run(tmp_path, until=3)
     kept = opened(tmp_path, key="another")
     assert kept.done == 0
-    kept.close(forget=False)
+    kept.close()
 
 
 def test_two_do_not_use_a_folder_at_once(tmp_path: Path) -> None:
     """The second has to take another."""
     kept = opened(tmp_path)
     assert KeptSteps.opened(tmp_path, "key", STEPS, CPU) is None
-    kept.close(forget=False)
+    kept.close()
 
 
 def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
@@ -112,7 +111,7 @@ def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
     with pytest.raises((OSError, SafetensorError), match="directory"):
         kept.end({})
     with pytest.raises((OSError, SafetensorError), match="directory"):
-        kept.close(forget=False)
+        kept.close()
 
 
 def test_what_a_cut_run_has_left_is_forgotten_as_references_are(tmp_path: Path) -> None:
@@ -124,6 +123,6 @@ def test_what_a_cut_run_has_left_is_forgotten_as_references_are(tmp_path: Path) 
     kept = opened(folder)
     assert forget.forget(tmp_path, 0).size > 0
     assert folder.exists()
-    kept.close(forget=False)
+    kept.close()
     assert forget.forget(tmp_path, 0).size == 0
     assert not folder.exists()

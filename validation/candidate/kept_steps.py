@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -48,6 +47,7 @@ class KeptSteps:
         self._recent: dict[str, torch.Tensor] = {}
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="kept")
         self._writing: Future[None] | None = None
+        self._being_written: Path | None = None
         self.damaged = ""
         """The first step that was there and is computed again, because a file of it is not as it was written."""
 
@@ -83,8 +83,10 @@ class KeptSteps:
             for held in (self._new, self._recent):
                 if name in held:
                     return held[name].clone()
-            self._written()
-            return SlicedFile(self._at[name], self._device).read(name)
+            path = self._at[name]
+            if path == self._being_written:
+                self._written()
+            return SlicedFile(path, self._device).read(name)
 
     def end(self, findings: dict[str, Any]) -> None:
         """The step is done. Raises OSError if what the one before has left could not be written."""
@@ -95,18 +97,17 @@ class KeptSteps:
         self._written()
         self._at.update(dict.fromkeys(tensors, self._path(step, "safetensors")))
         self._found.append({"key": self._key, "names": sorted(tensors), "findings": findings})
+        self._being_written = self._path(step, "safetensors")
         self._writing = self._writer.submit(self._write, step, tensors, self._found[-1])
 
-    def close(self, forget: bool) -> None:
-        """Wait for what is being written; then delete everything, or leave it for the next run."""
+    def close(self) -> None:
+        """Wait for what is being written, and leave it for the next run. Raises OSError if it could not be."""
         try:
             self._written()
         finally:
             self._writer.shutdown()
             self._turn.close()
             locks.let_go(self.folder)
-        if forget:
-            shutil.rmtree(self.folder)
 
     def _take_up(self) -> None:
         for step in self.steps:

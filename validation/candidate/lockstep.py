@@ -139,6 +139,8 @@ def _step(
     ledger = Ledger(case, weights, truth, _routing(case, kept, step))
     (reference.forward if direction == FORWARD else reference.backward)(stage, ledger)
     watch.end("reference")
+    if device().type == "cuda" and stage == case.model.blocks[-1]:
+        torch.cuda.empty_cache()  # here both sides are largest, and each leaves room that does not fit the other
     for name, tensor in truth.values(ledgers.ROUTING).items():
         kept.put(f"routing/{name}", tensor)
     recorder = Recorder(0, None, None if case.precision == "fp64" else _facts(ledger), device())

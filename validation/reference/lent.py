@@ -17,6 +17,19 @@ Arrived = Callable[[int, torch.Tensor], None]
 """What takes an expert's gradient as soon as it is there, by the expert's number."""
 
 
+class Numbers:
+    """The numbers of experts that transformers asks for by tensors: a GPU is waited for once where one is asked for twice."""
+
+    def __init__(self) -> None:
+        self._last: tuple[torch.Tensor, int] | None = None
+
+    def of(self, expert: torch.Tensor) -> int:
+        """The number of an expert."""
+        if self._last is None or self._last[0] is not expert:
+            self._last = expert, int(expert)
+        return self._last[1]
+
+
 class Stack:
     """In the place of a stacked tensor, [experts, rows, columns], of which one expert is taken at a time.
 
@@ -24,12 +37,15 @@ class Stack:
     each product, and has no gradient. `arrived` takes the gradients of the others.
     """
 
-    def __init__(self, held: torch.Tensor, dtype: torch.dtype, arrived: Arrived | None = None) -> None:
+    def __init__(
+        self, held: torch.Tensor, dtype: torch.dtype, arrived: Arrived | None = None, numbers: Numbers | None = None
+    ) -> None:
         self._held, self._dtype, self._arrived = held, dtype, arrived
+        self._numbers = numbers or Numbers()
 
     def __getitem__(self, expert: torch.Tensor) -> torch.Tensor | Wider:
         """One expert's matrix, [rows, columns]."""
-        number = int(expert)
+        number = self._numbers.of(expert)
         held = self._held[number]
         if self._dtype != held.dtype:
             return Wider(held, self._dtype)

@@ -29,7 +29,7 @@ from validation.reference.batch import Batch
 from validation.reference.floor import VARIANTS, Variant
 from validation.reference.kept import InFiles, Kept, add_rows, keep_rows
 from validation.reference.ledger import Files, Ledger
-from validation.reference.lent import Stack
+from validation.reference.lent import Numbers, Stack
 from validation.reference.record import Recording, layer_hooks, record_loss
 from validation.reference.routing import Routing
 from validation.reference.sources import Precision, Weights, truth_precision
@@ -188,13 +188,13 @@ class _Side:
             return
         module, wanted = block.mlp.experts, None if variant is None else arrived
         grouped = variant is not None and variant.experts != "eager" and module.config is self.hf.config
-        leaves = {}
+        leaves, numbers = {}, Numbers()
         for name, held in experts.held.items():
             taken = None if wanted is None else _split(stage, name, wanted)
             if grouped:
                 leaves[name] = module.__dict__[name] = held.detach().requires_grad_(taken is not None)
             else:
-                module.__dict__[name] = Stack(held, self.precision.dtype, taken)
+                module.__dict__[name] = Stack(held, self.precision.dtype, taken, numbers)
         try:
             yield
             for name, leaf in leaves.items():

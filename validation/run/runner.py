@@ -94,6 +94,8 @@ class Runner:
         except (launch.RunBroke, OSError) as error:
             broken = explained(case, launch.broken_by(error), in_ranks=bool(facts))
             return Result(case, time.monotonic() - start, facts, broken=self._with_plugin(broken, plugin))
+        # What a case in lockstep has kept is good for a command that is cut while it judges: it goes when the command ends.
+        self._folders += [Path(report["kept"]) for report in reports if "kept" in report]
         return merged(case, time.monotonic() - start, facts, reports)
 
     def against_single(self, case: Case, plugin: str | None = None) -> Result | None:

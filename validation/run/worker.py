@@ -111,14 +111,13 @@ def _in_lockstep(
     kept = KeptSteps.opened(*(folder or unused), steps, device()) or KeptSteps.opened(*unused, steps, device())
     if kept is None:
         raise RuntimeError(f"{unused[0]} is in use")
-    before, whole = kept.done, False
+    before = kept.done
     try:
         found = lockstep.measure(case, stored, mends.with_mends(case, stored.batch, plugin), kept, report.progress)
-        whole = True
     finally:
-        kept.close(forget=whole)
+        kept.close()
     facts = {**found.reference, **({"resumed": f"{before} of {len(steps)} steps"} if before else {})}
-    return {**found.report, "reference": facts, "steps": found.steps}, found.held
+    return {**found.report, "reference": facts, "steps": found.steps, "kept": str(kept.folder)}, found.held
 
 
 def _leave_together(case: Case, timeout: float) -> None:
