@@ -22,8 +22,7 @@ def lockstep_folder(case: Case, stored: Reference, plugin: str, state: str) -> t
     depends = [case.to_json(), store.key(case), stored.facts()["weights_digest"], plugin]
     digest = hashlib.sha256(json.dumps(depends).encode())
     for path in _sources(case, plugin):
-        told = path.stat()
-        digest.update(f"{path} {told.st_size} {told.st_mtime_ns}\n".encode())
+        digest.update(path.name.encode() + path.read_bytes())
     key = digest.hexdigest()[:24]
     return Path(state) / key, key
 
