@@ -97,8 +97,7 @@ class _Experts:
         if self.ledger.experts is None:
             raise LookupError(f"the truth has no gradients of {parameter.name}")
         (first, last), *rest = box
-        parts = [self.ledger.experts.of(parameter.name, expert)[slices(tuple(rest))] for expert in range(first, last)]
-        return parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(parts)
+        return self.ledger.experts.together(parameter.name, range(first, last))[(slice(None), *slices(tuple(rest)))]
 
 
 def measure(case: Case, stored: Reference, plugin: Plugin, kept: KeptSteps, progress: Callable[[str], None]) -> Found:

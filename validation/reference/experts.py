@@ -7,14 +7,14 @@ So layer by layer they are neither kept nor stored, but made again where they ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch.nn import functional
 
 from validation.case.parameters import EXPERTS
-from validation.compare.precision import as_stored
+from validation.compare.precision import Unfilled, as_stored
 from validation.reference.sources import Precision, Weights
 
 PROBES = ("mlp_norm", "moe.router.weights")
@@ -43,15 +43,25 @@ class ExpertGradients:
             self._of_expert(prefix, expert)
 
     @torch.no_grad()
-    def of(self, name: str, expert: int) -> torch.Tensor:
-        """The gradient of one expert's matrix, [rows, columns]; zeros for one that no token chose."""
+    def of(self, name: str, expert: int, out: torch.Tensor | None = None) -> torch.Tensor:
+        """The gradient of one expert's matrix, [rows, columns]; zeros for one that no token chose. `out` takes it."""
         prefix, _, matrix = name.partition(EXPERTS)
         known = self._of_expert(prefix, expert)
         with as_stored():
             tokens = known["tokens"]
             if matrix == "down_proj.weight":
-                return self._weighted(tokens, expert).T @ known[matrix]
-            return known[matrix].T @ self.given[tokens]
+                return torch.matmul(self._weighted(tokens, expert).T, known[matrix], out=out)
+            return torch.matmul(known[matrix].T, self.given[tokens], out=out)
+
+    def together(self, name: str, experts: Sequence[int]) -> torch.Tensor:
+        """Those of several experts, [experts, rows, columns]."""
+        inner, outer = self._of_expert(name.partition(EXPERTS)[0], experts[0])["up_proj.weight"].shape[1], self.given.shape[1]
+        shape = (outer, inner) if name.endswith("down_proj.weight") else (inner, outer)
+        with as_stored(), Unfilled():
+            found = torch.empty((len(experts), *shape), dtype=self.given.dtype, device=self.given.device)
+        for place, expert in enumerate(experts):
+            self.of(name, expert, out=found[place])
+        return found
 
     @torch.no_grad()
     def _of_expert(self, prefix: str, expert: int) -> dict[str, torch.Tensor]:

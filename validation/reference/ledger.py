@@ -25,6 +25,8 @@ from validation.reference.routing import Routing, expert_bias, routing
 from validation.reference.sources import Weights, truth_precision
 
 GRADIENTS = "gradients/"
+_TOGETHER, _TOGETHER_ON_DEVICE = 1 << 16, 1 << 27
+"""Elements of experts' gradients that are measured as one."""
 PROBE_VALUES, PROBE_GRADIENTS, PARAMETER_GRADIENTS, ROUTING = "probes", "probe_gradients", "gradients", "routing"
 """What is kept of a truth, by the names of the files of a stored one."""
 
@@ -74,8 +76,11 @@ class Ledger:
         self.experts: ExpertGradients | None = None
         """The truth's of the layer that was last gone back through, if it has experts."""
         self._case, self._weights, self._keeping = case, weights, keeping
-        self._differences: dict[str, dict[int, Callable[[], Difference]]] = defaultdict(dict)
-        self._largest: dict[tuple[str, int], torch.Tensor] = {}
+        self._waiting: dict[str, dict[int, torch.Tensor]] = defaultdict(dict)
+        self._differences: dict[str, list[Callable[[], Difference]]] = defaultdict(list)
+        self._largest: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self._seen: set[tuple[str, int]] = set()
+        """Experts whose largest gradient of the truth is known."""
 
     def take(self, variant: Variant | None, recording: Recording, layer: int) -> None:
         """The values of a layer's forward pass."""
@@ -94,6 +99,7 @@ class Ledger:
         """
         self.experts = None
         self._largest.clear()
+        self._seen.clear()
         if layer in self._case.model.expert_blocks:
             given, weights = (recording.forward[f"layers.{layer}.{kind}"].flatten(0, 1) for kind in PROBES)
             arriving = recording.gradients[f"layers.{layer}.{GRADIENT}"].flatten(0, 1)
@@ -112,18 +118,33 @@ class Ledger:
             self._keep(PARAMETER_GRADIENTS, gradients)
         else:
             self.floor.add(named.items(), scale)
-            self._end_experts(DTYPES[self._case.precision])
+            self._end_experts(DTYPES[self._case.precision], scale)
 
     def take_expert(self, name: str, expert: int, gradient: torch.Tensor, scale: float) -> None:
-        """The gradient of one expert's matrix, as soon as a run has it: those of all would be as large as the layer."""
+        """The gradient of one expert's matrix, as soon as a run has it: those of all would be as large as the layer.
+
+        Some of them are measured together, and nobody waits for the figures: a layer of DeepSeek-V3 has 768, five times.
+        """
+        waiting = self._waiting[name]
+        waiting[expert] = gradient
+        most = _TOGETHER_ON_DEVICE if gradient.is_cuda else _TOGETHER
+        if len(waiting) * gradient.numel() >= most:
+            self._measure(name, scale)
+
+    def _measure(self, name: str, scale: float) -> None:
+        """The gradients of a parameter that are waiting."""
         if self.experts is None:
             raise RuntimeError(f"a gradient of {name} arrives before the truth's")
-        of_truth = self.experts.of(name, expert)
-        if (name, expert) not in self._largest:
-            with as_stored():
-                self._largest[name, expert] = of_truth.abs().amax()
-        # Nobody waits for these one by one: a layer has hundreds of them, and a GPU works ahead.
-        self._differences[name][expert] = difference_later(of_truth, gradient, scale)
+        waiting = self._waiting.pop(name)
+        experts = sorted(waiting)
+        with as_stored():
+            gradient = torch.stack([waiting[expert] for expert in experts])
+            waiting.clear()
+            of_truth = self.experts.together(name, experts)
+            if not self._seen.issuperset((name, expert) for expert in experts):
+                self._seen.update((name, expert) for expert in experts)
+                self._largest[name].append(of_truth.abs().amax())
+            self._differences[name].append(difference_later(of_truth, gradient, scale))
 
     def facts(self, floor: Floor | None = None) -> dict[str, Any]:
         """For the reference's file."""
@@ -145,10 +166,11 @@ class Ledger:
         self._keep(ROUTING, chosen)
         self.routing |= chosen
 
-    def _end_experts(self, dtype: torch.dtype) -> None:
-        """A run has come through the layer: its experts' differences in their order. One without tokens differs by nothing."""
+    def _end_experts(self, dtype: torch.dtype, scale: float) -> None:
+        """A run has come through the layer: its experts' differences added up. One without tokens differs by nothing."""
+        for name in list(self._waiting):
+            self._measure(name, scale)
         for name, found in self._differences.items():
-            total = functools.reduce(Difference.merged, (found[expert]() for expert in sorted(found)))
-            largest = max(float(self._largest[name, expert]) for expert in found)
-            self.floor.add_difference(f"{GRADIENTS}{name}", dtype, total, largest)
+            total = functools.reduce(Difference.merged, (later() for later in found))
+            self.floor.add_difference(f"{GRADIENTS}{name}", dtype, total, max(map(float, self._largest[name])))
         self._differences.clear()
