@@ -5,7 +5,7 @@ python benchmarks/growth.py merge 64 256 1024                reports of so many 
 python benchmarks/growth.py ranks 1 2 4 8 16 32              `run` of tiny in fp64 under data parallelism of so many ranks
 python benchmarks/growth.py layers 4 16 61                   `run` of tiny in fp64 with so many layers, on one rank
 
-The last column is the time a unit takes, over that of the first size: 1 is linear. A run is measured three times, for its parts:
+The last column is the time a unit takes, over that of the first size: 1 is linear. A run is measured three times for its parts:
 what the reference takes, the start of the ranks with their weights, and the comparison. `--record FILE` keeps the figures as
 JSON, from which docs/pictures/growth.py draws.
 """
