@@ -86,6 +86,8 @@ GROUPS = (
         (*_TE, *_MICRO_BATCHES),
     ),
     Group("lives", ("tp2+step-resume-pp2-step", "dp2+distributed+step-resume-tp2-step", "ep2+step-resume-step"), _LIVED),
+    Group("trained-te", (f"dp2+{_OVERLAP}", "dp2+distributed", "pp2+mtp", "ep2+distributed"), (*_TE, "--steps", "2")),
+    Group("lives-te", ("tp2+step-resume-pp2-step", "dp2+distributed+step-resume-tp2-step"), _TE),
     Group("inference", ("tp2+static", "pp2+static", "ep2+static"), ("--precision", "fp64"), preset="tiny"),
     Group("packed", ("cp2+packed",), ("--precision", "bf16")),
     Group("packed-te", ("cp2+packed",), _TE),
