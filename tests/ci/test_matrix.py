@@ -100,6 +100,7 @@ def test_the_night_runs_more_than_a_pull_request() -> None:
     parity |= {"parity_families_bf16", "parity_inference", "parity_data"}
     gpu = {"packed", "fp8_delayed", "fp8_blockwise", "fp32", "local", "local_fp32", "fp64"}
     parity |= {f"gpu_{name}" for name in gpu}
+    parity |= {f"gpu2_{name}" for name in ("overlap", "context", "communication", "lives", "inference")}
     assert more == parity | {"faults", "faults_behind_bugs", "mutants", "versions", "newest", "recipes"}
 
 
