@@ -1,13 +1,13 @@
 """What only several GPUs can show, each case over nccl and over staged: a table of both beside each other.
 
-    python benchmarks/two_gpus.py [--out FOLDER] [--only te,steps] [--jobs 6] [--timeout 150] [--transports nccl,staged] [-- words]
+    python benchmarks/two_gpus.py [--out FOLDER] [--only te,steps] [--jobs 6] [--timeout 150] [--transports staged] [-- words]
 
 Over nccl each rank has a GPU, over staged all are on the first one. `--jobs` commands run at the same time: nothing here
 measures speed. Says of each case both verdicts, worst ratios, seconds and memory, and how far apart both runs are, as
-benchmarks/transports.py does. A case that only nccl can run stands beside its like without that setting. Words behind -- are those of each run. The folder gets
-two-gpus.json and two-gpus.md, rewritten after each command, and a log for each. `--rehearse` runs what a CPU can, gloo beside
-staged-cpu, with tiny in place of mini. Ends with 0 if every case was run and passed over both with the same verdicts, else
-with 1.
+benchmarks/transports.py does. A case that only nccl can run stands beside its like without that setting. Words behind -- are
+for each run. The folder gets two-gpus.json and two-gpus.md, rewritten after each command, and a log for each. `--rehearse`
+runs what a CPU can, gloo beside staged-cpu, with tiny in place of mini. Ends with 0 if every case was run and passed over both
+with the same verdicts, else with 1.
 """
 
 from __future__ import annotations
