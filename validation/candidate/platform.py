@@ -497,7 +497,7 @@ def stages_on_the_cpu() -> None:
 def kernels_in_torch(context: Any, prefill: Any, decode: Any, split: Any) -> Iterator[None]:
     """Within it dynamic inference calls functions in torch for FlashAttention's and FlashMLA's kernels, which need a GPU.
 
-    `split` stands for what only Transformer Engine's layers can do. Cached latents forget, up to 0.19, to pass on whether
+    `split` stands for what only Transformer Engine's layers can do; None with these. Cached latents forget, up to 0.19, to pass on whether
     a step is one of decode alone, and lose the norm that stands outside of a layer that is split; `context` knows it.
     https://github.com/NVIDIA/Megatron-LM/issues/4901
     """
@@ -520,11 +520,13 @@ def kernels_in_torch(context: Any, prefill: Any, decode: Any, split: Any) -> Ite
         (attention, "flash_mla_with_kvcache"): decode,
         (attention, "get_mla_metadata"): lambda *given: (None, None),
         (attention, "HAVE_FA3"): False,
+        (attention, "HAVE_FA4"): False,
         (latent, "rearrange"): lambda tensor, pattern: tensor.flatten(2),
-        (latent, "split_te_layernorm_column_parallel_linear"): split,
         (module, "flash_decode_and_prefill"): attending,
-        (latent.MLASelfAttention, "prepare_for_absorption"): absorbing,
     }
+    if split is not None:
+        put[latent, "split_te_layernorm_column_parallel_linear"] = split
+        put[latent.MLASelfAttention, "prepare_for_absorption"] = absorbing
     before = {place: getattr(*place, None) for place in put}
     for (where, name), value in put.items():
         setattr(where, name, value)
