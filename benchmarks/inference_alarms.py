@@ -35,7 +35,7 @@ LAYOUTS = "single+static,tp2+static,pp2+static,ep2+static"
 
 
 def measured(case: Case, result: Result) -> dict[str, Any]:
-    """The worst of a case: errors of tensors and of decoded positions in floors, choices and tokens in those of their scores."""
+    """The worst of a case in floors: of tensors, of decoded positions, and of choices and tokens in those of their scores."""
     floors, alone, scores = (result.facts[kind] for kind in ("floor", "floor_at", "score_floor"))
     errors: dict[str, float] = {}
     positions: dict[str, float] = {}

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from validation.case.case import Case
+from validation.case.layout import Layout
 from validation.case.probes import Probe, probes
 from validation.case.training import Training
 
@@ -43,7 +44,7 @@ KINDS = ("attention.output", "moe.router.experts", "output", "logits")
 GREEDY, GREEDY_TITLE, GENERATED = "greedy/tokens", "Greedy Tokens", 64
 """What both models generate behind each prompt, and how many tokens. The second weights are in place then."""
 GENERATION = "generation-"
-"""Before a layer: what its router chooses while both models generate, as `UPDATED` is for the phases with the second weights."""
+"""Before a layer: what its router chooses while both models generate. As `UPDATED` for phases with the second weights."""
 FLIPS = "flips/"
 """Before a name: by how much HuggingFace prefers its token, where the candidate would take another one, in the same file."""
 MARGIN = 1e-10
@@ -123,6 +124,11 @@ def infers(case: Case) -> bool:
     return case.training.inference != NONE
 
 
+def usual_batch_size(base: int, layout: Layout, training: Training) -> int:
+    """The preset's, `base`; of requests as many on each data-parallel rank, so that expert ranks end in the same step."""
+    return base * (layout.data_parallel if training.inference == DYNAMIC else 1)
+
+
 def prompt_length(case: Case) -> int:
     """How many tokens of each sequence are prefilled: three quarters."""
     return case.seq_length * 3 // 4
@@ -138,8 +144,8 @@ def prompt_lengths(case: Case) -> tuple[int, ...]:
 def uses_sequence_parallel(case: Case) -> bool:
     """Whether the model is built with sequence parallelism.
 
-    megatron-core generates with a static context without it, but for layers of experts that are spread over ranks. Cached latents
-    cannot be had with it: each rank has its part of the latents then, and all of the rotated keys, which are joined.
+    megatron-core generates with a static context without it, but for layers of experts that are spread over ranks. It cannot
+    cache latents with it: each rank has its part of the latents then, and all of the rotated keys, which are joined.
     https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/inference/text_generation_controllers/text_generation_controller.py
     """
     of_experts = case.layout.ep > 1 and case.training.inference == STATIC
@@ -269,7 +275,7 @@ def requests_have_layers(case: Case) -> str | None:
 
 
 def expert_ranks_end_together(case: Case) -> str | None:
-    """An expert rank without requests would have to take part all the same, and megatron-core's way to does not work with latents.
+    """An expert rank without requests must take part all the same. megatron-core's way to do so does not work with latents.
 
     docs/findings/dummy-forward-with-latents.md
     """

@@ -185,10 +185,10 @@ class Parity:
             return FLOORS * at[one.name] if one.name in at else self._limits(asked).relative_error
 
         one = inferred(self.case)[asked.name]
-        if one.routes:
-            verdict = self._near_ties(asked, verdict)
-        else:
+        if not one.routes:
             verdict = inferring.per_position(verdict, measured(one), limit(one))
+        elif self.case.precision != "fp64":
+            verdict = self._near_ties(asked, verdict)
         return inferring.told(self.case, asked.name, verdict, measured, limit)
 
     def generates(self) -> None:

@@ -40,11 +40,12 @@ class Dynamic:
         self._arrivals = [one for one in arrivals(case) if first <= one.row < first + share]
         if case.on_cpu:
             platform.stages_on_the_cpu()
+            platform.requests_on_the_cpu()
         chunk.eval()
 
     @torch.no_grad()
     def run(self, update: Callable[[], None]) -> None:
-        """The full forward, then all requests with the weights that are there, with those that `update` brings, and generation."""
+        """The full forward, all requests with the weights that are there and with those of `update`, and generation."""
         self._progress("full forward")
         self._watch.now.phase, self._watch.now.row = FULL, self._rows.start
         pipelined(self._case, self._chunk, self._tokens[self._rows])

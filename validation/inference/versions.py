@@ -8,7 +8,7 @@ from typing import Any
 from validation.case.case import Case
 from validation.case.errors import EnvironmentMissing
 from validation.case.inference import BLOCK
-from validation.compare.precision import DTYPES
+from validation.compare.precision import DTYPES, unpromoted
 
 
 def wrapped(wrapper: Any, case: Case, chunk: Any, context: Any, at_once: int) -> Any:
@@ -72,7 +72,9 @@ def dynamic_context(kind: Any, case: Case, chunk: Any, requests: int, length: in
         from megatron.core.inference.config import InferenceConfig
     except ImportError as missing:
         raise EnvironmentMissing("+dynamic needs Megatron-Core 0.16 or later; +static runs with this one") from missing
-    return kind(chunk.config, InferenceConfig(**given))
+    # Its books are views of bytes: in fp64 each number of four bytes would be asked for with eight.
+    with unpromoted():
+        return kind(chunk.config, InferenceConfig(**given))
 
 
 def add_chunk(context: Any, request: Any, length: int) -> None:

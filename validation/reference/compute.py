@@ -163,7 +163,7 @@ def _inferred(case: Case, checkpoint: Checkpoint, batch: Batch, folder: Path, pr
     save_weights(replace(case, seed=case.seed + 1), folder / store.UPDATED)
     weights = {"": checkpoint, UPDATED: Checkpoint.open(folder / store.UPDATED, case.model)}
     dtype, forward = DTYPES[case.precision], replace(case, upto=FORWARD)
-    truths, probes = [], {}
+    truths, probes = list[inference.Truth](), dict[str, torch.Tensor]()
     with computing_in("fp64"), torch.no_grad():
         for prefix, given in weights.items():
             progress("reference model")

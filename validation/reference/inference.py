@@ -1,7 +1,7 @@
 """The reference of a case in mode inference: a forward pass over whole sequences, and HuggingFace's cache as a witness.
 
-Below fp64 it is the truth, and the same model in the case's precision is measured against it: over the variants of every floor, and
-with its own cache, which computes each token in products of other sizes.
+Below fp64 it is the truth, and the same model in the case's precision is measured against it: over the variants of every
+floor, and with its own cache, which computes each token in products of other sizes.
 """
 
 from __future__ import annotations
@@ -146,8 +146,8 @@ def floor(
 ) -> dict[str, Any]:
     """What rounding does to each tensor of the phases with the weights of the truth: the facts of validation.reference.floor.
 
-    `hf` computes in the case's precision, and `record` with it. `floor_at` is the largest error of one token alone, by the names of
-    decoded tensors.
+    `hf` computes in the case's precision, and `record` with it. `floor_at` is the largest error of one token alone, by the
+    names of decoded tensors.
     """
     scores = {name: tensor for name, tensor in truth.forward.items() if name.endswith(SCORES)}
     exact = phases(case, truth.forward, truth.prefix)
