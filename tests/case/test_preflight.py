@@ -165,7 +165,31 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         case(precision="fp16", training=Training(steps=1).with_settings({"optimizer.hysteresis": 0})),
         "optimizer.hysteresis is 0; it must be a whole number of at least 1",
     ),
-    ("steps of te", case(**TE_IN_BF16, training=Training(steps=2)), "with Transformer Engine are not compared; leave out"),
+    (
+        "distributed SGD",
+        case("dp2", training=Training(steps=1, optimizer="distributed").with_settings({"optimizer.optimizer": "sgd"})),
+        r"cannot be distributed: .* leave out \+distributed",
+    ),
+    (
+        "SGD resumed",
+        case(training=Training(life="step-resume-step", steps=2).with_settings({"optimizer.optimizer": "sgd"})),
+        "cannot load a checkpoint of SGD",
+    ),
+    (
+        "instances",
+        case("dp4", training=Training(optimizer="distributed").with_settings({"ddp.num_distributed_optimizer_instances": 3})),
+        "=3 does not divide the 4 data-parallel ranks; 1, 2 or 4 works",
+    ),
+    (
+        "momentum",
+        case(training=Training(steps=1).with_settings({"optimizer.optimizer": "sgd", "optimizer.sgd_momentum": 1.5})),
+        "give a number from 0 to below 1, such as 0.9",
+    ),
+    (
+        "zeros by chance",
+        case(precision="bf16", training=Training(steps=1).with_settings({"optimizer.log_num_zeros_in_grad": True})),
+        "cannot be compared in bf16, .*--precision fp64 or fp32 works",
+    ),
     ("life", case("tp2", training=Training(life="step-resume-tp4-step", steps=2)), "goes on in tp4, which has 4 ranks"),
     (
         "life that gathers late",

@@ -284,6 +284,7 @@ MENDS = {
     "balancing-losses-under-context-parallelism": Mend(_balancing_times(lambda case, tokens: float(case.layout.cp))),
     "mtp-takes-the-next-document": Mend(mended_mtp.within_documents),
     "mtp-layers-count-padding": Mend(mended_mtp.told_of_padding, wrapped=mended_mtp.takes_padding),
+    "mtp-embedding-at-the-common-rate": Mend(built=mended_mtp.embedding_is_marked),
     "mtp-padding-moved-in-parts": Mend(mended_mtp.told_of_padding, wrapped=mended_mtp.takes_padding),
     "mtp-targets-counted-per-rank": Mend(_mtp_targets_counted_over_context_ranks),
     "mtp-mean-counted-per-rank": Mend(_mtp_mean_over_context_ranks),

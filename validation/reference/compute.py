@@ -238,7 +238,7 @@ def _truth_and_floor(
             floor.add(found.forward.items())
             floor.add(gradients_of(found, models.gradients()), scale)
             if steps_follow:
-                with reference_model.varied(models.hf, variant):
+                with reference_model.varied(models.hf, variant), _quantising(models, recipe):
                     step_floor.rounded_steps(steps, later, further, functools.partial(models.quietly, scale=scale), scale)
                 floor.add((f"{STEPS}{key}", value) for key, value in steps.kept.items())
                 models = _Models.build(case, checkpoint, Precision(dtype, dtype), device)

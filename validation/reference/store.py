@@ -29,6 +29,7 @@ from validation.case.case import Case
 from validation.case.data import FULL, WITH_PADDING
 from validation.case.depth import FORWARD, WEIGHTS, serving
 from validation.case.inference import infers
+from validation.case.optimizers import Rule, counts_zeros
 from validation.case.schedule import Schedule
 from validation.reference.divisor import by_targets, definition
 
@@ -52,6 +53,8 @@ def key(case: Case) -> str:
             case.training.loss,
             case.training.balancing,
             asdict(case.training.adam),
+            asdict(Rule.of(case.training)),
+            counts_zeros(case.training),
             case.training.balance_coefficient,
             case.training.z_coefficient,
             case.training.mtp_scale,
