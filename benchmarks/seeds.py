@@ -98,8 +98,8 @@ def main() -> int:
     parser.add_argument("--precisions", default="fp32,bf16")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=3600.0)
-    parser.add_argument("words", nargs="*")
-    given = parser.parse_args()
+    mine, _, words = " ".join(sys.argv[1:]).partition(" -- ")
+    given = parser.parse_args(mine.split())
     first, _, behind = given.seeds.partition(":")
     there = given.out.read_text().splitlines() if given.out.exists() else []
     done = {(line["seed"], line["precision"]) for line in map(json.loads, there)}
@@ -108,7 +108,7 @@ def main() -> int:
     ends = time.monotonic() + given.seconds
     start = multiprocessing.get_context("spawn").Process
     shares = [
-        start(target=share, args=(runs[at :: given.processes], given.words, given.out, ends)) for at in range(given.processes)
+        start(target=share, args=(runs[at :: given.processes], words.split(), given.out, ends)) for at in range(given.processes)
     ]
     for process in shares:
         process.start()
