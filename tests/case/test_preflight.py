@@ -106,6 +106,7 @@ def grouped(group: int) -> Training:
     return Training().with_settings({"model.microbatch_group_size_per_vp_stage": group})
 
 
+PACKED_PADDED = Training(data_shape="packed-padded")
 STREAM = Training(stream=True)
 TE_IN_BF16: dict[str, Any] = {"implementation": "te", "precision": "bf16", "transport": "nccl"}
 BUFFERS = case("tp2", training=Training(settings=(("model.tp_comm_overlap", True),)), **{**TE_IN_BF16, "transport": "staged"})
@@ -352,7 +353,27 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     (
         "packed and cut",
         case("cp2", micro_batch_size=1, training=Training(data_shape="packed")),
-        r"cuts each packed document by itself, .*; cp1 works, or cp2\+documents",
+        r"into equal parts, for which it must be padded; cp2\+packed-padded works",
+    ),
+    (
+        "padded documents of odd lengths",
+        case(micro_batch_size=1, training=PACKED_PADDED, seq_length=20),
+        "multiples of 8; --seq-length 16 works",
+    ),
+    (
+        "padded documents cut too often",
+        case("cp8", micro_batch_size=1, training=PACKED_PADDED, seq_length=64),
+        "multiples of 8, which cp8 cannot cut; cp2 and cp4 work",
+    ),
+    (
+        "padded documents and MTP",
+        case(micro_batch_size=1, model=MTP, training=PACKED_PADDED),
+        r"look for documents where they would end without padding, .* leave out \+mtp",
+    ),
+    (
+        "padded documents of a file",
+        case(micro_batch_size=1, training=PACKED_PADDED, data="x.jsonl", data_digest="0"),
+        "takes no file of tokens; leave out --data",
     ),
     (
         "packed and stock",

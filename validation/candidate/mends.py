@@ -156,6 +156,14 @@ def _query_norms_summed_once(case: Case, tokens: Tokens) -> None:
     vars(build)["finalize_model_grads"] = finalized
 
 
+def _duplicated_projections_counted_once(case: Case, chunk: Any) -> None:
+    """Down-projections that every rank holds whole lose the mark of a share, by which each rank counts them in the norm."""
+    for attention in _attentions(chunk):
+        for projection in (attention.linear_kv_down_proj, getattr(attention, "linear_q_down_proj", None)):
+            if getattr(projection, "parallel_mode", "") is None:
+                projection.weight.tensor_model_parallel = False
+
+
 def _no_unused_output_weight(case: Case, chunk: Any) -> None:
     """The output layer multiplies with the stage's copy of the embedding and needs no weight of its own."""
     output = getattr(chunk, "output_layer", None)
@@ -276,6 +284,7 @@ MENDS = {
     "expert-gradients-not-reduced": Mend(built=_experts_reduced_over_their_holders),
     "expert-weights-gathered-from-wrong-ranks": Mend(built=_experts_reduced_over_their_holders),
     "shared-rope-key-not-reduced": Mend(_gathered_rotary_key_summed, wrapped=_latent_marked),
+    "norm-counts-duplicated-projections": Mend(built=_duplicated_projections_counted_once),
     "tied-output-weight-unused": Mend(built=_no_unused_output_weight),
     "latents-without-sequence-parallelism": Mend(_query_norms_summed_once, wrapped=_whole_rotary_key_summed),
     "yarn-softmax-scale": Mend(_softmax_scaled_by_mscale_all_dim),

@@ -175,7 +175,7 @@ class Steps:
 def _optimizer(case: Case, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """PyTorch's own, whose rates are set before each step."""
     adam, rule = case.training.adam, Rule.of(case.training)
-    common = {"lr": adam.learning_rate, "weight_decay": adam.weight_decay}
+    common: dict[str, Any] = {"lr": adam.learning_rate, "weight_decay": adam.weight_decay}
     if rule.kind != ADAM:
         return torch.optim.SGD(groups, momentum=rule.momentum, **common)
     made = torch.optim.AdamW if rule.decoupled else torch.optim.Adam
