@@ -147,10 +147,10 @@ def unused_kernels() -> Iterator[None]:
         return
     import_, triton = builtins.__import__, _Triton()
 
-    def without_triton(name: str, among: Any = None, own: Any = None, wanted: Any = (), level: int = 0) -> ModuleType:
-        if name.partition(".")[0] == "triton" and (among or {}).get("__name__") in _KERNELS:
+    def without_triton(name: str, *given: Any, **named: Any) -> ModuleType:
+        if name.partition(".")[0] == "triton" and _importer(given, named).get("__name__") in _KERNELS:
             return triton
-        return import_(name, among, own, wanted, level)
+        return import_(name, *given, **named)
 
     vars(builtins)["__import__"] = without_triton
     try:
@@ -174,13 +174,14 @@ def broken_is_absent() -> Iterator[None]:
     _find_distutils()
     import_ = builtins.__import__
 
-    def guarded(name: str, among: Any = None, own: Any = None, wanted: Any = (), level: int = 0) -> ModuleType:
+    def guarded(name: str, *given: Any, **named: Any) -> ModuleType:
         try:
-            return import_(name, among, own, wanted, level)
+            return import_(name, *given, **named)
         except ImportError:
             raise
         except Exception as error:
-            if level or not _optional(name, among or {}):  # a relative import is of megatron-core's own
+            level = given[3] if len(given) > 3 else named.get("level", 0)
+            if level or not _optional(name, _importer(given, named)):  # a relative import is of megatron-core's own
                 raise
             _count_as_absent(name.partition(".")[0], error)
             raise ImportError(f"{name}: {error}") from error
@@ -190,6 +191,11 @@ def broken_is_absent() -> Iterator[None]:
         yield
     finally:
         vars(builtins)["__import__"] = import_
+
+
+def _importer(given: Sequence[Any], named: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The globals of a call of `__import__`, behind the name: packages with lazy modules pass them by keyword."""
+    return (given[0] if given else named.get("globals")) or {}
 
 
 def _find_distutils() -> None:
