@@ -159,7 +159,8 @@ def _query_norms_summed_once(case: Case, tokens: Tokens) -> None:
 def _duplicated_projections_counted_once(case: Case, chunk: Any) -> None:
     """Down-projections that every rank holds whole lose the mark of a share, by which each rank counts them in the norm."""
     for attention in _attentions(chunk):
-        for projection in (attention.linear_kv_down_proj, getattr(attention, "linear_q_down_proj", None)):
+        projections = [attention.linear_kv_down_proj, *([attention.linear_q_down_proj] if case.model.q_lora_rank else [])]
+        for projection in projections:
             if getattr(projection, "parallel_mode", "") is None:
                 projection.weight.tensor_model_parallel = False
 
