@@ -140,7 +140,7 @@ class Choices:
             file, name = self._recorder.file(self._reference.routing), experts_of(layer, self.step)
             _, length, k = file.shape(name)
             rows, parts = slice(*self._place.batch_rows(micro_batch)), []
-            for start, stop in self._place.sequence_ranges("moe.router.experts"):
+            for start, stop in self._place.sequence_ranges("moe.router.experts", micro_batch):
                 known = file.read(name, (rows, slice(start, min(stop, length)), slice(0, k)))
                 missing = known.new_full((known.shape[0], stop - max(start, min(stop, length)), k), -1)
                 parts.append(torch.cat([known, missing], 1))

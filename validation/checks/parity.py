@@ -240,7 +240,7 @@ class Parity:
         )
 
     def step_agrees(self, key: str) -> None:
-        """What an optimizer step leaves is what torch's AdamW leaves on the HuggingFace model."""
+        """What an optimizer step leaves is what torch's optimizer leaves on the HuggingFace model."""
         known = stepped(self.case)[key]
         self._compare(Compared(known.name, known.title, known.shape, AFTER_STEPS if self.case.precision == "fp64" else None))
 
