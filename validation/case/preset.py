@@ -120,12 +120,12 @@ V3 = Preset(
         first_k_dense_replace=3,
         num_nextn_predict_layers=1,
     ),
-    batch_size=2,
+    batch_size=1,
     micro_batch_size=1,
     seq_length=1024,
     stream=True,
 )
-"""All of DeepSeek-V3: 671 billion parameters, and the 11.5 billion of its MTP layer."""
+"""All of DeepSeek-V3: 671 billion parameters, and the 11.5 billion of its MTP layer. One sequence: every expert has tokens of it."""
 
 PRESETS = {preset.name: preset for preset in (TINY, MINI, V3_LAYERS, V3)}
 
