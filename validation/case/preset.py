@@ -125,7 +125,7 @@ V3 = Preset(
     seq_length=1024,
     stream=True,
 )
-"""All of DeepSeek-V3: 671 billion parameters, and the 11.5 billion of its MTP layer. One sequence: every expert has tokens of it."""
+"""All of DeepSeek-V3: 671 billion parameters, and the 11.5 billion of its MTP layer."""
 
 PRESETS = {preset.name: preset for preset in (TINY, MINI, V3_LAYERS, V3)}
 
