@@ -1,7 +1,8 @@
-"""Draws error against floor over the layers of a model, from the JUnit file of a run.
+"""Draws error against floor over the layers of a model.
 
-`python docs/pictures/layers.py RESULTS.xml PICTURE.svg TABLE.csv` also writes the numbers that it draws. A panel for each kind
-of tensor: the floor, which is what rounding does to HuggingFace's own model, the candidate's error, and the limit.
+`python docs/pictures/layers.py RESULTS.xml TABLE.csv PICTURE.svg` takes the numbers from the JUnit file of a run, writes them
+and draws them. Without RESULTS.xml it draws those of the table. Each kind of tensor has a panel: the floor, which is what
+rounding does to HuggingFace's own model, the candidate's error, and the limit.
 """
 
 from __future__ import annotations
@@ -102,14 +103,26 @@ def _panel(own: dict[str, Point], layers: list[str], title: str, top: int) -> st
     return f'<text class="t" x="{LEFT}" y="{top + 12}">{title}</text>{grid}{named}{floor}{limit}{dots}'
 
 
-def main(results: str, picture: str, table: str) -> None:
-    """Write picture and table."""
-    found = points(Path(results))
-    Path(picture).write_text(drawn(found), encoding="utf-8")
-    with Path(table).open("w", newline="", encoding="utf-8") as file:
+def tabled(path: Path) -> list[Point]:
+    """Those of a table."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [Point(layer, kind, float(error), float(floor)) for layer, kind, error, floor in list(csv.reader(file))[1:]]
+
+
+def written(found: list[Point], path: Path) -> None:
+    """Make such a table."""
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("layer", "tensor", "relative error", "floor"))
         writer.writerows((point.layer, point.kind, f"{point.error:.4g}", f"{point.floor:.4g}") for point in found)
+
+
+def main(*paths: str) -> None:
+    """Write the table, if there are results, and the picture."""
+    *results, table, picture = map(Path, paths)
+    for path in results:
+        written(points(path), table)
+    picture.write_text(drawn(tabled(table)), encoding="utf-8")
 
 
 if __name__ == "__main__":
