@@ -54,8 +54,9 @@ def explained(case: Case, broken: Broken, in_ranks: bool = True) -> Broken:
 
 
 def _with_cuda(said: str) -> str | None:
-    """What to do about an error of CUDA's."""
-    return next((help_ for words, help_ in _OF_CUDA.items() if re.search(words, said)), None) if "CUDA" in said else None
+    """What to do about an error of CUDA's, by its first line: torch's advice behind it speaks of assertions whatever it is."""
+    first = said.splitlines()[0]
+    return next((help_ for words, help_ in _OF_CUDA.items() if re.search(words, first)), None) if "CUDA" in first else None
 
 
 def _of_machine(case: Case, said: str, words: str, in_ranks: bool) -> str:

@@ -117,6 +117,8 @@ _BESIDE: Mapping[str, Mapping[str, Value]] = {
 _LAYOUTS: Mapping[str, str] = {
     "model.tp_comm": "tp2",
     "model.symmetric_ar_type": "tp2",
+    "model.defer_embedding": "pp2",
+    "model.wgrad_deferral": "pp2",
     "model.cp_comm_type": "cp2",
     "model.overlap_moe_expert_parallel_comm": "ep2",
     "model.delay_wgrad_compute": "ep2",
