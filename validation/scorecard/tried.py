@@ -299,7 +299,7 @@ def _said(given: Mapping[str, Value]) -> str:
 
 def add_options(add: Callable[..., Any]) -> None:
     """The options of the command."""
-    add("--only", action="append", default=[], metavar="FIELD", help="this field alone; repeatable")
+    add("--only", action="append", default=[], metavar="FIELD", help="this field alone; repeatable, in the order of trials")
     add("--jobs", type=int, default=2, metavar="N", help="cases that run at the same time (default 2)")
     add("--write", action="store_true", help="keep what came of each in the record that docs/fields.md shows")
 
@@ -308,6 +308,7 @@ def run(options: argparse.Namespace, command: str) -> int:
     """Try what is asked for, print it and keep it; returns the exit code. Raises PlumblineError."""
     here = declared.here()
     asked = [one for one in switches(here) if not options.only or one.name in options.only]
+    asked.sort(key=lambda one: options.only.index(one.name) if options.only else 0)
     for name in options.only:
         declared.find(here, name)
         if name not in {one.name for one in asked}:
