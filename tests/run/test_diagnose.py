@@ -244,5 +244,9 @@ def test_every_other_end_is_told_as_it_was(monkeypatch: pytest.MonkeyPatch) -> N
     assert diagnose.explained(on_gpu("te"), broken) == broken
     monkeypatch.setattr(diagnose, "why_not_imported", lambda module: "ImportError: it is broken")
     assert diagnose.explained(on_gpu("local"), broken) == broken
+    newer = "OSError: libtransformer_engine.so: undefined symbol: cublasLtGroupedMatrixLayoutInit_internal"
+    monkeypatch.setattr(diagnose, "why_not_imported", lambda module: newer)
+    assert "it was built for a newer CUDA than torch " in diagnose.explained(on_gpu("te"), broken).sentence
+    monkeypatch.setattr(diagnose, "why_not_imported", lambda module: "ImportError: it is broken")
     blamed = diagnose.explained(on_gpu("local"), replace(broken, stacks="File transformer_engine/__init__.py"))
     assert "(ImportError: it is broken)" in blamed.sentence

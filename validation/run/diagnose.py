@@ -14,7 +14,7 @@ from validation.case.memory import GIB
 from validation.case.preflight import RULES
 from validation.case.remedies import needed, ranks_need, remedies
 from validation.cuda import why_not_imported
-from validation.machine import gpus
+from validation.machine import gpus, version
 from validation.run.launch import Broken
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -81,8 +81,13 @@ def _without_transformer_engine(broken: Broken) -> Broken:
     cause = why_not_imported("transformer_engine.pytorch")
     if cause is None:
         return broken
+    what = (
+        f"it was built for a newer CUDA than torch {version('torch')} brings, and 2.12 is the newest for torch 2.11"
+        if "undefined symbol: cu" in cause
+        else "install it again for this torch"
+    )
     sentence = (
-        f"Transformer Engine is installed and cannot be imported ({cause}); install it again for this torch "
+        f"Transformer Engine is installed and cannot be imported ({cause}); {what} "
         f"(`pip install --force-reinstall --no-build-isolation -r {tree.requirements('te')}`), or uninstall it and take "
         "--implementation local"
     )
