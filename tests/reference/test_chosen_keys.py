@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from validation.case.preset import TINY
-from validation.reference.sparse import by_key, chosen_keys, keys_of, margin_of, visible
+from validation.reference.keys import by_key, chosen_keys, keys_of, margin_of, visible
 
 MODEL = replace(TINY.model, num_hidden_layers=1, index_topk=2, index_n_heads=1, index_head_dim=32)
 SCORES = torch.tensor([[[3.0, 0, 0, 0], [1, 2, 0, 0], [5, 4, 1, 0], [2, 2, 8, 1]]], dtype=torch.float64)

@@ -20,7 +20,7 @@ from validation.case.probes import Probe
 from validation.compare.observe import Indexer
 from validation.compare.piece import slices
 from validation.compare.precision import as_stored
-from validation.reference.sparse import by_key, keys_of, margin_of
+from validation.reference.keys import by_key, keys_of, margin_of
 from validation.reference.store import Reference
 
 Record = Callable[[str, torch.Tensor], torch.Tensor]

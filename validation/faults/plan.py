@@ -51,8 +51,8 @@ PLANTED: dict[str, tuple[tuple[str, str], ...]] = {
 """What is planted of each kind, in this order: the id of a fault, and what a layout or a model must have for it to exist.
 
 Needs are `attention to all keys`, `experts`, `bias` (of routers), `tp` (ranks that share a sum), `sequence parallelism`, `dp`,
-`cp`, and `resume`, a run that goes on from a checkpoint. Of several faults of a kind, the first that exists in the layouts of a run
-is planted.
+`cp`, and `resume`, a run that goes on from a checkpoint. Of several faults of a kind, the first that exists in the layouts of
+a run is planted.
 """
 RESUMED = "step-resume-step"
 """The life of what is planted in a run that resumes."""

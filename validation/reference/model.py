@@ -22,7 +22,7 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import (
 
 from validation.case.model import PADDED, Model
 from validation.case.parameters import EXPERTS, parameters
-from validation.reference import sparse
+from validation.reference import keys, sparse
 from validation.reference.checkpoint import Checkpoint
 from validation.reference.sources import Precision
 
@@ -90,7 +90,7 @@ def _eager(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: A
 
 def _recorded_attention(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
     if (indices := kwargs.pop("indices", None)) is not None:
-        mask = sparse.visible(mask, indices, key.shape[2])
+        mask = keys.visible(mask, indices, key.shape[2])
     attend = _eager if _attention[-1] == "eager" else ALL_ATTENTION_FUNCTIONS[_attention[-1]]
     for watcher in on_attention:
         query, key, value = watcher.given(module, query, key, value)
