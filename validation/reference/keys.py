@@ -1,4 +1,4 @@
-"""The keys that indexers of sparse attention (DSA) choose, and how close each choice was. No transformers: ranks read them, too."""
+"""The keys that indexers of sparse attention (DSA) choose, and by how much. No transformers: ranks read them, too."""
 
 from __future__ import annotations
 
