@@ -100,8 +100,13 @@ class Megatron:
                 yield self._tensor(name, row, found, ranks)
 
     def _spelt(self, row: Row, dense: bool) -> bool:
-        """Whether the implementation has this row: Transformer Engine joins norms with what follows them."""
+        """Whether the implementation has this row: Transformer Engine joins norms with what follows them.
+
+        Those of latents stand by themselves in sparse attention, whose indexer reads what they make.
+        """
         te = self.implementation == "te"
+        if self.model.sparse and row.megatron.endswith((*_LOCAL_ALONE, "up_proj.layer_norm_weight")):
+            return row.megatron.endswith(_LOCAL_ALONE)
         if row.megatron.endswith(_TE_ALONE):
             return te and (dense or "mlp.linear_fc1" not in row.megatron)
         if row.megatron.endswith(_LOCAL_ALONE) or "local_experts" in row.megatron:
@@ -133,7 +138,7 @@ class Megatron:
             return False
         norm = row.megatron.endswith("layernorm.weight") or row.megatron in ("enorm.weight", "hnorm.weight")
         if self.implementation == "te":
-            return not row.megatron.endswith(("layer_norm_weight", "expert_bias", "router.weight"))
+            return not row.megatron.endswith(("layer_norm_weight", "expert_bias", "router.weight", ".bias"))
         return self._is_cut(row) and not norm
 
 
