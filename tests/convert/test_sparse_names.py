@@ -1,4 +1,4 @@
-"""What a Megatron checkpoint calls the tensors of sparse attention: its norms stand beside the linear layers in both spellings."""
+"""What a Megatron checkpoint calls the tensors of sparse attention: norms stand beside the linear layers in both spellings."""
 
 from __future__ import annotations
 
