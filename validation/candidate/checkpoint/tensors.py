@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -34,6 +35,18 @@ def mtp_block_of(version: str) -> str:
         return YOUNGER_MTP_BLOCK if Version(version) in _YOUNGER else MTP_BLOCK
     except InvalidVersion:
         raise UsageError(f"{shown(version)} is no version of megatron-core; give one such as 0.16.1 or 0.19.2") from None
+
+
+def of_te(names: Iterable[str]) -> bool:
+    """Whether names of tensors are those of Transformer Engine's layers.
+
+    In sparse attention a layer with experts has no norm within a linear layer: its experts alone tell, which torch_dist calls
+    alike.
+    """
+    return any(name.endswith("layer_norm_weight") or _GROUPED.search(name) for name in names)
+
+
+_GROUPED = re.compile(r"mlp\.experts\.linear_fc[12]\.weight\d+$")
 
 
 @dataclass(frozen=True)
