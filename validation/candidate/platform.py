@@ -142,16 +142,25 @@ def unused_kernels() -> Iterator[None]:
         return
     import_, triton = builtins.__import__, _Triton()
 
-    def without_triton(name: str, among: Any = None, own: Any = None, wanted: Any = (), level: int = 0) -> ModuleType:
-        if name.partition(".")[0] == "triton" and (among or {}).get("__name__") in _KERNELS:
+    def without_triton(name: str, *given: Any, **named: Any) -> ModuleType:
+        if name.partition(".")[0] == "triton" and _importing(given, named).get("__name__") in _KERNELS:
             return triton
-        return import_(name, among, own, wanted, level)
+        return import_(name, *given, **named)
 
     vars(builtins)["__import__"] = without_triton
     try:
         yield
     finally:
         vars(builtins)["__import__"] = import_
+
+
+_LEVEL = 3
+"""Which of `__import__`'s arguments behind the name says whether an import is relative. Packages give them by name, too."""
+
+
+def _importing(given: Sequence[Any], named: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The names of the module that imports, by the arguments of `__import__` behind the name."""
+    return (given[0] if given else named.get("globals")) or {}
 
 
 @contextlib.contextmanager
@@ -169,13 +178,14 @@ def broken_is_absent() -> Iterator[None]:
     _find_distutils()
     import_ = builtins.__import__
 
-    def guarded(name: str, among: Any = None, own: Any = None, wanted: Any = (), level: int = 0) -> ModuleType:
+    def guarded(name: str, *given: Any, **named: Any) -> ModuleType:
         try:
-            return import_(name, among, own, wanted, level)
+            return import_(name, *given, **named)
         except ImportError:
             raise
         except Exception as error:
-            if level or not _optional(name, among or {}):  # a relative import is of megatron-core's own
+            relative = given[_LEVEL] if len(given) > _LEVEL else named.get("level", 0)
+            if relative or not _optional(name, _importing(given, named)):  # a relative import is of megatron-core's own
                 raise
             _count_as_absent(name.partition(".")[0], error)
             raise ImportError(f"{name}: {error}") from error
