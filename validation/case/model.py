@@ -97,6 +97,11 @@ class Model:
         return self.index_topk is not None
 
     @property
+    def attending_to_all(self) -> Model:
+        """This model without its indexer."""
+        return replace(self, index_topk=None, index_n_heads=None, index_head_dim=None, indexer_rope_interleave=False)
+
+    @property
     def vocabulary_rows(self) -> int:
         """Rows of embedding and head: one a token, and those of padding behind them."""
         return self.padded_vocab_size or self.vocab_size
@@ -149,8 +154,7 @@ class Model:
 
     def as_dict(self) -> dict[str, Any]:
         """The numbers by name, for JSON, without those of padding and of an indexer if there is none."""
-        silent = () if self.padded_vocab_size is not None else (PADDED,)
-        silent += () if self.sparse else INDEXER
+        silent = {*(() if self.padded_vocab_size is not None else (PADDED,)), *(() if self.sparse else INDEXER)}
         return {name: number for name, number in asdict(self).items() if name not in silent}
 
 

@@ -51,7 +51,7 @@ def small(full: Full, layout: Layout, layers: int, dense: int) -> Model:
         "n_shared_experts": min(max(model.n_shared_experts, 1), 2),
         "num_nextn_predict_layers": min(model.num_nextn_predict_layers, MOST_MTP),
     }
-    return replace(model, **changed, **(_INDEXER if model.sparse else {}))
+    return replace(model, **changed | (_INDEXER if model.sparse else {}))
 
 
 def _routing(full: Full, layout: Layout) -> dict[str, int]:

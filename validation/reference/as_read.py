@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +47,7 @@ def check(model: Model, folder: Path) -> None:
         said = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(f"{folder}: transformers cannot read config.json ({shown(said)}); download it again") from None
     _check_numbers(model_from_folder(folder), theirs, folder)
-    attending = replace(model, **dict.fromkeys(INDEXER[:-1]), indexer_rope_interleave=False)
-    rotary.check(hf_config(attending), theirs, parts, folder)
+    rotary.check(hf_config(model.attending_to_all), theirs, parts, folder)
 
 
 class Parts:
