@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state
+from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
 from torch.nn import functional
 
 from validation.candidate import step
@@ -77,8 +78,21 @@ def takes_padding(case: Case, chunk: Any) -> None:
         mtp_block(layer).mlp.register_forward_pre_hook(told, with_kwargs=True)
 
 
+def gathered_without_a_sum(case: Case, tokens: Callable[[], int]) -> None:
+    """Every rank has the whole gradient behind the gathered projection: the backward pass takes the rank's own part of it."""
+    names = vars(importlib.import_module("megatron.core.transformer.multi_token_prediction"))
+    names["all_gather_last_dim_from_tensor_parallel_region"] = gather_from_tensor_model_parallel_region
+
+
 def everywhere(name: str, sound: Any, changed: Any) -> None:
     """Every module of megatron-core that has imported a function by its name gets another one."""
     for module in list(sys.modules.values()):
         if getattr(module, "__name__", "").startswith("megatron.core") and vars(module).get(name) is sound:
             setattr(module, name, changed)
+
+
+def embedding_is_marked(case: Case, chunk: Any) -> None:
+    """The MTP stage's copy of the embedding gets the mark by which megatron-core knows it, as the first stage's has it."""
+    embedding = getattr(chunk, "embedding", None)
+    if embedding is not None:
+        embedding.word_embeddings.weight.is_embedding_or_output_parameter = True

@@ -14,12 +14,13 @@ from validation.candidate import indexer
 from validation.candidate.dispatched import Dispatched, Rows, rows_of
 from validation.candidate.isolation import View, in_place_of
 from validation.candidate.mtp import MtpLosses
+from validation.candidate.overlapped import Plans, overlaps
 from validation.candidate.place import Place
 from validation.candidate.recorder import Recorder
 from validation.candidate.replay import Choices
 from validation.candidate.versions import COMBINE, mtp_block, seen_unpermute
 from validation.case.case import Case
-from validation.case.data import PACKED
+from validation.case.data import ARE_PACKED
 from validation.case.probes import Probe, probes
 from validation.compare.observe import Router
 from validation.compare.precision import LOSS_DTYPES, as_stored
@@ -78,6 +79,7 @@ class ProbedChunk:
         # Then experts are filled up to their capacity with further tokens, each with the weight 0, a constant.
         self._padded = bool(case.training.effective("model").get("moe_pad_expert_input_to_capacity"))
         self._mtp_losses = MtpLosses(divisor)
+        self._plans = Plans(chunk, self._planned, self._at) if overlaps(case) else None
         chunk.register_forward_pre_hook(self._enter)
         every = [f"layers.{layer}.mtp" for layer in case.model.mtp_layers]
         mtp = every if chunk.mtp_process else []
@@ -93,6 +95,8 @@ class ProbedChunk:
             chunk.output_layer.register_forward_hook(self._outputs([*(f"{prefix}.logits" for prefix in every), "logits"]))
             self._watch_mtp_losses(chunk, every)
             chunk.register_forward_hook(self._token_loss)
+            if self._plans is not None:
+                self._plans.watch_losses(chunk, lambda losses: self._token_loss(chunk, (), losses))
         if mtp:
             self._watch_mtp(chunk, mtp)
         chunk.register_forward_hook(self._leave)
@@ -119,6 +123,17 @@ class ProbedChunk:
         self._micro_batch, self._running = self._micro_batch + 1, True
         self._calls.clear()
 
+    def _planned(self) -> int:
+        """Of schedules of parts: the next micro-batch, which is computed bit by bit."""
+        self._enter(None, ())
+        self._running = False
+        return self._micro_batch
+
+    def _at(self, micro_batch: int | None) -> None:
+        """A part of this micro-batch computes forward, or none does."""
+        self._running = micro_batch is not None
+        self._micro_batch = self._micro_batch if micro_batch is None else micro_batch
+
     def _leave(self, module: Any, arguments: Any, output: Any) -> None:
         self._running = False
 
@@ -140,7 +155,7 @@ class ProbedChunk:
         def batch_first(tensor: torch.Tensor) -> torch.Tensor:
             tensor = self._with_batch(tensor if size is None else tensor.view(size)).transpose(0, 1)
             joined = probe.axes[-1] == "head_dim" and tensor.dim() == 3
-            if probe.axes[-1] == "head_dim" and self._case.training.data_shape == PACKED:
+            if probe.axes[-1] == "head_dim" and self._case.training.data_shape in ARE_PACKED:
                 # Since 0.18 the values of packed sequences get as many elements as queries have, until behind attention.
                 heads = probe.shape[-2] // self._case.layout.tp
                 return (tensor.unflatten(-1, (heads, -1)) if joined else tensor)[..., : probe.shape[-1]]
@@ -150,7 +165,7 @@ class ProbedChunk:
 
     def _with_batch(self, tensor: torch.Tensor) -> torch.Tensor:
         """Packed sequences go through core attention without a batch: [sequence, heads, ...] or [sequence, columns]."""
-        there = self._case.training.data_shape != PACKED or (tensor.dim() > 2 and tensor.shape[1] == 1)
+        there = self._case.training.data_shape not in ARE_PACKED or (tensor.dim() > 2 and tensor.shape[1] == 1)
         return tensor if there else tensor.unsqueeze(1)
 
     def _keep(self, probe: Probe, tensor: torch.Tensor, view: View, counting: torch.Tensor | None = None) -> torch.Tensor:
@@ -282,6 +297,8 @@ class ProbedChunk:
         # The norm that would follow is recomputed on a copy, which half of the gradient passes by; this one is none.
         residual = self._input(f"{prefix}.attention.residual")
         layer.pre_cross_attn_layernorm.register_forward_pre_hook(residual, with_kwargs=True)
+        if self._plans is not None:
+            self._plans.watch_layer(layer, f"{prefix}.output", "" if dense else f"{prefix}.moe.output", self._record)
         if not dense:
             self._watch_experts(layer.mlp, f"{prefix}.moe")
 
