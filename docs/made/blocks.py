@@ -35,6 +35,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "step": words.step,
     "planted": checks.planted,
     "probes": checks.probes,
+    "sparse probes": checks.sparse_probes,
     "parameters": checks.parameters,
     "kinds of fields": fields.kinds,
     "needs": fields.needs,

@@ -372,10 +372,13 @@ def _undetected_absence(modules: dict[str, ModuleType]) -> None:
     https://github.com/NVIDIA/Megatron-LM/issues/3764
     https://github.com/NVIDIA/Megatron-LM/pull/3763
     """
-    names = vars(modules["transformer.multi_latent_attention"])
-    names["HAVE_TE"] = False
-    if names.get("Linear", names) is None:
-        names["Linear"] = vars(importlib.import_module("megatron.core.post_training.modelopt.layers"))["Linear"]
+    places = [modules["transformer.multi_latent_attention"]]
+    with contextlib.suppress(ImportError):  # the absorbed attention of 0.19
+        places.append(importlib.import_module("megatron.core.transformer.experimental_attention_variant.absorbed_mla"))
+    for names in map(vars, places):
+        names["HAVE_TE"] = False
+        if names.get("Linear", names) is None:
+            names["Linear"] = vars(importlib.import_module("megatron.core.post_training.modelopt.layers"))["Linear"]
 
 
 def _mocked_inference_layers(modules: dict[str, ModuleType]) -> None:
