@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from validation.candidate import build
+from validation.candidate.compare import declared
 from validation.candidate.kept_steps import FORWARD, KeptSteps, Step
 from validation.candidate.place import device
 from validation.candidate.recorder import Recorder
@@ -142,7 +143,7 @@ def _step(
         torch.cuda.empty_cache()  # here both sides are largest, and each leaves room that does not fit the other
     for name, tensor in truth.values(ledgers.ROUTING).items():
         kept.put(f"routing/{name}", tensor)
-    recorder = Recorder(0, None, None if case.precision == "fp64" else _facts(ledger), device())
+    recorder = Recorder(0, None, None if case.precision == "fp64" else declared(case, _facts(ledger)), device())
     files = {stored.probes: ledgers.PROBE_VALUES, stored.probe_gradients: ledgers.PROBE_GRADIENTS}
     files |= {stored.gradients: ledgers.PARAMETER_GRADIENTS}
     for path, kind in files.items():

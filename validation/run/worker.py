@@ -16,7 +16,7 @@ from torch.distributed.elastic.utils.store import barrier
 
 from validation.candidate import build, first_use, latent_norms, load, mends, platform, staged, stream, user_buffers
 from validation.candidate.balancing import compare_balancing
-from validation.candidate.compare import compare_gradients
+from validation.candidate.compare import compare_gradients, declared
 from validation.candidate.kept_steps import KeptSteps, plan
 from validation.candidate.optimizer import gather_gradients
 from validation.candidate.place import device
@@ -88,7 +88,7 @@ def _findings(
         if case.in_lockstep and not keep:
             found, held = _in_lockstep(case, stored, report, plugin, lockstep_folder(case, stored, named, state))
         else:
-            recorder = Recorder(report.rank, Path(keep) if keep else None, stored.facts(), device())
+            recorder = Recorder(report.rank, Path(keep) if keep else None, declared(case, stored.facts()), device())
             held = _measure(case, stored, recorder, report, plugin)
             found = recorder.as_dict()
         place = _place()
