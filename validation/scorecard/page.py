@@ -81,12 +81,17 @@ def _numbered(one: dict[str, Any]) -> dict[str, Any]:
 
 
 def save(measured: Measured, data: Path = DATA) -> None:
-    """Write the data into its file, and the page of both."""
+    """Write the data into its file, and the page of all."""
+    data.write_text(saved(measured), encoding="utf-8")
+    write()
+
+
+def saved(measured: Measured) -> str:
+    """What a file of data holds."""
     content = asdict(measured)
     for one in content["outcomes"]:
         one.update({key: None for key, value in one.items() if isinstance(value, float) and not math.isfinite(value)})
-    data.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    write()
+    return json.dumps(content, indent=1) + "\n"
 
 
 def write() -> None:
