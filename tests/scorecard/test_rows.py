@@ -8,10 +8,11 @@ import pytest
 
 from validation.case.errors import UsageError
 from validation.scorecard import diagnoses_page
-from validation.scorecard.page import BEHIND, load
+from validation.scorecard.measured import load
+from validation.scorecard.page import BEHIND, DATA
 from validation.scorecard.rows import diagnosed, joined
 
-ALL, BESIDE, DIAGNOSES = load(), load(BEHIND), diagnoses_page.load()
+ALL, BESIDE, DIAGNOSES = load(DATA), load(BEHIND), diagnoses_page.load()
 
 
 def test_new_rows_stand_where_the_catalogue_has_them() -> None:

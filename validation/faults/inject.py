@@ -61,6 +61,12 @@ def embedding_copies(model: Any) -> list[Any]:
     return [chunk.embedding.word_embeddings.weight for chunk in model if hasattr(chunk, "embedding") and not chunk.pre_process]
 
 
+def stepped(weight: Any) -> Any:
+    """What an optimizer steps of a weight: its master in float32 below that, else the weight itself."""
+    master = getattr(weight, "main_param", None)
+    return weight if master is None else master
+
+
 def unmark(weight: Any) -> None:
     """Have finalize_model_grads take a weight for one whose ranks see the whole sequence."""
     from validation.case.errors import UsageError

@@ -107,7 +107,9 @@ def _filled_up(case: Case) -> Case | None:
 
 
 def _requests(case: Case) -> Case | None:
-    """Requests over cached latents, in the place of a static context."""
+    """Requests over cached latents, instead of a static context."""
+    if case.training.inference == DYNAMIC:
+        return case
     if case.training.inference != STATIC or case.layout.ranks > 1:
         return None
     return replace(case, training=replace(case.training, inference=DYNAMIC))

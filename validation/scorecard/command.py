@@ -29,7 +29,8 @@ from validation.scorecard.behind import ACTIVATED, DUE, behind
 from validation.scorecard.judge import SEEN, Clean, Outcome
 from validation.scorecard.lane import KEPT, OWN, Lane
 from validation.scorecard.layouts import COUNT, diagnosed
-from validation.scorecard.page import BEHIND, Measured, load, save
+from validation.scorecard.measured import Measured, load
+from validation.scorecard.page import BEHIND, save
 from validation.scorecard.record import Record, described
 from validation.scorecard.report import CLEAN, Scorecard, file_of, sizes
 from validation.scorecard.rows import joined
@@ -94,8 +95,7 @@ def run(options: argparse.Namespace, command: str) -> int:
         raise UsageError("--again is about diagnoses; give --diagnose, too")
     if options.diagnose and bugs:
         raise UsageError("--diagnose runs faults without known upstream bugs; leave --behind out")
-    if lane != OWN or options.record:
-        _refuse_elsewhere(options, lane)
+    _refuse_elsewhere(options, lane)
     if options.jobs < 1 or not options.timeout > 0:
         raise UsageError("--jobs is 1 or more, and --timeout a number of seconds greater than 0")
     if options.diagnose:
@@ -127,14 +127,15 @@ def _lane(options: argparse.Namespace) -> Lane:
 
 
 def _refuse_elsewhere(options: argparse.Namespace, lane: Lane) -> None:
-    """What the catalogue does where its files say, and nowhere else. Raises UsageError."""
-    if options.behind or options.diagnose:
+    """What is done where the files of the catalogue say, and nowhere else. Raises UsageError."""
+    if lane != OWN and (options.behind or options.diagnose):
         raise UsageError(
-            "--behind and --diagnose run faults as their files say; leave out --implementation, --precision, --share-gpu and "
-            "--record"
+            "--behind and --diagnose run faults as their files say; leave out --implementation, --precision and --share-gpu"
         )
+    if options.record and options.diagnose:
+        raise UsageError("--record keeps what comes of each fault; diagnoses are kept as testsuites, which --again takes")
     if options.write and lane not in (OWN, *KEPT):
-        kept = join([f"--implementation {one.implementation} --precision {one.precision} --share-gpu N" for one in KEPT])
+        kept = join(one.words for one in KEPT)
         raise UsageError(f"--write writes what runs as the files say, or with {kept}; leave --write out")
 
 

@@ -40,6 +40,12 @@ class Lane:
         return self.transport in ON_CPU
 
     @property
+    def words(self) -> str:
+        """What asks for it on the command line."""
+        precision = f" --precision {self.precision}" if self.precision else ""
+        return f"--implementation {self.implementation}{precision}{'' if self.on_cpu else ' --share-gpu 8'}"
+
+    @property
     def data(self) -> Path:
         """The file in docs with what was measured."""
         return DOCS / f"scorecard{'-' if self.name else ''}{self.name}.json"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from validation.case.errors import UsageError
 from validation.scorecard.judge import BROKEN, Clean, Outcome
-from validation.scorecard.page import Measured, load, saved
+from validation.scorecard.measured import Measured, load, saved
 from validation.scorecard.rows import joined
 from validation.scorecard.trial import Trial
 

@@ -15,7 +15,7 @@ from validation.case.failures import BLIND, UNDECIDED, UNSOUND
 from validation.faults import catalogue
 from validation.scorecard.judge import BROKEN, IDLE, MISSED, NOWHERE, SEEN, Clean, Outcome
 from validation.scorecard.lane import OWN, Lane
-from validation.scorecard.page import load
+from validation.scorecard.measured import load
 
 CLEAN = "clean"
 _COMPONENT = "scorecard"

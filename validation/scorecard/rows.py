@@ -9,7 +9,7 @@ from validation.case.errors import UsageError
 from validation.faults import catalogue
 from validation.scorecard import diagnoses_page
 from validation.scorecard.judge import Clean
-from validation.scorecard.page import Measured
+from validation.scorecard.measured import Measured
 
 
 def joined(there: Measured | None, new: Measured) -> Measured:
