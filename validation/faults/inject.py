@@ -61,7 +61,7 @@ def embedding_copies(model: Any) -> list[Any]:
     return [chunk.embedding.word_embeddings.weight for chunk in model if hasattr(chunk, "embedding") and not chunk.pre_process]
 
 
-def stepped(weight: Any) -> Any:
+def master_of(weight: Any) -> Any:
     """What an optimizer steps of a weight: its master in float32 below that, else the weight itself."""
     master = getattr(weight, "main_param", None)
     return weight if master is None else master

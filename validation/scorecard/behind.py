@@ -16,7 +16,7 @@ from validation.case.errors import UsageError
 from validation.case.inference import DYNAMIC, STATIC
 from validation.checks.order import RUN, place
 from validation.faults.fault import Fault
-from validation.run.known import known_bugs
+from validation.run.known import known_bugs, refusal
 from validation.scorecard.run import ordered
 from validation.scorecard.trial import Trial
 
@@ -157,4 +157,4 @@ def _possible(case: Case, fault: Fault, bug: str) -> bool:
         wanted = fault.first_in(case)
     except UsageError:
         return False
-    return place(case, wanted) != RUN and bug in {one.id for one in known_bugs(case)}
+    return refusal(case) is None and place(case, wanted) != RUN and bug in {one.id for one in known_bugs(case)}

@@ -10,7 +10,7 @@ from validation.case import preflight
 from validation.case.case import ON_CPU, Case
 from validation.case.errors import UsageError
 from validation.faults.fault import Fault
-from validation.run.known import mended
+from validation.run.known import mended, refusal
 from validation.run.options import of_small_steps
 from validation.scorecard.run import ordered
 from validation.scorecard.trial import Trial
@@ -62,6 +62,8 @@ class Lane:
         case = replace(own, implementation=self.implementation, transport=self.transport, training=training, mended=())
         case = replace(case, precision=precision)
         preflight.check(case, max_ranks=8, gpus=case.layout.ranks, memory=None)
+        if reason := refusal(case):
+            raise UsageError(reason)
         return mended(case) if fault.without_bugs else case
 
     def refusal(self, fault: Fault, layout: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from validation.case.case import Case
 from validation.faults.fault import CORE, Fault
-from validation.faults.inject import replace, stepped
+from validation.faults.inject import master_of, replace
 
 FAULT = Fault(
     plugin=__name__,
@@ -33,7 +33,7 @@ def wrapped(case: Case, model: Any) -> None:
 
     def made(sound: Callable[..., bool]) -> Callable[..., bool]:
         def counted(weight: Any, *rest: Any, **keywords: Any) -> bool:
-            expert = any(stepped(one) is weight for one in experts)
+            expert = any(master_of(one) is weight for one in experts)
             return first if expert else sound(weight, *rest, **keywords)
 
         return counted

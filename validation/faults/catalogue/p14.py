@@ -9,7 +9,7 @@ from typing import Any
 
 from validation.case.case import Case
 from validation.faults.fault import CORE, Fault
-from validation.faults.inject import embedding_copies, stepped
+from validation.faults.inject import embedding_copies, master_of
 
 FAULT = Fault(
     plugin=__name__,
@@ -36,11 +36,11 @@ def built(case: Case, model: Any) -> None:
 
     def remember(*given: Any) -> None:
         for copy, value in zip(copies, before, strict=True):
-            value.copy_(stepped(copy).detach())
+            value.copy_(master_of(copy).detach())
 
     def further(*given: Any) -> None:
         for copy, value in zip(copies, before, strict=True):
-            moved = stepped(copy)
+            moved = master_of(copy)
             moved.data.add_(moved.detach() - value)
             value.copy_(moved.detach())
 
