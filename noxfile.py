@@ -173,7 +173,7 @@ def _validate(session: nox.Session, python: str, row: Row) -> None:
     """
     in_ci = os.environ.get("CI", "").lower() in ("true", "1")
     front = ("ci", "attempts", "--up-to", "2", "--") if in_ci else ("validation",)
-    _run(session, python, "-m", *front, *row.arguments(), *session.posargs, env={names.VARIABLE: row.session})
+    _run(session, python, "-m", *front, *row.command(), *session.posargs, env={names.VARIABLE: row.session})
 
 
 @contextmanager
@@ -218,6 +218,21 @@ def _gpu_session(row: Row) -> Callable[[nox.Session], None]:
     return body
 
 
+def _slurm_session(row: Row) -> Callable[[nox.Session], None]:
+    """On a login node, which need not have what the nodes have. What sbatch is to be told stands in its own variables."""
+
+    def body(session: nox.Session) -> None:
+        with _leaving_no_old_results(session, row):
+            if shutil.which("sbatch") is None:
+                _exit_codes.append(ExitCode.ENVIRONMENT)
+                session.error(f"no sbatch on this machine, and {row.session} is a job of Slurm; run it on a login node")
+            kind = "cuda" if row.gpus else "cpu"
+            python = _environment(session, kind, kind)
+        _validate(session, python, row)
+
+    return body
+
+
 def _needed(gpus: int, given: Sequence[str]) -> str:
     """The GPUs of a session, fewer where the user lets ranks share them."""
     words = [word for one in given for word in one.split("=", 1)]
@@ -232,7 +247,7 @@ def _driver() -> bool:
 
 
 def _register(row: Row) -> None:
-    body = _gpu_session(row) if row.gpus else _cpu_session(row)
+    body = _slurm_session(row) if row.nodes > 1 else _gpu_session(row) if row.gpus else _cpu_session(row)
     body.__doc__ = row.does[0].upper() + row.does[1:]
     nox.session(name=row.session, venv_backend="none", tags=["gpu" if row.gpus else "cpu"])(body)
 

@@ -175,18 +175,25 @@ def both(group: Group, options: Any, start: float) -> Iterator[Pair]:
         yield beside(nccl, staged, checks, others)
 
 
-def _line(pair: Pair) -> str:
+def line(pair: Pair) -> str:
+    """A row of the table in Markdown."""
     rows = (pair.nccl, pair.staged)
     fields = ("verdict", "checks", "worst", "seconds", "gpu_mib")
     columns = [" / ".join(str(getattr(one, field)) for one in rows) for field in fields]
-    cells = (pair.nccl.case, *columns, f"{pair.same} of {pair.compared}", f"{pair.apart:.2g}", pair.apart_check)
+    cells = (
+        pair.nccl.case or pair.staged.case,
+        *columns,
+        f"{pair.same} of {pair.compared}",
+        f"{pair.apart:.2g}",
+        pair.apart_check,
+    )
     return f"| {' | '.join(cells)} |"
 
 
 def table(pairs: Sequence[Pair], cards: str) -> str:
     """The pairs in Markdown: the first number of each cell over nccl, the second over staged."""
     heads = ("case", "verdicts", "checks", "error / limit", "s", "MiB a rank", "same to the bit", "apart, in floors", "at")
-    lines = [cards, "", f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}", *map(_line, pairs), ""]
+    lines = [cards, "", f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}", *map(line, pairs), ""]
     lines += [f"- {one.case}: {one.message}" for pair in pairs for one in (pair.nccl, pair.staged) if one.message]
     lines += [f"- {pair.nccl.case}: other verdicts in {pair.other_verdicts}" for pair in pairs if pair.other_verdicts]
     return "\n".join(lines) + "\n"
@@ -224,7 +231,7 @@ def main() -> int:
     for group in (group for name in wanted for group in known if group.name == name):
         for pair in both(group, options, start):
             pairs.append(pair)
-            print(f"[{time.monotonic() - start:5.1f} s] {_line(pair)}", flush=True)
+            print(f"[{time.monotonic() - start:5.1f} s] {line(pair)}", flush=True)
         written = {"cards": cards, "pairs": [asdict(pair) for pair in pairs]}
         (options.out / "transports.json").write_text(json.dumps(written, indent=1))
         (options.out / "transports.md").write_text(table(pairs, cards))

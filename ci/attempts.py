@@ -38,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """The exit code of the last attempt."""
     given = options.given[1:] if options.given[:1] == ["--"] else options.given
-    if options.up_to < 1 or given[:1] != ["run"]:
+    if options.up_to < 1 or (given[:1] != ["run"] and given[:2] != ["slurm", "run"]):
         raise UsageError(f"give --up-to 1 or more, and after -- the command: {tree.CI} attempts --up-to 2 -- run --layouts tp2")
     return attempt(given, _results(given), options.up_to)
 
@@ -73,7 +73,10 @@ def _results(given: Sequence[str]) -> Path:
     """The folder that the command writes to."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--results", default="results")
-    return Path(parser.parse_known_args(given)[0].results)
+    words = list(given)
+    if words[:1] == ["slurm"] and "--" in words:
+        del words[: words.index("--") + 1]  # those of the run stand behind it
+    return Path(parser.parse_known_args(words)[0].results)
 
 
 def _files(folder: Path) -> dict[Path, tuple[int, int]]:

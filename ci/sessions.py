@@ -58,7 +58,8 @@ _SHARED = ["machine", "GPUs", "when", "minutes"]
 
 
 def _shared(one: Row | Tool) -> list[str]:
-    return [", ".join(one.runner), str(one.gpus or ""), ", ".join(one.when) or "by hand", str(one.timeout)]
+    nodes = [f"{one.nodes} nodes of Slurm"] if one.nodes > 1 else []
+    return [", ".join((*one.runner, *nodes)), str(one.gpus or ""), ", ".join(one.when) or "by hand", str(one.timeout)]
 
 
 def _comparison(row: Row) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar
 import yaml
 
 from ci import caller
-from validation.case import preflight, vocabulary
+from validation.case import life, preflight, vocabulary
 from validation.case.arrangement import parse
 from validation.case.case import DEFAULT_SEED, ON_CPU, Case
 from validation.case.errors import UsageError
@@ -30,8 +30,8 @@ EVENTS = ("pull_request", "merge_group", "nightly", caller.EVENT)
 @dataclass(frozen=True)
 class Row:
     """One session that compares: what, and on what machine. `set` has numbers of the preset's model that are others, each as
-    `name=value`. `timeout` is in minutes. `inference` is the context of cases
-    that infer instead of taking a training step.
+    `name=value`. `timeout` is in minutes. `inference` is the context of cases that infer instead of taking a training step.
+    With more than one of `nodes` the session is a job of Slurm, which the runner submits.
 
     `recipe` is the file of a recipe, from the root of the repository, which says model, layout and precision. Its `preset`,
     `layouts` and `precision` are empty. `world_size` is the recipe's number of ranks, if the file does not say it, and
@@ -50,6 +50,7 @@ class Row:
     timeout: int
     set: tuple[str, ...] = ()
     inference: str = ""
+    nodes: int = 1
     recipe: str = ""
     world_size: int | None = None
     coverage: float | None = None
@@ -76,6 +77,12 @@ class Row:
         given = [*chosen.items(), *(("set", number) for number in self.set)]
         return ["run", *(word for name, value in given if value for word in (f"--{name}", value))]
 
+    def command(self) -> list[str]:
+        """The same, or what submits it as a job of Slurm. Words may follow."""
+        if self.nodes == 1:
+            return self.arguments()
+        return ["slurm", "run", "--nodes", str(self.nodes), "--", *self.arguments()[1:]]
+
 
 @dataclass(frozen=True)
 class Tool:
@@ -87,6 +94,7 @@ class Tool:
     when: tuple[str, ...]
     timeout: int
     gpus: ClassVar[int] = 0
+    nodes: ClassVar[int] = 1
 
 
 Session = TypeVar("Session", Row, Tool)
@@ -162,9 +170,9 @@ def _expanded(entry: Any) -> list[Row]:
     names = {field.name for field in fields(Row)} - _OF_A_RECIPE
     if isinstance(entry, dict) and "recipe" in entry:
         known = (names - _OF_A_MODEL) | _OF_A_RECIPE
-        _well_formed(entry, known, known - {"world_size", "coverage"})
+        _well_formed(entry, known, known - {"world_size", "coverage", "nodes"})
         return [_of_recipe(entry)]
-    _well_formed(entry, names | {"each"}, names - {"layouts", "set", "inference"})
+    _well_formed(entry, names | {"each"}, names - {"layouts", "set", "inference", "nodes"})
     if ("each" in entry) == ("layouts" in entry):
         raise UsageError("give either `layouts`, for one session, or `each`, for one session per layout")
     if "layouts" in entry:
@@ -248,6 +256,11 @@ def _possible(row: Row, name: str) -> None:
         training=training,
     )
     preflight.check(case, max_ranks=layout.ranks, gpus=layout.ranks, memory=None)
+    if sentence := life.on_nodes(training.life, row.nodes):
+        raise UsageError(f"{name}: {sentence}")
+    if row.nodes > layout.ranks:
+        ranks = f"{layout.ranks} rank{'s' * (layout.ranks > 1)}"
+        raise UsageError(f"nodes is {row.nodes} and {name} has {ranks}; a node without a rank compares nothing")
 
 
 def _numbers(row: Row) -> Iterator[tuple[str, str]]:
@@ -273,11 +286,13 @@ _KINDS: dict[str, Callable[[object], bool]] = {
     "set": lambda value: _is_list(value) and bool(value),
     "when": _is_list,
     "timeout": lambda value: type(value) is int and value > 0,
+    "nodes": lambda value: type(value) is int and value > 0,
     "world_size": lambda value: type(value) is int and value > 0,
     "coverage": lambda value: isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1,
 }
 _SAID = dict.fromkeys(_KINDS, "a list of words") | {
     "timeout": "a whole number of minutes",
+    "nodes": "a number of nodes",
     "world_size": "a number of ranks",
     "coverage": "a share from 0 to 1",
 }

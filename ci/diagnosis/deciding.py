@@ -10,7 +10,7 @@ from ci.diagnosis.causes import Cause
 from ci.diagnosis.evidence import Seen
 from ci.diagnosis.traits import FEWER_BITS, traits
 from ci.diagnosis.words import noun
-from validation.case.arrangement import parse
+from validation.case.arrangement import cut, parse
 from validation.case.case import DEFAULT_SEED, Case
 from validation.case.preflight import RULES
 from validation.case.preset import PRESETS
@@ -37,7 +37,7 @@ def deciding(best: Cause, rivals: Sequence[Cause], cases: Sequence[Seen]) -> str
 
 def _candidates(cases: Sequence[Seen]) -> Iterator[tuple[str, str]]:
     """Small layouts with and without the options of the failing case, in its precision; last the failing case in fp64."""
-    layout, *words = cases[0].arrangement.split("+")
+    layout, *words = cut(cases[0].arrangement)
     precision = cases[0].precision
     endings = dict.fromkeys(["", *(f"+{word}" for word in words), "".join(f"+{word}" for word in words)])
     yield from ((f"{layout}{ending}", precision) for ending in endings)

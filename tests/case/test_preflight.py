@@ -108,6 +108,7 @@ def grouped(group: int) -> Training:
 
 STREAM = Training(stream=True)
 TE_IN_BF16: dict[str, Any] = {"implementation": "te", "precision": "bf16", "transport": "nccl"}
+BUFFERS = case("tp2", training=Training(settings=(("model.tp_comm_overlap", True),)), **{**TE_IN_BF16, "transport": "staged"})
 IMPOSSIBLE: list[tuple[str, Case, str]] = [
     # what the case is made of
     ("precision", case(precision="fp12"), "precision 'fp12' is unknown; known are fp64, fp32, bf16 and fp16"),
@@ -367,6 +368,13 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ("less than no MTP", case(model={"num_nextn_predict_layers": -1}), "is -1; it must be a whole number of at least 0"),
     ("a setting of the shape", case(training=Training(settings=(("model.num_layers", 3),))), "is of the model's shape"),
     ("overlap without vpp", case("pp2", training=Training(settings=(("model.overlap_p2p_comm", True),))), "vpp2 has them"),
+    ("user buffers of a shared GPU", BUFFERS, "over staged ranks share one; --transport nccl has it"),
+    ("user buffers without tp", replace(BUFFERS, layout=Layout.parse("dp2")), "dp2 has none; take tp2, or leave it out"),
+    (
+        "one level of cp",
+        case("cp4", training=Training(settings=(("model.cp_comm_type", "a2a+p2p"),)), **TE_IN_BF16),
+        r"two sizes whose product is cp4; hierarchical_context_parallel_sizes=\[2,2\] works",
+    ),
     (
         "fp32 sums in fp64",
         case(training=Training(settings=(("ddp.reduce_scatter_with_fp32_accumulation", True),))),

@@ -36,3 +36,18 @@ def test_a_word_against_the_command_and_words_in_any_order() -> None:
     assert training.inference == "dynamic"
     several = "pp2+full+distributed+moe_permute_fusion+1-4+packed"
     assert arrangement.parse(several, Training())[1].recompute == "full"
+
+
+@pytest.mark.parametrize("said", ["cp_comm_type=a2a+p2p", 'cp_comm_type="a2a+p2p"', 'model.cp_comm_type="a2a+p2p"'])
+def test_a_value_with_a_plus_sign_is_one_word(said: str) -> None:
+    """And what it is written as is read as the same."""
+    sizes = "hierarchical_context_parallel_sizes=[2,2]"
+    layout, training, _ = arrangement.parse(f"cp4+{said}+distributed+{sizes}", Training())
+    assert dict(training.settings)["model.cp_comm_type"] == "a2a+p2p"
+    written = arrangement.written(layout, training, None)
+    assert arrangement.parse(written, Training()) == (layout, training, None)
+
+
+def test_a_quote_that_is_open_is_no_word() -> None:
+    with pytest.raises(UsageError, match="is no value of a setting"):
+        arrangement.parse('cp4+cp_comm_type="a2a+distributed', Training())

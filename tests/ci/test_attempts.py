@@ -235,6 +235,7 @@ def test_a_command_that_makes_no_sense_is_refused(words: list[str], capsys: pyte
         (["run", "--results", "a", "--tp", "2"], "a"),
         (["run", "--results=b"], "b"),
         (["run", "--", "--results", "c"], "results"),
+        (["slurm", "run", "--nodes", "2", "--", "--tp", "2", "--results", "d", "--", "--results", "e"], "d"),
     ],
 )
 def test_results_are_looked_for_where_the_command_puts_them(words: list[str], folder: str) -> None:

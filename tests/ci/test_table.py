@@ -103,9 +103,31 @@ def test_a_gpu_session_asks_for_a_gpu_a_rank_and_a_cpu_session_for_none(layout: 
     assert row(f"cpu_{layout}").gpus == 0
 
 
-def test_gpu_sessions_run_on_our_own_machines_only() -> None:
-    wrong = [found.session for found in rows() if (found.gpus > 0) != ("self-hosted" in found.runner)]
+def test_sessions_of_gpus_and_of_slurm_run_on_our_own_machines_only() -> None:
+    wrong = [found.session for found in rows() if (found.gpus > 0 or found.nodes > 1) != ("self-hosted" in found.runner)]
     assert wrong == []
+
+
+def test_a_row_with_nodes_is_a_job_of_slurm(tmp_path: Path) -> None:
+    """The words of its run are those that the manifest is made with; further ones may follow."""
+    (found,) = rows(table(tmp_path, f"{ONE_ROW}    nodes: 2\n"))
+    assert found.command() == ["slurm", "run", "--nodes", "2", "--", *found.arguments()[1:]]
+    (alone,) = rows(table(tmp_path, ONE_ROW))
+    assert alone.command() == alone.arguments()
+
+
+@pytest.mark.parametrize(
+    ("layout", "nodes", "said"),
+    [
+        ("tp2", "3", "nodes is 3 and tp2 has 2 ranks; a node without a rank compares nothing"),
+        ("tp2+step-resume-step", "2", "nodes share none; run it on one machine, or leave resume out"),
+        ("tp2", "0", "nodes is 0; it must be a number of nodes"),
+    ],
+)
+def test_a_row_that_nodes_cannot_run_is_refused(tmp_path: Path, layout: str, nodes: str, said: str) -> None:
+    text = ONE_ROW.replace("[tp2]", f"[{layout}]")
+    with pytest.raises(UsageError, match=re.escape(said)):
+        rows(table(tmp_path, f"{text}    nodes: {nodes}\n"))
 
 
 def test_every_pull_request_is_compared_on_the_cpu_and_on_gpus() -> None:

@@ -27,7 +27,9 @@ ROW: dict[Any, Any] = {
     "timeout": 1,
 }
 TOOL = {name: ROW[name] for name in ("session", "does", "runner", "when", "timeout")}
-KEYS = "does, each, implementation, inference, layouts, precision, preset, runner, session, set, timeout, transport, when"
+KEYS = (
+    "does, each, implementation, inference, layouts, nodes, precision, preset, runner, session, set, timeout, transport, when"
+)
 KEYS_OF_TOOL = "does, runner, session, timeout, when"
 
 
@@ -263,7 +265,7 @@ def test_a_name_that_is_none_is_said_with_what_would_be() -> None:
 OF_RECIPE = without(
     ROW, "preset", "layouts", "precision", recipe="tests/recipe/known/slime-moonlight.txt", world_size=8, coverage=0.5
 )
-KEYS_OF_RECIPE = "coverage, does, implementation, recipe, runner, session, timeout, transport, when, world_size"
+KEYS_OF_RECIPE = "coverage, does, implementation, nodes, recipe, runner, session, timeout, transport, when, world_size"
 
 
 def test_a_recipe_says_model_layout_and_precision_itself(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,36 +14,22 @@ from typing import Any
 
 import pytest
 
+from tests.nodes import cable as cables
+from tests.nodes.cable import HEAD, SPACES, ip
+
 ROOT = Path(__file__).parents[2]
 SECONDS = 120.0
-HEAD, OTHER = "10.77.0.1", "10.77.0.2"
-SPACES = ("plumbline-a", "plumbline-b")
 PORT = "29577"
-
-
-def _ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
 def cable() -> Iterator[None]:
     """Two namespaces with a cable between them; skipped where the machine gives none."""
-    if shutil.which("ip") is None or os.geteuid() != 0:
-        pytest.skip("network namespaces need root and the command ip")
     try:
-        for name in SPACES:
-            _ip("netns", "add", name)
-        _ip("link", "add", "cable0", "netns", SPACES[0], "type", "veth", "peer", "name", "cable1", "netns", SPACES[1])
-        for number, (name, address) in enumerate(zip(SPACES, (HEAD, OTHER), strict=True)):
-            _ip("-n", name, "addr", "add", f"{address}/24", "dev", f"cable{number}")
-            for device in (f"cable{number}", "lo"):
-                _ip("-n", name, "link", "set", device, "up")
-        yield
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"no network namespaces here: {error.stderr.decode().strip()}")
-    finally:
-        for name in SPACES:
-            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
+        with cables.cable():
+            yield
+    except cables.NoCable as error:
+        pytest.skip(str(error))
 
 
 Start = Callable[..., list["subprocess.Popen[str]"]]
@@ -110,11 +95,11 @@ def test_a_cut_cable_ends_both_nodes(start: Start, tmp_path: Path) -> None:
     """No connection is closed, and nothing is heard any more. The head says which node and rank it has lost."""
     nodes = start("hangs", silence=4.0)
     wait_for_both(tmp_path / "0")
-    _ip("-n", SPACES[0], "link", "set", "cable0", "down")
+    ip("-n", SPACES[0], "link", "set", "cable0", "down")
     try:
         head, follower = map(said, nodes)
     finally:
-        _ip("-n", SPACES[0], "link", "set", "cable0", "up")
+        ip("-n", SPACES[0], "link", "set", "cable0", "up")
     assert (head["code"], follower["code"]) == (4, 4)
     assert head["sentence"].startswith("node 1 (")
     assert "was lost with rank 1: nothing was heard of it for 4 s (rank 1 in " in head["sentence"]

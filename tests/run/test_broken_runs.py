@@ -202,6 +202,15 @@ def test_a_rank_that_leaves_without_a_report_is_named(tmp_path: Path) -> None:
     assert (found.rank, found.sentence) == (1, "rank 1 ended without a report in 'the hard part'")
 
 
+def test_the_only_rank_that_leaves_without_a_report_is_not_waited_for(tmp_path: Path) -> None:
+    """Torch waits without end for what it returns, and there is no other rank to be killed."""
+    with pytest.raises(RunBroke) as raised:
+        launch.launch(breaking.ends_alone, (str(tmp_path), "leaves"), 1, tmp_path, TIMEOUT)
+    assert raised.value.broken.sentence == "rank 0 ended without a report in 'start'"
+    assert raised.value.exit_code == ExitCode.INFRASTRUCTURE
+    assert_nothing_is_left(tmp_path, ranks=1)
+
+
 @pytest.mark.parametrize(("end", "said"), [("leaves by sys.exit", "SystemExit()"), ("is interrupted", "KeyboardInterrupt()")])
 def test_a_rank_that_is_ended_by_what_is_no_error_is_not_waited_for(tmp_path: Path, end: str, said: str) -> None:
     """Torch takes either for an end in order and waits for what the rank returns, however dead it is."""

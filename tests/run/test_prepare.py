@@ -96,3 +96,13 @@ def test_a_folder_that_transformers_reads_otherwise_is_refused_before_its_weight
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(UsageError, match=r"head_dim in config\.json is 16, and qk_rope_head_dim 32; remove it"):
         prepare._verify(parsed(["--hf-model-path", str(tmp_path)]))
+
+
+@pytest.mark.parametrize("life", ["step-resume-pp2-step", "step-save-step", "step-resume-step"])
+def test_checkpoints_are_of_one_machine(life: str) -> None:
+    """Every node says it before it waits for the others; on one machine, and for other lives, there is nothing to say."""
+    where = ("--nnodes", "2", "--node-rank", "1", "--rdzv-endpoint", "127.0.0.1:29500")
+    with pytest.raises(UsageError, match=r"nodes share none; run it on one machine, or leave (save|resume) out"):
+        prepare.check_cases(parsed(("--layouts", f"tp2+{life}", *where)))
+    prepare.check_cases(parsed(("--layouts", f"tp2+{life}")))
+    prepare.check_cases(parsed(("--layouts", "tp2+step-evaluate-step", *where)))

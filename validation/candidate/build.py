@@ -33,8 +33,15 @@ def start_groups(case: Case) -> None:
         expert_model_parallel_size=layout.ep,
         expert_tensor_parallel_size=layout.expert_tp if layout.etp is not None or layout.ep > 1 else None,
         create_gloo_process_groups=False,
+        **_hierarchy(case),
         **_embedding_ranks(case),
     )
+
+
+def _hierarchy(case: Case) -> dict[str, Any]:
+    """The groups of cp_comm_type a2a+p2p, the inner one first. A training script hands them on."""
+    sizes = case.training.effective("model").get("hierarchical_context_parallel_sizes")
+    return {"hierarchical_context_parallel_sizes": list(sizes)} if isinstance(sizes, tuple) else {}
 
 
 def _embedding_ranks(case: Case) -> dict[str, Any]:

@@ -18,11 +18,26 @@ def parse(text: str, shared: Training, given: int | None = None) -> tuple[Layout
 
     `given` is their number if the model has been given one: `+mtp` alone then asks for as many. Raises UsageError.
     """
-    layout, *words = text.split("+")
+    layout, *words = cut(text)
     options = [word for word in words if mtp_layers(word) is None]
     training = functools.reduce(Training.with_word, options, shared)
     _refuse_two_of_one_option(text, options, shared)
     return Layout.parse(layout), training, _mtp(text, words, given)
+
+
+def cut(text: str) -> list[str]:
+    """The parts between plus signs that stand in no quotes: `cp2` and `cp_comm_type="a2a+p2p"`.
+
+    That value of upstream's has a plus sign itself. It needs no quotes.
+    """
+    parts = text.split('"')
+    parts[::2] = [part.replace(_HIERARCHICAL, f'"{_HIERARCHICAL}"') for part in parts[::2]]
+    quoted = '"'.join(parts).split('"')
+    quoted[::2] = [part.replace("+", "\0") for part in quoted[::2]]
+    return '"'.join(quoted).split("\0")
+
+
+_HIERARCHICAL = "a2a+p2p"
 
 
 def _refuse_two_of_one_option(text: str, words: Sequence[str], shared: Training) -> None:

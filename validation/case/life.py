@@ -91,6 +91,18 @@ def steps(word: str) -> int:
     return sum(event.kind == STEP for event in parse(word))
 
 
+def keeps(word: str) -> str:
+    """The first event that writes a checkpoint, into a folder that all ranks share; empty if there is none."""
+    return next((event.kind for event in parse(word) if event.kind in (SAVE, RESUME)), "")
+
+
+def on_nodes(word: str, nodes: int) -> str | None:
+    """Why a life cannot be lived on so many nodes, None if it can."""
+    if nodes < 2 or not (kept := keeps(word)):
+        return None
+    return f"its ranks write a checkpoint into one folder, and nodes share none; run it on one machine, or leave {kept} out"
+
+
 def in_one_layout(word: str) -> str:
     """The same life without a change of layout."""
     return written(tuple(Event(event.kind) for event in parse(word)))

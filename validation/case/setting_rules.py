@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from validation.case import pipeline_layout
 from validation.case.annotation import Value
 from validation.case.case import Case
@@ -64,6 +66,39 @@ def _missing(case: Case, said: str, need: str) -> str | None:
     return None
 
 
+def user_buffers_are_of_one_gpu(case: Case) -> str | None:
+    """Transformer Engine's user buffers are memory of a GPU that the others of its group write into."""
+    if not case.training.effective("model").get("tp_comm_overlap") or not case.uses_te:
+        return None
+    if not case.layout.uses_sequence_parallel:
+        return (
+            f"{case.arrangement}: tp_comm_overlap is of sequence parallelism, and {case.layout.name} has none; take tp2, or "
+            "leave it out"
+        )
+    if case.transport != "nccl":
+        return (
+            f"{case.arrangement}: tp_comm_overlap needs a GPU for each rank, and over {case.transport} ranks share one; "
+            "--transport nccl has it, or leave it out"
+        )
+    return None
+
+
+def hierarchy_has_its_groups(case: Case) -> str | None:
+    """The sizes of both levels, whose product are the ranks; one of the fields alone is an error of megatron-core's."""
+    model, cp = case.training.effective("model"), case.layout.cp
+    kind, sizes = model.get("cp_comm_type"), model.get("hierarchical_context_parallel_sizes")
+    if kind != "a2a+p2p" or cp == 1:
+        return None
+    whole = isinstance(sizes, tuple) and len(sizes) == 2 and all(type(size) is int and size > 0 for size in sizes)
+    if whole and math.prod(sizes) == cp:  # type: ignore[arg-type]
+        return None
+    inner = next((size for size in range(2, cp) if cp % size == 0), 1)
+    return (
+        f"cp_comm_type=a2a+p2p needs two sizes whose product is cp{cp}; "
+        f"hierarchical_context_parallel_sizes=[{inner},{cp // inner}] works"
+    )
+
+
 def sends_overlap_between_virtual_stages(case: Case) -> str | None:
     """megatron-core has no schedule that overlaps sends without virtual stages."""
     if case.layout.vpp > 1 or not case.training.effective("model").get("overlap_p2p_comm"):
@@ -119,6 +154,8 @@ def groups_of_micro_batches_fill_the_schedule(case: Case) -> str | None:
 
 RULES = (
     settings_can_be_compared,
+    user_buffers_are_of_one_gpu,
+    hierarchy_has_its_groups,
     sends_overlap_between_virtual_stages,
     sums_in_fp32_are_of_lower_precisions,
     gradients_are_clipped,

@@ -25,6 +25,7 @@ from validation.case import disk, exhausted
 from validation.case.case import ON_CPU
 from validation.case.errors import ExitCode, PlumblineError
 from validation.run import inherited, temporary
+from validation.run import watch as watching
 from validation.run.cause import TIMED_OUT, exit_code
 from validation.run.watch import Watch, last_step, watched
 
@@ -134,10 +135,45 @@ def launch(
     """Run `entry(*arguments)` in `ranks` processes and return what each wrote. Raises RunBroke."""
     with watched(folder, ranks, timeout, progress) as watch:
         try:
-            _elastic(entry, arguments, ranks, folder)
+            unless_gone(lambda: _elastic(entry, arguments, ranks, folder), watch)
         except Exception as error:  # elastic's own errors have no common base that says more than what the ranks left
             raise RunBroke(post_mortem(folder, ranks, timeout, watch, failures(error), error)) from error
     return reports(folder, ranks)
+
+
+class Gone(RuntimeError):
+    """No rank of this machine lives any more, and elastic waits for what one of them returns."""
+
+
+def unless_gone(run: Callable[[], None], watch: Watch) -> None:
+    """Call `run`, which has elastic run this machine's ranks, and wait for it while there are ranks.
+
+    elastic waits without end for what a rank returns that has ended with status 0 and without returning: it is left to wait.
+    Raises elastic's errors, and Gone.
+    """
+    ended: list[Exception] = []
+
+    def run_all() -> None:
+        try:
+            run()
+        except Exception as error:  # elastic's own errors have no common base
+            ended.append(error)
+
+    thread = threading.Thread(target=run_all, name="elastic", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_POLL)
+        if watch.gone.is_set():
+            thread.join(2 * watching.GRACE)
+            break
+    if thread.is_alive():
+        raise Gone("the ranks of this machine are gone")
+    if ended:
+        raise ended[0]
+
+
+_POLL = 0.01
+"""Seconds between two looks at whether there are ranks."""
 
 
 def reports(folder: Path, ranks: int) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from validation import checkout, cuda, loopback
 from validation.cache import forget
-from validation.case import disk, packages, preflight, writing
+from validation.case import disk, life, packages, preflight, writing
 from validation.case.case import ON_CPU, TE, Case
 from validation.case.errors import EnvironmentMissing, UsageError
 from validation.machine import ABSENT, available_memory, gpus, version, visible_gpus
@@ -79,11 +79,8 @@ def prepare_to_follow(settings: Settings) -> None:
 
 
 def _refuse_what_nodes_cannot_share(case: Case, nodes: int) -> None:
-    if nodes > 1 and "resume" in case.training.life:
-        raise UsageError(
-            f"{case.arrangement}: its ranks save a checkpoint and read each other's parts of it, and nodes share no folder; "
-            "run it on one machine"
-        )
+    if sentence := life.on_nodes(case.training.life, nodes):
+        raise UsageError(f"{case.arrangement}: {sentence}")
 
 
 def _find_code(settings: Settings) -> None:

@@ -14,7 +14,7 @@ from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 from torch.distributed.elastic.utils.store import barrier
 
-from validation.candidate import build, first_use, latent_norms, load, mends, platform, staged, stream
+from validation.candidate import build, first_use, latent_norms, load, mends, platform, staged, stream, user_buffers
 from validation.candidate.balancing import compare_balancing
 from validation.candidate.compare import compare_gradients
 from validation.candidate.optimizer import gather_gradients
@@ -75,6 +75,7 @@ def _findings(case: Case, stored: Reference, report: RankReport, timeout: float,
         if not case.on_cpu:
             # Not before: it waits until the context is there, and groups need none.
             torch.cuda.set_device(gpu)
+        user_buffers.start(case)
         recorder = Recorder(report.rank, Path(keep) if keep else None, stored.facts(), device())
         held = _measure(case, stored, recorder, report, plugin)
         place = _place()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from validation.case.errors import EnvironmentMissing, InfrastructureError, UsageError
+from validation.case.errors import EnvironmentMissing, InfrastructureError, PlumblineError, UsageError
 from validation.cli import main
 from validation.run.nodes import slurm
 
@@ -74,6 +75,41 @@ def test_the_exit_code_is_the_runs_or_none_at_all(job: slurm.Job) -> None:
         slurm._exit_code("7", job, "TIMEOUT")
     (job.folder / "exit-code").write_text("1\n")
     assert slurm._exit_code("7", job, "COMPLETED") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "sentence"),
+    [
+        (
+            "Batch job submission failed: Unable to contact slurm controller (connect failure)",
+            4,
+            "no controller of Slurm answers",
+        ),
+        ("Batch job submission failed: Socket timed out on send/recv operation", 4, "then try again"),
+        ("Batch job submission failed: Protocol authentication error", 3, "run this on a login node"),
+        ("fatal: Could not establish a configuration source", 3, "is not set up on this machine"),
+        ("Batch job submission failed: Invalid partition name specified", 2, "sbatch does not take the job"),
+    ],
+)
+def test_why_slurm_has_no_job_has_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, job: slurm.Job, line: str, code: int, sentence: str
+) -> None:
+    """What may be tried again, what the machine lacks, and what is wrong with the job."""
+    ended = subprocess.CompletedProcess([], 1, "", f"sbatch: warning: before it\nsbatch: error: {line}\n")
+    monkeypatch.setattr(subprocess, "run", lambda *given, **named: ended)
+    with pytest.raises(PlumblineError, match=sentence) as raised:
+        slurm.run(job, print)
+    assert raised.value.exit_code == code
+    assert line in str(raised.value)
+
+
+def test_an_sbatch_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch, job: slurm.Job) -> None:
+    def hangs(command: list[str], **named: Any) -> None:
+        raise subprocess.TimeoutExpired(command, named["timeout"])
+
+    monkeypatch.setattr(subprocess, "run", hangs)
+    with pytest.raises(InfrastructureError, match="sbatch says nothing for 120 s"):
+        slurm.run(job, print)
 
 
 def test_reports_are_brought_back_whole(job: slurm.Job, tmp_path: Path) -> None:

@@ -89,29 +89,8 @@ def joined(rank: int, size: int, host: str, port: int, over: threading.Event, ti
 def run(
     group: Group, entry: Callable[..., None], arguments: tuple[Any, ...], ranks: int, folder: Path, over: watch.Watch
 ) -> None:
-    """Run `entry(*arguments)` in this node's ranks, over which `over` watches. Raises elastic's errors, and Over.
-
-    elastic waits without end for what a rank returns that has ended without returning: it is left to wait.
-    """
-    ended: list[Exception] = []
-
-    def run_all() -> None:
-        try:
-            _run(group, entry, arguments, ranks, folder)
-        except Exception as error:  # elastic's own errors have no common base
-            ended.append(error)
-
-    thread = threading.Thread(target=run_all, name="elastic", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(_POLL)
-        if over.gone.is_set():
-            thread.join(2 * watch.GRACE)
-            break
-    if thread.is_alive():
-        raise Over("the ranks of this node are gone")
-    if ended:
-        raise ended[0]
+    """Run `entry(*arguments)` in this node's ranks, over which `over` watches. Raises as launch.unless_gone does, and Over."""
+    launch.unless_gone(lambda: _run(group, entry, arguments, ranks, folder), over)
 
 
 def _run(group: Group, entry: Callable[..., None], arguments: tuple[Any, ...], ranks: int, folder: Path) -> None:

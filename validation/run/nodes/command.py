@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from validation.case import tree
+from validation.case import life, tree
 from validation.case.errors import UsageError
 from validation.run import options as run_options
 from validation.run.command_line import whole
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> int:
     """Do it; the exit code. Raises UsageError, EnvironmentMissing and InfrastructureError."""
     if not 1 <= options.nodes <= MOST:
         raise UsageError(f"--nodes {options.nodes}: give 1 to {MOST}")
-    wanted = _checked(words)
+    wanted = _checked(words, options.nodes)
     if options.way == TRAINJOB:
         if not 0 <= options.gpus_per_node <= MOST:
             raise UsageError(f"--gpus-per-node {options.gpus_per_node}: give 0 to {MOST}")
@@ -89,7 +89,7 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
-def _checked(words: Sequence[str]) -> Settings:
+def _checked(words: Sequence[str], nodes: int) -> Settings:
     """What the words of the run mean: what is wrong with them is said before the job waits. Raises UsageError."""
     if not words:
         raise UsageError(f"no words of a run; give them behind --, as in `{tree.VALIDATION} slurm run -- --layouts tp2`")
@@ -103,6 +103,8 @@ def _checked(words: Sequence[str]) -> Settings:
     for case in wanted.cases:
         if sentence := next(filter(None, (rule(case) for rule in RULES)), None):
             raise UsageError(sentence)
+        if sentence := life.on_nodes(case.training.life, nodes):
+            raise UsageError(f"{case.arrangement}: {sentence}")
     return wanted
 
 

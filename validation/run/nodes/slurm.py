@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from validation.case import tree
-from validation.case.errors import EnvironmentMissing, InfrastructureError, UsageError
+from validation.case.errors import EnvironmentMissing, InfrastructureError, PlumblineError, UsageError
 from validation.run.nodes.place import TOKEN
 
 TEMPLATE = Path(__file__).with_name("job.sbatch")
@@ -99,12 +99,33 @@ def _submitted(script: Path) -> str:
     """Its number. The token is one of this job, unless the user has one."""
     variables = {**os.environ, TOKEN: os.environ.get(TOKEN) or secrets.token_hex()}
     command = ["sbatch", "--parsable", "--export=ALL", str(script)]
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=_SUBMITTED)
+    except subprocess.TimeoutExpired:
+        raise InfrastructureError(f"sbatch says nothing for {_SUBMITTED} s; {_ASK_AGAIN}") from None
     if done.returncode:
-        raise UsageError(
-            f"sbatch does not take the job: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'no word'}"
-        )
+        raise _refused(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no word")
     return done.stdout.strip().partition(";")[0]
+
+
+def _refused(said: str) -> PlumblineError:
+    """What sbatch's last line means: a controller that does not answer, a machine that is not set up, or a wrong job."""
+    if any(word in said for word in _SILENT):
+        return InfrastructureError(f"no controller of Slurm answers: {said}; {_ASK_AGAIN}")
+    if any(word in said for word in _NOT_SET_UP):
+        return EnvironmentMissing(f"Slurm is not set up on this machine: {said}; run this on a login node")
+    return UsageError(f"sbatch does not take the job: {said}")
+
+
+_SUBMITTED = 120
+"""Seconds for sbatch, which tries for up to 60 by itself."""
+_ASK_AGAIN = "`scontrol ping` asks whether there is one; then try again"
+_SILENT = (
+    *("Unable to contact slurm controller", "Socket timed out", "Zero Bytes were transmitted", "connection failure"),
+    *("backup controller in standby", "Connection refused", "Connection timed out", "temporarily unable to accept job"),
+)
+"""https://github.com/SchedMD/slurm/blob/slurm-22-05-8-1/src/common/slurm_errno.c"""
+_NOT_SET_UP = ("uthentication error", "unge", "configuration source", "cannot stat file", "slurm.conf", "Unknown host")
 
 
 def _followed(number: str, job: Job, say: Callable[[str], None]) -> str:

@@ -1,0 +1,220 @@
+"""What a training step keeps on a GPU, measured, beside what `plan` estimates.
+
+    python benchmarks/activations.py [--out FOLDER] [--only mini/te,v3-layers/te] [--seq-length 4096]
+
+One rank, bf16, one sequence in a micro-batch. Weights and their gradients are there before and are not counted. Measured are
+what a dense layer and a layer of experts keep for the backward pass, what the whole model keeps, and the most that a step
+takes at once. The folder gets activations.json and activations.md. Ends with 3 where there is no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from validation.case.case import Case
+from validation.machine import gpus, machine
+from validation.plan import layouts, weights
+from validation.plan.estimate import Parts, Step, of_layer, of_stages
+from validation.plan.policy import Policy, recompute
+from validation.recipe.pipeline import chunks
+from validation.run import launch
+from validation.run.options import parsed
+
+MIB = 2**20
+CASES = (
+    *(("mini", implementation, word, 4096) for implementation in ("te", "local") for word in ("", "+selective", "+full")),
+    ("mini", "te", "+mtp", 4096),
+    *(("v3-layers", "te", word, 4096) for word in ("", "+selective", "+full")),
+    ("v3-layers", "local", "", 2048),
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """MiB of one case: measured, and estimated. `step` is the most at once, beside weights and gradients."""
+
+    case: str
+    dense: float
+    dense_estimate: float
+    experts: float
+    experts_estimate: float
+    kept: float
+    kept_estimate: float
+    step: float
+    step_estimate: float
+
+
+def the_case(preset: str, implementation: str, word: str, length: int) -> Case:
+    """One rank over nccl."""
+    words = ("--preset", preset, "--layouts", f"single{word}", "--implementation", implementation, "--precision", "bf16")
+    data = ("--transport", "nccl", "--seq-length", str(length), "--batch-size", "1", "--micro-batch-size", "1")
+    found = parsed((*words, *data)).cases[0]
+    return replace(found, training=replace(found.training, stream=False))
+
+
+def estimated(case: Case) -> tuple[float, float, Parts]:
+    """Bytes that a dense layer keeps, and one of experts, and all parts of the model."""
+    implementation = "local" if case.implementation == "local" else "te"
+    step = Step(case.seq_length, 1, 1, implementation=implementation)
+    settings = {f"model.{name}": value for name, value in case.training.effective("model").items()}
+    way = recompute(settings)
+    divided = layouts.split(case.model, case.layout)
+    assert divided is not None
+    (parts,) = of_stages(case.model, case.layout, chunks(case.model, case.layout, divided), Policy(recompute=(way,)), way, step)
+    gone = set(way.modules)
+    dense, experts = (
+        sum(item.size for item in of_layer(case.model, case.layout, kind, step) if not set(item.modules) & gone)
+        for kind in (weights.DENSE, weights.EXPERT)
+    )
+    if way.granularity == "full":
+        dense = experts = 2 * case.seq_length * case.model.hidden_size
+    return dense, experts, parts
+
+
+@contextmanager
+def one_rank(case: Case) -> Iterator[Any]:
+    """The model of the case's only rank, with weights of some size and gradients that are there."""
+    import torch
+    import torch.distributed as dist
+    from megatron.core import parallel_state
+
+    from validation.candidate import build, platform
+    from validation.compare.precision import computing_in
+
+    dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    try:
+        with computing_in(case.precision, platform.mode(on_cpu=False, precision=case.precision)):
+            build.start_groups(case)
+            (chunk,) = build.build(case)
+            for one in chunk.parameters():
+                with torch.no_grad():
+                    one.normal_(std=0.02)
+                one.grad = torch.zeros_like(one)
+            chunk.train()
+            yield chunk
+    finally:
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+
+
+def measured(case: Case) -> tuple[dict[str, list[int]], int, int]:
+    """Bytes that each layer of a kind keeps, bytes that all of the model keeps, and the most at once."""
+    import torch
+
+    from validation.candidate.step import causal_mask
+
+    device = torch.device("cuda", 0)
+    tokens = torch.randint(0, case.model.vocab_size, (1, case.seq_length), device=device)
+    positions = torch.arange(case.seq_length, device=device)[None]
+    mask = causal_mask(case, device)
+    kept: dict[str, list[int]] = {weights.DENSE: [], weights.EXPERT: []}
+    with one_rank(case) as chunk:
+        before: list[int] = []
+
+        def entering(module: Any, *given: Any) -> None:
+            before.append(torch.cuda.memory_allocated())
+
+        def leaving(module: Any, *given: Any) -> None:
+            kind = weights.DENSE if module.layer_number - 1 in case.model.dense_layers else weights.EXPERT
+            kept[kind].append(torch.cuda.memory_allocated() - before.pop())
+
+        def step() -> tuple[int, int]:
+            start = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            losses = chunk(tokens, positions, mask, labels=tokens, loss_mask=torch.ones_like(tokens, dtype=torch.float32))
+            whole = torch.cuda.memory_allocated() - start
+            losses.sum().backward()
+            return whole, torch.cuda.max_memory_allocated() - start
+
+        step()  # kernels make their workspaces
+        for layer in chunk.decoder.layers:
+            layer.register_forward_pre_hook(entering)
+            layer.register_forward_hook(leaving)
+        found = step()
+    gc.collect()
+    torch.cuda.empty_cache()
+    return kept, *found
+
+
+def beside(preset: str, implementation: str, word: str, length: int) -> Found:
+    """One case, measured and estimated."""
+    case = the_case(preset, implementation, word, length)
+    dense, experts, parts = estimated(case)
+    kept, whole, most = measured(case)
+
+    def largest(kind: str) -> float:
+        return max(kept[kind], default=0) / MIB
+
+    return Found(
+        f"{preset} {implementation} single{word}, {length} tokens",
+        largest(weights.DENSE),
+        dense / MIB if kept[weights.DENSE] else 0.0,
+        largest(weights.EXPERT),
+        experts / MIB if kept[weights.EXPERT] else 0.0,
+        whole / MIB,
+        (parts.activations + parts.logits) / MIB,
+        most / MIB,
+        (parts.activations + parts.recomputed + parts.logits + parts.dispatch) / MIB,
+    )
+
+
+def table(rows: Sequence[Found], failed: Sequence[str]) -> str:
+    """In Markdown: MiB measured, MiB estimated, and the one over the other."""
+    lines = [f"{name}: {value}" for name, value in machine().items() if name != "platform"]
+    heads = ("case", "a dense layer", "a layer of experts", "all that is kept", "most at once")
+    lines += ["", f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+    for one in rows:
+        pairs = (
+            (one.dense, one.dense_estimate),
+            (one.experts, one.experts_estimate),
+            (one.kept, one.kept_estimate),
+            (one.step, one.step_estimate),
+        )
+        cells = [f"{a:.0f} / {b:.0f} ({a / b:.2f})" if b else "" for a, b in pairs]
+        lines.append(f"| {one.case} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *(f"- {one}" for one in failed)]) + "\n"
+
+
+def main() -> int:
+    """Measure each case, and write the table after each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("results") / "activations", metavar="FOLDER")
+    parser.add_argument("--only", default="", metavar="mini/te,v3-layers/te", help="presets with an implementation")
+    parser.add_argument("--seq-length", type=int, metavar="N", help="of all cases")
+    options = parser.parse_args()
+    if not gpus():
+        print("memory is measured on a GPU, and none was found", file=sys.stderr)
+        return 3
+    wanted = [word for word in options.only.split(",") if word]
+    options.out.mkdir(parents=True, exist_ok=True)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    launch.prepare("nccl")
+    importlib.import_module("tests.core")  # megatron-core as a rank imports it
+    rows, failed = list[Found](), list[str]()
+    for preset, implementation, word, length in CASES:
+        if wanted and f"{preset}/{implementation}" not in wanted:
+            continue
+        try:
+            rows.append(beside(preset, implementation, word, options.seq_length or length))
+        except Exception as error:  # whatever it is, the next case is measured
+            failed.append(f"{preset} {implementation} single{word}: {error!r}"[:600])
+        (options.out / "activations.json").write_text(json.dumps([asdict(one) for one in rows], indent=1))
+        (options.out / "activations.md").write_text(table(rows, failed))
+    print(table(rows, failed))
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
