@@ -36,6 +36,11 @@ def test_beside_a_bug_the_rows_of_other_bugs_stay() -> None:
     assert sum(new != old for new, old in zip(found.outcomes, BESIDE.outcomes, strict=True)) == 1
 
 
+def test_the_time_of_another_bug_is_added() -> None:
+    new = replace(BESIDE, seconds=5, clean=(), outcomes=(replace(BESIDE.outcomes[0], bug="a-bug"),))
+    assert joined(BESIDE, new).seconds == BESIDE.seconds + 5
+
+
 def test_a_fault_that_is_gone_leaves_no_row() -> None:
     gone = replace(ALL.outcomes[0], fault="Z99")
     found = joined(replace(ALL, outcomes=(*ALL.outcomes, gone)), replace(ALL, outcomes=(), clean=()))

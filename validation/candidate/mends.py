@@ -156,6 +156,13 @@ def _query_norms_summed_once(case: Case, tokens: Tokens) -> None:
     vars(build)["finalize_model_grads"] = finalized
 
 
+def _duplicated_weights_unmarked(case: Case, chunk: Any) -> None:
+    """A weight that every tensor-parallel rank holds whole is no part of a split one: the first rank alone counts it."""
+    for name, weight in chunk.named_parameters():
+        if name.endswith(("linear_q_down_proj.weight", "linear_kv_down_proj.weight")):
+            weight.tensor_model_parallel = False
+
+
 def _no_unused_output_weight(case: Case, chunk: Any) -> None:
     """The output layer multiplies with the stage's copy of the embedding and needs no weight of its own."""
     output = getattr(chunk, "output_layer", None)
@@ -278,6 +285,7 @@ MENDS = {
     "shared-rope-key-not-reduced": Mend(_gathered_rotary_key_summed, wrapped=_latent_marked),
     "tied-output-weight-unused": Mend(built=_no_unused_output_weight),
     "latents-without-sequence-parallelism": Mend(_query_norms_summed_once, wrapped=_whole_rotary_key_summed),
+    "duplicated-weights-counted-per-rank": Mend(built=_duplicated_weights_unmarked),
     "yarn-softmax-scale": Mend(_softmax_scaled_by_mscale_all_dim),
     "balancing-losses-per-token": Mend(_balancing_times(_lost_per_token)),
     "balancing-losses-of-masked-tokens": Mend(_balancing_times(_counted_share)),

@@ -15,7 +15,8 @@ from validation.scorecard.measured import Measured
 def joined(there: Measured | None, new: Measured) -> Measured:
     """What was measured before, with the new rows instead of those of the same faults and cases; machine and time stay.
 
-    Without anything before, the new rows alone. Raises UsageError if they are of other versions.
+    The time of known bugs that were not there is added. Without anything before, the new rows alone. Raises UsageError if they
+    are of other versions.
     """
     there = there or replace(new, outcomes=(), clean=())
     _same(there.machine, new.machine)
@@ -23,7 +24,9 @@ def joined(there: Measured | None, new: Measured) -> Measured:
     clean = _clean(there.clean, new.clean)
     order = [fault.id for fault in catalogue.faults()]
     known = (one for one in outcomes.values() if one.fault in order)
-    return replace(there, outcomes=tuple(sorted(known, key=lambda one: order.index(one.fault))), clean=clean)
+    further = {one.bug for one in new.outcomes}.isdisjoint(one.bug for one in there.outcomes)
+    rows = tuple(sorted(known, key=lambda one: order.index(one.fault)))
+    return replace(there, outcomes=rows, clean=clean, seconds=there.seconds + further * new.seconds)
 
 
 def _clean(there: Sequence[Clean], new: Sequence[Clean]) -> tuple[Clean, ...]:

@@ -16,6 +16,7 @@ FAULT = Fault(
     sources=("https://github.com/vllm-project/vllm/issues/26042",),
     first="prefill/layers.0.attention.output",
     layouts=("single+dynamic",),
+    seq_length=96,
     cause="option +dynamic",
     needs="+dynamic",
 )
