@@ -30,7 +30,7 @@ from nox.command import CommandFailed
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from ci import names, uv
+from ci import names, uv, wheels
 from ci.releases import LIBRARIES, RELEASES, Release, groups, other_than_for
 from ci.table import Row, rows
 from validation.case.errors import ExitCode
@@ -208,14 +208,59 @@ def _gpu_session(row: Row) -> Callable[[nox.Session], None]:
             if not _driver():
                 _exit_codes.append(ExitCode.ENVIRONMENT)
                 needed = _needed(row.gpus, session.posargs)
-                session.error(
-                    f"no NVIDIA driver on this machine, and {row.session} needs {needed}; "
-                    f"{row.session.replace('gpu_', 'cpu_')} compares the same layout on the CPU"
-                )
+                session.error(f"no NVIDIA driver on this machine, and {row.session} needs {needed}; {_on_the_cpu(row)}")
             python = _environment(session, "cuda", "cuda")
+            if row.implementation.startswith("te"):
+                _transformer_engine(session, python)
         _validate(session, python, row)
 
     return body
+
+
+def _on_the_cpu(row: Row) -> str:
+    """What a machine without GPUs has instead."""
+    name = row.session.replace("gpu_", "cpu_")
+    if any(other.session == name for other in rows()):
+        return f"{name} compares the same layout on the CPU"
+    return "parity compares in fp64 on the CPU"
+
+
+def _transformer_engine(session: nox.Session, python: str) -> None:
+    """Install it, if it is not there. What is compiled against the torch there is compiled once, and kept as a wheel."""
+    there = "import importlib.util, sys; sys.exit(importlib.util.find_spec('transformer_engine_torch') is None)"
+    if os.environ.get("PLUMBLINE_PYTHON") or _succeeds(python, "-m", "pip", "show", "--quiet", wheels.PART):
+        return
+    if _succeeds(python, "-c", there):  # an image's own build has it under this name
+        return
+    torch = subprocess.run(
+        [python, "-c", "import importlib.metadata; print(importlib.metadata.version('torch'))"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    version = wheels.pinned(Path("requirements/te.txt").read_text(encoding="utf-8"))
+    place = wheels.folder(os.environ, torch)
+    if wheels.kept(place, version) is None:
+        _build_transformer_engine(session, python, version, place)
+    _pip(session, python, "--no-build-isolation", "--find-links", str(place), "-r", "requirements/te.txt")
+
+
+def _build_transformer_engine(session: nox.Session, python: str, version: str, place: Path) -> None:
+    """Compile its PyTorch part into the folder; a wheel that is there is whole."""
+    session.log(f"compiles Transformer Engine {version} for this torch, once: it needs a C++ compiler and the headers of CUDA")
+    _pip(session, python, *wheels.TOOLS)
+    start, unfinished = time.monotonic(), place / f"unfinished-{os.getpid()}"
+    words = ("--no-build-isolation", "--no-deps", "--wheel-dir", str(unfinished), f"{wheels.PART}=={version}")
+    with nullcontext() if sys.stdout.isatty() else _telling(session, "pip wheel"):
+        _run(session, python, "-m", "pip", "wheel", *words, failing=ExitCode.INFRASTRUCTURE)
+    for wheel in unfinished.glob("*.whl"):
+        wheel.replace(place / wheel.name)
+    unfinished.rmdir()
+    session.log(f"compiled in {time.monotonic() - start:.0f} s; later sessions take it from {place}")
+
+
+def _succeeds(*command: str) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def _slurm_session(row: Row) -> Callable[[nox.Session], None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from validation.case.case import ON_CPU
@@ -28,22 +29,34 @@ def row(environment: Mapping[str, str]) -> dict[str, Any] | None:
         raise UsageError("layouts and recipe both say what is compared; give one of them, or call the workflow twice")
     transport = environment.get("PLUMBLINE_TRANSPORT") or "gloo"
     kind, machine = ("cpu", "the CPU") if transport in ON_CPU else ("gpu", "GPUs")
+    given = {**_USUAL[kind], **{name: value for name in _USUAL[kind] if (value := environment.get(f"PLUMBLINE_{name}"))}}
     return {
-        **(_of_recipe(environment, kind, machine) if recipe else _of_layouts(environment, kind, machine, transport)),
-        "implementation": environment.get("PLUMBLINE_IMPLEMENTATION") or "local",
+        **(_of_recipe(environment, kind, machine) if recipe else _of_layouts(environment, kind, machine, transport, given)),
+        "implementation": given["IMPLEMENTATION"],
         "transport": transport,
-        "runner": _words(environment.get("PLUMBLINE_RUNNER") or "ubuntu-24.04"),
+        "runner": _words(given["RUNNER"]),
         "when": [EVENT],
         "timeout": _whole(environment.get("PLUMBLINE_TIMEOUT") or "60"),
     }
 
 
-def _of_layouts(environment: Mapping[str, str], kind: str, machine: str, transport: str) -> dict[str, Any]:
-    precision = environment.get("PLUMBLINE_PRECISION") or "fp64"
+_USUAL: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "cpu": {"PRESET": "tiny", "PRECISION": "fp64", "IMPLEMENTATION": "local", "RUNNER": "ubuntu-24.04"},
+        "gpu": {"PRESET": "mini", "PRECISION": "bf16", "IMPLEMENTATION": "te", "RUNNER": "self-hosted,linux,gpus-{gpus}"},
+    }
+)
+"""What an input stands for that is left out: on GPUs what people train with."""
+
+
+def _of_layouts(
+    environment: Mapping[str, str], kind: str, machine: str, transport: str, given: Mapping[str, str]
+) -> dict[str, Any]:
+    precision = given["PRECISION"]
     return {
         "session": f"{kind}_{{layout}}",
         "does": f"compare {{layout}} in {precision} on {machine} ({{ranks}} over {transport})",
-        "preset": environment.get("PLUMBLINE_PRESET") or "tiny",
+        "preset": given["PRESET"],
         "each": _words(environment[LAYOUTS]),
         "precision": precision,
     }

@@ -107,7 +107,8 @@ def _inputs(head: str) -> str:
     head = _replaced(head, "name: Parity\n", "name: Parity on GitHub Enterprise Server\n")
     for name in _INPUTS_LEFT_OUT:
         head = _without(head, rf"      {name}:\n(?:        .*\n)+")
-    head = _replaced(head, "        default: ubuntu-24.04\n", "        required: true\n")
+    runner = r'(      runner:\n        description: "[^;]*); .*\n(        type: string\n)        default: ""\n'
+    head = _replaced_by_pattern(head, runner, r'\1"\n\2        required: true\n')
     for name, what in (("repository", "Where Plumbline is checked out from"), ("ref", "The commit of Plumbline")):
         old = rf'(      plumbline-{name}:\n        description: "{what}); .*\n(        type: string\n)        default: ""\n'
         head = _replaced_by_pattern(head, old, r'\1"\n\2        required: true\n')

@@ -46,11 +46,62 @@ def test_torch_and_the_driver_must_fit(
 ) -> None:
     monkeypatch.setattr(cuda, "torchs_cuda", lambda: torchs)
     monkeypatch.setattr(cuda, "drivers_cuda", lambda: drivers)
+    monkeypatch.setattr(cuda, "nvml", lambda: None)
     if said is None:
-        cuda.check()
+        cuda.check("nccl")
         return
     with pytest.raises(EnvironmentMissing, match=said):
-        cuda.check()
+        cuda.check("nccl")
+
+
+ABSENT = machine.Unasked("libnvidia-ml.so.1: cannot open shared object file: No such file or directory", there=False)
+MISMATCH = machine.Unasked("Driver/library version mismatch", there=True)
+
+
+@pytest.mark.parametrize(
+    ("found", "transport", "said"),
+    [
+        pytest.param(None, "nccl", "", id="it answers"),
+        pytest.param(ABSENT, "staged", "", id="a container without it can share its GPUs"),
+        pytest.param(
+            ABSENT, "nccl", "NVIDIA_DRIVER_CAPABILITIES=compute,utility; --transport staged runs", id="and has no NCCL"
+        ),
+        pytest.param(
+            MISMATCH, "nccl", "(Driver/library version mismatch); after an update of the driver restart", id="updated"
+        ),
+        pytest.param(
+            MISMATCH, "staged", "`nvidia-smi` says whether it is right; --transport gloo", id="whatever the transport"
+        ),
+    ],
+)
+def test_a_driver_that_cannot_be_asked(found: machine.Unasked | None, transport: str, said: str) -> None:
+    """NCCL opens NVML; torch goes on without it."""
+    told = cuda.unasked(found, transport)
+    assert (told is None) if not said else said in (told or "")
+
+
+def test_nvml_is_asked_and_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its library is missing, or what it says is not that all is well, its own words are kept."""
+    shut = []
+
+    class Words:
+        def __call__(self, code: int) -> bytes:
+            return {18: b"Driver/library version mismatch"}[code]
+
+    def answering(code: int) -> SimpleNamespace:
+        return SimpleNamespace(nvmlInit_v2=lambda: code, nvmlShutdown=lambda: shut.append(code), nvmlErrorString=Words())
+
+    monkeypatch.setattr("ctypes.CDLL", lambda name: answering(0))
+    assert machine.nvml() is None
+    monkeypatch.setattr("ctypes.CDLL", lambda name: answering(18))
+    assert machine.nvml() == MISMATCH
+    assert shut == [0]
+
+    def missing(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr("ctypes.CDLL", missing)
+    assert machine.nvml() == ABSENT
 
 
 @pytest.mark.parametrize(("words", "told"), [("CUDA Version", "13.0"), ("CUDA UMD Version", "13.1"), ("Something else", None)])
@@ -108,8 +159,12 @@ def test_transformer_engine_must_be_there_with_its_pytorch_part(installs: Instal
 def test_ranks_start_warm_unless_the_imports_would_use_the_gpu(installs: Installs, monkeypatch: pytest.MonkeyPatch) -> None:
     """flash-attn makes Transformer Engine ask for the compute capability at import; on the CPU nothing of that matters."""
     monkeypatch.setenv("PLUMBLINE_TRANSPORT", "staged")
+    monkeypatch.setattr(cuda, "nvml", lambda: None)
     installs("transformer_engine", transformer_engine="2.11.0")
     assert launch.start_method() == "forkserver"
+    monkeypatch.setattr(cuda, "nvml", lambda: ABSENT)
+    assert launch.start_method() == "spawn", "torch asks CUDA itself then, and no child can use it any more"
+    monkeypatch.setattr(cuda, "nvml", lambda: None)
     installs("transformer_engine", transformer_engine="2.11.0", flash_attn="2.8.3")
     assert launch.start_method() == "spawn"
     monkeypatch.setenv("PLUMBLINE_TRANSPORT", "gloo")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ci.releases import GROUPS, LIBRARIES, NEWEST, OLDER, RELEASES, Release, groups, newest_for, other_than_for
-from ci.table import Row, rows, tools
+from ci.table import rows, tools
 
 ROOT = Path(__file__).parents[1]
 PARITY = next(row for row in rows() if row.session == "parity")
@@ -51,6 +51,7 @@ def run_nox(folder: Path, *arguments: str, codes: Mapping[str, str] | None = Non
 def nox(tmp_path: Path) -> Nox:
     """Nox in a copy of what it needs, whose environments are the stand-in."""
     shutil.copy(ROOT / "noxfile.py", tmp_path)
+    shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
     for package in ("ci", "validation/cache", "validation/case", "validation/checks", "validation/run"):
         shutil.copytree(ROOT / package, tmp_path / package)
     shutil.copy(ROOT / "validation" / "__init__.py", tmp_path / "validation")
@@ -174,16 +175,29 @@ def test_the_site_is_built_or_its_links_are_asked_for_and_a_warning_ends_with_1(
     Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None,
     reason="there is an NVIDIA driver, so a GPU session goes on to install",
 )
-@pytest.mark.parametrize("row", [row for row in rows() if row.gpus], ids=lambda row: row.session)
-def test_a_gpu_session_where_there_is_no_gpu_ends_with_3_and_says_what_works(nox: Nox, tmp_path: Path, row: Row) -> None:
-    instead = row.session.replace("gpu_", "cpu_")
-    ended = nox(row.session)
+@pytest.mark.parametrize(
+    ("session", "needed", "instead"),
+    [
+        ("gpu_tp2pp2", "4 GPUs", "cpu_tp2pp2 compares the same layout on the CPU"),
+        ("gpu_mtp", "2 GPUs", "parity compares in fp64 on the CPU"),
+    ],
+)
+def test_a_gpu_session_where_there_is_no_gpu_ends_with_3_and_says_what_works(
+    nox: Nox, tmp_path: Path, session: str, needed: str, instead: str
+) -> None:
+    ended = nox(session)
     assert ended.returncode == 3
-    assert f"no NVIDIA driver on this machine, and {row.session} needs {row.gpus} GPU" in ended.stderr
-    assert f"{instead} compares the same layout on the CPU" in ended.stderr
-    assert instead in [other.session for other in rows()]
-    assert f"Session {row.session} aborted" in ended.stderr
+    assert f"no NVIDIA driver on this machine, and {session} needs {needed}; {instead}" in ended.stderr
+    assert f"Session {session} aborted" in ended.stderr
     assert not (tmp_path / ".nox" / "cuda").exists()
+
+
+def test_every_layout_of_a_gpu_session_has_one_on_the_cpu() -> None:
+    """Which is what a machine without GPUs is told of."""
+    there = {row.session for row in rows()}
+    each = [row.session for row in rows() if row.gpus and row.session == f"gpu_{row.layouts[0]}"]
+    assert len(each) >= 8
+    assert {name.replace("gpu_", "cpu_") for name in each} <= there
 
 
 @pytest.mark.skipif(
@@ -385,7 +399,7 @@ def test_a_session_that_ends_before_it_compares_leaves_no_results_of_an_earlier_
     nox: Nox, tmp_path: Path, session: str
 ) -> None:
     """No package index, no driver: exit codes 4 and 3, and no file that a gate would take for the session's."""
-    mine = {"cpu_tp2": "tiny-tp2-fp64-local-gloo.xml", "gpu_tp2": "mini-tp2-fp32-local-nccl.xml"}[session]
+    mine = {"cpu_tp2": "tiny-tp2-fp64-local-gloo.xml", "gpu_tp2": "mini-tp2-bf16-te-nccl.xml"}[session]
     results = tmp_path / "results"
     results.mkdir()
     for name in (mine, "tiny-pp2-fp64-local-gloo.xml"):
@@ -477,3 +491,65 @@ def test_what_sees_other_packages_is_left_to_pip(nox_with_uv: Nox, tmp_path: Pat
     assert nox_with_uv("gpu_single").returncode == 0
     assert "-r requirements/cuda.txt" in (tmp_path / "pip.log").read_text(encoding="utf-8")
     assert not (tmp_path / "uv.log").exists()
+
+
+@pytest.fixture
+def on_a_gpu(nox: Nox, tmp_path: Path) -> Nox:
+    """Nox on a machine that has a driver, with an environment for GPU sessions which has no Transformer Engine yet."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "nvidia-smi").symlink_to("/bin/true")
+    python = tmp_path / ".nox" / "cuda" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(CUDA_STAND_IN, encoding="utf-8")
+    python.chmod(0o755)
+
+    def run(*sessions: str, **codes: str) -> subprocess.CompletedProcess[str]:
+        path = f"{tools}{os.pathsep}{os.environ['PATH']}"
+        return nox(*sessions, PATH=path, PLUMBLINE_WHEELS=str(tmp_path / "wheels"), **codes)
+
+    return run
+
+
+CUDA_STAND_IN = """#!/bin/sh
+echo "$*" >> cuda.log
+case "$*" in
+*"pip show"* | *find_spec*) exit "${THERE:-1}" ;;
+*importlib.metadata*) echo 2.11.0+cu130 ;;
+*"pip wheel"*)
+    [ "${WHEEL:-0}" = 0 ] || exit "$WHEEL"
+    while [ "$1" != --wheel-dir ]; do shift; done
+    mkdir -p "$2" && touch "$2/transformer_engine_torch-$(sed -n 's/^transformer-engine.*==//p' requirements/te.txt)-cp.whl" ;;
+esac
+"""
+
+
+def test_transformer_engine_is_compiled_once_for_a_torch(on_a_gpu: Nox, tmp_path: Path) -> None:
+    """The first session keeps the wheel, and says how long it took; the second takes it."""
+    first = on_a_gpu("gpu_tp2")
+    assert first.returncode == 0, first.stderr
+    assert re.search(r"compiled in \d+ s; later sessions take it from .*/wheels/torch-2\.11\.0\+cu130-", first.stderr)
+    (kept,) = (tmp_path / "wheels").glob("torch-2.11.0+cu130-*/*")
+    ran = (tmp_path / "cuda.log").read_text(encoding="utf-8").splitlines()
+    install = f"-m pip install --quiet --no-build-isolation --find-links {kept.parent} -r requirements/te.txt"
+    assert ran[-2:] == [install, next(line for line in ran if line.startswith("-m validation run"))]
+    (tmp_path / "cuda.log").unlink()
+    assert on_a_gpu("gpu_tp2").returncode == 0
+    ran = (tmp_path / "cuda.log").read_text(encoding="utf-8").splitlines()
+    assert install in ran
+    assert not [line for line in ran if "pip wheel" in line]
+
+
+@pytest.mark.parametrize(("session", "there"), [("gpu_tp2", "0"), ("gpu_local", "1")])
+def test_transformer_engine_is_left_alone_where_it_is_or_is_not_needed(
+    on_a_gpu: Nox, tmp_path: Path, session: str, there: str
+) -> None:
+    assert on_a_gpu(session, THERE=there).returncode == 0
+    assert "te.txt" not in (tmp_path / "cuda.log").read_text(encoding="utf-8")
+
+
+def test_transformer_engine_that_cannot_be_compiled_ends_with_4_and_says_what_it_needs(on_a_gpu: Nox, tmp_path: Path) -> None:
+    ended = on_a_gpu("gpu_tp2", WHEEL="1")
+    assert ended.returncode == 4
+    assert "it needs a C++ compiler and the headers of CUDA" in ended.stderr
+    assert not list((tmp_path / "wheels").glob("*/*.whl"))

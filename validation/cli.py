@@ -61,7 +61,7 @@ _NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
 def _parser() -> argparse.ArgumentParser:
     from validation.pairwise import command as pairwise
     from validation.scorecard import command as scorecard
-    from validation.scorecard import exercised
+    from validation.scorecard import exercised, tried
 
     parser = Parser(
         prog=tree.VALIDATION,
@@ -85,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     pairwise.add_options(pairs.add_argument)
     effects = commands.add_parser("exercised", help="measure which switches have an effect in small cases on the CPU")
     exercised.add_options(effects.add_argument)
+    trials = commands.add_parser("tried", help="try switches that need a GPU or Transformer Engine on this machine")
+    tried.add_options(trials.add_argument)
     conversion.add_commands(commands, formatter_class=parser.formatter_class)
     recipes.add_command(commands, formatter_class=parser.formatter_class)
     planning.add_command(commands)
@@ -164,6 +166,14 @@ def _exercised(options: argparse.Namespace, pytests: list[str], command: str) ->
     if pytests:
         raise UsageError("exercised takes nothing behind --; leave it out")
     return exercised.run(options, command)
+
+
+def _tried(options: argparse.Namespace, pytests: list[str], command: str) -> int:
+    from validation.scorecard import tried
+
+    if pytests:
+        raise UsageError("tried takes nothing behind --; leave it out")
+    return tried.run(options, command)
 
 
 def _fields(options: argparse.Namespace, pytests: list[str], command: str) -> int:
@@ -327,6 +337,7 @@ _COMMANDS = {
     "faults": _faults,
     "pairs": _pairs,
     "exercised": _exercised,
+    "tried": _tried,
     "recipe": _recipe,
     "plan": _plan,
     "fields": _fields,

@@ -8,13 +8,34 @@ import sys
 
 from validation.case import tree
 from validation.case.errors import EnvironmentMissing
-from validation.machine import ABSENT, compute_capability, driver, drivers_cuda, torchs_cuda, version
+from validation.machine import ABSENT, NVML, Unasked, compute_capability, driver, drivers_cuda, nvml, torchs_cuda, version
 
 
-def check() -> None:
-    """Returns where torch is built for CUDA and the driver runs that CUDA. Raises EnvironmentMissing."""
-    if sentence := problem(torchs_cuda(), drivers_cuda()):
+def check(transport: str) -> None:
+    """Returns where torch is built for CUDA and the driver runs it, and ranks over `transport` find GPUs.
+
+    Raises EnvironmentMissing.
+    """
+    if sentence := problem(torchs_cuda(), drivers_cuda()) or unasked(nvml(), transport):
         raise EnvironmentMissing(sentence)
+
+
+def unasked(found: Unasked | None, transport: str) -> str | None:
+    """What a driver that cannot be asked for its GPUs keeps from running; None for nothing.
+
+    A container may have CUDA without the management library. NCCL opens that itself.
+    """
+    if found is None or (transport != "nccl" and not found.there):
+        return None
+    if found.there:
+        return (
+            f"the NVIDIA driver does not answer ({found.why}); after an update of the driver restart the machine, and "
+            "`nvidia-smi` says whether it is right; --transport gloo runs on the CPU"
+        )
+    return (
+        f"NCCL finds GPUs through {NVML}, which cannot be loaded here ({found.why}); a container has it with "
+        "NVIDIA_DRIVER_CAPABILITIES=compute,utility; --transport staged runs without it"
+    )
 
 
 def problem(torchs: str | None, drivers: str | None) -> str | None:
@@ -114,5 +135,8 @@ def imports_initialise_cuda() -> bool:
 
     Of Transformer Engine's modules one asks for the GPU's compute capability when it is imported, where flash-attn is
     installed. https://github.com/NVIDIA/TransformerEngine/blob/v2.11/transformer_engine/pytorch/attention/dot_product_attention/backends.py
+    megatron-core asks torch whether there are GPUs. torch asks NVML first, and CUDA itself without it.
     """
+    if nvml() is not None:
+        return True
     return importlib.util.find_spec("transformer_engine") is not None and version("flash-attn") != ABSENT

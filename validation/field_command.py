@@ -67,5 +67,16 @@ def _whole(field: Field, entry: Entry) -> Iterator[str]:
         "said by": entry.option,
     }
     said |= {f"{written(value)} needs": NEEDS[need] for value, need in entry.needs_of}
+    said |= {f"tried {release}": told for release, told in _tried(entry.name)}
     yield entry.name
     yield from (f"  {word:10} {text}" for word, text in said.items() if text)
+
+
+def _tried(name: str) -> Iterator[tuple[str, str]]:
+    """Release, and what came of each value of a field on which machine."""
+    from validation.recipe import tries
+
+    found: dict[str, list[str]] = {}
+    for release, value, said in tries.of_field(name):
+        found.setdefault(release, []).append(f"{value} {said['verdict']} in {said['layout']} on {said['on']}")
+    yield from ((release, "; ".join(told)) for release, told in found.items())

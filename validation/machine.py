@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.metadata
 import importlib.util
 import os
@@ -126,6 +127,30 @@ def _file_cache(group: Path) -> int:
         if line.startswith("file "):
             return int(line.split()[1])
     return 0
+
+
+@dataclass(frozen=True)
+class Unasked:
+    """Why the driver's management library (NVML) cannot be asked; `there` says whether the library itself was found."""
+
+    why: str
+    there: bool
+
+
+NVML = "libnvidia-ml.so.1"
+
+
+def nvml() -> Unasked | None:
+    """None where NVML answers. It is what nvidia-smi, NCCL and torch ask for GPUs; asking it uses none."""
+    try:
+        library = ctypes.CDLL(NVML)
+    except OSError as error:
+        return Unasked(str(error), there=False)
+    if (code := library.nvmlInit_v2()) == 0:
+        library.nvmlShutdown()
+        return None
+    library.nvmlErrorString.restype = ctypes.c_char_p
+    return Unasked(library.nvmlErrorString(code).decode(), there=True)
 
 
 def cpu() -> str:

@@ -39,6 +39,9 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "kinds of fields": fields.kinds,
     "needs": fields.needs,
     "fields": fields.everything,
+    "verdicts of switches": fields.verdicts,
+    "machines": fields.machines,
+    "unequal switches": fields.unequal,
 }
 _BLOCK = re.compile(r"(?<=<!-- made: )([a-z ]+)( -->\n)(.*?)(?=<!-- end -->)", re.DOTALL)
 

@@ -9,6 +9,7 @@ from docs.made.releases import recorded
 from docs.made.tables import code, table
 from validation.case.declared import SECTIONS
 from validation.case.fields import KINDS, NEEDS, Entry, counts, entries
+from validation.recipe import tries
 
 
 def kinds() -> str:
@@ -33,9 +34,47 @@ def everything() -> str:
 
 def _section(section: str, title: str, having: dict[str, str]) -> str:
     of = [one for one in entries().values() if one.section == section]
-    rows = ((code(one.name.partition(".")[2]), one.kind, having[one.name], _why(one), _conditions(one)) for one in of)
-    head = ("field", "kind", "releases", "what it does", "conditions")
+    rows = (
+        (code(one.name.partition(".")[2]), one.kind, having[one.name], _why(one), _conditions(one), _tried(one)) for one in of
+    )
+    head = ("field", "kind", "releases", "what it does", "conditions", "on a GPU")
     return f"### {section}\n\n`{section}.NAME` is a field of `{title}`.\n\n{table(head, rows)}"
+
+
+def _tried(one: Entry) -> str:
+    """What came of each value of a field, with the releases: `equal: 0.16.1, 0.19.2`; `fused` equal: 0.16.1."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for release, value, said in tries.of_field(one.name):
+        found.setdefault(("" if value in ("true", "false") else value, said["verdict"]), []).append(release)
+    return "; ".join(
+        f"{f'{code(value)} ' if value else ''}{verdict}: {', '.join(releases)}" for (value, verdict), releases in found.items()
+    )
+
+
+def verdicts() -> str:
+    """What each verdict of a switch that was tried says."""
+    return table(("verdict", "meaning"), tries.VERDICTS.items())
+
+
+def machines() -> str:
+    """On what switches were tried, and how many came to each verdict."""
+    rows = []
+    for release, tried in tries.record().items():
+        for machine in dict.fromkeys(said["on"] for said in tried.values()):
+            verdicts = [said["verdict"] for said in tried.values() if said["on"] == machine]
+            rows.append((code(release), machine, *(str(verdicts.count(verdict)) for verdict in tries.VERDICTS)))
+    return table(("megatron-core", "machine", *tries.VERDICTS), rows)
+
+
+def unequal() -> str:
+    """Every switch whose run did not end with all checks passing, and why."""
+    rows = [
+        (code(setting), code(release), code(said["layout"]), said["verdict"], said["why"])
+        for release, tried in tries.record().items()
+        for setting, said in tried.items()
+        if said["verdict"] not in (tries.EQUAL, tries.NO_EFFECT)
+    ]
+    return table(("setting", "megatron-core", "layout", "verdict", "why"), sorted(rows))
 
 
 def _why(one: Entry) -> str:

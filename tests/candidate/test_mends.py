@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
 
+import tests.core  # noqa: F401 - before megatron-core
 from validation.candidate import mends
 from validation.candidate.mends import MENDS, Mend, with_mends
 from validation.case.case import Case
@@ -106,6 +108,33 @@ def test_an_mtp_mean_is_over_the_targets_of_all_context_parallel_ranks(monkeypat
         moved, left = roll(torch.ones(1, 5))
         assert (moved.tolist(), float(left)) == ([[1.0, 1.0, 1.0, 1.0, 0.0]], (4 + 7) / 2)
         assert roll(torch.ones(1, 5, dtype=torch.long))[1] == 4
+
+
+def test_balancing_losses_count_the_largest_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Instead of the router's own choice. What somebody else hands them stays, for that would be another bug."""
+    of, module = case("balancing-by-biased-choice"), ModuleType("megatron.core.router_of_a_release")
+    own = torch.tensor([[False, True, False]])
+    vars(module).update(
+        topk_softmax_with_capacity=lambda logits, topk: (logits, own, own.sum(dim=0)),
+        sequence_load_balancing_loss_func=lambda probs, routing_map, topk: routing_map,
+        switch_load_balancing_loss_func=lambda probs, tokens_per_expert, topk: tokens_per_expert,
+    )
+    monkeypatch.setattr(vars(mends)["importlib"], "import_module", lambda name: module)
+    MENDS["balancing-by-biased-choice"].install(of, lambda: 8)
+    made, scores = vars(module), torch.tensor([[0.5, 0.1, 0.4]])
+    _, chosen, loads = made["topk_softmax_with_capacity"](scores, topk=2)
+    assert made["sequence_load_balancing_loss_func"](probs=scores, routing_map=chosen, topk=2).tolist() == [[True, False, True]]
+    assert made["switch_load_balancing_loss_func"](probs=scores, tokens_per_expert=loads, topk=2).tolist() == [1, 0, 1]
+    other = torch.tensor([[True, False, False]])
+    assert made["sequence_load_balancing_loss_func"](probs=scores, routing_map=other, topk=2) is other
+
+
+def test_an_mtp_projection_is_gathered_without_a_sum_of_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """megatron-core's own function, which later releases call there."""
+    of, module = case("mtp-gradient-times-tp"), ModuleType("megatron.core.mtp_of_a_release")
+    monkeypatch.setattr(vars(mends)["importlib"], "import_module", lambda name: module)
+    MENDS["mtp-gradient-times-tp"].install(of, lambda: 8)
+    assert vars(module)["all_gather_last_dim_from_tensor_parallel_region"] is gather_from_tensor_model_parallel_region
 
 
 def test_an_mtp_layer_takes_nothing_of_another_document(monkeypatch: pytest.MonkeyPatch) -> None:

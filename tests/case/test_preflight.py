@@ -166,7 +166,6 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         case(precision="fp16", training=Training(steps=1).with_settings({"optimizer.hysteresis": 0})),
         "optimizer.hysteresis is 0; it must be a whole number of at least 1",
     ),
-    ("steps of te", case(**TE_IN_BF16, training=Training(steps=2)), "with Transformer Engine are not compared; leave out"),
     ("life", case("tp2", training=Training(life="step-resume-tp4-step", steps=2)), "goes on in tp4, which has 4 ranks"),
     (
         "life that gathers late",

@@ -19,6 +19,7 @@ SOUND = (
     "pp2vpp2+pipeline_model_parallel_layout=Et|t||L",
     "pp3+mtp+pipeline_model_parallel_layout=Ett|m|L",
     "ep2+bias_activation_fusion+bias_dropout_fusion+moe_aux_loss_coeff=0.02",
+    "ep2+overlap_moe_expert_parallel_comm",
 )
 KNOWN = {
     "single+cross_entropy_loss_fusion": "fused-cross-entropy-in-bf16",

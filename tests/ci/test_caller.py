@@ -62,6 +62,19 @@ def test_what_is_left_out_is_what_the_command_line_takes(monkeypatch: pytest.Mon
     )
 
 
+def test_what_is_left_out_on_gpus_is_what_people_train_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An input that is there, even so, is kept."""
+    monkeypatch.setenv("PLUMBLINE_LAYOUTS", "tp2")
+    monkeypatch.setenv("PLUMBLINE_TRANSPORT", "nccl")
+    for name in ("PRESET", "PRECISION", "IMPLEMENTATION", "RUNNER"):
+        monkeypatch.setenv(f"PLUMBLINE_{name}", "")
+    (row,) = rows()
+    assert (row.session, row.preset, row.precision, row.implementation) == ("gpu_tp2", "mini", "bf16", "te")
+    assert row.runner == ("self-hosted", "linux", "gpus-2")
+    monkeypatch.setenv("PLUMBLINE_PRECISION", "fp32")
+    assert rows()[0].precision == "fp32"
+
+
 MOONLIGHT = "tests/recipe/known/slime-moonlight.txt"
 
 

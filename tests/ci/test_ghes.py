@@ -50,7 +50,7 @@ def test_without_a_checkout_there_is_nothing_to_make_it_of(
     [
         "name: Parity\n",
         "      keep-baseline:\n",
-        "        default: ubuntu-24.04\n",
+        "      runner:\n",
         "Where Plumbline is checked out from",
         "    needs: [plan, hosted, self-hosted]\n",
         "      - name: Fetch the baseline\n",

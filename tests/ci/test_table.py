@@ -17,7 +17,7 @@ from validation.case.layout import Layout
 from validation.run.command_line import add_options
 from validation.run.options import parsed
 
-EIGHT = ("single", "tp2", "pp2", "ep2", "tp2etp2", "tp2ep2", "tp2pp2", "pp2ep2")
+EIGHT = ("single", "tp2", "pp2", "ep2", "cp2", "dp2", "tp2ep2", "tp2pp2")
 ONE_ROW = """rows:
   - session: one
     does: compare
@@ -93,14 +93,48 @@ def test_parity_compares_every_kind_of_layout_in_one_command() -> None:
 
 @pytest.mark.parametrize("kind", ["cpu", "gpu"])
 def test_every_layout_has_a_session_on_the_cpu_and_on_gpus(kind: str) -> None:
-    found = [found for found in rows() if found.session.startswith(f"{kind}_") and not found.inference]
-    assert [(found.session, found.layouts) for found in found] == [(f"{kind}_{layout}", (layout,)) for layout in EIGHT]
+    layouts = EIGHT if kind == "gpu" else (*EIGHT, "tp2etp2", "pp2ep2")
+    found = {found.session: found.layouts for found in rows() if not found.inference}
+    assert {f"{kind}_{layout}": (layout,) for layout in layouts}.items() <= found.items()
 
 
 @pytest.mark.parametrize("layout", EIGHT)
 def test_a_gpu_session_asks_for_a_gpu_a_rank_and_a_cpu_session_for_none(layout: str) -> None:
     assert row(f"gpu_{layout}").gpus == Layout.parse(layout).ranks
     assert row(f"cpu_{layout}").gpus == 0
+
+
+def on_gpus(event: str) -> list[Case]:
+    """What sessions on GPUs compare for an event."""
+    chosen = [found for found in rows() if found.gpus and event in found.when]
+    return [case for found in chosen for case in parsed(found.arguments()[1:]).cases]
+
+
+def test_a_pull_request_meets_what_people_train_with() -> None:
+    """Transformer Engine in bf16, in each degree and two mixes of them, with an MTP layer and with optimizer steps."""
+    found = on_gpus("pull_request")
+    assert {(case.implementation, case.precision) for case in found} == {("te", "bf16")}
+    assert {case.layout.name for case in found} >= set(EIGHT)
+    assert any(case.model.mtp_layers for case in found)
+    assert any(case.training.steps for case in found)
+    assert any(case.training.steps and case.training.optimizer == "distributed" for case in found)
+
+
+@pytest.mark.parametrize(
+    ("what", "holds"),
+    [
+        ("delayed scaling", lambda case: case.training.fp8 == "delayed"),
+        ("steps with delayed scaling", lambda case: case.training.fp8 == "delayed" and case.training.steps),
+        ("block scaling", lambda case: case.training.fp8 == "blockwise"),
+        ("steps with block scaling", lambda case: case.training.fp8 == "blockwise" and case.training.steps),
+        ("Transformer Engine in fp32", lambda case: case.uses_te and case.precision == "fp32"),
+        ("fp64", lambda case: case.precision == "fp64"),
+        ("packed documents", lambda case: case.uses_te and case.training.data_shape == "packed"),
+        ("what has no Transformer Engine", lambda case: case.implementation == "local" and case.precision == "bf16"),
+    ],
+)
+def test_every_night_has_the_rest(what: str, holds: Callable[[Case], bool]) -> None:
+    assert any(map(holds, on_gpus("nightly"))), f"no GPU session of the night has {what}"
 
 
 def test_sessions_of_gpus_and_of_slurm_run_on_our_own_machines_only() -> None:

@@ -135,3 +135,36 @@ def test_a_linear_layer_of_transformer_engine_computes_our_product(name: str) ->
         for what, one, other in zip(names, found, expected, strict=True)
     }
     assert max(errors.values()) < 0.01, errors
+
+
+def test_a_further_step_begins_with_the_scales_of_the_one_before() -> None:
+    """Two steps of two micro-batches, the weight five times as large in the second: delayed scaling takes all scales along."""
+    library, rules = te("transformer_engine.pytorch"), te("transformer_engine.common.recipe")
+    theirs = rules.DelayedScaling(fp8_format=rules.Format.HYBRID, amax_history_len=1, amax_compute_algo="most_recent")
+    generator, ours = torch.Generator(device="cuda").manual_seed(4), Delayed(2)
+    layer = library.Linear(512, 384, bias=False, params_dtype=torch.bfloat16)
+    held = (torch.randn(384, 512, generator=generator, device="cuda") / 512**0.5).bfloat16().requires_grad_()
+    te("transformer_engine.pytorch.quantization").FP8GlobalStateManager.reset()
+    errors = []
+    for size in (1, 5):
+        with torch.no_grad():
+            held.mul_(size)
+            layer.weight.copy_(held)
+        given = [(torch.randn(256, 512, generator=generator, device="cuda") * size).bfloat16() for _ in range(2)]
+        back = [(torch.randn(256, 384, generator=generator, device="cuda") * 0.01).bfloat16() for _ in range(2)]
+        found = []
+        for index in range(2):
+            leaf = given[index].clone().requires_grad_()
+            with library.fp8_autocast(enabled=True, fp8_recipe=theirs):
+                output = layer(leaf, is_first_microbatch=index == 0)
+            output.backward(back[index])
+            assert leaf.grad is not None
+            found += [output.detach(), leaf.grad]
+        whole = torch.cat(given).requires_grad_()
+        output = product(whole, held, ours)
+        output.backward(torch.cat(back))
+        assert whole.grad is not None
+        (one, two), (of_one, of_two) = output.detach().chunk(2), whole.grad.chunk(2)
+        for theirs_found, ours_found in zip(found, (one, of_one, two, of_two), strict=True):
+            errors.append(float((theirs_found.float() - ours_found.float()).norm() / ours_found.float().norm()))
+    assert max(errors) < 0.01, errors

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -103,8 +103,22 @@ def test_later_micro_batches_are_scaled_by_the_one_before() -> None:
 def test_a_micro_batch_of_zeros_leaves_the_scale() -> None:
     rows = torch.tensor([[7.0], [0.0], [1.0]], dtype=torch.bfloat16)
     recipe = Delayed(3)
-    scales = recipe._scales(rows, E4M3, recipe.parts(3, rows.device))
+    scales = recipe._scales(rows, E4M3, recipe.parts(3, rows.device), (0, "given"))
     assert scales.flatten().tolist() == [1.0, 64.0, 64.0]
+
+
+def test_a_further_step_begins_with_what_the_last_micro_batch_left() -> None:
+    """Of each product by itself; weights are quantised once a step. A run of its own begins with 1 again."""
+    recipe = Delayed(2)
+    parts = recipe.parts(2, torch.device("cpu"))
+    first, second = (torch.tensor([[one], [other]], dtype=torch.bfloat16) for one, other in ((7.0, 14.0), (3.5, 28.0)))
+    recipe.given(first, parts, "a")
+    assert recipe._scales(second, E4M3, parts, ("a", "given")).flatten().tolist() == [32.0, 128.0]
+    assert recipe._scales(second, E4M3, parts, ("b", "given")).flatten().tolist() == [1.0, 128.0]
+    assert recipe.weight(torch.tensor([[5e-4, 7.0]]), "a")[0, 0] == 0
+    assert recipe.weight(torch.tensor([[5e-4, 7.0]]), "a")[0, 0].item() == pytest.approx(5e-4, rel=2**-4)
+    assert recipe.begin().weight(torch.tensor([[5e-4, 7.0]]), "a")[0, 0] == 0
+    assert recipe.left[("a", "weight")] == 64.0
 
 
 @pytest.mark.parametrize("recipe", [Delayed(), Delayed(2), Blockwise()], ids=lambda recipe: recipe.name)
@@ -155,10 +169,10 @@ class Seen(Delayed):
 
     weights: set[bytes] = field(default_factory=set)
 
-    def weight(self, tensor: torch.Tensor) -> torch.Tensor:
+    def weight(self, tensor: torch.Tensor, of: Hashable = None) -> torch.Tensor:
         """The bytes, and what it would have been."""
         self.weights.add(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
-        return super().weight(tensor)
+        return super().weight(tensor, of)
 
 
 def test_every_linear_layer_and_expert_is_in_fp8_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,9 @@ from validation.run.cause import exit_code
         RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:33021"),
         RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 20000ms for recv operation to complete"),
         RuntimeError("CUDA error: uncorrectable ECC error encountered"),
+        torch.AcceleratorError("CUDA error: unknown error"),
+        torch.AcceleratorError("CUDA error: uncorrectable NVLink error detected during the execution"),
+        torch.AcceleratorError("CUDA error: CUDA-capable device(s) is/are busy or unavailable"),
         KeyboardInterrupt(),
     ],
 )
@@ -51,6 +54,8 @@ def test_what_another_try_may_mend_is_the_infrastructure(error: BaseException) -
         RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
         RuntimeError("[gloo/transport/tcp/device.cc:89] socket: Too many open files"),
         RuntimeError("can't start new thread"),
+        RuntimeError("Error 803: system has unsupported display driver / cuda driver combination"),
+        torch.AcceleratorError("CUDA error: no kernel image is available for execution on the device"),
         OSError("1024 requested and 0 written"),
     ],
 )
@@ -75,6 +80,8 @@ def test_a_librarys_error_counts_by_its_cause() -> None:
         AssertionError("found NaN in local grad norm for bucket #0 in backward pass before data-parallel communication"),
         RuntimeError("The size of tensor a (48) must match the size of tensor b (96) at non-singleton dimension 2"),
         RuntimeError("CUDA error: an illegal memory access was encountered"),
+        torch.AcceleratorError("CUDA error: device-side assert triggered"),
+        ValueError("no kernel image is available"),
         ValueError("timeout must be positive"),
         ZeroDivisionError("in the user's own spec"),
     ],

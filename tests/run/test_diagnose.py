@@ -70,6 +70,31 @@ def test_out_of_memory_says_what_to_reduce_and_stays_infrastructure(words: str) 
     assert "the estimate for the reference was" in reference.sentence
 
 
+@pytest.mark.parametrize(
+    ("words", "help_"),
+    [
+        ("CUDA error: CUDA-capable device(s) is/are busy or unavailable", "another process has this GPU for itself"),
+        ("CUDA error: uncorrectable ECC error encountered", "the kernel's log (`dmesg`) has an Xid"),
+        ("CUDA error: unknown error", "reset it, or name another one in CUDA_VISIBLE_DEVICES"),
+        ("CUDA error: device-side assert triggered", "CUDA_LAUNCH_BLOCKING=1 shows where"),
+        ("CUDA error: an illegal memory access was encountered", "a kernel of the code under test failed"),
+        (
+            "Error 803: system has unsupported display driver / cuda driver combination. CUDA",
+            "the driver does not fit this torch",
+        ),
+        ("CUDA error: no kernel image is available for execution on the device", "is not built for this GPU"),
+    ],
+)
+def test_what_cuda_says_is_told_with_what_to_do(words: str, help_: str) -> None:
+    """Its first line stays, the advice that torch appends does not; the exit code is the rank's."""
+    broken = Broken(1, f"rank 1 raised torch.AcceleratorError: {words}\nCompile with `TORCH_USE_CUDA_DSA`", "stacks")
+    found = diagnose.explained(on_gpu("local"), broken)
+    assert found.sentence.startswith(f"rank 1 raised torch.AcceleratorError: {words.rstrip('.')}; ")
+    assert help_ in found.sentence
+    assert "TORCH_USE_CUDA_DSA" not in found.sentence
+    assert (found.exit_code, found.stacks) == (broken.exit_code, "stacks")
+
+
 def test_a_full_disk_says_how_much_is_needed_and_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the reference in the cache, which nothing can be kept in; the words of safetensors stay."""
     monkeypatch.setenv("PLUMBLINE_CACHE", str(tmp_path))

@@ -14,7 +14,7 @@ import pytest
 from validation import cuda
 from validation.case.errors import EnvironmentMissing, ExitCode, UsageError
 from validation.case.preset import TINY
-from validation.machine import ABSENT, Gpu
+from validation.machine import ABSENT, Gpu, Unasked
 from validation.run import launch, prepare
 from validation.run.command_line import add_options
 from validation.run.options import parsed, settings
@@ -68,18 +68,32 @@ ONE = Gpu("NVIDIA H100 80GB HBM3", 80 << 30, 79 << 30)
             "+fp8-delayed needs GPUs of compute capability 8.9",
             id="a card without fp8",
         ),
+        pytest.param(
+            ("--transport", "nccl"),
+            {"nvml": Unasked("libnvidia-ml.so.1: file too short", there=False)},
+            "NCCL finds GPUs through libnvidia-ml.so.1, which cannot be loaded here (libnvidia-ml.so.1: file too short)",
+            id="a driver without NVML",
+        ),
+        pytest.param(
+            ("--transport", "nccl", "--preset", "mini"),
+            {"free": 2**30, "total": 80 * 2**30},
+            "1.0 GiB are free; other processes have 79.0 GiB of the GPU, and `nvidia-smi` names them; end them, or else about",
+            id="an occupied card",
+        ),
     ],
 )
 def test_what_a_machine_with_a_gpu_lacks_is_said_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], facts: dict[str, Any], said: str
 ) -> None:
     """The GPU is made up: one card, whose memory, driver and torch are as the case says. The exit code is 3."""
-    card = replace(ONE, free=facts.get("free", ONE.free))
+    free = facts.get("free", ONE.free)
+    card = replace(ONE, free=free, total=facts.get("total", free))
     monkeypatch.setattr(prepare, "visible_gpus", lambda: [card])
     monkeypatch.setattr(cuda, "torchs_cuda", lambda: facts.get("torchs", "13.0"))
     monkeypatch.setattr(cuda, "drivers_cuda", lambda: facts.get("drivers", "13.0"))
     monkeypatch.setattr(cuda, "compute_capability", lambda: facts.get("capability", (9, 0)))
     monkeypatch.setattr(cuda, "driver", lambda: "550.90.07")
+    monkeypatch.setattr(cuda, "nvml", lambda: facts.get("nvml"))
     monkeypatch.setattr(cuda, "te_problem", lambda: "Transformer Engine is not installed")
     monkeypatch.setattr(launch, "warm_up", lambda: pytest.fail("it started the ranks' server"))
     parser = argparse.ArgumentParser()

@@ -16,6 +16,8 @@ from ci import junit
 from ci.expected import Expected, Manifest, load, save
 from ci.junit import Check, Suite
 from ci.table import rows
+from validation.case import covered
+from validation.case.covered import Word
 
 ROOT = Path(__file__).parents[2]
 COMMIT = "c0ffee" + "0" * 34
@@ -25,8 +27,14 @@ MOST = 40
 """Checks of a testsuite that are kept: twenty scenarios read all of them, several times each."""
 CALLED = ("cpu_tp2",)
 """Sessions of callers that are as in the table."""
-CALLS = ("fp64", "bf16")
-"""Names of the calls of one workflow, which are their precisions, too. Both have the one session of CALLED."""
+RECIPES = ROOT / "tests" / "recipe" / "known"
+"""What the repository of a team that compares a recipe holds."""
+RECIPE = {"PLUMBLINE_RECIPE": str(RECIPES / "slime-moonlight.txt"), "PLUMBLINE_COVERAGE": "0.5"}
+CALLS = {
+    **{kind: {"PLUMBLINE_LAYOUTS": "tp2", "PLUMBLINE_PRECISION": kind} for kind in ("fp64", "bf16")},
+    "recipe": RECIPE,
+}
+"""Calls of the workflow by their names, with what their inputs say. Each has one session."""
 NEAR = "Layer 0 Attention Output"
 
 
@@ -38,8 +46,8 @@ def everything(path: Path) -> Manifest:
 
 def of_call(path: Path, name: str) -> Manifest:
     """The same for a call of this name."""
-    environment = {**os.environ, "PLUMBLINE_LAYOUTS": "tp2", "PLUMBLINE_PRECISION": name}
-    return listed(path, ["--session", *CALLED], environment)
+    session = "cpu_recipe" if CALLS[name] is RECIPE else CALLED[0]
+    return listed(path, ["--session", session], os.environ | CALLS[name])
 
 
 def listed(path: Path, asked: list[str], environment: Mapping[str, str]) -> Manifest:
@@ -48,7 +56,7 @@ def listed(path: Path, asked: list[str], environment: Mapping[str, str]) -> Mani
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=environment)
     whole = load(path)
     suites = tuple(replace(suite, checks=_first(suite.checks)) for suite in whole.suites)
-    save(path, Manifest(suites, COMMIT, "false", whole.self_tests))
+    save(path, replace(whole, suites=suites, commit=COMMIT, dirty="false"))
     return load(path)
 
 
@@ -72,8 +80,17 @@ def suite(expected: Expected) -> Suite:
     versions = {one.name: _oldest(one.specifier) for one in map(Requirement, expected.requires) if _holds(one)}
     run = f"2026-01-01T00:00:00.000+00:00 {expected.session}"
     origin = {"python": f"{PYTHON}.1", "commit": COMMIT, "dirty": "false", junit.RUN: run}
-    properties = {**expected.properties, **versions, **places, **origin}
+    properties = {**expected.properties, **versions, **places, **origin, **_covered(expected)}
     return Suite(expected.file.removesuffix(".xml"), checks, properties, seconds=1.0, timestamp="2026-01-01T00:00:00")
+
+
+def _covered(expected: Expected) -> dict[str, str]:
+    """What became of a recipe's settings: those that the case sets are equal."""
+    if covered.RECIPE not in expected.properties:
+        return {}
+    left = Word(covered.NOT_EXERCISED, "no line runs otherwise")
+    words = {setting: Word(covered.EQUAL) if set_ else left for setting, set_ in expected.covers.items()}
+    return covered.properties(expected.properties[covered.RECIPE], words)
 
 
 def _holds(wanted: Requirement) -> bool:
@@ -92,6 +109,15 @@ def failing(path: Path) -> None:
 def nearer(path: Path) -> None:
     """One check of a file is half as far from right as it may be, where a green run's is a hundred thousandth."""
     _change(path, "pass", "5e-11")
+
+
+def exercising_nothing(path: Path) -> None:
+    """No setting of the recipe was equal, though every check passed."""
+    found = junit.read(path)
+    if covered.RECIPE in found.properties:
+        words = dict.fromkeys(covered.read(found.properties), Word(covered.NOT_EXERCISED, "no line runs otherwise"))
+        said = covered.properties(found.properties[covered.RECIPE], words)
+        junit.write(path, replace(found, properties={**found.properties, **said}))
 
 
 def of_an_earlier_run(path: Path) -> None:

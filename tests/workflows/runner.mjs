@@ -259,6 +259,8 @@ const ACTIONS = {
     const names =
       path === "plumbline" ? readdirSync(scenario.root).filter((name) => !["results", ".nox", ".git"].includes(name)) : [];
     for (const name of names) symlinkSync(join(scenario.root, name), join(folder, name));
+    for (const name of path === "recipe" ? readdirSync(scenario.recipes) : [])
+      symlinkSync(join(scenario.recipes, name), join(folder, name));
     appendFileSync(files.GITHUB_OUTPUT, `commit=${ref}\n`);
     return `${ref} in ${path}`;
   },

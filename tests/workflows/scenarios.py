@@ -28,14 +28,15 @@ CODE = ("validation/candidate/modules.py", "docs/design.md")
 class Scenario:
     """An event, what happens while it runs, and what the gate must make of it.
 
-    `red` are sessions of which a check fails, `nearer` those of which one is much nearer to its limit; `codes` are exit codes
-    of sessions that leave what a green run does, and those `of_megatron` have run a team's checkout. `cancelled` sessions
-    are ended by somebody, `skipped` jobs by GitHub, `lost` artifacts never arrive, `approved` environments a maintainer lets
-    through. `old` are sessions of which a file is of an earlier run, `unmade` those that leave no results. `others` are
-    artifacts of jobs that are not ours, or of GitHub's earlier attempt at this run, red if they are not called green. `left`
-    says that our machines are full of an earlier job's results. `inputs` are what somebody fills in who starts it by hand.
-    `edit` puts something else into the reusable workflow. `enterprise` is GitHub Enterprise Server: all machines are ours.
-    `api` is what GitHub answers (server.py).
+    `red` are sessions of which a check fails, `nearer` those of which one is much nearer to its limit; `codes` are exit
+    codes of sessions that leave what a green run does, and those `of_megatron` have run a team's checkout. `cancelled`
+    sessions are ended by somebody, `skipped` jobs by GitHub, `lost` artifacts never arrive, `approved` environments a
+    maintainer lets through. `old` are sessions of which a file is of an earlier run, `idle` those in which no setting
+    of the recipe had an effect, `unmade` those that leave no results. `others` are artifacts of jobs that are not ours,
+    or of GitHub's earlier attempt at this run, red if they are not called green. `left` says that our machines are full
+    of an earlier job's results. `inputs` are what somebody fills in who starts it by hand. `edit` puts something else
+    into the reusable workflow. `enterprise` is GitHub Enterprise Server: all machines are ours. `api` is what GitHub
+    answers (server.py).
     """
 
     what: str
@@ -56,6 +57,7 @@ class Scenario:
     old: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     left: bool = False
+    idle: tuple[str, ...] = ()
     unmade: tuple[str, ...] = ()
     sha: str = made.COMMIT
     inputs: Mapping[str, str] = field(default_factory=dict)
@@ -98,6 +100,7 @@ _LABELLED = {"action": "reopened", "pull_request": {**PULL_REQUEST, "labels": [{
 _NIGHTLY = ".github/workflows/nightly.yml"
 _CALLER = "tests/workflows/caller.yml"
 _CPU_CALLER = "tests/workflows/cpu-caller.yml"
+_RECIPE_CALLER = "tests/workflows/recipe-caller.yml"
 SCENARIOS = {
     "green": Scenario("pull request, all green", "success", "GREEN"),
     "red": Scenario(
@@ -205,6 +208,20 @@ SCENARIOS = {
         workflow="tests/workflows/two-callers.yml",
         red=("bf16.cpu_tp2",),
         codes={"bf16.cpu_tp2": 1},
+    ),
+    "recipe": Scenario("a team's recipe, of which half must be equal", "success", "GREEN", workflow=_RECIPE_CALLER),
+    "recipe, empty pass": Scenario(
+        "the same, and every check passes because nothing of it was exercised",
+        *("failure", "0 of 40 settings are equal (0.00), and 0.5 is required"),
+        workflow=_RECIPE_CALLER,
+        idle=("recipe.cpu_recipe",),
+    ),
+    "recipe, red": Scenario(
+        "the same, a check of its stand-in fails",
+        *("failure", "1 check fails: Layer 0 Attention Output"),
+        workflow=_RECIPE_CALLER,
+        red=("recipe.cpu_recipe",),
+        codes={"recipe.cpu_recipe": 1},
     ),
     "other jobs": Scenario(
         "other jobs of the workflow have artifacts with names like ours",
@@ -352,6 +369,7 @@ def _changes(scenario: Scenario) -> dict[Callable[[Path], None], tuple[str, ...]
         made.nearer: scenario.nearer,
         made.of_megatron: scenario.of_megatron,
         made.of_an_earlier_run: scenario.old,
+        made.exercising_nothing: scenario.idle,
     }
 
 
@@ -386,6 +404,7 @@ def _told(scenario: Scenario, work: Path, everything: Path, results: Path, api: 
         "job": {} if scenario.enterprise else {"workflow_repository": OURS, "workflow_sha": made.COMMIT},
         "root": str(_edited(scenario.edit, work) if scenario.edit[0] else ROOT),
         "stand_ins": str(HERE / "stand_ins"),
+        "recipes": str(made.RECIPES),
         "work": str(work),
         "baselines": str(everything.parent / "baselines"),
         "environment": {
@@ -395,8 +414,8 @@ def _told(scenario: Scenario, work: Path, everything: Path, results: Path, api: 
             "MADE": str(results),
             "STAND_INS": str(HERE / "stand_ins"),
             "PLUMBLINE_HEAD": made.COMMIT,
-            # One place for all workspaces, so that what is compiled once is.
-            "PYTHONPATH": str(ROOT),
+            # One place for all workspaces, so that what is compiled once is; but a recipe is looked for beside its workspace's.
+            "PYTHONPATH": "." if scenario.workflow == _RECIPE_CALLER else str(ROOT),
             "PYTHONSAFEPATH": "1",
             "PYTHONPYCACHEPREFIX": str(everything.parent / "compiled"),
         },

@@ -194,6 +194,14 @@ def test_two_calls_of_one_workflow_keep_apart(played: All) -> None:
     }
 
 
+def test_a_recipe_is_planned_run_and_judged_by_its_file(played: All) -> None:
+    """The plan, the session and the gate read it in the checkout of the team."""
+    plan, session, gate = (played["recipe"].leg(name) for name in ("plan", "cpu_recipe", "gate"))
+    assert "| cpu_recipe | ubuntu-24.04 | asked for by the workflow's caller |" in plan["summary"]
+    assert next(step["output"] for step in session["steps"] if step["name"] == "Run the session").startswith("nox -s cpu_recipe")
+    assert "24 equal, 16 not exercised here" in gate["summary"]
+
+
 def test_a_team_runs_its_own_megatron_at_one_commit(played: All) -> None:
     leg = played["caller"].leg("gpu_tp2")
     assert leg["runner"] == ["self-hosted", "linux", "gpus-2"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from megatron.core.transformer.enums import AttnBackend
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 from torch.nn import functional
 
+from validation.candidate.overlapped import FIELD
 from validation.candidate.typed import typed
 from validation.candidate.versions import fields
 from validation.case.case import Case
@@ -21,7 +23,19 @@ from validation.compare.precision import DTYPES
 
 def transformer_config(case: Case) -> MLATransformerConfig:
     """The configuration of the case's model, with every fusion off that would change what is computed."""
-    return MLATransformerConfig(**arguments(case))
+    return made(arguments(case))
+
+
+def made(wanted: Mapping[str, Any]) -> MLATransformerConfig:
+    """The configuration of these arguments.
+
+    For a schedule of parts megatron-core asks for half precision. In fp64, which it does not know, it is told of bf16 until it
+    has looked at the rest: the schedule is the same.
+    """
+    told = {"bf16": True} if wanted["params_dtype"] is torch.float64 and wanted.get(FIELD) else {}
+    found = MLATransformerConfig(**{**wanted, **told})
+    found.bf16 = wanted["bf16"]
+    return found
 
 
 def arguments(case: Case) -> dict[str, Any]:

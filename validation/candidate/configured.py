@@ -13,7 +13,7 @@ from typing import Any
 
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 
-from validation.candidate.config import arguments
+from validation.candidate.config import arguments, made
 from validation.case import fields, pipeline_layout
 from validation.case.case import Case
 from validation.case.errors import UsageError
@@ -46,7 +46,7 @@ def configured(case: Case, configure: Configure) -> Configured:
     that nothing would read.
     """
     given = arguments(case)
-    config = MLATransformerConfig(**given)
+    config = made(given)
     before = _state(config)
     configure(case, config)
     changed = {name: value for name, value in vars(config).items() if name not in before or not _same(value, before[name])}
@@ -90,12 +90,12 @@ def _derive(config: MLATransformerConfig, given: Mapping[str, Any], changed: Map
     """Have megatron-core make the configuration with the changes, and take over its fields. Returns why it refuses to."""
     wanted = {field.name: changed[field.name] for field in dataclasses.fields(config) if field.init and field.name in changed}
     try:
-        made = type(config)(**{**given, **wanted})
+        derived = made({**given, **wanted})
     except Exception as error:  # whatever a __post_init__ raises
         why = " ".join(str(error).split()) or type(error).__name__
         return f"the plugin sets {', '.join(_listed(wanted))}, and Megatron-Core refuses that: {why}"
     for field in dataclasses.fields(config):
-        setattr(config, field.name, getattr(made, field.name))
+        setattr(config, field.name, getattr(derived, field.name))
     return ""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state
+from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
 from torch.nn import functional
 
 from validation.candidate import step
@@ -75,6 +76,12 @@ def takes_padding(case: Case, chunk: Any) -> None:
             return given, {**named, "padding_mask": _AHEAD[index]}
 
         mtp_block(layer).mlp.register_forward_pre_hook(told, with_kwargs=True)
+
+
+def gathered_without_a_sum(case: Case, tokens: Callable[[], int]) -> None:
+    """Every rank has the whole gradient behind the gathered projection: the backward pass takes the rank's own part of it."""
+    names = vars(importlib.import_module("megatron.core.transformer.multi_token_prediction"))
+    names["all_gather_last_dim_from_tensor_parallel_region"] = gather_from_tensor_model_parallel_region
 
 
 def everywhere(name: str, sound: Any, changed: Any) -> None:

@@ -55,6 +55,38 @@ def loads_before_capacity(case: Case, tokens: Callable[[], int]) -> None:
     TopKRouter._apply_expert_bias = applied
 
 
+def balanced_by_scores(case: Case, tokens: Callable[[], int]) -> None:
+    """Balancing losses that are handed the router's own choice take the experts with the largest scores in its place."""
+    names = vars(importlib.import_module("megatron.core.transformer.moe.router"))
+    choose = names["topk_softmax_with_capacity"]
+    chosen: dict[str, torch.Tensor] = {}
+
+    def choosing(*given: Any, **named: Any) -> tuple[torch.Tensor, ...]:
+        found: tuple[torch.Tensor, ...] = choose(*given, **named)
+        chosen.update(routing_map=found[1], tokens_per_expert=found[2])
+        return found
+
+    def balancing(sound: Callable[..., torch.Tensor], argument: str) -> Callable[..., torch.Tensor]:
+        def balanced(probs: torch.Tensor, topk: int, **named: Any) -> torch.Tensor:
+            if named[argument] is chosen[argument]:
+                largest = torch.zeros_like(probs, dtype=torch.bool).scatter(1, probs.topk(topk, dim=1).indices, value=True)
+                named[argument] = largest if argument == "routing_map" else largest.sum(dim=0)
+            return sound(probs=probs, topk=topk, **named)
+
+        return balanced
+
+    names["topk_softmax_with_capacity"] = choosing
+    for loss, argument in _COUNTED_BY.items():
+        names[loss] = balancing(names[loss], argument)
+
+
+_COUNTED_BY = {
+    "sequence_load_balancing_loss_func": "routing_map",
+    "switch_load_balancing_loss_func": "tokens_per_expert",
+}
+"""What each balancing loss of 0.12 counts the experts by."""
+
+
 def outputs_kept_while_sent(case: Case, tokens: Callable[[], int]) -> None:
     """What is sent is a second tensor of the same memory, which the request keeps until it has gone."""
     names = vars(importlib.import_module("megatron.core.pipeline_parallel.p2p_communication"))

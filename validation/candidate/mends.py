@@ -290,6 +290,8 @@ MENDS = {
     "balancing-losses-per-token": Mend(_balancing_times(_lost_per_token)),
     "balancing-losses-of-masked-tokens": Mend(_balancing_times(_counted_share)),
     "balancing-losses-under-context-parallelism": Mend(_balancing_times(lambda case, tokens: float(case.layout.cp))),
+    "balancing-by-biased-choice": Mend(mended_switches.balanced_by_scores),
+    "mtp-gradient-times-tp": Mend(mended_mtp.gathered_without_a_sum),
     "mtp-takes-the-next-document": Mend(mended_mtp.within_documents),
     "mtp-layers-count-padding": Mend(mended_mtp.told_of_padding, wrapped=mended_mtp.takes_padding),
     "mtp-padding-moved-in-parts": Mend(mended_mtp.told_of_padding, wrapped=mended_mtp.takes_padding),

@@ -34,7 +34,7 @@ class _NoStream:
     def wait_stream(self, stream: Any) -> None:
         """Nothing runs out of order."""
 
-    wait_event = wait_stream
+    wait_event = wait = record = wait_stream
 
     def synchronize(self) -> None:
         """Nothing is pending."""
@@ -55,6 +55,7 @@ def _cpu_device() -> None:
 def _cpu_streams() -> None:
     """The alltoall dispatcher makes CUDA streams, pipeline communication waits for them, recomputation saves CUDA's seed.
 
+    The schedule behind `overlap_moe_expert_parallel_comm` names its parts for a profiler, and they wait for events.
     Since 0.20 pipeline communication asks whether a CUDA graph is being captured, which torch's CPU build cannot answer.
 
     https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/transformer/moe/token_dispatcher.py
@@ -63,6 +64,10 @@ def _cpu_streams() -> None:
     """
     cuda: Any = torch.cuda
     cuda.Stream = _NoStream
+    cuda.Event = _NoStream
+    cuda.stream = lambda stream: contextlib.nullcontext()
+    torch.Tensor.record_stream = lambda tensor, stream: None  # type: ignore[assignment,method-assign]
+    cuda.nvtx.range_push = cuda.nvtx.range_pop = lambda *args: None
     cuda.current_stream = lambda *args, **kwargs: _NoStream()
     cuda.synchronize = lambda *args, **kwargs: None
     cuda.is_current_stream_capturing = lambda: False

@@ -12,6 +12,7 @@ from megatron.core.models.gpt import GPTModel
 from validation.candidate.dispatched import Dispatched, Rows, rows_of
 from validation.candidate.isolation import View, in_place_of
 from validation.candidate.mtp import MtpLosses
+from validation.candidate.overlapped import Plans, overlaps
 from validation.candidate.place import Place
 from validation.candidate.recorder import Recorder
 from validation.candidate.replay import Choices
@@ -75,6 +76,7 @@ class ProbedChunk:
         # Then experts are filled up to their capacity with further tokens, each with the weight 0, a constant.
         self._padded = bool(case.training.effective("model").get("moe_pad_expert_input_to_capacity"))
         self._mtp_losses = MtpLosses(divisor)
+        self._plans = Plans(chunk, self._planned, self._at) if overlaps(case) else None
         chunk.register_forward_pre_hook(self._enter)
         every = [f"layers.{layer}.mtp" for layer in case.model.mtp_layers]
         mtp = every if chunk.mtp_process else []
@@ -90,6 +92,8 @@ class ProbedChunk:
             chunk.output_layer.register_forward_hook(self._outputs([*(f"{prefix}.logits" for prefix in every), "logits"]))
             self._watch_mtp_losses(chunk, every)
             chunk.register_forward_hook(self._token_loss)
+            if self._plans is not None:
+                self._plans.watch_losses(chunk, lambda losses: self._token_loss(chunk, (), losses))
         if mtp:
             self._watch_mtp(chunk, mtp)
         chunk.register_forward_hook(self._leave)
@@ -115,6 +119,17 @@ class ProbedChunk:
     def _enter(self, module: Any, arguments: Any) -> None:
         self._micro_batch, self._running = self._micro_batch + 1, True
         self._calls.clear()
+
+    def _planned(self) -> int:
+        """Of schedules of parts: the next micro-batch, which is computed bit by bit."""
+        self._enter(None, ())
+        self._running = False
+        return self._micro_batch
+
+    def _at(self, micro_batch: int | None) -> None:
+        """A part of this micro-batch computes forward, or none does."""
+        self._running = micro_batch is not None
+        self._micro_batch = self._micro_batch if micro_batch is None else micro_batch
 
     def _leave(self, module: Any, arguments: Any, output: Any) -> None:
         self._running = False
@@ -277,6 +292,8 @@ class ProbedChunk:
         # The norm that would follow is recomputed on a copy, which half of the gradient passes by; this one is none.
         residual = self._input(f"{prefix}.attention.residual")
         layer.pre_cross_attn_layernorm.register_forward_pre_hook(residual, with_kwargs=True)
+        if self._plans is not None:
+            self._plans.watch_layer(layer, f"{prefix}.output", "" if dense else f"{prefix}.moe.output", self._record)
         if not dense:
             self._watch_experts(layer.mlp, f"{prefix}.moe")
 

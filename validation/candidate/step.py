@@ -113,7 +113,10 @@ def attention_mask(case: Case, given: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def called(case: Case, model: Any, given: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The forward pass of one micro-batch: token losses, or hidden states where the model has no output head."""
+    """The forward pass of one micro-batch: token losses, or hidden states where the model has no output head.
+
+    `model` may be its method that makes a plan of the pass.
+    """
     output: torch.Tensor = model(
         given["tokens"],
         given["positions"],
@@ -152,7 +155,8 @@ def _padding_mask(case: Case, model: Any, padding: torch.Tensor) -> torch.Tensor
 
 
 def _unwrapped(model: Any) -> Any:
-    """The model chunk in what is around it. megatron-core's own unwrap_model is not in 0.13."""
+    """The model chunk in what is around it, or whose method it is. megatron-core's own unwrap_model is not in 0.13."""
+    model = getattr(model, "__self__", model)
     while hasattr(model, "module"):
         model = model.module
     return model
@@ -166,9 +170,9 @@ def run_step(case: Case, chunks: list[DistributedDataParallel], batch: Path, ste
     alone = alone or case.upto == FORWARD
     losses = Losses(case)
 
-    def forward_step(data: Iterator[dict[str, torch.Tensor]], model: Any) -> Any:
+    def forward_step(data: Iterator[dict[str, torch.Tensor]], model: Any, return_schedule_plan: bool = False) -> Any:
         given = next(data)
-        output = called(case, model, given)
+        output = called(case, model.build_schedule_plan if return_schedule_plan else model, given)
         return output, lambda output: losses.add(output, given["mask"])
 
     for chunk in () if alone else chunks:

@@ -42,13 +42,21 @@ _MAY_BE_ZERO = ("n_shared_experts", "first_k_dense_replace", "num_nextn_predict_
 
 
 def check(
-    case: Case, *, max_ranks: int, gpus: int | None, memory: int | None, card: int | None = None, share: int | None = None
+    case: Case,
+    *,
+    max_ranks: int,
+    gpus: int | None,
+    memory: int | None,
+    card: int | None = None,
+    share: int | None = None,
+    taken: int = 0,
 ) -> None:
     """Returns when the case can run here.
 
     `max_ranks` is the most processes to start on the CPU, `gpus` the GPUs of this machine, `memory` its available bytes and
-    `card` those of its fullest GPU (None: unknown, not checked), `share` the most ranks that may share a GPU (None: any
-    number). Raises UsageError for an impossible case and EnvironmentMissing for what this machine lacks.
+    `card` those of its fullest GPU (None: unknown, not checked), of which other processes have `taken`, `share` the most ranks
+    that may share a GPU (None: any number). Raises UsageError for an impossible case and EnvironmentMissing for what this
+    machine lacks.
     """
     for rule in RULES:
         if sentence := rule(case):
@@ -62,7 +70,7 @@ def check(
     if sentence is None and memory is not None:
         sentence = memory_.shortage(case, memory)
     if sentence is None and card is not None and gpus and not case.on_cpu:
-        sentence = remedies.shortage(case, card, gpus, RULES)
+        sentence = remedies.shortage(case, card, gpus, RULES, taken)
     if sentence:
         raise EnvironmentMissing(sentence)
 

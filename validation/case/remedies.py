@@ -10,8 +10,11 @@ from validation.case.memory import GIB, estimate
 from validation.case.suggestions import join
 
 
-def shortage(case: Case, card: int, gpus: int, rules: Sequence[Callable[[Case], str | None]]) -> str | None:
-    """The sentence to say when `card` bytes on the fullest of so many GPUs are not enough for the case, else None."""
+def shortage(case: Case, card: int, gpus: int, rules: Sequence[Callable[[Case], str | None]], taken: int = 0) -> str | None:
+    """The sentence to say when `card` bytes on the fullest of so many GPUs are not enough for the case, else None.
+
+    `taken` are the bytes that other processes have of that GPU.
+    """
     found = estimate(case, gpus)
     if found.card <= card:
         return None
@@ -19,8 +22,12 @@ def shortage(case: Case, card: int, gpus: int, rules: Sequence[Callable[[Case], 
     shared = f", {sharing} ranks on a card" if case.transport == "staged" and sharing > 1 else ""
     return (
         f"{case.title} needs about {_gib(found.card)} of GPU memory ({_gib(found.rank)} for a rank{shared}) and {_gib(card)} "
-        f"are free; {remedies(case, gpus, rules)}"
+        f"are free; {_others(taken) if found.card <= card + taken else ''}{remedies(case, gpus, rules)}"
     )
+
+
+def _others(taken: int) -> str:
+    return f"other processes have {_gib(taken)} of the GPU, and `nvidia-smi` names them; end them, or else "
 
 
 def remedies(

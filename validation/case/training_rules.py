@@ -65,13 +65,6 @@ def gradients_overflow_in_fp16(case: Case) -> str | None:
     return None
 
 
-def steps_are_of_torchs_kernels(case: Case) -> str | None:
-    """Transformer Engine has an AdamW of its own, and joins norms with the layers behind them."""
-    if not case.training.steps or not case.uses_te:
-        return None
-    return "optimizer steps with Transformer Engine are not compared; leave out --steps, or --implementation local"
-
-
 def isolated_cases_take_no_steps(case: Case) -> str | None:
     """An optimizer step is no module, and the forward pass of the next one is not compared."""
     if not (case.isolated and case.training.steps):
@@ -105,7 +98,6 @@ RULES = (
     known_options,
     streamed_layers_stand_alone,
     gradients_overflow_in_fp16,
-    steps_are_of_torchs_kernels,
     isolated_cases_take_no_steps,
     stages_fit,
     grouped_experts_need_kernels,

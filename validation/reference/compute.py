@@ -106,8 +106,13 @@ class _Models:
 
 
 def _write(case: Case, folder: Path, device: torch.device, progress: Progress) -> dict[str, Any]:
-    start = time.monotonic()
-    progress("weights")
+    start, begun = time.monotonic(), list[tuple[str, float]]()
+
+    def timed(said: str) -> None:
+        begun.append((said, time.monotonic()))
+        progress(said)
+
+    timed("weights")
     checkpoint, digest = _weights(case, folder)
     batches = [make_batch(case, step) for step in range(max(1, case.training.steps))]
     written = [*batches, evaluated(case)] if case.training.steps else batches
@@ -115,13 +120,15 @@ def _write(case: Case, folder: Path, device: torch.device, progress: Progress) -
     save_file(tensors, folder / "batch.safetensors")
     settings = make_deterministic()
     on_device = [batch.to(device) for batch in batches]
-    more = _computed(case, checkpoint, on_device, folder, progress)
+    more = _computed(case, checkpoint, on_device, folder, timed)
+    ends = [when for _, when in begun[1:]] + [time.monotonic()]
     return {
         "weights_digest": digest,
         "keys": len(checkpoint.keys()),
         "unused": checkpoint.unused(),
         "set_aside": dict(checkpoint.set_aside),
         "reference_seconds": round(time.monotonic() - start, 3),
+        "reference_phases": [(said, round(end - when, 3)) for (said, when), end in zip(begun, ends, strict=True)],
         "attention": reference_model.ATTENTION,
         "experts": reference_model.EXPERTS_IMPLEMENTATION,
         **settings,
@@ -231,15 +238,16 @@ def _truth_and_floor(
             models.forget_gradients()
             isolation = Isolation(recording.forward, recording.gradients, scale, variant.move) if case.isolated else None
             steps = Steps(models.hf, models.mtp, case)
-            with reference_model.varied(models.hf, variant), _quantising(models, recipe), steps.loads.counting(batch):
-                found = models.record(batch, progress, Recording(chosen, isolation), scale)
-            if isolation is not None:
-                models.record_experts(chosen, isolation, found, early=variant.experts != "eager")
-            floor.add(found.forward.items())
-            floor.add(gradients_of(found, models.gradients()), scale)
-            if steps_follow:
-                with reference_model.varied(models.hf, variant):
+            with reference_model.varied(models.hf, variant), _quantising(models, recipe):
+                with steps.loads.counting(batch):
+                    found = models.record(batch, progress, Recording(chosen, isolation), scale)
+                if isolation is not None:
+                    models.record_experts(chosen, isolation, found, early=variant.experts != "eager")
+                floor.add(found.forward.items())
+                floor.add(gradients_of(found, models.gradients()), scale)
+                if steps_follow:
                     step_floor.rounded_steps(steps, later, further, functools.partial(models.quietly, scale=scale), scale)
+            if steps_follow:
                 floor.add((f"{STEPS}{key}", value) for key, value in steps.kept.items())
                 models = _Models.build(case, checkpoint, Precision(dtype, dtype), device)
     if steps_follow:

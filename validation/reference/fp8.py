@@ -8,8 +8,8 @@ Engine 2.11 (transformer_engine/pytorch/quantization.py, common/recipe/recipe_co
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -58,22 +58,29 @@ def in_blocks(tensor: torch.Tensor, dtype: torch.dtype, rows: int, columns: int)
 
 
 class Recipe(Protocol):
-    """How what a product is given is quantised. `parts` says which micro-batch each row is of, where that matters."""
+    """How what a product is given is quantised.
+
+    `parts` says which micro-batch each row is of, where that matters. `of` says which product it is, to a recipe that takes
+    something from one step into the next.
+    """
 
     @property
     def name(self) -> str:
         """As reports write it."""
 
+    def begin(self) -> Recipe:
+        """The same for a run of its own, which has seen nothing yet."""
+
     def parts(self, rows: int, device: torch.device) -> torch.Tensor | None:
         """The micro-batch of each row of so many, of whole sequences one after the other."""
 
-    def given(self, tensor: torch.Tensor, parts: torch.Tensor | None) -> Both:
+    def given(self, tensor: torch.Tensor, parts: torch.Tensor | None, of: Hashable = None) -> Both:
         """An input, [rows, in], for the output and for the weight's gradient."""
 
-    def weight(self, tensor: torch.Tensor) -> torch.Tensor:
+    def weight(self, tensor: torch.Tensor, of: Hashable = None) -> torch.Tensor:
         """A weight, [out, in], for the output and for the input's gradient."""
 
-    def gradient(self, tensor: torch.Tensor, parts: torch.Tensor | None) -> Both:
+    def gradient(self, tensor: torch.Tensor, parts: torch.Tensor | None, of: Hashable = None) -> Both:
         """An output's gradient, [rows, out], for the input's gradient and for the weight's."""
 
 
@@ -81,15 +88,21 @@ class Recipe(Protocol):
 class Delayed:
     """One scale a tensor: 1 in the first micro-batch, which has no history, then by the largest magnitude of the one before.
 
-    megatron-core quantises weights in the first micro-batch and keeps them for the others.
+    megatron-core quantises weights in the first micro-batch of a step and keeps them for the others. `left` has the scale that
+    the last micro-batch so far has left for the next one, by product and role: a further step begins with it.
     """
 
     micro_batches: int = 1
+    left: dict[tuple[Hashable, str], float] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def name(self) -> str:
         """As reports write it."""
         return "delayed scaling, " + (f"{self.micro_batches} micro-batches" if self.micro_batches > 1 else "one micro-batch")
+
+    def begin(self) -> Delayed:
+        """Scales of 1 for every product."""
+        return replace(self, left={})
 
     def parts(self, rows: int, device: torch.device) -> torch.Tensor | None:
         """Equal shares."""
@@ -97,26 +110,34 @@ class Delayed:
             return None
         return torch.arange(self.micro_batches, device=device).repeat_interleave(rows // self.micro_batches)
 
-    def given(self, tensor: torch.Tensor, parts: torch.Tensor | None) -> Both:
+    def given(self, tensor: torch.Tensor, parts: torch.Tensor | None, of: Hashable = None) -> Both:
         """The same for both."""
-        found = quantised(tensor, E4M3, self._scales(tensor, E4M3, parts))
+        found = quantised(tensor, E4M3, self._scales(tensor, E4M3, parts, (of, "given")))
         return found, found
 
-    def weight(self, tensor: torch.Tensor) -> torch.Tensor:
-        """With a scale of 1."""
-        return quantised(tensor, E4M3)
+    def weight(self, tensor: torch.Tensor, of: Hashable = None) -> torch.Tensor:
+        """With a scale of 1 in the first step, and by the weight of the step before in the others."""
+        return quantised(tensor, E4M3, self._scales(tensor, E4M3, None, (of, "weight")))
 
-    def gradient(self, tensor: torch.Tensor, parts: torch.Tensor | None) -> Both:
+    def gradient(self, tensor: torch.Tensor, parts: torch.Tensor | None, of: Hashable = None) -> Both:
         """The same for both, with more range and less precision."""
-        found = quantised(tensor, E5M2, self._scales(tensor, E5M2, parts))
+        found = quantised(tensor, E5M2, self._scales(tensor, E5M2, parts, (of, "gradient")))
         return found, found
 
-    def _scales(self, tensor: torch.Tensor, dtype: torch.dtype, parts: torch.Tensor | None) -> torch.Tensor:
-        """Those of each row."""
-        scale, scales = 1.0, torch.ones(len(tensor), 1, device=tensor.device)
-        for part in range(1, self.micro_batches if parts is not None else 1):
-            scale = delayed_scale(tensor[parts == part - 1], dtype, scale)
-            scales[parts == part] = scale
+    def _scales(
+        self, tensor: torch.Tensor, dtype: torch.dtype, parts: torch.Tensor | None, role: tuple[Hashable, str]
+    ) -> torch.Tensor:
+        """Those of each row, [rows, 1]; notes what the last micro-batch leaves."""
+        scale = self.left.get(role, 1.0)
+        scales = torch.full((len(tensor), 1), scale, device=tensor.device)
+        if parts is None:
+            self.left[role] = delayed_scale(tensor, dtype, scale)
+            return scales
+        for part in range(self.micro_batches):
+            rows = parts == part
+            scales[rows] = scale
+            scale = delayed_scale(tensor[rows], dtype, scale)
+        self.left[role] = scale
         return scales
 
 
@@ -129,15 +150,19 @@ class Blockwise:
         """As reports write it."""
         return "block scaling"
 
+    def begin(self) -> Blockwise:
+        """The same: nothing is kept."""
+        return self
+
     def parts(self, rows: int, device: torch.device) -> torch.Tensor | None:
         """Nothing is kept from one micro-batch for the next."""
         return None
 
-    def given(self, tensor: torch.Tensor, parts: torch.Tensor | None) -> Both:
+    def given(self, tensor: torch.Tensor, parts: torch.Tensor | None, of: Hashable = None) -> Both:
         """Along a row for the output, along a column for the weight's gradient."""
         return in_blocks(tensor, E4M3, 1, BLOCK), in_blocks(tensor, E4M3, BLOCK, 1)
 
-    def weight(self, tensor: torch.Tensor) -> torch.Tensor:
+    def weight(self, tensor: torch.Tensor, of: Hashable = None) -> torch.Tensor:
         """In squares, which are the same for both."""
         return in_blocks(tensor, E4M3, BLOCK, BLOCK)
 
@@ -160,27 +185,32 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, tensor: torch.Tensor, weight: torch.Tensor, recipe: Recipe, parts: torch.Tensor | None
+        ctx: Any, tensor: torch.Tensor, weight: torch.Tensor, recipe: Recipe, parts: torch.Tensor | None, of: Hashable
     ) -> torch.Tensor:
-        for_output, for_weight = recipe.given(tensor, parts)
-        held = recipe.weight(weight)
+        for_output, for_weight = recipe.given(tensor, parts, of)
+        held = recipe.weight(weight, of)
         ctx.save_for_backward(for_weight, held)
-        ctx.recipe, ctx.parts, ctx.dtypes = recipe, parts, (tensor.dtype, weight.dtype)
+        ctx.recipe, ctx.parts, ctx.of, ctx.dtypes = recipe, parts, of, (tensor.dtype, weight.dtype)
         return (for_output @ held.t()).to(tensor.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         given, weight = ctx.saved_tensors
-        for_input, for_weight = ctx.recipe.gradient(gradient, ctx.parts)
+        for_input, for_weight = ctx.recipe.gradient(gradient, ctx.parts, ctx.of)
         of_tensor, of_weight = ctx.dtypes
-        return (for_input @ weight).to(of_tensor), (for_weight.t() @ given).to(of_weight), None, None
+        return (for_input @ weight).to(of_tensor), (for_weight.t() @ given).to(of_weight), None, None, None
 
 
-def product(tensor: torch.Tensor, weight: torch.Tensor, recipe: Recipe, parts: torch.Tensor | None = None) -> torch.Tensor:
-    """`functional.linear` as Transformer Engine computes it under `recipe`. Without `parts`, of whole sequences in order."""
+def product(
+    tensor: torch.Tensor, weight: torch.Tensor, recipe: Recipe, parts: torch.Tensor | None = None, of: Hashable = None
+) -> torch.Tensor:
+    """`functional.linear` as Transformer Engine computes it under `recipe`. Without `parts`, of whole sequences in order.
+
+    Without `of` it is the product of this very weight.
+    """
     rows = tensor.reshape(-1, tensor.shape[-1])
     parts = recipe.parts(len(rows), rows.device) if parts is None else parts
-    found: torch.Tensor = _Product.apply(rows, weight, recipe, parts)
+    found: torch.Tensor = _Product.apply(rows, weight, recipe, parts, id(weight) if of is None else of)
     return found.view(*tensor.shape[:-1], len(weight))
 
 
@@ -205,8 +235,9 @@ def computing_with(recipe: Recipe, layers: Iterable[torch.nn.Module]) -> Iterato
     """Within it the linear modules and the experts of these layers compute under `recipe`.
 
     Embedding, routers, attention and output head stay as they are: megatron-core's are none of Transformer Engine's linear
-    layers.
+    layers. A recipe starts anew: what one step leaves for the next stays within.
     """
+    recipe = recipe.begin()
     modules: list[Any] = [module for layer in layers for module in layer.modules()]
     # Layers of multi-token prediction have a configuration of their own.
     experts = {id(module.config): module.config for module in modules if hasattr(module, "gate_up_proj")}.values()
@@ -232,9 +263,9 @@ def _experts(module: Any, hidden_states: torch.Tensor, top_k_index: torch.Tensor
         if not len(tokens):
             continue
         own = None if parts is None else parts[tokens]
-        gate, up = product(hidden_states[tokens], weights[0], recipe, own).chunk(2, dim=-1)
-        inner = module.act_fn(gate) * up * top_k_weights[tokens, places, None]
-        combined.index_add_(0, tokens, product(inner.to(combined.dtype), weights[1], recipe, own))
+        gate, up = product(hidden_states[tokens], weights[0], recipe, own, (id(module), expert, "up")).chunk(2, dim=-1)
+        inner, down = module.act_fn(gate) * up * top_k_weights[tokens, places, None], (id(module), expert, "down")
+        combined.index_add_(0, tokens, product(inner.to(combined.dtype), weights[1], recipe, own, down))
     return combined
 
 

@@ -23,10 +23,13 @@ _WORDS = re.compile(
             *("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED"),
             *("[Cc]onnection (closed|reset|refused)", "Broken pipe", "[Tt]imed out", "[Tt]imeout"),
             *("busy or unavailable", "ECC error", "NCCL error", "No CUDA GPUs are available", "no CUDA-capable device"),
+            *("CUDA error: unknown error", "uncorrectable NVLink error", "driver shutting down", "context is destroyed"),
         )
     )
 )
 """What of torch is a plain RuntimeError: gloo's collectives, CUDA's own errors, the host's allocator."""
+_LACKS = re.compile("unsupported display driver|driver version is insufficient|no kernel image is available")
+"""What CUDA says of a driver or a torch that is not for this GPU."""
 
 
 def exit_code(error: BaseException) -> ExitCode:
@@ -34,7 +37,8 @@ def exit_code(error: BaseException) -> ExitCode:
     own = getattr(error, "exit_code", None)
     if own is not None:
         return ExitCode(own)
-    if exhausted.told(error) or absent.lacking(error) is not None:
+    lacks = isinstance(error, RuntimeError) and _LACKS.search(str(error)) is not None
+    if lacks or exhausted.told(error) or absent.lacking(error) is not None:
         return ExitCode.ENVIRONMENT
     return ExitCode.INFRASTRUCTURE if _is_of_the_machine(error) else ExitCode.FAIL
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from dataclasses import replace
 
 from validation.case import disk, exhausted, tree
@@ -18,6 +19,18 @@ from validation.run.launch import Broken
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _SHARED_MEMORY = "/dev/shm"
+_LOST = "unknown error|uncorrectable|driver shutting down|context is destroyed|No CUDA GPUs|no CUDA-capable device"
+_OF_KERNELS = "device-side assert|illegal memory access|unspecified launch failure|misaligned address"
+_UNFIT = "unsupported display driver|driver version is insufficient"
+_OTHER_GPU = "or name another one in CUDA_VISIBLE_DEVICES"
+_OF_CUDA = {
+    "busy or unavailable": f"another process has this GPU for itself, and `nvidia-smi` names it; end it, {_OTHER_GPU}",
+    _LOST: f"the GPU has failed or is lost: the kernel's log (`dmesg`) has an Xid with the reason; reset it, {_OTHER_GPU}",
+    _OF_KERNELS: "a kernel of the code under test failed, and CUDA says so at a later call; CUDA_LAUNCH_BLOCKING=1 shows where",
+    _UNFIT: f"the driver does not fit this torch; `{tree.VALIDATION} doctor` shows both",
+    "no kernel image is available": "torch, or an extension, is not built for this GPU; install one that is",
+}
+"""What CUDA says, as a pattern, and what to do."""
 _NO_ATTENTION = "No dot product attention backend"
 
 
@@ -29,6 +42,8 @@ def explained(case: Case, broken: Broken, in_ranks: bool = True) -> Broken:
         first, count, takes = broken.sentence.splitlines()[0].rstrip("."), max(1, gpus()), ranks_need if in_ranks else needed
         estimated = f"the estimate for {'the ranks' if in_ranks else 'the reference'} was {takes(case, count) / GIB:.1f} GiB"
         return replace(broken, sentence=f"{first}; {estimated}; {remedies(case, count, RULES, takes)}")
+    if help_ := _with_cuda(broken.sentence):
+        return replace(broken, sentence=f"{broken.sentence.splitlines()[0].rstrip('.')}; {help_}")
     if case.uses_te and _NO_ATTENTION in broken.sentence:
         sentence = (
             f"Transformer Engine has no attention of the kind that {case.implementation} asks for here, in {case.precision} "
@@ -36,6 +51,11 @@ def explained(case: Case, broken: Broken, in_ranks: bool = True) -> Broken:
         )
         return replace(broken, sentence=sentence, exit_code=ExitCode.ENVIRONMENT)
     return _without_transformer_engine(broken) if _suspected(case, broken) else broken
+
+
+def _with_cuda(said: str) -> str | None:
+    """What to do about an error of CUDA's."""
+    return next((help_ for words, help_ in _OF_CUDA.items() if re.search(words, said)), None) if "CUDA" in said else None
 
 
 def _of_machine(case: Case, said: str, words: str, in_ranks: bool) -> str:

@@ -48,6 +48,7 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> Settings:
 def check_cases(settings: Settings) -> None:
     """What makes a case impossible, on every node alike. Raises UsageError or EnvironmentMissing."""
     memory, cards = available_memory(), visible_gpus()
+    fullest = min(cards, key=lambda card: card.free, default=None)
     nodes = settings.place.count
     for case in settings.cases:
         _refuse_what_nodes_cannot_share(case, nodes)
@@ -58,7 +59,8 @@ def check_cases(settings: Settings) -> None:
             max_ranks=settings.max_ranks * nodes,
             gpus=found and found * nodes,
             memory=memory and memory * nodes,
-            card=min((card.free for card in cards), default=None),
+            card=fullest.free if fullest else None,
+            taken=fullest.total - fullest.free if fullest else 0,
             share=settings.share_gpu,
         )
 
@@ -86,7 +88,7 @@ def _refuse_what_nodes_cannot_share(case: Case, nodes: int) -> None:
 def _find_code(settings: Settings) -> None:
     """What the ranks run, and what they run it on."""
     if not settings.cases[0].on_cpu:
-        cuda.check()
+        cuda.check(settings.cases[0].transport)
         for fp8 in {case.training.fp8 for case in settings.cases}:
             cuda.check_fp8(fp8)
     _find_implementation(settings.cases[0].implementation)

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +47,7 @@ class Ended(Exception):
 
 
 class RankReport:
-    """The files of one rank: `rank-0.json` (findings), `.error` (what it raised), `.stacks`, `.pid`, and `progress`."""
+    """The files of one rank: `rank-0.json` (findings), `.error` (what it raised), `.stacks`, `.pid`, `progress` and `times`."""
 
     def __init__(self, folder: Path, rank: int) -> None:
         self._folder, self.rank = folder, rank
@@ -60,12 +61,14 @@ class RankReport:
         return self._folder / name
 
     def progress(self, step: str) -> None:
-        """Say what this rank is doing; the last line is what it was doing when it stopped."""
-        with self.path("progress").open("a") as file:
-            file.write(step + "\n")
+        """Say what this rank is doing; the last line is what it was doing when it stopped. `times` has since when."""
+        for kind, line in (("progress", step), ("times", f"{time.monotonic():.3f} {step}")):
+            with self.path(kind).open("a") as file:
+                file.write(f"{line}\n")
 
     def write(self, findings: dict[str, Any]) -> None:
         """Leave the findings, whole or not at all."""
+        self.progress("the end")
         self._leave("json", findings)
 
     def _leave(self, kind: str, what: dict[str, Any]) -> None:

@@ -203,7 +203,7 @@ def _seen(settings: Settings, folder: Path) -> dict[Case, Seen | str]:
             runner.start([case], plugin_of(keys[case]))
         for case in listed:
             result = runner.result(case, plugin_of(keys[case]))
-            left = _of_files(sorted(folder.glob(f"{keys[case]}-*.json")))
+            left = read_traces(sorted(folder.glob(f"{keys[case]}-*.json")))
             found[case] = (
                 left if left and not result.broken else result.broken.sentence if result.broken else "it left no trace"
             )
@@ -214,7 +214,8 @@ def _seen(settings: Settings, folder: Path) -> dict[Case, Seen | str]:
     return found
 
 
-def _of_files(paths: Sequence[Path]) -> Seen | None:
+def read_traces(paths: Sequence[Path]) -> Seen | None:
+    """What the ranks of one case have left in these files; None if there is no file."""
     if not paths:
         return None
     data = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
