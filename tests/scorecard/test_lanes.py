@@ -109,7 +109,7 @@ def test_a_record_of_another_machine_is_not_mixed(tmp_path: Path) -> None:
     path = tmp_path / "kept.json"
     Record(path, "a machine").add(A02)
     with pytest.raises(UsageError, match="measure all of them"):
-        Record(path, "another").add(A13)
+        Record(path, "another")
     path.write_text("{}", encoding="utf-8")
     with pytest.raises(UsageError, match=r"--record .*kept.json: no record of this command"):
         Record(path, "a machine")
@@ -137,8 +137,9 @@ def test_the_section_tells_what_is_hidden_what_is_seen_elsewhere_and_what_cannot
     assert "- A16, missed: the softmax is scaled by mscale squared times 1.56. Not explained." in text
     assert "0 of 1 cases without a fault fail (9 checks)." in text
     assert "- B01, B02, B09, B11: Transformer Engine makes its causal mask itself" in text
-    cells = [lane_page.cell(one, measured) for one in (A02, HIDDEN, elsewhere, replace(A02, fault="A01"))]
-    assert cells == ["caught 2", "missed 0.9", "caught 2, at B Check", "no case"]
+    others = (replace(A02, fault="A01"), replace(A02, fault="D13"))
+    cells = [lane_page.cell(one, TE, measured) for one in (A02, HIDDEN, elsewhere, *others)]
+    assert cells == ["caught 2", "missed 0.9", "caught 2, at B Check", "not run", "no case"]
 
 
 def test_what_is_kept_comes_back(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ The same faults in cases of implementation `{implementation}` in {precision}. Th
 {command}
 ```
 
-It was run on {machine}, in {seconds:.0f} s. A case here can have {count} of the {every} faults.
+It was run on {machine}, in {seconds:.0f} s. A case here can have {possible} of the {every} faults; {count} were run.
 
 Below fp64 a check allows twice what rounding does (its [floor](decisions/0001-tolerance.md)). A fault that is smaller than that
 is hidden. Its size is its relative error where its file puts it, mostly in fp64.
@@ -55,6 +55,7 @@ def section(lane: Lane, measured: Measured, own: Measured) -> str:
         command=command(lane),
         machine=measured.machine,
         seconds=measured.seconds,
+        possible=sum(not lane.refusal(catalogue.find(one.fault), one.layout) for one in own.outcomes),
         count=len(measured.outcomes),
         every=len(own.outcomes),
     )
@@ -69,11 +70,11 @@ def section(lane: Lane, measured: Measured, own: Measured) -> str:
     return head + "\n".join(part for part in parts if part)
 
 
-def cell(one: Outcome, measured: Measured) -> str:
+def cell(one: Outcome, lane: Lane, measured: Measured) -> str:
     """What came of a fault there."""
     found = next((other for other in measured.outcomes if (other.fault, other.layout) == (one.fault, one.layout)), None)
     if found is None:
-        return "no case"
+        return "no case" if lane.refusal(catalogue.find(one.fault), one.layout) else "not run"
     times = f" {found.error / found.limit:.1g}" if found.limit > 0 and math.isfinite(found.error) else ""
     if not found.caught:
         return f"{found.status}{times}"

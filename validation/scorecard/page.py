@@ -186,7 +186,7 @@ def _of_fault(one: Outcome, lanes: Mapping[Lane, Measured]) -> str:
     name = f"[{one.fault}](../validation/faults/catalogue/{one.fault.lower()}.py)"
     links = " ".join(f"[{number}]({source})" for number, source in enumerate(fault.sources, start=1))
     where = f"{one.layout}, {fault.precision}"
-    also = [lane_page.cell(one, found) for found in lanes.values()]
+    also = [lane_page.cell(one, lane, found) for lane, found in lanes.items()]
     shown = one.first or one.status
     return row([name, f"{fault.does} {links}", fault.kind, where, shown, *_numbers(one), _peers(one), *also])
 

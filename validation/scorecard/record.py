@@ -11,20 +11,22 @@ from pathlib import Path
 from validation.case.errors import UsageError
 from validation.scorecard.judge import BROKEN, Clean, Outcome
 from validation.scorecard.measured import Measured, load, saved
-from validation.scorecard.rows import joined
+from validation.scorecard.rows import joined, same
 from validation.scorecard.trial import Trial
 
 
 class Record:
     """The rows that a file holds and those of this run, written to the file with each new one; without a path nowhere.
 
-    `machine` says what runs, and must be what the file's rows were measured on. Raises UsageError where it is not, or where the
-    file is none.
+    `machine` says what runs, and must be what the file's rows were measured on. Raises UsageError if it is not, or if the file is
+    no record.
     """
 
     def __init__(self, path: Path | None, machine: str) -> None:
         self._path, self._start = path, time.monotonic()
         self._before = _read(path) if path is not None and path.exists() else Measured(machine, 0, (), ())
+        if path is not None and self._before.outcomes:
+            same(self._before.machine, machine)
         self.machine = machine
 
     @property

@@ -19,7 +19,7 @@ def joined(there: Measured | None, new: Measured) -> Measured:
     are of other versions.
     """
     there = there or replace(new, outcomes=(), clean=())
-    _same(there.machine, new.machine)
+    same(there.machine, new.machine)
     outcomes = {(one.fault, one.layout, one.bug): one for one in (*there.outcomes, *new.outcomes)}
     clean = _clean(there.clean, new.clean)
     order = [fault.id for fault in catalogue.faults()]
@@ -38,11 +38,12 @@ def _clean(there: Sequence[Clean], new: Sequence[Clean]) -> tuple[Clean, ...]:
 
 def diagnosed(there: diagnoses_page.Measured, new: diagnoses_page.Measured) -> diagnoses_page.Measured:
     """The same of diagnoses."""
-    _same(there.machine, new.machine)
+    same(there.machine, new.machine)
     found = {one.fault: one for one in (*there.found, *new.found)}
     return replace(there, found=tuple(found[fault.id] for fault in catalogue.faults() if fault.id in found))
 
 
-def _same(there: str, new: str) -> None:
+def same(there: str, new: str) -> None:
+    """Raises UsageError if rows of two runs were measured on different things."""
     if there != new:
         raise UsageError(f"the other rows were measured on {there}, and these on {new}; measure all of them")
