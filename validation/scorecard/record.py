@@ -18,8 +18,8 @@ from validation.scorecard.trial import Trial
 class Record:
     """The rows that a file holds and those of this run, written to the file with each new one; without a path nowhere.
 
-    `machine` says what runs, and must be what the file's rows were measured on. Raises UsageError if it is not, or if the file is
-    no record.
+    `machine` says what runs, and must be what the file's rows were measured on. Raises UsageError if it is not, or if the file
+    is no record.
     """
 
     def __init__(self, path: Path | None, machine: str) -> None:
