@@ -225,8 +225,9 @@ def _score(wanted: _Wanted, settings: Settings, facts: Mapping[str, str], writin
     for path in files(settings.results, wanted.tried):
         ASIDE.settle(path, {}, sys.maxsize)
     card = Scorecard(settings.results, facts, _groups(wanted.tried), wanted.sizes)
-    for there in (*before.clean, *before.outcomes):
-        card.add(there)
+    there: list[Clean | Outcome] = [*before.clean, *before.outcomes]
+    for one in there:
+        card.add(one)
     cases = len({trial.case for trial in wanted.left})
     sys.stdout.write(f"===== scorecard: {len(wanted.left)} faults in {cases} cases of preset tiny =====\n")
     sys.stdout.flush()

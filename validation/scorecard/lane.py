@@ -62,8 +62,8 @@ class Lane:
         case = replace(own, implementation=self.implementation, transport=self.transport, training=training, mended=())
         case = replace(case, precision=precision)
         preflight.check(case, max_ranks=8, gpus=case.layout.ranks, memory=None)
-        if reason := refusal(case):
-            raise UsageError(reason)
+        if ended := refusal(case):
+            raise UsageError(ended)
         return mended(case) if fault.without_bugs else case
 
     def refusal(self, fault: Fault, layout: str) -> str:
