@@ -98,10 +98,14 @@ def test_a_record_is_gone_on_from(tmp_path: Path) -> None:
         record.add(one)
     again = Record(path, "a machine")
     assert [trial.fault.id for trial in again.left(tried)] == ["A13", "A14"]
+    assert again.kept.outcomes == (A02,)
+    failing = Clean("b-case", 9, ("FAIL: x",))
+    again.add(failing)
+    assert failing not in again.kept.clean
     again.add(HIDDEN)
     found = load(path)
     assert found.outcomes == (A02, HIDDEN)
-    assert (found.machine, [one.case for one in found.clean]) == ("a machine", ["a-case"])
+    assert (found.machine, [one.case for one in found.clean]) == ("a machine", ["a-case", "b-case"])
     assert not list(tmp_path.glob("*.part"))
 
 

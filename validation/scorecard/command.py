@@ -221,7 +221,7 @@ class _Writing:
 
 def _score(wanted: _Wanted, settings: Settings, facts: Mapping[str, str], writing: _Writing | None) -> ExitCode:
     """Run them and tell what came of it, and of what the record has already."""
-    start, record, before = time.monotonic(), wanted.record, wanted.record.measured
+    start, record, before = time.monotonic(), wanted.record, wanted.record.kept
     for path in files(settings.results, wanted.tried):
         ASIDE.settle(path, {}, sys.maxsize)
     card = Scorecard(settings.results, facts, _groups(wanted.tried), wanted.sizes)

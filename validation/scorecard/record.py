@@ -30,13 +30,15 @@ class Record:
         self.machine = machine
 
     @property
-    def measured(self) -> Measured:
-        """All rows."""
-        return self._before
+    def kept(self) -> Measured:
+        """The rows that decide something; runs that broke and cases that fail by themselves are run again."""
+        outcomes = tuple(one for one in self._before.outcomes if one.status != BROKEN)
+        clean = tuple(one for one in self._before.clean if not (one.failing or one.says))
+        return replace(self._before, outcomes=outcomes, clean=clean)
 
     def left(self, tried: Sequence[Trial]) -> list[Trial]:
-        """Those that it holds no row of, or one of a run that broke."""
-        there = {(one.fault, one.layout, one.bug) for one in self._before.outcomes if one.status != BROKEN}
+        """Those of which no row is kept."""
+        there = {(one.fault, one.layout, one.bug) for one in self.kept.outcomes}
         return [trial for trial in tried if (trial.fault.id, trial.layout, trial.bug) not in there]
 
     def add(self, found: Clean | Outcome) -> None:
