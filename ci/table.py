@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar
 import yaml
 
 from ci import caller
-from validation.case import life, preflight, vocabulary
+from validation.case import inference, life, preflight, vocabulary
 from validation.case.arrangement import parse
 from validation.case.case import DEFAULT_SEED, ON_CPU, Case
 from validation.case.errors import UsageError
@@ -250,7 +250,7 @@ def _possible(row: Row, name: str) -> None:
         implementation=row.implementation,
         transport=row.transport,
         seed=DEFAULT_SEED,
-        batch_size=base.batch_size,
+        batch_size=inference.usual_batch_size(base.batch_size, layout, training),
         micro_batch_size=1,
         seq_length=base.seq_length,
         training=training,

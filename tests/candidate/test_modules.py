@@ -56,6 +56,16 @@ def test_a_mask_that_keeps_documents_apart_is_taken() -> None:
         torch.testing.assert_close(found[start:stop, row : row + 1], alone, rtol=1e-12, atol=1e-12)
 
 
+def test_padding_behind_a_packed_document_is_none_of_it() -> None:
+    """What the document's tokens attend to is what they attend to alone, wherever the documents begin."""
+    query, key, value = (tensor[:, 0] for tensor in inputs())
+    told = packing([0, 2, 4], cu_seqlens_q_padded=torch.tensor([0, 3, 6]), cu_seqlens_kv_padded=torch.tensor([0, 3, 6]))
+    found = attention()(query, key, value, packed_seq_params=told)
+    for start in (0, 3):
+        alone = attention()(*(tensor[start : start + 2, None] for tensor in (query, key, value)))
+        torch.testing.assert_close(found[start : start + 2], alone[:, 0], rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     "mask",
     [FORBIDDEN & False, FORBIDDEN.tril(3), FORBIDDEN[..., :3, :3], FORBIDDEN[..., :1], FORBIDDEN.double()],
@@ -103,14 +113,15 @@ def test_dropout_is_refused_while_training() -> None:
         ({"attention_bias": torch.zeros(())}, "a bias is given"),
         ({"packed_seq_params": packing([0, 3, 6], qkv_format="sbhd")}, "packed sequences of the format sbhd"),
         (
-            {"packed_seq_params": packing([0, 3, 6], cu_seqlens_q_padded=torch.tensor([0, 4, 8]))},
-            "thd have cu_seqlens_q_padded",
+            {"packed_seq_params": packing([0, 3, 5], cu_seqlens_q_padded=torch.tensor([0, 2, 6]))},
+            r"a packed sequence of 6 tokens end at \[0, 2, 6\]",
         ),
+        ({"packed_seq_params": packing([0, 3, 6], local_cp_size=2)}, "of the format thd have local_cp_size"),
         ({"packed_seq_params": packing([0, 3, 5])}, r"a packed sequence of 6 tokens end at \[0, 3, 5\]"),
         ({"packed_seq_params": packing([0, 3, 6], cu_seqlens_kv=torch.tensor([0, 2, 6]))}, "tokens end at"),
         ({"packed_seq_params": packing([0, 3, 6]), "attn_mask_type": AttnMaskType.no_mask}, "the mask's type is no_mask"),
     ],
-    ids=["bias", "format", "padded", "short", "other keys", "no mask"],
+    ids=["bias", "format", "padded", "several ranks", "short", "other keys", "no mask"],
 )
 def test_what_else_may_be_asked_is_refused(asked: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):

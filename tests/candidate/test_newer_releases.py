@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -89,6 +90,30 @@ def test_imports_are_as_before_afterwards() -> None:
     with platform.unused_kernels():
         pass
     assert __import__ is before
+
+
+@pytest.mark.usefixtures("without_triton")
+def test_an_import_may_name_its_arguments(release: dict[str, ModuleType]) -> None:
+    """As huggingface_hub's lazy modules do, which a megatron-core imports within."""
+    kernels = {"__name__": release["moe.paged_stash"].__name__}
+    with platform.broken_is_absent(), platform.unused_kernels():
+        assert __import__("os.path", globals={}, locals={}, fromlist=["join"], level=0) is os.path
+        assert __import__("triton", globals=kernels, fromlist=["language"]).language is not None
+        with pytest.raises(ImportError):
+            __import__("triton", globals={"__name__": "other"})
+
+
+def test_what_breaks_under_an_import_by_name_counts_as_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "deep_ep.py").write_text("raise OSError('deep_ep.so: cannot open')", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(platform, "broken", {})
+    monkeypatch.setattr(sys, "modules", sys.modules.copy())
+    with platform.broken_is_absent():
+        with pytest.raises(OSError, match="cannot open"):
+            __import__("deep_ep", globals={"__name__": "someone.else"}, fromlist=["Buffer"])
+        with pytest.raises(ImportError, match=r"deep_ep: deep_ep\.so: cannot open"):
+            __import__("deep_ep", globals={"__name__": "megatron.core.fused"}, fromlist=["Buffer"], level=0)
+    assert platform.broken == {"deep_ep": "OSError: deep_ep.so: cannot open"}
 
 
 def test_an_installed_triton_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,13 @@ def test_zigzag_gives_each_rank_an_early_and_a_late_chunk() -> None:
     assert positions(8, 2, 0) == [0, 1, 6, 7]
 
 
+def test_each_packed_document_is_cut_by_itself() -> None:
+    """Two ranks, a document of 8 and one of 4: each rank has both ends of one half, or the middle."""
+    assert ranges(12, 2, 0, ends=(8, 12)) == [(0, 2), (6, 8), (8, 9), (11, 12)]
+    assert positions(12, 2, 1, ends=(8, 12)) == [2, 3, 4, 5, 9, 10]
+    assert [ranges(12, 2, 0, 3, part, (8, 12)) for part in range(3)] == [[(0, 2)], [(6, 8)], [(8, 9), (11, 12)]]
+
+
 def test_sequence_parallelism_cuts_what_zigzag_left() -> None:
     """Of rank 0's two chunks each of two sequence-parallel ranks has one."""
     assert [ranges(8, 2, 0, 2, part) for part in (0, 1)] == [[(0, 2)], [(6, 8)]]

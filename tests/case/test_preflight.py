@@ -106,6 +106,7 @@ def grouped(group: int) -> Training:
     return Training().with_settings({"model.microbatch_group_size_per_vp_stage": group})
 
 
+PACKED_PADDED = Training(data_shape="packed-padded")
 STREAM = Training(stream=True)
 TE_IN_BF16: dict[str, Any] = {"implementation": "te", "precision": "bf16", "transport": "nccl"}
 BUFFERS = case("tp2", training=Training(settings=(("model.tp_comm_overlap", True),)), **{**TE_IN_BF16, "transport": "staged"})
@@ -165,6 +166,31 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "loss scale",
         case(precision="fp16", training=Training(steps=1).with_settings({"optimizer.hysteresis": 0})),
         "optimizer.hysteresis is 0; it must be a whole number of at least 1",
+    ),
+    (
+        "distributed SGD",
+        case("dp2", training=Training(steps=1, optimizer="distributed").with_settings({"optimizer.optimizer": "sgd"})),
+        r"cannot be distributed: .* leave out \+distributed",
+    ),
+    (
+        "SGD resumed",
+        case(training=Training(life="step-resume-step", steps=2).with_settings({"optimizer.optimizer": "sgd"})),
+        "cannot load a checkpoint of SGD",
+    ),
+    (
+        "instances",
+        case("dp4", training=Training(optimizer="distributed").with_settings({"ddp.num_distributed_optimizer_instances": 3})),
+        "=3 does not divide the 4 data-parallel ranks; 1, 2 or 4 works",
+    ),
+    (
+        "momentum",
+        case(training=Training(steps=1).with_settings({"optimizer.optimizer": "sgd", "optimizer.sgd_momentum": 1.5})),
+        "give a number from 0 to below 1, such as 0.9",
+    ),
+    (
+        "zeros by chance",
+        case(precision="bf16", training=Training(steps=1).with_settings({"optimizer.log_num_zeros_in_grad": True})),
+        "cannot be compared in bf16, .*--precision fp64 or fp32 works",
     ),
     ("life", case("tp2", training=Training(life="step-resume-tp4-step", steps=2)), "goes on in tp4, which has 4 ranks"),
     (
@@ -327,7 +353,27 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     (
         "packed and cut",
         case("cp2", micro_batch_size=1, training=Training(data_shape="packed")),
-        r"cuts each packed document by itself, .*; cp1 works, or cp2\+documents",
+        r"into equal parts, for which it must be padded; cp2\+packed-padded works",
+    ),
+    (
+        "padded documents of odd lengths",
+        case(micro_batch_size=1, training=PACKED_PADDED, seq_length=20),
+        "multiples of 8; --seq-length 16 works",
+    ),
+    (
+        "padded documents cut too often",
+        case("cp8", micro_batch_size=1, training=PACKED_PADDED, seq_length=64),
+        "multiples of 8, which cp8 cannot cut; cp2 and cp4 work",
+    ),
+    (
+        "padded documents and MTP",
+        case(micro_batch_size=1, model=MTP, training=PACKED_PADDED),
+        r"look for documents where they would end without padding, .* leave out \+mtp",
+    ),
+    (
+        "padded documents of a file",
+        case(micro_batch_size=1, training=PACKED_PADDED, data="x.jsonl", data_digest="0"),
+        "takes no file of tokens; leave out --data",
     ),
     (
         "packed and stock",
@@ -389,7 +435,6 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         case("pp2vpp2", model=MTP, training=Training(settings=(("model.pipeline_model_parallel_layout", "Ett|t|tm|L"),))),
         "virtual stage 1 of pipeline rank 0. Megatron-Core does not sum the gradient",
     ),
-    ("inference in bf16", case(precision="bf16", training=STATIC), r"\+static is compared in fp64, and not yet in bf16"),
     ("inference over cp", case("cp2", training=STATIC), r"no context parallelism; leave cp2 or \+static out"),
     ("inference in virtual stages", case("pp2vpp2", training=STATIC), r"no virtual stages; leave vpp2 or \+static out"),
     ("inference with MTP", case(model=MTP, training=STATIC), r"cannot infer in Megatron-Core; leave \+mtp or \+static out"),
@@ -401,7 +446,7 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         case(training=replace(STATIC, settings=(("ddp.bucket_size", 1000),))),
         r"\+static trains nothing, and ddp.bucket_size is of training",
     ),
-    ("requests of two ranks", case("pp2", training=DYNAMIC), "on one rank so far; single.dynamic works, or .static"),
+    ("uneven expert ranks", case("ep2", batch_size=4, training=DYNAMIC), "dummy_forward fails .*; --batch-size 8 works"),
     ("requests of stock layers", case(implementation="local-stock", training=DYNAMIC), "--implementation local works"),
     ("inference of 3 tokens", case(seq_length=3, training=STATIC), "give --seq-length 4 or more"),
     ("no clipping", case(training=Training(steps=1, settings=(("optimizer.clip_grad", 0.0),))), "computes no norm"),

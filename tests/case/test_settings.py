@@ -125,7 +125,7 @@ def test_a_setting_that_is_given_twice_is_given_once() -> None:
         ("model.context_parallel_size=2", "--cp says it"),
         ("model.moe_permute_fusion=true", "needs Transformer Engine"),
         ("model.moe_expert_capacity_factor=1.5", "4 and more, which is experts / top-k, drop none"),
-        ("optimizer.optimizer=sgd", "no formula for sgd, lion, muon and others; adam can"),
+        ("optimizer.optimizer=lion", "no formula for lion, muon and others; adam and sgd can"),
         ("model.fp16=true", "the case's precision says it"),
         ("optimizer.clip_grad=0.0", "Megatron-Core then computes no norm"),
     ],

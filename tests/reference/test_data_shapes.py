@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from validation.case.case import Case
-from validation.case.data import DOCUMENTS, END, LEFT_PADDED, PACKED, PADDED
+from validation.case.data import ALIGNED, DOCUMENTS, END, LEFT_PADDED, PACKED, PACKED_PADDED, PADDED, regions
 from validation.case.layout import Layout
 from validation.case.preset import TINY
 from validation.case.tokens import of_file
@@ -106,7 +106,27 @@ def test_a_next_token_is_of_the_same_document() -> None:
     assert two.tokens.tolist() == [[13, 0, 0, 0, 0, 0]]
 
 
-@pytest.mark.parametrize("shape", OPTIONS["data_shape"])
+@pytest.mark.parametrize("seed", range(5))
+def test_padded_documents_among_packed_ones_end_at_places_that_ranks_can_cut(seed: int) -> None:
+    """Each has tokens, then padding up to its end. Only what a document's token predicts of the same document counts."""
+    batch = make_batch(replace(of_shape(PACKED_PADDED), seed=seed))
+    assert batch.real is not None
+    assert batch.documents is not None
+    for row in range(4):
+        ends = regions(replace(of_shape(PACKED_PADDED), seed=seed), row)
+        assert all(end % ALIGNED == 0 for end in ends)
+        assert [int(end) for end in (batch.documents[row].diff() != 0).nonzero() + 1] == list(ends[:-1])
+    for row, start, stop in documents_of(batch):
+        assert batch.real[row, start:stop].all()
+        assert batch.tokens[row, stop - 1] == END
+        assert torch.equal(batch.labels[row, start : stop - 1], batch.tokens[row, start + 1 : stop])
+    assert (batch.tokens[~batch.real] == END).all()
+    assert not batch.mask[batch.tokens == END].any()
+    assert batch.mask.any()
+    assert not batch.real.all()
+
+
+@pytest.mark.parametrize("shape", [shape for shape in OPTIONS["data_shape"] if shape != PACKED_PADDED])
 def test_the_documents_of_a_file_are_those_of_the_batch(shape: str, tmp_path: Path) -> None:
     """In every shape; what is longer than a sequence goes on in the next one, or with padding is left out."""
     path = tmp_path / "data.jsonl"
@@ -137,7 +157,7 @@ class Computed:
     gradients: dict[str, torch.Tensor]
 
 
-@pytest.fixture(scope="module", params=[DOCUMENTS, PACKED, PADDED, LEFT_PADDED])
+@pytest.fixture(scope="module", params=[DOCUMENTS, PACKED, PACKED_PADDED, PADDED, LEFT_PADDED])
 def computed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Computed]:
     from validation.compare.precision import computing_in
     from validation.reference.checkpoint import Checkpoint
@@ -145,7 +165,7 @@ def computed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     from validation.reference.sources import Precision
     from validation.reference.weights import save_weights
 
-    case = replace(of_shape(request.param), batch_size=2, seq_length=12)
+    case = replace(of_shape(request.param), batch_size=2, seq_length=16 if request.param == PACKED_PADDED else 12)
     path = Path(tmp_path_factory.mktemp("weights")) / "weights.safetensors"
     save_weights(case, path)
     batch = make_batch(case)

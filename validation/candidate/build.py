@@ -18,7 +18,7 @@ from validation.candidate.place import device
 from validation.candidate.spec import block_spec, mtp_spec
 from validation.candidate.typed import typed
 from validation.candidate.versions import building, number_mtp_layers, of_stage
-from validation.case import loss_scale, pipeline_layout
+from validation.case import loss_scale, optimizers, pipeline_layout
 from validation.case.case import Case
 
 
@@ -33,6 +33,7 @@ def start_groups(case: Case) -> None:
         expert_model_parallel_size=layout.ep,
         expert_tensor_parallel_size=layout.expert_tp if layout.etp is not None or layout.ep > 1 else None,
         create_gloo_process_groups=False,
+        num_distributed_optimizer_instances=optimizers.instances(case.training),
         **_hierarchy(case),
         **_embedding_ranks(case),
     )

@@ -15,7 +15,7 @@ from validation.case.case import Case
 from validation.case.loss_scale import scales
 from validation.case.parameters import EXPERTS
 from validation.case.schedule import Schedule
-from validation.case.steps import LOSS_SCALE, NORM, RATES, STEPS, VALUE, trained
+from validation.case.steps import LOSS_SCALE, NORM, RATES, STEPS, VALUE, ZEROS, trained
 from validation.reference.store import Reference
 
 
@@ -67,9 +67,10 @@ def compare_loss_scale(case: Case, step: int, optimizer: Optimizer, recorder: Re
 def compare_step(
     step: int, norm: torch.Tensor, optimizer: Optimizer, held: Held, stored: Reference, recorder: Recorder
 ) -> None:
-    """The norm of all gradients, and each parameter's moments and master, after a step counted from 1."""
-    key = f"{step}/{NORM}"
-    recorder.compare(STEPS + key, norm, (), stored.steps, key=key)
+    """The norm of all gradients and the zeros in them, each parameter's moments and master, after a step counted from 1."""
+    zeros = {} if optimizer.zeros is None else {ZEROS: torch.tensor(optimizer.zeros, dtype=torch.float64)}
+    for kind, number in {NORM: norm, **zeros}.items():
+        recorder.compare(f"{STEPS}{step}/{kind}", number, (), stored.steps, key=f"{step}/{kind}")
     _compare_kinds(step, [(tensor, parts, optimizer.states(tensor)) for tensor, parts in held], stored, recorder)
 
 

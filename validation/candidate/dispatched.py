@@ -159,7 +159,7 @@ def rows_of(moe: Any, place: Place, micro_batch: int, chosen: torch.Tensor, disp
     """
     with as_stored():
         first, behind = place.batch_rows(micro_batch)
-        runs = place.sequence_ranges("moe.router.experts")
+        runs = place.sequence_ranges("moe.router.experts", micro_batch)
         positions = torch.tensor([position for run in runs for position in range(*run)], device=chosen.device)
         sequences = torch.arange(first, behind, device=chosen.device)
         tokens = torch.stack(torch.broadcast_tensors(sequences[None, :], positions[:, None]), -1).view(-1, 2)

@@ -89,3 +89,10 @@ def everywhere(name: str, sound: Any, changed: Any) -> None:
     for module in list(sys.modules.values()):
         if getattr(module, "__name__", "").startswith("megatron.core") and vars(module).get(name) is sound:
             setattr(module, name, changed)
+
+
+def embedding_is_marked(case: Case, chunk: Any) -> None:
+    """The MTP stage's copy of the embedding gets the mark by which megatron-core knows it, as the first stage's has it."""
+    embedding = getattr(chunk, "embedding", None)
+    if embedding is not None:
+        embedding.word_embeddings.weight.is_embedding_or_output_parameter = True

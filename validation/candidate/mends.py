@@ -156,11 +156,13 @@ def _query_norms_summed_once(case: Case, tokens: Tokens) -> None:
     vars(build)["finalize_model_grads"] = finalized
 
 
-def _duplicated_weights_unmarked(case: Case, chunk: Any) -> None:
-    """A weight that every tensor-parallel rank holds whole is no part of a split one: the first rank alone counts it."""
-    for name, weight in chunk.named_parameters():
-        if name.endswith(("linear_q_down_proj.weight", "linear_kv_down_proj.weight")):
-            weight.tensor_model_parallel = False
+def _duplicated_projections_counted_once(case: Case, chunk: Any) -> None:
+    """Down-projections that every rank holds whole lose the mark of a share, by which each rank counts them in the norm."""
+    for attention in _attentions(chunk):
+        projections = [attention.linear_kv_down_proj, *([attention.linear_q_down_proj] if case.model.q_lora_rank else [])]
+        for projection in projections:
+            if getattr(projection, "parallel_mode", "") is None:
+                projection.weight.tensor_model_parallel = False
 
 
 def _no_unused_output_weight(case: Case, chunk: Any) -> None:
@@ -283,9 +285,9 @@ MENDS = {
     "expert-gradients-not-reduced": Mend(built=_experts_reduced_over_their_holders),
     "expert-weights-gathered-from-wrong-ranks": Mend(built=_experts_reduced_over_their_holders),
     "shared-rope-key-not-reduced": Mend(_gathered_rotary_key_summed, wrapped=_latent_marked),
+    "norm-counts-duplicated-projections": Mend(built=_duplicated_projections_counted_once),
     "tied-output-weight-unused": Mend(built=_no_unused_output_weight),
     "latents-without-sequence-parallelism": Mend(_query_norms_summed_once, wrapped=_whole_rotary_key_summed),
-    "duplicated-weights-counted-per-rank": Mend(built=_duplicated_weights_unmarked),
     "yarn-softmax-scale": Mend(_softmax_scaled_by_mscale_all_dim),
     "balancing-losses-per-token": Mend(_balancing_times(_lost_per_token)),
     "balancing-losses-of-masked-tokens": Mend(_balancing_times(_counted_share)),
@@ -294,6 +296,7 @@ MENDS = {
     "mtp-gradient-times-tp": Mend(mended_mtp.gathered_without_a_sum),
     "mtp-takes-the-next-document": Mend(mended_mtp.within_documents),
     "mtp-layers-count-padding": Mend(mended_mtp.told_of_padding, wrapped=mended_mtp.takes_padding),
+    "mtp-embedding-at-the-common-rate": Mend(built=mended_mtp.embedding_is_marked),
     "mtp-padding-moved-in-parts": Mend(mended_mtp.told_of_padding, wrapped=mended_mtp.takes_padding),
     "mtp-targets-counted-per-rank": Mend(_mtp_targets_counted_over_context_ranks),
     "mtp-mean-counted-per-rank": Mend(_mtp_mean_over_context_ranks),

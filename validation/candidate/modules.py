@@ -6,6 +6,7 @@ attention. Everything else of the layer is megatron-core's, and what it gives th
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import torch
@@ -104,19 +105,44 @@ class CoreAttention(torch.nn.Module):
 
         Returns [sequence, heads * v_head_dim]. Raises ValueError for what packed sequences may have and this does not take.
         """
-        taken = {"cu_seqlens_q", "cu_seqlens_kv", "max_seqlen_q", "max_seqlen_kv", "qkv_format"}
-        further = sorted(name for name, given in vars(packed).items() if name not in taken and given is not None)
-        if packed.qkv_format != "thd" or further or self.cp_group.size() > 1:
-            raise _refusal(f"packed sequences of the format {packed.qkv_format} have {', '.join(further) or 'ranks'}")
-        ends = packed.cu_seqlens_q.to(torch.int64)
-        if not torch.equal(packed.cu_seqlens_kv.to(torch.int64), ends) or int(ends[-1]) != query.shape[0]:
-            raise _refusal(f"the documents of a packed sequence of {query.shape[0]} tokens end at {ends.tolist()}")
-        positions = torch.arange(query.shape[0], device=query.device)
-        document = torch.searchsorted(ends, positions, right=True)
-        mask = (document[:, None] == document[None, :]) & (positions[:, None] >= positions[None, :])
+        ranks, rank = self.cp_group.size(), self.cp_group.rank()
+        ends = _document_ends(packed, query.shape[0] * ranks)
+        owned = [positions(int(ends[-1]), ranks, owner, ends[1:].tolist()) for owner in range(ranks)]
+        rows, columns = (torch.tensor(places, device=query.device) for places in (owned[rank], [*chain(*owned)]))
+        of_rows, of_columns = (torch.searchsorted(ends, places, right=True) for places in (rows, columns))
+        mask = (of_rows[:, None] == of_columns[None, :]) & (rows[:, None] >= columns[None, :])
+        if ranks > 1:
+            key = gather_from_sequence_parallel_region(key, group=self.cp_group)
+            value = gather_from_sequence_parallel_region(value, group=self.cp_group)
         q, k, v = (tensor.transpose(0, 1)[None] for tensor in (query, key, value))
         context = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.softmax_scale)
         return context[0].transpose(0, 1).flatten(1)
+
+
+_TAKEN = ("cu_seqlens_q", "cu_seqlens_kv", "max_seqlen_q", "max_seqlen_kv", "qkv_format")
+_PADDED = ("cu_seqlens_q_padded", "cu_seqlens_kv_padded")
+"""What packed sequences are told of, and ours takes."""
+
+
+def _document_ends(packed: Any, length: int) -> torch.Tensor:
+    """Where documents end in a packed sequence of `length` tokens, from 0 on, each with the padding behind it.
+
+    Nothing before the padding attends to it. Raises ValueError for what packed sequences may have and core attention does not
+    take.
+    """
+    given = {name: value for name, value in vars(packed).items() if value is not None}
+    further = sorted(given.keys() - {*_TAKEN, *_PADDED})
+    if packed.qkv_format != "thd" or further:
+        raise _refusal(f"packed sequences of the format {packed.qkv_format} have {', '.join(further)}")
+    tokens, padded = (
+        [given[name].to(torch.int64) for name in names if name in given]
+        for names in (("cu_seqlens_q", "cu_seqlens_kv"), _PADDED)
+    )
+    ends = (padded or tokens)[0]
+    alike = all(torch.equal(one, group[0]) for group in (tokens, padded) for one in group)
+    if not alike or int(ends[-1]) != length or len(ends) != len(tokens[0]) or bool((tokens[0].diff() > ends.diff()).any()):
+        raise _refusal(f"the documents of a packed sequence of {length} tokens end at {ends.tolist()}")
+    return ends
 
 
 def _beyond_causal(mask: torch.Tensor | None, kind: AttnMaskType, length: int) -> torch.Tensor | None:

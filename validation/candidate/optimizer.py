@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,9 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from validation.candidate.typed import typed
 from validation.case import loss_scale
 from validation.case.case import Case
+from validation.case.optimizers import Rule
 from validation.case.schedule import Schedule
-from validation.case.steps import MASTER, MOMENTS
+from validation.case.steps import MASTER
 from validation.compare.precision import DTYPES, LOSS_DTYPES
 
 _FIELDS = OptimizerConfig
@@ -43,18 +44,22 @@ class Place:
 
 
 def optimizer_config(case: Case) -> OptimizerConfig:
-    """The configuration of AdamW and of the clipping before it."""
+    """The configuration of the optimizer and of the clipping before it."""
     mixed = {"bf16": case.precision == "bf16", "fp16": case.precision == "fp16"}
     given = case.training.effective("optimizer") | loss_scale.settings(case)
     return OptimizerConfig(**typed(_FIELDS, {"params_dtype": DTYPES[case.precision], **mixed, **given}))
 
 
 class Optimizer:
-    """AdamW with clipping, plain or distributed, as megatron-core builds it, and the scheduler that sets its rates."""
+    """AdamW or another with clipping, plain or distributed, as megatron-core builds it, and the scheduler that sets its rates.
+
+    `zeros` are how many elements of the gradients were 0 in the last step; None if nobody counts them.
+    """
 
     def __init__(self, case: Case, wrapped: list[DistributedDataParallel]) -> None:
         self._distributed, self._masters = case.training.optimizer == "distributed", case.has_masters
-        self._norm_dtype = LOSS_DTYPES[case.precision]
+        self._norm_dtype, self._moments = LOSS_DTYPES[case.precision], tuple(Rule.of(case.training).moments)
+        self.zeros: float | None = None
         config = optimizer_config(case)
         self.theirs = get_megatron_optimizer(config, list(wrapped), use_gloo_process_groups=False)
         chained = self.parts = getattr(self.theirs, "chained_optimizers", [self.theirs])
@@ -82,7 +87,8 @@ class Optimizer:
 
         It is no number if megatron-core has skipped the step, which it does with gradients that are not finite.
         """
-        taken, norm, _ = self.theirs.step()
+        taken, norm, zeros = self.theirs.step()
+        self.zeros = None if zeros is None else float(zeros)
         # The plain optimizer leaves main_grad as the parameters' grad, which the next backward pass would add to.
         self.theirs.zero_grad()
         self.scheduler.step(1)
@@ -94,15 +100,15 @@ class Optimizer:
         return None if place is None else (float(place.group["lr"]), float(place.group["weight_decay"]))
 
     def states(self, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The parameter's two moments and its master, if it has one, each of its shape; empty where no optimizer has it."""
+        """What the optimizer keeps of a parameter, with its master if there is one, each of its shape; empty where none is."""
         if self._distributed:
             optimizer = self._all.get(id(tensor))
-            return {} if optimizer is None else _gathered(optimizer, tensor, self._masters)
+            return {} if optimizer is None else _gathered(optimizer, tensor, self._moments, self._masters)
         place = self._places.get(id(tensor))
         if place is None:
             return {}
         state = place.optimizer.optimizer.state.get(place.own, {})
-        found = {kind: state[kind] for kind in MOMENTS if kind in state}
+        found = {kind: state[kind] for kind in self._moments if state.get(kind) is not None}
         return found | ({MASTER: place.own.detach()} if self._masters else {})
 
 
@@ -127,12 +133,12 @@ def _places(optimizer: Any, distributed: bool) -> Iterator[tuple[torch.Tensor, P
             yield model.get(id(tensor), tensor), Place(optimizer, tensor, number)
 
 
-def _gathered(optimizer: Any, tensor: torch.Tensor, masters: bool) -> dict[str, torch.Tensor]:
+def _gathered(optimizer: Any, tensor: torch.Tensor, moments: Sequence[str], masters: bool) -> dict[str, torch.Tensor]:
     """What the data-parallel ranks hold shares of, whole: a sum, in which a share that two hold shows."""
     found = {}
     held = tensor in optimizer.model_param_group_index_map
     state = optimizer._get_main_param_and_optimizer_states(tensor) if held else {}
-    for kind, theirs in {**{kind: kind for kind in MOMENTS}, **({MASTER: "param"} if masters else {})}.items():
+    for kind, theirs in {**{kind: kind for kind in moments}, **({MASTER: "param"} if masters else {})}.items():
         whole = torch.zeros(tensor.numel(), dtype=torch.float32 if masters else tensor.dtype, device=tensor.device)
         if held:
             share = optimizer._get_model_param_range_map(tensor)["param"]

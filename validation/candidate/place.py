@@ -11,6 +11,7 @@ from megatron.core import parallel_state
 
 from validation.candidate.sequence import ranges
 from validation.case.case import Case
+from validation.case.data import PACKED_PADDED, regions
 from validation.case.probes import Probe
 from validation.compare.piece import Box, share
 
@@ -51,19 +52,24 @@ class Place:
         start = first + micro_batch * self.case.micro_batch_size
         return start, start + self.case.micro_batch_size
 
-    def sequence_ranges(self, kind: str, latent_cut: bool = False) -> list[tuple[int, int]]:
-        """The positions held, as runs in the order in which the rank holds them."""
+    def sequence_ranges(self, kind: str, micro_batch: int = 0, latent_cut: bool = False) -> list[tuple[int, int]]:
+        """The positions held of a micro-batch, as runs in the order in which the rank holds them."""
         layout = self.case.layout
         cut = layout.uses_sequence_parallel and kind not in WHOLE_SEQUENCE and not latent_cut
         parts, part = (layout.tp, self.tp) if cut else (1, 0)
-        return ranges(self.case.seq_length, layout.cp, self.cp, parts, part)
+        return ranges(self.case.seq_length, layout.cp, self.cp, parts, part, self.document_ends(micro_batch))
+
+    def document_ends(self, micro_batch: int) -> tuple[int, ...]:
+        """Where the documents of a micro-batch end that context parallelism cuts one by one; empty if it cuts the sequence."""
+        first, _ = self.batch_rows(micro_batch)
+        return regions(self.case, first) if self.case.training.data_shape == PACKED_PADDED else ()
 
     def pieces(self, probe: Probe, tensor: torch.Tensor, micro_batch: int) -> Iterator[tuple[Box, torch.Tensor]]:
         """The boxes of a tensor of shape [batch, sequence, ...] and its part for each; zigzag makes more than one."""
         # Column-parallel down-projections cut the latent and gather the sequence; duplicated ones do the opposite.
         latent_cut = probe.axes[-1] == "latent" and tensor.shape[-1] != probe.shape[-1]
         rest = [self._range(axis, size, latent_cut) for axis, size in zip(probe.axes[2:], probe.shape[2:], strict=True)]
-        runs = self.sequence_ranges(probe.kind, latent_cut)
+        runs = self.sequence_ranges(probe.kind, micro_batch, latent_cut)
         starts = itertools.accumulate((stop - start for start, stop in runs), initial=0)
         if sum(stop - start for start, stop in runs) != tensor.shape[1]:
             # Not the declared shape: say so with all of it, in one piece.

@@ -147,10 +147,10 @@ def unused_kernels() -> Iterator[None]:
         return
     import_, triton = builtins.__import__, _Triton()
 
-    def without_triton(name: str, among: Any = None, own: Any = None, wanted: Any = (), level: int = 0) -> ModuleType:
-        if name.partition(".")[0] == "triton" and (among or {}).get("__name__") in _KERNELS:
+    def without_triton(name: str, *given: Any, **named: Any) -> ModuleType:
+        if name.partition(".")[0] == "triton" and _importer(given, named).get("__name__") in _KERNELS:
             return triton
-        return import_(name, among, own, wanted, level)
+        return import_(name, *given, **named)
 
     vars(builtins)["__import__"] = without_triton
     try:
@@ -174,13 +174,14 @@ def broken_is_absent() -> Iterator[None]:
     _find_distutils()
     import_ = builtins.__import__
 
-    def guarded(name: str, among: Any = None, own: Any = None, wanted: Any = (), level: int = 0) -> ModuleType:
+    def guarded(name: str, *given: Any, **named: Any) -> ModuleType:
         try:
-            return import_(name, among, own, wanted, level)
+            return import_(name, *given, **named)
         except ImportError:
             raise
         except Exception as error:
-            if level or not _optional(name, among or {}):  # a relative import is of megatron-core's own
+            level = given[3] if len(given) > 3 else named.get("level", 0)
+            if level or not _optional(name, _importer(given, named)):  # a relative import is of megatron-core's own
                 raise
             _count_as_absent(name.partition(".")[0], error)
             raise ImportError(f"{name}: {error}") from error
@@ -190,6 +191,11 @@ def broken_is_absent() -> Iterator[None]:
         yield
     finally:
         vars(builtins)["__import__"] = import_
+
+
+def _importer(given: Sequence[Any], named: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The globals of a call of `__import__`, behind the name: packages with lazy modules pass them by keyword."""
+    return (given[0] if given else named.get("globals")) or {}
 
 
 def _find_distutils() -> None:
@@ -498,12 +504,28 @@ def stages_on_the_cpu() -> None:
     names["_is_cuda"] = names["_is_cuda_contiguous"] = lambda tensor: None
 
 
+class _AtOnce:
+    """An event of a device that has done everything when it is asked."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.record = self.wait = self.synchronize = lambda *_: None
+
+
+def requests_on_the_cpu() -> None:
+    """Since 0.18 dynamic inference keeps its books in host memory, and has events for their copies to a GPU.
+
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.18.0/megatron/core/inference/contexts/dynamic_context.py
+    """
+    vars(torch.cuda)["Event"] = _AtOnce
+
+
 @contextlib.contextmanager
 def kernels_in_torch(context: Any, prefill: Any, decode: Any, split: Any) -> Iterator[None]:
     """Within it dynamic inference calls functions in torch for FlashAttention's and FlashMLA's kernels, which need a GPU.
 
-    `split` stands for what only Transformer Engine's layers can do. Cached latents forget, up to 0.19, to pass on whether
-    a step is one of decode alone, and lose the norm that stands outside of a layer that is split; `context` knows it.
+    `split` stands for what only Transformer Engine's layers can do; None with these. Cached latents forget, up to 0.19, to
+    pass on whether a step is one of decode alone, and lose the norm that stands outside of a layer that is split; `context`
+    knows it.
     https://github.com/NVIDIA/Megatron-LM/issues/4901
     """
     attention = importlib.import_module("megatron.core.transformer.attention")
@@ -525,11 +547,13 @@ def kernels_in_torch(context: Any, prefill: Any, decode: Any, split: Any) -> Ite
         (attention, "flash_mla_with_kvcache"): decode,
         (attention, "get_mla_metadata"): lambda *given: (None, None),
         (attention, "HAVE_FA3"): False,
+        (attention, "HAVE_FA4"): False,
         (latent, "rearrange"): lambda tensor, pattern: tensor.flatten(2),
-        (latent, "split_te_layernorm_column_parallel_linear"): split,
         (module, "flash_decode_and_prefill"): attending,
-        (latent.MLASelfAttention, "prepare_for_absorption"): absorbing,
     }
+    if split is not None:
+        put[latent, "split_te_layernorm_column_parallel_linear"] = split
+        put[latent.MLASelfAttention, "prepare_for_absorption"] = absorbing
     before = {place: getattr(*place, None) for place in put}
     for (where, name), value in put.items():
         setattr(where, name, value)

@@ -18,7 +18,7 @@ from validation.candidate.recorder import Recorder
 from validation.candidate.replay import Choices
 from validation.candidate.versions import COMBINE, mtp_block, seen_unpermute
 from validation.case.case import Case
-from validation.case.data import PACKED
+from validation.case.data import ARE_PACKED
 from validation.case.probes import Probe, probes
 from validation.compare.observe import Router
 from validation.compare.precision import LOSS_DTYPES, as_stored
@@ -152,7 +152,7 @@ class ProbedChunk:
         def batch_first(tensor: torch.Tensor) -> torch.Tensor:
             tensor = self._with_batch(tensor if size is None else tensor.view(size)).transpose(0, 1)
             joined = probe.axes[-1] == "head_dim" and tensor.dim() == 3
-            if probe.axes[-1] == "head_dim" and self._case.training.data_shape == PACKED:
+            if probe.axes[-1] == "head_dim" and self._case.training.data_shape in ARE_PACKED:
                 # Since 0.18 the values of packed sequences get as many elements as queries have, until behind attention.
                 heads = probe.shape[-2] // self._case.layout.tp
                 return (tensor.unflatten(-1, (heads, -1)) if joined else tensor)[..., : probe.shape[-1]]
@@ -162,7 +162,7 @@ class ProbedChunk:
 
     def _with_batch(self, tensor: torch.Tensor) -> torch.Tensor:
         """Packed sequences go through core attention without a batch: [sequence, heads, ...] or [sequence, columns]."""
-        there = self._case.training.data_shape != PACKED or (tensor.dim() > 2 and tensor.shape[1] == 1)
+        there = self._case.training.data_shape not in ARE_PACKED or (tensor.dim() > 2 and tensor.shape[1] == 1)
         return tensor if there else tensor.unsqueeze(1)
 
     def _keep(self, probe: Probe, tensor: torch.Tensor, view: View, counting: torch.Tensor | None = None) -> torch.Tensor:

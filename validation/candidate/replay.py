@@ -47,6 +47,13 @@ class Choice:
         self.scores: torch.Tensor | None = None
         self.biased: torch.Tensor | None = None
 
+    def turned(self, rows: int, length: int) -> Choice:
+        """The same for tokens that lie side by side: what was [rows, length] is [length, rows]."""
+        given = self._replayed
+        if given is None:
+            return self
+        return Choice(given.view(rows, length, -1).transpose(0, 1).flatten(0, 1), self.micro_batch)
+
     def choose(self, experts: torch.Tensor, biased: torch.Tensor) -> torch.Tensor:
         """The experts to go on with."""
         self.own, self.biased, self._given = experts, biased.detach(), experts
@@ -133,7 +140,7 @@ class Choices:
             file, name = self._recorder.file(self._reference.routing), experts_of(layer, self.step)
             _, length, k = file.shape(name)
             rows, parts = slice(*self._place.batch_rows(micro_batch)), []
-            for start, stop in self._place.sequence_ranges("moe.router.experts"):
+            for start, stop in self._place.sequence_ranges("moe.router.experts", micro_batch):
                 known = file.read(name, (rows, slice(start, min(stop, length)), slice(0, k)))
                 missing = known.new_full((known.shape[0], stop - max(start, min(stop, length)), k), -1)
                 parts.append(torch.cat([known, missing], 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from validation.candidate.place import Place, device
 from validation.candidate.sequence import positions
 from validation.candidate.versions import counted_tokens, once_for_each_rank
 from validation.case.case import Case
-from validation.case.data import LEFT_PADDED, PACKED, WITH_DOCUMENTS, WITH_PADDING
+from validation.case.data import ARE_PACKED, HAVE_PADDING, LEFT_PADDED, PACKED_PADDED, WITH_DOCUMENTS
 from validation.case.depth import FORWARD
 from validation.case.errors import EnvironmentMissing
 from validation.compare.sliced import SlicedFile
@@ -79,19 +80,22 @@ def micro_batches(case: Case, batch: Path, step: int) -> Iterator[dict[str, torc
     """This rank's micro-batches of a step in order: tokens, labels and mask of its sequences and positions.
 
     If a position does not see all before it, `documents` has the documents of whole sequences, and positions are counted
-    within them. `padding` is where there is no token, if there is any padding.
+    within them. If there is any padding, `padding` is where there is no token, and `real` where there is one in whole
+    sequences.
     """
     place, file = Place.here(case), SlicedFile(batch, device())
-    held = torch.tensor(positions(case.seq_length, case.layout.cp, place.cp)).to(file.device)
     for micro_batch in range(case.micro_batches):
+        ends = place.document_ends(micro_batch)
+        held = torch.tensor(positions(case.seq_length, case.layout.cp, place.cp, ends)).to(file.device)
         rows = slice(*place.batch_rows(micro_batch))
         index = (rows, slice(None))
         names = ("tokens", "labels", "mask")
         data = {name: file.read(f"{step}/{name}", index)[:, held] for name in names}
         data["positions"] = held.expand(case.micro_batch_size, -1)
-        if case.training.data_shape in WITH_PADDING:
-            data["padding"] = ~file.read(f"{step}/real", index)[:, held]
-        if case.training.data_shape in (*WITH_DOCUMENTS, LEFT_PADDED):
+        if case.training.data_shape in HAVE_PADDING:
+            data["real"] = file.read(f"{step}/real", index)
+            data["padding"] = ~data["real"][:, held]
+        if case.training.data_shape in (*WITH_DOCUMENTS, LEFT_PADDED, PACKED_PADDED):
             data["documents"] = file.read(f"{step}/documents", index)
             data["positions"] = own_positions(data["documents"])[:, held]
         yield data
@@ -120,21 +124,36 @@ def called(case: Case, model: Any, given: dict[str, torch.Tensor]) -> torch.Tens
     output: torch.Tensor = model(
         given["tokens"],
         given["positions"],
-        None if case.training.data_shape == PACKED else attention_mask(case, given),
+        None if case.training.data_shape in ARE_PACKED else attention_mask(case, given),
         labels=given["labels"],
         loss_mask=given["mask"].float(),
         **({"padding_mask": _padding_mask(case, model, given["padding"])} if "padding" in given else {}),
-        **({"packed_seq_params": packed(given["documents"])} if case.training.data_shape == PACKED else {}),
+        **({"packed_seq_params": packed(*_documents(given))} if case.training.data_shape in ARE_PACKED else {}),
     )
     return output
 
 
-def packed(documents: torch.Tensor) -> PackedSeqParams:
-    """Where the documents of one sequence, [1, sequence], begin and end, as megatron-core is told of packed sequences."""
-    _, lengths = torch.unique_consecutive(documents, return_counts=True)
-    ends = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
-    longest = int(lengths.max())
-    return PackedSeqParams(qkv_format="thd", cu_seqlens_q=ends, cu_seqlens_kv=ends, max_seqlen_q=longest, max_seqlen_kv=longest)
+def _documents(given: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Of a packed sequence: the documents, and what is no padding if there is any."""
+    return [given[name] for name in ("documents", "real") if name in given]
+
+
+def packed(documents: torch.Tensor, real: torch.Tensor | None = None) -> PackedSeqParams:
+    """Where the documents of one sequence, [1, sequence], begin and end, as megatron-core is told of packed sequences.
+
+    Padded ones end once where their tokens would end without any padding, and once where they end in the sequence.
+    """
+    _, number, lengths = torch.unique_consecutive(documents, return_inverse=True, return_counts=True)
+    longest, padded = int(lengths.max()), _ends(lengths)
+    ends = padded if real is None else _ends(torch.bincount(number[real], minlength=len(lengths)))
+    more = {} if real is None else {"cu_seqlens_q_padded": padded, "cu_seqlens_kv_padded": padded}
+    told = PackedSeqParams(qkv_format="thd", cu_seqlens_q=ends, cu_seqlens_kv=ends, max_seqlen_q=longest, max_seqlen_kv=longest)
+    return dataclasses.replace(told, **more)
+
+
+def _ends(lengths: torch.Tensor) -> torch.Tensor:
+    """Of documents one behind the other, from 0 on."""
+    return torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
 
 
 def _padding_mask(case: Case, model: Any, padding: torch.Tensor) -> torch.Tensor:

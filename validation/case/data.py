@@ -4,19 +4,28 @@
 document, positions are counted from where a document begins, no position attends to another document, and the loss of a
 document's last token does not count. That is what Megatron-LM's --reset-position-ids, --reset-attention-mask and
 --eod-mask-loss make of a sequence. `packed` has the same documents, and megatron-core is told where each begins in place of a
-mask (PackedSeqParams, format thd). `padded` has one document, shorter than the sequence, and padding behind it; `left-padded`
-has the padding before it. Padding does not count: neither in the loss nor in balancing losses nor in the experts' loads.
+mask (PackedSeqParams, format thd). `packed-padded` has packed documents with padding behind each, up to a multiple of ALIGNED,
+which is what context parallelism needs of packed documents. `padded` has one document, shorter than the sequence, and padding
+behind it; `left-padded` has the padding before it. Padding does not count: neither in the loss nor in balancing losses nor in
+the experts' loads.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 from validation.case.case import Case
 
 FULL, DOCUMENTS, PACKED, PADDED, LEFT_PADDED = "full", "documents", "packed", "padded", "left-padded"
+PACKED_PADDED = "packed-padded"
 WITH_DOCUMENTS = (DOCUMENTS, PACKED)
 WITH_PADDING = (PADDED, LEFT_PADDED)
+"""One document a sequence."""
+HAVE_PADDING = (*WITH_PADDING, PACKED_PADDED)
+ARE_PACKED = (PACKED, PACKED_PADDED)
+ALIGNED = 8
+"""Tokens of which a padded document among packed ones has a multiple: two parts for each of four context-parallel ranks."""
 END = 1
 """The token that ends a document, and pads: eos_token_id of DeepSeek-V3's config.json, which its tokenizer pads with."""
 BEGIN = 0
@@ -49,19 +58,34 @@ def has_an_idle_expert(case: Case) -> bool:
     return case.training.data_shape != FULL and case.model.n_routed_experts > case.model.num_experts_per_tok
 
 
+def regions(case: Case, sequence: int) -> tuple[int, ...]:
+    """Where the padded documents of a packed sequence of the batch end, the same in every step.
+
+    One ends in the middle, where the parts of sequence parallelism meet.
+    """
+    middle = case.seq_length // 2 // ALIGNED * ALIGNED
+    chance = random.Random(f"{case.seed}/{sequence}")
+    inside = {place for place in range(ALIGNED, case.seq_length, ALIGNED) if chance.random() < SHARE_OF_ENDS}
+    return tuple(sorted({*inside, middle, case.seq_length} - {0}))
+
+
+SHARE_OF_ENDS = 0.3
+"""Of the places where a padded document may end."""
+
+
 def sequences_have_room(case: Case) -> str | None:
     """There is room for several documents, or for padding."""
     shape = case.training.data_shape
     if shape == FULL or case.seq_length >= SHORTEST:
         return None
-    what = "several documents" if shape in WITH_DOCUMENTS else "a document and padding"
+    what = "several documents" if shape in (*WITH_DOCUMENTS, PACKED_PADDED) else "a document and padding"
     return f"seq_length {case.seq_length} has no room for {what}; --seq-length {SHORTEST} works"
 
 
 def balanced_with_padding(case: Case) -> str | None:
     """Balancing losses over real tokens, as far as megatron-core's are means over them."""
     training = case.training
-    if training.data_shape not in WITH_PADDING or training.balancing == "none":
+    if training.data_shape not in HAVE_PADDING or training.balancing == "none":
         return None
     if training.loss == "token":
         return (
@@ -83,25 +107,45 @@ def balanced_with_padding(case: Case) -> str | None:
 
 def one_sequence_is_packed(case: Case) -> str | None:
     """What megatron-core has of packed sequences, and Plumbline compares: one a micro-batch, each on its ranks whole."""
-    if case.training.data_shape != PACKED:
+    if case.training.data_shape not in ARE_PACKED:
         return None
     if case.micro_batch_size > 1:
         return (
             f"{case.arrangement}: Megatron-Core takes one packed sequence in a micro-batch and micro_batch_size is "
             f"{case.micro_batch_size}; --micro-batch-size 1 works"
         )
-    if case.layout.cp > 1:
+    if case.layout.cp > 1 and case.training.data_shape == PACKED:
         return (
-            f"{case.arrangement}: context parallelism cuts each packed document by itself, and Plumbline compares sequences "
-            f"that are cut as a whole; cp1 works, or cp{case.layout.cp}+documents"
+            f"{case.arrangement}: context parallelism cuts each packed document into equal parts, for which it must be padded; "
+            f"{case.layout.name}+packed-padded works"
         )
     if case.implementation == "local-stock":
         return f"{case.arrangement}: Megatron-Core's own core attention has no packed sequences; --implementation local works"
     return None
 
 
+def padded_documents_fit(case: Case) -> str | None:
+    """Each document of a packed sequence is padded to ALIGNED tokens, of which every rank has two equal parts."""
+    if case.training.data_shape != PACKED_PADDED:
+        return None
+    if case.seq_length % ALIGNED or case.seq_length < 2 * ALIGNED:
+        sizes = max(2 * ALIGNED, case.seq_length // ALIGNED * ALIGNED)
+        return f"+{PACKED_PADDED} pads documents to multiples of {ALIGNED}; --seq-length {sizes} works"
+    if ALIGNED % (2 * case.layout.cp):
+        return (
+            f"+{PACKED_PADDED} pads documents to multiples of {ALIGNED}, which cp{case.layout.cp} cannot cut; cp2 and cp4 work"
+        )
+    if case.model.num_nextn_predict_layers:
+        return (
+            f"{case.arrangement}: Megatron-Core's MTP layers look for documents where they would end without padding, and take "
+            "tokens from other places; leave out +mtp, or take +packed"
+        )
+    return f"+{PACKED_PADDED} takes no file of tokens; leave out --data, or take +packed" if case.data else None
+
+
 RULES: tuple[Callable[[Case], str | None], ...] = (
     sequences_have_room,
     balanced_with_padding,
     one_sequence_is_packed,
+    padded_documents_fit,
 )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from validation.case.case import Case
+from validation.case.optimizers import Rule, counts_zeros
 from validation.case.parameters import Parameter, parameters
 from validation.case.schedule import Schedule
 
@@ -15,9 +16,9 @@ STEPS = "steps/"
 """What precedes the name of everything that is compared after a step: `steps/1/value/model.norm.weight`."""
 UNREDUCED = "unreduced/"
 """What precedes a parameter's name for the sum of the ranks' gradients before megatron-core's own reduction."""
-MOMENTS = {"exp_avg": "First Moment", "exp_avg_sq": "Second Moment"}
-"""What AdamW keeps of a parameter, by torch's names."""
 VALUE, NORM = "value", "gradient_norm"
+ZEROS = "zeros"
+"""How many elements of the clipped gradients are 0; compared if optimizer.log_num_zeros_in_grad counts them."""
 MASTER = "master"
 """Of bf16 and fp16: what the optimizer steps instead of the parameter, in float32."""
 LOSS_SCALE = "loss_scale"
@@ -53,11 +54,12 @@ def stepped(case: Case) -> Mapping[str, Stepped]:
     The expert bias is moved by the step and has no moments.
     """
     found: list[Stepped] = []
-    rates = {} if Schedule.of(case.training).is_steady else RATES
+    rates, zeros = {} if Schedule.of(case.training).is_steady else RATES, counts_zeros(case.training)
     for step in range(1, case.training.steps + 1):
         found += [Stepped(step, f"{step}/{kind}", f"Step {step} {what}", (len(trained(case)),)) for kind, what in rates.items()]
         found += [Stepped(step, f"{step}/{LOSS_SCALE}", f"Step {step} Loss Scale", ())] if case.precision == "fp16" else []
         found.append(Stepped(step, f"{step}/{NORM}", f"Step {step} Gradient Norm", ()))
+        found += [Stepped(step, f"{step}/{ZEROS}", f"Step {step} Zeros In Gradients", ())] if zeros else []
         for parameter in parameters(case.model).values():
             for kind, title in _of_parameter(case, parameter).items():
                 found.append(Stepped(step, f"{step}/{kind}/{parameter.name}", f"Step {step} {title}", parameter.shape))
@@ -69,5 +71,5 @@ def _of_parameter(case: Case, parameter: Parameter) -> dict[str, str]:
     if not parameter.trained:
         return {VALUE: parameter.title}
     masters = {MASTER: f"Master {parameter.title}"} if case.has_masters else {}
-    moments = {kind: f"{parameter.title} {what}" for kind, what in MOMENTS.items()}
+    moments = {kind: f"{parameter.title} {what}" for kind, what in Rule.of(case.training).moments.items()}
     return {**moments, **masters, VALUE: parameter.title}

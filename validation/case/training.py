@@ -23,7 +23,7 @@ OPTIONS = {
     "experts": ("default", "sequential", "grouped"),
     "fp8": ("none", "delayed", "blockwise"),
     "mtp_loss": ("version", "report", "targets"),
-    "data_shape": ("full", "documents", "packed", "padded", "left-padded"),
+    "data_shape": ("full", "documents", "packed", "packed-padded", "padded", "left-padded"),
     "inference": ("none", "static", "dynamic"),
 }
 """The options that are one word of several, the default first."""
@@ -44,6 +44,7 @@ WORDS = {
     "mtp-targets": ("mtp_loss", "targets"),
     "documents": ("data_shape", "documents"),
     "packed": ("data_shape", "packed"),
+    "packed-padded": ("data_shape", "packed-padded"),
     "padded": ("data_shape", "padded"),
     "left-padded": ("data_shape", "left-padded"),
     "static": ("inference", "static"),

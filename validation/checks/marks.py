@@ -11,7 +11,7 @@ from validation.case.case import Case
 from validation.case.inference import generated, generates, inferred, infers
 from validation.case.parameters import parameters
 from validation.case.probes import observed
-from validation.case.steps import LOSS_SCALE, NORM, RATES, stepped
+from validation.case.steps import LOSS_SCALE, NORM, RATES, ZEROS, stepped
 
 other_epsilon = pytest.mark.every("epsilon", "other_epsilon")
 every_layer = pytest.mark.every("layer", "every_layer")
@@ -25,7 +25,7 @@ balanced_layers = pytest.mark.every("layer", "balanced_layers")
 mlp_norm_layers = pytest.mark.every("layer", "mlp_norm_layers")
 every_probe_gradient = pytest.mark.every("probe", "every_probe_gradient")
 every_rate = pytest.mark.every("key", "every_rate")
-every_gradient_norm = pytest.mark.every("key", "every_gradient_norm")
+over_all_gradients = pytest.mark.every("key", "over_all_gradients")
 everything_stepped = pytest.mark.every("key", "everything_stepped")
 every_parameter = pytest.mark.every("parameter", "every_parameter")
 trained_parameters = pytest.mark.every("parameter", "trained_parameters")
@@ -63,7 +63,7 @@ def members(kind: str, case: Case) -> list[int] | list[str] | list[float]:
         return layers[kind]
     if kind == "every_probe_gradient":
         return [probe.name for probe in reversed(list(observed(case).values())) if probe.has_gradient]
-    if kind in ("every_rate", "every_gradient_norm", "everything_stepped"):
+    if kind in ("every_rate", "over_all_gradients", "everything_stepped"):
         return [key for key in stepped(case) if _of_step(key) == kind]
     if kind == "with_generation":
         return ["x".join(map(str, generated(case)))] if generates(case) else []
@@ -80,4 +80,6 @@ def members(kind: str, case: Case) -> list[int] | list[str] | list[float]:
 def _of_step(key: str) -> str:
     """The kind of what is compared of a step, by its key."""
     kind = key.split("/")[1]
-    return "every_rate" if kind in (*RATES, LOSS_SCALE) else "every_gradient_norm" if kind == NORM else "everything_stepped"
+    if kind in (*RATES, LOSS_SCALE):
+        return "every_rate"
+    return "over_all_gradients" if kind in (NORM, ZEROS) else "everything_stepped"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 
 from validation.case import tokens
 from validation.case.case import Case
-from validation.case.data import END, LEFT_PADDED, PACKED, WITH_DOCUMENTS, WITH_PADDING, wanted_tokens
+from validation.case.data import END, LEFT_PADDED, PACKED, PACKED_PADDED, WITH_DOCUMENTS, WITH_PADDING, regions, wanted_tokens
 from validation.case.model import Model
 
 MASKED_SHARE = 0.1
@@ -115,6 +116,9 @@ def _shaped(case: Case, stream: torch.Tensor, mask: torch.Tensor, generator: tor
         stream = torch.where(stream == END, (END + 1) % case.model.vocab_size, stream)
         mask[1:2] = False
         return _with_documents(case, torch.where(ends, END, stream), mask)
+    if shape == PACKED_PADDED:
+        mask[1:2] = False
+        return _with_padded_documents(case, stream, mask, generator)
     if shape in WITH_PADDING:
         return _with_padding(case, stream, _random_lengths(mask, generator))
     # Copies: of one sequence both would be views of the same storage, which no file takes.
@@ -184,6 +188,24 @@ def _with_documents(case: Case, stream: torch.Tensor, mask: torch.Tensor) -> Bat
     documents = ended.cumsum(1) - ended.long()
     positions = own_positions(documents) if case.training.data_shape == PACKED else None
     return Batch(inputs, stream[:, 1:].clone(), mask & ~ended, documents, positions=positions)
+
+
+def _with_padded_documents(case: Case, stream: torch.Tensor, mask: torch.Tensor, generator: torch.Generator) -> Batch:
+    """Packed documents that END ends, with END behind each up to where the next begins; what END predicts does not count.
+
+    The first document of a sequence has one token, the last has no padding.
+    """
+    stream = torch.where(stream == END, (END + 1) % case.model.vocab_size, stream)[:, :-1].clone()
+    documents, real = torch.zeros_like(stream), torch.zeros_like(mask)
+    for row in range(len(stream)):
+        ends = regions(case, row)
+        for number, (start, stop) in enumerate(itertools.pairwise((0, *ends))):
+            length = int(torch.randint(1, stop - start + 1, (1,), generator=generator))
+            length = 1 if number == 0 else stop - start if stop == case.seq_length else length
+            documents[row, start:stop], real[row, start : start + length] = number, True
+            stream[row, start + length - 1 : stop] = END
+    labels = torch.nn.functional.pad(stream[:, 1:], (0, 1), value=END)
+    return Batch(stream, labels, mask & (stream != END), documents, real, own_positions(documents))
 
 
 def _random_lengths(mask: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -15,7 +15,9 @@ from validation.case.data import (
     BEGIN,
     END,
     FULL,
+    HAVE_PADDING,
     NEVER_CHOSEN,
+    PACKED_PADDED,
     WITH_DOCUMENTS,
     WITH_PADDING,
     has_an_idle_expert,
@@ -25,7 +27,8 @@ from validation.case.parameters import parameters
 from validation.reference.batch import Batch, own_positions
 from validation.reference.weights import made
 
-EVERY = (FULL, *WITH_DOCUMENTS, *WITH_PADDING)
+SEVERAL = (*WITH_DOCUMENTS, PACKED_PADDED)
+EVERY = (FULL, *SEVERAL, *WITH_PADDING)
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def _counts(case: Case, batch: Batch) -> Iterator[Excited]:
     what = "micro-batches with different numbers of tokens that count"
     yield Excited(what, len(set(by_micro_batch)) > 1 or len(by_micro_batch) == 1, _shown(by_micro_batch))
     silent = int((batch.mask.sum(1) == 0).sum())
-    yield Excited("a sequence without loss", silent > 0, f"{silent} of {len(batch.mask)}", WITH_DOCUMENTS)
+    yield Excited("a sequence without loss", silent > 0, f"{silent} of {len(batch.mask)}", SEVERAL)
 
 
 def _shown(counts: list[int]) -> str:
@@ -79,21 +82,22 @@ def _shown(counts: list[int]) -> str:
 
 def _documents(case: Case, batch: Batch) -> Iterator[Excited]:
     """Where documents begin and how long they are."""
-    number = batch.documents if case.training.data_shape in WITH_DOCUMENTS else None
+    number = batch.documents if case.training.data_shape in SEVERAL else None
     begins = torch.zeros_like(batch.mask) if number is None else own_positions(number) == 0
     several = int(begins[:, 1:].sum())
-    yield Excited("documents that begin inside a sequence", several > 0, str(several), WITH_DOCUMENTS)
-    single = int((begins[:, :-1] & begins[:, 1:]).sum())
-    yield Excited("documents of one token", single > 0, str(single), WITH_DOCUMENTS)
+    yield Excited("documents that begin inside a sequence", several > 0, str(several), SEVERAL)
+    padding = torch.zeros_like(begins) if batch.real is None else ~batch.real
+    single = int((begins[:, :-1] & (begins | padding)[:, 1:]).sum())
+    yield Excited("documents of one token", single > 0, str(single), SEVERAL)
     middle = int(begins[:, case.seq_length // 2].sum())
     what = "documents that begin in the middle, where the parts of ranks meet"
-    yield Excited(what, middle > 0, str(middle), WITH_DOCUMENTS)
+    yield Excited(what, middle > 0, str(middle), SEVERAL)
 
 
 def _padding(case: Case, batch: Batch) -> Iterator[Excited]:
     """How much padding there is, and whether a rank of those that share a sequence holds nothing else."""
     padding = torch.zeros_like(batch.mask) if batch.real is None else ~batch.real
-    yield Excited("padding", bool(padding.any()), f"{int(padding.sum())} of {padding.numel()}", WITH_PADDING)
+    yield Excited("padding", bool(padding.any()), f"{int(padding.sum())} of {padding.numel()}", HAVE_PADDING)
     whole = int((padding.sum(1) == 0).sum()) if padding.any() else 0
     yield Excited("sequences without padding beside it", whole > 0, f"{whole} of {len(padding)}", WITH_PADDING)
     parts = case.layout.tp if case.layout.uses_sequence_parallel else 1
@@ -112,4 +116,4 @@ def _idle_expert(case: Case) -> Excited:
     if there:
         biases = [made(case, one) for one in parameters(case.model).values() if one.name.endswith("_bias")]
         there = all(bool(bias.sort().values[:2].diff() >= NEVER_CHOSEN - 1e-6) for bias in biases)
-    return Excited(what, there, "1 a layer" if there else "0", (*WITH_DOCUMENTS, *WITH_PADDING))
+    return Excited(what, there, "1 a layer" if there else "0", (*SEVERAL, *WITH_PADDING))

@@ -1,7 +1,8 @@
 """Optimizer steps below fp64: the truth, the same steps in the precision, and what rounding may do to them.
 
 AdamW divides a gradient by its own size: what is left of a small one is its sign, and rounding turns that over. The runs of a
-floor show how many elements turn in a large tensor. In a small one none may turn in five runs and two in the sixth.
+floor show how many elements turn in a large tensor. In a small one none may turn in five runs and two in the sixth. SGD divides
+by nothing, and no element turns.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from validation.case.case import Case
+from validation.case.optimizers import ADAM, BUFFER, FIRST, SECOND, Rule
 from validation.case.schedule import Schedule
-from validation.case.steps import MASTER, NORM, STEPS, VALUE, trained
+from validation.case.steps import MASTER, NORM, STEPS, VALUE, ZEROS, trained
 from validation.reference import schedule as formulas
 from validation.reference.batch import Batch
 from validation.reference.floor import Floor
@@ -28,6 +30,8 @@ SIGMAS = 4.0
 """How many times the gradient's error an element may be off."""
 SQUARED = 1.25
 """The second moment's floor is at least so many times the first's."""
+ROUNDINGS, UNIT = 3, torch.finfo(torch.float32).eps / 2
+"""Of the norm: that of each tensor, its square in the sum of all, and the root; each rounds to float32."""
 MOST = 2.0
 """How much two updates differ at most, in learning rates: AdamW's is between -1 and 1, but for what later steps add."""
 
@@ -55,16 +59,49 @@ def rounded_steps(steps: Steps, later: Sequence[Batch], chosen: Sequence[Routing
 
 def widen(floor: Floor, case: Case, kept: Mapping[str, torch.Tensor]) -> None:
     """Raise the floors of what steps leave to what rounding may do beside what these runs have shown."""
+    rule = Rule.of(case.training)
+    if rule.kind == ADAM:
+        _widen_turning(floor, case, kept)
+    for step in range(1, case.training.steps + 1):
+        # The norm is off by a share of what all gradients are, which chance makes small in some runs.
+        floor.raise_to(f"{STEPS}{step}/{NORM}", _share(floor, case, _like_gradients(rule, step)) + ROUNDINGS * UNIT)
+        if f"{step}/{ZEROS}" in kept:
+            _widen_zeros(floor, kept, f"{step}/{ZEROS}")
+
+
+def _like_gradients(rule: Rule, step: int) -> str:
+    """What precedes a parameter's name in what is off as its gradients in a step are: a moment, or those of the first step."""
+    kind = FIRST if rule.kind == ADAM else BUFFER
+    return f"{STEPS}{step}/{kind}/" if kind in rule.moments else "gradients/"
+
+
+def _share(floor: Floor, case: Case, before: str) -> float:
+    """The squared relative error of tensors of all parameters together, by what precedes the parameters' names."""
+    errors = squares = 0.0
+    for parameter in trained(case):
+        name = before + parameter.name
+        size = float(floor.truth[name].norm())
+        errors, squares = errors + (floor.error(name) * size) ** 2, squares + size**2
+    return errors / squares if squares else 0.0
+
+
+def _widen_zeros(floor: Floor, kept: Mapping[str, torch.Tensor], key: str) -> None:
+    """Where two numbers cancel out by chance is counted as a Poisson process: four of its deviations, or a few zeros."""
+    zeros = float(kept[key])
+    seen = floor.error(STEPS + key) * zeros
+    floor.raise_to(STEPS + key, (seen + SIGMAS * max(seen, 1.0) ** 0.5) / max(zeros, 1.0))
+
+
+def _widen_turning(floor: Floor, case: Case, kept: Mapping[str, torch.Tensor]) -> None:
+    """What turns over changes the second moment, the masters and the weights."""
     moved: dict[str, torch.Tensor] = {}
     for step in range(1, case.training.steps + 1):
-        errors = squares = 0.0
         for parameter in trained(case):
             name = parameter.name
-            first, second = kept[f"{step}/exp_avg/{name}"], kept[f"{step}/exp_avg_sq/{name}"]
-            error, size = floor.error(f"{STEPS}{step}/exp_avg/{name}"), float(first.norm())
-            errors, squares = errors + (error * size) ** 2, squares + size**2
+            first, second = kept[f"{step}/{FIRST}/{name}"], kept[f"{step}/{SECOND}/{name}"]
+            error = floor.error(f"{STEPS}{step}/{FIRST}/{name}")
             # Few elements make most of a sum of squares: chance may leave them alone in every run.
-            floor.raise_to(f"{STEPS}{step}/exp_avg_sq/{name}", SQUARED * error)
+            floor.raise_to(f"{STEPS}{step}/{SECOND}/{name}", SQUARED * error)
             rate, _ = formulas.rates(Schedule.of(case.training), parameter, step - 1)
             moved[name] = moved.get(name, 0.0) + rate * _turning(case, step, error, first, second)
             off = moved[name].flatten().topk(min(TURNED, moved[name].numel())).values.norm()
@@ -72,8 +109,6 @@ def widen(floor: Floor, case: Case, kept: Mapping[str, torch.Tensor]) -> None:
                 of = f"{step}/{kind}/{name}"
                 shown = floor.error(STEPS + of) ** 2
                 floor.raise_to(STEPS + of, float((shown + (off / kept[of].norm()) ** 2) ** 0.5))
-        # The norm is off by a share of what all gradients are, which chance makes small in some runs.
-        floor.raise_to(f"{STEPS}{step}/{NORM}", errors / squares if squares else 0.0)
 
 
 def _turning(case: Case, step: int, error: float, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

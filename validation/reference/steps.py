@@ -1,4 +1,4 @@
-"""Optimizer steps on the HuggingFace model: torch's AdamW, clipping, and DeepSeek-V3's update of the expert bias."""
+"""Optimizer steps on the HuggingFace model: torch's optimizer, clipping, and DeepSeek-V3's update of the expert bias."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from transformers.modeling_layers import MtpModel
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCausalLM
 
 from validation.case.case import Case
+from validation.case.optimizers import ADAM, Rule, counts_zeros
 from validation.case.schedule import DECOUPLED, Schedule
 from validation.case.settings import BASE
-from validation.case.steps import MASTER, MOMENTS, NORM, RATES, VALUE, trained
+from validation.case.steps import MASTER, NORM, RATES, VALUE, ZEROS, trained
 from validation.compare.precision import DTYPES, as_stored
 from validation.reference import model as reference_model
 from validation.reference import mtp as reference_mtp
@@ -88,15 +89,9 @@ class Steps:
         own = reference_mtp.named_parameters(mtp, case.model) if mtp else ()
         self._named = [*hf.named_parameters(), *own]
         self._own = [_master(of) for _, of in self._named] if case.has_masters else [of for _, of in self._named]
-        adam, self._schedule = case.training.adam, Schedule.of(case.training)
-        self._clip_norm = adam.clip_norm
-        self._adam = torch.optim.AdamW(
-            list(self._groups()),
-            lr=adam.learning_rate,
-            betas=(adam.beta1, adam.beta2),
-            eps=adam.epsilon,
-            weight_decay=adam.weight_decay,
-        )
+        self._schedule, self._rule = Schedule.of(case.training), Rule.of(case.training)
+        self._clip_norm = case.training.adam.clip_norm
+        self._optimizer = _optimizer(case, list(self._groups()))
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -114,7 +109,7 @@ class Steps:
     def _set_rates(self, step: int) -> None:
         """What the schedule says of a step, counted from 1."""
         schedule = self._schedule
-        for group in self._adam.param_groups:
+        for group in self._optimizer.param_groups:
             own = group["decoupled"] and schedule.decoupled is not None
             group["lr"] = formulas.learning_rate(schedule, step - 1, decoupled=own)
             group["weight_decay"] = formulas.weight_decay(schedule, step - 1) if group["decays"] else 0.0
@@ -132,12 +127,19 @@ class Steps:
         norm = torch.nn.utils.clip_grad_norm_(self._own, self._clip_norm)
         if self._clip_norm == BASE["optimizer.clip_grad"] and not norm > self._clip_norm:
             raise ValueError(f"gradient norm {float(norm)} is not above {self._clip_norm}: clipping would not be tested")
-        self._adam.step()
+        self._count_zeros(step)
+        self._optimizer.step()
         for (_, parameter), own in zip(self._named, self._own, strict=True):
             if own is not parameter:
                 parameter.copy_(own.to(DTYPES[self._case.precision]))
             parameter.grad = own.grad = None
         self._keep(step, norm)
+
+    def _count_zeros(self, step: int) -> None:
+        """Of all gradients together, behind the clipping, as megatron-core counts them."""
+        if counts_zeros(self._case.training):
+            zeros = sum(int((own.grad == 0).sum()) if own.grad is not None else own.numel() for own in self._own)
+            self.kept[f"{step}/{ZEROS}"] = torch.tensor(zeros, dtype=torch.float64)
 
     def _take_gradients(self, scale: float) -> None:
         """To what the optimizer steps, in its dtype, without the scale: other tensors than those that are compared."""
@@ -159,7 +161,7 @@ class Steps:
         model = self._case.model
         found = {f"{step}/{NORM}": norm.detach().clone()}
         owns = [(name, own) for (name, _), own in zip(self._named, self._own, strict=True)]
-        kinds = {kind: (owns, lambda own, kind=kind: self._adam.state[own][kind]) for kind in MOMENTS}
+        kinds = {kind: (owns, lambda own, kind=kind: self._optimizer.state[own][kind]) for kind in self._rule.moments}
         masters = {MASTER: (owns, _itself)} if self._case.has_masters else {}
         for kind, (named, of) in {**kinds, **masters, VALUE: (self._named, _itself)}.items():
             values = reference_model.of_parameters(named, model, of)
@@ -168,6 +170,16 @@ class Steps:
             with as_stored():
                 found[f"{step}/{VALUE}/model.layers.{layer}.{BIAS}"] = gate.e_score_correction_bias.to(torch.float32, copy=True)
         self.kept |= {key: value.cpu() for key, value in found.items()}
+
+
+def _optimizer(case: Case, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """PyTorch's own, whose rates are set before each step."""
+    adam, rule = case.training.adam, Rule.of(case.training)
+    common: dict[str, Any] = {"lr": adam.learning_rate, "weight_decay": adam.weight_decay}
+    if rule.kind != ADAM:
+        return torch.optim.SGD(groups, momentum=rule.momentum, **common)
+    made = torch.optim.AdamW if rule.decoupled else torch.optim.Adam
+    return made(groups, betas=(adam.beta1, adam.beta2), eps=adam.epsilon, **common)
 
 
 def _itself(parameter: torch.nn.Parameter) -> torch.Tensor:

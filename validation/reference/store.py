@@ -26,9 +26,10 @@ from typing import Any
 
 from validation.cache import forget, locks
 from validation.case.case import Case
-from validation.case.data import FULL, WITH_PADDING
+from validation.case.data import FULL, HAVE_PADDING
 from validation.case.depth import FORWARD, WEIGHTS, serving
 from validation.case.inference import infers
+from validation.case.optimizers import Rule, counts_zeros
 from validation.case.schedule import Schedule
 from validation.reference.divisor import by_targets, definition
 
@@ -52,6 +53,8 @@ def key(case: Case) -> str:
             case.training.loss,
             case.training.balancing,
             asdict(case.training.adam),
+            asdict(Rule.of(case.training)),
+            counts_zeros(case.training),
             case.training.balance_coefficient,
             case.training.z_coefficient,
             case.training.mtp_scale,
@@ -79,7 +82,7 @@ def key(case: Case) -> str:
 def _by_micro_batch(case: Case) -> bool:
     """Whether what is computed depends on which sequences are a micro-batch."""
     training = case.training
-    padded_means = training.data_shape in WITH_PADDING and (training.balancing == "z_loss" or bool(training.z_coefficient))
+    padded_means = training.data_shape in HAVE_PADDING and (training.balancing == "z_loss" or bool(training.z_coefficient))
     return training.loss == "mean" or training.balancing == "aux_loss" or padded_means or by_targets(case)
 
 
