@@ -42,7 +42,7 @@ def test_a_case_has_the_check_that_must_see_the_fault(lane: Lane) -> None:
     ("lane", "fault", "says"),
     [
         (CPU, "D13", "the weights of a bf16 model are bf16"),
-        (CPU, "I01", "compared in fp64"),
+        (CPU, "L18", "bf16 has no loss scale"),
         (TE, "B01", "Transformer Engine makes its causal mask itself"),
         (Lane("te"), "A01", "Transformer Engine needs GPUs"),
     ],
@@ -158,8 +158,8 @@ def test_what_is_kept_comes_back(tmp_path: Path) -> None:
         (["--precision", "fp8"], "error: precision 'fp8' is unknown; known are fp64, fp32, bf16 and fp16\n"),
         (["--share-gpu", "0"], "error: --share-gpu 0: give 1 or more\n"),
         (
-            ["--only", "I01", "--precision", "bf16"],
-            "error: no case here can have these faults: I01: +static is compared in fp64",
+            ["--only", "D13", "--precision", "bf16"],
+            "error: no case here can have these faults: D13: the weights of a bf16 model are bf16",
         ),
         (["--write", "--precision", "bf16"], "error: --write writes what runs as the files say, or with --implementation te"),
         (["--behind", "all", "--precision", "bf16"], "error: --behind and --diagnose run faults as their files say"),

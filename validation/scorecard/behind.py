@@ -78,6 +78,14 @@ def _mtp_means(case: Case) -> Case | None:
     return replace(case, model=model, training=replace(case.training, loss="mean"))
 
 
+def _decoupled_rate(case: Case) -> Case | None:
+    """An MTP layer on another stage, and a rate of its own for embedding and output head."""
+    if case.layout.pp == 1 or not case.training.steps:
+        return None
+    model = replace(case.model, num_nextn_predict_layers=max(1, case.model.num_nextn_predict_layers))
+    return replace(case, model=model, training=case.training.with_settings({"optimizer.decoupled_lr": 0.02}))
+
+
 def _mtp_of_documents(case: Case) -> Case | None:
     """An MTP layer and several documents a sequence."""
     if case.training.data_shape != FULL:
@@ -125,6 +133,7 @@ ACTIVATED: dict[str, Callable[[Case], Case | None]] = {
     "mtp-mean-counted-per-rank": _mtp_means,
     "loads-counted-after-capacity": _filled_up,
     "outputs-freed-while-sent": _set(deallocate_pipeline_outputs=True),
+    "mtp-embedding-at-the-common-rate": _decoupled_rate,
 }
 """How the case of a fault becomes one that has the bug, too; None where it cannot. Bugs that 0.16 has mended have no entry."""
 DUE: dict[str, Callable[[Case], Case | None]] = {
