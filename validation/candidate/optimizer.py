@@ -159,7 +159,7 @@ def _of_remainders(optimizer: Any, tensor: torch.Tensor, stored: torch.Tensor) -
         return stored
     group, at = optimizer.model_param_group_index_map[tensor]
     upper = optimizer.optimizer.param_groups[group]["params"][at].detach().view(torch.int16).to(torch.int32)
-    return ((upper - (stored < 0)) << 16 | stored.to(torch.int32) & 0xFFFF).view(torch.float32)
+    return ((upper - (stored < 0).int()) << 16 | stored.to(torch.int32) & 0xFFFF).view(torch.float32)
 
 
 def gather_gradients(wrapped: list[DistributedDataParallel]) -> None:
