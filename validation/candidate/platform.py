@@ -504,12 +504,28 @@ def stages_on_the_cpu() -> None:
     names["_is_cuda"] = names["_is_cuda_contiguous"] = lambda tensor: None
 
 
+class _AtOnce:
+    """An event of a device that has done everything when it is asked."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.record = self.wait = self.synchronize = lambda *_: None
+
+
+def requests_on_the_cpu() -> None:
+    """Since 0.18 dynamic inference keeps its books in host memory, and has events for their copies to a GPU.
+
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.18.0/megatron/core/inference/contexts/dynamic_context.py
+    """
+    vars(torch.cuda)["Event"] = _AtOnce
+
+
 @contextlib.contextmanager
 def kernels_in_torch(context: Any, prefill: Any, decode: Any, split: Any) -> Iterator[None]:
     """Within it dynamic inference calls functions in torch for FlashAttention's and FlashMLA's kernels, which need a GPU.
 
-    `split` stands for what only Transformer Engine's layers can do. Cached latents forget, up to 0.19, to pass on whether
-    a step is one of decode alone, and lose the norm that stands outside of a layer that is split; `context` knows it.
+    `split` stands for what only Transformer Engine's layers can do; None with these. Cached latents forget, up to 0.19, to
+    pass on whether a step is one of decode alone, and lose the norm that stands outside of a layer that is split; `context`
+    knows it.
     https://github.com/NVIDIA/Megatron-LM/issues/4901
     """
     attention = importlib.import_module("megatron.core.transformer.attention")
@@ -531,11 +547,13 @@ def kernels_in_torch(context: Any, prefill: Any, decode: Any, split: Any) -> Ite
         (attention, "flash_mla_with_kvcache"): decode,
         (attention, "get_mla_metadata"): lambda *given: (None, None),
         (attention, "HAVE_FA3"): False,
+        (attention, "HAVE_FA4"): False,
         (latent, "rearrange"): lambda tensor, pattern: tensor.flatten(2),
-        (latent, "split_te_layernorm_column_parallel_linear"): split,
         (module, "flash_decode_and_prefill"): attending,
-        (latent.MLASelfAttention, "prepare_for_absorption"): absorbing,
     }
+    if split is not None:
+        put[latent, "split_te_layernorm_column_parallel_linear"] = split
+        put[latent.MLASelfAttention, "prepare_for_absorption"] = absorbing
     before = {place: getattr(*place, None) for place in put}
     for (where, name), value in put.items():
         setattr(where, name, value)

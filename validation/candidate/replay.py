@@ -47,6 +47,13 @@ class Choice:
         self.scores: torch.Tensor | None = None
         self.biased: torch.Tensor | None = None
 
+    def turned(self, rows: int, length: int) -> Choice:
+        """The same for tokens that lie side by side: what was [rows, length] is [length, rows]."""
+        given = self._replayed
+        if given is None:
+            return self
+        return Choice(given.view(rows, length, -1).transpose(0, 1).flatten(0, 1), self.micro_batch)
+
     def choose(self, experts: torch.Tensor, biased: torch.Tensor) -> torch.Tensor:
         """The experts to go on with."""
         self.own, self.biased, self._given = experts, biased.detach(), experts

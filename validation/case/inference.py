@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from validation.case.case import Case
+from validation.case.layout import Layout
 from validation.case.probes import Probe, probes
 from validation.case.training import Training
 
@@ -42,6 +43,8 @@ KINDS = ("attention.output", "moe.router.experts", "output", "logits")
 """The kinds of probes that are compared at every position."""
 GREEDY, GREEDY_TITLE, GENERATED = "greedy/tokens", "Greedy Tokens", 64
 """What both models generate behind each prompt, and how many tokens. The second weights are in place then."""
+GENERATION = "generation-"
+"""Before a layer: what its router chooses while both models generate. As `UPDATED` for phases with the second weights."""
 FLIPS = "flips/"
 """Before a name: by how much HuggingFace prefers its token, where the candidate would take another one, in the same file."""
 MARGIN = 1e-10
@@ -75,6 +78,15 @@ class Inferred:
         """Whether the tensor is a map of chosen experts."""
         return self.probe.kind == "moe.router.experts"
 
+    def place(self, row: int, position: int) -> tuple[int, int]:
+        """The row and the position of this tensor that a position of a sequence of the batch has."""
+        before = 0
+        for request, first, last in self.runs:
+            if request == row:
+                return 0, before + position - first
+            before += last - first
+        return row, position - self.start
+
 
 @dataclass(frozen=True)
 class Arrival:
@@ -90,12 +102,21 @@ def arrivals(case: Case) -> tuple[Arrival, ...]:
     """The requests of a case with a dynamic context, in the order in which they come.
 
     Prompts end before the border of a block and behind it; one has a single token, and one comes in two chunks. Some requests
-    come while others are decoded, and go while others stay.
+    come while others are decoded, and go while others stay. Each data-parallel rank has requests of its own.
     """
-    length = case.seq_length
-    prompts = (length * 3 // 4, length // 3, 1, length - 2)
+    length, share = case.seq_length, case.batch_size // case.layout.data_parallel
+    prompts = [of_sequence(length) for of_sequence in _PROMPTS]
     cut = 3 if prompts[3] > CHUNK else None
-    return tuple(Arrival(row, prompts[row % 4], 3 * (row // 2), row % 4 == cut) for row in range(case.batch_size))
+    return tuple(Arrival(row, prompts[row % 4], 3 * (row % share // 2), row % 4 == cut) for row in range(case.batch_size))
+
+
+_PROMPTS: tuple[Callable[[int], int], ...] = (
+    lambda length: length * 3 // 4,
+    lambda length: length // 3,
+    lambda length: 1,
+    lambda length: length - 2,
+)
+"""The length of the first request's prompt, and of those after it, in turn, by that of its sequence."""
 
 
 def infers(case: Case) -> bool:
@@ -103,18 +124,32 @@ def infers(case: Case) -> bool:
     return case.training.inference != NONE
 
 
+def usual_batch_size(base: int, layout: Layout, training: Training) -> int:
+    """The preset's, `base`; of requests as many on each data-parallel rank, so that expert ranks end in the same step."""
+    return base * (layout.data_parallel if training.inference == DYNAMIC else 1)
+
+
 def prompt_length(case: Case) -> int:
     """How many tokens of each sequence are prefilled: three quarters."""
     return case.seq_length * 3 // 4
 
 
+def prompt_lengths(case: Case) -> tuple[int, ...]:
+    """The same of each sequence: requests have prompts of their own."""
+    if case.training.inference == DYNAMIC:
+        return tuple(one.prompt for one in arrivals(case))
+    return (prompt_length(case),) * case.batch_size
+
+
 def uses_sequence_parallel(case: Case) -> bool:
     """Whether the model is built with sequence parallelism.
 
-    megatron-core generates with a static context without it, but for layers of experts that are spread over ranks:
+    megatron-core generates with a static context without it, but for layers of experts that are spread over ranks. It cannot
+    cache latents with it: each rank has its part of the latents then, and all of the rotated keys, which are joined.
     https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/inference/text_generation_controllers/text_generation_controller.py
     """
-    return case.layout.uses_sequence_parallel and not (infers(case) and case.layout.ep == 1)
+    of_experts = case.layout.ep > 1 and case.training.inference == STATIC
+    return case.layout.uses_sequence_parallel and (of_experts or not infers(case))
 
 
 def replicated(case: Case) -> bool:
@@ -191,17 +226,10 @@ def token(one: Inferred, position: int) -> str:
 
 def generates(case: Case) -> bool:
     """Whether both models generate, too."""
-    return case.training.inference == STATIC
+    return infers(case)
 
 
 # What such a case cannot have
-
-
-def compares_fp64(case: Case) -> str | None:
-    """Floors are measured on a forward pass over whole sequences, and nobody has measured them for a cached one."""
-    if not infers(case) or case.precision == "fp64":
-        return None
-    return f"+{case.training.inference} is compared in fp64, and not yet in {case.precision}; --precision fp64 works"
 
 
 def layout_infers(case: Case) -> str | None:
@@ -238,16 +266,24 @@ def nothing_is_trained(case: Case) -> str | None:
     return None
 
 
-def requests_are_of_one_rank(case: Case) -> str | None:
-    """Megatron-core's dynamic inference over several ranks has not been compared yet, nor with other layers than ours."""
-    if case.training.inference != DYNAMIC:
+def requests_have_layers(case: Case) -> str | None:
+    """Megatron-core absorbs the weights of Transformer Engine's layers, and Plumbline those of its own."""
+    if case.training.inference != DYNAMIC or case.implementation == "local" or case.uses_te:
         return None
-    if case.layout.ranks > 1:
-        return f"{case.arrangement}: requests are compared on one rank so far; single+dynamic works, or +static"
-    if case.implementation != "local":
-        said = f"+dynamic needs layers whose weights can be absorbed, and {case.implementation} has others"
-        return f"{said}; --implementation local works"
-    return None
+    said = f"+dynamic needs layers whose weights can be absorbed, and {case.implementation} has others"
+    return f"{said}; --implementation local works, or te on a GPU"
+
+
+def expert_ranks_end_together(case: Case) -> str | None:
+    """An expert rank without requests must take part all the same. megatron-core's way to do so does not work with latents.
+
+    docs/findings/dummy-forward-with-latents.md
+    """
+    step = len(_PROMPTS) * case.layout.data_parallel
+    if case.training.inference != DYNAMIC or case.layout.ep == 1 or case.batch_size % step == 0:
+        return None
+    said = f"the {case.batch_size} requests of {case.arrangement} do not end on all expert ranks in the same step"
+    return f"{said}, and Megatron-Core's dummy_forward fails with cached latents; --batch-size {step} works"
 
 
 def sequences_are_cut(case: Case) -> str | None:
@@ -259,9 +295,9 @@ def sequences_are_cut(case: Case) -> str | None:
 
 _SHORTEST = 4
 RULES: tuple[Callable[[Case], str | None], ...] = (
-    compares_fp64,
     layout_infers,
     nothing_is_trained,
-    requests_are_of_one_rank,
+    requests_have_layers,
+    expert_ranks_end_together,
     sequences_are_cut,
 )

@@ -79,9 +79,8 @@ def counted(case: Case) -> tuple[Name, ...]:
 def _inferred(case: Case) -> Iterator[Name]:
     """What is compared in each phase of inference, by the titles of the layers' own probes."""
     yield "inference", "HuggingFace Cached and Full Logits"
+    yield "inference", "Greedy Tokens"
     dynamic = case.training.inference == "dynamic"
-    if not dynamic:
-        yield "inference", "Greedy Tokens"
     for phase in _PHASES:
         if dynamic and phase == "Updated Full Forward":
             continue
@@ -100,9 +99,9 @@ def _of_probes(probes: Iterable[Probe]) -> Iterator[Name]:
 
 
 def choices(case: Case) -> tuple[Name, ...]:
-    """The checks of what the routers choose."""
+    """The checks of what the routers choose, and of tokens that are chosen."""
     if case.training.inference != "none":
-        return ()
+        return tuple(name for name in _inferred(case) if name[1].endswith((" Router Output", "Greedy Tokens")))
     chosen = [one for one in observed(case).values() if one.kind == "moe.router.experts"]
     return tuple((_COMPONENT_OF[one.kind], one.title) for one in chosen)
 

@@ -8,22 +8,24 @@ from typing import TYPE_CHECKING
 
 from validation.case.case import Case
 from validation.case.inference import MARGIN, TITLES, Inferred, inferred, token, witness
-from validation.compare.limits import EXACT, FLOORS, IN_FP64, Limits
+from validation.compare.limits import EXACT, FLOORS, Limits
 
 if TYPE_CHECKING:
     from validation.compare.measurement import Measurement, PieceReport
     from validation.compare.verdict import Verdict
 
 Measured = Callable[[Inferred], "Measurement"]
+Limit = Callable[[Inferred], float]
+"""The relative error that a tensor may have: of decoded ones, that each position may have."""
 CACHED, UNCACHED = "cached", "uncached"
 
 
-def limits(one: Inferred) -> Limits:
-    """What a tensor may differ by: a choice of experts in nothing."""
-    return EXACT if one.routes else IN_FP64
+def limits(one: Inferred) -> Limits | None:
+    """What a tensor may differ by: a choice of experts in nothing, others in what the precision says."""
+    return EXACT if one.routes else None
 
 
-def told(case: Case, name: str, verdict: Verdict, measured: Measured) -> Verdict:
+def told(case: Case, name: str, verdict: Verdict, measured: Measured, limit: Limit) -> Verdict:
     """A failure with the first position of the case that is wrong, and what the candidate's own full forward says.
 
     Other verdicts stay as they are.
@@ -33,19 +35,20 @@ def told(case: Case, name: str, verdict: Verdict, measured: Measured) -> Verdict
     one = inferred(case)[name]
     there = inferred(case).get(witness(one))
     own = measured(there) if there else None
-    return _witnessed(_located(case, verdict, measured), own, limits(one).relative_error)
+    return _witnessed(_located(case, one, verdict, measured, limit), own, limit(there) if there else 0.0)
 
 
-def near_tokens(verdict: Verdict, tokens: Measurement, flips: Measurement) -> Verdict:
+def near_tokens(verdict: Verdict, tokens: Measurement, flips: Measurement, rounding: float = MARGIN / FLOORS) -> Verdict:
     """The verdict on generated tokens with how many differ, and a pass if rounding decides each of them.
 
-    `flips` holds, where the candidate would take another token, by how much HuggingFace prefers its own.
+    `flips` holds, where the candidate would take another token, by how much HuggingFace prefers its own; `rounding` is what it
+    does to a logit.
     """
     if verdict.status != "fail":
         return replace(verdict, numbers=f"{tokens.difference.count} tokens, all of them HuggingFace's")
     from validation.compare.verdict import near_ties
 
-    found = near_ties(verdict, tokens, flips, MARGIN / FLOORS)
+    found = near_ties(verdict, tokens, flips, rounding)
     if found.status == "pass":
         return found
     start = min((piece.box[1][0] for piece in tokens.pieces if piece.difference.differing), default=0)
@@ -67,8 +70,8 @@ def _error(piece: PieceReport) -> float:
     return piece.difference.relative_error
 
 
-def _located(case: Case, verdict: Verdict, measured: Measured) -> Verdict:
-    wrong = min(_wrong(case, measured), default=None)
+def _located(case: Case, asked: Inferred, verdict: Verdict, measured: Measured, limit: Limit) -> Verdict:
+    wrong = min(_wrong(case, asked, measured, limit), default=None)
     if wrong is None:
         return verdict
     _, position, place = wrong
@@ -78,12 +81,17 @@ def _located(case: Case, verdict: Verdict, measured: Measured) -> Verdict:
     return replace(verdict, reasons=(*verdict.reasons, said), properties={**verdict.properties, "first_wrong": where})
 
 
-def _wrong(case: Case, measured: Measured) -> Iterator[tuple[int, int, int]]:
-    """Phase, position in it and place in the flow of data of the first error in each tensor that has one."""
+def _wrong(case: Case, asked: Inferred, measured: Measured, limit: Limit) -> Iterator[tuple[int, int, int]]:
+    """Phase, position in it and place in the flow of data of the first error in each tensor that has one.
+
+    Below fp64 rounding may turn a choice of experts over: only one that is asked about, and has failed, tells anything.
+    """
     order = list(TITLES)
     for place, one in enumerate(inferred(case).values()):
-        limit = limits(one).relative_error
-        starts = [_start(piece) for piece in measured(one).pieces if not _error(piece) <= limit]
+        if one.routes and case.precision != "fp64" and one is not asked:
+            continue
+        allowed = limit(one)
+        starts = [_start(piece) for piece in measured(one).pieces if not _error(piece) <= allowed]
         if starts:
             yield order.index(one.phase), min(starts), place
 

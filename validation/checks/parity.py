@@ -11,7 +11,7 @@ import pytest
 
 from validation.case import failures, latent_norms
 from validation.case.case import Case
-from validation.case.inference import FLIPS, GREEDY, GREEDY_TITLE, WITNESS, Inferred, generated, inferred, replicated
+from validation.case.inference import FLIPS, GREEDY, GREEDY_TITLE, MARGIN, WITNESS, Inferred, generated, inferred, replicated
 from validation.case.latent_norms import GIVEN
 from validation.case.parameters import Parameter, parameters
 from validation.case.probes import observed
@@ -19,7 +19,7 @@ from validation.case.steps import UNREDUCED, stepped
 from validation.checks import inferring
 from validation.checks.localise import localised
 from validation.checks.order import RUN, WEIGHTS, place
-from validation.compare.limits import AFTER_STEPS, EXACT, IN_FP64, Limits, above_floor
+from validation.compare.limits import AFTER_STEPS, EXACT, FLOORS, IN_FP64, Limits, above_floor
 from validation.run import cause
 from validation.run.known import Known, known_bugs, mended
 
@@ -179,9 +179,17 @@ class Parity:
         def measured(one: Inferred) -> Measurement:
             return self.result.measurement(one.name, one.probe.shape)
 
-        limit = self._limits(asked).relative_error
-        verdict = inferring.per_position(verdict, self.result.measurement(asked.name, asked.shape), limit)
-        return inferring.told(self.case, asked.name, verdict, measured)
+        def limit(one: Inferred) -> float:
+            at = self.result.facts.get("floor_at", {})
+            asked = Compared(one.name, one.title, one.probe.shape, inferring.limits(one))
+            return FLOORS * at[one.name] if one.name in at else self._limits(asked).relative_error
+
+        one = inferred(self.case)[asked.name]
+        if not one.routes:
+            verdict = inferring.per_position(verdict, measured(one), limit(one))
+        elif self.case.precision != "fp64":
+            verdict = self._near_ties(asked, verdict)
+        return inferring.told(self.case, asked.name, verdict, measured, limit)
 
     def generates(self) -> None:
         """The token with the largest logit is HuggingFace's, as often as tokens are generated."""
@@ -189,8 +197,9 @@ class Parity:
         self._compare(Compared(GREEDY, GREEDY_TITLE, shape, EXACT, replicated=replicated(self.case), also=Parity._near_tokens))
 
     def _near_tokens(self, asked: Compared, verdict: Verdict) -> Verdict:
-        flips = self.result.measurement(FLIPS + asked.name, asked.shape)
-        return inferring.near_tokens(verdict, self.result.measurement(asked.name, asked.shape), flips)
+        flips, tokens = (self.result.measurement(name, asked.shape) for name in (FLIPS + asked.name, asked.name))
+        rounding = self.result.facts.get("score_floor", {}).get(asked.name, MARGIN / FLOORS)
+        return inferring.near_tokens(verdict, tokens, flips, rounding)
 
     def witnesses_agree(self) -> None:
         """HuggingFace's logits with its cache are those of its full forward pass, within the limit of a tensor."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch.autograd import Variable
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What parameters and activations are held in."""
@@ -104,6 +104,20 @@ def computing_in(precision: str, mode: type[Mode] = Mode) -> Iterator[torch.dtyp
 def as_stored() -> contextlib.AbstractContextManager[None]:
     """Within it nothing is promoted: a file's float32 tensor is read as float32."""
     return torch._C.DisableTorchFunction()
+
+
+@contextlib.contextmanager
+def unpromoted() -> Iterator[None]:
+    """Within it nothing is promoted, and what else the active mode does goes on."""
+    active = _get_current_function_mode()
+    if not isinstance(active, Mode):
+        yield
+        return
+    before, active.promote = active.promote, False
+    try:
+        yield
+    finally:
+        active.promote = before
 
 
 def make_deterministic() -> dict[str, str]:

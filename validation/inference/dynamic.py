@@ -12,43 +12,63 @@ from megatron.core.inference.model_inference_wrappers.gpt.gpt_inference_wrapper 
 from megatron.core.inference.sampling_params import SamplingParams
 from megatron.core.models.gpt import GPTModel
 
-from validation.candidate.place import device
+from validation.candidate import platform
+from validation.candidate.place import Place, device
 from validation.candidate.recorder import Recorder
 from validation.case.case import Case
-from validation.case.errors import EnvironmentMissing
-from validation.case.inference import BLOCK, CHUNK, FULL, UPDATED, Arrival, arrivals
-from validation.compare.precision import DTYPES
+from validation.case.inference import CHUNK, FULL, GENERATED, GENERATION, UPDATED, Arrival, arrivals, prompt_lengths
 from validation.compare.sliced import SlicedFile
 from validation.inference import kernels
+from validation.inference.answers import Answers
+from validation.inference.replay import Run
 from validation.inference.static import Progress, pipelined
-from validation.inference.versions import makes_dynamic_contexts, wrapped
-from validation.inference.watch import Run, Watch
+from validation.inference.versions import add_chunk, dynamic_context, wrapped
+from validation.inference.watch import Watch
 from validation.reference.store import Reference
-
-_GIB = 1 << 30
 
 
 class Dynamic:
-    """One rank's model and the requests of a case: its sequences, each with a prompt of its own length."""
+    """One rank's model and its requests: the sequences of its data-parallel share, each with a prompt of its own length."""
 
     def __init__(self, case: Case, chunk: GPTModel, recorder: Recorder, stored: Reference, progress: Progress) -> None:
         self._case, self._chunk, self._progress = case, chunk, progress
-        self._watch = Watch(case, chunk, recorder, stored)
+        self._watch, self._answers = Watch(case, chunk, recorder, stored), Answers(case, recorder, stored)
         self._tokens = SlicedFile(stored.batch, device()).read("0/tokens")
+        share = case.batch_size // case.layout.data_parallel
+        first = Place.here(case).dp * share
+        self._rows = slice(first, first + share)
+        self._arrivals = [one for one in arrivals(case) if first <= one.row < first + share]
+        if case.on_cpu:
+            platform.stages_on_the_cpu()
+            platform.requests_on_the_cpu()
         chunk.eval()
 
     @torch.no_grad()
     def run(self, update: Callable[[], None]) -> None:
-        """The full forward, then all requests with the weights that are there and with those that `update` brings."""
+        """The full forward, all requests with the weights that are there and with those of `update`, and generation."""
         self._progress("full forward")
-        self._watch.now.phase = FULL
-        pipelined(self._case, self._chunk, self._tokens)
+        self._watch.now.phase, self._watch.now.row = FULL, self._rows.start
+        pipelined(self._case, self._chunk, self._tokens[self._rows])
         self._cache_latents()
+        length = self._tokens.shape[1]
         for prefix in ("", UPDATED):
             self._progress(f"{prefix}requests".replace("-", " "))
-            self._serve(prefix)
+            self._serve(prefix, self._tokens, [length] * len(self._tokens))
             if not prefix:
                 update()
+        self._progress("generation")
+        # The last token that is generated is the answer to the one before it, and is not taken in.
+        lengths = [prompt + GENERATED - 1 for prompt in prompt_lengths(self._case)]
+        self._serve(GENERATION, self._generated(max(lengths)), lengths)
+
+    def _generated(self, length: int) -> torch.Tensor:
+        """Each prompt with HuggingFace's answer behind it, [batch, length]."""
+        answers = self._answers.tokens(slice(0, len(self._tokens)))
+        found = self._tokens.new_zeros(len(self._tokens), length + 1)
+        for row, prompt in enumerate(prompt_lengths(self._case)):
+            found[row, :prompt] = self._tokens[row, :prompt]
+            found[row, prompt : prompt + GENERATED] = answers[row]
+        return found
 
     def _cache_latents(self) -> None:
         """As if the model had been built for it; its own full forward, the witness, needs a model that does not absorb."""
@@ -56,82 +76,75 @@ class Dynamic:
         for layer in self._chunk.decoder.layers:
             layer.self_attention.cache_mla_latents = True
 
-    def _serve(self, prefix: str) -> None:
+    def _serve(self, prefix: str, tokens: torch.Tensor, lengths: list[int]) -> None:
         """Every request from its first token to its last, as many at a time as have come and not gone."""
-        context, waiting, step = self._context(), list(arrivals(self._case)), 0
-        wrapper = wrapped(GPTInferenceWrapper, self._case, self._chunk, context, 0)
+        context, waiting, step = self._context(max(lengths)), list(self._arrivals), 0
+        wrapper = wrapped(GPTInferenceWrapper, self._case, self._chunk, context, tokens.numel())
         wrapper.prep_model_for_inference()
         chunked: DynamicInferenceRequest | None = None
-        with kernels.standing_in(context):
+        with kernels.standing_in(self._case, context):
             while waiting or chunked or context.has_unfinished_requests():
                 if chunked is not None:
                     context.chunked_prefill_request_id = -1
                     context.add_request(chunked)
                     chunked = None
                 while chunked is None and waiting and waiting[0].step <= step:
-                    chunked = self._add(context, waiting.pop(0))
+                    chunked = self._add(context, waiting.pop(0), tokens, lengths)
                 context.initialize_attention_state()
-                self._follow(context, prefix)
-                tokens, positions = context.current_input_and_position_ids()
-                wrapper.run_one_forward_step({"tokens": tokens, "position_ids": positions, "attention_mask": None})
-                self._go_on(context)
+                runs = self._follow(context, prefix)
+                given, positions = context.current_input_and_position_ids()
+                logits = wrapper.run_one_forward_step({"tokens": given, "position_ids": positions, "attention_mask": None})
+                if prefix == GENERATION:
+                    self._answer(runs, logits)
+                self._go_on(context, tokens, lengths)
                 step += 1
 
-    def _context(self) -> DynamicInferenceContext:
-        if not makes_dynamic_contexts(DynamicInferenceContext):
-            raise EnvironmentMissing("+dynamic needs the dynamic context of Megatron-Core 0.16; +static runs with this one")
-        case, model = self._case, self._case.model
-        latent = model.kv_lora_rank + model.qk_rope_head_dim
-        block = DTYPES[case.precision].itemsize * model.num_hidden_layers * BLOCK * latent
-        blocks = 1 + case.batch_size * -(-case.seq_length // BLOCK)
-        return DynamicInferenceContext(
-            params_dtype=DTYPES[case.precision],
-            num_layers=model.num_hidden_layers,
-            kv_channels=model.v_head_dim,
-            num_attention_heads=model.num_attention_heads,
-            max_sequence_length=case.seq_length,
-            buffer_size_gb=(blocks + 1) * block / _GIB,
-            max_requests=4 * -(-case.batch_size // 4),
-            max_tokens=case.batch_size * case.seq_length,
-            block_size_tokens=BLOCK,
-            cache_mla_latent=True,
-            kv_lora_rank=model.kv_lora_rank,
-            qk_pos_emb_head_dim=model.qk_rope_head_dim,
-            materialize_only_last_token_logits=False,
-            use_flashinfer_fused_rope=False,
-        )
+    def _context(self, length: int) -> DynamicInferenceContext:
+        return dynamic_context(DynamicInferenceContext, self._case, self._chunk, len(self._arrivals), length)
 
-    def _add(self, context: DynamicInferenceContext, arrival: Arrival) -> DynamicInferenceRequest | None:
+    def _add(
+        self, context: DynamicInferenceContext, arrival: Arrival, tokens: torch.Tensor, lengths: list[int]
+    ) -> DynamicInferenceRequest | None:
         """Hand a request over, of a prompt that is taken in in chunks the first; returns one that is not whole yet."""
         row, prompt = arrival.row, arrival.prompt
-        rest = SamplingParams(num_tokens_to_generate=self._case.seq_length - prompt, termination_id=-1)
-        request = DynamicInferenceRequest(request_id=row, prompt_tokens=self._tokens[row, :prompt], sampling_params=rest)
+        rest = SamplingParams(num_tokens_to_generate=lengths[row] - prompt, termination_id=-1)
+        request = DynamicInferenceRequest(request_id=row, prompt_tokens=tokens[row, :prompt], sampling_params=rest)
         if not arrival.chunked:
             context.add_request(request)
             return None
         # As megatron-core's engine does when a prompt does not fit into a step.
-        context.add_request(request, chunk_length=CHUNK)
+        add_chunk(context, request, CHUNK)
         context.chunked_prefill_request_id = row
         request.remaining_prompt_tokens = request.remaining_prompt_tokens[CHUNK:]
         request.finished_chunk_token_count += CHUNK
         return request
 
-    def _follow(self, context: DynamicInferenceContext, prefix: str) -> None:
+    def _follow(self, context: DynamicInferenceContext, prefix: str) -> list[Run]:
         """Where the context says that each token of the coming step stands: its request, and its position in it."""
         count = context.active_token_count
         requests = context.request_ids[context.token_to_request_idx[:count]].tolist()
         places = enumerate(zip(requests, context.token_to_pos_ids[:count].tolist(), strict=True))
-        runs = []
+        runs: list[Run] = []
         # A run of one request has positions that go up with the place in the step.
         for (row, _), found in groupby(places, key=lambda one: (one[1][0], one[1][1] - one[0])):
             at = list(found)
             runs.append(Run(at[0][0], at[-1][0] + 1, row, at[0][1][1]))
-        self._watch.follow(prefix, runs)
+        self._watch.now.weights, self._watch.now.runs = prefix, runs
+        return runs
 
-    def _go_on(self, context: DynamicInferenceContext) -> None:
+    def _answer(self, runs: list[Run], logits: torch.Tensor | None) -> None:
+        """Compare the token that each request would take next, once its prompt is whole."""
+        prompts = prompt_lengths(self._case)
+        for run in runs if logits is not None else ():
+            step = run.position + run.stop - run.start - prompts[run.row]
+            if step >= 0 and logits is not None:
+                self._answers.compare(run.row, step, logits[:, run.stop - 1 : run.stop])
+
+    def _go_on(self, context: DynamicInferenceContext, tokens: torch.Tensor, lengths: list[int]) -> None:
         """Give every request its next token; one that has none is done."""
         active = slice(context.paused_request_count, context.total_request_count)
-        rows = context.request_ids[active].long()
+        rows = context.request_ids[active].long()  # since 0.18 in host memory
         taken = (context.request_kv_length_offsets + context.request_query_lengths)[active].long()
-        length = self._tokens.shape[1]
-        context.update_requests((taken < length).int(), self._tokens[rows, taken.clamp(max=length - 1)])
+        ends = torch.tensor(lengths, device=rows.device)[rows]
+        following = tokens.to(rows.device)[rows, taken.clamp(max=tokens.shape[1] - 1)]
+        context.update_requests((taken < ends).int(), following)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from validation.candidate import platform
+from validation.case.case import Case
 
 
 def prefill(
@@ -35,7 +36,8 @@ def prefill(
         length = int(keys[request + 1] - keys[request])
         if start < stop:
             key, value = (_rows(cache, blocks, length) for cache in (k, v))
-            visible = torch.arange(length) <= torch.arange(length - (stop - start), length)[:, None]
+            places = torch.arange(length, device=q.device)
+            visible = places <= places[length - (stop - start) :, None]
             out[start:stop] = _attend(q[start:stop], key, value, softmax_scale, visible)
     return out
 
@@ -71,11 +73,16 @@ def _rows(cache: torch.Tensor, blocks: torch.Tensor, length: int) -> torch.Tenso
 def _attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, visible: torch.Tensor | None
 ) -> torch.Tensor:
-    """Softmax attention of [queries, heads, dim] over [keys, heads, dim], where `visible`, [queries, keys], is True."""
+    """Softmax attention of [queries, heads, dim] over [keys, heads, dim], where `visible`, [queries, keys], is True.
+
+    As kernels do, it computes in float32 what comes in sixteen bits, and rounds once.
+    """
+    dtype, wide = query.dtype, torch.promote_types(query.dtype, torch.float32)
+    query, key, value = (tensor.to(wide) for tensor in (query, key, value))
     scores = torch.einsum("qhd,khd->hqk", query, key) * scale
     if visible is not None:
         scores = scores.masked_fill(~visible, float("-inf"))
-    return torch.einsum("hqk,khd->qhd", scores.softmax(-1), value)
+    return torch.einsum("hqk,khd->qhd", scores.softmax(-1), value).to(dtype)
 
 
 def _split(fused: Any, config: Any, *_: Any) -> tuple[Any, Any]:
@@ -84,12 +91,16 @@ def _split(fused: Any, config: Any, *_: Any) -> tuple[Any, Any]:
     As megatron-core's own, which makes a new linear layer and copies the weight into it.
     """
     linear = importlib.import_module("megatron.core.tensor_parallel.layers").ColumnParallelLinear
-    size = fused.weight.shape
-    made = linear(size[1], size[0], config=config, init_method=lambda tensor: tensor, bias=False, gather_output=False)
+    made = linear(
+        fused.input_size, fused.output_size, config=config, init_method=lambda tensor: tensor, bias=False, gather_output=False
+    )
     made.weight.copy_(fused.weight)
     return None, made
 
 
-def standing_in(context: Any) -> contextlib.AbstractContextManager[None]:
-    """Within it megatron-core's attention calls these instead of kernels; `context` says whether a step is of decode alone."""
-    return platform.kernels_in_torch(context, prefill, decode, _split)
+def standing_in(case: Case, context: Any) -> contextlib.AbstractContextManager[None]:
+    """Within it megatron-core's attention calls these instead of kernels; `context` says whether a step is of decode alone.
+
+    Transformer Engine's layers are split by megatron-core itself.
+    """
+    return platform.kernels_in_torch(context, prefill, decode, None if case.uses_te else _split)

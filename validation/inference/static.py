@@ -18,7 +18,7 @@ from validation.candidate import platform
 from validation.candidate.place import Place, device
 from validation.candidate.recorder import Recorder
 from validation.case.case import Case
-from validation.case.inference import DECODE, FULL, GENERATED, PREFILL, UPDATED, prompt_length
+from validation.case.inference import DECODE, FULL, GENERATED, GENERATION, PREFILL, UPDATED, prompt_length
 from validation.compare.sliced import SlicedFile
 from validation.inference.answers import Answers
 from validation.inference.versions import materialize, wrapped
@@ -63,6 +63,7 @@ class Inference:
     def _begin(self, phase: str, position: int = 0, row: int = 0) -> None:
         now = self._watch.now
         now.phase, now.position, now.row = phase, position, self._first + row
+        now.weights = GENERATION if phase == GENERATION else UPDATED if phase.startswith(UPDATED) else ""
 
     def _cached(self, prefix: str) -> None:
         """Prefill and decode of the given tokens."""
@@ -82,7 +83,7 @@ class Inference:
         prompt = prompt_length(self._case)
         given = self._answers.tokens(self._rows)
         tokens = torch.cat([self._tokens[:, :prompt], given], 1)
-        with self._following(tokens, lambda: "") as (context, forward):
+        with self._following(tokens, lambda: GENERATION) as (context, forward):
             self._answers.compare(self._first, 0, forward(0, prompt))
             context.enable_decode_mode()
             for step in range(1, GENERATED):
@@ -121,7 +122,8 @@ def pipelined(case: Case, chunk: GPTModel, tokens: torch.Tensor) -> None:
     positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
     stage, stages = parallel_state.get_pipeline_model_parallel_rank(), case.layout.pp
     if stage:
-        shape = (tokens.shape[1], tokens.shape[0], case.model.hidden_size)
+        length = tokens.shape[1] // (case.layout.tp if chunk.config.sequence_parallel else 1)
+        shape = (length, tokens.shape[0], case.model.hidden_size)
         received = torch.empty(shape, dtype=chunk.config.params_dtype, device=tokens.device)
         torch.distributed.recv(received, parallel_state.get_pipeline_model_parallel_prev_rank())
         chunk.set_input_tensor(received)

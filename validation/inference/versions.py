@@ -6,7 +6,9 @@ import inspect
 from typing import Any
 
 from validation.case.case import Case
-from validation.compare.precision import DTYPES
+from validation.case.errors import EnvironmentMissing
+from validation.case.inference import BLOCK
+from validation.compare.precision import DTYPES, unpromoted
 
 
 def wrapped(wrapper: Any, case: Case, chunk: Any, context: Any, at_once: int) -> Any:
@@ -38,6 +40,44 @@ def materialize(context: Any, *, last_alone: bool) -> None:
     where.materialize_only_last_token_logits = last_alone
 
 
-def makes_dynamic_contexts(context: Any) -> bool:
-    """Whether a dynamic context is made as in 0.16: before it counts requests otherwise, later it takes a configuration."""
-    return {"buffer_size_gb", "max_requests"} <= set(inspect.signature(context.__init__).parameters)
+def dynamic_context(kind: Any, case: Case, chunk: Any, requests: int, length: int) -> Any:
+    """A dynamic context for so many requests of at most so many tokens each, with latents cached in blocks."""
+    model, layers = case.model, len(chunk.decoder.layers)
+    latent = model.kv_lora_rank + model.qk_rope_head_dim
+    block = DTYPES[case.precision].itemsize * layers * BLOCK * latent
+    blocks = 2 + requests * -(-length // BLOCK)
+    # In whole groups of what the context rounds to, which tensor-parallel ranks divide.
+    given = {
+        "max_sequence_length": length,
+        "buffer_size_gb": (blocks + 1) * block / (1 << 30),
+        "max_requests": 4 * case.layout.tp * -(-requests // (4 * case.layout.tp)),
+        "max_tokens": 64 * case.layout.tp * -(-requests * length // (64 * case.layout.tp)),
+        "block_size_tokens": BLOCK,
+        "materialize_only_last_token_logits": False,
+        "use_flashinfer_fused_rope": False,
+    }
+    taken = set(inspect.signature(kind.__init__).parameters)
+    if {"buffer_size_gb", "max_requests"} <= taken:
+        return kind(
+            params_dtype=DTYPES[case.precision],
+            num_layers=layers,
+            kv_channels=model.v_head_dim,
+            num_attention_heads=model.num_attention_heads,
+            cache_mla_latent=True,
+            kv_lora_rank=model.kv_lora_rank,
+            qk_pos_emb_head_dim=model.qk_rope_head_dim,
+            **given,
+        )
+    try:
+        from megatron.core.inference.config import InferenceConfig
+    except ImportError as missing:
+        raise EnvironmentMissing("+dynamic needs Megatron-Core 0.16 or later; +static runs with this one") from missing
+    # Its books are views of bytes: in fp64 each number of four bytes would be asked for with eight.
+    with unpromoted():
+        return kind(chunk.config, InferenceConfig(**given))
+
+
+def add_chunk(context: Any, request: Any, length: int) -> None:
+    """Hand over the first tokens of a request. Since 0.17 their number has another name."""
+    name = "chunk_length" if "chunk_length" in inspect.signature(context.add_request).parameters else "prefill_chunk_length"
+    context.add_request(request, **{name: length})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,29 +11,27 @@ from megatron.core.models.gpt import GPTModel
 
 from validation.candidate.probes import first_of
 from validation.candidate.recorder import Recorder
+from validation.candidate.replay import Choice
 from validation.case.case import Case
-from validation.case.inference import DECODE, PREFILL, Inferred, inferred
+from validation.case.inference import DECODE, FLIPS, GENERATION, PREFILL, UPDATED, Inferred, inferred
+from validation.compare.observe import Router
 from validation.compare.precision import as_stored
+from validation.inference.replay import Replay, Run
 from validation.reference.store import Reference
 
 
 @dataclass
 class Now:
-    """Where a forward pass is: its phase, and the sequence and the position that its first token has in the whole batch."""
+    """Where a forward pass is: its phase, and the sequence and the position that its first token has in the whole batch.
+
+    Of requests `runs` says that instead, token by token. `weights` is the prefix of phases with these weights.
+    """
 
     phase: str = ""
     row: int = 0
     position: int = 0
-
-
-@dataclass(frozen=True)
-class Run:
-    """Tokens of a step, from `start` to `stop`, that one request has in a row, from `position` on."""
-
-    start: int
-    stop: int
-    row: int
-    position: int
+    weights: str = ""
+    runs: list[Run] = field(default_factory=list)
 
 
 class Watch:
@@ -41,21 +39,17 @@ class Watch:
 
     def __init__(self, case: Case, chunk: GPTModel, recorder: Recorder, stored: Reference) -> None:
         self._case, self._recorder, self._stored = case, recorder, stored
-        self._known = inferred(case)
+        self._known, self._replay = inferred(case), Replay(case, recorder, stored)
         self.now = Now()
-        self._prefix, self._runs = "", list[Run]()
         for layer in chunk.decoder.layers:
-            prefix = f"layers.{layer.layer_number - 1}"
+            number = layer.layer_number - 1
+            prefix = f"layers.{number}"
             layer.self_attention.linear_proj.register_forward_hook(self._output(f"{prefix}.attention.output"))
             layer.register_forward_hook(self._output(f"{prefix}.output"))
             if hasattr(layer.mlp, "router"):
-                self._watch_router(layer.mlp.router, f"{prefix}.moe.router.experts")
+                self._watch_router(layer.mlp.router, number)
         if chunk.post_process:
             chunk.output_layer.register_forward_hook(self._output("logits"))
-
-    def follow(self, prefix: str, runs: list[Run]) -> None:
-        """Of requests: what the tokens of the next step are, in their order, with the weights of `prefix`."""
-        self._prefix, self._runs = prefix, runs
 
     def _output(self, name: str) -> Callable[..., None]:
         def hook(module: Any, arguments: Any, output: Any) -> None:
@@ -63,7 +57,7 @@ class Watch:
 
         return hook
 
-    def _watch_router(self, router: Any, name: str) -> None:
+    def _watch_router(self, router: Any, layer: int) -> None:
         routing, gating = router.routing, router.gating
         sizes: list[torch.Size] = []
 
@@ -73,11 +67,25 @@ class Watch:
             return logits
 
         def seen_routing(*args: Any, **kwargs: Any) -> Any:
-            weights, chosen = routing(*args, **kwargs)
-            self._compare(name, chosen.view(sizes.pop()))
+            size = sizes.pop()
+            choice = self._choice(layer, size)
+            with Router(size[-1], lambda scores: scores, choice.choose):
+                weights, chosen = routing(*args, **kwargs)
+            self._compare(f"layers.{layer}.moe.router.experts", choice.compared(chosen).view(size))
             return weights, chosen
 
         router.gating, router.routing = seen_gating, seen_routing
+
+    def _choice(self, layer: int, size: torch.Size) -> Choice:
+        """What a router is to go on with for tokens of [sequence, batch, experts]."""
+        length, rows, now = size[0], size[1], self.now
+        if not self._replay.on:
+            return Choice(None)
+        if now.runs:
+            return self._replay.choice(now.weights, layer, now.runs, length * rows)
+        # One sequence behind the other, and then as megatron-core has them: the sequences side by side.
+        runs = [Run(at * length, (at + 1) * length, now.row + at, now.position) for at in range(rows)]
+        return self._replay.choice(now.weights, layer, runs, length * rows).turned(rows, length)
 
     def _compare(self, name: str, tensor: torch.Tensor) -> None:
         """Compare [sequence, batch, ...] with what the reference has of these sequences and positions."""
@@ -85,26 +93,38 @@ class Watch:
             found = tensor.detach().transpose(0, 1)
             if name == "logits":
                 found = found[..., : self._case.model.vocab_size]  # behind it are rows that make the vocabulary divisible
-            if self._runs:
-                for run in self._runs:
+            if self.now.runs:
+                for run in self.now.runs:
                     self._request(name, found, run)
                 return
             one = self._known.get(f"{self.now.phase}/{name}")
             if one is not None:
-                self._place(one, found, self.now.row, self.now.position - one.start)
+                self._place(one, found, self.now.row, self.now.position)
 
     def _request(self, name: str, tensor: torch.Tensor, run: Run) -> None:
         """The part of a step, [1, tokens, ...], that one request has: of its prompt, of what is decoded, or of both."""
+        if self.now.weights == GENERATION:
+            return
         for phase in (PREFILL, DECODE):
-            one, before = self._known.get(f"{self._prefix}{phase}/{name}"), 0
+            one = self._known.get(f"{self.now.weights}{phase}/{name}")
             for row, first, last in one.runs if one else ():
                 start, stop = max(first, run.position), min(last, run.position + run.stop - run.start)
                 if one and row == run.row and start < stop:
                     at = run.start + start - run.position
-                    self._place(one, tensor[:, at : at + stop - start], 0, before + start - first)
-                before += last - first
+                    self._place(one, tensor[:, at : at + stop - start], row, start)
 
-    def _place(self, one: Inferred, tensor: torch.Tensor, row: int, start: int) -> None:
+    def _place(self, one: Inferred, tensor: torch.Tensor, row: int, position: int) -> None:
+        """Compare [sequences, positions, ...], which begin at this sequence and position of the batch."""
         rows, length, *rest = tensor.shape
-        box = ((row, row + rows), (start, start + length), *((0, size) for size in rest))
+        first, start = one.place(row, position)
+        tokens = ((first, first + rows), (start, start + length))
+        box = (*tokens, *((0, size) for size in rest))
         self._recorder.compare(one.name, tensor, box, self._stored.probes)
+        if one.routes and self._replay.on:
+            reference = self._recorder.file(self._stored.probes).read(one.name, tuple(slice(*ends) for ends in box))
+            prefix = UPDATED if one.phase.startswith(UPDATED) else ""
+            where = slice(row, row + rows), slice(position, position + length)
+            margin = self._replay.margin(prefix, one.probe.layer or 0, *where)
+            flipped = (tensor != reference.to(tensor.device)).any(-1)
+            found = torch.where(flipped, margin.to(tensor.device), torch.zeros((), dtype=margin.dtype, device=tensor.device))
+            self._recorder.measure(f"{FLIPS}{one.name}", found, tokens, torch.zeros_like(found))

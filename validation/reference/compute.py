@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCa
 
 from validation.case.case import Case
 from validation.case.depth import FORWARD, WEIGHTS
-from validation.case.inference import UPDATED, WITNESS, infers
+from validation.case.inference import GENERATION, GREEDY, UPDATED, WITNESS, infers
 from validation.case.steps import STEPS
 from validation.compare.memory import device_peak, peak_memory
 from validation.compare.precision import DTYPES, computing_in, make_deterministic
@@ -167,22 +167,49 @@ def _computed(case: Case, weights: Weights, batches: list[Batch], folder: Path, 
 
 
 def _inferred(case: Case, checkpoint: Checkpoint, batch: Batch, folder: Path, progress: Progress) -> dict[str, Any]:
-    """Forward passes in fp64 with the case's weights and with the second ones, and what is generated with these."""
-    double, forward = Precision(torch.float64, torch.float64), replace(case, upto=FORWARD)
+    """Forward passes in fp64 with the case's weights and with the second ones, and what is generated with these.
+
+    Below fp64 they are the truth, with the weights as the precision rounds them, and floors are measured against them.
+    """
     save_weights(replace(case, seed=case.seed + 1), folder / store.UPDATED)
-    second = Checkpoint.open(folder / store.UPDATED, case.model)
+    weights = {"": checkpoint, UPDATED: Checkpoint.open(folder / store.UPDATED, case.model)}
+    dtype, forward = DTYPES[case.precision], replace(case, upto=FORWARD)
+    truths, probes = list[inference.Truth](), dict[str, torch.Tensor]()
     with computing_in("fp64"), torch.no_grad():
-        progress("reference model")
-        models = _Models.build(forward, checkpoint, double, batch.tokens.device)
-        recording = models.record(batch, progress)
-        found = inference.phases(case, recording)
-        error = inference.witness(case, models.hf, batch, recording)
-        models = _Models.build(forward, second, double, batch.tokens.device)
-        found |= inference.phases(case, models.record(batch, progress), UPDATED)
+        for prefix, given in weights.items():
+            progress("reference model")
+            models = _Models.build(forward, given, Precision(torch.float64, dtype), batch.tokens.device)
+
+            def truth(prefix: str, batch: Batch, models: _Models = models, given: Checkpoint = given) -> inference.Truth:
+                recorded = models.record(batch, progress)
+                return inference.Truth(prefix, batch, recorded.forward, models.routing(recorded, given))
+
+            truths.append(truth(prefix, batch))
+            probes |= inference.phases(case, truths[-1].forward, prefix)
+            if not prefix:
+                error = inference.witness(case, models.hf, batch, truths[-1].forward)
         progress("reference generation")
-        save_file(inference.generated(case, models.hf, batch), folder / store.ANSWERS)
-    save_file(found, folder / "probes.safetensors")
-    return {WITNESS: error}
+        answers = inference.generated(case, models.hf, batch)
+        save_file(answers, folder / store.ANSWERS)
+        if case.precision != "fp64":
+            truths.append(truth(GENERATION, inference.generation(case, batch, answers[GREEDY])))
+    save_file(probes, folder / "probes.safetensors")
+    return {WITNESS: error} | (_inferred_floors(forward, weights, truths, folder, progress) if len(truths) > 2 else {})
+
+
+def _inferred_floors(
+    case: Case, weights: Mapping[str, Checkpoint], truths: list[inference.Truth], folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """What the HuggingFace model in the precision differs by from its truths; the last is that of generation."""
+    routes = {name: tensor for truth in truths for name, tensor in truth.stored_routing.items()}
+    save_file(routes, folder / "routing.safetensors")
+    dtype, found = DTYPES[case.precision], []
+    with computing_in(case.precision), torch.no_grad():
+        for truth in truths[:-1]:
+            models = _Models.build(case, weights[truth.prefix], Precision(dtype, dtype), truth.batch.tokens.device)
+            found.append(inference.floor(case, models.hf, truth, models.quietly, progress))
+        found.append({"score_floor": {GREEDY: inference.logit_floor(case, models.hf, truths[-1], models.quietly)}})
+    return inference.merged(found)
 
 
 def _exact(case: Case, checkpoint: Checkpoint, batches: list[Batch], folder: Path, progress: Progress) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from validation.cache import limit
-from validation.case import arrangement, tokens, tree, vocabulary
+from validation.case import arrangement, inference, tokens, tree, vocabulary
 from validation.case import life as lives
 from validation.case import settings as settings_
 from validation.case.case import ON_CPU, Case
@@ -177,7 +177,7 @@ def _cases(options: Any, transport: str) -> tuple[Case, ...]:
             implementation=options.implementation,
             transport=transport,
             seed=options.seed,
-            batch_size=_given(options.batch_size, base.batch_size),
+            batch_size=_given(options.batch_size, inference.usual_batch_size(base.batch_size, layout, training)),
             micro_batch_size=_given(options.micro_batch_size, _micro_batch_size(options, base, layout, training)),
             seq_length=_given(options.seq_length, _seq_length(base, training)),
             hf_model_path=folder,
@@ -270,7 +270,7 @@ def _micro_batch_size(options: Any, base: Preset, layout: Layout, training: Trai
     balanced = training.balancing == "seq_aux_loss" and training.data_shape in WITH_PADDING
     if balanced or training.data_shape in ARE_PACKED:
         return 1
-    per_rank = _given(options.batch_size, base.batch_size) // layout.data_parallel
+    per_rank = _given(options.batch_size, inference.usual_batch_size(base.batch_size, layout, training)) // layout.data_parallel
     enough = per_rank // base.micro_batch_size >= (4 if layout.vpp > 1 else 2)
     return base.micro_batch_size if enough and per_rank % base.micro_batch_size == 0 else 1
 
