@@ -18,6 +18,7 @@ GIB = 2**30
 
 
 MTP = {"num_nextn_predict_layers": 1}
+SPARSE = {"index_topk": 8, "index_n_heads": 4, "index_head_dim": 32}
 STATIC = Training(inference="static")
 DYNAMIC = Training(inference="dynamic")
 
@@ -465,6 +466,24 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         case(training=Training(steps=1, settings=(("optimizer.min_lr", 1.0),))),
         "optimizer.min_lr is 1 and optimizer.lr",
     ),
+    (
+        "an indexer without heads",
+        case(model={"index_topk": 8, "index_head_dim": 32}),
+        "index_topk is of .*needs index_n_heads, too",
+    ),
+    ("an indexer without a latent", case(model={**SPARSE, "q_lora_rank": None}), "reads the query latent"),
+    ("an indexer of few elements", case(model={**SPARSE, "index_head_dim": 16}), "index_head_dim 32 works"),
+    ("sparse attention with cp", case("cp2", SPARSE), "cp2 cannot be compared with sparse attention .*; cp1 works"),
+    (
+        "sparse attention without sp",
+        case("tp2nosp", {**SPARSE, "first_k_dense_replace": 4}),
+        "asserts sequence parallelism with it; tp2 works",
+    ),
+    ("sparse attention with MTP", case(model={**SPARSE, "num_nextn_predict_layers": 1}), r"\+mtp cannot be compared"),
+    ("sparse documents", case(model=SPARSE, training=Training(data_shape="documents")), r"\+documents cannot be compared"),
+    ("sparse inference", case(model=SPARSE, training=STATIC), r"\+static cannot be compared"),
+    ("sparse layers in a stream", case(model=SPARSE, training=Training(stream=True)), "--stream cannot be compared"),
+    ("sparse stock layers", case(model=SPARSE, implementation="local-stock"), "--implementation local works"),
     # ranks and data
     ("dp", case("ep4dp2"), r"2 ranks in a pipeline stage, not a multiple of the 4 .*\(etp1 \* ep4\); dp4 works"),
     ("dp with tp", case("tp2ep4dp1"), "dp2 works"),

@@ -22,7 +22,7 @@ from validation.case.inference import GENERATION, GREEDY, UPDATED, WITNESS, infe
 from validation.case.steps import STEPS
 from validation.compare.memory import device_peak, peak_memory
 from validation.compare.precision import DTYPES, computing_in, make_deterministic
-from validation.reference import apart, as_read, fp8, inference, step_floor, store, stream, sums
+from validation.reference import apart, as_read, fp8, inference, keys, step_floor, store, stream, sums
 from validation.reference import model as reference_model
 from validation.reference import mtp as reference_mtp
 from validation.reference.balancing import Balance
@@ -88,7 +88,7 @@ class _Models:
         """What the routers have chosen, and by how much."""
         model = self.case.model
         biases = {layer: expert_bias(checkpoint, layer, model) for layer in model.expert_blocks}
-        return routing(recording.forward, biases, model)
+        return routing(recording.forward, biases, model) | keys.chosen_keys(recording.forward, model)
 
     def named_parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
         """Every parameter, those of MTP layers at the end."""
@@ -348,11 +348,9 @@ def _save_apart(models: _Models, checkpoint: Checkpoint, recording: Recording, f
 def _save_steps(steps: Steps, chosen: Routing, further: Sequence[Routing], folder: Path) -> None:
     """What the steps leave, and the choices of each further one beside those of the first."""
     save_file(steps.kept, folder / "steps.safetensors")
-    later = {
-        experts_of(layer, step): routing[experts_of(layer)]
-        for step, routing in enumerate(further, start=2)
-        for layer in steps.layers
-    }
+    every = range(steps.case.model.num_hidden_layers) if steps.case.model.sparse else ()
+    names = [(experts_of, layer) for layer in steps.layers] + [(keys.keys_of, layer) for layer in every]
+    later = {of(layer, step): routing[of(layer)] for step, routing in enumerate(further, start=2) for of, layer in names}
     save_file(chosen | later, folder / "routing.safetensors")
 
 

@@ -108,12 +108,14 @@ class Floor:
         """For the reference's file.
 
         `floor` by name, `magnitude`, the truth's largest, by name, `dtypes` by name, and `score_floor`, the largest |error| of
-        a router's scores, by its choice.
+        the scores of a router or an indexer, by its choice.
         """
         scores = {
             f"layers.{layer}.moe.router.experts": self._largest[f"layers.{layer}.moe.router.scores"]
             for layer in case.model.expert_blocks
         }
+        of_keys = [f"layers.{layer}.indexer" for layer in range(case.model.num_hidden_layers if case.model.sparse else 0)]
+        scores |= {f"{prefix}.keys": self._largest[f"{prefix}.scores"] for prefix in of_keys}
         # The gradients of parameters are added up in float32 on the Megatron side, but for a case that says otherwise.
         added = self._dtypes if rounded(case) else {}
         dtypes = {
