@@ -179,6 +179,16 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "cannot load a checkpoint of SGD",
     ),
     (
+        "sums in fp16",
+        case(precision="fp16", training=Training(steps=1).with_settings({"ddp.grad_reduce_in_fp32": False})),
+        "cannot be compared in fp16, .*--precision bf16 works",
+    ),
+    (
+        "sums of isolated modules",
+        case(precision="bf16", isolated=True, training=Training().with_settings({"ddp.grad_reduce_in_fp32": False})),
+        r"has no isolated modules \(leave out --isolated\)",
+    ),
+    (
         "instances",
         case("dp4", training=Training(optimizer="distributed").with_settings({"ddp.num_distributed_optimizer_instances": 3})),
         "=3 does not divide the 4 data-parallel ranks; 1, 2 or 4 works",
