@@ -180,6 +180,16 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "cannot load a checkpoint of SGD",
     ),
     (
+        "sums in fp16",
+        case(precision="fp16", training=Training(steps=1).with_settings({"ddp.grad_reduce_in_fp32": False})),
+        "cannot be compared in fp16, .*--precision bf16 works",
+    ),
+    (
+        "sums of isolated modules",
+        case(precision="bf16", isolated=True, training=Training().with_settings({"ddp.grad_reduce_in_fp32": False})),
+        r"has no isolated modules \(leave out --isolated\)",
+    ),
+    (
         "instances",
         case("dp4", training=Training(optimizer="distributed").with_settings({"ddp.num_distributed_optimizer_instances": 3})),
         "=3 does not divide the 4 data-parallel ranks; 1, 2 or 4 works",
@@ -451,6 +461,11 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         r"\+static trains nothing, and ddp.bucket_size is of training",
     ),
     ("uneven expert ranks", case("ep2", batch_size=4, training=DYNAMIC), "dummy_forward fails .*; --batch-size 8 works"),
+    (
+        "shared experts' parts",
+        case("etp2", training=DYNAMIC),
+        r"for ever; leave etp2 out, or \+static works",
+    ),
     ("requests of stock layers", case(implementation="local-stock", training=DYNAMIC), "--implementation local works"),
     ("inference of 3 tokens", case(seq_length=3, training=STATIC), "give --seq-length 4 or more"),
     ("no clipping", case(training=Training(steps=1, settings=(("optimizer.clip_grad", 0.0),))), "computes no norm"),
