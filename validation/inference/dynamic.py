@@ -16,10 +16,11 @@ from validation.candidate import platform
 from validation.candidate.place import Place, device
 from validation.candidate.recorder import Recorder
 from validation.case.case import Case
-from validation.case.inference import CHUNK, FULL, GENERATED, GENERATION, UPDATED, Arrival, arrivals, prompt_lengths
+from validation.case.inference import CHUNK, FULL, GENERATED, GENERATION, UPDATED, Arrival, arrivals, prompt_lengths, rows
 from validation.compare.sliced import SlicedFile
 from validation.inference import kernels
 from validation.inference.answers import Answers
+from validation.inference.padding import decoding
 from validation.inference.replay import Run
 from validation.inference.static import Progress, pipelined
 from validation.inference.versions import add_chunk, dynamic_context, wrapped
@@ -34,10 +35,8 @@ class Dynamic:
         self._case, self._chunk, self._progress = case, chunk, progress
         self._watch, self._answers = Watch(case, chunk, recorder, stored), Answers(case, recorder, stored)
         self._tokens = SlicedFile(stored.batch, device()).read("0/tokens")
-        share = case.batch_size // case.layout.data_parallel
-        first = Place.here(case).dp * share
-        self._rows = slice(first, first + share)
-        self._arrivals = [one for one in arrivals(case) if first <= one.row < first + share]
+        self._rows = rows(case, Place.here(case).dp)
+        self._arrivals = [one for one in arrivals(case) if self._rows.start <= one.row < self._rows.stop]
         if case.on_cpu:
             platform.stages_on_the_cpu()
             platform.requests_on_the_cpu()
@@ -92,6 +91,7 @@ class Dynamic:
                     chunked = self._add(context, waiting.pop(0), tokens, lengths)
                 context.initialize_attention_state()
                 runs = self._follow(context, prefix)
+                decoding(self._case, self._chunk, context.is_decode_only())
                 given, positions = context.current_input_and_position_ids()
                 logits = wrapper.run_one_forward_step({"tokens": given, "position_ids": positions, "attention_mask": None})
                 if prefix == GENERATION:
