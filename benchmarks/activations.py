@@ -33,12 +33,14 @@ from validation.run import launch
 from validation.run.options import parsed
 
 MIB = 2**20
+_STAYING = 2 / 3
+"""Of the logits: in fp32, behind the forward pass. Those in bf16 are gone."""
 CASES = (
-    *(("mini", implementation, word, 4096) for implementation in ("te", "local") for word in ("", "+selective", "+full")),
-    ("mini", "te", "+mtp", 4096),
-    *(("v3-layers", "te", word, 4096) for word in ("", "+selective", "+full")),
-    ("v3-layers", "local", "", 2048),
+    *(("mini", "te", word, 4096) for word in ("", "+selective", "+selective+recompute_modules=[mla_up_proj]", "+full", "+mtp")),
+    *(("v3-layers", "te", word, 4096) for word in ("", "+selective", "+selective+recompute_modules=[mla_up_proj]", "+full")),
 )
+FEWER = ("--set", "n_routed_experts=16", "--set", "n_group=8")
+"""Of v3-layers: what is kept for a token does not depend on how many experts there are, and so few fit beside other work."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,14 @@ class Found:
     kept_estimate: float
     step: float
     step_estimate: float
+    tensors: tuple[str, ...] = ()
 
 
 def the_case(preset: str, implementation: str, word: str, length: int) -> Case:
     """One rank over nccl."""
     words = ("--preset", preset, "--layouts", f"single{word}", "--implementation", implementation, "--precision", "bf16")
     data = ("--transport", "nccl", "--seq-length", str(length), "--batch-size", "1", "--micro-batch-size", "1")
-    found = parsed((*words, *data)).cases[0]
+    found = parsed((*words, *data, *(FEWER if preset == "v3-layers" else ()))).cases[0]
     return replace(found, training=replace(found.training, stream=False))
 
 
@@ -109,8 +112,56 @@ def one_rank(case: Case) -> Iterator[Any]:
         dist.destroy_process_group()
 
 
-def measured(case: Case) -> tuple[dict[str, list[int]], int, int]:
-    """Bytes that each layer of a kind keeps, bytes that all of the model keeps, and the most at once."""
+@dataclass
+class Kept:
+    """Bytes that each layer of a kind keeps, and the tensors, by shape, of the first one of each."""
+
+    sizes: dict[str, list[int]]
+    tensors: dict[str, list[tuple[int, str]]]
+
+    def watch(self, chunk: Any, dense: Sequence[int]) -> None:
+        """Count what each layer keeps from here on, unless its forward pass keeps no graph."""
+        import torch
+
+        before: list[int] = []
+        alive: list[Any] = []
+        known = {one.untyped_storage().data_ptr() for one in chunk.parameters()}
+
+        def kind_of(layer: Any) -> str:
+            return weights.DENSE if layer.layer_number - 1 in dense else weights.EXPERT
+
+        def entering(layer: Any, *given: Any) -> None:
+            before.append(torch.cuda.memory_allocated())
+            found: list[tuple[int, str]] = []
+
+            def pack(tensor: Any) -> Any:
+                storage = tensor.untyped_storage()
+                if storage.data_ptr() not in known:
+                    known.add(storage.data_ptr())
+                    alive.append(storage)
+                    found.append((storage.nbytes(), f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"))
+                return tensor
+
+            if torch.is_grad_enabled() and not self.tensors[kind_of(layer)]:
+                self.tensors[kind_of(layer)] = found
+                layer.hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+                layer.hooks.__enter__()
+
+        def leaving(layer: Any, *given: Any) -> None:
+            hooks = vars(layer).pop("hooks", None)
+            if hooks is not None:
+                hooks.__exit__()
+            spent = torch.cuda.memory_allocated() - before.pop()
+            if torch.is_grad_enabled() and chunk.training_forward:
+                self.sizes[kind_of(layer)].append(spent)
+
+        for layer in chunk.decoder.layers:
+            layer.register_forward_pre_hook(entering)
+            layer.register_forward_hook(leaving)
+
+
+def measured(case: Case) -> tuple[Kept, int, int]:
+    """What its layers keep, bytes that all of the model keeps, and the most at once."""
     import torch
 
     from validation.candidate.step import causal_mask
@@ -119,30 +170,24 @@ def measured(case: Case) -> tuple[dict[str, list[int]], int, int]:
     tokens = torch.randint(0, case.model.vocab_size, (1, case.seq_length), device=device)
     positions = torch.arange(case.seq_length, device=device)[None]
     mask = causal_mask(case, device)
-    kept: dict[str, list[int]] = {weights.DENSE: [], weights.EXPERT: []}
+    kept = Kept({weights.DENSE: [], weights.EXPERT: []}, {weights.DENSE: [], weights.EXPERT: []})
     with one_rank(case) as chunk:
-        before: list[int] = []
-
-        def entering(module: Any, *given: Any) -> None:
-            before.append(torch.cuda.memory_allocated())
-
-        def leaving(module: Any, *given: Any) -> None:
-            kind = weights.DENSE if module.layer_number - 1 in case.model.dense_layers else weights.EXPERT
-            kept[kind].append(torch.cuda.memory_allocated() - before.pop())
 
         def step() -> tuple[int, int]:
+            gc.collect()
             start = torch.cuda.memory_allocated()
             torch.cuda.reset_peak_memory_stats()
+            chunk.training_forward = True
             losses = chunk(tokens, positions, mask, labels=tokens, loss_mask=torch.ones_like(tokens, dtype=torch.float32))
+            chunk.training_forward = False
             whole = torch.cuda.memory_allocated() - start
             losses.sum().backward()
             return whole, torch.cuda.max_memory_allocated() - start
 
         step()  # kernels make their workspaces
-        for layer in chunk.decoder.layers:
-            layer.register_forward_pre_hook(entering)
-            layer.register_forward_hook(leaving)
         found = step()
+        kept.watch(chunk, case.model.dense_layers)
+        step()
     gc.collect()
     torch.cuda.empty_cache()
     return kept, *found
@@ -155,18 +200,22 @@ def beside(preset: str, implementation: str, word: str, length: int) -> Found:
     kept, whole, most = measured(case)
 
     def largest(kind: str) -> float:
-        return max(kept[kind], default=0) / MIB
+        return max(kept.sizes[kind], default=0) / MIB
+
+    def named(kind: str) -> list[str]:
+        return [f"{kind}: {size / MIB:.1f} MiB {shape}" for size, shape in sorted(kept.tensors[kind], reverse=True)[:24]]
 
     return Found(
         f"{preset} {implementation} single{word}, {length} tokens",
         largest(weights.DENSE),
-        dense / MIB if kept[weights.DENSE] else 0.0,
+        dense / MIB if kept.sizes[weights.DENSE] else 0.0,
         largest(weights.EXPERT),
-        experts / MIB if kept[weights.EXPERT] else 0.0,
+        experts / MIB if kept.sizes[weights.EXPERT] else 0.0,
         whole / MIB,
-        (parts.activations + parts.logits) / MIB,
+        (parts.activations + parts.logits * _STAYING) / MIB,
         most / MIB,
         (parts.activations + parts.recomputed + parts.logits + parts.dispatch) / MIB,
+        (*named(weights.DENSE), *named(weights.EXPERT)) if word == "" else (),
     )
 
 
@@ -184,7 +233,8 @@ def table(rows: Sequence[Found], failed: Sequence[str]) -> str:
         )
         cells = [f"{a:.0f} / {b:.0f} ({a / b:.2f})" if b else "" for a, b in pairs]
         lines.append(f"| {one.case} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *(f"- {one}" for one in failed)]) + "\n"
+    kept = [f"{one.case}: {said}" for one in rows for said in one.tensors]
+    return "\n".join([*lines, "", *(f"- {one}" for one in (*failed, *kept))]) + "\n"
 
 
 def main() -> int:

@@ -2,10 +2,12 @@
 
 python benchmarks/growth.py checks 10000 100000 1000000     gate and page over JUnit files of so many testcases
 python benchmarks/growth.py merge 64 256 1024                reports of so many ranks, made up, put together and judged
-python benchmarks/growth.py ranks 1 2 4 8                    `run` of tiny in fp64 under data parallelism of so many ranks
+python benchmarks/growth.py ranks 1 2 4 8 16 32              `run` of tiny in fp64 under data parallelism of so many ranks
 python benchmarks/growth.py layers 4 16 61                   `run` of tiny in fp64 with so many layers, on one rank
 
-The last column is the time a unit takes, over that of the first size: 1 is linear.
+The last column is the time a unit takes, over that of the first size: 1 is linear. A run is measured three times for its parts:
+what the reference takes, the start of the ranks with their weights, and the comparison. `--record FILE` keeps the figures as
+JSON, from which docs/pictures/growth.py draws.
 """
 
 from __future__ import annotations
@@ -37,17 +39,33 @@ class Spent:
 
 def main(words: Sequence[str]) -> int:
     """Measure each size, and print a table."""
-    what, *sizes = words
+    record = Path(words[words.index("--record") + 1]) if "--record" in words else None
+    what, *sizes = words[: words.index("--record")] if record else words
     first: dict[str, float] = {}
     print(f"{what:>10}  {'CPU s':>8}  {'peak MiB':>8}  {'MB':>6}  time a unit, over the first")
     for count in map(int, sizes):
         for name, spent in _MEASURES[what](count):
             each = spent.seconds / count
             ratio = each / first.setdefault(name, each)
+            if record:
+                _keep(record, {"what": what, "size": count, "part": name, **_figures(spent)})
             print(
                 f"{count:>10}  {spent.seconds:8.1f}  {spent.peak:8}  {spent.size / 1e6:6.1f}  {ratio:.2f}  {name}", flush=True
             )
     return 0
+
+
+def _figures(spent: Spent) -> dict[str, Any]:
+    return {"seconds": round(spent.seconds, 1), "peak": spent.peak, "bytes": spent.size}
+
+
+def _keep(path: Path, found: dict[str, Any]) -> None:
+    """Put it into the file, in the place of what was measured of the same before."""
+    kept = json.loads(path.read_text()) if path.exists() else []
+    key = ("what", "size", "part")
+    kept = [one for one in kept if any(one[name] != found[name] for name in key)]
+    rows = sorted([*kept, found], key=lambda one: (one["what"], one["part"], one["size"]))
+    path.write_text("[\n" + ",\n".join(f" {json.dumps(one)}" for one in rows) + "\n]\n")
 
 
 def _spent(words: Sequence[str], **changes: str) -> Spent:
@@ -208,13 +226,23 @@ def _judge(folder: Path, ranks: int) -> None:
 def ranks(count: int) -> Iterator[tuple[str, Spent]]:
     """A whole run, cache and all, with so many data-parallel ranks and two sequences each."""
     with tempfile.TemporaryDirectory(prefix="plumbline-growth-") as name:
-        yield "run", _run(name, "--layouts", f"dp{count}", "--batch-size", str(2 * count), "--max-ranks", "64")
+        yield from _parts(name, "--layouts", f"dp{count}", "--batch-size", str(2 * count), "--max-ranks", "64")
 
 
 def layers(count: int) -> Iterator[tuple[str, Spent]]:
     """A whole run, cache and all, with so many layers."""
     with tempfile.TemporaryDirectory(prefix="plumbline-growth-") as name:
-        yield "run", _run(name, "--layouts", "single", "--set", f"num_hidden_layers={count}")
+        yield from _parts(name, "--layouts", "single", "--set", f"num_hidden_layers={count}")
+
+
+def _parts(folder: str, *words: str) -> Iterator[tuple[str, Spent]]:
+    """Of a run that has to compute its reference: all of it, and its parts."""
+    whole, stored = _run(folder, *words), _run(folder, *words)
+    start = _run(folder, *words, "--only", "Every rank finishes")
+    yield "run", whole
+    yield "reference", Spent(whole.seconds - stored.seconds, whole.peak)
+    yield "start", start
+    yield "compare and report", Spent(stored.seconds - start.seconds, stored.peak)
 
 
 def _run(folder: str, *words: str) -> Spent:

@@ -1,13 +1,13 @@
 """What only several GPUs can show, each case over nccl and over staged: a table of both beside each other.
 
-    python benchmarks/two_gpus.py [--out FOLDER] [--only overlap,cp] [--jobs 6] [--timeout 150] [--transports nccl,staged]
+    python benchmarks/two_gpus.py [--out FOLDER] [--only te,steps] [--jobs 6] [--timeout 150] [--transports staged] [-- words]
 
 Over nccl each rank has a GPU, over staged all are on the first one. `--jobs` commands run at the same time: nothing here
 measures speed. Says of each case both verdicts, worst ratios, seconds and memory, and how far apart both runs are, as
-benchmarks/transports.py does. A case that only nccl can run stands beside its like without that setting. The folder gets
-two-gpus.json and two-gpus.md, rewritten after each command, and a log for each. `--rehearse` runs what a CPU can, gloo beside
-staged-cpu, with tiny in place of mini. Ends with 0 if every case was run and passed over both with the same verdicts, else
-with 1.
+benchmarks/transports.py does. A case that only nccl can run stands beside its like without that setting. Words behind -- are
+for each run. The folder gets two-gpus.json and two-gpus.md, rewritten after each command, and a log for each. `--rehearse`
+runs what a CPU can, gloo beside staged-cpu, with tiny in place of mini. Ends with 0 if every case was run and passed over both
+with the same verdicts, else with 1.
 """
 
 from __future__ import annotations
@@ -48,44 +48,47 @@ class Group:
     alike: tuple[str, ...] = ()
     preset: str = "mini"
 
-    def command(self, transport: str, rehearse: bool) -> list[str]:
-        """The words behind `run`."""
+    def command(self, transport: str, rehearse: bool, more: Sequence[str] = ()) -> list[str]:
+        """The words behind `run`; `more` are of the user."""
         layouts = self.alike if self.alike and transport == SECOND else self.layouts
         preset = "tiny" if rehearse else self.preset
         if rehearse:
             way = ["--transport", "gloo" if transport == FIRST else "staged-cpu"]
         else:
             way = ["--transport", FIRST] if transport == FIRST else ["--share-gpu", "4"]
-        return ["--preset", preset, *self.words, "--layouts", ",".join(layouts), *way]
+        return ["--preset", preset, *self.words, *more, "--layouts", ",".join(layouts), *way]
 
 
 def _levels(cp: int, sizes: str) -> str:
     return f"cp{cp}+cp_comm_type=a2a+p2p+hierarchical_context_parallel_sizes={sizes}"
 
 
-_TRAINED = ("--precision", "bf16", "--steps", "2")
-_LIVED = ("--precision", "bf16")
+_STEPS = (
+    "dp2+distributed",
+    f"dp2+{_OVERLAP}",
+    f"dp2+{_OVERLAP}+ddp.bucket_size=100000",
+    "dp2+ddp.overlap_grad_reduce",
+    "ep2+distributed",
+    "pp2+mtp",
+    "tp2+step-resume-pp2-step",
+    "dp2+distributed+step-resume-tp2-step",
+    "ep2+step-resume-step",
+)
+_KINDS = tuple(f"cp2+cp_comm_type={kind}" for kind in ("p2p", "all_gather", "a2a"))
+_EXPERTS = ("ep2+moe_shared_expert_overlap", "ep2+overlap_moe_expert_parallel_comm")
 _TE = ("--implementation", "te", "--precision", "bf16")
-_MICRO_BATCHES = ("--batch-size", "8", "--micro-batch-size", "1")
+_DATA = ("--batch-size", "8", "--micro-batch-size", "1")
 GROUPS = (
-    Group("overlap", (f"dp2+{_OVERLAP}", "dp2+distributed", "dp2+ddp.overlap_grad_reduce"), _TRAINED),
-    Group("buckets", ("dp2+ddp.bucket_size=1000000", f"dp2+{_OVERLAP}+ddp.bucket_size=1000000"), _TRAINED),
-    Group("mtp", ("pp2+mtp", "tp2+mtp"), _TRAINED),
-    Group("cp", ("cp2+cp_comm_type=p2p", "cp2+cp_comm_type=all_gather", "cp2+cp_comm_type=a2a"), _TE),
-    # Two ranks have one level alone: over staged four ranks have both.
-    Group("cp-levels", (_levels(2, "[2,1]"), _levels(2, "[1,2]")), _TE, alike=(_levels(4, "[2,2]"), "cp4+cp_comm_type=a2a")),
-    Group("tp-overlap", ("tp2+tp_comm_overlap",), _TE, alike=("tp2",)),
+    Group("steps-te", _STEPS, (*_TE, *_DATA, "--steps", "2")),
     Group(
-        "experts",
-        ("ep2+moe_shared_expert_overlap", "ep2+overlap_moe_expert_parallel_comm", "ep2"),
-        ("--precision", "bf16", *_MICRO_BATCHES),
+        "te",
+        (*_KINDS, _levels(2, "[2,1]"), "tp2+tp_comm_overlap", *_EXPERTS),
+        (*_TE, *_DATA),
+        # Over staged no GPU is a rank's own, and four ranks have both levels.
+        alike=(*_KINDS, _levels(4, "[2,2]"), "tp2", *_EXPERTS),
     ),
-    Group(
-        "experts-te",
-        ("ep2+moe_shared_expert_overlap", "ep2+overlap_moe_expert_parallel_comm", "ep2"),
-        (*_TE, *_MICRO_BATCHES),
-    ),
-    Group("lives", ("tp2+step-resume-pp2-step", "dp2+distributed+step-resume-tp2-step", "ep2+step-resume-step"), _LIVED),
+    Group("steps", _STEPS, ("--precision", "bf16", *_DATA, "--steps", "2")),
+    Group("local", (*_EXPERTS, "ep2"), ("--precision", "bf16", *_DATA)),
     Group("inference", ("tp2+static", "pp2+static", "ep2+static"), ("--precision", "fp64"), preset="tiny"),
     Group("packed", ("cp2+packed",), ("--precision", "bf16")),
     Group("packed-te", ("cp2+packed",), _TE),
@@ -96,7 +99,7 @@ RANKS = 2
 
 def run(group: Group, transport: str, options: Any) -> list[tuple[Row, Sequence[junit.Check]]]:
     """One command, to its end: of each of its layouts a row, and the checks."""
-    words = group.command(transport, options.rehearse)
+    words = group.command(transport, options.rehearse, options.more)
     results = options.out / f"{group.name}-{transport}"
     asked = ["run", *words, "--results", str(results), "--no-self-test", "--timeout", str(options.timeout)]
     own = {} if options.rehearse or transport == FIRST else {"CUDA_VISIBLE_DEVICES": "0"}
@@ -160,12 +163,14 @@ def table(pairs: Mapping[str, Sequence[Pair]], about: Mapping[str, str], seconds
 def _options(words: Sequence[str] | None = None) -> Any:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("results") / "two-gpus", metavar="FOLDER")
-    parser.add_argument("--only", default="", metavar="overlap,cp", help="these groups, in this order")
+    parser.add_argument("--only", default="", metavar="te,steps", help="these groups, in this order")
     parser.add_argument("--jobs", type=int, default=6, metavar="N", help="commands at a time")
     parser.add_argument("--timeout", type=float, default=150.0, metavar="SECONDS", help="of a case, and of a reference")
     parser.add_argument("--transports", default=f"{FIRST},{SECOND}", metavar="LIST", help="leave one out")
     parser.add_argument("--rehearse", action="store_true", help="on the CPU: gloo beside staged-cpu, and tiny for mini")
-    return parser.parse_args(words)
+    options, more = parser.parse_known_args(words)
+    options.more = [word for word in more if word != "--"]
+    return options
 
 
 def chosen(options: Any) -> list[Group]:

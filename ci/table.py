@@ -30,8 +30,8 @@ EVENTS = ("pull_request", "merge_group", "nightly", caller.EVENT)
 @dataclass(frozen=True)
 class Row:
     """One session that compares: what, and on what machine. `set` has numbers of the preset's model that are others, each as
-    `name=value`. `timeout` is in minutes. `inference` is the context of cases that infer instead of taking a training step.
-    With more than one of `nodes` the session is a job of Slurm, which the runner submits.
+    `name=value`. `timeout` is in minutes. `inference` is the context of cases that infer instead of taking a training step,
+    `steps` the number of optimizer steps. With more than one of `nodes` the session is a job of Slurm.
 
     `recipe` is the file of a recipe, from the root of the repository, which says model, layout and precision. Its `preset`,
     `layouts` and `precision` are empty. `world_size` is the recipe's number of ranks, if the file does not say it, and
@@ -50,6 +50,7 @@ class Row:
     timeout: int
     set: tuple[str, ...] = ()
     inference: str = ""
+    steps: int | None = None
     nodes: int = 1
     recipe: str = ""
     world_size: int | None = None
@@ -73,6 +74,7 @@ class Row:
             "implementation": self.implementation,
             "transport": self.transport,
             "inference": self.inference,
+            "steps": "" if self.steps is None else str(self.steps),
         }
         given = [*chosen.items(), *(("set", number) for number in self.set)]
         return ["run", *(word for name, value in given if value for word in (f"--{name}", value))]
@@ -161,7 +163,7 @@ def _tool(entry: Any) -> list[Tool]:
     return [Tool(**{**entry, "runner": tuple(entry["runner"]), "when": _events(entry["when"])})]
 
 
-_OF_A_MODEL = {"preset", "layouts", "precision", "set", "inference"}
+_OF_A_MODEL = {"preset", "layouts", "precision", "set", "inference", "steps"}
 """Keys of a row that a recipe says itself."""
 _OF_A_RECIPE = {"recipe", "world_size", "coverage"}
 
@@ -172,7 +174,7 @@ def _expanded(entry: Any) -> list[Row]:
         known = (names - _OF_A_MODEL) | _OF_A_RECIPE
         _well_formed(entry, known, known - {"world_size", "coverage", "nodes"})
         return [_of_recipe(entry)]
-    _well_formed(entry, names | {"each"}, names - {"layouts", "set", "inference", "nodes"})
+    _well_formed(entry, names | {"each"}, names - {"layouts", "set", "inference", "steps", "nodes"})
     if ("each" in entry) == ("layouts" in entry):
         raise UsageError("give either `layouts`, for one session, or `each`, for one session per layout")
     if "layouts" in entry:
@@ -241,7 +243,7 @@ def _possible(row: Row, name: str) -> None:
     """Raises UsageError for a case that no machine could run: an unknown word, a degree that does not divide."""
     base = preset(row.preset)
     model = base.model.with_numbers(dict(_numbers(row)))
-    layout, training, mtp = parse(name, Training(inference=row.inference or Training().inference))
+    layout, training, mtp = parse(name, Training(row.steps or 0, inference=row.inference or Training().inference))
     case = Case(
         preset=base.name,
         model=vocabulary.padded(model if mtp is None else replace(model, num_nextn_predict_layers=mtp), layout, training),
@@ -287,12 +289,14 @@ _KINDS: dict[str, Callable[[object], bool]] = {
     "when": _is_list,
     "timeout": lambda value: type(value) is int and value > 0,
     "nodes": lambda value: type(value) is int and value > 0,
+    "steps": lambda value: type(value) is int and value >= 0,
     "world_size": lambda value: type(value) is int and value > 0,
     "coverage": lambda value: isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1,
 }
 _SAID = dict.fromkeys(_KINDS, "a list of words") | {
     "timeout": "a whole number of minutes",
     "nodes": "a number of nodes",
+    "steps": "a number of optimizer steps",
     "world_size": "a number of ranks",
     "coverage": "a share from 0 to 1",
 }

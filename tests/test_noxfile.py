@@ -140,6 +140,23 @@ def test_a_session_runs_the_command_of_its_row_with_what_the_user_adds(nox: Nox,
     assert (tmp_path / "session.log").read_text(encoding="utf-8") == "cpu_tp2\n", "it stands in the results' class names"
 
 
+def test_a_session_of_nodes_submits_a_job_and_without_slurm_ends_with_3(nox: Nox, tmp_path: Path) -> None:
+    """Where there is an sbatch, the words of the row and of the user stand behind those of the job."""
+    row = next(row for row in rows() if row.session == "slurm_tp2")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("bash", "sh"):
+        (tools / name).symlink_to(str(shutil.which(name)))
+    without = nox("slurm_tp2", PATH=str(tools))
+    assert without.returncode == 3
+    assert "no sbatch on this machine, and slurm_tp2 is a job of Slurm; run it on a login node" in without.stderr
+    (tools / "sbatch").symlink_to(str(shutil.which("sh")))
+    ended = nox("slurm_tp2", "--", "--seed", "7", PATH=f"{tools}:{os.environ['PATH']}")
+    assert ended.returncode == 0, ended.stderr
+    words = ["slurm", "run", "--nodes", "2", "--", *row.arguments()[1:], "--seed", "7"]
+    assert (tmp_path / "validation.log").read_text(encoding="utf-8").split() == ["-m", "validation", *words]
+
+
 def test_a_session_in_ci_lets_the_comparison_know(nox: Nox, tmp_path: Path) -> None:
     """Which then tests itself, too, and is tried again where the infrastructure breaks."""
     assert nox("parity", CI="true").returncode == 0

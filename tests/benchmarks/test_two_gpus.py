@@ -33,10 +33,17 @@ def test_every_case_can_be_run_with_two_gpus(transport: str) -> None:
             assert transport == two_gpus.SECOND or case.layout.ranks == two_gpus.RANKS
 
 
-def test_a_setting_of_nccl_alone_stands_beside_its_like() -> None:
-    (group,) = (one for one in two_gpus.GROUPS if one.name == "tp-overlap")
-    assert [case.arrangement for case in parsed(group.command("nccl", rehearse=False)).cases] == ["tp2+tp_comm_overlap"]
-    assert [case.arrangement for case in parsed(group.command("staged", rehearse=False)).cases] == ["tp2"]
+def test_what_nccl_alone_has_stands_beside_its_like() -> None:
+    """Of the same data; words of the user are for both."""
+    (group,) = (one for one in two_gpus.GROUPS if one.name == "te")
+    ours, theirs = (
+        [case.arrangement for case in parsed(group.command(transport, rehearse=False, more=["--seed", "7"])).cases]
+        for transport in (two_gpus.FIRST, two_gpus.SECOND)
+    )
+    apart = [pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1]]
+    levels = 'cp_comm_type="a2a+p2p"+hierarchical_context_parallel_sizes='
+    assert apart == [(f"cp2+{levels}[2,1]", f"cp4+{levels}[2,2]"), ("tp2+tp_comm_overlap", "tp2")]
+    assert two_gpus._options(["--jobs", "2", "--", "--set", "num_hidden_layers=2"]).more == ["--set", "num_hidden_layers=2"]
 
 
 def test_what_was_left_out_is_told_by_its_like(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -62,7 +69,7 @@ def test_too_few_gpus_and_unknown_groups_are_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(two_gpus, "gpus", lambda: 1)
     assert two_gpus.main(["--out", str(tmp_path)]) == 3
     assert "nccl needs 2 GPUs, and 1 were found" in capsys.readouterr().err
-    with pytest.raises(SystemExit, match="--only speed is unknown; known are overlap, "):
+    with pytest.raises(SystemExit, match="--only speed is unknown; known are steps-te, "):
         two_gpus.main(["--out", str(tmp_path), "--only", "speed", "--transports", "staged"])
 
 

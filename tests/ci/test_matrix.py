@@ -97,9 +97,11 @@ def test_the_queue_and_the_night_run_everything_whatever_changed(event: str) -> 
 def test_the_night_runs_more_than_a_pull_request() -> None:
     more = set(chosen("nightly")) - set(chosen("pull_request"))
     parity = {"parity_bf16", "parity_stock", "parity_moonlight", "parity_life", "parity_glm4_moe_lite", "parity_deepseek_v2"}
-    parity |= {"parity_families_bf16", "parity_inference", "parity_data"}
+    parity |= {"parity_families_bf16", "parity_inference", "parity_inference_requests", "parity_inference_bf16", "parity_data"}
     gpu = {"packed", "fp8_delayed", "fp8_blockwise", "fp32", "local", "local_fp32", "fp64"}
     parity |= {f"gpu_{name}" for name in gpu}
+    parity |= {f"gpu2_{name}" for name in ("overlap", "context", "communication", "lives")}
+    parity |= {name for name in more if name.startswith("gpu_inference_")}
     assert more == parity | {"faults", "faults_behind_bugs", "mutants", "versions", "newest", "recipes"}
 
 

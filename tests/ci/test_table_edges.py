@@ -28,7 +28,8 @@ ROW: dict[Any, Any] = {
 }
 TOOL = {name: ROW[name] for name in ("session", "does", "runner", "when", "timeout")}
 KEYS = (
-    "does, each, implementation, inference, layouts, nodes, precision, preset, runner, session, set, timeout, transport, when"
+    "does, each, implementation, inference, layouts, nodes, precision, preset, runner, session, set, steps, timeout, "
+    "transport, when"
 )
 KEYS_OF_TOOL = "does, runner, session, timeout, when"
 

@@ -47,6 +47,16 @@ def test_the_figures_of_deepseek_v3_are_those_counted_by_hand() -> None:
     assert found["logits"] == 0
 
 
+def test_the_published_run_of_256_gpus_takes_what_is_estimated() -> None:
+    """NVIDIA's breakdown of DeepSeek-V3 in bf16, pp4 vpp4 ep64, in their GB: https://arxiv.org/abs/2603.07685, table 3."""
+    found = fit("pp4vpp4ep64dp64", Policy(recompute=(NONE,)))
+    parts = gib(found.stages[found.worst])
+    assert parts["weights"] + parts["gradients"] == pytest.approx(36.4, rel=0.01)
+    assert parts["optimizer"] == pytest.approx(32.1, rel=0.01)
+    assert parts["activations"] + parts["dispatch"] == pytest.approx(131.0, rel=0.1)
+    assert found.gib == pytest.approx(199.5, rel=0.06)
+
+
 @pytest.mark.parametrize(
     ("policy", "part", "bytes_each"),
     [
