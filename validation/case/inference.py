@@ -92,12 +92,16 @@ class Inferred:
 
 @dataclass(frozen=True)
 class Arrival:
-    """A request: its sequence, the length of its prompt, the step in which it comes, and whether its prompt is cut in two."""
+    """A request: its sequence, the length of its prompt, the step in which it comes, and whether its prompt is cut in two.
+
+    `again` says that the same has come before, whose blocks it may take.
+    """
 
     row: int
     prompt: int
     step: int
     chunked: bool = False
+    again: bool = False
 
 
 def arrivals(case: Case) -> tuple[Arrival, ...]:
@@ -172,9 +176,10 @@ def replicated(case: Case) -> bool:
     """Whether tensor-parallel ranks compute what all of them hold in the same way, to the bit.
 
     Without sequence parallelism each sends its own copy of every token to the experts, and adds up what comes back in an order
-    of its own.
+    of its own. With a dynamic context a request may come twice, beside other tokens each time.
     """
-    return case.layout.tp == 1 or not case.model.moe_layers
+    alone = case.training.inference != DYNAMIC
+    return alone and (case.layout.tp == 1 or not case.model.moe_layers)
 
 
 def span(case: Case, phase: str) -> tuple[int, int]:
