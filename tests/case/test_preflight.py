@@ -18,6 +18,7 @@ GIB = 2**30
 
 
 MTP = {"num_nextn_predict_layers": 1}
+SPARSE = {"index_topk": 8, "index_n_heads": 4, "index_head_dim": 32}
 STATIC = Training(inference="static")
 DYNAMIC = Training(inference="dynamic")
 PADDED = STATIC.with_settings({"model.moe_expert_capacity_factor": 8.0, "model.moe_pad_expert_input_to_capacity": True})
@@ -177,6 +178,16 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "SGD resumed",
         case(training=Training(life="step-resume-step", steps=2).with_settings({"optimizer.optimizer": "sgd"})),
         "cannot load a checkpoint of SGD",
+    ),
+    (
+        "sums in fp16",
+        case(precision="fp16", training=Training(steps=1).with_settings({"ddp.grad_reduce_in_fp32": False})),
+        "cannot be compared in fp16, .*--precision bf16 works",
+    ),
+    (
+        "sums of isolated modules",
+        case(precision="bf16", isolated=True, training=Training().with_settings({"ddp.grad_reduce_in_fp32": False})),
+        r"has no isolated modules \(leave out --isolated\)",
     ),
     (
         "instances",
@@ -462,6 +473,24 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         case(training=Training(steps=1, settings=(("optimizer.min_lr", 1.0),))),
         "optimizer.min_lr is 1 and optimizer.lr",
     ),
+    (
+        "an indexer without heads",
+        case(model={"index_topk": 8, "index_head_dim": 32}),
+        "index_topk is of .*needs index_n_heads, too",
+    ),
+    ("an indexer without a latent", case(model={**SPARSE, "q_lora_rank": None}), "reads the query latent"),
+    ("an indexer of few elements", case(model={**SPARSE, "index_head_dim": 16}), "index_head_dim 32 works"),
+    ("sparse attention with cp", case("cp2", SPARSE), "cp2 cannot be compared with sparse attention .*; cp1 works"),
+    (
+        "sparse attention without sp",
+        case("tp2nosp", {**SPARSE, "first_k_dense_replace": 4}),
+        "asserts sequence parallelism with it; tp2 works",
+    ),
+    ("sparse attention with MTP", case(model={**SPARSE, "num_nextn_predict_layers": 1}), r"\+mtp cannot be compared"),
+    ("sparse documents", case(model=SPARSE, training=Training(data_shape="documents")), r"\+documents cannot be compared"),
+    ("sparse inference", case(model=SPARSE, training=STATIC), r"\+static cannot be compared"),
+    ("sparse layers in a stream", case(model=SPARSE, training=Training(stream=True)), "--stream cannot be compared"),
+    ("sparse stock layers", case(model=SPARSE, implementation="local-stock"), "--implementation local works"),
     # ranks and data
     ("dp", case("ep4dp2"), r"2 ranks in a pipeline stage, not a multiple of the 4 .*\(etp1 \* ep4\); dp4 works"),
     ("dp with tp", case("tp2ep4dp1"), "dp2 works"),

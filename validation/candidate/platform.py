@@ -159,6 +159,15 @@ def unused_kernels() -> Iterator[None]:
         vars(builtins)["__import__"] = import_
 
 
+def _leave_out_jax() -> None:
+    """Keep Transformer Engine from importing its part for JAX, and all of JAX where it is installed: a second of a start.
+
+    It takes an ImportError for absence.
+    https://github.com/NVIDIA/TransformerEngine/blob/v2.11/transformer_engine/__init__.py
+    """
+    sys.modules.setdefault("transformer_engine.jax", None)  # type: ignore[arg-type]
+
+
 @contextlib.contextmanager
 def broken_is_absent() -> Iterator[None]:
     """Within it an optional package of megatron-core's that cannot be imported counts as not installed, until the process ends.
@@ -168,6 +177,7 @@ def broken_is_absent() -> Iterator[None]:
     megatron-core fails in the middle of its own modules.
     https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/extensions/transformer_engine.py
     """
+    _leave_out_jax()
     for package, modules in _NEEDED.items():
         if package not in sys.modules and importlib.util.find_spec(package) is not None:
             _try(package, modules)
@@ -362,10 +372,13 @@ def _undetected_absence(modules: dict[str, ModuleType]) -> None:
     https://github.com/NVIDIA/Megatron-LM/issues/3764
     https://github.com/NVIDIA/Megatron-LM/pull/3763
     """
-    names = vars(modules["transformer.multi_latent_attention"])
-    names["HAVE_TE"] = False
-    if names.get("Linear", names) is None:
-        names["Linear"] = vars(importlib.import_module("megatron.core.post_training.modelopt.layers"))["Linear"]
+    places = [modules["transformer.multi_latent_attention"]]
+    with contextlib.suppress(ImportError):  # the absorbed attention of 0.19
+        places.append(importlib.import_module("megatron.core.transformer.experimental_attention_variant.absorbed_mla"))
+    for names in map(vars, places):
+        names["HAVE_TE"] = False
+        if names.get("Linear", names) is None:
+            names["Linear"] = vars(importlib.import_module("megatron.core.post_training.modelopt.layers"))["Linear"]
 
 
 def _mocked_inference_layers(modules: dict[str, ModuleType]) -> None:

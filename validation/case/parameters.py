@@ -7,6 +7,7 @@ one tensor per expert, and which expert is wrong is then an index, not a name.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -26,6 +27,11 @@ TITLES = {
     "self_attn.kv_a_proj_with_mqa.weight": "KV Down Projection Weight",
     "self_attn.kv_a_layernorm.weight": "KV Latent Norm Weight",
     "self_attn.kv_b_proj.weight": "KV Up Projection Weight",
+    "self_attn.indexer.wq_b.weight": "Indexer Query Weight",
+    "self_attn.indexer.wk.weight": "Indexer Key Weight",
+    "self_attn.indexer.k_norm.weight": "Indexer Key Norm Weight",
+    "self_attn.indexer.k_norm.bias": "Indexer Key Norm Bias",
+    "self_attn.indexer.weights_proj.weight": "Indexer Head Projection Weight",
     "self_attn.o_proj.weight": "Attention Output Projection Weight",
     "post_attention_layernorm.weight": "Pre-MLP Norm Weight",
     "mlp.gate_proj.weight": "MLP Gate Weight",
@@ -100,6 +106,19 @@ def _attention(model: Model) -> dict[str, tuple[int, ...]]:
         "self_attn.kv_a_layernorm.weight": (model.kv_lora_rank,),
         "self_attn.kv_b_proj.weight": (heads * (model.qk_nope_head_dim + model.v_head_dim), model.kv_lora_rank),
         "self_attn.o_proj.weight": (hidden, heads * model.v_head_dim),
+        **(_indexer(model) if model.sparse else {}),
+    }
+
+
+def _indexer(model: Model) -> dict[str, tuple[int, ...]]:
+    """What chooses the keys of sparse attention, from the query latent and the hidden state."""
+    heads, head, hidden = model.index_n_heads or 0, model.index_head_dim or 0, model.hidden_size
+    return {
+        "self_attn.indexer.wq_b.weight": (heads * head, model.q_lora_rank or 0),
+        "self_attn.indexer.wk.weight": (head, hidden),
+        "self_attn.indexer.k_norm.weight": (head,),
+        "self_attn.indexer.k_norm.bias": (head,),
+        "self_attn.indexer.weights_proj.weight": (heads, hidden),
     }
 
 
@@ -152,3 +171,15 @@ def parameters(model: Model) -> Mapping[str, Parameter]:
     if not model.tie_word_embeddings:
         found.append(Parameter("lm_head.weight", None, (model.vocabulary_rows, model.hidden_size)))
     return MappingProxyType({parameter.name: parameter for parameter in found})
+
+
+_ELEMENTS_A_THREAD = 1 << 20
+
+
+def threads(model: Model, cores: int) -> int:
+    """How many threads a computation of the whole model is worth, by the elements of the weights of one of its layers.
+
+    Those that share small matrices only wait for each other, however many layers there are.
+    """
+    elements = sum(math.prod(parameter.shape) for parameter in parameters(model).values())
+    return min(cores, 1 + elements // max(model.num_hidden_layers, 1) // _ELEMENTS_A_THREAD)

@@ -114,6 +114,17 @@ def sums_in_fp32_are_of_lower_precisions(case: Case) -> str | None:
     return f"ddp.{name}=true cannot run in fp64, in which Megatron-Core asserts float32; --precision bf16 works"
 
 
+def sums_are_in_bf16(case: Case) -> str | None:
+    """Sums in the model's precision have a floor in bf16. In fp16 the loss scale decides what of them is left."""
+    if case.training.effective("ddp").get("grad_reduce_in_fp32") is not False:
+        return None
+    said = "ddp.grad_reduce_in_fp32=false"
+    if case.precision == "fp16":
+        return f"{said} cannot be compared in fp16, where the loss scale decides which gradients vanish; --precision bf16 works"
+    unable = "isolated modules (leave out --isolated)" if case.isolated else "floor with --stream (leave it out)"
+    return f"{said} has no {unable}" if case.precision == "bf16" and (case.isolated or case.training.stream) else None
+
+
 def gradients_are_clipped(case: Case) -> str | None:
     """Without a limit megatron-core computes no norm of the gradients, which a step is compared by."""
     if not case.training.steps or case.training.adam.clip_norm > 0:
@@ -158,6 +169,7 @@ RULES = (
     hierarchy_has_its_groups,
     sends_overlap_between_virtual_stages,
     sums_in_fp32_are_of_lower_precisions,
+    sums_are_in_bf16,
     gradients_are_clipped,
     mtp_layers_are_recomputed_one_by_one,
     groups_of_micro_batches_fill_the_schedule,

@@ -39,8 +39,8 @@ class Plan:
 NOTHING = Plan()
 
 PLANTED: dict[str, tuple[tuple[str, str], ...]] = {
-    "attention scale": (("A16", ""),),
-    "rope": (("A04", ""),),
+    "attention scale": (("A16", "attention to all keys"),),
+    "rope": (("A04", "attention to all keys"),),
     "router bias": (("R21", "bias"),),
     "expert order": (("X09", "experts"),),
     "lost reduction": (("T13", "tp"),),
@@ -50,8 +50,9 @@ PLANTED: dict[str, tuple[tuple[str, str], ...]] = {
 }
 """What is planted of each kind, in this order: the id of a fault, and what a layout or a model must have for it to exist.
 
-Needs are `experts`, `bias` (of routers), `tp` (ranks that share a sum), `sequence parallelism`, `dp`, `cp`, and `resume`, a run
-that goes on from a checkpoint. Where a kind has several faults, the first that exists in the layouts of a run is planted.
+Needs are `attention to all keys`, `experts`, `bias` (of routers), `tp` (ranks that share a sum), `sequence parallelism`, `dp`,
+`cp`, and `resume`, a run that goes on from a checkpoint. Of several faults of a kind, the first that exists in the layouts of
+a run is planted.
 """
 RESUMED = "step-resume-step"
 """The life of what is planted in a run that resumes."""
@@ -68,6 +69,7 @@ _MISSING = {
     "sequence parallelism": "no layout of this run has ranks that sum gradients",
     "dp": "no layout of this run has ranks that sum gradients",
     "cp": "no layout of this run has ranks that sum gradients",
+    "attention to all keys": "the model has sparse attention, which computes it elsewhere",
     "experts": "the model has no experts",
     "bias": "the model has no routers with a bias",
 }
@@ -104,7 +106,7 @@ def _planted(kind: str, name: str, needs: str, cases: Sequence[Case]) -> Plant |
     model = cases[0].model
     if needs in ("experts", "bias") and not model.moe_layers:
         return _MISSING["experts"]
-    if layout is None or (needs == "bias" and not model.sigmoid):
+    if layout is None or (needs == "bias" and not model.sigmoid) or (needs == "attention to all keys" and model.sparse):
         return _MISSING[needs]
     # Rows of the vocabulary that are padded in one layout are in all that are planted in: another width may need it.
     multiple = max(case.training.vocab_multiple for case in cases)
