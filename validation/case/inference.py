@@ -327,6 +327,17 @@ def idle_ranks_have_no_stages(case: Case) -> str | None:
     return f"{said}, and an idle rank has no pipeline stages; --batch-size {case.layout.data_parallel} works"
 
 
+def experts_are_whole_for_requests(case: Case) -> str | None:
+    """Ranks with requests of their own that share an expert's parts wait for each other for ever: seen in etp2, 0.16.1."""
+    layout = case.layout
+    if case.training.inference != DYNAMIC or not case.model.moe_layers or layout.expert_tp <= layout.tp:
+        return None
+    return (
+        f"{case.arrangement}: ranks that share an expert's parts have requests of their own, and would wait for each other "
+        f"for ever; leave etp{layout.expert_tp} out, or +{STATIC} works"
+    )
+
+
 def sequences_are_cut(case: Case) -> str | None:
     """There must be a prompt and a token behind it."""
     if not infers(case) or case.seq_length >= _SHORTEST:
@@ -342,5 +353,6 @@ RULES: tuple[Callable[[Case], str | None], ...] = (
     expert_ranks_end_together,
     padded_experts_have_room,
     idle_ranks_have_no_stages,
+    experts_are_whole_for_requests,
     sequences_are_cut,
 )
