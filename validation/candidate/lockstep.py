@@ -143,7 +143,7 @@ def _step(
         torch.cuda.empty_cache()  # here both sides are largest, and each leaves room that does not fit the other
     for name, tensor in truth.values(ledgers.ROUTING).items():
         kept.put(f"routing/{name}", tensor)
-    recorder = Recorder(0, None, None if case.precision == "fp64" else declared(case, _facts(ledger)), device())
+    recorder = Recorder(0, None, None if case.precision == "fp64" else declared(case, _facts(case, ledger)), device())
     files = {stored.probes: ledgers.PROBE_VALUES, stored.probe_gradients: ledgers.PROBE_GRADIENTS}
     files |= {stored.gradients: ledgers.PARAMETER_GRADIENTS}
     for path, kind in files.items():
@@ -156,9 +156,9 @@ def _step(
     return {"report": report, "floor": ledger.floor.as_dict(), "held": held, "step": [direction, stage], **watch.seen}
 
 
-def _facts(ledger: Ledger) -> dict[str, Any]:
+def _facts(case: Case, ledger: Ledger) -> dict[str, Any]:
     """What the recorder must know. An expert's part of a gradient may be off by more than all experts together are."""
-    return {"dtypes": ledger.floor.dtypes, "floor": {name: 2 * error for name, error in ledger.floor.errors.items()}}
+    return {"dtypes": ledger.floor.dtypes(case), "floor": {name: 2 * error for name, error in ledger.floor.errors.items()}}
 
 
 def _routing(case: Case, kept: KeptSteps, step: Step) -> dict[str, torch.Tensor]:

@@ -19,6 +19,7 @@ from validation.compare.difference import Difference, measure, measured_later
 from validation.compare.piece import whole
 from validation.compare.precision import as_stored
 from validation.reference.record import Recording
+from validation.reference.sums import rounded
 
 _MEAN_OF = {"loss": "token_loss", "mtp.loss": "mtp.token_loss", "moe.balancing": "moe.router.scores"}
 """One number made of many, whose errors may cancel by chance: its floor is at least that of what it is made of.
@@ -103,11 +104,13 @@ class Floor:
         """The largest so far by name, as it grows."""
         return self._errors
 
-    @property
-    def dtypes(self) -> dict[str, str]:
+    def dtypes(self, case: Case) -> dict[str, str]:
         """What the Megatron side must hold each tensor in, by name."""
-        # It adds up the gradients of parameters in float32, whatever the parameters are held in.
-        return {name: "float32" if name.startswith("gradients/") else dtype for name, dtype in self._dtypes.items()}
+        # The gradients of parameters are added up in float32 there, but for a case that says otherwise.
+        added = self._dtypes if rounded(case) else {}
+        return {
+            name: added.get(name, "float32") if name.startswith("gradients/") else dtype for name, dtype in self._dtypes.items()
+        }
 
     def as_dict(self) -> dict[str, Any]:
         """All of it but the truth, for JSON."""
@@ -138,7 +141,8 @@ class Floor:
         }
         of_keys = [f"layers.{layer}.indexer" for layer in range(case.model.num_hidden_layers if case.model.sparse else 0)]
         scores |= {f"{prefix}.keys": self._largest[f"{prefix}.scores"] for prefix in of_keys}
-        return {"floor": self._floors(case), "magnitude": self._magnitudes, "score_floor": scores, "dtypes": self.dtypes}
+        dtypes = self.dtypes(case)
+        return {"floor": self._floors(case), "magnitude": self._magnitudes, "score_floor": scores, "dtypes": dtypes}
 
     def _floors(self, case: Case) -> dict[str, float]:
         probes, floor = observed(case), dict(self._errors)
