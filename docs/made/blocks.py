@@ -35,6 +35,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "step": words.step,
     "planted": checks.planted,
     "probes": checks.probes,
+    "sparse probes": checks.sparse_probes,
     "parameters": checks.parameters,
     "kinds of fields": fields.kinds,
     "needs": fields.needs,
@@ -42,6 +43,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "verdicts of switches": fields.verdicts,
     "machines": fields.machines,
     "unequal switches": fields.unequal,
+    "untried switches": fields.untried,
 }
 _BLOCK = re.compile(r"(?<=<!-- made: )([a-z ]+)( -->\n)(.*?)(?=<!-- end -->)", re.DOTALL)
 

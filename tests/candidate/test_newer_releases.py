@@ -85,6 +85,13 @@ def test_every_other_module_knows_that_triton_is_not_there(release: dict[str, Mo
 
 
 @pytest.mark.usefixtures("without_triton")
+def test_imports_take_their_arguments_by_name() -> None:
+    """As huggingface_hub gives them."""
+    with platform.unused_kernels(), platform.broken_is_absent():
+        assert __import__("os.path", fromlist=["join"], level=0).join is not None
+
+
+@pytest.mark.usefixtures("without_triton")
 def test_imports_are_as_before_afterwards() -> None:
     before = __import__
     with platform.unused_kernels():

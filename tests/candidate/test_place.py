@@ -74,8 +74,13 @@ def test_sequence_parallelism_cuts_the_positions_between_the_regions() -> None:
 
 
 def test_the_regions_are_those_of_megatron_core() -> None:
-    """Column-parallel layers gather the sequence: attention's heads, the vocabulary, and the projection of an MTP layer."""
+    """Column-parallel layers gather the sequence: attention's heads, the vocabulary, and the projection of an MTP layer.
+
+    So does the indexer of sparse attention.
+    """
     attention = {f"attention.{kind}" for kind in ("query", "key", "value", "core")}
+    attention |= {f"attention.{kind}" for kind in ("projected_query", "absorbed_query", "absorbed_key")}
+    attention |= {f"indexer.{kind}" for kind in ("query", "key", "weights", "scores", "keys")}
     assert set(WHOLE_SEQUENCE) == attention | {"logits", "token_loss", "mtp.projection", "mtp.logits", "mtp.token_loss"}
 
 

@@ -18,6 +18,7 @@ GIB = 2**30
 
 
 MTP = {"num_nextn_predict_layers": 1}
+SPARSE = {"index_topk": 8, "index_n_heads": 4, "index_head_dim": 32}
 STATIC = Training(inference="static")
 DYNAMIC = Training(inference="dynamic")
 
@@ -108,6 +109,7 @@ def grouped(group: int) -> Training:
 
 PACKED_PADDED = Training(data_shape="packed-padded")
 STREAM = Training(stream=True)
+EXPERTS_OVERLAP = Training(settings=(("model.overlap_moe_expert_parallel_comm", True),))
 TE_IN_BF16: dict[str, Any] = {"implementation": "te", "precision": "bf16", "transport": "nccl"}
 BUFFERS = case("tp2", training=Training(settings=(("model.tp_comm_overlap", True),)), **{**TE_IN_BF16, "transport": "staged"})
 IMPOSSIBLE: list[tuple[str, Case, str]] = [
@@ -176,6 +178,16 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "SGD resumed",
         case(training=Training(life="step-resume-step", steps=2).with_settings({"optimizer.optimizer": "sgd"})),
         "cannot load a checkpoint of SGD",
+    ),
+    (
+        "sums in fp16",
+        case(precision="fp16", training=Training(steps=1).with_settings({"ddp.grad_reduce_in_fp32": False})),
+        "cannot be compared in fp16, .*--precision bf16 works",
+    ),
+    (
+        "sums of isolated modules",
+        case(precision="bf16", isolated=True, training=Training().with_settings({"ddp.grad_reduce_in_fp32": False})),
+        r"has no isolated modules \(leave out --isolated\)",
     ),
     (
         "instances",
@@ -412,6 +424,8 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ),
     ("less than no MTP", case(model={"num_nextn_predict_layers": -1}), "is -1; it must be a whole number of at least 0"),
     ("a setting of the shape", case(training=Training(settings=(("model.num_layers", 3),))), "is of the model's shape"),
+    ("nothing to overlap", case("dp2", training=EXPERTS_OVERLAP), "and dp2 has none; ep2 has them"),
+    ("stages of parts", case("pp2ep2", training=EXPERTS_OVERLAP), "pp2ep2 works with vpp2, or leave it out"),
     ("overlap without vpp", case("pp2", training=Training(settings=(("model.overlap_p2p_comm", True),))), "vpp2 has them"),
     ("user buffers of a shared GPU", BUFFERS, "over staged ranks share one; --transport nccl has it"),
     ("user buffers without tp", replace(BUFFERS, layout=Layout.parse("dp2")), "dp2 has none; take tp2, or leave it out"),
@@ -447,6 +461,11 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         r"\+static trains nothing, and ddp.bucket_size is of training",
     ),
     ("uneven expert ranks", case("ep2", batch_size=4, training=DYNAMIC), "dummy_forward fails .*; --batch-size 8 works"),
+    (
+        "shared experts' parts",
+        case("etp2", training=DYNAMIC),
+        r"for ever; leave etp2 out, or \+static works",
+    ),
     ("requests of stock layers", case(implementation="local-stock", training=DYNAMIC), "--implementation local works"),
     ("inference of 3 tokens", case(seq_length=3, training=STATIC), "give --seq-length 4 or more"),
     ("no clipping", case(training=Training(steps=1, settings=(("optimizer.clip_grad", 0.0),))), "computes no norm"),
@@ -455,6 +474,24 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         case(training=Training(steps=1, settings=(("optimizer.min_lr", 1.0),))),
         "optimizer.min_lr is 1 and optimizer.lr",
     ),
+    (
+        "an indexer without heads",
+        case(model={"index_topk": 8, "index_head_dim": 32}),
+        "index_topk is of .*needs index_n_heads, too",
+    ),
+    ("an indexer without a latent", case(model={**SPARSE, "q_lora_rank": None}), "reads the query latent"),
+    ("an indexer of few elements", case(model={**SPARSE, "index_head_dim": 16}), "index_head_dim 32 works"),
+    ("sparse attention with cp", case("cp2", SPARSE), "cp2 cannot be compared with sparse attention .*; cp1 works"),
+    (
+        "sparse attention without sp",
+        case("tp2nosp", {**SPARSE, "first_k_dense_replace": 4}),
+        "asserts sequence parallelism with it; tp2 works",
+    ),
+    ("sparse attention with MTP", case(model={**SPARSE, "num_nextn_predict_layers": 1}), r"\+mtp cannot be compared"),
+    ("sparse documents", case(model=SPARSE, training=Training(data_shape="documents")), r"\+documents cannot be compared"),
+    ("sparse inference", case(model=SPARSE, training=STATIC), r"\+static cannot be compared"),
+    ("sparse layers in a stream", case(model=SPARSE, training=Training(stream=True)), "--stream cannot be compared"),
+    ("sparse stock layers", case(model=SPARSE, implementation="local-stock"), "--implementation local works"),
     # ranks and data
     ("dp", case("ep4dp2"), r"2 ranks in a pipeline stage, not a multiple of the 4 .*\(etp1 \* ep4\); dp4 works"),
     ("dp with tp", case("tp2ep4dp1"), "dp2 works"),

@@ -1,4 +1,7 @@
-"""What megatron-core saves while it trains comes back as a HuggingFace folder: the model, without the optimizer's states."""
+"""What megatron-core saves while it trains comes back as a HuggingFace folder: the model, without the optimizer's states.
+
+`PYTHONPATH=FOLDER python -m pytest tests/convert/test_trained.py` has the megatron-core in a folder save it.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +43,8 @@ def test_every_form_of_optimizer_states_is_left_aside(
 ) -> None:
     """Chained optimizers of dense tensors and experts; the weights are those before, bit for bit."""
     hf, place = saved
+    if not (place / form).exists():
+        pytest.skip(f"this megatron-core has no {form}")
     assert back(place / form, hf, tmp_path / "back") == 0
     assert ("left aside: " in capsys.readouterr().out) is (form != SINGLETON)
     assert folders.same(folders.read(tmp_path / "back"), folders.weights(WITHOUT_MTP))

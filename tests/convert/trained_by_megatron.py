@@ -7,6 +7,7 @@ All layers of the model in the folder ALIKE have experts.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from pathlib import Path
@@ -15,11 +16,18 @@ from typing import Any
 import torch.distributed as dist
 
 PLAIN, SINGLETON, STACKED = "plain", "singleton", "stacked"
-FORMS = (PLAIN, SINGLETON, "dp_zero_gather_scatter", "dp_reshardable", "fully_reshardable")
-"""No sharding, a tensor for each expert, and what 0.16 calls its ways to shard.
+SHARDED = (
+    *("dp_zero_gather_scatter", "fully_sharded_bucket_space", "fully_sharded_model_space"),
+    *("dp_reshardable", "fully_reshardable"),
+)
+FORMS = (PLAIN, SINGLETON, *SHARDED)
+"""No sharding, a tensor for each expert, and what releases call their ways to shard. None has all of them.
 
 `stacked` is the model alone, whose layers are alike and have one tensor together.
 """
+
+_NOT_WRITTEN = "flattened_range is not supported"
+"""What 0.15 and later say of fully_sharded_model_space, which they still list."""
 
 
 def main(hf: str, alike: str, out: str, port: str) -> None:
@@ -55,11 +63,38 @@ def _trained(build: Any, hf: str, kind: str) -> Any:
         optimizer = Optimizer(case, build.wrap(chunks, case))
         optimizer.step()
         inner: Any = optimizer.theirs
-        for form in [form for form in FORMS if (form in (PLAIN, SINGLETON)) == (kind == "plain")]:
+        for form in _forms(kind):
             state = dict(chunks[0].sharded_state_dict(metadata=_singleton() if form == SINGLETON else None))
-            metadata = {} if form == PLAIN else {"metadata": {"distrib_optim_sharding_type": form}}
-            trained = {} if form == SINGLETON else {"optimizer": inner.sharded_state_dict(state, **metadata)}
+            try:
+                trained = {} if form == SINGLETON else {"optimizer": inner.sharded_state_dict(state, **_asked(form))}
+            except Exception as error:
+                if _NOT_WRITTEN not in str(error):
+                    raise
+                continue
             yield form, {**state, **trained}
+
+
+def _forms(kind: str) -> list[str]:
+    """Those that this release has, by its source."""
+    if kind == "plain":
+        from megatron.core.transformer.moe import experts
+
+        return [PLAIN, *([SINGLETON] if "singleton_local_shards" in inspect.getsource(experts) else [])]
+    from megatron.core.optimizer import distrib_optimizer
+
+    source = inspect.getsource(distrib_optimizer.DistributedOptimizer)
+    renamed = "dp_reshardable" in source  # what was fully_sharded_bucket_space, which is read and no longer written
+    return [form for form in SHARDED if f"'{form}'" in source and not (renamed and form == SHARDED[1])]
+
+
+def _asked(form: str) -> dict[str, Any]:
+    """How a form of sharding is asked for: since 0.13 by metadata."""
+    from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+
+    if form == PLAIN:
+        return {}
+    by_metadata = "metadata" in inspect.signature(DistributedOptimizer.sharded_state_dict).parameters
+    return {"metadata": {"distrib_optim_sharding_type": form}} if by_metadata else {"sharding_type": form}
 
 
 def _alike(build: Any, hf: str) -> Any:

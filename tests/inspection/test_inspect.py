@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.convert.folders import FP8, MODEL, TIED, WITHOUT_MTP, config, quantised, weights, write
+from tests.reference.published_families import CONFIGS
 from validation.case.errors import UsageError
 from validation.case.model import Model
 from validation.cli import main
@@ -193,10 +194,8 @@ def test_nothing_is_promised_of_weights_that_nothing_reads(name: str, tmp_path: 
 
 
 def test_a_family_that_is_not_compared_ends_with_what_is_missing(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({**config(MODEL), "model_type": "glm_moe_dsa"}))
-    with pytest.raises(
-        UsageError, match=r"GLM-5 .* its attention is sparse .* the nearest family that is compared is glm4_moe_lite"
-    ):
+    (tmp_path / "config.json").write_text(json.dumps({**config(MODEL), "model_type": "glm5_next"}))
+    with pytest.raises(UsageError, match=r"GLM-5-Next .* have linear attention .* nearest family .* is glm4_moe_lite"):
         list(answer(tmp_path))
 
 
@@ -227,3 +226,54 @@ def test_it_imports_no_torch() -> None:
     """The answer comes within two seconds."""
     code = "import sys, validation.inspection.command; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def megatron_files(folder: Path, *names: str) -> Path:
+    """A folder with files of these names, of a byte each."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"1")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        pytest.param(
+            ("iter_0000007/.metadata", "iter_0000007/__0_0.distcp", "iter_0000003/.metadata"),
+            ["torch_dist: any layout", "step 7, in iter_0000007", "2 files", "1 other steps are there (iter_0000003)"],
+            id="torch_dist",
+        ),
+        pytest.param(
+            ("iter_0000007/mp_rank_00_000/model_optim_rng.pt", "iter_0000007/mp_rank_02_001/model_optim_rng.pt"),
+            [
+                "2 ranks, 2 of tensor parallelism and 2 stages",
+                "step 7",
+                "2 files",
+                "ranks 0, 2 have a file, and others have none",
+            ],
+            id="legacy with a rank missing",
+        ),
+        pytest.param(
+            ("iter_0000007/.metadata",), ["any layout", "step 7", "1 files", "no .distcp file"], id="torch_dist without files"
+        ),
+    ],
+)
+def test_a_megatron_folder_says_what_its_files_tell(names: tuple[str, ...], said: list[str], tmp_path: Path) -> None:
+    """And which command reads it, with the config.json that it has not."""
+    (megatron_files(tmp_path, *names) / "latest_checkpointed_iteration.txt").write_text("7", encoding="utf-8")
+    lines = list(answer(tmp_path))
+    assert [name for name, _ in lines] == ["format", "checkpoint", "files", "odd", "needs", "works", "works"]
+    for (_, text), part in zip(lines, said, strict=False):
+        assert part in text
+    assert "--hf-model-path DIR" in lines[-2][1]
+
+
+def test_a_converted_folder_has_its_config_beside_it(tmp_path: Path) -> None:
+    megatron_files(tmp_path, "release/.metadata", "release/__0_0.distcp")
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("release", encoding="utf-8")
+    (tmp_path / "config.json").write_text(json.dumps(CONFIGS["deepseek_v32"]), encoding="utf-8")
+    told = dict(answer(tmp_path))
+    assert told["family"].startswith("DeepSeek-V3.2")
+    assert "5 keys of a query by 4 index heads" in told["model"]
+    assert "needs" not in told

@@ -112,6 +112,17 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "routed_scaling_factor": 1.0,
     },
 }
+_INDEXER = {"index_head_dim": 16, "index_n_heads": 4, "index_topk": 5}
+CONFIGS["deepseek_v32"] = {**V3, **_INDEXER, "model_type": "deepseek_v32"}
+CONFIGS["glm_moe_dsa"] = {
+    **{name: value for name, value in V3.items() if name not in ("rope_theta", "rope_scaling")},
+    **ONE_GROUP,
+    **_INDEXER,
+    "model_type": "glm_moe_dsa",
+    "rms_norm_eps": 1e-5,
+    "rope_parameters": {"rope_theta": 1000000, "rope_type": "default"},
+    "indexer_rope_interleave": True,
+}
 CONFIGS["kimi_k25"] = {
     "model_type": "kimi_k25",
     "architectures": ["ForConditionalGeneration"],

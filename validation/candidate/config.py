@@ -11,6 +11,7 @@ from megatron.core.transformer.enums import AttnBackend
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 from torch.nn import functional
 
+from validation.candidate import sparse
 from validation.candidate.overlapped import FIELD
 from validation.candidate.typed import typed
 from validation.candidate.versions import fields
@@ -48,6 +49,7 @@ def arguments(case: Case) -> dict[str, Any]:
         **_rope(case.model),
         **_experts(case),
         **_mtp(case.model),
+        **sparse.arguments(case),
         **_parallel(case),
         params_dtype=DTYPES[case.precision],
         pipeline_dtype=DTYPES[case.precision],

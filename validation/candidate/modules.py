@@ -29,6 +29,13 @@ class RMSNorm(torch.nn.RMSNorm):
         setattr(self.weight, "sequence_parallel", config.sequence_parallel)  # noqa: B010 - no attribute of a Parameter
 
 
+class LayerNorm(torch.nn.LayerNorm):
+    """The norm of an indexer's key, in the dtype of the parameters, with megatron-core's arguments."""
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
+        super().__init__(hidden_size, eps=eps, dtype=config.params_dtype)
+
+
 IGNORED = {"window_size": None, "softmax_type": "vanilla", "apply_query_key_layer_scaling": False}
 """What configurations have for core attention and ours does not take, with the value that asks for nothing."""
 

@@ -18,6 +18,8 @@ from validation.compare.piece import Box, share
 WHOLE_SEQUENCE = (
     *("attention.query", "attention.key", "attention.value", "attention.core", "logits", "token_loss"),
     *("mtp.projection", "mtp.logits", "mtp.token_loss"),
+    *("attention.projected_query", "attention.absorbed_query", "attention.absorbed_key"),
+    *("indexer.query", "indexer.key", "indexer.weights", "indexer.scores", "indexer.keys"),
 )
 """Probes inside a tensor-parallel region: heads, columns or vocabulary are cut there, the sequence is not."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from megatron.core.models.gpt import GPTModel
 
+from validation.candidate import indexer
 from validation.candidate.dispatched import Dispatched, Rows, rows_of
 from validation.candidate.isolation import View, in_place_of
 from validation.candidate.mtp import MtpLosses
@@ -70,6 +72,7 @@ class ProbedChunk:
         self._stopped = False
         self._place = Place.here(case)
         self._choices = Choices(case, self._place, recorder, reference, weights)
+        self._keys = indexer.Keys(case, self._place, recorder, reference)
         self._probes = probes(case.model, case.batch_size, case.seq_length)
         self._micro_batch, self._running = -1, False
         self._calls: Counter[Any] = Counter()
@@ -104,7 +107,7 @@ class ProbedChunk:
         With 0 they go on with their own.
         """
         self._micro_batch = -1
-        self._choices.step = step
+        self._choices.step = self._keys.step = step
 
     def be_silent(self) -> None:
         """Record nothing; routers still go on with the reference's choices."""
@@ -270,7 +273,6 @@ class ProbedChunk:
 
     def _watch_layer(self, layer: Any, prefix: str) -> None:
         attention = layer.self_attention
-        parts = ("query", "key", "value")
         outputs = {
             "input_norm": layer.input_layernorm,
             "attention.kv_latent": attention.linear_kv_down_proj,
@@ -286,9 +288,12 @@ class ProbedChunk:
         outputs["mlp.output" if dense else "moe.output"] = layer.mlp
         for kind, module in outputs.items():
             module.register_forward_hook(self._output(f"{prefix}.{kind}"))
-        attention.core_attention.register_forward_pre_hook(
-            self._input(*(f"{prefix}.attention.{part}" for part in parts)), with_kwargs=True
-        )
+        if self._case.model.sparse:
+            entered = functools.partial(self._keys.entered, lambda: self._micro_batch if self._running else None)
+            indexer.watch(attention, prefix, self._record, entered, self._choose_keys)
+        else:
+            given = self._input(*(f"{prefix}.attention.{part}" for part in ("query", "key", "value")))
+            attention.core_attention.register_forward_pre_hook(given, with_kwargs=True)
         # The norm that would follow is recomputed on a copy, which half of the gradient passes by; this one is none.
         residual = self._input(f"{prefix}.attention.residual")
         layer.pre_cross_attn_layernorm.register_forward_pre_hook(residual, with_kwargs=True)
@@ -296,6 +301,17 @@ class ProbedChunk:
             self._plans.watch_layer(layer, f"{prefix}.output", "" if dense else f"{prefix}.moe.output", self._record)
         if not dense:
             self._watch_experts(layer.mlp, f"{prefix}.moe")
+
+    def _choose_keys(self, layer: int, micro_batch: int, scores: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        """What an indexer goes on with where its own choice is `indices`; both are compared."""
+        prefix = f"layers.{layer}.indexer"
+        seen, own = indexer.as_probes(scores, indices)
+        for kind, tensor in (("scores", seen), ("keys", own)):
+            self._record(f"{prefix}.{kind}", tensor.transpose(0, 1))
+        if self._running and self._values and not self._stopped:
+            self._keys.compare_margins(self._probes[f"{prefix}.keys"], own, micro_batch)
+        replayed = self._keys.replayed(layer, micro_batch)
+        return indices if replayed is None else replayed
 
     def _watch_experts(self, moe: Any, prefix: str) -> None:
         """The router's logits and scores and the combined routed output appear between modules: in methods."""

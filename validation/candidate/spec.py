@@ -14,6 +14,7 @@ from megatron.core.transformer.multi_token_prediction import MultiTokenPredictio
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 
+from validation.candidate import sparse
 from validation.candidate.modules import CoreAttention, RMSNorm, StockCoreAttention
 from validation.candidate.versions import DUPLICATED_LINEAR, of_stage
 from validation.case.case import TE
@@ -61,6 +62,8 @@ def _in_one_piece(config: MLATransformerConfig) -> MLATransformerConfig:
 
 def _te(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
     try:
+        if sparse.is_sparse(config):
+            return sparse.te_block(config, vp_stage)
         return get_gpt_decoder_block_spec(config, use_transformer_engine=True, **of_stage(get_gpt_decoder_block_spec, vp_stage))
     except (ImportError, NameError, AssertionError) as error:
         raise EnvironmentMissing(
@@ -70,13 +73,17 @@ def _te(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockS
 
 def _stock(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
     stage = of_stage(get_gpt_decoder_block_spec, vp_stage)
-    return get_gpt_decoder_block_spec(config, use_transformer_engine=False, normalization="RMSNorm", **stage)
+    plain = sparse.without(config)
+    return get_gpt_decoder_block_spec(plain, use_transformer_engine=False, normalization="RMSNorm", **stage)
 
 
 def _local(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlockSubmodules:
     """The structure of the Transformer Engine spec: whole down-projections on every rank, norms that know of the split."""
     block = _with_norms(_stock(config, vp_stage), config)
     for layer in block.layer_specs:
+        if sparse.is_sparse(config):
+            layer.submodules.self_attention = sparse.attention()
+            continue
         attention = layer.submodules.self_attention.submodules
         attention.linear_q_down_proj = attention.linear_kv_down_proj = DUPLICATED_LINEAR
         attention.core_attention = CoreAttention

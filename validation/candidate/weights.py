@@ -58,6 +58,16 @@ LAYER_TABLE = (
     Row("self_attention.linear_kv_up_proj.layer_norm_weight", ("self_attn.kv_a_layernorm.weight",)),  # te
     Row("self_attention.linear_kv_up_proj.weight", ("self_attn.kv_b_proj.weight",), cut=0),
     Row("self_attention.linear_proj.weight", ("self_attn.o_proj.weight",), cut=1),
+    *(
+        Row(f"self_attention.core_attention.indexer.{own}", (f"self_attn.indexer.{published}",))
+        for own, published in (
+            ("linear_wq_b.weight", "wq_b.weight"),
+            ("linear_wk.weight", "wk.weight"),
+            ("k_norm.weight", "k_norm.weight"),
+            ("k_norm.bias", "k_norm.bias"),
+            ("linear_weights_proj.weight", "weights_proj.weight"),
+        )
+    ),
     Row("pre_mlp_layernorm.weight", ("post_attention_layernorm.weight",)),
     Row("mlp.linear_fc1.layer_norm_weight", ("post_attention_layernorm.weight",)),  # te, dense layers
     Row("mlp.linear_fc1.weight", ("mlp.gate_proj.weight", "mlp.up_proj.weight"), cut=0),

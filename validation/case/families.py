@@ -33,6 +33,8 @@ class Family:
     nested: str = ""
     ignores_first_k_dense: bool = False
     topk_methods: tuple[str, ...] = (SIGMOID,)
+    sparse: bool = False
+    """Whether attention is sparse (DSA): only then are the indexer's numbers of the model."""
     written_as: str = ""
     """The model_type of a folder of the nested model alone."""
 
@@ -66,6 +68,19 @@ _GLM: Mapping[str, Any] = {
     "n_group": 1,
     "topk_group": 1,
     "topk_method": SIGMOID,
+}
+_DSA: Mapping[str, Any] = {**_V3, "max_position_embeddings": 163840, "index_topk": 2048, "index_head_dim": 128}
+_V32: Mapping[str, Any] = {**_DSA, "first_k_dense_replace": 3, "index_n_heads": 64, "indexer_rope_interleave": False}
+_GLM5: Mapping[str, Any] = {
+    **_DSA,
+    "q_lora_rank": 2048,
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 202752,
+    "first_k_dense_replace": 3,
+    "n_group": 1,
+    "topk_group": 1,
+    "index_n_heads": 32,
+    "indexer_rope_interleave": True,
 }
 _SIGMOID: Mapping[str, Any] = {"scoring_func": "sigmoid", "norm_topk_prob": True, "rope_interleave": True}
 _SOFTMAX: Mapping[str, Any] = {"scoring_func": "softmax", "norm_topk_prob": False}
@@ -111,6 +126,24 @@ FAMILIES = {
             _SOFTMAX,
             topk_methods=(GREEDY, GROUP_LIMITED),
         ),
+        Family(
+            "deepseek_v32",
+            "DeepSeek-V3.2",
+            "DeepseekV32ForCausalLM",
+            "sparse attention (DSA): an indexer chooses the keys of each query; it rotates halves of its first elements",
+            _V32,
+            {**_SIGMOID, "indexer_rope_interleave": False},
+            sparse=True,
+        ),
+        Family(
+            "glm_moe_dsa",
+            "GLM-5",
+            "GlmMoeDsaForCausalLM",
+            "sparse attention (DSA), whose indexer rotates interleaved pairs; no groups, no yarn",
+            _GLM5,
+            {**_SIGMOID, "indexer_rope_interleave": True},
+            sparse=True,
+        ),
     )
 }
 
@@ -124,14 +157,8 @@ class Refused:
     near: str = "deepseek_v3"
 
 
-_DSA = (
-    "its attention is sparse (DSA): Megatron-Core computes it from 0.19 on, in an attention that joins projections (absorbed), "
-    "of which Plumbline records nothing yet"
-)
 _GROUPED = "it has grouped-query attention, and Plumbline compares multi-latent attention"
 REFUSED: Mapping[str, Refused] = {
-    "deepseek_v32": Refused("DeepSeek-V3.2", _DSA),
-    "glm_moe_dsa": Refused("GLM-5", _DSA, "glm4_moe_lite"),
     "deepseek_v4": Refused("DeepSeek-V4", "it has hyper-connections, compressed attention and hash routing"),
     "glm5_next": Refused("GLM-5-Next", "most of its layers have linear attention (KDA)", "glm4_moe_lite"),
     "kimi_linear": Refused("Kimi-Linear", "most of its layers have linear attention (KDA)", "kimi_k2"),

@@ -286,6 +286,17 @@ def expert_ranks_end_together(case: Case) -> str | None:
     return f"{said}, and Megatron-Core's dummy_forward fails with cached latents; --batch-size {step} works"
 
 
+def experts_are_whole_for_requests(case: Case) -> str | None:
+    """Ranks with requests of their own that share an expert's parts wait for each other for ever: seen in etp2, 0.16.1."""
+    layout = case.layout
+    if case.training.inference != DYNAMIC or not case.model.moe_layers or layout.expert_tp <= layout.tp:
+        return None
+    return (
+        f"{case.arrangement}: ranks that share an expert's parts have requests of their own, and would wait for each other "
+        f"for ever; leave etp{layout.expert_tp} out, or +{STATIC} works"
+    )
+
+
 def sequences_are_cut(case: Case) -> str | None:
     """There must be a prompt and a token behind it."""
     if not infers(case) or case.seq_length >= _SHORTEST:
@@ -299,5 +310,6 @@ RULES: tuple[Callable[[Case], str | None], ...] = (
     nothing_is_trained,
     requests_have_layers,
     expert_ranks_end_together,
+    experts_are_whole_for_requests,
     sequences_are_cut,
 )

@@ -24,10 +24,16 @@ MEGATRON_WORDS = {
     "layernorm_epsilon": "rms_norm_eps",
     "rotary_base": "rope_theta",
     "rotary_scaling_factor": "rope_factor",
+    "dsa_indexer_topk": "index_topk",
+    "dsa_indexer_n_heads": "index_n_heads",
+    "dsa_indexer_head_dim": "index_head_dim",
+    "dsa_indexer_rope_interleaved": "indexer_rope_interleave",
 }
 """Megatron's words for the same numbers; `--set` takes either."""
 PADDED = "padded_vocab_size"
 """The number that no `config.json` has: padding is a matter of the layout."""
+INDEXER = ("index_topk", "index_n_heads", "index_head_dim", "indexer_rope_interleave")
+"""The numbers of sparse attention (DSA). A model without it says nothing of them."""
 ASKED_FOR = "num_nextn_predict_layers"
 """The number that is not taken from a `config.json`: a checkpoint's MTP layer is compared where that is asked for."""
 
@@ -43,6 +49,9 @@ class Model:
     experts are chosen: `noaux_tc` (DeepSeek-V3: sigmoid scores with a bias, normalised), or DeepSeek-V2's `greedy` and
     `group_limited_greedy` (softmax scores, neither bias nor normalised). `padded_vocab_size` is the rows of embedding and head
     where there are more than tokens (validation.case.vocabulary).
+
+    `index_topk` is the number of keys that a query attends to in sparse attention (DSA), None without it. Its indexer has
+    `index_n_heads` heads of `index_head_dim` elements, and rotates interleaved pairs or halves.
     """
 
     vocab_size: int
@@ -77,6 +86,20 @@ class Model:
     mscale_all_dim: float = 0.0
     topk_method: str = "noaux_tc"
     padded_vocab_size: int | None = None
+    index_topk: int | None = None
+    index_n_heads: int | None = None
+    index_head_dim: int | None = None
+    indexer_rope_interleave: bool = False
+
+    @property
+    def sparse(self) -> bool:
+        """Whether attention is sparse (DSA): each query attends to the keys that an indexer chooses."""
+        return self.index_topk is not None
+
+    @property
+    def attending_to_all(self) -> Model:
+        """This model without its indexer."""
+        return replace(self, index_topk=None, index_n_heads=None, index_head_dim=None, indexer_rope_interleave=False)
 
     @property
     def vocabulary_rows(self) -> int:
@@ -130,9 +153,9 @@ class Model:
         return replace(self, **changed)
 
     def as_dict(self) -> dict[str, Any]:
-        """The numbers by name, for JSON. A vocabulary without padding says nothing of it."""
-        numbers = asdict(self)
-        return numbers if self.padded_vocab_size is not None else {k: v for k, v in numbers.items() if k != PADDED}
+        """The numbers by name, for JSON, without those of padding and of an indexer if there is none."""
+        silent = {*(() if self.padded_vocab_size is not None else (PADDED,)), *(() if self.sparse else INDEXER)}
+        return {name: number for name, number in asdict(self).items() if name not in silent}
 
 
 def _number(word: str, text: str, kind: str) -> Any:

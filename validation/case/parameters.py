@@ -27,6 +27,11 @@ TITLES = {
     "self_attn.kv_a_proj_with_mqa.weight": "KV Down Projection Weight",
     "self_attn.kv_a_layernorm.weight": "KV Latent Norm Weight",
     "self_attn.kv_b_proj.weight": "KV Up Projection Weight",
+    "self_attn.indexer.wq_b.weight": "Indexer Query Weight",
+    "self_attn.indexer.wk.weight": "Indexer Key Weight",
+    "self_attn.indexer.k_norm.weight": "Indexer Key Norm Weight",
+    "self_attn.indexer.k_norm.bias": "Indexer Key Norm Bias",
+    "self_attn.indexer.weights_proj.weight": "Indexer Head Projection Weight",
     "self_attn.o_proj.weight": "Attention Output Projection Weight",
     "post_attention_layernorm.weight": "Pre-MLP Norm Weight",
     "mlp.gate_proj.weight": "MLP Gate Weight",
@@ -101,6 +106,19 @@ def _attention(model: Model) -> dict[str, tuple[int, ...]]:
         "self_attn.kv_a_layernorm.weight": (model.kv_lora_rank,),
         "self_attn.kv_b_proj.weight": (heads * (model.qk_nope_head_dim + model.v_head_dim), model.kv_lora_rank),
         "self_attn.o_proj.weight": (hidden, heads * model.v_head_dim),
+        **(_indexer(model) if model.sparse else {}),
+    }
+
+
+def _indexer(model: Model) -> dict[str, tuple[int, ...]]:
+    """What chooses the keys of sparse attention, from the query latent and the hidden state."""
+    heads, head, hidden = model.index_n_heads or 0, model.index_head_dim or 0, model.hidden_size
+    return {
+        "self_attn.indexer.wq_b.weight": (heads * head, model.q_lora_rank or 0),
+        "self_attn.indexer.wk.weight": (head, hidden),
+        "self_attn.indexer.k_norm.weight": (head,),
+        "self_attn.indexer.k_norm.bias": (head,),
+        "self_attn.indexer.weights_proj.weight": (heads, hidden),
     }
 
 

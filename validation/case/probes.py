@@ -18,6 +18,14 @@ TITLES = {
     "input_norm": "Input Norm Output",
     "attention.q_latent": "Query Latent",
     "attention.kv_latent": "KV Latent",
+    "attention.projected_query": "Query before RoPE",
+    "attention.absorbed_query": "Absorbed Query",
+    "attention.absorbed_key": "Absorbed Key",
+    "indexer.query": "Indexer Query",
+    "indexer.key": "Indexer Key",
+    "indexer.weights": "Indexer Head Weights",
+    "indexer.scores": "Indexer Scores",
+    "indexer.keys": "Indexer Output",
     "attention.query": "Query after RoPE",
     "attention.key": "Key after RoPE",
     "attention.value": "Value",
@@ -53,6 +61,12 @@ TITLES = {
 """What a reader sees, by the part of a probe's name that follows the layer."""
 
 
+_WITHOUT_GRADIENT = (
+    *("moe.router.experts", "moe.balancing", "mtp.loss", "loss"),
+    *("attention.absorbed_query", "attention.absorbed_key"),
+)
+
+
 @dataclass(frozen=True)
 class Probe:
     """A named place and the shape of what is recorded there.
@@ -74,8 +88,12 @@ class Probe:
 
     @property
     def has_gradient(self) -> bool:
-        """Whether a gradient reaches it: not the choice of experts, which is discrete, nor a loss, where it starts."""
-        return self.kind not in ("moe.router.experts", "moe.balancing", "mtp.loss", "loss")
+        """Whether a gradient reaches it that is compared.
+
+        None reaches a choice, which is discrete, nor what chooses keys, nor a loss, where it starts. That of an absorbed tensor
+        is a sum of parts on several ranks on one side, and on the other it never is a tensor.
+        """
+        return self.kind not in _WITHOUT_GRADIENT and not self.kind.startswith("indexer.")
 
     @property
     def title(self) -> str:
@@ -84,6 +102,36 @@ class Probe:
             return TITLES[self.kind]
         place = f"Layer {self.layer}" if self.mtp is None else f"MTP {self.mtp}"
         return f"{place} {TITLES[self.kind]}"
+
+
+def _dense_axes(model: Model) -> dict[str, dict[str, int]]:
+    """What attention to all keys is given."""
+    heads = {"heads": model.num_attention_heads}
+    return {
+        "attention.query": {**heads, "head_dim": model.query_head_dim},
+        "attention.key": {**heads, "head_dim": model.query_head_dim},
+        "attention.value": {**heads, "head_dim": model.v_head_dim},
+    }
+
+
+def _sparse_axes(model: Model) -> dict[str, dict[str, int]]:
+    """What sparse attention is given, and its indexer's way to the keys.
+
+    Megatron-Core multiplies the key's up-projection into the query, so that all heads share one key: the normed latent and the
+    rotary part. `seen` are the keys, of which those behind the query count as 0.
+    """
+    heads, own = {"heads": model.num_attention_heads}, {"index_heads": model.index_n_heads or 0}
+    head, absorbed, keys = model.index_head_dim or 0, model.kv_lora_rank + model.qk_rope_head_dim, {"seen": 0}
+    return {
+        "attention.projected_query": {**heads, "head_dim": model.query_head_dim},
+        "attention.absorbed_query": {**heads, "head_dim": absorbed},
+        "attention.absorbed_key": {"elements": absorbed},
+        "indexer.query": {**own, "elements": head},
+        "indexer.key": {"elements": head},
+        "indexer.weights": own,
+        "indexer.scores": keys,
+        "indexer.keys": keys,
+    }
 
 
 def _layer_axes(model: Model, layer: int) -> dict[str, dict[str, int]]:
@@ -96,9 +144,7 @@ def _layer_axes(model: Model, layer: int) -> dict[str, dict[str, int]]:
         "input_norm": hidden,
         **query_latent,
         "attention.kv_latent": {"latent": model.kv_lora_rank + model.qk_rope_head_dim},
-        "attention.query": {**heads, "head_dim": model.query_head_dim},
-        "attention.key": {**heads, "head_dim": model.query_head_dim},
-        "attention.value": {**heads, "head_dim": model.v_head_dim},
+        **(_sparse_axes(model) if model.sparse else _dense_axes(model)),
         "attention.core": {**heads, "head_dim": model.v_head_dim},
         "attention.output": hidden,
         "attention.residual": hidden,
@@ -152,7 +198,8 @@ def probes(model: Model, batch_size: int, seq_length: int) -> Mapping[str, Probe
     add("embedding", None, {**tokens, "hidden": model.hidden_size})
     for layer in range(model.num_hidden_layers):
         for kind, axes in _layer_axes(model, layer).items():
-            add(f"layers.{layer}.{kind}", layer, {**tokens, **axes})
+            seen = {"seen": seq_length} if "seen" in axes else {}
+            add(f"layers.{layer}.{kind}", layer, {**tokens, **axes, **seen})
     add("final_norm", None, {**tokens, "hidden": model.hidden_size})
     for index, layer in enumerate(model.mtp_layers):
         known = {"batch": batch_size, "sequence": seq_length - 1 - index}

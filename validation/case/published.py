@@ -13,7 +13,7 @@ from typing import Any
 
 from validation.case.errors import UsageError
 from validation.case.families import FOREIGN, Family, described
-from validation.case.model import ASKED_FOR, PADDED, Model
+from validation.case.model import ASKED_FOR, INDEXER, PADDED, Model
 from validation.case.strangers import quoted, shown
 
 _ROPE = ("rope_type", "rope_theta", "rope_factor", "original_max_position_embeddings")
@@ -25,6 +25,7 @@ _WHOLE = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False, "moe
 """Values that every family has, missing or given."""
 _WHY = {
     "rope_interleave": "Megatron-Core rotates interleaved pairs only",
+    "indexer_rope_interleave": "transformers does not read it, and rotates the indexer as the family does",
     "attention_bias": "Megatron-Core's latent projections have no bias",
     "mlp_bias": "the experts' projections have no bias",
     "hidden_act": "DeepSeek-V3 has 'silu'",
@@ -41,12 +42,13 @@ def from_hf_config(config: Mapping[str, Any], source: str) -> Model:
     """
     found = described(config, source)
     family, config = found.family, _by_one_name(found.config, source)
-    _check_kinds(config, source)
+    _check_kinds(config, family, source)
     _check_fixed(config, family, source)
     _refuse_foreign(config, family, source)
     numbers = _numbers(config, family) | _rotary(config, family, source)
     _check_choice(numbers, family, source)
     _check_layers(config, family, numbers, source)
+    _check_indexers(config, family, source)
     try:
         return Model(**numbers)
     except TypeError as error:
@@ -74,11 +76,16 @@ def _by_one_name(config: Mapping[str, Any], source: str) -> dict[str, Any]:
     return found
 
 
-def _check_kinds(config: Mapping[str, Any], source: str) -> None:
+def _beside(family: Family) -> tuple[str, ...]:
+    """Numbers of a model that its config.json does not give by their own names, or gives and does not mean."""
+    return (ASKED_FOR, PADDED, *_ROPE, *_YARN, *(() if family.sparse else INDEXER))
+
+
+def _check_kinds(config: Mapping[str, Any], family: Family, source: str) -> None:
     """Raises UsageError for null where it says nothing, and for a whole number where transformers wants 1.0."""
     for number in fields(Model):
         name = number.name
-        if name in (ASKED_FOR, PADDED, *_ROPE, *_YARN) or name not in config:
+        if name in _beside(family) or name not in config:
             continue
         if config[name] is None and name not in _NULL:
             raise UsageError(f"{source}: {name} in config.json is null, which is no value of it; write the model's own")
@@ -114,7 +121,7 @@ def _said(value: Any) -> str:
 
 def _refuse_foreign(config: Mapping[str, Any], family: Family, source: str) -> None:
     for name, (what, other) in FOREIGN.items():
-        if config.get(name) not in (None, False, 0):
+        if config.get(name) not in (None, False, 0) and not (family.sparse and name in INDEXER):
             raise UsageError(
                 f"{source}: {name} in config.json switches on {what}, which {other} has and {family.model_type} has "
                 "not; correct model_type, or remove the key"
@@ -122,7 +129,7 @@ def _refuse_foreign(config: Mapping[str, Any], family: Family, source: str) -> N
 
 
 def _numbers(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
-    names = [number.name for number in fields(Model) if number.name not in (ASKED_FOR, PADDED, *_ROPE, *_YARN)]
+    names = [number.name for number in fields(Model) if number.name not in _beside(family)]
     return {**family.defaults, **{name: config[name] for name in names if name in config}}
 
 
@@ -206,3 +213,18 @@ def _check_layers(config: Mapping[str, Any], family: Family, numbers: dict[str, 
             f"{source}: first_k_dense_replace is {shown(dense)}, and of {family.model_type} transformers reads mlp_layer_types "
             f"instead, which {'is other' if given is not None else 'if missing has one dense layer'}; let both say the same"
         )
+
+
+def _check_indexers(config: Mapping[str, Any], family: Family, source: str) -> None:
+    """Every layer has an indexer of its own. Raises UsageError where transformers lets a layer take another's keys."""
+    kinds, pattern, often = (config.get(name) for name in ("indexer_types", "index_topk_pattern", "index_topk_freq"))
+    if not family.sparse or all(given is None for given in (kinds, pattern, often)):
+        return
+    own = (kinds is None or (isinstance(kinds, list) and set(kinds) == {"full"}), pattern is None, often in (None, 1))
+    if all(own):
+        return
+    name = ("indexer_types", "index_topk_pattern", "index_topk_freq")[own.index(False)]
+    raise UsageError(
+        f"{source}: {name} in config.json is {quoted(config[name])}, with which layers may take the keys that another layer's "
+        "indexer has chosen, and Plumbline compares models with an indexer in each layer; remove it if all have one"
+    )

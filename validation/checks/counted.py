@@ -23,7 +23,9 @@ _FORWARD = {
     "mla": (
         *("attention.q_latent", "attention.kv_latent", "attention.query", "attention.key"),
         *("attention.value", "attention.core", "attention.output"),
+        *("attention.projected_query", "attention.absorbed_query", "attention.absorbed_key"),
     ),
+    "indexer": ("indexer.query", "indexer.key", "indexer.weights", "indexer.scores", "indexer.keys"),
     "mlp": ("mlp.output",),
     "router": (
         *("moe.router.logits", "moe.router.scores", "moe.router.experts", "moe.router.weights"),
@@ -48,8 +50,8 @@ _ALWAYS = (
 )
 _SELF_TEST = "self_test"
 _PLANTED: Mapping[str, tuple[str, ...]] = {
-    "attention scale": (),
-    "rope": (),
+    "attention scale": ("attention to all keys",),
+    "rope": ("attention to all keys",),
     "router bias": ("bias",),
     "expert order": ("experts",),
     "lost reduction": ("tp",),
@@ -110,6 +112,7 @@ def planted(cases: Sequence[Case]) -> tuple[Name, ...]:
     """Every check of the self-test of these cases."""
     layouts = [case.layout for case in cases]
     there = {
+        "attention to all keys": any(not case.model.sparse for case in cases),
         "experts": any(case.model.n_routed_experts and case.model.moe_layers for case in cases),
         "bias": any(case.model.sigmoid and case.model.moe_layers for case in cases),
         "tp": any(layout.tp > 1 for layout in layouts),

@@ -17,6 +17,8 @@ other_epsilon = pytest.mark.every("epsilon", "other_epsilon")
 every_layer = pytest.mark.every("layer", "every_layer")
 dense_layers = pytest.mark.every("layer", "dense_layers")
 moe_layers = pytest.mark.every("layer", "moe_layers")
+attending_layers = pytest.mark.every("layer", "attending_layers")
+sparse_layers = pytest.mark.every("layer", "sparse_layers")
 query_latent_layers = pytest.mark.every("layer", "query_latent_layers")
 shared_expert_layers = pytest.mark.every("layer", "shared_expert_layers")
 mtp_layers = pytest.mark.every("layer", "mtp_layers")
@@ -54,6 +56,8 @@ def members(kind: str, case: Case) -> list[int] | list[str] | list[float]:
         "balanced_layers": with_experts if case.training.balancing != "none" else [],
         "isolated_moe_layers": with_experts if case.isolated else [],
         "mtp_layers": list(model.mtp_layers),
+        "attending_layers": [] if model.sparse else everything,
+        "sparse_layers": everything if model.sparse else [],
         "query_latent_layers": everything if model.q_lora_rank is not None else [],
         "shared_expert_layers": with_experts if model.n_shared_experts else [],
         # Transformer Engine joins a dense layer's norm with the linear layer behind it.

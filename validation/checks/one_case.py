@@ -12,7 +12,7 @@ from validation.checks.terminal import COLOURS, RED, Terminal
 
 _SHOWN = frozenset(
     (
-        *("attention.output", "mlp.output", "moe.output", "moe.router.experts"),
+        *("attention.output", "mlp.output", "moe.output", "moe.router.experts", "indexer.keys"),
         *("final_norm", "logits", "token_loss", "loss", "mtp.logits", "mtp.loss"),
     )
 )

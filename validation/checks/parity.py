@@ -148,6 +148,11 @@ class Parity:
             )
         )
 
+    def keys_agree(self, probe: str) -> None:
+        """Every query attends to the keys that the reference's indexer chooses, near-ties of a lower precision aside."""
+        known = observed(self.case)[probe]
+        self._compare(Compared(probe, known.title, known.shape, EXACT, routes=True, also=Parity._near_ties))
+
     def _by_own_scores(self, asked: Compared, verdict: Verdict) -> Verdict:
         """The verdict on a choice with what the router's own scores and the reference's bias say of it.
 

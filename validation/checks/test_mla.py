@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from validation.checks.marks import every_layer, other_epsilon, query_latent_layers
+from validation.checks.marks import attending_layers, every_layer, other_epsilon, query_latent_layers, sparse_layers
 from validation.checks.parity import Parity
 
 SECTION = (30, "Multi-Latent Attention (MLA)")
@@ -26,22 +26,40 @@ def test_kv_latent(parity: Parity, layer: int) -> None:
     parity.agrees(f"layers.{layer}.attention.kv_latent")
 
 
-@every_layer
+@attending_layers
 def test_query_after_rope(parity: Parity, layer: int) -> None:
     """Latent norm, up-projection, and the rotary part: layout, frequencies, mscale."""
     parity.agrees(f"layers.{layer}.attention.query")
 
 
-@every_layer
+@attending_layers
 def test_key_after_rope(parity: Parity, layer: int) -> None:
     """The same for the key, whose rotary part all heads share."""
     parity.agrees(f"layers.{layer}.attention.key")
 
 
-@every_layer
+@attending_layers
 def test_value(parity: Parity, layer: int) -> None:
     """The value is the other half of the key's up-projection."""
     parity.agrees(f"layers.{layer}.attention.value")
+
+
+@sparse_layers
+def test_projected_query(parity: Parity, layer: int) -> None:
+    """The up-projection of the query's latent, its rotary part still unrotated."""
+    parity.agrees(f"layers.{layer}.attention.projected_query")
+
+
+@sparse_layers
+def test_absorbed_query(parity: Parity, layer: int) -> None:
+    """The query with the key's up-projection multiplied into it, and the rotary part: layout, frequencies, mscale."""
+    parity.agrees(f"layers.{layer}.attention.absorbed_query")
+
+
+@sparse_layers
+def test_absorbed_key(parity: Parity, layer: int) -> None:
+    """The one key of all heads: the normed latent, and the rotary part."""
+    parity.agrees(f"layers.{layer}.attention.absorbed_key")
 
 
 @every_layer

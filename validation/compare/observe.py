@@ -1,4 +1,4 @@
-"""Seeing what a router computes while it runs, and making its choice for it, without touching the module."""
+"""Seeing what a router or an indexer computes while it runs, and making its choice for it, without touching the module."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch.overrides import TorchFunctionMode
 _SCORES = frozenset((torch.sigmoid, torch.Tensor.sigmoid, torch.softmax, torch.Tensor.softmax))
 """What makes scores of logits: DeepSeek-V3's sigmoid, DeepSeek-V2's softmax."""
 _TOPK = frozenset((torch.topk, torch.Tensor.topk))
+
+_PRODUCTS = frozenset((torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__))
 
 Choose = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From the experts that a router has chosen, and the scores that it chose them by, to those that it is to go on with; each
@@ -46,3 +48,31 @@ class Router(TorchFunctionMode):
                 scores = args[0] if self._seen is None else self._seen
                 return torch.return_types.topk((scores.gather(-1, chosen), chosen))
         return result
+
+
+class Indexer(TorchFunctionMode):
+    """Within it, one indexer's choice of keys goes through `choose`, as a router's does (Router).
+
+    It is a topk over the keys that each query of each sequence sees, minus infinity for the others. `products` gets query and
+    key of the first product, if they are no module's output.
+    """
+
+    def __init__(self, choose: Choose, products: Callable[[torch.Tensor, torch.Tensor], None] | None = None) -> None:
+        super().__init__()
+        self._choose, self._products = choose, products
+        self._chosen = False
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func in _PRODUCTS and self._products is not None:
+            self._products(args[0], args[1])
+            self._products = None
+        result = func(*args, **(kwargs or {}))
+        if func in _TOPK and not self._chosen and args[0].dim() == _BY_SEQUENCE:
+            self._chosen = True
+            chosen = self._choose(args[0], result.indices)
+            if chosen is not result.indices:
+                return torch.return_types.topk((args[0].gather(-1, chosen), chosen))
+        return result
+
+
+_BY_SEQUENCE = 3

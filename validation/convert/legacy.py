@@ -15,7 +15,7 @@ import torch
 from validation.candidate.checkpoint.keys import unwrapped
 from validation.candidate.checkpoint.places import Arrangement
 from validation.candidate.checkpoint.rank_files import RankFile, mtp_block_in, rank_files, tensors_of, without_data
-from validation.candidate.checkpoint.tensors import EMBEDDING, HEAD, Megatron, Tensor
+from validation.candidate.checkpoint.tensors import EMBEDDING, HEAD, Megatron, Tensor, of_te
 from validation.case.errors import UsageError
 from validation.case.layout import MOST_RANKS, Layout, check_ranks
 from validation.case.megatron_folder import RANK_FILE
@@ -52,7 +52,7 @@ class Legacy(Source):
                 for name, named in without_data(path / file.path).items()
                 if re.fullmatch(r"model\d*", name)
             }
-            te = any(name.endswith("layer_norm_weight") for named in states.values() for name in named)
+            te = of_te(name for named in states.values() for name in named)
             down = next((t for n in states.values() for k, t in n.items() if _is_down(k, t)), None)
             cut = down is not None and down.shape[0] * arrangement.layout.tp == self._latent() and arrangement.layout.tp > 1
             implementation = "te" if te else "local-stock" if cut else "local"

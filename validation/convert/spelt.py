@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from validation.candidate.checkpoint.keys import Place, places, unwrapped
-from validation.candidate.checkpoint.tensors import Megatron
+from validation.candidate.checkpoint.tensors import Megatron, of_te
 from validation.case.model import Model
 from validation.case.parameters import EXPERTS, Parameter
 from validation.compare.piece import Box
@@ -55,7 +55,7 @@ def spelt(model: Model, known: Mapping[str, Parameter], keys: Mapping[str, str])
     `keys` are the checkpoint's, by what is left of them without prefixes. If no spelling is there, it is the one that
     megatron-core's default has, of the implementation that the other keys are of.
     """
-    te = any(key.endswith("layer_norm_weight") for key in keys)
+    te = of_te(keys)
     named = [places(Megatron(model, known, name)) for name in (("te", "local") if te else ("local", "te"))]
     found: dict[str, tuple[Spelt, ...]] = {}
     for name, parameter in known.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from validation.case.model import Model
 from validation.case.parameters import parameters
 from validation.case.published import from_hf_config
 from validation.case.sizes import check_numbers
-from validation.inspection import odd
+from validation.inspection import megatron, odd
 from validation.inspection.quantised import quantised
 from validation.inspection.stored import Stored, stored
 from validation.inspection.ways import ways
@@ -40,15 +41,13 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> int:
 
 def answer(folder: Path) -> Iterator[tuple[str, str]]:
     """What is known of a folder, a line each: what it is about, and what is said. Raises UsageError."""
-    if folder.is_dir() and not (folder / "config.json").exists() and megatron_folder(folder) is not None:
-        yield from _megatron(folder)
+    place = megatron_folder(folder) if folder.is_dir() and next(folder.glob("*.safetensors"), None) is None else None
+    if place is not None:
+        yield from _megatron(folder, place)
         return
     config = read_config(folder)
-    found = described(config, str(folder))
-    yield "family", f"{found.family.title} (model_type {found.family.model_type}), compared with {found.family.reference}"
-    model = from_hf_config(config, str(folder))
-    check_numbers(model, str(folder))
-    yield "model", _sizes(model, found)
+    yield from _described(config, folder)
+    found, model = described(config, str(folder)), from_hf_config(config, str(folder))
     held = stored(folder)
     yield from _files(model, held)
     how = quantised(found.config if "quantization_config" in found.config else config, held)
@@ -59,9 +58,29 @@ def answer(folder: Path) -> Iterator[tuple[str, str]]:
     yield from ways(folder, model, how, whole, machine.available_memory())
 
 
-def _megatron(folder: Path) -> Iterator[tuple[str, str]]:
-    yield "format", "a Megatron checkpoint; its config.json is that of the HuggingFace model, and is not here"
-    yield "works", f"{tree.VALIDATION} convert --to-hf --load {folder} --hf-model-path DIR --save OUT"
+def _described(config: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, str]]:
+    """The family and the sizes that config.json names. Raises UsageError."""
+    found = described(config, str(folder))
+    yield "family", f"{found.family.title} (model_type {found.family.model_type}), compared with {found.family.reference}"
+    model = from_hf_config(config, str(folder))
+    check_numbers(model, str(folder))
+    yield "model", _sizes(model, found)
+
+
+def _megatron(folder: Path, place: Path) -> Iterator[tuple[str, str]]:
+    """What the files of a Megatron checkpoint tell. Which model it is, its HuggingFace folder says."""
+    yield "format", f"a Megatron checkpoint, {megatron.form(place)}"
+    yield "checkpoint", megatron.which(folder, place)
+    yield "files", megatron.files(place)
+    yield from (("odd", sentence) for sentence in list(megatron.odd(folder, place)) or ["nothing"])
+    load = f"{tree.VALIDATION} convert --to-hf --load {shlex.quote(str(folder))}"
+    if (folder / "config.json").is_file():  # that Plumbline has written beside it
+        yield from _described(read_config(folder), folder)
+        yield "works", f"{load} --save OUT"
+    else:
+        yield "needs", "config.json of the HuggingFace model, in DIR"
+        yield "works", f"{load} --hf-model-path DIR --save OUT"
+    yield "works", f"{tree.VALIDATION} run --hf-model-path DIR --candidate-checkpoint {shlex.quote(str(folder))}"
 
 
 def _sizes(model: Model, found: Described) -> str:
@@ -72,8 +91,9 @@ def _sizes(model: Model, found: Described) -> str:
     layers = f"{model.num_hidden_layers} layers ({len(model.dense_layers)} without experts)"
     latents = f"latents {model.q_lora_rank or 'none'} and {model.kv_lora_rank}"
     more = f", {mtp['num_nextn_predict_layers']} MTP" if mtp.get("num_nextn_predict_layers") else ""
+    sparse = f", {model.index_topk} keys of a query by {model.index_n_heads} index heads" if model.sparse else ""
     return (
-        f"{layers}{more}, hidden {model.hidden_size}, {model.num_attention_heads} heads, {latents}, {experts}, "
+        f"{layers}{more}, hidden {model.hidden_size}, {model.num_attention_heads} heads, {latents}{sparse}, {experts}, "
         f"{model.n_shared_experts} shared, vocabulary {model.vocab_size}, rope {model.rope_type}, "
         f"epsilon {model.rms_norm_eps:g}"
     )

@@ -52,12 +52,14 @@ def _runs(folder: Path, name: str, model: Model, memory: int) -> Iterator[tuple[
     needed, streamed = estimate(case).host, estimate(_streamed(case)).host
     fits = needed <= memory
     words = f"--layouts {','.join(possible)}" if fits else "--layouts single --steps 0 --stream"
-    if fits or streamed <= memory:
+    if fits or (streamed <= memory and not model.sparse):
         yield "works", f"{tree.VALIDATION} run --hf-model-path {name} {words}"
     first = [*model.dense_layers[:1], *model.moe_layers[:1]]
+    layers = "" if model.sparse else " --stream"
     if not fits:
-        yield "works", f"{tree.VALIDATION} run --hf-model-path {name} --layers {','.join(map(str, first))} --stream --steps 0"
-    each = f"about {needed / GIB:.1f} GiB in fp64 on the CPU, {streamed / GIB:.1f} GiB layer by layer (--stream)"
+        yield "works", f"{tree.VALIDATION} run --hf-model-path {name} --layers {','.join(map(str, first))}{layers} --steps 0"
+    each = f"about {needed / GIB:.1f} GiB in fp64 on the CPU"
+    each += "" if model.sparse else f", {streamed / GIB:.1f} GiB layer by layer (--stream)"
     yield "memory", f"{each}; {memory / GIB:.1f} GiB are available"
 
 

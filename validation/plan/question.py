@@ -86,6 +86,11 @@ def _model(options: Any, own: Full | None) -> Model:
     model = model if options.mtp is None else replace(model, num_nextn_predict_layers=options.mtp)
     check_sizes(model)
     check_model(model)
+    if model.sparse:
+        raise UsageError(
+            "plan counts what attention to all keys keeps for the backward pass, and this model has sparse attention (DSA); a "
+            "model without an indexer works, such as --model deepseek-v3"
+        )
     return model
 
 

@@ -29,6 +29,8 @@ _QUERY_LATENT = 24
 MOST_MTP = 2
 """MTP layers of a stand-in."""
 SEQUENCE = 48
+_INDEXER = {"index_topk": 8, "index_n_heads": 4, "index_head_dim": 32}
+"""Of a model with sparse attention: most queries choose among more keys."""
 
 
 def small(full: Full, layout: Layout, layers: int, dense: int) -> Model:
@@ -49,7 +51,7 @@ def small(full: Full, layout: Layout, layers: int, dense: int) -> Model:
         "n_shared_experts": min(max(model.n_shared_experts, 1), 2),
         "num_nextn_predict_layers": min(model.num_nextn_predict_layers, MOST_MTP),
     }
-    return replace(model, **changed)
+    return replace(model, **changed | (_INDEXER if model.sparse else {}))
 
 
 def _routing(full: Full, layout: Layout) -> dict[str, int]:

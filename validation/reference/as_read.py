@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from validation.case.errors import UsageError
 from validation.case.families import Family, described
 from validation.case.folder import model_from_folder, read_config
-from validation.case.model import Model
+from validation.case.model import INDEXER, Model
 from validation.case.strangers import quoted, shown
 from validation.reference import rotary
 from validation.reference.model import hf_config
@@ -27,7 +27,10 @@ _NUMBERS = (
 """What every family's class has, and the model goes by."""
 _ROUTING = ("n_group", "topk_group")
 _OF_SIGMOID = ("norm_topk_prob", "rope_interleave")
-_FILES = {"DeepseekV3": "deepseek_v3", "DeepseekV2": "deepseek_v2", "Glm4MoeLite": "glm4_moe_lite"}
+_FILES = {"DeepseekV3": "deepseek_v3", "DeepseekV2": "deepseek_v2", "Glm4MoeLite": "glm4_moe_lite"} | {
+    "DeepseekV32": "deepseek_v32",
+    "GlmMoeDsa": "glm_moe_dsa",
+}
 """transformers' modules by the beginning of their classes' names."""
 
 
@@ -44,7 +47,7 @@ def check(model: Model, folder: Path) -> None:
         said = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(f"{folder}: transformers cannot read config.json ({shown(said)}); download it again") from None
     _check_numbers(model_from_folder(folder), theirs, folder)
-    rotary.check(hf_config(model), theirs, parts, folder)
+    rotary.check(hf_config(model.attending_to_all), theirs, parts, folder)
 
 
 class Parts:
@@ -70,7 +73,9 @@ class Parts:
 
 def _check_numbers(model: Model, theirs: PreTrainedConfig, folder: Path) -> None:
     ours = hf_config(model)
-    names = [*_NUMBERS, *(_OF_SIGMOID if model.sigmoid else ())]
+    # The classes of sparse attention have no other way to rotate.
+    names = [*_NUMBERS, *(_OF_SIGMOID[: 1 if model.sparse else None] if model.sigmoid else ())]
+    names += INDEXER[:-1] if model.sparse else ()
     names += _ROUTING if model.sigmoid or model.topk_method != "greedy" else ()
     for name in names:
         one, two = getattr(theirs, name, None), getattr(ours, name)

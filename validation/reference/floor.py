@@ -19,6 +19,7 @@ from validation.compare.difference import Difference, measure
 from validation.compare.piece import whole
 from validation.compare.precision import as_stored
 from validation.reference.record import Recording
+from validation.reference.sums import rounded
 
 _MEAN_OF = {"loss": "token_loss", "mtp.loss": "mtp.token_loss", "moe.balancing": "moe.router.scores"}
 """One number made of many, whose errors may cancel by chance: its floor is at least that of what it is made of.
@@ -107,14 +108,19 @@ class Floor:
         """For the reference's file.
 
         `floor` by name, `magnitude`, the truth's largest, by name, `dtypes` by name, and `score_floor`, the largest |error| of
-        a router's scores, by its choice.
+        the scores of a router or an indexer, by its choice.
         """
         scores = {
             f"layers.{layer}.moe.router.experts": self._largest[f"layers.{layer}.moe.router.scores"]
             for layer in case.model.expert_blocks
         }
-        # The gradients of parameters are added up in float32 on the Megatron side, whatever the parameters are held in.
-        dtypes = {name: "float32" if name.startswith("gradients/") else dtype for name, dtype in self._dtypes.items()}
+        of_keys = [f"layers.{layer}.indexer" for layer in range(case.model.num_hidden_layers if case.model.sparse else 0)]
+        scores |= {f"{prefix}.keys": self._largest[f"{prefix}.scores"] for prefix in of_keys}
+        # The gradients of parameters are added up in float32 on the Megatron side, but for a case that says otherwise.
+        added = self._dtypes if rounded(case) else {}
+        dtypes = {
+            name: added.get(name, "float32") if name.startswith("gradients/") else dtype for name, dtype in self._dtypes.items()
+        }
         return {"floor": self._floors(case), "magnitude": self._magnitudes, "score_floor": scores, "dtypes": dtypes}
 
     def _floors(self, case: Case) -> dict[str, float]:

@@ -22,6 +22,7 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import (
 
 from validation.case.model import PADDED, Model
 from validation.case.parameters import EXPERTS, parameters
+from validation.reference import keys, sparse
 from validation.reference.checkpoint import Checkpoint
 from validation.reference.sources import Precision
 
@@ -88,6 +89,8 @@ def _eager(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: A
 
 
 def _recorded_attention(module: Any, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
+    if (indices := kwargs.pop("indices", None)) is not None:
+        mask = keys.visible(mask, indices, key.shape[2])
     attend = _eager if _attention[-1] == "eager" else ALL_ATTENTION_FUNCTIONS[_attention[-1]]
     for watcher in on_attention:
         query, key, value = watcher.given(module, query, key, value)
@@ -116,7 +119,9 @@ def hf_config(model: Model) -> DeepseekV3Config:
     if rope["rope_type"] == "default":
         rope = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
     mtp_layers = numbers.pop("num_nextn_predict_layers")
-    config = DeepseekV3Config(
+    numbers.pop("indexer_rope_interleave", None)
+    kind = sparse.classes(model)[0] if model.sparse else DeepseekV3Config
+    config: DeepseekV3Config = kind(
         **numbers,
         num_key_value_heads=model.num_attention_heads,
         num_mtp_layers=mtp_layers,
@@ -149,7 +154,7 @@ def without_weights(model: Model) -> DeepseekV3ForCausalLM:
     """The model with no storage for its weights."""
     config = hf_config(model)
     with torch.device("meta"):
-        hf = DeepseekV3ForCausalLM(config)
+        hf: DeepseekV3ForCausalLM = (sparse.classes(model)[1] if model.sparse else DeepseekV3ForCausalLM)(config)
         if not model.sigmoid:
             _choose_by_softmax(hf, model)
     # The rotary table is no weight: it is computed when the module is made, and must be made for real.

@@ -16,7 +16,7 @@ from validation.case.depth import FORWARD
 from validation.case.model import Model
 from validation.compare.observe import Router
 from validation.compare.substitute import substituted
-from validation.reference import loss
+from validation.reference import loss, sparse, sums
 from validation.reference import model as reference_model
 from validation.reference.batch import Batch
 from validation.reference.routing import Routing
@@ -93,6 +93,8 @@ class Recording:
         self.forward: dict[str, torch.Tensor] = {}
         self.gradients: dict[str, torch.Tensor] = {}
         self.replay, self.isolation = replay, isolation
+        self.latents: dict[Any, torch.Tensor] = {}
+        """Normed KV latents by the attention that has made them, of sparse attention."""
         self._in_place, self._values = in_place, values
         self._positions: int | None = None
 
@@ -191,6 +193,12 @@ class _Attention:
             name = f"{self.prefixes[module]}.attention.{part}"
             return self.recording.keep(name, tensor, lambda tensor: tensor.transpose(1, 2))
 
+        if module in self.recording.latents:
+            latent = self.recording.latents.pop(module)
+            made = sparse.absorbed(module, query.detach(), key.detach(), latent)
+            for part, tensor in zip(("query", "key"), made, strict=True):
+                self.recording.keep_value(f"{self.prefixes[module]}.attention.absorbed_{part}", tensor)
+            return query, key, value
         return kept("query", query), kept("key", key), kept("value", value)
 
     def made(self, module: Any, context: torch.Tensor) -> torch.Tensor:
@@ -249,8 +257,7 @@ def record_step(
     if case.upto == FORWARD:
         return recording
     progress("reference backward")
-    # Not total.backward(): torch suspends the active mode inside that method, and with it the promotion to float64.
-    torch.autograd.backward(total * scale)
+    sums.backward(total * scale)
     return recording
 
 
@@ -297,6 +304,8 @@ def layer_hooks(layer: Any, model: Model, index: int, batch: Batch, recording: R
     hooks = [module.register_forward_hook(recording.output(f"{prefix}.{kind}")) for kind, module in outputs.items()]
     residual = recording.input(f"{prefix}.attention.residual")
     hooks.append(layer.post_attention_layernorm.register_forward_pre_hook(residual))
+    if model.sparse:
+        hooks += sparse.hooks(attention, model, index, recording)
     if index in model.expert_blocks:
         hooks += _router_hooks(layer.mlp, index, batch, recording)
     return hooks

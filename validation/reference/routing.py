@@ -38,7 +38,7 @@ def margins(choice: torch.Tensor, model: Model) -> torch.Tensor:
     """
     allowed, groups = _allowed(choice, model)
     summed = 2 if model.sigmoid else 1
-    return torch.minimum(_gap(allowed, model.num_experts_per_tok) / 2, _gap(groups, model.topk_group) / (2 * summed))
+    return torch.minimum(gap(allowed, model.num_experts_per_tok) / 2, gap(groups, model.topk_group) / (2 * summed))
 
 
 def chosen(choice: torch.Tensor, model: Model) -> torch.Tensor:
@@ -61,7 +61,7 @@ def _allowed(choice: torch.Tensor, model: Model) -> tuple[torch.Tensor, torch.Te
     return by_group.masked_fill(~best.unsqueeze(-1), float("-inf")).flatten(-2), groups
 
 
-def _gap(scores: torch.Tensor, chosen: int) -> torch.Tensor:
+def gap(scores: torch.Tensor, chosen: int) -> torch.Tensor:
     """How far the last of the `chosen` highest lies above the next; infinite where there is no next."""
     if scores.shape[-1] <= chosen:
         return torch.full(scores.shape[:-1], float("inf"), dtype=scores.dtype, device=scores.device)

@@ -83,7 +83,7 @@ class Steps:
 
     def __init__(self, hf: DeepseekV3ForCausalLM, mtp: MtpModel | None, case: Case) -> None:
         self.kept: dict[str, torch.Tensor] = {}
-        self._hf, self._mtp, self._case = hf, mtp, case
+        self._hf, self._mtp, self.case = hf, mtp, case
         self._gates = reference_mtp.gates(hf, mtp, case.model)
         self.loads, self.balance = Loads(self._gates, case), Balance(self._gates, case)
         own = reference_mtp.named_parameters(mtp, case.model) if mtp else ()
@@ -114,7 +114,7 @@ class Steps:
             group["lr"] = formulas.learning_rate(schedule, step - 1, decoupled=own)
             group["weight_decay"] = formulas.weight_decay(schedule, step - 1) if group["decays"] else 0.0
         if not schedule.is_steady:
-            rates = [formulas.rates(schedule, parameter, step - 1) for parameter in trained(self._case)]
+            rates = [formulas.rates(schedule, parameter, step - 1) for parameter in trained(self.case)]
             for kind, numbers in zip(RATES, zip(*rates, strict=True), strict=True):
                 self.kept[f"{step}/{kind}"] = torch.tensor(numbers, dtype=torch.float64)
 
@@ -131,25 +131,26 @@ class Steps:
         self._optimizer.step()
         for (_, parameter), own in zip(self._named, self._own, strict=True):
             if own is not parameter:
-                parameter.copy_(own.to(DTYPES[self._case.precision]))
+                parameter.copy_(own.to(DTYPES[self.case.precision]))
             parameter.grad = own.grad = None
         self._keep(step, norm)
 
     def _count_zeros(self, step: int) -> None:
         """Of all gradients together, behind the clipping, as megatron-core counts them."""
-        if counts_zeros(self._case.training):
+        if counts_zeros(self.case.training):
             zeros = sum(int((own.grad == 0).sum()) if own.grad is not None else own.numel() for own in self._own)
             self.kept[f"{step}/{ZEROS}"] = torch.tensor(zeros, dtype=torch.float64)
 
     def _take_gradients(self, scale: float) -> None:
         """To what the optimizer steps, in its dtype, without the scale: other tensors than those that are compared."""
         for (_, parameter), own in zip(self._named, self._own, strict=True):
-            if parameter.grad is not None:
-                own.grad = parameter.grad.to(own.dtype) / scale
+            # What has no gradient, as an indexer without its loss, has one of zeros in Megatron-Core: its weights decay.
+            given = torch.zeros_like(own) if parameter.grad is None else parameter.grad
+            own.grad = given.to(own.dtype) / scale
 
     def forward_and_backward(self, batch: Batch) -> None:
         """The gradients of a further batch."""
-        hf, case, nothing = self._hf, self._case, Unrecorded()
+        hf, case, nothing = self._hf, self.case, Unrecorded()
         with self.loads.counting(batch), self.balance.watching(batch):
             hidden = hidden_states(hf, batch)
             total = record_loss(hf, case, batch, hidden, nothing)
@@ -158,11 +159,11 @@ class Steps:
         torch.autograd.backward(total + self.balance.total())
 
     def _keep(self, step: int, norm: torch.Tensor) -> None:
-        model = self._case.model
+        model = self.case.model
         found = {f"{step}/{NORM}": norm.detach().clone()}
         owns = [(name, own) for (name, _), own in zip(self._named, self._own, strict=True)]
         kinds = {kind: (owns, lambda own, kind=kind: self._optimizer.state[own][kind]) for kind in self._rule.moments}
-        masters = {MASTER: (owns, _itself)} if self._case.has_masters else {}
+        masters = {MASTER: (owns, _itself)} if self.case.has_masters else {}
         for kind, (named, of) in {**kinds, **masters, VALUE: (self._named, _itself)}.items():
             values = reference_model.of_parameters(named, model, of)
             found |= {f"{step}/{kind}/{name}": value.clone() for name, value in values.items()}

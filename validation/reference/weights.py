@@ -44,7 +44,7 @@ def scaled(parameter: Parameter, noise: torch.Tensor) -> torch.Tensor:
     """A parameter's values from normal noise of its shape, or of the shape of one expert."""
     if parameter.name.endswith("norm.weight"):
         return 1 + NORM_SPREAD * noise
-    if parameter.name.endswith("_bias"):
+    if parameter.name.endswith(("_bias", ".bias")):
         return BIAS_SPREAD * noise
     if parameter.name == "model.embed_tokens.weight":
         return noise

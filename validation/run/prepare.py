@@ -8,7 +8,7 @@ from pathlib import Path
 
 from validation import checkout, cuda, loopback
 from validation.cache import forget
-from validation.case import disk, life, packages, preflight, writing
+from validation.case import disk, life, packages, preflight, sparse, writing
 from validation.case.case import ON_CPU, TE, Case
 from validation.case.errors import EnvironmentMissing, UsageError
 from validation.machine import ABSENT, available_memory, gpus, version, visible_gpus
@@ -30,6 +30,7 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> Settings:
     _find_packages(settings.cases[0].transport)
     check_cases(settings)
     _refuse_what_bugs_end(settings.cases)
+    _refuse_what_releases_lack(settings.cases)
     _find_code(settings)
     _prepare_launch(settings)
     missing = _missing_references(settings, (*settings.cases, *also))
@@ -108,6 +109,12 @@ def _refuse_what_bugs_end(cases: Iterable[Case]) -> None:
     for case in cases:
         if sentence := refusal(case):
             raise UsageError(sentence)
+
+
+def _refuse_what_releases_lack(cases: Iterable[Case]) -> None:
+    """Raises EnvironmentMissing for sparse attention with a megatron-core that computes it otherwise, or not at all."""
+    if any(case.model.sparse for case in cases) and (sentence := sparse.too_old(version("megatron-core"))):
+        raise EnvironmentMissing(sentence)
 
 
 def _missing_references(settings: Settings, cases: Iterable[Case]) -> list[Case]:

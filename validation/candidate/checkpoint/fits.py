@@ -14,7 +14,7 @@ from validation.candidate.checkpoint.keys import of_training, places
 from validation.candidate.checkpoint.metadata import check_files, read_metadata
 from validation.candidate.checkpoint.places import Arrangement
 from validation.candidate.checkpoint.rank_files import mtp_block_in, rank_files, tensors_of, without_data
-from validation.candidate.checkpoint.tensors import EMBEDDING, HEAD, MTP_BLOCK, Megatron, mtp_block_of
+from validation.candidate.checkpoint.tensors import EMBEDDING, HEAD, MTP_BLOCK, Megatron, mtp_block_of, of_te
 from validation.case.case import TE, Case
 from validation.case.errors import PlumblineError, UsageError
 from validation.case.megatron_folder import is_torch_dist, megatron_folder
@@ -127,7 +127,7 @@ def _other_release(found: Iterable[str]) -> str | None:
 
 
 def _implementation(found: Iterable[str]) -> str:
-    return "te" if any(name.endswith("layer_norm_weight") for name in found) else "local"
+    return "te" if of_te(found) else "local"
 
 
 def _other_implementation(case: Case, found: Shapes) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -34,6 +35,18 @@ def mtp_block_of(version: str) -> str:
         return YOUNGER_MTP_BLOCK if Version(version) in _YOUNGER else MTP_BLOCK
     except InvalidVersion:
         raise UsageError(f"{shown(version)} is no version of megatron-core; give one such as 0.16.1 or 0.19.2") from None
+
+
+def of_te(names: Iterable[str]) -> bool:
+    """Whether names of tensors are those of Transformer Engine's layers.
+
+    In sparse attention a layer with experts has no norm within a linear layer: its experts alone tell, which torch_dist calls
+    alike.
+    """
+    return any(name.endswith("layer_norm_weight") or _GROUPED.search(name) for name in names)
+
+
+_GROUPED = re.compile(r"mlp\.experts\.linear_fc[12]\.weight\d+$")
 
 
 @dataclass(frozen=True)
@@ -100,8 +113,13 @@ class Megatron:
                 yield self._tensor(name, row, found, ranks)
 
     def _spelt(self, row: Row, dense: bool) -> bool:
-        """Whether the implementation has this row: Transformer Engine joins norms with what follows them."""
+        """Whether the implementation has this row: Transformer Engine joins norms with what follows them.
+
+        Those of latents stand by themselves in sparse attention, whose indexer reads what they make.
+        """
         te = self.implementation == "te"
+        if self.model.sparse and row.megatron.endswith((*_LOCAL_ALONE, "up_proj.layer_norm_weight")):
+            return row.megatron.endswith(_LOCAL_ALONE)
         if row.megatron.endswith(_TE_ALONE):
             return te and (dense or "mlp.linear_fc1" not in row.megatron)
         if row.megatron.endswith(_LOCAL_ALONE) or "local_experts" in row.megatron:
@@ -133,7 +151,7 @@ class Megatron:
             return False
         norm = row.megatron.endswith("layernorm.weight") or row.megatron in ("enorm.weight", "hnorm.weight")
         if self.implementation == "te":
-            return not row.megatron.endswith(("layer_norm_weight", "expert_bias", "router.weight"))
+            return not row.megatron.endswith(("layer_norm_weight", "expert_bias", "router.weight", ".bias"))
         return self._is_cut(row) and not norm
 
 
