@@ -21,6 +21,7 @@ MTP = {"num_nextn_predict_layers": 1}
 SPARSE = {"index_topk": 8, "index_n_heads": 4, "index_head_dim": 32}
 STATIC = Training(inference="static")
 DYNAMIC = Training(inference="dynamic")
+PADDED = STATIC.with_settings({"model.moe_expert_capacity_factor": 8.0, "model.moe_pad_expert_input_to_capacity": True})
 
 
 def case(layout: str = "single", model: dict[str, Any] | None = None, preset: Preset = TINY, **changes: Any) -> Case:
@@ -460,6 +461,12 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         case(training=replace(STATIC, settings=(("ddp.bucket_size", 1000),))),
         r"\+static trains nothing, and ddp.bucket_size is of training",
     ),
+    (
+        "an idle stage",
+        case("ep2pp2", batch_size=1, training=STATIC),
+        "an idle rank has no pipeline stages; --batch-size 2 works",
+    ),
+    ("too much room for experts", case(training=PADDED), "moe_expert_capacity_factor=4 works, and 8 does not"),
     ("uneven expert ranks", case("ep2", batch_size=4, training=DYNAMIC), "dummy_forward fails .*; --batch-size 8 works"),
     (
         "shared experts' parts",
