@@ -191,6 +191,11 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         r"has no isolated modules \(leave out --isolated\)",
     ),
     (
+        "moments in bytes",
+        case(**TE_IN_BF16, training=Training(steps=1).with_settings({"optimizer.exp_avg_dtype": "uint8"})),
+        "optimizer.exp_avg_dtype=uint8 cannot be compared: the reference has moments in float32",
+    ),
+    (
         "instances",
         case("dp4", training=Training(optimizer="distributed").with_settings({"ddp.num_distributed_optimizer_instances": 3})),
         "=3 does not divide the 4 data-parallel ranks; 1, 2 or 4 works",
