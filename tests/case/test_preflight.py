@@ -110,6 +110,7 @@ def grouped(group: int) -> Training:
 
 PACKED_PADDED = Training(data_shape="packed-padded")
 STREAM = Training(stream=True)
+EXPERTS_OVERLAP = Training(settings=(("model.overlap_moe_expert_parallel_comm", True),))
 TE_IN_BF16: dict[str, Any] = {"implementation": "te", "precision": "bf16", "transport": "nccl"}
 BUFFERS = case("tp2", training=Training(settings=(("model.tp_comm_overlap", True),)), **{**TE_IN_BF16, "transport": "staged"})
 IMPOSSIBLE: list[tuple[str, Case, str]] = [
@@ -188,6 +189,11 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "sums of isolated modules",
         case(precision="bf16", isolated=True, training=Training().with_settings({"ddp.grad_reduce_in_fp32": False})),
         r"has no isolated modules \(leave out --isolated\)",
+    ),
+    (
+        "moments in bytes",
+        case(**TE_IN_BF16, training=Training(steps=1).with_settings({"optimizer.exp_avg_dtype": "uint8"})),
+        "optimizer.exp_avg_dtype=uint8 cannot be compared: the reference has moments in float32",
     ),
     (
         "instances",
@@ -424,6 +430,8 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ),
     ("less than no MTP", case(model={"num_nextn_predict_layers": -1}), "is -1; it must be a whole number of at least 0"),
     ("a setting of the shape", case(training=Training(settings=(("model.num_layers", 3),))), "is of the model's shape"),
+    ("nothing to overlap", case("dp2", training=EXPERTS_OVERLAP), "and dp2 has none; ep2 has them"),
+    ("stages of parts", case("pp2ep2", training=EXPERTS_OVERLAP), "pp2ep2 works with vpp2, or leave it out"),
     ("overlap without vpp", case("pp2", training=Training(settings=(("model.overlap_p2p_comm", True),))), "vpp2 has them"),
     ("user buffers of a shared GPU", BUFFERS, "over staged ranks share one; --transport nccl has it"),
     ("user buffers without tp", replace(BUFFERS, layout=Layout.parse("dp2")), "dp2 has none; take tp2, or leave it out"),

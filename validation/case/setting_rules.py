@@ -106,6 +106,18 @@ def sends_overlap_between_virtual_stages(case: Case) -> str | None:
     return "model.overlap_p2p_comm=true is of schedules with virtual stages; a layout with vpp2 has them, or leave it out"
 
 
+def experts_exchange_what_is_overlapped(case: Case) -> str | None:
+    """megatron-core asserts that there is something to overlap, and has no such schedule of stages that are not virtual."""
+    layout, name = case.layout, "overlap_moe_expert_parallel_comm"
+    if not case.training.effective("model").get(name):
+        return None
+    if layout.ep == 1:
+        return f"model.{name}=true is about what experts on several ranks exchange, and {layout.name} has none; ep2 has them"
+    if layout.pp > 1 and layout.vpp == 1:
+        return f"model.{name}=true is of one stage or of virtual stages; {layout.name} works with vpp2, or leave it out"
+    return None
+
+
 def sums_in_fp32_are_of_lower_precisions(case: Case) -> str | None:
     """megatron-core asserts that what it sums in fp32 comes out in fp32."""
     name = "reduce_scatter_with_fp32_accumulation"
@@ -168,6 +180,7 @@ RULES = (
     user_buffers_are_of_one_gpu,
     hierarchy_has_its_groups,
     sends_overlap_between_virtual_stages,
+    experts_exchange_what_is_overlapped,
     sums_in_fp32_are_of_lower_precisions,
     sums_are_in_bf16,
     gradients_are_clipped,

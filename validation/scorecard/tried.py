@@ -124,6 +124,7 @@ _LAYOUTS: Mapping[str, str] = {
     "model.cp_comm_type": "cp2",
     "model.overlap_moe_expert_parallel_comm": "ep2",
     "model.delay_wgrad_compute": "ep2",
+    "ddp.delay_wgrad_compute": "ep2",
     "model.ep_overlap": "ep2",
     "model.high_priority_a2a": "ep2",
     "model.overlap_dispatch_backward": "ep2",
