@@ -238,7 +238,16 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ),
     # layer by layer
     ("streamed stages", case("pp2", training=STREAM), "has no pipeline stages .*; tp, ep, etp, cp and dp work"),
-    ("streamed MTP", case(model=MTP, training=STREAM), r"no layers of multi-token prediction \(leave out \+mtp\)"),
+    (
+        "streamed MTP",
+        case("tp2", model=MTP, training=STREAM),
+        r"on several ranks \(leave out \+mtp, or take .* single\)",
+    ),
+    (
+        "streamed MTP layers",
+        case(model={"num_nextn_predict_layers": 2}, training=STREAM),
+        "no more than one layer of multi",
+    ),
     (
         "isolated steps",
         replace(case(training=Training(steps=1)), isolated=True),
