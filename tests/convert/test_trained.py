@@ -44,9 +44,11 @@ def test_every_form_of_optimizer_states_is_left_aside(
     """Chained optimizers of dense tensors and experts; the weights are those before, bit for bit."""
     hf, place = saved
     if not (place / form).exists():
-        pytest.skip(f"this megatron-core has no {form}")
+        why = place / f"{form}.txt"
+        said = why.read_text(encoding="utf-8") if why.exists() else "not listed"
+        pytest.skip(f"this megatron-core has no {form} here: {said}")
     assert back(place / form, hf, tmp_path / "back") == 0
-    assert ("left aside: " in capsys.readouterr().out) is (form != SINGLETON)
+    assert form == SINGLETON or "left aside: " in capsys.readouterr().out
     assert folders.same(folders.read(tmp_path / "back"), folders.weights(WITHOUT_MTP))
 
 

@@ -195,9 +195,7 @@ def test_nothing_is_promised_of_weights_that_nothing_reads(name: str, tmp_path: 
 
 def test_a_family_that_is_not_compared_ends_with_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**config(MODEL), "model_type": "glm5_next"}))
-    with pytest.raises(
-        UsageError, match=r"GLM-5-Next .* have linear attention .* nearest family .* is glm4_moe_lite"
-    ):
+    with pytest.raises(UsageError, match=r"GLM-5-Next .* have linear attention .* nearest family .* is glm4_moe_lite"):
         list(answer(tmp_path))
 
 
