@@ -35,9 +35,12 @@ from validation.run.options import parsed
 MIB = 2**20
 _STAYING = 2 / 3
 """Of the logits: in fp32, behind the forward pass. Those in bf16 are gone."""
+FUSED = "+bias_activation_fusion"
+"""As one trains. Plumbline leaves fusions out unless a setting has them in: then both factors of SwiGLU are kept once more."""
+WAYS = (FUSED, f"{FUSED}+selective+recompute_modules=[mla_up_proj,moe_act,layernorm]", f"{FUSED}+full")
 CASES = (
-    *(("mini", "te", word, 4096) for word in ("", "+selective", "+selective+recompute_modules=[mla_up_proj]", "+full", "+mtp")),
-    *(("v3-layers", "te", word, 4096) for word in ("", "+selective", "+selective+recompute_modules=[mla_up_proj]", "+full")),
+    *(("v3-layers", "te", word, 4096) for word in WAYS),
+    *(("mini", "te", word, 4096) for word in (*WAYS, f"{FUSED}+mtp", "")),
 )
 FEWER = ("--set", "n_routed_experts=16", "--set", "n_group=8")
 """Of v3-layers: what is kept for a token does not depend on how many experts there are, and so few fit beside other work."""
@@ -215,7 +218,7 @@ def beside(preset: str, implementation: str, word: str, length: int) -> Found:
         (parts.activations + parts.logits * _STAYING) / MIB,
         most / MIB,
         (parts.activations + parts.recomputed + parts.logits + parts.dispatch) / MIB,
-        (*named(weights.DENSE), *named(weights.EXPERT)) if word == "" else (),
+        (*named(weights.DENSE), *named(weights.EXPERT)) if word in ("", FUSED) else (),
     )
 
 

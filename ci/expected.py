@@ -16,7 +16,7 @@ from validation.case import tree, writing
 
 FORMAT = 6
 """Counts up when what an older gate would read has changed."""
-_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,200}\.xml")
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,200}\.xml")
 _SESSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,100}|")
 
 

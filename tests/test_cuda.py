@@ -202,3 +202,19 @@ def test_the_compute_capability_is_that_of_the_oldest_gpu(monkeypatch: pytest.Mo
     assert machine.compute_capability() == (8, 6)
     monkeypatch.setattr(machine, "_nvidia_smi", lambda *_: [])
     assert machine.compute_capability() is None
+
+
+def test_what_does_not_change_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory that is free is asked each time."""
+    asked: list[str] = []
+
+    def answer(*arguments: str) -> list[str]:
+        asked.append(arguments[0])
+        return ["GPU 0: NVIDIA H200", "NVIDIA H200, 143771, 143000"]
+
+    monkeypatch.setattr(machine, "_nvidia_smi", answer)
+    for _ in range(2):
+        assert machine.gpus_installed() == 1
+        assert machine.driver() == "GPU 0: NVIDIA H200"
+        assert [gpu.free >> 20 for gpu in machine.visible_gpus()] == [143000]
+    assert sorted(asked) == ["--query-gpu=driver_version", *["--query-gpu=name,memory.total,memory.free"] * 2, "-L"]

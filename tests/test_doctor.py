@@ -290,6 +290,15 @@ def test_gpus_are_counted_without_nvidia_smi(proc: Path) -> None:
     assert machine.gpus() == 2
 
 
+def test_a_driver_that_cannot_be_asked_is_told_where_there_are_gpus(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "nvml", lambda: machine.Unasked("libnvidia-ml.so.1: no such file", there=False))
+    assert "NVML" not in named(doctor._graphics())
+    (proc / "proc" / "driver" / "nvidia" / "gpus" / "0000:01:00.0").mkdir(parents=True)
+    found = named(doctor._graphics())["NVML"]
+    assert found.value == "libnvidia-ml.so.1: no such file"
+    assert "--transport staged runs without it" in found.prevents
+
+
 def test_no_gpu_prevents_gpu_cases_and_leads_to_the_cpu(proc: Path) -> None:
     """The line says what can run."""
     found = named(doctor._graphics())

@@ -35,6 +35,7 @@ from validation.machine import (
     gpus,
     gpus_installed,
     machine,
+    nvml,
     version,
 )
 from validation.run import importable, limits
@@ -196,6 +197,7 @@ def _graphics() -> list[Finding]:
     return [
         Finding("driver", "not found", prevents) if installed == ABSENT else Finding("driver", installed),
         Finding("GPUs", counted(gpu_names()) + hidden) if count else Finding("GPUs", f"none{hidden}", prevents),
+        *([Finding("NVML", found.why, cuda.unasked(found, "nccl") or "")] if count and (found := nvml()) else []),
     ]
 
 

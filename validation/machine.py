@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -11,7 +12,7 @@ import platform
 import re
 import resource
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,9 +51,19 @@ def _nvidia_smi(*arguments: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+def _lasting(*arguments: str) -> tuple[str, ...]:
+    """The same for what does not change while a command runs: asked once, for each time takes some tenths of a second."""
+    return _kept(_nvidia_smi, os.environ.get("PATH", ""), arguments)
+
+
+@functools.cache
+def _kept(ask: Callable[..., list[str]], path: str, arguments: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(ask(*arguments))
+
+
 def gpus_installed() -> int:
     """GPUs of the machine, visible or not, as nvidia-smi or the driver lists them."""
-    listed = [line for line in _nvidia_smi("-L") if line.startswith("GPU ")]
+    listed = [line for line in _lasting("-L") if line.startswith("GPU ")]
     if listed:
         return len(listed)
     folder = PROC / "driver" / "nvidia" / "gpus"
@@ -161,17 +172,17 @@ def cpu() -> str:
 
 def driver() -> str:
     """The version of the NVIDIA driver, or `absent`."""
-    return next(iter(_nvidia_smi("--query-gpu=driver_version", "--format=csv,noheader")), ABSENT)
+    return next(iter(_lasting("--query-gpu=driver_version", "--format=csv,noheader")), ABSENT)
 
 
 def gpu_names() -> list[str]:
     """Name and memory of each GPU: `NVIDIA H100 80GB HBM3, 81559 MiB`."""
-    return [line.strip() for line in _nvidia_smi("--query-gpu=name,memory.total", "--format=csv,noheader") if line.strip()]
+    return [line.strip() for line in _lasting("--query-gpu=name,memory.total", "--format=csv,noheader") if line.strip()]
 
 
 def compute_capability() -> tuple[int, int] | None:
     """The lowest of the GPUs, visible or not, as nvidia-smi tells it: (9, 0) of Hopper; None where it does not."""
-    lines = [line.strip().split(".") for line in _nvidia_smi("--query-gpu=compute_cap", "--format=csv,noheader")]
+    lines = [line.strip().split(".") for line in _lasting("--query-gpu=compute_cap", "--format=csv,noheader")]
     return min(((int(one[0]), int(one[1])) for one in lines if len(one) == 2 and all(map(str.isdecimal, one))), default=None)
 
 
@@ -203,7 +214,7 @@ def _gpu(line: str) -> Gpu:
 
 def drivers_cuda() -> str | None:
     """The newest CUDA that the driver runs, as nvidia-smi's first lines tell it: `13.0`; None where they do not."""
-    found = re.search(r"CUDA (?:UMD )?Version\s*:\s*(\d+\.\d+)", "\n".join(_nvidia_smi()))
+    found = re.search(r"CUDA (?:UMD )?Version\s*:\s*(\d+\.\d+)", "\n".join(_lasting()))
     return found[1] if found else None
 
 

@@ -43,6 +43,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "verdicts of switches": fields.verdicts,
     "machines": fields.machines,
     "unequal switches": fields.unequal,
+    "untried switches": fields.untried,
 }
 _BLOCK = re.compile(r"(?<=<!-- made: )([a-z ]+)( -->\n)(.*?)(?=<!-- end -->)", re.DOTALL)
 

@@ -10,6 +10,7 @@ from docs.made.tables import code, table
 from validation.case.declared import SECTIONS
 from validation.case.fields import KINDS, NEEDS, Entry, counts, entries
 from validation.recipe import tries
+from validation.scorecard.tried import is_tried
 
 
 def kinds() -> str:
@@ -75,6 +76,16 @@ def unequal() -> str:
         if said["verdict"] not in (tries.EQUAL, tries.NO_EFFECT)
     ]
     return table(("setting", "megatron-core", "layout", "verdict", "why"), sorted(rows))
+
+
+def untried() -> str:
+    """Of each release with a record, the switches that are not in it."""
+    rows = []
+    for release, tried in tries.record().items():
+        kept = {setting.partition("=")[0] for setting in tried}
+        left = [name for name in recorded()[release] if is_tried(entries()[name]) and name not in kept]
+        rows.append((code(release), ", ".join(map(code, left))))
+    return table(("megatron-core", "not tried"), rows)
 
 
 def _why(one: Entry) -> str:

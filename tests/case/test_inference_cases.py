@@ -9,7 +9,17 @@ from tests.case.test_preflight import DYNAMIC, STATIC, case
 from validation.case.axes import axes
 from validation.case.case import Case
 from validation.case.depth import ALL, needed
-from validation.case.inference import arrivals, inferred, replicated, token, uses_sequence_parallel, witness
+from validation.case.inference import (
+    arrivals,
+    expert_capacity,
+    inferred,
+    replicated,
+    rows,
+    token,
+    uses_sequence_parallel,
+    witness,
+)
+from validation.case.training import Training
 from validation.checks.order import place as in_flow
 from validation.run.options import parsed
 from validation.run.reproduce import alone, command
@@ -80,6 +90,30 @@ def test_every_token_of_every_request_is_in_one_phase_and_known_by_its_request()
     tokens = {token(one, position) for one in (prefill, decode) for position in range(one.probe.shape[1])}
     assert tokens == {f"token {at} of request {row}" for at in range(96) for row in range(4)}
     assert token(inferred(INFERS)["decode/logits"], 5) == "token 41 of the sequence"
+
+
+def test_each_data_parallel_rank_has_requests_of_its_own_that_end_in_the_same_step() -> None:
+    asked = case("ep2", training=DYNAMIC, batch_size=8, seq_length=96)
+    parts = [[one for one in arrivals(asked) if one.row in range(*rows(asked, rank).indices(8))] for rank in (0, 1)]
+    first, second = ([(one.prompt, one.step, one.chunked) for one in part] for part in parts)
+    assert first == second
+    assert len(first) == 4
+
+
+def test_a_rank_may_have_no_sequence() -> None:
+    """Megatron-core lets it take part all the same."""
+    asked = case("ep2", training=STATIC, batch_size=1)
+    assert [rows(asked, rank) for rank in (0, 1)] == [slice(0, 0), slice(0, 1)]
+
+
+def test_experts_are_padded_if_inference_asks_for_it() -> None:
+    settings = {"model.moe_expert_capacity_factor": 4.0, "model.moe_pad_expert_input_to_capacity": True}
+    asked = [
+        replace(INFERS, training=STATIC.with_settings(settings)),
+        INFERS,
+        case(training=Training().with_settings(settings)),
+    ]
+    assert [expert_capacity(one) for one in asked] == [4.0, None, None]
 
 
 def test_a_model_that_has_absorbed_its_weights_has_no_full_forward_to_witness() -> None:

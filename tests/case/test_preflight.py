@@ -21,6 +21,7 @@ MTP = {"num_nextn_predict_layers": 1}
 SPARSE = {"index_topk": 8, "index_n_heads": 4, "index_head_dim": 32}
 STATIC = Training(inference="static")
 DYNAMIC = Training(inference="dynamic")
+PADDED = STATIC.with_settings({"model.moe_expert_capacity_factor": 8.0, "model.moe_pad_expert_input_to_capacity": True})
 
 
 def case(layout: str = "single", model: dict[str, Any] | None = None, preset: Preset = TINY, **changes: Any) -> Case:
@@ -109,6 +110,7 @@ def grouped(group: int) -> Training:
 
 PACKED_PADDED = Training(data_shape="packed-padded")
 STREAM = Training(stream=True)
+EXPERTS_OVERLAP = Training(settings=(("model.overlap_moe_expert_parallel_comm", True),))
 TE_IN_BF16: dict[str, Any] = {"implementation": "te", "precision": "bf16", "transport": "nccl"}
 BUFFERS = case("tp2", training=Training(settings=(("model.tp_comm_overlap", True),)), **{**TE_IN_BF16, "transport": "staged"})
 IMPOSSIBLE: list[tuple[str, Case, str]] = [
@@ -177,6 +179,16 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "SGD resumed",
         case(training=Training(life="step-resume-step", steps=2).with_settings({"optimizer.optimizer": "sgd"})),
         "cannot load a checkpoint of SGD",
+    ),
+    (
+        "sums in fp16",
+        case(precision="fp16", training=Training(steps=1).with_settings({"ddp.grad_reduce_in_fp32": False})),
+        "cannot be compared in fp16, .*--precision bf16 works",
+    ),
+    (
+        "sums of isolated modules",
+        case(precision="bf16", isolated=True, training=Training().with_settings({"ddp.grad_reduce_in_fp32": False})),
+        r"has no isolated modules \(leave out --isolated\)",
     ),
     (
         "instances",
@@ -413,6 +425,8 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ),
     ("less than no MTP", case(model={"num_nextn_predict_layers": -1}), "is -1; it must be a whole number of at least 0"),
     ("a setting of the shape", case(training=Training(settings=(("model.num_layers", 3),))), "is of the model's shape"),
+    ("nothing to overlap", case("dp2", training=EXPERTS_OVERLAP), "and dp2 has none; ep2 has them"),
+    ("stages of parts", case("pp2ep2", training=EXPERTS_OVERLAP), "pp2ep2 works with vpp2, or leave it out"),
     ("overlap without vpp", case("pp2", training=Training(settings=(("model.overlap_p2p_comm", True),))), "vpp2 has them"),
     ("user buffers of a shared GPU", BUFFERS, "over staged ranks share one; --transport nccl has it"),
     ("user buffers without tp", replace(BUFFERS, layout=Layout.parse("dp2")), "dp2 has none; take tp2, or leave it out"),
@@ -447,7 +461,18 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         case(training=replace(STATIC, settings=(("ddp.bucket_size", 1000),))),
         r"\+static trains nothing, and ddp.bucket_size is of training",
     ),
+    (
+        "an idle stage",
+        case("ep2pp2", batch_size=1, training=STATIC),
+        "an idle rank has no pipeline stages; --batch-size 2 works",
+    ),
+    ("too much room for experts", case(training=PADDED), "moe_expert_capacity_factor=4 works, and 8 does not"),
     ("uneven expert ranks", case("ep2", batch_size=4, training=DYNAMIC), "dummy_forward fails .*; --batch-size 8 works"),
+    (
+        "shared experts' parts",
+        case("etp2", training=DYNAMIC),
+        r"for ever; leave etp2 out, or \+static works",
+    ),
     ("requests of stock layers", case(implementation="local-stock", training=DYNAMIC), "--implementation local works"),
     ("inference of 3 tokens", case(seq_length=3, training=STATIC), "give --seq-length 4 or more"),
     ("no clipping", case(training=Training(steps=1, settings=(("optimizer.clip_grad", 0.0),))), "computes no norm"),

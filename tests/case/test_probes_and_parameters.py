@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from validation.case.model import Model
-from validation.case.parameters import parameters
+from validation.case.parameters import parameters, threads
 from validation.case.preset import PRESETS, TINY
 from validation.case.probes import TITLES, probes
 
@@ -142,3 +142,10 @@ def test_planning_loads_no_torch() -> None:
         "sys.exit(bool({'torch', 'transformers', 'safetensors', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_small_layers_are_worth_one_thread_however_many_there_are() -> None:
+    """Of a wider model as many as there are cores, at most."""
+    deep = replace(TINY.model, num_hidden_layers=61)
+    assert [threads(model, 16) for model in (TINY.model, deep, PRESETS["mini"].model)] == [1, 1, 16]
+    assert threads(PRESETS["mini"].model, 4) == 4

@@ -56,6 +56,14 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         load(tmp_path / "none.json")
 
 
+@pytest.mark.parametrize("file", ["tiny-tp2+bucket_size=1000-fp64.xml", "mini-pp2+1-3+step25-bf16-te-nccl.xml"])
+def test_a_file_is_named_as_cases_are(tmp_path: Path, file: str) -> None:
+    """With the settings of a case, which have a sign of equality."""
+    path = tmp_path / "manifest.json"
+    save(path, replace(MANIFEST, suites=(replace(MANIFEST.suites[0], file=file),)))
+    assert load(path).suites[0].file == file
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 
 import pytest
 import torch
 
+from validation import compare
 from validation.compare import fused
 from validation.compare.difference import measure
 from validation.compare.staging import to_device
@@ -27,11 +29,30 @@ KINDS = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int6
 
 @pytest.fixture(scope="module", autouse=True)
 def interpreted() -> Iterator[None]:
-    """Without a GPU. It is read when the kernels are defined, which is when one is first asked for."""
+    """Without a GPU. It is read when kernels are defined: ours when one is first asked for, triton's own when it is imported.
+
+    megatron-core imports it since 0.18. All but its compiled part is therefore imported once more, for this module alone.
+    """
     with pytest.MonkeyPatch.context() as patch:
         if not ON_GPU:
             patch.setenv("TRITON_INTERPRET", "1")
+            for name in _defined_before():
+                patch.delitem(sys.modules, name)
+            patch.delattr(compare, "kernels", raising=False)
+            fused._kernels.cache_clear()
         yield
+        if not ON_GPU:
+            fused._kernels.cache_clear()
+            for name in _defined_before():
+                sys.modules.pop(name)
+            vars(compare).pop("kernels", None)
+
+
+def _defined_before() -> list[str]:
+    ours, compiled = "validation.compare.kernels", "triton._C"
+    return [
+        name for name in sys.modules if name == ours or (name.partition(".")[0] == "triton" and not name.startswith(compiled))
+    ]
 
 
 def pair(length: int, kind: torch.dtype, other: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

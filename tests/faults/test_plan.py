@@ -33,11 +33,12 @@ def planted(found: Plan) -> dict[str, str]:
 
 GROUPS = ("attention scale", "rope", "router bias", "expert order", "lost reduction", "lost gradient reduction", "small error")
 OF_LIVES = ("lost moments",)
+OF_INFERENCE = ("decode position", "stale weights", "shared block")
 ON_ONE_RANK = (*GROUPS[:4], GROUPS[6])
 
 
 def test_every_kind_is_planted_with_faults_of_the_catalogue() -> None:
-    assert tuple(PLANTED) == GROUPS + OF_LIVES
+    assert tuple(PLANTED) == GROUPS + OF_LIVES + OF_INFERENCE
     assert {name for faults in PLANTED.values() for name, _ in faults} <= set(catalogue.ids())
 
 
@@ -72,6 +73,22 @@ def test_a_run_that_resumes_loses_moments() -> None:
     lower = planned("--layouts", "single+step-resume-step", "--precision", "bf16")
     assert lower.plants[-1].case.training.words == ("step-resume-step", "optimizer.lr=0.001")
     assert OF_LIVES[0] not in planted(planned("--layouts", "single+step-evaluate-step"))
+
+
+def test_a_run_that_infers_has_defects_of_inference() -> None:
+    """In small cases with its own context, and none of training, whose checks it does not make."""
+    static = planned("--layouts", "tp2+static,pp2+static")
+    assert planted(static) == {"decode position": "single", "stale weights": "single"}
+    assert {plant.case.training.words for plant in static.plants} == {("static",)}
+    assert (static.plants[0].case.batch_size, static.plants[0].case.seq_length) == (2, 16)
+    requests = planned("--layouts", "single+dynamic")
+    assert planted(requests) == {"decode position": "single", "shared block": "single"}
+    (case,) = cases("--layouts", "single+dynamic")
+    assert {plant.case.seq_length for plant in requests.plants} == {case.seq_length}
+    assert planted(planned("--layouts", "single,single+static")).keys() == {*ON_ONE_RANK, *OF_INFERENCE[:2]}
+    for plant in (*static.plants, *requests.plants):
+        assert place(plant.case, plant.check) != RUN
+        preflight.check(plant.case, max_ranks=1, gpus=0, memory=None)
 
 
 def test_a_model_without_experts_has_none_to_plant_in() -> None:
@@ -134,7 +151,9 @@ def test_what_is_planted_can_run_and_must_fail_at_a_check_that_is_there(row: Row
     """For every session of the table."""
     words = row.arguments()[1:]
     found = planned(*words)
-    assert len(found.plants) + len(found.left_out) == len(GROUPS) + ("-resume" in " ".join(row.layouts)) * len(OF_LIVES)
+    contexts = {case.training.inference for case in cases(*words)}
+    count = len(GROUPS) + ("-resume" in " ".join(row.layouts)) * len(OF_LIVES) if "none" in contexts else 1
+    assert len(found.plants) + len(found.left_out) == count + len(contexts - {"none"})
     for plant in found.plants:
         most = max(case.layout.ranks for case in cases(*words))
         preflight.check(plant.case, max_ranks=most, gpus=most, memory=None)

@@ -1,14 +1,13 @@
-"""Plugins that have a GPU fail: `tests/gpu/cards.py:KIND` while a rank loads its weights."""
+"""Plugins that have a GPU fail: `tests/gpu/cards.py:KIND`, while a rank loads its weights."""
 
 from __future__ import annotations
 
-import ctypes
 from types import SimpleNamespace
 from typing import Any
 
 
 def plugin(kind: str) -> Any:
-    """The plugin that spoils the context of rank 0's GPU."""
+    """The plugin of this kind."""
     return SimpleNamespace(loaded=lambda case, model: _KINDS[kind]())
 
 
@@ -21,11 +20,11 @@ def _assertion() -> None:
 
 
 def _lost() -> None:
-    """The context is taken away, as by a card that drops out: every later call fails."""
-    driver = ctypes.CDLL("libcuda.so.1")
-    device = ctypes.c_int()
-    driver.cuDeviceGet(ctypes.byref(device), 0)
-    driver.cuDevicePrimaryCtxReset_v2(device)
+    """What torch raises when the card has fallen off the bus: no program can have it do so."""
+    import torch
+
+    torch.zeros(3, device="cuda")
+    raise torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
 
 
 _KINDS = {"assertion": _assertion, "lost": _lost}

@@ -95,6 +95,13 @@ def test_what_cuda_says_is_told_with_what_to_do(words: str, help_: str) -> None:
     assert (found.exit_code, found.stacks) == (broken.exit_code, "stacks")
 
 
+def test_another_error_of_cuda_is_told_as_it_was() -> None:
+    """Whatever torch appends to each."""
+    words = "rank 1 raised torch.AcceleratorError: CUDA error: invalid argument"
+    broken = Broken(1, f"{words}\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.", "")
+    assert diagnose.explained(on_gpu("local"), broken) == broken
+
+
 def test_a_full_disk_says_how_much_is_needed_and_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the reference in the cache, which nothing can be kept in; the words of safetensors stay."""
     monkeypatch.setenv("PLUMBLINE_CACHE", str(tmp_path))
@@ -237,5 +244,9 @@ def test_every_other_end_is_told_as_it_was(monkeypatch: pytest.MonkeyPatch) -> N
     assert diagnose.explained(on_gpu("te"), broken) == broken
     monkeypatch.setattr(diagnose, "why_not_imported", lambda module: "ImportError: it is broken")
     assert diagnose.explained(on_gpu("local"), broken) == broken
+    newer = "OSError: libtransformer_engine.so: undefined symbol: cublasLtGroupedMatrixLayoutInit_internal"
+    monkeypatch.setattr(diagnose, "why_not_imported", lambda module: newer)
+    assert "it was built for a newer CUDA than torch " in diagnose.explained(on_gpu("te"), broken).sentence
+    monkeypatch.setattr(diagnose, "why_not_imported", lambda module: "ImportError: it is broken")
     blamed = diagnose.explained(on_gpu("local"), replace(broken, stacks="File transformer_engine/__init__.py"))
     assert "(ImportError: it is broken)" in blamed.sentence

@@ -50,7 +50,7 @@ def fresh() -> Iterator[ReferenceProcess]:
     found.close()
 
 
-def compute(process: ReferenceProcess, case: Case, folder: Path, timeout: float = 60.0) -> None:
+def compute(process: ReferenceProcess, case: Case, folder: Path, timeout: float = 600.0) -> None:
     """The reference of `case` below `folder`, what a rank leaves behind beside it."""
     left = folder / "left"
     left.mkdir(exist_ok=True)

@@ -22,7 +22,8 @@ MEASURED_WITH = OLDER.megatron_core
 
 def test_every_bug_of_the_release_that_is_measured_has_faults_beside_it() -> None:
     """A bug that nobody tries the catalogue beside could hide anything again."""
-    live = {bug.id for bug in table() if not bug.instead and SpecifierSet(bug.megatron_core).contains(MEASURED_WITH)}
+    of_release = [bug for bug in table() if not bug.instead and SpecifierSet(bug.megatron_core).contains(MEASURED_WITH)]
+    live = {bug.id for bug in of_release if not all(name.startswith("te") for name in bug.implementations)}
     assert live == {*ACTIVATED, *DUE}
     if version("megatron-core") == MEASURED_WITH:
         assert {trial.bug for trial in behind(catalogue.faults(), (*ACTIVATED, *DUE))} == live

@@ -66,6 +66,19 @@ def test_it_is_missed(monkeypatch: pytest.MonkeyPatch, status: str) -> None:
     assert outcome(monkeypatch, {CORE: status}).status == MISSED
 
 
+def test_a_missed_fault_has_the_numbers_of_the_check_that_must_see_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    missed = outcome(monkeypatch, {QUERY: "pass", CORE: "pass"})
+    assert (missed.error, missed.limit, missed.sound) == (0.5, 0.1, 0.5)
+    assert math.isnan(outcome(monkeypatch, {QUERY: "pass"}).error)
+
+
+def test_nothing_is_decided_in_a_case_that_fails_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging, "verdicts", lambda result, without: [Verdict("fail", "a")])
+    monkeypatch.setattr(peers, "said", lambda result: {})
+    undecided = judge(TRIAL, twice(found("other")), twice(found("same")), Clean(CASE.name, 3, ("FAIL: a",)))
+    assert (undecided.status, undecided.says) == (BROKEN, "1 checks fail without it, first FAIL: a")
+
+
 def test_what_changes_no_byte_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     assert outcome(monkeypatch, {CORE: "pass"}, digest="same").status == IDLE
 

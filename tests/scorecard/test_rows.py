@@ -8,10 +8,11 @@ import pytest
 
 from validation.case.errors import UsageError
 from validation.scorecard import diagnoses_page
-from validation.scorecard.page import BEHIND, load
+from validation.scorecard.measured import load
+from validation.scorecard.page import BEHIND, DATA
 from validation.scorecard.rows import diagnosed, joined
 
-ALL, BESIDE, DIAGNOSES = load(), load(BEHIND), diagnoses_page.load()
+ALL, BESIDE, DIAGNOSES = load(DATA), load(BEHIND), diagnoses_page.load()
 
 
 def test_new_rows_stand_where_the_catalogue_has_them() -> None:
@@ -33,6 +34,11 @@ def test_beside_a_bug_the_rows_of_other_bugs_stay() -> None:
     one = BESIDE.outcomes[0]
     found = joined(BESIDE, replace(BESIDE, outcomes=(replace(one, failing=one.failing + 1),), clean=()))
     assert sum(new != old for new, old in zip(found.outcomes, BESIDE.outcomes, strict=True)) == 1
+
+
+def test_the_time_of_another_bug_is_added() -> None:
+    new = replace(BESIDE, seconds=5, clean=(), outcomes=(replace(BESIDE.outcomes[0], bug="a-bug"),))
+    assert joined(BESIDE, new).seconds == BESIDE.seconds + 5
 
 
 def test_a_fault_that_is_gone_leaves_no_row() -> None:

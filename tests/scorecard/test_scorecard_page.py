@@ -14,14 +14,15 @@ from validation.machine import version
 from validation.scorecard import page as pages
 from validation.scorecard.behind import ACTIVATED, behind
 from validation.scorecard.judge import IDLE, NOWHERE, SEEN, Clean, Outcome
-from validation.scorecard.page import BEHIND, PAGE, Measured, load, page, save
+from validation.scorecard.measured import Measured, load
+from validation.scorecard.page import BEHIND, DATA, PAGE, elsewhere, page, save
 
-MEASURED, BESIDE_BUGS = load(), load(BEHIND)
+MEASURED, BESIDE_BUGS = load(DATA), load(BEHIND)
 
 
 def test_the_page_in_docs_is_what_its_data_makes() -> None:
     """Nobody writes it by hand; `python -m validation.scorecard.page` makes it again from the data."""
-    assert PAGE.read_text(encoding="utf-8") == page(MEASURED, BESIDE_BUGS)
+    assert PAGE.read_text(encoding="utf-8") == page(MEASURED, BESIDE_BUGS, elsewhere())
 
 
 def test_the_data_in_docs_is_of_the_catalogue_as_it_is() -> None:

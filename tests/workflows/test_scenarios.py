@@ -198,9 +198,8 @@ def test_a_recipe_is_planned_run_and_judged_by_its_file(played: All) -> None:
     """The plan, the session and the gate read it in the checkout of the team."""
     plan, session, gate = (played["recipe"].leg(name) for name in ("plan", "cpu_recipe", "gate"))
     assert "| cpu_recipe | ubuntu-24.04 | asked for by the workflow's caller |" in plan["summary"]
-    assert next(step["output"] for step in session["steps"] if step["name"] == "Run the session").startswith(
-        "nox -s cpu_recipe"
-    )
+    ran = next(step["output"] for step in session["steps"] if step["name"] == "Run the session")
+    assert ran.startswith("nox -s cpu_recipe")
     assert "24 equal, 16 not exercised here" in gate["summary"]
 
 

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.transformer.moe.router import TopKRouter
 
-from validation.candidate import build, mended_mtp, mended_switches
+from validation.candidate import build, mended_mtp, mended_steps, mended_switches
 from validation.candidate.mended_mtp import everywhere
 from validation.candidate.step import counted
 from validation.case.case import Case
@@ -156,15 +156,6 @@ def _query_norms_summed_once(case: Case, tokens: Tokens) -> None:
     vars(build)["finalize_model_grads"] = finalized
 
 
-def _duplicated_projections_counted_once(case: Case, chunk: Any) -> None:
-    """Down-projections that every rank holds whole lose the mark of a share, by which each rank counts them in the norm."""
-    for attention in _attentions(chunk):
-        projections = [attention.linear_kv_down_proj, *([attention.linear_q_down_proj] if case.model.q_lora_rank else [])]
-        for projection in projections:
-            if getattr(projection, "parallel_mode", "") is None:
-                projection.weight.tensor_model_parallel = False
-
-
 def _no_unused_output_weight(case: Case, chunk: Any) -> None:
     """The output layer multiplies with the stage's copy of the embedding and needs no weight of its own."""
     output = getattr(chunk, "output_layer", None)
@@ -285,7 +276,8 @@ MENDS = {
     "expert-gradients-not-reduced": Mend(built=_experts_reduced_over_their_holders),
     "expert-weights-gathered-from-wrong-ranks": Mend(built=_experts_reduced_over_their_holders),
     "shared-rope-key-not-reduced": Mend(_gathered_rotary_key_summed, wrapped=_latent_marked),
-    "norm-counts-duplicated-projections": Mend(built=_duplicated_projections_counted_once),
+    "norm-counts-duplicated-projections": Mend(built=mended_steps.duplicated_projections_counted_once),
+    "loss-scales-of-experts-drift": Mend(mended_steps.scalers_see_every_overflow),
     "tied-output-weight-unused": Mend(built=_no_unused_output_weight),
     "latents-without-sequence-parallelism": Mend(_query_norms_summed_once, wrapped=_whole_rotary_key_summed),
     "yarn-softmax-scale": Mend(_softmax_scaled_by_mscale_all_dim),

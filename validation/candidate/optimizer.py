@@ -142,10 +142,24 @@ def _gathered(optimizer: Any, tensor: torch.Tensor, moments: Sequence[str], mast
         whole = torch.zeros(tensor.numel(), dtype=torch.float32 if masters else tensor.dtype, device=tensor.device)
         if held:
             share = optimizer._get_model_param_range_map(tensor)["param"]
-            whole[share.start : share.end] = state[theirs].detach()
+            part = _of_remainders(optimizer, tensor, state[theirs]) if kind == MASTER else state[theirs]
+            whole[share.start : share.end] = part.detach()
         dist.all_reduce(whole, group=optimizer.data_parallel_group)
         found[kind] = whole.view(tensor.shape)
     return found
+
+
+def _of_remainders(optimizer: Any, tensor: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
+    """A master as it is stored, or put together: a precision-aware optimizer keeps its lower half beside the bf16 parameter.
+
+    The parameter is the upper half, rounded: it is one higher where the lower half, read as a number, is negative.
+    https://github.com/NVIDIA/TransformerEngine/blob/v2.11/transformer_engine/common/multi_tensor/adam.cu
+    """
+    if stored.dtype != torch.int16:
+        return stored
+    group, at = optimizer.model_param_group_index_map[tensor]
+    upper = optimizer.optimizer.param_groups[group]["params"][at].detach().view(torch.int16).to(torch.int32)
+    return ((upper - (stored < 0).int()) << 16 | stored.to(torch.int32) & 0xFFFF).view(torch.float32)
 
 
 def gather_gradients(wrapped: list[DistributedDataParallel]) -> None:

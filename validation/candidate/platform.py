@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import importlib.util
 import inspect
+import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType, SimpleNamespace
@@ -72,6 +73,18 @@ def _cpu_streams() -> None:
     cuda.synchronize = lambda *args, **kwargs: None
     cuda.is_current_stream_capturing = lambda: False
     cuda.get_rng_state = cuda.random.get_rng_state = lambda *args, **kwargs: torch.get_rng_state()
+
+
+def _no_news_of_cuda() -> None:
+    """Since 0.17 megatron-core imports torch.utils.cpp_extension, which warns if there is a CUDA toolkit and no GPU.
+
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.19.2/megatron/core/tensor_parallel/random.py
+    """
+    logging.getLogger("torch.utils.cpp_extension").addFilter(_other_news)
+
+
+def _other_news(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("No CUDA runtime is found")
 
 
 def _no_compiler() -> None:
@@ -159,6 +172,15 @@ def unused_kernels() -> Iterator[None]:
         vars(builtins)["__import__"] = import_
 
 
+def _leave_out_jax() -> None:
+    """Keep Transformer Engine from importing its part for JAX, and all of JAX where it is installed: a second of a start.
+
+    It takes an ImportError for absence.
+    https://github.com/NVIDIA/TransformerEngine/blob/v2.11/transformer_engine/__init__.py
+    """
+    sys.modules.setdefault("transformer_engine.jax", None)  # type: ignore[arg-type]
+
+
 @contextlib.contextmanager
 def broken_is_absent() -> Iterator[None]:
     """Within it an optional package of megatron-core's that cannot be imported counts as not installed, until the process ends.
@@ -168,6 +190,7 @@ def broken_is_absent() -> Iterator[None]:
     megatron-core fails in the middle of its own modules.
     https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/extensions/transformer_engine.py
     """
+    _leave_out_jax()
     for package, modules in _NEEDED.items():
         if package not in sys.modules and importlib.util.find_spec(package) is not None:
             _try(package, modules)
@@ -349,7 +372,7 @@ def _uneven_gloo() -> None:
 
 def install(transport: str) -> None:
     """Make torch answer megatron-core's questions about CUDA with the CPU. Before the first import of megatron.core."""
-    for entry in (_cpu_device, _cpu_streams, _no_compiler):
+    for entry in (_cpu_device, _cpu_streams, _no_compiler, _no_news_of_cuda):
         entry()
     if transport == "gloo":
         _uneven_gloo()

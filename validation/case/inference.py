@@ -45,6 +45,8 @@ GREEDY, GREEDY_TITLE, GENERATED = "greedy/tokens", "Greedy Tokens", 64
 """What both models generate behind each prompt, and how many tokens. The second weights are in place then."""
 GENERATION = "generation-"
 """Before a layer: what its router chooses while both models generate. As `UPDATED` for phases with the second weights."""
+IDLE = "idle"
+"""The phase of what a rank computes because others need it: nothing of it is compared."""
 FLIPS = "flips/"
 """Before a name: by how much HuggingFace prefers its token, where the candidate would take another one, in the same file."""
 MARGIN = 1e-10
@@ -90,12 +92,16 @@ class Inferred:
 
 @dataclass(frozen=True)
 class Arrival:
-    """A request: its sequence, the length of its prompt, the step in which it comes, and whether its prompt is cut in two."""
+    """A request: its sequence, the length of its prompt, the step in which it comes, and whether its prompt is cut in two.
+
+    `again` says that the same has come before, whose blocks it may take.
+    """
 
     row: int
     prompt: int
     step: int
     chunked: bool = False
+    again: bool = False
 
 
 def arrivals(case: Case) -> tuple[Arrival, ...]:
@@ -129,6 +135,20 @@ def usual_batch_size(base: int, layout: Layout, training: Training) -> int:
     return base * (layout.data_parallel if training.inference == DYNAMIC else 1)
 
 
+def rows(case: Case, rank: int) -> slice:
+    """The sequences of a data-parallel rank: with fewer of them than ranks none of some."""
+    ranks = case.layout.data_parallel
+    return slice(case.batch_size * rank // ranks, case.batch_size * (rank + 1) // ranks)
+
+
+def expert_capacity(case: Case) -> float | None:
+    """How many times its even share of tokens an expert gets rows for while tokens are decoded; None for as many as it has."""
+    given = dict(case.training.settings)
+    found = given.get("model.moe_expert_capacity_factor")
+    pads = infers(case) and given.get("model.moe_pad_expert_input_to_capacity") and case.model.moe_layers
+    return float(found) if pads and isinstance(found, int | float) else None
+
+
 def prompt_length(case: Case) -> int:
     """How many tokens of each sequence are prefilled: three quarters."""
     return case.seq_length * 3 // 4
@@ -156,9 +176,10 @@ def replicated(case: Case) -> bool:
     """Whether tensor-parallel ranks compute what all of them hold in the same way, to the bit.
 
     Without sequence parallelism each sends its own copy of every token to the experts, and adds up what comes back in an order
-    of its own.
+    of its own. With a dynamic context a request may come twice, beside other tokens each time.
     """
-    return case.layout.tp == 1 or not case.model.moe_layers
+    alone = case.training.inference != DYNAMIC
+    return alone and (case.layout.tp == 1 or not case.model.moe_layers)
 
 
 def span(case: Case, phase: str) -> tuple[int, int]:
@@ -286,6 +307,37 @@ def expert_ranks_end_together(case: Case) -> str | None:
     return f"{said}, and Megatron-Core's dummy_forward fails with cached latents; --batch-size {step} works"
 
 
+def padded_experts_have_room(case: Case) -> str | None:
+    """megatron-core pads decoded tokens to one capacity alone, and its permutation knows no more rows than there are tokens."""
+    capacity, enough = expert_capacity(case), case.model.n_routed_experts / max(1, case.model.num_experts_per_tok)
+    if capacity is None or capacity == enough:
+        return None
+    said = (
+        f"+{case.training.inference} pads experts to the capacity that Megatron-Core's text generation takes, experts / top-k"
+    )
+    return f"{said}; moe_expert_capacity_factor={enough:g} works, and {capacity:g} does not"
+
+
+def idle_ranks_have_no_stages(case: Case) -> str | None:
+    """megatron-core's forward pass of an idle expert rank neither receives nor sends between pipeline stages."""
+    idle = case.training.inference == STATIC and case.batch_size < case.layout.data_parallel
+    if not idle or case.layout.pp == 1:
+        return None
+    said = f"{case.arrangement} leaves expert ranks without one of the {case.batch_size} sequences"
+    return f"{said}, and an idle rank has no pipeline stages; --batch-size {case.layout.data_parallel} works"
+
+
+def experts_are_whole_for_requests(case: Case) -> str | None:
+    """Ranks with requests of their own that share an expert's parts wait for each other for ever: seen in etp2, 0.16.1."""
+    layout = case.layout
+    if case.training.inference != DYNAMIC or not case.model.moe_layers or layout.expert_tp <= layout.tp:
+        return None
+    return (
+        f"{case.arrangement}: ranks that share an expert's parts have requests of their own, and would wait for each other "
+        f"for ever; leave etp{layout.expert_tp} out, or +{STATIC} works"
+    )
+
+
 def sequences_are_cut(case: Case) -> str | None:
     """There must be a prompt and a token behind it."""
     if not infers(case) or case.seq_length >= _SHORTEST:
@@ -299,5 +351,8 @@ RULES: tuple[Callable[[Case], str | None], ...] = (
     nothing_is_trained,
     requests_have_layers,
     expert_ranks_end_together,
+    padded_experts_have_room,
+    idle_ranks_have_no_stages,
+    experts_are_whole_for_requests,
     sequences_are_cut,
 )

@@ -7,6 +7,7 @@ one tensor per expert, and which expert is wrong is then an index, not a name.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -170,3 +171,15 @@ def parameters(model: Model) -> Mapping[str, Parameter]:
     if not model.tie_word_embeddings:
         found.append(Parameter("lm_head.weight", None, (model.vocabulary_rows, model.hidden_size)))
     return MappingProxyType({parameter.name: parameter for parameter in found})
+
+
+_ELEMENTS_A_THREAD = 1 << 20
+
+
+def threads(model: Model, cores: int) -> int:
+    """How many threads a computation of the whole model is worth, by the elements of the weights of one of its layers.
+
+    Those that share small matrices only wait for each other, however many layers there are.
+    """
+    elements = sum(math.prod(parameter.shape) for parameter in parameters(model).values())
+    return min(cores, 1 + elements // max(model.num_hidden_layers, 1) // _ELEMENTS_A_THREAD)

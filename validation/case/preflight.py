@@ -204,9 +204,9 @@ def group_scores_agree(case: Case) -> str | None:
 
 
 def batch_divides(case: Case) -> str | None:
-    """Every data-parallel rank gets whole micro-batches."""
+    """Every data-parallel rank gets whole micro-batches. Inference has none, and a rank may have no sequence."""
     step = case.layout.data_parallel * case.micro_batch_size
-    if case.batch_size % step == 0:
+    if case.batch_size % step == 0 or case.training.inference == inference.STATIC:
         return None
     return (
         f"batch_size {case.batch_size} is not a multiple of dp{case.layout.data_parallel} * micro_batch_size "

@@ -106,12 +106,35 @@ def sends_overlap_between_virtual_stages(case: Case) -> str | None:
     return "model.overlap_p2p_comm=true is of schedules with virtual stages; a layout with vpp2 has them, or leave it out"
 
 
+def experts_exchange_what_is_overlapped(case: Case) -> str | None:
+    """megatron-core asserts that there is something to overlap, and has no such schedule of stages that are not virtual."""
+    layout, name = case.layout, "overlap_moe_expert_parallel_comm"
+    if not case.training.effective("model").get(name):
+        return None
+    if layout.ep == 1:
+        return f"model.{name}=true is about what experts on several ranks exchange, and {layout.name} has none; ep2 has them"
+    if layout.pp > 1 and layout.vpp == 1:
+        return f"model.{name}=true is of one stage or of virtual stages; {layout.name} works with vpp2, or leave it out"
+    return None
+
+
 def sums_in_fp32_are_of_lower_precisions(case: Case) -> str | None:
     """megatron-core asserts that what it sums in fp32 comes out in fp32."""
     name = "reduce_scatter_with_fp32_accumulation"
     if case.precision != "fp64" or not case.training.effective("ddp").get(name):
         return None
     return f"ddp.{name}=true cannot run in fp64, in which Megatron-Core asserts float32; --precision bf16 works"
+
+
+def sums_are_in_bf16(case: Case) -> str | None:
+    """Sums in the model's precision have a floor in bf16. In fp16 the loss scale decides what of them is left."""
+    if case.training.effective("ddp").get("grad_reduce_in_fp32") is not False:
+        return None
+    said = "ddp.grad_reduce_in_fp32=false"
+    if case.precision == "fp16":
+        return f"{said} cannot be compared in fp16, where the loss scale decides which gradients vanish; --precision bf16 works"
+    unable = "isolated modules (leave out --isolated)" if case.isolated else "floor with --stream (leave it out)"
+    return f"{said} has no {unable}" if case.precision == "bf16" and (case.isolated or case.training.stream) else None
 
 
 def gradients_are_clipped(case: Case) -> str | None:
@@ -157,7 +180,9 @@ RULES = (
     user_buffers_are_of_one_gpu,
     hierarchy_has_its_groups,
     sends_overlap_between_virtual_stages,
+    experts_exchange_what_is_overlapped,
     sums_in_fp32_are_of_lower_precisions,
+    sums_are_in_bf16,
     gradients_are_clipped,
     mtp_layers_are_recomputed_one_by_one,
     groups_of_micro_batches_fill_the_schedule,

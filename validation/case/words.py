@@ -80,7 +80,7 @@ WORDS = (
     Word("no main_grad", r"has no main_grad"),
     Word("rows where the routing says", r" rows where the routing says "),
     Word("raised", r"\brank [0-9]+ raised "),
-    Word("ended without a report", r"ended without a report|was killed by |ended with exit status "),
+    Word("ended without a report", r"ended without a report|was killed by |ended with exit status |are gone$"),
     Word("did not finish", r"did not finish"),
     Word("could not be started", r"could not be started"),
     Word("the gate is blind", r"the gate is blind to it"),

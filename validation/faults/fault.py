@@ -19,6 +19,9 @@ PAI = "https://github.com/alibaba/Pai-Megatron-Patch"
 TE = "https://github.com/NVIDIA/TransformerEngine"
 HF = "https://github.com/huggingface/transformers"
 
+OWN_MASK = "Transformer Engine makes its causal mask itself and ignores one of documents (docs/data.md): a sound case fails"
+"""Why a case with it cannot show what a mask of documents is for."""
+
 GROUPS = (
     "attention",
     "norm",
@@ -85,6 +88,9 @@ class Fault:
     optimizer's. `needs` are degrees, options or a precision without which what the fault describes does not exist, if its
     functions would do something without them: `tp dp`.
 
+    `absent` names an implementation or a precision whose cases cannot have it, each with the reason, where no rule of preflight
+    refuses such a case.
+
     The others make its case: a part of tiny of `layers` layers, with `numbers` of its model changed.
     """
 
@@ -99,6 +105,7 @@ class Fault:
     without_bugs: bool = False
     cause: str = ""
     needs: str = ""
+    absent: tuple[tuple[str, str], ...] = ()
     precision: str = "fp64"
     steps: int = 0
     layers: int = 2

@@ -6,6 +6,7 @@ torch and megatron-core are imported when a fault is put in: its file is also th
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -38,9 +39,32 @@ def layers(model: Any) -> list[Any]:
     return [layer for chunk in model for layer in chunk.decoder.layers]
 
 
+def latent_norm(found: Any, latent: str) -> tuple[Any, Any]:
+    """What norms a layer's latent, `q` or `kv`, and its weight: a norm, or Transformer Engine's projection behind it."""
+    attention = found.self_attention
+    joined = getattr(attention, f"linear_{latent}_up_proj")
+    if hasattr(joined, "layer_norm_weight"):
+        return joined, joined.layer_norm_weight
+    norm = getattr(attention, f"{latent}_layernorm")
+    return norm, norm.weight
+
+
+def expert_weights(module: Any) -> list[tuple[str, int, Any]]:
+    """Each weight of a single expert with what it is called beside the expert's number, and that number."""
+    expert = re.compile(r"(?<=local_experts\.)\d+|(?<=linear_fc[12]\.weight)\d+$")
+    found = ((name, expert.search(name), weight) for name, weight in module.named_parameters())
+    return [(expert.sub("", name), int(match.group()), weight) for name, match, weight in found if match]
+
+
 def embedding_copies(model: Any) -> list[Any]:
     """The word embeddings of chunks that are not the first: an MTP layer on another stage has a copy."""
     return [chunk.embedding.word_embeddings.weight for chunk in model if hasattr(chunk, "embedding") and not chunk.pre_process]
+
+
+def master_of(weight: Any) -> Any:
+    """What an optimizer steps of a weight: its master in float32 below that, else the weight itself."""
+    master = getattr(weight, "main_param", None)
+    return weight if master is None else master
 
 
 def unmark(weight: Any) -> None:

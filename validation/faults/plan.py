@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from validation import checkout
 from validation.case import life
 from validation.case.case import Case
+from validation.case.inference import DYNAMIC, STATIC, infers
 from validation.case.layout import Layout
 from validation.case.training import Training
 from validation.case.vocabulary import padded
@@ -47,13 +48,17 @@ PLANTED: dict[str, tuple[tuple[str, str], ...]] = {
     "lost gradient reduction": (("T04", "sequence parallelism"), ("G11", "dp"), ("C08", "cp")),
     "small error": (("N07", ""),),
     "lost moments": (("L07", "resume"),),
+    "decode position": (("I01", "inference"),),
+    "stale weights": (("I05", STATIC),),
+    "shared block": (("I11", DYNAMIC),),
 }
 """What is planted of each kind, in this order: the id of a fault, and what a layout or a model must have for it to exist.
 
 Needs are `attention to all keys`, `experts`, `bias` (of routers), `tp` (ranks that share a sum), `sequence parallelism`, `dp`,
-`cp`, and `resume`, a run that goes on from a checkpoint. Of several faults of a kind, the first that exists in the layouts of
-a run is planted.
+`cp`, and `resume`, a run that goes on from a checkpoint. Of cases that infer they are `inference`, or the context's word. Of
+several faults of a kind, the first that exists in the layouts of a run is planted.
 """
+_OF_INFERENCE = ("inference", STATIC, DYNAMIC)
 RESUMED = "step-resume-step"
 """The life of what is planted in a run that resumes."""
 
@@ -87,17 +92,26 @@ def plan(cases: Sequence[Case]) -> Plan:
     """One fault of each kind, where the layouts and the model of these cases have what it needs."""
     plants: list[Plant] = []
     left_out: list[tuple[str, str]] = []
-    resumes = any(event.kind == life.RESUME for case in cases for event in life.parse(case.training.life))
     for kind, faults in PLANTED.items():
-        if not resumes and all(needs == "resume" for _, needs in faults):
+        concerned = _concerned(faults[0][1], cases)
+        if not concerned:
             continue
-        tried = [_planted(kind, fault, needs, cases) for fault, needs in faults]
+        tried = [_planted(kind, fault, needs, concerned) for fault, needs in faults]
         found = next((one for one in tried if isinstance(one, Plant)), None)
         if found is not None:
             plants.append(found)
         else:
             left_out.append((kind, str(tried[0])))
     return Plan(tuple(plants), tuple(left_out))
+
+
+def _concerned(needs: str, cases: Sequence[Case]) -> list[Case]:
+    """The cases that a kind is about, by what its first fault needs: those that train, those that infer, or none."""
+    if needs in _OF_INFERENCE:
+        return [case for case in cases if infers(case) and needs in ("inference", case.training.inference)]
+    training = [case for case in cases if not infers(case)]
+    resumes = any(event.kind == life.RESUME for case in training for event in life.parse(case.training.life))
+    return training if resumes or needs != "resume" else []
 
 
 def _planted(kind: str, name: str, needs: str, cases: Sequence[Case]) -> Plant | str:
@@ -146,15 +160,17 @@ def smaller(case: Case, layout: Layout) -> Case:
         first_k_dense_replace=sum(layer in dense for layer in kept),
         num_nextn_predict_layers=0,
     )
-    training = Training(experts=case.training.experts, vocab_multiple=case.training.vocab_multiple)
+    kept_of = case.training
+    training = Training(experts=kept_of.experts, vocab_multiple=kept_of.vocab_multiple, inference=kept_of.inference)
+    requests = kept_of.inference == DYNAMIC  # which need several blocks of the cache
     return replace(
         case,
         model=padded(replace(model, padded_vocab_size=None), layout, training) if training.vocab_multiple else model,
         layout=layout,
         layers=of_file,
-        batch_size=2 * layout.data_parallel,
+        batch_size=case.batch_size if requests else 2 * layout.data_parallel,
         micro_batch_size=1,
-        seq_length=math.lcm(16, layout.tp, 2 * layout.cp),
+        seq_length=case.seq_length if requests else math.lcm(16, layout.tp, 2 * layout.cp),
         training=training,
         isolated=False,
         candidate_checkpoint=None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import groupby
 
 import torch
@@ -16,13 +17,26 @@ from validation.candidate import platform
 from validation.candidate.place import Place, device
 from validation.candidate.recorder import Recorder
 from validation.case.case import Case
-from validation.case.inference import CHUNK, FULL, GENERATED, GENERATION, UPDATED, Arrival, arrivals, prompt_lengths
+from validation.case.inference import (
+    BLOCK,
+    CHUNK,
+    FULL,
+    GENERATED,
+    GENERATION,
+    UPDATED,
+    Arrival,
+    arrivals,
+    prompt_lengths,
+    rows,
+)
 from validation.compare.sliced import SlicedFile
 from validation.inference import kernels
 from validation.inference.answers import Answers
+from validation.inference.padding import decoding
 from validation.inference.replay import Run
 from validation.inference.static import Progress, pipelined
-from validation.inference.versions import add_chunk, dynamic_context, wrapped
+from validation.inference.versions import add_chunk, dynamic_context, reuses_prefixes, wrapped
+from validation.inference.versions import request as made_request
 from validation.inference.watch import Watch
 from validation.reference.store import Reference
 
@@ -34,10 +48,8 @@ class Dynamic:
         self._case, self._chunk, self._progress = case, chunk, progress
         self._watch, self._answers = Watch(case, chunk, recorder, stored), Answers(case, recorder, stored)
         self._tokens = SlicedFile(stored.batch, device()).read("0/tokens")
-        share = case.batch_size // case.layout.data_parallel
-        first = Place.here(case).dp * share
-        self._rows = slice(first, first + share)
-        self._arrivals = [one for one in arrivals(case) if first <= one.row < first + share]
+        self._rows = rows(case, Place.here(case).dp)
+        self._arrivals = [one for one in arrivals(case) if self._rows.start <= one.row < self._rows.stop]
         if case.on_cpu:
             platform.stages_on_the_cpu()
             platform.requests_on_the_cpu()
@@ -78,7 +90,8 @@ class Dynamic:
 
     def _serve(self, prefix: str, tokens: torch.Tensor, lengths: list[int]) -> None:
         """Every request from its first token to its last, as many at a time as have come and not gone."""
-        context, waiting, step = self._context(max(lengths)), list(self._arrivals), 0
+        context, step = self._context(max(lengths)), 0
+        waiting = self._waiting(context, prefix)
         wrapper = wrapped(GPTInferenceWrapper, self._case, self._chunk, context, tokens.numel())
         wrapper.prep_model_for_inference()
         chunked: DynamicInferenceRequest | None = None
@@ -92,15 +105,25 @@ class Dynamic:
                     chunked = self._add(context, waiting.pop(0), tokens, lengths)
                 context.initialize_attention_state()
                 runs = self._follow(context, prefix)
+                decoding(self._case, self._chunk, context.is_decode_only())
                 given, positions = context.current_input_and_position_ids()
                 logits = wrapper.run_one_forward_step({"tokens": given, "position_ids": positions, "attention_mask": None})
                 if prefix == GENERATION:
                     self._answer(runs, logits)
                 self._go_on(context, tokens, lengths)
                 step += 1
+        if any(one.again for one in self._waiting(context, prefix)) and not context.prefix_cache_hits:
+            raise RuntimeError("no block of a prompt that came a second time was reused, though enable_prefix_caching is set")
+
+    def _waiting(self, context: DynamicInferenceContext, prefix: str) -> list[Arrival]:
+        """The requests in the order in which they come, and where prefixes are reused the first one a second time."""
+        found = list(self._arrivals)
+        if found and reuses_prefixes(context) and prefix != GENERATION:
+            found.append(replace(found[0], step=found[0].step + 2, again=True))
+        return sorted(found, key=lambda one: one.step)
 
     def _context(self, length: int) -> DynamicInferenceContext:
-        return dynamic_context(DynamicInferenceContext, self._case, self._chunk, len(self._arrivals), length)
+        return dynamic_context(DynamicInferenceContext, self._case, self._chunk, len(self._arrivals) + 1, length)
 
     def _add(
         self, context: DynamicInferenceContext, arrival: Arrival, tokens: torch.Tensor, lengths: list[int]
@@ -108,7 +131,8 @@ class Dynamic:
         """Hand a request over, of a prompt that is taken in in chunks the first; returns one that is not whole yet."""
         row, prompt = arrival.row, arrival.prompt
         rest = SamplingParams(num_tokens_to_generate=lengths[row] - prompt, termination_id=-1)
-        request = DynamicInferenceRequest(request_id=row, prompt_tokens=tokens[row, :prompt], sampling_params=rest)
+        number = row + (len(tokens) if arrival.again else 0)
+        request = made_request(DynamicInferenceRequest, context, number, tokens[row, :prompt], rest)
         if not arrival.chunked:
             context.add_request(request)
             return None
@@ -122,11 +146,12 @@ class Dynamic:
     def _follow(self, context: DynamicInferenceContext, prefix: str) -> list[Run]:
         """Where the context says that each token of the coming step stands: its request, and its position in it."""
         count = context.active_token_count
-        requests = context.request_ids[context.token_to_request_idx[:count]].tolist()
+        requests = (context.request_ids[context.token_to_request_idx[:count]] % len(self._tokens)).tolist()
         places = enumerate(zip(requests, context.token_to_pos_ids[:count].tolist(), strict=True))
         runs: list[Run] = []
-        # A run of one request has positions that go up with the place in the step.
-        for (row, _), found in groupby(places, key=lambda one: (one[1][0], one[1][1] - one[0])):
+        # A run of one request has positions that go up with the place in the step. It ends with its block: a request that takes
+        # blocks of another one computes what stands behind them, and both are compared in the same parts.
+        for (row, *_), found in groupby(places, key=lambda one: (one[1][0], one[1][1] - one[0], one[1][1] // BLOCK)):
             at = list(found)
             runs.append(Run(at[0][0], at[-1][0] + 1, row, at[0][1][1]))
         self._watch.now.weights, self._watch.now.runs = prefix, runs
@@ -143,7 +168,7 @@ class Dynamic:
     def _go_on(self, context: DynamicInferenceContext, tokens: torch.Tensor, lengths: list[int]) -> None:
         """Give every request its next token; one that has none is done."""
         active = slice(context.paused_request_count, context.total_request_count)
-        rows = context.request_ids[active].long()  # since 0.18 in host memory
+        rows = context.request_ids[active].long() % len(self._tokens)  # since 0.18 in host memory
         taken = (context.request_kv_length_offsets + context.request_query_lengths)[active].long()
         ends = torch.tensor(lengths, device=rows.device)[rows]
         following = tokens.to(rows.device)[rows, taken.clamp(max=tokens.shape[1] - 1)]

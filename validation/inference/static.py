@@ -18,9 +18,10 @@ from validation.candidate import platform
 from validation.candidate.place import Place, device
 from validation.candidate.recorder import Recorder
 from validation.case.case import Case
-from validation.case.inference import DECODE, FULL, GENERATED, GENERATION, PREFILL, UPDATED, prompt_length
+from validation.case.inference import DECODE, FULL, GENERATED, GENERATION, IDLE, PREFILL, UPDATED, prompt_length, rows
 from validation.compare.sliced import SlicedFile
 from validation.inference.answers import Answers
+from validation.inference.padding import decoding
 from validation.inference.versions import materialize, wrapped
 from validation.inference.watch import Watch
 from validation.reference.store import Reference
@@ -35,9 +36,8 @@ class Inference:
     def __init__(self, case: Case, chunk: GPTModel, recorder: Recorder, stored: Reference, progress: Progress) -> None:
         self._case, self._chunk, self._progress = case, chunk, progress
         self._watch, self._answers = Watch(case, chunk, recorder, stored), Answers(case, recorder, stored)
-        share = case.batch_size // case.layout.data_parallel
-        self._first = Place.here(case).dp * share
-        self._rows = slice(self._first, self._first + share)
+        self._rows = rows(case, Place.here(case).dp)
+        self._first = self._rows.start
         self._tokens = SlicedFile(stored.batch, device()).read("0/tokens", (self._rows, slice(None)))
         if case.on_cpu:
             platform.stages_on_the_cpu()
@@ -52,13 +52,31 @@ class Inference:
         for prefix in ("", UPDATED):
             self._progress(f"{prefix}full forward".replace("-", " "))
             self._begin(f"{prefix}{FULL}")
-            pipelined(self._case, self._chunk, self._tokens)
+            self._whole()
             self._progress(f"{prefix}prefill and decode".replace("-", " "))
             self._cached(prefix)
             if not prefix:
                 update()
         self._progress("generation")
         self._generate()
+
+    def _whole(self) -> None:
+        """The candidate's own forward pass over whole sequences."""
+        decoding(self._case, self._chunk, False)
+        if len(self._tokens):
+            pipelined(self._case, self._chunk, self._tokens)
+        else:
+            self._idle(None)
+
+    def _idle(self, wrapper: Any) -> None:
+        """The forward pass of an expert rank without sequences, which the others need; nothing of it is compared."""
+        self._watch.now.phase = IDLE
+        if hasattr(wrapper, "dummy_forward"):
+            wrapper.dummy_forward()
+            return
+        # What that does in releases that have it: one token for each tensor-parallel rank.
+        tokens = torch.zeros(1, self._case.layout.tp, dtype=torch.long, device=device())
+        self._chunk(tokens, torch.zeros_like(tokens), None)
 
     def _begin(self, phase: str, position: int = 0, row: int = 0) -> None:
         now = self._watch.now
@@ -73,7 +91,7 @@ class Inference:
             materialize(context, last_alone=False)
             forward(0, prompt)
             materialize(context, last_alone=True)
-            context.enable_decode_mode()
+            self._decode(context)
             phase = f"{prefix}{DECODE}"
             for position in range(prompt, self._tokens.shape[1]):
                 forward(position, position + 1)
@@ -85,9 +103,13 @@ class Inference:
         tokens = torch.cat([self._tokens[:, :prompt], given], 1)
         with self._following(tokens, lambda: GENERATION) as (context, forward):
             self._answers.compare(self._first, 0, forward(0, prompt))
-            context.enable_decode_mode()
+            self._decode(context)
             for step in range(1, GENERATED):
                 self._answers.compare(self._first, step, forward(prompt + step - 1, prompt + step))
+
+    def _decode(self, context: Any) -> None:
+        context.enable_decode_mode()
+        decoding(self._case, self._chunk, True)
 
     @contextmanager
     def _following(self, tokens: torch.Tensor, phase: Callable[[], str]) -> Iterator[tuple[Any, Forward]]:
@@ -95,20 +117,26 @@ class Inference:
 
         What it computes is compared in the phase that `phase` says.
         """
-        rows, length = tokens.shape
-        context = StaticInferenceContext(max_batch_size=rows, max_sequence_length=length)
+        held, length = tokens.shape
+        context = StaticInferenceContext(max_batch_size=max(1, held), max_sequence_length=length)
         # Half of the sequences at a time: with pipeline stages the prompt is prefilled in micro-batches.
-        at_once = max(1, rows // 2) * prompt_length(self._case)
+        at_once = max(1, held // 2) * prompt_length(self._case)
         wrapper = wrapped(GPTInferenceWrapper, self._case, self._chunk, context, at_once)
         wrapper.prep_model_for_inference()
-        given = wrapper.prep_inference_input(tokens)
+        given = wrapper.prep_inference_input(tokens) if held else {}
+
+        decoding(self._case, self._chunk, False)
 
         def forward(start: int, stop: int) -> torch.Tensor | None:
+            if not held:
+                self._idle(wrapper)
+                return None
             logits: torch.Tensor | None = wrapper.run_one_forward_step(wrapper.get_batch_for_context_window(given, start, stop))
             return logits
 
         def moved(*_: Any) -> None:
-            self._begin(phase(), context.sequence_len_offset, context.batch_size_offset)
+            if held:
+                self._begin(phase(), context.sequence_len_offset, context.batch_size_offset)
 
         moving = self._chunk.register_forward_pre_hook(moved)
         try:

@@ -72,9 +72,21 @@ def dynamic_context(kind: Any, case: Case, chunk: Any, requests: int, length: in
         from megatron.core.inference.config import InferenceConfig
     except ImportError as missing:
         raise EnvironmentMissing("+dynamic needs Megatron-Core 0.16 or later; +static runs with this one") from missing
+    given |= {"enable_prefix_caching": True}
     # Its books are views of bytes: in fp64 each number of four bytes would be asked for with eight.
     with unpromoted():
         return kind(chunk.config, InferenceConfig(**given))
+
+
+def request(kind: Any, context: Any, number: int, prompt: Any, sampling: Any) -> Any:
+    """A request. Where the context reuses prefixes, it gets the hashes of its prompt's blocks."""
+    reusing = {"block_size_tokens": BLOCK, "enable_prefix_caching": True} if reuses_prefixes(context) else {}
+    return kind(request_id=number, prompt_tokens=prompt, sampling_params=sampling, **reusing)
+
+
+def reuses_prefixes(context: Any) -> bool:
+    """Whether a prompt that begins as another one takes that one's blocks. Since 0.17."""
+    return bool(getattr(context, "enable_prefix_caching", False))
 
 
 def add_chunk(context: Any, request: Any, length: int) -> None:

@@ -13,7 +13,17 @@ from validation.candidate.probes import first_of
 from validation.candidate.recorder import Recorder
 from validation.candidate.replay import Choice
 from validation.case.case import Case
-from validation.case.inference import DECODE, FLIPS, GENERATION, PREFILL, UPDATED, Inferred, inferred
+from validation.case.inference import (
+    DECODE,
+    FLIPS,
+    GENERATION,
+    IDLE,
+    PREFILL,
+    UPDATED,
+    Inferred,
+    expert_capacity,
+    inferred,
+)
 from validation.compare.observe import Router
 from validation.compare.precision import as_stored
 from validation.inference.replay import Replay, Run
@@ -40,7 +50,7 @@ class Watch:
     def __init__(self, case: Case, chunk: GPTModel, recorder: Recorder, stored: Reference) -> None:
         self._case, self._recorder, self._stored = case, recorder, stored
         self._known, self._replay = inferred(case), Replay(case, recorder, stored)
-        self.now = Now()
+        self.now, self._pads = Now(), expert_capacity(case) is not None
         for layer in chunk.decoder.layers:
             number = layer.layer_number - 1
             prefix = f"layers.{number}"
@@ -71,7 +81,9 @@ class Watch:
             choice = self._choice(layer, size)
             with Router(size[-1], lambda scores: scores, choice.choose):
                 weights, chosen = routing(*args, **kwargs)
-            self._compare(f"layers.{layer}.moe.router.experts", choice.compared(chosen).view(size))
+            # Rows that fill experts up to their capacity stand in the map, too, with no weight.
+            used = chosen & (weights != 0) if self._pads else chosen
+            self._compare(f"layers.{layer}.moe.router.experts", choice.compared(used).view(size))
             return weights, chosen
 
         router.gating, router.routing = seen_gating, seen_routing
@@ -79,7 +91,7 @@ class Watch:
     def _choice(self, layer: int, size: torch.Size) -> Choice:
         """What a router is to go on with for tokens of [sequence, batch, experts]."""
         length, rows, now = size[0], size[1], self.now
-        if not self._replay.on:
+        if not self._replay.on or now.phase == IDLE:
             return Choice(None)
         if now.runs:
             return self._replay.choice(now.weights, layer, now.runs, length * rows)

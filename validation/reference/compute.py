@@ -22,7 +22,7 @@ from validation.case.inference import GENERATION, GREEDY, UPDATED, WITNESS, infe
 from validation.case.steps import STEPS
 from validation.compare.memory import device_peak, peak_memory
 from validation.compare.precision import DTYPES, computing_in, make_deterministic
-from validation.reference import apart, as_read, fp8, inference, keys, step_floor, store, stream
+from validation.reference import apart, as_read, fp8, inference, keys, step_floor, store, stream, sums
 from validation.reference import model as reference_model
 from validation.reference import mtp as reference_mtp
 from validation.reference.balancing import Balance
@@ -68,7 +68,7 @@ class _Models:
             added = 0.0 if self.mtp is None else reference_mtp.record(self.hf, self.mtp, case, batch, hidden, recording)
             for layer, value in balance.losses().items():
                 recording.forward[f"layers.{layer}.moe.balancing"] = value.detach().cpu()
-            return added + balance.total()
+            return added + sums.shared(balance.total())
 
         with balance.watching(batch):
             return record_step(self.hf, case, batch, progress, further, recording, scale)
@@ -90,12 +90,16 @@ class _Models:
         biases = {layer: expert_bias(checkpoint, layer, model) for layer in model.expert_blocks}
         return routing(recording.forward, biases, model) | keys.chosen_keys(recording.forward, model)
 
+    def named_parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
+        """Every parameter, those of MTP layers at the end."""
+        own = reference_mtp.named_parameters(self.mtp, self.case.model) if self.mtp else ()
+        return [*self.hf.named_parameters(), *own]
+
     def gradients(self) -> dict[str, torch.Tensor]:
         """The gradient of every trained parameter, by the checkpoint's names; none without a backward pass."""
         if self.case.upto == FORWARD:
             return {}
-        own = reference_mtp.named_parameters(self.mtp, self.case.model) if self.mtp else ()
-        found = reference_model.gradients([*self.hf.named_parameters(), *own], self.case.model)
+        found = reference_model.gradients(self.named_parameters(), self.case.model)
         return {name: gradient.cpu() for name, gradient in found.items()}
 
     def forget_gradients(self) -> None:
@@ -277,9 +281,37 @@ def _truth_and_floor(
             if steps_follow:
                 floor.add((f"{STEPS}{key}", value) for key, value in steps.kept.items())
                 models = _Models.build(case, checkpoint, Precision(dtype, dtype), device)
+        if sums.rounded(case) and not case.upto:
+            progress("floor: gradients added up in bf16")
+            _add_sums(floor, models, batches, (chosen, *further), scale)
     if steps_follow:
         step_floor.widen(floor, case, kept)
     return {**floor.facts(case), "floor_runs": ", ".join(name for name, _, _ in runs)}
+
+
+def _add_sums(floor: Floor, models: _Models, batches: Sequence[Batch], chosen: Sequence[Routing], scale: float) -> None:
+    """Take in a run whose gradients are added up sequence by sequence, and its steps if there are any.
+
+    What it has before the gradients of parameters is what the other runs have.
+    """
+    case, factor = models.case, sums.factor(int(batches[0].mask.sum()))
+
+    def record(batch: Batch, recording: Recording) -> Recording:
+        with sums.one_by_one(len(batch.tokens)):
+            found = models.quietly(batch, recording, scale)
+        for _, parameter in models.named_parameters():
+            if parameter.grad is not None:
+                parameter.grad *= factor
+        return found
+
+    models.forget_gradients()
+    steps = Steps(models.hf, models.mtp, case)
+    with steps.loads.counting(batches[0]):
+        record(batches[0], Recording(chosen[0]))
+    floor.add(((f"gradients/{name}", found) for name, found in models.gradients().items()), scale * factor)
+    if case.training.steps:
+        step_floor.rounded_steps(steps, batches[1:], chosen[1:], record, scale * factor)
+        floor.add((f"{STEPS}{key}", value) for key, value in steps.kept.items())
 
 
 def _floor_runs(case: Case) -> list[tuple[str, Variant, Recipe | None]]:

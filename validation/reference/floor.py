@@ -19,6 +19,7 @@ from validation.compare.difference import Difference, measure
 from validation.compare.piece import whole
 from validation.compare.precision import as_stored
 from validation.reference.record import Recording
+from validation.reference.sums import rounded
 
 _MEAN_OF = {"loss": "token_loss", "mtp.loss": "mtp.token_loss", "moe.balancing": "moe.router.scores"}
 """One number made of many, whose errors may cancel by chance: its floor is at least that of what it is made of.
@@ -115,8 +116,11 @@ class Floor:
         }
         of_keys = [f"layers.{layer}.indexer" for layer in range(case.model.num_hidden_layers if case.model.sparse else 0)]
         scores |= {f"{prefix}.keys": self._largest[f"{prefix}.scores"] for prefix in of_keys}
-        # The gradients of parameters are added up in float32 on the Megatron side, whatever the parameters are held in.
-        dtypes = {name: "float32" if name.startswith("gradients/") else dtype for name, dtype in self._dtypes.items()}
+        # The gradients of parameters are added up in float32 on the Megatron side, but for a case that says otherwise.
+        added = self._dtypes if rounded(case) else {}
+        dtypes = {
+            name: added.get(name, "float32") if name.startswith("gradients/") else dtype for name, dtype in self._dtypes.items()
+        }
         return {"floor": self._floors(case), "magnitude": self._magnitudes, "score_floor": scores, "dtypes": dtypes}
 
     def _floors(self, case: Case) -> dict[str, float]:

@@ -61,7 +61,7 @@ def _of(case: Case, prefix: str) -> list[Inferred]:
 def _part(whole: torch.Tensor, one: Inferred) -> torch.Tensor:
     if one.runs:
         return torch.cat([whole[row, first:last] for row, first, last in one.runs])[None]
-    return whole[:, one.start : one.start + one.probe.shape[1]].contiguous()
+    return whole[:, one.start : one.start + one.probe.shape[1]].clone()
 
 
 def _cached(hf: DeepseekV3ForCausalLM, case: Case, batch: Batch, chosen: Routing | None = None) -> dict[str, torch.Tensor]:

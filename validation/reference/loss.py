@@ -8,12 +8,13 @@ from torch.nn import functional
 from validation.case.case import Case
 from validation.reference.batch import Batch
 from validation.reference.divisor import by_targets
+from validation.reference.sums import of_sequences
 
 
 def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The cross entropy of every position, [batch, sequence]."""
     losses = functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none")
-    return losses.view(labels.shape)
+    return of_sequences(losses.view(labels.shape))
 
 
 def total(case: Case, losses: torch.Tensor, batch: Batch) -> torch.Tensor:

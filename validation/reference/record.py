@@ -16,7 +16,7 @@ from validation.case.depth import FORWARD
 from validation.case.model import Model
 from validation.compare.observe import Router
 from validation.compare.substitute import substituted
-from validation.reference import loss, sparse
+from validation.reference import loss, sparse, sums
 from validation.reference import model as reference_model
 from validation.reference.batch import Batch
 from validation.reference.routing import Routing
@@ -257,8 +257,7 @@ def record_step(
     if case.upto == FORWARD:
         return recording
     progress("reference backward")
-    # Not total.backward(): torch suspends the active mode inside that method, and with it the promotion to float64.
-    torch.autograd.backward(total * scale)
+    sums.backward(total * scale)
     return recording
 
 

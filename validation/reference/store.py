@@ -32,6 +32,7 @@ from validation.case.inference import infers
 from validation.case.optimizers import Rule, counts_zeros
 from validation.case.schedule import Schedule
 from validation.reference.divisor import by_targets, definition
+from validation.reference.sums import rounded
 
 
 def key(case: Case) -> str:
@@ -55,6 +56,7 @@ def key(case: Case) -> str:
             asdict(case.training.adam),
             asdict(Rule.of(case.training)),
             counts_zeros(case.training),
+            rounded(case),
             case.training.balance_coefficient,
             case.training.z_coefficient,
             case.training.mtp_scale,

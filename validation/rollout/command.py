@@ -22,7 +22,7 @@ from validation.case.empty import refuse_empty
 from validation.case.errors import EnvironmentMissing, ExitCode, UsageError
 from validation.case.folder import model_from_folder
 from validation.case.memory import GIB
-from validation.case.parameters import parameters
+from validation.case.parameters import parameters, threads
 from validation.case.suggestions import join
 from validation.checks.progress import Progress
 from validation.machine import available_memory, machine
@@ -75,15 +75,13 @@ def run(options: argparse.Namespace, command: str) -> int:
 
 _BYTES = 8
 """Of a weight in fp64."""
-_ELEMENTS_A_THREAD = 4 << 20
-"""Elements of weights that are worth another thread: those of a small model only wait for each other."""
 
 
 @contextmanager
 def _threads(folder: Path) -> Iterator[None]:
     """Within it torch computes with as many threads as the model of the folder is worth."""
-    before, most = torch.get_num_threads(), os.cpu_count() or 1
-    torch.set_num_threads(min(most, 1 + _elements(folder) // _ELEMENTS_A_THREAD))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads(without_mtp(model_from_folder(folder)), os.cpu_count() or 1))
     try:
         yield
     finally:

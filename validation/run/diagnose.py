@@ -14,7 +14,7 @@ from validation.case.memory import GIB
 from validation.case.preflight import RULES
 from validation.case.remedies import needed, ranks_need, remedies
 from validation.cuda import why_not_imported
-from validation.machine import gpus
+from validation.machine import gpus, version
 from validation.run.launch import Broken
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
@@ -54,8 +54,9 @@ def explained(case: Case, broken: Broken, in_ranks: bool = True) -> Broken:
 
 
 def _with_cuda(said: str) -> str | None:
-    """What to do about an error of CUDA's."""
-    return next((help_ for words, help_ in _OF_CUDA.items() if re.search(words, said)), None) if "CUDA" in said else None
+    """What to do about an error of CUDA's, by its first line: torch's advice behind it speaks of assertions whatever it is."""
+    first = said.splitlines()[0]
+    return next((help_ for words, help_ in _OF_CUDA.items() if re.search(words, first)), None) if "CUDA" in first else None
 
 
 def _of_machine(case: Case, said: str, words: str, in_ranks: bool) -> str:
@@ -80,8 +81,13 @@ def _without_transformer_engine(broken: Broken) -> Broken:
     cause = why_not_imported("transformer_engine.pytorch")
     if cause is None:
         return broken
+    what = (
+        f"it was built for a newer CUDA than torch {version('torch')} brings, and 2.12 is the newest for torch 2.11"
+        if "undefined symbol: cu" in cause
+        else "install it again for this torch"
+    )
     sentence = (
-        f"Transformer Engine is installed and cannot be imported ({cause}); install it again for this torch "
+        f"Transformer Engine is installed and cannot be imported ({cause}); {what} "
         f"(`pip install --force-reinstall --no-build-isolation -r {tree.requirements('te')}`), or uninstall it and take "
         "--implementation local"
     )

@@ -244,16 +244,20 @@ def _steps(options: Any, base: Preset, precision: str, stream: bool, training: T
 
 
 def _with_steps(options: Any, base: Preset, precision: str, training: Training) -> Training:
-    """The training with its steps, which are small in bf16 if there are several and nobody has set the rate.
+    """The training with its steps, which are small in bf16 if nobody has set the rate."""
+    stream = training.stream or base.stream
+    found = replace(training, steps=_steps(options, base, precision, stream, training), stream=stream)
+    return of_small_steps(found, precision, given=any(_RATE in text for text in (*options.config, options.layouts or "")))
+
+
+def of_small_steps(training: Training, precision: str, *, given: bool) -> Training:
+    """The training with small steps if it has several in bf16, unless the rate is `given`.
 
     AdamW takes the sign of small gradients, and bf16 turns some of them over: after large steps the models differ so much that
     rounding decides the next gradients.
     """
-    stream = training.stream or base.stream
-    found = replace(training, steps=_steps(options, base, precision, stream, training), stream=stream)
-    given = any(_RATE in text for text in (*options.config, options.layouts or ""))
-    small = precision == "bf16" and found.steps > 1 and not given
-    return found.with_settings({_RATE: _SMALL_RATE}) if small else found
+    small = precision == "bf16" and training.steps > 1 and not given
+    return training.with_settings({_RATE: _SMALL_RATE}) if small else training
 
 
 def _seq_length(base: Preset, training: Training) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import subprocess
 import sys
@@ -17,13 +16,11 @@ from typing import IO
 
 from validation.case.case import Case
 from validation.case.errors import ExitCode
-from validation.case.parameters import parameters
+from validation.case.parameters import threads
 from validation.run import launch
 from validation.run.launch import Broken, RunBroke
 from validation.run.watch import Watch, watched
 
-_ELEMENTS_A_THREAD = 4 << 20
-"""Elements of weights that are worth another thread: those of a small model only wait for each other."""
 _PYTHON_RAISED = 1
 """Python's exit status for an exception that nobody catches: here of an import, for later ones are caught."""
 _POLL = 0.01
@@ -55,9 +52,8 @@ class ReferenceProcess:
 
     def compute(self, case: Case, home: Path, folder: Path, timeout: float, progress: Callable[[str], None]) -> None:
         """The reference of `case`, into the store below `home`; `folder` gets what a rank leaves behind. Raises RunBroke."""
-        elements = sum(math.prod(parameter.shape) for parameter in parameters(case.model).values())
-        threads = min(os.cpu_count() or 1, 1 + elements // _ELEMENTS_A_THREAD)
-        asked = {"case": case.to_json(), "folder": str(folder), "home": str(home.resolve()), "threads": threads}
+        worth = threads(case.model, os.cpu_count() or 1)
+        asked = {"case": case.to_json(), "folder": str(folder), "home": str(home.resolve()), "threads": worth}
         with self._one_at_a_time, watched(folder, 1, timeout, progress) as watch:
             process = self.warm_up()
             with contextlib.suppress(OSError):  # it has ended, which is seen next

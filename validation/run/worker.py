@@ -30,6 +30,7 @@ from validation.case.case import Case
 from validation.case.depth import ALL, FORWARD, WEIGHTS
 from validation.case.errors import EnvironmentMissing
 from validation.case.inference import infers
+from validation.case.steps import STEPS
 from validation.compare.memory import device_peak, peak_memory
 from validation.compare.precision import DTYPES, LOSS_DTYPES, as_stored, computing_in, make_deterministic
 from validation.reference.checkpoint import Checkpoint
@@ -76,13 +77,22 @@ def _findings(case: Case, stored: Reference, report: RankReport, timeout: float,
             # Not before: it waits until the context is there, and groups need none.
             torch.cuda.set_device(gpu)
         user_buffers.start(case)
-        recorder = Recorder(report.rank, Path(keep) if keep else None, stored.facts(), device())
+        recorder = Recorder(report.rank, Path(keep) if keep else None, _facts(case, stored), device())
         held = _measure(case, stored, recorder, report, plugin)
         place = _place()
     if case.layout.ranks > 1:
         _leave_together(case, timeout)
     memory = {"baseline": baseline, "peak": peak_memory(), "parameters": held, "device_peak": device_peak()}
     return {**recorder.as_dict(), "place": place, "memory": memory, "settings": settings}
+
+
+def _facts(case: Case, stored: Reference) -> dict[str, Any]:
+    """The reference's, but for the dtypes of activations where the residual stream is in float32: those are any then."""
+    facts = stored.facts()
+    if not case.training.effective("model").get("fp32_residual_connection") or "dtypes" not in facts:
+        return facts
+    of_parameters = (load.GRADIENTS, STEPS)
+    return {**facts, "dtypes": {name: dtype for name, dtype in facts["dtypes"].items() if name.startswith(of_parameters)}}
 
 
 def _leave_together(case: Case, timeout: float) -> None:

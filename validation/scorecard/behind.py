@@ -16,7 +16,7 @@ from validation.case.errors import UsageError
 from validation.case.inference import DYNAMIC, STATIC
 from validation.checks.order import RUN, place
 from validation.faults.fault import Fault
-from validation.run.known import known_bugs
+from validation.run.known import known_bugs, refusal
 from validation.scorecard.run import ordered
 from validation.scorecard.trial import Trial
 
@@ -78,6 +78,14 @@ def _mtp_means(case: Case) -> Case | None:
     return replace(case, model=model, training=replace(case.training, loss="mean"))
 
 
+def _decoupled_rate(case: Case) -> Case | None:
+    """An MTP layer on another stage, and a rate of its own for embedding and output head."""
+    if case.layout.pp == 1 or not case.training.steps:
+        return None
+    model = replace(case.model, num_nextn_predict_layers=max(1, case.model.num_nextn_predict_layers))
+    return replace(case, model=model, training=case.training.with_settings({"optimizer.decoupled_lr": 0.02}))
+
+
 def _mtp_of_documents(case: Case) -> Case | None:
     """An MTP layer and several documents a sequence."""
     if case.training.data_shape != FULL:
@@ -107,7 +115,9 @@ def _filled_up(case: Case) -> Case | None:
 
 
 def _requests(case: Case) -> Case | None:
-    """Requests over cached latents, in the place of a static context."""
+    """Requests over cached latents, instead of a static context."""
+    if case.training.inference == DYNAMIC:
+        return case
     if case.training.inference != STATIC or case.layout.ranks > 1:
         return None
     return replace(case, training=replace(case.training, inference=DYNAMIC))
@@ -123,14 +133,15 @@ ACTIVATED: dict[str, Callable[[Case], Case | None]] = {
     "mtp-mean-counted-per-rank": _mtp_means,
     "loads-counted-after-capacity": _filled_up,
     "outputs-freed-while-sent": _set(deallocate_pipeline_outputs=True),
-}
-"""How the case of a fault becomes one that has the bug, too; None where it cannot. Bugs that 0.16 has mended have no entry."""
-DUE: dict[str, Callable[[Case], Case | None]] = {
+    "mtp-embedding-at-the-common-rate": _decoupled_rate,
     "expert-weights-gathered-from-wrong-ranks": _experts_gathered,
-    "mtp-takes-the-next-document": _mtp_of_documents,
     "mtp-layers-count-padding": _mtp_of_padding,
     "stale-absorbed-weights": _requests,
     "fused-cross-entropy-in-bf16": _set(cross_entropy_loss_fusion=True),
+}
+"""How the case of a fault becomes one that has the bug, too; None where it cannot. Bugs that 0.16 has mended have no entry."""
+DUE: dict[str, Callable[[Case], Case | None]] = {
+    "mtp-takes-the-next-document": _mtp_of_documents,
 }
 """The same of bugs that have not been measured beside the catalogue yet: `all` leaves them out; --behind takes their names."""
 
@@ -155,4 +166,4 @@ def _possible(case: Case, fault: Fault, bug: str) -> bool:
         wanted = fault.first_in(case)
     except UsageError:
         return False
-    return place(case, wanted) != RUN and bug in {one.id for one in known_bugs(case)}
+    return refusal(case) is None and place(case, wanted) != RUN and bug in {one.id for one in known_bugs(case)}

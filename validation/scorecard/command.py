@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from validation.cache import limit
 from validation.case import tree
-from validation.case.case import Case
+from validation.case.case import PRECISIONS, Case
 from validation.case.empty import refuse_empty
 from validation.case.errors import ExitCode, UsageError
 from validation.case.home import home
+from validation.case.suggestions import join
 from validation.checks.before import ASIDE
 from validation.faults import catalogue
 from validation.faults.fault import Fault
 from validation.machine import machine
-from validation.run.command_line import add_cache_limit
+from validation.run.command_line import add_cache_limit, whole
 from validation.run.options import Settings
 from validation.run.prepare import prepare
 from validation.scorecard.behind import ACTIVATED, DUE, behind
 from validation.scorecard.judge import SEEN, Clean, Outcome
+from validation.scorecard.lane import KEPT, OWN, Lane
 from validation.scorecard.layouts import COUNT, diagnosed
-from validation.scorecard.report import CLEAN, Scorecard, file_of
-from validation.scorecard.run import outcomes, trials
+from validation.scorecard.measured import Measured, load
+from validation.scorecard.page import BEHIND, save
+from validation.scorecard.record import Record, described
+from validation.scorecard.report import CLEAN, Scorecard, file_of, sizes
+from validation.scorecard.rows import joined
+from validation.scorecard.run import outcomes
 from validation.scorecard.trial import Trial
 
 
@@ -48,6 +54,20 @@ def add_options(add: Callable[..., Any]) -> None:
         help=f"run each fault in {COUNT} cases and compare what a diagnosis names with what the fault is",
     )
     add("--again", action="store_true", help="with --diagnose: run nothing, take the testsuites that an earlier run left")
+    add(
+        "--implementation",
+        default=OWN.implementation,
+        metavar="NAME",
+        help="put every fault into cases of this one, such as te",
+    )
+    add("--precision", default="", help="put every fault into cases of this precision; without it each has its own")
+    add("--share-gpu", type=whole, default=None, metavar="N", help="run on GPUs, of which each is shared by up to N ranks")
+    add(
+        "--record",
+        default=None,
+        metavar="FILE",
+        help="keep what comes of each fault in FILE as soon as it is known; what FILE has is not run again",
+    )
     add("--list", action="store_true", help="list the catalogue and run nothing")
     add("--results", default="results/faults", metavar="DIR", help="where the JUnit files go (default results/faults)")
     add("--jobs", type=int, default=2, metavar="N", help="cases that run at the same time (default 2)")
@@ -62,8 +82,8 @@ def add_options(add: Callable[..., Any]) -> None:
 
 def run(options: argparse.Namespace, command: str) -> int:
     """Run what is asked for; returns the exit code. Raises UsageError."""
-    refuse_empty(options, ("only", "results", "behind", "cache_limit"))
-    wanted, bugs = chosen(options.only), known(options.behind)
+    refuse_empty(options, ("only", "results", "behind", "cache_limit", "implementation", "record"))
+    wanted, bugs, lane = chosen(options.only), known(options.behind), _lane(options)
     if options.list:
         sys.stdout.write("".join(f"{fault.id}  {fault.group}: {fault.does}\n" for fault in wanted))
         return ExitCode.PASS
@@ -75,25 +95,63 @@ def run(options: argparse.Namespace, command: str) -> int:
         raise UsageError("--again is about diagnoses; give --diagnose, too")
     if options.diagnose and bugs:
         raise UsageError("--diagnose runs faults without known upstream bugs; leave --behind out")
+    _refuse_elsewhere(options, lane)
     if options.jobs < 1 or not options.timeout > 0:
         raise UsageError("--jobs is 1 or more, and --timeout a number of seconds greater than 0")
     if options.diagnose:
         return _diagnose(wanted, options, command)
     partly = bool(options.only) or (bool(bugs) and set(bugs) != set(ACTIVATED))
-    tried = behind(wanted, bugs) if bugs else trials(wanted)
+    tried = behind(wanted, bugs) if bugs else lane.trials(wanted)
     if not tried:
-        raise UsageError(f"no fault that --only names can be put in beside {', '.join(bugs)}; leave --only out")
-    settings = _settings(options, [trial.case for trial in tried], command)
+        raise UsageError(_nothing(wanted, bugs, lane))
+    facts = machine()
+    record = Record(Path(options.record) if options.record else None, described(facts, lane.on_cpu))
+    left = record.left(tried)
+    settings = _settings(options, [trial.case for trial in left or tried], command)
     ASIDE.take(files(settings.results, tried))
-    prepare(settings)
-    return _score(tried, settings, options.write, partly)
+    if left:
+        prepare(settings)
+    writing = _Writing(BEHIND if bugs else lane.data, partly) if options.write else None
+    return _score(_Wanted(tried, left, record, sizes(lane)), settings, {"command": command, **facts}, writing)
+
+
+def _lane(options: argparse.Namespace) -> Lane:
+    """Where the faults are put. Raises UsageError."""
+    transport = "gloo" if options.share_gpu is None else "staged"
+    lane = Lane(options.implementation, options.precision, transport)
+    if options.share_gpu is not None and options.share_gpu < 1:
+        raise UsageError(f"--share-gpu {options.share_gpu}: give 1 or more")
+    if options.precision and options.precision not in PRECISIONS:
+        raise UsageError(f"precision {options.precision!r} is unknown; known are {join(PRECISIONS)}")
+    return lane
+
+
+def _refuse_elsewhere(options: argparse.Namespace, lane: Lane) -> None:
+    """What is done where the files of the catalogue say, and nowhere else. Raises UsageError."""
+    if lane != OWN and (options.behind or options.diagnose):
+        raise UsageError(
+            "--behind and --diagnose run faults as their files say; leave out --implementation, --precision and --share-gpu"
+        )
+    if options.record and options.diagnose:
+        raise UsageError("--record keeps what comes of each fault; diagnoses are kept as testsuites, which --again takes")
+    if options.write and lane not in (OWN, *KEPT):
+        kept = join(one.words for one in KEPT)
+        raise UsageError(f"--write writes what runs as the files say, or with {kept}; leave --write out")
+
+
+def _nothing(wanted: Sequence[Fault], bugs: Sequence[str], lane: Lane) -> str:
+    """Why no fault can be put anywhere."""
+    if bugs:
+        return f"no fault that --only names can be put in beside {', '.join(bugs)}; leave --only out"
+    first = wanted[0]
+    return f"no case here can have these faults: {first.id}: {lane.refusal(first, first.layouts[0])}"
 
 
 def _diagnose(wanted: Sequence[Fault], options: argparse.Namespace, command: str) -> ExitCode:
     from validation.scorecard import diagnoses, told
 
     settings = _settings(options, [case for fault in wanted for case in diagnosed(fault)], command)
-    where = _machine(machine()) if options.write else ""
+    where = described(machine(), on_cpu=True) if options.write else ""
     if options.again:
         return told.tell(diagnoses.kept(wanted, settings.results), len(wanted), where, bool(options.only))
     prepare(settings)
@@ -125,6 +183,7 @@ def _settings(options: argparse.Namespace, cases: Iterable[Case], command: str) 
         home=home(),
         timeout=options.timeout,
         max_ranks=8,
+        share_gpu=options.share_gpu,
         jobs=options.jobs,
         debug=False,
         fresh=False,
@@ -142,35 +201,50 @@ def _groups(tried: Sequence[Trial]) -> list[str]:
     return list(dict.fromkeys(trial.bug or trial.fault.group for trial in tried))
 
 
-def _score(tried: Sequence[Trial], settings: Settings, write: bool, partly: bool) -> ExitCode:
-    """Run them and tell what came of it; `partly` says that what is written keeps the rows of all others."""
-    start, facts = time.monotonic(), {"command": settings.command, **machine()}
-    for path in files(settings.results, tried):
+@dataclass(frozen=True)
+class _Wanted:
+    """What is told of, what of it is left to run, the record of the rest, and how large each fault is (report.Scorecard)."""
+
+    tried: Sequence[Trial]
+    left: Sequence[Trial]
+    record: Record
+    sizes: Mapping[tuple[str, str], float]
+
+
+@dataclass(frozen=True)
+class _Writing:
+    """The file in docs that is written; `partly` says that it keeps the rows of all other faults."""
+
+    data: Path
+    partly: bool
+
+
+def _score(wanted: _Wanted, settings: Settings, facts: Mapping[str, str], writing: _Writing | None) -> ExitCode:
+    """Run them and tell what came of it, and of what the record has already."""
+    start, record, before = time.monotonic(), wanted.record, wanted.record.kept
+    for path in files(settings.results, wanted.tried):
         ASIDE.settle(path, {}, sys.maxsize)
-    card = Scorecard(settings.results, facts, _groups(tried))
-    found, clean = [], []
-    sys.stdout.write(f"===== scorecard: {len(tried)} faults in {len(settings.cases)} cases of preset tiny =====\n")
-    sys.stdout.flush()
-    for one in outcomes(tried, settings):
+    card = Scorecard(settings.results, facts, _groups(wanted.tried), wanted.sizes)
+    there: list[Clean | Outcome] = [*before.clean, *before.outcomes]
+    for one in there:
         card.add(one)
+    cases = len({trial.case for trial in wanted.left})
+    sys.stdout.write(f"===== scorecard: {len(wanted.left)} faults in {cases} cases of preset tiny =====\n")
+    sys.stdout.flush()
+    found, clean = list(before.outcomes), list(before.clean)
+    for one in outcomes(wanted.left, settings):
+        card.add(one)
+        record.add(one)
         if isinstance(one, Clean):
             clean.append(one)
         else:
             found.append(one)
-    code, seconds = card.finish(), time.monotonic() - start
+    code, seconds = card.finish(), before.seconds + time.monotonic() - start
     sys.stdout.write(_summary(found, clean, seconds, code))
-    if write:
-        from validation.scorecard.page import BEHIND, DATA, Measured, load, save
-        from validation.scorecard.rows import joined
-
-        data = BEHIND if any(one.bug for one in found) else DATA
-        measured = Measured(_machine(facts), round(seconds), tuple(found), tuple(clean))
-        save(joined(load(data) if partly else None, measured), data)
+    if writing is not None:
+        new = Measured(record.machine, round(seconds), tuple(found), tuple(clean))
+        save(joined(load(writing.data) if writing.partly and writing.data.exists() else None, new), writing.data)
     return code
-
-
-def _machine(facts: Mapping[str, str]) -> str:
-    return f"{os.cpu_count()} CPU cores with megatron-core {facts['megatron-core']} and transformers {facts['transformers']}"
 
 
 def _summary(found: Sequence[Outcome], clean: Sequence[Clean], seconds: float, code: ExitCode) -> str:

@@ -85,6 +85,7 @@ _WITH: Mapping[str, Mapping[str, Value]] = {
     "model.moe_aux_loss_coeff": {"model.moe_router_load_balancing_type": "seq_aux_loss"},
     "model.moe_pad_expert_input_to_capacity": {"model.moe_expert_capacity_factor": 4.0},
     "model.moe_token_drop_policy": {"model.moe_expert_capacity_factor": 4.0},
+    "model.ep_overlap_early_attn_memory_release": {"model.overlap_moe_expert_parallel_comm": True},
     "model.recompute_method": _FULL,
     "model.recompute_num_layers": _FULL,
     "optimizer.min_lr": {"scheduler.lr_decay_style": "cosine", "scheduler.lr_decay_steps": 4},

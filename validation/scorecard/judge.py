@@ -30,9 +30,10 @@ class Outcome:
     `status` is one of seen (the expected comparison is the first to fail), seen elsewhere (another is), missed (none fails), no
     fault (the ranks computed the same bytes as without it), broken (the run did not finish). `check` is the name of the
     comparison that must be the first to fail and `expected` its title.
-    `first` is the title of the first check that fails, `error` its relative error and `limit` what it may be. `changed` counts
-    the tensors whose bytes are others than without the fault. `peers` says by rule whether the fault breaks it; a rule that is
-    broken without the fault, too, does not see it. `bug` is the known upstream bug that the case has beside the fault.
+    `first` is the title of the first check that fails, `error` its relative error and `limit` what it may be. Of a missed fault
+    these two are of the comparison that must fail, and `sound` is the error there without it. `changed` counts the tensors
+    whose bytes are others than without the fault. `peers` says by rule whether the fault breaks it; a rule that is broken
+    without the fault, too, does not see it. `bug` is the known upstream bug that the case has beside the fault.
     """
 
     fault: str
@@ -43,6 +44,7 @@ class Outcome:
     first: str = ""
     error: float = math.nan
     limit: float = math.nan
+    sound: float = math.nan
     failing: int = 0
     changed: int = 0
     says: str = ""
@@ -76,8 +78,8 @@ def judge_clean(case: Case, sound: Found) -> Clean:
     return Clean(case.name, len(found), failing, peers=peers.said(sound.result))
 
 
-def judge(trial: Trial, wrong: Found, sound: Found) -> Outcome:
-    """Whether the fault is seen, and where."""
+def judge(trial: Trial, wrong: Found, sound: Found, clean: Clean | None = None) -> Outcome:
+    """Whether the fault is seen, and where. Nothing is decided if the `clean` case fails by itself."""
     case, check = trial.case, trial.fault.first_in(trial.case)
     broken = wrong.result.broken or wrong.without.broken or sound.result.broken or sound.without.broken
     wanted, found = place(case, check), [] if broken else list(verdicts(wrong.result, wrong.without))
@@ -87,22 +89,32 @@ def judge(trial: Trial, wrong: Found, sound: Found) -> Outcome:
         return replace(outcome, status=NOWHERE, says=wrong.result.broken.sentence)
     if broken is not None or wanted == RUN:
         return replace(outcome, says=broken.sentence if broken else f"the case has no {check}")
+    if clean is not None and clean.failing:
+        return replace(outcome, says=f"{len(clean.failing)} checks fail without it, first {clean.failing[0]}")
     failing = sorted((verdict for verdict in found if _fails(verdict)), key=lambda verdict: verdict.place)
     changed, alarmed = _changed(wrong.result, sound.result), peers.said(sound.result)
     rules = {name: broken and not alarmed[name] for name, broken in peers.said(wrong.result).items()}
     outcome = replace(outcome, changed=changed, peers=rules)
     if not failing:
-        return replace(outcome, status=MISSED if changed else IDLE)
+        there = next((verdict for verdict in found if verdict.place == wanted), None)
+        before = next((verdict for verdict in verdicts(sound.result, sound.without) if verdict.place == wanted), None)
+        unseen = replace(outcome, status=MISSED if changed else IDLE, sound=_number(before, "rel_error"))
+        return replace(unseen, error=_number(there, "rel_error"), limit=_number(there, "tolerance"))
     first = failing[0]
     return replace(
         outcome,
         status=SEEN if first.place == wanted else ELSEWHERE,
         first=first.title,
-        error=float(first.properties.get("rel_error", math.nan)),
-        limit=float(first.properties.get("tolerance", math.nan)),
+        error=_number(first, "rel_error"),
+        limit=_number(first, "tolerance"),
         failing=len(failing),
         says="; ".join(first.reasons),
     )
+
+
+def _number(verdict: Verdict | None, name: str) -> float:
+    """A property of a verdict; no number where it has none."""
+    return float(verdict.properties.get(name, math.nan)) if verdict else math.nan
 
 
 def _fails(verdict: Verdict) -> bool:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from validation.faults import catalogue
 from validation.faults.fault import GROUPS, Fault
 from validation.faults.left_out import LEFT_OUT
-from validation.scorecard import diagnoses_page
-from validation.scorecard.judge import IDLE, NOWHERE, SEEN, Clean, Outcome
+from validation.scorecard import diagnoses_page, lane_page
+from validation.scorecard.judge import IDLE, NOWHERE, SEEN, Outcome
+from validation.scorecard.lane import DOCS, KEPT, OWN, Lane
+from validation.scorecard.lane_page import row
+from validation.scorecard.measured import Measured, load, saved
 from validation.scorecard.peers import RULES, Rule
 
-DOCS = Path(__file__).parents[2] / "docs"
-DATA, PAGE, BEHIND = DOCS / "scorecard.json", DOCS / "scorecard.md", DOCS / "scorecard-behind.json"
+DATA, PAGE, BEHIND = OWN.data, DOCS / "scorecard.md", DOCS / "scorecard-behind.json"
 
 _HEAD = """# Scorecard
 
@@ -57,59 +57,35 @@ Two layers of preset tiny (four for pipelines), 4 sequences of 16 tokens, and fo
 """
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What one run of the whole catalogue found. `machine` says what ran."""
-
-    machine: str
-    seconds: float
-    outcomes: tuple[Outcome, ...]
-    clean: tuple[Clean, ...]
-
-
-def load(data: Path = DATA) -> Measured:
-    """What a file holds: docs/scorecard.json, or BEHIND."""
-    content = json.loads(data.read_text(encoding="utf-8"))
-    found = [Outcome(**_numbered(one)) for one in content["outcomes"]]
-    clean = [Clean(**{**one, "failing": tuple(one["failing"])}) for one in content["clean"]]
-    return Measured(content["machine"], content["seconds"], tuple(found), tuple(clean))
-
-
-def _numbered(one: dict[str, Any]) -> dict[str, Any]:
-    """What JSON has no number for."""
-    return {key: math.nan if value is None else value for key, value in one.items()}
-
-
 def save(measured: Measured, data: Path = DATA) -> None:
-    """Write the data into its file, and the page of both."""
-    content = asdict(measured)
-    for one in content["outcomes"]:
-        one.update({key: None for key, value in one.items() if isinstance(value, float) and not math.isfinite(value)})
-    data.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    """Write the data into its file, and the page of all."""
+    data.write_text(saved(measured), encoding="utf-8")
     write()
 
 
 def write() -> None:
     """Write the page, once all that it is made from has been measured."""
     if DATA.exists() and BEHIND.exists() and diagnoses_page.DATA.exists():
-        PAGE.write_text(page(load(DATA), load(BEHIND)), encoding="utf-8")
+        PAGE.write_text(page(load(DATA), load(BEHIND), elsewhere()), encoding="utf-8")
 
 
-def page(measured: Measured, behind: Measured) -> str:
-    """The whole page: the catalogue, and the catalogue beside known upstream bugs."""
+def elsewhere() -> dict[Lane, Measured]:
+    """What was measured in other lanes."""
+    return {lane: load(lane.data) for lane in KEPT if lane.data.exists()}
+
+
+def page(measured: Measured, behind: Measured, lanes: Mapping[Lane, Measured]) -> str:
+    """The whole page: the catalogue, in other lanes, and beside known upstream bugs."""
     rules = "\n".join(f"- {_linked(rule)}: {rule.asks}" for rule in RULES)
     head = _HEAD.format(machine=measured.machine, seconds=measured.seconds, rules=rules)
     diagnosed = diagnoses_page.summary(diagnoses_page.load())
-    parts = (head, _totals(measured), _misses(measured), _alarms(measured), diagnosed, _behind(behind), _excited())
-    return "\n".join((*parts, _faults(measured), _left_out()))
+    others = [lane_page.section(lane, found, measured) for lane, found in lanes.items()]
+    parts = (head, _totals(measured), _misses(measured), _alarms(measured), *others, diagnosed, _behind(behind), _excited())
+    return "\n".join((*parts, _faults(measured, lanes), _left_out()))
 
 
 def _linked(rule: Rule) -> str:
     return f"[{rule.name}]({rule.link})" if rule.link else f"{rule.name}, the figure that users know"
-
-
-def _row(cells: Iterable[Any]) -> str:
-    return f"| {' | '.join(str(cell) for cell in cells)} |\n"
 
 
 def _totals(measured: Measured) -> str:
@@ -119,12 +95,12 @@ def _totals(measured: Measured) -> str:
         **{rule.name: lambda one, name=rule.name: bool(one.peers.get(name)) for rule in RULES},  # type: ignore[misc]
     }
 
-    def row(name: str, found: Sequence[Outcome]) -> str:
-        return _row([name, len(found), *(sum(map(column, found)) for column in columns.values())])
+    def of(name: str, found: Sequence[Outcome]) -> str:
+        return row([name, len(found), *(sum(map(column, found)) for column in columns.values())])
 
     by_group = {group: [one for one in measured.outcomes if catalogue.find(one.fault).group == group] for group in GROUPS}
-    head = _row(["group", "faults", *columns]) + _row(["---"] * (len(columns) + 2))
-    return "## Totals\n\n" + head + "".join(row(*pair) for pair in by_group.items()) + row("**all**", measured.outcomes)
+    head = row(["group", "faults", *columns]) + row(["---"] * (len(columns) + 2))
+    return "## Totals\n\n" + head + "".join(of(*pair) for pair in by_group.items()) + of("**all**", measured.outcomes)
 
 
 def _misses(measured: Measured) -> str:
@@ -158,7 +134,7 @@ def _behind(measured: Measured) -> str:
     alarms = sum(bool(clean.failing or clean.says) for clean in measured.clean)
     cases = f"{alarms} of {len(measured.clean)} cases without a fault ({sum(clean.checks for clean in measured.clean)} checks)"
     head = _BEHIND.format(machine=measured.machine, seconds=measured.seconds, cases=cases)
-    return head + "".join(map(_row, rows)) + "\n" + _unseen_behind(measured.outcomes)
+    return head + "".join(map(row, rows)) + "\n" + _unseen_behind(measured.outcomes)
 
 
 def _bug(one: Outcome) -> str:
@@ -198,17 +174,21 @@ def _excited() -> str:
     return _EXCITED + "".join(lines)
 
 
-def _faults(measured: Measured) -> str:
-    head = _row(["id", "what", "shows", "where", "first failing check", "relative error", "times the limit", "peers"])
-    return "## Faults\n\n" + head + _row(["---"] * 8) + "".join(map(_of_fault, measured.outcomes))
+def _faults(measured: Measured, lanes: Mapping[Lane, Measured]) -> str:
+    columns = ["id", "what", "shows", "where", "first failing check", "relative error", "times the limit", "peers"]
+    columns += [lane_page.title(lane) for lane in lanes]
+    head = "## Faults\n\n" + row(columns) + row(["---"] * len(columns))
+    return head + "".join(_of_fault(one, lanes) for one in measured.outcomes)
 
 
-def _of_fault(one: Outcome) -> str:
+def _of_fault(one: Outcome, lanes: Mapping[Lane, Measured]) -> str:
     fault = catalogue.find(one.fault)
     name = f"[{one.fault}](../validation/faults/catalogue/{one.fault.lower()}.py)"
     links = " ".join(f"[{number}]({source})" for number, source in enumerate(fault.sources, start=1))
     where = f"{one.layout}, {fault.precision}"
-    return _row([name, f"{fault.does} {links}", fault.kind, where, one.first or one.status, *_numbers(one), _peers(one)])
+    also = [lane_page.cell(one, lane, found) for lane, found in lanes.items()]
+    shown = one.first or one.status
+    return row([name, f"{fault.does} {links}", fault.kind, where, shown, *_numbers(one), _peers(one), *also])
 
 
 def _numbers(one: Outcome) -> tuple[str, str]:

@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from validation.case.case import Case
-from validation.faults.fault import Fault
 from validation.reference import store
 from validation.run.known import mended
 from validation.run.options import Settings
 from validation.scorecard.judge import Clean, Outcome, judge, judge_clean
 from validation.scorecard.trial import Found, Trial
 from validation.scorecard.watched import plugin_of
-
-
-def trials(faults: Sequence[Fault]) -> list[Trial]:
-    """Of all these faults, in all their layouts."""
-    return ordered([Trial(fault, layout, fault.case(layout)) for fault in faults for layout in fault.layouts])
 
 
 def ordered(found: Sequence[Trial]) -> list[Trial]:
@@ -40,12 +34,12 @@ def outcomes(wanted: Sequence[Trial], settings: Settings) -> Iterator[Clean | Ou
             both = [trial.case, mended(trial.case)]
             runner.start(both, clean)
             runner.start(both, plugin_of(trial.fault.id))
-        before: Case | None = None
+        judged: tuple[Case, Clean] | None = None
         for trial in wanted:
             sound = result(trial.case, clean)
-            if trial.case != before:
-                before = trial.case
-                yield judge_clean(trial.case, sound)
-            yield judge(trial, result(trial.case, plugin_of(trial.fault.id)), sound)
+            if judged is None or trial.case != judged[0]:
+                judged = trial.case, judge_clean(trial.case, sound)
+                yield judged[1]
+            yield judge(trial, result(trial.case, plugin_of(trial.fault.id)), sound, judged[1])
     finally:
         runner.close()

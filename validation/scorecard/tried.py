@@ -8,6 +8,7 @@ record by release, which docs/fields.md shows.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -26,10 +27,11 @@ from validation.case.home import home
 from validation.case.layout import Layout
 from validation.case.preset import MINI
 from validation.case.settings import BASE, written
+from validation.case.strangers import quoted
 from validation.case.training import Training
 from validation.machine import gpu_names, version
 from validation.recipe import tries
-from validation.recipe.tries import BROKEN, DIFFERENT, EQUAL, NO_EFFECT, REFUSED
+from validation.recipe.tries import BROKEN, DIFFERENT, EQUAL, NO_EFFECT, REFUSED, VERDICTS
 from validation.run.options import Settings
 from validation.scorecard.exercised import Seen, read_traces
 from validation.scorecard.traced import FOLDER, plugin_of
@@ -117,9 +119,12 @@ _BESIDE: Mapping[str, Mapping[str, Value]] = {
 _LAYOUTS: Mapping[str, str] = {
     "model.tp_comm": "tp2",
     "model.symmetric_ar_type": "tp2",
+    "model.defer_embedding": "pp2",
+    "model.wgrad_deferral": "pp2",
     "model.cp_comm_type": "cp2",
     "model.overlap_moe_expert_parallel_comm": "ep2",
     "model.delay_wgrad_compute": "ep2",
+    "ddp.delay_wgrad_compute": "ep2",
     "model.ep_overlap": "ep2",
     "model.high_priority_a2a": "ep2",
     "model.overlap_dispatch_backward": "ep2",
@@ -297,27 +302,48 @@ def _said(given: Mapping[str, Value]) -> str:
 
 def add_options(add: Callable[..., Any]) -> None:
     """The options of the command."""
-    add("--only", action="append", default=[], metavar="FIELD", help="this field alone; repeatable")
+    add("--only", action="append", default=[], metavar="FIELD", help="this field alone; repeatable, in the order of trials")
     add("--jobs", type=int, default=2, metavar="N", help="cases that run at the same time (default 2)")
     add("--write", action="store_true", help="keep what came of each in the record that docs/fields.md shows")
+    add("--take", type=Path, metavar="FILE", help="try nothing: take in the record that another machine has written")
 
 
 def run(options: argparse.Namespace, command: str) -> int:
     """Try what is asked for, print it and keep it; returns the exit code. Raises PlumblineError."""
+    if options.write or options.take:
+        tree.needs_a_checkout("--take" if options.take else "--write")
+    if options.take:
+        return _take(options.take)
     here = declared.here()
     asked = [one for one in switches(here) if not options.only or one.name in options.only]
+    asked.sort(key=lambda one: options.only.index(one.name) if options.only else 0)
     for name in options.only:
         declared.find(here, name)
         if name not in {one.name for one in asked}:
             raise UsageError(f"--only {name}: no value of it is tried; `{tree.VALIDATION} fields {name}` says what it is")
-    if options.write:
-        tree.needs_a_checkout("--write")
     on = machine()
     for switch, found in trials(asked, options.jobs, command):
         sys.stdout.write(f"{switch.said:60} {switch.layout:8} {found}\n")
         sys.stdout.flush()
         if options.write:
             tries.keep({switch.said: found.record(switch.layout, on)}, version("megatron-core"))
+    return int(ExitCode.PASS)
+
+
+def _take(path: Path) -> int:
+    """Take in a record. Raises UsageError if the file is none."""
+    try:
+        record: tries.Record = json.loads(path.read_text(encoding="utf-8"))
+        wrong = next((said for found in record.values() for said in found.values() if said["verdict"] not in VERDICTS), None)
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"--take {path}: no record of switches ({error}); `{tree.VALIDATION} tried --write` makes one"
+        ) from None
+    if wrong is not None:
+        raise UsageError(f"--take {path}: verdict {quoted(str(wrong['verdict']))} is none of {', '.join(VERDICTS)}")
+    for release, found in record.items():
+        tries.keep(found, release)
+        sys.stdout.write(f"megatron-core {release}: {len(found)} settings\n")
     return int(ExitCode.PASS)
 
 

@@ -21,5 +21,7 @@ FAULT = Fault(
 
 
 def built(case: Case, model: Any) -> None:
-    found = layer(model, 0).self_attention.core_attention
-    found.softmax_scale *= (case.model.query_head_dim / case.model.qk_nope_head_dim) ** 0.5
+    # Transformer Engine's core attention hands its scale to the attentions that it chooses from.
+    for found in layer(model, 0).self_attention.core_attention.modules():
+        if hasattr(found, "softmax_scale"):
+            found.softmax_scale *= (case.model.query_head_dim / case.model.qk_nope_head_dim) ** 0.5

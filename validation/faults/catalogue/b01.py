@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from validation.case.case import Case
-from validation.faults.fault import CORE, Fault
+from validation.faults.fault import CORE, OWN_MASK, Fault
 from validation.faults.inject import replace
 
 FAULT = Fault(
@@ -21,6 +21,7 @@ FAULT = Fault(
     cause="option +documents",
     needs="+documents",
     layouts=("single+documents",),
+    absent=(("te", OWN_MASK),),
 )
 
 

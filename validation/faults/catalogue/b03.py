@@ -5,12 +5,13 @@ Their positions begin again, and attention goes on.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 from validation.case.case import Case
 from validation.faults.fault import Fault
-from validation.faults.inject import replace
+from validation.faults.inject import layers
 
 FAULT = Fault(
     plugin=__name__,
@@ -24,15 +25,17 @@ FAULT = Fault(
 )
 
 
-def configure(case: Case, config: Any) -> None:
-    def made(sound: Callable[..., Any]) -> Callable[..., Any]:
-        def attended(attention: Any, query: Any, key: Any, value: Any, packed: Any) -> Any:
-            import copy
+def built(case: Case, model: Any) -> None:
+    for found in layers(model):
+        core = found.self_attention.core_attention
+        core.forward = _going_on(core.forward)
 
-            whole = copy.copy(packed)
-            whole.cu_seqlens_q = whole.cu_seqlens_kv = packed.cu_seqlens_q[[0, -1]]
-            return sound(attention, query, key, value, whole)
 
-        return attended
+def _going_on(sound: Callable[..., Any]) -> Callable[..., Any]:
+    def forward(query: Any, *given: Any, packed_seq_params: Any, **keywords: Any) -> Any:
+        whole = copy.copy(packed_seq_params)
+        whole.cu_seqlens_q = whole.cu_seqlens_kv = packed_seq_params.cu_seqlens_q[[0, -1]]
+        whole.max_seqlen_q = whole.max_seqlen_kv = len(query)
+        return sound(query, *given, packed_seq_params=whole, **keywords)
 
-    replace("validation.candidate.modules", "CoreAttention._packed", made)
+    return forward

@@ -16,6 +16,7 @@ FAULT = Fault(
     first="weights/model.embed_tokens.weight",
     precision="fp32",
     cause="weights",
+    absent=(("bf16", "the weights of a bf16 model are bf16"),),
 )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from validation.case.case import Case
 from validation.faults.fault import CORE, Fault
-from validation.faults.inject import replace
+from validation.faults.inject import master_of, replace
 
 FAULT = Fault(
     plugin=__name__,
@@ -29,10 +29,11 @@ def wrapped(case: Case, model: Any) -> None:
     from megatron.core import parallel_state
 
     first = parallel_state.get_expert_tensor_parallel_rank() == 0
+    experts = [weight for chunk in model for weight in chunk.module.parameters() if not getattr(weight, "allreduce", True)]
 
     def made(sound: Callable[..., bool]) -> Callable[..., bool]:
         def counted(weight: Any, *rest: Any, **keywords: Any) -> bool:
-            expert = not getattr(weight, "allreduce", True)
+            expert = any(master_of(one) is weight for one in experts)
             return first if expert else sound(weight, *rest, **keywords)
 
         return counted

@@ -22,14 +22,22 @@ FAULT = Fault(
 def configure(case: Case, config: Any) -> None:
     def made(sound: Callable[..., Any]) -> Callable[..., Any]:
         def wrong(self: Any, *given: Any, inference_context: Any = None, **keywords: Any) -> Any:
-            behind = 1 if inference_context is not None and inference_context.sequence_len_offset else 0
-            if behind:
-                inference_context.sequence_len_offset -= behind
+            _move(inference_context, -1)
             found = sound(self, *given, inference_context=inference_context, **keywords)
-            if behind:
-                inference_context.sequence_len_offset += behind
+            _move(inference_context, 1)
             return found
 
         return wrong
 
     replace("megatron.core.transformer.multi_latent_attention", "MLASelfAttention.get_query_key_value_tensors", made)
+
+
+def _move(context: Any, by: int) -> None:
+    """Have the tokens of a step of decode stand elsewhere."""
+    if context is None:
+        return
+    if not context.is_static_batching():
+        for positions in (context.token_to_pos_ids, context.token_to_position_in_request) if context.is_decode_only() else ():
+            positions += by
+    elif context.sequence_len_offset:
+        context.sequence_len_offset += by

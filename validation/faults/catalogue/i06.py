@@ -22,7 +22,7 @@ FAULT = Fault(
 def configure(case: Case, config: Any) -> None:
     def made(sound: Callable[..., Any]) -> Callable[..., Any]:
         def wrong(self: Any, context: Any, query: Any, key: Any, value: Any, *given: Any, **keywords: Any) -> Any:
-            if context is not None and not context.sequence_len_offset:
+            if context is not None and context.is_static_batching() and not context.sequence_len_offset:
                 kept = vars(self).setdefault("plumbline_prompt", (key.clone(), value.clone()))
                 found = sound(self, context, query, key, value, *given, **keywords)
                 memory = context.key_value_memory_dict[self.layer_number]

@@ -7,7 +7,7 @@ from typing import Any
 
 from validation.case.case import Case
 from validation.faults.fault import Fault
-from validation.faults.inject import replace
+from validation.faults.inject import layers
 
 FAULT = Fault(
     plugin=__name__,
@@ -19,11 +19,14 @@ FAULT = Fault(
 )
 
 
-def configure(case: Case, config: Any) -> None:
-    def made(sound: Callable[..., Any]) -> Callable[..., Any]:
-        def wrong(self: Any, query: Any, key: Any, value: Any, *given: Any, **keywords: Any) -> Any:
-            return sound(self, query, key, value if query.shape[0] > 1 else value.roll(1, 0), *given, **keywords)
+def built(case: Case, model: Any) -> None:
+    for found in layers(model):
+        core = found.self_attention.core_attention
+        core.forward = _reading_before(core.forward)
 
-        return wrong
 
-    replace("validation.candidate.modules", "CoreAttention.forward", made)
+def _reading_before(sound: Callable[..., Any]) -> Callable[..., Any]:
+    def forward(query: Any, key: Any, value: Any, *given: Any, **keywords: Any) -> Any:
+        return sound(query, key, value if query.shape[0] > 1 else value.roll(1, 0), *given, **keywords)
+
+    return forward

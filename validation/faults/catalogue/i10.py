@@ -25,7 +25,7 @@ def configure(case: Case, config: Any) -> None:
     def made(sound: Callable[..., Any]) -> Callable[..., Any]:
         def wrong(self: Any, context: Any, *given: Any, **keywords: Any) -> Any:
             query, key, value, *rest = sound(self, context, *given, **keywords)
-            if context is not None and context.sequence_len_offset:
+            if context is not None and context.is_static_batching() and context.sequence_len_offset:
                 key, value = (torch.cat([cached, torch.zeros_like(cached[:1])]) for cached in (key, value))
             return (query, key, value, *rest)
 

@@ -28,4 +28,13 @@ FAULT = Fault(
 
 
 def configure(case: Case, config: Any) -> None:
-    after_resuming(lambda optimizer: [state["step"].zero_() for state in states(optimizer)])
+    after_resuming(_count_again)
+
+
+def _count_again(optimizer: Any) -> None:
+    for state in states(optimizer):
+        if "step" in state:
+            state["step"].zero_()
+    for group in (group for part in optimizer.parts for group in part.optimizer.param_groups):
+        if "step" in group:  # Transformer Engine's AdamW counts the steps of a group
+            group["step"] = 0

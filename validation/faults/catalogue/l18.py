@@ -22,6 +22,7 @@ FAULT = Fault(
     cause="option +step2-resume-step",
     precision="fp16",
     steps=3,
+    absent=(("bf16", "bf16 has no loss scale"),),
 )
 
 

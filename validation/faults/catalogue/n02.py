@@ -25,13 +25,17 @@ def configure(case: Case, config: Any) -> None:
     from megatron.core.transformer.identity_op import IdentityOp
 
     def made(sound: Callable[..., Any]) -> Callable[..., Any]:
-        def without(block: Any, config: Any) -> Any:
-            found = sound(block, config)
+        def without(*given: Any) -> Any:
+            found = sound(*given)
             for each in found.layer_specs:
                 attention = each.submodules.self_attention.submodules
                 attention.q_layernorm = attention.kv_layernorm = IdentityOp
+                if case.uses_te:  # its projections norm what they are given
+                    from megatron.core.extensions.transformer_engine import TEColumnParallelLinear
+
+                    attention.linear_q_up_proj = attention.linear_kv_up_proj = TEColumnParallelLinear
             return found
 
         return without
 
-    replace("validation.candidate.spec", "_with_norms", made)
+    replace("validation.candidate.spec", "_te" if case.uses_te else "_with_norms", made)

@@ -10,7 +10,7 @@ from typing import Any
 
 from validation.case.case import Case
 from validation.faults.fault import CORE, Fault
-from validation.faults.inject import after_finalizing, layers
+from validation.faults.inject import after_finalizing, latent_norm, layers
 
 FAULT = Fault(
     plugin=__name__,
@@ -27,6 +27,6 @@ FAULT = Fault(
 def built(case: Case, model: Any) -> None:
     def twice(wrapped: Any) -> None:
         for found in layers([chunk.module for chunk in wrapped]):
-            found.self_attention.q_layernorm.weight.main_grad *= case.layout.tp
+            latent_norm(found, "q")[1].main_grad *= case.layout.tp
 
     after_finalizing(twice)

@@ -11,7 +11,7 @@ from typing import Any
 
 from validation.case.case import Case
 from validation.faults.fault import HF, Fault
-from validation.faults.inject import replace
+from validation.faults.inject import latent_norm, layers, replace
 
 FAULT = Fault(
     plugin=__name__,
@@ -30,3 +30,9 @@ def configure(case: Case, config: Any) -> None:
         return build
 
     replace("megatron.core.transformer.multi_latent_attention", "build_module", made)
+
+
+def built(case: Case, model: Any) -> None:
+    for found in layers(model) if case.uses_te else ():  # its projections have the epsilon
+        for latent in ("q", "kv"):
+            latent_norm(found, latent)[0].eps = 1e-5

@@ -6,7 +6,7 @@ from typing import Any
 
 from validation.case.case import Case
 from validation.faults.fault import CORE, Fault
-from validation.faults.inject import layer
+from validation.faults.inject import latent_norm, layer
 
 FAULT = Fault(
     plugin=__name__,
@@ -18,4 +18,8 @@ FAULT = Fault(
 
 
 def built(case: Case, model: Any) -> None:
-    layer(model, 0).self_attention.kv_layernorm.forward = lambda tensor: tensor
+    from torch.nn import functional
+
+    norm, weight = latent_norm(layer(model, 0), "kv")
+    joined = norm.weight is not weight  # the projection alone is left of Transformer Engine's
+    norm.forward = (lambda tensor: (functional.linear(tensor, norm.weight), None)) if joined else lambda tensor: tensor

@@ -9,7 +9,7 @@ from typing import Any
 
 from validation.case.case import Case
 from validation.faults.fault import CORE, Fault
-from validation.faults.inject import embedding_copies
+from validation.faults.inject import embedding_copies, master_of
 
 FAULT = Fault(
     plugin=__name__,
@@ -26,19 +26,23 @@ FAULT = Fault(
 
 
 def built(case: Case, model: Any) -> None:
+    import torch
     from torch.optim import optimizer
 
     copies = embedding_copies(model)
-    before = [copy.detach().clone() for copy in copies]
+    # A master is rounded to the weight: it is remembered in its own precision.
+    wider = [torch.promote_types(copy.dtype, torch.float32) for copy in copies]
+    before = [copy.detach().clone().to(kind) for copy, kind in zip(copies, wider, strict=True)]
 
     def remember(*given: Any) -> None:
         for copy, value in zip(copies, before, strict=True):
-            value.copy_(copy.detach())
+            value.copy_(master_of(copy).detach())
 
     def further(*given: Any) -> None:
         for copy, value in zip(copies, before, strict=True):
-            copy.data.add_(copy.detach() - value)
-            value.copy_(copy.detach())
+            moved = master_of(copy)
+            moved.data.add_(moved.detach() - value)
+            value.copy_(moved.detach())
 
     optimizer.register_optimizer_step_pre_hook(remember)
     optimizer.register_optimizer_step_post_hook(further)

@@ -26,6 +26,7 @@ SMOOTHING = 0.1
 
 
 def configure(case: Case, config: Any) -> None:
+    import torch
     from megatron.core.tensor_parallel.mappings import gather_from_tensor_model_parallel_region
     from torch.nn import functional
 
@@ -33,7 +34,8 @@ def configure(case: Case, config: Any) -> None:
         """Over the whole vocabulary: a share of all but the label, as megatron-core defines it."""
         whole = gather_from_tensor_model_parallel_region(logits)
         size = whole.shape[-1]
-        flat = (whole.flatten(0, -2), labels.flatten())
+        exact = whole.to(torch.promote_types(whole.dtype, torch.float32))
+        flat = (exact.flatten(0, -2), labels.flatten())
         losses = functional.cross_entropy(*flat, reduction="none", label_smoothing=SMOOTHING * size / (size - 1))
         return losses.view_as(labels)
 

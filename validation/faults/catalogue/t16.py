@@ -6,7 +6,7 @@ from typing import Any
 
 from validation.case.case import Case
 from validation.faults.fault import CORE, PAI, Fault
-from validation.faults.inject import layers, unmark
+from validation.faults.inject import latent_norm, layers, unmark
 
 FAULT = Fault(
     plugin=__name__,
@@ -24,5 +24,5 @@ FAULT = Fault(
 
 def loaded(case: Case, model: Any) -> None:
     for found in layers(model):
-        unmark(found.self_attention.q_layernorm.weight)
-        unmark(found.self_attention.kv_layernorm.weight)
+        for latent in ("q", "kv"):
+            unmark(latent_norm(found, latent)[1])

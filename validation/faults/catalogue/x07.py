@@ -10,6 +10,7 @@ from typing import Any
 from validation.case.case import Case
 from validation.case.errors import UsageError
 from validation.faults.fault import CORE, Fault
+from validation.faults.inject import expert_weights
 
 FAULT = Fault(
     plugin=__name__,
@@ -29,9 +30,9 @@ def wrapped(case: Case, model: Any) -> None:
     import torch
 
     kept: dict[Any, Any] = {}
-    experts = [weight for chunk in model for name, weight in chunk.module.named_parameters() if ".local_experts." in name]
+    experts = [weight for chunk in model for _, _, weight in expert_weights(chunk.module)]
     if not experts:
-        raise UsageError("no expert of this model is a module of its own, so none can keep a gradient")
+        raise UsageError("this implementation has no weights of single experts, so none can keep a gradient")
     sound = vars(type(model[0]))["finish_grad_sync"]
 
     def finish(self: Any, *rest: Any, **keywords: Any) -> None:

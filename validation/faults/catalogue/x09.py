@@ -5,11 +5,13 @@ After the weights have been compared: what a wrong order of tokens does, in ever
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 from validation.case.case import Case
+from validation.case.errors import UsageError
 from validation.faults.fault import CORE, Fault
-from validation.faults.inject import layer
+from validation.faults.inject import expert_weights, layer
 
 FAULT = Fault(
     plugin=__name__,
@@ -21,16 +23,9 @@ FAULT = Fault(
 
 
 def loaded(case: Case, model: Any) -> None:
-    import re
-    from collections import defaultdict
-
-    from validation.case.errors import UsageError
-
-    expert = re.compile(r"(?<=local_experts\.)\d+|(?<=linear_fc[12]\.weight)\d+$")
     same: dict[str, dict[int, Any]] = defaultdict(dict)
-    for name, weight in layer(model, case.model.moe_layers[0]).mlp.experts.named_parameters():
-        if found := expert.search(name):
-            same[expert.sub("", name)][int(found.group())] = weight.data
+    for name, number, weight in expert_weights(layer(model, case.model.moe_layers[0]).mlp.experts):
+        same[name][number] = weight.data
     if not same:
         raise UsageError("this implementation has no weights of single experts; --no-self-test runs without faults")
     for weights in same.values():

@@ -1,0 +1,37 @@
+"""Known upstream bugs of optimizer steps, taken out of a rank (validation.candidate.mends says how, and holds the others)."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from validation.case.case import Case
+
+
+def scalers_see_every_overflow(case: Case, tokens: Callable[[], int]) -> None:
+    """The loss scales of all optimizers of a chain are told whether any of them has found an infinity."""
+    chained = vars(importlib.import_module("megatron.core.optimizer.optimizer"))["ChainedOptimizer"]
+    prepare = chained.prepare_grads
+
+    def prepared(self: Any) -> bool:
+        scalers = [part.grad_scaler for part in self.chained_optimizers]
+        for scaler in scalers:
+            scaler.update = lambda found: None
+        found: bool = prepare(self)
+        for scaler in scalers:
+            del scaler.update  # the class's own is there again
+            scaler.update(found)
+        return found
+
+    chained.prepare_grads = prepared
+
+
+def duplicated_projections_counted_once(case: Case, chunk: Any) -> None:
+    """Down-projections that every rank holds whole lose the mark of a share, by which each rank counts them in the norm."""
+    attentions = (module for module in chunk.modules() if hasattr(module, "kv_layernorm"))
+    for attention in attentions:
+        projections = [attention.linear_kv_down_proj, *([attention.linear_q_down_proj] if case.model.q_lora_rank else [])]
+        for projection in projections:
+            if getattr(projection, "parallel_mode", "") is None:
+                projection.weight.tensor_model_parallel = False

@@ -1,0 +1,70 @@
+"""What a run of the catalogue has found so far, in a file that a later run goes on from."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from validation.case.errors import UsageError
+from validation.scorecard.judge import BROKEN, Clean, Outcome
+from validation.scorecard.measured import Measured, load, saved
+from validation.scorecard.rows import joined, same
+from validation.scorecard.trial import Trial
+
+
+class Record:
+    """The rows that a file holds and those of this run, written to the file with each new one; without a path nowhere.
+
+    `machine` says what runs, and must be what the file's rows were measured on. Raises UsageError if it is not, or if the file
+    is no record.
+    """
+
+    def __init__(self, path: Path | None, machine: str) -> None:
+        self._path, self._start = path, time.monotonic()
+        self._before = _read(path) if path is not None and path.exists() else Measured(machine, 0, (), ())
+        if path is not None and self._before.outcomes:
+            same(self._before.machine, machine)
+        self.machine = machine
+
+    @property
+    def kept(self) -> Measured:
+        """The rows that decide something; runs that broke and cases that fail by themselves are run again."""
+        outcomes = tuple(one for one in self._before.outcomes if one.status != BROKEN)
+        clean = tuple(one for one in self._before.clean if not (one.failing or one.says))
+        return replace(self._before, outcomes=outcomes, clean=clean)
+
+    def left(self, tried: Sequence[Trial]) -> list[Trial]:
+        """Those of which no row is kept."""
+        there = {(one.fault, one.layout, one.bug) for one in self.kept.outcomes}
+        return [trial for trial in tried if (trial.fault.id, trial.layout, trial.bug) not in there]
+
+    def add(self, found: Clean | Outcome) -> None:
+        """Take in a row."""
+        if self._path is None:
+            return
+        new = Measured(self.machine, 0, (found,), ()) if isinstance(found, Outcome) else Measured(self.machine, 0, (), (found,))
+        now, self._start = time.monotonic() - self._start, time.monotonic()
+        rows = joined(self._before, new)
+        self._before = replace(rows, seconds=rows.seconds + now)
+        partly = self._path.with_name(f"{self._path.name}.part")
+        partly.write_text(saved(self._before), encoding="utf-8")
+        os.replace(partly, self._path)
+
+
+def _read(path: Path) -> Measured:
+    try:
+        return load(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"--record {path}: no record of this command ({error}); name another file, or remove it") from error
+
+
+def described(facts: Mapping[str, str], on_cpu: bool) -> str:
+    """What ran: versions, the cores, and of a case on GPUs the cards."""
+    core = f"megatron-core {facts['megatron-core']} and transformers {facts['transformers']}"
+    if on_cpu:
+        return f"{os.cpu_count()} CPU cores with {core}"
+    card = f"{facts['gpu']} (driver {facts['driver']}) and {os.cpu_count()} CPU cores"
+    return f"{card} with torch {facts['torch']}, Transformer Engine {facts['transformer-engine']}, {core}"
