@@ -59,6 +59,15 @@ def instances(training: Training) -> int:
     return int(given)
 
 
+def moments_are_no_bytes(case: Case) -> str | None:
+    """The reference's moments are float32; eight bits leave too little of them to decide anything."""
+    given: Mapping[str, Any] = case.training.effective("optimizer")
+    for name in (f"{FIRST}_dtype", f"{SECOND}_dtype"):
+        if str(given.get(name)) in ("uint8", "fp8", "torch.uint8"):
+            return f"optimizer.{name}={given[name]} cannot be compared: the reference has moments in float32; float32 works"
+    return None
+
+
 def instances_share_the_ranks(case: Case) -> str | None:
     """megatron-core asserts it while it makes groups: of all data-parallel ranks, and of those of experts."""
     count, layout = instances(case.training), case.layout
@@ -112,4 +121,4 @@ def zeros_are_of_the_gradients(case: Case) -> str | None:
     )
 
 
-RULES = (instances_share_the_ranks, momentum_is_a_share, sgd_is_plain, zeros_are_of_the_gradients)
+RULES = (moments_are_no_bytes, instances_share_the_ranks, momentum_is_a_share, sgd_is_plain, zeros_are_of_the_gradients)

@@ -31,6 +31,7 @@ class Plugin:
     `model` is a list: this rank's chunks of the model (megatron-core's GPTModel), one for each virtual pipeline stage, and for
     `wrapped` and `stepped` the same under DistributedDataParallel. `config` is the configuration that they are built from.
     Weights have been compared when `loaded` is called, gradients are not yet there when `wrapped` is. Steps count from 1.
+    A resumed run makes the model anew: `configure`, `built`, `wrapped` and `loaded` are called again, in this order.
     """
 
     configure: Callable[[Case, Any], None] = _nothing

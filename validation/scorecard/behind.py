@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from validation.case import preflight
+from validation.case import life, preflight
 from validation.case.case import Case
 from validation.case.data import DOCUMENTS, FULL, PADDED
 from validation.case.errors import UsageError
@@ -19,6 +19,8 @@ from validation.faults.fault import Fault
 from validation.run.known import known_bugs, refusal
 from validation.scorecard.run import ordered
 from validation.scorecard.trial import Trial
+
+_OVERFLOW = "step-overflow-step"
 
 
 def _experts_elsewhere(case: Case) -> Case | None:
@@ -76,6 +78,14 @@ def _mtp_means(case: Case) -> Case | None:
         return None
     model = replace(case.model, num_nextn_predict_layers=max(1, case.model.num_nextn_predict_layers))
     return replace(case, model=model, training=replace(case.training, loss="mean"))
+
+
+def _overflowing(case: Case) -> Case | None:
+    """Experts that are spread, in fp16, and a step whose gradients hold an infinity."""
+    if case.layout.ep == 1 or not case.training.steps or case.training.life:
+        return None
+    training = replace(case.training, life=_OVERFLOW, steps=life.steps(_OVERFLOW))
+    return replace(case, precision="fp16", training=training)
 
 
 def _decoupled_rate(case: Case) -> Case | None:
@@ -141,6 +151,7 @@ ACTIVATED: dict[str, Callable[[Case], Case | None]] = {
 }
 """How the case of a fault becomes one that has the bug, too; None where it cannot. Bugs that 0.16 has mended have no entry."""
 DUE: dict[str, Callable[[Case], Case | None]] = {
+    "loss-scales-of-experts-drift": _overflowing,
     "mtp-takes-the-next-document": _mtp_of_documents,
 }
 """The same of bugs that have not been measured beside the catalogue yet: `all` leaves them out; --behind takes their names."""
