@@ -464,6 +464,7 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         case("pp2vpp2", model=MTP, training=Training(settings=(("model.pipeline_model_parallel_layout", "Ett|t|tm|L"),))),
         "virtual stage 1 of pipeline rank 0. Megatron-Core does not sum the gradient",
     ),
+    ("inference in fp16", case(precision="fp16", training=STATIC), r"\+static is compared in fp64, fp32 and bf16, .* in fp16"),
     ("inference over cp", case("cp2", training=STATIC), r"no context parallelism; leave cp2 or \+static out"),
     ("inference in virtual stages", case("pp2vpp2", training=STATIC), r"no virtual stages; leave vpp2 or \+static out"),
     ("inference with MTP", case(model=MTP, training=STATIC), r"cannot infer in Megatron-Core; leave \+mtp or \+static out"),

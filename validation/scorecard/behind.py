@@ -144,6 +144,7 @@ ACTIVATED: dict[str, Callable[[Case], Case | None]] = {
     "loads-counted-after-capacity": _filled_up,
     "outputs-freed-while-sent": _set(deallocate_pipeline_outputs=True),
     "mtp-embedding-at-the-common-rate": _decoupled_rate,
+    "loss-scales-of-experts-drift": _overflowing,
     "expert-weights-gathered-from-wrong-ranks": _experts_gathered,
     "mtp-layers-count-padding": _mtp_of_padding,
     "stale-absorbed-weights": _requests,
@@ -151,7 +152,6 @@ ACTIVATED: dict[str, Callable[[Case], Case | None]] = {
 }
 """How the case of a fault becomes one that has the bug, too; None where it cannot. Bugs that 0.16 has mended have no entry."""
 DUE: dict[str, Callable[[Case], Case | None]] = {
-    "loss-scales-of-experts-drift": _overflowing,
     "mtp-takes-the-next-document": _mtp_of_documents,
 }
 """The same of bugs that have not been measured beside the catalogue yet: `all` leaves them out; --behind takes their names."""
