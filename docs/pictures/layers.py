@@ -95,7 +95,7 @@ def _panel(own: dict[str, Point], layers: list[str], title: str, top: int) -> st
     named = "".join(
         f'<text x="{x(layer):.1f}" y="{top + 22 + PANEL + 15}" text-anchor="middle">{layer}</text>'
         for layer in layers
-        if layer == "MTP" or (int(layer) % 10 == 0 and layer in own)
+        if layer == "MTP" or (int(layer) % 10 == 0 and layer in own and layer not in layers[-2:])
     )
     dots = "".join(f'<circle class="e" r="2.6" cx="{x(one.layer):.1f}" cy="{y(one.error):.1f}"/>' for one in own.values())
     floor = line({layer: point.floor for layer, point in own.items()}, "f")

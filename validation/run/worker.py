@@ -94,7 +94,9 @@ def _findings(
         place = _place()
     if case.layout.ranks > 1:
         _leave_together(case, timeout)
-    memory = {"baseline": baseline, "peak": peak_memory(), "parameters": held, "device_peak": device_peak()}
+    # In lockstep each step begins to count anew.
+    on_device = [device_peak(), *(max(step["memory"].values()) for step in found.get("steps", ()))]
+    memory = {"baseline": baseline, "peak": peak_memory(), "parameters": held, "device_peak": max(on_device)}
     return {**found, "place": place, "memory": memory, "settings": settings}
 
 
