@@ -101,6 +101,17 @@ def test_on_a_gpu_every_fault_that_is_larger_than_rounding_was_caught() -> None:
     assert {(one.fault, one.layout) for one in measured.outcomes} <= possible
 
 
+def test_the_guide_has_the_figures_of_the_card() -> None:
+    measured = load(TE.data)
+    caught, seen = (sum(one.status in of for one in measured.outcomes) for of in ((SEEN, ELSEWHERE), (SEEN,)))
+    count, every = len(TE.trials(catalogue.faults())), sum(len(fault.layouts) for fault in catalogue.faults())
+    text = (DATA.parent / "faults.md").read_text(encoding="utf-8")
+    table = text[text.index("| figure (one H200") :].split("\n\n")[0]
+    figures = [f"{count} of {every}", f"{len(measured.outcomes)}", f"{caught}", f"{seen}"]
+    figures += [f"{len(measured.outcomes) - caught}", f"0 of {len(measured.clean)}"]
+    assert [line.split(" | ")[-1].rstrip(" |") for line in table.splitlines()[2:]] == figures
+
+
 def test_a_record_is_gone_on_from(tmp_path: Path) -> None:
     """But for runs that broke, which run again."""
     path, tried = tmp_path / "kept.json", CPU.trials(map(catalogue.find, ("A02", "A13", "A14")))
