@@ -73,8 +73,9 @@ def the_case(preset: str, implementation: str, word: str, length: int) -> Case:
 def estimated(case: Case) -> tuple[float, float, Parts]:
     """Bytes that a dense layer keeps, and one of experts, and all parts of the model."""
     implementation = "local" if case.implementation == "local" else "te"
-    step = Step(case.seq_length, 1, 1, implementation=implementation)
     settings = {f"model.{name}": value for name, value in case.training.effective("model").items()}
+    unfused = not settings["model.bias_activation_fusion"]
+    step = Step(case.seq_length, 1, 1, implementation=implementation, unfused=unfused)
     way = recompute(settings)
     divided = layouts.split(case.model, case.layout)
     assert divided is not None

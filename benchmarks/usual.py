@@ -24,7 +24,6 @@ def main(case_text: str, folder: Path) -> None:
     from validation.reference import compute
     from validation.reference.store import Reference
     from validation.run import entry, warm, worker  # noqa: F401 - warm mends megatron-core
-    from validation.run.plugin import Plugin
     from validation.run.report import RankReport
 
     case, report = Case.from_json(case_text), RankReport(folder, int(os.environ["RANK"]))
@@ -37,7 +36,7 @@ def main(case_text: str, folder: Path) -> None:
     store.wait(["ready-0"])
     stored = Reference(Path(place.read_text()))
     entry.wake_without_haste()
-    report.write(worker._findings(case, stored, report, timeout=600.0, keep="", plugin=Plugin()))
+    report.write(worker._findings(case, stored, report, timeout=600.0, keep="", named="", state=""))
 
 
 if __name__ == "__main__":

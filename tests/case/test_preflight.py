@@ -238,7 +238,16 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ),
     # layer by layer
     ("streamed stages", case("pp2", training=STREAM), "has no pipeline stages .*; tp, ep, etp, cp and dp work"),
-    ("streamed MTP", case(model=MTP, training=STREAM), r"no layers of multi-token prediction \(leave out \+mtp\)"),
+    (
+        "streamed MTP",
+        case("tp2", model=MTP, training=STREAM),
+        r"on several ranks \(leave out \+mtp, or take .* single\)",
+    ),
+    (
+        "streamed MTP layers",
+        case(model={"num_nextn_predict_layers": 2}, training=STREAM),
+        "no more than one layer of multi",
+    ),
     (
         "isolated steps",
         replace(case(training=Training(steps=1)), isolated=True),
@@ -460,6 +469,7 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         case("pp2vpp2", model=MTP, training=Training(settings=(("model.pipeline_model_parallel_layout", "Ett|t|tm|L"),))),
         "virtual stage 1 of pipeline rank 0. Megatron-Core does not sum the gradient",
     ),
+    ("inference in fp16", case(precision="fp16", training=STATIC), r"\+static is compared in fp64, fp32 and bf16, .* in fp16"),
     ("inference over cp", case("cp2", training=STATIC), r"no context parallelism; leave cp2 or \+static out"),
     ("inference in virtual stages", case("pp2vpp2", training=STATIC), r"no virtual stages; leave vpp2 or \+static out"),
     ("inference with MTP", case(model=MTP, training=STATIC), r"cannot infer in Megatron-Core; leave \+mtp or \+static out"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.reference.published_families import CONFIGS
-from validation.candidate.checkpoint.keys import extra_states, places
+from validation.candidate.checkpoint.keys import extra_states, places, what_works
 from validation.candidate.checkpoint.tensors import Megatron
 from validation.case.parameters import parameters
 from validation.case.published import from_hf_config
@@ -32,3 +32,9 @@ def test_a_norm_with_a_bias_has_one_extra_state() -> None:
     prefix = "decoder.layers.1.self_attention.core_attention.indexer"
     modules = ("linear_wq_b", "linear_wk", "k_norm", "linear_weights_proj")
     assert states == [f"{prefix}.{name}._extra_state/shard_0_1" for name in modules]
+
+
+@pytest.mark.parametrize("key", ["mtp.layers.0.enorm.weight", "module.mtp.layers.0.hnorm.weight"])
+def test_a_checkpoint_without_the_mtp_layers_of_config_json_is_told_the_option(key: str) -> None:
+    assert "--no-mtp" in what_works(key)
+    assert "the same model" in what_works("decoder.layers.0.input_layernorm.weight")

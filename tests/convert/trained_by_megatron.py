@@ -7,6 +7,7 @@ All layers of the model in the folder ALIKE have experts.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import sys
@@ -26,8 +27,21 @@ FORMS = (PLAIN, SINGLETON, *SHARDED)
 `stacked` is the model alone, whose layers are alike and have one tensor together.
 """
 
-_NOT_WRITTEN = "flattened_range is not supported"
-"""What 0.15 and later say of fully_sharded_model_space, which they still list."""
+
+def _save(forms: Any, out: Path) -> None:
+    from megatron.core import dist_checkpointing
+
+    for form, state in forms:
+        (out / form).mkdir()
+        dist_checkpointing.save(state, str(out / form))
+
+
+def _say_why(out: Path, form: str, error: Exception) -> None:
+    (out / f"{form}.txt").write_text(f"{type(error).__name__}: {error}", encoding="utf-8")
+
+
+_NOT_WRITTEN = ("flattened_range is not supported", "(torch.Size([]), 0, ")
+"""What 0.15 and later say of fully_sharded_model_space, which they still list, and 0.15 of a step count that is a tensor."""
 
 
 def main(hf: str, alike: str, out: str, port: str) -> None:
@@ -38,19 +52,33 @@ def main(hf: str, alike: str, out: str, port: str) -> None:
     with platform.unused_kernels():
         from validation.candidate import build
     platform.mend(on_cpu=True)
+    _suit_older_releases()
     os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=port, RANK="0", WORLD_SIZE="1")
     dist.init_process_group("gloo")
     for kind in ("plain", "distributed", STACKED):
-        for form, state in _alike(build, alike) if kind == STACKED else _trained(build, hf, kind):
-            from megatron.core import dist_checkpointing
-
-            folder = Path(out) / form
-            folder.mkdir()
-            dist_checkpointing.save(state, str(folder))
+        try:
+            _save(_alike(build, alike) if kind == STACKED else _trained(build, hf, out, kind), Path(out))
+        except Exception as error:
+            if _renamed() or kind != "distributed":
+                raise
+            for form in _forms(kind):
+                _say_why(Path(out), form, error)
     dist.destroy_process_group()
 
 
-def _trained(build: Any, hf: str, kind: str) -> Any:
+def _suit_older_releases() -> None:
+    """They know an older numpy, and until 0.12 a function of torch's without the format that it writes."""
+    import numpy
+    from megatron.core.dist_checkpointing.strategies import filesystem_async
+    from torch.distributed.checkpoint import filesystem
+
+    vars(numpy).setdefault("product", numpy.prod)
+    if "serialization_format" not in inspect.getsource(filesystem_async):
+        given = functools.partial(filesystem._write_item, serialization_format=filesystem.SerializationFormat.TORCH_SAVE)
+        filesystem_async._write_item = given
+
+
+def _trained(build: Any, hf: str, out: str, kind: str) -> Any:
     from validation.candidate import platform
     from validation.candidate.optimizer import Optimizer
     from validation.compare.precision import computing_in
@@ -63,13 +91,17 @@ def _trained(build: Any, hf: str, kind: str) -> Any:
         optimizer = Optimizer(case, build.wrap(chunks, case))
         optimizer.step()
         inner: Any = optimizer.theirs
+        for one in getattr(inner, "chained_optimizers", [inner]):
+            if getattr(one, "data_parallel_group_gloo", one) is None:
+                one.data_parallel_group_gloo = one.data_parallel_group  # which is one of gloo's here
         for form in _forms(kind):
             state = dict(chunks[0].sharded_state_dict(metadata=_singleton() if form == SINGLETON else None))
             try:
                 trained = {} if form == SINGLETON else {"optimizer": inner.sharded_state_dict(state, **_asked(form))}
             except Exception as error:
-                if _NOT_WRITTEN not in str(error):
+                if _renamed() and not any(said in str(error) for said in _NOT_WRITTEN):
                     raise
+                _say_why(Path(out), form, error)
                 continue
             yield form, {**state, **trained}
 
@@ -83,8 +115,14 @@ def _forms(kind: str) -> list[str]:
     from megatron.core.optimizer import distrib_optimizer
 
     source = inspect.getsource(distrib_optimizer.DistributedOptimizer)
-    renamed = "dp_reshardable" in source  # what was fully_sharded_bucket_space, which is read and no longer written
-    return [form for form in SHARDED if f"'{form}'" in source and not (renamed and form == SHARDED[1])]
+    return [form for form in SHARDED if f"'{form}'" in source and not (_renamed() and form == SHARDED[1])]
+
+
+def _renamed() -> bool:
+    """Whether fully_sharded_bucket_space is no longer written, since 0.15. Before, forms may need more than torch's AdamW."""
+    from megatron.core.optimizer import distrib_optimizer
+
+    return "dp_reshardable" in inspect.getsource(distrib_optimizer)
 
 
 def _asked(form: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from ci.table import Row, rows
 from validation.case import preflight
 from validation.case.case import Case
 from validation.case.layout import Layout
+from validation.checks.counted import planted as counted
 from validation.checks.order import RUN, place
 from validation.faults import catalogue
 from validation.faults.plan import PLANTED, Plan, plan, smaller
@@ -82,6 +83,10 @@ def test_a_run_that_infers_has_defects_of_inference() -> None:
     assert {plant.case.training.words for plant in static.plants} == {("static",)}
     assert (static.plants[0].case.batch_size, static.plants[0].case.seq_length) == (2, 16)
     requests = planned("--layouts", "single+dynamic")
+    assert [name for _, name in counted(cases("--layouts", "single+static"))] == [
+        "Planted defect seen: decode position",
+        "Planted defect seen: stale weights",
+    ]
     assert planted(requests) == {"decode position": "single", "shared block": "single"}
     (case,) = cases("--layouts", "single+dynamic")
     assert {plant.case.seq_length for plant in requests.plants} == {case.seq_length}
@@ -154,6 +159,7 @@ def test_what_is_planted_can_run_and_must_fail_at_a_check_that_is_there(row: Row
     contexts = {case.training.inference for case in cases(*words)}
     count = len(GROUPS) + ("-resume" in " ".join(row.layouts)) * len(OF_LIVES) if "none" in contexts else 1
     assert len(found.plants) + len(found.left_out) == count + len(contexts - {"none"})
+    assert {f"Planted defect seen: {plant.kind}" for plant in found.plants} == {name for _, name in counted(cases(*words))}
     for plant in found.plants:
         most = max(case.layout.ranks for case in cases(*words))
         preflight.check(plant.case, max_ranks=most, gpus=most, memory=None)

@@ -24,8 +24,8 @@ def test_a_kernel_that_fails_ends_with_1_and_says_how_to_find_it(tmp_path: Path)
 
 
 def test_a_gpu_that_is_lost_ends_with_4_and_says_where_to_look(tmp_path: Path) -> None:
-    """On a rank that has used it."""
-    done = run(tmp_path, *SMALL, "--plugin", "tests/gpu/cards.py:lost", CUDA_VISIBLE_DEVICES="0")
+    """While a rank builds its model."""
+    done = run(tmp_path, *SMALL, "--implementation", "tests.gpu.cards:lost", CUDA_VISIBLE_DEVICES="0")
     assert done.returncode == 4, done.stdout[-4000:] + done.stderr
     assert "the GPU has failed or is lost" in " ".join(done.stdout.split())
 

@@ -14,6 +14,7 @@ from validation.case.inference import DECODE, GENERATED, GENERATION, GREEDY, inf
 from validation.reference import inference
 from validation.reference.batch import make_batch
 from validation.reference.compute import compute
+from validation.reference.floor import VARIANTS
 from validation.reference.store import Reference
 
 SMALL = {"num_hidden_layers": 1, "first_k_dense_replace": 0}
@@ -28,6 +29,7 @@ FEW = 2
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inference, "GENERATED", FEW)
+        patch.setattr(inference, "VARIANTS", VARIANTS[:2])
         return compute(LOW, tmp_path_factory.mktemp("references"), torch.device("cpu"), lambda said: None)
 
 

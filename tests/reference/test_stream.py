@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def case_of(precision: str, layers: int = 2, streamed: bool = True) -> Case:
     return Case(
         preset="tiny",
         model=replace(TINY.model, num_hidden_layers=layers),
-        layout=Layout(),
+        layout=Layout(dp=2) if streamed else Layout(),
         precision=precision,
         implementation="local",
         transport="gloo",
@@ -111,27 +112,28 @@ def test_it_is_the_same_as_at_once(precision: str, limit: float, tmp_path: Path)
 
 def test_no_more_than_one_layer_is_held(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The most bytes of weights at any time are the same for two layers and for four."""
-    put, most = stream._Group._put, []
+    put, read, most = stream._Side.put, stream.Experts.read, []
     for layers in (2, 4):
         held: dict[tuple[int, str], int] = {}
-        largest = [0]
+        largest, shared = [0], [0]
 
-        def counted(
-            group: stream._Group,
-            name: str,
-            value: torch.Tensor,
-            held: dict[tuple[int, str], int] = held,
-            largest: list[int] = largest,
-        ) -> None:
-            held[id(group), name] = 0 if value.device.type == "meta" else value.nbytes
+        def counted(side: stream._Side, name: str, value: torch.Tensor, held: Any = held, largest: Any = largest) -> None:
+            held[id(side), name] = 0 if value.device.type == "meta" else value.nbytes
             largest[0] = max(largest[0], sum(held.values()))
-            put(group, name, value)
+            put(side, name, value)
 
-        monkeypatch.setattr(stream._Group, "_put", counted)
+        def stacked(*given: Any, shared: Any = shared) -> stream.Experts:
+            found = read(*given)
+            shared[0] = max(shared[0], sum(tensor.nbytes for tensor in found.held.values()))
+            return found
+
+        monkeypatch.setattr(stream._Side, "put", counted)
+        monkeypatch.setattr(stream.Experts, "read", stacked)
         compute.compute(case_of("bf16", layers), tmp_path, CPU, lambda step: None)
         assert sum(held.values()) == 0
-        most.append(largest[0])
+        most.append((largest[0], shared[0]))
     assert most[0] == most[1]
+    assert shared[0] == 3 * 16 * 64 * 32 * 2  # of one layer, in bf16, whatever the truth is computed in
 
 
 def test_an_experts_gradient_is_autograds() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from ci import junit
 from ci.releases import OLDER
 from tests.checks.conftest import warm
 from validation.case import preflight
+from validation.case.errors import UsageError
 from validation.faults import catalogue
 from validation.machine import version
 from validation.run.known import known_bugs, table
+from validation.scorecard import command
 from validation.scorecard.behind import ACTIVATED, DUE, behind
 
 MEASURED_WITH = OLDER.megatron_core
@@ -56,10 +59,6 @@ def test_a_fault_is_seen_first_where_it_is_beside_a_bug(tmp_path: Path) -> None:
             ["--behind", "tied-output-weight-unused", "--only", "W"],
             "error: no fault that --only names can be put in be",
         ),
-        (
-            ["--behind", "fused-cross-entropy-in-bf16", "--write"],
-            "error: --write writes what is tried beside latent-norm-epsilon, ",
-        ),
     ],
 )
 def test_wrong_usage_is_one_sentence(words: list[str], says: str, tmp_path: Path) -> None:
@@ -67,3 +66,11 @@ def test_wrong_usage_is_one_sentence(words: list[str], says: str, tmp_path: Path
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(says)
     assert done.stderr.count("\n") == 1
+
+
+def test_a_bug_that_is_due_is_tried_and_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DUE, "a-bug", lambda case: None)
+    parser = argparse.ArgumentParser()
+    command.add_options(parser.add_argument)
+    with pytest.raises(UsageError, match="--write writes what is tried beside latent-norm-epsilon, "):
+        command.run(parser.parse_args(["--behind", "a-bug", "--write"]), "faults")

@@ -90,6 +90,28 @@ def test_sizes_are_those_of_faults_that_are_seen_where_they_are() -> None:
     assert ("D09", "single") not in found
 
 
+def test_on_a_gpu_every_fault_that_is_larger_than_rounding_was_caught() -> None:
+    """In the data in docs; what could not be decided there is no row."""
+    measured, found = load(TE.data), sizes(TE)
+    assert {one.status for one in measured.outcomes} <= {SEEN, ELSEWHERE, MISSED}
+    missed = [one for one in measured.outcomes if not one.caught and not catalogue.find(one.fault).unseen]
+    assert [one.fault for one in missed if not hidden(one, found.get((one.fault, one.layout), math.nan))] == []
+    assert all(one.checks and not one.failing and not one.says for one in measured.clean)
+    possible = {(trial.fault.id, trial.layout) for trial in TE.trials(catalogue.faults())}
+    assert {(one.fault, one.layout) for one in measured.outcomes} <= possible
+
+
+def test_the_guide_has_the_figures_of_the_card() -> None:
+    measured = load(TE.data)
+    caught, seen = (sum(one.status in of for one in measured.outcomes) for of in ((SEEN, ELSEWHERE), (SEEN,)))
+    count, every = len(TE.trials(catalogue.faults())), sum(len(fault.layouts) for fault in catalogue.faults())
+    text = (DATA.parent / "faults.md").read_text(encoding="utf-8")
+    table = text[text.index("| figure (one H200") :].split("\n\n")[0]
+    figures = [f"{count} of {every}", f"{len(measured.outcomes)}", f"{caught}", f"{seen}"]
+    figures += [f"{len(measured.outcomes) - caught}", f"0 of {len(measured.clean)}"]
+    assert [line.split(" | ")[-1].rstrip(" |") for line in table.splitlines()[2:]] == figures
+
+
 def test_a_record_is_gone_on_from(tmp_path: Path) -> None:
     """But for runs that broke, which run again."""
     path, tried = tmp_path / "kept.json", CPU.trials(map(catalogue.find, ("A02", "A13", "A14")))
@@ -113,7 +135,9 @@ def test_a_record_of_another_machine_is_not_mixed(tmp_path: Path) -> None:
     path = tmp_path / "kept.json"
     Record(path, "a machine").add(A02)
     with pytest.raises(UsageError, match="measure all of them"):
-        Record(path, "another")
+        Record(path, "another").left(CPU.trials([catalogue.find("A13")]))
+    assert Record(path, "another").left(CPU.trials([catalogue.find("A02")])) == []
+    assert Record(path, "another").machine == "a machine"
     path.write_text("{}", encoding="utf-8")
     with pytest.raises(UsageError, match=r"--record .*kept.json: no record of this command"):
         Record(path, "a machine")

@@ -39,6 +39,7 @@ def test_beside_a_bug_the_rows_of_other_bugs_stay() -> None:
 def test_the_time_of_another_bug_is_added() -> None:
     new = replace(BESIDE, seconds=5, clean=(), outcomes=(replace(BESIDE.outcomes[0], bug="a-bug"),))
     assert joined(BESIDE, new).seconds == BESIDE.seconds + 5
+    assert joined(None, new).seconds == 5
 
 
 def test_a_fault_that_is_gone_leaves_no_row() -> None:

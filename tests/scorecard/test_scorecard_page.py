@@ -78,6 +78,7 @@ def test_data_and_page_are_written_together(tmp_path: Path, monkeypatch: pytest.
     """What is no number comes back as none."""
     for name, file in (("DATA", "a.json"), ("BEHIND", "b.json"), ("PAGE", "scorecard.md")):
         monkeypatch.setattr(pages, name, tmp_path / file)
+    monkeypatch.setattr(pages, "KEPT", ())
     seen = Outcome(
         "A02", "single", SEEN, "a.check", "A Check", "A Check", error=0.5, limit=0.25, changed=1, peers={"ms-swift": True}
     )

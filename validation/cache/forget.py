@@ -1,7 +1,8 @@
 """What the cache holds, and what it forgets when that is more than its limit: what was used longest ago, never what is in use.
 
 References are the folders of `references` (validation.reference.store), compiled files those of `native`
-(validation.compare.native). Nothing else below the cache's folder is looked at or deleted.
+(validation.compare.native), and what cut runs go on with those of `lockstep` (validation.candidate.kept_steps). Nothing else
+below the cache's folder is looked at or deleted.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from pathlib import Path
 
 from validation.cache import limit, locks
 
-REFERENCES, NATIVE = "references", "native"
+REFERENCES, NATIVE, LOCKSTEP = "references", "native", "lockstep"
 UNFINISHED = ".unfinished-"
 """How names of folders begin that are being written, and are a reference's only when they are renamed."""
 _REFERENCE = re.compile(r"([0-9a-f]{24})(?:-[0-9a-f]{8})?")
 """The names of references; those before there were several of a key have no second part."""
+_KEPT_STEPS = re.compile(r"[0-9a-f]{24}")
 _COMPILED = re.compile(r"difference-[0-9a-f-]+\.so")
 _LEFT = re.compile(r"\.(?:unfinished|forgotten)-\w+")
 _LEFT_IN_NATIVE = re.compile(r"\.part-\w+|tmp\w+")
@@ -65,14 +67,14 @@ def contents(home: Path) -> Contents:
 
 
 def entries(home: Path) -> list[Entry]:
-    """Every reference and compiled file, those first that were used longest ago."""
-    found = [*_named(home / REFERENCES, _REFERENCE), *_named(home / NATIVE, _COMPILED)]
+    """Every reference, cut run and compiled file, those first that were used longest ago."""
+    found = [*_named(home / REFERENCES, _REFERENCE), *_named(home / NATIVE, _COMPILED), *_named(home / LOCKSTEP, _KEPT_STEPS)]
     return sorted(found, key=lambda entry: entry.used)
 
 
 def leftovers(home: Path) -> list[Entry]:
     """What is being written or deleted, or was, by a process that has ended."""
-    return [*_named(home / REFERENCES, _LEFT), *_named(home / NATIVE, _LEFT_IN_NATIVE)]
+    return [*_named(home / REFERENCES, _LEFT), *_named(home / LOCKSTEP, _LEFT), *_named(home / NATIVE, _LEFT_IN_NATIVE)]
 
 
 def forget(home: Path, most: int | None) -> Contents:
@@ -151,12 +153,12 @@ def _entry(path: Path, is_folder: bool) -> Entry:
 def _delete(entry: Entry) -> bool:
     """Whether it is gone: it is not where somebody uses it, or where this user may not."""
     try:
-        return _delete_reference(entry.path) if entry.path.parent.name == REFERENCES else _delete_compiled(entry)
+        return _delete_compiled(entry) if entry.path.parent.name == NATIVE else _delete_folder(entry.path)
     except OSError:
         return False
 
 
-def _delete_reference(folder: Path) -> bool:
+def _delete_folder(folder: Path) -> bool:
     with locks.alone(folder) as unused:
         if unused:
             # A process that is killed in between leaves what the next one takes for left over.

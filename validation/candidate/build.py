@@ -11,6 +11,7 @@ from megatron.core.distributed import DistributedDataParallel, DistributedDataPa
 from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel.random import initialize_rng_tracker, model_parallel_cuda_manual_seed
 from megatron.core.transformer.module import Float16Module
+from megatron.core.transformer.spec_utils import build_module
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 
 from validation.candidate.configured import Configure, configured
@@ -83,39 +84,51 @@ def build(case: Case, configure: Configure = lambda case, config: None) -> list[
     return chunks
 
 
-def build_layer(case: Case, layer: int, configure: Configure = lambda case, config: None) -> GPTModel:
-    """The model with one of its layers, counted from 0: with the embedding the first, with the output head the last.
+def build_stage(case: Case, stage: int, configure: Configure = lambda case, config: None) -> GPTModel:
+    """The model with one of its layers, by the checkpoint's number: the first with the embedding, the last with the head.
 
-    As a stage of a pipeline of as many stages as layers would be, in a process that is all of them in turn.
+    As a stage of a pipeline of as many stages as layers would be, in a process that is all of them in turn. MTP layers are a
+    stage of their own, the last.
     """
     made = configured(case, configure)
     with made.building():
-        return _layer(case, made.config, layer)
+        return _stage(case, made.config, stage)
 
 
-def _layer(case: Case, config: MLATransformerConfig, layer: int) -> GPTModel:
+def _stage(case: Case, config: MLATransformerConfig, stage: int) -> GPTModel:
     block = copy.copy(block_spec(case.implementation, config, None))
-    block.layer_specs = [block.layer_specs[layer]]
-    chunk = _model(case, config, block, None, layer == 0, layer == case.model.num_hidden_layers - 1)
-    (built,) = chunk.decoder.layers
-    built.layer_number = layer + 1
-    if hasattr(built.mlp, "set_layer_number"):
-        built.mlp.set_layer_number(layer + 1)
-    return chunk
+    multi_token = stage in case.model.mtp_layers
+    mtp = mtp_spec(case.implementation, config, block, None) if multi_token else None
+    block.layer_specs = [] if multi_token else [block.layer_specs[stage]]
+    model = _model(case, config, block, mtp, None, stage == 0, stage == case.model.blocks[-1])
+    for built in model.decoder.layers:
+        built.layer_number = stage + 1
+        if hasattr(built.mlp, "set_layer_number"):
+            built.mlp.set_layer_number(stage + 1)
+    decoder = model.decoder
+    if case.model.mtp_layers and stage == case.model.num_hidden_layers - 1 and decoder.final_layernorm is None:
+        # Before MTP layers megatron-core has the final norm in the stage of the last layer, which it knows by its number.
+        decoder.final_layernorm = build_module(
+            block.layer_norm, config=config, hidden_size=config.hidden_size, eps=config.layernorm_epsilon
+        ).to(device())
+    return model
 
 
 def _chunk(case: Case, config: MLATransformerConfig, stage: int | None) -> GPTModel:
     block = block_spec(case.implementation, config, stage)
     ends = (parallel_state.is_pipeline_first_stage, parallel_state.is_pipeline_last_stage)
     first, last = (end(ignore_virtual=False, **of_stage(end, stage)) for end in ends)
-    return _model(case, config, block, stage, first, last)
+    mtp = mtp_spec(case.implementation, config, block, stage)
+    return _model(case, config, block, mtp, stage, first, last)
 
 
-def _model(case: Case, config: MLATransformerConfig, block: Any, stage: int | None, first: bool, last: bool) -> GPTModel:
+def _model(
+    case: Case, config: MLATransformerConfig, block: Any, mtp: Any, stage: int | None, first: bool, last: bool
+) -> GPTModel:
     model = GPTModel(
         config=config,
         transformer_layer_spec=block,
-        mtp_block_spec=mtp_spec(case.implementation, config, block, stage),
+        mtp_block_spec=mtp,
         vocab_size=case.model.vocabulary_rows,
         max_sequence_length=case.seq_length,
         pre_process=first,

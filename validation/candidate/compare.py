@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
-from validation.candidate.experts import Experts
+from validation.candidate.experts import ExpertsOf
 from validation.candidate.load import GRADIENTS, Held, together
 from validation.candidate.optimizer import Optimizer
 from validation.candidate.recorder import Recorder
@@ -19,8 +20,16 @@ from validation.case.steps import LOSS_SCALE, NORM, RATES, STEPS, VALUE, ZEROS, 
 from validation.reference.store import Reference
 
 
+def declared(case: Case, facts: dict[str, Any]) -> dict[str, Any]:
+    """The reference's facts, but for the dtypes of activations where the residual stream is in float32: those are any then."""
+    if not case.training.effective("model").get("fp32_residual_connection") or "dtypes" not in facts:
+        return facts
+    of_parameters = (GRADIENTS, STEPS)
+    return {**facts, "dtypes": {name: dtype for name, dtype in facts["dtypes"].items() if name.startswith(of_parameters)}}
+
+
 def compare_gradients(
-    held: Held, stored: Reference, recorder: Recorder, experts: Experts | None = None, scale: float = 1.0
+    held: Held, stored: Reference, recorder: Recorder, experts: ExpertsOf | None = None, scale: float = 1.0
 ) -> None:
     """What finalize_model_grads has left in each parameter's main_grad, which is `scale` times too large.
 

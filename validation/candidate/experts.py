@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -14,6 +15,13 @@ from validation.compare.precision import DTYPES, as_stored
 from validation.reference.experts import GRADIENT, PROBES, ExpertGradients, expert_reader
 from validation.reference.sources import Precision, Weights, truth_precision
 from validation.reference.store import Reference
+
+
+class ExpertsOf(Protocol):
+    """What the reference has of experts' gradients."""
+
+    def gradient(self, parameter: Parameter, box: Box) -> torch.Tensor:
+        """The part `box` of a routed parameter's gradient: experts first."""
 
 
 class Experts:

@@ -15,7 +15,7 @@ from validation.case.parameters import EXPERTS, Parameter
 from validation.compare.piece import Box, slices
 from validation.reference.sources import Weights
 
-TOGETHER, TOGETHER_ON_DEVICE = 1 << 18, 1 << 22
+TOGETHER, TOGETHER_ON_DEVICE = 1 << 18, 1 << 27
 """Elements of experts that are measured as one piece; larger ones are measured expert by expert, without a copy."""
 Held = list[tuple[torch.Tensor, list[Holding]]]
 WEIGHTS, GRADIENTS = "weights/", "gradients/"

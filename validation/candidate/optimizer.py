@@ -16,7 +16,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from validation.candidate.typed import typed
 from validation.case import loss_scale
 from validation.case.case import Case
-from validation.case.optimizers import Rule
+from validation.case.optimizers import Rule, counts_zeros
 from validation.case.schedule import Schedule
 from validation.case.steps import MASTER
 from validation.compare.precision import DTYPES, LOSS_DTYPES
@@ -60,6 +60,7 @@ class Optimizer:
         self._distributed, self._masters = case.training.optimizer == "distributed", case.has_masters
         self._norm_dtype, self._moments = LOSS_DTYPES[case.precision], tuple(Rule.of(case.training).moments)
         self.zeros: float | None = None
+        self._counts_zeros = counts_zeros(case.training)
         config = optimizer_config(case)
         self.theirs = get_megatron_optimizer(config, list(wrapped), use_gloo_process_groups=False)
         chained = self.parts = getattr(self.theirs, "chained_optimizers", [self.theirs])
@@ -88,7 +89,8 @@ class Optimizer:
         It is no number if megatron-core has skipped the step, which it does with gradients that are not finite.
         """
         taken, norm, zeros = self.theirs.step()
-        self.zeros = None if zeros is None else float(zeros)
+        # If nobody counts them, some releases and optimizers return 0, and others None.
+        self.zeros = float(zeros) if self._counts_zeros else None
         # The plain optimizer leaves main_grad as the parameters' grad, which the next backward pass would add to.
         self.theirs.zero_grad()
         self.scheduler.step(1)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import save_file
@@ -19,8 +19,21 @@ from validation.compare.mapped import opened
 from validation.compare.measurement import PieceReport
 from validation.compare.piece import Box, box_shape, slices
 from validation.compare.precision import as_stored
-from validation.compare.sliced import CPU, SlicedFile
+from validation.compare.sliced import CPU
 from validation.compare.staging import to_device
+
+
+class Served(Protocol):
+    """What tensors of the reference are read from: a file, or memory that stands in its place."""
+
+    def read(self, name: str, index: Sequence[slice] | None = None) -> torch.Tensor:
+        """The tensor, or the part that `index` takes from it."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor."""
+
+    def close(self) -> None:
+        """Let go of it."""
 
 
 class Recorder:
@@ -46,13 +59,17 @@ class Recorder:
         self.pieces: dict[str, list[PieceReport]] = defaultdict(list)
         self.problems: dict[str, str] = {}
         self.notes: dict[str, Any] = {}
-        self._files: dict[Path, SlicedFile] = {}
+        self._files: dict[Path, Served] = {}
 
-    def file(self, path: Path) -> SlicedFile:
+    def file(self, path: Path) -> Served:
         """A file of the reference, kept open; its tensors come on this rank's device."""
         if path not in self._files:
             self._files[path] = opened(path, self._device)
         return self._files[path]
+
+    def serve(self, path: Path, file: Served) -> None:
+        """Have this read wherever a file of the reference's is named, which need not be there."""
+        self._files[path] = file
 
     def compare(
         self,

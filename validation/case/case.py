@@ -102,6 +102,11 @@ class Case:
         return self.implementation in TE
 
     @property
+    def in_lockstep(self) -> bool:
+        """Whether reference and candidate are computed at the same time, layer by layer, by the one rank."""
+        return self.training.stream and self.layout.ranks == 1
+
+    @property
     def has_masters(self) -> bool:
         """Whether an optimizer steps copies of the weights in float32, of which the weights are roundings."""
         return self.precision in ("bf16", "fp16") and self.training.steps > 0

@@ -7,7 +7,8 @@ A stored reference, in bytes; W are the elements of the weights, R those of the 
     probes      2 * 8 * R           forward and backward
     steps       3 * 8 * W each      values and both moments
 
-Layer by layer experts have no gradients here, and bf16 and fp16 take 4 bytes an element in place of 8.
+Layer by layer experts have no gradients here, and bf16 and fp16 take 4 bytes an element in place of 8. In lockstep nothing of
+this is stored (`of_borders`).
 
 Found within 1 %: tiny in fp64 has 19.3 MB without steps and 39.2 MB with two.
 """
@@ -35,6 +36,8 @@ _A_RANK = MIB // 4
 _A_WORD = 64 * 1024
 """Bytes that a rank needs to say how it ended."""
 _A_WORDS_FILES = 8
+_FLOOR_RUNS = 5
+"""Runs of a floor (validation.reference.floor.VARIANTS)."""
 _A_CHECK = 1024
 """Bytes of a check in a JUnit file."""
 
@@ -73,7 +76,9 @@ def reports(cases: Sequence[Case], folder: Path) -> Need:
 
 
 def of_reference(case: Case) -> tuple[int, int]:
-    """Bytes of a stored reference, and of its largest file."""
+    """Bytes of a stored reference, and of its largest file; in lockstep, of what passes the layers' borders in its place."""
+    if case.in_lockstep:
+        return of_borders(case)
     stream = case.training.stream
     kept = [one for one in parameters(case.model).values() if not (stream and EXPERTS in one.name)]
     weights = sum(math.prod(parameter.shape) for parameter in kept)
@@ -86,6 +91,14 @@ def of_reference(case: Case) -> tuple[int, int]:
     return sum(files), max(files)
 
 
+def of_borders(case: Case) -> tuple[int, int]:
+    """Bytes of what a case in lockstep keeps: hidden states of every run between layers, and one gradient."""
+    truth, size = BYTES["fp64" if case.precision in ("fp64", "fp32") else "fp32"], BYTES[case.precision]
+    floors = 0 if case.precision == "fp64" else _FLOOR_RUNS
+    step = case.batch_size * case.seq_length * case.model.hidden_size * (truth + (floors + 1) * size)
+    return step * (len(case.model.blocks) + 2) + MIB, 2 * step + MIB
+
+
 def of_results(case: Case) -> int:
     """Bytes of the JUnit file of a case."""
     tensors = len(probes(case.model, case.batch_size, case.seq_length)) + len(parameters(case.model))
@@ -95,7 +108,7 @@ def of_results(case: Case) -> int:
 def of_run(case: Case) -> int:
     """Bytes of what the ranks of a case leave in the temporary folder; layer by layer, what enters each layer, too."""
     hidden = case.batch_size * case.seq_length * case.model.hidden_size * BYTES[case.precision]
-    kept = hidden * (len(case.model.blocks) + 1) if case.training.stream else 0
+    kept = hidden * (len(case.model.blocks) + 1) if case.training.stream and not case.in_lockstep else 0
     return _A_RANK * case.layout.ranks + kept
 
 

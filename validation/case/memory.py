@@ -37,6 +37,7 @@ from validation.case.model import Model
 from validation.case.parameters import EXPERTS, Parameter, parameters
 from validation.case.probes import Probe, probes
 from validation.case.share import share
+from validation.case.stages import of_stage
 
 BYTES = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2}
 GIB = 2**30
@@ -86,6 +87,8 @@ def _streamed(case: Case, size: int, process: int, gpus: int) -> Estimate:
 
     The truth has no gradients of experts, the runs beside it in the precision have; of the probes one layer's are there.
     """
+    if case.in_lockstep:
+        return _lockstep(case, size, process)
     layers = [*case.model.blocks, None]
     of_layer = [[one for one in parameters(case.model).values() if one.layer == layer] for layer in layers]
     weights = max(sum(math.prod(one.shape) for one in found) for found in of_layer)
@@ -104,6 +107,34 @@ def _streamed(case: Case, size: int, process: int, gpus: int) -> Estimate:
     sharing = 1 if case.transport == "nccl" else -(-ranks // gpus)
     card = CONTEXT + max(reference, sharing * (CONTEXT + rank))
     return Estimate(CONTEXT + rank, CONTEXT + reference, (ranks + 1) * process, card)
+
+
+def _lockstep(case: Case, size: int, process: int) -> Estimate:
+    """One layer of each side, one after the other in the one rank: first the reference's runs, then the candidate.
+
+    Experts are held once for all runs, and one run at a time has gradients of them; the truth's tensors stay for the candidate.
+    """
+    model, known = case.model, parameters(case.model)
+    truth = BYTES["fp64"] if case.precision in ("fp64", "fp32") else BYTES["fp32"]
+    main = BYTES["fp64"] if case.precision == "fp64" else BYTES["fp32"]
+    most = 0
+    for stage in model.blocks:
+        ends = stage == model.blocks[-1]
+        names = of_stage(model, stage)
+        experts = sum(math.prod(known[name].shape) for name in names if EXPERTS in name)
+        others = sum(math.prod(known[name].shape) for name in names) - experts
+        layers = (stage, None) if ends else (stage,)
+        records = sum(math.prod(probe.shape) for probe in _probes(case) if probe.layer in layers)
+        tokens = case.batch_size * case.seq_length
+        width = _layer_width(model, stage) + model.num_attention_heads * case.seq_length
+        activations = tokens * (width + (4 * model.vocabulary_rows if ends else 0))
+        kept = truth * (2 * records + others)
+        reference = 2 * size * experts + (truth + 2 * size) * others + truth * activations
+        candidate = (size + main) * (experts + others) + main * activations * case.micro_batch_size // case.batch_size
+        most = max(most, kept + max(reference, candidate))
+    if case.on_cpu:
+        return Estimate(process + most, process, (BESIDE + 1) * process + most, 0)
+    return Estimate(CONTEXT + most, CONTEXT, 2 * process, 2 * CONTEXT + most)
 
 
 def _reference(case: Case) -> int:

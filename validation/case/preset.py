@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from validation.case.errors import UsageError
 from validation.case.model import Model
@@ -111,7 +111,23 @@ V3_LAYERS = Preset(
 """DeepSeek-V3's own layers, one dense and one with experts, and its yarn (report's config.json: factor 40 over 4096 positions,
 mscale and mscale_all_dim 1). Only the vocabulary is small. Weights are made where they are used, from the seed."""
 
-PRESETS = {preset.name: preset for preset in (TINY, MINI, V3_LAYERS)}
+V3 = Preset(
+    name="v3",
+    model=replace(
+        V3_LAYERS.model,
+        vocab_size=129280,
+        num_hidden_layers=61,
+        first_k_dense_replace=3,
+        num_nextn_predict_layers=1,
+    ),
+    batch_size=1,
+    micro_batch_size=1,
+    seq_length=1024,
+    stream=True,
+)
+"""All of DeepSeek-V3: 671 billion parameters, and the 11.5 billion of its MTP layer."""
+
+PRESETS = {preset.name: preset for preset in (TINY, MINI, V3_LAYERS, V3)}
 
 
 def preset(name: str) -> Preset:

@@ -74,7 +74,10 @@ def streamed_layers_stand_alone(case: Case) -> str | None:
         return None
     unable = {
         "pipeline stages (a rank holds one layer at a time anyway; tp, ep, etp, cp and dp work)": case.layout.pp > 1,
-        "layers of multi-token prediction (leave out +mtp)": model.num_nextn_predict_layers > 0,
+        "layers of multi-token prediction on several ranks (leave out +mtp, or take the layout single)": (
+            model.num_nextn_predict_layers > 0 and not case.in_lockstep
+        ),
+        "more than one layer of multi-token prediction": model.num_nextn_predict_layers > 1,
         "data shape but full (leave out the other)": training.data_shape != "full",
         "optimizer steps, which need every gradient at once (--steps 0 works)": training.steps > 0,
         "distributed optimizer, which has buffers for the whole model (leave out +distributed)": training.optimizer != "plain",

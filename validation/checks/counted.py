@@ -56,10 +56,13 @@ _PLANTED: Mapping[str, tuple[str, ...]] = {
     "expert order": ("experts",),
     "lost reduction": ("tp",),
     "lost gradient reduction": ("sequence parallelism", "dp", "cp"),
-    "small error": (),
+    "small error": ("training",),
     "lost moments": ("resume",),
+    "decode position": ("static", "dynamic"),
+    "stale weights": ("static",),
+    "shared block": ("dynamic",),
 }
-"""Kind of planted defect -> what a run must have one of."""
+"""Kind of planted defect -> what a run must have one of; the first eight are of cases that train."""
 _OF_CASES = (*_FORWARD, "run", "weights", "probe_gradients", "gradients", "steps", "inference")
 OURS = frozenset((*_OF_CASES, _SELF_TEST))
 """The components whose checks are counted."""
@@ -110,18 +113,23 @@ def choices(case: Case) -> tuple[Name, ...]:
 
 def planted(cases: Sequence[Case]) -> tuple[Name, ...]:
     """Every check of the self-test of these cases."""
-    layouts = [case.layout for case in cases]
+    contexts = {case.training.inference for case in cases}
+    training = [case for case in cases if case.training.inference == "none"]
+    layouts = [case.layout for case in training]
     there = {
-        "attention to all keys": any(not case.model.sparse for case in cases),
-        "experts": any(case.model.n_routed_experts and case.model.moe_layers for case in cases),
-        "bias": any(case.model.sigmoid and case.model.moe_layers for case in cases),
+        "training": bool(training),
+        "static": "static" in contexts,
+        "dynamic": "dynamic" in contexts,
+        "attention to all keys": any(not case.model.sparse for case in training),
+        "experts": any(case.model.n_routed_experts and case.model.moe_layers for case in training),
+        "bias": any(case.model.sigmoid and case.model.moe_layers for case in training),
         "tp": any(layout.tp > 1 for layout in layouts),
         "sequence parallelism": any(layout.tp > 1 and layout.sequence_parallel for layout in layouts),
         "dp": any(layout.data_parallel > 1 for layout in layouts),
         "cp": any(layout.cp > 1 for layout in layouts),
-        "resume": any("resume" in case.training.life.split("-") for case in cases),
+        "resume": any("resume" in case.training.life.split("-") for case in training),
     }
-    kinds = [kind for kind, needs in _PLANTED.items() if not needs or any(there[need] for need in needs)]
+    kinds = [kind for kind, needs in _PLANTED.items() if any(there[need] for need in needs)]
     return tuple((_SELF_TEST, f"Planted defect seen: {kind}") for kind in kinds)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from validation.compare import fused, native
 from validation.compare.piece import Box
 from validation.compare.staging import to_device
+from validation.compare.sums import Sums
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,27 @@ def _in_one_pass(candidate: torch.Tensor, reference: torch.Tensor, box: Box) -> 
         parts = native.sums(candidate, reference) if native.covers(candidate, reference) else []
     if not parts or not all(math.isfinite(total) for part in parts for total in part.totals):
         return None
+    return _of_parts(parts, candidate.numel(), box)
+
+
+def measured_later(candidate: torch.Tensor, reference: torch.Tensor, box: Box) -> Callable[[], Difference]:
+    """The same as `measure`, which a GPU may still be taking: the host waits when it asks.
+
+    Then neither tensor is held. What is not finite leaves the sums so, and is not counted.
+    """
+    left, right = candidate.detach().reshape(-1), reference.detach().reshape(-1)
+    if not (left.is_cuda and left.numel() and fused.covers(left, right)):
+        found = measure(candidate, reference, box)
+        return lambda: found
+    row, count = fused.asked(left, right), left.numel()
+    return lambda: _of_parts([fused.answered(row)], count, box)
+
+
+def _of_parts(parts: Sequence[Sums], count: int, box: Box) -> Difference:
     worst = max(parts, key=lambda part: part.largest)
     absolute, squares, reference_squares, cross = (math.fsum(column) for column in zip(*(p.totals for p in parts), strict=True))
     return Difference(
-        count=candidate.numel(),
+        count=count,
         differing=sum(part.differing for part in parts),
         max_abs=worst.largest,
         max_index=_global_index(worst.place, box),

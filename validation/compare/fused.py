@@ -50,16 +50,26 @@ def covers(*tensors: torch.Tensor) -> bool:
 
 def sums(candidate: torch.Tensor, reference: torch.Tensor) -> list[Sums]:
     """The statistics of two flat contiguous tensors on one device."""
-    length = candidate.numel()
-    if not length:
+    if not candidate.numel():
         return [Sums((0.0, 0.0, 0.0, 0.0), 0.0, 0, 0)]
+    return [answered(asked(candidate, reference))]
+
+
+def asked(candidate: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """The same as a row on the device, which nobody has waited for; of one element at least."""
     both = [tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor for tensor in (candidate, reference)]
     with _on(candidate.device):
-        *totals, differing, largest, place = _kernels().statistics(*both).tolist()
+        row: torch.Tensor = _kernels().statistics(*both)
+    return row
+
+
+def answered(row: torch.Tensor) -> Sums:
+    """The statistics of such a row."""
+    *totals, differing, largest, place = row.tolist()
     absolute, squares, reference_squares, cross = totals
     if not differing or not all(map(math.isfinite, totals)):
         largest = place = 0
-    return [Sums((absolute, squares, reference_squares, cross), float(largest), int(place), int(differing))]
+    return Sums((absolute, squares, reference_squares, cross), float(largest), int(place), int(differing))
 
 
 def digest(tensor: torch.Tensor) -> str:

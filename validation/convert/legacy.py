@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from validation.candidate.checkpoint.keys import unwrapped
+from validation.candidate.checkpoint.keys import unwrapped, what_works
 from validation.candidate.checkpoint.places import Arrangement
 from validation.candidate.checkpoint.rank_files import RankFile, mtp_block_in, rank_files, tensors_of, without_data
 from validation.candidate.checkpoint.tensors import EMBEDDING, HEAD, Megatron, Tensor, of_te
@@ -71,7 +71,7 @@ class Legacy(Source):
         for state, name, tensor in wanted:
             found = states.get(state, {}).get(name)
             if found is None:
-                raise UsageError(f"{path}: {name} is missing; the checkpoint and config.json must be of the same model")
+                raise UsageError(f"{path}: {name} is missing; {what_works(name)}")
             if not _plain(found):
                 raise UsageError(
                     f"{path}: {name} does not lie in the file row by row; save the checkpoint again as Megatron-LM does"

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from validation.candidate.checkpoint.keys import of_training, unwrapped
+from validation.candidate.checkpoint.keys import of_training, unwrapped, what_works
 from validation.case.errors import UsageError
 from validation.case.strangers import shown
 from validation.compare.piece import Box, box_shape
@@ -45,9 +45,7 @@ class TorchDist(Source):
         if missing:
             name, key = missing[0]
             also = f", and {shown(unknown[0])} has no place in it" if unknown else ""
-            raise UsageError(
-                f"{self.path}: {key} is missing ({name}){also}; the checkpoint and config.json must be of the same model"
-            )
+            raise UsageError(f"{self.path}: {key} is missing ({name}){also}; {what_works(key)}")
         refuse_unknown(self.path, unknown)
         for parts in self._held.values():
             for part in parts:

@@ -1,6 +1,7 @@
 """What a forward pass keeps for the backward pass, tensor by tensor, in bf16.
 
-`te` is what megatron-core 0.16.1 keeps with Transformer Engine's layers and a flash attention, as read, not measured.
+`te` is what megatron-core 0.16.1 keeps with Transformer Engine's layers and a flash attention (benchmarks/activations.py
+measures it). Without the fused activation both factors of SwiGLU stay, and what experts make before it is weighted.
 `local` is what the layers of Plumbline's implementation `local` keep on a CPU. tests/plan holds it against saved_tensors_hooks.
 
 https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/transformer/multi_latent_attention.py
@@ -57,35 +58,35 @@ def _norm(name: str, width: int, local: bool, normed: tuple[str, ...]) -> Iterat
         yield Item(f"{name} output", HALF * width, CUT, normed)
 
 
-def dense_mlp(model: Model, tp: int, local: bool = False) -> Iterator[Item]:
+def dense_mlp(model: Model, tp: int, local: bool = False, unfused: bool = False) -> Iterator[Item]:
     """Norm and MLP of a dense layer."""
     yield from _norm("MLP norm", model.hidden_size, local, normed=("layernorm",))
-    yield from _gated("MLP", model.intermediate_size / tp, WHOLE, ("mlp",), local)
+    yield from _gated("MLP", model.intermediate_size / tp, WHOLE, ("mlp",), local or unfused)
 
 
 def _gated(
-    name: str, width: float, tokens: str, modules: tuple[str, ...], local: bool, act: tuple[str, ...] = ()
+    name: str, width: float, tokens: str, modules: tuple[str, ...], unfused: bool, act: tuple[str, ...] = ()
 ) -> Iterator[Item]:
     """Gate and up projections in one tensor, their product; unfused, also what lies between."""
     yield Item(f"{name} gate and up", HALF * 2 * width, tokens, modules)
-    if local:
+    if unfused:
         yield Item(f"{name} activation", HALF * 2 * width, tokens, (*modules, *act))
     yield Item(f"{name} product", HALF * width, tokens, (*modules, *act))
 
 
-def experts_mlp(model: Model, tp: int, etp: int, local: bool = False) -> Iterator[Item]:
+def experts_mlp(model: Model, tp: int, etp: int, local: bool = False, unfused: bool = False) -> Iterator[Item]:
     """Norm, router, shared and routed experts of a layer."""
     moe, experts, top = ("moe",), model.n_routed_experts, model.num_experts_per_tok
     yield from _norm("MLP norm", model.hidden_size, local, normed=("layernorm",))
     yield Item("router", (2 * FULL + 2) * experts + 44 * top + 16 * model.n_group, CUT, moe)
     shared = model.n_shared_experts * model.moe_intermediate_size / tp
     if shared:
-        yield from _gated("shared experts", shared, WHOLE, ("moe", "shared_experts"), local)
+        yield from _gated("shared experts", shared, WHOLE, ("moe", "shared_experts"), local or unfused)
     width = model.moe_intermediate_size / etp
     yield Item("rows of the experts", HALF * model.hidden_size, ROUTED, moe)
-    yield from _gated("experts", width, ROUTED, moe, local, act=("moe_act",))
+    yield from _gated("experts", width, ROUTED, moe, local or unfused, act=("moe_act",))
     yield Item("probabilities of the rows", FULL, ROUTED, moe)
-    if local:
+    if local or unfused:
         yield Item("weighted product", HALF * width, ROUTED, moe)
 
 

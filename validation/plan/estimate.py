@@ -40,13 +40,17 @@ class Parts:
 
 @dataclass(frozen=True)
 class Step:
-    """The data of a step. `imbalance` is how many rows the fullest rank's experts get, over the mean."""
+    """The data of a step. `imbalance` is how many rows the fullest rank's experts get, over the mean.
+
+    `unfused` says that the activation is not computed in one kernel.
+    """
 
     seq_length: int
     micro_batch_size: int
     micro_batches: int
     imbalance: float = 1.0
     implementation: str = "te"
+    unfused: bool = False
 
 
 def of_stages(
@@ -92,15 +96,18 @@ def of_layer(model: Model, layout: Layout, kind: str, step: Step) -> tuple[Item,
     """What a layer of a kind keeps, in bytes on a rank for one micro-batch."""
     tokens = _tokens(layout, step)
     tokens[ROUTED] *= model.num_experts_per_tok
-    found = _items(model, layout.tp, layout.expert_tp, kind, step.seq_length, step.implementation == "local")
+    local = step.implementation == "local"
+    found = _items(model, layout.tp, layout.expert_tp, kind, step.seq_length, local, step.unfused)
     return tuple(Item(item.name, item.size * tokens[item.tokens], item.tokens, item.modules) for item in found)
 
 
 @lru_cache(maxsize=1024)
-def _items(model: Model, tp: int, etp: int, kind: str, seq_length: int, local: bool) -> tuple[Item, ...]:
+def _items(model: Model, tp: int, etp: int, kind: str, seq_length: int, local: bool, unfused: bool) -> tuple[Item, ...]:
     found = list(activations.attention(model, tp, seq_length, local))
     dense = kind == weights.DENSE
-    found += activations.dense_mlp(model, tp, local) if dense else activations.experts_mlp(model, tp, etp, local)
+    found += (
+        activations.dense_mlp(model, tp, local, unfused) if dense else activations.experts_mlp(model, tp, etp, local, unfused)
+    )
     return (*found, *(activations.mtp_entry(model, local) if kind == weights.MTP else ()))
 
 

@@ -106,4 +106,4 @@ def _step(question: Question, layout: Layout) -> Step | None:
         count, odd = divmod(question.global_batch, size * layout.data_parallel)
         if odd or not count or (layout.vpp > 1 and count % layout.pp):
             return None
-    return Step(question.seq_length, size, count, question.imbalance)
+    return Step(question.seq_length, size, count, question.imbalance, unfused=question.policy.unfused)

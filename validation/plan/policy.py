@@ -49,7 +49,8 @@ class Policy:
     """Bytes of each weight, its gradient and its optimizer state, who shares that state, and how a step is made.
 
     `recompute` are the ways that may be taken, the least first. `moments` are bytes of both Adam moments, `main` those of the
-    main copy of a weight. `offloaded` is the share of the optimizer that is in host memory.
+    main copy of a weight. `unfused` says that the activation is not computed in one kernel. `offloaded` is the share of the
+    optimizer that is in host memory.
     """
 
     weights: int = 2
@@ -61,6 +62,7 @@ class Policy:
     offloaded: float = 0.0
     recompute: tuple[Recompute, ...] = LADDER
     fused_loss: bool = False
+    unfused: bool = False
     dispatcher: str = "alltoall"
     saved_divided: bool = False
     doubts: tuple[str, ...] = ()
@@ -92,6 +94,7 @@ def of_recipe(recipe: Recipe) -> Policy:
         offloaded=_share(fraction) if values.get("optimizer.optimizer_cpu_offload") else 0.0,
         recompute=(recompute(values),),
         fused_loss=bool(values.get("model.cross_entropy_loss_fusion")),
+        unfused=values.get("model.bias_activation_fusion") is False,
         dispatcher=str(values.get("model.moe_token_dispatcher_type") or "allgather"),
         saved_divided=bool(values.get("model.distribute_saved_activations")),
         doubts=tuple(_doubts(values)),

@@ -154,6 +154,8 @@ def _weights(case: Case, folder: Path) -> tuple[Weights, str]:
 def _computed(case: Case, weights: Weights, batches: list[Batch], folder: Path, progress: Progress) -> dict[str, Any]:
     if case.upto == WEIGHTS:
         return {} if case.precision == "fp64" else {"floor": {}, "dtypes": {}}
+    if case.in_lockstep:  # the rank computes it beside the candidate
+        return {}
     if case.training.stream or isinstance(weights, SeededWeights):
         if device_peak():
             torch.cuda.reset_peak_memory_stats()

@@ -7,7 +7,7 @@ against the same model in fp64. The largest error of them is the floor of a tens
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 
 from validation.case.case import Case
 from validation.case.probes import observed
-from validation.compare.difference import Difference, measure
+from validation.compare.difference import Difference, measure, measured_later
 from validation.compare.piece import whole
 from validation.compare.precision import as_stored
 from validation.reference.record import Recording
@@ -66,6 +66,9 @@ VARIANTS = (
 )
 
 
+_KEPT = ("_errors", "_largest", "_magnitudes", "_dtypes")
+
+
 class Floor:
     """The largest error of every tensor so far, by the names that ranks report them under."""
 
@@ -96,6 +99,28 @@ class Floor:
         self._errors[name] = max(known, error) if math.isfinite(error) else known
         self._largest[name] = max(self._largest.get(name, 0.0), found.max_abs)
 
+    @property
+    def errors(self) -> Mapping[str, float]:
+        """The largest so far by name, as it grows."""
+        return self._errors
+
+    def dtypes(self, case: Case) -> dict[str, str]:
+        """What the Megatron side must hold each tensor in, by name."""
+        # The gradients of parameters are added up in float32 there, but for a case that says otherwise.
+        added = self._dtypes if rounded(case) else {}
+        return {
+            name: added.get(name, "float32") if name.startswith("gradients/") else dtype for name, dtype in self._dtypes.items()
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it but the truth, for JSON."""
+        return {name: getattr(self, name) for name in _KEPT}
+
+    def absorb(self, other: Mapping[str, Any]) -> None:
+        """Take in what `as_dict` of a floor of other tensors has said."""
+        for name in _KEPT:
+            getattr(self, name).update(other[name])
+
     def error(self, name: str) -> float:
         """The largest so far."""
         return self._errors[name]
@@ -116,11 +141,7 @@ class Floor:
         }
         of_keys = [f"layers.{layer}.indexer" for layer in range(case.model.num_hidden_layers if case.model.sparse else 0)]
         scores |= {f"{prefix}.keys": self._largest[f"{prefix}.scores"] for prefix in of_keys}
-        # The gradients of parameters are added up in float32 on the Megatron side, but for a case that says otherwise.
-        added = self._dtypes if rounded(case) else {}
-        dtypes = {
-            name: added.get(name, "float32") if name.startswith("gradients/") else dtype for name, dtype in self._dtypes.items()
-        }
+        dtypes = self.dtypes(case)
         return {"floor": self._floors(case), "magnitude": self._magnitudes, "score_floor": scores, "dtypes": dtypes}
 
     def _floors(self, case: Case) -> dict[str, float]:
@@ -136,9 +157,22 @@ class Floor:
 def difference_from(truth: torch.Tensor, tensor: torch.Tensor, scale: float = 1.0) -> Difference:
     """What a tensor, `scale` times too large, is off from the truth."""
     with as_stored():
-        # In a wider format, where dividing by a power of two rounds nothing.
-        unscaled = tensor if scale == 1.0 else tensor.to(torch.promote_types(tensor.dtype, torch.float32)) / scale
-        return measure(unscaled, truth, whole(truth.shape))
+        return measure(_unscaled(tensor, scale), truth, whole(truth.shape))
+
+
+def _unscaled(tensor: torch.Tensor, scale: float) -> torch.Tensor:
+    """In a format in which dividing by a power of two rounds nothing: float32 and bfloat16 reach far enough."""
+    if scale == 1.0:
+        return tensor
+    exact = tensor.dtype == torch.bfloat16 and scale == 2.0 ** round(math.log2(scale))
+    return (tensor if exact else tensor.to(torch.promote_types(tensor.dtype, torch.float32))) / scale
+
+
+@torch.no_grad()
+def difference_later(truth: torch.Tensor, tensor: torch.Tensor, scale: float) -> Callable[[], Difference]:
+    """The same, which a GPU may still be taking."""
+    with as_stored():
+        return measured_later(_unscaled(tensor, scale), truth, whole(truth.shape))
 
 
 @torch.no_grad()

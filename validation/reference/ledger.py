@@ -1,45 +1,55 @@
-"""What comes of the runs of a reference that is computed layer by layer: the truth into files, the others into the floor."""
+"""What comes of the runs of a reference that is computed layer by layer: the truth is kept, the others go into the floor."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 
 from validation.case.case import Case
-from validation.case.parameters import EXPERTS, parameters
+from validation.case.parameters import parameters
 from validation.case.probes import observed
+from validation.compare.difference import Difference
 from validation.compare.precision import DTYPES, as_stored
 from validation.reference.appended import Appended
-from validation.reference.experts import GRADIENT, PROBES, ExpertGradients, expert_reader
-from validation.reference.floor import VARIANTS, Floor, Variant, difference_from, magnitude
+from validation.reference.experts import GRADIENT, PROBES, ExpertGradients
+from validation.reference.floor import VARIANTS, Floor, Variant, difference_later
 from validation.reference.record import Recording
 from validation.reference.routing import Routing, expert_bias, routing
-from validation.reference.sources import Precision, Weights, truth_precision
+from validation.reference.sources import Weights, truth_precision
 
 GRADIENTS = "gradients/"
+_TOGETHER, _TOGETHER_ON_DEVICE = 1 << 16, 1 << 27
+"""Elements of experts' gradients that are measured as one."""
+PROBE_VALUES, PROBE_GRADIENTS, PARAMETER_GRADIENTS, ROUTING = "probes", "probe_gradients", "gradients", "routing"
+"""What is kept of a truth, by the names of the files of a stored one."""
 
 
-class Ledger:
-    """Takes in each run's tensors of one layer after the other; the truth (no variant) comes first."""
+class Keeping(Protocol):
+    """Where the truth's tensors go."""
 
-    def __init__(self, case: Case, folder: Path, weights: Weights) -> None:
-        self.routing: Routing = {}
-        self._case, self._weights = case, weights
-        self._floor = Floor({})
-        self._experts: ExpertGradients | None = None
-        self._stack = ExitStack()
+    def add(self, kind: str, name: str, tensor: torch.Tensor) -> None:
+        """Keep one of a kind."""
+
+
+class Files:
+    """They are written into the files of a reference, as they come."""
+
+    def __init__(self, case: Case, folder: Path) -> None:
         sizes = {
-            "probes": len(observed(case)),
-            "probe_gradients": len(observed(case)),
-            "gradients": len(parameters(case.model)),
-            "routing": 2 * len(case.model.moe_layers),
+            PROBE_VALUES: len(observed(case)),
+            PROBE_GRADIENTS: len(observed(case)),
+            PARAMETER_GRADIENTS: len(parameters(case.model)),
+            ROUTING: 2 * len(case.model.expert_blocks),
         }
-        names = [name for name in sizes if name != "routing" or case.precision != "fp64"]
+        self._stack = ExitStack()
+        names = [name for name in sizes if name != ROUTING or case.precision != "fp64"]
         self._files = {name: self._stack.enter_context(Appended(folder / f"{name}.safetensors", sizes[name])) for name in names}
 
     def __enter__(self) -> Self:
@@ -48,80 +58,119 @@ class Ledger:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stack.__exit__(kind, error, trace)
 
-    def take(
-        self,
-        variant: Variant | None,
-        recording: Recording,
-        layer: int | None = None,
-        gradients: Mapping[str, torch.Tensor] | None = None,
-        scale: float = 1.0,
-    ) -> None:
-        """The values of a forward pass; behind the last layer the gradients are there, too."""
+    def add(self, kind: str, name: str, tensor: torch.Tensor) -> None:
+        """One more tensor of a file."""
+        with as_stored():
+            self._files[kind].add(name, tensor)
+
+
+class Ledger:
+    """Takes in each run's tensors of one layer after the other; the truth (no variant) comes first.
+
+    `routing` are the choices that are known already.
+    """
+
+    def __init__(self, case: Case, weights: Weights, keeping: Keeping, routing: Routing | None = None) -> None:
+        self.routing: Routing = dict(routing or {})
+        self.floor = Floor({})
+        self.experts: ExpertGradients | None = None
+        """The truth's of the layer that was last gone back through, if it has experts."""
+        self._case, self._weights, self._keeping = case, weights, keeping
+        self._waiting: dict[str, dict[int, torch.Tensor]] = defaultdict(dict)
+        self._differences: dict[str, list[Callable[[], Difference]]] = defaultdict(list)
+        self._largest: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self._seen: set[tuple[str, int]] = set()
+        """Experts whose largest gradient of the truth is known."""
+
+    def take(self, variant: Variant | None, recording: Recording, layer: int) -> None:
+        """The values of a layer's forward pass."""
         if variant is not None:
-            self._floor.add(recording.forward.items())
-        else:
-            self._floor.truth = recording.forward
-            self._append("probes", recording.forward)
-            if layer in self._case.model.moe_layers and self._case.precision != "fp64":
-                self._choose(int(layer or 0), recording.forward)
-        if gradients is not None:
-            self.take_gradients(variant, None, recording, gradients, scale)
+            self.floor.add(recording.forward.items())
+            return
+        self.floor.truth = recording.forward
+        self._keep(PROBE_VALUES, recording.forward)
+        if layer in self._case.model.expert_blocks and self._case.precision != "fp64":
+            self._choose(layer, recording.forward)
+
+    def begin_gradients(self, layer: int, recording: Recording, read: Callable[[str, int], torch.Tensor]) -> None:
+        """Of the truth, before any other run goes back through the layer: what its experts' gradients are made of.
+
+        `read` makes an expert's matrix in the truth's dtype. It is not called later.
+        """
+        self.experts = None
+        self._largest.clear()
+        self._seen.clear()
+        if layer in self._case.model.expert_blocks:
+            given, weights = (recording.forward[f"layers.{layer}.{kind}"].flatten(0, 1) for kind in PROBES)
+            arriving = recording.gradients[f"layers.{layer}.{GRADIENT}"].flatten(0, 1)
+            self.experts = ExpertGradients(given, weights, arriving, read)
+            self.experts.prepare(f"model.layers.{layer}.")
 
     def take_gradients(
-        self,
-        variant: Variant | None,
-        layer: int | None,
-        recording: Recording,
-        gradients: Mapping[str, torch.Tensor],
-        scale: float,
+        self, variant: Variant | None, recording: Recording, gradients: Mapping[str, torch.Tensor], scale: float
     ) -> None:
-        """The gradients of probes and of parameters."""
+        """The gradients of probes, and of parameters without the experts'."""
         named = {f"probe_gradients/{name}": tensor for name, tensor in recording.gradients.items()}
-        whole = {name: tensor for name, tensor in gradients.items() if EXPERTS not in name}
-        named |= {f"{GRADIENTS}{name}": tensor for name, tensor in whole.items()}
+        named |= {f"{GRADIENTS}{name}": tensor for name, tensor in gradients.items()}
         if variant is None:
-            self._floor.truth = recording.forward | named
-            self._append("probe_gradients", recording.gradients)
-            self._append("gradients", whole)
-            self._experts = self._of_experts(layer, recording) if layer in self._case.model.moe_layers else None
-            return
-        self._floor.add(named.items(), scale)
-        for name, stacked in gradients.items():
-            if EXPERTS in name and self._experts is not None:
-                self._add_experts(name, stacked, self._experts, scale)
+            self.floor.truth = recording.forward | named
+            self._keep(PROBE_GRADIENTS, recording.gradients)
+            self._keep(PARAMETER_GRADIENTS, gradients)
+        else:
+            self.floor.add(named.items(), scale)
+            self._end_experts(DTYPES[self._case.precision], scale)
 
-    def facts(self) -> dict[str, Any]:
+    def take_expert(self, name: str, expert: int, gradient: torch.Tensor, scale: float) -> None:
+        """The gradient of one expert's matrix, as soon as a run has it: those of all would be as large as the layer.
+
+        Some of them are measured together, and nobody waits for the figures: a layer of DeepSeek-V3 has 768, five times.
+        """
+        waiting = self._waiting[name]
+        waiting[expert] = gradient
+        most = _TOGETHER_ON_DEVICE if gradient.is_cuda else _TOGETHER
+        if len(waiting) * gradient.numel() >= most:
+            self._measure(name, scale)
+
+    def _measure(self, name: str, scale: float) -> None:
+        """The gradients of a parameter that are waiting."""
+        if self.experts is None:
+            raise RuntimeError(f"a gradient of {name} arrives before the truth's")
+        waiting = self._waiting.pop(name)
+        experts = sorted(waiting)
+        with as_stored():
+            gradient = torch.stack([waiting[expert] for expert in experts])
+            waiting.clear()
+            of_truth = self.experts.together(name, experts)
+            if not self._seen.issuperset((name, expert) for expert in experts):
+                self._seen.update((name, expert) for expert in experts)
+                self._largest[name].append(of_truth.abs().amax())
+            self._differences[name].append(difference_later(of_truth, gradient, scale))
+
+    def facts(self, floor: Floor | None = None) -> dict[str, Any]:
         """For the reference's file."""
         truth = {"truth": truth_precision(self._case)}
         if self._case.precision == "fp64":
             return truth
-        return {**truth, **self._floor.facts(self._case), "floor_runs": ", ".join(variant.name for variant in VARIANTS)}
+        runs = ", ".join(variant.name for variant in VARIANTS)
+        return {**truth, **(floor or self.floor).facts(self._case), "floor_runs": runs}
 
-    def _append(self, file: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        with as_stored():
-            for name, tensor in tensors.items():
-                self._files[file].add(name, tensor)
+    def _keep(self, kind: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        for name, tensor in tensors.items():
+            self._keeping.add(kind, name, tensor)
 
     def _choose(self, layer: int, forward: dict[str, torch.Tensor]) -> None:
         """The routing that all other runs go on with, from the truth's."""
         with as_stored():
             bias = expert_bias(self._weights, layer, self._case.model).to(forward[f"layers.{layer}.moe.router.scores"].device)
             chosen = routing(forward, {layer: bias}, self._case.model)
-        self._append("routing", chosen)
+        self._keep(ROUTING, chosen)
         self.routing |= chosen
 
-    def _of_experts(self, layer: int | None, recording: Recording) -> ExpertGradients:
-        given, weights = (recording.forward[f"layers.{layer}.{kind}"].flatten(0, 1) for kind in PROBES)
-        arriving = recording.gradients[f"layers.{layer}.{GRADIENT}"].flatten(0, 1)
-        precision = Precision(DTYPES[truth_precision(self._case)], DTYPES[self._case.precision])
-        return ExpertGradients(given, weights, arriving, expert_reader(self._weights, precision, given.device))
-
-    def _add_experts(self, name: str, stacked: torch.Tensor, truth: ExpertGradients, scale: float) -> None:
-        """One expert after the other: the truth's of all of them at once would be as large as the layer."""
-        total, largest = None, 0.0
-        for expert, gradient in enumerate(stacked):
-            of_truth = truth.of(name, expert)
-            found, largest = difference_from(of_truth, gradient, scale), max(largest, magnitude(of_truth))
-            total = found if total is None else total.merged(found)
-        if total is not None:
-            self._floor.add_difference(f"{GRADIENTS}{name}", stacked.dtype, total, largest)
+    def _end_experts(self, dtype: torch.dtype, scale: float) -> None:
+        """A run has come through the layer: its experts' differences added up. One without tokens differs by nothing."""
+        for name in list(self._waiting):
+            self._measure(name, scale)
+        for name, found in self._differences.items():
+            total = functools.reduce(Difference.merged, (later() for later in found))
+            self.floor.add_difference(f"{GRADIENTS}{name}", dtype, total, max(map(float, self._largest[name])))
+        self._differences.clear()

@@ -48,7 +48,7 @@ def build(
         mtp = MtpModel(hf, model.num_nextn_predict_layers)
     names = [name for name, parameter in parameters(model).items() if parameter.mtp is not None]
     state = {
-        _to_transformers(name, model): precision.of(name, tensor).to(device)
+        to_transformers(name, model): precision.of(name, tensor).to(device)
         for name, tensor in reference_model.state(names, checkpoint)
     }
     mtp.layers.load_state_dict(state, strict=True, assign=True)
@@ -58,7 +58,7 @@ def build(
 def named_parameters(mtp: MtpModel, model: Model) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """The layers' own parameters, by the checkpoint's names with the experts as transformers holds them."""
     for name, parameter in mtp.layers.named_parameters():
-        yield _to_checkpoint(name, model), parameter
+        yield to_checkpoint(name, model), parameter
 
 
 def blocks(hf: DeepseekV3ForCausalLM, mtp: MtpModel | None) -> list[Any]:
@@ -160,7 +160,7 @@ def _hooks(mtp: Any, model: Model, index: int, known: Batch, recording: Recordin
     return stack
 
 
-def _to_transformers(name: str, model: Model) -> str:
+def to_transformers(name: str, model: Model) -> str:
     """`model.layers.4.input_layernorm.weight` -> `0.mtp_block.input_layernorm.weight`."""
     number, inner = name.removeprefix("model.layers.").split(".", 1)
     own = next((part for part in _NAMES if inner.startswith(part)), None)
@@ -168,7 +168,8 @@ def _to_transformers(name: str, model: Model) -> str:
     return f"{int(number) - model.num_hidden_layers}.{inner}"
 
 
-def _to_checkpoint(name: str, model: Model) -> str:
+def to_checkpoint(name: str, model: Model) -> str:
+    """The other way round."""
     number, inner = name.split(".", 1)
     own = next((part for part, theirs in _NAMES.items() if inner.startswith(theirs)), None)
     inner = inner.removeprefix("mtp_block.") if own is None else own + inner.removeprefix(_NAMES[own])

@@ -70,6 +70,8 @@ def key(case: Case) -> str:
         "versions": _versions(),
         "source": _source_digest(),
     }
+    if case.in_lockstep:
+        depends["lockstep"] = True
     if case.upto in (WEIGHTS, FORWARD):
         depends["upto"] = case.upto
     if case.data:

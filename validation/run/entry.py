@@ -17,7 +17,9 @@ from validation.case.errors import ExitCode
 from validation.run.report import RankReport
 
 
-def rank(case: str, run_folder: str, reference_folder: str, timeout: float, keep: str, plugin: str = "") -> None:
+def rank(
+    case: str, run_folder: str, reference_folder: str, timeout: float, keep: str, plugin: str = "", state: str = ""
+) -> None:
     """Every rank of a case."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started the rank is interrupted, and ends it
     wake_without_haste()
@@ -28,7 +30,7 @@ def rank(case: str, run_folder: str, reference_folder: str, timeout: float, keep
         preload.check()
         from validation.run import worker
 
-    worker.rank(case, run_folder, reference_folder, timeout, keep, plugin)
+    worker.rank(case, run_folder, reference_folder, timeout, keep, plugin, state)
 
 
 def ahead(cases: Sequence[str], sending: Any) -> None:

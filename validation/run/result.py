@@ -45,7 +45,7 @@ def merged(case: Case, seconds: float, facts: dict[str, Any], reports: list[dict
     return Result(
         case=case,
         seconds=seconds,
-        facts={**facts, **reports[0]["settings"]},
+        facts={**facts, **reports[0].get("reference", {}), **reports[0]["settings"]},
         pieces={name: tuple(found) for name, found in pieces.items()},
         problems=dict(problems),
         places=tuple(report["place"] for report in reports),

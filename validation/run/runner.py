@@ -85,7 +85,7 @@ class Runner:
             with launch.run_folder(self._debug_folder(case, plugin)) as folder:
                 reports = self._nodes.launch(
                     entry.rank,
-                    (case.to_json(), str(folder), str(reference.folder), self._settings.timeout, "", plugins.absolute(plugin)),
+                    (*self._arguments(case, plugin, folder, reference.folder), self._state(case)),
                     case.layout.ranks,
                     folder,
                     self._settings.timeout,
@@ -94,6 +94,8 @@ class Runner:
         except (launch.RunBroke, OSError) as error:
             broken = explained(case, launch.broken_by(error), in_ranks=bool(facts))
             return Result(case, time.monotonic() - start, facts, broken=self._with_plugin(broken, plugin))
+        # What a case in lockstep has kept is good for a command that is cut while it judges: it goes when the command ends.
+        self._folders += [Path(report["kept"]) for report in reports if "kept" in report]
         return merged(case, time.monotonic() - start, facts, reports)
 
     def against_single(self, case: Case, plugin: str | None = None) -> Result | None:
@@ -132,6 +134,10 @@ class Runner:
             arguments = self._arguments(case, plugin, folder, reference.folder, str(kept))
             launch.launch(entry.rank, arguments, 1, folder, self._settings.timeout)
         return kept
+
+    def _state(self, case: Case) -> str:
+        """Where a case in lockstep keeps what it goes on with if it is cut; nowhere if everything is asked for anew."""
+        return str((self._settings.home / forget.LOCKSTEP).absolute()) if case.in_lockstep and not self._settings.fresh else ""
 
     def _arguments(self, case: Case, plugin: str, folder: Path, reference: Path, keep: str = "") -> tuple[object, ...]:
         """What ranks get that run with a plugin."""

@@ -16,7 +16,8 @@ from torch.distributed.elastic.utils.store import barrier
 
 from validation.candidate import build, first_use, latent_norms, load, mends, platform, staged, stream, user_buffers
 from validation.candidate.balancing import compare_balancing
-from validation.candidate.compare import compare_gradients
+from validation.candidate.compare import compare_gradients, declared
+from validation.candidate.kept_steps import KeptSteps, plan
 from validation.candidate.optimizer import gather_gradients
 from validation.candidate.place import device
 from validation.candidate.probes import ProbedChunk
@@ -30,13 +31,13 @@ from validation.case.case import Case
 from validation.case.depth import ALL, FORWARD, WEIGHTS
 from validation.case.errors import EnvironmentMissing
 from validation.case.inference import infers
-from validation.case.steps import STEPS
 from validation.compare.memory import device_peak, peak_memory
 from validation.compare.precision import DTYPES, LOSS_DTYPES, as_stored, computing_in, make_deterministic
 from validation.reference.checkpoint import Checkpoint
 from validation.reference.store import Reference
 from validation.run import life
 from validation.run import plugin as plugins
+from validation.run.lockstep_folder import lockstep_folder
 from validation.run.plugin import Plugin
 from validation.run.report import RankReport
 
@@ -45,21 +46,28 @@ _WITHOUT = (
 )
 
 
-def rank(case_text: str, run_folder: str, reference_folder: str, timeout: float, keep: str, plugin: str = "") -> None:
+def rank(
+    case_text: str, run_folder: str, reference_folder: str, timeout: float, keep: str, plugin: str = "", state: str = ""
+) -> None:
     """Entry point of every rank of a case: compares its pieces and leaves its findings in the run's folder.
 
     `keep` names a folder that gets what is compared, in the files of a reference; empty for none. Only where one rank
     holds everything. `plugin` names what the rank calls while it makes the model (validation.run.plugin); empty for nothing.
+    `state` names a folder for what a case in lockstep goes on with if it is cut; empty for none.
     """
     report = RankReport(Path(run_folder), int(os.environ["RANK"]))
     with report.last_words():
         case = Case.from_json(case_text)
         if case.uses_te and (cause := platform.broken.get("transformer_engine")):
             raise EnvironmentMissing(f"megatron-core cannot use the Transformer Engine that is installed ({cause}); {_WITHOUT}")
-        report.write(_findings(case, Reference(Path(reference_folder)), report, timeout, keep, plugins.load(plugin)))
+        stored = Reference(Path(reference_folder))
+        report.write(_findings(case, stored, report, timeout, keep, plugin, state))
 
 
-def _findings(case: Case, stored: Reference, report: RankReport, timeout: float, keep: str, plugin: Plugin) -> dict[str, Any]:
+def _findings(
+    case: Case, stored: Reference, report: RankReport, timeout: float, keep: str, named: str, state: str
+) -> dict[str, Any]:
+    plugin = plugins.load(named)
     report.progress("process groups")
     staged.register()
     settings = {**make_deterministic(), "megatron-core": release(core_version)}
@@ -77,22 +85,41 @@ def _findings(case: Case, stored: Reference, report: RankReport, timeout: float,
             # Not before: it waits until the context is there, and groups need none.
             torch.cuda.set_device(gpu)
         user_buffers.start(case)
-        recorder = Recorder(report.rank, Path(keep) if keep else None, _facts(case, stored), device())
-        held = _measure(case, stored, recorder, report, plugin)
+        if case.in_lockstep and not keep:
+            found, held = _in_lockstep(case, stored, report, plugin, lockstep_folder(case, stored, named, state))
+        else:
+            recorder = Recorder(report.rank, Path(keep) if keep else None, declared(case, stored.facts()), device())
+            held = _measure(case, stored, recorder, report, plugin)
+            found = recorder.as_dict()
         place = _place()
     if case.layout.ranks > 1:
         _leave_together(case, timeout)
-    memory = {"baseline": baseline, "peak": peak_memory(), "parameters": held, "device_peak": device_peak()}
-    return {**recorder.as_dict(), "place": place, "memory": memory, "settings": settings}
+    # In lockstep each step begins to count anew.
+    on_device = [device_peak(), *(max(step["memory"].values()) for step in found.get("steps", ()))]
+    memory = {"baseline": baseline, "peak": peak_memory(), "parameters": held, "device_peak": max(on_device)}
+    return {**found, "place": place, "memory": memory, "settings": settings}
 
 
-def _facts(case: Case, stored: Reference) -> dict[str, Any]:
-    """The reference's, but for the dtypes of activations where the residual stream is in float32: those are any then."""
-    facts = stored.facts()
-    if not case.training.effective("model").get("fp32_residual_connection") or "dtypes" not in facts:
-        return facts
-    of_parameters = (load.GRADIENTS, STEPS)
-    return {**facts, "dtypes": {name: dtype for name, dtype in facts["dtypes"].items() if name.startswith(of_parameters)}}
+def _in_lockstep(
+    case: Case, stored: Reference, report: RankReport, plugin: Plugin, folder: tuple[Path, str] | None
+) -> tuple[dict[str, Any], int]:
+    """This rank's part of the report, with what it knows of the reference, and the bytes of its parameters.
+
+    What was done goes on from `folder`, by its key, if no other process uses it.
+    """
+    from validation.candidate import lockstep  # it imports transformers
+
+    steps, unused = plan(case.model.blocks), (report.path("boundaries"), "")
+    kept = KeptSteps.opened(*(folder or unused), steps, device()) or KeptSteps.opened(*unused, steps, device())
+    if kept is None:
+        raise RuntimeError(f"{unused[0]} is in use")
+    before = kept.done
+    try:
+        found = lockstep.measure(case, stored, mends.with_mends(case, stored.batch, plugin), kept, report.progress)
+    finally:
+        kept.close()
+    facts = {**found.reference, **({"resumed": f"{before} of {len(steps)} steps"} if before else {})}
+    return {**found.report, "reference": facts, "steps": found.steps, "kept": str(kept.folder)}, found.held
 
 
 def _leave_together(case: Case, timeout: float) -> None:

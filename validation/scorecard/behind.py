@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from validation.case import preflight
+from validation.case import life, preflight
 from validation.case.case import Case
 from validation.case.data import DOCUMENTS, FULL, PADDED
 from validation.case.errors import UsageError
@@ -19,6 +19,8 @@ from validation.faults.fault import Fault
 from validation.run.known import known_bugs, refusal
 from validation.scorecard.run import ordered
 from validation.scorecard.trial import Trial
+
+_OVERFLOW = "step-overflow-step"
 
 
 def _experts_elsewhere(case: Case) -> Case | None:
@@ -78,6 +80,14 @@ def _mtp_means(case: Case) -> Case | None:
     return replace(case, model=model, training=replace(case.training, loss="mean"))
 
 
+def _overflowing(case: Case) -> Case | None:
+    """Experts that are spread, in fp16, and a step whose gradients hold an infinity."""
+    if case.layout.ep == 1 or not case.training.steps or case.training.life:
+        return None
+    training = replace(case.training, life=_OVERFLOW, steps=life.steps(_OVERFLOW))
+    return replace(case, precision="fp16", training=training)
+
+
 def _decoupled_rate(case: Case) -> Case | None:
     """An MTP layer on another stage, and a rate of its own for embedding and output head."""
     if case.layout.pp == 1 or not case.training.steps:
@@ -134,15 +144,15 @@ ACTIVATED: dict[str, Callable[[Case], Case | None]] = {
     "loads-counted-after-capacity": _filled_up,
     "outputs-freed-while-sent": _set(deallocate_pipeline_outputs=True),
     "mtp-embedding-at-the-common-rate": _decoupled_rate,
+    "loss-scales-of-experts-drift": _overflowing,
     "expert-weights-gathered-from-wrong-ranks": _experts_gathered,
+    "mtp-takes-the-next-document": _mtp_of_documents,
     "mtp-layers-count-padding": _mtp_of_padding,
     "stale-absorbed-weights": _requests,
     "fused-cross-entropy-in-bf16": _set(cross_entropy_loss_fusion=True),
 }
 """How the case of a fault becomes one that has the bug, too; None where it cannot. Bugs that 0.16 has mended have no entry."""
-DUE: dict[str, Callable[[Case], Case | None]] = {
-    "mtp-takes-the-next-document": _mtp_of_documents,
-}
+DUE: dict[str, Callable[[Case], Case | None]] = {}
 """The same of bugs that have not been measured beside the catalogue yet: `all` leaves them out; --behind takes their names."""
 
 

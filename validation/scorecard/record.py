@@ -18,16 +18,13 @@ from validation.scorecard.trial import Trial
 class Record:
     """The rows that a file holds and those of this run, written to the file with each new one; without a path nowhere.
 
-    `machine` says what runs, and must be what the file's rows were measured on. Raises UsageError if it is not, or if the file
-    is no record.
+    `machine` says what runs. Raises UsageError if the file is no record.
     """
 
     def __init__(self, path: Path | None, machine: str) -> None:
         self._path, self._start = path, time.monotonic()
         self._before = _read(path) if path is not None and path.exists() else Measured(machine, 0, (), ())
-        if path is not None and self._before.outcomes:
-            same(self._before.machine, machine)
-        self.machine = machine
+        self._machine = machine
 
     @property
     def kept(self) -> Measured:
@@ -36,16 +33,26 @@ class Record:
         clean = tuple(one for one in self._before.clean if not (one.failing or one.says))
         return replace(self._before, outcomes=outcomes, clean=clean)
 
+    @property
+    def machine(self) -> str:
+        """What its rows were measured on, and those of this run are."""
+        return self._before.machine
+
     def left(self, tried: Sequence[Trial]) -> list[Trial]:
-        """Those of which no row is kept."""
+        """Those of which no row is kept. Raises UsageError if there are some and this machine is not that of the rows."""
         there = {(one.fault, one.layout, one.bug) for one in self.kept.outcomes}
-        return [trial for trial in tried if (trial.fault.id, trial.layout, trial.bug) not in there]
+        found = [trial for trial in tried if (trial.fault.id, trial.layout, trial.bug) not in there]
+        if found and self._before.outcomes:
+            same(self._before.machine, self._machine)
+        return found
 
     def add(self, found: Clean | Outcome) -> None:
         """Take in a row."""
         if self._path is None:
             return
-        new = Measured(self.machine, 0, (found,), ()) if isinstance(found, Outcome) else Measured(self.machine, 0, (), (found,))
+        new = (
+            Measured(self._machine, 0, (found,), ()) if isinstance(found, Outcome) else Measured(self._machine, 0, (), (found,))
+        )
         now, self._start = time.monotonic() - self._start, time.monotonic()
         rows = joined(self._before, new)
         self._before = replace(rows, seconds=rows.seconds + now)

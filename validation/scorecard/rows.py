@@ -18,7 +18,7 @@ def joined(there: Measured | None, new: Measured) -> Measured:
     The time of known bugs that were not there is added. Without anything before, the new rows alone. Raises UsageError if they
     are of other versions.
     """
-    there = there or replace(new, outcomes=(), clean=())
+    there = there or replace(new, outcomes=(), clean=(), seconds=0)
     same(there.machine, new.machine)
     outcomes = {(one.fault, one.layout, one.bug): one for one in (*there.outcomes, *new.outcomes)}
     clean = _clean(there.clean, new.clean)

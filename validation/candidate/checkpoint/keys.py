@@ -34,6 +34,13 @@ def of_training(key: str) -> bool:
     return _TRAINING.match(key) is not None
 
 
+def what_works(key: str) -> str:
+    """What helps if a checkpoint lacks a tensor that the model of config.json has."""
+    if unwrapped(key).startswith("mtp."):
+        return "config.json names MTP layers; --no-mtp reads a checkpoint that was saved without them"
+    return "the checkpoint and config.json must be of the same model"
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a parameter lies in the tensor `key` of `shape`: from row `first` on, gate and up being one tensor."""
