@@ -312,7 +312,7 @@ def mode(on_cpu: bool, precision: str) -> type[Mode]:
 
 
 def torchs_optimizers() -> None:
-    """In fp64: Adam and the norm of gradients are torch's, for Transformer Engine's and apex's kernels have no float64.
+    """In fp64 and on a CPU Adam and the norm of gradients are torch's: Transformer Engine's and apex's kernels have neither.
 
     megatron-core takes them when it is imported, wherever they are installed; without them it takes torch's by itself.
     https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/optimizer/__init__.py

@@ -135,6 +135,11 @@ def padded_documents_fit(case: Case) -> str | None:
         return (
             f"+{PACKED_PADDED} pads documents to multiples of {ALIGNED}, which cp{case.layout.cp} cannot cut; cp2 and cp4 work"
         )
+    if case.uses_te:
+        return (
+            f"+{PACKED_PADDED}: Transformer Engine's attention leaves padding out, where the reference computes it; "
+            "--implementation local works, or +packed"
+        )
     if case.model.num_nextn_predict_layers:
         return (
             f"{case.arrangement}: Megatron-Core's MTP layers look for documents where they would end without padding, and take "

@@ -56,7 +56,7 @@ def live(rank: Rank) -> None:
     """
     case = rank.case
     later = bool(case.training.effective("ddp").get("overlap_param_gather"))
-    if case.precision == "fp64":
+    if case.precision == "fp64" or case.on_cpu:
         platform.torchs_optimizers()
     events = life.parse(case.training.life) or (Event(STEP),) * case.training.steps
     optimizer = _loaded(rank) if events[0].kind == LOAD else Optimizer(case, rank.wrapped)
