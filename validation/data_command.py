@@ -74,5 +74,5 @@ def _line(case: Case, one: Excited) -> str:
 def _elsewhere(one: Excited) -> Iterator[str]:
     """The shapes that have what this one has not."""
     if one.shapes:
-        shapes = " and ".join(f"+{shape}" for shape in one.shapes)
-        yield f" ({shapes} {'has' if len(one.shapes) == 1 else 'have'} it)"
+        *others, last = (f"+{shape}" for shape in one.shapes)
+        yield f" ({', '.join(others)} and {last} have it)" if others else f" ({last} has it)"

@@ -85,7 +85,7 @@ def test_the_command_says_what_lacks_and_where_it_is(capsys: pytest.CaptureFixtu
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "mini / tp16: 2 sequences of 512 tokens, seed 1234"
     assert said[1] == "yes    first and last token of each of the 16 vocabulary shards, among the tokens: 32 of 32"
-    assert "no     documents of one token: 0 (+documents and +packed have it)" in said
+    assert "no     documents of one token: 0 (+documents, +packed and +packed-padded have it)" in said
     assert said[-1] == "nothing lacking"
     assert main(["data", "--layout", "tp2", "--batch-size", "2", "--seq-length", "2"]) == 1
     assert "LACKS  first and last token of each of the 2 vocabulary shards, among the tokens: " in capsys.readouterr().out
