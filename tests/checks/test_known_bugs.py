@@ -355,11 +355,14 @@ def test_every_entry_names_checks_that_exist(bug: Any) -> None:
     names = [f"gradients/{name}" for name, parameter in parameters(with_mtp.model).items() if parameter.trained]
     names += observed(with_mtp)
     names += [f"probe_gradients/{name}" for name, probe in probes(TINY.model, 8, 48).items() if probe.has_gradient]
+    names += [f"probe_gradients/{name}" for name in observed(with_mtp)]
+    names += observed(replace(case(), training=Training(balancing="seq_aux_loss")))
     names.append(latent_norms.NAME)
     names += [one.name for one in stepped(replace(case(), training=Training(steps=1))).values()]
     names += inferred(replace(case(layout="single"), training=Training(inference="dynamic")))
     for pattern in bug.checks:
-        assert any(type(bug)(**{**vars(bug), "checks": (pattern,)}).must_fail(case(), name) for name in names)
+        alone = replace(bug, checks=(pattern,))
+        assert any(alone.must_fail(case(of), name) for of in ("local", "local-stock", "te") for name in names)
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,8 @@ def test_results_become_data_and_page(docs: Path) -> None:
     assert versions.main([str(docs / "results")]) == 0
     assert [column.name for column in outcomes.load()] == [release.name for release in (*RELEASES, *LIBRARIES)]
     page = (docs / "versions.md").read_text(encoding="utf-8")
-    assert all(f"| {title.removesuffix(', local-stock')} | right 0e+00 |" in page for title in titles())
+    first = {title: "refused" if title in RELEASES[0].refused else "right 0e+00" for title in titles()}
+    assert all(f"| {title.removesuffix(', local-stock')} | {shown} |" in page for title, shown in first.items())
     assert page.count(f"| 5 | 2 | {len(GROUPS[0].layouts)} right | 0e+00 |\n") == 1 + len(LIBRARIES)
 
 
@@ -222,6 +223,15 @@ def test_the_command_of_a_group_has_its_layouts_options_and_place(tmp_path: Path
         str(tmp_path / "megatron-core-0.1" / "dense"),
     ]
     assert "b=2" not in replace(group, of_release=False).arguments(release, tmp_path)
+
+
+def test_a_layout_that_a_release_refuses_before_the_start_is_not_run(docs: Path) -> None:
+    """A command with it would end with 2, and none of the others would be compared."""
+    assert "pp2" not in Group("dense", "", ("tp2", "pp2")).arguments(Release("0.1", refused={"pp2": "no stages"}), docs)[2]
+    (release,) = (release for release in RELEASES if release.name == "megatron-core-0.13.1")
+    results(docs / "results", without="cp2pp2+selective")
+    cell = outcomes.read_column(release, docs / "results").cells["cp2pp2+selective"]
+    assert cell == Cell("refused", 0, 0, 0.0, says="Invalid choices for recompute_modules: {'shared_experts'}")
 
 
 def test_local_stock_is_run_where_it_exists() -> None:

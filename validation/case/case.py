@@ -112,6 +112,11 @@ class Case:
         return self.precision in ("bf16", "fp16") and self.training.steps > 0
 
     @property
+    def rounds_sums(self) -> bool:
+        """Whether gradients are added up in the precision of the model."""
+        return self.precision == "bf16" and self.training.effective("ddp").get("grad_reduce_in_fp32") is False
+
+    @property
     def micro_batches(self) -> int:
         """Forward passes of one step on each data-parallel rank."""
         return self.batch_size // (self.micro_batch_size * self.layout.data_parallel)

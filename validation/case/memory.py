@@ -120,7 +120,7 @@ def _lockstep(case: Case, size: int, process: int) -> Estimate:
     most = 0
     for stage in model.blocks:
         ends = stage == model.blocks[-1]
-        names = of_stage(model, stage)
+        names = [name for name in of_stage(model, stage) if name in known]  # a tied head is the embedding
         experts = sum(math.prod(known[name].shape) for name in names if EXPERTS in name)
         others = sum(math.prod(known[name].shape) for name in names) - experts
         layers = (stage, None) if ends else (stage,)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 LEFT_OUT = {
     "A09": "megatron-core's fused rotary kernel with heads that fill no block: a Triton kernel, which needs a GPU",
-    "A10": "unpadded cu_seqlens for rotary positions: packed sequences are not compared",
+    "A10": "unpadded cu_seqlens for rotary positions: not made; +packed-padded compares data in which it would show",
     "R12": "in the catalogue as D01",
-    "R20": "a padding mask that is broadcast wrongly: it shows with padding only, and the reference counts every"
-    " position; 0.16.1 to 0.19.2 have the bug",
-    "T19": "a padding mask cut over another group than the hidden states: it shows with padding only; the kind is T11",
+    "R20": "a padding mask that is broadcast wrongly: 0.16.1 to 0.19.2 have the bug, which platform.py mends; the kind is B06",
+    "T19": "a padding mask cut over another group than the hidden states: with padding alone; the kinds are B08 and T11",
     "T20": "cross-attention over the global tensor-parallel group: the model has none; the kind is T11",
     "T21": "image embeddings cut over the global tensor-parallel group: the model has none; the kind is T11",
     "T22": "the output norm of a gated delta net without the sum over ranks: the model has none; the kind is T18",

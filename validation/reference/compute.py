@@ -283,7 +283,7 @@ def _truth_and_floor(
             if steps_follow:
                 floor.add((f"{STEPS}{key}", value) for key, value in steps.kept.items())
                 models = _Models.build(case, checkpoint, Precision(dtype, dtype), device)
-        if sums.rounded(case) and not case.upto:
+        if case.rounds_sums and not case.upto:
             progress("floor: gradients added up in bf16")
             _add_sums(floor, models, batches, (chosen, *further), scale)
     if steps_follow:

@@ -19,7 +19,6 @@ from validation.compare.difference import Difference, measure, measured_later
 from validation.compare.piece import whole
 from validation.compare.precision import as_stored
 from validation.reference.record import Recording
-from validation.reference.sums import rounded
 
 _MEAN_OF = {"loss": "token_loss", "mtp.loss": "mtp.token_loss", "moe.balancing": "moe.router.scores"}
 """One number made of many, whose errors may cancel by chance: its floor is at least that of what it is made of.
@@ -107,7 +106,7 @@ class Floor:
     def dtypes(self, case: Case) -> dict[str, str]:
         """What the Megatron side must hold each tensor in, by name."""
         # The gradients of parameters are added up in float32 there, but for a case that says otherwise.
-        added = self._dtypes if rounded(case) else {}
+        added = self._dtypes if case.rounds_sums else {}
         return {
             name: added.get(name, "float32") if name.startswith("gradients/") else dtype for name, dtype in self._dtypes.items()
         }

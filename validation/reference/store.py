@@ -32,7 +32,6 @@ from validation.case.inference import infers
 from validation.case.optimizers import Rule, counts_zeros
 from validation.case.schedule import Schedule
 from validation.reference.divisor import by_targets, definition
-from validation.reference.sums import rounded
 
 
 def key(case: Case) -> str:
@@ -56,7 +55,7 @@ def key(case: Case) -> str:
             asdict(case.training.adam),
             asdict(Rule.of(case.training)),
             counts_zeros(case.training),
-            rounded(case),
+            case.rounds_sums,
             case.training.balance_coefficient,
             case.training.z_coefficient,
             case.training.mtp_scale,

@@ -11,15 +11,8 @@ from contextlib import contextmanager
 
 import torch
 
-from validation.case.case import Case
-
 _sequences: list[int] = []
 """How many sequences are added up one by one, and the one that is being added; empty if they are computed together."""
-
-
-def rounded(case: Case) -> bool:
-    """Whether gradients are added up in the precision of the model."""
-    return case.precision == "bf16" and case.training.effective("ddp").get("grad_reduce_in_fp32") is False
 
 
 @contextmanager
