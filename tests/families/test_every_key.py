@@ -68,9 +68,7 @@ def test_every_key_is_read_as_transformers_reads_it(at: int, tmp_path: Path) -> 
                     theirs, ours = both(given, tmp_path)
                 except RuntimeError as error:
                     # transformers' own class of DeepSeek-V2 cannot turn keys behind a latent of an odd size.
-                    assert (key, str(error).partition(" for")[0]) == (
-                        "kv_lora_rank",
-                        "Tensor must have a stride divisible by 2",
-                    )
+                    if key != "kv_lora_rank" or "stride divisible by 2" not in str(error):
+                        raise
                     continue
                 assert float((theirs - ours).norm() / theirs.norm()) < 1e-12, (key, other)
