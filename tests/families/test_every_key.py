@@ -64,5 +64,11 @@ def test_every_key_is_read_as_transformers_reads_it(at: int, tmp_path: Path) -> 
             given = changed(config, key, other)
             found = read(folder(tmp_path, given))
             if found not in (None, published):
-                theirs, ours = both(given, tmp_path)
+                try:
+                    theirs, ours = both(given, tmp_path)
+                except RuntimeError as error:
+                    # transformers' own class of DeepSeek-V2 cannot turn keys behind a latent of an odd size.
+                    if key != "kv_lora_rank" or "stride divisible by 2" not in str(error):
+                        raise
+                    continue
                 assert float((theirs - ours).norm() / theirs.norm()) < 1e-12, (key, other)

@@ -66,7 +66,7 @@ def test_an_environment_that_asks_nobody_is_said_to_be_one(played: All) -> None:
 def test_our_machines_are_cleaned_before_and_after_whatever_happens(played: All) -> None:
     for name in ("green", "red", "cancelled"):
         gpu = [leg for leg in played[name].legs if "self-hosted" in leg["runner"]]
-        assert len(gpu) == 8
+        assert len(gpu) == 10
         for leg in gpu:
             steps = leg["steps"]
             assert [steps[0]["name"], steps[0]["result"]] == ["Clean before", "success"]

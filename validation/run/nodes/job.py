@@ -85,7 +85,7 @@ class Job:
             raise Lost(gone.lost)
         address = nodes[0].channel.own
         group = agent.Group(0, len(self._shares), address, launch.meeting_place(address), self._over)
-        case, _, _, timeout, keep, plugin = arguments
+        case, _, _, timeout, keep, plugin, *_ = arguments
         digests, wanted = store.contents(self._reference), self._reference.name.partition("-")[0]
         for share, node in zip(self._shares[1:], nodes, strict=True):
             node.channel.say(
