@@ -265,7 +265,7 @@ def run(options: argparse.Namespace, command: str) -> int:
     tried = tuple(switch for switch in tried if not options.only or switch.name in options.only)
     if options.write:
         tree.needs_a_checkout("--write")
-    found = measure(tried, _settings(options, all_cases(tried), command))
+    found = measure(tried, settings(all_cases(tried), "results/exercised", 600.0, options.jobs, command))
     for said, told in found.items():
         sys.stdout.write(f"{said:60} {told}\n")
     if options.write:
@@ -273,15 +273,16 @@ def run(options: argparse.Namespace, command: str) -> int:
     return int(ExitCode.PASS)
 
 
-def _settings(options: argparse.Namespace, cases: tuple[Case, ...], command: str) -> Settings:
+def settings(cases: tuple[Case, ...], results: str, timeout: float, jobs: int, command: str) -> Settings:
+    """Of a command that runs cases to see what switches do; `timeout` in seconds."""
     place = home()
     return Settings(
         cases=cases,
-        results=Path("results/exercised"),
+        results=Path(results),
         home=place,
-        timeout=600.0,
+        timeout=timeout,
         max_ranks=8,
-        jobs=options.jobs,
+        jobs=jobs,
         debug=False,
         fresh=False,
         command=command,

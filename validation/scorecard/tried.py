@@ -17,13 +17,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from validation.cache import limit
 from validation.case import declared, fields, preflight, tree
 from validation.case.annotation import Plain, Value
 from validation.case.case import Case
 from validation.case.errors import EnvironmentMissing, ExitCode, UsageError
 from validation.case.fields import Entry
-from validation.case.home import home
 from validation.case.layout import Layout
 from validation.case.preset import MINI
 from validation.case.settings import BASE, written
@@ -33,7 +31,7 @@ from validation.machine import gpu_names, version
 from validation.recipe import tries
 from validation.recipe.tries import BROKEN, DIFFERENT, EQUAL, NO_EFFECT, REFUSED, VERDICTS
 from validation.run.options import Settings
-from validation.scorecard.exercised import Seen, read_traces
+from validation.scorecard.exercised import Seen, read_traces, settings
 from validation.scorecard.traced import FOLDER, plugin_of
 
 _NEEDS = ("te", "gpu", "extension")
@@ -371,8 +369,8 @@ def _run(left: Sequence[Switch], jobs: int, command: str, folder: Path) -> Itera
         if not of_it:
             continue
         # What Megatron-Core says against a case is what comes of it: it is asked by the ranks.
-        settings = replace(prepare(_settings(of_it[:1], jobs, command)), cases=of_it)
-        bench, here = Bench(settings, folder), [switch for switch in left if switch.cases[1].transport == transport]
+        asked = replace(prepare(settings(of_it[:1], "results/tried", 120.0, jobs, command)), cases=of_it)
+        bench, here = Bench(asked, folder), [switch for switch in left if switch.cases[1].transport == transport]
         try:
             yield from _of_one_transport(here, bench)
         finally:
@@ -388,19 +386,3 @@ def _of_one_transport(here: Sequence[Switch], bench: Bench) -> Iterator[tuple[Sw
     sound = [one for one in parts if bench.found(one.cases[0])[0].verdict == EQUAL]
     bench.start(dict.fromkeys(one.cases[1] for one in sound))
     yield from ((one, trial(one, bench)) for one in parts)
-
-
-def _settings(cases: tuple[Case, ...], jobs: int, command: str) -> Settings:
-    place = home()
-    return Settings(
-        cases=cases,
-        results=Path("results/tried"),
-        home=place,
-        timeout=120.0,
-        max_ranks=8,
-        jobs=jobs,
-        debug=False,
-        fresh=False,
-        command=command,
-        cache_limit=limit.limit(None, place),
-    )
