@@ -80,8 +80,8 @@ def page(measured: Measured, behind: Measured, lanes: Mapping[Lane, Measured]) -
     head = _HEAD.format(machine=measured.machine, seconds=measured.seconds, rules=rules)
     diagnosed = diagnoses_page.summary(diagnoses_page.load())
     others = [lane_page.section(lane, found, measured) for lane, found in lanes.items()]
-    parts = (head, _totals(measured), _misses(measured), _alarms(measured), *others, diagnosed, _behind(behind), _excited())
-    return "\n".join((*parts, _faults(measured, lanes), _left_out()))
+    parts = (head, _totals(measured), _misses(measured), _alarms(measured), *others, diagnosed, _behind(behind))
+    return "\n".join((*parts, _excited(measured), _faults(measured, lanes), _left_out()))
 
 
 def _linked(rule: Rule) -> str:
@@ -161,11 +161,13 @@ def _how(one: Outcome) -> str:
     return f"first seen at {one.first}" if one.caught else one.status
 
 
-def _excited() -> str:
+def _excited(measured: Measured) -> str:
     """The faults whose cases are not those of all others."""
     usual = {field.name: field.default for field in fields(Fault)}
-    lines = []
+    lines, there = [], {one.fault for one in measured.outcomes}
     for fault in catalogue.faults():
+        if fault.id not in there:
+            continue
         own = {name: getattr(fault, name) for name in _DATA if getattr(fault, name) != usual[name]}
         numbers = [f"{name} {value}" for name, value in fault.numbers]
         said = ", ".join(numbers + [f"{name.replace('_', ' ')} {value}" for name, value in own.items()])
