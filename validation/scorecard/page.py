@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from validation.case import writing
 from validation.faults import catalogue
 from validation.faults.fault import Fault
 from validation.faults.left_out import LEFT_OUT
@@ -59,14 +60,14 @@ Two layers of preset tiny (four for pipelines), 4 sequences of 16 tokens, and fo
 
 def save(measured: Measured, data: Path = DATA) -> None:
     """Write the data into its file, and the page of all."""
-    data.write_text(saved(measured), encoding="utf-8")
+    writing.write(data, saved(measured))
     write()
 
 
 def write() -> None:
     """Write the page, once all that it is made from has been measured."""
     if DATA.exists() and BEHIND.exists() and diagnoses_page.DATA.exists():
-        PAGE.write_text(page(load(DATA), load(BEHIND), elsewhere()), encoding="utf-8")
+        writing.write(PAGE, page(load(DATA), load(BEHIND), elsewhere()))
 
 
 def elsewhere() -> dict[Lane, Measured]:
