@@ -306,6 +306,14 @@ def test_in_fp32_the_absolute_limit_goes_with_the_magnitude(magnitude: float, st
     assert found.status == status
 
 
+@pytest.mark.parametrize(("name", "share", "status"), [(NORM, 0.49, "fail"), (NORM, 0.51, "pass"), ("logits", 9.0, "fail")])
+def test_in_fp32_an_element_may_turn_over_as_far_as_rounding_may_move_it(name: str, share: float, status: str) -> None:
+    piece = off(shape_of(NORM), 0.01)
+    facts = {"floor": {NORM: 0.1}, "magnitude": {NORM: 1.0}, "turned": {name: share * piece.difference.max_abs}}
+    pieces = {NORM: (piece,)}
+    assert concluded(lambda parity: parity.agrees(NORM), result(FP32, pieces=pieces, facts=facts)).status == status
+
+
 @pytest.mark.parametrize("facts", [{}, {"floor": {"logits": 0.1}, "magnitude": {}}])
 def test_without_a_floor_nothing_can_be_decided_in_a_lower_precision(facts: dict[str, Any]) -> None:
     """A check of a tensor of its own must bring limits."""

@@ -330,8 +330,9 @@ class Parity:
             return IN_FP64
         if name not in floors:
             raise LookupError(f"the reference has no floor for {name}; give the check limits of its own")
-        magnitude, fp8 = self.result.facts["magnitude"][name], case.training.fp8 != "none"
-        return above_floor(floors[name], case.precision, magnitude, fp8=fp8, isolated=case.isolated)
+        magnitude, turned = self.result.facts["magnitude"][name], self.result.facts.get("turned", {}).get(name, 0.0)
+        fp8 = case.training.fp8 != "none"
+        return above_floor(floors[name], case.precision, magnitude, turned, fp8=fp8, isolated=case.isolated)
 
     def _reduced(self, asked: Compared, verdict: Verdict) -> Verdict:
         """The verdict on a final gradient, with what the ranks had before megatron-core reduced it."""
