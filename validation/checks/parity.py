@@ -178,7 +178,8 @@ class Parity:
         """A tensor of inference is the reference's at every position, a choice of experts exactly."""
         one = inferred(self.case)[name]
         alike, limits = replicated(self.case), inferring.limits(one)
-        self._compare(Compared(name, one.title, one.probe.shape, limits, one.routes, alike, also=Parity._of_positions))
+        asked = Compared(name, one.title, one.probe.shape, limits, one.routes, alike, also=Parity._of_positions)
+        self._compare(replace(asked, lastly=Parity._by_own_scores) if one.routes else asked)
 
     def _of_positions(self, asked: Compared, verdict: Verdict) -> Verdict:
         def measured(one: Inferred) -> Measurement:
