@@ -12,7 +12,7 @@ from validation.rollout import figures
 from validation.rollout.dump import KINDS, PROCESSED, RAW, Dump, Said
 from validation.rollout.figures import Values
 from validation.rollout.floors import Floor
-from validation.rollout.truth import HuggingFace, replayed
+from validation.rollout.truth import HuggingFace, every, replayed
 
 _SAMPLE = 128
 """Tokens for which the whole vocabulary is looked at."""
@@ -59,7 +59,7 @@ def explain(wrong: Wrong, hf: HuggingFace, dump: Dump, applied: float, earlier: 
     if words := _filler(wrong):
         return words
     if routed and any(one.routed for one in dump.sequences):
-        own = [hf.logprobs(one, applied, routing=replayed(one, hf.model)) for one in dump.sequences]
+        own = every(hf, dump.sequences, applied, routings=[replayed(one, hf.model) for one in dump.sequences])
         if wrong.explained(own):
             return "with the experts in the file HuggingFace gives the same numbers: only the routing differs"
     return _of_sampling(wrong, hf, dump, applied)
@@ -133,15 +133,16 @@ def _of_sampling(wrong: Wrong, hf: HuggingFace, dump: Dump, applied: float) -> s
 
 def _tokens(wrong: Wrong, hf: HuggingFace, sequences: Sequence[Said]) -> Iterator[_Token]:
     """As many of the tokens in question as are looked at."""
-    left = _SAMPLE
+    left, asked = _SAMPLE, list[tuple[Said, torch.Tensor, list[int]]]()
     for one, side, mask in zip(sequences, wrong.side, wrong.chosen, strict=True):
         positions = mask.nonzero()[:left, 0].tolist()
         left -= len(positions)
-        if not positions:
-            continue
-        logits = hf.logits(one)
-        for place in positions:
-            yield _Token(float(side[place]), one.tokens[place], logits[place - 1], logits[place])
+        if positions:
+            asked.append((one, side, positions))
+    for (one, side, positions), hidden in zip(asked, hf.hidden([one for one, _, _ in asked]), strict=True):
+        logits = hf.head(hidden[[place + by for place in positions for by in (-1, 0)]]).cpu()
+        for at, place in enumerate(positions):
+            yield _Token(float(side[place]), one.tokens[place], logits[2 * at], logits[2 * at + 1])
 
 
 def _searched(off: Callable[[float], float]) -> float:
