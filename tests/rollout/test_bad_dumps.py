@@ -107,6 +107,17 @@ def test_a_header_that_is_no_good(tmp_path: Path, header: dict[str, Any], said: 
     assert said in said_of(engine.write(tmp_path / "dump.jsonl", [GOOD], **header))
 
 
+def test_what_the_mask_leaves_out_may_be_anything(tmp_path: Path) -> None:
+    """Trainers fill it up with what they like."""
+    numbers = torch.tensor([[float("nan"), float("inf"), -1.0, -2.0], [5.0, -1.0, -0.5, float("-inf")]])
+    file = tmp_path / "dump.safetensors"
+    save_file(tensors(logprobs=numbers), file, {name: str(value) for name, value in engine.HEADER.items()})
+    assert [one.counted for one in read_file(file, MadeWith(), engine.MODEL).sequences] == [
+        (False, False, True, True),
+        (False, True, True),
+    ]
+
+
 def test_top_p_does_not_touch_raw_logprobs(tmp_path: Path) -> None:
     """Those are of the model's own logits, whatever tokens are drawn from."""
     dump = read(engine.write(tmp_path / "dump.jsonl", [GOOD], top_p=0.9, temperature=0.7), None)
@@ -215,7 +226,7 @@ def tensors(**changed: torch.Tensor) -> dict[str, torch.Tensor]:
         ({"logprobs": torch.ones(2, 4, dtype=torch.int64)}, "logprobs is int64; give floating-point numbers"),
         ({"logprobs": torch.ones(2, 3)}, "logprobs has the shape (2, 3), and tokens has (2, 4)"),
         ({"logprobs": torch.full((2, 4), float("nan"))}, "sequence 0: logprobs[2] is NaN"),
-        ({"logprobs": torch.full((2, 4), float("-inf"))}, "sequence 0: logprobs[0] is -inf"),
+        ({"logprobs": torch.full((2, 4), float("-inf"))}, "sequence 0: logprobs[2] is -inf"),
         ({"lengths": torch.tensor([4, 9])}, "sequence 1: its length is 9 of 4 tokens"),
         ({"entropy": torch.ones(2, 4)}, "tensor 'entropy' is unknown"),
     ],

@@ -58,8 +58,11 @@ def run(options: argparse.Namespace, command: str) -> int:
     wanted = _wanted(options)
     case = None if wanted is None else megatron.case_of(wanted, folder, dump)
     tokens = sum(sum(one.counted) for one in dump.sequences)
+    idle = f" ({dump.idle} without a token that counts)" if dump.idle else ""
     how = ", ".join(filter(None, (dump.engine, dump.precision, dump.mode)))
-    sys.stdout.write(f"===== {dump.path} ({how}) against {folder}: {len(dump.sequences)} sequences, {tokens} tokens =====\n")
+    sys.stdout.write(
+        f"===== {dump.path} ({how}) against {folder}: {len(dump.sequences)} sequences{idle}, {tokens} tokens =====\n"
+    )
     if wanted is not None:
         megatron.prepare(wanted)
     progress = Progress.on(sys.stdout)

@@ -127,7 +127,7 @@ def _answered(
                 "parallelism each rank has a part)"
             )
     prompt = len(tokens) - length
-    if any(type(token) is not int for token in tokens) or prompt < 1 or length < 1:
+    if any(type(token) is not int for token in tokens) or prompt < 1 or length < 0:
         raise UsageError(f"{source} has {len(tokens)} tokens and an answer of {length}; {_REMEDY}")
     if any(one not in (0, 1) for one in mask or ()):
         raise UsageError(f"{source}: its mask has other values than 0 and 1; a token counts or it does not")
