@@ -135,6 +135,15 @@ def usual_batch_size(base: int, layout: Layout, training: Training) -> int:
     return base * (layout.data_parallel if training.inference == DYNAMIC else 1)
 
 
+def usual_seq_length(base: int, training: Training) -> int:
+    """The preset's, `base`, but no more tokens than it takes: every decoded token is a forward pass of its own.
+
+    Requests have twice as many, so that prompts end before the border of a block and behind it.
+    """
+    usual = {STATIC: min(base, _LONGEST), DYNAMIC: min(2 * base, _LONGEST + BLOCK)}
+    return usual.get(training.inference, base)
+
+
 def rows(case: Case, rank: int) -> slice:
     """The sequences of a data-parallel rank: with fewer of them than ranks none of some."""
     ranks = case.layout.data_parallel
@@ -352,7 +361,7 @@ def sequences_are_cut(case: Case) -> str | None:
     return f"+{case.training.inference} needs a prompt and tokens behind it; give --seq-length {_SHORTEST} or more"
 
 
-_SHORTEST = 4
+_SHORTEST, _LONGEST = 4, 128
 RULES: tuple[Callable[[Case], str | None], ...] = (
     compares_precision,
     layout_infers,
