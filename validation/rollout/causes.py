@@ -21,6 +21,8 @@ _IN_FP64 = 1e-6
 _TEMPERATURES = [math.exp(step / 10) for step in range(-30, 31)]
 _TOP_P = [*(step / 100 for step in range(50, 100)), 0.995, 0.999]
 _TOP_K = [1, 2, 4, 5, 8, 10, 16, 20, 30, 32, 40, 50, 64, 100, 128, 200, 256, 500, 512, 1000]
+_SAME = 1e-3
+"""Temperatures that differ by less are one."""
 _ENOUGH = 2 / 3
 """The share of the tokens that an explanation must speak of: at the ends of sequences a shift says nothing."""
 
@@ -52,6 +54,8 @@ class Wrong:
 
 def explain(wrong: Wrong, hf: HuggingFace, dump: Dump, applied: float, earlier: Values | None, routed: bool = True) -> str:
     """The first mistake that explains the numbers, as the end of a sentence; empty if none does."""
+    if wrong.explained(wrong.truth):
+        return ""  # every small mistake would explain as much
     simple: Iterator[tuple[str, Values]] = _simple(wrong, dump, earlier)
     for words, predicted in simple:
         if wrong.explained(predicted):
@@ -123,7 +127,7 @@ def _of_sampling(wrong: Wrong, hf: HuggingFace, dump: Dump, applied: float) -> s
     if off(at(applied, own)) <= limit:
         return "they are taken from the logits behind each token instead of those before it: the logits are shifted by one"
     best = _searched(lambda temperature: off(at(temperature)))
-    if off(at(best)) <= limit * max(1.0, applied / best):
+    if abs(best / applied - 1) > _SAME and off(at(best)) <= limit * max(1.0, applied / best):
         return _of_temperature(best, dump)
     for temperature in dict.fromkeys((applied, 1.0, dump.temperature)):
         if words := _cut(logits / temperature, ids, off, limit * max(1.0, 1 / temperature)):

@@ -133,7 +133,7 @@ def compare(dump: Dump, source: Source, earlier: Path | None, case: Case | None 
     pairs = [judge(side.name, TRUTH, (side.values, side.truth), dump.sequences, side.floor, spread) for side in sides]
     found = routes.judge(source, dump, model) if dump.precision in PRECISIONS else ()
     explained = {
-        side.name: _cause(dump, side, pair, model, earlier and source.of(earlier))
+        side.name: _cause(dump, source, side, pair, model, earlier and source.of(earlier))
         for side, pair in zip(sides, pairs, strict=True)
         if pair.failing
     }
@@ -180,7 +180,7 @@ def _between(engine: Side, other: Side, dump: Dump, spread: float) -> Pair:
     return judge(engine.name, other.name, pair, dump.sequences, together(engine.floor, other.floor), spread, apart)
 
 
-def _cause(dump: Dump, side: Side, pair: Pair, model: HuggingFace, earlier: Source | None) -> str:
+def _cause(dump: Dump, source: Source, side: Side, pair: Pair, model: HuggingFace, earlier: Source | None) -> str:
     """What explains a side that is wrong."""
     kinds = [verdict.kind for verdict in pair.failing]
     chosen = causes.failing(figures.masks(dump.sequences), kinds)
@@ -188,7 +188,24 @@ def _cause(dump: Dump, side: Side, pair: Pair, model: HuggingFace, earlier: Sour
     before = None
     if earlier is not None:
         before = every(earlier.open("fp64", _rounded(dump.precision)), dump.sequences, dump.applied)
-    return causes.explain(wrong, model, dump, dump.applied, before, routed=side.name == ENGINE)
+    found = causes.explain(wrong, model, dump, dump.applied, before, routed=side.name == ENGINE)
+    return found or _of_precision(dump, source, side, pair)
+
+
+def _of_precision(dump: Dump, source: Source, side: Side, pair: Pair) -> str:
+    """Whether rounding in the next coarser precision makes the numbers, where all kinds of tokens are wrong."""
+    named = {ENGINE: dump.precision, TRAINER: dump.trainer_precision}.get(side.name, "")
+    coarser = _COARSER.get(named, "")
+    if not coarser or len(pair.failing) < len(pair.verdicts):
+        return ""
+    truth = _truth(dump, source, coarser)
+    floor = _floor(dump, source, coarser, truth)
+    if judge(side.name, TRUTH, (side.values, truth), dump.sequences, floor, floors.spread(truth, dump.sequences)).agrees:
+        return f"they are as far off as {coarser} rounds, and the file says {named}: is {coarser} what computes them?"
+    return ""
+
+
+_COARSER = {"fp64": "fp32", "fp32": "bf16"}
 
 
 def _report(options: argparse.Namespace, dump: Dump, told: said.Told, seconds: float, command: str) -> int:
