@@ -59,9 +59,9 @@ class Choice:
         self.scores = scores
         return scores
 
-    def choose(self, experts: torch.Tensor, biased: torch.Tensor) -> torch.Tensor:
-        """The experts to go on with."""
-        self.own, self.biased, self._given = experts, biased.detach(), experts
+    def choose(self, experts: torch.Tensor, biased: torch.Tensor | None = None) -> torch.Tensor:
+        """The experts to go on with; `biased` is None if nobody sees what they were chosen by."""
+        self.own, self.biased, self._given = experts, None if biased is None else biased.detach(), experts
         if self._replayed is not None:
             # A layer of multi-token prediction computes positions, too, that the reference has not.
             self._given = torch.where(self._replayed < 0, experts, self._replayed)
