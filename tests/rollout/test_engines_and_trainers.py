@@ -150,6 +150,7 @@ def test_responses_of_sglang(tmp_path: Path) -> None:
         (completion(routed_experts=base64.b64encode(b"abc").decode()), "routed_experts is no .npy"),
         (completion(routed_experts=npy(numpy.zeros((2, 2)))), "no array of whole numbers [positions, layers, k]"),
         (generate(output_token_logprobs=[[1.5, 8, None], [-0.5, 9, None]]), "logprobs[3] is 1.5, above 0"),
+        (generate(weight_version=["7", "8"]), "was made with several weights (7, 8)"),
         (generate(prompt_tokens=9), "has 9 tokens in its prompt and tells 3 of them; ask for logprob_start_len 0"),
         (generate(output_token_logprobs=None), "output_token_logprobs is no list of [log-probability, token, text]"),
         (

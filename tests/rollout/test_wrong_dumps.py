@@ -178,6 +178,13 @@ def test_an_engine_that_computes_in_another_precision_than_it_says(
     assert (done.code, done.sentence.partition(": ")[2]) == (1, f"{cause}.")
 
 
+def test_no_temperature_is_told_of_one_token(bench: Bench, capsys: Capsys, tmp_path: Path) -> None:
+    """One fits any number."""
+    line = {"tokens": [5, 6], "prompt": 1, "logprobs": [None, -5.0]}
+    done = compared(capsys, engine.write(tmp_path / "dump.jsonl", [line]), bench.folder)
+    assert (done.code, "temperature" in done.sentence) == (1, False)
+
+
 def test_the_right_temperature_is_right(bench: Bench, capsys: Capsys, tmp_path: Path) -> None:
     """Processed log-probabilities are compared with the temperature that the file names."""
     done = one(bench, capsys, tmp_path, as_temperature(bench, 0.7), mode="processed_logprobs", temperature=0.7)

@@ -21,6 +21,8 @@ _IN_FP64 = 1e-6
 _TEMPERATURES = [math.exp(step / 10) for step in range(-30, 31)]
 _TOP_P = [*(step / 100 for step in range(50, 100)), 0.995, 0.999]
 _TOP_K = [1, 2, 4, 5, 8, 10, 16, 20, 30, 32, 40, 50, 64, 100, 128, 200, 256, 500, 512, 1000]
+_FEWEST = 3
+"""Tokens of which a temperature, or a part of the vocabulary, may be told: some temperature fits one token by chance."""
 _SAME = 1e-3
 """Temperatures that differ by less are one."""
 _ENOUGH = 2 / 3
@@ -112,6 +114,8 @@ class _Token:
 def _of_sampling(wrong: Wrong, hf: HuggingFace, dump: Dump, applied: float) -> str:
     """Mistakes that need the whole vocabulary: the temperature, the part of it that tokens are drawn from, the position."""
     tokens = list(_tokens(wrong, hf, dump.sequences))
+    if len(tokens) < _FEWEST:
+        return ""
     logits = torch.stack([one.logits for one in tokens]).double()
     ids = torch.tensor([one.token for one in tokens])
     said = torch.tensor([one.said for one in tokens], dtype=torch.float64)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from validation.case.errors import UsageError
-from validation.case.strangers import parsed, quoted, read_bytes
+from validation.case.strangers import parsed, quoted, read_bytes, shown
 from validation.rollout.dump import PROCESSED, Dump, Routes, Said
 from validation.rollout.made_with import MadeWith
 from validation.rollout.own import LARGEST, REMEDY, VALUES
@@ -169,7 +169,16 @@ def _sglang(source: str, value: Mapping[str, Any], layers: int, k: int) -> Said:
     missing: list[float | None] = [None] * (len(prompt) - len(before))
     bare = meta.get("routed_experts")
     routed = None if bare is None else _int32(source, bare, len(prompt) + len(answer), layers, k)
-    return said(source, prompt, missing + before, answer, logprobs, routed, str(meta.get("weight_version", "")))
+    return said(source, prompt, missing + before, answer, logprobs, routed, version_of(source, meta.get("weight_version")))
+
+
+def version_of(source: str, found: object) -> str:
+    """The version of the weights, of a text, a number or a list of them; empty for none. Raises UsageError for several."""
+    versions = list(dict.fromkeys(map(str, found if isinstance(found, list) else [] if found is None else [found])))
+    if len(versions) > 1:
+        named = ", ".join(shown(version) for version in versions[:4])
+        raise UsageError(f"{source} was made with several weights ({named}); no folder is right for all of its tokens")
+    return versions[0] if versions else ""
 
 
 def _pairs(source: str, name: str, found: object) -> tuple[list[int], list[float | None]]:
