@@ -13,6 +13,7 @@ from tests.rollout import engine
 from tests.rollout.conftest import Bench, compared
 from validation.case.errors import UsageError
 from validation.reference.floor import Variant
+from validation.reference.stream import Side
 from validation.rollout import streamed
 from validation.rollout.source import Source
 from validation.rollout.truth import Routers, every, replayed
@@ -64,7 +65,7 @@ def test_embedding_and_head_of_one_matrix_are_refused(tmp_path: Path) -> None:
 
 def test_no_more_than_a_layer_is_held(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The most bytes of weights at any time are the same for two layers and for three."""
-    put, most = streamed.Side.put, []
+    put, most = Side.put, []
     for layers in (2, 3):
         held: dict[str, int] = {}
         largest = [0]
@@ -74,7 +75,7 @@ def test_no_more_than_a_layer_is_held(monkeypatch: pytest.MonkeyPatch, tmp_path:
             largest[0] = max(largest[0], sum(held.values()))
             put(side, name, value)
 
-        monkeypatch.setattr(streamed.Side, "put", counted)
+        monkeypatch.setattr(Side, "put", counted)
         folder = engine.write_folder(tmp_path / str(layers), replace(engine.MODEL, num_hidden_layers=layers))
         every(Source(folder, stream=True).open("fp64", "bf16"), engine.drawn(), 1.0)
         assert sum(held.values()) == 0

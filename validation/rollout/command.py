@@ -133,7 +133,7 @@ def compare(dump: Dump, source: Source, earlier: Path | None, case: Case | None 
     pairs = [judge(side.name, TRUTH, (side.values, side.truth), dump.sequences, side.floor, spread) for side in sides]
     found = routes.judge(source, dump, model) if dump.precision in PRECISIONS else ()
     explained = {
-        side.name: _cause(dump, source, side, pair, model, earlier and source.of(earlier))
+        side.name: _cause(dump, source, side, pair, model, source.of(earlier) if earlier else None)
         for side, pair in zip(sides, pairs, strict=True)
         if pair.failing
     }
