@@ -1,10 +1,12 @@
-"""What a training step keeps on a GPU, measured, beside what `plan` estimates.
+"""What a training step keeps, measured, beside what `plan` estimates.
 
     python benchmarks/activations.py [--out FOLDER] [--only mini/te,v3-layers/te] [--seq-length 4096]
+    python benchmarks/activations.py --on-cpu
 
 One rank, bf16, one sequence in a micro-batch. Weights and their gradients are there before and are not counted. Measured are
 what a dense layer and a layer of experts keep for the backward pass, what the whole model keeps, and the most that a step
-takes at once. The folder gets activations.json and activations.md. Ends with 3 where there is no GPU.
+takes at once. On a CPU these are the bytes of tensors (benchmarks/live.py), and only of the whole model. The folder gets
+activations.json and activations.md. Ends with 3 where there is no GPU.
 """
 
 from __future__ import annotations
@@ -33,8 +35,6 @@ from validation.run import launch
 from validation.run.options import parsed
 
 MIB = 2**20
-_STAYING = 2 / 3
-"""Of the logits: in fp32, behind the forward pass. Those in bf16 are gone."""
 FUSED = "+bias_activation_fusion"
 """As one trains. Plumbline leaves fusions out unless a setting has them in: then both factors of SwiGLU are kept once more."""
 WAYS = (FUSED, f"{FUSED}+selective+recompute_modules=[mla_up_proj,moe_act,layernorm]", f"{FUSED}+full")
@@ -42,6 +42,8 @@ CASES = (
     *(("v3-layers", "te", word, 4096) for word in WAYS),
     *(("mini", "te", word, 4096) for word in (*WAYS, f"{FUSED}+mtp", "")),
 )
+ON_CPU = tuple(("mini", "local", word, 512) for word in ("", "+selective", "+full", "+full+mtp"))
+"""The layers of `local` keep their attention weights, which grow with the square of the length."""
 FEWER = ("--set", "n_routed_experts=16", "--set", "n_group=8")
 """Of v3-layers: what is kept for a token does not depend on how many experts there are, and so few fit beside other work."""
 
@@ -62,10 +64,10 @@ class Found:
     tensors: tuple[str, ...] = ()
 
 
-def the_case(preset: str, implementation: str, word: str, length: int) -> Case:
-    """One rank over nccl."""
+def the_case(preset: str, implementation: str, word: str, length: int, transport: str = "nccl") -> Case:
+    """One rank."""
     words = ("--preset", preset, "--layouts", f"single{word}", "--implementation", implementation, "--precision", "bf16")
-    data = ("--transport", "nccl", "--seq-length", str(length), "--batch-size", "1", "--micro-batch-size", "1")
+    data = ("--transport", transport, "--seq-length", str(length), "--batch-size", "1", "--micro-batch-size", "1")
     found = parsed((*words, *data, *(FEWER if preset == "v3-layers" else ()))).cases[0]
     return replace(found, training=replace(found.training, stream=False))
 
@@ -100,9 +102,9 @@ def one_rank(case: Case) -> Iterator[Any]:
     from validation.candidate import build, platform
     from validation.compare.precision import computing_in
 
-    dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    dist.init_process_group(case.transport, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     try:
-        with computing_in(case.precision, platform.mode(on_cpu=False, precision=case.precision)):
+        with computing_in(case.precision, platform.mode(on_cpu=case.on_cpu, precision=case.precision)):
             build.start_groups(case)
             (chunk,) = build.build(case)
             for one in chunk.parameters():
@@ -164,25 +166,51 @@ class Kept:
             layer.register_forward_hook(leaving)
 
 
-def measured(case: Case) -> tuple[Kept, int, int]:
-    """What its layers keep, bytes that all of the model keeps, and the most at once."""
+def forward_pass(case: Case, chunk: Any, device: Any) -> Any:
+    """The chunk's forward pass over random tokens, which returns their losses."""
     import torch
 
     from validation.candidate.step import causal_mask
 
-    device = torch.device("cuda", 0)
     tokens = torch.randint(0, case.model.vocab_size, (1, case.seq_length), device=device)
     positions = torch.arange(case.seq_length, device=device)[None]
-    mask = causal_mask(case, device)
+    mask, counted = causal_mask(case, device), torch.ones_like(tokens, dtype=torch.float32)
+    return lambda: chunk(tokens, positions, mask, labels=tokens, loss_mask=counted)
+
+
+def measured_on_cpu(case: Case) -> tuple[Kept, int, int]:
+    """The same of the whole model alone, in bytes of tensors."""
+    import torch
+
+    from benchmarks.live import Live
+
+    with one_rank(case) as chunk:
+        forward = forward_pass(case, chunk, torch.device("cpu"))
+        given = [tensor for one in chunk.parameters() for tensor in (one, one.grad)]
+        with Live([*given, *chunk.buffers()]) as live:
+            losses = forward()
+            whole = live.now
+            losses.sum().backward()
+        return Kept({weights.DENSE: [], weights.EXPERT: []}, {}), whole, live.most
+
+
+def measured(case: Case) -> tuple[Kept, int, int]:
+    """What its layers keep, bytes that all of the model keeps, and the most at once."""
+    import torch
+
     kept = Kept({weights.DENSE: [], weights.EXPERT: []}, {weights.DENSE: [], weights.EXPERT: []})
     with one_rank(case) as chunk:
+        forward = forward_pass(case, chunk, torch.device("cuda", 0))
 
         def step() -> tuple[int, int]:
+            # Dispatchers hold the graph of the layer that was last computed again. It is no part of what follows.
+            with torch.no_grad():
+                forward()
             gc.collect()
             start = torch.cuda.memory_allocated()
             torch.cuda.reset_peak_memory_stats()
             chunk.training_forward = True
-            losses = chunk(tokens, positions, mask, labels=tokens, loss_mask=torch.ones_like(tokens, dtype=torch.float32))
+            losses = forward()
             chunk.training_forward = False
             whole = torch.cuda.memory_allocated() - start
             losses.sum().backward()
@@ -197,17 +225,21 @@ def measured(case: Case) -> tuple[Kept, int, int]:
     return kept, *found
 
 
-def beside(preset: str, implementation: str, word: str, length: int) -> Found:
+def beside(preset: str, implementation: str, word: str, length: int, transport: str) -> Found:
     """One case, measured and estimated."""
-    case = the_case(preset, implementation, word, length)
+    case = the_case(preset, implementation, word, length, transport)
     dense, experts, parts = estimated(case)
-    kept, whole, most = measured(case)
+    kept, whole, most = measured_on_cpu(case) if case.on_cpu else measured(case)
+
+    in_bf16 = 2 * case.seq_length * case.model.vocab_size  # gone behind the forward pass
 
     def largest(kind: str) -> float:
         return max(kept.sizes[kind], default=0) / MIB
 
     def named(kind: str) -> list[str]:
-        return [f"{kind}: {size / MIB:.1f} MiB {shape}" for size, shape in sorted(kept.tensors[kind], reverse=True)[:24]]
+        return [
+            f"{kind}: {size / MIB:.1f} MiB {shape}" for size, shape in sorted(kept.tensors.get(kind, []), reverse=True)[:24]
+        ]
 
     return Found(
         f"{preset} {implementation} single{word}, {length} tokens",
@@ -216,7 +248,7 @@ def beside(preset: str, implementation: str, word: str, length: int) -> Found:
         largest(weights.EXPERT),
         experts / MIB if kept.sizes[weights.EXPERT] else 0.0,
         whole / MIB,
-        (parts.activations + parts.logits * _STAYING) / MIB,
+        (parts.activations + parts.logits - in_bf16) / MIB,
         most / MIB,
         (parts.activations + parts.recomputed + parts.logits + parts.dispatch) / MIB,
         (*named(weights.DENSE), *named(weights.EXPERT)) if word in ("", FUSED) else (),
@@ -247,21 +279,23 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("results") / "activations", metavar="FOLDER")
     parser.add_argument("--only", default="", metavar="mini/te,v3-layers/te", help="presets with an implementation")
     parser.add_argument("--seq-length", type=int, metavar="N", help="of all cases")
+    parser.add_argument("--on-cpu", action="store_true", help="layers of `local` on a CPU")
     options = parser.parse_args()
-    if not gpus():
+    if not options.on_cpu and not gpus():
         print("memory is measured on a GPU, and none was found", file=sys.stderr)
         return 3
     wanted = [word for word in options.only.split(",") if word]
     options.out.mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = "1"
-    launch.prepare("nccl")
-    importlib.import_module("tests.core")  # megatron-core as a rank imports it
+    transport = "gloo" if options.on_cpu else "nccl"
+    launch.prepare(transport)
+    importlib.import_module("validation.run.warm" if options.on_cpu else "tests.core")  # megatron-core as a rank imports it
     rows, failed = list[Found](), list[str]()
-    for preset, implementation, word, length in CASES:
+    for preset, implementation, word, length in ON_CPU if options.on_cpu else CASES:
         if wanted and f"{preset}/{implementation}" not in wanted:
             continue
         try:
-            rows.append(beside(preset, implementation, word, options.seq_length or length))
+            rows.append(beside(preset, implementation, word, options.seq_length or length, transport))
         except Exception as error:  # whatever it is, the next case is measured
             failed.append(f"{preset} {implementation} single{word}: {error!r}"[:600])
         (options.out / "activations.json").write_text(json.dumps([asdict(one) for one in rows], indent=1))

@@ -38,7 +38,8 @@ def measured(case: Case, result: Result) -> dict[str, Any]:
     worst: dict[str, tuple[float, str]] = {}
     wrong = []
     for one in stepped(case).values():
-        limits = above_floor(result.facts["floor"][one.name], case.precision, result.facts["magnitude"][one.name])
+        floor, magnitude, turned = (result.facts[kind].get(one.name, 0.0) for kind in ("floor", "magnitude", "turned"))
+        limits = above_floor(floor, case.precision, magnitude, turned)
         difference = result.measurement(one.name, one.shape).difference
         shares = [difference.relative_error / limits.relative_error, abs(difference.projection - 1) / limits.relative_error]
         shares += [] if limits.max_abs is None else [difference.max_abs / limits.max_abs]

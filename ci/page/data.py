@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from ci import reproduction
 from ci.junit import Check, Suite
+from ci.page.numbered import numbered
 from ci.page.place import column_order, component, component_order, place, row_order, view_order
 from ci.page.run import Run, labels, level, share, short
 from ci.reasons import number
@@ -45,18 +46,20 @@ class _Data:
 
     def content(self) -> dict[str, Any]:
         checks = [check for suite in self._run.suites for check in suite.checks]
-        entry = [self._entries[check.component, check.name] for check in checks]
+        shown = numbered(self._run.suites)
+        told = [checks[position] for position in shown]
         return {
             **self._entry_table(),
             "suites": self._suites(),
-            "entry": entry,
+            "stretches": _stretches(self._entries[check.component, check.name] for check in checks),
             "status": "".join(check.status[0] for check in checks),
             "level": "".join(str(level(check)) for check in checks),
-            "share": [_short(share(check)) for check in checks],
-            "short": [short(check) for check in checks],
-            **{key: self._column(checks, name) for key, name in _NUMBERS.items()},
-            **{key: [self._text(check.properties.get(name, "")) for check in checks] for key, name in _TEXTS.items()},
-            "more": self._more(),
+            "numbered": shown if len(shown) < len(checks) else [],
+            "share": [_short(share(check)) for check in told],
+            "short": [short(check) for check in told],
+            **{key: self._column(told, name) for key, name in _NUMBERS.items()},
+            **{key: [self._text(check.properties.get(name, "")) for check in told] for key, name in _TEXTS.items()},
+            "more": self._more(set(shown)),
             "texts": list(self._texts),
         }
 
@@ -104,12 +107,12 @@ class _Data:
         how = reproduction.ours(suite.properties.get("reproduce", ""))
         return {"setup": reproduction.setup(suite, how, self._run.sources), "reproduce": reproduction.elsewhere(how)}
 
-    def _more(self) -> dict[int, dict[str, Any]]:
+    def _more(self, shown: Container[int]) -> dict[int, dict[str, Any]]:
         """What only some checks have: words."""
         found, position = {}, 0
         for suite in self._run.suites:
             for check in suite.checks:
-                if check.status != "pass" or share(check) is None:
+                if position in shown and (check.status != "pass" or share(check) is None):
                     found[position] = self._words(check, suite)
                 position += 1
         return found
@@ -162,6 +165,20 @@ def in_the_flow(suites: Iterable[Suite]) -> list[tuple[str, str]]:
     while one is not None:
         found.append(one)
         one = following[one]
+    return found
+
+
+def _stretches(entries: Iterable[int]) -> list[int]:
+    """The first entry of a stretch in which each check has the entry after the last one's, and how long it is; and so on.
+
+    Files have their checks in the order of the entries, so that a few stretches say those of a whole file.
+    """
+    found: list[int] = []
+    for entry in entries:
+        if found and entry == found[-2] + found[-1]:
+            found[-1] += 1
+        else:
+            found += [entry, 1]
     return found
 
 

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from string import Template
 
+from ci.page import numbered
 from ci.page.about import about, known, self_test
 from ci.page.cause import cause
 from ci.page.chart import chart
@@ -43,8 +44,13 @@ def document(run: Run, title: str) -> str:
         self_test=self_test(run),
         about=about(run),
         unscripted=listed(run),
+        numbered=_quiet(numbered.said(sum(len(suite.checks) for suite in run.suites))),
         data=as_json(run),
     )
+
+
+def _quiet(sentence: str) -> str:
+    return f'<p class="quiet">{sentence}</p>\n' if sentence else ""
 
 
 def _part(name: str) -> str:

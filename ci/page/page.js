@@ -28,7 +28,14 @@ function make(tag, attributes = {}, ...children) {
 /* ---------- What the results say ---------- */
 
 const data = JSON.parse(byId("data").textContent);
-const total = data.entry.length;
+const total = data.status.length;
+const entryOf = new Uint32Array(total);
+for (let stretch = 0, check = 0; stretch < data.stretches.length; stretch += 2) {
+  for (let step = 0; step < data.stretches[stretch + 1]; step += 1, check += 1) entryOf[check] = data.stretches[stretch] + step;
+}
+/** The place of a check in the columns of numbers; of a large run only some checks have one. */
+const numbered = data.numbered.length ? new Int32Array(total).fill(-1) : undefined;
+for (const [place, check] of data.numbered.entries()) numbered[check] = place;
 const suiteOf = new Uint32Array(total);
 const firstOf = [];
 let next = 0;
@@ -41,25 +48,35 @@ for (const [suite, { checks }] of data.suites.entries()) {
 const numeric = (value) => (value === null || value === undefined ? NaN : Number(value));
 const absent = (value) => value === null || value === undefined;
 const statusOf = (check) => STATUS[data.status[check]];
-const titleOf = (check) => data.entries[data.entry[check]][0];
-const componentOf = (check) => data.entries[data.entry[check]][1];
-const cellOf = (check) => data.entries[data.entry[check]].slice(2);
+const titleOf = (check) => data.entries[entryOf[check]][0];
+const componentOf = (check) => data.entries[entryOf[check]][1];
+const cells = data.entries.map((entry) => entry.slice(2));
+const cellOf = (check) => cells[entryOf[check]];
+const hasNumbers = (check) => !numbered || numbered[check] >= 0;
+/** A number of a check, undefined where the page does not have it. */
+const numberOf = (column, check) => data[column][numbered ? numbered[check] : check];
+const textOf = (column, check) => data.texts[numberOf(column, check)] ?? "";
 const labelOf = (check) => data.suites[suiteOf[check]].label;
-const shareOf = (check) => (absent(data.share[check]) ? -1 : numeric(data.share[check]));
-const hasFloor = (check) => !absent(data.floor[check]);
+const shareOf = (check) => (absent(numberOf("share", check)) ? -1 : numeric(numberOf("share", check)));
+const shortOf = (check) => numberOf("short", check) ?? "";
+const hasFloor = (check) => !absent(numberOf("floor", check));
 const look = (check) => `cell ${statusOf(check).name} l${data.level[check]}`;
 
 /** Whether `one` is worse than `other`. */
 function worse(one, other) {
   const difference = statusOf(one).bad - statusOf(other).bad;
-  return difference === 0 ? shareOf(one) > shareOf(other) : difference > 0;
+  if (difference) return difference > 0;
+  // Without its share, a check still says how deep its colour is.
+  return hasNumbers(one) && hasNumbers(other) ? shareOf(one) > shareOf(other) : depth(one) > depth(other);
 }
+
+const depth = (check) => Number(data.level[check]) + (hasNumbers(check) ? 0.5 : 0);
 
 const worst = (checks) => checks.reduce((found, check) => (worse(check, found) ? check : found));
 
 /** `4e-6 × limit`, `0.61 × floor`, `equal`; empty where nothing was measured. */
 function measure(check) {
-  const short = data.short[check];
+  const short = shortOf(check);
   if (short === "=") return "equal to the bit";
   return /[0-9∞]/.test(short) ? `${short} × ${hasFloor(check) ? "floor" : "limit"}` : "";
 }
@@ -75,7 +92,7 @@ function readable(value) {
 }
 
 const sentence = (check) =>
-  [`${titleOf(check)} in ${labelOf(check)}: ${statusOf(check).word}`, measure(check), data.max.length && !absent(data.max[check]) ? `max diff ${readable(data.max[check])}` : ""]
+  [`${titleOf(check)} in ${labelOf(check)}: ${statusOf(check).word}`, measure(check), absent(numberOf("max", check)) ? "" : `max diff ${readable(numberOf("max", check))}`]
     .filter(Boolean)
     .join(", ");
 
@@ -332,7 +349,7 @@ const map = {
     const status = statusOf(check);
     const mark = status.bad ? make("i", { "aria-hidden": "true" }, status.glyph) : "";
     const told = { class: look(check), "data-key": key, tabindex: -1, "aria-label": sentence(check) };
-    return make("td", told, mark, make("span", {}, data.short[check]));
+    return make("td", told, mark, make("span", {}, shortOf(check)));
   },
 
   at(cell) {
@@ -375,6 +392,18 @@ const COLUMNS = [
   { key: "ranks", head: "Ranks", width: "74px", wide: true },
 ];
 const SPARE = 12;
+/** Pixels that a list may be high. Firefox has 17 million, Chromium 33 million, and a row of a narrow screen takes 46. */
+const HIGHEST = 12_000_000;
+
+/** All checks by their entries, and by their layouts within an entry. */
+function inTheFlow() {
+  const starts = new Uint32Array(data.entries.length + 1);
+  for (const entry of entryOf) starts[entry + 1] += 1;
+  for (let entry = 0; entry < data.entries.length; entry += 1) starts[entry + 1] += starts[entry];
+  const found = new Uint32Array(total);
+  for (let check = 0; check < total; check += 1) found[starts[entryOf[check]]++] = check;
+  return found;
+}
 
 const list = {
   order: [],
@@ -388,6 +417,7 @@ const list = {
     this.body = this.table.tBodies[0];
     this.box = byId("viewport");
     this.names = data.entries.map(([title, component]) => `${title} ${data.components[component]}`.toLowerCase());
+    this.flow = inTheFlow();
     this.heads();
     this.filters();
     this.box.addEventListener("scroll", () => requestAnimationFrame(() => this.draw()), { passive: true });
@@ -455,12 +485,15 @@ const list = {
     const statuses = new Set([...byId("of-status").querySelectorAll("input:checked")].map(({ value }) => value));
     const labels = data.suites.map(({ label }) => label.toLowerCase());
     const found = [];
-    for (let check = 0; check < total; check += 1) {
+    for (const check of this.flow) {
       if (suite !== ALL && suiteOf[check] !== suite) continue;
       if (component !== ALL && componentOf(check) !== component) continue;
       if (!statuses.has(data.status[check])) continue;
-      const name = `${this.names[data.entry[check]]} ${labels[suiteOf[check]]}`;
-      if (words.every((word) => name.includes(word))) found.push(check);
+      if (words.length) {
+        const name = `${this.names[entryOf[check]]} ${labels[suiteOf[check]]}`;
+        if (!words.every((word) => name.includes(word))) continue;
+      }
+      found.push(check);
     }
     this.order = this.arranged(found);
     this.active = 0;
@@ -474,31 +507,47 @@ const list = {
     this.draw();
   },
 
+  /** Checks that are in the flow of data, in the order that is asked for; equals stay in the flow. */
   arranged(checks) {
     const { key, down } = this.sorted;
+    if (key === "title" && !down) return checks;
     const value = {
       status: (check) => statusOf(check).bad,
       layout: (check) => suiteOf[check],
       component: componentOf,
-      title: (check) => data.entry[check],
+      title: (check) => entryOf[check],
       share: shareOf,
-      ranks: (check) => data.ranks[check],
-    }[key] ?? ((check) => (absent(data[key][check]) ? -Infinity : worstNumber(data[key][check])));
-    const keys = new Map(checks.map((check) => [check, value(check)]));
+      ranks: (check) => numberOf("ranks", check) ?? -1,
+    }[key] ?? ((check) => (absent(numberOf(key, check)) ? -Infinity : worstNumber(numberOf(key, check))));
+    const keys = new Float64Array(total);
+    for (const check of checks) keys[check] = value(check);
     const sign = down ? -1 : 1;
-    const flow = (a, b) => compare(data.entry[a], data.entry[b]) || a - b;
-    return checks.sort((a, b) => sign * compare(keys.get(a), keys.get(b)) || flow(a, b));
+    return checks.sort((a, b) => sign * compare(keys[a], keys[b]));
+  },
+
+  height() {
+    return parseFloat(getComputedStyle(this.table).getPropertyValue("--row"));
+  },
+
+  /** By how much the list is lower than all its rows: browsers have a largest height. */
+  shrunk() {
+    const whole = this.order.length * this.height();
+    const rest = this.table.tHead.offsetHeight - this.box.clientHeight;
+    return whole > HIGHEST ? (whole + rest) / (HIGHEST + rest) : 1;
   },
 
   /** Only the rows in sight, and a few around them, are in the page. */
   draw() {
-    const height = parseFloat(getComputedStyle(this.table).getPropertyValue("--row"));
+    const height = this.height();
     const count = this.order.length;
-    const from = Math.max(0, Math.min(count, Math.floor(this.box.scrollTop / height)) - SPARE);
+    const top = this.box.scrollTop;
+    const from = Math.max(0, Math.min(count, Math.floor((top * this.shrunk()) / height)) - SPARE);
     const to = Math.min(count, from + Math.ceil(this.box.clientHeight / height) + 2 * SPARE);
     const focused = this.body.contains(document.activeElement);
     const rows = this.order.slice(from, to).map((check, index) => this.row(check, from + index));
-    this.body.replaceChildren(spacer(from * height), ...rows, spacer((count - to) * height));
+    const above = from * height - top * (this.shrunk() - 1);
+    const below = Math.min(count * height, HIGHEST) - above - (to - from) * height;
+    this.body.replaceChildren(spacer(above), ...rows, spacer(below));
     if (!count) this.body.replaceChildren(make("tr", {}, make("td", { class: "nothing" }, "No check is like that.")));
     const stop = this.stop() ?? this.body.querySelector("button");
     if (stop) stop.tabIndex = 0;
@@ -517,12 +566,12 @@ const list = {
       layout: [labelOf(check)],
       component: [data.components[componentOf(check)]],
       title: [make("button", { type: "button", class: "link", tabindex: -1, title: titleOf(check) }, titleOf(check)), make("span", { class: "where" }, where)],
-      share: [data.short[check]],
-      ranks: [data.texts[data.ranks[check]]],
+      share: [shortOf(check)],
+      ranks: [textOf("ranks", check)],
     };
     const cells = COLUMNS.map(({ key, number, wide }) => {
       const classes = `${number ? "number " : ""}${wide ? "wide" : ""}`.trim() || undefined;
-      return make("td", { class: classes }, ...(texts[key] ?? [readable(data[key][check])]));
+      return make("td", { class: classes }, ...(texts[key] ?? [readable(numberOf(key, check))]));
     });
     return make("tr", { "data-check": check, "data-at": at, "aria-rowindex": at + 2 }, ...cells);
   },
@@ -537,10 +586,12 @@ const list = {
 
   go(at) {
     this.active = at;
-    const height = parseFloat(getComputedStyle(this.table).getPropertyValue("--row"));
+    const height = this.height();
     const head = this.table.tHead.offsetHeight;
     const room = this.box.clientHeight - head - height;
-    this.box.scrollTop = Math.max(Math.min(this.box.scrollTop, at * height), at * height - room);
+    const top = this.box.scrollTop * this.shrunk();
+    const wanted = Math.max(Math.min(top, at * height), at * height - room);
+    if (wanted !== top) this.box.scrollTop = wanted / this.shrunk();
     this.draw();
     this.stop()?.focus({ preventScroll: true });
   },
@@ -615,18 +666,20 @@ function block(text, draw, heading) {
 }
 
 function numbers(check, more) {
-  const index = data.texts[data.index[check]];
-  const rank = data.texts[data.rank[check]];
+  if (!hasNumbers(check)) return make("p", { class: "quiet" }, "Its numbers are in the JUnit file: this page has those of other checks.");
+  const index = textOf("index", check);
+  const rank = textOf("rank", check);
+  const limit = numberOf("limit", check);
   const said = {
-    "Max diff": readable(data.max[check]),
-    "Avg diff": readable(data.avg[check]),
-    "Relative error": readable(data.rel[check]),
-    Limit: absent(data.limit[check]) ? "" : Number(data.limit[check]) === 0 ? "equal to the bit" : readable(data.limit[check]),
-    Floor: readable(data.floor[check]),
-    "Scaled by": readable(data.projection[check]),
+    "Max diff": readable(numberOf("max", check)),
+    "Avg diff": readable(numberOf("avg", check)),
+    "Relative error": readable(numberOf("rel", check)),
+    Limit: absent(limit) ? "" : Number(limit) === 0 ? "equal to the bit" : readable(limit),
+    Floor: readable(numberOf("floor", check)),
+    "Scaled by": readable(numberOf("projection", check)),
     "Worst at": index ? `${index}${rank ? ` on rank ${rank}` : ""}` : "",
-    Ranks: data.texts[data.ranks[check]],
-    Elements: readable(data.elements[check]),
+    Ranks: textOf("ranks", check),
+    Elements: readable(numberOf("elements", check)),
     ...Object.fromEntries((more.other ?? []).map(([name, value]) => [worded(name), value])),
   };
   return definitions(Object.entries(said).filter(([, value]) => value));
@@ -652,7 +705,8 @@ function again(more, suite) {
 
 /** The same check in every layout. */
 function elsewhere(check) {
-  const same = [...data.entry.keys()].filter((other) => data.entry[other] === data.entry[check]);
+  const same = [];
+  for (let other = 0; other < total; other += 1) if (entryOf[other] === entryOf[check]) same.push(other);
   const [view, row, column] = cellOf(check);
   const together = checksOf(suiteOf[check]).filter((other) => {
     const cell = cellOf(other);
@@ -669,7 +723,7 @@ function chips(checks, current, name) {
     const status = statusOf(check);
     const told = { type: "button", class: look(check), "aria-current": check === current && "true" };
     const said = make("span", { class: "hidden" }, ` ${status.word}`);
-    const button = make("button", told, status.bad ? `${status.glyph} ` : "", name(check), make("small", {}, data.short[check]), said);
+    const button = make("button", told, status.bad ? `${status.glyph} ` : "", name(check), make("small", {}, shortOf(check)), said);
     button.addEventListener("click", () => {
       sheet.open(check);
       byId("sheet-title").tabIndex = -1;

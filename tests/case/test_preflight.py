@@ -196,6 +196,11 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "optimizer.exp_avg_dtype=uint8 cannot be compared: the reference has moments in float32",
     ),
     (
+        "offload of plain masters",
+        case(**TE_IN_BF16, training=Training(steps=1).with_settings({"optimizer.optimizer_cpu_offload": True})),
+        r"in bf16 steps what a precision-aware optimizer has; add \+distributed\+optimizer.use_precision_aware_optimizer",
+    ),
+    (
         "instances",
         case("dp4", training=Training(optimizer="distributed").with_settings({"ddp.num_distributed_optimizer_instances": 3})),
         "=3 does not divide the 4 data-parallel ranks; 1, 2 or 4 works",

@@ -19,8 +19,9 @@ from validation.case.preset import TINY
 from validation.case.probes import observed
 from validation.case.steps import stepped
 from validation.case.training import Training
+from validation.checks.judging import Stated
 from validation.checks.order import RUN, WEIGHTS, place
-from validation.checks.parity import Parity, Stated
+from validation.checks.parity import Parity
 from validation.compare.difference import measure
 from validation.compare.extent import extent
 from validation.compare.limits import AFTER_STEPS, EXACT, IN_FP64, Limits
@@ -304,6 +305,14 @@ def test_in_fp32_the_absolute_limit_goes_with_the_magnitude(magnitude: float, st
         lambda parity: parity.agrees(NORM), result(FP32, pieces={NORM: (off(shape_of(NORM), error),)}, facts=facts)
     )
     assert found.status == status
+
+
+@pytest.mark.parametrize(("name", "share", "status"), [(NORM, 0.49, "fail"), (NORM, 0.51, "pass"), ("logits", 9.0, "fail")])
+def test_in_fp32_an_element_may_turn_over_as_far_as_rounding_may_move_it(name: str, share: float, status: str) -> None:
+    piece = off(shape_of(NORM), 0.01)
+    facts = {"floor": {NORM: 0.1}, "magnitude": {NORM: 1.0}, "turned": {name: share * piece.difference.max_abs}}
+    pieces = {NORM: (piece,)}
+    assert concluded(lambda parity: parity.agrees(NORM), result(FP32, pieces=pieces, facts=facts)).status == status
 
 
 @pytest.mark.parametrize("facts", [{}, {"floor": {"logits": 0.1}, "magnitude": {}}])

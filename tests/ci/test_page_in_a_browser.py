@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+import ci.page.document
 from ci.junit import Suite
+from ci.page import numbered
 from ci.page.history import History, Point
 from ci.page.run import judged
 from ci.page.text import anchor
@@ -342,3 +344,39 @@ def test_pictures_are_as_wide_as_there_is_room(show: Open) -> None:
     assert 250 < page.locator(".plots .plot").bounding_box()["width"] <= 390
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert page.evaluate("getComputedStyle(document.querySelector('.error-line')).stroke") != "none"
+
+
+def test_a_check_without_numbers_keeps_its_colour_and_says_where_they_are(show: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numbered, "MOST", 2)
+    passes = [check(f"Layer {layer} Value", rel_error=error) for layer, error in enumerate(("1e-13", "5e-11", "4e-11"))]
+    page = show(suite("tp2", tuple(passes)), suite("ep2", tuple(passes[:2])))
+    page.select_option("#map-layout", label="tp2")
+    cell = page.locator('#grid [aria-label="Layer 2 Value in tp2: pass"]')
+    assert "l7" in cell.get_attribute("class")
+    cell.click()
+    assert "Its numbers are in the JUnit file" in page.locator("#sheet-body").inner_text()
+    page.keyboard.press("Escape")
+    page.click("#list th[data-key=share] button")
+    assert page.locator("#list tbody tr[data-check]").count() == 5
+    first = page.locator("#list tbody tr[data-check] .link").first
+    assert first.text_content() == "Layer 1 Value"
+    page.select_option("#map-layout", label="All, the worst of each")
+    assert page.locator('#grid [aria-label^="Layer 1 Value in ep2: pass, 0.5"]').count() == 1
+
+
+def test_a_list_that_would_be_higher_than_browsers_allow_reaches_its_end(show: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = ci.page.document._part
+    monkeypatch.setattr(ci.page.document, "_part", lambda name: part(name).replace("HIGHEST = 12_000_000", "HIGHEST = 4_000"))
+    page = show(suite("tp2", tuple(check(f"Layer {layer} Value") for layer in range(1000))))
+    page.click('#list tbody tr[data-check="0"] button')
+    page.keyboard.press("Escape")
+    rows = page.locator("#list tbody tr[data-check]")
+    # The last press goes one row up from the end: a list that is put together wrong does not have it there.
+    for key, focused in (("End", "Layer 999 Value"), ("ArrowUp", "Layer 998 Value"), ("Home", "Layer 0 Value")):
+        page.keyboard.press(key)
+        page.wait_for_function("title => document.activeElement.textContent === title", arg=focused)
+    page.evaluate("box => { box.scrollTop = box.scrollHeight; }", page.locator("#viewport").element_handle())
+    page.wait_for_function("[...document.querySelectorAll('#list tbody tr[data-check]')].at(-1)?.dataset.check === '999'")
+    bottom = "row => row.getBoundingClientRect().bottom - document.getElementById('viewport').getBoundingClientRect().bottom"
+    assert abs(rows.last.evaluate(bottom)) < 3
+    assert page.locator("#viewport").evaluate("box => box.scrollHeight") < 4_100

@@ -159,7 +159,7 @@ def _words(monkeypatch: pytest.MonkeyPatch, room: int, *messages: str) -> list[A
     monkeypatch.setattr(data, "ROOM", room)
     monkeypatch.setattr(data, "SHORT", 3)
     checks = tuple(Check("mla", "a", "fail", message=one, details="line\n more", properties={"note": "n"}) for one in messages)
-    return list(data._Data(judged([suite(checks=checks)]))._more().values())
+    return list(data._Data(judged([suite(checks=checks)]))._more({0, 1, 2}).values())
 
 
 def test_words_are_cut_when_their_room_is_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +178,7 @@ def test_words_are_cut_when_their_room_is_used_up(monkeypatch: pytest.MonkeyPatc
 
 def test_without_a_message_the_first_line_of_the_details_says_what_is_wrong() -> None:
     one = Check("mla", "a", "fail", details="FAIL: a - wrong\n  stack\n")
-    (found,) = data._Data(judged([suite(checks=(one,))]))._more().values()
+    (found,) = data._Data(judged([suite(checks=(one,))]))._more({0, 1, 2}).values()
     assert found == {"says": "wrong", "details": "stack"}
 
 

@@ -23,6 +23,13 @@ def test_a_limit_is_twice_the_floor_and_a_thousandth_in_fp32() -> None:
     assert above_floor(1e-5, "fp32", 0.5).max_abs == 1e-3
 
 
+def test_an_element_may_turn_over_where_an_optimizer_steps() -> None:
+    """As far as it may have shown, twice; the rest of the tensor keeps the floor."""
+    assert above_floor(1e-5, "fp32", 1.0, 0.02) == Limits(2e-5, 0.04, 1e-5, "")
+    assert above_floor(1e-5, "fp32", 1.0, 1e-4).max_abs == 1e-3
+    assert above_floor(1e-5, "bf16", 1.0, 0.02).max_abs is None
+
+
 @pytest.mark.parametrize(
     ("floor", "precision", "options", "said"),
     [

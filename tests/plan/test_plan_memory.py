@@ -94,7 +94,19 @@ def test_of_a_block_only_the_first_layers_are_recomputed() -> None:
 def test_recomputing_several_layers_at_once_keeps_fewer_inputs() -> None:
     one, four = (fit("tp2pp8ep32dp16", Policy(recompute=(Recompute("full", at_once=count),))).stages[2] for count in (1, 4))
     assert four.activations == pytest.approx(one.activations / 4)
-    assert four.recomputed == pytest.approx(4 * one.recomputed)
+    entry = 2 * 2048 * 7168
+    assert four.recomputed - entry == pytest.approx(4 * (one.recomputed - 7 * entry))
+
+
+def test_full_recomputation_leaves_the_gradient_of_each_input_that_experts_got() -> None:
+    """A dispatcher holds the graph of its layer until the layer's next forward pass; what is at work has its own."""
+    entry = 2 * 2048 * 7168
+    eight, cut = (
+        fit("tp2pp8ep32dp16", Policy(recompute=(Recompute("full", block=count),))).stages[3].recomputed for count in (8, 2)
+    )
+    assert eight - cut == pytest.approx(6 * entry)
+    chunked = fit("tp2pp8vpp2ep32dp16", Policy(recompute=(Recompute("full"),))).stages[3].recomputed
+    assert chunked - eight == pytest.approx(4 * entry)  # of the chunk of four layers that is at rest also the inputs
 
 
 def test_more_rows_for_the_fullest_rank_take_more() -> None:

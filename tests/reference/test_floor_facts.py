@@ -117,6 +117,7 @@ def test_the_facts_are_those_that_a_case_reads() -> None:
     assert facts(truth, *runs, **DENSE) == {
         "floor": {"logits": 0.25, "gradients/w": 2.0**-8},
         "magnitude": {"logits": 2.0, "gradients/w": 1.0},
+        "turned": {},
         "score_floor": {},
         "dtypes": {"logits": "float32", "gradients/w": "float32"},
     }
@@ -167,6 +168,7 @@ def test_a_difference_that_somebody_else_measured_counts_the_same() -> None:
     assert found.facts(replace(CASE, **DENSE)) == {
         "floor": {"logits": 0.5},
         "magnitude": {"logits": 7.0},
+        "turned": {},
         "score_floor": {},
         "dtypes": {"logits": "bfloat16"},
     }

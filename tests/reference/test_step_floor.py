@@ -29,8 +29,9 @@ def widened(gradient: torch.Tensor, error: float) -> dict[str, float]:
     kept[f"1/exp_avg_sq/{NAME}"] = (1 - adam.beta2) * gradient**2
     floor = Floor({f"steps/{key}": value for key, value in kept.items()})
     floor.add((f"steps/{key}", value * (1 + error if "exp_avg/" in key else 1)) for key, value in kept.items())
-    step_floor.widen(floor, CASE, kept)
-    return {name.removeprefix("steps/"): error for name, error in floor._errors.items()}
+    step_floor.widen(floor, CASE, kept, [{"1/a": 1.0}, {"1/a": 1.0}])
+    turned = {f"{name} of an element": largest for name, largest in floor._turned.items()}
+    return {name.removeprefix("steps/"): error for name, error in (floor._errors | turned).items()}
 
 
 def test_two_small_gradients_may_turn() -> None:
@@ -40,11 +41,32 @@ def test_two_small_gradients_may_turn() -> None:
     found = widened(gradient, error=0.01)
     assert found[f"1/master/{NAME}"] == pytest.approx(2 * RATE * 2**0.5 / 8, rel=1e-6)
     assert found[f"1/value/{NAME}"] == found[f"1/master/{NAME}"]
+    assert found[f"1/value/{NAME} of an element"] == pytest.approx(2 * RATE)
 
 
 def test_large_gradients_keep_their_sign() -> None:
     found = widened(torch.ones(64, dtype=torch.float64), error=0.01)
     assert found[f"1/master/{NAME}"] == pytest.approx(0.04 * RATE * 2**0.5 / 8, rel=1e-2)
+    assert found[f"1/value/{NAME} of an element"] == pytest.approx(0.04 * RATE, rel=1e-2)
+
+
+def test_a_gradient_of_nothing_does_not_turn() -> None:
+    gradient = torch.zeros(64, dtype=torch.float64)
+    gradient[:32] = 1.0
+    found = widened(gradient, error=0.01)
+    assert found[f"1/value/{NAME} of an element"] == pytest.approx(0.04 * RATE / 2**0.5, rel=1e-2)
+
+
+def test_errors_of_the_parameters_that_cancel_out_in_the_norm_do_not_elsewhere() -> None:
+    """Two parameters of equal norm, one 1e-3 too large and one too small: the norm of both may be 1e-3 off."""
+    truth, run = {"1/a": 3.0, "1/b": 3.0, "2/a": 9.0}, {"1/a": 3.003, "1/b": 2.997, "2/a": 1.0}
+    assert step_floor._of_norm("1/", truth, {"1/a": 3.0, "1/b": 3.0, "2/a": 9.0}, run) == pytest.approx(1e-3)
+    assert step_floor._of_norm("1/", dict.fromkeys(truth, 0.0), run) == 0.0
+    kept = {key: torch.ones(one.shape, dtype=torch.float64) for key, one in stepped(CASE).items()}
+    floor = Floor({f"steps/{key}": value for key, value in kept.items()})
+    floor.add((f"steps/{key}", value) for key, value in kept.items())
+    step_floor.widen(floor, CASE, kept, [truth, run])
+    assert floor.error("steps/1/gradient_norm") == pytest.approx(1e-3 + 3 * 2**-24)
 
 
 def test_the_second_moment_is_off_by_no_less_than_the_first() -> None:

@@ -97,5 +97,5 @@ def test_data_and_page_are_written_together(tmp_path: Path, monkeypatch: pytest.
     assert "- D09, missed: norms compute in bfloat16 in place of float32. It rounds no more" in text
     assert "| [latent-norm-epsilon](findings/latent-norm-epsilon.md) | 2 | 1 | 1 | 0 |\n| **all** | 2 | 1 | 1 | 0 |\n" in text
     assert "- A02 in tp2 beside latent-norm-epsilon: first seen at B Check: " in text
-    assert "Of the checks: 1 of 2 cases without a fault (18 checks)." in text
+    assert "Of 2 cases without a fault (18 checks) the checks fail 1.\n" in text
     assert "A Check | 5e-01 | 2e+00 | ms-swift |\n" in text

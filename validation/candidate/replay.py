@@ -54,9 +54,9 @@ class Choice:
             return self
         return Choice(given.view(rows, length, -1).transpose(0, 1).flatten(0, 1), self.micro_batch)
 
-    def choose(self, experts: torch.Tensor, biased: torch.Tensor) -> torch.Tensor:
-        """The experts to go on with."""
-        self.own, self.biased, self._given = experts, biased.detach(), experts
+    def choose(self, experts: torch.Tensor, biased: torch.Tensor | None = None) -> torch.Tensor:
+        """The experts to go on with; `biased` is None if nobody sees what they were chosen by."""
+        self.own, self.biased, self._given = experts, None if biased is None else biased.detach(), experts
         if self._replayed is not None:
             # A layer of multi-token prediction computes positions, too, that the reference has not.
             self._given = torch.where(self._replayed < 0, experts, self._replayed)

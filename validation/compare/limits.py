@@ -36,16 +36,19 @@ DECIDES_BELOW, DECIDES_BELOW_IN_FP8 = 0.5, 1.0
 fp8, where eight bits alone come near the half, what a tensor of zeros is off."""
 
 
-def above_floor(floor: float, precision: str, magnitude: float = 0.0, *, fp8: bool = False, isolated: bool = False) -> Limits:
+def above_floor(
+    floor: float, precision: str, magnitude: float = 0.0, turned: float = 0.0, *, fp8: bool = False, isolated: bool = False
+) -> Limits:
     """The limits of a tensor in a lower precision: so many times what rounding does to the HuggingFace model itself.
 
-    `magnitude` is the truth's largest: how much rounding moves a number grows with the number.
+    `magnitude` is the truth's largest: how much rounding moves a number grows with the number. `turned` is how far an element
+    may be off of which rounding has turned an optimizer's step over.
     """
     limit, max_abs = FLOORS * floor, MAX_ABS.get(precision)
     decides = limit < (DECIDES_BELOW_IN_FP8 if fp8 else DECIDES_BELOW)
     return Limits(
         limit,
-        None if max_abs is None else max_abs * max(1.0, magnitude),
+        None if max_abs is None else max(max_abs * max(1.0, magnitude), FLOORS * turned),
         floor,
         "" if decides else _undecided(floor, precision, fp8, isolated),
     )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from megatron.core.models.gpt import GPTModel
 
+from validation.candidate.fused_router import seen_fused
 from validation.candidate.probes import first_of
 from validation.candidate.recorder import Recorder
 from validation.candidate.replay import Choice
@@ -79,7 +80,7 @@ class Watch:
         def seen_routing(*args: Any, **kwargs: Any) -> Any:
             size = sizes.pop()
             choice = self._choice(layer, size)
-            with Router(size[-1], lambda scores: scores, choice.choose):
+            with Router(size[-1], lambda scores: scores, choice.choose), seen_fused(choice.choose):
                 weights, chosen = routing(*args, **kwargs)
             # Rows that fill experts up to their capacity stand in the map, too, with no weight.
             used = chosen & (weights != 0) if self._pads else chosen

@@ -43,7 +43,8 @@ def attention(model: Model, tp: int, seq_length: int, local: bool = False) -> It
     yield from _norm("KV latent", key_value, local, normed=("mla_up_proj",))
     values, products = heads * model.v_head_dim, heads * (2 * model.query_head_dim + model.v_head_dim)
     if local:  # core attention computes in fp32, and keeps what softmax made
-        yield Item("query, key, value", FULL * products, WHOLE, ("mla_up_proj",))
+        yield Item("query, key, value", HALF * products, WHOLE, ("mla_up_proj",))
+        yield Item("what fp32 adds to them", (FULL - HALF) * products, WHOLE, ("mla_up_proj", "core_attn"))
         yield Item("attention weights", FULL * heads * seq_length, WHOLE, ("core_attn",))
     else:
         yield Item("query, key, value", HALF * products, WHOLE, ("mla_up_proj",))
@@ -96,3 +97,8 @@ def mtp_entry(model: Model, local: bool = False) -> Iterator[Item]:
         yield from _norm(name, model.hidden_size, local, normed=())
     yield Item("MTP projection input", HALF * 2 * model.hidden_size, CUT)
     yield from _norm("MTP final norm", model.hidden_size, local, normed=())
+
+
+def final_norm(model: Model, local: bool = False) -> Iterator[Item]:
+    """The norm behind the last layer."""
+    yield from _norm("final norm", model.hidden_size, local, normed=())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 
@@ -20,8 +20,11 @@ _KINDS = (weights.DENSE, weights.EXPERT, weights.MTP)
 
 @dataclass(frozen=True)
 class Parts:
-    """Bytes on one GPU. `activations` are those of all micro-batches under way, `recomputed` what the backward pass makes again
-    of one layer, `logits` those of the loss and of MTP losses, `dispatch` the rows that travel to experts and back.
+    """Bytes on one GPU.
+
+    `activations` are those of all micro-batches under way. `recomputed` is what the backward pass makes again of one layer, and
+    what full recomputation leaves of others. `logits` are those of the loss and of MTP losses, `dispatch` the rows that travel
+    to experts and back.
     """
 
     weights: float = 0.0
@@ -52,6 +55,11 @@ class Step:
     implementation: str = "te"
     unfused: bool = False
 
+    @property
+    def local(self) -> bool:
+        """Whether the layers are those of `local`, which compute in float32."""
+        return self.implementation == "local"
+
 
 def of_stages(
     model: Model, layout: Layout, chunks: Sequence[Chunk], policy: Policy, recompute: Recompute, step: Step
@@ -60,7 +68,8 @@ def of_stages(
     pp, held = layout.pp, weights.of_rank(weights.of_chunks(model, layout, chunks), layout.pp)
     layers = {kind: of_layer(model, layout, kind, step) for kind in _KINDS}
     entry = _entry(model, layout, policy, step)
-    costs = {chunk: _cost(chunk, layers, recompute, entry) for chunk in set(chunks)}
+    final = sum(item.size for item in _on_rank(activations.final_norm(model, step.local), layout, step))
+    costs = {chunk: _cost(chunk, layers, recompute, entry, final) for chunk in set(chunks)}
     logits, rows = _logits(model, layout, policy, step), _dispatch(model, layout, step)
     return tuple(
         Parts(
@@ -68,7 +77,7 @@ def of_stages(
             gradients=policy.gradients * held[rank].elements,
             optimizer=policy.state * _states(held[rank], layout, policy),
             activations=peak([costs[chunk][0] for chunk in chunks[rank::pp]], rank, pp, step.micro_batches),
-            recomputed=max(costs[chunk][1] for chunk in chunks[rank::pp]),
+            recomputed=max(costs[chunk][1] for chunk in chunks[rank::pp]) + _left_behind(chunks[rank::pp], recompute, entry),
             logits=logits if any(chunk.loss for chunk in chunks[rank::pp]) else 0.0,
             dispatch=rows if any(chunk.experts + chunk.mtp for chunk in chunks[rank::pp]) else 0.0,
         )
@@ -94,11 +103,15 @@ def _tokens(layout: Layout, step: Step) -> dict[str, float]:
 
 def of_layer(model: Model, layout: Layout, kind: str, step: Step) -> tuple[Item, ...]:
     """What a layer of a kind keeps, in bytes on a rank for one micro-batch."""
+    found = _items(model, layout.tp, layout.expert_tp, kind, step.seq_length, step.local, step.unfused)
+    return _on_rank(found, layout, step, model.num_experts_per_tok)
+
+
+def _on_rank(items: Iterable[Item], layout: Layout, step: Step, top: int = 0) -> tuple[Item, ...]:
+    """Items of a token as those of a rank's micro-batch; `top` experts get a token."""
     tokens = _tokens(layout, step)
-    tokens[ROUTED] *= model.num_experts_per_tok
-    local = step.implementation == "local"
-    found = _items(model, layout.tp, layout.expert_tp, kind, step.seq_length, local, step.unfused)
-    return tuple(Item(item.name, item.size * tokens[item.tokens], item.tokens, item.modules) for item in found)
+    tokens[ROUTED] *= top
+    return tuple(Item(item.name, item.size * tokens[item.tokens], item.tokens, item.modules) for item in items)
 
 
 @lru_cache(maxsize=1024)
@@ -117,9 +130,28 @@ def _entry(model: Model, layout: Layout, policy: Policy, step: Step) -> float:
     return whole / layout.tp if policy.saved_divided and not layout.uses_sequence_parallel else whole
 
 
-def _cost(chunk: Chunk, layers: Mapping[str, Sequence[Item]], recompute: Recompute, entry: float) -> tuple[float, float]:
-    """Bytes that a chunk keeps of one micro-batch, and bytes that are made again of it at once."""
-    kept, again, left = 2 * entry * chunk.loss, 0.0, recompute.block  # the final norm and its output
+def _left_behind(chunks: Sequence[Chunk], recompute: Recompute, entry: float) -> float:
+    """What full recomputation leaves of layers whose backward pass is over, of one micro-batch.
+
+    A dispatcher holds the probabilities of its last rows, and with them the graph of the layer that was computed again: the
+    layer's input and the gradient of it, until its next forward pass. What a chunk keeps has the inputs of its own layers, and
+    the layer that is at work has its gradient.
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/transformer/moe/token_dispatcher.py
+    """
+    if recompute.granularity != ALL:
+        return 0.0
+    found = [chunk.experts + chunk.mtp for chunk in chunks]
+    if recompute.block is not None:
+        found = [min(count, recompute.block) for count in found]
+    counts = [-(-count // recompute.at_once) for count in found]
+    return entry * max(2 * sum(counts) - max(counts) - 1, 0)
+
+
+def _cost(
+    chunk: Chunk, layers: Mapping[str, Sequence[Item]], recompute: Recompute, entry: float, final: float
+) -> tuple[float, float]:
+    """Bytes that a chunk keeps of one micro-batch, and bytes that are made again of it at once; `final`: of the last norm."""
+    kept, again, left = final * chunk.loss, 0.0, recompute.block
     for kind, count in zip(_KINDS, (chunk.dense, chunk.experts, chunk.mtp), strict=True):
         if not count:
             continue

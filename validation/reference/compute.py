@@ -258,7 +258,7 @@ def _truth_and_floor(
     _save(folder, recording, gradients)
     truth = {f"{STEPS}{key}": value for key, value in steps.kept.items()}
     floor = Floor(recording.forward | dict(gradients_of(recording, gradients)) | truth)
-    kept = steps.kept
+    kept, norms = steps.kept, [steps.norms]
     del models, steps
     with computing_in(case.precision):
         models = _Models.build(case, checkpoint, Precision(dtype, dtype), device)
@@ -282,17 +282,20 @@ def _truth_and_floor(
                     step_floor.rounded_steps(steps, later, further, functools.partial(models.quietly, scale=scale), scale)
             if steps_follow:
                 floor.add((f"{STEPS}{key}", value) for key, value in steps.kept.items())
+                norms.append(steps.norms)
                 models = _Models.build(case, checkpoint, Precision(dtype, dtype), device)
         if case.rounds_sums and not case.upto:
             progress("floor: gradients added up in bf16")
-            _add_sums(floor, models, batches, (chosen, *further), scale)
+            norms.append(_add_sums(floor, models, batches, (chosen, *further), scale))
     if steps_follow:
-        step_floor.widen(floor, case, kept)
+        step_floor.widen(floor, case, kept, norms)
     return {**floor.facts(case), "floor_runs": ", ".join(name for name, _, _ in runs)}
 
 
-def _add_sums(floor: Floor, models: _Models, batches: Sequence[Batch], chosen: Sequence[Routing], scale: float) -> None:
-    """Take in a run whose gradients are added up sequence by sequence, and its steps if there are any.
+def _add_sums(
+    floor: Floor, models: _Models, batches: Sequence[Batch], chosen: Sequence[Routing], scale: float
+) -> dict[str, float]:
+    """Take in a run whose gradients are added up sequence by sequence, and its steps if there are any; returns their norms.
 
     What it has before the gradients of parameters is what the other runs have.
     """
@@ -314,6 +317,7 @@ def _add_sums(floor: Floor, models: _Models, batches: Sequence[Batch], chosen: S
     if case.training.steps:
         step_floor.rounded_steps(steps, batches[1:], chosen[1:], record, scale * factor)
         floor.add((f"{STEPS}{key}", value) for key, value in steps.kept.items())
+    return steps.norms
 
 
 def _floor_runs(case: Case) -> list[tuple[str, Variant, Recipe | None]]:

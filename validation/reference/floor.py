@@ -77,6 +77,7 @@ class Floor:
         self._largest: dict[str, float] = {}
         self._magnitudes: dict[str, float] = {}
         self._dtypes: dict[str, str] = {}
+        self._turned: dict[str, float] = {}
 
     def add(self, found: Iterable[tuple[str, torch.Tensor]], scale: float = 1.0) -> None:
         """Take in one run's tensors, each `scale` times too large."""
@@ -128,11 +129,16 @@ class Floor:
         """Rounding may do as much to a tensor, whatever these runs have shown."""
         self._errors[name] = max(self._errors[name], error)
 
+    def turn(self, name: str, largest: float) -> None:
+        """A single element of a tensor may be off by `largest`, and by what these runs have shown."""
+        self._turned[name] = max(self._largest[name], largest)
+
     def facts(self, case: Case) -> dict[str, Any]:
         """For the reference's file.
 
-        `floor` by name, `magnitude`, the truth's largest, by name, `dtypes` by name, and `score_floor`, the largest |error| of
-        the scores of a router or an indexer, by its choice.
+        `floor` by name, `magnitude`, the truth's largest, by name, `turned`, what an element may be off by, where that is more
+        than rounding, `dtypes` by name, and `score_floor`, the largest |error| of the scores of a router or an indexer, by its
+        choice.
         """
         scores = {
             f"layers.{layer}.moe.router.experts": self._largest[f"layers.{layer}.moe.router.scores"]
@@ -141,7 +147,8 @@ class Floor:
         of_keys = [f"layers.{layer}.indexer" for layer in range(case.model.num_hidden_layers if case.model.sparse else 0)]
         scores |= {f"{prefix}.keys": self._largest[f"{prefix}.scores"] for prefix in of_keys}
         dtypes = self.dtypes(case)
-        return {"floor": self._floors(case), "magnitude": self._magnitudes, "score_floor": scores, "dtypes": dtypes}
+        by_name = {"floor": self._floors(case), "magnitude": self._magnitudes, "turned": self._turned, "dtypes": dtypes}
+        return {**by_name, "score_floor": scores}
 
     def _floors(self, case: Case) -> dict[str, float]:
         probes, floor = observed(case), dict(self._errors)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from validation.case.case import Case
-from validation.case.optimizers import ADAM, BUFFER, FIRST, SECOND, Rule
+from validation.case.optimizers import ADAM, FIRST, SECOND, Rule
 from validation.case.schedule import Schedule
 from validation.case.steps import MASTER, NORM, STEPS, VALUE, ZEROS, trained
 from validation.reference import schedule as formulas
@@ -57,32 +57,29 @@ def rounded_steps(steps: Steps, later: Sequence[Batch], chosen: Sequence[Routing
         steps.take(step, scale)
 
 
-def widen(floor: Floor, case: Case, kept: Mapping[str, torch.Tensor]) -> None:
-    """Raise the floors of what steps leave to what rounding may do beside what these runs have shown."""
-    rule = Rule.of(case.training)
-    if rule.kind == ADAM:
+def widen(floor: Floor, case: Case, kept: Mapping[str, torch.Tensor], norms: Sequence[Mapping[str, float]]) -> None:
+    """Raise the floors of what steps leave to what rounding may do beside what these runs have shown.
+
+    `norms` are those of each parameter's gradient (`Steps.norms`), the truth's first, then each run's.
+    """
+    if Rule.of(case.training).kind == ADAM:
         _widen_turning(floor, case, kept)
     for step in range(1, case.training.steps + 1):
-        # The norm is off by a share of what all gradients are, which chance makes small in some runs.
-        floor.raise_to(f"{STEPS}{step}/{NORM}", _share(floor, case, _like_gradients(rule, step)) + ROUNDINGS * UNIT)
+        floor.raise_to(f"{STEPS}{step}/{NORM}", _of_norm(f"{step}/", *norms) + ROUNDINGS * UNIT)
         if f"{step}/{ZEROS}" in kept:
             _widen_zeros(floor, kept, f"{step}/{ZEROS}")
 
 
-def _like_gradients(rule: Rule, step: int) -> str:
-    """What precedes a parameter's name in what is off as its gradients in a step are: a moment, or those of the first step."""
-    kind = FIRST if rule.kind == ADAM else BUFFER
-    return f"{STEPS}{step}/{kind}/" if kind in rule.moments else "gradients/"
+def _of_norm(before: str, truth: Mapping[str, float], *runs: Mapping[str, float]) -> float:
+    """The relative error of a step's norm if in every parameter the run that is off most were off to the same side.
 
-
-def _share(floor: Floor, case: Case, before: str) -> float:
-    """The squared relative error of tensors of all parameters together, by what precedes the parameters' names."""
-    errors = squares = 0.0
-    for parameter in trained(case):
-        name = before + parameter.name
-        size = float(floor.truth[name].norm())
-        errors, squares = errors + (floor.error(name) * size) ** 2, squares + size**2
-    return errors / squares if squares else 0.0
+    In the norm of all, errors of the parameters cancel out as chance has it, and in a few runs that may be nearly all of them.
+    To the first order |norm - n| / n is at most the sum of n_i |norm_i - n_i| / n^2.
+    """
+    sizes = {key: size for key, size in truth.items() if key.startswith(before)}
+    squares = sum(size**2 for size in sizes.values())
+    off = sum(size * max((abs(run[key] - size) for run in runs), default=0.0) for key, size in sizes.items())
+    return off / squares if squares else 0.0
 
 
 def _widen_zeros(floor: Floor, kept: Mapping[str, torch.Tensor], key: str) -> None:
@@ -104,9 +101,11 @@ def _widen_turning(floor: Floor, case: Case, kept: Mapping[str, torch.Tensor]) -
             floor.raise_to(f"{STEPS}{step}/{SECOND}/{name}", SQUARED * error)
             rate, _ = formulas.rates(Schedule.of(case.training), parameter, step - 1)
             moved[name] = moved.get(name, 0.0) + rate * _turning(case, step, error, first, second)
-            off = moved[name].flatten().topk(min(TURNED, moved[name].numel())).values.norm()
+            largest = moved[name].flatten().topk(min(TURNED, moved[name].numel())).values
+            off = largest.norm()
             for kind in (MASTER, VALUE) if case.has_masters else (VALUE,):
                 of = f"{step}/{kind}/{name}"
+                floor.turn(STEPS + of, float(largest.max()))
                 shown = floor.error(STEPS + of) ** 2
                 floor.raise_to(STEPS + of, float((shown + (off / kept[of].norm()) ** 2) ** 0.5))
 
@@ -114,9 +113,10 @@ def _widen_turning(floor: Floor, case: Case, kept: Mapping[str, torch.Tensor]) -
 def _turning(case: Case, step: int, error: float, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """How far rounding may move each element's update, in learning rates.
 
-    `error` is the relative error of the first moment; both moments are the truth's.
+    `error` is the relative error of the first moment; both moments are the truth's. A gradient of nothing, as that of a token
+    that is not there, is nothing in every precision.
     """
     adam = case.training.adam
     mean, root = first / (1 - adam.beta1**step), (second / (1 - adam.beta2**step)).sqrt()
     off = SIGMAS * error * mean.square().mean().sqrt()
-    return (off / (root + adam.epsilon)).clamp(max=MOST)
+    return (off / (root + adam.epsilon)).clamp(max=MOST).where(second != 0, 0.0)

@@ -83,6 +83,8 @@ class Steps:
 
     def __init__(self, hf: DeepseekV3ForCausalLM, mtp: MtpModel | None, case: Case) -> None:
         self.kept: dict[str, torch.Tensor] = {}
+        self.norms: dict[str, float] = {}
+        """Of each parameter's gradient before the clipping, by the step and its name in the model."""
         self._hf, self._mtp, self.case = hf, mtp, case
         self._gates = reference_mtp.gates(hf, mtp, case.model)
         self.loads, self.balance = Loads(self._gates, case), Balance(self._gates, case)
@@ -124,6 +126,8 @@ class Steps:
         self.loads.move_biases()
         self._set_rates(step)
         self._take_gradients(scale)
+        each = zip((name for name, _ in self._named), self._own, strict=True)
+        self.norms |= {f"{step}/{name}": float(torch.linalg.vector_norm(own.grad, dtype=torch.float64)) for name, own in each}
         norm = torch.nn.utils.clip_grad_norm_(self._own, self._clip_norm)
         if self._clip_norm == BASE["optimizer.clip_grad"] and not norm > self._clip_norm:
             raise ValueError(f"gradient norm {float(norm)} is not above {self._clip_norm}: clipping would not be tested")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -79,6 +80,8 @@ def prepare_to_follow(settings: Settings) -> None:
     writing.check_cache(settings.home)
     forget.keep_within(settings.home, settings.cache_limit)
     launch.warm_up()
+    # The agent of elastic needs it: now, while the head gets ready, it keeps nobody waiting.
+    importlib.import_module("torch.distributed.launcher.api")
 
 
 def _refuse_what_nodes_cannot_share(case: Case, nodes: int) -> None:
