@@ -398,16 +398,6 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "multiples of 8, which cp8 cannot cut; cp2 and cp4 work",
     ),
     (
-        "padded documents and Transformer Engine",
-        case(**TE_IN_BF16, micro_batch_size=1, training=PACKED_PADDED),
-        "attention leaves padding out, where the reference computes it; --implementation local works",
-    ),
-    (
-        "padded documents and MTP",
-        case(micro_batch_size=1, model=MTP, training=PACKED_PADDED),
-        r"look for documents where they would end without padding, .* leave out \+mtp",
-    ),
-    (
         "padded documents of a file",
         case(micro_batch_size=1, training=PACKED_PADDED, data="x.jsonl", data_digest="0"),
         "takes no file of tokens; leave out --data",
@@ -436,11 +426,6 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "a mean of ranks",
         case("tp2", training=Training(data_shape="padded", balancing="z_loss", loss="mean")),
         "the mean of each rank's mean z-loss, .*; tp1 and cp1 work",
-    ),
-    (
-        "documents layer by layer",
-        case(training=Training(data_shape="documents", stream=True)),
-        r"--stream has no data shape but full \(leave out the other\)",
     ),
     (
         "too few rows",

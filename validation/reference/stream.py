@@ -30,7 +30,7 @@ from validation.reference.floor import VARIANTS, Variant
 from validation.reference.kept import InFiles, Kept, add_rows, keep_rows
 from validation.reference.ledger import Files, Ledger
 from validation.reference.lent import Numbers, Stack
-from validation.reference.record import Recording, layer_hooks, record_loss
+from validation.reference.record import Recording, beside_tokens, layer_hooks, record_loss
 from validation.reference.routing import Routing
 from validation.reference.sources import Precision, Weights, truth_precision
 
@@ -339,7 +339,7 @@ class Run:
         hook = self.side.hf.model.layers[0].register_forward_pre_hook(reached, with_kwargs=True)
         try:
             with torch.no_grad():
-                self.side.hf.model(inputs_embeds=hidden.detach(), use_cache=False)
+                self.side.hf.model(inputs_embeds=hidden.detach(), **beside_tokens(self.batch))
         except _Reached:
             pass
         finally:
