@@ -77,6 +77,27 @@ def test_a_recipe_s_own_layout_stands_first_whether_it_fits_or_not(capsys: pytes
     assert "pipeline:   Et*4|(t*4|)*14tmL" in text
 
 
+@pytest.mark.parametrize(
+    ("recipe", "gpus", "why"),
+    [
+        ("megatron-lm-deepseekv3-proxy-h100.txt", "24", "24 ranks do not hold etp x ep x pp = 64; give a multiple of 64 ranks"),
+        (
+            "megatron-lm-deepseekv3-proxy-gb200.txt",
+            "96",
+            "512 sequences of a step; a --global-batch-size that is a multiple of 96",
+        ),
+    ],
+)
+def test_a_recipe_whose_own_layout_cannot_be_on_so_many_gpus_still_has_others(
+    capsys: pytest.CaptureFixture[str], recipe: str, gpus: str, why: str
+) -> None:
+    code, text = plan(capsys, "--recipe", str(RECIPE.with_name(recipe)), "--gpus", gpus)
+    assert code == 0
+    assert " layouts fit; " in text
+    assert "the recipe's own layout is left out: " in text
+    assert why in text
+
+
 def test_a_folder_s_own_number_of_mtp_layers_counts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     config = {"model_type": "deepseek_v3", "num_nextn_predict_layers": 1, **TINY}
     (tmp_path / "config.json").write_text(json.dumps(config))
