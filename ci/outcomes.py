@@ -14,6 +14,7 @@ import yaml
 from ci import junit
 from ci.junit import UNEVALUATED
 from ci.releases import LIBRARIES, RELEASES, Release, groups, title
+from validation.case import writing
 from validation.case.arrangement import parse, written
 from validation.case.training import Training
 
@@ -129,4 +130,4 @@ def _cell(entry: dict[str, Any]) -> Cell:
 
 def save(columns: Sequence[Column]) -> None:
     """The measurement itself, from which the page can be made again."""
-    DATA.write_text(json.dumps([asdict(column) for column in columns], indent=1) + "\n", encoding="utf-8")
+    writing.write(DATA, json.dumps([asdict(column) for column in columns], indent=1) + "\n")

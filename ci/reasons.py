@@ -15,7 +15,7 @@ from ci.requirements import fits, of_others, unmet
 UNFINISHED = "did not finish"
 """The message of the testcase that stands for a run that has not ended (ci.junit.write_unfinished)."""
 UNEXPECTED = "passes, though it shows the known upstream bug"
-"""What the checks say of a known bug that does not show (validation/checks/parity.py)."""
+"""What the checks say of a known bug that does not show (validation/checks/judging.py)."""
 KNOWN = "known upstream bug: "
 DIRTY = "made with files that are not those of its commit"
 _NUMBER = re.compile(r"-?\d{1,20}(\.\d{1,20})?(e[+-]?\d{1,3})?|-?inf|nan")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ci.table import TABLE, Row, Tool, rows, tools
-from validation.case import tree
+from validation.case import tree, writing
 from validation.case.errors import ExitCode
 
 PAGE = Path(__file__).parents[1] / "docs" / "matrix.md"
@@ -40,7 +40,7 @@ def main(options: argparse.Namespace) -> int:
     tree.needs_a_checkout("sessions")
     text = page(rows(TABLE), tools(TABLE))
     if not options.check:
-        PAGE.write_text(text, encoding="utf-8")
+        writing.write(PAGE, text)
     elif PAGE.read_text(encoding="utf-8") != text:
         sys.stdout.write(f"{PAGE.name} is not what {TABLE.name} says: write it with {tree.CI} sessions\n")
         return int(ExitCode.FAIL)

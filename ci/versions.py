@@ -11,6 +11,7 @@ from pathlib import Path
 from ci import junit
 from ci.outcomes import ROOT, Cell, Column, columns, known_bugs, load, save
 from ci.releases import GROUPS, LIBRARIES, NEWEST, Group, title, titles
+from validation.case import writing
 
 PAGE = ROOT / "docs" / "versions.md"
 
@@ -151,7 +152,7 @@ def main(given: Sequence[str]) -> int:
         return 2
     if given:
         save(measured)
-    PAGE.write_text(page(measured), encoding="utf-8")
+    writing.write(PAGE, page(measured))
     return 0
 
 

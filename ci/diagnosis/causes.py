@@ -20,7 +20,7 @@ REDUCTION = "a reduction over them is missing"
 PLAIN = 1
 """What an explanation may cost that is certain if all others are contradicted."""
 MODELLING, SHARDING = "modelling", "sharding"
-"""What a failing check says of one rank alone: it has the error, too, or has not (validation/checks/parity.py)."""
+"""What a failing check says of one rank alone: it has the error, too, or has not (validation/checks/judging.py)."""
 _PAIR = 2
 """What it costs to need two properties at once."""
 _ROUNDED = (2**-13, 2**-7)

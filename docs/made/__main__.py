@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from docs.made.blocks import current, pages
+from validation.case import writing
 
 
 def main() -> None:
@@ -12,7 +13,7 @@ def main() -> None:
     for page in pages():
         text = page.read_text(encoding="utf-8")
         if (new := current(text)) != text:
-            page.write_text(new, encoding="utf-8")
+            writing.write(page, new)
             sys.stdout.write(f"docs/{page.name} is written\n")
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ci.releases import RELEASES
+from validation.case import writing
 from validation.case.declared import declared
 from validation.case.errors import UsageError
 
@@ -37,7 +38,7 @@ def write(fields: Mapping[str, Sequence[str]], path: Path = RECORD) -> None:
         names = set(fields[release])
         record[release] = {"more": sorted(names - before), "less": sorted(before - names)}
         before = names
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    writing.write(path, json.dumps(record, indent=1) + "\n")
 
 
 def main(words: Sequence[str]) -> int:

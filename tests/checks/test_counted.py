@@ -58,7 +58,7 @@ OTHERS = [
     ["--isolated", "--precision", "bf16"],
     ["--steps", "5", "--set", "first_k_dense_replace=0"],
     ["--steps", "0", "--precision", "fp16", "--layouts", "dp2+mean"],
-    [*OF_TE, "--precision", "bf16", "--layouts", "tp2,tp2+mtp,tp2+fp8-delayed,single+fp8-blockwise"],
+    [*OF_TE, "--precision", "bf16", "--layouts", "tp2,tp2+mtp,tp2+moe_router_fusion,tp2+fp8-delayed,single+fp8-blockwise"],
     [*OF_TE, "--precision", "fp32", "--isolated"],
     ["--set", "q_lora_rank=none", "--set", "n_shared_experts=0", "--set", "tie_word_embeddings=true"],
     ["--set", "first_k_dense_replace=4", "--layouts", "tp2nosp,dp2+mean"],

@@ -19,8 +19,9 @@ from validation.case.preset import TINY
 from validation.case.probes import observed
 from validation.case.steps import stepped
 from validation.case.training import Training
+from validation.checks.judging import Stated
 from validation.checks.order import RUN, WEIGHTS, place
-from validation.checks.parity import Parity, Stated
+from validation.checks.parity import Parity
 from validation.compare.difference import measure
 from validation.compare.extent import extent
 from validation.compare.limits import AFTER_STEPS, EXACT, IN_FP64, Limits

@@ -16,7 +16,7 @@ from validation.case.parameters import parameters
 from validation.case.preset import TINY
 from validation.case.probes import observed
 from validation.case.training import Training
-from validation.checks import parity as parity_
+from validation.checks import judging as judging_
 from validation.checks.order import place
 from validation.checks.parity import Parity
 from validation.compare.difference import measure
@@ -190,7 +190,7 @@ def test_a_check_that_must_show_the_bug_and_passes_says_what_to_do() -> None:
 
 def listed(monkeypatch: pytest.MonkeyPatch, *bugs: Known) -> None:
     """These are the known bugs of every case."""
-    monkeypatch.setattr(parity_, "known_bugs", lambda case: bugs)
+    monkeypatch.setattr(judging_, "known_bugs", lambda case: bugs)
 
 
 def of(name: str, *checks: str, spoils: tuple[str, ...] = ()) -> Known:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,6 +69,36 @@ def test_one_process_computes_all_references(process: ReferenceProcess, tmp_path
         compute(process, case, tmp_path)
         assert store.find(case, tmp_path / "home") is not None
     assert process.warm_up() is first
+
+
+LOSES_ITS_CARD = """
+import json, pathlib, sys
+from validation.run.report import RankReport
+for line in sys.stdin:
+    try:
+        with RankReport(pathlib.Path(json.loads(line)["folder"]), 0).last_words():
+            raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+    except RuntimeError:
+        pass
+"""
+
+
+def test_a_process_whose_card_is_lost_computes_nothing_more(
+    fresh: ReferenceProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error is the machine's, and whatever that process were asked next would end the same way."""
+    started = subprocess.Popen
+
+    def popen(command: list[str], **given: Any) -> subprocess.Popen[str]:
+        return started([command[0], "-c", LOSES_ITS_CARD], **given)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    process = fresh.warm_up()
+    with pytest.raises(RunBroke, match="uncorrectable ECC error") as raised:
+        compute(fresh, CASE, tmp_path)
+    assert raised.value.broken.exit_code == ExitCode.INFRASTRUCTURE
+    assert process.poll() is not None
+    assert fresh.warm_up() is not process
 
 
 def test_a_reference_that_fails_says_why_and_the_next_one_is_computed(process: ReferenceProcess, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from megatron.core.models.gpt import GPTModel
 
 from validation.candidate import indexer
 from validation.candidate.dispatched import Dispatched, Rows, rows_of
+from validation.candidate.fused_router import seen_fused
 from validation.candidate.isolation import View, in_place_of
 from validation.candidate.mtp import MtpLosses
 from validation.candidate.overlapped import Plans, overlaps
@@ -336,7 +337,7 @@ class ProbedChunk:
                 choice.scores = self._record(f"{prefix}.router.scores", scores, size)
                 return choice.scores
 
-            with Router(size[-1], seen_scores, choice.choose):
+            with Router(size[-1], seen_scores, choice.choose), seen_fused(choice.choose):
                 weights, chosen = routing(*args, **kwargs)
             counting = self._without_padding(weights, chosen)
             weights = self._record(f"{prefix}.router.weights", weights, size, counting if self._padded else None)

@@ -16,6 +16,8 @@ USUAL_MOMENTUM = 0.9
 """megatron-core's own `sgd_momentum`."""
 FIRST, SECOND, BUFFER = "exp_avg", "exp_avg_sq", "momentum_buffer"
 _OF_ADAM: Mapping[str, str] = MappingProxyType({FIRST: "First Moment", SECOND: "Second Moment"})
+_EMERGING = ("muon", "lion", "soap")
+"""What the names of those in the package emerging-optimizers have in them; dist_muon is Muon with layers spread over ranks."""
 _OF_SGD: Mapping[str, str] = MappingProxyType({BUFFER: "Momentum"})
 
 
@@ -57,6 +59,38 @@ def instances(training: Training) -> int:
     """How many groups of data-parallel ranks have the whole state of a distributed optimizer each."""
     given: Any = training.effective("ddp").get("num_distributed_optimizer_instances", 1)
     return int(given)
+
+
+def of_another_package(kind: str) -> str | None:
+    """Why an optimizer that Megatron-Core takes from emerging-optimizers cannot be compared; None for another one.
+
+    Tried with Python 3.12 (docs/training.md): 0.17 and later step with 0.3.0, in float32 alone.
+    """
+    if not any(word in kind.lower() for word in _EMERGING):
+        return None
+    return (
+        f"optimizer.optimizer={kind} cannot be compared: the reference has no formula for it, and Megatron-Core takes it from "
+        "the package emerging-optimizers; PyPI has its version 0.3.0 alone, which needs Python 3.12 and Megatron-Core 0.17, "
+        f"and steps float32 alone; {ADAM} and {SGD} can be compared"
+    )
+
+
+def offload_takes_the_aware_way(case: Case) -> str | None:
+    """The hybrid optimizer reads the gradients that are made for a precision-aware one, which is distributed.
+
+    Float16Optimizer puts masters into its groups, which it does not know: KeyError in the first step, measured on an H200.
+    Megatron-LM's parser asserts it; megatron-core's configuration does not.
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/training/arguments.py
+    """
+    given: Mapping[str, Any] = case.training.effective("optimizer")
+    if not given.get("optimizer_cpu_offload") or not case.has_masters:
+        return None
+    if case.training.optimizer == "distributed" and given.get("use_precision_aware_optimizer"):
+        return None
+    return (
+        f"optimizer.optimizer_cpu_offload=true in {case.precision} steps what a precision-aware optimizer has; add "
+        "+distributed+optimizer.use_precision_aware_optimizer, or take --precision fp32"
+    )
 
 
 def moments_are_no_bytes(case: Case) -> str | None:
@@ -121,4 +155,11 @@ def zeros_are_of_the_gradients(case: Case) -> str | None:
     )
 
 
-RULES = (moments_are_no_bytes, instances_share_the_ranks, momentum_is_a_share, sgd_is_plain, zeros_are_of_the_gradients)
+RULES = (
+    moments_are_no_bytes,
+    offload_takes_the_aware_way,
+    instances_share_the_ranks,
+    momentum_is_a_share,
+    sgd_is_plain,
+    zeros_are_of_the_gradients,
+)

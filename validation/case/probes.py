@@ -218,16 +218,23 @@ def _by_expert(routed: Probe, model: Model) -> tuple[Probe, ...]:
     return tuple(replace(routed, name=f"layers.{routed.layer}.{kind}", axes=axes, shape=shape) for kind in kinds)
 
 
+def sees_scores(case: Case) -> bool:
+    """Whether the scores of routers are tensors, and not inside of a kernel."""
+    return not case.training.effective("model").get("moe_router_fusion")
+
+
 @functools.cache
 def observed(case: Case) -> Mapping[str, Probe]:
     """The probes that a case can record, by name, in data-flow order.
 
-    Transformer Engine joins a dense layer's pre-MLP norm with the linear layer behind it: what lies between is never a
-    tensor. What each expert is given and what it makes of it, zero for tokens of others, is known of isolated cases only:
-    otherwise a token's place in these tensors would depend on what came before.
+    Transformer Engine joins a dense layer's pre-MLP norm with the linear layer behind it, and its fused router makes experts
+    and weights of the logits: what lies between is never a tensor. What each expert is given and what it makes of it, zero
+    for tokens of others, is known of isolated cases only: otherwise a token's place in these tensors would depend on what came
+    before.
     """
     found = probes(case.model, case.batch_size, case.seq_length)
     fused = {f"layers.{layer}.mlp_norm" for layer in case.model.dense_layers} if case.uses_te else set()
+    fused |= set() if sees_scores(case) else {f"layers.{layer}.moe.router.scores" for layer in case.model.expert_blocks}
     seen: dict[str, Probe] = {}
     for name, probe in found.items():
         if case.isolated and probe.kind == "moe.routed":

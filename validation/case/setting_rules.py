@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from validation.case import pipeline_layout
+from validation.case import optimizers, pipeline_layout
 from validation.case.annotation import Value
 from validation.case.case import Case
 from validation.case.settings import written
@@ -32,6 +32,8 @@ def wrong(case: Case, name: str, value: Value) -> str | None:
         return f"{said} is of {of}, which a setting cannot change: {entry.why}{instead}"
     if entry.kind == "refused":
         return f"{said} cannot be compared: {entry.why}{instead}"
+    if name == "optimizer.optimizer" and (emerging := optimizers.of_another_package(str(value))):
+        return emerging
     if name == _CAPACITY and value is not None:
         return _may_drop(case, value)
     if not entry.computed(value):

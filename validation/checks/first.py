@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from validation.case.case import Case
+from validation.checks.judging import MODELLING
 from validation.checks.order import UNPLACED
-from validation.checks.parity import MODELLING
 from validation.run.options import Settings
 from validation.run.reproduce import alone, command
 

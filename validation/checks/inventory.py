@@ -18,8 +18,9 @@ from validation.case.covered import RECIPE
 from validation.case.errors import UsageError
 from validation.checks.counted import choices, difference
 from validation.checks.facts import case_facts, case_file
+from validation.checks.judging import Stated
 from validation.checks.left_out import wanted
-from validation.checks.parity import Parity, Stated
+from validation.checks.parity import Parity
 from validation.checks.planted import Planted
 from validation.checks.self_test import SelfTest
 from validation.checks.titles import Nothing, component_of, stated_by

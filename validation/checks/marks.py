@@ -10,13 +10,14 @@ from validation.case import latent_norms
 from validation.case.case import Case
 from validation.case.inference import generated, generates, inferred, infers
 from validation.case.parameters import parameters
-from validation.case.probes import observed
+from validation.case.probes import observed, sees_scores
 from validation.case.steps import LOSS_SCALE, NORM, RATES, ZEROS, stepped
 
 other_epsilon = pytest.mark.every("epsilon", "other_epsilon")
 every_layer = pytest.mark.every("layer", "every_layer")
 dense_layers = pytest.mark.every("layer", "dense_layers")
 moe_layers = pytest.mark.every("layer", "moe_layers")
+scored_layers = pytest.mark.every("layer", "scored_layers")
 attending_layers = pytest.mark.every("layer", "attending_layers")
 sparse_layers = pytest.mark.every("layer", "sparse_layers")
 query_latent_layers = pytest.mark.every("layer", "query_latent_layers")
@@ -53,6 +54,7 @@ def members(kind: str, case: Case) -> list[int] | list[str] | list[float]:
         "every_layer": everything,
         "dense_layers": list(model.dense_layers),
         "moe_layers": with_experts,
+        "scored_layers": with_experts if sees_scores(case) else [],
         "balanced_layers": with_experts if case.training.balancing != "none" else [],
         "isolated_moe_layers": with_experts if case.isolated else [],
         "mtp_layers": list(model.mtp_layers),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from validation.checks.marks import balanced_layers, moe_layers
+from validation.checks.marks import balanced_layers, moe_layers, scored_layers
 from validation.checks.parity import Parity
 
 SECTION = (50, "Router")
@@ -14,7 +14,7 @@ def test_router_logits(parity: Parity, layer: int) -> None:
     parity.agrees(f"layers.{layer}.moe.router.logits")
 
 
-@moe_layers
+@scored_layers
 def test_router_scores(parity: Parity, layer: int) -> None:
     """Sigmoid scores, before the bias that only chooses."""
     parity.agrees(f"layers.{layer}.moe.router.scores")

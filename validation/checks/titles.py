@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from validation.case.case import Case
-from validation.checks.parity import Parity, Stated
+from validation.checks.judging import Stated
+from validation.checks.parity import Parity
 from validation.checks.planted import Planted
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from validation.case.case import Case
+from validation.checks.judging import Runs
 from validation.checks.marks import concerns, members
-from validation.checks.parity import Parity, Runs
+from validation.checks.parity import Parity
 
 if TYPE_CHECKING:
     from validation.compare.verdict import Verdict

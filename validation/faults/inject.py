@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from validation.run.plugin import Elsewhere
+
 CORE = "megatron.core"
 
 
@@ -30,8 +32,16 @@ def replace(module: str, name: str, made: Callable[[Any], Any]) -> None:
 
 
 def layer(model: Any, number: int) -> Any:
-    """The layer of that number, counted from 0 over the whole model; every rank has it, in layouts without stages."""
-    return next(layer for layer in layers(model) if layer.layer_number - 1 == number)
+    """The layer of that number, counted from 0 over the whole model.
+
+    Raises Elsewhere if another stage has it, which ends the plugin's function for these chunks, and KeyError if none has.
+    """
+    for found in layers(model):
+        if found.layer_number - 1 == number:
+            return found
+    if number < model[0].config.num_layers:
+        raise Elsewhere(f"layer {number}")
+    raise KeyError(f"layer {number}")
 
 
 def layers(model: Any) -> list[Any]:

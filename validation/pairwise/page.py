@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ci import junit
+from validation.case import writing
 from validation.case.failures import UNSOUND
 from validation.case.layout import Layout
 from validation.pairwise.run import Finding, Outcome
@@ -82,8 +83,8 @@ def _check(outcome: Outcome, found: Iterable[Finding]) -> junit.Check:
 def save(measured: Measured) -> None:
     """Write the numbers and the page."""
     data = numbers(measured)
-    DATA.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    PAGE.write_text(text(data), encoding="utf-8")
+    writing.write(DATA, json.dumps(data, indent=2) + "\n")
+    writing.write(PAGE, text(data))
 
 
 def numbers(measured: Measured) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from validation.case import writing
+
 TABLE = Path(__file__).with_name("tried.json")
 EQUAL, NO_EFFECT, DIFFERENT, BROKEN, REFUSED = "equal", "no effect", "different", "does not run", "refused"
 VERDICTS: Mapping[str, str] = {
@@ -32,7 +34,7 @@ def keep(found: Mapping[str, Mapping[str, object]], release: str) -> None:
     """Write what came of these settings with a release into the record; all others stay."""
     table = record()
     table[release] = {**table.get(release, {}), **{setting: dict(said) for setting, said in found.items()}}
-    TABLE.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    writing.write(TABLE, json.dumps(table, indent=1, sort_keys=True) + "\n")
 
 
 def of_field(name: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:

@@ -44,6 +44,13 @@ class Plugin:
 FUNCTIONS = tuple(field.name for field in fields(Plugin))
 
 
+class Elsewhere(Exception):
+    """What a function of a plugin is about lies in another stage: it has nothing to do with these chunks.
+
+    A pipeline stage and, layer by layer (`--stream`), each stage that a rank computes in turn have a part of the layers.
+    """
+
+
 class PluginBroke(UsageError):
     """A plugin that cannot be used, or one of whose functions raised."""
 
@@ -176,6 +183,8 @@ def _named(name: str, word: str, function: Callable[..., None]) -> Callable[...,
     def called(*given: Any) -> None:
         try:
             function(*given)
+        except Elsewhere:
+            return
         except PlumblineError:
             raise
         except Exception as error:

@@ -25,6 +25,8 @@ _PYTHON_RAISED = 1
 """Python's exit status for an exception that nobody catches: here of an import, for later ones are caught."""
 _POLL = 0.01
 """Seconds between two looks at whether a reference is done."""
+_OF_CUDA = "CUDA error"
+"""In what torch says of every error that a process's context on a GPU does not survive."""
 
 
 class ReferenceProcess:
@@ -64,7 +66,10 @@ class ReferenceProcess:
                     process.kill()  # it may hang where it has not yet said who it is
                 time.sleep(_POLL)
             if not left[0].exists():
-                raise RunBroke(self._post_mortem(folder, home, timeout, watch, process.poll() or 0))
+                broken = self._post_mortem(folder, home, timeout, watch, process.poll() or 0)
+                if _OF_CUDA in broken.sentence:
+                    self.close()  # its use of the GPU is over for good: the next reference wants a process of its own
+                raise RunBroke(broken)
 
     def close(self) -> None:
         """End it, whatever it is doing."""

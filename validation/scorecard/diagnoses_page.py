@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from validation.case import writing
 from validation.faults import catalogue
 from validation.faults.fault import GROUPS
 from validation.scorecard.diagnoses import RIGHT, SILENT, UNSURE, WRONG, Diagnosed
@@ -62,8 +63,8 @@ def _read(one: dict[str, Any]) -> Diagnosed:
 
 def save(measured: Measured) -> None:
     """Write the data and the page."""
-    DATA.write_text(json.dumps(asdict(measured), indent=1) + "\n", encoding="utf-8")
-    PAGE.write_text(page(measured), encoding="utf-8")
+    writing.write(DATA, json.dumps(asdict(measured), indent=1) + "\n")
+    writing.write(PAGE, page(measured))
 
 
 def summary(measured: Measured) -> str:
@@ -107,4 +108,4 @@ def _row(cells: Iterable[Any]) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(load()), encoding="utf-8")
+    writing.write(PAGE, page(load()))

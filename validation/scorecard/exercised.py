@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from validation.cache import limit
-from validation.case import declared, fields, preflight, tree
+from validation.case import declared, fields, preflight, tree, writing
 from validation.case.annotation import Plain, Value
 from validation.case.case import Case
 from validation.case.errors import ExitCode, UsageError
@@ -293,4 +293,4 @@ def settings(cases: tuple[Case, ...], results: str, timeout: float, jobs: int, c
 def _write(found: Mapping[str, Mapping[str, object]]) -> None:
     table = json.loads(TABLE.read_text(encoding="utf-8")) if TABLE.exists() else {}
     table[version("megatron-core")] = {**table.get(version("megatron-core"), {}), **found}
-    TABLE.write_text(json.dumps(table, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    writing.write(TABLE, json.dumps(table, indent=1, sort_keys=True) + "\n")

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from validation.case import writing
 from validation.faults import catalogue
-from validation.faults.fault import GROUPS, Fault
+from validation.faults.fault import Fault
 from validation.faults.left_out import LEFT_OUT
 from validation.scorecard import diagnoses_page, lane_page
 from validation.scorecard.judge import IDLE, NOWHERE, SEEN, Outcome
 from validation.scorecard.lane import DOCS, KEPT, OWN, Lane
-from validation.scorecard.lane_page import row
 from validation.scorecard.measured import Measured, load, saved
 from validation.scorecard.peers import RULES, Rule
+from validation.scorecard.tables import alarms, misses, row, totals
 
 DATA, PAGE, BEHIND = OWN.data, DOCS / "scorecard.md", DOCS / "scorecard-behind.json"
 
@@ -59,14 +60,14 @@ Two layers of preset tiny (four for pipelines), 4 sequences of 16 tokens, and fo
 
 def save(measured: Measured, data: Path = DATA) -> None:
     """Write the data into its file, and the page of all."""
-    data.write_text(saved(measured), encoding="utf-8")
+    writing.write(data, saved(measured))
     write()
 
 
 def write() -> None:
     """Write the page, once all that it is made from has been measured."""
     if DATA.exists() and BEHIND.exists() and diagnoses_page.DATA.exists():
-        PAGE.write_text(page(load(DATA), load(BEHIND), elsewhere()), encoding="utf-8")
+        writing.write(PAGE, page(load(DATA), load(BEHIND), elsewhere()))
 
 
 def elsewhere() -> dict[Lane, Measured]:
@@ -80,49 +81,22 @@ def page(measured: Measured, behind: Measured, lanes: Mapping[Lane, Measured]) -
     head = _HEAD.format(machine=measured.machine, seconds=measured.seconds, rules=rules)
     diagnosed = diagnoses_page.summary(diagnoses_page.load())
     others = [lane_page.section(lane, found, measured) for lane, found in lanes.items()]
-    parts = (head, _totals(measured), _misses(measured), _alarms(measured), *others, diagnosed, _behind(behind), _excited())
+    missed = "## Missed, or seen elsewhere\n\n" + (misses(measured.outcomes) or "None.\n")
+    parts = (
+        head,
+        "## Totals\n\n" + totals(measured),
+        missed,
+        "## False alarms\n\n" + alarms(measured),
+        *others,
+        diagnosed,
+        _behind(behind),
+        _excited(measured),
+    )
     return "\n".join((*parts, _faults(measured, lanes), _left_out()))
 
 
 def _linked(rule: Rule) -> str:
     return f"[{rule.name}]({rule.link})" if rule.link else f"{rule.name}, the figure that users know"
-
-
-def _totals(measured: Measured) -> str:
-    columns: dict[str, Callable[[Outcome], bool]] = {
-        "caught": lambda one: one.caught,
-        "localised": lambda one: one.status == SEEN,
-        **{rule.name: lambda one, name=rule.name: bool(one.peers.get(name)) for rule in RULES},  # type: ignore[misc]
-    }
-
-    def of(name: str, found: Sequence[Outcome]) -> str:
-        return row([name, len(found), *(sum(map(column, found)) for column in columns.values())])
-
-    by_group = {group: [one for one in measured.outcomes if catalogue.find(one.fault).group == group] for group in GROUPS}
-    head = row(["group", "faults", *columns]) + row(["---"] * (len(columns) + 2))
-    return "## Totals\n\n" + head + "".join(of(*pair) for pair in by_group.items()) + of("**all**", measured.outcomes)
-
-
-def _misses(measured: Measured) -> str:
-    lines = []
-    for one in measured.outcomes:
-        fault = catalogue.find(one.fault)
-        if not one.caught:
-            lines.append(f"- {one.fault}, {one.status}: {fault.does}. {fault.unseen or one.says or 'Not explained.'}\n")
-        elif one.status != SEEN:
-            lines.append(f"- {one.fault}, first seen at {one.first} and not at {one.expected}: {fault.does}.\n")
-    return "## Missed, or seen elsewhere\n\n" + ("".join(lines) or "None.\n")
-
-
-def _alarms(measured: Measured) -> str:
-    ours = sum(bool(clean.failing or clean.says) for clean in measured.clean)
-    checks = sum(clean.checks for clean in measured.clean)
-    found = [f"Of the checks: {ours} of {len(measured.clean)} cases without a fault ({checks} checks).\n"]
-    for rule in RULES:
-        cases = [clean.case for clean in measured.clean if clean.peers.get(rule.name)]
-        if cases:
-            found.append(f"{rule.name}: {len(cases)} ({', '.join(dict.fromkeys(cases))}).\n")
-    return "## False alarms\n\n" + "\n".join(found)
 
 
 def _behind(measured: Measured) -> str:
@@ -161,11 +135,13 @@ def _how(one: Outcome) -> str:
     return f"first seen at {one.first}" if one.caught else one.status
 
 
-def _excited() -> str:
+def _excited(measured: Measured) -> str:
     """The faults whose cases are not those of all others."""
     usual = {field.name: field.default for field in fields(Fault)}
-    lines = []
+    lines, there = [], {one.fault for one in measured.outcomes}
     for fault in catalogue.faults():
+        if fault.id not in there:
+            continue
         own = {name: getattr(fault, name) for name in _DATA if getattr(fault, name) != usual[name]}
         numbers = [f"{name} {value}" for name, value in fault.numbers]
         said = ", ".join(numbers + [f"{name.replace('_', ' ')} {value}" for name, value in own.items()])

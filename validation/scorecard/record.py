@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from validation.case import writing
 from validation.case.errors import UsageError
 from validation.scorecard.judge import BROKEN, Clean, Outcome
 from validation.scorecard.measured import Measured, load, saved
@@ -56,9 +57,7 @@ class Record:
         now, self._start = time.monotonic() - self._start, time.monotonic()
         rows = joined(self._before, new)
         self._before = replace(rows, seconds=rows.seconds + now)
-        partly = self._path.with_name(f"{self._path.name}.part")
-        partly.write_text(saved(self._before), encoding="utf-8")
-        os.replace(partly, self._path)
+        writing.write(self._path, saved(self._before))
 
 
 def _read(path: Path) -> Measured:

@@ -58,6 +58,8 @@ _ON: Mapping[str, Mapping[str, Value]] = {
     "ddp.use_distributed_optimizer": _DISTRIBUTED,
     "optimizer.use_precision_aware_optimizer": {**_DISTRIBUTED, "optimizer.use_precision_aware_optimizer": True},
     "optimizer.optimizer_cpu_offload": {
+        **_DISTRIBUTED,
+        "optimizer.use_precision_aware_optimizer": True,
         "optimizer.optimizer_cpu_offload": True,
         "optimizer.optimizer_offload_fraction": 1.0,
     },
@@ -111,6 +113,7 @@ _BESIDE: Mapping[str, Mapping[str, Value]] = {
     "ddp.delay_wgrad_compute": _ON["model.overlap_moe_expert_parallel_comm"],
     "ddp.nccl_ub": _DISTRIBUTED,
     "optimizer.use_precision_aware_optimizer": _DISTRIBUTED,
+    "optimizer.optimizer_cpu_offload": {**_DISTRIBUTED, "optimizer.use_precision_aware_optimizer": True},
     "optimizer.overlap_param_gather": {**_OVERLAPPING, "ddp.overlap_param_gather": True},
 }
 """What a switch asks for beside itself, if that is more or less than what its `with` says. Both runs have it."""

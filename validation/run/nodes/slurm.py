@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from validation.case import tree
+from validation.case import tree, writing
 from validation.case.errors import EnvironmentMissing, InfrastructureError, PlumblineError, UsageError
 from validation.run.nodes.place import TOKEN
 
@@ -83,7 +83,7 @@ def new_folder(below: Path) -> Path:
 def run(job: Job, say: Callable[[str], None]) -> int:
     """Submit it and follow it; the run's exit code. Raises EnvironmentMissing, UsageError and InfrastructureError."""
     script = job.folder / "job.sbatch"
-    script.write_text(job.text(), encoding="utf-8")
+    writing.write(script, job.text())
     number = _submitted(script)
     say(f"Slurm job {number} on {job.nodes} node{'s' * (job.nodes != 1)}; it works in {job.folder}")
     try:

@@ -1,0 +1,36 @@
+"""A fault of one layer is put in where that layer lies: in no other stage, and nowhere in a model without it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from validation.faults.inject import layer
+from validation.run.plugin import Elsewhere, PluginBroke, _named
+
+
+def stage(*numbers: int) -> list[Any]:
+    """Chunks of a model of four layers that have these."""
+    held = [SimpleNamespace(layer_number=number + 1) for number in numbers]
+    return [SimpleNamespace(decoder=SimpleNamespace(layers=held), config=SimpleNamespace(num_layers=4))]
+
+
+def test_a_layer_is_found_by_its_number_in_the_whole_model() -> None:
+    assert layer(stage(2, 3), 3).layer_number == 4
+    with pytest.raises(Elsewhere):
+        layer(stage(2, 3), 1)
+    with pytest.raises(KeyError, match="layer 4"):
+        layer(stage(2, 3), 4)
+
+
+def test_a_function_whose_layer_lies_elsewhere_ends_without_a_word() -> None:
+    """Any other mistake is the plugin's."""
+    found: list[int] = []
+    called = _named("a fault", "loaded", lambda model, number: found.append(layer(model, number).layer_number))
+    for numbers in ((0,), (1,), (2,)):
+        called(stage(*numbers), 1)
+    assert found == [2]
+    with pytest.raises(PluginBroke, match=r"its loaded raised KeyError\('layer 7'\)"):
+        called(stage(0), 7)
