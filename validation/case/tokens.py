@@ -65,9 +65,9 @@ def taken(case: Case, path: Path) -> tuple[Document, ...]:
         left -= length or len(tokens)
         if left <= 0:
             return tuple(found)
-    what = "document" if case.training.data_shape in WITH_PADDING else "token"
+    what = ("document" if case.training.data_shape in WITH_PADDING else "token") + ("s" if left > 1 else "")
     raise UsageError(
-        f"{path} has {left} {what}{'' if left == 1 else 's'} too few for {sequences} sequences of {case.seq_length}; take fewer, or shorter ones"
+        f"{path} has {left} {what} too few for {sequences} sequences of {case.seq_length}; take fewer, or shorter ones"
     )
 
 
