@@ -34,6 +34,7 @@ from validation.reference.model import computing_with
 from validation.rollout import figures, floors
 from validation.rollout.dump import KINDS, Said
 from validation.rollout.judge import judge
+from validation.rollout.source import Source
 from validation.rollout.truth import HuggingFace, every, of_tokens
 
 SEQUENCES, LENGTH = 24, 20
@@ -96,7 +97,7 @@ def ratios(folder: Path, seed: int, precision: str) -> Iterator[tuple[str, str, 
     engine.write_folder(folder, seed=seed)
     said = engine.drawn(seed, [LENGTH] * SEQUENCES)
     truth = every(HuggingFace.open(folder, "fp64", precision), said, 1.0)
-    floor = floors.measure(folder, said, precision, truth, 1.0)
+    floor = floors.measure(Source(folder), said, precision, truth, 1.0)
     model, counted = HuggingFace.open(folder, precision, precision), figures.masks(said)
     for name, how in ENGINES.items():
         found = figures.by_kind(engine_logprobs(model, said, how), truth, counted)
@@ -110,7 +111,7 @@ def seen(place: Path, seed: int, precision: str) -> Iterator[tuple[str, bool]]:
     folder = engine.write_folder(place / "model", seed=seed)
     said = engine.drawn(seed, [LENGTH] * SEQUENCES)
     truth = every(HuggingFace.open(folder, "fp64", precision), said, 1.0)
-    floor, spread = floors.measure(folder, said, precision, truth, 1.0), floors.spread(truth, said)
+    floor, spread = floors.measure(Source(folder), said, precision, truth, 1.0), floors.spread(truth, said)
     model = HuggingFace.open(folder, precision, precision)
     right = engine_logprobs(model, said, ENGINES["cached"])
     wrong = {

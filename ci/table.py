@@ -254,7 +254,7 @@ def _possible(row: Row, name: str) -> None:
         seed=DEFAULT_SEED,
         batch_size=inference.usual_batch_size(base.batch_size, layout, training),
         micro_batch_size=1,
-        seq_length=base.seq_length,
+        seq_length=inference.usual_seq_length(base.seq_length, training),
         training=training,
     )
     preflight.check(case, max_ranks=layout.ranks, gpus=layout.ranks, memory=None)

@@ -302,6 +302,12 @@ def test_parity_other_compares_the_release_that_this_python_is_not_given(nox: No
     assert f"megatron-core {OTHER.megatron_core}" in ended.stderr
     ran = (tmp_path / "validation.log").read_text(encoding="utf-8").split()
     assert ran == ["-m", "validation", *PARITY.arguments(), "--results", f"results/{OTHER.name}"]
+    tests = tmp_path / "pytest.log"
+    assert tests.exists() is (code == 0)
+    if code == 0:
+        files = tests.read_text(encoding="utf-8").split()[3:]
+        assert files == ["tests/families/test_sparse_attention.py", "tests/convert/test_trained_by_megatron_lm.py"]
+        assert all((ROOT / file).is_file() for file in files)
 
 
 @pytest.mark.parametrize(("minor", "own", "other"), [(11, OLDER, NEWEST), (12, NEWEST, OLDER), (14, NEWEST, OLDER)])

@@ -43,7 +43,18 @@ NESTED = b"N\x85" + b"".join(b"q%ch%c\x86" % (place, place) for place in range(6
 TEXT = b"X\x01\x00\x00\x00a"
 MANY = b"(" + TEXT * 40_000 + b"lq\x01"
 LATIN = b"X\x06\x00\x00\x00latin1"
+REBUILT = b"ctorch._tensor\n_rebuild_from_type_v2\n"
 HOSTILE = {
+    "a tensor by its class": call("torch", "Tensor", number(6 << 30) + b"\x85"),
+    "a parameter by its class": call("torch.nn.parameter", "Parameter", number(6 << 30) + b"\x85"),
+    "a class for a function": REBUILT + b"(ctorch\nTensor\nctorch\nTensor\n" + number(6 << 30) + b"\x85}tR",
+    "another class for a tensor": REBUILT + b"(ctorch._utils\n_rebuild_tensor_v2\nctorch\nSize\n)}tR",
+    "a tensor from what makes none": REBUILT + b"(ctorch._utils\n_rebuild_tensor_v2\nctorch\nTensor\n" + MANY + b"\x85}tR",
+    "a tensor without attributes": REBUILT + b"(ctorch._utils\n_rebuild_tensor_v2\nctorch\nTensor\n)NtR",
+    "attributes again and again": b"}q\x01("
+    + b"".join(b"J%sN" % place.to_bytes(4, "little") for place in range(50_000))
+    + b"u0"
+    + (REBUILT + b"(ctorch._utils\n_rebuild_tensor_v2\nctorch\nTensor\n)h\x01tR") * 100,
     "a key that takes forever to hash": b"}" + NESTED + b"Ns",
     "many such keys": b"}(" + NESTED + b"Nu",
     "such a key of the state of an object": call("argparse", "Namespace", b")") + b"](" + NESTED + b"N\x86eb",
@@ -135,6 +146,8 @@ def test_what_training_saves_is_read(tmp_path: Path) -> None:
     """Weights, arguments, the random states of numpy and Python, an optimizer's state, bytes of Transformer Engine."""
     layer = torch.nn.Linear(4, 4, dtype=torch.bfloat16)
     layer.bias.__dict__["tensor_model_parallel"] = True
+    master = layer.weight.detach().float()
+    master.__dict__.update(tensor_model_parallel=True, partition_dim=0, partition_stride=1)
     optimizer = torch.optim.Adam(layer.parameters())
     layer(torch.ones(2, 4, dtype=torch.bfloat16)).sum().backward()
     optimizer.step()
@@ -149,6 +162,7 @@ def test_what_training_saves_is_read(tmp_path: Path) -> None:
             "fp8": torch.ones(2).to(torch.float8_e4m3fn),
             "_extra_state": io.BytesIO(bytes(range(256)) * 64),
         },
+        "masters": [[master]],
         "optimizer": {"param_groups": optimizer.state_dict()["param_groups"], "state": optimizer.state_dict()["state"]},
         "rng_state": [{"random": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.get_rng_state()}],
         "iteration": 7,
@@ -158,6 +172,7 @@ def test_what_training_saves_is_read(tmp_path: Path) -> None:
         found = loaded(tmp_path / "model_optim_rng.pt", **given)
         assert found.keys() == state.keys()
         assert found["args"] == state["args"]
+        assert found["masters"][0][0].partition_stride == 1
         assert found["model"]["_extra_state"].getvalue() == bytes(range(256)) * 64
     assert torch.equal(found["model"]["weight"], layer.weight)
     with (tmp_path / "model_optim_rng.pt").open("rb") as file:

@@ -125,3 +125,10 @@ def test_a_model_that_has_absorbed_its_weights_has_no_full_forward_to_witness() 
 
 def test_requests_are_longer_than_a_block_of_the_cache_by_themselves() -> None:
     assert [one.seq_length for one in parsed(["--layouts", "single+dynamic,single+static"]).cases] == [96, 48]
+
+
+def test_a_larger_preset_infers_over_no_more_tokens_than_it_takes() -> None:
+    """Every decoded token is a forward pass. A step of training has the preset's length."""
+    cases = parsed(["--preset", "mini", "--layouts", "single+dynamic,single+static,single"]).cases
+    assert [one.seq_length for one in cases] == [192, 128, 512]
+    assert parsed(["--preset", "mini", "--layouts", "single+static", "--seq-length", "300"]).cases[0].seq_length == 300

@@ -398,16 +398,6 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "multiples of 8, which cp8 cannot cut; cp2 and cp4 work",
     ),
     (
-        "padded documents and Transformer Engine",
-        case(**TE_IN_BF16, micro_batch_size=1, training=PACKED_PADDED),
-        "attention leaves padding out, where the reference computes it; --implementation local works",
-    ),
-    (
-        "padded documents and MTP",
-        case(micro_batch_size=1, model=MTP, training=PACKED_PADDED),
-        r"look for documents where they would end without padding, .* leave out \+mtp",
-    ),
-    (
         "padded documents of a file",
         case(micro_batch_size=1, training=PACKED_PADDED, data="x.jsonl", data_digest="0"),
         "takes no file of tokens; leave out --data",
@@ -436,11 +426,6 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "a mean of ranks",
         case("tp2", training=Training(data_shape="padded", balancing="z_loss", loss="mean")),
         "the mean of each rank's mean z-loss, .*; tp1 and cp1 work",
-    ),
-    (
-        "documents layer by layer",
-        case(training=Training(data_shape="documents", stream=True)),
-        r"--stream has no data shape but full \(leave out the other\)",
     ),
     (
         "too few rows",
@@ -477,7 +462,11 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ("inference in fp16", case(precision="fp16", training=STATIC), r"\+static is compared in fp64, fp32 and bf16, .* in fp16"),
     ("inference over cp", case("cp2", training=STATIC), r"no context parallelism; leave cp2 or \+static out"),
     ("inference in virtual stages", case("pp2vpp2", training=STATIC), r"no virtual stages; leave vpp2 or \+static out"),
-    ("inference with MTP", case(model=MTP, training=STATIC), r"cannot infer in Megatron-Core; leave \+mtp or \+static out"),
+    (
+        "inference with MTP",
+        case(model=MTP, training=STATIC),
+        r"uses MTP layers for drafts alone, which are not compared; leave \+mtp or \+static out",
+    ),
     ("inference and steps", case(training=replace(STATIC, steps=1)), r"\+static takes no optimizer steps; leave --steps out"),
     ("inference by modules", case(isolated=True, training=STATIC), "--isolated would replace it; leave one of them out"),
     ("inference and a mean", case(training=replace(STATIC, loss="mean")), r"\+mean is of training; leave one of them out"),

@@ -26,7 +26,7 @@ WRONG = {
 """Defects of broken_specs, the layout that shows them, and the first tensor that is wrong at once, too."""
 V3 = ["--preset", "v3-layers", *(word for number in SHRUNKEN for word in ("--set", number)), "--seq-length", "64"]
 COMMANDS = {
-    "streamed": [*SHARED, "--layouts", "single,tp2ep2,cp2"],
+    "streamed": [*SHARED, "--layouts", "single+documents,tp2ep2+packed-padded,cp2+packed-padded"],
     "at once": [*SHARED[:2], "--layouts", "single", "--steps", "0"],
     "v3-layers": [*V3, "--precision", "bf16", "--layouts", "single,ep2"],
     **{
@@ -48,7 +48,7 @@ def checks(text: str) -> int:
 
 
 def test_every_check_of_a_right_model_passes(runs: dict[str, Output]) -> None:
-    """As many as at once, to rounding, over tensor, expert and context parallel ranks."""
+    """As many as at once, to rounding, over tensor, expert and context parallel ranks, with data of other shapes."""
     found = runs["streamed"]
     assert found.code == 0, found.text[-2000:]
     assert all(float(error) < 1e-13 for error in re.findall(r"relative ([\d.e-]+)\)", found.text))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,11 @@ import torch
 from tests.convert import folders
 from tests.convert.folders import MODEL
 from tests.convert.test_round_trip import back, convert
+from tests.reference.published_families import CONFIGS
 from validation.case.folder import model_from_folder
+from validation.case.published import from_hf_config
 from validation.cli import main
+from validation.convert.describe import describe
 
 
 @pytest.fixture
@@ -87,3 +91,14 @@ def test_an_embedding_of_the_mtp_layer_s_own(tmp_path: Path, capsys: pytest.Capt
     assert main(words) == 2
     assert "model.layers.4.embed_tokens.weight is not model.embed_tokens.weight again" in capsys.readouterr().err
     assert main([*words, "--no-mtp"]) == 0
+
+
+@pytest.mark.parametrize("given", [{}, {"mlp_layer_types": ["dense", "sparse", "sparse"]}])
+@pytest.mark.parametrize(("layers", "dense"), [((0, 1), (0,)), ((1, 2), ()), ((0, 1, 2), (0,))])
+def test_of_a_family_whose_layers_are_listed_the_list_is_cut(
+    given: dict[str, Any], layers: tuple[int, ...], dense: tuple[int, ...], tmp_path: Path
+) -> None:
+    """GLM's: transformers reads the list alone, and has one layer without experts if there is none."""
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIGS["glm4_moe_lite"], **given}), encoding="utf-8")
+    found = from_hf_config(describe(tmp_path, layers).config, "what is written")
+    assert (found.num_hidden_layers, found.dense_layers) == (len(layers), dense)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,6 +116,53 @@ def test_a_file_beside_the_index_is_read(tmp_path: Path) -> None:
     assert main(["convert", "--hf-model-path", str(folder), "--save", str(tmp_path / "core"), "--jobs", "1"]) == 0
     assert main(["convert", "--to-hf", "--load", str(tmp_path / "core"), "--save", str(tmp_path / "back"), "--jobs", "1"]) == 0
     assert folders.same(folders.read(tmp_path / "back"), whole)
+
+
+def test_two_files_of_one_model_are_told_apart_or_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Copies are left out with a line; the single file that transformers takes instead of the index is not passed over."""
+    plain = folders.weights(WITHOUT_MTP)
+    folder = folders.write(tmp_path / "hf", WITHOUT_MTP, plain, num_nextn_predict_layers=0)
+    save_file({"model.norm.weight": torch.ones(64)}, folder / "consolidated.safetensors")
+    assert main(["convert", "--hf-model-path", str(folder), "--save", str(tmp_path / "core"), "--jobs", "1"]) == 0
+    assert "consolidated.safetensors holds what the model's files hold: it is left out" in capsys.readouterr().out
+    both = {"model.norm.weight": torch.ones(64), "model.more": torch.ones(2)}
+    for name, tensors, says in (
+        ("model.safetensors", plain, "model.safetensors and the files of model.safetensors.index.json hold the same tensors"),
+        ("extra.safetensors", both, r"holds 1 tensors that the model's files hold, such as model.norm.weight, and 1 that they"),
+    ):
+        save_file(tensors, folder / name)
+        with pytest.raises(UsageError, match=says):
+            Checkpoint.open(folder)
+        with pytest.raises(UsageError, match=says):
+            HuggingFace.open(folder)
+        assert [text for what, text in answer(folder) if what == "works"] == []
+        (folder / name).unlink()
+
+
+def test_mtp_layers_are_found_beside_a_single_file(tmp_path: Path) -> None:
+    """There is no index that could name them."""
+    whole = folders.weights(MODEL)
+    mtp = {key: tensor for key, tensor in whole.items() if key.startswith("model.layers.4.")}
+    folder = folders.write(tmp_path / "hf", MODEL, {key: whole[key] for key in whole if key not in mtp}, shards=1)
+    save_file(mtp, folder / "mtp.safetensors")
+    with Checkpoint.open(folder, MODEL) as found:
+        assert found.unused() == []
+    assert "odd" not in [what for what, text in answer(folder) if "MTP layer" in text]
+
+
+def test_an_index_that_disagrees_with_its_files_is_refused(tmp_path: Path) -> None:
+    """By run, convert and inspect."""
+    folder = folders.write(tmp_path / "hf", WITHOUT_MTP, folders.weights(WITHOUT_MTP), num_nextn_predict_layers=0)
+    index = folder / "model.safetensors.index.json"
+    said = json.loads(index.read_text(encoding="utf-8"))
+    one, two = sorted(set(said["weight_map"].values()))
+    said["weight_map"]["model.norm.weight"] = {one: two, two: one}[said["weight_map"]["model.norm.weight"]]
+    index.write_text(json.dumps(said), encoding="utf-8")
+    for read in (Checkpoint.open, HuggingFace.open):
+        with pytest.raises(UsageError, match=r"says that model.norm.weight is in .*, which does not hold it \(1 such\)"):
+            read(folder)
+    told = [text for what, text in answer(folder) if what in ("odd", "works")]
+    assert told == ["the index has model.norm.weight in a file which does not hold it; download the folder again"]
 
 
 def test_mtp_layers_that_only_config_json_has_are_left_out_with_a_line(

@@ -33,13 +33,14 @@ def planted(found: Plan) -> dict[str, str]:
 
 
 GROUPS = ("attention scale", "rope", "router bias", "expert order", "lost reduction", "lost gradient reduction", "small error")
+OF_SPARSE = ("key choice",)
 OF_LIVES = ("lost moments",)
 OF_INFERENCE = ("decode position", "stale weights", "shared block")
 ON_ONE_RANK = (*GROUPS[:4], GROUPS[6])
 
 
 def test_every_kind_is_planted_with_faults_of_the_catalogue() -> None:
-    assert tuple(PLANTED) == GROUPS + OF_LIVES + OF_INFERENCE
+    assert tuple(PLANTED) == GROUPS[:2] + OF_SPARSE + GROUPS[2:] + OF_LIVES + OF_INFERENCE
     assert {name for faults in PLANTED.values() for name, _ in faults} <= set(catalogue.ids())
 
 
@@ -108,6 +109,15 @@ def test_a_model_without_a_router_s_bias_has_none_to_shift() -> None:
     assert found.left_out == (("router bias", "the model has no routers with a bias"),)
 
 
+def test_a_model_with_sparse_attention_has_another_choice_of_keys() -> None:
+    """Instead of the defects of attention to all keys, which are said."""
+    sparse = ("--set", "index_topk=8", "--set", "index_n_heads=4", "--set", "index_head_dim=48")
+    found = planned("--layouts", "single", *sparse)
+    assert planted(found) == dict.fromkeys((*OF_SPARSE, *GROUPS[2:4], GROUPS[6]), "single")
+    assert [kind for kind, _ in found.left_out] == [*GROUPS[:2], *GROUPS[4:6]]
+    assert {plant.kind: plant.check for plant in found.plants}["key choice"] == "layers.0.indexer.query"
+
+
 def test_a_defect_that_a_known_bug_would_hide_is_planted_where_the_bug_is_taken_out() -> None:
     """In the bug's case what shows the defect may fail in any case: it would prove nothing."""
     found = planned("--layouts", "tp2", "--implementation", "local-stock")
@@ -157,7 +167,8 @@ def test_what_is_planted_can_run_and_must_fail_at_a_check_that_is_there(row: Row
     words = row.arguments()[1:]
     found = planned(*words)
     contexts = {case.training.inference for case in cases(*words)}
-    count = len(GROUPS) + ("-resume" in " ".join(row.layouts)) * len(OF_LIVES) if "none" in contexts else 1
+    sparse = any(case.model.sparse for case in cases(*words))
+    count = len(GROUPS) + sparse + ("-resume" in " ".join(row.layouts)) * len(OF_LIVES) if "none" in contexts else 1
     assert len(found.plants) + len(found.left_out) == count + len(contexts - {"none"})
     assert {f"Planted defect seen: {plant.kind}" for plant in found.plants} == {name for _, name in counted(cases(*words))}
     for plant in found.plants:

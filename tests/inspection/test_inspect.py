@@ -149,6 +149,18 @@ def test_a_sound_folder_can_be_run_and_converted(tmp_path: Path) -> None:
     assert said(folder, "memory")[0].startswith("about ")
 
 
+@pytest.mark.parametrize(("model", "streams"), [(WITHOUT_MTP, True), (TIED, False)])
+def test_what_does_not_fit_is_run_in_a_way_that_run_takes(
+    model: Model, streams: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`run` refuses tied embeddings layer by layer, so that nothing suggests --stream for them."""
+    folder = write(tmp_path / "hf", model, weights(model), num_nextn_predict_layers=0)
+    monkeypatch.setattr("validation.machine.available_memory", lambda: 1)
+    (command,) = (text for text in said(folder, "works") if " run " in text)
+    assert "--layers 0,1" in command
+    assert ("--stream" in command, "--stream" in said(folder, "memory")[0]) == (streams, streams)
+
+
 def test_an_fp8_folder_is_converted_first(tmp_path: Path) -> None:
     """The next command is one that works."""
     folder = write(tmp_path / "hf", WITHOUT_MTP, quantised(weights(WITHOUT_MTP)), num_nextn_predict_layers=0, **FP8)

@@ -16,7 +16,7 @@ from validation.case.layout import Layout
 from validation.case.preset import TINY
 from validation.case.tokens import of_file
 from validation.case.training import OPTIONS, Training
-from validation.reference.batch import Batch, make_batch, own_positions
+from validation.reference.batch import Batch, make_batch, own_positions, real_in
 
 if TYPE_CHECKING:
     from validation.reference.compute import _Models
@@ -104,6 +104,17 @@ def test_a_next_token_is_of_the_same_document() -> None:
     assert one.labels.tolist() == [[13, 14, 0, 0, 17, 0]]
     assert one.mask.tolist() == [[True, False, False, False, True, False]]
     assert two.tokens.tolist() == [[13, 0, 0, 0, 0, 0]]
+
+
+def test_what_is_padding_ahead_ends_with_its_document() -> None:
+    """A position of an MTP layer is what its next token is; the filler behind a document counts as a token."""
+    documents = torch.tensor([[0, 0, 0, 1, 1, 1]])
+    real = torch.tensor([[1, 1, 0, 1, 0, 0]]).bool()
+    batch = Batch(documents, documents, real, documents, real)
+    last = TINY.model.num_hidden_layers - 1
+    assert real_in(last, batch, TINY.model) is real
+    found = [real_in(last + ahead, batch, TINY.model) for ahead in (1, 2)]
+    assert [one.int().tolist() for one in found if one is not None] == [[[1, 0, 1, 0, 0, 1]], [[0, 1, 1, 0, 1, 1]]]
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -74,6 +74,16 @@ def test_of_kimi_k25_the_model_of_text_is_deepseek_v3s(tmp_path: Path) -> None:
     assert model_from_folder(folder(tmp_path, {**CONFIGS["kimi_k25"], "tie_word_embeddings": True})).tie_word_embeddings
 
 
+def test_mtp_layers_have_two_names_and_one_number() -> None:
+    """As transformers' class of DeepSeek-V3 has it."""
+    without = {name: value for name, value in CONFIGS["deepseek_v3"].items() if name != "num_nextn_predict_layers"}
+    assert DeepseekV3Config.from_dict({**without, "num_mtp_layers": 2}).to_dict()["num_nextn_predict_layers"] == 2
+    found = described({**without, "num_mtp_layers": 2}, "here").config
+    assert (found["num_nextn_predict_layers"], "num_mtp_layers" in found) == (2, False)
+    with pytest.raises(UsageError, match="num_nextn_predict_layers 1 and num_mtp_layers 2, one number to transformers"):
+        described({**CONFIGS["deepseek_v3"], "num_mtp_layers": 2}, "here")
+
+
 def case(model: Model) -> Case:
     return Case("here", model, Layout(), "fp64", "local", "gloo", 1, 2, 1, 12)
 

@@ -112,12 +112,12 @@ def test_it_is_the_same_as_at_once(precision: str, limit: float, tmp_path: Path)
 
 def test_no_more_than_one_layer_is_held(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The most bytes of weights at any time are the same for two layers and for four."""
-    put, read, most = stream._Side.put, stream.Experts.read, []
+    put, read, most = stream.Side.put, stream.Experts.read, []
     for layers in (2, 4):
         held: dict[tuple[int, str], int] = {}
         largest, shared = [0], [0]
 
-        def counted(side: stream._Side, name: str, value: torch.Tensor, held: Any = held, largest: Any = largest) -> None:
+        def counted(side: stream.Side, name: str, value: torch.Tensor, held: Any = held, largest: Any = largest) -> None:
             held[id(side), name] = 0 if value.device.type == "meta" else value.nbytes
             largest[0] = max(largest[0], sum(held.values()))
             put(side, name, value)
@@ -127,7 +127,7 @@ def test_no_more_than_one_layer_is_held(monkeypatch: pytest.MonkeyPatch, tmp_pat
             shared[0] = max(shared[0], sum(tensor.nbytes for tensor in found.held.values()))
             return found
 
-        monkeypatch.setattr(stream._Side, "put", counted)
+        monkeypatch.setattr(stream.Side, "put", counted)
         monkeypatch.setattr(stream.Experts, "read", stacked)
         compute.compute(case_of("bf16", layers), tmp_path, CPU, lambda step: None)
         assert sum(held.values()) == 0

@@ -103,7 +103,7 @@ def chosen(logits: torch.Tensor, one: Said, temperature: float = 1.0) -> list[fl
 def routed(model: HuggingFace, one: Said) -> list[list[list[int]]]:
     """The experts of each token, as engines return them: [position][layer][k]."""
     seen = Routers()
-    model.logits(one, seen=seen)
+    list(model.hidden([one], seen=[seen]))
     layers = [seen.chosen[layer].nonzero()[:, 1].view(len(one.tokens), -1).tolist() for layer in model.model.moe_layers]
     return [list(row) for row in zip(*layers, strict=True)]
 

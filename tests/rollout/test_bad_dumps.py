@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,12 @@ from tests.properties import anything, changed_bytes, few
 from tests.rollout import engine
 from tests.rollout.conftest import Bench, compared
 from validation.case.errors import EnvironmentMissing, UsageError
-from validation.rollout import command
+from validation.case.parameters import parameters
+from validation.rollout import command, source
 from validation.rollout.dump import Dump, check_weights
 from validation.rollout.files import read as read_file
 from validation.rollout.made_with import MadeWith
+from validation.rollout.source import Source, source_of
 
 GOOD: dict[str, Any] = {"tokens": [5, 6, 7, 8], "prompt": 2, "logprobs": [None, -1.0, -0.5, -2.0]}
 RIGHT = "".join(json.dumps(line) + "\n" for line in (engine.HEADER, GOOD)).encode()
@@ -103,6 +107,17 @@ def test_a_header_that_is_no_good(tmp_path: Path, header: dict[str, Any], said: 
     assert said in said_of(engine.write(tmp_path / "dump.jsonl", [GOOD], **header))
 
 
+def test_what_the_mask_leaves_out_may_be_anything(tmp_path: Path) -> None:
+    """Trainers fill it up with what they like."""
+    numbers = torch.tensor([[float("nan"), float("inf"), -1.0, -2.0], [5.0, -1.0, -0.5, float("-inf")]])
+    file = tmp_path / "dump.safetensors"
+    save_file(tensors(logprobs=numbers), file, {name: str(value) for name, value in engine.HEADER.items()})
+    assert [one.counted for one in read_file(file, MadeWith(), engine.MODEL).sequences] == [
+        (False, False, True, True),
+        (False, True, True),
+    ]
+
+
 def test_top_p_does_not_touch_raw_logprobs(tmp_path: Path) -> None:
     """Those are of the model's own logits, whatever tokens are drawn from."""
     dump = read(engine.write(tmp_path / "dump.jsonl", [GOOD], top_p=0.9, temperature=0.7), None)
@@ -155,15 +170,30 @@ def test_what_the_model_does_not_have(tmp_path: Path, change: dict[str, Any], sa
 
 
 def test_what_cannot_be_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Earlier weights of another model, and a model that does not fit in memory."""
+    """Earlier weights of another model, a model that does not fit in memory, one whose layer does not, and no GPU."""
     folder = engine.write_folder(tmp_path / "model")
     other = engine.write_folder(tmp_path / "other", replace(engine.MODEL, moe_intermediate_size=16))
+
+    def asked(earlier: Path | None, **given: Any) -> Source:
+        return source_of(Namespace(**{"transport": None, "stream": False, **given}), folder, earlier)
+
     with pytest.raises(UsageError, match="is another model than"):
-        command.check_memory(folder, other)
-    command.check_memory(folder, folder)
-    monkeypatch.setattr(command, "available_memory", lambda: 1000)
-    with pytest.raises(EnvironmentMissing, match="of memory are available"):
-        command.check_memory(folder, None)
+        asked(other)
+    assert asked(folder) == Source(folder)
+    with pytest.raises(UsageError, match="--transport tcp is unknown; give one of gloo"):
+        asked(None, transport="tcp")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(EnvironmentMissing, match="computes on GPUs, and none is usable here; leave it out for the CPU"):
+        asked(None, transport="nccl")
+    layer = 8 * max(sum(math.prod(one.shape) for one in parameters(engine.MODEL).values() if one.layer == at) for at in (0, 1))
+    embedding = 8 * math.prod(parameters(engine.MODEL)["model.embed_tokens.weight"].shape)
+    monkeypatch.setattr(source, "available_memory", lambda: layer + embedding + 1000)
+    with pytest.raises(EnvironmentMissing, match=r"of memory are available; add --stream, which holds one layer at a time"):
+        asked(None)
+    assert asked(None, stream=True).stream
+    monkeypatch.setattr(source, "available_memory", lambda: 1000)
+    with pytest.raises(EnvironmentMissing, match=r"a layer of .* take a machine with more"):
+        asked(None, stream=True)
 
 
 def test_options_of_megatron_need_megatron(bench: Bench, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -196,7 +226,7 @@ def tensors(**changed: torch.Tensor) -> dict[str, torch.Tensor]:
         ({"logprobs": torch.ones(2, 4, dtype=torch.int64)}, "logprobs is int64; give floating-point numbers"),
         ({"logprobs": torch.ones(2, 3)}, "logprobs has the shape (2, 3), and tokens has (2, 4)"),
         ({"logprobs": torch.full((2, 4), float("nan"))}, "sequence 0: logprobs[2] is NaN"),
-        ({"logprobs": torch.full((2, 4), float("-inf"))}, "sequence 0: logprobs[0] is -inf"),
+        ({"logprobs": torch.full((2, 4), float("-inf"))}, "sequence 0: logprobs[2] is -inf"),
         ({"lengths": torch.tensor([4, 9])}, "sequence 1: its length is 9 of 4 tokens"),
         ({"entropy": torch.ones(2, 4)}, "tensor 'entropy' is unknown"),
     ],

@@ -19,7 +19,7 @@ from tests.properties import changed_json, few, quick
 from tests.rollout import engine
 from tests.rollout.conftest import Bench, compared
 from validation.case.errors import UsageError
-from validation.rollout.dump import Dump
+from validation.rollout.dump import Dump, check_weights
 from validation.rollout.files import read
 from validation.rollout.made_with import MadeWith
 
@@ -105,6 +105,24 @@ def test_completions_of_vllm(tmp_path: Path) -> None:
     assert len(read_as(path).sequences) == 2
 
 
+def test_batches_and_lists_of_responses(tmp_path: Path) -> None:
+    """Lines of vLLM's `run-batch`, and lists of SGLang's, one a line."""
+    batch = {"id": "a", "custom_id": "b", "response": {"status_code": 200, "body": completion()}, "error": None}
+    assert len(read_as(written(tmp_path, batch, batch)).sequences) == 2
+    assert len(read_as(written(tmp_path, [generate(), generate()], [generate()])).sequences) == 3
+
+
+def test_a_request_that_was_given_up_does_not_keep_the_others_from_being_compared(tmp_path: Path) -> None:
+    """It keeps its number, and counts nothing but what is known of its prompt."""
+    given_up = completion(token_ids=[], logprobs=None, prompt_logprobs=None, routed_experts=None)
+    dump = read_as(written(tmp_path, given_up, completion()))
+    assert (dump.idle, [sum(one.counted) for one in dump.sequences]) == (1, [0, 4])
+    scored = read_as(written(tmp_path, generate(output_token_logprobs=[], routed_experts=None)))
+    assert scored.sequences[0].counted == (False, True, True)
+    with pytest.raises(UsageError, match="no token of its 1 sequences counts; compare a file with answers"):
+        read_as(written(tmp_path, given_up))
+
+
 def test_chats_of_vllm(tmp_path: Path) -> None:
     """Tokens are named by their ids, and nothing is known of the prompt."""
     is_the_sequence(read_as(written(tmp_path, chat())), prompt=False, routed=False)
@@ -132,6 +150,7 @@ def test_responses_of_sglang(tmp_path: Path) -> None:
         (completion(routed_experts=base64.b64encode(b"abc").decode()), "routed_experts is no .npy"),
         (completion(routed_experts=npy(numpy.zeros((2, 2)))), "no array of whole numbers [positions, layers, k]"),
         (generate(output_token_logprobs=[[1.5, 8, None], [-0.5, 9, None]]), "logprobs[3] is 1.5, above 0"),
+        (generate(weight_version=["7", "8"]), "was made with several weights (7, 8)"),
         (generate(prompt_tokens=9), "has 9 tokens in its prompt and tells 3 of them; ask for logprob_start_len 0"),
         (generate(output_token_logprobs=None), "output_token_logprobs is no list of [log-probability, token, text]"),
         (
@@ -218,6 +237,17 @@ def test_rollouts_of_slime(tmp_path: Path) -> None:
     dump = read_as(saved(tmp_path, {"rollout_id": 3, "samples": [sample()]}))
     is_the_sequence(dump, prompt=False)
     assert (dump.engine, dump.sequences[0].weights) == ("slime", "7")
+
+
+def test_samples_that_count_nothing_keep_their_numbers(tmp_path: Path) -> None:
+    """One that was given up, without an answer and a version of the weights, and one whose mask is empty."""
+    aborted = sample(
+        tokens=PROMPT, response_length=0, rollout_log_probs=None, rollout_routed_experts=None, loss_mask=[], weight_versions=[]
+    )
+    masked = sample(loss_mask=[0, 0], rollout_log_probs=[float("nan"), 0.0], weight_versions=["6"])
+    dump = read_as(saved(tmp_path, {"samples": [aborted, masked, sample()]}))
+    assert (dump.idle, [sum(one.counted) for one in dump.sequences]) == (2, [0, 0, 2])
+    check_weights(dump, "7")
 
 
 def test_training_data_of_slime(tmp_path: Path) -> None:

@@ -163,6 +163,28 @@ def test_a_usual_mistake_is_named(
     assert cause in done.sentence
 
 
+@pytest.mark.parametrize(("computed", "named"), [("bf16", "fp32"), ("fp32", "fp64")])
+def test_an_engine_that_computes_in_another_precision_than_it_says(
+    bench: Bench, capsys: Capsys, tmp_path: Path, computed: str, named: str
+) -> None:
+    """It is no other temperature, though one of 1.000 fits."""
+    model, said = engine.opened(bench.folder, computed), engine.drawn(1, [24] * 8)
+    lines = [
+        {"tokens": list(one.tokens), "prompt": one.prompt, "logprobs": engine.chosen(engine.logits(model, one), one)}
+        for one in said
+    ]
+    done = compared(capsys, engine.write(tmp_path / "dump.jsonl", lines, precision=named), bench.folder)
+    cause = f"they are as far off as {computed} rounds, and the file says {named}: is {computed} what computes them?"
+    assert (done.code, done.sentence.partition(": ")[2]) == (1, f"{cause}.")
+
+
+def test_no_temperature_is_told_of_one_token(bench: Bench, capsys: Capsys, tmp_path: Path) -> None:
+    """One fits any number."""
+    line = {"tokens": [5, 6], "prompt": 1, "logprobs": [None, -5.0]}
+    done = compared(capsys, engine.write(tmp_path / "dump.jsonl", [line]), bench.folder)
+    assert (done.code, "temperature" in done.sentence) == (1, False)
+
+
 def test_the_right_temperature_is_right(bench: Bench, capsys: Capsys, tmp_path: Path) -> None:
     """Processed log-probabilities are compared with the temperature that the file names."""
     done = one(bench, capsys, tmp_path, as_temperature(bench, 0.7), mode="processed_logprobs", temperature=0.7)

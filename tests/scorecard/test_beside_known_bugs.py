@@ -19,6 +19,8 @@ from validation.run.known import known_bugs, table
 from validation.scorecard import command
 from validation.scorecard.behind import ACTIVATED, DUE, behind
 
+FAULTS = catalogue.faults(OLDER.megatron_core)
+
 MEASURED_WITH = OLDER.megatron_core
 """The megatron-core of the table in docs/scorecard.md."""
 
@@ -29,12 +31,12 @@ def test_every_bug_of_the_release_that_is_measured_has_faults_beside_it() -> Non
     live = {bug.id for bug in of_release if not all(name.startswith("te") for name in bug.implementations)}
     assert live == {*ACTIVATED, *DUE}
     if version("megatron-core") == MEASURED_WITH:
-        assert {trial.bug for trial in behind(catalogue.faults(), (*ACTIVATED, *DUE))} == live
+        assert {trial.bug for trial in behind(FAULTS, (*ACTIVATED, *DUE))} == live
 
 
 @pytest.mark.parametrize("bug", ACTIVATED)
 def test_what_is_tried_can_run_and_has_the_bug(bug: str) -> None:
-    for trial in behind(catalogue.faults(), [bug]):
+    for trial in behind(FAULTS, [bug]):
         assert bug in {one.id for one in known_bugs(trial.case)}
         preflight.check(trial.case, max_ranks=8, gpus=0, memory=None)
 

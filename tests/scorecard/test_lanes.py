@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ci.releases import OLDER
 from tests.checks.conftest import warm
 from validation.case.errors import UsageError
 from validation.checks.order import RUN, place
@@ -20,18 +21,20 @@ from validation.scorecard.page import DATA
 from validation.scorecard.record import Record, described
 from validation.scorecard.report import hidden, sizes
 
+FAULTS = catalogue.faults(OLDER.megatron_core)
+
 (TE,) = KEPT
 CPU = Lane(precision="bf16")
 
 
 def test_in_its_own_lane_a_fault_has_the_case_of_its_file() -> None:
-    for fault in catalogue.faults():
+    for fault in FAULTS:
         assert [OWN.case(fault, layout) for layout in fault.layouts] == [fault.case(layout) for layout in fault.layouts]
 
 
 @pytest.mark.parametrize("lane", [TE, CPU])
 def test_a_case_has_the_check_that_must_see_the_fault(lane: Lane) -> None:
-    trials = lane.trials(catalogue.faults())
+    trials = lane.trials(FAULTS)
     assert len(trials) > 100
     for trial in trials:
         assert place(trial.case, trial.fault.first_in(trial.case)) != RUN, trial.fault.id
@@ -97,14 +100,14 @@ def test_on_a_gpu_every_fault_that_is_larger_than_rounding_was_caught() -> None:
     missed = [one for one in measured.outcomes if not one.caught and not catalogue.find(one.fault).unseen]
     assert [one.fault for one in missed if not hidden(one, found.get((one.fault, one.layout), math.nan))] == []
     assert all(one.checks and not one.failing and not one.says for one in measured.clean)
-    possible = {(trial.fault.id, trial.layout) for trial in TE.trials(catalogue.faults())}
+    possible = {(trial.fault.id, trial.layout) for trial in TE.trials(FAULTS)}
     assert {(one.fault, one.layout) for one in measured.outcomes} <= possible
 
 
 def test_the_guide_has_the_figures_of_the_card() -> None:
     measured = load(TE.data)
     caught, seen = (sum(one.status in of for one in measured.outcomes) for of in ((SEEN, ELSEWHERE), (SEEN,)))
-    count, every = len(TE.trials(catalogue.faults())), sum(len(fault.layouts) for fault in catalogue.faults())
+    count, every = len(TE.trials(FAULTS)), sum(len(fault.layouts) for fault in FAULTS)
     text = (DATA.parent / "faults.md").read_text(encoding="utf-8")
     table = text[text.index("| figure (one H200") :].split("\n\n")[0]
     figures = [f"{count} of {every}", f"{len(measured.outcomes)}", f"{caught}", f"{seen}"]

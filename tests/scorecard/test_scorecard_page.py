@@ -17,6 +17,8 @@ from validation.scorecard.judge import IDLE, NOWHERE, SEEN, Clean, Outcome
 from validation.scorecard.measured import Measured, load
 from validation.scorecard.page import BEHIND, DATA, PAGE, elsewhere, page, save
 
+FAULTS = catalogue.faults(OLDER.megatron_core)
+
 MEASURED, BESIDE_BUGS = load(DATA), load(BEHIND)
 
 
@@ -27,11 +29,9 @@ def test_the_page_in_docs_is_what_its_data_makes() -> None:
 
 def test_the_data_in_docs_is_of_the_catalogue_as_it_is() -> None:
     """What was added or changed has been measured: `nox -s faults -- --write`."""
-    wanted = [
-        (fault.id, layout, fault.first_in(fault.case(layout))) for fault in catalogue.faults() for layout in fault.layouts
-    ]
+    wanted = [(fault.id, layout, fault.first_in(fault.case(layout))) for fault in FAULTS for layout in fault.layouts]
     assert [(one.fault, one.layout, one.check) for one in MEASURED.outcomes] == wanted
-    cases = {fault.case(layout).name for fault in catalogue.faults() for layout in fault.layouts}
+    cases = {fault.case(layout).name for fault in FAULTS for layout in fault.layouts}
     assert {clean.case for clean in MEASURED.clean} == cases
 
 
@@ -39,7 +39,7 @@ def test_beside_known_bugs_the_data_in_docs_is_of_the_catalogue_as_it_is() -> No
     """What was added or changed has been measured: `nox -s faults_behind_bugs -- --write`."""
     if version("megatron-core") != OLDER.megatron_core:
         pytest.skip(f"measured with megatron-core {OLDER.megatron_core}; another release has other bugs")
-    tried = behind(catalogue.faults(), tuple(ACTIVATED))
+    tried = behind(FAULTS, tuple(ACTIVATED))
     wanted = sorted((trial.bug, trial.fault.id, trial.layout, trial.fault.first_in(trial.case)) for trial in tried)
     assert sorted((one.bug, one.fault, one.layout, one.check) for one in BESIDE_BUGS.outcomes) == wanted
     assert {clean.case for clean in BESIDE_BUGS.clean} == {trial.case.name for trial in tried}

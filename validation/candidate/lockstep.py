@@ -115,8 +115,7 @@ def measure(case: Case, stored: Reference, plugin: Plugin, kept: KeptSteps, prog
         older = torch.cuda.memory._set_allocator_settings
         getattr(torch._C, "_accelerator_setAllocatorSettings", older)("expandable_segments:True")
     weights = open_weights(case, stored.weights(case))
-    file = SlicedFile(stored.batch, device())
-    batch = Batch(*(file.read(f"0/{name}") for name in ("tokens", "labels", "mask")))
+    batch = Batch.stored(SlicedFile(stored.batch, device()))
     reference = Streamed(case, weights, batch, kept)
     rank = StreamedRank(case, stored, weights, plugin, kept)
     gc.freeze()

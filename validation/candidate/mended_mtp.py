@@ -16,6 +16,7 @@ from validation.candidate import step
 from validation.candidate.sequence import positions
 from validation.candidate.versions import mtp_block
 from validation.case.case import Case
+from validation.case.data import ARE_PACKED
 
 
 def within_documents(case: Case, tokens: Callable[[], int]) -> None:
@@ -45,7 +46,9 @@ _AHEAD: list[torch.Tensor] = []
 
 
 def told_of_padding(case: Case, tokens: Callable[[], int]) -> None:
-    """The padding is moved by roll_tensor as the tokens are, over the whole sequence, and only then cut for the ranks."""
+    """The padding is moved by roll_tensor as the tokens are, over the whole sequence or within packed documents, and only then
+    cut for the ranks.
+    """
     roll = vars(importlib.import_module("megatron.core.transformer.multi_token_prediction"))["roll_tensor"]
     sound = step.called
 
@@ -53,8 +56,11 @@ def told_of_padding(case: Case, tokens: Callable[[], int]) -> None:
         # A defect of the user's may have lost it: then there is none here, either.
         moved = given["padding"].long() if "padding" in given else torch.zeros_like(given["tokens"])
         _AHEAD.clear()
+        within: dict[str, Any] = {}
+        if case.training.data_shape in ARE_PACKED:
+            within = {"packed_seq_params": step.told_of_documents(case, given)}
         for _ in case.model.mtp_layers:
-            moved, _ = roll(moved, shifts=-1, dims=-1, cp_group=parallel_state.get_context_parallel_group())
+            moved, _ = roll(moved, shifts=-1, dims=-1, cp_group=parallel_state.get_context_parallel_group(), **within)
             _AHEAD.append(_of_this_rank(case, moved.bool()))
         return sound(case, model, given)
 

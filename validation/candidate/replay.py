@@ -54,6 +54,11 @@ class Choice:
             return self
         return Choice(given.view(rows, length, -1).transpose(0, 1).flatten(0, 1), self.micro_batch)
 
+    def seen(self, scores: torch.Tensor) -> torch.Tensor:
+        """The scores, which are kept."""
+        self.scores = scores
+        return scores
+
     def choose(self, experts: torch.Tensor, biased: torch.Tensor | None = None) -> torch.Tensor:
         """The experts to go on with; `biased` is None if nobody sees what they were chosen by."""
         self.own, self.biased, self._given = experts, None if biased is None else biased.detach(), experts
@@ -72,6 +77,23 @@ class Choice:
             return used
         own, given = (torch.zeros_like(used).scatter(1, experts, True) for experts in (self.own, self._given))
         return torch.where((used == given).all(-1, keepdim=True), own, used)
+
+
+def off_own_scores(case: Case, choice: Choice, bias: torch.Tensor) -> dict[str, torch.Tensor]:
+    """How far each token's experts are from those that the router's own scores and the reference's `bias` choose, [tokens].
+
+    By BY_SCORES and BY_BIAS; zero where only the rounding of a sum has a say. Nothing of a router that was not seen choosing.
+    """
+    if choice.own is None or choice.scores is None or choice.biased is None:
+        return {}
+    scores = choice.scores.detach().double() + bias.to(choice.scores.device).double()
+    # What a router adds the bias in, whatever its layer computes in.
+    adds_in = torch.float64 if case.precision == "fp64" else torch.float32
+    rounding = ULPS * torch.finfo(adds_in).eps * scores.abs().amax(-1)
+    own = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, choice.own, True)
+    margin = margins(scores, case.model).masked_fill((own == chosen(scores, case.model)).all(-1), 0.0)
+    off = (choice.biased.double() - scores.gather(-1, choice.own)).abs().amax(-1)
+    return {name: found.masked_fill(found <= rounding, 0.0) for name, found in ((BY_SCORES, margin), (BY_BIAS, off))}
 
 
 class Choices:
@@ -114,25 +136,12 @@ class Choices:
 
         `size` is [sequence, batch, experts], of which the choice has joined the first two.
         """
-        if choice.own is None or choice.scores is None or choice.biased is None:
-            return
         with as_stored(), torch.no_grad():
             bias = expert_bias(self._weights, probe.layer or 0, self._case.model)
-            scores = choice.scores.detach().double() + bias.to(choice.scores.device).double()
-            rounding = ULPS * torch.finfo(self._adds_in).eps * scores.abs().amax(-1)
-            own = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, choice.own, True)
-            margin = margins(scores, self._case.model)
-            margin = margin.masked_fill((own == chosen(scores, self._case.model)).all(-1), 0.0)
-            off = (choice.biased.double() - scores.gather(-1, choice.own)).abs().amax(-1)
-            for name, found in ((BY_SCORES, margin), (BY_BIAS, off)):
-                by_token = found.masked_fill(found <= rounding, 0.0).view(size[:2]).transpose(0, 1)
+            for name, found in off_own_scores(self._case, choice, bias).items():
+                by_token = found.view(size[:2]).transpose(0, 1)
                 for box, part in self._place.pieces(probe, by_token, micro_batch):
                     self._recorder.measure(f"{name}{probe.name}", part, box[:2], torch.zeros_like(part))
-
-    @property
-    def _adds_in(self) -> torch.dtype:
-        """What a router adds the bias in, whatever its layer computes in."""
-        return torch.float64 if self._case.precision == "fp64" else torch.float32
 
     def _of_reference(self, layer: int, micro_batch: int) -> torch.Tensor:
         """The reference's choice for this rank's tokens, [tokens, k]; -1 where it has none."""

@@ -20,7 +20,14 @@ from validation.candidate.place import Place, device
 from validation.candidate.sequence import positions
 from validation.candidate.versions import counted_tokens, once_for_each_rank
 from validation.case.case import Case
-from validation.case.data import ARE_PACKED, HAVE_PADDING, LEFT_PADDED, PACKED_PADDED, WITH_DOCUMENTS
+from validation.case.data import (
+    ARE_PACKED,
+    HAVE_PADDING,
+    LEFT_PADDED,
+    PACKED_PADDED,
+    WITH_DOCUMENTS,
+    tokens_end_before_padding,
+)
 from validation.case.depth import FORWARD
 from validation.case.errors import EnvironmentMissing
 from validation.compare.sliced import SlicedFile
@@ -128,14 +135,17 @@ def called(case: Case, model: Any, given: dict[str, torch.Tensor]) -> torch.Tens
         labels=given["labels"],
         loss_mask=given["mask"].float(),
         **({"padding_mask": _padding_mask(case, model, given["padding"])} if "padding" in given else {}),
-        **({"packed_seq_params": packed(*_documents(given))} if case.training.data_shape in ARE_PACKED else {}),
+        **({"packed_seq_params": told_of_documents(case, given)} if case.training.data_shape in ARE_PACKED else {}),
     )
     return output
 
 
-def _documents(given: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-    """Of a packed sequence: the documents, and what is no padding if there is any."""
-    return [given[name] for name in ("documents", "real") if name in given]
+def told_of_documents(case: Case, given: dict[str, torch.Tensor]) -> PackedSeqParams:
+    """What megatron-core is told of the documents of a packed micro-batch."""
+    real = given.get("real")
+    if real is not None and not tokens_end_before_padding(case):
+        real = torch.ones_like(real)
+    return packed(given["documents"], real)
 
 
 def packed(documents: torch.Tensor, real: torch.Tensor | None = None) -> PackedSeqParams:

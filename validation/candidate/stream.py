@@ -18,13 +18,13 @@ import torch
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.models.gpt import GPTModel
 
-from validation.candidate import build, latent_norms, load
+from validation.candidate import build, latent_norms, load, step
 from validation.candidate.compare import compare_gradients
 from validation.candidate.experts import Experts, ExpertsOf
 from validation.candidate.place import device
 from validation.candidate.probes import ProbedChunk
 from validation.candidate.recorder import Recorder
-from validation.candidate.step import Losses, called, loss_divisor, micro_batches
+from validation.candidate.step import Losses, loss_divisor, micro_batches
 from validation.case.case import Case
 from validation.case.stages import EMBEDDING
 from validation.compare.precision import LOSS_DTYPES, as_stored
@@ -80,7 +80,7 @@ class StreamedRank:
         with torch.no_grad():
             for index, given in enumerate(micro_batches(self._case, self._stored.batch, 0)):
                 self._enter(chunk, stage, index)
-                self._kept.put(self._entering(stage + 1, index), called(self._case, chunk, given))
+                self._kept.put(self._entering(stage + 1, index), step.called(self._case, chunk, given))
         size = _bytes(held)
         _let_go(chunk)
         return size
@@ -101,7 +101,7 @@ class StreamedRank:
         for index, given in enumerate(micro_batches(self._case, self._stored.batch, 0)):
             with nullcontext() if index == self._case.micro_batches - 1 else wrapped.no_sync():
                 entered = self._enter(chunk, stage, index)
-                output, arriving = called(self._case, wrapped, given), None
+                output, arriving = step.called(self._case, wrapped, given), None
                 if first:
                     output, counted, _ = losses.add(output, given["mask"])
                     tokens += counted

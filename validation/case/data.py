@@ -73,6 +73,16 @@ SHARE_OF_ENDS = 0.3
 """Of the places where a padded document may end."""
 
 
+def tokens_end_before_padding(case: Case) -> bool:
+    """Whether megatron-core is told where the tokens of padded documents end, beside where their padding ends.
+
+    Transformer Engine's attention leaves padding out then, and what it returns there is not defined. megatron-core's MTP layers
+    take tokens from other places (docs/findings/mtp-misplaces-padded-documents.md). Told of the padding's ends alone, as verl
+    and NeMo-RL tell it, both take padding for tokens, and so does the reference.
+    """
+    return not (case.uses_te or case.model.mtp_layers)
+
+
 def sequences_have_room(case: Case) -> str | None:
     """There is room for several documents, or for padding."""
     shape = case.training.data_shape
@@ -134,16 +144,6 @@ def padded_documents_fit(case: Case) -> str | None:
     if ALIGNED % (2 * case.layout.cp):
         return (
             f"+{PACKED_PADDED} pads documents to multiples of {ALIGNED}, which cp{case.layout.cp} cannot cut; cp2 and cp4 work"
-        )
-    if case.uses_te:
-        return (
-            f"+{PACKED_PADDED}: Transformer Engine's attention leaves padding out, where the reference computes it; "
-            "--implementation local works, or +packed"
-        )
-    if case.model.num_nextn_predict_layers:
-        return (
-            f"{case.arrangement}: Megatron-Core's MTP layers look for documents where they would end without padding, and take "
-            "tokens from other places; leave out +mtp, or take +packed"
         )
     return f"+{PACKED_PADDED} takes no file of tokens; leave out --data, or take +packed" if case.data else None
 

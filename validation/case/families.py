@@ -15,6 +15,9 @@ from validation.case.strangers import quoted
 SIGMOID, GREEDY, GROUP_LIMITED = "noaux_tc", "greedy", "group_limited_greedy"
 """Values of `topk_method`: DeepSeek-V3's sigmoid scores with a bias, and DeepSeek-V2's two choices by softmax scores."""
 
+MTP_LAYERS, _MTP_OF_TRANSFORMERS = "num_nextn_predict_layers", "num_mtp_layers"
+"""The number of MTP layers in config.json, as it is published and as transformers 5 calls it, too."""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -208,7 +211,7 @@ def described(config: Mapping[str, Any], source: str) -> Described:
     if found is None:
         raise UsageError(f"{source}: {_refusal(config)}")
     if not found.nested:
-        return Described(found, config)
+        return Described(found, _mtp_by_one_name(config, source))
     nested = config.get(found.nested)
     if not isinstance(nested, dict):
         raise UsageError(f"{source}: {found.nested} in config.json is {quoted(nested)}; {found.title} has its model there")
@@ -218,7 +221,21 @@ def described(config: Mapping[str, Any], source: str) -> Described:
             f"{source}: model_type in {found.nested} is {quoted(inner)}; of {found.title} deepseek_v3 and kimi_k2 are compared"
         )
     beside = {name: config[name] for name in ("tie_word_embeddings", "quantization_config") if name in config}
-    return Described(found, {**nested, **beside, "model_type": found.written_as})
+    return Described(found, _mtp_by_one_name({**nested, **beside, "model_type": found.written_as}, source))
+
+
+def _mtp_by_one_name(config: Mapping[str, Any], source: str) -> Mapping[str, Any]:
+    """The config with the number of MTP layers as it is published. Raises UsageError if transformers' own name says another."""
+    if config.get(_MTP_OF_TRANSFORMERS) is None:
+        return config
+    found = {name: value for name, value in config.items() if name != _MTP_OF_TRANSFORMERS}
+    number = config[_MTP_OF_TRANSFORMERS]
+    if found.setdefault(MTP_LAYERS, number) != number:
+        raise UsageError(
+            f"{source}: config.json has {MTP_LAYERS} {quoted(found[MTP_LAYERS])} and {_MTP_OF_TRANSFORMERS} {quoted(number)}, "
+            "one number to transformers; keep one"
+        )
+    return found
 
 
 def _refusal(config: Mapping[str, Any]) -> str:

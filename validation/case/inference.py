@@ -135,6 +135,15 @@ def usual_batch_size(base: int, layout: Layout, training: Training) -> int:
     return base * (layout.data_parallel if training.inference == DYNAMIC else 1)
 
 
+def usual_seq_length(base: int, training: Training) -> int:
+    """The preset's, `base`, but no more tokens than it takes: every decoded token is a forward pass of its own.
+
+    Requests have twice as many, so that prompts end before the border of a block and behind it.
+    """
+    usual = {STATIC: min(base, _LONGEST), DYNAMIC: min(2 * base, _LONGEST + BLOCK)}
+    return usual.get(training.inference, base)
+
+
 def rows(case: Case, rank: int) -> slice:
     """The sequences of a data-parallel rank: with fewer of them than ranks none of some."""
     ranks = case.layout.data_parallel
@@ -270,7 +279,10 @@ def layout_infers(case: Case) -> str | None:
     if layout.vpp > 1:
         return f"{case.arrangement}: Megatron-Core's inference has no virtual stages; leave vpp{layout.vpp} or +{word} out"
     if case.model.num_nextn_predict_layers:
-        return f"{case.arrangement}: a model with MTP layers cannot infer in Megatron-Core; leave +mtp or +{word} out"
+        return (
+            f"{case.arrangement}: Megatron-Core's inference uses MTP layers for drafts alone, which are not compared; "
+            f"leave +mtp or +{word} out"
+        )
     return None
 
 
@@ -352,7 +364,7 @@ def sequences_are_cut(case: Case) -> str | None:
     return f"+{case.training.inference} needs a prompt and tokens behind it; give --seq-length {_SHORTEST} or more"
 
 
-_SHORTEST = 4
+_SHORTEST, _LONGEST = 4, 128
 RULES: tuple[Callable[[Case], str | None], ...] = (
     compares_precision,
     layout_infers,

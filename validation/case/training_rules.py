@@ -78,7 +78,6 @@ def streamed_layers_stand_alone(case: Case) -> str | None:
             model.num_nextn_predict_layers > 0 and not case.in_lockstep
         ),
         "more than one layer of multi-token prediction": model.num_nextn_predict_layers > 1,
-        "data shape but full (leave out the other)": training.data_shape != "full",
         "optimizer steps, which need every gradient at once (--steps 0 works)": training.steps > 0,
         "distributed optimizer, which has buffers for the whole model (leave out +distributed)": training.optimizer != "plain",
         "tied embeddings, whose gradient is of the first layer and of the last": model.tie_word_embeddings,

@@ -52,6 +52,7 @@ _SELF_TEST = "self_test"
 _PLANTED: Mapping[str, tuple[str, ...]] = {
     "attention scale": ("attention to all keys",),
     "rope": ("attention to all keys",),
+    "key choice": ("sparse attention",),
     "router bias": ("bias",),
     "expert order": ("experts",),
     "lost reduction": ("tp",),
@@ -62,7 +63,7 @@ _PLANTED: Mapping[str, tuple[str, ...]] = {
     "stale weights": ("static",),
     "shared block": ("dynamic",),
 }
-"""Kind of planted defect -> what a run must have one of; the first eight are of cases that train."""
+"""Kind of planted defect -> what a run must have one of; the first nine are of cases that train."""
 _OF_CASES = (*_FORWARD, "run", "weights", "probe_gradients", "gradients", "steps", "inference")
 OURS = frozenset((*_OF_CASES, _SELF_TEST))
 """The components whose checks are counted."""
@@ -121,6 +122,7 @@ def planted(cases: Sequence[Case]) -> tuple[Name, ...]:
         "static": "static" in contexts,
         "dynamic": "dynamic" in contexts,
         "attention to all keys": any(not case.model.sparse for case in training),
+        "sparse attention": any(case.model.sparse for case in training),
         "experts": any(case.model.n_routed_experts and case.model.moe_layers for case in training),
         "bias": any(case.model.sigmoid and case.model.moe_layers for case in training),
         "tp": any(layout.tp > 1 for layout in layouts),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from validation.case import failures
@@ -23,7 +24,8 @@ class OfInference(Judging):
         """A tensor of inference is the reference's at every position, a choice of experts exactly."""
         one = inferred(self.case)[name]
         alike, limits = replicated(self.case), inferring.limits(one)
-        self.compare(Compared(name, one.title, one.probe.shape, limits, one.routes, alike, also=_of_positions))
+        asked = Compared(name, one.title, one.probe.shape, limits, one.routes, alike, also=_of_positions)
+        self.compare(replace(asked, lastly=Judging.by_own_scores) if one.routes else asked)
 
     def generates(self) -> None:
         """The token with the largest logit is HuggingFace's, as often as tokens are generated."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from validation.case.errors import UsageError
-from validation.case.families import described
+from validation.case.families import MTP_LAYERS, Family, described
 from validation.case.folder import chosen, read_config
 from validation.case.model import Model
 from validation.case.parameters import Parameter, parameters
@@ -16,7 +16,8 @@ from validation.case.published import from_hf_config
 from validation.case.quantisation import BLOCK, block_size, refusal
 from validation.case.sizes import check_numbers
 
-MTP_LAYERS = "num_nextn_predict_layers"
+_EACH_LAYER = ("mlp_layer_types", "layer_types", "indexer_types")
+"""Lists of config.json with an entry for each layer."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ def describe(folder: Path, layers: tuple[int, ...] = (), mtp: bool = True) -> De
     config = read_config(folder)
     model = from_hf_config(config, str(folder))
     check_numbers(model, str(folder))
-    config = dict(described(config, str(folder)).config)
+    known = described(config, str(folder))
+    config = dict(known.config)
     in_folder = model.num_hidden_layers
     nextn = config.get(MTP_LAYERS) or 0
     check_numbers(replace(model, num_nextn_predict_layers=nextn), str(folder))
@@ -59,17 +61,26 @@ def describe(folder: Path, layers: tuple[int, ...] = (), mtp: bool = True) -> De
         )
     return Described(
         model=model,
-        config=_config(config, model),
+        config=_config(config, model, layers or tuple(range(in_folder)), known.family),
         layers=layers or tuple(range(in_folder)),
         layers_in_folder=in_folder,
         block=_block(config, folder),
     )
 
 
-def _config(config: Mapping[str, Any], model: Model) -> dict[str, Any]:
-    changed = {"num_hidden_layers": model.num_hidden_layers, "first_k_dense_replace": model.first_k_dense_replace}
+def _config(config: Mapping[str, Any], model: Model, layers: tuple[int, ...], family: Family) -> dict[str, Any]:
+    """The `config.json` of these layers. Of some families transformers reads only the list which of them have experts."""
+    changed: dict[str, Any] = {
+        "num_hidden_layers": model.num_hidden_layers,
+        "first_k_dense_replace": model.first_k_dense_replace,
+    }
     if MTP_LAYERS in config:
         changed[MTP_LAYERS] = model.num_nextn_predict_layers
+    lists = {name: config[name] for name in _EACH_LAYER if isinstance(config.get(name), list)}
+    changed |= {name: [given[layer] for layer in layers] for name, given in lists.items() if len(given) > max(layers)}
+    if family.ignores_first_k_dense and "mlp_layer_types" not in changed and model.first_k_dense_replace != 1:
+        dense = model.first_k_dense_replace
+        changed["mlp_layer_types"] = ["dense"] * dense + ["sparse"] * (model.num_hidden_layers - dense)
     return {**config, **changed}
 
 

@@ -24,7 +24,7 @@ from validation.convert.int4 import IN_A_WORD
 from validation.convert.source import Inventory, Source, refuse_unknown
 from validation.convert.stored import Files, Stored
 from validation.reference.checkpoint import HEAD, Checkpoint
-from validation.reference.shard import DTYPES, INDEX, Shard, indexed, safetensors_files
+from validation.reference.shard import DTYPES, Shard, check_index, copies, safetensors_files
 from validation.reference.shard import Described as InFile
 
 SCALE = "_scale_inv"
@@ -188,7 +188,7 @@ class HuggingFace(Source):
     def __init__(self, path: Path, described: Described, checkpoint: Quantised) -> None:
         super().__init__(path, described, checkpoint.files)
         self._checkpoint = checkpoint
-        self._copies, self._without = checkpoint.copies, tuple[str, ...]()
+        self._copies, self._said = checkpoint.copies, tuple[str, ...]()
         refuse_unknown(path, checkpoint.unused())
         for key, name in self._copies.items():
             checkpoint.check_copy(key, name)
@@ -196,26 +196,27 @@ class HuggingFace(Source):
     @classmethod
     def open(cls, path: Path, layers: tuple[int, ...] = (), mtp: bool = True) -> HuggingFace:
         """The folder's checkpoint, of these layers, with its MTP layers where it has them. Raises UsageError."""
-        described, without = describe(path, layers, mtp), ""
+        described = describe(path, layers, mtp)
+        said = [f"{name} holds what the model's files hold: it is left out" for name in copies(path)]
         with ExitStack() as opened:
             shards = [Shard(file) for file in safetensors_files(path)]
             for shard in shards:
                 opened.callback(shard.close)
             keys = {key: shard.path.name for shard in shards for key in shard.described()}
-            _check_index(path, keys)
+            check_index(path, keys)
             if described.model.mtp_layers and not _has_layer(map(canonical, keys), described.layers_in_folder):
                 # Published so by those who left the MTP layers out and config.json as it was.
                 described = describe(path, layers, mtp=False)
-                without = f"config.json names MTP layers, and the files hold none: {path.name} is read without"
+                said.append(f"config.json names MTP layers, and the files hold none: {path.name} is read without")
             found = cls(path, described, Quantised(path, described, shards))
-            found._without = (without,) if without else ()
+            found._said = tuple(said)
             opened.pop_all()
         return found
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Whether MTP layers are missing that config.json names."""
-        return self._without
+        """Whether MTP layers are missing that config.json names, and which files are left out."""
+        return self._said
 
     def stored(self, name: str, box: Box) -> tuple[Sequence[Stored], Box]:
         """In the safetensors files; what is fp8 there has that dtype."""
@@ -265,16 +266,3 @@ def _shared(key: str) -> str:
 
 def _has_layer(keys: Iterable[str], layer: int) -> bool:
     return any(key.startswith(f"model.layers.{layer}.") for key in keys)
-
-
-def _check_index(path: Path, keys: dict[str, str]) -> None:
-    """Raises UsageError where the index names what its files do not hold."""
-    if not (path / INDEX).exists():
-        return
-    named = indexed(path)
-    absent = [key for key, file in named.items() if keys.get(key) != file]
-    if absent:
-        raise UsageError(
-            f"{path / INDEX}: says that {absent[0]} is in {named[absent[0]]}, which does not hold it ({len(absent)} such); "
-            "download the folder again"
-        )

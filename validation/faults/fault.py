@@ -19,6 +19,8 @@ PAI = "https://github.com/alibaba/Pai-Megatron-Patch"
 TE = "https://github.com/NVIDIA/TransformerEngine"
 HF = "https://github.com/huggingface/transformers"
 
+SPARSE = (("index_topk", "8"), ("index_n_heads", "4"), ("index_head_dim", "48"))
+"""Numbers of a model with sparse attention."""
 OWN_MASK = "Transformer Engine makes its causal mask itself and ignores one of documents (docs/data.md): a sound case fails"
 """Why a case with it cannot show what a mask of documents is for."""
 
@@ -88,6 +90,8 @@ class Fault:
     optimizer's. `needs` are degrees, options or a precision without which what the fault describes does not exist, if its
     functions would do something without them: `tp dp`.
 
+    `since` is the oldest megatron-core whose sound cases pass where the fault is put, if older ones have none.
+
     `absent` names an implementation or a precision whose cases cannot have it, each with the reason, where no rule of preflight
     refuses such a case.
 
@@ -105,6 +109,7 @@ class Fault:
     without_bugs: bool = False
     cause: str = ""
     needs: str = ""
+    since: str = ""
     absent: tuple[tuple[str, str], ...] = ()
     precision: str = "fp64"
     steps: int = 0
@@ -137,6 +142,14 @@ class Fault:
             training=training,
         )
         return mended(case) if self.without_bugs else case
+
+    def exists_in(self, megatron_core: str) -> bool:
+        """Whether a release can have it; one whose version is no number is taken for a new one."""
+        numbers = [version.split(".")[:2] for version in (megatron_core, self.since)]
+        if not all(number.isdigit() for version in numbers for number in version):
+            return True
+        of_core, since = (tuple(map(int, version)) for version in numbers)
+        return of_core >= since
 
     @property
     def named(self) -> str:

@@ -42,6 +42,7 @@ NOTHING = Plan()
 PLANTED: dict[str, tuple[tuple[str, str], ...]] = {
     "attention scale": (("A16", "attention to all keys"),),
     "rope": (("A04", "attention to all keys"),),
+    "key choice": (("S01", "sparse attention"),),
     "router bias": (("R21", "bias"),),
     "expert order": (("X09", "experts"),),
     "lost reduction": (("T13", "tp"),),
@@ -54,9 +55,9 @@ PLANTED: dict[str, tuple[tuple[str, str], ...]] = {
 }
 """What is planted of each kind, in this order: the id of a fault, and what a layout or a model must have for it to exist.
 
-Needs are `attention to all keys`, `experts`, `bias` (of routers), `tp` (ranks that share a sum), `sequence parallelism`, `dp`,
-`cp`, and `resume`, a run that goes on from a checkpoint. Of cases that infer they are `inference`, or the context's word. Of
-several faults of a kind, the first that exists in the layouts of a run is planted.
+Needs are `attention to all keys`, `sparse attention`, `experts`, `bias` (of routers), `tp` (ranks that share a sum),
+`sequence parallelism`, `dp`, `cp`, and `resume`, a run that goes on from a checkpoint. Of cases that infer they are
+`inference`, or the context's word. Of several faults of a kind, the first that exists in the layouts of a run is planted.
 """
 _OF_INFERENCE = ("inference", STATIC, DYNAMIC)
 RESUMED = "step-resume-step"
@@ -107,6 +108,8 @@ def plan(cases: Sequence[Case]) -> Plan:
 
 def _concerned(needs: str, cases: Sequence[Case]) -> list[Case]:
     """The cases that a kind is about, by what its first fault needs: those that train, those that infer, or none."""
+    if needs == "sparse attention" and not cases[0].model.sparse:
+        return []
     if needs in _OF_INFERENCE:
         return [case for case in cases if infers(case) and needs in ("inference", case.training.inference)]
     training = [case for case in cases if not infers(case)]

@@ -11,8 +11,10 @@ from validation.candidate.place import device
 from validation.candidate.recorder import Recorder
 from validation.candidate.replay import Choice
 from validation.case.case import Case
+from validation.case.inference import UPDATED
 from validation.compare.precision import as_stored
-from validation.reference.routing import experts_of
+from validation.reference.checkpoint import Checkpoint
+from validation.reference.routing import expert_bias, experts_of
 from validation.reference.store import Reference
 
 
@@ -52,3 +54,18 @@ class Replay:
     def margin(self, prefix: str, layer: int, rows: slice, positions: slice) -> torch.Tensor:
         """By how much each of these choices was made, [rows, positions]."""
         return self._recorder.file(self._stored.routing).read(f"{prefix}{layer}/margin", (rows, positions))
+
+
+class Biases:
+    """What the routers add to their scores to choose, with the first weights and with those of the update."""
+
+    def __init__(self, case: Case, stored: Reference) -> None:
+        folders, self._found = {"": stored.weights(case), UPDATED: stored.updated}, dict[tuple[int, str], torch.Tensor]()
+        for prefix, folder in folders.items():
+            checkpoint = Checkpoint.open(folder, case.model, device=device())
+            for layer in case.model.moe_layers:
+                self._found[layer, prefix] = expert_bias(checkpoint, layer, case.model)
+
+    def of(self, layer: int, prefix: str) -> torch.Tensor:
+        """A layer's, [experts], with the weights of phases with this prefix; all but the first have those of the update."""
+        return self._found[layer, UPDATED if prefix else ""]

@@ -73,6 +73,9 @@ def dynamic_context(kind: Any, case: Case, chunk: Any, requests: int, length: in
     except ImportError as missing:
         raise EnvironmentMissing("+dynamic needs Megatron-Core 0.16 or later; +static runs with this one") from missing
     given |= {"enable_prefix_caching": True}
+    if hasattr(chunk.config, "inference_moe_token_dispatcher_type"):
+        # The context makes room for one of two dispatchers (0.18), which these layers do not have. The other needs NVLink.
+        chunk.config.inference_moe_token_dispatcher_type = "nccl"
     # Its books are views of bytes: in fp64 each number of four bytes would be asked for with eight.
     with unpromoted():
         return kind(chunk.config, InferenceConfig(**given))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from megatron.core.models.gpt import GPTModel
 from validation.candidate.fused_router import seen_fused
 from validation.candidate.probes import first_of
 from validation.candidate.recorder import Recorder
-from validation.candidate.replay import Choice
+from validation.candidate.replay import Choice, off_own_scores
 from validation.case.case import Case
 from validation.case.inference import (
     DECODE,
@@ -27,8 +28,11 @@ from validation.case.inference import (
 )
 from validation.compare.observe import Router
 from validation.compare.precision import as_stored
-from validation.inference.replay import Replay, Run
+from validation.inference.replay import Biases, Replay, Run
 from validation.reference.store import Reference
+
+Placed = Callable[[Inferred, torch.Tensor, int, int], None]
+"""Takes what is computed of a tensor, [sequences, positions, ...], and the sequence and the position that it begins at."""
 
 
 @dataclass
@@ -51,6 +55,7 @@ class Watch:
     def __init__(self, case: Case, chunk: GPTModel, recorder: Recorder, stored: Reference) -> None:
         self._case, self._recorder, self._stored = case, recorder, stored
         self._known, self._replay = inferred(case), Replay(case, recorder, stored)
+        self._biases = Biases(case, stored)
         self.now, self._pads = Now(), expert_capacity(case) is not None
         for layer in chunk.decoder.layers:
             number = layer.layer_number - 1
@@ -80,11 +85,16 @@ class Watch:
         def seen_routing(*args: Any, **kwargs: Any) -> Any:
             size = sizes.pop()
             choice = self._choice(layer, size)
-            with Router(size[-1], lambda scores: scores, choice.choose), seen_fused(choice.choose):
+            with Router(size[-1], choice.seen, choice.choose), seen_fused(choice.choose):
                 weights, chosen = routing(*args, **kwargs)
             # Rows that fill experts up to their capacity stand in the map, too, with no weight.
             used = chosen & (weights != 0) if self._pads else chosen
-            self._compare(f"layers.{layer}.moe.router.experts", choice.compared(used).view(size))
+            name = f"layers.{layer}.moe.router.experts"
+            self._compare(name, choice.compared(used).view(size))
+            with as_stored():
+                off = off_own_scores(self._case, choice, self._biases.of(layer, self.now.weights))
+            for kind, found in off.items():
+                self._compare(name, found.view(size[:2]), functools.partial(self._own, kind))
             return weights, chosen
 
         router.gating, router.routing = seen_gating, seen_routing
@@ -100,21 +110,22 @@ class Watch:
         runs = [Run(at * length, (at + 1) * length, now.row + at, now.position) for at in range(rows)]
         return self._replay.choice(now.weights, layer, runs, length * rows).turned(rows, length)
 
-    def _compare(self, name: str, tensor: torch.Tensor) -> None:
-        """Compare [sequence, batch, ...] with what the reference has of these sequences and positions."""
+    def _compare(self, name: str, tensor: torch.Tensor, place: Placed | None = None) -> None:
+        """Compare [sequence, batch, ...] with what the reference has of these sequences and positions, or as `place` does."""
+        place = place or self._place
         with as_stored():
             found = tensor.detach().transpose(0, 1)
             if name == "logits":
                 found = found[..., : self._case.model.vocab_size]  # behind it are rows that make the vocabulary divisible
             if self.now.runs:
                 for run in self.now.runs:
-                    self._request(name, found, run)
+                    self._request(name, found, run, place)
                 return
             one = self._known.get(f"{self.now.phase}/{name}")
             if one is not None:
-                self._place(one, found, self.now.row, self.now.position)
+                place(one, found, self.now.row, self.now.position)
 
-    def _request(self, name: str, tensor: torch.Tensor, run: Run) -> None:
+    def _request(self, name: str, tensor: torch.Tensor, run: Run, place: Placed) -> None:
         """The part of a step, [1, tokens, ...], that one request has: of its prompt, of what is decoded, or of both."""
         if self.now.weights == GENERATION:
             return
@@ -124,7 +135,13 @@ class Watch:
                 start, stop = max(first, run.position), min(last, run.position + run.stop - run.start)
                 if one and row == run.row and start < stop:
                     at = run.start + start - run.position
-                    self._place(one, tensor[:, at : at + stop - start], row, start)
+                    place(one, tensor[:, at : at + stop - start], row, start)
+
+    def _own(self, kind: str, one: Inferred, off: torch.Tensor, row: int, position: int) -> None:
+        """Report the tokens, [sequences, positions], that chose otherwise than by their own scores, zero for the others."""
+        (first, start), (rows, length) = one.place(row, position), off.shape
+        box = ((first, first + rows), (start, start + length))
+        self._recorder.measure(f"{kind}{one.name}", off, box, torch.zeros_like(off))
 
     def _place(self, one: Inferred, tensor: torch.Tensor, row: int, position: int) -> None:
         """Compare [sequences, positions, ...], which begin at this sequence and position of the batch."""

@@ -54,7 +54,8 @@ def answer(folder: Path) -> Iterator[tuple[str, str]]:
     yield "quantised", how.said
     sentences = list(odd.odd(found, model, held))
     yield from (("odd", sentence) for sentence in sentences or ["nothing"])
-    whole = not odd.missing({canonical(key): key for key in held.tensors}, model)
+    lacking = odd.missing({canonical(key): key for key in held.tensors}, model)
+    whole = held.is_one_model and not lacking
     yield from ways(folder, model, how, whole, machine.available_memory())
 
 

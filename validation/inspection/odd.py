@@ -12,7 +12,7 @@ from validation.case.model import Model
 from validation.case.parameters import EXPERTS, parameters
 from validation.case.strangers import shown
 from validation.inspection.quantised import SCALE
-from validation.inspection.stored import Stored
+from validation.inspection.stored import SINGLE, Stored
 
 _MTP = "num_nextn_predict_layers"
 _ASIDE = ("rotary_emb.inv_freq", SCALE, "_scale", "_shape", "_zero_point", "_g_idx")
@@ -45,16 +45,21 @@ def _files(stored: Stored) -> Iterator[str]:
     absent = absent_file(stored.files)
     if absent is not None and not stored.missing:
         yield f"{shown(absent)} is not there, by the names of the other files; download the folder again"
-    for name in stored.beside:
-        held = [key for key, tensor in stored.tensors.items() if tensor.file == name]
+    if stored.misplaced:
+        yield f"the index has {_some(stored.misplaced)} in a file which does not hold it; download the folder again"
+    if stored.two_of_it:
+        yield f"{SINGLE} and the files of the index hold the same tensors; transformers reads the first; keep one of them"
+    for name in (name for name in stored.beside if not (name == SINGLE and stored.two_of_it)):
+        held = sum(tensor.file == name for tensor in stored.tensors.values())
+        what = f"holds {held} tensors of its own" if held else "holds what others hold"
         yield f"{shown(name)} is not in the index, and " + (
-            f"holds {len(held)} tensors of its own" if held else "holds what others hold"
+            "holds tensors of its own and some that others hold; remove it, or these from it" if name in stored.mixed else what
         )
     if not stored.files:
         there = f"; there are {_some(stored.others)}: save the model with save_pretrained" if stored.others else ""
         yield f"there are no safetensors files{there}"
-    if stored.twice and not stored.beside:
-        yield f"{_some(stored.twice)} is in several files"
+    if stored.twice:
+        yield f"{_some(stored.twice)} is in several files; keep the files of one model only"
 
 
 def _mtp_layers(keys: Mapping[str, str], model: Model) -> int:
@@ -130,7 +135,10 @@ def _unused(keys: Mapping[str, str], model: Model) -> Iterator[str]:
 
 def _head(keys: Mapping[str, str], model: Model) -> Iterator[str]:
     if model.tie_word_embeddings and "lm_head.weight" in keys:
-        yield "tie_word_embeddings is true, and there is an lm_head.weight, which must be the embedding again"
+        yield (
+            "tie_word_embeddings is true, and there is an lm_head.weight, which must be the embedding again; run and convert "
+            "compare the two"
+        )
 
 
 def _some(names: Any) -> str:

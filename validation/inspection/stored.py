@@ -13,7 +13,7 @@ from typing import Any
 from validation.case.errors import UsageError
 from validation.case.strangers import parsed, read_json, shown
 
-INDEX = "model.safetensors.index.json"
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 _LARGEST_HEADER, _LARGEST_INDEX, _VALUES = 64 << 20, 128 << 20, 4 << 20
 _AGAIN = "download it again"
 
@@ -30,7 +30,11 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Stored:
-    """What a folder holds. `beside` are safetensors files that the index does not name, `missing` those that are not there."""
+    """What a folder holds. `beside` are safetensors files that the index does not name, `missing` those that are not there.
+
+    `misplaced` are tensors that the index has in a file which does not hold them. `mixed` are files beside it that hold some of
+    its tensors and some of their own.
+    """
 
     tensors: Mapping[str, Tensor]
     files: tuple[str, ...]
@@ -38,6 +42,18 @@ class Stored:
     missing: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     twice: tuple[str, ...] = field(default=())
+    misplaced: tuple[str, ...] = ()
+    mixed: tuple[str, ...] = ()
+
+    @property
+    def two_of_it(self) -> bool:
+        """Whether a single file repeats what the index names: transformers takes that file, and not the index."""
+        return SINGLE in self.beside and not any(one.file == SINGLE for one in self.tensors.values())
+
+    @property
+    def is_one_model(self) -> bool:
+        """Whether the files can be read as one model's."""
+        return not (self.missing or self.misplaced or self.mixed or self.twice or self.two_of_it)
 
     @property
     def size(self) -> int:
@@ -53,29 +69,37 @@ class Stored:
 def stored(folder: Path) -> Stored:
     """Read the headers of a folder. Raises UsageError for a file that is none."""
     here = sorted(path.name for path in folder.iterdir() if path.is_file())
-    files = [name for name in here if name.endswith(".safetensors")]
-    others = tuple(name for name in here if name.endswith((".bin", ".pt", ".pth", ".gguf")))
-    named = _named(folder / INDEX) if INDEX in here else None
+    held = {name: header(folder / name) for name in here if name.endswith(".safetensors")}
+    named = _named(folder / INDEX) if INDEX in here else {}
+    listed = set(named.values()) or ({SINGLE} if SINGLE in held else set(held))
+    known = set(named) or {key for name in listed for key in held[name]}
+    beside = tuple(name for name in held if name not in listed)
+    own = {name: bool(held[name].keys() - known) for name in beside}
+    shared = {name: bool(held[name].keys() & known) for name in beside}
     tensors: dict[str, Tensor] = {}
     twice: list[str] = []
-    for name in files:
-        for key, tensor in header(folder / name).items():
-            if key in tensors:
-                twice.append(key)
-            if key not in tensors or (named is not None and name in named):
-                tensors[key] = tensor
-    listed = set(named or files)
-    beside = tuple(name for name in files if name not in listed)
-    missing = tuple(sorted(listed - set(files)))
-    return Stored(tensors, tuple(files), beside, missing, others, tuple(twice))
+    for name in (name for name in held if name in listed or not shared[name]):
+        twice += tensors.keys() & held[name].keys()
+        tensors |= held[name]
+    return Stored(
+        tensors,
+        files=tuple(held),
+        beside=beside,
+        missing=tuple(sorted(listed - set(held))),
+        others=tuple(name for name in here if name.endswith((".bin", ".pt", ".pth", ".gguf"))),
+        twice=tuple(sorted(twice)),
+        misplaced=tuple(key for key, name in named.items() if name in held and key not in held[name]),
+        mixed=tuple(name for name in beside if own[name] and shared[name]),
+    )
 
 
-def _named(index: Path) -> set[str]:
+def _named(index: Path) -> dict[str, str]:
+    """The file of each tensor."""
     said = read_json(index, _LARGEST_INDEX, _VALUES, _AGAIN)
     found = said.get("weight_map") if isinstance(said, dict) else None
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
         raise UsageError(f"{index}: not a safetensors index; {_AGAIN}")
-    return set(found.values())
+    return found
 
 
 def header(path: Path) -> dict[str, Tensor]:

@@ -25,10 +25,10 @@ def ways(folder: Path, model: Model, how: Quantised, whole: bool, memory: int) -
     """`works` with a command, or `refused` with a sentence; then what it takes. `whole` says that every tensor is there."""
     name = shlex.quote(str(folder))
     if not whole:
-        yield "refused", "run and convert: tensors are missing (see above)"
+        yield "refused", "run and convert: the files are not those of one whole model (see above)"
         return
     if how.converts:
-        yield "works", f"{tree.VALIDATION} convert --hf-model-path {name} --save OUT --layout tp2"
+        yield "works", f"{tree.VALIDATION} convert --hf-model-path {name} --save OUT"
     if not how.runs:
         if not how.converts:
             yield "refused", "run and convert: nothing here reads weights that are quantised so; take the folder in bf16"
@@ -50,16 +50,17 @@ def _runs(folder: Path, name: str, model: Model, memory: int) -> Iterator[tuple[
             yield "refused", f"run in {layout}: {said}"
     case = _case(folder, model, possible[0])
     needed, streamed = estimate(case).host, estimate(_streamed(case)).host
+    by_layers = _refusal(_streamed(case)) is None
     fits = needed <= memory
     words = f"--layouts {','.join(possible)}" if fits else "--layouts single --steps 0 --stream"
-    if fits or (streamed <= memory and not model.sparse):
+    if fits or (by_layers and streamed <= memory):
         yield "works", f"{tree.VALIDATION} run --hf-model-path {name} {words}"
     first = [*model.dense_layers[:1], *model.moe_layers[:1]]
-    layers = "" if model.sparse else " --stream"
+    stream = " --stream" if by_layers else ""
     if not fits:
-        yield "works", f"{tree.VALIDATION} run --hf-model-path {name} --layers {','.join(map(str, first))}{layers} --steps 0"
+        yield "works", f"{tree.VALIDATION} run --hf-model-path {name} --layers {','.join(map(str, first))}{stream} --steps 0"
     each = f"about {needed / GIB:.1f} GiB in fp64 on the CPU"
-    each += "" if model.sparse else f", {streamed / GIB:.1f} GiB layer by layer (--stream)"
+    each += f", {streamed / GIB:.1f} GiB layer by layer (--stream)" if by_layers else ""
     yield "memory", f"{each}; {memory / GIB:.1f} GiB are available"
 
 

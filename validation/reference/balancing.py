@@ -78,12 +78,12 @@ class Balance:
         self._case = case
         self._gates = gates if case.training.balancing != "none" else {}
         self._logits: dict[int, torch.Tensor] = {}
-        self._real: torch.Tensor | None = None
+        self._batch: Batch | None = None
 
     @contextmanager
     def watching(self, batch: Batch) -> Iterator[None]:
         """Take in the logits of the forward pass of the batch within it."""
-        self._real = batch.real
+        self._batch = batch
         hooks = [gate.register_forward_hook(self._take(layer)) for layer, gate in self._gates.items()]
         try:
             yield
@@ -109,7 +109,7 @@ class Balance:
         return total + sum((beside * loss for loss in z_losses), 0.0)
 
     def _of(self, layer: int) -> torch.Tensor | None:
-        return real_in(layer, self._real, self._case.model)
+        return None if self._batch is None else real_in(layer, self._batch, self._case.model)
 
     def _take(self, layer: int) -> Callable[..., None]:
         def hook(module: Any, arguments: Any, output: Any) -> None:

@@ -13,6 +13,7 @@ from validation.case import tokens
 from validation.case.case import Case
 from validation.case.data import END, LEFT_PADDED, PACKED, PACKED_PADDED, WITH_DOCUMENTS, WITH_PADDING, regions, wanted_tokens
 from validation.case.model import Model
+from validation.compare.sliced import SlicedFile
 
 MASKED_SHARE = 0.1
 DOCUMENTS_A_SEQUENCE = 4
@@ -43,6 +44,12 @@ class Batch:
     def tensors(self, step: int = 0) -> dict[str, torch.Tensor]:
         """By name, for a file that holds the batches of all steps."""
         return {f"{step}/{name}": tensor for name, tensor in self._there().items()}
+
+    @classmethod
+    def stored(cls, file: SlicedFile, step: int = 0) -> Batch:
+        """That of a step, of a file that holds the batches of all steps."""
+        before, names = f"{step}/", file.keys()
+        return cls(**{name.removeprefix(before): file.read(name) for name in names if name.startswith(before)})
 
     def _there(self) -> dict[str, torch.Tensor]:
         return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
@@ -77,16 +84,24 @@ def own_positions(documents: torch.Tensor) -> torch.Tensor:
     return index - (index * begins).cummax(1).values
 
 
-def real_in(layer: int, real: torch.Tensor | None, model: Model) -> torch.Tensor | None:
+def real_in(layer: int, batch: Batch, model: Model) -> torch.Tensor | None:
     """Which positions of a layer's input are no padding, [batch, sequence]; None if there is no padding.
 
-    An MTP layer looks ahead: a position is what its next token is. The filler behind the sequence counts as a token, as in
-    megatron-core (validation.reference.mtp).
+    An MTP layer looks ahead: a position is what its next token is. The filler behind a sequence, and behind a document, counts
+    as a token, as in megatron-core (validation.reference.mtp).
     """
-    ahead = max(0, layer - model.num_hidden_layers + 1)
+    ahead, real = max(0, layer - model.num_hidden_layers + 1), batch.real
     if real is None or not ahead:
         return real
-    return torch.cat([real[:, ahead:], torch.ones_like(real[:, :ahead])], 1)
+    own = same_document_ahead(batch, ahead)
+    further = real[:, ahead:] if own is None else real[:, ahead:] | ~own
+    return torch.cat([further, torch.ones_like(real[:, :ahead])], 1)
+
+
+def same_document_ahead(batch: Batch, positions: int) -> torch.Tensor | None:
+    """Whether what is so many positions further on is of the same document, [batch, sequence - positions]; None if all is."""
+    number = batch.documents
+    return None if number is None else number[:, positions:] == number[:, : number.shape[1] - positions]
 
 
 def make_batch(case: Case, step: int = 0) -> Batch:

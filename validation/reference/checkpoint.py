@@ -21,7 +21,7 @@ from validation.case.model import Model
 from validation.case.parameters import EXPERTS, Parameter, parameters
 from validation.compare.precision import as_stored
 from validation.compare.sliced import AT_ONCE, CPU
-from validation.reference.shard import DTYPES, Described, Shard, safetensors_files
+from validation.reference.shard import DTYPES, Described, Shard, check_index, safetensors_files
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 MTP, NOT_CHOSEN, INV_FREQ = "multi-token prediction layers", "layers not chosen", "rotary_emb.inv_freq"
@@ -79,6 +79,8 @@ class Checkpoint:
             raise UsageError(f"{path}: {len(layers)} layers were chosen for a model of {model.num_hidden_layers}; give as many")
         with ExitStack() as opened:
             shards = [_opened(opened, file, device) for file in files]
+            if path.is_dir():
+                check_index(path, {key: shard.path.name for shard in shards for key in shard.keys()})  # noqa: SIM118
             found = cls(path, model, layers, in_file, shards)
             opened.pop_all()
         return found

@@ -31,6 +31,10 @@ class InFiles:
         """Write it."""
         torch.save(tensor.detach().cpu(), self._folder / f"{name}.pt")
 
+    def forget(self, name: str) -> None:
+        """Take its room back."""
+        (self._folder / f"{name}.pt").unlink(missing_ok=True)
+
     def get(self, name: str) -> torch.Tensor:
         """Read it."""
         path = self._folder / f"{name}.pt"

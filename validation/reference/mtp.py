@@ -24,7 +24,7 @@ from validation.case.case import Case
 from validation.case.model import Model
 from validation.case.parameters import parameters
 from validation.reference import model as reference_model
-from validation.reference.batch import Batch
+from validation.reference.batch import Batch, same_document_ahead
 from validation.reference.checkpoint import Checkpoint
 from validation.reference.loss import of_mtp_layer, token_losses
 from validation.reference.record import Recording, layer_hooks
@@ -98,8 +98,7 @@ def record(
 
 def _ahead(batch: Batch, positions: int) -> Batch:
     """Each position's data of `positions` further on in its document; behind its end token 0, label 0, and not in the loss."""
-    number = batch.documents
-    own = None if number is None else number[:, positions:] == number[:, : number.shape[1] - positions]
+    own = same_document_ahead(batch, positions)
 
     def moved(tensor: torch.Tensor) -> torch.Tensor:
         further = tensor[:, positions:] if own is None else tensor[:, positions:] * own

@@ -262,15 +262,19 @@ def record_step(
 
 
 def hidden_states(hf: DeepseekV3ForCausalLM, batch: Batch) -> torch.Tensor:
-    """The output of the final norm, [batch, sequence, hidden].
+    """The output of the final norm, [batch, sequence, hidden]."""
+    found: torch.Tensor = hf.model(input_ids=batch.tokens, **beside_tokens(batch)).last_hidden_state
+    return found
+
+
+def beside_tokens(batch: Batch) -> dict[str, Any]:
+    """What transformers' model is given beside tokens or embeddings: what a position attends to, and positions.
 
     Unless the batch has its own positions, they are counted through the sequence, as megatron-core's rotary embedding counts
     them whatever position_ids it is given. Attention depends on differences of positions alone: within a document it is what
     the document by itself makes.
     """
-    given = {"attention_mask": batch.attended, "position_ids": batch.positions}
-    found: torch.Tensor = hf.model(input_ids=batch.tokens, **given, use_cache=False).last_hidden_state
-    return found
+    return {"attention_mask": batch.attended, "position_ids": batch.positions, "use_cache": False}
 
 
 def record_loss(

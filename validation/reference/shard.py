@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,28 +25,70 @@ _LARGEST_INDEX, _TENSORS = 128 << 20, 1 << 20
 _LARGEST_HEADER = 64 << 20
 _VALUES_OF_A_TENSOR = 12
 """In a header: dtype, up to eight dimensions, two offsets, and the names of these."""
-INDEX = "model.safetensors.index.json"
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 _AGAIN = "download it again"
 
 
 def safetensors_files(path: Path) -> list[Path]:
     """The safetensors files of a folder: those of its index, else `model.safetensors`, else all there are.
 
-    A file that the index does not name counts if all of its tensors are its own: MTP layers are published so.
+    A file beside these counts if all of its tensors are its own: MTP layers are published so.
     """
+    here = sorted(file for file in path.glob("*.safetensors") if file.is_file())
+    single = path / SINGLE
     if (path / INDEX).exists():
         named = indexed(path)
-        files = set(named.values())
-        beside = [file for file in path.glob("*.safetensors") if file.name not in files and file.is_file()]
-        return sorted([*(path / name for name in files), *(file for file in beside if not _keys(file) & named.keys())])
-    single = path / "model.safetensors"
-    found = [single] if single.is_file() else sorted(file for file in path.glob("*.safetensors") if file.is_file())
-    if not found:
-        raise UsageError(f"{path}: no safetensors files; save the model with save_pretrained, which writes them")
-    absent = absent_file([file.name for file in found])
-    if absent is not None:
-        raise UsageError(f"{path}: {shown(absent)} is not there, by the names of the other files; {_AGAIN}")
-    return found
+        files, keys = [path / name for name in set(named.values())], set(named)
+        _refuse_another(path, named)
+    elif single in here:
+        files, keys = [single], _keys(single)
+    else:
+        if not here:
+            raise UsageError(f"{path}: no safetensors files; save the model with save_pretrained, which writes them")
+        absent = absent_file([file.name for file in here])
+        if absent is not None:
+            raise UsageError(f"{path}: {shown(absent)} is not there, by the names of the other files; {_AGAIN}")
+        return here
+    return sorted([*files, *(file for file in here if file not in files and _is_taken(file, keys))])
+
+
+def _is_taken(file: Path, known: set[str]) -> bool:
+    """Whether a file beside the model's holds other tensors than they. Raises UsageError for one that holds some of both."""
+    own, shared = _keys(file) - known, _keys(file) & known
+    if own and shared:
+        raise UsageError(
+            f"{file}: holds {len(shared)} tensors that the model's files hold, such as {shown(min(shared))}, and {len(own)} "
+            "that they do not; remove the file, or the first from it"
+        )
+    return bool(own)
+
+
+def copies(path: Path) -> list[str]:
+    """Files that are left out: what they hold is in the model's files, too."""
+    taken = {file.name for file in safetensors_files(path)}
+    return sorted(file.name for file in path.glob("*.safetensors") if file.is_file() and file.name not in taken)
+
+
+def _refuse_another(path: Path, named: Mapping[str, str]) -> None:
+    """Raises UsageError if transformers would take another file than the index names: it looks for a single one first."""
+    if SINGLE not in named.values() and (path / SINGLE).is_file() and _keys(path / SINGLE) & named.keys():
+        raise UsageError(
+            f"{path}: {SINGLE} and the files of {INDEX} hold the same tensors; transformers reads the first, other programs "
+            "the others; keep one of them"
+        )
+
+
+def check_index(path: Path, keys: Mapping[str, str]) -> None:
+    """Raises UsageError where the index of a folder names what its files do not hold; `keys` has the file of each key."""
+    if not (path / INDEX).exists():
+        return
+    named = indexed(path)
+    absent = [key for key, file in named.items() if keys.get(key) != file]
+    if absent:
+        raise UsageError(
+            f"{path / INDEX}: says that {shown(absent[0])} is in {named[absent[0]]}, which does not hold it ({len(absent)} "
+            "such); download the folder again"
+        )
 
 
 def indexed(path: Path) -> dict[str, str]:

@@ -38,13 +38,13 @@ class Loads:
         self._gates = gates
         self._experts, self._biased = case.model.n_routed_experts, case.model.sigmoid
         self._rate = case.training.adam.bias_update_rate
-        self._real: torch.Tensor | None = None
+        self._batch: Batch | None = None
         self._model = case.model
 
     @contextmanager
     def counting(self, batch: Batch) -> Iterator[None]:
         """Count what the routers choose for the batch within it, its padding aside; starts from nothing."""
-        self.counts, self._real = {}, batch.real
+        self.counts, self._batch = {}, batch
         hooks = [gate.register_forward_hook(self._count(layer)) for layer, gate in self._gates.items()]
         try:
             yield
@@ -55,7 +55,7 @@ class Loads:
     def _count(self, layer: int) -> Callable[..., None]:
         def hook(module: Any, arguments: Any, output: Any) -> None:
             _, _, experts = output
-            real = real_in(layer, self._real, self._model)
+            real = None if self._batch is None else real_in(layer, self._batch, self._model)
             counted = experts if real is None else experts[real.flatten()]
             self.counts[layer] = torch.bincount(counted.flatten(), minlength=self._experts)
 

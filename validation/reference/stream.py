@@ -10,8 +10,8 @@ Stages are those of validation.case.stages.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from validation.reference.floor import VARIANTS, Variant
 from validation.reference.kept import InFiles, Kept, add_rows, keep_rows
 from validation.reference.ledger import Files, Ledger
 from validation.reference.lent import Numbers, Stack
-from validation.reference.record import Recording, layer_hooks, record_loss
+from validation.reference.record import Recording, beside_tokens, layer_hooks, record_loss
 from validation.reference.routing import Routing
 from validation.reference.sources import Precision, Weights, truth_precision
 
@@ -60,14 +60,14 @@ class Streamed:
     def __init__(self, case: Case, weights: Weights, batch: Batch, kept: Kept) -> None:
         self._case, self._weights, self._device, self._kept = case, weights, batch.tokens.device, kept
         truth, dtype = truth_precision(case), DTYPES[case.precision]
-        self._sides = [_Side(case, truth, Precision(DTYPES[truth], dtype), self._device)]
-        self._runs = [_Run(case, self._sides[0], batch, kept, f"{truth}-0", None, 1.0)]
+        self._sides = [Side(case, truth, Precision(DTYPES[truth], dtype), self._device)]
+        self._runs = [Run(case, self._sides[0], batch, kept, f"{truth}-0", None, 1.0)]
         if case.precision != "fp64":
-            self._sides.append(_Side(case, case.precision, Precision(dtype, dtype), self._device))
+            self._sides.append(Side(case, case.precision, Precision(dtype, dtype), self._device))
             scale = 2.0 ** int(batch.mask.sum()).bit_length()
             for number, variant in enumerate(VARIANTS):
                 name = f"{case.precision}-{number + 1}"
-                self._runs.append(_Run(case, self._sides[1], batch, kept, name, variant, scale))
+                self._runs.append(Run(case, self._sides[1], batch, kept, name, variant, scale))
 
     def forward(self, stage: int, ledger: Ledger) -> None:
         """The values of every run; not for the last stage, which goes back at once."""
@@ -83,7 +83,7 @@ class Streamed:
             for run in self._runs:
                 self._back(stage, ledger, run, experts, last)
 
-    def _back(self, stage: int, ledger: Ledger, run: _Run, experts: Experts, last: bool) -> None:
+    def _back(self, stage: int, ledger: Ledger, run: Run, experts: Experts, last: bool) -> None:
         def seen(found: Recording) -> None:
             ledger.take(run.variant, found, stage)
 
@@ -96,7 +96,7 @@ class Streamed:
             ledger.begin_gradients(stage, found, experts.of)
         ledger.take_gradients(run.variant, found, self._gradients(stage, run), run.scale)
 
-    def _gradients(self, stage: int, run: _Run) -> dict[str, torch.Tensor]:
+    def _gradients(self, stage: int, run: Run) -> dict[str, torch.Tensor]:
         """Of the stage's parameters but its experts. Those of the embedding in an MTP layer are part of another stage's."""
         found = run.side.gradients(of_stage(self._case.model, stage))
         if EMBEDDING not in found or not self._case.model.mtp_layers:
@@ -106,24 +106,28 @@ class Streamed:
         keep_rows(found.pop(EMBEDDING), self._kept, run.name)
         return found
 
-    @contextmanager
-    def _holding(self, stage: int) -> Iterator[Experts]:
-        """Within it the stage's parameters are there, ready for a backward pass; behind it their storage is gone."""
-        names = of_stage(self._case.model, stage)
-        own = [name for name in names if EXPERTS not in name]
-        with as_stored():
-            for side in self._sides:
-                for name in own:
-                    side.put(name, side.precision.of(name, self._weights.read(name).to(self._device)))
-            experts = Experts.read(self._case, self._weights, [name for name in names if EXPERTS in name], self._device)
-        try:
-            yield experts
-        finally:
-            experts.held.clear()
-            for side in self._sides:
-                for name in own:
-                    side.put(name, torch.empty((), device="meta"))
-            gc.collect()
+    def _holding(self, stage: int) -> AbstractContextManager[Experts]:
+        return holding(self._case, self._weights, self._sides, stage, self._device)
+
+
+@contextmanager
+def holding(case: Case, weights: Weights, sides: Sequence[Side], stage: int, device: torch.device) -> Iterator[Experts]:
+    """Within it the stage's parameters are there, ready for a backward pass; behind it their storage is gone."""
+    names = of_stage(case.model, stage)
+    own = [name for name in names if EXPERTS not in name]
+    with as_stored():
+        for side in sides:
+            for name in own:
+                side.put(name, side.precision.of(name, weights.read(name).to(device)))
+        experts = Experts.read(case, weights, [name for name in names if EXPERTS in name], device)
+    try:
+        yield experts
+    finally:
+        experts.held.clear()
+        for side in sides:
+            for name in own:
+                side.put(name, torch.empty((), device="meta"))
+        gc.collect()
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,7 @@ ExpertArrived = Callable[[str, int, torch.Tensor], None]
 """What takes an expert's gradient, by the checkpoint's name."""
 
 
-class _Side:
+class Side:
     """Runs with the same weights in the same precision: a model without storage, of which parts are held at times."""
 
     def __init__(self, case: Case, computed_in: str, precision: Precision, device: torch.device) -> None:
@@ -253,11 +257,11 @@ class _Reached(Exception):
 
 
 @dataclass
-class _Run:
+class Run:
     """One computation of the model."""
 
     case: Case
-    side: _Side
+    side: Side
     batch: Batch
     kept: Kept
     name: str
@@ -265,9 +269,9 @@ class _Run:
     scale: float
     further: dict[str, Any] = field(default_factory=dict)
 
-    def forward(self, stage: int, routing: Routing) -> Recording:
-        """One stage, without a graph."""
-        recording = self._recording(routing)
+    def forward(self, stage: int, routing: Routing, recording: Recording | None = None) -> Recording:
+        """One stage, without a graph; what is seen of it goes into `recording`, a new one where none is given."""
+        recording = recording or self._recording(routing)
         with self._computing(), torch.no_grad():
             entered = None if stage == 0 else self.kept.get(self._entering(stage))
             self.kept.put(self._entering(stage + 1), self._through(stage, entered, recording))
@@ -335,7 +339,7 @@ class _Run:
         hook = self.side.hf.model.layers[0].register_forward_pre_hook(reached, with_kwargs=True)
         try:
             with torch.no_grad():
-                self.side.hf.model(inputs_embeds=hidden.detach(), use_cache=False)
+                self.side.hf.model(inputs_embeds=hidden.detach(), **beside_tokens(self.batch))
         except _Reached:
             pass
         finally:

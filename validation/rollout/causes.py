@@ -12,7 +12,7 @@ from validation.rollout import figures
 from validation.rollout.dump import KINDS, PROCESSED, RAW, Dump, Said
 from validation.rollout.figures import Values
 from validation.rollout.floors import Floor
-from validation.rollout.truth import HuggingFace, replayed
+from validation.rollout.truth import HuggingFace, every, replayed
 
 _SAMPLE = 128
 """Tokens for which the whole vocabulary is looked at."""
@@ -21,6 +21,10 @@ _IN_FP64 = 1e-6
 _TEMPERATURES = [math.exp(step / 10) for step in range(-30, 31)]
 _TOP_P = [*(step / 100 for step in range(50, 100)), 0.995, 0.999]
 _TOP_K = [1, 2, 4, 5, 8, 10, 16, 20, 30, 32, 40, 50, 64, 100, 128, 200, 256, 500, 512, 1000]
+_FEWEST = 3
+"""Tokens of which a temperature, or a part of the vocabulary, may be told: some temperature fits one token by chance."""
+_SAME = 1e-3
+"""Temperatures that differ by less are one."""
 _ENOUGH = 2 / 3
 """The share of the tokens that an explanation must speak of: at the ends of sequences a shift says nothing."""
 
@@ -52,6 +56,8 @@ class Wrong:
 
 def explain(wrong: Wrong, hf: HuggingFace, dump: Dump, applied: float, earlier: Values | None, routed: bool = True) -> str:
     """The first mistake that explains the numbers, as the end of a sentence; empty if none does."""
+    if wrong.explained(wrong.truth):
+        return ""  # every small mistake would explain as much
     simple: Iterator[tuple[str, Values]] = _simple(wrong, dump, earlier)
     for words, predicted in simple:
         if wrong.explained(predicted):
@@ -59,7 +65,7 @@ def explain(wrong: Wrong, hf: HuggingFace, dump: Dump, applied: float, earlier: 
     if words := _filler(wrong):
         return words
     if routed and any(one.routed for one in dump.sequences):
-        own = [hf.logprobs(one, applied, routing=replayed(one, hf.model)) for one in dump.sequences]
+        own = every(hf, dump.sequences, applied, routings=[replayed(one, hf.model) for one in dump.sequences])
         if wrong.explained(own):
             return "with the experts in the file HuggingFace gives the same numbers: only the routing differs"
     return _of_sampling(wrong, hf, dump, applied)
@@ -108,6 +114,8 @@ class _Token:
 def _of_sampling(wrong: Wrong, hf: HuggingFace, dump: Dump, applied: float) -> str:
     """Mistakes that need the whole vocabulary: the temperature, the part of it that tokens are drawn from, the position."""
     tokens = list(_tokens(wrong, hf, dump.sequences))
+    if len(tokens) < _FEWEST:
+        return ""
     logits = torch.stack([one.logits for one in tokens]).double()
     ids = torch.tensor([one.token for one in tokens])
     said = torch.tensor([one.said for one in tokens], dtype=torch.float64)
@@ -123,7 +131,7 @@ def _of_sampling(wrong: Wrong, hf: HuggingFace, dump: Dump, applied: float) -> s
     if off(at(applied, own)) <= limit:
         return "they are taken from the logits behind each token instead of those before it: the logits are shifted by one"
     best = _searched(lambda temperature: off(at(temperature)))
-    if off(at(best)) <= limit * max(1.0, applied / best):
+    if abs(best / applied - 1) > _SAME and off(at(best)) <= limit * max(1.0, applied / best):
         return _of_temperature(best, dump)
     for temperature in dict.fromkeys((applied, 1.0, dump.temperature)):
         if words := _cut(logits / temperature, ids, off, limit * max(1.0, 1 / temperature)):
@@ -133,15 +141,16 @@ def _of_sampling(wrong: Wrong, hf: HuggingFace, dump: Dump, applied: float) -> s
 
 def _tokens(wrong: Wrong, hf: HuggingFace, sequences: Sequence[Said]) -> Iterator[_Token]:
     """As many of the tokens in question as are looked at."""
-    left = _SAMPLE
+    left, asked = _SAMPLE, list[tuple[Said, torch.Tensor, list[int]]]()
     for one, side, mask in zip(sequences, wrong.side, wrong.chosen, strict=True):
         positions = mask.nonzero()[:left, 0].tolist()
         left -= len(positions)
-        if not positions:
-            continue
-        logits = hf.logits(one)
-        for place in positions:
-            yield _Token(float(side[place]), one.tokens[place], logits[place - 1], logits[place])
+        if positions:
+            asked.append((one, side, positions))
+    for (one, side, positions), hidden in zip(asked, hf.hidden([one for one, _, _ in asked]), strict=True):
+        logits = hf.head(hidden[[place + by for place in positions for by in (-1, 0)]]).cpu()
+        for at, place in enumerate(positions):
+            yield _Token(float(side[place]), one.tokens[place], logits[2 * at], logits[2 * at + 1])
 
 
 def _searched(off: Callable[[float], float]) -> float:

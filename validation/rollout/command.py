@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 import time
@@ -19,13 +18,12 @@ from ci import junit
 from validation.case import writing
 from validation.case.case import PRECISIONS, Case
 from validation.case.empty import refuse_empty
-from validation.case.errors import EnvironmentMissing, ExitCode, UsageError
+from validation.case.errors import ExitCode, UsageError
 from validation.case.folder import model_from_folder
-from validation.case.memory import GIB
-from validation.case.parameters import parameters, threads
+from validation.case.parameters import threads
 from validation.case.suggestions import join
 from validation.checks.progress import Progress
-from validation.machine import available_memory, machine
+from validation.machine import machine
 from validation.rollout import causes, figures, files, floors, megatron, routes, said
 from validation.rollout.dump import Dump, check_tokens, check_weights
 from validation.rollout.figures import Values
@@ -33,6 +31,7 @@ from validation.rollout.floors import Floor
 from validation.rollout.judge import ENGINE, ERROR, FAIL, MEGATRON, TRAINER, TRUTH, Pair, judge, together
 from validation.rollout.made_with import MadeWith
 from validation.rollout.options import TEXTS
+from validation.rollout.source import Source, source_of
 from validation.rollout.truth import HuggingFace, every, without_mtp
 
 
@@ -53,28 +52,27 @@ def run(options: argparse.Namespace, command: str) -> int:
         writing.check_folder(Path(options.results), "--results")
     start = time.monotonic()
     made = MadeWith(options.mode, options.temperature, options.engine_precision)
-    dump = read(Path(options.file), options.weights, Path(options.hf_model_path), made)
     folder, earlier = Path(options.hf_model_path), _path(options.earlier_hf_model_path)
-    check_memory(folder, earlier)
+    dump = read(Path(options.file), options.weights, folder, made)
+    source = source_of(options, folder, earlier)
     wanted = _wanted(options)
     case = None if wanted is None else megatron.case_of(wanted, folder, dump)
     tokens = sum(sum(one.counted) for one in dump.sequences)
+    idle = f" ({dump.idle} without a token that counts)" if dump.idle else ""
     how = ", ".join(filter(None, (dump.engine, dump.precision, dump.mode)))
-    sys.stdout.write(f"===== {dump.path} ({how}) against {folder}: {len(dump.sequences)} sequences, {tokens} tokens =====\n")
+    sys.stdout.write(
+        f"===== {dump.path} ({how}) against {folder}: {len(dump.sequences)} sequences{idle}, {tokens} tokens =====\n"
+    )
     if wanted is not None:
         megatron.prepare(wanted)
     progress = Progress.on(sys.stdout)
     try:
         with _threads(folder), progress.doing("computing the same tokens with HuggingFace and Megatron"):
-            told = compare(dump, folder, earlier, case)
+            told = compare(dump, source, earlier, case)
     finally:
         progress.close()
     seconds = time.monotonic() - start
     return _report(options, dump, told, seconds, command)
-
-
-_BYTES = 8
-"""Of a weight in fp64."""
 
 
 @contextmanager
@@ -91,14 +89,16 @@ def _threads(folder: Path) -> Iterator[None]:
 def _wanted(options: argparse.Namespace) -> megatron.Wanted | None:
     """What Megatron is to run, if it is asked for."""
     if options.layout is None and options.candidate_checkpoint is None:
-        for name in ("precision", "megatron_path"):
+        for name in ("precision", "megatron_path", "implementation"):
             if getattr(options, name) is not None:
                 raise UsageError(
                     f"--{name.replace('_', '-')} is about Megatron, which is not asked for; add --layout, such as single"
                 )
         return None
     precision = options.precision or "fp64"
-    return megatron.Wanted(options.layout or "single", options.candidate_checkpoint, precision, options.megatron_path)
+    layout, checkpoint = options.layout or "single", options.candidate_checkpoint
+    how = options.transport or "gloo", options.implementation or "local"
+    return megatron.Wanted(layout, checkpoint, precision, options.megatron_path, *how)
 
 
 def _path(text: str | None) -> Path | None:
@@ -116,43 +116,26 @@ def read(path: Path, weights: str | None, folder: Path, made: MadeWith) -> Dump:
     return dump
 
 
-def check_memory(folder: Path, earlier: Path | None) -> None:
-    """Raises EnvironmentMissing if the model does not fit in memory in fp64, UsageError for earlier weights of another."""
-    model = model_from_folder(folder)
-    if earlier is not None and without_mtp(model_from_folder(earlier)) != without_mtp(model):
-        raise UsageError(
-            f"--earlier-hf-model-path {earlier} is another model than {folder}; give earlier weights of the same one"
-        )
-    needed, there = _BYTES * _elements(folder), available_memory()
-    if there is not None and needed > there:
-        raise EnvironmentMissing(
-            f"the model of {folder} takes {needed / GIB:.1f} GiB in fp64, and {there / GIB:.1f} GiB of memory are available; "
-            "take a machine with more, or a smaller model that shows the same"
-        )
-
-
-def _elements(folder: Path) -> int:
-    return sum(math.prod(one.shape) for one in parameters(without_mtp(model_from_folder(folder))).values())
-
-
-def compare(dump: Dump, folder: Path, earlier: Path | None, case: Case | None = None) -> said.Told:
+def compare(dump: Dump, source: Source, earlier: Path | None, case: Case | None = None) -> said.Told:
     """Every verdict on a dump."""
-    model = HuggingFace.open(folder, "fp64", _rounded(dump.precision))
+    model = source.open("fp64", _rounded(dump.precision))
     truth = every(model, dump.sequences, dump.applied)
     spread = floors.spread(truth, dump.sequences)
     sides = [
         Side(
-            ENGINE, figures.values(dump.sequences, lambda one: one.logprobs), truth, _floor(dump, folder, dump.precision, truth)
+            ENGINE, figures.values(dump.sequences, lambda one: one.logprobs), truth, _floor(dump, source, dump.precision, truth)
         )
     ]
     if any(one.trainer is not None for one in dump.sequences):
-        sides.append(_trainer(dump, folder, truth, sides[0].floor))
+        sides.append(_trainer(dump, source, truth, sides[0].floor))
     if case is not None:
-        sides.append(_megatron(dump, folder, case, truth))
+        sides.append(_megatron(dump, source, case, truth))
     pairs = [judge(side.name, TRUTH, (side.values, side.truth), dump.sequences, side.floor, spread) for side in sides]
-    found = routes.judge(folder, dump, model) if dump.precision in PRECISIONS else ()
+    found = routes.judge(source, dump, model) if dump.precision in PRECISIONS else ()
     explained = {
-        side.name: _cause(dump, side, pair, model, earlier) for side, pair in zip(sides, pairs, strict=True) if pair.failing
+        side.name: _cause(dump, source, side, pair, model, source.of(earlier) if earlier else None)
+        for side, pair in zip(sides, pairs, strict=True)
+        if pair.failing
     }
     pairs += [_between(sides[0], other, dump, spread) for other in sides[1:]]
     return said.Told(tuple(pairs), found, explained)
@@ -163,29 +146,29 @@ def _rounded(precision: str) -> str:
     return precision if precision in PRECISIONS else "bf16"
 
 
-def _floor(dump: Dump, folder: Path, precision: str, truth: Values) -> Floor:
-    return floors.measure(folder, dump.sequences, precision, truth, dump.applied, dump.resolution)
+def _floor(dump: Dump, source: Source, precision: str, truth: Values) -> Floor:
+    return floors.measure(source, dump.sequences, precision, truth, dump.applied, dump.resolution)
 
 
-def _trainer(dump: Dump, folder: Path, truth: Values, floor: Floor) -> Side:
+def _trainer(dump: Dump, source: Source, truth: Values, floor: Floor) -> Side:
     """The trainer's own log-probabilities, if the file has them."""
     values = figures.values(dump.sequences, lambda one: one.trainer)
     if dump.trainer_precision == dump.precision:
         return Side(TRAINER, values, truth, floor)
-    own = _truth(dump, folder, dump.trainer_precision)
-    return Side(TRAINER, values, own, _floor(dump, folder, dump.trainer_precision, own))
+    own = _truth(dump, source, dump.trainer_precision)
+    return Side(TRAINER, values, own, _floor(dump, source, dump.trainer_precision, own))
 
 
-def _megatron(dump: Dump, folder: Path, case: Case, truth: Values) -> Side:
+def _megatron(dump: Dump, source: Source, case: Case, truth: Values) -> Side:
     """Megatron's, computed now. Nothing of them is stored in a file, which would round them."""
     values = megatron.logprobs(case, dump)
-    own = truth if case.precision == dump.precision else _truth(dump, folder, case.precision)
-    return Side(MEGATRON, values, own, floors.measure(folder, dump.sequences, case.precision, own, dump.applied))
+    own = truth if case.precision == dump.precision else _truth(dump, source, case.precision)
+    return Side(MEGATRON, values, own, floors.measure(source, dump.sequences, case.precision, own, dump.applied))
 
 
-def _truth(dump: Dump, folder: Path, precision: str) -> Values:
+def _truth(dump: Dump, source: Source, precision: str) -> Values:
     """The truth with the weights as a precision rounds them."""
-    return every(HuggingFace.open(folder, "fp64", _rounded(precision)), dump.sequences, dump.applied)
+    return every(source.open("fp64", _rounded(precision)), dump.sequences, dump.applied)
 
 
 def _between(engine: Side, other: Side, dump: Dump, spread: float) -> Pair:
@@ -197,15 +180,32 @@ def _between(engine: Side, other: Side, dump: Dump, spread: float) -> Pair:
     return judge(engine.name, other.name, pair, dump.sequences, together(engine.floor, other.floor), spread, apart)
 
 
-def _cause(dump: Dump, side: Side, pair: Pair, model: HuggingFace, earlier: Path | None) -> str:
+def _cause(dump: Dump, source: Source, side: Side, pair: Pair, model: HuggingFace, earlier: Source | None) -> str:
     """What explains a side that is wrong."""
     kinds = [verdict.kind for verdict in pair.failing]
     chosen = causes.failing(figures.masks(dump.sequences), kinds)
     wrong = causes.Wrong(side.values, side.truth, chosen, side.floor)
     before = None
     if earlier is not None:
-        before = every(HuggingFace.open(earlier, "fp64", _rounded(dump.precision)), dump.sequences, dump.applied)
-    return causes.explain(wrong, model, dump, dump.applied, before, routed=side.name == ENGINE)
+        before = every(earlier.open("fp64", _rounded(dump.precision)), dump.sequences, dump.applied)
+    found = causes.explain(wrong, model, dump, dump.applied, before, routed=side.name == ENGINE)
+    return found or _of_precision(dump, source, side, pair)
+
+
+def _of_precision(dump: Dump, source: Source, side: Side, pair: Pair) -> str:
+    """Whether rounding in the next coarser precision makes the numbers, where all kinds of tokens are wrong."""
+    named = {ENGINE: dump.precision, TRAINER: dump.trainer_precision}.get(side.name, "")
+    coarser = _COARSER.get(named, "")
+    if not coarser or len(pair.failing) < len(pair.verdicts):
+        return ""
+    truth = _truth(dump, source, coarser)
+    floor = _floor(dump, source, coarser, truth)
+    if judge(side.name, TRUTH, (side.values, truth), dump.sequences, floor, floors.spread(truth, dump.sequences)).agrees:
+        return f"they are as far off as {coarser} rounds, and the file says {named}: is {coarser} what computes them?"
+    return ""
+
+
+_COARSER = {"fp64": "fp32", "fp32": "bf16"}
 
 
 def _report(options: argparse.Namespace, dump: Dump, told: said.Told, seconds: float, command: str) -> int:

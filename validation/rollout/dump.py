@@ -73,6 +73,11 @@ class Dump:
     resolution: float = 0.0
 
     @property
+    def idle(self) -> int:
+        """How many sequences have no token that counts."""
+        return sum(not any(one.counted) for one in self.sequences)
+
+    @property
     def applied(self) -> float:
         """The temperature that the log-probabilities have in them."""
         return self.temperature if self.mode == PROCESSED else 1.0
@@ -125,12 +130,14 @@ def _check_cut(source: str, top_p: float | None, top_k: int | None, min_p: float
             )
 
 
-def check_sequence(source: str, one: Said) -> None:
-    """Raises UsageError for a sequence that is not as it must be."""
+def check_sequence(source: str, one: Said, *, idle: bool = False) -> None:
+    """Raises UsageError for a sequence that is not as it must be. With `idle` it may have no token that counts."""
     length = len(one.tokens)
+    if idle and not any(one.counted):
+        return
     if length < 2:
         raise UsageError(f"{source} has {length} tokens; a log-probability needs a token and one before it")
-    if not 1 <= one.prompt < length:
+    if not 1 <= one.prompt < length + idle:
         raise UsageError(f"{source}: prompt is {one.prompt} of {length} tokens; give how many tokens were given, 1 or more")
     if one.counted[0]:
         raise UsageError(f"{source}: its mask counts token 0, before which there is none; it has no log-probability")
@@ -155,10 +162,10 @@ def check_length(source: str, name: str, found: int, tokens: int) -> None:
 
 def _check_values(source: str, name: str, values: Sequence[float | None], one: Said) -> None:
     for position, value in enumerate(values):
-        if value is None:
-            if one.counted[position]:
-                raise UsageError(f"{source}: its mask counts token {position}, which has none in {name}; mask it out")
+        if not one.counted[position]:
             continue
+        if value is None:
+            raise UsageError(f"{source}: its mask counts token {position}, which has none in {name}; mask it out")
         if math.isnan(value):
             raise UsageError(f"{source}: {name}[{position}] is NaN; the engine's own computation broke there, or mask it out")
         if math.isinf(value):
@@ -204,12 +211,12 @@ def check_trainer(dump: Dump) -> None:
 
 def check_weights(dump: Dump, wanted: str | None) -> None:
     """Raises UsageError if sequences were made with different weights, or with others than those that are `wanted`."""
-    versions = [one.weights or dump.weights for one in dump.sequences]
-    first = versions[0]
-    other = next((number for number, version in enumerate(versions) if version != first), None)
+    versions = {number: one.weights or dump.weights for number, one in enumerate(dump.sequences) if any(one.counted)}
+    start, first = next(iter(versions.items()), (0, dump.weights))
+    other = next((number for number, version in versions.items() if version != first), None)
     if other is not None:
         raise UsageError(
-            f"{dump.path}: sequence 0 was made with weights {quoted(first)} and sequence {other} with "
+            f"{dump.path}: sequence {start} was made with weights {quoted(first)} and sequence {other} with "
             f"{quoted(versions[other])}; give the sequences of one version, with that version's folder"
         )
     if wanted is not None and first != wanted:

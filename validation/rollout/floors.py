@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -20,7 +19,8 @@ from validation.reference.floor import VARIANTS
 from validation.rollout import figures
 from validation.rollout.dump import Said
 from validation.rollout.figures import Values
-from validation.rollout.truth import HuggingFace, every
+from validation.rollout.source import Source
+from validation.rollout.truth import every
 
 TOKEN_FLOORS = 4.0
 """How many times the largest difference of any run one token may be off (docs/decisions/0005-log-probabilities.md).
@@ -56,7 +56,7 @@ class Floor:
 
 
 def measure(
-    folder: Path,
+    source: Source,
     sequences: Sequence[Said],
     precision: str,
     truth: Values,
@@ -71,7 +71,7 @@ def measure(
         return Floor({}, IN_FP64.relative_error * max(1.0, magnitude) + resolution * magnitude, exact=True)
     if precision not in PRECISIONS:
         return Floor({}, 0.0, undecided=f"no floor is measured for an engine that computes in {precision}")
-    model = HuggingFace.open(folder, precision, precision)
+    model = source.open(precision, precision)
     found: list[dict[str, figures.Figures]] = []
     for variant in VARIANTS:
         progress(f"floor: {variant.name}")

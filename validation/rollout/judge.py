@@ -67,6 +67,11 @@ class Pair:
         return tuple(one for one in self.verdicts if one.status == FAIL)
 
     @property
+    def agrees(self) -> bool:
+        """Whether some kinds pass, and none fails."""
+        return not self.failing and any(one.status == PASS for one in self.verdicts)
+
+    @property
     def undecided(self) -> bool:
         """Whether some cannot be decided."""
         return any(one.status == ERROR for one in self.verdicts)

@@ -37,8 +37,11 @@ class MadeWith:
         check_header(str(path), self.mode, self.temperature, self.precision)
         if not sequences:
             raise UsageError(f"{path} has no sequence with log-probabilities")
+        if not any(any(one.counted) for one in sequences):
+            raise UsageError(f"{path}: no token of its {len(sequences)} sequences counts; compare a file with answers")
         for number, one in enumerate(sequences):
-            check_sequence(f"{path}, sequence {number}", one)
+            # Trainers mask whole answers, such as those that were cut, and engines give requests up before they answer.
+            check_sequence(f"{path}, sequence {number}", one, idle=True)
         temperature = 1.0 if self.temperature is None else self.temperature
         return Dump(
             path=path,

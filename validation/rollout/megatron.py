@@ -14,7 +14,7 @@ from validation.case import inference, preflight
 from validation.case.case import Case
 from validation.case.data import FULL
 from validation.case.errors import InfrastructureError, UsageError
-from validation.machine import available_memory
+from validation.machine import available_memory, gpus
 from validation.rollout import entry
 from validation.rollout.dump import Dump
 from validation.run import ahead, launch
@@ -35,11 +35,14 @@ class Wanted:
     checkpoint: str | None
     precision: str
     megatron_path: str | None = None
+    transport: str = "gloo"
+    implementation: str = "local"
 
 
 def case_of(wanted: Wanted, folder: Path, dump: Dump) -> Case:
     """The case whose forward pass has all sequences of the dump, filled up. Raises UsageError for what cannot run here."""
     words = ["--hf-model-path", str(folder), "--layouts", wanted.layout, "--precision", wanted.precision, "--steps", "0"]
+    words += ["--transport", wanted.transport, "--implementation", wanted.implementation]
     words += ["--candidate-checkpoint", wanted.checkpoint] if wanted.checkpoint else []
     cases = parsed([*words, "--batch-size", "1", "--micro-batch-size", "1"]).cases
     case, layout = cases[0], cases[0].layout
@@ -58,14 +61,14 @@ def case_of(wanted: Wanted, folder: Path, dump: Dump) -> Case:
         batch_size=math.ceil(count / even) * even,
         seq_length=math.ceil(length / (2 * layout.cp * layout.tp)) * 2 * layout.cp * layout.tp,
     )
-    preflight.check(case, max_ranks=MAX_RANKS, gpus=None, memory=available_memory())
+    preflight.check(case, max_ranks=MAX_RANKS, gpus=gpus(), memory=available_memory())
     return case
 
 
 def prepare(wanted: Wanted) -> None:
     """Start what imports megatron-core, while this process does other things."""
     checkout.choose(Path(wanted.megatron_path) if wanted.megatron_path else None)
-    launch.prepare("gloo")
+    launch.prepare(wanted.transport)
     launch.warm_up()
 
 

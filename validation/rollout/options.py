@@ -15,7 +15,7 @@ EXAMPLES = f"""examples:
   {tree.VALIDATION} logprobs rollout.safetensors --hf-model-path DIR --earlier-hf-model-path BEFORE"""
 TEXTS = (
     *("hf_model_path", "candidate_checkpoint", "layout", "precision", "megatron_path"),
-    *("earlier_hf_model_path", "weights", "results", "mode", "engine_precision"),
+    *("transport", "implementation", "earlier_hf_model_path", "weights", "results", "mode", "engine_precision"),
 )
 
 
@@ -27,9 +27,16 @@ def add_command(commands: Any, **parsing: Any) -> None:
     add = found.add_argument
     add("file", metavar="FILE", help="Plumbline's own format, or what vLLM, SGLang, verl or slime leave (docs/logprobs.md)")
     add("--hf-model-path", required=True, metavar="DIR", help="the HuggingFace folder with the weights that the engine ran")
-    add("--layout", metavar="LAYOUT", help="have Megatron compute the same tokens under this layout, such as tp2, on the CPU")
+    add("--layout", metavar="LAYOUT", help="have Megatron compute the same tokens under this layout, such as tp2")
+    add("--stream", action="store_true", help="hold one layer of the HuggingFace model at a time, however large it is")
+    add(
+        "--transport",
+        metavar="WORD",
+        help="nccl or staged: HuggingFace and Megatron compute on GPUs (default gloo, on the CPU)",
+    )
     add("--candidate-checkpoint", metavar="DIR", help="Megatron's weights, if they are not those of the HuggingFace folder")
     add("--precision", choices=PRECISIONS, help="what Megatron computes in (default fp64)")
+    add("--implementation", metavar="WORD", help="Megatron's layers: local (default), or te for Transformer Engine's on GPUs")
     add("--megatron-path", metavar="DIR", help="a checkout with megatron/core, instead of the installed one")
     add("--earlier-hf-model-path", metavar="DIR", help="weights of an earlier step: are the log-probabilities theirs?")
     add("--mode", metavar="MODE", help=f"{RAW} or {PROCESSED}, for files of engines and trainers, which do not say it")

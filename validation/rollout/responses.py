@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from validation.case.errors import UsageError
-from validation.case.strangers import parsed, quoted, read_bytes
+from validation.case.strangers import parsed, quoted, read_bytes, shown
 from validation.rollout.dump import PROCESSED, Dump, Routes, Said
 from validation.rollout.made_with import MadeWith
 from validation.rollout.own import LARGEST, REMEDY, VALUES
@@ -32,10 +32,22 @@ def values(path: Path) -> list[Any]:
     """The JSON values of a file: a document, the members of a list, or one a line. Raises UsageError."""
     data = read_bytes(path, LARGEST, REMEDY)
     lines = [line for line in map(bytes.strip, data.split(b"\n")) if line]
-    if lines and not (lines[0].startswith(b"{") and lines[0].endswith(b"}")):
-        found = parsed(data, str(path), VALUES, REMEDY)
-        return found if isinstance(found, list) else [found]
-    return [parsed(line, f"{path}, line {at}", VALUES, REMEDY) for at, line in enumerate(lines, start=1)]
+    if lines and not _whole(lines[0]):
+        found = [parsed(data, str(path), VALUES, REMEDY)]
+    else:
+        found = [parsed(line, f"{path}, line {at}", VALUES, REMEDY) for at, line in enumerate(lines, start=1)]
+    return [_body(one) for value in found for one in (value if isinstance(value, list) else [value])]
+
+
+def _whole(line: bytes) -> bool:
+    """Whether a line is a JSON object or list by itself, as far as its ends tell."""
+    return (line[:1], line[-1:]) in ((b"{", b"}"), (b"[", b"]"))
+
+
+def _body(value: Any) -> Any:
+    """The response in a line of what vLLM's `run-batch` writes; any other value as it is."""
+    response = value.get("response") if isinstance(value, dict) and "custom_id" in value else None
+    return response.get("body", value) if isinstance(response, dict) else value
 
 
 def kind_of(value: object) -> str:
@@ -74,8 +86,8 @@ def said(
     weights: str = "",
 ) -> Said:
     """A sequence of its prompt, with what is known of its tokens, and of its answer. Raises UsageError."""
-    if not prompt or not answer:
-        raise UsageError(f"{source} has no tokens of its {'answer' if prompt else 'prompt'}; {_REMEDY}")
+    if not prompt:
+        raise UsageError(f"{source} has no tokens of its prompt; {_REMEDY}")
     if len(values) != len(answer):
         raise UsageError(f"{source} has {len(answer)} tokens in its answer and {len(values)} log-probabilities; {_REMEDY}")
     logprobs = (*(before or [None] * len(prompt)), *values)
@@ -94,7 +106,8 @@ def _vllm(source: str, value: Mapping[str, Any]) -> Iterator[Said]:
         prompt = _ids(source, "prompt_token_ids", choice.get("prompt_token_ids") or value.get("prompt_token_ids"))
         of_prompt = choice.get("prompt_logprobs") or value.get("prompt_logprobs")
         before = _of_prompt(source, prompt, of_prompt) if of_prompt else []
-        names, logprobs = _of_answer(source, choice.get("logprobs"))
+        silent = choice.get("token_ids") == []
+        names, logprobs = ([], []) if silent else _of_answer(source, choice.get("logprobs"))
         answer = (
             _ids(source, "token_ids", choice["token_ids"]) if choice.get("token_ids") else [_id(source, one) for one in names]
         )
@@ -156,7 +169,16 @@ def _sglang(source: str, value: Mapping[str, Any], layers: int, k: int) -> Said:
     missing: list[float | None] = [None] * (len(prompt) - len(before))
     bare = meta.get("routed_experts")
     routed = None if bare is None else _int32(source, bare, len(prompt) + len(answer), layers, k)
-    return said(source, prompt, missing + before, answer, logprobs, routed, str(meta.get("weight_version", "")))
+    return said(source, prompt, missing + before, answer, logprobs, routed, version_of(source, meta.get("weight_version")))
+
+
+def version_of(source: str, found: object) -> str:
+    """The version of the weights, of a text, a number or a list of them; empty for none. Raises UsageError for several."""
+    versions = list(dict.fromkeys(map(str, found if isinstance(found, list) else [] if found is None else [found])))
+    if len(versions) > 1:
+        named = ", ".join(shown(version) for version in versions[:4])
+        raise UsageError(f"{source} was made with several weights ({named}); no folder is right for all of its tokens")
+    return versions[0] if versions else ""
 
 
 def _pairs(source: str, name: str, found: object) -> tuple[list[int], list[float | None]]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
 from validation.case.failures import ROUTES
 from validation.compare.limits import FLOORS, IN_FP64
-from validation.reference.floor import VARIANTS
+from validation.reference.floor import VARIANTS, Variant
 from validation.reference.routing import chosen, margins
 from validation.rollout.dump import Dump, Said
 from validation.rollout.judge import FAIL, PASS
+from validation.rollout.source import Source
 from validation.rollout.truth import HuggingFace, Routers, replayed
+
+_TOGETHER = 1 << 14
+"""Tokens whose scores are held at a time: 58 layers of 256 experts take 120 KB a token."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Routed:
         return f"{self.status.upper()}: {self.title} - {said}{ties}{where}{f'; {self.cause}' if self.cause else ''}"
 
 
-def judge(folder: Path, dump: Dump, truth: HuggingFace) -> tuple[Routed, ...]:
+def judge(source: Source, dump: Dump, truth: HuggingFace) -> tuple[Routed, ...]:
     """A verdict for each layer of experts; none if the file does not say what was chosen.
 
     HuggingFace's routers go on with the engine's experts, so that every layer is asked about the same tokens. A choice that
@@ -64,50 +66,84 @@ def judge(folder: Path, dump: Dump, truth: HuggingFace) -> tuple[Routed, ...]:
     routed = [(number, one) for number, one in enumerate(dump.sequences) if one.routed is not None]
     if not routed:
         return ()
-    seen = {number: _seen(truth, one) for number, one in routed}
-    floor = _score_floor(folder, dump, [one for _, one in routed], seen, truth)
-    return tuple(_layer(layer, at, routed, seen, truth, floor[layer]) for at, layer in enumerate(truth.model.moe_layers))
+    low = None if dump.precision == "fp64" else source.open(dump.precision, dump.precision)
+    layers = {layer: _Layer(layer, at, truth) for at, layer in enumerate(truth.model.moe_layers)}
+    for some in _batches(routed):
+        sequences = [one for _, one in some]
+        exact = _seen(truth, sequences)
+        for (number, one), seen in zip(some, exact, strict=True):
+            for layer, found in layers.items():
+                found.take(number, one, seen.scores[layer])
+        for variant in VARIANTS if low else ():
+            for seen, true in zip(_seen(low, sequences, variant), exact, strict=True):  # type: ignore[arg-type]
+                for layer, found in layers.items():
+                    found.take_rounding(seen.scores[layer], true.scores[layer])
+    return tuple(one.told(low is None) for one in layers.values())
 
 
-def _seen(model: HuggingFace, one: Said, **how: object) -> Routers:
-    found = Routers()
-    model.logits(one, routing=replayed(one, model.model), seen=found, **how)  # type: ignore[arg-type]
+def _batches(routed: Sequence[tuple[int, Said]]) -> Iterator[list[tuple[int, Said]]]:
+    """So many sequences at a time that the scores of their tokens, in every layer, take little room."""
+    some, tokens = list[tuple[int, Said]](), 0
+    for number, one in routed:
+        if some and tokens + len(one.tokens) > _TOGETHER:
+            yield some
+            some, tokens = [], 0
+        some.append((number, one))
+        tokens += len(one.tokens)
+    yield some
+
+
+def _seen(model: HuggingFace, sequences: Sequence[Said], variant: Variant | None = None) -> list[Routers]:
+    """What the routers of each sequence do that go on with the engine's experts."""
+    found = [Routers() for _ in sequences]
+    for _ in model.hidden(sequences, variant, [replayed(one, model.model) for one in sequences], found):
+        pass
     return found
 
 
-def _score_floor(
-    folder: Path, dump: Dump, sequences: Sequence[Said], seen: dict[int, Routers], truth: HuggingFace
-) -> dict[int, float]:
-    """What rounding does to a score, by layer, times the project's factor; in fp64 what counts as equal there."""
-    if dump.precision == "fp64":
-        return defaultdict(lambda: IN_FP64.relative_error)
-    model, found = HuggingFace.open(folder, dump.precision, dump.precision), defaultdict[int, float](float)
-    for variant in VARIANTS:
-        for one, true in zip(sequences, seen.values(), strict=True):
-            for layer, scores in _seen(model, one, variant=variant).scores.items():
-                found[layer] = max(found[layer], float((scores.double() - true.scores[layer]).abs().max()))
-    return {layer: FLOORS * largest for layer, largest in found.items()}
+@dataclass
+class _Layer:
+    """What is known of the choices of one layer so far: of those that differ sequence, position, margin and cause."""
+
+    layer: int
+    at: int
+    truth: HuggingFace
+    tokens: int = 0
+    rounding: float = 0.0
+    differing: list[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]] = field(default_factory=list)
+
+    def take(self, number: int, one: Said, scores: torch.Tensor) -> None:
+        """Compare the experts of a sequence with what HuggingFace's `scores`, [sequence, experts], choose."""
+        rows = torch.tensor([row[self.at] for row in one.routed or ()])
+        scores = scores[: len(rows)]
+        own = torch.zeros_like(scores, dtype=torch.bool).scatter(1, rows, True)
+        choice = scores + self.truth.biases[self.layer].to(scores)
+        differs = (own != chosen(choice, self.truth.model)).any(-1)
+        without_bias = (own == chosen(scores, self.truth.model)).all(-1)
+        self.tokens += len(rows)
+        if differs.any():
+            margin = margins(choice, self.truth.model)
+            self.differing.append((number, differs.nonzero()[:, 0], margin[differs], without_bias[differs]))
+
+    def take_rounding(self, scores: torch.Tensor, true: torch.Tensor) -> None:
+        """Take in what rounding does to the scores of a sequence."""
+        self.rounding = max(self.rounding, float((scores.double() - true).abs().max()))
+
+    def told(self, exact: bool) -> Routed:
+        """The verdict on the layer; `exact` says that the engine computes in fp64."""
+        limit = IN_FP64.relative_error if exact else FLOORS * self.rounding
+        flips = sum(len(positions) for _, positions, _, _ in self.differing)
+        beyond = [
+            (number, positions, margin, biased, ~(margin <= limit)) for number, positions, margin, biased in self.differing
+        ]
+        wrong = [(number, at[off], margin[off], biased[off]) for number, at, margin, biased, off in beyond if off.any()]
+        if not wrong:
+            return Routed(self.layer, PASS, self.tokens, flips, flips, 0.0, limit)
+        near = flips - sum(len(positions) for _, positions, _, _ in wrong)
+        largest = max(float(margin.max()) for _, _, margin, _ in wrong)
+        cause = _WITHOUT_BIAS if all(bool(biased.all()) for *_, biased in wrong) else ""
+        first = wrong[0][0], int(wrong[0][1][0])
+        return Routed(self.layer, FAIL, self.tokens, flips, near, largest, limit, first, cause)
 
 
-def _layer(
-    layer: int, at: int, routed: Sequence[tuple[int, Said]], seen: dict[int, Routers], truth: HuggingFace, limit: float
-) -> Routed:
-    tokens = flips = near = 0
-    largest, first, biased = 0.0, None, True
-    for number, one in routed:
-        scores = seen[number].scores[layer]
-        own = torch.zeros_like(scores, dtype=torch.bool)
-        rows = torch.tensor([row[at] for row in one.routed or ()])
-        own = own[: len(rows)].scatter(1, rows, True)
-        choice = (scores + truth.biases[layer].to(scores))[: len(rows)]
-        differs = (own != chosen(choice, truth.model)).any(-1)
-        margin = margins(choice, truth.model)
-        beyond = differs & ~(margin <= limit)
-        tokens, flips, near = tokens + len(rows), flips + int(differs.sum()), near + int((differs & ~beyond).sum())
-        biased &= bool((own == chosen(scores[: len(rows)], truth.model)).all(-1)[beyond].all())
-        if beyond.any():
-            largest = max(largest, float(margin[beyond].max()))
-            first = first or (number, int(beyond.nonzero()[0, 0]))
-    wrong = flips > near
-    cause = "they are the experts that the scores choose without the expert bias" if wrong and biased else ""
-    return Routed(layer, FAIL if wrong else PASS, tokens, flips, near, largest, limit, first, cause)
+_WITHOUT_BIAS = "they are the experts that the scores choose without the expert bias"

@@ -110,10 +110,9 @@ def sentences(told: Told) -> Iterator[str]:
 
 def _of_side(pair: Pair, cause: str) -> str:
     kinds = tuple(verdict.kind for verdict in pair.failing)
-    there = [verdict.kind for verdict in pair.verdicts]
-    right = [kind for kind in there if kind not in kinds]
+    right = [verdict.kind for verdict in pair.verdicts if verdict.status == PASS]
     name = "The engine" if pair.side == ENGINE else "The trainer" if pair.side == TRAINER else pair.side
-    what = "log-probabilities" if not right else f"{join(list(kinds))} tokens"
+    what = "log-probabilities" if len(kinds) == len(pair.verdicts) else f"{join(list(kinds))} tokens"
     first = min((place for verdict in pair.failing for place in verdict.places), key=_order, default=None)
     where = (
         f" from position {first.first} of sequence {first.sequence} on"

@@ -20,7 +20,7 @@ from validation.case.errors import UsageError
 from validation.case.strangers import shown
 from validation.rollout.dump import RESOLUTIONS, Dump, Routes, Said
 from validation.rollout.made_with import MadeWith
-from validation.rollout.responses import nested
+from validation.rollout.responses import nested, version_of
 
 _REMEDY = "docs/logprobs.md#what-trainers-leave says which files can be read"
 _KINDS = ("u1", "u2", "i2", "i4", "i8", "f4", "f8")
@@ -72,9 +72,6 @@ def _sample(source: str, one: object) -> Said:
     versions = one.get("weight_versions") or []
     if not isinstance(versions, list):
         raise UsageError(f"{source}: weight_versions is no list; {_REMEDY}")
-    if len(set(map(str, versions))) > 1:
-        said = ", ".join(shown(str(version)) for version in versions[:4])
-        raise UsageError(f"{source} was made with several weights ({said}); no folder is right for all of its tokens")
     return _answered(
         source,
         _listed(one.get("tokens")),
@@ -82,7 +79,7 @@ def _sample(source: str, one: object) -> Said:
         _listed(one.get("rollout_log_probs")),
         mask=_listed(one["loss_mask"]) if one.get("loss_mask") is not None else None,
         routed=_routes(source, one.get("rollout_routed_experts")),
-        weights=str(versions[0]) if versions else "",
+        weights=version_of(source, versions),
     )
 
 
@@ -127,7 +124,7 @@ def _answered(
                 "parallelism each rank has a part)"
             )
     prompt = len(tokens) - length
-    if any(type(token) is not int for token in tokens) or prompt < 1 or length < 1:
+    if any(type(token) is not int for token in tokens) or prompt < 1 or length < 0:
         raise UsageError(f"{source} has {len(tokens)} tokens and an answer of {length}; {_REMEDY}")
     if any(one not in (0, 1) for one in mask or ()):
         raise UsageError(f"{source}: its mask has other values than 0 and 1; a token counts or it does not")

@@ -25,6 +25,8 @@ from validation.reference.sources import Precision
 from validation.rollout.dump import Said
 
 CPU = torch.device("cpu")
+_ROWS = 512
+"""Positions whose logits are held at a time."""
 
 
 @dataclass
@@ -43,47 +45,73 @@ class HuggingFace:
     hf: DeepseekV3ForCausalLM
     precision: str
     biases: dict[int, torch.Tensor]
+    device: torch.device = CPU
 
     @classmethod
-    def open(cls, folder: Path, precision: str, weights: str) -> HuggingFace:
+    def open(cls, folder: Path, precision: str, weights: str, device: torch.device = CPU) -> HuggingFace:
         """The model in `precision`, its weights rounded to that of `weights` first. Raises UsageError for a bad folder."""
         model = without_mtp(model_from_folder(folder))
         check(model, folder)
         with Checkpoint.open(folder, model) as checkpoint:
             verify(checkpoint)
             with computing_in(precision):
-                hf = reference_model.build(model, checkpoint, Precision(DTYPES[precision], DTYPES[weights]), CPU)
+                hf = reference_model.build(model, checkpoint, Precision(DTYPES[precision], DTYPES[weights]), device)
             biases = {layer: expert_bias(checkpoint, layer, model) for layer in model.moe_layers}
-        return cls(model, hf, precision, biases)
+        return cls(model, hf, precision, biases, device)
 
     @torch.no_grad()
-    def logits(
-        self, one: Said, variant: Variant | None = None, routing: Routing | None = None, seen: Routers | None = None
-    ) -> torch.Tensor:
-        """The logits at every position of a sequence, [sequence, vocabulary], float32, or float64 in fp64.
+    def hidden(
+        self,
+        sequences: Sequence[Said],
+        variant: Variant | None = None,
+        routings: Sequence[Routing | None] = (),
+        seen: Sequence[Routers] = (),
+    ) -> Iterator[torch.Tensor]:
+        """What the output head is given of each sequence, [sequence, hidden], one sequence after the other.
 
-        Routers go on with the experts of `routing`, if it is given. `seen` gets what they would have chosen themselves.
+        Routers go on with the experts of `routings`, if these are given. `seen` gets what they would have chosen themselves.
         """
-        tokens = torch.tensor([one.tokens])
-        batch = Batch(tokens, tokens, torch.ones_like(tokens, dtype=torch.bool))
-        with (
-            computing_in(self.precision),
-            reference_model.varied(self.hf, variant or Variant()),
-            self._routers(batch, routing, seen),
-        ):
-            found: torch.Tensor = self.hf.lm_head(hidden_states(self.hf, batch))[0].float()
+        for number, one in enumerate(sequences):
+            batch = batch_of(one, self.device)
+            with (
+                computing_in(self.precision),
+                reference_model.varied(self.hf, variant or Variant()),
+                self._routers(batch, routings[number] if routings else None, seen[number] if seen else None),
+            ):
+                found = hidden_states(self.hf, batch)[0]
+            yield found
+
+    @torch.no_grad()
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The logits of some positions, [positions, vocabulary], float32, or float64 in fp64."""
+        with computing_in(self.precision):
+            found: torch.Tensor = self.hf.lm_head(hidden).float()
         return found
 
-    def logprobs(self, one: Said, temperature: float, **how: Any) -> torch.Tensor:
-        """The log-probability of each token given those before it, [sequence], float64; NaN for the first."""
-        return of_tokens(self.logits(one, **how), torch.tensor(one.tokens), temperature)
+    def logits(self, one: Said) -> torch.Tensor:
+        """The logits at every position of a sequence, [sequence, vocabulary]."""
+        (found,) = [self.head(hidden).cpu() for hidden in self.hidden([one])]
+        return found
+
+    def logprobs(self, hidden: torch.Tensor, tokens: Sequence[int], temperature: float) -> torch.Tensor:
+        """The log-probability of each token given those before it, [sequence], float64; NaN for the first.
+
+        Of so few positions at a time that a large vocabulary takes little room.
+        """
+        found = torch.full((len(tokens),), float("nan"), dtype=torch.float64)
+        ids = torch.tensor(tokens, device=hidden.device)
+        for start in range(0, len(tokens) - 1, _ROWS):
+            stop = min(start + _ROWS, len(tokens) - 1)
+            logits = self.head(hidden[start:stop])
+            found[start + 1 : stop + 1] = of_next(logits, ids[start + 1 : stop + 1], temperature).cpu()
+        return found
 
     @contextmanager
     def _routers(self, batch: Batch, routing: Routing | None, seen: Routers | None) -> Iterator[None]:
         if routing is None and seen is None:
             yield
             return
-        recording = _Recording(routing, seen or Routers())
+        recording = Seen(routing, seen or Routers())
         layers = enumerate(self.hf.model.layers)
         hooks = [hook for index, layer in layers for hook in layer_hooks(layer, self.model, index, batch, recording)]
         try:
@@ -97,7 +125,7 @@ def _same(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-class _Recording(Unrecorded):
+class Seen(Unrecorded):
     """Keeps what routers do and nothing else."""
 
     def __init__(self, routing: Routing | None, seen: Routers) -> None:
@@ -107,13 +135,13 @@ class _Recording(Unrecorded):
     def keep(self, name: str, tensor: torch.Tensor, view: View = _same, back: View | None = None) -> torch.Tensor:
         """The tensor itself; a router's scores are kept."""
         if name.endswith(".router.scores"):
-            self._seen.scores[_layer(name)] = view(tensor)[0].clone()
+            self._seen.scores[_layer(name)] = view(tensor)[0].to(CPU, copy=True)
         return tensor
 
     def keep_value(self, name: str, tensor: torch.Tensor) -> None:
         """A router's own choice is kept."""
         if name.endswith(".router.experts"):
-            self._seen.chosen[_layer(name)] = tensor[0].clone()
+            self._seen.chosen[_layer(name)] = tensor[0].to(CPU, copy=True)
 
 
 def _layer(name: str) -> int:
@@ -125,12 +153,22 @@ def without_mtp(model: Model) -> Model:
     return replace(model, num_nextn_predict_layers=0)
 
 
+def of_next(logits: torch.Tensor, following: torch.Tensor, temperature: float) -> torch.Tensor:
+    """The log-probability, float64, of the token that follows at each position, from logits [positions, vocabulary]."""
+    return torch.log_softmax(logits / temperature, dim=-1).gather(1, following[:, None])[:, 0].double()
+
+
 def of_tokens(logits: torch.Tensor, tokens: torch.Tensor, temperature: float) -> torch.Tensor:
     """Log-probabilities of tokens, [sequence], from logits [sequence, vocabulary]; NaN for the first token."""
     found = torch.full((len(tokens),), float("nan"), dtype=torch.float64)
-    every = torch.log_softmax(logits[:-1] / temperature, dim=-1)
-    found[1:] = every.gather(1, tokens[1:, None])[:, 0].double()
+    found[1:] = of_next(logits[:-1], tokens[1:], temperature)
     return found
+
+
+def batch_of(one: Said, device: torch.device) -> Batch:
+    """A sequence by itself."""
+    tokens = torch.tensor([one.tokens], device=device)
+    return Batch(tokens, tokens, torch.ones_like(tokens, dtype=torch.bool))
 
 
 def replayed(one: Said, model: Model) -> Routing | None:
@@ -143,5 +181,6 @@ def replayed(one: Said, model: Model) -> Routing | None:
 
 
 def every(hf: HuggingFace, sequences: Sequence[Said], temperature: float, **how: Any) -> list[torch.Tensor]:
-    """The log-probabilities of every sequence."""
-    return [hf.logprobs(one, temperature, **how) for one in sequences]
+    """The log-probabilities of every sequence; `how` is that of HuggingFace.hidden."""
+    each = zip(sequences, hf.hidden(sequences, **how), strict=True)
+    return [hf.logprobs(hidden, one.tokens, temperature) for one, hidden in each]

@@ -33,6 +33,8 @@ def rank(case_text: str, run_folder: str, batch: Path, temperature: float, timeo
         staged.register()
         make_deterministic()
         report.progress("process groups")
+        if not case.on_cpu:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
         dist.init_process_group(case.transport, timeout=timedelta(seconds=timeout))
         with computing_in(case.precision, platform.mode(case.on_cpu, case.precision)):
             build.start_groups(case)

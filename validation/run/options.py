@@ -179,7 +179,7 @@ def _cases(options: Any, transport: str) -> tuple[Case, ...]:
             seed=options.seed,
             batch_size=_given(options.batch_size, inference.usual_batch_size(base.batch_size, layout, training)),
             micro_batch_size=_given(options.micro_batch_size, _micro_batch_size(options, base, layout, training)),
-            seq_length=_given(options.seq_length, _seq_length(base, training)),
+            seq_length=_given(options.seq_length, inference.usual_seq_length(base.seq_length, training)),
             hf_model_path=folder,
             layers=layers_of(options.layers),
             candidate_checkpoint=_candidate_checkpoint(options),
@@ -258,11 +258,6 @@ def of_small_steps(training: Training, precision: str, *, given: bool) -> Traini
     """
     small = precision == "bf16" and training.steps > 1 and not given
     return training.with_settings({_RATE: _SMALL_RATE}) if small else training
-
-
-def _seq_length(base: Preset, training: Training) -> int:
-    """The preset's; twice as much for requests, which must need several blocks of the cache."""
-    return base.seq_length * (2 if training.inference == "dynamic" else 1)
 
 
 def _micro_batch_size(options: Any, base: Preset, layout: Layout, training: Training) -> int:

@@ -21,7 +21,7 @@ from validation.case.suggestions import join
 from validation.checks.before import ASIDE
 from validation.faults import catalogue
 from validation.faults.fault import Fault
-from validation.machine import machine
+from validation.machine import machine, version
 from validation.run.command_line import add_cache_limit, whole
 from validation.run.options import Settings
 from validation.run.prepare import prepare
@@ -101,7 +101,7 @@ def run(options: argparse.Namespace, command: str) -> int:
     if options.diagnose:
         return _diagnose(wanted, options, command)
     partly = bool(options.only) or (bool(bugs) and set(bugs) != set(ACTIVATED))
-    tried = behind(wanted, bugs) if bugs else lane.trials(wanted)
+    tried = behind(_possible(wanted), bugs) if bugs else lane.trials(wanted)
     if not tried:
         raise UsageError(_nothing(wanted, bugs, lane))
     facts = machine()
@@ -113,6 +113,15 @@ def run(options: argparse.Namespace, command: str) -> int:
         prepare(settings)
     writing = _Writing(BEHIND if bugs else lane.data, partly) if options.write else None
     return _score(_Wanted(tried, left, record, sizes(lane)), settings, {"command": command, **facts}, writing)
+
+
+def _possible(wanted: Sequence[Fault]) -> list[Fault]:
+    """Those that this megatron-core can have. Raises UsageError for none."""
+    release = version("megatron-core")
+    found = [fault for fault in wanted if fault.exists_in(release)]
+    if not found:
+        raise UsageError(_nothing(wanted, (), OWN))
+    return found
 
 
 def _lane(options: argparse.Namespace) -> Lane:
@@ -150,6 +159,7 @@ def _nothing(wanted: Sequence[Fault], bugs: Sequence[str], lane: Lane) -> str:
 def _diagnose(wanted: Sequence[Fault], options: argparse.Namespace, command: str) -> ExitCode:
     from validation.scorecard import diagnoses, told
 
+    wanted = _possible(wanted)
     settings = _settings(options, [case for fault in wanted for case in diagnosed(fault)], command)
     where = described(machine(), on_cpu=True) if options.write else ""
     if options.again:

@@ -10,6 +10,7 @@ from validation.case import preflight
 from validation.case.case import ON_CPU, Case
 from validation.case.errors import UsageError
 from validation.faults.fault import Fault
+from validation.machine import version
 from validation.run.known import mended, refusal
 from validation.run.options import of_small_steps
 from validation.scorecard.run import ordered
@@ -53,6 +54,8 @@ class Lane:
     def case(self, fault: Fault, layout: str) -> Case:
         """What a fault is put into here. Raises UsageError where there is no such case, or none that can have the fault."""
         own = fault.case(layout)
+        if not fault.exists_in(found := version("megatron-core")):
+            raise UsageError(f"megatron-core {found} has no sound case of it; {fault.since} and later have one")
         if self == OWN:
             return own
         if reason := next((why for what, why in fault.absent if what in (self.implementation, self.precision)), ""):

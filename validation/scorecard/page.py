@@ -90,7 +90,7 @@ def page(measured: Measured, behind: Measured, lanes: Mapping[Lane, Measured]) -
         *others,
         diagnosed,
         _behind(behind),
-        _excited(),
+        _excited(measured),
     )
     return "\n".join((*parts, _faults(measured, lanes), _left_out()))
 
@@ -135,11 +135,13 @@ def _how(one: Outcome) -> str:
     return f"first seen at {one.first}" if one.caught else one.status
 
 
-def _excited() -> str:
+def _excited(measured: Measured) -> str:
     """The faults whose cases are not those of all others."""
     usual = {field.name: field.default for field in fields(Fault)}
-    lines = []
+    lines, there = [], {one.fault for one in measured.outcomes}
     for fault in catalogue.faults():
+        if fault.id not in there:
+            continue
         own = {name: getattr(fault, name) for name in _DATA if getattr(fault, name) != usual[name]}
         numbers = [f"{name} {value}" for name, value in fault.numbers]
         said = ", ".join(numbers + [f"{name.replace('_', ' ')} {value}" for name, value in own.items()])

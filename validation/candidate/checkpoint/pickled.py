@@ -27,6 +27,9 @@ _NAMES = {
     "torch._utils _rebuild_tensor_v3",
     "torch._utils _rebuild_parameter",
     "torch._utils _rebuild_parameter_with_state",
+    "torch._tensor _rebuild_from_type_v2",
+    "torch Tensor",
+    "torch.nn.parameter Parameter",
     "torch.serialization _get_layout",
     "torch Size",
     "torch device",
@@ -36,6 +39,9 @@ _OF_TORCH = re.compile(
     r"torch(\.storage)? \w+Storage|torch (b?float|u?int|complex|q?u?int)\w*|torch (bool|double|half|long|short)"
 )
 """A kind of storage, which cannot be called in an archive's pickle, and a dtype."""
+_CLASSES = {"torch Tensor", "torch.nn.parameter Parameter"}
+_REBUILT = {"torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor_v3", "torch._utils _rebuild_parameter"}
+"""What a tensor with attributes is and is made by. An optimizer's masters have those of megatron-core's parameters."""
 _SCALARS = {"NONE", "NEWTRUE", "NEWFALSE"}
 _NUMBERS = {"BININT", "BININT1", "BININT2", "LONG1"}
 
@@ -212,8 +218,10 @@ class _Follower:
         name = function.value if function.kind == "name" else ""
         if not name or given.kind != "tuple" or given.nodes > _NODES:
             raise Refused("calls what makes no weight and no setting")
-        if _OF_TORCH.fullmatch(name):
+        if _OF_TORCH.fullmatch(name) or name in _CLASSES:
             raise Asked(name.replace(" ", ".", 1))
+        if name == "torch._tensor _rebuild_from_type_v2":
+            return self._with_attributes(given)
         if name == "collections OrderedDict":
             if given.nodes > 1:
                 raise Refused("has an OrderedDict with items of its own")
@@ -229,6 +237,16 @@ class _Follower:
         if module.startswith("numpy") and any(leaf.kind == "number" and not -1 <= leaf.value <= 1 for leaf in leaves):
             raise Refused("makes an array of a size of its own")
         return _OBJECT
+
+    def _with_attributes(self, given: _Made) -> _Made:
+        """A tensor, from what makes one without, its class, what that is called with, and the attributes."""
+        if [part.kind for part in given.parts] != ["name", "name", "tuple", "dict"]:
+            raise Refused("has a tensor with attributes that is none")
+        function, kind, parts, attributes = given.parts
+        if function.value not in _REBUILT or kind.value not in _CLASSES:
+            raise Refused("has a tensor with attributes that is none")
+        self._charge(attributes.value[0])
+        return self._called(function, parts)
 
     def _check_encoding(self, given: _Made) -> None:
         """Other encodings make a text longer each time, or take time that grows with its square."""

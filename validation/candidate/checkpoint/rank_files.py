@@ -16,11 +16,13 @@ from typing import Any
 
 import torch
 
+from validation.candidate import platform
 from validation.candidate.checkpoint.archive import loaded
 from validation.candidate.checkpoint.pickled import Asked, Refused
 from validation.candidate.checkpoint.places import Arrangement
 from validation.candidate.checkpoint.tensors import MTP_BLOCK, YOUNGER_MTP_BLOCK, Chunk, Megatron, Tensor
 from validation.candidate.weights import Ranks
+from validation.case import tree
 from validation.case.errors import UsageError
 from validation.case.layout import Layout
 from validation.case.megatron_folder import rank_file
@@ -100,6 +102,11 @@ def without_data(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: is missing; the checkpoint is not whole")
     try:
         found = _loaded(path)
+    except ImportError as error:  # what its arguments are of, megatron-core's classes, cannot be imported
+        raise UsageError(
+            f"{path}: its arguments need megatron-core, which cannot be imported here ({shown(str(error))}); "
+            f"`{tree.VALIDATION} doctor` says what is missing"
+        ) from None
     except Exception as error:  # whatever torch and its unpickler say of a file that anybody may have made
         raise UsageError(f"{path}: {_reason(error)}") from None
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
@@ -122,7 +129,8 @@ def _loaded(path: Path) -> Any:
             raise
         except pickle.UnpicklingError:
             # Its arguments are of classes that megatron-core calls safe when it is imported.
-            importlib.import_module("megatron.core")
+            with platform.unused_kernels():
+                importlib.import_module("megatron.core")
             return loaded(path, map_location="meta")
 
 

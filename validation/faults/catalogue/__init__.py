@@ -21,8 +21,9 @@ def find(name: str) -> Fault:
     return found
 
 
-def faults() -> tuple[Fault, ...]:
-    """All of them, group by group."""
+def faults(megatron_core: str = "") -> tuple[Fault, ...]:
+    """All of them, group by group; of one release those that it can have."""
     from validation.faults.fault import GROUPS
 
-    return tuple(sorted(map(find, ids()), key=lambda fault: (GROUPS.index(fault.group), fault.id)))
+    found = (fault for fault in map(find, ids()) if fault.exists_in(megatron_core))
+    return tuple(sorted(found, key=lambda fault: (GROUPS.index(fault.group), fault.id)))

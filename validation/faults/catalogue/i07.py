@@ -1,4 +1,7 @@
-"""The logits of a prompt are those of its last token but one."""
+"""The logits of a prompt are those of its last token but one.
+
+Of the source only an excerpt was read. Whether it describes this very bug is not known.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Decode takes the two halves of the up-projection for one another."""
+"""Decode takes the two halves of the up-projection for one another.
+
+Of the source only an excerpt was read, on a packed kv_b_proj. Whether it describes this very bug is not known.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """A decoded token's latent is written into another request's block, too.
 
-Upstream wrote what it had computed again into a block that requests share, of which another one still read.
+Upstream wrote what it had computed again into a block that requests share, of which another one still read. Of that source only
+an excerpt was read.
 """
 
 from __future__ import annotations
