@@ -3,7 +3,7 @@
     python benchmarks/depth.py [--depths 4,61] [--transport gloo] [words of `python -m validation run`]
 
 Layers as wide as those of `mini`. Each depth is a process of its own, because what is measured is the most that a process has
-ever had: of the reference's, and of the largest rank. Prints both, beside the seconds.
+ever had: of the reference's, and of the largest rank. On one rank both are one process (lockstep). Prints memory and seconds.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def run(words: list[str]) -> None:
             raise SystemExit(result.broken.sentence)
         kind = "device_peak" if any(rank["device_peak"] for rank in result.memory) else "peak"
         facts = result.facts
-        reference = facts["reference_device_memory"] or facts["reference_memory"]
+        reference = facts["reference_device_memory"] or facts.get("reference_memory", 0)
         worst = max(
             (result.measurement(name, shape).difference.relative_error for name, shape in probes(case).items()), default=0.0
         )
@@ -87,10 +87,11 @@ def main() -> None:
             )
         for line in done.stdout.splitlines():
             found = json.loads(line)
+            apart = f"reference at most {found['reference']} MiB, " if found["reference"] else "in one process, "
             print(
-                f"{depth} layers, {found['case']}: reference at most {found['reference']} MiB, "
-                f"a rank at most {found['rank']} MiB; "
-                f"{found['reference_seconds']:.0f} s and {found['seconds']:.0f} s; worst relative error {found['worst']:.1e}",
+                f"{depth} layers, {found['case']}: {apart}a rank at most {found['rank']} MiB; "
+                f"{found['reference_seconds']:.0f} s of the reference and {found['seconds']:.0f} s; "
+                f"worst relative error {found['worst']:.1e}",
                 flush=True,
             )
 

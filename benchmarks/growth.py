@@ -1,6 +1,6 @@
 """How time and memory grow with ranks, layers and checks: a process for each size, and its CPU seconds.
 
-python benchmarks/growth.py checks 10000 100000 1000000     gate and page over JUnit files of so many testcases
+python benchmarks/growth.py checks 10000 100000 1000000     JUnit files of so many testcases, gate and page
 python benchmarks/growth.py merge 64 256 1024                reports of so many ranks, made up, put together and judged
 python benchmarks/growth.py ranks 1 2 4 8 16 32              `run` of tiny in fp64 under data parallelism of so many ranks
 python benchmarks/growth.py layers 4 16 61                   `run` of tiny in fp64 with so many layers, on one rank
@@ -90,10 +90,12 @@ def _spent(words: Sequence[str], **changes: str) -> Spent:
 
 
 def checks(count: int) -> Iterator[tuple[str, Spent]]:
-    """The gate and the page over made-up files of green checks."""
+    """Made-up files of green checks, written and read, and the gate and the page over them."""
     with tempfile.TemporaryDirectory(prefix="plumbline-growth-") as name:
         folder = Path(name)
-        _write_results(count, folder)
+        yield "JUnit written", _spent([__file__, "--results", name, str(count)])
+        size = sum(path.stat().st_size for path in (folder / "results").iterdir())
+        yield "JUnit read", replace(_spent([__file__, "--read", name]), size=size)
         given = ["--manifest", str(folder / "manifest.json"), "--results", str(folder / "results"), "--commit", "a" * 40]
         yield "gate", _spent(["-m", "ci", "gate", *given])
         page = folder / "page.html"
@@ -148,6 +150,14 @@ def _write_results(count: int, folder: Path) -> None:
             )
         )
     save(folder / "manifest.json", Manifest(tuple(expected), "a" * 40, "false"))
+
+
+def _read_results(folder: Path) -> None:
+    """As the gate reads them: one after the other."""
+    from ci import junit
+
+    for path in sorted((folder / "results").iterdir()):
+        junit.read(path)
 
 
 def _titles() -> list[tuple[str, str]]:
@@ -272,6 +282,10 @@ _MEASURES: dict[str, Callable[[int], Iterator[tuple[str, Spent]]]] = {
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--merge"]:
         _judge(Path(sys.argv[2]), int(sys.argv[3]))
+    elif sys.argv[1:2] == ["--results"]:
+        _write_results(int(sys.argv[3]), Path(sys.argv[2]))
+    elif sys.argv[1:2] == ["--read"]:
+        _read_results(Path(sys.argv[2]))
     elif sys.argv[1:2] == ["--reports"]:
         for number in range(int(sys.argv[3])):
             Path(sys.argv[2], f"rank-{number}.json").write_text(json.dumps(_report(_case(int(sys.argv[3])), number)))

@@ -45,6 +45,7 @@ class Options(TypedDict, total=False):
     fp8: str | None
     mtp_loss: str | None
     data_shape: str | None
+    padding_logits: str | None
     inference: str | None
     data: str | os.PathLike[str] | None
     tokenizer: str | os.PathLike[str] | None

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties import quick
 from validation.cache import limit
 from validation.case.errors import ExitCode, UsageError
 from validation.run.options import parsed
@@ -46,6 +47,7 @@ def test_anything_else_is_refused_with_what_would_work(text: str) -> None:
     assert raised.value.exit_code == ExitCode.USAGE
 
 
+@quick
 @given(st.text() | st.from_regex(r"[0-9.]{1,40} ?[kKmMgGtTpPiIbB]{0,4}", fullmatch=True))
 def test_any_text_is_a_size_or_a_sentence(text: str) -> None:
     try:

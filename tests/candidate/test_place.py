@@ -13,6 +13,7 @@ from tests.run.test_references import CASE
 from validation.candidate.place import WHOLE_SEQUENCE, Place, device
 from validation.case.layout import Layout
 from validation.case.probes import Probe
+from validation.case.training import Training
 
 SEQUENCE, BATCH = 8, 4
 
@@ -30,6 +31,20 @@ def boxes(of: Place, found: Probe, shape: tuple[int, ...], micro_batch: int = 0)
     """The boxes, each with the positions of the tensor that it holds, as the tensor counts them."""
     tensor = torch.arange(shape[1]).view(1, -1, 1).expand(shape).contiguous()
     return [(box, part[0, :, 0].tolist()) for box, part in of.pieces(found, tensor, micro_batch)]
+
+
+@pytest.mark.parametrize(("tp", "real"), [(0, 6), (1, 3)])
+def test_masked_logits_are_compared_of_words_alone(tp: int, real: int) -> None:
+    """A model may put minus infinity there before or after it is looked at."""
+    model = replace(CASE.model, vocab_size=9, padded_vocab_size=12)
+    case = replace(CASE, model=model, layout=Layout(tp=2), training=Training(padding_logits="masked"))
+    logits = torch.ones(1, 1, 6)
+    logits[..., real:] = -torch.inf
+    whole = probe("logits", "vocabulary", 12)
+    assert Place(case, tp, 0, 0).of_words(whole, logits)[0, 0].tolist() == [1.0] * real + [0.0] * (6 - real)
+    counted = replace(case, training=Training())
+    assert Place(counted, tp, 0, 0).of_words(whole, logits) is logits
+    assert Place(case, tp, 0, 0).of_words(probe("output", "hidden", 6), logits) is logits
 
 
 def test_a_rank_knows_its_place_from_megatron_s_groups(monkeypatch: pytest.MonkeyPatch) -> None:

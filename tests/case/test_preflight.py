@@ -109,6 +109,7 @@ def grouped(group: int) -> Training:
 
 
 PACKED_PADDED = Training(data_shape="packed-padded")
+MASKED = Training(padding_logits="masked")
 STREAM = Training(stream=True)
 EXPERTS_OVERLAP = Training(settings=(("model.overlap_moe_expert_parallel_comm", True),))
 TE_IN_BF16: dict[str, Any] = {"implementation": "te", "precision": "bf16", "transport": "nccl"}
@@ -426,6 +427,21 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "a mean of ranks",
         case("tp2", training=Training(data_shape="padded", balancing="z_loss", loss="mean")),
         "the mean of each rank's mean z-loss, .*; tp1 and cp1 work",
+    ),
+    (
+        "padding to mask",
+        case("tp2", training=MASKED),
+        r"is about the padding of a vocabulary, and tp2\+masked-logits has none; tp2\+vocab128\+masked-logits has",
+    ),
+    (
+        "isolated head",
+        case(model={"padded_vocab_size": 256}, training=MASKED, isolated=True),
+        r"the logits of the reference, which have no mask; leave out \+masked-logits",
+    ),
+    (
+        "inference without a loss",
+        case(model={"padded_vocab_size": 256}, training=replace(MASKED, inference="static")),
+        "is about the loss, and inference has none; leave it out",
     ),
     (
         "too few rows",

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties import quick
 from validation.case import preflight
 from validation.case.arrangement import parse
 from validation.case.case import Case
@@ -163,6 +164,7 @@ VALUES = st.recursive(
 )
 
 
+@quick
 @given(VALUES)
 def test_a_written_value_is_read_as_itself(value: object) -> None:
     """Whatever it is: a reproduction must set the same."""
@@ -171,6 +173,7 @@ def test_a_written_value_is_read_as_itself(value: object) -> None:
     assert type(again) is type(value)
 
 
+@quick
 @given(st.text(max_size=60))
 def test_no_text_is_a_traceback(text: str) -> None:
     try:

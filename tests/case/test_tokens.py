@@ -103,10 +103,33 @@ def test_other_lines_are_refused_in_a_sentence(tmp_path: Path, text: str, said: 
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("wrong", [{"version": 2}, {"type": 6}, {"size": 60}, {"size": 10}])
-def test_another_index_is_refused_in_a_sentence(tmp_path: Path, wrong: dict[str, int]) -> None:
-    with pytest.raises(UsageError, match=r"data.idx (has version|is no index)"):
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"version": 2}, "has version 2 and type 8; version 1 of whole numbers can be read"),
+        ({"type": 6}, "has version 1 and type 6; version 1"),
+        ({"size": 60}, "has 60 bytes of 134; copy it again with its .bin"),
+        ({"size": 10}, "is no index of Megatron's data set"),
+        ({"type": 1}, "describes 20 bytes and its .bin has 22; take two files of one data set"),
+    ],
+)
+def test_another_index_is_refused_in_a_sentence(tmp_path: Path, wrong: dict[str, int], said: str) -> None:
+    """One of another type would give other tokens of the vocabulary."""
+    with pytest.raises(UsageError, match=rf"data.idx {said}"):
         taken(CASE, indexed(tmp_path, wrong=wrong))
+
+
+@pytest.mark.parametrize("name", ["data.bin", "data"])
+def test_a_data_set_is_named_by_its_index(tmp_path: Path, name: str) -> None:
+    """The name of the tokens, and what Megatron-LM calls it by."""
+    indexed(tmp_path)
+    with pytest.raises(UsageError, match=r"named by its index; --data \S+/data.idx works"):
+        taken(CASE, tmp_path / name)
+
+
+def test_an_empty_document_adds_nothing(tmp_path: Path) -> None:
+    """As in GPTDataset: no token stands for it."""
+    assert taken(replace(CASE, batch_size=1), lines(tmp_path, "[]\n[5, 6]\n[]\n[7, 8]")) == ((5, 6, END), (7, 8, END))
 
 
 def test_what_is_not_there_is_refused_in_a_sentence(tmp_path: Path) -> None:

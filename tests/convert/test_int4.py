@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -94,4 +95,14 @@ def test_another_packing_is_refused(change: Any, said: str, tmp_path: Path) -> N
     key = "model.layers.1.mlp.experts.0.gate_proj.weight"
     folder = folders.write(tmp_path / "hf", MODEL, stored | change(key), **CONFIG)
     with pytest.raises(UsageError, match=said):
+        HuggingFace.open(folder)
+
+
+@pytest.mark.parametrize("change", [{"num_bits": 8}, {"symmetric": False}, {"actorder": "group"}, {"type": "float"}])
+def test_weights_that_config_json_packs_otherwise_are_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    """What it says of them is read, too: the words alone would do as 4 bits."""
+    how = json.loads(json.dumps(CONFIG))
+    how["quantization_config"]["config_groups"]["group_0"]["weights"].update(change)
+    folder = folders.write(tmp_path / "hf", MODEL, quantised(folders.weights(MODEL))[0], num_nextn_predict_layers=0, **how)
+    with pytest.raises(UsageError, match=r"pack-quantized in symmetric 4 bits, as Kimi-K2\.5 is, can be read"):
         HuggingFace.open(folder)

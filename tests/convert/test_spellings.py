@@ -213,14 +213,18 @@ def test_a_padded_vocabulary_comes_back_from_legacy(tmp_path: Path, capsys: pyte
             rows = torch.cat([plain[key], torch.full((padded - 128, 64), 7.0, dtype=torch.bfloat16)])
             state["model"][name] = rows[rank * padded // 2 : (rank + 1) * padded // 2].clone()
         state["model"] = {f"module.{name}": tensor for name, tensor in state["model"].items()}
+        moments = {number: {"exp_avg": torch.ones(2), "exp_avg_sq": torch.ones(2)} for number in range(3)}
+        state["optimizer"] = [{"state": moments, "param_groups": [{"params": [0, 1, 2]}]}]
+        state["optimizer"].append(state["optimizer"])  # which is in itself
         torch.save(state, path)
+        (path.parent / "distrib_optim.pt").write_bytes(b"1")
     (tmp_path / "core" / "plumbline.json").unlink()  # Megatron-LM writes none
     capsys.readouterr()
     assert main(["convert", "--to-hf", "--load", str(tmp_path / "core"), "--save", str(tmp_path / "back"), "--jobs", "1"]) == 0
-    assert (
-        "output_layer.weight has 160 rows and config.json 128 tokens: 32 rows of padding are left out"
-        in capsys.readouterr().out
-    )
+    told = capsys.readouterr().out
+    assert "output_layer.weight has 160 rows and config.json 128 tokens: 32 rows of padding are left out" in told
+    assert "left aside: 12 of optimizer and random state" in told
+    assert "distrib_optim.pt beside model_optim_rng.pt is left aside" in told
     assert folders.same(folders.read(tmp_path / "back"), plain)
 
 

@@ -46,4 +46,5 @@ def test_what_megatron_lm_saves_comes_back(layout: str, rows: int, tmp_path: Pat
     assert main(["convert", "--to-hf", *words]) == 0
     told = capsys.readouterr().out
     assert f"embedding.word_embeddings.weight has {rows} rows and config.json 129 tokens: {rows - 129} rows of padding" in told
+    assert " of optimizer and random state" in told
     assert folders.same(folders.read(tmp_path / "back"), folders.weights(MODEL))

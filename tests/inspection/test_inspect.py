@@ -15,6 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 from tests.convert.folders import FP8, MODEL, TIED, WITHOUT_MTP, config, quantised, weights, write
+from tests.convert.test_int4 import CONFIG as INT4
+from tests.convert.test_int4 import quantised as packed
 from tests.reference.published_families import CONFIGS
 from validation.case.errors import UsageError
 from validation.case.model import Model
@@ -203,6 +205,94 @@ def test_nothing_is_promised_of_weights_that_nothing_reads(name: str, tmp_path: 
     ]
     with pytest.raises(UsageError):
         HuggingFace.open(folder)
+
+
+def one(end: str, change: Callable[[torch.Tensor], torch.Tensor | None]) -> Callable[[Tensors], Tensors]:
+    """The first tensor whose name ends so is changed, or left out."""
+
+    def changed(tensors: Tensors) -> Tensors:
+        first = next(key for key in tensors if key.endswith(end))
+        made = change(tensors[first])
+        rest = {key: tensor for key, tensor in tensors.items() if key != first}
+        return rest if made is None else {**rest, first: made}
+
+    return changed
+
+
+def more(**tensors: torch.Tensor) -> Callable[[Tensors], Tensors]:
+    return lambda found: found | {key.replace("__", "."): tensor for key, tensor in tensors.items()}
+
+
+REFUSED: dict[str, tuple[Callable[[Tensors], Tensors], dict[str, Any], str]] = {
+    "an expert in another dtype": (
+        one(".experts.3.gate_proj.weight", torch.Tensor.half),
+        {},
+        "store the experts of a layer alike",
+    ),
+    "an expert that is not packed": (
+        lambda t: (
+            {key: v for key, v in packed(t)[0].items() if ".experts.3.gate_proj" not in key}
+            | {key: v for key, v in t.items() if ".experts.3.gate_proj" in key}
+        ),
+        INT4,
+        "store the experts of a layer alike",
+    ),
+    "a scale that is missing": (
+        lambda t: one("_scale_inv", lambda _: None)(quantised(t)),
+        FP8,
+        "1 weights in fp8 have no scales",
+    ),
+    "a scale of another shape": (
+        lambda t: one("_scale_inv", lambda _: torch.ones(2, 2))(quantised(t)),
+        FP8,
+        "the scales of 1 weights do not fit blocks of 128 x 128",
+    ),
+    "blocks of another size": (
+        quantised,
+        {"quantization_config": {**FP8["quantization_config"], "weight_block_size": [64, 64]}},
+        "do not fit blocks of 64 x 64",
+    ),
+    "scales of a plain weight": (
+        more(model__layers__0__mlp__down_proj__weight_scale_inv=torch.ones(1, 1)),
+        FP8,
+        "1 weights have scales and are not in fp8",
+    ),
+    "more rows of the vocabulary": (
+        one("embed_tokens.weight", lambda t: torch.cat([t, t[:8]])),
+        {},
+        "1 tensors have another shape than config.json says",
+    ),
+    "a bias": (more(model__norm__bias=torch.zeros(64)), {}, "1 tensors have no place in the model"),
+    "keys of an unknown wrapper": (renamed("base_model.model."), {}, "its keys begin with `base_model.model.`; save the model"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_readers_refuse_by_headers_is_promised_to_nobody(name: str, tmp_path: Path) -> None:
+    """`inspect` says why."""
+    change, config_more, sentence = REFUSED[name]
+    tensors = change(weights(WITHOUT_MTP))
+    folder = write(tmp_path / "hf", WITHOUT_MTP, tensors, num_nextn_predict_layers=0, **config_more)
+    with pytest.raises(UsageError):
+        HuggingFace.open(folder)
+    assert said(folder, "works") == []
+    assert any(sentence in text for text in said(folder)), said(folder)
+
+
+def test_a_broken_mtp_layer_is_left_out_by_the_command_that_works(tmp_path: Path) -> None:
+    tensors = {key: tensor for key, tensor in weights(MODEL).items() if "layers.4.mlp.experts.5." not in key}
+    folder = write(tmp_path / "hf", MODEL, tensors)
+    assert [text.split(str(folder))[1] for text in said(folder, "works")] == [
+        " --save OUT --no-mtp",
+        " --layouts single,tp2,pp2,ep2",
+    ]
+    HuggingFace.open(folder, mtp=False).close()
+
+
+def test_a_folder_of_the_hub_s_cache_names_the_model_in_it(tmp_path: Path) -> None:
+    write(tmp_path / "models--a--b" / "snapshots" / "1f", WITHOUT_MTP, weights(WITHOUT_MTP))
+    with pytest.raises(UsageError, match=r"no config.json; .* such as .*/models--a--b/snapshots/1f$"):
+        list(answer(tmp_path / "models--a--b"))
 
 
 def test_a_family_that_is_not_compared_ends_with_what_is_missing(tmp_path: Path) -> None:

@@ -77,6 +77,27 @@ def test_a_recipe_s_own_layout_stands_first_whether_it_fits_or_not(capsys: pytes
     assert "pipeline:   Et*4|(t*4|)*14tmL" in text
 
 
+@pytest.mark.parametrize(
+    ("recipe", "gpus", "why"),
+    [
+        ("megatron-lm-deepseekv3-proxy-h100.txt", "24", "24 ranks do not hold etp x ep x pp = 64; give a multiple of 64 ranks"),
+        (
+            "megatron-lm-deepseekv3-proxy-gb200.txt",
+            "96",
+            "512 sequences of a step; a --global-batch-size that is a multiple of 96",
+        ),
+    ],
+)
+def test_a_recipe_whose_own_layout_cannot_be_on_so_many_gpus_still_has_others(
+    capsys: pytest.CaptureFixture[str], recipe: str, gpus: str, why: str
+) -> None:
+    code, text = plan(capsys, "--recipe", str(RECIPE.with_name(recipe)), "--gpus", gpus)
+    assert code == 0
+    assert " layouts fit; " in text
+    assert "the recipe's own layout is left out: " in text
+    assert why in text
+
+
 def test_a_folder_s_own_number_of_mtp_layers_counts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     config = {"model_type": "deepseek_v3", "num_nextn_predict_layers": 1, **TINY}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -142,7 +163,23 @@ def test_what_cannot_be_meant_is_refused_in_a_sentence(words: str, sentence: str
 def test_the_only_layout_of_a_number_of_gpus_is_named_if_it_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
     code, said = plan(capsys, "--model", "deepseek-v3", "--gpus", "67", "--gpus-per-node", "67")
     assert code == 1
-    assert "the only layout does not fit: etp1dp67 takes least, " in said
+    assert "the only layout does not fit: dp67 takes least, " in said
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        # 682.6 B weights of 18 bytes are more than 154 GPUs have
+        ("deepseek-v3 --gpus 7", "weights, gradients and optimizer alone are 11444 GiB, which needs 155 GPUs or more of 74"),
+        # 8 of 1440 GiB have them, and layers do not divide evenly
+        ("deepseek-v3 --gpus 8 --gpus-per-node 1 --gpu-memory 1440", "1530.4 GiB; more GPUs or more memory would do"),
+        ("mini --gpus 1 --seq-length 4194304", "GiB; more GPUs, more memory or a shorter --seq-length would do"),
+    ],
+)
+def test_what_does_not_fit_says_what_would(words: str, remedy: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = plan(capsys, "--reserve", "0" if "1440" in words else "6", "--model", *words.split())
+    assert code == 1
+    assert remedy in said
 
 
 def test_a_small_model_has_millions_of_parameters(capsys: pytest.CaptureFixture[str]) -> None:

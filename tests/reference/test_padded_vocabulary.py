@@ -8,14 +8,21 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from validation.case.case import Case
+from validation.case.layout import Layout
 from validation.case.parameters import parameters
 from validation.case.preset import TINY
+from validation.case.training import Training
+from validation.reference.batch import make_batch
 from validation.reference.checkpoint import Checkpoint
 from validation.reference.model import build
+from validation.reference.record import record_step
 from validation.reference.sources import Precision
 
 PLAIN = replace(TINY.model, vocab_size=129, num_hidden_layers=2, n_routed_experts=8)
 PADDED = replace(PLAIN, padded_vocab_size=136)
+CASE = Case("tiny", PLAIN, Layout(), "fp32", "local", "gloo", 1234, 1, 1, 8)
+BATCH = make_batch(CASE)
 
 
 def saved(path: Path) -> Path:
@@ -58,3 +65,23 @@ def test_rows_behind_the_file_are_zeros_wherever_a_part_begins(tmp_path: Path) -
             assert torch.equal(part, whole[start:stop])
         assert whole.shape == (136, 64)
         assert not whole[129:].any()
+
+
+def test_masked_padding_counts_in_no_loss(tmp_path: Path) -> None:
+    """Loss and gradients are those of the model without padding, and the head's rows of padding get none."""
+    found = {}
+    for model, choice in ((PLAIN, "counted"), (PADDED, "masked")):
+        case = replace(CASE, model=model, training=Training(padding_logits=choice))
+        with Checkpoint.open(saved(tmp_path / "w.safetensors"), model) as checkpoint:
+            hf = build(model, checkpoint, Precision(torch.float32, torch.float32), torch.device("cpu"))
+        recording = record_step(hf, case, BATCH, lambda step: None)
+        found[choice] = recording, hf.lm_head.weight.grad
+    (plain, head), (masked, padded) = found.values()
+    assert torch.equal(masked.forward["loss"], plain.forward["loss"])
+    assert not masked.forward["logits"][..., 129:].any()
+    for name, gradient in plain.gradients.items():
+        torch.testing.assert_close(masked.gradients[name][..., : gradient.shape[-1]], gradient, rtol=0, atol=1e-6)
+    assert head is not None
+    assert padded is not None
+    torch.testing.assert_close(padded[:129], head, rtol=0, atol=1e-6)
+    assert not padded[129:].any()

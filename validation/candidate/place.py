@@ -13,6 +13,7 @@ from validation.candidate.sequence import ranges
 from validation.case.case import Case
 from validation.case.data import PACKED_PADDED, regions
 from validation.case.probes import Probe
+from validation.case.vocabulary import is_masked
 from validation.compare.piece import Box, share
 
 WHOLE_SEQUENCE = (
@@ -82,6 +83,14 @@ class Place:
             stop = min(end, probe.shape[1])
             if start < stop:
                 yield (self.batch_rows(micro_batch), (start, stop), *rest), tensor[:, local : local + stop - start]
+
+    def of_words(self, probe: Probe, tensor: torch.Tensor) -> torch.Tensor:
+        """Logits, with 0 for the vocabulary's padding if the model masks that, be it in the output head or behind it."""
+        if probe.axes[-1] != "vocabulary" or not is_masked(self.case):
+            return tensor
+        first, last = self._range("vocabulary", probe.shape[-1], latent_cut=False)
+        padding = torch.arange(first, last, device=tensor.device) >= self.case.model.vocab_size
+        return tensor.masked_fill(padding, 0) if len(padding) == tensor.shape[-1] else tensor
 
     def _range(self, axis: str, size: int, latent_cut: bool) -> tuple[int, int]:
         if axis in ("heads", "columns", "vocabulary") or (axis == "latent" and latent_cut):

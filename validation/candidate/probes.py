@@ -202,7 +202,7 @@ class ProbedChunk:
 
     def _compare_value(self, probe: Probe, tensor: torch.Tensor, micro_batch: int) -> None:
         with as_stored():
-            for box, part in self._place.pieces(probe, tensor, micro_batch):
+            for box, part in self._place.pieces(probe, self._place.of_words(probe, tensor), micro_batch):
                 self._recorder.compare(probe.name, part, box, self._reference.probes)
 
     def _isolated(self, probe: Probe, tensor: torch.Tensor, view: View, micro_batch: int) -> torch.Tensor:

@@ -135,7 +135,7 @@ class Case:
         for name in ("settings", "life", "vocab_multiple"):
             if not getattr(self.training, name):
                 del fields["training"][name]
-        for option in ("mtp_loss", "data_shape", "inference"):
+        for option in ("mtp_loss", "data_shape", "padding_logits", "inference"):
             if getattr(self.training, option) == OPTIONS[option][0]:
                 del fields["training"][option]
         return json.dumps(fields, sort_keys=True)

@@ -21,7 +21,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; name one that holds config.json and safetensors files")
     if not (folder / "config.json").exists():
-        raise UsageError(f"{folder}: no config.json; name a HuggingFace checkpoint folder")
+        within = sorted(path.parent for path in folder.glob("snapshots/*/config.json"))
+        where = f", such as {within[-1]}" if within else ""
+        raise UsageError(f"{folder}: no config.json; name a HuggingFace checkpoint folder{where}")
     config = read_json(folder / "config.json", _LARGEST, _VALUES, "download it again")
     if not isinstance(config, dict):
         raise UsageError(f"{folder}: config.json is not a JSON object; download it again")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection
 
 from validation.case import tree
+from validation.case.strangers import shown
 
 _TEXT = ("language_model.", "model.language_model.")
 WRAPPED = ("module.", "_orig_mod.")
@@ -73,6 +74,9 @@ def hint(keys: Collection[str], missing: Collection[str]) -> str:
         return "its experts are fused, in another shape than [experts, rows, columns]"
     if set(missing) == {"lm_head.weight"}:
         return "if the head is the embedding, tie_word_embeddings in config.json must be true"
+    before = next((key.removesuffix(first) for first in list(missing)[:1] for key in keys if key.endswith(f".{first}")), "")
+    if before:
+        return f"its keys begin with `{shown(before)}`; save the model without what wraps it"
     if any(key.endswith(_OF_MTP) for key in missing):
         return "config.json names an MTP layer that the files do not have; without +mtp the folder can be compared"
     return ""

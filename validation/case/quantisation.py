@@ -21,12 +21,21 @@ def block_size(how: Any) -> tuple[int, int] | None:
         return BLOCK
     known = how if isinstance(how, dict) else {}
     if known.get("quant_method") == "compressed-tensors" and known.get("format", _PACKED) == _PACKED:
-        return BLOCK
+        return BLOCK if _of_four_bits(known.get("config_groups")) else None
     size = known.get("weight_block_size", list(BLOCK))
     sound = isinstance(size, list) and len(size) == 2 and all(type(side) is int and 0 < side <= 1 << 20 for side in size)
     if not sound or known.get("quant_method") != "fp8" or known.get("fmt", "e4m3") != "e4m3":
         return None
     return size[0], size[1]
+
+
+def _of_four_bits(groups: Any) -> bool:
+    """Whether every group of packed weights that says it is symmetric whole numbers of 4 bits, in their own order."""
+    each = list(groups.values()) if isinstance(groups, dict) else []
+    weights = [group.get("weights") for group in each if isinstance(group, dict)]
+    wanted = {"num_bits": 4, "type": "int", "symmetric": True, "actorder": None}
+    given = [one for one in weights if isinstance(one, dict)]
+    return len(given) == len(each) and all(one.get(name, value) == value for one in given for name, value in wanted.items())
 
 
 def refusal(how: Any) -> str | None:
@@ -35,7 +44,7 @@ def refusal(how: Any) -> str | None:
         return None
     return (
         f"quantization_config in config.json is {_said(how)}; only fp8 in e4m3 with a scale for each block "
-        "(weight_block_size), as DeepSeek-V3 is published, and pack-quantized, as Kimi-K2.5 is, can be read"
+        "(weight_block_size), as DeepSeek-V3 is published, and pack-quantized in symmetric 4 bits, as Kimi-K2.5 is, can be read"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,6 +27,16 @@ def shown(value: object) -> str:
     text = value if isinstance(value, str) else _literal(value)
     text = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
     return one_line(text)
+
+
+_LISTED = 3
+
+
+def listed(names: Iterable[object]) -> str:
+    """The first of some names, and how many more there are."""
+    found = list(names)
+    more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    return ", ".join(map(shown, found[:_LISTED])) + more
 
 
 def one_line(text: str) -> str:

@@ -50,22 +50,22 @@ def taken(case: Case, path: Path) -> tuple[Document, ...]:
     found: list[Document] = []
     left = sequences if case.training.data_shape in WITH_PADDING else sequences * case.seq_length + 1
     for number, tokens in enumerate(_documents(path, encoder(case, path))):
-        if case.training.data_shape in WITH_PADDING:
-            tokens, length = tokens[: case.seq_length + 1], 1
-        else:
-            tokens, length = (*tokens, *(() if tokens[-1:] == (END,) else (END,))), 0
         if wrong := next((token for token in tokens if not 0 <= token < case.model.vocab_size), None):
             raise UsageError(
                 f"{path}: document {number} has token {shown(wrong)}, and the vocabulary has {case.model.vocab_size}; --set "
                 "vocab_size=N makes it larger, or take the data of this model"
             )
         if not tokens:
-            continue
+            continue  # GPTDataset takes nothing of it, either
+        if case.training.data_shape in WITH_PADDING:
+            tokens, length = tokens[: case.seq_length + 1], 1
+        else:
+            tokens, length = (*tokens, *(() if tokens[-1] == END else (END,))), 0
         found.append(tokens)
         left -= length or len(tokens)
         if left <= 0:
             return tuple(found)
-    what = "documents" if case.training.data_shape in WITH_PADDING else "tokens"
+    what = ("document" if case.training.data_shape in WITH_PADDING else "token") + ("s" if left > 1 else "")
     raise UsageError(
         f"{path} has {left} {what} too few for {sequences} sequences of {case.seq_length}; take fewer, or shorter ones"
     )
@@ -79,7 +79,10 @@ def stream(case: Case, documents: tuple[Document, ...], step: int) -> list[list[
 
 
 def _documents(path: Path, encode: Encode) -> Iterator[Document]:
-    """The documents of a file, as they are read."""
+    """The documents of a file, as they are read. Raises UsageError if the index is meant and not named."""
+    index = path.with_name(f"{path.stem if path.suffix == '.bin' else path.name}.idx")
+    if path.suffix == ".bin" or (not path.exists() and index.exists()):
+        raise UsageError(f"--data {path}: Megatron's indexed data set is named by its index; --data {index} works")
     return _indexed(path) if path.suffix == ".idx" else _lines(path, encode)
 
 
@@ -140,10 +143,11 @@ def _indexed(path: Path) -> Iterator[Document]:
             raise UsageError(f"{path} is no index of Megatron's data set; {_WORKS}")
         _, version, kind, sequences, documents = _HEADER.unpack(header)
         needs = _HEADER.size + 12 * sequences + 8 * documents
-        if version != 1 or kind not in _TYPES or max(sequences, documents) > _MOST_DOCUMENTS or size < needs:
-            raise UsageError(
-                f"{path} has version {version}, type {kind} and {size} bytes of {needs}; version 1 of whole numbers can be read"
-            )
+        if version != 1 or kind not in _TYPES or max(sequences, documents) > _MOST_DOCUMENTS:
+            raise UsageError(f"{path} has version {version} and type {kind}; version 1 of whole numbers can be read")
+        if size < needs:
+            raise UsageError(f"{path} has {size} bytes of {needs}; copy it again with its .bin")
+        _is_of(data, index, sequences, _TYPES[kind], path)
         ends = _numbers(index, "q", _HEADER.size + 12 * sequences, documents, path)
         for first, last in pairwise(ends):
             if not 0 <= first <= last <= sequences:
@@ -152,6 +156,20 @@ def _indexed(path: Path) -> Iterator[Document]:
             places = _numbers(index, "q", _HEADER.size + 4 * sequences + 8 * first, last - first, path)
             parts = (_numbers(data, _TYPES[kind], *part, path) for part in zip(places, lengths, strict=True))
             yield tuple(token for part in parts for token in part)
+
+
+def _is_of(data: BinaryIO, index: BinaryIO, sequences: int, kind: str, path: Path) -> None:
+    """The .bin ends where its index says that the last sequence does. Raises UsageError.
+
+    One of another type would give other tokens, all of which may be within the vocabulary.
+    """
+    if not sequences:
+        return
+    (length,) = _numbers(index, "i", _HEADER.size + 4 * (sequences - 1), 1, path)
+    (place,) = _numbers(index, "q", _HEADER.size + 12 * sequences - 8, 1, path)
+    size, wanted = os.fstat(data.fileno()).st_size, place + length * array(kind).itemsize
+    if size != wanted:
+        raise UsageError(f"{path} describes {wanted} bytes and its .bin has {size}; take two files of one data set")
 
 
 def _numbers(file: BinaryIO, kind: str, start: int, count: int, path: Path) -> array[int]:

@@ -24,6 +24,7 @@ OPTIONS = {
     "fp8": ("none", "delayed", "blockwise"),
     "mtp_loss": ("version", "report", "targets"),
     "data_shape": ("full", "documents", "packed", "packed-padded", "padded", "left-padded"),
+    "padding_logits": ("counted", "masked"),
     "inference": ("none", "static", "dynamic"),
 }
 """The options that are one word of several, the default first."""
@@ -47,6 +48,7 @@ WORDS = {
     "packed-padded": ("data_shape", "packed-padded"),
     "padded": ("data_shape", "padded"),
     "left-padded": ("data_shape", "left-padded"),
+    "masked-logits": ("padding_logits", "masked"),
     "static": ("inference", "static"),
     "dynamic": ("inference", "dynamic"),
 }
@@ -106,6 +108,7 @@ class Training:
     scales what its products take in eight bits. `mtp_loss` is what the reference divides the loss of an MTP layer by
     (validation.case.mtp). `vocab_multiple` is what the rows of the vocabulary are padded to a multiple of, times tp
     (validation.case.vocabulary); 0 for no padding. `data_shape` is what the sequences of a batch hold (validation.case.data).
+    `padding_logits` says whether the logits of the vocabulary's padding count in the loss (validation.case.vocabulary).
     `inference` is the context with which sequences are prefilled and decoded, if nothing is trained
     (validation.case.inference).
     With `stream` both models are computed layer by layer, and no more than one layer of either is ever held. `settings` are
@@ -122,6 +125,7 @@ class Training:
     fp8: str = "none"
     mtp_loss: str = "version"
     data_shape: str = "full"
+    padding_logits: str = "counted"
     inference: str = "none"
     stages: tuple[int, ...] = ()
     stream: bool = False

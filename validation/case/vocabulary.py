@@ -17,6 +17,9 @@ from validation.case.layout import Layout
 from validation.case.model import Model
 from validation.case.training import Training
 
+MASKED = "masked"
+"""Of Training.padding_logits."""
+
 
 def rows(vocabulary: int, multiple: int, tp: int) -> int:
     """Rows of embedding and head: the vocabulary up to a multiple of `multiple` x tp, as Megatron-LM pads it."""
@@ -45,4 +48,26 @@ def padding_is_behind_the_vocabulary(case: Case) -> str | None:
     return f"padded_vocab_size {there} is less than vocab_size {size}; give {size} or more, or +vocab1 behind the layout"
 
 
-RULES: tuple[Callable[[Case], str | None], ...] = (padding_is_behind_the_vocabulary,)
+def is_masked(case: Case) -> bool:
+    """Whether the model under test masks the logits of padding, which then count in no loss."""
+    return case.training.padding_logits == MASKED
+
+
+def there_is_padding_to_mask(case: Case) -> str | None:
+    """A model masks the logits of padding if it has any, and where they are compared."""
+    if not is_masked(case):
+        return None
+    size = case.model.vocab_size
+    if case.model.vocabulary_rows == size:
+        return (
+            f"+masked-logits is about the padding of a vocabulary, and {case.arrangement} has none; "
+            f"{case.layout.name}+vocab128+masked-logits has"
+        )
+    if case.isolated:
+        return "--isolated gives each module the logits of the reference, which have no mask; leave out +masked-logits"
+    if case.training.inference != "none":
+        return "+masked-logits is about the loss, and inference has none; leave it out"
+    return None
+
+
+RULES: tuple[Callable[[Case], str | None], ...] = (padding_is_behind_the_vocabulary, there_is_padding_to_mask)

@@ -146,4 +146,5 @@ def _ending_the_run(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        pytest.exit(f"{path} cannot be written: {error.strerror}", returncode=ExitCode.ENVIRONMENT)
+        said = f"{path} cannot be written: {error.strerror}; make room there, or name another folder with --results"
+        pytest.exit(said, returncode=ExitCode.ENVIRONMENT)

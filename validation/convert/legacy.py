@@ -25,8 +25,23 @@ from validation.case.vocabulary import rows
 from validation.compare.piece import Box, box_shape
 from validation.convert.describe import Described
 from validation.convert.shell import first_byte
-from validation.convert.source import DTYPES, Inventory, Source, padding, refuse_unknown
+from validation.convert.source import DTYPES, OF_TRAINING, Inventory, Source, padding, refuse_unknown
 from validation.convert.stored import Stored, read
+
+_STATE = re.compile(r"model\d*")
+
+
+def _count(value: Any) -> int:
+    """Tensors in a value, however deep, each once. A stranger's may be in itself."""
+    found, seen, left = 0, set[int](), [value]
+    while left:
+        one = left.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        found += torch.is_tensor(one)
+        left += one.values() if isinstance(one, dict) else one if isinstance(one, (list, tuple)) else ()
+    return found
 
 
 def _is_down(name: str, found: Any) -> bool:
@@ -41,17 +56,19 @@ class Legacy(Source):
     def __init__(self, path: Path, described: Described, arrangement: Arrangement) -> None:
         super().__init__(path, described)
         self._held: dict[str, list[Stored]] = defaultdict(list)
-        self._tensors, self._padded = 0, dict[str, tuple[int, int]]()
+        self._tensors, self._of_training, self._padded = 0, 0, dict[str, tuple[int, int]]()
         self._files = [path / file.path for file in rank_files(arrangement.layout)]
         # Of a vocabulary that tp does not divide every rank has a part all the same, with padding.
         least = rows(described.model.vocab_size, 1, arrangement.layout.tp)
         model = replace(described.model, padded_vocab_size=least)
         for file in rank_files(arrangement.layout):
+            held = without_data(path / file.path)
             states = {
                 name: {unwrapped(key): tensor for key, tensor in named.items()}
-                for name, named in without_data(path / file.path).items()
-                if re.fullmatch(r"model\d*", name)
+                for name, named in held.items()
+                if _STATE.fullmatch(name)
             }
+            self._of_training += sum(_count(value) for name, value in held.items() if not _STATE.fullmatch(name))
             te = of_te(name for named in states.values() for name in named)
             down = next((t for n in states.values() for k, t in n.items() if _is_down(k, t)), None)
             cut = down is not None and down.shape[0] * arrangement.layout.tp == self._latent() and arrangement.layout.tp > 1
@@ -112,12 +129,14 @@ class Legacy(Source):
 
     def inventory(self) -> Inventory:
         """Every tensor of every file."""
-        return Inventory({"weights": self._tensors})
+        return Inventory({"weights": self._tensors}, {OF_TRAINING: self._of_training})
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What of the vocabulary is padding."""
-        return tuple(padding(name, rows, taken) for name, (rows, taken) in self._padded.items())
+        """What of the vocabulary is padding, and which files of the ranks are not read."""
+        beside = sorted({file.name for path in self._files for file in path.parent.iterdir() if file.is_file()} - {RANK_FILE})
+        others = [f"{shown(name)} beside {RANK_FILE} is left aside" for name in beside]
+        return (*(padding(name, rows, taken) for name, (rows, taken) in self._padded.items()), *others)
 
     def files(self) -> list[Path]:
         """The ranks' files."""

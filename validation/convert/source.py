@@ -20,6 +20,9 @@ from validation.convert.stored import Files, Run, Stored, runs
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}
 """What weights can be stored in, by the words of the options."""
 
+OF_TRAINING = "of optimizer and random state"
+"""Why tensors of a Megatron checkpoint are not used: training has saved them beside the model."""
+
 
 @dataclass(frozen=True)
 class Inventory:

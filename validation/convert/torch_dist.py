@@ -15,7 +15,7 @@ from validation.case.strangers import shown
 from validation.compare.piece import Box, box_shape
 from validation.convert.describe import Described
 from validation.convert.distcp import Distcp
-from validation.convert.source import DTYPES, Inventory, Source, padding, refuse_unknown
+from validation.convert.source import DTYPES, OF_TRAINING, Inventory, Source, padding, refuse_unknown
 from validation.convert.spelt import Spelt, spelt, without_prefixes
 from validation.convert.stored import Files, Stored
 
@@ -66,7 +66,7 @@ class TorchDist(Source):
 
     def _reason(self, key: str) -> str | None:
         if of_training(unwrapped(key)):
-            return "of optimizer and random state"
+            return OF_TRAINING
         if "_extra_state" in key:
             return "extra states"
         return None if isinstance(self._tensors[key], TensorStorageMetadata) else "objects that are no tensors"

@@ -24,7 +24,8 @@ from validation.case.sizes import check_numbers
 from validation.inspection import megatron, odd
 from validation.inspection.quantised import quantised
 from validation.inspection.stored import Stored, stored
-from validation.inspection.ways import ways
+from validation.inspection.ways import Whole, ways
+from validation.inspection.wrong import wrong
 
 _WIDTH = 13
 
@@ -52,11 +53,13 @@ def answer(folder: Path) -> Iterator[tuple[str, str]]:
     yield from _files(model, held)
     how = quantised(found.config if "quantization_config" in found.config else config, held)
     yield "quantised", how.said
-    sentences = list(odd.odd(found, model, held))
-    yield from (("odd", sentence) for sentence in sentences or ["nothing"])
-    lacking = odd.missing({canonical(key): key for key in held.tensors}, model)
-    whole = held.is_one_model and not lacking
-    yield from ways(folder, model, how, whole, machine.available_memory())
+    quantisation = found.config.get("quantization_config", config.get("quantization_config"))
+    keys = {canonical(key): key for key in held.tensors}
+    told = list(wrong(keys, odd.with_mtp(found, model, held), held, quantisation))
+    yield from (("odd", sentence) for sentence in list(odd.odd(found, model, held, told)) or ["nothing"])
+    # Without its MTP layers a model may be whole that is not with them.
+    whole = held.is_one_model and not (told and list(wrong(keys, model, held, quantisation)))
+    yield from ways(folder, model, how, Whole(whole, whole and not told), machine.available_memory())
 
 
 def _described(config: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, str]]:

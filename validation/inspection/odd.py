@@ -2,51 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
-from validation.case.families import FAMILIES, Described
-from validation.case.key_names import GATE_AND_UP, PACKED, VISION, WRAPPED, absent_file, canonical, fused_experts, hint
+from validation.case.families import FAMILIES, MTP_LAYERS, Described
+from validation.case.key_names import GATE_AND_UP, VISION, WRAPPED, absent_file, canonical, fused_experts
 from validation.case.model import Model
-from validation.case.parameters import EXPERTS, parameters
-from validation.case.strangers import shown
-from validation.inspection.quantised import SCALE
+from validation.case.strangers import listed, shown
 from validation.inspection.stored import SINGLE, Stored
 
-_MTP = "num_nextn_predict_layers"
-_ASIDE = ("rotary_emb.inv_freq", SCALE, "_scale", "_shape", "_zero_point", "_g_idx")
-_SHOWN = 3
 
-
-def odd(found: Described, model: Model, stored: Stored) -> Iterator[str]:
-    """A sentence for each."""
+def odd(found: Described, model: Model, stored: Stored, told: Iterable[str]) -> Iterator[str]:
+    """A sentence for each. `told` are those of what is wrong with tensors (validation.inspection.wrong)."""
     keys = {canonical(key): key for key in stored.tensors}
     yield from _files(stored)
-    mtp = _mtp_layers(keys, model)
-    said = found.config.get(_MTP) or 0
+    mtp, said = _mtp_layers(keys, model), found.config.get(MTP_LAYERS) or 0
     if said and not mtp:
         yield f"config.json says {said} MTP layer{'s' if said > 1 else ''}, and the files hold none; leave +mtp out"
     if mtp and not said:
         yield f"the files hold {mtp} MTP layer{'s' if mtp > 1 else ''} that config.json does not name"
-    whole = replace(model, num_nextn_predict_layers=min(said, mtp) if isinstance(said, int) else 0)
-    yield from _missing(keys, whole)
-    yield from _shapes(keys, whole, stored)
-    yield from _unused(keys, whole)
+    yield from told
+    yield from _spelled(keys)
     yield from _head(keys, model)
     unread = sorted(set(found.config) - _KNOWN - {name for name in found.config if name.startswith("_")})
     if unread:
-        yield f"keys of config.json that neither transformers nor Plumbline reads: {_some(unread)}"
+        yield f"keys of config.json that neither transformers nor Plumbline reads: {listed(unread)}"
+
+
+def with_mtp(found: Described, model: Model, stored: Stored) -> Model:
+    """The model with the MTP layers that both config.json and the files have."""
+    said = found.config.get(MTP_LAYERS) or 0
+    there = _mtp_layers({canonical(key): key for key in stored.tensors}, model)
+    return replace(model, num_nextn_predict_layers=min(said, there) if isinstance(said, int) else 0)
 
 
 def _files(stored: Stored) -> Iterator[str]:
     if stored.missing:
-        yield f"the index names {_some(stored.missing)}, which is not there; download the folder again"
+        yield f"the index names {listed(stored.missing)}, which is not there; download the folder again"
     absent = absent_file(stored.files)
     if absent is not None and not stored.missing:
         yield f"{shown(absent)} is not there, by the names of the other files; download the folder again"
     if stored.misplaced:
-        yield f"the index has {_some(stored.misplaced)} in a file which does not hold it; download the folder again"
+        yield f"the index has {listed(stored.misplaced)} in a file which does not hold it; download the folder again"
     if stored.two_of_it:
         yield f"{SINGLE} and the files of the index hold the same tensors; transformers reads the first; keep one of them"
     for name in (name for name in stored.beside if not (name == SINGLE and stored.two_of_it)):
@@ -56,10 +53,10 @@ def _files(stored: Stored) -> Iterator[str]:
             "holds tensors of its own and some that others hold; remove it, or these from it" if name in stored.mixed else what
         )
     if not stored.files:
-        there = f"; there are {_some(stored.others)}: save the model with save_pretrained" if stored.others else ""
+        there = f"; there are {listed(stored.others)}: save the model with save_pretrained" if stored.others else ""
         yield f"there are no safetensors files{there}"
     if stored.twice:
-        yield f"{_some(stored.twice)} is in several files; keep the files of one model only"
+        yield f"{listed(stored.twice)} is in several files; keep the files of one model only"
 
 
 def _mtp_layers(keys: Mapping[str, str], model: Model) -> int:
@@ -70,67 +67,18 @@ def _holds(keys: Mapping[str, str], layer: int) -> bool:
     return f"model.layers.{layer}.eh_proj.weight" in keys or f"model.layers.{layer}.enorm.weight" in keys
 
 
-def expected(model: Model) -> dict[str, tuple[int, ...]]:
-    """Every key of the model's checkpoint with its shape."""
-    return {
-        key: parameter.shape[1:] if EXPERTS in parameter.name else parameter.shape
-        for parameter in parameters(model).values()
-        for key in parameter.keys()  # noqa: SIM118 - it is no mapping
-    }
-
-
-def _given(key: str, keys: Mapping[str, str]) -> bool:
-    """Whether a tensor is there, packed or fused with others."""
-    if key in keys or f"{key}{PACKED}" in keys:
-        return True
-    layer, experts, rest = key.partition(f".{EXPERTS}")
-    if not experts:
-        return False
-    matrix = rest.split(".")[1]
-    names = [matrix] if matrix == "down_proj" else [matrix, GATE_AND_UP]
-    return any(f"{layer}.{EXPERTS}{name}{end}" in keys for name in names for end in ("", ".weight"))
-
-
-def missing(keys: Mapping[str, str], model: Model) -> list[str]:
-    """The model's keys that are in no file, in any spelling."""
-    return [key for key in expected(model) if not _given(key, keys)]
-
-
-def _missing(keys: Mapping[str, str], model: Model) -> Iterator[str]:
-    absent = missing(keys, model)
-    if absent and keys:
-        why = hint(keys.values(), absent)
-        yield f"{len(absent)} tensors of the model are missing, the first is {shown(absent[0])}" + (f": {why}" if why else "")
+def _spelled(keys: Mapping[str, str]) -> Iterator[str]:
+    """What the names tell that changes nothing."""
     fused = {found[1] for key in keys if (found := fused_experts(key))}
     if fused:
         how = ", as transformers 5 holds them in memory" if GATE_AND_UP in fused else f", {len(fused)} matrices a layer"
         yield f"experts are fused{how}"
-
-
-def _shapes(keys: Mapping[str, str], model: Model, stored: Stored) -> Iterator[str]:
-    wanted = expected(model)
-    wrong = [key for key in wanted if key in keys and stored.tensors[keys[key]].shape != wanted[key]]
-    if wrong:
-        found = stored.tensors[keys[wrong[0]]].shape
-        said = f"{shown(wrong[0])} is {found}, not {wanted[wrong[0]]}"
-        yield f"{len(wrong)} tensors have another shape than config.json says: {said}"
-
-
-def _unused(keys: Mapping[str, str], model: Model) -> Iterator[str]:
     wrapped = next((prefix for prefix in WRAPPED if any(key.startswith(prefix) for key in keys.values())), None)
     if wrapped is not None:
         yield f"keys begin with `{wrapped}`, as a wrapped model saves them; the prefix is left out"
     pictures = [key for key in keys if key.startswith(VISION)]
     if pictures:
         yield f"{len(pictures)} tensors are of the vision tower, and are set aside"
-    wanted = expected(model)
-    mtp = tuple(f"model.layers.{layer}." for layer in range(model.num_hidden_layers, model.num_hidden_layers + 8))
-    known = (*_ASIDE, PACKED)
-    left = [key for key in keys if key not in wanted and not key.endswith(known) and not key.startswith((*VISION, *mtp))]
-    left = [key for key in left if not fused_experts(key)]
-    left = [key for key in left if not (key == "lm_head.weight" and model.tie_word_embeddings)]
-    if left:
-        yield f"{len(left)} tensors have no place in the model: {_some(left)}"
 
 
 def _head(keys: Mapping[str, str], model: Model) -> Iterator[str]:
@@ -141,11 +89,6 @@ def _head(keys: Mapping[str, str], model: Model) -> Iterator[str]:
         )
 
 
-def _some(names: Any) -> str:
-    listed = list(names)
-    return ", ".join(map(shown, listed[:_SHOWN])) + (f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else "")
-
-
 _KNOWN = {
     *(name for family in FAMILIES.values() for name in (*family.defaults, *family.fixed)),
     *("model_type", "architectures", "auto_map", "vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size"),
@@ -154,13 +97,23 @@ _KNOWN = {
     *("tie_word_embeddings", "rope_theta", "rope_scaling", "rope_parameters", "hidden_act", "attention_bias", "mlp_bias"),
     *("attention_dropout", "moe_layer_freq", "mlp_layer_types", "head_dim", "qk_head_dim", "num_local_experts", "num_experts"),
     *("quantization_config", "torch_dtype", "dtype", "transformers_version", "use_cache", "bos_token_id", "eos_token_id"),
-    *("pad_token_id", "initializer_range", "pretraining_tp", "ep_size", "aux_loss_alpha", "seq_aux", _MTP, "num_mtp_layers"),
+    *(
+        "pad_token_id",
+        "initializer_range",
+        "pretraining_tp",
+        "ep_size",
+        "aux_loss_alpha",
+        "seq_aux",
+        MTP_LAYERS,
+        "num_mtp_layers",
+    ),
     *(
         "partial_rotary_factor",
         "output_router_logits",
         "layer_types",
         "rope_interleave",
         "unk_token_id",
+        "num_mtp_layers",
     ),
     *("output_attentions", "output_hidden_states", "return_dict", "is_encoder_decoder", "id2label", "label2id", "problem_type"),
     *("chunk_size_feed_forward", "use_bidirectional_attention", "text_config", "vision_config"),

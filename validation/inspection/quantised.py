@@ -12,7 +12,7 @@ from validation.case.strangers import shown
 from validation.inspection.stored import Stored
 
 SCALE = "_scale_inv"
-_WEIGHTS = frozenset({"F64", "F32", "F16", "BF16"})
+WEIGHTS = frozenset({"F64", "F32", "F16", "BF16"})
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def quantised(config: Mapping[str, Any], found: Stored) -> Quantised:
         size = " x ".join(map(str, block)) if isinstance(block, list) else "128 x 128"
         converts = readable and eight_bits == {FP8} and bool(scales) and scales <= set(SCALE_DTYPES)
         return Quantised(f"fp8 in blocks of {size}, scales in {', '.join(sorted(scales)) or 'none'}", converts, runs=False)
-    strange = sorted(kinds - _WEIGHTS)
+    strange = sorted(kinds - WEIGHTS)
     if strange:
         return Quantised(f"tensors in {', '.join(map(shown, strange))} ({shown(method)})", converts=False, runs=False)
     if how is not None:

@@ -53,7 +53,7 @@ class Stored:
     @property
     def is_one_model(self) -> bool:
         """Whether the files can be read as one model's."""
-        return not (self.missing or self.misplaced or self.mixed or self.twice or self.two_of_it)
+        return bool(self.tensors) and not (self.missing or self.misplaced or self.mixed or self.twice or self.two_of_it)
 
     @property
     def size(self) -> int:
@@ -97,7 +97,7 @@ def _named(index: Path) -> dict[str, str]:
     """The file of each tensor."""
     said = read_json(index, _LARGEST_INDEX, _VALUES, _AGAIN)
     found = said.get("weight_map") if isinstance(said, dict) else None
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+    if not isinstance(found, dict) or not found or not all(isinstance(name, str) for name in found.values()):
         raise UsageError(f"{index}: not a safetensors index; {_AGAIN}")
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from validation.case import preflight, tree
@@ -21,20 +21,28 @@ _SEQUENCES, _LENGTH = 2, 64
 _LAYOUTS = ("single", "tp2", "pp2", "ep2")
 
 
-def ways(folder: Path, model: Model, how: Quantised, whole: bool, memory: int) -> Iterator[tuple[str, str]]:
-    """`works` with a command, or `refused` with a sentence; then what it takes. `whole` says that every tensor is there."""
-    name = shlex.quote(str(folder))
-    if not whole:
+@dataclass(frozen=True)
+class Whole:
+    """Whether all that the model needs is there: without its MTP layers, and with them."""
+
+    model: bool
+    with_mtp: bool
+
+
+def ways(folder: Path, model: Model, how: Quantised, whole: Whole, memory: int) -> Iterator[tuple[str, str]]:
+    """`works` with a command, or `refused` with a sentence; then what it takes."""
+    name, without = shlex.quote(str(folder)), "" if whole.with_mtp else " --no-mtp"
+    if not whole.model:
         yield "refused", "run and convert: the files are not those of one whole model (see above)"
         return
     if how.converts:
-        yield "works", f"{tree.VALIDATION} convert --hf-model-path {name} --save OUT"
+        yield "works", f"{tree.VALIDATION} convert --hf-model-path {name} --save OUT{without}"
     if not how.runs:
         if not how.converts:
             yield "refused", "run and convert: nothing here reads weights that are quantised so; take the folder in bf16"
         else:
             yield "refused", "run: the weights are quantised; the next command makes a folder in bf16 that it takes"
-            yield "works", f"{tree.VALIDATION} convert --to-hf --load {name} --save BF16"
+            yield "works", f"{tree.VALIDATION} convert --to-hf --load {name} --save BF16{without}"
         return
     yield from _runs(folder, name, model, memory)
 

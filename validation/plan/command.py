@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from validation.case.errors import ExitCode, UsageError
 from validation.case.layout import Layout
@@ -47,16 +48,21 @@ def _of_layout(question: Question, layout: Layout, divided: Split | None = None)
     if one is None:
         wanted = question.micro_batch_size * layout.data_parallel * (layout.pp if layout.vpp > 1 else 1)
         raise UsageError(
-            f"{layout.name} does not divide {question.global_batch} sequences of a step; a multiple of {wanted} works"
+            f"{layout.name} does not divide {question.global_batch} sequences of a step; a --global-batch-size that is a "
+            f"multiple of {wanted} works"
         )
     return one
 
 
 def _all(found: Asked, most: int) -> Answer:
-    question, own = found.question, found.own
+    question, shown = found.question, list[Shown]()
+    if found.own is not None:
+        try:
+            shown = [_shown(_of_layout(question, found.own.layout, found.own.options.split), question, _RECIPES)]
+        except UsageError as error:  # other layouts may do
+            question = replace(question, policy=question.policy.doubting(f"the recipe's own layout is left out: {error}"))
     every = list(fit.all_layouts(question))
     fitting = _fitting(every, question)
-    shown = [_shown(_of_layout(question, own.layout, own.options.split), question, _RECIPES)] if own is not None else []
     shown += [_shown(one, question) for one in list(_first_of_each(fitting))[:most]]
     return Answer(question, found.name, fitting, len(every), min(every, key=lambda one: one.gib, default=None), tuple(shown))
 

@@ -31,7 +31,7 @@ def layouts(model: Model, gpus: int, per_node: int, seq_length: int) -> Iterator
             if pp * vpp > model.num_hidden_layers + 1:
                 continue
             for etp, ep in _of_experts(model, tp, stage):
-                yield Layout(tp, pp, vpp, ep, None if ep > 1 and etp == 1 else etp, cp, gpus // (tp * cp * pp))
+                yield Layout(tp, pp, vpp, ep, None if etp == (1 if ep > 1 else tp) else etp, cp, gpus // (tp * cp * pp))
 
 
 def _powers(most: int) -> Iterator[int]:

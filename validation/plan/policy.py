@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from validation.case.annotation import Value
 from validation.case.errors import UsageError
@@ -71,6 +71,10 @@ class Policy:
     def state(self) -> float:
         """Bytes of the optimizer for one weight, on a GPU."""
         return (self.main + self.moments) * (1 - self.offloaded)
+
+    def doubting(self, sentence: str) -> Policy:
+        """The same with one more sentence on what the answer leaves out."""
+        return replace(self, doubts=(sentence, *self.doubts))
 
 
 def of_recipe(recipe: Recipe) -> Policy:

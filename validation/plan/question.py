@@ -42,10 +42,11 @@ class Asked:
 def asked(options: Any) -> Asked:
     """The question that the options ask. Raises UsageError."""
     _check(options)
-    recipe = read.read(options.recipe, world=options.gpus) if options.recipe else None
+    recipe, apart = _recipe(options)
     own = full.of(recipe) if recipe is not None and not options.model else None
     model = _model(options, own)
     batch = recipe.batch if recipe is not None else None
+    how = policy.of_recipe(recipe) if recipe is not None else policy.Policy()
     question = Question(
         model=model,
         gpus=options.gpus,
@@ -53,12 +54,23 @@ def asked(options: Any) -> Asked:
         room=options.gpu_memory - options.reserve,
         seq_length=options.seq_length or (batch.sequence if batch else None) or _SEQUENCE,
         micro_batch_size=options.micro_batch_size or (batch.micro if batch else None) or 1,
-        policy=policy.of_recipe(recipe) if recipe is not None else policy.Policy(),
+        policy=how.doubting(apart) if apart and own else how,
         global_batch=options.global_batch_size or (batch.overall if batch else None),
         imbalance=options.imbalance,
         vocabulary=_padding(recipe),
     )
-    return Asked(question, options.model or recipe.source if recipe else options.model, own and replace(own, model=model))
+    name = options.model or recipe.source if recipe else options.model
+    return Asked(question, name, replace(own, model=model) if own and not apart else None)
+
+
+def _recipe(options: Any) -> tuple[Recipe | None, str]:
+    """The recipe if there is one, and why its own layout is not one of the GPUs that are asked about."""
+    if not options.recipe:
+        return None, ""
+    try:
+        return read.read(options.recipe, world=options.gpus), ""
+    except UsageError as error:
+        return read.read(options.recipe), f"the recipe's own layout is left out: {error}"
 
 
 def _check(options: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby
@@ -16,7 +17,7 @@ from validation.recipe.standin import StandIn
 
 _COLUMNS = [field.name for field in fields(Parts)]
 NOT_COUNTED = (
-    "estimated: activations are those of megatron-core 0.16.1 with Transformer Engine in bf16; on one H200 within 8 %",
+    "estimated: activations are those of megatron-core 0.16.1 with Transformer Engine in bf16; on one H200 within 11 %",
     "not counted: fp8, CUDA graphs, buffers of NCCL and of DeepEP, fragments of the allocator; --reserve keeps room for them",
 )
 
@@ -75,10 +76,22 @@ def _head(answer: Answer) -> Iterator[str]:
         yield "no layout divides the model and the GPUs; another number of GPUs would, or another --global-batch-size"
     else:
         some = f"none of {answer.tried} layouts fits" if answer.tried > 1 else "the only layout does not fit"
-        yield (
-            f"{some}: {answer.least.layout.name} takes least, {answer.least.gib:.1f} GiB; "
-            "more GPUs, more memory or a shorter --seq-length would do"
+        yield f"{some}: {answer.least.layout.name} takes least, {answer.least.gib:.1f} GiB; {_remedy(question, answer.least)}"
+
+
+def _remedy(question: Question, least: Fit) -> str:
+    """What would make a layout fit: what each weight takes at least once sets how many GPUs are too few."""
+    held, policy = weights.total(question.model, mtp=True), question.policy
+    needed = held * (policy.weights + policy.gradients + policy.state) / GIB
+    fewest = math.ceil(needed / question.room)
+    if fewest > question.gpus:
+        return (
+            f"weights, gradients and optimizer alone are {needed:.0f} GiB, which needs {fewest} GPUs or more of "
+            f"{question.room:g} GiB each"
         )
+    parts = least.stages[least.worst]
+    shorter = parts.weights + parts.gradients + parts.optimizer < question.room * GIB
+    return "more GPUs, more memory or a shorter --seq-length would do" if shorter else "more GPUs or more memory would do"
 
 
 def _many(count: int) -> str:

@@ -31,7 +31,7 @@ def of(recipe: Recipe) -> Full:
     if missing:
         raise UsageError(
             f"{recipe.source} does not say {join(missing)}, without which no small model can stand for it; "
-            "give a file that says it, or `run --hf-model-path` with the model's HuggingFace folder"
+            "give a file that says it, or the model's HuggingFace folder to `run --hf-model-path` or `plan --model`"
         )
     split = _split(recipe)
     return Full(_model(recipe), _layout(recipe, split), _options(recipe, split), recipe.batch.sequence, recipe.batch.micro)

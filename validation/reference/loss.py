@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional
 
 from validation.case.case import Case
+from validation.case.vocabulary import is_masked
 from validation.reference.batch import Batch
 from validation.reference.divisor import by_targets
 from validation.reference.sums import of_sequences
@@ -15,6 +16,14 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The cross entropy of every position, [batch, sequence]."""
     losses = functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none")
     return of_sequences(losses.view(labels.shape))
+
+
+def of_words(case: Case, logits: torch.Tensor, value: float = 0.0) -> torch.Tensor:
+    """The logits, [..., rows of the vocabulary], with `value` for its padding if the model masks that; else as they are."""
+    if not is_masked(case):
+        return logits
+    rows = torch.arange(logits.shape[-1], device=logits.device)
+    return logits.masked_fill(rows >= case.model.vocab_size, value)
 
 
 def total(case: Case, losses: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -12,6 +12,7 @@ experts, by which a step moves the expert bias, and the losses that balance them
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -26,7 +27,7 @@ from validation.case.parameters import parameters
 from validation.reference import model as reference_model
 from validation.reference.batch import Batch, same_document_ahead
 from validation.reference.checkpoint import Checkpoint
-from validation.reference.loss import of_mtp_layer, token_losses
+from validation.reference.loss import of_mtp_layer, of_words, token_losses
 from validation.reference.record import Recording, layer_hooks
 from validation.reference.sources import Precision
 
@@ -88,7 +89,8 @@ def record(
         known, seen = _ahead(batch, 1 + index), recording.of_first(length - 1 - index)
         with _hooks(mtp, model, index, known, seen):
             hidden = _forward_layer(mtp, index, hidden, positions, known.tokens, batch.attended)
-        logits = seen.keep(f"layers.{layer}.mtp.logits", hf.lm_head(hidden))
+        logits = seen.keep(f"layers.{layer}.mtp.logits", of_words(case, hf.lm_head(hidden)))
+        logits = of_words(case, logits, -math.inf)
         losses = seen.keep(f"layers.{layer}.mtp.token_loss", token_losses(logits, known.labels))
         loss = case.training.mtp_scale / len(model.mtp_layers) * of_mtp_layer(case, losses, known.mask, batch)
         recording.keep_value(f"layers.{layer}.mtp.loss", loss)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -281,7 +282,8 @@ def record_loss(
     hf: DeepseekV3ForCausalLM, case: Case, batch: Batch, hidden: torch.Tensor, recording: Recording
 ) -> torch.Tensor:
     """The step's loss from the output of the final norm, and the probes on the way there."""
-    logits = recording.keep("logits", hf.lm_head(hidden))
+    logits = recording.keep("logits", loss.of_words(case, hf.lm_head(hidden)))
+    logits = loss.of_words(case, logits, -math.inf)
     token_losses = recording.keep("token_loss", loss.token_losses(logits, batch.labels))
     total = loss.total(case, token_losses, batch)
     recording.keep_value("loss", total)

@@ -31,6 +31,7 @@ from validation.case.depth import FORWARD, WEIGHTS, serving
 from validation.case.inference import infers
 from validation.case.optimizers import Rule, counts_zeros
 from validation.case.schedule import Schedule
+from validation.case.vocabulary import MASKED, is_masked
 from validation.reference.divisor import by_targets, definition
 
 
@@ -77,6 +78,8 @@ def key(case: Case) -> str:
         depends["data"] = case.data_digest
     if case.training.data_shape != FULL:
         depends["data_shape"] = case.training.data_shape
+    if is_masked(case):
+        depends["padding_logits"] = MASKED
     if infers(case):
         depends["inference"] = case.training.inference
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:24]

@@ -40,6 +40,8 @@ OPTION_HELP = {
     "--loss mean, or what the tested version does",
     "data_shape": "what the sequences of a batch hold (docs/data.md): one document each; several, of which none "
     "attends to another, by a mask or packed; or one and padding behind or before it",
+    "padding_logits": "whether the loss counts the logits of a vocabulary's padding, as every megatron-core does, or your "
+    "model masks them (docs/data.md)",
     "inference": "prefill and decode instead of a training step (docs/inference.md), with megatron-core's static context, "
     "which --inference alone asks for",
     "fp8": "Transformer Engine's products in fp8, in a bf16 model: delayed has a scale a tensor, blockwise one a block",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -103,6 +104,28 @@ def test_a_node_that_comes_when_the_head_has_ended_ends_with_it(met: Met) -> Non
 def test_a_node_that_never_comes_is_named_with_what_to_do(met: Met) -> None:
     said = end_of(met)
     assert said.startswith(f"node 1 of 2 did not come to 127.0.0.1:{met.port} within {SOON} s; start the same command there")
+
+
+@pytest.mark.parametrize("says", [b"", b"\x00\x00\x00\x05hello"])
+def test_another_program_in_the_place_of_the_head_keeps_no_node_waiting(home: Path, says: bytes) -> None:
+    """One that says nothing, and one that says what no node says."""
+    came: list[socket.socket] = []
+
+    def greet(listening: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                came.append(listening.accept()[0])
+                came[-1].sendall(says)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=greet, args=(listening,), daemon=True)
+        thread.start()
+        with pytest.raises(InfrastructureError, match=r"another program listens there, or a node that hangs"):
+            Follower(settings(1, listening.getsockname()[1], home, timeout=SOON), "")
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    for end in came:
+        end.close()
 
 
 def test_a_head_that_is_not_there_is_named_with_what_to_do(home: Path) -> None:

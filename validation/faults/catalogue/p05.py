@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from validation.case.case import Case
+from validation.case.errors import UsageError
 from validation.faults.fault import CORE, Fault
 from validation.faults.inject import layer
 
@@ -27,6 +28,8 @@ FAULT = Fault(
 def built(case: Case, model: Any) -> None:
     import torch
 
+    if case.training.stream:
+        raise UsageError("P05 is of two layers of one model, and --stream has one at a time; leave out --stream")
     seen: list[Any] = []
 
     def remember(module: Any, given: Any, keywords: Any) -> None:

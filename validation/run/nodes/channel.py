@@ -25,6 +25,7 @@ _PIECE = 1 << 20
 _LONGEST = 64 << 20
 """Bytes of a piece of a file, and of a message."""
 _TEXT, _DATA = b"t", b"d"
+_OTHER = "another program listens there, or a node that hangs"
 Message = dict[str, Any]
 
 
@@ -39,10 +40,13 @@ class WrongToken(InfrastructureError):
 class Channel:
     """Both ends are the same. One thread hears; any may say something."""
 
-    def __init__(self, connection: Connection, token: bytes, *, asks_first: bool) -> None:
-        """Raises WrongToken, and Lost."""
+    def __init__(self, connection: Connection, token: bytes, *, asks_first: bool, patience: float = SILENCE) -> None:
+        """Raises WrongToken, and Lost: also for another program, which may say anything or, for `patience` seconds, nothing."""
         self._connection, self._sending, self._one_file = connection, threading.Lock(), threading.Lock()
         self._over = threading.Event()
+        waiting = threading.Timer(patience, self.close)
+        waiting.daemon = True
+        waiting.start()
         try:
             steps = (deliver_challenge, answer_challenge)
             for step in steps if asks_first else reversed(steps):
@@ -50,9 +54,12 @@ class Channel:
         except AuthenticationError:
             self.close()
             raise WrongToken("the tokens differ") from None
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, AssertionError) as error:  # the last is what multiprocessing has for an unknown message
+            silent = self._over.is_set()
             self.close()
-            raise Lost(f"the connection was closed ({error or 'end of file'})") from None
+            raise Lost(_OTHER if silent or isinstance(error, AssertionError) else _closed(error)) from None
+        finally:
+            waiting.cancel()
         self.own, self.peer = _addresses(connection)
 
     def say(self, kind: str, **what: Any) -> None:
@@ -108,6 +115,10 @@ class Channel:
         self._over.set()
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as own:
             own.shutdown(socket.SHUT_RDWR)
+
+
+def _closed(error: OSError | EOFError) -> str:
+    return f"the connection was closed ({error or 'end of file'})"
 
 
 def _addresses(connection: Connection) -> tuple[str, str]:

@@ -236,9 +236,10 @@ def _reached(settings: Settings, token: bytes) -> Channel:
     place, end = settings.place, time.monotonic() + settings.timeout
     while True:
         try:
-            made = socket.create_connection((place.host, place.port), timeout=max(0.1, end - time.monotonic()))
+            left = max(0.1, end - time.monotonic())
+            made = socket.create_connection((place.host, place.port), timeout=left)
             made.settimeout(None)
-            return Channel(Connection(made.detach()), token, asks_first=False)
+            return Channel(Connection(made.detach()), token, asks_first=False, patience=min(left, channels.SILENCE))
         except channels.WrongToken:
             raise InfrastructureError(
                 f"{_head(settings)} has another token; set {TOKEN} to the same text on every node, or on none"
