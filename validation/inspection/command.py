@@ -15,7 +15,6 @@ from validation.case import tree
 from validation.case.errors import ExitCode, UsageError
 from validation.case.families import Described, described
 from validation.case.folder import read_config
-from validation.case.key_names import canonical
 from validation.case.megatron_folder import megatron_folder
 from validation.case.model import Model
 from validation.case.parameters import parameters
@@ -54,11 +53,10 @@ def answer(folder: Path) -> Iterator[tuple[str, str]]:
     how = quantised(found.config if "quantization_config" in found.config else config, held)
     yield "quantised", how.said
     quantisation = found.config.get("quantization_config", config.get("quantization_config"))
-    keys = {canonical(key): key for key in held.tensors}
-    told = list(wrong(keys, odd.with_mtp(found, model, held), held, quantisation))
+    told = list(wrong(odd.with_mtp(found, model, held), held, quantisation))
     yield from (("odd", sentence) for sentence in list(odd.odd(found, model, held, told)) or ["nothing"])
     # Without its MTP layers a model may be whole that is not with them.
-    whole = held.is_one_model and not (told and list(wrong(keys, model, held, quantisation)))
+    whole = held.is_one_model and not (told and list(wrong(model, held, quantisation)))
     yield from ways(folder, model, how, Whole(whole, whole and not told), machine.available_memory())
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from validation.case.families import FAMILIES, MTP_LAYERS, Described
-from validation.case.key_names import GATE_AND_UP, VISION, WRAPPED, absent_file, canonical, fused_experts
+from validation.case.key_names import GATE_AND_UP, VISION, WRAPPED, absent_file, fused_experts
 from validation.case.model import Model
 from validation.case.strangers import listed, shown
 from validation.inspection.stored import SINGLE, Stored
@@ -14,7 +14,7 @@ from validation.inspection.stored import SINGLE, Stored
 
 def odd(found: Described, model: Model, stored: Stored, told: Iterable[str]) -> Iterator[str]:
     """A sentence for each. `told` are those of what is wrong with tensors (validation.inspection.wrong)."""
-    keys = {canonical(key): key for key in stored.tensors}
+    keys = stored.keys
     yield from _files(stored)
     mtp, said = _mtp_layers(keys, model), found.config.get(MTP_LAYERS) or 0
     if said and not mtp:
@@ -32,7 +32,7 @@ def odd(found: Described, model: Model, stored: Stored, told: Iterable[str]) -> 
 def with_mtp(found: Described, model: Model, stored: Stored) -> Model:
     """The model with the MTP layers that both config.json and the files have."""
     said = found.config.get(MTP_LAYERS) or 0
-    there = _mtp_layers({canonical(key): key for key in stored.tensors}, model)
+    there = _mtp_layers(stored.keys, model)
     return replace(model, num_nextn_predict_layers=min(said, there) if isinstance(said, int) else 0)
 
 

@@ -7,10 +7,12 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from validation.case.errors import UsageError
+from validation.case.key_names import canonical
 from validation.case.strangers import parsed, read_json, shown
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -44,6 +46,11 @@ class Stored:
     twice: tuple[str, ...] = field(default=())
     misplaced: tuple[str, ...] = ()
     mixed: tuple[str, ...] = ()
+
+    @cached_property
+    def keys(self) -> Mapping[str, str]:
+        """The files' key of each tensor, by the model's name."""
+        return {canonical(key): key for key in self.tensors}
 
     @property
     def two_of_it(self) -> bool:
@@ -117,19 +124,25 @@ def header(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); {_AGAIN}") from None
     entries = said.items() if isinstance(said, dict) else ()
-    found = {key: _tensor(entry, path) for key, entry in entries if key != "__metadata__"}
+    name = path.name
+    found = {key: _tensor(entry, path, name) for key, entry in entries if key != "__metadata__"}
     end = max((entry["data_offsets"][1] for key, entry in entries if key != "__metadata__"), default=0)
     if end != size - 8 - length:
         raise UsageError(f"{path}: its header names {end} bytes of tensors, and {size - 8 - length} are there; {_AGAIN}")
     return found
 
 
-def _tensor(entry: Any, path: Path) -> Tensor:
+_shown = cache(shown)
+"""Of dtypes, of which a folder has few, and one for each of a hundred thousand tensors."""
+
+
+def _tensor(entry: Any, path: Path, name: str) -> Tensor:
     try:
         shape, (start, stop) = tuple(entry["shape"]), entry["data_offsets"]
-        sound = all(type(number) is int and number >= 0 for number in (*shape, start, stop)) and start <= stop
+        numbers = (*shape, start, stop)
+        sound = set(map(type, numbers)) == {int} and min(numbers) >= 0 and start <= stop
         if sound and isinstance(entry["dtype"], str):
-            return Tensor(shown(entry["dtype"]), shape, stop - start, path.name)
+            return Tensor(_shown(entry["dtype"]), shape, stop - start, name)
     except (TypeError, KeyError, ValueError):
         pass
     raise UsageError(f"{path}: its header is not that of a safetensors file; {_AGAIN}")

@@ -18,16 +18,20 @@ _ASIDE = ("rotary_emb.inv_freq", SCALE, "_scale", "_shape", "_zero_point", "_g_i
 _MOST_MTP = 8
 
 
-def wrong(keys: Mapping[str, str], model: Model, stored: Stored, quantisation: Any) -> Iterator[str]:
-    """A sentence for each. `keys` are the files', by the model's names; `quantisation` is the part of config.json."""
-    yield from _missing(keys, model)
-    yield from _shapes(keys, model, stored)
+def wrong(model: Model, stored: Stored, quantisation: Any) -> Iterator[str]:
+    """A sentence for each. `quantisation` is the part of config.json."""
+    keys, wanted = stored.keys, _expected(model)
+    yield from _missing(keys, wanted)
+    yield from _shapes(keys, wanted, stored)
     yield from _unlike(keys, model, stored)
     yield from _scales(keys, stored, quantisation)
-    yield from _unused(keys, model)
+    yield from _unused(keys, model, wanted)
 
 
-def expected(model: Model) -> dict[str, tuple[int, ...]]:
+_Shapes = Mapping[str, tuple[int, ...]]
+
+
+def _expected(model: Model) -> dict[str, tuple[int, ...]]:
     """Every key of the model's checkpoint with its shape."""
     return {
         key: parameter.shape[1:] if EXPERTS in parameter.name else parameter.shape
@@ -48,16 +52,15 @@ def _given(key: str, keys: Mapping[str, str]) -> bool:
     return any(f"{layer}.{EXPERTS}{name}{end}" in keys for name in names for end in ("", ".weight"))
 
 
-def _missing(keys: Mapping[str, str], model: Model) -> Iterator[str]:
+def _missing(keys: Mapping[str, str], wanted: _Shapes) -> Iterator[str]:
     """The model's keys that are in no file, in any spelling."""
-    absent = [key for key in expected(model) if not _given(key, keys)]
+    absent = [key for key in wanted if not _given(key, keys)]
     if absent and keys:
         why = hint(keys.values(), absent)
         yield f"{len(absent)} tensors of the model are missing, the first is {shown(absent[0])}" + (f": {why}" if why else "")
 
 
-def _shapes(keys: Mapping[str, str], model: Model, stored: Stored) -> Iterator[str]:
-    wanted = expected(model)
+def _shapes(keys: Mapping[str, str], wanted: _Shapes, stored: Stored) -> Iterator[str]:
     other = [key for key in wanted if key in keys and stored.tensors[keys[key]].shape != wanted[key]]
     if other:
         found = stored.tensors[keys[other[0]]].shape
@@ -98,9 +101,9 @@ def _scales(keys: Mapping[str, str], stored: Stored, quantisation: Any) -> Itera
         yield f"{len(plain)} weights have scales and are not in fp8, the first is {shown(plain[0])} in {found[plain[0]].dtype}"
 
 
-def _unused(keys: Mapping[str, str], model: Model) -> Iterator[str]:
+def _unused(keys: Mapping[str, str], model: Model, wanted: _Shapes) -> Iterator[str]:
     """Tensors that the model has no place for, but for those that are set aside."""
-    wanted, layers = expected(model), model.num_hidden_layers
+    layers = model.num_hidden_layers
     mtp = tuple(f"model.layers.{layer}." for layer in range(layers, layers + _MOST_MTP))
     left = [key for key in keys if key not in wanted and not key.endswith(_ASIDE) and not key.startswith((*VISION, *mtp))]
     left = [key for key in left if not fused_experts(key)]
