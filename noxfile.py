@@ -404,6 +404,13 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def logprobs(session: nox.Session) -> None:
+    """Right and wrong dumps of rollout engines, in the format of each: the first must pass, the others name what is wrong"""
+    python = _environment(session, "cpu", "cpu", "tests")
+    _run(session, python, "benchmarks/rollouts.py", *session.posargs, failing=ExitCode.FAIL)
+
+
+@nox.session(venv_backend="none")
 def recipes(session: nox.Session) -> None:
     """Cases that hold every pair of switches and degrees; what fails is reduced to the smallest part that still fails"""
     python = _environment(session, "cpu", "cpu", "recipes")

@@ -192,9 +192,8 @@ def main() -> int:
         sources: tuple[Callable[[Engine], Iterator[Asked]], ...] = (right, wrong)
         every = [one for source in sources for one in source(made) if not options.only or one.name in options.only]
         bad = [one.name for one in every if not as_expected(one, folder, options.results)]
-    sys.stdout.write(
-        f"\n===== {'FAIL' if bad else 'PASS'} ({len(every)} dumps, {len(bad)} told otherwise: {', '.join(bad)}) =====\n"
-    )
+    otherwise = f", told otherwise: {', '.join(bad)}" if bad else ""
+    sys.stdout.write(f"\n===== {'FAIL' if bad else 'PASS'} ({len(every)} dumps{otherwise}) =====\n")
     return bool(bad)
 
 

@@ -69,6 +69,7 @@ def test_of_equals_the_first_is_kept(most: Callable[[int], None]) -> None:
     same = tuple(check(f"Layer {layer} Value") for layer in range(4))
     assert numbered.numbered((suite("tp2", same),)) == [0, 1]
     assert numbered.numbered((suite("tp2", same[:2]), suite("pp2", same[:2]))) == [0, 2]
+    assert numbered.numbered((suite("tp2", same), suite("pp2", same[:1]), suite("ep2", RED[1:3]))) == [5, 6]
 
 
 def test_the_others_are_listed_with_status_and_colour_and_the_page_says_so(most: Callable[[int], None]) -> None:
@@ -80,7 +81,11 @@ def test_the_others_are_listed_with_status_and_colour_and_the_page_says_so(most:
     assert data["rel"] == [0.6958, 0.6958, 0.9, "NaN", 5e-11]
     assert {len(data[column]) for column in ("share", "short", "max", "floor", "index", "ranks") if data[column]} == {5}
     assert set(data["more"]) == {"0", "1", "2", "3"}
-    assert "All 9 checks are listed. 5 have their numbers here: first what is no pass" in read.text
+    assert numbered.said(9) == (
+        "All 9 checks are listed. 5 have their numbers here: first what is no pass, then the worst of each layout and "
+        "component, then the passes nearest to their limits. The JUnit files have the numbers of all others."
+    )
+    assert numbered.said(9) in read.text
 
 
 def test_stretches_say_which_entry_each_check_has() -> None:
