@@ -45,7 +45,7 @@ def blind(plugins: dict[str, str]) -> None:
 
     The other checks' limits are eight orders too wide.
     """
-    from validation.checks import parity as checks
+    from validation.checks import judging as checks
     from validation.checks import test_mla
     from validation.compare.limits import Limits
     from validation.faults import catalogue, plan

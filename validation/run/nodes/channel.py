@@ -51,13 +51,14 @@ class Channel:
             steps = (deliver_challenge, answer_challenge)
             for step in steps if asks_first else reversed(steps):
                 step(connection, token)
-        except AuthenticationError:
-            self.close()
-            raise WrongToken("the tokens differ") from None
-        except (OSError, EOFError, AssertionError) as error:  # the last is what multiprocessing has for an unknown message
+        except (AuthenticationError, OSError, EOFError, AssertionError) as error:
             silent = self._over.is_set()
             self.close()
-            raise Lost(_OTHER if silent or isinstance(error, AssertionError) else _closed(error)) from None
+            if silent or isinstance(error, AssertionError) or _is_unknown(error):
+                raise Lost(_OTHER) from None
+            if isinstance(error, AuthenticationError):
+                raise WrongToken("the tokens differ") from None
+            raise Lost(_closed(error)) from None
         finally:
             waiting.cancel()
         self.own, self.peer = _addresses(connection)
@@ -115,6 +116,11 @@ class Channel:
         self._over.set()
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as own:
             own.shutdown(socket.SHUT_RDWR)
+
+
+def _is_unknown(error: Exception) -> bool:
+    """Whether multiprocessing got a message that is none of its own, as it says from Python 3.12 on; before, it asserts."""
+    return isinstance(error, AuthenticationError) and str(error).startswith("Protocol error")
 
 
 def _closed(error: OSError | EOFError) -> str:
