@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
@@ -99,3 +100,14 @@ def planted(seen: str, unseen: str = "") -> Suite:
     checks = [check(f"Planted defect seen: {seen}", component="self_test")]
     checks += [check(f"Planted defect seen: {unseen}", "fail", "self_test")] if unseen else []
     return replace(suite(checks=tuple(checks)), name="self-test-tiny-tp2-fp64-local-gloo")
+
+
+def wait_until(page: Any, predicate: str, argument: Any = None) -> None:
+    """Ask a browser's page again and again, for at most as long as the browser itself would.
+
+    Playwright's own wait evaluates a text in the page from its second look on, which a page that forbids `eval` refuses.
+    """
+    end = time.monotonic() + 10
+    while not page.evaluate(predicate, argument):
+        assert time.monotonic() < end, f"never true: {predicate}"
+        page.wait_for_timeout(20)

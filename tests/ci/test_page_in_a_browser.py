@@ -16,7 +16,7 @@ from ci.page import numbered
 from ci.page.history import History, Point
 from ci.page.run import judged
 from ci.page.text import anchor
-from tests.ci.read_pages import HOSTILE, LAYOUTS, everywhere
+from tests.ci.read_pages import HOSTILE, LAYOUTS, everywhere, wait_until
 from tests.ci.runs import check, suite
 
 Open = Callable[..., Any]
@@ -135,7 +135,7 @@ def test_a_link_opens_its_check(show: Open) -> None:
     assert page.locator("dialog[open] #sheet-title").text_content() == "Layer 2 Attention Output Gradient"
     page.keyboard.press("Escape")
     assert page.locator("#map-views input:checked + span").text_content() == "Probe gradients"
-    page.wait_for_function("() => location.hash === ''")
+    wait_until(page, "() => location.hash === ''")
     assert show(*failing(), link="#nothing/of the kind%").locator("dialog[open]").count() == 0
 
 
@@ -322,7 +322,7 @@ def test_hostile_results_are_shown_and_do_nothing(show: Open) -> None:
     assert page.evaluate("window.hacked") is None
     for text in texts:
         page.evaluate("link => (location.hash = link)", anchor(text, text))
-        page.wait_for_function("text => document.querySelector('#sheet-title')?.textContent === text", arg=text)
+        wait_until(page, "text => document.querySelector('#sheet-title')?.textContent === text", text)
         page.keyboard.press("Escape")
     assert page.evaluate("window.hacked") is None
     assert set(page.evaluate("[...document.links].map((link) => link.protocol)")) <= {"https:", "file:"}
@@ -374,9 +374,9 @@ def test_a_list_that_would_be_higher_than_browsers_allow_reaches_its_end(show: O
     # The last press goes one row up from the end: a list that is put together wrong does not have it there.
     for key, focused in (("End", "Layer 999 Value"), ("ArrowUp", "Layer 998 Value"), ("Home", "Layer 0 Value")):
         page.keyboard.press(key)
-        page.wait_for_function("title => document.activeElement.textContent === title", arg=focused)
+        wait_until(page, "title => document.activeElement.textContent === title", focused)
     page.evaluate("box => { box.scrollTop = box.scrollHeight; }", page.locator("#viewport").element_handle())
-    page.wait_for_function("[...document.querySelectorAll('#list tbody tr[data-check]')].at(-1)?.dataset.check === '999'")
+    wait_until(page, "[...document.querySelectorAll('#list tbody tr[data-check]')].at(-1)?.dataset.check === '999'")
     bottom = "row => row.getBoundingClientRect().bottom - document.getElementById('viewport').getBoundingClientRect().bottom"
     assert abs(rows.last.evaluate(bottom)) < 3
     assert page.locator("#viewport").evaluate("box => box.scrollHeight") < 4_100

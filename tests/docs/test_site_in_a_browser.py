@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.ci.read_pages import wait_until
+
 
 @pytest.fixture(params=[("light", 1280), ("dark", 390)], ids=["a desk in light", "a telephone in dark"])
 def page(browser: Any, address: str, request: pytest.FixtureRequest) -> Iterator[Any]:
@@ -50,10 +52,10 @@ def test_no_page_complains_or_is_wider_than_the_window(page: Any, site: Path, ad
 def test_search_finds_a_page(page: Any, address: str, words: str, found: str) -> None:
     """Also some Chinese characters out of the middle of a sentence."""
     page.goto(f"{address}search.html?q={words}")
-    page.wait_for_function("document.querySelectorAll('#search-results ul.search > li').length")
+    wait_until(page, "document.querySelectorAll('#search-results ul.search > li').length")
     assert any(title.startswith(found) for title in page.locator("#search-results ul.search > li > a").all_inner_texts())
 
 
 def test_search_does_not_find_what_no_page_has(page: Any, address: str) -> None:
     page.goto(f"{address}search.html?q=龘龘")
-    page.wait_for_function("document.querySelector('#search-results p')?.textContent.includes('did not match')")
+    wait_until(page, "document.querySelector('#search-results p')?.textContent.includes('did not match')")
