@@ -11,6 +11,8 @@ from ci.junit import Check
 from ci.links import links
 from validation.case.case import Case
 from validation.case.errors import ExitCode
+from validation.case.strangers import listed
+from validation.case.unread import unread_of
 from validation.case.words import PAGE, words_in
 from validation.checks import before, left_out, of_recipe
 from validation.checks.diagnosed import diagnosed
@@ -59,6 +61,7 @@ class Conclusion:
         yield from self._nearest()
         yield from self._known()
         yield from self._recipe()
+        yield from self._unread()
         yield from self._firsts()
         yield from self._places()
 
@@ -106,6 +109,11 @@ class Conclusion:
             yield from ((line, {}) for line in lines(self.settings.trial, self.covered()))
         else:
             yield from ((line, YELLOW) for line in given.lines(self.not_shown()))
+
+    def _unread(self) -> Iterator[Line]:
+        for folder in dict.fromkeys(case.hf_model_path for case in self.settings.cases):
+            if folder is not None and (names := unread_of(folder)):
+                yield f"Not compared: {listed(names)} of config.json, which neither transformers nor Plumbline reads", YELLOW
 
     def _left_out(self, case: Case) -> int:
         return int(self.how_it_went[case.name].get(left_out.PROPERTY, 0))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from validation.case.families import FAMILIES, MTP_LAYERS, Described
+from validation.case.families import MTP_LAYERS, Described
 from validation.case.key_names import GATE_AND_UP, VISION, WRAPPED, absent_file, fused_experts
 from validation.case.model import Model
 from validation.case.strangers import listed, shown
+from validation.case.unread import unread
 from validation.inspection.stored import SINGLE, Stored
 
 
@@ -24,9 +25,8 @@ def odd(found: Described, model: Model, stored: Stored, told: Iterable[str]) -> 
     yield from told
     yield from _spelled(keys)
     yield from _head(keys, model)
-    unread = sorted(set(found.config) - _KNOWN - {name for name in found.config if name.startswith("_")})
-    if unread:
-        yield f"keys of config.json that neither transformers nor Plumbline reads: {listed(unread)}"
+    if names := unread(found.config):
+        yield f"keys of config.json that neither transformers nor Plumbline reads: {listed(names)}"
 
 
 def with_mtp(found: Described, model: Model, stored: Stored) -> Model:
@@ -87,35 +87,3 @@ def _head(keys: Mapping[str, str], model: Model) -> Iterator[str]:
             "tie_word_embeddings is true, and there is an lm_head.weight, which must be the embedding again; run and convert "
             "compare the two"
         )
-
-
-_KNOWN = {
-    *(name for family in FAMILIES.values() for name in (*family.defaults, *family.fixed)),
-    *("model_type", "architectures", "auto_map", "vocab_size", "hidden_size", "intermediate_size", "moe_intermediate_size"),
-    *("num_hidden_layers", "first_k_dense_replace", "num_attention_heads", "num_key_value_heads", "n_routed_experts"),
-    *("num_experts_per_tok", "n_group", "topk_group", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"),
-    *("tie_word_embeddings", "rope_theta", "rope_scaling", "rope_parameters", "hidden_act", "attention_bias", "mlp_bias"),
-    *("attention_dropout", "moe_layer_freq", "mlp_layer_types", "head_dim", "qk_head_dim", "num_local_experts", "num_experts"),
-    *("quantization_config", "torch_dtype", "dtype", "transformers_version", "use_cache", "bos_token_id", "eos_token_id"),
-    *(
-        "pad_token_id",
-        "initializer_range",
-        "pretraining_tp",
-        "ep_size",
-        "aux_loss_alpha",
-        "seq_aux",
-        MTP_LAYERS,
-        "num_mtp_layers",
-    ),
-    *(
-        "partial_rotary_factor",
-        "output_router_logits",
-        "layer_types",
-        "rope_interleave",
-        "unk_token_id",
-        "num_mtp_layers",
-    ),
-    *("output_attentions", "output_hidden_states", "return_dict", "is_encoder_decoder", "id2label", "label2id", "problem_type"),
-    *("chunk_size_feed_forward", "use_bidirectional_attention", "text_config", "vision_config"),
-}
-"""Keys that are read, that a tokenizer or a loader reads, or that change nothing here."""
