@@ -129,6 +129,7 @@ def test_top_p_does_not_touch_raw_logprobs(tmp_path: Path) -> None:
     [
         (b"", "is empty"),
         (b"\x80\x04", "is not JSON"),
+        (b"\xef\xbb\xbf" + RIGHT, "begins with a byte order mark, which JSON does not have; save it as UTF-8 without BOM"),
         (RIGHT.replace(b"-0.5", b"NaN"), "line 2 is not JSON (NaN is no number of JSON)"),
         (RIGHT.replace(b"-0.5", b"-Infinity"), "line 2 is not JSON (-Infinity is no number of JSON)"),
         (RIGHT.splitlines()[0], "has no sequence"),

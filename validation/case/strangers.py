@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from codecs import BOM_UTF8
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -95,6 +96,8 @@ def read_json(path: Path, most: int, values: int, remedy: str) -> Any:
 
 def parsed(data: bytes, source: str, values: int, remedy: str) -> Any:
     """The JSON value in these bytes, which are the file's or its header's that `source` names. Raises UsageError."""
+    if data.startswith(BOM_UTF8):
+        raise UsageError(f"{source} begins with a byte order mark, which JSON does not have; save it as UTF-8 without BOM")
     if sum(map(data.count, _OPENS)) > values:
         raise UsageError(f"{source} has more than {values} values; {remedy}")
     try:

@@ -10,6 +10,7 @@ import os
 import stat
 import struct
 from array import array
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -107,6 +108,8 @@ def _lines(path: Path, encode: Encode) -> Iterator[Document]:
             if len(line) > _LONGEST_LINE:
                 raise UsageError(f"{path}, line {number} has more than {_LONGEST_LINE} bytes, and no more are read; {_WORKS}")
             source = f"{path}, line {number}"
+            if number == 1:
+                line = line.removeprefix(BOM_UTF8)
             if line.strip() and path.suffix == ".txt":
                 yield encode(_text(line, source))
             elif line.strip():
