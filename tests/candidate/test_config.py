@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 import pytest
 from megatron.core.transformer import transformer_config as core
 
-from validation.candidate import platform
+from validation.candidate import platform, versions
 from validation.candidate.config import transformer_config
 from validation.candidate.refusal import refusal
 from validation.case.case import Case
@@ -76,3 +77,19 @@ def test_what_megatron_core_refuses_is_said_in_its_words_on_one_line(given: dict
     assert (found is None) == (said is None)
     assert found is None or (found.startswith(f"Megatron-Core refuses {case.arrangement}: ") and str(said) in found)
     assert found is None or not ("\n" in found or found.endswith("."))
+
+
+@pytest.mark.parametrize(("shape", "takes"), [("packed", False), ("packed-padded", False), ("documents", True)])
+def test_an_mtp_layer_of_before_0_16_takes_no_packed_documents(
+    monkeypatch: pytest.MonkeyPatch, shape: str, takes: bool
+) -> None:
+    """Its assertion is not left to the ranks."""
+    model, training = replace(TINY.model, num_nextn_predict_layers=1), Training(data_shape=shape)
+    case = Case("tiny", model, Layout.parse("single"), "fp64", "local", "gloo", 1, 4, 1, 48, training=training)
+    assert refusal(case) is None
+    monkeypatch.setattr(versions, "PACKED_MTP", False)
+    assert refusal(case) == (
+        None
+        if takes
+        else f"{case.arrangement}: before 0.16 Megatron-Core's MTP layer takes no packed documents; +documents works"
+    )

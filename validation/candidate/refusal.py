@@ -5,16 +5,20 @@ from __future__ import annotations
 import traceback
 import warnings
 
+from validation.candidate import versions
 from validation.candidate.build import ddp_config
 from validation.candidate.config import transformer_config
 from validation.candidate.optimizer import optimizer_config
 from validation.case.case import Case
+from validation.case.data import PACKED, PACKED_PADDED
 
 _CONFIGURATIONS = (transformer_config, ddp_config, optimizer_config)
 
 
 def refusal(case: Case) -> str | None:
-    """Why a configuration class of megatron-core's refuses the case, None if all take it."""
+    """Why a configuration class of megatron-core's refuses the case, or would its MTP layer; None if all take it."""
+    if case.model.num_nextn_predict_layers and case.training.data_shape in (PACKED, PACKED_PADDED) and not versions.PACKED_MTP:
+        return f"{case.arrangement}: before 0.16 Megatron-Core's MTP layer takes no packed documents; +documents works"
     with warnings.catch_warnings(action="ignore"):
         for configuration in _CONFIGURATIONS:
             try:

@@ -17,6 +17,7 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.distributed import finalize_model_grads
 from megatron.core.transformer.moe.token_dispatcher import MoETokenDispatcher
+from megatron.core.transformer.multi_token_prediction import roll_tensor
 
 try:
     from megatron.core.post_training.modelopt.layers import Linear
@@ -69,6 +70,9 @@ def context_parallel_group(arguments: dict[str, Any]) -> Any:
     groups = arguments.get("pg_collection") or arguments.get("model_comm_pgs")
     return groups.cp if groups is not None else parallel_state.get_context_parallel_group()
 
+
+PACKED_MTP = _takes(roll_tensor, "packed_seq_params")
+"""Whether an MTP layer takes packed documents, as from 0.16 on; before, it raises an AssertionError."""
 
 COMBINE = "combine_postprocess" if hasattr(MoETokenDispatcher, "combine_postprocess") else "token_unpermutation"
 """The dispatcher's method that returns the routed experts' output; until 0.12 with a bias that is None."""
