@@ -61,8 +61,18 @@ def _redirected(number: int, file: Path) -> Iterator[None]:
         os.close(before)
 
 
+def _keep_what_imports_for_long() -> None:
+    """The process that computes references is the same for all commands (tests.checks.kept)."""
+    from tests.checks.kept import KeptProcess
+    from validation.run import references
+
+    kept = references.REFERENCES = KeptProcess()  # before anything takes it from there
+    atexit.register(kept.end)
+
+
 def _serve(answers: IO[str]) -> None:
     """Answer requests until there are no more."""
+    _keep_what_imports_for_long()
     gc.set_threshold(50_000, 20, 20)  # as validation.__main__ has it
     for line in sys.stdin:
         request = json.loads(line)

@@ -32,6 +32,8 @@ _OF_CUDA = "CUDA error"
 class ReferenceProcess:
     """Computes what it is asked for, a line of JSON on its standard input each, until that is closed."""
 
+    _module = "validation.run.refer"
+
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
         self._said: IO[str] | None = None
@@ -43,7 +45,7 @@ class ReferenceProcess:
             # Not before: where temporary files lie is known when a process is wanted (validation.run.temporary).
             self._said = self._said or tempfile.TemporaryFile("w+")  # noqa: SIM115 - the process writes to it
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "validation.run.refer"],
+                [sys.executable, "-m", self._module],
                 stdin=subprocess.PIPE,
                 stdout=self._said,
                 stderr=subprocess.STDOUT,
