@@ -18,6 +18,7 @@ import pytest
 from ci.junit import Suite
 from ci.page.document import document
 from ci.page.run import Run, judged
+from tests.ci.read_pages import LONGEST
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -48,7 +49,7 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
         path.write_text(document(run or judged(suites), "Plumbline"), encoding="utf-8")
         contexts.append(browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options}))
         page = contexts[-1].new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(LONGEST * 1000)
         page.on("request", lambda request: None if request.url.startswith(path.as_uri()) else troubles.append(request.url))
         page.on("console", lambda message: troubles.append(message.text))
         page.on("pageerror", lambda error: troubles.append(str(error)))

@@ -102,12 +102,16 @@ def planted(seen: str, unseen: str = "") -> Suite:
     return replace(suite(checks=tuple(checks)), name="self-test-tiny-tp2-fp64-local-gloo")
 
 
+LONGEST = 60.0
+"""Seconds in which a browser does anything that it is asked for, on a machine with much else to do."""
+
+
 def wait_until(page: Any, predicate: str, argument: Any = None) -> None:
-    """Ask a browser's page again and again, for at most as long as the browser itself would.
+    """Ask a browser's page again and again.
 
     Playwright's own wait evaluates a text in the page from its second look on, which a page that forbids `eval` refuses.
     """
-    end = time.monotonic() + 10
+    end = time.monotonic() + LONGEST
     while not page.evaluate(predicate, argument):
         assert time.monotonic() < end, f"never true: {predicate}"
         page.wait_for_timeout(20)

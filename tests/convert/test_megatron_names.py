@@ -33,7 +33,7 @@ def by_megatron(implementation: str) -> dict[str, Any]:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     words = [sys.executable, "-W", "ignore", "-m", "tests.convert.saved_by_megatron", implementation, str(port)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found

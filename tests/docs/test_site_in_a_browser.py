@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.ci.read_pages import wait_until
+from tests.ci.read_pages import LONGEST, wait_until
 
 
 @pytest.fixture(params=[("light", 1280), ("dark", 390)], ids=["a desk in light", "a telephone in dark"])
@@ -17,7 +17,7 @@ def page(browser: Any, address: str, request: pytest.FixtureRequest) -> Iterator
     scheme, width = request.param
     context, troubles = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 800}), []
     opened = context.new_page()
-    opened.set_default_timeout(10_000)
+    opened.set_default_timeout(LONGEST * 1000)
     opened.on("request", lambda asked: None if asked.url.startswith(address) else troubles.append(asked.url))
     opened.on("response", lambda answer: troubles.append(f"{answer.status} {answer.url}") if answer.status >= 400 else None)
     opened.on("console", lambda message: troubles.append(message.text))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 from pathlib import Path
 
 import pytest
 
+from tests.run import breaking
 from tests.run.nodes import light
-from tests.run.nodes.pair import KEY, Pair, pair
+from tests.run.nodes.pair import KEY, TIMEOUT, Pair, pair
 from validation.cache import forget
 from validation.case.errors import ExitCode
 from validation.reference import store
-from validation.run import entry, watch
+from validation.run import entry, launch, watch
 from validation.run.launch import RunBroke
 from validation.run.nodes import follower as followers
 
@@ -30,9 +32,9 @@ def _light_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "find_same", lambda key, digests, home, also: find(key, digests, home, home))
 
 
-def broken(found: Pair, end: str, timeout: float = 30.0) -> RunBroke:
+def broken(found: Pair, end: str, folder: Path | None = None) -> RunBroke:
     with pytest.raises(RunBroke) as raised:
-        found.launch(end, timeout)
+        found.launch(end, folder)
     return raised.value
 
 
@@ -65,9 +67,15 @@ def test_a_rank_of_another_node_that_ends_is_named_with_its_node(tmp_path: Path,
         assert len(found.launch("finishes")) == 2
 
 
-def test_a_time_out_says_what_each_rank_was_doing_and_where(tmp_path: Path) -> None:
+def test_a_time_out_says_what_each_rank_was_doing_and_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time is up when both hang, whatever the machine has needed for that."""
+    monkeypatch.setattr(launch, "run_folder", functools.partial(launch.run_folder, tmp_path / "ranks of the follower"))
+    monkeypatch.setattr(watch, "GRACE", 2.0)
     with pair(tmp_path) as found:
-        ended = broken(found, "hangs", timeout=3.0)
+        folder = tmp_path / "ranks of the head"
+        folder.mkdir()
+        monkeypatch.setattr(watch, "time", breaking.Clock(TIMEOUT, folder, tmp_path / "ranks of the follower"))
+        ended = broken(found, "hangs", folder)
     assert "rank 0 in 'waiting for rank 1'; rank 1 in 'the hard part'" in ended.broken.sentence
     assert "rank 1 on node 1 (" in ended.broken.sentence
     assert "--- rank 1 stacks ---" in ended.broken.stacks

@@ -11,11 +11,25 @@ from pathlib import Path
 
 from validation.run.report import RankReport
 
+FOLDER = "FOLDER_OF_A_RANK_THAT_HANGS"
+
 
 def sleep_forever() -> None:
-    """What a rank does that waits for another which never comes."""
+    """What a rank does that waits for another which never comes. It leaves word that it does."""
+    Path(os.environ[FOLDER], f"hangs-{os.environ['RANK']}").touch()
     while True:
         time.sleep(60)
+
+
+class Clock:
+    """The time for a watch over ranks. When all of them hang, in these folders by their number, it is `late` seconds on."""
+
+    def __init__(self, late: float, *folders: Path) -> None:
+        self._late, self._files = late, [folder / f"hangs-{rank}" for rank, folder in enumerate(folders)]
+
+    def monotonic(self) -> float:
+        """Seconds."""
+        return time.monotonic() + (self._late if all(file.exists() for file in self._files) else 0.0)
 
 
 def _finishes() -> None:
@@ -74,6 +88,7 @@ ENDS: dict[str, Callable[[], None]] = {
 
 def rank(folder: str, end: str) -> None:
     """A rank as validation.run.worker has it: rank 1 ends as `end` says once rank 0 is there, which waits for it in vain."""
+    os.environ[FOLDER] = folder
     report = RankReport(Path(folder), int(os.environ["RANK"]))
     with report.last_words():
         report.progress("start of the work")

@@ -27,8 +27,8 @@ from validation.run.launch import Broken, RunBroke
 from validation.run.report import RankReport
 from validation.run.watch import Watch, kill_all
 
-TIMEOUT = 20.0
-"""Seconds; only a rank that hangs gets near it, and is given less."""
+TIMEOUT = 120.0
+"""Seconds; only a rank that hangs would get near it."""
 
 
 @pytest.fixture(autouse=True)
@@ -54,9 +54,9 @@ def broken(folder: Path, end: str, timeout: float = TIMEOUT, code: ExitCode = Ex
 
 
 def assert_nothing_is_left(folder: Path, ranks: int = 2) -> None:
-    """Every rank wrote which process it was; a second later none of these processes is there."""
+    """Every rank wrote which process it was; none of these processes is there, or soon none."""
     pids = [int((folder / f"rank-{rank}.pid").read_text()) for rank in range(ranks)]
-    end = time.monotonic() + 1.0
+    end = time.monotonic() + 60.0
     while (alive := [pid for pid in pids if Path(f"/proc/{pid}").exists()]) and time.monotonic() < end:
         time.sleep(0.02)
     assert alive == []
@@ -202,7 +202,7 @@ def test_a_rank_that_exits_is_named_with_its_status(tmp_path: Path) -> None:
 
 def test_a_rank_that_leaves_without_a_report_is_named(tmp_path: Path) -> None:
     """Exit status 0 is no success: without its report nothing is known, and nobody waits for the time-out."""
-    found = broken(tmp_path, "leaves", timeout=30.0)
+    found = broken(tmp_path, "leaves")
     assert_nothing_is_left(tmp_path)
     assert (found.rank, found.sentence) == (1, "rank 1 ended without a report in 'the hard part'")
 
@@ -226,12 +226,14 @@ def test_a_rank_that_is_ended_by_what_is_no_error_is_not_waited_for(tmp_path: Pa
     assert_nothing_is_left(tmp_path, ranks=1)
 
 
-def test_ranks_that_hang_say_what_they_were_doing(tmp_path: Path) -> None:
+def test_ranks_that_hang_say_what_they_were_doing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody can tell who is late, so every rank's step and stack is shown."""
-    found = broken(tmp_path, "hangs", timeout=3.0)
+    monkeypatch.setattr(watching, "GRACE", 2.0)
+    monkeypatch.setattr(watching, "time", breaking.Clock(TIMEOUT, tmp_path, tmp_path))
+    found = broken(tmp_path, "hangs")
     assert found.rank is None
     assert found.sentence == (
-        "the ranks did not finish within 3 s (rank 0 in 'waiting for rank 1'; rank 1 in 'the hard part'); "
+        "the ranks did not finish within 120 s (rank 0 in 'waiting for rank 1'; rank 1 in 'the hard part'); "
         "raise --timeout or look at the stacks"
     )
     for rank in (0, 1):

@@ -41,7 +41,7 @@ def run(tmp_path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "CI": "", **variables},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
 

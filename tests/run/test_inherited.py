@@ -19,7 +19,7 @@ x @ x
 pools = len(os.listdir("/proc/self/task")) - threads
 child = os.fork()
 if child == 0:
-    signal.alarm(20)
+    signal.alarm(300)
     torch.set_num_threads(2)
     x @ x
     os._exit(0)

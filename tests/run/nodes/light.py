@@ -12,6 +12,7 @@ from validation.run.report import RankReport
 def rank(case: str, folder: str, reference: str, timeout: float, keep: str, plugin: str = "") -> None:
     """Ends as `case` says, having seen that the reference is there. Rank 0 is on another node, and waits for rank 1."""
     assert (Path(reference) / "reference.json").read_text() == "{}"
+    os.environ[breaking.FOLDER] = folder
     report = RankReport(Path(folder), int(os.environ["RANK"]))
     with report.last_words():
         report.progress("start of the work")

@@ -20,7 +20,7 @@ from validation.run.nodes.head import Head
 from validation.run.options import Settings, parsed
 
 KEY = "0123456789abcdef01234567"
-TIMEOUT = 30.0
+TIMEOUT = 120.0
 """Seconds; a run that ends when it should gets nowhere near."""
 
 
@@ -46,11 +46,11 @@ class Pair:
     reference: Path
     end: list[Any] = field(default_factory=list)
 
-    def launch(self, end: str, timeout: float = TIMEOUT) -> list[dict[str, Any]]:
-        """Two ranks, one on each node, of which rank 1 ends as `end` says."""
-        folder = Path(tempfile.mkdtemp(prefix="run-", dir=self.folder))
-        arguments = (end, str(folder), str(self.reference), timeout, "", "")
-        return self.head.launch(light.rank, arguments, 2, folder, timeout)
+    def launch(self, end: str, folder: Path | None = None) -> list[dict[str, Any]]:
+        """Two ranks, one on each node, of which rank 1 ends as `end` says. Rank 0 has `folder` for its own."""
+        folder = folder or Path(tempfile.mkdtemp(prefix="run-", dir=self.folder))
+        arguments = (end, str(folder), str(self.reference), TIMEOUT, "", "")
+        return self.head.launch(light.rank, arguments, 2, folder, TIMEOUT)
 
 
 def stored(home: Path) -> Path:
@@ -68,7 +68,7 @@ def stored(home: Path) -> Path:
 
 
 @contextlib.contextmanager
-def pair(folder: Path, silence: float = 30.0) -> Iterator[Pair]:
+def pair(folder: Path, silence: float = TIMEOUT) -> Iterator[Pair]:
     """Both have met; the follower's thread follows."""
     port = free_port()
     head = Head(settings(0, port, folder / "head"), "", silence)

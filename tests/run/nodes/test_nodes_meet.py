@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.run.nodes.pair import free_port, settings
+from tests.run.nodes.pair import TIMEOUT, free_port, settings
 from validation.case.errors import EnvironmentMissing, ExitCode, InfrastructureError, PlumblineError, UsageError
 from validation.run.nodes import identity
 from validation.run.nodes.channel import Channel, Lost, token_bytes
@@ -44,7 +44,7 @@ class Met:
 
     def comes(self, rank: int, *words: str, token: str = "secret", nodes: int | None = None) -> Follower:
         """A node with this number, the command's words or others, the run's token or another."""
-        given = settings(rank, self.port, self.home, *words, nodes=nodes or self.nodes, timeout=5)
+        given = settings(rank, self.port, self.home, *words, nodes=nodes or self.nodes)
         self.followers.append(Follower(given, token))
         return self.followers[-1]
 
@@ -85,7 +85,7 @@ def test_every_node_gets_the_heads_exit_code(met: Met) -> None:
 
     thread = threading.Thread(target=follow)
     thread.start()
-    met.head.gather(30)
+    met.head.gather(TIMEOUT)
     met.head.over(1, "three checks failed")
     thread.join()
     assert ends == [(1, "three checks failed")]
@@ -139,6 +139,9 @@ def test_a_head_that_is_not_there_is_named_with_what_to_do(home: Path) -> None:
 def test_another_token_is_refused_on_both_sides(met: Met) -> None:
     """A stranger does not end the run: the right node may still come, and if not, the head says who did."""
     assert "has another token; set PLUMBLINE_TOKEN to the same text on every node" in refusal(met, 1, token="other")
+    end = time.monotonic() + TIMEOUT
+    while not met.head._refused and time.monotonic() < end:
+        time.sleep(0.001)
     assert "refused: a node with another token (PLUMBLINE_TOKEN)" in end_of(met)
 
 
@@ -147,7 +150,7 @@ def test_the_number_of_a_node_that_is_here_is_refused(met: Met) -> None:
     first = met.comes(1)
     assert "has the number of node 1 (" in refusal(met, 1)
     first._channel.say("ready")
-    met.head.gather(30)
+    met.head.gather(TIMEOUT)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +164,7 @@ def test_the_number_of_a_node_that_is_here_is_refused(met: Met) -> None:
 def test_another_command_ends_both(met: Met, words: tuple[str, ...], nodes: int, said: str) -> None:
     """The head at once: with that node nothing can be compared."""
     assert said in refusal(met, 1, *words, nodes=nodes)
-    assert said in end_of(met, 30)
+    assert said in end_of(met, TIMEOUT)
 
 
 @pytest.mark.parametrize("name", ["torch", "megatron-core", "Python", "Plumbline"])
@@ -169,29 +172,29 @@ def test_another_version_ends_both(met: Met, monkeypatch: pytest.MonkeyPatch, na
     own = identity.of(settings(0, met.port, met.home))
     monkeypatch.setattr(identity, "of", lambda settings: {**own, name: "0.0.1"})
     assert f"has {name} 0.0.1 and node 0 has {own[name]}; install the same on every node" in refusal(met, 1)
-    assert f"has {name} 0.0.1" in end_of(met, 30)
+    assert f"has {name} 0.0.1" in end_of(met, TIMEOUT)
 
 
 def test_what_a_node_lacks_ends_both_with_its_code(met: Met) -> None:
     met.comes(1).cannot(EnvironmentMissing("no GPU was found"))
     with pytest.raises(PlumblineError, match=r"^node 1 \(.*\): no GPU was found$") as raised:
-        met.head.gather(30)
+        met.head.gather(TIMEOUT)
     assert raised.value.exit_code == ExitCode.ENVIRONMENT
 
 
 @pytest.mark.parametrize("apart", [-3600.0, 3600.0, 1.0])
 def test_clocks_that_are_apart_are_told_and_decide_nothing(met: Met, monkeypatch: pytest.MonkeyPatch, apart: float) -> None:
-    now, own = time.time, threading.current_thread()
-    monkeypatch.setattr(time, "time", lambda: now() + (apart if threading.current_thread() is own else 0))
+    now, own = time.time(), threading.current_thread()
+    monkeypatch.setattr(time, "time", lambda: now + (apart if threading.current_thread() is own else 0))
     met.comes(1)._channel.say("ready")
-    met.head.gather(30)
+    met.head.gather(TIMEOUT)
     assert len(met.head.notes) == (abs(apart) > 5)
     assert all(f"is {apart:+.0f} s off" in note for note in met.head.notes)
 
 
 def test_a_node_that_is_lost_before_the_run_ends_it(met: Met) -> None:
     met.comes(1).close()
-    assert "node 1 (" in (said := end_of(met, 30))
+    assert "node 1 (" in (said := end_of(met, TIMEOUT))
     assert "was lost before the run: its connection was closed" in said
 
 
@@ -214,7 +217,7 @@ def test_who_connects_and_says_nothing_keeps_nobody_waiting(met: Met) -> None:
     """A port scanner, or a health check of a cluster."""
     with socket.create_connection(("127.0.0.1", met.port)):
         met.comes(1)._channel.say("ready")
-        met.head.gather(30)
+        met.head.gather(TIMEOUT)
 
 
 @pytest.mark.parametrize("said", [b"no frame at all", b"\x00\x00\x00\x05hello", b"\xff" * 64])
@@ -222,7 +225,7 @@ def test_who_says_what_no_node_says_is_not_let_in(met: Met, said: bytes) -> None
     with socket.create_connection(("127.0.0.1", met.port)) as stranger:
         stranger.sendall(said)
         met.comes(1)._channel.say("ready")
-        met.head.gather(30)
+        met.head.gather(TIMEOUT)
 
 
 def test_a_port_that_is_taken_and_an_address_of_another_machine_are_refused(home: Path) -> None:
