@@ -118,7 +118,10 @@ def sound(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Output:
     """Two layouts of a model that is right, where variables would have pytest run the checks of weights alone."""
     results = tmp_path_factory.mktemp("results")
     narrowing = {"PYTEST_ADDOPTS": "-k weights", "PYTEST_PLUGINS": "tests.checks.narrowing"}
-    done = command(["run", "-v", "--layouts", "single,tp2", "--results", str(results)], cache, narrowing)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in narrowing.items():
+            patch.setenv(name, value)
+        done = warm(["run", "-v", "--layouts", "single,tp2", "--results", str(results)], cache)
     assert done.stderr == ""
     return Output(done.returncode, without_progress(done.stdout), results)
 

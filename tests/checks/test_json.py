@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from tests.checks.conftest import BROKEN, LAYERS, ROOT, command, warm
+from tests.checks.conftest import BROKEN, LAYERS, ROOT, warm
 
 SCHEMA = Draft202012Validator(json.loads((ROOT / "docs" / "json.schema.json").read_text()))
 SMALL = ("--set", f"num_layers={LAYERS}", "--steps", "0")
@@ -28,7 +28,7 @@ def said_by(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 def test_a_red_run_says_what_fails_first(cache: Path, tmp_path: Path) -> None:
     """In the layout that fails, with how to reproduce it; what passes is in the JUnit file."""
     words = ["--layouts", "single,tp2", "--implementation", f"{BROKEN}:reduction_lost", *SMALL]
-    done = command(["run", *words, "--format", "json", "--results", str(tmp_path)], cache)
+    done = warm(["run", *words, "--format", "json", "--results", str(tmp_path)], cache)
     document = said_by(done)
     assert (document["verdict"], document["exit_code"]) == ("FAIL", 1)
     single, tp2 = document["suites"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.checks.commands import Process
-from tests.checks.conftest import BROKEN, LAYERS, Output, command
+from tests.checks.conftest import BROKEN, LAYERS, Output, warm
 
 LAYOUTS = ("tp2pp2", "ep2etp2", "cp2", "dp2+distributed")
 """Between them: every collective of a step, pipelines, parts of unequal size, shares of an optimizer."""
@@ -63,7 +63,7 @@ def test_staged_without_a_gpu_ends_with_3_and_leads_to_the_cpu(
 ) -> None:
     """Whatever the machine has, none is visible to this command."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    done = command(["run", "--share-gpu", "2", "--tp", "2", "--results", str(tmp_path)], cache)
+    done = warm(["run", "--share-gpu", "2", "--tp", "2", "--results", str(tmp_path)], cache)
     assert done.returncode == 3
     assert "layout tp2 on staged needs 1 GPU and no GPU was found; the same layout runs on the CPU" in done.stderr
     assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ import pytest
 from ci import junit
 from ci.folder import BEFORE
 from ci.junit import Check, Suite
-from tests.checks.conftest import ROOT, command, commands_in_turn
+from tests.checks.conftest import ROOT, commands_in_turn, warm
 from validation.checks import unstarted
 from validation.checks.before import ASIDE
 
@@ -125,7 +125,7 @@ ENDS: dict[str, tuple[list[str], int]] = {
 @pytest.mark.parametrize(("words", "code"), ENDS.values(), ids=ENDS)
 def test_so_it_is_with_a_real_command(results: Path, tmp_path: Path, words: list[str], code: int) -> None:
     """A line says where they are; the sentence is one still."""
-    done = command(["run", "--tp", "2", "--results", str(results), *words], tmp_path / "cache")
+    done = warm(["run", "--tp", "2", "--results", str(results), *words], tmp_path / "cache")
     assert (done.returncode, done.stderr.count("error: ")) == (code, 1), done.stdout + done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("Kept from before, for this run has not started: ")]
     assert f"{results}/{BEFORE}" in line
@@ -133,7 +133,7 @@ def test_so_it_is_with_a_real_command(results: Path, tmp_path: Path, words: list
 
 
 def test_help_leaves_them(results: Path, tmp_path: Path) -> None:
-    done = command(["run", "--tp", "2", "--results", str(results), "--help"], tmp_path / "cache")
+    done = warm(["run", "--tp", "2", "--results", str(results), "--help"], tmp_path / "cache")
     assert (done.returncode, "Kept from before" in done.stdout) == (0, False)
     assert gone(results) == set()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checks.conftest import command
+from tests.checks.conftest import warm
 from validation.machine import gpus
 
 MISTAKES = {
@@ -26,7 +26,7 @@ MISTAKES = {
 @pytest.mark.parametrize(("words", "said"), MISTAKES.values(), ids=MISTAKES)
 def test_wrong_usage_is_one_sentence(tmp_path: Path, words: list[str], said: str) -> None:
     """Exit code 2, one line on standard error, no traceback, nothing run and no file left."""
-    done = command(["run", *words, "--results", str(tmp_path / "results")], tmp_path)
+    done = warm(["run", *words, "--results", str(tmp_path / "results")], tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: {said}")
     assert done.stderr.count("\n") == 1
@@ -47,7 +47,7 @@ UNWRITABLE = {
 def test_what_cannot_be_written_is_said_first(tmp_path: Path, words: list[str]) -> None:
     """Not by each of many hundred checks, when all of it has been computed."""
     (tmp_path / "file").touch()
-    done = command([word.format(tmp_path) for word in words], tmp_path)
+    done = warm([word.format(tmp_path) for word in words], tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: {words[-2]} {tmp_path}")
     assert " that can be written" in done.stderr
@@ -58,7 +58,7 @@ def test_what_cannot_be_written_is_said_first(tmp_path: Path, words: list[str]) 
 @pytest.mark.parametrize("words", [["run", "--tp", "2"], ["faults", "--only", "T01"]], ids=["run", "faults"])
 def test_so_is_a_cache_that_cannot(tmp_path: Path, words: list[str]) -> None:
     (tmp_path / "file").touch()
-    done = command([*words, "--results", str(tmp_path / "results")], tmp_path / "file")
+    done = warm([*words, "--results", str(tmp_path / "results")], tmp_path / "file")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: the cache, $PLUMBLINE_CACHE: {tmp_path / 'file'}: no file can be made in ")
     assert done.stderr.count("\n") == 1
@@ -68,7 +68,7 @@ def test_so_is_a_cache_that_cannot(tmp_path: Path, words: list[str]) -> None:
 @pytest.mark.skipif(gpus() > 0, reason="this machine has a GPU")
 def test_a_missing_gpu_is_no_wrong_usage(tmp_path: Path) -> None:
     """Exit code 3: the command is right and the machine is not; what would work is said."""
-    done = command(["run", "--transport", "nccl", "--results", str(tmp_path / "results")], tmp_path)
+    done = warm(["run", "--transport", "nccl", "--results", str(tmp_path / "results")], tmp_path)
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith("error: layout single on nccl needs 1 GPU and no GPU was found")
     assert "--transport gloo" in done.stderr
@@ -78,6 +78,6 @@ def test_a_missing_gpu_is_no_wrong_usage(tmp_path: Path) -> None:
 @pytest.mark.parametrize("words", [["walk"], ["run", "--colour", "red"], ["run", "--tp", "two"], []], ids=str)
 def test_a_word_that_is_no_option_is_wrong_usage(tmp_path: Path, words: list[str]) -> None:
     """Argparse's own refusals have the same exit code."""
-    done = command(words, tmp_path)
+    done = warm(words, tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

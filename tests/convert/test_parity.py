@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from tests.checks.conftest import commands_in_turn
 from tests.convert import folders
 from tests.convert.folders import MODEL
 from tests.convert.test_round_trip import convert as convert_here
 from tests.convert.test_strangers import poison_common, poison_extra_states
 from validation.run.options import parsed
-
-ROOT = Path(__file__).parents[2]
 
 
 class Output(NamedTuple):
@@ -85,18 +80,8 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Output]:
         "other sizes": run("small", "single"),
         "not whole": run("cut", "single"),
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.checks.commands", str(texts)],
-        cwd=ROOT,
-        env={**os.environ, "PLUMBLINE_CACHE": str(place / "cache")},
-        input=json.dumps(list(commands.values())),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=True,
-    )
-    codes = json.loads(done.stdout)
-    return {name: Output(codes[number], (texts / f"{number}.txt").read_text()) for number, name in enumerate(commands)}
+    found = commands_in_turn(list(commands.values()), place / "cache", texts)
+    return {name: Output(*one) for name, one in zip(commands, found, strict=True)}
 
 
 @pytest.mark.parametrize("name", ["torch_dist", "legacy", "poisoned"])

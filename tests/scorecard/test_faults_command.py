@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ci import junit
-from tests.checks.conftest import command, warm
+from tests.checks.conftest import warm
 
 FIRST = {
     "A02": "Layer 0 Core Attention Output",
@@ -66,6 +66,6 @@ def test_wrong_usage_is_one_sentence(words: list[str], says: str, tmp_path: Path
 
 
 def test_the_catalogue_can_be_listed(tmp_path: Path) -> None:
-    done = command(["faults", "--list", "--only", "a0"], tmp_path)
+    done = warm(["faults", "--list", "--only", "a0"], tmp_path)
     assert done.returncode == 0
     assert done.stdout.startswith("A01  attention: the softmax is scaled by yarn's mscale in place of mscale_all_dim\nA02  ")
