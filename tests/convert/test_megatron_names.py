@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import json
-import socket
 import subprocess
 import sys
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.convert.folders import MODEL
+from tests.ports import free_port
 from validation.candidate.checkpoint.keys import extra_states, places
 from validation.candidate.checkpoint.places import Arrangement
 from validation.candidate.checkpoint.rank_files import rank_files, tensors_of
@@ -29,9 +29,7 @@ IMPLEMENTATIONS = ("local", "local-stock", "te")
 @functools.cache
 def by_megatron(implementation: str) -> dict[str, Any]:
     """What the model of that implementation says it would save."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     words = [sys.executable, "-W", "ignore", "-m", "tests.convert.saved_by_megatron", implementation, str(port)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,6 +17,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from tests.convert import folders
 from tests.convert.folders import WITHOUT_MTP
 from tests.convert.trained_by_megatron import FORMS, SINGLETON, STACKED
+from tests.ports import free_port
 from validation.cli import main
 
 ALIKE = replace(WITHOUT_MTP, num_hidden_layers=2, first_k_dense_replace=0)
@@ -29,9 +29,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     place = tmp_path_factory.mktemp("trained")
     hf = folders.write(place / "hf", WITHOUT_MTP, folders.weights(WITHOUT_MTP), num_nextn_predict_layers=0)
     alike = folders.write(place / "alike", ALIKE, folders.weights(ALIKE), num_nextn_predict_layers=0)
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     command = [sys.executable, "-m", "tests.convert.trained_by_megatron", str(hf), str(alike), str(place), port]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -6,7 +6,6 @@ checkout, or what is in megatron-core's wheel since 0.17. `nox -s parity_other` 
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,6 +16,7 @@ import pytest
 
 from tests.convert import folders
 from tests.convert.folders import WITHOUT_MTP
+from tests.ports import free_port
 from validation.cli import main
 
 MODEL = replace(WITHOUT_MTP, vocab_size=129, num_hidden_layers=2)
@@ -26,9 +26,7 @@ MODEL = replace(WITHOUT_MTP, vocab_size=129, num_hidden_layers=2)
 def saved(place: Path, layout: str) -> tuple[Path, Path]:
     """The folder that the weights are from, and the checkpoint that two ranks of Megatron-LM have saved after a step."""
     hf = folders.write(place / "hf", MODEL, folders.weights(MODEL), num_nextn_predict_layers=0)
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     command = [sys.executable, "-m", "tests.convert.trained_by_megatron_lm", str(hf), str(place / "core"), port, layout]
     started = [subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for rank in range(2)]
     said = [rank.communicate()[0].decode() for rank in started]

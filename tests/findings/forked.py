@@ -12,11 +12,12 @@ import importlib
 import os
 import runpy
 import signal
-import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,10 +63,7 @@ def _script(script: Path, ranks: int) -> None:
     sys.path[:] = [str(script.parent), *(path for path in sys.path if Path(path).resolve() != ROOT)]
     for name in imports_first(script.read_text(encoding="utf-8")):
         importlib.import_module(name)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
     children = {_forked(lambda rank=rank: _rank(script, rank, environment)): rank for rank in range(ranks)}  # type: ignore[misc]
     while children:
         child, status = os.wait()

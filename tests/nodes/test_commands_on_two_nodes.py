@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from tests.run.nodes.pair import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 CASE = ("--tp", "2", "--set", "num_layers=1", "--set", "first_k_dense_replace=1", "--steps", "0")

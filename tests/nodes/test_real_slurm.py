@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.nodes.pair import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 300.0

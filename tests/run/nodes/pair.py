@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.ports import free_port
 from tests.run.nodes import light
 from validation.case.errors import PlumblineError
 from validation.reference import store
@@ -22,13 +22,6 @@ from validation.run.options import Settings, parsed
 KEY = "0123456789abcdef01234567"
 TIMEOUT = 120.0
 """Seconds; a run that ends when it should gets nowhere near."""
-
-
-def free_port() -> int:
-    """A port that is free on this machine."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def settings(rank: int, port: int, home: Path, *words: str, nodes: int = 2, timeout: float = TIMEOUT) -> Settings:

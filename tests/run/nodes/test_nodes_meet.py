@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.run.nodes.pair import TIMEOUT, free_port, settings
+from tests.ports import free_port
+from tests.run.nodes.pair import TIMEOUT, settings
 from validation.case.errors import EnvironmentMissing, ExitCode, InfrastructureError, PlumblineError, UsageError
 from validation.run.nodes import identity
 from validation.run.nodes.channel import Channel, Lost, token_bytes
