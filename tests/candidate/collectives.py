@@ -327,7 +327,7 @@ def nothing_arrives_before_it_is_waited_for(group: Any, rank: int, size: int) ->
 @_own
 def waited_for_again(group: Any, rank: int, size: int) -> list[Tensor]:
     """Every handle twice, as Transformer Engine's ring attention does; over nccl the second time is nothing."""
-    ring, place, mean = dist.new_group(timeout=timedelta(seconds=10)), made(rank, 4), made(rank, 4)
+    ring, place, mean = dist.new_group(timeout=timedelta(seconds=60)), made(rank, 4), made(rank, 4)
     exchange = [
         dist.P2POp(dist.isend, made(rank, 4), (rank + 1) % size, ring),
         dist.P2POp(dist.irecv, place, (rank - 1) % size, ring),
@@ -356,7 +356,7 @@ def a_saved_tensor_may_be_reduced(group: Any, rank: int, size: int) -> list[Tens
 def several_groups(group: Any, rank: int, size: int) -> list[Tensor]:
     """Groups of the same transport, of gloo and of halves of the ranks, and one that is ended while others go on."""
     halves = [dist.new_group(list(range(first, first + size // 2))) for first in (0, size // 2)]
-    other, brief = dist.new_group(backend="gloo"), dist.new_group(timeout=timedelta(seconds=20))
+    other, brief = dist.new_group(backend="gloo"), dist.new_group(timeout=timedelta(seconds=60))
     names = [dist.get_backend(one) for one in (other, brief)]
     assert names == ["gloo", dist.get_backend()], names
     tensors = [made(rank, 3) for _ in range(3)]
@@ -371,7 +371,8 @@ def several_groups(group: Any, rank: int, size: int) -> list[Tensor]:
 @_own
 def a_rank_that_does_not_come(group: Any, rank: int, size: int) -> list[Tensor]:
     """A time-out is raised where it is waited for, in the seconds that the group was given."""
-    impatient = dist.new_group(timeout=timedelta(seconds=1))
+    dist.barrier(group=group)  # no rank is late for the group itself
+    impatient = dist.new_group(timeout=timedelta(seconds=2))
     dist.barrier(group=impatient)
     raised = 0
     if rank == 0:
@@ -392,7 +393,7 @@ def _rank(rank: int, size: int, folder: Path, device: str) -> None:
     staged.register()
     store = FileStore(str(folder / "store"), size)
     transport = "staged-cpu" if device == "cpu" else "staged"
-    dist.init_process_group(transport, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=60))
+    dist.init_process_group(transport, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=240))
     gloo = dist.new_group(backend="gloo")
     found = {}
     like_gloo, own = (
