@@ -28,6 +28,7 @@ _SECONDS = 300.0
 
 def run(commands: list[list[str]], out: Path) -> list[int]:
     """The exit codes of commands in this process; `out/N.txt` gets what the Nth prints."""
+    _keep_what_imports_for_long()
     return [_run(words, out / f"{number}.txt", out / f"{number}.txt") for number, words in enumerate(commands)]
 
 

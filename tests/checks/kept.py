@@ -96,5 +96,5 @@ class _Requests:
 if __name__ == "__main__":
     from validation.run import refer
 
-    sys.stdin = _Requests(sys.stdin)  # type: ignore[assignment]
+    sys.stdin = _Requests(sys.stdin)
     refer.main()

@@ -5,9 +5,11 @@ Commands are the real ones. Stand-ins answer for git (Plumbline's checkout), for
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -58,7 +60,16 @@ def git(folder: Path, *words: str) -> str:
 
 def everything(path: Path) -> None:
     """What `python -m ci manifest` writes of the templates' sessions, with each testsuite's first checks."""
-    made.listed(path, ["--event", "workflow_call"], {**os.environ, "PLUMBLINE_LAYOUTS": ",".join(LAYOUTS)})
+    path.write_bytes(_everything())
+
+
+@functools.cache
+def _everything() -> bytes:
+    """Once for the pipelines of both services."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "manifest.json"
+        made.listed(path, ["--event", "workflow_call"], {**os.environ, "PLUMBLINE_LAYOUTS": ",".join(LAYOUTS)})
+        return path.read_bytes()
 
 
 def results(folder: Path, manifest: Path, megatron: str, happens: Sessions) -> None:

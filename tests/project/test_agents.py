@@ -21,6 +21,7 @@ import pytest
 import yaml
 
 from ci import cli as pipeline
+from tests.checks.conftest import warm
 from tests.understood import ROOT, in_blocks, understand
 from validation.case.errors import ExitCode
 
@@ -39,12 +40,14 @@ PLANTED = next(command for command in COMMANDS if "reduction_lost" in command an
 
 
 def run(command: str, results: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The command as it stands, with this Python; a `run` leaves its reports in a folder of the test."""
+    """The command as it stands, with this Python. One with `results`, a folder, runs in the process that tests share."""
     words = shlex.split(command, comments=True)
     assert words[0] == "python"
-    more = ["--results", str(results)] if results else []
+    if results:
+        assert words[1:3] == ["-m", "validation"]
+        return warm([*words[3:], "--results", str(results)], results.with_name("cache"))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PLUMBLINE_SESSION")}
-    started = [sys.executable, *words[1:], *more]
+    started = [sys.executable, *words[1:]]
     return subprocess.run(started, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
