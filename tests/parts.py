@@ -22,8 +22,12 @@ GROUPS: dict[str, tuple[str, ...]] = {
             "staged_cases",
         )
     ),
+    "nox, which runs seventy times": ("tests/test_noxfile.py",),
 }
-"""Files that share what takes long to make, by the beginning of their names. They take the longest, so they come first."""
+"""Files that share what takes long to make, by the beginning of their names. They take the longest, so they come first.
+
+One file alone is here if it would be among the last, when the other processes have nothing left to do.
+"""
 
 
 def group_of(name: str) -> str:

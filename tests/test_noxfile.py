@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import noxfile
 from ci.releases import GROUPS, LIBRARIES, NEWEST, OLDER, RELEASES, Release, groups, newest_for, other_than_for
 from ci.table import rows, tools
 
@@ -193,16 +194,17 @@ def test_the_site_is_built_or_its_links_are_asked_for_and_a_warning_ends_with_1(
     reason="there is an NVIDIA driver, so a GPU session goes on to install",
 )
 @pytest.mark.parametrize(
-    ("session", "needed", "instead"),
+    ("session", "words", "needed", "instead"),
     [
-        ("gpu_tp2pp2", "4 GPUs", "cpu_tp2pp2 compares the same layout on the CPU"),
-        ("gpu_mtp", "2 GPUs", "parity compares in fp64 on the CPU"),
+        ("gpu_tp2pp2", [], "4 GPUs", "cpu_tp2pp2 compares the same layout on the CPU"),
+        ("gpu_mtp", [], "2 GPUs", "parity compares in fp64 on the CPU"),
+        ("gpu_tp2pp2", ["--", "--seed", "7", "--share-gpu=2"], "2 GPUs with --share-gpu 2", "cpu_tp2pp2"),
     ],
 )
 def test_a_gpu_session_where_there_is_no_gpu_ends_with_3_and_says_what_works(
-    nox: Nox, tmp_path: Path, session: str, needed: str, instead: str
+    nox: Nox, tmp_path: Path, session: str, words: list[str], needed: str, instead: str
 ) -> None:
-    ended = nox(session)
+    ended = nox(session, *words)
     assert ended.returncode == 3
     assert f"no NVIDIA driver on this machine, and {session} needs {needed}; {instead}" in ended.stderr
     assert f"Session {session} aborted" in ended.stderr
@@ -217,24 +219,18 @@ def test_every_layout_of_a_gpu_session_has_one_on_the_cpu() -> None:
     assert {name.replace("gpu_", "cpu_") for name in each} <= there
 
 
-@pytest.mark.skipif(
-    Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None,
-    reason="there is an NVIDIA driver, so a GPU session goes on to install",
-)
 @pytest.mark.parametrize(
-    ("session", "words", "needed"),
+    ("gpus", "words", "needed"),
     [
-        ("gpu_tp2", ["--share-gpu", "2"], "1 GPU with --share-gpu 2;"),
-        ("gpu_tp2pp2", ["--seed", "7", "--share-gpu=2"], "2 GPUs with --share-gpu 2;"),
-        ("gpu_tp2pp2", ["--share-gpu", "3"], "2 GPUs with --share-gpu 3;"),
-        ("gpu_tp2", ["--share-gpu", "1"], "2 GPUs;"),
-        ("gpu_single", ["--share-gpu", "2"], "1 GPU;"),
+        (2, ["--share-gpu", "2"], "1 GPU with --share-gpu 2"),
+        (4, ["--seed", "7", "--share-gpu=2"], "2 GPUs with --share-gpu 2"),
+        (4, ["--share-gpu", "3"], "2 GPUs with --share-gpu 3"),
+        (2, ["--share-gpu", "1"], "2 GPUs"),
+        (1, ["--share-gpu", "2"], "1 GPU"),
     ],
 )
-def test_ranks_that_share_need_fewer_gpus(nox: Nox, session: str, words: list[str], needed: str) -> None:
-    ended = nox(session, "--", *words)
-    assert ended.returncode == 3
-    assert f"no NVIDIA driver on this machine, and {session} needs {needed}" in ended.stderr
+def test_ranks_that_share_need_fewer_gpus(gpus: int, words: list[str], needed: str) -> None:
+    assert noxfile._needed(gpus, words) == needed
 
 
 def stand_in(folder: Path, release: Release) -> None:
