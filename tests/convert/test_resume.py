@@ -19,15 +19,17 @@ from validation.cli import main
 from validation.convert import formats, work
 
 ROOT = Path(__file__).parents[2]
-SLOWLY = """
+STANDS_STILL = """
 import sys, time
+from pathlib import Path
 from validation.convert import parts, to_torch_dist, to_legacy
 to_torch_dist._LEAST = 100_000
 put = parts.Stream.put
-def slowly(self, taken, source):
-    time.sleep(float(sys.argv[1]))
+def until_three_are_done(self, taken, source):
+    while sys.argv[1] and len(list(Path(sys.argv[1]).glob("release*.json"))) >= 3:
+        time.sleep(60)
     put(self, taken, source)
-parts.Stream.put = slowly
+parts.Stream.put = until_three_are_done
 from validation.cli import main
 sys.exit(main(sys.argv[2:]))
 """
@@ -58,11 +60,10 @@ def of_group(group: int) -> list[int]:
 def test_killed_in_the_middle(origin: Path, tmp_path: Path) -> None:
     """SIGKILL leaves no process and no checkpoint; the same command then writes what is left, and the result is the same."""
     out = tmp_path / "out"
-    words = [sys.executable, "-c", SLOWLY]
+    words, done = [sys.executable, "-c", STANDS_STILL], out.with_name("out.unfinished") / ".done"
     running = subprocess.Popen(
-        [*words, "0.004", *command(origin, out)], cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True
+        [*words, str(done), *command(origin, out)], cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True
     )
-    done = out.with_name("out.unfinished") / ".done"
     while len(list(done.glob("release*.json"))) < 3 and running.poll() is None:
         time.sleep(0.02)
     os.kill(running.pid, signal.SIGKILL)
@@ -75,7 +76,7 @@ def test_killed_in_the_middle(origin: Path, tmp_path: Path) -> None:
     with pytest.raises(Exception, match="no config"):
         formats.open_source(out.with_name("out.unfinished"))
     kept = {path.name: path.stat().st_mtime_ns for path in (out.with_name("out.unfinished") / "release").glob("*.distcp")}
-    again = subprocess.run([*words, "0", *command(origin, out)], cwd=ROOT, capture_output=True, text=True, check=True)
+    again = subprocess.run([*words, "", *command(origin, out)], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "of it done before" in again.stdout
     noted = [name for name, when in kept.items() if (out / "release" / name).stat().st_mtime_ns == when]
     assert len(noted) >= 3
