@@ -102,7 +102,7 @@ def run(folder: Path, name: str) -> Ran:
     given = [word for variable in told.items() for word in ("--variable", "=".join(variable))]
     command = ["node", str(PROGRAM), "--force-shell-executor", "--shell-isolation", "--no-color", *given]
     home = {**os.environ, "HOME": str(place), "GIT_CONFIG_GLOBAL": os.devnull}
-    done = subprocess.run(command, cwd=team, env=home, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, cwd=team, env=home, capture_output=True, text=True, timeout=3000, check=False)
     output = f"{done.stdout}{done.stderr}"
     jobs = {job: ended for ended, job in re.findall(r"^ (PASS|FAIL)  (\S.*?)\s*$", output, re.MULTILINE)}
     kept = {job: _artifacts(team, job) for job in jobs}

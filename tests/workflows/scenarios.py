@@ -337,7 +337,7 @@ def _written(name: str, folder: Path, everything: Path, green: Path, server: str
 
 def _played(written: Mapping[str, Path]) -> list[tuple[str, Played]]:
     command = ["node", str(HERE / "runner.mjs"), *map(str, written.values())]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3000, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr)
     told = [json.loads(line) for line in done.stdout.splitlines()]
