@@ -122,13 +122,17 @@ def layout(values: Mapping[str, Value], world: int | None, source: str) -> Layou
     known = {name: _degree(name, value, source) for name, value in degrees.items()}
     ranks = known["tp"] * known["pp"] * known["cp"]
     if world is not None and world % ranks:
-        raise UsageError(f"{source}: {world} ranks do not hold tp x pp x cp = {ranks}; give a multiple of {ranks} ranks")
+        raise UsageError(f"{source}: {_hold(world)} tp x pp x cp = {ranks}; give a multiple of {ranks} ranks")
     sequence = bool(values.get("sequence_parallel")) or known["tp"] == 1
     found = Layout(**known, dp=world // ranks if world else None, sequence_parallel=sequence)
     experts = found.expert_tp * found.ep * found.pp
     if world is not None and world % experts:
-        raise UsageError(f"{source}: {world} ranks do not hold etp x ep x pp = {experts}; give a multiple of {experts} ranks")
+        raise UsageError(f"{source}: {_hold(world)} etp x ep x pp = {experts}; give a multiple of {experts} ranks")
     return check_ranks(found, source)
+
+
+def _hold(world: int) -> str:
+    return "1 rank does not hold" if world == 1 else f"{world} ranks do not hold"
 
 
 def _degree(name: str, value: Value, source: str) -> int:
