@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from validation.case.errors import UsageError
-from validation.recipe import read, show
+from validation.recipe import full, read, show
 from validation.recipe.recipe import Recipe, Source
+from validation.recipe.standin import stand_in
 
 SMALL = """
 --num-layers 4 --hidden-size 128 --num-attention-heads 4 --ffn-hidden-size 256 --num-experts 8
@@ -273,6 +275,21 @@ def test_what_cannot_be_read_is_one_sentence(recipe_of: Reads, text: str, said: 
         recipe_of(text)
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("--moe-layer-freq ([0]*1+[1]*9)", "moe_layer_freq has 10 layers and the model 4; give as many"),
+        ("--moe-layer-freq 2", "moe_layer_freq 2 puts dense layers between"),
+        ("--fp16", "--fp16 and --bf16 are both given; keep one"),
+        ("--moe-router-topk 99", "num_experts_per_tok 99 is more than the"),
+    ],
+)
+def test_nothing_stands_for_what_cannot_train(recipe_of: Reads, more: str, said: str) -> None:
+    """A stand-in has other layers and experts, and would pass."""
+    with pytest.raises(UsageError, match=re.escape(said)):
+        stand_in(full.of(recipe_of(SMALL + more)))
 
 
 def test_ranks_that_do_not_hold_the_layout_are_refused(recipe_of: Reads) -> None:

@@ -285,6 +285,8 @@ class ProbedChunk:
         if self._case.model.q_lora_rank is not None:
             outputs["attention.q_latent"] = attention.linear_q_down_proj
         dense = f"{prefix}.mlp.output" in self._probes
+        if not dense and not hasattr(layer.mlp, "router"):
+            raise ValueError(f"{prefix} of Megatron's model has no router, and HuggingFace's has experts there")
         if not (dense and self._case.uses_te):
             outputs["mlp_norm"] = layer.pre_mlp_layernorm
         outputs["mlp.output" if dense else "moe.output"] = layer.mlp

@@ -103,7 +103,8 @@ def _recipe(
         beside=beside,
         idle=still,
         unknown=unknown,
-        doubts=(*shape.doubts, *_doubts(known, given, found, ranks, trainer, source)),
+        doubts=tuple(_doubts(known, given, found, ranks, trainer, source)),
+        unlike=(*shape.unlike, *_refused(found)),
     )
 
 
@@ -189,6 +190,12 @@ def _doubts(
             yield f"{one.text} brings settings that are not read"
     if not any(one.option.dest in known.field_names for one in given):
         raise UsageError(f"{source}: none of the flags sets a field of Megatron-Core; give those that training starts with")
+
+
+def _refused(found: upstream.Arguments) -> Iterator[str]:
+    """What Megatron-LM asserts and a stand-in would not show."""
+    if found["fp16"] and found["bf16"]:
+        yield "--fp16 and --bf16 are both given; keep one"
 
 
 def _model_doubts(found: upstream.Arguments) -> Iterator[str]:
