@@ -6,7 +6,9 @@ from tests import core  # noqa: F401 - before megatron-core
 from validation.candidate.compare import declared
 from validation.run.options import parsed
 
-FACTS = {"dtypes": {"layers.1.moe.router.logits": "float32", "layers.1.output": "bfloat16", "token_loss": "float32"}}
+FACTS = {
+    "dtypes": {"layers.1.moe.router.logits": "float32", "layers.1.moe.router.scores": "float32", "layers.1.output": "bfloat16"}
+}
 
 
 def test_a_router_in_fp64_reports_fp64() -> None:

@@ -31,11 +31,12 @@ def declared(case: Case, facts: dict[str, Any]) -> dict[str, Any]:
     if model.get("fp32_residual_connection"):
         dtypes = {name: dtype for name, dtype in dtypes.items() if name.startswith((GRADIENTS, STEPS))}
     if model.get("moe_router_dtype") == "fp64":
-        dtypes = {name: "float64" if _ROUTER in name and dtype == "float32" else dtype for name, dtype in dtypes.items()}
+        dtypes = {name: "float64" if name.endswith(_OF_ROUTER) else dtype for name, dtype in dtypes.items()}
     return {**facts, "dtypes": dtypes}
 
 
-_ROUTER = ".moe.router."
+_OF_ROUTER = (".moe.router.logits", ".moe.router.weights")
+"""What a router has in the dtype in which it computes. Scores are made in float32."""
 
 
 def compare_gradients(
