@@ -50,8 +50,9 @@ _WIDER = {
     "below fp32": ("below fp64",),
 }
 PRECISIONS = ("below fp64", "below fp32")
-_LONGEST = 200
-"""Characters of a layout with its options; what is longer comes from a file that Plumbline did not write."""
+_LONGEST, _MOST_WORDS = 4_000, 60
+"""Characters and words of a layout with its options, a recipe's settings among them; more come from a file that Plumbline did
+not write."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def traits(properties: Mapping[str, str]) -> dict[str, Trait] | None:
 
 @cache
 def _arrangement(text: str) -> tuple[Layout, tuple[str, ...]] | None:
-    if len(text) > _LONGEST:
+    if len(text) > _LONGEST or text.count("+") > _MOST_WORDS:
         return None
     try:
         layout, training, mtp = parse(text, Training())

@@ -136,8 +136,24 @@ def test_what_a_configuration_asks_of_core_attention_is_refused(name: str, value
         attention({name: value})
 
 
+def norms(normalization: str = "RMSNorm", *, less: bool = False) -> Any:
+    """A configuration as far as norms read it."""
+    return SimpleNamespace(
+        params_dtype=torch.float64, sequence_parallel=False, normalization=normalization, layernorm_zero_centered_gamma=less
+    )
+
+
+def test_a_norm_is_the_one_that_is_asked_for() -> None:
+    """A weight that is stored less 1 counts 1 more; no other norm is made in silence."""
+    given = torch.randn(1, 4, dtype=torch.float64)
+    plain, less = RMSNorm(norms(), 4), RMSNorm(norms(less=True), 4)
+    torch.testing.assert_close(less(given), 2 * plain(given), rtol=1e-12, atol=0.0)
+    with pytest.raises(ValueError, match="normalization is LayerNorm; te has"):
+        RMSNorm(norms("LayerNorm"), 4)
+
+
 def test_a_norm_has_the_epsilon_that_it_is_given() -> None:
-    config: Any = SimpleNamespace(params_dtype=torch.float64, sequence_parallel=False)
+    config = norms()
     for eps in (1e-2, 1e-6):
         given = torch.full((1, 4), 0.1, dtype=torch.float64)
         norm = RMSNorm(config, 4, eps=eps)

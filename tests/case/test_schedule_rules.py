@@ -30,6 +30,7 @@ def case(*settings: str, steps: int = 3) -> Case:
             ("scheduler.lr_decay_style=WSD", "scheduler.lr_wsd_decay_style=linear", "scheduler.wsd_decay_steps=4"),
             "wsd_decay_steps is 4; WSD needs a number from 1 to 3",
         ),
+        (("optimizer.lr=-0.01",), "optimizer.lr is -0.01; give a rate of 0 or more"),
         (("optimizer.min_lr=0.5",), "optimizer.min_lr is 0.5 and optimizer.lr 0.01; give a smallest rate from 0 to 0.01"),
         (
             ("optimizer.decoupled_lr=0.1", "optimizer.decoupled_min_lr=0.2"),

@@ -249,10 +249,8 @@ def test_an_error_that_is_as_large_as_rounding_is_named_for_it_beside_the_model(
 
 
 def test_a_tensor_of_another_type_is_of_the_precision() -> None:
-    def short(layout: str) -> Suite:
-        bad = replace(
-            check(OUTPUT, "fail"), message="FAIL: x - rank 0: dtype bfloat16 where float64 was declared", properties={}
-        )
+    def short(layout: str, types: str = "bfloat16 where float64") -> Suite:
+        bad = replace(check(OUTPUT, "fail"), message=f"FAIL: x - rank 0: dtype {types} was declared", properties={})
         return replace(sound(layout), checks=tuple(bad if one.name == OUTPUT else one for one in sound(layout).checks))
 
     found = told(short("single"), short("tp2"))
@@ -261,6 +259,8 @@ def test_a_tensor_of_another_type_is_of_the_precision() -> None:
         "first at Layer 0 Attention Output (bfloat16 and not float64)"
     )
     assert (found.groups, found.certain) == (("precision",), True)
+    longer = told(*(short(layout, "float64 where float32") for layout in ("single", "tp2")))
+    assert (longer.groups, "fewer bits" in longer.sentence) == (("modelling",), False)
     assert told(short("single"), wrong("tp2")).certain is True
     assert told(short("single"), wrong("tp2")).groups == ("modelling",)
 

@@ -231,7 +231,12 @@ def test_the_traits_of_a_case() -> None:
     assert "sp" not in nosp
     assert set(traits({"arrangement": "single+mtp2", "precision": "fp64"}) or ()) == {"+mtp2"}
     assert traits({}) is None
-    assert traits({"arrangement": "single" + "+full" * 50}) is None
+    assert traits({"arrangement": "single" + "+full" * 100}) is None
+    of_a_recipe = (
+        "tp2pp2ep4+distributed+mean+ddp.grad_reduce_in_fp32+ddp.overlap_grad_reduce+ddp.overlap_param_gather+bias_activation_fusion"
+        "+bias_dropout_fusion+deallocate_pipeline_outputs+optimizer.clip_grad=1.0+optimizer.lr=1e-05+scheduler.lr_warmup_steps=9"
+    )
+    assert {"tp", "pp", "ep", "+mean", "+optimizer.lr=1e-05"} <= set(traits({"arrangement": of_a_recipe}) or ())
 
 
 @pytest.mark.parametrize(

@@ -119,11 +119,13 @@ def test_texts_of_a_case_are_cut() -> None:
     assert layout("tp2", "p" * 21) == f"tp2 in {'p' * 19}…"
 
 
-def test_a_layout_of_more_than_200_characters_is_none() -> None:
-    longest, more = "tp2pp2+mtp" + "+full" * 38, "tp2pp2" + "+full" * 39
-    assert (len(longest), len(more)) == (200, 201)
+def test_a_layout_of_more_than_60_words_or_4000_characters_is_none() -> None:
+    """A recipe's has some forty words."""
+    longest, more = "tp2pp2+mtp" + "+full" * 59, "tp2pp2+mtp" + "+full" * 60
     assert "+mtp" in (traits({"arrangement": longest}) or ())
     assert traits({"arrangement": more}) is None
+    assert "tp" in (traits({"arrangement": f"tp2+moe_z_loss_coeff=0.{'0' * 3974}1"}) or ())
+    assert traits({"arrangement": f"tp2+moe_z_loss_coeff=0.{'0' * 3977}1"}) is None
 
 
 def test_half_precision_is_below_both() -> None:

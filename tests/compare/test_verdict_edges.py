@@ -212,6 +212,17 @@ def test_each_route_counts_once() -> None:
     assert chosen(2, 0.1)[0].numbers.endswith(", 2 of 4 routes differ")
 
 
+@pytest.mark.parametrize(("places", "said"), [((), "1 of 4 routes missing, 0 more"), ((0, 1), "0 of 4 routes missing, 1 more")])
+def test_a_route_alone_counts_once(places: tuple[int, ...], said: str) -> None:
+    """A token that loses an expert, and one that gets another."""
+    right = torch.tensor([[[True, False]] * 4])
+    choice, box = right.clone(), whole((1, 4, 2))
+    choice[0, 0] = False
+    choice[0, 0, list(places)] = True
+    measured = Measurement("choice", (1, 4, 2), (PieceReport(0, box, measure(choice, right, box), "a"),))
+    assert judge(measured, "Router Output", EXACT, routes=True).numbers.endswith(f", {said}")
+
+
 def test_a_margin_of_exactly_twice_the_floor_is_a_near_tie() -> None:
     strict, choice, flips = chosen(1, 2.0**-9)
     found = near_ties(strict, choice, flips, 2.0**-10)

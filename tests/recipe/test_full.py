@@ -109,3 +109,11 @@ def test_a_list_of_stages_is_a_layout_string(tmp_path: Path) -> None:
     file.write_text(BRIDGE.replace("[decoder, loss]", "[decoder, lost]"))
     with pytest.raises(UsageError, match="lost is no part of a pipeline layout; embedding, decoder, mtp, loss are"):
         full.of(read.read(file, world=8))
+
+
+def test_a_recipe_with_rates_that_nothing_can_take_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It would be compared without steps instead."""
+    file = tmp_path / "flags.txt"
+    file.write_text(f"{FLAGS} --lr -1e-5 --min-lr 0")
+    assert cli.main(["run", "--recipe", str(file), "--world-size", "64"]) == 2
+    assert "optimizer.lr is -1e-05; give a rate of 0 or more" in capsys.readouterr().err

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from validation.case.errors import UsageError
-from validation.recipe import read, show
+from validation.recipe import full, read, show
 from validation.recipe.recipe import Recipe, Source
+from validation.recipe.standin import stand_in
 
 SMALL = """
 --num-layers 4 --hidden-size 128 --num-attention-heads 4 --ffn-hidden-size 256 --num-experts 8
@@ -275,12 +277,27 @@ def test_what_cannot_be_read_is_one_sentence(recipe_of: Reads, text: str, said: 
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("--moe-layer-freq ([0]*1+[1]*9)", "moe_layer_freq has 10 layers and the model 4; give as many"),
+        ("--moe-layer-freq 2", "moe_layer_freq 2 puts dense layers between"),
+        ("--fp16", "--fp16 and --bf16 are both given; keep one"),
+        ("--moe-router-topk 99", "num_experts_per_tok 99 is more than the"),
+    ],
+)
+def test_nothing_stands_for_what_cannot_train(recipe_of: Reads, more: str, said: str) -> None:
+    """A stand-in has other layers and experts, and would pass."""
+    with pytest.raises(UsageError, match=re.escape(said)):
+        stand_in(full.of(recipe_of(SMALL + more)))
+
+
 def test_ranks_that_do_not_hold_the_layout_are_refused(recipe_of: Reads) -> None:
     """tp2 needs a multiple of two ranks, and ep8 one of eight."""
     with pytest.raises(UsageError, match="do not hold tp x pp x cp = 2"):
         recipe_of(SMALL + "--tensor-model-parallel-size 2", world=3)
-    with pytest.raises(UsageError, match="do not hold etp x ep x pp = 8"):
-        recipe_of(SMALL + "--expert-model-parallel-size 8", world=4)
+    with pytest.raises(UsageError, match="1 rank does not hold etp x ep x pp = 8"):
+        recipe_of(SMALL + "--expert-model-parallel-size 8", world=1)
 
 
 def test_what_follows_says_so(recipe_of: Reads) -> None:

@@ -162,6 +162,9 @@ def test_overrides_alone_do_not_give_the_model(tmp_path: Path) -> None:
         ("MODEL_ARGS: 3", "is empty"),
         ("model: {num_layers: " + "[" * 99 + "]" * 99 + "}", "nested too deep"),
         ("some: thing", "is YAML without"),
+        ("MODEL_ARGS:\n\t--num-layers: 4", "line 2: .* cannot start any token; write one document"),
+        ("MODEL_ARGS:\n  --num-layers: 4\n---\nmodel: {}", "line 3: expected a single document"),
+        ("MODEL_ARGS:\n  --my-flag: 4", "recipe.yaml: none of the flags sets a field"),
     ],
 )
 def test_what_cannot_be_read_is_said(tmp_path: Path, text: str, said: str) -> None:

@@ -67,6 +67,24 @@ def renormalised(bench: Bench, share: float) -> Callable[[Line], Line]:
     return change
 
 
+def answer_shifted(line: Line) -> Line:
+    """The prompt is right, and the answer stands one token late."""
+    values = line["logprobs"]
+    return {**line, "logprobs": [*values[: engine.PROMPT], *values[engine.PROMPT - 1 : -1]]}
+
+
+def exchanged(bench: Bench) -> Callable[[Line], Line]:
+    """Each sequence has as many numbers of the next one as that has."""
+    turned = zip(bench.right, [*bench.right[1:], bench.right[0]], strict=True)
+    following = {tuple(line["tokens"]): other["logprobs"] for line, other in turned}
+
+    def change(line: Line) -> Line:
+        count = len(line["tokens"])
+        return {**line, "logprobs": [*following[tuple(line["tokens"])], *[None] * count][:count]}
+
+    return change
+
+
 def of_own_position(bench: Bench) -> Callable[[Line], Line]:
     """Taken from the logits that the token itself has made."""
 
@@ -146,6 +164,13 @@ def test_what_goes_wrong_in_the_last_sequence_is_found_there(bench: Bench, capsy
             ),
             {},
             "logarithms to the base 2",
+        ),
+        (lambda bench: answer_shifted, {}, "from position 6 of sequence 0 on: each is that of the token before it"),
+        (exchanged, {}, "those of sequence 0 are sequence 1's: the order of sequences has changed"),
+        (
+            lambda bench: lambda line: {**line, "logprobs": [None, *(value / 0.8 for value in line["logprobs"][1:])]},
+            {"mode": "processed_logprobs", "temperature": 0.8},
+            "divided by the temperature 0.8 behind the softmax",
         ),
     ],
 )

@@ -21,11 +21,22 @@ from validation.reference.store import Reference
 
 
 def declared(case: Case, facts: dict[str, Any]) -> dict[str, Any]:
-    """The reference's facts, but for the dtypes of activations where the residual stream is in float32: those are any then."""
-    if not case.training.effective("model").get("fp32_residual_connection") or "dtypes" not in facts:
+    """The reference's facts, but for the dtypes that settings of the candidate change.
+
+    Those of activations are any if the residual stream is in float32, and those of the router's numbers what it computes in.
+    """
+    if "dtypes" not in facts:
         return facts
-    of_parameters = (GRADIENTS, STEPS)
-    return {**facts, "dtypes": {name: dtype for name, dtype in facts["dtypes"].items() if name.startswith(of_parameters)}}
+    model, dtypes = case.training.effective("model"), facts["dtypes"]
+    if model.get("fp32_residual_connection"):
+        dtypes = {name: dtype for name, dtype in dtypes.items() if name.startswith((GRADIENTS, STEPS))}
+    if model.get("moe_router_dtype") == "fp64":
+        dtypes = {name: "float64" if name.endswith(_OF_ROUTER) else dtype for name, dtype in dtypes.items()}
+    return {**facts, "dtypes": dtypes}
+
+
+_OF_ROUTER = (".moe.router.logits", ".moe.router.weights")
+"""What a router has in the dtype in which it computes. Scores are made in float32."""
 
 
 def compare_gradients(

@@ -7,18 +7,23 @@ refuses what contradicts itself, has run before.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import difflib
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from typing import Any
 
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 
 from validation.candidate.config import arguments, made
-from validation.case import fields, pipeline_layout
+from validation.case import fields, pipeline_layout, setting_rules
 from validation.case.case import Case
 from validation.case.errors import UsageError
 
 Configure = Callable[[Case, MLATransformerConfig], None]
+_NEEDED = ("te", "gpu")
+"""What fields need that change the layer: without it nothing reads them, or a rank breaks."""
+_ALMOST = 0.9
+"""How much of a name is another one's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,21 +74,28 @@ def _check(case: Case, config: MLATransformerConfig, changed: Mapping[str, Any])
     for name, value in changed.items():
         entry = fields.entries().get(f"model.{name}")
         if entry is None:
+            _check_spelling(name, value, declared)
             continue
         if name not in declared:
             raise UsageError(
                 f"the plugin sets {_said(name, value)}, and this megatron-core does not have the field; leave it out"
             )
-        if value and entry.need(value) == "te" and not case.uses_te:
-            raise UsageError(
-                f"the plugin sets {_said(name, value)}, which needs Transformer Engine; --implementation te on GPUs has it, "
-                "or leave it out"
-            )
+        need = entry.need(value) if value else ""
+        said = f"the plugin sets {_said(name, value)}, which"
+        if need in _NEEDED and (sentence := setting_rules.missing(case, said, need)):
+            raise UsageError(sentence)
         if name == pipeline_layout.FIELD and case.model.mtp_layers:
             raise UsageError(
                 f"the plugin sets model.{name}, and with MTP layers process groups that are there already follow from it; "
                 f"--config model.{name}={value!r} sets it before"
             )
+
+
+def _check_spelling(name: str, value: Any, declared: Set[str]) -> None:
+    """Raises UsageError for the name of no field that is almost one. A plugin may keep things of its own in a configuration."""
+    near = difflib.get_close_matches(name, declared - {name}, 1, _ALMOST) if name not in declared else []
+    if near:
+        raise UsageError(f"the plugin sets {_said(name, value)}, and Megatron-Core has no such field; did you mean {near[0]}?")
 
 
 def _derive(config: MLATransformerConfig, given: Mapping[str, Any], changed: Mapping[str, Any]) -> str:

@@ -21,12 +21,27 @@ from validation.candidate.versions import context_parallel_group
 
 
 class RMSNorm(torch.nn.RMSNorm):
-    """RMSNorm that may be sequence-parallel, which megatron-core's wrapper of the same class refuses to be."""
+    """RMSNorm that may be sequence-parallel, which megatron-core's wrapper of the same class refuses to be.
+
+    Its weight may be stored less 1 (`layernorm_zero_centered_gamma`). Raises ValueError for another norm.
+    """
 
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
         super().__init__(hidden_size, eps=eps, dtype=config.params_dtype)
+        if config.normalization != "RMSNorm":
+            raise ValueError(
+                f"norms of the implementations local and local-stock are RMSNorm, and normalization is {config.normalization}; "
+                "te has Transformer Engine's"
+            )
+        self._stored_less = float(config.layernorm_zero_centered_gamma)
         # finalize_model_grads sums the gradients of marked parameters over the tensor-parallel ranks.
         setattr(self.weight, "sequence_parallel", config.sequence_parallel)  # noqa: B010 - no attribute of a Parameter
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The norm of [..., hidden]."""
+        if not self._stored_less:
+            return super().forward(x)
+        return functional.rms_norm(x, self.normalized_shape, self.weight + self._stored_less, self.eps)
 
 
 class LayerNorm(torch.nn.LayerNorm):

@@ -77,8 +77,9 @@ class ProbedChunk:
         self._probes = probes(case.model, case.batch_size, case.seq_length)
         self._micro_batch, self._running = -1, False
         self._calls: Counter[Any] = Counter()
-        # Then experts are filled up to their capacity with further tokens, each with the weight 0, a constant.
-        self._padded = bool(case.training.effective("model").get("moe_pad_expert_input_to_capacity"))
+        # Then experts are filled up to their capacity with further tokens, each with the weight 0, a constant. A plugin may
+        # have said so.
+        self._padded = bool(chunk.config.moe_pad_expert_input_to_capacity)
         self._mtp_losses = MtpLosses(divisor)
         self._plans = Plans(chunk, self._planned, self._at) if overlaps(case) else None
         chunk.register_forward_pre_hook(self._enter)
@@ -284,6 +285,8 @@ class ProbedChunk:
         if self._case.model.q_lora_rank is not None:
             outputs["attention.q_latent"] = attention.linear_q_down_proj
         dense = f"{prefix}.mlp.output" in self._probes
+        if not dense and not hasattr(layer.mlp, "router"):
+            raise ValueError(f"{prefix} of Megatron's model has no router, and HuggingFace's has experts there")
         if not (dense and self._case.uses_te):
             outputs["mlp_norm"] = layer.pre_mlp_layernorm
         outputs["mlp.output" if dense else "moe.output"] = layer.mlp

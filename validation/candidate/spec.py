@@ -108,9 +108,9 @@ def _with_norms(block: TransformerBlockSubmodules, config: MLATransformerConfig)
     for layer in block.layer_specs:
         layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = RMSNorm
         attention = layer.submodules.self_attention.submodules
-        attention.kv_layernorm = RMSNorm
+        attention.kv_layernorm = RMSNorm if config.qk_layernorm else IdentityOp
         # Without a query latent there is nothing to norm: 0.19 refuses a norm that it would not build.
-        attention.q_layernorm = IdentityOp if config.q_lora_rank is None else RMSNorm
+        attention.q_layernorm = IdentityOp if config.q_lora_rank is None else attention.kv_layernorm
     return block
 
 

@@ -20,6 +20,11 @@ def schedule_can_run(case: Case) -> str | None:
     return _styles(schedule) or _rates(schedule) or _lengths(schedule) or _weight_decay(schedule)
 
 
+def rates_can_be(case: Case) -> str | None:
+    """The part that holds whatever steps a case takes: a recipe that breaks it cannot train."""
+    return _rates(Schedule.of(case.training))
+
+
 def _styles(schedule: Schedule) -> str | None:
     return (
         _unknown("lr_decay_style", schedule.style, STYLES)
@@ -39,10 +44,12 @@ def _rates(schedule: Schedule) -> str | None:
     """Rates rise to the largest and fall to the smallest."""
     pairs = {"": (schedule.max_lr, schedule.min_lr), "decoupled_": schedule.decoupled or (0.0, 0.0)}
     for which, (largest, least) in pairs.items():
+        if largest < 0:
+            return f"optimizer.{which}lr is {largest:g}; give a rate of 0 or more"
         if not 0 <= least <= largest:
             return (
                 f"optimizer.{which}min_lr is {least:g} and optimizer.{which}lr {largest:g}; give a smallest rate from 0 to "
-                f"{max(largest, 0.0):g}"
+                f"{largest:g}"
             )
     if schedule.warmup and not 0 <= schedule.init_lr <= schedule.max_lr:
         return f"scheduler.init_lr is {schedule.init_lr:g}; warm-up begins with a rate from 0 to {schedule.max_lr:g}"

@@ -38,7 +38,7 @@ def wrong(case: Case, name: str, value: Value) -> str | None:
         return _may_drop(case, value)
     if not entry.computed(value):
         return f"{said} cannot be compared: {entry.why}" + _computed(entry.only)
-    return _missing(case, said, entry.need(value))
+    return missing(case, said, entry.need(value))
 
 
 def _computed(only: tuple[Value, ...]) -> str:
@@ -57,7 +57,7 @@ def _may_drop(case: Case, value: Value) -> str | None:
     )
 
 
-def _missing(case: Case, said: str, need: str) -> str | None:
+def missing(case: Case, said: str, need: str) -> str | None:
     """What a setting needs and the case does not have. Packages are seen when a rank imports them."""
     from validation.case import fields
 

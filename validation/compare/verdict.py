@@ -130,9 +130,14 @@ def _numbers(measurement: Measurement, limits: Limits) -> str:
 
 
 def _routes(measurement: Measurement) -> str:
-    """An expert chosen in place of another differs at two elements; as many are chosen as the reference has ones."""
+    """Elements are 1 where an expert is chosen. One that is chosen instead of another makes one route missing and one more."""
     difference = measurement.difference
-    return f", {(difference.differing + 1) // 2} of {difference.reference_squares:.0f} routes differ"
+    if not difference.finite:
+        return ""
+    missing = round(difference.reference_squares - difference.cross)
+    more = difference.differing - missing
+    counted = f", {missing} of {difference.reference_squares:.0f} routes"
+    return f"{counted} differ" if missing == more else f"{counted} missing, {more} more"
 
 
 def _properties(measurement: Measurement, limits: Limits) -> dict[str, str]:

@@ -109,7 +109,7 @@ class Dynamic:
                 given, positions = context.current_input_and_position_ids()
                 logits = wrapper.run_one_forward_step({"tokens": given, "position_ids": positions, "attention_mask": None})
                 if prefix == GENERATION:
-                    self._answer(runs, logits)
+                    self._answer(context, runs, logits)
                 self._go_on(context, tokens, lengths)
                 step += 1
         if any(one.again for one in self._waiting(context, prefix)) and not context.prefix_cache_hits:
@@ -157,19 +157,29 @@ class Dynamic:
         self._watch.now.weights, self._watch.now.runs = prefix, runs
         return runs
 
-    def _answer(self, runs: list[Run], logits: torch.Tensor | None) -> None:
-        """Compare the token that each request would take next, once its prompt is whole."""
-        prompts = prompt_lengths(self._case)
-        for run in runs if logits is not None else ():
+    def _answer(self, context: DynamicInferenceContext, runs: list[Run], logits: torch.Tensor | None) -> None:
+        """Compare the token that each request would take next, once its prompt is whole.
+
+        Which of the logits are those of its last token megatron-core says itself, as it does when it generates.
+        """
+        if logits is None:
+            return
+        last, prompts = context.last_token_logits(logits), prompt_lengths(self._case)
+        order = (self._active(context, context.request_ids).long() % len(self._tokens)).tolist()
+        for run in runs:
             step = run.position + run.stop - run.start - prompts[run.row]
-            if step >= 0 and logits is not None:
-                self._answers.compare(run.row, step, logits[:, run.stop - 1 : run.stop])
+            if step >= 0:
+                self._answers.compare(run.row, step, last[order.index(run.row)][None, None])
+
+    @staticmethod
+    def _active(context: DynamicInferenceContext, of_requests: torch.Tensor) -> torch.Tensor:
+        """The part of the books of requests that are computed."""
+        return of_requests[context.paused_request_count : context.total_request_count]
 
     def _go_on(self, context: DynamicInferenceContext, tokens: torch.Tensor, lengths: list[int]) -> None:
         """Give every request its next token; one that has none is done."""
-        active = slice(context.paused_request_count, context.total_request_count)
-        rows = context.request_ids[active].long() % len(self._tokens)  # since 0.18 in host memory
-        taken = (context.request_kv_length_offsets + context.request_query_lengths)[active].long()
+        rows = self._active(context, context.request_ids).long() % len(self._tokens)  # since 0.18 in host memory
+        taken = self._active(context, context.request_kv_length_offsets + context.request_query_lengths).long()
         ends = torch.tensor(lengths, device=rows.device)[rows]
         following = tokens.to(rows.device)[rows, taken.clamp(max=tokens.shape[1] - 1)]
         context.update_requests((taken < ends).int(), following)

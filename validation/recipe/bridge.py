@@ -122,7 +122,7 @@ def _recipe(
     given = {name for name in said if name in ("num_layers", "hidden_size", "num_moe_experts")}
     shape = geometry.of(values)
     numbers = dict(shape.numbers) if len(given) == 3 else geometry.given(shape.numbers, said)
-    doubts = list(rest[2]) + (list(shape.doubts) if len(given) == 3 else [_OVERRIDES.format(source)])
+    doubts = list(rest[2]) + ([] if len(given) == 3 else [_OVERRIDES.format(source)])
     doubts += [] if world else ["how many ranks train is not said, so the data-parallel degree is open"]
     sequence = provider.get("seq_length")
     return Recipe(
@@ -147,6 +147,7 @@ def _recipe(
         beside=rest[0],
         unknown=rest[1],
         doubts=tuple(doubts),
+        unlike=shape.unlike if len(given) == 3 else (),
     )
 
 

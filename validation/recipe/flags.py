@@ -7,7 +7,6 @@ from pathlib import Path
 
 from validation.case.annotation import Value
 from validation.case.errors import UsageError
-from validation.case.strangers import shown
 from validation.case.vocabulary import rows as padded_rows
 from validation.recipe import arguments as reading
 from validation.recipe import geometry, idle, parser, started, trainers, upstream
@@ -104,7 +103,8 @@ def _recipe(
         beside=beside,
         idle=still,
         unknown=unknown,
-        doubts=(*shape.doubts, *_doubts(known, given, found, ranks, trainer)),
+        doubts=tuple(_doubts(known, given, found, ranks, trainer, source)),
+        unlike=(*shape.unlike, *_refused(found)),
     )
 
 
@@ -177,7 +177,7 @@ def _sorted_out(known: Parser, given: Sequence[Given]) -> tuple[tuple[Flag, ...]
 
 
 def _doubts(
-    known: Parser, given: Sequence[Given], found: upstream.Arguments, ranks: int | None, trainer: Trainer
+    known: Parser, given: Sequence[Given], found: upstream.Arguments, ranks: int | None, trainer: Trainer, source: str
 ) -> Iterator[str]:
     if trainer.doubt:
         yield trainer.doubt
@@ -189,7 +189,13 @@ def _doubts(
         if one.option.dest in ("yaml_cfg", "use_checkpoint_args", "heterogeneous_layers_config_path", "spec"):
             yield f"{one.text} brings settings that are not read"
     if not any(one.option.dest in known.field_names for one in given):
-        raise UsageError(f"{shown(given[0].place) if given else 'the file'}: none of the flags sets a field of Megatron-Core")
+        raise UsageError(f"{source}: none of the flags sets a field of Megatron-Core; give those that training starts with")
+
+
+def _refused(found: upstream.Arguments) -> Iterator[str]:
+    """What Megatron-LM asserts and a stand-in would not show."""
+    if found["fp16"] and found["bf16"]:
+        yield "--fp16 and --bf16 are both given; keep one"
 
 
 def _model_doubts(found: upstream.Arguments) -> Iterator[str]:

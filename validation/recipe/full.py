@@ -23,7 +23,9 @@ _NEEDED = ("num_hidden_layers", "num_attention_heads", "n_routed_experts")
 
 
 def of(recipe: Recipe) -> Full:
-    """Model, layout and options of a recipe. Raises UsageError for one that lacks a number which the signature needs.
+    """Model, layout and options of a recipe.
+
+    Raises UsageError for one that lacks a number which the signature needs, and for one that nothing can stand for.
 
     Without a number of ranks, dp is the smallest that the other degrees allow.
     """
@@ -33,6 +35,8 @@ def of(recipe: Recipe) -> Full:
             f"{recipe.source} does not say {join(missing)}, without which no small model can stand for it; "
             "give a file that says it, or the model's HuggingFace folder to `run --hf-model-path` or `plan --model`"
         )
+    if recipe.unlike:
+        raise UsageError(f"{recipe.source}: {recipe.unlike[0]}")
     split = _split(recipe)
     return Full(_model(recipe), _layout(recipe, split), _options(recipe, split), recipe.batch.sequence, recipe.batch.micro)
 

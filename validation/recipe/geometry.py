@@ -40,16 +40,19 @@ _MOST_DEGREE = 1 << 17
 
 @dataclass(frozen=True)
 class Geometry:
-    """Numbers of the model by the names of `validation.case.model.Model`, and sentences on what has no such number."""
+    """Numbers of the model by the names of `validation.case.model.Model`, and sentences on what has no such number.
+
+    Each says what would have one.
+    """
 
     numbers: Mapping[str, Value]
-    doubts: tuple[str, ...]
+    unlike: tuple[str, ...]
 
 
 def of(values: Mapping[str, Value], whole: bool = True) -> Geometry:
     """The geometry that fields of `model` describe (their names without the section); None is what nobody has said.
 
-    Without `whole` the values are a part of a model: no doubt is raised that it has no experts, or another attention.
+    Without `whole` the values are a part of a model: nothing is said of missing experts, or of another attention.
     """
     numbers: dict[str, Value] = {}
     for name in _SAME:
@@ -61,16 +64,16 @@ def of(values: Mapping[str, Value], whole: bool = True) -> Geometry:
         numbers["rope_type"] = _ROPE.get(rope, rope)
     numbers["num_nextn_predict_layers"] = _whole(values.get("mtp_num_layers"))
     latent = values.get("multi_latent_attention") or not whole
-    doubts = [] if latent else ["the attention is not multi-latent, which Plumbline compares"]
+    unlike = [] if latent else ["the attention is not multi-latent, as DeepSeek-V3's is (--multi-latent-attention)"]
     if values.get("num_moe_experts") is None:
-        doubts += ["the model has no experts"] if whole else []
+        unlike += ["the model has no experts (--num-experts)"] if whole else []
     else:
         numbers |= {"n_group": _whole(values.get("moe_router_num_groups")) or 1}
         numbers |= {"topk_group": _whole(values.get("moe_router_group_topk")) or numbers["n_group"]}
         scale = values.get("moe_router_topk_scaling_factor")
         numbers["routed_scaling_factor"] = 1.0 if scale is None else scale
-        doubts += [*_dense(values, numbers), *_shared(values, numbers)]
-    return Geometry(numbers, tuple(doubts))
+        unlike += [*_dense(values, numbers), *_shared(values, numbers)]
+    return Geometry(numbers, tuple(unlike))
 
 
 def given(numbers: Mapping[str, Value], said: Mapping[str, Value]) -> dict[str, Value]:
@@ -90,14 +93,14 @@ def _dense(values: Mapping[str, Value], numbers: dict[str, Value]) -> Iterator[s
     if isinstance(frequency, tuple):
         dense = next((place for place, one in enumerate(frequency) if one), len(frequency))
         if not all(frequency[dense:]):
-            yield "moe_layer_freq puts dense layers behind layers with experts, which DeepSeek-V3 has not"
+            yield "moe_layer_freq puts dense layers behind those with experts, and DeepSeek-V3's come first, as ([0]*3+[1]*58)"
         elif layers and len(frequency) != layers:
-            yield f"moe_layer_freq has {len(frequency)} layers and the model {layers}"
+            yield f"moe_layer_freq has {len(frequency)} layers and the model {layers}; give as many"
         numbers["first_k_dense_replace"] = dense
     elif frequency in (1, None):
         numbers["first_k_dense_replace"] = 0
     else:
-        yield f"moe_layer_freq {frequency} mixes dense layers among those with experts, which DeepSeek-V3 does not"
+        yield f"moe_layer_freq {frequency} puts dense layers between those with experts, and DeepSeek-V3 has none there; give 1"
 
 
 def _shared(values: Mapping[str, Value], numbers: dict[str, Value]) -> Iterator[str]:
@@ -106,7 +109,7 @@ def _shared(values: Mapping[str, Value], numbers: dict[str, Value]) -> Iterator[
     if routed and shared % routed == 0:
         numbers["n_shared_experts"] = shared // routed
     elif routed:
-        yield f"the shared expert is {shared} wide, which is no multiple of the {routed} of a routed one"
+        yield f"the shared expert is {shared} wide; give a multiple of the {routed} of a routed one, as DeepSeek-V3 has"
 
 
 def layout(values: Mapping[str, Value], world: int | None, source: str) -> Layout:
@@ -122,13 +125,17 @@ def layout(values: Mapping[str, Value], world: int | None, source: str) -> Layou
     known = {name: _degree(name, value, source) for name, value in degrees.items()}
     ranks = known["tp"] * known["pp"] * known["cp"]
     if world is not None and world % ranks:
-        raise UsageError(f"{source}: {world} ranks do not hold tp x pp x cp = {ranks}; give a multiple of {ranks} ranks")
+        raise UsageError(f"{source}: {_hold(world)} tp x pp x cp = {ranks}; give a multiple of {ranks} ranks")
     sequence = bool(values.get("sequence_parallel")) or known["tp"] == 1
     found = Layout(**known, dp=world // ranks if world else None, sequence_parallel=sequence)
     experts = found.expert_tp * found.ep * found.pp
     if world is not None and world % experts:
-        raise UsageError(f"{source}: {world} ranks do not hold etp x ep x pp = {experts}; give a multiple of {experts} ranks")
+        raise UsageError(f"{source}: {_hold(world)} etp x ep x pp = {experts}; give a multiple of {experts} ranks")
     return check_ranks(found, source)
+
+
+def _hold(world: int) -> str:
+    return "1 rank does not hold" if world == 1 else f"{world} ranks do not hold"
 
 
 def _degree(name: str, value: Value, source: str) -> int:

@@ -63,7 +63,7 @@ def _text(path: Path) -> str:
 
 def _may_be_yaml(text: str) -> bool:
     """Whether a key and a colon begin the first line that says something; a file of flags has no such line."""
-    first = next((line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")), "")
+    first = yaml_file.first_line(text)
     return first.startswith(("---", "{")) or ":" in first
 
 

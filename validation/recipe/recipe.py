@@ -71,7 +71,7 @@ class Recipe:
     and `loss_from` says whose function it is; with `own_tokens` a context-parallel rank divides a mean by the number of its own
     tokens. `unknown` are flags that the parser does not have, `beside` those that it has
     and that no field of the four configurations takes, `idle` those that change no number. `doubts` are whole sentences on
-    what could not be told.
+    what could not be told, `unlike` on what nothing can stand for: no DeepSeek-V3, or values that Megatron-LM refuses together.
     """
 
     source: str
@@ -93,6 +93,7 @@ class Recipe:
     idle: tuple[Flag, ...] = ()
     unknown: tuple[Flag, ...] = ()
     doubts: tuple[str, ...] = ()
+    unlike: tuple[str, ...] = ()
 
     @property
     def values(self) -> dict[str, Value]:

@@ -34,9 +34,10 @@ _DEGREES = (1, 2, 3, 4)
 _PIPELINES = ((1, 1), *product(_DEGREES[1:], (1, 2)))
 """pp and vpp of a stand-in."""
 _FAR = 1 << 20
-_FULL_SIZE = (positive_numbers, vpp_needs_pp, tp_divides, etp_divides, ep_divides, experts_fill_ranks)
+_CHOICE = (groups_divide, enough_experts_in_chosen_groups)
+_FULL_SIZE = (positive_numbers, *_CHOICE, vpp_needs_pp, tp_divides, etp_divides, ep_divides, experts_fill_ranks)
 """The rules that full size must keep. The others are about what Plumbline can run, and hold for the stand-in."""
-_ANY_LAYOUT = (positive_numbers, *numbers.RULES, groups_divide, enough_experts_in_chosen_groups)
+_ANY_LAYOUT = (positive_numbers, *numbers.RULES, *_CHOICE)
 """The rules that a model must keep, whatever its layout."""
 
 

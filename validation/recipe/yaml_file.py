@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from validation.case.scalars import from_text
 from validation.case.strangers import shown
 
 _DEEPEST = 60
+_KEY = re.compile(r"(---|[\w.-]+:)(\s|$)")
+"""How a line begins that only YAML has: the mark before a document, or a key."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +28,30 @@ class Entry:
 
 
 def read(text: str, source: str) -> yaml.MappingNode | None:
-    """The mapping at the top of the text; None where the text is no mapping of YAML. Raises UsageError for nesting too deep."""
+    """The mapping at the top of the text; None where the text is no mapping of YAML.
+
+    Raises UsageError for nesting too deep, and for what begins as only YAML does and is not one document of it.
+    """
     try:
         node = yaml.compose(text, yaml.SafeLoader)
-    except yaml.YAMLError:
+    except yaml.YAMLError as error:
+        if _KEY.match(first_line(text)):
+            raise UsageError(f"{source}{_why(error)}; write one document of YAML") from None
         return None
     except RecursionError:
         raise UsageError(f"{source}: it is nested too deep; give a flat file") from None
     return node if isinstance(node, yaml.MappingNode) else None
+
+
+def first_line(text: str) -> str:
+    """The first line that says something."""
+    return next((line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")), "")
+
+
+def _why(error: yaml.YAMLError) -> str:
+    """`, line 3: expected a single document in the stream but found another document`, as far as the error tells."""
+    mark, *words = (getattr(error, name, None) for name in ("problem_mark", "context", "problem"))
+    return (f", line {mark.line + 1}" if mark else "") + f": {' '.join(word for word in words if word) or 'it is no YAML'}"
 
 
 def entries(node: yaml.Node, source: str) -> Iterator[Entry]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -25,6 +25,8 @@ _FEWEST = 3
 """Tokens of which a temperature, or a part of the vocabulary, may be told: some temperature fits one token by chance."""
 _SAME = 1e-3
 """Temperatures that differ by less are one."""
+_SEQUENCES = 8
+"""Sequences of which it is asked whose numbers they have."""
 _ENOUGH = 2 / 3
 """The share of the tokens that an explanation must speak of: at the ends of sequences a shift says nothing."""
 
@@ -47,6 +49,14 @@ class Wrong:
         found, limit = figures.of(known), self.limit(known.numel())
         return found.rms <= limit and found.largest <= max(limit, self.floor.of_token)
 
+    @property
+    def alone(self) -> Wrong | None:
+        """The same with those tokens alone that are off; None if these are all, or too few to tell something of."""
+        limit = max(self.floor.of_token, _IN_FP64)
+        off = [mask & ~((a - b).abs() <= limit) for a, b, mask in zip(self.side, self.truth, self.chosen, strict=True)]
+        count = sum(int(mask.sum()) for mask in off)
+        return replace(self, chosen=off) if _FEWEST <= count < sum(int(mask.sum()) for mask in self.chosen) else None
+
     def limit(self, count: int) -> float:
         """The limit of the root mean square of so many tokens, of the kind that rounding moves most."""
         if self.floor.exact:
@@ -55,14 +65,22 @@ class Wrong:
 
 
 def explain(wrong: Wrong, hf: HuggingFace, dump: Dump, applied: float, earlier: Values | None, routed: bool = True) -> str:
-    """The first mistake that explains the numbers, as the end of a sentence; empty if none does."""
+    """The first mistake that explains the numbers, as the end of a sentence; empty if none does.
+
+    It may be one of all tokens in question, or of those alone that are off: half of a sequence, or some sequences.
+    """
+    found = (_explain(part, hf, dump, applied, earlier, routed) for part in (wrong, wrong.alone) if part is not None)
+    return next(filter(None, found), "")
+
+
+def _explain(wrong: Wrong, hf: HuggingFace, dump: Dump, applied: float, earlier: Values | None, routed: bool) -> str:
     if wrong.explained(wrong.truth):
         return ""  # every small mistake would explain as much
     simple: Iterator[tuple[str, Values]] = _simple(wrong, dump, earlier)
     for words, predicted in simple:
         if wrong.explained(predicted):
             return words
-    if words := _filler(wrong):
+    if words := _filler(wrong) or _of_others(wrong) or _divided(wrong, hf, dump, applied):
         return words
     if routed and any(one.routed for one in dump.sequences):
         own = every(hf, dump.sequences, applied, routings=[replayed(one, hf.model) for one in dump.sequences])
@@ -99,6 +117,32 @@ def _filler(wrong: Wrong) -> str:
     if found.numel() < 2 or not bool((found == found[0]).all()):
         return ""
     return f"all of them are {float(found[0]):g}: nobody computed them (padding that the mask counts, or a filler)"
+
+
+def _divided(wrong: Wrong, hf: HuggingFace, dump: Dump, applied: float) -> str:
+    """Whether the log-probabilities are divided by the temperature, and not the logits."""
+    if applied == 1 or not wrong.explained([one / applied for one in every(hf, dump.sequences, 1.0)]):
+        return ""
+    return f"they are divided by the temperature {applied:g} behind the softmax: divide the logits by it"
+
+
+def _of_others(wrong: Wrong) -> str:
+    """Whether sequences have each other's numbers."""
+    there = [number for number, mask in enumerate(wrong.chosen) if int(mask.sum()) >= _FEWEST][:_SEQUENCES]
+    owners = [next((other for other in range(len(wrong.truth)) if _has(wrong, number, other)), None) for number in there]
+    if not owners or None in owners:
+        return ""
+    return f"those of sequence {there[0]} are sequence {owners[0]}'s: the order of sequences has changed"
+
+
+def _has(wrong: Wrong, number: int, other: int) -> bool:
+    """Whether the tokens in question of a sequence have the true numbers of the same positions of another one."""
+    mask, whose = wrong.chosen[number], wrong.truth[other]
+    length = min(len(mask), len(whose))
+    if other == number or bool(mask[length:].any()):
+        return False
+    off = (wrong.side[number][:length] - whose[:length])[mask[:length]].abs()
+    return bool((off <= max(wrong.floor.of_token, _IN_FP64)).all())
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 from validation.case import preflight
 from validation.case.case import ON_CPU, Case
 from validation.case.errors import UsageError
+from validation.case.schedule_rules import rates_can_be
 from validation.case.training import Training
 from validation.recipe import trial
 from validation.recipe.trial import Trial
@@ -72,7 +73,9 @@ def _case(options: Any, tried: Trial, training: Training, precision: str, transp
 
 
 def _with_steps(case: Case, asked: int | None) -> Case:
-    """With the steps that are asked for; else with two if the case can take them."""
+    """With the steps that are asked for; else with two if the case can take them. Raises UsageError for impossible rates."""
+    if wrong := rates_can_be(case):
+        raise UsageError(wrong)
     if asked is not None:
         return replace(case, training=replace(case.training, steps=asked))
     stepping = replace(case, training=replace(case.training, steps=_STEPS))
