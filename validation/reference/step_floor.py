@@ -21,6 +21,7 @@ from validation.reference.floor import Floor
 from validation.reference.record import Recording
 from validation.reference.routing import Routing
 from validation.reference.steps import Steps
+from validation.reference.turning import Shown
 
 Record = Callable[[Batch, Recording], Recording]
 
@@ -57,15 +58,13 @@ def rounded_steps(steps: Steps, later: Sequence[Batch], chosen: Sequence[Routing
         steps.take(step, scale)
 
 
-def widen(floor: Floor, case: Case, kept: Mapping[str, torch.Tensor], norms: Sequence[Mapping[str, float]]) -> None:
-    """Raise the floors of what steps leave to what rounding may do beside what these runs have shown.
-
-    `norms` are those of each parameter's gradient (`Steps.norms`), the truth's first, then each run's.
-    """
+def widen(floor: Floor, case: Case, shown: Shown) -> None:
+    """Raise the floors of what steps leave to what rounding may do beside what these runs have shown."""
+    kept = shown.kept
     if Rule.of(case.training).kind == ADAM:
         _widen_turning(floor, case, kept)
     for step in range(1, case.training.steps + 1):
-        floor.raise_to(f"{STEPS}{step}/{NORM}", _of_norm(f"{step}/", *norms) + ROUNDINGS * UNIT)
+        floor.raise_to(f"{STEPS}{step}/{NORM}", _of_norm(f"{step}/", *shown.norms) + ROUNDINGS * UNIT)
         if f"{step}/{ZEROS}" in kept:
             _widen_zeros(floor, kept, f"{step}/{ZEROS}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -151,6 +151,46 @@ class Steps:
             # What has no gradient, as an indexer without its loss, has one of zeros in Megatron-Core: its weights decay.
             given = torch.zeros_like(own) if parameter.grad is None else parameter.grad
             own.grad = given.to(own.dtype) / scale
+
+    def values(self) -> dict[str, torch.Tensor]:
+        """What the model computes with, in place, by the checkpoint's names, experts stacked."""
+        return self._by_name(self._named, _itself)
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """What is there of them, in the same way."""
+        return self._by_name([(name, of) for name, of in self._named if of.grad is not None], lambda of: of.grad)
+
+    @torch.no_grad()
+    def move(self, name: str, at: int, by: float) -> None:
+        """Add `by` to what the optimizer steps of a parameter, at a place of the flattened tensor, and go on with that."""
+        owns = zip((name for name, _ in self._named), self._own, strict=True)
+        own, value = self._by_name(owns, _itself)[name], self.values()[name]
+        place = torch.unravel_index(torch.tensor(at), own.shape)
+        own[place] += by
+        if own.data_ptr() != value.data_ptr():
+            value[place] = own[place].to(DTYPES[self.case.precision]).to(value)
+
+    @torch.no_grad()
+    def go_back(self, kept: Mapping[str, torch.Tensor], step: int) -> None:
+        """To what `kept` has of a step: AdamW's parameters, masters, moments and biases, and no gradients."""
+        names = [name for name, _ in self._named]
+        for own in self._own:
+            state = {kind: torch.zeros_like(own) for kind in self._rule.moments}
+            self._optimizer.state[own] = {"step": torch.tensor(float(step)), **state}
+        places = {kind: [self._optimizer.state[own][kind] for own in self._own] for kind in self._rule.moments}
+        places |= {MASTER: self._own} if self.case.has_masters else {}
+        for kind, members in {**places, VALUE: [of for _, of in self._named]}.items():
+            for name, value in self._by_name(zip(names, members, strict=True), _itself).items():
+                value.copy_(kept[f"{step}/{kind}/{name}"])
+        for layer, gate in self._gates.items() if self.case.model.sigmoid else ():
+            gate.e_score_correction_bias.copy_(kept[f"{step}/{VALUE}/model.layers.{layer}.{BIAS}"])
+        for _, parameter in self._named:
+            parameter.grad = None
+
+    @staticmethod
+    def _by_name(named: Iterable[tuple[str, Any]], of: Callable[[Any], Any]) -> dict[str, torch.Tensor]:
+        views = (reference_model.by_checkpoint_name(name, of(one).detach()) for name, one in named)
+        return {name: view for found in views for name, view in found.items()}
 
     def forward_and_backward(self, batch: Batch) -> None:
         """The gradients of a further batch."""
