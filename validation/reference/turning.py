@@ -76,6 +76,12 @@ class Shown:
             self._rows[key] = squares.mean(-1, keepdim=True) + self._rows.get(key, 0.0)
             self._columns[key] = squares.mean(_rows(squares), keepdim=True) + self._columns.get(key, 0.0)
 
+    def gradient(self, case: Case, step: int, name: str) -> torch.Tensor:
+        """The truth's clipped gradient of a step, out of the first moments."""
+        beta, first = case.training.adam.beta1, self.kept[f"{step}/{FIRST}/{name}"]
+        before = self.kept[f"{step - 1}/{FIRST}/{name}"] if step > 1 else torch.zeros_like(first)
+        return (first - beta * before) / (1 - beta)
+
     def deviation(self, key: str) -> torch.Tensor:
         """The root mean square error over the runs of each element of a first moment, in its shape."""
         rows, columns = self._rows[key], self._columns[key]
@@ -182,7 +188,7 @@ def turned(case: Case, parameter: Parameter, step: int, shown: Shown) -> torch.T
     adam, kept = case.training.adam, shown.kept
     first, second = (kept[f"{step}/{kind}/{parameter.name}"] for kind in (FIRST, SECOND))
     before = [kept[f"{step - 1}/{kind}/{parameter.name}"] if step > 1 else torch.zeros_like(first) for kind in (FIRST, SECOND)]
-    gradient = (first - adam.beta1 * before[0]) / (1 - adam.beta1)
+    gradient = shown.gradient(case, step, parameter.name)
     off = SIGMAS * shown.deviation(f"{step}/{FIRST}/{parameter.name}") / (1 - adam.beta1)
 
     def update(gradient: torch.Tensor) -> torch.Tensor:
