@@ -14,6 +14,7 @@ from validation.case.steps import stepped
 from validation.case.training import Training
 from validation.reference import step_floor
 from validation.reference.floor import Floor
+from validation.reference.turning import Shown
 
 MODEL = replace(TINY.model, num_hidden_layers=1, first_k_dense_replace=1)
 CASE = Case("tiny", MODEL, Layout(), "bf16", "local", "gloo", 1, 4, 2, 16, training=Training(steps=1))
@@ -28,8 +29,11 @@ def widened(gradient: torch.Tensor, error: float) -> dict[str, float]:
     kept[f"1/exp_avg/{NAME}"] = (1 - adam.beta1) * gradient
     kept[f"1/exp_avg_sq/{NAME}"] = (1 - adam.beta2) * gradient**2
     floor = Floor({f"steps/{key}": value for key, value in kept.items()})
-    floor.add((f"steps/{key}", value * (1 + error if "exp_avg/" in key else 1)) for key, value in kept.items())
-    step_floor.widen(floor, CASE, kept, [{"1/a": 1.0}, {"1/a": 1.0}])
+    run = {key: value * (1 + error if "exp_avg/" in key else 1) for key, value in kept.items()}
+    floor.add((f"steps/{key}", value) for key, value in run.items())
+    shown = Shown(kept, {"1/a": 1.0})
+    shown.add(run, {"1/a": 1.0})
+    step_floor.widen(floor, CASE, shown)
     turned = {f"{name} of an element": largest for name, largest in floor._turned.items()}
     return {name.removeprefix("steps/"): error for name, error in (floor._errors | turned).items()}
 
@@ -65,13 +69,16 @@ def test_errors_of_the_parameters_that_cancel_out_in_the_norm_do_not_elsewhere()
     kept = {key: torch.ones(one.shape, dtype=torch.float64) for key, one in stepped(CASE).items()}
     floor = Floor({f"steps/{key}": value for key, value in kept.items()})
     floor.add((f"steps/{key}", value) for key, value in kept.items())
-    step_floor.widen(floor, CASE, kept, [truth, run])
+    shown = Shown(kept, truth)
+    shown.add(kept, run)
+    step_floor.widen(floor, CASE, shown)
     assert floor.error("steps/1/gradient_norm") == pytest.approx(1e-3 + 3 * 2**-24)
 
 
-def test_the_second_moment_is_off_by_no_less_than_the_first() -> None:
-    found = widened(torch.ones(64, dtype=torch.float64), error=0.01)
-    assert found[f"1/exp_avg_sq/{NAME}"] == pytest.approx(step_floor.SQUARED * 0.01, rel=1e-6)
+@pytest.mark.parametrize(("size", "least"), [(64, 0.01508), (4096, step_floor.SQUARED * 0.01)])
+def test_the_second_moment_is_off_by_no_less_than_chance_permits(size: int, least: float) -> None:
+    """Its runs show no error here. Of few elements many may be off to the worse side; not of many."""
+    assert widened(torch.ones(size, dtype=torch.float64), error=0.01)[f"1/exp_avg_sq/{NAME}"] == pytest.approx(least, rel=1e-3)
 
 
 def test_masters_are_compared_where_there_are_any() -> None:

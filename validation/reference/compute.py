@@ -19,10 +19,11 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCa
 from validation.case.case import Case
 from validation.case.depth import FORWARD, WEIGHTS
 from validation.case.inference import GENERATION, GREEDY, UPDATED, WITNESS, infers
+from validation.case.optimizers import ADAM, Rule
 from validation.case.steps import STEPS
 from validation.compare.memory import device_peak, peak_memory
 from validation.compare.precision import DTYPES, computing_in, make_deterministic
-from validation.reference import apart, as_read, fp8, inference, keys, step_floor, store, stream, sums
+from validation.reference import apart, as_read, fp8, inference, keys, step_floor, store, stream, sums, turning
 from validation.reference import model as reference_model
 from validation.reference import mtp as reference_mtp
 from validation.reference.balancing import Balance
@@ -258,7 +259,7 @@ def _truth_and_floor(
     _save(folder, recording, gradients)
     truth = {f"{STEPS}{key}": value for key, value in steps.kept.items()}
     floor = Floor(recording.forward | dict(gradients_of(recording, gradients)) | truth)
-    kept, norms = steps.kept, [steps.norms]
+    shown = turning.Shown(steps.kept, steps.norms)
     del models, steps
     with computing_in(case.precision):
         models = _Models.build(case, checkpoint, Precision(dtype, dtype), device)
@@ -282,20 +283,26 @@ def _truth_and_floor(
                     step_floor.rounded_steps(steps, later, further, functools.partial(models.quietly, scale=scale), scale)
             if steps_follow:
                 floor.add((f"{STEPS}{key}", value) for key, value in steps.kept.items())
-                norms.append(steps.norms)
+                shown.add(steps.kept, steps.norms)
                 models = _Models.build(case, checkpoint, Precision(dtype, dtype), device)
         if case.rounds_sums and not case.upto:
             progress("floor: gradients added up in bf16")
-            norms.append(_add_sums(floor, models, batches, (chosen, *further), scale))
+            _add_sums(floor, models, batches, (chosen, *further), scale, shown)
     if steps_follow:
-        step_floor.widen(floor, case, kept, norms)
+        del models, steps
+        if later and Rule.of(case.training).kind == ADAM:
+            progress("floor: single elements moved")
+            with computing_in("fp64"):
+                models = _Models.build(case, checkpoint, Precision(torch.float64, dtype), device)
+                turning.raise_later(floor, Steps(models.hf, models.mtp, case), shown, later, further, models.quietly)
+        step_floor.widen(floor, case, shown)
     return {**floor.facts(case), "floor_runs": ", ".join(name for name, _, _ in runs)}
 
 
 def _add_sums(
-    floor: Floor, models: _Models, batches: Sequence[Batch], chosen: Sequence[Routing], scale: float
-) -> dict[str, float]:
-    """Take in a run whose gradients are added up sequence by sequence, and its steps if there are any; returns their norms.
+    floor: Floor, models: _Models, batches: Sequence[Batch], chosen: Sequence[Routing], scale: float, shown: turning.Shown
+) -> None:
+    """Take in a run whose gradients are added up sequence by sequence, and its steps if there are any.
 
     What it has before the gradients of parameters is what the other runs have.
     """
@@ -317,7 +324,7 @@ def _add_sums(
     if case.training.steps:
         step_floor.rounded_steps(steps, batches[1:], chosen[1:], record, scale * factor)
         floor.add((f"{STEPS}{key}", value) for key, value in steps.kept.items())
-    return steps.norms
+        shown.add(steps.kept, steps.norms)
 
 
 def _floor_runs(case: Case) -> list[tuple[str, Variant, Recipe | None]]:

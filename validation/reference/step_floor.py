@@ -15,12 +15,14 @@ from validation.case.case import Case
 from validation.case.optimizers import ADAM, FIRST, SECOND, Rule
 from validation.case.schedule import Schedule
 from validation.case.steps import MASTER, NORM, STEPS, VALUE, ZEROS, trained
+from validation.compare.limits import FLOORS
 from validation.reference import schedule as formulas
 from validation.reference.batch import Batch
 from validation.reference.floor import Floor
 from validation.reference.record import Recording
 from validation.reference.routing import Routing
 from validation.reference.steps import Steps
+from validation.reference.turning import Shown
 
 Record = Callable[[Batch, Recording], Recording]
 
@@ -28,6 +30,8 @@ TURNED = 2
 """Elements of a tensor whose update may turn over beside those that turn in a run of the floor."""
 SIGMAS = 4.0
 """How many times the gradient's error an element may be off."""
+CHANCE = 12.5
+"""How improbable an error must be that a second moment's limit does not allow: minus the logarithm of its probability."""
 SQUARED = 1.25
 """The second moment's floor is at least so many times the first's."""
 ROUNDINGS, UNIT = 3, torch.finfo(torch.float32).eps / 2
@@ -57,15 +61,13 @@ def rounded_steps(steps: Steps, later: Sequence[Batch], chosen: Sequence[Routing
         steps.take(step, scale)
 
 
-def widen(floor: Floor, case: Case, kept: Mapping[str, torch.Tensor], norms: Sequence[Mapping[str, float]]) -> None:
-    """Raise the floors of what steps leave to what rounding may do beside what these runs have shown.
-
-    `norms` are those of each parameter's gradient (`Steps.norms`), the truth's first, then each run's.
-    """
+def widen(floor: Floor, case: Case, shown: Shown) -> None:
+    """Raise the floors of what steps leave to what rounding may do beside what these runs have shown."""
+    kept = shown.kept
     if Rule.of(case.training).kind == ADAM:
-        _widen_turning(floor, case, kept)
+        _widen_turning(floor, case, shown)
     for step in range(1, case.training.steps + 1):
-        floor.raise_to(f"{STEPS}{step}/{NORM}", _of_norm(f"{step}/", *norms) + ROUNDINGS * UNIT)
+        floor.raise_to(f"{STEPS}{step}/{NORM}", _of_norm(f"{step}/", *shown.norms) + ROUNDINGS * UNIT)
         if f"{step}/{ZEROS}" in kept:
             _widen_zeros(floor, kept, f"{step}/{ZEROS}")
 
@@ -89,16 +91,16 @@ def _widen_zeros(floor: Floor, kept: Mapping[str, torch.Tensor], key: str) -> No
     floor.raise_to(STEPS + key, (seen + SIGMAS * max(seen, 1.0) ** 0.5) / max(zeros, 1.0))
 
 
-def _widen_turning(floor: Floor, case: Case, kept: Mapping[str, torch.Tensor]) -> None:
+def _widen_turning(floor: Floor, case: Case, shown: Shown) -> None:
     """What turns over changes the second moment, the masters and the weights."""
-    moved: dict[str, torch.Tensor] = {}
+    moved, kept = dict[str, torch.Tensor](), shown.kept
     for step in range(1, case.training.steps + 1):
         for parameter in trained(case):
             name = parameter.name
             first, second = kept[f"{step}/{FIRST}/{name}"], kept[f"{step}/{SECOND}/{name}"]
             error = floor.error(f"{STEPS}{step}/{FIRST}/{name}")
             # Few elements make most of a sum of squares: chance may leave them alone in every run.
-            floor.raise_to(f"{STEPS}{step}/{SECOND}/{name}", SQUARED * error)
+            floor.raise_to(f"{STEPS}{step}/{SECOND}/{name}", max(SQUARED * error, _by_chance(case, step, name, shown) / FLOORS))
             rate, _ = formulas.rates(Schedule.of(case.training), parameter, step - 1)
             moved[name] = moved.get(name, 0.0) + rate * _turning(case, step, error, first, second)
             largest = moved[name].flatten().topk(min(TURNED, moved[name].numel())).values
@@ -106,8 +108,22 @@ def _widen_turning(floor: Floor, case: Case, kept: Mapping[str, torch.Tensor]) -
             for kind in (MASTER, VALUE) if case.has_masters else (VALUE,):
                 of = f"{step}/{kind}/{name}"
                 floor.turn(STEPS + of, float(largest.max()))
-                shown = floor.error(STEPS + of) ** 2
-                floor.raise_to(STEPS + of, float((shown + (off / kept[of].norm()) ** 2) ** 0.5))
+                found = floor.error(STEPS + of) ** 2
+                floor.raise_to(STEPS + of, float((found + (off / kept[of].norm()) ** 2) ** 0.5))
+
+
+def _by_chance(case: Case, step: int, name: str, shown: Shown) -> float:
+    """The relative error of a second moment that chance reaches once in 270000, if its elements' errors are independent.
+
+    A sum of squares of normal numbers with weights w is above sum(w) + 2 sqrt(x sum(w^2)) + 2 x max(w) with a probability of
+    exp(-x) at most (Laurent and Massart, Annals of Statistics 28 (2000), lemma 1).
+    """
+    adam, of = case.training.adam, shown.kept[f"{step}/{SECOND}/{name}"]
+    off = shown.deviation(f"{step}/{FIRST}/{name}") / (1 - adam.beta1)
+    weights = (2 * (1 - adam.beta2) * shown.gradient(case, step, name) * off).square()
+    most = weights.sum() + 2 * (CHANCE * weights.square().sum()).sqrt() + 2 * CHANCE * weights.max()
+    size = of.norm()
+    return float(most.sqrt() / size) if size else 0.0
 
 
 def _turning(case: Case, step: int, error: float, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

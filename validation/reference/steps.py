@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -85,6 +85,8 @@ class Steps:
         self.kept: dict[str, torch.Tensor] = {}
         self.norms: dict[str, float] = {}
         """Of each parameter's gradient before the clipping, by the step and its name in the model."""
+        self.keep: Callable[[str, torch.Tensor], None] = self._store
+        """What is done with each tensor that a step leaves, by its key: it is copied to `kept`."""
         self._hf, self._mtp, self.case = hf, mtp, case
         self._gates = reference_mtp.gates(hf, mtp, case.model)
         self.loads, self.balance = Loads(self._gates, case), Balance(self._gates, case)
@@ -137,7 +139,8 @@ class Steps:
             if own is not parameter:
                 parameter.copy_(own.to(DTYPES[self.case.precision]))
             parameter.grad = own.grad = None
-        self._keep(step, norm)
+        for key, value in self._left(step, norm):
+            self.keep(key, value)
 
     def _count_zeros(self, step: int) -> None:
         """Of all gradients together, behind the clipping, as megatron-core counts them."""
@@ -152,6 +155,55 @@ class Steps:
             given = torch.zeros_like(own) if parameter.grad is None else parameter.grad
             own.grad = given.to(own.dtype) / scale
 
+    def values(self) -> dict[str, torch.Tensor]:
+        """What the model computes with, in place, by the checkpoint's names, experts stacked."""
+        return self._by_name(self._named, _itself)
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """What is there of them, in the same way."""
+        return self._by_name([(name, of) for name, of in self._named if of.grad is not None], lambda of: of.grad)
+
+    @torch.no_grad()
+    def move(self, name: str, at: int, by: float) -> None:
+        """Add `by` to what the optimizer steps of a parameter, at a place of the flattened tensor, and go on with that."""
+        owns = zip((name for name, _ in self._named), self._own, strict=True)
+        own, value = self._by_name(owns, _itself)[name], self.values()[name]
+        place = torch.unravel_index(torch.tensor(at), own.shape)
+        own[place] += by
+        if own.data_ptr() != value.data_ptr():
+            value[place] = own[place].to(DTYPES[self.case.precision]).to(value)
+
+    @torch.no_grad()
+    def set_values(self, kept: Mapping[str, torch.Tensor], step: int) -> None:
+        """What the model computes with, biases included, as `kept` has it behind a step; without gradients."""
+        self._set(VALUE, [parameter for _, parameter in self._named], kept, step)
+        for layer, gate in self._gates.items() if self.case.model.sigmoid else ():
+            gate.e_score_correction_bias.copy_(kept[f"{step}/{VALUE}/model.layers.{layer}.{BIAS}"])
+        for _, parameter in self._named:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def go_back(self, kept: Mapping[str, torch.Tensor], step: int) -> None:
+        """To what `kept` has behind a step of AdamW: values, masters and moments."""
+        self.set_values(kept, step)
+        if self.case.has_masters:
+            self._set(MASTER, self._own, kept, step)
+        for own in self._own:
+            moments = {kind: torch.zeros_like(own) for kind in self._rule.moments}
+            self._optimizer.state[own] = {"step": torch.tensor(float(step)), **moments}
+        for kind in self._rule.moments:
+            self._set(kind, [self._optimizer.state[own][kind] for own in self._own], kept, step)
+
+    def _set(self, kind: str, members: list[Any], kept: Mapping[str, torch.Tensor], step: int) -> None:
+        named = zip((name for name, _ in self._named), members, strict=True)
+        for name, value in self._by_name(named, _itself).items():
+            value.copy_(kept[f"{step}/{kind}/{name}"])
+
+    @staticmethod
+    def _by_name(named: Iterable[tuple[str, Any]], of: Callable[[Any], Any]) -> dict[str, torch.Tensor]:
+        views = (reference_model.by_checkpoint_name(name, of(one).detach()) for name, one in named)
+        return {name: view for found in views for name, view in found.items()}
+
     def forward_and_backward(self, batch: Batch) -> None:
         """The gradients of a further batch."""
         hf, case, nothing = self._hf, self.case, Unrecorded()
@@ -162,19 +214,23 @@ class Steps:
                 total = total + reference_mtp.record(hf, self._mtp, case, batch, hidden, nothing)
         torch.autograd.backward(total + self.balance.total())
 
-    def _keep(self, step: int, norm: torch.Tensor) -> None:
+    def _left(self, step: int, norm: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        """What a step has left, in place where that can be, by its key."""
         model = self.case.model
-        found = {f"{step}/{NORM}": norm.detach().clone()}
+        yield f"{step}/{NORM}", norm.detach()
         owns = [(name, own) for (name, _), own in zip(self._named, self._own, strict=True)]
         kinds = {kind: (owns, lambda own, kind=kind: self._optimizer.state[own][kind]) for kind in self._rule.moments}
         masters = {MASTER: (owns, _itself)} if self.case.has_masters else {}
         for kind, (named, of) in {**kinds, **masters, VALUE: (self._named, _itself)}.items():
             values = reference_model.of_parameters(named, model, of)
-            found |= {f"{step}/{kind}/{name}": value.clone() for name, value in values.items()}
+            yield from ((f"{step}/{kind}/{name}", value) for name, value in values.items())
         for layer, gate in self._gates.items() if model.sigmoid else ():
             with as_stored():
-                found[f"{step}/{VALUE}/model.layers.{layer}.{BIAS}"] = gate.e_score_correction_bias.to(torch.float32, copy=True)
-        self.kept |= {key: value.cpu() for key, value in found.items()}
+                bias = gate.e_score_correction_bias.to(torch.float32, copy=True)
+            yield f"{step}/{VALUE}/model.layers.{layer}.{BIAS}", bias
+
+    def _store(self, key: str, value: torch.Tensor) -> None:
+        self.kept[key] = value.to("cpu", copy=True)
 
 
 def _optimizer(case: Case, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
