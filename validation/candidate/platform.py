@@ -454,7 +454,9 @@ def _unread_tables() -> None:
     https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/models/common/embeddings/yarn_rotary_pos_embedding.py
     """
     yarn = importlib.import_module("megatron.core.models.common.embeddings.yarn_rotary_pos_embedding").YarnRotaryEmbedding
-    make = yarn._set_cos_sin_cache
+    make = getattr(yarn, "_set_cos_sin_cache", None)
+    if make is None:  # 0.12
+        return
 
     def when_read(self: Any, seq_len: int, *rest: Any, **keywords: Any) -> None:
         if hasattr(self, "max_seq_len_cached"):
