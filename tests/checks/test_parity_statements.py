@@ -606,3 +606,11 @@ def test_a_failure_says_which_coordinate_is_wrong_and_by_which_factor() -> None:
     assert "rank 1 only (tp 1)" in pattern
     assert pattern.startswith("2 times the reference in every wrong piece (")
     assert verdict.properties["wrong"].startswith("rank 1 [")
+
+
+def test_a_statement_after_a_look_at_the_result_does_not_name_the_check() -> None:
+    """It has one name in every run, and there is no result where checks are listed."""
+    parity = Parity(SINGLE, Runs(Result(SINGLE, 0.0, {})))
+    assert parity.result.broken is None
+    parity.states("Found later")
+    assert parity.stated is None

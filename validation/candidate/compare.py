@@ -91,7 +91,8 @@ def compare_step(
     zeros = {} if optimizer.zeros is None else {ZEROS: torch.tensor(optimizer.zeros, dtype=torch.float64)}
     for kind, number in {NORM: norm, **zeros}.items():
         recorder.compare(f"{STEPS}{step}/{kind}", number, (), stored.steps, key=f"{step}/{kind}")
-    _compare_kinds(step, [(tensor, parts, optimizer.states(tensor)) for tensor, parts in held], stored, recorder)
+    states = optimizer.states([tensor for tensor, _ in held])
+    _compare_kinds(step, [(*one, state) for one, state in zip(held, states, strict=True)], stored, recorder)
 
 
 def compare_values(step: int, held: Held, stored: Reference, recorder: Recorder, *, trained: bool) -> None:

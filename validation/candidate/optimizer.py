@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,11 +102,19 @@ class Optimizer:
         place = self._places.get(id(tensor))
         return None if place is None else (float(place.group["lr"]), float(place.group["weight_decay"]))
 
-    def states(self, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What the optimizer keeps of a parameter, with its master if there is one, each of its shape; empty where none is."""
-        if self._distributed:
-            optimizer = self._all.get(id(tensor))
-            return {} if optimizer is None else _gathered(optimizer, tensor, self._moments, self._masters)
+    def states(self, tensors: Sequence[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        """What the optimizer keeps of parameters, with masters if there are any, each of the parameter's shape.
+
+        Empty for what no optimizer steps. All ranks must ask for the same parameters in the same order.
+        """
+        if not self._distributed:
+            return [self._state(tensor) for tensor in tensors]
+        stepped = {id(tensor): (optimizer, tensor) for tensor in tensors if (optimizer := self._all.get(id(tensor)))}
+        found = _gathered(list(stepped.values()), self._moments, self._masters)
+        by_id = dict(zip(stepped, found, strict=True))
+        return [by_id.get(id(tensor), {}) for tensor in tensors]
+
+    def _state(self, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
         place = self._places.get(id(tensor))
         if place is None:
             return {}
@@ -135,19 +144,32 @@ def _places(optimizer: Any, distributed: bool) -> Iterator[tuple[torch.Tensor, P
             yield model.get(id(tensor), tensor), Place(optimizer, tensor, number)
 
 
-def _gathered(optimizer: Any, tensor: torch.Tensor, moments: Sequence[str], masters: bool) -> dict[str, torch.Tensor]:
-    """What the data-parallel ranks hold shares of, whole: a sum, in which a share that two hold shows."""
-    found = {}
-    held = tensor in optimizer.model_param_group_index_map
-    state = optimizer._get_main_param_and_optimizer_states(tensor) if held else {}
-    for kind, theirs in {**{kind: kind for kind in moments}, **({MASTER: "param"} if masters else {})}.items():
-        whole = torch.zeros(tensor.numel(), dtype=torch.float32 if masters else tensor.dtype, device=tensor.device)
-        if held:
-            share = optimizer._get_model_param_range_map(tensor)["param"]
-            part = _of_remainders(optimizer, tensor, state[theirs]) if kind == MASTER else state[theirs]
-            whole[share.start : share.end] = part.detach()
-        dist.all_reduce(whole, group=optimizer.data_parallel_group)
-        found[kind] = whole.view(tensor.shape)
+def _gathered(
+    stepped: Sequence[tuple[Any, torch.Tensor]], moments: Sequence[str], masters: bool
+) -> list[dict[str, torch.Tensor]]:
+    """What the data-parallel ranks hold shares of, whole: a sum, in which a share that two hold shows.
+
+    `stepped` are optimizers with the parameters that they step. Those of one group and dtype are views of one tensor, so that
+    a group adds up once, and not for each parameter.
+    """
+    kinds = {**{kind: kind for kind in moments}, **({MASTER: "param"} if masters else {})}
+    alike: dict[Any, list[tuple[int, Any, torch.Tensor]]] = defaultdict(list)
+    for index, (optimizer, tensor) in enumerate(stepped):
+        alike[optimizer.data_parallel_group, tensor.dtype, tensor.device].append((index, optimizer, tensor))
+    found: list[dict[str, torch.Tensor]] = [{} for _ in stepped]
+    for (group, dtype, device), members in alike.items():
+        length = len(kinds) * sum(tensor.numel() for _, _, tensor in members)
+        together = torch.zeros(length, dtype=torch.float32 if masters else dtype, device=device)
+        wholes = iter(together.split([tensor.numel() for _, _, tensor in members for _ in kinds]))
+        for index, optimizer, tensor in members:
+            found[index] = {kind: next(wholes).view(tensor.shape) for kind in kinds}
+            if tensor in optimizer.model_param_group_index_map:
+                state = optimizer._get_main_param_and_optimizer_states(tensor)
+                share = optimizer._get_model_param_range_map(tensor)["param"]
+                for kind, theirs in kinds.items():
+                    part = _of_remainders(optimizer, tensor, state[theirs]) if kind == MASTER else state[theirs]
+                    found[index][kind].view(-1)[share.start : share.end] = part.detach()
+        dist.all_reduce(together, group=group)
     return found
 
 

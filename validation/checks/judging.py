@@ -79,24 +79,37 @@ class Judging:
         self.case, self._runs = case, runs
         self.verdict: Verdict | None = None
         self.stated: Stated | None = None
-        """The first statement."""
+        """The first statement, if it was made before anything was looked at."""
+        self._looked = False
 
-    @property
+    # Kept, like what follows: thousands of checks ask for it several times each.
+    @functools.cached_property
     def result(self) -> Result:
         """The case's result; waits for its ranks. That without its known bugs if one of these has ended them."""
+        self._looked = True
         return self._runs.without_bugs(mended(self.case)) if self.ended_by else self._runs.result(self.case)
+
+    @functools.cached_property
+    def _bugs(self) -> tuple[Known, ...]:
+        """The known bugs of the case."""
+        return known_bugs(self.case)
+
+    @functools.cached_property
+    def _freeing(self) -> list[Known]:
+        """Those that leave any number at all."""
+        return [bug for bug in self._bugs if bug.unlimited(self.case)]
 
     @functools.cached_property
     def ended_by(self) -> Known | None:
         """The known bug that has ended the ranks, if one may: without it they come to their end."""
-        bug = next((bug for bug in known_bugs(self.case) if bug.unlimited(self.case)), None)
+        bug = next(iter(self._freeing), None)
         if bug is None or self._runs.result(self.case).broken is None:
             return None
         return None if self._runs.without_bugs(mended(self.case)).broken else bug
 
     def broken_without_bugs(self) -> Broken | None:
         """How the run broke that has the case's known bugs taken out, if it has any; it judges the checks behind them."""
-        bugs = [bug.id for bug in known_bugs(self.case) if not bug.given]
+        bugs = [bug.id for bug in self._bugs if not bug.given]
         broken = self._mended().result.broken if bugs else None
         if broken is None:
             return None
@@ -131,7 +144,7 @@ class Judging:
         self.states(asked.title, asked.name, asked.limits)
         self.decidable(asked.title, at=place(self.case, asked.name))
         verdict = self._judged(asked)
-        if self._finite(asked) or any(bug.unlimited(self.case) for bug in known_bugs(self.case)):
+        if self._finite(asked) or self._freeing:
             # No other upstream bug that is known makes a number that is none.
             verdict = self._excused(asked, verdict)
         self._leave(self._completed(asked, verdict))
@@ -147,23 +160,23 @@ class Judging:
         measurement = self.result.measurement(asked.name, asked.shape)
         limits = self.limits(asked)
         verdict = judge(measurement, asked.title, limits, asked.routes, replicated=asked.replicated)
-        verdict = replace(verdict, failure=failures.of_tensor(verdict.failure, asked.name, asked.routes))
+        if verdict.failure:
+            verdict = replace(verdict, failure=failures.of_tensor(verdict.failure, asked.name, asked.routes))
         verdict = localised(verdict, measurement, self.case, self.result.places, limits.relative_error)
         return asked.also(self, asked, verdict)
 
     def _finite(self, asked: Compared) -> bool:
         """Whether there is a tensor, and all of it is numbers."""
-        measurement = self.result.measurement(asked.name, asked.shape)
-        return asked.name not in self.result.problems and bool(measurement.pieces) and measurement.difference.finite
+        pieces = self.result.pieces.get(asked.name, ())
+        return asked.name not in self.result.problems and bool(pieces) and all(piece.difference.finite for piece in pieces)
 
     def _completed(self, asked: Compared, verdict: Verdict) -> Verdict:
         """The verdict with what nothing excuses but freed memory, and its place in the flow of data."""
-        freeing = [bug for bug in known_bugs(self.case) if bug.unlimited(self.case)]
-        freed = any(bug.id == verdict.properties.get("known") for bug in freeing)
+        freed = any(bug.id == verdict.properties.get("known") for bug in self._freeing)
         last = verdict if freed or asked.name in self.result.problems else asked.lastly(self, asked, verdict)
-        if freeing and not self.ended_by and last.status == "fail" and verdict.status == "pass":
+        if self._freeing and not self.ended_by and last.status == "fail" and verdict.status == "pass":
             # The choice came out right, or within rounding, and the scores that it was made by are freed memory.
-            last = self._without_bugs(asked, freeing[0], last)
+            last = self._without_bugs(asked, self._freeing[0], last)
         return replace(last, place=place(self.case, asked.name))
 
     def limits(self, asked: Compared) -> Limits:
@@ -219,7 +232,7 @@ class Judging:
 
     def _excused(self, asked: Compared, verdict: Verdict) -> Verdict:
         """The verdict, where an upstream bug is known: its failure is expected if it is the bug's, its passing is not."""
-        bugs = tuple(bug for bug in known_bugs(self.case) if bug.given or not self.ended_by)
+        bugs = tuple(bug for bug in self._bugs if bug.given or not self.ended_by)
         excusing = [bug for bug in bugs if bug.excuses(self.case, asked.name)]
         if verdict.status == "fail" and excusing and asked.name not in self.result.problems:
             return self._without_bugs(asked, self._nearest(excusing, verdict), verdict)
@@ -282,7 +295,8 @@ class Judging:
         """Note what the first statement says, before there is a result. Returns the title."""
         if self.case.precision == "fp64" and compared:
             limits = limits or IN_FP64
-        self.stated = self.stated or Stated(title, compared, limits)
+        if self.stated is None and not self._looked:
+            self.stated = Stated(title, compared, limits)
         return title
 
     def decidable(self, title: str, at: tuple[int, int]) -> None:

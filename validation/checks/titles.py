@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -53,6 +54,8 @@ def stated_by(item: Any) -> Stated:
     unnamed = Stated(item.nodeid.rpartition("::")[2])
     if not isinstance(parity, Parity) or set(item.fixturenames) != set(parameters):
         return unnamed
+    if parity.stated is not None:
+        return parity.stated  # the check has been called, and began in the same way
     asked = Parity(parity.case, Nothing())
     with contextlib.suppress(Exception, pytest.fail.Exception, pytest.skip.Exception):
         item.obj(**{**parameters, "parity": asked})
@@ -64,7 +67,11 @@ def component_of(item: Any) -> str:
 
     A module elsewhere is a component under its dotted path. That always has a dot, so none of ours has the same name.
     """
-    path, root = Path(item.path), Path(item.config.rootpath)
+    return _component(item.path, item.config.rootpath)
+
+
+@functools.cache
+def _component(path: Path, root: Path) -> str:
     if path.parent == FOLDER:
         return path.stem.removeprefix("test_")
     found = path.relative_to(root) if path.is_relative_to(root) else path.relative_to(path.anchor)
