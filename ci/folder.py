@@ -67,12 +67,12 @@ class Results:
     def files(self, sessions: Container[str] | None = None) -> Iterator[tuple[str, str]]:
         """Session and name of every file; of these sessions only, where the folder knows of sessions."""
         if not self.by_session:
-            yield from (("", path.name) for path in _listed(self.folder) if path.suffix == ".xml")
+            yield from (("", path.name) for path in _listed(self.folder) if _is_xml(path))
             return
         for folder in _listed(self.folder):
             session = folder.name.removeprefix(self._prefix)
             if folder.name.startswith(self._prefix) and (sessions is None or session in sessions):
-                yield from ((session, path.name) for path in _listed(folder) if path.suffix == ".xml")
+                yield from ((session, path.name) for path in _listed(folder) if _is_xml(path))
 
     def strangers(self, suites: Collection[Expected], runs: Container[str]) -> Iterator[str]:
         """Results of the manifest's sessions that it does not name.
@@ -108,6 +108,11 @@ def _listed(folder: Path) -> list[Path]:
         return sorted(itertools.islice(folder.iterdir(), MOST_ENTRIES))
     except OSError:
         return []
+
+
+def _is_xml(path: Path) -> bool:
+    """Whether viewers take it for results; some do so whatever the case of the letters."""
+    return path.suffix.lower() == ".xml"
 
 
 def _is_there(path: Path) -> bool:

@@ -102,8 +102,11 @@ def main(options: argparse.Namespace) -> int:
 
 def judge(options: argparse.Namespace) -> Judgement:
     """The verdict on what the options name. Raises UsageError for options that cannot be meant."""
-    if options.commit and not _SHA.fullmatch(options.commit):
-        raise UsageError(f"--commit {options.commit}: give all 40 digits, as `git rev-parse HEAD` prints them")
+    for name in ("commit", "megatron_commit"):
+        said = getattr(options, name)
+        if said and not _SHA.fullmatch(said):
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} {said}: give all 40 digits, as `git rev-parse HEAD` prints them")
     share = coverage.demanded(options)
     jobs = [_split(reason) for reason in needs.reasons(options.needs)] if options.needs is not None else []
     try:

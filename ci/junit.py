@@ -25,7 +25,7 @@ from validation.case.failures import KINDS, UNFINISHED
 LARGEST_FILE = 32 << 20
 """Bytes; a file of a thousand checks is a hundredth of it."""
 
-_OTHER_ENCODING = re.compile(rb"""<\?xml[^>]*encoding\s*=\s*["'](?!utf-8["'])""", re.IGNORECASE)
+_OTHER_ENCODING = re.compile(rb"""(?:\xef\xbb\xbf)?<\?xml[^>]*encoding\s*=\s*["'](?!utf-8["'])""", re.IGNORECASE)
 # XML 1.0 has no way to write these, escaped or not: control characters, surrogates, non-characters.
 _UNWRITABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _ANSI = re.compile("\x1b\\[[0-9;?]*[A-Za-z]")
@@ -36,6 +36,8 @@ UNEVALUATED = "unevaluated"
 STATUSES = ("pass", "fail", "known", "error", UNEVALUATED)
 _NOT_EVALUATED = "not evaluated"
 _NO_KIND = "other"
+_WORDS = {"PASS": "pass", "FAIL": "fail", "KNOWN": "known"}
+"""With what the text of a check begins -> its status."""
 _SKIPS = {"known": "known", _NOT_EVALUATED: UNEVALUATED}
 """Type of a <skipped> -> status."""
 
@@ -234,6 +236,8 @@ def _check(case: TestCase, component: str) -> Check:
     properties = _each_once(
         (str(item.get("name")), str(item.get("value"))) for item in case._elem.iterfind("properties/property")
     )
+    if wrong := _contradiction(case.system_out, status, properties):
+        raise ValueError(f"{case.name}: {wrong}")
     return Check(
         component=component,
         name=case.name,
@@ -244,6 +248,21 @@ def _check(case: TestCase, component: str) -> Check:
         properties=properties,
         failure=_failure(results),
     )
+
+
+def _contradiction(text: str | None, status: str, properties: Mapping[str, str]) -> str:
+    """Where the text of a check says something else than what the gate goes by; empty if nowhere.
+
+    Most viewers show the text. One who changes one of both would show a reviewer what was not judged.
+    """
+    if text is None:
+        return ""
+    word = text.partition(":")[0]
+    if word in _WORDS and _WORDS[word] != status:
+        return f"its text says {word}, and its verdict is {status}"
+    if not text.endswith(_numbers(properties)):
+        return "its text and its properties have other numbers"
+    return ""
 
 
 def _status(name: str, results: list[Error | Failure | Skipped]) -> str:

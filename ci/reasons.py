@@ -18,7 +18,7 @@ UNEXPECTED = "passes, though it shows the known upstream bug"
 """What the checks say of a known bug that does not show (validation/checks/judging.py)."""
 KNOWN = "known upstream bug: "
 DIRTY = "made with files that are not those of its commit"
-_NUMBER = re.compile(r"-?\d{1,20}(\.\d{1,20})?(e[+-]?\d{1,3})?|-?inf|nan")
+_NUMBER = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?(e[+-]?[0-9]{1,3})?|-?inf|nan")
 _RED = ("fail", "error")
 _LAST_PLACE = 1e-15
 """What the checks themselves grant a projection (validation/compare/verdict.py)."""

@@ -39,6 +39,7 @@ class Structure:
         parser = expat.ParserCreate()
         parser.StartElementHandler, parser.EndElementHandler = self._start, self._end
         parser.StartDoctypeDeclHandler = self._refuse_doctype
+        parser.ProcessingInstructionHandler = self._refuse_instruction
         try:
             parser.Parse(data, True)
         except expat.ExpatError as error:
@@ -71,6 +72,10 @@ class Structure:
 
     def _refuse_doctype(self, *declared: object) -> None:
         raise Malformed("a document type, which no file of ours has")
+
+    def _refuse_instruction(self, target: str, data: str) -> None:
+        """A browser would show what a style sheet makes of the file."""
+        raise Malformed(f"<?{target[:40]}?>, which no file of ours has")
 
 
 _NO_END = expat.errors.XML_ERROR_NO_ELEMENTS

@@ -7,11 +7,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from validation import machine
 from validation.case.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from validation.case.case import Case
     from validation.reference.excitation import Excited
+
+_BYTES = 100
+"""Of memory for a token of a batch, while it is looked at: 95 were measured with 9.6 million tokens."""
 
 
 def add_command(commands: Any) -> None:
@@ -46,6 +50,13 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> int:
     for rule in preflight.RULES:
         if sentence := rule(cases[0]):
             raise UsageError(sentence)
+    tokens, there = cases[0].batch_size * cases[0].seq_length, machine.available_memory()
+    if tokens * _BYTES > there:
+        needed, free = (f"{size / 2**30:.1f} GiB" for size in (tokens * _BYTES, there))
+        raise UsageError(
+            f"{tokens} tokens take about {needed} of memory and {free} are available; "
+            "give a smaller --batch-size or --seq-length"
+        )
     lines, lacks = _told(cases[0])
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     return int(ExitCode.FAIL if lacks else ExitCode.PASS)

@@ -19,6 +19,7 @@ from validation import checkout, cuda, loopback
 from validation.cache import limit, locks
 from validation.cache.forget import REFERENCES, contents
 from validation.case import disk, packages, tree
+from validation.case.empty import given_path
 from validation.case.errors import ExitCode, PlumblineError, UsageError
 from validation.case.home import home
 from validation.case.writing import check_cache
@@ -247,7 +248,7 @@ def parser() -> argparse.ArgumentParser:
     """The options of the command."""
     made = argparse.ArgumentParser(prog=f"{tree.VALIDATION} doctor", description="What this machine can run.")
     made.add_argument("--json", action="store_true", help="print the same as JSON")
-    made.add_argument("--megatron-path", type=Path, metavar="DIR", help="look at this checkout of megatron-core")
+    made.add_argument("--megatron-path", type=given_path, metavar="DIR", help="look at this checkout of megatron-core")
     return made
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from validation import checkout
+from validation.case.empty import given_path
 from validation.case.errors import ExitCode, UsageError
 from validation.case.strangers import shown
 
@@ -23,7 +23,9 @@ def add_command(commands: Any) -> None:
     found = commands.add_parser("fields", help="what a field of Megatron-Core's configuration is: may a setting change it?")
     found.add_argument("names", nargs="*", metavar="NAME", help="fields such as model.moe_permute_fusion; all without one")
     found.add_argument("--kind", metavar="KIND", help="those of one kind, such as neutral")
-    found.add_argument("--megatron-path", type=Path, metavar="DIR", help="the fields of a checkout, not of what is installed")
+    found.add_argument(
+        "--megatron-path", type=given_path, metavar="DIR", help="the fields of a checkout, not of what is installed"
+    )
 
 
 def run(options: argparse.Namespace, words: Sequence[str]) -> int:

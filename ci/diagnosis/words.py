@@ -28,6 +28,7 @@ _ALONE = {
     "backward": "the model's backward pass",
     "steps": "the optimizer step",
 }
+_NOT_SPREAD = ", not how it is spread over ranks"
 _PARTS = {
     "layers": "the residual stream",
     "mla": "MLA",
@@ -93,7 +94,9 @@ def sentence(
     if best.cost > 2 * CONTRADICTED:
         return f"{_some(failing, passing, others)}, and no property tells them from the others: not decided, {where}"
     equal = [cause for cause in rivals if cause.cost <= best.cost]
-    culprits = list(dict.fromkeys(_culprit(cause, check, shown) for cause in (best, *equal)))[:_MOST]
+    named = list(dict.fromkeys(_culprit(cause, check, shown) for cause in (best, *equal)))[:_MOST]
+    # Behind `not how it is spread over ranks` another cause would read as one that it is not, either.
+    culprits = [*(one.removesuffix(_NOT_SPREAD) for one in named[:-1]), named[-1]]
     said = " or ".join(culprits) if equal else culprits[0] if certain else f"likely {culprits[0]}"
     return f"{_who(best, failing, passing, others)}: {said}, {where}"
 
@@ -125,7 +128,7 @@ def _culprit(cause: Cause, check: Check, shown: str) -> str:
     when, spread = phase(check), " with ".join(map(noun, cause.traits))
     if not spread:
         own = _ALONE[when].format(part=_PARTS.get(check.component, plain(check.component, 40)))
-        return own if when in ("weights", MISSING) else f"{own}, not how it is spread over ranks"
+        return own if when in ("weights", MISSING) else f"{own}{_NOT_SPREAD}"
     if (REDUCTION in shown or IS_LEFT in shown) and len(cause.traits) == 1 and cause.groups[0] in _REDUCING:
         return f"a missing {_REDUCING[cause.groups[0]]} reduction"
     if when == evidence.WEIGHTS and cause.traits[0].name == FEWER_BITS:

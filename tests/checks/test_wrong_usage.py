@@ -33,6 +33,22 @@ def test_wrong_usage_is_one_sentence(tmp_path: Path, words: list[str], said: str
     assert list(tmp_path.iterdir()) == []
 
 
+OTHERS = {
+    "inspect": (["inspect", ""], "argument DIR: it is empty: give it a value"),
+    "compare": (["compare", "", "b"], "argument A: it is empty: give it a value"),
+    "doctor": (["doctor", "--megatron-path", ""], "argument --megatron-path: it is empty: give it a value"),
+    "data": (["data", "--batch-size", "99999999999"], "error: 4799999999952 tokens take about 447034.8 GiB of memory and "),
+}
+
+
+@pytest.mark.parametrize(("words", "said"), OTHERS.values(), ids=OTHERS)
+def test_so_it_is_with_other_commands(tmp_path: Path, words: list[str], said: str) -> None:
+    """An empty path is not the working folder, and what does not fit into memory is not tried."""
+    done = warm(words, tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr.splitlines()[-1]
+
+
 UNWRITABLE = {
     "run": ["run", "--results", "{}/file"],
     "manifest": ["run", "--manifest", "{}"],

@@ -149,9 +149,7 @@ def test_one_layout_alone_is_told_from_the_model_by_what_one_rank_computes() -> 
     spread = told(wrong("tp2", kind="sharding"))
     assert (spread.groups, spread.certain) == (("tensor parallelism",), False)
     either = told(wrong("tp2"))
-    assert either.sentence.startswith(
-        "tp2 fails: the model itself (MLA), not how it is spread over ranks or tensor parallelism in the forward pass, first"
-    )
+    assert either.sentence.startswith("tp2 fails: the model itself (MLA) or tensor parallelism in the forward pass, first")
     assert either.deciding == "To decide, run single: if it fails, the cause is the model itself, else tensor parallelism"
 
 

@@ -59,7 +59,8 @@ def test_another_commit_than_the_manifest_s_can_be_demanded(gate: Gate) -> None:
 
 
 def test_a_commit_that_is_no_whole_one_is_wrong_usage(gate: Gate) -> None:
-    assert gate("--commit", "abc") == (2, "error: --commit abc: give all 40 digits, as `git rev-parse HEAD` prints them\n")
+    for option in ("--commit", "--megatron-commit"):
+        assert gate(option, "abc") == (2, f"error: {option} abc: give all 40 digits, as `git rev-parse HEAD` prints them\n")
 
 
 def test_changed_files_can_be_allowed(gate: Gate, tmp_path: Path) -> None:

@@ -126,6 +126,7 @@ def test_a_run_that_never_ended_is_red_with_its_own_sentence(tmp_path: Path) -> 
         pytest.param({"rel_error": "inf", "tolerance": "inf"}, True, id="infinite"),
         pytest.param({"rel_error": "1e-5", "tolerance": ""}, True, id="an empty limit"),
         pytest.param({"rel_error": "", "tolerance": "1e-10"}, True, id="an empty number"),
+        pytest.param({"rel_error": "\u0660", "tolerance": "\uff11e-10"}, True, id="digits of other scripts"),
     ],
 )
 def test_a_pass_is_believed_up_to_its_limit(tmp_path: Path, properties: dict[str, str], red: bool) -> None:

@@ -79,6 +79,27 @@ FILES: dict[str, tuple[Maker, str]] = {
         raw(suite(GOOD).encode("utf-16")),
         "declares entities or is not UTF-8, which no file of ours does",
     ),
+    "another encoding behind a mark": (
+        raw(b'\xef\xbb\xbf<?xml version="1.0" encoding="latin-1"?>' + suite(GOOD).encode()),
+        "declares entities or is not UTF-8, which no file of ours does",
+    ),
+    "a style sheet": (
+        raw(f'<?xml-stylesheet href="green.xsl"?>{suite(GOOD)}'),
+        r"not JUnit XML \(<\?xml-stylesheet\?>, which no file of ours has\)",
+    ),
+    "a text that says otherwise": (
+        raw(suite('<testcase name="a" classname="b"><system-out>FAIL: a - 1 of 2</system-out></testcase>')),
+        "a: its text says FAIL, and its verdict is pass",
+    ),
+    "a text with other numbers": (
+        raw(
+            suite(
+                '<testcase name="a" classname="b"><system-out>PASS: a\n\nrel_error: 1</system-out>'
+                '<properties><property name="rel_error" value="0"/></properties></testcase>'
+            )
+        ),
+        "a: its text and its properties have other numbers",
+    ),
     "a gibibyte": (sparse, "1073741824 bytes, and no more than 33554432 are read"),
     "a link": (linked, r"no regular file \(a link, a folder or a device\), which no run of ours leaves"),
     "a folder": (Path.mkdir, r"no regular file \(a link, a folder or a device\), which no run of ours leaves"),

@@ -241,8 +241,8 @@ def test_on_a_runner_the_summary_goes_to_its_file_and_annotations_to_the_log(
     assert main(["summary", *options]) == 0
     assert (tmp_path / "summary.md").read_text().startswith("## Plumbline: 🔴 RED")
     assert capsys.readouterr().out == (
-        "::error title=Plumbline%3A diagnosis::tp2 fails: the model itself (MLA), not how it is spread over ranks or tensor "
-        "parallelism in the forward pass, first at Layer 0 Query (relative error 2.5e-01).\n"
+        "::error title=Plumbline%3A diagnosis::tp2 fails: the model itself (MLA) or tensor parallelism in the forward pass, "
+        "first at Layer 0 Query (relative error 2.5e-01).\n"
         f"::error title=Plumbline%3A {FILE}::1 check fails: Layer 0 Query (mla); "
         "the first in the flow of data: FAIL: Layer 0 Query - relative error 2.5e-01 > 1e-10\n"
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from validation.case.errors import UsageError
@@ -14,3 +16,15 @@ def refuse_empty(options: Any, names: Iterable[str]) -> None:
         value = getattr(options, name)
         if any(isinstance(one, str) and not one.strip() for one in (value if isinstance(value, list) else [value])):
             raise UsageError(f"--{name.replace('_', '-')} is empty: give it a value, or leave it out")
+
+
+def given(text: str) -> str:
+    """What an argument says. Raises argparse's error for an empty one."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty: give it a value")
+    return text
+
+
+def given_path(text: str) -> Path:
+    """The path that an option or an argument names. Raises argparse's error for an empty one, which Path takes for `.`."""
+    return Path(given(text))

@@ -64,11 +64,27 @@ class Starting:
 
 def refuse() -> None:
     """End this process with a sentence without a working folder, or if a file would run in place of what is installed."""
+    _open_what_is_closed()
     if said := nowhere() or intruder(sys.path) or stranger_of_warnings(sys.warnoptions, sys.path):
         leave_nothing_old(sys.argv[1:])
         sys.stderr.write(f"error: {said}\n")
         sys.stderr.flush()
         os._exit(USAGE)
+
+
+def _open_what_is_closed() -> None:
+    """Give a standard stream that whoever started this process has closed the null device.
+
+    Python has None in its place, and the next file that is opened would get its number and all that libraries print.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))
 
 
 def nowhere() -> str:

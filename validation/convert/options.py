@@ -9,7 +9,7 @@ from typing import Any
 
 from validation.case import tree
 from validation.case.case import IMPLEMENTATIONS
-from validation.case.empty import refuse_empty
+from validation.case.empty import given, refuse_empty
 from validation.run.command_line import add_format, whole
 
 JOBS = min(32, (os.cpu_count() or 1) + 2)
@@ -103,8 +103,8 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("a", metavar="A", help="a checkpoint folder: HuggingFace, torch_dist or legacy")
-    add("b", metavar="B", help="the one that it is compared with")
+    add("a", type=given, metavar="A", help="a checkpoint folder: HuggingFace, torch_dist or legacy")
+    add("b", type=given, metavar="B", help="the one that it is compared with")
     add("--hf-model-path", metavar="DIR", help="where config.json is taken from for a Megatron checkpoint without one")
     add("--no-mtp", action="store_true", help="leave out the layers of multi-token prediction")
     add("--results", metavar="DIR", help="write JUnit XML there")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from pathlib import Path
 from typing import Any
 
+from validation.case.empty import given_path
 from validation.case.strangers import quoted
 
 _MOST = 1 << 40
@@ -44,7 +44,10 @@ def add_command(commands: Any) -> None:
         help="rows of the fullest rank's experts over the mean (default 1)",
     )
     add(
-        "--recipe", type=Path, metavar="FILE", help="what you train with: its layout is shown first, its settings decide memory"
+        "--recipe",
+        type=given_path,
+        metavar="FILE",
+        help="what you train with: its layout is shown first, its settings decide memory",
     )
     add("--layout", metavar="LAYOUT", help="show this one, whether it fits or not, such as tp2pp8ep32")
     add("--show", type=_count, default=SHOWN, metavar="N", help=f"how many layouts (default {SHOWN}); JSON has all")

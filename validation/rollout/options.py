@@ -6,6 +6,7 @@ from typing import Any
 
 from validation.case import tree
 from validation.case.case import PRECISIONS
+from validation.case.empty import given
 from validation.rollout.dump import PROCESSED, RAW
 from validation.run.command_line import add_format
 
@@ -25,7 +26,12 @@ def add_command(commands: Any, **parsing: Any) -> None:
         "logprobs", help="a rollout engine's log-probabilities against HuggingFace and Megatron", epilog=EXAMPLES, **parsing
     )
     add = found.add_argument
-    add("file", metavar="FILE", help="Plumbline's own format, or what vLLM, SGLang, verl or slime leave (docs/logprobs.md)")
+    add(
+        "file",
+        type=given,
+        metavar="FILE",
+        help="Plumbline's own format, or what vLLM, SGLang, verl or slime leave (docs/logprobs.md)",
+    )
     add("--hf-model-path", required=True, metavar="DIR", help="the HuggingFace folder with the weights that the engine ran")
     add("--layout", metavar="LAYOUT", help="have Megatron compute the same tokens under this layout, such as tp2")
     add("--stream", action="store_true", help="hold one layer of the HuggingFace model at a time, however large it is")

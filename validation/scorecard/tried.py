@@ -20,6 +20,7 @@ from typing import Any
 from validation.case import declared, fields, preflight, tree
 from validation.case.annotation import Plain, Value
 from validation.case.case import Case
+from validation.case.empty import given_path
 from validation.case.errors import EnvironmentMissing, ExitCode, UsageError
 from validation.case.fields import Entry
 from validation.case.layout import Layout
@@ -306,7 +307,7 @@ def add_options(add: Callable[..., Any]) -> None:
     add("--only", action="append", default=[], metavar="FIELD", help="this field alone; repeatable, in the order of trials")
     add("--jobs", type=int, default=2, metavar="N", help="cases that run at the same time (default 2)")
     add("--write", action="store_true", help="keep what came of each in the record that docs/fields.md shows")
-    add("--take", type=Path, metavar="FILE", help="try nothing: take in the record that another machine has written")
+    add("--take", type=given_path, metavar="FILE", help="try nothing: take in the record that another machine has written")
 
 
 def run(options: argparse.Namespace, command: str) -> int:
