@@ -79,14 +79,14 @@ REQUESTS = case(training=DYNAMIC, batch_size=4, seq_length=96)
 
 
 def test_requests_have_prompts_of_their_own_and_one_is_cut_in_two() -> None:
-    """One prompt ends behind the border of a block of 64, one before it, one is a single token."""
-    assert [(one.row, one.prompt, one.step) for one in arrivals(REQUESTS)] == [(0, 72, 0), (1, 32, 0), (2, 1, 3), (3, 94, 3)]
+    """One prompt ends behind the border of a block of 64, one at it, one is a single token."""
+    assert [(one.row, one.prompt, one.step) for one in arrivals(REQUESTS)] == [(0, 72, 0), (1, 64, 0), (2, 1, 3), (3, 94, 3)]
     assert [one.row for one in arrivals(REQUESTS) if one.chunked] == [3]
 
 
 def test_every_token_of_every_request_is_in_one_phase_and_known_by_its_request() -> None:
     prefill, decode = (inferred(REQUESTS)[f"{phase}/logits"] for phase in ("prefill", "decode"))
-    assert (prefill.probe.shape, decode.probe.shape) == ((1, 199, 128), (1, 4 * 96 - 199, 128))
+    assert (prefill.probe.shape, decode.probe.shape) == ((1, 231, 128), (1, 4 * 96 - 231, 128))
     tokens = {token(one, position) for one in (prefill, decode) for position in range(one.probe.shape[1])}
     assert tokens == {f"token {at} of request {row}" for at in range(96) for row in range(4)}
     assert token(inferred(INFERS)["decode/logits"], 5) == "token 41 of the sequence"

@@ -107,7 +107,7 @@ class Arrival:
 def arrivals(case: Case) -> tuple[Arrival, ...]:
     """The requests of a case with a dynamic context, in the order in which they come.
 
-    Prompts end before the border of a block and behind it; one has a single token, and one comes in two chunks. Some requests
+    Prompts end at the border of a block and behind it; one has a single token, and one comes in two chunks. Some requests
     come while others are decoded, and go while others stay. Each data-parallel rank has requests of its own.
     """
     length, share = case.seq_length, case.batch_size // case.layout.data_parallel
@@ -118,7 +118,7 @@ def arrivals(case: Case) -> tuple[Arrival, ...]:
 
 _PROMPTS: tuple[Callable[[int], int], ...] = (
     lambda length: length * 3 // 4,
-    lambda length: length // 3,
+    lambda length: BLOCK if length > BLOCK else length // 3,
     lambda length: 1,
     lambda length: length - 2,
 )
@@ -138,7 +138,7 @@ def usual_batch_size(base: int, layout: Layout, training: Training) -> int:
 def usual_seq_length(base: int, training: Training) -> int:
     """The preset's, `base`, but no more tokens than it takes: every decoded token is a forward pass of its own.
 
-    Requests have twice as many, so that prompts end before the border of a block and behind it.
+    Requests have twice as many, so that prompts end at the border of a block and behind it.
     """
     usual = {STATIC: min(base, _LONGEST), DYNAMIC: min(2 * base, _LONGEST + BLOCK)}
     return usual.get(training.inference, base)
