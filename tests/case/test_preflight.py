@@ -324,6 +324,21 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "sets of pp2, and the batch has 3 on each rank; --batch-size 4 or 8 works",
     ),
     (
+        "average of sums",
+        case("dp2", training=Training().with_settings({"ddp.average_in_collective": True})),
+        "a loss per token, .*; --loss mean works",
+    ),
+    (
+        "scaling by layer",
+        case(training=Training().with_settings({"model.apply_query_key_layer_scaling": True})),
+        "--implementation local-stock or te has it",
+    ),
+    (
+        "recompute no layer at a time",
+        case(training=Training(recompute="full").with_settings({"model.recompute_num_layers": 0})),
+        "recompute_num_layers=0 never ends, .*; 1 works",
+    ),
+    (
         "MTP layers recomputed by twos",
         case(model={"num_nextn_predict_layers": 1}, training=BY_TWOS),
         "recompute_num_layers=2 cannot run beside an MTP layer: .*; recompute_num_layers=1 works",

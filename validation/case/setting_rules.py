@@ -139,6 +139,22 @@ def sums_are_in_bf16(case: Case) -> str | None:
     return f"{said} has no {unable}" if case.precision == "bf16" and (case.isolated or case.training.stream) else None
 
 
+def averages_are_of_means(case: Case) -> str | None:
+    """megatron-core's DistributedDataParallel asserts it."""
+    name = "average_in_collective"
+    if case.training.loss != "token" or not case.training.effective("ddp").get(name):
+        return None
+    return f"ddp.{name}=true cannot run with a loss per token, which Megatron-Core does not average; --loss mean works"
+
+
+def core_attention_scales_once(case: Case) -> str | None:
+    """The core attention of `local` is ours, and refuses in the ranks what it does not compute."""
+    name = "apply_query_key_layer_scaling"
+    if case.implementation != "local" or not case.training.effective("model").get(name):
+        return None
+    return f"model.{name}=true is of Megatron-Core's own core attention; --implementation local-stock or te has it"
+
+
 def gradients_are_clipped(case: Case) -> str | None:
     """Without a limit megatron-core computes no norm of the gradients, which a step is compared by."""
     if not case.training.steps or case.training.adam.clip_norm > 0:
@@ -159,6 +175,17 @@ def mtp_layers_are_recomputed_one_by_one(case: Case) -> str | None:
         f"model.recompute_num_layers={model['recompute_num_layers']} cannot run beside an MTP layer: Megatron-Core recomputes "
         "those one by one; recompute_num_layers=1 works, or recompute_method=block"
     )
+
+
+def recomputed_parts_have_layers(case: Case) -> str | None:
+    """megatron-core goes on by so many layers, and with none of them for ever."""
+    model = case.training.effective("model")
+    number = model.get("recompute_num_layers")
+    if model.get("recompute_method") != "uniform" or not isinstance(number, int) or number > 0:
+        return None
+    if model.get("recompute_granularity") != "full":
+        return None
+    return f"model.recompute_num_layers={number} never ends, for Megatron-Core recomputes so many layers at a time; 1 works"
 
 
 def groups_of_micro_batches_fill_the_schedule(case: Case) -> str | None:
@@ -185,7 +212,10 @@ RULES = (
     experts_exchange_what_is_overlapped,
     sums_in_fp32_are_of_lower_precisions,
     sums_are_in_bf16,
+    averages_are_of_means,
+    core_attention_scales_once,
     gradients_are_clipped,
+    recomputed_parts_have_layers,
     mtp_layers_are_recomputed_one_by_one,
     groups_of_micro_batches_fill_the_schedule,
 )
