@@ -65,13 +65,14 @@ def test_requests_are_kept_until_they_are_waited_for() -> None:
     [
         ({"model.moe_token_dispatcher_type": "allgather", "model.moe_shared_expert_overlap": True}, "only works with alltoall"),
         ({"model.recompute_granularity": "full"}, "so recompute_method must be"),
+        ({"scheduler.override_opt_param_scheduler": True}, "both override and use-checkpoint are set"),
         ({"model.recompute_granularity": "full", "model.recompute_method": "block", "model.recompute_num_layers": 1}, None),
         ({}, None),
     ],
 )
 def test_what_megatron_core_refuses_is_said_in_its_words_on_one_line(given: dict[str, Any], said: str | None) -> None:
     """Before any rank starts."""
-    training = Training().with_settings(given)
+    training = Training(steps=1).with_settings(given)
     case = Case("tiny", TINY.model, Layout.parse("single"), "fp64", "local", "gloo", 1, 4, 2, 48, training=training)
     found = refusal(case)
     assert (found is None) == (said is None)

@@ -172,6 +172,11 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "optimizer.hysteresis is 0; it must be a whole number of at least 1",
     ),
     (
+        "loss scale of bf16",
+        case(precision="bf16", training=Training(steps=1).with_settings({"optimizer.loss_scale": 128.0})),
+        "optimizer.loss_scale=128.0 is compared in fp16 alone; --precision fp16 works",
+    ),
+    (
         "distributed SGD",
         case("dp2", training=Training(steps=1, optimizer="distributed").with_settings({"optimizer.optimizer": "sgd"})),
         r"cannot be distributed: .* leave out \+distributed",
@@ -322,6 +327,11 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "micro-batches for vpp",
         case("pp2vpp2", batch_size=6),
         "sets of pp2, and the batch has 3 on each rank; --batch-size 4 or 8 works",
+    ),
+    (
+        "gathering beside the step",
+        case("dp2", training=Training(steps=1).with_settings({"optimizer.overlap_param_gather_with_optimizer_step": True})),
+        r"pp2vpp2\+distributed\+ddp.overlap_grad_reduce\+ddp.overlap_param_gather has them",
     ),
     (
         "average of sums",

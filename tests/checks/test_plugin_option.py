@@ -12,7 +12,15 @@ from tests.checks.conftest import ROOT, Output, warm
 
 PLUGIN = """
 from megatron.core import parallel_state
+from megatron.core.transformer.moe import router
 
+
+class Unused(router.TopKRouter):
+    def routing(self, *given, **more):
+        return None
+
+
+router.TopKRouter = Unused
 
 class Doubled:
     def __init__(self, layer):
@@ -66,6 +74,13 @@ def test_it_runs_in_every_rank_with_its_argument(doubled: Output) -> None:
 def test_the_report_and_the_file_say_so(doubled: Output, plugin: str) -> None:
     assert f"Plugin: {plugin}:1 runs in every rank; a gate takes no results of such a run" in doubled.text
     assert properties(doubled)["plugin"] == f"{plugin}:1"
+
+
+def test_what_it_replaces_and_nothing_calls_is_named(doubled: Output) -> None:
+    """A router in its own module: the module of the layer imported the original before."""
+    said = "megatron.core.transformer.moe.router.TopKRouter (megatron.core.transformer.moe.moe_layer still has the original)"
+    assert f"\nNot exercised in tp2: no rank calls what the plugin replaces: {said}\n" in doubled.text
+    assert properties(doubled)["plugin_not_called"] == said
 
 
 def test_the_reproduction_has_it(doubled: Output, plugin: str) -> None:

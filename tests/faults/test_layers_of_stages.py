@@ -9,6 +9,7 @@ import pytest
 
 from validation.faults.inject import layer
 from validation.run.plugin import Elsewhere, PluginBroke, _named
+from validation.run.replaced import Replaced
 
 
 def stage(*numbers: int) -> list[Any]:
@@ -28,7 +29,9 @@ def test_a_layer_is_found_by_its_number_in_the_whole_model() -> None:
 def test_a_function_whose_layer_lies_elsewhere_ends_without_a_word() -> None:
     """Any other mistake is the plugin's."""
     found: list[int] = []
-    called = _named("a fault", "loaded", lambda model, number: found.append(layer(model, number).layer_number))
+    called = _named(
+        "a fault", "loaded", lambda model, number: found.append(layer(model, number).layer_number), Replaced(watching=False)
+    )
     for numbers in ((0,), (1,), (2,)):
         called(stage(*numbers), 1)
     assert found == [2]

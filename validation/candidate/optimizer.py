@@ -51,6 +51,11 @@ def optimizer_config(case: Case) -> OptimizerConfig:
     return OptimizerConfig(**typed(_FIELDS, {"params_dtype": DTYPES[case.precision], **mixed, **given}))
 
 
+def scheduler(case: Case, optimizer: Any) -> OptimizerParamScheduler:
+    """What sets the rates: learning rate and weight decay reach the optimizer's parameter groups through it only."""
+    return OptimizerParamScheduler(optimizer, **case.training.effective("scheduler") | Schedule.of(case.training).arguments)
+
+
 class Optimizer:
     """AdamW or another with clipping, plain or distributed, as megatron-core builds it, and the scheduler that sets its rates.
 
@@ -69,9 +74,7 @@ class Optimizer:
         self._places = {id(tensor): place for optimizer in chained for tensor, place in _places(optimizer, self._distributed)}
         if case.precision == "fp16":
             wrapped[0].config.grad_scale_func = self.theirs.scale_loss
-        # Learning rate and weight decay reach the parameter groups through the scheduler only.
-        arguments = case.training.effective("scheduler") | Schedule.of(case.training).arguments
-        self.scheduler = OptimizerParamScheduler(self.theirs, **arguments)
+        self.scheduler = scheduler(case, self.theirs)
 
     @property
     def loss_scale(self) -> float:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import traceback
 import warnings
+from types import SimpleNamespace
 
 from validation.candidate import versions
 from validation.candidate.build import ddp_config
 from validation.candidate.config import transformer_config
-from validation.candidate.optimizer import optimizer_config
+from validation.candidate.optimizer import optimizer_config, scheduler
 from validation.case.case import Case
 from validation.case.data import PACKED, PACKED_PADDED
 
-_CONFIGURATIONS = (transformer_config, ddp_config, optimizer_config)
+
+def _scheduler_of_nothing(case: Case) -> None:
+    """The scheduler of the rates, with an optimizer that has no parameters."""
+    if case.training.steps:
+        scheduler(case, SimpleNamespace(param_groups=[]))
+
+
+_CONFIGURATIONS = (transformer_config, ddp_config, optimizer_config, _scheduler_of_nothing)
 
 
 def refusal(case: Case) -> str | None:

@@ -80,4 +80,13 @@ def scales_can_be_divided_by(case: Case) -> str | None:
     )
 
 
-RULES: tuple[Callable[[Case], str | None], ...] = (scales_can_be_divided_by,)
+def scale_is_of_fp16(case: Case) -> str | None:
+    """A fixed scale makes megatron-core divide gradients in bf16, too, and in any precision if its optimizer is distributed."""
+    scale = case.training.effective("optimizer").get("loss_scale")
+    divides = case.precision == "bf16" or case.training.optimizer == "distributed"
+    if case.precision == "fp16" or not (scale and divides and case.training.steps):
+        return None
+    return f"optimizer.loss_scale={scale} is compared in fp16 alone; --precision fp16 works, or leave it out"
+
+
+RULES: tuple[Callable[[Case], str | None], ...] = (scales_can_be_divided_by, scale_is_of_fp16)

@@ -147,6 +147,19 @@ def averages_are_of_means(case: Case) -> str | None:
     return f"ddp.{name}=true cannot run with a loss per token, which Megatron-Core does not average; --loss mean works"
 
 
+def first_chunk_is_gathered_beside_the_step(case: Case) -> str | None:
+    """megatron-core splits the first of several chunks off, and has a step of the distributed optimizer gather it."""
+    name, gathers = "overlap_param_gather_with_optimizer_step", case.training.effective("ddp").get("overlap_param_gather")
+    if not case.training.effective("optimizer").get(name) or not case.training.steps:
+        return None
+    if case.layout.vpp > 1 and case.training.optimizer == "distributed" and gathers:
+        return None
+    return (
+        f"optimizer.{name}=true is of virtual stages whose distributed optimizer gathers late; "
+        "pp2vpp2+distributed+ddp.overlap_grad_reduce+ddp.overlap_param_gather has them, or leave it out"
+    )
+
+
 def core_attention_scales_once(case: Case) -> str | None:
     """The core attention of `local` is ours, and refuses in the ranks what it does not compute."""
     name = "apply_query_key_layer_scaling"
@@ -213,6 +226,7 @@ RULES = (
     sums_in_fp32_are_of_lower_precisions,
     sums_are_in_bf16,
     averages_are_of_means,
+    first_chunk_is_gathered_beside_the_step,
     core_attention_scales_once,
     gradients_are_clipped,
     recomputed_parts_have_layers,

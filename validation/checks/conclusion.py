@@ -14,7 +14,7 @@ from validation.case.errors import ExitCode
 from validation.case.strangers import listed
 from validation.case.unread import unread_of
 from validation.case.words import PAGE, words_in
-from validation.checks import before, left_out, of_recipe
+from validation.checks import before, left_out, of_recipe, uncalled
 from validation.checks.diagnosed import diagnosed
 from validation.checks.excused import excused
 from validation.checks.files import Files
@@ -61,6 +61,7 @@ class Conclusion:
         yield from self._nearest()
         yield from self._known()
         yield from self._recipe()
+        yield from self._uncalled()
         yield from self._unread()
         yield from self._firsts()
         yield from self._places()
@@ -109,6 +110,14 @@ class Conclusion:
             yield from ((line, {}) for line in lines(self.settings.trial, self.covered()))
         else:
             yield from ((line, YELLOW) for line in given.lines(self.not_shown()))
+
+    def _uncalled(self) -> Iterator[Line]:
+        labels: dict[str, list[str]] = {}
+        for case in self.wanted:
+            labels.setdefault(self.how_it_went[case.name].get(uncalled.PROPERTY, ""), []).append(case.label)
+        labels.pop("", None)
+        for found, having in labels.items():
+            yield f"Not exercised in {', '.join(having)}: no rank calls what the plugin replaces: {found}", YELLOW
 
     def _unread(self) -> Iterator[Line]:
         for folder in dict.fromkeys(case.hf_model_path for case in self.settings.cases):

@@ -15,7 +15,7 @@ from ci import junit
 from validation.case import tree
 from validation.case.case import Case
 from validation.case.errors import ExitCode, PlumblineError, UsageError
-from validation.checks import before, of_recipe
+from validation.checks import before, of_recipe, uncalled
 from validation.checks.conclusion import Conclusion
 from validation.checks.counted import OURS
 from validation.checks.files import Files
@@ -72,6 +72,7 @@ class Report:
         self._unsound: set[Case] = set()
         self._nothing = "No check was selected; leave out what selects checks, or name one that the output shows with --only"
         self._seconds: dict[str, float] = {}
+        self._uncalled: dict[str, dict[str, str]] = {}
         self._start = self._began = time.monotonic()
 
     def result(self, case: Case) -> Result:
@@ -290,6 +291,7 @@ class Report:
             self._files.end_self_test(checks, self._how_it_went(name, checks))
         if self._result is not None:
             self._seconds[name] = self._result.seconds
+            self._uncalled[name] = self._result.uncalled
             self._style.end(name, self._seconds[name])
             self._files.end(self._result, checks, self._how_it_went(name, checks))
 
@@ -297,6 +299,7 @@ class Report:
         """Properties of a testsuite: the exit code of a broken run behind it, and how many checks it lacks."""
         broke = {"broken": str(int(self._tally.broke[name]))} if name in self._tally.broke else {}
         case = next((case for case in self._settings.cases if case.name == name), None)
+        broke |= {uncalled.PROPERTY: said} if (said := uncalled.said(self._uncalled.get(name, {}))) else {}
         return broke | self._left_out.properties(name, checks) | (self._of_recipe(case, checks) if case else {})
 
     def _of_recipe(self, case: Case, checks: Sequence[junit.Check]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from validation.case.case import Case
 from validation.case.errors import PlumblineError, UsageError
+from validation.run.replaced import Replaced
 
 _FILE = re.compile(r"(?P<file>.*\.py)(?::(?P<argument>.*))?", re.DOTALL)
 MAKER = "plugin"
@@ -130,22 +131,23 @@ def _defined(tree: ast.Module) -> Iterator[str]:
         todo += ast.iter_child_nodes(node)
 
 
-def load(name: str) -> Plugin:
+def load(name: str, replaced: Replaced | None = None) -> Plugin:
     """The plugin that `name` says; none for ''.
 
     `FILE.py` is a module with such functions; `FILE.py:argument` one whose function `plugin(argument)` returns an object with
     them (called with '' where no argument is given). `package.module` and `package.module:object` are taken as they are. All
-    are loaded before there are process groups.
+    are loaded before there are process groups. `replaced` notes what they put into megatron-core.
     Raises UsageError where it cannot be had, or where none of its functions would ever be called.
     """
     if not name:
         return Plugin()
-    file = _FILE.fullmatch(name)
-    found = _from_file(name, Path(file["file"]), file["argument"] or "") if file else _from_module(name)
+    file, replaced = _FILE.fullmatch(name), replaced or Replaced(watching=False)
+    with replaced.changing():
+        found = _from_file(name, Path(file["file"]), file["argument"] or "") if file else _from_module(name)
     functions = {word: getattr(found, word) for word in FUNCTIONS if callable(getattr(found, word, None))}
     if not functions:
         raise UsageError(f"plugin {name}: it has no function that a rank calls; those are {', '.join(FUNCTIONS)}")
-    return Plugin(**{word: _named(name, word, function) for word, function in functions.items()})
+    return Plugin(**{word: _named(name, word, function, replaced) for word, function in functions.items()})
 
 
 def _from_module(name: str) -> Any:
@@ -177,12 +179,13 @@ def _from_file(name: str, file: Path, argument: str) -> Any:
         raise PluginBroke(f"plugin {name}: running {file.name} raised {error!r}") from error
 
 
-def _named(name: str, word: str, function: Callable[..., None]) -> Callable[..., None]:
+def _named(name: str, word: str, function: Callable[..., None], replaced: Replaced) -> Callable[..., None]:
     """The function; what it raises says that it was the plugin's."""
 
     def called(*given: Any) -> None:
         try:
-            function(*given)
+            with replaced.changing():
+                function(*given)
         except Elsewhere:
             return
         except PlumblineError:

@@ -15,7 +15,8 @@ from validation.run.launch import Broken
 class Result:
     """The outcome of one case: every rank's pieces by tensor, or how the run broke. Memory is in bytes.
 
-    `notes` are what a plugin left in each rank's recorder.
+    `notes` are what a plugin left in each rank's recorder. `uncalled` is what a plugin has put into megatron-core and no rank
+    has called, by name, with a module that has the one before it.
     """
 
     case: Case
@@ -27,6 +28,7 @@ class Result:
     memory: tuple[dict[str, int], ...] = ()
     broken: Broken | None = None
     notes: tuple[dict[str, Any], ...] = ()
+    uncalled: dict[str, str] = field(default_factory=dict)
 
     def measurement(self, name: str, shape: tuple[int, ...]) -> Measurement:
         """All pieces of one tensor."""
@@ -42,6 +44,7 @@ def merged(case: Case, seconds: float, facts: dict[str, Any], reports: list[dict
             pieces[name].extend(PieceReport.from_list(rank, piece) for piece in found)
         for name, sentence in report["problems"].items():
             problems[name][rank] = sentence
+    first = reports[0]["uncalled"]
     return Result(
         case=case,
         seconds=seconds,
@@ -51,4 +54,5 @@ def merged(case: Case, seconds: float, facts: dict[str, Any], reports: list[dict
         places=tuple(report["place"] for report in reports),
         memory=tuple(report["memory"] for report in reports),
         notes=tuple(report["notes"] for report in reports),
+        uncalled={name: where for name, where in first.items() if all(name in report["uncalled"] for report in reports)},
     )

@@ -39,6 +39,7 @@ from validation.run import life
 from validation.run import plugin as plugins
 from validation.run.lockstep_folder import lockstep_folder
 from validation.run.plugin import Plugin
+from validation.run.replaced import Replaced
 from validation.run.report import RankReport
 
 _WITHOUT = (
@@ -67,7 +68,8 @@ def rank(
 def _findings(
     case: Case, stored: Reference, report: RankReport, timeout: float, keep: str, named: str, state: str
 ) -> dict[str, Any]:
-    plugin = plugins.load(named)
+    replaced = Replaced(watching=case.on_cpu)
+    plugin = plugins.load(named, replaced)
     report.progress("process groups")
     staged.register()
     settings = {**make_deterministic(), "megatron-core": release(core_version)}
@@ -97,7 +99,7 @@ def _findings(
     # In lockstep each step begins to count anew.
     on_device = [device_peak(), *(max(step["memory"].values()) for step in found.get("steps", ()))]
     memory = {"baseline": baseline, "peak": peak_memory(), "parameters": held, "device_peak": max(on_device)}
-    return {**found, "place": place, "memory": memory, "settings": settings}
+    return {**found, "place": place, "memory": memory, "settings": settings, "uncalled": replaced.end()}
 
 
 def _in_lockstep(

@@ -1,0 +1,135 @@
+"""What a plugin has put into megatron-core, and whether anything of a run calls it."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import CodeType, FrameType, FunctionType, ModuleType
+from typing import Any
+
+_PACKAGE = "megatron.core"
+_TRAINING = tuple(f"validation.candidate.{name}" for name in ("build", "checkpointing", "optimizer", "spec", "step"))
+"""What stands for a training script. That would import what a plugin has replaced; here it has been imported before."""
+_Place = tuple[str, str, str]
+"""Module, class in it (empty for none) and name."""
+
+
+class Replaced:
+    """The functions and classes that a plugin replaces, and those that were called afterwards.
+
+    Only Python functions and classes with any can be seen, those alone that are replaced in a module or a class of
+    megatron-core, and calls of the rank's own thread alone. On a GPU another thread goes back through the model.
+    """
+
+    def __init__(self, *, watching: bool = True) -> None:
+        self._watching = watching and sys.getprofile() is None
+        self._codes: dict[_Place, set[CodeType]] = {}
+        self._before: dict[_Place, Any] = {}
+        self._waiting: set[CodeType] = set()
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Within it the plugin's own code runs."""
+        before = dict(_bound())
+        self._stop()
+        try:
+            yield
+        finally:
+            now = {place: value for place, value in _bound() if place in before and before[place] is not value}
+            for place, value in now.items():
+                self._take(place, before[place], value)
+            if self._watching and self._uncalled():
+                sys.setprofile(self._called)
+
+    def end(self) -> dict[str, str]:
+        """Name of each that nobody has called -> a module that has the one before it; empty if there is none."""
+        self._stop()
+        uncalled = self._uncalled() if self._watching else []
+        return {".".join(filter(None, place)): _holder(place, self._before[place]) for place in uncalled}
+
+    def _take(self, place: _Place, before: Any, value: Any) -> None:
+        module, owner, name = place
+        if not owner:
+            _hand_on(module, name, before, value)
+        if codes := set(_codes(value)):
+            self._codes[place] = codes
+            self._before.setdefault(place, before)
+            self._waiting |= codes
+
+    def _called(self, frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code in self._waiting:
+            self._waiting.discard(frame.f_code)
+            if not self._uncalled():
+                sys.setprofile(None)
+
+    def _uncalled(self) -> list[_Place]:
+        """Those of whose functions none was called."""
+        return [place for place, codes in self._codes.items() if codes <= self._waiting]
+
+    def _stop(self) -> None:
+        if self._watching:
+            sys.setprofile(None)
+
+
+def _modules() -> Iterator[ModuleType]:
+    names = [name for name in sys.modules if name == _PACKAGE or name.startswith(f"{_PACKAGE}.")]
+    return (module for name in names if isinstance(module := sys.modules[name], ModuleType))
+
+
+def _bound() -> Iterator[tuple[_Place, Any]]:
+    """Everything that has a name in megatron-core: in its modules, and in the classes of each."""
+    for module in _modules():
+        for name, value in list(vars(module).items()):
+            yield (module.__name__, "", name), value
+            if isinstance(value, type) and value.__module__ == module.__name__:
+                yield from (((module.__name__, name, own), given) for own, given in list(vars(value).items()))
+
+
+def _codes(value: Any) -> Iterator[CodeType]:
+    """The code of a function, or of those of a class. Of what is compiled there is none that would run."""
+    if isinstance(value, type):
+        for own in vars(value).values():
+            if not isinstance(own, type):
+                yield from _codes(own)
+        return
+    if isinstance(value, property):
+        value = value.fget
+    if isinstance(value, functools.partial):
+        value = value.func
+    if isinstance(value, staticmethod | classmethod):
+        value = value.__func__
+    if hasattr(value, "_torchdynamo_orig_callable"):
+        return
+    inner = inspect.unwrap(value) if callable(value) else value
+    if isinstance(inner, FunctionType):
+        yield inner.__code__
+
+
+def _holder(place: _Place, before: Any) -> str:
+    """A module of megatron-core that has the one before, for a name of a module."""
+    module, owner, _ = place
+    if owner:
+        return ""
+    others = (other for other in _modules() if other.__name__ != module)
+    return next((other.__name__ for other in others if any(value is before for value in list(vars(other).values()))), "")
+
+
+def _hand_on(module: str, name: str, before: Any, value: Any) -> None:
+    """Have Plumbline take it, where it has imported what was there by this name."""
+    for reader in _TRAINING:
+        there = sys.modules.get(reader)
+        own = _imported(reader).get((module, name)) if there is not None else None
+        if own is not None and getattr(there, own, None) is before:
+            setattr(there, own, value)
+
+
+@functools.cache
+def _imported(reader: str) -> Mapping[tuple[str, str], str]:
+    """Module and name -> the reader's own name of it."""
+    tree = ast.parse(inspect.getsource(sys.modules[reader]))
+    statements = (node for node in tree.body if isinstance(node, ast.ImportFrom) and node.module)
+    return {(str(node.module), alias.name): alias.asname or alias.name for node in statements for alias in node.names}
