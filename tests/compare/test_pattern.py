@@ -19,7 +19,7 @@ from validation.case.preset import TINY
 from validation.compare.difference import measure
 from validation.compare.extent import extent
 from validation.compare.measurement import Measurement, PieceReport
-from validation.compare.pattern import Surroundings, hints, whereabouts
+from validation.compare.pattern import Surroundings, as_said, hints, whereabouts
 from validation.compare.piece import Box, slices, whole
 
 CASE = Case("tiny", TINY.model, Layout.parse("tp2"), "fp64", "local", "gloo", 1, 4, 2, 48)
@@ -284,3 +284,8 @@ def test_whereabouts_begin_with_what_is_not_finite() -> None:
 def test_whereabouts_of_a_scalar_are_its_ranks() -> None:
     right = torch.tensor(3.0, dtype=torch.float64)
     assert whereabouts(measured([right + 1, right + 1], right)) == "wrong: ranks 0-1"
+
+
+@pytest.mark.parametrize(("constant", "said"), [(1.0001, "1.0001"), (1 + 9e-10, "1+9e-10"), (1 - 9e-10, "1-9e-10"), (1.0, "1")])
+def test_a_factor_that_is_nearly_one_is_not_said_to_be_one(constant: float, said: str) -> None:
+    assert as_said(constant) == said

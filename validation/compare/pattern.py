@@ -90,7 +90,13 @@ def _factor(measurement: Measurement, wrong: list[PieceReport], known: Surroundi
     if total.count == 1 and not meaning:
         return  # every number is some constant times another
     where = "everywhere" if len(wrong) == len(measurement.pieces) else "in every wrong piece"
-    yield f"{constant:.6g} times the reference {where}" + (f" ({meaning})" if meaning else "")
+    yield f"{as_said(constant)} times the reference {where}" + (f" ({meaning})" if meaning else "")
+
+
+def as_said(constant: float) -> str:
+    """`1.001`; `1+9e-10` of one that six digits would make 1, which is no factor for a reader."""
+    said = f"{constant:.6g}"
+    return f"1{constant - 1:+.1g}" if said == "1" and constant != 1 else said
 
 
 def factor(difference: Difference, noise: float) -> float | None:

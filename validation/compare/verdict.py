@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from validation.case.failures import COVERAGE, LIMIT, NOT_FINITE, REPLICAS, UNDECIDED
 from validation.compare.limits import FLOORS, Limits
 from validation.compare.measurement import Measurement, PieceReport
+from validation.compare.pattern import as_said
 
 PASS, FAIL, KNOWN, ERROR = "pass", "fail", "known", "error"
 UNEVALUATED = "unevaluated"
@@ -99,7 +100,7 @@ def _too_far(measurement: Measurement, limits: Limits) -> list[str]:
     # Elements that are all zero in the reference have no projection; their relative error has already spoken.
     scaled = difference.differing and difference.reference_squares > 0
     if scaled and not abs(difference.projection - 1) <= max(limits.relative_error, 1e-15):
-        reasons.append(f"scaled by {difference.projection:.6g}")
+        reasons.append(f"scaled by {as_said(difference.projection)}")
     if limits.max_abs is not None and not difference.max_abs <= limits.max_abs:
         reasons.append(f"max diff {difference.max_abs:.2e} > {limits.max_abs:.2g}")
     if reasons:
