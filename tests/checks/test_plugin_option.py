@@ -103,6 +103,12 @@ def test_what_is_wrong_is_said_before_anything_starts(tmp_path: Path, cache: Pat
     assert done.stderr.startswith("error: --plugin no_such.py: no_such.py cannot be read (No such file or directory)")
 
 
+def test_a_second_one_does_not_take_its_place_unseen(cache: Path) -> None:
+    done = warm([*SHARED, "--plugin", "one.py", "--plugin", "two.py"], cache)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: --plugin is given twice; give it once")
+
+
 def test_without_one_nothing_is_said(sound: Output) -> None:
     assert "lugin" not in sound.text
     assert "plugin" not in properties(sound)

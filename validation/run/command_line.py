@@ -10,6 +10,7 @@ from typing import Any
 
 from validation.cache import limit
 from validation.case.case import DEFAULT_SEED, IMPLEMENTATIONS, PRECISIONS, TRANSPORTS
+from validation.case.errors import UsageError
 from validation.case.preset import PRESETS
 from validation.case.strangers import quoted
 from validation.case.training import OPTIONS, STREAM, WORDS, option
@@ -55,6 +56,16 @@ MAX_RANKS = 8
 """Processes on the CPU, unless somebody asks for more."""
 _DIGITS = 30
 """Of a number on the command line; the largest that means anything has 19."""
+
+
+class _Once(argparse.Action):
+    """An option that a second one would take the place of, unseen."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: Any = None) -> None:
+        """Take the value. Raises UsageError if there is one already."""
+        if getattr(namespace, self.dest) is not None:
+            raise UsageError(f"{option} is given twice; give it once: a plugin may import another and call its functions")
+        setattr(namespace, self.dest, values)
 
 
 def whole(text: str) -> int:
@@ -240,6 +251,7 @@ def _add_code(add: Add) -> None:
     add("--megatron-path", default=None, metavar="DIR", help="a checkout with megatron/core, instead of the installed one")
     add(
         "--plugin",
+        action=_Once,
         default=None,
         metavar="FILE.py[:ARGUMENT]",
         help="run your own functions in every rank while it makes the model; a gate takes no results of such a run",
