@@ -127,6 +127,11 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ("size of nothing", case(model={"n_group": 0}), "n_group is 0; it must be a whole number of at least 1"),
     ("half a size", case(model={"hidden_size": 64.5}), "hidden_size is 64.5"),
     ("rope type", case(model={"rope_type": "llama3"}), "rope_type 'llama3' is unknown; known are yarn and default"),
+    (
+        "rows of experts",
+        case(model={"moe_intermediate_size": 15}, precision="bf16"),
+        "multiples of 8; 16 works, or --precision fp64",
+    ),
     ("half a pair", case(model={"qk_rope_head_dim": 7}), "qk_rope_head_dim is 7, and rotary .*pairs of elements; 6 or 8 works"),
     ("less than a pair", case(model={"qk_rope_head_dim": 1}), "pairs of elements; 2 works"),
     ("no base", case(model={"rope_theta": 0.0}), "rope_theta is 0.0; it must be a number greater than 1"),

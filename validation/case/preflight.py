@@ -174,6 +174,20 @@ def experts_are_shared(case: Case) -> str | None:
     return "n_shared_experts is 0, and HuggingFace gives every layer of experts a shared one; n_shared_experts 1 works"
 
 
+def experts_have_whole_rows(case: Case) -> str | None:
+    """Floors have a run with transformers' grouped experts, and torch's grouped product takes rows of whole 16 bytes."""
+    step = {"fp32": 4, "bf16": 8, "fp16": 8}.get(case.precision, 1)
+    if not case.model.moe_layers:
+        return None
+    for name in ("hidden_size", "moe_intermediate_size"):
+        if (size := getattr(case.model, name)) % step:
+            return (
+                f"{name} is {size}, and in {case.precision} HuggingFace's grouped experts, with which the floor is measured, "
+                f"take multiples of {step}; {step * (size // step + 1)} works, or --precision fp64"
+            )
+    return None
+
+
 def scores_are_normalised(case: Case) -> str | None:
     """megatron-core normalises the chosen scores only where there are two or more, HuggingFace always."""
     if not case.model.moe_layers or case.model.num_experts_per_tok > 1 or not case.model.sigmoid:
@@ -296,6 +310,7 @@ RULES: tuple[Rule, ...] = (
     enough_experts_in_chosen_groups,
     experts_are_shared,
     scores_are_normalised,
+    experts_have_whole_rows,
     group_scores_agree,
     degrees.experts_fill_ranks,
     batch_divides,
