@@ -110,18 +110,20 @@ _BESIDE: Mapping[str, Mapping[str, Value]] = {
     "model.ep_overlap_early_attn_memory_release": _ON["model.overlap_moe_expert_parallel_comm"],
     "ddp.overlap_param_gather": _OVERLAPPING,
     "ddp.align_param_gather": {**_OVERLAPPING, "ddp.overlap_param_gather": True},
-    "ddp.bucket_size": {"ddp.overlap_grad_reduce": True},
+    "ddp.average_in_collective": {"model.calculate_per_token_loss": False},
     "ddp.delay_wgrad_compute": _ON["model.overlap_moe_expert_parallel_comm"],
     "ddp.nccl_ub": _DISTRIBUTED,
     "optimizer.use_precision_aware_optimizer": _DISTRIBUTED,
     "optimizer.optimizer_cpu_offload": {**_DISTRIBUTED, "optimizer.use_precision_aware_optimizer": True},
     "optimizer.overlap_param_gather": {**_OVERLAPPING, "ddp.overlap_param_gather": True},
+    "optimizer.overlap_param_gather_with_optimizer_step": {**_OVERLAPPING, "ddp.overlap_param_gather": True},
 }
 """What a switch asks for beside itself, if that is more or less than what its `with` says. Both runs have it."""
 _LAYOUTS: Mapping[str, str] = {
     "model.tp_comm": "tp2",
     "model.symmetric_ar_type": "tp2",
     "model.defer_embedding": "pp2",
+    "optimizer.overlap_param_gather_with_optimizer_step": "pp2vpp2",
     "model.wgrad_deferral": "pp2",
     "model.cp_comm_type": "cp2",
     "model.overlap_moe_expert_parallel_comm": "ep2",
