@@ -122,7 +122,7 @@ def test_a_factor_is_seen_in_small_numbers_too() -> None:
 
 def test_a_factor_just_above_what_rounding_makes_is_seen_where_all_must_be_equal() -> None:
     """Where bits are compared, sums still round: a factor off by less than 1e-15 is none, one off by a millionth is."""
-    assert "scaled by 1" in verdict(piece(0, (0, 4), (1 + 1e-7) * reference()), limits=EXACT).reasons
+    assert "scaled by 1+1e-07" in verdict(piece(0, (0, 4), (1 + 1e-7) * reference()), limits=EXACT).reasons
     one = reference()
     one[1, 1] = math.nextafter(8.0, 9.0)
     assert not any("scaled" in reason for reason in verdict(piece(0, (0, 4), one), limits=EXACT).reasons)
