@@ -1,6 +1,6 @@
 """All that is still to be measured on a card, in one go: commands side by side, each on cores of its own.
 
-    python benchmarks/card.py --out FOLDER [--only data,seeds] [--seconds 540] [--cores 16] [--list FILE]
+    python benchmarks/card.py --out FOLDER [--only packed-padded,seeds-steps] [--seconds 540] [--cores 16] [--list FILE]
 
 The list is benchmarks/card.yaml. Commands start in its order as soon as there are cores for them. What runs when time is up is
 interrupted, and what has not begun is not run; both are said. FOLDER gets a folder for each command with what it printed and

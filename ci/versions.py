@@ -135,7 +135,7 @@ def _change(name: str, before: Cell, after: Cell) -> str:
     if (before.outcome, before.known) == (after.outcome, after.known):
         return ""
     verb = {"right": "mends"}.get(after.outcome, "breaks" if before.outcome == "right" else "changes")
-    return f"- {verb} {name}: {_outcome(before)} before, now {_outcome(after)}\n"
+    return f"- {verb} {name}. Before: {_outcome(before)}. Now: {_outcome(after)}.\n"
 
 
 def _outcome(cell: Cell) -> str:

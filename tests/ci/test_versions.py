@@ -143,10 +143,10 @@ def test_what_was_not_run_is_no_cell(docs: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
-        (WRONG, RIGHT, f"- mends tp2: wrong ({BUG['what']}) before, now right\n"),
-        (RIGHT, WRONG, f"- breaks tp2: right before, now wrong ({BUG['what']})\n"),
-        (RIGHT, REFUSED, "- breaks tp2: right before, now refused\n"),
-        (REFUSED, WRONG, f"- changes tp2: refused before, now wrong ({BUG['what']})\n"),
+        (WRONG, RIGHT, f"- mends tp2. Before: wrong ({BUG['what']}). Now: right.\n"),
+        (RIGHT, WRONG, f"- breaks tp2. Before: right. Now: wrong ({BUG['what']}).\n"),
+        (RIGHT, REFUSED, "- breaks tp2. Before: right. Now: refused.\n"),
+        (REFUSED, WRONG, f"- changes tp2. Before: refused. Now: wrong ({BUG['what']}).\n"),
     ],
 )
 def test_a_release_is_told_by_what_is_not_as_before(before: Cell, after: Cell, said: str) -> None:
@@ -315,7 +315,7 @@ def test_a_case_with_several_bugs_links_and_names_each() -> None:
     page = versions.page(columns(RIGHT, both))
     links = ", ".join(f"[wrong]({bug['finding'].removeprefix('docs/')})" for bug in (first, second))
     assert f"| tp2 | right 3e-15 | {links}: 9 of 270 |\n" in page
-    assert f"now wrong ({first['what']}; {second['what']})\n" in page
+    assert f"Now: wrong ({first['what']}; {second['what']}).\n" in page
 
 
 @pytest.mark.parametrize("words", [[], ["none"], ["none", "more"]])
