@@ -49,6 +49,24 @@ def test_every_end_has_a_code_of_ours(text: str, code: ExitCode, tmp_path: Path,
     assert ended(tmp_path) is code
 
 
+class _Starting:
+    """A plugin that is interrupted before anything is collected."""
+
+    def pytest_sessionstart(self) -> None:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("text", ["raise KeyboardInterrupt", "def test(): raise KeyboardInterrupt"], ids=["read", "run"])
+@pytest.mark.parametrize("plugin", [None, _Starting()], ids=["", "starting"])
+def test_an_interrupt_is_told_in_a_word(text: str, plugin: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whenever it comes: also while the checks are imported, and before."""
+    (tmp_path / f"test_{'read' if text.startswith('raise') else 'run'}_{plugin is None}.py").write_text(text, encoding="utf-8")
+    assert ended(tmp_path, plugin=plugin) is ExitCode.INTERRUPTED
+    said = capsys.readouterr().out
+    assert "interrupted" in said
+    assert "KeyboardInterrupt" not in said
+
+
 @pytest.mark.parametrize("words", [["--foo"], ["-k", "a and ("], ["nofile.py"]], ids=" ".join)
 def test_what_pytest_refuses_is_wrong_usage(words: list[str], tmp_path: Path) -> None:
     assert ended(tmp_path, *words) is ExitCode.USAGE

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import contextlib
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
@@ -17,11 +18,29 @@ _PYTESTS = {
 """The others are those of options that pytest does not take, of no check, and of one that cannot be imported."""
 
 
+@contextlib.contextmanager
+def _in_a_word() -> Iterator[None]:
+    try:
+        yield
+    except pytest.Session.Interrupted:
+        raise  # pytest stops itself
+    except KeyboardInterrupt:
+        pytest.exit("interrupted", returncode=ExitCode.INTERRUPTED)
+
+
 class Ended:
     """A plugin that keeps the code with which the report or `pytest.exit` ends the run; `pytest.main` makes it pytest's."""
 
     def __init__(self) -> None:
         self._ours: ExitCode | None = None
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionstart(self) -> Generator[None, Any, Any]:
+        """An interrupt ends the run without pytest's line of where in some library it arrived."""
+        with _in_a_word():
+            return (yield)
+
+    pytest_collection = pytest_runtestloop = pytest_sessionstart
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, Any, Any]:

@@ -229,14 +229,6 @@ class Report:
         how = First.of(self._result.case, outcome.title, check.message, outcome.verdict).command(self._settings)
         return replace(check, properties={**check.properties, "reproduce": how})
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtestloop(self) -> Generator[None, Any, Any]:
-        """An interrupt ends the run without pytest's line of where in some library it arrived."""
-        try:
-            return (yield)
-        except KeyboardInterrupt:
-            pytest.exit("interrupted", returncode=ExitCode.INTERRUPTED)
-
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """The last case's file, the overall result, and the exit code."""
         self._finish_case()
