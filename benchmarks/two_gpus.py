@@ -2,12 +2,12 @@
 
     python benchmarks/two_gpus.py [--out FOLDER] [--only te,steps] [--jobs 6] [--timeout 150] [--transports staged] [-- words]
 
-Over nccl each rank has a GPU, over staged all are on the first one. `--jobs` commands run at the same time: nothing here
-measures speed. Says of each case both verdicts, worst ratios, seconds and memory, and how far apart both runs are, as
-benchmarks/transports.py does. A case that only nccl can run stands beside its like without that setting. Words behind -- are
-for each run. The folder gets two-gpus.json and two-gpus.md, rewritten after each command, and a log for each. `--rehearse`
-runs what a CPU can, gloo beside staged-cpu, with tiny in place of mini. Ends with 0 if every case was run and passed over both
-with the same verdicts, else with 1.
+Over nccl each rank has a GPU, over staged all are on the first one. `--jobs` groups run at the same time, each over both
+transports side by side: nothing here measures speed. Says of each case both verdicts, worst ratios, seconds and memory, and
+how far apart both runs are, as benchmarks/transports.py does. A case that only nccl can run stands beside its like without that
+setting. Words behind -- are for each run. The folder gets two-gpus.json and two-gpus.md, rewritten after each group, and a log
+for each command. `--rehearse` runs what a CPU can, gloo beside staged-cpu, with tiny in place of mini. Ends with 0 if every
+case was run and passed over both with the same verdicts, else with 1.
 """
 
 from __future__ import annotations
@@ -70,28 +70,32 @@ _STEPS = (
     "dp2+ddp.overlap_grad_reduce",
     "ep2+distributed",
     "pp2+mtp",
-    "tp2+step-resume-pp2-step",
-    "dp2+distributed+step-resume-tp2-step",
-    "ep2+step-resume-step",
 )
+_LIVES = ("tp2+step-resume-pp2-step", "dp2+distributed+step-resume-tp2-step", "ep2+step-resume-step")
 _KINDS = tuple(f"cp2+cp_comm_type={kind}" for kind in ("p2p", "all_gather", "a2a"))
 _EXPERTS = ("ep2+moe_shared_expert_overlap", "ep2+overlap_moe_expert_parallel_comm")
 _TE = ("--implementation", "te", "--precision", "bf16")
 _DATA = ("--batch-size", "8", "--micro-batch-size", "1")
+_PACKED = ("cp2+packed-padded", "tp2+packed", "ep2+packed")
+_INFERENCE = ("tp2+static", "pp2+static", "ep2+static")
 GROUPS = (
     Group("steps-te", _STEPS, (*_TE, *_DATA, "--steps", "2")),
     Group(
-        "te",
-        (*_KINDS, _levels(2, "[2,1]"), "tp2+tp_comm_overlap", *_EXPERTS),
+        "context-te",
+        (*_KINDS, _levels(2, "[2,1]")),
         (*_TE, *_DATA),
         # Over staged no GPU is a rank's own, and four ranks have both levels.
-        alike=(*_KINDS, _levels(4, "[2,2]"), "tp2", *_EXPERTS),
+        alike=(*_KINDS, _levels(4, "[2,2]")),
     ),
+    Group("communication-te", ("tp2+tp_comm_overlap", *_EXPERTS), (*_TE, *_DATA), alike=("tp2", *_EXPERTS)),
+    Group("lives-te", _LIVES, (*_TE, *_DATA)),
+    Group("packed-te", _PACKED, _TE),
+    Group("inference-te", _INFERENCE, ("--inference", *_TE)),
     Group("steps", _STEPS, ("--precision", "bf16", *_DATA, "--steps", "2")),
+    Group("lives", _LIVES, ("--precision", "bf16", *_DATA)),
     Group("local", (*_EXPERTS, "ep2"), ("--precision", "bf16", *_DATA)),
-    Group("inference", ("tp2+static", "pp2+static", "ep2+static"), ("--precision", "fp64"), preset="tiny"),
-    Group("packed", ("cp2+packed",), ("--precision", "bf16")),
-    Group("packed-te", ("cp2+packed",), _TE),
+    Group("inference", _INFERENCE, ("--inference", "--precision", "fp64"), preset="tiny"),
+    Group("packed", ("cp2+packed-padded",), ("--precision", "bf16")),
 )
 """In the order of what is missed most if time runs out."""
 RANKS = 2
@@ -130,9 +134,12 @@ def _ended(asked: Sequence[str], environment: Mapping[str, str], log: Any, timeo
 
 def both(group: Group, options: Any) -> list[Pair]:
     """The cases of a group, over each transport that was asked for."""
-    wanted = options.transports.split(",")
+    wanted = [transport for transport in (FIRST, SECOND) if transport in options.transports.split(",")]
     nothing = [(Row("", "not run"), ())] * len(group.layouts)
-    ours, theirs = (run(group, transport, options) if transport in wanted else nothing for transport in (FIRST, SECOND))
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        ways = [pool.submit(run, group, transport, options) for transport in wanted]
+        found = {transport: way.result() for transport, way in zip(wanted, ways, strict=True)}
+    ours, theirs = (found.get(transport, nothing) for transport in (FIRST, SECOND))
     return [beside(*rows, *checks) for rows, checks in _zipped(ours, theirs)]
 
 
@@ -164,7 +171,7 @@ def _options(words: Sequence[str] | None = None) -> Any:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("results") / "two-gpus", metavar="FOLDER")
     parser.add_argument("--only", default="", metavar="te,steps", help="these groups, in this order")
-    parser.add_argument("--jobs", type=int, default=6, metavar="N", help="commands at a time")
+    parser.add_argument("--jobs", type=int, default=6, metavar="N", help="groups at a time, each over both")
     parser.add_argument("--timeout", type=float, default=150.0, metavar="SECONDS", help="of a case, and of a reference")
     parser.add_argument("--transports", default=f"{FIRST},{SECOND}", metavar="LIST", help="leave one out")
     parser.add_argument("--rehearse", action="store_true", help="on the CPU: gloo beside staged-cpu, and tiny for mini")
