@@ -1,6 +1,6 @@
 """What only several GPUs can show, each case over nccl and over staged: a table of both beside each other.
 
-    python benchmarks/two_gpus.py [--out FOLDER] [--only te,steps] [--jobs 6] [--timeout 150] [--transports staged] [-- words]
+    python benchmarks/two_gpus.py [--out FOLDER] [--only steps-te,steps] [--jobs 6] [--timeout 150] [--transports staged] [-- words]
 
 Over nccl each rank has a GPU, over staged all are on the first one. `--jobs` groups run at the same time, each over both
 transports side by side: nothing here measures speed. Says of each case both verdicts, worst ratios, seconds and memory, and
@@ -170,7 +170,7 @@ def table(pairs: Mapping[str, Sequence[Pair]], about: Mapping[str, str], seconds
 def _options(words: Sequence[str] | None = None) -> Any:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("results") / "two-gpus", metavar="FOLDER")
-    parser.add_argument("--only", default="", metavar="te,steps", help="these groups, in this order")
+    parser.add_argument("--only", default="", metavar="steps-te,steps", help="these groups, in this order")
     parser.add_argument("--jobs", type=int, default=6, metavar="N", help="groups at a time, each over both")
     parser.add_argument("--timeout", type=float, default=150.0, metavar="SECONDS", help="of a case, and of a reference")
     parser.add_argument("--transports", default=f"{FIRST},{SECOND}", metavar="LIST", help="leave one out")

@@ -7,11 +7,13 @@ import ctypes
 import functools
 import importlib.metadata
 import importlib.util
+import math
 import os
 import platform
 import re
 import resource
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -246,5 +248,14 @@ def machine() -> dict[str, str]:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: those that it is bound to, or as many as its container's quota comes to."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min([bound, *map(_quota, _cgroups())])
+
+
+def _quota(group: Path) -> int:
+    """The cores, rounded up, whose time a cgroup (version 2) may take: `cpu.max` has microseconds of each period, or `max`."""
+    words = _read(group / "cpu.max").split()
+    if len(words) != 2 or not all(word.isdecimal() and int(word) for word in words):
+        return sys.maxsize
+    return math.ceil(int(words[0]) / int(words[1]))

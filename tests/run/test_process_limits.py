@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -108,3 +109,18 @@ def test_a_rank_that_can_open_no_file_says_so(tmp_path: Path) -> None:
     left = json.loads((tmp_path / "rank-0.error").read_text())
     assert "Too many open files" in left["error"]
     assert left["exit_code"] == 3
+
+
+def test_a_container_s_quota_is_the_number_of_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine of 64 cores that gives a job two and a half: more threads would only wait for each other."""
+    monkeypatch.setattr(machine, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
+    assert machine.cores() == 64
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "self" / "cgroup").write_text("0::/job/step\n")
+    for group, limit in (("job", "250000 100000"), ("job/step", "max 100000")):
+        folder = tmp_path / "cgroup" / group
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "cpu.max").write_text(limit + "\n")
+    assert machine.cores() == 3

@@ -10,9 +10,10 @@ from typing import Any
 from validation.case import tree
 from validation.case.case import IMPLEMENTATIONS
 from validation.case.empty import given, refuse_empty
+from validation.machine import cores
 from validation.run.command_line import add_format, whole
 
-JOBS = min(32, (os.cpu_count() or 1) + 2)
+JOBS = min(32, cores() + 2)
 """Two more than CPUs: a process that has written a file waits until it is on the disk."""
 COMMANDS = {
     "convert": ("hf_model_path", "load", "save", "layout", "layers", "megatron_core"),
@@ -112,7 +113,7 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     add(
         "--jobs",
         type=whole,
-        default=os.cpu_count() or 1,
+        default=cores(),
         metavar="N",
         help="processes that compare (default: one for each CPU)",
     )

@@ -32,6 +32,7 @@ from validation.case.inference import infers
 from validation.case.optimizers import Rule, counts_zeros
 from validation.case.schedule import Schedule
 from validation.case.vocabulary import MASKED, is_masked
+from validation.machine import cores
 from validation.reference.divisor import by_targets, definition
 
 
@@ -311,7 +312,7 @@ def _size_and_times(path: Path) -> list[int]:
 def _digests(folder: Path) -> dict[str, str]:
     """Of every file of a reference by its name."""
     names = sorted(path.name for path in folder.iterdir() if path.name != locks.LOCK and not path.name.startswith((_SEAL, ".")))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         return dict(zip(names, pool.map(lambda name: _digest(folder / name), names), strict=True))
 
 

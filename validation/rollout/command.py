@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections import Counter
@@ -23,7 +22,7 @@ from validation.case.folder import model_from_folder
 from validation.case.parameters import threads
 from validation.case.suggestions import join
 from validation.checks.progress import Progress
-from validation.machine import machine
+from validation.machine import cores, machine
 from validation.rollout import causes, figures, files, floors, megatron, routes, said
 from validation.rollout.dump import Dump, check_tokens, check_weights
 from validation.rollout.figures import Values
@@ -79,7 +78,7 @@ def run(options: argparse.Namespace, command: str) -> int:
 def _threads(folder: Path) -> Iterator[None]:
     """Within it torch computes with as many threads as the model of the folder is worth."""
     before = torch.get_num_threads()
-    torch.set_num_threads(threads(without_mtp(model_from_folder(folder)), os.cpu_count() or 1))
+    torch.set_num_threads(threads(without_mtp(model_from_folder(folder)), cores()))
     try:
         yield
     finally:

@@ -17,6 +17,7 @@ from typing import IO
 from validation.case.case import Case
 from validation.case.errors import ExitCode
 from validation.case.parameters import threads
+from validation.machine import cores
 from validation.run import launch
 from validation.run.launch import Broken, RunBroke
 from validation.run.watch import Watch, watched
@@ -56,7 +57,7 @@ class ReferenceProcess:
 
     def compute(self, case: Case, home: Path, folder: Path, timeout: float, progress: Callable[[str], None]) -> None:
         """The reference of `case`, into the store below `home`; `folder` gets what a rank leaves behind. Raises RunBroke."""
-        worth = threads(case.model, os.cpu_count() or 1)
+        worth = threads(case.model, cores())
         asked = {"case": case.to_json(), "folder": str(folder), "home": str(home.resolve()), "threads": worth}
         with self._one_at_a_time, watched(folder, 1, timeout, progress) as watch:
             process = self.warm_up()
