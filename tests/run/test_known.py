@@ -190,3 +190,25 @@ def test_nothing_is_known_of_a_megatron_that_is_not_there(monkeypatch: pytest.Mo
 
     monkeypatch.setattr("validation.run.known.SpecifierSet.contains", contains)
     assert known_bugs(case("ep2etp2"), "absent") == ()
+
+
+def test_a_bug_of_the_layout_that_a_run_resumes_in_is_excused_from_then_on() -> None:
+    """Data-parallel ranks count no projection twice; the tensor-parallel ones that go on with their checkpoint do."""
+    of = case("dp2", "te")
+    of = replace(of, precision="bf16", training=replace(of.training, life="step-resume-tp2-step", steps=2))
+    (bug,) = (bug for bug in known_bugs(of, "0.16.1") if bug.id == "norm-counts-duplicated-projections")
+    assert [bug.excuses(of, f"steps/{step}/gradient_norm") for step in (1, 2)] == [False, True]
+    back = replace(of, layout=Layout.parse("tp2"), training=replace(of.training, life="step-resume-dp2-step"))
+    assert [bug.excuses(back, f"steps/{step}/gradient_norm") for step in (1, 2)] == [True, True]
+
+
+def test_only_the_steps_in_a_bug_s_layout_must_show_it() -> None:
+    of = case("tp2")
+    of = replace(of, training=replace(of.training, life="step-resume-tp2etp1-step", steps=2))
+    bug = known_bugs(case("tp2etp1"), "0.16.1")[0]
+    weight = "model.layers.1.mlp.experts.up_proj.weight"
+    assert bug in known_bugs(of, "0.16.1")
+    assert not bug.must_fail(of, f"gradients/{weight}")
+    assert not bug.excuses(of, f"gradients/{weight}")
+    assert not bug.excuses(of, "steps/1/parameters/lm_head.weight")
+    assert bug.excuses(of, "steps/2/parameters/lm_head.weight")

@@ -14,8 +14,10 @@ from typing import Any
 import yaml
 from packaging.specifiers import SpecifierSet
 
+from validation.case import life
 from validation.case.annotation import Value
 from validation.case.case import Case
+from validation.case.layout import Layout
 from validation.case.pipeline_layout import chunk_layers
 from validation.case.settings import SECTIONS
 from validation.machine import ABSENT
@@ -24,6 +26,8 @@ from validation.machine import version as version_of
 TABLE = Path(__file__).with_name("known.yaml")
 _SETTING = re.compile(rf"\b({'|'.join(SECTIONS)})\('(\w+)'\)")
 """As a condition of the table names a field."""
+
+_OF_STEP = re.compile(r"steps/(\d+)/")
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,11 @@ class Known:
         return _matches(case.implementation, (*self.implementations, *self.others)) and self._shows(case)
 
     def _shows(self, case: Case) -> bool:
-        return bool(_value(self.layouts, case))
+        return self._since(case) is not None
+
+    def _since(self, case: Case) -> int | None:
+        """The first part of the life whose layout shows it: 0 before any step, 1 the first step. None if none does."""
+        return next((at for at, part in enumerate(lived(case)) if _value(self.layouts, part)), None)
 
     def largest(self, case: Case) -> float:
         """The largest relative error that the bug makes in this case: what is further off is not excused."""
@@ -87,16 +95,37 @@ class Known:
         precisions a small model's share of the bug may be below rounding.
         """
         surely = not case.isolated and case.precision == "fp64" and _matches(case.implementation, self.implementations)
-        return surely and _matches(check, self.checks)
+        return surely and _matches(check, self.checks) and bool(_value(self.layouts, lived(case)[_part(case, check)]))
 
     def excuses(self, case: Case, check: str) -> bool:
-        """Whether this check shows the bug, or may fail as a consequence."""
+        """Whether this check shows the bug, or may fail as a consequence: not before the layout is there that shows it."""
+        since = self._since(case)
+        if since is not None and _part(case, check) < since:
+            return False
         return _matches(check, self.checks) or (_matches(check, self.spoils) and not self._keeps(case, check))
 
     def _keeps(self, case: Case, check: str) -> bool:
         if case.model.num_nextn_predict_layers:
             return False
         return _matches(check, [pattern.format(last=case.model.num_hidden_layers - 1) for pattern in self.keeps])
+
+
+@functools.cache
+def lived(case: Case) -> tuple[Case, ...]:
+    """The case in the layout of each part of its life: before any step, and then at each step. One part without a life."""
+    parts, now = [case], case
+    for event in life.parse(case.training.life):
+        if event.layout:
+            now = replace(now, layout=Layout.parse(event.layout))
+        if event.kind == life.STEP:
+            parts.append(now)
+    return tuple(parts)
+
+
+def _part(case: Case, check: str) -> int:
+    """The part of the case's life that a check is of."""
+    step = _OF_STEP.match(check)
+    return min(int(step[1]), len(lived(case)) - 1) if step else 0
 
 
 @functools.cache
