@@ -113,6 +113,7 @@ MASKED = Training(padding_logits="masked")
 STREAM = Training(stream=True)
 EXPERTS_OVERLAP = Training(settings=(("model.overlap_moe_expert_parallel_comm", True),))
 TE_IN_BF16: dict[str, Any] = {"implementation": "te", "precision": "bf16", "transport": "nccl"}
+LEVELS = (("model.cp_comm_type", "a2a+p2p"), ("model.hierarchical_context_parallel_sizes", (2, 1)))
 BUFFERS = case("tp2", training=Training(settings=(("model.tp_comm_overlap", True),)), **{**TE_IN_BF16, "transport": "staged"})
 IMPOSSIBLE: list[tuple[str, Case, str]] = [
     # what the case is made of
@@ -486,6 +487,16 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ("user buffers of a shared GPU", BUFFERS, "over staged ranks share one; --transport nccl has it"),
     ("user buffers without tp", replace(BUFFERS, layout=Layout.parse("dp2")), "dp2 has none; take tp2, or leave it out"),
     (
+        "another exchange of keys",
+        case("cp2", training=Training(settings=(("model.cp_comm_type", "all_gather"),)), **TE_IN_BF16),
+        r"with Transformer Engine 2.11.0: before 2.15 .* no all_gather .*; cp_comm_type=p2p works",
+    ),
+    (
+        "an exchange in the inner level alone",
+        case("cp2", training=Training(settings=LEVELS), **TE_IN_BF16),
+        r"cp_comm_type=a2a cannot run with Transformer Engine 2.11.0",
+    ),
+    (
         "one level of cp",
         case("cp4", training=Training(settings=(("model.cp_comm_type", "a2a+p2p"),)), **TE_IN_BF16),
         r"two sizes whose product is cp4; hierarchical_context_parallel_sizes=\[2,2\] works",
@@ -565,6 +576,22 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ("etp", case("tp2etp4dp1"), "dp2 works"),
     ("batch", case("dp3"), r"batch_size 8 is not a multiple of dp3 \* micro_batch_size 2; --batch-size 6 or 12 works"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _with_transformer_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release that was run, whatever is installed."""
+    monkeypatch.setattr(preflight, "version", lambda package: "2.11.0")
+
+
+@pytest.mark.parametrize(("release", "runs"), [("2.14.1", False), ("2.15.0", True), ("absent", True)])
+def test_keys_and_values_are_exchanged_in_each_way_from_2_15_on(
+    release: str, runs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "version", lambda package: release)
+    kinds = ("a2a", "all_gather", "p2p")
+    found = [refusal(case("cp2", training=Training(settings=(("model.cp_comm_type", kind),)), **TE_IN_BF16)) for kind in kinds]
+    assert [said is None for said in found] == [runs, runs, True]
 
 
 @pytest.mark.parametrize(("of", "said"), [row[1:] for row in IMPOSSIBLE], ids=[row[0] for row in IMPOSSIBLE])

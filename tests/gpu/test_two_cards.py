@@ -37,9 +37,8 @@ def test_a_run_is_resumed_in_another_layout(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(version("transformer-engine") == "absent", reason="Transformer Engine is not installed")
-def test_each_kind_of_context_parallelism(tmp_path: Path) -> None:
-    kinds = ",".join(f"cp2+cp_comm_type={kind}" for kind in ("p2p", "all_gather", "a2a"))
-    passed(tmp_path, "--preset", "mini", "--implementation", "te", "--layouts", kinds)
+def test_keys_and_values_are_exchanged(tmp_path: Path) -> None:
+    passed(tmp_path, "--preset", "mini", "--implementation", "te", "--layouts", "cp2+cp_comm_type=p2p,cp2+packed-padded")
 
 
 def test_two_nodes_of_a_gpu_each_and_one_that_is_killed(tmp_path: Path) -> None:

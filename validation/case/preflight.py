@@ -6,9 +6,12 @@ a rule may rely on those before it. Those of the machine come last.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable
 from dataclasses import fields, replace
+
+from packaging.version import InvalidVersion, Version
 
 from validation.case import (
     data,
@@ -35,6 +38,7 @@ from validation.case.errors import EnvironmentMissing, UsageError
 from validation.case.families import GREEDY, GROUP_LIMITED, SIGMOID
 from validation.case.memory import Estimate, estimate
 from validation.case.suggestions import join, multiples, nearest
+from validation.machine import version
 
 __all__ = ["Estimate", "check", "estimate"]
 
@@ -136,6 +140,28 @@ def transformer_engine_splits_sequences(case: Case) -> str | None:
         f"{what} cannot run with cp{case.layout.cp}: Transformer Engine's unfused attention, which has fp32, has no context "
         "parallelism; --implementation te --precision bf16 works, or --implementation local"
     )
+
+
+def transformer_engine_exchanges_keys(case: Case) -> str | None:
+    """Before Transformer Engine 2.15, keys and values of different sizes go around in a ring alone.
+
+    https://github.com/NVIDIA/TransformerEngine/blob/v2.14.1/transformer_engine/pytorch/attention/dot_product_attention/context_parallel.py
+    """
+    model, cp = case.training.effective("model"), case.layout.cp
+    kind, sizes = model.get("cp_comm_type") or "p2p", model.get("hierarchical_context_parallel_sizes")
+    if kind == "a2a+p2p" and isinstance(sizes, tuple) and sizes == (cp, 1):
+        kind = "a2a"
+    sized = case.model.qk_nope_head_dim + case.model.qk_rope_head_dim != case.model.v_head_dim
+    if not case.uses_te or cp == 1 or not sized or kind not in ("a2a", "all_gather"):
+        return None
+    release = version("transformer-engine")
+    with contextlib.suppress(InvalidVersion):  # not installed, or a build of one's own
+        if Version(release) < Version("2.15"):
+            return (
+                f"cp_comm_type={kind} cannot run with Transformer Engine {release}: before 2.15 its context parallelism has no "
+                f"{kind} for keys and values of different sizes; cp_comm_type=p2p works"
+            )
+    return None
 
 
 def groups_divide(case: Case) -> str | None:
@@ -295,6 +321,7 @@ RULES: tuple[Rule, ...] = (
     *pipeline_layout.RULES,
     transformer_engine_runs,
     transformer_engine_splits_sequences,
+    transformer_engine_exchanges_keys,
     degrees.local_stock_has_no_cp,
     degrees.tp_divides,
     degrees.etp_divides,
