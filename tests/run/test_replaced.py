@@ -132,3 +132,21 @@ def test_its_imports_are_read_from_its_source() -> None:
     import validation.case.case  # noqa: F401 - any module
 
     assert replaced._imported("validation.case.case")["validation.case.layout", "Layout"] == "Layout"
+
+
+class _Importing(str):
+    """Compared with a module's name, it imports one, or forgets it again."""
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        if sys.modules.pop("plumbline_imports_this", None) is None:
+            sys.modules["plumbline_imports_this"] = ModuleType("plumbline_imports_this")
+        return str.__eq__(self, other)
+
+
+def test_what_is_imported_meanwhile_is_no_error(home: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is a GPU another thread imports, while a plugin's part of megatron-core is looked through."""
+    monkeypatch.setattr(replaced, "_PACKAGE", _Importing("megatron.core"))
+    monkeypatch.setitem(sys.modules, "plumbline_imports_this", ModuleType("plumbline_imports_this"))
+    assert home in replaced._modules()

@@ -10,7 +10,7 @@ import pytest
 
 from docs.made.releases import recorded
 from validation.case import fields
-from validation.case.declared import here
+from validation.case.declared import checked, here
 from validation.case.errors import EnvironmentMissing
 from validation.case.settings import parsed, written
 from validation.cli import main
@@ -62,6 +62,7 @@ def test_a_case_with_a_switch_differs_in_nothing_else() -> None:
 
 def test_every_switch_can_be_a_case() -> None:
     """But for user buffers, for which each rank needs a GPU."""
+    assert all(checked(here()[switch.name], switch.value) == switch.value for switch in tried.switches(here()))
     refused = {switch.said: said for switch in tried.switches(here()) if (said := switch.refusal)}
     assert {name for name in refused if not name.startswith("model.tp_comm")} == set()
     assert all("needs a GPU for each rank" in said for said in refused.values())

@@ -245,7 +245,7 @@ def _try(package: str, modules: Sequence[str]) -> None:
 
 
 def _forget_modules(package: str) -> None:
-    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+    for name in [name for name in list(sys.modules) if name.partition(".")[0] == package]:
         del sys.modules[name]
 
 

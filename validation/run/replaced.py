@@ -76,8 +76,8 @@ class Replaced:
 
 
 def _modules() -> Iterator[ModuleType]:
-    names = [name for name in sys.modules if name == _PACKAGE or name.startswith(f"{_PACKAGE}.")]
-    return (module for name in names if isinstance(module := sys.modules[name], ModuleType))
+    names = [name for name in list(sys.modules) if name == _PACKAGE or name.startswith(f"{_PACKAGE}.")]
+    return (module for name in names if isinstance(module := sys.modules.get(name), ModuleType))
 
 
 def _bound() -> Iterator[tuple[_Place, Any]]:
@@ -92,7 +92,7 @@ def _bound() -> Iterator[tuple[_Place, Any]]:
 def _codes(value: Any) -> Iterator[CodeType]:
     """The code of a function, or of those of a class. Of what is compiled there is none that would run."""
     if isinstance(value, type):
-        for own in vars(value).values():
+        for own in list(vars(value).values()):
             if not isinstance(own, type):
                 yield from _codes(own)
         return

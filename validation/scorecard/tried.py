@@ -71,7 +71,7 @@ _VALUES: Mapping[str, tuple[Value, ...]] = {
     "model.attention_backend": ("fused", "unfused", "flash"),
     "model.cuda_graph_impl": ("local", "transformer_engine"),
     "model.cuda_graph_warmup_steps": (1,),
-    "model.cp_comm_type": ("p2p", "a2a", "all_gather"),
+    "model.cp_comm_type": ("p2p",),
     "model.cpu_offloading_num_layers": (1,),
     "model.offload_modules": (("expert_fc1",), ("moe_act",), ("attn_norm",), ("mlp_norm",), ("attn_proj",), ("qkv_linear",)),
     "model.min_offloaded_tensor_size": (1024,),
@@ -89,9 +89,9 @@ _VALUES: Mapping[str, tuple[Value, ...]] = {
     "model.recompute_num_layers": (2,),
     "model.moe_token_dispatcher_type": ("allgather",),
     "ddp.bucket_size": (1000,),
-    "optimizer.exp_avg_dtype": ("bf16",),
-    "optimizer.exp_avg_sq_dtype": ("bf16",),
-    "optimizer.main_grads_dtype": ("bf16",),
+    "optimizer.exp_avg_dtype": ("float16",),
+    "optimizer.exp_avg_sq_dtype": ("float16",),
+    "optimizer.main_grads_dtype": ("bfloat16",),
     "optimizer.optimizer_offload_fraction": (0.5,),
 }
 """Values of what is neither true nor false."""

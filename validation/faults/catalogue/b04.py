@@ -26,11 +26,11 @@ FAULT = Fault(
 
 def configure(case: Case, config: Any) -> None:
     def made(sound: Callable[..., Any]) -> Callable[..., Any]:
-        def packed(documents: Any) -> Any:
+        def packed(documents: Any, *rest: Any) -> Any:
             import torch
 
             late = torch.cat([documents[:, :1], documents[:, :-1]], 1)
-            return sound(late)
+            return sound(late, *rest)
 
         return packed
 
