@@ -22,6 +22,6 @@ FAULT = Fault(
 
 def configure(case: Case, config: Any) -> None:
     def made(sound: Callable[..., list[int]]) -> Callable[..., list[int]]:
-        return lambda length, ranks, rank: list(range(length // ranks * rank, length // ranks * (rank + 1)))
+        return lambda length, ranks, rank, *_: list(range(length // ranks * rank, length // ranks * (rank + 1)))
 
     replace("validation.candidate.modules", "positions", made)
