@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -23,11 +25,16 @@ def test_each_case_of_the_list_is_one_that_can_be_asked_for(job: card.Job) -> No
     assert [sentence for case in cases for rule in RULES if (sentence := rule(case))] == []
 
 
-def test_what_ends_what_fails_and_what_takes_too_long_is_told_apart(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_ends_what_fails_and_what_takes_too_long_is_told_apart(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time is up when the long one runs."""
+    began = tmp_path / "long" / "began"
+    monkeypatch.setattr(card, "time", SimpleNamespace(monotonic=lambda: 3.0 * began.exists(), sleep=time.sleep))
     rows = [
         {"name": "sound", "why": "w", "words": "-c print({cores},open('{out}/left','w').write('x'))", "cores": 1},
         {"name": "red", "why": "w", "words": "-c exit(1)", "cores": 1},
-        {"name": "long", "why": "w", "words": "-c __import__('time').sleep(600)", "cores": 1},
+        {"name": "long", "why": "w", "words": "-c open('{out}/began','w').close(),__import__('time').sleep(600)", "cores": 1},
         {"name": "behind", "why": "w", "words": "-c print()", "cores": len(os.sched_getaffinity(0))},
     ]
     (tmp_path / "list.yaml").write_text(yaml.safe_dump(rows))
@@ -41,5 +48,5 @@ def test_what_ends_what_fails_and_what_takes_too_long_is_told_apart(tmp_path: Pa
 
 
 def test_an_unknown_name_is_answered_with_those_that_there_are() -> None:
-    with pytest.raises(SystemExit, match="--only sed is unknown; known are packed-padded, "):
+    with pytest.raises(SystemExit, match="--only sed is unknown; known are packed, "):
         card.jobs(card.LIST, "sed")
