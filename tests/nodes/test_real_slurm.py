@@ -90,11 +90,13 @@ class Cluster:
 
 
 def until(condition: str, cluster: Cluster, *words: str) -> None:
-    """Until a command prints this."""
-    end = time.monotonic() + SECONDS
-    while condition not in (said := cluster.ask(*words)):
+    """Until a command prints this; the controller may not answer yet."""
+    end, said = time.monotonic() + SECONDS, ""
+    while condition not in said:
         assert time.monotonic() < end, said
         time.sleep(0.1)
+        with contextlib.suppress(subprocess.CalledProcessError):
+            said = cluster.ask(*words)
 
 
 @pytest.fixture(scope="module")
