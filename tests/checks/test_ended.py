@@ -148,7 +148,7 @@ def test_an_interrupted_command_ends_with_130(cache: Path, tmp_path: Path) -> No
         while len(ranks := list(tmp_path.glob("*.rank"))) < 2 and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=300)[0]
+        said = process.communicate(timeout=1800)[0]
     assert process.returncode == 130, said
     assert said.count("interrupted\n") == 1
     assert said.endswith("error: interrupted\n")

@@ -19,7 +19,7 @@ import pytest
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 300.0
+SECONDS = 1800.0
 NEEDED = ("munged", "mungekey", "slurmctld", "slurmd", "sbatch", "srun", "scancel", "scontrol", "sinfo")
 CASE = ("--tp", "2", "--set", "num_layers=1", "--set", "first_k_dense_replace=1", "--steps", "0")
 CONF = """ClusterName=plumbline

@@ -27,6 +27,7 @@ _POLL = 0.5
 _SECONDS = 60
 _LATE = 20.0
 """Seconds after the job's end until what it wrote must be seen here: a network file system takes its time."""
+_ENDED_BY_ITSELF = ("COMPLETED", "FAILED")
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ def _ask(*command: str) -> str:
 
 def _exit_code(number: str, job: Job, state: str) -> int:
     """The run's, which the job leaves as its last act. Without it the job was ended from outside."""
-    left, end = job.folder / "exit-code", time.monotonic() + (_LATE if state == "COMPLETED" else 1.0)
+    left, end = job.folder / "exit-code", time.monotonic() + (_LATE if state in _ENDED_BY_ITSELF else 1.0)
     while not left.exists() and time.monotonic() < end:
         time.sleep(_POLL)
     try:
