@@ -1,6 +1,7 @@
 """What only several GPUs can show, each case over nccl and over staged: a table of both beside each other.
 
-    python benchmarks/two_gpus.py [--out FOLDER] [--only steps-te,steps] [--jobs 6] [--timeout 150] [--transports staged] [-- words]
+    python benchmarks/two_gpus.py [--out FOLDER] [--only steps-te,steps] [--jobs 6] [--timeout 150]
+                                  [--transports staged] [-- words]
 
 Over nccl each rank has a GPU, over staged all are on the first one. `--jobs` groups run at the same time, each over both
 transports side by side: nothing here measures speed. Says of each case both verdicts, worst ratios, seconds and memory, and
