@@ -1,6 +1,7 @@
 """What only several GPUs can show, each case over nccl and over staged: a table of both beside each other.
 
-    python benchmarks/two_gpus.py [--out FOLDER] [--only steps-te] [--jobs 6] [--timeout 150] [--transports staged] [-- words]
+    python benchmarks/two_gpus.py [--out FOLDER] [--only steps-te,steps] [--jobs 6] [--timeout 150]
+                                  [--transports staged] [-- words]
 
 Over nccl each rank has a GPU, over staged all are on the first one. `--jobs` groups run at the same time, each over both
 transports side by side: nothing here measures speed. Says of each case both verdicts, worst ratios, seconds and memory, and
@@ -72,7 +73,7 @@ _STEPS = (
     "pp2+mtp",
 )
 _LIVES = ("tp2+step-resume-pp2-step", "dp2+distributed+step-resume-tp2-step", "ep2+step-resume-step")
-_RING = "cp2+cp_comm_type=p2p"
+_KINDS = tuple(f"cp2+cp_comm_type={kind}" for kind in ("p2p", "all_gather", "a2a"))
 _EXPERTS = ("ep2+moe_shared_expert_overlap", "ep2+overlap_moe_expert_parallel_comm")
 _TE = ("--implementation", "te", "--precision", "bf16")
 _DATA = ("--batch-size", "8", "--micro-batch-size", "1")
@@ -82,10 +83,10 @@ GROUPS = (
     Group("steps-te", _STEPS, (*_TE, *_DATA, "--steps", "2")),
     Group(
         "context-te",
-        (_RING, _levels(2, "[1,2]")),
+        (*_KINDS, _levels(2, "[2,1]")),
         (*_TE, *_DATA),
         # Over staged no GPU is a rank's own, and four ranks have both levels.
-        alike=(_RING, _levels(4, "[2,2]")),
+        alike=(*_KINDS, _levels(4, "[2,2]")),
     ),
     Group("communication-te", ("tp2+tp_comm_overlap", *_EXPERTS), (*_TE, *_DATA), alike=("tp2", *_EXPERTS)),
     Group("lives-te", _LIVES, (*_TE, *_DATA)),

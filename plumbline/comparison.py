@@ -59,8 +59,8 @@ def _run(asked: list[str], progress: bool, hidden: tuple[str, ...] = ()) -> dict
     )
     said: list[str] = []
     listening = threading.Thread(target=_listen, args=(process.stderr, said, hidden if progress else None), daemon=True)
-    listening.start()
     try:
+        listening.start()
         written = process.stdout.read() if process.stdout else b""
         code = process.wait()
     except BaseException:

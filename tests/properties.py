@@ -92,6 +92,6 @@ def in_a_process(code: str, *words: str, mebibytes: int) -> subprocess.Completed
         env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
         check=False,
     )

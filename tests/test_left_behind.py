@@ -33,7 +33,7 @@ def run_tests(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         env={"PATH": "", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
         check=False,
     )
 

@@ -28,7 +28,7 @@ def test_a_network_namespace_without_one_has_a_problem() -> None:
     """The interface is there and down, as a container without a network has it."""
     asked = [sys.executable, "-c", "from validation import loopback; print(loopback.problem())"]
     done = subprocess.run(
-        ["unshare", "-rn", *asked], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True, timeout=300
+        ["unshare", "-rn", *asked], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True, timeout=1800
     )
     assert done.stdout.strip() not in ("", "None")
 

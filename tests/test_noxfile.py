@@ -45,7 +45,7 @@ def run_nox(folder: Path, *arguments: str, codes: Mapping[str, str] | None = Non
     environment = {**os.environ, **plain, **(codes or {})}
     environment.pop("NOXSESSION", None)
     command = [sys.executable, "-m", "nox", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=1800, check=False)
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def modules_of(words: list[str]) -> list[str]:
         pytest.main(["--collect-only", "-p", "no:cacheprovider", "-s", "--noconftest", *sys.argv[1:]], plugins=[Plugin()])
     """
     command = [sys.executable, "-c", listing, *words]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True).stdout
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800, check=True).stdout
     lines = (line.partition(" ") for line in told.splitlines())
     return [str(Path(path).relative_to(ROOT)) for word, _, path in lines if word == "module"]
 

@@ -300,8 +300,6 @@ def _say_if_nothing_ran(said: document.Document, wanted: Settings, code: int) ->
         return
     if wanted.manifest and code == ExitCode.PASS:
         _add_nothing(said)
-    elif code == ExitCode.INTERRUPTED:
-        said.setdefault("error", "interrupted")
     elif code == ExitCode.PASS:
         said["verdict"] = "ERROR"
         said.setdefault("error", "no check was made: pytest was asked for something else; leave its options out")

@@ -6,7 +6,6 @@ import json
 import os
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -25,20 +24,31 @@ def test_each_case_of_the_list_is_one_that_can_be_asked_for(job: card.Job) -> No
     assert [sentence for case in cases for rule in RULES if (sentence := rule(case))] == []
 
 
+class Clock:
+    """A clock by which the time is up when a file is there, and no sooner."""
+
+    sleep = staticmethod(time.sleep)
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def monotonic(self) -> float:
+        """Its seconds."""
+        return 60.0 if self._file.exists() else 0.0
+
+
 def test_what_ends_what_fails_and_what_takes_too_long_is_told_apart(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Time is up when the long one runs."""
-    began = tmp_path / "long" / "began"
-    monkeypatch.setattr(card, "time", SimpleNamespace(monotonic=lambda: 3.0 * began.exists(), sleep=time.sleep))
+    monkeypatch.setattr(card, "time", Clock(tmp_path / "long" / "began"))
     rows = [
         {"name": "sound", "why": "w", "words": "-c print({cores},open('{out}/left','w').write('x'))", "cores": 1},
         {"name": "red", "why": "w", "words": "-c exit(1)", "cores": 1},
-        {"name": "long", "why": "w", "words": "-c open('{out}/began','w').close(),__import__('time').sleep(600)", "cores": 1},
+        {"name": "long", "why": "w", "words": "-c open('{out}/began','w'),__import__('time').sleep(600)", "cores": 1},
         {"name": "behind", "why": "w", "words": "-c print()", "cores": len(os.sched_getaffinity(0))},
     ]
     (tmp_path / "list.yaml").write_text(yaml.safe_dump(rows))
-    words = ["--out", str(tmp_path), "--list", str(tmp_path / "list.yaml"), "--seconds", "2", "--cores", "1"]
+    words = ["--out", str(tmp_path), "--list", str(tmp_path / "list.yaml"), "--seconds", "60", "--cores", "1"]
     assert card.main([*words, "--only", "sound,red,long,behind"]) == 1
     said = {one["name"]: one["said"] for one in json.loads((tmp_path / "card.json").read_text())}
     assert said == {"sound": "exit code 0", "red": "exit code 1", "long": "interrupted: no time left", "behind": "not run"}

@@ -168,7 +168,7 @@ def test_two_processes_that_forget_at_once_forget_what_one_would(tmp_path: Path)
     """Each of several has the turn once; together they do not go below the limit."""
     folders = [reference(tmp_path, number, age=number) for number in range(40)]
     code = "import sys; from pathlib import Path; from validation.cache import forget; "
-    code += "print(forget.forget(Path(sys.argv[1]), 10500).size)"
+    code += "forget._PATIENCE = 600; print(forget.forget(Path(sys.argv[1]), 10500).size)"
     started = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         for _ in range(4)

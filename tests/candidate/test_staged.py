@@ -43,7 +43,7 @@ def ran(size: int, device: str, folder: Path) -> Found:
     """What each of the ranks leaves."""
     command = [sys.executable, "-m", "tests.candidate.collectives", str(size), str(folder), device]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"} | ({"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})
-    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800, check=False)
     assert ended.returncode == 0, ended.stderr
     return [torch.load(folder / f"rank-{rank}.pt") for rank in range(size)]
 

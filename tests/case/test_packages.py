@@ -23,7 +23,7 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 def bare(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """`python -m WORDS` of an isolated interpreter, which has no packages."""
     command = [sys.executable, "-I", "-S", "-c", BARE, str(ROOT), *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1800, check=False)
 
 
 @pytest.mark.parametrize(

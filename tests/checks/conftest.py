@@ -76,7 +76,7 @@ def command(words: Sequence[str], cache: Path, variables: Mapping[str, str] | No
         env={**os.environ, "PLUMBLINE_CACHE": str(cache), **(variables or {})},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
     )
 
 

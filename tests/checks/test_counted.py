@@ -111,7 +111,7 @@ def narrowed(what: str, words: list[str], cache: Path) -> subprocess.CompletedPr
         env={**os.environ, "PLUMBLINE_CACHE": str(cache)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
     )
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from tests.checks.conftest import ROOT, commands_in_turn
+from tests.processes import still_there
 from validation.case.errors import ExitCode
 from validation.checks.ended import Ended
 
 CHECKS = {
     "pass": ("def test(): pass", ExitCode.PASS),
     "fail": ("def test(): assert False", ExitCode.FAIL),
-    "interrupted": ("def test(): raise KeyboardInterrupt", ExitCode.INTERRUPTED),
     "cannot be imported": ("import no_such_module", ExitCode.USAGE),
     "none": ("", ExitCode.USAGE),
     "exit with a code of ours": (
@@ -49,22 +49,38 @@ def test_every_end_has_a_code_of_ours(text: str, code: ExitCode, tmp_path: Path,
     assert ended(tmp_path) is code
 
 
-class _Starting:
-    """A plugin that is interrupted before anything is collected."""
+class _Interrupted:
+    """A plugin that is interrupted in one of pytest's phases, and keeps the exit status that the end is told."""
 
-    def pytest_sessionstart(self) -> None:
+    status: int | None = None
+
+    def __init__(self, phase: str) -> None:
+        setattr(self, phase, self._interrupted)
+
+    def _interrupted(self) -> None:
         raise KeyboardInterrupt
 
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        self.status = exitstatus
 
-@pytest.mark.parametrize("text", ["raise KeyboardInterrupt", "def test(): raise KeyboardInterrupt"], ids=["read", "run"])
-@pytest.mark.parametrize("plugin", [None, _Starting()], ids=["", "starting"])
-def test_an_interrupt_is_told_in_a_word(text: str, plugin: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whenever it comes: also while the checks are imported, and before."""
-    (tmp_path / f"test_{'read' if text.startswith('raise') else 'run'}_{plugin is None}.py").write_text(text, encoding="utf-8")
-    assert ended(tmp_path, plugin=plugin) is ExitCode.INTERRUPTED
-    said = capsys.readouterr().out
-    assert "interrupted" in said
-    assert "KeyboardInterrupt" not in said
+
+STARTING = ("pytest_configure", "pytest_sessionstart")
+RUNNING = ("pytest_collection", "pytest_collection_finish", "pytest_runtestloop", "pytest_runtest_setup")
+ENDING = ("pytest_terminal_summary", "pytest_unconfigure")
+
+
+@pytest.mark.parametrize("phase", ["an import", "a check", *STARTING, *RUNNING, *ENDING])
+def test_an_interrupt_goes_on_to_the_command(phase: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whenever it comes: pytest tells of none, and no report takes the run for one that has come to its end."""
+    text = {"an import": "raise KeyboardInterrupt", "a check": "def test(): raise KeyboardInterrupt"}
+    module = tmp_path / f"test_{phase.replace(' ', '_')}_interrupted.py"
+    module.write_text(text.get(phase, "def test(): pass"), encoding="utf-8")
+    plugin = _Interrupted(phase)
+    with pytest.raises(KeyboardInterrupt):
+        ended(tmp_path, plugin=plugin)
+    assert plugin.status == (None if phase in STARTING else ExitCode.PASS if phase in ENDING else ExitCode.INTERRUPTED)
+    said = capsys.readouterr()
+    assert "KeyboardInterrupt" not in said.out + said.err
 
 
 @pytest.mark.parametrize("words", [["--foo"], ["-k", "a and ("], ["nofile.py"]], ids=" ".join)
@@ -101,19 +117,40 @@ def test_the_command_ends_with_these_codes(cache: Path, tmp_path: Path) -> None:
     assert [code for code, _ in commands_in_turn(asked, cache, tmp_path)] == [2, 2, 2, 0]
 
 
+STANDS_STILL = """
+import os, pathlib, signal
+def built(case, model):
+    rank = pathlib.Path({folder!r}, f"{{os.getpid()}}.rank")
+    rank.touch()
+    signal.pause()
+"""
+
+
 def test_an_interrupted_command_ends_with_130(cache: Path, tmp_path: Path) -> None:
-    """As shells say it; nothing is to be tried again, and nothing was asked for wrongly."""
-    command = [sys.executable, "-m", "validation", "run", "--layouts", "tp2", "--results", str(tmp_path)]
+    """As shells say it; nothing is to be tried again, and nothing was asked for wrongly. No rank is left."""
+    (plugin := tmp_path / "stands_still.py").write_text(STANDS_STILL.format(folder=str(tmp_path)))
+    command = [
+        sys.executable,
+        "-m",
+        "validation",
+        "run",
+        "--layouts",
+        "tp2",
+        "--results",
+        str(tmp_path),
+        "--plugin",
+        str(plugin),
+    ]
     environment = {**os.environ, "PLUMBLINE_CACHE": str(cache)}
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(0.1)
+        while len(ranks := list(tmp_path.glob("*.rank"))) < 2 and process.poll() is None:
+            time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=300)[0]
+        said = process.communicate(timeout=1800)[0]
     assert process.returncode == 130, said
-    assert "interrupted" in said
+    assert said.count("interrupted\n") == 1
+    assert said.endswith("error: interrupted\n")
     assert "KeyboardInterrupt" not in said
-    assert ".py" not in said
+    assert still_there(*(int(path.stem) for path in ranks)) == []

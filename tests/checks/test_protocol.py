@@ -52,7 +52,7 @@ def run(folder: Path, *options: str, more: str = "") -> list[str]:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
     )
     lines = (line.lstrip(".FxE") for line in done.stdout.replace("test_numbers.py ", "").splitlines())
     return [line for line in lines if line.count(":") == 2 and line.startswith(("setup:", "call:", "teardown:"))]

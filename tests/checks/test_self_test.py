@@ -56,7 +56,7 @@ def outputs(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Outputs:
         input=json.dumps(commands),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
         check=True,
     )
     codes = json.loads(done.stdout)

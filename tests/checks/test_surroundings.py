@@ -61,7 +61,7 @@ def started(
         env={**environment, **(variables or {})},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
     )
 
 
@@ -105,7 +105,7 @@ def test_each_of_these_files_would_narrow_pytest_itself(name: str, tmp_path: Pat
         env={**os.environ, "PYTHONPATH": str(plugins)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
     )
     assert "::test_" not in done.stdout
 
@@ -167,7 +167,7 @@ def test_a_file_that_would_run_in_the_place_of_what_is_installed_is_refused(name
             env={**os.environ, "PYTHONPATH": str(tmp_path / "path")},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=1800,
         )
         assert done.returncode == 2
         assert done.stdout == ""
@@ -261,7 +261,7 @@ def test_a_working_folder_that_was_removed_is_told_in_a_sentence(tmp_path: Path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
     )
     said = "error: the working folder is not there (No such file or directory), perhaps removed; change to another with cd\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", said)

@@ -156,7 +156,7 @@ def test_so_it_is_with_pytest_alone(results: Path, tmp_path: Path, words: list[s
     of_pytest = [sys.executable, "-m", "pytest", "validation/checks", "-p", "no:cacheprovider"]
     environment = {**os.environ, "PLUMBLINE_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(
-        [*of_pytest, "--tp", "2", "--results", str(results), *words], cwd=ROOT, env=environment, check=False, timeout=300
+        [*of_pytest, "--tp", "2", "--results", str(results), *words], cwd=ROOT, env=environment, check=False, timeout=1800
     )
     assert done.returncode == 2
     assert gone(results) == {TP2}
@@ -177,6 +177,6 @@ cli.main(sys.argv[2:])
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_run_that_is_killed_while_it_starts_leaves_none_either(results: Path, tmp_path: Path, how: signal.Signals) -> None:
     words = [sys.executable, "-c", SLOW, str(int(how)), "run", "--tp", "2", "--results", str(results)]
-    done = subprocess.run(words, cwd=ROOT, check=False, capture_output=True, timeout=300)
+    done = subprocess.run(words, cwd=ROOT, check=False, capture_output=True, timeout=1800)
     assert done.returncode != 0
     assert gone(results) == {TP2}

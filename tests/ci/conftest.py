@@ -34,7 +34,8 @@ def browser() -> Iterator[Any]:
         pytest.importorskip("playwright.sync_api", reason="playwright is not installed (requirements/tests.txt)")
     with importlib.import_module("playwright.sync_api").sync_playwright() as playwright:
         # Chromium's own sandbox refuses root, which containers run as.
-        started = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"] if os.getuid() == 0 else [])
+        alone = ["--no-sandbox"] if os.getuid() == 0 else []
+        started = playwright.chromium.launch(executable_path=found, args=alone, timeout=LONGEST * 1000)
         yield started
         started.close()
 

@@ -102,7 +102,7 @@ def planted(seen: str, unseen: str = "") -> Suite:
     return replace(suite(checks=tuple(checks)), name="self-test-tiny-tp2-fp64-local-gloo")
 
 
-LONGEST = 60.0
+LONGEST = 300.0
 """Seconds in which a browser does anything that it is asked for, on a machine with much else to do."""
 
 

@@ -88,7 +88,7 @@ def test_without_its_packages_it_says_what_brings_them(
 
 def test_python_m_ci_is_this_front() -> None:
     words = [sys.executable, "-m", "ci", "drift", "--base", "none", "--results", "none"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=1800, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: --base none: no results are there")
 
@@ -96,7 +96,7 @@ def test_python_m_ci_is_this_front() -> None:
 def test_help_loads_no_command() -> None:
     """Planning needs PyYAML and nothing else."""
     told = "import sys\nfrom ci.cli import _parser\n_parser('')\nprint('junitparser' in sys.modules, 'yaml' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", told], cwd=ROOT, capture_output=True, text=True, timeout=300, check=True)
+    done = subprocess.run([sys.executable, "-c", told], cwd=ROOT, capture_output=True, text=True, timeout=1800, check=True)
     assert done.stdout == "False False\n"
 
 

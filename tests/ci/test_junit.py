@@ -262,7 +262,7 @@ def test_a_file_has_what_pytest_s_own_has_where_readers_look_for_it(tmp_path: Pa
     (tmp_path / "test_it.py").write_text(PYTEST)
     words = ["-q", "-p", "no:cacheprovider", "-o", "junit_family=xunit2", "-o", "junit_logging=system-out"]
     words += ["--junitxml", "theirs.xml", "test_it.py"]
-    subprocess.run([sys.executable, "-m", "pytest", *words], cwd=tmp_path, capture_output=True, timeout=300, check=False)
+    subprocess.run([sys.executable, "-m", "pytest", *words], cwd=tmp_path, capture_output=True, timeout=1800, check=False)
     junit.write(tmp_path / "ours.xml", SUITE)
     theirs, ours = attributes(tmp_path / "theirs.xml"), attributes(tmp_path / "ours.xml")
     assert set(ours) == set(theirs)

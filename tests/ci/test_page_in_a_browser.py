@@ -40,6 +40,12 @@ def failing() -> tuple[Suite, Suite]:
     return suite("tp2"), suite("pp2", checks)
 
 
+def close(page: Any) -> None:
+    """Close the sheet; the next key is the page's."""
+    page.keyboard.press("Escape")
+    wait_until(page, "() => document.querySelector('dialog[open]') === null")
+
+
 def focused(page: Any) -> str:
     return str(page.evaluate("document.activeElement.getAttribute('aria-label') ?? document.activeElement.textContent"))
 
@@ -104,8 +110,7 @@ def test_the_keyboard_goes_through_the_map_to_the_numbers_and_back(show: Open) -
     assert focused(page).startswith("Layer 1 Attention Output"), "the map ends here"
     page.keyboard.press("Enter")
     assert page.locator("dialog[open] #sheet-title").text_content() == "Layer 1 Attention Output"
-    page.keyboard.press("Escape")
-    wait_until(page, "() => document.querySelector('dialog[open]') === null")
+    close(page)
     assert focused(page).startswith("Layer 1 Attention Output")
     page.keyboard.press("Home")
     assert focused(page).startswith("Layer 0 Attention Output")
@@ -134,8 +139,7 @@ def test_the_command_is_copied(show: Open) -> None:
 def test_a_link_opens_its_check(show: Open) -> None:
     page = show(*failing(), link=f"#{anchor(failing()[1].name, 'Layer 2 Attention Output Gradient')}")
     assert page.locator("dialog[open] #sheet-title").text_content() == "Layer 2 Attention Output Gradient"
-    page.keyboard.press("Escape")
-    wait_until(page, "() => document.querySelector('dialog[open]') === null")
+    close(page)
     assert page.locator("#map-views input:checked + span").text_content() == "Probe gradients"
     wait_until(page, "() => location.hash === ''")
     assert show(*failing(), link="#nothing/of the kind%").locator("dialog[open]").count() == 0
@@ -197,6 +201,14 @@ def test_the_table_sorts_by_every_column_and_says_by_which(show: Open) -> None:
     assert head.get_attribute("aria-sort") is None
 
 
+MADE_BY_SORTING = """() => {
+  const seen = new MutationObserver(() => {});
+  seen.observe(document.querySelector("#list tbody"), { childList: true });
+  document.querySelector("#list th[data-key=title] button").click();
+  return seen.takeRecords().reduce((sum, one) => sum + one.addedNodes.length, 0);
+}"""
+
+
 def test_fourteen_thousand_checks_are_in_the_table_and_few_of_them_in_the_page(show: Open) -> None:
     suites = [suite(layout) for layout in LAYOUTS]
     page = show(*suites)
@@ -212,11 +224,7 @@ def test_fourteen_thousand_checks_are_in_the_table_and_few_of_them_in_the_page(s
     assert page.locator("#list tbody tr").count() < 80
     page.keyboard.press("Enter")
     assert page.locator("dialog[open]").count() == 1
-    sorting = (
-        "() => { const from = performance.now(); document.querySelector('#list th[data-key=title] button').click();"
-        " document.querySelector('#list').getBoundingClientRect(); return performance.now() - from; }"
-    )
-    assert min(page.evaluate(sorting) for _ in range(3)) < 1000, "other work of the machine may hold up one of them"
+    assert 0 < page.evaluate(MADE_BY_SORTING) < 80
 
 
 CONTRAST = """() => {
@@ -325,7 +333,7 @@ def test_hostile_results_are_shown_and_do_nothing(show: Open) -> None:
     for text in texts:
         page.evaluate("link => (location.hash = link)", anchor(text, text))
         wait_until(page, "text => document.querySelector('#sheet-title')?.textContent === text", text)
-        page.keyboard.press("Escape")
+        close(page)
     assert page.evaluate("window.hacked") is None
     assert set(page.evaluate("[...document.links].map((link) => link.protocol)")) <= {"https:", "file:"}
 
@@ -357,7 +365,7 @@ def test_a_check_without_numbers_keeps_its_colour_and_says_where_they_are(show: 
     assert "l7" in cell.get_attribute("class")
     cell.click()
     assert "Its numbers are in the JUnit file" in page.locator("#sheet-body").inner_text()
-    page.keyboard.press("Escape")
+    close(page)
     page.click("#list th[data-key=share] button")
     assert page.locator("#list tbody tr[data-check]").count() == 5
     first = page.locator("#list tbody tr[data-check] .link").first
@@ -371,7 +379,7 @@ def test_a_list_that_would_be_higher_than_browsers_allow_reaches_its_end(show: O
     monkeypatch.setattr(ci.page.document, "_part", lambda name: part(name).replace("HIGHEST = 12_000_000", "HIGHEST = 4_000"))
     page = show(suite("tp2", tuple(check(f"Layer {layer} Value") for layer in range(1000))))
     page.click('#list tbody tr[data-check="0"] button')
-    page.keyboard.press("Escape")
+    close(page)
     rows = page.locator("#list tbody tr[data-check]")
     # The last press goes one row up from the end: a list that is put together wrong does not have it there.
     for key, focused in (("End", "Layer 999 Value"), ("ArrowUp", "Layer 998 Value"), ("Home", "Layer 0 Value")):

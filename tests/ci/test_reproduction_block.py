@@ -62,7 +62,7 @@ def run(block: str, folder: Path) -> str:
         env={**variables, "TMPDIR": str(folder)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
         check=False,
     )
     assert done.returncode == 0, done.stderr

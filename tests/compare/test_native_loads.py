@@ -34,7 +34,7 @@ def loads(*caches: Path, **variables: str) -> list[int]:
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
         check=True,
     )
     return [int(line) for line in done.stdout.split()]

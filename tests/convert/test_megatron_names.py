@@ -31,7 +31,7 @@ def by_megatron(implementation: str) -> dict[str, Any]:
     """What the model of that implementation says it would save."""
     port = free_port()
     words = [sys.executable, "-W", "ignore", "-m", "tests.convert.saved_by_megatron", implementation, str(port)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found

@@ -194,5 +194,5 @@ def test_main_tells_how_it_goes_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(work, "_write", interrupted)
-    assert main(["convert", "--hf-model-path", str(origin), "--save", str(tmp_path / "out"), "--jobs", "1"]) == 4
+    assert main(["convert", "--hf-model-path", str(origin), "--save", str(tmp_path / "out"), "--jobs", "1"]) == 130
     assert "interrupted; the same command goes on from here" in capsys.readouterr().err

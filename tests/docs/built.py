@@ -20,4 +20,4 @@ def build(docs: Path, out: Path) -> subprocess.CompletedProcess[str]:
     strict = ("--fail-on-warning", "--keep-going", "--nitpicky", "--quiet")
     command = [str(PYTHON), "-m", "sphinx", "--builder", "html", *strict, str(docs), str(out)]
     plain = {name: value for name, value in os.environ.items() if not name.startswith("GITHUB_")}
-    return subprocess.run(command, env=plain, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, env=plain, capture_output=True, text=True, timeout=1800, check=False)

@@ -17,7 +17,7 @@ _LINK = re.compile(r"\]\(<?([^)>\s]+)>?(?:\s+\"[^\"]*\")?\)")
 def pages() -> list[Path]:
     """Every Markdown page that git knows or would add."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300).stdout
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=1800).stdout
     return sorted(path for line in listed.splitlines() if (path := ROOT / line).is_file())
 
 

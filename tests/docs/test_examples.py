@@ -69,7 +69,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
         check=True,
     )
     assert json.loads(done.stdout) == [1, 1, 0, 1, 0], done.stderr
@@ -136,7 +136,7 @@ def test_the_check_on_its_page_is_made_for_every_layer(tmp_path: Path) -> None:
     (tmp_path / re.findall(r"^# (\S+)", text)[0]).write_text(text, encoding="utf-8")
     command = [sys.executable, "-m", "validation", "run", "--layouts", "single", "-v", "--", "-k", "my_layers"]
     environment = {**os.environ, "PYTHONPATH": "", "NO_COLOR": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.findall(r"^PASS: (Layer \d Layer Output)", done.stdout, re.MULTILINE) == [
         f"Layer {n} Layer Output" for n in range(4)
@@ -155,7 +155,7 @@ def test_a_refusal_on_a_page_is_what_the_command_says_now(page: str, words: str,
     )
     command = [sys.executable, "-m", "validation", "run", *words.split()]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode in (2, 3)
     available = re.compile(r"[\d.]+ GiB are available")
     assert available.sub("GiB", unwrapped(shown)) == available.sub("GiB", unwrapped(done.stderr))

@@ -58,12 +58,12 @@ def _forked(does: Callable[[], None]) -> int:
         os._exit(code)
 
 
-def _script(script: Path, ranks: int) -> None:
+def _script(script: Path, ranks: int, port: int) -> None:
     """All ranks of one script, to their end. It finds nothing of Plumbline's, as beside a page."""
     sys.path[:] = [str(script.parent), *(path for path in sys.path if Path(path).resolve() != ROOT)]
     for name in imports_first(script.read_text(encoding="utf-8")):
         importlib.import_module(name)
-    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
+    environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
     children = {_forked(lambda rank=rank: _rank(script, rank, environment)): rank for rank in range(ranks)}  # type: ignore[misc]
     while children:
         child, status = os.wait()
@@ -94,7 +94,8 @@ def main(wanted: Iterable[tuple[Path, int]], at_once: int) -> None:
         if running == at_once:
             os.wait()
             running -= 1
-        _forked(lambda script=script, ranks=ranks: _script(script, ranks))  # type: ignore[misc]
+        port = free_port()  # not in the fork, which does not know what others were given
+        _forked(lambda script=script, ranks=ranks, port=port: _script(script, ranks, port))  # type: ignore[misc]
         running += 1
     while running:
         os.wait()

@@ -16,7 +16,7 @@ _RELEASE = re.compile(r"\d+\.\d+\.\d+|main")
 _MAIN = "0.20.0"
 """What main calls itself."""
 _TRITON_SINCE = (0, 18)
-_SECONDS = 600.0
+_SECONDS = 1800.0
 """Far more than any takes, for machines with much else to do."""
 
 

@@ -21,7 +21,7 @@ from validation.run.nodes.follower import Follower
 from validation.run.nodes.head import Head
 from validation.run.options import Settings, parsed
 
-TIMEOUT = 60.0
+TIMEOUT = 240.0
 
 
 def settings(rank: int, host: str, port: str, home: Path) -> Settings:

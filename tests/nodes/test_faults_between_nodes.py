@@ -16,9 +16,10 @@ import pytest
 
 from tests.nodes import cable as cables
 from tests.nodes.cable import HEAD, SPACES, ip
+from tests.processes import still_there
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 120.0
+SECONDS = 300.0
 PORT = "29577"
 
 
@@ -74,11 +75,7 @@ def wait_for_both(folder: Path) -> None:
 
 def assert_nobody_is_left(folder: Path) -> None:
     """No rank that hung lives."""
-    places = [Path("/proc", (folder / f"hangs-{rank}").read_text()) for rank in (0, 1)]
-    end = time.monotonic() + SECONDS
-    while any(place.exists() for place in places):
-        assert time.monotonic() < end, places
-        time.sleep(0.02)
+    assert still_there(*(int((folder / f"hangs-{rank}").read_text()) for rank in (0, 1))) == []
 
 
 def test_ranks_talk_through_the_interface_that_reaches_the_head(start: Start) -> None:
@@ -93,7 +90,7 @@ def test_ranks_talk_through_the_interface_that_reaches_the_head(start: Start) ->
 
 def test_a_cut_cable_ends_both_nodes(start: Start, tmp_path: Path) -> None:
     """No connection is closed, and nothing is heard any more. The head says which node and rank it has lost."""
-    nodes = start("hangs", silence=4.0)
+    nodes = start("hangs", silence=6.0)
     wait_for_both(tmp_path / "0")
     ip("-n", SPACES[0], "link", "set", "cable0", "down")
     try:
@@ -102,8 +99,8 @@ def test_a_cut_cable_ends_both_nodes(start: Start, tmp_path: Path) -> None:
         ip("-n", SPACES[0], "link", "set", "cable0", "up")
     assert (head["code"], follower["code"]) == (4, 4)
     assert head["sentence"].startswith("node 1 (")
-    assert "was lost with rank 1: nothing was heard of it for 4 s (rank 1 in " in head["sentence"]
-    assert follower["sentence"] == "nothing was heard of it for 4 s"
+    assert "was lost with rank 1: nothing was heard of it for 6 s (rank 1 in " in head["sentence"]
+    assert follower["sentence"] == "nothing was heard of it for 6 s"
     assert_nobody_is_left(tmp_path / "0")
 
 
@@ -121,12 +118,12 @@ def test_a_node_that_is_killed_leaves_no_rank(start: Start, tmp_path: Path, kill
 
 def test_a_node_that_stands_still_is_lost_and_one_that_goes_on_in_time_is_not(start: Start, tmp_path: Path) -> None:
     """Stopped for good, as a machine that swaps itself to death."""
-    nodes = start("hangs", silence=4.0)
+    nodes = start("hangs", silence=6.0)
     wait_for_both(tmp_path / "0")
     os.killpg(nodes[1].pid, signal.SIGSTOP)
     head = said(nodes[0])
     assert head["code"] == 4
-    assert "was lost with rank 1: nothing was heard of it for 4 s" in head["sentence"]
+    assert "was lost with rank 1: nothing was heard of it for 6 s" in head["sentence"]
     os.killpg(nodes[1].pid, signal.SIGCONT)
     assert said(nodes[1])["code"] == 4
     assert_nobody_is_left(tmp_path / "0")

@@ -28,7 +28,7 @@ def run(command: Sequence[str], folder: Path, **variables: str) -> subprocess.Co
     """The command as a user's shell runs it, which has no PYTHONPATH."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
     return subprocess.run(
-        command, cwd=folder, env={**environment, **variables}, capture_output=True, text=True, timeout=300, check=False
+        command, cwd=folder, env={**environment, **variables}, capture_output=True, text=True, timeout=1800, check=False
     )
 
 

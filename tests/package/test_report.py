@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import sys
-import threading
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -267,16 +267,14 @@ def test_an_interrupt_ends_the_process(monkeypatch: pytest.MonkeyPatch, tmp_path
     code = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     monkeypatch.setattr(comparison, "_START", code)
 
-    def interrupt() -> None:
+    def interrupt(*given: object) -> None:
         while not (pid.exists() and pid.read_text()):
             time.sleep(0.01)
-        os.kill(os.getpid(), 2)
+        os.kill(os.getpid(), signal.SIGINT)
 
-    thread = threading.Thread(target=interrupt)
-    thread.start()
+    monkeypatch.setattr(comparison, "_listen", interrupt)
     with pytest.raises(KeyboardInterrupt):
         plumbline.check()
-    thread.join()
     assert not Path(f"/proc/{pid.read_text()}").exists()
 
 

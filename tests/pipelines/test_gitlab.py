@@ -156,7 +156,7 @@ def test_a_layout_that_only_the_matrix_has_is_no_session() -> None:
         env={**os.environ, "PLUMBLINE_LAYOUTS": "single,tp2,pp2", "NOX_SCRIPT_MODE": "none"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
         check=False,
     )
     assert done.returncode != 0

@@ -68,7 +68,7 @@ def sh(script: str, folder: Path, told: Mapping[str, str]) -> subprocess.Complet
         env={**quiet, **told},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
         check=False,
     )
 
@@ -138,7 +138,7 @@ def test_groovy_parses_it_and_sees_mistakes(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "Jenkinsfile").write_text(written, encoding="utf-8")
     command = [str(LINTER), "--noserver", "--path", str(tmp_path), "--files", "**/Jenkinsfile", "--output", "json"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=1800, check=False)
     files = json.loads(done.stdout[done.stdout.index("{") :])["files"]
     errors = {
         Path(path).parent.name: [one["rule"] for one in found["errors"] if one["severity"] == "error"]

@@ -48,7 +48,7 @@ def run(command: str, results: Path | None = None) -> subprocess.CompletedProces
         return warm([*words[3:], "--results", str(results)], results.with_name("cache"))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PLUMBLINE_SESSION")}
     started = [sys.executable, *words[1:]]
-    return subprocess.run(started, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(started, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800, check=False)
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Calls:
     environment = {**os.environ, "PLUMBLINE_PYTHON": str(folder / "python"), "LOG": str(folder / "log")}
     environment |= {"NOX_SCRIPT_MODE": "none", "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "nox", "-s", "lint"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stderr
     return dict(pair(line.split()) for line in (folder / "log").read_text(encoding="utf-8").splitlines())
 

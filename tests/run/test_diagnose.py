@@ -41,7 +41,7 @@ def run(tmp_path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "CI": "", "PLUMBLINE_CACHE": str(tmp_path / "cache"), **variables},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
         check=False,
     )
 
@@ -211,7 +211,7 @@ def test_whatever_a_transformer_engine_raises_it_is_absent(tmp_path: Path) -> No
         (tmp_path / name / name / "__init__.py").write_text(f"raise OSError('{name}.so: cannot open')", encoding="utf-8")
         folders[name] = str(tmp_path / name)
     done = subprocess.run(
-        [sys.executable, "-c", _IMPORTS, json.dumps(folders)], cwd=ROOT, capture_output=True, text=True, timeout=300, check=True
+        [sys.executable, "-c", _IMPORTS, json.dumps(folders)], cwd=ROOT, capture_output=True, text=True, timeout=900, check=True
     )
     told = json.loads(done.stdout.splitlines()[-1])
     for kind, (broken, have_te) in told.items():

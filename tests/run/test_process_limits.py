@@ -81,7 +81,7 @@ def test_a_command_with_few_files_ends_with_3_and_how_many_are_needed(tmp_path: 
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
         check=False,
     )
     assert done.returncode == 3, done.stderr
@@ -105,7 +105,7 @@ with RankReport(Path(sys.argv[1]), 0).last_words():
 def test_a_rank_that_can_open_no_file_says_so(tmp_path: Path) -> None:
     """Its last word is a file, too."""
     command = [sys.executable, "-c", LEAVES_A_WORD, str(tmp_path)]
-    subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, timeout=300, check=False)
+    subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, timeout=1800, check=False)
     left = json.loads((tmp_path / "rank-0.error").read_text())
     assert "Too many open files" in left["error"]
     assert left["exit_code"] == 3

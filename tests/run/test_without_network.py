@@ -19,7 +19,7 @@ def isolated(*command: str, **variables: str) -> subprocess.CompletedProcess[str
     """What came of a command."""
     environment = {**os.environ, **variables}
     return subprocess.run(
-        [*ISOLATED, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False
+        [*ISOLATED, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800, check=False
     )
 
 

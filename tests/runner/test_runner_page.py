@@ -37,7 +37,7 @@ def test_what_is_skipped_needs_what_no_fresh_root_has() -> None:
 
 def run(*chosen: Step) -> subprocess.CompletedProcess[str]:
     """The steps, as the fresh root's shell runs them."""
-    return subprocess.run(["bash", "-c", script(chosen)], capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(["bash", "-c", script(chosen)], capture_output=True, text=True, timeout=1800, check=False)
 
 
 def test_steps_share_a_shell_and_skipped_ones_are_told() -> None:

@@ -99,7 +99,7 @@ def commented(node: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         for number, one in enumerate(scenarios.values()):
             paths.append(_written(one, folder / str(number), stack.enter_context(serving(one.pulls))))
         command = ["node", str(FOLDER / "runner.mjs"), *map(str, paths)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=True)
         told = [json.loads(line) for line in done.stdout.splitlines()]
         yield {name: _commented(one, scenarios[name].pulls) for name, one in zip(scenarios, told, strict=True)}
 

@@ -25,7 +25,7 @@ USES = re.compile(r"uses: (\S+?)@(\S+)( # v\d+\.\d+\.\d+)?$", re.MULTILINE)
 def diagnostics(*paths: Path) -> list[str]:
     """What GitHub's language service says of the files."""
     command = ["node", str(HERE / "check.mjs"), *map(str, paths)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode in (0, 1), done.stderr
     return done.stdout.splitlines()
 

@@ -110,7 +110,7 @@ def released(node: None, tmp_path_factory: pytest.TempPathFactory) -> Mapping[st
     folder = tmp_path_factory.mktemp("releases")
     paths = [written(scenario, folder / str(number)) for number, scenario in enumerate(SCENARIOS.values())]
     command = ["node", str(HERE / "runner.mjs"), *map(str, paths)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     assert done.returncode == 0, done.stderr
     told = [json.loads(line) for line in done.stdout.splitlines()]
     return {name: _released(one) for name, one in zip(SCENARIOS, told, strict=True)}

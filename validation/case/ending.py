@@ -6,15 +6,18 @@ import os
 import sys
 from collections.abc import Callable
 
-from validation.case import exhausted
+from validation.case import exhausted, interrupts
 from validation.case.errors import ExitCode
 
 
 def code_of(command: Callable[[], int]) -> int:
     """Run the command and write out what it has said; returns its exit code, or that of what has ended it."""
     try:
-        code = command()
-        sys.stdout.flush()
+        try:
+            code = command()
+            sys.stdout.flush()
+        finally:
+            interrupts.over()
     except BrokenPipeError:
         # Whoever read the output has gone (`| head`): the run did not finish, and there is nobody to tell.
         _say_no_more()

@@ -52,3 +52,9 @@ class InfrastructureError(PlumblineError):
     """The run broke and nothing can be said about the numbers: a lost rank, a time-out, out of memory."""
 
     exit_code = ExitCode.INFRASTRUCTURE
+
+
+class Interrupted(PlumblineError):
+    """Whoever gave the command has ended it, and something is to be said of what it leaves."""
+
+    exit_code = ExitCode.INTERRUPTED

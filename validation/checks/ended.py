@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -18,29 +17,17 @@ _PYTESTS = {
 """The others are those of options that pytest does not take, of no check, and of one that cannot be imported."""
 
 
-@contextlib.contextmanager
-def _in_a_word() -> Iterator[None]:
-    try:
-        yield
-    except pytest.Session.Interrupted:
-        raise  # pytest stops itself
-    except KeyboardInterrupt:
-        pytest.exit("interrupted", returncode=ExitCode.INTERRUPTED)
-
-
 class Ended:
     """A plugin that keeps the code with which the report or `pytest.exit` ends the run; `pytest.main` makes it pytest's."""
 
     def __init__(self) -> None:
         self._ours: ExitCode | None = None
+        self._session: pytest.Session | None = None
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_sessionstart(self) -> Generator[None, Any, Any]:
-        """An interrupt ends the run without pytest's line of where in some library it arrived."""
-        with _in_a_word():
-            return (yield)
-
-    pytest_collection = pytest_runtestloop = pytest_sessionstart
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Called before anything that takes time."""
+        self._session = session
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, Any, Any]:
@@ -53,12 +40,18 @@ class Ended:
         self._take(session.exitstatus)
         return result
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        """Called for `pytest.exit`, too, and where pytest stops itself, as when a check cannot be imported."""
+        """Called for `pytest.exit`, too, and where pytest stops itself, as when a check cannot be imported.
+
+        An interrupt goes on to the command: pytest would say in which line of some library it came.
+        """
         if isinstance(excinfo.value, pytest.exit.Exception):
             self._take(excinfo.value.returncode)
         elif not isinstance(excinfo.value, pytest.Session.Interrupted):
-            self._ours = ExitCode.INTERRUPTED
+            if self._session is not None:
+                self._session.exitstatus = ExitCode.INTERRUPTED
+            raise excinfo.value
 
     def _take(self, code: int | None) -> None:
         if isinstance(code, ExitCode):

@@ -34,7 +34,7 @@ _OF_PYTEST = ("PYTEST_", "PY_IGNORE_IMPORTMISMATCH")
 def run(given: Given, words: Sequence[str], *plugins: object) -> int:
     """Run pytest on the checks with a user's `words`; the exit code (validation.case.errors.ExitCode).
 
-    `plugins` are objects of ours that the report takes in.
+    An interrupt is raised, and not told by pytest. `plugins` are objects of ours that the report takes in.
     """
     ended = Ended()
     with _without_pytests_variables():

@@ -12,7 +12,7 @@ from typing import Any
 from ci.releases import NEWEST
 from validation.candidate.checkpoint.places import Arrangement
 from validation.candidate.checkpoint.tensors import Megatron, mtp_block_of
-from validation.case.errors import InfrastructureError, UsageError
+from validation.case.errors import InfrastructureError, Interrupted, UsageError
 from validation.case.megatron_folder import megatron_folder
 from validation.convert import work
 from validation.convert.formats import open_source
@@ -58,7 +58,7 @@ class Request:
 
 
 def run(options: Namespace) -> int:
-    """Convert as the options say; returns the exit code. Raises UsageError, EnvironmentMissing, InfrastructureError."""
+    """Convert as the options say; returns the exit code. Raises PlumblineError."""
     request = Request.of(options)
     start = time.monotonic()
     with open_source(request.origin, request.config, request.layers, not options.no_mtp) as opened:
@@ -84,7 +84,7 @@ def _written(target: Target, unfinished: Unfinished, jobs: int) -> Any:
     try:
         return work.write(target, unfinished, jobs)
     except KeyboardInterrupt:
-        raise InfrastructureError(f"{unfinished.folder}: interrupted; the same command goes on from here") from None
+        raise Interrupted(f"{unfinished.folder}: interrupted; the same command goes on from here") from None
 
 
 def _target(request: Request, source: Source) -> Target:

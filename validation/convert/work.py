@@ -95,6 +95,7 @@ def die_with_parent() -> None:
     if parent is None or os.getppid() != parent.pid:  # killed already
         os.kill(os.getpid(), signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _start(target: Target, unfinished: Unfinished, wrote: Any) -> None:

@@ -30,11 +30,14 @@ def check(cases: Sequence[Case], timeout: float) -> None:
     ]
     if not wanted and launch.start_method() != "forkserver":
         return  # it would import everything once more, only to say a little earlier what the ranks say, too
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead") as pool:
+    pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="ahead")
+    try:
         asked = pool.submit(_asked, wanted, timeout)
         # This process will need it, and has nothing else to do while the fork server imports.
-        importlib.import_module("torch")
-    code, said = asked.result()
+        pool.submit(importlib.import_module, "torch").result()
+        code, said = asked.result()
+    finally:
+        pool.shutdown(wait=False)  # whoever interrupts it does not wait for either
     if said:
         raise EnvironmentMissing(said) if code == ExitCode.ENVIRONMENT else UsageError(said)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import json
@@ -89,24 +90,37 @@ def warm_up() -> None:
     It and its ranks do not listen to an interrupt from the keyboard, which all of a terminal's processes get: this process
     ends them.
     """
-    from multiprocessing import forkserver
+    from multiprocessing import forkserver, resource_tracker
 
     if start_method() == "forkserver":
+        resource_tracker.ensure_running()  # to start it lets interrupts in again
         with _uninterrupted():
             forkserver.ensure_running()
+        _end_at_exit()
 
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Within it, processes that are started ignore interrupts; only the main thread can have them do so."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Within it interrupts wait, also for processes that are started: those let them in again (validation.run.preload)."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@functools.cache
+def _end_at_exit() -> None:
+    """Have the fork server end with this process: while it imports, it does not see that it is alone."""
+    atexit.register(_end)
+
+
+def _end() -> None:
+    from multiprocessing import forkserver
+
+    if (pid := vars(forkserver)["_forkserver"]._forkserver_pid) is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager
@@ -288,6 +302,8 @@ def _ended(
 ) -> Broken:
     found = stacks(folder, ranks)
     if watch.vanished is not None and not (folder / f"rank-{watch.vanished}.error").exists():
+        if code := dict(failures).get(watch.vanished):
+            return _by_itself(folder, watch.vanished, code, found)
         doing = last_step(folder, watch.vanished) or "start"
         return Broken(watch.vanished, f"rank {watch.vanished} ended without a report in '{doing}'", found)
     if watch.timed_out:
@@ -300,11 +316,15 @@ def _ended(
         if rank in raised:
             left = raised[rank]
             return Broken(rank, f"rank {rank} raised {left['error']}", found, ExitCode(left["exit_code"]))
-        doing = last_step(folder, rank) or "start"
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
-        return _without_a_word(folder, code, Broken(rank, f"rank {rank} {how} in '{doing}'", found))
+        return _by_itself(folder, rank, code, found)
     code = exit_code(otherwise) if otherwise is not None and exhausted.told(otherwise) else ExitCode.INFRASTRUCTURE
     return Broken(None, f"the ranks could not be started: {otherwise}", found, code)
+
+
+def _by_itself(folder: Path, rank: int, code: int, found: str) -> Broken:
+    """A rank that ended with this code and raised nothing."""
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
+    return _without_a_word(folder, code, Broken(rank, f"rank {rank} {how} in '{last_step(folder, rank) or 'start'}'", found))
 
 
 def _without_a_word(folder: Path, code: int, broken: Broken) -> Broken:

@@ -5,6 +5,12 @@ The fork server passes over an ImportError without a word and dies of any other 
 
 from __future__ import annotations
 
+import signal
+
+if signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()):  # by whoever started the fork server
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
 try:
     from validation.run import warm  # noqa: F401
 except Exception as error:

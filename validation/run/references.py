@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -53,6 +54,7 @@ class ReferenceProcess:
                 text=True,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
             )
+            atexit.register(self._process.kill)
         return self._process
 
     def compute(self, case: Case, home: Path, folder: Path, timeout: float, progress: Callable[[str], None]) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 GRACE = 2.0
 """Seconds between asking a hung rank for its stacks and killing it."""
+UNNOTICED = 10.0
+"""Seconds after which elastic, which looks every 0.02 s, will not notice any more that a rank has ended."""
 
 
 class Watch:
@@ -38,7 +40,7 @@ class Watch:
                 last = step
                 self._progress(step)
             lost = self.vanished is None and not (self.timed_out or self._unwanted) and self._vanished() is not None
-            if lost and not self._done.wait(GRACE) and not self._unwanted:
+            if lost and not self._done.wait(UNNOTICED) and not self._unwanted:
                 # elastic waits for what a rank returns; one that ended without returning would be waited for until time-out.
                 self.vanished = self._vanished()
                 self._signal(signal.SIGKILL)

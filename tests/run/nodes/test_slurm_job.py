@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,25 @@ def test_an_sbatch_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch, job: slu
     monkeypatch.setattr(subprocess, "run", hangs)
     with pytest.raises(InfrastructureError, match="sbatch says nothing for 120 s"):
         slurm.run(job, print)
+
+
+def test_an_interrupt_while_sbatch_submits_cancels_the_job(
+    monkeypatch: pytest.MonkeyPatch, job: slurm.Job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Slurm has taken it, and nobody but sbatch knows its number."""
+    asked: list[str] = []
+
+    def slowly(command: list[str], **named: Any) -> subprocess.CompletedProcess[str]:
+        asked.append(command[0])
+        if command[0] == "sbatch":
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        return subprocess.CompletedProcess(command, 0, "7\n", "")
+
+    monkeypatch.setattr(subprocess, "run", slowly)
+    with pytest.raises(KeyboardInterrupt):
+        slurm.run(job, print)
+    assert asked == ["sbatch", "scancel"]
+    assert capsys.readouterr().out == "Slurm job 7 was cancelled\n"
 
 
 def test_reports_are_brought_back_whole(job: slurm.Job, tmp_path: Path) -> None:

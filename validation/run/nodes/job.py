@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 OF_USER, OF_TREE, NAMED = "user", "tree", "named"
 """How a plugin is named for a node where files may lie elsewhere: the command's, one in Plumbline's own tree, or a module."""
-_LAST = 15.0
+_LAST = 60.0
 """Seconds for nodes to send what their ranks have left, when the run has ended."""
 _LEFT = re.compile(r"rank-\d{1,6}\.(?:json|error|stacks|progress)|logs/node-\d{1,5}/attempt_0/\d{1,6}/stderr\.log")
 """What a node may send."""

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -26,6 +27,7 @@ _POLL = 0.5
 _SECONDS = 60
 _LATE = 20.0
 """Seconds after the job's end until what it wrote must be seen here: a network file system takes its time."""
+_ENDED_BY_ITSELF = ("COMPLETED", "FAILED")
 
 
 @dataclass(frozen=True)
@@ -84,23 +86,34 @@ def run(job: Job, say: Callable[[str], None]) -> int:
     """Submit it and follow it; the run's exit code. Raises EnvironmentMissing, UsageError and InfrastructureError."""
     script = job.folder / "job.sbatch"
     writing.write(script, job.text())
-    number = _submitted(script)
-    say(f"Slurm job {number} on {job.nodes} node{'s' * (job.nodes != 1)}; it works in {job.folder}")
+    taken: list[str] = []
     try:
+        _submit(script, taken)
+        (number,) = taken
+        say(f"Slurm job {number} on {job.nodes} node{'s' * (job.nodes != 1)}; it works in {job.folder}")
         state = _followed(number, job, say)
     except BaseException:
-        _ask("scancel", number)
-        say(f"Slurm job {number} was cancelled")
+        for number in taken:
+            _ask("scancel", number)
+            say(f"Slurm job {number} was cancelled")
         raise
     return _exit_code(number, job, state)
 
 
-def _submitted(script: Path) -> str:
-    """Its number. The token is one of this job, unless the user has one."""
+def _submit(script: Path, taken: list[str]) -> None:
+    """Add the job's number to those that Slurm has taken. An interrupt waits for sbatch, which alone knows it."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="sbatch") as pool:
+        pool.submit(lambda: taken.append(_number(script))).result()
+
+
+def _number(script: Path) -> str:
+    """That of the job. The token is one of this job, unless the user has one."""
     variables = {**os.environ, TOKEN: os.environ.get(TOKEN) or secrets.token_hex()}
     command = ["sbatch", "--parsable", "--export=ALL", str(script)]
     try:
-        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=_SUBMITTED)
+        done = subprocess.run(
+            command, env=variables, capture_output=True, text=True, check=False, timeout=_SUBMITTED, start_new_session=True
+        )
     except subprocess.TimeoutExpired:
         raise InfrastructureError(f"sbatch says nothing for {_SUBMITTED} s; {_ASK_AGAIN}") from None
     if done.returncode:
@@ -197,7 +210,7 @@ def _ask(*command: str) -> str:
 
 def _exit_code(number: str, job: Job, state: str) -> int:
     """The run's, which the job leaves as its last act. Without it the job was ended from outside."""
-    left, end = job.folder / "exit-code", time.monotonic() + (_LATE if state == "COMPLETED" else 1.0)
+    left, end = job.folder / "exit-code", time.monotonic() + (_LATE if state in _ENDED_BY_ITSELF else 1.0)
     while not left.exists() and time.monotonic() < end:
         time.sleep(_POLL)
     try:
