@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import weakref
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -172,6 +173,18 @@ def test_a_step_without_weights_in_fp8_asks_for_no_transformer_engine(weights: l
     with pytest.raises(RuntimeError) if weights else contextlib.nullcontext():
         assert older._quantize_param_shard_impl(weights, [], []) is None
     assert not hasattr(newer, "_quantize_param_shard_impl")
+
+
+def test_nothing_of_a_saved_checkpoint_holds_the_process_of_its_writers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that is killed would leave that process behind."""
+    name = "megatron.core.dist_checkpointing.strategies.filesystem_async"
+    monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    queue = ModuleType("queue")
+    vars(sys.modules[name])["_results_queue"] = queue
+    held = weakref.ref(queue)
+    del queue
+    platform.end_writers()
+    assert held() is None
 
 
 def _without_mask(router: Any, routing_map: torch.Tensor) -> None:

@@ -653,6 +653,16 @@ def _load_with_steps(optimizer: Any) -> None:
     optimizer._set_main_param_and_optimizer_states = with_steps
 
 
+def end_writers() -> None:
+    """End the process that saving a checkpoint starts and keeps: it outlives a rank that is killed, and holds its pipes open.
+
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/dist_checkpointing/strategies/filesystem_async.py
+    """
+    module = sys.modules.get("megatron.core.dist_checkpointing.strategies.filesystem_async")
+    if module is not None:
+        vars(module)["_results_queue"] = None  # the manager behind it ends with it
+
+
 _WITHOUT_TRANSFORMER_ENGINE = (_undetected_absence, _mocked_inference_layers, _undefined_gemm, _undefined_fp8, _nothing_in_fp8)
 
 
