@@ -19,12 +19,13 @@ _TELLING = 5e-3
 """What a scale must miss 1 by to be worth a word."""
 
 
-def shape(cause: Cause, failing: Sequence[Seen], at: str) -> str:
-    """That of the error at the check `at` in these cases."""
+def shape(cause: Cause, failing: Sequence[Seen], at: str, *, sums: bool) -> str:
+    """That of the error at the check `at` in these cases. `sums` says that a part of it may be a sum that is not complete."""
     checks = [(case, check) for case in failing if (check := case.wrong_at(at))]
     _, check = min(checks, key=lambda pair: len(pair[0].traits))
     again = ["not repeatable: a race, or something random"] if any(map(_varies, (check for _, check in checks))) else []
-    return ", ".join(filter(None, (_part_of(cause, checks) or other_type(check) or _pattern(check) or _size(check), *again)))
+    part = _part_of(cause, checks) if sums else ""
+    return ", ".join(filter(None, (part or other_type(check) or _pattern(check) or _size(check), *again)))
 
 
 def _varies(check: Check) -> bool:

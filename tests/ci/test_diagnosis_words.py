@@ -38,6 +38,37 @@ def test_the_shape_of_the_error_is_said(properties: dict[str, Any], says: str) -
     assert found.sentence.endswith(f"first at {OUTPUT}" + (f" ({says})" if says else ""))
 
 
+UPDATED, FULL = f"Updated Prefill {OUTPUT}", f"Updated Full Forward {OUTPUT}"
+
+
+@pytest.mark.parametrize(
+    ("title", "before", "says"),
+    [
+        (UPDATED, "pass", "weights or a cache of before the update under tensor parallelism, first at"),
+        (FULL, "pass", "weights of before the update under tensor parallelism, first at"),
+        (UPDATED, "fail", "a missing tensor-parallel reduction, first at"),
+        (UPDATED, "", "a missing tensor-parallel reduction, first at"),
+    ],
+)
+def test_what_was_right_until_weights_were_updated_is_no_missing_reduction(title: str, before: str, says: str) -> None:
+    """Half of a sum is of other weights. What was wrong before, or was not looked at, may be a reduction."""
+    earlier = {title.removeprefix("Updated "): before} if before else {}
+    bad = check(title, "fail", "mla", rel_error="0.7", projection="0.5", kind="sharding")
+    later = {name: check(name, status, "mla", rel_error="0.0") for name, status in earlier.items()}
+    both = (bad, *later.values()) if title == UPDATED else (*later.values(), bad)
+    found = told(sound("single"), sound("pp2"), suite("tp2", (check(NORM), *both)))
+    assert says in found.sentence
+    assert ("about 1/tp of it is left" in found.sentence) == (before != "pass")
+    assert found.groups == ("tensor parallelism",)
+
+
+def test_what_a_step_makes_of_right_gradients_is_no_missing_reduction() -> None:
+    found = told(
+        sound("single"), sound("pp2"), suite("tp2", (check("Step 1 Embedding Weight", "fail", "steps", projection="0.5"),))
+    )
+    assert found.sentence.endswith("tensor parallelism in the optimizer step, first at Step 1 Embedding Weight (scaled by 0.5)")
+
+
 def test_copies_that_are_parts_of_a_sum_are_a_missing_reduction() -> None:
     pattern = "the copies on ranks 0-1 have the reference as their sum: a reduction over them is missing"
     found = told(sound("single"), sound("pp2"), sound("ep2"), wrong("dp2", GRADIENT, pattern=pattern))
