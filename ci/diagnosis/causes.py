@@ -197,12 +197,12 @@ def rounded(checks: Sequence[tuple[Seen, Check]]) -> bool:
         _ROUNDED[0] < (error := number(check, "rel_error")) < _ROUNDED[1]
         and abs(number(check, "projection") - 1) < _UNBIASED * error
         and number(check, "elements") >= _MANY
-        and not _in_places(check)
+        and not in_places(check)
         for check in exact
     )
 
 
-def _in_places(check: Check) -> bool:
+def in_places(check: Check) -> bool:
     """Whether a few places alone are wrong: some positions, heads, experts or ranks. What is rounded is wrong everywhere."""
     pattern = check.properties.get("pattern", "")
     return bool(_MEMBERS.search(pattern)) or (not pattern and _share(check) < _FEW)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -41,6 +42,10 @@ _PARTS = {
     "output": "the output",
     "mtp": "the MTP layer",
 }
+_NARROWER = {"Norm Output": "a norm", "Embedding Output": "the embedding", "Loss": "the loss"}
+"""What titles of the residual stream and of the output say more closely."""
+_FACTOR = re.compile(r"times the reference everywhere \((?P<factors>[^():]{1,80}): ")
+"""A constant that is a number of the case (validation/compare/pattern.py)."""
 _REDUCING = {
     "tensor parallelism": "tensor-parallel",
     "sequence parallelism": "sequence-parallel",
@@ -139,6 +144,8 @@ def _some(failing: Sequence[Seen], passing: Sequence[Seen], others: bool) -> str
         return f"{len(failing)} of {len(failing) + len(passing)} cases fail ({listed(failing)})"
     if len(failing) == 1:
         return f"{failing[0].layout} fails"
+    if len(failing) == 2 and not others:
+        return f"Both cases fail ({listed(failing)})"
     return f"{'' if others else 'All '}{len(failing)} cases fail ({listed(failing)})"
 
 
@@ -147,15 +154,35 @@ def _culprit(cause: Cause, check: Check, shown: str, *, stale: bool) -> str:
     when, spread = phase(check), " with ".join(map(noun, cause.traits))
     if stale:
         kept = "weights" if "Full Forward" in check.name else "weights or a cache"
-        return f"{kept} of before the update" + (f" under {spread}" if spread else _NOT_SPREAD)
+        return f"{kept} from before the update" + (f" under {spread}" if spread else _NOT_SPREAD)
     if not spread:
-        own = _ALONE[when].format(part=_PARTS.get(check.component, plain(check.component, 40)))
+        own = _ALONE[when].format(part=_part(check))
         return own if when in ("weights", MISSING) else f"{own}{_NOT_SPREAD}"
-    if (REDUCTION in shown or IS_LEFT in shown) and len(cause.traits) == 1 and cause.groups[0] in _REDUCING:
-        return f"a missing {_REDUCING[cause.groups[0]]} reduction"
+    if len(cause.traits) == 1 and cause.groups[0] in _REDUCING and (sum_ := _sum(cause.traits[0].name, shown)):
+        return sum_.format(over=_REDUCING[cause.groups[0]], degree=cause.traits[0].name)
     if when == evidence.WEIGHTS and cause.traits[0].name == FEWER_BITS:
         return "weights rounded to fewer bits"
     return f"{_ALONE[when]} under {spread}" if when in ("weights", MISSING) else f"{spread} {_BLAMED[when]}"
+
+
+def _part(check: Check) -> str:
+    """The part of the model that a check is about."""
+    if check.component in ("layers", "output") and (
+        found := next((_NARROWER[one] for one in _NARROWER if one in check.name), "")
+    ):
+        return found
+    return _PARTS.get(check.component, plain(check.component, 40))
+
+
+def _sum(degree: str, shown: str) -> str:
+    """What is wrong with a sum over the ranks of a degree, if the shape of the error says it; empty if it does not."""
+    if REDUCTION in shown or IS_LEFT in shown:
+        return "a missing {over} reduction"
+    known = _FACTOR.search(shown)
+    factors = known["factors"].split(" or ") if known else []
+    if degree in factors:
+        return "a {over} sum that is made twice or not divided by {degree}"
+    return "a {over} sum that is divided by {degree} once too often" if f"1/{degree}" in factors else ""
 
 
 def noun(trait: Trait) -> str:

@@ -168,7 +168,7 @@ def test_a_failure_on_one_rank_is_the_models() -> None:
     ("at", "says", "groups"),
     [
         (WEIGHT, "weights loaded or converted wrong, first", ("weights",)),
-        (NORM, "the model itself (the residual stream), not how it is spread over ranks, first", ("modelling",)),
+        (NORM, "the model itself (a norm), not how it is spread over ranks, first", ("modelling",)),
         (ROUTED, "the model itself (the MoE), not how it is spread over ranks, first", ("modelling",)),
         (GRADIENT, "the model's backward pass, not how it is spread over ranks, first", ("modelling",)),
         (STEP, "the optimizer step, not how it is spread over ranks, first", ("optimizer step",)),
@@ -247,7 +247,7 @@ def test_an_error_that_is_as_large_as_rounding_is_named_for_it_beside_the_model(
     small: dict[str, Any] = {"rel_error": "0.00165", "projection": "1.00001", "elements": "4096"}
     found = told(wrong("single", **small), wrong("tp2", kind="modelling", **small))
     assert found.sentence == (
-        "All 2 cases fail (single and tp2): rounding to fewer bits in the forward pass or the model itself (MLA), not how "
+        "Both cases fail (single and tp2): rounding to fewer bits in the forward pass or the model itself (MLA), not how "
         "it is spread over ranks, first at Layer 0 Attention Output (relative error 1.6e-03)"
     )
     assert (found.groups, found.certain, found.deciding) == (("precision",), False, "")
@@ -270,7 +270,7 @@ def test_a_tensor_of_another_type_is_of_the_precision() -> None:
 
     found = told(short("single"), short("tp2"))
     assert found.sentence == (
-        "All 2 cases fail (single and tp2): rounding to fewer bits in the forward pass, "
+        "Both cases fail (single and tp2): rounding to fewer bits in the forward pass, "
         "first at Layer 0 Attention Output (bfloat16 and not float64)"
     )
     assert (found.groups, found.certain) == (("precision",), True)

@@ -21,6 +21,11 @@ def test_a_scale_that_follows_the_degree_is_said_with_both() -> None:
     other = told(sound("single"), sound("pp2"), wrong("tp2", projection="0.5"), wrong("tp4", projection="0.5"))
     assert other.sentence.endswith("(scaled by 0.5)")
     assert "reduction" not in other.sentence
+    assert told(sound("single"), sound("tp2"), wrong("pp2", projection="0.5")).sentence.endswith("(scaled by 0.5)")
+    half = told(sound("single"), sound("pp2"), wrong("tp2", projection="0.5", pattern="sequences 2:4 only"))
+    assert half.sentence.endswith(
+        "tensor parallelism in the forward pass, first at Layer 0 Attention Output (sequences 2:4 only)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -44,8 +49,8 @@ UPDATED, FULL = f"Updated Prefill {OUTPUT}", f"Updated Full Forward {OUTPUT}"
 @pytest.mark.parametrize(
     ("title", "before", "says"),
     [
-        (UPDATED, "pass", "weights or a cache of before the update under tensor parallelism, first at"),
-        (FULL, "pass", "weights of before the update under tensor parallelism, first at"),
+        (UPDATED, "pass", "weights or a cache from before the update under tensor parallelism, first at"),
+        (FULL, "pass", "weights from before the update under tensor parallelism, first at"),
         (UPDATED, "fail", "a missing tensor-parallel reduction, first at"),
         (UPDATED, "", "a missing tensor-parallel reduction, first at"),
     ],
@@ -75,6 +80,36 @@ def test_copies_that_are_parts_of_a_sum_are_a_missing_reduction() -> None:
     assert "none without: likely a missing data-parallel reduction" in found.sentence.replace("dp or cp", "dp")
     sharded = told(*map(sound, ("single", "pp2", "ep2")), wrong("cp2", GRADIENT, pattern=pattern))
     assert "a missing context-parallel reduction, first" in sharded.sentence
+
+
+@pytest.mark.parametrize(
+    ("factors", "says"),
+    [
+        (
+            "tp or micro-batches: summed or multiplied once too often",
+            "a tensor-parallel sum that is made twice or not divided by tp",
+        ),
+        ("1/dp or 1/tp: a sum or a factor is missing", "a tensor-parallel sum that is divided by tp once too often"),
+        ("1/dp or 1/cp: a sum or a factor is missing", "tensor parallelism in the forward pass"),
+    ],
+)
+def test_a_constant_that_is_the_degree_is_no_missing_part_of_a_sum(factors: str, says: str) -> None:
+    """A part of a sum is no constant times the whole of it."""
+    pattern = f"0.5 times the reference everywhere ({factors})"
+    found = told(sound("single"), sound("pp2"), wrong("tp2", projection="0.5", pattern=pattern))
+    assert f" and none without: {says}, first at" in found.sentence
+    assert found.sentence.endswith(f"({pattern})")
+
+
+def test_what_is_not_finite_and_copies_that_differ_are_said_beside_where_they_are() -> None:
+    replicas = "FAIL: x - replicas of [] on ranks 0, 1 differ in their bytes; relative error 4.30e-01"
+    for failure, message, says in (
+        (failures.NOT_FINITE, "", "NaN or infinite, position 3 only"),
+        (failures.REPLICAS, replicas, "position 3 only, the copies on ranks 0, 1 differ"),
+    ):
+        case = wrong("tp2", pattern="position 3 only", kind="sharding")
+        checks = tuple(replace(one, failure=failure, message=message) if one.name == OUTPUT else one for one in case.checks)
+        assert told(sound("single"), sound("pp2"), replace(case, checks=checks)).sentence.endswith(f"({says})")
 
 
 @pytest.mark.parametrize("how", ["pattern", "failure"])
