@@ -172,7 +172,8 @@ def places(check: Check) -> frozenset[str]:
     when = phase(check)
     balancing = "Balancing" in check.name
     told = {when: True, "balancing": balancing, "loss": when == FORWARD and "Loss" in check.name and not balancing}
-    told["experts"] = balancing or check.component == "moe" or "Expert" in check.name
+    # A shared expert is no part of what experts' degrees cut.
+    told["experts"] = "Shared Expert" not in check.name and (balancing or check.component == "moe" or "Expert" in check.name)
     # What experts do to the norm of all gradients shows in the first parameter that a step moves.
     told["first of a step"] = when == "steps" and ("Gradient Norm" in check.name or "Embedding" in check.name)
     told["computed experts"] = told["experts"] and when == FORWARD

@@ -181,8 +181,8 @@ def _sum(degree: str, shown: str) -> str:
     known = _FACTOR.search(shown)
     factors = known["factors"].split(" or ") if known else []
     if degree in factors:
-        return "a {over} sum that is made twice or not divided by {degree}"
-    return "a {over} sum that is divided by {degree} once too often" if f"1/{degree}" in factors else ""
+        return "a {over} sum made twice"
+    return "a {over} sum divided by {degree} once too often" if f"1/{degree}" in factors else ""
 
 
 def noun(trait: Trait) -> str:

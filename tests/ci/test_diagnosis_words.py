@@ -87,9 +87,9 @@ def test_copies_that_are_parts_of_a_sum_are_a_missing_reduction() -> None:
     [
         (
             "tp or micro-batches: summed or multiplied once too often",
-            "a tensor-parallel sum that is made twice or not divided by tp",
+            "a tensor-parallel sum made twice",
         ),
-        ("1/dp or 1/tp: a sum or a factor is missing", "a tensor-parallel sum that is divided by tp once too often"),
+        ("1/dp or 1/tp: a sum or a factor is missing", "a tensor-parallel sum divided by tp once too often"),
         ("1/dp or 1/cp: a sum or a factor is missing", "tensor parallelism in the forward pass"),
     ],
 )
