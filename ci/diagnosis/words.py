@@ -32,6 +32,8 @@ _ALONE = {
 }
 _UPDATED = "Updated "
 """What the title of a tensor has in front that was computed with new weights in the place of others."""
+_SUMMED = ("forward", "backward")
+"""Where tensors are sums over ranks: weights that are loaded and what steps make are none."""
 _NOT_SPREAD = ", not how it is spread over ranks"
 _PARTS = {
     "layers": "the residual stream",
@@ -98,7 +100,7 @@ def sentence(
     """Who fails: what is wrong, first where, and by how much. `others` says that more cases are red, for another reason."""
     check = next(check for case in failing if (check := case.wrong_at(at)))
     stale = _is_stale(check, failing)
-    shown = shape(best, failing, at, sums=not stale and phase(check) != "steps")
+    shown = shape(best, failing, at, sums=not stale and phase(check) in _SUMMED)
     where = f"first at {name(check)}" + (f" ({shown})" if shown else "")
     if best.cost > 2 * CONTRADICTED:
         return f"{_some(failing, passing, others)}, and no property tells them from the others: not decided, {where}"
@@ -158,8 +160,9 @@ def _culprit(cause: Cause, check: Check, shown: str, *, stale: bool) -> str:
     if not spread:
         own = _ALONE[when].format(part=_part(check))
         return own if when in ("weights", MISSING) else f"{own}{_NOT_SPREAD}"
-    if len(cause.traits) == 1 and cause.groups[0] in _REDUCING and (sum_ := _sum(cause.traits[0].name, shown)):
-        return sum_.format(over=_REDUCING[cause.groups[0]], degree=cause.traits[0].name)
+    summed = when in _SUMMED and len(cause.traits) == 1 and cause.groups[0] in _REDUCING
+    if summed and (sum_ := _sum(_REDUCING[cause.groups[0]], cause.traits[0].name, shown)):
+        return sum_
     if when == evidence.WEIGHTS and cause.traits[0].name == FEWER_BITS:
         return "weights rounded to fewer bits"
     return f"{_ALONE[when]} under {spread}" if when in ("weights", MISSING) else f"{spread} {_BLAMED[when]}"
@@ -174,15 +177,15 @@ def _part(check: Check) -> str:
     return _PARTS.get(check.component, plain(check.component, 40))
 
 
-def _sum(degree: str, shown: str) -> str:
+def _sum(over: str, degree: str, shown: str) -> str:
     """What is wrong with a sum over the ranks of a degree, if the shape of the error says it; empty if it does not."""
     if REDUCTION in shown or IS_LEFT in shown:
-        return "a missing {over} reduction"
-    known = _FACTOR.search(shown)
+        return f"a missing {over} reduction"
+    known, article = _FACTOR.search(shown), "an" if over.startswith("e") else "a"
     factors = known["factors"].split(" or ") if known else []
     if degree in factors:
-        return "a {over} sum made twice"
-    return "a {over} sum divided by {degree} once too often" if f"1/{degree}" in factors else ""
+        return f"{article} {over} sum made twice"
+    return f"{article} {over} sum divided by {degree} once too often" if f"1/{degree}" in factors else ""
 
 
 def noun(trait: Trait) -> str:

@@ -67,11 +67,17 @@ def test_what_was_right_until_weights_were_updated_is_no_missing_reduction(title
     assert found.groups == ("tensor parallelism",)
 
 
-def test_what_a_step_makes_of_right_gradients_is_no_missing_reduction() -> None:
-    found = told(
-        sound("single"), sound("pp2"), suite("tp2", (check("Step 1 Embedding Weight", "fail", "steps", projection="0.5"),))
-    )
-    assert found.sentence.endswith("tensor parallelism in the optimizer step, first at Step 1 Embedding Weight (scaled by 0.5)")
+@pytest.mark.parametrize(
+    ("title", "module", "says"),
+    [
+        ("Step 1 Embedding Weight", "steps", "tensor parallelism in the optimizer step"),
+        ("Embedding Weight", "weights", "weights loaded or converted wrong under tensor parallelism"),
+    ],
+)
+def test_half_a_weight_is_no_missing_reduction(title: str, module: str, says: str) -> None:
+    """Neither what is loaded nor what a step makes of right gradients is a sum."""
+    found = told(sound("single"), sound("pp2"), suite("tp2", (check(title, "fail", module, projection="0.5"),)))
+    assert found.sentence.endswith(f"{says}, first at {title} (scaled by 0.5)")
 
 
 def test_copies_that_are_parts_of_a_sum_are_a_missing_reduction() -> None:
@@ -90,6 +96,7 @@ def test_copies_that_are_parts_of_a_sum_are_a_missing_reduction() -> None:
             "a tensor-parallel sum made twice",
         ),
         ("1/dp or 1/tp: a sum or a factor is missing", "a tensor-parallel sum divided by tp once too often"),
+        ("never computed", "tensor parallelism in the forward pass"),
         ("1/dp or 1/cp: a sum or a factor is missing", "tensor parallelism in the forward pass"),
     ],
 )
