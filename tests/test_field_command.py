@@ -57,7 +57,7 @@ def test_a_kind_picks_fields(capsys: pytest.CaptureFixture[str]) -> None:
         (["model.moe_permute_fussion"], "the nearest that this megatron-core has: model.moe_permute_fusion"),
         (["--kind", "fast"], "--kind fast is no kind; kinds are shape, layout, neutral, meaning, machine, idle, refused"),
         (["--megatron-path", "/nowhere"], "there is no megatron/core/__init__.py in it"),
-        (["model.fp8", "--", "-k", "x"], "fields takes names and nothing behind --; leave it out"),
+        (["model.fp8", "--", "-k", "x"], "fields takes nothing behind --; leave it out"),
     ],
 )
 def test_what_cannot_be_shown_is_said_in_a_sentence(

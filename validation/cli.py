@@ -54,6 +54,10 @@ exit codes: 0 pass, 1 a check failed or the code raised, 2 wrong usage or imposs
 4 the run broke, 130 interrupted"""
 
 
+_OF_NAMES = (["inspect"], ["fields"], ["logprobs"], ["compare"], ["recipe", "show"])
+"""Commands that take names of files or fields, and run nothing with what stands behind `--`."""
+_OF_WORDS = ("run", "slurm", "recipe")
+"""Those that do something with it."""
 _NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
 """What no file can be called, or can be found under."""
 
@@ -111,12 +115,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(given: list[str], said: document.Document) -> int:
     """Run the command, which adds to the document; `error` is the sentence with which it ends before it starts."""
-    ours, pytests = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
+    ours, pytests = _parted(given)
     try:
         if given[:1] == ["doctor"]:
             return doctor.main(given[1:])
         with packages.asked_for(packages.NEEDED, "cpu"), _nothing_old_in_its_place(ours), exhausted.in_a_sentence():
             options = _parser().parse_args(ours)
+            if pytests and options.command not in _OF_WORDS:
+                raise UsageError(f"{options.command} takes nothing behind --; leave it out")
             options.document = said
             command = shlex.join([*tree.VALIDATION.split(), *given])
             return _COMMANDS[options.command](options, pytests, command)
@@ -130,6 +136,15 @@ def _main(given: list[str], said: document.Document) -> int:
         said["error"] = f"{one_line(str(error.filename))}: {error.strerror}; give another path"
         print(f"error: {said['error']}", file=sys.stderr)
         return int(ExitCode.USAGE)
+
+
+def _parted(given: list[str]) -> tuple[list[str], list[str]]:
+    """The command's own words, and those behind `--`. A command that takes names has these there, too."""
+    if "--" not in given:
+        return given, []
+    ours, behind = given[: given.index("--")], given[given.index("--") + 1 :]
+    named = ours[:1] in _OF_NAMES or ours[:2] in _OF_NAMES
+    return ([*ours, *behind], []) if named and not any(word.startswith("-") for word in behind) else (ours, behind)
 
 
 @contextmanager
@@ -163,38 +178,32 @@ def _convert(options: argparse.Namespace, pytests: list[str], command: str) -> i
 def _exercised(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     from validation.scorecard import exercised
 
-    if pytests:
-        raise UsageError("exercised takes nothing behind --; leave it out")
     return exercised.run(options, command)
 
 
 def _tried(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     from validation.scorecard import tried
 
-    if pytests:
-        raise UsageError("tried takes nothing behind --; leave it out")
     return tried.run(options, command)
 
 
 def _fields(options: argparse.Namespace, pytests: list[str], command: str) -> int:
-    return field_command.run(options, pytests)
+    return field_command.run(options)
 
 
 def _inspect(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     from validation.inspection import command as inspection_command
 
-    return inspection_command.run(options, pytests)
+    return inspection_command.run(options)
 
 
 def _data(options: argparse.Namespace, pytests: list[str], command: str) -> int:
-    return data_command.run(options, pytests)
+    return data_command.run(options)
 
 
 def _logprobs(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     from validation.rollout import command as rollout_command
 
-    if pytests:
-        raise UsageError("logprobs takes nothing behind --; leave it out")
     return rollout_command.run(options, command)
 
 
@@ -211,7 +220,7 @@ def _recipe(options: argparse.Namespace, pytests: list[str], command: str) -> in
 def _plan(options: argparse.Namespace, pytests: list[str], command: str) -> int:
     from validation.plan import command as plan
 
-    return plan.run(options, pytests)
+    return plan.run(options)
 
 
 def _faults(options: argparse.Namespace, pytests: list[str], command: str) -> int:

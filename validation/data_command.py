@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from validation import machine
@@ -33,13 +33,11 @@ def add_command(commands: Any) -> None:
     found.add_argument("--seq-length", metavar="N", help="tokens of one sequence")
 
 
-def run(options: argparse.Namespace, words: Sequence[str]) -> int:
-    """Print what there is; `words` stood behind `--`. Returns an exit code, 1 if something lacks. Raises UsageError."""
+def run(options: argparse.Namespace) -> int:
+    """Print what there is. Returns an exit code, 1 if something lacks. Raises UsageError."""
     from validation.case import preflight
     from validation.run.options import parsed
 
-    if words:
-        raise UsageError("data takes nothing behind --; leave it out")
     given = ["--preset", options.preset, "--layouts", options.layout]
     for name in ("seed", "batch_size", "seq_length"):
         value = getattr(options, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from validation import checkout
@@ -28,12 +28,10 @@ def add_command(commands: Any) -> None:
     )
 
 
-def run(options: argparse.Namespace, words: Sequence[str]) -> int:
-    """Print what was asked for; `words` stood behind `--`. Returns an exit code. Raises UsageError."""
+def run(options: argparse.Namespace) -> int:
+    """Print what was asked for. Returns an exit code. Raises UsageError."""
     from validation.case import declared, fields
 
-    if words:
-        raise UsageError("fields takes names and nothing behind --; leave it out")
     if options.kind not in (None, *fields.KINDS):
         raise UsageError(f"--kind {shown(options.kind)} is no kind; kinds are {', '.join(fields.KINDS)}")
     checkout.choose(options.megatron_path)

@@ -30,12 +30,18 @@ _OTHER_TYPE = re.compile(r"dtype (\w{1,20}) where (\w{1,20}) was declared")
 """What a rank says of a tensor that is not of the reference's type (validation/candidate/recorder.py)."""
 _UNBIASED, _MANY = 0.2, 64
 """How far a projection may be from 1, as a part of the relative error, and of how many elements that says something."""
+_FEW = 1 / 8
+"""A part of a tensor that is not all of it, whatever of an error is left out as small against the largest."""
+_MEMBERS = re.compile(r"\b(?:positions?|sequences?|heads?|experts?|ranks?) \d[\d:, -]* only|one element only")
+_BOX = re.compile(r"\[([0-9:in, ]{1,200})\]")
+_SPAN = re.compile(r"(?:(?P<count>\d{1,15}) in )?(?P<start>\d{1,15})(?::(?P<stop>\d{1,15}))?")
+"""Ranges of indices as validation/compare/pattern.py writes them."""
 _LATER = frozenset(("backward", "steps"))
 _COMPUTED = frozenset(("forward", "backward", "steps"))
 SHOWS_AT: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(("+full", "+selective", "+distributed"), _LATER),
     **dict.fromkeys(("dp", "dp or cp", "+mean"), _LATER | {"loss"}),
-    **dict.fromkeys(("ep", "etp", "ep or etp"), _LATER | {"experts"}),
+    **dict.fromkeys(("ep", "etp", "ep or etp"), frozenset(("backward", "first of a step", "experts"))),
     **dict.fromkeys(("+allgather", "+sequential", "+grouped"), _LATER | {"computed experts"}),
     **dict.fromkeys(("+seqaux", "+aux", "+zloss"), _LATER | {"balancing"}),
     **dict.fromkeys(("cp", "sp", "nosp"), _COMPUTED),
@@ -166,7 +172,10 @@ def places(check: Check) -> frozenset[str]:
     when = phase(check)
     balancing = "Balancing" in check.name
     told = {when: True, "balancing": balancing, "loss": when == FORWARD and "Loss" in check.name and not balancing}
-    told["experts"] = balancing or check.component == "moe" or "Expert" in check.name
+    # A shared expert is no part of what experts' degrees cut.
+    told["experts"] = "Shared Expert" not in check.name and (balancing or check.component == "moe" or "Expert" in check.name)
+    # What experts do to the norm of all gradients shows in the first parameter that a step moves.
+    told["first of a step"] = when == "steps" and ("Gradient Norm" in check.name or "Embedding" in check.name)
     told["computed experts"] = told["experts"] and when == FORWARD
     return frozenset(place for place, there in told.items() if there)
 
@@ -189,8 +198,31 @@ def rounded(checks: Sequence[tuple[Seen, Check]]) -> bool:
         _ROUNDED[0] < (error := number(check, "rel_error")) < _ROUNDED[1]
         and abs(number(check, "projection") - 1) < _UNBIASED * error
         and number(check, "elements") >= _MANY
+        and not in_places(check)
         for check in exact
     )
+
+
+def in_places(check: Check) -> bool:
+    """Whether a few places alone are wrong: some positions, heads, experts or ranks. What is rounded is wrong everywhere."""
+    pattern = check.properties.get("pattern", "")
+    return bool(_MEMBERS.search(pattern)) or (not pattern and _share(check) < _FEW)
+
+
+def _share(check: Check) -> float:
+    """The part of the elements that lies within the ranges that are wrong; NaN if these are not all known."""
+    wrong = check.properties.get("wrong", "")
+    boxes = [[_SPAN.fullmatch(span) for span in box.split(", ")] for box in _BOX.findall(wrong)]
+    if not boxes or " more" in wrong:
+        return math.nan
+    return sum(math.prod(map(_indices, box)) for box in boxes) / number(check, "elements")
+
+
+def _indices(span: re.Match[str] | None) -> float:
+    """How many `5`, `16:48` or `12 in 0:48` are; NaN of anything else."""
+    if span is None:
+        return math.nan
+    return int(span["count"] or 0) or (int(span["stop"]) - int(span["start"]) if span["stop"] else 1)
 
 
 def typed(checks: Sequence[tuple[Seen, Check]]) -> bool:

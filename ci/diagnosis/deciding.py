@@ -17,6 +17,7 @@ from validation.case.preset import PRESETS
 from validation.case.training import Training
 
 _LAYOUTS = ("single", "tp2", "dp2", "cp2", "pp2", "ep2", "tp2etp1", "tp2nosp", "ep2etp2", "pp2vpp2", "dp4", "tp2ep2", "tp2dp2")
+_SAID = re.compile(r"To decide, run (?P<arrangement>\S+)(?: in (?P<precision>\w+))?: ")
 _NUMBER = re.compile("[0-9]{1,6}")
 
 
@@ -79,6 +80,12 @@ def _whole(said: Mapping[str, str], name: str, otherwise: int) -> int:
 def _said(arrangement: str, precision: str, cases: Sequence[Seen], with_it: Cause, without: Cause) -> str:
     how = f" in {precision}" if precision != cases[0].precision else ""
     return f"To decide, run {arrangement}{how}: if it fails, the cause is {_noun(with_it)}, else {_noun(without)}"
+
+
+def decides(sentence: str) -> tuple[str, str] | None:
+    """The layout that such a sentence names, with its options, and its precision if that is another one."""
+    found = _SAID.match(sentence)
+    return (found["arrangement"], found["precision"] or "") if found else None
 
 
 def _noun(cause: Cause) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from ci.diagnosis import evidence
 from ci.diagnosis.causes import CONTRADICTED, REDUCTION, Cause
@@ -28,6 +30,10 @@ _ALONE = {
     "backward": "the model's backward pass",
     "steps": "the optimizer step",
 }
+_UPDATED = "Updated "
+"""What the title of a tensor has in front that was computed with new weights in the place of others."""
+_SUMMED = ("forward", "backward")
+"""Where tensors are sums over ranks: weights that are loaded and what steps make are none."""
 _NOT_SPREAD = ", not how it is spread over ranks"
 _PARTS = {
     "layers": "the residual stream",
@@ -38,6 +44,10 @@ _PARTS = {
     "output": "the output",
     "mtp": "the MTP layer",
 }
+_NARROWER = {"Norm Output": "a norm", "Embedding Output": "the embedding", "Loss": "the loss"}
+"""What titles of the residual stream and of the output say more closely."""
+_FACTOR = re.compile(r"times the reference everywhere \((?P<factors>[^():]{1,80}): ")
+"""A constant that is a number of the case (validation/compare/pattern.py)."""
 _REDUCING = {
     "tensor parallelism": "tensor-parallel",
     "sequence parallelism": "sequence-parallel",
@@ -89,16 +99,32 @@ def sentence(
 ) -> str:
     """Who fails: what is wrong, first where, and by how much. `others` says that more cases are red, for another reason."""
     check = next(check for case in failing if (check := case.wrong_at(at)))
-    shown = shape(best, failing, at)
+    stale = _is_stale(check, failing)
+    shown = shape(best, failing, at, sums=not stale and phase(check) in _SUMMED)
     where = f"first at {name(check)}" + (f" ({shown})" if shown else "")
     if best.cost > 2 * CONTRADICTED:
         return f"{_some(failing, passing, others)}, and no property tells them from the others: not decided, {where}"
     equal = [cause for cause in rivals if cause.cost <= best.cost]
-    named = list(dict.fromkeys(_culprit(cause, check, shown) for cause in (best, *equal)))[:_MOST]
+    one_each = list({cause.groups: cause for cause in reversed((best, *equal))}.values())[::-1]
+    named = list(dict.fromkeys(_culprit(cause, check, shown, stale=stale) for cause in one_each))[:_MOST]
+    said = _either(named) if equal else named[0] if certain else f"likely {named[0]}"
+    return f"{_who(best, failing, passing, others)}: {said}, {where}"
+
+
+def _either(named: Sequence[str]) -> str:
+    """Several culprits with "or" between them; where in a step they act is said once."""
     # Behind `not how it is spread over ranks` another cause would read as one that it is not, either.
     culprits = [*(one.removesuffix(_NOT_SPREAD) for one in named[:-1]), named[-1]]
-    said = " or ".join(culprits) if equal else culprits[0] if certain else f"likely {culprits[0]}"
-    return f"{_who(best, failing, passing, others)}: {said}, {where}"
+    for number, (one, after) in enumerate(pairwise(culprits)):
+        where = next((f" {words}" for words in _BLAMED.values() if one.endswith(words) and after.endswith(words)), "")
+        culprits[number] = one.removesuffix(where)
+    return " or ".join(culprits)
+
+
+def _is_stale(check: Check, failing: Sequence[Seen]) -> bool:
+    """Whether the tensor is wrong with updated weights alone: every one of these cases has computed it right before."""
+    before = check.name.removeprefix(_UPDATED)
+    return before != check.name and all(before in case.sound for case in failing if case.wrong_at(check.name))
 
 
 def _who(best: Cause, failing: Sequence[Seen], passing: Sequence[Seen], others: bool) -> str:
@@ -120,20 +146,46 @@ def _some(failing: Sequence[Seen], passing: Sequence[Seen], others: bool) -> str
         return f"{len(failing)} of {len(failing) + len(passing)} cases fail ({listed(failing)})"
     if len(failing) == 1:
         return f"{failing[0].layout} fails"
+    if len(failing) == 2 and not others:
+        return f"Both cases fail ({listed(failing)})"
     return f"{'' if others else 'All '}{len(failing)} cases fail ({listed(failing)})"
 
 
-def _culprit(cause: Cause, check: Check, shown: str) -> str:
+def _culprit(cause: Cause, check: Check, shown: str, *, stale: bool) -> str:
     """What is wrong, as far as the place tells."""
     when, spread = phase(check), " with ".join(map(noun, cause.traits))
+    if stale:
+        kept = "weights" if "Full Forward" in check.name else "weights or a cache"
+        return f"{kept} from before the update" + (f" under {spread}" if spread else _NOT_SPREAD)
     if not spread:
-        own = _ALONE[when].format(part=_PARTS.get(check.component, plain(check.component, 40)))
+        own = _ALONE[when].format(part=_part(check))
         return own if when in ("weights", MISSING) else f"{own}{_NOT_SPREAD}"
-    if (REDUCTION in shown or IS_LEFT in shown) and len(cause.traits) == 1 and cause.groups[0] in _REDUCING:
-        return f"a missing {_REDUCING[cause.groups[0]]} reduction"
+    summed = when in _SUMMED and len(cause.traits) == 1 and cause.groups[0] in _REDUCING
+    if summed and (sum_ := _sum(_REDUCING[cause.groups[0]], cause.traits[0].name, shown)):
+        return sum_
     if when == evidence.WEIGHTS and cause.traits[0].name == FEWER_BITS:
         return "weights rounded to fewer bits"
     return f"{_ALONE[when]} under {spread}" if when in ("weights", MISSING) else f"{spread} {_BLAMED[when]}"
+
+
+def _part(check: Check) -> str:
+    """The part of the model that a check is about."""
+    if check.component in ("layers", "output") and (
+        found := next((_NARROWER[one] for one in _NARROWER if one in check.name), "")
+    ):
+        return found
+    return _PARTS.get(check.component, plain(check.component, 40))
+
+
+def _sum(over: str, degree: str, shown: str) -> str:
+    """What is wrong with a sum over the ranks of a degree, if the shape of the error says it; empty if it does not."""
+    if REDUCTION in shown or IS_LEFT in shown:
+        return f"a missing {over} reduction"
+    known, article = _FACTOR.search(shown), "an" if over.startswith("e") else "a"
+    factors = known["factors"].split(" or ") if known else []
+    if degree in factors:
+        return f"{article} {over} sum made twice"
+    return f"{article} {over} sum divided by {degree} once too often" if f"1/{degree}" in factors else ""
 
 
 def noun(trait: Trait) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
 import sys
+import weakref
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -155,6 +157,34 @@ def test_no_layer_is_an_inference_layer_without_transformer_engine() -> None:
         platform._mocked_inference_layers({"transformer.multi_token_prediction": module})
     assert vars(asking)["is_inference_column_parallel_linear"](torch.nn.Linear(1, 1)) is False
     assert not hasattr(not_asking, "is_inference_column_parallel_linear")
+
+
+@pytest.mark.parametrize("weights", [[], ["a weight in fp8"]])
+def test_a_step_without_weights_in_fp8_asks_for_no_transformer_engine(weights: list[str]) -> None:
+    """In 0.12 the distributed optimizer's step does; weights in fp8 do need it."""
+
+    def absent(*args: Any) -> None:
+        raise RuntimeError("Invalid Transformer Engine version")
+
+    older, newer = ModuleType("older"), ModuleType("newer")
+    vars(older)["_quantize_param_shard_impl"] = absent
+    for module in (older, newer):
+        platform._nothing_in_fp8({"fp8_utils": module})
+    with pytest.raises(RuntimeError) if weights else contextlib.nullcontext():
+        assert older._quantize_param_shard_impl(weights, [], []) is None
+    assert not hasattr(newer, "_quantize_param_shard_impl")
+
+
+def test_nothing_of_a_saved_checkpoint_holds_the_process_of_its_writers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that is killed would leave that process behind."""
+    name = "megatron.core.dist_checkpointing.strategies.filesystem_async"
+    monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    queue = ModuleType("queue")
+    vars(sys.modules[name])["_results_queue"] = queue
+    held = weakref.ref(queue)
+    del queue
+    platform.end_writers()
+    assert held() is None
 
 
 def _without_mask(router: Any, routing_map: torch.Tensor) -> None:

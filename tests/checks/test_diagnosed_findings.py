@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -21,7 +22,8 @@ from validation.run.options import Settings, parsed
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "tests" / "recipe" / "known"
 SCHEMA = Draft202012Validator(json.loads((ROOT / "docs" / "json.schema.json").read_text(encoding="utf-8")))
-CASES = parsed(["--layouts", "single,tp2"]).cases
+GIVEN = parsed(["--layouts", "single,tp2", "--plugin", "my.patch", "--set", "num_hidden_layers=2"])
+CASES = GIVEN.cases
 SINGLE, TP2 = (case.name for case in CASES)
 WRONG = Check("mla", "Layer 0 Attention Output", "fail", properties={"rel_error": "0.7", "tolerance": "1e-10"}, failure="limit")
 ELSEWHERE = Check("mla", "Layer 1 Attention Output", "pass", properties={"rel_error": "1e-15", "tolerance": "1e-10"})
@@ -30,10 +32,20 @@ ELSEWHERE = Check("mla", "Layer 1 Attention Output", "pass", properties={"rel_er
 def test_a_case_that_left_the_failing_check_out_is_no_evidence() -> None:
     """As after --last-failed: what one case did not check says nothing of the layout of the other."""
     checks = {SINGLE: [ELSEWHERE], TP2: [WRONG]}
-    (whole, *_) = diagnosed(CASES, checks, {})
+    (whole, *_) = diagnosed(CASES, checks, {}, GIVEN)
     assert "(tp2) and none without" in whole
-    (narrowed, *_) = diagnosed(CASES, checks, {SINGLE: {"left_out": "655"}, TP2: {"left_out": "655"}})
+    (narrowed, *_) = diagnosed(CASES, checks, {SINGLE: {"left_out": "655"}, TP2: {"left_out": "655"}}, GIVEN)
     assert "none without" not in narrowed
+
+
+@pytest.mark.parametrize(("precision", "decides"), [("fp64", "single"), ("bf16", "tp2 --precision fp64")])
+def test_the_command_of_the_case_that_decides_is_the_runs_own(precision: str, decides: str) -> None:
+    """With its model and its plugin, and another layout or precision."""
+    given = parsed(["--layouts", "tp2", "--plugin", "my.patch", "--set", "num_hidden_layers=2", "--precision", precision])
+    close = replace(WRONG, properties={**WRONG.properties, "ratio": "3.0", "kind": "modelling"})
+    *_, line = diagnosed(given.cases, {TP2.replace("fp64", precision): [close if precision == "bf16" else WRONG]}, {}, given)
+    said = f"Decide: python -m validation run --preset tiny --set num_hidden_layers=2 --layouts {decides} --plugin my.patch"
+    assert sorted(line.split()) == sorted(said.split())
 
 
 def test_a_diagnosis_reads_the_properties_that_the_files_have() -> None:

@@ -84,7 +84,7 @@ def test_each_property_of_the_layouts_of_parity_is_told_from_all_others(name: st
 def test_two_causes_that_always_occur_together_are_both_named_with_the_case_that_decides() -> None:
     found = told(sound("single"), sound("tp2"), wrong("pp2vpp2"))
     assert found.sentence == (
-        "Every layout with pp fails (pp2vpp2) and none without: pipeline parallelism in the forward pass or virtual "
+        "Every layout with pp fails (pp2vpp2) and none without: pipeline parallelism or virtual "
         "pipeline in the forward pass, first at Layer 0 Attention Output (relative error 7.0e-01)"
     )
     assert found.deciding == "To decide, run pp2: if it fails, the cause is pipeline parallelism, else virtual pipeline"
@@ -110,7 +110,7 @@ def test_a_case_that_decides_has_targets_for_its_mtp_layers() -> None:
 def test_experts_spread_are_data_parallel_ranks_until_dp2_has_been_run() -> None:
     """In the backward pass: in the forward pass data-parallel ranks have nothing to do with each other."""
     found = told(sound("single"), sound("tp2"), wrong("ep2", GRADIENT))
-    assert "expert parallelism in the backward pass or data parallelism in the backward pass" in found.sentence
+    assert "expert parallelism or data parallelism in the backward pass" in found.sentence
     assert found.deciding == "To decide, run dp2: if it fails, the cause is data parallelism, else expert parallelism"
     assert told(sound("single"), sound("tp2"), sound("dp2"), wrong("ep2", GRADIENT)).groups == ("expert parallelism",)
     forward = told(sound("single"), sound("tp2"), wrong("ep2", ROUTED))
@@ -121,7 +121,7 @@ def test_what_the_place_rules_out_is_not_named() -> None:
     """Experts are behind attention, so that etp is not why attention is wrong; behind them both may be."""
     assert told(sound("single"), sound("pp2"), wrong("tp2", OUTPUT)).groups == ("tensor parallelism",)
     experts = told(sound("single"), sound("pp2"), wrong("tp2", ROUTED))
-    assert "tensor parallelism in the forward pass or expert-tensor parallelism in the forward pass" in experts.sentence
+    assert "tensor parallelism or expert-tensor parallelism in the forward pass" in experts.sentence
     assert experts.deciding == (
         "To decide, run tp2etp1: if it fails, the cause is tensor parallelism, else expert-tensor parallelism"
     )
@@ -168,7 +168,7 @@ def test_a_failure_on_one_rank_is_the_models() -> None:
     ("at", "says", "groups"),
     [
         (WEIGHT, "weights loaded or converted wrong, first", ("weights",)),
-        (NORM, "the model itself (the residual stream), not how it is spread over ranks, first", ("modelling",)),
+        (NORM, "the model itself (a norm), not how it is spread over ranks, first", ("modelling",)),
         (ROUTED, "the model itself (the MoE), not how it is spread over ranks, first", ("modelling",)),
         (GRADIENT, "the model's backward pass, not how it is spread over ranks, first", ("modelling",)),
         (STEP, "the optimizer step, not how it is spread over ranks, first", ("optimizer step",)),
@@ -220,7 +220,7 @@ def test_what_fails_in_the_lower_precision_alone_is_of_the_precision() -> None:
 def test_a_lower_precision_alone_may_be_why_if_the_error_is_small() -> None:
     low = {"precision": "bf16"}
     small = told(wrong("single", of=low, rel_error="0.002", ratio="3.5"), wrong("tp2", of=low, rel_error="0.002", ratio="3.5"))
-    assert "or precision below fp64 in the forward pass" in small.sentence
+    assert ": the model itself (MLA) or precision below fp64 in the forward pass, first" in small.sentence
     assert small.deciding == (
         "To decide, run single in fp64: if it fails, the cause is the model itself, else precision below fp64"
     )
@@ -228,12 +228,26 @@ def test_a_lower_precision_alone_may_be_why_if_the_error_is_small() -> None:
     assert ": likely the model itself (MLA)" in large.sentence
 
 
+_PLACES: tuple[tuple[dict[str, Any], bool], ...] = (
+    ({"pattern": "position 5 only"}, False),
+    ({"pattern": "rank 1 only (tp 1), head 2 only"}, False),
+    ({"pattern": "one element only"}, False),
+    ({"pattern": "every position but the first, which sees only itself: what mixes positions"}, True),
+    ({"pattern": "rotary dimensions only", "wrong": "wrong: rank 0 [0:4, 5, 0:16]"}, True),
+    ({"wrong": "wrong: rank 0 [0:4, 3 in 0:40, 0:16]"}, False),
+    ({"wrong": "wrong: rank 0 [0:4, 3 in 0:40, 0:16] and 1 more"}, True),
+    ({"wrong": "wrong: ranks 0-1 [0:4, 0:16, 0:32], rank 2 [0:4, 16:32, 0:32]"}, True),
+    ({"wrong": "wrong: rank 0 [in, :]"}, True),
+)
+"""Where an error as large as rounding is, and whether it may be rounding: that spares no tokens, heads, experts and ranks."""
+
+
 def test_an_error_that_is_as_large_as_rounding_is_named_for_it_beside_the_model() -> None:
     """In every case, those of fp64 too: something computes in fewer bits, or the model has a small error of its own."""
     small: dict[str, Any] = {"rel_error": "0.00165", "projection": "1.00001", "elements": "4096"}
     found = told(wrong("single", **small), wrong("tp2", kind="modelling", **small))
     assert found.sentence == (
-        "All 2 cases fail (single and tp2): rounding to fewer bits in the forward pass or the model itself (MLA), not how "
+        "Both cases fail (single and tp2): rounding to fewer bits in the forward pass or the model itself (MLA), not how "
         "it is spread over ranks, first at Layer 0 Attention Output (relative error 1.6e-03)"
     )
     assert (found.groups, found.certain, found.deciding) == (("precision",), False, "")
@@ -242,6 +256,9 @@ def test_an_error_that_is_as_large_as_rounding_is_named_for_it_beside_the_model(
     assert loaded.groups == ("precision", "weights")
     some = told(sound("single"), sound("pp2"), wrong("tp2", kind="sharding", **small))
     assert (some.groups, some.certain) == (("tensor parallelism",), True)
+    for more, named in _PLACES:
+        said = told(wrong("single", **small, **more), wrong("tp2", kind="modelling", **small)).sentence
+        assert ("fewer bits" in said) == named, more
     few = told(*map(sound, ("tp2", "ep2", "dp2")), wrong("single", **small))
     assert few.sentence.startswith("1 of 4 cases fail (single), and no property tells")
 
@@ -253,7 +270,7 @@ def test_a_tensor_of_another_type_is_of_the_precision() -> None:
 
     found = told(short("single"), short("tp2"))
     assert found.sentence == (
-        "All 2 cases fail (single and tp2): rounding to fewer bits in the forward pass, "
+        "Both cases fail (single and tp2): rounding to fewer bits in the forward pass, "
         "first at Layer 0 Attention Output (bfloat16 and not float64)"
     )
     assert (found.groups, found.certain) == (("precision",), True)
@@ -279,7 +296,7 @@ def test_implementation_and_transport_are_told_apart() -> None:
     staged = {"transport": "staged-cpu"}
     assert told(sound("tp2"), wrong("tp2", of=staged)).groups == ("transport",)
     both = told(sound("tp2"), wrong("tp2", of=stock | staged))
-    assert "implementation local-stock in the forward pass or transport staged-cpu in the forward pass" in both.sentence
+    assert "implementation local-stock or transport staged-cpu in the forward pass" in both.sentence
     assert not both.certain
     isolated = told(
         sound("single"), sound("tp2"), wrong("single", of={"isolated": "True"}), wrong("tp2", of={"isolated": "True"})
@@ -299,7 +316,7 @@ def test_two_properties_at_once_may_be_needed() -> None:
     """Neither of them alone fails."""
     found = told(*map(sound, ("single", "tp2", "dp2", "pp2")), wrong("tp2dp2", GRADIENT), wrong("tp2pp2dp2", GRADIENT))
     assert found.sentence.startswith(
-        "Every layout with tp and dp fails (tp2dp2 and tp2pp2dp2) and none without: tensor parallelism with data parallelism in"
+        "Every layout with tp and dp fails (tp2dp2 and tp2pp2dp2) and none without: tensor parallelism with data parallelism"
     )
     assert (found.groups, found.certain) == (("tensor parallelism", "data parallelism"), False)
 

@@ -21,6 +21,11 @@ def test_a_scale_that_follows_the_degree_is_said_with_both() -> None:
     other = told(sound("single"), sound("pp2"), wrong("tp2", projection="0.5"), wrong("tp4", projection="0.5"))
     assert other.sentence.endswith("(scaled by 0.5)")
     assert "reduction" not in other.sentence
+    assert told(sound("single"), sound("tp2"), wrong("pp2", projection="0.5")).sentence.endswith("(scaled by 0.5)")
+    half = told(sound("single"), sound("pp2"), wrong("tp2", projection="0.5", pattern="sequences 2:4 only"))
+    assert half.sentence.endswith(
+        "tensor parallelism in the forward pass, first at Layer 0 Attention Output (sequences 2:4 only)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -38,12 +43,80 @@ def test_the_shape_of_the_error_is_said(properties: dict[str, Any], says: str) -
     assert found.sentence.endswith(f"first at {OUTPUT}" + (f" ({says})" if says else ""))
 
 
+UPDATED, FULL = f"Updated Prefill {OUTPUT}", f"Updated Full Forward {OUTPUT}"
+
+
+@pytest.mark.parametrize(
+    ("title", "before", "says"),
+    [
+        (UPDATED, "pass", "weights or a cache from before the update under tensor parallelism, first at"),
+        (FULL, "pass", "weights from before the update under tensor parallelism, first at"),
+        (UPDATED, "fail", "a missing tensor-parallel reduction, first at"),
+        (UPDATED, "", "a missing tensor-parallel reduction, first at"),
+    ],
+)
+def test_what_was_right_until_weights_were_updated_is_no_missing_reduction(title: str, before: str, says: str) -> None:
+    """Half of a sum is of other weights. What was wrong before, or was not looked at, may be a reduction."""
+    earlier = {title.removeprefix("Updated "): before} if before else {}
+    bad = check(title, "fail", "mla", rel_error="0.7", projection="0.5", kind="sharding")
+    later = {name: check(name, status, "mla", rel_error="0.0") for name, status in earlier.items()}
+    both = (bad, *later.values()) if title == UPDATED else (*later.values(), bad)
+    found = told(sound("single"), sound("pp2"), suite("tp2", (check(NORM), *both)))
+    assert says in found.sentence
+    assert ("about 1/tp of it is left" in found.sentence) == (before != "pass")
+    assert found.groups == ("tensor parallelism",)
+
+
+@pytest.mark.parametrize(
+    ("title", "module", "says"),
+    [
+        ("Step 1 Embedding Weight", "steps", "tensor parallelism in the optimizer step"),
+        ("Embedding Weight", "weights", "weights loaded or converted wrong under tensor parallelism"),
+    ],
+)
+def test_half_a_weight_is_no_missing_reduction(title: str, module: str, says: str) -> None:
+    """Neither what is loaded nor what a step makes of right gradients is a sum."""
+    found = told(sound("single"), sound("pp2"), suite("tp2", (check(title, "fail", module, projection="0.5"),)))
+    assert found.sentence.endswith(f"{says}, first at {title} (scaled by 0.5)")
+
+
 def test_copies_that_are_parts_of_a_sum_are_a_missing_reduction() -> None:
     pattern = "the copies on ranks 0-1 have the reference as their sum: a reduction over them is missing"
     found = told(sound("single"), sound("pp2"), sound("ep2"), wrong("dp2", GRADIENT, pattern=pattern))
     assert "none without: likely a missing data-parallel reduction" in found.sentence.replace("dp or cp", "dp")
     sharded = told(*map(sound, ("single", "pp2", "ep2")), wrong("cp2", GRADIENT, pattern=pattern))
     assert "a missing context-parallel reduction, first" in sharded.sentence
+
+
+@pytest.mark.parametrize(
+    ("factors", "says"),
+    [
+        (
+            "tp or micro-batches: summed or multiplied once too often",
+            "a tensor-parallel sum made twice",
+        ),
+        ("1/dp or 1/tp: a sum or a factor is missing", "a tensor-parallel sum divided by tp once too often"),
+        ("never computed", "tensor parallelism in the forward pass"),
+        ("1/dp or 1/cp: a sum or a factor is missing", "tensor parallelism in the forward pass"),
+    ],
+)
+def test_a_constant_that_is_the_degree_is_no_missing_part_of_a_sum(factors: str, says: str) -> None:
+    """A part of a sum is no constant times the whole of it."""
+    pattern = f"0.5 times the reference everywhere ({factors})"
+    found = told(sound("single"), sound("pp2"), wrong("tp2", projection="0.5", pattern=pattern))
+    assert f" and none without: {says}, first at" in found.sentence
+    assert found.sentence.endswith(f"({pattern})")
+
+
+def test_what_is_not_finite_and_copies_that_differ_are_said_beside_where_they_are() -> None:
+    replicas = "FAIL: x - replicas of [] on ranks 0, 1 differ in their bytes; relative error 4.30e-01"
+    for failure, message, says in (
+        (failures.NOT_FINITE, "", "NaN or infinite, position 3 only"),
+        (failures.REPLICAS, replicas, "position 3 only, the copies on ranks 0, 1 differ"),
+    ):
+        case = wrong("tp2", pattern="position 3 only", kind="sharding")
+        checks = tuple(replace(one, failure=failure, message=message) if one.name == OUTPUT else one for one in case.checks)
+        assert told(sound("single"), sound("pp2"), replace(case, checks=checks)).sentence.endswith(f"({says})")
 
 
 @pytest.mark.parametrize("how", ["pattern", "failure"])

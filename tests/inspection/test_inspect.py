@@ -317,7 +317,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
 
 def test_the_command_prints_a_line_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write(tmp_path / "hf", WITHOUT_MTP, weights(WITHOUT_MTP), num_nextn_predict_layers=0)
-    assert main(["inspect", str(folder)]) == 0
+    assert main(["inspect", "--", str(folder)]) == 0  # everywhere else names stand behind --, too
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("family        DeepSeek-V3, R1, V3.1, Moonlight")
     assert lines[2] == "parameters    413.5 thousand by config.json, without MTP layers"

@@ -13,6 +13,7 @@ from tests.recipe.test_trial import FLAGS
 from validation.case.case import Case
 from validation.case.covered import NOT_COMPARED
 from validation.case.errors import ExitCode
+from validation.case.settings import written
 from validation.checks.conclusion import Conclusion
 from validation.recipe.coverage import covered, sets
 from validation.recipe.trial import CHANGED, TRIED
@@ -91,6 +92,28 @@ def test_what_megatron_core_refuses_together_is_left_out_and_nothing_else(tmp_pa
     for old, new in zip(before.cases, found.cases, strict=True):
         assert dict(new.training.settings) == {name: value for name, value in old.training.settings if name not in pair}
         assert (new.training.steps, new.precision) == (old.training.steps, old.precision)
+
+
+@pytest.mark.parametrize(
+    ("modules", "left"),
+    [("mlp moe_act layernorm", ("mlp", "layernorm")), ("moe_act", None)],
+    ids=["one of three", "the only one"],
+)
+def test_a_list_keeps_what_is_not_refused(tmp_path: Path, modules: str, left: tuple[str, ...] | None) -> None:
+    """Megatron-Core takes moe_act with grouped products alone, which a CPU has not."""
+    before = wanted(tmp_path, flags=f" --recompute-granularity selective --recompute-modules {modules}")
+
+    def refusal(case: Case) -> str:
+        return "no such module" if "moe_act" in str(case.training.effective("model")["recompute_modules"]) else ""
+
+    found = nearest.accepted(before, refusal)
+    assert found.trial is not None
+    said = f"compared with {written(left)} instead" if left else "compared without it"
+    changed = {one.setting.name: one.why for one in found.trial.of(CHANGED)}
+    assert changed == {"model.recompute_modules": f"no such module; {said}"}
+    for case in found.cases:
+        model = case.training.effective("model")
+        assert (model["recompute_granularity"], model["recompute_modules"]) == ("selective", left)
 
 
 def test_what_is_refused_without_any_setting_is_left_to_the_preflight(tmp_path: Path) -> None:

@@ -31,6 +31,13 @@ def test_nothing_missing_is_no_error() -> None:
     prepare._find_packages("gloo")
 
 
+@pytest.mark.parametrize("section", ["model", "optimizer"])
+def test_a_folder_that_a_setting_names_must_be_writable(section: str) -> None:
+    wanted = parsed(["--layouts", "single", "--config", f"{section}.config_logger_dir=/proc/dumps"])
+    with pytest.raises(UsageError, match=rf"^{section}\.config_logger_dir /proc/dumps: no file can be made in /proc "):
+        prepare.prepare(wanted)
+
+
 ONE = Gpu("NVIDIA H100 80GB HBM3", 80 << 30, 79 << 30)
 
 

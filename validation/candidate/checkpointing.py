@@ -32,6 +32,7 @@ def save(chunks: Sequence[GPTModel], optimizer: Optimizer, folder: Path) -> None
     state = _state(chunks, optimizer, is_loading=False)
     with as_stored():
         dist_checkpointing.save(state, str(folder))
+    platform.end_writers()
 
 
 def load(chunks: Sequence[GPTModel], optimizer: Optimizer, folder: Path) -> None:

@@ -423,6 +423,16 @@ def _undefined_fp8(modules: dict[str, ModuleType]) -> None:
         names.setdefault(context, lambda *args, **kwargs: contextlib.nullcontext())
 
 
+def _nothing_in_fp8(modules: dict[str, ModuleType]) -> None:
+    """In 0.12 the distributed optimizer's step raises without Transformer Engine, though no weight is in fp8.
+
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.12.3/megatron/core/fp8_utils.py
+    """
+    names, name = vars(modules["fp8_utils"]), "_quantize_param_shard_impl"
+    if quantise := names.get(name):
+        names[name] = lambda weights, *args, **kwargs: quantise(weights, *args, **kwargs) if weights else None
+
+
 def _cpu_split_sizes(modules: dict[str, ModuleType]) -> None:
     """On the CPU the alltoall dispatcher hands tensors through as split sizes, which the collective refuses.
 
@@ -643,12 +653,23 @@ def _load_with_steps(optimizer: Any) -> None:
     optimizer._set_main_param_and_optimizer_states = with_steps
 
 
-_WITHOUT_TRANSFORMER_ENGINE = (_undetected_absence, _mocked_inference_layers, _undefined_gemm, _undefined_fp8)
+def end_writers() -> None:
+    """End the process that saving a checkpoint starts and keeps: it outlives a rank that is killed, and holds its pipes open.
+
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/dist_checkpointing/strategies/filesystem_async.py
+    """
+    module = sys.modules.get("megatron.core.dist_checkpointing.strategies.filesystem_async")
+    if module is not None:
+        vars(module)["_results_queue"] = None  # the manager behind it ends with it
+
+
+_WITHOUT_TRANSFORMER_ENGINE = (_undetected_absence, _mocked_inference_layers, _undefined_gemm, _undefined_fp8, _nothing_in_fp8)
 
 
 def mend(on_cpu: bool) -> None:
     """Mend the names that megatron-core leaves wrong. After its import, in every process that uses it."""
     names = (
+        "fp8_utils",
         "transformer.multi_latent_attention",
         "transformer.multi_token_prediction",
         "transformer.moe.moe_utils",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
 from codecs import BOM_UTF8
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -84,6 +85,11 @@ def read_bytes(path: Path, most: int, remedy: str) -> bytes:
     if len(data) > most:
         raise UsageError(f"{path} has more than {most} bytes, and no more are read; {remedy}")
     return data
+
+
+def read_lines(path: Path, most: int, remedy: str) -> Iterator[bytes]:
+    """The lines of such a file that are not blank, one at a time and without their ends. Raises UsageError."""
+    return filter(None, map(bytes.strip, io.BytesIO(read_bytes(path, most, remedy))))
 
 
 def read_json(path: Path, most: int, values: int, remedy: str) -> Any:

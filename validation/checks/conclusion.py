@@ -57,7 +57,7 @@ class Conclusion:
         yield self._overall()
         if self.settings.show == VERDICT:
             return
-        yield from ((line, RED) for line in diagnosed(self.wanted, self.checks, self.how_it_went))
+        yield from ((line, RED) for line in diagnosed(self.wanted, self.checks, self.how_it_went, self.settings))
         yield from self._nearest()
         yield from self._known()
         yield from self._recipe()

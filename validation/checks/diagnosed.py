@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
-from ci.diagnosis import diagnose
+from ci.diagnosis import decides, diagnose
 from ci.junit import Check, Suite
 from validation.case.case import Case
 from validation.checks.facts import case_facts
+from validation.run.options import Settings
+from validation.run.reproduce import command
 
 Went = Mapping[str, Mapping[str, str]]
 """By testsuite the properties that say how it went: whether its run broke, and how many checks it lacks."""
 
 
-def diagnosed(cases: Sequence[Case], checks: Mapping[str, Sequence[Check]], went: Went) -> Iterator[str]:
+def diagnosed(cases: Sequence[Case], checks: Mapping[str, Sequence[Check]], went: Went, wanted: Settings) -> Iterator[str]:
     """The lines that say what the failing cases of a run point to; none if nothing fails."""
     if found := diagnose(suites(cases, checks, went)):
         yield f"Diagnosis: {found.sentence}."
-        if found.deciding:
+        if case := decides(found.deciding):
             yield f"{found.deciding}."
+            yield f"Decide: {_command(cases[0], *case, wanted)}"
+
+
+def _command(like: Case, arrangement: str, precision: str, wanted: Settings) -> str:
+    """What runs a case that is like another one, but for its layout with options and its precision."""
+    words = shlex.split(command(like, "", wanted))
+    words[words.index("--layouts") + 1] = arrangement
+    if precision and "--precision" in words:
+        words[words.index("--precision") + 1] = precision
+    return shlex.join([*words, *(["--precision", precision] if precision and "--precision" not in words else [])])
 
 
 def suites(cases: Sequence[Case], checks: Mapping[str, Sequence[Check]], went: Went) -> list[Suite]:

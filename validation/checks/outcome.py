@@ -86,4 +86,4 @@ def worst(outcomes: Iterable[Outcome]) -> Outcome | None:
 def of_its_limit(outcome: Outcome) -> str:
     """`, 0.00012 of its limit`; nothing if it has none, or must be equal."""
     ratio = outcome.ratio
-    return "" if ratio is None or math.isinf(ratio) else f", {ratio:.2g} of its limit"
+    return "" if ratio is None or not math.isfinite(ratio) else f", {ratio:.2g} of its limit"

@@ -98,7 +98,7 @@ def _too_far(measurement: Measurement, limits: Limits) -> list[str]:
     if not difference.relative_error <= limits.relative_error:
         reasons.append(f"relative error {difference.relative_error:.2e} > {_limit(limits)}")
     # Elements that are all zero in the reference have no projection; their relative error has already spoken.
-    scaled = difference.differing and difference.reference_squares > 0
+    scaled = difference.differing and difference.finite and difference.reference_squares > 0
     if scaled and not abs(difference.projection - 1) <= max(limits.relative_error, 1e-15):
         reasons.append(f"scaled by {as_said(difference.projection)}")
     if limits.max_abs is not None and not difference.max_abs <= limits.max_abs:

@@ -6,13 +6,13 @@ import argparse
 import math
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from validation import machine
 from validation.case import tree
-from validation.case.errors import ExitCode, UsageError
+from validation.case.errors import ExitCode
 from validation.case.families import Described, described
 from validation.case.folder import read_config
 from validation.case.megatron_folder import megatron_folder
@@ -29,10 +29,8 @@ from validation.inspection.wrong import wrong
 _WIDTH = 13
 
 
-def run(options: argparse.Namespace, words: Sequence[str]) -> int:
-    """Print the answer; `words` stood behind `--`. Returns an exit code. Raises UsageError for one that none takes."""
-    if words:
-        raise UsageError("inspect takes a folder and nothing behind --; leave it out")
+def run(options: argparse.Namespace) -> int:
+    """Print the answer. Returns an exit code. Raises UsageError for one that none takes."""
     for name, text in answer(options.folder):
         sys.stdout.write(f"{name:{_WIDTH}} {text}\n")
         sys.stdout.flush()

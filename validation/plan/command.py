@@ -17,10 +17,8 @@ from validation.recipe.pipeline import Split
 from validation.recipe.standin import StandIn, check, stand_in
 
 
-def run(options: argparse.Namespace, words: Sequence[str]) -> int:
-    """Print the plan; `words` stood behind `--`. Returns an exit code, 1 if nothing fits. Raises UsageError."""
-    if words:
-        raise UsageError("plan takes nothing behind --; leave it out")
+def run(options: argparse.Namespace) -> int:
+    """Print the plan. Returns an exit code, 1 if nothing fits. Raises UsageError."""
     found = asked(options)
     answer = _one(found, given_layout(options.layout, options.gpus)) if options.layout else _all(found, options.show)
     options.document |= show.document(answer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from validation.case.errors import UsageError
@@ -28,9 +29,10 @@ def _read(path: Path, made: MadeWith, model: Model) -> Dump:
     if path.suffix in (".pt", ".pth"):
         return trainers.read(path, made)
     values = responses.values(path)
-    if values and responses.kind_of(values[0]):
-        return responses.read(path, values, made, model.num_hidden_layers, model.num_experts_per_tok)
-    if values and own.is_own(values[0]):
+    first = next(values, None)
+    if engine := responses.kind_of(first):
+        return responses.read(path, engine, chain([first], values), made, model.num_hidden_layers, model.num_experts_per_tok)
+    if own.is_own(first):
         made.refuse(path)
     return own.read(path)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from validation.case.errors import UsageError
-from validation.case.strangers import parsed, quoted, read_bytes, shown
+from validation.case.strangers import parsed, quoted, read_lines, shown
 from validation.rollout.dump import RESOLUTIONS, Dump, Routes, Said, check_header, check_length, check_sequence
 
 FORMAT = "plumbline-logprobs"
@@ -33,15 +33,17 @@ def is_own(value: object) -> bool:
 
 
 def _lines(path: Path) -> Dump:
-    lines = [line for line in read_bytes(path, LARGEST, REMEDY).split(b"\n") if line.strip()]
-    if not lines:
+    lines = read_lines(path, LARGEST, REMEDY)
+    first = next(lines, None)
+    if first is None:
         raise UsageError(f"{path} is empty; {REMEDY}")
-    header = parsed(lines[0], f"{path}, line 1", VALUES, REMEDY)
+    header = parsed(first, f"{path}, line 1", VALUES, REMEDY)
     if not is_own(header):
         raise UsageError(
             f'{path}, line 1 is no header, which has "format": "{FORMAT}", nor a response of vLLM or SGLang; {REMEDY}'
         )
-    values = [parsed(line, f"{path}, line {at}", VALUES, REMEDY) for at, line in enumerate(lines[1:], start=2)]
+    # A sequence at a time: what is parsed of it takes several times the room of what is kept.
+    values = (parsed(line, f"{path}, line {at}", VALUES, REMEDY) for at, line in enumerate(lines, start=2))
     return dump_of(path, header, [sequence_of(f"{path}, sequence {at}", value) for at, value in enumerate(values)])
 
 

@@ -11,13 +11,14 @@ import base64
 import io
 import tokenize
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from validation.case.errors import UsageError
-from validation.case.strangers import parsed, quoted, read_bytes, shown
+from validation.case.strangers import parsed, quoted, read_bytes, read_lines, shown
 from validation.rollout.dump import PROCESSED, Dump, Routes, Said
 from validation.rollout.made_with import MadeWith
 from validation.rollout.own import LARGEST, REMEDY, VALUES
@@ -28,15 +29,15 @@ _DAMAGED = (ValueError, EOFError, OSError, MemoryError, SyntaxError, tokenize.To
 """What numpy raises of bytes that are no array."""
 
 
-def values(path: Path) -> list[Any]:
-    """The JSON values of a file: a document, the members of a list, or one a line. Raises UsageError."""
-    data = read_bytes(path, LARGEST, REMEDY)
-    lines = [line for line in map(bytes.strip, data.split(b"\n")) if line]
-    if lines and not _whole(lines[0]):
-        found = [parsed(data, str(path), VALUES, REMEDY)]
+def values(path: Path) -> Iterator[Any]:
+    """The JSON values of a file: a document, the members of a list, or one a line, read one at a time. Raises UsageError."""
+    lines = read_lines(path, LARGEST, REMEDY)
+    first = next(lines, b"{}")
+    if not _whole(first):
+        found: Iterator[Any] = iter((parsed(read_bytes(path, LARGEST, REMEDY), str(path), VALUES, REMEDY),))
     else:
-        found = [parsed(line, f"{path}, line {at}", VALUES, REMEDY) for at, line in enumerate(lines, start=1)]
-    return [_body(one) for value in found for one in (value if isinstance(value, list) else [value])]
+        found = (parsed(line, f"{path}, line {at}", VALUES, REMEDY) for at, line in enumerate(chain([first], lines), start=1))
+    return (_body(one) for value in found for one in (value if isinstance(value, list) else [value]))
 
 
 def _whole(line: bytes) -> bool:
@@ -57,9 +58,8 @@ def kind_of(value: object) -> str:
     return "sglang" if isinstance(value, dict) and "meta_info" in value else ""
 
 
-def read(path: Path, found: list[Any], made: MadeWith, layers: int, k: int) -> Dump:
-    """The dump of responses. `layers` and `k` are the model's, by which bare routed experts are cut. Raises UsageError."""
-    engine = kind_of(found[0])
+def read(path: Path, engine: str, found: Iterable[Any], made: MadeWith, layers: int, k: int) -> Dump:
+    """The dump of an engine's responses. `layers` and `k` are the model's, which cut bare routed experts. Raises UsageError."""
     sequences: list[Said] = []
     for number, value in enumerate(found):
         source = f"{path}, response {number}"

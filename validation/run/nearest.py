@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from validation.case.annotation import Value
 from validation.case.case import Case
 from validation.recipe.reduce import smallest
 from validation.recipe.trial import Told, Trial
@@ -35,6 +36,8 @@ def beside_bugs(trial: Trial, make: Make, given: Collection[str]) -> Trial:
 def accepted(settings: Settings, refusal: Callable[[Case], str]) -> Settings:
     """The settings without those of their recipe that cannot be set together, the fewest that let the rest run.
 
+    A list keeps the members that are not refused.
+
     `refusal` says why a case cannot run, nothing if it can. Nothing changes if a case is refused without any of them, too.
     """
     trial = settings.trial
@@ -45,8 +48,30 @@ def accepted(settings: Settings, refusal: Callable[[Case], str]) -> Settings:
         refused = partial(_refused, refusal, settings.cases, found)
         if refused(()):
             return settings
-        found = found.changed([one.setting.name for one in smallest(found.tried, refused)], {}, why)
+        part = smallest(found.tried, refused)
+        instead = _shorter(refusal, settings.cases, found, part)
+        found = found.changed(instead or [one.setting.name for one in part], instead, why)
     return replace(settings, trial=found, cases=tuple(_with(case, found) for case in settings.cases))
+
+
+def _shorter(
+    refusal: Callable[[Case], str], cases: Iterable[Case], trial: Trial, part: Iterable[Told]
+) -> dict[str, tuple[Value, ...]]:
+    """A list among these settings without the members that are refused; nothing if there is none, or nothing is left of it."""
+
+    def fails(name: str, kept: tuple[Value, ...]) -> bool:
+        return bool(_first(refusal, cases, trial.changed([name], {name: kept}, "")))
+
+    for one in part:
+        name, left = one.setting.name, one.setting.value
+        if not isinstance(left, tuple) or name in trial.instead:
+            continue
+        while left and fails(name, left):
+            wrong = smallest(left, partial(fails, name))
+            left = tuple(member for member in left if member not in wrong) if wrong else ()
+        if left:
+            return {name: left}
+    return {}
 
 
 def _refused(refusal: Callable[[Case], str], cases: Iterable[Case], trial: Trial, kept: Collection[Told]) -> bool:

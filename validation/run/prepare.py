@@ -27,6 +27,7 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> Settings:
     those of the settings, whose references will be needed.
     """
     writing.check_folder(settings.results, "--results")
+    _find_folders(settings.cases)
     checkout.choose(settings.megatron_path)
     _find_packages(settings.cases[0].transport)
     check_cases(settings)
@@ -45,6 +46,13 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> Settings:
     settings = nearest.accepted(settings, lambda case: ahead.refusal(case, settings.timeout))
     ahead.check(settings.cases, settings.timeout)
     return settings
+
+
+def _find_folders(cases: Iterable[Case]) -> None:
+    """Where ranks write by a setting. Raises UsageError for a folder in which they cannot."""
+    named = {pair for case in cases for pair in case.training.settings if pair[0].endswith(".config_logger_dir") and pair[1]}
+    for name, folder in sorted(named):
+        writing.check_folder(Path(str(folder)), name)
 
 
 def check_cases(settings: Settings) -> None:
