@@ -23,7 +23,7 @@ from ci.escape import plain
 from ci.expected import UnreadableManifest, load
 from ci.folder import Results
 from ci.junit import Check, Suite, UnreadableResults
-from ci.reasons import number
+from ci.numbers import number
 from ci.table import running
 from validation.case import tree
 from validation.case.errors import ExitCode, UsageError

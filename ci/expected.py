@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 
 from validation.case import tree, writing
 
-FORMAT = 6
+FORMAT = 7
 """Counts up when what an older gate would read has changed."""
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,200}\.xml")
 _SESSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,100}|")
@@ -38,15 +38,26 @@ class Excuse:
 
 
 @dataclass(frozen=True)
+class Tensor:
+    """What a check compares: how many elements the tensor has, and the largest relative error that may pass.
+
+    0 lets nothing pass but equality. A limit that only the reference tells is below the one that decides nothing, which
+    stands here.
+    """
+
+    elements: int
+    limit: float
+
+
+@dataclass(frozen=True)
 class Expected:
     """One testsuite that must be there.
 
     `file` is a name without folders. `properties` must be the suite's to the letter, `requires` are the versions of libraries
     that it may be made with, as pip writes them (a marker names the Pythons that one is for), `ranks` all that must take part
-    (0: the self-test, whose cases have their own). `numberless` are the checks that compare no tensor, `limit` is the largest
-    relative error that any other may let pass, None where that is not known before. `exact` are the checks that let nothing
-    pass but equality, `near_ties` those of them that may pass all the same: a router's choice, in a precision where rounding
-    may decide it. `covers` has the settings of the recipe, as `NAME=VALUE`, of which it must say what became of them,
+    (0: the self-test, whose cases have their own). `tensors` are the checks that compare one, and what they compare;
+    `near_ties` those of them that may pass though they are not equal: a router's choice, in a precision where rounding may
+    decide it. `covers` has the settings of the recipe, as `NAME=VALUE`, of which it must say what became of them,
     and whether the case sets each.
     """
 
@@ -57,10 +68,8 @@ class Expected:
     requires: tuple[str, ...]
     checks: tuple[Name, ...]
     session: str = ""
-    numberless: frozenset[Name] = frozenset()
-    limit: float | None = None
+    tensors: Mapping[Name, Tensor] = field(default_factory=dict)
     excuses: tuple[Excuse, ...] = ()
-    exact: frozenset[Name] = frozenset()
     near_ties: frozenset[Name] = frozenset()
     covers: Mapping[str, bool] = field(default_factory=dict)
 
@@ -101,10 +110,8 @@ def _as_json(suite: Expected) -> dict[str, Any]:
         "properties": dict(suite.properties),
         "requires": list(suite.requires),
         "checks": _by_component(suite.checks),
-        "numberless": _by_component(sorted(suite.numberless)),
-        "limit": suite.limit,
+        "tensors": _tensors_by_component(suite.tensors),
         "excuses": excuses,
-        "exact": _by_component(sorted(suite.exact)),
         "near_ties": _by_component(sorted(suite.near_ties)),
         "covers": dict(suite.covers),
     }
@@ -114,6 +121,13 @@ def _by_component(checks: Iterable[Name]) -> dict[str, list[str]]:
     by_component: dict[str, list[str]] = defaultdict(list)
     for component, name in checks:
         by_component[component].append(name)
+    return by_component
+
+
+def _tensors_by_component(tensors: Mapping[Name, Tensor]) -> dict[str, dict[str, dict[str, Any]]]:
+    by_component: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    for (component, name), tensor in tensors.items():
+        by_component[component][name] = vars(tensor)
     return by_component
 
 
@@ -149,13 +163,15 @@ def _suite(entry: dict[str, Any]) -> Expected:
         requires=tuple(str(Requirement(_text(line))) for line in _list(entry["requires"])),
         checks=_checks(entry["checks"]),
         session=entry["session"],
-        numberless=frozenset(_checks(entry["numberless"])),
-        limit=_limit(entry["limit"]),
+        tensors={
+            (_text(owner), _text(name)): Tensor(_elements(one["elements"]), _limit(one["limit"]))
+            for owner, named in entry["tensors"].items()
+            for name, one in named.items()
+        },
         excuses=tuple(
             Excuse(_text(one["what"]), _text(one["megatron_core"]), frozenset(_checks(one["checks"])))
             for one in _list(entry["excuses"])
         ),
-        exact=frozenset(_checks(entry["exact"])),
         near_ties=frozenset(_checks(entry["near_ties"])),
         covers={_text(setting): _yes_or_no(value) for setting, value in entry["covers"].items()},
     )
@@ -165,8 +181,14 @@ def _checks(by_component: dict[str, Any]) -> tuple[Name, ...]:
     return tuple((_text(owner), _text(name)) for owner, names in by_component.items() for name in _list(names))
 
 
-def _limit(value: object) -> float | None:
-    if value is not None and (not isinstance(value, float) or not 0 <= value <= 1):
+def _elements(value: object) -> int:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{value!r} is no number of elements")
+    return value
+
+
+def _limit(value: object) -> float:
+    if not isinstance(value, float) or not 0 <= value <= 1:
         raise ValueError(f"{value!r} is no limit of a relative error")
     return value
 

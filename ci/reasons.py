@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ci.expected import Excuse, Expected, Name
 from ci.junit import UNEVALUATED, Check, Suite
+from ci.numbers import contradictions, number
 from ci.requirements import fits, of_others, unmet
 
 UNFINISHED = "did not finish"
@@ -18,7 +18,6 @@ UNEXPECTED = "passes, though it shows the known upstream bug"
 """What the checks say of a known bug that does not show (validation/checks/judging.py)."""
 KNOWN = "known upstream bug: "
 DIRTY = "made with files that are not those of its commit"
-_NUMBER = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?(e[+-]?[0-9]{1,3})?|-?inf|nan")
 _RED = ("fail", "error")
 _LAST_PLACE = 1e-15
 """What the checks themselves grant a projection (validation/compare/verdict.py)."""
@@ -181,28 +180,52 @@ def _excuses(bug: Excuse, check: Check) -> bool:
 def _is_the_bugs(check: Check, expected: Expected) -> bool:
     """The run from which the bug has been taken out agrees with the reference, as a pass must, and the other run does not."""
     error, limit, without = (number(check, name) for name in ("rel_error", "tolerance", "rel_error_without"))
-    if error is None or without is None or limit is None or not error < math.inf:
-        return False
-    if (expected.limit is not None and not limit <= expected.limit) or (limit and _in(check, expected.exact)):
+    if error is None or without is None or limit is None or not error < math.inf or _loose(check, expected):
         return False
     near_tie = limit == 0 and _in(check, expected.near_ties)
     return 0 <= without < math.inf and (near_tie or without <= limit)
 
 
+def _loose(check: Check, expected: Expected) -> bool:
+    """Whether it was judged by a wider limit than its own."""
+    tensor = expected.tensors.get((check.component, check.name))
+    return tensor is not None and (number(check, "tolerance") or 0) > tensor.limit
+
+
 def _numbers(expected: Expected, checks: Sequence[Check]) -> Iterator[str]:
     """A pass is not believed against its own numbers, nor without any."""
     passed = [check for check in checks if check.status == "pass"]
-    if wrong := [check for check in passed if not _holds(check, _in(check, expected.near_ties))]:
-        yield f"{_counted(_names(wrong), 'check passes', 'checks pass')}, though the numbers are above the limit or no numbers"
-    numbered = [check for check in passed if not _in(check, expected.numberless)]
-    silent = [check for check in numbered if "rel_error" not in check.properties]
-    if silent:
-        yield f"{_counted(_names(silent), 'check passes', 'checks pass')} without a number"
-    if inexact := [check for check in passed if _in(check, expected.exact) and number(check, "tolerance")]:
-        yield f"{_counted(_names(inexact), 'check passes', 'checks pass')} under a limit above 0, and must be equal"
-    loose = [] if expected.limit is None else [check for check in passed if (number(check, "tolerance") or 0) > expected.limit]
-    if loose:
-        yield f"{_counted(_names(loose), 'check passes', 'checks pass')} under a limit above {expected.limit:g}"
+    held, wrong = _divided(passed, lambda check: not _holds(check, _in(check, expected.near_ties)))
+    if wrong:
+        yield f"{_passing(wrong)}, though the numbers are above the limit or no numbers"
+    if silent := [check for check in passed if _in(check, expected.tensors) and "rel_error" not in check.properties]:
+        yield f"{_passing(silent)} without a number"
+    loose: dict[float, list[Check]] = defaultdict(list)
+    for check in passed:
+        if _loose(check, expected):
+            loose[expected.tensors[check.component, check.name].limit].append(check)
+    yield from (f"{_passing(found)} under a limit above {limit:g}" for limit, found in sorted(loose.items()))
+    yield from _contradictions(expected, [*held, *(check for check in checks if check.status == "known")])
+
+
+def _contradictions(expected: Expected, checks: Iterable[Check]) -> Iterator[str]:
+    """What is numbered is believed if one tensor can have all of these numbers, the one that the check compares."""
+    found: list[tuple[Check, str]] = []
+    for check in checks:
+        error, tensor = number(check, "rel_error"), expected.tensors.get((check.component, check.name))
+        if error is None or not 0 <= error < math.inf:
+            continue  # said above
+        said = next(contradictions(check, expected.ranks, expected.properties.get("precision", "")), "")
+        if not said and tensor is not None and number(check, "elements") != tensor.elements:
+            said = f"elements {check.properties['elements']}, and its tensor has {tensor.elements}"
+        found += [(check, said)] if said else []
+    if found:
+        one, more = "check has numbers that cannot be true", "checks have numbers that cannot be true"
+        yield f"{_counted(_names(check for check, _ in found), one, more)} ({found[0][1]})"
+
+
+def _passing(checks: Sequence[Check]) -> str:
+    return _counted(_names(checks), "check passes", "checks pass")
 
 
 def _in(check: Check, names: Collection[Name]) -> bool:
@@ -223,14 +246,6 @@ def _unscaled(check: Check, error: float, limit: float) -> bool:
     """Whether the projection on the reference is 1, as far as the limit lets it be something else."""
     projection = number(check, "projection")
     return projection is None or error == 0 or abs(projection - 1) <= max(limit, _LAST_PLACE)
-
-
-def number(check: Check, name: str) -> float | None:
-    """A property as a number: None where there is none, NaN where it is something else."""
-    said = check.properties.get(name)
-    if said is None:
-        return None
-    return float(said) if _NUMBER.fullmatch(said) else math.nan
 
 
 def _names(checks: Iterable[Check]) -> list[tuple[str, str]]:

@@ -22,8 +22,9 @@ from ci.escape import annotation, block, entities, markdown, plain
 from ci.gate import Judgement
 from ci.junit import Check
 from ci.links import links
+from ci.numbers import number
 from ci.outcomes import known_bugs
-from ci.reasons import KNOWN, number
+from ci.reasons import KNOWN
 from validation.case import exhausted
 from validation.case.covered import counts, share
 from validation.case.errors import ExitCode, UsageError

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ci.junit import Check, Suite
+from ci.numbers import number
 from ci.page.cause import first_failure
 from ci.page.place import component, place, row_order
 from ci.page.plot import Axis, Value, digits, dot, line, picture, power, words
 from ci.page.run import Run, badness, labels
 from ci.page.text import scrolled, text
-from ci.reasons import number
 
 MOST_CHECKS = 2000
 _MOST_DOTS = 160

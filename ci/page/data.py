@@ -9,10 +9,10 @@ from typing import Any
 
 from ci import reproduction
 from ci.junit import Check, Suite
+from ci.numbers import number
 from ci.page.numbered import numbered
 from ci.page.place import column_order, component, component_order, place, row_order, view_order
 from ci.page.run import Run, labels, level, share, short
-from ci.reasons import number
 
 LONGEST = 4_000
 """Characters of one message or stack."""

@@ -15,8 +15,9 @@ from ci.expected import Expected, Manifest
 from ci.gate import Judgement
 from ci.junit import Check, Suite
 from ci.links import NO_LINKS, Links
+from ci.numbers import number
 from ci.page.history import NO_HISTORY, History
-from ci.reasons import number, verdicts
+from ci.reasons import verdicts
 from ci.reproduction import UNKNOWN, Sources
 
 STATUSES = ("pass", "known", "unevaluated", "missing", "error", "fail")

@@ -13,7 +13,16 @@ import torch
 
 from tests.candidate.test_mapping import megatron_tensors
 from validation.candidate import load as module
-from validation.candidate.load import TOGETHER, TOGETHER_ON_DEVICE, compare_weights, copy_weights, held_by, load, together
+from validation.candidate.load import (
+    TOGETHER,
+    TOGETHER_ON_DEVICE,
+    compare_weights,
+    copy_weights,
+    fill_with_nan,
+    held_by,
+    load,
+    together,
+)
 from validation.candidate.recorder import Recorder
 from validation.candidate.weights import Holding, Ranks
 from validation.case.model import Model
@@ -114,15 +123,18 @@ def test_a_router_s_bias_is_float32_before_it_is_set() -> None:
 
 
 def test_every_tensor_is_held_and_one_that_nobody_knows_is_a_problem() -> None:
-    """It stays NaN, and the sentence names it; all others are held, each by itself."""
+    """It stays NaN, but for an integer, and the sentence names it; all others are held, each by itself."""
     first, second = built(), built()
     second.decoder.register_parameter("adapter", torch.nn.Parameter(torch.zeros(3)))
+    second.decoder.register_buffer("calls", torch.tensor(3))
+    assert torch.equal(dict(fill_with_nan([second]))["decoder.calls"], torch.tensor(3))
     recorder = Recorder(0)
     held = held_by([first, second], MODEL, recorder)
-    known = [tensor for chunk in (first, second) for name, tensor in every(chunk) if "adapter" not in name]
+    strange = ("decoder.adapter", "decoder.calls")
+    known = [tensor for chunk in (first, second) for name, tensor in every(chunk) if name not in strange]
     assert [id(tensor) for tensor, _ in held] == [id(tensor) for tensor in known]
     assert all(part.megatron for _, parts in held for part in parts)
-    assert list(recorder.problems) == ["weights/decoder.adapter"]
+    assert list(recorder.problems) == ["weights/decoder.adapter", "weights/decoder.calls"]
     assert recorder.problems["weights/decoder.adapter"].startswith("decoder.adapter: no row of the mapping names it")
 
 

@@ -201,10 +201,13 @@ def test_a_tensor_without_a_row_is_unknown(name: str) -> None:
         ("decoder.layers.9.input_layernorm.weight", (64,)),
         ("decoder.layers.0.mlp.router.weight", (16, 64)),
         ("decoder.layers.1.mlp.linear_fc2.weight", (64, 96)),
+        ("decoder.final_layernorm.weight", ()),
+        ("decoder.layers.0.self_attention.linear_proj.weight", (64 * 128,)),
+        ("decoder.layers.1.mlp.experts.local_experts.0.linear_fc1.weight", (1, 64, 64)),
     ],
 )
 def test_a_tensor_that_the_model_has_not_is_unknown(name: str, shape: tuple[int, ...]) -> None:
-    """A layer too many, a router in a dense layer, a dense MLP among experts: the row is known, the parameter is not."""
+    """A layer too many, a router in a dense layer, a dense MLP among experts, other dimensions: the row is known, it is not."""
     with pytest.raises(UnknownTensorError):
         holdings(name, shape, TINY.model, ONE)
 

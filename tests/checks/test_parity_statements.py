@@ -181,7 +181,7 @@ def test_a_statement_is_about_its_tensor(statement: str) -> None:
     assert parity.verdict is not None
     assert (parity.verdict.status, parity.verdict.title, parity.verdict.reasons) == ("pass", title, ())
     assert parity.verdict.place == place(TP2, name) != (0, 0)
-    assert parity.stated == Stated(title, name, parity.stated.limits if parity.stated else None)
+    assert parity.stated == Stated(title, name, parity.stated.limits if parity.stated else None, math.prod(SHAPES[statement]))
     assert runs.asked == 0
 
 
@@ -251,10 +251,10 @@ def test_what_is_wrong_with_all_weights_stands_before_each_of_them(statement: st
 
 @pytest.mark.parametrize("statement", [*STATEMENTS, *NUMBERLESS])
 def test_what_is_stated_is_known_before_any_result(statement: str) -> None:
-    """Title, tensor and limit, which the manifest is made of; the first statement of a check counts."""
+    """Title, tensor, limit and number of elements, which the manifest is made of; the first statement of a check counts."""
     if statement in STATEMENTS:
         state, name, title = STATEMENTS[statement]
-        stated = Stated(title, name, LIMITS[statement])
+        stated = Stated(title, name, LIMITS[statement], math.prod(SHAPES[statement]))
     else:
         state, title = NUMBERLESS[statement]
         stated = Stated(title)
@@ -279,7 +279,7 @@ def test_a_check_may_have_limits_of_its_own() -> None:
     wide = Limits(0.5)
     parity = Parity(SINGLE, Runs(result(pieces={NORM: (off(shape_of(NORM), 0.4),)})))
     parity.agrees(NORM, wide)
-    assert parity.stated == Stated("Layer 1 Input Norm Output", NORM, wide)
+    assert parity.stated == Stated("Layer 1 Input Norm Output", NORM, wide, math.prod(shape_of(NORM)))
     narrow = concluded(lambda parity: parity.agrees(NORM, Limits(0.3)), result(pieces={NORM: (off(shape_of(NORM), 0.4),)}))
     assert narrow.status == "fail"
 
@@ -293,7 +293,7 @@ def test_in_a_lower_precision_the_floor_decides(error: float, status: str) -> No
     facts = {"floor": {NORM: 0.01}, "magnitude": {NORM: 1.0}}
     parity = Parity(BF16, Runs(result(BF16, pieces={NORM: (off(shape_of(NORM), error),)}, facts=facts)))
     assert (failed(lambda parity: parity.agrees(NORM), parity) is None) is (status == "pass")
-    assert parity.stated == Stated("Layer 1 Input Norm Output", NORM)
+    assert parity.stated == Stated("Layer 1 Input Norm Output", NORM, None, math.prod(shape_of(NORM)))
 
 
 @pytest.mark.parametrize(("magnitude", "status"), [(1.0, "fail"), (1e5, "pass")])

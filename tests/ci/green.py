@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ci import junit
-from ci.expected import Excuse, Expected, Manifest, save
+from ci.expected import Excuse, Expected, Manifest, Tensor, save
 from ci.folder import Results
 from ci.gate import Judgement, judged
 from ci.junit import Check, Suite
@@ -18,8 +18,16 @@ COMMIT, OTHER = "a" * 40, "b" * 40
 FILE = "tiny-tp2-fp64-local-gloo.xml"
 MISSING = "is missing: no run has left it, or nobody has handed it over"
 BUG = f"known upstream bug: {known_bugs()[0]['what']} ({known_bugs()[0]['link']})"
-NUMBERS = {"rel_error": "2.5e-15", "tolerance": "1e-10", "ranks": "0,1"}
-OF_BUG = {"tolerance": "1e-10", "rel_error": "0.4", "rel_error_without": "3e-15", "known": "a-bug"}
+MEASURED = {
+    "max_diff": "3e-15",
+    "avg_diff": "1e-15",
+    "worst_index": "[1, 5]",
+    "worst_rank": "1",
+    "ranks": "0,1",
+    "elements": "24",
+}
+NUMBERS = {**MEASURED, "rel_error": "2.5e-15", "tolerance": "1e-10"}
+OF_BUG = {**MEASURED, "tolerance": "1e-10", "rel_error": "0.4", "rel_error_without": "3e-15", "known": "a-bug"}
 PROPERTIES = {
     "preset": "tiny",
     "precision": "fp64",
@@ -58,12 +66,18 @@ EXPECTED = Expected(
     properties=PROPERTIES,
     requires=REQUIRED,
     checks=tuple((check.component, check.name) for check in CHECKS),
-    numberless=frozenset({("run", "Every rank finishes")}),
-    limit=1e-10,
+    tensors={(check.component, check.name): Tensor(24, 1e-10) for check in CHECKS[1:]},
     excuses=(Excuse(known_bugs()[0]["what"], "<=0.16.1", frozenset({("gradients", "Layer 0 Gradient")})),),
 )
 MANIFEST = Manifest((EXPECTED,), COMMIT, "false")
 ORIGIN = Origin(COMMIT)
+
+
+def limited(limit: float, *checks: int) -> Expected:
+    """The testsuite of the manifest with another limit of these checks, of all that compare a tensor if none is named."""
+    names = [EXPECTED.checks[at] for at in checks or range(1, len(CHECKS))]
+    return replace(EXPECTED, tensors={**EXPECTED.tensors, **dict.fromkeys(names, Tensor(24, limit))})
+
 
 Change = Callable[[Suite], Suite]
 

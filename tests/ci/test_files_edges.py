@@ -13,7 +13,7 @@ import pytest
 
 from ci import folder as folder_
 from ci import junit
-from ci.expected import Manifest, UnreadableManifest, load, save
+from ci.expected import Manifest, Tensor, UnreadableManifest, load, save
 from ci.folder import Results
 from ci.junit import Check, Suite, UnreadableResults
 from tests.ci.green import COMMIT, EXPECTED, FILE, MANIFEST, SUITE
@@ -34,17 +34,17 @@ def spoilt(path: Path, **changed: Any) -> Path:
         ({"file": "a.json"}, "ValueError '' and 'a.json' are no names of a session and a file"),
         ({"session": "a/b"}, f"ValueError 'a/b' and {FILE!r} are no names of a session and a file"),
         ({"ranks": -1}, "ValueError -1 is no number of ranks"),
-        ({"limit": 1.001}, "ValueError 1.001 is no limit of a relative error"),
-        ({"limit": float("nan")}, "ValueError nan is no limit of a relative error"),
-        ({"limit": -0.1}, "ValueError -0.1 is no limit of a relative error"),
-        ({"limit": 0}, "ValueError 0 is no limit of a relative error"),
+        ({"tensors": {"a": {"b": {"elements": 1, "limit": 1.001}}}}, "ValueError 1.001 is no limit of a relative error"),
+        ({"tensors": {"a": {"b": {"elements": 1, "limit": float("nan")}}}}, "ValueError nan is no limit of a relative error"),
+        ({"tensors": {"a": {"b": {"elements": 1, "limit": -0.1}}}}, "ValueError -0.1 is no limit of a relative error"),
+        ({"tensors": {"a": {"b": {"elements": 1, "limit": 0}}}}, "ValueError 0 is no limit of a relative error"),
         ({"name": 3}, "TypeError 3 is no text"),
         ({"excuses": "a"}, "TypeError 'a' is no list"),
         ({"requires": [3]}, "TypeError 3 is no text"),
         ({"properties": {"a": None}}, "TypeError None is no text"),
         ({"checks": {"a": "b"}}, "TypeError 'b' is no list"),
-        ({"numberless": {"a": [None]}}, "TypeError None is no text"),
-        ({"exact": {"a": "b"}}, "TypeError 'b' is no list"),
+        ({"tensors": {"a": {"b": {"elements": True, "limit": 0.0}}}}, "ValueError True is no number of elements"),
+        ({"tensors": {"a": {"b": {"elements": 0, "limit": 0.0}}}}, "ValueError 0 is no number of elements"),
         ({"near_ties": {"a": [None]}}, "TypeError None is no text"),
     ],
 )
@@ -58,7 +58,7 @@ def test_what_a_testsuite_of_the_manifest_cannot_be_is_said(tmp_path: Path, chan
 
 @pytest.mark.parametrize(
     "changed",
-    [{"ranks": 0}, {"limit": 0.0}, {"limit": 1.0}, {"limit": None}, {"session": "A_b.c+d-1"}, {"file": "a" * 201 + ".xml"}],
+    [{"ranks": 0}, {"session": "A_b.c+d-1"}, {"file": "a" * 201 + ".xml"}],
     ids=str,
 )
 def test_what_is_just_allowed_is_read(tmp_path: Path, changed: dict[str, Any]) -> None:
@@ -69,8 +69,10 @@ def test_what_is_just_allowed_is_read(tmp_path: Path, changed: dict[str, Any]) -
 def test_a_manifest_keeps_all_that_it_is_given(tmp_path: Path) -> None:
     """Several checks of a class in their order, and what no check has."""
     checks = (("b", "2"), ("b", "1"), ("a", "3"))
-    suite = replace(EXPECTED, checks=checks, numberless=frozenset(checks), limit=None, session="s", excuses=())
-    suite = replace(suite, exact=frozenset(checks[:2]), near_ties=frozenset(checks[1:]))
+    suite = replace(
+        EXPECTED, checks=checks, tensors={checks[0]: Tensor(1, 0.0), checks[2]: Tensor(2, 1.0)}, session="s", excuses=()
+    )
+    suite = replace(suite, near_ties=frozenset(checks[1:]))
     manifest = Manifest((suite, EXPECTED), COMMIT, "true", {"s": "self-test.xml", "": FILE})
     save(tmp_path / "m.json", manifest)
     assert load(tmp_path / "m.json") == manifest

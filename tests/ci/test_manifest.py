@@ -42,13 +42,16 @@ def test_a_testsuite_says_all_that_its_results_must_say(manifest: Path) -> None:
     assert {Requirement(line).name for line in suite.requires} == {"torch", "transformers", "megatron-core"}
     assert ("mla", "Layer 0 Query after RoPE") in suite.checks
     assert len(suite.checks) > 600
-    assert {name for _, name in suite.numberless} == {
+    assert {name for _, name in set(suite.checks) - set(suite.tensors)} == {
         "Every rank finishes",
         "Every checkpoint key used",
         "Every Megatron tensor set",
     }
-    assert suite.limit == 1e-9
-    assert {component for component, _ in suite.exact} == {"weights", "router"}
+    limits = {limit: {name for name, tensor in suite.tensors.items() if tensor.limit == limit} for limit in (0, 1e-10, 1e-9)}
+    assert set().union(*limits.values()) == set(suite.tensors)
+    assert {component for component, _ in limits[0]} == {"weights", "router"}
+    assert {component for component, _ in limits[1e-9]} == {"steps"}
+    assert suite.tensors["mla", "Layer 0 Query after RoPE"].elements == 4 * 48 * 4 * 48
     assert suite.near_ties == frozenset()
     assert [bug.megatron_core for bug in suite.excuses] == [">=0.12.3,<0.14"]
 
@@ -75,8 +78,8 @@ def test_below_fp64_a_choice_alone_may_be_a_near_tie_and_no_limit_is_wider_than_
     assert main(["manifest", *words]) == 0
     for suite in load(tmp_path / "m.json").suites:
         assert {name.removeprefix("Layer ")[2:] for _, name in suite.near_ties} == {"Router Output"}
-        assert ("weights", "Embedding Weight") in suite.exact
-        assert suite.limit == 0.5
+        assert suite.tensors["weights", "Embedding Weight"].limit == 0
+        assert max(tensor.limit for tensor in suite.tensors.values()) == 0.5
 
 
 def test_it_says_the_commit_of_this_tree(manifest: Path) -> None:

@@ -305,8 +305,10 @@ def test_a_flip_within_reach_of_rounding_is_a_near_tie() -> None:
 
 
 def test_a_near_tie_excuses_nothing_else() -> None:
-    """Replicas that chose differently, and margins that nobody reported."""
+    """Replicas that chose differently, pieces that overlap in part, and margins that nobody reported."""
     strict, choice, flips = _choice(1e-4)
+    part = replace(choice.pieces[0], rank=1, box=((0, 1), (0, 2), (0, 2)))
+    assert near_ties(strict, replace(choice, pieces=(*choice.pieces, part)), flips, 1e-3).status == FAIL
     twice = replace(choice, pieces=(*choice.pieces, replace(choice.pieces[0], rank=1, digest="other")))
     assert near_ties(strict, twice, flips, 1e-3).status == FAIL
     assert near_ties(strict, choice, replace(flips, pieces=()), 1e-3).status == FAIL

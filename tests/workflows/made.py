@@ -21,7 +21,7 @@ from packaging.specifiers import SpecifierSet
 import ci.cli
 import ci.manifest
 from ci import junit
-from ci.expected import Expected, Manifest, load, save
+from ci.expected import Expected, Manifest, Tensor, load, save
 from ci.junit import Check, Suite
 from ci.table import rows
 from tests.checks.commands import WARM
@@ -97,16 +97,22 @@ def green(manifest: Manifest, folder: Path, call: str = "") -> None:
 
 def suite(expected: Expected) -> Suite:
     """A testsuite in which all is right."""
-    ranks = ",".join(str(rank) for rank in range(expected.ranks))
-    numbers = {"rel_error": "1e-15", "tolerance": "1e-10", "max_diff": "1e-15", "avg_diff": "1e-16", "ranks": ranks}
-    equal = {**numbers, "rel_error": "0.0", "tolerance": "0.0"}
-    checks = tuple(Check(*name, "pass", properties=equal if name in expected.exact else numbers) for name in expected.checks)
+    checks = tuple(Check(*name, "pass", properties=_numbers(expected, name)) for name in expected.checks)
     places = {f"rank_{rank}_place": "tp 0" for rank in range(expected.ranks)}
     versions = {one.name: _oldest(one.specifier) for one in map(Requirement, expected.requires) if _holds(one)}
     run = f"2026-01-01T00:00:00.000+00:00 {expected.session}"
     origin = {"python": f"{PYTHON}.1", "commit": COMMIT, "dirty": "false", junit.RUN: run}
     properties = {**expected.properties, **versions, **places, **origin, **_covered(expected)}
     return Suite(expected.file.removesuffix(".xml"), checks, properties, seconds=1.0, timestamp="2026-01-01T00:00:00")
+
+
+def _numbers(expected: Expected, name: tuple[str, str]) -> dict[str, str]:
+    """Those of a tensor that is equal, if there is one, or that every rank holds."""
+    tensor = expected.tensors.get(name, Tensor(1, 1e-10))
+    ranks = ",".join(str(rank) for rank in range(expected.ranks))
+    places = {"ranks": ranks, "worst_rank": "0", "elements": str(tensor.elements)}
+    error = "0.0" if tensor.limit == 0 else "1e-15"
+    return {"max_diff": error, "avg_diff": error, "rel_error": error, "tolerance": str(min(tensor.limit, 1e-10)), **places}
 
 
 def _covered(expected: Expected) -> dict[str, str]:

@@ -49,12 +49,13 @@ def load(chunks: list[GPTModel], recorder: Recorder, fill: Callable[[], None]) -
 
 @torch.no_grad()
 def fill_with_nan(chunks: list[GPTModel]) -> list[tuple[str, torch.Tensor]]:
-    """Every tensor of the chunks by its name, none of which holds a number any more."""
+    """Every tensor of the chunks by its name, none of which holds a number any more, unless it holds integers."""
     for chunk in chunks:
         store_biases(chunk)
     everything = [found for chunk in chunks for found in tensors(chunk)]
     for _, tensor in everything:
-        tensor.fill_(float("nan"))
+        if tensor.is_floating_point():
+            tensor.fill_(float("nan"))
     return everything
 
 

@@ -32,12 +32,14 @@ from validation.reference.store import Reference
 
 def first_of(output: Any) -> torch.Tensor:
     """What a module returns, its bias aside."""
-    found: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    found: torch.Tensor = output[0] if isinstance(output, tuple | list) else output
     return found
 
 
 def with_first(output: Any, tensor: torch.Tensor) -> Any:
     """What a module returns with another tensor in the first place."""
+    if isinstance(output, list):
+        return [tensor, *output[1:]]
     return (tensor, *output[1:]) if isinstance(output, tuple) else tensor
 
 

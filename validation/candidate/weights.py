@@ -194,6 +194,8 @@ def holdings(name: str, shape: tuple[int, ...], model: Model, ranks: Ranks) -> l
         raise UnknownTensorError(f"{name}: the model has no {strange}")
     held = [known[prefix + part] for part in names]
     expert = int(expert_match.group()) if expert_match else None
+    if any(len(parameter.shape) - (expert is not None) != len(shape) for parameter in held):
+        raise UnknownTensorError(f"{name}: shape {shape} is no cut of {' and '.join(part.name for part in held)}")
     boxes = [_box(row, parameter, shape, expert, ranks) for parameter in held]
     return _stacked(name, shape, held, boxes)
 

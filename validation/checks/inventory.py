@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ci import commit
-from ci.expected import Excuse, Expected, Manifest, Name, save
+from ci.expected import Excuse, Expected, Manifest, Name, Tensor, save
 from ci.requirements import required
 from validation.case import writing
 from validation.case.case import Case
@@ -24,7 +24,7 @@ from validation.checks.parity import Parity
 from validation.checks.planted import Planted
 from validation.checks.self_test import SelfTest
 from validation.checks.titles import Nothing, component_of, stated_by
-from validation.compare.limits import DECIDES_BELOW, DECIDES_BELOW_IN_FP8, EXACT
+from validation.compare.limits import DECIDES_BELOW, DECIDES_BELOW_IN_FP8
 from validation.faults.plan import Plan
 from validation.recipe.coverage import covered, sets
 from validation.run.known import table
@@ -102,7 +102,8 @@ class Inventory(Nothing):
         trial = self._settings.trial if case else None
         if trial is not None:
             said |= {RECIPE: trial.recipe.source}
-        exact = frozenset(check for check, stated in checks if stated.limits == EXACT)
+        tensors = {check: Tensor(stated.elements, _limit(case, stated)) for check, stated in checks if case and stated.compared}
+        exact = frozenset(check for check, tensor in tensors.items() if tensor.limit == 0)
         return Expected(
             case_file(name),
             name,
@@ -110,10 +111,8 @@ class Inventory(Nothing):
             said,
             required(said["transport"], said["implementation"]),
             tuple(check for check, _ in checks),
-            numberless=frozenset(check for check, stated in checks if not stated.compared),
-            limit=_limit(case, [stated for _, stated in checks]) if case else None,
+            tensors=tensors,
             excuses=_excuses(case, checks) if case else (),
-            exact=exact,
             near_ties=exact.intersection(choices(case)) if case and case.precision != "fp64" else frozenset(),
             covers={one.told.said: sets(case, one.told) for one in covered(trial, ())} if case and trial else {},
         )
@@ -125,14 +124,13 @@ def _each_once(checks: Sequence[Name]) -> None:
         raise UsageError(f"{twice[0]} has two checks that are called {twice[1]!r}; let each state something of its own")
 
 
-def _limit(case: Case, stated: Iterable[Stated]) -> float | None:
-    """The largest relative error that may pass; None where nothing is compared.
+def _limit(case: Case, stated: Stated) -> float:
+    """The largest relative error that may pass a check.
 
     A limit that only the reference tells decides something: from a certain size on no check passes under it.
     """
     widest = DECIDES_BELOW if case.training.fp8 == "none" else DECIDES_BELOW_IN_FP8
-    limits = [one.limits.relative_error if one.limits else widest for one in stated if one.compared]
-    return max(limits, default=None)
+    return stated.limits.relative_error if stated.limits else widest
 
 
 def _excuses(case: Case, checks: Sequence[tuple[Name, Stated]]) -> tuple[Excuse, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
@@ -61,11 +62,14 @@ class Compared:
 
 @dataclass(frozen=True)
 class Stated:
-    """What a statement is called; the tensor that it compares ("" for none), and the limits where they are known before."""
+    """What a statement is called; the tensor that it compares ("" for none), the limits where they are known before, and how
+    many elements the tensor has.
+    """
 
     title: str
     compared: str = ""
     limits: Limits | None = None
+    elements: int = 0
 
 
 class Judging:
@@ -141,7 +145,7 @@ class Judging:
 
     def compare(self, asked: Compared) -> None:
         """Compare one tensor, and end the check with the verdict."""
-        self.states(asked.title, asked.name, asked.limits)
+        self.states(asked.title, asked.name, asked.limits, math.prod(asked.shape))
         self.decidable(asked.title, at=place(self.case, asked.name))
         verdict = self._judged(asked)
         if self._finite(asked) or self._freeing:
@@ -291,12 +295,12 @@ class Judging:
         properties = {**verdict.properties, "known": bug.id, "rel_error_without": error}
         return replace(verdict, status="known", reasons=(*verdict.reasons, excuse), properties=properties, failure="")
 
-    def states(self, title: str, compared: str = "", limits: Limits | None = None) -> str:
+    def states(self, title: str, compared: str = "", limits: Limits | None = None, elements: int = 0) -> str:
         """Note what the first statement says, before there is a result. Returns the title."""
         if self.case.precision == "fp64" and compared:
             limits = limits or IN_FP64
         if self.stated is None and not self._looked:
-            self.stated = Stated(title, compared, limits)
+            self.stated = Stated(title, compared, limits, elements)
         return title
 
     def decidable(self, title: str, at: tuple[int, int]) -> None:

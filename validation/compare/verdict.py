@@ -153,6 +153,7 @@ def _properties(measurement: Measurement, limits: Limits) -> dict[str, str]:
         "worst_rank": str(worst.rank),
         "ranks": ",".join(str(rank) for rank in measurement.ranks),
         "elements": str(difference.count),
+        **({"max_tolerance": repr(limits.max_abs)} if limits.max_abs else {}),
         **_floor_properties(difference.relative_error, limits.floor),
     }
 
@@ -185,7 +186,7 @@ def near_ties(verdict: Verdict, choice: Measurement, flips: Measurement, score_f
     near-tie; whatever else is wrong with the choice (not covered, replicas that differ) stays a failure.
     """
     limit, sound = FLOORS * score_floor, not choice.disagreeing() and choice.difference.finite
-    covered = bool(flips.pieces) and flips.missing() is None and choice.missing() is None
+    covered = bool(flips.pieces) and flips.missing() is None and choice.missing() is None and not choice.overlaps()
     said = "no margins reported"
     if flips.pieces:
         said = f"{flips.difference.differing} tokens flip, margin at most {flips.difference.max_abs:.1e}"

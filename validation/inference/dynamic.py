@@ -60,7 +60,7 @@ class Dynamic:
         """The full forward, all requests with the weights that are there and with those of `update`, and generation."""
         self._progress("full forward")
         self._watch.now.phase, self._watch.now.row = FULL, self._rows.start
-        pipelined(self._case, self._chunk, self._tokens[self._rows])
+        self._watch.returned(pipelined(self._case, self._chunk, self._tokens[self._rows]))
         self._cache_latents()
         length = self._tokens.shape[1]
         for prefix in ("", UPDATED):
@@ -108,6 +108,7 @@ class Dynamic:
                 decoding(self._case, self._chunk, context.is_decode_only())
                 given, positions = context.current_input_and_position_ids()
                 logits = wrapper.run_one_forward_step({"tokens": given, "position_ids": positions, "attention_mask": None})
+                self._watch.returned(logits)
                 if prefix == GENERATION:
                     self._answer(context, runs, logits)
                 self._go_on(context, tokens, lengths)

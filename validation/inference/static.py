@@ -64,7 +64,7 @@ class Inference:
         """The candidate's own forward pass over whole sequences."""
         decoding(self._case, self._chunk, False)
         if len(self._tokens):
-            pipelined(self._case, self._chunk, self._tokens)
+            self._watch.returned(pipelined(self._case, self._chunk, self._tokens))
         else:
             self._idle(None)
 
@@ -132,6 +132,8 @@ class Inference:
                 self._idle(wrapper)
                 return None
             logits: torch.Tensor | None = wrapper.run_one_forward_step(wrapper.get_batch_for_context_window(given, start, stop))
+            self._begin(phase(), start)  # of all sequences again: a pipeline takes some at a time
+            self._watch.returned(logits)
             return logits
 
         def moved(*_: Any) -> None:
@@ -145,8 +147,11 @@ class Inference:
             moving.remove()
 
 
-def pipelined(case: Case, chunk: GPTModel, tokens: torch.Tensor) -> None:
-    """A forward pass over whole sequences, stage by stage where there are several; megatron-core makes the causal mask."""
+def pipelined(case: Case, chunk: GPTModel, tokens: torch.Tensor) -> torch.Tensor | None:
+    """A forward pass over whole sequences, stage by stage where there are several; megatron-core makes the causal mask.
+
+    Returns the logits, [sequences, positions, vocabulary]; None of a stage that is not the last.
+    """
     positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
     stage, stages = parallel_state.get_pipeline_model_parallel_rank(), case.layout.pp
     if stage:
@@ -155,6 +160,8 @@ def pipelined(case: Case, chunk: GPTModel, tokens: torch.Tensor) -> None:
         received = torch.empty(shape, dtype=chunk.config.params_dtype, device=tokens.device)
         torch.distributed.recv(received, parallel_state.get_pipeline_model_parallel_prev_rank())
         chunk.set_input_tensor(received)
-    output = chunk(tokens, positions, None, runtime_gather_output=True)
-    if stage < stages - 1:
-        torch.distributed.send(output.contiguous(), parallel_state.get_pipeline_model_parallel_next_rank())
+    output: torch.Tensor = chunk(tokens, positions, None, runtime_gather_output=True)
+    if stage == stages - 1:
+        return output
+    torch.distributed.send(output.contiguous(), parallel_state.get_pipeline_model_parallel_next_rank())
+    return None

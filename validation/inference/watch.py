@@ -64,8 +64,14 @@ class Watch:
             layer.register_forward_hook(self._output(f"{prefix}.output"))
             if hasattr(layer.mlp, "router"):
                 self._watch_router(layer.mlp.router, number)
-        if chunk.post_process:
-            chunk.output_layer.register_forward_hook(self._output("logits"))
+
+    def returned(self, logits: torch.Tensor | None) -> None:
+        """Compare what a forward pass returns, [sequences, positions, vocabulary]; None of a stage that has no logits.
+
+        That is what a caller gets, behind all that is done with the output layer's logits.
+        """
+        if logits is not None:
+            self._compare("logits", logits.transpose(0, 1))
 
     def _output(self, name: str) -> Callable[..., None]:
         def hook(module: Any, arguments: Any, output: Any) -> None:
