@@ -191,7 +191,7 @@ def lines(trial: Trial, found: Sequence[Covered]) -> Iterator[str]:
     usual = len(trial.of(SAME))
     as_usual = f"; {usual} more are as in every case of Plumbline's" if usual else ""
     yield f"Recipe {trial.recipe.source}: {len(found)} settings, {counts(found)}{as_usual}"
-    for word in (DIFFERENT, NOT_EXERCISED, NEEDED, NOT_COMPARED):
+    for word in (DIFFERENT, NOT_COMPARED, NOT_EXERCISED, NEEDED):
         listed = sorted((one for one in found if one.word == word and one.why), key=lambda one: one.why)
         for why, ones in groupby(listed, key=lambda one: one.why):
             names = ", ".join(one.told.said for one in ones)

@@ -155,7 +155,14 @@ def _told(recipe: Recipe, small: StandIn, on_cpu: bool) -> Iterator[Told]:
     settings = (*recipe.settings, *_left_to_upstream(recipe, here))
     values = initial(here) | {setting.name: setting.value for setting in settings}
     for setting in settings:
-        yield _one(setting, small, here, values, on_cpu)
+        yield _read_by(recipe.implementation, _one(setting, small, here, values, on_cpu))
+
+
+def _read_by(implementation: str, told: Told) -> Told:
+    """The same, or that the implementation of the recipe never reads it: then the recipe's numbers do not depend on it."""
+    if told.state in (TRIED, NEEDS, REFUSED) and implementation == fields.entry(told.setting.name).unread_by:
+        return Told(told.setting, UNREAD, "Transformer Engine, with which the recipe trains, does not read it")
+    return told
 
 
 def initial(here: declared.Fields) -> dict[str, Value]:
@@ -204,7 +211,7 @@ def _one(setting: Setting, small: StandIn, here: declared.Fields, values: Mappin
     except UsageError as error:
         return Told(setting, REFUSED, str(error))
     if sentence := wrong(made, name, value):
-        return Told(setting, REFUSED, sentence)
+        return Told(setting, REFUSED, sentence.removeprefix(f"{name}={written(value)} cannot be compared: "))
     return Told(replace(setting, value=value), TRIED)
 
 

@@ -372,6 +372,11 @@ def _origin_of(arguments: Arguments, dests: Sequence[str]) -> Origin:
     return arguments.origin(given or dests[0])
 
 
+def _whole(number: float) -> float:
+    """A number without a fraction as an integer."""
+    return int(number) if number == int(number) else number
+
+
 def _schedule(arguments: Arguments) -> Mapping[str, Value]:
     """The lengths of the schedule in samples: get_optimizer_param_scheduler. Empty if the run's length is not known."""
     iterations, samples = arguments.number("train_iters"), arguments.number("train_samples")
@@ -382,7 +387,7 @@ def _schedule(arguments: Arguments) -> Mapping[str, Value]:
     length = (iterations or samples) * batch
     decay = arguments.number(f"lr_decay_{unit}") * batch or length
     fraction = arguments["lr_warmup_fraction"]
-    warm = fraction * decay if isinstance(fraction, (int, float)) else arguments.number(f"lr_warmup_{unit}") * batch
+    warm = _whole(fraction * decay) if isinstance(fraction, (int, float)) else arguments.number(f"lr_warmup_{unit}") * batch
     found: dict[str, Value] = {"lr_warmup_steps": warm, "lr_decay_steps": decay, "wd_incr_steps": length}
     if arguments[f"lr_wsd_decay_{unit}"] is not None:
         found["wsd_decay_steps"] = arguments.number(f"lr_wsd_decay_{unit}") * batch

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from validation.case.annotation import Value
 from validation.case.case import Case
 from validation.recipe.reduce import smallest
 from validation.recipe.trial import Told, Trial
@@ -35,6 +36,7 @@ def beside_bugs(trial: Trial, make: Make, given: Collection[str]) -> Trial:
 def accepted(settings: Settings, refusal: Callable[[Case], str]) -> Settings:
     """The settings without those of their recipe that cannot be set together, the fewest that let the rest run.
 
+    Of a list, as `recompute_modules` is, only the words are left out with which it is refused, if the others run.
     `refusal` says why a case cannot run, nothing if it can. Nothing changes if a case is refused without any of them, too.
     """
     trial = settings.trial
@@ -45,8 +47,28 @@ def accepted(settings: Settings, refusal: Callable[[Case], str]) -> Settings:
         refused = partial(_refused, refusal, settings.cases, found)
         if refused(()):
             return settings
-        found = found.changed([one.setting.name for one in smallest(found.tried, refused)], {}, why)
+        together = smallest(found.tried, refused)
+        shorter = partial(_shorter, refusal, settings.cases, found)
+        found = next(filter(None, (shorter(one, why) for one in together)), None) or found.changed(
+            [one.setting.name for one in together], {}, why
+        )
     return replace(settings, trial=found, cases=tuple(_with(case, found) for case in settings.cases))
+
+
+def _shorter(refusal: Callable[[Case], str], cases: Iterable[Case], trial: Trial, told: Told, why: str) -> Trial | None:
+    """The trial with fewer words in a setting that is a list, nothing if no shorter list runs where the whole one does not."""
+    name, words = told.setting.name, told.setting.value
+    if not isinstance(words, tuple) or len(words) < 2:
+        return None
+
+    def with_words(kept: Collection[Value]) -> Trial:
+        return trial.changed([name], {name: tuple(kept)}, why)
+
+    def runs(kept: Collection[Value]) -> bool:
+        return not _first(refusal, cases, with_words(kept))
+
+    left = tuple(word for word in words if runs((word,)))
+    return with_words(left) if left and runs(left) else None
 
 
 def _refused(refusal: Callable[[Case], str], cases: Iterable[Case], trial: Trial, kept: Collection[Told]) -> bool:
