@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from importlib import metadata
 from pathlib import Path
 
 import yaml
 
+from validation.case import tree
 from validation.case.errors import UsageError
 from validation.case.strangers import read_bytes
 from validation.recipe import bridge, flags, functional, parser, yaml_file
@@ -36,7 +38,10 @@ def read(path: Path, release: str | None = None, checkout: Path | None = None, w
         return flags.recipe(line, source, "model_config.yaml of a functional test", wanted, checkout, world=world)
     words = cut(text, source)
     if is_script(text, words):
-        raise UsageError(f"{source} is a launch script; it must run to say its flags: recipe capture -- bash {source}")
+        raise UsageError(
+            f"{source} is a launch script, which must run to say its flags: {tree.VALIDATION} recipe capture -o flags.txt -- "
+            f"bash {shlex.quote(str(path))} writes them, without training, to the file that is read instead"
+        )
     if not any(word.is_flag for word in words):
         raise UsageError(f"{source} has no flag in it; {_REMEDY}")
     return flags.recipe(command(words), source, "a file of flags", wanted, checkout, world=world)
