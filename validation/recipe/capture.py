@@ -34,6 +34,8 @@ _PYTHONS = ("python", "python3", *(f"python3.{minor}" for minor in range(8, 16))
 _FEWEST = 3
 """Flags that set a field: a call with fewer trains no model of Megatron-Core."""
 _SECRET = re.compile(r"--?[a-z_-]*(?:(?:wandb|api|access|secret|auth|hf)[-_](?:key|token)|password)", re.IGNORECASE)
+_NOT_FOUND = 127
+"""The exit code of a shell that does not find a program."""
 _GRACE = 10.0
 """Seconds for what a script has left in the background."""
 _RANK = re.compile(r"--(?:node[-_]rank|master[-_]addr|master[-_]port|rdzv[-_](?:id|endpoint|conf))")
@@ -237,7 +239,7 @@ def _why_nothing(captured: Captured) -> str:
     remedy = "give the command that starts the training"
     if captured.code:
         remedy = "give it the arguments and variables that it needs"
-    if captured.absent:
+    if captured.absent and captured.code == _NOT_FOUND:
         remedy = f"it {lacks(captured)}"
     return f"{said}; {remedy}" + (f". Its last line: {captured.last}" if captured.last and captured.code else "")
 
