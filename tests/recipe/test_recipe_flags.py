@@ -66,6 +66,8 @@ def test_flags_of_other_names_reach_their_fields(recipe_of: Reads) -> None:
     assert (values["ddp.bucket_size"], values["ddp.average_in_collective"]) == (100, True)
     assert values["ddp.check_for_nan_in_grad"] is False
     assert (values["scheduler.lr_warmup_steps"], values["scheduler.lr_decay_steps"]) == (32, 160)
+    share = recipe_of(SMALL + "--train-samples 1999 --lr-warmup-fraction 0.01").values["scheduler.lr_warmup_steps"]
+    assert (share, type(share)) == (20, int)
     assert (values["scheduler.max_lr"], values["optimizer.lr"]) == (1e-3, 1e-3)
     assert (values["scheduler.start_wd"], values["scheduler.end_wd"]) == (0.1, 0.1)
 

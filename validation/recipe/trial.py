@@ -117,7 +117,7 @@ def of(recipe: Recipe, *, on_cpu: bool = True) -> Trial:
     """What is tried of a recipe. Raises UsageError for one that nothing can stand for."""
     small = stand_in(full.of(recipe))
     base = _base(small, recipe)
-    told = _fitting(small, base, tuple(_told(recipe, small, on_cpu)))
+    told = _fitting(small, base, _with_their_kinds(tuple(_told(recipe, small, on_cpu))))
     return Trial(recipe, small, _with(base, [one for one in told if one.state == TRIED]), told)
 
 
@@ -132,6 +132,19 @@ def _instead(setting: Setting, instead: Mapping[str, Value]) -> str:
 
 def _with(base: Training, tried: Sequence[Told]) -> Training:
     return base.with_settings({one.setting.name: one.setting.value for one in tried})
+
+
+def _with_their_kinds(told: tuple[Told, ...]) -> tuple[Told, ...]:
+    """The same, without switches whose kind needs what is not here: of another kind they would be other switches.
+
+    `cross_entropy_loss_fusion` with the kind `te` is Transformer Engine's cross entropy, and native is another one.
+    """
+    kinds = [(fields.entry(one.setting.name), one) for one in told if one.state == NEEDS]
+    needs = {entry.with_field: one.why for entry, one in kinds if entry.with_field and entry.needs_of}
+    return tuple(
+        replace(one, state=NEEDS, why=needs[one.setting.name]) if one.state == TRIED and one.setting.name in needs else one
+        for one in told
+    )
 
 
 def _fitting(small: StandIn, base: Training, told: tuple[Told, ...]) -> tuple[Told, ...]:
