@@ -24,7 +24,7 @@ from validation.checks.tally import Tally
 from validation.checks.terminal import GREEN, RED, YELLOW
 from validation.recipe import given
 from validation.recipe.coverage import Covered, Ran, covered, lines
-from validation.recipe.trial import ABSENT, CHANGED, REFUSED, Told
+from validation.recipe.trial import Told
 from validation.run.command_line import VERDICT
 from validation.run.options import Settings
 
@@ -83,8 +83,8 @@ class Conclusion:
 
     @property
     def _others(self) -> tuple[Told, ...]:
-        """Settings of the recipe that could change a number and that every case has otherwise."""
-        return self.settings.trial.of(CHANGED, REFUSED, ABSENT) if self.settings.trial else ()
+        """Settings of the recipe that no case has."""
+        return self.settings.trial.others if self.settings.trial else ()
 
     def _nearest(self) -> Iterator[Line]:
         if others := self._others:

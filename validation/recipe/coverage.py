@@ -21,7 +21,7 @@ from validation.case.case import Case
 from validation.case.covered import DIFFERENT, EQUAL, NEEDED, NOT_COMPARED, NOT_EXERCISED, Word
 from validation.case.schedule import CONSTANT, Schedule
 from validation.case.settings import written
-from validation.recipe.trial import ABSENT, CHANGED, NEEDS, REFUSED, SAME, TRIED, UNREAD, Told, Trial
+from validation.recipe.trial import NEEDS, SAME, TRIED, UNREAD, Told, Trial
 
 TABLE = Path(__file__).with_name("exercised.json")
 
@@ -71,7 +71,7 @@ def covered(trial: Trial, ran: Sequence[Ran]) -> tuple[Covered, ...]:
 
 def _covered(trial: Trial, ran: Sequence[Ran]) -> Iterator[Covered]:
     for told in trial.told:
-        if told.state in (REFUSED, ABSENT, CHANGED):
+        if told in trial.others:
             yield Covered(told, NOT_COMPARED, told.why)
         elif told.state == UNREAD:
             yield Covered(told, NOT_EXERCISED, told.why)

@@ -74,6 +74,11 @@ class Trial:
         """The settings that are set."""
         return self.of(TRIED)
 
+    @property
+    def others(self) -> tuple[Told, ...]:
+        """The settings that could change a number and that every case has otherwise: the verdict is not of these."""
+        return self.of(CHANGED, REFUSED, ABSENT)
+
     def configured(self, given: Mapping[str, Value]) -> Trial:
         """The same with a user's own settings, which stand before the recipe's."""
         return replace(self, instead=given, training=self.training.with_settings(given))
