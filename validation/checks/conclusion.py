@@ -28,7 +28,7 @@ from validation.recipe.trial import Told
 from validation.run.command_line import VERDICT
 from validation.run.options import Settings
 
-_WORDS = {"known": "known upstream bugs", "unevaluated": "not evaluated"}
+_WORDS = {"known": "with a known upstream bug", "unevaluated": "not evaluated"}
 Line = tuple[str, dict[str, Any]]
 
 
