@@ -208,7 +208,7 @@ def test_the_end_of_a_run_tells_all_of_it(tried: Trial, monkeypatch: pytest.Monk
         f"Recipe my run.txt: {len(found)} settings, {coverage.counts(found)}; {usual} more are as in every case of Plumbline's"
     )
     assert any(line.startswith("  needs: ") and "model.moe_permute_fusion=true" in line for line in said)
-    assert said[-1] == "  unknown to Megatron-LM's parser, and not read: --foo-bar 3"
+    assert said[1] == "  unknown to Megatron-LM's parser, and not read: --foo-bar 3"
     assert sum(one.word == EQUAL for one in found) > 3
 
 

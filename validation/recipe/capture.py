@@ -26,6 +26,7 @@ from validation.case.strangers import one_line, shown
 from validation.case.suggestions import join
 from validation.recipe import parser
 from validation.recipe.programs import record
+from validation.recipe.read import PYTHON
 from validation.recipe.watch import Watch
 from validation.recipe.words import Command, Word, command
 
@@ -237,6 +238,8 @@ def _why_nothing(captured: Captured) -> str:
     said = f"{ended} and started no training of Megatron-Core"
     said += f" ({', '.join(calls[:3])})" if calls else ""
     remedy = "give the command that starts the training"
+    if any(call.kind == "python" and not call.fields for call in captured.calls):
+        remedy += f". If that is a program in Python, it is not followed: {PYTHON}"
     if captured.code:
         remedy = "give it the arguments and variables that it needs"
     if captured.absent and captured.code == _NOT_FOUND:

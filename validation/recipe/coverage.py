@@ -191,10 +191,11 @@ def lines(trial: Trial, found: Sequence[Covered]) -> Iterator[str]:
     usual = len(trial.of(SAME))
     as_usual = f"; {usual} more are as in every case of Plumbline's" if usual else ""
     yield f"Recipe {trial.recipe.source}: {len(found)} settings, {counts(found)}{as_usual}"
+    if trial.recipe.unknown:
+        flags = (f"{flag.text} ({flag.reason})" if flag.reason else flag.text for flag in trial.recipe.unknown)
+        yield f"  unknown to Megatron-LM's parser, and not read: {', '.join(flags)}"
     for word in (DIFFERENT, NOT_COMPARED, NOT_EXERCISED, NEEDED):
         listed = sorted((one for one in found if one.word == word and one.why), key=lambda one: one.why)
         for why, ones in groupby(listed, key=lambda one: one.why):
             names = ", ".join(one.told.said for one in ones)
             yield f"  {word}: {names} ({why})" if names not in why else f"  {word}: {why}"
-    if trial.recipe.unknown:
-        yield f"  unknown to Megatron-LM's parser, and not read: {', '.join(flag.text for flag in trial.recipe.unknown)}"

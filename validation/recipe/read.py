@@ -16,6 +16,8 @@ from validation.recipe.recipe import Recipe
 from validation.recipe.words import command, cut, is_script
 
 _MOST_BYTES = 1 << 20
+PYTHON = "have it print the flags to a file, or write Megatron-Bridge's configuration with ConfigContainer.to_yaml"
+"""What to do with a launcher that is written in Python."""
 _REMEDY = "give a file of flags, a model_config.yaml of Megatron-LM's functional tests, or Megatron-Bridge's YAML"
 
 
@@ -37,6 +39,8 @@ def read(path: Path, release: str | None = None, checkout: Path | None = None, w
         line = functional.command(top, source)
         return flags.recipe(line, source, "model_config.yaml of a functional test", wanted, checkout, world=world)
     words = cut(text, source)
+    if path.suffix == ".py":
+        raise UsageError(f"{source} is a program in Python, which is not followed: {PYTHON}")
     if is_script(text, words):
         raise UsageError(
             f"{source} is a launch script, which must run to say its flags: {tree.VALIDATION} recipe capture -o flags.txt -- "
