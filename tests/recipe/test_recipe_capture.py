@@ -201,7 +201,7 @@ def test_other_programs_of_python_are_not_run(folder: Path) -> None:
         ),
         (
             "python prepare.py",
-            "started no training of Megatron-Core .prepare.py with 0 words.; .* in Python, it is not followed",
+            "started no training .*.prepare.py with 0 words.; .* in Python, it is not followed",
         ),
         ("torchrun train.py --lr 1", "started no training of Megatron-Core .train.py with 2 words."),
     ],
