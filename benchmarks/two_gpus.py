@@ -73,7 +73,7 @@ _STEPS = (
     "pp2+mtp",
 )
 _LIVES = ("tp2+step-resume-pp2-step", "dp2+distributed+step-resume-tp2-step", "ep2+step-resume-step")
-_KINDS = tuple(f"cp2+cp_comm_type={kind}" for kind in ("p2p", "all_gather", "a2a"))
+_RING = "cp2+cp_comm_type=p2p"
 _EXPERTS = ("ep2+moe_shared_expert_overlap", "ep2+overlap_moe_expert_parallel_comm")
 _TE = ("--implementation", "te", "--precision", "bf16")
 _DATA = ("--batch-size", "8", "--micro-batch-size", "1")
@@ -83,10 +83,10 @@ GROUPS = (
     Group("steps-te", _STEPS, (*_TE, *_DATA, "--steps", "2")),
     Group(
         "context-te",
-        (*_KINDS, _levels(2, "[2,1]")),
+        (_RING, _levels(2, "[1,2]")),
         (*_TE, *_DATA),
         # Over staged no GPU is a rank's own, and four ranks have both levels.
-        alike=(*_KINDS, _levels(4, "[2,2]")),
+        alike=(_RING, _levels(4, "[2,2]")),
     ),
     Group("communication-te", ("tp2+tp_comm_overlap", *_EXPERTS), (*_TE, *_DATA), alike=("tp2", *_EXPERTS)),
     Group("lives-te", _LIVES, (*_TE, *_DATA)),

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from validation.case import document, exhausted, interpreter, packages, tree
 from validation.case.empty import refuse_empty
 from validation.case.errors import PlumblineError
-from validation.case.parsing import Parser, add_version
+from validation.case.parsing import Parser, add_version, described
 
 COMMANDS = {
     "matrix": "say which sessions run for an event, where, and why: JSON for a workflow's matrix",
@@ -67,7 +67,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     add_version(parser)
     commands = parser.add_subparsers(required=True, metavar="command")
     for name, does in COMMANDS.items():
-        found = commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.", epilog=_CODES)
+        found = commands.add_parser(name, help=does, description=described(does), epilog=_CODES)
         if name == command:
             module = importlib.import_module(f"ci.{name}")
             module.add_options(found)

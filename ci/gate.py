@@ -50,7 +50,7 @@ class Judgement:
             "fail": "fail",
             "error": "not decided",
             "unevaluated": "not evaluated",
-            "known": "known upstream bugs",
+            "known": "with a known upstream bug",
         }
         said = [f"{statuses[status]} {word}" for status, word in words.items() if statuses[status]]
         suites = f"{len(self.suites)} testsuite{'s' if len(self.suites) != 1 else ''}"

@@ -9,6 +9,7 @@ from ci.drift import ratio
 from ci.escape import markdown
 from ci.expected import Expected
 from ci.junit import Check, Suite
+from validation.case.arrangement import short
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 STEPS = (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0)
@@ -36,7 +37,8 @@ def table(suites: Sequence[tuple[Expected, Suite]]) -> str:
 def title(expected: Expected) -> str:
     """Session and layout; the self-test by its name."""
     said = expected.properties
-    case = " / ".join(said.get(name, "?") for name in ("preset", "arrangement", "precision", "implementation", "transport"))
+    named = {**said, "arrangement": short(said.get("arrangement", "?"))}
+    case = " / ".join(named.get(name, "?") for name in ("preset", "arrangement", "precision", "implementation", "transport"))
     case += " / isolated" if said.get("isolated") == "True" else ""
     return f"{expected.session}: {case}" if expected.ranks and expected.session else case if expected.ranks else expected.name
 

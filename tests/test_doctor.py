@@ -120,6 +120,7 @@ def test_what_the_operating_system_withholds_is_reported(monkeypatch: pytest.Mon
     monkeypatch.setenv("PLUMBLINE_CACHE", str(tmp_path))
     found, code = doctor.report()
     assert code == ExitCode.ENVIRONMENT
+    assert doctor.conclusion(found).startswith("No case can run here; see above: loopback, open files, ")
     prevents = {finding.name: finding.prevents for finding in found}
     assert "`ip link set lo up`" in prevents["loopback"]
     assert "may have 16; raise that limit" in prevents["open files"]
@@ -231,7 +232,8 @@ def test_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     code = doctor.main(["--json"])
     as_json = json.loads(capsys.readouterr().out)
     assert doctor.main([]) == code
-    lines = capsys.readouterr().out.splitlines()
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert last.startswith("Cases on the CPU can run here, and ")
     assert [f["name"] for f in as_json] == [line.split(":")[0] for line in lines]
 
 

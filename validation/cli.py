@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from validation import data_command, doctor, field_command
 from validation.case import document, exhausted, interpreter, packages, surroundings, tree, writing
 from validation.case.errors import ExitCode, PlumblineError, UsageError
-from validation.case.parsing import Parser, add_version
+from validation.case.parsing import Parser, add_version, describe
 from validation.case.strangers import one_line
 from validation.checks.before import ASIDE
 from validation.checks.progress import Progress
@@ -32,21 +32,24 @@ from validation.run.options import Given, Settings, settings
 if TYPE_CHECKING:
     from validation.run.nodes.leading import Nodes
 
-_EXAMPLES = f"""examples:
+_RUNS = f"""examples:
   {tree.VALIDATION} run --layouts single,tp2,pp2
   {tree.VALIDATION} run --tp 2 --pp 1 --batch-size 2 --seq-length 512 --hf-model-path DIR --debug
   {tree.VALIDATION} run --preset mini --tp 2 --set num_layers=4 --precision fp32
   {tree.VALIDATION} run --tp 2 --plugin my_patch.py
+  {tree.VALIDATION} run --recipe flags.txt"""
+_OTHERS = f"""
+  {tree.VALIDATION} recipe capture -o flags.txt -- bash run.sh
   {tree.VALIDATION} faults --only A
   {tree.VALIDATION} convert --hf-model-path DIR --save OUT --layout tp2pp2
-  {tree.VALIDATION} recipe show FILE
   {tree.VALIDATION} plan --model deepseek-v3 --gpus 256
   {tree.VALIDATION} inspect DIR
   {tree.VALIDATION} fields model.moe_permute_fusion
   {tree.VALIDATION} slurm run --nodes 2 -- --layouts tp2pp2
   {tree.VALIDATION} data --preset mini --layout tp4
   {tree.VALIDATION} logprobs rollout.jsonl --hf-model-path DIR
-  {tree.VALIDATION} doctor
+  {tree.VALIDATION} doctor"""
+_CODES = f"""
 
 what comes after -- goes to pytest: {tree.VALIDATION} run --tp 2 -- -k mla -x
 
@@ -70,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog=tree.VALIDATION,
         description="Does the Megatron-Core model compute what the HuggingFace model computes, under your parallel layout?",
-        epilog=_EXAMPLES,
+        epilog=_RUNS + _OTHERS + _CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_version(parser)
@@ -79,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         "run",
         help="compare, probe by probe",
         usage=f"{tree.VALIDATION} run [options] [-- pytest's options]",
-        epilog=_EXAMPLES,
+        epilog=_RUNS + _CODES,
         formatter_class=parser.formatter_class,
     )
     add_grouped(run)
@@ -100,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     rollout.add_command(commands, formatter_class=parser.formatter_class)
     slurm.add_command(commands)
     commands.add_parser("doctor", help="what is here, and what each missing piece prevents", add_help=False)
+    describe(commands)
     return parser
 
 

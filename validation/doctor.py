@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from validation.case import disk, packages, tree
 from validation.case.empty import given_path
 from validation.case.errors import ExitCode, PlumblineError, UsageError
 from validation.case.home import home
+from validation.case.suggestions import join
 from validation.case.writing import check_cache
 from validation.machine import (
     ABSENT,
@@ -67,6 +68,8 @@ _PREVENTS = {
 }
 
 _CACHE_SETTINGS = "cache settings"
+_NEEDED = (*CPU_CASE, "gloo", _CACHE_SETTINGS, *ALLOWED)
+"""Without any of these not even a case on the CPU runs."""
 _NO_LOCKS = "nothing can be forgotten there: its file system has no locks (flock); name a local folder in $PLUMBLINE_CACHE"
 
 
@@ -239,9 +242,21 @@ def _cache() -> Finding:
 def report() -> tuple[list[Finding], ExitCode]:
     """The findings, and PASS when a CPU case can run here, else ENVIRONMENT."""
     found = findings()
-    missing = {finding.name for finding in found if finding.prevents}
-    needed = {*CPU_CASE, "gloo", _CACHE_SETTINGS, *ALLOWED}
-    return found, ExitCode.ENVIRONMENT if missing & needed else ExitCode.PASS
+    return found, ExitCode.ENVIRONMENT if _missing(found, _NEEDED) else ExitCode.PASS
+
+
+def _missing(found: Sequence[Finding], names: Collection[str]) -> list[str]:
+    """Those of the names whose lines say that something is prevented."""
+    return [finding.name for finding in found if finding.prevents and finding.name in names]
+
+
+def conclusion(found: Sequence[Finding]) -> str:
+    """What can run here, in a sentence, and which lines say why the rest cannot."""
+    if missing := _missing(found, _NEEDED):
+        return f"No case can run here; see above: {join(missing)}"
+    if missing := _missing(found, ("CUDA", "nccl", "driver", "GPUs")):
+        return f"Cases on the CPU can run here, and none on GPUs; see above: {join(missing)}"
+    return "Cases on the CPU can run here, and on GPUs, too"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -257,5 +272,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = parser().parse_args(argv)
     checkout.choose(asked.megatron_path)
     found, code = report()
-    print(json.dumps([asdict(finding) for finding in found], indent=1) if asked.json else "\n".join(map(str, found)))
+    told = "\n".join([*map(str, found), conclusion(found)])
+    print(json.dumps([asdict(finding) for finding in found], indent=1) if asked.json else told)
     return int(code)

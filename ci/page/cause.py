@@ -14,6 +14,7 @@ from ci.links import FIRST_RED_CHECK, Links
 from ci.page.run import OPEN, STATUSES, Run, labels, measure
 from ci.page.text import anchor, badge, command, link, linked, said, text
 from ci.reproduction import Sources
+from validation.case.words import PAGE, words_in
 
 MOST_REASONS = 30
 MOST_NAMED = 4
@@ -117,8 +118,10 @@ def _failure(one: _First, of: Run) -> str:
 
 
 def _explained(words: str, to: Links) -> str:
-    """What the words of a failure mean."""
+    """What the words of a failure mean: links to each, or the page that has them if nobody knows where it is shown."""
     shown = ", ".join(link(address, name) for name, address in to.explained(words))
+    if not shown and (names := ", ".join(word.name for word in words_in(words))):
+        shown = f"<code>docs/{PAGE}</code> ({text(names)})"
     return f'<p class="quiet">What it means: {shown}</p>' if shown else ""
 
 

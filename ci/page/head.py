@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
+from ci.page.recipe import recipes_in_short
 from ci.page.run import STATUSES, Run
 from ci.page.text import GLYPHS, WORDS, text
 
@@ -19,6 +20,7 @@ def head(run: Run, title: str) -> str:
         f'<h1><span class="verdict {run.verdict}"><span aria-hidden="true">{GLYPHS[run.verdict]}</span> {_SAID[run.verdict]}'
         f"</span> <span>{escape(title)}: {total}</span></h1>"
         f'<ul class="counts" aria-label="Counts">{_counts(run)}</ul>'
+        + recipes_in_short(run)
         + (f'<p class="quiet">{text(run.accepted)}</p>' if run.accepted else "")
     )
 

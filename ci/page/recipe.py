@@ -8,13 +8,34 @@ from html import escape
 from ci.coverage import by_recipe
 from ci.page.run import Run
 from ci.page.text import scrolled, text
-from validation.case.covered import EQUAL, WORDS, Word, counts, share
+from validation.case.covered import DIFFERENT, EQUAL, NEEDED, NOT_COMPARED, NOT_EXERCISED, Word, counts, share
 
 _MEANS = (
     "Equal: it had an effect on what Megatron-Core does, and every check passed. "
     "Different: a check failed, or a known upstream bug of this setting showed. "
     "The other words say that it was not compared, and why."
 )
+
+
+_TOLD = (DIFFERENT, NOT_COMPARED, NOT_EXERCISED, NEEDED)
+"""What is not equal, the word that matters most first."""
+
+
+def recipes_in_short(run: Run) -> str:
+    """A sentence on each recipe, for the top of the page: a pass is of those settings alone that were compared."""
+    found = by_recipe(run.cases)
+    return "".join(_in_short(number, name, words) for number, ((_, name), words) in enumerate(found.items(), start=1) if words)
+
+
+def _in_short(number: int, name: str, words: Mapping[str, Word]) -> str:
+    count = {word: sum(one.word == word for one in words.values()) for word in (EQUAL, *_TOLD)}
+    said = f"{count[EQUAL]:,} of its {len(words):,} settings compute what HuggingFace computes"
+    said += f", {count[DIFFERENT]:,} {'does' if count[DIFFERENT] == 1 else 'do'} not" if count[DIFFERENT] else ""
+    untried = count[NOT_EXERCISED] + count[NEEDED]
+    said += f", {untried:,} could not be tried here" if untried else ""
+    others = f", and {count[NOT_COMPARED]:,} cannot be compared" if count[NOT_COMPARED] else ""
+    others += ": the verdict is not of the recipe itself" if others else ""
+    return f'<p>Recipe <a href="#recipe-{number}">{text(name)}</a>: {said}{others}.</p>'
 
 
 def recipe(run: Run) -> str:
@@ -26,7 +47,7 @@ def recipe(run: Run) -> str:
 def _section(number: int, name: str, words: Mapping[str, Word]) -> str:
     equal = [(setting, word) for setting, word in words.items() if word.word == EQUAL]
     rest = [(setting, word) for setting, word in words.items() if word.word != EQUAL]
-    rest.sort(key=lambda one: (WORDS.index(one[1].word), one[1].why, one[0]))
+    rest.sort(key=lambda one: (_TOLD.index(one[1].word), one[1].why, one[0]))
     shown = _table(f"Settings of {name} that are not equal", rest) if rest else ""
     if equal:
         items = "".join(f"<li><code>{text(setting)}</code></li>" for setting, _ in equal)

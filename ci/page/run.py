@@ -19,6 +19,7 @@ from ci.numbers import number
 from ci.page.history import NO_HISTORY, History
 from ci.reasons import verdicts
 from ci.reproduction import UNKNOWN, Sources
+from validation.case.arrangement import short as shortened
 
 STATUSES = ("pass", "known", "unevaluated", "missing", "error", "fail")
 """From good to bad; `missing` is a check that the manifest names and no file has."""
@@ -190,8 +191,8 @@ def _tests_itself(suite: Suite) -> bool:
 
 def _layout(suite: Suite) -> str:
     """The layout with its options, `tp2+distributed`; the whole name where the suite does not say it."""
-    short = SELF_TEST if _tests_itself(suite) else suite.properties.get("arrangement")
-    return short or suite.name
+    said = SELF_TEST if _tests_itself(suite) else shortened(suite.properties.get("arrangement", ""))
+    return said or suite.name
 
 
 def short(check: Check) -> str:

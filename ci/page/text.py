@@ -12,7 +12,7 @@ GLYPHS = {"pass": "✓", "known": "◆", "unevaluated": "–", "fail": "✗", "e
 """What a status looks like where there is no colour. The script has the same."""
 WORDS = {
     "pass": "pass",
-    "known": "known upstream bugs",
+    "known": "with a known upstream bug",
     "unevaluated": "not evaluated",
     "fail": "fail",
     "error": "not decided",

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from docs.made.releases import recorded
 from docs.made.tables import code, table
+from validation.case.annotation import Value
 from validation.case.declared import SECTIONS
 from validation.case.fields import KINDS, NEEDS, Entry, counts, entries
+from validation.case.settings import written
 from validation.recipe import tries
 from validation.scorecard.tried import is_tried
 
@@ -99,14 +101,16 @@ def _conditions(one: Entry) -> str:
     if one.formula:
         said.append(f"reference: {code(one.formula)}" + (f", for {_values(one.only)}" if one.only else ""))
     elif one.only:
-        said.append(f"reference: {_values(one.only)} alone")
+        said.append(f"{_values(one.only)} in every model" if one.kind == "shape" else f"reference: {_values(one.only)} alone")
     elif one.kind == "meaning":
         said.append("no formula")
     if one.needs:
         said.append(f"needs {code(one.needs)}")
     said += [f"{_values([value])} needs {code(need)}" for value, need in one.needs_of]
     if one.with_field:
-        said.append(f"read with {code(one.with_field.partition('.')[2])}")
+        said.append(f"read with {code(_near(one))}")
+    if one.unread_by:
+        said.append(f"not read by {code(one.unread_by)}")
     if one.lane:
         said.append(f"shows in {code(one.lane)}")
     if one.option:
@@ -114,9 +118,15 @@ def _conditions(one: Entry) -> str:
     return "; ".join(said)
 
 
-def _values(values: Sequence[object]) -> str:
+def _near(one: Entry) -> str:
+    """The field without which nothing reads this one; its section, too, if it is another one's."""
+    section, _, name = one.with_field.partition(".")
+    return name if section == one.section else one.with_field
+
+
+def _values(values: Sequence[Value]) -> str:
     """Values as YAML writes them."""
-    return ", ".join(code("null" if value is None else str(value).lower()) for value in values)
+    return ", ".join(code(written(value)) for value in values)
 
 
 def _releases(name: str, record: Mapping[str, Sequence[str]]) -> str:

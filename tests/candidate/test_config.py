@@ -76,7 +76,7 @@ def test_what_megatron_core_refuses_is_said_in_its_words_on_one_line(given: dict
     case = Case("tiny", TINY.model, Layout.parse("single"), "fp64", "local", "gloo", 1, 4, 2, 48, training=training)
     found = refusal(case)
     assert (found is None) == (said is None)
-    assert found is None or (found.startswith(f"Megatron-Core refuses {case.arrangement}: ") and str(said) in found)
+    assert found is None or (found.startswith(f"Megatron-Core refuses {case.label}: ") and str(said) in found)
     assert found is None or not ("\n" in found or found.endswith("."))
 
 

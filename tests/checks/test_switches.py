@@ -29,7 +29,7 @@ ISOLATED = "ep2+moe_shared_expert_overlap"
 RECIPE = """
 --num-layers 4 --hidden-size 256 --ffn-hidden-size 512 --num-attention-heads 4 --multi-latent-attention
 --kv-lora-rank 64 --qk-head-dim 32 --qk-pos-emb-head-dim 16 --v-head-dim 32 --qk-layernorm --norm-epsilon 1e-6
---swiglu --normalization RMSNorm --disable-bias-linear --untie-embeddings-and-output-weights
+--swiglu --normalization RMSNorm --disable-bias-linear --untie-embeddings-and-output-weights --position-embedding-type rope
 --num-experts 8 --moe-router-topk 2 --moe-ffn-hidden-size 128 --moe-shared-expert-intermediate-size 128
 --moe-layer-freq ([0]*1+[1]*3) --moe-router-score-function sigmoid --moe-router-enable-expert-bias
 --expert-model-parallel-size 2 --use-distributed-optimizer --overlap-grad-reduce --moe-permute-fusion

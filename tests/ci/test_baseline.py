@@ -33,7 +33,7 @@ def test_green_results_are_kept_as_they_are(tmp_path: Path, capsys: pytest.Captu
     assert keep(tmp_path) == 0
     assert junit.read(tmp_path / "base" / FILE) == SUITE
     assert about(tmp_path) == {"commit": COMMIT, "accepted": ""}
-    assert capsys.readouterr().out == f"{tmp_path / 'base'}: 1 testsuite, 4 checks: 3 pass, 1 known upstream bugs\n"
+    assert capsys.readouterr().out == f"{tmp_path / 'base'}: 1 testsuite, 4 checks: 3 pass, 1 with a known upstream bug\n"
     assert main(["drift", "--base", str(tmp_path / "base"), "--results", str(tmp_path / "results")]) == 0
 
 

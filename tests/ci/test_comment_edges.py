@@ -62,7 +62,7 @@ def test_the_whole_text_of_a_green_run_of_a_call_with_a_name() -> None:
         "<!-- plumbline comment bf16 -->\n"
         "## Plumbline bf16: 🟢 GREEN\n"
         "\n"
-        "1 case, 2 checks: 1 pass, 1 known upstream bugs\n"
+        "1 case, 2 checks: 1 pass, 1 with a known upstream bug\n"
         "\n"
         f"[the report, as an artifact](https://a.example/o/n/actions/runs/1#artifacts) · commit {COMMIT}, attempt 3\n"
     )

@@ -40,7 +40,7 @@ def gate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Gate:
 
 
 def test_the_command_ends_with_0_for_green(gate: Gate) -> None:
-    assert gate() == (0, "===== Gate: GREEN (1 testsuite, 4 checks: 3 pass, 1 known upstream bugs) =====\n")
+    assert gate() == (0, "===== Gate: GREEN (1 testsuite, 4 checks: 3 pass, 1 with a known upstream bug) =====\n")
 
 
 def test_the_command_ends_with_1_for_red_and_says_why(gate: Gate, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_two_reasons_are_reasons(tmp_path: Path, capsys: pytest.CaptureFixture[s
     said = gate(tmp_path, capsys, "--needs", '{"a": {"result": "failure"}, "b": {"result": "failure"}}')
     assert said == (
         "red: job a: failed\nred: job b: failed\n"
-        "===== Gate: RED, 2 reasons (1 testsuite, 4 checks: 3 pass, 1 known upstream bugs) =====\n"
+        "===== Gate: RED, 2 reasons (1 testsuite, 4 checks: 3 pass, 1 with a known upstream bug) =====\n"
     )
 
 
@@ -269,7 +269,7 @@ def test_results_are_counted_by_what_they_are(tmp_path: Path) -> None:
     ]
     suite = replace(SUITE, checks=tuple(checks))
     assert Judgement((), ((EXPECTED, suite), (EXPECTED, SUITE))).counted == (
-        "2 testsuites, 12 checks: 5 pass, 2 fail, 2 not decided, 3 known upstream bugs"
+        "2 testsuites, 12 checks: 5 pass, 2 fail, 2 not decided, 3 with a known upstream bug"
     )
     assert Judgement((), ()).counted == "0 testsuites, 0 checks: nothing"
 
@@ -389,7 +389,7 @@ def test_json_has_the_counts_of_green_results(tmp_path: Path, capsys: pytest.Cap
         "verdict": "PASS",
         "exit_code": 0,
     }
-    assert "===== Gate: GREEN (1 testsuite, 4 checks: 3 pass, 1 known upstream bugs) =====" in said.err
+    assert "===== Gate: GREEN (1 testsuite, 4 checks: 3 pass, 1 with a known upstream bug) =====" in said.err
 
 
 def test_json_has_every_reason_cut_as_in_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

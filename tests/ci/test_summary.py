@@ -53,7 +53,7 @@ def section(text: str, title: str) -> str:
 
 def test_green_results_say_so_first_and_show_how_near_they_are(tmp_path: Path) -> None:
     text = page(tmp_path)
-    assert text.startswith("## Plumbline: 🟢 GREEN\n\n1 testsuite, 4 checks: 3 pass, 1 known upstream bugs\n")
+    assert text.startswith("## Plumbline: 🟢 GREEN\n\n1 testsuite, 4 checks: 3 pass, 1 with a known upstream bug\n")
     assert "Why it is red" not in text
     assert "Reproduce" not in text
     assert "Left out" not in text

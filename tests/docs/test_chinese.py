@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.markdown import DOCS, prose
+from tests.docs.markdown import DOCS, ROOT, links, prose
 
 PAGES = sorted(page for page in (DOCS / "zh").glob("*.md") if page.stem != "index")
 
@@ -57,3 +57,11 @@ def test_a_page_is_in_chinese(page: Path) -> None:
     text = prose(page.read_text(encoding="utf-8"))
     assert len(re.findall("[\u4e00-\u9fff]", text)) > 300
     assert not re.search(r"[\u4e00-\u9fff] ?[,;!?]", text), "Chinese sentences have Chinese punctuation"
+
+
+@pytest.mark.parametrize("page", [*PAGES, DOCS / "zh" / "index.md", ROOT / "README.zh-CN.md"], ids=lambda page: page.stem)
+def test_a_link_leads_to_the_chinese_page_if_there_is_one(page: Path) -> None:
+    """But for the one at the top, which leads to the same page in English."""
+    _, _, text = page.read_text(encoding="utf-8").partition("[English](")
+    leads = {(page.parent / link.partition("#")[0]).resolve() for link in links(text)}
+    assert leads & {DOCS / other.name for other in PAGES} == set()

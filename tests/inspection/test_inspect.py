@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -379,3 +380,15 @@ def test_a_converted_folder_has_its_config_beside_it(tmp_path: Path) -> None:
     assert told["family"].startswith("DeepSeek-V3.2")
     assert "5 keys of a query by 4 index heads" in told["model"]
     assert "needs" not in told
+
+
+@pytest.mark.parametrize("form", ["torch_dist", "legacy"])
+def test_names_of_transformer_engine_need_gpus(form: str, tmp_path: Path) -> None:
+    """`run` refuses them with its default, so the command says which implementation reads them."""
+    index = "release/.metadata" if form == "torch_dist" else "release/mp_rank_00/model_optim_rng.pt"
+    (file := megatron_files(tmp_path, index) / index).write_bytes(b"linear_fc1.layer_norm_weight")
+    if form == "legacy":
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("model_optim_rng/data.pkl", b"linear_fc1.layer_norm_weight")
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("release", encoding="utf-8")
+    assert dict(answer(tmp_path))["on GPUs"].endswith(" --implementation te")

@@ -43,6 +43,7 @@ FLAGS = """
 --multi-latent-attention --num-experts 64 --moe-router-topk 6 --moe-layer-freq ([0]*1+[1]*15) --moe-ffn-hidden-size 1408
 --ffn-hidden-size 8192 --moe-shared-expert-intermediate-size 2816 --seq-length 4096 --max-position-embeddings 4096
 --micro-batch-size 1 --global-batch-size 64 --sequence-parallel --swiglu --moe-token-dispatcher-type alltoall
+--normalization RMSNorm --disable-bias-linear --qk-layernorm --position-embedding-type rope
 """
 
 

@@ -196,7 +196,14 @@ def test_other_programs_of_python_are_not_run(folder: Path) -> None:
         ("echo nothing", "ended well and started no training"),
         ("set -e\ncat /no/such/file\ntorchrun train.py --num-layers 4", "ended with 1 .*Its last line: cat: /no/such/file"),
         ("set -u\ntorchrun train.py --num-layers $LAYERS", "ended with [0-9]+ .*LAYERS: unbound variable"),
-        ("python prepare.py", "started no training of Megatron-Core .prepare.py with 0 words."),
+        (
+            "set -eo pipefail\nN=$(no-such-smi -L 2>/dev/null | wc -l)\ntorchrun train.py",
+            "ended with 127 .*; it calls no-such-smi, which is not on this machine; if a flag depends on",
+        ),
+        (
+            "python prepare.py",
+            "started no training .*.prepare.py with 0 words.; .* in Python, it is not followed",
+        ),
         ("torchrun train.py --lr 1", "started no training of Megatron-Core .train.py with 2 words."),
     ],
 )
@@ -226,14 +233,16 @@ def test_a_command_that_is_not_there(folder: Path) -> None:
 
 def test_the_command_writes_what_show_reads(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`recipe capture -o FILE -- COMMAND`, then `recipe show FILE`."""
-    (folder / "run.sh").write_text(f"torchrun --nproc_per_node 2 train.py {FLAGS}\nfalse\n")
+    (folder / "run.sh").write_text(f"no-such-smi -L\ntorchrun --nproc_per_node 2 train.py {FLAGS}\nfalse\n")
     assert main(["recipe", "capture", "-o", "flags", "--", "bash", "run.sh"]) == 0
     told = capsys.readouterr()
-    assert "flags: 9 words of train.py" in told.out
+    assert told.out == "flags: 9 words of train.py\ncompare it: python -m validation run --recipe flags\n"
+    assert "warning: the script calls no-such-smi, which is not on this machine; " in told.err
     assert "the script ended with 1, behind the training" in told.err
     assert main(["recipe", "show", "flags"]) == 0
     assert "model.num_layers = 4" in capsys.readouterr().out
-    assert main(["recipe", "show", "run.sh"]) == 2
+    assert main(["run", "--recipe", "run.sh"]) == 2
+    assert "recipe capture -o flags.txt -- bash run.sh writes them" in capsys.readouterr().err
     assert main(["recipe", "capture"]) == 2
     assert "needs the command that starts your training" in capsys.readouterr().err
 

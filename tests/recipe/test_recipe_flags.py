@@ -18,7 +18,7 @@ SMALL = """
 --moe-ffn-hidden-size 64 --moe-shared-expert-intermediate-size 128 --moe-router-topk 2
 --moe-layer-freq ([0]*1+[1]*3) --multi-latent-attention --swiglu --bf16
 --micro-batch-size 1 --global-batch-size 16 --seq-length 64 --max-position-embeddings 64
---position-embedding-type rope
+--position-embedding-type rope --normalization RMSNorm --disable-bias-linear --qk-layernorm
 """
 Reads = Callable[..., Recipe]
 
@@ -66,6 +66,8 @@ def test_flags_of_other_names_reach_their_fields(recipe_of: Reads) -> None:
     assert (values["ddp.bucket_size"], values["ddp.average_in_collective"]) == (100, True)
     assert values["ddp.check_for_nan_in_grad"] is False
     assert (values["scheduler.lr_warmup_steps"], values["scheduler.lr_decay_steps"]) == (32, 160)
+    share = recipe_of(SMALL + "--train-samples 1999 --lr-warmup-fraction 0.01").values["scheduler.lr_warmup_steps"]
+    assert (share, type(share)) == (20, int)
     assert (values["scheduler.max_lr"], values["optimizer.lr"]) == (1e-3, 1e-3)
     assert (values["scheduler.start_wd"], values["scheduler.end_wd"]) == (0.1, 0.1)
 
@@ -284,12 +286,26 @@ def test_what_cannot_be_read_is_one_sentence(recipe_of: Reads, text: str, said: 
         ("--moe-layer-freq 2", "moe_layer_freq 2 puts dense layers between"),
         ("--fp16", "--fp16 and --bf16 are both given; keep one"),
         ("--moe-router-topk 99", "num_experts_per_tok 99 is more than the"),
+        ("--normalization LayerNorm", "model.normalization=LayerNorm, and DeepSeek-V3 has RMSNorm; give --norm"),
+        ("--position-embedding-type learned_absolute", "the positions are learned_absolute, and DeepSeek-V3 has rotary ones"),
+        ("--tensor-model-parallel-size 2", "experts with tp2 and no sequence parallelism; give --sequence-parallel"),
+        ("--group-query-attention", "--group-query-attention and --multi-latent-attention exclude each other"),
     ],
 )
 def test_nothing_stands_for_what_cannot_train(recipe_of: Reads, more: str, said: str) -> None:
     """A stand-in has other layers and experts, and would pass."""
     with pytest.raises(UsageError, match=re.escape(said)):
         stand_in(full.of(recipe_of(SMALL + more)))
+
+
+LIKE_DEEPSEEK = ("swiglu", "normalization RMSNorm", "disable-bias-linear", "qk-layernorm", "position-embedding-type rope")
+
+
+@pytest.mark.parametrize("flag", ["multi-latent-attention", *LIKE_DEEPSEEK])
+def test_a_script_that_forgets_what_makes_the_model_is_told(recipe_of: Reads, flag: str) -> None:
+    """The parser's default is another model, which a stand-in would not have: it has DeepSeek-V3's."""
+    with pytest.raises(UsageError, match=f"give --{flag}"):
+        full.of(recipe_of(SMALL.replace(f"--{flag}", "")))
 
 
 def test_ranks_that_do_not_hold_the_layout_are_refused(recipe_of: Reads) -> None:

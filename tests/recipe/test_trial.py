@@ -30,6 +30,7 @@ FLAGS = """
 --seq-length 4096 --micro-batch-size 1 --global-batch-size 64 --bf16 --lr 2e-4 --min-lr 1e-5 --lr-decay-style cosine
 --train-iters 100 --attention-dropout 0 --hidden-dropout 0.1 --vocab-size 32000 --max-position-embeddings 4096
 --recompute-granularity selective --recompute-modules mla_up_proj layernorm --foo-bar 3
+--cross-entropy-loss-fusion --cross-entropy-fusion-impl te
 """
 """One recipe with a setting of every kind."""
 
@@ -62,6 +63,8 @@ def state(tried: Trial, name: str) -> str:
         ("model.num_layers", trial.CASE),
         ("model.bf16", trial.CASE),
         ("model.moe_permute_fusion", NEEDS),
+        ("model.cross_entropy_loss_fusion", NEEDS),  # native is another kind than Transformer Engine's
+        ("model.attention_softmax_in_fp32", UNREAD),  # by Transformer Engine, with which it trains
         ("scheduler.lr_decay_style", TRIED),
         ("model.hidden_dropout", REFUSED),
         ("optimizer.barrier_with_L1_time", IDLE),
@@ -205,7 +208,7 @@ def test_the_end_of_a_run_tells_all_of_it(tried: Trial, monkeypatch: pytest.Monk
         f"Recipe my run.txt: {len(found)} settings, {coverage.counts(found)}; {usual} more are as in every case of Plumbline's"
     )
     assert any(line.startswith("  needs: ") and "model.moe_permute_fusion=true" in line for line in said)
-    assert said[-1] == "  unknown to Megatron-LM's parser, and not read: --foo-bar 3"
+    assert said[1] == "  unknown to Megatron-LM's parser, and not read: --foo-bar 3"
     assert sum(one.word == EQUAL for one in found) > 3
 
 

@@ -53,3 +53,16 @@ def test_the_words_that_may_follow_a_layout_are_listed(shown: str) -> None:
 def test_both_names_of_an_option_are_taken(words: tuple[str, ...]) -> None:
     found = parsed(words)
     assert (found.timeout, found.debug) == (5.0, True)
+
+
+@pytest.mark.parametrize("command", ["run", "faults", "plan", "inspect", "recipe", "recipe capture", "slurm show", "convert"])
+def test_the_help_of_a_command_begins_with_what_it_does(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A sentence behind the usage; and the examples of `run` are runs."""
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main([*command.split(), "--help"])
+    said = capsys.readouterr().out
+    sentence = said.partition("\n\n")[2].partition("\n\n")[0]
+    assert re.fullmatch(r"[A-Z].*[.?]", sentence, re.S)
+    if command == "run":
+        examples = re.findall(r"^  python -m validation (\S+)", said.partition("\nexamples:")[2].partition("\n\n")[0], re.M)
+        assert set(examples) == {"run"}

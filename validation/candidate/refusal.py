@@ -33,7 +33,7 @@ def refusal(case: Case) -> str | None:
                 configuration(case)
             # What __post_init__ raises against a combination, NotImplementedError for some; anything else is ours, and shows.
             except (AssertionError, ValueError, NotImplementedError, RuntimeError) as error:
-                return f"Megatron-Core refuses {case.arrangement}: {_said(error)}"
+                return f"Megatron-Core refuses {case.label}: {_said(error)}"
     return None
 
 

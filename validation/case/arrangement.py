@@ -25,6 +25,21 @@ def parse(text: str, shared: Training, given: int | None = None) -> tuple[Layout
     return Layout.parse(layout), training, _mtp(text, words, given)
 
 
+def short(text: str) -> str:
+    """The same as names of files have it: many settings are their number and a digest. What nobody can read stays."""
+    if len(text) <= _SHORT:
+        return text
+    try:
+        layout, training, mtp = parse(text, Training())
+    except UsageError:
+        return text
+    return "+".join((layout.name, *mtp_words(mtp or 0), *training.label))
+
+
+_SHORT = 60
+"""Characters in which an arrangement is read at a glance."""
+
+
 def cut(text: str) -> list[str]:
     """The parts between plus signs that stand in no quotes: `cp2` and `cp_comm_type="a2a+p2p"`.
 

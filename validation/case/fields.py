@@ -50,10 +50,11 @@ class Entry:
     """A line of the table.
 
     `formula` is the module of validation.reference that computes a field of kind meaning, empty if there is none. `only`
-    are the values that the reference stands for, empty if these are all. `needs` is one of NEEDS for any value,
-    `needs_of` for single ones. `lane` is the precision that shows the field if fp64 hides it. `option` is how Plumbline
-    says the same. `with_field` is the full name of the field without which nothing reads this one, and `unread_at` are the
-    values of it at which nothing does. `ranks` says that it is about what ranks send each other or share out.
+    are the values that the reference stands for, of a shape those that every DeepSeek-V3 has; empty if these are all.
+    `needs` is one of NEEDS for any value, `needs_of` for single ones. `lane` is the precision that shows the field if fp64
+    hides it. `option` is how Plumbline says the same. `with_field` is the full name of the field without which nothing reads
+    this one, and `unread_at` are the values of it at which nothing does. `unread_by` is the implementation of a recipe that
+    never reads it. `ranks` says that it is about what ranks send each other or share out.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Entry:
     option: str = ""
     with_field: str = ""
     unread_at: tuple[Value, ...] = ()
+    unread_by: str = ""
     ranks: bool = False
 
     @property
@@ -143,7 +145,8 @@ def _same(one: Value, other: Value) -> bool:
 def _entry(name: str, line: Mapping[str, Any]) -> Entry:
     needs = line.get("needs", "")
     by_value = tuple(needs.items()) if isinstance(needs, dict) else ()
-    rest = {key: line[key] for key in ("kind", "why", "formula", "lane", "option", "ranks") if key in line}
+    rest = {key: line[key] for key in ("kind", "why", "formula", "lane", "option", "unread_by", "ranks") if key in line}
     if parent := line.get("with"):
-        rest |= {"with_field": f"{name.partition('.')[0]}.{parent}", "unread_at": tuple(line.get("unread_at", _AT_REST))}
+        full = parent if "." in parent else f"{name.partition('.')[0]}.{parent}"
+        rest |= {"with_field": full, "unread_at": tuple(line.get("unread_at", _AT_REST))}
     return Entry(name, only=tuple(line.get("only", ())), needs="" if by_value else needs, needs_of=by_value, **rest)

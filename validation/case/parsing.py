@@ -33,6 +33,21 @@ def add_version(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", action=_Version, nargs=0, help="say which version and which commit this is")
 
 
+def described(help_: str) -> str:
+    """What a command does, as a sentence: `compare, probe by probe` is `Compare, probe by probe.`"""
+    return f"{help_[0].upper()}{help_[1:]}" + ("" if help_.endswith("?") else ".")
+
+
+def describe(commands: argparse._SubParsersAction[Any]) -> None:
+    """Have the help of each command, and of those below it, begin with what the list of commands says of it."""
+    for listed in commands._choices_actions:
+        command = commands.choices[listed.dest]
+        command.description = command.description or described(listed.help or listed.dest)
+        for action in command._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                describe(action)
+
+
 class _Version(argparse.Action):
     """argparse's own would ask git before anybody asks for the version."""
 

@@ -12,6 +12,7 @@ from ci.links import links
 from validation.case.case import Case
 from validation.case.errors import ExitCode
 from validation.case.strangers import listed
+from validation.case.suggestions import join
 from validation.case.unread import unread_of
 from validation.case.words import PAGE, words_in
 from validation.checks import before, left_out, of_recipe, uncalled
@@ -23,11 +24,11 @@ from validation.checks.tally import Tally
 from validation.checks.terminal import GREEN, RED, YELLOW
 from validation.recipe import given
 from validation.recipe.coverage import Covered, Ran, covered, lines
-from validation.recipe.trial import CHANGED, Told
+from validation.recipe.trial import Told
 from validation.run.command_line import VERDICT
 from validation.run.options import Settings
 
-_WORDS = {"known": "known upstream bugs", "unevaluated": "not evaluated"}
+_WORDS = {"known": "with a known upstream bug", "unevaluated": "not evaluated"}
 Line = tuple[str, dict[str, Any]]
 
 
@@ -73,19 +74,21 @@ class Conclusion:
             f"{count} {_WORDS.get(status, status)}" for status, count in sorted(tally.counts.items()) if status != "pass"
         ]
         counted += [f"{self.missing} left out"] if self.missing else []
-        counted += [f"not the recipe itself: {len(changed)} of its settings changed"] if (changed := self._changed) else []
+        if others := len(self._others):
+            are = "is" if others == 1 else "are"
+            counted += [f"not the recipe itself: {others} of its settings {are} not compared"]
         counted = ([f"{cases} cases"] if cases > 1 else []) + counted + [f"{self.seconds:.1f} s"]
         colour = GREEN if tally.exit_code == ExitCode.PASS else RED
         return f"===== Overall result: {tally.word} ({', '.join(counted)}) =====", colour
 
     @property
-    def _changed(self) -> tuple[Told, ...]:
-        """Settings of the recipe with which no case runs."""
-        return self.settings.trial.of(CHANGED) if self.settings.trial else ()
+    def _others(self) -> tuple[Told, ...]:
+        """Settings of the recipe that no case has."""
+        return self.settings.trial.others if self.settings.trial else ()
 
     def _nearest(self) -> Iterator[Line]:
-        for one in self._changed:
-            yield f"Not the recipe itself: {one.said} is not compared ({one.why})", YELLOW
+        if others := self._others:
+            yield f"Not the recipe itself: no case has {join([one.said for one in others])}", YELLOW
 
     def _known(self) -> Iterator[Line]:
         for case in self.wanted:

@@ -15,7 +15,7 @@ from validation.case.errors import UsageError
 from validation.checks.conclusion import Conclusion
 from validation.checks.diagnosed import suites
 from validation.recipe.coverage import Covered
-from validation.recipe.trial import CHANGED, Trial
+from validation.recipe.trial import Trial
 from validation.run.command_line import ALL
 
 _NUMBERS = {
@@ -68,7 +68,7 @@ def _recipe(trial: Trial, found: Sequence[Covered]) -> dict[str, Any]:
         "lost": list(trial.small.lost),
         "share": round(share(words), 4),
         "counts": dict(Counter(word.word for word in words.values())),
-        "changed": [one.said for one in trial.of(CHANGED)],
+        "changed": [one.said for one in trial.others],
         "unknown": [flag.text for flag in trial.recipe.unknown],
         "settings": [_setting(said, word) for said, word in words.items()],
     }

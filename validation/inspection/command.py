@@ -80,7 +80,8 @@ def _megatron(folder: Path, place: Path) -> Iterator[tuple[str, str]]:
     else:
         yield "needs", "config.json of the HuggingFace model, in DIR"
         yield "works", f"{load} --hf-model-path DIR --save OUT"
-    yield "works", f"{tree.VALIDATION} run --hf-model-path DIR --candidate-checkpoint {shlex.quote(str(folder))}"
+    run = f"{tree.VALIDATION} run --hf-model-path DIR --candidate-checkpoint {shlex.quote(str(folder))}"
+    yield ("on GPUs", f"{run} --implementation te") if megatron.of_te(place) else ("works", run)
 
 
 def _sizes(model: Model, found: Described) -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from validation.case.megatron_folder import RANK_FILE, is_torch_dist
 
 _RANK = re.compile(r"mp_rank_(\d{2,6})(?:_(\d{3,6}))?(?:_(\d{3,6}))?")
+_OF_TE = b"layer_norm_weight"
+_MOST_BYTES = 1 << 26
 _STEP = re.compile(r"iter_(\d{1,18})")
 
 
@@ -20,6 +24,25 @@ def form(place: Path) -> str:
     tensor, further = (len({found[at] for found in ranks}) for at in (0, 1))
     more = f" and {further} stages or sets of experts" if further > 1 else ""
     return f"legacy: a file for each of {len(ranks)} ranks, {tensor} of tensor parallelism{more}"
+
+
+def of_te(place: Path) -> bool:
+    """Whether tensors have the names of Transformer Engine's layers, as the bytes of the index tell; nothing is loaded."""
+    return _OF_TE in _index(place)
+
+
+def _index(place: Path) -> bytes:
+    """What names the tensors: .metadata of torch_dist, and the pickle in a rank's file; empty if there is none."""
+    if is_torch_dist(place):
+        with (place / ".metadata").open("rb") as file:
+            return file.read(_MOST_BYTES)
+    for path in sorted(place.glob(f"mp_rank_*/{RANK_FILE}"))[:1]:
+        with suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith("/data.pkl"):
+                    with archive.open(name) as file:
+                        return file.read(_MOST_BYTES)
+    return b""
 
 
 def which(folder: Path, place: Path) -> str:

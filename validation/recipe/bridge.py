@@ -147,8 +147,13 @@ def _recipe(
         beside=rest[0],
         unknown=rest[1],
         doubts=tuple(doubts),
-        unlike=shape.unlike if len(given) == 3 else (),
+        unlike=_unlike(shape.unlike, provider, said) if len(given) == 3 else (),
     )
+
+
+def _unlike(shape: tuple[str, ...], provider: Mapping[str, Value], said: Mapping[str, Value]) -> tuple[str, ...]:
+    """What the model has and no DeepSeek-V3: of what the file says, for it may leave to a recipe what it does not."""
+    return (*geometry.other(said), *shape, *geometry.positions(provider.get("position_embedding_type")))
 
 
 _OVERRIDES = (

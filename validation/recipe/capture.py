@@ -23,8 +23,10 @@ from pathlib import Path
 
 from validation.case.errors import EnvironmentMissing, UsageError
 from validation.case.strangers import one_line, shown
+from validation.case.suggestions import join
 from validation.recipe import parser
 from validation.recipe.programs import record
+from validation.recipe.read import PYTHON
 from validation.recipe.watch import Watch
 from validation.recipe.words import Command, Word, command
 
@@ -33,6 +35,8 @@ _PYTHONS = ("python", "python3", *(f"python3.{minor}" for minor in range(8, 16))
 _FEWEST = 3
 """Flags that set a field: a call with fewer trains no model of Megatron-Core."""
 _SECRET = re.compile(r"--?[a-z_-]*(?:(?:wandb|api|access|secret|auth|hf)[-_](?:key|token)|password)", re.IGNORECASE)
+_NOT_FOUND = 127
+"""The exit code of a shell that does not find a program."""
 _GRACE = 10.0
 """Seconds for what a script has left in the background."""
 _RANK = re.compile(r"--(?:node[-_]rank|master[-_]addr|master[-_]port|rdzv[-_](?:id|endpoint|conf))")
@@ -62,11 +66,12 @@ class Call:
 
 @dataclass(frozen=True)
 class Captured:
-    """What a script has called, how it ended, and the last line that it wrote to standard error."""
+    """What a script has called, how it ended, the last line that it wrote to standard error, and programs that are not here."""
 
     calls: tuple[Call, ...]
     code: int
     last: str
+    absent: tuple[str, ...] = ()
 
 
 @functools.cache
@@ -95,7 +100,8 @@ def capture(script: Sequence[str], timeout: float) -> Captured:
         # A process that was ended although it wrote its own call down is one call.
         wrote = {process for process, _ in calls}
         unreached = (Call(words, "python", (), 0) for process, words in ended if process not in wrote)
-        return Captured((*(call for _, call in calls), *unreached), code, one_line(errors[-1]) if errors else "")
+        last = one_line(errors[-1]) if errors else ""
+        return Captured((*(call for _, call in calls), *unreached), code, last, tuple(_absent(folder)))
 
 
 def _prepare(folder: Path) -> None:
@@ -179,6 +185,13 @@ def _calls(folder: Path) -> Iterator[tuple[int, Call]]:
         yield process, Call(tuple(said["words"]), str(said["kind"]), variables, int(said["ranks"]))
 
 
+def _absent(folder: Path) -> Iterator[str]:
+    """The programs that bash did not find, each once."""
+    file = folder / "absent"
+    if file.is_file():
+        yield from dict.fromkeys(map(shown, file.read_text(encoding="utf-8", errors="replace").splitlines()[:1000]))
+
+
 def trainings(captured: Captured) -> tuple[Call, ...]:
     """The calls that train a model of Megatron-Core, those that say the same once."""
     found: dict[tuple[str, ...], Call] = {}
@@ -224,10 +237,24 @@ def _why_nothing(captured: Captured) -> str:
     ended = f"ended with {captured.code}" if captured.code else "ended well"
     said = f"{ended} and started no training of Megatron-Core"
     said += f" ({', '.join(calls[:3])})" if calls else ""
-    remedy = (
-        "give it the arguments and variables that it needs" if captured.code else "give the command that starts the training"
-    )
+    remedy = "give the command that starts the training"
+    if any(call.kind == "python" and not call.fields for call in captured.calls):
+        remedy += f". If that is a program in Python, it is not followed: {PYTHON}"
+    if captured.code:
+        remedy = "give it the arguments and variables that it needs"
+    if captured.absent and captured.code == _NOT_FOUND:
+        remedy = f"it {lacks(captured)}"
     return f"{said}; {remedy}" + (f". Its last line: {captured.last}" if captured.last and captured.code else "")
+
+
+def lacks(captured: Captured) -> str:
+    """What the script calls that this machine does not have, and what to do about it."""
+    names = captured.absent[:5]
+    are, print_ = ("is", "it prints") if len(names) == 1 else ("are", "they print")
+    return (
+        f"calls {join(names)}, which {are} not on this machine; if a flag depends on what {print_}, such as the number of "
+        "GPUs, write that into the script"
+    )
 
 
 def written(call: Call, captured: Captured, script: str) -> str:

@@ -8,7 +8,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 
-from validation.case import writing
+from validation.case import tree, writing
 from validation.case.errors import ExitCode, UsageError
 from validation.recipe import capture, full, read, show
 from validation.recipe.options import USAGE
@@ -37,6 +37,9 @@ def _capture(options: argparse.Namespace, words: Sequence[str]) -> int:
     else:
         writing.write(options.output, text)
         sys.stdout.write(f"{options.output}: {len(call.command.words)} words of {call.command.program or call.words[0]}\n")
+        sys.stdout.write(f"compare it: {tree.VALIDATION} run --recipe {shlex.quote(str(options.output))}\n")
+    if captured.absent:
+        sys.stderr.write(f"warning: the script {capture.lacks(captured)}\n")
     if captured.code:
         sys.stderr.write(f"warning: the script ended with {captured.code}, behind the training: {captured.last}\n")
     return int(ExitCode.PASS)

@@ -21,7 +21,7 @@ from validation.case.case import Case
 from validation.case.covered import DIFFERENT, EQUAL, NEEDED, NOT_COMPARED, NOT_EXERCISED, Word
 from validation.case.schedule import CONSTANT, Schedule
 from validation.case.settings import written
-from validation.recipe.trial import ABSENT, CHANGED, NEEDS, REFUSED, SAME, TRIED, UNREAD, Told, Trial
+from validation.recipe.trial import NEEDS, SAME, TRIED, UNREAD, Told, Trial
 
 TABLE = Path(__file__).with_name("exercised.json")
 
@@ -71,7 +71,7 @@ def covered(trial: Trial, ran: Sequence[Ran]) -> tuple[Covered, ...]:
 
 def _covered(trial: Trial, ran: Sequence[Ran]) -> Iterator[Covered]:
     for told in trial.told:
-        if told.state in (REFUSED, ABSENT, CHANGED):
+        if told in trial.others:
             yield Covered(told, NOT_COMPARED, told.why)
         elif told.state == UNREAD:
             yield Covered(told, NOT_EXERCISED, told.why)
@@ -191,10 +191,11 @@ def lines(trial: Trial, found: Sequence[Covered]) -> Iterator[str]:
     usual = len(trial.of(SAME))
     as_usual = f"; {usual} more are as in every case of Plumbline's" if usual else ""
     yield f"Recipe {trial.recipe.source}: {len(found)} settings, {counts(found)}{as_usual}"
-    for word in (DIFFERENT, NOT_EXERCISED, NEEDED, NOT_COMPARED):
+    if trial.recipe.unknown:
+        flags = (f"{flag.text} ({flag.reason})" if flag.reason else flag.text for flag in trial.recipe.unknown)
+        yield f"  unknown to Megatron-LM's parser, and not read: {', '.join(flags)}"
+    for word in (DIFFERENT, NOT_COMPARED, NOT_EXERCISED, NEEDED):
         listed = sorted((one for one in found if one.word == word and one.why), key=lambda one: one.why)
         for why, ones in groupby(listed, key=lambda one: one.why):
             names = ", ".join(one.told.said for one in ones)
             yield f"  {word}: {names} ({why})" if names not in why else f"  {word}: {why}"
-    if trial.recipe.unknown:
-        yield f"  unknown to Megatron-LM's parser, and not read: {', '.join(flag.text for flag in trial.recipe.unknown)}"

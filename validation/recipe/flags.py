@@ -104,8 +104,18 @@ def _recipe(
         idle=still,
         unknown=unknown,
         doubts=tuple(_doubts(known, given, found, ranks, trainer, source)),
-        unlike=(*shape.unlike, *_refused(found)),
+        unlike=(*_other(found, values, settings, trainer), *shape.unlike, *_refused(found)),
     )
+
+
+def _other(
+    found: upstream.Arguments, values: Mapping[str, Value], settings: Sequence[Setting], trainer: Trainer
+) -> Iterator[str]:
+    """What the recipe's model has and no DeepSeek-V3; of a program that has its model elsewhere, what the flags say."""
+    yield from geometry.other(_said(settings) if trainer.by_name else values)
+    if not trainer.by_name:
+        yield from geometry.positions(found["position_embedding_type"])
+        yield from geometry.unsplit(values)
 
 
 def _as_read(one: Given, values: Mapping[str, object]) -> Given:
@@ -196,10 +206,10 @@ def _refused(found: upstream.Arguments) -> Iterator[str]:
     """What Megatron-LM asserts and a stand-in would not show."""
     if found["fp16"] and found["bf16"]:
         yield "--fp16 and --bf16 are both given; keep one"
+    if found["group_query_attention"] and found["multi_latent_attention"]:
+        yield "--group-query-attention and --multi-latent-attention exclude each other; leave the first out"
 
 
 def _model_doubts(found: upstream.Arguments) -> Iterator[str]:
     if not (found["vocab_size"] or found["padded_vocab_size"]):
         yield "the vocabulary is the tokenizer's, which is not read"
-    if (positions := found["position_embedding_type"]) not in ("rope", "none", None):
-        yield f"the position embedding is {positions}, and DeepSeek-V3 has rope: give --position-embedding-type rope"

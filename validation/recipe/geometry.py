@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from validation.case import fields
 from validation.case.annotation import Value
 from validation.case.errors import UsageError
 from validation.case.layout import Layout, check_ranks
 from validation.case.model import MEGATRON_WORDS
+from validation.case.settings import written
 
 _SAME = (
     "kv_lora_rank",
@@ -34,6 +36,15 @@ _SAME = (
     "mscale_all_dim",
 )
 """Fields of MLATransformerConfig that are numbers of the model by one name or the other."""
+_SWITCHES = {
+    "multi_latent_attention": "--multi-latent-attention",
+    "normalization": "--normalization RMSNorm",
+    "gated_linear_unit": "--swiglu",
+    "activation_func": "--swiglu",
+    "add_bias_linear": "--disable-bias-linear",
+    "qk_layernorm": "--qk-layernorm",
+}
+"""Fields that have one value in every DeepSeek-V3, and the flag that gives it. The default of Megatron-LM is another."""
 _ROPE = {"rope": "default", "yarn": "yarn"}
 _MOST_DEGREE = 1 << 17
 
@@ -52,7 +63,7 @@ class Geometry:
 def of(values: Mapping[str, Value], whole: bool = True) -> Geometry:
     """The geometry that fields of `model` describe (their names without the section); None is what nobody has said.
 
-    Without `whole` the values are a part of a model: nothing is said of missing experts, or of another attention.
+    Without `whole` the values are a part of a model: nothing is said of missing experts.
     """
     numbers: dict[str, Value] = {}
     for name in _SAME:
@@ -63,8 +74,7 @@ def of(values: Mapping[str, Value], whole: bool = True) -> Geometry:
     if isinstance(rope := numbers.pop("rope_type", None), str):
         numbers["rope_type"] = _ROPE.get(rope, rope)
     numbers["num_nextn_predict_layers"] = _whole(values.get("mtp_num_layers"))
-    latent = values.get("multi_latent_attention") or not whole
-    unlike = [] if latent else ["the attention is not multi-latent, as DeepSeek-V3's is (--multi-latent-attention)"]
+    unlike: list[str] = []
     if values.get("num_moe_experts") is None:
         unlike += ["the model has no experts (--num-experts)"] if whole else []
     else:
@@ -74,6 +84,27 @@ def of(values: Mapping[str, Value], whole: bool = True) -> Geometry:
         numbers["routed_scaling_factor"] = 1.0 if scale is None else scale
         unlike += [*_dense(values, numbers), *_shared(values, numbers)]
     return Geometry(numbers, tuple(unlike))
+
+
+def other(values: Mapping[str, Value]) -> Iterator[str]:
+    """A sentence on each field that is the same in every DeepSeek-V3, as the table of fields has it, and that is not here."""
+    for name, flag in _SWITCHES.items():
+        entry, value = fields.entry(f"model.{name}"), values.get(name)
+        if value is not None and value not in entry.only:
+            yield f"{entry.name}={written(value)}, and {entry.why.partition(';')[0]}; give {flag}"
+
+
+def positions(kind: Value) -> Iterator[str]:
+    """A sentence on positions that are not rotary: learned ones are added to what multi-latent attention rotates by itself."""
+    if kind not in ("rope", "none", None):
+        yield f"the positions are {kind}, and DeepSeek-V3 has rotary ones; give --position-embedding-type rope"
+
+
+def unsplit(values: Mapping[str, Value]) -> Iterator[str]:
+    """A sentence on tensor parallelism without sequence parallelism, with which megatron-core trains no experts."""
+    tp = _whole(values.get("tensor_model_parallel_size"))
+    if tp > 1 and values.get("num_moe_experts") is not None and not values.get("sequence_parallel"):
+        yield f"Megatron-Core refuses to train experts with tp{tp} and no sequence parallelism; give --sequence-parallel"
 
 
 def given(numbers: Mapping[str, Value], said: Mapping[str, Value]) -> dict[str, Value]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from importlib import metadata
 from pathlib import Path
 
 import yaml
 
+from validation.case import tree
 from validation.case.errors import UsageError
 from validation.case.strangers import read_bytes
 from validation.recipe import bridge, flags, functional, parser, yaml_file
@@ -14,6 +16,8 @@ from validation.recipe.recipe import Recipe
 from validation.recipe.words import command, cut, is_script
 
 _MOST_BYTES = 1 << 20
+PYTHON = "have it print the flags to a file, or write Megatron-Bridge's configuration with ConfigContainer.to_yaml"
+"""What to do with a launcher that is written in Python."""
 _REMEDY = "give a file of flags, a model_config.yaml of Megatron-LM's functional tests, or Megatron-Bridge's YAML"
 
 
@@ -35,8 +39,13 @@ def read(path: Path, release: str | None = None, checkout: Path | None = None, w
         line = functional.command(top, source)
         return flags.recipe(line, source, "model_config.yaml of a functional test", wanted, checkout, world=world)
     words = cut(text, source)
+    if path.suffix == ".py":
+        raise UsageError(f"{source} is a program in Python, which is not followed: {PYTHON}")
     if is_script(text, words):
-        raise UsageError(f"{source} is a launch script; it must run to say its flags: recipe capture -- bash {source}")
+        raise UsageError(
+            f"{source} is a launch script, which must run to say its flags: {tree.VALIDATION} recipe capture -o flags.txt -- "
+            f"bash {shlex.quote(str(path))} writes them, without training, to the file that is read instead"
+        )
     if not any(word.is_flag for word in words):
         raise UsageError(f"{source} has no flag in it; {_REMEDY}")
     return flags.recipe(command(words), source, "a file of flags", wanted, checkout, world=world)

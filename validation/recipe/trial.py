@@ -74,6 +74,11 @@ class Trial:
         """The settings that are set."""
         return self.of(TRIED)
 
+    @property
+    def others(self) -> tuple[Told, ...]:
+        """The settings that could change a number and that every case has otherwise: the verdict is not of these."""
+        return self.of(CHANGED, REFUSED, ABSENT)
+
     def configured(self, given: Mapping[str, Value]) -> Trial:
         """The same with a user's own settings, which stand before the recipe's."""
         return replace(self, instead=given, training=self.training.with_settings(given))
@@ -117,7 +122,7 @@ def of(recipe: Recipe, *, on_cpu: bool = True) -> Trial:
     """What is tried of a recipe. Raises UsageError for one that nothing can stand for."""
     small = stand_in(full.of(recipe))
     base = _base(small, recipe)
-    told = _fitting(small, base, tuple(_told(recipe, small, on_cpu)))
+    told = _fitting(small, base, _with_their_kinds(tuple(_told(recipe, small, on_cpu))))
     return Trial(recipe, small, _with(base, [one for one in told if one.state == TRIED]), told)
 
 
@@ -132,6 +137,19 @@ def _instead(setting: Setting, instead: Mapping[str, Value]) -> str:
 
 def _with(base: Training, tried: Sequence[Told]) -> Training:
     return base.with_settings({one.setting.name: one.setting.value for one in tried})
+
+
+def _with_their_kinds(told: tuple[Told, ...]) -> tuple[Told, ...]:
+    """The same, without switches whose kind needs what is not here: of another kind they would be other switches.
+
+    `cross_entropy_loss_fusion` with the kind `te` is Transformer Engine's cross entropy, and native is another one.
+    """
+    kinds = [(fields.entry(one.setting.name), one) for one in told if one.state == NEEDS]
+    needs = {entry.with_field: one.why for entry, one in kinds if entry.with_field and entry.needs_of}
+    return tuple(
+        replace(one, state=NEEDS, why=needs[one.setting.name]) if one.state == TRIED and one.setting.name in needs else one
+        for one in told
+    )
 
 
 def _fitting(small: StandIn, base: Training, told: tuple[Told, ...]) -> tuple[Told, ...]:
@@ -155,7 +173,14 @@ def _told(recipe: Recipe, small: StandIn, on_cpu: bool) -> Iterator[Told]:
     settings = (*recipe.settings, *_left_to_upstream(recipe, here))
     values = initial(here) | {setting.name: setting.value for setting in settings}
     for setting in settings:
-        yield _one(setting, small, here, values, on_cpu)
+        yield _read_by(recipe.implementation, _one(setting, small, here, values, on_cpu))
+
+
+def _read_by(implementation: str, told: Told) -> Told:
+    """The same, or that the implementation of the recipe never reads it: then the recipe's numbers do not depend on it."""
+    if told.state in (TRIED, NEEDS, REFUSED) and implementation == fields.entry(told.setting.name).unread_by:
+        return Told(told.setting, UNREAD, "Transformer Engine, with which the recipe trains, does not read it")
+    return told
 
 
 def initial(here: declared.Fields) -> dict[str, Value]:
@@ -204,7 +229,7 @@ def _one(setting: Setting, small: StandIn, here: declared.Fields, values: Mappin
     except UsageError as error:
         return Told(setting, REFUSED, str(error))
     if sentence := wrong(made, name, value):
-        return Told(setting, REFUSED, sentence)
+        return Told(setting, REFUSED, sentence.removeprefix(f"{name}={written(value)} cannot be compared: "))
     return Told(replace(setting, value=value), TRIED)
 
 

@@ -373,7 +373,10 @@ def _origin_of(arguments: Arguments, dests: Sequence[str]) -> Origin:
 
 
 def _schedule(arguments: Arguments) -> Mapping[str, Value]:
-    """The lengths of the schedule in samples: get_optimizer_param_scheduler. Empty if the run's length is not known."""
+    """The lengths of the schedule in samples: get_optimizer_param_scheduler. Empty if the run's length is not known.
+
+    Upstream lets a share of the length be a part of a sample. The scheduler's own type is a whole number.
+    """
     iterations, samples = arguments.number("train_iters"), arguments.number("train_samples")
     batch = arguments.number("global_batch_size") if iterations else 1
     if not (iterations or samples) or not batch:
@@ -382,7 +385,7 @@ def _schedule(arguments: Arguments) -> Mapping[str, Value]:
     length = (iterations or samples) * batch
     decay = arguments.number(f"lr_decay_{unit}") * batch or length
     fraction = arguments["lr_warmup_fraction"]
-    warm = fraction * decay if isinstance(fraction, (int, float)) else arguments.number(f"lr_warmup_{unit}") * batch
+    warm = round(fraction * decay) if isinstance(fraction, (int, float)) else arguments.number(f"lr_warmup_{unit}") * batch
     found: dict[str, Value] = {"lr_warmup_steps": warm, "lr_decay_steps": decay, "wd_incr_steps": length}
     if arguments[f"lr_wsd_decay_{unit}"] is not None:
         found["wsd_decay_steps"] = arguments.number(f"lr_wsd_decay_{unit}") * batch

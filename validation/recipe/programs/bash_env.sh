@@ -27,5 +27,11 @@ __plumbline_keep() {
   fi
   return 0
 }
+# What a script looks for and does not find is written down: its number of GPUs may come from there.
+command_not_found_handle() {
+  printf '%s\n' "$1" >>"$PLUMBLINE_CAPTURE/absent"
+  printf '%s: command not found\n' "$1" >&2
+  return 127
+}
 set -o functrace
 trap '__plumbline_keep "$BASH_COMMAND"' DEBUG
