@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from validation.faults.inject import layer
 from validation.run.plugin import Elsewhere, PluginBroke, _named
@@ -37,3 +38,13 @@ def test_a_function_whose_layer_lies_elsewhere_ends_without_a_word() -> None:
     assert found == [2]
     with pytest.raises(PluginBroke, match=r"its loaded raised KeyError\('layer 7'\)"):
         called(stage(0), 7)
+
+
+def test_a_kernel_s_failure_is_not_said_to_be_the_plugin_s() -> None:
+    """CUDA tells it at a later call, and that may be any."""
+
+    def loaded(case: Any, model: Any) -> None:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    with pytest.raises(torch.AcceleratorError, match="CUDA error"):
+        _named("p.py", "loaded", loaded, Replaced(watching=False))(None, None)

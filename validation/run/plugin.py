@@ -52,6 +52,10 @@ class Elsewhere(Exception):
     """
 
 
+_OF_A_KERNEL = "AcceleratorError"
+"""What torch raises where a kernel has failed."""
+
+
 class PluginBroke(UsageError):
     """A plugin that cannot be used, or one of whose functions raised."""
 
@@ -191,6 +195,8 @@ def _named(name: str, word: str, function: Callable[..., None], replaced: Replac
         except PlumblineError:
             raise
         except Exception as error:
+            if type(error).__name__ == _OF_A_KERNEL:
+                raise  # a GPU says so at a later call, whose line may be anybody's
             raise PluginBroke(f"plugin {name}: its {word} raised {error!r}") from error
 
     return called
