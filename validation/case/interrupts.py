@@ -15,7 +15,7 @@ from typing import Any
 
 _IMPORTING = "<frozen importlib._bootstrap>"
 """The file of the frames that import a module."""
-_AGAIN = 0.02
+_AGAIN = 0.005
 """Seconds until an interrupt that has to wait looks again."""
 _DEFAULTS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
