@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,6 +102,19 @@ def test_a_process_that_was_started_to_ignore_them_does() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     interrupts.listen()
     os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_one_that_is_held_comes_afterwards() -> None:
+    held: list[str] = []
+
+    def hold() -> None:
+        with interrupts.held():
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)  # another thread would take it
+            held.append("to the end")
+
+    with pytest.raises(KeyboardInterrupt):
+        hold()
+    assert held == ["to the end"]
 
 
 TERMINATED = """

@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 _IMPORTING = "<frozen importlib._bootstrap>"
 """The file of the frames that import a module."""
-_AGAIN = 0.02
+_AGAIN = 0.005
 """Seconds until an interrupt that has to wait looks again."""
 _DEFAULTS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
@@ -43,6 +45,16 @@ def over() -> None:
     if signal.getsignal(signal.SIGALRM) is _interrupted:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Within it an interrupt from the keyboard waits. Threads and processes that are started there do not hear of any."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end() -> None:

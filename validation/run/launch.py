@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from validation import cuda, loopback
-from validation.case import disk, exhausted
+from validation.case import disk, exhausted, interrupts
 from validation.case.case import ON_CPU
 from validation.case.errors import ExitCode, PlumblineError
 from validation.run import inherited, temporary
@@ -94,19 +94,9 @@ def warm_up() -> None:
 
     if start_method() == "forkserver":
         resource_tracker.ensure_running()  # to start it lets interrupts in again
-        with _uninterrupted():
+        with interrupts.held():  # it lets them in again (validation.run.preload)
             forkserver.ensure_running()
         _end_at_exit()
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Within it interrupts wait, also for processes that are started: those let them in again (validation.run.preload)."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @functools.cache

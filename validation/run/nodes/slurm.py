@@ -11,14 +11,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from validation.case import tree, writing
+from validation.case import interrupts, tree, writing
 from validation.case.errors import EnvironmentMissing, InfrastructureError, PlumblineError, UsageError
 from validation.run.nodes.place import TOKEN
 
@@ -102,8 +102,24 @@ def run(job: Job, say: Callable[[str], None]) -> int:
 
 def _submit(script: Path, taken: list[str]) -> None:
     """Add the job's number to those that Slurm has taken. An interrupt waits for sbatch, which alone knows it."""
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="sbatch") as pool:
-        pool.submit(lambda: taken.append(_number(script))).result()
+    raised: list[BaseException] = []
+
+    def submit() -> None:
+        try:
+            taken.append(_number(script))
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=submit, name="sbatch", daemon=True)
+    try:
+        with interrupts.held():
+            thread.start()
+        thread.join()
+    finally:
+        if thread.ident is not None:
+            thread.join()
+    for error in raised:
+        raise error
 
 
 def _number(script: Path) -> str:
@@ -111,9 +127,7 @@ def _number(script: Path) -> str:
     variables = {**os.environ, TOKEN: os.environ.get(TOKEN) or secrets.token_hex()}
     command = ["sbatch", "--parsable", "--export=ALL", str(script)]
     try:
-        done = subprocess.run(
-            command, env=variables, capture_output=True, text=True, check=False, timeout=_SUBMITTED, start_new_session=True
-        )
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=_SUBMITTED)
     except subprocess.TimeoutExpired:
         raise InfrastructureError(f"sbatch says nothing for {_SUBMITTED} s; {_ASK_AGAIN}") from None
     if done.returncode:
