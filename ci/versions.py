@@ -57,7 +57,9 @@ def page(measured: Sequence[Column]) -> str:
 
 
 def _made_with(releases: Sequence[Column]) -> str:
-    libraries = _and(f"transformers {column.transformers} and torch {column.torch}" for column in releases)
+    libraries = " or ".join(
+        dict.fromkeys(f"transformers {column.transformers} and torch {column.torch}" for column in releases)
+    )
     return f"The tables of Megatron-Core were made with {libraries}.\n"
 
 

@@ -16,6 +16,8 @@ IS_LEFT = "of it is left"
 _LONGEST = 160
 _STAGES = ("pp", "vpp", "uneven stages")
 """Degrees over which no tensor is summed."""
+_CHOICE = "their own"
+"""What a choice of experts says that is equal to the reference's, or nearly, and not what its scores give."""
 _EVERYWHERE = "times the reference everywhere"
 """What a pattern says of a constant factor. A part of a sum is none."""
 _REPLICAS = re.compile(r"replicas of \[[^\]]{0,200}\] on ranks (?P<ranks>\d{1,6}(?:, \d{1,6}){0,7}) differ")
@@ -79,6 +81,8 @@ def _size(check: Check) -> str:
     scale, error = _finite(check, "projection"), _finite(check, "rel_error")
     if scale is not None and abs(scale - 1) > _TELLING:
         return f"scaled by {scale:.3g}"
+    if error == 0:
+        return "not chosen by its own scores and the bias" if _CHOICE in check.message else ""
     return f"relative error {error:.1e}" if error is not None else ""
 
 

@@ -108,6 +108,14 @@ def test_a_constant_that_is_the_degree_is_no_missing_part_of_a_sum(factors: str,
     assert found.sentence.endswith(f"({pattern})")
 
 
+def test_a_choice_that_is_equal_has_no_size() -> None:
+    case = wrong("single", rel_error="0.0", projection="1.0")
+    assert told(case).sentence.endswith(f"first at {OUTPUT}")
+    message = "FAIL: x - 4 tokens choose by other scores than their own with the bias (off by at most 4.5e-04)"
+    checks = tuple(replace(one, message=message) for one in case.checks)
+    assert told(replace(case, checks=checks)).sentence.endswith("(not chosen by its own scores and the bias)")
+
+
 def test_what_is_not_finite_and_copies_that_differ_are_said_beside_where_they_are() -> None:
     replicas = "FAIL: x - replicas of [] on ranks 0, 1 differ in their bytes; relative error 4.30e-01"
     for failure, message, says in (
