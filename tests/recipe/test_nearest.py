@@ -96,15 +96,15 @@ def test_what_megatron_core_refuses_together_is_left_out_and_nothing_else(tmp_pa
 
 @pytest.mark.parametrize(
     ("modules", "left"),
-    [("mlp moe_act layernorm", ("mlp", "layernorm")), ("moe_act", None)],
+    [("mlp mla_up_proj layernorm", ("mlp", "layernorm")), ("mla_up_proj", None)],
     ids=["one of three", "the only one"],
 )
 def test_a_list_keeps_what_is_not_refused(tmp_path: Path, modules: str, left: tuple[str, ...] | None) -> None:
-    """Megatron-Core takes moe_act with grouped products alone, which a CPU has not."""
+    """As Megatron-Core would refuse mla_up_proj with another attention."""
     before = wanted(tmp_path, flags=f" --recompute-granularity selective --recompute-modules {modules}")
 
     def refusal(case: Case) -> str:
-        return "no such module" if "moe_act" in str(case.training.effective("model")["recompute_modules"]) else ""
+        return "no such module" if "mla_up_proj" in str(case.training.effective("model")["recompute_modules"]) else ""
 
     found = nearest.accepted(before, refusal)
     assert found.trial is not None
@@ -116,19 +116,19 @@ def test_a_list_keeps_what_is_not_refused(tmp_path: Path, modules: str, left: tu
         assert (model["recompute_granularity"], model["recompute_modules"]) == ("selective", left)
 
 
-def test_of_a_list_only_the_word_is_left_out_that_is_refused(tmp_path: Path) -> None:
-    """Megatron-Core takes moe_act with grouped experts alone: the other modules are recomputed."""
-    before = wanted(tmp_path, flags=" --recompute-granularity selective --recompute-modules mla_up_proj moe_act layernorm")
-
-    def refusal(case: Case) -> str:
-        return "no moe_act" if "moe_act" in str(dict(case.training.settings).get("model.recompute_modules")) else ""
-
-    found = nearest.accepted(before, refusal)
+def test_what_goes_with_a_setting_that_is_not_here_is_left_out_for_a_manifest_too(tmp_path: Path) -> None:
+    """Megatron-Core takes moe_act with grouped experts alone, and those need Transformer Engine."""
+    found = wanted(tmp_path, "--config", "model.moe_z_loss_coeff=0.01", flags=MODULES)
     assert found.trial is not None
     (one,) = found.trial.of(CHANGED)
-    assert one.why == "no moe_act; compared with [mla_up_proj,layernorm] instead"
-    assert dict(found.cases[0].training.settings)["model.recompute_modules"] == ("mla_up_proj", "layernorm")
-    assert found.cases[0].training.recompute == "selective"
+    assert one.why.startswith(
+        "moe_act goes with model.moe_grouped_gemm=true, which needs Transformer Engine; compared with [mla_up"
+    )
+    assert dict(found.cases[0].training.settings)["model.recompute_modules"] == ("mla_up_proj",)
+    assert found.trial.changed([], {}, "").training.settings == found.trial.training.settings
+
+
+MODULES = " --recompute-granularity selective --recompute-modules mla_up_proj moe_act"
 
 
 def test_what_is_refused_without_any_setting_is_left_to_the_preflight(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from validation.case.preflight import RULES
 from validation.case.preset import Preset
 from validation.case.setting_rules import wrong
 from validation.case.settings import BASE, written
+from validation.case.suggestions import join
 from validation.case.training import Training
 from validation.recipe import full, read
 from validation.recipe.recipe import Origin, Recipe, Setting, Source
@@ -31,6 +32,10 @@ what is not here; it cannot be compared."""
 ABSENT, IDLE, UNREAD, CHANGED = "absent", "idle", "unread", "changed"
 """This megatron-core does not have it; it changes no number; nothing reads it beside the others of the recipe; no case
 runs with it, and the nearest that runs has another value."""
+
+
+_GOES_WITH: Mapping[str, Mapping[Value, str]] = {"model.recompute_modules": {"moe_act": "model.moe_grouped_gemm"}}
+"""Words of a list, and the setting without which megatron-core refuses each (TransformerConfig.__post_init__)."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class Trial:
 
     def configured(self, given: Mapping[str, Value]) -> Trial:
         """The same with a user's own settings, which stand before the recipe's."""
-        return replace(self, instead=given, training=self.training.with_settings(given))
+        return replace(self, instead={**self.instead, **given}, training=self.training.with_settings(given))
 
     def changed(self, names: Collection[str], instead: Mapping[str, Value], why: str) -> Trial:
         """The nearest that runs: without these settings of the recipe, and with others instead. `why` is what ends it."""
@@ -123,7 +128,24 @@ def of(recipe: Recipe, *, on_cpu: bool = True) -> Trial:
     small = stand_in(full.of(recipe))
     base = _base(small, recipe)
     told = _fitting(small, base, _with_their_kinds(tuple(_told(recipe, small, on_cpu))))
-    return Trial(recipe, small, _with(base, [one for one in told if one.state == TRIED]), told)
+    return _with_parts_that_are_here(Trial(recipe, small, _with(base, [one for one in told if one.state == TRIED]), told))
+
+
+def _with_parts_that_are_here(trial: Trial) -> Trial:
+    """The same, without words of a list that Megatron-Core refuses without another setting, if that needs what is not here.
+
+    A manifest, which is made without megatron-core, names the same case as the run does.
+    """
+    needs = {one.setting.name: one.why for one in trial.of(NEEDS)}
+    for one in trial.tried:
+        of_word, words = _GOES_WITH.get(one.setting.name, {}), one.setting.value
+        if not isinstance(words, tuple) or not (lacking := [word for word in words if of_word.get(word) in needs]):
+            continue
+        other = of_word[lacking[0]]
+        left = tuple(word for word in words if word not in lacking)
+        why = f"{join(map(str, lacking))} goes with {other}=true, which needs {needs[other]}"
+        trial = trial.changed([one.setting.name], {one.setting.name: left} if left else {}, why)
+    return trial
 
 
 def _base(small: StandIn, recipe: Recipe) -> Training:
