@@ -56,7 +56,8 @@ class Ended:
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """Called for `pytest.exit`, too, and where pytest stops itself, as when a check cannot be imported."""
         if isinstance(excinfo.value, pytest.exit.Exception):
-            self._take(excinfo.value.returncode)
+            code = excinfo.value.returncode
+            self._ours = code if isinstance(code, ExitCode) else ExitCode.USAGE  # a user's check or plugin has ended the run
         elif not isinstance(excinfo.value, pytest.Session.Interrupted):
             self._ours = ExitCode.INTERRUPTED
 
