@@ -11,6 +11,8 @@ import torch
 from megatron.core.transformer.enums import AttnMaskType
 
 from validation.candidate.modules import CoreAttention, RMSNorm
+from validation.candidate.spec import block_spec
+from validation.case.errors import UsageError
 from validation.reference.batch import other_documents
 
 LENGTH, BATCH, HEADS, DIM = 6, 2, 3, 4
@@ -159,3 +161,9 @@ def test_a_norm_has_the_epsilon_that_it_is_given() -> None:
         norm = RMSNorm(config, 4, eps=eps)
         torch.nn.init.ones_(norm.weight)
         torch.testing.assert_close(norm(given), given / (0.01 + eps) ** 0.5, rtol=1e-12, atol=0.0)
+
+
+def test_a_spec_that_returns_none_is_wrong_usage() -> None:
+    """As one that cannot be called is, and not an error somewhere inside megatron-core."""
+    with pytest.raises(UsageError, match="no_specs:nothing: it returns None, and no TransformerBlockSubmodules; give package"):
+        block_spec("tests.checks.no_specs:nothing", None, None)  # type: ignore[arg-type]

@@ -26,6 +26,7 @@ CHECKS = {
         "def test(): pytest.exit('full', returncode=ExitCode.ENVIRONMENT)",
         ExitCode.ENVIRONMENT,
     ),
+    "exit as if all were well": ("import pytest\ndef test(): pytest.exit('enough', returncode=0)", ExitCode.USAGE),
     "exit with none of ours": ("import pytest\ndef test(): pytest.exit('enough', returncode=4)", ExitCode.USAGE),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -276,12 +277,44 @@ def test_a_probe_that_a_case_does_not_have_is_a_mistake_of_the_check() -> None:
 
 def test_a_check_may_have_limits_of_its_own() -> None:
     """They are stated, and they decide."""
-    wide = Limits(0.5)
+    wide = Limits(0.45)
     parity = Parity(SINGLE, Runs(result(pieces={NORM: (off(shape_of(NORM), 0.4),)})))
     parity.agrees(NORM, wide)
     assert parity.stated == Stated("Layer 1 Input Norm Output", NORM, wide, math.prod(shape_of(NORM)))
     narrow = concluded(lambda parity: parity.agrees(NORM, Limits(0.3)), result(pieces={NORM: (off(shape_of(NORM), 0.4),)}))
     assert narrow.status == "fail"
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        (1e-10, "1e-10 is no Limits; give Limits"),
+        (Limits(math.nan), "a relative error of nan decides nothing as a limit; give one from 0 to below 0.5"),
+        (Limits(math.inf), "a relative error of inf decides nothing"),
+        (Limits(-1.0), "a relative error of -1 decides nothing"),
+        (Limits(0.5), "a relative error of 0.5 decides nothing"),
+        (Limits(0.1, max_abs=math.nan), "a largest difference of nan decides nothing"),
+        (Limits(0.1, max_abs=math.inf), "a largest difference of inf decides nothing"),
+    ],
+)
+def test_limits_that_decide_nothing_are_refused(limits: Limits, said: str) -> None:
+    """Whatever the tensor is: a check under them would pass, or fail, for no reason."""
+    with pytest.raises((TypeError, ValueError), match=said):
+        Parity(SINGLE, Runs(result(pieces={NORM: (off(shape_of(NORM), 0.0),)}))).agrees(NORM, limits)
+
+
+@pytest.mark.parametrize("errors", [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0)])
+def test_of_several_statements_the_first_counts_unless_one_does_not_hold(errors: tuple[float, float]) -> None:
+    """Even if the check goes on behind a failure: it is called by the first, and what fails stays a failure."""
+    names = (NORM, "layers.0.input_norm")
+    pieces = {name: (off(shape_of(name), error),) for name, error in zip(names, errors, strict=True)}
+    parity = Parity(SINGLE, Runs(result(pieces=pieces)))
+    for name in names:
+        with contextlib.suppress(pytest.fail.Exception):
+            parity.agrees(name)
+    assert parity.verdict is not None
+    assert parity.verdict.status == ("fail" if any(errors) else "pass")
+    assert parity.verdict.title == f"Layer {0 if errors[1] else 1} Input Norm Output"
 
 
 BF16, FP32 = replace(SINGLE, precision="bf16"), replace(SINGLE, precision="fp32")

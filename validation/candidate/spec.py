@@ -29,10 +29,15 @@ def block_spec(implementation: str, config: MLATransformerConfig, vp_stage: int 
     The last is `package.module:function`.
 
     A user's function takes (config, vp_stage) and returns what megatron-core's get_gpt_decoder_block_spec returns.
-    Raises UsageError where there is no such function.
+    Raises UsageError where there is no such function, or one that returns something else.
     """
     known: dict[str, SpecFunction] = {**dict.fromkeys(TE, _te), "local": _local, "local-stock": _local_stock}
-    return (known.get(implementation) or users_function(implementation))(config, vp_stage)
+    if implementation in known:
+        return known[implementation](config, vp_stage)
+    found = users_function(implementation)(config, vp_stage)
+    if not isinstance(found, TransformerBlockSubmodules):
+        raise _wrong(implementation, f"it returns {found!r:.100}, and no TransformerBlockSubmodules")
+    return found
 
 
 def mtp_spec(

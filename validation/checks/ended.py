@@ -47,7 +47,8 @@ class Ended:
         An interrupt goes on to the command: pytest would say in which line of some library it came.
         """
         if isinstance(excinfo.value, pytest.exit.Exception):
-            self._take(excinfo.value.returncode)
+            code = excinfo.value.returncode
+            self._ours = code if isinstance(code, ExitCode) else ExitCode.USAGE  # a user's check or plugin has ended the run
         elif not isinstance(excinfo.value, pytest.Session.Interrupted):
             if self._session is not None:
                 self._session.exitstatus = ExitCode.INTERRUPTED

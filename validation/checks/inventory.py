@@ -24,6 +24,7 @@ from validation.checks.parity import Parity
 from validation.checks.planted import Planted
 from validation.checks.self_test import SelfTest
 from validation.checks.titles import Nothing, component_of, stated_by
+from validation.checks.uncollected import refusal
 from validation.compare.limits import DECIDES_BELOW, DECIDES_BELOW_IN_FP8
 from validation.faults.plan import Plan
 from validation.recipe.coverage import covered, sets
@@ -42,6 +43,11 @@ class Inventory(Nothing):
     def refuse(self, error: UsageError) -> None:
         """The selection names no check."""
         self._refused = error
+
+    def pytest_exception_interact(self, node: Any, report: Any) -> None:
+        """A module whose checks are not known has no manifest."""
+        if isinstance(report, pytest.CollectReport) and self._refused is None:
+            self.refuse(refusal(node, report))
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """All checks are known: write them down."""

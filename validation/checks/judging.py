@@ -326,7 +326,9 @@ class Judging:
         self._leave(Verdict(status, title, numbers, reasons, details=details, place=at, failure=failure))
 
     def _leave(self, verdict: Verdict) -> None:
-        self.verdict = verdict
+        # Of several statements the first, whose title the check has, unless another does not hold.
+        if self.verdict is None or self.verdict.status == "pass" != verdict.status:
+            self.verdict = verdict
         if verdict.status == "known":
             # As pytest.xfail, without a traceback that nobody sees: pytest would parse source for each of thousands of checks.
             raise pytest.xfail.Exception(verdict.line, pytrace=False)

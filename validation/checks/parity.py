@@ -9,7 +9,7 @@ from validation.case.steps import stepped
 from validation.checks.inference_statements import OfInference
 from validation.checks.judging import Compared, Judging
 from validation.checks.order import WEIGHTS
-from validation.compare.limits import AFTER_STEPS, EXACT, IN_FP64, Limits
+from validation.compare.limits import AFTER_STEPS, EXACT, IN_FP64, Limits, own
 from validation.run import cause
 
 
@@ -36,11 +36,14 @@ class Parity(OfInference):
             self.conclude("error", title, reasons=(broken.sentence,), details=broken.stacks, failure=kind)
 
     def agrees(self, probe: str, limits: Limits | None = None) -> None:
-        """The candidate's tensor at `probe` is the reference's, within the precision's limits (or those given)."""
+        """The candidate's tensor at `probe` is the reference's, within the precision's limits (or those given).
+
+        Raises LookupError for a probe that there is not, TypeError and ValueError for limits that decide nothing.
+        """
         known = observed(self.case)
         if probe not in known:
             raise LookupError(f"{probe} is not a probe of this case; known are {', '.join(known)}")
-        self.compare(Compared(probe, known[probe].title, known[probe].shape, limits))
+        self.compare(Compared(probe, known[probe].title, known[probe].shape, None if limits is None else own(limits)))
 
     def routes_agree(self, probe: str) -> None:
         """Every token goes to the reference's experts, near-ties of a lower precision aside, and to those of its own scores."""

@@ -34,12 +34,16 @@ from validation.checks.tally import Tally
 from validation.checks.terminal import RED, Silence, Style, Terminal
 from validation.checks.testcase import check_of
 from validation.checks.titles import component_of, title_of
+from validation.checks.uncollected import refusal
 from validation.faults.plan import Plan, Plant
 from validation.recipe.coverage import covered, properties
 from validation.run.options import Given, Settings
 
 if TYPE_CHECKING:
     from validation.run.result import Result
+
+
+_COMPARES_NOTHING = "it compares nothing: a check that takes `parity` makes a statement, such as parity.agrees(probe)"
 
 
 class Report:
@@ -71,6 +75,7 @@ class Report:
         self._places: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self._unsound: set[Case] = set()
         self._nothing = "No check was selected; leave out what selects checks, or name one that the output shows with --only"
+        self._uncollected = False
         self._seconds: dict[str, float] = {}
         self._uncalled: dict[str, dict[str, str]] = {}
         self._start = self._began = time.monotonic()
@@ -140,6 +145,12 @@ class Report:
         before.ASIDE.put_back()
         self._running.start(self._needs, self._plants)
 
+    def pytest_exception_interact(self, node: Any, report: Any) -> None:
+        """The first module whose checks cannot be collected ends the run."""
+        if isinstance(report, pytest.CollectReport) and not self._uncollected:
+            self._uncollected = True
+            self.refuse(refusal(node, report))
+
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Cases that no selected check asks for are not run."""
         self._selected.update(parity.case for parity in map(parity_of, session.items) if parity)
@@ -193,6 +204,8 @@ class Report:
         """Give the verdict to whoever reads the report."""
         report = yield
         stated = parity_of(item) or planted_of(item)
+        if report.when == "call" and report.passed and stated is not None and stated.verdict is None:
+            report.outcome, report.longrepr = "failed", _COMPARES_NOTHING
         report.verdict, report.section = stated.verdict if stated else None, section_of(item)[1]
         report.title, report.component = title_of(item), component_of(item)
         return report
@@ -214,6 +227,8 @@ class Report:
         if self._suite:
             check = check_of(report, outcome.status, outcome.verdict, outcome.line, outcome.details)
             self._add(self._reproducible(check, outcome), outcome.verdict.place if outcome.verdict else UNPLACED)
+        elif outcome.status != "pass":  # of a user's test that asks about no case, before any case has begun
+            self._terminal.write("\n".join(filter(None, (outcome.line, outcome.shown_details))), **RED)
 
     def _add(self, check: junit.Check, place: tuple[int, int]) -> None:
         """Keep it for the file of its case, in which checks stand in the flow of data: the first failure is the cause's."""
@@ -232,6 +247,10 @@ class Report:
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """The last case's file, the overall result, and the exit code."""
         self._finish_case()
+        if self._uncollected:
+            self._terminal.write(self._nothing, **RED)
+            session.exitstatus = ExitCode.USAGE
+            return
         if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
             return
         if not self._tally.checks:

@@ -57,7 +57,7 @@ def stated_by(item: Any) -> Stated:
     if parity.stated is not None:
         return parity.stated  # the check has been called, and began in the same way
     asked = Parity(parity.case, Nothing())
-    with contextlib.suppress(Exception, pytest.fail.Exception, pytest.skip.Exception):
+    with contextlib.suppress(Exception, SystemExit, pytest.fail.Exception, pytest.skip.Exception, pytest.exit.Exception):
         item.obj(**{**parameters, "parity": asked})
     return asked.stated or unnamed
 

@@ -59,7 +59,7 @@ def said_by(case: Case, runs: Runs) -> Iterator[tuple[str, Verdict]]:
         for given in _members(check, case):
             parity = Parity(case, runs)
             # What it says is in its verdict.
-            with contextlib.suppress(Exception, pytest.fail.Exception, pytest.skip.Exception):
+            with contextlib.suppress(Exception, SystemExit, pytest.fail.Exception, pytest.skip.Exception):
                 check(parity=parity, **given)
             if parity.verdict is not None:
                 yield check.__module__.rpartition(".")[2].removeprefix("test_"), parity.verdict

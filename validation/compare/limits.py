@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -17,6 +18,18 @@ class Limits:
     max_abs: float | None = None
     floor: float | None = None
     undecided: str = ""
+
+
+def own(limits: object) -> Limits:
+    """The limits that a check gives itself. Raises TypeError and ValueError for what is none, or decides nothing."""
+    if not isinstance(limits, Limits):
+        raise TypeError(f"{limits!r} is no Limits; give Limits(relative_error=1e-10), or nothing for those of the precision")
+    if not 0 <= limits.relative_error < DECIDES_BELOW:
+        said = f"a relative error of {limits.relative_error:g} decides nothing as a limit"
+        raise ValueError(f"{said}; give one from 0 to below {DECIDES_BELOW:g}")
+    if limits.max_abs is not None and not 0 <= limits.max_abs < math.inf:
+        raise ValueError(f"a largest difference of {limits.max_abs:g} decides nothing as a limit; give a number, or None")
+    return limits
 
 
 IN_FP64 = Limits(relative_error=1e-10)
