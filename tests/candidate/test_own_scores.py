@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from tests.case.test_preflight import case
-from validation.candidate.replay import BY_BIAS, BY_SCORES, Choice, off_own_scores
+from validation.candidate.recorder import Recorder
+from validation.candidate.replay import BY_BIAS, BY_SCORES, Choice, Choices, off_own_scores
+from validation.case.probes import probes
+from validation.case.steps import left_bias
+from validation.compare.piece import whole
 
 TINY = case(precision="bf16")
 EXPERTS = TINY.model.n_routed_experts
@@ -51,3 +57,19 @@ def test_another_bias_is_off_by_as_much_whatever_it_chooses(off: float) -> None:
 def test_nothing_is_said_of_a_router_that_nobody_saw_choosing() -> None:
     """A check without these numbers fails (tests/compare/test_choice.py)."""
     assert off_own_scores(TINY, Choice(None), BIAS) == {}
+
+
+def test_a_later_step_is_compared_with_the_bias_that_the_step_before_has_left() -> None:
+    """Not the first, whose bias is the checkpoint's, nor an evaluation; a copy, because the step moves the bias in place."""
+    recorder, router = Recorder(0), SimpleNamespace(expert_bias=BIAS.clone())
+    place = SimpleNamespace(pieces=lambda probe, tensor, micro_batch: [(whole(tensor.shape), tensor)])
+    choices = Choices(TINY, place, recorder, None, None)  # type: ignore[arg-type]
+    probe = probes(TINY.model, 1, 2)["layers.1.moe.router.experts"]
+    for step in (1, 0, 3):
+        choices.step = step
+        bias = choices.bias_before(router)
+        router.expert_bias += 1.0
+        choices.compare_with_bias(probe, chosen(BIAS + (2.0 if step == 3 else 0.5)), bias, torch.Size((2, 1, EXPERTS)), 0)
+    assert set(recorder.pieces) == {f"{kind}{left_bias(2, 1)}" for kind in (BY_SCORES, BY_BIAS)}
+    assert not any(piece.difference.differing for (piece,) in recorder.pieces.values())
+    assert choices.bias_before(SimpleNamespace(expert_bias=None)) is None

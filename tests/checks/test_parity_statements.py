@@ -18,7 +18,7 @@ from validation.case.layout import Layout
 from validation.case.parameters import parameters
 from validation.case.preset import TINY
 from validation.case.probes import observed
-from validation.case.steps import stepped
+from validation.case.steps import STEPS, left_bias, stepped
 from validation.case.training import Training
 from validation.checks.judging import Stated
 from validation.checks.order import RUN, WEIGHTS, place
@@ -417,6 +417,22 @@ def test_a_choice_without_flips_needs_no_margins() -> None:
     """Where it agrees nothing is asked of them."""
     pieces = {name: found for name, found in flipped().items() if not name.startswith("flips/")}
     assert concluded(STATEMENTS["routes_agree"][0], result(BF16, pieces=pieces)).status == "pass"
+
+
+@pytest.mark.parametrize(
+    ("step", "off_by", "status"), [(1, 0.0, "pass"), (1, 1e-6, "fail"), (1, None, "fail"), (2, None, "pass")]
+)
+def test_the_next_step_chooses_by_the_bias_that_a_step_leaves(step: int, off_by: float | None, status: str) -> None:
+    """Below fp64 routers go on with the reference's choices, and what they choose themselves shows nowhere else."""
+    case = replace(SINGLE, training=Training(steps=2))
+    key = left_bias(step, 1).removeprefix(STEPS)
+    pieces = {left_bias(step, 1): (off(stepped(case)[key].shape, 0.0),)}
+    if off_by is not None:
+        pieces |= {f"by_scores/{left_bias(1, 1)}": (off(shape_of(CHOICE)[:2]),)}
+        pieces |= {f"by_bias/{left_bias(1, 1)}": (off(shape_of(CHOICE)[:2], off_by),)}
+    found = concluded(lambda parity: parity.step_agrees(key), result(case, pieces=pieces))
+    assert found.status == status
+    assert all(reason.startswith("in the next step ") for reason in found.reasons)
 
 
 @pytest.mark.parametrize("kind", ["by_scores", "by_bias"])

@@ -337,6 +337,7 @@ class ProbedChunk:
             size = sizes.pop()
 
             choice = self._choices.next(prefix, self._micro_batch if self._running else None)
+            bias = self._choices.bias_before(router)
 
             def seen_scores(scores: torch.Tensor) -> torch.Tensor:
                 choice.scores = self._record(f"{prefix}.router.scores", scores, size)
@@ -350,8 +351,10 @@ class ProbedChunk:
             self._record(f"{prefix}.router.experts", own, size)
             if rows is not None and choice.micro_batch is not None and not self._stopped:
                 rows.append(rows_of(moe, self._place, choice.micro_batch, chosen, self._case.training.dispatcher))
-            if self._running and self._values and not self._stopped:
-                probe = self._probes[f"{prefix}.router.experts"]
+            probe = self._probes[f"{prefix}.router.experts"]
+            if self._running and self._stopped:
+                self._choices.compare_with_bias(probe, choice, bias, size, self._micro_batch)
+            elif self._running and self._values:
                 self._choices.compare_margins(probe, own.view(size), self._micro_batch)
                 self._choices.compare_with_scores(probe, choice, size, self._micro_batch)
             return weights, chosen

@@ -7,6 +7,7 @@ no say, but for that of one sum, and a bias that is a little off shows.
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from typing import Any
 
 import torch
 
@@ -14,6 +15,7 @@ from validation.candidate.place import Place, device
 from validation.candidate.recorder import Recorder
 from validation.case.case import Case
 from validation.case.probes import Probe
+from validation.case.steps import left_bias
 from validation.compare.piece import slices
 from validation.compare.precision import as_stored
 from validation.reference.routing import chosen, expert_bias, experts_of, margins
@@ -138,10 +140,27 @@ class Choices:
         """
         with as_stored(), torch.no_grad():
             bias = expert_bias(self._weights, probe.layer or 0, self._case.model)
-            for name, found in off_own_scores(self._case, choice, bias).items():
-                by_token = found.view(size[:2]).transpose(0, 1)
-                for box, part in self._place.pieces(probe, by_token, micro_batch):
-                    self._recorder.measure(f"{name}{probe.name}", part, box[:2], torch.zeros_like(part))
+            self._off(probe, probe.name, choice, bias, size, micro_batch)
+
+    def bias_before(self, router: Any) -> torch.Tensor | None:
+        """What a router is to add to its scores in a later step, [experts]; None in the first, and if it has no bias."""
+        bias = getattr(router, "expert_bias", None) if self.step > 1 else None
+        return None if bias is None else bias.detach().clone()
+
+    def compare_with_bias(
+        self, probe: Probe, choice: Choice, bias: torch.Tensor | None, size: torch.Size, micro_batch: int
+    ) -> None:
+        """The same of a later step, by the router's own `bias_before`, which is compared when the step before has left it."""
+        if bias is not None:
+            with as_stored(), torch.no_grad():
+                left_by = left_bias(self.step - 1, probe.layer or 0)
+                self._off(probe, left_by, choice, bias, size, micro_batch)
+
+    def _off(self, probe: Probe, of: str, choice: Choice, bias: torch.Tensor, size: torch.Size, micro_batch: int) -> None:
+        for name, found in off_own_scores(self._case, choice, bias).items():
+            by_token = found.view(size[:2]).transpose(0, 1)
+            for box, part in self._place.pieces(probe, by_token, micro_batch):
+                self._recorder.measure(f"{name}{of}", part, box[:2], torch.zeros_like(part))
 
     def _of_reference(self, layer: int, micro_batch: int) -> torch.Tensor:
         """The reference's choice for this rank's tokens, [tokens, k]; -1 where it has none."""

@@ -19,6 +19,8 @@ UNREDUCED = "unreduced/"
 VALUE, NORM = "value", "gradient_norm"
 ZEROS = "zeros"
 """How many elements of the clipped gradients are 0; compared if optimizer.log_num_zeros_in_grad counts them."""
+BIAS = "mlp.gate.e_score_correction_bias"
+"""Of a layer with experts: the parameter that a step moves by the experts' loads, behind the layer's name."""
 MASTER = "master"
 """Of bf16 and fp16: what the optimizer steps instead of the parameter, in float32."""
 LOSS_SCALE = "loss_scale"
@@ -40,6 +42,11 @@ class Stepped:
     def name(self) -> str:
         """Its name in the ranks' reports."""
         return STEPS + self.key
+
+
+def left_bias(step: int, layer: int) -> str:
+    """The name of the expert bias of a layer that a step, counted from 1, leaves, in the ranks' reports."""
+    return f"{STEPS}{step}/{VALUE}/model.layers.{layer}.{BIAS}"
 
 
 def trained(case: Case) -> tuple[Parameter, ...]:

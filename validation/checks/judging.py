@@ -13,7 +13,8 @@ import pytest
 from validation.case import failures
 from validation.case.case import Case
 from validation.case.latent_norms import GIVEN
-from validation.case.probes import sees_scores
+from validation.case.parameters import parameters
+from validation.case.probes import observed, sees_scores
 from validation.case.steps import UNREDUCED
 from validation.checks.localise import localised
 from validation.checks.order import RUN, place
@@ -132,6 +133,19 @@ class Judging:
         tokens = asked.shape[:2]
         by_scores, by_bias = (self.result.measurement(f"{kind}/{asked.name}", tokens) for kind in ("by_scores", "by_bias"))
         return by_own_scores(verdict, by_scores, by_bias)
+
+    def by_next_choice(self, asked: Compared, verdict: Verdict) -> Verdict:
+        """The verdict on an expert bias that a step leaves with what the choices of the next step say of it.
+
+        Below fp64 these are the reference's, whatever the router chooses itself. Its own must be that of its own scores and of
+        this bias, and nothing excuses another.
+        """
+        from validation.compare.choice import by_own_scores
+
+        layer = parameters(self.case.model)[asked.name.rpartition("/")[2]].layer
+        tokens = observed(self.case)[f"layers.{layer}.moe.router.experts"].shape[:2]
+        by_scores, by_bias = (self.result.measurement(f"{kind}/{asked.name}", tokens) for kind in ("by_scores", "by_bias"))
+        return by_own_scores(verdict, by_scores, by_bias, "in the next step ")
 
     def near_ties(self, asked: Compared, verdict: Verdict) -> Verdict:
         """The verdict on a choice that differs: in a lower precision it may where rounding reaches the reference's margin."""

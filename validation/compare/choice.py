@@ -9,28 +9,28 @@ from validation.compare.measurement import Measurement
 from validation.compare.verdict import ERROR, FAIL, Verdict
 
 
-def by_own_scores(verdict: Verdict, by_scores: Measurement, by_bias: Measurement) -> Verdict:
+def by_own_scores(verdict: Verdict, by_scores: Measurement, by_bias: Measurement, when: str = "") -> Verdict:
     """The verdict on a router's choice, whether or not it agrees with the reference's.
 
     `by_scores` holds for each token whose experts are not those that its own scores and the reference's bias choose by how much
     the scores would have to be off for that; `by_bias` for each token that chose by other scores than these by how much they
     are; both zero for the others. Whatever the precision of what came before, these are the very scores that the router had:
-    only the bias can be wrong, and what is done with both.
+    only the bias can be wrong, and what is done with both. `when` says in words which choice it is, if it is another.
     """
     if verdict.status == ERROR:
         return verdict
     if any(not found.pieces or found.missing() is not None for found in (by_scores, by_bias)):
-        return _failed(verdict, "what its own scores and the bias choose is not known of every token")
+        return _failed(verdict, f"{when}what its own scores and the bias choose is not known of every token")
     if _wrong(by_bias):
         verdict = _failed(
             verdict,
-            f"{by_bias.difference.differing} tokens choose by other scores than their own with the bias "
+            f"{when}{by_bias.difference.differing} tokens choose by other scores than their own with the bias "
             f"(off by at most {by_bias.difference.max_abs:.1e})",
         )
     if _wrong(by_scores):
         verdict = _failed(
             verdict,
-            f"{by_scores.difference.differing} tokens' experts are not those that their own scores and the bias give "
+            f"{when}{by_scores.difference.differing} tokens' experts are not those that their own scores and the bias give "
             f"(largest margin {by_scores.difference.max_abs:.1e})",
         )
     return verdict

@@ -15,7 +15,7 @@ from validation.case.case import Case
 from validation.case.optimizers import ADAM, Rule, counts_zeros
 from validation.case.schedule import DECOUPLED, Schedule
 from validation.case.settings import BASE
-from validation.case.steps import MASTER, NORM, RATES, VALUE, ZEROS, trained
+from validation.case.steps import BIAS, MASTER, NORM, RATES, VALUE, ZEROS, trained
 from validation.compare.precision import DTYPES, as_stored
 from validation.reference import model as reference_model
 from validation.reference import mtp as reference_mtp
@@ -23,8 +23,6 @@ from validation.reference import schedule as formulas
 from validation.reference.balancing import Balance
 from validation.reference.batch import Batch, real_in
 from validation.reference.record import Unrecorded, hidden_states, record_loss
-
-BIAS = "mlp.gate.e_score_correction_bias"
 
 
 class Loads:
