@@ -166,4 +166,4 @@ def test_a_norm_has_the_epsilon_that_it_is_given() -> None:
 def test_a_spec_that_returns_none_is_wrong_usage() -> None:
     """As one that cannot be called is, and not an error somewhere inside megatron-core."""
     with pytest.raises(UsageError, match="no_specs:nothing: it returns None, and no TransformerBlockSubmodules; give package"):
-        block_spec("tests.checks.no_specs:nothing", None, None)  # type: ignore[arg-type]
+        block_spec("tests.checks.no_specs:nothing", None, None)
