@@ -28,7 +28,11 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     ),
     "validation/checks/planted.py": ("Planted defect seen: *", "first failing check * (relative *)"),
     "validation/compare/choice.py": (),
-    "validation/compare/limits.py": (),
+    "validation/compare/limits.py": (
+        "* is no Limits; give Limits(relative_error=1e-10), or nothing for those of the precision",
+        *("a relative error of * decides nothing as a limit", "*; give one from 0 to below *"),
+        "a largest difference of * decides nothing as a limit; give a number, or None",
+    ),
     "validation/compare/pattern.py": (),
     "validation/compare/verdict.py": (
         *("* (* elements equal)", "*, near-ties: * of *"),
