@@ -361,7 +361,7 @@ def test_every_entry_names_checks_that_exist(bug: Any) -> None:
     names += [one.name for one in stepped(replace(case(), training=Training(steps=1))).values()]
     names += inferred(replace(case(layout="single"), training=Training(inference="dynamic")))
     for pattern in bug.checks:
-        alone = replace(bug, checks=(pattern,), layouts="True")
+        alone = replace(bug, checks=(pattern,))
         assert any(alone.must_fail(case(of), name) for of in ("local", "local-stock", "te") for name in names)
 
 

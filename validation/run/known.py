@@ -64,11 +64,7 @@ class Known:
         return _matches(case.implementation, (*self.implementations, *self.others)) and self._shows(case)
 
     def _shows(self, case: Case) -> bool:
-        return self._since(case) is not None
-
-    def _since(self, case: Case) -> int | None:
-        """The first part of the life whose layout shows it: 0 before any step, 1 the first step. None if none does."""
-        return next((at for at, part in enumerate(lived(case)) if _value(self.layouts, part)), None)
+        return any(_value(self.layouts, part) for part in ((case,) if not case.training.life else lived(case)))
 
     def largest(self, case: Case) -> float:
         """The largest relative error that the bug makes in this case: what is further off is not excused."""
@@ -95,14 +91,19 @@ class Known:
         precisions a small model's share of the bug may be below rounding.
         """
         surely = not case.isolated and case.precision == "fp64" and _matches(case.implementation, self.implementations)
-        return surely and _matches(check, self.checks) and bool(_value(self.layouts, lived(case)[_part(case, check)]))
+        return surely and _matches(check, self.checks) and self._is_there(case, check, once=False)
 
     def excuses(self, case: Case, check: str) -> bool:
         """Whether this check shows the bug, or may fail as a consequence: not before the layout is there that shows it."""
-        since = self._since(case)
-        if since is not None and _part(case, check) < since:
-            return False
-        return _matches(check, self.checks) or (_matches(check, self.spoils) and not self._keeps(case, check))
+        found = _matches(check, self.checks) or (_matches(check, self.spoils) and not self._keeps(case, check))
+        return found and self._is_there(case, check, once=True)
+
+    def _is_there(self, case: Case, check: str, *, once: bool) -> bool:
+        """Whether the layout at this part of the case's life shows it, or `once` one before did."""
+        if not case.training.life:
+            return True  # one layout, and the bug concerns the case
+        parts, at = lived(case), _part(case, check)
+        return any(_value(self.layouts, part) for part in (parts[: at + 1] if once else parts[at : at + 1]))
 
     def _keeps(self, case: Case, check: str) -> bool:
         if case.model.num_nextn_predict_layers:
