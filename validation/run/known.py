@@ -102,8 +102,8 @@ class Known:
         """Whether the layout at this part of the case's life shows it, or `once` one before did."""
         if not case.training.life:
             return True  # one layout, and the bug concerns the case
-        parts, at = lived(case), _part(case, check)
-        return any(_value(self.layouts, part) for part in (parts[: at + 1] if once else parts[at : at + 1]))
+        shown, at = _shown(self.layouts, case), _part(case, check)
+        return any(shown[: at + 1]) if once else shown[at]
 
     def _keeps(self, case: Case, check: str) -> bool:
         if case.model.num_nextn_predict_layers:
@@ -121,6 +121,12 @@ def lived(case: Case) -> tuple[Case, ...]:
         if event.kind == life.STEP:
             parts.append(now)
     return tuple(parts)
+
+
+@functools.cache
+def _shown(layouts: str, case: Case) -> tuple[bool, ...]:
+    """Whether a condition on layouts holds in each part of the case's life."""
+    return tuple(bool(_value(layouts, part)) for part in lived(case))
 
 
 def _part(case: Case, check: str) -> int:
