@@ -13,9 +13,9 @@ import pytest
 from ci import junit
 from ci.cli import main
 from ci.expected import save
-from tests.ci.green import COMMIT, EXPECTED, FILE, MANIFEST, SUITE, command_line, with_check
+from tests.ci.green import COMMIT, EXPECTED, FILE, MANIFEST, NUMBERS, SUITE, command_line, with_check
 
-NEARER = with_check(1, properties={"rel_error": "9e-11", "tolerance": "1e-10", "ranks": "0,1"})(SUITE)
+NEARER = with_check(1, properties={**NUMBERS, "rel_error": "9e-11"})(SUITE)
 
 
 def keep(folder: Path, *words: str) -> int:
@@ -51,7 +51,7 @@ def test_what_the_gate_refuses_is_not_kept(tmp_path: Path, capsys: pytest.Captur
 
 def test_a_baseline_follows_results_that_have_not_drifted(tmp_path: Path) -> None:
     keep(tmp_path)
-    closer = with_check(1, properties={"rel_error": "3e-15", "tolerance": "1e-10", "ranks": "0,1"})(SUITE)
+    closer = with_check(1, properties={**NUMBERS, "rel_error": "3e-15"})(SUITE)
     junit.write(tmp_path / "results" / FILE, closer)
     assert keep(tmp_path, "--accept", "in case it has") == 0
     assert junit.read(tmp_path / "base" / FILE) == closer
@@ -72,7 +72,7 @@ def test_drifted_results_are_kept_with_a_reason_only(tmp_path: Path, capsys: pyt
 def test_the_factor_of_a_drift_is_the_user_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By default it is 2, as for `ci drift`; a refusal counts the reasons."""
     keep(tmp_path)
-    other = with_check(2, properties={"rel_error": "8e-11", "tolerance": "1e-10", "ranks": "0,1"})
+    other = with_check(2, properties={**NUMBERS, "rel_error": "8e-11"})
     junit.write(tmp_path / "results" / FILE, other(NEARER))
     capsys.readouterr()
     assert keep(tmp_path, "--factor", "899") == 1

@@ -10,6 +10,7 @@ import contextlib
 import re
 from collections.abc import Callable
 from dataclasses import fields, replace
+from importlib.metadata import PackageNotFoundError, version
 
 from packaging.version import InvalidVersion, Version
 
@@ -38,7 +39,6 @@ from validation.case.errors import EnvironmentMissing, UsageError
 from validation.case.families import GREEDY, GROUP_LIMITED, SIGMOID
 from validation.case.memory import Estimate, estimate
 from validation.case.suggestions import join, multiples, nearest
-from validation.machine import version
 
 __all__ = ["Estimate", "check", "estimate"]
 
@@ -154,8 +154,8 @@ def transformer_engine_exchanges_keys(case: Case) -> str | None:
     sized = case.model.qk_nope_head_dim + case.model.qk_rope_head_dim != case.model.v_head_dim
     if not case.uses_te or cp == 1 or not sized or kind not in ("a2a", "all_gather"):
         return None
-    release = version("transformer-engine")
-    with contextlib.suppress(InvalidVersion):  # not installed, or a build of one's own
+    with contextlib.suppress(PackageNotFoundError, InvalidVersion):  # not installed, or a build of one's own
+        release = version("transformer-engine")
         if Version(release) < Version("2.15"):
             return (
                 f"cp_comm_type={kind} cannot run with Transformer Engine {release}: before 2.15 its context parallelism has no "
