@@ -130,18 +130,8 @@ def built(case, model):
 def test_an_interrupted_command_ends_with_130(cache: Path, tmp_path: Path) -> None:
     """As shells say it; nothing is to be tried again, and nothing was asked for wrongly. No rank is left."""
     (plugin := tmp_path / "stands_still.py").write_text(STANDS_STILL.format(folder=str(tmp_path)))
-    command = [
-        sys.executable,
-        "-m",
-        "validation",
-        "run",
-        "--layouts",
-        "tp2",
-        "--results",
-        str(tmp_path),
-        "--plugin",
-        str(plugin),
-    ]
+    words = ("run", "--layouts", "tp2", "--results", str(tmp_path), "--plugin", str(plugin))
+    command = [sys.executable, "-m", "validation", *words]
     environment = {**os.environ, "PLUMBLINE_CACHE": str(cache)}
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
