@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from ci import junit
 from validation.cli import main as command
 from validation.run.options import parsed
+from validation.run.report import READY
 
 
 def of_ranks(folder: Path) -> dict[str, float]:
@@ -38,6 +39,9 @@ def _of_rank(lines: list[str]) -> dict[str, float]:
     told = [(float(when), said) for when, _, said in (line.partition(" ") for line in lines)]
     phases: dict[str, float] = {}
     for (when, said), (end, _) in itertools.pairwise(told):
+        if said == READY:  # the rank waits for its turn
+            phases.clear()
+            continue
         phases[said] = phases.get(said, 0.0) + end - when
     return phases
 

@@ -22,7 +22,6 @@ def main(case_text: str, folder: Path) -> None:
 
     from validation.case.case import Case
     from validation.reference import compute
-    from validation.reference.store import Reference
     from validation.run import entry, warm, worker  # noqa: F401 - warm mends megatron-core
     from validation.run.report import RankReport
 
@@ -34,9 +33,8 @@ def main(case_text: str, folder: Path) -> None:
     store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False)
     store.set(f"ready-{report.rank}", "1")
     store.wait(["ready-0"])
-    stored = Reference(Path(place.read_text()))
     entry.wake_without_haste()
-    report.write(worker._findings(case, stored, report, timeout=600.0, keep="", named="", state=""))
+    report.write(worker._findings(case, place.read_text(), report, timeout=600.0, keep="", named="", state=""))
 
 
 if __name__ == "__main__":

@@ -18,14 +18,20 @@ def at_once(cases: Sequence[Case]) -> int:
     first = cases[0]
     if first.on_cpu:
         return 2 if first.preset in _ON_CPU and limits.too_few_threads(cases, 2) is None else 1
-    return 2 if first.transport == "staged" and first.preset in _ON_SHARED_GPUS and _two_fit(cases) else 1
+    return 2 if first.transport == "staged" and first.preset in _ON_SHARED_GPUS and _fit(cases, 3) else 1
 
 
-def _two_fit(cases: Sequence[Case]) -> bool:
-    """With the reference of the next, which is computed meanwhile: three of what the largest takes."""
+def held(cases: Sequence[Case], jobs: int) -> bool:
+    """Whether ranks start while the case before theirs runs: where they share GPUs, cases are small, and as many again fit."""
+    first = cases[0]
+    return first.transport == "staged" and first.preset in _ON_SHARED_GPUS and _fit(cases, 2 * jobs + 1)
+
+
+def _fit(cases: Sequence[Case], times: int) -> bool:
+    """So many times what the largest takes. One of them is the reference of the next, which is computed meanwhile."""
     cards, memory = visible_gpus(), available_memory()
     if not cards:
         return False
     needed = [estimate(case, len(cards)) for case in cases]
-    on_card = 3 * max(one.card for one in needed) <= min(card.free for card in cards)
-    return on_card and (memory is None or 3 * max(one.host for one in needed) <= memory)
+    on_card = times * max(one.card for one in needed) <= min(card.free for card in cards)
+    return on_card and (memory is None or times * max(one.host for one in needed) <= memory)

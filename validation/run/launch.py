@@ -135,9 +135,13 @@ def launch(
     folder: Path,
     timeout: float,
     progress: Callable[[str], None] = lambda step: None,
+    turn: threading.Event | None = None,
 ) -> list[dict[str, Any]]:
-    """Run `entry(*arguments)` in `ranks` processes and return what each wrote. Raises RunBroke."""
-    with watched(folder, ranks, timeout, progress) as watch:
+    """Run `entry(*arguments)` in `ranks` processes and return what each wrote. Raises RunBroke.
+
+    Their time begins with their `turn`, if they have to wait for one (validation.run.held).
+    """
+    with watched(folder, ranks, timeout, progress, turn=turn) as watch:
         try:
             unless_gone(lambda: _elastic(entry, arguments, ranks, folder), watch)
         except Exception as error:  # elastic's own errors have no common base that says more than what the ranks left

@@ -25,6 +25,10 @@ from validation.run.cause import exit_code
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
+READY, TURN = "ready", "turn"
+"""What ranks say that wait for their turn, and the file that gives it to all of a run."""
+_LOOKING = 0.005
+"""Seconds between two looks at whether a rank's turn has come."""
 _TO_LEAVE_A_WORD = 3
 """Files that are kept open for a rank that can open no more, to say that (its source is read for the stack)."""
 
@@ -65,6 +69,14 @@ class RankReport:
         for kind, line in (("progress", step), ("times", f"{time.monotonic():.3f} {step}")):
             with self.path(kind).open("a") as file:
                 file.write(f"{line}\n")
+
+    def turn(self) -> str:
+        """Wait for this rank's turn; what stands in the word that gives it (validation.run.held)."""
+        self.progress(READY)
+        path = self.shared(TURN)
+        while not path.exists():
+            time.sleep(_LOOKING)
+        return path.read_text()
 
     def write(self, findings: dict[str, Any]) -> None:
         """Leave the findings, whole or not at all."""

@@ -10,23 +10,27 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from validation.cache import forget, locks
 from validation.case import disk
 from validation.case.case import Case
 from validation.case.errors import ExitCode
 from validation.reference import store
-from validation.run import entry, launch, watch
+from validation.run import entry, jobs, launch, watch
 from validation.run import plugin as plugins
 from validation.run.diagnose import explained
-from validation.run.jobs import at_once
+from validation.run.held import HeldRanks
 from validation.run.nodes.leading import Alone, Nodes
 from validation.run.options import Settings
 from validation.run.references import REFERENCES
+from validation.run.report import READY
 from validation.run.reproduce import alone
 from validation.run.result import Result, merged
 
 Progress = Callable[[Case, str], None]
+_BEFORE_WORK = (READY, "process groups", "model")
+"""What ranks say before their use of a GPU has begun."""
 
 
 class Runner:
@@ -38,7 +42,11 @@ class Runner:
     def __init__(self, settings: Settings, progress: Progress = lambda case, step: None, nodes: Nodes | None = None) -> None:
         self._settings, self._progress = settings, progress
         self._nodes = nodes or Alone()
-        self._jobs = settings.jobs or at_once(settings.cases)
+        self._jobs = settings.jobs or jobs.at_once(settings.cases)
+        self._ahead = isinstance(self._nodes, Alone) and jobs.held(settings.cases, self._jobs)
+        self._holding = ThreadPoolExecutor(max_workers=2 * self._jobs, thread_name_prefix="held")
+        self._held: dict[tuple[Case, str], HeldRanks] = {}
+        self._begun: set[tuple[Case, str]] = set()
         self._pool = ThreadPoolExecutor(max_workers=self._jobs, thread_name_prefix="case")
         self._one_at_a_time = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reference")
         self._references: dict[str, Future[store.Reference]] = {}
@@ -63,12 +71,13 @@ class Runner:
 
     def close(self, references: bool = True) -> None:
         """Start nothing more, and end what is still running, with the process that computes `references` or without."""
-        for pool in (self._pool, self._one_at_a_time):
+        pools = (self._pool, self._one_at_a_time, self._holding)
+        for pool in pools:
             pool.shutdown(wait=False, cancel_futures=True)
         watch.kill_all()
         if references:
             REFERENCES.close()
-        for pool in (self._pool, self._one_at_a_time):
+        for pool in pools:
             pool.shutdown(wait=True)
         for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)
@@ -78,25 +87,57 @@ class Runner:
         """The case's result; a run that breaks is a result, too."""
         start = time.monotonic()
         facts: dict[str, object] = {}
+        with self._asking:
+            held = self._held.pop((case, plugin), None)
+            self._begun.add((case, plugin))
         try:
             reference = self._asked(case).result()
             start = time.monotonic()
             facts = reference.facts() | self._nodes.facts(case.layout.ranks)
-            with launch.run_folder(self._debug_folder(case, plugin)) as folder:
-                reports = self._nodes.launch(
-                    entry.rank,
-                    (*self._arguments(case, plugin, folder, reference.folder), self._state(case)),
-                    case.layout.ranks,
-                    folder,
-                    self._settings.timeout,
-                    lambda step: self._progress(case, step),
-                )
+            if held is not None:
+                reports = held.reports(reference.folder)
+            else:
+                with launch.run_folder(self._debug_folder(case, plugin)) as folder:
+                    reports = self._ranks(case, plugin, folder, str(reference.folder))
         except (launch.RunBroke, OSError) as error:
             broken = explained(case, launch.broken_by(error), in_ranks=bool(facts))
             return Result(case, time.monotonic() - start, facts, broken=self._with_plugin(broken, plugin))
         # What a case in lockstep has kept is good for a command that is cut while it judges: it goes when the command ends.
         self._folders += [Path(report["kept"]) for report in reports if "kept" in report]
         return merged(case, time.monotonic() - start, facts, reports)
+
+    def _ranks(
+        self, case: Case, plugin: str, folder: Path, reference: str, turn: threading.Event | None = None
+    ) -> list[dict[str, Any]]:
+        """What the case's ranks report, which wait for their turn if they have one."""
+        waiting = {} if turn is None else {"turn": turn}
+        return self._nodes.launch(
+            entry.rank,
+            (*self._arguments(case, plugin, folder, reference), self._state(case)),
+            case.layout.ranks,
+            folder,
+            self._settings.timeout,
+            lambda step: self._told(case, step),
+            **waiting,
+        )
+
+    def _told(self, case: Case, step: str) -> None:
+        """A case's progress. As soon as its ranks use their GPU, those of the next one may."""
+        self._progress(case, step)
+        if self._ahead and step not in _BEFORE_WORK:
+            self._hold_next()
+
+    def _hold_next(self) -> None:
+        """Start the ranks of the next case that waits, as many cases ahead as run at a time."""
+        with self._asking:
+            waiting = next((key for key in self._started if key not in self._begun and key not in self._held), None)
+            if waiting is not None and len(self._held) < self._jobs:
+                case, plugin = waiting
+                self._held[waiting] = HeldRanks(
+                    launch.run_folder(self._debug_folder(case, plugin)),
+                    lambda folder, turn: self._ranks(case, plugin, folder, "", turn),
+                    self._holding,
+                )
 
     def against_single(self, case: Case, plugin: str | None = None) -> Result | None:
         """The case compared with what one rank computes in its place; None where that cannot be had.
@@ -139,7 +180,7 @@ class Runner:
         """Where a case in lockstep keeps what it goes on with if it is cut; nowhere if everything is asked for anew."""
         return str((self._settings.home / forget.LOCKSTEP).absolute()) if case.in_lockstep and not self._settings.fresh else ""
 
-    def _arguments(self, case: Case, plugin: str, folder: Path, reference: Path, keep: str = "") -> tuple[object, ...]:
+    def _arguments(self, case: Case, plugin: str, folder: Path, reference: Path | str, keep: str = "") -> tuple[object, ...]:
         """What ranks get that run with a plugin."""
         return (case.to_json(), str(folder), str(reference), self._settings.timeout, keep, plugins.absolute(plugin))
 

@@ -19,9 +19,21 @@ UNNOTICED = 10.0
 class Watch:
     """A thread that reports progress and, when time is up, has every rank write its stacks and then kills it."""
 
-    def __init__(self, folder: Path, ranks: int, timeout: float, progress: Callable[[str], None], first: int = 0) -> None:
-        """`first` is the number of the first of these ranks, all of which run on this machine."""
+    def __init__(
+        self,
+        folder: Path,
+        ranks: int,
+        timeout: float,
+        progress: Callable[[str], None],
+        first: int = 0,
+        turn: threading.Event | None = None,
+    ) -> None:
+        """`first` is the number of the first of these ranks, all of which run on this machine.
+
+        Before their `turn` (validation.run.held) no time passes for them, and they have no progress.
+        """
         self._folder, self._ranks, self._timeout, self._progress = folder, range(first, first + ranks), timeout, progress
+        self._turn = turn
         self._done = threading.Event()
         self._unwanted = self._expired = False
         self.timed_out = self.killed = False
@@ -35,8 +47,9 @@ class Watch:
         while not self._done.wait(0.1):
             if self._unwanted:
                 self._signal(signal.SIGKILL)  # those, too, that had no process yet
-            step = last_step(self._folder, self._ranks[0])
-            if step != last:
+            if self._turn is not None and not self._turn.is_set():
+                end = time.monotonic() + self._timeout
+            elif (step := last_step(self._folder, self._ranks[0])) != last:
                 last = step
                 self._progress(step)
             lost = self.vanished is None and not (self.timed_out or self._unwanted) and self._vanished() is not None
@@ -85,9 +98,16 @@ class Watch:
 
 
 @contextlib.contextmanager
-def watched(folder: Path, ranks: int, timeout: float, progress: Callable[[str], None], first: int = 0) -> Iterator[Watch]:
+def watched(
+    folder: Path,
+    ranks: int,
+    timeout: float,
+    progress: Callable[[str], None],
+    first: int = 0,
+    turn: threading.Event | None = None,
+) -> Iterator[Watch]:
     """Within it a thread watches over the ranks of a run, and `kill_all` ends them."""
-    watch = Watch(folder, ranks, timeout, progress, first)
+    watch = Watch(folder, ranks, timeout, progress, first, turn)
     thread = threading.Thread(target=watch.run, daemon=True)
     thread.start()
     _running.add(watch)

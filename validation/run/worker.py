@@ -53,20 +53,20 @@ def rank(
     """Entry point of every rank of a case: compares its pieces and leaves its findings in the run's folder.
 
     `keep` names a folder that gets what is compared, in the files of a reference; empty for none. Only where one rank
-    holds everything. `plugin` names what the rank calls while it makes the model (validation.run.plugin); empty for nothing.
-    `state` names a folder for what a case in lockstep goes on with if it is cut; empty for none.
+    holds everything. Without a `reference_folder` the rank gets ready, and is told it when its turn comes
+    (validation.run.held). `plugin` names what the rank calls while it makes the model (validation.run.plugin), `state` a
+    folder for what a case in lockstep goes on with if it is cut; both are empty for nothing.
     """
     report = RankReport(Path(run_folder), int(os.environ["RANK"]))
     with report.last_words():
         case = Case.from_json(case_text)
         if case.uses_te and (cause := platform.broken.get("transformer_engine")):
             raise EnvironmentMissing(f"megatron-core cannot use the Transformer Engine that is installed ({cause}); {_WITHOUT}")
-        stored = Reference(Path(reference_folder))
-        report.write(_findings(case, stored, report, timeout, keep, plugin, state))
+        report.write(_findings(case, reference_folder, report, timeout, keep, plugin, state))
 
 
 def _findings(
-    case: Case, stored: Reference, report: RankReport, timeout: float, keep: str, named: str, state: str
+    case: Case, reference_folder: str, report: RankReport, timeout: float, keep: str, named: str, state: str
 ) -> dict[str, Any]:
     replaced = Replaced(watching=case.on_cpu)
     plugin = plugins.load(named, replaced)
@@ -79,7 +79,13 @@ def _findings(
     if not case.on_cpu:
         # In turn, so that ranks which share GPUs are spread over all of them.
         gpu = int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count()
-        first_use.ahead(gpu, DTYPES[case.precision])
+        using = first_use.ahead(gpu, DTYPES[case.precision])
+    if not reference_folder:
+        if not case.on_cpu:
+            using.join()
+        reference_folder = report.turn()
+        report.progress("process groups")
+    stored = Reference(Path(reference_folder))
     dist.init_process_group(case.transport, timeout=timedelta(seconds=timeout))
     with computing_in(case.precision, platform.mode(case.on_cpu, case.precision)):
         build.start_groups(case)

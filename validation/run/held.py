@@ -1,0 +1,46 @@
+"""Ranks that start while the case before theirs still runs.
+
+They load their plugin and begin to use their GPU, which takes as long as a small model's forward pass. Then they wait for their
+turn. A rank runs one case, held or not: nothing that a case leaves behind can reach another one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import Any
+
+from validation.run.report import TURN
+
+Start = Callable[[Path, threading.Event], list[dict[str, Any]]]
+"""What starts ranks that leave their files in a folder, and returns what they report after their turn."""
+
+
+class HeldRanks:
+    """The ranks of one case before its turn."""
+
+    def __init__(self, folder: contextlib.AbstractContextManager[Path], start: Start, threads: Executor) -> None:
+        self._turn = threading.Event()
+        self._folder: Future[Path] = Future()
+        self._reports = threads.submit(self._run, folder, start)
+
+    def _run(self, folder: contextlib.AbstractContextManager[Path], start: Start) -> list[dict[str, Any]]:
+        try:
+            with folder as place:
+                self._folder.set_result(place)
+                return start(place, self._turn)
+        finally:
+            self._folder.cancel()  # of no effect where there was a folder
+
+    def reports(self, reference: Path) -> list[dict[str, Any]]:
+        """Give them their turn, with the folder of the reference, and return what they report. Raises RunBroke and OSError."""
+        if not self._folder.cancelled():
+            place = self._folder.result()
+            with contextlib.suppress(FileNotFoundError):  # they broke before their turn, and the folder is gone
+                (place / f"{TURN}.part").write_text(str(reference))
+                (place / f"{TURN}.part").replace(place / TURN)
+        self._turn.set()
+        return self._reports.result()
