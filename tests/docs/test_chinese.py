@@ -29,6 +29,13 @@ def printed(page: Path) -> list[str]:
     return words + re.findall(r"^`[^`]+`$", text, re.MULTILINE)
 
 
+def facts(page: Path) -> set[str]:
+    """Code in a sentence, and numbers but for those that a language writes with words of its own: 671 billion is 6710 亿."""
+    text = re.sub(r"^```.*?^```|\]\([^)]*\)", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    code = {" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)}
+    return code | set(re.findall(r"(?<![\w.])\d[\d.,]*\d(?!\.?\d|\w| B\b| billion)", text))
+
+
 def table_rows(page: Path) -> int:
     return len(re.findall(r"^\|", page.read_text(encoding="utf-8"), re.MULTILINE))
 
@@ -50,6 +57,7 @@ def test_a_page_says_what_the_english_one_says(page: Path) -> None:
     assert headings(page) == headings(english)
     assert items(page) == items(english)
     assert printed(page) == printed(english)
+    assert facts(english) - facts(page) == set()
     assert table_rows(page) == table_rows(english)
 
 
