@@ -17,6 +17,7 @@ from ci.junit import Check, Suite
 from ci.links import NO_LINKS, Links
 from ci.numbers import number
 from ci.page.history import NO_HISTORY, History
+from ci.page.text import GLYPHS
 from ci.reasons import verdicts
 from ci.reproduction import UNKNOWN, Sources
 from validation.case.arrangement import short as shortened
@@ -199,7 +200,7 @@ def short(check: Check) -> str:
     """The share of the limit in a few characters: `4e-6`; with a floor, how many floors: `0.61`."""
     found = share(check)
     if found is None or check.status in ("error", "missing", "unevaluated"):
-        return "–" if check.status == "pass" else ""
+        return GLYPHS["pass"] if check.status == "pass" else ""
     if found in (0, math.inf):
         return "=" if found == 0 else "∞"
     floor, error = number(check, "floor"), number(check, "rel_error")

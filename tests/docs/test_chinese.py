@@ -22,12 +22,26 @@ def headings(page: Path) -> list[int]:
     return [len(marks) for marks in re.findall(r"^(#+) ", page.read_text(encoding="utf-8"), re.MULTILINE)]
 
 
+def printed(page: Path) -> list[str]:
+    """What is shown as it is printed: lines that are all code, and the words that explain them as headings."""
+    text = page.read_text(encoding="utf-8")
+    words = re.findall(r"^### .+\n(?=\n`.+`$)", text, re.MULTILINE)
+    return words + re.findall(r"^`[^`]+`$", text, re.MULTILINE)
+
+
+def facts(page: Path) -> set[str]:
+    """Code in a sentence, and numbers but for those that a language writes with words of its own: 671 billion is 6710 亿."""
+    text = re.sub(r"^```.*?^```|\]\([^)]*\)", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    code = {" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)}
+    return code | set(re.findall(r"(?<![\w.])\d[\d.,]*\d(?!\.?\d|\w| B\b| billion)", text))
+
+
 def table_rows(page: Path) -> int:
     return len(re.findall(r"^\|", page.read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def test_the_most_important_pages_are_there() -> None:
-    assert {page.stem for page in PAGES} >= {"quick-start", "first-red-check", "gpus"}
+    assert {page.stem for page in PAGES} >= {"quick-start", "first-red-check", "words-in-failures", "troubleshooting", "gpus"}
 
 
 def items(page: Path) -> list[str]:
@@ -42,6 +56,8 @@ def test_a_page_says_what_the_english_one_says(page: Path) -> None:
     assert blocks(page) == blocks(english)
     assert headings(page) == headings(english)
     assert items(page) == items(english)
+    assert printed(page) == printed(english)
+    assert facts(english) - facts(page) == set()
     assert table_rows(page) == table_rows(english)
 
 

@@ -11,8 +11,8 @@ import pytest
 from ci import junit
 from ci.cli import main
 from ci.expected import Expected, load
-from tests.docs.blocks import CHINESE, README, blocks
-from tests.docs.markdown import DOCS
+from tests.docs.blocks import CHINESE, README, blocks, rows
+from tests.docs.markdown import DOCS, ROOT
 
 SESSIONS = ("cpu_single", "cpu_tp2")
 SELF_TEST, UNFINISHED = "self-test-tiny-single-fp64-local-gloo.xml", "tiny-tp2-fp64-local-gloo.xml"
@@ -54,6 +54,14 @@ def test_the_red_lines_are_those_of_the_gate(tmp_path: Path, capsys: pytest.Capt
     there = [suite for suite in suites.values() if suite.file not in (SELF_TEST, UNFINISHED)]
     passing = sum(len(suite.checks) for suite in there)
     assert f"RED, 3 reasons (3 testsuites, {passing + 1} checks: {passing} pass, 1 not decided) =====" in page()
+
+
+def test_the_words_of_each_reason_are_the_codes() -> None:
+    code = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "ci").glob("*.py")))
+    said = [re.findall("`([^`]+)`", row[1]) for row in rows(DOCS / "gate.md", "about")]
+    assert len(said) > 10
+    assert all(said)
+    assert [part for words in said for word in words for part in word.split("...") if part not in code] == []
 
 
 def test_parity_has_as_many_cases_and_checks(tmp_path: Path) -> None:
