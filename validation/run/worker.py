@@ -14,7 +14,7 @@ from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 from torch.distributed.elastic.utils.store import barrier
 
-from validation.candidate import build, first_use, latent_norms, load, mends, platform, staged, stream, user_buffers
+from validation.candidate import build, first_use, latent_norms, libraries, load, mends, platform, staged, stream, user_buffers
 from validation.candidate.balancing import compare_balancing
 from validation.candidate.compare import compare_gradients, declared
 from validation.candidate.kept_steps import KeptSteps, plan
@@ -104,6 +104,8 @@ def _findings(
         _leave_together(case, timeout)
     # In lockstep each step begins to count anew.
     on_device = [device_peak(), *(max(step["memory"].values()) for step in found.get("steps", ()))]
+    if found_cudnn := "" if case.on_cpu else libraries.cudnn():
+        settings["cudnn"] = found_cudnn
     memory = {"baseline": baseline, "peak": peak_memory(), "parameters": held, "device_peak": max(on_device)}
     return {**found, "place": place, "memory": memory, "settings": settings, "uncalled": replaced.end()}
 
