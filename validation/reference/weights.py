@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -26,8 +29,14 @@ def make_weights(case: Case) -> Iterator[tuple[Parameter, torch.Tensor]]:
     neither uniform nor saturated. Norm weights are spread around one and the expert bias around zero, since a norm that
     was never loaded, or a bias that was lost, shows only where the right value is not the default.
     """
-    for parameter in parameters(case.model).values():
-        yield parameter, made(case, parameter)
+    wanted = iter(parameters(case.model).values())
+    with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="weights") as pool:
+        # Each has a seed of its own, and normal noise is drawn by one thread. Few are ahead of whoever takes them.
+        ahead = deque((one, pool.submit(made, case, one)) for one in itertools.islice(wanted, torch.get_num_threads()))
+        while ahead:
+            parameter, value = ahead.popleft()
+            yield parameter, value.result()
+            ahead.extend((one, pool.submit(made, case, one)) for one in itertools.islice(wanted, 1))
 
 
 def made(case: Case, parameter: Parameter) -> torch.Tensor:
@@ -57,7 +66,8 @@ def save_weights(case: Case, path: Path) -> str:
     state: dict[str, torch.Tensor] = {}
     digest = hashlib.sha256()
     for parameter, value in make_weights(case):
-        digest.update(parameter.name.encode() + value.numpy().tobytes())
+        digest.update(parameter.name.encode())
+        digest.update(value.numpy().data)
         keys = parameter.keys()
         state |= {key: part.clone() for key, part in zip(keys, value, strict=True)} if len(keys) > 1 else {keys[0]: value}
     save_file(state, path)
