@@ -10,6 +10,7 @@ from ci.diagnosis.causes import Cause
 from ci.diagnosis.evidence import Seen
 from ci.diagnosis.traits import FEWER_BITS, traits
 from ci.diagnosis.words import noun
+from ci.junit import Check
 from validation.case.arrangement import cut, parse
 from validation.case.case import DEFAULT_SEED, Case
 from validation.case.preflight import RULES
@@ -17,7 +18,13 @@ from validation.case.preset import PRESETS
 from validation.case.training import Training
 
 _LAYOUTS = ("single", "tp2", "dp2", "cp2", "pp2", "ep2", "tp2etp1", "tp2nosp", "ep2etp2", "pp2vpp2", "dp4", "tp2ep2", "tp2dp2")
-_SAID = re.compile(r"To decide, run (?P<arrangement>\S+)(?: in (?P<precision>\w+))?: ")
+_SAID = re.compile(
+    r"To decide, run (?P<arrangement>\S+)(?: in (?P<precision>\w+))?(?: with --implementation (?P<implementation>\S+))?: "
+)
+_FUSED, _UNFUSED = ("te", "te-fused", "te-flash"), "te-unfused"
+"""Implementations whose core attention is a kernel of a library, and the one whose is not."""
+_OF_ATTENTION = re.compile(r"Core Attention Output$|(?:Query|Key|Value)(?: after RoPE)? Gradient$")
+"""What core attention computes in its forward and its backward pass."""
 _NUMBER = re.compile("[0-9]{1,6}")
 
 
@@ -82,10 +89,23 @@ def _said(arrangement: str, precision: str, cases: Sequence[Seen], with_it: Caus
     return f"To decide, run {arrangement}{how}: if it fails, the cause is {_noun(with_it)}, else {_noun(without)}"
 
 
-def decides(sentence: str) -> tuple[str, str] | None:
-    """The layout that such a sentence names, with its options, and its precision if that is another one."""
+def deciding_kernel(check: Check, best: Cause, cases: Sequence[Seen]) -> str:
+    """The same where a kernel of core attention may be wrong, and no case says what Transformer Engine's own attention makes.
+
+    `check` is where the first of the cases fails first. An error that a kernel makes is each rank's.
+    """
+    kernels = cases[0].suite.properties.get("implementation") in _FUSED and _OF_ATTENTION.search(check.name)
+    tried = any(case.suite.properties.get("implementation") == _UNFUSED for case in cases)
+    if not kernels or tried or any(trait.spreads for trait in best.traits):
+        return ""
+    how = f"run {cases[0].arrangement} with --implementation {_UNFUSED}"
+    return f"To decide, {how}: if it fails, the cause is {_noun(best)}, else a kernel of attention"
+
+
+def decides(sentence: str) -> tuple[str, str, str] | None:
+    """The layout that such a sentence names, with its options, and its precision and its implementation if they are others."""
     found = _SAID.match(sentence)
-    return (found["arrangement"], found["precision"] or "") if found else None
+    return (found["arrangement"], found["precision"] or "", found["implementation"] or "") if found else None
 
 
 def _noun(cause: Cause) -> str:

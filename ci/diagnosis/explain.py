@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ci.diagnosis import words
 from ci.diagnosis.causes import CONTRADICTED, PLAIN, Cause, causes
-from ci.diagnosis.deciding import deciding
+from ci.diagnosis.deciding import deciding, deciding_kernel
 from ci.diagnosis.diagnosis import CRASH, INFRASTRUCTURE, UNDECIDED, Diagnosis, First
 from ci.diagnosis.evidence import RED, TOLD_APART, Seen, is_self_test, phase, seen
 from ci.junit import Suite
@@ -132,7 +132,8 @@ def _told(found: Explained, *, others: bool) -> Diagnosis:
     rivals = found.rivals if found.best.cost < CONTRADICTED else ()
     cases = (found.failing, found.passing)
     sentence = words.sentence(found.best, rivals, *cases, found.name, certain=certain, others=others)
-    how = deciding(found.best, rivals, [*found.failing, *found.passing])
+    ordered = [where, *(case for case in (*found.failing, *found.passing) if case is not where)]
+    how = deciding_kernel(check, found.best, ordered) or deciding(found.best, rivals, [*found.failing, *found.passing])
     return Diagnosis(sentence, words.groups(found.best, phase(check)), certain, how, first)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ci.diagnosis import First, diagnose
+from ci.diagnosis import First, decides, diagnose
 from ci.diagnosis.traits import traits
 from ci.junit import Suite
 from tests.ci.made_up import GRADIENT, NORM, OUTPUT, ROUTED, STEP, WEIGHT, sound, told, wrong
@@ -96,6 +96,30 @@ def test_the_case_that_decides_has_been_run_and_decides() -> None:
     assert told(sound("single"), sound("tp2"), sound("pp2"), wrong("pp2vpp2")).groups == ("virtual pipeline",)
     both = told(sound("single"), sound("tp2"), wrong("pp2"), wrong("pp2vpp2"))
     assert (both.groups, both.certain) == (("pipeline parallelism",), True)
+
+
+@pytest.mark.parametrize(
+    ("implementation", "at", "kernel"),
+    [
+        ("te", "Layer 1 Key after RoPE Gradient", True),
+        ("te-fused", "Layer 0 Core Attention Output", True),
+        ("te-flash", "Layer 0 Value Gradient", True),
+        ("te-unfused", "Layer 1 Key after RoPE Gradient", False),
+        ("local", "Layer 1 Key after RoPE Gradient", False),
+        ("te", "Layer 0 Attention Output", False),
+        ("te", "Layer 0 Query before RoPE Gradient", False),
+    ],
+)
+def test_where_attention_is_wrong_first_its_kernel_is_in_question(implementation: str, at: str, kernel: bool) -> None:
+    """As with packed documents of Megatron-Core 0.19 on Hopper, where cuDNN's gradients are wrong (docs/data.md)."""
+    said = {"arrangement": "single+packed", "precision": "bf16", "implementation": implementation}
+    found = told(Suite("made up", (check(at, "fail", "mla"),), said))
+    sentence = (
+        "To decide, run single+packed with --implementation te-unfused: "
+        "if it fails, the cause is the model itself, else a kernel of attention"
+    )
+    assert (found.deciding == sentence) == kernel
+    assert decides(sentence) == ("single+packed", "", "te-unfused")
 
 
 def test_a_case_that_decides_has_targets_for_its_mtp_layers() -> None:

@@ -25,13 +25,15 @@ def diagnosed(cases: Sequence[Case], checks: Mapping[str, Sequence[Check]], went
             yield f"Decide: {_command(cases[0], *case, wanted)}"
 
 
-def _command(like: Case, arrangement: str, precision: str, wanted: Settings) -> str:
-    """What runs a case that is like another one, but for its layout with options and its precision."""
+def _command(like: Case, arrangement: str, precision: str, implementation: str, wanted: Settings) -> str:
+    """What runs a case that is like another one, but for its layout with options, its precision and its implementation."""
     words = shlex.split(command(like, "", wanted))
-    words[words.index("--layouts") + 1] = arrangement
-    if precision and "--precision" in words:
-        words[words.index("--precision") + 1] = precision
-    return shlex.join([*words, *(["--precision", precision] if precision and "--precision" not in words else [])])
+    for option, value in (("--layouts", arrangement), ("--precision", precision), ("--implementation", implementation)):
+        if value and option in words:
+            words[words.index(option) + 1] = value
+        elif value:
+            words += [option, value]
+    return shlex.join(words)
 
 
 def suites(cases: Sequence[Case], checks: Mapping[str, Sequence[Check]], went: Went) -> list[Suite]:
