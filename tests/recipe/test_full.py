@@ -63,6 +63,7 @@ def test_flags_become_a_stand_in(tmp_path: Path) -> None:
     lost = [f"{kind} groups have 3 ranks or more at full size, and 2 ranks here" for kind in ("dp", "ep")]
     assert (small.layout.name, list(small.lost)) == ("tp2pp3ep2etp2", lost)
     assert small.case().arrangement == "tp2pp3ep2etp2+mtp+distributed"
+    assert "vocabulary" not in small.describe()  # only the tokenizer knows it
     assert (small.model.q_lora_rank, small.model.n_group, small.model.n_shared_experts) == (None, 1, 2)
 
 

@@ -52,7 +52,8 @@ SCRIPTS = {
     "an older module": f"python3 -u -m torch.distributed.launch --nproc_per_node=2 --nnodes=3 train.py {FLAGS}",
     "srun bash -c": f'srun -N 3 --ntasks-per-node=1 bash -c "torchrun {SIX}"',
     "srun python": f"srun --nodes=3 --ntasks-per-node=2 -l python train.py {FLAGS}",
-    "srun with a container": f"srun -n 6 --container-image nv/pytorch:25.09 -J b python -u train.py {FLAGS}",
+    "srun with a container": "srun -n 6 --container-image nv/pytorch:25.09 --container-workdir=/opt/megatron -J swift "
+    f"python -u train.py {FLAGS}",
     "exec": f"exec torchrun {SIX}",
     "env": f"env A=1 torchrun {SIX}",
     "nohup in the background": f"nohup torchrun {SIX} > log 2>&1 &",
@@ -70,11 +71,16 @@ SCRIPTS = {
     "which": f"$(which torchrun) {SIX}",
     "a script of another folder": f"cd /\npython -m torch.distributed.run {SIX}",
     "set -eu": f"set -eux\nN=$(python -c 'print(1 + 1)')\ntorchrun --nproc_per_node $N --nnodes 3 train.py {FLAGS}",
+    "BASH_REMATCH, $_ and PIPESTATUS": "true 3 | (exit 2)\n[[ ${PIPESTATUS[1]} == 2 ]] && [[ 'n=2' =~ =(.) ]] && echo 3 > log\n"
+    + f"echo 3; torchrun --nnodes $_ --nproc_per_node ${{BASH_REMATCH[1]}} train.py {FLAGS}",
     "standard input": f"N=$(python - <<'E'\nprint(2)\nE\n)\ntorchrun --nproc_per_node $N --nnodes 3 train.py {FLAGS}",
     "a login shell": f'bash -lc "torchrun {SIX}"',
     "an environment": f"conda activate x\nconda run -n x --no-capture-output torchrun {SIX}",
     "another user": f"sudo -E torchrun {SIX}",
     "deepspeed": f"deepspeed --num_gpus 2 --num_nodes 3 train.py {FLAGS}",
+    "a heredoc for sbatch": 'F="FLAGS"\nexport CMD="python train.py $F"\n'.replace("FLAGS", FLAGS.replace("'", ""))
+    + "sbatch --segment=2 <<E\n#!/bin/bash\n#SBATCH --nodes=3\n#SBATCH --ntasks-per-node=2\n"
+    + "srun -l bash -c \\\\\\${CMD} | tee log\nE",
     "a heredoc for bash": f"bash <<'E'\ntorchrun {SIX}\nE",
 }
 
@@ -177,7 +183,9 @@ def test_several_trainings_are_named(folder: Path) -> None:
     alike = "".join(f"torchrun --node_rank {node} --nnodes 2 train.py {FLAGS}\n" for node in range(2))
     assert read_back(folder, recipe_text(folder, alike)).world == 2
     two = f"torchrun train.py {FLAGS}\ntorchrun train.py {FLAGS} --lr 1e-3\n"
-    with pytest.raises(UsageError, match=r"starts 2 trainings; choose with --call N: 1 is train\.py with 9 words; 2 is"):
+    with pytest.raises(
+        UsageError, match=r"choose with --call N: 1 is train\.py with 9 words; 2 is train\.py with 11 words \(--lr 1e-3\)"
+    ):
         recipe_text(folder, two)
     assert "--lr 1e-3" in recipe_text(folder, two, number=2)
     with pytest.raises(UsageError, match="--call 3: the script starts 2"):
@@ -204,6 +212,9 @@ def test_other_programs_of_python_are_not_run(folder: Path) -> None:
             "python prepare.py",
             "started no training .*.prepare.py with 0 words.; .* in Python, it is not followed",
         ),
+        ("set -x\necho 'FL must be false'\nexit 3", "ended with 3 .*Its last line: FL must be false$"),
+        ("A=(--lr 1)\n--swiglu\nfalse", "it runs --swiglu as a command of its own: end the line before it with a backslash"),
+        ("ssh node1 torchrun train.py", "ended well and started no training of Megatron-Core .ssh did nothing here.; "),
         ("torchrun train.py --lr 1", "started no training of Megatron-Core .train.py with 2 words."),
     ],
 )

@@ -163,8 +163,11 @@ def test_the_loss_is_part_of_the_recipe(recipe_of: Reads, flag: str, loss: str) 
 
 def test_every_flag_is_accounted_for(recipe_of: Reads) -> None:
     """Settings, idle, known without a field, and unknown with the nearest."""
-    recipe = recipe_of(SMALL + "--save /models --log-interval 1 --use-flash-attn --extra-vocab-size 467 --swiglo stray")
-    assert [flag.text for flag in recipe.idle] == ["--save /models", "--log-interval 1"]
+    recipe = recipe_of(
+        SMALL + "--save /models --log-interval 1 --use-flash-attn --extra-vocab-size 467 --swiglo stray "
+        "--tokenizer-type PretrainedFromHF"
+    )
+    assert [flag.text for flag in recipe.idle] == ["--save /models", "--log-interval 1", "--tokenizer-type PretrainedFromHF"]
     assert [flag.text for flag in recipe.beside] == ["--position-embedding-type rope", "--use-flash-attn"]
     assert [(flag.text, flag.reason) for flag in recipe.unknown] == [
         ("--extra-vocab-size 467", ""),

@@ -37,6 +37,10 @@ _FEWEST = 3
 _SECRET = re.compile(r"--?[a-z_-]*(?:(?:wandb|api|access|secret|auth|hf)[-_](?:key|token)|password)", re.IGNORECASE)
 _NOT_FOUND = 127
 """The exit code of a shell that does not find a program."""
+_SILENT = re.compile(r"\++ |Try '.* --help' for more information")
+"""Lines that say nothing of why a script ended."""
+_TAIL = 1 << 16
+"""Bytes at the end of what a script writes."""
 _GRACE = 10.0
 """Seconds for what a script has left in the background."""
 _RANK = re.compile(r"--(?:node[-_]rank|master[-_]addr|master[-_]port|rdzv[-_](?:id|endpoint|conf))")
@@ -66,7 +70,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Captured:
-    """What a script has called, how it ended, the last line that it wrote to standard error, and programs that are not here."""
+    """What a script has called, how it ended, the last line of its errors or else output, and programs that are not here."""
 
     calls: tuple[Call, ...]
     code: int
@@ -95,13 +99,21 @@ def capture(script: Sequence[str], timeout: float) -> Captured:
         folder = Path(name)
         _prepare(folder)
         code, ended = _run(script, folder, timeout)
-        errors = (folder / "errors").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        last = _last(folder / "errors") or _last(folder / "output")
         calls = list(_calls(folder))
         # A process that was ended although it wrote its own call down is one call.
         wrote = {process for process, _ in calls}
         unreached = (Call(words, "python", (), 0) for process, words in ended if process not in wrote)
-        last = one_line(errors[-1]) if errors else ""
         return Captured((*(call for _, call in calls), *unreached), code, last, tuple(_absent(folder)))
+
+
+def _last(file: Path) -> str:
+    """The last line of a file that says something: neither what `set -x` prints nor where help is."""
+    with open(file, "rb") as opened:
+        opened.seek(max(opened.seek(0, os.SEEK_END) - _TAIL, 0))
+        text = opened.read().decode("utf-8", "replace")
+    said = (line for line in reversed(text.splitlines()) if line.strip() and not _SILENT.match(line))
+    return one_line(next(said, ""))
 
 
 def _prepare(folder: Path) -> None:
@@ -138,12 +150,12 @@ def _run(script: Sequence[str], folder: Path, timeout: float) -> tuple[int, list
     found = shutil.which(script[0], path=surroundings["PATH"])
     if found is None:
         raise UsageError(f"{shown(script[0])} is no program here; give the command that starts your training: bash run.sh")
-    with open(folder / "errors", "wb") as errors:
+    with open(folder / "errors", "wb") as errors, open(folder / "output", "wb") as output:
         running = subprocess.Popen(
             [found, *script[1:]],
             env=surroundings,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=output,
             stderr=errors,
             start_new_session=True,
         )
@@ -223,7 +235,7 @@ def chosen(captured: Captured, number: int | None, script: str) -> Call:
     if number is not None and not 1 <= number <= len(found):
         raise UsageError(f"--call {number}: the script starts {len(found)}; give a number from 1 to {len(found)}")
     if number is None and len(found) > 1:
-        said = "; ".join(f"{place} is {_named(call)}" for place, call in enumerate(found, 1))
+        said = "; ".join(f"{place} is {_named(call)}{_unlike(found[0], call)}" for place, call in enumerate(found, 1))
         raise UsageError(f"{shown(script)} starts {len(found)} trainings; choose with --call N: {said}")
     return found[(number or 1) - 1]
 
@@ -232,23 +244,33 @@ def _named(call: Call) -> str:
     return shown(f"{call.command.program or call.words[0]} with {len(call.command.words)} words")
 
 
+def _unlike(first: Call, call: Call) -> str:
+    """The first flags of a call that another does not have."""
+    lines = list(_one_a_line(first.command.words))
+    own = [line for line in _one_a_line(call.command.words) if line not in lines]
+    return f" ({shown(', '.join(own))})" if own else ""
+
+
 def _why_nothing(captured: Captured) -> str:
     calls = [_named(call) for call in captured.calls if call.kind in ("training", "python")]
+    idle = dict.fromkeys(call.words[0] for call in captured.calls if call.kind == "silent")
     ended = f"ended with {captured.code}" if captured.code else "ended well"
     said = f"{ended} and started no training of Megatron-Core"
-    said += f" ({', '.join(calls[:3])})" if calls else ""
+    said += f" ({', '.join(calls[:3])})" if calls else f" ({join(list(idle)[:3])} did nothing here)" if idle else ""
     remedy = "give the command that starts the training"
     if any(call.kind == "python" and not call.fields for call in captured.calls):
         remedy += f". If that is a program in Python, it is not followed: {PYTHON}"
     if captured.code:
         remedy = "give it the arguments and variables that it needs"
-    if captured.absent and captured.code == _NOT_FOUND:
+    if captured.absent and (captured.code == _NOT_FOUND or any(name.startswith("-") for name in captured.absent)):
         remedy = f"it {lacks(captured)}"
-    return f"{said}; {remedy}" + (f". Its last line: {captured.last}" if captured.last and captured.code else "")
+    return f"{said}; {remedy}" + (f". Its last line: {captured.last}" if captured.last else "")
 
 
 def lacks(captured: Captured) -> str:
     """What the script calls that this machine does not have, and what to do about it."""
+    if flags := [name for name in captured.absent if name.startswith("-")]:
+        return f"runs {join(flags[:5])} as a command of its own: end the line before it with a backslash"
     names = captured.absent[:5]
     are, print_ = ("is", "it prints") if len(names) == 1 else ("are", "they print")
     return (

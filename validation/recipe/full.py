@@ -16,6 +16,7 @@ from validation.recipe import pipeline
 from validation.recipe.pipeline import Split
 from validation.recipe.recipe import Recipe
 from validation.recipe.signature import Full, Options
+from validation.recipe.small import VOCABULARY
 
 _LAYOUT = "model.pipeline_model_parallel_layout"
 _NEEDED = ("num_hidden_layers", "num_attention_heads", "n_routed_experts")
@@ -42,13 +43,16 @@ def of(recipe: Recipe) -> Full:
 
 
 def _model(recipe: Recipe) -> Model:
-    """The model; what the recipe does not say is DeepSeek-V3's own default, and of a size that has none `tiny`'s."""
+    """The model; what the recipe does not say is DeepSeek-V3's own default, and of a size that has none `tiny`'s.
+
+    A vocabulary that only a tokenizer knows is the stand-in's, so that no sentence says how much smaller it is.
+    """
     required: dict[str, Any] = {
         field.name: getattr(TINY.model, field.name) for field in fields(Model) if field.default is MISSING
     }
     known = {field.name for field in fields(Model)}
     said: dict[str, Any] = {name: value for name, value in recipe.model.items() if name in known}
-    return Model(**(required | {"n_group": 1, "topk_group": 1, "first_k_dense_replace": 0} | said))
+    return Model(**(required | {"vocab_size": VOCABULARY, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 0} | said))
 
 
 def _split(recipe: Recipe) -> Split:

@@ -89,9 +89,9 @@ def _of_the_model(full: Full, small: Full) -> Iterator[str]:
     pairs = [(words, getattr(full.model, name), getattr(small.model, name)) for name, words in _COUNTS.items()]
     if fewer := [f"{counted(there, words)} are {here}" for words, there, here in pairs if there > here]:
         yield f"{', '.join(fewer)} here: a bug of a higher number does not show"
-    if full.model.hidden_size > small.model.hidden_size:
-        sizes = [f"{word} {getattr(full.model, name)} is {getattr(small.model, name)}" for name, word in _WIDTHS.items()]
-        yield f"{', '.join(sizes)} here: sums are shorter, so they round less"
+    pairs = [(word, getattr(full.model, name), getattr(small.model, name)) for name, word in _WIDTHS.items()]
+    if shorter := [f"{word} {there} is {here}" for word, there, here in pairs if there > here]:
+        yield f"{', '.join(shorter)} here: sums are shorter, so they round less"
     if full.seq_length and small.seq_length and full.seq_length > small.seq_length:
         yield f"sequences of {full.seq_length} tokens have {small.seq_length} here: late positions do not show"
     if full.model.n_shared_experts == 0 and full.model.expert_blocks:

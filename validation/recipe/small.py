@@ -12,9 +12,10 @@ from validation.recipe.signature import Full, Options
 
 EXPERTS = 12
 """Of a stand-in with several experts a rank: 1 to 4 ranks share them equally, and so do 4 groups."""
+VOCABULARY = 72
 _GROUPS, _TOP = 4, 4
 _SIZES = {
-    "vocab_size": 72,
+    "vocab_size": VOCABULARY,
     "hidden_size": 64,
     "intermediate_size": 96,
     "moe_intermediate_size": 48,

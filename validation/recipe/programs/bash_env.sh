@@ -11,16 +11,25 @@ __plumbline_keep() {
     ":$PLUMBLINE_CAPTURE/site:"*) ;;
     *) export PYTHONPATH="$PLUMBLINE_CAPTURE/site${PYTHONPATH:+:$PYTHONPATH}" ;;
   esac
-  local __plumbline_word="$1"
-  while [[ $__plumbline_word =~ ^[A-Za-z_][A-Za-z0-9_]*=[^[:space:]]*[[:space:]]+(.*)$ ]]; do
-    __plumbline_word="${BASH_REMATCH[1]}"
+  # No =~ here: it would overwrite the BASH_REMATCH of the script.
+  local __plumbline_word="$1" __plumbline_rest
+  while [[ $__plumbline_word == [A-Za-z_]*=*[[:space:]]* && ${__plumbline_word%%=*} != *[!A-Za-z0-9_]* ]]; do
+    __plumbline_rest="${__plumbline_word#*[[:space:]]}"
+    __plumbline_word="${__plumbline_rest#"${__plumbline_rest%%[![:space:]]*}"}"
   done
   __plumbline_word="${__plumbline_word%%[[:space:]]*}"
   # A path, or a variable with what belongs to a path: nothing else is expanded here.
-  if [[ $__plumbline_word =~ ^\"?(\$\{?[A-Za-z_][A-Za-z0-9_]*\}?)?[A-Za-z0-9_./-]*\"?$ && $__plumbline_word == *[/\$]* ]]; then
+  __plumbline_rest="${__plumbline_word#\"}" __plumbline_rest="${__plumbline_rest%\"}"
+  if [[ $__plumbline_rest == \$[A-Za-z_]* ]]; then
+    __plumbline_rest="${__plumbline_rest#\$}" __plumbline_rest="${__plumbline_rest#"${__plumbline_rest%%[!A-Za-z0-9_]*}"}"
+  elif [[ $__plumbline_rest == \$\{[A-Za-z_]*\}* ]]; then
+    __plumbline_rest="${__plumbline_rest#\$\{}" __plumbline_rest="${__plumbline_rest#"${__plumbline_rest%%[!A-Za-z0-9_]*}"}"
+    __plumbline_rest="${__plumbline_rest#\}}"
+  fi
+  if [[ $__plumbline_rest != *[!A-Za-z0-9_./-]* && $__plumbline_word == *[/\$]* ]]; then
     eval "__plumbline_word=$__plumbline_word" 2>/dev/null || return 0
     __plumbline_word="${__plumbline_word%%[[:space:]]*}"
-    if [[ $__plumbline_word == */* && $__plumbline_word =~ ^[A-Za-z0-9_./-]+$ && $__plumbline_word != "$PLUMBLINE_CAPTURE"/* &&
+    if [[ $__plumbline_word == */* && $__plumbline_word != *[!A-Za-z0-9_./-]* && $__plumbline_word != "$PLUMBLINE_CAPTURE"/* &&
       -x "$PLUMBLINE_CAPTURE/bin/${__plumbline_word##*/}" ]]; then
       eval "function $__plumbline_word { \"\$PLUMBLINE_CAPTURE/bin/${__plumbline_word##*/}\" \"\$@\"; }"
     fi
@@ -34,4 +43,5 @@ command_not_found_handle() {
   return 127
 }
 set -o functrace
-trap '__plumbline_keep "$BASH_COMMAND"' DEBUG
+# The last argument becomes $_ again.
+trap '__plumbline_keep "$BASH_COMMAND" "$_"' DEBUG

@@ -48,6 +48,22 @@ SILENT = ("pkill", "killall", "scancel", "pip", "pip3", "shutdown", "reboot", "s
 ANSWERS = {"scontrol": "localhost"}
 """Programs that scripts ask, and what they are told."""
 PYTHON = re.compile(r"python[0-9.]*")
+_NAMING = (
+    "-J",
+    "--job-name",
+    "--name",
+    "--container-name",
+    "--container-workdir",
+    "-D",
+    "--chdir",
+    "-w",
+    "--workdir",
+    "-p",
+    "--partition",
+    "-A",
+    "--account",
+)
+"""Options of programs that start others whose value can read like a program: a job that is called megatron."""
 _OWN_VALUE = ("-X", "-W", "--check-hash-based-pycs")
 KEPT = re.compile(r"(NVTE|NCCL|CUDA|TORCH|PYTORCH|CUBLAS|NVSHMEM|TRITON|OMP)_?[A-Z0-9_]*|NPROC_PER_NODE")
 """Variables that belong to a recipe."""
@@ -178,6 +194,8 @@ def _start(words: list[str]) -> int:
     rest = _started(words)
     options = words[1 : len(words) - len(rest)]
     script = ""
+    if words[0] == "sbatch" and not rest:
+        rest = _job()
     if words[0] == "sbatch" and rest and os.path.isfile(rest[0]):
         with open(rest[0], encoding="utf-8", errors="replace") as file:
             script = " ".join(line[len("#SBATCH") :].strip() for line in file if line.startswith("#SBATCH"))
@@ -186,6 +204,17 @@ def _start(words: list[str]) -> int:
     _runtime(words)
     _write(words, "started" if rest else "silent")
     return subprocess.run(rest).returncode if rest else 0
+
+
+def _job() -> list[str]:
+    """The script that sbatch reads from standard input, as a file; nothing if it is empty."""
+    text = "" if sys.stdin.isatty() else sys.stdin.read()
+    if not text.strip():
+        return []
+    place = os.path.join(_folder(), f"job-{os.getpid()}.sh")
+    with open(place, "w", encoding="utf-8") as file:
+        file.write(text)
+    return [place]
 
 
 def _runtime(words: list[str]) -> None:
@@ -213,8 +242,10 @@ def _started(words: list[str]) -> list[str]:
     if "--" in words:
         return words[words.index("--") + 1 :]
     for place, word in enumerate(words[1:], 1):
+        if word.startswith("-") or words[place - 1] in _NAMING or os.path.isdir(word):
+            continue
         script = os.path.isfile(word) and (words[0] == "sbatch" or os.access(word, os.X_OK))
-        if not word.startswith("-") and (script or (shutil.which(word) and not os.path.isdir(word))):
+        if script or shutil.which(word):
             return words[place:]
         if PYTHON.fullmatch(os.path.basename(word)) or os.path.basename(word) in TRAINING:
             return [os.path.basename(word), *words[place + 1 :]]
