@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from validation.case.errors import UsageError
-from validation.recipe import full, read, show
+from validation.recipe import full, read, show, trial
 from validation.recipe.recipe import Recipe, Source
 from validation.recipe.standin import stand_in
 
@@ -152,6 +152,23 @@ def test_the_numbers_of_the_model(recipe_of: Reads) -> None:
     assert "vocab_size" not in recipe_of(SMALL).model
 
 
+@pytest.mark.parametrize(
+    ("flags", "choice"),
+    [
+        ("--moe-router-pre-softmax", "greedy"),
+        ("--moe-router-pre-softmax --moe-router-num-groups 4 --moe-router-group-topk 2", "group_limited_greedy"),
+        ("", None),  # a softmax over the chosen, which no model of transformers has
+        ("--moe-router-pre-softmax --moe-router-score-function sigmoid --moe-router-enable-expert-bias", None),
+    ],
+)
+def test_how_experts_are_chosen(recipe_of: Reads, flags: str, choice: str | None) -> None:
+    """DeepSeek-V2 has a softmax over all experts. Then the model says it, and no setting does."""
+    recipe = recipe_of(SMALL + flags)
+    assert recipe.model.get("topk_method") == choice
+    said = {one.setting.name: one.state for one in trial.of(recipe).told}
+    assert (said["model.moe_router_score_function"] == trial.CASE) is (choice is not None)
+
+
 @pytest.mark.parametrize(("flag", "loss"), [("", "mean"), ("--calculate-per-token-loss", "token")])
 def test_the_loss_is_part_of_the_recipe(recipe_of: Reads, flag: str, loss: str) -> None:
     """Upstream's own, in which a context-parallel rank counts its own tokens; of another program it is not known."""
@@ -165,9 +182,14 @@ def test_every_flag_is_accounted_for(recipe_of: Reads) -> None:
     """Settings, idle, known without a field, and unknown with the nearest."""
     recipe = recipe_of(
         SMALL + "--save /models --log-interval 1 --use-flash-attn --extra-vocab-size 467 --swiglo stray "
-        "--tokenizer-type PretrainedFromHF"
+        "--tokenizer-type PretrainedFromHF --load"
     )
-    assert [flag.text for flag in recipe.idle] == ["--save /models", "--log-interval 1", "--tokenizer-type PretrainedFromHF"]
+    assert [flag.text for flag in recipe.idle] == [
+        "--save /models",
+        "--log-interval 1",
+        "--tokenizer-type PretrainedFromHF",
+        "--load",
+    ]
     assert [flag.text for flag in recipe.beside] == ["--position-embedding-type rope", "--use-flash-attn"]
     assert [(flag.text, flag.reason) for flag in recipe.unknown] == [
         ("--extra-vocab-size 467", ""),
@@ -259,6 +281,7 @@ def test_slime_sets_arguments_by_itself(recipe_of: Reads) -> None:
         ("--num-layers", "--num-layers needs a value"),
         ("--moe-layer-freq ([0]*3+", "a list such as"),
         ("--moe-layer-freq [0]*1000000000", "a list such as"),
+        ("--moe-layer-freq \"'([0]*1)'\"", "the quotes are part of the value here: leave them out"),
         ("--moe-layer-freq __import__('os')", "a list such as"),
         ("--transformer-impl quick", "takes one of local, transformer_engine"),
         ("--num-layers $LAYERS", "recipe capture"),
@@ -289,6 +312,8 @@ def test_what_cannot_be_read_is_one_sentence(recipe_of: Reads, text: str, said: 
         ("--moe-layer-freq 2", "moe_layer_freq 2 puts dense layers between"),
         ("--fp16", "--fp16 and --bf16 are both given; keep one"),
         ("--moe-router-topk 99", "num_experts_per_tok 99 is more than the"),
+        ("--decoder-first-pipeline-num-layers 2 --num-layers-per-virtual-pipeline-stage 1", "give --num-virtual-stages-per"),
+        ("--moe-router-pre-softmax --moe-router-num-groups 4 --moe-router-group-topk 1", "num_experts_per_tok 1 works"),
         ("--normalization LayerNorm", "model.normalization=LayerNorm, and DeepSeek-V3 has RMSNorm; give --norm"),
         ("--position-embedding-type learned_absolute", "the positions are learned_absolute, and DeepSeek-V3 has rotary ones"),
         ("--tensor-model-parallel-size 2", "experts with tp2 and no sequence parallelism; give --sequence-parallel"),
@@ -313,6 +338,8 @@ def test_a_script_that_forgets_what_makes_the_model_is_told(recipe_of: Reads, fl
 
 def test_ranks_that_do_not_hold_the_layout_are_refused(recipe_of: Reads) -> None:
     """tp2 needs a multiple of two ranks, and ep8 one of eight."""
+    with pytest.raises(UsageError, match="the model has no multi-latent attention, and Plumbline compares models that have it"):
+        recipe_of("--num-layers 4 --tensor-model-parallel-size 2", world=3)
     with pytest.raises(UsageError, match="do not hold tp x pp x cp = 2"):
         recipe_of(SMALL + "--tensor-model-parallel-size 2", world=3)
     with pytest.raises(UsageError, match="1 rank does not hold etp x ep x pp = 8"):

@@ -300,13 +300,14 @@ def known_choice(case: Case) -> str | None:
         return f"topk_method {model.topk_method!r} is unknown; known are {join(methods)}"
     if not model.sigmoid and model.mtp_layers:
         return f"topk_method {model.topk_method} is of DeepSeek-V2, which has no MTP layers; leave +mtp out"
-    given = [name for name, _ in case.training.settings if name.startswith(_ROUTERS)]
+    given = [name for name, _ in case.training.settings if name.startswith(ROUTERS)]
     if not model.sigmoid and given:
         return f"{given[0]} is of DeepSeek-V3's routers, and this model has DeepSeek-V2's; leave it out"
     return None
 
 
-_ROUTERS = ("model.moe_router_score_function", "model.moe_router_pre_softmax", "model.moe_router_enable_expert_bias")
+ROUTERS = ("model.moe_router_score_function", "model.moe_router_pre_softmax", "model.moe_router_enable_expert_bias")
+"""Settings of how experts are chosen, which a model with DeepSeek-V2's routers has otherwise."""
 RULES: tuple[Rule, ...] = (
     known_words,
     positive_numbers,

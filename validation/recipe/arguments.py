@@ -100,6 +100,8 @@ def _given(option: Option, flag: Word, values: list[Word], by_name: bool) -> Giv
         said = _TRUE[values[0].text.lower()] if values else True
         return Given(option, _switched(option, flag.text, said, by_name), text, flag.place)
     wanted = 1 if option.nargs in (None, "+") else option.nargs if isinstance(option.nargs, int) else 0
+    if not values and idle.is_idle(option):  # such as --load "$CKPT", where there is no checkpoint yet
+        return Given(option, None, text, flag.place)
     if len(values) < wanted:
         raise UsageError(f"{flag.place}: {shown(flag.text)} needs a value after it; write one, or leave the flag out")
     typed = tuple(_typed(option, flag, word.text) for word in values)
@@ -123,6 +125,7 @@ def _typed(option: Option, flag: Word, text: str) -> Value:
     except (ValueError, SyntaxError, RecursionError, MemoryError, OverflowError):
         wanted = _WANTED.get(option.kind, "another value")
         hint = "; a launch script must run before its variables have values (recipe capture)" if "$" in text else ""
+        hint = "; the quotes are part of the value here: leave them out" if text[:1] in ("'", '"') else hint
         raise UsageError(f"{flag.place}: {shown(flag.text)} takes {wanted}, not {quoted(text)}{hint}") from None
     if option.choices and value not in option.choices and not idle.is_idle(option):  # forks have tokenizers of their own
         choices = ", ".join(str(choice) for choice in option.choices)

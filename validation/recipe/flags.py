@@ -82,7 +82,12 @@ def _recipe(
     values = _model_values(known, settings)
     shape = geometry.of(values, whole=not trainer.by_name)
     numbers = geometry.given(shape.numbers, _said(settings)) if trainer.by_name else dict(shape.numbers)
-    layout = geometry.layout(values, ranks, source)
+    try:
+        layout = geometry.layout(values, ranks, source)
+    except UsageError:
+        if ranks and (other := next(geometry.other(_said(settings) if trainer.by_name else values), "")):
+            raise UsageError(f"{source}: {other}") from None  # whether ranks hold the layout of another model is not the point
+        raise
     still, beside = _sorted_out(known, given)
     return Recipe(
         source=source,
@@ -208,6 +213,14 @@ def _refused(found: upstream.Arguments) -> Iterator[str]:
         yield "--fp16 and --bf16 are both given; keep one"
     if found["group_query_attention"] and found["multi_latent_attention"]:
         yield "--group-query-attention and --multi-latent-attention exclude each other; leave the first out"
+    ends = [
+        name for name in ("decoder_first_pipeline_num_layers", "decoder_last_pipeline_num_layers") if found[name] is not None
+    ]
+    if ends and found["num_layers_per_virtual_pipeline_stage"] is not None:
+        yield (
+            f"{found.origin(ends[0]).text} and --num-layers-per-virtual-pipeline-stage exclude each other; give "
+            "--num-virtual-stages-per-pipeline-rank instead of the latter"
+        )
 
 
 def _model_doubts(found: upstream.Arguments) -> Iterator[str]:

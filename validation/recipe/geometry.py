@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from validation.case import fields
 from validation.case.annotation import Value
 from validation.case.errors import UsageError
+from validation.case.families import GREEDY, GROUP_LIMITED
 from validation.case.layout import Layout, check_ranks
 from validation.case.model import MEGATRON_WORDS
 from validation.case.settings import written
@@ -37,7 +38,6 @@ _SAME = (
 )
 """Fields of MLATransformerConfig that are numbers of the model by one name or the other."""
 _SWITCHES = {
-    "multi_latent_attention": "--multi-latent-attention",
     "normalization": "--normalization RMSNorm",
     "gated_linear_unit": "--swiglu",
     "activation_func": "--swiglu",
@@ -45,6 +45,7 @@ _SWITCHES = {
     "qk_layernorm": "--qk-layernorm",
 }
 """Fields that have one value in every DeepSeek-V3, and the flag that gives it. The default of Megatron-LM is another."""
+_DENSE = "the model has no experts, and Plumbline compares models that have them; if the flag was forgotten, give --num-experts"
 _ROPE = {"rope": "default", "yarn": "yarn"}
 _MOST_DEGREE = 1 << 17
 
@@ -76,18 +77,36 @@ def of(values: Mapping[str, Value], whole: bool = True) -> Geometry:
     numbers["num_nextn_predict_layers"] = _whole(values.get("mtp_num_layers"))
     unlike: list[str] = []
     if values.get("num_moe_experts") is None:
-        unlike += ["the model has no experts (--num-experts)"] if whole else []
+        unlike += [_DENSE] if whole else []
     else:
         numbers |= {"n_group": _whole(values.get("moe_router_num_groups")) or 1}
         numbers |= {"topk_group": _whole(values.get("moe_router_group_topk")) or numbers["n_group"]}
         scale = values.get("moe_router_topk_scaling_factor")
         numbers["routed_scaling_factor"] = 1.0 if scale is None else scale
+        numbers |= _choice(values)
         unlike += [*_dense(values, numbers), *_shared(values, numbers)]
     return Geometry(numbers, tuple(unlike))
 
 
+def _choice(values: Mapping[str, Value]) -> dict[str, Value]:
+    """DeepSeek-V2's choice of experts, if the router has it: a softmax over all of them before the choice, and no bias."""
+    before = values.get("moe_router_score_function") == "softmax" and values.get("moe_router_pre_softmax")
+    if not before or values.get("moe_router_enable_expert_bias"):
+        return {}
+    return {"topk_method": GROUP_LIMITED if _whole(values.get("moe_router_num_groups")) > 1 else GREEDY}
+
+
 def other(values: Mapping[str, Value]) -> Iterator[str]:
-    """A sentence on each field that is the same in every DeepSeek-V3, as the table of fields has it, and that is not here."""
+    """A sentence on each field that is the same in every DeepSeek-V3, as the table of fields has it, and that is not here.
+
+    A model with another attention is another one, whose other fields are not to be mended.
+    """
+    if values.get("multi_latent_attention") is False:
+        yield (
+            "the model has no multi-latent attention, and Plumbline compares models that have it, as DeepSeek-V3; "
+            "if the flag was forgotten, give --multi-latent-attention"
+        )
+        return
     for name, flag in _SWITCHES.items():
         entry, value = fields.entry(f"model.{name}"), values.get(name)
         if value is not None and value not in entry.only:

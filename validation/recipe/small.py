@@ -65,7 +65,8 @@ def _routing(full: Full, layout: Layout) -> dict[str, int]:
         return {"n_routed_experts": experts, "n_group": 1, "topk_group": 1, "num_experts_per_tok": top}
     groups = _GROUPS if several else 2
     chosen = groups if model.topk_group >= model.n_group else min(model.topk_group, groups // 2)
-    return {"n_routed_experts": experts, "n_group": groups, "topk_group": chosen, "num_experts_per_tok": 2 * chosen}
+    best = 2 if model.sigmoid else 1  # by which HuggingFace scores a group
+    return {"n_routed_experts": experts, "n_group": groups, "topk_group": chosen, "num_experts_per_tok": best * chosen}
 
 
 def _heads(full: Full, layout: Layout) -> int:

@@ -18,7 +18,13 @@ from validation.case.errors import UsageError
 from validation.case.layout import Layout
 from validation.case.model import Model
 from validation.case.pipeline_layout import FIELD
-from validation.case.preflight import RULES, enough_experts_in_chosen_groups, groups_divide, positive_numbers
+from validation.case.preflight import (
+    RULES,
+    enough_experts_in_chosen_groups,
+    group_scores_agree,
+    groups_divide,
+    positive_numbers,
+)
 from validation.case.preset import Preset
 from validation.case.training import OPTIONS, Training
 from validation.recipe import sentences
@@ -35,7 +41,16 @@ _PIPELINES = ((1, 1), *product(_DEGREES[1:], (1, 2)))
 """pp and vpp of a stand-in."""
 _FAR = 1 << 20
 _CHOICE = (groups_divide, enough_experts_in_chosen_groups)
-_FULL_SIZE = (positive_numbers, *_CHOICE, vpp_needs_pp, tp_divides, etp_divides, ep_divides, experts_fill_ranks)
+_FULL_SIZE = (
+    positive_numbers,
+    *_CHOICE,
+    group_scores_agree,
+    vpp_needs_pp,
+    tp_divides,
+    etp_divides,
+    ep_divides,
+    experts_fill_ranks,
+)
 """The rules that full size must keep. The others are about what Plumbline can run, and hold for the stand-in."""
 _ANY_LAYOUT = (positive_numbers, *numbers.RULES, *_CHOICE)
 """The rules that a model must keep, whatever its layout."""

@@ -13,7 +13,7 @@ from validation.case.annotation import Value
 from validation.case.errors import UsageError
 from validation.case.folder import model_from_folder
 from validation.case.model import ASKED_FOR
-from validation.case.preflight import RULES
+from validation.case.preflight import ROUTERS, RULES
 from validation.case.preset import Preset
 from validation.case.setting_rules import wrong
 from validation.case.settings import BASE, written
@@ -231,6 +231,8 @@ def _one(setting: Setting, small: StandIn, here: declared.Fields, values: Mappin
     if name not in here:
         return Told(setting, ABSENT, "this megatron-core does not have the field")
     entry = fields.entry(name)
+    if name in ROUTERS and not small.model.sigmoid:
+        return Told(setting, CASE, "the model's way to choose experts says it")
     if entry.kind in ("shape", "layout") or entry.option in ("--precision", "--fp8", "--loss"):
         return Told(setting, CASE, entry.why)
     if entry.kind == "idle":

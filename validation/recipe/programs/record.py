@@ -74,6 +74,10 @@ _SIZES = (
     (re.compile(r"--gpus-per-node[= ](?:[a-z0-9]+:)?([0-9]+)"), "SLURM_GPUS_ON_NODE"),
 )
 
+_PLACEHOLDER = re.compile(r"(?<=\s)(?:--nodes|--ntasks|--ntasks-per-node)[= ][^0-9\s]")
+"""A number of nodes or tasks that somebody still has to fill in."""
+_UNTOLD = "untold"
+
 
 def _folder() -> str:
     return os.environ["PLUMBLINE_CAPTURE"]
@@ -96,6 +100,8 @@ def _write(words: list[str], kind: str) -> int:
 def _ranks() -> int:
     """Processes that Slurm or MPI would start of a program; 0 where neither does."""
     if not os.environ.get("PLUMBLINE_SRUN"):
+        return 0
+    if os.environ["PLUMBLINE_SRUN"] == _UNTOLD:
         return 0
     tasks, nodes = os.environ.get("SLURM_NTASKS", ""), os.environ.get("SLURM_NNODES", "1")
     each = os.environ.get("SLURM_NTASKS_PER_NODE", "1")
@@ -186,7 +192,9 @@ def _sized(words: list[str], text: str) -> None:
         for name, value in usual.items():
             os.environ.setdefault(name, value)
         if words[0] in ("srun", "mpirun", "mpiexec"):
-            os.environ["PLUMBLINE_SRUN"] = "1"
+            os.environ.setdefault("PLUMBLINE_SRUN", "1")
+        if _PLACEHOLDER.search(" " + text):
+            os.environ["PLUMBLINE_SRUN"] = _UNTOLD
 
 
 def _start(words: list[str]) -> int:
