@@ -12,7 +12,11 @@ from validation.recipe import parser, read
 
 ARGUMENTS = """
 import missing_package
+import missing_package.language as tl
 from typing import override
+@missing_package.autotune(configs=[missing_package.Config({"N": missing_package.__version__})], key=["n"])
+@missing_package.jit
+def kernel(n: tl.constexpr): pass
 def freq(text): return [0, 1]
 def add_megatron_arguments(parser):
     group = parser.add_argument_group("network size")

@@ -38,8 +38,23 @@ _CONFIGURATIONS = {
 }
 
 
+class _Anything(type):
+    """The kind of an empty class: its attributes are such classes, too, and as a decorator it changes nothing."""
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Anything(name, (), {})
+
+    def __call__(cls, *values: Any, **named: Any) -> Any:
+        """The function that it decorates, or another empty class."""
+        return values[0] if len(values) == 1 and callable(values[0]) and not named else _Anything(cls.__name__, (), {})
+
+
 class _Empty(types.ModuleType):
-    """Stands for a package that is not installed: whatever is imported from it is an empty class."""
+    """Stands for a package that is not installed, such as triton: whatever is imported from it is an empty class."""
+
+    __version__ = "0"
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -48,7 +63,7 @@ class _Empty(types.ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return type(name, (), {})
+        return _Anything(name, (), {})
 
 
 def _imported(name: str) -> Any:
