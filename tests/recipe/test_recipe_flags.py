@@ -238,6 +238,28 @@ def test_every_launcher_is_taken_apart(recipe_of: Reads, start: str) -> None:
     assert "pretrain" in recipe.program
 
 
+def test_layers_of_its_own_are_not_compared_unless_they_are_given(recipe_of: Reads) -> None:
+    """A model of Megatron-Core's layers stands for the recipe, and every check could pass."""
+    tried = trial.of(recipe_of(SMALL + "--spec my_layers.of_ours get_spec"))
+    assert "--implementation my_layers.of_ours:get_spec compares them" in str(tried.others)
+    assert trial.SPEC not in str(tried.with_layers_of("my_layers.of_ours:get_spec").others)
+
+
+def test_flags_of_forks(recipe_of: Reads) -> None:
+    """A field that has no flag, a flag of a later release, and names of MindSpeed-LLM for what Megatron-LM has."""
+    recipe = recipe_of(SMALL + "--beta-fast 64 --index-topk 8 --offload-optimizer-states")
+    assert recipe.model["beta_fast"] == 64
+    assert "--beta-fast 64 is no flag of Megatron-LM: it is read as the field of its name" in recipe.doubts
+    assert [flag.reason for flag in recipe.unknown] == ["", "the parser of dev has it"]
+    own = "--spec mindspeed_llm.tasks.models.spec.deepseek_spec layer_spec --first-k-dense-replace 2 --n-shared-experts 3 "
+    text = SMALL.replace("--moe-layer-freq ([0]*1+[1]*3)", own).replace("--moe-shared-expert-intermediate-size 128", "")
+    recipe = recipe_of(text + "--rope-scaling-type yarn --rope-scaling-factor 32 --rope-scaling-mscale-all-dim 0.5")
+    numbers = ("first_k_dense_replace", "n_shared_experts", "rope_type", "rope_factor", "mscale_all_dim")
+    assert tuple(recipe.model[name] for name in numbers) == (2, 3, "yarn", 32.0, 0.5)
+    assert not recipe.unknown
+    assert "follows from --first-k-dense-replace 2 (mindspeed_llm" in origin(recipe, "model.moe_layer_freq")
+
+
 def test_ms_swift_names_its_arguments(recipe_of: Reads) -> None:
     """Names with underscores, and true and false behind switches."""
     text = (

@@ -15,6 +15,7 @@ from validation.case.scalars import from_text
 from validation.case.strangers import quoted, shown
 from validation.recipe import idle
 from validation.recipe.parser import Option, Parser
+from validation.recipe.parser import with_flag as parser_of
 from validation.recipe.recipe import Flag
 from validation.recipe.words import Word
 
@@ -80,6 +81,8 @@ def _unknown(parser: Parser, flag: Word, values: Sequence[Word]) -> Flag:
     if not flag.is_flag:
         return Flag(text, flag.place, "no flag stands before it")
     name = flag.text.partition("=")[0]
+    if release := parser_of(name):
+        return Flag(text, flag.place, f"the parser of {release} has it")
     near = difflib.get_close_matches(name.replace("_", "-"), parser.by_flag, 1, 0.85)
     return Flag(text, flag.place, f"the nearest is {near[0]}" if near else "")
 

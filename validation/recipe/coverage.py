@@ -194,6 +194,7 @@ def lines(trial: Trial, found: Sequence[Covered]) -> Iterator[str]:
     if trial.recipe.unknown:
         flags = (f"{flag.text} ({flag.reason})" if flag.reason else flag.text for flag in trial.recipe.unknown)
         yield f"  unknown to Megatron-LM's parser, and not read: {', '.join(flags)}"
+    yield from (f"  could not be told: {doubt}" for doubt in trial.recipe.doubts)
     for word in (DIFFERENT, NOT_COMPARED, NOT_EXERCISED, NEEDED):
         listed = sorted((one for one in found if one.word == word and one.why), key=lambda one: one.why)
         for why, ones in groupby(listed, key=lambda one: one.why):

@@ -35,6 +35,8 @@ _TAKEN = frozenset(
         "grad_reduce_in_bf16",
         "enable_cuda_graph",
         "external_cuda_graph",
+        "first_k_dense_replace",
+        "n_shared_experts",
     }
 )
 """Arguments that no field has and that a recipe still says in words of its own."""
@@ -58,6 +60,7 @@ def recipe(
     words = trainers.words_of(trainer, command)
     own = parser.checkout(checkout, [word.text for word in words if not trainer.by_name]) if checkout else None
     known = own.parser if own else parser.release(release)
+    known = known if own or trainer.by_name else known.with_options(trainer.options)
     given, unknown = reading.read(known, words, by_name=trainer.by_name)
     if own and not trainer.by_name:
         given = tuple(_as_read(one, own.values) for one in given)
@@ -103,6 +106,7 @@ def _recipe(
         loss_from=trainer.loss_from,
         own_tokens=trainer.own_tokens,
         implementation=_IMPLEMENTATIONS.get(str(found["transformer_impl"]), str(found["transformer_impl"])),
+        spec=":".join(map(str, spec)) if isinstance(spec := found["spec"], tuple) else "",
         program=command.program,
         environment=command.variables,
         beside=beside,
@@ -201,7 +205,9 @@ def _doubts(
     if not trainer.by_name:
         yield from _model_doubts(found)
     for one in given:
-        if one.option.dest in ("yaml_cfg", "use_checkpoint_args", "heterogeneous_layers_config_path", "spec"):
+        if one.option.group == parser.FORKS:
+            yield f"{one.text} is no flag of Megatron-LM: it is read as the field of its name"
+        if one.option.dest in ("yaml_cfg", "use_checkpoint_args", "heterogeneous_layers_config_path"):
             yield f"{one.text} brings settings that are not read"
     if not any(one.option.dest in known.field_names for one in given):
         raise UsageError(f"{source}: none of the flags sets a field of Megatron-Core; give those that training starts with")

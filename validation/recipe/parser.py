@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,10 @@ SECTIONS = ("model", "ddp", "optimizer", "scheduler")
 """The four configurations of upstream whose fields are settings."""
 ARGUMENTS = Path("megatron", "training", "arguments.py")
 """What a checkout of Megatron-LM has and a folder of megatron-core alone has not."""
+FORKS = "forks"
+"""The group of options that no release has."""
+_SET_OTHERWISE = ("inference_sampling_seed",)
+"""Numbers of the model that Megatron-LM sets by an argument of another name."""
 _SECONDS = 300.0
 """For a checkout to be imported."""
 
@@ -80,6 +84,16 @@ class Parser:
             found.setdefault(option.dest, option)
         return found
 
+    def with_options(self, options: Sequence[Option]) -> Parser:
+        """The same with options of a fork, and with one for each number of the model that has none."""
+        numbers = {name: value for name, value in self.fields["model"].items() if type(value) in (int, float)}
+        own = [
+            Option(("--" + name.replace("_", "-"),), name, group=FORKS, kind=type(value).__name__, default=value)
+            for name, value in numbers.items()
+            if name not in self.by_dest and name not in _SET_OTHERWISE
+        ]
+        return replace(self, options=(*self.options, *options, *own))
+
     @functools.cached_property
     def field_names(self) -> frozenset[str]:
         """Fields of any of the four configurations."""
@@ -109,6 +123,11 @@ def release(name: str) -> Parser:
         if one["name"] == name:
             break
     return Parser(name, tuple(map(Option.of, options.values())), fields)
+
+
+def with_flag(flag: str) -> str:
+    """The oldest known release whose parser has a flag; nothing if none has."""
+    return next((name for name in releases() if flag in release(name).by_flag), "")
 
 
 def nearest(version: str) -> str:

@@ -69,9 +69,10 @@ class Recipe:
     and defaults of Megatron-LM's parser that differ from the dataclass's own. `model` has numbers by the names of
     `validation.case.model.Model`. `layout.dp` is None where the number of ranks is not known. `loss` is `mean` or `token`,
     and `loss_from` says whose function it is; with `own_tokens` a context-parallel rank divides a mean by the number of its own
-    tokens. `unknown` are flags that the parser does not have, `beside` those that it has
-    and that no field of the four configurations takes, `idle` those that change no number. `doubts` are whole sentences on
-    what could not be told, `unlike` on what nothing can stand for: no DeepSeek-V3, or values that Megatron-LM refuses together.
+    tokens. `spec` is the function that makes layers of the recipe's own, as `package.module:function`. `unknown` are flags that
+    the parser does not have, `beside` those that it has and that no field of the four configurations takes, `idle` those that
+    change no number. `doubts` are whole sentences on what could not be told, `unlike` on what nothing can stand for: no
+    DeepSeek-V3, or values that Megatron-LM refuses together.
     """
 
     source: str
@@ -87,6 +88,7 @@ class Recipe:
     loss_from: str = ""
     own_tokens: bool = False
     implementation: str = "te"
+    spec: str = ""
     program: str = ""
     environment: tuple[tuple[str, str], ...] = ()
     beside: tuple[Flag, ...] = ()

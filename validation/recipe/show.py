@@ -47,6 +47,8 @@ def _about(recipe: Recipe) -> Iterator[tuple[str, str]]:
     yield "sequence parallel", "yes" if layout.uses_sequence_parallel else "no"
     yield "precision", recipe.precision
     yield "implementation", recipe.implementation
+    if recipe.spec:
+        yield "layers", f"of {recipe.spec}, which is not read"
     yield "loss", _loss(recipe)
     yield "micro-batch", "not said" if batch.micro is None else str(batch.micro)
     yield "global batch", "not said" if batch.overall is None else str(batch.overall)

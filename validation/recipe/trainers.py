@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from validation.case.annotation import Value
+from validation.recipe.parser import Option
 from validation.recipe.words import Command, Word
 
 
@@ -14,8 +15,8 @@ class Trainer:
     """A program. `defaults` count where a flag is not given, `sets` whatever is given.
 
     `by_name`: its flags are the arguments' own names, with `true` and `false`, and only its own defaults count: where it has
-    none, the dataclass's. `other_names` are arguments that it calls otherwise. `loss_from` is its loss function; with
-    `own_tokens` a context-parallel rank divides a mean by the number of its own tokens.
+    none, the dataclass's. `other_names` are arguments that it calls otherwise, `options` those that only it has. `loss_from` is
+    its loss function; with `own_tokens` a context-parallel rank divides a mean by the number of its own tokens.
     """
 
     name: str = ""
@@ -23,6 +24,7 @@ class Trainer:
     defaults: Mapping[str, Value] = field(default_factory=dict)
     sets: Mapping[str, Value] = field(default_factory=dict)
     other_names: Mapping[str, str] = field(default_factory=dict)
+    options: tuple[Option, ...] = ()
     by_name: bool = False
     loss_from: str = ""
     own_tokens: bool = False
@@ -105,6 +107,23 @@ _SWIFT_RLHF = Trainer(
     loss_from="ms-swift's own, for learning from preferences",
     doubt=_SWIFT.doubt,
 )
+_MINDSPEED = Trainer(
+    name="MindSpeed-LLM",
+    source="mindspeed_llm/features_manager of MindSpeed-LLM",
+    other_names={
+        "--rope-scaling-factor": "--rotary-scaling-factor",
+        "--rope-scaling-mscale": "--mscale",
+        "--rope-scaling-mscale-all-dim": "--mscale-all-dim",
+        "--rope-scaling-original-max-position-embeddings": "--original-max-position-embeddings",
+        "--rope-scaling-type": "--rope-type",
+    },
+    options=(
+        Option(("--first-k-dense-replace",), "first_k_dense_replace", kind="int"),
+        Option(("--n-shared-experts",), "n_shared_experts", kind="int"),
+    ),
+    loss_from="MindSpeed-LLM's own",
+    doubt="MindSpeed-LLM replaces parts of Megatron-Core, and Plumbline runs Megatron-Core's own",
+)
 
 
 def of(command: Command) -> Trainer:
@@ -114,6 +133,8 @@ def of(command: Command) -> Trainer:
         return _SWIFT_RLHF if command.words and command.words[0].text == "rlhf" else _SWIFT
     if any(word.text.startswith(("--actor-num-", "--rollout-")) for word in command.words):
         return _SLIME
+    if any(word.text.startswith("mindspeed_llm.") for word in command.words):
+        return _MINDSPEED
     if name in ("", "pretrain_gpt.py"):
         return Trainer(loss_from="pretrain_gpt.py of Megatron-LM", own_tokens=True)
     return Trainer(loss_from=f"{name}, whose loss function is not read")

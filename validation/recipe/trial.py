@@ -26,6 +26,8 @@ from validation.recipe.standin import StandIn, stand_in
 
 _PLUMBLINES = ("model.perform_initialization", "model.use_cpu_initialization", "model.calculate_per_token_loss")
 """What Plumbline decides itself, or takes from elsewhere in the recipe."""
+SPEC = "spec"
+"""The function that makes layers of the recipe's own, among the settings."""
 TRIED, CASE, SAME, NEEDS, REFUSED = "tried", "case", "same", "needs", "refused"
 """What becomes of a setting: it is set; the case's model, layout or precision says it; it is Plumbline's own value; it needs
 what is not here; it cannot be compared."""
@@ -83,6 +85,11 @@ class Trial:
     def others(self) -> tuple[Told, ...]:
         """The settings that could change a number and that every case has otherwise: the verdict is not of these."""
         return self.of(CHANGED, REFUSED, ABSENT)
+
+    def with_layers_of(self, implementation: str) -> Trial:
+        """The same in cases of an implementation, which may be the function that makes the recipe's own layers."""
+        own = (SPEC, implementation)
+        return replace(self, told=tuple(one for one in self.told if (one.setting.name, one.setting.value) != own))
 
     def configured(self, given: Mapping[str, Value]) -> Trial:
         """The same with a user's own settings, which stand before the recipe's."""
@@ -196,6 +203,9 @@ def _told(recipe: Recipe, small: StandIn, on_cpu: bool) -> Iterator[Told]:
     values = initial(here) | {setting.name: setting.value for setting in settings}
     for setting in settings:
         yield _read_by(recipe.implementation, _one(setting, small, here, values, on_cpu))
+    if recipe.spec:
+        own = f"the recipe has layers of its own; --implementation {recipe.spec} compares them"
+        yield Told(Setting(SPEC, recipe.spec, Origin(Source.GIVEN, "--spec")), REFUSED, own)
 
 
 def _read_by(implementation: str, told: Told) -> Told:

@@ -19,6 +19,7 @@ from validation.recipe.trainers import Trainer
 
 _VALIDATE = "validate_args of Megatron-LM"
 _TRANSLATED = "core_transformer_config_from_args of Megatron-LM"
+_MOST_LAYERS = 100_000
 _MOST_LETTERS = 100_000
 """Of a pipeline layout; no model has as many layers."""
 _DATA_TYPES: Mapping[str, str | None] = {
@@ -229,6 +230,12 @@ def _experts(arguments: Arguments) -> None:
         arguments.keep("num_experts", None)
     if arguments["num_experts"] is not None and arguments["moe_ffn_hidden_size"] is None:
         arguments.follows("moe_ffn_hidden_size", arguments["ffn_hidden_size"], "ffn_hidden_size hidden_size")
+    if 0 < (dense := arguments.number("first_k_dense_replace")) <= _MOST_LAYERS:
+        freq = (*(0,) * dense, *(1,) * (min(arguments.number("num_layers"), _MOST_LAYERS) - dense))
+        arguments.follows("moe_layer_freq", freq, "first_k_dense_replace", arguments.trainer.source)
+    if shared := arguments.number("n_shared_experts"):
+        width = shared * arguments.number("moe_ffn_hidden_size")
+        arguments.follows("moe_shared_expert_intermediate_size", width, "n_shared_experts", arguments.trainer.source)
     for name in ("moe_router_load_balancing_type", "moe_aux_loss_coeff", "cp_comm_type"):
         value = arguments[name]
         if isinstance(value, tuple) and len(value) == 1:

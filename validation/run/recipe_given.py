@@ -40,6 +40,7 @@ def given(options: Any, transport: str) -> tuple[Trial, tuple[Case, ...]]:
     checkout = Path(options.megatron_path) if options.megatron_path else None
     folder = Path(options.hf_model_path) if options.hf_model_path else None
     tried = trial.of_file(Path(options.recipe), checkout, options.world_size, folder, on_cpu=transport in ON_CPU)
+    tried = tried.with_layers_of(options.implementation)
     precision = options.precision or ("fp64" if transport in ON_CPU else tried.recipe.precision)
 
     def make(trial_: Trial) -> Case:
