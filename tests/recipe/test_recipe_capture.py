@@ -77,6 +77,9 @@ SCRIPTS = {
     "a login shell": f'bash -lc "torchrun {SIX}"',
     "an environment": f"conda activate x\nconda run -n x --no-capture-output torchrun {SIX}",
     "another user": f"sudo -E torchrun {SIX}",
+    "mpirun": 'mpirun -np 6 --bind-to none -x A bash -c "numactl --cpunodebind=0 python -u train.py '
+    f'--distributed-timeout-minutes 1$OMPI_COMM_WORLD_LOCAL_RANK {FLAGS}"'.replace("$", "\\$"),
+    "an option of torchrun without a value": f"torchrun --node_rank $NOBODY --nproc_per_node 2 --nnodes 3 train.py {FLAGS}",
     "deepspeed": f"deepspeed --num_gpus 2 --num_nodes 3 train.py {FLAGS}",
     "a heredoc for sbatch": 'F="FLAGS"\nexport CMD="python train.py $F"\n'.replace("FLAGS", FLAGS.replace("'", ""))
     + "sbatch --segment=2 <<E\n#!/bin/bash\n#SBATCH --nodes=3\n#SBATCH --ntasks-per-node=2\n"
@@ -244,11 +247,12 @@ def test_a_command_that_is_not_there(folder: Path) -> None:
 
 def test_the_command_writes_what_show_reads(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`recipe capture -o FILE -- COMMAND`, then `recipe show FILE`."""
-    (folder / "run.sh").write_text(f"no-such-smi -L\ntorchrun --nproc_per_node 2 train.py {FLAGS}\nfalse\n")
+    (folder / "run.sh").write_text(f"no-such-smi -L\npython flags.py v3\ntorchrun --nproc_per_node 2 train.py {FLAGS}\nfalse\n")
     assert main(["recipe", "capture", "-o", "flags", "--", "bash", "run.sh"]) == 0
     told = capsys.readouterr()
     assert told.out == "flags: 9 words of train.py\ncompare it: python -m validation run --recipe flags\n"
     assert "warning: the script calls no-such-smi, which is not on this machine; " in told.err
+    assert "warning: the script calls flags.py, which was not run; if a flag depends on what it prints, " in told.err
     assert "the script ended with 1, behind the training" in told.err
     assert main(["recipe", "show", "flags"]) == 0
     assert "model.num_layers = 4" in capsys.readouterr().out

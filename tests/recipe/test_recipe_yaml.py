@@ -162,6 +162,10 @@ def test_overrides_alone_do_not_give_the_model(tmp_path: Path) -> None:
         ("MODEL_ARGS: 3", "is empty"),
         ("model: {num_layers: " + "[" * 99 + "]" * 99 + "}", "nested too deep"),
         ("some: thing", "is YAML without"),
+        (
+            "system: {}\nmodel:\n  num_layers: 4\n  num_experts: 8\n",
+            "has arguments of Megatron-LM in its YAML .num_experts., as FlagScale",
+        ),
         ("MODEL_ARGS:\n\t--num-layers: 4", "line 2: .* cannot start any token; write one document"),
         ("MODEL_ARGS:\n  --num-layers: 4\n---\nmodel: {}", "line 3: expected a single document"),
         ("MODEL_ARGS:\n  --my-flag: 4", "recipe.yaml: none of the flags sets a field"),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from validation.case import tree, writing
 from validation.case.errors import ExitCode, UsageError
+from validation.case.strangers import shown
 from validation.recipe import capture, full, read, show
 from validation.recipe.options import USAGE
 from validation.recipe.recipe import Recipe
@@ -40,6 +41,11 @@ def _capture(options: argparse.Namespace, words: Sequence[str]) -> int:
         sys.stdout.write(f"compare it: {tree.VALIDATION} run --recipe {shlex.quote(str(options.output))}\n")
     if captured.absent:
         sys.stderr.write(f"warning: the script {capture.lacks(captured)}\n")
+    if computed := [one.command for one in captured.calls if one.kind == "python" and not one.fields]:
+        sys.stderr.write(
+            f"warning: the script calls {shown(computed[0].program)}, which was not run; if a flag depends on what it prints, "
+            "write that into the script\n"
+        )
     if captured.code:
         sys.stderr.write(f"warning: the script ended with {captured.code}, behind the training: {captured.last}\n")
     return int(ExitCode.PASS)

@@ -18,6 +18,8 @@ from validation.recipe.words import command, cut, is_script
 _MOST_BYTES = 1 << 20
 PYTHON = "have it print the flags to a file, or write Megatron-Bridge's configuration with ConfigContainer.to_yaml"
 """What to do with a launcher that is written in Python."""
+_ARGUMENTS = frozenset({"disable_bias_linear", "norm_epsilon", "num_experts", "swiglu"})
+"""Names of Megatron-LM's arguments for what fields call otherwise."""
 _REMEDY = "give a file of flags, a model_config.yaml of Megatron-LM's functional tests, or Megatron-Bridge's YAML"
 
 
@@ -81,5 +83,10 @@ def _kind(top: yaml.MappingNode, source: str) -> str | None:
     if functional.KEY in found or (found and all(key.startswith("--") for key in found)):
         return "functional"
     if any(isinstance(found.get(section), yaml.MappingNode) for section in bridge.SECTIONS):
+        if own := _ARGUMENTS & {entry.key for entry in yaml_file.entries(found.get("model", top), source)}:
+            raise UsageError(
+                f"{source} has arguments of Megatron-LM in its YAML ({', '.join(sorted(own))}), as FlagScale does, and no "
+                "fields of Megatron-Bridge; give a file of flags (FlagScale's action=dryrun writes a script that has them)"
+            )
         return "bridge"
     raise UsageError(f"{source} is YAML without {functional.KEY} and without {', '.join(bridge.SECTIONS)}; {_REMEDY}")

@@ -163,5 +163,6 @@ def _options(words: list[Word], start: int) -> tuple[list[Word], list[Word]]:
         if words[place].text == "--":
             return words[:place], words[place + 1 :]
         text = words[place].text
-        place += 1 if "=" in text or text in _SWITCHES else 2
+        without = "=" in text or text in _SWITCHES or (place + 1 < len(words) and words[place + 1].is_flag)
+        place += 1 if without else 2
     return words[:place], words[place:]

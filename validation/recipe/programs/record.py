@@ -189,6 +189,9 @@ def _sized(words: list[str], text: str) -> None:
         usual = {"SLURM_NNODES": "1", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_ID": "1", "SLURM_PROCID": "0"}
         usual.update({"SLURM_NODEID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_NODELIST": "localhost"})
         usual.update({"SLURM_SUBMIT_DIR": os.getcwd(), "SLURM_NODELIST": "localhost"})
+        if words[0] in ("mpirun", "mpiexec"):
+            usual.update({f"OMPI_COMM_WORLD_{rank}": "0" for rank in ("RANK", "LOCAL_RANK", "NODE_RANK")})
+            usual["OMPI_COMM_WORLD_SIZE"] = os.environ.get("SLURM_NTASKS", "1")
         for name, value in usual.items():
             os.environ.setdefault(name, value)
         if words[0] in ("srun", "mpirun", "mpiexec"):
