@@ -10,11 +10,16 @@ from validation.recipe import full, read
 from validation.recipe.standin import stand_in
 
 KNOWN = Path(__file__).with_name("known")
+OWNERS = ("Ascend", "HYGON-AI", "NVIDIA", "THUDM", "alibaba", "modelscope", "yanring")
 WANTED = {
+    "hygon-deepseek-v3.txt": ("tp4pp8vpp4ep64etp1dp16", 61, 256, 0, "mean", 1),
     "megatron-bridge-deepseek-v3-1024.yaml": ("tp2pp16ep64etp1", 61, 256, 1, "mean", 0),
     "megatron-lm-deepseek-proxy-fsdp.txt": ("ep2etp1", 8, 8, 0, "mean", 0),
     "megatron-lm-deepseekv3-proxy-gb200.txt": ("tp2pp2ep8etp1", 14, 64, 1, "mean", 0),
     "megatron-lm-deepseekv3-proxy-h100.txt": ("tp2pp4vpp2ep16etp1", 14, 64, 1, "mean", 0),
+    "mindspeed-deepseek-v3.txt": ("tp4pp8ep32etp1dp16", 64, 256, 1, "mean", 10),
+    "modelzoo-deepseek-v2-lite.txt": ("ep8etp1dp8", 27, 64, 0, "mean", 0),
+    "modelzoo-deepseek-v3-h100.txt": ("tp2pp8vpp4ep64etp1dp64", 61, 256, 1, "mean", 0),
     "ms-swift-moonlight.txt": ("pp2ep4etp1dp4", None, None, None, "token", 1),
     "pai-deepseek-v3.txt": ("tp8pp8ep16etp1dp2", 61, 256, 1, "mean", 3),
     "slime-deepseek-r1.txt": ("tp8pp4ep32etp1cp4dp1", 61, 256, 0, "mean", 5),
@@ -29,7 +34,7 @@ def test_every_file_is_read_and_names_its_source() -> None:
     assert sorted(path.name for path in KNOWN.iterdir()) == sorted(WANTED)
     for path in KNOWN.iterdir():
         head = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
-        assert any(owner in head for owner in ("NVIDIA", "alibaba", "THUDM", "modelscope")), path.name
+        assert any(owner in head for owner in OWNERS), path.name
         assert any(len(word.strip(".,:")) == 40 for word in head.split()), path.name
 
 

@@ -65,7 +65,7 @@ _NAMING = (
 )
 """Options of programs that start others whose value can read like a program: a job that is called megatron."""
 _OWN_VALUE = ("-X", "-W", "--check-hash-based-pycs")
-KEPT = re.compile(r"(NVTE|NCCL|CUDA|TORCH|PYTORCH|CUBLAS|NVSHMEM|TRITON|OMP)_?[A-Z0-9_]*|NPROC_PER_NODE")
+KEPT = re.compile(r"(NVTE|NCCL|CUDA|TORCH|PYTORCH|CUBLAS|NVSHMEM|TRITON|OMP(?!I_))_?[A-Z0-9_]*|NPROC_PER_NODE")
 """Variables that belong to a recipe."""
 _SIZES = (
     (re.compile(r"(?<=\s)(?:--nodes|-N)[= ]?([0-9]+)"), "SLURM_NNODES"),
