@@ -241,15 +241,18 @@ def test_every_launcher_is_taken_apart(recipe_of: Reads, start: str) -> None:
 def test_layers_of_its_own_are_not_compared_unless_they_are_given(recipe_of: Reads) -> None:
     """A model of Megatron-Core's layers stands for the recipe, and every check could pass."""
     tried = trial.of(recipe_of(SMALL + "--spec my_layers.of_ours get_spec"))
-    assert "--implementation my_layers.of_ours:get_spec compares them" in str(tried.others)
-    assert trial.SPEC not in str(tried.with_layers_of("my_layers.of_ours:get_spec").others)
+    assert trial.SPEC in {one.setting.name for one in tried.others}
+    assert trial.SPEC not in {one.setting.name for one in tried.with_layers_of("my_layers.of_ours:get_spec").others}
+    tried = trial.of(recipe_of(SMALL + "--transformer-impl local"))
+    assert "--implementation local-stock has them" in str(tried.others)
+    assert "local-stock" not in str(tried.with_layers_of("local-stock").others)
 
 
 def test_flags_of_forks(recipe_of: Reads) -> None:
     """A field that has no flag, a flag of a later release, and names of MindSpeed-LLM for what Megatron-LM has."""
     recipe = recipe_of(SMALL + "--beta-fast 64 --index-topk 8 --offload-optimizer-states")
     assert recipe.model["beta_fast"] == 64
-    assert "--beta-fast 64 is no flag of Megatron-LM: it is read as the field of its name" in recipe.doubts
+    assert "Megatron-LM has no flag --beta-fast 64: what a flag of a fork is named after is set" in recipe.doubts
     assert [flag.reason for flag in recipe.unknown] == ["", "the parser of dev has it"]
     own = "--spec mindspeed_llm.tasks.models.spec.deepseek_spec layer_spec --first-k-dense-replace 2 --n-shared-experts 3 "
     text = SMALL.replace("--moe-layer-freq ([0]*1+[1]*3)", own).replace("--moe-shared-expert-intermediate-size 128", "")

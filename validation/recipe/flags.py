@@ -7,6 +7,7 @@ from pathlib import Path
 
 from validation.case.annotation import Value
 from validation.case.errors import UsageError
+from validation.case.suggestions import join
 from validation.case.vocabulary import rows as padded_rows
 from validation.recipe import arguments as reading
 from validation.recipe import geometry, idle, parser, started, trainers, upstream
@@ -204,9 +205,9 @@ def _doubts(
         yield "how many ranks train is not said, so the data-parallel degree is open"
     if not trainer.by_name:
         yield from _model_doubts(found)
+    if own := [one.text for one in given if one.option.group == parser.FORKS]:
+        yield f"Megatron-LM has no flag {join(own, 'or')}: what a flag of a fork is named after is set"
     for one in given:
-        if one.option.group == parser.FORKS:
-            yield f"{one.text} is no flag of Megatron-LM: it is read as the field of its name"
         if one.option.dest in ("yaml_cfg", "use_checkpoint_args", "heterogeneous_layers_config_path"):
             yield f"{one.text} brings settings that are not read"
     if not any(one.option.dest in known.field_names for one in given):

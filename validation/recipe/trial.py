@@ -28,6 +28,7 @@ _PLUMBLINES = ("model.perform_initialization", "model.use_cpu_initialization", "
 """What Plumbline decides itself, or takes from elsewhere in the recipe."""
 SPEC = "spec"
 """The function that makes layers of the recipe's own, among the settings."""
+_LAYERS, _STOCK = "model.transformer_impl", "local-stock"
 TRIED, CASE, SAME, NEEDS, REFUSED = "tried", "case", "same", "needs", "refused"
 """What becomes of a setting: it is set; the case's model, layout or precision says it; it is Plumbline's own value; it needs
 what is not here; it cannot be compared."""
@@ -87,9 +88,9 @@ class Trial:
         return self.of(CHANGED, REFUSED, ABSENT)
 
     def with_layers_of(self, implementation: str) -> Trial:
-        """The same in cases of an implementation, which may be the function that makes the recipe's own layers."""
-        own = (SPEC, implementation)
-        return replace(self, told=tuple(one for one in self.told if (one.setting.name, one.setting.value) != own))
+        """The same in cases of an implementation, which may have the recipe's own layers, or Megatron-Core's local ones."""
+        own = [(SPEC, implementation)] + ([(_LAYERS, "local")] if implementation == _STOCK else [])
+        return replace(self, told=tuple(one for one in self.told if (one.setting.name, one.setting.value) not in own))
 
     def configured(self, given: Mapping[str, Value]) -> Trial:
         """The same with a user's own settings, which stand before the recipe's."""
@@ -204,7 +205,7 @@ def _told(recipe: Recipe, small: StandIn, on_cpu: bool) -> Iterator[Told]:
     for setting in settings:
         yield _read_by(recipe.implementation, _one(setting, small, here, values, on_cpu))
     if recipe.spec:
-        own = f"the recipe has layers of its own; --implementation {recipe.spec} compares them"
+        own = "layers of the recipe's own; --implementation package.module:function compares a function that makes such layers"
         yield Told(Setting(SPEC, recipe.spec, Origin(Source.GIVEN, "--spec")), REFUSED, own)
 
 
@@ -241,6 +242,10 @@ def _one(setting: Setting, small: StandIn, here: declared.Fields, values: Mappin
     if name not in here:
         return Told(setting, ABSENT, "this megatron-core does not have the field")
     entry = fields.entry(name)
+    if name == _LAYERS and setting.value == "local":
+        return Told(
+            setting, REFUSED, f"Megatron-Core's own layers without Transformer Engine; --implementation {_STOCK} has them"
+        )
     if name in ROUTERS and not small.model.sigmoid:
         return Told(setting, CASE, "the model's way to choose experts says it")
     if entry.kind in ("shape", "layout") or entry.option in ("--precision", "--fp8", "--loss"):
