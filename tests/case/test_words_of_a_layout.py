@@ -34,6 +34,10 @@ def test_a_word_against_the_command_and_words_in_any_order() -> None:
     """A layout's word goes before the option of the command, and words of several options may stand in any order."""
     _, training, _ = arrangement.parse("single+dynamic", Training(inference="static"))
     assert training.inference == "dynamic"
+    for text in ("tp2+selective+recompute_modules=null", "tp2+recompute_modules=null+selective"):  # Megatron-LM's own modules
+        layout, training, _ = arrangement.parse(text, Training())
+        assert (training.recompute, dict(training.settings)) == ("selective", {"model.recompute_modules": None})
+        assert arrangement.written(layout, training, None) == "tp2+selective+recompute_modules=null"
     several = "pp2+full+distributed+moe_permute_fusion+1-4+packed"
     assert arrangement.parse(several, Training())[1].recompute == "full"
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from validation.recipe import full, read
-from validation.recipe.standin import stand_in
+from validation.case import arrangement
+from validation.case.training import Training
+from validation.recipe import read, trial
 
 KNOWN = Path(__file__).with_name("known")
 OWNERS = ("Ascend", "HYGON-AI", "NVIDIA", "THUDM", "alibaba", "modelscope", "yanring")
@@ -49,9 +50,11 @@ def test_what_a_public_recipe_trains(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name, wanted in WANTED.items() if wanted[1]])
 def test_a_public_recipe_has_a_stand_in(name: str) -> None:
-    """Of at most twelve ranks, with MTP where the recipe has it."""
-    found = stand_in(full.of(read.read(KNOWN / name, "main")))
-    assert "stand-in:" in found.describe()
+    """Of at most sixteen ranks, and the case's name says the same step again: a failure is reproduced by it."""
+    tried = trial.of(read.read(KNOWN / name, "0.16.1"))
+    assert "stand-in:" in tried.small.describe()
+    written = arrangement.written(tried.small.layout, tried.training, None)
+    assert arrangement.parse(written, Training())[:2] == (tried.small.layout, tried.training)
 
 
 def test_nvidias_proxy_trains_mtp_with_balancing_and_the_mean() -> None:

@@ -10,16 +10,17 @@ from validation.case.errors import UsageError
 from validation.case.layout import Layout
 from validation.case.model import ASKED_FOR
 from validation.case.strangers import shown
-from validation.case.training import Training, mtp_layers, mtp_words
+from validation.case.training import WORDS, Training, mtp_layers, mtp_words
 
 
 def parse(text: str, shared: Training, given: int | None = None) -> tuple[Layout, Training, int | None]:
     """The layout, `shared` with what the words after it change, and the MTP layers that one of them gives the model.
 
-    `given` is their number if the model has been given one: `+mtp` alone then asks for as many. Raises UsageError.
+    `given` is their number if the model has been given one: `+mtp` alone then asks for as many. In any order a setting changes
+    one field of what an option stands for: `+selective+recompute_modules=null`. Raises UsageError.
     """
     layout, *words = cut(text)
-    options = [word for word in words if mtp_layers(word) is None]
+    options = sorted((word for word in words if mtp_layers(word) is None), key=lambda word: word not in WORDS)
     training = functools.reduce(Training.with_word, options, shared)
     _refuse_two_of_one_option(text, options, shared)
     return Layout.parse(layout), training, _mtp(text, words, given)
@@ -56,10 +57,17 @@ _HIERARCHICAL = "a2a+p2p"
 
 
 def _refuse_two_of_one_option(text: str, words: Sequence[str], shared: Training) -> None:
-    """Raises UsageError for two words of which the last would count alone, such as +static+dynamic."""
+    """Raises UsageError for two words of which the last would count alone, such as +static+dynamic. Options stand first."""
     for one, other in itertools.combinations(words, 2):
-        if shared.with_word(one).with_word(other) != shared.with_word(other).with_word(one):
+        both = shared.with_word(one).with_word(other)
+        if both != shared.with_word(other).with_word(one) and (other in WORDS or not _stands(one, both)):
             raise UsageError(f"{shown(text)}: +{shown(one)} and +{shown(other)} exclude each other; leave one of them out")
+
+
+def _stands(word: str, training: Training) -> bool:
+    """Whether an option is still there beside a setting."""
+    name, value = WORDS.get(word, ("", ""))
+    return bool(name) and getattr(training, name) == value
 
 
 def _mtp(text: str, words: Sequence[str], given: int | None) -> int | None:
