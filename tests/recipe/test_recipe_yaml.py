@@ -162,6 +162,7 @@ def test_overrides_alone_do_not_give_the_model(tmp_path: Path) -> None:
         ("MODEL_ARGS: 3", "is empty"),
         ("model: {num_layers: " + "[" * 99 + "]" * 99 + "}", "nested too deep"),
         ("some: thing", "is YAML without"),
+        ("scheduler: {type: local}\nmodel: {hf_id: a/b}", "none of its keys is a field of Megatron-Core"),
         (
             "system: {}\nmodel:\n  num_layers: 4\n  num_experts: 8\n",
             "has arguments of Megatron-LM in its YAML .num_experts., as FlagScale",

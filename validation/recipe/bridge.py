@@ -116,6 +116,8 @@ def _recipe(
     world: int | None,
     rest: tuple[tuple[Flag, ...], tuple[Flag, ...], tuple[str, ...]],
 ) -> Recipe:
+    if not found:
+        raise UsageError(f"{source}: none of its keys is a field of Megatron-Core; give what ConfigContainer.to_yaml writes")
     said = {name.partition(".")[2]: setting.value for name, setting in found.items() if name.startswith("model.")}
     values = {name: upstream.frozen(value) for name, value in known.fields["model"].items()} | said
     provider = {entry.key: value_of(entry.node, entry.place) for entry in _keys(sections, "model", source)}
