@@ -13,6 +13,7 @@ import torch
 
 from validation.case import fields, latent_norms
 from validation.case.case import Case
+from validation.case.errors import ExitCode
 from validation.case.inference import inferred
 from validation.case.layout import Layout
 from validation.case.parameters import parameters
@@ -21,6 +22,8 @@ from validation.case.probes import observed, probes
 from validation.case.steps import stepped
 from validation.case.training import Training
 from validation.checks.parity import Parity
+from validation.checks.report import Report
+from validation.checks.tally import Tally
 from validation.compare.difference import measure
 from validation.compare.measurement import PieceReport
 from validation.compare.piece import whole
@@ -250,6 +253,11 @@ def test_ranks_that_freed_memory_has_ended_are_known_and_the_second_run_is_compa
     passing.gradient_agrees(PARAMETER)
     assert passing.verdict is not None
     assert passing.verdict.status == "pass"
+    for without, decided in ((passing.result, True), (replace(broken, case=mended(freed(BOTH))), False)):
+        reports = Report.__new__(Report)
+        vars(reports).update(_tally=Tally(), _suite="case", _undecided_cases={}, _running=Runs(broken, without))
+        reports._noted(broken)
+        assert (reports._tally.exit_code == ExitCode.PASS) is decided
     both = Parity(freed(BOTH), Runs(broken, broken))
     with pytest.raises(pytest.fail.Exception):
         both.finished()

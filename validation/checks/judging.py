@@ -73,6 +73,14 @@ class Stated:
     elements: int = 0
 
 
+def ender(found: Result, without_bugs: Callable[[Case], Result]) -> Known | None:
+    """The known bug that has ended the ranks of a run, if one may: it leaves any number at all, and without it they finish."""
+    bug = next((bug for bug in known_bugs(found.case) if bug.unlimited(found.case)), None)
+    if bug is None or found.broken is None:
+        return None
+    return None if without_bugs(mended(found.case)).broken else bug
+
+
 class Judging:
     """One case's result, and what every statement of it is made with.
 
@@ -107,10 +115,7 @@ class Judging:
     @functools.cached_property
     def ended_by(self) -> Known | None:
         """The known bug that has ended the ranks, if one may: without it they come to their end."""
-        bug = next(iter(self._freeing), None)
-        if bug is None or self._runs.result(self.case).broken is None:
-            return None
-        return None if self._runs.without_bugs(mended(self.case)).broken else bug
+        return ender(self._runs.result(self.case), self._runs.without_bugs) if self._freeing else None
 
     def broken_without_bugs(self) -> Broken | None:
         """How the run broke that has the case's known bugs taken out, if it has any; it judges the checks behind them."""

@@ -22,6 +22,7 @@ from validation.checks.files import Files
 from validation.checks.findings import Findings
 from validation.checks.first import First
 from validation.checks.items import parity_of, planted_of, section_of
+from validation.checks.judging import ender
 from validation.checks.left_out import LeftOut
 from validation.checks.needs import Needs
 from validation.checks.order import UNPLACED
@@ -74,6 +75,7 @@ class Report:
         self._checks: dict[str, list[junit.Check]] = defaultdict(list)
         self._places: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self._unsound: set[Case] = set()
+        self._undecided_cases: dict[Case, bool] = {}
         self._nothing = "No check was selected; leave out what selects checks, or name one that the output shows with --only"
         self._uncollected = False
         self._seconds: dict[str, float] = {}
@@ -119,9 +121,17 @@ class Report:
 
     def _noted(self, found: Result) -> Result:
         """The same, having kept with what its run broke, if it did."""
-        if found.broken is not None:
+        if found.broken is not None and self._undecided(found):
             self._tally.broke[self._suite] = found.broken.exit_code
         return found
+
+    def _undecided(self, found: Result) -> bool:
+        """Whether a run broke, and no known bug has ended it: then nothing can be said of its case."""
+        if found.broken is None:
+            return False
+        if found.case not in self._undecided_cases:
+            self._undecided_cases[found.case] = ender(found, self._running.without_bugs) is None
+        return self._undecided_cases[found.case]
 
     def _run(self, case: Case) -> Result:
         plugin = self._settings.plugin
@@ -130,7 +140,7 @@ class Report:
         self._start_once()
         result = self._running.result(case)
         self._style.ran(case.name)
-        if result.broken is not None and case not in self._says_how_it_ended:
+        if result.broken is not None and case not in self._says_how_it_ended and self._undecided(result):
             self._terminal.write(f"ERROR: the run did not finish - {result.broken.sentence}", **RED)
             self._terminal.write(result.broken.stacks)
         return result
@@ -223,7 +233,7 @@ class Report:
         if result is not None:
             self._noted(result)
         self._tally.count(self._suite, outcome, result.case if result else None)
-        self._style.checked(outcome, undecided=result is not None and result.broken is not None)
+        self._style.checked(outcome, undecided=result is not None and self._undecided(result))
         if self._suite:
             check = check_of(report, outcome.status, outcome.verdict, outcome.line, outcome.details)
             self._add(self._reproducible(check, outcome), outcome.verdict.place if outcome.verdict else UNPLACED)
