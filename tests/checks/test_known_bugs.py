@@ -21,6 +21,8 @@ from validation.case.probes import observed, probes
 from validation.case.steps import stepped
 from validation.case.training import Training
 from validation.checks.parity import Parity
+from validation.checks.report import Report
+from validation.checks.tally import Tally
 from validation.compare.difference import measure
 from validation.compare.measurement import PieceReport
 from validation.compare.piece import whole
@@ -253,6 +255,12 @@ def test_ranks_that_freed_memory_has_ended_are_known_and_the_second_run_is_compa
     both = Parity(freed(BOTH), Runs(broken, broken))
     with pytest.raises(pytest.fail.Exception):
         both.finished()
+    assert broken.broken is not None
+    for second, noted in ((found(gradient, gradient, freed(BOTH)), {}), (broken, {"case": broken.broken.exit_code})):
+        report: Any = object.__new__(Report)
+        report._tally, report._suite, report._running = Tally(), "case", Runs(broken, second)
+        report._ended(broken)
+        assert report._tally.broke == noted
 
 
 @pytest.mark.parametrize(

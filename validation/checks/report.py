@@ -22,6 +22,7 @@ from validation.checks.files import Files
 from validation.checks.findings import Findings
 from validation.checks.first import First
 from validation.checks.items import parity_of, planted_of, section_of
+from validation.checks.judging import ended_by
 from validation.checks.left_out import LeftOut
 from validation.checks.needs import Needs
 from validation.checks.order import UNPLACED
@@ -116,6 +117,11 @@ class Report:
     def without_bugs(self, case: Case) -> Result:
         """The result of the last case with its known upstream bugs taken out; waits for its ranks."""
         return self._noted(self._running.without_bugs(case))
+
+    def _ended(self, result: Result) -> None:
+        """Keep with what the case's own run broke. It decides nothing if a known bug ended it: the second run is judged."""
+        if result.broken is not None and ended_by(result, self) is None:
+            self._noted(result)
 
     def _noted(self, found: Result) -> Result:
         """The same, having kept with what its run broke, if it did."""
@@ -221,7 +227,7 @@ class Report:
             return
         outcome, result = Outcome.of(report), self._result
         if result is not None:
-            self._noted(result)
+            self._ended(result)
         self._tally.count(self._suite, outcome, result.case if result else None)
         self._style.checked(outcome, undecided=result is not None and result.broken is not None)
         if self._suite:
