@@ -163,9 +163,11 @@ def test_the_loss_is_part_of_the_recipe(recipe_of: Reads, flag: str, loss: str) 
 
 def test_every_flag_is_accounted_for(recipe_of: Reads) -> None:
     """Settings, idle, known without a field, and unknown with the nearest."""
-    recipe = recipe_of(SMALL + "--save /models --log-interval 1 --use-flash-attn --extra-vocab-size 467 --swiglo stray")
+    recipe = recipe_of(
+        SMALL + "--save /models --log-interval 1 --lr-warmup-samples 5 --eod-mask-loss --extra-vocab-size 467 --swiglo stray"
+    )
     assert [flag.text for flag in recipe.idle] == ["--save /models", "--log-interval 1"]
-    assert [flag.text for flag in recipe.beside] == ["--position-embedding-type rope", "--use-flash-attn"]
+    assert [flag.text for flag in recipe.beside] == ["--lr-warmup-samples 5", "--eod-mask-loss"]
     assert [(flag.text, flag.reason) for flag in recipe.unknown] == [
         ("--extra-vocab-size 467", ""),
         ("--swiglo stray", "the nearest is --swiglu"),
@@ -290,6 +292,24 @@ def test_what_cannot_be_read_is_one_sentence(recipe_of: Reads, text: str, said: 
         ("--position-embedding-type learned_absolute", "the positions are learned_absolute, and DeepSeek-V3 has rotary ones"),
         ("--tensor-model-parallel-size 2", "experts with tp2 and no sequence parallelism; give --sequence-parallel"),
         ("--group-query-attention", "--group-query-attention and --multi-latent-attention exclude each other"),
+        ("--squared-relu", "--swiglu and --squared-relu are both given"),
+        ("--fp16-lm-cross-entropy", "--fp16-lm-cross-entropy goes with --fp16; leave it out"),
+        (
+            "--num-layers-per-virtual-pipeline-stage 1 --num-virtual-stages-per-pipeline-rank 2",
+            "are all ways to say virtual stages",
+        ),
+        ("--max-position-embeddings 8", "is more than --max-position-embeddings 8; give as many positions"),
+        ("--train-iters 9 --train-samples 9", "--train-iters and --train-samples both say how long the run is"),
+        (
+            "--train-iters 9 --lr-warmup-samples 5",
+            "counts iterations, and --lr-warmup-samples does not; give --lr-warmup-iters",
+        ),
+        ("--train-samples 9 --lr-decay-iters 5", "counts samples, and --lr-decay-iters does not; give --lr-decay-samples"),
+        ("--train-iters 9 --lr-warmup-iters 1 --lr-warmup-fraction .1", "--lr-warmup-fraction and --lr-warmup-iters both say"),
+        ("--end-weight-decay 0.2", "--end-weight-decay goes with --weight-decay-incr-style linear or cosine"),
+        ("--weight-decay-incr-style cosine --end-weight-decay 0.2", "needs --start-weight-decay and --end-weight-decay"),
+        ("--overlap-param-gather --overlap-grad-reduce", "--overlap-param-gather goes with --use-distributed-optimizer"),
+        ("--overlap-param-gather --use-distributed-optimizer", "--overlap-param-gather goes with --overlap-grad-reduce"),
     ],
 )
 def test_nothing_stands_for_what_cannot_train(recipe_of: Reads, more: str, said: str) -> None:

@@ -29,14 +29,14 @@ def of(recipe: Recipe) -> Full:
 
     Without a number of ranks, dp is the smallest that the other degrees allow.
     """
+    if recipe.unlike:
+        raise UsageError(f"{recipe.source}: {recipe.unlike[0]}")
     missing = [name for name in _NEEDED if recipe.model.get(name) is None]
     if missing:
         raise UsageError(
             f"{recipe.source} does not say {join(missing)}, without which no small model can stand for it; "
             "give a file that says it, or the model's HuggingFace folder to `run --hf-model-path` or `plan --model`"
         )
-    if recipe.unlike:
-        raise UsageError(f"{recipe.source}: {recipe.unlike[0]}")
     split = _split(recipe)
     return Full(_model(recipe), _layout(recipe, split), _options(recipe, split), recipe.batch.sequence, recipe.batch.micro)
 
