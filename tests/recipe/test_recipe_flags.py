@@ -256,6 +256,8 @@ def test_slime_sets_arguments_by_itself(recipe_of: Reads) -> None:
     [
         ("--num-layers four", "--num-layers takes a whole number, not 'four'"),
         ("--num-layers", "--num-layers needs a value"),
+        ("--num-layers 4 --bf16=no", "--bf16 takes no value, and 'no' stands behind it"),
+        ("--num-layers 4 --no-rope-fusion False", "--no-rope-fusion takes no value, and 'False' stands behind it"),
         ("--moe-layer-freq ([0]*3+", "a list such as"),
         ("--moe-layer-freq [0]*1000000000", "a list such as"),
         ("--moe-layer-freq __import__('os')", "a list such as"),

@@ -143,6 +143,21 @@ def test_nothing_of_megatron_bridge_is_dropped(tmp_path: Path) -> None:
     assert said == [("model.moe_permute_fusoin", "the nearest field is moe_permute_fusion")]
     assert [flag.text for flag in recipe.idle] == ["checkpoint"]
     assert [flag.text for flag in recipe.beside] == ["peft"]
+    more = BRIDGE.replace("scheduler: {", "scheduler: {no_weight_decay_cond_type: apply_wd_to_qk_layernorm, ")
+    assert more != BRIDGE
+    assert [flag.text for flag in recipe_of(tmp_path, more).beside] == ["scheduler.no_weight_decay_cond_type", "peft"]
+
+
+def test_words_of_yaml_1_1_are_what_megatron_bridge_reads(tmp_path: Path) -> None:
+    """OmegaConf reads them: `no` is false, and not a text that counts as true."""
+    words = (
+        "{bf16: no, calculate_per_token_loss: off, sequence_parallel: Yes, num_layers: 0x10, hidden_size: '16', mscale: 1e-1}"
+    )
+    recipe = recipe_of(tmp_path, f"model: {words}\n")
+    assert (recipe.precision, recipe.loss) == ("fp32", "mean")
+    values = {name.removeprefix("model."): value for name, value in recipe.values.items()}
+    assert (values["sequence_parallel"], values["num_layers"], values["hidden_size"]) == (True, 16, "16")
+    assert values["mscale"] == 0.1
 
 
 def test_overrides_alone_do_not_give_the_model(tmp_path: Path) -> None:
@@ -162,6 +177,11 @@ def test_overrides_alone_do_not_give_the_model(tmp_path: Path) -> None:
         ("MODEL_ARGS: 3", "is empty"),
         ("model: {num_layers: " + "[" * 99 + "]" * 99 + "}", "nested too deep"),
         ("some: thing", "is YAML without"),
+        ("model: {num_layers: 4}\noptimizer: {lr: '1e-4'}", "yaml:2: lr takes a number, not '1e-4'; write it without quotes"),
+        (
+            "MODEL_ARGS:\n  --num-layers: 4\n  --bf16: false",
+            "--bf16 takes no value, and 'false' stands behind it; write the flag",
+        ),
         ("MODEL_ARGS:\n\t--num-layers: 4", "line 2: .* cannot start any token; write one document"),
         ("MODEL_ARGS:\n  --num-layers: 4\n---\nmodel: {}", "line 3: expected a single document"),
         ("MODEL_ARGS:\n  --my-flag: 4", "recipe.yaml: none of the flags sets a field"),
