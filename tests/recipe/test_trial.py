@@ -199,13 +199,16 @@ def test_equal_is_said_of_whole_runs_without_a_known_bug(tried: Trial, monkeypat
     assert word(bugs={"model.another": "it is late"}).word == EQUAL
 
 
-def test_what_config_changes_is_not_the_recipes(tried: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_config_or_a_plugin_changes_is_not_the_recipes(tried: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coverage, "table", lambda: {"0.0": MEASURED})
     training = tried.training.with_settings({"ddp.overlap_grad_reduce": False})
     changed = [replace(one, case=replace(one.case, training=training)) for one in ran(tried)]
     found = {one.told.setting.name: one for one in coverage.covered(tried, changed)}
     assert found["ddp.overlap_grad_reduce"].why == "--config sets another value"
     assert found["model.moe_aux_loss_coeff"].word == EQUAL
+    by_plugin = [replace(one, overwritten=("model.moe_aux_loss_coeff",)) for one in ran(tried)]
+    said = {one.told.setting.name: one.why for one in coverage.covered(tried, by_plugin)}
+    assert said["model.moe_aux_loss_coeff"] == "the plugin sets another value"
 
 
 def test_what_nothing_reads_in_a_case_is_not_exercised(tried: Trial, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,7 @@ class Report:
         self._uncollected = False
         self._seconds: dict[str, float] = {}
         self._uncalled: dict[str, dict[str, str]] = {}
+        self._overwritten: dict[str, str] = {}
         self._start = self._began = time.monotonic()
 
     def result(self, case: Case) -> Result:
@@ -309,6 +310,7 @@ class Report:
         if self._result is not None:
             self._seconds[name] = self._result.seconds
             self._uncalled[name] = self._result.uncalled
+            self._overwritten[name] = ", ".join(self._result.overwritten)
             self._style.end(name, self._seconds[name])
             self._files.end(self._result, checks, self._how_it_went(name, checks))
 
@@ -317,6 +319,7 @@ class Report:
         broke = {"broken": str(int(self._tally.broke[name]))} if name in self._tally.broke else {}
         case = next((case for case in self._settings.cases if case.name == name), None)
         broke |= {uncalled.PROPERTY: said} if (said := uncalled.said(self._uncalled.get(name, {}))) else {}
+        broke |= {of_recipe.OVERWRITTEN: said} if (said := self._overwritten.get(name, "")) else {}
         return broke | self._left_out.properties(name, checks) | (self._of_recipe(case, checks) if case else {})
 
     def _of_recipe(self, case: Case, checks: Sequence[junit.Check]) -> dict[str, str]:
@@ -324,7 +327,8 @@ class Report:
         trial = self._settings.trial
         if trial is None:
             return {}
-        ran = of_recipe.ran(case, checks, self._left_out.count(case.name, checks))
+        overwritten = self._overwritten.get(case.name, "")
+        ran = of_recipe.ran(case, checks, self._left_out.count(case.name, checks), overwritten)
         return properties(trial, covered(trial, [ran]))
 
 

@@ -42,13 +42,15 @@ class Covered:
 class Ran:
     """A case that was run of a recipe, with which megatron-core, and whether every check passed.
 
-    `left_out` is how many checks were not made. `bugs` has the settings whose known upstream bugs showed, with what these are.
+    `left_out` is how many checks were not made. `overwritten` are the settings that a plugin sets otherwise. `bugs` has the
+    settings whose known upstream bugs showed, with what these are.
     """
 
     case: Case
     release: str
     passed: bool
     left_out: int = 0
+    overwritten: tuple[str, ...] = ()
     bugs: Mapping[str, str] = made(default_factory=dict)
 
     @property
@@ -120,6 +122,8 @@ def tried(told: Told, ran: Sequence[Ran], *, in_lane: bool, measured: bool = Tru
     shows = [one for one in ran if sets(one.case, told)]
     if not shows:
         return Covered(told, NOT_EXERCISED, "--config sets another value")
+    if not (shows := [one for one in shows if name not in one.overwritten]):
+        return Covered(told, NOT_EXERCISED, "the plugin sets another value")
     entry, there = fields.entry(name), values(shows[0].case)
     if not (shows := [one for one in shows if not entry.unread(values(one.case))]):
         return Covered(told, NOT_EXERCISED, f"nothing reads it with {entry.with_field}={written(there[entry.with_field])}")
