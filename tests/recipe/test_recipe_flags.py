@@ -294,6 +294,7 @@ def test_what_cannot_be_read_is_one_sentence(recipe_of: Reads, text: str, said: 
         ("--position-embedding-type learned_absolute", "the positions are learned_absolute, and DeepSeek-V3 has rotary ones"),
         ("--tensor-model-parallel-size 2", "experts with tp2 and no sequence parallelism; give --sequence-parallel"),
         ("--group-query-attention", "--group-query-attention and --multi-latent-attention exclude each other"),
+        ("--mscale -1", "mscale is -1"),
         ("--squared-relu", "--swiglu and --squared-relu are both given"),
         ("--fp16-lm-cross-entropy", "--fp16-lm-cross-entropy goes with --fp16; leave it out"),
         (

@@ -81,7 +81,7 @@ def of(values: Mapping[str, Value], whole: bool = True) -> Geometry:
         numbers |= {"n_group": _whole(values.get("moe_router_num_groups")) or 1}
         numbers |= {"topk_group": _whole(values.get("moe_router_group_topk")) or numbers["n_group"]}
         scale = values.get("moe_router_topk_scaling_factor")
-        numbers["routed_scaling_factor"] = 1.0 if scale is None else scale
+        numbers["routed_scaling_factor"] = scale or 1.0  # Megatron-Core leaves a factor of 0 out
         unlike += [*_dense(values, numbers), *_shared(values, numbers)]
     return Geometry(numbers, tuple(unlike))
 
