@@ -262,7 +262,9 @@ def _one(
     if name not in here:
         return Told(setting, ABSENT, "this megatron-core does not have the field")
     entry = fields.entry(name)
-    if entry.kind in ("shape", "layout") or entry.option in ("--precision", "--fp8", "--loss"):
+    # No case of a recipe has fp8, which needs a GPU.
+    of_case = ("--precision", "--loss") if values.get("model.fp8") else ("--precision", "--fp8", "--loss")
+    if entry.kind in ("shape", "layout") or entry.option in of_case:
         return Told(setting, CASE, entry.why)
     if entry.kind == "idle":
         return Told(setting, IDLE, entry.why)
