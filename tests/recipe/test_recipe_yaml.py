@@ -116,6 +116,13 @@ def test_megatron_bridge(tmp_path: Path) -> None:
     assert origin(recipe, "model.num_layers") == "model.num_layers (recipe.yaml:4)"
 
 
+def test_the_old_name_of_limited_groups_is_read(tmp_path: Path) -> None:
+    """With as many groups as expert-parallel ranks, as Megatron-Core's own configuration makes of it."""
+    old = "num_moe_experts: 8\n  moe_router_topk_limited_devices: 2\n  expert_model_parallel_size: 4"
+    model = recipe_of(tmp_path, BRIDGE.replace("num_moe_experts: 8", old)).model
+    assert (model["n_group"], model["topk_group"]) == (4, 2)
+
+
 def test_mixed_precision_and_overlap_overwrite_fields_of_their_names(tmp_path: Path) -> None:
     """As their `setup` does; what comm_overlap leaves open stays."""
     recipe = recipe_of(tmp_path, BRIDGE)

@@ -78,8 +78,8 @@ def of(values: Mapping[str, Value], whole: bool = True) -> Geometry:
     if values.get("num_moe_experts") is None:
         unlike += ["the model has no experts (--num-experts)"] if whole else []
     else:
-        numbers |= {"n_group": _whole(values.get("moe_router_num_groups")) or 1}
-        numbers |= {"topk_group": _whole(values.get("moe_router_group_topk")) or numbers["n_group"]}
+        groups, chosen = _groups(values)
+        numbers |= {"n_group": groups or 1, "topk_group": chosen or groups or 1}
         scale = values.get("moe_router_topk_scaling_factor")
         numbers["routed_scaling_factor"] = scale or 1.0  # Megatron-Core leaves a factor of 0 out
         unlike += [*_dense(values, numbers), *_shared(values, numbers)]
@@ -115,6 +115,13 @@ def given(numbers: Mapping[str, Value], said: Mapping[str, Value]) -> dict[str, 
 
 def _whole(value: Value) -> int:
     return int(value) if isinstance(value, (int, float)) and abs(value) < 1e18 else 0
+
+
+def _groups(values: Mapping[str, Value]) -> tuple[int, int]:
+    """Groups of experts, and how many a token chooses; 0 is not said. The old name has as many groups as ep ranks."""
+    groups, chosen = _whole(values.get("moe_router_num_groups")), _whole(values.get("moe_router_group_topk"))
+    limited = _whole(values.get("moe_router_topk_limited_devices"))
+    return (_whole(values.get("expert_model_parallel_size")), limited) if limited and not chosen else (groups, chosen)
 
 
 def _dense(values: Mapping[str, Value], numbers: dict[str, Value]) -> Iterator[str]:
