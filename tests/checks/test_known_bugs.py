@@ -259,7 +259,7 @@ def test_ranks_that_freed_memory_has_ended_are_known_and_the_second_run_is_compa
     for second, noted in ((found(gradient, gradient, freed(BOTH)), {}), (broken, {"case": broken.broken.exit_code})):
         report: Any = object.__new__(Report)
         report._tally, report._suite, report._running = Tally(), "case", Runs(broken, second)
-        report._ended(broken)
+        assert report._undecided(broken) is bool(noted)
         assert report._tally.broke == noted
 
 

@@ -119,10 +119,12 @@ class Report:
         """The result of the last case with its known upstream bugs taken out; waits for its ranks."""
         return self._noted(self._running.without_bugs(case))
 
-    def _ended(self, result: Result) -> None:
-        """Keep with what the case's own run broke. It decides nothing if a known bug ended it: the second run is judged."""
-        if result.broken is not None and ended_by(result, self) is None:
+    def _undecided(self, result: Result) -> bool:
+        """Whether the case's own run broke, and is kept for it; if a known bug ended it, the second run is judged instead."""
+        undecided = result.broken is not None and ended_by(result, self) is None
+        if undecided:
             self._noted(result)
+        return undecided
 
     def _noted(self, found: Result) -> Result:
         """The same, having kept with what its run broke, if it did."""
@@ -227,10 +229,9 @@ class Report:
         if report.when != "call" and not (report.failed and report.when == "setup"):
             return
         outcome, result = Outcome.of(report), self._result
-        if result is not None:
-            self._ended(result)
+        undecided = result is not None and self._undecided(result)
         self._tally.count(self._suite, outcome, result.case if result else None)
-        self._style.checked(outcome, undecided=result is not None and result.broken is not None)
+        self._style.checked(outcome, undecided=undecided)
         if self._suite:
             check = check_of(report, outcome.status, outcome.verdict, outcome.line, outcome.details)
             self._add(self._reproducible(check, outcome), outcome.verdict.place if outcome.verdict else UNPLACED)
