@@ -92,6 +92,7 @@ def test_each_setting_is_told_what_becomes_of_it(tried: Trial, name: str, expect
             "more places than there are tokens",
         ),
         ("--no-weight-decay-cond-type apply_wd_to_qk_layernorm", "optimizer.apply_wd_to_qk_layernorm", REFUSED, "decay, too"),
+        ("--transformer-impl local", "model.transformer_impl", trial.CASE, ""),
         ("--fp8-format hybrid", "model.fp8", NEEDS, "Transformer Engine"),
         ("--fp8-format hybrid --fp8-recipe blockwise", "model.fp8_recipe", NEEDS, "Transformer Engine"),
         ("--optimizer sgd", "optimizer.muon_momentum", UNREAD, "optimizer.optimizer=sgd"),

@@ -263,7 +263,7 @@ def _one(
         return Told(setting, ABSENT, "this megatron-core does not have the field")
     entry = fields.entry(name)
     # No case of a recipe has fp8, which needs a GPU.
-    of_case = ("--precision", "--loss") if values.get("model.fp8") else ("--precision", "--fp8", "--loss")
+    of_case = ("--precision", "--loss", "--implementation", *(() if values.get("model.fp8") else ("--fp8",)))
     if entry.kind in ("shape", "layout") or entry.option in of_case:
         return Told(setting, CASE, entry.why)
     if entry.kind == "idle":
