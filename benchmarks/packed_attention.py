@@ -2,7 +2,7 @@
 
     python benchmarks/packed_attention.py [--unfused]
 
-Queries and keys of multi-latent attention are 192 wide and values 128. From 0.19 on Megatron-Core widens the values of packed
+Queries and keys of multi-latent attention are 192 wide and values 128. From 0.18 on Megatron-Core widens the values of packed
 documents to 192 with zeros, which changes no number, and cuDNN takes another kernel. A line for each width: relative errors of
 the output and of the gradients of queries, keys and values (norm of the difference over the norm). In bf16 they are some 0.003.
 The last line names the cuDNN that computed: Transformer Engine may load another one than torch.

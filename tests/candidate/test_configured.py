@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests import core  # noqa: F401 - before megatron-core
-from validation.candidate.configured import Configured, configured
+from validation.candidate.configured import Configured, Overwritten, configured
 from validation.case.case import Case
 from validation.case.errors import UsageError
 from validation.run.options import parsed
@@ -47,6 +47,13 @@ def test_what_follows_from_a_change_follows() -> None:
     """Selective recomputation has modules of its own if none are named."""
     made = configured(case(), setting(recompute_granularity="selective"))
     assert made.config.recompute_modules == ["core_attn"]
+
+
+def test_what_is_changed_is_noted() -> None:
+    """A field that gets the value which it has is none."""
+    seen = Overwritten()
+    configured(case(), seen.by(setting(bias_dropout_fusion=True, hidden_dropout=0.0)))
+    assert seen.names == {"model.bias_dropout_fusion"}
 
 
 def test_a_list_that_is_changed_in_place_is_a_change() -> None:

@@ -538,6 +538,11 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "an idle rank has no pipeline stages; --batch-size 2 works",
     ),
     ("too much room for experts", case(training=PADDED), "moe_expert_capacity_factor=4 works, and 8 does not"),
+    (
+        "more places of an expert than tokens",
+        case(training=replace(PADDED, inference="none")),
+        "gives an expert more places than there are tokens, .*; 4 works",
+    ),
     ("uneven expert ranks", case("ep2", batch_size=4, training=DYNAMIC), "dummy_forward fails .*; --batch-size 8 works"),
     (
         "shared experts' parts",

@@ -13,7 +13,6 @@ import torch
 
 from validation.case import fields, latent_norms
 from validation.case.case import Case
-from validation.case.errors import ExitCode
 from validation.case.inference import inferred
 from validation.case.layout import Layout
 from validation.case.parameters import parameters
@@ -253,14 +252,15 @@ def test_ranks_that_freed_memory_has_ended_are_known_and_the_second_run_is_compa
     passing.gradient_agrees(PARAMETER)
     assert passing.verdict is not None
     assert passing.verdict.status == "pass"
-    for without, decided in ((passing.result, True), (replace(broken, case=mended(freed(BOTH))), False)):
-        reports = Report.__new__(Report)
-        vars(reports).update(_tally=Tally(), _suite="case", _undecided_cases={}, _running=Runs(broken, without))
-        reports._noted(broken)
-        assert (reports._tally.exit_code == ExitCode.PASS) is decided
     both = Parity(freed(BOTH), Runs(broken, broken))
     with pytest.raises(pytest.fail.Exception):
         both.finished()
+    assert broken.broken is not None
+    for second, noted in ((found(gradient, gradient, freed(BOTH)), {}), (broken, {"case": broken.broken.exit_code})):
+        report: Any = object.__new__(Report)
+        report._tally, report._suite, report._running = Tally(), "case", Runs(broken, second)
+        assert report._undecided(broken) is bool(noted)
+        assert report._tally.broke == noted
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_the_case_that_decides_has_been_run_and_decides() -> None:
     ],
 )
 def test_where_attention_is_wrong_first_its_kernel_is_in_question(implementation: str, at: str, kernel: bool) -> None:
-    """As with packed documents of Megatron-Core 0.19 on Hopper, where cuDNN's gradients are wrong (docs/data.md)."""
+    """As with packed documents of Megatron-Core 0.19 on Hopper (docs/findings/packed-gradients-of-widened-values.md)."""
     said = {"arrangement": "single+packed", "precision": "bf16", "implementation": implementation}
     found = told(Suite("made up", (check(at, "fail", "mla"),), said))
     sentence = (

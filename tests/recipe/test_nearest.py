@@ -116,6 +116,22 @@ def test_a_list_keeps_what_is_not_refused(tmp_path: Path, modules: str, left: tu
         assert (model["recompute_granularity"], model["recompute_modules"]) == ("selective", left)
 
 
+def test_what_others_are_read_by_stays_if_it_can(tmp_path: Path) -> None:
+    """Without recompute_granularity nothing would be recomputed, and the recipe's other words on it would be idle."""
+    before = wanted(tmp_path, flags=BY_FOURS + " --distribute-saved-activations")
+
+    def refusal(case: Case) -> str:
+        model = case.training.effective("model")
+        bad = model["recompute_granularity"] and (model.get("distribute_saved_activations") or not model["recompute_method"])
+        return f"refused {case.name}: recompute_granularity with distribute_saved_activations" if bad else ""
+
+    found = nearest.accepted(before, refusal).trial
+    assert found is not None
+    assert [one.setting.name for one in found.of(CHANGED) if one.setting.name != NUMBER] == [
+        "model.distribute_saved_activations"
+    ]
+
+
 def test_what_goes_with_a_setting_that_is_not_here_is_left_out_for_a_manifest_too(tmp_path: Path) -> None:
     """Megatron-Core takes moe_act with grouped experts alone, and those need Transformer Engine."""
     found = wanted(tmp_path, "--config", "model.moe_z_loss_coeff=0.01", flags=MODULES)

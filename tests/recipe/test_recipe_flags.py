@@ -181,16 +181,12 @@ def test_the_loss_is_part_of_the_recipe(recipe_of: Reads, flag: str, loss: str) 
 def test_every_flag_is_accounted_for(recipe_of: Reads) -> None:
     """Settings, idle, known without a field, and unknown with the nearest."""
     recipe = recipe_of(
-        SMALL + "--save /models --log-interval 1 --use-flash-attn --extra-vocab-size 467 --swiglo stray "
+        SMALL + "--save /models --log-interval 1 --lr-warmup-samples 5 --eod-mask-loss --extra-vocab-size 467 --swiglo stray "
         "--tokenizer-type PretrainedFromHF --load"
     )
-    assert [flag.text for flag in recipe.idle] == [
-        "--save /models",
-        "--log-interval 1",
-        "--tokenizer-type PretrainedFromHF",
-        "--load",
-    ]
-    assert [flag.text for flag in recipe.beside] == ["--position-embedding-type rope", "--use-flash-attn"]
+    idle = ["--save /models", "--log-interval 1", "--tokenizer-type PretrainedFromHF", "--load"]
+    assert [flag.text for flag in recipe.idle] == idle
+    assert [flag.text for flag in recipe.beside] == ["--lr-warmup-samples 5", "--eod-mask-loss"]
     assert [(flag.text, flag.reason) for flag in recipe.unknown] == [
         ("--extra-vocab-size 467", ""),
         ("--swiglo stray", "the nearest is --swiglu"),
@@ -243,9 +239,6 @@ def test_layers_of_its_own_are_not_compared_unless_they_are_given(recipe_of: Rea
     tried = trial.of(recipe_of(SMALL + "--spec my_layers.of_ours get_spec"))
     assert trial.SPEC in {one.setting.name for one in tried.others}
     assert trial.SPEC not in {one.setting.name for one in tried.with_layers_of("my_layers.of_ours:get_spec").others}
-    tried = trial.of(recipe_of(SMALL + "--transformer-impl local"))
-    assert "--implementation local-stock has them" in str(tried.others)
-    assert "local-stock" not in str(tried.with_layers_of("local-stock").others)
 
 
 def test_flags_of_forks(recipe_of: Reads) -> None:
@@ -304,6 +297,8 @@ def test_slime_sets_arguments_by_itself(recipe_of: Reads) -> None:
     [
         ("--num-layers four", "--num-layers takes a whole number, not 'four'"),
         ("--num-layers", "--num-layers needs a value"),
+        ("--num-layers 4 --bf16=no", "--bf16 takes no value, and 'no' stands behind it"),
+        ("--num-layers 4 --no-rope-fusion False", "--no-rope-fusion takes no value, and 'False' stands behind it"),
         ("--moe-layer-freq ([0]*3+", "a list such as"),
         ("--moe-layer-freq [0]*1000000000", "a list such as"),
         ("--moe-layer-freq \"'([0]*1)'\"", "the quotes are part of the value here: leave them out"),
@@ -343,6 +338,25 @@ def test_what_cannot_be_read_is_one_sentence(recipe_of: Reads, text: str, said: 
         ("--position-embedding-type learned_absolute", "the positions are learned_absolute, and DeepSeek-V3 has rotary ones"),
         ("--tensor-model-parallel-size 2", "experts with tp2 and no sequence parallelism; give --sequence-parallel"),
         ("--group-query-attention", "--group-query-attention and --multi-latent-attention exclude each other"),
+        ("--mscale -1", "mscale is -1"),
+        ("--squared-relu", "--swiglu and --squared-relu are both given"),
+        ("--fp16-lm-cross-entropy", "--fp16-lm-cross-entropy goes with --fp16; leave it out"),
+        (
+            "--num-layers-per-virtual-pipeline-stage 1 --num-virtual-stages-per-pipeline-rank 2",
+            "are all ways to say virtual stages",
+        ),
+        ("--max-position-embeddings 8", "is more than --max-position-embeddings 8; give as many positions"),
+        ("--train-iters 9 --train-samples 9", "--train-iters and --train-samples both say how long the run is"),
+        (
+            "--train-iters 9 --lr-warmup-samples 5",
+            "counts iterations, and --lr-warmup-samples does not; give --lr-warmup-iters",
+        ),
+        ("--train-samples 9 --lr-decay-iters 5", "counts samples, and --lr-decay-iters does not; give --lr-decay-samples"),
+        ("--train-iters 9 --lr-warmup-iters 1 --lr-warmup-fraction .1", "--lr-warmup-fraction and --lr-warmup-iters both say"),
+        ("--end-weight-decay 0.2", "--end-weight-decay goes with --weight-decay-incr-style linear or cosine"),
+        ("--weight-decay-incr-style cosine --end-weight-decay 0.2", "needs --start-weight-decay and --end-weight-decay"),
+        ("--overlap-param-gather --overlap-grad-reduce", "--overlap-param-gather goes with --use-distributed-optimizer"),
+        ("--overlap-param-gather --use-distributed-optimizer", "--overlap-param-gather goes with --overlap-grad-reduce"),
     ],
 )
 def test_nothing_stands_for_what_cannot_train(recipe_of: Reads, more: str, said: str) -> None:

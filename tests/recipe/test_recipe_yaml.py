@@ -116,6 +116,13 @@ def test_megatron_bridge(tmp_path: Path) -> None:
     assert origin(recipe, "model.num_layers") == "model.num_layers (recipe.yaml:4)"
 
 
+def test_the_old_name_of_limited_groups_is_read(tmp_path: Path) -> None:
+    """With as many groups as expert-parallel ranks, as Megatron-Core's own configuration makes of it."""
+    old = "num_moe_experts: 8\n  moe_router_topk_limited_devices: 2\n  expert_model_parallel_size: 4"
+    model = recipe_of(tmp_path, BRIDGE.replace("num_moe_experts: 8", old)).model
+    assert (model["n_group"], model["topk_group"]) == (4, 2)
+
+
 def test_mixed_precision_and_overlap_overwrite_fields_of_their_names(tmp_path: Path) -> None:
     """As their `setup` does; what comm_overlap leaves open stays."""
     recipe = recipe_of(tmp_path, BRIDGE)
@@ -143,6 +150,21 @@ def test_nothing_of_megatron_bridge_is_dropped(tmp_path: Path) -> None:
     assert said == [("model.moe_permute_fusoin", "the nearest field is moe_permute_fusion")]
     assert [flag.text for flag in recipe.idle] == ["checkpoint"]
     assert [flag.text for flag in recipe.beside] == ["peft"]
+    more = BRIDGE.replace("scheduler: {", "scheduler: {no_weight_decay_cond_type: apply_wd_to_qk_layernorm, ")
+    assert more != BRIDGE
+    assert [flag.text for flag in recipe_of(tmp_path, more).beside] == ["scheduler.no_weight_decay_cond_type", "peft"]
+
+
+def test_words_of_yaml_1_1_are_what_megatron_bridge_reads(tmp_path: Path) -> None:
+    """OmegaConf reads them: `no` is false, and not a text that counts as true."""
+    words = (
+        "{bf16: no, calculate_per_token_loss: off, sequence_parallel: Yes, num_layers: 0x10, hidden_size: '16', mscale: 1e-1}"
+    )
+    recipe = recipe_of(tmp_path, f"model: {words}\n")
+    assert (recipe.precision, recipe.loss) == ("fp32", "mean")
+    values = {name.removeprefix("model."): value for name, value in recipe.values.items()}
+    assert (values["sequence_parallel"], values["num_layers"], values["hidden_size"]) == (True, 16, "16")
+    assert values["mscale"] == 0.1
 
 
 def test_overrides_alone_do_not_give_the_model(tmp_path: Path) -> None:
@@ -166,6 +188,11 @@ def test_overrides_alone_do_not_give_the_model(tmp_path: Path) -> None:
         (
             "system: {}\nmodel:\n  num_layers: 4\n  num_experts: 8\n",
             "has arguments of Megatron-LM in its YAML .num_experts., as FlagScale",
+        ),
+        ("model: {num_layers: 4}\noptimizer: {lr: '1e-4'}", "yaml:2: lr takes a number, not '1e-4'; write it without quotes"),
+        (
+            "MODEL_ARGS:\n  --num-layers: 4\n  --bf16: false",
+            "--bf16 takes no value, and 'false' stands behind it; write the flag",
         ),
         ("MODEL_ARGS:\n\t--num-layers: 4", "line 2: .* cannot start any token; write one document"),
         ("MODEL_ARGS:\n  --num-layers: 4\n---\nmodel: {}", "line 3: expected a single document"),

@@ -13,7 +13,8 @@ from validation.case.errors import UsageError
 from validation.case.layout import Layout
 from validation.recipe import coverage, trial
 from validation.recipe.coverage import Covered, Ran
-from validation.recipe.trial import ABSENT, IDLE, NEEDS, REFUSED, SAME, TRIED, UNREAD, Trial
+from validation.recipe.recipe import Flag
+from validation.recipe.trial import ABSENT, CHANGED, IDLE, NEEDS, REFUSED, SAME, TRIED, UNREAD, Trial
 from validation.run.known import table
 from validation.run.options import parsed
 
@@ -73,6 +74,38 @@ def state(tried: Trial, name: str) -> str:
 )
 def test_each_setting_is_told_what_becomes_of_it(tried: Trial, name: str, expected: str) -> None:
     assert state(tried, name) == expected
+
+
+@pytest.mark.parametrize(
+    ("more", "name", "expected", "why"),
+    [
+        ("--grad-reduce-in-bf16", "ddp.grad_reduce_in_fp32", TRIED, ""),  # upstream's default, and not Plumbline's in bf16
+        ("--main-grads-dtype bf16", "ddp.grad_reduce_in_fp32", TRIED, ""),
+        ("--fp16", "ddp.grad_reduce_in_fp32", REFUSED, "where the loss scale decides"),
+        ("--clip-grad 0", "optimizer.clip_grad", CHANGED, "no norm of the gradients"),
+        # The stand-in has room for each token with 3 already.
+        ("--moe-expert-capacity-factor 3.5", "model.moe_expert_capacity_factor", REFUSED, "; 4 and more"),
+        (
+            "--moe-expert-capacity-factor 4 --moe-pad-expert-input-to-capacity",
+            "model.moe_pad_expert_input_to_capacity",
+            REFUSED,
+            "more places than there are tokens",
+        ),
+        ("--no-weight-decay-cond-type apply_wd_to_qk_layernorm", "optimizer.apply_wd_to_qk_layernorm", REFUSED, "decay, too"),
+        ("--transformer-impl local", "model.transformer_impl", trial.CASE, ""),
+        ("--fp8-format hybrid", "model.fp8", NEEDS, "Transformer Engine"),
+        ("--fp8-format hybrid --fp8-recipe blockwise", "model.fp8_recipe", NEEDS, "Transformer Engine"),
+        ("--optimizer sgd", "optimizer.muon_momentum", UNREAD, "optimizer.optimizer=sgd"),
+    ],
+)
+def test_what_a_case_would_have_otherwise_is_told(tmp_path: Path, more: str, name: str, expected: str, why: str) -> None:
+    """Of a switch that changes what is computed no more is said than was compared."""
+    path = tmp_path / "flags.txt"
+    path.write_text((FLAGS.replace("--bf16", "") if more == "--fp16" else FLAGS) + more, encoding="utf-8")
+    tried = trial.of_file(path, world=8)
+    (found,) = [one for one in tried.told if one.setting.name == name]
+    assert (found.state, why in found.why) == (expected, True)
+    assert found.state != TRIED or (name in tried.lanes and (name, False) in tried.training.settings)
 
 
 def test_what_is_tried_is_set(tried: Trial) -> None:
@@ -169,13 +202,23 @@ def test_equal_is_said_of_whole_runs_without_a_known_bug(tried: Trial, monkeypat
     assert word(bugs={"model.another": "it is late"}).word == EQUAL
 
 
-def test_what_config_changes_is_not_the_recipes(tried: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_config_or_a_plugin_changes_is_not_the_recipes(tried: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coverage, "table", lambda: {"0.0": MEASURED})
     training = tried.training.with_settings({"ddp.overlap_grad_reduce": False})
     changed = [replace(one, case=replace(one.case, training=training)) for one in ran(tried)]
     found = {one.told.setting.name: one for one in coverage.covered(tried, changed)}
     assert found["ddp.overlap_grad_reduce"].why == "--config sets another value"
     assert found["model.moe_aux_loss_coeff"].word == EQUAL
+    by_plugin = [replace(one, overwritten=("model.moe_aux_loss_coeff",)) for one in ran(tried)]
+    said = {one.told.setting.name: one.why for one in coverage.covered(tried, by_plugin)}
+    assert said["model.moe_aux_loss_coeff"] == "the plugin sets another value"
+
+
+def test_what_nothing_reads_in_a_case_is_not_exercised(tried: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recipe whose balancing loss cannot be compared has a factor of none."""
+    monkeypatch.setattr(coverage, "table", lambda: {"0.0": MEASURED})
+    found = words(tried.changed(["model.moe_router_load_balancing_type"], {}, "no formula"))["model.moe_aux_loss_coeff"]
+    assert (found.word, found.why) == (NOT_EXERCISED, "nothing reads it with model.moe_router_load_balancing_type=none")
 
 
 def test_a_case_sets_what_its_options_stand_for(tried: Trial) -> None:
@@ -210,6 +253,13 @@ def test_the_end_of_a_run_tells_all_of_it(tried: Trial, monkeypatch: pytest.Monk
     assert any(line.startswith("  needs: ") and "model.moe_permute_fusion=true" in line for line in said)
     assert said[1] == "  unknown to Megatron-LM's parser, and not read: --foo-bar 3"
     assert sum(one.word == EQUAL for one in found) > 3
+    beside = replace(tried.recipe, beside=(Flag("--eod-mask-loss", "my run.txt:3"),), doubts=("how long it is, is not said",))
+    small = replace(tried.small, lost=("dp groups have 3 ranks at full size",))
+    assert list(coverage.lines(replace(tried, recipe=beside, small=small), found))[2:5] == [
+        "  known to Megatron-LM, and in no case: --eod-mask-loss",
+        "  could not be told: how long it is, is not said",
+        "  lost in the stand-in: dp groups have 3 ranks at full size",
+    ]
 
 
 def test_a_field_that_this_megatron_core_has_not_is_not_compared(tried: Trial) -> None:

@@ -44,6 +44,26 @@ class Configured:
             raise
 
 
+class Overwritten:
+    """The fields of the configuration to which a plugin gives another value, by their full names.
+
+    A setting of the case that is one of them is not what the ranks compute with.
+    """
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def by(self, configure: Configure) -> Configure:
+        """The plugin's function, watched."""
+
+        def watched(case: Case, config: MLATransformerConfig) -> None:
+            before = _state(config)
+            configure(case, config)
+            self.names |= {f"model.{name}" for name in _changed(config, before)}
+
+        return watched
+
+
 def configured(case: Case, configure: Configure) -> Configured:
     """The configuration of the case's model as a plugin's `configure` wants it.
 
@@ -54,7 +74,7 @@ def configured(case: Case, configure: Configure) -> Configured:
     config = made(given)
     before = _state(config)
     configure(case, config)
-    changed = {name: value for name, value in vars(config).items() if name not in before or not _same(value, before[name])}
+    changed = _changed(config, before)
     _check(case, config, changed)
     return Configured(config, _derive(config, given, changed) if changed else "")
 
@@ -62,6 +82,10 @@ def configured(case: Case, configure: Configure) -> Configured:
 def _state(config: MLATransformerConfig) -> dict[str, Any]:
     """The values of all fields, with lists of their own: a plugin may change one in place."""
     return {name: list(value) if isinstance(value, list) else value for name, value in vars(config).items()}
+
+
+def _changed(config: MLATransformerConfig, before: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in vars(config).items() if name not in before or not _same(value, before[name])}
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -177,12 +177,15 @@ class ProbedChunk:
 
         Returns what the model is to go on with.
         """
-        micro_batch = self._micro_batch if self._running else self._waiting[probe.name].popleft()
+        waiting = self._waiting[probe.name]
+        if not self._running and not torch.is_grad_enabled():  # recomputation in recomputation: the inner one comes after
+            return self._isolated(probe, tensor, view, waiting[0])
+        micro_batch = self._micro_batch if self._running else waiting.popleft()
         if self._running:
             if self._values:
                 self._compare_value(probe, view(tensor.detach()), micro_batch)
             if probe.has_gradient and not torch.is_grad_enabled():
-                self._waiting[probe.name].append(micro_batch)
+                waiting.append(micro_batch)
                 return self._isolated(probe, tensor, view, micro_batch)
         if not (probe.has_gradient and tensor.requires_grad):
             return tensor

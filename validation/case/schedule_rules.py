@@ -21,8 +21,12 @@ def schedule_can_run(case: Case) -> str | None:
 
 
 def rates_can_be(case: Case) -> str | None:
-    """The part that holds whatever steps a case takes: a recipe that breaks it cannot train."""
-    return _rates(Schedule.of(case.training))
+    """The part that holds whatever steps a case takes: a recipe that breaks it cannot train.
+
+    Lengths count if the recipe says how long its schedule is.
+    """
+    schedule, lengths = Schedule.of(case.training), "lr_decay_steps" in case.training.effective("scheduler")
+    return _rates(schedule) or _weight_decay(schedule) or (_styles(schedule) or _lengths(schedule) if lengths else None)
 
 
 def _styles(schedule: Schedule) -> str | None:

@@ -57,6 +57,21 @@ def _may_drop(case: Case, value: Value) -> str | None:
     )
 
 
+def experts_are_filled_to_their_tokens(case: Case) -> str | None:
+    """megatron-core fills an expert up to its capacity with tokens of the batch, and its router never takes a token twice."""
+    model, given = case.model, case.training.effective("model")
+    capacity = given.get("moe_expert_capacity_factor")
+    if case.training.inference != "none" or not given.get("moe_pad_expert_input_to_capacity") or not model.moe_layers:
+        return None
+    enough = model.n_routed_experts / model.num_experts_per_tok
+    if not isinstance(capacity, (int, float)) or capacity <= enough:
+        return None
+    return (
+        f"{_CAPACITY}={capacity:g} with model.moe_pad_expert_input_to_capacity=true gives an expert more places than there are "
+        f"tokens, and Megatron-Core cannot fill them; {enough:g} works, which is experts / top-k"
+    )
+
+
 def missing(case: Case, said: str, need: str) -> str | None:
     """What a setting needs and the case does not have. Packages are seen when a rank imports them."""
     from validation.case import fields
@@ -219,6 +234,7 @@ def groups_of_micro_batches_fill_the_schedule(case: Case) -> str | None:
 
 RULES = (
     settings_can_be_compared,
+    experts_are_filled_to_their_tokens,
     user_buffers_are_of_one_gpu,
     hierarchy_has_its_groups,
     sends_overlap_between_virtual_stages,

@@ -106,7 +106,8 @@ class Conclusion:
         return given.not_shown([self._ran(case, 0) for case in having]) if having else {}
 
     def _ran(self, case: Case, left_out_: int) -> Ran:
-        return of_recipe.ran(case, self.checks.get(case.name, ()), left_out_)
+        overwritten = self.how_it_went[case.name].get(of_recipe.OVERWRITTEN, "")
+        return of_recipe.ran(case, self.checks.get(case.name, ()), left_out_, overwritten)
 
     def _recipe(self) -> Iterator[Line]:
         if self.settings.trial is not None:

@@ -70,6 +70,7 @@ def _recipe(trial: Trial, found: Sequence[Covered]) -> dict[str, Any]:
         "counts": dict(Counter(word.word for word in words.values())),
         "changed": [one.said for one in trial.others],
         "unknown": [flag.text for flag in trial.recipe.unknown],
+        "beside": [flag.text for flag in trial.recipe.beside],
         "settings": [_setting(said, word) for said, word in words.items()],
     }
 

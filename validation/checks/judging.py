@@ -43,6 +43,14 @@ class Runs(Protocol):
         """The result of a case from which known upstream bugs have been taken out; waits for its ranks."""
 
 
+def ended_by(result: Result, runs: Runs) -> Known | None:
+    """The known bug that has ended the ranks of a case and without which they come to their end: the break decides nothing."""
+    bug = next((bug for bug in known_bugs(result.case) if bug.unlimited(result.case)), None)
+    if bug is None or result.broken is None:
+        return None
+    return None if runs.without_bugs(mended(result.case)).broken else bug
+
+
 @dataclass(frozen=True)
 class Compared:
     """A comparison of a tensor: its name in the ranks' reports, the check's title, its shape, and what it may differ by.
@@ -71,14 +79,6 @@ class Stated:
     compared: str = ""
     limits: Limits | None = None
     elements: int = 0
-
-
-def ender(found: Result, without_bugs: Callable[[Case], Result]) -> Known | None:
-    """The known bug that has ended the ranks of a run, if one may: it leaves any number at all, and without it they finish."""
-    bug = next((bug for bug in known_bugs(found.case) if bug.unlimited(found.case)), None)
-    if bug is None or found.broken is None:
-        return None
-    return None if without_bugs(mended(found.case)).broken else bug
 
 
 class Judging:
@@ -115,7 +115,7 @@ class Judging:
     @functools.cached_property
     def ended_by(self) -> Known | None:
         """The known bug that has ended the ranks, if one may: without it they come to their end."""
-        return ender(self._runs.result(self.case), self._runs.without_bugs) if self._freeing else None
+        return ended_by(self._runs.result(self.case), self._runs) if self._freeing else None
 
     def broken_without_bugs(self) -> Broken | None:
         """How the run broke that has the case's known bugs taken out, if it has any; it judges the checks behind them."""

@@ -10,12 +10,16 @@ from validation.machine import version
 from validation.recipe.coverage import Ran
 from validation.run.known import table
 
+OVERWRITTEN = "plugin_sets"
+"""The property of a testsuite with the fields of the configuration to which a plugin gives another value."""
 
-def ran(case: Case, checks: Sequence[Check], left_out: int) -> Ran:
-    """The case, and what came of it; `left_out` checks were not made."""
+
+def ran(case: Case, checks: Sequence[Check], left_out: int, overwritten: str = "") -> Ran:
+    """The case, and what came of it; `left_out` checks were not made, and a plugin sets the `overwritten` fields otherwise."""
     release, statuses = version("megatron-core"), {check.status for check in checks}
     passed = bool(checks) and statuses <= {"pass", "known"}
-    return Ran(case, release, passed, left_out, _bugs(case, release) if "known" in statuses else {})
+    others = tuple(overwritten.split(", ")) if overwritten else ()
+    return Ran(case, release, passed, left_out, others, _bugs(case, release) if "known" in statuses else {})
 
 
 def _bugs(case: Case, release: str) -> dict[str, str]:

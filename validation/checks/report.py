@@ -22,7 +22,7 @@ from validation.checks.files import Files
 from validation.checks.findings import Findings
 from validation.checks.first import First
 from validation.checks.items import parity_of, planted_of, section_of
-from validation.checks.judging import ender
+from validation.checks.judging import ended_by
 from validation.checks.left_out import LeftOut
 from validation.checks.needs import Needs
 from validation.checks.order import UNPLACED
@@ -75,11 +75,11 @@ class Report:
         self._checks: dict[str, list[junit.Check]] = defaultdict(list)
         self._places: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self._unsound: set[Case] = set()
-        self._undecided_cases: dict[Case, bool] = {}
         self._nothing = "No check was selected; leave out what selects checks, or name one that the output shows with --only"
         self._uncollected = False
         self._seconds: dict[str, float] = {}
         self._uncalled: dict[str, dict[str, str]] = {}
+        self._overwritten: dict[str, str] = {}
         self._start = self._began = time.monotonic()
 
     def result(self, case: Case) -> Result:
@@ -119,19 +119,18 @@ class Report:
         """The result of the last case with its known upstream bugs taken out; waits for its ranks."""
         return self._noted(self._running.without_bugs(case))
 
+    def _undecided(self, result: Result) -> bool:
+        """Whether the case's own run broke, and is kept for it; if a known bug ended it, the second run is judged instead."""
+        undecided = result.broken is not None and ended_by(result, self) is None
+        if undecided:
+            self._noted(result)
+        return undecided
+
     def _noted(self, found: Result) -> Result:
         """The same, having kept with what its run broke, if it did."""
-        if found.broken is not None and self._undecided(found):
+        if found.broken is not None:
             self._tally.broke[self._suite] = found.broken.exit_code
         return found
-
-    def _undecided(self, found: Result) -> bool:
-        """Whether a run broke, and no known bug has ended it: then nothing can be said of its case."""
-        if found.broken is None:
-            return False
-        if found.case not in self._undecided_cases:
-            self._undecided_cases[found.case] = ender(found, self._running.without_bugs) is None
-        return self._undecided_cases[found.case]
 
     def _run(self, case: Case) -> Result:
         plugin = self._settings.plugin
@@ -140,7 +139,7 @@ class Report:
         self._start_once()
         result = self._running.result(case)
         self._style.ran(case.name)
-        if result.broken is not None and case not in self._says_how_it_ended and self._undecided(result):
+        if result.broken is not None and case not in self._says_how_it_ended:
             self._terminal.write(f"ERROR: the run did not finish - {result.broken.sentence}", **RED)
             self._terminal.write(result.broken.stacks)
         return result
@@ -230,10 +229,9 @@ class Report:
         if report.when != "call" and not (report.failed and report.when == "setup"):
             return
         outcome, result = Outcome.of(report), self._result
-        if result is not None:
-            self._noted(result)
+        undecided = result is not None and self._undecided(result)
         self._tally.count(self._suite, outcome, result.case if result else None)
-        self._style.checked(outcome, undecided=result is not None and self._undecided(result))
+        self._style.checked(outcome, undecided=undecided)
         if self._suite:
             check = check_of(report, outcome.status, outcome.verdict, outcome.line, outcome.details)
             self._add(self._reproducible(check, outcome), outcome.verdict.place if outcome.verdict else UNPLACED)
@@ -313,6 +311,7 @@ class Report:
         if self._result is not None:
             self._seconds[name] = self._result.seconds
             self._uncalled[name] = self._result.uncalled
+            self._overwritten[name] = ", ".join(self._result.overwritten)
             self._style.end(name, self._seconds[name])
             self._files.end(self._result, checks, self._how_it_went(name, checks))
 
@@ -321,6 +320,7 @@ class Report:
         broke = {"broken": str(int(self._tally.broke[name]))} if name in self._tally.broke else {}
         case = next((case for case in self._settings.cases if case.name == name), None)
         broke |= {uncalled.PROPERTY: said} if (said := uncalled.said(self._uncalled.get(name, {}))) else {}
+        broke |= {of_recipe.OVERWRITTEN: said} if (said := self._overwritten.get(name, "")) else {}
         return broke | self._left_out.properties(name, checks) | (self._of_recipe(case, checks) if case else {})
 
     def _of_recipe(self, case: Case, checks: Sequence[junit.Check]) -> dict[str, str]:
@@ -328,7 +328,8 @@ class Report:
         trial = self._settings.trial
         if trial is None:
             return {}
-        ran = of_recipe.ran(case, checks, self._left_out.count(case.name, checks))
+        overwritten = self._overwritten.get(case.name, "")
+        ran = of_recipe.ran(case, checks, self._left_out.count(case.name, checks), overwritten)
         return properties(trial, covered(trial, [ran]))
 
 

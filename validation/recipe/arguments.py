@@ -51,6 +51,8 @@ def read(parser: Parser, words: Sequence[Word], *, by_name: bool = False) -> tup
             continue
         if joined:
             values = [Word(value, flag.place), *values]
+        if not option.takes_values and not by_name:
+            _alone(flag, name, value, values, joined=bool(joined))
         taken = _taken(option, values, by_name)
         one = _given(option, flag, taken, by_name)
         if option.action == "append" and option.dest in given and isinstance(given[option.dest].value, tuple):
@@ -58,6 +60,15 @@ def read(parser: Parser, words: Sequence[Word], *, by_name: bool = False) -> tup
         given[option.dest] = one
         unknown += [Flag(word.text, word.place, f"{name} takes no such word") for word in values[len(taken) :]]
     return tuple(given.values()), tuple(unknown)
+
+
+def _alone(flag: Word, name: str, value: str, values: Sequence[Word], *, joined: bool) -> None:
+    """Raises UsageError for a switch with a value, which Megatron-LM's parser refuses: `--bf16 false` would be on."""
+    if joined or (values and values[0].text.lower() in _TRUE):
+        said = quoted(value if joined else values[0].text)
+        raise UsageError(
+            f"{flag.place}: {shown(name)} takes no value, and {said} stands behind it; write the flag alone, or leave it out"
+        )
 
 
 def _as_tuple(value: Value) -> tuple[Value, ...]:

@@ -7,17 +7,17 @@ name, as their `setup` does (src/megatron/bridge/training/mixed_precision.py and
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import yaml
 
 from validation.case.annotation import Value
 from validation.case.errors import UsageError
-from validation.case.strangers import shown
+from validation.case.strangers import quoted, shown
 from validation.case.vocabulary import rows as padded_rows
 from validation.recipe import geometry, parser, upstream
 from validation.recipe.arguments import Given
-from validation.recipe.parser import Parser
+from validation.recipe.parser import Option, Parser
 from validation.recipe.recipe import Batch, Flag, Origin, Recipe, Setting, Source
 from validation.recipe.yaml_file import Entry, entries, scalar, text_of
 
@@ -101,6 +101,7 @@ def recipe(top: yaml.MappingNode, source: str, release: str, world: int | None) 
     _overwrite(known, sections, source, found, doubts)
     arguments = _arguments(known, sections, source)
     found |= _schedule(known, arguments, unknown, _keys(sections, "scheduler", source))
+    beside += _without_setting(known, found, [("scheduler", one) for one in _keys(sections, "scheduler", source)])
     for name, entry in sections.items():
         if name not in SECTIONS and name not in _IDLE:
             beside.append(Flag(name, entry.place, "section"))
@@ -216,7 +217,7 @@ def _overwrite(known: Parser, sections: Mapping[str, Entry], source: str, found:
 def _arguments(known: Parser, sections: Mapping[str, Entry], source: str) -> upstream.Arguments:
     """The keys of train, scheduler and optimizer by the arguments of the same names, of which the schedule is made."""
     given = [
-        Given(known.by_dest[entry.key], value_of(entry.node, entry.place), f"{section}.{entry.key}", entry.place)
+        Given(known.by_dest[entry.key], _typed(known.by_dest[entry.key], entry), f"{section}.{entry.key}", entry.place)
         for section in ("optimizer", "scheduler", "train")
         for entry in _keys(sections, section, source)
         if entry.key in known.by_dest
@@ -230,6 +231,23 @@ def _schedule(known: Parser, arguments: upstream.Arguments, unknown: list[Flag],
             unknown.append(_unknown(known, "scheduler", entry))
     settings = (one for one in upstream.settings(known, arguments) if one.name.startswith("scheduler."))
     return {one.name: one for one in settings if one.origin.source is not Source.DEFAULT}
+
+
+def _typed(option: Option, entry: Entry) -> Value:
+    """The value of a key. Raises UsageError for text where the argument of that name is a number."""
+    value = value_of(entry.node, entry.place)
+    if option.kind in ("int", "float") and isinstance(value, str):
+        raise UsageError(f"{entry.place}: {shown(entry.key)} takes a number, not {quoted(value)}; write it without quotes")
+    return value
+
+
+def _without_setting(known: Parser, found: Mapping[str, Setting], keys: Sequence[tuple[str, Entry]]) -> Iterator[Flag]:
+    """Keys with the name of an argument from which no setting follows."""
+    said = {setting.origin.text for setting in found.values()}
+    for section, entry in keys:
+        name = f"{section}.{entry.key}"
+        if entry.key in known.by_dest and name not in said and value_of(entry.node, entry.place) is not None:
+            yield Flag(name, entry.place, "no setting follows from it")
 
 
 def _vocabulary(provider: Mapping[str, Value], values: Mapping[str, Value]) -> dict[str, Value]:

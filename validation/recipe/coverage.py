@@ -11,17 +11,20 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as made
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from validation.case import covered as said
+from validation.case import declared, fields
+from validation.case.annotation import Value
 from validation.case.case import Case
 from validation.case.covered import DIFFERENT, EQUAL, NEEDED, NOT_COMPARED, NOT_EXERCISED, Word
 from validation.case.schedule import CONSTANT, Schedule
-from validation.case.settings import written
-from validation.recipe.trial import NEEDS, SAME, TRIED, UNREAD, Told, Trial
+from validation.case.settings import SECTIONS, written
+from validation.recipe.trial import NEEDS, SAME, TRIED, UNREAD, Told, Trial, initial
 
 TABLE = Path(__file__).with_name("exercised.json")
 
@@ -39,14 +42,16 @@ class Covered:
 class Ran:
     """A case that was run of a recipe, with which megatron-core, and whether every check passed.
 
-    `left_out` is how many checks were not made. `bugs` has the settings whose known upstream bugs showed, with what these are.
+    `left_out` is how many checks were not made. `overwritten` are the settings that a plugin sets otherwise. `bugs` has the
+    settings whose known upstream bugs showed, with what these are.
     """
 
     case: Case
     release: str
     passed: bool
     left_out: int = 0
-    bugs: Mapping[str, str] = field(default_factory=dict)
+    overwritten: tuple[str, ...] = ()
+    bugs: Mapping[str, str] = made(default_factory=dict)
 
     @property
     def in_lane(self) -> bool:
@@ -95,6 +100,19 @@ def sets(case: Case, told: Told) -> bool:
     return told.state == TRIED and field_name in there and there[field_name] == told.setting.value
 
 
+@functools.lru_cache(maxsize=16)
+def values(case: Case) -> Mapping[str, Value]:
+    """Every field that another is read with, as the ranks of a case have it."""
+    found = initial(declared.here())
+    for section in SECTIONS:
+        found |= {f"{section}.{name}": value for name, value in case.training.effective(section).items()}
+    return found | {
+        "model.context_parallel_size": case.layout.cp,
+        "model.mtp_num_layers": case.model.num_nextn_predict_layers or None,
+        "model.fp16": case.precision == "fp16",
+    }
+
+
 def tried(told: Told, ran: Sequence[Ran], *, in_lane: bool, measured: bool = True) -> Covered:
     """The word of a setting that was set, by the cases that can show it.
 
@@ -104,6 +122,11 @@ def tried(told: Told, ran: Sequence[Ran], *, in_lane: bool, measured: bool = Tru
     shows = [one for one in ran if sets(one.case, told)]
     if not shows:
         return Covered(told, NOT_EXERCISED, "--config sets another value")
+    if not (shows := [one for one in shows if name not in one.overwritten]):
+        return Covered(told, NOT_EXERCISED, "the plugin sets another value")
+    entry, there = fields.entry(name), values(shows[0].case)
+    if not (shows := [one for one in shows if not entry.unread(values(one.case))]):
+        return Covered(told, NOT_EXERCISED, f"nothing reads it with {entry.with_field}={written(there[entry.with_field])}")
     if in_lane and not (shows := [one for one in shows if one.in_lane]):
         return Covered(told, NOT_EXERCISED, said.HIDDEN)
     if name.startswith(_OF_A_STEP) and not (shows := [one for one in shows if one.steps]):
@@ -194,7 +217,10 @@ def lines(trial: Trial, found: Sequence[Covered]) -> Iterator[str]:
     if trial.recipe.unknown:
         flags = (f"{flag.text} ({flag.reason})" if flag.reason else flag.text for flag in trial.recipe.unknown)
         yield f"  unknown to Megatron-LM's parser, and not read: {', '.join(flags)}"
+    if beside := [flag.text for flag in trial.recipe.beside]:
+        yield f"  known to Megatron-LM, and in no case: {', '.join(beside)}"
     yield from (f"  could not be told: {doubt}" for doubt in trial.recipe.doubts)
+    yield from (f"  lost in the stand-in: {sentence}" for sentence in trial.small.lost)
     for word in (DIFFERENT, NOT_COMPARED, NOT_EXERCISED, NEEDED):
         listed = sorted((one for one in found if one.word == word and one.why), key=lambda one: one.why)
         for why, ones in groupby(listed, key=lambda one: one.why):

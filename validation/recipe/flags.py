@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from validation.case.annotation import Value
@@ -10,7 +11,7 @@ from validation.case.errors import UsageError
 from validation.case.suggestions import join
 from validation.case.vocabulary import rows as padded_rows
 from validation.recipe import arguments as reading
-from validation.recipe import geometry, idle, parser, started, trainers, upstream
+from validation.recipe import contradictions, geometry, idle, parser, started, trainers, upstream
 from validation.recipe.arguments import Given
 from validation.recipe.parser import Parser
 from validation.recipe.recipe import Batch, Flag, Recipe, Setting, Source
@@ -24,9 +25,11 @@ _TAKEN = frozenset(
         "global_batch_size",
         "make_vocab_size_divisible_by",
         "micro_batch_size",
+        "encoder_num_layers",
         "num_layers_per_virtual_pipeline_stage",
         "num_virtual_stages_per_pipeline_rank",
         "padded_vocab_size",
+        "position_embedding_type",
         "recompute_activations",
         "seq_length",
         "untie_embeddings_and_output_weights",
@@ -67,8 +70,10 @@ def recipe(
         given = tuple(_as_read(one, own.values) for one in given)
     ranks = world if world is not None else started.ranks(command)
     found = upstream.Arguments(known, given, trainer)
+    refused = () if trainer.by_name else tuple(contradictions.of(found))
     upstream.validate(found, ranks)
-    return _recipe(known, found, given, unknown, command, source, kind, ranks, trainer)
+    made = _recipe(known, found, given, unknown, command, source, kind, ranks, trainer)
+    return replace(made, unlike=(*made.unlike, *refused))
 
 
 def _recipe(
@@ -92,7 +97,7 @@ def _recipe(
         if ranks and (other := next(geometry.other(_said(settings) if trainer.by_name else values), "")):
             raise UsageError(f"{source}: {other}") from None  # whether ranks hold the layout of another model is not the point
         raise
-    still, beside = _sorted_out(known, given)
+    still, beside = _sorted_out(known, given, settings)
     return Recipe(
         source=source,
         kind=kind,
@@ -114,7 +119,7 @@ def _recipe(
         idle=still,
         unknown=unknown,
         doubts=tuple(_doubts(known, given, found, ranks, trainer, source)),
-        unlike=(*_other(found, values, settings, trainer), *shape.unlike, *_refused(found)),
+        unlike=(*_other(found, values, settings, trainer), *shape.unlike),
     )
 
 
@@ -183,11 +188,15 @@ def _batch(found: upstream.Arguments) -> Batch:
     )
 
 
-def _sorted_out(known: Parser, given: Sequence[Given]) -> tuple[tuple[Flag, ...], tuple[Flag, ...]]:
-    """The flags that change no number, and those that no field of the four configurations takes."""
+def _sorted_out(
+    known: Parser, given: Sequence[Given], settings: Sequence[Setting]
+) -> tuple[tuple[Flag, ...], tuple[Flag, ...]]:
+    """The flags that change no number, and those from which no field of the four configurations follows."""
     still, beside = list[Flag](), list[Flag]()
+    said = {setting.origin.text.removeprefix("follows from ") for setting in settings}
     for one in given:
-        if one.option.dest in known.field_names | upstream.RENAMED | _TAKEN:
+        dest = one.option.dest
+        if dest in known.field_names | _TAKEN or (dest in upstream.RENAMED and one.text in said):
             continue
         if idle.is_idle(one.option):
             still.append(Flag(one.text, one.place, one.option.group))
@@ -212,22 +221,6 @@ def _doubts(
             yield f"{one.text} brings settings that are not read"
     if not any(one.option.dest in known.field_names for one in given):
         raise UsageError(f"{source}: none of the flags sets a field of Megatron-Core; give those that training starts with")
-
-
-def _refused(found: upstream.Arguments) -> Iterator[str]:
-    """What Megatron-LM asserts and a stand-in would not show."""
-    if found["fp16"] and found["bf16"]:
-        yield "--fp16 and --bf16 are both given; keep one"
-    if found["group_query_attention"] and found["multi_latent_attention"]:
-        yield "--group-query-attention and --multi-latent-attention exclude each other; leave the first out"
-    ends = [
-        name for name in ("decoder_first_pipeline_num_layers", "decoder_last_pipeline_num_layers") if found[name] is not None
-    ]
-    if ends and found["num_layers_per_virtual_pipeline_stage"] is not None:
-        yield (
-            f"{found.origin(ends[0]).text} and --num-layers-per-virtual-pipeline-stage exclude each other; give "
-            "--num-virtual-stages-per-pipeline-rank instead of the latter"
-        )
 
 
 def _model_doubts(found: upstream.Arguments) -> Iterator[str]:

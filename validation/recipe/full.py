@@ -30,7 +30,7 @@ def of(recipe: Recipe) -> Full:
 
     Without a number of ranks, dp is the smallest that the other degrees allow.
     """
-    if recipe.unlike and recipe.model.get("num_hidden_layers") is not None:
+    if recipe.unlike:
         raise UsageError(f"{recipe.source}: {recipe.unlike[0]}")
     missing = [name for name in _NEEDED if recipe.model.get(name) is None]
     if missing:

@@ -79,10 +79,10 @@ def of(values: Mapping[str, Value], whole: bool = True) -> Geometry:
     if values.get("num_moe_experts") is None:
         unlike += [_DENSE] if whole else []
     else:
-        numbers |= {"n_group": _whole(values.get("moe_router_num_groups")) or 1}
-        numbers |= {"topk_group": _whole(values.get("moe_router_group_topk")) or numbers["n_group"]}
+        groups, chosen = _groups(values)
+        numbers |= {"n_group": groups or 1, "topk_group": chosen or groups or 1}
         scale = values.get("moe_router_topk_scaling_factor")
-        numbers["routed_scaling_factor"] = 1.0 if scale is None else scale
+        numbers["routed_scaling_factor"] = scale or 1.0  # Megatron-Core leaves a factor of 0 out
         numbers |= _choice(values)
         unlike += [*_dense(values, numbers), *_shared(values, numbers)]
     return Geometry(numbers, tuple(unlike))
@@ -93,7 +93,7 @@ def _choice(values: Mapping[str, Value]) -> dict[str, Value]:
     before = values.get("moe_router_score_function") == "softmax" and values.get("moe_router_pre_softmax")
     if not before or values.get("moe_router_enable_expert_bias"):
         return {}
-    return {"topk_method": GROUP_LIMITED if _whole(values.get("moe_router_num_groups")) > 1 else GREEDY}
+    return {"topk_method": GROUP_LIMITED if _groups(values)[0] > 1 else GREEDY}
 
 
 def other(values: Mapping[str, Value]) -> Iterator[str]:
@@ -134,6 +134,13 @@ def given(numbers: Mapping[str, Value], said: Mapping[str, Value]) -> dict[str, 
 
 def _whole(value: Value) -> int:
     return int(value) if isinstance(value, (int, float)) and abs(value) < 1e18 else 0
+
+
+def _groups(values: Mapping[str, Value]) -> tuple[int, int]:
+    """Groups of experts, and how many a token chooses; 0 is not said. The old name has as many groups as ep ranks."""
+    groups, chosen = _whole(values.get("moe_router_num_groups")), _whole(values.get("moe_router_group_topk"))
+    limited = _whole(values.get("moe_router_topk_limited_devices"))
+    return (_whole(values.get("expert_model_parallel_size")), limited) if limited and not chosen else (groups, chosen)
 
 
 def _dense(values: Mapping[str, Value], numbers: dict[str, Value]) -> Iterator[str]:

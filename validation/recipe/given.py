@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
-from validation.case import declared, fields
+from validation.case import fields
 from validation.case.annotation import Value
-from validation.case.case import Case
 from validation.case.covered import NOT_EXERCISED
-from validation.case.settings import SECTIONS, written
+from validation.case.settings import written
 from validation.recipe.coverage import Ran, tried
 from validation.recipe.recipe import Origin, Setting, Source
-from validation.recipe.trial import TRIED, Told, initial
+from validation.recipe.trial import TRIED, Told
 
 _MEASURED = "local"
 """The implementation with which `exercised.json` is measured."""
@@ -33,25 +32,8 @@ def not_shown(ran: Sequence[Ran]) -> dict[str, str]:
 
 
 def _why(name: str, value: Value, ran: Sequence[Ran]) -> str:
-    entry = fields.entry(name)
     having = [one for one in ran if (name, value) in one.case.training.settings]
-    reading = [one for one in having if not entry.unread(values(one.case))]
-    if not reading:
-        return f"nothing reads it with {entry.with_field}={written(values(having[0].case)[entry.with_field])}"
     told = Told(Setting(name, value, Origin(Source.GIVEN, "--config")), TRIED)
-    found = tried(
-        told, reading, in_lane=bool(entry.lane), measured=all(one.case.implementation == _MEASURED for one in reading)
-    )
+    measured = all(one.case.implementation == _MEASURED for one in having)
+    found = tried(told, having, in_lane=bool(fields.entry(name).lane), measured=measured)
     return found.why if found.word == NOT_EXERCISED else ""
-
-
-def values(case: Case) -> Mapping[str, Value]:
-    """Every field that another is read with, as the ranks of a case have it."""
-    found = initial(declared.here())
-    for section in SECTIONS:
-        found |= {f"{section}.{name}": value for name, value in case.training.effective(section).items()}
-    return found | {
-        "model.context_parallel_size": case.layout.cp,
-        "model.mtp_num_layers": case.model.num_nextn_predict_layers or None,
-        "model.fp16": case.precision == "fp16",
-    }

@@ -37,10 +37,13 @@ CHANGING = frozenset(
 """Arguments of those groups that change the model or the step."""
 ARGUMENTS = frozenset(
     {
+        "bias_gelu_fusion",
         "check_for_spiky_loss",
         "check_weight_hash_across_dp_replicas_interval",
+        "create_attention_mask_in_dataloader",
         "data_args_path",
         "data_cache_path",
+        "data_parallel_random_init",
         "data_path",
         "dataloader_defer_npy_index_mmap",
         "dataloader_fast_cache_load",
@@ -66,6 +69,7 @@ ARGUMENTS = frozenset(
         "flight_recorder_trace_buffer_size",
         "gpu_sniff_test_interval",
         "high_priority_stream_groups",
+        "init_method_xavier_uniform",
         "iterations_to_skip",
         "lazy_mpu_init",
         "local_rank",
@@ -83,18 +87,25 @@ ARGUMENTS = frozenset(
         "per_split_data_args_path",
         "rerun_mode",
         "result_rejected_tracker_filename",
+        "scatter_gather_tensors_in_pipeline",
         "seed",
         "sharp_enabled_group",
         "split",
+        "te_rng_tracker",
         "test_data_path",
         "train_data_path",
         "train_sync_interval",
+        "use_flash_attn",
         "use_gloo_process_groups",
         "use_sharp",
         "valid_data_path",
     }
 )
-"""Idle arguments of the other groups. Weights come from the reference, so the seed is one of them."""
+"""Idle arguments of the other groups.
+
+Weights come from the reference, so the seed and the ways to draw initial values are among them. Without dropout nothing draws
+from te_rng_tracker. No release since 0.16 reads use_flash_attn, and only a model without SwiGLU reads bias_gelu_fusion.
+"""
 
 
 def is_idle(option: Option) -> bool:

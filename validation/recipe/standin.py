@@ -116,8 +116,16 @@ def stand_in(full: Full, most_ranks: int = MOST_RANKS) -> StandIn:
     check(full)
     found = _nearest(full, most_ranks)
     if found is None:
-        raise UsageError(f"nothing up to {most_ranks} ranks can stand for layout {full.layout.name} of this model")
+        unable = f"nothing up to {most_ranks} ranks can stand for layout {full.layout.name} of this model"
+        raise UsageError(_why_not_alone(full) or unable)
     return _described(full, found)
+
+
+def _why_not_alone(full: Full) -> str | None:
+    """Why the small model runs not even on one rank: then no layout is to blame."""
+    made = (_small(full, Layout(), stages) for stages in candidates(full.model, 1, 1, ()))
+    said = (rule(_case(one, _batch(one))) for one in made for rule in RULES)
+    return next(filter(None, said), None)
 
 
 def _described(full: Full, found: Full) -> StandIn:

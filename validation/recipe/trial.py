@@ -28,10 +28,14 @@ _PLUMBLINES = ("model.perform_initialization", "model.use_cpu_initialization", "
 """What Plumbline decides itself, or takes from elsewhere in the recipe."""
 SPEC = "spec"
 """The function that makes layers of the recipe's own, among the settings."""
-_LAYERS, _STOCK = "model.transformer_impl", "local-stock"
 TRIED, CASE, SAME, NEEDS, REFUSED = "tried", "case", "same", "needs", "refused"
 """What becomes of a setting: it is set; the case's model, layout or precision says it; it is Plumbline's own value; it needs
 what is not here; it cannot be compared."""
+_LOWER = ("bf16", "fp16")
+_NO_LIMIT = 1e9
+"""A norm of gradients that no step has."""
+_SET_IN_LOWER = ("ddp.grad_reduce_in_fp32",)
+"""Fields that Plumbline sets in bf16 and fp16, whatever upstream's own value is (validation.candidate.build)."""
 ABSENT, IDLE, UNREAD, CHANGED = "absent", "idle", "unread", "changed"
 """This megatron-core does not have it; it changes no number; nothing reads it beside the others of the recipe; no case
 runs with it, and the nearest that runs has another value."""
@@ -88,9 +92,9 @@ class Trial:
         return self.of(CHANGED, REFUSED, ABSENT)
 
     def with_layers_of(self, implementation: str) -> Trial:
-        """The same in cases of an implementation, which may have the recipe's own layers, or Megatron-Core's local ones."""
-        own = [(SPEC, implementation)] + ([(_LAYERS, "local")] if implementation == _STOCK else [])
-        return replace(self, told=tuple(one for one in self.told if (one.setting.name, one.setting.value) not in own))
+        """The same in cases of an implementation, which may be the function that makes the recipe's own layers."""
+        own = (SPEC, implementation)
+        return replace(self, told=tuple(one for one in self.told if (one.setting.name, one.setting.value) != own))
 
     def configured(self, given: Mapping[str, Value]) -> Trial:
         """The same with a user's own settings, which stand before the recipe's."""
@@ -135,8 +139,9 @@ def of(recipe: Recipe, *, on_cpu: bool = True) -> Trial:
     """What is tried of a recipe. Raises UsageError for one that nothing can stand for."""
     small = stand_in(full.of(recipe))
     base = _base(small, recipe)
-    told = _fitting(small, base, _with_their_kinds(tuple(_told(recipe, small, on_cpu))))
-    return _with_parts_that_are_here(Trial(recipe, small, _with(base, [one for one in told if one.state == TRIED]), told))
+    told = _fitting(small, base, _with_their_kinds(tuple(_told(recipe, small, on_cpu))), lane(recipe))
+    trial = Trial(recipe, small, _with(base, [one for one in told if one.state == TRIED]), told)
+    return _with_clipping(_with_parts_that_are_here(trial))
 
 
 def _with_parts_that_are_here(trial: Trial) -> Trial:
@@ -154,6 +159,20 @@ def _with_parts_that_are_here(trial: Trial) -> Trial:
         why = f"{join(map(str, lacking))} goes with {other}=true, which needs {needs[other]}"
         trial = trial.changed([one.setting.name], {one.setting.name: left} if left else {}, why)
     return trial
+
+
+def _with_clipping(trial: Trial) -> Trial:
+    """The same with a limit that no norm reaches instead of none, without which megatron-core computes no norm to compare."""
+    for one in trial.tried:
+        if one.setting.name == "optimizer.clip_grad" and isinstance(one.setting.value, float) and one.setting.value <= 0:
+            why = "without a limit Megatron-Core computes no norm of the gradients, which a step is compared by"
+            return trial.changed([one.setting.name], {one.setting.name: _NO_LIMIT}, why)
+    return trial
+
+
+def lane(recipe: Recipe) -> str:
+    """The precision of the case that shows what fp64 hides: the recipe's own, or bf16."""
+    return recipe.precision if recipe.precision in _LOWER else "bf16"
 
 
 def _base(small: StandIn, recipe: Recipe) -> Training:
@@ -182,12 +201,14 @@ def _with_their_kinds(told: tuple[Told, ...]) -> tuple[Told, ...]:
     )
 
 
-def _fitting(small: StandIn, base: Training, told: tuple[Told, ...]) -> tuple[Told, ...]:
-    """The same, without settings that a rule refuses together in a case of the stand-in's size."""
+def _fitting(small: StandIn, base: Training, told: tuple[Told, ...], lower: str) -> tuple[Told, ...]:
+    """The same, without settings that a rule refuses together in a case of the stand-in's size, or in the `lower` precision."""
 
     def sentence(tried: Sequence[Told]) -> str | None:
         case = replace(small.case(), training=_with(base, tried))
-        return next((said for rule in RULES if (said := rule(case))), None)
+        hidden = any(fields.entry(one.setting.name).lane for one in tried)
+        cases = (case, *([replace(case, precision=lower)] if hidden else []))
+        return next((said for case in cases for rule in RULES if (said := rule(case))), None)
 
     tried = [one for one in told if one.state == TRIED]
     refused: dict[str, Told] = {}
@@ -203,10 +224,13 @@ def _told(recipe: Recipe, small: StandIn, on_cpu: bool) -> Iterator[Told]:
     settings = (*recipe.settings, *_left_to_upstream(recipe, here))
     values = initial(here) | {setting.name: setting.value for setting in settings}
     for setting in settings:
-        yield _read_by(recipe.implementation, _one(setting, small, here, values, on_cpu))
+        own = setting.name in _of_plumbline(recipe.precision)
+        yield _read_by(recipe.implementation, _one(setting, small, here, values, on_cpu, own=own))
     if recipe.spec:
-        own = "layers of the recipe's own; --implementation package.module:function compares a function that makes such layers"
-        yield Told(Setting(SPEC, recipe.spec, Origin(Source.GIVEN, "--spec")), REFUSED, own)
+        layers = (
+            "layers of the recipe's own; --implementation package.module:function compares a function that makes such layers"
+        )
+        yield Told(Setting(SPEC, recipe.spec, Origin(Source.GIVEN, "--spec")), REFUSED, layers)
 
 
 def _read_by(implementation: str, told: Told) -> Told:
@@ -225,11 +249,16 @@ def initial(here: declared.Fields) -> dict[str, Value]:
     return found
 
 
+def _of_plumbline(precision: str) -> tuple[str, ...]:
+    """The fields that Plumbline sets in the precision of a recipe."""
+    return (*BASE, *(_SET_IN_LOWER if precision in _LOWER else ()))
+
+
 def _left_to_upstream(recipe: Recipe, here: declared.Fields) -> Iterator[Setting]:
     """Fields that Plumbline sets and the recipe leaves at upstream's own default."""
     said = recipe.values
     origin = Origin(Source.DEFAULT, "default of megatron-core")
-    for name in BASE:
+    for name in _of_plumbline(recipe.precision):
         field = here.get(name)
         if name in said or field is None or name in _PLUMBLINES:
             continue
@@ -237,22 +266,23 @@ def _left_to_upstream(recipe: Recipe, here: declared.Fields) -> Iterator[Setting
             yield Setting(name, declared.initial(field), origin)
 
 
-def _one(setting: Setting, small: StandIn, here: declared.Fields, values: Mapping[str, Value], on_cpu: bool) -> Told:
+def _one(
+    setting: Setting, small: StandIn, here: declared.Fields, values: Mapping[str, Value], on_cpu: bool, *, own: bool = False
+) -> Told:
+    """What becomes of a setting; `own` says that Plumbline sets the field, so that upstream's default is none of a case's."""
     name = setting.name
     if name not in here:
         return Told(setting, ABSENT, "this megatron-core does not have the field")
     entry = fields.entry(name)
-    if name == _LAYERS and setting.value == "local":
-        return Told(
-            setting, REFUSED, f"Megatron-Core's own layers without Transformer Engine; --implementation {_STOCK} has them"
-        )
     if name in ROUTERS and not small.model.sigmoid:
         return Told(setting, CASE, "the model's way to choose experts says it")
-    if entry.kind in ("shape", "layout") or entry.option in ("--precision", "--fp8", "--loss"):
+    # No case of a recipe has fp8, which needs a GPU.
+    of_case = ("--precision", "--loss", "--implementation", *(() if values.get("model.fp8") else ("--fp8",)))
+    if entry.kind in ("shape", "layout") or entry.option in of_case:
         return Told(setting, CASE, entry.why)
     if entry.kind == "idle":
         return Told(setting, IDLE, entry.why)
-    if (name in BASE and BASE[name] == setting.value) or _default(here[name], setting.value):
+    if (name in BASE and BASE[name] == setting.value) or (not own and _default(here[name], setting.value)):
         return Told(setting, SAME, "Plumbline's own value")
     if entry.unread(values):
         return Told(setting, UNREAD, f"nothing reads it with {entry.with_field}={written(values[entry.with_field])}")
@@ -267,7 +297,8 @@ def _one(setting: Setting, small: StandIn, here: declared.Fields, values: Mappin
         made = replace(case, training=case.training.with_settings({name: value}))
     except UsageError as error:
         return Told(setting, REFUSED, str(error))
-    if sentence := wrong(made, name, value):
+    # A capacity that drops no token of the stand-in's may drop tokens of the recipe's model.
+    if sentence := wrong(made, name, value) or wrong(replace(made, model=small.full.model), name, value):
         return Told(setting, REFUSED, sentence.removeprefix(f"{name}={written(value)} cannot be compared: "))
     return Told(replace(setting, value=value), TRIED)
 
@@ -280,9 +311,7 @@ def _takes_none(field: declared.Field) -> bool:
 
 
 def _default(field: declared.Field, value: Value) -> bool:
-    """Whether it is what the dataclass has, and Plumbline sets nothing else."""
-    if field.full_name in BASE:
-        return False
+    """Whether it is what the dataclass has."""
     try:
         return declared.initial(field) == value
     except UsageError:

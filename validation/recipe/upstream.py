@@ -246,6 +246,8 @@ def _rest(arguments: Arguments) -> None:
     if arguments["weight_decay_incr_style"] == "constant":
         for name in ("start_weight_decay", "end_weight_decay"):
             arguments.follows(name, arguments["weight_decay"], "weight_decay")
+    if arguments["no_weight_decay_cond_type"] == "apply_wd_to_qk_layernorm":
+        arguments.follows("apply_wd_to_qk_layernorm", True, "no_weight_decay_cond_type")
     if arguments.number("cpu_offloading_num_layers") > 0:
         arguments.follows("cpu_offloading", True, "cpu_offloading_num_layers")
     if arguments["cuda_graph_impl"] not in (None, "none") and arguments["transformer_impl"] == "transformer_engine":
@@ -342,9 +344,8 @@ _SCHEDULE = {
     "wsd_decay_steps": "lr_wsd_decay_iters lr_wsd_decay_samples",
 }
 """Counted in samples, as upstream's scheduler counts."""
-RENAMED = frozenset(dest for rule in _RULES for dest in rule[2].split()) | frozenset(
-    dest for dests in _SCHEDULE.values() for dest in dests.split()
-)
+_LISTS = (*(rule[2] for rule in _RULES), *_SCHEDULE.values(), "no_weight_decay_cond_type")
+RENAMED = frozenset(dest for dests in _LISTS for dest in dests.split())
 """Arguments that reach a field of another name."""
 _OWN_NAMES = frozenset({f"{section}.{field}" for section, field, _, _ in _RULES} | {f"scheduler.{name}" for name in _SCHEDULE})
 

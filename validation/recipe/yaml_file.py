@@ -84,5 +84,13 @@ def text_of(node: yaml.Node) -> str:
 
 
 def scalar(node: yaml.ScalarNode) -> Value:
-    """A scalar as YAML 1.2 types it, in which 1e-3 is a number; one in quotes is text. Raises ValueError."""
-    return from_text(node.value, lists=False) if node.style is None else str(node.value)
+    """A scalar as OmegaConf types it, with which Megatron-Bridge reads YAML; one in quotes is text. Raises ValueError.
+
+    Those are booleans and whole numbers of YAML 1.1, such as `no` and `0x10`, and 1e-3 is a number.
+    """
+    if node.style is not None:
+        return str(node.value)
+    kind, typed = node.tag.rpartition(":")[2], yaml.constructor.SafeConstructor()
+    if kind == "bool":
+        return bool(typed.construct_yaml_bool(node))
+    return int(typed.construct_yaml_int(node)) if kind == "int" else from_text(node.value, lists=False)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from validation.case import fields
 from validation.case.annotation import Value
 from validation.case.case import Case
 from validation.recipe.reduce import smallest
@@ -48,10 +49,28 @@ def accepted(settings: Settings, refusal: Callable[[Case], str]) -> Settings:
         refused = partial(_refused, refusal, settings.cases, found)
         if refused(()):
             return settings
-        part = smallest(found.tried, refused)
+        part = _named(refusal, settings.cases, found, why) or smallest(found.tried, refused)
         instead = _shorter(refusal, settings.cases, found, part)
         found = found.changed(instead or [one.setting.name for one in part], instead, why)
     return replace(settings, trial=found, cases=tuple(_with(case, found) for case in settings.cases))
+
+
+def _named(refusal: Callable[[Case], str], cases: Iterable[Case], trial: Trial, why: str) -> tuple[Told, ...]:
+    """The setting that `why` names and without which it does not hold; rather one by which no other setting is read.
+
+    Without `recompute_granularity` nothing would be recomputed, and how many layers would not matter.
+    """
+    reason, reads = _reason(why), {fields.entry(one.setting.name).with_field for one in trial.tried}
+    named = [one for one in trial.tried if one.setting.name.partition(".")[2] in reason]
+    for one in sorted(named, key=lambda told: told.setting.name in reads):
+        if _reason(_first(refusal, cases, trial.changed([one.setting.name], {}, ""))) != reason:
+            return (one,)
+    return ()
+
+
+def _reason(why: str) -> str:
+    """What is refused, without the name of the case, which has settings in it."""
+    return why.partition(": ")[2] or why
 
 
 def _shorter(

@@ -51,8 +51,10 @@ def given(options: Any, transport: str) -> tuple[Trial, tuple[Case, ...]]:
     tried = nearest.beside_bugs(tried.configured(given_here), make, given_here)
     first = make(tried)
     hidden = tried.lanes if options.precision is None and precision == "fp64" else ()
-    lane = tried.recipe.precision if tried.recipe.precision in ("bf16", "fp16") else "bf16"
-    return tried, (first, *([replace(first, precision=lane, training=replace(first.training, steps=0))] if hidden else []))
+    return tried, (
+        first,
+        *([replace(first, precision=trial.lane(tried.recipe), training=replace(first.training, steps=0))] if hidden else []),
+    )
 
 
 def _case(options: Any, tried: Trial, training: Training, precision: str, transport: str) -> Case:

@@ -16,7 +16,8 @@ class Result:
     """The outcome of one case: every rank's pieces by tensor, or how the run broke. Memory is in bytes.
 
     `notes` are what a plugin left in each rank's recorder. `uncalled` is what a plugin has put into megatron-core and no rank
-    has called, by name, with a module that has the one before it.
+    has called, by name, with a module that has the one before it. `overwritten` are fields of the configuration, by their full
+    names, to which a plugin gives another value than the case.
     """
 
     case: Case
@@ -29,6 +30,7 @@ class Result:
     broken: Broken | None = None
     notes: tuple[dict[str, Any], ...] = ()
     uncalled: dict[str, str] = field(default_factory=dict)
+    overwritten: tuple[str, ...] = ()
 
     def measurement(self, name: str, shape: tuple[int, ...]) -> Measurement:
         """All pieces of one tensor."""
@@ -55,4 +57,5 @@ def merged(case: Case, seconds: float, facts: dict[str, Any], reports: list[dict
         memory=tuple(report["memory"] for report in reports),
         notes=tuple(report["notes"] for report in reports),
         uncalled={name: where for name, where in first.items() if all(name in report["uncalled"] for report in reports)},
+        overwritten=tuple(sorted({name for report in reports for name in report.get("overwritten", ())})),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch.distributed.elastic.utils.store import barrier
 from validation.candidate import build, first_use, latent_norms, libraries, load, mends, platform, staged, stream, user_buffers
 from validation.candidate.balancing import compare_balancing
 from validation.candidate.compare import compare_gradients, declared
+from validation.candidate.configured import Overwritten
 from validation.candidate.kept_steps import KeptSteps, plan
 from validation.candidate.optimizer import gather_gradients
 from validation.candidate.place import device
@@ -69,7 +71,9 @@ def _findings(
     case: Case, reference_folder: str, report: RankReport, timeout: float, keep: str, named: str, state: str
 ) -> dict[str, Any]:
     replaced = Replaced(watching=case.on_cpu)
-    plugin = plugins.load(named, replaced)
+    plugin, overwritten = plugins.load(named, replaced), Overwritten()
+    if named:
+        plugin = dataclasses.replace(plugin, configure=overwritten.by(plugin.configure))
     report.progress("process groups")
     staged.register()
     settings = {**make_deterministic(), "megatron-core": release(core_version)}
@@ -107,7 +111,8 @@ def _findings(
     if found_cudnn := "" if case.on_cpu else libraries.cudnn():
         settings["cudnn"] = found_cudnn
     memory = {"baseline": baseline, "peak": peak_memory(), "parameters": held, "device_peak": max(on_device)}
-    return {**found, "place": place, "memory": memory, "settings": settings, "uncalled": replaced.end()}
+    seen = {"uncalled": replaced.end(), "overwritten": sorted(overwritten.names)}
+    return {**found, "place": place, "memory": memory, "settings": settings, **seen}
 
 
 def _in_lockstep(
