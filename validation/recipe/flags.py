@@ -41,6 +41,7 @@ _TAKEN = frozenset(
         "external_cuda_graph",
         "first_k_dense_replace",
         "n_shared_experts",
+        "spec",
     }
 )
 """Arguments that no field has and that a recipe still says in words of its own."""
