@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
+from validation.candidate.platform import same_steps_in_a_chain
 from validation.candidate.saved import _as_data
 from validation.case.errors import UsageError
 
@@ -43,3 +44,14 @@ def test_torch_loads_weights_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with _as_data(), pytest.raises(pickle.UnpicklingError):
         torch.load(tmp_path / "common.pt", weights_only=False)
     assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("inner", [lambda state: {"state": state}, lambda state: {"optimizer": {"state": state}}])
+def test_an_optimizer_without_parameters_here_saves_the_steps_of_its_chain(inner: Any) -> None:
+    """Rank 0 writes them for all ranks, and may hold no experts. What one optimizer saves has no numbers, and stays."""
+    dense, experts = inner({0: {}, "common_step": 3}), inner({})
+    same_steps_in_a_chain({0: dense, 1: experts})
+    assert experts == inner({"common_step": 3})
+    alone = inner({})
+    same_steps_in_a_chain(alone)
+    assert alone == inner({})

@@ -64,7 +64,6 @@ def test_what_is_no_life_is_refused(word: str, said: str) -> None:
         ("tp2+step-resume-tp4-step", "goes on in tp4, which has 4 ranks, and tp2 has 2"),
         ("tp3+step-resume-pp3-step", "tp3 does not divide"),
         ("pp2+step-resume-cp2tp16-step", "goes on in tp16cp2, which has 32 ranks"),
-        ("tp2+step-resume-ep2-step", "has an optimizer of its own for experts that are spread"),
         (
             "dp2+distributed+ddp.overlap_grad_reduce+ddp.overlap_param_gather+step-save-step",
             "a life has no overlap_param_gather",

@@ -229,6 +229,11 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ),
     ("life", case("tp2", training=Training(life="step-resume-tp4-step", steps=2)), "goes on in tp4, which has 4 ranks"),
     (
+        "steps of no parameter",
+        case("pp2ep2", {"num_hidden_layers": 2}, training=Training(life="step-save-step", steps=2, optimizer="distributed")),
+        r"in pp2ep2 pipeline stage 1 has no experts: .* leave \+distributed out, or give each stage a layer of experts",
+    ),
+    (
         "life that gathers late",
         case("dp2", training=Training(life="step-save-step", steps=2).with_settings({"ddp.overlap_param_gather": True})),
         "a life has no overlap_param_gather",

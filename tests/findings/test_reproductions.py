@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 import pytest
 from packaging.specifiers import SpecifierSet
@@ -87,6 +88,6 @@ def test_a_page_has_a_status_for_every_release(one: Reproduction) -> None:
 @pytest.mark.parametrize("entry", table(), ids=lambda entry: entry.id)
 def test_a_status_is_that_of_the_table_of_known_bugs(entry: Known) -> None:
     """A release that the table has is live on the page, and one that mended the bug is not in the table."""
-    status = read(FOLDER / f"{entry.id}.md").status
+    status = read(FOLDER / Path(entry.finding).name).status
     known = {version for version in status if version != "main" and version in SpecifierSet(entry.megatron_core)}
     assert {status[version] for version in known} <= {"live", "refused", "not run"}

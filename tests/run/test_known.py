@@ -14,7 +14,7 @@ from validation.case.layout import Layout
 from validation.case.model import Model
 from validation.case.preset import TINY
 from validation.case.training import Training
-from validation.run.known import Known, known_bugs, mended, table
+from validation.run.known import Known, known_bugs, mended, refusal, table
 
 ROOT = Path(__file__).parents[2]
 
@@ -212,3 +212,33 @@ def test_only_the_steps_in_a_bug_s_layout_must_show_it() -> None:
     assert not bug.excuses(of, f"gradients/{weight}")
     assert not bug.excuses(of, "steps/1/parameters/lm_head.weight")
     assert bug.excuses(of, "steps/2/parameters/lm_head.weight")
+
+
+@pytest.mark.parametrize(
+    ("layouts", "refused"),
+    [
+        ("tp2 ep2", (True, True)),
+        ("ep2 dp2", (True, True)),
+        ("tp2 tp2etp1", (False, True)),
+        ("dp2 etp2", (False, True)),
+        ("tp2etp1 pp2", (False, True)),
+        ("ep2 tp2etp1", (True, False)),
+        ("ep2 tp2etp1 ep2", (True, False)),
+        ("etp2 tp2etp1", (False, False)),
+        ("ep2 ep2etp2", (False, False)),
+        ("tp2 cp2 pp2", (False, False)),
+    ],
+)
+def test_experts_go_on_with_an_optimizer_of_their_own_or_without_one(layouts: str, refused: tuple[bool, bool]) -> None:
+    """As each pair of layouts of two ranks went with 0.16.1, 0.17.1, 0.18.2 and 0.19.2, before it was refused.
+
+    A model without experts goes on in any layout.
+    """
+    first, *further = layouts.split()
+    of = replace(case(first), training=Training(life="-".join(["step", *(f"resume-{one}-step" for one in further)]), steps=2))
+    for versions, wanted in zip((("0.16.1", "0.17.1", "0.18.2"), ("0.19.2", "0.20.0rc0")), refused, strict=True):
+        said = [refusal(of, version) for version in versions]
+        assert [bool(one) for one in said] == [wanted] * len(versions)
+        assert all("own if ep is above 1" in str(one) and "; resume with ep above 1 " in str(one) for one in said if one)
+    dense = replace(of, model=replace(of.model, first_k_dense_replace=of.model.num_hidden_layers))
+    assert refusal(dense, "0.19.2") is None

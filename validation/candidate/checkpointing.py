@@ -30,6 +30,7 @@ def save(chunks: Sequence[GPTModel], optimizer: Optimizer, folder: Path) -> None
         folder.mkdir()
     dist.barrier()
     state = _state(chunks, optimizer, is_loading=False)
+    platform.same_steps_in_a_chain(state["optimizer"])
     with as_stored():
         dist_checkpointing.save(state, str(folder))
     platform.end_writers()

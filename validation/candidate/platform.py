@@ -653,6 +653,23 @@ def _load_with_steps(optimizer: Any) -> None:
     optimizer._set_main_param_and_optimizer_states = with_steps
 
 
+def same_steps_in_a_chain(state: dict[Any, Any]) -> None:
+    """Write the number of steps for an optimizer of a chain that has no parameter on this rank, too.
+
+    Rank 0 writes the number for all ranks. If its pipeline stage has no experts, it has none for their optimizer, and ranks
+    with experts cannot load it: KeyError. ChainedOptimizer._synchronize_steps sees the steps of Transformer Engine's Adam
+    alone, which stand in its groups. `state` is what a chain saves, by the number of each optimizer; that of a single
+    optimizer has no numbers.
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/optimizer/optimizer.py
+    """
+    parts = [part.get("optimizer", part).get("state") for number, part in state.items() if isinstance(number, int)]
+    of_torchs = [part for part in parts if isinstance(part, dict)]
+    step = next((part["common_step"] for part in of_torchs if "common_step" in part), None)
+    for part in of_torchs:
+        if step is not None and not part:
+            part["common_step"] = step
+
+
 def end_writers() -> None:
     """End the process that saving a checkpoint starts and keeps: it outlives a rank that is killed, and holds its pipes open.
 

@@ -46,6 +46,22 @@ def chunk_layers(case: Case) -> tuple[int, ...]:
     return case.training.stages or (case.model.num_hidden_layers // count,) * count
 
 
+def without_experts(case: Case) -> tuple[int, ...]:
+    """The pipeline ranks, from 0, that hold no layer of experts; the case's rules hold. MTP layers are where the string says.
+
+    Without a string they are on the last one.
+    """
+    pp, text = case.layout.pp, given(case)
+    counts = chunk_layers(case)
+    mtp = [row.count("m") for row in parse(text)] if text else [0] * (len(counts) - 1) + [len(case.model.mtp_layers)]
+    having, dense, done = set(), len(case.model.dense_layers), 0
+    for chunk, (layers, further) in enumerate(zip(counts, mtp, strict=True)):
+        done += layers
+        if (layers and done > dense) or further:
+            having.add(chunk % pp)
+    return tuple(sorted(set(range(pp)) - having))
+
+
 def it_holds_the_model(case: Case) -> str | None:
     """A stage for each of pp * vpp, the embedding first, then every layer, then every MTP layer, and the loss last."""
     text = given(case)

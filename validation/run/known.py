@@ -150,10 +150,17 @@ def _value(formula: str, case: Case) -> Any:
     names: dict[str, Any] = {"tp": layout.tp, "pp": layout.pp, "vpp": layout.vpp, "ep": layout.ep, "cp": layout.cp}
     names |= {"etp": layout.expert_tp, "dp": layout.data_parallel, "sequence_parallel": layout.uses_sequence_parallel}
     names |= {"precision": case.precision, "micro_batch_size": case.micro_batch_size} | asdict(case.training)
-    names |= {"chunks": lambda: chunk_layers(case), "inf": math.inf}
+    names |= {"chunks": lambda: chunk_layers(case), "inf": math.inf, "experts": bool(case.model.expert_blocks)}
+    names |= {"changes": lambda condition: _changes(str(condition), case)}
     names |= {"mtp": case.model.num_nextn_predict_layers, "tied": case.model.tie_word_embeddings}
     names |= {section: case.training.effective(section).get for section in SECTIONS}
     return eval(formula, {"__builtins__": {"abs": abs, "any": any}} | names | asdict(case.model))
+
+
+def _changes(condition: str, case: Case) -> bool:
+    """Whether a condition on layouts holds in some of those that the case's life goes through, and not in all."""
+    through = (case.layout, *life.layouts(case.training.life))
+    return len({bool(_value(condition, replace(case, layout=layout))) for layout in through}) > 1
 
 
 def _matches(check: str, patterns: Iterable[str]) -> bool:
