@@ -47,6 +47,10 @@ class Results:
         """The same place as reports call it."""
         return str(self.path(expected.session, expected.file).relative_to(self.folder))
 
+    def has(self, expected: Expected) -> bool:
+        """Whether there is a file of this testsuite's name."""
+        return _is_there(self.path(expected.session, expected.file))
+
     def suite(self, session: str, file: str, attempt: int = 0) -> Suite:
         """The testsuite that is there. Raises UnreadableResults."""
         path = self.path(session, file, attempt)

@@ -15,6 +15,7 @@ from ci.escape import plain
 from ci.expected import Expected, Manifest, UnreadableManifest, load
 from ci.folder import Results
 from ci.junit import Suite, UnreadableResults
+from ci.nearest import nearest
 from ci.reasons import DIRTY, Origin, is_red, of_suite, unevaluated
 from validation.case import tree
 from validation.case.errors import ExitCode, UsageError
@@ -131,12 +132,16 @@ def judged(manifest: Manifest, results: Results, origin: Origin, share: float | 
     results = results.of(suite.session for suite in manifest.suites)
     reasons = [("manifest", why) for why in _of_manifest(manifest, origin)]
     suites = []
+    named = {expected.file for expected in manifest.suites}
+    explained = set()
     for expected in manifest.suites:
         where = results.name(expected)
         try:
             suite = results.suite(expected.session, expected.file)
         except UnreadableResults as error:
-            reasons.append((where, str(error).removeprefix(f"{expected.file}: ")))
+            instead = nearest(expected, results, named)
+            reasons.append((where, instead.why if instead else str(error).removeprefix(f"{expected.file}: ")))
+            explained |= {instead.file} if instead else set()
             continue
         suites.append((expected, suite))
         reasons += [(where, why) for why in of_suite(expected, suite, origin)]
@@ -146,7 +151,7 @@ def judged(manifest: Manifest, results: Results, origin: Origin, share: float | 
     reasons += coverage.too_little(suites, manifest.coverage, share)
     reasons += run.reasons(suites, results)
     strangers = results.strangers(manifest.suites, {suite.run for _, suite in suites})
-    reasons += [(name, "a result that the manifest does not name") for name in strangers]
+    reasons += [(name, "a result that the manifest does not name") for name in strangers if name not in explained]
     return Judgement(tuple(reasons), tuple(suites))
 
 

@@ -15,7 +15,7 @@ from ci.coverage import share as read_share
 from ci.expected import Expected, Manifest, UnreadableManifest, load, save
 from ci.junit import Check, Suite
 from ci.page.run import judged as judged_alone
-from tests.ci.green import CHECKS, EXPECTED, FILE, MANIFEST, SUITE, verdict
+from tests.ci.green import CHECKS, EXPECTED, FILE, MANIFEST, MISSING, SUITE, verdict
 from validation.case.covered import HIDDEN, NONE, Word, counts, joined, properties, read, share
 
 FUSION, LOSS, CLIP = "model.bias_dropout_fusion=true", "model.moe_z_loss_coeff=0.001", "optimizer.clip_grad=1.0"
@@ -120,6 +120,41 @@ def test_different_needs_a_check_that_does_not_pass(tmp_path: Path) -> None:
     passing = [replace(check, status="pass", message="") for check in CHECKS]
     assert why in _spoilt(tmp_path, "different", *passing)
     assert why not in _spoilt(tmp_path, "different", *CHECKS)
+
+
+NEAREST = "tiny-tp2+other-fp64-local-gloo.xml"
+REFUSED = {**WORDS, LOSS: Word("cannot be compared", "Megatron-Core refuses it: why; compared without it")}
+
+
+@pytest.mark.parametrize(
+    ("words", "others", "told"),
+    [
+        (REFUSED, {}, True),
+        (WORDS, {}, False),
+        ({**WORDS, CLIP: Word("cannot be compared", "no formula")}, {}, False),
+        (REFUSED, {"precision": "bf16"}, False),
+        (REFUSED, {"recipe": "other.txt"}, False),
+    ],
+)
+@pytest.mark.parametrize("session", ["", "one"])
+def test_settings_that_are_refused_together_are_named_and_not_missing(
+    tmp_path: Path, words: Mapping[str, Word], others: Mapping[str, str], told: bool, session: str
+) -> None:
+    """megatron-core refuses them in a run, and a manifest is made without it. What was compared instead has another name."""
+    place = tmp_path / f"results-{session}" if session else tmp_path
+    place.mkdir(exist_ok=True)
+    found = suite(said={**properties("flags.txt", words), **others})
+    junit.write(place / NEAREST, replace(found, name="tiny-tp2+other-fp64-local-gloo"))
+    wanted = replace(ASKED, session=session)
+    reasons = dict(verdict(tmp_path, replace(MANIFEST, suites=(wanted,))).reasons)
+    why = reasons.pop(str((place / FILE).relative_to(tmp_path)))
+    assert why == (
+        f"not compared as the recipe says, with {LOSS} (Megatron-Core refuses it: why; compared without it); {NEAREST} is the "
+        "nearest case that runs: write the recipe so, and make the manifest again"
+        if told
+        else MISSING
+    )
+    assert [*reasons.values()] == (["a result that the manifest does not name"] if session and not told else [])
 
 
 def test_a_recipe_that_nobody_asked_for_is_red(tmp_path: Path) -> None:
