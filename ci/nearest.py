@@ -1,4 +1,4 @@
-"""The results of a recipe that cannot run as it is: the nearest case, which a run has compared in place of what a manifest asks for.
+"""What a run compared in place of a recipe that cannot run as it is: the nearest case, which no manifest asks for.
 
 megatron-core refuses some settings together, which only a run can say; a manifest is made without it.
 """

@@ -260,6 +260,17 @@ def test_the_end_of_a_run_tells_all_of_it(tried: Trial, monkeypatch: pytest.Monk
         "  could not be told: how long it is, is not said",
         "  lost in the stand-in: dp groups have 3 ranks at full size",
     ]
+    assert said == list(coverage.lines(tried, found, ""))
+    short = list(coverage.lines(tried, found, "a command"))
+    names = {name for line in short for name in line.partition(": ")[2].partition(" (")[0].split(", ")}
+    unlisted = [one for one in found if one.word == NOT_EXERCISED and one.told.said not in names]
+    (counted,) = (line for line in short if line.endswith(" that the recipe leaves at a default; `a command` lists all"))
+    assert counted.startswith(f"  not exercised here: {len(unlisted)} settings ")
+    assert {"model.mtp_loss_scaling_factor", "scheduler.lr_wsd_decay_style"} <= {one.told.setting.name for one in unlisted}
+    assert any("optimizer.overlap_param_gather=true" in line for line in short)
+    reasons = [line.partition(" (")[2] for line in short if line.startswith("  not exercised here: ") and line is not counted]
+    assert reasons == sorted(reasons, key=lambda why: why.startswith("nothing reads it"))
+    assert set(short) - {counted} <= set(said) | set(short[3:])
 
 
 def test_a_field_that_this_megatron_core_has_not_is_not_compared(tried: Trial) -> None:

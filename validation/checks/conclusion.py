@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ci.junit import Check
 from ci.links import links
+from validation.case import tree
 from validation.case.case import Case
 from validation.case.errors import ExitCode
 from validation.case.strangers import listed
@@ -25,7 +27,7 @@ from validation.checks.terminal import GREEN, RED, YELLOW
 from validation.recipe import given
 from validation.recipe.coverage import Covered, Ran, covered, lines
 from validation.recipe.trial import Told
-from validation.run.command_line import VERDICT
+from validation.run.command_line import ALL, VERDICT
 from validation.run.options import Settings
 
 _WORDS = {"known": "with a known upstream bug", "unevaluated": "not evaluated"}
@@ -111,7 +113,9 @@ class Conclusion:
 
     def _recipe(self) -> Iterator[Line]:
         if self.settings.trial is not None:
-            yield from ((line, {}) for line in lines(self.settings.trial, self.covered()))
+            page = f"{tree.CI} page --results {shlex.quote(str(self.settings.results))}"
+            all_by = "" if self.settings.show == ALL else page
+            yield from ((line, {}) for line in lines(self.settings.trial, self.covered(), all_by))
         else:
             yield from ((line, YELLOW) for line in given.lines(self.not_shown()))
 

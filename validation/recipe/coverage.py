@@ -22,8 +22,11 @@ from validation.case import declared, fields
 from validation.case.annotation import Value
 from validation.case.case import Case
 from validation.case.covered import DIFFERENT, EQUAL, NEEDED, NOT_COMPARED, NOT_EXERCISED, Word
+from validation.case.errors import UsageError
+from validation.case.plural import counted
 from validation.case.schedule import CONSTANT, Schedule
 from validation.case.settings import SECTIONS, written
+from validation.recipe.recipe import Setting, Source
 from validation.recipe.trial import NEEDS, SAME, TRIED, UNREAD, Told, Trial, initial
 
 TABLE = Path(__file__).with_name("exercised.json")
@@ -209,8 +212,11 @@ def properties(trial: Trial, found: Iterable[Covered]) -> dict[str, str]:
     return said.properties(trial.recipe.source, {one.told.said: Word(one.word, one.why) for one in found})
 
 
-def lines(trial: Trial, found: Sequence[Covered]) -> Iterator[str]:
-    """What the end of a run says of a recipe."""
+def lines(trial: Trial, found: Sequence[Covered], all_by: str = "") -> Iterator[str]:
+    """What the end of a run says of a recipe. What the recipe leaves at a default and no case exercises is counted.
+
+    `all_by` is the command that lists that, too; without one all of it is here.
+    """
     usual = len(trial.of(SAME))
     as_usual = f"; {usual} more are as in every case of Plumbline's" if usual else ""
     yield f"Recipe {trial.recipe.source}: {len(found)} settings, {counts(found)}{as_usual}"
@@ -221,8 +227,27 @@ def lines(trial: Trial, found: Sequence[Covered]) -> Iterator[str]:
         yield f"  known to Megatron-LM, and in no case: {', '.join(beside)}"
     yield from (f"  could not be told: {doubt}" for doubt in trial.recipe.doubts)
     yield from (f"  lost in the stand-in: {sentence}" for sentence in trial.small.lost)
+    here = declared.here()
+    left = [one for one in found if all_by and one.word == NOT_EXERCISED and _at_a_default(one.told.setting, here)]
     for word in (DIFFERENT, NOT_COMPARED, NOT_EXERCISED, NEEDED):
-        listed = sorted((one for one in found if one.word == word and one.why), key=lambda one: one.why)
+        listed = sorted((one for one in found if one.word == word and one.why and one not in left), key=_by_weight)
         for why, ones in groupby(listed, key=lambda one: one.why):
             names = ", ".join(one.told.said for one in ones)
             yield f"  {word}: {names} ({why})" if names not in why else f"  {word}: {why}"
+        if word == NOT_EXERCISED and left:
+            yield f"  {word}: {counted(len(left), 'setting')} that the recipe leaves at a default; `{all_by}` lists all"
+
+
+def _by_weight(one: Covered) -> tuple[bool, str]:
+    """What another command or a larger case would exercise stands before what nothing reads beside the other settings."""
+    return one.told.state == UNREAD or one.why.startswith("nothing reads it"), one.why
+
+
+def _at_a_default(setting: Setting, here: declared.Fields) -> bool:
+    """Whether the recipe does not say it, or says what megatron-core has by itself."""
+    if setting.origin.source is Source.DEFAULT:
+        return True
+    try:
+        return setting.name in here and declared.initial(here[setting.name]) == setting.value
+    except UsageError:  # no default that text can say
+        return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator
 
+from validation.case.plural import counted
 from validation.recipe import ranks
 from validation.recipe.pipeline import chunks, summary
 from validation.recipe.signature import MORE, ONE, SIZE, STAGE, TWO, YES, Full
@@ -39,12 +40,6 @@ def inventory(full: Full) -> str:
     said += [f"hidden size {model.hidden_size}"]
     said += [f"sequences of {full.seq_length} tokens"] if full.seq_length else []
     return ", ".join(said)
-
-
-def counted(number: int, words: str) -> str:
-    """`1 rank`, `2 ranks`, `4 groups of experts`."""
-    word, *rest = words.split(" of ")
-    return " of ".join([f"{number} {word}{'' if number == 1 else 's'}", *rest])
 
 
 def lost(parts: Iterable[tuple[str, str, str]]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from validation.case.errors import UsageError
 from validation.case.layout import Layout
 from validation.case.model import Model
 from validation.case.pipeline_layout import FIELD
+from validation.case.plural import counted
 from validation.case.preflight import (
     RULES,
     enough_experts_in_chosen_groups,
@@ -105,7 +106,7 @@ class StandIn:
 
     def describe(self) -> str:
         """Full size and stand-in, what is lost and what is hidden, a line each."""
-        data = f"{sentences.counted(self.batch_size, 'sequence')} in {self.micro_batches} micro-batches a rank"
+        data = f"{counted(self.batch_size, 'sequence')} in {counted(self.micro_batches, 'micro-batch', 'micro-batches')} a rank"
         rows = [f"full size: {sentences.inventory(self.full)}", f"stand-in:  {sentences.inventory(self.itself)} ({data})"]
         rows += [f"lost:      {sentence}" for sentence in self.lost] or ["kept:      every part of the signature"]
         return "\n".join([*rows, *(f"not shown: {sentence}" for sentence in self.limits)])
