@@ -13,6 +13,7 @@ from validation.recipe import full, read, show, trial
 from validation.recipe.recipe import Recipe, Source
 from validation.recipe.standin import stand_in
 
+ROOT = Path(__file__).parents[2]
 SMALL = """
 --num-layers 4 --hidden-size 128 --num-attention-heads 4 --ffn-hidden-size 256 --num-experts 8
 --moe-ffn-hidden-size 64 --moe-shared-expert-intermediate-size 128 --moe-router-topk 2
@@ -313,6 +314,21 @@ def test_slime_sets_arguments_by_itself(recipe_of: Reads) -> None:
         ("ARGS=(\n--num-layers 4\n)\ntorchrun x.py ${ARGS[@]}", "is a launch script"),
         ("cd /models && torchrun x.py --num-layers 4", "is a launch script"),
         ("TP=2\ntorchrun x.py --num-layers 4 --tensor-model-parallel-size $TP", "is a launch script"),
+        ("#!/usr/bin/env bash\npython - <<E\nimport os\nE\ntorchrun x.py --num-layers 4", "is a launch script"),
+        ("cd /models\nbash train.sh", "is a launch script"),
+        ("#!/usr/bin/env python3\nprint(1)", "is a program in Python"),
+        ('"""Trains, and don\'t ask."""\n\nimport os\nos.system("torchrun x.py --num-layers 4")', "is a program in Python"),
+        *((page.read_text(encoding="utf-8"), "is prose") for page in sorted(ROOT.glob("README*.md"))),
+        (
+            "# How to train\n\nIt's run with this:\n\n```\nexport A=1\ntorchrun x.py --tp 2\n```\n\n"
+            "Then do look at it, please.\nIt takes an hour on the cluster.",
+            "is prose",
+        ),
+        (
+            "Dear all,\n\nplease train the model with --bf16, and don't forget to export the weights. Then we are done.",
+            "is prose",
+        ),
+        ("time,loss\n1,2\n3,4\n", "has no flag in it"),
         ("model: 3", "is YAML without"),
         ("", "has no flag in it"),
     ],

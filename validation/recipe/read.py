@@ -11,9 +11,10 @@ import yaml
 from validation.case import tree
 from validation.case.errors import UsageError
 from validation.case.strangers import read_bytes
-from validation.recipe import bridge, flags, functional, parser, yaml_file
+from validation.recipe import bridge, flags, functional, kinds, parser, yaml_file
+from validation.recipe.kinds import Kind
 from validation.recipe.recipe import Recipe
-from validation.recipe.words import command, cut, is_script
+from validation.recipe.words import command, cut
 
 _MOST_BYTES = 1 << 20
 PYTHON = "have it print the flags to a file, or write Megatron-Bridge's configuration with ConfigContainer.to_yaml"
@@ -34,21 +35,24 @@ def read(path: Path, release: str | None = None, checkout: Path | None = None, w
     text = _text(path)
     source = path.name
     wanted = release or installed()
+    if path.suffix != ".py" and kinds.is_prose(text):
+        raise UsageError(f"{source} is prose, which says no flags; {_REMEDY}")
     top = yaml_file.read(text, source) if _may_be_yaml(text) else None
-    if top is not None and (kind := _kind(top, source)) is not None:
-        if kind == "bridge":
+    if top is not None and (written := _kind(top, source)) is not None:
+        if written == "bridge":
             return bridge.recipe(top, source, wanted, world)
         line = functional.command(top, source)
         return flags.recipe(line, source, "model_config.yaml of a functional test", wanted, checkout, world=world)
-    words = cut(text, source)
-    if path.suffix == ".py":
+    words = () if path.suffix == ".py" else cut(text, source)
+    kind = Kind.PYTHON if path.suffix == ".py" else kinds.of(text, words)
+    if kind is Kind.PYTHON:
         raise UsageError(f"{source} is a program in Python, which is not followed: {PYTHON}")
-    if is_script(text, words):
+    if kind is Kind.SHELL:
         raise UsageError(
             f"{source} is a launch script, which must run to say its flags: {tree.VALIDATION} recipe capture -o flags.txt -- "
             f"bash {shlex.quote(str(path))} writes them, without training, to the file that is read instead"
         )
-    if not any(word.is_flag for word in words):
+    if kind is not Kind.FLAGS:
         raise UsageError(f"{source} has no flag in it; {_REMEDY}")
     return flags.recipe(command(words), source, "a file of flags", wanted, checkout, world=world)
 

@@ -26,8 +26,6 @@ _SWITCHES = (
     "--virtual-local-rank",
 )
 """Options of torchrun that take no value."""
-_SCRIPT = re.compile(r"\$\(|`|^[A-Za-z_]\w*\+?=\(|^(fi|done|esac|then|do|source|export|&&|\|\|?|;|&)$")
-"""Words of a shell's language, which a file of flags has none of."""
 
 
 @dataclass(frozen=True)
@@ -108,15 +106,6 @@ def _cut(text: str, source: str) -> Iterator[tuple[str, int]]:
         raise UsageError(f"{source}, line {begun}: a quote {quote} is not closed; close it")
     if word is not None:
         yield "".join(word), begun
-
-
-def is_script(text: str, words: Sequence[Word]) -> bool:
-    """Whether this is a shell script, which has to run before its flags are known."""
-    if text.startswith("#!") or any(_SCRIPT.search(word.text) for word in words if not word.is_flag):
-        return True
-    lines = [line.strip() for line in text.replace("\\\n", " ").splitlines()]
-    begun = [not line.startswith("-") for line in lines if line and not line.startswith("#")]
-    return begun[:1] == [True] and sum(begun) > 1
 
 
 def command(words: Sequence[Word]) -> Command:
