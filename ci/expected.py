@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -14,7 +15,7 @@ from packaging.requirements import Requirement
 
 from validation.case import tree, writing
 
-FORMAT = 7
+FORMAT = 8
 """Counts up when what an older gate would read has changed."""
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,200}\.xml")
 _SESSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,100}|")
@@ -30,11 +31,15 @@ Name = tuple[str, str]
 
 @dataclass(frozen=True)
 class Excuse:
-    """A known upstream bug that may show in a testsuite: `what` reports call it, with which versions, in which checks."""
+    """A known upstream bug that may show in a testsuite: `what` reports call it, with which versions, in which checks.
+
+    `at_most` is the largest relative error that it makes there, infinite for a bug that leaves any number and none at all.
+    """
 
     what: str
     megatron_core: str
     checks: frozenset[Name]
+    at_most: float
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,12 @@ def save(path: Path, manifest: Manifest) -> None:
 
 def _as_json(suite: Expected) -> dict[str, Any]:
     excuses = [
-        {"what": one.what, "megatron_core": one.megatron_core, "checks": _by_component(sorted(one.checks))}
+        {
+            "what": one.what,
+            "megatron_core": one.megatron_core,
+            "checks": _by_component(sorted(one.checks)),
+            "at_most": one.at_most if one.at_most < math.inf else None,
+        }
         for one in suite.excuses
     ]
     return {
@@ -169,7 +179,7 @@ def _suite(entry: dict[str, Any]) -> Expected:
             for name, one in named.items()
         },
         excuses=tuple(
-            Excuse(_text(one["what"]), _text(one["megatron_core"]), frozenset(_checks(one["checks"])))
+            Excuse(_text(one["what"]), _text(one["megatron_core"]), frozenset(_checks(one["checks"])), _largest(one["at_most"]))
             for one in _list(entry["excuses"])
         ),
         near_ties=frozenset(_checks(entry["near_ties"])),
@@ -191,6 +201,15 @@ def _limit(value: object) -> float:
     if not isinstance(value, float) or not 0 <= value <= 1:
         raise ValueError(f"{value!r} is no limit of a relative error")
     return value
+
+
+def _largest(value: object) -> float:
+    """Of a bug; null is infinite."""
+    if value is None:
+        return math.inf
+    if not isinstance(value, float | int) or isinstance(value, bool) or not 0 <= value < math.inf:
+        raise ValueError(f"{value!r} is no largest error of a bug")
+    return float(value)
 
 
 def _share(value: object) -> float:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ci import junit
-from ci.expected import Excuse, Manifest
+from ci.expected import Excuse, Manifest, load, save
 from ci.junit import Check
 from ci.reasons import UNEXPECTED
 from tests.ci.green import CHECKS, COMMIT, EXPECTED, FILE, OF_BUG, SUITE, limited, verdict, with_check
@@ -26,7 +27,7 @@ def test_a_bug_excuses_in_its_versions_alone(tmp_path: Path) -> None:
 def test_of_several_bugs_the_one_that_is_said_excuses(tmp_path: Path) -> None:
     """By what it is called and by the check; the other one's checks are not its own."""
     known = EXPECTED.excuses[0]
-    other = Excuse("something else", "<=0.16.1", frozenset({("mla", "Layer 0 Query")}))
+    other = Excuse("something else", "<=0.16.1", frozenset({("mla", "Layer 0 Query")}), 5.0)
     junit.write(tmp_path / FILE, SUITE)
     assert verdict(tmp_path, Manifest((replace(EXPECTED, excuses=(other, known)),), COMMIT, "false")).green
     skipped = with_check(1, status="known", message=CHECKS[3].message)(SUITE)
@@ -80,6 +81,39 @@ def test_without_the_bug_no_limit_is_wider_than_the_manifest_s(
     said = {**OF_BUG, "rel_error_without": "0.2", "tolerance": tolerance}
     junit.write(tmp_path / FILE, with_check(3, properties=said)(SUITE))
     assert verdict(tmp_path, Manifest((limited(limit),), COMMIT, "false")).green is green
+
+
+@pytest.mark.parametrize(
+    ("error", "at_most", "green"),
+    [
+        ("5.0", 5.0, True),
+        ("5.1", 5.0, False),
+        ("nan", 5.0, False),
+        ("inf", 5.0, False),
+        ("1e300", math.inf, True),
+        ("inf", math.inf, True),
+        ("nan", math.inf, True),
+        ("no number", math.inf, False),
+    ],
+)
+def test_a_bug_excuses_an_error_of_its_size(tmp_path: Path, error: str, at_most: float, green: bool) -> None:
+    """NaN has none: only a bug that leaves whatever stands in the memory excuses it. The manifest says which does."""
+    bug = replace(EXPECTED.excuses[0], at_most=at_most)
+    save(tmp_path / "manifest.json", Manifest((replace(EXPECTED, excuses=(bug,)),), COMMIT, "false"))
+    junit.write(tmp_path / FILE, with_check(3, properties={**OF_BUG, "rel_error": error})(SUITE))
+    found = [why for _, why in verdict(tmp_path, load(tmp_path / "manifest.json")).reasons]
+    said = "1 check is skipped: Layer 0 Gradient (gradients) for a known upstream bug that does not make as large an error"
+    assert found == ([] if green else [said])
+
+
+@pytest.mark.parametrize(("at_most", "green"), [(math.inf, True), (5.0, False)])
+def test_a_bug_that_leaves_anything_may_have_ended_the_first_run(tmp_path: Path, at_most: float, green: bool) -> None:
+    """The check that says so compares no tensor."""
+    bug = replace(
+        EXPECTED.excuses[0], at_most=at_most, checks=frozenset({("run", CHECKS[0].name), *EXPECTED.excuses[0].checks})
+    )
+    junit.write(tmp_path / FILE, with_check(0, status="known", message=CHECKS[3].message)(SUITE))
+    assert verdict(tmp_path, Manifest((replace(EXPECTED, excuses=(bug,)),), COMMIT, "false")).green is green
 
 
 def test_several_checks_that_a_bug_does_not_make_right_are_said_as_several(tmp_path: Path) -> None:

@@ -391,7 +391,7 @@ def test_a_known_bug_excuses_nothing_that_is_wrong_without_it(tmp_path: Path, ch
     [
         (with_check(1, properties={**NUMBERS, "rel_error": "-1e9"}), "above the limit or no numbers"),
         (with_check(1, properties={**NUMBERS, "projection": "2.0"}), "above the limit or no numbers"),
-        (with_check(3, properties={**OF_BUG, "rel_error": "inf"}), "without a number that shows"),
+        (with_check(3, properties={**OF_BUG, "rel_error": "inf"}), "bug that does not make as large an error"),
         (with_check(3, properties={**OF_BUG, "rel_error_without": "-1"}), "without a number that shows"),
         (with_properties(broken="4"), "says that its run broke with exit code 4, and every check passes"),
         (with_properties(pytest_options="-p blind"), "made with -p blind for pytest, which can change what a check says"),

@@ -142,4 +142,6 @@ def _limit(case: Case, stated: Stated) -> float:
 def _excuses(case: Case, checks: Sequence[tuple[Name, Stated]]) -> tuple[Excuse, ...]:
     """The known upstream bugs that a version of megatron-core may show in this case."""
     found = ((bug, frozenset(name for name, stated in checks if bug.excuses(case, stated.compared))) for bug in table())
-    return tuple(Excuse(bug.what, bug.megatron_core, named) for bug, named in found if named and bug.concerns(case))
+    return tuple(
+        Excuse(bug.what, bug.megatron_core, named, bug.largest(case)) for bug, named in found if named and bug.concerns(case)
+    )
