@@ -77,4 +77,7 @@ def main(out: Path, commands: list[list[str]]) -> list[int]:
 
 
 if __name__ == "__main__":
+    from tests.checks.commands import end_with_parent
+
+    end_with_parent()
     sys.stdout.write(json.dumps(main(Path(sys.argv[1]), json.load(sys.stdin))))

@@ -12,9 +12,12 @@ import contextlib
 import gc
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -83,6 +86,23 @@ def _serve(answers: IO[str]) -> None:
         answers.flush()
 
 
+def end_with_parent() -> None:
+    """End this process, and so what it has started, soon after the one that started it has, however that was killed.
+
+    A run of pytest that is aborted closes the pipe of requests, which nobody reads while a command runs.
+    """
+    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    """A thread: the signal of the kernel for it comes when the thread of the parent ends that started this process."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)  # a command clears up
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 class Process:
     """A process that runs commands: started with the first, ended with this one."""
 
@@ -143,6 +163,7 @@ WARM = Process()
 
 
 if __name__ == "__main__":
+    end_with_parent()
     if len(sys.argv) > 1:  # all commands at once, in this environment, and what the Nth prints in `N.txt` of a folder
         sys.stdout.write(json.dumps(run(json.load(sys.stdin), Path(sys.argv[1]))))
     else:

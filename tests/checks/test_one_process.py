@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from selectors import EVENT_READ, DefaultSelector
 
 import pytest
 
-from tests.checks.conftest import command, warm
+from tests.checks.conftest import ROOT, command, warm
 
 
 @pytest.mark.parametrize("words", [["run", "--help"], ["run", "--no-such-option"], ["run", "--tp", "3"]], ids=" ".join)
@@ -17,3 +22,32 @@ def test_both_print_and_end_alike(words: list[str], tmp_path: Path, monkeypatch:
     own, shared = command(words, tmp_path), warm(words, tmp_path)
     assert (shared.returncode, shared.stdout, shared.stderr) == (own.returncode, own.stdout, own.stderr)
     assert own.stdout + own.stderr
+
+
+PARENT = """
+import subprocess, sys
+subprocess.Popen([sys.executable, "-m", "tests.checks.commands"], stdin=int(sys.argv[1]))
+sys.stdin.read()
+"""
+
+
+def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    """Killed, too, and while it is at work: here nobody closes the pipe of its requests."""
+    requests, write = os.pipe()
+    given = [sys.executable, "-c", PARENT, str(requests)]
+    request = {"words": ["--version"], "environment": dict(os.environ)}
+    files = {"stdout": str(tmp_path / "out"), "stderr": str(tmp_path / "err")}
+    with (
+        os.fdopen(write, "w") as asked,
+        subprocess.Popen(given, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[requests], cwd=ROOT) as parent,
+        DefaultSelector() as selector,
+    ):
+        os.close(requests)
+        assert parent.stdout is not None
+        asked.write(f"{json.dumps(request | files)}\n")
+        asked.flush()
+        assert parent.stdout.readline() == b"0\n"
+        parent.kill()
+        selector.register(parent.stdout, EVENT_READ)
+        assert selector.select(60), "it is still there"
+        assert parent.stdout.read() == b""
