@@ -18,6 +18,7 @@ from ci.escape import plain
 from ci.folder import Results
 from validation.case import writing
 from validation.case.errors import ExitCode, UsageError
+from validation.case.plural import many
 
 ABOUT = "baseline.json"
 
@@ -34,14 +35,16 @@ def main(options: argparse.Namespace) -> int:
     output, judged = Path(options.output), gate.judge(options)
     if not judged.green:
         where, why = judged.reasons[0]
-        return _refused(f"the gate is red ({len(judged.reasons)} reasons, the first: {where}: {why})")
+        return _refused(f"the gate is red ({many(len(judged.reasons), 'reason')}, the first: {where}: {why})")
     if output.exists() and not (output / ABOUT).is_file():
         raise UsageError(f"--output {output}: is no baseline, and nothing of it is overwritten; name another folder")
     accepted = options.accept.strip()
     wanted = named(options.manifest)
     moved = drift(output, Path(options.results), options.factor, wanted).reasons if output.exists() else []
     if moved and not accepted:
-        return _refused(f"the results have drifted ({len(moved)} reasons, the first: {moved[0]}); --accept WHY keeps them")
+        return _refused(
+            f"the results have drifted ({many(len(moved), 'reason')}, the first: {moved[0]}); --accept WHY keeps them"
+        )
     given = Results(Path(options.results)).of(expected.session for expected, _ in judged.suites)
     _write(Results(output.with_name(f".{output.name}.part"), given.by_session), output, judged, accepted if moved else "")
     sys.stdout.write(f"{output}: {judged.counted}\n")

@@ -25,6 +25,7 @@ from ci.page.run import Run, judged, labels
 from ci.page.text import WORDS, said
 from ci.pull_request import Finished, finished, number
 from validation.case.errors import EnvironmentMissing, ExitCode, UsageError
+from validation.case.plural import many
 
 LONGEST = 65_536
 """Characters that GitHub takes of a comment."""
@@ -112,7 +113,7 @@ def _parts(run: Run, verdict: str, to: Links) -> Iterator[str]:
 def _counted(run: Run) -> str:
     counts = run.counts
     told = ", ".join(f"{counts[status]:,} {word}" for status, word in WORDS.items() if counts[status])
-    return f"{len(run.cases)} case{'' if len(run.cases) == 1 else 's'}, {sum(counts.values()):,} checks: {told or 'nothing'}\n"
+    return f"{many(len(run.cases), 'case')}, {many(sum(counts.values()), 'check', spec=',')}: {told or 'nothing'}\n"
 
 
 def _first_failures(run: Run, to: Links) -> Iterator[str]:

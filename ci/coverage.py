@@ -13,6 +13,7 @@ from ci.names import SESSION
 from validation.case import covered
 from validation.case.covered import DIFFERENT, EQUAL, Word
 from validation.case.errors import UsageError
+from validation.case.plural import many
 
 _SHOWN = 5
 _GOOD = ("pass", "known")
@@ -134,7 +135,7 @@ def _equal(words: Mapping[str, Word]) -> int:
 
 def _too_little(recipe: str, words: Mapping[str, Word], needed: float) -> str:
     others = [f"{setting} ({word.word})" for setting, word in words.items() if word.word != EQUAL]
-    counted = f"{_equal(words)} of {len(words)} settings are equal"
+    counted = f"{_equal(words)} of {many(len(words), 'setting')} {'is' if _equal(words) == 1 else 'are'} equal"
     return f"recipe {recipe}: {counted} ({covered.share(words):.2f}), and {needed:g} is required; not equal: {_listed(others)}"
 
 

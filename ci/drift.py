@@ -27,6 +27,7 @@ from ci.numbers import number
 from ci.table import running
 from validation.case import tree
 from validation.case.errors import ExitCode, UsageError
+from validation.case.plural import many
 
 FACTOR = 2.0
 MEASURABLE_IN_FP64 = 1e-3
@@ -120,7 +121,7 @@ def main(options: argparse.Namespace) -> int:
         sys.stdout.write(f"{'accepted' if found.accepted else 'red'}: {plain(line, 500)}\n")
     for line in [*found.remarks, *(f"{name}: new" for name in found.appeared[:_SHOWN])]:
         sys.stdout.write(f"{plain(line, 500)}\n")
-    counted = f"{found.compared} checks compared, {len(found.grown)} grown, {len(found.vanished)} vanished"
+    counted = f"{many(found.compared, 'check')} compared, {len(found.grown)} grown, {len(found.vanished)} vanished"
     counted += f", {len(found.appeared)} new"
     sys.stdout.write(f"===== Drift: {'RED' if found.reasons else 'GREEN'} ({counted}) =====\n")
     return int(ExitCode.FAIL if found.reasons else ExitCode.PASS)

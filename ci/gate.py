@@ -19,6 +19,7 @@ from ci.nearest import nearest
 from ci.reasons import DIRTY, Origin, is_red, of_suite, unevaluated
 from validation.case import tree
 from validation.case.errors import ExitCode, UsageError
+from validation.case.plural import many
 
 _SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 MOST_SAID = 200
@@ -54,8 +55,8 @@ class Judgement:
             "known": "with a known upstream bug",
         }
         said = [f"{statuses[status]} {word}" for status, word in words.items() if statuses[status]]
-        suites = f"{len(self.suites)} testsuite{'s' if len(self.suites) != 1 else ''}"
-        return f"{suites}, {sum(statuses.values())} checks: {', '.join(said) or 'nothing'}"
+        suites = many(len(self.suites), "testsuite")
+        return f"{suites}, {many(sum(statuses.values()), 'check')}: {', '.join(said) or 'nothing'}"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -88,7 +89,7 @@ def main(options: argparse.Namespace) -> int:
     for where, why in judged.reasons[:MOST_SAID]:
         sys.stdout.write(f"red: {plain(where, 200)}: {plain(why, 1000)}\n")
     if len(judged.reasons) > MOST_SAID:
-        sys.stdout.write(f"and {len(judged.reasons) - MOST_SAID} more reasons\n")
+        sys.stdout.write(f"and {many(len(judged.reasons) - MOST_SAID, 'more reason')}\n")
     for where, told in tried_again(judged):
         sys.stdout.write(f"tried again: {plain(where, 200)}: {plain(told)}\n")
     options.document |= {
@@ -96,7 +97,7 @@ def main(options: argparse.Namespace) -> int:
         "counts": dict(judged.statuses),
         "reasons": [{"where": plain(where, 200), "why": plain(why, 1000)} for where, why in judged.reasons],
     }
-    word = "GREEN" if judged.green else f"RED, {len(judged.reasons)} reason{'s' if len(judged.reasons) > 1 else ''}"
+    word = "GREEN" if judged.green else f"RED, {many(len(judged.reasons), 'reason')}"
     sys.stdout.write(f"===== Gate: {word} ({judged.counted}) =====\n")
     return int(ExitCode.PASS if judged.green else ExitCode.FAIL)
 

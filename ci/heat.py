@@ -10,6 +10,7 @@ from ci.escape import markdown
 from ci.expected import Expected
 from ci.junit import Check, Suite
 from validation.case.arrangement import short
+from validation.case.plural import many
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 STEPS = (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0)
@@ -30,7 +31,11 @@ def table(suites: Sequence[tuple[Expected, Suite]]) -> str:
     lines = [f"| testsuite | {' | '.join(markdown(column, 40) for column in columns)} |", "|---" * (len(columns) + 1) + "|"]
     for expected, suite in rows[:MOST_ROWS]:
         lines.append(f"| {markdown(title(expected), 120)} | {' | '.join(_cell(suite, column) for column in columns)} |")
-    cut = [f"\n{len(rows) - MOST_ROWS} more testsuites are left out."] if len(rows) > MOST_ROWS else []
+    cut = (
+        [f"\n{many(len(rows) - MOST_ROWS, 'more testsuite is', 'more testsuites are')} left out."]
+        if len(rows) > MOST_ROWS
+        else []
+    )
     return "\n".join([*lines, *cut, "", LEGEND])
 
 

@@ -21,6 +21,7 @@ from ci import names
 from ci.structure import Structure
 from validation.case import writing
 from validation.case.failures import KINDS, UNFINISHED
+from validation.case.plural import many
 
 LARGEST_FILE = 32 << 20
 """Bytes; a file of a thousand checks is a hundredth of it."""
@@ -172,7 +173,7 @@ def read(path: Path) -> Suite:
         raise UnreadableResults(f"{path.name}: not JUnit XML ({error})") from error
     suites = list(xml) if isinstance(xml, JUnitXml) else [xml]
     if len(suites) != 1:
-        raise UnreadableResults(f"{path.name}: {len(suites)} testsuites; one was expected")
+        raise UnreadableResults(f"{path.name}: {many(len(suites), 'testsuite')}; one was expected")
     try:
         suite = _read_suite(suites[0])
     except ValueError as error:
@@ -212,7 +213,7 @@ def _safe_bytes(path: Path) -> bytes:
         if not about.st_size:
             raise UnreadableResults(f"{path.name}: is empty (0 bytes): whatever wrote it was cut off")
         if about.st_size > LARGEST_FILE:
-            raise UnreadableResults(f"{path.name}: {about.st_size} bytes, and no more than {LARGEST_FILE} are read")
+            raise UnreadableResults(f"{path.name}: {many(about.st_size, 'byte')}, and no more than {LARGEST_FILE} are read")
         data = path.read_bytes()
     except OSError as error:
         raise UnreadableResults(f"{path.name}: {error.strerror}") from error

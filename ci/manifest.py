@@ -24,6 +24,7 @@ from ci.requirements import of_others
 from ci.table import EVENTS, Row, rows
 from validation.case import writing
 from validation.case.errors import ExitCode, PlumblineError, UsageError
+from validation.case.plural import many
 
 ROOT = Path(__file__).parents[1]
 _SUCH_AS = "give NAME=VERSION, such as megatron-core=0.15.3"
@@ -58,7 +59,9 @@ def main(options: argparse.Namespace) -> int:
     coverage = {row.session: row.coverage for row in chosen if row.coverage is not None}
     save(Path(options.output), Manifest(tuple(suites), told.get("commit", ""), told["dirty"], self_tests, coverage))
     checks = sum(len(suite.checks) for suite in suites)
-    sys.stdout.write(f"{options.output}: {len(chosen)} sessions, {len(suites)} testsuites, {checks} checks\n")
+    sys.stdout.write(
+        f"{options.output}: {many(len(chosen), 'session')}, {many(len(suites), 'testsuite')}, {many(checks, 'check')}\n"
+    )
     return int(ExitCode.PASS)
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from ci.junit import Check
+from validation.case.plural import many
 
 _NUMBER = re.compile(r"-?[0-9]{1,20}(\.[0-9]{1,20})?(e[+-]?[0-9]{1,3})?|-?inf|nan")
 _WHOLE_NUMBERS = re.compile(r"[0-9]{1,15}(, ?[0-9]{1,15})*")
@@ -53,7 +54,7 @@ def _average(check: Check) -> Iterator[str]:
     if average > largest * (1 + _ROUNDED):
         yield f"avg_diff {average:g} is above max_diff {largest:g}"
     if largest > average * elements * (1 + _ROUNDED):
-        yield f"max_diff {largest:g} is more than {elements:g} elements with avg_diff {average:g} can have"
+        yield f"max_diff {largest:g} is more than {many(elements, 'element', spec='g')} with avg_diff {average:g} can have"
 
 
 def _error(check: Check) -> Iterator[str]:
@@ -96,7 +97,7 @@ def _place(check: Check) -> Iterator[str]:
         return
     (elements,) = _of(check, "elements")
     if math.prod(int(index) + 1 for index in inner.split(",") if inner) > elements:
-        yield f"worst_index {said} of {elements:g} elements"
+        yield f"worst_index {said} of {many(elements, 'element', spec='g')}"
 
 
 def _ranks(check: Check, ranks: int) -> Iterator[str]:

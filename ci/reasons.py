@@ -11,6 +11,7 @@ from ci.expected import Excuse, Expected, Name
 from ci.junit import UNEVALUATED, Check, Suite
 from ci.numbers import contradictions, number
 from ci.requirements import fits, of_others, unmet
+from validation.case.plural import many
 
 UNFINISHED = "did not finish"
 """The message of the testcase that stands for a run that has not ended (ci.junit.write_unfinished)."""
@@ -113,7 +114,10 @@ def _ranks(expected: Expected, suite: Suite) -> Iterator[str]:
     placed = {rank for rank in range(expected.ranks) if f"rank_{rank}_place" in suite.properties}
     silent = [str(rank) for rank in range(expected.ranks) if rank not in placed or str(rank) not in compared]
     if silent:
-        yield f"{expected.ranks} ranks are declared, and nothing is there of rank {', '.join(silent[:_SHOWN])}{_more(silent)}"
+        yield (
+            f"{many(expected.ranks, 'rank is', 'ranks are')} declared, and nothing is there of rank "
+            f"{', '.join(silent[:_SHOWN])}{_more(silent)}"
+        )
 
 
 def _as_many_checks(expected: Expected, checks: Sequence[Check]) -> Iterator[str]:

@@ -28,6 +28,7 @@ from ci.reasons import KNOWN
 from validation.case import exhausted
 from validation.case.covered import counts, share
 from validation.case.errors import ExitCode, UsageError
+from validation.case.plural import many
 
 LARGEST = 1 << 20
 """Bytes that GitHub takes of one step."""
@@ -91,7 +92,9 @@ def annotated(judged: Judgement, moved: Drift | None = None) -> list[str]:
     shown = reasons if len(reasons) <= ANNOTATIONS else reasons[: ANNOTATIONS - 1]
     lines = [annotation("error", f"Plumbline: {where}", why) for where, why in shown]
     more = len(reasons) - len(shown)
-    return [*lines, annotation("error", "Plumbline", f"{more} more reasons; the step summary has them")] if more else lines
+    return (
+        [*lines, annotation("error", "Plumbline", f"{many(more, 'more reason')}; the step summary has them")] if more else lines
+    )
 
 
 def _verdict(judged: Judgement, moved: Drift | None) -> str:
@@ -157,7 +160,9 @@ def _known(judged: Judgement, moved: Drift | None) -> str:
     for bug in known_bugs():
         count = sum(number for message, number in said.items() if message.startswith(bug["what"]))
         if count:
-            lines.append(f"- {count} checks: [{bug['id']}]({bug['link']}): {entities(bug['what'])} (`{bug['finding']}`)")
+            lines.append(
+                f"- {many(count, 'check')}: [{bug['id']}]({bug['link']}): {entities(bug['what'])} (`{bug['finding']}`)"
+            )
     return _list("Known upstream bugs", lines)
 
 
@@ -187,14 +192,14 @@ def _moved(judged: Judgement, moved: Drift | None) -> str:
     lines += [f"- accepted: {entities(plain(moved.accepted))}"] if moved.accepted else []
     lines += [f"- {entities(plain(line, 600))}" for line in moved.remarks]
     lines += [f"- new: {markdown(name)}" for name in moved.appeared]
-    return _list(f"Drift from the base branch ({moved.compared} checks compared)", lines or ["Nothing has changed."])
+    return _list(f"Drift from the base branch ({many(moved.compared, 'check')} compared)", lines or ["Nothing has changed."])
 
 
 def _recipes(judged: Judgement, moved: Drift | None) -> str:
     """What became of the settings of each recipe."""
     found = coverage.by_recipe(suite for _, suite in judged.suites)
     lines = [
-        f"- {markdown(recipe)}: {share(words):.0%} of {len(words)} settings are equal: "
+        f"- {markdown(recipe)}: {share(words):.0%} of {many(len(words), 'setting is', 'settings are')} equal: "
         f"{counts(word.word for word in words.values())}"
         for (_, recipe), words in found.items()
     ]
@@ -211,7 +216,7 @@ def _made_with(judged: Judgement, moved: Drift | None) -> str:
     found = Counter(", ".join(f"{name} {said[name]}" for name in _MADE_WITH if name in said) for said in made)
     commits = dict.fromkeys(said.get("commit", "unknown") for said in made)
     lines = [f"- commit {markdown(commit)}" for commit in commits]
-    return _list("Made with", lines + [f"- {count} testsuites: {markdown(said)}" for said, count in found.items()])
+    return _list("Made with", lines + [f"- {many(count, 'testsuite')}: {markdown(said)}" for said, count in found.items()])
 
 
 def _list(title: str, lines: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from validation.case import inference, life, preflight, vocabulary
 from validation.case.arrangement import parse
 from validation.case.case import DEFAULT_SEED, ON_CPU, Case
 from validation.case.errors import UsageError
+from validation.case.plural import many
 from validation.case.preset import preset
 from validation.case.training import Training
 
@@ -214,7 +215,7 @@ def _well_formed(entry: Any, known: set[str], needed: set[str]) -> None:
 
 def _filled(entry: dict[str, Any], layout: str) -> dict[str, Any]:
     ranks = parse(layout, Training())[0].ranks
-    words = {"{layout}": layout, "{ranks}": f"{ranks} rank{'s' if ranks > 1 else ''}"}
+    words = {"{layout}": layout, "{ranks}": many(ranks, "rank")}
     filled = dict(entry)
     for key in ("session", "does"):
         for word, value in words.items():

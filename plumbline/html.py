@@ -36,7 +36,7 @@ def _failures(case: Case) -> str:
     shown, more = case.failed[:_SHOWN], len(case.failed) - _SHOWN
     rest = f"<p>and {more} more</p>" if more > 0 else ""
     again = f"<p>Reproduce: <code>{escape(case.reproduce)}</code></p>" if case.reproduce else ""
-    title = f"{case.layout or case.name}: {len(case.failed)} failures"
+    title = f"{case.layout or case.name}: {len(case.failed)} failure{'' if len(case.failed) == 1 else 's'}"
     return f"<details><summary>{escape(title)}</summary>{_table(_COLUMNS, map(_of_check, shown))}{rest}{again}</details>"
 
 

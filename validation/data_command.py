@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from validation import machine
 from validation.case.errors import ExitCode, UsageError
+from validation.case.plural import many
 
 if TYPE_CHECKING:
     from validation.case.case import Case
@@ -52,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     if tokens * _BYTES > there:
         needed, free = (f"{size / 2**30:.1f} GiB" for size in (tokens * _BYTES, there))
         raise UsageError(
-            f"{tokens} tokens take about {needed} of memory and {free} are available; "
+            f"{many(tokens, 'token takes', 'tokens take')} about {needed} of memory and {free} are available; "
             "give a smaller --batch-size or --seq-length"
         )
     lines, lacks = _told(cases[0])
@@ -67,7 +68,10 @@ def _told(case: Case) -> tuple[list[str], bool]:
     found = excited(case, make_batch(case))
     lacks = [one for one in found if _lacks(case, one)]
     said = f"{len(lacks)} lacking" if lacks else "nothing lacking"
-    head = f"{case.preset} / {case.label}: {case.batch_size} sequences of {case.seq_length} tokens, seed {case.seed}"
+    head = (
+        f"{case.preset} / {case.label}: {many(case.batch_size, 'sequence')} of "
+        f"{many(case.seq_length, 'token')}, seed {case.seed}"
+    )
     return [head, *(_line(case, one) for one in found), said], bool(lacks)
 
 

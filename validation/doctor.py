@@ -22,6 +22,7 @@ from validation.case import disk, packages, tree
 from validation.case.empty import given_path
 from validation.case.errors import ExitCode, PlumblineError, UsageError
 from validation.case.home import home
+from validation.case.plural import many
 from validation.case.suggestions import join
 from validation.case.writing import check_cache
 from validation.machine import (
@@ -98,7 +99,7 @@ def findings() -> list[Finding]:
         _optional("flash-attn", "Transformer Engine's flash attention; ranks start cold then, for its import uses the GPU"),
         _optional("apex", "megatron-core's fused optimizers"),
         _optional("triton", "one pass over GPU tensors, and megatron-core's paged stash from 0.18 on"),
-        Finding("CPU", f"{cores()} cores, {cpu()}"),
+        Finding("CPU", f"{many(cores(), 'core')}, {cpu()}"),
         Finding("memory", f"{available_memory() / GIB:.1f} GiB free"),
         _cache(),
         Finding("disk", f"{shutil.disk_usage(Path.cwd()).free / GIB:.1f} GiB free in the working folder"),

@@ -12,6 +12,7 @@ from ci.diagnosis.diagnosis import CRASH, INFRASTRUCTURE, UNDECIDED, Diagnosis, 
 from ci.diagnosis.evidence import RED, TOLD_APART, Seen, is_self_test, phase, seen
 from ci.junit import Suite
 from validation.case.errors import ExitCode
+from validation.case.plural import many
 
 _MOST = 2
 """Causes of wrong results that are told; of more it is said how many there are."""
@@ -150,7 +151,7 @@ def _of_others(suites: Sequence[Suite]) -> Diagnosis | None:
 def _joined(told: Sequence[Diagnosis], more: int) -> Diagnosis:
     """Several causes in one diagnosis, that of the first first. `more` is how many are not told."""
     sentences = [found.sentence for found in told] + ([f"and {more} more"] if more else [])
-    sentence = f"{len(told) + more} causes: " + "; ".join(sentences)
+    sentence = f"{many(len(told) + more, 'cause')}: " + "; ".join(sentences)
     groups = tuple(dict.fromkeys(group for found in told for group in found.groups))
     decides = next((found.deciding for found in told if found.deciding), "")
     first = next(found.first for found in told if found.first)  # of those that broke, which have none, there is one

@@ -15,6 +15,7 @@ from ci.diagnosis.traits import FEWER_BITS, Trait
 from ci.escape import plain
 from ci.junit import Check
 from validation.case import failures
+from validation.case.plural import many
 
 _MOST = 3
 """Causes that are named beside one another."""
@@ -84,7 +85,7 @@ def broken(cases: Sequence[Seen], first: Seen) -> str:
     """What ended the runs that did not finish."""
     if len(cases) == 1:
         return f"{first.layout} did not finish: {first.broken}"
-    return f"{len(cases)} cases did not finish ({listed(cases)}), {first.layout} with: {first.broken}"
+    return f"{many(len(cases), 'case')} did not finish ({listed(cases)}), {first.layout} with: {first.broken}"
 
 
 def sentence(
@@ -143,12 +144,13 @@ def _who(best: Cause, failing: Sequence[Seen], passing: Sequence[Seen], others: 
 
 def _some(failing: Sequence[Seen], passing: Sequence[Seen], others: bool) -> str:
     if passing:
-        return f"{len(failing)} of {len(failing) + len(passing)} cases fail ({listed(failing)})"
+        fail = "fails" if len(failing) == 1 else "fail"
+        return f"{len(failing)} of {many(len(failing) + len(passing), 'case')} {fail} ({listed(failing)})"
     if len(failing) == 1:
         return f"{failing[0].layout} fails"
     if len(failing) == 2 and not others:
         return f"Both cases fail ({listed(failing)})"
-    return f"{'' if others else 'All '}{len(failing)} cases fail ({listed(failing)})"
+    return f"{'' if others else 'All '}{many(len(failing), 'case fails', 'cases fail')} ({listed(failing)})"
 
 
 def _culprit(cause: Cause, check: Check, shown: str, *, stale: bool) -> str:

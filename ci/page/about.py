@@ -10,6 +10,7 @@ from ci.junit import Check, Suite
 from ci.page.data import facts
 from ci.page.run import STATUSES, Run, labels
 from ci.page.text import badge, command, linked, said, text
+from validation.case.plural import many
 
 _PLANTED = "Planted defect seen: "
 _MOMENT = len("2026-01-31T12:00:00")
@@ -43,7 +44,8 @@ def known(run: Run) -> str:
     if not found:
         return ""
     items = "".join(
-        f'<li>{linked(bug)} <span class="quiet">{len(where):,} checks in {escape(", ".join(dict.fromkeys(where)))}</span></li>'
+        f'<li>{linked(bug)} <span class="quiet">{many(len(where), "check", spec=",")} in '
+        f"{escape(', '.join(dict.fromkeys(where)))}</span></li>"
         for bug, where in found.items()
     )
     return f'<section aria-labelledby="known"><h2 id="known">Known upstream bugs</h2><ul class="bugs">{items}</ul></section>'
@@ -59,7 +61,7 @@ def self_test(run: Run) -> str:
     if good:
         inside = "".join(f"<li>{_self_test(suite)}</li>" for suite in good)
         total = sum(len(suite.checks) for suite in good)
-        said = f"{badge('pass')} {total:,} of {total:,} planted defects seen"
+        said = f"{badge('pass')} {total:,} of {many(total, 'planted defect', spec=',')} seen"
         items += f'<li><details><summary>{said}</summary><ul class="seen">{inside}</ul></details></li>'
     words = "Each run plants defects in small cases of its own. The checks must see every one of them."
     return (
@@ -72,7 +74,7 @@ def _self_test(suite: Suite) -> str:
     seen = [check for check in suite.checks if check.status == "pass"]
     worst = max((check.status for check in suite.checks), key=STATUSES.index, default="error")
     names = ", ".join(check.name.removeprefix(_PLANTED) for check in seen)
-    counted = f"{len(seen)} of {len(suite.checks)} planted defects seen"
+    counted = f"{len(seen)} of {many(len(suite.checks), 'planted defect')} seen"
     return (
         f'<p>{badge(worst)} {counted} <span class="quiet">{text(_case(suite))}</span></p>'
         + (f'<p class="quiet">Seen: {text(names)}</p>' if names else "")

@@ -14,6 +14,7 @@ from ci.links import FIRST_RED_CHECK, Links
 from ci.page.run import OPEN, STATUSES, Run, labels, measure
 from ci.page.text import anchor, badge, command, link, linked, said, text
 from ci.reproduction import Sources
+from validation.case.plural import many
 from validation.case.words import PAGE, words_in
 
 MOST_REASONS = 30
@@ -109,9 +110,9 @@ def _failure(one: _First, of: Run) -> str:
     words, how = said(one.check), reproduction.command(one.check)
     if one.check.status == "missing":
         missing = sum(check.status == "missing" for check in one.suite.checks)
-        words = (
-            f"{missing:,} of {len(one.suite.checks):,} checks are missing: the manifest demands them, and no result has them"
-        )
+        is_, them = ("is", "it") if missing == 1 else ("are", "them")
+        counted = many(len(one.suite.checks), "check", spec=",")
+        words = f"{missing:,} of {counted} {is_} missing: the manifest demands {them}, and no result has {them}"
     numbers = f'<a href="#{anchor(one.suite.name, one.check.name)}">All numbers of this check</a>'
     says = f'<p class="says">{linked(words)}</p>{_explained(words, of.links)}'
     return f"{says}{_again(one.suite, how, of.sources) if how else ''}<p>{numbers}</p>"

@@ -20,6 +20,7 @@ from ci.page.run import Run, by_manifest, drifted, judged
 from ci.reproduction import sources
 from validation.case import exhausted, tree, writing
 from validation.case.errors import ExitCode, UsageError
+from validation.case.plural import many
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +44,7 @@ def main(options: argparse.Namespace) -> int:
     past = history(run.cases, [Path(folder) for folder in options.history])
     run = replace(run, links=links(os.environ), sources=sources(), history=past)
     _write(options.output, document(run, options.title))
-    counted = f"{sum(run.counts.values()):,} checks in {len(run.cases)} case{'' if len(run.cases) == 1 else 's'}"
+    counted = f"{many(sum(run.counts.values()), 'check', spec=',')} in {many(len(run.cases), 'case')}"
     sys.stdout.write(f"{options.output}: {run.verdict}, {counted}\n")
     return int(ExitCode.PASS)
 

@@ -13,6 +13,7 @@ from ci.numbers import number
 from ci.page.numbered import numbered
 from ci.page.place import column_order, component, component_order, place, row_order, view_order
 from ci.page.run import Run, labels, level, share, short
+from validation.case.plural import many
 
 LONGEST = 4_000
 """Characters of one message or stack."""
@@ -183,7 +184,11 @@ def _stretches(entries: Iterable[int]) -> list[int]:
 
 
 def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[:most]}… ({len(text) - most:,} more characters in the JUnit file)"
+    return (
+        text
+        if len(text) <= most
+        else f"{text[:most]}… ({many(len(text) - most, 'more character', spec=',')} in the JUnit file)"
+    )
 
 
 def _short(value: float | None) -> float | str | None:

@@ -7,6 +7,7 @@ from html import escape
 from ci.page.recipe import recipes_in_short
 from ci.page.run import STATUSES, Run
 from ci.page.text import GLYPHS, WORDS, text
+from validation.case.plural import many
 
 _COUNTED = ("pass", "known", "fail", "error", "missing", "unevaluated")
 _SAID = {"pass": "Pass", "fail": "Fail", "error": "Not decided"}
@@ -15,7 +16,7 @@ _SAID = {"pass": "Pass", "fail": "Fail", "error": "Not decided"}
 def head(run: Run, title: str) -> str:
     """Verdict and counts. The self-test is counted apart."""
     cases = len(run.cases)
-    total = f"{sum(run.counts.values()):,} checks in {cases} {'case' if cases == 1 else 'cases'}"
+    total = f"{many(sum(run.counts.values()), 'check', spec=',')} in {many(cases, 'case')}"
     return (
         f'<h1><span class="verdict {run.verdict}"><span aria-hidden="true">{GLYPHS[run.verdict]}</span> {_SAID[run.verdict]}'
         f"</span> <span>{escape(title)}: {total}</span></h1>"
@@ -32,10 +33,14 @@ def _counts(run: Run) -> str:
     planted = [check.status for suite in run.self_tests for check in suite.checks]
     if unseen := [status for status in planted if status not in ("pass", "unevaluated")]:
         items.append(
-            _count(max(unseen, key=STATUSES.index), f"{len(unseen):,}", f"of {len(planted):,} planted defects not seen")
+            _count(
+                max(unseen, key=STATUSES.index),
+                f"{len(unseen):,}",
+                f"of {many(len(planted), 'planted defect', spec=',')} not seen",
+            )
         )
     if behind := planted.count("unevaluated"):
-        items.append(_count("unevaluated", f"{behind:,}", f"of {len(planted):,} planted defects not evaluated"))
+        items.append(_count("unevaluated", f"{behind:,}", f"of {many(len(planted), 'planted defect', spec=',')} not evaluated"))
     return "".join(items)
 
 

@@ -8,6 +8,7 @@ from heapq import nlargest
 from ci.junit import Suite
 from ci.page.place import component
 from ci.page.run import badness
+from validation.case.plural import many
 
 MOST = 100_000
 """Checks of which the page has all that is known. Of others it has case, title, status and colour, in two characters each."""
@@ -52,6 +53,7 @@ def said(total: int) -> str:
     if total <= MOST:
         return ""
     return (
-        f"All {total:,} checks are listed. {MOST:,} have their numbers here: first what is no pass, then the worst of each "
+        f"All {many(total, 'check', spec=',')} are listed. {MOST:,} have their numbers here: first what is no pass, "
+        f"then the worst of each "
         "layout and component, then the passes nearest to their limits. The JUnit files have the numbers of all others."
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from ci import junit
 from ci.folder import reports
 from ci.junit import Suite, UnreadableResults
+from validation.case.plural import many
 
 MOST_FILES = 2000
 """JUnit files that are read of one run."""
@@ -22,5 +23,5 @@ def suites(folder: Path) -> tuple[list[Suite], list[str]]:
         except UnreadableResults as error:
             unreadable.append(str(error))
     if len(found) > MOST_FILES:
-        unreadable.append(f"{len(found) - MOST_FILES:,} more files, which were not read")
+        unreadable.append(f"{many(len(found) - MOST_FILES, 'more file', spec=',')}, which were not read")
     return read, unreadable

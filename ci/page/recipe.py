@@ -9,6 +9,7 @@ from ci.coverage import by_recipe
 from ci.page.run import Run
 from ci.page.text import scrolled, text
 from validation.case.covered import DIFFERENT, EQUAL, NEEDED, NOT_COMPARED, NOT_EXERCISED, Word, counts, share
+from validation.case.plural import many
 
 _MEANS = (
     "Equal: it had an effect on what Megatron-Core does, and every check passed. "
@@ -29,7 +30,10 @@ def recipes_in_short(run: Run) -> str:
 
 def _in_short(number: int, name: str, words: Mapping[str, Word]) -> str:
     count = {word: sum(one.word == word for one in words.values()) for word in (EQUAL, *_TOLD)}
-    said = f"{count[EQUAL]:,} of its {len(words):,} settings compute what HuggingFace computes"
+    said = (
+        f"{count[EQUAL]:,} of its {many(len(words), 'setting', spec=',')} "
+        f"{'computes' if count[EQUAL] == 1 else 'compute'} what HuggingFace computes"
+    )
     said += f", {count[DIFFERENT]:,} {'does' if count[DIFFERENT] == 1 else 'do'} not" if count[DIFFERENT] else ""
     untried = count[NOT_EXERCISED] + count[NEEDED]
     said += f", {untried:,} could not be tried here" if untried else ""
@@ -55,7 +59,10 @@ def _section(number: int, name: str, words: Mapping[str, Word]) -> str:
     if not words:
         return _headed(number, name, "<p>It sets nothing beside what every case of Plumbline's has.</p>")
     counted = escape(counts(word.word for word in words.values()))
-    said = f"{len(equal):,} of {len(words):,} settings are equal ({share(words):.0%}): {counted}."
+    said = (
+        f"{len(equal):,} of {many(len(words), 'setting', spec=',')} {'is' if len(equal) == 1 else 'are'} equal "
+        f"({share(words):.0%}): {counted}."
+    )
     return _headed(number, name, f'<p>{said}</p><p class="quiet">{_MEANS}</p>{shown}')
 
 

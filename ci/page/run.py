@@ -21,6 +21,7 @@ from ci.page.text import GLYPHS
 from ci.reasons import verdicts
 from ci.reproduction import UNKNOWN, Sources
 from validation.case.arrangement import short as shortened
+from validation.case.plural import many
 
 STATUSES = ("pass", "known", "unevaluated", "missing", "error", "fail")
 """From good to bad; `missing` is a check that the manifest names and no file has."""
@@ -73,7 +74,9 @@ def judged(suites: Iterable[Suite], unreadable: Iterable[str] = ()) -> Run:
     reasons += [f"{suite.name}: {why}" for suite in found if (why := wrong(suite))]
     counts = _counts(found)
     if counts["unevaluated"] and not any(counts[status] for status in OPEN):
-        reasons.append(f"{counts['unevaluated']:,} checks were not evaluated, and nothing else says why")
+        reasons.append(
+            f"{many(counts['unevaluated'], 'check was', 'checks were', ',')} not evaluated, and nothing else says why"
+        )
     undecided = reasons or not found or any(counts[status] for status in OPEN)
     verdict = "fail" if counts["fail"] else "error" if undecided else "pass"
     return Run(found, verdict, tuple(reasons), diagnosis=diagnose(found))

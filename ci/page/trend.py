@@ -8,6 +8,7 @@ from ci.page.history import History, Kind
 from ci.page.place import component_order
 from ci.page.plot import Axis, Value, digits, dot, line, picture
 from ci.page.text import scrolled, text
+from validation.case.plural import many
 
 MOST_ROWS = 60
 _WIDTH, _HEIGHT, _EDGE = 180, 34, 5
@@ -25,7 +26,7 @@ def trend(of: History) -> str:
     several = len({precision for _, precision in kinds}) > 1
     rows = "".join(_row(of, kind, several) for kind in kinds)
     begin, end = of.points[0].when, of.points[-1].when
-    said = f"{len(of.points)} runs from {begin.replace('T', ' ')} to {end.replace('T', ' ')}, this one on the right. "
+    said = f"{many(len(of.points), 'run')} from {begin.replace('T', ' ')} to {end.replace('T', ' ')}, this one on the right. "
     said += "Shown is the error of the check nearest to its limit, as a part of that limit, on a logarithmic scale."
     heads = ("Component", "Trend", "First", "Now", "Change")
     head = "".join(f'<th scope="col">{name}</th>' for name in heads)
@@ -39,7 +40,8 @@ def trend(of: History) -> str:
 def _unread(of: History) -> str:
     if not of.unread:
         return ""
-    return f'<p class="quiet">{len(of.unread):,} files of earlier runs could not be read; the first: {text(of.unread[0])}</p>'
+    said = f"{many(len(of.unread), 'file', spec=',')} of earlier runs could not be read"
+    return f'<p class="quiet">{said}; the first: {text(of.unread[0])}</p>'
 
 
 def _row(of: History, kind: Kind, several: bool) -> str:

@@ -13,6 +13,7 @@ from megatron.core import parallel_state
 
 from validation.candidate.place import Place
 from validation.candidate.recorder import Recorder
+from validation.case.plural import many
 from validation.case.probes import Probe
 from validation.compare.piece import Box
 from validation.compare.precision import as_stored
@@ -104,7 +105,7 @@ class Dispatched:
     ) -> torch.Tensor:
         with as_stored():
             if len(tensor) != len(rows.expert):
-                self._recorder.problem(name, f"{len(tensor)} rows where the routing says {len(rows.expert)}")
+                self._recorder.problem(name, f"{many(len(tensor), 'row')} where the routing says {len(rows.expert)}")
                 return tensor.detach()
             if compare:
                 self._compare(name, rows, tensor, known, summand)

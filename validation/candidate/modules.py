@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from validation.candidate.sequence import positions
 from validation.candidate.versions import context_parallel_group
+from validation.case.plural import many
 
 
 class RMSNorm(torch.nn.RMSNorm):
@@ -163,7 +164,7 @@ def _document_ends(packed: Any, length: int) -> torch.Tensor:
     ends = (padded or tokens)[0]
     alike = all(torch.equal(one, group[0]) for group in (tokens, padded) for one in group)
     if not alike or int(ends[-1]) != length or len(ends) != len(tokens[0]) or bool((tokens[0].diff() > ends.diff()).any()):
-        raise _refusal(f"the documents of a packed sequence of {length} tokens end at {ends.tolist()}")
+        raise _refusal(f"the documents of a packed sequence of {many(length, 'token')} end at {ends.tolist()}")
     return ends
 
 
@@ -178,7 +179,9 @@ def _beyond_causal(mask: torch.Tensor | None, kind: AttnMaskType, length: int) -
         return None
     causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).triu(1)
     if mask.dtype != torch.bool or mask.shape[-2:] != causal.shape or bool((causal & ~mask).any()):
-        raise _refusal(f"the mask of shape {tuple(mask.shape)} allows what the causal one of {length} positions forbids")
+        raise _refusal(
+            f"the mask of shape {tuple(mask.shape)} allows what the causal one of {many(length, 'position')} forbids"
+        )
     if bool(mask.all(-1).any()):
         raise _refusal(f"the mask of shape {tuple(mask.shape)} leaves a position nothing to attend to")
     return None if bool((mask == causal).all()) else mask

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch._C import _distributed_c10d as c10d
 
 from validation.candidate import host_memory
+from validation.case.plural import many
 
 NAMES = ("staged", "staged-cpu")
 _ReduceOp = dist.ReduceOp
@@ -119,7 +120,7 @@ def _splits(sizes: Sequence[int] | None, tensor: Tensor, ranks: int) -> list[int
     """Rows that go to (or come from) each rank, in bytes; equal shares where none are given."""
     rows = [len(tensor) // ranks] * ranks if sizes is None or len(sizes) == 0 else [int(size) for size in sizes]
     if sum(rows) != len(tensor) or len(rows) != ranks:
-        raise ValueError(f"{ranks} ranks cannot share {len(tensor)} rows as {rows}")
+        raise ValueError(f"{many(ranks, 'rank')} cannot share {many(len(tensor), 'row')} as {rows}")
     row = host_memory.size(tensor) // len(tensor) if len(tensor) else 0
     return [count * row for count in rows]
 

@@ -9,6 +9,7 @@ from typing import Any
 from validation.case.arrangement import written
 from validation.case.layout import Layout
 from validation.case.model import Model
+from validation.case.plural import many
 from validation.case.training import OPTIONS, Training, mtp_words
 
 PRECISIONS = ("fp64", "fp32", "bf16", "fp16")
@@ -89,7 +90,7 @@ class Case:
         words += ["isolated"] if self.isolated else []
         words += ["known bugs taken out"] if self.mended else []
         ranks = self.layout.ranks
-        return f"{' / '.join(words)}: {ranks} rank{'s' if ranks > 1 else ''}"
+        return f"{' / '.join(words)}: {many(ranks, 'rank')}"
 
     @property
     def on_cpu(self) -> bool:

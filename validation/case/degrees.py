@@ -9,6 +9,7 @@ import math
 
 from validation.case import pipeline_layout, vocabulary
 from validation.case.case import Case
+from validation.case.plural import many
 from validation.case.suggestions import multiples, nearest
 
 _VOCABULARY = "rows of the vocabulary"
@@ -55,7 +56,8 @@ def etp_divides(case: Case) -> str | None:
     if not case.model.moe_layers or size % etp == 0:
         return None
     return (
-        f"etp{etp} does not divide the {size} inner elements of an expert (moe_intermediate_size); {nearest(etp, size, 'etp')}"
+        f"etp{etp} does not divide the {many(size, 'inner element')} of an expert (moe_intermediate_size); "
+        f"{nearest(etp, size, 'etp')}"
     )
 
 
@@ -94,7 +96,8 @@ def cp_divides_rotary_table(case: Case) -> str | None:
         return None
     works = "only cp1 does" if positions % 2 else nearest(cp, positions // 2, "cp")
     return (
-        f"cp{cp} does not cut Megatron-Core's table of yarn's {positions} positions (original_max_position_embeddings) into "
+        f"cp{cp} does not cut Megatron-Core's table of yarn's {many(positions, 'position')} "
+        f"(original_max_position_embeddings) into "
         f"{2 * cp} equal parts; {works}"
     )
 
@@ -111,10 +114,11 @@ def pp_divides(case: Case) -> str | None:
     if pipeline_layout.given(case):
         return None
     if layers % pp:
-        return f"pp{pp} does not divide the {layers} layers into equal stages; {nearest(pp, layers, 'pp')}"
+        return f"pp{pp} does not divide the {many(layers, 'layer')} into equal stages; {nearest(pp, layers, 'pp')}"
     if layers // pp % vpp:
         return (
-            f"vpp{vpp} does not divide the {layers // pp} layers of a stage of pp{pp}; {nearest(vpp, layers // pp, 'vpp')}, "
+            f"vpp{vpp} does not divide the {many(layers // pp, 'layer')} of a stage of pp{pp}; "
+            f"{nearest(vpp, layers // pp, 'vpp')}, "
             "or another number of layers"
         )
     return None
@@ -130,7 +134,7 @@ def ep_has_experts(case: Case) -> str | None:
 def ep_divides(case: Case) -> str | None:
     """As many whole experts on each rank."""
     ep, experts = case.layout.ep, case.model.n_routed_experts
-    return f"ep{ep} does not divide the {experts} experts; {nearest(ep, experts, 'ep')}" if experts % ep else None
+    return f"ep{ep} does not divide the {many(experts, 'expert')}; {nearest(ep, experts, 'ep')}" if experts % ep else None
 
 
 def experts_fill_ranks(case: Case) -> str | None:
@@ -141,6 +145,7 @@ def experts_fill_ranks(case: Case) -> str | None:
         return None
     smallest = experts // math.gcd(experts, layout.tp * layout.cp)
     return (
-        f"layout {layout.name} has {ranks} ranks in a pipeline stage, not a multiple of the {experts} over which its experts "
+        f"layout {layout.name} has {many(ranks, 'rank')} in a pipeline stage, not a multiple of the {experts} over "
+        f"which its experts "
         f"are spread (etp{layout.expert_tp} * ep{layout.ep}); dp{smallest} works, or a multiple of it"
     )

@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from validation.case.case import Case
 from validation.case.layout import Layout
+from validation.case.plural import many
 from validation.case.probes import Probe, probes
 from validation.case.training import Training
 
@@ -322,7 +323,10 @@ def expert_ranks_end_together(case: Case) -> str | None:
     step = len(_PROMPTS) * case.layout.data_parallel
     if case.training.inference != DYNAMIC or case.layout.ep == 1 or case.batch_size % step == 0:
         return None
-    said = f"the {case.batch_size} requests of {case.arrangement} do not end on all expert ranks in the same step"
+    said = (
+        f"the {many(case.batch_size, 'request')} of {case.arrangement} {'does' if case.batch_size == 1 else 'do'} "
+        f"not end on all expert ranks in the same step"
+    )
     return f"{said}, and Megatron-Core's dummy_forward fails with cached latents; --batch-size {step} works"
 
 
@@ -342,7 +346,7 @@ def idle_ranks_have_no_stages(case: Case) -> str | None:
     idle = case.training.inference == STATIC and case.batch_size < case.layout.data_parallel
     if not idle or case.layout.pp == 1:
         return None
-    said = f"{case.arrangement} leaves expert ranks without one of the {case.batch_size} sequences"
+    said = f"{case.arrangement} leaves expert ranks without one of {many(case.batch_size, 'sequence')}"
     return f"{said}, and an idle rank has no pipeline stages; --batch-size {case.layout.data_parallel} works"
 
 

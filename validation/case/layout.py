@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from validation.case.errors import UsageError
+from validation.case.plural import many
 from validation.case.strangers import shown
 
 _DEGREES = ("tp", "pp", "vpp", "ep", "etp", "cp", "dp")
@@ -105,5 +106,5 @@ def check_ranks(layout: Layout, source: str) -> Layout:
         if degree is not None and degree > MOST_RANKS:
             raise UsageError(f"{source}: {word} is {degree}; a degree goes up to {MOST_RANKS}")
     if layout.tp and layout.cp and layout.ranks > MOST_RANKS:
-        raise UsageError(f"{source}: needs {layout.ranks} ranks; a layout has up to {MOST_RANKS}")
+        raise UsageError(f"{source}: needs {many(layout.ranks, 'rank')}; a layout has up to {MOST_RANKS}")
     return layout

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from validation.case.errors import UsageError
 from validation.case.layout import Layout
+from validation.case.plural import many
 from validation.case.strangers import quoted, read_bytes
 
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -46,7 +47,9 @@ def _refuse_parts(path: Path) -> None:
         )
     steps = sorted(found for found in path.glob("iter_*") if found.is_dir() and _holds_one(found))
     if steps:
-        raise UsageError(f"{path}: has no {TRACKER}, which names one of its {len(steps)} checkpoints; name {steps[-1]} itself")
+        raise UsageError(
+            f"{path}: has no {TRACKER}, which names one of {many(len(steps), 'checkpoint')}; name {steps[-1]} itself"
+        )
 
 
 def is_torch_dist(place: Path) -> bool:

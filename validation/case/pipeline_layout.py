@@ -9,6 +9,7 @@ import re
 
 from validation.case.case import Case
 from validation.case.errors import UsageError
+from validation.case.plural import many
 from validation.case.strangers import shown
 
 FIELD = "pipeline_model_parallel_layout"
@@ -75,7 +76,10 @@ def it_holds_the_model(case: Case) -> str | None:
     if case.training.stages:
         return f"{FIELD} {said} and +{'-'.join(map(str, case.training.stages))} both say what stages hold; give one of them"
     if len(rows) != layout.pp * layout.vpp:
-        return f"{FIELD} {said} has {len(rows)} stages, and pp{layout.pp} with vpp{layout.vpp} has {layout.pp * layout.vpp}"
+        return (
+            f"{FIELD} {said} has {many(len(rows), 'stage')}, and pp{layout.pp} with vpp{layout.vpp} has "
+            f"{layout.pp * layout.vpp}"
+        )
     if not re.fullmatch(r"Et*m*L", "".join(rows)):
         return f"{FIELD} {said}: write E first, then the layers (t), then MTP layers (m), and L last"
     for letter, what, number in (("t", "layers", model.num_hidden_layers), ("m", "MTP layers", len(model.mtp_layers))):

@@ -38,6 +38,7 @@ from validation.case.case import IMPLEMENTATIONS, PRECISIONS, TRANSPORTS, Case
 from validation.case.errors import EnvironmentMissing, UsageError
 from validation.case.families import GREEDY, GROUP_LIMITED, SIGMOID
 from validation.case.memory import Estimate, estimate
+from validation.case.plural import many
 from validation.case.suggestions import join, multiples, nearest
 
 __all__ = ["Estimate", "check", "estimate"]
@@ -69,7 +70,7 @@ def check(
             raise UsageError(sentence)
     if case.on_cpu and case.layout.ranks > max_ranks:
         raise UsageError(
-            f"layout {case.layout.name} needs {case.layout.ranks} ranks and --max-ranks is {max_ranks}; "
+            f"layout {case.layout.name} needs {many(case.layout.ranks, 'rank')} and --max-ranks is {max_ranks}; "
             f"raise --max-ranks to {case.layout.ranks} or choose a smaller layout"
         )
     sentence = _too_few_gpus(case, gpus, share)
@@ -171,7 +172,7 @@ def groups_divide(case: Case) -> str | None:
         return None
     experts, groups = model.n_routed_experts, model.n_group
     if experts % groups:
-        return f"n_group {groups} does not divide the {experts} experts; {nearest(groups, experts, 'n_group ')}"
+        return f"n_group {groups} does not divide the {many(experts, 'expert')}; {nearest(groups, experts, 'n_group ')}"
     if experts // groups < 2 and model.sigmoid:
         return f"n_group {groups} leaves groups of 1 expert, and a group is scored by its best 2; n_group {experts // 2} works"
     return None
@@ -187,7 +188,8 @@ def enough_experts_in_chosen_groups(case: Case) -> str | None:
     within = model.n_routed_experts // model.n_group * model.topk_group
     if model.num_experts_per_tok > within:
         return (
-            f"num_experts_per_tok {model.num_experts_per_tok} is more than the {within} experts of {model.topk_group} chosen "
+            f"num_experts_per_tok {model.num_experts_per_tok} is more than the {many(within, 'expert')} of "
+            f"{model.topk_group} chosen "
             f"groups; num_experts_per_tok up to {within} works"
         )
     return None
@@ -236,7 +238,7 @@ def group_scores_agree(case: Case) -> str | None:
     if (model.num_experts_per_tok == 2 * model.topk_group) if model.sigmoid else best == 1:
         return None
     return (
-        f"Megatron-Core scores a group by its best {best} experts "
+        f"Megatron-Core scores a group by its best {many(best, 'expert')} "
         f"(num_experts_per_tok {model.num_experts_per_tok} // topk_group {model.topk_group}) and HuggingFace by its best "
         f"{wanted}, so that the two choose other experts by design; num_experts_per_tok {wanted * model.topk_group} works, or "
         "n_group 1 with topk_group 1"
@@ -271,7 +273,8 @@ def resumes_where_it_can(case: Case) -> str | None:
     for layout in life.layouts(case.training.life):
         if layout.ranks != case.layout.ranks:
             return (
-                f"+{case.training.life} goes on in {layout.name}, which has {layout.ranks} ranks, and {case.layout.name} has "
+                f"+{case.training.life} goes on in {layout.name}, which has {many(layout.ranks, 'rank')}, and "
+                f"{case.layout.name} has "
                 f"{case.layout.ranks}; resume in a layout of as many ranks"
             )
         other = replace(case, layout=layout, training=replace(case.training, life=""))
@@ -385,6 +388,6 @@ def _too_few_gpus(case: Case, gpus: int | None, share: int | None) -> str | None
     session = "" if tree.INSTALLED else f" (`nox -s cpu_{name}`)"
     sharing = f"`--share-gpu {-(-ranks // found)}` lets ranks share what is here, and " if found else ""
     return (
-        f"layout {name} on {case.transport} needs {needed} GPU{'s' if needed > 1 else ''} and {here}; {sharing}the same layout "
+        f"layout {name} on {case.transport} needs {many(needed, 'GPU')} and {here}; {sharing}the same layout "
         f"runs on the CPU with `--transport gloo{own}`{session}"
     )

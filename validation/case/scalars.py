@@ -9,6 +9,7 @@ import re
 import yaml
 
 from validation.case.annotation import Value
+from validation.case.plural import many
 from validation.case.strangers import shown
 
 _LONGEST = 20_000
@@ -48,7 +49,7 @@ for _tag, (_pattern, _first) in _RESOLVED.items():
 def from_text(text: str, lists: bool = True) -> Value:
     """The value; with `lists` also that of `([0]*3+[1]*58)`, as Megatron-LM's arguments write lists. Raises ValueError."""
     if len(text) > _LONGEST:
-        raise ValueError(f"the text has {len(text)} characters, and no more than {_LONGEST} are read")
+        raise ValueError(f"the text has {many(len(text), 'character')}, and no more than {_LONGEST} are read")
     if text.count("[") > _BRACKETS + text.count("]"):
         raise ValueError("it is not YAML")
     if lists and _REPEATED.fullmatch(text):
@@ -63,7 +64,7 @@ def from_text(text: str, lists: bool = True) -> Value:
 def _value(node: yaml.Node, depth: int) -> Value:
     if isinstance(node, yaml.SequenceNode) and depth:
         if len(node.value) > _MOST:
-            raise ValueError(f"a list of {len(node.value)} items, and no more than {_MOST} are read")
+            raise ValueError(f"a list of {many(len(node.value), 'item')}, and no more than {_MOST} are read")
         return tuple(_value(item, depth - 1) for item in node.value)
     if isinstance(node, yaml.ScalarNode):
         return _scalar(node.tag.rpartition(":")[2], node.value)
@@ -122,5 +123,5 @@ def _summed(node: ast.expr) -> tuple[int, ...] | int:
 
 def _limited(items: int) -> bool:
     if items > _MOST:
-        raise ValueError(f"a list of {items} items, and no more than {_MOST} are read")
+        raise ValueError(f"a list of {many(items, 'item')}, and no more than {_MOST} are read")
     return True

@@ -7,6 +7,7 @@ import math
 from validation.case import optimizers, pipeline_layout
 from validation.case.annotation import Value
 from validation.case.case import Case
+from validation.case.plural import many
 from validation.case.settings import written
 from validation.case.suggestions import join
 
@@ -227,7 +228,8 @@ def groups_of_micro_batches_fill_the_schedule(case: Case) -> str | None:
     fitting = [number for number in range(pp, count + 1) if not 0 < count % number < pp]
     works = f"{join([str(number) for number in fitting])} {'work' if len(fitting) > 1 else 'works'}, or " if fitting else ""
     return (
-        f"model.{_GROUP}={group} does not fit {count} micro-batches on each rank of pp{pp}: a group has {pp} to {count}, and "
+        f"model.{_GROUP}={group} does not fit {many(count, 'micro-batch', 'micro-batches')} on each rank of pp{pp}: a "
+        f"group has {pp} to {count}, and "
         f"what is left {pp} or none; {works}a larger --batch-size"
     )
 

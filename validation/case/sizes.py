@@ -7,6 +7,7 @@ from dataclasses import fields
 
 from validation.case.errors import UsageError
 from validation.case.model import Model
+from validation.case.plural import many
 from validation.case.strangers import quoted, shown
 
 _USUAL = 1 << 24
@@ -55,7 +56,8 @@ def check_sizes(model: Model, before: str = "", where: str = "") -> None:
     layers = len(model.expert_blocks)
     if model.n_routed_experts * layers > MOST_EXPERTS:
         raise UsageError(
-            f"{before}n_routed_experts{where} is {model.n_routed_experts}, in each of {layers} layers; no model has more than "
+            f"{before}n_routed_experts{where} is {model.n_routed_experts}, in each of {many(layers, 'layer')}; no "
+            f"model has more than "
             f"{MOST_EXPERTS} experts"
         )
 

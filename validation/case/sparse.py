@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from validation.case.case import Case
 from validation.case.data import FULL
+from validation.case.plural import many
 
 VARIANT = "dsa"
 """What megatron-core calls it."""
@@ -43,7 +44,7 @@ def the_indexer_is_whole(case: Case) -> str | None:
         )
     if (model.index_head_dim or 0) < model.qk_rope_head_dim:
         return (
-            f"index_head_dim {model.index_head_dim} is less than the {model.qk_rope_head_dim} rotary elements "
+            f"index_head_dim {model.index_head_dim} is less than the {many(model.qk_rope_head_dim, 'rotary element')} "
             f"(qk_rope_head_dim) that the indexer shares; index_head_dim {model.qk_rope_head_dim} works"
         )
     return None

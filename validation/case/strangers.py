@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from validation.case.errors import UsageError
+from validation.case.plural import many
 
 _SHOWN = 120
 """Characters of a stranger's text that a sentence repeats."""
@@ -59,7 +60,7 @@ def quoted(value: object) -> str:
 def _literal(value: object) -> str:
     """Numbers and such as Python writes them; of what may be nested without end, or have any number of digits, its kind."""
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 4 * _DIGITS:
-        return f"a number of {value.bit_length()} bits"
+        return f"a number of {many(value.bit_length(), 'bit')}"
     if value is None or isinstance(value, (bool, int, float, bytes)):
         return repr(value)
     return _KINDS.get(type(value).__name__, type(value).__name__)
@@ -75,7 +76,7 @@ def read_bytes(path: Path, most: int, remedy: str) -> bytes:
             if not stat.S_ISREG(about.st_mode):
                 raise UsageError(f"{path} is no regular file; {remedy}")
             if about.st_size > most:
-                raise UsageError(f"{path} has {about.st_size} bytes, and no more than {most} are read; {remedy}")
+                raise UsageError(f"{path} has {many(about.st_size, 'byte')}, and no more than {most} are read; {remedy}")
             # It may grow meanwhile.
             data = file.read(most + 1) or b""
             while len(data) <= most and (more := file.read(most + 1 - len(data))):
@@ -134,7 +135,7 @@ def _constant(word: str) -> NoReturn:
 
 def _whole(text: str) -> int:
     if len(text) > _DIGITS:
-        raise ValueError(f"a number of {len(text)} digits")
+        raise ValueError(f"a number of {many(len(text), 'digit')}")
     return int(text)
 
 

@@ -21,6 +21,7 @@ from typing import BinaryIO
 from validation.case.case import Case
 from validation.case.data import END, WITH_PADDING
 from validation.case.errors import UsageError
+from validation.case.plural import many
 from validation.case.strangers import parsed, shown
 from validation.case.texts import Encode, encoder
 
@@ -68,7 +69,7 @@ def taken(case: Case, path: Path) -> tuple[Document, ...]:
             return tuple(found)
     what = ("document" if case.training.data_shape in WITH_PADDING else "token") + ("s" if left > 1 else "")
     raise UsageError(
-        f"{path} has {left} {what} too few for {sequences} sequences of {case.seq_length}; take fewer, or shorter ones"
+        f"{path} has {left} {what} too few for {many(sequences, 'sequence')} of {case.seq_length}; take fewer, or shorter ones"
     )
 
 
@@ -149,7 +150,7 @@ def _indexed(path: Path) -> Iterator[Document]:
         if version != 1 or kind not in _TYPES or max(sequences, documents) > _MOST_DOCUMENTS:
             raise UsageError(f"{path} has version {version} and type {kind}; version 1 of whole numbers can be read")
         if size < needs:
-            raise UsageError(f"{path} has {size} bytes of {needs}; copy it again with its .bin")
+            raise UsageError(f"{path} has {many(size, 'byte')} of {needs}; copy it again with its .bin")
         _is_of(data, index, sequences, _TYPES[kind], path)
         ends = _numbers(index, "q", _HEADER.size + 12 * sequences, documents, path)
         for first, last in pairwise(ends):
@@ -172,7 +173,7 @@ def _is_of(data: BinaryIO, index: BinaryIO, sequences: int, kind: str, path: Pat
     (place,) = _numbers(index, "q", _HEADER.size + 12 * sequences - 8, 1, path)
     size, wanted = os.fstat(data.fileno()).st_size, place + length * array(kind).itemsize
     if size != wanted:
-        raise UsageError(f"{path} describes {wanted} bytes and its .bin has {size}; take two files of one data set")
+        raise UsageError(f"{path} describes {many(wanted, 'byte')} and its .bin has {size}; take two files of one data set")
 
 
 def _numbers(file: BinaryIO, kind: str, start: int, count: int, path: Path) -> array[int]:
@@ -180,7 +181,9 @@ def _numbers(file: BinaryIO, kind: str, start: int, count: int, path: Path) -> a
     found = array(kind)
     bytes_of = count * found.itemsize
     if start < 0 or count < 0 or start + bytes_of > os.fstat(file.fileno()).st_size:
-        raise UsageError(f"{path}: {count} numbers at byte {start} lie outside of the file; {_WORKS}")
+        raise UsageError(
+            f"{path}: {many(count, 'number')} at byte {start} {'lies' if count == 1 else 'lie'} outside of the file; {_WORKS}"
+        )
     file.seek(start)
     found.frombytes(file.read(bytes_of))
     return found

@@ -6,6 +6,7 @@ A rule takes the case and returns a sentence (what is wrong, and what would work
 from __future__ import annotations
 
 from validation.case.case import Case
+from validation.case.plural import many
 from validation.case.suggestions import join
 from validation.case.training import OPTIONS
 
@@ -26,9 +27,12 @@ def stages_fit(case: Case) -> str | None:
         return None
     said = "-".join(map(str, stages))
     if len(stages) != pp:
-        return f"+{said} gives the layers of {len(stages)} pipeline stages and the layout has pp{pp}; give {pp} numbers"
+        return f"+{said} gives the layers of {many(len(stages), 'pipeline stage')} and the layout has pp{pp}; give {pp} numbers"
     if sum(stages) != layers or 0 in stages:
-        return f"+{said} gives {sum(stages)} layers to the stages and the model has {layers}; each stage takes at least one"
+        return (
+            f"+{said} gives {many(sum(stages), 'layer')} to the stages and the model has {layers}; each stage "
+            f"takes at least one"
+        )
     if case.layout.vpp > 1:
         return f"+{said}: Plumbline has uneven stages without interleaving only; leave out vpp{case.layout.vpp}"
     if len(set(stages[1:-1])) > 1:

@@ -15,6 +15,7 @@ from validation.case.case import Case
 from validation.case.errors import UsageError
 from validation.case.layout import Layout
 from validation.case.model import Model
+from validation.case.plural import many
 from validation.case.training import Training
 
 MASKED = "masked"
@@ -34,7 +35,7 @@ def padded(model: Model, layout: Layout, training: Training) -> Model:
     wanted = rows(model.vocab_size, training.vocab_multiple, layout.tp)
     if model.padded_vocab_size not in (None, wanted):
         raise UsageError(
-            f"+vocab{training.vocab_multiple} with tp{layout.tp} pads the vocabulary to {wanted} rows and --set "
+            f"+vocab{training.vocab_multiple} with tp{layout.tp} pads the vocabulary to {many(wanted, 'row')} and --set "
             f"padded_vocab_size={model.padded_vocab_size} to {model.padded_vocab_size}; give one of them"
         )
     return replace(model, padded_vocab_size=wanted)

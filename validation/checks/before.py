@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from validation.case.errors import UsageError
+from validation.case.plural import many
 
 FOLDER = "before"
 _HEAD = 1 << 16
@@ -173,4 +174,4 @@ def told(kept: list[Kept], checks: int) -> str:
 
 def _counted(kept: list[Kept]) -> str:
     first = kept[0]
-    return f"{first.path} ({first.checks} checks)" if len(kept) == 1 else f"{len(kept)} reports in {first.path.parent}"
+    return f"{first.path} ({many(first.checks, 'check')})" if len(kept) == 1 else f"{len(kept)} reports in {first.path.parent}"

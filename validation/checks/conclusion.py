@@ -13,6 +13,7 @@ from ci.links import links
 from validation.case import tree
 from validation.case.case import Case
 from validation.case.errors import ExitCode
+from validation.case.plural import many
 from validation.case.strangers import listed
 from validation.case.suggestions import join
 from validation.case.unread import unread_of
@@ -71,7 +72,7 @@ class Conclusion:
 
     def _overall(self) -> Line:
         tally, cases = self.tally, len(self.settings.cases)
-        counted = [f"{tally.checks} check{'s' if tally.checks != 1 else ''}"]
+        counted = [many(tally.checks, "check")]
         counted += [
             f"{count} {_WORDS.get(status, status)}" for status, count in sorted(tally.counts.items()) if status != "pass"
         ]
@@ -153,7 +154,7 @@ class Conclusion:
         if said := before.told(self.files.kept, self.tally.checks):
             yield said, {}
         if self.missing:
-            yield f"Left out: {self.missing} of {self.all_checks} checks; {self._why_left_out()}", YELLOW
+            yield f"Left out: {self.missing} of {many(self.all_checks, 'check')}; {self._why_left_out()}", YELLOW
 
     def _why_left_out(self) -> str:
         if self.selecting:

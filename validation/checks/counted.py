@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from validation.case import latent_norms
+from validation.case import latent_norms, plural
 from validation.case.case import Case
 from validation.case.parameters import parameters
 from validation.case.probes import Probe, observed, probes
@@ -141,7 +141,10 @@ def difference(wanted: Sequence[Name], collected: Collection[Name]) -> str:
     missing = [name for name in wanted if name not in ours]
     extra = [name for name in ours if name not in known]
     if missing:
-        return f"{len(missing)} of its {len(wanted)} checks were not collected: {_listed(missing)}"
+        return (
+            f"{len(missing)} of its {plural.many(len(wanted), 'check')} {'was' if len(missing) == 1 else 'were'} "
+            f"not collected: {_listed(missing)}"
+        )
     return f"{len(extra)} of its checks are in no count of them: {_listed(extra)}" if extra else ""
 
 

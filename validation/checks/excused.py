@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from validation.case.plural import many
+
 
 @dataclass(frozen=True)
 class Excused:
@@ -21,7 +23,7 @@ class Excused:
     @property
     def line(self) -> str:
         """For a reader: `latent-norm-epsilon: 393 checks differ by up to 6.4e-06; without it by up to 4.1e-15`."""
-        checks = f"{self.checks} check{'s' if self.checks > 1 else ''}"
+        checks = many(self.checks, "check")
         verb = "differ" if self.checks > 1 else "differs"
         size = f"by up to {self.largest:.1e} (relative)" if self.largest < math.inf else "without limit"
         return f"{self.bug}: {checks} {verb} {size}; without it by up to {self.without:.1e}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from validation.case.case import Case
 from validation.case.inference import MARGIN, TITLES, Inferred, inferred, token, witness
+from validation.case.plural import many
 from validation.compare.limits import EXACT, FLOORS, Limits
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def near_tokens(verdict: Verdict, tokens: Measurement, flips: Measurement, round
     does to a logit.
     """
     if verdict.status != "fail":
-        return replace(verdict, numbers=f"{tokens.difference.count} tokens, all of them HuggingFace's")
+        return replace(verdict, numbers=f"{many(tokens.difference.count, 'token')}, all of them HuggingFace's")
     from validation.compare.verdict import near_ties
 
     found = near_ties(verdict, tokens, flips, rounding)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from validation.case.case import Case
+from validation.case.plural import many
 from validation.case.probes import observed
 from validation.checks.outcome import PASS, Outcome, worst
 from validation.checks.terminal import COLOURS, RED, Terminal
@@ -106,7 +107,7 @@ def _in_order(groups: Mapping[str, list[Outcome]]) -> Iterable[tuple[str, list[O
 
 def _summed(group: str, outcomes: list[Outcome]) -> str:
     """One line of checks that pass, with the numbers of the one that is nearest to its limit."""
-    counted = f"PASS: {group}, {len(outcomes)} check{'s' if len(outcomes) > 1 else ''}"
+    counted = f"PASS: {group}, {many(len(outcomes), 'check')}"
     found = worst(outcomes)
     if found is None or found.verdict is None:
         return counted

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from validation.case import failures, latent_norms
 from validation.case.parameters import Parameter, parameters
+from validation.case.plural import many
 from validation.case.probes import observed, sees_scores
 from validation.case.steps import BIAS, stepped
 from validation.checks.inference_statements import OfInference
@@ -29,7 +30,7 @@ class Parity(OfInference):
         if broken is None:
             ranks = self.case.layout.ranks
             over = max((memory["peak"] - memory["baseline"]) >> 20 for memory in self.result.memory)
-            counted = f"{ranks} rank{'s' if ranks > 1 else ''} in {self.result.seconds:.1f} s"
+            counted = f"{many(ranks, 'rank')} in {self.result.seconds:.1f} s"
             on_gpu = max(memory["device_peak"] >> 20 for memory in self.result.memory)
             gpu = f", {on_gpu} MiB on a GPU" if on_gpu else ""
             self.conclude("pass", title, f"{counted}, at most {over} MiB over the imports{gpu}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from validation.case.plural import many
+
 MOST = 200
 """Lines that are shown; the file has all."""
 
@@ -19,4 +21,4 @@ def printed(folder: Path) -> Iterator[str]:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         yield from (f"    {line}" for line in lines[:MOST])
         if len(lines) > MOST:
-            yield f"    ... and {len(lines) - MOST} more lines"
+            yield f"    ... and {many(len(lines) - MOST, 'more line')}"

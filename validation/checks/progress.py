@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from validation.case.case import Case
+from validation.case.plural import many
 
 SILENCE = 4.0
 """Seconds after which a line says what is going on, where it cannot be written over."""
@@ -122,7 +123,7 @@ class Progress:
         if not self._text or self._ended.is_set():
             self._clear()
             return
-        done = f"{self._done} of {self._all} layouts done, " if self._all > 1 else ""
+        done = f"{self._done} of {many(self._all, 'layout')} done, " if self._all > 1 else ""
         line = f"{done}{time.monotonic() - self._start:.0f} s: {self._text} ..."
         # A line that a terminal breaks in two could not be taken away as one.
         fits = line[: shutil.get_terminal_size().columns - 1]

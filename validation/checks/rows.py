@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from validation.case.case import Case
+from validation.case.plural import many
 from validation.checks.outcome import PASS, Outcome, of_its_limit, worst
 from validation.checks.progress import Progress
 from validation.checks.terminal import PLAIN, RED, YELLOW, Terminal
@@ -58,14 +59,14 @@ class Rows:
         counts = Counter(outcome.status for outcome in self._outcomes)
         word = next((word for status, word in _WORDS.items() if counts[status]), "PASS")
         name = self._names.get(suite, _SELF_TEST)
-        row = f"{word:<5}  {name:<{self._width}}  {len(self._outcomes):>5} checks  {seconds:>6.1f} s"
+        row = f"{word:<5}  {name:<{self._width}}  {many(len(self._outcomes), 'check', spec='>5'):<12}  {seconds:>6.1f} s"
         colour = RED if word in ("FAIL", "ERROR") else YELLOW if counts["known"] or counts["unevaluated"] else PLAIN
         self._terminal.write(f"{row}  {self._remark(counts)}".rstrip(), **colour)
 
     def _remark(self, counts: Counter[str]) -> str:
         counted = [f"{count} {status}" for status, count in sorted(counts.items()) if status != PASS]
         if any(outcome.of_self_test for outcome in self._outcomes):
-            return ", ".join([f"{counts[PASS]} planted defects seen", *counted])
+            return ", ".join([f"{many(counts[PASS], 'planted defect')} seen", *counted])
         unsound = [outcome for outcome in self._outcomes if outcome.status not in (PASS, "known", "unevaluated")]
         found = (
             min(unsound, key=lambda outcome: outcome.place)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ci import junit
 from validation.case.errors import UsageError
+from validation.case.plural import many
 from validation.case.strangers import shown
 from validation.checks import before
 from validation.checks.facts import case_facts
@@ -110,7 +111,8 @@ def failed_before(wanted: Settings, self_test: str) -> Failed:
     failed = {name: one.failed for name, one in found.items()}
     if missing and not any(titles is EVERYTHING or titles for titles in failed.values()):
         raise UsageError(
-            f"--last-failed: nothing failed before, but {missing} of {made + missing} checks were not made; "
+            f"--last-failed: nothing failed before, but {missing} of {many(made + missing, 'check')} "
+            f"{'was' if missing == 1 else 'were'} not made; "
             "run without --last-failed to make them"
         )
     return failed

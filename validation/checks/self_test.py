@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from ci import junit
 from validation.case.case import DEFAULT_SEED, Case
+from validation.case.plural import many
 from validation.faults.plan import Plan
 
 
@@ -30,7 +31,7 @@ class SelfTest:
         """The lines before its checks: what is planted, and what is not."""
         case, count = self._case, len(self.plan.plants)
         words = " / ".join((case.preset, case.precision, case.implementation, case.transport))
-        counted = f"{count} planted defect{'s' if count > 1 else ''}"
+        counted = many(count, "planted defect")
         return (
             f"===== self-test / {words}: {counted} =====",
             *(f"Not planted: {group} - {why}" for group, why in self.plan.left_out),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from validation.case.failures import ROUTES
+from validation.case.plural import many
 from validation.compare.measurement import Measurement
 from validation.compare.verdict import ERROR, FAIL, Verdict
 
@@ -24,13 +25,15 @@ def by_own_scores(verdict: Verdict, by_scores: Measurement, by_bias: Measurement
     if _wrong(by_bias):
         verdict = _failed(
             verdict,
-            f"{when}{by_bias.difference.differing} tokens choose by other scores than their own with the bias "
+            f"{when}{many(by_bias.difference.differing, 'token chooses', 'tokens choose')} by other scores than their "
+            f"own with the bias "
             f"(off by at most {by_bias.difference.max_abs:.1e})",
         )
     if _wrong(by_scores):
         verdict = _failed(
             verdict,
-            f"{when}{by_scores.difference.differing} tokens' experts are not those that their own scores and the bias give "
+            f"{when}the experts of {many(by_scores.difference.differing, 'token')} are not those that their own scores "
+            f"and the bias give "
             f"(largest margin {by_scores.difference.max_abs:.1e})",
         )
     return verdict

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from validation.case.plural import many
 from validation.compare.precision import as_stored
 from validation.compare.sliced import CPU, EndsEarly, SlicedFile, dtype_of
 
@@ -54,7 +55,7 @@ class MappedFile(SlicedFile):
         mapped = self._mapped()
         stop = start + math.prod(shape) * dtype.itemsize
         if stop > len(mapped):
-            raise EndsEarly(f"{self.path}: ends {stop - len(mapped)} bytes before its header says")
+            raise EndsEarly(f"{self.path}: ends {many(stop - len(mapped), 'byte')} before its header says")
         if start % dtype.itemsize:
             return super().read(name)
         return mapped[start:stop].view(dtype).view(shape)

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from validation.case.plural import many
 from validation.compare import staging
 from validation.compare.precision import Unfilled, as_stored
 
@@ -144,7 +145,7 @@ class SlicedFile:
 
     def _read_bytes(self, target: torch.Tensor, place: int) -> None:
         if missing := read_into(memoryview(target.numpy().data), self._open(), place):
-            raise EndsEarly(f"{self.path}: ends {missing} bytes before its header says")
+            raise EndsEarly(f"{self.path}: ends {many(missing, 'byte')} before its header says")
 
     def _entry(self, name: str) -> _Entry:
         if name not in self._entries:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 
 from validation.case.failures import COVERAGE, LIMIT, NOT_FINITE, REPLICAS, UNDECIDED
+from validation.case.plural import many
 from validation.compare.limits import FLOORS, Limits
 from validation.compare.measurement import Measurement, PieceReport
 from validation.compare.pattern import as_said
@@ -81,7 +82,11 @@ def _broken(measurement: Measurement, limits: Limits, replicated: bool) -> dict[
 def _not_finite(measurement: Measurement) -> list[str]:
     difference = measurement.difference
     sides = {"candidate": difference.nonfinite_candidate, "reference": difference.nonfinite_reference}
-    return [f"{count} elements of the {side} are not finite" for side, count in sides.items() if count]
+    return [
+        f"{many(count, 'element')} of the {side} {'is' if count == 1 else 'are'} not finite"
+        for side, count in sides.items()
+        if count
+    ]
 
 
 def _replicas(measurement: Measurement) -> list[str]:
@@ -124,7 +129,7 @@ def _numbers(measurement: Measurement, limits: Limits) -> str:
     difference = measurement.difference
     numbers = f"Max diff: {readable(difference.max_abs)}, Avg diff: {readable(difference.average)}"
     if difference.differing == 0:
-        return f"{numbers} ({difference.count} elements equal)"
+        return f"{numbers} ({many(difference.count, 'element')} equal)"
     if limits.floor:
         return f"{numbers} ({difference.relative_error / limits.floor:.2g}x floor)"
     return f"{numbers} (relative {difference.relative_error:.1e})"
@@ -189,7 +194,9 @@ def near_ties(verdict: Verdict, choice: Measurement, flips: Measurement, score_f
     covered = bool(flips.pieces) and flips.missing() is None and choice.missing() is None and not choice.overlaps()
     said = "no margins reported"
     if flips.pieces:
-        said = f"{flips.difference.differing} tokens flip, margin at most {flips.difference.max_abs:.1e}"
+        said = (
+            f"{many(flips.difference.differing, 'token flips', 'tokens flip')}, margin at most {flips.difference.max_abs:.1e}"
+        )
     if sound and covered and flips.difference.max_abs <= limit:
         numbers = f"{verdict.numbers}, near-ties: {said} of {limit:.1e}"
         return replace(verdict, status=PASS, numbers=numbers, reasons=(), failure="")

@@ -24,6 +24,7 @@ from validation.case.document import number
 from validation.case.errors import ExitCode, UsageError
 from validation.case.failures import COVERAGE, SHAPE, WEIGHTS
 from validation.case.parameters import EXPERTS, Parameter
+from validation.case.plural import many
 from validation.compare.difference import Difference, measure
 from validation.compare.limits import EXACT
 from validation.compare.measurement import Measurement, PieceReport
@@ -58,7 +59,7 @@ def run(options: Namespace) -> int:
             sys.stdout.write(f"{verdict.line}\n")
     seconds = time.monotonic() - start
     failed = sum(verdict.status != PASS for verdict in verdicts)
-    counted = f"{len(verdicts)} tensors{f', {failed} fail' if failed else ''}, {seconds:.1f} s"
+    counted = f"{many(len(verdicts), 'tensor')}{f', {failed} fail' if failed else ''}, {seconds:.1f} s"
     sys.stdout.write(f"===== Overall result: {'FAIL' if failed else 'PASS'} ({counted}) =====\n")
     if options.results:
         _write_junit(options, verdicts, seconds)

@@ -14,6 +14,7 @@ from validation.candidate.checkpoint.places import Arrangement
 from validation.candidate.checkpoint.tensors import Megatron, mtp_block_of
 from validation.case.errors import InfrastructureError, Interrupted, UsageError
 from validation.case.megatron_folder import megatron_folder
+from validation.case.plural import many
 from validation.convert import work
 from validation.convert.formats import open_source
 from validation.convert.padded import with_padding
@@ -137,7 +138,9 @@ def _found(folder: Path, target: Target) -> int:
     except UsageError as error:
         raise InfrastructureError(f"what was written cannot be read back: {error}") from error
     if filled != target.tensors:
-        raise InfrastructureError(f"{folder}: {filled} tensors are there and {target.tensors} were to be written")
+        raise InfrastructureError(
+            f"{folder}: {many(filled, 'tensor is', 'tensors are')} there and {target.tensors} were to be written"
+        )
     return filled
 
 
@@ -148,4 +151,6 @@ def _report(source: Source, target: Target, filled: int, seconds: float, done: i
     memory = f", at most {largest >> 20} MiB in a process" if largest else ""
     sys.stdout.write(f"{source.format} -> {target.format}\n{source.inventory().line}\n")
     sys.stdout.write("".join(f"{note}\n" for note in source.notes))
-    sys.stdout.write(f"filled {filled} of {target.tensors} tensors in {len(target.parts)} files ({wrote}{kept}{memory})\n")
+    sys.stdout.write(
+        f"filled {filled} of {many(target.tensors, 'tensor')} in {many(len(target.parts), 'file')} ({wrote}{kept}{memory})\n"
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from validation.case.arrangement import parse
+from validation.case.plural import many
 from validation.case.training import Training
 from validation.case.vocabulary import padded
 from validation.compare.piece import Box
@@ -63,7 +64,10 @@ class Padded(Source):
     def notes(self) -> tuple[str, ...]:
         """The other source's, and how much is padding."""
         tokens = self.described.model.vocab_size
-        added = f"embedding and head get {self._rows} rows for {tokens} tokens: {self._rows - tokens} rows of zeros are padding"
+        added = (
+            f"embedding and head get {many(self._rows, 'row')} for {many(tokens, 'token')}: "
+            f"{many(self._rows - tokens, 'row of zeros is', 'rows of zeros are')} padding"
+        )
         return (*self._source.notes, added)
 
     @property

@@ -13,6 +13,7 @@ import torch
 
 from validation.case.errors import UsageError
 from validation.case.parameters import Parameter
+from validation.case.plural import many
 from validation.compare.piece import Box
 from validation.convert.describe import Described
 from validation.convert.stored import Files, Run, Stored, runs
@@ -37,7 +38,7 @@ class Inventory:
         total = sum(self.used.values()) + sum(self.aside.values())
         said = [f"{count} {what}" for what, count in self.used.items() if count]
         said += [f"left aside: {count} {reason}" for reason, count in self.aside.items() if count]
-        return f"used {sum(self.used.values())} of {total} tensors ({', '.join(said)})"
+        return f"used {sum(self.used.values())} of {many(total, 'tensor')} ({', '.join(said)})"
 
 
 class Source(ABC):
@@ -102,13 +103,17 @@ class Source(ABC):
 
 def padding(name: str, rows: int, taken: int) -> str:
     """The note on a tensor over the vocabulary that training has padded."""
-    return f"{name} has {rows} rows and config.json {taken} tokens: {rows - taken} rows of padding are left out"
+    return (
+        f"{name} has {many(rows, 'row')} and config.json {many(taken, 'token')}: "
+        f"{many(rows - taken, 'row of padding is', 'rows of padding are')} left out"
+    )
 
 
 def refuse_unknown(path: Path, unknown: list[str]) -> None:
     """Raises UsageError for tensors that the model has no place for."""
     if unknown:
         raise UsageError(
-            f"{path}: {unknown[0]} has no place in the model that config.json describes ({len(unknown)} such tensors); the "
+            f"{path}: {unknown[0]} has no place in the model that config.json describes "
+            f"({many(len(unknown), 'such tensor')}); the "
             "files and config.json must be of the same model"
         )

@@ -19,6 +19,7 @@ from typing import IO, Any, Self
 
 from validation.case import writing
 from validation.case.errors import EnvironmentMissing, UsageError
+from validation.case.plural import many
 from validation.convert.checksum import crc32
 
 MANIFEST, CHECKSUM = "plumbline.json", "crc32"
@@ -163,7 +164,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
             continue  # config.json and what lies beside it may be changed
         size = path.stat().st_size if path.is_file() else None
         if size != facts["bytes"]:
-            how = "is not there" if size is None else f"has {size} bytes"
+            how = "is not there" if size is None else f"has {many(size, 'byte')}"
             raise UsageError(f"{folder}: {name} {how} and {MANIFEST} says {facts['bytes']}; convert or copy the folder again")
     return found
 

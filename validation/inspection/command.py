@@ -18,6 +18,7 @@ from validation.case.folder import read_config
 from validation.case.megatron_folder import megatron_folder
 from validation.case.model import Model
 from validation.case.parameters import parameters
+from validation.case.plural import many
 from validation.case.published import from_hf_config
 from validation.case.sizes import check_numbers
 from validation.inspection import megatron, odd
@@ -85,16 +86,20 @@ def _megatron(folder: Path, place: Path) -> Iterator[tuple[str, str]]:
 
 
 def _sizes(model: Model, found: Described) -> str:
-    experts = f"{model.n_routed_experts} experts, {model.num_experts_per_tok} of a token"
+    experts = f"{many(model.n_routed_experts, 'expert')}, {model.num_experts_per_tok} of a token"
     if model.n_group > 1 and model.topk_method != "greedy":
-        experts += f" from {model.topk_group} of {model.n_group} groups"
+        experts += f" from {model.topk_group} of {many(model.n_group, 'group')}"
     mtp: Mapping[str, Any] = found.config
-    layers = f"{model.num_hidden_layers} layers ({len(model.dense_layers)} without experts)"
+    layers = f"{many(model.num_hidden_layers, 'layer')} ({len(model.dense_layers)} without experts)"
     latents = f"latents {model.q_lora_rank or 'none'} and {model.kv_lora_rank}"
     more = f", {mtp['num_nextn_predict_layers']} MTP" if mtp.get("num_nextn_predict_layers") else ""
-    sparse = f", {model.index_topk} keys of a query by {model.index_n_heads} index heads" if model.sparse else ""
+    sparse = (
+        f", {many(model.index_topk or 0, 'key')} of a query by {many(model.index_n_heads or 0, 'index head')}"
+        if model.sparse
+        else ""
+    )
     return (
-        f"{layers}{more}, hidden {model.hidden_size}, {model.num_attention_heads} heads, {latents}{sparse}, {experts}, "
+        f"{layers}{more}, hidden {model.hidden_size}, {many(model.num_attention_heads, 'head')}, {latents}{sparse}, {experts}, "
         f"{model.n_shared_experts} shared, vocabulary {model.vocab_size}, rope {model.rope_type}, "
         f"epsilon {model.rms_norm_eps:g}"
     )
@@ -104,7 +109,7 @@ def _files(model: Model, held: Stored) -> Iterator[tuple[str, str]]:
     count = sum(math.prod(parameter.shape) for parameter in parameters(model).values())
     yield "parameters", f"{_count(count)} by config.json, without MTP layers"
     kinds = ", ".join(f"{tensors} {dtype}" for dtype, tensors in held.dtypes.items())
-    yield "tensors", f"{len(held.tensors)} in {len(held.files)} files, {held.size / 2**30:.2f} GiB: {kinds or 'none'}"
+    yield "tensors", f"{len(held.tensors)} in {many(len(held.files), 'file')}, {held.size / 2**30:.2f} GiB: {kinds or 'none'}"
 
 
 def _count(number: int) -> str:

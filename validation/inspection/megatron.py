@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from validation.case.megatron_folder import RANK_FILE, is_torch_dist
+from validation.case.plural import many
 
 _RANK = re.compile(r"mp_rank_(\d{2,6})(?:_(\d{3,6}))?(?:_(\d{3,6}))?")
 _OF_TE = b"layer_norm_weight"
@@ -23,7 +24,7 @@ def form(place: Path) -> str:
     ranks = _ranks(place)
     tensor, further = (len({found[at] for found in ranks}) for at in (0, 1))
     more = f" and {further} stages or sets of experts" if further > 1 else ""
-    return f"legacy: a file for each of {len(ranks)} ranks, {tensor} of tensor parallelism{more}"
+    return f"legacy: a file for each of {many(len(ranks), 'rank')}, {tensor} of tensor parallelism{more}"
 
 
 def of_te(place: Path) -> bool:
@@ -55,14 +56,17 @@ def which(folder: Path, place: Path) -> str:
 def files(place: Path) -> str:
     """How many there are, and how large."""
     found = [path for path in place.rglob("*") if path.is_file()]
-    return f"{len(found)} files, {sum(path.stat().st_size for path in found) / 2**30:.2f} GiB"
+    return f"{many(len(found), 'file')}, {sum(path.stat().st_size for path in found) / 2**30:.2f} GiB"
 
 
 def odd(folder: Path, place: Path) -> Iterator[str]:
     """What a reader should know of the files."""
     others = sorted(path.name for path in folder.glob("iter_*") if path.is_dir() and path != place)
     if others:
-        yield f"{len(others)} other steps are there ({', '.join(others[:3])}); name a folder itself to take it"
+        yield (
+            f"{many(len(others), 'other step is', 'other steps are')} there ({', '.join(others[:3])}); name a folder "
+            f"itself to take it"
+        )
     if is_torch_dist(place) and not any(place.glob("*.distcp")):
         yield ".metadata is there and no .distcp file: files were not copied"
     ranks = _ranks(place) if not is_torch_dist(place) else []

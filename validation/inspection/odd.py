@@ -8,6 +8,7 @@ from dataclasses import replace
 from validation.case.families import MTP_LAYERS, Described
 from validation.case.key_names import GATE_AND_UP, VISION, WRAPPED, absent_file, fused_experts
 from validation.case.model import Model
+from validation.case.plural import many
 from validation.case.strangers import listed, shown
 from validation.case.unread import unread
 from validation.inspection.stored import SINGLE, Stored
@@ -19,9 +20,9 @@ def odd(found: Described, model: Model, stored: Stored, told: Iterable[str]) -> 
     yield from _files(stored)
     mtp, said = _mtp_layers(keys, model), found.config.get(MTP_LAYERS) or 0
     if said and not mtp:
-        yield f"config.json says {said} MTP layer{'s' if said > 1 else ''}, and the files hold none; leave +mtp out"
+        yield f"config.json says {many(said, 'MTP layer')}, and the files hold none; leave +mtp out"
     if mtp and not said:
-        yield f"the files hold {mtp} MTP layer{'s' if mtp > 1 else ''} that config.json does not name"
+        yield f"the files hold {many(mtp, 'MTP layer')} that config.json does not name"
     yield from told
     yield from _spelled(keys)
     yield from _head(keys, model)
@@ -48,7 +49,7 @@ def _files(stored: Stored) -> Iterator[str]:
         yield f"{SINGLE} and the files of the index hold the same tensors; transformers reads the first; keep one of them"
     for name in (name for name in stored.beside if not (name == SINGLE and stored.two_of_it)):
         held = sum(tensor.file == name for tensor in stored.tensors.values())
-        what = f"holds {held} tensors of its own" if held else "holds what others hold"
+        what = f"holds {many(held, 'tensor')} of its own" if held else "holds what others hold"
         yield f"{shown(name)} is not in the index, and " + (
             "holds tensors of its own and some that others hold; remove it, or these from it" if name in stored.mixed else what
         )
@@ -71,14 +72,18 @@ def _spelled(keys: Mapping[str, str]) -> Iterator[str]:
     """What the names tell that changes nothing."""
     fused = {found[1] for key in keys if (found := fused_experts(key))}
     if fused:
-        how = ", as transformers 5 holds them in memory" if GATE_AND_UP in fused else f", {len(fused)} matrices a layer"
+        how = (
+            ", as transformers 5 holds them in memory"
+            if GATE_AND_UP in fused
+            else f", {many(len(fused), 'matrix', 'matrices')} a layer"
+        )
         yield f"experts are fused{how}"
     wrapped = next((prefix for prefix in WRAPPED if any(key.startswith(prefix) for key in keys.values())), None)
     if wrapped is not None:
         yield f"keys begin with `{wrapped}`, as a wrapped model saves them; the prefix is left out"
     pictures = [key for key in keys if key.startswith(VISION)]
     if pictures:
-        yield f"{len(pictures)} tensors are of the vision tower, and are set aside"
+        yield f"{many(len(pictures), 'tensor is', 'tensors are')} of the vision tower, and set aside"
 
 
 def _head(keys: Mapping[str, str], model: Model) -> Iterator[str]:

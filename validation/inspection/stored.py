@@ -13,6 +13,7 @@ from typing import Any
 
 from validation.case.errors import UsageError
 from validation.case.key_names import canonical
+from validation.case.plural import many
 from validation.case.strangers import parsed, read_json, shown
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -117,7 +118,7 @@ def header(path: Path) -> dict[str, Tensor]:
             size = os.fstat(number).st_size
             length = int.from_bytes(os.pread(number, 8, 0), "little")
             if not 0 < length <= min(_LARGEST_HEADER, size - 8):
-                raise UsageError(f"{path}: not a whole safetensors file ({size} bytes); {_AGAIN}")
+                raise UsageError(f"{path}: not a whole safetensors file ({many(size, 'byte')}); {_AGAIN}")
             said = parsed(os.pread(number, length, 8), f"{path}: its header", _VALUES, _AGAIN)
         finally:
             os.close(number)
@@ -128,7 +129,9 @@ def header(path: Path) -> dict[str, Tensor]:
     found = {key: _tensor(entry, path, name) for key, entry in entries if key != "__metadata__"}
     end = max((entry["data_offsets"][1] for key, entry in entries if key != "__metadata__"), default=0)
     if end != size - 8 - length:
-        raise UsageError(f"{path}: its header names {end} bytes of tensors, and {size - 8 - length} are there; {_AGAIN}")
+        raise UsageError(
+            f"{path}: its header names {many(end, 'byte')} of tensors, and {size - 8 - length} are there; {_AGAIN}"
+        )
     return found
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from validation.case.key_names import GATE_AND_UP, PACKED, VISION, fused_experts, hint
 from validation.case.model import Model
 from validation.case.parameters import EXPERTS, parameters
+from validation.case.plural import many
 from validation.case.quantisation import FP8, SCALE_DTYPES, block_size
 from validation.case.strangers import listed, shown
 from validation.inspection.quantised import SCALE, WEIGHTS
@@ -57,7 +58,10 @@ def _missing(keys: Mapping[str, str], wanted: _Shapes) -> Iterator[str]:
     absent = [key for key in wanted if not _given(key, keys)]
     if absent and keys:
         why = hint(keys.values(), absent)
-        yield f"{len(absent)} tensors of the model are missing, the first is {shown(absent[0])}" + (f": {why}" if why else "")
+        yield (
+            f"{many(len(absent), 'tensor')} of the model {'is' if len(absent) == 1 else 'are'} missing, the first is "
+            f"{shown(absent[0])}" + (f": {why}" if why else "")
+        )
 
 
 def _shapes(keys: Mapping[str, str], wanted: _Shapes, stored: Stored) -> Iterator[str]:
@@ -65,7 +69,7 @@ def _shapes(keys: Mapping[str, str], wanted: _Shapes, stored: Stored) -> Iterato
     if other:
         found = stored.tensors[keys[other[0]]].shape
         said = f"{shown(other[0])} is {found}, not {wanted[other[0]]}"
-        yield f"{len(other)} tensors have another shape than config.json says: {said}"
+        yield f"{many(len(other), 'tensor has', 'tensors have')} another shape than config.json says: {said}"
 
 
 def _unlike(keys: Mapping[str, str], model: Model, stored: Stored) -> Iterator[str]:
@@ -88,17 +92,23 @@ def _scales(keys: Mapping[str, str], stored: Stored, quantisation: Any) -> Itera
     eight = [key for key, tensor in found.items() if tensor.dtype == FP8 and len(tensor.shape) == 2]
     without = [key for key in eight if f"{key}{SCALE}" not in found]
     if without and len(without) < len(eight):
-        yield f"{len(without)} weights in fp8 have no scales, the first is {shown(without[0])}"
+        yield (
+            f"{many(len(without), 'weight')} in fp8 {'has' if len(without) == 1 else 'have'} no scales, the first is "
+            f"{shown(without[0])}"
+        )
     sizes = {key: tuple(math.ceil(n / side) for n, side in zip(found[key].shape, block, strict=True)) for key in eight if block}
     other = [key for key in sizes if key not in without and found[f"{key}{SCALE}"].shape != sizes[key]]
     if other:
         first = other[0]
         said = f"{shown(first)}{SCALE} is {found[f'{first}{SCALE}'].shape}, not {sizes[first]}"
-        yield f"the scales of {len(other)} weights do not fit blocks of {' x '.join(map(str, block or ()))}: {said}"
+        yield f"the scales of {many(len(other), 'weight')} do not fit blocks of {' x '.join(map(str, block or ()))}: {said}"
     kinds = {tensor.dtype for key, tensor in found.items() if key.endswith(SCALE)}
     plain = [key for key in found if f"{key}{SCALE}" in found and found[key].dtype in WEIGHTS]
     if plain and kinds <= set(SCALE_DTYPES):
-        yield f"{len(plain)} weights have scales and are not in fp8, the first is {shown(plain[0])} in {found[plain[0]].dtype}"
+        yield (
+            f"{many(len(plain), 'weight has', 'weights have')} scales and no fp8, the first is {shown(plain[0])} in "
+            f"{found[plain[0]].dtype}"
+        )
 
 
 def _unused(keys: Mapping[str, str], model: Model, wanted: _Shapes) -> Iterator[str]:
@@ -109,4 +119,4 @@ def _unused(keys: Mapping[str, str], model: Model, wanted: _Shapes) -> Iterator[
     left = [key for key in left if not fused_experts(key)]
     left = [key for key in left if not (key == "lm_head.weight" and model.tie_word_embeddings)]
     if left:
-        yield f"{len(left)} tensors have no place in the model: {listed(left)}"
+        yield f"{many(len(left), 'tensor has', 'tensors have')} no place in the model: {listed(left)}"

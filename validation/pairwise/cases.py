@@ -7,6 +7,7 @@ import warnings
 
 from validation.case.case import Case
 from validation.case.errors import UsageError
+from validation.case.plural import many
 from validation.case.preflight import RULES
 from validation.recipe import factors
 from validation.recipe.pairs import Array, Conflict, Row, arrangement, cover
@@ -33,7 +34,7 @@ def refusal(row: Row, upstream: bool = True) -> str | None:
     except UsageError as error:
         return str(error)
     if case.layout.ranks > MOST_RANKS:
-        return f"{case.layout.ranks} ranks are more than {MOST_RANKS}"
+        return f"{many(case.layout.ranks, 'rank')} are more than {MOST_RANKS}"
     said = next((sentence for rule in RULES if (sentence := rule(case))), None) or known.refusal(case)
     return said or (_upstreams(case) if upstream else None)
 

@@ -15,6 +15,7 @@ from validation.case import tree
 from validation.case.empty import refuse_empty
 from validation.case.errors import ExitCode, UsageError
 from validation.case.home import home
+from validation.case.plural import many
 from validation.machine import machine
 from validation.pairwise import page
 from validation.pairwise.cases import MOST_RANKS, array, case_of
@@ -48,7 +49,10 @@ def run(options: argparse.Namespace, command: str) -> int:
         return int(ExitCode.PASS)
     start, settings = time.monotonic(), _settings(options, found.rows, command)
     prepare(settings)
-    sys.stdout.write(f"===== pairs: {found.pairs} pairs of {len(found.factors)} factors in {len(found.rows)} cases =====\n")
+    sys.stdout.write(
+        f"===== pairs: {many(found.pairs, 'pair')} of {many(len(found.factors), 'factor')} in "
+        f"{many(len(found.rows), 'case')} =====\n"
+    )
     bench = Bench(settings)
     try:
         seen = [_said(outcome) for outcome in outcomes(found.rows, bench)]
@@ -94,4 +98,7 @@ def _tried(outcome: Outcome) -> Outcome:
 
 def _machine() -> str:
     facts = machine()
-    return f"{os.cpu_count()} CPU cores with megatron-core {facts['megatron-core']} and transformers {facts['transformers']}"
+    return (
+        f"{many(os.cpu_count() or 1, 'CPU core')} with megatron-core {facts['megatron-core']} and transformers "
+        f"{facts['transformers']}"
+    )

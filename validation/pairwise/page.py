@@ -14,6 +14,7 @@ from ci import junit
 from validation.case import writing
 from validation.case.failures import UNSOUND
 from validation.case.layout import Layout
+from validation.case.plural import many
 from validation.pairwise.run import Finding, Outcome
 from validation.recipe.factors import factors, left_out
 from validation.recipe.pairs import Array, arrangement, possible
@@ -38,8 +39,8 @@ def line(outcome: Outcome) -> str:
     """One row, as it is said while the run goes on."""
     known = f", {outcome.known} known" if outcome.known else ""
     if outcome.failing:
-        return f"FAIL   {outcome.name}: {len(outcome.failing)} of {outcome.checks} checks, first {outcome.failing[0]}"
-    return f"PASS   {outcome.name}: {outcome.checks} checks{known}"
+        return f"FAIL   {outcome.name}: {len(outcome.failing)} of {many(outcome.checks, 'check')}, first {outcome.failing[0]}"
+    return f"PASS   {outcome.name}: {many(outcome.checks, 'check')}{known}"
 
 
 def summary(measured: Measured) -> str:
@@ -48,7 +49,7 @@ def summary(measured: Measured) -> str:
     said = [f"FOUND  {one.name} ({_rows(len(one.rows))}): {one.line}" for one in measured.findings]
     checks = sum(outcome.checks for outcome in measured.outcomes)
     word = "FAIL" if measured.findings else "PASS"
-    numbers = f"{len(measured.outcomes)} cases, {checks} checks, {failed} failed, {measured.seconds} s"
+    numbers = f"{many(len(measured.outcomes), 'case')}, {many(checks, 'check')}, {failed} failed, {measured.seconds} s"
     return "\n".join([*said, f"===== Pairs: {word} ({numbers}) =====", ""])
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from validation.case.errors import ExitCode, UsageError
 from validation.case.layout import Layout
+from validation.case.plural import many
 from validation.plan import fit, layouts, show
 from validation.plan.fit import Fit, Question
 from validation.plan.question import Asked, asked, given_layout
@@ -46,7 +47,8 @@ def _of_layout(question: Question, layout: Layout, divided: Split | None = None)
     if one is None:
         wanted = question.micro_batch_size * layout.data_parallel * (layout.pp if layout.vpp > 1 else 1)
         raise UsageError(
-            f"{layout.name} does not divide {question.global_batch} sequences of a step; a --global-batch-size that is a "
+            f"{layout.name} does not divide {many(question.global_batch or 0, 'sequence')} of a step; a "
+            f"--global-batch-size that is a "
             f"multiple of {wanted} works"
         )
     return one

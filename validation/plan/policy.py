@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from validation.case.annotation import Value
 from validation.case.errors import UsageError
+from validation.case.plural import many
 from validation.plan.activations import MODULES
 from validation.recipe.recipe import Recipe
 
@@ -34,7 +35,7 @@ class Recompute:
         if self.granularity == SELECTIVE:
             return f"{SELECTIVE} ({', '.join(self.modules)})"
         if self.block is not None:
-            return f"{FULL} (block, {self.block} layers)"
+            return f"{FULL} (block, {many(self.block, 'layer')})"
         return self.granularity
 
 

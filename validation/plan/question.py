@@ -11,6 +11,7 @@ from validation.case.errors import UsageError
 from validation.case.folder import read_config
 from validation.case.layout import MOST_RANKS, Layout
 from validation.case.model import ASKED_FOR, Model
+from validation.case.plural import many
 from validation.case.preset import PRESETS, V3_LAYERS
 from validation.case.published import from_hf_config
 from validation.case.sizes import check_numbers, check_sizes
@@ -139,6 +140,6 @@ def given_layout(text: str, gpus: int) -> Layout:
     layout = Layout.parse(text)
     degree = layout.tp * layout.cp * layout.pp
     if gpus % degree or (layout.dp is not None and layout.ranks != gpus):
-        wanted = f"{layout.ranks} ranks" if layout.dp is not None else f"a multiple of {degree} ranks"
+        wanted = f"{many(layout.ranks, 'rank')}" if layout.dp is not None else f"a multiple of {degree} ranks"
         raise UsageError(f"--layout {shown(text)} needs {wanted} and --gpus says {gpus}; give another number")
     return replace(layout, dp=gpus // degree)

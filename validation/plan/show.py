@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from itertools import groupby
 from typing import Any
 
+from validation.case.plural import many
 from validation.plan import weights
 from validation.plan.estimate import Parts
 from validation.plan.fit import GIB, Fit, Question
@@ -65,17 +66,20 @@ def _head(answer: Answer) -> Iterator[str]:
     beside = f"; MTP layers: {model.num_nextn_predict_layers}, {_many(mtp)} beside them" if mtp else ""
     yield f"{answer.name}: {_many(whole)} parameters, {_many(active)} of them for a token{beside}"
     yield (
-        f"{question.gpus} GPU{'s' if question.gpus > 1 else ''}, {question.per_node} a node, {question.room:g} GiB "
-        f"of each to fill; sequences of {question.seq_length} tokens, {question.micro_batch_size} in a micro-batch"
+        f"{many(question.gpus, 'GPU')}, {question.per_node} a node, {question.room:g} GiB "
+        f"of each to fill; sequences of {many(question.seq_length, 'token')}, {question.micro_batch_size} in a micro-batch"
     )
     if answer.tried == 1 and answer.shown:
         yield f"the layout {'fits' if answer.fits else 'does not fit'}"
     elif answer.fits:
-        yield f"{len(answer.fits)} of {answer.tried} layouts fit; these have the shortest pipeline for tp, cp and recompute"
+        yield (
+            f"{len(answer.fits)} of {many(answer.tried, 'layout')} {'fits' if len(answer.fits) == 1 else 'fit'}; "
+            f"these have the shortest pipeline for tp, cp and recompute"
+        )
     elif answer.least is None:
         yield "no layout divides the model and the GPUs; another number of GPUs would, or another --global-batch-size"
     else:
-        some = f"none of {answer.tried} layouts fits" if answer.tried > 1 else "the only layout does not fit"
+        some = f"none of {many(answer.tried, 'layout')} fits" if answer.tried > 1 else "the only layout does not fit"
         yield f"{some}: {answer.least.layout.name} takes least, {answer.least.gib:.1f} GiB; {_remedy(question, answer.least)}"
 
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from validation.case.errors import EnvironmentMissing, UsageError
+from validation.case.plural import many
 from validation.case.strangers import one_line, shown
 from validation.case.suggestions import join
 from validation.recipe import parser
@@ -236,12 +237,12 @@ def chosen(captured: Captured, number: int | None, script: str) -> Call:
         raise UsageError(f"--call {number}: the script starts {len(found)}; give a number from 1 to {len(found)}")
     if number is None and len(found) > 1:
         said = "; ".join(f"{place} is {_named(call)}{_unlike(found[0], call)}" for place, call in enumerate(found, 1))
-        raise UsageError(f"{shown(script)} starts {len(found)} trainings; choose with --call N: {said}")
+        raise UsageError(f"{shown(script)} starts {many(len(found), 'training')}; choose with --call N: {said}")
     return found[(number or 1) - 1]
 
 
 def _named(call: Call) -> str:
-    return shown(f"{call.command.program or call.words[0]} with {len(call.command.words)} words")
+    return shown(f"{call.command.program or call.words[0]} with {many(len(call.command.words), 'word')}")
 
 
 def _unlike(first: Call, call: Call) -> str:

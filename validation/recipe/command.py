@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from validation.case import tree, writing
 from validation.case.errors import ExitCode, UsageError
+from validation.case.plural import many
 from validation.case.strangers import shown
 from validation.recipe import capture, full, read, show
 from validation.recipe.options import USAGE
@@ -37,7 +38,9 @@ def _capture(options: argparse.Namespace, words: Sequence[str]) -> int:
         sys.stdout.write(text)
     else:
         writing.write(options.output, text)
-        sys.stdout.write(f"{options.output}: {len(call.command.words)} words of {call.command.program or call.words[0]}\n")
+        sys.stdout.write(
+            f"{options.output}: {many(len(call.command.words), 'word')} of {call.command.program or call.words[0]}\n"
+        )
         sys.stdout.write(f"compare it: {tree.VALIDATION} run --recipe {shlex.quote(str(options.output))}\n")
     if captured.absent:
         sys.stderr.write(f"warning: the script {capture.lacks(captured)}\n")

@@ -23,7 +23,7 @@ from validation.case.annotation import Value
 from validation.case.case import Case
 from validation.case.covered import DIFFERENT, EQUAL, NEEDED, NOT_COMPARED, NOT_EXERCISED, Word
 from validation.case.errors import UsageError
-from validation.case.plural import counted
+from validation.case.plural import many
 from validation.case.schedule import CONSTANT, Schedule
 from validation.case.settings import SECTIONS, written
 from validation.recipe.recipe import Setting, Source
@@ -146,7 +146,7 @@ def _judged(told: Told, shows: Sequence[Ran]) -> Covered:
     if not all(one.passed for one in shows):
         return Covered(told, DIFFERENT)
     if left_out := sum(one.left_out for one in shows):
-        return Covered(told, NOT_EXERCISED, f"{left_out} checks were left out")
+        return Covered(told, NOT_EXERCISED, f"{many(left_out, 'check was', 'checks were')} left out")
     return Covered(told, EQUAL)
 
 
@@ -219,7 +219,7 @@ def lines(trial: Trial, found: Sequence[Covered], all_by: str = "") -> Iterator[
     """
     usual = len(trial.of(SAME))
     as_usual = f"; {usual} more are as in every case of Plumbline's" if usual else ""
-    yield f"Recipe {trial.recipe.source}: {len(found)} settings, {counts(found)}{as_usual}"
+    yield f"Recipe {trial.recipe.source}: {many(len(found), 'setting')}, {counts(found)}{as_usual}"
     if trial.recipe.unknown:
         flags = (f"{flag.text} ({flag.reason})" if flag.reason else flag.text for flag in trial.recipe.unknown)
         yield f"  unknown to Megatron-LM's parser, and not read: {', '.join(flags)}"
@@ -235,7 +235,7 @@ def lines(trial: Trial, found: Sequence[Covered], all_by: str = "") -> Iterator[
             names = ", ".join(one.told.said for one in ones)
             yield f"  {word}: {names} ({why})" if names not in why else f"  {word}: {why}"
         if word == NOT_EXERCISED and left:
-            yield f"  {word}: {counted(len(left), 'setting')} that the recipe leaves at a default; `{all_by}` lists all"
+            yield f"  {word}: {many(len(left), 'setting')} that the recipe leaves at a default; `{all_by}` lists all"
 
 
 def _by_weight(one: Covered) -> tuple[bool, str]:

@@ -9,6 +9,7 @@ from validation.case.errors import UsageError
 from validation.case.layout import Layout
 from validation.case.model import Model
 from validation.case.pipeline_layout import parse
+from validation.case.plural import many
 from validation.case.preset import TINY
 from validation.case.strangers import shown
 from validation.case.suggestions import join
@@ -77,7 +78,7 @@ def _layout(recipe: Recipe, split: Split) -> Layout:
     stages = len(parse(split.layout))
     if stages % layout.pp:
         raise UsageError(
-            f"{recipe.source}: pipeline layout {shown(split.layout)} has {stages} stages, no multiple of pp{layout.pp}"
+            f"{recipe.source}: pipeline layout {shown(split.layout)} has {many(stages, 'stage')}, no multiple of pp{layout.pp}"
         )
     return replace(layout, vpp=stages // layout.pp)
 

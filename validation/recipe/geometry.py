@@ -11,6 +11,7 @@ from validation.case.errors import UsageError
 from validation.case.families import GREEDY, GROUP_LIMITED
 from validation.case.layout import Layout, check_ranks
 from validation.case.model import MEGATRON_WORDS
+from validation.case.plural import many
 from validation.case.settings import written
 
 _SAME = (
@@ -152,7 +153,7 @@ def _dense(values: Mapping[str, Value], numbers: dict[str, Value]) -> Iterator[s
         if not all(frequency[dense:]):
             yield "moe_layer_freq puts dense layers behind those with experts, and DeepSeek-V3's come first, as ([0]*3+[1]*58)"
         elif layers and len(frequency) != layers:
-            yield f"moe_layer_freq has {len(frequency)} layers and the model {layers}; give as many"
+            yield f"moe_layer_freq has {many(len(frequency), 'layer')} and the model {layers}; give as many"
         numbers["first_k_dense_replace"] = dense
     elif frequency in (1, None):
         numbers["first_k_dense_replace"] = 0
@@ -182,17 +183,17 @@ def layout(values: Mapping[str, Value], world: int | None, source: str) -> Layou
     known = {name: _degree(name, value, source) for name, value in degrees.items()}
     ranks = known["tp"] * known["pp"] * known["cp"]
     if world is not None and world % ranks:
-        raise UsageError(f"{source}: {_hold(world)} tp x pp x cp = {ranks}; give a multiple of {ranks} ranks")
+        raise UsageError(f"{source}: {_hold(world)} tp x pp x cp = {ranks}; give a multiple of {many(ranks, 'rank')}")
     sequence = bool(values.get("sequence_parallel")) or known["tp"] == 1
     found = Layout(**known, dp=world // ranks if world else None, sequence_parallel=sequence)
     experts = found.expert_tp * found.ep * found.pp
     if world is not None and world % experts:
-        raise UsageError(f"{source}: {_hold(world)} etp x ep x pp = {experts}; give a multiple of {experts} ranks")
+        raise UsageError(f"{source}: {_hold(world)} etp x ep x pp = {experts}; give a multiple of {many(experts, 'rank')}")
     return check_ranks(found, source)
 
 
 def _hold(world: int) -> str:
-    return "1 rank does not hold" if world == 1 else f"{world} ranks do not hold"
+    return "1 rank does not hold" if world == 1 else f"{many(world, 'rank')} do not hold"
 
 
 def _degree(name: str, value: Value, source: str) -> int:

@@ -16,6 +16,7 @@ from validation.case.errors import UsageError
 from validation.case.layout import Layout
 from validation.case.model import Model
 from validation.case.pipeline_layout import parse
+from validation.case.plural import many
 from validation.case.strangers import shown
 
 _LETTERS = {"embedding": "E", "decoder": "t", "mtp": "m", "loss": "L"}
@@ -67,7 +68,7 @@ def chunks(model: Model, layout: Layout, split: Split = EVEN) -> tuple[Chunk, ..
     rows = parse(split.layout) if split.layout else _rows(model, layout, split)
     wanted = layout.pp * layout.vpp
     if len(rows) != wanted:
-        raise UsageError(f"pipeline layout {shown(split.layout or '')} has {len(rows)} stages; pp * vpp is {wanted}")
+        raise UsageError(f"pipeline layout {shown(split.layout or '')} has {many(len(rows), 'stage')}; pp * vpp is {wanted}")
     text = "".join(rows)
     sound = text.startswith("E") and text.endswith("L") and (text.count("E"), text.count("L")) == (1, 1)
     if not sound or "t" in text[text.find("m") :] * ("m" in text):
@@ -130,7 +131,8 @@ def _counts(layers: int, layout: Layout, split: Split) -> tuple[int, ...]:
         virtual = f" with {vpp} virtual stages each" if vpp > 1 else ""
         ends_said = "".join(f", {end} of them in the {word}" for word, end in zip(("first", "last"), ends, strict=True) if end)
         raise UsageError(
-            f"{layers} layers{ends_said} do not fill the {pp} stages{virtual} equally; a pipeline layout can say how"
+            f"{many(layers, 'layer')}{ends_said} {'does' if layers == 1 else 'do'} not fill the "
+            f"{many(pp, 'stage')}{virtual} equally; a pipeline layout can say how"
         )
     return tuple(count // vpp for count in stages)
 

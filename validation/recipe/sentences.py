@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator
 
-from validation.case.plural import counted
+from validation.case.plural import many
 from validation.recipe import ranks
 from validation.recipe.pipeline import chunks, summary
 from validation.recipe.signature import MORE, ONE, SIZE, STAGE, TWO, YES, Full
@@ -33,12 +33,12 @@ def inventory(full: Full) -> str:
     """Layout, ranks, layers, experts and width in one line."""
     model, layout = full.model, full.layout
     stages = f" ({summary(chunks(model, layout, full.options.split))} a stage)" if layout.pp > 1 else ""
-    said = [f"{layout.name}, {counted(layout.ranks, 'rank')}", counted(model.num_hidden_layers, "layer") + stages]
+    said = [f"{layout.name}, {many(layout.ranks, 'rank')}", many(model.num_hidden_layers, "layer") + stages]
     if model.expert_blocks:
-        said += [f"{counted(model.n_routed_experts, 'expert')} ({model.n_routed_experts // layout.ep} a rank)"]
-    said += [counted(model.num_nextn_predict_layers, "MTP layer")] if model.num_nextn_predict_layers else []
+        said += [f"{many(model.n_routed_experts, 'expert')} ({model.n_routed_experts // layout.ep} a rank)"]
+    said += [many(model.num_nextn_predict_layers, "MTP layer")] if model.num_nextn_predict_layers else []
     said += [f"hidden size {model.hidden_size}"]
-    said += [f"sequences of {full.seq_length} tokens"] if full.seq_length else []
+    said += [f"sequences of {many(full.seq_length, 'token')}"] if full.seq_length else []
     return ", ".join(said)
 
 
@@ -77,17 +77,17 @@ def _of_groups(full: Full, small: Full) -> Iterator[str]:
     if fewer := [f"{word}{there[word]} is {word}{here[word]}" for word in there if there[word] > here[word]]:
         yield f"{', '.join(fewer)} here: a bug that needs larger groups does not show"
     if full.layout.ranks > small.layout.ranks:
-        yield f"{counted(full.layout.ranks, 'rank')} are {small.layout.ranks} here, on one machine: no network is between them"
+        yield f"{many(full.layout.ranks, 'rank')} are {small.layout.ranks} here, on one machine: no network is between them"
 
 
 def _of_the_model(full: Full, small: Full) -> Iterator[str]:
     pairs = [(words, getattr(full.model, name), getattr(small.model, name)) for name, words in _COUNTS.items()]
-    if fewer := [f"{counted(there, words)} are {here}" for words, there, here in pairs if there > here]:
+    if fewer := [f"{many(there, words)} are {here}" for words, there, here in pairs if there > here]:
         yield f"{', '.join(fewer)} here: a bug of a higher number does not show"
     pairs = [(word, getattr(full.model, name), getattr(small.model, name)) for name, word in _WIDTHS.items()]
     if shorter := [f"{word} {there} is {here}" for word, there, here in pairs if there > here]:
         yield f"{', '.join(shorter)} here: sums are shorter, so they round less"
     if full.seq_length and small.seq_length and full.seq_length > small.seq_length:
-        yield f"sequences of {full.seq_length} tokens have {small.seq_length} here: late positions do not show"
+        yield f"sequences of {many(full.seq_length, 'token')} have {small.seq_length} here: late positions do not show"
     if full.model.n_shared_experts == 0 and full.model.expert_blocks:
         yield "the model has no shared expert, and the stand-in has one: HuggingFace's model always has one"

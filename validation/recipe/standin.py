@@ -18,7 +18,7 @@ from validation.case.errors import UsageError
 from validation.case.layout import Layout
 from validation.case.model import Model
 from validation.case.pipeline_layout import FIELD
-from validation.case.plural import counted
+from validation.case.plural import many
 from validation.case.preflight import (
     RULES,
     enough_experts_in_chosen_groups,
@@ -106,7 +106,7 @@ class StandIn:
 
     def describe(self) -> str:
         """Full size and stand-in, what is lost and what is hidden, a line each."""
-        data = f"{counted(self.batch_size, 'sequence')} in {counted(self.micro_batches, 'micro-batch', 'micro-batches')} a rank"
+        data = f"{many(self.batch_size, 'sequence')} in {many(self.micro_batches, 'micro-batch', 'micro-batches')} a rank"
         rows = [f"full size: {sentences.inventory(self.full)}", f"stand-in:  {sentences.inventory(self.itself)} ({data})"]
         rows += [f"lost:      {sentence}" for sentence in self.lost] or ["kept:      every part of the signature"]
         return "\n".join([*rows, *(f"not shown: {sentence}" for sentence in self.limits)])
@@ -117,7 +117,7 @@ def stand_in(full: Full, most_ranks: int = MOST_RANKS) -> StandIn:
     check(full)
     found = _nearest(full, most_ranks)
     if found is None:
-        unable = f"nothing up to {most_ranks} ranks can stand for layout {full.layout.name} of this model"
+        unable = f"nothing up to {many(most_ranks, 'rank')} can stand for layout {full.layout.name} of this model"
         raise UsageError(_why_not_alone(full) or unable)
     return _described(full, found)
 

@@ -11,6 +11,8 @@ from typing import Any, Self
 import torch
 from safetensors.torch import _TYPES
 
+from validation.case.plural import many
+
 _WORDS = {dtype: word for word, dtype in _TYPES.items()}
 _ROOM = 512
 """Bytes of the header for a tensor: its name, dtype, shape and place."""
@@ -49,6 +51,6 @@ class Appended:
     def _write_header(self) -> None:
         header = json.dumps(self._header, separators=(",", ":")).encode()
         if len(header) > self._room:
-            raise ValueError(f"the header takes {len(header)} bytes and {self._room} were left for it")
+            raise ValueError(f"the header takes {many(len(header), 'byte')} and {self._room} were left for it")
         self._file.seek(0, os.SEEK_SET)
         self._file.write(self._room.to_bytes(8, "little") + header.ljust(self._room))

@@ -14,6 +14,7 @@ from validation.case.errors import UsageError
 from validation.case.families import Family, described
 from validation.case.folder import model_from_folder, read_config
 from validation.case.model import INDEXER, Model
+from validation.case.plural import many
 from validation.case.strangers import quoted, shown
 from validation.reference import rotary
 from validation.reference.model import hf_config
@@ -99,6 +100,6 @@ def _check_layers(model: Model, theirs: PreTrainedConfig, folder: Path) -> None:
     )
     if dense != [layer in model.dense_layers for layer in range(model.num_hidden_layers)]:
         raise UsageError(
-            f"{folder}: transformers reads {sum(dense)} layers without experts in config.json and Plumbline "
+            f"{folder}: transformers reads {many(sum(dense), 'layer')} without experts in config.json and Plumbline "
             f"{len(model.dense_layers)}; let first_k_dense_replace and mlp_layer_types say the same"
         )

@@ -19,6 +19,7 @@ from validation.case.folder import model_from_folder
 from validation.case.key_names import GATE_AND_UP, VISION, canonical, fused_experts, hint
 from validation.case.model import Model
 from validation.case.parameters import EXPERTS, Parameter, parameters
+from validation.case.plural import many
 from validation.compare.precision import as_stored
 from validation.compare.sliced import AT_ONCE, CPU
 from validation.reference.shard import DTYPES, Described, Shard, check_index, safetensors_files
@@ -76,7 +77,10 @@ class Checkpoint:
             raise UsageError(f"{path}: a safetensors file alone does not say what model it is; name its folder instead")
         model = model or model_from_folder(path, layers)
         if layers and len(layers) != model.num_hidden_layers:
-            raise UsageError(f"{path}: {len(layers)} layers were chosen for a model of {model.num_hidden_layers}; give as many")
+            raise UsageError(
+                f"{path}: {many(len(layers), 'layer was', 'layers were')} chosen for a model of "
+                f"{model.num_hidden_layers}; give as many"
+            )
         with ExitStack() as opened:
             shards = [_opened(opened, file, device) for file in files]
             if path.is_dir():
@@ -292,7 +296,7 @@ def _bounds(parameter: Parameter, slices: tuple[slice, ...] | None) -> tuple[sli
     """The slices with both ends as numbers."""
     slices = slices if slices is not None else (slice(None),) * len(parameter.shape)
     if len(slices) != len(parameter.shape):
-        raise ValueError(f"{parameter.name} has {len(parameter.shape)} dimensions, not {len(slices)}")
+        raise ValueError(f"{parameter.name} has {many(len(parameter.shape), 'dimension')}, not {len(slices)}")
     ends = [part.indices(size) for part, size in zip(slices, parameter.shape, strict=True)]
     if any(step != 1 for _, _, step in ends):
         raise ValueError(f"{parameter.name} is read in steps of 1 only")

@@ -19,6 +19,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from validation.case.case import Case
 from validation.case.fp8 import BLOCK
+from validation.case.plural import many
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 EXPERTS_IMPLEMENTATION = "plumbline_fp8"
@@ -98,7 +99,9 @@ class Delayed:
     @property
     def name(self) -> str:
         """As reports write it."""
-        return "delayed scaling, " + (f"{self.micro_batches} micro-batches" if self.micro_batches > 1 else "one micro-batch")
+        return "delayed scaling, " + (
+            f"{many(self.micro_batches, 'micro-batch', 'micro-batches')}" if self.micro_batches > 1 else "one micro-batch"
+        )
 
     def begin(self) -> Delayed:
         """Scales of 1 for every product."""

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from validation.case.errors import UsageError
 from validation.case.key_names import absent_file
+from validation.case.plural import many
 from validation.case.strangers import parsed, read_json, shown
 from validation.compare.sliced import CPU, EndsEarly, SlicedFile
 
@@ -57,7 +58,8 @@ def _is_taken(file: Path, known: set[str]) -> bool:
     own, shared = _keys(file) - known, _keys(file) & known
     if own and shared:
         raise UsageError(
-            f"{file}: holds {len(shared)} tensors that the model's files hold, such as {shown(min(shared))}, and {len(own)} "
+            f"{file}: holds {many(len(shared), 'tensor')} that the model's files hold, such as "
+            f"{shown(min(shared))}, and {len(own)} "
             "that they do not; remove the file, or the first from it"
         )
     return bool(own)
@@ -127,7 +129,8 @@ def _header(path: Path) -> dict[str, Any]:
                 raise UsageError(f"{path} is no regular file; {_AGAIN}")
             if length > min(_LARGEST_HEADER, about.st_size - 8):
                 raise UsageError(
-                    f"{path}: not a whole safetensors file (a header of {length} bytes in {about.st_size}, and no more than "
+                    f"{path}: not a whole safetensors file (a header of {many(length, 'byte')} in {about.st_size}, "
+                    f"and no more than "
                     f"{_LARGEST_HEADER} are read); {_AGAIN}"
                 )
             said = parsed(os.pread(number, length, 8), f"{path}: its header", _VALUES_OF_A_TENSOR * _TENSORS // 4, _AGAIN)

@@ -20,6 +20,7 @@ from validation.case.empty import refuse_empty
 from validation.case.errors import ExitCode, UsageError
 from validation.case.folder import model_from_folder
 from validation.case.parameters import threads
+from validation.case.plural import many
 from validation.case.suggestions import join
 from validation.checks.progress import Progress
 from validation.machine import cores, machine
@@ -60,7 +61,8 @@ def run(options: argparse.Namespace, command: str) -> int:
     idle = f" ({dump.idle} without a token that counts)" if dump.idle else ""
     how = ", ".join(filter(None, (dump.engine, dump.precision, dump.mode)))
     sys.stdout.write(
-        f"===== {dump.path} ({how}) against {folder}: {len(dump.sequences)} sequences{idle}, {tokens} tokens =====\n"
+        f"===== {dump.path} ({how}) against {folder}: {many(len(dump.sequences), 'sequence')}{idle}, "
+        f"{many(tokens, 'token')} =====\n"
     )
     if wanted is not None:
         megatron.prepare(wanted)
@@ -212,7 +214,9 @@ def _report(options: argparse.Namespace, dump: Dump, told: said.Told, seconds: f
         sys.stdout.write(f"{line}\n")
     statuses = Counter(one.status for one in told.checks)
     word = "FAIL" if statuses[FAIL] else "ERROR" if statuses[ERROR] else "PASS"
-    counted = ", ".join([f"{len(told.checks)} checks", *(f"{statuses[one]} {one}" for one in (FAIL, ERROR) if statuses[one])])
+    counted = ", ".join(
+        [f"{many(len(told.checks), 'check')}", *(f"{statuses[one]} {one}" for one in (FAIL, ERROR) if statuses[one])]
+    )
     sys.stdout.write(f"===== Overall result: {word} ({counted}, {seconds:.1f} s) =====\n")
     if options.results:
         _write_junit(Path(options.results), dump, told, seconds, command)

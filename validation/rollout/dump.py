@@ -13,6 +13,7 @@ from pathlib import Path
 
 from validation.case.case import PRECISIONS
 from validation.case.errors import UsageError
+from validation.case.plural import many
 from validation.case.strangers import quoted, shown
 
 RAW, PROCESSED = "raw_logprobs", "processed_logprobs"
@@ -136,9 +137,11 @@ def check_sequence(source: str, one: Said, *, idle: bool = False) -> None:
     if idle and not any(one.counted):
         return
     if length < 2:
-        raise UsageError(f"{source} has {length} tokens; a log-probability needs a token and one before it")
+        raise UsageError(f"{source} has {many(length, 'token')}; a log-probability needs a token and one before it")
     if not 1 <= one.prompt < length + idle:
-        raise UsageError(f"{source}: prompt is {one.prompt} of {length} tokens; give how many tokens were given, 1 or more")
+        raise UsageError(
+            f"{source}: prompt is {one.prompt} of {many(length, 'token')}; give how many tokens were given, 1 or more"
+        )
     if one.counted[0]:
         raise UsageError(f"{source}: its mask counts token 0, before which there is none; it has no log-probability")
     for name, values in (("logprobs", one.logprobs), ("trainer_logprobs", one.trainer)):
@@ -146,7 +149,7 @@ def check_sequence(source: str, one: Said, *, idle: bool = False) -> None:
             _check_values(source, name, values, one)
     if one.routed is not None and len(one.routed) not in (length, length - 1):
         raise UsageError(
-            f"{source} has {length} tokens and {len(one.routed)} routed_experts; give one for each, or all but the last"
+            f"{source} has {many(length, 'token')} and {len(one.routed)} routed_experts; give one for each, or all but the last"
         )
     if not any(one.counted):
         raise UsageError(f"{source}: its mask counts no token; leave the sequence out")
@@ -157,7 +160,7 @@ def check_length(source: str, name: str, found: int, tokens: int) -> None:
     if found == tokens:
         return
     moved = "; with null for token 0 there is one for each token" if found == tokens - 1 else ""
-    raise UsageError(f"{source} has {tokens} tokens and {found} {name}; give one for each token{moved}")
+    raise UsageError(f"{source} has {many(tokens, 'token')} and {found} {name}; give one for each token{moved}")
 
 
 def _check_values(source: str, name: str, values: Sequence[float | None], one: Said) -> None:
@@ -190,7 +193,8 @@ def check_tokens(dump: Dump, vocabulary: int, layers: int, experts: int, k: int,
             if len(row) != layers or any(len(chosen) != k for chosen in row):
                 raise UsageError(
                     f"{dump.path}, sequence {number}: routed_experts[{at}] has the shape {len(row)} x "
-                    f"{len(row[0]) if row else 0}; this model has {layers} layers of experts ({sigmoid_layers}) and {k} "
+                    f"{len(row[0]) if row else 0}; this model has {many(layers, 'layer')} of experts "
+                    f"({sigmoid_layers}) and {k} "
                     "experts a token"
                 )
             if any(not 0 <= expert < experts for chosen in row for expert in chosen):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from validation.case.errors import UsageError
+from validation.case.plural import many
 from validation.rollout.dump import Dump, Said, check_header, check_sequence
 
 
@@ -38,7 +39,7 @@ class MadeWith:
         if not sequences:
             raise UsageError(f"{path} has no sequence with log-probabilities")
         if not any(any(one.counted) for one in sequences):
-            raise UsageError(f"{path}: no token of its {len(sequences)} sequences counts; compare a file with answers")
+            raise UsageError(f"{path}: no token of its {many(len(sequences), 'sequence')} counts; compare a file with answers")
         for number, one in enumerate(sequences):
             # Trainers mask whole answers, such as those that were cut, and engines give requests up before they answer.
             check_sequence(f"{path}, sequence {number}", one, idle=True)

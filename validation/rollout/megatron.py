@@ -14,6 +14,7 @@ from validation.case import inference, preflight
 from validation.case.case import Case
 from validation.case.data import FULL
 from validation.case.errors import InfrastructureError, UsageError
+from validation.case.plural import many
 from validation.machine import available_memory, gpus
 from validation.rollout import entry
 from validation.rollout.dump import Dump
@@ -47,7 +48,7 @@ def case_of(wanted: Wanted, folder: Path, dump: Dump) -> Case:
     cases = parsed([*words, "--batch-size", "1", "--micro-batch-size", "1"]).cases
     case, layout = cases[0], cases[0].layout
     if len(cases) > 1:
-        raise UsageError(f"--layout {wanted.layout} names {len(cases)} layouts; give one")
+        raise UsageError(f"--layout {wanted.layout} names {many(len(cases), 'layout')}; give one")
     if case.training.data_shape != FULL or case.training.stream or case.training.life or inference.infers(case):
         raise UsageError(
             f"--layout {wanted.layout} asks for other data or other steps, and here is one forward pass over the file's "

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from validation.case.errors import UsageError
+from validation.case.plural import many
 from validation.case.strangers import parsed, quoted, read_lines, shown
 from validation.rollout.dump import RESOLUTIONS, Dump, Routes, Said, check_header, check_length, check_sequence
 
@@ -147,7 +148,9 @@ def routes_of(source: str, value: object, tokens: int) -> Routes | None:
         return None
     if not isinstance(value, list) or len(value) not in (tokens, tokens - 1):
         found = len(value) if isinstance(value, list) else "no"
-        raise UsageError(f"{source} has {tokens} tokens and {found} routed_experts; give one for each, or all but the last")
+        raise UsageError(
+            f"{source} has {many(tokens, 'token')} and {found} routed_experts; give one for each, or all but the last"
+        )
     for at, row in enumerate(value):
         rows = isinstance(row, list) and all(isinstance(chosen, list) for chosen in row)
         if not rows or any(type(expert) is not int for chosen in row for expert in chosen):
@@ -221,7 +224,7 @@ def _row(path: Path, tensors: Mapping[str, Any], at: int) -> dict[str, Any]:
     """One sequence as a line of JSON has it, without its padding."""
     length, width = int(tensors["lengths"][at]), int(tensors["tokens"].shape[1])
     if not 0 <= length <= width:
-        raise UsageError(f"{path}, sequence {at}: its length is {length} of {width} tokens; {REMEDY}")
+        raise UsageError(f"{path}, sequence {at}: its length is {length} of {many(width, 'token')}; {REMEDY}")
     found: dict[str, Any] = {"tokens": tensors["tokens"][at, :length].tolist(), "prompt": int(tensors["prompt"][at])}
     for name in ("logprobs", "trainer_logprobs"):
         if name in tensors:
@@ -231,8 +234,9 @@ def _row(path: Path, tensors: Mapping[str, Any], at: int) -> dict[str, Any]:
         if bool((padding != 0).any()):
             first = length + int((padding != 0).nonzero()[0, 0])
             raise UsageError(
-                f"{path}, sequence {at}: its mask counts padding ({int((padding != 0).sum())} positions, the first is {first}, "
-                f"and the sequence has {length} tokens); mask it out"
+                f"{path}, sequence {at}: its mask counts padding ({many(int((padding != 0).sum()), 'position')}, the "
+                f"first is {first}, "
+                f"and the sequence has {many(length, 'token')}); mask it out"
             )
         found["mask"] = tensors["mask"][at, :length].tolist()
     if "routed_experts" in tensors:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from validation.case.errors import UsageError
+from validation.case.plural import many
 from validation.case.strangers import parsed, quoted, read_bytes, read_lines, shown
 from validation.rollout.dump import PROCESSED, Dump, Routes, Said
 from validation.rollout.made_with import MadeWith
@@ -89,7 +90,9 @@ def said(
     if not prompt:
         raise UsageError(f"{source} has no tokens of its prompt; {_REMEDY}")
     if len(values) != len(answer):
-        raise UsageError(f"{source} has {len(answer)} tokens in its answer and {len(values)} log-probabilities; {_REMEDY}")
+        raise UsageError(
+            f"{source} has {many(len(answer), 'token')} in its answer and {len(values)} log-probabilities; {_REMEDY}"
+        )
     logprobs = (*(before or [None] * len(prompt)), *values)
     counted = tuple(at > 0 and one is not None for at, one in enumerate(logprobs))
     return Said((*prompt, *answer), len(prompt), (None, *logprobs[1:]), counted, routed=routed, weights=weights)
@@ -131,7 +134,9 @@ def _of_answer(source: str, logprobs: object) -> tuple[list[str], list[float | N
 def _of_prompt(source: str, prompt: list[int], found: object) -> list[float | None]:
     """Of each token of the prompt; vLLM has those of the likeliest tokens beside it."""
     if not isinstance(found, list) or len(found) != len(prompt):
-        raise UsageError(f"{source}: prompt_logprobs has not one entry for each of the {len(prompt)} tokens of the prompt")
+        raise UsageError(
+            f"{source}: prompt_logprobs has not one entry for each of the {many(len(prompt), 'token')} of the prompt"
+        )
     values: list[float | None] = []
     for token, entry in zip(prompt, found, strict=True):
         own = entry.get(str(token)) if isinstance(entry, dict) else None
@@ -162,7 +167,7 @@ def _sglang(source: str, value: Mapping[str, Any], layers: int, k: int) -> Said:
     length = meta.get("prompt_tokens", len(prompt))
     if len(prompt) != length:
         raise UsageError(
-            f"{source} has {length} tokens in its prompt and tells {len(prompt)} of them; ask for logprob_start_len 0"
+            f"{source} has {many(length, 'token')} in its prompt and tells {len(prompt)} of them; ask for logprob_start_len 0"
         )
     if tokens and tokens != prompt[len(prompt) - len(tokens) :]:
         raise UsageError(f"{source}: the tokens of input_token_logprobs are not those of input_ids")
@@ -195,7 +200,8 @@ def _int32(source: str, text: object, tokens: int, layers: int, k: int) -> Route
     data = _bytes(source, text)
     if not k or not layers or len(data) not in (4 * tokens * layers * k, 4 * (tokens - 1) * layers * k):
         raise UsageError(
-            f"{source}: routed_experts has {len(data)} bytes, and {tokens} tokens of {layers} layers with {k} experts a token "
+            f"{source}: routed_experts has {many(len(data), 'byte')}, and {many(tokens, 'token')} of "
+            f"{many(layers, 'layer')} with {many(k, 'expert')} a token "
             f"make {4 * tokens * layers * k} or {4 * (tokens - 1) * layers * k}"
         )
     return nested(numpy.frombuffer(data, dtype="<i4").reshape(-1, layers, k))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from validation.case.failures import ROUTES
+from validation.case.plural import many
 from validation.compare.limits import FLOORS, IN_FP64
 from validation.reference.floor import VARIANTS, Variant
 from validation.reference.routing import chosen, margins
@@ -47,7 +48,7 @@ class Routed:
     @property
     def line(self) -> str:
         """`PASS: Layer 1 Experts of the Engine - 3 of 96 tokens differ, all 3 near-ties`."""
-        said = f"{self.flips} of {self.tokens} tokens differ"
+        said = f"{self.flips} of {many(self.tokens, 'token')} {'differs' if self.flips == 1 else 'differ'}"
         ties = f", {self.near_ties} of them near-ties (margin of at most {self.limit:.1e})" if self.flips else ""
         where = (
             f"; the first is position {self.first[1]} of sequence {self.first[0]}, the largest margin {self.margin:.1e}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from ci import junit
 from validation.case.document import number
+from validation.case.plural import many
 from validation.case.suggestions import join
 from validation.rollout.dump import DECODE, FIRST, PREFILL
 from validation.rollout.judge import ENGINE, ERROR, FAIL, MEGATRON, PASS, TRAINER, TRUTH, Pair, Place, Verdict
@@ -80,7 +81,7 @@ def _tokens(count: int) -> str:
 def _places(places: Sequence[Place]) -> str:
     shown = [_place(place) for place in places[:3]]
     more = len(places) - len(shown)
-    return "; ".join([*shown, *([f"and in {more} more sequence{'s' if more > 1 else ''}"] if more else [])])
+    return "; ".join([*shown, *([f"and in {many(more, 'more sequence')}"] if more else [])])
 
 
 def _place(place: Place) -> str:
@@ -92,7 +93,7 @@ def _place(place: Place) -> str:
     return (
         f"{word} from position {place.first} of sequence {place.sequence} on ({place.wrong} of {_tokens(place.behind)})"
         if place.throughout
-        else f"wrong at {place.wrong} positions of sequence {place.sequence}, the first is {place.first}"
+        else f"wrong at {many(place.wrong, 'position')} of sequence {place.sequence}, the first is {place.first}"
     )
 
 
@@ -134,7 +135,7 @@ def _order(place: Place) -> tuple[int, int]:
 
 def _of_routes(routed: Sequence[Routed]) -> str:
     first = routed[0]
-    layers = "layer" if len(routed) == 1 else f"{len(routed)} layers, the first is layer"
+    layers = "layer" if len(routed) == 1 else f"{many(len(routed), 'layer')}, the first is layer"
     tail = f": {first.cause}" if first.cause else ""
     return f"The engine's tokens go to other experts than {TRUTH}'s by more than rounding, in {layers} {first.layer}{tail}."
 

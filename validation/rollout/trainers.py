@@ -17,6 +17,7 @@ import torch
 
 from validation.candidate.checkpoint import archive
 from validation.case.errors import UsageError
+from validation.case.plural import many
 from validation.case.strangers import shown
 from validation.rollout.dump import RESOLUTIONS, Dump, Routes, Said
 from validation.rollout.made_with import MadeWith
@@ -90,7 +91,7 @@ def _rollout(path: Path, data: Mapping[str, Any]) -> list[Said]:
     count = len(data["tokens"]) if isinstance(data.get("tokens"), (list, tuple)) else 0
     wrong = next((name for name, one in lists.items() if not isinstance(one, (list, tuple)) or len(one) != count), None)
     if wrong:
-        raise UsageError(f"{path}: rollout_data has no {wrong} for each of {count} samples; {_REMEDY}")
+        raise UsageError(f"{path}: rollout_data has no {wrong} for each of {many(count, 'sample')}; {_REMEDY}")
     trainer, masks, routed = (data.get(name) for name in more)
     return [
         _answered(
@@ -120,12 +121,13 @@ def _answered(
     for name, values in (("log-probabilities", logprobs), ("log_probs of the trainer", trainer), ("values of its mask", mask)):
         if values is not None and len(values) != length:
             raise UsageError(
-                f"{source} has {length} tokens in its answer and {len(values)} {name}; give whole answers (under context "
+                f"{source} has {many(length, 'token')} in its answer and {len(values)} {name}; give whole "
+                f"answers (under context "
                 "parallelism each rank has a part)"
             )
     prompt = len(tokens) - length
     if any(type(token) is not int for token in tokens) or prompt < 1 or length < 0:
-        raise UsageError(f"{source} has {len(tokens)} tokens and an answer of {length}; {_REMEDY}")
+        raise UsageError(f"{source} has {many(len(tokens), 'token')} and an answer of {length}; {_REMEDY}")
     if any(one not in (0, 1) for one in mask or ()):
         raise UsageError(f"{source}: its mask has other values than 0 and 1; a token counts or it does not")
     counted = [bool(one) for one in mask] if mask is not None else [True] * length
@@ -219,7 +221,8 @@ def _row(path: Path, batch: Mapping[str, torch.Tensor], at: int) -> Said:
     counted = None if mask is None else mask[at, -width:].tolist()
     if counted is not None and any(counted[length:]):
         raise UsageError(
-            f"{source}: its mask counts padding ({sum(map(bool, counted[length:]))} positions behind the {length} tokens of "
+            f"{source}: its mask counts padding ({many(sum(map(bool, counted[length:])), 'position')} behind the "
+            f"{many(length, 'token')} of "
             "the answer); mask it out"
         )
     old = batch.get("old_log_probs")

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from validation.case.case import Case
 from validation.case.errors import EnvironmentMissing
+from validation.case.plural import many
 from validation.machine import available_threads
 
 _FILES, _FILES_OF_A_PEER = 104, 8
@@ -43,7 +44,8 @@ def too_few_files(cases: Sequence[Case]) -> str | None:
     if hard is None or needed <= hard:
         return None
     return (
-        f"a rank has about {needed} files open and may have {hard}; raise that limit with `ulimit -n {needed}` before the run "
+        f"a rank has about {many(needed, 'file')} open and may have {hard}; raise that limit with `ulimit -n "
+        f"{needed}` before the run "
         "(beyond a hard limit root does it, or `nofile` in /etc/security/limits.conf), or choose a layout of fewer ranks"
     )
 
@@ -54,7 +56,8 @@ def too_few_threads(cases: Sequence[Case], at_once: int) -> str | None:
     if left is None or needed <= left:
         return None
     return (
-        f"this run has about {needed} threads and {left} more may be started here; raise that limit with `ulimit -u` or the "
+        f"this run has about {many(needed, 'thread')} and {left} more may be started here; raise that limit with "
+        f"`ulimit -u` or the "
         "control group's pids.max, or choose --jobs 1 and a layout of fewer ranks"
     )
 

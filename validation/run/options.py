@@ -23,6 +23,7 @@ from validation.case.home import home
 from validation.case.layout import Layout
 from validation.case.megatron_folder import megatron_folder
 from validation.case.model import ASKED_FOR, MEGATRON_WORDS, Model
+from validation.case.plural import many
 from validation.case.preset import TINY, Preset, preset
 from validation.case.sizes import check_sizes
 from validation.case.strangers import shown
@@ -236,7 +237,7 @@ def _steps(options: Any, base: Preset, precision: str, stream: bool, training: T
     if life := training.life:
         if options.steps not in (None, lives.steps(life)):
             taken = lives.steps(life)
-            raise UsageError(f"+{life} takes {taken} steps and --steps asks for {options.steps}; leave --steps out")
+            raise UsageError(f"+{life} takes {many(taken, 'step')} and --steps asks for {options.steps}; leave --steps out")
         return lives.steps(life)
     alone = stream or options.isolated or training.inference != OPTIONS["inference"][0]
     cheap = base.name == "tiny" and precision == "fp64" and not alone

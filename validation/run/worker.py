@@ -33,6 +33,7 @@ from validation.case.case import Case
 from validation.case.depth import ALL, FORWARD, WEIGHTS
 from validation.case.errors import EnvironmentMissing
 from validation.case.inference import infers
+from validation.case.plural import many
 from validation.compare.memory import device_peak, peak_memory
 from validation.compare.precision import DTYPES, LOSS_DTYPES, as_stored, computing_in, make_deterministic
 from validation.reference.checkpoint import Checkpoint
@@ -133,7 +134,7 @@ def _in_lockstep(
         found = lockstep.measure(case, stored, mends.with_mends(case, stored.batch, plugin), kept, report.progress)
     finally:
         kept.close()
-    facts = {**found.reference, **({"resumed": f"{before} of {len(steps)} steps"} if before else {})}
+    facts = {**found.reference, **({"resumed": f"{before} of {many(len(steps), 'step')}"} if before else {})}
     return {**found.report, "reference": facts, "steps": found.steps, "kept": str(kept.folder)}, found.held
 
 

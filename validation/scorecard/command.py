@@ -17,6 +17,7 @@ from validation.case.case import PRECISIONS, Case
 from validation.case.empty import refuse_empty
 from validation.case.errors import ExitCode, UsageError
 from validation.case.home import home
+from validation.case.plural import many
 from validation.case.suggestions import join
 from validation.checks.before import ASIDE
 from validation.faults import catalogue
@@ -239,7 +240,7 @@ def _score(wanted: _Wanted, settings: Settings, facts: Mapping[str, str], writin
     for one in there:
         card.add(one)
     cases = len({trial.case for trial in wanted.left})
-    sys.stdout.write(f"===== scorecard: {len(wanted.left)} faults in {cases} cases of preset tiny =====\n")
+    sys.stdout.write(f"===== scorecard: {many(len(wanted.left), 'fault')} in {many(cases, 'case')} of preset tiny =====\n")
     sys.stdout.flush()
     found, clean = list(before.outcomes), list(before.clean)
     for one in outcomes(wanted.left, settings):
@@ -262,7 +263,8 @@ def _summary(found: Sequence[Outcome], clean: Sequence[Clean], seconds: float, c
     alarms = sum(bool(one.failing or one.says) for one in clean)
     peers = Counter(name for one in found for name, broken in one.peers.items() if broken)
     said = (
-        f"{len(found)} faults, {caught} caught, {seen} localised, {alarms} false alarms in {len(clean)} cases, {seconds:.1f} s"
+        f"{many(len(found), 'fault')}, {caught} caught, {seen} localised, {alarms} false alarms in "
+        f"{many(len(clean), 'case')}, {seconds:.1f} s"
     )
     others = ", ".join(f"{name} {count}" for name, count in peers.most_common())
     return f"Peers' rules on the same runs: {others or 'none sees any'}\n===== Scorecard: {code.name} ({said}) =====\n"

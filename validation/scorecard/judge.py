@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from validation.case.case import Case
 from validation.case.errors import ExitCode
+from validation.case.plural import many
 from validation.checks.order import RUN, place
 from validation.checks.verdicts import verdicts
 from validation.scorecard import peers
@@ -90,7 +91,9 @@ def judge(trial: Trial, wrong: Found, sound: Found, clean: Clean | None = None) 
     if broken is not None or wanted == RUN:
         return replace(outcome, says=broken.sentence if broken else f"the case has no {check}")
     if clean is not None and clean.failing:
-        return replace(outcome, says=f"{len(clean.failing)} checks fail without it, first {clean.failing[0]}")
+        return replace(
+            outcome, says=f"{many(len(clean.failing), 'check fails', 'checks fail')} without it, first {clean.failing[0]}"
+        )
     failing = sorted((verdict for verdict in found if _fails(verdict)), key=lambda verdict: verdict.place)
     changed, alarmed = _changed(wrong.result, sound.result), peers.said(sound.result)
     rules = {name: broken and not alarmed[name] for name, broken in peers.said(wrong.result).items()}

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from validation.case import writing
+from validation.case.plural import many
 from validation.faults import catalogue
 from validation.faults.fault import Fault
 from validation.faults.left_out import LEFT_OUT
@@ -106,7 +107,10 @@ def _behind(measured: Measured) -> str:
     rows += [(f"[{bug}](findings/{bug}.md)", *_counted(found)) for bug, found in by_bug.items()]
     rows += [("**all**", *_counted(measured.outcomes))]
     alarms = sum(bool(clean.failing or clean.says) for clean in measured.clean)
-    cases = f"{alarms} of {len(measured.clean)} cases without a fault ({sum(clean.checks for clean in measured.clean)} checks)"
+    cases = (
+        f"{alarms} of {many(len(measured.clean), 'case')} without a fault "
+        f"({many(sum(clean.checks for clean in measured.clean), 'check')})"
+    )
     head = _BEHIND.format(machine=measured.machine, seconds=measured.seconds, cases=cases)
     return head + "".join(map(row, rows)) + "\n" + _unseen_behind(measured.outcomes)
 

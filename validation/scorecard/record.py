@@ -10,6 +10,7 @@ from pathlib import Path
 
 from validation.case import writing
 from validation.case.errors import UsageError
+from validation.case.plural import many
 from validation.scorecard.judge import BROKEN, Clean, Outcome
 from validation.scorecard.measured import Measured, load, saved
 from validation.scorecard.rows import joined, same
@@ -71,6 +72,6 @@ def described(facts: Mapping[str, str], on_cpu: bool) -> str:
     """What ran: versions, the cores, and of a case on GPUs the cards."""
     core = f"megatron-core {facts['megatron-core']} and transformers {facts['transformers']}"
     if on_cpu:
-        return f"{os.cpu_count()} CPU cores with {core}"
-    card = f"{facts['gpu']} (driver {facts['driver']}) and {os.cpu_count()} CPU cores"
+        return f"{many(os.cpu_count() or 1, 'CPU core')} with {core}"
+    card = f"{facts['gpu']} (driver {facts['driver']}) and {many(os.cpu_count() or 1, 'CPU core')}"
     return f"{card} with torch {facts['torch']}, Transformer Engine {facts['transformer-engine']}, {core}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from ci import junit
 from validation.case.errors import ExitCode
 from validation.case.failures import BLIND, UNDECIDED, UNSOUND
+from validation.case.plural import many
 from validation.faults import catalogue
 from validation.scorecard.judge import BROKEN, IDLE, MISSED, NOWHERE, SEEN, Clean, Outcome
 from validation.scorecard.lane import OWN, Lane
@@ -73,9 +74,13 @@ def _of_clean(found: Clean) -> junit.Check:
         return _check(title, "error", found.says)
     if found.failing:
         return _check(
-            title, "fail", f"{len(found.failing)} of {found.checks} checks fail, first {found.failing[0]}", failing=UNSOUND
+            title,
+            "fail",
+            f"{len(found.failing)} of {many(found.checks, 'check')} "
+            f"{'fails' if len(found.failing) == 1 else 'fail'}, first {found.failing[0]}",
+            failing=UNSOUND,
         )
-    return _check(title, "pass", f"{found.checks} checks pass")
+    return _check(title, "pass", f"{many(found.checks, 'check passes', 'checks pass')}")
 
 
 def sizes(lane: Lane) -> Mapping[tuple[str, str], float]:

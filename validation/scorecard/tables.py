@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from validation.case.plural import many
 from validation.faults import catalogue
 from validation.faults.fault import GROUPS
 from validation.scorecard.judge import SEEN, Outcome
@@ -54,7 +55,7 @@ def alarms(measured: Measured) -> str:
     """How many cases without a fault fail, by the checks and by each of the peers' rules that has any."""
     ours = sum(bool(clean.failing or clean.says) for clean in measured.clean)
     checks = sum(clean.checks for clean in measured.clean)
-    found = [f"Of {len(measured.clean)} cases without a fault ({checks} checks) the checks fail {ours}.\n"]
+    found = [f"Of {many(len(measured.clean), 'case')} without a fault ({many(checks, 'check')}) the checks fail {ours}.\n"]
     for rule in RULES:
         cases = [clean.case for clean in measured.clean if clean.peers.get(rule.name)]
         names = list(dict.fromkeys(cases))

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from validation.case.errors import ExitCode
+from validation.case.plural import many
 from validation.scorecard.diagnoses import RIGHT, SILENT, UNSURE, WRONG, Diagnosed
 from validation.scorecard.diagnoses_page import Measured, load, save
 from validation.scorecard.layouts import COUNT
@@ -24,7 +25,7 @@ def tell(faults: Iterable[Diagnosed], count: int, machine: str, partly: bool = F
     `partly` keeps what the pages say of all other faults.
     """
     start, found = time.monotonic(), []
-    _say(f"===== diagnoses: {count} faults, each in {COUNT} cases =====")
+    _say(f"===== diagnoses: {many(count, 'fault')}, each in {COUNT} cases =====")
     for number, one in enumerate(faults, start=1):
         found.append(one)
         _say(f"{number}/{count}, {time.monotonic() - start:.0f} s: {line(one)}")

@@ -24,6 +24,7 @@ from validation.case.empty import given_path
 from validation.case.errors import EnvironmentMissing, ExitCode, UsageError
 from validation.case.fields import Entry
 from validation.case.layout import Layout
+from validation.case.plural import many
 from validation.case.preset import MINI
 from validation.case.settings import BASE, written
 from validation.case.strangers import quoted
@@ -347,7 +348,7 @@ def _take(path: Path) -> int:
         raise UsageError(f"--take {path}: verdict {quoted(str(wrong['verdict']))} is none of {', '.join(VERDICTS)}")
     for release, found in record.items():
         tries.keep(found, release)
-        sys.stdout.write(f"megatron-core {release}: {len(found)} settings\n")
+        sys.stdout.write(f"megatron-core {release}: {many(len(found), 'setting')}\n")
     return int(ExitCode.PASS)
 
 

@@ -20,6 +20,7 @@ from unittest import mock
 import torch
 
 from validation.candidate.checkpoint.pickled import Refused, check
+from validation.case.plural import many
 
 LARGEST = 64 << 20
 """Bytes of the pickle in a rank's file. That of 31,000 tensors, all experts of DeepSeek-V3 on one rank, has 8 MB."""
@@ -70,7 +71,7 @@ def check_archive(file: IO[bytes]) -> None:
             _check_records(records, size)
             pickles = [record for record in records if record.filename.lower().endswith("/data.pkl")]
             if len(pickles) != 1 or pickles[0].file_size > LARGEST:
-                raise Refused(f"has {len(pickles)} pickles or one of more than {LARGEST} bytes")
+                raise Refused(f"has {many(len(pickles), 'pickle')} or one of more than {LARGEST} bytes")
             data = archive.read(pickles[0])
     # Whatever zipfile makes of a damaged file: NotImplementedError is its word for a way to compress that it does not know.
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, RuntimeError, struct.error):

@@ -19,6 +19,7 @@ from validation.case.case import TE, Case
 from validation.case.errors import PlumblineError, UsageError
 from validation.case.megatron_folder import is_torch_dist, megatron_folder
 from validation.case.parameters import parameters
+from validation.case.plural import many
 from validation.case.strangers import read_json, shown
 from validation.machine import version
 
@@ -153,7 +154,8 @@ def _other_layers(case: Case, found: Shapes, wanted: Shapes) -> str | None:
         return None
     said = f"--layers {','.join(map(str, case.layers))}" if case.layers else "all layers"
     return (
-        f"it has {len(theirs)} layers and the model has {len(ours)} ({said} of the HuggingFace folder); convert and run with "
+        f"it has {many(len(theirs), 'layer')} and the model has {len(ours)} ({said} of the HuggingFace folder); "
+        f"convert and run with "
         "the same --layers"
     )
 

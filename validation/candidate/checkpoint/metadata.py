@@ -27,6 +27,7 @@ from torch.distributed.checkpoint.metadata import (
 
 from validation.candidate.checkpoint.records import NoMetadata, check
 from validation.case.errors import UsageError
+from validation.case.plural import many
 from validation.case.strangers import read_bytes, shown
 
 LARGEST = 128 << 20
@@ -314,10 +315,14 @@ def check_files(folder: Path, metadata: Metadata) -> None:
         ends[info.relative_path] = max(ends.get(info.relative_path, 0), info.offset + info.length)
     missing = [name for name in sorted(ends) if not (folder / name).is_file()]
     if missing:
-        raise UsageError(f"{folder}: {missing[0]} is missing ({len(missing)} files are); the checkpoint is not whole")
+        raise UsageError(
+            f"{folder}: {missing[0]} is missing ({many(len(missing), 'file is', 'files are')}); the checkpoint is not whole"
+        )
     for name, end in sorted(ends.items()):
         if (size := (folder / name).stat().st_size) < end:
-            raise UsageError(f"{folder}: {name} has {size} bytes, and .metadata needs {end}; the checkpoint is not whole")
+            raise UsageError(
+                f"{folder}: {name} has {many(size, 'byte')}, and .metadata needs {end}; the checkpoint is not whole"
+            )
 
 
 def read_metadata(folder: Path) -> Metadata:

@@ -11,6 +11,7 @@ from validation.case.arrangement import parse
 from validation.case.errors import UsageError
 from validation.case.layout import Layout
 from validation.case.model import Model
+from validation.case.plural import many
 from validation.case.training import Training
 
 
@@ -38,16 +39,19 @@ class Arrangement:
         layout, layers = self.layout, model.num_hidden_layers
         parts = layout.pp * layout.vpp
         if self.stages and (len(self.stages) != layout.pp or sum(self.stages) != layers or layout.vpp > 1):
-            raise UsageError(f"--layout {text}: the stages must be pp{layout.pp} numbers that add up to the {layers} layers")
+            raise UsageError(
+                f"--layout {text}: the stages must be pp{layout.pp} numbers that add up to the {many(layers, 'layer')}"
+            )
         if not self.stages and layers % parts:
             raise UsageError(
-                f"--layout {text}: {parts} pipeline stages do not divide the {layers} layers; give the layers of each as "
+                f"--layout {text}: {many(parts, 'pipeline stage does', 'pipeline stages do')} not divide the "
+                f"{many(layers, 'layer')}; give the layers of each as "
                 f"pp{layout.pp}+{'-'.join(['N'] * layout.pp)}, or choose another pp"
             )
         if layout.vpp > 1 and layout.pp == 1:
             raise UsageError(f"--layout {text}: virtual stages need pipeline stages; give pp, too")
         if layout.ep > 1 and model.n_routed_experts % layout.ep:
-            raise UsageError(f"--layout {text}: ep{layout.ep} does not divide the {model.n_routed_experts} experts")
+            raise UsageError(f"--layout {text}: ep{layout.ep} does not divide the {many(model.n_routed_experts, 'expert')}")
 
     def chunks(self, model: Model, stage: int) -> list[Chunk]:
         """The chunks of a pipeline stage: one, or one for each virtual stage."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from validation.case.errors import EnvironmentMissing, InfrastructureError, PlumblineError, UsageError
+from validation.case.plural import many
 from validation.run.nodes import channel as channels
 from validation.run.nodes import identity
 from validation.run.nodes.channel import Channel, Lost, Message
@@ -126,7 +127,7 @@ class Head:
         """Why it is not let in, and whether that ends the run: a stranger does not."""
         with self._changed:
             if not 0 < node.rank < self.place.count:
-                return f"{node.words} is none of this run's {self.place.count} nodes", False
+                return f"{node.words} is none of this run's {many(self.place.count, 'node')}", False
             if (there := self.nodes.get(node.rank)) is not None:
                 return f"{node.words} has the number of {there.words}, which is here; give each node its own --node-rank", False
             has = hello.get("identity")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from validation.case.errors import UsageError
+from validation.case.plural import many
 from validation.case.strangers import shown
 
 MOST = 1024
@@ -86,7 +87,7 @@ def _checked(found: Place, count: str, rank: str) -> Place:
     if not 1 <= found.count <= MOST:
         raise UsageError(f"{count} {found.count}: give 1 to {MOST} nodes")
     if not 0 <= found.rank < found.count:
-        raise UsageError(f"{rank} {found.rank}: {found.count} nodes are numbered 0 to {found.count - 1}")
+        raise UsageError(f"{rank} {found.rank}: {many(found.count, 'node')} are numbered 0 to {found.count - 1}")
     return found
 
 

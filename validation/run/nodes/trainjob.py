@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from validation.case.errors import UsageError
+from validation.case.plural import many
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,51}[a-z0-9])?")
 RUNTIME = "torch-distributed"
@@ -28,7 +29,9 @@ def manifest(words: Sequence[str], nodes: int, image: str, name: str, gpus: int 
     if not _NAME.fullmatch(name):
         raise UsageError(f"--name {name}: give lower-case letters, digits and -, beginning with a letter, at most 53")
     if len(words) + len(_OUT) > _MOST_WORDS:
-        raise UsageError(f"{len(words)} words of a run: a TrainJob takes {_MOST_WORDS - len(_OUT)}; join layouts with commas")
+        raise UsageError(
+            f"{many(len(words), 'word')} of a run: a TrainJob takes {_MOST_WORDS - len(_OUT)}; join layouts with commas"
+        )
     trainer: dict[str, Any] = {
         "numNodes": nodes,
         "numProcPerNode": 1,
