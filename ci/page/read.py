@@ -23,5 +23,5 @@ def suites(folder: Path) -> tuple[list[Suite], list[str]]:
         except UnreadableResults as error:
             unreadable.append(str(error))
     if len(found) > MOST_FILES:
-        unreadable.append(f"{many(len(found) - MOST_FILES, 'more file', spec=',')}, which were not read")
+        unreadable.append(f"{many(len(found) - MOST_FILES, 'more file, which was', 'more files, which were', ',')} not read")
     return read, unreadable

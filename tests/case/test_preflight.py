@@ -394,7 +394,7 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     (
         "group scores",
         case(model={"num_experts_per_tok": 2}),
-        r"by its best 1 experts .* by its best 2.*; num_experts_per_tok 4 works, or n_group 1 with topk_group 1",
+        r"by its best 1 expert .* by its best 2.*; num_experts_per_tok 4 works, or n_group 1 with topk_group 1",
     ),
     (
         "no shared expert",

@@ -64,7 +64,7 @@ DEFECTS = {
     ),
     "nan_in_one_gradient": Defect(
         "Layer 1 Attention Output Projection Weight Gradient",
-        r"Max diff: nan, .*; 1 elements of the candidate are not finite; .*; worst at \[3, 37\] on rank 1; "
+        r"Max diff: nan, .*; 1 element of the candidate is not finite; .*; worst at \[3, 37\] on rank 1; "
         r"wrong: rank 1 \[3, 37\]; pattern: rank 1 only \(tp 1, etp 1\), one element only;",
         gradients=("Layer 1 Attention Output Projection Weight Gradient",),
     ),
@@ -191,7 +191,7 @@ def test_the_file_of_a_failing_run_counts_and_explains(broken: dict[str, Output]
     (how,) = re.findall(r"^Reproduce: (.*)$", broken["nan_in_one_gradient"].text, re.M)
     assert numbers["reproduce"] == how
     assert check is next(one for one, _ in failures), "the first failure of the file is the one nearest to the cause"
-    assert (failure.get("message") or "").startswith(f"FAIL: {title} - 1 elements of the candidate are not finite; ")
+    assert (failure.get("message") or "").startswith(f"FAIL: {title} - 1 element of the candidate is not finite; ")
     assert failure.get("type") == "not finite"
     assert (failure.text or "").splitlines()[0] == broken["nan_in_one_gradient"].line(title)
     assert (failure.text or "").splitlines()[-1] == f"reproduce: {how}"

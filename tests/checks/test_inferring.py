@@ -159,7 +159,7 @@ def test_in_bf16_a_token_may_be_another_within_what_rounding_does_to_a_logit() -
     ("tokens", "margin", "status", "said"),
     [
         ([5, 6, 7], 0.0, "pass", "3 tokens, all of them HuggingFace's"),
-        ([5, 9, 7], 1e-12, "pass", "near-ties: 1 tokens flip, margin at most 1.0e-12 of 1.0e-10"),
+        ([5, 9, 7], 1e-12, "pass", "near-ties: 1 token flips, margin at most 1.0e-12 of 1.0e-10"),
         ([5, 9, 9], 1e-3, "fail", "first other token: number 1 behind the prompt"),
     ],
 )

@@ -144,7 +144,7 @@ def test_the_self_test_is_a_row_and_what_was_not_seen_has_a_line() -> None:
     assert writer.text.splitlines() == [
         "Not planted: expert order - no experts",
         "FAIL: not seen",
-        "FAIL   self-test      2 checks     2.0 s  1 planted defects seen, 1 fail",
+        "FAIL   self-test      2 checks     2.0 s  1 planted defect seen, 1 fail",
     ]
 
 

@@ -43,7 +43,7 @@ def test_what_the_gate_refuses_is_not_kept(tmp_path: Path, capsys: pytest.Captur
     junit.write(tmp_path / "results" / FILE, with_check(1, status="fail", message="FAIL: a")(SUITE))
     assert keep(tmp_path, "--accept", "I want it") == 1
     assert capsys.readouterr().out == (
-        f"Nothing is kept: the gate is red (1 reasons, the first: {FILE}: 1 check fails: Layer 0 Query (mla); "
+        f"Nothing is kept: the gate is red (1 reason, the first: {FILE}: 1 check fails: Layer 0 Query (mla); "
         "the first in the flow of data: FAIL: a)\n"
     )
     assert junit.read(tmp_path / "base" / FILE) == SUITE
@@ -62,7 +62,7 @@ def test_drifted_results_are_kept_with_a_reason_only(tmp_path: Path, capsys: pyt
     keep(tmp_path)
     junit.write(tmp_path / "results" / FILE, NEARER)
     assert keep(tmp_path) == 1
-    assert "Nothing is kept: the results have drifted (1 reasons, the first: " in capsys.readouterr().out
+    assert "Nothing is kept: the results have drifted (1 reason, the first: " in capsys.readouterr().out
     assert junit.read(tmp_path / "base" / FILE) == SUITE
     assert keep(tmp_path, "--accept", "  torch sums in another order ") == 0
     assert junit.read(tmp_path / "base" / FILE) == NEARER
@@ -77,7 +77,7 @@ def test_the_factor_of_a_drift_is_the_user_s(tmp_path: Path, capsys: pytest.Capt
     capsys.readouterr()
     assert keep(tmp_path, "--factor", "899") == 1
     said = capsys.readouterr().out
-    assert said.startswith("Nothing is kept: the results have drifted (1 reasons, the first: tiny-tp2-fp64-local-gloo.xml: ")
+    assert said.startswith("Nothing is kept: the results have drifted (1 reason, the first: tiny-tp2-fp64-local-gloo.xml: ")
     assert said.endswith("it has grown more than is allowed); --accept WHY keeps them\n")
     assert keep(tmp_path, "--factor", "901") == 0
     assert about(tmp_path)["accepted"] == ""

@@ -57,8 +57,8 @@ def test_as_many_reasons_as_a_log_shows_are_shown(tmp_path: Path, capsys: pytest
     needs = json.dumps({f"job {count}": {"result": "failure"} for count in range(MOST_SAID + more)})
     said = gate(tmp_path, capsys, "--needs", needs)
     assert said.count("red: ") == MOST_SAID
-    assert ("and 1 more reasons\n" in said) is bool(more)
-    assert ("more reasons" in said) is bool(more)
+    assert ("and 1 more reason\n" in said) is bool(more)
+    assert ("more reason" in said) is bool(more)
 
 
 def test_a_long_reason_is_cut_and_its_place_sooner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -112,7 +112,7 @@ def test_red_rows_come_first_and_what_is_left_out_is_counted(monkeypatch: pytest
     rows = [of("a", with_ratio(0.5)), of("b", with_ratio(0.5, status="known")), of("c", with_ratio(2.0, status="fail"))]
     found = heat.table(rows).splitlines()
     assert [line.split(" | ")[0] for line in found[2:4]] == ["| <code>c</code>", "| <code>a</code>"]
-    assert "1 more testsuites are left out." in found
+    assert "1 more testsuite is left out." in found
     assert "left out" not in heat.table(rows[:2])
 
 

@@ -53,7 +53,7 @@ def test_with_a_manifest_the_verdict_and_its_reasons_are_the_gates() -> None:
     read = Read(document(run, "Plumbline"))
     assert "a.xml: 1 check is missing" in read.text
     assert "b.xml: No such file" in read.text
-    assert "1 of 2 checks are missing" in read.text
+    assert "1 of 2 checks is missing" in read.text
     assert read.data["status"] == "mpm"
     assert by_manifest(Manifest((expected,)), Judgement((), ((expected, there),))).verdict == "pass"
 
@@ -72,7 +72,7 @@ def test_what_was_not_evaluated_is_no_failure_and_not_green() -> None:
     behind = replace(check("Layer 0 Value"), status="unevaluated", message="not evaluated: the run did not finish")
     alone, both = page(suite(checks=(behind,))), page(suite(checks=(check(status="fail"), behind)))
     assert "? Not decided" in alone.text
-    assert "1 checks were not evaluated, and nothing else says why" in alone.text
+    assert "1 check was not evaluated, and nothing else says why" in alone.text
     assert "– 1 not evaluated" in both.text
     assert both.data["status"] == "fu"
 
@@ -151,12 +151,12 @@ def test_a_reason_that_a_failing_check_is_itself_stands_once() -> None:
 
 def test_the_self_test_is_told_apart_from_the_layouts() -> None:
     read = page(planted("rope"), suite(checks=(check("Layer 0 Value"),)))
-    assert "✓ Pass Plumbline: 1 checks in 1 case" in read.text
+    assert "✓ Pass Plumbline: 1 check in 1 case" in read.text
     assert (
         "Self-test Each run plants defects in small cases of its own. The checks must see every one of them. ✓ pass"
         in read.text
     )
-    assert "1 of 1 planted defects seen tiny, fp64, local, gloo Seen: rope" in read.text, "a click away"
+    assert "1 of 1 planted defect seen tiny, fp64, local, gloo Seen: rope" in read.text, "a click away"
     assert "Layout MLA Checks Time ✓ tp2" in read.text
     assert [one["apart"] for one in read.data["suites"]] == [False, True]
     assert "Self-test" not in page(suite()).text
@@ -164,7 +164,7 @@ def test_the_self_test_is_told_apart_from_the_layouts() -> None:
 
 def test_a_planted_defect_that_was_not_seen_turns_the_run_red_and_is_named() -> None:
     read = page(planted("rope", "router bias"), suite(checks=(check("Layer 0 Value"),)))
-    assert "✗ Fail Plumbline: 1 checks in 1 case ✓ 1 pass ✗ 0 fail ✗ 1 of 2 planted defects not seen" in read.text
+    assert "✗ Fail Plumbline: 1 check in 1 case ✓ 1 pass ✗ 0 fail ✗ 1 of 2 planted defects not seen" in read.text
     assert "✗ fail Planted defect seen: router bias in self-test" in read.text
     assert "✗ fail 1 of 2 planted defects seen" in read.text
     assert "router bias : relative error 6.96e-01" in read.text

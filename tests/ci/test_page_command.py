@@ -53,7 +53,7 @@ def test_drift_is_red_on_the_page_unless_it_is_accepted(tmp_path: Path, words: l
     given = [word.format(base=tmp_path / "base") for word in words]
     assert command("--results", tmp_path / "now", "--output", tmp_path / "report.html", *given) == 0
     read = Read((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert f"{verdict} Plumbline: 1 checks" in read.text
+    assert f"{verdict} Plumbline: 1 check" in read.text
     assert said in read.text
 
 

@@ -148,7 +148,7 @@ def test_a_trend_takes_its_first_components(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "cut"), [("x" * 5, "x" * 5), ("x" * 6, "xxxxx… (1 more characters in the JUnit file)"), ("", "")]
+    ("text", "cut"), [("x" * 5, "x" * 5), ("x" * 6, "xxxxx… (1 more character in the JUnit file)"), ("", "")]
 )
 def test_a_long_text_is_cut_with_how_much_is_left(text: str, cut: str) -> None:
     assert data._cut(text, 5) == cut
@@ -208,7 +208,7 @@ def test_files_beyond_the_limit_are_told(monkeypatch: pytest.MonkeyPatch, tmp_pa
         (tmp_path / name).write_text("<testsuite", encoding="utf-8")
     monkeypatch.setattr(read, "MOST_FILES", 2)
     found, unreadable = read.suites(tmp_path)
-    assert (found, len(unreadable), unreadable[2]) == ([], 3, "1 more files, which were not read")
+    assert (found, len(unreadable), unreadable[2]) == ([], 3, "1 more file, which was not read")
     monkeypatch.setattr(read, "MOST_FILES", 3)
     assert len(read.suites(tmp_path)[1]) == 3
     assert read.suites(tmp_path / "none") == ([], [])

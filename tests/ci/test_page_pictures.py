@@ -226,7 +226,7 @@ def test_a_file_of_an_earlier_run_that_cannot_be_read_is_said(tmp_path: Path) ->
     kept(tmp_path, of_day(1, 1e-15))
     (tmp_path / "b.xml").write_text("<b")
     found = history([of_day(2, 1e-15)], [tmp_path])
-    assert "1 files of earlier runs could not be read; the first: <bdi>b.xml: not JUnit XML" in trend(found)
+    assert "1 file of earlier runs could not be read; the first: <bdi>b.xml: not JUnit XML" in trend(found)
     (tmp_path / "results-a" / "0.xml").unlink()
     assert "could not be read" in trend(history([of_day(2, 1e-15)], [tmp_path]))
 

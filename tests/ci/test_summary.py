@@ -157,7 +157,7 @@ def test_known_upstream_bugs_are_linked_as_our_own_table_has_them(tmp_path: Path
     bug = known_bugs()[0]
     failing = with_check(1, status="fail", message=CHECKS[3].message)(SUITE)
     for suite in (SUITE, failing):
-        assert f"- 1 checks: [{bug['id']}]({bug['link']}): " in section(page(tmp_path, suite), "Known upstream bugs")
+        assert f"- 1 check: [{bug['id']}]({bug['link']}): " in section(page(tmp_path, suite), "Known upstream bugs")
 
 
 @pytest.mark.parametrize(

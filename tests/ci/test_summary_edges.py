@@ -17,6 +17,7 @@ from ci.gate import Judgement
 from ci.junit import Check, Suite
 from ci.outcomes import known_bugs
 from tests.ci.green import EXPECTED, FILE, NUMBERS, SUITE, command_line
+from validation.case.plural import many
 
 TITLE = "<code>tiny / tp2 / fp64 / local / gloo</code>"
 MLA = "validation.checks.test_mla"
@@ -111,7 +112,7 @@ def test_known_bugs_are_counted_each_with_its_link() -> None:
     head, *lines = said.splitlines()
     assert head == "### Known upstream bugs"
     assert [line.partition("): ")[0] for line in lines if line] == [
-        f"- {count} checks: [{bug['id']}]({bug['link']}" for count, bug in ((2, first), (1, second))
+        f"- {many(count, 'check')}: [{bug['id']}]({bug['link']}" for count, bug in ((2, first), (1, second))
     ]
     assert said.endswith(f" (`{second['finding']}`)\n")
     assert summary._known(of(known[3]), None) == ""
@@ -209,7 +210,7 @@ def test_what_results_were_made_with_is_counted() -> None:
     assert summary._made_with(judged, None) == (
         "### Made with\n\n- commit <code>c1</code>\n- commit <code>unknown</code>\n"
         "- 2 testsuites: <code>torch 2&#46;13, megatron-core 0&#46;16&#46;1, gpu a, driver 5</code>\n"
-        "- 1 testsuites: <code>torch 3</code>\n"
+        "- 1 testsuite: <code>torch 3</code>\n"
     )
 
 

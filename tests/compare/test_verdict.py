@@ -71,7 +71,7 @@ def test_what_is_not_finite_fails_under_any_limits(bad: float, limits: Limits) -
     candidate[3, 2] = bad
     found = whole_verdict(candidate, limits)
     assert found.status == FAIL
-    assert "1 elements of the candidate are not finite" in found.reasons
+    assert "1 element of the candidate is not finite" in found.reasons
     assert found.properties["worst_index"] == "[3, 2]"
 
 
@@ -299,7 +299,7 @@ def test_a_flip_within_reach_of_rounding_is_a_near_tie() -> None:
     passed = near_ties(replace(strict, failure="routes"), choice, flips, 1e-3)
     assert (passed.status, passed.failure) == (PASS, "")
     assert passed.reasons == ()
-    assert "1 of 4 routes differ, near-ties: 1 tokens flip, margin at most 1.9e-03 of 2.0e-03" in passed.numbers
+    assert "1 of 4 routes differ, near-ties: 1 token flips, margin at most 1.9e-03 of 2.0e-03" in passed.numbers
     for margin in (2.1e-3, math.nan, math.inf):
         assert near_ties(*_choice(margin), 1e-3).status == FAIL
 

@@ -135,7 +135,7 @@ def test_the_side_that_is_not_finite_is_named() -> None:
     candidate = reference()
     candidate[2, 1] = math.inf
     reasons = verdict(piece(0, (0, 4), candidate, right)).reasons
-    assert reasons[:2] == ("1 elements of the candidate are not finite", "2 elements of the reference are not finite")
+    assert reasons[:2] == ("1 element of the candidate is not finite", "2 elements of the reference are not finite")
 
 
 def test_replicas_are_named_by_the_place_that_they_share() -> None:
@@ -227,14 +227,14 @@ def test_a_margin_of_exactly_twice_the_floor_is_a_near_tie() -> None:
     strict, choice, flips = chosen(1, 2.0**-9)
     found = near_ties(strict, choice, flips, 2.0**-10)
     assert (found.status, found.reasons) == (PASS, ())
-    assert found.numbers.endswith("1 of 4 routes differ, near-ties: 1 tokens flip, margin at most 2.0e-03 of 2.0e-03")
+    assert found.numbers.endswith("1 of 4 routes differ, near-ties: 1 token flips, margin at most 2.0e-03 of 2.0e-03")
 
 
 def test_a_larger_margin_is_said_beside_what_was_wrong_before() -> None:
     strict, choice, flips = chosen(1, 0.5)
     assert near_ties(strict, choice, flips, 1e-3).reasons == (
         *strict.reasons,
-        "1 tokens flip, margin at most 5.0e-01, near-ties have 2.0e-03",
+        "1 token flips, margin at most 5.0e-01, near-ties have 2.0e-03",
     )
 
 

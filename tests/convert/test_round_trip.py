@@ -93,7 +93,7 @@ def test_both_counts_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     back(tmp_path / "mcore", tmp_path / "back")
     said = capsys.readouterr().out
     assert f"used {count} of {count} tensors ({count - 2} weights, 2 copies of embedding and head" in said
-    assert f"filled {count} of {count} tensors in 1 files" in said
+    assert f"filled {count} of {count} tensors in 1 file" in said
 
 
 def test_a_cast_spares_the_expert_bias(tmp_path: Path) -> None:

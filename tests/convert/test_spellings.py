@@ -128,7 +128,7 @@ def test_two_files_of_one_model_are_told_apart_or_refused(tmp_path: Path, capsys
     both = {"model.norm.weight": torch.ones(64), "model.more": torch.ones(2)}
     for name, tensors, says in (
         ("model.safetensors", plain, "model.safetensors and the files of model.safetensors.index.json hold the same tensors"),
-        ("extra.safetensors", both, r"holds 1 tensors that the model's files hold, such as model.norm.weight, and 1 that they"),
+        ("extra.safetensors", both, r"holds 1 tensor that the model's files hold, such as model.norm.weight, and 1 that they"),
     ):
         save_file(tensors, folder / name)
         with pytest.raises(UsageError, match=says):

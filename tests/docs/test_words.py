@@ -18,7 +18,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "validation/candidate/load.py": (),
     "validation/candidate/recorder.py": (),
     "validation/case/axes.py": (),
-    "validation/checks/inferring.py": ("* tokens, all of them HuggingFace's",),
+    "validation/checks/inferring.py": ("*, all of them HuggingFace's",),
     "validation/checks/inference_statements.py": ("HuggingFace Cached and Full Logits",),
     "validation/checks/judging.py": ("the reference has no floor for *; give the check limits of its own",),
     "validation/checks/parity.py": (
@@ -35,7 +35,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     ),
     "validation/compare/pattern.py": (),
     "validation/compare/verdict.py": (
-        *("* (* elements equal)", "*, near-ties: * of *"),
+        "*, near-ties: * of *",
         "rank * *: Max diff: * at *, relative *, bytes *",
     ),
     "validation/run/launch.py": (),
@@ -60,6 +60,9 @@ def sentences(source: str) -> Iterator[str]:
     """Every text of several words that a module can say, with * for what it fills in. Docstrings are none."""
     tree = ast.parse(source)
     silent = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    # Words that are counted are a part of the sentence around them.
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    silent |= {id(word) for call in calls if isinstance(call.func, ast.Name) and call.func.id == "many" for word in call.args}
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
             silent |= {id(part) for part in node.values}

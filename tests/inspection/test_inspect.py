@@ -84,7 +84,7 @@ ODD: dict[str, tuple[Model, Callable[[Tensors], Tensors], dict[str, Any], list[s
         WITHOUT_MTP,
         without("lm_head.weight"),
         {},
-        ["1 tensors of the model are missing, the first is lm_head"],
+        ["1 tensor of the model is missing, the first is lm_head"],
     ),
     "tied with a head": (
         TIED,
@@ -96,7 +96,7 @@ ODD: dict[str, tuple[Model, Callable[[Tensors], Tensors], dict[str, Any], list[s
         WITHOUT_MTP,
         lambda t: t | {"model.more": torch.ones(2)},
         {},
-        ["1 tensors have no place in the model: model.more"],
+        ["1 tensor has no place in the model: model.more"],
     ),
     "another vocabulary": (
         WITHOUT_MTP,
@@ -114,7 +114,7 @@ ODD: dict[str, tuple[Model, Callable[[Tensors], Tensors], dict[str, Any], list[s
         WITHOUT_MTP,
         lambda t: renamed("language_model.")(t) | {"vision_tower.a": torch.ones(1)},
         {},
-        ["1 tensors are of the vision tower"],
+        ["1 tensor is of the vision tower"],
     ),
 }
 
@@ -241,12 +241,12 @@ REFUSED: dict[str, tuple[Callable[[Tensors], Tensors], dict[str, Any], str]] = {
     "a scale that is missing": (
         lambda t: one("_scale_inv", lambda _: None)(quantised(t)),
         FP8,
-        "1 weights in fp8 have no scales",
+        "1 weight in fp8 has no scales",
     ),
     "a scale of another shape": (
         lambda t: one("_scale_inv", lambda _: torch.ones(2, 2))(quantised(t)),
         FP8,
-        "the scales of 1 weights do not fit blocks of 128 x 128",
+        "the scales of 1 weight do not fit blocks of 128 x 128",
     ),
     "blocks of another size": (
         quantised,
@@ -256,14 +256,14 @@ REFUSED: dict[str, tuple[Callable[[Tensors], Tensors], dict[str, Any], str]] = {
     "scales of a plain weight": (
         more(model__layers__0__mlp__down_proj__weight_scale_inv=torch.ones(1, 1)),
         FP8,
-        "1 weights have scales and are not in fp8",
+        "1 weight has scales and is not in fp8",
     ),
     "more rows of the vocabulary": (
         one("embed_tokens.weight", lambda t: torch.cat([t, t[:8]])),
         {},
-        "1 tensors have another shape than config.json says",
+        "1 tensor has another shape than config.json says",
     ),
-    "a bias": (more(model__norm__bias=torch.zeros(64)), {}, "1 tensors have no place in the model"),
+    "a bias": (more(model__norm__bias=torch.zeros(64)), {}, "1 tensor has no place in the model"),
     "keys of an unknown wrapper": (renamed("base_model.model."), {}, "its keys begin with `base_model.model.`; save the model"),
 }
 
@@ -344,7 +344,7 @@ def megatron_files(folder: Path, *names: str) -> Path:
     [
         pytest.param(
             ("iter_0000007/.metadata", "iter_0000007/__0_0.distcp", "iter_0000003/.metadata"),
-            ["torch_dist: any layout", "step 7, in iter_0000007", "2 files", "1 other steps are there (iter_0000003)"],
+            ["torch_dist: any layout", "step 7, in iter_0000007", "2 files", "1 other step is there (iter_0000003)"],
             id="torch_dist",
         ),
         pytest.param(
@@ -358,7 +358,7 @@ def megatron_files(folder: Path, *names: str) -> Path:
             id="legacy with a rank missing",
         ),
         pytest.param(
-            ("iter_0000007/.metadata",), ["any layout", "step 7", "1 files", "no .distcp file"], id="torch_dist without files"
+            ("iter_0000007/.metadata",), ["any layout", "step 7", "1 file", "no .distcp file"], id="torch_dist without files"
         ),
     ],
 )

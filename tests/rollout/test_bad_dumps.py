@@ -54,7 +54,7 @@ def said_of(file: Path, weights: str | None = None) -> str:
         ({"logprobs": [None, "a", -0.5, -2.0]}, "logprobs is no list of numbers"),
         ({"logprobs": [None, True, -0.5, -2.0]}, "logprobs is no list of numbers"),
         ({"tokens": [5, 6.0, 7, 8]}, "tokens is no list of whole numbers"),
-        ({"tokens": [5], "logprobs": [None], "prompt": 1}, "has 1 tokens; a log-probability needs a token and one before it"),
+        ({"tokens": [5], "logprobs": [None], "prompt": 1}, "has 1 token; a log-probability needs a token and one before it"),
         ({"prompt": 0}, "prompt is 0 of 4 tokens"),
         ({"prompt": 4}, "prompt is 4 of 4 tokens"),
         ({"prompt": 1.5}, "prompt 1.5 is no whole number"),
@@ -156,7 +156,7 @@ def test_two_versions_of_the_weights_are_refused(tmp_path: Path) -> None:
         ({"tokens": [5, -1, 7, 8]}, "token 1 is -1, and the vocabulary has"),
         (
             {"routed_experts": [[[0, 1]] * 3] * 4},
-            "routed_experts[0] has the shape 3 x 2; this model has 1 layers of experts",
+            "routed_experts[0] has the shape 3 x 2; this model has 1 layer of experts",
         ),
         ({"routed_experts": [[[0, 1, 2, 99]]] * 4}, "routed_experts[0] names an expert above"),
         ({"routed_experts": [[[0, 1, 2, 2]]] * 4}, "routed_experts[0] names an expert twice"),
@@ -220,7 +220,7 @@ def tensors(**changed: torch.Tensor) -> dict[str, torch.Tensor]:
     [
         (
             {"mask": torch.tensor([[0, 0, 1, 1], [0, 1, 1, 1]])},
-            "sequence 1: its mask counts padding (1 positions, the first is 3",
+            "sequence 1: its mask counts padding (1 position, the first is 3",
         ),
         ({"mask": torch.ones(2, 4)}, "mask is float32; give bool"),
         ({"tokens": torch.ones(2, 4)}, "tokens is float32; give whole numbers"),

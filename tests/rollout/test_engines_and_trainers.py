@@ -119,7 +119,7 @@ def test_a_request_that_was_given_up_does_not_keep_the_others_from_being_compare
     assert (dump.idle, [sum(one.counted) for one in dump.sequences]) == (1, [0, 4])
     scored = read_as(written(tmp_path, generate(output_token_logprobs=[], routed_experts=None)))
     assert scored.sequences[0].counted == (False, True, True)
-    with pytest.raises(UsageError, match="no token of its 1 sequences counts; compare a file with answers"):
+    with pytest.raises(UsageError, match="no token of its 1 sequence counts; compare a file with answers"):
         read_as(written(tmp_path, given_up))
 
 

@@ -45,7 +45,7 @@ def test_a_fault_is_seen_first_where_it_is_beside_a_bug(tmp_path: Path) -> None:
     """A gradient that is not reduced, behind column-parallel down-projections, whose bug may spoil that very gradient."""
     done = warm(["faults", "--behind", "shared-rope-key-not-reduced", "--only", "T04", "--results", str(tmp_path)], tmp_path)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
-    assert "(1 faults, 1 caught, 1 localised, 0 false alarms in 1 cases, " in done.stdout
+    assert "(1 fault, 1 caught, 1 localised, 0 false alarms in 1 case, " in done.stdout
     (check,) = junit.read(tmp_path / "faults-shared-rope-key-not-reduced.xml").checks
     assert check.name == "Fault seen: T04 in tp2 beside shared-rope-key-not-reduced"
 

@@ -134,7 +134,7 @@ def test_testsuites_that_a_run_left_are_judged_again(tmp_path: Path) -> None:
     done = warm(["faults", "--diagnose", "--again", "--only", "T13", "--results", str(tmp_path)], tmp_path / "cache")
     assert done.returncode == 0, done.stderr
     first, line, last, end = done.stdout.split("\n")
-    assert first == "===== diagnoses: 1 faults, each in 8 cases ====="
+    assert first == "===== diagnoses: 1 fault, each in 8 cases ====="
     assert line.startswith("1/1, 0 s: T13 (tensor parallelism) right: Every layout with tp fails (tp2, tp2pp2 and 1 more) and")
     assert last.startswith("===== Diagnoses: PASS (1 of 1 right, ")
     assert end == ""

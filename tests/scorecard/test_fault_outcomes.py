@@ -79,7 +79,7 @@ def test_nothing_is_decided_in_a_case_that_fails_by_itself(monkeypatch: pytest.M
     monkeypatch.setattr(judging, "verdicts", lambda result, without: [Verdict("fail", "a")])
     monkeypatch.setattr(peers, "said", lambda result: {})
     undecided = judge(TRIAL, twice(found("other")), twice(found("same")), Clean(CASE.name, 3, ("FAIL: a",)))
-    assert (undecided.status, undecided.says) == (BROKEN, "1 checks fail without it, first FAIL: a")
+    assert (undecided.status, undecided.says) == (BROKEN, "1 check fails without it, first FAIL: a")
 
 
 def test_what_changes_no_byte_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:

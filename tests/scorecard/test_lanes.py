@@ -166,7 +166,7 @@ def test_the_section_tells_what_is_hidden_what_is_seen_elsewhere_and_what_cannot
     assert "| A13 | yarn's beta_slow is not forwarded | 1.1e-02 | 1.4e-02 | 1.2e-02 | 8.0e-03 |" in text
     assert "- A14, first seen at B Check and not at A Check: " in text
     assert "- A16, missed: the softmax is scaled by mscale squared times 1.56. Not explained." in text
-    assert "Of 1 cases without a fault (9 checks) the checks fail 0.\n" in text
+    assert "Of 1 case without a fault (9 checks) the checks fail 0.\n" in text
     assert "- B01, B02, B09, B11: Transformer Engine makes its causal mask itself" in text
     others = (replace(A02, fault="A01"), replace(A02, fault="D13"))
     cells = [lane_page.cell(one, TE, measured) for one in (A02, HIDDEN, elsewhere, *others)]
@@ -210,4 +210,4 @@ def test_a_recorded_fault_is_told_and_not_run_again(tmp_path: Path) -> None:
     again = warm([*words, "--results", str(tmp_path / "two")], tmp_path / "cache")
     assert (again.returncode, again.stderr) == (0, "")
     assert "===== scorecard: 0 faults in 0 cases of preset tiny =====" in again.stdout
-    assert "(1 faults, 0 caught, 0 localised, 0 false alarms in 1 cases, " in again.stdout
+    assert "(1 fault, 0 caught, 0 localised, 0 false alarms in 1 case, " in again.stdout

@@ -23,19 +23,13 @@ def by_own_scores(verdict: Verdict, by_scores: Measurement, by_bias: Measurement
     if any(not found.pieces or found.missing() is not None for found in (by_scores, by_bias)):
         return _failed(verdict, f"{when}what its own scores and the bias choose is not known of every token")
     if _wrong(by_bias):
-        verdict = _failed(
-            verdict,
-            f"{when}{many(by_bias.difference.differing, 'token chooses', 'tokens choose')} by other scores than their "
-            f"own with the bias "
-            f"(off by at most {by_bias.difference.max_abs:.1e})",
-        )
+        choose = many(by_bias.difference.differing, "token chooses", "tokens choose")
+        off = f"off by at most {by_bias.difference.max_abs:.1e}"
+        verdict = _failed(verdict, f"{when}{choose} by other scores than their own with the bias ({off})")
     if _wrong(by_scores):
-        verdict = _failed(
-            verdict,
-            f"{when}the experts of {many(by_scores.difference.differing, 'token')} are not those that their own scores "
-            f"and the bias give "
-            f"(largest margin {by_scores.difference.max_abs:.1e})",
-        )
+        experts = many(by_scores.difference.differing, "token's experts are", "tokens' experts are")
+        margin = f"largest margin {by_scores.difference.max_abs:.1e}"
+        verdict = _failed(verdict, f"{when}{experts} not those that their own scores and the bias give ({margin})")
     return verdict
 
 

@@ -105,10 +105,9 @@ def _scales(keys: Mapping[str, str], stored: Stored, quantisation: Any) -> Itera
     kinds = {tensor.dtype for key, tensor in found.items() if key.endswith(SCALE)}
     plain = [key for key in found if f"{key}{SCALE}" in found and found[key].dtype in WEIGHTS]
     if plain and kinds <= set(SCALE_DTYPES):
-        yield (
-            f"{many(len(plain), 'weight has', 'weights have')} scales and no fp8, the first is {shown(plain[0])} in "
-            f"{found[plain[0]].dtype}"
-        )
+        are = "is" if len(plain) == 1 else "are"
+        first = f"the first is {shown(plain[0])} in {found[plain[0]].dtype}"
+        yield f"{many(len(plain), 'weight has', 'weights have')} scales and {are} not in fp8, {first}"
 
 
 def _unused(keys: Mapping[str, str], model: Model, wanted: _Shapes) -> Iterator[str]:
