@@ -88,7 +88,7 @@ def test_both_counts_agree_over_every_case(tmp_path: Path) -> None:
     ("what", "said"),
     [
         ("marks", f"{NAME}: "),
-        ("plants", f"self-test-{NAME}: 1 of its 5 checks were not collected: Planted defect seen: attention scale "),
+        ("plants", f"self-test-{NAME}: 1 of its 5 checks was not collected: Planted defect seen: attention scale "),
         ("items", f"{NAME}: "),
     ],
 )

@@ -122,7 +122,7 @@ def test_what_was_never_made_has_not_passed(tmp_path: Path) -> None:
         wanted(tmp_path)
     case = case_facts(CASES[1])["case"][:8]
     report(tmp_path / "before" / f"{second.stem}-{case}.xml", 1, left_out=1, a="fail", b="pass", c="pass")
-    with pytest.raises(UsageError, match=r"but 1 of 6 checks were not made"):
+    with pytest.raises(UsageError, match=r"but 1 of 6 checks was not made"):
         wanted(tmp_path)
     report(tmp_path / "before" / f"{second.stem}-{case}.xml", 1, a="fail", b="pass", c="pass", d="pass")
     assert wanted(tmp_path) == {CASES[0].name: set(), CASES[1].name: set()}
@@ -143,7 +143,7 @@ def test_a_command_with_nothing_to_make_says_so_and_passes(tmp_path: Path, capfd
     assert "Nothing failed before: no check is made (--last-failed)\n" in capfd.readouterr().out
     report(tmp_path / f"{CASES[1].name}.xml", 1, left_out=1, a="pass")
     assert cli.main(words) == ExitCode.USAGE
-    assert "error: --last-failed: nothing failed before, but 1 of 3 checks were not made" in capfd.readouterr().err
+    assert "error: --last-failed: nothing failed before, but 1 of 3 checks was not made" in capfd.readouterr().err
 
 
 def test_a_run_that_did_not_finish_failed_as_a_whole(tmp_path: Path) -> None:

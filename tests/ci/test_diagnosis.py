@@ -284,7 +284,7 @@ def test_an_error_that_is_as_large_as_rounding_is_named_for_it_beside_the_model(
         said = told(wrong("single", **small, **more), wrong("tp2", kind="modelling", **small)).sentence
         assert ("fewer bits" in said) == named, more
     few = told(*map(sound, ("tp2", "ep2", "dp2")), wrong("single", **small))
-    assert few.sentence.startswith("1 of 4 cases fail (single), and no property tells")
+    assert few.sentence.startswith("1 of 4 cases fails (single), and no property tells")
 
 
 def test_a_tensor_of_another_type_is_of_the_precision() -> None:
