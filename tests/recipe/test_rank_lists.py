@@ -116,7 +116,7 @@ def test_stages_have_the_layers_that_upstream_builds(layers: int, pp: int, vpp: 
     if sum(upstream) == layers and min(upstream) >= 0:
         assert [chunk.layers for chunk in pipeline.chunks(model, layout, split)] == upstream
     else:
-        with pytest.raises(UsageError, match="layers"):
+        with pytest.raises(UsageError, match="layer"):
             pipeline.chunks(model, layout, split)
 
 
