@@ -97,6 +97,7 @@ OTHERWISE = {
     "validation/reference/store.py": "sealed, with digests",
     "validation/candidate/kept_steps.py": "renamed when it is whole, with digests",
     "validation/run/report.py": "a rank's own words: renamed, or not read",
+    "validation/run/held.py": "renamed, in a run's own folder, which must not come back if the run has ended",
     "validation/recipe/capture.py": "a folder of one run of a launch script",
     "validation/recipe/parser.py": "a table of the repository, which git has",
     "validation/scorecard/traced.py": "a folder of one run, which ends with its rank",

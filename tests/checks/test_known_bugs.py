@@ -314,9 +314,11 @@ def test_mtp_layers_of_documents_are_refused_for_the_releases_that_cannot_train_
     assert [version for version in ("0.16.1", "0.18.2", "0.19.2") if refusal(one, version)] == releases
 
 
-@pytest.mark.parametrize("bug", [one for one in table() if one.instead], ids=lambda bug: bug.id)
+@pytest.mark.parametrize(
+    "bug", [one for one in table() if one.instead and "changes(" not in one.layouts], ids=lambda bug: bug.id
+)
 def test_every_bug_that_ends_a_run_names_what_is_near(bug: Known) -> None:
-    """Settings that there are, with values that text can say: a recipe is compared with them."""
+    """Settings that there are, with values that text can say: a recipe is compared with them. It has no second layout."""
     assert bug.nearest
     for given in bug.nearest:
         assert fields.entries().keys() >= given.keys()
