@@ -197,8 +197,8 @@ class Judging:
         """The verdict with what nothing excuses but freed memory, and its place in the flow of data."""
         freed = any(bug.id == verdict.properties.get("known") for bug in self._freeing)
         last = verdict if freed or asked.name in self.result.problems else asked.lastly(self, asked, verdict)
-        if self._freeing and not self.ended_by and last.status == "fail" and verdict.status == "pass":
-            # The choice came out right, or within rounding, and the scores that it was made by are freed memory.
+        if self._freeing and not self.ended_by and last.status == "fail" and verdict.status in ("pass", "known"):
+            # The choice came out right, or as another bug makes it, and the scores that it was made by are freed memory.
             last = self._without_bugs(asked, self._freeing[0], last)
         return replace(last, place=place(self.case, asked.name))
 
