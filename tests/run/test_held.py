@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,10 @@ from validation.machine import Gpu
 from validation.run import jobs, watch
 from validation.run.held import HeldRanks
 from validation.run.launch import Broken, RunBroke
+from validation.run.nodes.leading import Alone
 from validation.run.options import parsed
 from validation.run.report import READY, RankReport
+from validation.run.runner import Runner
 
 _TWO_CASES = """
 import sys
@@ -45,7 +49,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 def test_held_ranks_report_after_their_turn(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
     """They are told which folder has their reference."""
 
-    def start(folder: Path, turn: threading.Event) -> list[dict[str, Any]]:
+    def start(folder: Path, turn: watch.Turn) -> list[dict[str, Any]]:
         assert turn.wait(60)
         return [{"told": RankReport(folder, 0).turn()}]
 
@@ -69,7 +73,7 @@ def test_held_ranks_that_broke_break_their_case(tmp_path: Path, threads: ThreadP
                 place.rmdir()
             ended.set()
 
-    def start(folder: Path, turn: threading.Event) -> list[dict[str, Any]]:
+    def start(folder: Path, turn: watch.Turn) -> list[dict[str, Any]]:
         raise RunBroke(Broken(0, "rank 0 was killed by SIGKILL", ""))
 
     held = HeldRanks(folder(), start, threads)
@@ -94,7 +98,7 @@ def test_held_ranks_that_have_no_folder_break_their_case(threads: ThreadPoolExec
 def test_no_time_passes_before_the_turn(tmp_path: Path) -> None:
     """And nothing is told of ranks that wait."""
     told: list[str] = []
-    turn = threading.Event()
+    turn = watch.Turn()
     rank = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     (tmp_path / "rank-0.pid").write_text(str(rank.pid))
     RankReport(tmp_path, 0).progress(READY)
@@ -106,6 +110,54 @@ def test_no_time_passes_before_the_turn(tmp_path: Path) -> None:
         rank.wait(60)
     assert watching.timed_out
     assert told[:1] == [READY]
+
+
+def test_ranks_whose_turn_will_not_come_are_ended(tmp_path: Path) -> None:
+    """Nobody waits for them."""
+    turn = watch.Turn()
+    rank = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    (tmp_path / "rank-0.pid").write_text(str(rank.pid))
+    with watch.watched(tmp_path, 1, 600.0, lambda step: None, turn=turn) as watching:
+        turn.given_up = True
+        assert rank.wait(60) == -signal.SIGKILL
+    assert watching.gone.is_set()
+    assert not watching.timed_out
+
+
+def test_a_case_without_a_reference_gives_its_held_ranks_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: what waits would else keep the threads in which others start."""
+    started: queue.Queue[watch.Turn] = queue.Queue()
+
+    class Launcher(Alone):
+        @property
+        def launch(self) -> Any:
+            return ended
+
+    def ended(*given: object, turn: watch.Turn) -> list[dict[str, Any]]:
+        started.put(turn)
+        while not turn.given_up:
+            time.sleep(0.01)
+        raise RunBroke(Broken(0, "given up", ""))
+
+    def no_reference(*given: object) -> None:
+        raise RunBroke(Broken(None, "no reference", ""))
+
+    monkeypatch.setenv("PLUMBLINE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(jobs, "held", lambda cases, count: True)
+    settings = parsed(["--layouts", "single,tp2,pp2,ep2", "--jobs", "1", "--results", str(tmp_path / "results")])
+    runner = Runner(settings, nodes=Launcher())
+    monkeypatch.setattr(runner, "_asked", no_reference)
+    try:
+        for case in settings.cases:
+            runner._started[case, ""] = Future()
+            runner._hold_next()
+            turn = started.get(timeout=60)  # there is a thread for it
+            broken = runner.run(case).broken
+            assert broken is not None
+            assert (broken.sentence, turn.given_up) == ("no reference", True)
+    finally:
+        turn.given_up = True
+        runner.close()
 
 
 @pytest.mark.parametrize(

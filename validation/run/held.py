@@ -7,15 +7,15 @@ turn. A rank runs one case, held or not: nothing that a case leaves behind can r
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
 from validation.run.report import TURN
+from validation.run.watch import Turn
 
-Start = Callable[[Path, threading.Event], list[dict[str, Any]]]
+Start = Callable[[Path, Turn], list[dict[str, Any]]]
 """What starts ranks that leave their files in a folder, and returns what they report after their turn."""
 
 
@@ -23,7 +23,7 @@ class HeldRanks:
     """The ranks of one case before its turn."""
 
     def __init__(self, folder: contextlib.AbstractContextManager[Path], start: Start, threads: Executor) -> None:
-        self._turn = threading.Event()
+        self._turn = Turn()
         self._folder: Future[Path] = Future()
         self._reports = threads.submit(self._run, folder, start)
 
@@ -44,3 +44,7 @@ class HeldRanks:
                 (place / f"{TURN}.part").replace(place / TURN)
         self._turn.set()
         return self._reports.result()
+
+    def give_up(self) -> None:
+        """End them, whose turn will not come: their case has no reference. Of no effect on ranks that have reported."""
+        self._turn.given_up = True

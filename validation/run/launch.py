@@ -135,7 +135,7 @@ def launch(
     folder: Path,
     timeout: float,
     progress: Callable[[str], None] = lambda step: None,
-    turn: threading.Event | None = None,
+    turn: watching.Turn | None = None,
 ) -> list[dict[str, Any]]:
     """Run `entry(*arguments)` in `ranks` processes and return what each wrote. Raises RunBroke.
 

@@ -60,7 +60,8 @@ class Runner:
         for case in dict.fromkeys(cases):
             if (case, plugin) in self._started:
                 continue
-            self._started[case, plugin] = self._pool.submit(self.run, case, plugin)
+            with self._asking:
+                self._started[case, plugin] = self._pool.submit(self.run, case, plugin)
             if self._jobs > 1:
                 # There is room for more than one thing at a time: a reference is ready when its case's turn comes.
                 self._asked(case)
@@ -100,6 +101,8 @@ class Runner:
                 with launch.run_folder(self._debug_folder(case, plugin)) as folder:
                     reports = self._ranks(case, plugin, folder, str(reference.folder))
         except (launch.RunBroke, OSError) as error:
+            if held is not None:
+                held.give_up()
             broken = explained(case, launch.broken_by(error), in_ranks=bool(facts))
             return Result(case, time.monotonic() - start, facts, broken=self._with_plugin(broken, plugin))
         # What a case in lockstep has kept is good for a command that is cut while it judges: it goes when the command ends.
@@ -107,7 +110,7 @@ class Runner:
         return merged(case, time.monotonic() - start, facts, reports)
 
     def _ranks(
-        self, case: Case, plugin: str, folder: Path, reference: str, turn: threading.Event | None = None
+        self, case: Case, plugin: str, folder: Path, reference: str, turn: watch.Turn | None = None
     ) -> list[dict[str, Any]]:
         """What the case's ranks report, which wait for their turn if they have one."""
         waiting = {} if turn is None else {"turn": turn}

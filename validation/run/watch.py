@@ -16,6 +16,13 @@ UNNOTICED = 10.0
 """Seconds after which elastic, which looks every 0.02 s, will not notice any more that a rank has ended."""
 
 
+class Turn(threading.Event):
+    """Set when it is the turn of ranks that wait for it (validation.run.held)."""
+
+    given_up = False
+    """Whether it will never come: then the ranks are ended."""
+
+
 class Watch:
     """A thread that reports progress and, when time is up, has every rank write its stacks and then kills it."""
 
@@ -26,11 +33,11 @@ class Watch:
         timeout: float,
         progress: Callable[[str], None],
         first: int = 0,
-        turn: threading.Event | None = None,
+        turn: Turn | None = None,
     ) -> None:
         """`first` is the number of the first of these ranks, all of which run on this machine.
 
-        Before their `turn` (validation.run.held) no time passes for them, and they have no progress.
+        Before their `turn` no time passes for them, and they have no progress.
         """
         self._folder, self._ranks, self._timeout, self._progress = folder, range(first, first + ranks), timeout, progress
         self._turn = turn
@@ -45,6 +52,8 @@ class Watch:
         """Until `stop` is called."""
         end, last = time.monotonic() + self._timeout, ""
         while not self._done.wait(0.1):
+            if self._turn is not None and self._turn.given_up:
+                self.kill()
             if self._unwanted:
                 self._signal(signal.SIGKILL)  # those, too, that had no process yet
             if self._turn is not None and not self._turn.is_set():
@@ -104,7 +113,7 @@ def watched(
     timeout: float,
     progress: Callable[[str], None],
     first: int = 0,
-    turn: threading.Event | None = None,
+    turn: Turn | None = None,
 ) -> Iterator[Watch]:
     """Within it a thread watches over the ranks of a run, and `kill_all` ends them."""
     watch = Watch(folder, ranks, timeout, progress, first, turn)
