@@ -88,14 +88,14 @@ def on_cpu(elements: int, rounds: int) -> None:
             lambda: difference.measure(candidate, reference, box),  # noqa: B023
         ]
         copied, ours = best(works, rounds, seconds)
-        plain = seconds(lambda: difference._in_chunks(candidate, reference, box))  # noqa: B023
+        plain = seconds(lambda: difference.in_chunks(candidate, reference, box))  # noqa: B023
         line(f"{name}, {threads} threads", moved, copied, ours, f"; NumPy's passes {moved / plain / 1e9:.1f} GB/s")
     torch.set_num_threads(1)
     for size, (name, kind) in itertools.product(PIECES, KINDS.items()):
         candidate, reference = pair(size, kind, kind)
         small: list[Work] = [
             lambda: [difference.measure(candidate, reference, whole((size,))) for _ in range(REPEATS)],  # noqa: B023
-            lambda: [difference._in_chunks(candidate, reference, whole((size,))) for _ in range(REPEATS)],  # noqa: B023
+            lambda: [difference.in_chunks(candidate, reference, whole((size,))) for _ in range(REPEATS)],  # noqa: B023
         ]
         ours, plain = best(small, rounds, seconds)
         print(f"{name}, piece of {size}: {ours / REPEATS * 1e6:.1f} us; NumPy's passes {plain / REPEATS * 1e6:.1f} us")
@@ -126,7 +126,7 @@ def of_kinds(name: str, other: str, elements: int, rounds: int, tune: bool) -> N
         lambda: fused.digest(candidate),
     ]
     copied, ours, digested = best(works, rounds + 2, device_seconds)
-    plain = device_seconds(lambda: difference._in_chunks(candidate, reference, box))
+    plain = device_seconds(lambda: difference.in_chunks(candidate, reference, box))
     digests = f"digest {candidate.nbytes / digested / 1e9:.1f} GB/s"
     alone = min(queued_seconds(lambda: kernels.statistics(candidate, reference)) for _ in range(rounds))
     further = f"; kernels alone {moved / alone / 1e9:.1f} GB/s, torch's passes {moved / plain / 1e9:.1f} GB/s, {digests}"

@@ -290,5 +290,5 @@ def test_a_compiled_pass_is_asked_of_both_and_its_worst_part_is_named(
 def test_what_there_is_a_compiled_pass_for_goes_through_it(way: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """NumPy takes thirty times as long."""
     if native.library() is not None:
-        monkeypatch.setattr(difference_, "_in_chunks", lambda *given: pytest.fail("NumPy measured it"))
+        monkeypatch.setattr(difference_, "in_chunks", lambda *given: pytest.fail("NumPy measured it"))
     assert measured(*pair()).count == math.prod(SHAPE)

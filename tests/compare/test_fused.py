@@ -8,13 +8,15 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Any
 
 import pytest
 import torch
 
 from validation import compare
-from validation.compare import fused
+from validation.compare import fused, native, pending
 from validation.compare.difference import measure
+from validation.compare.extent import extent
 from validation.compare.staging import to_device
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -188,3 +190,49 @@ def test_what_goes_through_pinned_buffers_arrives() -> None:
     """More than two buffers full, and not a multiple of them."""
     host = torch.randn((100 << 20) + 3).to(torch.bfloat16)
     assert torch.equal(to_device(host, DEVICE).cpu(), host)
+
+
+@needs_triton
+@pytest.mark.parametrize("held", [0, pending.HELD], ids=["one at a time", "all at once"])
+def test_answers_that_come_later_are_those_that_are_waited_for(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Differences, digests and extents, in the order of asking, whatever becomes of the tensor meanwhile."""
+    monkeypatch.setattr(pending, "HELD", held)
+    wrong = torch.arange(300, dtype=torch.float64, device=DEVICE).view(3, 100)
+    wrong[1, 7] = -1.0
+    not_finite = torch.full((5,), math.nan, device=DEVICE)
+    large = torch.arange(fused.DIGESTED + 3, device=DEVICE).to(torch.int8) if ON_GPU else wrong.to(torch.int8)
+    pairs = [
+        (wrong, torch.arange(300, dtype=torch.float64, device=DEVICE).view(3, 100), True),
+        (wrong.t(), wrong.t().contiguous(), False),
+        (not_finite, torch.ones(5, device=DEVICE), False),
+        (large, large.clone(), True),
+        (torch.ones((), device=DEVICE), torch.zeros((), device=DEVICE), False),
+    ]
+    expected = []
+    for candidate, reference, exact in pairs:
+        box = tuple((10, 10 + size) for size in candidate.shape)
+        whole = candidate.contiguous()
+        found = measure(whole, reference, box)
+        digest = fused.digest(whole) if fused.digests(whole) else native.digest_or_sha(whole.cpu())
+        expected.append((found, digest, extent(whole, reference, box, found, exact)))
+    asked, answers = pending.Pending(), list[Any]()
+    for candidate, reference, exact in pairs:
+        box = tuple((10, 10 + size) for size in candidate.shape)
+        asked.ask(candidate, reference, box, lambda *answer: answers.append(answer), exact)
+    for candidate in (wrong, not_finite, large):
+        candidate.zero_()
+    assert len(answers) == (0 if held else len(pairs))
+    asked.settle()
+    asked.settle()
+    assert repr(answers) == repr(expected)  # NaN is not equal to itself
+
+
+def test_what_a_gpu_would_hold_for_long_is_measured_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU nothing waits; on a GPU small tensors do, of the shape of their reference."""
+    monkeypatch.setattr(fused, "why", lambda: "")
+    one = torch.ones(4, 2, device=DEVICE)
+    assert pending.Pending.takes(one, one) == ON_GPU
+    assert not pending.Pending.takes(one, one[:2])
+    assert not pending.Pending.takes(one[:0], one[:0])
+    monkeypatch.setattr(pending, "LARGEST", one.nbytes - 1)
+    assert not pending.Pending.takes(one, one)

@@ -51,10 +51,24 @@ def test_held_ranks_report_after_their_turn(tmp_path: Path, threads: ThreadPoolE
 
     def start(folder: Path, turn: watch.Turn) -> list[dict[str, Any]]:
         assert turn.wait(60)
-        return [{"told": RankReport(folder, 0).turn()}]
+        return [{"told": RankReport(folder, 0).turn(lambda reference: None)}]
 
     held = HeldRanks(contextlib.nullcontext(tmp_path), start, threads)
     assert held.reports(Path("/references/one")) == [{"told": "/references/one"}]
+
+
+def test_held_ranks_know_their_reference_before_their_turn(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
+    """As soon as it is there, and once."""
+    known: queue.Queue[Path] = queue.Queue()
+
+    def start(folder: Path, turn: watch.Turn) -> list[dict[str, Any]]:
+        return [{"told": RankReport(folder, 0).turn(known.put)}]
+
+    held = HeldRanks(contextlib.nullcontext(tmp_path), start, threads)
+    held.tell(Path("/references/one"))
+    assert known.get(timeout=60) == Path("/references/one")
+    assert held.reports(Path("/references/one")) == [{"told": "/references/one"}]
+    assert known.empty()
 
 
 @pytest.mark.parametrize("gone", [True, False], ids=["with the folder", "and the folder stays"])
@@ -146,7 +160,7 @@ def test_a_case_without_a_reference_gives_its_held_ranks_up(tmp_path: Path, monk
     monkeypatch.setattr(jobs, "held", lambda cases, count: True)
     settings = parsed(["--layouts", "single,tp2,pp2,ep2", "--jobs", "1", "--results", str(tmp_path / "results")])
     runner = Runner(settings, nodes=Launcher())
-    monkeypatch.setattr(runner, "_asked", no_reference)
+    monkeypatch.setattr(runner, "_reference", no_reference)
     try:
         for case in settings.cases:
             runner._started[case, ""] = Future()
@@ -184,7 +198,7 @@ def test_ranks_of_small_cases_are_held_where_they_fit(
 
 
 def test_a_case_whose_ranks_were_held_is_judged_as_any_other(tmp_path: Path) -> None:
-    """The second case's ranks wait while the first one runs."""
+    """The first case's ranks wait while its reference is computed, the second one's while the first runs."""
     script = tmp_path / "two_cases.py"
     script.write_text(_TWO_CASES)
     words = ["run", "--layouts", "single,single+full", "--steps", "0", "--jobs", "1", "--no-self-test", "--debug"]
@@ -197,4 +211,4 @@ def test_a_case_whose_ranks_were_held_is_judged_as_any_other(tmp_path: Path) -> 
     assert done.returncode == ExitCode.PASS, done.stdout + done.stderr
     assert "PASS (2 cases" in done.stdout
     times = [path.read_text() for path in sorted((tmp_path / "results" / "debug").glob("*/rank-0.times"))]
-    assert [READY in text for text in times] == [True, False]
+    assert [READY in text for text in times] == [True, True]

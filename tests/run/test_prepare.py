@@ -15,9 +15,10 @@ from validation import cuda
 from validation.case.errors import EnvironmentMissing, ExitCode, UsageError
 from validation.case.preset import TINY
 from validation.machine import ABSENT, Gpu, Unasked
-from validation.run import launch, prepare
+from validation.run import ahead, launch, prepare
 from validation.run.command_line import add_options
 from validation.run.options import parsed, settings
+from validation.run.references import REFERENCES
 
 
 @pytest.mark.parametrize(("transport", "file"), [("gloo", "requirements/cpu.txt"), ("nccl", "requirements/cuda.txt")])
@@ -127,3 +128,40 @@ def test_checkpoints_are_of_one_machine(life: str) -> None:
         prepare.check_cases(parsed(("--layouts", f"tp2+{life}", *where)))
     prepare.check_cases(parsed(("--layouts", f"tp2+{life}")))
     prepare.check_cases(parsed(("--layouts", "tp2+step-evaluate-step", *where)))
+
+
+@pytest.mark.parametrize(
+    ("words", "begun"),
+    [((), ["single"]), (("--layouts", "tp2,single"), ["tp2"]), (("--only", "Layer 1"), [])],
+    ids=["all of it", "the first case's", "a selection, which may need less"],
+)
+def test_a_reference_is_begun_while_the_ranks_server_imports(
+    words: tuple[str, ...], begun: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And ended if the command is refused then."""
+    done: list[str] = []
+    monkeypatch.setenv("PLUMBLINE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(launch, "warm_up", lambda: None)
+    monkeypatch.setattr(REFERENCES, "warm_up", lambda: None)
+    monkeypatch.setattr(REFERENCES, "begin", lambda case, home, timeout: done.append(case.layout.name))
+    monkeypatch.setattr(REFERENCES, "close", lambda: done.append("closed"))
+
+    def check(cases: object, timeout: float) -> None:
+        assert done == begun
+        raise UsageError("they refuse each other")
+
+    monkeypatch.setattr(ahead, "check", check)
+    with pytest.raises(UsageError, match="they refuse each other"):
+        prepare.prepare(parsed([*words, "--results", str(tmp_path / "results")]))
+    assert done == [*begun, "closed"]
+
+
+def test_a_stored_reference_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless a fresh one is asked for."""
+    begun: list[bool] = []
+    monkeypatch.setattr(REFERENCES, "begin", lambda case, home, timeout: begun.append(True))
+    settings = parsed(["--layouts", "single,tp2", "--results", str(tmp_path)])
+    prepare._begin(settings, [])
+    assert begun == []
+    prepare._begin(settings, settings.cases[1:])
+    assert begun == [True]  # both have the same

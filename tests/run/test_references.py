@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from validation.case.layout import Layout
 from validation.case.preset import TINY
 from validation.reference import store
 from validation.run import watch
-from validation.run.launch import RunBroke
+from validation.run.launch import Broken, RunBroke
 from validation.run.references import ReferenceProcess
 
 CASE = Case(
@@ -68,6 +71,65 @@ def test_one_process_computes_all_references(process: ReferenceProcess, tmp_path
         compute(process, case, tmp_path)
         assert store.find(case, tmp_path / "home") is not None
     assert process.warm_up() is first
+
+
+def test_a_reference_that_was_begun_is_waited_for(
+    process: ReferenceProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is computed once, and tells who waits what it does."""
+    computed, compute = [], process.compute
+
+    def counted(case: Case, *given: Any) -> None:
+        computed.append(case)
+        compute(case, *given)
+
+    monkeypatch.setattr(process, "compute", counted)
+    process.begin(CASE, tmp_path, 600.0)
+    process.had(CASE, tmp_path, 600.0, lambda step: None)
+    assert store.find(CASE, tmp_path) is not None
+    assert (computed, process._begun) == ([CASE], {})
+
+
+def test_what_was_begun_in_vain_says_so_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In the words of one that was not begun; whoever is told of its steps is told from then on."""
+    process, asked = ReferenceProcess(), threading.Event()
+
+    def fails(case: Case, home: Path, folder: Path, timeout: float, progress: Callable[[str], None]) -> None:
+        assert asked.wait(60)
+        progress("truth")
+        raise RunBroke(Broken(0, "rank 0 raised an error", ""))
+
+    def told(step: str) -> None:
+        said.append(step)
+
+    said: list[str] = []
+    monkeypatch.setattr(process, "compute", fails)
+    process.begin(CASE, tmp_path, 600.0)
+    begun = process._begun[store.key(CASE)]
+    begun._listening = lambda step: pytest.fail("nobody has asked yet")
+    join = begun.join
+
+    def joined() -> bool:
+        asked.set()
+        return join()
+
+    monkeypatch.setattr(begun, "join", joined)
+    with pytest.raises(RunBroke, match="rank 0 raised an error"):
+        process.had(CASE, tmp_path, 600.0, told)
+    assert said == ["truth"]
+
+
+def test_closing_ends_what_was_begun(fresh: ReferenceProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its folder is gone: nobody else would take it away."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    fresh.begin(CASE, tmp_path / "home", 600.0)
+    begun = fresh._begun[store.key(CASE)]
+    while not list(tmp_path.glob("plumbline-*")):
+        time.sleep(0.01)
+    fresh.close()
+    assert not begun._thread.is_alive()
+    assert list(tmp_path.glob("plumbline-*")) == []
+    assert store.find(CASE, tmp_path / "home") is None
 
 
 LOSES_ITS_CARD = """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,10 +12,11 @@ from safetensors.torch import save_file
 
 from validation.case.steps import UNREDUCED
 from validation.compare import fused, native
-from validation.compare.difference import measure
-from validation.compare.extent import extent
+from validation.compare.difference import Difference, measure
+from validation.compare.extent import Extent, extent
 from validation.compare.mapped import opened
 from validation.compare.measurement import PieceReport
+from validation.compare.pending import Pending
 from validation.compare.piece import Box, box_shape, slices
 from validation.compare.precision import as_stored
 from validation.compare.sliced import CPU
@@ -60,6 +60,7 @@ class Recorder:
         self.problems: dict[str, str] = {}
         self.notes: dict[str, Any] = {}
         self._files: dict[Path, Served] = {}
+        self._pending = Pending()
 
     def file(self, path: Path) -> Served:
         """A file of the reference, kept open; its tensors come on this rank's device."""
@@ -109,14 +110,21 @@ class Recorder:
         if tuple(tensor.shape) != box_shape(box):
             self.problem(name, f"shape {tuple(tensor.shape)} where {box_shape(box)} was declared, for part {list(box)}")
             return
+        # Before a reduction and after it is the same gradient.
+        floor = self._floor.get(name.replace(UNREDUCED, "gradients/"), 0.0)
+
+        def take(found: Difference, digest: str, where: Extent | None) -> None:
+            self.pieces[name].append(PieceReport(self.rank, box, found, digest, where))
+
         with torch.no_grad(), as_stored():
-            tensor, expected = tensor.contiguous(), to_device(expected, tensor.device)
+            expected = to_device(expected, tensor.device)
+            if self._pending.takes(tensor, expected):
+                self._pending.ask(tensor, expected.contiguous(), box, take, exact, floor)
+                return
+            tensor = tensor.contiguous()
+            self._pending.settle()  # pieces of one tensor stay in their order
             found = measure(tensor, expected, box)
-            # Before a reduction and after it is the same gradient.
-            floor = self._floor.get(name.replace(UNREDUCED, "gradients/"), 0.0)
-            where = extent(tensor, expected, box, found, exact, floor)
-            report = PieceReport(self.rank, box, found, _digest(tensor), where)
-        self.pieces[name].append(report)
+            take(found, _digest(tensor), extent(tensor, expected, box, found, exact, floor))
 
     def problem(self, name: str, sentence: str) -> None:
         """Say why a tensor could not be compared; the first reason is kept."""
@@ -124,6 +132,7 @@ class Recorder:
 
     def close(self) -> None:
         """Let go of the reference's files; write what is to be kept."""
+        self._settle()
         if self._keep is not None:
             for reference, tensors in self._kept.items():
                 save_file(tensors, str(self._keep / reference.name))
@@ -132,8 +141,13 @@ class Recorder:
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
+        self._settle()
         pieces = {name: [piece.as_list() for piece in found] for name, found in self.pieces.items()}
         return {"pieces": pieces, "problems": self.problems, "notes": self.notes}
+
+    def _settle(self) -> None:
+        with torch.no_grad(), as_stored():
+            self._pending.settle()
 
 
 def _digest(tensor: torch.Tensor) -> str:
@@ -141,6 +155,4 @@ def _digest(tensor: torch.Tensor) -> str:
     if fused.digests(tensor):
         return fused.digest(tensor.contiguous())
     data = tensor.detach().contiguous().cpu()
-    if native.library() is not None:
-        return native.digest(data)
-    return hashlib.sha256(data.reshape(-1).view(torch.uint8).numpy().data if data.numel() else b"").hexdigest()[:16]
+    return native.digest_or_sha(data)

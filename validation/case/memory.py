@@ -45,6 +45,8 @@ PROCESS = {"gloo": 320 * 2**20, "nccl": 2 * GIB, "staged": 2 * GIB, "staged-cpu"
 """Host memory of a process before it holds any tensor, in bytes; a CUDA context costs most of the second."""
 CONTEXT = GIB
 """GPU memory of a process before it holds any tensor: context, libraries, workspaces. 719 MiB measured (benchmarks)."""
+KEPT_ON_CARD = 8 * GIB
+"""Bytes of a truth up to which it stays on the GPU: copying it takes longer than what it is compared with."""
 FORKED = 128 * 2**20
 """Of PROCESS on the CPU what a rank has for itself: the rest it shares with the fork server."""
 BESIDE = 3
@@ -154,7 +156,20 @@ def _reference_on_card(case: Case) -> int:
     """In fp64, whatever the precision: weights, gradients, both moments where steps are taken, activations."""
     weights = sum(math.prod(parameter.shape) for parameter in parameters(case.model).values())
     states = 4 if case.training.steps else 2
-    return CONTEXT + BYTES["fp64"] * (states * weights + _activations(case.model, case.batch_size, case.seq_length))
+    computed = BYTES["fp64"] * (states * weights + _activations(case.model, case.batch_size, case.seq_length))
+    return CONTEXT + computed + truth_on_card(case)
+
+
+def truth_on_card(case: Case) -> int:
+    """Bytes of a truth that stays on the GPU while floors are measured from it; 0 where it goes to the host.
+
+    That of a small case does, whose floors are runs without optimizer steps or isolated modules.
+    """
+    if case.precision == "fp64" or case.on_cpu or case.isolated or (case.training.steps and not case.upto):
+        return 0
+    weights = sum(math.prod(parameter.shape) for parameter in parameters(case.model).values())
+    size = BYTES["fp64"] * (2 * sum(math.prod(probe.shape) for probe in _probes(case)) + weights)
+    return size if size <= KEPT_ON_CARD else 0
 
 
 def _rank_on_card(case: Case) -> int:

@@ -100,7 +100,7 @@ def measure(candidate: torch.Tensor, reference: torch.Tensor, box: Box) -> Diffe
     if tuple(candidate.shape) != shape or tuple(reference.shape) != shape:
         raise ValueError(f"piece {box}: shapes are {tuple(candidate.shape)} and {tuple(reference.shape)}, declared is {shape}")
     left, right = candidate.detach().reshape(-1), to_device(reference.detach(), candidate.device).reshape(-1)
-    return _in_one_pass(left, right, box) or _in_chunks(left, right, box)
+    return _in_one_pass(left, right, box) or in_chunks(left, right, box)
 
 
 def _in_one_pass(candidate: torch.Tensor, reference: torch.Tensor, box: Box) -> Difference | None:
@@ -127,6 +127,11 @@ def measured_later(candidate: torch.Tensor, reference: torch.Tensor, box: Box) -
     return lambda: _of_parts([fused.answered(row)], count, box)
 
 
+def of_part(part: Sums, count: int, box: Box) -> Difference:
+    """What one pass over all `count` elements of the piece `box` has found."""
+    return _of_parts([part], count, box)
+
+
 def _of_parts(parts: Sequence[Sums], count: int, box: Box) -> Difference:
     worst = max(parts, key=lambda part: part.largest)
     absolute, squares, reference_squares, cross = (math.fsum(column) for column in zip(*(p.totals for p in parts), strict=True))
@@ -144,8 +149,8 @@ def _of_parts(parts: Sequence[Sums], count: int, box: Box) -> Difference:
     )
 
 
-def _in_chunks(candidate: torch.Tensor, reference: torch.Tensor, box: Box) -> Difference:
-    """The same by NumPy on the CPU and by torch on a device, in as many passes as there are statistics."""
+def in_chunks(candidate: torch.Tensor, reference: torch.Tensor, box: Box) -> Difference:
+    """The same of two flat tensors by NumPy on the CPU and by torch on a device, in as many passes as there are statistics."""
     size = _CHUNK_ON_DEVICE if candidate.is_cuda else _CHUNK
     # What is not finite is counted and reported; NumPy need not warn of it, too.
     with numpy.errstate(invalid="ignore", over="ignore"):

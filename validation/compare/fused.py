@@ -20,6 +20,7 @@ import importlib.util
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -65,7 +66,12 @@ def asked(candidate: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
 
 def answered(row: torch.Tensor) -> Sums:
     """The statistics of such a row."""
-    *totals, differing, largest, place = row.tolist()
+    return sums_of(row.tolist())
+
+
+def sums_of(numbers: Sequence[float]) -> Sums:
+    """The same of its numbers."""
+    *totals, differing, largest, place = numbers
     absolute, squares, reference_squares, cross = totals
     if not differing or not all(map(math.isfinite, totals)):
         largest = place = 0
@@ -74,15 +80,27 @@ def answered(row: torch.Tensor) -> Sums:
 
 def digest(tensor: torch.Tensor) -> str:
     """A digest of a contiguous tensor's bytes: equal where the bytes are, unequal but for one chance in 2^64 where not."""
+    return digest_of(_digested(tensor).cpu())
+
+
+def left_of(tensor: torch.Tensor) -> torch.Tensor:
+    """What a contiguous tensor's digest is made of, flat bytes that lie where it does and that nobody has waited for."""
+    return _digested(tensor) if digests(tensor) else tensor.detach().view(-1).view(torch.uint8)
+
+
+def digest_of(left: torch.Tensor) -> str:
+    """The digest of a tensor of which a kernel has left these bytes on the host."""
+    return hashlib.sha256(left.numpy().tobytes()).hexdigest()[:16]
+
+
+def _digested(tensor: torch.Tensor) -> torch.Tensor:
     data = tensor.detach().reshape(-1).view(torch.uint8)
     # A piece may begin in the middle of a word.
     data = data.clone() if data.storage_offset() % 4 else data
     whole = data.numel() // 4 * 4
-    words = data[:whole].view(torch.int32)
     with _on(tensor.device):
-        digested = hashlib.sha256(_kernels().digest(words).cpu().numpy().tobytes())
-    digested.update(data[whole:].cpu().numpy().tobytes())
-    return digested.hexdigest()[:16]
+        found: torch.Tensor = _kernels().digest(data[:whole].view(torch.int32))
+    return torch.cat([found.view(-1).view(torch.uint8), data[whole:]])
 
 
 def digests(tensor: torch.Tensor) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from validation.case.plural import many
-from validation.compare import staging
+from validation.compare import brought, staging
 from validation.compare.precision import Unfilled, as_stored
 
 CPU = torch.device("cpu")
@@ -69,6 +69,7 @@ class SlicedFile:
 
     def __init__(self, path: Path, device: torch.device = CPU) -> None:
         self.path, self.device = path, device
+        self._resolved = path.resolve() if device.type == "cuda" else None
         self._number: int | None = None
         self._entries: dict[str, _Entry] = {}
 
@@ -97,6 +98,10 @@ class SlicedFile:
             bounds = [part.indices(size)[:2] for part, size in zip(index, entry.shape, strict=True)]
         lengths = [max(0, stop - start) for start, stop in bounds]
         with as_stored():
+            if self._resolved is not None:
+                there = brought.part(self._resolved, entry.start, dtype_of(entry.dtype), entry.shape, index)
+                if there is not None:
+                    return there
             found = _room(math.prod(lengths), dtype_of(entry.dtype), self.device)
             if found.numel():
                 self._fill(found, entry, bounds)

@@ -6,6 +6,7 @@ import functools
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3ForCa
 from validation.case.case import Case
 from validation.case.depth import FORWARD, WEIGHTS
 from validation.case.inference import GENERATION, GREEDY, UPDATED, WITNESS, infers
+from validation.case.memory import truth_on_card
 from validation.case.optimizers import ADAM, Rule
 from validation.case.steps import STEPS
 from validation.compare.memory import device_peak, peak_memory
@@ -96,12 +98,15 @@ class _Models:
         own = reference_mtp.named_parameters(self.mtp, self.case.model) if self.mtp else ()
         return [*self.hf.named_parameters(), *own]
 
-    def gradients(self) -> dict[str, torch.Tensor]:
-        """The gradient of every trained parameter, by the checkpoint's names; none without a backward pass."""
+    def gradients(self, in_place: bool = False) -> dict[str, torch.Tensor]:
+        """The gradient of every trained parameter, by the checkpoint's names; none without a backward pass.
+
+        On the host, or where they are with `in_place`.
+        """
         if self.case.upto == FORWARD:
             return {}
         found = reference_model.gradients(self.named_parameters(), self.case.model)
-        return {name: gradient.cpu() for name, gradient in found.items()}
+        return {name: gradient if in_place else gradient.cpu() for name, gradient in found.items()}
 
     def forget_gradients(self) -> None:
         """Before another run."""
@@ -243,24 +248,51 @@ def _truth_and_floor(
     dtype, batch, later = DTYPES[case.precision], batches[0], batches[1:]
     steps_follow = case.training.steps > 0 and not case.upto
     device = batch.tokens.device
+    in_place = device.type == "cuda" and truth_on_card(case) > 0
     with computing_in("fp64"):
         progress("truth")
         models = _Models.build(case, checkpoint, Precision(torch.float64, dtype), device)
         steps = Steps(models.hf, models.mtp, case)
         with steps.loads.counting(batch):
-            recording = models.record(batch, progress)
-        gradients, chosen = models.gradients(), _save_apart(models, checkpoint, recording, folder)
+            recording = models.record(batch, progress, Recording(in_place=in_place))
+        gradients, chosen = models.gradients(in_place), _save_apart(models, checkpoint, recording, folder)
         further: list[Routing] = []
         if steps_follow:
             progress("truth of the steps")
             record, routing = models.quietly, functools.partial(models.routing, checkpoint=checkpoint)
             further = step_floor.true_steps(steps, later, record, routing)
             _save_steps(steps, chosen, further, folder)
-    _save(folder, recording, gradients)
     truth = {f"{STEPS}{key}": value for key, value in steps.kept.items()}
     floor = Floor(recording.forward | dict(gradients_of(recording, gradients)) | truth)
     shown = turning.Shown(steps.kept, steps.norms)
     del models, steps
+    with ThreadPoolExecutor(1, thread_name_prefix="written") as pool:
+        writing = pool.submit(_save, folder, recording, gradients)
+        facts = _floors(_True(case, checkpoint, batches, recording, (chosen, *further), in_place), floor, shown, progress)
+        writing.result()
+    return facts
+
+
+@dataclass(frozen=True)
+class _True:
+    """What floors are measured from: a case's truth in `recording`, and each step's choices.
+
+    With `in_place` it lies where it was computed.
+    """
+
+    case: Case
+    checkpoint: Checkpoint
+    batches: list[Batch]
+    recording: Recording
+    choices: Sequence[Routing]
+    in_place: bool
+
+
+def _floors(true: _True, floor: Floor, shown: turning.Shown, progress: Progress) -> dict[str, Any]:
+    """What the model itself is off from its truth in the precision, in several runs."""
+    case, checkpoint, batches, recording, in_place = true.case, true.checkpoint, true.batches, true.recording, true.in_place
+    (chosen, *further), batch, later = true.choices, batches[0], batches[1:]
+    dtype, device, steps_follow = DTYPES[case.precision], batch.tokens.device, case.training.steps > 0 and not case.upto
     with computing_in(case.precision):
         models = _Models.build(case, checkpoint, Precision(dtype, dtype), device)
         # As large a loss as Megatron has, which sums over tokens and divides at the end; a power of two rounds nothing. In
@@ -274,11 +306,11 @@ def _truth_and_floor(
             steps = Steps(models.hf, models.mtp, case)
             with reference_model.varied(models.hf, variant), _quantising(models, recipe):
                 with steps.loads.counting(batch):
-                    found = models.record(batch, progress, Recording(chosen, isolation), scale)
+                    found = models.record(batch, progress, Recording(chosen, isolation, in_place), scale)
                 if isolation is not None:
                     models.record_experts(chosen, isolation, found, early=variant.experts != "eager")
                 floor.add(found.forward.items())
-                floor.add(gradients_of(found, models.gradients()), scale)
+                floor.add(gradients_of(found, models.gradients(in_place)), scale)
                 if steps_follow:
                     step_floor.rounded_steps(steps, later, further, functools.partial(models.quietly, scale=scale), scale)
             if steps_follow:

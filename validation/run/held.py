@@ -1,7 +1,8 @@
 """Ranks that start while the case before theirs still runs.
 
-They load their plugin and begin to use their GPU, which takes as long as a small model's forward pass. Then they wait for their
-turn. A rank runs one case, held or not: nothing that a case leaves behind can reach another one.
+They load their plugin, begin to use their GPU, which takes as long as a small model's forward pass, and bring the reference
+there if it is known. Then they wait for their turn. A rank runs one case, held or not: nothing that a case leaves behind can
+reach another one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
-from validation.run.report import TURN
+from validation.run.report import REFERENCE, TURN
 from validation.run.watch import Turn
 
 Start = Callable[[Path, Turn], list[dict[str, Any]]]
@@ -35,16 +36,30 @@ class HeldRanks:
         finally:
             self._folder.cancel()  # of no effect where there was a folder
 
+    def tell(self, reference: Path) -> None:
+        """Have them know the folder of the reference before their turn, as soon as they have a folder themselves."""
+
+        def write(folder: Future[Path]) -> None:
+            if not folder.cancelled():
+                with contextlib.suppress(OSError):  # it stands in the word that gives them their turn, too
+                    _leave(folder.result(), REFERENCE, reference)
+
+        self._folder.add_done_callback(write)
+
     def reports(self, reference: Path) -> list[dict[str, Any]]:
         """Give them their turn, with the folder of the reference, and return what they report. Raises RunBroke and OSError."""
         if not self._folder.cancelled():
             place = self._folder.result()
             with contextlib.suppress(FileNotFoundError):  # they broke before their turn, and the folder is gone
-                (place / f"{TURN}.part").write_text(str(reference))
-                (place / f"{TURN}.part").replace(place / TURN)
+                _leave(place, TURN, reference)
         self._turn.set()
         return self._reports.result()
 
     def give_up(self) -> None:
         """End them, whose turn will not come: their case has no reference. Of no effect on ranks that have reported."""
         self._turn.given_up = True
+
+
+def _leave(place: Path, name: str, reference: Path) -> None:
+    (place / f"{name}.part").write_text(str(reference))
+    (place / f"{name}.part").replace(place / name)

@@ -44,8 +44,23 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> Settings:
     if settings.cases[0].hf_model_path is not None:
         _verify(settings)
     settings = nearest.accepted(settings, lambda case: ahead.refusal(case, settings.timeout))
-    ahead.check(settings.cases, settings.timeout)
+    _begin(settings, missing)
+    try:
+        ahead.check(settings.cases, settings.timeout)
+    except BaseException:
+        REFERENCES.close()
+        raise
     return settings
+
+
+def _begin(settings: Settings, missing: Sequence[Case]) -> None:
+    """Have the first case's reference computed from now on: whoever imports for the ranks takes as long.
+
+    Not where checks are selected, of which a part of the reference may be enough.
+    """
+    first = settings.cases[0]
+    if not (settings.only or settings.last_failed) and store.key(first) in map(store.key, missing):
+        REFERENCES.begin(first, settings.home, settings.timeout)
 
 
 def _find_folders(cases: Iterable[Case]) -> None:

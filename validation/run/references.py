@@ -19,6 +19,7 @@ from validation.case.case import Case
 from validation.case.errors import ExitCode
 from validation.case.parameters import threads
 from validation.machine import cores
+from validation.reference import store
 from validation.run import launch
 from validation.run.launch import Broken, RunBroke
 from validation.run.watch import Watch, watched
@@ -31,6 +32,36 @@ _OF_CUDA = "CUDA error"
 """In what torch says of every error that a process's context on a GPU does not survive."""
 
 
+class Begun:
+    """A reference that is computed before anybody asks for it: `work` computes it, and tells what it is doing."""
+
+    def __init__(self, work: Callable[[Callable[[str], None]], None]) -> None:
+        self._listening: Callable[[str], None] = lambda step: None
+        self._failed: RunBroke | OSError | None = None
+        self._thread = threading.Thread(target=self._run, args=(work,), name="begun", daemon=True)
+        self._thread.start()
+
+    def _run(self, work: Callable[[Callable[[str], None]], None]) -> None:
+        try:
+            work(lambda step: self._listening(step))
+        except (RunBroke, OSError) as error:
+            self._failed = error
+
+    def wait(self, progress: Callable[[str], None]) -> None:
+        """Until it is there; `progress` is told what it does from now on. Raises RunBroke and OSError."""
+        self._listening = progress
+        self.join()
+        if self._failed is not None:
+            raise self._failed
+
+    def join(self, seconds: float | None = None) -> bool:
+        """Until it has ended, in whatever way, or so many seconds have passed; whether it has. Its own thread does not wait."""
+        if threading.current_thread() is self._thread:
+            return True
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+
 class ReferenceProcess:
     """Computes what it is asked for, a line of JSON on its standard input each, until that is closed."""
 
@@ -40,6 +71,7 @@ class ReferenceProcess:
         self._process: subprocess.Popen[str] | None = None
         self._said: IO[str] | None = None
         self._one_at_a_time = threading.Lock()
+        self._begun: dict[str, Begun] = {}
 
     def warm_up(self) -> subprocess.Popen[str]:
         """Have it import now what it will need; starts it anew where it has ended."""
@@ -76,8 +108,31 @@ class ReferenceProcess:
                     self.close()  # its use of the GPU is over for good: the next reference wants a process of its own
                 raise RunBroke(broken)
 
+    def begin(self, case: Case, home: Path, timeout: float) -> None:
+        """Compute the reference of `case` before anybody asks for it (`had`)."""
+        self._begun[store.key(case)] = Begun(lambda progress: self._alone(case, home, timeout, progress))
+
+    def had(self, case: Case, home: Path, timeout: float, progress: Callable[[str], None]) -> None:
+        """Compute the reference of `case`, or wait for it if it was begun. Raises RunBroke and OSError."""
+        begun = self._begun.pop(store.key(case), None)
+        if begun is not None:
+            begun.wait(progress)
+        else:
+            self._alone(case, home, timeout, progress)
+
+    def _alone(self, case: Case, home: Path, timeout: float, progress: Callable[[str], None]) -> None:
+        with launch.run_folder() as folder:
+            self.compute(case, home, folder, timeout, progress)
+
     def close(self) -> None:
         """End it, whatever it is doing."""
+        self._kill()
+        while self._begun:
+            begun = self._begun.popitem()[1]
+            while not begun.join(_POLL):
+                self._kill()  # it may only now have been started
+
+    def _kill(self) -> None:
         if self._process is not None:
             self._process.kill()
             self._process.wait()

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import connection
 from pathlib import Path
@@ -25,8 +25,8 @@ from validation.run.cause import exit_code
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
-READY, TURN = "ready", "turn"
-"""What ranks say that wait for their turn, and the file that gives it to all of a run."""
+READY, REFERENCE, TURN = "ready", "reference", "turn"
+"""What ranks say that wait for their turn, the file that tells them of their reference, and that which gives them the turn."""
 _LOOKING = 0.005
 """Seconds between two looks at whether a rank's turn has come."""
 _TO_LEAVE_A_WORD = 3
@@ -70,13 +70,18 @@ class RankReport:
             with self.path(kind).open("a") as file:
                 file.write(f"{line}\n")
 
-    def turn(self) -> str:
-        """Wait for this rank's turn; what stands in the word that gives it (validation.run.held)."""
+    def turn(self, known: Callable[[Path], None]) -> str:
+        """Wait for this rank's turn; what stands in the word that gives it: the reference's folder (validation.run.held).
+
+        `known` is told it where it is known before.
+        """
         self.progress(READY)
-        path = self.shared(TURN)
-        while not path.exists():
+        reference, turn, told = self.shared(REFERENCE), self.shared(TURN), False
+        while not turn.exists():
+            if not told and (told := reference.exists()):
+                known(Path(reference.read_text()))
             time.sleep(_LOOKING)
-        return path.read_text()
+        return turn.read_text()
 
     def write(self, findings: dict[str, Any]) -> None:
         """Leave the findings, whole or not at all."""

@@ -50,7 +50,7 @@ class Runner:
         self._pool = ThreadPoolExecutor(max_workers=self._jobs, thread_name_prefix="case")
         self._one_at_a_time = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reference")
         self._references: dict[str, Future[store.Reference]] = {}
-        self._asking = threading.Lock()
+        self._asking = threading.RLock()
         self._started: dict[tuple[Case, str], Future[Result]] = {}
         self._single: dict[tuple[Case, str], Path] = {}
         self._folders: list[Path] = []
@@ -89,8 +89,10 @@ class Runner:
         start = time.monotonic()
         facts: dict[str, object] = {}
         with self._asking:
-            held = self._held.pop((case, plugin), None)
             self._begun.add((case, plugin))
+            held = self._held.pop((case, plugin), None)
+            if held is None and self._ahead and len(self._held) < self._jobs:
+                held = self._holding_ranks(case, plugin)  # they get ready while the reference is computed
         try:
             reference = self._asked(case).result()
             start = time.monotonic()
@@ -135,12 +137,22 @@ class Runner:
         with self._asking:
             waiting = next((key for key in self._started if key not in self._begun and key not in self._held), None)
             if waiting is not None and len(self._held) < self._jobs:
-                case, plugin = waiting
-                self._held[waiting] = HeldRanks(
-                    launch.run_folder(self._debug_folder(case, plugin)),
-                    lambda folder, turn: self._ranks(case, plugin, folder, "", turn),
-                    self._holding,
-                )
+                self._held[waiting] = self._holding_ranks(*waiting)
+
+    def _holding_ranks(self, case: Case, plugin: str) -> HeldRanks:
+        """The case's ranks, started now, which wait for their turn."""
+        held = HeldRanks(
+            launch.run_folder(self._debug_folder(case, plugin)),
+            lambda folder, turn: self._ranks(case, plugin, folder, "", turn),
+            self._holding,
+        )
+
+        def known(reference: Future[store.Reference]) -> None:
+            if not reference.cancelled() and reference.exception() is None:
+                held.tell(reference.result().folder)
+
+        self._asked(case).add_done_callback(known)
+        return held
 
     def against_single(self, case: Case, plugin: str | None = None) -> Result | None:
         """The case compared with what one rank computes in its place; None where that cannot be had.
@@ -212,10 +224,7 @@ class Runner:
             return stored
         if said := disk.shortage([disk.references([case], self._settings.home)]):  # what was free may have gone since the start
             raise launch.RunBroke(launch.Broken(None, said, "", ExitCode.ENVIRONMENT))
-        with launch.run_folder() as folder:
-            REFERENCES.compute(
-                case, self._settings.home, folder, self._settings.timeout, lambda step: self._progress(case, step)
-            )
+        REFERENCES.had(case, self._settings.home, self._settings.timeout, lambda step: self._progress(case, step))
         found = store.find(case, self._settings.home)
         if found is None:
             raise launch.RunBroke(launch.Broken(0, "the reference was computed but cannot be read back", ""))

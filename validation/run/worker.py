@@ -34,6 +34,7 @@ from validation.case.depth import ALL, FORWARD, WEIGHTS
 from validation.case.errors import EnvironmentMissing
 from validation.case.inference import infers
 from validation.case.plural import many
+from validation.compare import brought
 from validation.compare.memory import device_peak, peak_memory
 from validation.compare.precision import DTYPES, LOSS_DTYPES, as_stored, computing_in, make_deterministic
 from validation.reference.checkpoint import Checkpoint
@@ -88,7 +89,7 @@ def _findings(
     if not reference_folder:
         if not case.on_cpu:
             using.join()
-        reference_folder = report.turn()
+        reference_folder = report.turn(lambda folder: None if case.on_cpu else _bring(case, Reference(folder), gpu))
         report.progress("process groups")
     stored = Reference(Path(reference_folder))
     dist.init_process_group(case.transport, timeout=timedelta(seconds=timeout))
@@ -97,6 +98,7 @@ def _findings(
         if not case.on_cpu:
             # Not before: it waits until the context is there, and groups need none.
             torch.cuda.set_device(gpu)
+            _bring(case, stored, gpu)
         user_buffers.start(case)
         if case.in_lockstep and not keep:
             found, held = _in_lockstep(case, stored, report, plugin, lockstep_folder(case, stored, named, state))
@@ -111,9 +113,17 @@ def _findings(
     on_device = [device_peak(), *(max(step["memory"].values()) for step in found.get("steps", ()))]
     if found_cudnn := "" if case.on_cpu else libraries.cudnn():
         settings["cudnn"] = found_cudnn
-    memory = {"baseline": baseline, "peak": peak_memory(), "parameters": held, "device_peak": max(on_device)}
+    memory = {"baseline": baseline, "peak": peak_memory(), "parameters": held, "device_peak": max(on_device) - brought.size()}
     seen = {"uncalled": replaced.end(), "overwritten": sorted(overwritten.names)}
     return {**found, "place": place, "memory": memory, "settings": settings, **seen}
+
+
+def _bring(case: Case, stored: Reference, gpu: int) -> None:
+    """Have what a small case is compared with on the GPU before it is asked for, in the order in which it will be."""
+    if not case.training.stream and not brought.size():
+        sharing = -(-case.layout.ranks // torch.cuda.device_count())
+        files = (stored.weights(case), stored.probes, stored.probe_gradients, stored.gradients, stored.steps)
+        brought.bring(files, torch.device("cuda", gpu), sharing)
 
 
 def _in_lockstep(
