@@ -52,6 +52,18 @@ def test_the_plugin_sees_the_model_after_the_bugs_are_gone(monkeypatch: pytest.M
     assert seen == ["mended", "plugin"]
 
 
+def test_experts_count_in_the_norm_on_every_rank() -> None:
+    """Transformer Engine's grouped layer is known by its number of products; nothing else gets the mark."""
+    of = case("norm-misses-experts")
+    experts, dense = torch.nn.Module(), torch.nn.Linear(2, 2, bias=False)
+    vars(experts)["num_gemms"] = 2
+    for name in ("weight0", "weight1"):
+        experts.register_parameter(name, torch.nn.Parameter(torch.zeros(2, 2)))
+    with_mends(of, Path("none"), Plugin()).built(of, [torch.nn.ModuleList([experts, dense])])
+    marked = [getattr(weight, "tensor_model_parallel", False) for weight in (*experts.parameters(), *dense.parameters())]
+    assert marked == [True, True, False]
+
+
 def test_only_experts_go_to_the_buffers_of_expert_parallelism() -> None:
     """A shared expert is a dense layer."""
     of = case("expert-gradients-not-reduced")

@@ -14,6 +14,8 @@ from validation.case.layout import Layout
 from validation.case.model import Model
 from validation.case.preset import TINY
 from validation.case.training import Training
+from validation.machine import ABSENT
+from validation.run import known
 from validation.run.known import Known, known_bugs, mended, refusal, table
 
 ROOT = Path(__file__).parents[2]
@@ -190,6 +192,26 @@ def test_nothing_is_known_of_a_megatron_that_is_not_there(monkeypatch: pytest.Mo
 
     monkeypatch.setattr("validation.run.known.SpecifierSet.contains", contains)
     assert known_bugs(case("ep2etp2"), "absent") == ()
+
+
+@pytest.mark.parametrize(
+    ("installed", "core", "there"),
+    [
+        ("2.12.0", "0.16.1", False),
+        ("2.13.0", "0.16.1", True),
+        ("2.20.2", "0.18.2", True),
+        ("2.20.2", "0.19.2", False),
+        (ABSENT, "0.16.1", False),
+    ],
+)
+def test_a_bug_of_transformer_engine_is_there_in_its_versions(
+    installed: str, core: str, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a megatron-core that has it, too."""
+    monkeypatch.setattr(known, "version_of", lambda package: installed)
+    of = case("tp2", "te")
+    of = replace(of, precision="bf16", training=replace(of.training, steps=2))
+    assert ("norm-misses-experts" in {bug.id for bug in table() if bug.applies(of, core)}) == there
 
 
 def test_a_bug_of_the_layout_that_a_run_resumes_in_is_excused_from_then_on() -> None:

@@ -35,3 +35,10 @@ def duplicated_projections_counted_once(case: Case, chunk: Any) -> None:
         for projection in projections:
             if getattr(projection, "parallel_mode", "") is None:
                 projection.weight.tensor_model_parallel = False
+
+
+def experts_counted_everywhere(case: Case, chunk: Any) -> None:
+    """Experts' weights have the mark of a share, as Transformer Engine gave it until 2.12: each rank counts its own."""
+    for experts in (module for module in chunk.modules() if hasattr(module, "num_gemms")):
+        for parameter in experts.parameters(recurse=False):
+            parameter.tensor_model_parallel = True

@@ -36,7 +36,7 @@ class Known:
     makes, a number or a formula of the same names; the other patterns are those of file names. `others` are implementations
     that may have the bug and need not. `given` says that every run has the reference's value in its place: no second run
     judges it. `instead` is what works where the bug leaves no run to compare, and `nearest` are settings
-    with which there may be one, the nearest first.
+    with which there may be one, the nearest first. `transformer_engine` are the versions of that which show it, empty for all.
     """
 
     id: str
@@ -54,10 +54,14 @@ class Known:
     nearest: tuple[Mapping[str, Value], ...] = field(default=(), hash=False)
     others: tuple[str, ...] = ()
     given: bool = False
+    transformer_engine: str = ""
 
     def applies(self, case: Case, version: str) -> bool:
-        """Whether the bug is in this version of megatron-core and shows in this case."""
-        return SpecifierSet(self.megatron_core).contains(version, prereleases=True) and self.concerns(case)
+        """Whether the bug is in this version of megatron-core, with what is installed beside it, and shows in this case."""
+        return _is_in(self.megatron_core, version) and self.concerns(case) and self._with_transformer_engine()
+
+    def _with_transformer_engine(self) -> bool:
+        return not self.transformer_engine or _is_in(self.transformer_engine, version_of("transformer-engine"))
 
     def concerns(self, case: Case) -> bool:
         """Whether a version that has the bug shows it in this case."""
@@ -161,6 +165,11 @@ def _changes(condition: str, case: Case) -> bool:
     """Whether a condition on layouts holds in some of those that the case's life goes through, and not in all."""
     through = (case.layout, *life.layouts(case.training.life))
     return len({bool(_value(condition, replace(case, layout=layout))) for layout in through}) > 1
+
+
+def _is_in(versions: str, version: str) -> bool:
+    """Whether a version, which may be absent, is one of these."""
+    return version != ABSENT and SpecifierSet(versions).contains(version, prereleases=True)
 
 
 def _matches(check: str, patterns: Iterable[str]) -> bool:
