@@ -26,6 +26,7 @@ from validation.case.errors import UsageError
 from validation.case.plural import many
 from validation.case.schedule import CONSTANT, Schedule
 from validation.case.settings import SECTIONS, written
+from validation.recipe import tries
 from validation.recipe.recipe import Setting, Source
 from validation.recipe.trial import NEEDS, SAME, TRIED, UNREAD, Told, Trial, initial
 
@@ -134,7 +135,8 @@ def tried(told: Told, ran: Sequence[Ran], *, in_lane: bool, measured: bool = Tru
         return Covered(told, NOT_EXERCISED, said.HIDDEN)
     if name.startswith(_OF_A_STEP) and not (shows := [one for one in shows if one.steps]):
         return Covered(told, NOT_EXERCISED, said.NO_STEPS)
-    if measured and (reason := not_exercised(name, value, shows, by_reading=in_lane)):
+    by_reading = in_lane or (name.startswith("optimizer.") and bool(entry.formula))
+    if measured and (reason := not_exercised(name, value, shows, by_reading=by_reading)):
         return Covered(told, NOT_EXERCISED, reason)
     return _judged(told, shows)
 
@@ -153,11 +155,14 @@ def _judged(told: Told, shows: Sequence[Ran]) -> Covered:
 def not_exercised(name: str, value: Any, ran: Sequence[Ran], *, by_reading: bool = False) -> str:
     """Why a setting of cases with the default implementation has no effect that was measured, nothing if it has one.
 
-    `by_reading`: it is a dtype, with which the same lines compute something else.
+    `by_reading`: it is a dtype, or a number or a switch of the optimizer that the reference has a formula for: the same lines
+    compute something else.
     """
     if name.startswith("scheduler."):
         return min((_not_scheduled(name, one.case) for one in ran if one.steps), key=len, default="")
     release, measure = ran[0].release, f"`python -m validation exercised --only {name}` measures it"
+    if ran[0].case.uses_te and (said := _of_a_gpu(release, f"{name}={written(value)}", ran)) is not None:
+        return said
     measured = table().get(release)
     if measured is None:
         return f"not measured with megatron-core {release}; {measure}"
@@ -170,6 +175,18 @@ def not_exercised(name: str, value: Any, ran: Sequence[Ran], *, by_reading: bool
     if broken := [found["broke"] for found in of_field if found.get("broke")]:
         return f"alone it does not run in a small case: {broken[0]}"
     return "megatron-core runs the same lines with it and without it"
+
+
+def _of_a_gpu(release: str, setting: str, ran: Sequence[Ran]) -> str | None:
+    """What the record of a GPU says of a setting with Transformer Engine: why it has no effect, nothing if it has one.
+
+    None if it was not tried there to its end in a layout like that of a case.
+    """
+    found = tries.record().get(release, {}).get(setting)
+    if found is None or not any(one.has(str(found["layout"])) for one in ran):
+        return None
+    same = f"megatron-core runs the same lines with it and without it ({found['on']})"
+    return {tries.EQUAL: "", tries.DIFFERENT: "", tries.NO_EFFECT: same}.get(str(found["verdict"]))
 
 
 def _not_scheduled(name: str, case: Case) -> str:

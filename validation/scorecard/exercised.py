@@ -64,6 +64,10 @@ _VALUES: Mapping[str, tuple[Value, ...]] = {
     "ddp.bucket_size": (1000,),
     "optimizer.lr": (2e-4,),
     "optimizer.min_lr": (1e-5,),
+    "optimizer.decoupled_lr": (1e-3,),
+    "optimizer.decoupled_min_lr": (1e-4,),
+    "optimizer.optimizer": ("sgd",),
+    "optimizer.sgd_momentum": (0.5,),
     "optimizer.weight_decay": (0.01,),
     "optimizer.adam_beta1": (0.95,),
     "optimizer.adam_beta2": (0.999,),
@@ -89,6 +93,12 @@ _WITH: Mapping[str, Mapping[str, Value]] = {
     "model.recompute_method": _FULL,
     "model.recompute_num_layers": _FULL,
     "optimizer.min_lr": {"scheduler.lr_decay_style": "cosine", "scheduler.lr_decay_steps": 4},
+    "optimizer.decoupled_min_lr": {
+        "optimizer.decoupled_lr": 1e-3,
+        "scheduler.lr_decay_style": "cosine",
+        "scheduler.lr_decay_steps": 4,
+    },
+    "optimizer.sgd_momentum": {"optimizer.optimizer": "sgd"},
     "ddp.overlap_param_gather": {"ddp.use_distributed_optimizer": True, "ddp.overlap_grad_reduce": True},
     "ddp.align_param_gather": {
         "ddp.use_distributed_optimizer": True,
