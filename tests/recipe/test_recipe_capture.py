@@ -171,6 +171,10 @@ def test_the_environment_that_a_script_sets(folder: Path) -> None:
     """Variables of CUDA, NCCL and Transformer Engine are part of the recipe; others are not."""
     text = recipe_text(folder, f"export NVTE_FUSED_ATTN=0 HOME_OF=x\nCUDA_DEVICE_MAX_CONNECTIONS=1 torchrun train.py {FLAGS}")
     assert read_back(folder, text).environment == (("CUDA_DEVICE_MAX_CONNECTIONS", "1"), ("NVTE_FUSED_ATTN", "0"))
+    variables = '{"env_vars": {"OPEN_TRAINING_INT4_FAKE_QAT_FLAG": "1", "HOME_OF": "x"}}'
+    for said in ("=", " "):
+        text = recipe_text(folder, f"ray job submit --runtime-env-json{said}'{variables}' -- python3 train.py {FLAGS}")
+        assert read_back(folder, text).environment == (("OPEN_TRAINING_INT4_FAKE_QAT_FLAG", "1"),)
 
 
 def test_secrets_are_left_out(folder: Path) -> None:

@@ -21,6 +21,7 @@ SMALL = """
 --micro-batch-size 1 --global-batch-size 16 --seq-length 64 --max-position-embeddings 64
 --position-embedding-type rope --normalization RMSNorm --disable-bias-linear --qk-layernorm
 """
+SPARSE = "--experimental-attention-variant dsa --dsa-indexer-topk 9 --dsa-indexer-n-heads 2 --dsa-indexer-head-dim 8"
 Reads = Callable[..., Recipe]
 
 
@@ -182,12 +183,13 @@ def test_the_loss_is_part_of_the_recipe(recipe_of: Reads, flag: str, loss: str) 
 def test_every_flag_is_accounted_for(recipe_of: Reads) -> None:
     """Settings, idle, known without a field, and unknown with the nearest."""
     recipe = recipe_of(
-        SMALL + "--save /models --log-interval 1 --lr-warmup-samples 5 --eod-mask-loss --extra-vocab-size 467 --swiglo stray "
-        "--tokenizer-type PretrainedFromHF --load"
+        SMALL + "--save /models --log-interval 1 --lr-warmup-samples 5 --sft --eod-mask-loss --extra-vocab-size 467 "
+        "--swiglo stray --tokenizer-type PretrainedFromHF --load"
     )
     idle = ["--save /models", "--log-interval 1", "--tokenizer-type PretrainedFromHF", "--load"]
     assert [flag.text for flag in recipe.idle] == idle
-    assert [flag.text for flag in recipe.beside] == ["--lr-warmup-samples 5", "--eod-mask-loss"]
+    assert [flag.text for flag in recipe.beside] == ["--lr-warmup-samples 5", "--sft"]
+    assert [setting.name for setting in recipe.beyond] == ["eod_mask_loss"]
     assert [(flag.text, flag.reason) for flag in recipe.unknown] == [
         ("--extra-vocab-size 467", ""),
         ("--swiglo stray", "the nearest is --swiglu"),
@@ -255,6 +257,50 @@ def test_flags_of_forks(recipe_of: Reads) -> None:
     assert tuple(recipe.model[name] for name in numbers) == (2, 3, "yarn", 32.0, 0.5)
     assert not recipe.unknown
     assert "follows from --first-k-dense-replace 2 (mindspeed_llm" in origin(recipe, "model.moe_layer_freq")
+
+
+def test_layers_that_compute_nothing_are_none_of_the_model(recipe_of: Reads) -> None:
+    """MindSpeed puts them in the places of layers: the others and their stages stay, and so does which of them are dense."""
+    recipe = recipe_of(
+        SMALL.replace("--num-layers 4", "--num-layers 8").replace("--moe-layer-freq ([0]*1+[1]*3)", "--first-k-dense-replace 2")
+        + "--noop-layers 0,6,7 --pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 2 --mtp-num-layers 1"
+    )
+    assert recipe.values["model.pipeline_model_parallel_layout"] == "Et|tt|tt|mL"
+    assert (recipe.layout.pp, recipe.layout.vpp) == (2, 2)
+    assert (recipe.model["num_hidden_layers"], recipe.model["first_k_dense_replace"]) == (5, 1)
+    assert "follows from --noop-layers 0,6,7 (mindspeed_llm" in origin(recipe, "model.num_layers")
+    assert not recipe.unknown
+    assert not recipe.unlike
+    alone = recipe_of(SMALL + "--noop-layers 3")
+    assert alone.model["num_hidden_layers"] == 3
+    assert "model.pipeline_model_parallel_layout" not in alone.values
+
+
+@pytest.mark.parametrize(
+    ("flags", "sizes"),
+    [
+        (SPARSE, (9, 2, 8)),
+        ("--enable-dsa-indexer --index-topk 9", (9, 64, 128)),  # MindSpeed-LLM's names and defaults
+        ("", (None, None, None)),
+        (SPARSE.replace("--experimental-attention-variant dsa", ""), (None, None, None)),  # which nothing reads
+    ],
+)
+def test_sparse_attention_is_a_number_of_the_model(recipe_of: Reads, flags: str, sizes: tuple[int | None, ...]) -> None:
+    """A stand-in without it attends to all keys, and would pass."""
+    recipe = recipe_of(f"{SMALL} --q-lora-rank 32 {flags}")
+    found = stand_in(full.of(recipe))
+    model = found.full.model
+    assert (model.index_topk, model.index_n_heads, model.index_head_dim) == sizes
+    assert found.model.sparse == (sizes[0] is not None)
+
+
+def test_what_no_field_has_and_changes_numbers_is_not_compared(recipe_of: Reads) -> None:
+    """A mask of documents, and the experts' weights rounded by slime, which 0 turns off: the verdict is not of the recipe."""
+    for value, there in (("1", ["OPEN_TRAINING_INT4_FAKE_QAT_FLAG=1"]), ("0", [])):
+        line = f"OPEN_TRAINING_INT4_FAKE_QAT_FLAG={value} python3 train.py {SMALL} --reset-attention-mask"
+        others = trial.of(recipe_of(line.replace("\n", " "))).others
+        assert [one.said for one in others if "rounded to int4 in each forward pass" in one.why] == there
+        assert [one.said for one in others if "with +documents compares that" in one.why] == ["reset_attention_mask=true"]
 
 
 def test_ms_swift_names_its_arguments(recipe_of: Reads) -> None:
@@ -373,6 +419,15 @@ def test_what_cannot_be_read_is_one_sentence(recipe_of: Reads, text: str, said: 
         ("--weight-decay-incr-style cosine --end-weight-decay 0.2", "needs --start-weight-decay and --end-weight-decay"),
         ("--overlap-param-gather --overlap-grad-reduce", "--overlap-param-gather goes with --use-distributed-optimizer"),
         ("--overlap-param-gather --use-distributed-optimizer", "--overlap-param-gather goes with --overlap-grad-reduce"),
+        ("--experimental-attention-variant gated_delta_net", "leave --experimental-attention-variant out, or give dsa"),
+        (SPARSE.partition(" --dsa-indexer-n")[0], "--dsa-indexer-n-heads and --dsa-indexer-head-dim; give them"),
+        (SPARSE, "reads the query latent, and there is none; give --q-lora-rank"),
+        (SPARSE + " --q-lora-rank 32 --mtp-num-layers 1", "leave --mtp-num-layers out to compare all the rest"),
+        ("--noop-layers 3,x", "takes numbers of layers from 0 with commas between them, such as 61,62,63, and not '3,x'"),
+        ("--noop-layers 3,4", "names layer 4, and the 4 layers begin with 0"),
+        ("--noop-layers 0,1,2,3", "leaves no layer that computes something; give fewer"),
+        ("--noop-layers 3 --pipeline-model-parallel-size 3", "do not fill pp3 equally; give a multiple of 3"),
+        ("--noop-layers 3 --decoder-last-pipeline-num-layers 1", "--decoder-last-pipeline-num-layers both say what stages"),
     ],
 )
 def test_nothing_stands_for_what_cannot_train(recipe_of: Reads, more: str, said: str) -> None:

@@ -18,7 +18,7 @@ WANTED = {
     "megatron-lm-deepseek-proxy-fsdp.txt": ("ep2etp1", 8, 8, 0, "mean", 0),
     "megatron-lm-deepseekv3-proxy-gb200.txt": ("tp2pp2ep8etp1", 14, 64, 1, "mean", 0),
     "megatron-lm-deepseekv3-proxy-h100.txt": ("tp2pp4vpp2ep16etp1", 14, 64, 1, "mean", 0),
-    "mindspeed-deepseek-v3.txt": ("tp4pp8ep32etp1dp16", 64, 256, 1, "mean", 10),
+    "mindspeed-deepseek-v3.txt": ("tp4pp8ep32etp1dp16", 61, 256, 1, "mean", 9),
     "modelzoo-deepseek-v2-lite.txt": ("ep8etp1dp8", 27, 64, 0, "mean", 0),
     "modelzoo-deepseek-v3-h100.txt": ("tp2pp8vpp4ep64etp1dp64", 61, 256, 1, "mean", 0),
     "ms-swift-moonlight.txt": ("pp2ep4etp1dp4", None, None, None, "token", 1),

@@ -73,7 +73,9 @@ mixed_precision:
   {_target_: x.MixedPrecisionConfig, bf16: true, params_dtype: {_target_: torch.bfloat16}, grad_reduce_in_fp32: false}
 comm_overlap: {tp_comm_overlap: true, overlap_param_gather: null}
 checkpoint: {save: /models}
+dataset: {reset_attention_mask: true, reset_position_ids: false, random_seed: 7}
 peft: {dim: 8}
+sections_to_come: {a: 1}
 """
 
 
@@ -148,11 +150,12 @@ def test_nothing_of_megatron_bridge_is_dropped(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path, BRIDGE)
     said = [(flag.text, flag.reason) for flag in recipe.unknown]
     assert said == [("model.moe_permute_fusoin", "the nearest field is moe_permute_fusion")]
-    assert [flag.text for flag in recipe.idle] == ["checkpoint"]
-    assert [flag.text for flag in recipe.beside] == ["peft"]
+    assert [flag.text for flag in recipe.idle] == ["checkpoint", "dataset"]
+    assert [setting.name for setting in recipe.beyond] == ["reset_attention_mask", "peft"]
+    assert [flag.text for flag in recipe.beside] == ["sections_to_come"]
     more = BRIDGE.replace("scheduler: {", "scheduler: {no_weight_decay_cond_type: apply_wd_to_qk_layernorm, ")
     assert more != BRIDGE
-    assert [flag.text for flag in recipe_of(tmp_path, more).beside] == ["scheduler.no_weight_decay_cond_type", "peft"]
+    assert [flag.text for flag in recipe_of(tmp_path, more).beside] == ["scheduler.no_weight_decay_cond_type", "sections_to_come"]
 
 
 def test_words_of_yaml_1_1_are_what_megatron_bridge_reads(tmp_path: Path) -> None:

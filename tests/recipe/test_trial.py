@@ -11,10 +11,10 @@ import pytest
 from validation.case.covered import DIFFERENT, EQUAL, NEEDED, NOT_COMPARED, NOT_EXERCISED
 from validation.case.errors import UsageError
 from validation.case.layout import Layout
-from validation.recipe import coverage, trial
+from validation.recipe import coverage, trial, tries
 from validation.recipe.coverage import Covered, Ran
 from validation.recipe.recipe import Flag
-from validation.recipe.trial import ABSENT, CHANGED, IDLE, NEEDS, REFUSED, SAME, TRIED, UNREAD, Trial
+from validation.recipe.trial import ABSENT, CHANGED, IDLE, NEEDS, REFUSED, SAME, TRIED, UNREAD, Place, Trial
 from validation.run.known import table
 from validation.run.options import parsed
 
@@ -34,6 +34,7 @@ FLAGS = """
 --cross-entropy-loss-fusion --cross-entropy-fusion-impl te
 """
 """One recipe with a setting of every kind."""
+DSA = "--experimental-attention-variant dsa --dsa-indexer-topk 64 --dsa-indexer-n-heads 4 --dsa-indexer-head-dim 64"
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,10 @@ def test_each_setting_is_told_what_becomes_of_it(tried: Trial, name: str, expect
         ("--fp8-format hybrid", "model.fp8", NEEDS, "Transformer Engine"),
         ("--fp8-format hybrid --fp8-recipe blockwise", "model.fp8_recipe", NEEDS, "Transformer Engine"),
         ("--optimizer sgd", "optimizer.muon_momentum", UNREAD, "optimizer.optimizer=sgd"),
+        (DSA, "model.experimental_attention_variant", trial.CASE, "the model's numbers say it"),
+        (DSA, "model.dsa_indexer_topk", trial.CASE, "the model's numbers say it"),
+        (f"{DSA} --dsa-indexer-loss-coeff 0.1", "model.dsa_indexer_loss_coeff", REFUSED, "needs a formula"),
+        (f"{DSA} --dsa-indexer-loss-coeff 0", "model.dsa_indexer_loss_coeff", UNREAD, "no loss of its own"),
     ],
 )
 def test_what_a_case_would_have_otherwise_is_told(tmp_path: Path, more: str, name: str, expected: str, why: str) -> None:
@@ -106,6 +111,61 @@ def test_what_a_case_would_have_otherwise_is_told(tmp_path: Path, more: str, nam
     (found,) = [one for one in tried.told if one.setting.name == name]
     assert (found.state, why in found.why) == (expected, True)
     assert found.state != TRIED or (name in tried.lanes and (name, False) in tried.training.settings)
+
+
+GPU = Place("te", "nccl")
+
+
+@pytest.mark.parametrize(
+    ("place", "more", "name", "expected", "why"),
+    [
+        (GPU, "", "model.moe_permute_fusion", TRIED, ""),
+        (GPU, "", "model.cross_entropy_loss_fusion", TRIED, ""),
+        (GPU, "--recompute-modules moe_act", "model.recompute_modules", TRIED, ""),
+        (GPU, "", "model.hidden_dropout", REFUSED, "dropout is random"),
+        (
+            GPU,
+            "--fp8-format hybrid --fp8-recipe blockwise",
+            "model.fp8",
+            REFUSED,
+            "hybrid with delayed (--fp8 delayed), or e4m3",
+        ),
+        (GPU, "--fp8-format hybrid", "model.fp8", REFUSED, "has no mean of means as its loss"),
+        (Place("local", "nccl"), "", "model.moe_permute_fusion", NEEDS, "Transformer Engine"),
+        (Place("local", "nccl"), "", "model.apply_rope_fusion", TRIED, ""),
+    ],
+)
+def test_on_gpus_a_setting_is_judged_by_a_case_there(
+    tmp_path: Path, place: Place, more: str, name: str, expected: str, why: str
+) -> None:
+    """What needs Transformer Engine is set if the case has it; the case is in the recipe's own precision. Asks for no GPU."""
+    path = tmp_path / "flags.txt"
+    path.write_text(FLAGS + more, encoding="utf-8")
+    where = ["--transport", place.transport, "--implementation", place.implementation]
+    wanted = parsed(["--recipe", str(path), "--world-size", "8", *where])
+    assert wanted.trial
+    (found,) = [one for one in wanted.trial.told if one.setting.name == name]
+    assert (found.state, why in found.why) == (expected, True)
+    (case,) = wanted.cases
+    assert (case.precision, case.implementation) == ("bf16", place.implementation)
+    assert (name in dict(case.training.settings)) == (expected == TRIED)
+
+
+def test_on_gpus_what_was_tried_there_says_what_has_an_effect(tried: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what was measured with `local` on a CPU, of the others."""
+    name = "ddp.overlap_grad_reduce"
+
+    def word(verdict: str, **how: Any) -> str:
+        found = {f"{name}=true": {"verdict": verdict, "layout": "dp2", "on": "a GPU"}}
+        monkeypatch.setattr(tries, "record", lambda: {"0.0": found})
+        there = [replace(one, case=replace(one.case, **how)) for one in ran(tried)]
+        return next(one.word for one in coverage.covered(tried, there) if one.told.setting.name == name)
+
+    monkeypatch.setattr(coverage, "table", lambda: {"0.0": MEASURED})
+    assert word("no effect", implementation="te") == NOT_EXERCISED
+    assert word("equal", implementation="te") == EQUAL
+    assert word("does not run", implementation="te") == EQUAL
+    assert word("no effect") == EQUAL
 
 
 def test_what_is_tried_is_set(tried: Trial) -> None:
@@ -151,6 +211,7 @@ MEASURED = {
     "optimizer.lr=0.0002": {"lines": {"single": 0}, "read": True},
     "model.bias_dropout_fusion=true": {"lines": {"single": 0}, "read": True},
     "ddp.grad_reduce_in_fp32=true": {"lines": {"single": 3}, "read": True},
+    "optimizer.decoupled_weight_decay=false": {"lines": {"single": 0}, "read": True},
 }
 
 
@@ -168,6 +229,17 @@ def test_a_word_is_earned(tried: Trial, monkeypatch: pytest.MonkeyPatch) -> None
     assert words(tried, passed=False)["ddp.overlap_grad_reduce"].word == DIFFERENT
     assert words(tried, in_lane=False)["ddp.grad_reduce_in_fp32"].why.startswith("fp64 hides it")
     assert {"model.num_layers", "optimizer.barrier_with_L1_time", "model.moe_token_dispatcher_type"} & found.keys() == set()
+
+
+def test_a_switch_of_the_optimizer_with_a_formula_is_exercised_if_it_is_read(
+    tried: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adam or AdamW is one line of Megatron-Core's, and the reference computes another step."""
+    monkeypatch.setattr(coverage, "table", lambda: {"0.0": MEASURED})
+    name = "optimizer.decoupled_weight_decay"
+    coupled = replace(tried, training=tried.training.with_settings({name: False}))
+    told = replace(tried.told[0], setting=replace(tried.told[0].setting, name=name, value=False), state=TRIED)
+    assert coverage.tried(told, ran(coupled), in_lane=False).word == EQUAL
 
 
 def test_what_shows_in_other_cases_is_not_exercised_here(tried: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,10 +325,10 @@ def test_the_end_of_a_run_tells_all_of_it(tried: Trial, monkeypatch: pytest.Monk
     assert any(line.startswith("  needs: ") and "model.moe_permute_fusion=true" in line for line in said)
     assert said[1] == "  unknown to Megatron-LM's parser, and not read: --foo-bar 3"
     assert sum(one.word == EQUAL for one in found) > 3
-    beside = replace(tried.recipe, beside=(Flag("--eod-mask-loss", "my run.txt:3"),), doubts=("how long it is, is not said",))
+    beside = replace(tried.recipe, beside=(Flag("--sft", "my run.txt:3"),), doubts=("how long it is, is not said",))
     small = replace(tried.small, lost=("dp groups have 3 ranks at full size",))
     assert list(coverage.lines(replace(tried, recipe=beside, small=small), found))[2:5] == [
-        "  known to Megatron-LM, and in no case: --eod-mask-loss",
+        "  known to Megatron-LM, and in no case: --sft",
         "  could not be told: how long it is, is not said",
         "  lost in the stand-in: dp groups have 3 ranks at full size",
     ]
@@ -276,7 +348,7 @@ def test_the_end_of_a_run_tells_all_of_it(tried: Trial, monkeypatch: pytest.Monk
 def test_a_field_that_this_megatron_core_has_not_is_not_compared(tried: Trial) -> None:
     """A recipe of a younger release."""
     setting = replace(tried.told[0].setting, name="model.no_such_field")
-    told = trial._one(setting, tried.small, {}, {}, True)
+    told = trial._one(setting, tried.small, {}, {}, tried.small.case())
     assert (told.state, told.why) == (ABSENT, "this megatron-core does not have the field")
 
 

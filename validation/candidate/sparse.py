@@ -19,7 +19,7 @@ from megatron.core.transformer.transformer_config import MLATransformerConfig
 from validation.candidate.modules import LayerNorm, RMSNorm
 from validation.candidate.versions import DUPLICATED_LINEAR, of_stage
 from validation.case.case import Case
-from validation.case.sparse import VARIANT
+from validation.case.sparse import KEY_NORM_EPSILON, VARIANT
 
 _ROOM = "megatron.core.transformer.experimental_attention_variant"
 _SPECS = "megatron.core.models.gpt.experimental_attention_variant_module_specs"
@@ -42,7 +42,7 @@ def arguments(case: Case) -> dict[str, Any]:
         "dsa_indexer_head_dim": model.index_head_dim,
         "dsa_indexer_rope_interleaved": model.indexer_rope_interleave,
         "dsa_indexer_rotate_activation": False,
-        "dsa_indexer_k_norm_epsilon": 1e-6,
+        "dsa_indexer_k_norm_epsilon": KEY_NORM_EPSILON,
     }
 
 

@@ -13,6 +13,18 @@ from validation.case.plural import many
 
 VARIANT = "dsa"
 """What megatron-core calls it."""
+SHAPE = (
+    "model.experimental_attention_variant",
+    "model.dsa_indexer_topk",
+    "model.dsa_indexer_n_heads",
+    "model.dsa_indexer_head_dim",
+    "model.dsa_indexer_rope_interleaved",
+)
+"""Fields that the numbers of a model with sparse attention say."""
+KEY_NORM, ROTATED = "model.dsa_indexer_k_norm_epsilon", "model.dsa_indexer_rotate_activation"
+"""Fields that Plumbline sets in such a model (validation.candidate.sparse), whatever upstream's own values are."""
+KEY_NORM_EPSILON = 1e-6
+"""That of transformers' indexer."""
 OLDEST = (0, 19)
 """The first release whose indexer rotates HuggingFace's elements (docs/findings/indexer-rotates-other-elements.md)."""
 

@@ -15,10 +15,11 @@ from validation.case.annotation import Value
 from validation.case.errors import UsageError
 from validation.case.strangers import quoted, shown
 from validation.case.vocabulary import rows as padded_rows
-from validation.recipe import geometry, parser, upstream
+from validation.recipe import beyond, geometry, parser, upstream
 from validation.recipe.arguments import Given
 from validation.recipe.parser import Option, Parser
 from validation.recipe.recipe import Batch, Flag, Origin, Recipe, Setting, Source
+from validation.recipe.values import Arguments, frozen
 from validation.recipe.yaml_file import Entry, entries, scalar, text_of
 
 SECTIONS = ("model", "ddp", "optimizer", "scheduler", "train", "mixed_precision", "comm_overlap")
@@ -103,7 +104,7 @@ def recipe(top: yaml.MappingNode, source: str, release: str, world: int | None) 
     found |= _schedule(known, arguments, unknown, _keys(sections, "scheduler", source))
     beside += _without_setting(known, found, [("scheduler", one) for one in _keys(sections, "scheduler", source)])
     for name, entry in sections.items():
-        if name not in SECTIONS and name not in _IDLE:
+        if name not in SECTIONS and name not in _IDLE and name not in beyond.WHY:
             beside.append(Flag(name, entry.place, "section"))
     return _recipe(known, source, found, sections, arguments, world, (tuple(beside), tuple(unknown), tuple(doubts)))
 
@@ -113,14 +114,14 @@ def _recipe(
     source: str,
     found: Mapping[str, Setting],
     sections: Mapping[str, Entry],
-    arguments: upstream.Arguments,
+    arguments: Arguments,
     world: int | None,
     rest: tuple[tuple[Flag, ...], tuple[Flag, ...], tuple[str, ...]],
 ) -> Recipe:
     if not found:
         raise UsageError(f"{source}: none of its keys is a field of Megatron-Core; give what ConfigContainer.to_yaml writes")
     said = {name.partition(".")[2]: setting.value for name, setting in found.items() if name.startswith("model.")}
-    values = {name: upstream.frozen(value) for name, value in known.fields["model"].items()} | said
+    values = {name: frozen(value) for name, value in known.fields["model"].items()} | said
     provider = {entry.key: value_of(entry.node, entry.place) for entry in _keys(sections, "model", source)}
     given = {name for name in said if name in ("num_layers", "hidden_size", "num_moe_experts")}
     shape = geometry.of(values)
@@ -149,9 +150,20 @@ def _recipe(
         idle=tuple(Flag(name, entry.place, "section") for name, entry in sections.items() if name in _IDLE),
         beside=rest[0],
         unknown=rest[1],
+        beyond=tuple(_beyond(sections, source)),
         doubts=tuple(doubts),
         unlike=_unlike(shape.unlike, provider, said) if len(given) == 3 else (),
     )
+
+
+def _beyond(sections: Mapping[str, Entry], source: str) -> Iterator[Setting]:
+    """What the sequences hold, if that changes numbers: the rest of the section about data is idle."""
+    for entry in _keys(sections, "dataset", source):
+        if entry.key in beyond.WHY and value_of(entry.node, entry.place) is True:
+            yield Setting(entry.key, True, Origin(Source.GIVEN, f"dataset.{entry.key}", entry.place))
+    adapters = sections.get("peft")
+    if adapters is not None and (any(_keys(sections, "peft", source)) or text_of(adapters.node) not in ("", "null", "~")):
+        yield Setting("peft", True, Origin(Source.GIVEN, "peft", adapters.place))
 
 
 def _unlike(shape: tuple[str, ...], provider: Mapping[str, Value], said: Mapping[str, Value]) -> tuple[str, ...]:
@@ -214,7 +226,7 @@ def _overwrite(known: Parser, sections: Mapping[str, Entry], source: str, found:
                     found[full] = Setting(full, value, Origin(Source.FOLLOWS, f"follows from {section}.{key}", place))
 
 
-def _arguments(known: Parser, sections: Mapping[str, Entry], source: str) -> upstream.Arguments:
+def _arguments(known: Parser, sections: Mapping[str, Entry], source: str) -> Arguments:
     """The keys of train, scheduler and optimizer by the arguments of the same names, of which the schedule is made."""
     given = [
         Given(known.by_dest[entry.key], _typed(known.by_dest[entry.key], entry), f"{section}.{entry.key}", entry.place)
@@ -222,10 +234,10 @@ def _arguments(known: Parser, sections: Mapping[str, Entry], source: str) -> ups
         for entry in _keys(sections, section, source)
         if entry.key in known.by_dest
     ]
-    return upstream.Arguments(known, [one for one in given if one.value is not None])
+    return Arguments(known, [one for one in given if one.value is not None])
 
 
-def _schedule(known: Parser, arguments: upstream.Arguments, unknown: list[Flag], keys: Iterator[Entry]) -> dict[str, Setting]:
+def _schedule(known: Parser, arguments: Arguments, unknown: list[Flag], keys: Iterator[Entry]) -> dict[str, Setting]:
     for entry in keys:
         if entry.key not in known.by_dest and entry.key not in known.fields["scheduler"]:
             unknown.append(_unknown(known, "scheduler", entry))

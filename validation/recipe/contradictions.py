@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from validation.case.suggestions import join
-from validation.recipe.upstream import Arguments
+from validation.recipe import forks
+from validation.recipe.values import Arguments
 
 _STAGES = (
     "num_layers_per_virtual_pipeline_stage",
@@ -25,6 +26,7 @@ def of(given: Arguments) -> Iterator[str]:
     yield from _lengths(given)
     yield from _weight_decay(given)
     yield from _gathering(given)
+    yield from forks.wrong(given)
 
 
 def _flag(dest: str) -> str:

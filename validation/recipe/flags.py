@@ -11,11 +11,12 @@ from validation.case.errors import UsageError
 from validation.case.suggestions import join
 from validation.case.vocabulary import rows as padded_rows
 from validation.recipe import arguments as reading
-from validation.recipe import contradictions, geometry, idle, parser, started, trainers, upstream
+from validation.recipe import beyond, contradictions, geometry, idle, parser, started, trainers, upstream
 from validation.recipe.arguments import Given
 from validation.recipe.parser import Parser
 from validation.recipe.recipe import Batch, Flag, Recipe, Setting, Source
 from validation.recipe.trainers import Trainer
+from validation.recipe.values import Arguments, frozen
 from validation.recipe.words import Command
 
 _TAKEN = frozenset(
@@ -25,7 +26,9 @@ _TAKEN = frozenset(
         "global_batch_size",
         "make_vocab_size_divisible_by",
         "micro_batch_size",
+        "enable_dsa_indexer",
         "encoder_num_layers",
+        "noop_layers",
         "num_layers_per_virtual_pipeline_stage",
         "num_virtual_stages_per_pipeline_rank",
         "padded_vocab_size",
@@ -70,7 +73,7 @@ def recipe(
     if own and not trainer.by_name:
         given = tuple(_as_read(one, own.values) for one in given)
     ranks = world if world is not None else started.ranks(command)
-    found = upstream.Arguments(known, given, trainer)
+    found = Arguments(known, given, trainer)
     refused = () if trainer.by_name else tuple(contradictions.of(found))
     upstream.validate(found, ranks)
     made = _recipe(known, found, given, unknown, command, source, kind, ranks, trainer)
@@ -79,7 +82,7 @@ def recipe(
 
 def _recipe(
     known: Parser,
-    found: upstream.Arguments,
+    found: Arguments,
     given: Sequence[Given],
     unknown: tuple[Flag, ...],
     command: Command,
@@ -119,14 +122,13 @@ def _recipe(
         beside=beside,
         idle=still,
         unknown=unknown,
+        beyond=(*beyond.arguments(given), *beyond.variables(command.variables)),
         doubts=tuple(_doubts(known, given, found, ranks, trainer, source)),
         unlike=(*_other(found, values, settings, trainer), *shape.unlike),
     )
 
 
-def _other(
-    found: upstream.Arguments, values: Mapping[str, Value], settings: Sequence[Setting], trainer: Trainer
-) -> Iterator[str]:
+def _other(found: Arguments, values: Mapping[str, Value], settings: Sequence[Setting], trainer: Trainer) -> Iterator[str]:
     """What the recipe's model has and no DeepSeek-V3; of a program that has its model elsewhere, what the flags say."""
     yield from geometry.other(_said(settings) if trainer.by_name else values)
     if not trainer.by_name:
@@ -136,7 +138,7 @@ def _other(
 
 def _as_read(one: Given, values: Mapping[str, object]) -> Given:
     """The same argument with the value that the checkout's own parser reads."""
-    return Given(one.option, upstream.frozen(values.get(one.option.dest, one.value)), one.text, one.place)
+    return Given(one.option, frozen(values.get(one.option.dest, one.value)), one.text, one.place)
 
 
 def _defaults(known: Parser, trainer: Trainer) -> str:
@@ -146,20 +148,20 @@ def _defaults(known: Parser, trainer: Trainer) -> str:
     return f"{trainer.name}, else of {own}" if trainer.name else own
 
 
-def _chosen(known: Parser, found: upstream.Arguments, trainer: Trainer) -> Iterator[Setting]:
+def _chosen(known: Parser, found: Arguments, trainer: Trainer) -> Iterator[Setting]:
     """What is given or follows, and the defaults that are not the dataclass's own."""
     for setting in upstream.settings(known, found):
         section, name = setting.name.split(".", 1)
         is_default = setting.origin.source is Source.DEFAULT
         if is_default and trainer.by_name and setting.origin.place != trainer.source:
             continue
-        if not is_default or setting.value != upstream.frozen(known.fields[section][name]):
+        if not is_default or setting.value != frozen(known.fields[section][name]):
             yield setting
 
 
 def _model_values(known: Parser, settings: Sequence[Setting]) -> dict[str, Value]:
     """Every field of the model: as the recipe has it, or else as the dataclass does."""
-    defaults = {name: upstream.frozen(value) for name, value in known.fields["model"].items()}
+    defaults = {name: frozen(value) for name, value in known.fields["model"].items()}
     return defaults | _said(settings)
 
 
@@ -168,7 +170,7 @@ def _said(settings: Sequence[Setting]) -> dict[str, Value]:
     return {setting.name.partition(".")[2]: setting.value for setting in settings if setting.name.startswith("model.")}
 
 
-def _vocabulary(found: upstream.Arguments) -> dict[str, Value]:
+def _vocabulary(found: Arguments) -> dict[str, Value]:
     """The rows of the embedding, padded as Megatron-LM pads them; nothing where only a tokenizer knows."""
     if found["padded_vocab_size"] is not None:
         return {"vocab_size": found["padded_vocab_size"]}
@@ -178,12 +180,12 @@ def _vocabulary(found: upstream.Arguments) -> dict[str, Value]:
     return {"vocab_size": padded_rows(vocabulary, multiple, found.number("tensor_model_parallel_size"))}
 
 
-def _tied(found: upstream.Arguments) -> dict[str, Value]:
+def _tied(found: Arguments) -> dict[str, Value]:
     numbers: dict[str, Value] = {"tie_word_embeddings": not found["untie_embeddings_and_output_weights"]}
     return numbers | ({"max_position_embeddings": found["max_position_embeddings"]} if found["max_position_embeddings"] else {})
 
 
-def _batch(found: upstream.Arguments) -> Batch:
+def _batch(found: Arguments) -> Batch:
     return Batch(
         found.number("micro_batch_size") or None, found.number("global_batch_size") or None, found.number("seq_length") or None
     )
@@ -197,7 +199,7 @@ def _sorted_out(
     said = {setting.origin.text.removeprefix("follows from ") for setting in settings}
     for one in given:
         dest = one.option.dest
-        if dest in known.field_names | _TAKEN or (dest in upstream.RENAMED and one.text in said):
+        if dest in known.field_names | _TAKEN | beyond.WHY.keys() or (dest in upstream.RENAMED and one.text in said):
             continue
         if idle.is_idle(one.option):
             still.append(Flag(one.text, one.place, one.option.group))
@@ -207,7 +209,7 @@ def _sorted_out(
 
 
 def _doubts(
-    known: Parser, given: Sequence[Given], found: upstream.Arguments, ranks: int | None, trainer: Trainer, source: str
+    known: Parser, given: Sequence[Given], found: Arguments, ranks: int | None, trainer: Trainer, source: str
 ) -> Iterator[str]:
     if trainer.doubt:
         yield trainer.doubt
@@ -224,6 +226,6 @@ def _doubts(
         raise UsageError(f"{source}: none of the flags sets a field of Megatron-Core; give those that training starts with")
 
 
-def _model_doubts(found: upstream.Arguments) -> Iterator[str]:
+def _model_doubts(found: Arguments) -> Iterator[str]:
     if not (found["vocab_size"] or found["padded_vocab_size"]):
         yield "the vocabulary is the tokenizer's, which is not read"

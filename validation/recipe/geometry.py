@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from validation.case import fields
+from validation.case import fields, sparse
 from validation.case.annotation import Value
 from validation.case.errors import UsageError
 from validation.case.families import GREEDY, GROUP_LIMITED
@@ -13,6 +13,7 @@ from validation.case.layout import Layout, check_ranks
 from validation.case.model import MEGATRON_WORDS
 from validation.case.plural import many
 from validation.case.settings import written
+from validation.case.suggestions import join
 
 _SAME = (
     "kv_lora_rank",
@@ -38,6 +39,8 @@ _SAME = (
     "mscale_all_dim",
 )
 """Fields of MLATransformerConfig that are numbers of the model by one name or the other."""
+_INDEXER = ("dsa_indexer_topk", "dsa_indexer_n_heads", "dsa_indexer_head_dim")
+"""Sizes of sparse attention, which has all of them."""
 _SWITCHES = {
     "normalization": "--normalization RMSNorm",
     "gated_linear_unit": "--swiglu",
@@ -86,7 +89,33 @@ def of(values: Mapping[str, Value], whole: bool = True) -> Geometry:
         numbers["routed_scaling_factor"] = scale or 1.0  # Megatron-Core leaves a factor of 0 out
         numbers |= _choice(values)
         unlike += [*_dense(values, numbers), *_shared(values, numbers)]
+    unlike += _indexer(values, numbers)
     return Geometry(numbers, tuple(unlike))
+
+
+def _indexer(values: Mapping[str, Value], numbers: dict[str, Value]) -> Iterator[str]:
+    """The numbers of sparse attention, and a sentence on what neither it nor attention to all keys has."""
+    variant = values.get("experimental_attention_variant")
+    if variant is None:
+        return
+    if variant != sparse.VARIANT:
+        yield (
+            f"the attention is {written(variant)}, and Plumbline compares multi-latent attention to all keys and sparse "
+            "attention (dsa); leave --experimental-attention-variant out, or give dsa"
+        )
+        return
+    sizes = {name: values.get(name) for name in _INDEXER}
+    if missing := ["--" + name.replace("_", "-") for name, size in sizes.items() if size is None]:
+        yield f"sparse attention (DSA) has no size without {join(missing)}; give {'it' if len(missing) == 1 else 'them'}"
+    elif values.get("q_lora_rank") is None:
+        yield "the indexer of sparse attention (DSA) reads the query latent, and there is none; give --q-lora-rank"
+    elif numbers["num_nextn_predict_layers"]:
+        yield (
+            "transformers makes no MTP layer of a model with sparse attention (DSA), so nothing compares the two together; "
+            "leave --mtp-num-layers out to compare all the rest"
+        )
+    numbers |= {MEGATRON_WORDS[name]: size for name, size in sizes.items()}
+    numbers["indexer_rope_interleave"] = bool(values.get("dsa_indexer_rope_interleaved"))
 
 
 def _choice(values: Mapping[str, Value]) -> dict[str, Value]:

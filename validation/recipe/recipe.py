@@ -71,8 +71,9 @@ class Recipe:
     and `loss_from` says whose function it is; with `own_tokens` a context-parallel rank divides a mean by the number of its own
     tokens. `spec` is the function that makes layers of the recipe's own, as `package.module:function`. `unknown` are flags that
     the parser does not have, `beside` those that it has and that no field of the four configurations takes, `idle` those that
-    change no number. `doubts` are whole sentences on what could not be told, `unlike` on what nothing can stand for: no
-    DeepSeek-V3, or values that Megatron-LM refuses together.
+    change no number. `beyond` are settings that no field has and that change numbers all the same. `doubts` are whole
+    sentences on what could not be told, `unlike` on what nothing can stand for: no DeepSeek-V3, or values that Megatron-LM
+    refuses together.
     """
 
     source: str
@@ -94,6 +95,7 @@ class Recipe:
     beside: tuple[Flag, ...] = ()
     idle: tuple[Flag, ...] = ()
     unknown: tuple[Flag, ...] = ()
+    beyond: tuple[Setting, ...] = ()
     doubts: tuple[str, ...] = ()
     unlike: tuple[str, ...] = ()
 

@@ -111,6 +111,10 @@ _MINDSPEED = Trainer(
     name="MindSpeed-LLM",
     source="mindspeed_llm/features_manager of MindSpeed-LLM",
     other_names={
+        "--index-head-dim": "--dsa-indexer-head-dim",
+        "--index-n-heads": "--dsa-indexer-n-heads",
+        "--index-topk": "--dsa-indexer-topk",
+        "--indexer-loss-coeff": "--dsa-indexer-loss-coeff",
         "--rope-scaling-factor": "--rotary-scaling-factor",
         "--rope-scaling-mscale": "--mscale",
         "--rope-scaling-mscale-all-dim": "--mscale-all-dim",
@@ -120,10 +124,15 @@ _MINDSPEED = Trainer(
     options=(
         Option(("--first-k-dense-replace",), "first_k_dense_replace", kind="int"),
         Option(("--n-shared-experts",), "n_shared_experts", kind="int"),
+        Option(("--noop-layers",), "noop_layers"),
+        Option(("--enable-dsa-indexer",), "enable_dsa_indexer", action="true", nargs=0, default=False, const=True),
     ),
     loss_from="MindSpeed-LLM's own",
     doubt="MindSpeed-LLM replaces parts of Megatron-Core, and Plumbline runs Megatron-Core's own",
 )
+
+_OF_MINDSPEED = ("mindspeed_llm.", "--noop-layers", "--enable-dsa-indexer")
+"""Words that only its scripts have."""
 
 
 def of(command: Command) -> Trainer:
@@ -133,7 +142,7 @@ def of(command: Command) -> Trainer:
         return _SWIFT_RLHF if command.words and command.words[0].text == "rlhf" else _SWIFT
     if any(word.text.startswith(("--actor-num-", "--rollout-")) for word in command.words):
         return _SLIME
-    if any(word.text.startswith("mindspeed_llm.") for word in command.words):
+    if any(word.text.startswith(_OF_MINDSPEED) for word in command.words):
         return _MINDSPEED
     if name in ("", "pretrain_gpt.py"):
         return Trainer(loss_from="pretrain_gpt.py of Megatron-LM", own_tokens=True)

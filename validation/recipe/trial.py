@@ -6,10 +6,12 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import field as made
+from functools import partial
 from pathlib import Path
 
-from validation.case import declared, fields
+from validation.case import declared, fields, sparse
 from validation.case.annotation import Value
+from validation.case.case import ON_CPU, Case
 from validation.case.errors import UsageError
 from validation.case.folder import model_from_folder
 from validation.case.model import ASKED_FOR
@@ -19,7 +21,7 @@ from validation.case.setting_rules import wrong
 from validation.case.settings import BASE, written
 from validation.case.suggestions import join
 from validation.case.training import Training
-from validation.recipe import full, read
+from validation.recipe import beyond, full, read
 from validation.recipe.recipe import Origin, Recipe, Setting, Source
 from validation.recipe.reduce import smallest
 from validation.recipe.standin import StandIn, stand_in
@@ -31,6 +33,11 @@ SPEC = "spec"
 TRIED, CASE, SAME, NEEDS, REFUSED = "tried", "case", "same", "needs", "refused"
 """What becomes of a setting: it is set; the case's model, layout or precision says it; it is Plumbline's own value; it needs
 what is not here; it cannot be compared."""
+_SHARDS: Mapping[str, str] = {
+    "model.tensor_parallel_num_weight_shards": "model.tensor_model_parallel_size",
+    "model.expert_tensor_parallel_num_weight_shards": "model.expert_tensor_parallel_size",
+}
+"""Numbers of shards of a weight, and the degree at which there is one on each rank and nothing is gathered."""
 _LOWER = ("bf16", "fp16")
 _NO_LIMIT = 1e9
 """A norm of gradients that no step has."""
@@ -43,6 +50,30 @@ runs with it, and the nearest that runs has another value."""
 
 _GOES_WITH: Mapping[str, Mapping[Value, str]] = {"model.recompute_modules": {"moe_act": "model.moe_grouped_gemm"}}
 """Words of a list, and the setting without which megatron-core refuses each (TransformerConfig.__post_init__)."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the cases of a recipe run: implementation and transport, and the precision of the first if somebody says it."""
+
+    implementation: str = "local"
+    transport: str = "gloo"
+    precision: str | None = None
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether ranks compute on the CPU."""
+        return self.transport in ON_CPU
+
+    def case(self, small: StandIn, recipe: Recipe) -> Case:
+        """The first case of a stand-in, without settings: on a CPU in fp64, on GPUs in the recipe's precision."""
+        precision = self.precision or ("fp64" if self.on_cpu else recipe.precision)
+        case = small.case(precision=precision)
+        return replace(case, implementation=self.implementation, transport=self.transport)
+
+
+HERE = Place()
+"""What every machine has."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +153,7 @@ def name_of(recipe: Recipe) -> str:
 
 
 def of_file(
-    path: Path, checkout: Path | None = None, world: int | None = None, folder: Path | None = None, *, on_cpu: bool = True
+    path: Path, checkout: Path | None = None, world: int | None = None, folder: Path | None = None, place: Place = HERE
 ) -> Trial:
     """What is tried of the recipe in a file; the model's numbers are those of a HuggingFace folder, if one is given.
 
@@ -132,14 +163,14 @@ def of_file(
     if folder is not None:
         numbers = model_from_folder(folder).as_dict()
         recipe = replace(recipe, model={**numbers, ASKED_FOR: recipe.model.get(ASKED_FOR) or 0})
-    return of(recipe, on_cpu=on_cpu)
+    return of(recipe, place)
 
 
-def of(recipe: Recipe, *, on_cpu: bool = True) -> Trial:
-    """What is tried of a recipe. Raises UsageError for one that nothing can stand for."""
+def of(recipe: Recipe, place: Place = HERE) -> Trial:
+    """What is tried of a recipe in a place. Raises UsageError for one that nothing can stand for."""
     small = stand_in(full.of(recipe))
-    base = _base(small, recipe)
-    told = _fitting(small, base, _with_their_kinds(tuple(_told(recipe, small, on_cpu))), lane(recipe))
+    base, case = _base(small, recipe), place.case(small, recipe)
+    told = _fitting(case, base, _with_their_kinds(tuple(_told(recipe, small, case))), lane(recipe))
     trial = Trial(recipe, small, _with(base, [one for one in told if one.state == TRIED]), told)
     return _with_clipping(_with_parts_that_are_here(trial))
 
@@ -201,36 +232,43 @@ def _with_their_kinds(told: tuple[Told, ...]) -> tuple[Told, ...]:
     )
 
 
-def _fitting(small: StandIn, base: Training, told: tuple[Told, ...], lower: str) -> tuple[Told, ...]:
-    """The same, without settings that a rule refuses together in a case of the stand-in's size, or in the `lower` precision."""
+def _fitting(case: Case, base: Training, told: tuple[Told, ...], lower: str) -> tuple[Told, ...]:
+    """The same, without settings that a rule refuses together in the case, or in the `lower` precision that shows them."""
 
     def sentence(tried: Sequence[Told]) -> str | None:
-        case = replace(small.case(), training=_with(base, tried))
-        hidden = any(fields.entry(one.setting.name).lane for one in tried)
-        cases = (case, *([replace(case, precision=lower)] if hidden else []))
+        first = replace(case, training=_with(base, tried))
+        hidden = first.precision == "fp64" and any(fields.entry(one.setting.name).lane for one in tried)
+        cases = (first, *([replace(first, precision=lower)] if hidden else []))
         return next((said for case in cases for rule in RULES if (said := rule(case))), None)
+
+    def says(said: str, tried: Sequence[Told]) -> bool:
+        return sentence(tried) == said
 
     tried = [one for one in told if one.state == TRIED]
     refused: dict[str, Told] = {}
-    while sentence(tried) and not sentence(()):
-        part = smallest(tried, lambda parts: sentence(parts) is not None)
+    while (said := sentence(tried)) and not sentence(()):
+        part = smallest(tried, partial(says, said))
+        if len(part) == len(tried):  # the sentence has the name of the case in it, and with it all settings
+            part = smallest(tried, lambda parts: sentence(parts) is not None)
         refused |= {one.setting.name: Told(one.setting, REFUSED, f"in the stand-in: {sentence(part)}") for one in part}
         tried = [one for one in tried if one not in part]
     return tuple(refused.get(one.setting.name, one) for one in told)
 
 
-def _told(recipe: Recipe, small: StandIn, on_cpu: bool) -> Iterator[Told]:
+def _told(recipe: Recipe, small: StandIn, case: Case) -> Iterator[Told]:
     here = declared.here()
     settings = (*recipe.settings, *_left_to_upstream(recipe, here))
     values = initial(here) | {setting.name: setting.value for setting in settings}
     for setting in settings:
-        own = setting.name in _of_plumbline(recipe.precision)
-        yield _read_by(recipe.implementation, _one(setting, small, here, values, on_cpu, own=own))
+        own = setting.name in _of_plumbline(recipe)
+        told = _of_sparse(setting, values) or _one(setting, small, here, values, case, own=own)
+        yield _read_by(recipe.implementation, told)
     if recipe.spec:
         layers = (
             "layers of the recipe's own; --implementation package.module:function compares a function that makes such layers"
         )
         yield Told(Setting(SPEC, recipe.spec, Origin(Source.GIVEN, "--spec")), REFUSED, layers)
+    yield from (Told(one, REFUSED, beyond.WHY[one.name]) for one in recipe.beyond)
 
 
 def _read_by(implementation: str, told: Told) -> Told:
@@ -249,16 +287,30 @@ def initial(here: declared.Fields) -> dict[str, Value]:
     return found
 
 
-def _of_plumbline(precision: str) -> tuple[str, ...]:
-    """The fields that Plumbline sets in the precision of a recipe."""
-    return (*BASE, *(_SET_IN_LOWER if precision in _LOWER else ()))
+def _of_plumbline(recipe: Recipe) -> tuple[str, ...]:
+    """The fields that Plumbline sets in the precision of a recipe, and in a model such as its own."""
+    beside = (sparse.KEY_NORM, sparse.ROTATED) if recipe.model.get("index_topk") is not None else ()
+    return (*BASE, *(_SET_IN_LOWER if recipe.precision in _LOWER else ()), *beside)
+
+
+def _of_sparse(setting: Setting, values: Mapping[str, Value]) -> Told | None:
+    """What becomes of a setting of sparse attention (DSA) that the model's numbers say; None for another."""
+    if values.get(sparse.SHAPE[0]) != sparse.VARIANT:
+        return None
+    norm = setting.value if setting.value is not None else values.get("model.layernorm_epsilon")
+    if setting.name in sparse.SHAPE or (setting.name == sparse.KEY_NORM and norm == sparse.KEY_NORM_EPSILON):
+        return Told(setting, CASE, "the model's numbers say it")
+    without_loss = not values.get("model.dsa_indexer_loss_coeff")
+    if without_loss and setting.name in ("model.dsa_indexer_loss_coeff", "model.dsa_indexer_use_sparse_loss"):
+        return Told(setting, UNREAD, "the indexer has no loss of its own without dsa_indexer_loss_coeff")
+    return None
 
 
 def _left_to_upstream(recipe: Recipe, here: declared.Fields) -> Iterator[Setting]:
     """Fields that Plumbline sets and the recipe leaves at upstream's own default."""
     said = recipe.values
     origin = Origin(Source.DEFAULT, "default of megatron-core")
-    for name in _of_plumbline(recipe.precision):
+    for name in _of_plumbline(recipe):
         field = here.get(name)
         if name in said or field is None or name in _PLUMBLINES:
             continue
@@ -267,18 +319,22 @@ def _left_to_upstream(recipe: Recipe, here: declared.Fields) -> Iterator[Setting
 
 
 def _one(
-    setting: Setting, small: StandIn, here: declared.Fields, values: Mapping[str, Value], on_cpu: bool, *, own: bool = False
+    setting: Setting, small: StandIn, here: declared.Fields, values: Mapping[str, Value], case: Case, *, own: bool = False
 ) -> Told:
-    """What becomes of a setting; `own` says that Plumbline sets the field, so that upstream's default is none of a case's."""
+    """What becomes of a setting in a case of the stand-in.
+
+    `own` says that Plumbline sets the field, so that upstream's default is none of a case's.
+    """
     name = setting.name
     if name not in here:
         return Told(setting, ABSENT, "this megatron-core does not have the field")
     entry = fields.entry(name)
     if name in ROUTERS and not small.model.sigmoid:
         return Told(setting, CASE, "the model's way to choose experts says it")
-    # No case of a recipe has fp8, which needs a GPU.
+    # What of fp8 a case has, its settings say.
     of_case = ("--precision", "--loss", "--implementation", *(() if values.get("model.fp8") else ("--fp8",)))
-    if entry.kind in ("shape", "layout") or entry.option in of_case:
+    sharded = name in _SHARDS and setting.value == values.get(_SHARDS[name])
+    if entry.kind in ("shape", "layout") or entry.option in of_case or sharded:
         return Told(setting, CASE, entry.why)
     if entry.kind == "idle":
         return Told(setting, IDLE, entry.why)
@@ -287,11 +343,10 @@ def _one(
     if entry.unread(values):
         return Told(setting, UNREAD, f"nothing reads it with {entry.with_field}={written(values[entry.with_field])}")
     need = entry.need(setting.value)
-    if need and on_cpu:
+    if need and (case.on_cpu or (need == "te" and not case.uses_te)):
         return Told(setting, NEEDS, fields.NEEDS[need])
     if setting.value is None and not _takes_none(here[name]):
         return Told(setting, SAME, "nothing is said")
-    case = small.case()
     try:
         value = declared.checked(here[name], setting.value)
         made = replace(case, training=case.training.with_settings({name: value}))

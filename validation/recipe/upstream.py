@@ -12,14 +12,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from validation.case.annotation import Value
-from validation.recipe.arguments import Given
+from validation.recipe import forks
 from validation.recipe.parser import SECTIONS, Parser
 from validation.recipe.recipe import Origin, Setting, Source
-from validation.recipe.trainers import Trainer
+from validation.recipe.values import Arguments
 
-_VALIDATE = "validate_args of Megatron-LM"
 _TRANSLATED = "core_transformer_config_from_args of Megatron-LM"
-_MOST_LAYERS = 100_000
 _MOST_LETTERS = 100_000
 """Of a pipeline layout; no model has as many layers."""
 _DATA_TYPES: Mapping[str, str | None] = {
@@ -41,68 +39,6 @@ _OF_DATA_TYPES = (
 """Arguments that name a data type in Megatron-LM's own words."""
 
 
-class Arguments:
-    """The arguments of one run by the names that the training program reads, each with where it came from."""
-
-    def __init__(self, parser: Parser, given: Sequence[Given], trainer: Trainer | None = None) -> None:
-        place = f"default of Megatron-LM's parser, {parser.name}"
-        self._found: dict[str, tuple[Value, Origin]] = {
-            dest: (frozen(option.default), Origin(Source.DEFAULT, option.flags[0], place))
-            for dest, option in parser.by_dest.items()
-        }
-        self.trainer = trainer or Trainer()
-        for dest, value in self.trainer.defaults.items():
-            self._found[dest] = (value, Origin(Source.DEFAULT, dest, self.trainer.source))
-        self._found |= {one.option.dest: (one.value, Origin(Source.GIVEN, one.text, one.place)) for one in given}
-
-    def __contains__(self, dest: str) -> bool:
-        return dest in self._found
-
-    def __getitem__(self, dest: str) -> Value:
-        """The value; None for an argument that this parser does not have."""
-        return self._found[dest][0] if dest in self._found else None
-
-    def number(self, dest: str) -> int:
-        """A whole number; 0 where there is none."""
-        value = self[dest]
-        return int(value) if isinstance(value, (int, float)) and abs(value) < 1e18 else 0
-
-    def origin(self, dest: str) -> Origin:
-        """Where the value came from."""
-        return self._found[dest][1]
-
-    def given(self, *dests: str) -> str:
-        """The first of the arguments that the recipe gives or that follow from it, for a sentence; empty if it gives none."""
-        return next((dest for dest in dests if dest in self and self.origin(dest).source is not Source.DEFAULT), "")
-
-    def keep(self, dest: str, value: Value) -> None:
-        """Write a value in another way; where it came from stays."""
-        self._found[dest] = (value, self.origin(dest))
-
-    def always(self, dest: str, value: Value) -> None:
-        """Set what the training program sets, whatever is given."""
-        self._found[dest] = (value, Origin(Source.FOLLOWS, f"always set by {self.trainer.name}", self.trainer.source))
-
-    def follows(self, dest: str, value: Value, because: str, place: str = _VALIDATE) -> None:
-        """Set what the arguments named in `because` lead to; of defaults alone it stays a default."""
-        given = self.given(*because.split())
-        if given:
-            origin = Origin(Source.FOLLOWS, f"follows from {self.origin(given).text}", place)
-        else:
-            known = [self.origin(one) for one in because.split() if one in self]
-            trainers = [one for one in known if one.place == self.trainer.source]
-            plain = self.origin(dest) if dest in self else Origin(Source.DEFAULT, because.split()[0], place)
-            origin = trainers[0] if trainers else plain
-        self._found[dest] = (value, origin)
-
-
-def frozen(value: object) -> Value:
-    """A value of JSON or YAML with tuples in place of lists; anything else by its text."""
-    if isinstance(value, (list, tuple)):
-        return tuple(frozen(item) for item in value)
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
-
-
 def validate(arguments: Arguments, world: int | None) -> None:
     """Change the arguments as upstream does before any configuration is made; `world` is the number of ranks, if known.
 
@@ -110,7 +46,7 @@ def validate(arguments: Arguments, world: int | None) -> None:
     """
     if arguments["fp16"] and arguments.origin("bf16").source is Source.DEFAULT:
         arguments.keep("bf16", False)
-    for step in (_older, _layers, _stages, _precision, _model, _experts, _rest):
+    for step in (_older, _layers, forks.apply, _stages, _precision, _model, _experts, _rest):
         step(arguments)
     ranks = [max(arguments.number(f"{name}_parallel_size"), 1) for name in ("tensor_model", "pipeline_model", "context")]
     if world is not None and arguments["global_batch_size"] is None:
@@ -148,6 +84,7 @@ def _layers(arguments: Arguments) -> None:
 def _stages(arguments: Arguments) -> None:
     """Virtual pipeline stages; without them neither messages nor gathering overlap the schedule."""
     stages, because = _virtual_stages(arguments)
+    forks.without_noop(arguments, stages)
     arguments.follows("virtual_pipeline_model_parallel_size", stages if stages > 1 else None, because)
     if stages <= 1:
         arguments.follows("overlap_p2p_comm", False, "pipeline_model_parallel_size")
@@ -230,9 +167,6 @@ def _experts(arguments: Arguments) -> None:
         arguments.keep("num_experts", None)
     if arguments["num_experts"] is not None and arguments["moe_ffn_hidden_size"] is None:
         arguments.follows("moe_ffn_hidden_size", arguments["ffn_hidden_size"], "ffn_hidden_size hidden_size")
-    if 0 < (dense := arguments.number("first_k_dense_replace")) <= _MOST_LAYERS:
-        freq = (*(0,) * dense, *(1,) * (min(arguments.number("num_layers"), _MOST_LAYERS) - dense))
-        arguments.follows("moe_layer_freq", freq, "first_k_dense_replace", arguments.trainer.source)
     if shared := arguments.number("n_shared_experts"):
         width = shared * arguments.number("moe_ffn_hidden_size")
         arguments.follows("moe_shared_expert_intermediate_size", width, "n_shared_experts", arguments.trainer.source)

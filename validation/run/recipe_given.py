@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from validation.case import preflight
-from validation.case.case import ON_CPU, Case
+from validation.case.case import Case
 from validation.case.errors import UsageError
 from validation.case.schedule_rules import rates_can_be
 from validation.case.training import Training
 from validation.recipe import trial
-from validation.recipe.trial import Trial
+from validation.recipe.trial import Place, Trial
 from validation.run import nearest, settings_given
 from validation.run.command_line import DEGREES
 
@@ -39,9 +39,10 @@ def given(options: Any, transport: str) -> tuple[Trial, tuple[Case, ...]]:
         raise UsageError("--recipe compares a training step and --inference prefill and decode; leave one of them out")
     checkout = Path(options.megatron_path) if options.megatron_path else None
     folder = Path(options.hf_model_path) if options.hf_model_path else None
-    tried = trial.of_file(Path(options.recipe), checkout, options.world_size, folder, on_cpu=transport in ON_CPU)
+    place = Place(options.implementation, transport, options.precision)
+    tried = trial.of_file(Path(options.recipe), checkout, options.world_size, folder, place)
     tried = tried.with_layers_of(options.implementation)
-    precision = options.precision or ("fp64" if transport in ON_CPU else tried.recipe.precision)
+    precision = place.case(tried.small, tried.recipe).precision
 
     def make(trial_: Trial) -> Case:
         case = _case(options, trial_, settings_given.typed(trial_.training), precision, transport)

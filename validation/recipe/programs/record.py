@@ -65,7 +65,7 @@ _NAMING = (
 )
 """Options of programs that start others whose value can read like a program: a job that is called megatron."""
 _OWN_VALUE = ("-X", "-W", "--check-hash-based-pycs")
-KEPT = re.compile(r"(NVTE|NCCL|CUDA|TORCH|PYTORCH|CUBLAS|NVSHMEM|TRITON|OMP(?!I_))_?[A-Z0-9_]*|NPROC_PER_NODE")
+KEPT = re.compile(r"(NVTE|NCCL|CUDA|TORCH|PYTORCH|CUBLAS|NVSHMEM|TRITON|OPEN_TRAINING|OMP(?!I_))_?[A-Z0-9_]*|NPROC_PER_NODE")
 """Variables that belong to a recipe."""
 _SIZES = (
     (re.compile(r"(?<=\s)(?:--nodes|-N)[= ]?([0-9]+)"), "SLURM_NNODES"),
@@ -230,11 +230,12 @@ def _job() -> list[str]:
 
 def _runtime(words: list[str]) -> None:
     """The variables that `ray job submit` takes along."""
-    for word in words:
-        if word.startswith("--runtime-env-json="):
+    for place, word in enumerate(words):
+        name, joined, text = word.partition("=")
+        if name == "--runtime-env-json":
             try:
-                found = json.loads(word.partition("=")[2]).get("env_vars", {})
-            except (ValueError, AttributeError):
+                found = json.loads(text if joined else words[place + 1]).get("env_vars", {})
+            except (ValueError, AttributeError, IndexError):
                 return
             os.environ.update({str(name): str(value) for name, value in found.items() if KEPT.fullmatch(str(name))})
 

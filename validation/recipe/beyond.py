@@ -1,0 +1,44 @@
+"""What changes the numbers of a step and is no field of Megatron-Core's configurations: variables, and arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from validation.recipe.arguments import Given
+from validation.recipe.recipe import Origin, Setting, Source
+
+_OFF = ("", "0")
+_ROUNDED = (
+    "the weights of the experts are rounded to {} in each forward pass (quantisation-aware training), for which the reference "
+    "has no formula: the verdict is that of the same training without the variable"
+)
+_DOCUMENTS = "{}, and the stand-in's sequences are one document each; a run of its layout with +documents compares that"
+WHY: Mapping[str, str] = {
+    "OPEN_TRAINING_INT4_FAKE_QAT_FLAG": _ROUNDED.format("int4"),
+    "OPEN_TRAINING_NVFP4_FAKE_QAT_FLAG": _ROUNDED.format("NVFP4"),
+    "reset_attention_mask": _DOCUMENTS.format("documents of a sequence do not see each other"),
+    "reset_position_ids": _DOCUMENTS.format("positions begin again in each document"),
+    "eod_mask_loss": _DOCUMENTS.format("the loss leaves out the last token of each document"),
+    "dataloader_inter_document_masking": _DOCUMENTS.format("documents of a sequence do not see each other"),
+    "te_precision_config_file": "a file with the precision of single layers, which is not read",
+    "logits_load_dir": "the loss is that of another model's logits, for which the reference has no formula",
+    "peft": "adapters train beside the weights, and the stand-in has none",
+    "freeze_all_layers": "layers do not train, and those of the stand-in do",
+}
+"""Name -> why it cannot be compared. The variables are slime's and those of its forks: docker/patch of slime changes
+Megatron-Core's `TEGroupedLinear._get_weight_tensors`."""
+
+
+def variables(environment: Iterable[tuple[str, str]]) -> Iterator[Setting]:
+    """The variables that are set and not off."""
+    for name, value in dict(environment).items():
+        if name in WHY and value not in _OFF:
+            origin = Origin(Source.GIVEN, f"{name}={value}")
+            yield Setting(name, int(value) if value.isdecimal() else value, origin)
+
+
+def arguments(given: Sequence[Given]) -> Iterator[Setting]:
+    """The arguments that are given and on."""
+    for one in given:
+        if one.option.dest in WHY and one.value:
+            yield Setting(one.option.dest, one.value, Origin(Source.GIVEN, one.text, one.place))
