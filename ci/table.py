@@ -262,7 +262,7 @@ def _possible(row: Row, name: str) -> None:
     if sentence := life.on_nodes(training.life, row.nodes):
         raise UsageError(f"{name}: {sentence}")
     if row.nodes > layout.ranks:
-        ranks = f"{layout.ranks} rank{'s' * (layout.ranks > 1)}"
+        ranks = many(layout.ranks, "rank")
         raise UsageError(f"nodes is {row.nodes} and {name} has {ranks}; a node without a rank compares nothing")
 
 

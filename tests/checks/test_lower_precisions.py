@@ -61,7 +61,9 @@ def test_routers_that_flip_at_near_ties_pass_and_are_counted(runs: dict[str, Out
     """In bf16 some tokens of four layers choose otherwise; the line says how many, and by how much they could."""
     found = runs["four layers"]
     assert found.code == 0
-    line = r"^PASS: Layer \d Router Output - .* [1-9]\d* of 768 routes differ, near-ties: [1-9]\d* tokens flip, margin at most "
+    line = (
+        r"^PASS: Layer \d Router Output - .* [1-9]\d* of 768 routes differs?, near-ties: [1-9]\d* tokens flip, margin at most "
+    )
     assert re.search(line, found.text, re.MULTILINE)
 
 

@@ -231,7 +231,7 @@ def test_routes_are_counted_as_routes() -> None:
     report = PieceReport(0, box, measure(other, chosen, box), "")
     found = judge(Measurement("experts", SHAPE, (report,)), "Layer 1 Router Output", EXACT, routes=True)
     assert found.status == FAIL
-    assert "1 of 8 routes differ" in found.line
+    assert "1 of 8 routes differs" in found.line
 
 
 def test_every_number_that_a_reader_needs_is_a_property() -> None:
@@ -299,7 +299,7 @@ def test_a_flip_within_reach_of_rounding_is_a_near_tie() -> None:
     passed = near_ties(replace(strict, failure="routes"), choice, flips, 1e-3)
     assert (passed.status, passed.failure) == (PASS, "")
     assert passed.reasons == ()
-    assert "1 of 4 routes differ, near-ties: 1 token flips, margin at most 1.9e-03 of 2.0e-03" in passed.numbers
+    assert "1 of 4 routes differs, near-ties: 1 token flips, margin at most 1.9e-03 of 2.0e-03" in passed.numbers
     for margin in (2.1e-3, math.nan, math.inf):
         assert near_ties(*_choice(margin), 1e-3).status == FAIL
 

@@ -227,7 +227,7 @@ def test_a_margin_of_exactly_twice_the_floor_is_a_near_tie() -> None:
     strict, choice, flips = chosen(1, 2.0**-9)
     found = near_ties(strict, choice, flips, 2.0**-10)
     assert (found.status, found.reasons) == (PASS, ())
-    assert found.numbers.endswith("1 of 4 routes differ, near-ties: 1 token flips, margin at most 2.0e-03 of 2.0e-03")
+    assert found.numbers.endswith("1 of 4 routes differs, near-ties: 1 token flips, margin at most 2.0e-03 of 2.0e-03")
 
 
 def test_a_larger_margin_is_said_beside_what_was_wrong_before() -> None:

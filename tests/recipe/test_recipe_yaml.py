@@ -155,7 +155,10 @@ def test_nothing_of_megatron_bridge_is_dropped(tmp_path: Path) -> None:
     assert [flag.text for flag in recipe.beside] == ["sections_to_come"]
     more = BRIDGE.replace("scheduler: {", "scheduler: {no_weight_decay_cond_type: apply_wd_to_qk_layernorm, ")
     assert more != BRIDGE
-    assert [flag.text for flag in recipe_of(tmp_path, more).beside] == ["scheduler.no_weight_decay_cond_type", "sections_to_come"]
+    assert [flag.text for flag in recipe_of(tmp_path, more).beside] == [
+        "scheduler.no_weight_decay_cond_type",
+        "sections_to_come",
+    ]
 
 
 def test_words_of_yaml_1_1_are_what_megatron_bridge_reads(tmp_path: Path) -> None:

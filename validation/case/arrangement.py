@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from validation.case.errors import UsageError
 from validation.case.layout import Layout
 from validation.case.model import ASKED_FOR
+from validation.case.plural import many
 from validation.case.strangers import shown
 from validation.case.training import WORDS, Training, mtp_layers, mtp_words
 
@@ -76,7 +77,7 @@ def _mtp(text: str, words: Sequence[str], given: int | None) -> int | None:
         raise UsageError(f"{shown(text)} asks for {' and for '.join(map(str, sorted(asked)))} MTP layers; give one number")
     found = next(iter(asked), None)
     if given is not None and found not in (None, given):
-        said = f"{shown(text)} asks for {found} MTP layer{'s' * (found != 1)} and --set {ASKED_FOR}={given} for {given}"
+        said = f"{shown(text)} asks for {many(found, 'MTP layer')} and --set {ASKED_FOR}={given} for {given}"
         raise UsageError(f"{said}; give one number")
     return found
 

@@ -67,9 +67,9 @@ def taken(case: Case, path: Path) -> tuple[Document, ...]:
         left -= length or len(tokens)
         if left <= 0:
             return tuple(found)
-    what = ("document" if case.training.data_shape in WITH_PADDING else "token") + ("s" if left > 1 else "")
+    few = many(left, "document" if case.training.data_shape in WITH_PADDING else "token")
     raise UsageError(
-        f"{path} has {left} {what} too few for {many(sequences, 'sequence')} of {case.seq_length}; take fewer, or shorter ones"
+        f"{path} has {few} too few for {many(sequences, 'sequence')} of {case.seq_length}; take fewer, or shorter ones"
     )
 
 

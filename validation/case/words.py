@@ -68,7 +68,7 @@ WORDS = (
     Word("HuggingFace cannot be the reference", r": HuggingFace cannot be the reference"),
     Word("before reduction", r"before reduction the ranks' sum is off by "),
     Word("not repeatable", r"not repeatable: "),
-    Word("routes differ", r"routes (?:differ|missing)"),
+    Word("routes differ", r"routes? (?:differs?|missing)"),
     Word("near-ties", r"near-ties"),
     Word("own scores", r"own scores|by other scores than their own"),
     Word("taken out", r"and this with the known upstream bug "),

@@ -169,7 +169,7 @@ def _tidy(folder: Path) -> None:
 
 def told(kept: list[Kept], checks: int) -> str:
     """One line of what was kept; empty for nothing."""
-    return f"Kept from before this run of {checks} check{'s' * (checks != 1)}: {_counted(kept)}" if kept else ""
+    return f"Kept from before this run of {many(checks, 'check')}: {_counted(kept)}" if kept else ""
 
 
 def _counted(kept: list[Kept]) -> str:

@@ -125,7 +125,9 @@ class Parity(OfInference):
         title = "Every checkpoint key used"
         self.decidable(title, at=WEIGHTS)
         unused, aside = self.result.facts["unused"], self.result.facts["set_aside"]
-        numbers = f"{self.result.facts['keys']} keys" + "".join(f", {count} set aside: {why}" for why, count in aside.items())
+        numbers = many(self.result.facts["keys"], "key") + "".join(
+            f", {count} set aside: {why}" for why, count in aside.items()
+        )
         reasons = tuple(f"no parameter takes {key}" for key in unused[:3])
         reasons += (f"and {len(unused) - 3} more",) if len(unused) > 3 else ()
         self._of_all_weights(title, numbers, reasons)

@@ -142,8 +142,10 @@ def _routes(measurement: Measurement) -> str:
         return ""
     missing = round(difference.reference_squares - difference.cross)
     more = difference.differing - missing
-    counted = f", {missing} of {difference.reference_squares:.0f} routes"
-    return f"{counted} differ" if missing == more else f"{counted} missing, {more} more"
+    routes = f"of {many(round(difference.reference_squares), 'route')}"
+    if missing == more:
+        return f", {many(missing, f'{routes} differs', f'{routes} differ')}"
+    return f", {missing} {routes} missing, {more} more"
 
 
 def _properties(measurement: Measurement, limits: Limits) -> dict[str, str]:

@@ -109,7 +109,7 @@ def numbers(measured: Measured) -> dict[str, Any]:
 
 def text(data: Mapping[str, Any]) -> str:
     """docs/pairs.md."""
-    ranks = ", ".join(f"{cases} with {count}" for count, cases in data["ranks"].items())
+    ranks = ", ".join(f"{cases} with {many(int(count), 'rank')}" for count, cases in data["ranks"].items())
     found = [f"- `{name}` ({_rows(count)}): {_plain(said)}" for name, count, said in data["findings"]]
     return _PAGE.format(
         **{name: data[name] for name in ("machine", "seconds", "factors", "pairs", "checks", "failed")},
@@ -159,7 +159,7 @@ with a sentence. If a case fails, delta debugging leaves out switches as long as
 |---|---|
 | switches and degrees | {factors} |
 | pairs | {pairs} |
-| cases | {cases} ({ranks} ranks) |
+| cases | {cases} ({ranks}) |
 | cases that ran | {ran} |
 | cases that failed | {failed} |
 | checks | {checks} |

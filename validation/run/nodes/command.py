@@ -11,6 +11,7 @@ from typing import Any
 
 from validation.case import life, tree
 from validation.case.errors import UsageError
+from validation.case.plural import many
 from validation.run import options as run_options
 from validation.run.command_line import whole
 from validation.run.nodes import slurm, trainjob
@@ -78,7 +79,7 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> int:
     job = slurm.Job(tuple(words), options.nodes, _options(options), slurm.new_folder(Path(options.folder)))
     code = slurm.run(job, _say)
     count = slurm.bring_back(job, wanted.results)
-    _say(f"{count} report{'s' * (count != 1)} in {wanted.results}")
+    _say(f"{many(count, 'report')} in {wanted.results}")
     if code == 0 and not options.keep:
         shutil.rmtree(job.folder, ignore_errors=True)
     return code

@@ -20,6 +20,7 @@ from typing import IO
 
 from validation.case import interrupts, tree, writing
 from validation.case.errors import EnvironmentMissing, InfrastructureError, PlumblineError, UsageError
+from validation.case.plural import many
 from validation.run.nodes.place import TOKEN
 
 TEMPLATE = Path(__file__).with_name("job.sbatch")
@@ -90,7 +91,7 @@ def run(job: Job, say: Callable[[str], None]) -> int:
     try:
         _submit(script, taken)
         (number,) = taken
-        say(f"Slurm job {number} on {job.nodes} node{'s' * (job.nodes != 1)}; it works in {job.folder}")
+        say(f"Slurm job {number} on {many(job.nodes, 'node')}; it works in {job.folder}")
         state = _followed(number, job, say)
     except BaseException:
         for number in taken:
