@@ -97,6 +97,12 @@ def test_each_setting_is_told_what_becomes_of_it(tried: Trial, name: str, expect
         ("--fp8-format hybrid", "model.fp8", NEEDS, "Transformer Engine"),
         ("--fp8-format hybrid --fp8-recipe blockwise", "model.fp8_recipe", NEEDS, "Transformer Engine"),
         ("--optimizer sgd", "optimizer.muon_momentum", UNREAD, "optimizer.optimizer=sgd"),
+        (
+            "--moe-router-load-balancing-type aux_loss seq_aux_loss --moe-aux-loss-coeff 1e-3 1e-4",
+            "model.moe_aux_loss_coeff",
+            REFUSED,
+            "of several balancing losses",
+        ),
         (DSA, "model.experimental_attention_variant", trial.CASE, "the model's numbers say it"),
         (DSA, "model.dsa_indexer_topk", trial.CASE, "the model's numbers say it"),
         (f"{DSA} --dsa-indexer-loss-coeff 0.1", "model.dsa_indexer_loss_coeff", REFUSED, "needs a formula"),
