@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
+from itertools import product
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.properties import quick
-from validation.case import preflight
+from validation.case import declared, preflight
 from validation.case.arrangement import parse
 from validation.case.case import Case
 from validation.case.errors import UsageError
 from validation.case.preset import TINY
 from validation.case.settings import BASE, SHORT, effective, expanded, folded, label, parsed, read, split, words, written
 from validation.case.training import OPTIONS, WORDS, Training
+from validation.reference import store
 from validation.run.options import parsed as run_options
 from validation.run.reproduce import alone
 
@@ -131,11 +134,23 @@ def test_a_setting_that_is_given_twice_is_given_once() -> None:
         ("optimizer.optimizer=dist_muon", "and steps float32 alone; adam and sgd can be compared"),
         ("optimizer.optimizer=adagrad", "no formula for lion, muon and others"),
         ("model.fp16=true", "the case's precision says it"),
+        ("optimizer.lr=null", "says no number, and the reference computes with one; give one, or leave it out"),
+        ("model.mtp_loss_scaling_factor=null", "says no number"),
+        ("model.moe_aux_loss_coeff=[0.1,0.2]", "is of several balancing losses"),
         ("optimizer.clip_grad=0.0", "Megatron-Core then computes no norm"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_with_its_reason(text: str, says: str) -> None:
     assert says in refused(case(text))
+
+
+def test_no_value_of_any_field_is_a_traceback() -> None:
+    """It is refused with a sentence, or the reference has a key."""
+    for name, value in product(declared.here(), ("null", "-1", "[1,2]")):
+        with suppress(UsageError):
+            of = case(f"{name}={value}")
+            preflight.check(of, max_ranks=8, gpus=0, memory=None)
+            store.key(of)
 
 
 def test_room_for_every_token_drops_none() -> None:

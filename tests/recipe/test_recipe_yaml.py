@@ -179,6 +179,9 @@ def test_overrides_alone_do_not_give_the_model(tmp_path: Path) -> None:
     assert recipe.model == {"num_nextn_predict_layers": 1}
     assert recipe.values["model.bf16"] is True
     assert any("overrides" in doubt for doubt in recipe.doubts)
+    assert recipe.beyond == ()
+    named = recipe_of(tmp_path, "model: {num_layers: 4}\nmixed_precision: bf16_with_mxfp8_mixed\npeft: lora\nddp: null\n")
+    assert [(one.name, one.value) for one in named.beyond] == [("mixed_precision", "bf16_with_mxfp8_mixed"), ("peft", True)]
 
 
 @pytest.mark.parametrize(
@@ -202,6 +205,7 @@ def test_overrides_alone_do_not_give_the_model(tmp_path: Path) -> None:
         ),
         ("MODEL_ARGS:\n\t--num-layers: 4", "line 2: .* cannot start any token; write one document"),
         ("MODEL_ARGS:\n  --num-layers: 4\n---\nmodel: {}", "line 3: expected a single document"),
+        ("model: {num_layers: 4}\noptimizer: [lr]", "yaml:2: optimizer holds no keys; write `field: value` lines below it"),
         ("MODEL_ARGS:\n  --my-flag: 4", "recipe.yaml: none of the flags sets a field"),
     ],
 )

@@ -147,6 +147,8 @@ def _hint(kind: Type, given: Value) -> str:
     options = tuple(annotation.parts(kind))
     if isinstance(given, str) and annotation.Plain(bool) in options and given.lower() in ("on", "off", "yes", "no"):
         return f"; write {'true' if given.lower() in ('on', 'yes') else 'false'}"
+    if isinstance(given, str) and _fits(kind, from_text(given)):
+        return "; this is text: write it without quotes"
     if isinstance(given, float) and given.is_integer() and annotation.Plain(int) in options:
         return f"; write {int(given)}" if abs(given) < 1e18 else ""
     if isinstance(given, str) and annotation.Many(annotation.Plain(str)) in options:
@@ -154,6 +156,14 @@ def _hint(kind: Type, given: Value) -> str:
     words = [str(word) for part in options if isinstance(part, annotation.Words) for word in part.words]
     near = difflib.get_close_matches(str(given), words, 1)
     return f"; did you mean {near[0]}" if near else ""
+
+
+def _fits(kind: Type, given: Value) -> bool:
+    try:
+        kind.fit(given)
+    except Unfit:
+        return False
+    return True
 
 
 def _near(name: str, names: Mapping[str, str]) -> list[str]:

@@ -12,6 +12,8 @@ from validation.case.settings import written
 from validation.case.suggestions import join
 
 _CAPACITY = "model.moe_expert_capacity_factor"
+NUMBERS = ("model.mtp_loss_scaling_factor", "optimizer.lr", "optimizer.min_lr")
+"""Fields that upstream lets say nothing, and with which a step computes."""
 _COEFFICIENT = "model.moe_aux_loss_coeff"
 _GROUP = "microbatch_group_size_per_vp_stage"
 
@@ -36,6 +38,8 @@ def wrong(case: Case, name: str, value: Value) -> str | None:
         return f"{said} cannot be compared: {entry.why}{instead}"
     if name == "optimizer.optimizer" and (emerging := optimizers.of_another_package(str(value))):
         return emerging
+    if name in NUMBERS and value is None:
+        return f"{said} says no number, and the reference computes with one; give one, or leave it out"
     if name == _COEFFICIENT and isinstance(value, tuple):
         return f"{said} is of several balancing losses, and the reference has a formula for one; a number works"
     if name == _CAPACITY and value is not None:

@@ -22,6 +22,7 @@ WHY: Mapping[str, str] = {
     "dataloader_inter_document_masking": _DOCUMENTS.format("documents of a sequence do not see each other"),
     "te_precision_config_file": "a file with the precision of single layers, which is not read",
     "logits_load_dir": "the loss is that of another model's logits, for which the reference has no formula",
+    "mixed_precision": "a name whose numbers are not read; write them out, or take bf16_mixed",
     "peft": "adapters train beside the weights, and the stand-in has none",
     "freeze_all_layers": "layers do not train, and those of the stand-in do",
 }

@@ -82,6 +82,9 @@ _NAMED: Mapping[str, Mapping[str, Value]] = {
 }
 """The two plain recipes of mixed precision that a name may stand for."""
 _LETTERS: Mapping[Value, str] = {"embedding": "E", "decoder": "t", "mtp": "m", "loss": "L"}
+_NAMES = ("comm_overlap", "mixed_precision", "peft")
+"""Sections that a name may stand for."""
+_NOTHING = ("", "null", "~")
 _PARTS = 10_000
 """Values of one key."""
 _DEEPEST = 50
@@ -92,21 +95,21 @@ def recipe(top: yaml.MappingNode, source: str, release: str, world: int | None) 
     known = parser.release(release)
     sections = {entry.key: entry for entry in entries(top, source)}
     found: dict[str, Setting] = {}
-    unknown, beside, doubts = list[Flag](), list[Flag](), list[str]()
+    unknown, beside = list[Flag](), list[Flag]()
     for section in ("model", "ddp", "optimizer"):
         for entry in _keys(sections, section, source):
             if entry.key in known.fields[section]:
                 found[f"{section}.{entry.key}"] = _setting(f"{section}.{entry.key}", entry)
             elif section != "model" or entry.key not in _PROVIDERS:
                 unknown.append(_unknown(known, section, entry))
-    _overwrite(known, sections, source, found, doubts)
+    _overwrite(known, sections, source, found)
     arguments = _arguments(known, sections, source)
     found |= _schedule(known, arguments, unknown, _keys(sections, "scheduler", source))
     beside += _without_setting(known, found, [("scheduler", one) for one in _keys(sections, "scheduler", source)])
     for name, entry in sections.items():
         if name not in SECTIONS and name not in _IDLE and name not in beyond.WHY:
             beside.append(Flag(name, entry.place, "section"))
-    return _recipe(known, source, found, sections, arguments, world, (tuple(beside), tuple(unknown), tuple(doubts)))
+    return _recipe(known, source, found, sections, arguments, world, (tuple(beside), tuple(unknown)))
 
 
 def _recipe(
@@ -116,7 +119,7 @@ def _recipe(
     sections: Mapping[str, Entry],
     arguments: Arguments,
     world: int | None,
-    rest: tuple[tuple[Flag, ...], tuple[Flag, ...], tuple[str, ...]],
+    rest: tuple[tuple[Flag, ...], tuple[Flag, ...]],
 ) -> Recipe:
     if not found:
         raise UsageError(f"{source}: none of its keys is a field of Megatron-Core; give what ConfigContainer.to_yaml writes")
@@ -126,7 +129,7 @@ def _recipe(
     given = {name for name in said if name in ("num_layers", "hidden_size", "num_moe_experts")}
     shape = geometry.of(values)
     numbers = dict(shape.numbers) if len(given) == 3 else geometry.given(shape.numbers, said)
-    doubts = list(rest[2]) + ([] if len(given) == 3 else [_OVERRIDES.format(source)])
+    doubts = [] if len(given) == 3 else [_OVERRIDES.format(source)]
     doubts += [] if world else ["how many ranks train is not said, so the data-parallel degree is open"]
     sequence = provider.get("seq_length")
     return Recipe(
@@ -161,8 +164,11 @@ def _beyond(sections: Mapping[str, Entry], source: str) -> Iterator[Setting]:
     for entry in _keys(sections, "dataset", source):
         if entry.key in beyond.WHY and value_of(entry.node, entry.place) is True:
             yield Setting(entry.key, True, Origin(Source.GIVEN, f"dataset.{entry.key}", entry.place))
+    mixed = sections.get("mixed_precision")
+    if mixed is not None and text_of(mixed.node) not in _NOTHING and _name_of(mixed) not in _NAMED:
+        yield Setting("mixed_precision", text_of(mixed.node), Origin(Source.GIVEN, "mixed_precision", mixed.place))
     adapters = sections.get("peft")
-    if adapters is not None and (any(_keys(sections, "peft", source)) or text_of(adapters.node) not in ("", "null", "~")):
+    if adapters is not None and (any(_keys(sections, "peft", source)) or text_of(adapters.node) not in _NOTHING):
         yield Setting("peft", True, Origin(Source.GIVEN, "peft", adapters.place))
 
 
@@ -180,9 +186,17 @@ _OVERRIDES = (
 def _keys(sections: Mapping[str, Entry], section: str, source: str) -> Iterator[Entry]:
     """The keys of a section that are fields; those with underscores around say how to make the object."""
     if section in sections:
+        _has_keys(sections[section], source)
         yield from (
             entry for entry in entries(sections[section].node, source) if not entry.key.startswith("_") and entry.key != "null"
         )
+
+
+def _has_keys(entry: Entry, source: str) -> None:
+    """Raises UsageError for a section that holds a list or a word, of which nothing would be read."""
+    word = isinstance(entry.node, yaml.ScalarNode) and (entry.key in _NAMES or text_of(entry.node) in _NOTHING)
+    if not word and not isinstance(entry.node, yaml.MappingNode):
+        raise UsageError(f"{entry.place}: {entry.key} holds no keys; write `field: value` lines below it, or leave it out")
 
 
 def _setting(name: str, entry: Entry) -> Setting:
@@ -206,15 +220,16 @@ def _unknown(known: Parser, section: str, entry: Entry) -> Flag:
     return Flag(f"{section}.{entry.key}", entry.place, said)
 
 
-def _overwrite(known: Parser, sections: Mapping[str, Entry], source: str, found: dict[str, Setting], doubts: list[str]) -> None:
+def _name_of(entry: Entry) -> str:
+    return text_of(entry.node).replace("-", "_")
+
+
+def _overwrite(known: Parser, sections: Mapping[str, Entry], source: str, found: dict[str, Setting]) -> None:
     """Set the fields that mixed_precision and comm_overlap set, wherever a configuration has one of that name."""
     for section in _OVERWRITING:
         entry = sections.get(section)
-        if entry is not None and isinstance(entry.node, yaml.ScalarNode) and text_of(entry.node) not in ("", "null", "~"):
-            name = text_of(entry.node).replace("-", "_")
-            if name not in _NAMED:
-                doubts.append(f"{section}: {shown(name)} is a name whose numbers are not read; write them out")
-            values = {key: (value, entry.place) for key, value in _NAMED.get(name, {}).items()}
+        if entry is not None and isinstance(entry.node, yaml.ScalarNode) and text_of(entry.node) not in _NOTHING:
+            values = {key: (value, entry.place) for key, value in _NAMED.get(_name_of(entry), {}).items()}
         else:
             values = {one.key: (value_of(one.node, one.place), one.place) for one in _keys(sections, section, source)}
         for key, (value, place) in values.items():

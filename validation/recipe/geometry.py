@@ -13,6 +13,7 @@ from validation.case.layout import Layout, check_ranks
 from validation.case.model import MEGATRON_WORDS
 from validation.case.plural import many
 from validation.case.settings import written
+from validation.case.strangers import shown
 from validation.case.suggestions import join
 
 _SAME = (
@@ -184,6 +185,8 @@ def _dense(values: Mapping[str, Value], numbers: dict[str, Value]) -> Iterator[s
         elif layers and len(frequency) != layers:
             yield f"moe_layer_freq has {many(len(frequency), 'layer')} and the model {layers}; give as many"
         numbers["first_k_dense_replace"] = dense
+    elif isinstance(frequency, str):
+        yield f"moe_layer_freq {shown(frequency)} is text, and Megatron-Core takes a number or a list; write 1, or [0, 1, 1]"
     elif frequency in (1, None):
         numbers["first_k_dense_replace"] = 0
     else:

@@ -17,7 +17,7 @@ from validation.case.folder import model_from_folder
 from validation.case.model import ASKED_FOR
 from validation.case.preflight import ROUTERS, RULES
 from validation.case.preset import Preset
-from validation.case.setting_rules import wrong
+from validation.case.setting_rules import NUMBERS, wrong
 from validation.case.settings import BASE, written
 from validation.case.suggestions import join
 from validation.case.training import Training
@@ -345,7 +345,7 @@ def _one(
     need = entry.need(setting.value)
     if need and (case.on_cpu or (need == "te" and not case.uses_te)):
         return Told(setting, NEEDS, fields.NEEDS[need])
-    if setting.value is None and not _takes_none(here[name]):
+    if setting.value is None and (name in NUMBERS or not _takes_none(here[name])):
         return Told(setting, SAME, "nothing is said")
     try:
         value = declared.checked(here[name], setting.value)
