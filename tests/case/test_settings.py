@@ -135,6 +135,7 @@ def test_a_setting_that_is_given_twice_is_given_once() -> None:
         ("optimizer.optimizer=adagrad", "no formula for lion, muon and others"),
         ("model.fp16=true", "the case's precision says it"),
         ("optimizer.lr=null", "says no number, and the reference computes with one; give one, or leave it out"),
+        ("optimizer.lr=.inf", "is not finite, and what a step makes of it is no number; give a finite one"),
         ("model.mtp_loss_scaling_factor=null", "says no number"),
         ("model.moe_aux_loss_coeff=[0.1,0.2]", "is of several balancing losses"),
         ("optimizer.clip_grad=0.0", "Megatron-Core then computes no norm"),

@@ -49,6 +49,10 @@ def test_it_is_read_if_a_case_has_the_other_field() -> None:
 def test_what_fp64_hides_and_what_needs_a_step_is_said() -> None:
     words = ("--config", "model.moe_router_dtype=fp32", "--config", "optimizer.lr=0.002")
     assert said(*words, "--steps", "0") == {"model.moe_router_dtype=fp32": HIDDEN, "optimizer.lr=0.002": NO_STEPS}
+    unable = said("--config", "optimizer.optimizer=sgd", "--steps", "0", layouts="dp2+distributed")
+    assert unable["optimizer.optimizer=sgd"].startswith(
+        "no optimizer steps can be taken: optimizer.optimizer=sgd cannot be dist"
+    )
     shown = said(*words, "--precision", "bf16")
     assert shown["model.moe_router_dtype=fp32"].startswith("not measured with megatron-core 0.0")
 

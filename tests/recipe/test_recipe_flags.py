@@ -417,6 +417,7 @@ def test_what_cannot_be_read_is_one_sentence(recipe_of: Reads, text: str, said: 
         ("--train-iters 9 --lr-warmup-iters 1 --lr-warmup-fraction .1", "--lr-warmup-fraction and --lr-warmup-iters both say"),
         ("--end-weight-decay 0.2", "--end-weight-decay goes with --weight-decay-incr-style linear or cosine"),
         ("--weight-decay-incr-style cosine --end-weight-decay 0.2", "needs --start-weight-decay and --end-weight-decay"),
+        ("--use-distributed-optimizer --optimizer sgd", "shares the states of Adam alone, and --optimizer is sgd; leave"),
         ("--overlap-param-gather --overlap-grad-reduce", "--overlap-param-gather goes with --use-distributed-optimizer"),
         ("--overlap-param-gather --use-distributed-optimizer", "--overlap-param-gather goes with --overlap-grad-reduce"),
         ("--experimental-attention-variant gated_delta_net", "leave --experimental-attention-variant out, or give dsa"),

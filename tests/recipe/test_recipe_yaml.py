@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.recipe.test_recipe_flags import origin
 from validation.case.errors import UsageError
-from validation.recipe import read
+from validation.recipe import read, trial
 from validation.recipe.recipe import Recipe, Source
 
 FUNCTIONAL = """# a proxy
@@ -213,6 +214,27 @@ def test_what_cannot_be_read_is_said(tmp_path: Path, text: str, said: str) -> No
     """One sentence."""
     with pytest.raises(UsageError, match=said):
         recipe_of(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            "mtp_num_layers: '1'",
+            "it takes a whole number or null; this is text: write it without quotes",
+        ),
+        ("kv_lora_rank: true", "model.kv_lora_rank=True: it takes a whole number"),
+        ("tensor_model_parallel_size: 2.5", "tp is 2.5; a degree is a whole number from 1 to"),
+        ("moe_router_num_groups: 2.5", "model.moe_router_num_groups=2.5: it takes a whole number or null"),
+        ("moe_layer_freq: '[0, 1, 1, 1]'", "model.moe_layer_freq=[0, 1, 1, 1]: it takes"),
+    ],
+)
+def test_a_number_of_another_type_is_refused(tmp_path: Path, line: str, said: str) -> None:
+    """The stand-in has numbers of its own: it would pass whatever stands there."""
+    key = line.partition(":")[0]
+    text = "\n".join(row for row in BRIDGE.splitlines() if not row.startswith(f"  {key}:"))
+    with pytest.raises(UsageError, match=re.escape(said)):
+        trial.of(recipe_of(tmp_path, text.replace("model:\n", f"model:\n  {line}\n")))
 
 
 def test_nothing_in_yaml_is_run(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ WORDS = (DIFFERENT, EQUAL, NOT_EXERCISED, NEEDED, NOT_COMPARED)
 RECIPE, COUNTS, PREFIX = "recipe", "coverage", "coverage."
 """Properties of a testsuite: the file, the counts, and what the name of a setting's property begins with."""
 HIDDEN, NO_STEPS = "fp64 hides it; --precision bf16 shows it", "no optimizer steps were taken; --steps 2 takes them"
+UNABLE = "no optimizer steps can be taken:"
 """Why one case does not exercise a setting that another may."""
 NONE = "no settings"
 """The counts of a recipe that sets nothing of its own."""
@@ -83,7 +84,7 @@ def joined(cases: Iterable[Mapping[str, Word]]) -> dict[str, Word]:
 
 def _telling(word: Word) -> tuple[int, bool]:
     """A key to find the word that says most: of two reasons the one that is not about the case."""
-    return WORDS.index(word.word), word.why in (HIDDEN, NO_STEPS)
+    return WORDS.index(word.word), word.why in (HIDDEN, NO_STEPS) or word.why.startswith(UNABLE)
 
 
 def share(found: Mapping[str, Word]) -> float:

@@ -105,7 +105,7 @@ def positive_numbers(case: Case) -> str | None:
     data = {word: getattr(case, word) for word in ("batch_size", "micro_batch_size", "seq_length")}
     for word, number in (model | layout | data).items():
         least = 0 if word in _MAY_BE_ZERO else 1
-        if number is not None and (not isinstance(number, int) or number < least):
+        if number is not None and (type(number) is not int or number < least):
             return f"{word} is {number!r}; it must be a whole number of at least {least}"
     return None
 

@@ -38,6 +38,8 @@ def wrong(case: Case, name: str, value: Value) -> str | None:
         return f"{said} cannot be compared: {entry.why}{instead}"
     if name == "optimizer.optimizer" and (emerging := optimizers.of_another_package(str(value))):
         return emerging
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{said} is not finite, and what a step makes of it is no number; give a finite one"
     if name in NUMBERS and value is None:
         return f"{said} says no number, and the reference computes with one; give one, or leave it out"
     if name == _COEFFICIENT and isinstance(value, tuple):

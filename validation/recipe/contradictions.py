@@ -80,6 +80,8 @@ def _weight_decay(given: Arguments) -> Iterator[str]:
 
 
 def _gathering(given: Arguments) -> Iterator[str]:
+    if given["use_distributed_optimizer"] and given["optimizer"] == "sgd":
+        yield "--use-distributed-optimizer shares the states of Adam alone, and --optimizer is sgd; leave the first out"
     if not given["overlap_param_gather"]:
         return
     if not (given["use_distributed_optimizer"] or given["use_megatron_fsdp"]):

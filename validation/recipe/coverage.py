@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as made
 from itertools import groupby
 from pathlib import Path
@@ -24,6 +24,7 @@ from validation.case.case import Case
 from validation.case.covered import DIFFERENT, EQUAL, NEEDED, NOT_COMPARED, NOT_EXERCISED, Word
 from validation.case.errors import UsageError
 from validation.case.plural import many
+from validation.case.preflight import RULES
 from validation.case.schedule import CONSTANT, Schedule
 from validation.case.settings import SECTIONS, written
 from validation.recipe import tries
@@ -133,12 +134,21 @@ def tried(told: Told, ran: Sequence[Ran], *, in_lane: bool, measured: bool = Tru
         return Covered(told, NOT_EXERCISED, f"nothing reads it with {entry.with_field}={written(there[entry.with_field])}")
     if in_lane and not (shows := [one for one in shows if one.in_lane]):
         return Covered(told, NOT_EXERCISED, said.HIDDEN)
+    cases = [one.case for one in shows]
     if name.startswith(_OF_A_STEP) and not (shows := [one for one in shows if one.steps]):
-        return Covered(told, NOT_EXERCISED, said.NO_STEPS)
+        return Covered(told, NOT_EXERCISED, _without_steps(cases[0]))
     by_reading = in_lane or (name.startswith("optimizer.") and bool(entry.formula))
     if measured and (reason := not_exercised(name, value, shows, by_reading=by_reading)):
         return Covered(told, NOT_EXERCISED, reason)
     return _judged(told, shows)
+
+
+def _without_steps(case: Case) -> str:
+    """Why a case took no steps: nobody asked for them, or a rule refuses them."""
+    stepping = replace(case, training=replace(case.training, steps=2))
+    if case.precision != "fp64" or case.isolated or not (why := next(filter(None, (rule(stepping) for rule in RULES)), None)):
+        return said.NO_STEPS
+    return f"{said.UNABLE} {why}"
 
 
 def _judged(told: Told, shows: Sequence[Ran]) -> Covered:

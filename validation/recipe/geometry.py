@@ -229,7 +229,7 @@ def _hold(world: int) -> str:
 
 
 def _degree(name: str, value: Value, source: str) -> int:
-    degree = 1 if value is None else _whole(value)
-    if not 1 <= degree <= _MOST_DEGREE:
-        raise UsageError(f"{source}: {name} is {value}; a degree is at least 1 and at most {_MOST_DEGREE}")
+    degree = 1 if value is None else value
+    if type(degree) is not int or not 1 <= degree <= _MOST_DEGREE:
+        raise UsageError(f"{source}: {name} is {value}; a degree is a whole number from 1 to {_MOST_DEGREE}")
     return degree

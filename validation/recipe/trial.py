@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 
 from validation.case import declared, fields, sparse
-from validation.case.annotation import Value
+from validation.case.annotation import Opaque, Value, parts
 from validation.case.case import ON_CPU, Case
 from validation.case.errors import UsageError
 from validation.case.folder import model_from_folder
 from validation.case.model import ASKED_FOR
+from validation.case.pipeline_layout import FIELD
 from validation.case.preflight import ROUTERS, RULES
 from validation.case.preset import Preset
 from validation.case.setting_rules import NUMBERS, wrong
@@ -168,11 +169,27 @@ def of_file(
 
 def of(recipe: Recipe, place: Place = HERE) -> Trial:
     """What is tried of a recipe in a place. Raises UsageError for one that nothing can stand for."""
+    _check_types(recipe)
     small = stand_in(full.of(recipe))
     base, case = _base(small, recipe), place.case(small, recipe)
     told = _fitting(case, base, _with_their_kinds(tuple(_told(recipe, small, case))), lane(recipe))
     trial = Trial(recipe, small, _with(base, [one for one in told if one.state == TRIED]), told)
     return _with_clipping(_with_parts_that_are_here(trial))
+
+
+def _check_types(recipe: Recipe) -> None:
+    """Raises UsageError for a number of model or layout that its field does not take: the stand-in has one of its own."""
+    here = declared.here()
+    for setting in recipe.of(Source.GIVEN):
+        field, value = here.get(setting.name), setting.value
+        if field is None or value is None or fields.entry(setting.name).kind not in ("shape", "layout"):
+            continue
+        if setting.name == f"model.{FIELD}" or any(isinstance(part, Opaque) for part in parts(field.type)):
+            continue
+        try:
+            declared.checked(field, value)
+        except UsageError as error:
+            raise UsageError(f"{recipe.source}: {error}") from None
 
 
 def _with_parts_that_are_here(trial: Trial) -> Trial:
