@@ -428,6 +428,10 @@ def test_what_cannot_be_read_is_one_sentence(recipe_of: Reads, text: str, said: 
         ("--noop-layers 3,4", "names layer 4, and the 4 layers begin with 0"),
         ("--noop-layers 0,1,2,3", "leaves no layer that computes something; give fewer"),
         ("--noop-layers 3 --pipeline-model-parallel-size 3", "do not fill pp3 equally; give a multiple of 3"),
+        (
+            "--noop-layers 3 --pipeline-model-parallel-size 2 --num-virtual-stages-per-pipeline-rank 4",
+            "4 layers do not fill the 2 stages with 4 virtual stages each equally",
+        ),
         ("--noop-layers 3 --decoder-last-pipeline-num-layers 1", "--decoder-last-pipeline-num-layers both say what stages"),
     ],
 )

@@ -42,10 +42,13 @@ def without_noop(arguments: Arguments, virtual: int) -> None:
     """Leave out layers that compute nothing: the others, and the stages that hold them.
 
     MindSpeed cuts all layers into equal stages and then puts a layer that returns its input in the place of each of these.
-    `virtual` is the number of virtual stages on each rank. Layers that `wrong` refuses stay.
+    `virtual` is the number of virtual stages on each rank. Layers that `wrong` refuses stay, and so do those that
+    fill no virtual stages equally: nothing stands for either.
     """
     noop = _noop(arguments)
-    if not noop or next(wrong(arguments), ""):
+    ranks = max(arguments.number("pipeline_model_parallel_size"), 1)
+    stages = ranks * max(virtual, 1)
+    if not noop or next(wrong(arguments), "") or arguments.number("num_layers") % stages:
         return
     because, source, layers = "noop_layers", arguments.trainer.source, arguments.number("num_layers")
     kept = [layer for layer in range(layers) if layer not in noop]
@@ -53,8 +56,6 @@ def without_noop(arguments: Arguments, virtual: int) -> None:
     if frequency not in (1, None):
         found = tuple(int(_has_experts(frequency, layer)) for layer in kept)
         arguments.follows("moe_layer_freq", found, f"{because} first_k_dense_replace", source)
-    ranks = max(arguments.number("pipeline_model_parallel_size"), 1)
-    stages = ranks * max(virtual, 1)
     if ranks > 1:
         each = layers // stages
         rows = ["t" * sum(layer // each == stage for layer in kept) for stage in range(stages)]
