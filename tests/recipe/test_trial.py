@@ -96,6 +96,7 @@ def test_each_setting_is_told_what_becomes_of_it(tried: Trial, name: str, expect
         ("--transformer-impl local", "model.transformer_impl", trial.CASE, ""),
         ("--fp8-format hybrid", "model.fp8", NEEDS, "Transformer Engine"),
         ("--fp8-format hybrid --fp8-recipe blockwise", "model.fp8_recipe", NEEDS, "Transformer Engine"),
+        ("--num-distributed-optimizer-instances 2", "ddp.num_distributed_optimizer_instances", NEEDS, "the package einops"),
         ("--lr inf", "optimizer.lr", REFUSED, "is not finite"),
         (
             "--moe-router-load-balancing-type aux_loss seq_aux_loss --moe-aux-loss-coeff 1e-3 1e-4",

@@ -40,6 +40,8 @@ _SHARDS: Mapping[str, str] = {
 }
 """Numbers of shards of a weight, and the degree at which there is one on each rank and nothing is gathered."""
 _LOWER = ("bf16", "fp16")
+_PACKAGES: Mapping[str, str] = {"ddp.num_distributed_optimizer_instances": "the package einops"}
+"""Settings without a kernel that need a package which requirements do not bring."""
 _NO_LIMIT = 1e9
 """A norm of gradients that no step has."""
 _SET_IN_LOWER = ("ddp.grad_reduce_in_fp32",)
@@ -362,6 +364,8 @@ def _one(
     need = entry.need(setting.value)
     if need and (case.on_cpu or (need == "te" and not case.uses_te)):
         return Told(setting, NEEDS, fields.NEEDS[need])
+    if name in _PACKAGES and case.on_cpu:
+        return Told(setting, NEEDS, _PACKAGES[name])
     if setting.value is None and (name in NUMBERS or not _takes_none(here[name])):
         return Told(setting, SAME, "nothing is said")
     try:

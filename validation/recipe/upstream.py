@@ -8,6 +8,7 @@ reach a field stand here; what upstream refuses is upstream's to refuse.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -327,7 +328,9 @@ def _schedule(arguments: Arguments) -> Mapping[str, Value]:
     length = (iterations or samples) * batch
     decay = arguments.number(f"lr_decay_{unit}") * batch or length
     fraction = arguments["lr_warmup_fraction"]
-    warm = round(fraction * decay) if isinstance(fraction, (int, float)) else arguments.number(f"lr_warmup_{unit}") * batch
+    warm = arguments.number(f"lr_warmup_{unit}") * batch
+    if isinstance(fraction, (int, float)):
+        warm = round(fraction * decay) if math.isfinite(fraction * decay) else decay  # and warm-up has no end
     found: dict[str, Value] = {"lr_warmup_steps": warm, "lr_decay_steps": decay, "wd_incr_steps": length}
     if arguments[f"lr_wsd_decay_{unit}"] is not None:
         found["wsd_decay_steps"] = arguments.number(f"lr_wsd_decay_{unit}") * batch
