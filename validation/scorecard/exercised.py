@@ -109,6 +109,11 @@ _WITH: Mapping[str, Mapping[str, Value]] = {
     "ddp.average_in_collective": {"model.calculate_per_token_loss": False},
     "ddp.pad_buckets_for_high_nccl_busbw": {"ddp.use_distributed_optimizer": True},
     "ddp.reduce_scatter_with_fp32_accumulation": {"ddp.use_distributed_optimizer": True},
+    "optimizer.overlap_param_gather_with_optimizer_step": {
+        "ddp.use_distributed_optimizer": True,
+        "ddp.overlap_grad_reduce": True,
+        "ddp.overlap_param_gather": True,
+    },
     "optimizer.overlap_param_gather": {
         "ddp.use_distributed_optimizer": True,
         "ddp.overlap_grad_reduce": True,
