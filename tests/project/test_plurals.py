@@ -19,12 +19,14 @@ COUNTED = [
     "experts",
     "faults",
     "files",
+    "keys",
     "layers",
     "layouts",
     "nodes",
     "ranks",
     "reasons",
     "requests",
+    "routes",
     "rows",
     "runs",
     "samples",
@@ -72,7 +74,6 @@ ALWAYS_SEVERAL = {
     "{summary(fit.chunks)} layers",
     "{tree.CI} sessions",
     "{tree.VALIDATION} faults",
-    "{ranks} ranks",
 }
 """What reads like a number of things, and never is 1."""
 PLURAL = re.compile(r"\{[^{}\n]*\} (?:(?:further|green|more|other|pipeline|such) )?(?:" + "|".join(COUNTED) + r")\b")
