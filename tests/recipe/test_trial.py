@@ -175,6 +175,25 @@ def test_on_gpus_what_was_tried_there_says_what_has_an_effect(tried: Trial, monk
     assert word("no effect") == EQUAL
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "epsilon", "expected"),
+    [
+        ("model.dsa_indexer_rotate_activation", False, 1e-5, trial.CASE),
+        ("model.dsa_indexer_rotate_activation", True, 1e-5, None),
+        ("model.dsa_indexer_k_norm_epsilon", 1e-6, 1e-5, trial.CASE),
+        ("model.dsa_indexer_k_norm_epsilon", None, 1e-6, trial.CASE),  # the model's own
+        ("model.dsa_indexer_k_norm_epsilon", None, 1e-5, None),
+    ],
+)
+def test_what_sparse_attention_has_in_every_case_is_no_setting(
+    tried: Trial, name: str, value: Any, epsilon: float, expected: str | None
+) -> None:
+    """Fields of 0.19, which Plumbline sets: the others of its kind go the way of any setting."""
+    values: dict[str, Any] = {"model.experimental_attention_variant": "dsa", "model.layernorm_epsilon": epsilon}
+    told = trial._of_sparse(replace(tried.told[0].setting, name=name, value=value), values)
+    assert (told and told.state) == expected
+
+
 def test_what_is_tried_is_set(tried: Trial) -> None:
     """The recipe's own numbers, and none of Plumbline's in their place."""
     assert (tried.training.loss, tried.training.balancing, tried.training.optimizer) == ("mean", "seq_aux_loss", "distributed")

@@ -317,7 +317,8 @@ def _of_sparse(setting: Setting, values: Mapping[str, Value]) -> Told | None:
     if values.get(sparse.SHAPE[0]) != sparse.VARIANT:
         return None
     norm = setting.value if setting.value is not None else values.get("model.layernorm_epsilon")
-    if setting.name in sparse.SHAPE or (setting.name == sparse.KEY_NORM and norm == sparse.KEY_NORM_EPSILON):
+    as_here = {sparse.KEY_NORM: norm == sparse.KEY_NORM_EPSILON, sparse.ROTATED: setting.value is False}
+    if setting.name in sparse.SHAPE or as_here.get(setting.name):
         return Told(setting, CASE, "the model's numbers say it")
     without_loss = not values.get("model.dsa_indexer_loss_coeff")
     if without_loss and setting.name in ("model.dsa_indexer_loss_coeff", "model.dsa_indexer_use_sparse_loss"):
