@@ -31,8 +31,8 @@ class MappedFile(SlicedFile):
     What is handed out is a view that must not be written to: the map is read-only, and the process would be killed.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, device: torch.device = CPU) -> None:
+        super().__init__(path, device)
         self._bytes: torch.Tensor | None = None
         self._tensors: dict[str, torch.Tensor] = {}
 
@@ -71,7 +71,11 @@ class MappedFile(SlicedFile):
         return self._bytes
 
 
+def is_small(path: Path, device: torch.device) -> bool:
+    """Whether a file of the store is best mapped: it is, for the CPU, up to LARGEST."""
+    return device == CPU and path.stat().st_size <= LARGEST
+
+
 def opened(path: Path, device: torch.device) -> SlicedFile:
     """A file of the store, read in the way that is fastest for its size; tensors come on `device`."""
-    small = device == CPU and path.stat().st_size <= LARGEST
-    return MappedFile(path) if small else SlicedFile(path, device)
+    return MappedFile(path) if is_small(path, device) else SlicedFile(path, device)

@@ -178,7 +178,8 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
     plugin.built(case, chunks)
     held = load.held_by(chunks, case.model, recorder)
     report.progress("weights")
-    checkpoint = Checkpoint.open(stored.weights(case), case.model, case.layers, device())
+    weights = stored.weights(case)
+    checkpoint = Checkpoint.open(weights, case.model, case.layers, device(), stored=weights.parent == stored.folder)
     with as_stored():
         load.load(chunks, recorder, lambda: _fill(case, chunks, held, checkpoint))
         load.compare_weights(held, checkpoint, recorder)
