@@ -55,20 +55,19 @@ class Mode(TorchFunctionMode):
 
     def instead(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """What stands for one of torch's functions, so that its calls pass through here and no other calls do."""
-        replacement = self.replaced.get(function)
+        always = function in self.replaced
 
         @functools.wraps(function)
         def passed(*args: Any, **kwargs: Any) -> Any:
-            if _as_stored() or _exchanging is not self:
-                return function(*args, **kwargs)
-            if replacement is not None:
-                return replacement(*args, **kwargs)
-            if self.promote:
+            if not (kwargs or always):
                 for argument in args:
                     if argument is _SINGLE:
-                        args = tuple(torch.float64 if argument is _SINGLE else argument for argument in args)
                         break
-            return function(*args, **self.keywords(kwargs)) if kwargs else function(*args)
+                else:
+                    return function(*args)
+            if _as_stored() or _exchanging is not self:
+                return function(*args, **kwargs)
+            return self.__torch_function__(function, (), args, kwargs)
 
         return passed
 
