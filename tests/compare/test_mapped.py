@@ -51,6 +51,12 @@ def test_what_is_read_is_of_the_map_and_the_map_is_read_only(path: Path) -> None
     assert permissions == "r--p"
 
 
+@pytest.mark.parametrize("index", [(slice(4, 4), slice(0, 6)), (slice(3, 1), slice(2, None)), (slice(-2, None), slice(5, 6))])
+def test_a_map_has_the_parts_that_the_tensor_has(path: Path, index: tuple[slice, ...]) -> None:
+    """Empty ones, too."""
+    assert torch.equal(MappedFile(path).read("a", index), DATA[index])
+
+
 def test_a_kernel_that_cannot_read_ahead_reads_all_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before 5.14 it refuses."""
     monkeypatch.setattr(mapped, "_POPULATE_READ", 12345)

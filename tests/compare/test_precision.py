@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from validation.compare import exchanged
 from validation.compare import precision as precision_
 from validation.compare.precision import Mode, Unfilled, as_stored, computing_in, make_deterministic
 from validation.compare.sliced import SlicedFile
@@ -26,25 +28,51 @@ REQUESTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "zeros(2, dtype=torch.float32)": lambda x: torch.zeros(2, dtype=torch.float32),
     "arange(0, 4, 2, dtype=torch.float32)": lambda x: torch.arange(0, 4, 2, dtype=torch.float32),
     "zeros(2)": lambda x: torch.zeros(2),
+    "_VF.zeros(2, dtype=torch.float32)": lambda x: torch._VF.zeros(2, dtype=torch.float32),
+    "asarray([1.0], dtype=torch.float32)": lambda x: torch.asarray([1.0], dtype=torch.float32),
+    "ops.aten.zeros([2], dtype=torch.float32)": lambda x: torch.ops.aten.zeros([2], dtype=torch.float32),
+    "ops.aten.zeros.default": lambda x: torch.ops.aten.zeros.default([2], dtype=torch.float32),
+    "linalg.vector_norm(x, dtype=torch.float32)": lambda x: torch.linalg.vector_norm(x, dtype=torch.float32),
+    "special.softmax(x, 0, dtype=torch.float32)": lambda x: torch.special.softmax(x, 0, dtype=torch.float32),
+    "nn.functional.softmax": lambda x: functional.softmax(x, 0, dtype=torch.float32),
+    "norm(x, dtype=torch.float32)": lambda x: torch.norm(x, dtype=torch.float32),
+    ".new_tensor([1.0], dtype=torch.float32)": lambda x: x.new_tensor([1.0], dtype=torch.float32),
+    "a module's .to(torch.float32)": lambda x: torch.nn.Linear(1, 1, dtype=torch.bfloat16).to(torch.float32).weight,
+    "a module's .float()": lambda x: torch.nn.Linear(1, 1, dtype=torch.bfloat16).float().weight,
+    "a parameter's .float()": lambda x: torch.nn.Parameter(x.bfloat16()).float(),
 }
+WAYS = {"mode": False, "exchange": True}
+ways = pytest.mark.parametrize("exchange", WAYS.values(), ids=WAYS)
 
 
+@ways
 @pytest.mark.parametrize("request_", REQUESTS.values(), ids=REQUESTS)
-def test_every_request_for_float32_is_one_for_float64(request_: Callable[[torch.Tensor], torch.Tensor]) -> None:
+def test_every_request_for_float32_is_one_for_float64(request_: Callable[[torch.Tensor], torch.Tensor], exchange: bool) -> None:
     """However a model spells it, under fp64 it gets fp64; under fp32, what it asked for."""
-    with computing_in("fp64") as dtype:
+    with computing_in("fp64", exchange=exchange) as dtype:
         assert dtype is torch.float64
         assert request_(torch.ones(2)).dtype is torch.float64
-    with computing_in("fp32"):
+    with computing_in("fp32", exchange=exchange):
         assert request_(torch.ones(2)).dtype is torch.float32
 
 
+@ways
 @pytest.mark.parametrize("precision", ["fp64", "fp32"])
 @pytest.mark.parametrize("mode", [Mode, type("Own", (Mode,), {})])
-def test_nothing_leaks(precision: str, mode: type[Mode]) -> None:
-    """After the block, even one that raised, dtype, backward and requests are as before."""
-    with pytest.raises(RuntimeError, match="inside"), computing_in(precision, mode):
+def test_nothing_leaks(precision: str, mode: type[Mode], exchange: bool) -> None:
+    """After the block, even one that raised, dtype, backward and requests are as before, also through what was kept in it."""
+    before = {(id(space), name): getattr(space, name) for space, name, _ in exchanged.torchs()}
+    kept = []
+
+    def within() -> None:
+        kept.append(torch.zeros)
         raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"), computing_in(precision, mode, exchange):
+        within()
+    assert kept[0](1, dtype=torch.float32).dtype is torch.float32
+    assert all(getattr(space, name) == before[id(space), name] for space, name, _ in exchanged.torchs())
+    assert "zeros" not in vars(torch._VF)
     assert torch.get_default_dtype() is torch.float32
     assert torch.autograd.backward.__module__ == "torch.autograd"
     assert torch.ones(1).double().float().dtype is torch.float32
@@ -57,11 +85,12 @@ def test_other_dtypes_are_left_alone() -> None:
         assert torch.zeros(1, dtype=torch.int32).dtype is torch.int32
 
 
-def test_a_file_is_read_as_it_is_stored(tmp_path: Path) -> None:
+@ways
+def test_a_file_is_read_as_it_is_stored(tmp_path: Path, exchange: bool) -> None:
     """The one way out: a checkpoint's float32 is float32 even where everything else is promoted."""
     stored = torch.tensor([0.1, 0.2])
     save_file({"w": stored}, tmp_path / "file")
-    with computing_in("fp64"):
+    with computing_in("fp64", exchange=exchange):
         read = SlicedFile(tmp_path / "file").read("w")
         assert read.dtype is torch.float32
         with as_stored():
@@ -88,9 +117,10 @@ class Scaled(torch.autograd.Function):
         return (wide / 3).to(gradients[0].dtype)
 
 
-def test_a_backward_written_in_python_is_promoted_too() -> None:
+@ways
+def test_a_backward_written_in_python_is_promoted_too(exchange: bool) -> None:
     """Megatron-core's schedules call torch.autograd.backward, which on its own would suspend the mode."""
-    with computing_in("fp64"):
+    with computing_in("fp64", exchange=exchange):
         leaf = torch.ones(3, requires_grad=True)
         torch.autograd.backward(Scaled.apply(leaf).sum())
     assert Scaled.seen is torch.float64
@@ -98,7 +128,8 @@ def test_a_backward_written_in_python_is_promoted_too() -> None:
     assert leaf.grad[0].item() == 1 / 3
 
 
-def test_what_is_recomputed_is_promoted_too() -> None:
+@ways
+def test_what_is_recomputed_is_promoted_too(exchange: bool) -> None:
     """Activation checkpointing runs the forward pass again inside the backward pass."""
     seen = []
 
@@ -107,7 +138,7 @@ def test_what_is_recomputed_is_promoted_too() -> None:
         seen.append(wide.dtype)
         return wide * wide
 
-    with computing_in("fp64"):
+    with computing_in("fp64", exchange=exchange):
         leaf = torch.ones(3, requires_grad=True)
         output = checkpoint(layer, leaf, use_reentrant=False)
         torch.autograd.backward((output,), (torch.ones(3),))
@@ -222,10 +253,11 @@ def test_backward_refuses_as_many_gradients_as_there_are_no_roots() -> None:
             torch.autograd.backward((root,), (torch.ones(()), torch.ones(())))
 
 
-def test_an_argument_is_promoted_wherever_it_stands_and_others_stay() -> None:
+@ways
+def test_an_argument_is_promoted_wherever_it_stands_and_others_stay(exchange: bool) -> None:
     """The dtype alone is exchanged."""
-    double: Any = torch.Tensor.float  # torch's annotations lack the memory format
-    with computing_in("fp64"):
+    with computing_in("fp64", exchange=exchange):
+        double: Any = torch.Tensor.float  # torch's annotations lack the memory format
         assert torch.ones(2).to("cpu", torch.float32, True).dtype is torch.float64
         assert torch.full((2,), 7, dtype=torch.float32).tolist() == [7.0, 7.0]
         assert double(torch.ones(2, dtype=torch.int32), memory_format=torch.preserve_format).dtype is torch.float64
@@ -238,9 +270,10 @@ def test_losses_are_computed_in_float32_at_least() -> None:
     assert {name: torch.promote_types(dtype, torch.float32) for name, dtype in dtypes.items()} == precision_.LOSS_DTYPES
 
 
-def test_a_mode_of_one_s_own_promotes_nothing_below_fp64() -> None:
+@ways
+def test_a_mode_of_one_s_own_promotes_nothing_below_fp64(exchange: bool) -> None:
     """Whatever way float32 is asked for."""
-    with computing_in("fp32", type("Own", (Mode,), {})):
+    with computing_in("fp32", type("Own", (Mode,), {}), exchange):
         assert torch.ones(1, dtype=torch.bfloat16).float().dtype is torch.float32
         assert torch.ones(1).to(torch.float32).dtype is torch.float32
         assert torch.zeros(1, dtype=torch.float32).dtype is torch.float32

@@ -20,7 +20,7 @@ from validation.case.errors import UsageError
 from validation.case.folder import model_from_folder
 from validation.case.parameters import parameters
 from validation.case.preset import TINY
-from validation.compare import sliced
+from validation.compare import mapped, sliced
 from validation.reference.checkpoint import Checkpoint, verify
 
 MODEL = TINY.model
@@ -145,6 +145,21 @@ def test_one_file_is_a_checkpoint_when_the_model_is_known(folder: Path, weights:
         assert checkpoint.keys() == sorted(weights)
     with pytest.raises(UsageError, match="does not say what model it is"):
         Checkpoint.open(folder / "model.safetensors")
+
+
+def test_weights_of_the_store_are_mapped(
+    folder: Path, weights: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of the map is read in no time; experts are stacked from theirs. A large file is read as any other."""
+    file = folder / "model.safetensors"
+    with Checkpoint.open(file, MODEL, stored=True) as checkpoint:
+        read = checkpoint.read(DOWN, (slice(8, 24), slice(3, 5)))
+        assert read.untyped_storage().nbytes() == file.stat().st_size
+        assert torch.equal(read, weights[DOWN][8:24, 3:5])
+        assert torch.equal(checkpoint.read(GATE)[3], weights["model.layers.1.mlp.experts.3.gate_proj.weight"])
+    monkeypatch.setattr(mapped, "LARGEST", file.stat().st_size - 1)
+    with Checkpoint.open(file, MODEL, stored=True) as checkpoint:
+        assert checkpoint.read(DOWN).untyped_storage().nbytes() == weights[DOWN].nbytes
 
 
 def test_what_is_read_outlives_the_file(folder: Path, weights: dict[str, torch.Tensor]) -> None:
@@ -425,7 +440,7 @@ def test_the_digest_changes_with_one_bit_and_with_the_dtype(folder: Path) -> Non
 RESIDENT = """
 import sys, torch
 from validation.case.model import Model
-from validation.compare import sliced
+from validation.compare import mapped, sliced
 from validation.reference.checkpoint import Checkpoint, verify
 
 def resident() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import Any
 
@@ -14,6 +15,7 @@ from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.spec_utils import build_module
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 
+from validation.candidate import platform
 from validation.candidate.configured import Configure, configured
 from validation.candidate.place import device
 from validation.candidate.spec import block_spec, mtp_spec
@@ -26,18 +28,19 @@ from validation.case.case import Case
 def start_groups(case: Case) -> None:
     """Make megatron-core's process groups for a case's layout; torch.distributed must have been initialised."""
     layout = case.layout
-    parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=layout.tp,
-        pipeline_model_parallel_size=layout.pp,
-        virtual_pipeline_model_parallel_size=layout.vpp if layout.vpp > 1 else None,
-        context_parallel_size=layout.cp,
-        expert_model_parallel_size=layout.ep,
-        expert_tensor_parallel_size=layout.expert_tp if layout.etp is not None or layout.ep > 1 else None,
-        create_gloo_process_groups=False,
-        num_distributed_optimizer_instances=optimizers.instances(case.training),
-        **_hierarchy(case),
-        **_embedding_ranks(case),
-    )
+    with platform.one_group_of_one() if case.transport == "gloo" else contextlib.nullcontext():
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=layout.tp,
+            pipeline_model_parallel_size=layout.pp,
+            virtual_pipeline_model_parallel_size=layout.vpp if layout.vpp > 1 else None,
+            context_parallel_size=layout.cp,
+            expert_model_parallel_size=layout.ep,
+            expert_tensor_parallel_size=layout.expert_tp if layout.etp is not None or layout.ep > 1 else None,
+            create_gloo_process_groups=False,
+            num_distributed_optimizer_instances=optimizers.instances(case.training),
+            **_hierarchy(case),
+            **_embedding_ranks(case),
+        )
 
 
 def _hierarchy(case: Case) -> dict[str, Any]:

@@ -107,7 +107,7 @@ class Recorder:
 
     def measure(self, name: str, tensor: torch.Tensor, box: Box, expected: torch.Tensor, exact: bool = False) -> None:
         """Measure `tensor`, which is the part `box` of the whole, against `expected`; `exact` allows for no rounding."""
-        if tuple(tensor.shape) != box_shape(box):
+        if tensor.shape != box_shape(box):
             self.problem(name, f"shape {tuple(tensor.shape)} where {box_shape(box)} was declared, for part {list(box)}")
             return
         # Before a reduction and after it is the same gradient.
@@ -116,8 +116,8 @@ class Recorder:
         def take(found: Difference, digest: str, where: Extent | None) -> None:
             self.pieces[name].append(PieceReport(self.rank, box, found, digest, where))
 
-        with torch.no_grad(), as_stored():
-            expected = to_device(expected, tensor.device)
+        with as_stored():
+            tensor, expected = tensor.detach(), to_device(expected.detach(), tensor.device)
             if self._pending.takes(tensor, expected):
                 self._pending.ask(tensor, expected.contiguous(), box, take, exact, floor)
                 return

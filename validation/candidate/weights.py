@@ -6,6 +6,7 @@ and up are one parameter in Megatron; each is cut first and then joined, so that
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -130,7 +131,12 @@ class Holding:
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """The held part of the Megatron tensor (its value or its gradient), in the shape of `box`: a view."""
-        return tensor[self.rows[0] : self.rows[1]].view(box_shape(self.box))
+        first, last = self.rows
+        return (tensor if first == 0 and last == len(tensor) else tensor[first:last]).view(self._shape)
+
+    @functools.cached_property
+    def _shape(self) -> tuple[int, ...]:
+        return box_shape(self.box)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy
 import torch
 
 from validation.compare import fused, native
-from validation.compare.piece import Box
+from validation.compare.piece import Box, box_shape
 from validation.compare.staging import to_device
 from validation.compare.sums import Sums
 
@@ -96,11 +97,13 @@ def measure(candidate: torch.Tensor, reference: torch.Tensor, box: Box) -> Diffe
     Both tensors must have the box's shape. Booleans and integers are compared as numbers. All sums are in float64, in one
     pass where there is a compiled one (validation.compare.native and .fused, which state their errors).
     """
-    shape = tuple(stop - start for start, stop in box)
-    if tuple(candidate.shape) != shape or tuple(reference.shape) != shape:
+    shape = box_shape(box)
+    if candidate.shape != shape or reference.shape != shape:
         raise ValueError(f"piece {box}: shapes are {tuple(candidate.shape)} and {tuple(reference.shape)}, declared is {shape}")
-    left, right = candidate.detach().reshape(-1), to_device(reference.detach(), candidate.device).reshape(-1)
-    return _in_one_pass(left, right, box) or in_chunks(left, right, box)
+    left, right = candidate.detach().contiguous(), to_device(reference.detach(), candidate.device).contiguous()
+    if left.is_cuda:
+        left, right = left.view(-1), right.view(-1)
+    return _in_one_pass(left, right, box) or in_chunks(left.view(-1), right.view(-1), box)
 
 
 def _in_one_pass(candidate: torch.Tensor, reference: torch.Tensor, box: Box) -> Difference | None:
@@ -109,7 +112,7 @@ def _in_one_pass(candidate: torch.Tensor, reference: torch.Tensor, box: Box) -> 
         parts = fused.sums(candidate, reference) if fused.covers(candidate, reference) else []
     else:
         parts = native.sums(candidate, reference) if native.covers(candidate, reference) else []
-    if not parts or not all(math.isfinite(total) for part in parts for total in part.totals):
+    if not parts or not all(map(math.isfinite, itertools.chain.from_iterable(part.totals for part in parts))):
         return None
     return _of_parts(parts, candidate.numel(), box)
 
@@ -133,20 +136,15 @@ def of_part(part: Sums, count: int, box: Box) -> Difference:
 
 
 def _of_parts(parts: Sequence[Sums], count: int, box: Box) -> Difference:
-    worst = max(parts, key=lambda part: part.largest)
-    absolute, squares, reference_squares, cross = (math.fsum(column) for column in zip(*(p.totals for p in parts), strict=True))
-    return Difference(
-        count=count,
-        differing=sum(part.differing for part in parts),
-        max_abs=worst.largest,
-        max_index=_global_index(worst.place, box),
-        sum_abs=absolute,
-        sum_squares=squares,
-        reference_squares=reference_squares,
-        cross=cross,
-        nonfinite_candidate=0,
-        nonfinite_reference=0,
-    )
+    if len(parts) == 1:  # a thousand small pieces of a rank
+        worst, totals, differing = parts[0], list(parts[0].totals), parts[0].differing
+    else:
+        worst = max(parts, key=lambda part: part.largest)
+        totals = [math.fsum(column) for column in zip(*(part.totals for part in parts), strict=True)]
+        differing = sum(part.differing for part in parts)
+    absolute, squares, reference_squares, cross = totals
+    place = _global_index(worst.place, box)
+    return Difference(count, differing, worst.largest, place, absolute, squares, reference_squares, cross, 0, 0)
 
 
 def in_chunks(candidate: torch.Tensor, reference: torch.Tensor, box: Box) -> Difference:

@@ -7,7 +7,6 @@ own, which take longer than what is done with it.
 from __future__ import annotations
 
 import contextlib
-import math
 import mmap
 import warnings
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from validation.compare.sliced import CPU, EndsEarly, SlicedFile, dtype_of
 
 LARGEST = 64 << 20
 """Bytes up to which a file is mapped: its pages count as the process's memory."""
+_ALL = slice(None)
 _POPULATE_READ = 22
 """Linux's MADV_POPULATE_READ (5.14), which Python has no name for: every page at once, without a fault for each few."""
 
@@ -31,34 +31,42 @@ class MappedFile(SlicedFile):
     What is handed out is a view that must not be written to: the map is read-only, and the process would be killed.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, device: torch.device = CPU) -> None:
+        super().__init__(path, device)
         self._bytes: torch.Tensor | None = None
-        self._tensors: dict[str, torch.Tensor] = {}
+        self._flat: dict[torch.dtype, torch.Tensor] = {}
 
     def read(self, name: str, index: Sequence[slice] | None = None) -> torch.Tensor:
-        """The tensor, or the part that `index` takes from it; a view."""
+        """The tensor, or the part that `index` takes from it (a slice of step 1 for each dimension); a view."""
+        entry = self._entry(name)
+        dtype = dtype_of(entry.dtype)
+        if entry.start % dtype.itemsize:
+            return super().read(name, index)
+        # One view of all bytes: a tensor's, and then that of its part, would be three more calls of torch.
+        sizes: list[int] = []
+        strides: list[int] = []
+        place, step = entry.start // dtype.itemsize, 1
+        for size, part in zip(reversed(entry.shape), reversed(index or (_ALL,) * len(entry.shape)), strict=True):
+            start, stop, _ = part.indices(size)
+            sizes.insert(0, max(0, stop - start))
+            strides.insert(0, step)
+            place += start * step
+            step *= size
         with as_stored():
-            whole = self._tensors.get(name)
-            if whole is None:
-                whole = self._tensors[name] = self._whole(name)
-            return whole[tuple(index)] if index else whole
+            mapped = self._mapped()
+            missing = entry.start + step * dtype.itemsize - len(mapped)
+            if missing > 0:
+                raise EndsEarly(f"{self.path}: ends {many(missing, 'byte')} before its header says")
+            flat = self._flat.get(dtype)
+            if flat is None:
+                flat = self._flat[dtype] = mapped[: len(mapped) // dtype.itemsize * dtype.itemsize].view(dtype)
+            return flat.as_strided(sizes, strides, place)
 
     def close(self) -> None:
         """Let go of the file, which stays mapped for as long as something that was read is there."""
         self._bytes = None
-        self._tensors.clear()
+        self._flat.clear()
         super().close()
-
-    def _whole(self, name: str) -> torch.Tensor:
-        shape, dtype, start = self.shape(name), dtype_of(self.dtype(name)), self.start(name)
-        mapped = self._mapped()
-        stop = start + math.prod(shape) * dtype.itemsize
-        if stop > len(mapped):
-            raise EndsEarly(f"{self.path}: ends {many(stop - len(mapped), 'byte')} before its header says")
-        if start % dtype.itemsize:
-            return super().read(name)
-        return mapped[start:stop].view(dtype).view(shape)
 
     def _mapped(self) -> torch.Tensor:
         """All bytes of the file."""
@@ -71,7 +79,11 @@ class MappedFile(SlicedFile):
         return self._bytes
 
 
+def is_small(path: Path, device: torch.device) -> bool:
+    """Whether a file of the store is best mapped: it is, for the CPU, up to LARGEST."""
+    return device == CPU and path.stat().st_size <= LARGEST
+
+
 def opened(path: Path, device: torch.device) -> SlicedFile:
     """A file of the store, read in the way that is fastest for its size; tensors come on `device`."""
-    small = device == CPU and path.stat().st_size <= LARGEST
-    return MappedFile(path) if small else SlicedFile(path, device)
+    return MappedFile(path) if is_small(path, device) else SlicedFile(path, device)

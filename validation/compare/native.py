@@ -62,7 +62,7 @@ def covers(*tensors: torch.Tensor) -> bool:
 
 
 def sums(candidate: torch.Tensor, reference: torch.Tensor) -> list[Sums]:
-    """The statistics of two flat contiguous tensors, in parts that follow each other: one for each thread that it is worth."""
+    """The statistics of two contiguous tensors, in parts that follow each other: one for each thread that it is worth."""
     length = candidate.numel()
     threads = max(1, min(torch.get_num_threads(), length // _A_THREAD))
     if threads == 1:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.autograd import Variable
 from torch.overrides import TorchFunctionMode, _get_current_function_mode
+
+from validation.compare import exchanged
 
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What parameters and activations are held in."""
@@ -50,6 +53,29 @@ class Mode(TorchFunctionMode):
                     break
         return func(*args, **self.keywords(kwargs)) if kwargs else func(*args)
 
+    def instead(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """What stands for one of torch's functions, so that its calls pass through here and no other calls do."""
+        always = function in self.replaced
+
+        @functools.wraps(function)
+        def passed(*args: Any, **kwargs: Any) -> Any:
+            if not (kwargs or always):
+                for argument in args:
+                    if argument is _SINGLE:
+                        break
+                else:
+                    return function(*args)
+            if _as_stored() or _exchanging is not self:
+                return function(*args, **kwargs)
+            return self.__torch_function__(function, (), args, kwargs)
+
+        return passed
+
+
+_exchanging: Mode | None = None
+"""The mode for whose calls torch's functions are exchanged now."""
+_as_stored: Callable[[], bool] = torch._C._is_torch_function_all_disabled
+
 
 def _backward(
     tensors: Any, grad_tensors: Any = None, retain_graph: Any = None, create_graph: bool = False, inputs: Any = None
@@ -79,11 +105,25 @@ def _backward(
 
 
 @contextlib.contextmanager
-def computing_in(precision: str, mode: type[Mode] = Mode) -> Iterator[torch.dtype]:
+def _exchanged(mode: Mode) -> Iterator[None]:
+    global _exchanging
+    before, _exchanging = _exchanging, mode
+    try:
+        with exchanged.exchanged(mode.instead):
+            yield
+    finally:
+        _exchanging = before
+
+
+@contextlib.contextmanager
+def computing_in(precision: str, mode: type[Mode] = Mode, exchange: bool = False) -> Iterator[torch.dtype]:
     """Within it, under fp64, tensors made without a dtype are float64 and so is every tensor asked for in float32.
 
     The lower precisions leave torch as it is: a model trained in bf16 makes its tables in float32. `mode` may rewrite
     calls for reasons of its own: one mode costs half of two.
+
+    With `exchange` the mode sees calls of the functions that it could change, and of no others, which is a seventh of a rank's
+    time. It is for code that has been imported by now: what somebody has kept in a table has all calls seen.
     """
     before, backward = torch.get_default_dtype(), torch.autograd.backward
     dtype = DTYPES[precision]
@@ -94,7 +134,8 @@ def computing_in(precision: str, mode: type[Mode] = Mode) -> Iterator[torch.dtyp
             yield dtype
             return
         torch.autograd.backward = _backward  # type: ignore[assignment]
-        with mode(promote=promote):
+        through = mode(promote=promote)
+        with _exchanged(through) if exchange and exchanged.others() is not None else through:
             yield dtype
     finally:
         torch.autograd.backward = backward
@@ -110,7 +151,8 @@ def as_stored() -> contextlib.AbstractContextManager[None]:
 def unpromoted() -> Iterator[None]:
     """Within it nothing is promoted, and what else the active mode does goes on."""
     active = _get_current_function_mode()
-    if not isinstance(active, Mode):
+    active = active if isinstance(active, Mode) else _exchanging
+    if active is None:
         yield
         return
     before, active.promote = active.promote, False

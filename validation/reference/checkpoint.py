@@ -20,9 +20,10 @@ from validation.case.key_names import GATE_AND_UP, VISION, canonical, fused_expe
 from validation.case.model import Model
 from validation.case.parameters import EXPERTS, Parameter, parameters
 from validation.case.plural import many
+from validation.compare.mapped import is_small
 from validation.compare.precision import as_stored
 from validation.compare.sliced import AT_ONCE, CPU
-from validation.reference.shard import DTYPES, Described, Shard, check_index, safetensors_files
+from validation.reference.shard import DTYPES, Described, MappedShard, Shard, check_index, safetensors_files
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 MTP, NOT_CHOSEN, INV_FREQ = "multi-token prediction layers", "layers not chosen", "rotary_emb.inv_freq"
@@ -61,10 +62,12 @@ class Checkpoint:
         model: Model | None = None,
         layers: tuple[int, ...] = (),
         device: torch.device = CPU,
+        stored: bool = False,
     ) -> Checkpoint:
         """The checkpoint in a folder, or in one safetensors file if `model` says what it holds. Raises UsageError.
 
-        A `model` that is given has as many layers as are chosen. Tensors are read onto `device`.
+        A `model` that is given has as many layers as are chosen. Tensors are read onto `device`. Small files of the store are
+        mapped if it is said to be `stored`: what is read may be a view then, which must not be written to.
         """
         path = Path(path)
         if path.is_file():
@@ -82,7 +85,7 @@ class Checkpoint:
                 f"{model.num_hidden_layers}; give as many"
             )
         with ExitStack() as opened:
-            shards = [_opened(opened, file, device) for file in files]
+            shards = [_opened(opened, file, device, stored) for file in files]
             if path.is_dir():
                 check_index(path, {key: shard.path.name for shard in shards for key in shard.keys()})  # noqa: SIM118
             found = cls(path, model, layers, in_file, shards)
@@ -286,8 +289,8 @@ def _check_head(checkpoint: Checkpoint) -> None:
         )
 
 
-def _opened(stack: ExitStack, path: Path, device: torch.device) -> Shard:
-    shard = Shard(path, device)
+def _opened(stack: ExitStack, path: Path, device: torch.device, stored: bool) -> Shard:
+    shard = MappedShard(path, device) if stored and is_small(path, device) else Shard(path, device)
     stack.callback(shard.close)
     return shard
 

@@ -17,6 +17,7 @@ from validation.case.errors import UsageError
 from validation.case.key_names import absent_file
 from validation.case.plural import many
 from validation.case.strangers import parsed, read_json, shown
+from validation.compare.mapped import MappedFile
 from validation.compare.sliced import CPU, EndsEarly, SlicedFile
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -164,6 +165,10 @@ class Shard(SlicedFile):
     def described(self) -> dict[str, Described]:
         """What the file says of each of its tensors, nothing of which is read."""
         return {key: Described(self, self.dtype(key), self.shape(key), key) for key in self.keys()}
+
+
+class MappedShard(Shard, MappedFile):
+    """The same of the store, whose files nobody shortens: what is read is a view, which must not be written to."""
 
 
 @dataclass(frozen=True)

@@ -124,42 +124,42 @@ class Reference:
 
     folder: Path
 
-    @property
+    @functools.cached_property
     def probes(self) -> Path:
         """Forward probes by name."""
         return self.folder / "probes.safetensors"
 
-    @property
+    @functools.cached_property
     def probe_gradients(self) -> Path:
         """The gradients that reach the probes, by the probes' names."""
         return self.folder / "probe_gradients.safetensors"
 
-    @property
+    @functools.cached_property
     def gradients(self) -> Path:
         """Parameter gradients, under the checkpoint's names with the experts stacked."""
         return self.folder / "gradients.safetensors"
 
-    @property
+    @functools.cached_property
     def routing(self) -> Path:
         """In the lower precisions the choices that every run goes on with, and their margins (reference.routing)."""
         return self.folder / "routing.safetensors"
 
-    @property
+    @functools.cached_property
     def steps(self) -> Path:
         """What each optimizer step leaves, by the keys of validation.case.steps."""
         return self.folder / "steps.safetensors"
 
-    @property
+    @functools.cached_property
     def updated(self) -> Path:
         """The second weights of a case in mode inference, as a preset's are stored."""
         return self.folder / UPDATED
 
-    @property
+    @functools.cached_property
     def answers(self) -> Path:
         """What HuggingFace generates in mode inference, and by how much it prefers each token."""
         return self.folder / ANSWERS
 
-    @property
+    @functools.cached_property
     def batch(self) -> Path:
         """Tokens, labels and loss mask of each step."""
         return self.folder / "batch.safetensors"

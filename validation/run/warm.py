@@ -38,7 +38,7 @@ if TRANSPORT in ON_CPU:
 
 # megatron-core warns at import of each optional package that is absent; `doctor` says it better.
 with warnings.catch_warnings(action="ignore"), platform.uncompiled(), platform.unused_kernels(), platform.broken_is_absent():
-    from validation.compare import fused, native
+    from validation.compare import exchanged, fused, native
     from validation.run import worker  # noqa: F401
 
 
@@ -61,6 +61,8 @@ def _call_once(steps: bool) -> None:
 platform.mend(on_cpu=TRANSPORT in ON_CPU)
 # Compiled and loaded once, and not by every rank.
 native.library()
+# Where torch's functions are is looked up once, too.
+exchanged.others()
 if TRANSPORT in ON_CPU:
     _call_once(steps=bool(os.environ.get("PLUMBLINE_STEPS")))
 else:

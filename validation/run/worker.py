@@ -93,7 +93,7 @@ def _findings(
         report.progress("process groups")
     stored = Reference(Path(reference_folder))
     dist.init_process_group(case.transport, timeout=timedelta(seconds=timeout))
-    with computing_in(case.precision, platform.mode(case.on_cpu, case.precision)):
+    with computing_in(case.precision, platform.mode(case.on_cpu, case.precision), exchange=imports_nothing(case, named)):
         build.start_groups(case)
         if not case.on_cpu:
             # Not before: it waits until the context is there, and groups need none.
@@ -124,6 +124,11 @@ def _bring(case: Case, stored: Reference, gpu: int) -> None:
         sharing = -(-case.layout.ranks // torch.cuda.device_count())
         files = (stored.weights(case), stored.probes, stored.probe_gradients, stored.gradients, stored.steps)
         brought.bring(files, torch.device("cuda", gpu), sharing)
+
+
+def imports_nothing(case: Case, plugin: str) -> bool:
+    """Whether all code that a case's ranks call has been imported before they begin: no user's, and no reference's."""
+    return not (plugin or ":" in case.implementation or case.in_lockstep or infers(case))
 
 
 def _in_lockstep(
@@ -173,7 +178,8 @@ def _measure(case: Case, stored: Reference, recorder: Recorder, report: RankRepo
     plugin.built(case, chunks)
     held = load.held_by(chunks, case.model, recorder)
     report.progress("weights")
-    checkpoint = Checkpoint.open(stored.weights(case), case.model, case.layers, device())
+    weights = stored.weights(case)
+    checkpoint = Checkpoint.open(weights, case.model, case.layers, device(), stored=weights.parent == stored.folder)
     with as_stored():
         load.load(chunks, recorder, lambda: _fill(case, chunks, held, checkpoint))
         load.compare_weights(held, checkpoint, recorder)
