@@ -37,7 +37,7 @@ class KeptProcess(ReferenceProcess):
         environment = {name: value for name, value in os.environ.items() if not name.startswith(_OTHERWISE)}
         environment["folder"], environment["path"] = os.getcwd(), os.pathsep.join(sys.path)
         if environment != self._environment:
-            super().close()
+            self._kill()
             self._environment = environment
         return super().warm_up()
 

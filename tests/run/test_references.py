@@ -90,6 +90,15 @@ def test_a_reference_that_was_begun_is_waited_for(
     assert (computed, process._begun) == ([CASE], {})
 
 
+def test_a_process_that_was_started_for_what_was_begun_goes_on(fresh: ReferenceProcess, tmp_path: Path) -> None:
+    """The kernel ends a process with the thread that has started it."""
+    fresh.begin(CASE, tmp_path, 600.0)
+    fresh.had(CASE, tmp_path, 600.0, lambda step: None)
+    process = fresh.warm_up()
+    time.sleep(0.1)
+    assert process.poll() is None
+
+
 def test_what_was_begun_in_vain_says_so_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """In the words of one that was not begun; whoever is told of its steps is told from then on."""
     process, asked = ReferenceProcess(), threading.Event()
@@ -107,13 +116,13 @@ def test_what_was_begun_in_vain_says_so_when_it_is_asked_for(monkeypatch: pytest
     process.begin(CASE, tmp_path, 600.0)
     begun = process._begun[store.key(CASE)]
     begun._listening = lambda step: pytest.fail("nobody has asked yet")
-    join = begun.join
+    done = begun._done.result
 
-    def joined() -> bool:
+    def result() -> None:
         asked.set()
-        return join()
+        done()
 
-    monkeypatch.setattr(begun, "join", joined)
+    monkeypatch.setattr(begun._done, "result", result)
     with pytest.raises(RunBroke, match="rank 0 raised an error"):
         process.had(CASE, tmp_path, 600.0, told)
     assert said == ["truth"]
@@ -127,7 +136,7 @@ def test_closing_ends_what_was_begun(fresh: ReferenceProcess, tmp_path: Path, mo
     while not list(tmp_path.glob("plumbline-*")):
         time.sleep(0.01)
     fresh.close()
-    assert not begun._thread.is_alive()
+    assert begun._done.done()
     assert list(tmp_path.glob("plumbline-*")) == []
     assert store.find(CASE, tmp_path / "home") is None
 

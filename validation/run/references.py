@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import IO
 
@@ -33,33 +34,25 @@ _OF_CUDA = "CUDA error"
 
 
 class Begun:
-    """A reference that is computed before anybody asks for it: `work` computes it, and tells what it is doing."""
+    """A reference that is computed before anybody asks for it, by `work` in a thread of a pool. It tells what it is doing."""
 
-    def __init__(self, work: Callable[[Callable[[str], None]], None]) -> None:
+    def __init__(self, work: Callable[[Callable[[str], None]], None], pool: Executor) -> None:
         self._listening: Callable[[str], None] = lambda step: None
-        self._failed: RunBroke | OSError | None = None
-        self._thread = threading.Thread(target=self._run, args=(work,), name="begun", daemon=True)
-        self._thread.start()
+        self._thread: int | None = None
+        self._done = pool.submit(self._run, work)
 
     def _run(self, work: Callable[[Callable[[str], None]], None]) -> None:
-        try:
-            work(lambda step: self._listening(step))
-        except (RunBroke, OSError) as error:
-            self._failed = error
+        self._thread = threading.get_ident()
+        work(lambda step: self._listening(step))
 
     def wait(self, progress: Callable[[str], None]) -> None:
         """Until it is there; `progress` is told what it does from now on. Raises RunBroke and OSError."""
         self._listening = progress
-        self.join()
-        if self._failed is not None:
-            raise self._failed
+        self._done.result()
 
-    def join(self, seconds: float | None = None) -> bool:
-        """Until it has ended, in whatever way, or so many seconds have passed; whether it has. Its own thread does not wait."""
-        if threading.current_thread() is self._thread:
-            return True
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
+    def has_ended(self, seconds: float) -> bool:
+        """Whether it has, within so many seconds, in whatever way. Its own thread does not wait."""
+        return self._thread == threading.get_ident() or not wait([self._done], seconds).not_done
 
 
 class ReferenceProcess:
@@ -72,6 +65,8 @@ class ReferenceProcess:
         self._said: IO[str] | None = None
         self._one_at_a_time = threading.Lock()
         self._begun: dict[str, Begun] = {}
+        # It stays: a process that a thread has started is ended by the kernel when that thread is.
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="begun")
 
     def warm_up(self) -> subprocess.Popen[str]:
         """Have it import now what it will need; starts it anew where it has ended."""
@@ -110,7 +105,7 @@ class ReferenceProcess:
 
     def begin(self, case: Case, home: Path, timeout: float) -> None:
         """Compute the reference of `case` before anybody asks for it (`had`)."""
-        self._begun[store.key(case)] = Begun(lambda progress: self._alone(case, home, timeout, progress))
+        self._begun[store.key(case)] = Begun(lambda progress: self._alone(case, home, timeout, progress), self._pool)
 
     def had(self, case: Case, home: Path, timeout: float, progress: Callable[[str], None]) -> None:
         """Compute the reference of `case`, or wait for it if it was begun. Raises RunBroke and OSError."""
@@ -129,7 +124,7 @@ class ReferenceProcess:
         self._kill()
         while self._begun:
             begun = self._begun.popitem()[1]
-            while not begun.join(_POLL):
+            while not begun.has_ended(_POLL):
                 self._kill()  # it may only now have been started
 
     def _kill(self) -> None:
