@@ -30,6 +30,7 @@ from validation.run.nodes import command as slurm
 from validation.run.options import Given, Settings, settings
 
 if TYPE_CHECKING:
+    from validation.run.ahead import Question
     from validation.run.nodes.leading import Nodes
 
 _RUNS = f"""examples:
@@ -275,6 +276,7 @@ def _lead(options: argparse.Namespace, pytests: list[str], wanted: Settings, nod
     from validation.checks import unstarted
 
     failed: Mapping[str, Collection[str] | None] | None = None
+    question: Question | None = None
     progress = Progress.on(sys.stdout, quiet=wanted.show == VERDICT)
     try:
         with progress.doing("getting ready: packages, devices, room, stored references"):
@@ -286,11 +288,14 @@ def _lead(options: argparse.Namespace, pytests: list[str], wanted: Settings, nod
                     return _nothing_failed(options.document)
                 ASIDE.take(unstarted.files(wanted))
                 from validation.faults.plan import plan_of
-                from validation.run.prepare import prepare
+                from validation.run.prepare import begin
 
-                wanted = prepare(wanted, [plant.case for plant in plan_of(wanted).plants])
+                wanted, question = begin(wanted, [plant.case for plant in plan_of(wanted).plants])
+                if pytests or wanted.place.several:
+                    question.check()  # before pytest does what it is told, and before this node waits for others
+                    question = None
 
-            # What is wrong has been said by now, and the fork server imports while pytest is.
+            # The fork server imports while pytest is and lists the checks. Then the question is checked.
             from validation.checks import started
             from validation.checks.findings import Findings
         if wanted.place.several:
@@ -298,7 +303,8 @@ def _lead(options: argparse.Namespace, pytests: list[str], wanted: Settings, nod
                 nodes.gather(wanted.timeout)
             print(*nodes.notes, sep="\n", end="\n" * bool(nodes.notes), flush=True)
         with progress.doing("listing the checks"):
-            code = started.run(Given(wanted, tuple(pytests), failed, nodes), pytests, progress, Findings(options.document))
+            given = Given(wanted, tuple(pytests), failed, nodes, question)
+            code = started.run(given, pytests, progress, Findings(options.document))
     finally:
         progress.close()
     _say_if_nothing_ran(options.document, wanted, code)

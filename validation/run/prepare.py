@@ -26,6 +26,13 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> Settings:
     Returns the settings, without those of a recipe that megatron-core refuses together. `also` are further cases, smaller than
     those of the settings, whose references will be needed.
     """
+    settings, question = begin(settings, also)
+    question.check()
+    return settings
+
+
+def begin(settings: Settings, also: Iterable[Case] = ()) -> tuple[Settings, ahead.Question]:
+    """The same, but for what only megatron-core can say: that is asked, and must be checked before a case is started."""
     writing.check_folder(settings.results, "--results")
     _find_folders(settings.cases)
     checkout.choose(settings.megatron_path)
@@ -45,12 +52,7 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> Settings:
         _verify(settings)
     settings = nearest.accepted(settings, lambda case: ahead.refusal(case, settings.timeout))
     _begin(settings, missing)
-    try:
-        ahead.check(settings.cases, settings.timeout)
-    except BaseException:
-        REFERENCES.close()
-        raise
-    return settings
+    return settings, ahead.Question(settings.cases, settings.timeout, otherwise=REFERENCES.close)
 
 
 def _begin(settings: Settings, missing: Sequence[Case]) -> None:
