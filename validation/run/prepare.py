@@ -45,9 +45,7 @@ def begin(settings: Settings, also: Iterable[Case] = ()) -> tuple[Settings, ahea
     missing = _missing_references(settings, (*settings.cases, *also))
     forget.keep_within(settings.home, settings.cache_limit)
     _find_means(settings, missing)
-    launch.warm_up()
-    if missing:
-        REFERENCES.warm_up()
+    _warm_up(references=bool(missing))
     if settings.cases[0].hf_model_path is not None:
         _verify(settings)
     settings = nearest.accepted(settings, lambda case: ahead.refusal(case, settings.timeout))
@@ -63,6 +61,17 @@ def _begin(settings: Settings, missing: Sequence[Case]) -> None:
     first = settings.cases[0]
     if not (settings.only or settings.last_failed) and store.key(first) in map(store.key, missing):
         REFERENCES.begin(first, settings.home, settings.timeout)
+
+
+def _warm_up(references: bool) -> None:
+    """Start what imports for seconds: the fork server of the ranks, and the process that computes `references`."""
+    if references and launch.start_method() == "forkserver":
+        launch.end_at_exit()  # after the process that may fork it
+        if REFERENCES.warm_up_with_ranks():
+            return
+    launch.warm_up()
+    if references:
+        REFERENCES.warm_up()
 
 
 def _find_folders(cases: Iterable[Case]) -> None:
