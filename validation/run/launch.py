@@ -178,8 +178,8 @@ def unless_gone(run: Callable[[], None], watch: Watch) -> None:
         raise ended[0]
 
 
-_POLL = 0.01
-"""Seconds between two looks at whether there are ranks."""
+_POLL = 0.1
+"""Seconds between two looks at whether there are ranks. The end of elastic is seen at once."""
 
 
 def reports(folder: Path, ranks: int) -> list[dict[str, Any]]:
