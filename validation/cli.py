@@ -75,7 +75,10 @@ _NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def _parser(words: Collection[str] | None = None) -> argparse.ArgumentParser:
-    """The parser of all commands, or for these words: the options of a command that none of them names may be missing."""
+    """The parser of all commands, or for these words: the options of a command that none of them names may be missing.
+
+    Whoever asks for help is told of packages that a command lacks.
+    """
     parser = Parser(
         prog=tree.VALIDATION,
         description="Does the Megatron-Core model compute what the HuggingFace model computes, under your parallel layout?",
@@ -94,7 +97,7 @@ def _parser(words: Collection[str] | None = None) -> argparse.ArgumentParser:
     add_grouped(run)
     for name, (module, help_) in _WITH_CHECKS.items():
         command = commands.add_parser(name, help=help_)
-        if words is None or name in words:
+        if words is None or not {name, "-h", "--help"}.isdisjoint(words):
             importlib.import_module(module).add_options(command.add_argument)
     conversion.add_commands(commands, formatter_class=parser.formatter_class)
     recipes.add_command(commands, formatter_class=parser.formatter_class)
