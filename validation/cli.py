@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib
 import shlex
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from validation.run.nodes import command as slurm
 from validation.run.options import Given, Settings, settings
 
 if TYPE_CHECKING:
+    from validation.run.ahead import Question
     from validation.run.nodes.leading import Nodes
 
 _RUNS = f"""examples:
@@ -61,15 +63,22 @@ _OF_NAMES = (["inspect"], ["fields"], ["logprobs"], ["compare"], ["recipe", "sho
 """Commands that take names of files or fields, and run nothing with what stands behind `--`."""
 _OF_WORDS = ("run", "slurm", "recipe")
 """Those that do something with it."""
+_WITH_CHECKS = {
+    "faults": ("validation.scorecard.command", "put every known fault into the ranks; each must be seen"),
+    "pairs": ("validation.pairwise.command", "run cases that hold every pair of switches and degrees"),
+    "exercised": ("validation.scorecard.exercised", "measure which switches have an effect in small cases on the CPU"),
+    "tried": ("validation.scorecard.tried", "try switches that need a GPU or Transformer Engine on this machine"),
+}
+"""Commands with the module that has their options, and their help. Each imports pytest and all checks: 0.15 s."""
 _NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
 """What no file can be called, or can be found under."""
 
 
-def _parser() -> argparse.ArgumentParser:
-    from validation.pairwise import command as pairwise
-    from validation.scorecard import command as scorecard
-    from validation.scorecard import exercised, tried
+def _parser(words: Collection[str] | None = None) -> argparse.ArgumentParser:
+    """The parser of all commands, or for these words: the options of a command that none of them names may be missing.
 
+    Whoever asks for help is told of packages that a command lacks.
+    """
     parser = Parser(
         prog=tree.VALIDATION,
         description="Does the Megatron-Core model compute what the HuggingFace model computes, under your parallel layout?",
@@ -86,14 +95,10 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=parser.formatter_class,
     )
     add_grouped(run)
-    faults = commands.add_parser("faults", help="put every known fault into the ranks; each must be seen")
-    scorecard.add_options(faults.add_argument)
-    pairs = commands.add_parser("pairs", help="run cases that hold every pair of switches and degrees")
-    pairwise.add_options(pairs.add_argument)
-    effects = commands.add_parser("exercised", help="measure which switches have an effect in small cases on the CPU")
-    exercised.add_options(effects.add_argument)
-    trials = commands.add_parser("tried", help="try switches that need a GPU or Transformer Engine on this machine")
-    tried.add_options(trials.add_argument)
+    for name, (module, help_) in _WITH_CHECKS.items():
+        command = commands.add_parser(name, help=help_)
+        if words is None or not {name, "-h", "--help"}.isdisjoint(words):
+            importlib.import_module(module).add_options(command.add_argument)
     conversion.add_commands(commands, formatter_class=parser.formatter_class)
     recipes.add_command(commands, formatter_class=parser.formatter_class)
     planning.add_command(commands)
@@ -124,7 +129,7 @@ def _main(given: list[str], said: document.Document) -> int:
         if given[:1] == ["doctor"]:
             return doctor.main(given[1:])
         with packages.asked_for(packages.NEEDED, "cpu"), _nothing_old_in_its_place(ours), exhausted.in_a_sentence():
-            options = _parser().parse_args(ours)
+            options = _parser(ours).parse_args(ours)
             if pytests and options.command not in _OF_WORDS:
                 raise UsageError(f"{options.command} takes nothing behind --; leave it out")
             options.document = said
@@ -275,6 +280,7 @@ def _lead(options: argparse.Namespace, pytests: list[str], wanted: Settings, nod
     from validation.checks import unstarted
 
     failed: Mapping[str, Collection[str] | None] | None = None
+    question: Question | None = None
     progress = Progress.on(sys.stdout, quiet=wanted.show == VERDICT)
     try:
         with progress.doing("getting ready: packages, devices, room, stored references"):
@@ -286,11 +292,14 @@ def _lead(options: argparse.Namespace, pytests: list[str], wanted: Settings, nod
                     return _nothing_failed(options.document)
                 ASIDE.take(unstarted.files(wanted))
                 from validation.faults.plan import plan_of
-                from validation.run.prepare import prepare
+                from validation.run.prepare import begin
 
-                wanted = prepare(wanted, [plant.case for plant in plan_of(wanted).plants])
+                wanted, question = begin(wanted, [plant.case for plant in plan_of(wanted).plants])
+                if pytests or wanted.place.several:
+                    question.check()  # before pytest does what it is told, and before this node waits for others
+                    question = None
 
-            # What is wrong has been said by now, and the fork server imports while pytest is.
+            # The fork server imports while pytest is and lists the checks. Then the question is checked.
             from validation.checks import started
             from validation.checks.findings import Findings
         if wanted.place.several:
@@ -298,7 +307,8 @@ def _lead(options: argparse.Namespace, pytests: list[str], wanted: Settings, nod
                 nodes.gather(wanted.timeout)
             print(*nodes.notes, sep="\n", end="\n" * bool(nodes.notes), flush=True)
         with progress.doing("listing the checks"):
-            code = started.run(Given(wanted, tuple(pytests), failed, nodes), pytests, progress, Findings(options.document))
+            given = Given(wanted, tuple(pytests), failed, nodes, question)
+            code = started.run(given, pytests, progress, Findings(options.document))
     finally:
         progress.close()
     _say_if_nothing_ran(options.document, wanted, code)

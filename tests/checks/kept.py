@@ -27,6 +27,7 @@ class KeptProcess(ReferenceProcess):
     """One that outlives `close`, unless it is at work or the next command has another environment."""
 
     _module = "tests.checks.kept"
+    _forks = False
 
     def __init__(self) -> None:
         super().__init__()

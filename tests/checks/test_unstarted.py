@@ -169,7 +169,7 @@ from validation.run import prepare
 def killed(*arguments):
     os.kill(os.getpid(), int(sys.argv[1]))
     signal.pause()
-prepare.prepare = killed
+prepare.begin = killed
 cli.main(sys.argv[2:])
 """
 

@@ -143,14 +143,15 @@ def test_a_reference_is_begun_while_the_ranks_server_imports(
     monkeypatch.setenv("PLUMBLINE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(launch, "warm_up", lambda: None)
     monkeypatch.setattr(REFERENCES, "warm_up", lambda: None)
+    monkeypatch.setattr(REFERENCES, "warm_up_with_ranks", lambda: False)
     monkeypatch.setattr(REFERENCES, "begin", lambda case, home, timeout: done.append(case.layout.name))
     monkeypatch.setattr(REFERENCES, "close", lambda: done.append("closed"))
 
-    def check(cases: object, timeout: float) -> None:
+    def asked(cases: object, timeout: float) -> tuple[int, str]:
         assert done == begun
-        raise UsageError("they refuse each other")
+        return ExitCode.USAGE, "they refuse each other"
 
-    monkeypatch.setattr(ahead, "check", check)
+    monkeypatch.setattr(ahead, "_asked", asked)
     with pytest.raises(UsageError, match="they refuse each other"):
         prepare.prepare(parsed([*words, "--results", str(tmp_path / "results")]))
     assert done == [*begun, "closed"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 from validation.case.arrangement import written
@@ -58,6 +59,18 @@ class Case:
     tokenizer: str | None = None
     upto: str = ""
 
+    def __hash__(self) -> int:
+        """As of every dataclass, worked out once: what is known of a case is kept in tables, which each check looks into."""
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(tuple(getattr(self, one.name) for one in fields(self)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Its fields alone: in another process texts have another hash."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
     @property
     def arrangement(self) -> str:
         """The layout with the words of the step: `tp2`, `pp2+1-3`, `tp2+distributed+full`; `pp2+mtp` with an MTP layer.
@@ -66,12 +79,13 @@ class Case:
         """
         return written(self.layout, self.training, self.model.num_nextn_predict_layers)
 
-    @property
+    # Kept, like the name: each of thousands of checks is sorted, counted and told by them.
+    @cached_property
     def label(self) -> str:
         """The arrangement as names have it: many settings are a digest there."""
         return "+".join((self.layout.name, *mtp_words(self.model.num_nextn_predict_layers), *self.training.label))
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The case in one word, as used for JUnit files: `tiny-tp2-fp64-local-gloo`."""
         implementation = self.implementation.replace(":", ".")

@@ -62,21 +62,25 @@ def stepped(case: Case) -> Mapping[str, Stepped]:
     """
     found: list[Stepped] = []
     rates, zeros = {} if Schedule.of(case.training).is_steady else RATES, counts_zeros(case.training)
+    moments = Rule.of(case.training).moments
     for step in range(1, case.training.steps + 1):
         found += [Stepped(step, f"{step}/{kind}", f"Step {step} {what}", (len(trained(case)),)) for kind, what in rates.items()]
         found += [Stepped(step, f"{step}/{LOSS_SCALE}", f"Step {step} Loss Scale", ())] if case.precision == "fp16" else []
         found.append(Stepped(step, f"{step}/{NORM}", f"Step {step} Gradient Norm", ()))
         found += [Stepped(step, f"{step}/{ZEROS}", f"Step {step} Zeros In Gradients", ())] if zeros else []
         for parameter in parameters(case.model).values():
-            for kind, title in _of_parameter(case, parameter).items():
+            for kind, title in _of_parameter(case, parameter, moments).items():
                 found.append(Stepped(step, f"{step}/{kind}/{parameter.name}", f"Step {step} {title}", parameter.shape))
     return MappingProxyType({one.key: one for one in found})
 
 
-def _of_parameter(case: Case, parameter: Parameter) -> dict[str, str]:
-    """The kinds of what a step leaves of a parameter, in the order in which it makes them, with their titles."""
+def _of_parameter(case: Case, parameter: Parameter, moments: Mapping[str, str]) -> dict[str, str]:
+    """The kinds of what a step leaves of a parameter, in the order in which it makes them, with their titles.
+
+    `moments` are those that the case's optimizer keeps.
+    """
     if not parameter.trained:
         return {VALUE: parameter.title}
     masters = {MASTER: f"Master {parameter.title}"} if case.has_masters else {}
-    moments = {kind: f"{parameter.title} {what}" for kind, what in Rule.of(case.training).moments.items()}
-    return {**moments, **masters, VALUE: parameter.title}
+    kept = {kind: f"{parameter.title} {what}" for kind, what in moments.items()}
+    return {**kept, **masters, VALUE: parameter.title}

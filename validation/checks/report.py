@@ -55,7 +55,7 @@ class Report:
 
     def __init__(self, config: pytest.Config, settings: Settings, plan: Plan, given: Given | None = None) -> None:
         self._config, self._settings = config, settings
-        self._prepared = given is not None
+        self._prepared, self._question = given is not None, given.question if given else None
         self._selecting = given is None or bool(given.words or settings.only or settings.last_failed)
         self._self_test = SelfTest(plan, settings.cases[0])
         self._left_out = LeftOut(settings, self._self_test)
@@ -161,7 +161,13 @@ class Report:
             self.refuse(refusal(node, report))
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Cases that no selected check asks for are not run."""
+        """Cases that no selected check asks for are not run. None is if the question that is asked of them refuses one."""
+        try:
+            if self._question is not None:
+                self._question.check()
+        except PlumblineError:  # raised again at the end of pytest
+            session.items.clear()
+            return
         self._selected.update(parity.case for parity in map(parity_of, session.items) if parity)
         self._wanted = [case for case in self._settings.cases if case in self._selected]
         self._plants = [planted.plant for planted in map(planted_of, session.items) if planted]
@@ -255,6 +261,8 @@ class Report:
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """The last case's file, the overall result, and the exit code."""
         self._finish_case()
+        if self._question is not None and self._question.refused is not None:
+            raise self._question.refused  # pytest ends with it, and has no word of its own
         if self._uncollected:
             self._terminal.write(self._nothing, **RED)
             session.exitstatus = ExitCode.USAGE

@@ -34,7 +34,8 @@ _OF_PYTEST = ("PYTEST_", "PY_IGNORE_IMPORTMISMATCH")
 def run(given: Given, words: Sequence[str], *plugins: object) -> int:
     """Run pytest on the checks with a user's `words`; the exit code (validation.case.errors.ExitCode).
 
-    An interrupt is raised, and not told by pytest. `plugins` are objects of ours that the report takes in.
+    An interrupt is raised, and not told by pytest. `plugins` are objects of ours that the report takes in. Raises what the
+    answer to the given question raises; then nothing has been run.
     """
     ended = Ended()
     with _without_pytests_variables():

@@ -77,7 +77,7 @@ def logprobs(case: Case, dump: Dump) -> list[Any]:
     """The log-probability of each token, [sequence] for each sequence, float64; NaN for the first. Raises RunBroke."""
     import torch
 
-    ahead.check((case,), _TIMEOUT)
+    ahead.Question((case,), _TIMEOUT).check()
     with launch.run_folder() as run_folder:
         batch = run_folder / "batch.safetensors"
         _write(case, dump, batch)

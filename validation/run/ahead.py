@@ -7,45 +7,69 @@ from __future__ import annotations
 
 import importlib
 import multiprocessing
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
 from validation.case.case import Case
-from validation.case.errors import EnvironmentMissing, ExitCode, UsageError
+from validation.case.errors import EnvironmentMissing, ExitCode, PlumblineError, UsageError
 from validation.case.training import Training
 from validation.run import entry, launch
 
 
-def check(cases: Sequence[Case], timeout: float) -> None:
-    """Raises EnvironmentMissing for what megatron-core needs and is not installed.
+class Question:
+    """What a process with megatron-core is asked about cases, and answers while this process does other things.
 
-    Raises UsageError for a user's layer spec that is none, for a Megatron checkpoint of another model, and for options and
-    settings that megatron-core's configuration classes refuse together.
+    `otherwise` is called if they cannot be run.
     """
-    wanted = [
-        case for case in cases if ":" in case.implementation or case.candidate_checkpoint is not None or _may_be_refused(case)
-    ]
-    if not wanted and launch.start_method() != "forkserver":
-        return  # it would import everything once more, only to say a little earlier what the ranks say, too
-    pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="ahead")
-    try:
-        asked = pool.submit(_asked, wanted, timeout)
-        # This process will need it, and has nothing else to do while the fork server imports.
-        pool.submit(importlib.import_module, "torch").result()
-        code, said = asked.result()
-    finally:
-        pool.shutdown(wait=False)  # whoever interrupts it does not wait for either
-    if said:
-        raise EnvironmentMissing(said) if code == ExitCode.ENVIRONMENT else UsageError(said)
+
+    def __init__(self, cases: Sequence[Case], timeout: float, otherwise: Callable[[], None] = lambda: None) -> None:
+        self._otherwise = otherwise
+        wanted = [case for case in cases if _has_code_or_weights(case) or _may_be_refused(case)]
+        self._pool = ThreadPoolExecutor(max_workers=2, thread_name_prefix="ahead")
+        self._asked: Future[tuple[int, str]] | None = None
+        self.refused: PlumblineError | None = None
+        """What `check` has raised."""
+        # On a GPU it might import everything once more, only to say a little earlier what the ranks say, too.
+        if wanted or launch.start_method() == "forkserver":
+            self._asked = self._pool.submit(_asked, wanted, timeout)
+            # This process will need it, and the fork server imports.
+            self._torch = self._pool.submit(importlib.import_module, "torch")
+
+    def check(self) -> None:
+        """Wait for the answer.
+
+        Raises EnvironmentMissing for what megatron-core needs and is not installed. Raises UsageError for a user's layer spec
+        that is none, for a Megatron checkpoint of another model, and for options and settings that megatron-core's
+        configuration classes refuse together.
+        """
+        if self._asked is None:
+            return
+        try:
+            self._torch.result()
+            code, said = self._asked.result()
+        except BaseException:
+            self._otherwise()
+            raise
+        finally:
+            self._pool.shutdown(wait=False)  # whoever interrupts it does not wait for either
+        if said:
+            self._otherwise()
+            self.refused = EnvironmentMissing(said) if code == ExitCode.ENVIRONMENT else UsageError(said)
+            raise self.refused
 
 
 def refusal(case: Case, timeout: float) -> str:
     """Why a configuration class of megatron-core's refuses a case, nothing if all take it."""
     code, said = _asked([case], timeout) if _may_be_refused(case) else (int(ExitCode.PASS), "")
     return said if code == ExitCode.USAGE else ""
+
+
+def _has_code_or_weights(case: Case) -> bool:
+    """Whether a user's own layer spec or Megatron checkpoint is compared."""
+    return ":" in case.implementation or case.candidate_checkpoint is not None
 
 
 def _may_be_refused(case: Case) -> bool:

@@ -179,7 +179,8 @@ def _matches(check: str, patterns: Iterable[str]) -> bool:
 @functools.cache
 def table() -> tuple[Known, ...]:
     """Every entry."""
-    entries: list[dict[str, Any]] = yaml.safe_load(TABLE.read_text(encoding="utf-8"))["known"]
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # every command waits for it
+    entries: list[dict[str, Any]] = yaml.load(TABLE.read_text(encoding="utf-8"), Loader=loader)["known"]
     lists = ("implementations", "checks", "spoils", "keeps", "others", "nearest")
     return tuple(
         Known(**{**entry, "at_most": str(entry.get("at_most", 0)), **{name: tuple(entry.get(name, ())) for name in lists}})

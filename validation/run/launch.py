@@ -25,7 +25,7 @@ from validation import cuda, loopback
 from validation.case import disk, exhausted, interrupts
 from validation.case.case import ON_CPU
 from validation.case.errors import ExitCode, PlumblineError
-from validation.run import inherited, temporary
+from validation.run import forked, inherited, temporary
 from validation.run import watch as watching
 from validation.run.cause import TIMED_OUT, exit_code
 from validation.run.watch import Watch, last_step, watched
@@ -90,25 +90,23 @@ def warm_up() -> None:
     It and its ranks do not listen to an interrupt from the keyboard, which all of a terminal's processes get: this process
     ends them.
     """
-    from multiprocessing import forkserver, resource_tracker
+    from multiprocessing import resource_tracker
 
     if start_method() == "forkserver":
         resource_tracker.ensure_running()  # to start it lets interrupts in again
         with interrupts.held():  # it lets them in again (validation.run.preload)
-            forkserver.ensure_running()
-        _end_at_exit()
+            forked.SERVER.ensure_running()
+        end_at_exit()
 
 
 @functools.cache
-def _end_at_exit() -> None:
+def end_at_exit() -> None:
     """Have the fork server end with this process: while it imports, it does not see that it is alone."""
     atexit.register(_end)
 
 
 def _end() -> None:
-    from multiprocessing import forkserver
-
-    if (pid := vars(forkserver)["_forkserver"]._forkserver_pid) is not None:
+    if pid := forked.pid():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
@@ -180,8 +178,8 @@ def unless_gone(run: Callable[[], None], watch: Watch) -> None:
         raise ended[0]
 
 
-_POLL = 0.01
-"""Seconds between two looks at whether there are ranks."""
+_POLL = 0.1
+"""Seconds between two looks at whether there are ranks. The end of elastic is seen at once."""
 
 
 def reports(folder: Path, ranks: int) -> list[dict[str, Any]]:

@@ -35,6 +35,7 @@ from validation.run.nodes.place import ONE, Place
 
 if TYPE_CHECKING:
     from validation.recipe.trial import Trial
+    from validation.run.ahead import Question
     from validation.run.nodes.leading import Nodes
 
 _WORDS = (
@@ -101,13 +102,14 @@ class Given:
     """Settings that were worked out before pytest started, handed to it as a plugin, with the user's `words` for pytest.
 
     `failed` has for each testsuite the checks that failed before (validation.checks.selection), None if nobody asked.
-    `nodes` is where the ranks run, None for this machine.
+    `nodes` is where the ranks run, None for this machine. `question` is one that is not answered yet, None if there is none.
     """
 
     settings: Settings
     words: tuple[str, ...] = ()
     failed: Mapping[str, Collection[str] | None] | None = field(default=None, hash=False)  # pytest hashes its plugins
     nodes: Nodes | None = field(default=None, hash=False)
+    question: Question | None = field(default=None, hash=False)
 
 
 def parsed(words: Sequence[str], place: Path | None = None) -> Settings:

@@ -26,6 +26,13 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> Settings:
     Returns the settings, without those of a recipe that megatron-core refuses together. `also` are further cases, smaller than
     those of the settings, whose references will be needed.
     """
+    settings, question = begin(settings, also)
+    question.check()
+    return settings
+
+
+def begin(settings: Settings, also: Iterable[Case] = ()) -> tuple[Settings, ahead.Question]:
+    """The same, but for what only megatron-core can say: that is asked, and must be checked before a case is started."""
     writing.check_folder(settings.results, "--results")
     _find_folders(settings.cases)
     checkout.choose(settings.megatron_path)
@@ -38,19 +45,12 @@ def prepare(settings: Settings, also: Iterable[Case] = ()) -> Settings:
     missing = _missing_references(settings, (*settings.cases, *also))
     forget.keep_within(settings.home, settings.cache_limit)
     _find_means(settings, missing)
-    launch.warm_up()
-    if missing:
-        REFERENCES.warm_up()
+    _warm_up(references=bool(missing))
     if settings.cases[0].hf_model_path is not None:
         _verify(settings)
     settings = nearest.accepted(settings, lambda case: ahead.refusal(case, settings.timeout))
     _begin(settings, missing)
-    try:
-        ahead.check(settings.cases, settings.timeout)
-    except BaseException:
-        REFERENCES.close()
-        raise
-    return settings
+    return settings, ahead.Question(settings.cases, settings.timeout, otherwise=REFERENCES.close)
 
 
 def _begin(settings: Settings, missing: Sequence[Case]) -> None:
@@ -61,6 +61,17 @@ def _begin(settings: Settings, missing: Sequence[Case]) -> None:
     first = settings.cases[0]
     if not (settings.only or settings.last_failed) and store.key(first) in map(store.key, missing):
         REFERENCES.begin(first, settings.home, settings.timeout)
+
+
+def _warm_up(references: bool) -> None:
+    """Start what imports for seconds: the fork server of the ranks, and the process that computes `references`."""
+    if references and launch.start_method() == "forkserver":
+        launch.end_at_exit()  # after the process that may fork it
+        if REFERENCES.warm_up_with_ranks():
+            return
+    launch.warm_up()
+    if references:
+        REFERENCES.warm_up()
 
 
 def _find_folders(cases: Iterable[Case]) -> None:

@@ -19,6 +19,16 @@ from pathlib import Path  # noqa: E402
 
 import torch  # noqa: E402
 
+if __name__ == "__main__" and sys.argv[1:]:
+    # transformers and megatron-core import these, too.
+    with contextlib.suppress(ImportError):
+        import torch._dynamo
+        import torch.distributed.tensor
+    from validation.run import forked
+
+    gc.freeze()  # what is imported stays: the collector of either process leaves the pages alone that they share
+    forked.serve(sys.argv[1])
+
 from validation.cache import locks  # noqa: E402
 from validation.case.case import Case  # noqa: E402
 from validation.reference import compute  # noqa: E402

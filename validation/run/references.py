@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import IO
@@ -21,7 +21,7 @@ from validation.case.errors import ExitCode
 from validation.case.parameters import threads
 from validation.machine import cores
 from validation.reference import store
-from validation.run import launch
+from validation.run import forked, launch
 from validation.run.launch import Broken, RunBroke
 from validation.run.watch import Watch, watched
 
@@ -59,6 +59,8 @@ class ReferenceProcess:
     """Computes what it is asked for, a line of JSON on its standard input each, until that is closed."""
 
     _module = "validation.run.refer"
+    _forks = True
+    """Whether that module forks the fork server if it is asked to."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
@@ -73,16 +75,33 @@ class ReferenceProcess:
         if self._process is None or self._process.poll() is not None:
             # Not before: where temporary files lie is known when a process is wanted (validation.run.temporary).
             self._said = self._said or tempfile.TemporaryFile("w+")  # noqa: SIM115 - the process writes to it
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", self._module],
-                stdin=subprocess.PIPE,
-                stdout=self._said,
-                stderr=subprocess.STDOUT,
-                text=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
-            )
-            atexit.register(self._process.kill)
+            self._process = self._started()
         return self._process
+
+    def warm_up_with_ranks(self) -> bool:
+        """The same, with the fork server of the ranks as a fork of it; False if it runs already, or cannot be one."""
+        with self._one_at_a_time:
+            runs = self._process is not None and self._process.poll() is None
+            if runs or not (self._forks and forked.possible()):
+                return False
+            self._said = self._said or tempfile.TemporaryFile("w+")  # noqa: SIM115 - the process writes to it
+            with forked.offered() as (word, files):
+                flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined] # as multiprocessing starts it
+                self._process = self._started(word, flags=flags, files=files)
+            return True
+
+    def _started(self, *words: str, flags: Sequence[str] = (), files: Sequence[int] = ()) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, *flags, "-m", self._module, *words],
+            stdin=subprocess.PIPE,
+            stdout=self._said,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+            pass_fds=files,
+        )
+        atexit.register(process.kill)
+        return process
 
     def compute(self, case: Case, home: Path, folder: Path, timeout: float, progress: Callable[[str], None]) -> None:
         """The reference of `case`, into the store below `home`; `folder` gets what a rank leaves behind. Raises RunBroke."""
