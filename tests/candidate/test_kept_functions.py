@@ -18,6 +18,7 @@ from validation.run.worker import imports_nothing
 
 CASES = {
     "tp2": ("tp2", "local", "", True),
+    "on a GPU": ("tp2 --share-gpu 2", "local", "", False),
     "a plugin": ("tp2", "local", "mine.py", False),
     "a spec of a user's": ("tp2", "package.module:function", "", False),
     "lockstep": ("single+stream", "local", "", False),
@@ -28,7 +29,7 @@ CASES = {
 @pytest.mark.parametrize(("label", "implementation", "plugin", "wanted"), CASES.values(), ids=CASES)
 def test_all_calls_are_seen_where_more_is_imported(label: str, implementation: str, plugin: str, wanted: bool) -> None:
     """What is imported later may hide a function in a table, and what users write is theirs."""
-    case = parsed(["--layouts", label, "--implementation", implementation, "--steps", "0"]).cases[0]
+    case = parsed(["--layouts", *label.split(), "--implementation", implementation, "--steps", "0"]).cases[0]
     assert imports_nothing(case, plugin) is wanted
 
 

@@ -127,8 +127,11 @@ def _bring(case: Case, stored: Reference, gpu: int) -> None:
 
 
 def imports_nothing(case: Case, plugin: str) -> bool:
-    """Whether all code that a case's ranks call has been imported before they begin: no user's, and no reference's."""
-    return not (plugin or ":" in case.implementation or case.in_lockstep or infers(case))
+    """Whether all code that a case's ranks call has been imported before they begin: no user's, and no reference's.
+
+    On a GPU it would gain nothing that shows, and has not been tried.
+    """
+    return case.on_cpu and not (plugin or ":" in case.implementation or case.in_lockstep or infers(case))
 
 
 def _in_lockstep(
