@@ -48,6 +48,7 @@ class KeptProcess(ReferenceProcess):
             super().close()
             return
         try:
+            self._begun.clear()
             if not self._lets_go():
                 super().close()
         finally:

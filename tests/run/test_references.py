@@ -90,6 +90,12 @@ def test_a_reference_that_was_begun_is_waited_for(
     assert (computed, process._begun) == ([CASE], {})
 
 
+def test_what_was_begun_for_one_store_is_not_taken_for_another(process: ReferenceProcess, tmp_path: Path) -> None:
+    process.begin(CASE, tmp_path / "one", 600.0)
+    process.had(CASE, tmp_path / "other", 600.0, lambda step: None)
+    assert store.find(CASE, tmp_path / "other") is not None
+
+
 def test_a_process_that_was_started_for_what_was_begun_goes_on(fresh: ReferenceProcess, tmp_path: Path) -> None:
     """The kernel ends a process with the thread that has started it."""
     fresh.begin(CASE, tmp_path, 600.0)
@@ -114,7 +120,7 @@ def test_what_was_begun_in_vain_says_so_when_it_is_asked_for(monkeypatch: pytest
     said: list[str] = []
     monkeypatch.setattr(process, "compute", fails)
     process.begin(CASE, tmp_path, 600.0)
-    begun = process._begun[store.key(CASE)]
+    begun = process._begun[store.key(CASE), tmp_path]
     begun._listening = lambda step: pytest.fail("nobody has asked yet")
     done = begun._done.result
 
@@ -132,7 +138,7 @@ def test_closing_ends_what_was_begun(fresh: ReferenceProcess, tmp_path: Path, mo
     """And its folder is gone: nobody else would take it away."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     fresh.begin(CASE, tmp_path / "home", 600.0)
-    begun = fresh._begun[store.key(CASE)]
+    begun = fresh._begun[store.key(CASE), tmp_path / "home"]
     while not list(tmp_path.glob("plumbline-*")):
         time.sleep(0.01)
     fresh.close()

@@ -66,7 +66,7 @@ class ReferenceProcess:
         self._process: subprocess.Popen[str] | None = None
         self._said: IO[str] | None = None
         self._one_at_a_time = threading.Lock()
-        self._begun: dict[str, Begun] = {}
+        self._begun: dict[tuple[str, Path], Begun] = {}
         # It stays: a process that a thread has started is ended by the kernel when that thread is.
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="begun")
 
@@ -124,11 +124,11 @@ class ReferenceProcess:
 
     def begin(self, case: Case, home: Path, timeout: float) -> None:
         """Compute the reference of `case` before anybody asks for it (`had`)."""
-        self._begun[store.key(case)] = Begun(lambda progress: self._alone(case, home, timeout, progress), self._pool)
+        self._begun[store.key(case), home] = Begun(lambda progress: self._alone(case, home, timeout, progress), self._pool)
 
     def had(self, case: Case, home: Path, timeout: float, progress: Callable[[str], None]) -> None:
         """Compute the reference of `case`, or wait for it if it was begun. Raises RunBroke and OSError."""
-        begun = self._begun.pop(store.key(case), None)
+        begun = self._begun.pop((store.key(case), home), None)
         if begun is not None:
             begun.wait(progress)
         else:
