@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -145,6 +146,26 @@ def test_closing_ends_what_was_begun(fresh: ReferenceProcess, tmp_path: Path, mo
     assert begun._done.done()
     assert list(tmp_path.glob("plumbline-*")) == []
     assert store.find(CASE, tmp_path / "home") is None
+
+
+ENDS_EARLY = """
+import atexit, os, pathlib, sys, time
+from validation.case.case import Case
+from validation.run.references import ReferenceProcess
+place = pathlib.Path(sys.argv[1])
+ReferenceProcess().begin(Case.from_json(sys.argv[2]), place / "home", 600.0)
+while not list(place.glob("plumbline-*")):
+    time.sleep(0.01)
+atexit._run_exitfuncs()
+os._exit(0)
+"""
+
+
+def test_what_was_begun_ends_with_a_command_that_never_asks(tmp_path: Path) -> None:
+    """One that was interrupted, say: as validation.__main__ ends it."""
+    command = [sys.executable, "-c", ENDS_EARLY, str(tmp_path), CASE.to_json()]
+    subprocess.run(command, cwd=Path(__file__).parents[2], env={**os.environ, "TMPDIR": str(tmp_path)}, check=True)
+    assert list(tmp_path.glob("plumbline-*")) == []
 
 
 LOSES_ITS_CARD = """

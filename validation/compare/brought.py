@@ -27,7 +27,7 @@ _AT_ONCE = 256 << 20
 class Brought:
     """The bytes of files behind their headers, on one device, in the order in which they were asked for.
 
-    They come in a thread of its own. What does not come, for want of memory or of the file, is read as without this.
+    A thread brings them. What does not come, because there is no memory or no file, is read as without this.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -123,7 +123,9 @@ class ReferenceProcess:
                 raise RunBroke(broken)
 
     def begin(self, case: Case, home: Path, timeout: float) -> None:
-        """Compute the reference of `case` before anybody asks for it (`had`)."""
+        """Compute the reference of `case` before anybody asks for it (`had`); it is ended with the command if nobody does."""
+        if not self._begun:
+            atexit.register(ReferenceProcess.close, self)
         self._begun[store.key(case), home] = Begun(lambda progress: self._alone(case, home, timeout, progress), self._pool)
 
     def had(self, case: Case, home: Path, timeout: float, progress: Callable[[str], None]) -> None:
