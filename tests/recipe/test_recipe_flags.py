@@ -183,12 +183,13 @@ def test_the_loss_is_part_of_the_recipe(recipe_of: Reads, flag: str, loss: str) 
 def test_every_flag_is_accounted_for(recipe_of: Reads) -> None:
     """Settings, idle, known without a field, and unknown with the nearest."""
     recipe = recipe_of(
-        SMALL + "--save /models --log-interval 1 --lr-warmup-samples 5 --sft --eod-mask-loss --extra-vocab-size 467 "
+        SMALL
+        + "--save /models --log-interval 1 --lr-warmup-samples 5 --use-torch-fsdp2 --eod-mask-loss --extra-vocab-size 467 "
         "--swiglo stray --tokenizer-type PretrainedFromHF --load"
     )
     idle = ["--save /models", "--log-interval 1", "--tokenizer-type PretrainedFromHF", "--load"]
     assert [flag.text for flag in recipe.idle] == idle
-    assert [flag.text for flag in recipe.beside] == ["--lr-warmup-samples 5", "--sft"]
+    assert [flag.text for flag in recipe.beside] == ["--lr-warmup-samples 5", "--use-torch-fsdp2"]
     assert [setting.name for setting in recipe.beyond] == ["eod_mask_loss"]
     assert [(flag.text, flag.reason) for flag in recipe.unknown] == [
         ("--extra-vocab-size 467", ""),
@@ -228,6 +229,9 @@ def test_a_command_line_says_how_many_ranks_train(recipe_of: Reads) -> None:
         "torchrun --standalone --nproc-per-node 4 -m pretrain.gpt",
         "torchrun --nproc_per_node 4 --virtual-local-rank -- pretrain_gpt.py",
         "env A=1 /usr/bin/torchrun --nproc-per-node 4 --nnodes 1 pretrain_gpt.py",
+        "nohup numactl --cpunodebind=0 torchrun --nproc-per-node 4 pretrain_gpt.py",
+        "srun -N2 --ntasks-per-node=2 env A=1 python -W ignore -u pretrain_gpt.py",
+        "mpirun -np 4 --bind-to none python -X faulthandler pretrain_gpt.py",
     ],
 )
 def test_every_launcher_is_taken_apart(recipe_of: Reads, start: str) -> None:
@@ -235,6 +239,15 @@ def test_every_launcher_is_taken_apart(recipe_of: Reads, start: str) -> None:
     recipe = recipe_of(f"{start} " + SMALL.replace("\n", " "))
     assert (recipe.world, recipe.unknown) == (4, ())
     assert "pretrain" in recipe.program
+
+
+def test_what_nobody_says_is_no_number_of_ranks(recipe_of: Reads) -> None:
+    """Deepspeed's hosts stand in a file, and a program of another model trains no DeepSeek-V3."""
+    flags = SMALL.replace("\n", " ")
+    assert recipe_of(f"deepspeed --hostfile h --num_gpus 8 pretrain_gpt.py {flags}").world is None
+    assert recipe_of(f"deepspeed --hostfile h --num_gpus 8 --num_nodes 2 pretrain_gpt.py {flags}").world == 16
+    with pytest.raises(UsageError, match="pretrain_mamba trains another model than DeepSeek-V3"):
+        full.of(recipe_of(f"torchrun examples/pretrain_mamba.py {flags}"))
 
 
 def test_layers_of_its_own_are_not_compared_unless_they_are_given(recipe_of: Reads) -> None:
@@ -271,6 +284,8 @@ def test_layers_that_compute_nothing_are_none_of_the_model(recipe_of: Reads) -> 
     assert "follows from --noop-layers 0,6,7 (mindspeed_llm" in origin(recipe, "model.num_layers")
     assert not recipe.unknown
     assert not recipe.unlike
+    listed = recipe_of(SMALL + "--num-layer-list 1,3 --pipeline-model-parallel-size 2 --moe-token-dispatcher-type alltoall_seq")
+    assert (listed.values["model.pipeline_model_parallel_layout"], listed.unlike) == ("Et|tttL", ())
     alone = recipe_of(SMALL + "--noop-layers 3")
     assert alone.model["num_hidden_layers"] == 3
     assert "model.pipeline_model_parallel_layout" not in alone.values
@@ -296,6 +311,8 @@ def test_sparse_attention_is_a_number_of_the_model(recipe_of: Reads, flags: str,
 
 def test_what_no_field_has_and_changes_numbers_is_not_compared(recipe_of: Reads) -> None:
     """A mask of documents, and the experts' weights rounded by slime, which 0 turns off: the verdict is not of the recipe."""
+    told = trial.of(recipe_of(SMALL + "--sft")).others
+    assert [one.said for one in told if "whose prompts the loss leaves out" in one.why] == ["sft=true"]
     for value, there in (("1", ["OPEN_TRAINING_INT4_FAKE_QAT_FLAG=1"]), ("0", [])):
         line = f"OPEN_TRAINING_INT4_FAKE_QAT_FLAG={value} python3 train.py {SMALL} --reset-attention-mask"
         others = trial.of(recipe_of(line.replace("\n", " "))).others
@@ -312,6 +329,7 @@ def test_ms_swift_names_its_arguments(recipe_of: Reads) -> None:
     recipe = recipe_of(text)
     assert (recipe.world, recipe.layout.tp) == (8, 2)
     assert recipe.values["model.moe_permute_fusion"] is True
+    assert recipe_of("NNODES=4 " + text).world == 32
     assert recipe.values["ddp.overlap_grad_reduce"] is False
     assert [flag.text for flag in recipe.unknown] == ["--model moonshotai/Moonlight"]
 
@@ -433,6 +451,20 @@ def test_what_cannot_be_read_is_one_sentence(recipe_of: Reads, text: str, said: 
             "4 layers do not fill the 2 stages with 4 virtual stages each equally",
         ),
         ("--noop-layers 3 --decoder-last-pipeline-num-layers 1", "--decoder-last-pipeline-num-layers both say what stages"),
+        ("--num-layer-list 3,1", "--num-layer-list 3,1 has 4 layers for 2 stages, and the model 4 for pp1; give as many"),
+        ("--num-layer-list 4,", "takes a number of layers for each stage, such as 7,8,8,7, and not '4,'"),
+        ("--moe-router-topk 1 --moe-router-score-function sigmoid", "Megatron-Core does not normalise the router's weight as"),
+        (
+            "--rotary-scaling-factor 40 --mscale 0.7",
+            "mscale is 0.7 and mscale_all_dim 0, with which transformers takes",
+        ),
+        (
+            "--rope-type rope --no-rope-fusion --rotary-scaling-factor 40 --mscale-all-dim 1",
+            "without yarn Megatron-Core multiplies the softmax's scale by what rotary_scaling_factor 40.0",
+        ),
+        ("--rope-type rope", "--rope-type rope of multi-latent attention has no fused rotary embedding; give --no-rope-fusion"),
+        ("--hybrid-override-pattern M*", "--hybrid-override-pattern M* is of models with layers of Mamba among"),
+        ("--heterogeneous-layers-config-path x", "is of models with layers that differ, and DeepSeek-V3 has none; leave it"),
     ],
 )
 def test_nothing_stands_for_what_cannot_train(recipe_of: Reads, more: str, said: str) -> None:

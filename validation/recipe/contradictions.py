@@ -38,6 +38,9 @@ def _model(given: Arguments) -> Iterator[str]:
         yield "--fp16 and --bf16 are both given; keep one"
     if given["group_query_attention"] and given["multi_latent_attention"]:
         yield "--group-query-attention and --multi-latent-attention exclude each other; leave the first out"
+    rotary = given["position_embedding_type"] == "rope" or given["use_rotary_position_embeddings"]
+    if given["multi_latent_attention"] and given["rope_type"] == "rope" and rotary and given["apply_rope_fusion"]:
+        yield "--rope-type rope of multi-latent attention has no fused rotary embedding; give --no-rope-fusion, too"
     if given["swiglu"] and given["squared_relu"]:
         yield "--swiglu and --squared-relu are both given; DeepSeek-V3 has the first"
     if given["fp16_lm_cross_entropy"] and not given["fp16"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ _TAKEN = frozenset(
         "enable_dsa_indexer",
         "encoder_num_layers",
         "noop_layers",
+        "num_layer_list",
         "num_layers_per_virtual_pipeline_stage",
         "num_virtual_stages_per_pipeline_rank",
         "padded_vocab_size",
@@ -48,6 +50,19 @@ _TAKEN = frozenset(
     }
 )
 """Arguments that no field has and that a recipe still says in words of its own."""
+_OTHER_PROGRAMS = re.compile(r"pretrain_(mamba|hybrid|bert|t5|retro|ict|vlm|vision_\w+)")
+"""Programs of Megatron-LM that train another model, whatever the flags are."""
+_MAMBA = "layers of Mamba among those with attention"
+_OTHER_MODELS = {
+    "hybrid_override_pattern": _MAMBA,
+    "hybrid_layer_pattern": _MAMBA,
+    "hybrid_attention_ratio": _MAMBA,
+    "is_hybrid_model": _MAMBA,
+    "heterogeneous_layers_config_path": "layers that differ",
+    "heterogeneous_layers_config_encoded_json": "layers that differ",
+    "use_legacy_models": "the layers of before Megatron-Core",
+}
+"""Arguments that only another model has."""
 _IMPLEMENTATIONS = {"transformer_engine": "te", "local": "local"}
 
 
@@ -69,7 +84,7 @@ def recipe(
     own = parser.checkout(checkout, [word.text for word in words if not trainer.by_name]) if checkout else None
     known = own.parser if own else parser.release(release)
     known = known if own or trainer.by_name else known.with_options(trainer.options)
-    given, unknown = reading.read(known, words, by_name=trainer.by_name)
+    given, unknown = reading.read(known, words, by_name=trainer.by_name, of_fork=bool(trainer.options))
     if own and not trainer.by_name:
         given = tuple(_as_read(one, own.values) for one in given)
     ranks = world if world is not None else started.ranks(command)
@@ -124,7 +139,7 @@ def _recipe(
         unknown=unknown,
         beyond=(*beyond.arguments(given), *beyond.variables(command.variables)),
         doubts=tuple(_doubts(known, given, found, ranks, trainer, source)),
-        unlike=(*_other(found, values, settings, trainer), *shape.unlike),
+        unlike=(*_of_program(command.program), *_other(found, values, settings, trainer), *shape.unlike),
     )
 
 
@@ -132,8 +147,19 @@ def _other(found: Arguments, values: Mapping[str, Value], settings: Sequence[Set
     """What the recipe's model has and no DeepSeek-V3; of a program that has its model elsewhere, what the flags say."""
     yield from geometry.other(_said(settings) if trainer.by_name else values)
     if not trainer.by_name:
+        yield from (
+            f"{found.origin(dest).text} is of models with {what}, and DeepSeek-V3 has none; leave it out"
+            for dest, what in _OTHER_MODELS.items()
+            if found.given(dest) and found[dest]
+        )
         yield from geometry.positions(found["position_embedding_type"])
         yield from geometry.unsplit(values)
+
+
+def _of_program(program: str) -> Iterator[str]:
+    name = re.split(r"[/ .]", program.removesuffix(".py"))[-1]
+    if _OTHER_PROGRAMS.fullmatch(name):
+        yield f"{name} trains another model than DeepSeek-V3; give the flags of pretrain_gpt.py"
 
 
 def _as_read(one: Given, values: Mapping[str, object]) -> Given:
@@ -220,7 +246,7 @@ def _doubts(
     if own := [one.text for one in given if one.option.group == parser.FORKS]:
         yield f"Megatron-LM has no flag {join(own, 'or')}: what a flag of a fork is named after is set"
     for one in given:
-        if one.option.dest in ("yaml_cfg", "use_checkpoint_args", "heterogeneous_layers_config_path"):
+        if one.option.dest in ("yaml_cfg", "use_checkpoint_args", "use_mp_args_from_checkpoint_args"):
             yield f"{one.text} brings settings that are not read"
     if not any(one.option.dest in known.field_names for one in given):
         raise UsageError(f"{source}: none of the flags sets a field of Megatron-Core; give those that training starts with")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from validation.case import fields, sparse
+from validation.case import fields, rotary, sparse
 from validation.case.annotation import Value
 from validation.case.errors import UsageError
 from validation.case.families import GREEDY, GROUP_LIMITED
@@ -90,7 +90,7 @@ def of(values: Mapping[str, Value], whole: bool = True) -> Geometry:
         numbers["routed_scaling_factor"] = scale or 1.0  # Megatron-Core leaves a factor of 0 out
         numbers |= _choice(values)
         unlike += [*_dense(values, numbers), *_shared(values, numbers)]
-    unlike += _indexer(values, numbers)
+    unlike += [*_indexer(values, numbers), *rotary.unlike(numbers)]
     return Geometry(numbers, tuple(unlike))
 
 

@@ -125,13 +125,14 @@ _MINDSPEED = Trainer(
         Option(("--first-k-dense-replace",), "first_k_dense_replace", kind="int"),
         Option(("--n-shared-experts",), "n_shared_experts", kind="int"),
         Option(("--noop-layers",), "noop_layers"),
+        Option(("--num-layer-list",), "num_layer_list"),
         Option(("--enable-dsa-indexer",), "enable_dsa_indexer", action="true", nargs=0, default=False, const=True),
     ),
     loss_from="MindSpeed-LLM's own",
     doubt="MindSpeed-LLM replaces parts of Megatron-Core, and Plumbline runs Megatron-Core's own",
 )
 
-_OF_MINDSPEED = ("mindspeed_llm.", "--noop-layers", "--enable-dsa-indexer")
+_OF_MINDSPEED = ("mindspeed_llm.", "--noop-layers", "--num-layer-list", "--enable-dsa-indexer")
 """Words that only its scripts have."""
 
 
