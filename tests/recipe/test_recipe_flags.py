@@ -438,6 +438,22 @@ def test_what_cannot_be_read_is_one_sentence(recipe_of: Reads, text: str, said: 
         ("--use-distributed-optimizer --optimizer sgd", "shares the states of Adam alone, and --optimizer is sgd; leave"),
         ("--overlap-param-gather --overlap-grad-reduce", "--overlap-param-gather goes with --use-distributed-optimizer"),
         ("--overlap-param-gather --use-distributed-optimizer", "--overlap-param-gather goes with --overlap-grad-reduce"),
+        (
+            "--overlap-param-gather-with-optimizer-step",
+            "--overlap-param-gather-with-optimizer-step goes with --overlap-param-gather and virtual stages",
+        ),
+        ("--recompute-granularity selective --recompute-method block", "--recompute-method is of --recompute-granularity full"),
+        (
+            "--recompute-granularity full --recompute-method block --distribute-saved-activations",
+            "goes with tensor parallelism",
+        ),
+        ("--context-parallel-size 6", "--seq-length 64 is no multiple of 12, which is twice --context-parallel-size; give one"),
+        ("--tp-comm-overlap", "--tp-comm-overlap goes with --sequence-parallel; give both"),
+        (
+            "--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 1 --no-overlap-p2p-communication",
+            "virtual stages of 2 pipeline ranks go without --no-overlap-p2p-communication",
+        ),
+        ("--optimizer-cpu-offload", "--optimizer-cpu-offload goes with --use-precision-aware-optimizer; give both"),
         ("--experimental-attention-variant gated_delta_net", "leave --experimental-attention-variant out, or give dsa"),
         (SPARSE.partition(" --dsa-indexer-n")[0], "--dsa-indexer-n-heads and --dsa-indexer-head-dim; give them"),
         (SPARSE, "reads the query latent, and there is none; give --q-lora-rank"),
@@ -463,8 +479,8 @@ def test_what_cannot_be_read_is_one_sentence(recipe_of: Reads, text: str, said: 
             "without yarn Megatron-Core multiplies the softmax's scale by what rotary_scaling_factor 40.0",
         ),
         ("--rope-type rope", "--rope-type rope of multi-latent attention has no fused rotary embedding; give --no-rope-fusion"),
-        ("--hybrid-override-pattern M*", "--hybrid-override-pattern M* is of models with layers of Mamba among"),
-        ("--heterogeneous-layers-config-path x", "is of models with layers that differ, and DeepSeek-V3 has none; leave it"),
+        ("--hybrid-override-pattern M*", 'hybrid-override-pattern "M*" is of models with layers of Mamba among'),
+        ("--heterogeneous-layers-config-path x", "is of models with layers that differ; leave it out"),
     ],
 )
 def test_nothing_stands_for_what_cannot_train(recipe_of: Reads, more: str, said: str) -> None:

@@ -52,17 +52,6 @@ _TAKEN = frozenset(
 """Arguments that no field has and that a recipe still says in words of its own."""
 _OTHER_PROGRAMS = re.compile(r"pretrain_(mamba|hybrid|bert|t5|retro|ict|vlm|vision_\w+)")
 """Programs of Megatron-LM that train another model, whatever the flags are."""
-_MAMBA = "layers of Mamba among those with attention"
-_OTHER_MODELS = {
-    "hybrid_override_pattern": _MAMBA,
-    "hybrid_layer_pattern": _MAMBA,
-    "hybrid_attention_ratio": _MAMBA,
-    "is_hybrid_model": _MAMBA,
-    "heterogeneous_layers_config_path": "layers that differ",
-    "heterogeneous_layers_config_encoded_json": "layers that differ",
-    "use_legacy_models": "the layers of before Megatron-Core",
-}
-"""Arguments that only another model has."""
 _IMPLEMENTATIONS = {"transformer_engine": "te", "local": "local"}
 
 
@@ -147,11 +136,7 @@ def _other(found: Arguments, values: Mapping[str, Value], settings: Sequence[Set
     """What the recipe's model has and no DeepSeek-V3; of a program that has its model elsewhere, what the flags say."""
     yield from geometry.other(_said(settings) if trainer.by_name else values)
     if not trainer.by_name:
-        yield from (
-            f"{found.origin(dest).text} is of models with {what}, and DeepSeek-V3 has none; leave it out"
-            for dest, what in _OTHER_MODELS.items()
-            if found.given(dest) and found[dest]
-        )
+        yield from geometry.other_layers({dest: found[dest] for dest in geometry.OTHER_LAYERS if found.given(dest)})
         yield from geometry.positions(found["position_embedding_type"])
         yield from geometry.unsplit(values)
 

@@ -50,6 +50,17 @@ _SWITCHES = {
     "qk_layernorm": "--qk-layernorm",
 }
 """Fields that have one value in every DeepSeek-V3, and the flag that gives it. The default of Megatron-LM is another."""
+_MAMBA = "layers of Mamba among those with attention"
+OTHER_LAYERS = {
+    "hybrid_override_pattern": _MAMBA,
+    "hybrid_layer_pattern": _MAMBA,
+    "hybrid_attention_ratio": _MAMBA,
+    "is_hybrid_model": _MAMBA,
+    "heterogeneous_layers_config_path": "layers that differ",
+    "heterogeneous_layers_config_encoded_json": "layers that differ",
+    "use_legacy_models": "the layers that Megatron-LM had before Megatron-Core",
+}
+"""Arguments that only another model has."""
 _DENSE = "the model has no experts, and Plumbline compares models that have them; if the flag was forgotten, give --num-experts"
 _ROPE = {"rope": "default", "yarn": "yarn"}
 _MOST_DEGREE = 1 << 17
@@ -142,6 +153,13 @@ def other(values: Mapping[str, Value]) -> Iterator[str]:
         entry, value = fields.entry(f"model.{name}"), values.get(name)
         if value is not None and value not in entry.only:
             yield f"{entry.name}={written(value)}, and {entry.why.partition(';')[0]}; give {flag}"
+
+
+def other_layers(values: Mapping[str, Value]) -> Iterator[str]:
+    """A sentence on each argument or key that says layers of another model."""
+    for name, what in OTHER_LAYERS.items():
+        if value := values.get(name):
+            yield f"{name.replace('_', '-')} {shown(written(value))} is of models with {what}; leave it out"
 
 
 def positions(kind: Value) -> Iterator[str]:
