@@ -218,6 +218,12 @@ def test_a_recipe_is_two_cases(tmp_path: Path) -> None:
 
 
 def test_a_recipe_says_model_and_layout_itself(tmp_path: Path) -> None:
+    for said in ("--loss token", "--data-shape documents", "--fp8 delayed", "--mtp-loss version", "--candidate-checkpoint /x"):
+        with pytest.raises(UsageError, match=f"says model, layout and step by itself; leave out {said.split()[0]}"):
+            parsed(["--recipe", str(recipe(tmp_path)), *said.split()])
+    for said in ("--data x.jsonl", "--stream"):
+        with pytest.raises(UsageError, match=f"has random tokens and whole models; leave out {said.split()[0]}"):
+            parsed(["--recipe", str(recipe(tmp_path)), *said.split()])
     with pytest.raises(UsageError, match="leave out --layouts"):
         parsed(["--recipe", str(recipe(tmp_path)), "--layouts", "tp2"])
 

@@ -326,7 +326,8 @@ def _arrangements(options: Any, model: Model) -> list[tuple[Layout, Training, in
 
     The options are those given for all, and the words that follow the layout's name.
     """
-    shared = Training(**{name: getattr(options, name) for name in OPTIONS}, stream=options.stream)
+    said = {name: value for name in OPTIONS if (value := getattr(options, name)) is not None}
+    shared = Training(**said, stream=options.stream)
     shared = shared.with_settings(settings_given.given(options.config))
     degrees = {degree: getattr(options, degree) for degree in DEGREES}
     given = {degree: value for degree, value in degrees.items() if value is not None}
@@ -341,8 +342,8 @@ def _arrangements(options: Any, model: Model) -> list[tuple[Layout, Training, in
     if not names:
         raise UsageError(f"--layouts {options.layouts}: names no layout; give names joined by commas, such as single,tp2")
     there = model.num_nextn_predict_layers
-    said = any(MEGATRON_WORDS.get(word, word) == ASKED_FOR for word in _numbers(options.numbers))
-    read = [arrangement.parse(name, shared, there if said else None) for name in names]
+    asked = any(MEGATRON_WORDS.get(word, word) == ASKED_FOR for word in _numbers(options.numbers))
+    read = [arrangement.parse(name, shared, there if asked else None) for name in names]
     found = [(layout, settings_given.typed(training), there if mtp is None else mtp) for layout, training, mtp in read]
     for _, _, mtp in found:
         check_sizes(replace(TINY.model, num_nextn_predict_layers=mtp), "--layouts: ")
