@@ -129,6 +129,7 @@ def settings(options: Any, command: str, place: Path | None = None) -> Settings:
     place = place or home()
     refuse_empty(options, _WORDS)
     _check_limits(options)
+    _check_pairs(options)
     transport, tried = _transport(options), None
     if options.recipe:
         from validation.run import recipe_given  # needs PyYAML, and the doctor runs without
@@ -228,6 +229,14 @@ def _check_limits(options: Any) -> None:
             raise UsageError(f"--{name} {value}: give 1 or more")
     if not 0 < options.case_timeout <= _LONGEST:
         raise UsageError(f"--timeout {options.case_timeout}: give a number of seconds greater than 0, up to {_LONGEST}")
+
+
+def _check_pairs(options: Any) -> None:
+    """Raises UsageError for an option of another one, without which nothing reads it."""
+    if options.world_size is not None and not options.recipe:
+        raise UsageError("--world-size says how many ranks train a recipe; give --recipe FILE, or leave it out")
+    if options.tokenizer and not (options.data or options.recipe):
+        raise UsageError("--tokenizer reads the text of --data; give --data FILE, or leave it out")
 
 
 def _given(value: int | None, otherwise: int) -> int:
