@@ -330,6 +330,10 @@ def test_ms_swift_names_its_arguments(recipe_of: Reads) -> None:
     assert (recipe.world, recipe.layout.tp) == (8, 2)
     assert recipe.values["model.moe_permute_fusion"] is True
     assert recipe_of("NNODES=4 " + text).world == 32
+    assert not recipe.beyond
+    own = recipe_of(text + " --loss_scale ignore_empty_think --tuner_type lora --packing true --task_type causal_lm").beyond
+    assert [setting.name for setting in own] == ["loss_scale_of_tokens", "tuner_type", "packing"]
+    assert not recipe_of(text + " --loss-scale default --train_type full --packing false").beyond
     assert recipe.values["ddp.overlap_grad_reduce"] is False
     assert [flag.text for flag in recipe.unknown] == ["--model moonshotai/Moonlight"]
 

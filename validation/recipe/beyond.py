@@ -23,6 +23,10 @@ WHY: Mapping[str, str] = {
     "sft": "sequences hold conversations, whose prompts the loss leaves out, and the stand-in's are plain tokens",
     "perform_rl_step": "the loss is that of reinforcement learning, and the stand-in's is that of the next token",
     "fp16_lm_cross_entropy": "the loss is computed in fp16, for which the reference has no formula",
+    "packing": _DOCUMENTS.format("documents of a sequence do not see each other").replace("+documents", "+packed"),
+    "loss_scale_of_tokens": "ms-swift gives tokens weights of their own in the loss, and in the stand-in each counts once",
+    "tuner_type": "adapters train beside the weights, and the stand-in has none",
+    "task_type": "the loss is not that of the next token, as the stand-in's is",
     "te_precision_config_file": "a file with the precision of single layers, which is not read",
     "logits_load_dir": "the loss is that of another model's logits, for which the reference has no formula",
     "mixed_precision": "a name whose numbers are not read; write them out, or take bf16_mixed",
@@ -31,6 +35,10 @@ WHY: Mapping[str, str] = {
 }
 """Name -> why it cannot be compared. The variables are slime's and those of its forks: docker/patch of slime changes
 Megatron-Core's `TEGroupedLinear._get_weight_tensors`."""
+
+
+_USUAL = {"loss_scale_of_tokens": "default", "tuner_type": "full", "task_type": "causal_lm"}
+"""Words with which a training is that of the stand-in."""
 
 
 def variables(environment: Iterable[tuple[str, str]]) -> Iterator[Setting]:
@@ -44,5 +52,5 @@ def variables(environment: Iterable[tuple[str, str]]) -> Iterator[Setting]:
 def arguments(given: Sequence[Given]) -> Iterator[Setting]:
     """The arguments that are given and on."""
     for one in given:
-        if one.option.dest in WHY and one.value:
+        if one.option.dest in WHY and one.value and one.value != _USUAL.get(one.option.dest):
             yield Setting(one.option.dest, one.value, Origin(Source.GIVEN, one.text, one.place))

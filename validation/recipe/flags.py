@@ -72,8 +72,9 @@ def recipe(
     words = trainers.words_of(trainer, command)
     own = parser.checkout(checkout, [word.text for word in words if not trainer.by_name]) if checkout else None
     known = own.parser if own else parser.release(release)
-    known = known if own or trainer.by_name else known.with_options(trainer.options)
-    given, unknown = reading.read(known, words, by_name=trainer.by_name, of_fork=bool(trainer.options))
+    known = known if own else known.with_options(trainer.options, by_name=trainer.by_name)
+    of_fork = bool(trainer.options) and not trainer.by_name
+    given, unknown = reading.read(known, words, by_name=trainer.by_name, of_fork=of_fork)
     if own and not trainer.by_name:
         given = tuple(_as_read(one, own.values) for one in given)
     ranks = world if world is not None else started.ranks(command)

@@ -88,11 +88,19 @@ _SWIFT_DEFAULTS: Mapping[str, Value] = {
     "use_distributed_optimizer": True,
     "weight_decay": 0.1,
 }
+_SWIFT_OPTIONS = (
+    Option(("--loss_scale", "--loss-scale"), "loss_scale_of_tokens"),
+    Option(("--tuner_type", "--tuner-type", "--train_type", "--train-type"), "tuner_type"),
+    Option(("--task_type", "--task-type"), "task_type"),
+    Option(("--packing",), "packing", action="true", nargs=0, default=False, const=True),
+)
+"""Arguments of swift/arguments/base_args and of sft_args.py in ms-swift. Its loss_scale is none of fp16: it weighs tokens."""
 _SWIFT = Trainer(
     name="ms-swift",
     source="swift/megatron/arguments/megatron_args.py of ms-swift",
     defaults={**_SWIFT_DEFAULTS, "calculate_per_token_loss": True},
     other_names={"--max_length": "--seq_length", "--max-length": "--seq_length"},
+    options=_SWIFT_OPTIONS,
     by_name=True,
     loss_from="ms-swift's own",
     own_tokens=True,
@@ -103,6 +111,7 @@ _SWIFT_RLHF = Trainer(
     source=_SWIFT.source,
     defaults={**_SWIFT_DEFAULTS, "calculate_per_token_loss": False},
     other_names=_SWIFT.other_names,
+    options=_SWIFT_OPTIONS,
     by_name=True,
     loss_from="ms-swift's own, for learning from preferences",
     doubt=_SWIFT.doubt,
