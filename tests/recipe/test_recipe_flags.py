@@ -259,8 +259,8 @@ def test_layers_of_its_own_are_not_compared_unless_they_are_given(recipe_of: Rea
 
 def test_flags_of_forks(recipe_of: Reads) -> None:
     """A field that has no flag, a flag of a later release, and names of MindSpeed-LLM for what Megatron-LM has."""
-    recipe = recipe_of(SMALL + "--beta-fast 64 --index-topk 8 --offload-optimizer-states")
-    assert recipe.model["beta_fast"] == 64
+    recipe = recipe_of(SMALL + "--beta-fast 64 --index-topk 8 --offload-optimizer-states --qk-nope-head-dim 192")
+    assert (recipe.model["beta_fast"], recipe.model["qk_nope_head_dim"]) == (64, 192)
     assert "Megatron-LM has no flag --beta-fast 64: what a flag of a fork is named after is set" in recipe.doubts
     assert [flag.reason for flag in recipe.unknown] == ["", "the parser of dev has it"]
     own = "--spec mindspeed_llm.tasks.models.spec.deepseek_spec layer_spec --first-k-dense-replace 2 --n-shared-experts 3 "

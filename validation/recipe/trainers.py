@@ -10,6 +10,10 @@ from validation.recipe.parser import Option
 from validation.recipe.words import Command, Word
 
 
+_OF_HUGGINGFACE = {"--qk-nope-head-dim": "--qk-head-dim", "--qk-rope-head-dim": "--qk-pos-emb-head-dim"}
+"""Names of config.json that forks take for sizes of a head, as Pai-Megatron-Patch does (megatron_patch/arguments.py)."""
+
+
 @dataclass(frozen=True)
 class Trainer:
     """A program. `defaults` count where a flag is not given, `sets` whatever is given.
@@ -33,7 +37,7 @@ class Trainer:
     def renamed(self, word: Word) -> Word:
         """The flag as Megatron-LM calls it."""
         name, joined, value = word.text.partition("=")
-        other = self.other_names.get(name)
+        other = self.other_names.get(name, _OF_HUGGINGFACE.get(name))
         return Word(other + joined + value, word.place) if other else word
 
 
