@@ -416,6 +416,8 @@ def test_a_huggingface_folder_gives_the_numbers_that_flags_leave_to_it() -> None
     found = trial.of_file(recipe, folder=here / "models" / "moonlight")
     assert (found.small.full.model.num_hidden_layers, found.small.full.model.num_nextn_predict_layers) == (27, 0)
     assert found.small.layout.name == "pp2ep3"
+    assert [one.setting.name for one in found.others] == ["model.perform_initialization", "packing"]
+    assert found.training.balancing == "seq_aux_loss"
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ from pathlib import Path
 from validation.case.annotation import Value
 from validation.case.errors import UsageError
 from validation.case.families import GREEDY, SIGMOID
+from validation.case.folder import model_from_folder
 from validation.case.model import ASKED_FOR, MEGATRON_WORDS, PADDED, Model
 from validation.case.rotary import mscale
-from validation.recipe.recipe import Recipe, Source
+from validation.recipe.recipe import Origin, Recipe, Setting, Source
 
 _ELSEWHERE = (ASKED_FOR, PADDED, "vocab_size", "max_position_embeddings")
 """Whether MTP layers are trained says the recipe. Megatron-LM pads the vocabulary, and the last is in no number of a step."""
@@ -22,8 +23,27 @@ _FIELDS = {name: field for field, name in MEGATRON_WORDS.items()} | {
     "topk_method": "moe_router_score_function",
     "rope_type": "rope_type",
 }
+_SCORES, _BIAS = "model.moe_router_score_function", "model.moe_router_enable_expert_bias"
 _MOST = 4
 """Numbers in a sentence."""
+
+
+def taken(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with the folder's numbers; whether MTP layers are trained says the recipe. Raises UsageError.
+
+    If the recipe leaves the router to the folder, as ms-swift does, its scores are those that config.json says
+    (mcore_bridge/config/parser.py of mcore-bridge).
+    """
+    theirs, settings = model_from_folder(folder), recipe.settings
+    if not recipe.unlike:
+        check(recipe, theirs, folder)
+    if "n_group" not in recipe.model:
+        origin = Origin(Source.DEFAULT, "config.json", str(folder))
+        scores: dict[str, Value] = {_SCORES: "sigmoid", _BIAS: True} if theirs.sigmoid else {_SCORES: "softmax", _BIAS: False}
+        own = (Setting(name, value, origin) for name, value in scores.items() if name not in recipe.values)
+        settings = (*settings, *own)
+    model = {**theirs.as_dict(), ASKED_FOR: recipe.model.get(ASKED_FOR) or 0}
+    return replace(recipe, settings=settings, model=model)
 
 
 def check(recipe: Recipe, theirs: Model, folder: Path) -> None:

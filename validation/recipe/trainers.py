@@ -9,7 +9,6 @@ from validation.case.annotation import Value
 from validation.recipe.parser import Option
 from validation.recipe.words import Command, Word
 
-
 _OF_HUGGINGFACE = {"--qk-nope-head-dim": "--qk-head-dim", "--qk-rope-head-dim": "--qk-pos-emb-head-dim"}
 """Names of config.json that forks take for sizes of a head, as Pai-Megatron-Patch does (megatron_patch/arguments.py)."""
 
@@ -56,6 +55,7 @@ _SWIFT_DEFAULTS: Mapping[str, Value] = {
     "align_param_gather": True,
     "apply_rope_fusion": False,
     "attention_backend": "flash",
+    "attention_dropout": 0.0,
     "attention_softmax_in_fp32": True,
     "bf16": True,
     "bias_dropout_fusion": True,
@@ -71,6 +71,7 @@ _SWIFT_DEFAULTS: Mapping[str, Value] = {
     "fp8_recipe": "delayed",
     "global_batch_size": 16,
     "gradient_accumulation_fusion": True,
+    "hidden_dropout": 0.0,
     "lr": 1e-5,
     "lr_decay_style": "cosine",
     "lr_warmup_init": 0.0,
@@ -79,7 +80,9 @@ _SWIFT_DEFAULTS: Mapping[str, Value] = {
     "min_lr": 0.0,
     "moe_aux_loss_coeff": 0.0,
     "moe_grouped_gemm": True,
+    "moe_router_bias_update_rate": 1e-3,
     "moe_router_dtype": "fp32",
+    "moe_router_load_balancing_type": "seq_aux_loss",
     "moe_token_dispatcher_type": "alltoall",
     "mtp_loss_scaling_factor": 0.1,
     "optimizer": "adam",
@@ -92,6 +95,10 @@ _SWIFT_DEFAULTS: Mapping[str, Value] = {
     "use_distributed_optimizer": True,
     "weight_decay": 0.1,
 }
+"""Those of megatron_args.py, and of what makes the model: mcore_bridge/config of mcore-bridge 1.5.0.
+
+There models of DeepSeek and Kimi have seq_aux_loss.
+"""
 _SWIFT_OPTIONS = (
     Option(("--loss_scale", "--loss-scale"), "loss_scale_of_tokens"),
     Option(("--tuner_type", "--tuner-type", "--train_type", "--train-type"), "tuner_type"),
@@ -105,6 +112,7 @@ _SWIFT = Trainer(
     defaults={**_SWIFT_DEFAULTS, "calculate_per_token_loss": True},
     other_names={"--max_length": "--seq_length", "--max-length": "--seq_length"},
     options=_SWIFT_OPTIONS,
+    sets={"variable_seq_lengths": True},
     by_name=True,
     loss_from="ms-swift's own",
     own_tokens=True,
@@ -116,6 +124,7 @@ _SWIFT_RLHF = Trainer(
     defaults={**_SWIFT_DEFAULTS, "calculate_per_token_loss": False},
     other_names=_SWIFT.other_names,
     options=_SWIFT_OPTIONS,
+    sets=_SWIFT.sets,
     by_name=True,
     loss_from="ms-swift's own, for learning from preferences",
     doubt=_SWIFT.doubt,

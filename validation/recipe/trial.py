@@ -13,8 +13,6 @@ from validation.case import declared, fields, sparse
 from validation.case.annotation import Opaque, Value, parts
 from validation.case.case import ON_CPU, Case
 from validation.case.errors import UsageError
-from validation.case.folder import model_from_folder
-from validation.case.model import ASKED_FOR
 from validation.case.pipeline_layout import FIELD
 from validation.case.preflight import ROUTERS, RULES
 from validation.case.preset import Preset
@@ -164,10 +162,7 @@ def of_file(
     """
     recipe = read.read(path, None, checkout, world)
     if folder is not None:
-        theirs = model_from_folder(folder)
-        if not recipe.unlike:
-            against.check(recipe, theirs, folder)
-        recipe = replace(recipe, model={**theirs.as_dict(), ASKED_FOR: recipe.model.get(ASKED_FOR) or 0})
+        recipe = against.taken(recipe, folder)
     return of(recipe, place)
 
 
