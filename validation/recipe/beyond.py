@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from validation.case.annotation import Value
 from validation.recipe.arguments import Given
 from validation.recipe.recipe import Origin, Setting, Source
 
@@ -13,7 +14,11 @@ _ROUNDED = (
     "has no formula: the verdict is that of the same training without the variable"
 )
 _DOCUMENTS = "{}, and the stand-in's sequences are one document each; a run of its layout with +documents compares that"
+PADDING = "rows_of_padding"
+"""How many rows of embedding and head stand for no token."""
 WHY: Mapping[str, str] = {
+    PADDING: "rows that stand for no token count in the loss, and the stand-in has none; a run of its layout with +vocab128 "
+    "compares that",
     "OPEN_TRAINING_INT4_FAKE_QAT_FLAG": _ROUNDED.format("int4"),
     "OPEN_TRAINING_NVFP4_FAKE_QAT_FLAG": _ROUNDED.format("NVFP4"),
     "reset_attention_mask": _DOCUMENTS.format("documents of a sequence do not see each other"),
@@ -39,6 +44,12 @@ Megatron-Core's `TEGroupedLinear._get_weight_tensors`."""
 
 _USUAL = {"loss_scale_of_tokens": "default", "tuner_type": "full", "task_type": "causal_lm"}
 """Words with which a training is that of the stand-in."""
+
+
+def padding(tokens: Value, rows: Value, origin: Origin) -> Iterator[Setting]:
+    """The rows of padding, if there are any."""
+    if isinstance(tokens, int) and isinstance(rows, int) and 0 < tokens < rows:
+        yield Setting(PADDING, rows - tokens, origin)
 
 
 def variables(environment: Iterable[tuple[str, str]]) -> Iterator[Setting]:

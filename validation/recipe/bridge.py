@@ -161,7 +161,7 @@ def _recipe(
         beside=rest[0],
         unknown=rest[1],
         spec=_spec(provider, sections, source),
-        beyond=tuple(_beyond(sections, source)),
+        beyond=(*_beyond(sections, source), *_padding(provider, values)),
         doubts=tuple(doubts),
         unlike=_unlike(shape.unlike, provider, said) if len(given) == 3 else (),
     )
@@ -305,6 +305,11 @@ def _vocabulary(provider: Mapping[str, Value], values: Mapping[str, Value]) -> d
         pads = provider.get("should_pad_vocab", False) and isinstance(multiple, int) and isinstance(tp, int)
         numbers["vocab_size"] = padded_rows(vocabulary, int(str(multiple)), int(str(tp))) if pads else vocabulary
     return numbers | ({"tie_word_embeddings": tied} if isinstance(tied, bool) else {})
+
+
+def _padding(provider: Mapping[str, Value], values: Mapping[str, Value]) -> Iterator[Setting]:
+    origin = Origin(Source.FOLLOWS, "follows from model.should_pad_vocab")
+    yield from beyond.padding(provider.get("vocab_size"), _vocabulary(provider, values).get("vocab_size"), origin)
 
 
 def value_of(node: yaml.Node, place: str) -> Value:

@@ -15,7 +15,7 @@ from validation.recipe import arguments as reading
 from validation.recipe import beyond, contradictions, geometry, idle, parser, started, trainers, upstream
 from validation.recipe.arguments import Given
 from validation.recipe.parser import Parser
-from validation.recipe.recipe import Batch, Flag, Recipe, Setting, Source
+from validation.recipe.recipe import Batch, Flag, Origin, Recipe, Setting, Source
 from validation.recipe.trainers import Trainer
 from validation.recipe.values import Arguments, frozen
 from validation.recipe.words import Command
@@ -127,7 +127,7 @@ def _recipe(
         beside=beside,
         idle=still,
         unknown=unknown,
-        beyond=(*beyond.arguments(given), *beyond.variables(command.variables)),
+        beyond=(*beyond.arguments(given), *beyond.variables(command.variables), *_padding(found)),
         doubts=tuple(_doubts(known, given, found, ranks, trainer, source)),
         unlike=(*_of_program(command.program), *_other(found, values, settings, trainer), *shape.unlike),
     )
@@ -190,6 +190,15 @@ def _vocabulary(found: Arguments) -> dict[str, Value]:
         return {}
     multiple = found.number("make_vocab_size_divisible_by")
     return {"vocab_size": padded_rows(vocabulary, multiple, found.number("tensor_model_parallel_size"))}
+
+
+def _padding(found: Arguments) -> Iterator[Setting]:
+    """The rows that stand for no token, where a flag says how many tokens there are."""
+    if tokens := found.number("vocab_size"):
+        origin = Origin(
+            Source.FOLLOWS, f"follows from {found.origin('vocab_size').text}", "vocab_size_with_padding of Megatron-LM"
+        )
+        yield from beyond.padding(tokens, _vocabulary(found).get("vocab_size"), origin)
 
 
 def _tied(found: Arguments) -> dict[str, Value]:
