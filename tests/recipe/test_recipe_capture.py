@@ -86,7 +86,7 @@ SCRIPTS = {
     + "srun -l bash -c \\\\\\${CMD} | tee log\nE",
     "a heredoc for bash": f"bash <<'E'\ntorchrun {SIX}\nE",
     "lines for sbatch": "#!/bin/bash\n#SBATCH -N 3\n#SBATCH --ntasks-per-node=2\n"
-    + f"screen -dmS swift srun -l python train.py {FLAGS}",
+    + f"[ $SLURM_NNODES = 3 ] && screen -dmS swift srun -l python train.py {FLAGS}",
     "tmux for a job of PBS": f'echo "torchrun {SIX}" > job\ntmux new-session -d -s swift "qsub -l select=3 job"',
 }
 

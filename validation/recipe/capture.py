@@ -137,7 +137,7 @@ def _prepare(folder: Path) -> None:
 
 def _surroundings(script: Sequence[str], folder: Path) -> dict[str, str]:
     """The environment of a script. No GPU is seen: what should start all the same, finds nothing to train on."""
-    found = {**os.environ, "PLUMBLINE_SBATCH": _of_sbatch(script)}
+    found = {**_of_sbatch(script), **os.environ}
     before = {"PATH": folder / "bin", "PYTHONPATH": folder / "site"}
     for name, place in before.items():
         found[name] = os.pathsep.join([str(place), *filter(None, [found.get(name, "")])])
@@ -145,14 +145,15 @@ def _surroundings(script: Sequence[str], folder: Path) -> dict[str, str]:
     return found
 
 
-def _of_sbatch(script: Sequence[str]) -> str:
-    """The options for sbatch in a script that runs without it; sbatch reads them itself."""
+def _of_sbatch(script: Sequence[str]) -> dict[str, str]:
+    """The variables of Slurm that lines for sbatch say, of a script that runs without it; sbatch reads them itself."""
     if Path(script[0]).name in record.BATCH:
-        return ""
+        return {}
     texts = (Path(word).read_text(errors="replace") for word in script if Path(word).suffix != ".py" and _is_small(word))
-    return " ".join(
-        line[len("#SBATCH") :].strip() for text in texts for line in text.splitlines() if line.startswith("#SBATCH")
-    )
+    lines = (line for text in texts for line in text.splitlines() if line.startswith("#SBATCH"))
+    said = "".join(" " + line[len("#SBATCH") :].strip() for line in lines)
+    found = {name: match[1] for pattern, name in record.SIZES if (match := pattern.search(said))}
+    return found | ({"SLURM_JOB_NUM_NODES": found["SLURM_NNODES"]} if "SLURM_NNODES" in found else {})
 
 
 def _is_small(word: str) -> bool:

@@ -106,7 +106,7 @@ KEPT = re.compile(
     r"(NVTE|NCCL|CUDA|TORCH|PYTORCH|CUBLAS|NVSHMEM|TRITON|OPEN_TRAINING|OMP(?!I_))_?[A-Z0-9_]*|N(PROC_PER_NODE|NODES)"
 )
 """Variables that belong to a recipe."""
-_SIZES = (
+SIZES = (
     (re.compile(r"(?<=\s)(?:--nodes|-N)[= ]?([0-9]+)"), "SLURM_NNODES"),
     (re.compile(r"--ntasks-per-node[= ]([0-9]+)"), "SLURM_NTASKS_PER_NODE"),
     (re.compile(r"(?<=\s)(?:--ntasks|--?np?)[= ]?([0-9]+)"), "SLURM_NTASKS"),
@@ -219,13 +219,10 @@ def _run_python(words: list[str]) -> int:
 def _sized(words: list[str], text: str) -> None:
     """Tell the variables of Slurm what the options of srun, sbatch and mpirun say of nodes and tasks.
 
-    A script with lines for sbatch that somebody runs without it has them say so, too. srun and mpirun have several ranks where
-    nobody says how many.
+    Where nobody says how many ranks srun and mpirun start, they are left open.
     """
     if words[0] in ("srun", "sbatch", "salloc", *MPI):
-        if words[0] == "srun":
-            text = os.environ.get("PLUMBLINE_SBATCH", "") + " " + text
-        for pattern, name in _SIZES:
+        for pattern, name in SIZES:
             found = pattern.search(" " + text)
             if found:
                 os.environ[name] = found.group(1)
