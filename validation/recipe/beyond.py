@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from validation.case.annotation import Value
 from validation.recipe.arguments import Given
 from validation.recipe.recipe import Origin, Setting, Source
 
@@ -13,13 +14,24 @@ _ROUNDED = (
     "has no formula: the verdict is that of the same training without the variable"
 )
 _DOCUMENTS = "{}, and the stand-in's sequences are one document each; a run of its layout with +documents compares that"
+PADDING = "rows_of_padding"
+"""How many rows of embedding and head stand for no token."""
 WHY: Mapping[str, str] = {
+    PADDING: "rows that stand for no token count in the loss, and the stand-in has none; a run of its layout with +vocab128 "
+    "compares that",
     "OPEN_TRAINING_INT4_FAKE_QAT_FLAG": _ROUNDED.format("int4"),
     "OPEN_TRAINING_NVFP4_FAKE_QAT_FLAG": _ROUNDED.format("NVFP4"),
     "reset_attention_mask": _DOCUMENTS.format("documents of a sequence do not see each other"),
     "reset_position_ids": _DOCUMENTS.format("positions begin again in each document"),
     "eod_mask_loss": _DOCUMENTS.format("the loss leaves out the last token of each document"),
     "dataloader_inter_document_masking": _DOCUMENTS.format("documents of a sequence do not see each other"),
+    "sft": "sequences hold conversations, whose prompts the loss leaves out, and the stand-in's are plain tokens",
+    "perform_rl_step": "the loss is that of reinforcement learning, and the stand-in's is that of the next token",
+    "fp16_lm_cross_entropy": "the loss is computed in fp16, for which the reference has no formula",
+    "packing": _DOCUMENTS.format("documents of a sequence do not see each other").replace("+documents", "+packed"),
+    "loss_scale_of_tokens": "ms-swift gives tokens weights of their own in the loss, and in the stand-in each counts once",
+    "tuner_type": "adapters train beside the weights, and the stand-in has none",
+    "task_type": "the loss is not that of the next token, as the stand-in's is",
     "te_precision_config_file": "a file with the precision of single layers, which is not read",
     "logits_load_dir": "the loss is that of another model's logits, for which the reference has no formula",
     "mixed_precision": "a name whose numbers are not read; write them out, or take bf16_mixed",
@@ -28,6 +40,16 @@ WHY: Mapping[str, str] = {
 }
 """Name -> why it cannot be compared. The variables are slime's and those of its forks: docker/patch of slime changes
 Megatron-Core's `TEGroupedLinear._get_weight_tensors`."""
+
+
+_USUAL = {"loss_scale_of_tokens": "default", "tuner_type": "full", "task_type": "causal_lm"}
+"""Words with which a training is that of the stand-in."""
+
+
+def padding(tokens: Value, rows: Value, origin: Origin) -> Iterator[Setting]:
+    """The rows of padding, if there are any."""
+    if isinstance(tokens, int) and isinstance(rows, int) and 0 < tokens < rows:
+        yield Setting(PADDING, rows - tokens, origin)
 
 
 def variables(environment: Iterable[tuple[str, str]]) -> Iterator[Setting]:
@@ -41,5 +63,5 @@ def variables(environment: Iterable[tuple[str, str]]) -> Iterator[Setting]:
 def arguments(given: Sequence[Given]) -> Iterator[Setting]:
     """The arguments that are given and on."""
     for one in given:
-        if one.option.dest in WHY and one.value:
+        if one.option.dest in WHY and one.value and one.value != _USUAL.get(one.option.dest):
             yield Setting(one.option.dest, one.value, Origin(Source.GIVEN, one.text, one.place))

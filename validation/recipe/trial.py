@@ -13,8 +13,6 @@ from validation.case import declared, fields, sparse
 from validation.case.annotation import Opaque, Value, parts
 from validation.case.case import ON_CPU, Case
 from validation.case.errors import UsageError
-from validation.case.folder import model_from_folder
-from validation.case.model import ASKED_FOR
 from validation.case.pipeline_layout import FIELD
 from validation.case.preflight import ROUTERS, RULES
 from validation.case.preset import Preset
@@ -22,7 +20,7 @@ from validation.case.setting_rules import NUMBERS, wrong
 from validation.case.settings import BASE, written
 from validation.case.suggestions import join
 from validation.case.training import Training
-from validation.recipe import beyond, full, read
+from validation.recipe import against, beyond, full, read
 from validation.recipe.recipe import Origin, Recipe, Setting, Source
 from validation.recipe.reduce import smallest
 from validation.recipe.standin import StandIn, stand_in
@@ -160,12 +158,11 @@ def of_file(
 ) -> Trial:
     """What is tried of the recipe in a file; the model's numbers are those of a HuggingFace folder, if one is given.
 
-    Whether MTP layers are trained says the recipe. Raises UsageError.
+    Whether MTP layers are trained says the recipe. Raises UsageError, also if the recipe has other numbers.
     """
     recipe = read.read(path, None, checkout, world)
     if folder is not None:
-        numbers = model_from_folder(folder).as_dict()
-        recipe = replace(recipe, model={**numbers, ASKED_FOR: recipe.model.get(ASKED_FOR) or 0})
+        recipe = against.taken(recipe, folder)
     return of(recipe, place)
 
 
