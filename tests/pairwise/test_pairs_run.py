@@ -112,6 +112,7 @@ def test_the_page_says_what_was_measured() -> None:
     """One line a conflict, whatever the sentence has in it."""
     text = page.text(page.numbers(measured()))
     assert "| cases | 3 (3 with 1 rank) |" in text
+    assert "| checks that show known upstream bugs | 3; " in text
     assert "| `single+mean+distributed` | mean / distributed cannot be |" in text
     assert "- `single+distributed` (in 1 case): FAIL: Loss" in text
 

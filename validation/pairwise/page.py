@@ -98,6 +98,7 @@ def numbers(measured: Measured) -> dict[str, Any]:
         "combinations": possible(measured.array.factors),
         "pairs": measured.array.pairs,
         "checks": sum(outcome.checks for outcome in measured.outcomes),
+        "known": sum(outcome.known for outcome in measured.outcomes),
         "ran": len(measured.outcomes),
         "failed": sum(bool(outcome.failing) for outcome in measured.outcomes),
         "ranks": {str(count): ranks[count] for count in sorted(ranks)},
@@ -112,7 +113,7 @@ def text(data: Mapping[str, Any]) -> str:
     ranks = ", ".join(f"{cases} with {many(int(count), 'rank')}" for count, cases in data["ranks"].items())
     found = [f"- `{name}` ({_rows(count)}): {_plain(said)}" for name, count, said in data["findings"]]
     return _PAGE.format(
-        **{name: data[name] for name in ("machine", "seconds", "factors", "pairs", "checks", "failed")},
+        **{name: data[name] for name in ("machine", "seconds", "factors", "pairs", "checks", "known", "failed")},
         combinations=f"{data['combinations']:.1e}",
         cases=len(data["cases"]),
         ran=_ran(data["ran"], len(data["cases"])),
@@ -163,6 +164,7 @@ with a sentence. If a case fails, delta debugging leaves out switches as long as
 | cases that ran | {ran} |
 | cases that failed | {failed} |
 | checks | {checks} |
+| checks that show known upstream bugs | {known}; a second run without these bugs judges them |
 | time | {seconds} s on {machine} |
 
 ## Findings
