@@ -32,7 +32,10 @@ _OWN = ("torch", "validation")
 
 @functools.cache
 def names() -> frozenset[str]:
-    """Names of torch's functions and methods that take a dtype, a device or `pin_memory`, by torch's own schemas."""
+    """Names of torch's functions and methods that take a dtype or a device, by torch's own schemas.
+
+    What takes `pin_memory` takes a device, too.
+    """
     asking = (
         schema.name.removeprefix("aten::")
         for schema in torch._C._jit_get_all_schemas()
@@ -42,7 +45,7 @@ def names() -> frozenset[str]:
 
 
 def _is_request(argument: Any) -> bool:
-    return argument.name == "pin_memory" or any(kind in str(argument.real_type) for kind in _REQUESTS)
+    return any(kind in str(argument.real_type) for kind in _REQUESTS)
 
 
 @functools.cache
@@ -110,7 +113,10 @@ def _has(value: Any, known: set[int]) -> bool:
 
 @contextlib.contextmanager
 def exchanged(instead: Callable[[Function], Function]) -> Iterator[None]:
-    """Within it `instead` of each function stands wherever it is found, in every thread."""
+    """Within it `instead` of each function stands wherever it is found, in every thread.
+
+    A place that has something else by now is left alone.
+    """
     made = {id(function): instead(function) for _, _, function in torchs()}
 
     def other(value: Any) -> Any:
@@ -118,14 +124,14 @@ def exchanged(instead: Callable[[Function], Function]) -> Iterator[None]:
             return tuple(made.get(id(part), part) for part in value)
         return {key: made.get(id(part), part) for key, part in value.items()} if isinstance(value, dict) else made[id(value)]
 
-    before = [(space, name, getattr(space, "__dict__", {}).get(name, value)) for space, name, value in others() or ()]
+    kept = [(space, name, value) for space, name, value in others() or () if getattr(space, name, None) is value]
     own = [(space, name, vars(space).get(name)) for space, name, _ in torchs()]
     try:
-        for space, name, value in (*torchs(), *(others() or ())):
+        for space, name, value in (*torchs(), *kept):
             setattr(space, name, other(value))
         yield
     finally:
-        for space, name, value in (*before, *own):
+        for space, name, value in (*kept, *own):
             if value is None:
                 delattr(space, name)
             else:
