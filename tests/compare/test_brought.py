@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import threading
+import warnings
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,8 +56,82 @@ def test_every_part_is_what_the_file_has(path: Path, name: str, at_once: int, mo
         assert torch.equal(cut, TENSORS[name][INDICES[name]])
 
 
+def test_a_part_is_a_view_unless_its_place_fits_no_element(tmp_path: Path) -> None:
+    """What safetensors writes is aligned; what others write need not be."""
+    tensors = {"a": torch.arange(3, dtype=torch.uint8), "b": torch.tensor([1.5, 2.5]), "c": torch.arange(8, dtype=torch.uint8)}
+    ends = {"a": (0, 3), "b": (3, 11), "c": (11, 19)}
+    words = {"a": "U8", "b": "F32", "c": "U8"}
+    said = {
+        name: {"dtype": words[name], "shape": list(tensor.shape), "data_offsets": ends[name]}
+        for name, tensor in tensors.items()
+    }
+    header = json.dumps(said).encode()
+    data = b"".join(tensor.numpy().tobytes() for tensor in tensors.values())
+    (path := tmp_path / "unaligned.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + data)
+    there = Brought(CPU)
+    there.bring({path: brought._header(path)})
+    found = {name: part(there, path, name) for name in tensors}
+    assert {name: tensor.tolist() for name, tensor in found.items() if tensor is not None} == {
+        name: tensor.tolist() for name, tensor in tensors.items()
+    }
+    views = {name: tensor.untyped_storage().nbytes() == len(data) for name, tensor in found.items() if tensor is not None}
+    assert views == {"a": True, "b": False, "c": True}
+
+
+def test_a_file_comes_in_few_pieces_and_without_a_warning(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of torch's: that what is mapped must not be written to."""
+    monkeypatch.setattr(brought, "_AT_ONCE", 1000)
+    file = brought._File(path, header := brought._header(path))
+    assert file.reached(header) is None
+    told: list[int] = []
+    monkeypatch.setattr(file._further, "notify_all", lambda: told.append(file._done))
+    before = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings(action="error"):
+            file.bring(CPU)
+    finally:
+        torch.set_warn_always(before)
+    assert told == [1000, file.size]
+
+
+def test_whoever_takes_a_part_waits_on_the_gpu_for_what_has_begun_there(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both in their streams on that GPU. The thread keeps no rank from ending."""
+
+    class Stream:
+        def __init__(self, device: torch.device) -> None:
+            self.device = device
+
+        def wait_stream(self, other: Stream) -> None:
+            said.append(("waits", self.device, other.device))
+
+    def within(stream: Stream) -> AbstractContextManager[None]:
+        said.append(("copies", stream.device))
+        return nullcontext()
+
+    def empty(size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        said.append(("makes", device))
+        return made(size, dtype=dtype)
+
+    class Thread(threading.Thread):
+        def __init__(self, **given: Any) -> None:
+            super().__init__(**given)
+            said.append((self.name, self.daemon))
+
+    said: list[tuple[object, ...]] = []
+    gpu, made = torch.device("cuda", 3), torch.empty
+    for name, value in {"Stream": Stream, "current_stream": Stream, "stream": within}.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(threading, "Thread", Thread)
+    there = Brought(gpu)
+    there.bring({path: brought._header(path)})
+    assert part(there, path, "b") is not None
+    assert said == [("brought", True), ("copies", gpu), ("makes", gpu), ("waits", gpu, gpu)]
+
+
 def test_a_file_that_ends_early_is_read_as_without(path: Path) -> None:
-    """Whoever waits for its end does not wait for ever."""
+    """Whoever waits for its end does not wait for ever. What is before it comes."""
     header = brought._header(path)
     path.write_bytes(path.read_bytes()[:-8])
     there = Brought(CPU)
@@ -61,17 +140,21 @@ def test_a_file_that_ends_early_is_read_as_without(path: Path) -> None:
     assert there.size == size
     last = max(TENSORS, key=lambda name: SlicedFile(path).start(name) if TENSORS[name].numel() else 0)
     assert part(there, path, last) is None
+    found = part(there, path, "b")
+    assert found is not None
+    assert torch.equal(found, TENSORS["b"])
 
 
 def test_what_does_not_come_is_read_as_without(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For want of memory, say; the next file may come."""
     other = path.with_name("other.safetensors")
-    save_file(TENSORS, other)
-    made = torch.empty
+    save_file({**TENSORS, "f": torch.zeros(8)}, other)
+    made, lacks = torch.empty, path.stat().st_size - brought._header(path)
 
-    def lacking(size: int, **keywords: object) -> torch.Tensor:
-        monkeypatch.setattr(torch, "empty", made)
-        raise torch.OutOfMemoryError("no room")
+    def lacking(size: int, **keywords: Any) -> torch.Tensor:
+        if size == lacks:
+            raise torch.OutOfMemoryError("no room")
+        return made(size, **keywords)
 
     monkeypatch.setattr(torch, "empty", lacking)
     there = Brought(CPU)
@@ -86,14 +169,14 @@ def test_what_does_not_come_is_read_as_without(path: Path, monkeypatch: pytest.M
 def test_files_come_where_there_is_room(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A part of what is free, shared by the ranks; files that there are not are left out."""
     free = [brought.SHARE * 2 * path.stat().st_size]
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[0], 2 * free[0]))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: {CPU: (free[0], 2 * free[0])}[device])
     monkeypatch.setattr(brought, "_brought", [])
     brought.bring([path, path.with_name("absent")], CPU, 3)
     assert brought.size() == 0
     brought.bring([path, path.with_name("absent")], CPU, 2)
     file = SlicedFile(path)
     assert brought.size() == path.stat().st_size - brought._header(path)
-    found = brought.part(path.resolve(), file.start("c"), torch.bfloat16, (5, 7), None)
+    found = brought.part(path.resolve(), file.start("c"), torch.bfloat16, (5, 7), INDICES["c"])
     assert found is not None
-    assert torch.equal(found, TENSORS["c"])
+    assert torch.equal(found, TENSORS["c"][INDICES["c"]])
     assert brought.part(path.with_name("absent"), 8, torch.bfloat16, (5, 7), None) is None

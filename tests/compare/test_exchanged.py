@@ -53,7 +53,7 @@ def test_what_takes_none_of_them_is_left_alone() -> None:
 _SINGLE = torch.float32
 REACHED = {
     "a function": lambda: torch.ones(1, dtype=_SINGLE),
-    "torch's own way": lambda: torch._VF.ones(1, dtype=_SINGLE),  # type: ignore[attr-defined]
+    "torch's own way": lambda: torch._VF.ones(1, dtype=_SINGLE),
     "a method": lambda: torch.ones(1).to(_SINGLE),
     "a module's method": lambda: torch.nn.Linear(1, 1).half().to(_SINGLE).weight,
     "torch.nn.functional": lambda: torch.nn.functional.softmax(torch.ones(1), 0, dtype=_SINGLE),
@@ -75,6 +75,7 @@ def test_a_call_is_seen_whichever_way_it_goes(made: Callable[[], torch.Tensor]) 
     before = [{name: id(value) for name, value in vars(space).items()} for space in spaces]
     for exchange in (False, True):
         with precision.computing_in("fp64", exchange=exchange):
+            assert (torch.overrides._get_current_function_mode() is None) is exchange
             assert made().dtype is torch.float64
     assert [{name: id(value) for name, value in vars(space).items()} for space in spaces] == before
 

@@ -42,7 +42,7 @@ class Brought:
 
     def bring(self, headers: dict[Path, int]) -> None:
         """Begin with these files, whose headers are so long."""
-        self._files |= {path: _File(path, start) for path, start in headers.items()}
+        self._files = {path: _File(path, start) for path, start in headers.items()}
         threading.Thread(target=self._bring, name="brought", daemon=True).start()
 
     def part(
@@ -89,7 +89,7 @@ class _File:
             return None
         with self._further:
             self._further.wait_for(lambda: self._gone or self.start + self._done >= stop)
-            return None if self._gone else self._data
+            return self._data
 
     def bring(self, device: torch.device) -> None:
         """All of it."""
