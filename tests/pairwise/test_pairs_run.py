@@ -10,6 +10,7 @@ import pytest
 
 import tests.core  # noqa: F401
 from ci import junit
+from ci.releases import NEWEST, OLDER
 from validation import cli
 from validation.pairwise import cases, page, run
 from validation.pairwise.run import Finding, Outcome, findings
@@ -80,7 +81,7 @@ def measured() -> page.Measured:
     rows = ((D, D, D), (VALUES[0], VALUES[1], D), (D, VALUES[1], VALUES[2]))
     array = Array(factors, rows, (Conflict((VALUES[0], VALUES[2]), "mean | distributed\ncannot be"),))
     seen = (Outcome(rows[0], 9, 0, (), 1.0), Outcome(rows[1], 9, 3, (), 1.0), Outcome(rows[2], 9, 0, ("FAIL: Loss",), 1.0))
-    return page.Measured(array, seen, (Finding((VALUES[2],), (rows[2],), "FAIL: Loss"),), 12, "2 CPU cores")
+    return page.Measured(array, seen, (Finding((VALUES[2],), (rows[2],), "FAIL: Loss"),), 12, "2 CPU cores", "0.9")
 
 
 def test_each_row_has_a_line_and_the_end_says_what_was_found() -> None:
@@ -108,18 +109,30 @@ def test_the_junit_file_has_a_testcase_for_each_row(tmp_path: Path) -> None:
     assert "smallest that fails: single+distributed" in suite.checks[2].details
 
 
-def test_the_page_says_what_was_measured() -> None:
-    """One line a conflict, whatever the sentence has in it."""
-    text = page.text(page.numbers(measured()))
-    assert "| cases | 3 (3 with 1 rank) |" in text
-    assert "| checks that show known upstream bugs | 3; " in text
-    assert "| `single+mean+distributed` | mean / distributed cannot be |" in text
-    assert "- `single+distributed` (in 1 case): FAIL: Loss" in text
+def test_the_page_says_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line a conflict, whatever the sentence has in it, and a column for each release, the oldest first."""
+    for name in ("DATA", "PAGE"):
+        monkeypatch.setattr(page, name, tmp_path / name)
+    later = page.numbers(measured())
+    later |= {"known": 7, "conflicts": [*later["conflicts"], ["tp2+full", "too new"]], "findings": []}
+    page.DATA.write_text(json.dumps({"0.10": later}), encoding="utf-8")
+    page.save(measured())
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert "| | megatron-core 0.9 | megatron-core 0.10 |\n|---|---|---|\n" in text
+    assert "| cases | 3 (3 with 1 rank) | 3 (3 with 1 rank) |" in text
+    assert "| checks that show known upstream bugs | 3 | 7 |" in text
+    assert "| `single+mean+distributed` | mean / distributed cannot be | all |" in text
+    assert "| `tp2+full` | too new | 0.10 |" in text
+    assert [line for line in text.splitlines() if "FAIL" in line] == [
+        "- `single+distributed` (in 1 case with megatron-core 0.9): FAIL: Loss"
+    ]
 
 
 def test_the_page_in_the_documentation_is_what_the_numbers_say() -> None:
-    """docs/pairs.md is written by `nox -s recipes -- --write`, never by hand."""
-    assert page.PAGE.read_text(encoding="utf-8") == page.text(json.loads(page.DATA.read_text(encoding="utf-8")))
+    """docs/pairs.md is written by `nox -s recipes -- --write`, never by hand; with each release that requirements name."""
+    data = json.loads(page.DATA.read_text(encoding="utf-8"))
+    assert list(data) == [OLDER.megatron_core, NEWEST.megatron_core]
+    assert page.PAGE.read_text(encoding="utf-8") == page.text(data)
 
 
 def test_the_cases_can_be_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

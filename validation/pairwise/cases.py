@@ -10,7 +10,7 @@ from validation.case.errors import UsageError
 from validation.case.plural import many
 from validation.case.preflight import RULES
 from validation.recipe import factors
-from validation.recipe.pairs import Array, Conflict, Row, arrangement, cover
+from validation.recipe.pairs import Array, Row, arrangement, cover
 from validation.run import known
 from validation.run.options import parsed
 
@@ -27,21 +27,20 @@ def case_of(row: Row) -> Case:
 
 def refusal(row: Row, upstream: bool = True) -> str | None:
     """Why a row is refused before any rank starts; None if it is not. With `upstream` megatron-core is asked, too."""
-    if bug := next((conflict.why for conflict in _known() if set(conflict.values) <= set(row)), None):
-        return f"a known bug: {bug}"
     try:
         case = case_of(row)
     except UsageError as error:
         return str(error)
     if case.layout.ranks > MOST_RANKS:
         return f"{many(case.layout.ranks, 'rank')} are more than {MOST_RANKS}"
-    said = next((sentence for rule in RULES if (sentence := rule(case))), None) or known.refusal(case)
+    said = next((sentence for rule in RULES if (sentence := rule(case))), None) or known.refusal(case) or _unlimited(case)
     return said or (_upstreams(case) if upstream else None)
 
 
-@functools.cache
-def _known() -> tuple[Conflict, ...]:
-    return factors.known()
+def _unlimited(case: Case) -> str | None:
+    """The known bug of which any number may come: what else is wrong in the case would not show."""
+    bug = next((bug for bug in known.known_bugs(case) if bug.unlimited(case)), None)
+    return f"a known bug: {bug.id}: {bug.what}" if bug else None
 
 
 def _upstreams(case: Case) -> str | None:

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ def run(options: argparse.Namespace, command: str) -> int:
         smallest = findings([outcome for outcome in seen if outcome.failing], lambda row: _tried(bench.outcome(row)))
     finally:
         bench.close()
-    measured = page.Measured(found, tuple(seen), tuple(smallest), round(time.monotonic() - start), _machine())
+    seconds, facts = round(time.monotonic() - start), machine()
+    measured = page.Measured(found, tuple(seen), tuple(smallest), seconds, _machine(facts), facts["megatron-core"])
     page.write_junit(settings.results / "pairs.xml", measured, command)
     sys.stdout.write(page.summary(measured))
     if options.write:
@@ -96,8 +97,7 @@ def _tried(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def _machine() -> str:
-    facts = machine()
+def _machine(facts: Mapping[str, str]) -> str:
     return (
         f"{many(os.cpu_count() or 1, 'CPU core')} with megatron-core {facts['megatron-core']} and transformers "
         f"{facts['transformers']}"

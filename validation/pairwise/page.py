@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
+
+from packaging.version import Version
 
 from ci import junit
 from validation.case import writing
@@ -26,13 +29,17 @@ _NAME = "pairs"
 
 @dataclass(frozen=True)
 class Measured:
-    """A whole run: the array, what came of each row, the smallest parts that fail, seconds, and where it ran."""
+    """A whole run: the array, what came of each row, the smallest parts that fail, seconds, and where it ran.
+
+    `release` is megatron-core's.
+    """
 
     array: Array
     outcomes: tuple[Outcome, ...]
     findings: tuple[Finding, ...]
     seconds: int
     machine: str
+    release: str
 
 
 def line(outcome: Outcome) -> str:
@@ -82,14 +89,15 @@ def _check(outcome: Outcome, found: Iterable[Finding]) -> junit.Check:
 
 
 def save(measured: Measured) -> None:
-    """Write the numbers and the page."""
-    data = numbers(measured)
+    """Write the numbers beside those of other releases of megatron-core, and the page."""
+    before = json.loads(DATA.read_text(encoding="utf-8"))
+    data = dict(sorted({**before, measured.release: numbers(measured)}.items(), key=lambda one: Version(one[0])))
     writing.write(DATA, json.dumps(data, indent=2) + "\n")
     writing.write(PAGE, text(data))
 
 
 def numbers(measured: Measured) -> dict[str, Any]:
-    """What the page is made of."""
+    """What the page says of one release."""
     ranks = Counter(Layout.parse(arrangement(row).partition("+")[0]).ranks for row in measured.array.rows)
     return {
         "machine": measured.machine,
@@ -108,21 +116,58 @@ def numbers(measured: Measured) -> dict[str, Any]:
     }
 
 
-def text(data: Mapping[str, Any]) -> str:
-    """docs/pairs.md."""
-    ranks = ", ".join(f"{cases} with {many(int(count), 'rank')}" for count, cases in data["ranks"].items())
-    found = [f"- `{name}` ({_rows(count)}): {_plain(said)}" for name, count, said in data["findings"]]
+def text(data: Mapping[str, Mapping[str, Any]]) -> str:
+    """docs/pairs.md, of the numbers of each release."""
+    first = next(iter(data.values()))
+    found = [
+        f"- `{name}` ({_rows(count)} with megatron-core {release}): {_plain(said)}"
+        for release, one in data.items()
+        for name, count, said in one["findings"]
+    ]
     return _PAGE.format(
-        **{name: data[name] for name in ("machine", "seconds", "factors", "pairs", "checks", "known", "failed")},
-        combinations=f"{data['combinations']:.1e}",
-        cases=len(data["cases"]),
-        ran=_ran(data["ran"], len(data["cases"])),
-        ranks=ranks,
+        factors=first["factors"],
+        combinations=f"{first['combinations']:.1e}",
+        cases=len(first["cases"]),
+        release=next(iter(data)),
+        measured="\n".join(_measured(data)),
         factor_rows="\n".join(f"| {factor.name} | {_values(map(str, factor.values[1:]))} |" for factor in factors()),
-        conflict_rows="\n".join(f"| `{name}` | {_plain(why)} |" for name, why in data["conflicts"]),
+        conflict_rows="\n".join(_conflicts(data)),
         findings="\n".join(found) or "None.",
         left_out="\n".join(f"| `{name}` | {why} |" for name, why in left_out().items()),
     )
+
+
+_MEASURED: dict[str, Callable[[Mapping[str, Any]], object]] = {
+    "switches and degrees": itemgetter("factors"),
+    "pairs": itemgetter("pairs"),
+    "cases": lambda one: f"{len(one['cases'])} ({_ranks(one['ranks'])})",
+    "cases that ran": lambda one: _ran(one["ran"], len(one["cases"])),
+    "cases that failed": itemgetter("failed"),
+    "checks": itemgetter("checks"),
+    "checks that show known upstream bugs": itemgetter("known"),
+    "time": lambda one: f"{one['seconds']} s on {one['machine']}",
+}
+
+
+def _measured(data: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Rows of the table, with a column for each release."""
+    yield f"| | {' | '.join(f'megatron-core {release}' for release in data)} |"
+    yield f"|---|{'---|' * len(data)}"
+    for title, said in _MEASURED.items():
+        yield f"| {title} | {' | '.join(str(said(one)) for one in data.values())} |"
+
+
+def _ranks(ranks: Mapping[str, int]) -> str:
+    return ", ".join(f"{cases} with {many(int(count), 'rank')}" for count, cases in ranks.items())
+
+
+def _conflicts(data: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Each conflict, with the releases that have it and the first one's reason."""
+    reasons = {release: dict(one["conflicts"]) for release, one in data.items()}
+    for name in dict.fromkeys(name for of_one in reasons.values() for name in of_one):
+        having = [release for release, of_one in reasons.items() if name in of_one]
+        releases = "all" if len(having) == len(data) else ", ".join(having)
+        yield f"| `{name}` | {_plain(reasons[having[0]][name])} | {releases} |"
 
 
 def _ran(ran: int, cases: int) -> str:
@@ -141,7 +186,8 @@ def _plain(sentence: str) -> str:
 _PAGE = """# Every pair of switches
 
 A switch can be sound alone and wrong beside another one. Trying all combinations of {factors} switches and degrees would take
-{combinations} cases. Most bugs need two of them. {cases} cases hold every pair that can go together.
+{combinations} cases. Most bugs need two of them. With megatron-core {release}, {cases} cases hold every pair that can go
+together.
 
 ```
 nox -s recipes              # choose the cases, run them, reduce what fails
@@ -156,16 +202,9 @@ with a sentence. If a case fails, delta debugging leaves out switches as long as
 
 ## Measured
 
-| | |
-|---|---|
-| switches and degrees | {factors} |
-| pairs | {pairs} |
-| cases | {cases} ({ranks}) |
-| cases that ran | {ran} |
-| cases that failed | {failed} |
-| checks | {checks} |
-| checks that show known upstream bugs | {known}; a second run without these bugs judges them |
-| time | {seconds} s on {machine} |
+{measured}
+
+Checks that show known upstream bugs are judged by a second run without these bugs.
 
 ## Findings
 
@@ -181,8 +220,8 @@ The default of each stands beside these values. `copies2` doubles the data-paral
 
 ## What cannot go together
 
-| values | reason |
-|---|---|
+| values | reason | megatron-core |
+|---|---|---|
 {conflict_rows}
 
 ## Left out

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from validation.case.settings import split
-from validation.recipe.pairs import Conflict, Factor, Value
+from validation.recipe.pairs import Factor, Value
 
 TABLE = Path(__file__).with_name("factors.yaml")
 _WORDS = "words"
@@ -17,15 +17,6 @@ _WORDS = "words"
 def factors() -> tuple[Factor, ...]:
     """All factors, each with its default first."""
     return tuple(Factor(name, (Value(), *map(_value, values))) for name, values in _read()["factors"].items())
-
-
-def known() -> tuple[Conflict, ...]:
-    """Values that break a case by a known upstream bug, with what it is."""
-    values = {str(value): value for factor in factors() for value in factor.values}
-    rows = (
-        (tuple(values[name] for name in (*bug["with"], other)), bug["why"]) for bug in _read()["known"] for other in bug["any"]
-    )
-    return tuple(Conflict(row, why) for row, why in rows)
 
 
 def left_out() -> dict[str, str]:
