@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -166,11 +167,27 @@ def test_what_does_not_come_is_read_as_without(path: Path, monkeypatch: pytest.M
     assert there.size == other.stat().st_size - brought._header(other)
 
 
+def test_whoever_waits_for_a_file_that_does_not_come_stops_waiting(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of it is there before."""
+    file = brought._File(path, header := brought._header(path))
+
+    def wait_for(holds: Callable[[], bool]) -> None:
+        said.append(holds())
+        file.give_up()
+        said.append(holds())
+
+    said: list[bool] = []
+    monkeypatch.setattr(file._further, "wait_for", wait_for)
+    assert file.reached(header + 1) is None
+    assert said == [False, True]
+
+
 def test_files_come_where_there_is_room(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A part of what is free, shared by the ranks; files that there are not are left out."""
     free = [brought.SHARE * 2 * path.stat().st_size]
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: {CPU: (free[0], 2 * free[0])}[device])
     monkeypatch.setattr(brought, "_brought", [])
+    assert Brought(CPU).size == 0
     brought.bring([path, path.with_name("absent")], CPU, 3)
     assert brought.size() == 0
     brought.bring([path, path.with_name("absent")], CPU, 2)
