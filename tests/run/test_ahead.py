@@ -25,6 +25,7 @@ def _check(monkeypatch: pytest.MonkeyPatch, answer: Any, cases: list[Any]) -> tu
     done: list[str] = []
 
     def asked(cases: list[Any], timeout: float) -> Any:
+        assert timeout == 1.0
         done.append(f"asked of {len(cases)}")
         if isinstance(answer, BaseException):
             raise answer
