@@ -60,3 +60,8 @@ def test_each_gradient_comes_once_and_with_its_micro_batch(outer: Any, inner: An
     for end in ends:
         end.sum().backward()
     assert seen == [(PROBE_GRADIENTS + NAME, factor) for factor in MICRO_BATCHES]
+    # A pass that no schedule has begun, as when a CUDA graph records: it is neither.
+    further = torch.ones(4, 1, 3, dtype=torch.float64, requires_grad=True)
+    assert chunk._keep(probe, further, lambda tensor: tensor) is further
+    further.sum().backward()
+    assert len(seen) == len(MICRO_BATCHES)
