@@ -102,6 +102,7 @@ def _recipe(
             raise UsageError(f"{source}: {other}") from None  # whether ranks hold the layout of another model is not the point
         raise
     still, beside = _sorted_out(known, given, settings)
+    idle_there = tuple(replace(flag, reason=trainer.name) for flag in unknown if trainer.is_idle(flag.text))
     return Recipe(
         source=source,
         kind=kind,
@@ -120,8 +121,8 @@ def _recipe(
         program=command.program,
         environment=command.variables,
         beside=beside,
-        idle=still,
-        unknown=unknown,
+        idle=(*still, *idle_there),
+        unknown=tuple(flag for flag in unknown if not trainer.is_idle(flag.text)),
         beyond=(*beyond.arguments(given), *beyond.variables(command.variables)),
         doubts=tuple(_doubts(known, given, found, ranks, trainer, source)),
         unlike=(*_other(found, values, settings, trainer), *shape.unlike),
@@ -199,7 +200,7 @@ def _sorted_out(
     said = {setting.origin.text.removeprefix("follows from ") for setting in settings}
     for one in given:
         dest = one.option.dest
-        if dest in known.field_names | _TAKEN | beyond.WHY.keys() or (dest in upstream.RENAMED and one.text in said):
+        if dest in known.field_names | _TAKEN | {*beyond.WHY, *beyond.DATA} or (dest in upstream.RENAMED and one.text in said):
             continue
         if idle.is_idle(one.option):
             still.append(Flag(one.text, one.place, one.option.group))

@@ -14,7 +14,8 @@ from validation.case import fields
 from validation.case.annotation import Value
 from validation.case.case import Case
 from validation.recipe.reduce import smallest
-from validation.recipe.trial import Told, Trial
+from validation.recipe.told import Told
+from validation.recipe.trial import Trial
 from validation.run import known
 from validation.run.settings_given import typed
 

@@ -10,7 +10,8 @@ from validation.case import preflight
 from validation.case.case import Case
 from validation.case.errors import UsageError
 from validation.case.schedule_rules import rates_can_be
-from validation.case.training import Training
+from validation.case.suggestions import join
+from validation.case.training import OPTIONS, Training, option
 from validation.recipe import trial
 from validation.recipe.trial import Place, Trial
 from validation.run import nearest, settings_given
@@ -35,6 +36,8 @@ def given(options: Any, transport: str) -> tuple[Trial, tuple[Case, ...]]:
     twice = [option for name, option in _OF_A_RECIPE.items() if getattr(options, name)]
     if twice:
         raise UsageError(f"--recipe says model and layout by itself; leave out {', '.join(twice)}")
+    if stepwise := [option(name) for name in OPTIONS if name != "inference" and getattr(options, name) != OPTIONS[name][0]]:
+        raise UsageError(f"--recipe says how a step is made; leave out {join(stepwise)}, and change a setting with --config")
     if options.inference != Training().inference:
         raise UsageError("--recipe compares a training step and --inference prefill and decode; leave one of them out")
     checkout = Path(options.megatron_path) if options.megatron_path else None
