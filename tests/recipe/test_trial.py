@@ -13,7 +13,6 @@ from validation.case.errors import UsageError
 from validation.case.layout import Layout
 from validation.recipe import coverage, told, trial, tries
 from validation.recipe.coverage import Covered, Ran
-from validation.recipe.recipe import Flag
 from validation.recipe.told import ABSENT, CASE, CHANGED, IDLE, NEEDS, REFUSED, SAME, SHAPED, TRIED, UNREAD
 from validation.recipe.trial import Place, Trial
 from validation.run.known import table
