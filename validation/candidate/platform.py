@@ -56,8 +56,8 @@ def _cpu_device() -> None:
 def _cpu_streams() -> None:
     """The alltoall dispatcher makes CUDA streams, pipeline communication waits for them, recomputation saves CUDA's seed.
 
-    The schedule behind `overlap_moe_expert_parallel_comm` names its parts for a profiler, and they wait for events. With several
-    instances of the distributed optimizer, gradients that are reduced while others are computed have a stream of their own.
+    The schedule behind `overlap_moe_expert_parallel_comm` names its parts for a profiler, and they wait for events. Of several
+    instances of the distributed optimizer each reduces gradients on a stream of its own while others are computed.
     Since 0.20 pipeline communication asks whether a CUDA graph is being captured, which torch's CPU build cannot answer.
 
     https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/transformer/moe/token_dispatcher.py

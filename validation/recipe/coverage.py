@@ -22,13 +22,13 @@ from validation.case import declared, fields
 from validation.case.annotation import Value
 from validation.case.case import Case
 from validation.case.covered import DIFFERENT, EQUAL, NEEDED, NOT_COMPARED, NOT_EXERCISED, Word
-from validation.case.data import DOCUMENTS, FULL
+from validation.case.data import DOCUMENTS
 from validation.case.errors import UsageError
 from validation.case.plural import many
 from validation.case.preflight import RULES
 from validation.case.schedule import CONSTANT, Schedule
 from validation.case.settings import SECTIONS, written
-from validation.recipe import tries
+from validation.recipe import documents, tries
 from validation.recipe.recipe import Setting, Source
 from validation.recipe.told import NEEDS, SAME, SHAPED, TRIED, UNREAD, Told, initial
 from validation.recipe.trial import Trial
@@ -258,8 +258,8 @@ def lines(trial: Trial, found: Sequence[Covered], all_by: str = "") -> Iterator[
     yield from (f"  could not be told: {doubt}" for doubt in trial.recipe.doubts)
     yield from (f"  lost in the stand-in: {sentence}" for sentence in trial.small.lost)
     yield from (f"  scaled: {one.said} is {one.why}" for one in trial.tried_otherwise)
-    if trial.training.data_shape != FULL:
-        yield f"  sequences: several documents each, as with +{trial.training.data_shape}"
+    if shape := documents.said(trial.training.data_shape):
+        yield f"  {shape}"
     here = declared.here()
     left = [one for one in found if all_by and one.word == NOT_EXERCISED and _at_a_default(one.told.setting, here)]
     for word in (DIFFERENT, NOT_COMPARED, NOT_EXERCISED, NEEDED):

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from validation.case.case import Case
 from validation.case.data import DOCUMENTS, FULL
+from validation.case.preflight import RULES
 from validation.recipe.beyond import DATA, LOSS, MASK, NO_MASK, POSITIONS, SKIPPED
 from validation.recipe.recipe import Recipe, Setting
 from validation.recipe.standin import StandIn
@@ -32,14 +33,23 @@ def shape(recipe: Recipe) -> str:
     return DOCUMENTS if MASK in names and not names.intersection(MASKLESS) else FULL
 
 
-def stand_in(small: StandIn, recipe: Recipe) -> StandIn:
+def fitted(small: StandIn, recipe: Recipe) -> tuple[StandIn, str, str]:
+    """The stand-in, what the sequences of its cases hold, and why they have one document though the recipe has several."""
+    if (wanted := shape(recipe)) == FULL:
+        return small, FULL, ""
+    shaped = _shaped(small, recipe)
+    case = shaped.case()
+    case = replace(case, training=replace(case.training, data_shape=wanted))
+    refused = next(filter(None, (rule(case) for rule in RULES)), "")
+    return (small, FULL, refused) if refused else (shaped, wanted, "")
+
+
+def _shaped(small: StandIn, recipe: Recipe) -> StandIn:
     """The stand-in with what its documents lose.
 
     A sequence of a batch of documents has no loss. As a micro-batch by itself it would have no mean MTP loss: 0 / 0 before
     0.17 (docs/findings/mtp-mean-of-no-targets.md). So micro-batches have two sequences there.
     """
-    if shape(recipe) == FULL:
-        return small
     lost = list(small.lost)
     if LOSS not in {one.name for one in recipe.beyond}:
         lost.append("the loss of a document's last token counts at full size, and not here")
@@ -48,6 +58,11 @@ def stand_in(small: StandIn, recipe: Recipe) -> StandIn:
         lost.append("a micro-batch has one sequence at full size, and 2 here: one without loss has no mean of its MTP loss")
         batch, each = 2 * batch, 2
     return replace(small, lost=tuple(lost), batch_size=batch, micro_batch_size=each)
+
+
+def said(data_shape: str) -> str:
+    """A line on what sequences hold; empty for one document each."""
+    return "" if data_shape == FULL else f"sequences: several documents each, as with +{data_shape}"
 
 
 def told(recipe: Recipe, case: Case, refused: str) -> Iterator[Told]:

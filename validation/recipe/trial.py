@@ -11,7 +11,6 @@ from pathlib import Path
 from validation.case import declared, fields
 from validation.case.annotation import Opaque, Value, parts
 from validation.case.case import ON_CPU, Case
-from validation.case.data import FULL
 from validation.case.errors import UsageError
 from validation.case.folder import model_from_folder
 from validation.case.model import ASKED_FOR
@@ -143,10 +142,7 @@ def of_file(
 def of(recipe: Recipe, place: Place = HERE) -> Trial:
     """What is tried of a recipe in a place. Raises UsageError for one that nothing can stand for."""
     _check_types(recipe)
-    small, shape = stand_in(full.of(recipe)), documents.shape(recipe)
-    shaped = documents.stand_in(small, recipe)
-    refused = _refused(replace(place.case(shaped, recipe), training=_base(shaped, recipe, shape))) if shape != FULL else ""
-    small, shape = (small, FULL) if refused else (shaped, shape)
+    small, shape, refused = documents.fitted(stand_in(full.of(recipe)), recipe)
     base, case = _base(small, recipe, shape), place.case(small, recipe)
     told = _fitting(case, base, _with_their_kinds(tuple(settings_told(recipe, small, case))), lane(recipe))
     told = (*told, *documents.told(recipe, case, refused), *unread.told(recipe))
@@ -198,11 +194,6 @@ def _with_clipping(trial: Trial) -> Trial:
 def lane(recipe: Recipe) -> str:
     """The precision of the case that shows what fp64 hides: the recipe's own, or bf16."""
     return recipe.precision if recipe.precision in LOWER else "bf16"
-
-
-def _refused(case: Case) -> str:
-    """Why a rule refuses a case, nothing if none does."""
-    return next(filter(None, (rule(case) for rule in RULES)), "")
 
 
 def _base(small: StandIn, recipe: Recipe, shape: str) -> Training:
