@@ -39,6 +39,7 @@ def test_documents_are_what_megatron_cores_dataset_makes_of_them() -> None:
     """Of --reset-attention-mask, --reset-position-ids and --eod-mask-loss: mask, position ids, and what never counts."""
     case = replace(CASE, batch_size=4, micro_batch_size=4, seq_length=24, training=Training(data_shape="documents"))
     batch = make_batch(case)
+    assert batch.documents is not None
     given = {"tokens": batch.tokens, "documents": batch.documents}
     for row, tokens in enumerate(batch.tokens):
         mask, counts, positions = _get_ltor_masks_and_position_ids(tokens, END, True, True, True, True)

@@ -152,7 +152,7 @@ def test_what_is_measured_by_the_full_size_is_scaled(
     tried = trial.of_file(path, world=32)
     (found,) = (one for one in tried.tried if one.setting.name == name)
     here = dict(tried.training.settings)[name]
-    assert (here, found.value) == (pytest.approx(scaled), here)
+    assert here == found.value == pytest.approx(scaled)
     assert why in found.why
     assert any(line.startswith(f"  scaled: {found.said} is {here:g} in") for line in coverage.lines(tried, ()))
     if "pad" in more:
