@@ -321,8 +321,9 @@ def test_a_flag_that_no_case_has_is_not_compared(recipe_of: Reads, more: str, sa
 
 
 def test_a_flag_that_nothing_reads_is_no_part_of_the_headline(recipe_of: Reads) -> None:
-    """Kernels of Transformer Engine's alone, positions of another attention, and where a program runs."""
-    flags = "--enable-experimental --use-rope-scaling --actor-num-nodes 2 --colocate"
+    """Kernels of Transformer Engine's alone, other positions, where a program runs, and keys, whose values nothing shows."""
+    flags = "--enable-experimental --use-rope-scaling --actor-num-nodes 2 --colocate --my-api-key hidden"
+    assert [flag.text for flag in recipe_of(SMALL + flags).unknown] == ["--my-api-key"]
     assert not [one.said for one in trial.of(recipe_of(SMALL + flags)).others if one.said.startswith("--")]
 
 

@@ -8,6 +8,7 @@ from validation.case.strangers import shown
 from validation.recipe import beyond
 from validation.recipe.recipe import Flag, Origin, Recipe, Setting, Source
 from validation.recipe.told import IDLE, NEEDS, REFUSED, UNREAD, Told
+from validation.recipe.words import SECRET
 
 _TUNERS = ("tuner_type", "train_type")
 """What ms-swift calls the way to train, in its releases."""
@@ -37,6 +38,8 @@ def told(recipe: Recipe) -> Iterator[Told]:
 
 def _unknown(flag: Flag) -> tuple[str, str]:
     name = _plain(flag)
+    if SECRET.fullmatch(flag.text):
+        return IDLE, "a key"
     if name in _TUNERS and _value(flag) == "full":
         return IDLE, "no adapters"
     if known := next((why for begin, why in _UNKNOWN.items() if name.startswith(begin)), ""):
