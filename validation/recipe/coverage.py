@@ -74,7 +74,7 @@ class Ran:
         """Whether what shows in a layout of `exercised.json` shows in this case, too."""
         degrees = self.case.layout
         several = degrees.data_parallel * degrees.cp
-        found = {"tp2ep2": max(degrees.tp, degrees.ep) > 1, "pp2vpp2": degrees.pp > 1, "dp4": several > 2}
+        found = {"tp2ep2": max(degrees.tp, degrees.ep) > 1, "pp2vpp2": degrees.pp > 1, "dp4": several > 1}
         return found.get(layout, True)
 
 
