@@ -157,7 +157,7 @@ def test_transformer_engine_must_be_there_with_its_pytorch_part(installs: Instal
 
 
 def test_ranks_start_warm_unless_the_imports_would_use_the_gpu(installs: Installs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """flash-attn makes Transformer Engine ask for the compute capability at import; on the CPU nothing of that matters."""
+    """flash-attn makes Transformer Engine ask for the compute capability at import, and flash-attn-4 uses the GPU itself."""
     monkeypatch.setenv("PLUMBLINE_TRANSPORT", "staged")
     monkeypatch.setattr(cuda, "nvml", lambda: None)
     installs("transformer_engine", transformer_engine="2.11.0")
@@ -165,8 +165,9 @@ def test_ranks_start_warm_unless_the_imports_would_use_the_gpu(installs: Install
     monkeypatch.setattr(cuda, "nvml", lambda: ABSENT)
     assert launch.start_method() == "spawn", "torch asks CUDA itself then, and no child can use it any more"
     monkeypatch.setattr(cuda, "nvml", lambda: None)
-    installs("transformer_engine", transformer_engine="2.11.0", flash_attn="2.8.3")
-    assert launch.start_method() == "spawn"
+    for flash in ({"flash_attn": "2.8.3"}, {"flash_attn_4": "4.0.0b36"}):
+        installs("transformer_engine", transformer_engine="2.20.2", **flash)
+        assert launch.start_method() == "spawn"
     monkeypatch.setenv("PLUMBLINE_TRANSPORT", "gloo")
     assert launch.start_method() == "forkserver"
 

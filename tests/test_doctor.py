@@ -82,6 +82,7 @@ def test_with_nothing_installed_it_still_runs_and_says_what_that_prevents() -> N
     assert lines["apex"].startswith("not installed (optional: ")
     assert lines["triton"].startswith("not installed (optional: ")
     assert lines["flash-attn"].startswith("not installed (optional: ")
+    assert lines["flash-attn-4"].startswith("not installed (optional: ")
 
 
 @pytest.mark.parametrize("path", [False, True], ids=["installed", "a checkout"])

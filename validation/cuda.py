@@ -135,8 +135,10 @@ def imports_initialise_cuda() -> bool:
 
     Of Transformer Engine's modules one asks for the GPU's compute capability when it is imported, where flash-attn is
     installed. https://github.com/NVIDIA/TransformerEngine/blob/v2.11/transformer_engine/pytorch/attention/dot_product_attention/backends.py
+    Since 2.20 it imports flash-attn-4, too, which uses the GPU.
     megatron-core asks torch whether there are GPUs. torch asks NVML first, and CUDA itself without it.
     """
     if nvml() is not None:
         return True
-    return importlib.util.find_spec("transformer_engine") is not None and version("flash-attn") != ABSENT
+    flash = any(version(package) != ABSENT for package in ("flash-attn", "flash-attn-4"))
+    return flash and importlib.util.find_spec("transformer_engine") is not None

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.distributed import FileStore, ReduceOp  # type: ignore[attr-defined]
 from torch.distributed.distributed_c10d import _coalescing_manager as coalescing
 
-from validation.candidate import staged
+from validation.candidate import host_memory, staged
 
 Collective = Callable[[Any, int, int], list[Tensor]]
 LIKE_GLOO: dict[str, Collective] = {}
@@ -100,6 +101,17 @@ def all_reduce_of_a_part(group: Any, rank: int, size: int) -> list[Tensor]:
     dist.all_reduce(given, group=group)
     part.copy_(given)
     return [whole]
+
+
+@_like_gloo
+def all_reduce_of_a_large_tensor(group: Any, rank: int, size: int) -> list[Tensor]:
+    """In parts, the last of them shorter, of a tensor that lies together and of one that does not."""
+    together, apart = made(rank, 5, 5), made(rank, 5, 6)
+    given = [together, apart.t().contiguous() if dist.get_backend(group) == "gloo" else apart.t()]
+    with mock.patch.object(host_memory, "PART", 64):
+        works = [dist.all_reduce(tensor, group=group, async_op=True) for tensor in given]
+    assert all(work.wait() for work in works)
+    return given
 
 
 @_like_gloo

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
 
 import tests.core  # noqa: F401 - before megatron-core
@@ -62,6 +64,23 @@ def test_experts_count_in_the_norm_on_every_rank() -> None:
     with_mends(of, Path("none"), Plugin()).built(of, [torch.nn.ModuleList([experts, dense])])
     marked = [getattr(weight, "tensor_model_parallel", False) for weight in (*experts.parameters(), *dense.parameters())]
     assert marked == [True, True, False]
+
+
+def test_delayed_gradients_are_added_up_by_their_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else the configuration of data parallelism says stays, and so does the caller's own."""
+    seen: list[Any] = []
+
+    def init(self: Any, config: Any, ddp_config: Any, module: Any, **named: Any) -> None:
+        seen.append((config, ddp_config, module, named))
+
+    monkeypatch.setattr(DistributedDataParallel, "__init__", init)
+    with_mends(case("expert-gradients-read-too-early"), Path("none"), Plugin())
+    given = DistributedDataParallelConfig(bucket_size=7)
+    DistributedDataParallel("config", given, module="chunk", disable_bucketing=True)
+    ((config, ddp, module, named),) = seen
+    assert (config, module, named) == ("config", "chunk", {"disable_bucketing": True})
+    assert ddp == dataclasses.replace(given, delay_wgrad_compute=True)
+    assert not given.delay_wgrad_compute
 
 
 def test_only_experts_go_to_the_buffers_of_expert_parallelism() -> None:

@@ -223,6 +223,21 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "give a number from 0 to below 1, such as 0.9",
     ),
     (
+        "a beta of 1",
+        case(training=Training(steps=1).with_settings({"optimizer.adam_beta1": 1.0})),
+        "adam_beta1 is 1; give a number from 0 to below 1, such as 0.9",
+    ),
+    (
+        "epsilon",
+        case(training=Training(steps=1).with_settings({"optimizer.adam_eps": -1.0})),
+        "adam_eps is -1; give a number of 0 or more, such as 1e-8",
+    ),
+    (
+        "balancing the other way",
+        case(training=Training(balancing="aux_loss").with_settings({"model.moe_aux_loss_coeff": -1.0})),
+        "moe_aux_loss_coeff=-1 balances nothing in Megatron-Core; give a number of 0 or more",
+    ),
+    (
         "zeros by chance",
         case(precision="bf16", training=Training(steps=1).with_settings({"optimizer.log_num_zeros_in_grad": True})),
         "cannot be compared in bf16, .*--precision fp64 or fp32 works",

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.properties import quick
 from validation.case import declared, preflight
-from validation.case.arrangement import parse
+from validation.case.arrangement import cut, parse
 from validation.case.case import Case
 from validation.case.errors import UsageError
 from validation.case.preset import TINY
@@ -187,6 +187,12 @@ def test_a_written_value_is_read_as_itself(value: object) -> None:
     again = read(written(value))  # type: ignore[arg-type]
     assert again == value
     assert type(again) is type(value)
+
+
+def test_a_number_with_a_large_exponent_is_one_word_of_a_layout() -> None:
+    """Python writes 1e+20, whose plus sign would begin another word where the case is written down."""
+    assert case("optimizer.clip_grad=1e20").arrangement == "single+optimizer.clip_grad=1e20"
+    assert cut("tp2+optimizer.lr=1e+20+mean+1-3") == ["tp2", "optimizer.lr=1e+20", "mean", "1-3"]
 
 
 @quick

@@ -18,7 +18,7 @@ from typing import TextIO
 
 from validation.run.references import ReferenceProcess
 
-_OTHERWISE = ("PLUMBLINE_CACHE", "PLUMBLINE_STEPS", "PLUMBLINE_TRANSPORT", "PYTEST_")
+_OTHERWISE = ("PLUMBLINE_CACHE", "PLUMBLINE_STEPS", "PLUMBLINE_COMPILES", "PLUMBLINE_TRANSPORT", "PYTEST_")
 """Beginnings of variables in which commands differ. No reference depends on them: it is asked for together with its cache."""
 _SECONDS = 60.0
 

@@ -85,6 +85,9 @@ SCRIPTS = {
     + "sbatch --segment=2 <<E\n#!/bin/bash\n#SBATCH --nodes=3\n#SBATCH --ntasks-per-node=2\n"
     + "srun -l bash -c \\\\\\${CMD} | tee log\nE",
     "a heredoc for bash": f"bash <<'E'\ntorchrun {SIX}\nE",
+    "lines for sbatch": "#!/bin/bash\n#SBATCH -N 3\n#SBATCH --ntasks-per-node=2\n"
+    + f"[ $SLURM_NNODES = 3 ] && screen -dmS swift srun -l python train.py {FLAGS}",
+    "tmux for a job of PBS": f'echo "torchrun {SIX}" > job\ntmux new-session -d -s swift "qsub -l select=3 job"',
 }
 
 
@@ -165,6 +168,12 @@ def test_a_job_of_slurm(folder: Path) -> None:
         f"srun torchrun --nnodes $SLURM_NNODES --nproc_per_node 2 --rdzv_endpoint $head:29500 train.py {FLAGS}\n"
     )
     assert read_back(folder, recipe_text(folder, text, shell="sbatch")).world == 6
+
+
+def test_ranks_that_nobody_says_are_left_open(folder: Path) -> None:
+    """Outside of a job srun would start one, and mpirun as many as a file of hosts has."""
+    for start in ("srun -l", "mpirun --hostfile h"):
+        assert read_back(folder, recipe_text(folder, f"{start} python train.py {FLAGS}")).world is None
 
 
 def test_the_environment_that_a_script_sets(folder: Path) -> None:

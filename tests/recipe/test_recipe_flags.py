@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from validation.case.errors import UsageError
-from validation.recipe import full, read, show, told, trial
+from validation.recipe import full, read, show, told, trial, unread
 from validation.recipe.recipe import Recipe, Source
 from validation.recipe.standin import stand_in
 
@@ -183,12 +183,13 @@ def test_the_loss_is_part_of_the_recipe(recipe_of: Reads, flag: str, loss: str) 
 def test_every_flag_is_accounted_for(recipe_of: Reads) -> None:
     """Settings, idle, known without a field, and unknown with the nearest."""
     recipe = recipe_of(
-        SMALL + "--save /models --log-interval 1 --lr-warmup-samples 5 --sft --eod-mask-loss --extra-vocab-size 467 "
+        SMALL
+        + "--save /models --log-interval 1 --lr-warmup-samples 5 --use-torch-fsdp2 --eod-mask-loss --extra-vocab-size 467 "
         "--swiglo stray --tokenizer-type PretrainedFromHF --load"
     )
     idle = ["--save /models", "--log-interval 1", "--tokenizer-type PretrainedFromHF", "--load"]
     assert [flag.text for flag in recipe.idle] == idle
-    assert [flag.text for flag in recipe.beside] == ["--lr-warmup-samples 5", "--sft"]
+    assert [flag.text for flag in recipe.beside] == ["--lr-warmup-samples 5", "--use-torch-fsdp2"]
     assert [setting.name for setting in recipe.beyond] == ["eod_mask_loss"]
     assert [(flag.text, flag.reason) for flag in recipe.unknown] == [
         ("--extra-vocab-size 467", ""),
@@ -228,6 +229,9 @@ def test_a_command_line_says_how_many_ranks_train(recipe_of: Reads) -> None:
         "torchrun --standalone --nproc-per-node 4 -m pretrain.gpt",
         "torchrun --nproc_per_node 4 --virtual-local-rank -- pretrain_gpt.py",
         "env A=1 /usr/bin/torchrun --nproc-per-node 4 --nnodes 1 pretrain_gpt.py",
+        "nohup numactl --cpunodebind=0 torchrun --nproc-per-node 4 pretrain_gpt.py",
+        "srun -N2 --ntasks-per-node=2 env A=1 python -W ignore -u pretrain_gpt.py",
+        "mpirun -np 4 --bind-to none python -X faulthandler pretrain_gpt.py",
     ],
 )
 def test_every_launcher_is_taken_apart(recipe_of: Reads, start: str) -> None:
@@ -235,6 +239,15 @@ def test_every_launcher_is_taken_apart(recipe_of: Reads, start: str) -> None:
     recipe = recipe_of(f"{start} " + SMALL.replace("\n", " "))
     assert (recipe.world, recipe.unknown) == (4, ())
     assert "pretrain" in recipe.program
+
+
+def test_what_nobody_says_is_no_number_of_ranks(recipe_of: Reads) -> None:
+    """Deepspeed's hosts stand in a file, and a program of another model trains no DeepSeek-V3."""
+    flags = SMALL.replace("\n", " ")
+    assert recipe_of(f"deepspeed --hostfile h --num_gpus 8 pretrain_gpt.py {flags}").world is None
+    assert recipe_of(f"deepspeed --hostfile h --num_gpus 8 --num_nodes 2 pretrain_gpt.py {flags}").world == 16
+    with pytest.raises(UsageError, match="pretrain_mamba trains another model than DeepSeek-V3"):
+        full.of(recipe_of(f"torchrun examples/pretrain_mamba.py {flags}"))
 
 
 def test_layers_of_its_own_are_not_compared_unless_they_are_given(recipe_of: Reads) -> None:
@@ -246,8 +259,8 @@ def test_layers_of_its_own_are_not_compared_unless_they_are_given(recipe_of: Rea
 
 def test_flags_of_forks(recipe_of: Reads) -> None:
     """A field that has no flag, a flag of a later release, and names of MindSpeed-LLM for what Megatron-LM has."""
-    recipe = recipe_of(SMALL + "--beta-fast 64 --index-topk 8 --offload-optimizer-states")
-    assert recipe.model["beta_fast"] == 64
+    recipe = recipe_of(SMALL + "--beta-fast 64 --index-topk 8 --offload-optimizer-states --qk-nope-head-dim 192")
+    assert (recipe.model["beta_fast"], recipe.model["qk_nope_head_dim"]) == (64, 192)
     assert "Megatron-LM has no flag --beta-fast 64: what a flag of a fork is named after is set" in recipe.doubts
     assert [flag.reason for flag in recipe.unknown] == ["", "the parser of dev has it"]
     own = "--spec mindspeed_llm.tasks.models.spec.deepseek_spec layer_spec --first-k-dense-replace 2 --n-shared-experts 3 "
@@ -271,6 +284,8 @@ def test_layers_that_compute_nothing_are_none_of_the_model(recipe_of: Reads) -> 
     assert "follows from --noop-layers 0,6,7 (mindspeed_llm" in origin(recipe, "model.num_layers")
     assert not recipe.unknown
     assert not recipe.unlike
+    listed = recipe_of(SMALL + "--num-layer-list 1,3 --pipeline-model-parallel-size 2 --moe-token-dispatcher-type alltoall_seq")
+    assert (listed.values["model.pipeline_model_parallel_layout"], listed.unlike) == ("Et|tttL", ())
     alone = recipe_of(SMALL + "--noop-layers 3")
     assert alone.model["num_hidden_layers"] == 3
     assert "model.pipeline_model_parallel_layout" not in alone.values
@@ -296,6 +311,11 @@ def test_sparse_attention_is_a_number_of_the_model(recipe_of: Reads, flags: str,
 
 def test_what_no_field_has_and_changes_numbers_is_not_compared(recipe_of: Reads) -> None:
     """The experts' weights rounded by slime, which 0 turns off: the verdict is not of the recipe."""
+    padded = recipe_of(SMALL + "--vocab-size 1000 --make-vocab-size-divisible-by 128").beyond
+    assert [(setting.name, setting.value) for setting in padded] == [("rows_of_padding", 24)]
+    assert not recipe_of(SMALL + "--vocab-size 1024 --make-vocab-size-divisible-by 128").beyond
+    talks = trial.of(recipe_of(SMALL + "--sft")).others
+    assert [one.said for one in talks if "whose prompts the loss leaves out" in one.why] == ["sft=true"]
     for value, there in (("1", ["OPEN_TRAINING_INT4_FAKE_QAT_FLAG=1"]), ("0", [])):
         line = f"OPEN_TRAINING_INT4_FAKE_QAT_FLAG={value} python3 train.py {SMALL}"
         others = trial.of(recipe_of(line.replace("\n", " "))).others
@@ -307,6 +327,7 @@ def test_what_no_field_has_and_changes_numbers_is_not_compared(recipe_of: Reads)
     [
         ("--schedules-method dualpipev", "--schedules-method dualpipev", "another pipeline schedule"),
         ("--lora-r 8 --lora-r 16", "--lora-r 16", "adapters train beside the weights"),  # once, the last
+        ("--lora-r 8 --lora-alpha 16 --target-modules all-linear", "--lora-r 8", "adapters train"),
         ("--lora-target-modules linear_qkv linear_proj", "--lora-target-modules linear_qkv linear_proj", "adapters train"),
         ("--moe-fb-overlap", "--moe-fb-overlap", "no parser of Megatron-LM knows it"),
         ("--swiglo", "--swiglo", "no parser of Megatron-LM knows it; the nearest is --swiglu"),
@@ -336,6 +357,14 @@ def test_ms_swift_names_its_arguments(recipe_of: Reads) -> None:
     recipe = recipe_of(text)
     assert (recipe.world, recipe.layout.tp) == (8, 2)
     assert recipe.values["model.moe_permute_fusion"] is True
+    assert recipe_of("NNODES=4 " + text).world == 32
+    assert not recipe.beyond
+    own = recipe_of(
+        text + " --loss_scale ignore_empty_think --tuner_type lora --lora_rank 8 --packing true --task_type causal_lm"
+    )
+    assert [setting.name for setting in own.beyond] == ["loss_scale_of_tokens", "tuner_type", "packing"]
+    assert [(one.said, one.state) for one in unread.told(own)] == [("--lora_rank 8", told.IDLE)]
+    assert not recipe_of(text + " --loss-scale default --train_type full --packing false").beyond
     assert recipe.values["ddp.overlap_grad_reduce"] is False
     assert ([flag.text for flag in recipe.idle], recipe.unknown) == (["--model moonshotai/Moonlight"], ())
 
@@ -444,6 +473,22 @@ def test_what_cannot_be_read_is_one_sentence(recipe_of: Reads, text: str, said: 
         ("--use-distributed-optimizer --optimizer sgd", "shares the states of Adam alone, and --optimizer is sgd; leave"),
         ("--overlap-param-gather --overlap-grad-reduce", "--overlap-param-gather goes with --use-distributed-optimizer"),
         ("--overlap-param-gather --use-distributed-optimizer", "--overlap-param-gather goes with --overlap-grad-reduce"),
+        (
+            "--overlap-param-gather-with-optimizer-step",
+            "--overlap-param-gather-with-optimizer-step goes with --overlap-param-gather and virtual stages",
+        ),
+        ("--recompute-granularity selective --recompute-method block", "--recompute-method is of --recompute-granularity full"),
+        (
+            "--recompute-granularity full --recompute-method block --distribute-saved-activations",
+            "goes with tensor parallelism",
+        ),
+        ("--context-parallel-size 6", "--seq-length 64 is no multiple of 12, which is twice --context-parallel-size; give one"),
+        ("--tp-comm-overlap", "--tp-comm-overlap goes with --sequence-parallel; give both"),
+        (
+            "--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 1 --no-overlap-p2p-communication",
+            "virtual stages of 2 pipeline ranks go without --no-overlap-p2p-communication",
+        ),
+        ("--optimizer-cpu-offload", "--optimizer-cpu-offload goes with --use-precision-aware-optimizer; give both"),
         ("--experimental-attention-variant gated_delta_net", "leave --experimental-attention-variant out, or give dsa"),
         (SPARSE.partition(" --dsa-indexer-n")[0], "--dsa-indexer-n-heads and --dsa-indexer-head-dim; give them"),
         (SPARSE, "reads the query latent, and there is none; give --q-lora-rank"),
@@ -457,6 +502,20 @@ def test_what_cannot_be_read_is_one_sentence(recipe_of: Reads, text: str, said: 
             "4 layers do not fill the 2 stages with 4 virtual stages each equally",
         ),
         ("--noop-layers 3 --decoder-last-pipeline-num-layers 1", "--decoder-last-pipeline-num-layers both say what stages"),
+        ("--num-layer-list 3,1", "--num-layer-list 3,1 has 4 layers for 2 stages, and the model 4 for pp1; give as many"),
+        ("--num-layer-list 4,", "takes a number of layers for each stage, such as 7,8,8,7, and not '4,'"),
+        ("--moe-router-topk 1 --moe-router-score-function sigmoid", "Megatron-Core does not normalise the router's weight as"),
+        (
+            "--rotary-scaling-factor 40 --mscale 0.7",
+            "mscale is 0.7 and mscale_all_dim 0, with which transformers takes",
+        ),
+        (
+            "--rope-type rope --no-rope-fusion --rotary-scaling-factor 40 --mscale-all-dim 1",
+            "without yarn Megatron-Core multiplies the softmax's scale by what rotary_scaling_factor 40.0",
+        ),
+        ("--rope-type rope", "--rope-type rope of multi-latent attention has no fused rotary embedding; give --no-rope-fusion"),
+        ("--hybrid-override-pattern M*", 'hybrid-override-pattern "M*" is of models with layers of Mamba among'),
+        ("--heterogeneous-layers-config-path x", "is of models with layers that differ; leave it out"),
     ],
 )
 def test_nothing_stands_for_what_cannot_train(recipe_of: Reads, more: str, said: str) -> None:

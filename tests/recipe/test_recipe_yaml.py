@@ -156,14 +156,43 @@ def test_nothing_of_megatron_bridge_is_dropped(tmp_path: Path) -> None:
         "reset_attention_mask",
         "skip_getting_attention_mask_from_dataset",
         "peft",
+        "rows_of_padding",
     ]
     assert [flag.text for flag in recipe.beside] == ["sections_to_come"]
     more = BRIDGE.replace("scheduler: {", "scheduler: {no_weight_decay_cond_type: apply_wd_to_qk_layernorm, ")
+    more = more.replace("train: {", "train: {rampup_batch_size: [8, 8, 100], ")
     assert more != BRIDGE
     assert [flag.text for flag in recipe_of(tmp_path, more).beside] == [
         "scheduler.no_weight_decay_cond_type",
+        "train.rampup_batch_size",
         "sections_to_come",
     ]
+
+
+def test_keys_that_are_merged_count(tmp_path: Path) -> None:
+    """Of one mapping or of several, of which the first that has a key counts; as often as they are named, each is read once."""
+    shared = "a: &a {num_layers: 6}\nb: &b {num_layers: 7, hidden_size: 256}\n"
+    shared += "".join(f"c{n}: &c{n} {{<<: [*{'b' if n == 0 else f'c{n - 1}'}, *b]}}\n" for n in range(40))
+    recipe = recipe_of(tmp_path, shared + "model: {<<: [*a, *c39], kv_lora_rank: 32}\n")
+    assert (recipe.model["num_hidden_layers"], recipe.model["hidden_size"], recipe.model["kv_lora_rank"]) == (6, 256, 32)
+    many = shared + "".join(f"c{n}: &c{n} {{<<: *c{n - 1}}}\n" for n in range(40, 60)) + "model: {<<: *c59}\n"
+    with pytest.raises(UsageError, match="line 3: more than 60 mappings are merged; write their keys out"):
+        recipe_of(tmp_path, many)
+
+
+@pytest.mark.parametrize(
+    ("line", "there"),
+    [
+        ("transformer_layer_spec: {_target_: mine.layers, _call_: false}", "spec='mine.layers'"),
+        ("transformer_layer_spec: {_target_: megatron.core.models.gpt.gpt_layer_specs.x, _partial_: true}", "spec=''"),
+        ("fp16_lm_cross_entropy: true", "Setting(name='fp16_lm_cross_entropy'"),
+        ("is_hybrid_model: true", "is-hybrid-model true is of models with layers of Mamba"),
+        ("hybrid_layer_pattern: M*", "is of models with layers of Mamba among those with attention; leave it out"),
+    ],
+)
+def test_what_makes_another_model_is_not_dropped(tmp_path: Path, line: str, there: str) -> None:
+    """Layers of somebody's own, of another kind, and a loss in another precision."""
+    assert there in str(recipe_of(tmp_path, BRIDGE.replace("model:\n", f"model:\n  {line}\n")))
 
 
 def test_words_of_yaml_1_1_are_what_megatron_bridge_reads(tmp_path: Path) -> None:

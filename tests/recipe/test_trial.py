@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -306,6 +307,12 @@ def test_a_recipe_is_two_cases(tmp_path: Path) -> None:
 
 
 def test_a_recipe_says_model_and_layout_itself(tmp_path: Path) -> None:
+    for said in ("--loss token", "--data-shape documents", "--fp8 delayed", "--mtp-loss version", "--candidate-checkpoint /x"):
+        with pytest.raises(UsageError, match=f"says model, layout and step by itself; leave out {said.split()[0]}"):
+            parsed(["--recipe", str(recipe(tmp_path)), *said.split()])
+    for said in ("--data x.jsonl", "--stream"):
+        with pytest.raises(UsageError, match=f"has random tokens and whole models; leave out {said.split()[0]}"):
+            parsed(["--recipe", str(recipe(tmp_path)), *said.split()])
     with pytest.raises(UsageError, match="leave out --layouts"):
         parsed(["--recipe", str(recipe(tmp_path)), "--layouts", "tp2"])
 
@@ -498,3 +505,48 @@ def test_a_huggingface_folder_gives_the_numbers_that_flags_leave_to_it() -> None
     found = trial.of_file(recipe, folder=here / "models" / "moonlight")
     assert (found.small.full.model.num_hidden_layers, found.small.full.model.num_nextn_predict_layers) == (27, 0)
     assert found.small.layout.name == "pp2ep3"
+    assert [one.setting.name for one in found.others] == ["model.perform_initialization", "packing", "--lr_warmup_fraction"]
+    assert found.training.balancing == "seq_aux_loss"
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--rotary-base 10000", "rope_theta is 10000 by --rotary-base 10000, and 50000.0 in config.json"),
+        ("--rotary-scaling-factor 40", "rope_factor is 40.0 by --rotary-scaling-factor 40, and 1.0 in config.json"),
+        ("--moe-router-num-groups 4", "n_group is 4 by --moe-router-num-groups 4, and 1 in config.json"),
+        (
+            "--moe-layer-freq 1 --num-layers 26",
+            "num_hidden_layers is 26 by --num-layers 26, and 27 in config.json; first_k_dense",
+        ),
+        ("--rope-type rope --mtp-num-layers 1 --vocab-size 999 --max-position-embeddings 99999", ""),
+    ],
+)
+def test_flags_of_another_model_than_the_folder_s_are_refused(tmp_path: Path, flag: str, said: str) -> None:
+    """The folder's numbers are in every case, so nothing would show the recipe's."""
+    here = Path(__file__).parent
+    recipe = tmp_path / "flags"
+    recipe.write_text((here / "known" / "slime-moonlight.txt").read_text() + " " + flag)
+    if said:
+        with pytest.raises(UsageError, match=f"flags trains another model than .*moonlight has: {said}"):
+            trial.of_file(recipe, folder=here / "models" / "moonlight")
+    else:
+        assert trial.of_file(recipe, folder=here / "models" / "moonlight").small.full.model.rope_type == "default"
+
+
+def test_mscale_is_compared_as_transformers_reads_it(tmp_path: Path) -> None:
+    """Without mscale_all_dim transformers takes an mscale of 1, whatever config.json says."""
+    folder, recipe = tmp_path / "model", tmp_path / "flags"
+    folder.mkdir()
+    published = json.loads((Path(__file__).parent / "models" / "moonlight" / "config.json").read_text())
+    yarn = {"type": "yarn", "factor": 4, "original_max_position_embeddings": 4096, "mscale": 0.5}
+    (folder / "config.json").write_text(json.dumps({**published, "rope_scaling": yarn}))
+    flags = (
+        Path(__file__).parent / "known" / "slime-moonlight.txt"
+    ).read_text() + " --mscale-all-dim 0 --rotary-scaling-factor 4"
+    recipe.write_text(flags)
+    assert trial.of_file(recipe, folder=folder).small.full.model.rope_factor == 4
+    yarn |= {"mscale_all_dim": 0.5}
+    (folder / "config.json").write_text(json.dumps({**published, "rope_scaling": yarn}))
+    with pytest.raises(UsageError, match=r"mscale is 1\.0 by --mscale 1\.0, and 0\.5 in config\.json; mscale_all_dim is 0"):
+        trial.of_file(recipe, folder=folder)

@@ -12,10 +12,10 @@ from transformers.models.deepseek_v3.configuration_deepseek_v3 import DeepseekV3
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3RotaryEmbedding
 
 import tests.core  # noqa: F401 - before anything of megatron-core
-from validation.candidate.config import mscale
 from validation.case.errors import UsageError
 from validation.case.folder import model_from_folder
 from validation.case.preset import TINY
+from validation.case.rotary import mscale
 from validation.reference import as_read
 from validation.reference.model import hf_config
 

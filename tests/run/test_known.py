@@ -214,6 +214,33 @@ def test_a_bug_of_transformer_engine_is_there_in_its_versions(
     assert ("norm-misses-experts" in {bug.id for bug in table() if bug.applies(of, core)}) == there
 
 
+SWITCH = {"model.overlap_dispatch_backward_with_experts_wgrad": True}
+
+
+@pytest.mark.parametrize(
+    ("given", "core", "there"),
+    [
+        (SWITCH, "0.19.2", True),
+        (SWITCH, "0.17.1", False),
+        (SWITCH | {"model.gradient_accumulation_fusion": True}, "0.19.2", False),
+        (SWITCH | {"ddp.delay_wgrad_compute": True}, "0.19.2", False),
+        ({}, "0.19.2", False),
+    ],
+)
+def test_experts_gradients_are_unread_only_without_fused_accumulation(given: dict[str, bool], core: str, there: bool) -> None:
+    """Of the experts alone, before any step, and without a limit, for they are memory that nobody has written."""
+    of = case("ep2", "te")
+    of = replace(of, precision="bf16", training=of.training.with_settings(given))
+    found = [bug for bug in known_bugs(of, core) if bug.id == "expert-gradients-read-too-early"]
+    assert bool(found) == there
+    for bug in found:
+        assert bug.unlimited(of)
+        excused = [
+            bug.excuses(of, f"gradients/model.layers.1.{name}") for name in ("mlp.experts.up_proj.weight", "mlp.gate.weight")
+        ]
+        assert excused == [True, False]
+
+
 def test_a_bug_of_the_layout_that_a_run_resumes_in_is_excused_from_then_on() -> None:
     """Data-parallel ranks count no projection twice; the tensor-parallel ones that go on with their checkpoint do."""
     of = case("dp2", "te")

@@ -209,6 +209,8 @@ def test_a_checkpoint_folder_is_a_model(checkpoint: Path, layers: tuple[int, ...
 
 
 MISTAKES: dict[str, tuple[list[str], str]] = {
+    "ranks of no recipe": (["--world-size", "4"], "--world-size says how many ranks train a recipe; give --recipe FILE"),
+    "a tokenizer for no text": (["--tokenizer", "x"], "--tokenizer reads the text of --data; give --data FILE"),
     "unknown preset": (["--preset", "huge"], "preset 'huge' is unknown; known are tiny, mini"),
     "unknown layout": (["--layouts", "tpp2"], "layout 'tpp2' is not one"),
     "degree twice": (["--layouts", "tp2tp4"], "gives tp twice"),

@@ -147,17 +147,19 @@ def test_a_module_that_is_not_there_is_wrong_usage() -> None:
         check("no_such.module")
 
 
-@pytest.mark.parametrize("text", ["1 / 0\n", "def plugin(argument):\n    return 1 / argument\n"])
+@pytest.mark.parametrize("text", ["1 / 0\n", "raise SystemExit\n", "def plugin(argument):\n    return 1 / argument\n"])
 def test_a_file_that_raises_says_so(write: Write, text: str) -> None:
     name = write(text)
-    with pytest.raises(PluginBroke, match=rf"^plugin {name}: running own\.py raised (ZeroDivision|Type)Error"):
+    with pytest.raises(PluginBroke, match=rf"^plugin {name}: running own\.py raised (ZeroDivisionError|TypeError|SystemExit)"):
         load(name)
 
 
 def test_a_function_that_raises_says_whose_it_is(write: Write) -> None:
-    name = write("def loaded(case, model):\n    1 / 0\n")
+    name = write("def loaded(case, model):\n    1 / 0\n\n\ndef built(case, model):\n    raise SystemExit(0)\n")
     with pytest.raises(PluginBroke, match=rf"^plugin {name}: its loaded raised ZeroDivisionError"):
         load(name).loaded("a case", [])  # type: ignore[arg-type]
+    with pytest.raises(PluginBroke, match=rf"^plugin {name}: its built raised SystemExit\(0\)"):
+        load(name).built("a case", [])  # type: ignore[arg-type]
 
 
 def test_a_path_is_the_same_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

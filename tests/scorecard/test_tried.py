@@ -14,6 +14,7 @@ from validation.case.declared import checked, here
 from validation.case.errors import EnvironmentMissing
 from validation.case.settings import parsed, written
 from validation.cli import main
+from validation.machine import version
 from validation.recipe import tries
 from validation.scorecard import tried
 from validation.scorecard.exercised import Seen
@@ -104,6 +105,24 @@ def test_a_verdict_is_that_of_the_checks_and_of_the_lines(bench: Bench, verdict:
     """What runs the same lines proves nothing; what needs a case that is wrong itself is not judged."""
     found = tried.trial(Switch(NAME, True), bench)  # type: ignore[arg-type]
     assert (found.verdict, found.lines, found.why) == (verdict, lines, why)
+
+
+def test_what_is_in_the_record_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If only what is missing is asked for."""
+    monkeypatch.setattr(tries, "TABLE", tmp_path / "tried.json")
+    monkeypatch.setattr(tried, "gpu_names", lambda: ["NVIDIA H200, 143771 MiB"])
+    monkeypatch.setattr(tried, "trials", lambda asked, jobs, command: ((one, PASS) for one in asked))
+    everything = {one.said for one in tried.switches(here())}
+    tries.keep({NAME + "=true": {"verdict": "equal"}}, version("megatron-core"))
+    for words, left in (
+        (["--missing"], everything - {f"{NAME}=true"}),
+        (["--missing", "--only", NAME], set()),
+        ([], everything),
+    ):
+        assert main(["tried", *words]) == 0
+        assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == left
 
 
 def test_the_record_keeps_all_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

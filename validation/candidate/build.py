@@ -15,7 +15,7 @@ from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.spec_utils import build_module
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 
-from validation.candidate import platform
+from validation.candidate import platform, variables
 from validation.candidate.configured import Configure, configured
 from validation.candidate.place import device
 from validation.candidate.spec import block_spec, mtp_spec
@@ -66,10 +66,24 @@ def _embedding_ranks(case: Case) -> dict[str, Any]:
 def start_random_numbers(case: Case) -> None:
     """What megatron-core's modules draw from when they are built. Once, before the first of them."""
     # Without CUDA there is no CUDA seed to track, and with dropout 0 nothing draws from it.
-    initialize_rng_tracker(inference_rng_tracker=not torch.cuda.is_available())
+    kind = random_numbers(case)
+    initialize_rng_tracker(**kind, inference_rng_tracker=not torch.cuda.is_available())
     if torch.cuda.is_available():
         model_parallel_cuda_manual_seed(case.seed)
     torch.manual_seed(case.seed)
+
+
+def random_numbers(case: Case) -> dict[str, bool]:
+    """Which of megatron-core's trackers of random numbers a case's settings ask for, as initialize_rng_tracker has it.
+
+    A training script hands it on: under CUDA graphs none but one that graphs can record.
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/training/initialize.py
+    """
+    model = case.training.effective("model")
+    graphs = model.get("cuda_graph_impl", "none") != "none" or any(
+        model.get(name) is True for name in ("enable_cuda_graph", "external_cuda_graph")
+    )
+    return {"use_te_rng_tracker": model.get("use_te_rng_tracker") is True, "use_cudagraphable_rng": graphs}
 
 
 def build(case: Case, configure: Configure = lambda case, config: None) -> list[GPTModel]:
@@ -77,6 +91,7 @@ def build(case: Case, configure: Configure = lambda case, config: None) -> list[
 
     `configure` may change the configuration before anything is built from it.
     """
+    variables.settle(case)
     start_random_numbers(case)
     made = configured(case, configure)
     stages: list[int | None] = list(range(case.layout.vpp)) if case.layout.vpp > 1 else [None]

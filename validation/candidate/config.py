@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from validation.case.case import Case
 from validation.case.families import GREEDY
 from validation.case.inference import uses_sequence_parallel
 from validation.case.model import Model
+from validation.case.rotary import mscale
 from validation.compare.precision import DTYPES
 
 
@@ -129,18 +129,6 @@ def _rope(model: Model) -> dict[str, Any]:
         "mscale": mscale(model),
         "mscale_all_dim": model.mscale_all_dim,
     }
-
-
-def mscale(model: Model) -> float:
-    """The number with which megatron-core scales cos and sin as transformers does.
-
-    megatron-core multiplies them by m(mscale) / m(mscale_all_dim), m(x) = 1 + 0.1 x log(factor), whatever the two are. To
-    transformers one that is 0 or not there is none, and it multiplies by m(1): the ratio that 1 + y + 0.1 y log(factor) makes
-    where y is mscale_all_dim.
-    """
-    if model.mscale and model.mscale_all_dim:
-        return model.mscale
-    return 1.0 + model.mscale_all_dim * (1.0 + 0.1 * math.log(max(1.0, model.rope_factor)))
 
 
 def _experts(case: Case) -> dict[str, Any]:

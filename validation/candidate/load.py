@@ -95,7 +95,8 @@ def together(parts: Iterable[tuple[Holding, torch.Tensor]]) -> Iterator[tuple[Pa
 
 def _continues(run: list[tuple[Holding, torch.Tensor]], part: tuple[Holding, torch.Tensor]) -> bool:
     last, new = run[-1][0], part[0]
-    expert = EXPERTS in new.parameter.name and last.parameter == new.parameter and last.box[1:] == new.box[1:]
+    same = last.parameter is new.parameter or last.parameter == new.parameter
+    expert = same and EXPERTS in new.parameter.name and last.box[1:] == new.box[1:]
     most = TOGETHER_ON_DEVICE if part[1].is_cuda else TOGETHER
     return expert and last.box[0][1] == new.box[0][0] and (len(run) + 1) * part[1].numel() <= most
 

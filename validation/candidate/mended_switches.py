@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
+from megatron.core.distributed import DistributedDataParallel
 from megatron.core.transformer.moe.router import TopKRouter
 
 from validation.case.case import Case
@@ -36,6 +38,16 @@ class _TorchWithAnotherBf16:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
+
+
+def gradients_read_when_computed(case: Case, tokens: Callable[[], int]) -> None:
+    """A weight whose gradient comes after the backward pass is added up when its module has computed it."""
+    begun = DistributedDataParallel.__init__
+
+    def init(self: DistributedDataParallel, config: Any, ddp_config: Any, *given: Any, **named: Any) -> None:
+        begun(self, config, replace(ddp_config, delay_wgrad_compute=True), *given, **named)
+
+    DistributedDataParallel.__init__ = init
 
 
 def loads_before_capacity(case: Case, tokens: Callable[[], int]) -> None:

@@ -278,6 +278,7 @@ MENDS = {
     "shared-rope-key-not-reduced": Mend(_gathered_rotary_key_summed, wrapped=_latent_marked),
     "norm-counts-duplicated-projections": Mend(built=mended_steps.duplicated_projections_counted_once),
     "norm-misses-experts": Mend(built=mended_steps.experts_counted_everywhere),
+    "expert-gradients-read-too-early": Mend(mended_switches.gradients_read_when_computed),
     "loss-scales-of-experts-drift": Mend(mended_steps.scalers_see_every_overflow),
     "tied-output-weight-unused": Mend(built=_no_unused_output_weight),
     "latents-without-sequence-parallelism": Mend(_query_norms_summed_once, wrapped=_whole_rotary_key_summed),

@@ -178,6 +178,8 @@ class ProbedChunk:
         Returns what the model is to go on with.
         """
         waiting = self._waiting[probe.name]
+        if not self._running and not waiting:  # no pass of the schedule's: a CUDA graph warms up, or records
+            return tensor
         if not self._running and not torch.is_grad_enabled():  # recomputation in recomputation: the inner one comes after
             return self._isolated(probe, tensor, view, waiting[0])
         micro_batch = self._micro_batch if self._running else waiting.popleft()

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from validation.case.steps import UNREDUCED
 from validation.compare import fused, native
-from validation.compare.difference import Difference, measure
+from validation.compare.difference import Difference, measured
 from validation.compare.extent import Extent, extent
 from validation.compare.mapped import opened
 from validation.compare.measurement import PieceReport
@@ -123,7 +123,7 @@ class Recorder:
                 return
             tensor = tensor.contiguous()
             self._pending.settle()  # pieces of one tensor stay in their order
-            found = measure(tensor, expected, box)
+            found = measured(tensor, expected.contiguous(), box)
             take(found, _digest(tensor), extent(tensor, expected, box, found, exact, floor))
 
     def problem(self, name: str, sentence: str) -> None:
@@ -151,8 +151,7 @@ class Recorder:
 
 
 def _digest(tensor: torch.Tensor) -> str:
-    """A short digest of the bytes, equal on two ranks if and only if their tensors are equal to the bit."""
-    if fused.digests(tensor):
-        return fused.digest(tensor.contiguous())
-    data = tensor.detach().contiguous().cpu()
-    return native.digest_or_sha(data)
+    """A short digest of a contiguous tensor's bytes, equal on two ranks if and only if their tensors are equal to the bit."""
+    if tensor.is_cuda:
+        return fused.digest(tensor) if fused.digests(tensor) else native.digest_or_sha(tensor.cpu())
+    return native.digest_or_sha(tensor)

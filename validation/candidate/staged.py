@@ -4,7 +4,8 @@ Every tensor is copied to the host when a collective starts and back when it is 
 then, as NCCL orders its work. What is only moved travels as bytes, whatever its dtype. Sums, averages and products of bf16
 and fp16 are computed in fp32 and rounded once, where NCCL rounds after every rank, so that they are no less exact; fp32
 and fp64 are added up in their own precision, as NCCL does. The order of a sum depends on shapes and ranks alone, never on
-time: gloo's own order in an all-reduce and a reduce, the order of the ranks in a reduce-scatter.
+time: gloo's own order in an all-reduce (of a large tensor, in each of its parts) and a reduce, the order of the ranks in a
+reduce-scatter.
 
 A tensor on the CPU is copied all the same: transport `staged-cpu` rehearses on a machine without a GPU what `staged` does.
 """
@@ -155,13 +156,18 @@ class StagedGroup(_Group):
     def allreduce(self, tensors: list[Tensor], opts: Any = _ReduceOp.SUM) -> StagedWork:
         """Each tensor becomes its reduction over all ranks."""
         operation = _operation(opts)
-        hosts = [host_memory.widened(tensor) for tensor in tensors]
         options = _with(c10d.AllreduceOptions, opts, reduceOp=_ReduceOp.SUM if operation == _ReduceOp.AVG else operation)
-        inner = [self._gloo.allreduce([host], options) for host in hosts]
+        inner: list[Any] = []
+        hosts: list[list[Tensor]] = []
+        for tensor in tensors:
+            hosts.append([])
+            for host in host_memory.in_parts(tensor):  # what follows is copied while this is on its way
+                inner.append(self._gloo.allreduce([host], options))
+                hosts[-1].append(host)
 
         def finish() -> None:
-            for tensor, host in zip(tensors, hosts, strict=True):
-                tensor.data.copy_(_averaged(host, operation, self._ranks))
+            for tensor, parts in zip(tensors, hosts, strict=True):
+                host_memory.put_parts(tensor, [_averaged(part, operation, self._ranks) for part in parts])
 
         return self._work(inner, tensors, finish)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +22,7 @@ def typed(configuration: type, wanted: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _typed(value, hints.get(name), declared.get(name)) for name, value in wanted.items()}
 
 
+@functools.cache
 def _hints(configuration: type) -> dict[str, Any]:
     """The types of the fields. Of a release whose annotations cannot be read here, none."""
     try:

@@ -132,7 +132,8 @@ class Holding:
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
         """The held part of the Megatron tensor (its value or its gradient), in the shape of `box`: a view."""
         first, last = self.rows
-        return (tensor if first == 0 and last == len(tensor) else tensor[first:last]).view(self._shape)
+        part = tensor if first == 0 and last == tensor.shape[0] else tensor[first:last]
+        return part if part.shape == self._shape else part.view(self._shape)
 
     @functools.cached_property
     def _shape(self) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from collections.abc import Sequence
 
 from validation.case.errors import UsageError
@@ -45,16 +46,18 @@ _SHORT = 60
 def cut(text: str) -> list[str]:
     """The parts between plus signs that stand in no quotes: `cp2` and `cp_comm_type="a2a+p2p"`.
 
-    That value of upstream's has a plus sign itself. It needs no quotes.
+    That value of upstream's has a plus sign itself, and so has a number such as 1e+20. They need no quotes.
     """
     parts = text.split('"')
     parts[::2] = [part.replace(_HIERARCHICAL, f'"{_HIERARCHICAL}"') for part in parts[::2]]
     quoted = '"'.join(parts).split('"')
-    quoted[::2] = [part.replace("+", "\0") for part in quoted[::2]]
+    quoted[::2] = [_JOINING.sub("\0", part) for part in quoted[::2]]
     return '"'.join(quoted).split("\0")
 
 
 _HIERARCHICAL = "a2a+p2p"
+_JOINING = re.compile(r"(?<![0-9.][eE])\+|\+(?![0-9])")
+"""A plus sign that is none of an exponent, such as that of 1e+20."""
 
 
 def _refuse_two_of_one_option(text: str, words: Sequence[str], shared: Training) -> None:

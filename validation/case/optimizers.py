@@ -145,6 +145,19 @@ def momentum_is_a_share(case: Case) -> str | None:
     return f"optimizer.sgd_momentum is {momentum:g}; give a number from 0 to below 1, such as {USUAL_MOMENTUM:g}"
 
 
+def adam_divides(case: Case) -> str | None:
+    """PyTorch refuses the same: a share of 1 or more never forgets, and what it divides by is then 0."""
+    given: Mapping[str, Any] = case.training.effective("optimizer")
+    if Rule.of(case.training).kind != ADAM:
+        return None
+    for name, usual in (("adam_beta1", 0.9), ("adam_beta2", 0.95)):
+        if not 0 <= given.get(name, usual) < 1:
+            return f"optimizer.{name} is {given[name]:g}; give a number from 0 to below 1, such as {usual:g}"
+    if not given.get("adam_eps", 0) >= 0:
+        return f"optimizer.adam_eps is {given['adam_eps']:g}; give a number of 0 or more, such as 1e-8"
+    return None
+
+
 def zeros_are_of_the_gradients(case: Case) -> str | None:
     """In bf16 rounding makes zeros, by the order of sums: measured up to 4 % more than the HuggingFace model has."""
     if not case.has_masters or not counts_zeros(case.training):
@@ -160,6 +173,7 @@ RULES = (
     offload_takes_the_aware_way,
     instances_share_the_ranks,
     momentum_is_a_share,
+    adam_divides,
     sgd_is_plain,
     zeros_are_of_the_gradients,
 )

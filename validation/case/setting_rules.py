@@ -164,6 +164,14 @@ def sums_are_in_bf16(case: Case) -> str | None:
     return f"{said} has no {unable}" if case.precision == "bf16" and (case.isolated or case.training.stream) else None
 
 
+def balancing_counts(case: Case) -> str | None:
+    """megatron-core takes a coefficient below 0 for none (`is_aux_loss_enabled`), and the formula would push the other way."""
+    coefficient = case.training.effective("model").get("moe_aux_loss_coeff")
+    if case.training.balancing in ("none", "z_loss") or not isinstance(coefficient, (int, float)) or coefficient >= 0:
+        return None
+    return f"model.moe_aux_loss_coeff={coefficient:g} balances nothing in Megatron-Core; give a number of 0 or more"
+
+
 def averages_are_of_means(case: Case) -> str | None:
     """megatron-core's DistributedDataParallel asserts it."""
     name = "average_in_collective"
@@ -252,6 +260,7 @@ RULES = (
     experts_exchange_what_is_overlapped,
     sums_in_fp32_are_of_lower_precisions,
     sums_are_in_bf16,
+    balancing_counts,
     averages_are_of_means,
     first_chunk_is_gathered_beside_the_step,
     core_attention_scales_once,

@@ -208,7 +208,7 @@ def written(value: Value) -> str:
 
         plain = re.fullmatch(r"[\w./-]+", value) and from_text(value) == value
         return value if plain else json.dumps(value, ensure_ascii=False)
-    return repr(value)
+    return repr(value).replace("e+", "e")  # a plus would begin another word of a layout
 
 
 def parsed(text: str) -> tuple[str, Value]:

@@ -16,12 +16,16 @@ class Straight:
 
     def __init__(self) -> None:
         self._all_plain = False
+        self._begun = True
         self._first: dict[Any, Any] = {}
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Look at what has been selected."""
         # pytest's own JUnit file is closed check by check when it is torn down.
-        self._all_plain = not getattr(session.config.option, "xmlpath", None) and all(_is_plain(item) for item in session.items)
+        option, hook = session.config.option, session.config.hook.pytest_runtest_logstart
+        self._all_plain = not getattr(option, "xmlpath", None) and all(_is_plain(item) for item in session.items)
+        # pytest's own terminal says nothing of a check that begins, unless it says more than usual.
+        self._begun = option.verbose >= 0 or {one.plugin_name for one in hook.get_hookimpls()} != {"terminalreporter"}
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: Any, nextitem: Any) -> bool | None:
@@ -30,7 +34,8 @@ class Straight:
             return None
         hook = item.ihook
         self._share_location(item)
-        hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        if self._begun:
+            hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         call = pytest.CallInfo.from_call(
             lambda: item.obj(**item.callspec.params), "call", reraise=(KeyboardInterrupt, pytest.exit.Exception)
         )

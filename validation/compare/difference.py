@@ -97,10 +97,15 @@ def measure(candidate: torch.Tensor, reference: torch.Tensor, box: Box) -> Diffe
     Both tensors must have the box's shape. Booleans and integers are compared as numbers. All sums are in float64, in one
     pass where there is a compiled one (validation.compare.native and .fused, which state their errors).
     """
+    left = candidate.detach().contiguous()
+    return measured(left, to_device(reference.detach(), candidate.device).contiguous(), box)
+
+
+def measured(left: torch.Tensor, right: torch.Tensor, box: Box) -> Difference:
+    """The same of contiguous tensors on one device that autograd does not follow. Raises ValueError for another shape."""
     shape = box_shape(box)
-    if candidate.shape != shape or reference.shape != shape:
-        raise ValueError(f"piece {box}: shapes are {tuple(candidate.shape)} and {tuple(reference.shape)}, declared is {shape}")
-    left, right = candidate.detach().contiguous(), to_device(reference.detach(), candidate.device).contiguous()
+    if left.shape != shape or right.shape != shape:
+        raise ValueError(f"piece {box}: shapes are {tuple(left.shape)} and {tuple(right.shape)}, declared is {shape}")
     if left.is_cuda:
         left, right = left.view(-1), right.view(-1)
     return _in_one_pass(left, right, box) or in_chunks(left.view(-1), right.view(-1), box)
@@ -199,10 +204,11 @@ def _nonfinite(array: Any) -> int:
 
 
 def _global_index(flat: int, box: Box) -> tuple[int, ...]:
-    if any(start == stop for start, stop in box):
-        return tuple(start for start, _ in box)
     index: list[int] = []
     for start, stop in reversed(box):
+        if start == stop:  # there is no element
+            return tuple(start for start, _ in box)
         flat, within = divmod(flat, stop - start)
         index.append(start + within)
-    return tuple(reversed(index))
+    index.reverse()
+    return tuple(index)

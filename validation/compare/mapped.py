@@ -48,13 +48,15 @@ class MappedFile(SlicedFile):
         place, step = entry.start // dtype.itemsize, 1
         for size, part in zip(reversed(entry.shape), reversed(index or (_ALL,) * len(entry.shape)), strict=True):
             start, stop, _ = part.indices(size)
-            sizes.insert(0, max(0, stop - start))
-            strides.insert(0, step)
+            sizes.append(max(0, stop - start))
+            strides.append(step)
             place += start * step
             step *= size
+        sizes.reverse()
+        strides.reverse()
         with as_stored():
             mapped = self._mapped()
-            missing = entry.start + step * dtype.itemsize - len(mapped)
+            missing = entry.start + step * dtype.itemsize - mapped.shape[0]
             if missing > 0:
                 raise EndsEarly(f"{self.path}: ends {many(missing, 'byte')} before its header says")
             flat = self._flat.get(dtype)

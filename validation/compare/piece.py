@@ -21,13 +21,15 @@ def share(size: int, parts: int, index: int) -> tuple[int, int]:
     return index * length, (index + 1) * length
 
 
+@functools.lru_cache(1 << 12)
 def box_shape(box: Box) -> tuple[int, ...]:
-    """The shape of the part that `box` describes."""
+    """The shape of the part that `box` describes. Kept, for a rank asks thousands of times for a few hundred boxes."""
     return tuple(stop - start for start, stop in box)
 
 
+@functools.lru_cache(1 << 12)
 def slices(box: Box) -> tuple[slice, ...]:
-    """The box as an index for a tensor."""
+    """The box as an index for a tensor; kept, too."""
     return tuple(slice(start, stop) for start, stop in box)
 
 

@@ -19,7 +19,9 @@ _A_THREAD = 1 << 20
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """The tensor on `device`; a large one from pageable memory through pinned buffers."""
-    if tensor.device == device or device.type != "cuda" or tensor.is_cuda:
+    if tensor.device == device:
+        return tensor
+    if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
     if tensor.nbytes < _STAGED or tensor.is_pinned() or not tensor.is_contiguous():
         return tensor.to(device, non_blocking=tensor.is_pinned())

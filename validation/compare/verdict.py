@@ -55,7 +55,7 @@ def judge(measurement: Measurement, title: str, limits: Limits, routes: bool = F
     missing = measurement.missing()
     status, failure = (ERROR, COVERAGE) if missing is not None else (PASS, "")
     reasons = [f"no rank holds {_range(missing)}"] if missing is not None else []
-    broken = _broken(measurement, limits, replicated)
+    broken = _broken(measurement, limits, replicated, covered=missing is None)
     if broken:
         status, failure = FAIL, next(iter(broken))
         reasons = [*(sentence for said in broken.values() for sentence in said), *reasons]
@@ -67,9 +67,9 @@ def judge(measurement: Measurement, title: str, limits: Limits, routes: bool = F
     )
 
 
-def _broken(measurement: Measurement, limits: Limits, replicated: bool) -> dict[str, list[str]]:
-    """What does not hold, by kind of failure; only kinds of which there is something."""
-    overlap = measurement.missing() is None and measurement.overlaps()
+def _broken(measurement: Measurement, limits: Limits, replicated: bool, *, covered: bool) -> dict[str, list[str]]:
+    """What does not hold, by kind of failure; only kinds of which there is something. `covered`: no part is missing."""
+    overlap = covered and measurement.overlaps()
     found = {
         NOT_FINITE: _not_finite(measurement),
         REPLICAS: _replicas(measurement) if replicated else [],

@@ -6,7 +6,7 @@ import ast
 import difflib
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from validation.case.annotation import Value
@@ -35,11 +35,14 @@ class Given:
     place: str
 
 
-def read(parser: Parser, words: Sequence[Word], *, by_name: bool = False) -> tuple[tuple[Given, ...], tuple[Flag, ...]]:
+def read(
+    parser: Parser, words: Sequence[Word], *, by_name: bool = False, of_fork: bool = False
+) -> tuple[tuple[Given, ...], tuple[Flag, ...]]:
     """The arguments that are given, the last of a flag that is given twice, and the words that the parser does not know.
 
     `by_name` also takes an argument's own name for a flag and `true` or `false` for a switch, as ms-swift writes them:
-    `--sequence_parallel true`. Raises UsageError for a value that an option does not take.
+    `--sequence_parallel true`. A fork's options may have choices of its own. Raises UsageError for a value that an option does
+    not take.
     """
     given: dict[str, Given] = {}
     unknown: list[Flag] = []
@@ -49,6 +52,8 @@ def read(parser: Parser, words: Sequence[Word], *, by_name: bool = False) -> tup
         if option is None:
             unknown.append(_unknown(parser, flag, values))
             continue
+        if of_fork and option.choices:
+            option = replace(option, choices=())
         if joined:
             values = [Word(value, flag.place), *values]
         if not option.takes_values and not by_name:

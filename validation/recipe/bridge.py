@@ -66,6 +66,8 @@ _PROVIDERS = frozenset(
     }
 )
 """Numbers of the model that Megatron-Bridge's provider holds beside upstream's configuration."""
+_CHANGING = ("rampup_batch_size", "decrease_batch_size_if_needed", "skip_train")
+"""Keys of `train` that change a step, and that no setting says; the others are lengths, or idle."""
 _NAMED: Mapping[str, Mapping[str, Value]] = {
     "bf16_mixed": {
         "bf16": True,
@@ -106,6 +108,11 @@ def recipe(top: yaml.MappingNode, source: str, release: str, world: int | None) 
     arguments = _arguments(known, sections, source)
     found |= _schedule(known, arguments, unknown, _keys(sections, "scheduler", source))
     beside += _without_setting(known, found, [("scheduler", one) for one in _keys(sections, "scheduler", source)])
+    beside += [
+        Flag(f"train.{entry.key}", entry.place, "no setting follows from it")
+        for entry in _keys(sections, "train", source)
+        if entry.key in _CHANGING and value_of(entry.node, entry.place)
+    ]
     for name, entry in sections.items():
         if name not in SECTIONS and name not in _IDLE and name not in beyond.WHY:
             beside.append(Flag(name, entry.place, "section"))
@@ -153,10 +160,19 @@ def _recipe(
         idle=tuple(Flag(name, entry.place, "section") for name, entry in sections.items() if name in _IDLE),
         beside=rest[0],
         unknown=rest[1],
-        beyond=tuple(_beyond(sections, source)),
+        spec=_spec(provider, sections, source),
+        beyond=(*_beyond(sections, source), *_padding(provider, values)),
         doubts=tuple(doubts),
         unlike=_unlike(shape.unlike, provider, said) if len(given) == 3 else (),
     )
+
+
+def _spec(provider: Mapping[str, Value], sections: Mapping[str, Entry], source: str) -> str:
+    """The function that makes layers, if it is neither Megatron-Core's nor Megatron-Bridge's own."""
+    node = next((entry.node for entry in _keys(sections, "model", source) if entry.key == "transformer_layer_spec"), None)
+    named = {entry.key: text_of(entry.node) for entry in entries(node, source)} if node is not None else {}
+    name = named.get("_target_") or named.get("_name_") or str(provider.get("transformer_layer_spec") or "")
+    return "" if name.startswith("megatron.") or "." not in name else name
 
 
 def _beyond(sections: Mapping[str, Entry], source: str) -> Iterator[Setting]:
@@ -168,6 +184,9 @@ def _beyond(sections: Mapping[str, Entry], source: str) -> Iterator[Setting]:
             yield Setting(key, True, Origin(Source.GIVEN, f"dataset.{key}", entry.place))
     if on.get(beyond.MASK) and on.get(beyond.SKIPPED, True):
         yield Setting(beyond.SKIPPED, True, Origin(Source.DEFAULT, f"{beyond.SKIPPED} is on", "GPTDatasetConfig"))
+    for entry in _keys(sections, "model", source):
+        if entry.key in _PROVIDERS and entry.key in beyond.WHY and value_of(entry.node, entry.place) is True:
+            yield Setting(entry.key, True, Origin(Source.GIVEN, f"model.{entry.key}", entry.place))
     mixed = sections.get("mixed_precision")
     if mixed is not None and text_of(mixed.node) not in _NOTHING and _name_of(mixed) not in _NAMED:
         yield Setting("mixed_precision", text_of(mixed.node), Origin(Source.GIVEN, "mixed_precision", mixed.place))
@@ -178,7 +197,8 @@ def _beyond(sections: Mapping[str, Entry], source: str) -> Iterator[Setting]:
 
 def _unlike(shape: tuple[str, ...], provider: Mapping[str, Value], said: Mapping[str, Value]) -> tuple[str, ...]:
     """What the model has and no DeepSeek-V3: of what the file says, for it may leave to a recipe what it does not."""
-    return (*geometry.other(said), *shape, *geometry.positions(provider.get("position_embedding_type")))
+    kind = provider.get("position_embedding_type")
+    return (*geometry.other_layers({**said, **provider}), *geometry.other(said), *shape, *geometry.positions(kind))
 
 
 _OVERRIDES = (
@@ -289,6 +309,11 @@ def _vocabulary(provider: Mapping[str, Value], values: Mapping[str, Value]) -> d
         pads = provider.get("should_pad_vocab", False) and isinstance(multiple, int) and isinstance(tp, int)
         numbers["vocab_size"] = padded_rows(vocabulary, int(str(multiple)), int(str(tp))) if pads else vocabulary
     return numbers | ({"tie_word_embeddings": tied} if isinstance(tied, bool) else {})
+
+
+def _padding(provider: Mapping[str, Value], values: Mapping[str, Value]) -> Iterator[Setting]:
+    origin = Origin(Source.FOLLOWS, "follows from model.should_pad_vocab")
+    yield from beyond.padding(provider.get("vocab_size"), _vocabulary(provider, values).get("vocab_size"), origin)
 
 
 def value_of(node: yaml.Node, place: str) -> Value:

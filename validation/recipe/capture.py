@@ -134,9 +134,9 @@ def _prepare(folder: Path) -> None:
         standin.chmod(0o755)
 
 
-def _surroundings(folder: Path) -> dict[str, str]:
+def _surroundings(script: Sequence[str], folder: Path) -> dict[str, str]:
     """The environment of a script. No GPU is seen: what should start all the same, finds nothing to train on."""
-    found = dict(os.environ)
+    found = {**_of_sbatch(script), **os.environ}
     before = {"PATH": folder / "bin", "PYTHONPATH": folder / "site"}
     for name, place in before.items():
         found[name] = os.pathsep.join([str(place), *filter(None, [found.get(name, "")])])
@@ -144,9 +144,28 @@ def _surroundings(folder: Path) -> dict[str, str]:
     return found
 
 
+def _of_sbatch(script: Sequence[str]) -> dict[str, str]:
+    """The variables of Slurm that lines for sbatch say, of a script that runs without it; sbatch reads them itself."""
+    if Path(script[0]).name in record.BATCH:
+        return {}
+    texts = (Path(word).read_text(errors="replace") for word in script if Path(word).suffix != ".py" and _is_small(word))
+    lines = (line for text in texts for line in text.splitlines() if line.startswith("#SBATCH"))
+    said = "".join(" " + line[len("#SBATCH") :].strip() for line in lines)
+    found = {name: match[1] for pattern, name in record.SIZES if (match := pattern.search(said))}
+    return found | ({"SLURM_JOB_NUM_NODES": found["SLURM_NNODES"]} if "SLURM_NNODES" in found else {})
+
+
+def _is_small(word: str) -> bool:
+    """Whether this is a file such as a script."""
+    try:
+        return os.path.isfile(word) and os.path.getsize(word) < _TAIL
+    except (OSError, ValueError):
+        return False
+
+
 def _run(script: Sequence[str], folder: Path, timeout: float) -> tuple[int, list[tuple[int, tuple[str, ...]]]]:
     """Run the script to its end and end what it has left behind. Returns its exit code, and the processes that were ended."""
-    surroundings = _surroundings(folder)
+    surroundings = _surroundings(script, folder)
     found = shutil.which(script[0], path=surroundings["PATH"])
     if found is None:
         raise UsageError(f"{shown(script[0])} is no program here; give the command that starts your training: bash run.sh")

@@ -26,6 +26,8 @@ def of(given: Arguments) -> Iterator[str]:
     yield from _lengths(given)
     yield from _weight_decay(given)
     yield from _gathering(given)
+    yield from _recomputing(given)
+    yield from _parallel(given)
     yield from forks.wrong(given)
 
 
@@ -38,6 +40,9 @@ def _model(given: Arguments) -> Iterator[str]:
         yield "--fp16 and --bf16 are both given; keep one"
     if given["group_query_attention"] and given["multi_latent_attention"]:
         yield "--group-query-attention and --multi-latent-attention exclude each other; leave the first out"
+    rotary = given["position_embedding_type"] == "rope" or given["use_rotary_position_embeddings"]
+    if given["multi_latent_attention"] and given["rope_type"] == "rope" and rotary and given["apply_rope_fusion"]:
+        yield "--rope-type rope of multi-latent attention has no fused rotary embedding; give --no-rope-fusion, too"
     if given["swiglu"] and given["squared_relu"]:
         yield "--swiglu and --squared-relu are both given; DeepSeek-V3 has the first"
     if given["fp16_lm_cross_entropy"] and not given["fp16"]:
@@ -79,9 +84,37 @@ def _weight_decay(given: Arguments) -> Iterator[str]:
         yield f"--weight-decay-incr-style {style} needs --start-weight-decay and --end-weight-decay; give both"
 
 
+def _recomputing(given: Arguments) -> Iterator[str]:
+    if given["recompute_granularity"] == "selective" and given["recompute_method"] is not None:
+        yield "--recompute-method is of --recompute-granularity full, and it is selective; leave one of them out"
+    if given["distribute_saved_activations"]:
+        whole = given["recompute_granularity"] == "full" and given["recompute_method"] is not None
+        if given.number("tensor_model_parallel_size") <= 1 or not whole:
+            yield (
+                "--distribute-saved-activations goes with tensor parallelism, --recompute-granularity full and "
+                "--recompute-method; give all of them, or leave it out"
+            )
+
+
+def _parallel(given: Arguments) -> Iterator[str]:
+    cp, length, pp = (given.number(name) for name in ("context_parallel_size", "seq_length", "pipeline_model_parallel_size"))
+    if cp > 1 and length % (2 * cp):
+        yield f"--seq-length {length} is no multiple of {2 * cp}, which is twice --context-parallel-size; give one"
+    if given["tp_comm_overlap"] and not given["sequence_parallel"]:
+        yield "--tp-comm-overlap goes with --sequence-parallel; give both"
+    if pp == 2 and given["overlap_p2p_comm"] is False and any(given.number(dest) for dest in _STAGES[:2]):
+        yield "virtual stages of 2 pipeline ranks go without --no-overlap-p2p-communication; leave it out"
+    if given["optimizer_cpu_offload"] and not given["use_precision_aware_optimizer"]:
+        yield "--optimizer-cpu-offload goes with --use-precision-aware-optimizer; give both"
+
+
 def _gathering(given: Arguments) -> Iterator[str]:
     if given["use_distributed_optimizer"] and given["optimizer"] == "sgd":
         yield "--use-distributed-optimizer shares the states of Adam alone, and --optimizer is sgd; leave the first out"
+    if given["overlap_param_gather_with_optimizer_step"] and not (
+        given["overlap_param_gather"] and any(given[dest] is not None for dest in _STAGES)
+    ):
+        yield "--overlap-param-gather-with-optimizer-step goes with --overlap-param-gather and virtual stages; give them, too"
     if not given["overlap_param_gather"]:
         return
     if not (given["use_distributed_optimizer"] or given["use_megatron_fsdp"]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from validation.recipe import arguments as reading
 from validation.recipe import beyond, contradictions, geometry, idle, parser, started, trainers, upstream
 from validation.recipe.arguments import Given
 from validation.recipe.parser import Parser
-from validation.recipe.recipe import Batch, Flag, Recipe, Setting, Source
+from validation.recipe.recipe import Batch, Flag, Origin, Recipe, Setting, Source
 from validation.recipe.trainers import Trainer
 from validation.recipe.values import Arguments, frozen
 from validation.recipe.words import Command
@@ -29,6 +30,7 @@ _TAKEN = frozenset(
         "enable_dsa_indexer",
         "encoder_num_layers",
         "noop_layers",
+        "num_layer_list",
         "num_layers_per_virtual_pipeline_stage",
         "num_virtual_stages_per_pipeline_rank",
         "padded_vocab_size",
@@ -48,6 +50,8 @@ _TAKEN = frozenset(
     }
 )
 """Arguments that no field has and that a recipe still says in words of its own."""
+_OTHER_PROGRAMS = re.compile(r"pretrain_(mamba|hybrid|bert|t5|retro|ict|vlm|vision_\w+)")
+"""Programs of Megatron-LM that train another model, whatever the flags are."""
 _IMPLEMENTATIONS = {"transformer_engine": "te", "local": "local"}
 
 
@@ -68,8 +72,9 @@ def recipe(
     words = trainers.words_of(trainer, command)
     own = parser.checkout(checkout, [word.text for word in words if not trainer.by_name]) if checkout else None
     known = own.parser if own else parser.release(release)
-    known = known if own or trainer.by_name else known.with_options(trainer.options)
-    given, unknown = reading.read(known, words, by_name=trainer.by_name)
+    known = known.with_options(trainer.options, by_name=trainer.by_name) if trainer.by_name or not own else known
+    of_fork = bool(trainer.options) and not trainer.by_name
+    given, unknown = reading.read(known, words, by_name=trainer.by_name, of_fork=of_fork)
     if own and not trainer.by_name:
         given = tuple(_as_read(one, own.values) for one in given)
     ranks = world if world is not None else started.ranks(command)
@@ -123,9 +128,9 @@ def _recipe(
         beside=beside,
         idle=(*still, *idle_there),
         unknown=tuple(flag for flag in unknown if not trainer.is_idle(flag.text)),
-        beyond=(*beyond.arguments(given), *beyond.variables(command.variables)),
+        beyond=(*beyond.arguments(given), *beyond.variables(command.variables), *_padding(found)),
         doubts=tuple(_doubts(known, given, found, ranks, trainer, source)),
-        unlike=(*_other(found, values, settings, trainer), *shape.unlike),
+        unlike=(*_of_program(command.program), *_other(found, values, settings, trainer), *shape.unlike),
     )
 
 
@@ -133,8 +138,15 @@ def _other(found: Arguments, values: Mapping[str, Value], settings: Sequence[Set
     """What the recipe's model has and no DeepSeek-V3; of a program that has its model elsewhere, what the flags say."""
     yield from geometry.other(_said(settings) if trainer.by_name else values)
     if not trainer.by_name:
+        yield from geometry.other_layers({dest: found[dest] for dest in geometry.OTHER_LAYERS if found.given(dest)})
         yield from geometry.positions(found["position_embedding_type"])
         yield from geometry.unsplit(values)
+
+
+def _of_program(program: str) -> Iterator[str]:
+    name = re.split(r"[/ .]", program.removesuffix(".py"))[-1]
+    if _OTHER_PROGRAMS.fullmatch(name):
+        yield f"{name} trains another model than DeepSeek-V3; give the flags of pretrain_gpt.py"
 
 
 def _as_read(one: Given, values: Mapping[str, object]) -> Given:
@@ -181,6 +193,15 @@ def _vocabulary(found: Arguments) -> dict[str, Value]:
     return {"vocab_size": padded_rows(vocabulary, multiple, found.number("tensor_model_parallel_size"))}
 
 
+def _padding(found: Arguments) -> Iterator[Setting]:
+    """The rows that stand for no token, where a flag says how many tokens there are."""
+    if tokens := found.number("vocab_size"):
+        origin = Origin(
+            Source.FOLLOWS, f"follows from {found.origin('vocab_size').text}", "vocab_size_with_padding of Megatron-LM"
+        )
+        yield from beyond.padding(tokens, _vocabulary(found).get("vocab_size"), origin)
+
+
 def _tied(found: Arguments) -> dict[str, Value]:
     numbers: dict[str, Value] = {"tie_word_embeddings": not found["untie_embeddings_and_output_weights"]}
     return numbers | ({"max_position_embeddings": found["max_position_embeddings"]} if found["max_position_embeddings"] else {})
@@ -221,7 +242,7 @@ def _doubts(
     if own := [one.text for one in given if one.option.group == parser.FORKS]:
         yield f"Megatron-LM has no flag {join(own, 'or')}: what a flag of a fork is named after is set"
     for one in given:
-        if one.option.dest in ("yaml_cfg", "use_checkpoint_args", "heterogeneous_layers_config_path"):
+        if one.option.dest in ("yaml_cfg", "use_checkpoint_args", "use_mp_args_from_checkpoint_args"):
             yield f"{one.text} brings settings that are not read"
     if not any(one.option.dest in known.field_names for one in given):
         raise UsageError(f"{source}: none of the flags sets a field of Megatron-Core; give those that training starts with")

@@ -1,12 +1,13 @@
 """Arguments of forks of Megatron-LM that say otherwise what fields of Megatron-Core say: layers, and sparse attention.
 
-MindSpeed: `--noop-layers` (mindspeed/features_manager/pipeline_parallel/noop_layers.py), `--enable-dsa-indexer`
-(mindspeed_llm/features_manager/transformer/multi_latent_attention/dsa_indexer_feature.py), `--first-k-dense-replace`.
+MindSpeed: `--noop-layers` (mindspeed/features_manager/pipeline_parallel/noop_layers.py), `--num-layer-list`
+(mindspeed_llm/training/arguments.py), `--first-k-dense-replace`, and `--enable-dsa-indexer`
+(mindspeed_llm/features_manager/transformer/multi_latent_attention/dsa_indexer_feature.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from validation.case.annotation import Value
 from validation.case.plural import many
@@ -31,6 +32,9 @@ def apply(arguments: Arguments) -> None:
     if 0 < (dense := arguments.number("first_k_dense_replace")) <= MOST_LAYERS:
         freq = (*(0,) * dense, *(1,) * (min(layers, MOST_LAYERS) - dense))
         arguments.follows("moe_layer_freq", freq, "first_k_dense_replace", source)
+    if (counts := _counts(arguments)) and not next(wrong(arguments), ""):
+        rows = _ended(["t" * count for count in counts], min(arguments.number("mtp_num_layers"), layers))
+        arguments.follows("pipeline_model_parallel_layout", "|".join(rows), "num_layer_list", source)
     if arguments["enable_dsa_indexer"]:
         arguments.follows("experimental_attention_variant", VARIANT, "enable_dsa_indexer", source)
         for name, value in _INDEXER.items():
@@ -59,13 +63,20 @@ def without_noop(arguments: Arguments, virtual: int) -> None:
     if ranks > 1:
         each = layers // stages
         rows = ["t" * sum(layer // each == stage for layer in kept) for stage in range(stages)]
-        rows = ["E" + rows[0], *rows[1:-1], rows[-1] + "m" * min(arguments.number("mtp_num_layers"), layers) + "L"]
+        rows = _ended(rows, min(arguments.number("mtp_num_layers"), layers))
         arguments.follows("pipeline_model_parallel_layout", "|".join(rows), because, source)
     arguments.follows("num_layers", len(kept), because, source)
 
 
+def _ended(rows: Sequence[str], mtp: int) -> list[str]:
+    """The letters of stages with embedding, MTP layers and loss at their ends."""
+    first = "E" + rows[0]
+    return [first, *rows[1:-1], rows[-1] + "m" * mtp + "L"] if len(rows) > 1 else [first + "m" * mtp + "L"]
+
+
 def wrong(given: Arguments) -> Iterator[str]:
     """A sentence on each value of these arguments with which MindSpeed does not train."""
+    yield from _wrong_counts(given)
     text, layers = given["noop_layers"], given.number("num_layers")
     if not isinstance(text, str):
         return
@@ -73,6 +84,7 @@ def wrong(given: Arguments) -> Iterator[str]:
     beside = [
         name
         for name in (
+            "num_layer_list",
             "pipeline_model_parallel_layout",
             "decoder_first_pipeline_num_layers",
             "decoder_last_pipeline_num_layers",
@@ -92,6 +104,26 @@ def wrong(given: Arguments) -> Iterator[str]:
     elif layers > MOST_LAYERS or layers % ranks:
         said = f"{many(layers, 'layer')} with these do not fill pp{ranks} equally"
         yield f"--noop-layers {text}: {said}; give a multiple of {ranks}"
+
+
+def _counts(arguments: Arguments) -> tuple[int, ...]:
+    """How many layers each stage has, as a list says it; nothing if it says no numbers."""
+    text = arguments["num_layer_list"]
+    parts = text.split(",") if isinstance(text, str) else ()
+    known = all(part.isdecimal() and part.isascii() and len(part) < len(str(MOST_LAYERS)) for part in parts)
+    return tuple(map(int, parts)) if known else ()
+
+
+def _wrong_counts(given: Arguments) -> Iterator[str]:
+    text, layers = given["num_layer_list"], given.number("num_layers")
+    ranks = max(given.number("pipeline_model_parallel_size"), 1)
+    if not isinstance(text, str):
+        return
+    if not (counts := _counts(given)):
+        yield f"--num-layer-list takes a number of layers for each stage, such as 7,8,8,7, and not {quoted(text)}"
+    elif len(counts) != ranks or sum(counts) != layers:
+        said = f"{many(sum(counts), 'layer')} for {many(len(counts), 'stage')}"
+        yield f"--num-layer-list {text} has {said}, and the model {layers} for pp{ranks}; give as many"
 
 
 def _noop(arguments: Arguments) -> frozenset[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from validation.case import fields, sparse
+from validation.case import fields, rotary, sparse
 from validation.case.annotation import Value
 from validation.case.errors import UsageError
 from validation.case.families import GREEDY, GROUP_LIMITED
@@ -50,6 +50,17 @@ _SWITCHES = {
     "qk_layernorm": "--qk-layernorm",
 }
 """Fields that have one value in every DeepSeek-V3, and the flag that gives it. The default of Megatron-LM is another."""
+_MAMBA = "layers of Mamba among those with attention"
+OTHER_LAYERS = {
+    "hybrid_override_pattern": _MAMBA,
+    "hybrid_layer_pattern": _MAMBA,
+    "hybrid_attention_ratio": _MAMBA,
+    "is_hybrid_model": _MAMBA,
+    "heterogeneous_layers_config_path": "layers that differ",
+    "heterogeneous_layers_config_encoded_json": "layers that differ",
+    "use_legacy_models": "the layers that Megatron-LM had before Megatron-Core",
+}
+"""Arguments that only another model has."""
 _DENSE = "the model has no experts, and Plumbline compares models that have them; if the flag was forgotten, give --num-experts"
 _ROPE = {"rope": "default", "yarn": "yarn"}
 _MOST_DEGREE = 1 << 17
@@ -90,7 +101,7 @@ def of(values: Mapping[str, Value], whole: bool = True) -> Geometry:
         numbers["routed_scaling_factor"] = scale or 1.0  # Megatron-Core leaves a factor of 0 out
         numbers |= _choice(values)
         unlike += [*_dense(values, numbers), *_shared(values, numbers)]
-    unlike += _indexer(values, numbers)
+    unlike += [*_indexer(values, numbers), *rotary.unlike(numbers)]
     return Geometry(numbers, tuple(unlike))
 
 
@@ -142,6 +153,13 @@ def other(values: Mapping[str, Value]) -> Iterator[str]:
         entry, value = fields.entry(f"model.{name}"), values.get(name)
         if value is not None and value not in entry.only:
             yield f"{entry.name}={written(value)}, and {entry.why.partition(';')[0]}; give {flag}"
+
+
+def other_layers(values: Mapping[str, Value]) -> Iterator[str]:
+    """A sentence on each argument or key that says layers of another model."""
+    for name, what in OTHER_LAYERS.items():
+        if value := values.get(name):
+            yield f"{name.replace('_', '-')} {shown(written(value))} is of models with {what}; leave it out"
 
 
 def positions(kind: Value) -> Iterator[str]:

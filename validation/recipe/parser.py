@@ -84,8 +84,10 @@ class Parser:
             found.setdefault(option.dest, option)
         return found
 
-    def with_options(self, options: Sequence[Option]) -> Parser:
-        """The same with options of a fork, and with one for each number of the model that has none."""
+    def with_options(self, options: Sequence[Option], *, by_name: bool = False) -> Parser:
+        """The same with options of a fork, and with one for each number of the model that has none, unless names are enough."""
+        if by_name:
+            return replace(self, options=(*self.options, *options))
         numbers = {name: value for name, value in self.fields["model"].items() if type(value) in (int, float)}
         own = [
             Option(("--" + name.replace("_", "-"),), name, group=FORKS, kind=type(value).__name__, default=value)

@@ -25,6 +25,7 @@ from validation.case.preflight import (
     group_scores_agree,
     groups_divide,
     positive_numbers,
+    scores_are_normalised,
 )
 from validation.case.preset import Preset
 from validation.case.training import OPTIONS, Training
@@ -45,6 +46,7 @@ _CHOICE = (groups_divide, enough_experts_in_chosen_groups)
 _FULL_SIZE = (
     positive_numbers,
     *_CHOICE,
+    scores_are_normalised,
     group_scores_agree,
     vpp_needs_pp,
     tp_divides,

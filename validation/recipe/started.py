@@ -11,6 +11,10 @@ _SIZES = {
     "nodes": ("--nnodes", "--num_nodes"),
 }
 _ACTOR = {"nodes": ("--actor-num-nodes",), "nproc": ("--actor-num-gpus-per-node",)}
+_BY_VARIABLES = ("megatron", "swift")
+"""Programs of ms-swift: they start torchrun by themselves, with what variables say (swift/cli/main.py)."""
+_HOSTS = ("-H", "--hostfile")
+"""Options of deepspeed that name a file with the nodes."""
 _DIGITS = 7
 """Of a number of nodes, or of ranks of one: more are no number of a machine."""
 
@@ -25,12 +29,14 @@ def ranks(command: Command) -> int | None:
         return _product(actor)
     variables = dict(command.variables)
     said = dict(_said(command.launcher, _SIZES))
+    if command.program.rpartition("/")[2] in _BY_VARIABLES:
+        return _product({"nproc": variables.get("NPROC_PER_NODE", ""), "nodes": variables.get("NNODES", "1")})
     if any(word.text.rpartition("/")[2] == "torchrun" or "torch.distributed" in word.text for word in command.launcher):
         said = {"nproc": "1"} | said
     elif not said:
         said["nproc"] = variables.get("WORLD_SIZE", "")
-    if "NPROC_PER_NODE" in variables:
-        said["nproc"] = variables["NPROC_PER_NODE"]
+    if "nodes" not in said and any(word.text.partition("=")[0] in _HOSTS for word in command.launcher):
+        return None
     return _product(said)
 
 

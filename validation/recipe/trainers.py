@@ -9,6 +9,9 @@ from validation.case.annotation import Value
 from validation.recipe.parser import Option
 from validation.recipe.words import Command, Word
 
+_OF_HUGGINGFACE = {"--qk-nope-head-dim": "--qk-head-dim", "--qk-rope-head-dim": "--qk-pos-emb-head-dim"}
+"""Names of config.json that forks take for sizes of a head, as Pai-Megatron-Patch does (megatron_patch/arguments.py)."""
+
 
 @dataclass(frozen=True)
 class Trainer:
@@ -39,7 +42,7 @@ class Trainer:
     def renamed(self, word: Word) -> Word:
         """The flag as Megatron-LM calls it."""
         name, joined, value = word.text.partition("=")
-        other = self.other_names.get(name)
+        other = self.other_names.get(name, _OF_HUGGINGFACE.get(name))
         return Word(other + joined + value, word.place) if other else word
 
 
@@ -76,6 +79,7 @@ _SWIFT_DEFAULTS: Mapping[str, Value] = {
     "align_param_gather": True,
     "apply_rope_fusion": False,
     "attention_backend": "flash",
+    "attention_dropout": 0.0,
     "attention_softmax_in_fp32": True,
     "bf16": True,
     "bias_dropout_fusion": True,
@@ -91,6 +95,7 @@ _SWIFT_DEFAULTS: Mapping[str, Value] = {
     "fp8_recipe": "delayed",
     "global_batch_size": 16,
     "gradient_accumulation_fusion": True,
+    "hidden_dropout": 0.0,
     "lr": 1e-5,
     "lr_decay_style": "cosine",
     "lr_warmup_init": 0.0,
@@ -99,7 +104,9 @@ _SWIFT_DEFAULTS: Mapping[str, Value] = {
     "min_lr": 0.0,
     "moe_aux_loss_coeff": 0.0,
     "moe_grouped_gemm": True,
+    "moe_router_bias_update_rate": 1e-3,
     "moe_router_dtype": "fp32",
+    "moe_router_load_balancing_type": "seq_aux_loss",
     "moe_token_dispatcher_type": "alltoall",
     "mtp_loss_scaling_factor": 0.1,
     "optimizer": "adam",
@@ -112,6 +119,17 @@ _SWIFT_DEFAULTS: Mapping[str, Value] = {
     "use_distributed_optimizer": True,
     "weight_decay": 0.1,
 }
+"""Those of megatron_args.py, and of what makes the model: mcore_bridge/config of mcore-bridge 1.5.0.
+
+There models of DeepSeek and Kimi have seq_aux_loss.
+"""
+_SWIFT_OPTIONS = (
+    Option(("--loss_scale", "--loss-scale"), "loss_scale_of_tokens"),
+    Option(("--tuner_type", "--tuner-type", "--train_type", "--train-type"), "tuner_type"),
+    Option(("--task_type", "--task-type"), "task_type"),
+    Option(("--packing",), "packing", action="true", nargs=0, default=False, const=True),
+)
+"""Arguments of swift/arguments/base_args and of sft_args.py in ms-swift. Its loss_scale is none of fp16: it weighs tokens."""
 _SWIFT = Trainer(
     name="ms-swift",
     source="swift/megatron/arguments/megatron_args.py of ms-swift",
@@ -134,6 +152,8 @@ _SWIFT = Trainer(
         "use_hf",
         "val_dataset",
     ),
+    options=_SWIFT_OPTIONS,
+    sets={"variable_seq_lengths": True},
     by_name=True,
     loss_from="ms-swift's own",
     own_tokens=True,
@@ -145,6 +165,8 @@ _SWIFT_RLHF = Trainer(
     defaults={**_SWIFT_DEFAULTS, "calculate_per_token_loss": False},
     other_names=_SWIFT.other_names,
     idle=_SWIFT.idle,
+    options=_SWIFT_OPTIONS,
+    sets=_SWIFT.sets,
     by_name=True,
     loss_from="ms-swift's own, for learning from preferences",
     doubt=_SWIFT.doubt,
@@ -167,13 +189,14 @@ _MINDSPEED = Trainer(
         Option(("--first-k-dense-replace",), "first_k_dense_replace", kind="int"),
         Option(("--n-shared-experts",), "n_shared_experts", kind="int"),
         Option(("--noop-layers",), "noop_layers"),
+        Option(("--num-layer-list",), "num_layer_list"),
         Option(("--enable-dsa-indexer",), "enable_dsa_indexer", action="true", nargs=0, default=False, const=True),
     ),
     loss_from="MindSpeed-LLM's own",
     doubt="MindSpeed-LLM replaces parts of Megatron-Core, and Plumbline runs Megatron-Core's own",
 )
 
-_OF_MINDSPEED = ("mindspeed_llm.", "--noop-layers", "--enable-dsa-indexer")
+_OF_MINDSPEED = ("mindspeed_llm.", "--noop-layers", "--num-layer-list", "--enable-dsa-indexer")
 """Words that only its scripts have."""
 
 

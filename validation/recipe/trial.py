@@ -12,15 +12,13 @@ from validation.case import declared, fields
 from validation.case.annotation import Opaque, Value, parts
 from validation.case.case import ON_CPU, Case
 from validation.case.errors import UsageError
-from validation.case.folder import model_from_folder
-from validation.case.model import ASKED_FOR
 from validation.case.pipeline_layout import FIELD
 from validation.case.preflight import RULES
 from validation.case.preset import Preset
 from validation.case.settings import written
 from validation.case.suggestions import join
 from validation.case.training import Training
-from validation.recipe import documents, full, read, unread
+from validation.recipe import against, documents, full, read, unread
 from validation.recipe.recipe import Recipe, Setting, Source
 from validation.recipe.reduce import smallest
 from validation.recipe.standin import StandIn, stand_in
@@ -130,12 +128,11 @@ def of_file(
 ) -> Trial:
     """What is tried of the recipe in a file; the model's numbers are those of a HuggingFace folder, if one is given.
 
-    Whether MTP layers are trained says the recipe. Raises UsageError.
+    Whether MTP layers are trained says the recipe. Raises UsageError, also if the recipe has other numbers.
     """
     recipe = read.read(path, None, checkout, world)
     if folder is not None:
-        numbers = model_from_folder(folder).as_dict()
-        recipe = replace(recipe, model={**numbers, ASKED_FOR: recipe.model.get(ASKED_FOR) or 0})
+        recipe = against.taken(recipe, folder)
     return of(recipe, place)
 
 

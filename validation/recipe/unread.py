@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from validation.case.strangers import shown
 from validation.recipe import beyond
@@ -10,11 +11,10 @@ from validation.recipe.recipe import Flag, Origin, Recipe, Setting, Source
 from validation.recipe.told import IDLE, NEEDS, REFUSED, UNREAD, Told
 from validation.recipe.words import SECRET
 
-_TUNERS = ("tuner_type", "train_type")
-"""What ms-swift calls the way to train, in its releases."""
+_ADAPTERS = beyond.WHY["peft"]
 _UNKNOWN: Mapping[str, str] = {
     "schedules_method": "another pipeline schedule, and the stand-in has Megatron-Core's",
-    **dict.fromkeys(("lora", "target_modules", *_TUNERS), beyond.WHY["peft"]),
+    **dict.fromkeys(("lora", "target_modules"), _ADAPTERS),
 }
 """What the names of unknown flags begin with that are known to change what is computed."""
 _NO_ROTARY = "multi-latent attention does not read it"
@@ -26,22 +26,23 @@ _BESIDE: Mapping[str, tuple[str, str]] = {
 
 
 def told(recipe: Recipe) -> Iterator[Told]:
-    """Each of them once, of several the last."""
+    """Each of them once, of several the last; that adapters train is one thing, however many flags say it."""
     found: dict[str, Told] = {}
     for flag in recipe.unknown:
         found[_name(flag)] = Told(_setting(flag), *_unknown(flag), text=shown(flag.text))
     for flag in recipe.beside:
         state, why = _BESIDE.get(_plain(flag), (REFUSED, "Megatron-LM knows it, and no case has it"))
         found[_name(flag)] = Told(_setting(flag), state, why, text=shown(flag.text))
-    yield from found.values()
+    adapters = any(one.name in beyond.TUNERS for one in recipe.beyond)
+    for one in found.values():
+        again, adapters = adapters and one.why == _ADAPTERS, adapters or one.why == _ADAPTERS
+        yield replace(one, state=IDLE, why="that adapters train is said once") if again else one
 
 
 def _unknown(flag: Flag) -> tuple[str, str]:
     name = _plain(flag)
     if SECRET.fullmatch(flag.text):
         return IDLE, "a key"
-    if name in _TUNERS and _value(flag) == "full":
-        return IDLE, "no adapters"
     if known := next((why for begin, why in _UNKNOWN.items() if name.startswith(begin)), ""):
         return REFUSED, known
     nobody = "no parser of Megatron-LM knows it" if flag.text.startswith("-") else "Megatron-Core has no such field"

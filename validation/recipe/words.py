@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from validation.case.errors import UsageError
+from validation.recipe.programs import record
 
 SECRET = re.compile(r"--?[a-z_-]*(?:(?:wandb|api|access|secret|auth|hf)[-_](?:key|token)|password)", re.IGNORECASE)
 """Flags whose values are not written down."""
@@ -16,6 +18,12 @@ _OTHERS = ("accelerate", "deepspeed", "composer", "horovodrun")
 """Launchers whose options are not known one by one: what they start is the first word that ends in .py."""
 _LAUNCHING_MODULES = ("torch.distributed.run", "torch.distributed.launch")
 _PYTHON = re.compile(r"(.*/)?python[0-9.]*")
+_AROUND = ("nohup", "time", "exec", "command", "timeout", "stdbuf", "nice", "taskset", "setsid", *record.STARTING)
+"""Programs that start a launcher."""
+_TASKS = re.compile(r"(?<=\s)(?:--ntasks|--?np?)[= ]?([0-9]{1,7})(?=\s)")
+_NODES = re.compile(r"(?<=\s)(?:--nodes|-N)[= ]?([0-9]{1,7})(?=\s)")
+_EACH = re.compile(r"--ntasks-per-node[= ]([0-9]{1,7})(?=\s)")
+"""What srun and mpirun say of ranks."""
 _SWITCHES = (
     "--standalone",
     "--no-python",
@@ -117,6 +125,8 @@ def command(words: Sequence[Word]) -> Command:
     while rest and (_ASSIGNMENT.match(rest[0].text) or rest[0].text == "env"):
         name, _, value = rest.pop(0).text.partition("=")
         variables += [(name, value)] if name != "env" else []
+    around, rest = _around(rest)
+    variables += _sizes(around) + [(name, value) for name, _, value in map(_assigned, around) if name]
     if not rest or rest[0].is_flag:
         return Command(tuple(variables), (), "", tuple(rest))
     launcher, rest = _launcher(rest)
@@ -124,6 +134,29 @@ def command(words: Sequence[Word]) -> Command:
     if launcher[-1:] and launcher[-1].text in ("-m", "--module"):
         program = f"-m {program}"
     return Command(tuple(variables), tuple(launcher), program, tuple(rest))
+
+
+def _around(words: list[Word]) -> tuple[list[Word], list[Word]]:
+    """What stands before a launcher, such as `srun -n 8` or `nohup`, and the rest; nothing if no launcher follows."""
+    if not words or words[0].text.rpartition("/")[2] not in _AROUND:
+        return [], words
+    starts = (*_LAUNCHERS, *_OTHERS, "megatron", "swift")
+    names = [word.text.rpartition("/")[2] for word in words]
+    place = next((place for place, name in enumerate(names) if name in starts or _PYTHON.fullmatch(name)), 0)
+    return words[:place], words[place:]
+
+
+def _assigned(word: Word) -> tuple[str, str, str]:
+    return word.text.partition("=") if _ASSIGNMENT.match(word.text) else ("", "", "")
+
+
+def _sizes(around: Sequence[Word]) -> list[tuple[str, str]]:
+    """The number of ranks that srun or mpirun starts, as the variable that says it to a program without a launcher."""
+    text = " ".join(["", *(word.text for word in around), ""])
+    nodes, each, tasks = (found.search(text) for found in (_NODES, _EACH, _TASKS))
+    if tasks:
+        return [("WORLD_SIZE", tasks[1])]
+    return [("WORLD_SIZE", str(int(nodes[1]) * int(each[1])))] if nodes and each else []
 
 
 def _launcher(words: list[Word]) -> tuple[list[Word], list[Word]]:
@@ -138,12 +171,15 @@ def _launcher(words: list[Word]) -> tuple[list[Word], list[Word]]:
         return [], words
     texts = [word.text for word in words]
     module = texts.index("-m") if "-m" in texts else len(texts)
-    if all(text.startswith("-") for text in texts[1:module]):
+    own = [text for before, text in itertools.pairwise(texts[:module]) if before not in record.OWN_VALUE]
+    if all(text.startswith("-") for text in own):
         if texts[module + 1 : module + 2] and texts[module + 1] in _LAUNCHING_MODULES:
             return _options(words, module + 2)
         if module < len(texts):
             return words[: module + 1], words[module + 1 :]
-    first = next((place for place, word in enumerate(words[1:], 1) if not word.is_flag), len(words))
+    values = [place + 1 for place, text in enumerate(texts) if text in record.OWN_VALUE]
+    places = (place for place, word in enumerate(words[1:], 1) if not word.is_flag and place not in values)
+    first = next(places, len(words))
     return words[:first], words[first:]
 
 

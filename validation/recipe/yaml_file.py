@@ -13,7 +13,8 @@ from validation.case.errors import UsageError
 from validation.case.scalars import from_text
 from validation.case.strangers import shown
 
-_DEEPEST = 60
+_MOST_MERGED = 60
+"""Mappings that one merges."""
 _KEY = re.compile(r"(---|[\w.-]+:)(\s|$)")
 """How a line begins that only YAML has: the mark before a document, or a key."""
 
@@ -57,7 +58,7 @@ def _why(error: yaml.YAMLError) -> str:
 def entries(node: yaml.Node, source: str) -> Iterator[Entry]:
     """The keys of a mapping that are text, in their order; merge keys (`<<`) are opened. Raises UsageError for a key twice."""
     seen: set[str] = set()
-    for key, value in _pairs(node, 0):
+    for key, value in _pairs(node, set()):
         if not isinstance(key, yaml.ScalarNode):
             continue
         place = f"{source}:{key.start_mark.line + 1}"
@@ -67,15 +68,22 @@ def entries(node: yaml.Node, source: str) -> Iterator[Entry]:
         yield Entry(key.value, value, place)
 
 
-def _pairs(node: yaml.Node, depth: int) -> Iterator[tuple[yaml.Node, yaml.Node]]:
-    if not isinstance(node, yaml.MappingNode) or depth > _DEEPEST:
+def _pairs(node: yaml.Node, opened: set[int]) -> Iterator[tuple[yaml.Node, yaml.Node]]:
+    """The keys of a mapping and of those that it merges, of which the first that has a key counts; each is `opened` once."""
+    if not isinstance(node, yaml.MappingNode) or id(node) in opened:
         return
-    own = {key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"}
+    opened.add(id(node))
+    if len(opened) > _MOST_MERGED:
+        raise UsageError(f"line {node.start_mark.line + 1}: more than {_MOST_MERGED} mappings are merged; write their keys out")
+    seen = {key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"}
     for key, value in node.value:
-        if isinstance(key, yaml.ScalarNode) and key.value == "<<":
-            yield from (pair for pair in _pairs(value, depth + 1) if pair[0].value not in own)
-        else:
+        if not isinstance(key, yaml.ScalarNode) or key.value != "<<":
             yield key, value
+            continue
+        for merged in value.value if isinstance(value, yaml.SequenceNode) else (value,):
+            pairs = [pair for pair in _pairs(merged, opened) if pair[0].value not in seen]
+            seen |= {key.value for key, _ in pairs if isinstance(key, yaml.ScalarNode)}
+            yield from pairs
 
 
 def text_of(node: yaml.Node) -> str:

@@ -177,7 +177,7 @@ def _add_data(add: Add) -> None:
     add("--micro-batch-size", type=whole, default=None, help="sequences of one forward pass")
     add("--seq-length", type=whole, default=None, help="tokens of one sequence")
     words = OPTIONS["data_shape"]
-    add(option("data_shape"), default=words[0], choices=words, help=f"{OPTION_HELP['data_shape']} (default {words[0]})")
+    add(option("data_shape"), default=None, choices=words, help=f"{OPTION_HELP['data_shape']} (default {words[0]})")
 
 
 def _add_step(add: Add) -> None:
@@ -185,7 +185,7 @@ def _add_step(add: Add) -> None:
     for name, words in OPTIONS.items():
         if name != "data_shape":
             alone = {"nargs": "?", "const": words[1]} if name == "inference" else {}
-            add(option(name), default=words[0], choices=words, help=f"{OPTION_HELP[name]} (default {words[0]})", **alone)
+            add(option(name), default=None, choices=words, help=f"{OPTION_HELP[name]} (default {words[0]})", **alone)
     add("--stream", action="store_true", default=False, help="compute both models layer by layer: the memory of one layer")
     add(
         "--isolated",

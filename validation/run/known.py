@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import yaml
@@ -153,6 +154,17 @@ def _plain(formula: str) -> float | None:
 
 def _value(formula: str, case: Case) -> Any:
     """What a formula of the table comes to. The table is ours, as much as any module."""
+    return eval(_code(formula), dict(_names(case)))
+
+
+@functools.cache
+def _code(formula: str) -> CodeType:
+    return compile(formula.strip(), "<known.yaml>", "eval")
+
+
+@functools.lru_cache(64)
+def _names(case: Case) -> Mapping[str, Any]:
+    """What formulas of the table may say about a case: twenty of them are asked of each."""
     layout = case.layout
     names: dict[str, Any] = {"tp": layout.tp, "pp": layout.pp, "vpp": layout.vpp, "ep": layout.ep, "cp": layout.cp}
     names |= {"etp": layout.expert_tp, "dp": layout.data_parallel, "sequence_parallel": layout.uses_sequence_parallel}
@@ -161,7 +173,7 @@ def _value(formula: str, case: Case) -> Any:
     names |= {"changes": lambda condition: _changes(str(condition), case)}
     names |= {"mtp": case.model.num_nextn_predict_layers, "tied": case.model.tie_word_embeddings}
     names |= {section: case.training.effective(section).get for section in SECTIONS}
-    return eval(formula, {"__builtins__": {"abs": abs, "any": any}} | names | asdict(case.model))
+    return {"__builtins__": {"abs": abs, "any": any}} | names | asdict(case.model)
 
 
 def _changes(condition: str, case: Case) -> bool:

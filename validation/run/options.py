@@ -129,6 +129,7 @@ def settings(options: Any, command: str, place: Path | None = None) -> Settings:
     place = place or home()
     refuse_empty(options, _WORDS)
     _check_limits(options)
+    _check_pairs(options)
     transport, tried = _transport(options), None
     if options.recipe:
         from validation.run import recipe_given  # needs PyYAML, and the doctor runs without
@@ -230,6 +231,14 @@ def _check_limits(options: Any) -> None:
         raise UsageError(f"--timeout {options.case_timeout}: give a number of seconds greater than 0, up to {_LONGEST}")
 
 
+def _check_pairs(options: Any) -> None:
+    """Raises UsageError for an option of another one, without which nothing reads it."""
+    if options.world_size is not None and not options.recipe:
+        raise UsageError("--world-size says how many ranks train a recipe; give --recipe FILE, or leave it out")
+    if options.tokenizer and not (options.data or options.recipe):
+        raise UsageError("--tokenizer reads the text of --data; give --data FILE, or leave it out")
+
+
 def _given(value: int | None, otherwise: int) -> int:
     return otherwise if value is None else value
 
@@ -326,7 +335,8 @@ def _arrangements(options: Any, model: Model) -> list[tuple[Layout, Training, in
 
     The options are those given for all, and the words that follow the layout's name.
     """
-    shared = Training(**{name: getattr(options, name) for name in OPTIONS}, stream=options.stream)
+    said = {name: value for name in OPTIONS if (value := getattr(options, name)) is not None}
+    shared = Training(**said, stream=options.stream)
     shared = shared.with_settings(settings_given.given(options.config))
     degrees = {degree: getattr(options, degree) for degree in DEGREES}
     given = {degree: value for degree, value in degrees.items() if value is not None}
@@ -341,8 +351,8 @@ def _arrangements(options: Any, model: Model) -> list[tuple[Layout, Training, in
     if not names:
         raise UsageError(f"--layouts {options.layouts}: names no layout; give names joined by commas, such as single,tp2")
     there = model.num_nextn_predict_layers
-    said = any(MEGATRON_WORDS.get(word, word) == ASKED_FOR for word in _numbers(options.numbers))
-    read = [arrangement.parse(name, shared, there if said else None) for name in names]
+    asked = any(MEGATRON_WORDS.get(word, word) == ASKED_FOR for word in _numbers(options.numbers))
+    read = [arrangement.parse(name, shared, there if asked else None) for name in names]
     found = [(layout, settings_given.typed(training), there if mtp is None else mtp) for layout, training, mtp in read]
     for _, _, mtp in found:
         check_sizes(replace(TINY.model, num_nextn_predict_layers=mtp), "--layouts: ")

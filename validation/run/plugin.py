@@ -179,7 +179,7 @@ def _from_file(name: str, file: Path, argument: str) -> Any:
         return module.plugin(argument) if hasattr(module, MAKER) else module
     except PlumblineError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginBroke(f"plugin {name}: running {file.name} raised {error!r}") from error
 
 
@@ -194,7 +194,7 @@ def _named(name: str, word: str, function: Callable[..., None], replaced: Replac
             return
         except PlumblineError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if type(error).__name__ == _OF_A_KERNEL:
                 raise  # a GPU says so at a later call, whose line may be anybody's
             raise PluginBroke(f"plugin {name}: its {word} raised {error!r}") from error

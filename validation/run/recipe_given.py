@@ -10,7 +10,6 @@ from validation.case import preflight
 from validation.case.case import Case
 from validation.case.errors import UsageError
 from validation.case.schedule_rules import rates_can_be
-from validation.case.suggestions import join
 from validation.case.training import OPTIONS, Training, option
 from validation.recipe import trial
 from validation.recipe.trial import Place, Trial
@@ -24,8 +23,12 @@ _OF_A_RECIPE = {
     "numbers": "--set",
     "layouts": "--layouts",
     **{degree: f"--{degree}" for degree in DEGREES},
+    **{name: option(name) for name in OPTIONS if name != "inference"},
+    "candidate_checkpoint": "--candidate-checkpoint",
 }
 """What a recipe says itself, and the option that would say it again."""
+_ELSEWHERE = {"data": "--data", "tokenizer": "--tokenizer", "stream": "--stream"}
+"""What the stand-in of a recipe does not have."""
 
 
 def given(options: Any, transport: str) -> tuple[Trial, tuple[Case, ...]]:
@@ -35,10 +38,12 @@ def given(options: Any, transport: str) -> tuple[Trial, tuple[Case, ...]]:
     """
     twice = [option for name, option in _OF_A_RECIPE.items() if getattr(options, name)]
     if twice:
-        raise UsageError(f"--recipe says model and layout by itself; leave out {', '.join(twice)}")
-    if stepwise := [option(name) for name in OPTIONS if name != "inference" and getattr(options, name) != OPTIONS[name][0]]:
-        raise UsageError(f"--recipe says how a step is made; leave out {join(stepwise)}, and change a setting with --config")
-    if options.inference != Training().inference:
+        raise UsageError(
+            f"--recipe says model, layout and step by itself; leave out {', '.join(twice)}, or change a setting with --config"
+        )
+    if beside := [option for name, option in _ELSEWHERE.items() if getattr(options, name)]:
+        raise UsageError(f"--recipe has random tokens and whole models; leave out {', '.join(beside)}, or compare a layout")
+    if options.inference not in (None, Training().inference):
         raise UsageError("--recipe compares a training step and --inference prefill and decode; leave one of them out")
     checkout = Path(options.megatron_path) if options.megatron_path else None
     folder = Path(options.hf_model_path) if options.hf_model_path else None

@@ -67,6 +67,8 @@ if TRANSPORT in ON_CPU:
     _call_once(steps=bool(os.environ.get("PLUMBLINE_STEPS")))
 else:
     fused.warm_up()
+    if os.environ.get("PLUMBLINE_COMPILES"):
+        torch.compile(_call_once)  # compiles nothing before it is called, and imports what compiles
     # A cycle may hold memory of the GPU, of which Python knows nothing.
     gc.set_threshold(20_000, 20, 20)
 

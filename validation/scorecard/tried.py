@@ -48,7 +48,7 @@ _ON: Mapping[str, Mapping[str, Value]] = {
         "model.fine_grained_activation_offloading": True,
         "model.offload_modules": ("core_attn",),
     },
-    "model.cuda_graph_impl": {"model.cuda_graph_impl": "local"},
+    "model.cuda_graph_impl": {"model.cuda_graph_impl": "local", "model.use_te_rng_tracker": True},
     "model.moe_paged_stash": {"model.moe_paged_stash": True},
     "model.batch_invariant_mode": {"model.batch_invariant_mode": True},
     "model.recompute_granularity": {
@@ -74,7 +74,14 @@ _VALUES: Mapping[str, tuple[Value, ...]] = {
     "model.cuda_graph_warmup_steps": (1,),
     "model.cp_comm_type": ("p2p",),
     "model.cpu_offloading_num_layers": (1,),
-    "model.offload_modules": (("expert_fc1",), ("moe_act",), ("attn_norm",), ("mlp_norm",), ("attn_proj",), ("qkv_linear",)),
+    "model.offload_modules": (
+        ("expert_fc1",),
+        ("moe_act",),
+        ("attn_norm",),
+        ("mlp_norm",),
+        ("core_attn", "attn_proj"),
+        ("qkv_linear",),
+    ),
     "model.min_offloaded_tensor_size": (1024,),
     "model.symmetric_ar_type": ("two_shot",),
     "model.recompute_granularity": ("selective",),
@@ -99,6 +106,9 @@ _VALUES: Mapping[str, tuple[Value, ...]] = {
 _TOGETHER: Mapping[str, Mapping[str, Value]] = {
     "model.cpu_offloading": _ON["model.cpu_offloading"],
     "model.fine_grained_activation_offloading": _ON["model.fine_grained_activation_offloading"],
+    "model.cuda_graph_impl": {"model.use_te_rng_tracker": True},
+    "model.enable_cuda_graph": {"model.use_te_rng_tracker": True},
+    "model.external_cuda_graph": {"model.use_te_rng_tracker": True},
     "model.recompute_modules": {"model.recompute_granularity": "selective"},
     "model.delay_wgrad_compute": {"ddp.delay_wgrad_compute": True},
     "ddp.delay_wgrad_compute": {"model.delay_wgrad_compute": True},
@@ -108,6 +118,8 @@ _TOGETHER: Mapping[str, Mapping[str, Value]] = {
 _BESIDE: Mapping[str, Mapping[str, Value]] = {
     "model.recompute_modules": {},
     "model.recompute_method": {},
+    "model.cpu_offloading_activations": {**_ON["model.cpu_offloading"], "model.cpu_offloading_weights": True},
+    "model.moe_pad_expert_input_to_capacity": {"model.moe_expert_capacity_factor": 4.0},
     "model.ep_overlap_early_attn_memory_release": _ON["model.overlap_moe_expert_parallel_comm"],
     "ddp.overlap_param_gather": _OVERLAPPING,
     "ddp.align_param_gather": {**_OVERLAPPING, "ddp.overlap_param_gather": True},
@@ -309,6 +321,7 @@ def add_options(add: Callable[..., Any]) -> None:
     """The options of the command."""
     add("--only", action="append", default=[], metavar="FIELD", help="this field alone; repeatable, in the order of trials")
     add("--jobs", type=int, default=2, metavar="N", help="cases that run at the same time (default 2)")
+    add("--missing", action="store_true", help="only what the record does not have of this release of megatron-core")
     add("--write", action="store_true", help="keep what came of each in the record that docs/fields.md shows")
     add("--take", type=given_path, metavar="FILE", help="try nothing: take in the record that another machine has written")
 
@@ -326,6 +339,9 @@ def run(options: argparse.Namespace, command: str) -> int:
         declared.find(here, name)
         if name not in {one.name for one in asked}:
             raise UsageError(f"--only {name}: no value of it is tried; `{tree.VALIDATION} fields {name}` says what it is")
+    if options.missing:
+        known = tries.record().get(version("megatron-core"), {})
+        asked = [one for one in asked if one.said not in known]
     on = machine()
     for switch, found in trials(asked, options.jobs, command):
         sys.stdout.write(f"{switch.said:60} {switch.layout:8} {found}\n")

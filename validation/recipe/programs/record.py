@@ -19,8 +19,13 @@ STARTING = (
     "srun",
     "sbatch",
     "salloc",
+    "qsub",
+    "bsub",
     "mpirun",
     "mpiexec",
+    "jsrun",
+    "aprun",
+    "flux",
     "uv",
     "conda",
     "mamba",
@@ -29,6 +34,9 @@ STARTING = (
     "pipenv",
     "pixi",
     "sudo",
+    "systemd-run",
+    "tmux",
+    "screen",
     "ray",
     "numactl",
     "nsys",
@@ -43,8 +51,34 @@ STARTING = (
 """Programs that start others somewhere: what they would start is run here, with the stand-ins."""
 RUNNING = ("uv", "conda", "mamba", "micromamba", "poetry", "pipenv", "pixi")
 """Of those, programs that start another only as `uv run COMMAND`."""
-SILENT = ("pkill", "killall", "scancel", "pip", "pip3", "shutdown", "reboot", "ssh", "pdsh", "kubectl", "sleep")
+SILENT = (
+    "pkill",
+    "killall",
+    "scancel",
+    "pip",
+    "pip3",
+    "shutdown",
+    "reboot",
+    "ssh",
+    "rsh",
+    "pdsh",
+    "clush",
+    "pssh",
+    "parallel-ssh",
+    "at",
+    "batch",
+    "kubectl",
+    "helm",
+    "arena",
+    "dlc",
+    "runai",
+    "sky",
+    "sleep",
+)
 """Programs that do nothing in a capture, and end well."""
+BATCH = ("sbatch", "qsub", "bsub")
+"""Programs that start a script, from a file or from standard input."""
+MPI = ("mpirun", "mpiexec")
 ANSWERS = {"scontrol": "localhost"}
 """Programs that scripts ask, and what they are told."""
 PYTHON = re.compile(r"python[0-9.]*")
@@ -62,15 +96,20 @@ _NAMING = (
     "--partition",
     "-A",
     "--account",
+    "-S",
+    "-dmS",
 )
 """Options of programs that start others whose value can read like a program: a job that is called megatron."""
-_OWN_VALUE = ("-X", "-W", "--check-hash-based-pycs")
-KEPT = re.compile(r"(NVTE|NCCL|CUDA|TORCH|PYTORCH|CUBLAS|NVSHMEM|TRITON|OPEN_TRAINING|OMP(?!I_))_?[A-Z0-9_]*|NPROC_PER_NODE")
+OWN_VALUE = ("-X", "-W", "--check-hash-based-pycs")
+"""Options of Python with a word behind them."""
+KEPT = re.compile(
+    r"(NVTE|NCCL|CUDA|TORCH|PYTORCH|CUBLAS|NVSHMEM|TRITON|OPEN_TRAINING|OMP(?!I_))_?[A-Z0-9_]*|N(PROC_PER_NODE|NODES)"
+)
 """Variables that belong to a recipe."""
-_SIZES = (
+SIZES = (
     (re.compile(r"(?<=\s)(?:--nodes|-N)[= ]?([0-9]+)"), "SLURM_NNODES"),
     (re.compile(r"--ntasks-per-node[= ]([0-9]+)"), "SLURM_NTASKS_PER_NODE"),
-    (re.compile(r"(?<=\s)(?:--ntasks|-n|-np)[= ]?([0-9]+)"), "SLURM_NTASKS"),
+    (re.compile(r"(?<=\s)(?:--ntasks|--?np?)[= ]?([0-9]+)"), "SLURM_NTASKS"),
     (re.compile(r"--gpus-per-node[= ](?:[a-z0-9]+:)?([0-9]+)"), "SLURM_GPUS_ON_NODE"),
 )
 
@@ -146,12 +185,12 @@ def _script(words: list[str]) -> int | None:
     place = 1
     while place < len(words) and words[place].startswith("-") and words[place] != "-":
         word = words[place]
-        short = "" if word.startswith("--") or word[:2] in _OWN_VALUE else word[1:]
+        short = "" if word.startswith("--") or word[:2] in OWN_VALUE else word[1:]
         if word in ("-V", "-VV", "--version", "-h", "--help") or "c" in short.split("m")[0]:
             return None
         if "m" in short:
             return place
-        place += 2 if word in _OWN_VALUE else 1
+        place += 2 if word in OWN_VALUE else 1
     return place if place < len(words) and words[place] != "-" else None
 
 
@@ -178,23 +217,29 @@ def _run_python(words: list[str]) -> int:
 
 
 def _sized(words: list[str], text: str) -> None:
-    """Tell the variables of Slurm what the options of srun, sbatch and mpirun say of nodes and tasks."""
-    if words[0] in ("srun", "sbatch", "salloc", "mpirun", "mpiexec"):
-        for pattern, name in _SIZES:
+    """Tell the variables of Slurm what the options of srun, sbatch and mpirun say of nodes and tasks.
+
+    Where nobody says how many ranks srun and mpirun start, they are left open.
+    """
+    if words[0] in ("srun", "sbatch", "salloc", *MPI):
+        for pattern, name in SIZES:
             found = pattern.search(" " + text)
             if found:
                 os.environ[name] = found.group(1)
                 if name == "SLURM_NNODES":
                     os.environ["SLURM_JOB_NUM_NODES"] = found.group(1)
+        told = ("SLURM_NTASKS",) if words[0] in MPI else ("SLURM_NTASKS", "SLURM_NNODES", "SLURM_NTASKS_PER_NODE")
+        if words[0] in ("srun", *MPI) and not any(name in os.environ for name in told):
+            os.environ["PLUMBLINE_SRUN"] = _UNTOLD
         usual = {"SLURM_NNODES": "1", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_ID": "1", "SLURM_PROCID": "0"}
         usual.update({"SLURM_NODEID": "0", "SLURM_LOCALID": "0", "SLURM_JOB_NODELIST": "localhost"})
         usual.update({"SLURM_SUBMIT_DIR": os.getcwd(), "SLURM_NODELIST": "localhost"})
-        if words[0] in ("mpirun", "mpiexec"):
+        if words[0] in MPI:
             usual.update({f"OMPI_COMM_WORLD_{rank}": "0" for rank in ("RANK", "LOCAL_RANK", "NODE_RANK")})
             usual["OMPI_COMM_WORLD_SIZE"] = os.environ.get("SLURM_NTASKS", "1")
         for name, value in usual.items():
             os.environ.setdefault(name, value)
-        if words[0] in ("srun", "mpirun", "mpiexec"):
+        if words[0] in ("srun", *MPI):
             os.environ.setdefault("PLUMBLINE_SRUN", "1")
         if _PLACEHOLDER.search(" " + text):
             os.environ["PLUMBLINE_SRUN"] = _UNTOLD
@@ -205,9 +250,9 @@ def _start(words: list[str]) -> int:
     rest = _started(words)
     options = words[1 : len(words) - len(rest)]
     script = ""
-    if words[0] == "sbatch" and not rest:
+    if words[0] in BATCH and not rest:
         rest = _job()
-    if words[0] == "sbatch" and rest and os.path.isfile(rest[0]):
+    if words[0] in BATCH and rest and os.path.isfile(rest[0]):
         with open(rest[0], encoding="utf-8", errors="replace") as file:
             script = " ".join(line[len("#SBATCH") :].strip() for line in file if line.startswith("#SBATCH"))
         rest = ["bash", *rest]
@@ -218,7 +263,7 @@ def _start(words: list[str]) -> int:
 
 
 def _job() -> list[str]:
-    """The script that sbatch reads from standard input, as a file; nothing if it is empty."""
+    """The script that sbatch or bsub reads from standard input, as a file; nothing if it is empty."""
     text = "" if sys.stdin.isatty() else sys.stdin.read()
     if not text.strip():
         return []
@@ -253,10 +298,13 @@ def _started(words: list[str]) -> list[str]:
         return ["bash", "-c", wrapped[0]]
     if "--" in words:
         return words[words.index("--") + 1 :]
+    typed = [word for word in words[1:] if " " in word.strip()]
+    if words[0] in ("tmux", "bsub") and typed:
+        return ["bash", "-c", typed[-1]]
     for place, word in enumerate(words[1:], 1):
         if word.startswith("-") or words[place - 1] in _NAMING or os.path.isdir(word):
             continue
-        script = os.path.isfile(word) and (words[0] == "sbatch" or os.access(word, os.X_OK))
+        script = os.path.isfile(word) and (words[0] in BATCH or os.access(word, os.X_OK))
         if script or shutil.which(word):
             return words[place:]
         if PYTHON.fullmatch(os.path.basename(word)) or os.path.basename(word) in TRAINING:

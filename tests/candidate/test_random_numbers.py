@@ -1,0 +1,51 @@
+"""What a case's settings ask for outside of megatron-core's configuration: its random numbers, and variables."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests import core  # noqa: F401 - before megatron-core
+from validation.candidate import variables
+from validation.candidate.build import random_numbers
+from validation.case.case import Case
+from validation.run.options import parsed
+
+
+def case(*settings: str, implementation: str = "te") -> Case:
+    given = [word for setting in settings for word in ("--config", setting)]
+    machine = ["--implementation", implementation, "--transport", "staged"]
+    return parsed(["--layouts", "single", "--precision", "bf16", *machine, *given]).cases[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "te", "recordable"),
+    [
+        ([], False, False),
+        (["model.cuda_graph_impl=none"], False, False),
+        (["model.cuda_graph_impl=local"], False, True),
+        (["model.cuda_graph_impl=transformer_engine", "model.use_te_rng_tracker=true"], True, True),
+        (["model.enable_cuda_graph=true"], False, True),
+        (["model.external_cuda_graph=true"], False, True),
+    ],
+)
+def test_cuda_graphs_get_random_numbers_that_they_can_record(settings: list[str], te: bool, recordable: bool) -> None:
+    assert random_numbers(case(*settings)) == {"use_te_rng_tracker": te, "use_cudagraphable_rng": recordable}
+
+
+def test_transformer_engine_is_told_what_settings_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In variables, and in no others; nothing is taken from a user who has not set the field."""
+    monkeypatch.setenv("NVTE_ALLOW_NONDETERMINISTIC_ALGO", "1")
+    monkeypatch.delenv("NVTE_APPLY_QK_LAYER_SCALING", raising=False)
+    for plain in (
+        case(),
+        case("model.deterministic_mode=false"),
+        case("model.deterministic_mode=true", implementation="local"),
+    ):
+        assert variables.wanted(plain) == {}
+    before = dict(os.environ)
+    variables.settle(case("model.apply_query_key_layer_scaling=true"))
+    assert dict(os.environ) == {**before, "NVTE_APPLY_QK_LAYER_SCALING": "1"}
+    variables.settle(case("model.deterministic_mode=true"))
+    assert os.environ["NVTE_ALLOW_NONDETERMINISTIC_ALGO"] == "0"
