@@ -31,6 +31,7 @@ from validation.reference import model as reference_model  # noqa: E402
 from validation.reference.batch import make_batch  # noqa: E402
 from validation.reference.checkpoint import Checkpoint  # noqa: E402
 from validation.reference.floor import VARIANTS, Variant, difference_from  # noqa: E402
+from validation.reference.models import Models  # noqa: E402
 from validation.reference.record import Recording  # noqa: E402
 from validation.reference.sources import Precision  # noqa: E402
 from validation.reference.steps import Steps  # noqa: E402
@@ -50,7 +51,7 @@ def drawn(case: Case, reference: Reference, runs: int) -> Iterator[tuple[float, 
     scale = 2.0 ** int(batches[0].mask.sum()).bit_length()
     with computing_in(case.precision):
         for moved in range(len(VARIANTS), len(VARIANTS) + runs):
-            models = compute._Models.build(case, weights, Precision(dtype, dtype), torch.device("cpu"))
+            models = Models.build(case, weights, Precision(dtype, dtype), torch.device("cpu"))
             steps, record = Steps(models.hf, models.mtp, case), functools.partial(models.quietly, scale=scale)
             with reference_model.varied(models.hf, Variant(moved=moved)):
                 with steps.loads.counting(batches[0]):

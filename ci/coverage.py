@@ -112,6 +112,13 @@ def _joined(suites: Iterable[tuple[str, Suite]]) -> dict[tuple[str, str], dict[s
     return {key: covered.joined(found) for key, found in cases.items()}
 
 
+def not_compared(suites: Iterable[Suite]) -> Iterator[tuple[str, str]]:
+    """Recipes of which some settings cannot be compared, so that a verdict is not of the recipe itself, and what these are."""
+    for (_, recipe), words in by_recipe(suites).items():
+        if said := covered.not_compared(words):
+            yield recipe, said
+
+
 def too_little(
     suites: Sequence[tuple[Expected, Suite]], of_session: Mapping[str, float], asked: float | None
 ) -> Iterator[tuple[str, str]]:

@@ -92,6 +92,8 @@ def main(options: argparse.Namespace) -> int:
         sys.stdout.write(f"and {many(len(judged.reasons) - MOST_SAID, 'more reason')}\n")
     for where, told in tried_again(judged):
         sys.stdout.write(f"tried again: {plain(where, 200)}: {plain(told)}\n")
+    for recipe, said in coverage.not_compared(suite for _, suite in judged.suites):
+        sys.stdout.write(f"not the recipe itself: {plain(recipe, 200)}: {plain(said, 1000)}\n")
     options.document |= {
         "testsuites": len(judged.suites),
         "counts": dict(judged.statuses),

@@ -12,7 +12,7 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ci import coverage, gate, heat, reproduction, service
@@ -26,7 +26,7 @@ from ci.numbers import number
 from ci.outcomes import known_bugs
 from ci.reasons import KNOWN
 from validation.case import exhausted
-from validation.case.covered import counts, share
+from validation.case.covered import Word, counts, not_compared, share
 from validation.case.errors import ExitCode, UsageError
 from validation.case.plural import many
 
@@ -200,10 +200,15 @@ def _recipes(judged: Judgement, moved: Drift | None) -> str:
     found = coverage.by_recipe(suite for _, suite in judged.suites)
     lines = [
         f"- {markdown(recipe)}: {share(words):.0%} of {many(len(words), 'setting is', 'settings are')} equal: "
-        f"{counts(word.word for word in words.values())}"
+        f"{counts(word.word for word in words.values())}{_without(words)}"
         for (_, recipe), words in found.items()
     ]
     return _list("Recipes", lines)
+
+
+def _without(words: Mapping[str, Word]) -> str:
+    said = not_compared(words)
+    return f"; not the recipe itself: {entities(plain(said, 600))}" if said else ""
 
 
 def _attempts(judged: Judgement, moved: Drift | None) -> str:

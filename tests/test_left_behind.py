@@ -111,7 +111,9 @@ def test_stand_ins_that_an_import_leaves_end_the_run(tmp_path: Path) -> None:
     ended = run_tests(tmp_path)
     assert ended.returncode == pytest.ExitCode.USAGE_ERROR
     assert "importing the tests leaves stand-ins for torch." in ended.stderr
-    assert all(f"torch.{name}, " in ended.stderr for name in ("compile", "cuda.Stream", "cuda.current_device"))
+    assert all(
+        f"torch.{name}, " in ended.stderr for name in ("compile", "cuda.Stream", "cuda.current_device", "cuda.default_stream")
+    )
 
 
 def test_the_tests_of_the_candidate_leave_cuda_alone() -> None:

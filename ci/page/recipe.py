@@ -8,7 +8,7 @@ from html import escape
 from ci.coverage import by_recipe
 from ci.page.run import Run
 from ci.page.text import scrolled, text
-from validation.case.covered import DIFFERENT, EQUAL, NEEDED, NOT_COMPARED, NOT_EXERCISED, Word, counts, share
+from validation.case.covered import DIFFERENT, EQUAL, NEEDED, NOT_COMPARED, NOT_EXERCISED, Word, counts, not_compared, share
 from validation.case.plural import many
 
 _MEANS = (
@@ -38,7 +38,7 @@ def _in_short(number: int, name: str, words: Mapping[str, Word]) -> str:
     untried = count[NOT_EXERCISED] + count[NEEDED]
     said += f", {untried:,} could not be tried here" if untried else ""
     others = f", and {count[NOT_COMPARED]:,} cannot be compared" if count[NOT_COMPARED] else ""
-    others += ": the verdict is not of the recipe itself" if others else ""
+    others += f": the verdict is not of the recipe itself, {text(not_compared(words))}" if others else ""
     return f'<p>Recipe <a href="#recipe-{number}">{text(name)}</a>: {said}{others}.</p>'
 
 

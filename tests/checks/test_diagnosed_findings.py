@@ -93,7 +93,8 @@ def test_a_document_says_what_became_of_each_setting_of_a_recipe() -> None:
     """The words of all cases together, and the stand-in."""
     settings = parsed(["--recipe", str(RECIPES / "slime-moonlight.txt")])
     recipe = found(settings)["recipe"]
-    assert (recipe["source"], recipe["stand_in"], recipe["changed"]) == ("slime-moonlight.txt", "tp2ep4", [])
+    assert (recipe["source"], recipe["stand_in"]) == ("slime-moonlight.txt", "tp2ep4")
+    assert recipe["changed"] == recipe["unknown"] == ["--use-dynamic-batch-size", "--max-tokens-per-gpu 8192"]
     words = {one["setting"]: one for one in recipe["settings"]}
     assert words["model.moe_permute_fusion=true"] == {
         "setting": "model.moe_permute_fusion=true",

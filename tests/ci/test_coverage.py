@@ -10,7 +10,7 @@ import pytest
 
 from ci import junit
 from ci.cli import main
-from ci.coverage import by_recipe, too_little, wrong
+from ci.coverage import by_recipe, not_compared, too_little, wrong
 from ci.coverage import share as read_share
 from ci.expected import Expected, Manifest, UnreadableManifest, load, save
 from ci.junit import Check, Suite
@@ -201,6 +201,10 @@ def test_cases_of_a_recipe_count_together() -> None:
     assert joined([hidden, unread]) == joined([unread, hidden]) == unread
     named = replace(suite(), properties={**suite().properties, "session": "one"})
     assert by_recipe([named, suite()]) == {("one", "flags.txt"): WORDS, ("", "flags.txt"): WORDS}
+    assert not list(not_compared([named]))
+    others = {f"--flag-{number} 8": Word("cannot be compared", "it is not read") for number in range(5)}
+    (said,) = not_compared([suite(said=properties("flags.txt", WORDS | others))])
+    assert said == ("flags.txt", "compared without --flag-0 8, --flag-1 8, --flag-2 8 and 2 more")
     both = [suite(said=properties("flags.txt", words)) for words in (fp64, bf16)]
     assert by_recipe(both) == {("", "flags.txt"): together}
 

@@ -317,9 +317,11 @@ def test_a_summary_of_nothing_is_written_though_there_is_a_baseline(tmp_path: Pa
 def test_what_became_of_a_recipes_settings_is_told() -> None:
     """A name that somebody else chose is shown as it is."""
     words = {"model.a=1": Word("equal"), "model.b=2": Word("needs", "a GPU"), "model.c=3": Word("equal")}
+    words["--lora-rank 8"] = Word("cannot be compared")
     suite = replace(SUITE, properties={**SUITE.properties, **properties("a|b<i>.txt", words)})
     said = summary.page(Judgement((), ((EXPECTED, suite),)))
-    counted = "67% of 3 settings are equal: 2 equal, 1 need what is not here"
+    counted = "50% of 4 settings are equal: 2 equal, 1 need what is not here, 1 cannot be compared"
+    counted += "; not the recipe itself: compared without --lora-rank 8"
     assert f"### Recipes\n\n- <code>a&#124;b&#60;i&#62;&#46;txt</code>: {counted}\n" in said
     assert "Recipes" not in summary.page(Judgement((), ((EXPECTED, SUITE),)))
 

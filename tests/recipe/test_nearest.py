@@ -16,7 +16,7 @@ from validation.case.errors import ExitCode
 from validation.case.settings import written
 from validation.checks.conclusion import Conclusion
 from validation.recipe.coverage import covered, sets
-from validation.recipe.trial import CHANGED, TRIED
+from validation.recipe.told import CHANGED, TRIED
 from validation.run import known, nearest
 from validation.run.options import Settings, parsed
 
@@ -158,8 +158,9 @@ def test_the_end_of_a_run_says_that_it_is_not_the_recipe_itself(tmp_path: Path) 
     settings = wanted(tmp_path, flags=BY_FOURS)
     tally: Any = SimpleNamespace(checks=2, counts={"pass": 2}, exit_code=ExitCode.PASS, word="PASS", first={})
     of = cast("Any", Conclusion)(settings, None, None, tally, {}, (), {}, 1.0, 0, 2, False)
+    without = f"model.hidden_dropout=0.1, {NUMBER}=4, --foo-bar 3"
     assert of._overall()[0] == (
-        "===== Overall result: PASS (2 cases, 2 checks, not the recipe itself: 2 of its settings are not compared, 1.0 s) ====="
+        f"===== Overall result: PASS (2 cases, 2 checks, not the recipe itself: compared without {without}, 1.0 s) ====="
     )
     (line,) = (text for text, _ in of._nearest())
-    assert line == f"Not the recipe itself: no case has model.hidden_dropout=0.1 and {NUMBER}=4"
+    assert line == f"Not the recipe itself: compared without model.hidden_dropout=0.1, {NUMBER}=4 and --foo-bar 3"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from validation.case.errors import UsageError
-from validation.recipe import full, read, show, trial
+from validation.recipe import full, read, show, told, trial, unread
 from validation.recipe.recipe import Recipe, Source
 from validation.recipe.standin import stand_in
 
@@ -168,7 +168,7 @@ def test_how_experts_are_chosen(recipe_of: Reads, flags: str, choice: str | None
     recipe = recipe_of(SMALL + flags)
     assert recipe.model.get("topk_method") == choice
     said = {one.setting.name: one.state for one in trial.of(recipe).told}
-    assert (said["model.moe_router_score_function"] == trial.CASE) is (choice is not None)
+    assert (said["model.moe_router_score_function"] == told.CASE) is (choice is not None)
 
 
 @pytest.mark.parametrize(("flag", "loss"), [("", "mean"), ("--calculate-per-token-loss", "token")])
@@ -253,8 +253,8 @@ def test_what_nobody_says_is_no_number_of_ranks(recipe_of: Reads) -> None:
 def test_layers_of_its_own_are_not_compared_unless_they_are_given(recipe_of: Reads) -> None:
     """A model of Megatron-Core's layers stands for the recipe, and every check could pass."""
     tried = trial.of(recipe_of(SMALL + "--spec my_layers.of_ours get_spec"))
-    assert trial.SPEC in {one.setting.name for one in tried.others}
-    assert trial.SPEC not in {one.setting.name for one in tried.with_layers_of("my_layers.of_ours:get_spec").others}
+    assert told.SPEC in {one.setting.name for one in tried.others}
+    assert told.SPEC not in {one.setting.name for one in tried.with_layers_of("my_layers.of_ours:get_spec").others}
 
 
 def test_flags_of_forks(recipe_of: Reads) -> None:
@@ -310,17 +310,42 @@ def test_sparse_attention_is_a_number_of_the_model(recipe_of: Reads, flags: str,
 
 
 def test_what_no_field_has_and_changes_numbers_is_not_compared(recipe_of: Reads) -> None:
-    """A mask of documents, and the experts' weights rounded by slime, which 0 turns off: the verdict is not of the recipe."""
+    """The experts' weights rounded by slime, which 0 turns off: the verdict is not of the recipe."""
     padded = recipe_of(SMALL + "--vocab-size 1000 --make-vocab-size-divisible-by 128").beyond
     assert [(setting.name, setting.value) for setting in padded] == [("rows_of_padding", 24)]
     assert not recipe_of(SMALL + "--vocab-size 1024 --make-vocab-size-divisible-by 128").beyond
-    told = trial.of(recipe_of(SMALL + "--sft")).others
-    assert [one.said for one in told if "whose prompts the loss leaves out" in one.why] == ["sft=true"]
+    talks = trial.of(recipe_of(SMALL + "--sft")).others
+    assert [one.said for one in talks if "whose prompts the loss leaves out" in one.why] == ["sft=true"]
     for value, there in (("1", ["OPEN_TRAINING_INT4_FAKE_QAT_FLAG=1"]), ("0", [])):
-        line = f"OPEN_TRAINING_INT4_FAKE_QAT_FLAG={value} python3 train.py {SMALL} --reset-attention-mask"
+        line = f"OPEN_TRAINING_INT4_FAKE_QAT_FLAG={value} python3 train.py {SMALL}"
         others = trial.of(recipe_of(line.replace("\n", " "))).others
         assert [one.said for one in others if "rounded to int4 in each forward pass" in one.why] == there
-        assert [one.said for one in others if "with +documents compares that" in one.why] == ["reset_attention_mask=true"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said", "why"),
+    [
+        ("--schedules-method dualpipev", "--schedules-method dualpipev", "another pipeline schedule"),
+        ("--lora-r 8 --lora-r 16", "--lora-r 16", "adapters train beside the weights"),  # once, the last
+        ("--lora-r 8 --lora-alpha 16 --target-modules all-linear", "--lora-r 8", "adapters train"),
+        ("--lora-target-modules linear_qkv linear_proj", "--lora-target-modules linear_qkv linear_proj", "adapters train"),
+        ("--moe-fb-overlap", "--moe-fb-overlap", "no parser of Megatron-LM knows it"),
+        ("--swiglo", "--swiglo", "no parser of Megatron-LM knows it; the nearest is --swiglu"),
+        ("--use-torch-fsdp2", "--use-torch-fsdp2", "Megatron-LM knows it, and no case has it"),
+    ],
+)
+def test_a_flag_that_no_case_has_is_not_compared(recipe_of: Reads, more: str, said: str, why: str) -> None:
+    """It may change what is computed: no headline is without it, and it counts in a gate's share."""
+    others = trial.of(recipe_of(SMALL + more)).others
+    (found,) = (one for one in others if one.said.startswith("--"))
+    assert (found.said, found.why.startswith(why)) == (said, True)
+
+
+def test_a_flag_that_nothing_reads_is_no_part_of_the_headline(recipe_of: Reads) -> None:
+    """Kernels of Transformer Engine's alone, other positions, where a program runs, and keys, whose values nothing shows."""
+    flags = "--enable-experimental --use-rope-scaling --actor-num-nodes 2 --colocate --my-api-key hidden"
+    assert [flag.text for flag in recipe_of(SMALL + flags).unknown] == ["--my-api-key"]
+    assert not [one.said for one in trial.of(recipe_of(SMALL + flags)).others if one.said.startswith("--")]
 
 
 def test_ms_swift_names_its_arguments(recipe_of: Reads) -> None:
@@ -334,11 +359,14 @@ def test_ms_swift_names_its_arguments(recipe_of: Reads) -> None:
     assert recipe.values["model.moe_permute_fusion"] is True
     assert recipe_of("NNODES=4 " + text).world == 32
     assert not recipe.beyond
-    own = recipe_of(text + " --loss_scale ignore_empty_think --tuner_type lora --packing true --task_type causal_lm").beyond
-    assert [setting.name for setting in own] == ["loss_scale_of_tokens", "tuner_type", "packing"]
+    own = recipe_of(
+        text + " --loss_scale ignore_empty_think --tuner_type lora --lora_rank 8 --packing true --task_type causal_lm"
+    )
+    assert [setting.name for setting in own.beyond] == ["loss_scale_of_tokens", "tuner_type", "packing"]
+    assert [(one.said, one.state) for one in unread.told(own)] == [("--lora_rank 8", told.IDLE)]
     assert not recipe_of(text + " --loss-scale default --train_type full --packing false").beyond
     assert recipe.values["ddp.overlap_grad_reduce"] is False
-    assert [flag.text for flag in recipe.unknown] == ["--model moonshotai/Moonlight"]
+    assert ([flag.text for flag in recipe.idle], recipe.unknown) == (["--model moonshotai/Moonlight"], ())
 
 
 def test_ms_swift_has_defaults_of_its_own(recipe_of: Reads) -> None:

@@ -23,9 +23,9 @@ WANTED = {
     "modelzoo-deepseek-v3-h100.txt": ("tp2pp8vpp4ep64etp1dp64", 61, 256, 1, "mean", 0),
     "ms-swift-moonlight.txt": ("pp2ep4etp1dp4", None, None, None, "token", 0),
     "pai-deepseek-v3.txt": ("tp8pp8ep16etp1dp2", 61, 256, 1, "mean", 1),
-    "slime-deepseek-r1.txt": ("tp8pp4ep32etp1cp4dp1", 61, 256, 0, "mean", 5),
-    "slime-kimi-k2.txt": ("tp8pp8ep32etp1cp4dp1", 61, 384, 0, "mean", 6),
-    "slime-moonlight.txt": ("tp4ep8etp1dp2", 27, 64, 0, "mean", 5),
+    "slime-deepseek-r1.txt": ("tp8pp4ep32etp1cp4dp1", 61, 256, 0, "mean", 2),
+    "slime-kimi-k2.txt": ("tp8pp8ep32etp1cp4dp1", 61, 384, 0, "mean", 2),
+    "slime-moonlight.txt": ("tp4ep8etp1dp2", 27, 64, 0, "mean", 2),
 }
 """File -> layout, layers, experts, MTP layers, loss, and how many flags are not known."""
 

@@ -152,7 +152,12 @@ def test_nothing_of_megatron_bridge_is_dropped(tmp_path: Path) -> None:
     said = [(flag.text, flag.reason) for flag in recipe.unknown]
     assert said == [("model.moe_permute_fusoin", "the nearest field is moe_permute_fusion")]
     assert [flag.text for flag in recipe.idle] == ["checkpoint", "dataset"]
-    assert [setting.name for setting in recipe.beyond] == ["reset_attention_mask", "peft", "rows_of_padding"]
+    assert [setting.name for setting in recipe.beyond] == [
+        "reset_attention_mask",
+        "skip_getting_attention_mask_from_dataset",
+        "peft",
+        "rows_of_padding",
+    ]
     assert [flag.text for flag in recipe.beside] == ["sections_to_come"]
     more = BRIDGE.replace("scheduler: {", "scheduler: {no_weight_decay_cond_type: apply_wd_to_qk_layernorm, ")
     more = more.replace("train: {", "train: {rampup_batch_size: [8, 8, 100], ")

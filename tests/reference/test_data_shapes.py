@@ -19,7 +19,7 @@ from validation.case.training import OPTIONS, Training
 from validation.reference.batch import Batch, make_batch, own_positions, real_in
 
 if TYPE_CHECKING:
-    from validation.reference.compute import _Models
+    from validation.reference.models import Models
     from validation.reference.record import Recording
 
 MODEL = replace(TINY.model, num_hidden_layers=2, n_routed_experts=8)
@@ -163,7 +163,7 @@ class Computed:
     """What the reference has recorded of a batch, its gradients, and the model that made them."""
 
     batch: Batch
-    models: _Models
+    models: Models
     recording: Recording
     gradients: dict[str, torch.Tensor]
 
@@ -172,7 +172,7 @@ class Computed:
 def computed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Computed]:
     from validation.compare.precision import computing_in
     from validation.reference.checkpoint import Checkpoint
-    from validation.reference.compute import _Models
+    from validation.reference.models import Models
     from validation.reference.sources import Precision
     from validation.reference.weights import save_weights
 
@@ -181,7 +181,7 @@ def computed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     save_weights(case, path)
     batch = make_batch(case)
     with Checkpoint.open(path, MODEL) as checkpoint, computing_in("fp64"):
-        models = _Models.build(case, checkpoint, Precision(torch.float64, torch.float64), torch.device("cpu"))
+        models = Models.build(case, checkpoint, Precision(torch.float64, torch.float64), torch.device("cpu"))
         recording = models.record(batch, lambda step: None)
         gradients = {name: gradient.clone() for name, gradient in models.gradients().items()}
         yield Computed(batch, models, recording, gradients)

@@ -43,7 +43,7 @@ def computed(tmp_path_factory: pytest.TempPathFactory) -> Computed:
     from validation.compare.precision import computing_in
     from validation.reference.batch import make_batch
     from validation.reference.checkpoint import Checkpoint
-    from validation.reference.compute import _Models
+    from validation.reference.models import Models
     from validation.reference.mtp import gates
     from validation.reference.sources import Precision
     from validation.reference.steps import Steps
@@ -53,7 +53,7 @@ def computed(tmp_path_factory: pytest.TempPathFactory) -> Computed:
     save_weights(CASE, path)
     batch, logits = make_batch(CASE), {}
     with Checkpoint.open(path, MODEL) as checkpoint, computing_in("fp64"):
-        models = _Models.build(CASE, checkpoint, Precision(torch.float64, torch.float64), torch.device("cpu"))
+        models = Models.build(CASE, checkpoint, Precision(torch.float64, torch.float64), torch.device("cpu"))
         for layer, gate in gates(models.hf, models.mtp, MODEL).items():
             gate.register_forward_hook(lambda module, given, made, layer=layer: logits.update({layer: made[0].detach()}))
         steps = Steps(models.hf, models.mtp, CASE)

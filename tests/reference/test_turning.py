@@ -15,7 +15,7 @@ from validation.case.preset import TINY
 from validation.case.training import Training
 from validation.compare.limits import FLOORS
 from validation.compare.precision import DTYPES, computing_in
-from validation.reference import compute, step_floor, turning
+from validation.reference import compute, models, step_floor, turning
 from validation.reference.batch import make_batch
 from validation.reference.checkpoint import Checkpoint
 from validation.reference.floor import Floor, difference_from
@@ -50,7 +50,7 @@ class Truth:
     def fresh(self) -> Steps:
         """Of the model as it was before."""
         precision = Precision(torch.float64, DTYPES[self.case.precision])
-        self.models = compute._Models.build(self.case, self.weights, precision, torch.device("cpu"))
+        self.models = models.Models.build(self.case, self.weights, precision, torch.device("cpu"))
         return Steps(self.models.hf, self.models.mtp, self.case)
 
     def second(self, steps: Steps) -> dict[str, torch.Tensor]:

@@ -212,7 +212,7 @@ SCENARIOS = {
     "recipe": Scenario("a team's recipe, of which half must be equal", "success", "GREEN", workflow=_RECIPE_CALLER),
     "recipe, empty pass": Scenario(
         "the same, and every check passes because nothing of it was exercised",
-        *("failure", "0 of 40 settings are equal (0.00), and 0.5 is required"),
+        *("failure", "0 of 42 settings are equal (0.00), and 0.5 is required"),
         workflow=_RECIPE_CALLER,
         idle=("recipe.cpu_recipe",),
     ),

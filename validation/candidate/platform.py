@@ -56,12 +56,14 @@ def _cpu_device() -> None:
 def _cpu_streams() -> None:
     """The alltoall dispatcher makes CUDA streams, pipeline communication waits for them, recomputation saves CUDA's seed.
 
-    The schedule behind `overlap_moe_expert_parallel_comm` names its parts for a profiler, and they wait for events.
+    The schedule behind `overlap_moe_expert_parallel_comm` names its parts for a profiler, and they wait for events. Of several
+    instances of the distributed optimizer each reduces gradients on a stream of its own while others are computed.
     Since 0.20 pipeline communication asks whether a CUDA graph is being captured, which torch's CPU build cannot answer.
 
     https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/transformer/moe/token_dispatcher.py
     https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/pipeline_parallel/p2p_communication.py
     https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/tensor_parallel/random.py
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/distributed/param_and_grad_buffer.py
     """
     cuda: Any = torch.cuda
     cuda.Stream = _NoStream
@@ -69,7 +71,7 @@ def _cpu_streams() -> None:
     cuda.stream = lambda stream: contextlib.nullcontext()
     torch.Tensor.record_stream = lambda tensor, stream: None  # type: ignore[assignment,method-assign]
     cuda.nvtx.range_push = cuda.nvtx.range_pop = lambda *args: None
-    cuda.current_stream = lambda *args, **kwargs: _NoStream()
+    cuda.current_stream = cuda.default_stream = lambda *args, **kwargs: _NoStream()
     cuda.synchronize = lambda *args, **kwargs: None
     cuda.is_current_stream_capturing = lambda: False
     cuda.get_rng_state = cuda.random.get_rng_state = lambda *args, **kwargs: torch.get_rng_state()

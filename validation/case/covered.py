@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+from validation.case.strangers import listed
 
 EQUAL, DIFFERENT, NOT_EXERCISED = "equal", "different", "not exercised here"
 NEEDED, NOT_COMPARED = "needs", "cannot be compared"
@@ -85,6 +87,16 @@ def joined(cases: Iterable[Mapping[str, Word]]) -> dict[str, Word]:
 def _telling(word: Word) -> tuple[int, bool]:
     """A key to find the word that says most: of two reasons the one that is not about the case."""
     return WORDS.index(word.word), word.why in (HIDDEN, NO_STEPS) or word.why.startswith(UNABLE)
+
+
+def without(names: Sequence[str]) -> str:
+    """`compared without --schedules-method dualpipev, model.hidden_dropout=0.1 and 3 more`; nothing without names."""
+    return f"compared without {listed(names)}" if names else ""
+
+
+def not_compared(found: Mapping[str, Word]) -> str:
+    """The same of what became of settings: of those that cannot be compared."""
+    return without([setting for setting, word in found.items() if word.word == NOT_COMPARED])
 
 
 def share(found: Mapping[str, Word]) -> float:

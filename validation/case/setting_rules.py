@@ -11,7 +11,7 @@ from validation.case.plural import many
 from validation.case.settings import written
 from validation.case.suggestions import join
 
-_CAPACITY = "model.moe_expert_capacity_factor"
+CAPACITY = "model.moe_expert_capacity_factor"
 NUMBERS = ("model.mtp_loss_scaling_factor", "optimizer.lr", "optimizer.min_lr")
 """Fields that upstream lets say nothing, and with which a step computes."""
 _COEFFICIENT = "model.moe_aux_loss_coeff"
@@ -44,7 +44,7 @@ def wrong(case: Case, name: str, value: Value) -> str | None:
         return f"{said} says no number, and the reference computes with one; give one, or leave it out"
     if name == _COEFFICIENT and isinstance(value, tuple):
         return f"{said} is of several balancing losses, and the reference has a formula for one; a number works"
-    if name == _CAPACITY and value is not None:
+    if name == CAPACITY and value is not None:
         return _may_drop(case, value)
     if not entry.computed(value):
         return f"{said} cannot be compared: {entry.why}" + _computed(entry.only)
@@ -62,7 +62,7 @@ def _may_drop(case: Case, value: Value) -> str | None:
     if isinstance(value, (int, float)) and (value < 0 or value >= enough):
         return None
     return (
-        f"{_CAPACITY}={written(value)} may drop tokens, and the reference has no formula for that; {enough:g} and more, "
+        f"{CAPACITY}={written(value)} may drop tokens, and the reference has no formula for that; {enough:g} and more, "
         "which is experts / top-k, drop none"
     )
 
@@ -77,7 +77,7 @@ def experts_are_filled_to_their_tokens(case: Case) -> str | None:
     if not isinstance(capacity, (int, float)) or capacity <= enough:
         return None
     return (
-        f"{_CAPACITY}={capacity:g} with model.moe_pad_expert_input_to_capacity=true gives an expert more places than there are "
+        f"{CAPACITY}={capacity:g} with model.moe_pad_expert_input_to_capacity=true gives an expert more places than there are "
         f"tokens, and Megatron-Core cannot fill them; {enough:g} works, which is experts / top-k"
     )
 

@@ -12,6 +12,7 @@ from ci.junit import Check
 from ci.links import links
 from validation.case import tree
 from validation.case.case import Case
+from validation.case.covered import without
 from validation.case.errors import ExitCode
 from validation.case.plural import many
 from validation.case.strangers import listed
@@ -27,7 +28,7 @@ from validation.checks.tally import Tally
 from validation.checks.terminal import GREEN, RED, YELLOW
 from validation.recipe import given
 from validation.recipe.coverage import Covered, Ran, covered, lines
-from validation.recipe.trial import Told
+from validation.recipe.told import Told
 from validation.run.command_line import ALL, VERDICT
 from validation.run.options import Settings
 
@@ -77,9 +78,8 @@ class Conclusion:
             f"{count} {_WORDS.get(status, status)}" for status, count in sorted(tally.counts.items()) if status != "pass"
         ]
         counted += [f"{self.missing} left out"] if self.missing else []
-        if others := len(self._others):
-            are = "is" if others == 1 else "are"
-            counted += [f"not the recipe itself: {others} of its settings {are} not compared"]
+        if others := self._others:
+            counted += [f"not the recipe itself: {without([one.said for one in others])}"]
         counted = ([f"{cases} cases"] if cases > 1 else []) + counted + [f"{self.seconds:.1f} s"]
         colour = GREEN if tally.exit_code == ExitCode.PASS else RED
         return f"===== Overall result: {tally.word} ({', '.join(counted)}) =====", colour
@@ -91,7 +91,7 @@ class Conclusion:
 
     def _nearest(self) -> Iterator[Line]:
         if others := self._others:
-            yield f"Not the recipe itself: no case has {join([one.said for one in others])}", YELLOW
+            yield f"Not the recipe itself: compared without {join([one.said for one in others])}", YELLOW
 
     def _known(self) -> Iterator[Line]:
         for case in self.wanted:

@@ -17,7 +17,7 @@ from validation.recipe import idle
 from validation.recipe.parser import Option, Parser
 from validation.recipe.parser import with_flag as parser_of
 from validation.recipe.recipe import Flag
-from validation.recipe.words import Word
+from validation.recipe.words import SECRET, Word
 
 _TRUE = {"true": True, "false": False}
 _MOST_LAYERS = 100_000
@@ -93,10 +93,11 @@ def _groups(words: Sequence[Word]) -> Iterator[tuple[Word, list[Word]]]:
 
 
 def _unknown(parser: Parser, flag: Word, values: Sequence[Word]) -> Flag:
-    text = " ".join([flag.text, *(word.text for word in values)])
+    text, name = " ".join([flag.text, *(word.text for word in values)]), flag.text.partition("=")[0]
     if not flag.is_flag:
         return Flag(text, flag.place, "no flag stands before it")
-    name = flag.text.partition("=")[0]
+    if SECRET.fullmatch(name):
+        return Flag(name, flag.place)
     if release := parser_of(name):
         return Flag(text, flag.place, f"the parser of {release} has it")
     near = difflib.get_close_matches(name.replace("_", "-"), parser.by_flag, 1, 0.85)

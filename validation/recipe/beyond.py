@@ -13,29 +13,36 @@ _ROUNDED = (
     "the weights of the experts are rounded to {} in each forward pass (quantisation-aware training), for which the reference "
     "has no formula: the verdict is that of the same training without the variable"
 )
-_DOCUMENTS = "{}, and the stand-in's sequences are one document each; a run of its layout with +documents compares that"
+_PACKED = (
+    "documents of a sequence do not see each other, and the stand-in's sequences are one document each; a run of its layout "
+    "with +packed compares that"
+)
+MASK, POSITIONS, LOSS = "reset_attention_mask", "reset_position_ids", "eod_mask_loss"
+DATA = (MASK, POSITIONS, LOSS)
+"""What the sequences hold, which a case may have (validation.recipe.documents)."""
+NO_MASK, SKIPPED = "create_attention_mask_in_dataloader", "skip_getting_attention_mask_from_dataset"
+"""The settings of Megatron-LM and Megatron-Bridge that leave the dataset without a mask."""
 PADDING = "rows_of_padding"
 """How many rows of embedding and head stand for no token."""
+_ADAPTERS = "adapters train beside the weights, and the stand-in has none"
+TUNERS = ("tuner_type", "peft")
+"""How ms-swift and Megatron-Bridge say that adapters train."""
 WHY: Mapping[str, str] = {
     PADDING: "rows that stand for no token count in the loss, and the stand-in has none; a run of its layout with +vocab128 "
     "compares that",
     "OPEN_TRAINING_INT4_FAKE_QAT_FLAG": _ROUNDED.format("int4"),
     "OPEN_TRAINING_NVFP4_FAKE_QAT_FLAG": _ROUNDED.format("NVFP4"),
-    "reset_attention_mask": _DOCUMENTS.format("documents of a sequence do not see each other"),
-    "reset_position_ids": _DOCUMENTS.format("positions begin again in each document"),
-    "eod_mask_loss": _DOCUMENTS.format("the loss leaves out the last token of each document"),
-    "dataloader_inter_document_masking": _DOCUMENTS.format("documents of a sequence do not see each other"),
+    "dataloader_inter_document_masking": _PACKED,
+    "packing": _PACKED,
     "sft": "sequences hold conversations, whose prompts the loss leaves out, and the stand-in's are plain tokens",
     "perform_rl_step": "the loss is that of reinforcement learning, and the stand-in's is that of the next token",
     "fp16_lm_cross_entropy": "the loss is computed in fp16, for which the reference has no formula",
-    "packing": _DOCUMENTS.format("documents of a sequence do not see each other").replace("+documents", "+packed"),
     "loss_scale_of_tokens": "ms-swift gives tokens weights of their own in the loss, and in the stand-in each counts once",
-    "tuner_type": "adapters train beside the weights, and the stand-in has none",
+    **dict.fromkeys(TUNERS, _ADAPTERS),
     "task_type": "the loss is not that of the next token, as the stand-in's is",
     "te_precision_config_file": "a file with the precision of single layers, which is not read",
     "logits_load_dir": "the loss is that of another model's logits, for which the reference has no formula",
     "mixed_precision": "a name whose numbers are not read; write them out, or take bf16_mixed",
-    "peft": "adapters train beside the weights, and the stand-in has none",
     "freeze_all_layers": "layers do not train, and those of the stand-in do",
 }
 """Name -> why it cannot be compared. The variables are slime's and those of its forks: docker/patch of slime changes
@@ -61,7 +68,9 @@ def variables(environment: Iterable[tuple[str, str]]) -> Iterator[Setting]:
 
 
 def arguments(given: Sequence[Given]) -> Iterator[Setting]:
-    """The arguments that are given and on."""
+    """The arguments that are given and on, and whether the mask that they ask for is never made."""
+    names = {one.option.dest for one in given if one.value}
     for one in given:
-        if one.option.dest in WHY and one.value and one.value != _USUAL.get(one.option.dest):
-            yield Setting(one.option.dest, one.value, Origin(Source.GIVEN, one.text, one.place))
+        name, without = one.option.dest, one.option.dest == NO_MASK and not one.value and MASK in names
+        if without or (name in (*WHY, *DATA) and one.value and one.value != _USUAL.get(name)):
+            yield Setting(name, one.value, Origin(Source.GIVEN, one.text, one.place))

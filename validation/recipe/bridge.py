@@ -177,9 +177,13 @@ def _spec(provider: Mapping[str, Value], sections: Mapping[str, Entry], source: 
 
 def _beyond(sections: Mapping[str, Entry], source: str) -> Iterator[Setting]:
     """What the sequences hold, if that changes numbers: the rest of the section about data is idle."""
-    for entry in _keys(sections, "dataset", source):
-        if entry.key in beyond.WHY and value_of(entry.node, entry.place) is True:
-            yield Setting(entry.key, True, Origin(Source.GIVEN, f"dataset.{entry.key}", entry.place))
+    data = {entry.key: entry for entry in _keys(sections, "dataset", source)}
+    on = {key: value_of(entry.node, entry.place) is True for key, entry in data.items()}
+    for key, entry in data.items():
+        if on[key] and key in (*beyond.WHY, *beyond.DATA):
+            yield Setting(key, True, Origin(Source.GIVEN, f"dataset.{key}", entry.place))
+    if on.get(beyond.MASK) and on.get(beyond.SKIPPED, True):
+        yield Setting(beyond.SKIPPED, True, Origin(Source.DEFAULT, f"{beyond.SKIPPED} is on", "GPTDatasetConfig"))
     for entry in _keys(sections, "model", source):
         if entry.key in _PROVIDERS and entry.key in beyond.WHY and value_of(entry.node, entry.place) is True:
             yield Setting(entry.key, True, Origin(Source.GIVEN, f"model.{entry.key}", entry.place))

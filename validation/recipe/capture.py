@@ -29,13 +29,12 @@ from validation.recipe import parser
 from validation.recipe.programs import record
 from validation.recipe.read import PYTHON
 from validation.recipe.watch import Watch
-from validation.recipe.words import Command, Word, command
+from validation.recipe.words import SECRET, Command, Word, command
 
 _PROGRAMS = Path(record.__file__).parent
 _PYTHONS = ("python", "python3", *(f"python3.{minor}" for minor in range(8, 16)))
 _FEWEST = 3
 """Flags that set a field: a call with fewer trains no model of Megatron-Core."""
-_SECRET = re.compile(r"--?[a-z_-]*(?:(?:wandb|api|access|secret|auth|hf)[-_](?:key|token)|password)", re.IGNORECASE)
 _NOT_FOUND = 127
 """The exit code of a shell that does not find a program."""
 _SILENT = re.compile(r"\++ |Try '.* --help' for more information")
@@ -336,6 +335,6 @@ def _one_a_line(words: Sequence[Word]) -> Iterator[str]:
 
 def _without_secrets(line: Sequence[str]) -> list[str]:
     name, joined, _ = line[0].partition("=")
-    if _SECRET.fullmatch(name):
+    if SECRET.fullmatch(name):
         return [name + joined + "***"] if joined else [name, *("***" for _ in line[1:])]
     return [shlex.quote(word) for word in line]

@@ -12,7 +12,7 @@ from validation.case import tree, writing
 from validation.case.errors import ExitCode, UsageError
 from validation.case.plural import many
 from validation.case.strangers import shown
-from validation.recipe import capture, full, read, show
+from validation.recipe import capture, documents, full, read, show
 from validation.recipe.options import USAGE
 from validation.recipe.recipe import Recipe
 from validation.recipe.standin import stand_in
@@ -65,7 +65,8 @@ def _show(options: argparse.Namespace, words: Sequence[str]) -> int:
 def _small(found: Recipe) -> str:
     """The stand-in for a recipe as lines, or why there is none."""
     try:
-        said = stand_in(full.of(found)).describe()
+        small, shape, _ = documents.fitted(stand_in(full.of(found)), found)
+        said = "\n".join(filter(None, (small.describe(), documents.said(shape))))
     except UsageError as error:
         said = f"nothing: {error}"
     return textwrap.indent(said, "  ").join(["\nwhat stands for it on a CPU\n", "\n"])

@@ -22,14 +22,16 @@ from validation.case import declared, fields
 from validation.case.annotation import Value
 from validation.case.case import Case
 from validation.case.covered import DIFFERENT, EQUAL, NEEDED, NOT_COMPARED, NOT_EXERCISED, Word
+from validation.case.data import DOCUMENTS
 from validation.case.errors import UsageError
 from validation.case.plural import many
 from validation.case.preflight import RULES
 from validation.case.schedule import CONSTANT, Schedule
 from validation.case.settings import SECTIONS, written
-from validation.recipe import tries
+from validation.recipe import documents, tries
 from validation.recipe.recipe import Setting, Source
-from validation.recipe.trial import NEEDS, SAME, TRIED, UNREAD, Told, Trial, initial
+from validation.recipe.told import NEEDS, SAME, SHAPED, TRIED, UNREAD, Told, initial
+from validation.recipe.trial import Trial
 
 TABLE = Path(__file__).with_name("exercised.json")
 
@@ -71,7 +73,9 @@ class Ran:
     def has(self, layout: str) -> bool:
         """Whether what shows in a layout of `exercised.json` shows in this case, too."""
         degrees = self.case.layout
-        return {"tp2ep2": max(degrees.tp, degrees.ep) > 1, "pp2vpp2": degrees.pp > 1}.get(layout, True)
+        several = degrees.data_parallel * degrees.cp
+        found = {"tp2ep2": max(degrees.tp, degrees.ep) > 1, "pp2vpp2": degrees.pp > 1, "dp4": several > 1}
+        return found.get(layout, True)
 
 
 def covered(trial: Trial, ran: Sequence[Ran]) -> tuple[Covered, ...]:
@@ -87,6 +91,8 @@ def _covered(trial: Trial, ran: Sequence[Ran]) -> Iterator[Covered]:
             yield Covered(told, NOT_EXERCISED, told.why)
         elif told.state == NEEDS:
             yield Covered(told, NEEDED, told.why)
+        elif told.state == SHAPED:
+            yield _judged(told, [one for one in ran if sets(one.case, told)])
         elif told.state == TRIED:
             yield tried(told, ran, in_lane=told.setting.name in trial.lanes)
 
@@ -100,9 +106,11 @@ _OF_PARAMETER_GROUPS = ("scheduler.max_lr", "scheduler.min_lr")
 
 def sets(case: Case, told: Told) -> bool:
     """Whether a case has the recipe's value. It has another one if `--config` says so."""
+    if told.state == SHAPED:
+        return case.training.data_shape == DOCUMENTS
     section, _, field_name = told.setting.name.partition(".")
     there = case.training.effective(section)
-    return told.state == TRIED and field_name in there and there[field_name] == told.setting.value
+    return told.state == TRIED and field_name in there and there[field_name] == told.value
 
 
 @functools.lru_cache(maxsize=16)
@@ -123,7 +131,7 @@ def tried(told: Told, ran: Sequence[Ran], *, in_lane: bool, measured: bool = Tru
 
     `in_lane`: fp64 hides it. `measured`: the cases have the implementation with which effects are measured.
     """
-    name, value = told.setting.name, told.setting.value
+    name, value = told.setting.name, told.value
     shows = [one for one in ran if sets(one.case, told)]
     if not shows:
         return Covered(told, NOT_EXERCISED, "--config sets another value")
@@ -159,7 +167,7 @@ def _judged(told: Told, shows: Sequence[Ran]) -> Covered:
         return Covered(told, DIFFERENT)
     if left_out := sum(one.left_out for one in shows):
         return Covered(told, NOT_EXERCISED, f"{many(left_out, 'check was', 'checks were')} left out")
-    return Covered(told, EQUAL)
+    return Covered(told, EQUAL, told.why)
 
 
 def not_exercised(name: str, value: Any, ran: Sequence[Ran], *, by_reading: bool = False) -> str:
@@ -247,13 +255,11 @@ def lines(trial: Trial, found: Sequence[Covered], all_by: str = "") -> Iterator[
     usual = len(trial.of(SAME))
     as_usual = f"; {usual} more are as in every case of Plumbline's" if usual else ""
     yield f"Recipe {trial.recipe.source}: {many(len(found), 'setting')}, {counts(found)}{as_usual}"
-    if trial.recipe.unknown:
-        flags = (f"{flag.text} ({flag.reason})" if flag.reason else flag.text for flag in trial.recipe.unknown)
-        yield f"  unknown to Megatron-LM's parser, and not read: {', '.join(flags)}"
-    if beside := [flag.text for flag in trial.recipe.beside]:
-        yield f"  known to Megatron-LM, and in no case: {', '.join(beside)}"
     yield from (f"  could not be told: {doubt}" for doubt in trial.recipe.doubts)
     yield from (f"  lost in the stand-in: {sentence}" for sentence in trial.small.lost)
+    yield from (f"  scaled: {one.said} is {one.why}" for one in trial.tried_otherwise)
+    if shape := documents.said(trial.training.data_shape):
+        yield f"  {shape}"
     here = declared.here()
     left = [one for one in found if all_by and one.word == NOT_EXERCISED and _at_a_default(one.told.setting, here)]
     for word in (DIFFERENT, NOT_COMPARED, NOT_EXERCISED, NEEDED):

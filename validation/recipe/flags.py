@@ -72,7 +72,7 @@ def recipe(
     words = trainers.words_of(trainer, command)
     own = parser.checkout(checkout, [word.text for word in words if not trainer.by_name]) if checkout else None
     known = own.parser if own else parser.release(release)
-    known = known if own else known.with_options(trainer.options, by_name=trainer.by_name)
+    known = known.with_options(trainer.options, by_name=trainer.by_name) if trainer.by_name or not own else known
     of_fork = bool(trainer.options) and not trainer.by_name
     given, unknown = reading.read(known, words, by_name=trainer.by_name, of_fork=of_fork)
     if own and not trainer.by_name:
@@ -107,6 +107,7 @@ def _recipe(
             raise UsageError(f"{source}: {other}") from None  # whether ranks hold the layout of another model is not the point
         raise
     still, beside = _sorted_out(known, given, settings)
+    idle_there = tuple(replace(flag, reason=trainer.name) for flag in unknown if trainer.is_idle(flag.text))
     return Recipe(
         source=source,
         kind=kind,
@@ -125,8 +126,8 @@ def _recipe(
         program=command.program,
         environment=command.variables,
         beside=beside,
-        idle=still,
-        unknown=unknown,
+        idle=(*still, *idle_there),
+        unknown=tuple(flag for flag in unknown if not trainer.is_idle(flag.text)),
         beyond=(*beyond.arguments(given), *beyond.variables(command.variables), *_padding(found)),
         doubts=tuple(_doubts(known, given, found, ranks, trainer, source)),
         unlike=(*_of_program(command.program), *_other(found, values, settings, trainer), *shape.unlike),
@@ -220,7 +221,7 @@ def _sorted_out(
     said = {setting.origin.text.removeprefix("follows from ") for setting in settings}
     for one in given:
         dest = one.option.dest
-        if dest in known.field_names | _TAKEN | beyond.WHY.keys() or (dest in upstream.RENAMED and one.text in said):
+        if dest in known.field_names | _TAKEN | {*beyond.WHY, *beyond.DATA} or (dest in upstream.RENAMED and one.text in said):
             continue
         if idle.is_idle(one.option):
             still.append(Flag(one.text, one.place, one.option.group))

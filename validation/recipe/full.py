@@ -91,4 +91,5 @@ def _options(recipe: Recipe, split: Split) -> Options:
         bool(values.get("ddp.use_distributed_optimizer")),
         kind if isinstance(kind, str) else "a layer each",
         str(values.get("model.moe_token_dispatcher_type") or "allgather"),
+        _count(values.get("ddp.num_distributed_optimizer_instances")) or 1,
     )

@@ -11,7 +11,7 @@ from validation.case.covered import NOT_EXERCISED
 from validation.case.settings import written
 from validation.recipe.coverage import Ran, tried
 from validation.recipe.recipe import Origin, Setting, Source
-from validation.recipe.trial import TRIED, Told
+from validation.recipe.told import TRIED, Told
 
 _MEASURED = "local"
 """The implementation with which `exercised.json` is measured."""

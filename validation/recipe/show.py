@@ -28,7 +28,7 @@ def _lines(recipe: Recipe) -> Iterator[str]:
     yield from _pairs("model", [(name, written(value)) for name, value in recipe.model.items()])
     for source, head in _HEADS.items():
         yield from _pairs(head, [_setting(setting) for setting in recipe.of(source)])
-    yield from _pairs("changes numbers, and is not compared", [_setting(setting) for setting in recipe.beyond])
+    yield from _pairs("no field, and changes numbers", [_setting(setting) for setting in recipe.beyond])
     if recipe.environment:
         yield from _pairs("environment", list(recipe.environment))
     yield from _flags("known to the parser, and no field of the four configurations", recipe.beside)

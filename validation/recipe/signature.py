@@ -15,6 +15,7 @@ from validation.recipe import ranks
 from validation.recipe.pipeline import EVEN, Chunk, Split, chunks
 
 NO, ONE, TWO, MORE, SEVERAL, YES = "no", "one", "two", "more", "several", "yes"
+INSTANCE = "ranks of an optimizer instance"
 SIZE, STAGE = "size of ", "a stage with "
 """What the names of some parts begin with; a kind of group or of chunk follows."""
 
@@ -23,13 +24,15 @@ SIZE, STAGE = "size of ", "a stage with "
 class Options:
     """What says, beside the degrees, which groups are used, and how.
 
-    `context_parallelism` is upstream's cp_comm_type, `dispatcher` its moe_token_dispatcher_type.
+    `context_parallelism` is upstream's cp_comm_type, `dispatcher` its moe_token_dispatcher_type,
+    `instances` its num_distributed_optimizer_instances.
     """
 
     split: Split = EVEN
     distributed_optimizer: bool = False
     context_parallelism: str = "p2p"
     dispatcher: str = "alltoall"
+    instances: int = 1
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,14 @@ def _choices(layout: Layout, options: Options) -> Iterable[tuple[str, str]]:
     yield "sequence parallelism", YES if layout.uses_sequence_parallel else NO
     yield "distributed optimizer", YES if options.distributed_optimizer else NO
     yield "context parallelism", options.context_parallelism if layout.cp > 1 else NO
+    yield INSTANCE, _of_an_instance(layout, options.instances)
     yield "token dispatcher", options.dispatcher if _is_spread(layout) else NO
+
+
+def _of_an_instance(layout: Layout, instances: int) -> str:
+    """How many data-parallel ranks share the state of the distributed optimizer; no if all do, or cannot be divided so."""
+    shared = ranks.size(layout, "dp-cp"), ranks.size(layout, "edp")
+    return NO if instances <= 1 or any(size % instances for size in shared) else count(shared[0] // instances, (ONE, SEVERAL))
 
 
 def _is_spread(layout: Layout) -> bool:
@@ -147,4 +157,5 @@ _WEIGHTS = {
     "distributed optimizer": 30,
     "context parallelism": 30,
     "token dispatcher": 30,
+    INSTANCE: 5,
 }

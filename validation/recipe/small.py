@@ -29,6 +29,8 @@ batch has each of its tokens."""
 _QUERY_LATENT = 24
 MOST_MTP = 2
 """MTP layers of a stand-in."""
+MOST_INSTANCES = 2
+"""Instances of the distributed optimizer of a stand-in."""
 SEQUENCE = 48
 _INDEXER = {"index_topk": 8, "index_n_heads": 4, "index_head_dim": 32}
 """Of a model with sparse attention: most queries choose among more keys."""

@@ -33,7 +33,7 @@ from validation.recipe import sentences
 from validation.recipe.pipeline import EVEN, Split, chunks
 from validation.recipe.ranks import degrees
 from validation.recipe.signature import Full, Options, distance, of_groups, of_stages, signature
-from validation.recipe.small import SEQUENCE, micro_batches, sequence_length, small
+from validation.recipe.small import MOST_INSTANCES, SEQUENCE, micro_batches, sequence_length, small
 from validation.recipe.stages import Stages, candidates, counts
 
 MOST_RANKS = 16
@@ -210,7 +210,8 @@ def _named(layout: Layout) -> Layout:
 def _small(full: Full, layout: Layout, stages: Stages) -> Full:
     model = small(full, layout, stages.layers, stages.dense)
     each = min(full.micro_batch_size or 2, 2)
-    return Full(model, _named(layout), replace(full.options, split=stages.split), sequence_length(layout), each)
+    options = replace(full.options, split=stages.split, instances=min(full.options.instances, MOST_INSTANCES))
+    return Full(model, _named(layout), options, sequence_length(layout), each)
 
 
 def _batch(found: Full) -> int:

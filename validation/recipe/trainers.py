@@ -18,8 +18,9 @@ class Trainer:
     """A program. `defaults` count where a flag is not given, `sets` whatever is given.
 
     `by_name`: its flags are the arguments' own names, with `true` and `false`, and only its own defaults count: where it has
-    none, the dataclass's. `other_names` are arguments that it calls otherwise, `options` those that only it has. `loss_from` is
-    its loss function; with `own_tokens` a context-parallel rank divides a mean by the number of its own tokens.
+    none, the dataclass's. `other_names` are arguments that it calls otherwise, `options` those that only it has. `idle` is what
+    the names of its own flags begin with that change no number of a step. `loss_from` is its loss function; with `own_tokens` a
+    context-parallel rank divides a mean by the number of its own tokens.
     """
 
     name: str = ""
@@ -28,10 +29,15 @@ class Trainer:
     sets: Mapping[str, Value] = field(default_factory=dict)
     other_names: Mapping[str, str] = field(default_factory=dict)
     options: tuple[Option, ...] = ()
+    idle: tuple[str, ...] = ()
     by_name: bool = False
     loss_from: str = ""
     own_tokens: bool = False
     doubt: str = ""
+
+    def is_idle(self, flag: str) -> bool:
+        """Whether a flag that no parser of Megatron-LM knows says where the program runs or what its data are."""
+        return flag.lstrip("-").replace("-", "_").startswith(self.idle)
 
     def renamed(self, word: Word) -> Word:
         """The flag as Megatron-LM calls it."""
@@ -45,6 +51,24 @@ _SLIME = Trainer(
     source="slime/backends/megatron_utils/arguments.py of slime",
     defaults={"seq_length": 4096, "bf16": True},
     sets={"use_distributed_optimizer": True, "variable_seq_lengths": True},
+    idle=(
+        "actor_num_",
+        "apply_chat_template",
+        "colocate",
+        "critic_num_",
+        "eval_",
+        "hf_checkpoint",
+        "input_key",
+        "label_key",
+        "num_gpus_per_node",
+        "num_rollout",
+        "offload",
+        "prompt_data",
+        "ref_load",
+        "rollout_",
+        "sglang_",
+        "update_weight",
+    ),
     loss_from="slime's own, over the answers of a rollout",
 )
 _SWIFT_DEFAULTS: Mapping[str, Value] = {
@@ -111,6 +135,23 @@ _SWIFT = Trainer(
     source="swift/megatron/arguments/megatron_args.py of ms-swift",
     defaults={**_SWIFT_DEFAULTS, "calculate_per_token_loss": True},
     other_names={"--max_length": "--seq_length", "--max-length": "--seq_length"},
+    idle=(
+        "add_version",
+        "cached_dataset",
+        "dataloader_",
+        "dataset",
+        "load_from_cache_file",
+        "logging_",
+        "model",
+        "num_train_epochs",
+        "output_dir",
+        "save_",
+        "split_dataset_ratio",
+        "system",
+        "template",
+        "use_hf",
+        "val_dataset",
+    ),
     options=_SWIFT_OPTIONS,
     sets={"variable_seq_lengths": True},
     by_name=True,
@@ -123,6 +164,7 @@ _SWIFT_RLHF = Trainer(
     source=_SWIFT.source,
     defaults={**_SWIFT_DEFAULTS, "calculate_per_token_loss": False},
     other_names=_SWIFT.other_names,
+    idle=_SWIFT.idle,
     options=_SWIFT_OPTIONS,
     sets=_SWIFT.sets,
     by_name=True,

@@ -2,53 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import field as made
 from functools import partial
 from pathlib import Path
 
-from validation.case import declared, fields, sparse
+from validation.case import declared, fields
 from validation.case.annotation import Opaque, Value, parts
 from validation.case.case import ON_CPU, Case
 from validation.case.errors import UsageError
 from validation.case.pipeline_layout import FIELD
-from validation.case.preflight import ROUTERS, RULES
+from validation.case.preflight import RULES
 from validation.case.preset import Preset
-from validation.case.setting_rules import NUMBERS, wrong
-from validation.case.settings import BASE, written
+from validation.case.settings import written
 from validation.case.suggestions import join
 from validation.case.training import Training
-from validation.recipe import against, beyond, full, read
-from validation.recipe.recipe import Origin, Recipe, Setting, Source
+from validation.recipe import against, documents, full, read, unread
+from validation.recipe.recipe import Recipe, Setting, Source
 from validation.recipe.reduce import smallest
 from validation.recipe.standin import StandIn, stand_in
+from validation.recipe.told import ABSENT, CHANGED, LOWER, NEEDS, REFUSED, SPEC, TRIED, Told
+from validation.recipe.told import told as settings_told
 
-_PLUMBLINES = ("model.perform_initialization", "model.use_cpu_initialization", "model.calculate_per_token_loss")
-"""What Plumbline decides itself, or takes from elsewhere in the recipe."""
-SPEC = "spec"
-"""The function that makes layers of the recipe's own, among the settings."""
-TRIED, CASE, SAME, NEEDS, REFUSED = "tried", "case", "same", "needs", "refused"
-"""What becomes of a setting: it is set; the case's model, layout or precision says it; it is Plumbline's own value; it needs
-what is not here; it cannot be compared."""
-_SHARDS: Mapping[str, str] = {
-    "model.tensor_parallel_num_weight_shards": "model.tensor_model_parallel_size",
-    "model.expert_tensor_parallel_num_weight_shards": "model.expert_tensor_parallel_size",
-}
-"""Numbers of shards of a weight, and the degree at which there is one on each rank and nothing is gathered."""
-_LOWER = ("bf16", "fp16")
-_PACKAGES: Mapping[str, str] = {"ddp.num_distributed_optimizer_instances": "the package einops"}
-"""Settings without a kernel that need a package which requirements do not bring."""
 _NO_LIMIT = 1e9
 """A norm of gradients that no step has."""
-_SET_IN_LOWER = ("ddp.grad_reduce_in_fp32",)
-"""Fields that Plumbline sets in bf16 and fp16, whatever upstream's own value is (validation.candidate.build)."""
-ABSENT, IDLE, UNREAD, CHANGED = "absent", "idle", "unread", "changed"
-"""This megatron-core does not have it; it changes no number; nothing reads it beside the others of the recipe; no case
-runs with it, and the nearest that runs has another value."""
-
-
 _GOES_WITH: Mapping[str, Mapping[Value, str]] = {"model.recompute_modules": {"moe_act": "model.moe_grouped_gemm"}}
 """Words of a list, and the setting without which megatron-core refuses each (TransformerConfig.__post_init__)."""
 
@@ -75,20 +53,6 @@ class Place:
 
 HERE = Place()
 """What every machine has."""
-
-
-@dataclass(frozen=True)
-class Told:
-    """A setting of the recipe, what becomes of it, and why."""
-
-    setting: Setting
-    state: str
-    why: str = ""
-
-    @property
-    def said(self) -> str:
-        """`model.moe_permute_fusion=true`."""
-        return f"{self.setting.name}={written(self.setting.value)}"
 
 
 @dataclass(frozen=True)
@@ -132,6 +96,11 @@ class Trial:
         """The same with a user's own settings, which stand before the recipe's."""
         return replace(self, instead={**self.instead, **given}, training=self.training.with_settings(given))
 
+    @property
+    def tried_otherwise(self) -> tuple[Told, ...]:
+        """The settings that are set with another value, because the stand-in is smaller."""
+        return tuple(one for one in self.tried if one.scaled is not None)
+
     def changed(self, names: Collection[str], instead: Mapping[str, Value], why: str) -> Trial:
         """The nearest that runs: without these settings of the recipe, and with others instead. `why` is what ends it."""
         told = tuple(
@@ -139,7 +108,8 @@ class Trial:
             for one in self.told
         )
         found = replace(self, told=told, instead={**self.instead, **instead})
-        return replace(found, training=_with(_base(self.small, self.recipe), found.tried).with_settings(found.instead))
+        base = _base(self.small, self.recipe, self.training.data_shape)
+        return replace(found, training=_with(base, found.tried).with_settings(found.instead))
 
     @property
     def lanes(self) -> tuple[str, ...]:
@@ -169,9 +139,10 @@ def of_file(
 def of(recipe: Recipe, place: Place = HERE) -> Trial:
     """What is tried of a recipe in a place. Raises UsageError for one that nothing can stand for."""
     _check_types(recipe)
-    small = stand_in(full.of(recipe))
-    base, case = _base(small, recipe), place.case(small, recipe)
-    told = _fitting(case, base, _with_their_kinds(tuple(_told(recipe, small, case))), lane(recipe))
+    small, shape, refused = documents.fitted(stand_in(full.of(recipe)), recipe)
+    base, case = _base(small, recipe, shape), place.case(small, recipe)
+    told = _fitting(case, base, _with_their_kinds(tuple(settings_told(recipe, small, case))), lane(recipe))
+    told = (*told, *documents.told(recipe, case, refused), *unread.told(recipe))
     trial = Trial(recipe, small, _with(base, [one for one in told if one.state == TRIED]), told)
     return _with_clipping(_with_parts_that_are_here(trial))
 
@@ -219,11 +190,12 @@ def _with_clipping(trial: Trial) -> Trial:
 
 def lane(recipe: Recipe) -> str:
     """The precision of the case that shows what fp64 hides: the recipe's own, or bf16."""
-    return recipe.precision if recipe.precision in _LOWER else "bf16"
+    return recipe.precision if recipe.precision in LOWER else "bf16"
 
 
-def _base(small: StandIn, recipe: Recipe) -> Training:
-    return small.training.with_settings({"model.calculate_per_token_loss": recipe.loss == "token"})
+def _base(small: StandIn, recipe: Recipe, shape: str) -> Training:
+    base = small.training.with_settings({"model.calculate_per_token_loss": recipe.loss == "token"})
+    return replace(base, data_shape=shape)
 
 
 def _instead(setting: Setting, instead: Mapping[str, Value]) -> str:
@@ -232,7 +204,7 @@ def _instead(setting: Setting, instead: Mapping[str, Value]) -> str:
 
 
 def _with(base: Training, tried: Sequence[Told]) -> Training:
-    return base.with_settings({one.setting.name: one.setting.value for one in tried})
+    return base.with_settings({one.setting.name: one.value for one in tried})
 
 
 def _with_their_kinds(told: tuple[Told, ...]) -> tuple[Told, ...]:
@@ -269,124 +241,3 @@ def _fitting(case: Case, base: Training, told: tuple[Told, ...], lower: str) -> 
         refused |= {one.setting.name: Told(one.setting, REFUSED, f"in the stand-in: {sentence(part)}") for one in part}
         tried = [one for one in tried if one not in part]
     return tuple(refused.get(one.setting.name, one) for one in told)
-
-
-def _told(recipe: Recipe, small: StandIn, case: Case) -> Iterator[Told]:
-    here = declared.here()
-    settings = (*recipe.settings, *_left_to_upstream(recipe, here))
-    values = initial(here) | {setting.name: setting.value for setting in settings}
-    for setting in settings:
-        own = setting.name in _of_plumbline(recipe)
-        told = _of_sparse(setting, values) or _one(setting, small, here, values, case, own=own)
-        yield _read_by(recipe.implementation, told)
-    if recipe.spec:
-        layers = (
-            "layers of the recipe's own; --implementation package.module:function compares a function that makes such layers"
-        )
-        yield Told(Setting(SPEC, recipe.spec, Origin(Source.GIVEN, "--spec")), REFUSED, layers)
-    yield from (Told(one, REFUSED, beyond.WHY[one.name]) for one in recipe.beyond)
-
-
-def _read_by(implementation: str, told: Told) -> Told:
-    """The same, or that the implementation of the recipe never reads it: then the recipe's numbers do not depend on it."""
-    if told.state in (TRIED, NEEDS, REFUSED) and implementation == fields.entry(told.setting.name).unread_by:
-        return Told(told.setting, UNREAD, "Transformer Engine, with which the recipe trains, does not read it")
-    return told
-
-
-def initial(here: declared.Fields) -> dict[str, Value]:
-    """Upstream's own value of each field that has one which text can say, by full names."""
-    found: dict[str, Value] = {}
-    for name, field in here.items():
-        with contextlib.suppress(UsageError):
-            found[name] = declared.initial(field)
-    return found
-
-
-def _of_plumbline(recipe: Recipe) -> tuple[str, ...]:
-    """The fields that Plumbline sets in the precision of a recipe, and in a model such as its own."""
-    beside = (sparse.KEY_NORM, sparse.ROTATED) if recipe.model.get("index_topk") is not None else ()
-    return (*BASE, *(_SET_IN_LOWER if recipe.precision in _LOWER else ()), *beside)
-
-
-def _of_sparse(setting: Setting, values: Mapping[str, Value]) -> Told | None:
-    """What becomes of a setting of sparse attention (DSA) that the model's numbers say; None for another."""
-    if values.get(sparse.SHAPE[0]) != sparse.VARIANT:
-        return None
-    norm = setting.value if setting.value is not None else values.get("model.layernorm_epsilon")
-    as_here = {sparse.KEY_NORM: norm == sparse.KEY_NORM_EPSILON, sparse.ROTATED: setting.value is False}
-    if setting.name in sparse.SHAPE or as_here.get(setting.name):
-        return Told(setting, CASE, "the model's numbers say it")
-    without_loss = not values.get("model.dsa_indexer_loss_coeff")
-    if without_loss and setting.name in ("model.dsa_indexer_loss_coeff", "model.dsa_indexer_use_sparse_loss"):
-        return Told(setting, UNREAD, "the indexer has no loss of its own without dsa_indexer_loss_coeff")
-    return None
-
-
-def _left_to_upstream(recipe: Recipe, here: declared.Fields) -> Iterator[Setting]:
-    """Fields that Plumbline sets and the recipe leaves at upstream's own default."""
-    said = recipe.values
-    origin = Origin(Source.DEFAULT, "default of megatron-core")
-    for name in _of_plumbline(recipe):
-        field = here.get(name)
-        if name in said or field is None or name in _PLUMBLINES:
-            continue
-        with contextlib.suppress(UsageError):
-            yield Setting(name, declared.initial(field), origin)
-
-
-def _one(
-    setting: Setting, small: StandIn, here: declared.Fields, values: Mapping[str, Value], case: Case, *, own: bool = False
-) -> Told:
-    """What becomes of a setting in a case of the stand-in.
-
-    `own` says that Plumbline sets the field, so that upstream's default is none of a case's.
-    """
-    name = setting.name
-    if name not in here:
-        return Told(setting, ABSENT, "this megatron-core does not have the field")
-    entry = fields.entry(name)
-    if name in ROUTERS and not small.model.sigmoid:
-        return Told(setting, CASE, "the model's way to choose experts says it")
-    # What of fp8 a case has, its settings say.
-    of_case = ("--precision", "--loss", "--implementation", *(() if values.get("model.fp8") else ("--fp8",)))
-    sharded = name in _SHARDS and setting.value == values.get(_SHARDS[name])
-    if entry.kind in ("shape", "layout") or entry.option in of_case or sharded:
-        return Told(setting, CASE, entry.why)
-    if entry.kind == "idle":
-        return Told(setting, IDLE, entry.why)
-    if (name in BASE and BASE[name] == setting.value) or (not own and _default(here[name], setting.value)):
-        return Told(setting, SAME, "Plumbline's own value")
-    if entry.unread(values):
-        return Told(setting, UNREAD, f"nothing reads it with {entry.with_field}={written(values[entry.with_field])}")
-    need = entry.need(setting.value)
-    if need and (case.on_cpu or (need == "te" and not case.uses_te)):
-        return Told(setting, NEEDS, fields.NEEDS[need])
-    if name in _PACKAGES and case.on_cpu:
-        return Told(setting, NEEDS, _PACKAGES[name])
-    if setting.value is None and (name in NUMBERS or not _takes_none(here[name])):
-        return Told(setting, SAME, "nothing is said")
-    try:
-        value = declared.checked(here[name], setting.value)
-        made = replace(case, training=case.training.with_settings({name: value}))
-    except UsageError as error:
-        return Told(setting, REFUSED, str(error))
-    # A capacity that drops no token of the stand-in's may drop tokens of the recipe's model.
-    if sentence := wrong(made, name, value) or wrong(replace(made, model=small.full.model), name, value):
-        return Told(setting, REFUSED, sentence.removeprefix(f"{name}={written(value)} cannot be compared: "))
-    return Told(replace(setting, value=value), TRIED)
-
-
-def _takes_none(field: declared.Field) -> bool:
-    try:
-        return declared.checked(field, None) is None
-    except UsageError:
-        return False
-
-
-def _default(field: declared.Field, value: Value) -> bool:
-    """Whether it is what the dataclass has."""
-    try:
-        return declared.initial(field) == value
-    except UsageError:
-        return False

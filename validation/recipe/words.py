@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from validation.case.errors import UsageError
 from validation.recipe.programs import record
 
+SECRET = re.compile(r"--?[a-z_-]*(?:(?:wandb|api|access|secret|auth|hf)[-_](?:key|token)|password)", re.IGNORECASE)
+"""Flags whose values are not written down."""
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 _LAUNCHERS = ("torchrun", "ft_launcher")
 _OTHERS = ("accelerate", "deepspeed", "composer", "horovodrun")

@@ -18,11 +18,13 @@ from packaging.specifiers import SpecifierSet
 from validation.case import life
 from validation.case.annotation import Value
 from validation.case.case import Case
+from validation.case.data import DOCUMENTS
 from validation.case.layout import Layout
 from validation.case.pipeline_layout import chunk_layers
 from validation.case.settings import SECTIONS
 from validation.machine import ABSENT
 from validation.machine import version as version_of
+from validation.recipe.beyond import MASK
 
 TABLE = Path(__file__).with_name("known.yaml")
 _SETTING = re.compile(rf"\b({'|'.join(SECTIONS)})\('(\w+)'\)")
@@ -86,8 +88,9 @@ class Known:
 
     @property
     def settings(self) -> tuple[str, ...]:
-        """The settings that show it: `model.cross_entropy_loss_fusion`."""
-        return tuple(f"{section}.{name}" for section, name in _SETTING.findall(self.layouts))
+        """The settings of a recipe that show it: `model.cross_entropy_loss_fusion`."""
+        documents = (MASK,) if f"'{DOCUMENTS}'" in self.layouts else ()
+        return (*(f"{section}.{name}" for section, name in _SETTING.findall(self.layouts)), *documents)
 
     def must_fail(self, case: Case, check: str) -> bool:
         """Whether this check shows the bug, whatever else is right.

@@ -24,6 +24,7 @@ from validation.case.errors import ExitCode, UsageError
 from validation.case.home import home
 from validation.case.layout import Layout
 from validation.case.preset import TINY
+from validation.case.setting_rules import CAPACITY
 from validation.case.settings import BASE, written
 from validation.case.training import Training
 from validation.machine import version
@@ -34,6 +35,8 @@ from validation.scorecard.traced import FOLDER, plugin_of
 TABLE = Path(__file__).parents[1] / "recipe" / "exercised.json"
 """What was measured, by release."""
 _LAYOUTS = ("single", "tp2ep2", "pp2vpp2")
+_IN: Mapping[str, tuple[str, ...]] = {"ddp.num_distributed_optimizer_instances": ("dp4",)}
+"""Layouts of a switch that is about so many ranks, instead of _LAYOUTS."""
 _VALUES: Mapping[str, tuple[Value, ...]] = {
     "model.recompute_modules": (
         ("mlp",),
@@ -62,6 +65,7 @@ _VALUES: Mapping[str, tuple[Value, ...]] = {
     "model.recompute_num_layers": (2,),
     "model.pipeline_model_parallel_layout": ("E|tt|t|tL",),
     "ddp.bucket_size": (1000,),
+    "ddp.num_distributed_optimizer_instances": (2,),
     "optimizer.lr": (2e-4,),
     "optimizer.min_lr": (1e-5,),
     "optimizer.decoupled_lr": (1e-3,),
@@ -107,6 +111,7 @@ _WITH: Mapping[str, Mapping[str, Value]] = {
     },
     "ddp.bucket_size": {"ddp.overlap_grad_reduce": True},
     "ddp.average_in_collective": {"model.calculate_per_token_loss": False},
+    "ddp.num_distributed_optimizer_instances": {"ddp.use_distributed_optimizer": True},
     "ddp.pad_buckets_for_high_nccl_busbw": {"ddp.use_distributed_optimizer": True},
     "ddp.reduce_scatter_with_fp32_accumulation": {"ddp.use_distributed_optimizer": True},
     "optimizer.overlap_param_gather_with_optimizer_step": {
@@ -157,7 +162,7 @@ def switches(here: declared.Fields) -> tuple[Switch, ...]:
         if entry is None or not (entry.kind in ("neutral", "meaning") or name in _VALUES):
             continue
         for value in _VALUES.get(name, (not BASE.get(name, field.default == "True"),) if _is_bool(field) else ()):
-            if entry.computed(value) and not entry.need(value):
+            if (entry.computed(value) or name == CAPACITY) and not entry.need(value):  # enough for every token
                 found.append(Switch(name, value))
     return tuple(switch for switch in found if cases(switch))
 
@@ -169,7 +174,7 @@ def _is_bool(field: declared.Field) -> bool:
 def cases(switch: Switch) -> list[tuple[Case, Case]]:
     """The cases with the switch, each beside the one without, of those layouts in which it can be set."""
     found = []
-    for name in _LAYOUTS:
+    for name in _IN.get(switch.name, _LAYOUTS):
         # What is about MTP layers shows in a model that has one.
         model = replace(TINY.model, num_nextn_predict_layers=1) if switch.name.startswith("model.mtp") else TINY.model
         base = Case("tiny", model, Layout.parse(name), "fp64", "local", "gloo", 1234, 8, 1, TINY.seq_length)
