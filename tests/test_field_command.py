@@ -24,6 +24,7 @@ def test_a_field_is_shown_with_its_kind_its_type_and_what_it_needs(capsys: pytes
         "  default    False",
         "  needs      Transformer Engine",
         "  tried 0.16.1 true equal in ep2 on NVIDIA H200, 143771 MiB, torch 2.11.0, Transformer Engine 2.11.0",
+        "  tried 0.19.2 true equal in ep2 on NVIDIA H200, 143771 MiB, torch 2.11.0, Transformer Engine 2.11.0",
         "model.moe_router_dtype",
         "  kind       meaning: changes what is computed",
         "  does       the dtype of routing; transformers routes in fp32, and fp64 hides it",

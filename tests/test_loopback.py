@@ -35,7 +35,7 @@ def test_a_network_namespace_without_one_has_a_problem() -> None:
 
 def test_a_run_ends_before_it_starts_ranks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(loopback, "problem", lambda: "Network is unreachable")
-    monkeypatch.setattr(launch, "prepare", lambda transport, steps: None)
+    monkeypatch.setattr(launch, "prepare", lambda transport, steps, compiles: None)
     monkeypatch.setattr(launch, "warm_up", lambda: pytest.fail("it started the ranks' server"))
     with pytest.raises(EnvironmentMissing, match=r"127\.0\.0\.1 \(Network is unreachable\).*`ip link set lo up`"):
         prepare.prepare(parsed(["--results", str(tmp_path)]))
