@@ -97,7 +97,7 @@ def findings() -> list[Finding]:
         *(_package(package) for package in others),
         _transformer_engine(),
         _optional("flash-attn", "Transformer Engine's flash attention; ranks start cold then, for its import uses the GPU"),
-        _optional("flash-attn-4", "the same of Transformer Engine 2.20"),
+        _optional("flash-attn-4", "Transformer Engine's flash attention from 2.20 on; ranks start cold then, too"),
         _optional("apex", "megatron-core's fused optimizers"),
         _optional("triton", "one pass over GPU tensors, and megatron-core's paged stash from 0.18 on"),
         Finding("CPU", f"{many(cores(), 'core')}, {cpu()}"),

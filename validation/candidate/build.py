@@ -108,6 +108,7 @@ def build_stage(case: Case, stage: int, configure: Configure = lambda case, conf
     As a stage of a pipeline of as many stages as layers would be, in a process that is all of them in turn. MTP layers are a
     stage of their own, the last.
     """
+    variables.settle(case)
     made = configured(case, configure)
     with made.building():
         return _stage(case, made.config, stage)
