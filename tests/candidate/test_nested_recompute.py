@@ -18,6 +18,7 @@ from tests import core  # noqa: F401 - megatron-core is imported as a rank impor
 from tests.run.test_references import CASE
 from validation.candidate.place import Place
 from validation.candidate.probes import PROBE_GRADIENTS, ProbedChunk
+from validation.candidate.replay import Choices
 from validation.case.probes import Probe
 
 NAME = "layers.1.moe.shared_expert"
@@ -65,3 +66,9 @@ def test_each_gradient_comes_once_and_with_its_micro_batch(outer: Any, inner: An
     assert chunk._keep(probe, further, lambda tensor: tensor) is further
     further.sum().backward()
     assert len(seen) == len(MICRO_BATCHES)
+
+
+def test_a_router_that_no_pass_of_a_schedule_calls_chooses_by_itself() -> None:
+    choices: Any = object.__new__(Choices)
+    choices.__dict__ |= {"_replaying": True, "step": 1, "_again": defaultdict(deque)}
+    assert choices.next("layers.1.moe", None).replayed is None

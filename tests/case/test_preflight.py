@@ -21,6 +21,9 @@ MTP = {"num_nextn_predict_layers": 1}
 SPARSE = {"index_topk": 8, "index_n_heads": 4, "index_head_dim": 32}
 STATIC = Training(inference="static")
 DYNAMIC = Training(inference="dynamic")
+ON_CARD = {"precision": "bf16", "implementation": "te", "transport": "staged"}
+GRAPHS = Training(steps=2).with_settings({"model.cuda_graph_impl": "transformer_engine"})
+GRAPHS_OF_ATTENTION = GRAPHS.with_settings({"model.cuda_graph_scope": "attn,mlp"})
 PADDED = STATIC.with_settings({"model.moe_expert_capacity_factor": 8.0, "model.moe_pad_expert_input_to_capacity": True})
 
 
@@ -373,6 +376,41 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "scaling by layer",
         case(training=Training().with_settings({"model.apply_query_key_layer_scaling": True})),
         "--implementation local-stock or te has it",
+    ),
+    (
+        "graphs of whole layers",
+        case(training=GRAPHS, **ON_CARD),
+        "CUDA graphs of whole layers have routers in them, .*; model.cuda_graph_scope=attn works",
+    ),
+    (
+        "graphs of routers",
+        case(training=GRAPHS.with_settings({"model.cuda_graph_modules": ("attn", "moe_router")}), **ON_CARD),
+        "CUDA graphs of moe_router have routers in them, ",
+    ),
+    (
+        "graphs of whole layers by megatron-core",
+        case(training=Training(steps=2).with_settings({"model.enable_cuda_graph": True}), **ON_CARD),
+        "cannot record one with experts; transformer_engine with model.cuda_graph_scope=attn works",
+    ),
+    (
+        "graphs of exchanges",
+        case("tp2", training=GRAPHS_OF_ATTENTION, **ON_CARD),
+        "have exchanges of ranks in them, .*; --transport nccl works, .* or a layout without tp and cp",
+    ),
+    (
+        "graphs that nothing replays",
+        case(training=replace(GRAPHS_OF_ATTENTION, steps=1), **ON_CARD),
+        "no step of this case replays them; --steps 2 works",
+    ),
+    (
+        "graphs in fp32",
+        case(training=GRAPHS_OF_ATTENTION, **{**ON_CARD, "precision": "fp32"}),
+        "in bf16 alone, not in fp32; --precision bf16 works",
+    ),
+    (
+        "graphs of documents",
+        case(training=replace(GRAPHS_OF_ATTENTION, data_shape="packed"), **ON_CARD),
+        "no packed sequences in CUDA graphs; leave out",
     ),
     (
         "recompute no layer at a time",

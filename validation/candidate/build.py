@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from validation.candidate.place import device
 from validation.candidate.spec import block_spec, mtp_spec
 from validation.candidate.typed import typed
 from validation.candidate.versions import building, number_mtp_layers, of_stage
-from validation.case import loss_scale, optimizers, pipeline_layout
+from validation.case import graphs, loss_scale, optimizers, pipeline_layout
 from validation.case.case import Case
 
 
@@ -80,10 +81,10 @@ def random_numbers(case: Case) -> dict[str, bool]:
     https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/training/initialize.py
     """
     model = case.training.effective("model")
-    graphs = model.get("cuda_graph_impl", "none") != "none" or any(
-        model.get(name) is True for name in ("enable_cuda_graph", "external_cuda_graph")
-    )
-    return {"use_te_rng_tracker": model.get("use_te_rng_tracker") is True, "use_cudagraphable_rng": graphs}
+    return {
+        "use_te_rng_tracker": model.get("use_te_rng_tracker") is True,
+        "use_cudagraphable_rng": graphs.by(model) != graphs.NONE,
+    }
 
 
 def build(case: Case, configure: Configure = lambda case, config: None) -> list[GPTModel]:
@@ -172,15 +173,32 @@ def wrap(chunks: list[GPTModel], case: Case) -> list[DistributedDataParallel]:
     """The chunks under megatron-core's DistributedDataParallel, with gradients finalised by megatron-core."""
     config, ddp = chunks[0].config, ddp_config(case)
     modules = [_mixed(chunk) for chunk in chunks] if case.has_masters else chunks
-    wrapped = [
-        DistributedDataParallel(config=config, ddp_config=ddp, module=module, disable_bucketing=index > 0)
-        for index, module in enumerate(modules)
-    ]
+    with _beside_default_stream(case):
+        wrapped = [
+            DistributedDataParallel(config=config, ddp_config=ddp, module=module, disable_bucketing=index > 0)
+            for index, module in enumerate(modules)
+        ]
     config.finalize_model_grads_func = finalize_model_grads
     if (scale := loss_scale.first(case)) != 1.0:
         config.grad_scale_func = lambda loss: loss * scale  # until there is an optimizer, which knows it
     config.no_sync_func = [chunk.no_sync for chunk in wrapped] if len(wrapped) > 1 else wrapped[0].no_sync
     return wrapped
+
+
+@contextlib.contextmanager
+def _beside_default_stream(case: Case) -> Iterator[None]:
+    """Within it the GPU computes on a stream of its own where CUDA graphs are recorded, as upstream's get_model has it.
+
+    A backward pass ends on the stream on which gradients are first asked for here, and the default one cannot be recorded.
+    """
+    if graphs.by(case.training.effective("model")) == graphs.NONE:
+        yield
+        return
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        yield
+    torch.cuda.current_stream().wait_stream(stream)
 
 
 def _mixed(chunk: GPTModel) -> Float16Module:

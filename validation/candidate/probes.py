@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from megatron.core.models.gpt import GPTModel
+from torch.utils.hooks import RemovableHandle
 
 from validation.candidate import indexer
 from validation.candidate.dispatched import Dispatched, Rows, rows_of
@@ -84,6 +85,7 @@ class ProbedChunk:
         self._padded = bool(chunk.config.moe_pad_expert_input_to_capacity)
         self._mtp_losses = MtpLosses(divisor)
         self._plans = Plans(chunk, self._planned, self._at) if overlaps(case) else None
+        self._of_layers: list[RemovableHandle] = []
         chunk.register_forward_pre_hook(self._enter)
         every = [f"layers.{layer}.mtp" for layer in case.model.mtp_layers]
         mtp = every if chunk.mtp_process else []
@@ -112,6 +114,11 @@ class ProbedChunk:
         """
         self._micro_batch = -1
         self._choices.step = self._keys.step = step
+
+    def let_go_of_layers(self) -> None:
+        """Have no hook on a whole layer any more: Transformer Engine makes a CUDA graph of none that has one."""
+        for handle in self._of_layers:
+            handle.remove()
 
     def be_silent(self) -> None:
         """Record nothing; routers still go on with the reference's choices."""
@@ -298,7 +305,9 @@ class ProbedChunk:
             outputs["mlp_norm"] = layer.pre_mlp_layernorm
         outputs["mlp.output" if dense else "moe.output"] = layer.mlp
         for kind, module in outputs.items():
-            module.register_forward_hook(self._output(f"{prefix}.{kind}"))
+            handle = module.register_forward_hook(self._output(f"{prefix}.{kind}"))
+            if module is layer:
+                self._of_layers.append(handle)
         if self._case.model.sparse:
             entered = functools.partial(self._keys.entered, lambda: self._micro_batch if self._running else None)
             indexer.watch(attention, prefix, self._record, entered, self._choose_keys)

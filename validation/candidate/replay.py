@@ -109,8 +109,11 @@ class Choices:
         self.step = 1
 
     def next(self, prefix: str, micro_batch: int | None) -> Choice:
-        """The next call of the router of `layers.3.moe`; None where the backward pass runs it again."""
-        if not (self._replaying and self.step):
+        """The next call of the router of `layers.3.moe`; None where the backward pass runs it again.
+
+        Where nothing is to be run again, either, no pass of the schedule's calls it: a CUDA graph warms up, or records.
+        """
+        if not (self._replaying and self.step) or (micro_batch is None and not self._again[prefix]):
             return Choice(None)
         if micro_batch is None:
             micro_batch = self._again[prefix].popleft()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from validation.case import optimizers, pipeline_layout
+from validation.case import graphs, optimizers, pipeline_layout
 from validation.case.annotation import Value
 from validation.case.case import Case
 from validation.case.plural import many
@@ -268,4 +268,5 @@ RULES = (
     recomputed_parts_have_layers,
     mtp_layers_are_recomputed_one_by_one,
     groups_of_micro_batches_fill_the_schedule,
+    graphs.refusal,
 )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
-from validation.case import declared, fields, sparse
+from validation.case import declared, fields, graphs, sparse
 from validation.case.annotation import Value
 from validation.case.case import Case
 from validation.case.errors import UsageError
@@ -158,6 +158,8 @@ def _one(
     need = entry.need(setting.value)
     if need and (case.on_cpu or (need == "te" and not case.uses_te)):
         return Told(setting, NEEDS, fields.NEEDS[need])
+    if graphs.says(name) and (sentence := graphs.unfit(_of_model(values), small.model)):
+        return Told(setting, REFUSED, sentence)
     if (package := _PACKAGES.get(name)) and find_spec(package) is None:
         return Told(setting, NEEDS, f"the package {package}")
     if setting.value is None and (name in NUMBERS or not _takes_none(here[name])):
@@ -174,6 +176,10 @@ def _one(
     if sentence := wrong(at_full_size, name, value) or scale.unfit(at_full_size, name, values) or wrong(made, name, there):
         return Told(setting, REFUSED, sentence.removeprefix(f"{name}={written(value)} cannot be compared: "))
     return Told(replace(setting, value=value), TRIED, scale.why(name, scaled, small), scaled)
+
+
+def _of_model(values: Mapping[str, Value]) -> dict[str, Value]:
+    return {name.removeprefix("model."): value for name, value in values.items() if name.startswith("model.")}
 
 
 def _takes_none(field: declared.Field) -> bool:

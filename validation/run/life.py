@@ -12,7 +12,7 @@ from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.models.gpt import GPTModel
 
-from validation.candidate import build, checkpointing, latent_norms, load, overflow, platform
+from validation.candidate import build, checkpointing, graphs, latent_norms, load, overflow, platform
 from validation.candidate.compare import compare_loss_scale, compare_rates, compare_step, compare_values
 from validation.candidate.optimizer import Optimizer
 from validation.candidate.probes import ProbedChunk
@@ -58,6 +58,7 @@ def live(rank: Rank) -> None:
     later = bool(case.training.effective("ddp").get("overlap_param_gather"))
     if case.precision == "fp64" or case.on_cpu:
         platform.torchs_optimizers()
+    recorded: graphs.Recorded | None = None
     events = life.parse(case.training.life) or (Event(STEP),) * case.training.steps
     optimizer = _loaded(rank) if events[0].kind == LOAD else Optimizer(case, rank.wrapped)
     step = 0
@@ -69,10 +70,15 @@ def live(rank: Rank) -> None:
         elif event.kind == STEP:
             step += 1
             _step(rank, optimizer, step, _overflows(events, number), later=later)
+            if step == 1 and graphs.wanted(case):
+                rank.report.progress("CUDA graphs")
+                recorded = graphs.Recorded(case, rank.wrapped, rank.probed, optimizer)
     if later:
         _begin(rank, OWN_CHOICES)
         run_step(case, rank.wrapped, rank.stored.batch, alone=True)
         _compare_values(rank, case.training.steps, trained=True)
+    if recorded is not None:
+        recorded.let_go()
 
 
 def _overflows(events: Sequence[Event], number: int) -> int:

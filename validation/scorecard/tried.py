@@ -39,6 +39,7 @@ from validation.scorecard.traced import FOLDER, plugin_of
 _NEEDS = ("te", "gpu", "extension")
 _DISTRIBUTED: Mapping[str, Value] = {"ddp.use_distributed_optimizer": True, "optimizer.use_distributed_optimizer": True}
 _OVERLAPPING: Mapping[str, Value] = {**_DISTRIBUTED, "ddp.overlap_grad_reduce": True}
+_GRAPHS: Mapping[str, Value] = {"model.use_te_rng_tracker": True, "model.cuda_graph_scope": "attn"}
 _ON: Mapping[str, Mapping[str, Value]] = {
     "model.tp_comm_overlap": {"model.tp_comm_overlap": True},
     "model.cross_entropy_loss_fusion": {"model.cross_entropy_loss_fusion": True},
@@ -48,7 +49,7 @@ _ON: Mapping[str, Mapping[str, Value]] = {
         "model.fine_grained_activation_offloading": True,
         "model.offload_modules": ("core_attn",),
     },
-    "model.cuda_graph_impl": {"model.cuda_graph_impl": "local", "model.use_te_rng_tracker": True},
+    "model.cuda_graph_impl": {**_GRAPHS, "model.cuda_graph_impl": "transformer_engine"},
     "model.moe_paged_stash": {"model.moe_paged_stash": True},
     "model.batch_invariant_mode": {"model.batch_invariant_mode": True},
     "model.recompute_granularity": {
@@ -71,6 +72,8 @@ _VALUES: Mapping[str, tuple[Value, ...]] = {
     "model.cross_entropy_fusion_impl": ("te",),
     "model.attention_backend": ("fused", "unfused", "flash"),
     "model.cuda_graph_impl": ("local", "transformer_engine"),
+    "model.cuda_graph_modules": ("attn",),
+    "model.cuda_graph_scope": ("attn,mlp",),
     "model.cuda_graph_warmup_steps": (1,),
     "model.cp_comm_type": ("p2p",),
     "model.cpu_offloading_num_layers": (1,),
@@ -106,9 +109,10 @@ _VALUES: Mapping[str, tuple[Value, ...]] = {
 _TOGETHER: Mapping[str, Mapping[str, Value]] = {
     "model.cpu_offloading": _ON["model.cpu_offloading"],
     "model.fine_grained_activation_offloading": _ON["model.fine_grained_activation_offloading"],
-    "model.cuda_graph_impl": {"model.use_te_rng_tracker": True},
-    "model.enable_cuda_graph": {"model.use_te_rng_tracker": True},
-    "model.external_cuda_graph": {"model.use_te_rng_tracker": True},
+    "model.cuda_graph_impl": _GRAPHS,
+    "model.cuda_graph_modules": {"model.cuda_graph_impl": "transformer_engine", "model.use_te_rng_tracker": True},
+    "model.enable_cuda_graph": _GRAPHS,
+    "model.external_cuda_graph": _GRAPHS,
     "model.recompute_modules": {"model.recompute_granularity": "selective"},
     "model.delay_wgrad_compute": {"ddp.delay_wgrad_compute": True},
     "ddp.delay_wgrad_compute": {"model.delay_wgrad_compute": True},
@@ -118,6 +122,7 @@ _TOGETHER: Mapping[str, Mapping[str, Value]] = {
 _BESIDE: Mapping[str, Mapping[str, Value]] = {
     "model.recompute_modules": {},
     "model.recompute_method": {},
+    "model.cuda_graph_modules": {},
     "model.cpu_offloading_activations": {**_ON["model.cpu_offloading"], "model.cpu_offloading_weights": True},
     "model.moe_pad_expert_input_to_capacity": {"model.moe_expert_capacity_factor": 4.0},
     "model.ep_overlap_early_attn_memory_release": _ON["model.overlap_moe_expert_parallel_comm"],
