@@ -85,7 +85,7 @@ def refusal(case: Case) -> str | None:
         return f"Megatron-Core has no packed sequences in CUDA graphs; leave out +{case.training.data_shape}"
     if case.transport == _THROUGH_HOST and (case.layout.tp > 1 or case.layout.cp > 1):
         return (
-            f"CUDA graphs of attention in {case.layout.name} have exchanges of ranks in them, and over {_THROUGH_HOST} the host "
-            "exchanges; --transport nccl works, with a GPU for each rank, or a layout without tp and cp"
+            f"CUDA graphs of attention in {case.layout.name} have exchanges of ranks in them, and over {_THROUGH_HOST} the "
+            "host exchanges; --transport nccl works, with a GPU for each rank, or a layout without tp and cp"
         )
     return None
