@@ -71,4 +71,4 @@ def test_each_gradient_comes_once_and_with_its_micro_batch(outer: Any, inner: An
 def test_a_router_that_no_pass_of_a_schedule_calls_chooses_by_itself() -> None:
     choices: Any = object.__new__(Choices)
     choices.__dict__ |= {"_replaying": True, "step": 1, "_again": defaultdict(deque)}
-    assert choices.next("layers.1.moe", None).replayed is None
+    assert choices.next("layers.1.moe", None)._replayed is None
