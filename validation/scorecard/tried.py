@@ -140,6 +140,7 @@ _BESIDE: Mapping[str, Mapping[str, Value]] = {
 _LAYOUTS: Mapping[str, str] = {
     "model.tp_comm": "tp2",
     "model.symmetric_ar_type": "tp2",
+    "model.mla_down_proj_fusion": "tp2",
     "model.defer_embedding": "pp2",
     "optimizer.overlap_param_gather_with_optimizer_step": "pp2vpp2",
     "model.wgrad_deferral": "pp2",
