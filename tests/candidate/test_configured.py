@@ -96,7 +96,7 @@ def test_a_plugin_may_try_what_megatron_core_refuses() -> None:
             "single",
             "=True, which needs Transformer Engine; --implementation te on GPUs has it",
         ),
-        ({"mla_down_proj_fusion": True}, "single", "model.mla_down_proj_fusion=True, "),
+        ({"fused_residual_rmsnorm": True}, "single", "model.fused_residual_rmsnorm=True, "),
         ({"apply_rope_fusion": True}, "single", "which needs a GPU; --transport nccl runs on GPUs"),
         ({"moe_router_topkk": 3}, "single", "no such field; did you mean moe_router_topk?"),
         ({"moe_deepep_num_sms": 3, "batch_invariant_backend": "x"}, "single", "this megatron-core does not have the field"),

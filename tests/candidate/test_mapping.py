@@ -25,13 +25,18 @@ MODELS = {
     "two MTP layers": replace(TINY.model, num_nextn_predict_layers=2),
 }
 DEGREES = list(itertools.product((1, 2), repeat=3))
-SPELLINGS = ("local", "local-stock", "te")
+JOINED = "te with one down-projection for both latents"
+SPELLINGS = ("local", "local-stock", "te", JOINED)
 
 Shapes = dict[str, tuple[int, ...]]
 
 
 def attention(model: Model, spelling: str, tp: int) -> Shapes:
-    """Local duplicates the down-projections and has norms of their own; te joins the norms with what follows."""
+    """Local duplicates the down-projections and has norms of their own; te joins the norms with what follows.
+
+    One down-projection for both latents is cut, and has the layer's norm.
+    """
+    joined, spelling = spelling == JOINED, spelling[:2] if spelling == JOINED else spelling
     heads, hidden, down = model.num_attention_heads // tp, model.hidden_size, tp if spelling == "local-stock" else 1
     shapes: Shapes = {
         "linear_kv_down_proj.weight": ((model.kv_lora_rank + model.qk_rope_head_dim) // down, hidden),
@@ -41,8 +46,13 @@ def attention(model: Model, spelling: str, tp: int) -> Shapes:
     }
     if model.q_lora_rank is None:
         return shapes | {"linear_q_proj.weight": (heads * model.query_head_dim, hidden)}
+    if joined:
+        rows = model.q_lora_rank + shapes.pop("linear_kv_down_proj.weight")[0]
+        down_projections: Shapes = {"linear_qkv_down_proj.weight": (rows // tp, hidden)}
+    else:
+        down_projections = {"linear_q_down_proj.weight": (model.q_lora_rank // down, hidden)}
     return shapes | {
-        "linear_q_down_proj.weight": (model.q_lora_rank // down, hidden),
+        **down_projections,
         "linear_q_up_proj.weight": (heads * model.query_head_dim, model.q_lora_rank),
         "linear_q_up_proj.layer_norm_weight" if spelling == "te" else "q_layernorm.weight": (model.q_lora_rank,),
     }
@@ -62,16 +72,18 @@ def experts(model: Model, spelling: str, ranks: Ranks) -> Shapes:
         shapes |= {f"shared_experts.{name}": shape for name, shape in shared.items()}
     for expert in range(count // ranks.ep[1]):
         for name, shape in mlp(inner // ranks.etp[1], model.hidden_size).items():
-            shapes[f"experts.{name}{expert}" if spelling == "te" else f"experts.local_experts.{expert}.{name}"] = shape
+            shapes[f"experts.{name}{expert}" if spelling[:2] == "te" else f"experts.local_experts.{expert}.{name}"] = shape
     return shapes
 
 
 def layer(model: Model, spelling: str, ranks: Ranks, dense: bool) -> Shapes:
     """Norms, attention, and an MLP or experts."""
     tp, hidden = ranks.tp[1], model.hidden_size
-    norm = "mlp.linear_fc1.layer_norm_weight" if dense and spelling == "te" else "pre_mlp_layernorm.weight"
+    norm = "mlp.linear_fc1.layer_norm_weight" if dense and spelling[:2] == "te" else "pre_mlp_layernorm.weight"
     inner = mlp(model.intermediate_size // tp, hidden) if dense else experts(model, spelling, ranks)
-    shapes: Shapes = {"input_layernorm.weight": (hidden,), norm: (hidden,)}
+    joined = spelling == JOINED and model.q_lora_rank is not None
+    before = "self_attention.linear_qkv_down_proj.layer_norm_weight" if joined else "input_layernorm.weight"
+    shapes: Shapes = {before: (hidden,), norm: (hidden,)}
     shapes |= {f"self_attention.{name}": shape for name, shape in attention(model, spelling, tp).items()}
     return shapes | {f"mlp.{name}": shape for name, shape in inner.items()}
 
@@ -143,16 +155,21 @@ def test_every_row_of_a_megatron_tensor_is_filled_once(spelling: str, tp: int, e
             assert (counts == 1).all(), name
 
 
-def test_each_rank_has_its_own_half_of_gate_and_of_up() -> None:
-    """Gate and up are cut first and joined then; joined first, one rank would have all of gate and the other all of up."""
+@pytest.mark.parametrize(
+    ("name", "sizes"), [("mlp.linear_fc1.weight", (96, 96)), ("self_attention.linear_qkv_down_proj.weight", (24, 48))]
+)
+def test_each_rank_has_its_own_half_of_both(name: str, sizes: tuple[int, int]) -> None:
+    """Gate and up, and the latents of query and key, are cut first and joined then.
+
+    Joined first, one rank would have all of gate and the other all of up.
+    """
     model, ranks = TINY.model, Ranks(tp=(1, 2), etp=(0, 1), ep=(0, 1))
-    gate, up = (torch.randn(model.intermediate_size, model.hidden_size) for _ in range(2))
-    name, shape = "decoder.layers.0.mlp.linear_fc1.weight", (model.intermediate_size, model.hidden_size)
+    both = [torch.randn(size, model.hidden_size) for size in sizes]
+    shape = (sum(sizes) // 2, model.hidden_size)
     tensor = torch.full(shape, math.nan)
-    for part, source in zip(holdings(name, shape, model, ranks), (gate, up), strict=True):
+    for part, source in zip(holdings(f"decoder.layers.0.{name}", shape, model, ranks), both, strict=True):
         part.of(tensor).copy_(source[slices(part.box)])
-    half = model.intermediate_size // 2
-    assert torch.equal(tensor, torch.cat([gate[half:], up[half:]]))
+    assert torch.equal(tensor, torch.cat([one[size // 2 :] for one, size in zip(both, sizes, strict=True)]))
 
 
 @pytest.mark.parametrize("name", ["mlp.experts.local_experts.3.linear_fc2.weight", "mlp.experts.linear_fc2.weight3"])

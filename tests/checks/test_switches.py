@@ -8,7 +8,7 @@ import pytest
 
 from ci import junit
 from tests.checks.conftest import Output, outputs_of
-from validation.case import covered
+from validation.case import covered, declared
 
 LAZY = "distributed+ddp.overlap_grad_reduce+ddp.overlap_param_gather"
 SMALL = ("--set", "num_layers=2", "--seq-length", "16")
@@ -25,6 +25,8 @@ KNOWN = {
     "single+cross_entropy_loss_fusion": "fused-cross-entropy-in-bf16",
     "single+moe_expert_capacity_factor=4+moe_pad_expert_input_to_capacity": "loads-counted-after-capacity",
 }
+if "model.mla_down_proj_fusion" in declared.here():  # since 0.17
+    KNOWN["tp2+mla_down_proj_fusion"] = "shared-rope-key-not-reduced"
 ISOLATED = "ep2+moe_shared_expert_overlap"
 RECIPE = """
 --num-layers 4 --hidden-size 256 --ffn-hidden-size 512 --num-attention-heads 4 --multi-latent-attention

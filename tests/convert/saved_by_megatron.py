@@ -1,6 +1,6 @@
 """What megatron-core itself says it would save: prints the model's sharded state dict and state dict as JSON.
 
-python -m tests.convert.saved_by_megatron IMPLEMENTATION PORT
+python -m tests.convert.saved_by_megatron IMPLEMENTATION[+FIELD] PORT
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ def described(value: Any) -> list[Any]:
     return [[value.key, list(value.global_shape), list(value.global_offset), [*lead, *value.local_shape]]]
 
 
-def main(implementation: str, port: str) -> None:
-    """One rank, the model of tests.convert.folders."""
+def main(words: str, port: str) -> None:
+    """One rank, the model of tests.convert.folders, with a field of its configuration that is on."""
+    implementation, _, field = words.partition("+")
     if implementation == "te":
         from tests.convert import stand_in
 
@@ -42,12 +43,14 @@ def main(implementation: str, port: str) -> None:
         from validation.candidate import build
     from validation.case.case import Case
     from validation.case.layout import Layout
+    from validation.case.training import Training
     from validation.compare.precision import computing_in
 
     platform.mend(on_cpu=True)
     os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=port, RANK="0", WORLD_SIZE="1")
     dist.init_process_group("gloo")
-    case = Case("tiny", MODEL, Layout(), "bf16", implementation, "gloo", 1, 2, 1, 32)
+    training = Training().with_settings({f"model.{field}": True} if field else {})
+    case = Case("tiny", MODEL, Layout(), "bf16", implementation, "gloo", 1, 2, 1, 32, training=training)
     with computing_in("bf16", platform.CudaMeansCpu):
         build.start_groups(case)
         (chunk,) = build.build(case)

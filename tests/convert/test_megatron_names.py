@@ -19,11 +19,15 @@ from validation.candidate.checkpoint.keys import extra_states, places
 from validation.candidate.checkpoint.places import Arrangement
 from validation.candidate.checkpoint.rank_files import rank_files, tensors_of
 from validation.candidate.checkpoint.tensors import MTP_BLOCK, Megatron, mtp_block_of
+from validation.case import declared
 from validation.case.parameters import parameters
 from validation.compare.piece import box_shape
 from validation.machine import version
 
 IMPLEMENTATIONS = ("local", "local-stock", "te")
+JOINED = "te+mla_down_proj_fusion"
+STATES = (*IMPLEMENTATIONS, *([JOINED] if "model.mla_down_proj_fusion" in declared.here() else []))
+"""What a rank's file may be of. torch_dist has two down-projections in any case."""
 
 
 @functools.cache
@@ -38,17 +42,22 @@ def by_megatron(implementation: str) -> dict[str, Any]:
 
 
 def megatron(implementation: str) -> Megatron:
-    return Megatron(MODEL, parameters(MODEL), implementation, mtp_block_of(version("megatron-core")))
+    block, joined = mtp_block_of(version("megatron-core")), implementation == JOINED
+    return Megatron(MODEL, parameters(MODEL), "te" if joined else implementation, block, joined)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", STATES)
 def test_the_keys_of_torch_dist(implementation: str) -> None:
-    """Every key, the shape of its tensor, and the part of it that each parameter is; none too many, none missing."""
+    """Every key, the shape of its tensor, and the part of it that each parameter is; none too many, none missing.
+
+    One down-projection for both latents is saved as two.
+    """
     asked = {tuple(map(json.dumps, found)) for found in by_megatron(implementation)["sharded"] if len(found) > 1}
     ours = set()
-    where = places(megatron(implementation))
+    apart = megatron("te" if implementation == JOINED else implementation)
+    where = places(apart)
     for ranks, experts in Arrangement.parse("single", MODEL).cuts():
-        for tensor in megatron(implementation).tensors(ranks):
+        for tensor in apart.tensors(ranks):
             for held in tensor.holdings if ("{expert}" in tensor.row.megatron) == experts else ():
                 place = where[held.parameter.name]
                 box = place.box(held.box)
@@ -69,7 +78,7 @@ def test_the_objects_of_torch_dist(implementation: str) -> None:
     assert sorted(ours) == sorted(asked | older)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", STATES)
 def test_the_names_of_a_rank_s_file(implementation: str) -> None:
     """The tensors of a state dict, with their shapes."""
     asked = {name: shape for name, shape in by_megatron(implementation)["state"].items() if not name.endswith("_extra_state")}

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.transformer.moe.router import TopKRouter
 
-from validation.candidate import build, mended_mtp, mended_steps, mended_switches
+from validation.candidate import build, joined_latents, mended_mtp, mended_steps, mended_switches
 from validation.candidate.mended_mtp import everywhere
 from validation.candidate.step import counted
 from validation.case.case import Case
@@ -127,6 +127,13 @@ def _latent_marked(case: Case, chunk: Any) -> None:
 
     for projection in _kv_down_projections(chunk):
         projection.register_forward_hook(mark)
+
+    def marked(query: torch.Tensor, latent: torch.Tensor) -> joined_latents.Latents:
+        setattr(latent, _LATENT, True)
+        return query, latent
+
+    for attention in filter(joined_latents.has, _attentions(chunk)):
+        joined_latents.watch(attention, marked)
 
 
 def _whole_rotary_key_summed(case: Case, chunk: Any) -> None:
@@ -251,7 +258,8 @@ def _attentions(chunk: Any) -> Iterator[Any]:
 
 
 def _kv_down_projections(chunk: Any) -> Iterator[Any]:
-    return (attention.linear_kv_down_proj for attention in _attentions(chunk))
+    """Those that stand by themselves."""
+    return (attention.linear_kv_down_proj for attention in _attentions(chunk) if not joined_latents.has(attention))
 
 
 def _absorbed_weights_of_the_parameter(case: Case, tokens: Tokens) -> None:

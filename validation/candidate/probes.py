@@ -11,7 +11,7 @@ import torch
 from megatron.core.models.gpt import GPTModel
 from torch.utils.hooks import RemovableHandle
 
-from validation.candidate import indexer
+from validation.candidate import indexer, joined_latents
 from validation.candidate.dispatched import Dispatched, Rows, rows_of
 from validation.candidate.fused_router import seen_fused
 from validation.candidate.isolation import View, in_place_of
@@ -23,6 +23,7 @@ from validation.candidate.replay import Choices
 from validation.candidate.versions import COMBINE, mtp_block, seen_unpermute
 from validation.case.case import Case
 from validation.case.data import ARE_PACKED
+from validation.case.joined_latents import with_norm
 from validation.case.probes import Probe, probes
 from validation.compare.observe import Router
 from validation.compare.precision import LOSS_DTYPES, as_stored
@@ -235,7 +236,13 @@ class ProbedChunk:
         return in_place_of(gradient, view, *where, scale=self._divisor)
 
     def _output(self, name: str) -> Callable[..., Any]:
+        """Of a module. A norm of `fused_residual_rmsnorm` hands its hooks on to what it computes with, which calls them first,
+        with nothing.
+        """
+
         def hook(module: Any, arguments: Any, output: Any) -> Any:
+            if output is None:
+                return None
             return with_first(output, self._record(name, first_of(output)))
 
         return hook
@@ -290,14 +297,19 @@ class ProbedChunk:
     def _watch_layer(self, layer: Any, prefix: str) -> None:
         attention = layer.self_attention
         outputs = {
-            "input_norm": layer.input_layernorm,
-            "attention.kv_latent": attention.linear_kv_down_proj,
             "attention.core": attention.core_attention,
             "attention.output": attention.linear_proj,
             "output": layer,
         }
-        if self._case.model.q_lora_rank is not None:
-            outputs["attention.q_latent"] = attention.linear_q_down_proj
+        if not with_norm(self._case):
+            outputs["input_norm"] = layer.input_layernorm
+        if joined_latents.has(attention):
+            latents = [f"{prefix}.attention.{part}" for part in ("q_latent", "kv_latent")]
+            joined_latents.watch(attention, lambda *made: tuple(map(self._record, latents, made)))
+        else:
+            outputs["attention.kv_latent"] = attention.linear_kv_down_proj
+            if self._case.model.q_lora_rank is not None:
+                outputs["attention.q_latent"] = attention.linear_q_down_proj
         dense = f"{prefix}.mlp.output" in self._probes
         if not dense and not hasattr(layer.mlp, "router"):
             raise ValueError(f"{prefix} of Megatron's model has no router, and HuggingFace's has experts there")

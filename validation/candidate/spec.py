@@ -14,7 +14,7 @@ from megatron.core.transformer.multi_token_prediction import MultiTokenPredictio
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 
-from validation.candidate import sparse
+from validation.candidate import joined_latents, sparse
 from validation.candidate.modules import CoreAttention, RMSNorm, StockCoreAttention
 from validation.candidate.versions import DUPLICATED_LINEAR, of_stage
 from validation.case.case import TE
@@ -92,6 +92,8 @@ def _local(config: MLATransformerConfig, vp_stage: int | None) -> TransformerBlo
         attention = layer.submodules.self_attention.submodules
         attention.linear_q_down_proj = attention.linear_kv_down_proj = DUPLICATED_LINEAR
         attention.core_attention = CoreAttention
+        if joined_latents.wanted(config):
+            joined_latents.put_into(layer.submodules.self_attention)
     return block
 
 

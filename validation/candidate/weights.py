@@ -1,7 +1,8 @@
 """The mapping between a HuggingFace checkpoint and Megatron's parameters, as one table, for both directions.
 
 No row permutes anything: both sides rotate interleaved pairs, and per head both keep [nope, rope] and [key, value]. Gate
-and up are one parameter in Megatron; each is cut first and then joined, so that every rank has its own part of both.
+and up are one parameter in Megatron, and so may both down-projections be; each is cut first and then joined, so that every rank
+has its own part of both.
 """
 
 from __future__ import annotations
@@ -55,6 +56,12 @@ LAYER_TABLE = (
     Row("self_attention.linear_q_up_proj.layer_norm_weight", ("self_attn.q_a_layernorm.weight",)),  # te
     Row("self_attention.linear_q_up_proj.weight", ("self_attn.q_b_proj.weight",), cut=0),
     Row("self_attention.linear_kv_down_proj.weight", ("self_attn.kv_a_proj_with_mqa.weight",), cut=0),
+    Row(
+        "self_attention.linear_qkv_down_proj.weight",  # mla_down_proj_fusion: one for both
+        ("self_attn.q_a_proj.weight", "self_attn.kv_a_proj_with_mqa.weight"),
+        cut=0,
+    ),
+    Row("self_attention.linear_qkv_down_proj.layer_norm_weight", ("input_layernorm.weight",)),  # the same in te
     Row("self_attention.kv_layernorm.weight", ("self_attn.kv_a_layernorm.weight",)),
     Row("self_attention.linear_kv_up_proj.layer_norm_weight", ("self_attn.kv_a_layernorm.weight",)),  # te
     Row("self_attention.linear_kv_up_proj.weight", ("self_attn.kv_b_proj.weight",), cut=0),
@@ -203,11 +210,13 @@ def holdings(name: str, shape: tuple[int, ...], model: Model, ranks: Ranks) -> l
     expert = int(expert_match.group()) if expert_match else None
     if any(len(parameter.shape) - (expert is not None) != len(shape) for parameter in held):
         raise UnknownTensorError(f"{name}: shape {shape} is no cut of {' and '.join(part.name for part in held)}")
-    boxes = [_box(row, parameter, shape, expert, ranks) for parameter in held]
+    boxes = [_box(row, parameter, shape, expert, ranks, held) for parameter in held]
     return _stacked(name, shape, held, boxes)
 
 
-def _box(row: Row, parameter: Parameter, shape: tuple[int, ...], expert: int | None, ranks: Ranks) -> Box:
+def _box(
+    row: Row, parameter: Parameter, shape: tuple[int, ...], expert: int | None, ranks: Ranks, held: list[Parameter]
+) -> Box:
     box = list(whole(parameter.shape))
     offset = 0
     if expert is not None:
@@ -215,7 +224,7 @@ def _box(row: Row, parameter: Parameter, shape: tuple[int, ...], expert: int | N
         box[0], offset = (first + expert, first + expert + 1), 1
     if row.cut is not None:
         axis = offset + row.cut
-        full = parameter.shape[axis] * (len(row.holds) if row.cut == 0 else 1)
+        full = sum(one.shape[axis] for one in held) if row.cut == 0 else parameter.shape[axis]
         rank, size = ranks.tp if row.over == TP else ranks.etp
         if shape[row.cut] != full:
             box[axis] = share(parameter.shape[axis], size, rank)

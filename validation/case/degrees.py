@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from validation.case import pipeline_layout, vocabulary
+from validation.case import joined_latents, pipeline_layout, vocabulary
 from validation.case.case import Case
 from validation.case.plural import many
 from validation.case.suggestions import multiples, nearest
@@ -34,7 +34,7 @@ def tp_divides(case: Case) -> str | None:
     if model.moe_layers and model.n_shared_experts:
         shared = model.n_shared_experts * model.moe_intermediate_size
         sizes["inner elements of the shared expert (n_shared_experts * moe_intermediate_size)"] = shared
-    if case.implementation == "local-stock":
+    if case.implementation == "local-stock" or joined_latents.are_joined(case):
         sizes |= {"elements of the KV latent (kv_lora_rank + qk_rope_head_dim)": model.kv_lora_rank + model.qk_rope_head_dim}
         sizes |= {"elements of the query latent (q_lora_rank)": model.q_lora_rank} if model.q_lora_rank else {}
     tp = case.layout.tp

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from validation.case import joined_latents
 from validation.case.case import Case
 from validation.case.suggestions import multiples
 
@@ -95,7 +96,12 @@ def _sizes(case: Case) -> Iterator[tuple[str, int]]:
     tp = f" / tp{layout.tp}" if layout.tp > 1 else ""
     heads = model.num_attention_heads // layout.tp
     yield from _widths(case)
-    yield "kv_lora_rank + qk_rope_head_dim", model.kv_lora_rank + model.qk_rope_head_dim
+    latent = model.kv_lora_rank + model.qk_rope_head_dim
+    if joined_latents.are_joined(case):
+        joined = (latent + (model.q_lora_rank or 0)) // layout.tp
+        yield f"(q_lora_rank + kv_lora_rank + qk_rope_head_dim){tp}", joined
+    else:
+        yield "kv_lora_rank + qk_rope_head_dim", latent
     yield f"num_attention_heads{tp} * (qk_nope_head_dim + qk_rope_head_dim)", heads * model.query_head_dim
     yield f"num_attention_heads{tp} * (qk_nope_head_dim + v_head_dim)", heads * (model.qk_nope_head_dim + model.v_head_dim)
     yield f"num_attention_heads{tp} * v_head_dim", heads * model.v_head_dim

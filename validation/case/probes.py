@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from validation.case import joined_latents
 from validation.case.case import Case
 from validation.case.model import Model
 
@@ -227,13 +228,14 @@ def sees_scores(case: Case) -> bool:
 def observed(case: Case) -> Mapping[str, Probe]:
     """The probes that a case can record, by name, in data-flow order.
 
-    Transformer Engine joins a dense layer's pre-MLP norm with the linear layer behind it, and its fused router makes experts
-    and weights of the logits: what lies between is never a tensor. What each expert is given and what it makes of it, zero
-    for tokens of others, is known of isolated cases only: otherwise a token's place in these tensors would depend on what came
-    before.
+    Transformer Engine joins a dense layer's pre-MLP norm with the linear layer behind it, and the input norm with one
+    down-projection for both latents; its fused router makes experts and weights of the logits: what lies between is never a
+    tensor. What each expert is given and what it makes of it, zero for tokens of others, is known of isolated cases only:
+    otherwise a token's place in these tensors would depend on what came before.
     """
     found = probes(case.model, case.batch_size, case.seq_length)
     fused = {f"layers.{layer}.mlp_norm" for layer in case.model.dense_layers} if case.uses_te else set()
+    fused |= {f"layers.{layer}.input_norm" for layer in case.model.blocks} if joined_latents.with_norm(case) else set()
     fused |= set() if sees_scores(case) else {f"layers.{layer}.moe.router.scores" for layer in case.model.expert_blocks}
     seen: dict[str, Probe] = {}
     for name, probe in found.items():

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from validation.case import latent_norms
+from validation.case import joined_latents, latent_norms
 from validation.case.case import Case
 from validation.case.inference import generated, generates, inferred, infers
 from validation.case.parameters import parameters
@@ -25,6 +25,7 @@ shared_expert_layers = pytest.mark.every("layer", "shared_expert_layers")
 mtp_layers = pytest.mark.every("layer", "mtp_layers")
 isolated_moe_layers = pytest.mark.every("layer", "isolated_moe_layers")
 balanced_layers = pytest.mark.every("layer", "balanced_layers")
+input_norm_layers = pytest.mark.every("layer", "input_norm_layers")
 mlp_norm_layers = pytest.mark.every("layer", "mlp_norm_layers")
 every_probe_gradient = pytest.mark.every("probe", "every_probe_gradient")
 every_rate = pytest.mark.every("key", "every_rate")
@@ -62,7 +63,8 @@ def members(kind: str, case: Case) -> list[int] | list[str] | list[float]:
         "sparse_layers": everything if model.sparse else [],
         "query_latent_layers": everything if model.q_lora_rank is not None else [],
         "shared_expert_layers": with_experts if model.n_shared_experts else [],
-        # Transformer Engine joins a dense layer's norm with the linear layer behind it.
+        # Transformer Engine joins a norm with the linear layer behind it: in a dense layer, and before joined down-projections.
+        "input_norm_layers": [] if joined_latents.with_norm(case) else everything,
         "mlp_norm_layers": with_experts if case.uses_te else everything,
     }
     if kind in layers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from validation.checks.marks import every_layer, mlp_norm_layers
+from validation.checks.marks import every_layer, input_norm_layers, mlp_norm_layers
 from validation.checks.parity import Parity
 
 SECTION = (20, "Embedding and Residual Stream")
@@ -13,7 +13,7 @@ def test_embedding_output(parity: Parity) -> None:
     parity.agrees("embedding")
 
 
-@every_layer
+@input_norm_layers
 def test_input_norm_output(parity: Parity, layer: int) -> None:
     """The norm before attention: weight and epsilon."""
     parity.agrees(f"layers.{layer}.input_norm")

@@ -15,7 +15,7 @@ import torch
 from validation.candidate.checkpoint.keys import unwrapped, what_works
 from validation.candidate.checkpoint.places import Arrangement
 from validation.candidate.checkpoint.rank_files import RankFile, mtp_block_in, rank_files, tensors_of, without_data
-from validation.candidate.checkpoint.tensors import EMBEDDING, HEAD, Megatron, Tensor, of_te
+from validation.candidate.checkpoint.tensors import EMBEDDING, HEAD, Megatron, Tensor, are_joined, of_te
 from validation.case.errors import UsageError
 from validation.case.layout import MOST_RANKS, Layout, check_ranks
 from validation.case.megatron_folder import RANK_FILE
@@ -74,7 +74,8 @@ class Legacy(Source):
             cut = down is not None and down.shape[0] * arrangement.layout.tp == self._latent() and arrangement.layout.tp > 1
             implementation = "te" if te else "local-stock" if cut else "local"
             block = mtp_block_in(name for named in states.values() for name in named)
-            megatron = Megatron(model, parameters(model), implementation, block)
+            joined = are_joined(name for named in states.values() for name in named)
+            megatron = Megatron(model, parameters(model), implementation, block, joined)
             self._add(path / file.path, states, tensors_of(megatron, arrangement, model, file), file)
 
     def _latent(self) -> int:

@@ -168,7 +168,11 @@ def _names(case: Case) -> Mapping[str, Any]:
     layout = case.layout
     names: dict[str, Any] = {"tp": layout.tp, "pp": layout.pp, "vpp": layout.vpp, "ep": layout.ep, "cp": layout.cp}
     names |= {"etp": layout.expert_tp, "dp": layout.data_parallel, "sequence_parallel": layout.uses_sequence_parallel}
-    names |= {"precision": case.precision, "micro_batch_size": case.micro_batch_size} | asdict(case.training)
+    names |= {
+        "implementation": case.implementation,
+        "precision": case.precision,
+        "micro_batch_size": case.micro_batch_size,
+    } | asdict(case.training)
     names |= {"chunks": lambda: chunk_layers(case), "inf": math.inf, "experts": bool(case.model.expert_blocks)}
     names |= {"changes": lambda condition: _changes(str(condition), case)}
     names |= {"mtp": case.model.num_nextn_predict_layers, "tied": case.model.tie_word_embeddings}

@@ -50,7 +50,6 @@ _ON: Mapping[str, Mapping[str, Value]] = {
         "model.offload_modules": ("core_attn",),
     },
     "model.cuda_graph_impl": {**_GRAPHS, "model.cuda_graph_impl": "transformer_engine"},
-    "model.moe_paged_stash": {"model.moe_paged_stash": True},
     "model.batch_invariant_mode": {"model.batch_invariant_mode": True},
     "model.recompute_granularity": {
         "model.recompute_granularity": "full",
@@ -140,6 +139,7 @@ _BESIDE: Mapping[str, Mapping[str, Value]] = {
 _LAYOUTS: Mapping[str, str] = {
     "model.tp_comm": "tp2",
     "model.symmetric_ar_type": "tp2",
+    "model.mla_down_proj_fusion": "tp2",
     "model.defer_embedding": "pp2",
     "optimizer.overlap_param_gather_with_optimizer_step": "pp2vpp2",
     "model.wgrad_deferral": "pp2",
@@ -161,6 +161,13 @@ _LAYOUTS: Mapping[str, str] = {
     "optimizer.overlap_param_gather": "dp2",
 }
 """The layout that shows a switch, by how its name begins; else a rank alone."""
+_NUMBERS: Mapping[str, Mapping[str, Any]] = {"model.cpu_offloading": {"first_k_dense_replace": 2}}
+"""Numbers of the model that a switch asks for, by how its name begins.
+
+Since 0.18 a shared expert copies the configuration, which has the CUDA streams of cpu_offloading and cannot be copied. Layers
+without experts have none:
+https://github.com/NVIDIA/Megatron-LM/blob/core_v0.19.0/megatron/core/transformer/moe/shared_experts.py
+"""
 
 
 @dataclass(frozen=True)
@@ -189,7 +196,8 @@ class Switch:
     def cases(self) -> tuple[Case, Case]:
         """The case without it and the one with it."""
         given = {**self.beside, **_TOGETHER.get(self.name, {}), self.name: self.value}
-        return _case(self.layout, self.beside), _case(self.layout, given)
+        numbers = next((found for begin, found in _NUMBERS.items() if self.name.startswith(begin)), {})
+        return _case(self.layout, self.beside, numbers), _case(self.layout, given, numbers)
 
     @property
     def refusal(self) -> str | None:
@@ -203,9 +211,9 @@ class Switch:
         return next((said for rule in preflight.RULES if (said := rule(with_it))), None) or refusal(with_it)
 
 
-def _case(layout: str, given: Mapping[str, Value]) -> Case:
+def _case(layout: str, given: Mapping[str, Value], numbers: Mapping[str, Any]) -> Case:
     degrees, transport = Layout.parse(layout), "nccl" if layout == "single" else "staged"
-    model = replace(MINI.model, num_hidden_layers=2 * degrees.vpp)
+    model = replace(MINI.model, num_hidden_layers=2 * degrees.vpp, **numbers)
     training = Training(steps=2).with_settings({"optimizer.lr": 1e-3, **given})
     # As many sequences as an interleaved schedule of two stages takes.
     return Case("mini", model, degrees, "bf16", "te", transport, 1234, 4, 1, 256, training=training)

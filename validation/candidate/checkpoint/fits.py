@@ -14,7 +14,7 @@ from validation.candidate.checkpoint.keys import of_training, places
 from validation.candidate.checkpoint.metadata import check_files, read_metadata
 from validation.candidate.checkpoint.places import Arrangement
 from validation.candidate.checkpoint.rank_files import mtp_block_in, rank_files, tensors_of, without_data
-from validation.candidate.checkpoint.tensors import EMBEDDING, HEAD, MTP_BLOCK, Megatron, mtp_block_of, of_te
+from validation.candidate.checkpoint.tensors import EMBEDDING, HEAD, MTP_BLOCK, Megatron, are_joined, mtp_block_of, of_te
 from validation.case.case import TE, Case
 from validation.case.errors import PlumblineError, UsageError
 from validation.case.megatron_folder import is_torch_dist, megatron_folder
@@ -107,11 +107,12 @@ def _states(held: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
                 yield f"{state}.{name}", tuple(tensor.shape)
 
 
-def _megatron(case: Case, found: Iterable[str]) -> Megatron:
+def _megatron(case: Case, found: Shapes) -> Megatron:
     """The model of the case; a user's own implementation is taken to have the names that the checkpoint has."""
     words = {**dict.fromkeys(TE, "te"), "local": "local", "local-stock": "local-stock"}
     implementation = words.get(case.implementation, _implementation(found))
-    return Megatron(case.model, parameters(case.model), implementation, mtp_block_of(version("megatron-core")))
+    block = mtp_block_of(version("megatron-core"))
+    return Megatron(case.model, parameters(case.model), implementation, block, are_joined(found))
 
 
 def _other_release(found: Iterable[str]) -> str | None:

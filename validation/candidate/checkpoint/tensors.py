@@ -11,6 +11,7 @@ from packaging.version import InvalidVersion, Version
 
 from validation.candidate.weights import ETP, LAYER_TABLE, MTP_TABLE, TABLE, Holding, Ranks, Row, holdings
 from validation.case.errors import UsageError
+from validation.case.joined_latents import PROJECTION
 from validation.case.model import Model
 from validation.case.parameters import Parameter
 from validation.case.strangers import shown
@@ -20,6 +21,7 @@ _TE_ALONE = ("layer_norm_weight", "linear_fc1.weight{expert}", "linear_fc2.weigh
 _LOCAL_ALONE = ("q_layernorm.weight", "kv_layernorm.weight")
 _WHOLE = ("linear_q_down_proj.weight", "linear_kv_down_proj.weight")
 """What every rank has whole, but for megatron-core's own local spec."""
+_JOINED = f".{PROJECTION}."
 
 
 MTP_BLOCK = "transformer_layer"
@@ -35,6 +37,11 @@ def mtp_block_of(version: str) -> str:
         return YOUNGER_MTP_BLOCK if Version(version) in _YOUNGER else MTP_BLOCK
     except InvalidVersion:
         raise UsageError(f"{shown(version)} is no version of megatron-core; give one such as 0.16.1 or 0.19.2") from None
+
+
+def are_joined(names: Iterable[str]) -> bool:
+    """Whether names of tensors are those of layers with one down-projection for both latents (`mla_down_proj_fusion`)."""
+    return any(_JOINED in name for name in names)
 
 
 def of_te(names: Iterable[str]) -> bool:
@@ -72,13 +79,15 @@ class Chunk:
 class Megatron:
     """A model as Megatron has it. `known` are the parameters of its checkpoint.
 
-    `mtp_block` is what a rank's own state calls an MTP layer's decoder layer; names of torch_dist do not depend on it.
+    `mtp_block` is what a rank's own state calls an MTP layer's decoder layer, and `joined` says that it has one down-projection
+    for both latents; names of torch_dist do not depend on either.
     """
 
     model: Model
     known: Mapping[str, Parameter]
     implementation: str
     mtp_block: str = MTP_BLOCK
+    joined: bool = False
 
     def tensors(self, ranks: Ranks, chunk: Chunk | None = None) -> Iterator[Tensor]:
         """What a rank at that place holds of a chunk, or of the whole model."""
@@ -118,6 +127,10 @@ class Megatron:
         Those of latents stand by themselves in sparse attention, whose indexer reads what they make.
         """
         te = self.implementation == "te"
+        if self.joined and (row.megatron.endswith(_WHOLE) or (te and row.megatron.endswith("input_layernorm.weight"))):
+            return False
+        if not self.joined and _JOINED in row.megatron:
+            return False
         if self.model.sparse and row.megatron.endswith((*_LOCAL_ALONE, "up_proj.layer_norm_weight")):
             return row.megatron.endswith(_LOCAL_ALONE)
         if row.megatron.endswith(_TE_ALONE):
@@ -128,8 +141,7 @@ class Megatron:
 
     def _tensor(self, name: str, row: Row, held: list[Parameter], ranks: Ranks) -> Tensor:
         skipped = 1 if "{expert}" in row.megatron else 0
-        shape = list(held[0].shape[skipped:])
-        shape[0] *= len(held)
+        shape = [sum(parameter.shape[skipped] for parameter in held), *held[0].shape[skipped + 1 :]]
         if self._is_cut(row):
             size, word = (ranks.etp[1], "etp") if row.over == ETP else (ranks.tp[1], "tp")
             for parameter in held:
