@@ -12,22 +12,15 @@ import shlex
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from validation import data_command, doctor, field_command
 from validation.case import document, exhausted, interpreter, packages, surroundings, tree, writing
 from validation.case.errors import ExitCode, PlumblineError, UsageError
 from validation.case.parsing import Parser, add_version, describe
 from validation.case.strangers import one_line
 from validation.checks.before import ASIDE
 from validation.checks.progress import Progress
-from validation.convert import options as conversion
-from validation.inspection import options as inspection
-from validation.plan import options as planning
-from validation.recipe import options as recipes
-from validation.rollout import options as rollout
 from validation.run.command_line import VERDICT, add_grouped
-from validation.run.nodes import command as slurm
 from validation.run.options import Given, Settings, settings
 
 if TYPE_CHECKING:
@@ -74,7 +67,7 @@ _NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
 """What no file can be called, or can be found under."""
 
 
-def _parser(words: Collection[str] | None = None) -> argparse.ArgumentParser:
+def _parser(words: Sequence[str] | None = None) -> argparse.ArgumentParser:
     """The parser of all commands, or for these words: the options of a command that none of them names may be missing.
 
     Whoever asks for help is told of packages that a command lacks.
@@ -95,6 +88,22 @@ def _parser(words: Collection[str] | None = None) -> argparse.ArgumentParser:
         formatter_class=parser.formatter_class,
     )
     add_grouped(run)
+    if words is None or words[:1] != ["run"]:
+        _add_others(commands, parser, words)
+    describe(commands)
+    return parser
+
+
+def _add_others(commands: Any, parser: Parser, words: Sequence[str] | None) -> None:
+    """All commands but `run`, which imports none of their modules: torch's import waits for its options to be read."""
+    from validation import data_command, field_command
+    from validation.convert import options as conversion
+    from validation.inspection import options as inspection
+    from validation.plan import options as planning
+    from validation.recipe import options as recipes
+    from validation.rollout import options as rollout
+    from validation.run.nodes import command as slurm
+
     for name, (module, help_) in _WITH_CHECKS.items():
         command = commands.add_parser(name, help=help_)
         if words is None or not {name, "-h", "--help"}.isdisjoint(words):
@@ -108,8 +117,6 @@ def _parser(words: Collection[str] | None = None) -> argparse.ArgumentParser:
     rollout.add_command(commands, formatter_class=parser.formatter_class)
     slurm.add_command(commands)
     commands.add_parser("doctor", help="what is here, and what each missing piece prevents", add_help=False)
-    describe(commands)
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -127,6 +134,8 @@ def _main(given: list[str], said: document.Document) -> int:
     ours, pytests = _parted(given)
     try:
         if given[:1] == ["doctor"]:
+            from validation import doctor
+
             return doctor.main(given[1:])
         with packages.asked_for(packages.NEEDED, "cpu"), _nothing_old_in_its_place(ours), exhausted.in_a_sentence():
             options = _parser(ours).parse_args(ours)
@@ -134,7 +143,7 @@ def _main(given: list[str], said: document.Document) -> int:
                 raise UsageError(f"{options.command} takes nothing behind --; leave it out")
             options.document = said
             command = shlex.join([*tree.VALIDATION.split(), *given])
-            return _COMMANDS[options.command](options, pytests, command)
+            return _COMMANDS.get(options.command, _convert)(options, pytests, command)
     except PlumblineError as error:
         said["error"] = one_line(str(error))
         print(f"error: {said['error']}", file=sys.stderr)
@@ -181,6 +190,8 @@ def _take_aside(words: Sequence[str]) -> None:
 
 
 def _convert(options: argparse.Namespace, pytests: list[str], command: str) -> int:
+    from validation.convert import options as conversion
+
     return conversion.run(options)
 
 
@@ -197,6 +208,8 @@ def _tried(options: argparse.Namespace, pytests: list[str], command: str) -> int
 
 
 def _fields(options: argparse.Namespace, pytests: list[str], command: str) -> int:
+    from validation import field_command
+
     return field_command.run(options)
 
 
@@ -207,6 +220,8 @@ def _inspect(options: argparse.Namespace, pytests: list[str], command: str) -> i
 
 
 def _data(options: argparse.Namespace, pytests: list[str], command: str) -> int:
+    from validation import data_command
+
     return data_command.run(options)
 
 
@@ -217,6 +232,8 @@ def _logprobs(options: argparse.Namespace, pytests: list[str], command: str) -> 
 
 
 def _slurm(options: argparse.Namespace, words: list[str], command: str) -> int:
+    from validation.run.nodes import command as slurm
+
     return slurm.run(options, words)
 
 
@@ -252,10 +269,13 @@ def _run(options: argparse.Namespace, pytests: list[str], command: str) -> int:
         check_cases(wanted)  # what is wrong on every node is said by every node, before it waits for the others
     if wanted.place.follows:
         return _follow(options.document, wanted)
-    from validation.run.nodes import leading
+    from validation.run import early
 
-    with leading.nodes_of(wanted) as (nodes, ending):
-        ending.code = _lead(options, pytests, wanted, nodes)
+    with early.importing(wanted):
+        from validation.run.nodes import leading
+
+        with leading.nodes_of(wanted) as (nodes, ending):
+            ending.code = _lead(options, pytests, wanted, nodes)
     return int(ending.code)
 
 
@@ -366,5 +386,5 @@ _COMMANDS = {
     "data": _data,
     "slurm": _slurm,
     "logprobs": _logprobs,
-    **dict.fromkeys(conversion.COMMANDS, _convert),
 }
+"""All others convert or compare checkpoints."""

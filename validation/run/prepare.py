@@ -14,7 +14,7 @@ from validation.case.case import ON_CPU, TE, Case
 from validation.case.errors import EnvironmentMissing, UsageError
 from validation.machine import ABSENT, available_memory, gpus, version, visible_gpus
 from validation.reference import store
-from validation.run import ahead, jobs, launch, limits, nearest
+from validation.run import ahead, early, jobs, launch, limits, nearest
 from validation.run import plugin as plugins
 from validation.run.options import Settings
 from validation.run.references import REFERENCES
@@ -41,7 +41,7 @@ def begin(settings: Settings, also: Iterable[Case] = ()) -> tuple[Settings, ahea
     _refuse_what_bugs_end(settings.cases)
     _refuse_what_releases_lack(settings.cases)
     _find_code(settings)
-    _prepare_launch(settings)
+    early.prepare_launch(settings)
     missing = _missing_references(settings, (*settings.cases, *also))
     forget.keep_within(settings.home, settings.cache_limit)
     _find_means(settings, missing)
@@ -65,10 +65,8 @@ def _begin(settings: Settings, missing: Sequence[Case]) -> None:
 
 def _warm_up(references: bool) -> None:
     """Start what imports for seconds: the fork server of the ranks, and the process that computes `references`."""
-    if references and launch.start_method() == "forkserver":
-        launch.end_at_exit()  # after the process that may fork it
-        if REFERENCES.warm_up_with_ranks():
-            return
+    if references and early.warm_up_with_ranks():
+        return
     launch.warm_up()
     if references:
         REFERENCES.warm_up()
@@ -109,7 +107,7 @@ def prepare_to_follow(settings: Settings) -> None:
     checkout.choose(settings.megatron_path)
     _find_packages(settings.cases[0].transport)
     _find_code(settings)
-    _prepare_launch(settings)
+    early.prepare_launch(settings)
     limits.allow_open_files()
     writing.check_cache(settings.home)
     forget.keep_within(settings.home, settings.cache_limit)
@@ -131,15 +129,6 @@ def _find_code(settings: Settings) -> None:
             cuda.check_fp8(fp8)
     _find_implementation(settings.cases[0].implementation)
     plugins.check(settings.plugin)
-
-
-def _prepare_launch(settings: Settings) -> None:
-    # Which checks are selected is not yet known. What few of them need, they import and compute themselves.
-    narrowed = bool(settings.only or settings.last_failed)
-    steps = any(case.training.steps for case in settings.cases) and not narrowed
-    # Transformer Engine's context parallelism joins the parts of attention in functions that torch compiles.
-    compiles = any(case.uses_te and case.layout.cp > 1 for case in settings.cases)
-    launch.prepare(settings.cases[0].transport, steps=steps, compiles=compiles)
 
 
 def _refuse_what_bugs_end(cases: Iterable[Case]) -> None:

@@ -64,6 +64,7 @@ class ReferenceProcess:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
+        self._has_forked = False
         self._said: IO[str] | None = None
         self._one_at_a_time = threading.Lock()
         self._begun: dict[tuple[str, Path], Begun] = {}
@@ -75,19 +76,21 @@ class ReferenceProcess:
         if self._process is None or self._process.poll() is not None:
             # Not before: where temporary files lie is known when a process is wanted (validation.run.temporary).
             self._said = self._said or tempfile.TemporaryFile("w+")  # noqa: SIM115 - the process writes to it
-            self._process = self._started()
+            self._process, self._has_forked = self._started(), False
         return self._process
 
     def warm_up_with_ranks(self) -> bool:
-        """The same, with the fork server of the ranks as a fork of it; False if it runs already, or cannot be one."""
+        """The same, with the fork server of the ranks as a fork of it; False if it cannot be one, or runs without one."""
         with self._one_at_a_time:
-            runs = self._process is not None and self._process.poll() is None
-            if runs or not (self._forks and forked.possible()):
+            if self._process is not None and self._process.poll() is None:
+                return self._has_forked
+            if not (self._forks and forked.possible()):
                 return False
             self._said = self._said or tempfile.TemporaryFile("w+")  # noqa: SIM115 - the process writes to it
             with forked.offered() as (word, files):
                 flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined] # as multiprocessing starts it
                 self._process = self._started(word, flags=flags, files=files)
+            self._has_forked = True
             return True
 
     def _started(self, *words: str, flags: Sequence[str] = (), files: Sequence[int] = ()) -> subprocess.Popen[str]:
