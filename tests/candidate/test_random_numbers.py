@@ -44,9 +44,14 @@ def test_the_cpus_numbers_begin_as_torch_has_them(gpu: bool, seeded: list[str], 
     torch.default_generator.manual_seed(wanted.seed + 1)
     monkeypatch.setattr(build, "initialize_rng_tracker", lambda **given: None)
     monkeypatch.setattr(build, "model_parallel_cuda_manual_seed", lambda seed: done.append("megatron-core"))
+
+    def seed(number: int) -> None:
+        done.append("torch")
+        torch.default_generator.manual_seed(number)
+
     with monkeypatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: gpu)
-        patch.setattr(torch, "manual_seed", lambda seed: done.append("torch") or torch.default_generator.manual_seed(seed))
+        patch.setattr(torch, "manual_seed", seed)
         build.start_random_numbers(wanted)
     assert (done, len(torch.cuda._queued_calls)) == (seeded, kept)
     assert torch.equal(torch.get_rng_state(), expected)

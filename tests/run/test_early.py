@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from validation.cache import forget
 from validation.case.errors import ExitCode, UsageError
 from validation.run import early, launch
 from validation.run.options import parsed
@@ -65,12 +66,17 @@ def test_it_starts_if_it_is_sure_to_be_needed(
 ) -> None:
     """And it is left alone if all goes well. An option that is wrong is refused by the preflight, in its order."""
     done: list[str] = []
+
+    def start() -> bool:
+        done.append("started")
+        return True
+
     monkeypatch.setenv("PLUMBLINE_CACHE", str(tmp_path))
     monkeypatch.setattr(launch, "prepare", lambda transport, steps, compiles: None)
     monkeypatch.setattr(launch, "start_method", lambda: "spawn" if "nccl" in words else "forkserver")
     monkeypatch.setattr(launch, "end_at_exit", lambda: None)
-    monkeypatch.setattr(early.forget, "references_of", lambda key, home: [home / key] if stored else [])
-    monkeypatch.setattr(REFERENCES, "warm_up_with_ranks", lambda: not done.append("started"))
+    monkeypatch.setattr(forget, "references_of", lambda key, home: [home / key] if stored else [])
+    monkeypatch.setattr(REFERENCES, "warm_up_with_ranks", start)
     monkeypatch.setattr(REFERENCES, "close", lambda: done.append("closed"))
     wanted = parsed(words)
     expected = ["started"] if started else []

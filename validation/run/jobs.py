@@ -21,6 +21,12 @@ def at_once(cases: Sequence[Case]) -> int:
     return 2 if first.transport == "staged" and first.preset in _ON_SHARED_GPUS and _fit(cases, 3) else 1
 
 
+def overlapping(cases: Sequence[Case], jobs: int) -> bool:
+    """Whether a case starts while the ranks of one that has all findings end: small ones on the CPU, if one more fits."""
+    first = cases[0]
+    return first.on_cpu and first.preset in _ON_CPU and limits.too_few_threads(cases, jobs + 1) is None
+
+
 def held(cases: Sequence[Case], jobs: int) -> bool:
     """Whether ranks start while the case before theirs runs: where they share GPUs, cases are small, and as many again fit."""
     first = cases[0]

@@ -138,12 +138,14 @@ def launch(
     timeout: float,
     progress: Callable[[str], None] = lambda step: None,
     turn: watching.Turn | None = None,
+    left: Callable[[], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Run `entry(*arguments)` in `ranks` processes and return what each wrote. Raises RunBroke.
 
-    Their time begins with their `turn`, if they have to wait for one (validation.run.held).
+    Their time begins with their `turn`, if they have to wait for one (validation.run.held). `left` is called when all have
+    left their findings, while their processes end.
     """
-    with watched(folder, ranks, timeout, progress, turn=turn) as watch:
+    with watched(folder, ranks, timeout, progress, turn=turn, left=left) as watch:
         try:
             unless_gone(lambda: _elastic(entry, arguments, ranks, folder), watch)
         except Exception as error:  # elastic's own errors have no common base that says more than what the ranks left

@@ -47,11 +47,13 @@ class Runner:
         self._holding = ThreadPoolExecutor(max_workers=2 * self._jobs, thread_name_prefix="held")
         self._held: dict[tuple[Case, str], HeldRanks] = {}
         self._begun: set[tuple[Case, str]] = set()
-        self._pool = ThreadPoolExecutor(max_workers=self._jobs, thread_name_prefix="case")
+        self._overlapping = isinstance(self._nodes, Alone) and jobs.overlapping(settings.cases, self._jobs)
+        self._turns = ThreadPoolExecutor(max_workers=self._jobs, thread_name_prefix="turn")
+        self._pool = ThreadPoolExecutor(max_workers=2 * self._jobs, thread_name_prefix="case")
         self._one_at_a_time = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reference")
         self._references: dict[str, Future[store.Reference]] = {}
         self._asking = threading.RLock()
-        self._started: dict[tuple[Case, str], Future[Result]] = {}
+        self._started: dict[tuple[Case, str], Future[Future[Result]]] = {}
         self._single: dict[tuple[Case, str], Path] = {}
         self._folders: list[Path] = []
 
@@ -61,18 +63,26 @@ class Runner:
             if (case, plugin) in self._started:
                 continue
             with self._asking:
-                self._started[case, plugin] = self._pool.submit(self.run, case, plugin)
+                self._started[case, plugin] = self._turns.submit(self._in_turn, case, plugin)
             if self._jobs > 1:
                 # There is room for more than one thing at a time: a reference is ready when its case's turn comes.
                 self._asked(case)
 
     def result(self, case: Case, plugin: str = "") -> Result:
         """The result of a case that was started; waits for it."""
-        return self._started[case, plugin].result()
+        return self._started[case, plugin].result().result()
+
+    def _in_turn(self, case: Case, plugin: str) -> Future[Result]:
+        """The case's result to come, returned when the next case may start: what its ranks have left is read meanwhile."""
+        left = threading.Event()
+        result = self._pool.submit(self.run, case, plugin, left.set)
+        result.add_done_callback(lambda done: left.set())
+        left.wait()
+        return result
 
     def close(self, references: bool = True) -> None:
         """Start nothing more, and end what is still running, with the process that computes `references` or without."""
-        pools = (self._pool, self._one_at_a_time, self._holding)
+        pools = (self._turns, self._pool, self._one_at_a_time, self._holding)
         for pool in pools:
             pool.shutdown(wait=False, cancel_futures=True)
         watch.kill_all()
@@ -84,8 +94,8 @@ class Runner:
             shutil.rmtree(folder, ignore_errors=True)
         locks.let_all_go()
 
-    def run(self, case: Case, plugin: str = "") -> Result:
-        """The case's result; a run that breaks is a result, too."""
+    def run(self, case: Case, plugin: str = "", left: Callable[[], None] | None = None) -> Result:
+        """The case's result; a run that breaks is a result, too. `left` is called when its ranks have no more to do."""
         start = time.monotonic()
         facts: dict[str, object] = {}
         with self._asking:
@@ -101,7 +111,10 @@ class Runner:
                 reports = held.reports(reference.folder)
             else:
                 with launch.run_folder(self._debug_folder(case, plugin)) as folder:
-                    reports = self._ranks(case, plugin, folder, str(reference.folder))
+                    overlapping = {"left": left} if left is not None and self._overlapping else {}
+                    reports = self._ranks(case, plugin, folder, str(reference.folder), **overlapping)
+                    if left is not None:
+                        left()
         except (launch.RunBroke, OSError) as error:
             if held is not None:
                 held.give_up()
@@ -111,11 +124,8 @@ class Runner:
         self._folders += [Path(report["kept"]) for report in reports if "kept" in report]
         return merged(case, time.monotonic() - start, facts, reports)
 
-    def _ranks(
-        self, case: Case, plugin: str, folder: Path, reference: str, turn: watch.Turn | None = None
-    ) -> list[dict[str, Any]]:
-        """What the case's ranks report, which wait for their turn if they have one."""
-        waiting = {} if turn is None else {"turn": turn}
+    def _ranks(self, case: Case, plugin: str, folder: Path, reference: str, **also: Any) -> list[dict[str, Any]]:
+        """What the case's ranks report. `also` is their turn, if they wait for one, and who is told that they have reported."""
         return self._nodes.launch(
             entry.rank,
             (*self._arguments(case, plugin, folder, reference), self._state(case)),
@@ -123,7 +133,7 @@ class Runner:
             folder,
             self._settings.timeout,
             lambda step: self._told(case, step),
-            **waiting,
+            **also,
         )
 
     def _told(self, case: Case, step: str) -> None:
@@ -143,7 +153,7 @@ class Runner:
         """The case's ranks, started now, which wait for their turn."""
         held = HeldRanks(
             launch.run_folder(self._debug_folder(case, plugin)),
-            lambda folder, turn: self._ranks(case, plugin, folder, "", turn),
+            lambda folder, turn: self._ranks(case, plugin, folder, "", turn=turn),
             self._holding,
         )
 

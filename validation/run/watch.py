@@ -12,6 +12,8 @@ from pathlib import Path
 
 GRACE = 2.0
 """Seconds between asking a hung rank for its stacks and killing it."""
+_POLL, _SOON = 0.1, 0.01
+"""Seconds between two looks at how the ranks do, and at whether they have left what somebody waits for."""
 UNNOTICED = 10.0
 """Seconds after which elastic, which looks every 0.02 s, will not notice any more that a rank has ended."""
 
@@ -34,13 +36,15 @@ class Watch:
         progress: Callable[[str], None],
         first: int = 0,
         turn: Turn | None = None,
+        left: Callable[[], None] | None = None,
     ) -> None:
         """`first` is the number of the first of these ranks, all of which run on this machine.
 
-        Before their `turn` no time passes for them, and they have no progress.
+        Before their `turn` no time passes for them, and they have no progress. `left` is called once, when every rank has left
+        its findings: then it does nothing more than end.
         """
         self._folder, self._ranks, self._timeout, self._progress = folder, range(first, first + ranks), timeout, progress
-        self._turn = turn
+        self._turn, self._left = turn, left
         self._done = threading.Event()
         self._unwanted = self._expired = False
         self.timed_out = self.killed = False
@@ -51,7 +55,7 @@ class Watch:
     def run(self) -> None:
         """Until `stop` is called."""
         end, last = time.monotonic() + self._timeout, ""
-        while not self._done.wait(0.1):
+        while not self._ended():
             if self._turn is not None and self._turn.given_up:
                 self.kill()
             if self._unwanted:
@@ -74,6 +78,19 @@ class Watch:
                 self._signal(signal.SIGKILL)
                 self.killed = True
                 self.gone.set()
+
+    def _ended(self) -> bool:
+        """Whether the run is over, after a tenth of a second in which it was not. Tells meanwhile that findings are there."""
+        end, waiting = time.monotonic() + _POLL, list(self._ranks)
+        while self._left is not None and not self._done.wait(_SOON):
+            while waiting and (self._folder / f"rank-{waiting[-1]}.json").exists():
+                waiting.pop()
+            if not waiting:
+                told, self._left = self._left, None
+                told()
+            elif time.monotonic() >= end:
+                return False
+        return self._done.wait(max(0.0, end - time.monotonic()))
 
     def stop(self) -> None:
         """The run is over."""
@@ -114,9 +131,10 @@ def watched(
     progress: Callable[[str], None],
     first: int = 0,
     turn: Turn | None = None,
+    left: Callable[[], None] | None = None,
 ) -> Iterator[Watch]:
     """Within it a thread watches over the ranks of a run, and `kill_all` ends them."""
-    watch = Watch(folder, ranks, timeout, progress, first, turn)
+    watch = Watch(folder, ranks, timeout, progress, first, turn, left)
     thread = threading.Thread(target=watch.run, daemon=True)
     thread.start()
     _running.add(watch)
