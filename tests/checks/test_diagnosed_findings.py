@@ -11,10 +11,11 @@ from typing import Any, cast
 import pytest
 from jsonschema import Draft202012Validator
 
+from ci.diagnosis import diagnose
 from ci.junit import Check
 from validation.case.document import Document
 from validation.checks.conclusion import Conclusion
-from validation.checks.diagnosed import diagnosed, suites
+from validation.checks.diagnosed import Went, diagnosed, diagnosis, suites
 from validation.checks.findings import Findings
 from validation.run.command_line import ALL
 from validation.run.options import Settings, parsed
@@ -51,6 +52,22 @@ def test_the_command_of_the_case_that_decides_is_the_runs_own(precision: str, de
 def test_a_diagnosis_reads_the_properties_that_the_files_have() -> None:
     (single, tp2) = suites(CASES, {}, {TP2: {"broken": "4"}})
     assert ("broken" in single.properties, tp2.properties["broken"], tp2.properties["arrangement"]) == (False, "4", "tp2")
+
+
+@pytest.mark.parametrize(
+    ("status", "went", "found"),
+    [
+        ("pass", {}, False),
+        ("known", {}, False),
+        ("unevaluated", {}, False),
+        ("fail", {}, True),
+        ("error", {}, True),
+        ("pass", {TP2: {"broken": "4"}}, True),
+    ],
+)
+def test_a_run_is_not_looked_at_if_a_diagnosis_would_find_nothing(status: str, went: Went, found: bool) -> None:
+    checks = {TP2: [replace(WRONG, status=status)]}
+    assert (diagnosis(CASES, checks, went) is not None) is (diagnose(suites(CASES, checks, went)) is not None) is found
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from validation.run import jobs, limits, runner, watch
 from validation.run.launch import Broken, RunBroke
 from validation.run.nodes.leading import Alone
 from validation.run.options import parsed
+from validation.run.references import REFERENCES
 from validation.run.runner import Runner
 
 _LAYOUTS = "single,tp2,pp2,ep2"
@@ -67,6 +68,26 @@ def test_cases_start_in_order_as_soon_as_there_is_room(
         for event in ended.values():
             event.set()
         running.close()
+
+
+@pytest.mark.parametrize(("jobs_", "closed"), [("2", ["first", "second", "closed"]), ("1", ["first", "second"])])
+def test_references_process_ends_behind_the_last_that_is_asked_for(
+    jobs_: str, closed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one case at a time references are asked for as cases come: then it ends with the command."""
+    done, names = list[str](), iter(["first", "second"])
+    monkeypatch.setattr(REFERENCES, "close", lambda: done.append("closed"))
+    settings = parsed(["--layouts", "single,single+mtp", "--jobs", jobs_, "--results", str(tmp_path)])
+    running = Runner(settings)
+    monkeypatch.setattr(running, "run", lambda case, *given: running._asked(case).result())
+    monkeypatch.setattr(running, "_reference", lambda case: done.append(next(names)))
+    running.start(settings.cases)
+    running.all_started()
+    for case in settings.cases:
+        running.result(case)
+    running._one_at_a_time.shutdown(wait=True)
+    assert done == closed
+    running.close(references=False)
 
 
 def test_a_watch_tells_once_that_all_findings_are_there(tmp_path: Path) -> None:

@@ -7,13 +7,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ci.diagnosis import diagnose
 from ci.junit import Check
 from validation.case.covered import Word, share
 from validation.case.document import Document, number
 from validation.case.errors import UsageError
 from validation.checks.conclusion import Conclusion
-from validation.checks.diagnosed import suites
+from validation.checks.diagnosed import diagnosis
 from validation.recipe.coverage import Covered
 from validation.recipe.trial import Trial
 from validation.run.command_line import ALL
@@ -54,7 +53,7 @@ class Findings:
             self._document["recipe"] = _recipe(conclusion.settings.trial, conclusion.covered())
         if unseen := conclusion.not_shown():
             self._document["not_exercised"] = [{"setting": setting, "why": why} for setting, why in unseen.items()]
-        if found := diagnose(suites(conclusion.wanted, conclusion.checks, conclusion.how_it_went)):
+        if found := diagnosis(conclusion.wanted, conclusion.checks, conclusion.how_it_went):
             self._document["diagnosis"] = {"sentence": f"{found.sentence}.", "deciding": found.deciding or ""}
 
 

@@ -50,6 +50,7 @@ class Running:
         self._runner.start(plant.case for plant in plants)
         for plant in plants:
             self._runner.start([plant.case], plant.fault.plugin)
+        self._runner.all_started()
 
     def result(self, case: Case) -> Result:
         """That of a case, whose ranks run with the user's plugin; waits for them."""

@@ -152,10 +152,10 @@ class ReferenceProcess:
                 self._kill()  # it may only now have been started
 
     def _kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
 
     def _post_mortem(self, folder: Path, home: Path, timeout: float, watch: Watch, code: int) -> Broken:
         broken = launch.post_mortem(folder, 1, timeout, watch, [(0, code)], written=[home])

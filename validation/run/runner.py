@@ -68,6 +68,14 @@ class Runner:
                 # There is room for more than one thing at a time: a reference is ready when its case's turn comes.
                 self._asked(case)
 
+    def all_started(self) -> None:
+        """No more cases come: the process that computes references ends behind the last, if all have been asked for by now.
+
+        Should a failure ask for another one, there is another process.
+        """
+        if self._jobs > 1:
+            self._one_at_a_time.submit(REFERENCES.close)
+
     def result(self, case: Case, plugin: str = "") -> Result:
         """The result of a case that was started; waits for it."""
         return self._started[case, plugin].result().result()
