@@ -61,7 +61,8 @@ def test_cases_start_in_order_as_soon_as_there_is_room(
                 assert started.empty()
                 ended[name].set()
         ended[name].set()
-        first, *others = [running.result(case) for case in settings.cases]
+        results: list[Any] = [running.result(case) for case in settings.cases]
+        first, *others = results
         assert others == list(ended)[1:]
         assert isinstance(first, str) is not breaks
     finally:
