@@ -21,7 +21,7 @@ MTP = {"num_nextn_predict_layers": 1}
 SPARSE = {"index_topk": 8, "index_n_heads": 4, "index_head_dim": 32}
 STATIC = Training(inference="static")
 DYNAMIC = Training(inference="dynamic")
-ON_CARD = {"precision": "bf16", "implementation": "te", "transport": "staged"}
+ON_CARD: dict[str, Any] = {"precision": "bf16", "implementation": "te", "transport": "staged"}
 GRAPHS = Training(steps=2).with_settings({"model.cuda_graph_impl": "transformer_engine"})
 GRAPHS_OF_ATTENTION = GRAPHS.with_settings({"model.cuda_graph_scope": "attn,mlp"})
 PADDED = STATIC.with_settings({"model.moe_expert_capacity_factor": 8.0, "model.moe_pad_expert_input_to_capacity": True})
