@@ -19,7 +19,7 @@ UNEXPECTED = "passes, though it shows the known upstream bug"
 """What the checks say of a known bug that does not show (validation/checks/judging.py)."""
 KNOWN = "known upstream bug: "
 DIRTY = "made with files that are not those of its commit"
-_RED = ("fail", "error")
+RED = ("fail", "error")
 _LAST_PLACE = 1e-15
 """What the checks themselves grant a projection (validation/compare/verdict.py)."""
 _SHOWN = 3
@@ -96,7 +96,7 @@ def _whole(suite: Suite) -> Iterator[str]:
 
 def is_red(suite: Suite) -> bool:
     """Whether a check of it fails or could not be decided. What was not evaluated for that reason is no reason of its own."""
-    return any(check.status in _RED for check in suite.checks)
+    return any(check.status in RED for check in suite.checks)
 
 
 def unevaluated(suite: Suite) -> str:

@@ -14,7 +14,8 @@ from validation.checks.terminal import PLAIN, RED, YELLOW, Terminal
 _SELF_TEST = "self-test"
 _WORDS = {"fail": "FAIL", "error": "ERROR", "unevaluated": "-"}
 """Of a case with a check of that status, the first that there is; a dash says that nobody knows."""
-_COUNTED = {"known": "known"}
+_COUNTED = {"fail": "fail", "error": "error", "unevaluated": "not evaluated", "known": "known"}
+"""Statuses of checks that do not pass, in the words of the last line."""
 
 
 class Rows:
@@ -64,7 +65,7 @@ class Rows:
         self._terminal.write(f"{row}  {self._remark(counts)}".rstrip(), **colour)
 
     def _remark(self, counts: Counter[str]) -> str:
-        counted = [f"{count} {status}" for status, count in sorted(counts.items()) if status != PASS]
+        counted = [f"{counts[status]} {word}" for status, word in _COUNTED.items() if counts[status]]
         if any(outcome.of_self_test for outcome in self._outcomes):
             return ", ".join([f"{many(counts[PASS], 'planted defect')} seen", *counted])
         unsound = [outcome for outcome in self._outcomes if outcome.status not in (PASS, "known", "unevaluated")]
