@@ -27,7 +27,9 @@ class Refused(SystemExit):
 class Parser(argparse.ArgumentParser):
     """argparse's, and so are those of its commands."""
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_args(  # type: ignore[override]  # argparse declares one for each kind of namespace
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
         """The options. Says what may have been meant by a word that is none. Raises Refused."""
         given = list(sys.argv[1:] if args is None else args)
         found, unknown = self.parse_known_args(given, namespace)
