@@ -106,7 +106,7 @@ def main(options: argparse.Namespace) -> int:
     if len(judged.reasons) > MOST_SAID:
         sys.stdout.write(f"and {many(len(judged.reasons) - MOST_SAID, 'more reason')}\n")
     if judged.reproduce:
-        sys.stdout.write(f"Reproduce: {judged.reproduce}\n")
+        sys.stdout.write(f"Reproduce: {plain(judged.reproduce, reproduction.LONGEST)}\n")
     for where, told in tried_again(judged):
         sys.stdout.write(f"tried again: {plain(where, 200)}: {plain(told)}\n")
     for recipe, said in coverage.not_compared(suite for _, suite in judged.suites):

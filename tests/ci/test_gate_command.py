@@ -56,9 +56,9 @@ def test_the_command_ends_with_1_for_red_and_says_why(gate: Gate, tmp_path: Path
 
 
 def test_a_red_log_begins_with_the_cause_and_says_how_to_see_it_again(gate: Gate, tmp_path: Path) -> None:
-    """Whoever reads a job's log has nothing else. JSON has the cause, too."""
+    """Whoever reads a job's log has nothing else. JSON has the cause, too. No runner obeys the command."""
     gate()
-    how = "python -m validation run --layouts tp2 --only 'Layer 0 Query'"
+    how = "python -m validation run --layouts tp2 --only '##[error]'"
     numbers = {**NUMBERS, "rel_error": "0.5", "projection": "0.5", "kind": "sharding", "reproduce": how}
     junit.write(tmp_path / "results" / FILE, with_check(1, status="fail", message="FAIL: a", properties=numbers)(SUITE))
     code, said = gate()
@@ -68,7 +68,7 @@ def test_a_red_log_begins_with_the_cause_and_says_how_to_see_it_again(gate: Gate
         "(about 1/tp of it is left: scaled by 0.5).\n"
         "To decide, run dp2: if it fails, the cause is what all layouts of several ranks share, else tensor parallelism.\n"
         f"red: {FILE}: 1 check fails: Layer 0 Query (mla); the first in the flow of data: FAIL: a\n"
-        f"Reproduce: {how}\n"
+        "Reproduce: python -m validation run --layouts tp2 --only '# #[error]'\n"
         "===== Gate: RED, 1 reason (1 testsuite, 4 checks: 2 pass, 1 fail, 1 with a known upstream bug) =====\n"
     )
     _, said = gate("--format", "json")
