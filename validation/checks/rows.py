@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from validation.case.case import Case
 from validation.case.plural import many
+from validation.checks.labels import labels
 from validation.checks.outcome import PASS, Outcome, of_its_limit, worst
 from validation.checks.progress import Progress
 from validation.checks.terminal import PLAIN, RED, YELLOW, Terminal
@@ -26,7 +27,7 @@ class Rows:
 
     def __init__(self, terminal: Terminal, progress: Progress, cases: Sequence[Case]) -> None:
         self._terminal, self._progress = terminal, progress
-        self._names = {case.name: case.label for case in cases}
+        self._names = {case.name: label for case, label in labels(cases).items()}
         self._width = max(map(len, (*self._names.values(), _SELF_TEST)))
         self._outcomes: list[Outcome] = []
         self._told: set[str] = set()
