@@ -105,7 +105,7 @@ def unevaluated(suite: Suite) -> str:
     if not found:
         return ""
     why = found[0].message.partition("\n")[0]
-    return f"{_counted(_names(found), 'check was not evaluated', 'checks were not evaluated')} ({why})"
+    return _counted(_names(found), "check was not evaluated", "checks were not evaluated") + (f" ({why})" if why else "")
 
 
 def _ranks(expected: Expected, suite: Suite) -> Iterator[str]:
@@ -151,7 +151,8 @@ def verdicts(checks: Sequence[Check]) -> Iterator[str]:
         )
     if errors := [check for check in checks if check.status == "error"]:
         first = errors[0].message.partition("\n")[0]
-        yield f"{_counted(_names(errors), 'check could not be decided', 'checks could not be decided')} ({first})"
+        said = _counted(_names(errors), "check could not be decided", "checks could not be decided")
+        yield f"{said} ({first})" if first else said
 
 
 def _excused(expected: Expected, suite: Suite) -> Iterator[str]:
