@@ -2,11 +2,10 @@
 # requires-python = ">=3.11"
 # dependencies = ["nox>=2025.2.9", "pyyaml"]
 # ///
-"""Sessions: install, then call. Those per layout come from ci/matrix.yaml.
+"""Run one with `nox -s NAME`. docs/matrix.md says what each compares, and docs/quick-start.md how to read what it prints."""
 
-The header above has nox make an environment with PyYAML and start itself again there, so that `pip install nox` is all
-that a machine needs.
-"""
+# Sessions install, then call. Those per layout come from ci/matrix.yaml. The header above has nox make an environment with
+# PyYAML and start itself again there, so that `pip install nox` is all that a machine needs.
 
 from __future__ import annotations
 

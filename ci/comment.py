@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ci import junit
+from ci import junit, reproduction
 from ci.escape import block, markdown, plain, prose
 from ci.github import ask_all, send
 from ci.links import Links, links
@@ -32,6 +32,7 @@ LONGEST = 65_536
 MOST_FAILURES = 10
 _BOT = "github-actions[bot]"
 _NAME = re.compile("[A-Za-z0-9_-]{0,100}")
+_REPRODUCE = "Reproduce it in a checkout of Plumbline. The report has the lines that make one:"
 _VERDICTS = {"success": "🟢 GREEN", "failure": "🔴 RED"}
 
 
@@ -130,6 +131,8 @@ def _first_failures(run: Run, to: Links) -> Iterator[str]:
         )
         words = plain(said(found[0][1]), 800)
         yield f"{markdown(title)} in {names}\n\n{block(words, 'text')}"
+        if how := reproduction.command(found[0][1]):
+            yield f"{_REPRODUCE}\n\n{block(reproduction.elsewhere(how))}"
         if meaning := ", ".join(f"[{name}]({address})" for name, address in to.explained(words)):
             yield f"What it means: {meaning}\n"
     if len(groups) > MOST_FAILURES:

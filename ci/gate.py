@@ -10,13 +10,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ci import attempts, coverage, needs, run
+from ci import attempts, coverage, needs, reproduction, run
+from ci.diagnosis import Diagnosis, diagnose
 from ci.escape import plain
 from ci.expected import Expected, Manifest, UnreadableManifest, load
 from ci.folder import Results
 from ci.junit import Suite, UnreadableResults
 from ci.nearest import nearest
-from ci.reasons import DIRTY, Origin, is_red, of_suite, unevaluated
+from ci.reasons import DIRTY, RED, Origin, is_red, of_suite, unevaluated
 from validation.case import tree
 from validation.case.errors import ExitCode, UsageError
 from validation.case.plural import many
@@ -42,6 +43,17 @@ class Judgement:
     def statuses(self) -> Counter[str]:
         """How many checks of each status there are."""
         return Counter(check.status for _, suite in self.suites for check in suite.checks)
+
+    @property
+    def diagnosis(self) -> Diagnosis | None:
+        """What the testsuites that fail have in common."""
+        return diagnose([suite for _, suite in self.suites])
+
+    @property
+    def reproduce(self) -> str:
+        """The command that runs the first failure of the first testsuite that fails; empty if none is known."""
+        red = (next((check for check in suite.checks if check.status in RED), None) for _, suite in self.suites)
+        return next((how for check in red if check and (how := reproduction.command(check))), "")
 
     @property
     def counted(self) -> str:
@@ -86,10 +98,15 @@ def add_judging_options(parser: argparse.ArgumentParser, without_manifest: str =
 def main(options: argparse.Namespace) -> int:
     """0 green, 1 red."""
     judged = judge(options)
+    if not judged.green and (found := judged.diagnosis):
+        sys.stdout.writelines(("Diagnosis: ", *(f"{plain(line, 1000)}\n" for line in found.lines)))
+        options.document["diagnosis"] = {"sentence": plain(f"{found.sentence}.", 1000), "deciding": plain(found.deciding, 1000)}
     for where, why in judged.reasons[:MOST_SAID]:
         sys.stdout.write(f"red: {plain(where, 200)}: {plain(why, 1000)}\n")
     if len(judged.reasons) > MOST_SAID:
         sys.stdout.write(f"and {many(len(judged.reasons) - MOST_SAID, 'more reason')}\n")
+    if judged.reproduce:
+        sys.stdout.write(f"Reproduce: {plain(judged.reproduce, reproduction.LONGEST)}\n")
     for where, told in tried_again(judged):
         sys.stdout.write(f"tried again: {plain(where, 200)}: {plain(told)}\n")
     for recipe, said in coverage.not_compared(suite for _, suite in judged.suites):

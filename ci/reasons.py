@@ -19,7 +19,7 @@ UNEXPECTED = "passes, though it shows the known upstream bug"
 """What the checks say of a known bug that does not show (validation/checks/judging.py)."""
 KNOWN = "known upstream bug: "
 DIRTY = "made with files that are not those of its commit"
-_RED = ("fail", "error")
+RED = ("fail", "error")
 _LAST_PLACE = 1e-15
 """What the checks themselves grant a projection (validation/compare/verdict.py)."""
 _SHOWN = 3
@@ -96,7 +96,7 @@ def _whole(suite: Suite) -> Iterator[str]:
 
 def is_red(suite: Suite) -> bool:
     """Whether a check of it fails or could not be decided. What was not evaluated for that reason is no reason of its own."""
-    return any(check.status in _RED for check in suite.checks)
+    return any(check.status in RED for check in suite.checks)
 
 
 def unevaluated(suite: Suite) -> str:
@@ -105,7 +105,7 @@ def unevaluated(suite: Suite) -> str:
     if not found:
         return ""
     why = found[0].message.partition("\n")[0]
-    return f"{_counted(_names(found), 'check was not evaluated', 'checks were not evaluated')} ({why})"
+    return _counted(_names(found), "check was not evaluated", "checks were not evaluated") + (f" ({why})" if why else "")
 
 
 def _ranks(expected: Expected, suite: Suite) -> Iterator[str]:
@@ -151,7 +151,8 @@ def verdicts(checks: Sequence[Check]) -> Iterator[str]:
         )
     if errors := [check for check in checks if check.status == "error"]:
         first = errors[0].message.partition("\n")[0]
-        yield f"{_counted(_names(errors), 'check could not be decided', 'checks could not be decided')} ({first})"
+        said = _counted(_names(errors), "check could not be decided", "checks could not be decided")
+        yield f"{said} ({first})" if first else said
 
 
 def _excused(expected: Expected, suite: Suite) -> Iterator[str]:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ci import coverage, gate, heat, reproduction, service
-from ci.diagnosis import Diagnosis, diagnose
 from ci.drift import Drift, add_base, ratio, told
 from ci.escape import annotation, block, entities, markdown, plain
 from ci.gate import Judgement
@@ -86,7 +85,7 @@ def page(judged: Judgement, moved: Drift | None = None, room: int = LARGEST) -> 
 
 def annotated(judged: Judgement, moved: Drift | None = None) -> list[str]:
     """A workflow command for each reason; where there are more than GitHub shows, the last says how many."""
-    found = diagnosis(judged)
+    found = judged.diagnosis
     told = [("diagnosis", f"{found.sentence}.")] if found else []
     reasons = [*told, *judged.reasons, *(("drift", why) for why in (moved.reasons if moved else []))]
     shown = reasons if len(reasons) <= ANNOTATIONS else reasons[: ANNOTATIONS - 1]
@@ -110,13 +109,8 @@ def _where_next(red: bool) -> str:
     return f"\n{' · '.join(shown)}\n" if shown else ""
 
 
-def diagnosis(judged: Judgement) -> Diagnosis | None:
-    """What the testsuites that fail have in common."""
-    return diagnose([suite for _, suite in judged.suites])
-
-
 def _diagnosis(judged: Judgement, moved: Drift | None) -> str:
-    found = diagnosis(judged)
+    found = judged.diagnosis
     return "".join(f"{entities(plain(line, 1000))}\n" for line in found.lines) if found else ""
 
 
@@ -137,13 +131,14 @@ def _heat(judged: Judgement, moved: Drift | None) -> str:
 
 
 def _worst(judged: Judgement, moved: Drift | None) -> str:
+    """Of those that pass. What fails is far behind its cause, and stands with the reasons."""
     found = [
         (near, expected, check)
         for expected, suite in judged.suites
         for check in suite.checks
-        if (near := ratio(check, failed=True)) is not None
+        if (near := ratio(check)) is not None
     ]
-    worst = sorted(found, key=lambda one: heat.badness(one[0]), reverse=True)[:_WORST]
+    worst = sorted(found, key=lambda one: one[0], reverse=True)[:_WORST]
     lines = [
         f"| {near:.2g} | {markdown(check.name)} | {markdown(heat.title(expected), 120)} | "
         f"{number(check, 'rel_error'):.1e} | {number(check, 'tolerance'):.1e} |"

@@ -51,3 +51,13 @@ def test_started_pythons_find_our_modules_wherever_python_looks_not(tmp_path: Pa
     """PYTHONSAFEPATH with a relative PYTHONPATH; the started one has another working folder."""
     done = started("import validation", PYTHONSAFEPATH="1", PYTHONPATH=".")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "utf-8:strict"])
+def test_a_letter_that_output_cannot_hold_raises_nothing(encoding: str) -> None:
+    """The summary has a red circle, which a Chinese terminal of the old kind has not."""
+    says = "from validation.case import interpreter; interpreter.settle(); print(chr(0x1F534))"
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", says], env=environment, cwd=ROOT, capture_output=True, check=False)
+    shown = "\U0001f534" if encoding.startswith("utf-8") else r"\U0001f534"
+    assert (done.returncode, done.stdout.decode("utf-8").strip(), done.stderr) == (0, shown, b"")

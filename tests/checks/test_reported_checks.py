@@ -11,6 +11,7 @@ from ci import junit
 from ci.expected import Expected, load
 from ci.reasons import Origin, of_suite
 from tests.checks.conftest import BROKEN, LAYERS, Output, warm
+from validation.case.plural import many
 
 
 def listed(folder: Path, *words: str) -> dict[str, Expected]:
@@ -20,9 +21,11 @@ def listed(folder: Path, *words: str) -> dict[str, Expected]:
     said = [
         line for line in done.stdout.splitlines() if line and not line.endswith("s: listing the checks ...")
     ]  # on a slow machine
-    assert (done.returncode, said, done.stderr) == (0, [], "")
+    suites = load(path).suites
+    counted = f"{many(len(suites), 'testsuite')}, {sum(len(suite.checks) for suite in suites)} checks"
+    assert (done.returncode, said, done.stderr) == (0, [f"{path}: {counted}"], "")
     assert not (folder / "results").exists()
-    return {suite.file: suite for suite in load(path).suites}
+    return {suite.file: suite for suite in suites}
 
 
 def assert_reported(expected: Expected, results: Path) -> None:

@@ -44,6 +44,11 @@ def test_a_pattern_is_of_the_whole_title() -> None:
     assert chosen("layer [01] attention*output") == [f"Layer {layer} Attention Output" for layer in (0, 1)]
 
 
+def test_a_pattern_of_no_whole_title_is_of_what_stands_behind_the_layer() -> None:
+    assert chosen("router out*") == [f"Layer {layer} Router Output" for layer in (1, 2, 3)]
+    assert "Final Norm Output" in chosen("*output")
+
+
 def test_several_names_are_added_up() -> None:
     assert chosen("Logits", "Layer 1 Router Output") == ["Layer 1 Router Output", "Logits"]
 

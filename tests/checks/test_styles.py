@@ -10,6 +10,7 @@ import pytest
 from tests.checks import told
 from validation.case.probes import observed
 from validation.checks.every_line import EveryLine
+from validation.checks.labels import labels
 from validation.checks.one_case import OneCase
 from validation.checks.outcome import Outcome
 from validation.checks.progress import Progress
@@ -130,6 +131,12 @@ def test_several_cases_are_a_row_each() -> None:
     )
     first = "first: Layer 0 Attention Output, 1e-05 of its limit, 2 fail"
     assert re.fullmatch(rf"FAIL   tp2\+distributed  +{len(broken)} checks     3\.2 s  {first}", tp2)
+
+
+def test_cases_that_differ_in_precision_alone_have_rows_that_say_it() -> None:
+    """As those of a recipe do."""
+    assert list(labels([CASE, replace(CASE, precision="bf16")]).values()) == ["tp2 in fp64", "tp2 in bf16"]
+    assert list(labels([CASE, replace(CASE, seed=1)]).values()) == ["tp2", "tp2"]
 
 
 def test_the_self_test_is_a_row_and_what_was_not_seen_has_a_line() -> None:

@@ -60,7 +60,7 @@ def test_without_arguments_the_command_line_is_read(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
-    assert capsys.readouterr().err.endswith("python -m ci: error: the following arguments are required: command\n")
+    assert capsys.readouterr().err.endswith("attempts; --help says what each does\n")
 
 
 @pytest.mark.parametrize("words", [[], ["walk"], ["gate"], ["gate", "--colour"]])

@@ -269,6 +269,9 @@ def test_it_says_the_verdict_the_diagnosis_the_first_failures_and_where_to_go_on
         f"[{word}]({page}#{word.replace(' ', '-')})" for word in words
     )
     assert said.count("What it means") == 1
+    how = {"reproduce": "python -m validation run --layouts tp2 --megatron-path /there"}
+    again = text(replace(FAILED, checks=tuple(replace(one, properties={**one.properties, **how}) for one in FAILED.checks)))
+    assert '```sh\npython -m validation run --layouts tp2 --megatron-path "$MEGATRON"\n```' in again
     assert "What it means" not in body(judged([FAILED], []), "failure", OF, Links())
     assert lines[-1] == (
         "[the report, as an artifact](https://github.example/o/n/actions/runs/77#artifacts) · [what to do with a first red "

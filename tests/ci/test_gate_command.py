@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,9 +18,11 @@ from tests.ci.green import (
     FILE,
     MANIFEST,
     MISSING,
+    NUMBERS,
     OTHER,
     SUITE,
     command_line,
+    with_check,
     with_properties,
 )
 
@@ -50,6 +53,27 @@ def test_the_command_ends_with_1_for_red_and_says_why(gate: Gate, tmp_path: Path
         1,
         f"red: {FILE}: {MISSING}\n===== Gate: RED, 1 reason (0 testsuites, 0 checks: nothing) =====\n",
     )
+
+
+def test_a_red_log_begins_with_the_cause_and_says_how_to_see_it_again(gate: Gate, tmp_path: Path) -> None:
+    """Whoever reads a job's log has nothing else. JSON has the cause, too. No runner obeys the command."""
+    gate()
+    how = "python -m validation run --layouts tp2 --only '##[error]'"
+    numbers = {**NUMBERS, "rel_error": "0.5", "projection": "0.5", "kind": "sharding", "reproduce": how}
+    junit.write(tmp_path / "results" / FILE, with_check(1, status="fail", message="FAIL: a", properties=numbers)(SUITE))
+    code, said = gate()
+    assert code == 1
+    assert said == (
+        "Diagnosis: tp2 fails: likely a missing tensor-parallel reduction, first at Layer 0 Query "
+        "(about 1/tp of it is left: scaled by 0.5).\n"
+        "To decide, run dp2: if it fails, the cause is what all layouts of several ranks share, else tensor parallelism.\n"
+        f"red: {FILE}: 1 check fails: Layer 0 Query (mla); the first in the flow of data: FAIL: a\n"
+        "Reproduce: python -m validation run --layouts tp2 --only '# #[error]'\n"
+        "===== Gate: RED, 1 reason (1 testsuite, 4 checks: 2 pass, 1 fail, 1 with a known upstream bug) =====\n"
+    )
+    _, said = gate("--format", "json")
+    found = json.JSONDecoder().raw_decode(said)[0]["diagnosis"]
+    assert (found["sentence"][:11], found["deciding"][:18]) == ("tp2 fails: ", "To decide, run dp2")
 
 
 def test_another_commit_than_the_manifest_s_can_be_demanded(gate: Gate) -> None:

@@ -141,11 +141,6 @@ def test_the_five_nearest_to_their_limits_are_listed_nearest_first(tmp_path: Pat
     assert "7.0e-11 | 1.0e-10" in lines[0]
 
 
-def test_a_number_that_is_none_is_the_worst(tmp_path: Path) -> None:
-    spoilt = with_check(2, status="fail", properties={**NUMBERS, "rel_error": "nan"})(SUITE)
-    assert "| nan | <code>Layer 0 Key</code>" in section(page(tmp_path, spoilt), "Nearest to their limits").splitlines()[2]
-
-
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_number_that_is_none_is_the_worst_of_its_cell_wherever_it_stands(tmp_path: Path, number: int) -> None:
     """Python's max([0.1, nan]) is 0.1, and its max([nan, 0.1]) is nan."""

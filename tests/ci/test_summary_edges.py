@@ -9,7 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from ci import reproduction, summary
+from ci import gate, reproduction, summary
 from ci.cli import main
 from ci.drift import Drift, Moved
 from ci.expected import Expected
@@ -55,7 +55,7 @@ def test_each_line_of_the_diagnosis_is_cut(monkeypatch: pytest.MonkeyPatch) -> N
         asked.append(suites)
         return SimpleNamespace(lines=["l" * 1001, "*"], sentence="a sentence") if suites else None
 
-    monkeypatch.setattr(summary, "diagnose", diagnosed)
+    monkeypatch.setattr(gate, "diagnose", diagnosed)
     judged = Judgement((("a", "b"),), (pair(),))
     assert summary._diagnosis(judged, None) == f"{'l' * 999}&#8230;\n&#42;\n"
     assert summary.annotated(judged)[0] == "::error title=Plumbline%3A diagnosis::a sentence."
@@ -78,10 +78,10 @@ def test_the_verdict_is_red_for_a_reason_or_for_drift() -> None:
 
 
 def test_the_nearest_to_their_limits_are_a_table() -> None:
-    """With what failed among them, and nothing where no check has a ratio."""
+    """Without what failed, and nothing where no check has a ratio."""
     checks = [
-        Check(MLA, f"n{n}", "fail" if n == 6 else "pass", properties={"rel_error": f"{n}.04e-11", "tolerance": "1e-10"})
-        for n in range(1, 7)
+        Check(MLA, f"n{n}", "fail" if n == 7 else "pass", properties={"rel_error": f"{n}.04e-11", "tolerance": "1e-10"})
+        for n in range(1, 8)
     ]
     found = summary._worst(of(*checks, Check(MLA, "a", "pass"), Check(MLA, "b", "known", properties=NUMBERS)), None)
     rows = [f"| 0.{n} | <code>n{n}</code> | {TITLE} | {n}.0e-11 | 1.0e-10 |" for n in (6, 5, 4, 3, 2)]

@@ -29,6 +29,9 @@ def both(session: str, other: str = "other.xml") -> Manifest:
 
 def test_alone_it_is_red(tmp_path: Path) -> None:
     assert of_changed(tmp_path, BEHIND) == [SAID]
+    assert of_changed(tmp_path, with_check(2, status=UNEVALUATED, properties={})) == [SAID.partition(" (not")[0]]
+    undecided = [SAID.partition(" (not")[0].replace("was not evaluated", "could not be decided")]
+    assert of_changed(tmp_path, with_check(2, status="error", properties={})) == undecided
 
 
 def test_several_are_counted(tmp_path: Path) -> None:

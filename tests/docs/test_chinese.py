@@ -76,6 +76,15 @@ def test_a_page_is_in_chinese(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", [*PAGES, DOCS / "zh" / "index.md", ROOT / "README.zh-CN.md"], ids=lambda page: page.stem)
+def test_comments_are_translated_and_one_thing_has_one_word(page: Path) -> None:
+    """But for a comment that names a file. 目录 is a folder, 缺陷 a bug, 配方 a recipe."""
+    text = page.read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"^```\w*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+    assert [said for said in re.findall(r"(?<= )# (.+)$", code, re.MULTILINE) if not re.search("[\u4e00-\u9fff]", said)] == []
+    assert re.findall("文件夹|训练配置|[\u4e00-\u9fff] ?bug", text) == []
+
+
+@pytest.mark.parametrize("page", [*PAGES, DOCS / "zh" / "index.md", ROOT / "README.zh-CN.md"], ids=lambda page: page.stem)
 def test_a_link_leads_to_the_chinese_page_if_there_is_one(page: Path) -> None:
     """But for the one at the top, which leads to the same page in English."""
     _, _, text = page.read_text(encoding="utf-8").partition("[English](")

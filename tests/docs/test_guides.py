@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import re
 import shlex
@@ -21,7 +22,10 @@ from validation.case.errors import ExitCode
 from validation.case.preset import PRESETS
 from validation.case.training import STREAM, WORDS, Training
 from validation.checks import marks
+from validation.checks.counted import counted
+from validation.checks.selection import Selection
 from validation.run.command_line import DEGREES, add_grouped
+from validation.run.options import parsed
 from validation.run.plugin import FUNCTIONS
 
 
@@ -150,6 +154,7 @@ def test_the_releases_are_those_that_are_run() -> None:
     assert f"installs megatron-core {newest} with Python 3.12 or newer, and {older} with Python 3.11" in text
 
 
+RUN = ["python", "-m", "validation", "run"]
 A_READERS_OWN = ("--hf-model-path", "--layers", "--candidate-checkpoint", "--megatron-path", "--recipe", "--world-size")
 """Options of `run` that look into folders and files which are not here, or go with one."""
 
@@ -178,6 +183,14 @@ def test_every_command_is_one(where: Path, reader: None) -> None:
 def test_a_command_with_a_mistake_is_seen(wrong: str) -> None:
     with pytest.raises((SystemExit, AssertionError)):
         read(wrong.split())
+
+
+def test_a_name_behind_only_is_that_of_a_check() -> None:
+    checks = [("", title) for _, title in counted(parsed([]).cases[0])]
+    found = [words for where in sorted(DOCS.glob("*.md")) for words in commands(where) if words[:4] == RUN]
+    names = [name for words in found for option, name in itertools.pairwise(words) if option == "--only"]
+    assert len(names) > 3
+    assert all(Selection((name,)).chosen(checks) for name in names)
 
 
 @pytest.mark.parametrize("where", GUIDES, ids=lambda where: where.name)

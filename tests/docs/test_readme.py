@@ -60,6 +60,11 @@ def test_the_three_numbers_are_those_that_were_measured(readme: Path) -> None:
     section = text[text.index("\n## ", text.index("parity.yml")) :].partition("\n| ")[0]
     assert str(figures.faults) in section
     assert str(figures.by_logits) in text
+    table = rows(readme, "measured" if readme == README else "实测")
+    numbers = [set(map(int, re.findall(r"(?<![\w.-])\d+(?![\w-])", row[1]))) for row in table]
+    assert numbers[:2] == [{figures.faults, figures.caught, figures.by_logits}, {figures.alarms, figures.cases}]
+    below = text.partition("\n## ")[2]
+    assert all(re.search(rf"\b{number} (?:s|秒)", below) for (number,) in numbers[2:])
 
 
 @BOTH

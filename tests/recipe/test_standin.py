@@ -202,7 +202,7 @@ def test_it_is_said_what_is_compared_and_what_is_not() -> None:
         (Layout(ep=8, dp=4), "not a multiple of the 8 over which its experts"),
         (Layout(tp=3), "tp3 does not divide the 128"),
         (Layout(vpp=2), "vpp2 needs pp of at least 2"),
-        (Layout(pp=16, dp=1), "61 layers do not fill the 16 stages equally; a pipeline layout can say how"),
+        (Layout(pp=16, dp=1), "61 layers do not fill the 16 stages equally; --pipeline-model-parallel-layout says what each"),
         (Layout(dp=0), "dp is 0"),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from validation.case import packages
 from validation.case.covered import DIFFERENT, EQUAL, NEEDED, NOT_COMPARED, NOT_EXERCISED
 from validation.case.errors import UsageError
 from validation.case.layout import Layout
@@ -115,7 +116,7 @@ def test_what_a_case_would_have_otherwise_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str, name: str, expected: str, why: str
 ) -> None:
     """Of a switch that changes what is computed no more is said than was compared."""
-    monkeypatch.setattr(told, "_PACKAGES", {"ddp.num_distributed_optimizer_instances": "none_such"})
+    monkeypatch.setattr(packages, "OF_SETTINGS", {"ddp.num_distributed_optimizer_instances": "none_such"})
     path = tmp_path / "flags.txt"
     path.write_text((FLAGS.replace("--bf16", "") if more == "--fp16" else FLAGS) + more, encoding="utf-8")
     tried = trial.of_file(path, world=8)
@@ -147,7 +148,7 @@ def test_what_is_measured_by_the_full_size_is_scaled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str, name: str, scaled: float, why: str
 ) -> None:
     """A factor that drops no token at full size drops none in the stand-in, and fits it; the end of the run says so."""
-    monkeypatch.setattr(told, "_PACKAGES", {})
+    monkeypatch.setattr(packages, "OF_SETTINGS", {})
     path = tmp_path / "flags.txt"
     path.write_text(FLAGS + more, encoding="utf-8")
     tried = trial.of_file(path, world=32)

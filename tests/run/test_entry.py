@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from validation.run import entry
+from validation.run.report import RankReport
 
 _ASKED = "import os; from validation.run import entry; entry.wake_without_haste(); print(os.sched_getscheduler(0))"
 
@@ -29,3 +31,23 @@ def test_it_goes_on_where_it_may_not(lacking: Exception, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(os, "sched_setscheduler", refused)
     entry.wake_without_haste()
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_an_exception_of_which_the_report_tells_is_no_file_of_torch_s(
+    told: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """torch.multiprocessing writes the stack of what a process raises into TMPDIR, and leaves it there."""
+
+    def raising(report: RankReport, *given: object) -> None:
+        if told:
+            report.path("error").touch()
+        raise RuntimeError
+
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(entry, "_rank", raising)
+    monkeypatch.setattr(entry, "wake_without_haste", lambda: None)
+    monkeypatch.setattr(signal, "signal", lambda *given: None)
+    with pytest.raises(SystemExit if told else RuntimeError) as ended:
+        entry.rank("", str(tmp_path), "", 1.0, "")
+    assert not told or ended.value.args == (1,)

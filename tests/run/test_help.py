@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +54,26 @@ def test_the_words_that_may_follow_a_layout_are_listed(shown: str) -> None:
 def test_both_names_of_an_option_are_taken(words: tuple[str, ...]) -> None:
     found = parsed(words)
     assert (found.timeout, found.debug) == (5.0, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", "python -m validation: error: give a command: run, faults, "),
+        ("recipe", "python -m validation recipe: error: give a command: show, capture; --help says what each does"),
+        ("run --layots tp2", "run: error: unrecognized arguments: --layots tp2; the nearest option is --layouts"),
+        ("run tp2+full,pp2", "run: error: unrecognized arguments: tp2+full,pp2; give --layouts tp2+full,pp2"),
+        ("run somewhere", "run: error: unrecognized arguments: somewhere\n"),
+        ("slurm run --nodez=2", "slurm run: error: unrecognized arguments: --nodez=2; the nearest option is --nodes"),
+    ],
+)
+def test_a_word_that_nobody_knows_is_refused_with_what_may_have_been_meant(
+    words: str, said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(words.split())
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["run", "faults", "plan", "inspect", "recipe", "recipe capture", "slurm show", "convert"])

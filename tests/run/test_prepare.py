@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from validation import cuda
+from validation.case import packages
 from validation.case.errors import EnvironmentMissing, ExitCode, UsageError
 from validation.case.preset import TINY
 from validation.machine import ABSENT, Gpu, Unasked
@@ -30,6 +31,16 @@ def test_missing_packages_are_named_with_what_brings_them(monkeypatch: pytest.Mo
 
 def test_nothing_missing_is_no_error() -> None:
     prepare._find_packages("gloo")
+
+
+def test_a_package_that_a_setting_needs_is_named_before_ranks_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "ddp.num_distributed_optimizer_instances"
+    monkeypatch.setattr(packages, "OF_SETTINGS", {name: "none_such"})
+    cases = [parsed(["--layouts", f"dp4+distributed+{name}={instances}"]).cases for instances in (1, 2)]
+    prepare._find_packages_of_settings(cases[0])
+    said = rf"^dp4\+distributed\+{name}=2: {name}=2 needs none_such, which is not installed for .*`pip install none_such`"
+    with pytest.raises(EnvironmentMissing, match=said):
+        prepare._find_packages_of_settings(cases[1])
 
 
 @pytest.mark.parametrize("section", ["model", "optimizer"])

@@ -23,7 +23,7 @@ MEANINGS = {
     ExitCode.PASS: "every check passes, or the command is done",
     ExitCode.FAIL: "a check failed, the code under test raised an exception, or the gate is red",
     ExitCode.USAGE: "wrong usage, or a case that is impossible; said before anything starts, with what would work",
-    ExitCode.ENVIRONMENT: "something is missing: a GPU, a driver, a package, room on a disk, open files, threads",
+    ExitCode.ENVIRONMENT: "something is missing: a GPU, a driver, a package, memory, room on a disk, open files, threads",
     ExitCode.INFRASTRUCTURE: "the run broke: out of memory, a lost rank, a time-out, a download that failed",
     ExitCode.INTERRUPTED: "Ctrl-C",
 }

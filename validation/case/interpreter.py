@@ -1,10 +1,11 @@
-"""Switches of Python that decide nothing: warnings as exceptions, and no modules from the working folder.
+"""Switches of Python that decide nothing: warnings as exceptions, no modules from the working folder, an encoding for output.
 
 They reach a process as options (`-W error`, `-P`) and as variables, and the Python processes that it starts through it.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -16,6 +17,13 @@ def settle() -> None:
     """For this process, and for those that it starts from here."""
     _raise_no_warning()
     _find_our_modules()
+    _write_every_letter()
+
+
+def _write_every_letter() -> None:
+    """Output whose encoding lacks a letter has its number, as standard error does: a verdict is no matter of the locale."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _raise_no_warning() -> None:

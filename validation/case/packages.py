@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 
 from validation.case import tree
 from validation.case.errors import EnvironmentMissing
@@ -14,6 +15,8 @@ NEEDED = ("torch", "transformers", "megatron-core", "safetensors", "numpy", "pyt
 """Without one of these no case runs."""
 OF_THE_PIPELINE = ("pyyaml", "junitparser", "packaging", "pytest")
 """What `python -m ci` needs (requirements/ci.txt)."""
+OF_SETTINGS: Mapping[str, str] = {"ddp.num_distributed_optimizer_instances": "einops"}
+"""Settings without a kernel that need a package which requirements do not bring, above 1."""
 _IMPORTED_AS = {"megatron": "megatron-core", "yaml": "pyyaml"}
 
 
@@ -42,6 +45,15 @@ def sentence(missing: Sequence[str], environment: str, requirements: str) -> str
     if tree.INSTALLED:
         return f"{said}; `{brings}` brings what is missing"
     return f"{said}; `. .nox/{environment}/bin/activate` has what nox installed, and `{brings}` brings what is missing"
+
+
+def of_settings(settings: Iterable[tuple[str, object]]) -> Iterator[str]:
+    """What settings lack, a sentence each."""
+    for name, value in settings:
+        package = OF_SETTINGS.get(name)
+        if package and value != 1 and find_spec(package) is None:
+            lacks = f"needs {package}, which is not installed for {sys.executable}"
+            yield f"{name}={value} {lacks}; `pip install {package}` brings it"
 
 
 def _installed(package: str) -> bool:

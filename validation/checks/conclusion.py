@@ -23,6 +23,7 @@ from validation.checks import before, left_out, of_recipe, uncalled
 from validation.checks.diagnosed import diagnosed
 from validation.checks.excused import excused
 from validation.checks.files import Files
+from validation.checks.labels import labels
 from validation.checks.self_test import SelfTest
 from validation.checks.tally import Tally
 from validation.checks.terminal import GREEN, RED, YELLOW
@@ -85,6 +86,10 @@ class Conclusion:
         return f"===== Overall result: {tally.word} ({', '.join(counted)}) =====", colour
 
     @property
+    def _labels(self) -> Mapping[Case, str]:
+        return labels(self.settings.cases)
+
+    @property
     def _others(self) -> tuple[Told, ...]:
         """Settings of the recipe that no case has."""
         return self.settings.trial.others if self.settings.trial else ()
@@ -96,7 +101,7 @@ class Conclusion:
     def _known(self) -> Iterator[Line]:
         for case in self.wanted:
             for bug in excused(check.properties for check in self.checks.get(case.name, ())):
-                yield f"Known in {case.label}: {bug.line}", YELLOW
+                yield f"Known in {self._labels[case]}: {bug.line}", YELLOW
 
     def covered(self) -> tuple[Covered, ...]:
         """What became of each setting of the recipe in all cases together; nothing without one."""
@@ -121,11 +126,11 @@ class Conclusion:
             yield from ((line, YELLOW) for line in given.lines(self.not_shown()))
 
     def _uncalled(self) -> Iterator[Line]:
-        labels: dict[str, list[str]] = {}
+        by_what: dict[str, list[str]] = {}
         for case in self.wanted:
-            labels.setdefault(self.how_it_went[case.name].get(uncalled.PROPERTY, ""), []).append(case.label)
-        labels.pop("", None)
-        for found, having in labels.items():
+            by_what.setdefault(self.how_it_went[case.name].get(uncalled.PROPERTY, ""), []).append(self._labels[case])
+        by_what.pop("", None)
+        for found, having in by_what.items():
             yield f"Not exercised in {', '.join(having)}: no rank calls what the plugin replaces: {found}", YELLOW
 
     def _unread(self) -> Iterator[Line]:
@@ -142,7 +147,7 @@ class Conclusion:
             if case.name in self.tally.first:
                 first = self.tally.first[case.name]
                 said += f"{first.line}\n"
-                yield f"First in {case.label}: {first.line}", {}
+                yield f"First in {self._labels[case]}: {first.line}", {}
                 yield f"Reproduce: {first.command(self.settings)}", {}
         if words := ", ".join(word.name for word in words_in(said)):
             yield f"What the words mean: {links(os.environ).docs or 'docs'}/{PAGE} ({words})", {}

@@ -16,6 +16,7 @@ from validation.case import writing
 from validation.case.case import Case
 from validation.case.covered import RECIPE
 from validation.case.errors import UsageError
+from validation.case.plural import many
 from validation.checks.counted import choices, difference
 from validation.checks.facts import case_facts, case_file
 from validation.checks.judging import Stated
@@ -23,6 +24,7 @@ from validation.checks.left_out import wanted
 from validation.checks.parity import Parity
 from validation.checks.planted import Planted
 from validation.checks.self_test import SelfTest
+from validation.checks.terminal import Terminal, progress_of
 from validation.checks.titles import Nothing, component_of, stated_by
 from validation.checks.uncollected import refusal
 from validation.compare.limits import DECIDES_BELOW, DECIDES_BELOW_IN_FP8
@@ -63,6 +65,9 @@ class Inventory(Nothing):
         told = commit.facts()
         self_tests = {"": case_file(self._self_test.name)} if self._settings.self_test else {}
         save(path, Manifest(suites, told.get("commit", ""), told["dirty"], self_tests))
+        checks = sum(len(suite.checks) for suite in suites)
+        said = f"{path}: {many(len(suites), 'testsuite')}, {many(checks, 'check')}"
+        Terminal(session.config, progress_of(session.config)).write(said)
 
     def pytest_runtestloop(self) -> bool:
         """Nothing is run."""

@@ -27,12 +27,11 @@ from validation.checks.left_out import LeftOut
 from validation.checks.needs import Needs
 from validation.checks.order import UNPLACED
 from validation.checks.outcome import Outcome
-from validation.checks.progress import Progress
 from validation.checks.running import Running
 from validation.checks.self_test import SelfTest
 from validation.checks.styles import style_of
 from validation.checks.tally import Tally
-from validation.checks.terminal import RED, Silence, Style, Terminal
+from validation.checks.terminal import RED, Silence, Style, Terminal, progress_of
 from validation.checks.testcase import check_of
 from validation.checks.titles import component_of, title_of
 from validation.checks.uncollected import refusal
@@ -60,7 +59,7 @@ class Report:
         self._self_test = SelfTest(plan, settings.cases[0])
         self._left_out = LeftOut(settings, self._self_test)
         self._files = Files(settings, self._self_test, given.words if given else ())
-        self._progress = _progress(config)
+        self._progress = progress_of(config)
         self._running = Running(settings, self._progress, given.nodes if given else None)
         self._terminal = Terminal(config, self._progress)
         self._style: Style = Silence()
@@ -339,9 +338,3 @@ class Report:
         overwritten = self._overwritten.get(case.name, "")
         ran = of_recipe.ran(case, checks, self._left_out.count(case.name, checks), overwritten)
         return properties(trial, covered(trial, [ran]))
-
-
-def _progress(config: pytest.Config) -> Progress:
-    """The one that has told since the command began; a new one if the user has started pytest."""
-    found = next((one for one in config.pluginmanager.get_plugins() if isinstance(one, Progress)), None)
-    return found or Progress(lambda text: config.get_terminal_writer().write(text, flush=True), in_place=False)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from validation.case.case import Case
 from validation.case.plural import many
+from validation.checks.labels import labels
 from validation.checks.outcome import PASS, Outcome, of_its_limit, worst
 from validation.checks.progress import Progress
 from validation.checks.terminal import PLAIN, RED, YELLOW, Terminal
@@ -14,7 +15,8 @@ from validation.checks.terminal import PLAIN, RED, YELLOW, Terminal
 _SELF_TEST = "self-test"
 _WORDS = {"fail": "FAIL", "error": "ERROR", "unevaluated": "-"}
 """Of a case with a check of that status, the first that there is; a dash says that nobody knows."""
-_COUNTED = {"known": "known"}
+_COUNTED = {"fail": "fail", "error": "error", "unevaluated": "not evaluated", "known": "known"}
+"""Statuses of checks that do not pass, in the words of the last line."""
 
 
 class Rows:
@@ -25,7 +27,7 @@ class Rows:
 
     def __init__(self, terminal: Terminal, progress: Progress, cases: Sequence[Case]) -> None:
         self._terminal, self._progress = terminal, progress
-        self._names = {case.name: case.label for case in cases}
+        self._names = {case.name: label for case, label in labels(cases).items()}
         self._width = max(map(len, (*self._names.values(), _SELF_TEST)))
         self._outcomes: list[Outcome] = []
         self._told: set[str] = set()
@@ -64,7 +66,7 @@ class Rows:
         self._terminal.write(f"{row}  {self._remark(counts)}".rstrip(), **colour)
 
     def _remark(self, counts: Counter[str]) -> str:
-        counted = [f"{count} {status}" for status, count in sorted(counts.items()) if status != PASS]
+        counted = [f"{counts[status]} {word}" for status, word in _COUNTED.items() if counts[status]]
         if any(outcome.of_self_test for outcome in self._outcomes):
             return ", ".join([f"{many(counts[PASS], 'planted defect')} seen", *counted])
         unsound = [outcome for outcome in self._outcomes if outcome.status not in (PASS, "known", "unevaluated")]

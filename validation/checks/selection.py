@@ -21,6 +21,8 @@ from validation.run.options import Settings
 EVERYTHING = None
 """Stands for all checks of a testsuite: it has no report, or its run did not finish, so nothing is known of any."""
 _FAILED = ("fail", "error", "unevaluated")
+_PLACE = re.compile(r"^(Step \d+ )?((Layer|MTP) \d+ )?")
+"""What stands before the name of a tensor in a title."""
 Failed = Mapping[str, Collection[str] | None]
 """By testsuite the titles of its checks that failed, or EVERYTHING."""
 
@@ -53,11 +55,15 @@ class Selection:
 
 
 def _named(pattern: str, titles: Collection[str]) -> set[str]:
-    """The titles that a pattern names: the one that it is, else those that it matches or that contain it."""
+    """The titles that a pattern names: the one that it is, else those that it matches or that contain it.
+
+    A pattern that matches no whole title is of what stands behind the layer: `Router*`.
+    """
     lowered, wanted = {title: title.casefold() for title in titles}, pattern.strip().casefold()
     found = {title for title, low in lowered.items() if low == wanted}
     if not found and re.search(r"[*?\[]", wanted):
         found = {title for title, low in lowered.items() if fnmatchcase(low, wanted)}
+        found = found or {title for title in titles if fnmatchcase(_behind_its_layer(title).casefold(), wanted)}
     found = found or {title for title, low in lowered.items() if wanted in low}
     if not found:
         raise UsageError(f"--only {shown(pattern)}: no check is called so{_nearest(wanted, lowered)}")
@@ -66,10 +72,14 @@ def _named(pattern: str, titles: Collection[str]) -> set[str]:
 
 def _nearest(wanted: str, titles: Collection[str]) -> str:
     """What may have been meant: the title that is nearest, or the part of it behind its layer."""
-    parts = [re.sub(r"^(Step \d+ )?((Layer|MTP) \d+ )?", "", title) for title in sorted(titles)]
+    parts = map(_behind_its_layer, sorted(titles))
     words = {word.casefold(): word for word in (*titles, *parts)}
     near = difflib.get_close_matches(wanted, words, n=1, cutoff=0.5)
     return f"; the nearest is {words[near[0]]!r}" if near else "; -v shows all names, such as 'Layer 0 Attention Output'"
+
+
+def _behind_its_layer(title: str) -> str:
+    return _PLACE.sub("", title)
 
 
 @dataclass(frozen=True)

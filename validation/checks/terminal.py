@@ -16,6 +16,12 @@ COLOURS = {"pass": PLAIN, "known": YELLOW, "unevaluated": YELLOW}
 """Of the statuses; red for all others."""
 
 
+def progress_of(config: pytest.Config) -> Progress:
+    """The one that has told since the command began; a new one if the user has started pytest."""
+    found = next((one for one in config.pluginmanager.get_plugins() if isinstance(one, Progress)), None)
+    return found or Progress(lambda text: config.get_terminal_writer().write(text, flush=True), in_place=False)
+
+
 class Terminal:
     """Writes lines through pytest's own writer, which knows whether colours are wanted."""
 

@@ -132,7 +132,7 @@ def _counts(layers: int, layout: Layout, split: Split) -> tuple[int, ...]:
         ends_said = "".join(f", {end} of them in the {word}" for word, end in zip(("first", "last"), ends, strict=True) if end)
         raise UsageError(
             f"{many(layers, 'layer')}{ends_said} {'does' if layers == 1 else 'do'} not fill the "
-            f"{many(pp, 'stage')}{virtual} equally; a pipeline layout can say how"
+            f"{many(pp, 'stage')}{virtual} equally; --pipeline-model-parallel-layout says what each holds"
         )
     return tuple(count // vpp for count in stages)
 

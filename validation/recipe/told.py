@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
-from validation.case import declared, fields, graphs, sparse
+from validation.case import declared, fields, graphs, packages, sparse
 from validation.case.annotation import Value
 from validation.case.case import Case
 from validation.case.errors import UsageError
@@ -33,8 +33,6 @@ _SHARDS: Mapping[str, str] = {
 }
 """Numbers of shards of a weight, and the degree at which there is one on each rank and nothing is gathered."""
 LOWER = ("bf16", "fp16")
-_PACKAGES: Mapping[str, str] = {"ddp.num_distributed_optimizer_instances": "einops"}
-"""Settings without a kernel that need a package which requirements do not bring."""
 _SET_IN_LOWER = ("ddp.grad_reduce_in_fp32",)
 """Fields that Plumbline sets in bf16 and fp16, whatever upstream's own value is (validation.candidate.build)."""
 ABSENT, IDLE, UNREAD, CHANGED = "absent", "idle", "unread", "changed"
@@ -160,7 +158,7 @@ def _one(
         return Told(setting, NEEDS, fields.NEEDS[need])
     if graphs.says(name) and (sentence := graphs.unfit(_of_model(values), small.model)):
         return Told(setting, REFUSED, sentence)
-    if (package := _PACKAGES.get(name)) and find_spec(package) is None:
+    if (package := packages.OF_SETTINGS.get(name)) and find_spec(package) is None:
         return Told(setting, NEEDS, f"the package {package}")
     if setting.value is None and (name in NUMBERS or not _takes_none(here[name])):
         return Told(setting, SAME, "nothing is said")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,25 @@ def rank(
     """Every rank of a case."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started the rank is interrupted, and ends it
     wake_without_haste()
-    with RankReport(Path(run_folder), int(os.environ["RANK"])).importing():
+    report = RankReport(Path(run_folder), int(os.environ["RANK"]))
+    try:
+        _rank(report, case, run_folder, reference_folder, timeout, keep, plugin, state)
+    except Exception:
+        if not report.path("error").exists():
+            raise
+        # torch would write the stack, which the report has, to a file in TMPDIR that nobody deletes.
+        sys.exit(1)
+
+
+def _rank(report: RankReport, case: str, run_folder: str, *others: Any) -> None:
+    with report.importing():
         # warm is there already in a child of the fork server, and mends megatron-core in a process that was started cold.
         from validation.run import preload
 
         preload.check()
         from validation.run import worker
 
-    worker.rank(case, run_folder, reference_folder, timeout, keep, plugin, state)
+    worker.rank(case, run_folder, *others)
 
 
 def ahead(cases: Sequence[str], sending: Any) -> None:

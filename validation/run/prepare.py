@@ -37,6 +37,7 @@ def begin(settings: Settings, also: Iterable[Case] = ()) -> tuple[Settings, ahea
     _find_folders(settings.cases)
     checkout.choose(settings.megatron_path)
     _find_packages(settings.cases[0].transport)
+    _find_packages_of_settings(settings.cases)
     check_cases(settings)
     _refuse_what_bugs_end(settings.cases)
     _refuse_what_releases_lack(settings.cases)
@@ -177,6 +178,12 @@ def _find_packages(transport: str) -> None:
     wanted = "cpu" if transport in ON_CPU else "cuda"
     if missing := [name for name in packages.NEEDED if version(name) == ABSENT]:
         raise EnvironmentMissing(packages.sentence(missing, wanted, wanted))
+
+
+def _find_packages_of_settings(cases: Iterable[Case]) -> None:
+    for case in cases:
+        for said in packages.of_settings(case.training.settings):
+            raise EnvironmentMissing(f"{case.arrangement}: {said}")
 
 
 def _find_implementation(name: str) -> None:

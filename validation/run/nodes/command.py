@@ -24,7 +24,7 @@ RUN, SHOW, TRAINJOB = "run", "show", "trainjob"
 def add_command(commands: Any) -> None:
     """Add `slurm run`, `slurm show` and `slurm trainjob`."""
     parser = commands.add_parser("slurm", help="run a comparison as a job on several nodes", usage=_usage("COMMAND"))
-    ways = parser.add_subparsers(dest="way", required=True, metavar="COMMAND")
+    ways = parser.add_subparsers(dest="way", required=True, metavar="COMMAND", prog=f"{tree.VALIDATION} slurm")
     helps = {
         RUN: "submit a job to Slurm, follow it, and bring its results back",
         SHOW: "print the file that `run` submits",
