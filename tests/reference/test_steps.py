@@ -17,7 +17,7 @@ from validation.case.training import Training
 from validation.compare.precision import computing_in
 from validation.reference import loss
 from validation.reference.batch import Batch, make_batch
-from validation.reference.steps import Loads
+from validation.reference.steps import MOST, Loads, across
 
 
 def case(**training: Any) -> Case:
@@ -84,3 +84,18 @@ def test_what_is_compared_after_steps_is_known_before() -> None:
     assert len(bias) == 2 * len(TINY.model.moe_layers)
     assert all("/value/" in key for key in bias)
     assert stepped(case()) == {}
+
+
+@pytest.mark.parametrize(
+    ("limit", "first", "second"), [(0.05, 2.57, 2.56), (1.0, 2.57, 0.4), (5.0, 2.57, 2.6), (1.0, 0.1, 3.0)]
+)
+def test_one_of_two_steps_is_clipped(limit: float, first: float, second: float) -> None:
+    """By at least two in norm; the factor is a power of two, which rounds nothing."""
+    factor = across(limit, first, second)
+    assert torch.frexp(torch.tensor(factor)).mantissa == 0.5
+    assert (second * factor >= 2 * limit) if first <= limit else (second * factor <= limit / 2)
+
+
+@pytest.mark.parametrize(("limit", "second"), [(1e9, 2.56), (0.05, 0.0), (2 * MOST * 2.56, 2.56)])
+def test_a_step_that_would_hide_the_one_before_is_left_alone(limit: float, second: float) -> None:
+    assert across(limit, 0.01, second) == 1.0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -32,6 +34,8 @@ RATE, EPSILON = CASE.training.adam.learning_rate, CASE.training.adam.epsilon
 class Truth:
     """Two steps of a case's model in fp64, and all that another run of them needs."""
 
+    kept: Mapping[str, torch.Tensor] = MappingProxyType({})
+
     def __init__(self, case: Case, folder: Path) -> None:
         self.case = case
         weights, _ = compute._weights(case, folder)
@@ -51,7 +55,7 @@ class Truth:
         """Of the model as it was before."""
         precision = Precision(torch.float64, DTYPES[self.case.precision])
         self.models = models.Models.build(self.case, self.weights, precision, torch.device("cpu"))
-        return Steps(self.models.hf, self.models.mtp, self.case)
+        return Steps(self.models.hf, self.models.mtp, self.case, self.kept or None)
 
     def second(self, steps: Steps) -> dict[str, torch.Tensor]:
         """What the second step leaves from where `steps` are."""

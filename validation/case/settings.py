@@ -63,7 +63,8 @@ BASE: Mapping[str, Value] = MappingProxyType(
         "ddp.overlap_grad_reduce": False,
         "ddp.use_distributed_optimizer": False,
         # AdamW as DeepSeek-V3 is trained with it (report, section 4.2), the learning rate aside. It is large, so that a wrong
-        # update stands out of the parameter. The limit of the norm is small, so that clipping is always active.
+        # update stands out of the parameter. The limit of the norm is small, so that
+        # step 1 is clipped; step 2 is not (validation.reference.steps).
         "optimizer.optimizer": "adam",
         "optimizer.lr": 1e-2,
         "optimizer.min_lr": 0.0,

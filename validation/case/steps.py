@@ -25,6 +25,10 @@ MASTER = "master"
 """Of bf16 and fp16: what the optimizer steps instead of the parameter, in float32."""
 LOSS_SCALE = "loss_scale"
 """Of fp16: what the loss of a step is multiplied with."""
+WEIGHED = 2
+"""The step whose gradients both sides multiply, so that clipping is on in one step and off in another."""
+FACTOR = "factor"
+"""Of that step: what they are multiplied with, a power of two."""
 RATES = {"learning_rates": "Learning Rates", "weight_decays": "Weight Decays"}
 """What a step multiplies with, a number for each trained parameter; compared if a schedule changes them."""
 

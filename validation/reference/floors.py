@@ -57,7 +57,7 @@ def measured(true: Truth, floor: Floor, shown: turning.Shown, progress: Progress
             progress(f"floor: {name}")
             models.forget_gradients()
             isolation = Isolation(recording.forward, recording.gradients, scale, variant.move) if case.isolated else None
-            steps = Steps(models.hf, models.mtp, case)
+            steps = Steps(models.hf, models.mtp, case, shown.kept)
             with reference_model.varied(models.hf, variant), _quantising(models, recipe):
                 with steps.loads.counting(batch):
                     found = models.record(batch, progress, Recording(chosen, isolation, in_place), scale)
@@ -80,7 +80,8 @@ def measured(true: Truth, floor: Floor, shown: turning.Shown, progress: Progress
             progress("floor: single elements moved")
             with computing_in("fp64"):
                 models = Models.build(case, checkpoint, Precision(torch.float64, dtype), device)
-                turning.raise_later(floor, Steps(models.hf, models.mtp, case), shown, later, further, models.quietly)
+                steps = Steps(models.hf, models.mtp, case, shown.kept)
+                turning.raise_later(floor, steps, shown, later, further, models.quietly)
         step_floor.widen(floor, case, shown)
     return {**floor.facts(case), "floor_runs": ", ".join(name for name, _, _ in runs)}
 
@@ -103,7 +104,7 @@ def _add_sums(
         return found
 
     models.forget_gradients()
-    steps = Steps(models.hf, models.mtp, case)
+    steps = Steps(models.hf, models.mtp, case, shown.kept)
     with steps.loads.counting(batches[0]):
         record(batches[0], Recording(chosen[0]))
     floor.add(((f"gradients/{name}", found) for name, found in models.gradients().items()), scale * factor)

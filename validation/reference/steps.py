@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +16,7 @@ from validation.case.case import Case
 from validation.case.optimizers import ADAM, Rule, counts_zeros
 from validation.case.schedule import DECOUPLED, Schedule
 from validation.case.settings import BASE
-from validation.case.steps import BIAS, MASTER, NORM, RATES, VALUE, ZEROS, trained
+from validation.case.steps import BIAS, FACTOR, MASTER, NORM, RATES, VALUE, WEIGHED, ZEROS, trained
 from validation.compare.precision import DTYPES, as_stored
 from validation.reference import model as reference_model
 from validation.reference import mtp as reference_mtp
@@ -23,6 +24,9 @@ from validation.reference import schedule as formulas
 from validation.reference.balancing import Balance
 from validation.reference.batch import Batch, real_in
 from validation.reference.record import Unrecorded, hidden_states, record_loss
+
+MOST = 64.0
+"""What they are multiplied with at most: the moments that a step leaves still show those of the step before."""
 
 
 class Loads:
@@ -76,11 +80,14 @@ class Steps:
     """Takes the case's optimizer steps and keeps what each leaves, by the keys of validation.case.steps.
 
     In bf16 and fp16 the optimizer steps masters, which are float32, and float64 in a truth. The model goes on with what the
-    precision makes of them.
+    precision makes of them. `true` is what the truth's steps have kept; None if these are the truth's.
     """
 
-    def __init__(self, hf: DeepseekV3ForCausalLM, mtp: MtpModel | None, case: Case) -> None:
+    def __init__(
+        self, hf: DeepseekV3ForCausalLM, mtp: MtpModel | None, case: Case, true: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
         self.kept: dict[str, torch.Tensor] = {}
+        self._true = true
         self.norms: dict[str, float] = {}
         """Of each parameter's gradient before the clipping, by the step and its name in the model."""
         self.keep: Callable[[str, torch.Tensor], None] = self._store
@@ -126,10 +133,11 @@ class Steps:
         self.loads.move_biases()
         self._set_rates(step)
         self._take_gradients(scale)
+        factor = self._weigh(step)
         each = zip((name for name, _ in self._named), self._own, strict=True)
         self.norms |= {f"{step}/{name}": float(torch.linalg.vector_norm(own.grad, dtype=torch.float64)) for name, own in each}
         norm = torch.nn.utils.clip_grad_norm_(self._own, self._clip_norm)
-        if self._clip_norm == BASE["optimizer.clip_grad"] and not norm > self._clip_norm:
+        if self._clip_norm == BASE["optimizer.clip_grad"] and not norm / factor > self._clip_norm:
             raise ValueError(f"gradient norm {float(norm)} is not above {self._clip_norm}: clipping would not be tested")
         self._count_zeros(step)
         self._optimizer.step()
@@ -139,6 +147,22 @@ class Steps:
             parameter.grad = own.grad = None
         for key, value in self._left(step, norm):
             self.keep(key, value)
+
+    def _weigh(self, step: int) -> float:
+        """Multiply the gradients of step 2 with a power of two, which rounds nothing; returns it, and 1 for other steps."""
+        if step != WEIGHED:
+            return 1.0
+        key = f"{step}/{FACTOR}"
+        if self._true is None:
+            norm = math.hypot(*(float(torch.linalg.vector_norm(own.grad)) for own in self._own))
+            before = float(self.kept[f"{step - 1}/{NORM}"])
+            self.kept[key] = torch.tensor(across(self._clip_norm, before, norm), dtype=torch.float64)
+        else:
+            self.kept[key] = self._true[key]
+        factor = float(self.kept[key])
+        for gradient in (own.grad for own in self._own if own.grad is not None):
+            gradient.mul_(factor)
+        return factor
 
     def _count_zeros(self, step: int) -> None:
         """Of all gradients together, behind the clipping, as megatron-core counts them."""
@@ -229,6 +253,20 @@ class Steps:
 
     def _store(self, key: str, value: torch.Tensor) -> None:
         self.kept[key] = value.to("cpu", copy=True)
+
+
+def across(limit: float, first: float, second: float) -> float:
+    """The power of two that takes the norm `second` to the other side of the limit than the norm `first` of the step before.
+
+    If `first` was clipped, it is then half of the limit at most, else twice the limit at least: a clip that is never on or
+    always on is off by two in one of the steps. 1 if the limit is so large that the second step would hide the first.
+    """
+    if not second:
+        return 1.0
+    if first > limit:
+        return min(1.0, 2.0 ** math.floor(math.log2(limit / 2 / second)))
+    factor = max(1.0, 2.0 ** math.ceil(math.log2(2 * limit / second)))
+    return factor if factor <= MOST else 1.0
 
 
 def _optimizer(case: Case, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

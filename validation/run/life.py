@@ -22,7 +22,7 @@ from validation.case import life
 from validation.case.case import Case
 from validation.case.layout import Layout
 from validation.case.life import EVALUATE, LOAD, OVERFLOW, RESUME, SAVE, STEP, Event
-from validation.case.steps import LOSS_SCALE, STEPS
+from validation.case.steps import FACTOR, LOSS_SCALE, STEPS, WEIGHED
 from validation.compare.precision import as_stored
 from validation.reference.store import Reference
 from validation.run.plugin import Plugin
@@ -94,6 +94,7 @@ def _step(rank: Rank, optimizer: Optimizer, step: int, overflows: int, *, later:
         run_step(rank.case, rank.wrapped, rank.stored.batch, step - 1)
         if later:
             _compare_values(rank, step - 1, trained=True)
+        _weigh(rank, step)
     place = (rank.held, rank.stored, rank.recorder)
     for _ in range(overflows):
         if not overflow.is_skipped(rank.wrapped, rank.held, optimizer):
@@ -108,6 +109,15 @@ def _step(rank: Rank, optimizer: Optimizer, step: int, overflows: int, *, later:
     _compare_values(rank, step, trained=False)
     if not later:
         _compare_values(rank, step, trained=True)
+
+
+def _weigh(rank: Rank, step: int) -> None:
+    """Multiply the gradients with what the reference has multiplied those of the step with (validation.reference.steps)."""
+    key = f"{step}/{FACTOR}"
+    with as_stored():
+        factor = float(rank.recorder.file(rank.stored.steps).read(key)) if step == WEIGHED else 1.0
+    for chunk in rank.wrapped if factor != 1.0 else ():
+        chunk.scale_gradients(factor)
 
 
 def _begin(rank: Rank, step: int) -> None:
