@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,9 +15,11 @@ from validation.candidate.recorder import Recorder
 from validation.candidate.weights import Holding
 from validation.case.case import Case
 from validation.case.loss_scale import scales
+from validation.case.optimizers import ADAM, FIRST, SECOND, Rule
 from validation.case.parameters import EXPERTS
+from validation.case.plural import many
 from validation.case.schedule import Schedule
-from validation.case.steps import LOSS_SCALE, NORM, RATES, STEPS, VALUE, ZEROS, trained
+from validation.case.steps import LOSS_SCALE, MASTER, NORM, RATES, STEPS, VALUE, ZEROS, trained
 from validation.reference.store import Reference
 
 
@@ -32,9 +35,27 @@ def declared(case: Case, facts: dict[str, Any]) -> dict[str, Any]:
         dtypes = {name: dtype for name, dtype in dtypes.items() if name.startswith((GRADIENTS, STEPS))}
     if model.get("moe_router_dtype") == "fp64":
         dtypes = {name: "float64" if name.endswith(_OF_ROUTER) else dtype for name, dtype in dtypes.items()}
-    return {**facts, "dtypes": dtypes}
+    unrounded = {name for name, dtype in dtypes.items() if dtype == "float32" and _holds_more_than_half(case, name)}
+    return {**facts, "dtypes": dtypes, "unrounded": unrounded}
 
 
+def _holds_more_than_half(case: Case, name: str) -> bool:
+    """Whether a tensor in float32 is the router's, or Adam's and holds numbers of half precision for no gradients.
+
+    A first moment may be one if it takes a half or a quarter of a gradient in bfloat16.
+    """
+    if not name.startswith(STEPS):
+        return name.endswith((*_OF_ROUTER, ".moe.router.scores"))
+    kind, optimizer = name.split("/")[2], case.training.effective("optimizer")
+    halves = kind == FIRST and math.frexp(1 - case.training.adam.beta1)[0] == _POWER_OF_TWO
+    settled = str(optimizer.get(_DTYPES.get(kind, ""), "fp32")).removeprefix("torch.")
+    return Rule.of(case.training).kind == ADAM and kind in _DTYPES and settled in ("fp32", "float32") and not halves
+
+
+_DTYPES = {FIRST: "exp_avg_dtype", SECOND: "exp_avg_sq_dtype", MASTER: "main_params_dtype"}
+"""What sets the dtype of something that Adam keeps."""
+_POWER_OF_TWO = 0.5
+"""The mantissa of a power of two."""
 _OF_ROUTER = (".moe.router.logits", ".moe.router.weights")
 """What a router has in the dtype in which it computes. Scores are made in float32."""
 
@@ -85,14 +106,35 @@ def compare_loss_scale(case: Case, step: int, optimizer: Optimizer, recorder: Re
 
 
 def compare_step(
-    step: int, norm: torch.Tensor, optimizer: Optimizer, held: Held, stored: Reference, recorder: Recorder
+    step: int, norm: torch.Tensor, optimizer: Optimizer, held: Held, stored: Reference, recorder: Recorder, *, written: bool
 ) -> None:
-    """The norm of all gradients and the zeros in them, each parameter's moments and master, after a step counted from 1."""
+    """The norm of all gradients and the zeros in them, each parameter's moments and master, after a step counted from 1.
+
+    If weights are `written` already, each must be its master, rounded: what a step moves may be less than their limit.
+    """
     zeros = {} if optimizer.zeros is None else {ZEROS: torch.tensor(optimizer.zeros, dtype=torch.float64)}
     for kind, number in {NORM: norm, **zeros}.items():
         recorder.compare(f"{STEPS}{step}/{kind}", number, (), stored.steps, key=f"{step}/{kind}")
     states = optimizer.states([tensor for tensor, _ in held])
+    for (tensor, parts), state in zip(held, states, strict=True):
+        if written and MASTER in state:
+            _compare_with_master(step, tensor.detach(), state[MASTER], parts, recorder)
     _compare_kinds(step, [(*one, state) for one, state in zip(held, states, strict=True)], stored, recorder)
+
+
+def _compare_with_master(
+    step: int, tensor: torch.Tensor, master: torch.Tensor, parts: Sequence[Holding], recorder: Recorder
+) -> None:
+    """Of two numbers that are as near to the master either will do: kernels differ in what they make of a half."""
+    off, least = ((number.to(master.dtype) - master).abs() for number in (tensor, master.to(tensor.dtype)))
+    farther = off > least
+    if not farther.any():
+        return
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    for part in parts:
+        if count := int(part.of(farther).count_nonzero()):
+            said = f"{many(count, 'element is', 'elements are')} not what {dtype} makes of the master"
+            recorder.problem(f"{STEPS}{step}/{VALUE}/{part.parameter.name}", said)
 
 
 def compare_values(step: int, held: Held, stored: Reference, recorder: Recorder, *, trained: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from validation.case.steps import UNREDUCED
-from validation.compare import fused, native
+from validation.compare import fused, native, rounded
 from validation.compare.difference import Difference, measured
 from validation.compare.extent import Extent, extent
 from validation.compare.mapped import opened
@@ -40,8 +40,8 @@ class Recorder:
     """What one rank has to say about every tensor it holds a piece of: differences, never tensors.
 
     `notes` are for what a plugin wants to hand back; nothing of ours writes any.
-    `facts` are the reference's: where it is a truth in float64, the dtypes that tensors must have by name, and their floors. It
-    is read onto `device`, where the tensors are.
+    `facts` are the reference's: where it is a truth in float64, the dtypes that tensors must have by name, their floors, and
+    the names of those in float32 that hold more than half precision can. It is read onto `device`, where the tensors are.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Recorder:
         facts = facts or {}
         self._dtypes: Mapping[str, str] | None = facts.get("dtypes")
         self._floor: Mapping[str, float] = facts.get("floor") or {}
+        self._unrounded: Collection[str] = facts.get("unrounded") or ()
         self._kept: dict[Path, dict[str, torch.Tensor]] = defaultdict(dict)
         self.pieces: dict[str, list[PieceReport]] = defaultdict(list)
         self.problems: dict[str, str] = {}
@@ -102,6 +103,9 @@ class Recorder:
             declared = str(expected.dtype).removeprefix("torch.") if self._dtypes is None else self._dtypes.get(name, found)
             if found != declared:
                 self.problem(name, f"dtype {found} where {declared} was declared")
+                return
+            if name in self._unrounded and expected.shape == tensor.shape and (half := rounded.half_of(tensor, expected)):
+                self.problem(name, f"rounded to {half}: the dtype is float32, and all numbers in it are those of {half}")
                 return
             self.measure(name, tensor, box, expected)
 

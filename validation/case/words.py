@@ -38,6 +38,8 @@ WORDS = (
     Word("no rank reported", r"no rank reported "),
     Word("pieces overlap", r"pieces of different ranks overlap"),
     Word("was declared", r" was declared"),
+    Word("of the master", r" makes of the master"),
+    Word("rounded to", r"rounded to (bfloat16|float16): "),
     Word("times the reference", r" times the reference "),
     Word("never computed", r"never computed"),
     Word("the sign is wrong", r"the sign is wrong"),

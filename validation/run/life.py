@@ -105,7 +105,7 @@ def _step(rank: Rank, optimizer: Optimizer, step: int, overflows: int, *, later:
     norm = optimizer.step()
     rank.plugin.stepped(rank.case, rank.wrapped, step)
     with as_stored():
-        compare_step(step, norm, optimizer, *place)
+        compare_step(step, norm, optimizer, *place, written=not later)
     _compare_values(rank, step, trained=False)
     if not later:
         _compare_values(rank, step, trained=True)

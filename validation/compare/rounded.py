@@ -1,0 +1,26 @@
+"""Whether a tensor in float32 has passed through half precision: its dtype is right, and its numbers are too few."""
+
+from __future__ import annotations
+
+import torch
+
+_MISSING = {"bfloat16": 0xFFFF, "float16": 0x1FFF}
+"""The low bits of float32 that are 0 in every number of a half precision."""
+ENOUGH = 8
+"""Elements of which chance leaves these bits 0 in all once in 2 to the power of 104."""
+_FIRST = 64
+
+
+def half_of(tensor: torch.Tensor, truth: torch.Tensor) -> str | None:
+    """The half precision whose numbers are all that a float32 `tensor` holds; None if it holds another.
+
+    None, too, if the `truth`, of the same shape, holds fewer than ENOUGH others: then nothing has been rounded away.
+    """
+    bits = tensor.detach().contiguous().view(-1).view(torch.int32)
+    widest = _MISSING["float16"]
+    if (bits[:_FIRST] & widest).any() or (bits & widest).any():
+        return None
+    others = truth.detach().to(torch.float32).contiguous().view(-1).view(torch.int32) & widest
+    if int(others.count_nonzero()) < ENOUGH:
+        return None
+    return "float16" if (bits & _MISSING["bfloat16"]).any() else "bfloat16"
