@@ -112,12 +112,18 @@ def _step(rank: Rank, optimizer: Optimizer, step: int, overflows: int, *, later:
 
 
 def _weigh(rank: Rank, step: int) -> None:
-    """Multiply the gradients with what the reference has multiplied those of the step with (validation.reference.steps)."""
+    """Multiply the gradients with what the reference has multiplied those of the step with (validation.reference.steps).
+
+    It is kept for a run that is compared with this one.
+    """
+    if step != WEIGHED:
+        return
     key = f"{step}/{FACTOR}"
     with as_stored():
-        factor = float(rank.recorder.file(rank.stored.steps).read(key)) if step == WEIGHED else 1.0
-    for chunk in rank.wrapped if factor != 1.0 else ():
-        chunk.scale_gradients(factor)
+        factor = rank.recorder.file(rank.stored.steps).read(key)
+        rank.recorder.compare(STEPS + key, factor, (), rank.stored.steps, key=key)
+    for chunk in rank.wrapped:
+        chunk.scale_gradients(float(factor))
 
 
 def _begin(rank: Rank, step: int) -> None:
