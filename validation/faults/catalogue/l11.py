@@ -1,7 +1,7 @@
 """The model goes on with the weights of before the step.
 
-The masters move, and nothing copies them to the model. Embedding and norms are large: in one step they move by less than bf16
-rounds.
+The masters move, and nothing copies them to the model. Embedding and norms are large: in one step they move by less than limits
+of bf16 allow.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FAULT = Fault(
     group="precision",
     does="the model goes on with the weights of before the step",
     sources=(f"{CORE}/pull/6336",),
-    first="steps/1/value/model.layers.0.self_attn.q_a_proj.weight",
+    first="steps/1/value/model.embed_tokens.weight",
     kind="step",
     cause="optimizer step",
     precision="bf16",
