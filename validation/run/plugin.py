@@ -200,7 +200,7 @@ def _from_file(name: str, file: Path, argument: str) -> Any:
         raise PluginBroke(f"plugin {name}: running {file.name} raised {error!r}") from error
 
 
-def _named(name: str, word: str, function: Callable[..., None], replaced: Replaced) -> Callable[..., None]:
+def _named(name: str, word: str, function: Callable[..., Any], replaced: Replaced) -> Callable[..., None]:
     """The function; what it raises says that it was the plugin's."""
 
     def called(*given: Any) -> None:
