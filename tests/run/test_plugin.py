@@ -14,6 +14,7 @@ import torch
 
 from validation.case.errors import UsageError
 from validation.run.plugin import FUNCTIONS, Plugin, PluginBroke, absolute, check, load
+from validation.run.replaced import Replaced
 
 
 @pytest.fixture
@@ -188,6 +189,16 @@ def test_what_a_function_returns_in_vain_is_refused(write: Write, text: str, say
     given = SimpleNamespace() if "configuration" in says else [torch.nn.Sequential(torch.nn.Identity(), torch.nn.Identity())]
     with pytest.raises(PluginBroke, match=rf"^plugin {name}: its built {says}") if says else nullcontext():
         load(name).built("a case", given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("when", ["import", "call"])
+def test_in_lockstep_what_changes_the_reference_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    """At once, whichever of its code does it."""
+    monkeypatch.setattr(torch, "rsqrt", torch.rsqrt)
+    change = "torch.rsqrt = torch.sqrt\n"
+    name = write("import torch\n" + (change if when == "import" else "") + f"def built(case, model):\n    {change}")
+    with pytest.raises(UsageError, match=rf"^plugin {name}: it replaces torch\.rsqrt, .*; without --stream"):
+        load(name, Replaced(watching=False, lockstep=True)).built("a case", [])  # type: ignore[arg-type]
 
 
 def test_a_path_is_the_same_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,6 +165,7 @@ def load(name: str, replaced: Replaced | None = None) -> Plugin:
     file, replaced = _FILE.fullmatch(name), replaced or Replaced(watching=False)
     with replaced.changing():
         found = _from_file(name, Path(file["file"]), file["argument"] or "") if file else _from_module(name)
+    _leave_the_reference_alone(name, replaced)
     functions = {word: getattr(found, word) for word in FUNCTIONS if callable(getattr(found, word, None))}
     if not functions:
         raise UsageError(f"plugin {name}: it has no function that a rank calls; those are {', '.join(FUNCTIONS)}")
@@ -215,10 +216,20 @@ def _named(name: str, word: str, function: Callable[..., Any], replaced: Replace
             if type(error).__name__ == _OF_A_KERNEL:
                 raise  # a GPU says so at a later call, whose line may be anybody's
             raise PluginBroke(f"plugin {name}: its {word} raised {error!r}") from error
+        _leave_the_reference_alone(name, replaced)
         if wrong := _in_vain(returned, given[1]):
             raise PluginBroke(f"plugin {name}: its {word} {wrong}")
 
     return called
+
+
+def _leave_the_reference_alone(name: str, replaced: Replaced) -> None:
+    """Raises UsageError if the plugin has changed what both models compute with: their difference would not show it."""
+    if replaced.of_both:
+        raise UsageError(
+            f"plugin {name}: it replaces {replaced.of_both[0]}, which HuggingFace's model in the same process calls, too; "
+            "without --stream each model has a process of its own"
+        )
 
 
 def _in_vain(returned: Any, given: Any) -> str:
