@@ -108,6 +108,19 @@ def test_calls_of_the_plugin_itself_do_not_count(home: ModuleType) -> None:
     assert list(found.end()) == [f"{HOME}.compute"]
 
 
+def test_one_that_was_called_may_be_replaced_again(home: ModuleType) -> None:
+    """As a plugin does that is asked for each layer: the last of them may have no use for it."""
+    made = [lambda: other() for _ in range(2)]
+    found = put(home, "compute", made[0])
+    home.compute()
+    with found.changing():
+        home.compute = made[1]  # type: ignore[attr-defined]
+    assert found.end() == {}
+    with found.changing():
+        home.compute = around  # type: ignore[attr-defined]
+    assert list(found.end()) == [f"{HOME}.compute"]
+
+
 def test_one_that_does_not_watch_names_nothing(home: ModuleType) -> None:
     found = Replaced(watching=False)
     with found.changing():

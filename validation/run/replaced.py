@@ -41,6 +41,7 @@ class Replaced:
         self._codes: dict[_Place, set[CodeType]] = {}
         self._before: dict[_Place, Any] = {}
         self._waiting: set[CodeType] = set()
+        self._ran: set[CodeType] = set()
 
     @contextmanager
     def changing(self) -> Iterator[None]:
@@ -72,7 +73,10 @@ class Replaced:
         module, owner, name = place
         if not owner:
             _hand_on(module, name, before, value)
-        if codes := set(_codes(value)):
+        codes = set(_codes(value))
+        if codes & self._ran:
+            return  # a resumed run replaces it again, and each layer of a streamed one
+        if codes:
             self._codes[place] = codes
             self._before.setdefault(place, before)
             self._waiting |= codes
@@ -80,6 +84,7 @@ class Replaced:
     def _called(self, frame: FrameType, event: str, _: Any) -> None:
         if event == "call" and frame.f_code in self._waiting:
             self._waiting.discard(frame.f_code)
+            self._ran.add(frame.f_code)
             if not self._uncalled():
                 sys.setprofile(None)
 
