@@ -180,6 +180,7 @@ def test_an_mtp_projection_is_gathered_without_a_sum_of_gradients(monkeypatch: p
             [2, 3, 1, 5, 6, 4, 8, 7],
             [2, 3, 1, 5, 6, 4, 8, 7],
         ),  # each in itself
+        ("single", [5, 6, 7, 8], [6, 7, 8, 0], [6, 7, 8, 0]),  # a tensor-parallel rank's part of the padding, since 0.18
     ],
 )
 def test_an_mtp_layer_takes_nothing_of_the_next_document(
