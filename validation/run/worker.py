@@ -74,7 +74,9 @@ def _findings(
 ) -> dict[str, Any]:
     in_lockstep = case.in_lockstep and not keep
     if in_lockstep and named:
-        from validation.reference import stream as _  # noqa: F401 - what a plugin replaces in it must be there before
+        from validation.candidate import lockstep
+
+        lockstep.import_reference()  # what a plugin replaces in it must be there before
     replaced = Replaced(watching=case.on_cpu, lockstep=in_lockstep)
     plugin, overwritten = plugins.load(named, replaced), Overwritten()
     if named:
