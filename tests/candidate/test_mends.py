@@ -168,42 +168,76 @@ def test_an_mtp_projection_is_gathered_without_a_sum_of_gradients(monkeypatch: p
     assert vars(module)["all_gather_last_dim_from_tensor_parallel_region"] is gather_from_tensor_model_parallel_region
 
 
-def test_an_mtp_layer_takes_nothing_of_another_document(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two documents of three tokens, of which each rank holds the first and the last chunk or those between."""
-    of = replace(case("mtp-takes-the-next-document", num_nextn_predict_layers=1), layout=Layout.parse("cp2"), seq_length=8)
-    module, rank = ModuleType("megatron.core.mtp_of_a_release"), [0]
-    vars(module)["roll_tensor"] = lambda tensor: (tensor + 1, tensor.sum())
+@pytest.mark.parametrize(
+    ("layout", "held", "moved", "wanted"),
+    [
+        ("cp2", [1, 2, 7, 8], [2, 3, 8, 0], [2, 3, 8, 0]),  # the first chunk and the last
+        ("cp2", [3, 4, 5, 6], [4, 5, 6, 7], [0, 5, 6, 0]),
+        ("single", [1, 2, 3, 4, 5, 6, 7, 8], [2, 3, 4, 5, 6, 7, 8, 0], [2, 3, 0, 5, 6, 0, 8, 0]),
+        (
+            "single",
+            [1, 2, 3, 4, 5, 6, 7, 8],
+            [2, 3, 1, 5, 6, 4, 8, 7],
+            [2, 3, 1, 5, 6, 4, 8, 7],
+        ),  # each in itself
+        ("single", [5, 6, 7, 8], [6, 7, 8, 0], [6, 7, 8, 0]),  # a tensor-parallel rank's part of the padding, since 0.18
+    ],
+)
+def test_an_mtp_layer_takes_nothing_of_the_next_document(
+    monkeypatch: pytest.MonkeyPatch, layout: str, held: list[int], moved: list[int], wanted: list[int]
+) -> None:
+    """Three documents. What somebody else puts at their ends stays, and so does a number of targets that is off."""
+    of = replace(case("mtp-takes-the-next-document", num_nextn_predict_layers=1), layout=Layout.parse(layout), seq_length=8)
+    module, off = ModuleType("megatron.core.mtp_of_a_release"), 5
+    vars(module)["roll_tensor"] = lambda tensor: (torch.tensor([moved]), sum(moved) + off)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(vars(mends)["importlib"], "import_module", lambda name: module)
-    monkeypatch.setattr(vars(mends)["parallel_state"], "get_context_parallel_rank", lambda: rank[0])
+    monkeypatch.setattr(vars(mends)["parallel_state"], "get_context_parallel_rank", lambda: int(held[0] == 3))
     step = vars(vars(mends)["mended_mtp"])["step"]
-    monkeypatch.setattr(step, "called", lambda case, model, given: vars(module)["roll_tensor"](torch.zeros(1, 4)))
+    monkeypatch.setattr(step, "called", lambda case, model, given: vars(module)["roll_tensor"](torch.tensor([held])))
     MENDS["mtp-takes-the-next-document"].install(of, lambda: 8)
-    documents = torch.tensor([[0, 0, 0, 1, 1, 1, 2, 2]])
-    for rank[0], wanted in ((0, [1.0, 1.0, 1.0, 0.0]), (1, [0.0, 1.0, 1.0, 0.0])):  # 0, 1, 6, 7 and 2, 3, 4, 5
-        moved, left = step.called(of, None, {"documents": documents})
-        assert moved.tolist() == [wanted]
-        assert left == sum(wanted)
+    found, left = step.called(of, None, {"documents": torch.tensor([[0, 0, 0, 1, 1, 1, 2, 2]])})
+    assert (found.tolist(), left) == ([wanted], sum(wanted) + off)
+
+
+@pytest.mark.parametrize("counted", ["left", "other"])
+def test_loads_are_the_routers_choice_unless_others_are_counted(monkeypatch: pytest.MonkeyPatch, counted: str) -> None:
+    """What is counted behind the capacity is the bug; what is counted of anything else is another one."""
+    own, maps = torch.ones(2, 3), {"left": torch.zeros(2, 3), "other": torch.zeros(1, 3)}
+    switches = vars(mends)["mended_switches"]
+    module = SimpleNamespace(apply_router_token_dropping=lambda probs, chosen: (probs, maps["left"]))
+    monkeypatch.setattr(vars(switches)["importlib"], "import_module", lambda name: module)
+    router = vars(switches)["TopKRouter"]
+    monkeypatch.setattr(router, "_apply_expert_bias", lambda self, chosen: chosen)
+    MENDS["loads-counted-after-capacity"].install(case("loads-counted-after-capacity"), lambda: 8)
+    module.apply_router_token_dropping(own, own)
+    assert router._apply_expert_bias(None, maps[counted]) is (own if counted == "left" else maps["other"])
 
 
 def test_an_mtp_layer_is_told_of_the_padding_of_its_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mask is moved over the whole sequence and then cut: the second of two ranks has the last four positions."""
+    """The mask is moved over the whole sequence and then cut: the first of two ranks has four positions.
+
+    A release tells a layer nothing, or moves the part of the rank; whatever else it is told stays.
+    """
     of = replace(case("mtp-layers-count-padding", num_nextn_predict_layers=2), layout=Layout.parse("tp2"), seq_length=8)
     module, mended = ModuleType("megatron.core.mtp_of_a_release"), vars(mends)["mended_mtp"]
 
     def roll(tensor: torch.Tensor, **named: Any) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.cat([tensor[:, 1:], torch.zeros_like(tensor[:, :1])], 1), tensor.sum()
 
-    vars(module)["roll_tensor"] = roll
+    class Layer:
+        def forward(self, padding_mask: torch.Tensor) -> None: ...
+
+    vars(module).update(roll_tensor=roll, MultiTokenPredictionLayer=Layer)
     monkeypatch.setattr(vars(mended)["importlib"], "import_module", lambda name: module)
-    state = SimpleNamespace(get_context_parallel_group=lambda: None, get_tensor_model_parallel_rank=lambda: 1)
+    state = SimpleNamespace(get_context_parallel_group=lambda: None, get_tensor_model_parallel_rank=lambda: 0)
     monkeypatch.setattr(mended, "parallel_state", state)
     monkeypatch.setattr(vars(mended)["step"], "called", lambda case, model, given: torch.zeros(()))
     seen: list[list[bool]] = []
 
     class Experts(torch.nn.Module):
-        def forward(self, given: torch.Tensor, padding_mask: torch.Tensor) -> None:
-            seen.append(padding_mask[0].tolist())
+        def forward(self, given: torch.Tensor, padding_mask: torch.Tensor | None = None) -> None:
+            seen.append([] if padding_mask is None else padding_mask[0].tolist())
 
     experts = [Experts(), Experts()]
     blocks = [SimpleNamespace(transformer_layer=SimpleNamespace(mlp=one)) for one in experts]
@@ -211,7 +245,9 @@ def test_an_mtp_layer_is_told_of_the_padding_of_its_tokens(monkeypatch: pytest.M
     mend = MENDS["mtp-layers-count-padding"]
     mend.install(of, lambda: 8)
     mend.wrapped(of, chunk)
-    vars(mended)["step"].called(of, None, {"padding": torch.tensor([[False] * 6 + [True] * 2])})
-    for one in experts:
-        one(torch.zeros(1))
-    assert seen == [[False, True, True, False], [True, True, False, False]]
+    vars(mended)["step"].called(of, None, {"padding": torch.tensor([[False] * 3 + [True] * 5])})
+    in_parts, others = torch.tensor([[False, True, False, False]]), torch.tensor([[True, False, False, False]])
+    for index, told in ((0, None), (1, None), (1, in_parts), (1, others)):
+        experts[index](torch.zeros(1), padding_mask=told)
+    right = [[False, False, True, True], [False, True, True, True]]
+    assert seen == [*right, right[1], others[0].tolist()]

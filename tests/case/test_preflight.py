@@ -441,7 +441,17 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ("ep", case("ep3"), "ep3 does not divide the 16 experts; ep1, ep2 and ep4 do"),
     ("more ep than experts", case("ep32", batch_size=64), "ep32 does not divide the 16 experts; ep8 and ep16 do"),
     ("groups", case(model={"n_group": 3}), "n_group 3 does not divide the 16 experts; n_group 1, n_group 2 and n_group 4 do"),
-    ("groups of one", case(model={"n_group": 16}), "groups of 1 expert"),
+    ("groups of one", case(model={"n_group": 16}), "groups of 1 expert, .* n_group 8 works$"),
+    (
+        "groups of one of odd experts",
+        case(model={"n_group": 9, "n_routed_experts": 9}),
+        "groups of 1 expert, .* n_group 3 works$",
+    ),
+    (
+        "a group of the only expert",
+        case(model={"n_group": 1, "topk_group": 1, "n_routed_experts": 1, "num_experts_per_tok": 1}),
+        "groups of 1 expert, .* n_routed_experts 2 works$",
+    ),
     ("topk_group", case(model={"topk_group": 5}), "topk_group 5 is more than n_group 4; topk_group 1 to 4 works"),
     ("too many chosen", case(model={"num_experts_per_tok": 9}), "9 is more than the 8 experts of 2 chosen groups"),
     (

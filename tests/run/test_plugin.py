@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
 
 from validation.case.errors import UsageError
 from validation.run.plugin import FUNCTIONS, Plugin, PluginBroke, absolute, check, load
+from validation.run.replaced import Replaced
 
 
 @pytest.fixture
@@ -115,6 +118,11 @@ def test_a_file_may_import_what_lies_beside_it(write: Write, tmp_path: Path) -> 
         ("def bilt(case, model): ...\n", "", "has no function that a rank calls; those are configure, .*, or plugin$"),
         ("def built(case, model): ...\n", ":3", r"takes no argument; give it a function plugin\(argument\), or leave :3 out$"),
         ("def outer():\n    def built(case, model): ...\n", "", "has no function that a rank calls"),
+        (
+            "def built(case, model): ...\nclass Own:\n    def load(self, case, model): ...\n",
+            "",
+            r"nothing calls load\(case, \.\.\.\) of .*own\.py; did you mean loaded\?$",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said_without_running_it(write: Write, text: str, argument: str, says: str) -> None:
@@ -130,6 +138,8 @@ def test_what_is_wrong_with_a_file_is_said_without_running_it(write: Write, text
         "import elsewhere\nbuilt = elsewhere.other\n",
         "if True:\n    def built(case, model): ...\n",
         "raise RuntimeError\ndef built(case, model): ...\n",
+        "def load(case, model): ...\ndef loaded(case, model):\n    load(case, model)\n",
+        "def built(case, model): ...\ndef wrap(sound): ...\n",
     ],
 )
 def test_what_only_running_it_can_tell_is_left_to_the_ranks(write: Write, text: str) -> None:
@@ -160,6 +170,35 @@ def test_a_function_that_raises_says_whose_it_is(write: Write) -> None:
         load(name).loaded("a case", [])  # type: ignore[arg-type]
     with pytest.raises(PluginBroke, match=rf"^plugin {name}: its built raised SystemExit\(0\)"):
         load(name).built("a case", [])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("async def built(case, model): ...\n", "has not run: it is a generator or a coroutine"),
+        ("def built(case, model):\n    yield\n", "has not run: it is a generator or a coroutine"),
+        ("import copy\ndef built(case, model):\n    return copy.copy(model)\n", "returns another configuration"),
+        ("import torch\ndef built(case, model):\n    return [torch.nn.Identity()]\n", "returns another model"),
+        ("def built(case, model):\n    return model\n", ""),
+        ("def built(case, model):\n    return model[0][1]\n", ""),
+        ("def built(case, model):\n    return 3\n", ""),
+    ],
+)
+def test_what_a_function_returns_in_vain_is_refused(write: Write, text: str, says: str) -> None:
+    name = write(text)
+    given = SimpleNamespace() if "configuration" in says else [torch.nn.Sequential(torch.nn.Identity(), torch.nn.Identity())]
+    with pytest.raises(PluginBroke, match=rf"^plugin {name}: its built {says}") if says else nullcontext():
+        load(name).built("a case", given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("when", ["import", "call"])
+def test_in_lockstep_what_changes_the_reference_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    """At once, whichever of its code does it."""
+    monkeypatch.setattr(torch, "rsqrt", torch.rsqrt)
+    change = "torch.rsqrt = torch.sqrt\n"
+    name = write("import torch\n" + (change if when == "import" else "") + f"def built(case, model):\n    {change}")
+    with pytest.raises(UsageError, match=rf"^plugin {name}: it replaces torch\.rsqrt, .*; without --stream"):
+        load(name, Replaced(watching=False, lockstep=True)).built("a case", [])  # type: ignore[arg-type]
 
 
 def test_a_path_is_the_same_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

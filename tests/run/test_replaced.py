@@ -9,6 +9,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
+from torch.nn import functional
 
 from validation.run import replaced
 from validation.run.replaced import Replaced
@@ -106,12 +108,40 @@ def test_calls_of_the_plugin_itself_do_not_count(home: ModuleType) -> None:
     assert list(found.end()) == [f"{HOME}.compute"]
 
 
+def test_one_that_was_called_may_be_replaced_again(home: ModuleType) -> None:
+    """As a plugin does that is asked for each layer: the last of them may have no use for it."""
+    made = [lambda: other() for _ in range(2)]
+    found = put(home, "compute", made[0])
+    home.compute()
+    with found.changing():
+        home.compute = made[1]  # type: ignore[attr-defined]
+    assert found.end() == {}
+    with found.changing():
+        home.compute = around  # type: ignore[attr-defined]
+    assert list(found.end()) == [f"{HOME}.compute"]
+
+
 def test_one_that_does_not_watch_names_nothing(home: ModuleType) -> None:
     found = Replaced(watching=False)
     with found.changing():
         home.compute = other  # type: ignore[attr-defined]
     assert found.end() == {}
     assert sys.getprofile() is None
+
+
+@pytest.mark.parametrize(
+    ("lockstep", "expected"), [(True, ["torch.nn.functional.silu", "torch.nn.modules.activation.SiLU.forward"]), (False, [])]
+)
+def test_in_lockstep_what_the_reference_calls_too_is_named(
+    monkeypatch: pytest.MonkeyPatch, lockstep: bool, expected: list[str]
+) -> None:
+    """What is new there is nobody's, and what a rank of another process replaces is no business of the reference's."""
+    found = Replaced(lockstep=lockstep)
+    with found.changing():
+        for place, name in ((functional, "silu"), (torch.nn.SiLU, "forward"), (functional, "new")):
+            monkeypatch.setattr(place, name, other, raising=False)
+    assert found.of_both == expected
+    found.end()
 
 
 @pytest.mark.parametrize(("module", "expected"), [(HOME, other), (READER, compute)])
@@ -149,4 +179,4 @@ def test_what_is_imported_meanwhile_is_no_error(home: ModuleType, monkeypatch: p
     """Where there is a GPU another thread imports, while a plugin's part of megatron-core is looked through."""
     monkeypatch.setattr(replaced, "_PACKAGE", _Importing("megatron.core"))
     monkeypatch.setitem(sys.modules, "plumbline_imports_this", ModuleType("plumbline_imports_this"))
-    assert home in replaced._modules()
+    assert home in replaced._modules(replaced._core)

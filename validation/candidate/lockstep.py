@@ -8,6 +8,7 @@ layers, those borders aside.
 from __future__ import annotations
 
 import gc
+import importlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -99,6 +100,11 @@ class _Experts:
             raise LookupError(f"the truth has no gradients of {parameter.name}")
         (first, last), *rest = box
         return self.ledger.experts.together(parameter.name, range(first, last))[(slice(None), *slices(tuple(rest)))]
+
+
+def import_reference() -> None:
+    """Import HuggingFace's side, which no other rank does."""
+    importlib.import_module("validation.reference.stream")
 
 
 def measure(case: Case, stored: Reference, plugin: Plugin, kept: KeptSteps, progress: Callable[[str], None]) -> Found:

@@ -10,18 +10,20 @@ from validation.case.case import Case
 
 
 def scalers_see_every_overflow(case: Case, tokens: Callable[[], int]) -> None:
-    """The loss scales of all optimizers of a chain are told whether any of them has found an infinity."""
+    """All loss scales of a chain are told, as often as they are told anything, whether any of them has found an infinity."""
     chained = vars(importlib.import_module("megatron.core.optimizer.optimizer"))["ChainedOptimizer"]
     prepare = chained.prepare_grads
 
     def prepared(self: Any) -> bool:
         scalers = [part.grad_scaler for part in self.chained_optimizers]
-        for scaler in scalers:
-            scaler.update = lambda found: None
+        told: list[list[bool]] = [[] for _ in scalers]
+        for scaler, each in zip(scalers, told, strict=True):
+            scaler.update = each.append
         found: bool = prepare(self)
-        for scaler in scalers:
+        for scaler, each in zip(scalers, told, strict=True):
             del scaler.update  # the class's own is there again
-            scaler.update(found)
+            for _ in each:
+                scaler.update(found)
         return found
 
     chained.prepare_grads = prepared

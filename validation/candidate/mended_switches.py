@@ -51,17 +51,22 @@ def gradients_read_when_computed(case: Case, tokens: Callable[[], int]) -> None:
 
 
 def loads_before_capacity(case: Case, tokens: Callable[[], int]) -> None:
-    """Loads are those of the router's choice, before tokens are dropped and places filled up."""
+    """Loads that are counted in what dropping and filling up leave of a router's choice are those of the choice.
+
+    Loads of anything else stay.
+    """
     names = vars(importlib.import_module("megatron.core.transformer.moe.router"))
     drop, apply = names["apply_router_token_dropping"], TopKRouter._apply_expert_bias
-    chosen: list[torch.Tensor] = []
+    chosen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def dropping(probs: torch.Tensor, routing_map: torch.Tensor, *given: Any, **named: Any) -> Any:
-        chosen[:] = [routing_map]
-        return drop(probs, routing_map, *given, **named)
+        found = drop(probs, routing_map, *given, **named)
+        chosen[:] = [(found[1], routing_map)]
+        return found
 
     def applied(self: TopKRouter, routing_map: torch.Tensor, *given: Any, **named: Any) -> Any:
-        return apply(self, chosen.pop() if chosen else routing_map, *given, **named)
+        left, own = chosen.pop() if chosen else (None, None)
+        return apply(self, own if routing_map is left else routing_map, *given, **named)
 
     names["apply_router_token_dropping"] = dropping
     TopKRouter._apply_expert_bias = applied

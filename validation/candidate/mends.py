@@ -173,7 +173,8 @@ def _no_unused_output_weight(case: Case, chunk: Any) -> None:
 def _softmax_scaled_by_mscale_all_dim(case: Case, tokens: Tokens) -> None:
     names = vars(importlib.import_module("megatron.core.transformer.multi_latent_attention"))
     sound = names["_yarn_get_mscale"]
-    names["_yarn_get_mscale"] = lambda scale, mscale: sound(scale, case.model.mscale_all_dim)
+    model = case.model
+    names["_yarn_get_mscale"] = lambda scale, mscale: sound(scale, model.mscale_all_dim if mscale == model.mscale else mscale)
 
 
 def _balancing_times(factor: Callable[[Case, Tokens], float]) -> Callable[[Case, Tokens], None]:
@@ -263,7 +264,7 @@ def _kv_down_projections(chunk: Any) -> Iterator[Any]:
 
 
 def _absorbed_weights_of_the_parameter(case: Case, tokens: Tokens) -> None:
-    """What decode multiplies with are views of the layer that the model keeps."""
+    """What decode multiplies with are views of the layer that the model keeps, unless it is made of other numbers."""
     attention = importlib.import_module("megatron.core.transformer.multi_latent_attention").MLASelfAttention
     absorb = attention.prepare_for_absorption
 
@@ -274,7 +275,9 @@ def _absorbed_weights_of_the_parameter(case: Case, tokens: Tokens) -> None:
             parts = (self.config.qk_head_dim, self.config.v_head_dim)
             shape = (self.num_attention_heads_per_partition, sum(parts), self.config.kv_lora_rank)
             kept = self.linear_kv_up_proj_linear.weight.detach().view(shape)
-            self.up_k_weight, self.up_v_weight = kept.split(parts, dim=1)
+            keys, values = kept.split(parts, dim=1)
+            if torch.equal(self.up_k_weight, keys) and torch.equal(self.up_v_weight, values):
+                self.up_k_weight, self.up_v_weight = keys, values
 
     attention.prepare_for_absorption = absorbing
 

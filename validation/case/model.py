@@ -165,7 +165,7 @@ def _number(word: str, text: str, kind: str) -> Any:
         if text.lower() not in ("true", "false"):
             raise UsageError(f"--set {word}={text}: write true or false")
         return text.lower() == "true"
-    if text.lower() == "none" and "None" in kind:
+    if text.lower() in ("none", "null") and "None" in kind:
         return None
     try:
         return int(text) if kind.startswith("int") else float(text)

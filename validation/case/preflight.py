@@ -175,7 +175,9 @@ def groups_divide(case: Case) -> str | None:
     if experts % groups:
         return f"n_group {groups} does not divide the {many(experts, 'expert')}; {nearest(groups, experts, 'n_group ')}"
     if experts // groups < 2 and model.sigmoid:
-        return f"n_group {groups} leaves groups of 1 expert, and a group is scored by its best 2; n_group {experts // 2} works"
+        most = max((size for size in range(1, experts // 2 + 1) if experts % size == 0), default=0)
+        works = f"n_group {most}" if most else "n_routed_experts 2"
+        return f"n_group {groups} leaves groups of 1 expert, and a group is scored by its best 2; {works} works"
     return None
 
 

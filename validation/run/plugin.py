@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import importlib
 import importlib.util
+import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -118,6 +120,21 @@ def _check_file(name: str, file: Path, argument: str | None) -> None:
         raise UsageError(
             f"--plugin {name}: {file} has no function that a rank calls; those are {', '.join(FUNCTIONS)}, or {MAKER}"
         )
+    for found, meant in _misspelled(tree):
+        raise UsageError(f"--plugin {name}: nothing calls {found}(case, ...) of {file}; did you mean {meant}?")
+
+
+def _misspelled(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Functions of a case that the file does not mention again, with the function of a plugin that has nearly their name."""
+    nodes = list(ast.walk(tree))
+    mentioned = {node.id for node in nodes if isinstance(node, ast.Name)}
+    mentioned |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    for node in nodes:
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.name in {*FUNCTIONS, *mentioned}:
+            continue
+        near = difflib.get_close_matches(node.name, FUNCTIONS, n=1, cutoff=0.7)
+        if near and "case" in [given.arg for given in node.args.args[:2]]:
+            yield node.name, near[0]
 
 
 def _defined(tree: ast.Module) -> Iterator[str]:
@@ -148,6 +165,7 @@ def load(name: str, replaced: Replaced | None = None) -> Plugin:
     file, replaced = _FILE.fullmatch(name), replaced or Replaced(watching=False)
     with replaced.changing():
         found = _from_file(name, Path(file["file"]), file["argument"] or "") if file else _from_module(name)
+    _leave_the_reference_alone(name, replaced)
     functions = {word: getattr(found, word) for word in FUNCTIONS if callable(getattr(found, word, None))}
     if not functions:
         raise UsageError(f"plugin {name}: it has no function that a rank calls; those are {', '.join(FUNCTIONS)}")
@@ -183,13 +201,13 @@ def _from_file(name: str, file: Path, argument: str) -> Any:
         raise PluginBroke(f"plugin {name}: running {file.name} raised {error!r}") from error
 
 
-def _named(name: str, word: str, function: Callable[..., None], replaced: Replaced) -> Callable[..., None]:
+def _named(name: str, word: str, function: Callable[..., Any], replaced: Replaced) -> Callable[..., None]:
     """The function; what it raises says that it was the plugin's."""
 
     def called(*given: Any) -> None:
         try:
             with replaced.changing():
-                function(*given)
+                returned = function(*given)
         except Elsewhere:
             return
         except PlumblineError:
@@ -198,5 +216,43 @@ def _named(name: str, word: str, function: Callable[..., None], replaced: Replac
             if type(error).__name__ == _OF_A_KERNEL:
                 raise  # a GPU says so at a later call, whose line may be anybody's
             raise PluginBroke(f"plugin {name}: its {word} raised {error!r}") from error
+        _leave_the_reference_alone(name, replaced)
+        if wrong := _in_vain(returned, given[1]):
+            raise PluginBroke(f"plugin {name}: its {word} {wrong}")
 
     return called
+
+
+def _leave_the_reference_alone(name: str, replaced: Replaced) -> None:
+    """Raises UsageError if the plugin has changed what both models compute with: their difference would not show it."""
+    if replaced.of_both:
+        raise UsageError(
+            f"plugin {name}: it replaces {replaced.of_both[0]}, which HuggingFace's model in the same process calls, too; "
+            "without --stream each model has a process of its own"
+        )
+
+
+def _in_vain(returned: Any, given: Any) -> str:
+    """What is wrong with a function that returns what nobody takes: `given`, the configuration or the chunks, is what counts.
+
+    Empty if nothing is, as for a number, or for what was given.
+    """
+    if inspect.iscoroutine(returned) or inspect.isgenerator(returned) or inspect.isasyncgen(returned):
+        if inspect.iscoroutine(returned):
+            returned.close()
+        return "has not run: it is a generator or a coroutine; leave out yield and async"
+    if returned is not given and not isinstance(given, list) and type(returned) is type(given):
+        return "returns another configuration, which nothing takes; change the fields of the one that it is given"
+    found = returned if isinstance(returned, list | tuple) else [returned]
+    if isinstance(given, list) and any(_is_module(one) and not _is_part(one, given) for one in found):
+        return "returns another model, which nothing takes; change the modules that it is given, or put others into the list"
+    return ""
+
+
+def _is_module(found: Any) -> bool:
+    """Whether it is one of torch's, which this module does without."""
+    return not isinstance(found, type) and callable(getattr(found, "named_parameters", None))
+
+
+def _is_part(module: Any, chunks: list[Any]) -> bool:
+    return any(module is part for chunk in chunks if _is_module(chunk) for part in chunk.modules())

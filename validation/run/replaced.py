@@ -6,7 +6,7 @@ import ast
 import functools
 import inspect
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
@@ -14,6 +14,15 @@ from typing import Any
 _PACKAGE = "megatron.core"
 _TRAINING = tuple(f"validation.candidate.{name}" for name in ("build", "checkpointing", "optimizer", "spec", "step"))
 """What stands for a training script. That would import what a plugin has replaced; here it has been imported before."""
+_OF_BOTH = (
+    "torch",
+    "torch.nn.functional",
+    "torch._tensor",
+    "torch.nn.modules.",
+    "transformers.models.",
+    "transformers.activations",
+)
+"""Modules of which HuggingFace's model, too, takes functions; a dot at the end stands for all that begin so."""
 _Place = tuple[str, str, str]
 """Module, class in it (empty for none) and name."""
 
@@ -23,27 +32,36 @@ class Replaced:
 
     Only Python functions and classes with any can be seen, those alone that are replaced in a module or a class of
     megatron-core, and calls of the rank's own thread alone. On a GPU another thread goes back through the model.
+    `of_both` are names that a plugin has replaced and that the reference in the same process calls, too.
     """
 
-    def __init__(self, *, watching: bool = True) -> None:
-        self._watching = watching and sys.getprofile() is None
+    def __init__(self, *, watching: bool = True, lockstep: bool = False) -> None:
+        self._watching, self._lockstep = watching and sys.getprofile() is None, lockstep
+        self.of_both: list[str] = []
         self._codes: dict[_Place, set[CodeType]] = {}
         self._before: dict[_Place, Any] = {}
         self._waiting: set[CodeType] = set()
+        self._ran: set[CodeType] = set()
 
     @contextmanager
     def changing(self) -> Iterator[None]:
         """Within it the plugin's own code runs."""
-        before = dict(_bound())
+        before, both = dict(_bound(_core)), self._computing_both()
         self._stop()
         try:
             yield
         finally:
-            now = {place: value for place, value in _bound() if place in before and before[place] is not value}
+            now = {place: value for place, value in _bound(_core) if place in before and before[place] is not value}
             for place, value in now.items():
                 self._take(place, before[place], value)
+            after = self._computing_both()
+            self.of_both += [".".join(filter(None, place)) for place in both if after.get(place) is not both[place]]
             if self._watching and self._uncalled():
                 sys.setprofile(self._called)
+
+    def _computing_both(self) -> dict[_Place, Any]:
+        """In lockstep, where the reference shares the process: every function that both models may call."""
+        return {place: value for place, value in _bound(_both) if callable(value)} if self._lockstep else {}
 
     def end(self) -> dict[str, str]:
         """Name of each that nobody has called -> a module that has the one before it; empty if there is none."""
@@ -55,7 +73,10 @@ class Replaced:
         module, owner, name = place
         if not owner:
             _hand_on(module, name, before, value)
-        if codes := set(_codes(value)):
+        codes = set(_codes(value))
+        if codes & self._ran:
+            return  # a resumed run replaces it again, and each layer of a streamed one
+        if codes:
             self._codes[place] = codes
             self._before.setdefault(place, before)
             self._waiting |= codes
@@ -63,6 +84,7 @@ class Replaced:
     def _called(self, frame: FrameType, event: str, _: Any) -> None:
         if event == "call" and frame.f_code in self._waiting:
             self._waiting.discard(frame.f_code)
+            self._ran.add(frame.f_code)
             if not self._uncalled():
                 sys.setprofile(None)
 
@@ -75,14 +97,22 @@ class Replaced:
             sys.setprofile(None)
 
 
-def _modules() -> Iterator[ModuleType]:
-    names = [name for name in list(sys.modules) if name == _PACKAGE or name.startswith(f"{_PACKAGE}.")]
+def _core(name: str) -> bool:
+    return name == _PACKAGE or name.startswith(f"{_PACKAGE}.")
+
+
+def _both(name: str) -> bool:
+    return any(name.startswith(one) if one.endswith(".") else name == one for one in _OF_BOTH)
+
+
+def _modules(wanted: Callable[[str], bool]) -> Iterator[ModuleType]:
+    names = [name for name in list(sys.modules) if wanted(name)]
     return (module for name in names if isinstance(module := sys.modules.get(name), ModuleType))
 
 
-def _bound() -> Iterator[tuple[_Place, Any]]:
-    """Everything that has a name in megatron-core: in its modules, and in the classes of each."""
-    for module in _modules():
+def _bound(wanted: Callable[[str], bool]) -> Iterator[tuple[_Place, Any]]:
+    """Everything that has a name in such modules, and in the classes of each."""
+    for module in _modules(wanted):
         for name, value in list(vars(module).items()):
             yield (module.__name__, "", name), value
             if isinstance(value, type) and value.__module__ == module.__name__:
@@ -114,7 +144,7 @@ def _holder(place: _Place, before: Any) -> str:
     module, owner, _ = place
     if owner:
         return ""
-    others = (other for other in _modules() if other.__name__ != module)
+    others = (other for other in _modules(_core) if other.__name__ != module)
     return next((other.__name__ for other in others if any(value is before for value in list(vars(other).values()))), "")
 
 

@@ -72,7 +72,12 @@ def rank(
 def _findings(
     case: Case, reference_folder: str, report: RankReport, timeout: float, keep: str, named: str, state: str
 ) -> dict[str, Any]:
-    replaced = Replaced(watching=case.on_cpu)
+    in_lockstep = case.in_lockstep and not keep
+    if in_lockstep and named:
+        from validation.candidate import lockstep
+
+        lockstep.import_reference()  # what a plugin replaces in it must be there before
+    replaced = Replaced(watching=case.on_cpu, lockstep=in_lockstep)
     plugin, overwritten = plugins.load(named, replaced), Overwritten()
     if named:
         plugin = dataclasses.replace(plugin, configure=overwritten.by(plugin.configure))
@@ -100,7 +105,7 @@ def _findings(
             torch.cuda.set_device(gpu)
             _bring(case, stored, gpu)
         user_buffers.start(case)
-        if case.in_lockstep and not keep:
+        if in_lockstep:
             found, held = _in_lockstep(case, stored, report, plugin, lockstep_folder(case, stored, named, state))
         else:
             recorder = Recorder(report.rank, Path(keep) if keep else None, declared(case, stored.facts()), device())
