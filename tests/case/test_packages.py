@@ -26,15 +26,19 @@ def bare(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1800, check=False)
 
 
-@pytest.mark.parametrize(
-    "words", ["run --tp 2", "--help", "run --help", "convert --load a --save b --to-hf", "compare a b", "faults --list"]
-)
+@pytest.mark.parametrize("words", ["run --tp 2", "--help", "convert --load a --save b --to-hf", "compare a b", "faults --list"])
 def test_every_command_names_what_is_missing(words: str, tmp_path: Path) -> None:
     done = bare(tmp_path, "validation", *words.split())
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
     assert done.stderr.startswith(f"error: {', '.join(packages.NEEDED)}: not installed for ")
     assert "`. .nox/cpu/bin/activate` has what nox installed" in done.stderr
     assert "`pip install -r requirements/cpu.txt` brings what is missing" in done.stderr
+
+
+def test_the_help_of_run_needs_none_of_them(tmp_path: Path) -> None:
+    done = bare(tmp_path, "validation", "run", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--layouts" in done.stdout
 
 
 @pytest.mark.parametrize("words", ["matrix --event nightly", "manifest --event nightly", "gate --help", "attempts -- run"])

@@ -21,6 +21,7 @@ MTP = {"num_nextn_predict_layers": 1}
 SPARSE = {"index_topk": 8, "index_n_heads": 4, "index_head_dim": 32}
 STATIC = Training(inference="static")
 DYNAMIC = Training(inference="dynamic")
+JOINED = Training().with_settings({"model.mla_down_proj_fusion": True})
 ON_CARD: dict[str, Any] = {"precision": "bf16", "implementation": "te", "transport": "staged"}
 GRAPHS = Training(steps=2).with_settings({"model.cuda_graph_impl": "transformer_engine"})
 GRAPHS_OF_ATTENTION = GRAPHS.with_settings({"model.cuda_graph_scope": "attn,mlp"})
@@ -376,6 +377,16 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "scaling by layer",
         case(training=Training().with_settings({"model.apply_query_key_layer_scaling": True})),
         "--implementation local-stock or te has it",
+    ),
+    (
+        "one down-projection of one latent",
+        case(model={"q_lora_rank": None}, training=JOINED),
+        "joins the down-projections of query and key, and this model has no q_lora_rank",
+    ),
+    (
+        "one down-projection of the stock spec",
+        case(training=JOINED, implementation="local-stock"),
+        "is not read by Megatron-Core's own local spec; --implementation local or te has it",
     ),
     (
         "graphs of whole layers",
