@@ -58,5 +58,5 @@ def test_what_ends_what_fails_and_what_takes_too_long_is_told_apart(
 
 
 def test_an_unknown_name_is_answered_with_those_that_there_are() -> None:
-    with pytest.raises(SystemExit, match="--only sed is unknown; known are joined-modules, "):
+    with pytest.raises(SystemExit, match="--only sed is unknown; known are flash-attention-4, "):
         card.jobs(card.LIST, "sed")

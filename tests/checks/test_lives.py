@@ -13,6 +13,9 @@ DEFECTS = {
     "l01": ("step-evaluate-step", "fp64", "Step 2 Layer 1 Router Expert Bias"),
     "l07": ("step-resume-step", "fp64", "Step 2 Embedding Weight First Moment"),
     "l02": ("load-step", "bf16", "Step 1 Master Embedding Weight"),
+    "l06": ("step-resume-step", "bf16", "Step 2 Master Embedding Weight"),
+    "l17": ("step-resume-step", "bf16", "Step 2 Embedding Weight First Moment"),
+    "g02": ("step-save-step", "bf16", "Step 2 Gradient Norm"),
 }
 """A fault of the catalogue for each event, with a life that shows it, the precision, and the first check that must fail."""
 SOUND = "tp2+step-evaluate-resume-pp2-step+scheduler.lr_decay_style=linear,dp2+distributed+step-save-step-resume-tp2-step"

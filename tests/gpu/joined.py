@@ -46,6 +46,8 @@ def _epsilon(layer: Any) -> None:
 def _lost(layer: Any) -> None:
     """The norm before the MLP hands the residual on, and no gradient comes back by it."""
     norm = layer.pre_mlp_layernorm
+    if not hasattr(norm, "_fused_impl"):
+        return  # a dense layer's is a part of the projection behind it
     forward = norm.forward
 
     def cut(hidden: torch.Tensor) -> Any:

@@ -19,7 +19,18 @@ pytestmark = [
 ]
 LATENTS, RESIDUAL = "single+mla_down_proj_fusion", "single+fused_residual_rmsnorm"
 PLUGIN = Path(__file__).with_name("joined.py")
-TE = ("--implementation", "te", "--precision", "bf16", "--set", "num_layers=2", "--seq-length", "64")
+TE = (
+    "--implementation",
+    "te",
+    "--transport",
+    "nccl",
+    "--precision",
+    "bf16",
+    "--set",
+    "num_hidden_layers=2",
+    "--seq-length",
+    "64",
+)
 
 
 def test_sound_modules_pass(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,20 @@ class Place:
     def group(self) -> dict[str, Any]:
         """The parameter's group, which has its rates."""
         found: dict[str, Any] = self.optimizer.optimizer.param_groups[self.number]
+        return found
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one rank steps of a parameter: its place, and which elements of the flattened parameter it is."""
+
+    place: Place
+    elements: slice
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """What the optimizer keeps of it; empty before the first step."""
+        found: Mapping[str, Any] = self.place.optimizer.optimizer.state.get(self.place.own, {})
         return found
 
 
@@ -87,12 +101,15 @@ class Optimizer:
         self.theirs.zero_grad()
         return taken
 
-    def step(self) -> torch.Tensor:
+    def step(self, taken_now: Callable[[], None] = lambda: None) -> torch.Tensor:
         """One step with the gradients that are in the buffers; returns the norm of all gradients, before clipping.
 
-        It is no number if megatron-core has skipped the step, which it does with gradients that are not finite.
+        It is no number if megatron-core has skipped the step, which it does with gradients that are not finite. Behind a step
+        that was taken, `taken_now` is called while the optimizer still has the gradients.
         """
         taken, norm, zeros = self.theirs.step()
+        if taken:
+            taken_now()
         # If nobody counts them, some releases and optimizers return 0, and others None.
         self.zeros = float(zeros) if self._counts_zeros else None
         # The plain optimizer leaves main_grad as the parameters' grad, which the next backward pass would add to.
@@ -104,6 +121,16 @@ class Optimizer:
         """The learning rate and the weight decay that the next step has for a parameter; None if none of it is this rank's."""
         place = self._places.get(id(tensor))
         return None if place is None else (float(place.group["lr"]), float(place.group["weight_decay"]))
+
+    def share(self, tensor: torch.Tensor) -> Share | None:
+        """What this rank's optimizer steps of a parameter; None if it is nothing."""
+        place = self._places.get(id(tensor))
+        if place is None:
+            return None
+        if not self._distributed:
+            return Share(place, slice(0, place.own.numel()))
+        held = place.optimizer._get_model_param_range_map(tensor)["param"]
+        return Share(place, slice(held.start, held.end))
 
     def states(self, tensors: Sequence[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         """What the optimizer keeps of parameters, with masters if there are any, each of the parameter's shape.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -191,10 +191,18 @@ def _unwrapped(model: Any) -> Any:
     return model
 
 
-def run_step(case: Case, chunks: list[DistributedDataParallel], batch: Path, step: int = 0, *, alone: bool = False) -> Losses:
+def run_step(
+    case: Case,
+    chunks: list[DistributedDataParallel],
+    batch: Path,
+    step: int = 0,
+    *,
+    alone: bool = False,
+    zeroed: Callable[[], None] = lambda: None,
+) -> Losses:
     """Forward and backward over all micro-batches of a step, counted from 0, gradients finalised by megatron-core.
 
-    Forward `alone` if so asked, or if that is where the case ends.
+    Forward `alone` if so asked, or if that is where the case ends. `zeroed` is called when the gradients have been made 0.
     """
     alone = alone or case.upto == FORWARD
     losses = Losses(case)
@@ -206,6 +214,7 @@ def run_step(case: Case, chunks: list[DistributedDataParallel], batch: Path, ste
 
     for chunk in () if alone else chunks:
         chunk.zero_grad_buffer()
+    zeroed()
     iterators = [micro_batches(case, batch, step) for _ in chunks]
     with torch.set_grad_enabled(not alone):
         get_forward_backward_func()(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -51,6 +52,11 @@ class Stepped:
 def left_bias(step: int, layer: int) -> str:
     """The name of the expert bias of a layer that a step, counted from 1, leaves, in the ranks' reports."""
     return f"{STEPS}{step}/{VALUE}/model.layers.{layer}.{BIAS}"
+
+
+def of_master(name: str) -> str:
+    """The name of a value that a step leaves, for the master that it is made of; other names as they are."""
+    return re.sub(f"^({STEPS}[0-9]+)/{VALUE}/", rf"\1/{MASTER}/", name)
 
 
 def trained(case: Case) -> tuple[Parameter, ...]:

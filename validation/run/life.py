@@ -15,6 +15,7 @@ from megatron.core.models.gpt import GPTModel
 from validation.candidate import build, checkpointing, graphs, latent_norms, load, overflow, platform
 from validation.candidate.compare import compare_loss_scale, compare_rates, compare_step, compare_values
 from validation.candidate.optimizer import Optimizer
+from validation.candidate.own_steps import OwnSteps
 from validation.candidate.probes import ProbedChunk
 from validation.candidate.recorder import Recorder
 from validation.candidate.step import run_step
@@ -22,7 +23,7 @@ from validation.case import life
 from validation.case.case import Case
 from validation.case.layout import Layout
 from validation.case.life import EVALUATE, LOAD, OVERFLOW, RESUME, SAVE, STEP, Event
-from validation.case.steps import FACTOR, LOSS_SCALE, STEPS, WEIGHED
+from validation.case.steps import FACTOR, LOSS_SCALE, NORM, STEPS, WEIGHED
 from validation.compare.precision import as_stored
 from validation.reference.store import Reference
 from validation.run.plugin import Plugin
@@ -59,6 +60,7 @@ def live(rank: Rank) -> None:
     if case.precision == "fp64" or case.on_cpu:
         platform.torchs_optimizers()
     recorded: graphs.Recorded | None = None
+    own = OwnSteps(case)
     events = life.parse(case.training.life) or (Event(STEP),) * case.training.steps
     optimizer = _loaded(rank) if events[0].kind == LOAD else Optimizer(case, rank.wrapped)
     step = 0
@@ -67,9 +69,10 @@ def live(rank: Rank) -> None:
             _evaluate(rank)
         elif event.kind in (SAVE, RESUME):
             rank, optimizer = _saved(rank, optimizer, event, rank.report.shared(f"checkpoint-{number}"))
+            own.cut_as(rank.case.layout)
         elif event.kind == STEP:
             step += 1
-            _step(rank, optimizer, step, _overflows(events, number), later=later)
+            _step(rank, optimizer, own, step, _overflows(events, number), later=later)
             if step == 1 and graphs.wanted(case):
                 rank.report.progress("CUDA graphs")
                 recorded = graphs.Recorded(case, rank.wrapped, rank.probed, optimizer)
@@ -86,29 +89,40 @@ def _overflows(events: Sequence[Event], number: int) -> int:
     return len(list(itertools.takewhile(lambda event: event.kind == OVERFLOW, reversed(events[:number]))))
 
 
-def _step(rank: Rank, optimizer: Optimizer, step: int, overflows: int, *, later: bool) -> None:
+def _step(rank: Rank, optimizer: Optimizer, own: OwnSteps, step: int, overflows: int, *, later: bool) -> None:
     """The gradients of a step, counted from 1, if they are not there yet, the optimizer's step, and all that it leaves."""
     rank.report.progress(f"step {step}")
     if step > 1:
         _begin(rank, step)
-        run_step(rank.case, rank.wrapped, rank.stored.batch, step - 1)
+        run_step(rank.case, rank.wrapped, rank.stored.batch, step - 1, zeroed=lambda: _are_zero(rank, step))
         if later:
             _compare_values(rank, step - 1, trained=True)
         _weigh(rank, step)
     place = (rank.held, rank.stored, rank.recorder)
+    with as_stored():
+        own.begin(step, optimizer, rank.held, rank.recorder)
     for _ in range(overflows):
         if not overflow.is_skipped(rank.wrapped, rank.held, optimizer):
             rank.recorder.problem(f"{STEPS}{step}/{LOSS_SCALE}", "a step was taken though its gradients held an infinity")
     with as_stored():
         compare_loss_scale(rank.case, step, optimizer, rank.recorder)
         compare_rates(rank.case, step, optimizer, *place)
-    norm = optimizer.step()
+    norm = optimizer.step(own.end)
     rank.plugin.stepped(rank.case, rank.wrapped, step)
     with as_stored():
         compare_step(step, norm, optimizer, *place, written=not later)
     _compare_values(rank, step, trained=False)
     if not later:
         _compare_values(rank, step, trained=True)
+
+
+def _are_zero(rank: Rank, step: int) -> None:
+    """Say so if something of another step's gradients is left for the step that begins."""
+    buffers = (buffer for chunk in rank.wrapped for buffer in (*chunk.buffers, *chunk.expert_parallel_buffers))
+    if any(bool(buffer.grad_data.any()) for buffer in buffers):
+        rank.recorder.problem(
+            f"{STEPS}{step}/{NORM}", f"the gradients of step {step - 1} are still there when step {step} begins"
+        )
 
 
 def _weigh(rank: Rank, step: int) -> None:
