@@ -29,8 +29,8 @@ def configure(case: Case, config: Any) -> None:
     import torch
 
     def made(sound: Callable[..., Any]) -> Callable[..., Any]:
-        def step(self: Any) -> Any:
-            taken = sound(self)
+        def step(self: Any, *behind: Any) -> Any:
+            taken = sound(self, *behind)
             for state in states(self):
                 for kind in ("exp_avg", "exp_avg_sq"):
                     state[kind].copy_(state[kind].to(torch.bfloat16))
