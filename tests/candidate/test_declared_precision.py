@@ -63,6 +63,23 @@ def test_one_number_everywhere_is_not_what_rounding_leaves(number: float) -> Non
     assert half_of(torch.full((101,), number), truth) is None
 
 
+@pytest.mark.parametrize(("others", "said"), [(8, "bfloat16"), (7, None)])
+def test_few_numbers_that_need_more_bits_may_be_lost_by_chance(others: int, said: str | None) -> None:
+    truth = torch.ones(100, dtype=torch.float64) + torch.arange(100) / 128
+    truth[:others] += 2**-20
+    assert half_of(truth.to(torch.bfloat16).to(torch.float32), truth) == said
+
+
+@pytest.mark.parametrize(("kept", "said"), [(50, "bfloat16"), (49, None)])
+def test_half_of_the_numbers_of_a_rounded_truth_are_enough(kept: int, said: str | None) -> None:
+    """The others, of which there are many, do not count: each is one of these when it is rounded."""
+    near = 1 + torch.arange(100, dtype=torch.float64) / 128
+    found = near.clone()
+    found[kept:] = near[kept - 1]
+    truth = torch.cat([near + 2**-12, near + 2**-13, near + 2**-14])
+    assert half_of(found.repeat(3).to(torch.float32), truth) == said
+
+
 @pytest.mark.parametrize(("moved", "count"), [(0.0, 0), (2**-7, 1)])
 def test_a_weight_is_its_master_rounded_to_nearest(moved: float, count: int) -> None:
     """Of a half, which lies between two numbers, either will do."""

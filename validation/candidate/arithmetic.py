@@ -85,10 +85,11 @@ def wrong(
     for kind, (expected, slack) in formula.moments(had, gradient, doubt).items():
         if (off := _beyond(now[kind] - expected, slack)).any():
             yield kind, off, f"not what {formula.name} makes of the gradient and of what was there before the step"
-    expected, slack = formula.weights(start, now or {BUFFER: gradient})
+    moved_by = now or {BUFFER: gradient}
+    expected, slack = formula.weights(start, moved_by)
     if (off := _beyond(end - expected, slack)).any():
         said = f"not what {formula.name} makes of the moments and of what was there before the step"
-        yield MASTER, off, said + formula.explained(start, end, now)
+        yield MASTER, off, said + formula.explained(start, end, moved_by)
 
 
 def _beyond(error: torch.Tensor, slack: torch.Tensor) -> torch.Tensor:
@@ -191,8 +192,6 @@ class _OfSgd:
         return start - moved, _HALF_ULP * (_FEW * most + _MORE * moved.abs()) + _LEAST
 
     def explained(self, start: torch.Tensor, end: torch.Tensor, moments: Mapping[str, torch.Tensor]) -> str:
-        if not moments:
-            return ""
         return _larger(end - start, self.weights(start, moments)[0] - start)
 
 
@@ -204,11 +203,13 @@ def _decayed(start: torch.Tensor, gradient: torch.Tensor, decay: float) -> tuple
 
 _SHARP = 0.999
 """Cosine from which on two updates are one, but for their size."""
+_ALIKE = 0.01
+"""By how much two sizes may differ that a reader takes for one."""
 
 
 def _larger(moved: torch.Tensor, expected: torch.Tensor) -> str:
     """`; it moves them 1.1 times as far`, where the update has the right direction; else nothing."""
     size, right = float(torch.linalg.vector_norm(moved)), float(torch.linalg.vector_norm(expected))
-    if not size or not right or float(moved @ expected) / size / right < _SHARP:
+    if not size or not right or float(moved @ expected) / size / right < _SHARP or abs(size / right - 1) < _ALIKE:
         return ""
     return f"; it moves them {size / right:.3g} times as far"

@@ -24,11 +24,11 @@ def half_of(tensor: torch.Tensor, truth: torch.Tensor) -> str | None:
     widest = _MISSING["float16"]
     if (bits[:_FIRST] & widest).any() or (bits & widest).any():
         return None
-    others = truth.detach().to(torch.float32).contiguous().view(-1).view(torch.int32) & widest
+    true = truth.detach().to(torch.float32)
+    others = true.contiguous().view(-1).view(torch.int32) & widest
     if int(others.count_nonzero()) < ENOUGH:
         return None
     half = "float16" if (bits & _MISSING["bfloat16"]).any() else "bfloat16"
-    true = truth.detach().to(torch.float32)
     off = torch.linalg.vector_norm(tensor.detach() - true) / torch.linalg.vector_norm(true)
     few = 2 * tensor.detach().unique().numel() < true.to(getattr(torch, half)).unique().numel()
     return None if few or not off < _FAR else half
