@@ -29,6 +29,14 @@ def test_a_router_in_fp64_reports_fp64() -> None:
     assert declared(case, {}) == {}
 
 
+def test_losses_and_the_router_hold_more_than_half() -> None:
+    (case,) = parsed(["--layouts", "single+mtp", "--precision", "bf16"]).cases
+    router = {"layers.1.moe.router.logits", "layers.1.moe.router.scores"}
+    losses = {"token_loss": "float32", "mtp.0.token_loss": "float32", "loss": "float32"}
+    found = declared(case, {"dtypes": FACTS["dtypes"] | losses})["unrounded"]
+    assert found == {*router, "token_loss", "mtp.0.token_loss"}
+
+
 KEPT = {f"steps/1/{kind}/model.norm.weight": "float32" for kind in ("exp_avg", "exp_avg_sq", "master", "momentum_buffer")}
 
 

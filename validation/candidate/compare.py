@@ -40,12 +40,12 @@ def declared(case: Case, facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _holds_more_than_half(case: Case, name: str) -> bool:
-    """Whether a tensor in float32 is the router's, or Adam's and holds numbers of half precision for no gradients.
+    """Whether a tensor in float32 is the router's, of losses, or Adam's and holds numbers of half precision for no gradients.
 
     A first moment may be one if it takes a half or a quarter of a gradient in bfloat16.
     """
     if not name.startswith(STEPS):
-        return name.endswith((*_OF_ROUTER, ".moe.router.scores"))
+        return name.endswith((*_OF_ROUTER, ".moe.router.scores", "token_loss"))
     kind, optimizer = name.split("/")[2], case.training.effective("optimizer")
     halves = kind == FIRST and math.frexp(1 - case.training.adam.beta1)[0] == _POWER_OF_TWO
     settled = str(optimizer.get(_DTYPES.get(kind, ""), "fp32")).removeprefix("torch.")
