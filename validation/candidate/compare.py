@@ -106,20 +106,24 @@ def compare_loss_scale(case: Case, step: int, optimizer: Optimizer, recorder: Re
 
 
 def compare_step(
-    step: int, norm: torch.Tensor, optimizer: Optimizer, held: Held, stored: Reference, recorder: Recorder, *, written: bool
+    step: int, norm: torch.Tensor, optimizer: Optimizer, held: Held, stored: Reference, recorder: Recorder
 ) -> None:
-    """The norm of all gradients and the zeros in them, each parameter's moments and master, after a step counted from 1.
-
-    If weights are `written` already, each must be its master, rounded: what a step moves may be less than their limit.
-    """
+    """The norm of all gradients and the zeros in them, each parameter's moments and master, after a step counted from 1."""
     zeros = {} if optimizer.zeros is None else {ZEROS: torch.tensor(optimizer.zeros, dtype=torch.float64)}
     for kind, number in {NORM: norm, **zeros}.items():
         recorder.compare(f"{STEPS}{step}/{kind}", number, (), stored.steps, key=f"{step}/{kind}")
     states = optimizer.states([tensor for tensor, _ in held])
-    for (tensor, parts), state in zip(held, states, strict=True):
-        if written and MASTER in state:
-            _compare_with_master(step, tensor.detach(), state[MASTER], parts, recorder)
     _compare_kinds(step, [(*one, state) for one, state in zip(held, states, strict=True)], stored, recorder)
+
+
+def compare_written(step: int, optimizer: Optimizer, held: Held, recorder: Recorder) -> None:
+    """Each weight that a step has written must be its master, rounded: what a step moves may be less than a limit.
+
+    All ranks must ask.
+    """
+    for (tensor, parts), state in zip(held, optimizer.states([tensor for tensor, _ in held]), strict=True):
+        if MASTER in state:
+            _compare_with_master(step, tensor.detach(), state[MASTER], parts, recorder)
 
 
 def _compare_with_master(

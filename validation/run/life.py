@@ -13,7 +13,7 @@ from megatron.core.distributed import DistributedDataParallel
 from megatron.core.models.gpt import GPTModel
 
 from validation.candidate import build, checkpointing, graphs, latent_norms, load, overflow, platform
-from validation.candidate.compare import compare_loss_scale, compare_rates, compare_step, compare_values
+from validation.candidate.compare import compare_loss_scale, compare_rates, compare_step, compare_values, compare_written
 from validation.candidate.optimizer import Optimizer
 from validation.candidate.own_steps import OwnSteps
 from validation.candidate.probes import ProbedChunk
@@ -79,7 +79,7 @@ def live(rank: Rank) -> None:
     if later:
         _begin(rank, OWN_CHOICES)
         run_step(case, rank.wrapped, rank.stored.batch, alone=True)
-        _compare_values(rank, case.training.steps, trained=True)
+        _compare_written(rank, optimizer, case.training.steps)
     if recorded is not None:
         recorded.let_go()
 
@@ -96,7 +96,7 @@ def _step(rank: Rank, optimizer: Optimizer, own: OwnSteps, step: int, overflows:
         _begin(rank, step)
         run_step(rank.case, rank.wrapped, rank.stored.batch, step - 1, zeroed=lambda: _are_zero(rank, step))
         if later:
-            _compare_values(rank, step - 1, trained=True)
+            _compare_written(rank, optimizer, step - 1)
         _weigh(rank, step)
     place = (rank.held, rank.stored, rank.recorder)
     with as_stored():
@@ -110,10 +110,10 @@ def _step(rank: Rank, optimizer: Optimizer, own: OwnSteps, step: int, overflows:
     norm = optimizer.step(own.end)
     rank.plugin.stepped(rank.case, rank.wrapped, step)
     with as_stored():
-        compare_step(step, norm, optimizer, *place, written=not later)
+        compare_step(step, norm, optimizer, *place)
     _compare_values(rank, step, trained=False)
     if not later:
-        _compare_values(rank, step, trained=True)
+        _compare_written(rank, optimizer, step)
 
 
 def _are_zero(rank: Rank, step: int) -> None:
@@ -148,6 +148,13 @@ def _begin(rank: Rank, step: int) -> None:
 def _compare_values(rank: Rank, step: int, *, trained: bool) -> None:
     with as_stored():
         compare_values(step, rank.held, rank.stored, rank.recorder, trained=trained)
+
+
+def _compare_written(rank: Rank, optimizer: Optimizer, step: int) -> None:
+    """What a step has made of the weights, when all of them are there."""
+    with as_stored():
+        compare_written(step, optimizer, rank.held, rank.recorder)
+    _compare_values(rank, step, trained=True)
 
 
 def _evaluate(rank: Rank) -> None:
