@@ -28,7 +28,7 @@ def case(*settings: str, implementation: str = "te") -> Case:
         (["model.cuda_graph_impl=local"], False, True),
         (["model.cuda_graph_impl=transformer_engine", "model.use_te_rng_tracker=true"], True, True),
         (["model.enable_cuda_graph=true"], False, True),
-        (["model.external_cuda_graph=true"], False, True),
+        (["model.external_cuda_graph=true"], True, True),
     ],
 )
 def test_cuda_graphs_get_random_numbers_that_they_can_record(settings: list[str], te: bool, recordable: bool) -> None:

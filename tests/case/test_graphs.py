@@ -23,6 +23,7 @@ OF_TE = {"cuda_graph_impl": "transformer_engine"}
         ({"external_cuda_graph": True, "cuda_graph_scope": "full"}, "transformer_engine", set()),
         ({**OF_TE, "cuda_graph_scope": "attn, moe_router"}, "transformer_engine", {"attn", "moe_router"}),
         ({**OF_TE, "cuda_graph_modules": ("attn", "mlp")}, "transformer_engine", {"attn", "mlp"}),
+        ({**OF_TE, "cuda_graph_modules": "full", "cuda_graph_scope": "attn"}, "transformer_engine", {"attn"}),
     ],
 )
 def test_who_records_which_parts(model: dict[str, Value], who: str, parts: set[str]) -> None:

@@ -419,6 +419,16 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         "in bf16 alone, not in fp32; --precision bf16 works",
     ),
     (
+        "graphs of other layers",
+        case(training=GRAPHS_OF_ATTENTION, **{**ON_CARD, "implementation": "local"}),
+        "are of its layers, and local has others; --implementation te has them",
+    ),
+    (
+        "graphs in fp32 that nothing replays",
+        case(training=replace(GRAPHS_OF_ATTENTION, steps=0), **{**ON_CARD, "precision": "fp32"}),
+        "not in fp32; --precision bf16 with --steps 2 works",
+    ),
+    (
         "graphs of documents",
         case(training=replace(GRAPHS_OF_ATTENTION, data_shape="packed"), **ON_CARD),
         "no packed sequences in CUDA graphs; leave out",

@@ -80,13 +80,16 @@ def start_random_numbers(case: Case) -> None:
 def random_numbers(case: Case) -> dict[str, bool]:
     """Which of megatron-core's trackers of random numbers a case's settings ask for, as initialize_rng_tracker has it.
 
-    A training script hands it on: under CUDA graphs none but one that graphs can record.
+    A training script hands it on: under CUDA graphs none but one that graphs can record, which is Transformer Engine's own if
+    that records them, whatever use_te_rng_tracker says.
     https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/training/initialize.py
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/training/arguments.py (`validate_args`)
     """
     model = case.training.effective("model")
+    who = graphs.by(model)
     return {
-        "use_te_rng_tracker": model.get("use_te_rng_tracker") is True,
-        "use_cudagraphable_rng": graphs.by(model) != graphs.NONE,
+        "use_te_rng_tracker": model.get("use_te_rng_tracker") is True or who == graphs.TE,
+        "use_cudagraphable_rng": who != graphs.NONE,
     }
 
 

@@ -20,6 +20,8 @@ _ITERATION = "full_iteration"
 _PARTS = ("cuda_graph_modules", "cuda_graph_scope")
 """The field that names parts of layers, in 0.18 and later, and before."""
 _WITHOUT_ROUTERS = frozenset(("attn", "mlp"))
+KIND = "model.cuda_graph_impl"
+"""The field that says who records; two old fields say it, too (`by`)."""
 _FIELDS = ("model.cuda_graph_", "model.enable_cuda_graph", "model.external_cuda_graph")
 _STEPS = 2
 """The first step is computed without graphs, and the second replays them."""
@@ -38,9 +40,8 @@ def by(model: Mapping[str, Value]) -> str:
 
 def parts(model: Mapping[str, Value]) -> frozenset[str]:
     """The parts of a layer that are recorded; none for all of it."""
-    given = next((value for name in _PARTS if (value := model.get(name))), None) or "full"
-    words = given.split(",") if isinstance(given, str) else given if isinstance(given, tuple) else ()
-    return frozenset(str(word).strip() for word in words) - {"full"}
+    given = [value.split(",") if isinstance(value, str) else value for value in map(model.get, _PARTS)]
+    return frozenset(str(word).strip() for words in given if isinstance(words, (list, tuple)) for word in words) - {"full"}
 
 
 def unfit(fields: Mapping[str, Value], model: Model) -> str | None:
@@ -68,24 +69,35 @@ def unfit(fields: Mapping[str, Value], model: Model) -> str | None:
     )
 
 
-def refusal(case: Case) -> str | None:
-    """Why the CUDA graphs of a case cannot be compared, None if they can, or if there are none."""
-    model = case.training.effective("model")
-    if by(model) == NONE:
-        return None
+def need(model: Mapping[str, Value]) -> str:
+    """What the graphs that `model` asks for need, a word of validation.case.fields; empty if there are none."""
+    return {NONE: "", TE: "te"}.get(by(model), "gpu")
+
+
+def can_be_compared(case: Case) -> str | None:
+    """Why the CUDA graphs that a case's settings ask for cannot be compared, None if they can, or if there are none."""
+    return refusal(case.training.effective("model"), case)
+
+
+def refusal(model: Mapping[str, Value], case: Case) -> str | None:
+    """Why the CUDA graphs that `model` asks for cannot be compared in a case, None if they can, or if there are none."""
     if sentence := unfit(model, case.model):
         return sentence
-    if by(model) == LOCAL:
+    if by(model) != TE:
         return None
-    if case.training.steps < _STEPS:
-        return f"CUDA graphs are recorded behind the first step, and no step of this case replays them; --steps {_STEPS} works"
-    if case.precision != "bf16":
-        return f"Megatron-Core records CUDA graphs in bf16 alone, not in {case.precision}; --precision bf16 works"
+    if not case.uses_te:
+        return f"CUDA graphs of {TE} are of its layers, and {case.implementation} has others; --implementation te has them"
+    more = "" if case.training.steps >= _STEPS else f" with --steps {_STEPS}"
     if case.training.data_shape in ARE_PACKED:
         return f"Megatron-Core has no packed sequences in CUDA graphs; leave out +{case.training.data_shape}"
+    if case.precision != "bf16":
+        return f"Megatron-Core records CUDA graphs in bf16 alone, not in {case.precision}; --precision bf16{more} works"
     if case.transport == _THROUGH_HOST and (case.layout.tp > 1 or case.layout.cp > 1):
         return (
             f"CUDA graphs of attention in {case.layout.name} have exchanges of ranks in them, and over {_THROUGH_HOST} the "
-            "host exchanges; --transport nccl works, with a GPU for each rank, or a layout without tp and cp"
+            f"host exchanges; --transport nccl{more} works, with a GPU for each rank, or a layout without tp and cp"
         )
+    if case.training.steps < _STEPS:
+        works = f"leave out --isolated and take --steps {_STEPS}" if case.isolated else f"--steps {_STEPS} works"
+        return f"CUDA graphs are recorded behind the first step, and no step of this case replays them; {works}"
     return None

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from validation.case import covered as said
-from validation.case import declared, fields
+from validation.case import declared, fields, graphs
 from validation.case.annotation import Value
 from validation.case.case import Case
 from validation.case.covered import DIFFERENT, EQUAL, NEEDED, NOT_COMPARED, NOT_EXERCISED, Word
@@ -120,6 +120,7 @@ def values(case: Case) -> Mapping[str, Value]:
     for section in SECTIONS:
         found |= {f"{section}.{name}": value for name, value in case.training.effective(section).items()}
     return found | {
+        graphs.KIND: graphs.by(case.training.effective("model")),
         "model.context_parallel_size": case.layout.cp,
         "model.mtp_num_layers": case.model.num_nextn_predict_layers or None,
         "model.fp16": case.precision == "fp16",

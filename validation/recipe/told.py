@@ -69,6 +69,8 @@ def told(recipe: Recipe, small: StandIn, case: Case) -> Iterator[Told]:
     here = declared.here()
     settings = (*recipe.settings, *_left_to_upstream(recipe, here))
     values = initial(here) | {setting.name: setting.value for setting in settings}
+    if graphs.KIND in here:
+        values[graphs.KIND] = graphs.by(_recorded(values, here))
     for setting in settings:
         own = setting.name in _of_plumbline(recipe)
         one = _of_sparse(setting, values) or _one(setting, small, here, values, case, own=own)
@@ -153,10 +155,11 @@ def _one(
         return Told(setting, SAME, "Plumbline's own value")
     if entry.unread(values):
         return Told(setting, UNREAD, f"nothing reads it with {entry.with_field}={written(values[entry.with_field])}")
-    need = entry.need(setting.value)
+    recorded = _recorded(values, here) if graphs.says(name) else {}
+    need = graphs.need(recorded) or entry.need(setting.value)
     if need and (case.on_cpu or (need == "te" and not case.uses_te)):
         return Told(setting, NEEDS, fields.NEEDS[need])
-    if graphs.says(name) and (sentence := graphs.unfit(_of_model(values), small.model)):
+    if sentence := graphs.refusal(recorded, case):
         return Told(setting, REFUSED, sentence)
     if (package := packages.OF_SETTINGS.get(name)) and find_spec(package) is None:
         return Told(setting, NEEDS, f"the package {package}")
@@ -176,8 +179,9 @@ def _one(
     return Told(replace(setting, value=value), TRIED, scale.why(name, scaled, small), scaled)
 
 
-def _of_model(values: Mapping[str, Value]) -> dict[str, Value]:
-    return {name.removeprefix("model."): value for name, value in values.items() if name.startswith("model.")}
+def _recorded(values: Mapping[str, Value], here: declared.Fields) -> dict[str, Value]:
+    """The fields of CUDA graphs that this megatron-core has, without their section: all of them are compared, or none."""
+    return {name.removeprefix("model."): value for name, value in values.items() if graphs.says(name) and name in here}
 
 
 def _takes_none(field: declared.Field) -> bool:

@@ -13,8 +13,9 @@ from validation.case.annotation import Opaque, Value, parts
 from validation.case.case import ON_CPU, Case
 from validation.case.errors import UsageError
 from validation.case.pipeline_layout import FIELD
-from validation.case.preflight import RULES
+from validation.case.preflight import RULES, Rule
 from validation.case.preset import Preset
+from validation.case.schedule_rules import rates_can_be, schedule_can_run
 from validation.case.settings import written
 from validation.case.suggestions import join
 from validation.case.training import Training
@@ -25,19 +26,29 @@ from validation.recipe.standin import StandIn, stand_in
 from validation.recipe.told import ABSENT, CHANGED, LOWER, NEEDS, REFUSED, SPEC, TRIED, Told
 from validation.recipe.told import told as settings_told
 
-_NO_LIMIT = 1e9
-"""A norm of gradients that no step has."""
+_CLIPPING, _NO_LIMIT = "optimizer.clip_grad", 1e9
+"""The limit of the gradients' norm, and one that no step reaches."""
 _GOES_WITH: Mapping[str, Mapping[Value, str]] = {"model.recompute_modules": {"moe_act": "model.moe_grouped_gemm"}}
 """Words of a list, and the setting without which megatron-core refuses each (TransformerConfig.__post_init__)."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the cases of a recipe run: implementation and transport, and the precision of the first if somebody says it."""
+    """Where and how the cases of a recipe run: what a command says of them beside the recipe.
+
+    `precision` is that of the first case, None for the usual one, and `steps` are those that the command asks for. The sizes of
+    the batch are the stand-in's if nobody says others. `given` are a user's own settings.
+    """
 
     implementation: str = "local"
     transport: str = "gloo"
     precision: str | None = None
+    steps: int = 0
+    isolated: bool = False
+    batch_size: int | None = None
+    micro_batch_size: int | None = None
+    seq_length: int | None = None
+    given: Mapping[str, Value] = made(default_factory=dict)
 
     @property
     def on_cpu(self) -> bool:
@@ -46,9 +57,17 @@ class Place:
 
     def case(self, small: StandIn, recipe: Recipe) -> Case:
         """The first case of a stand-in, without settings: on a CPU in fp64, on GPUs in the recipe's precision."""
-        precision = self.precision or ("fp64" if self.on_cpu else recipe.precision)
-        case = small.case(precision=precision)
-        return replace(case, implementation=self.implementation, transport=self.transport)
+        case = small.case(precision=self.precision or ("fp64" if self.on_cpu else recipe.precision))
+        return replace(
+            case,
+            implementation=self.implementation,
+            transport=self.transport,
+            isolated=self.isolated,
+            batch_size=self.batch_size or case.batch_size,
+            micro_batch_size=self.micro_batch_size or case.micro_batch_size,
+            seq_length=self.seq_length or case.seq_length,
+            training=replace(case.training, steps=self.steps),
+        )
 
 
 HERE = Place()
@@ -141,7 +160,7 @@ def of(recipe: Recipe, place: Place = HERE) -> Trial:
     _check_types(recipe)
     small, shape, refused = documents.fitted(stand_in(full.of(recipe)), recipe)
     base, case = _base(small, recipe, shape), place.case(small, recipe)
-    told = _fitting(case, base, _with_their_kinds(tuple(settings_told(recipe, small, case))), lane(recipe))
+    told = _fitting(case, base, place, _with_their_kinds(tuple(settings_told(recipe, small, case))), recipe)
     told = (*told, *documents.told(recipe, case, refused), *unread.told(recipe))
     trial = Trial(recipe, small, _with(base, [one for one in told if one.state == TRIED]), told)
     return _with_clipping(_with_parts_that_are_here(trial))
@@ -180,12 +199,10 @@ def _with_parts_that_are_here(trial: Trial) -> Trial:
 
 
 def _with_clipping(trial: Trial) -> Trial:
-    """The same with a limit that no norm reaches instead of none, without which megatron-core computes no norm to compare."""
-    for one in trial.tried:
-        if one.setting.name == "optimizer.clip_grad" and isinstance(one.setting.value, float) and one.setting.value <= 0:
-            why = "without a limit Megatron-Core computes no norm of the gradients, which a step is compared by"
-            return trial.changed([one.setting.name], {one.setting.name: _NO_LIMIT}, why)
-    return trial
+    """The same with a limit that no norm reaches instead of none."""
+    why = "without a limit Megatron-Core computes no norm of the gradients, which a step is compared by"
+    limit = _without_limit(trial.tried)
+    return trial.changed(limit, limit, why) if limit else trial
 
 
 def lane(recipe: Recipe) -> str:
@@ -220,24 +237,43 @@ def _with_their_kinds(told: tuple[Told, ...]) -> tuple[Told, ...]:
     )
 
 
-def _fitting(case: Case, base: Training, told: tuple[Told, ...], lower: str) -> tuple[Told, ...]:
-    """The same, without settings that a rule refuses together in the case, or in the `lower` precision that shows them."""
+def in_lane(case: Case, recipe: Recipe) -> Case:
+    """The case that shows what fp64 hides, of the first one: in the precision of `lane`, and without steps."""
+    return replace(case, precision=lane(recipe), training=replace(case.training, steps=0))
 
-    def sentence(tried: Sequence[Told]) -> str | None:
-        first = replace(case, training=_with(base, tried))
-        hidden = first.precision == "fp64" and any(fields.entry(one.setting.name).lane for one in tried)
-        cases = (first, *([replace(first, precision=lower)] if hidden else []))
-        return next((said for case in cases for rule in RULES if (said := rule(case))), None)
 
-    def says(said: str, tried: Sequence[Told]) -> bool:
-        return sentence(tried) == said
+def _fitting(case: Case, base: Training, place: Place, told: tuple[Told, ...], recipe: Recipe) -> tuple[Told, ...]:
+    """The same, without settings that a rule refuses together in the case, or in the one that shows what fp64 hides."""
+
+    def first(tried: Sequence[Told]) -> Case:
+        training = _with(base, tried).with_settings({**_without_limit(tried), **place.given})
+        return replace(case, training=replace(training, steps=case.training.steps))
+
+    def ended(tried: Sequence[Told]) -> tuple[Rule | None, str]:
+        one = first(tried)
+        hidden = one.precision == "fp64" and any(fields.entry(told.setting.name).lane for told in tried)
+        cases = (one, *([in_lane(one, recipe)] if hidden else []))
+        return next(((rule, said) for case in cases for rule in rules if (said := rule(case))), (None, ""))
+
+    def ends(said: str, tried: Sequence[Told]) -> bool:
+        return ended(tried)[1] == said
 
     tried = [one for one in told if one.state == TRIED]
+    # A recipe whose rates contradict each other trains nowhere: that is said of all of it (validation.run.recipe_given).
+    rules = [rule for rule in RULES if rule is not schedule_can_run or not rates_can_be(first(tried))]
     refused: dict[str, Told] = {}
-    while (said := sentence(tried)) and not sentence(()):
-        part = smallest(tried, partial(says, said))
+    # What ends the case without any setting is said by the preflight, and of no setting.
+    fine = (None, ended(())[0])
+    while (found := ended(tried))[0] not in fine:
+        part = smallest(tried, partial(ends, found[1]))
         if len(part) == len(tried):  # the sentence has the name of the case in it, and with it all settings
-            part = smallest(tried, lambda parts: sentence(parts) is not None)
-        refused |= {one.setting.name: Told(one.setting, REFUSED, f"in the stand-in: {sentence(part)}") for one in part}
+            part = smallest(tried, lambda parts: ended(parts)[0] not in fine)
+        refused |= {one.setting.name: Told(one.setting, REFUSED, f"in the stand-in: {ended(part)[1]}") for one in part}
         tried = [one for one in tried if one not in part]
     return tuple(refused.get(one.setting.name, one) for one in told)
+
+
+def _without_limit(tried: Sequence[Told]) -> dict[str, Value]:
+    """A limit that no norm reaches, if one of these says none: megatron-core then computes no norm to compare."""
+    limits = [one.setting.value for one in tried if one.setting.name == _CLIPPING]
+    return {_CLIPPING: _NO_LIMIT} if any(isinstance(limit, float) and limit <= 0 for limit in limits) else {}

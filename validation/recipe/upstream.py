@@ -64,6 +64,7 @@ def _older(arguments: Arguments) -> None:
     for old, new in (("enable_cuda_graph", "local"), ("external_cuda_graph", "transformer_engine")):
         if arguments[old]:
             arguments.follows("cuda_graph_impl", new, old)
+            arguments.keep(old, False)  # validate_args deletes it, and a configuration with both is refused
     if arguments["use_rotary_position_embeddings"]:
         arguments.follows("position_embedding_type", "rope", "use_rotary_position_embeddings")
 

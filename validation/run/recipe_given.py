@@ -47,41 +47,29 @@ def given(options: Any, transport: str) -> tuple[Trial, tuple[Case, ...]]:
         raise UsageError("--recipe compares a training step and --inference prefill and decode; leave one of them out")
     checkout = Path(options.megatron_path) if options.megatron_path else None
     folder = Path(options.hf_model_path) if options.hf_model_path else None
-    place = Place(options.implementation, transport, options.precision)
+    given_here = settings_given.given(options.config)
+    place = Place(
+        options.implementation,
+        transport,
+        options.precision,
+        options.steps or 0,
+        options.isolated,
+        options.batch_size,
+        options.micro_batch_size,
+        options.seq_length,
+        settings_given.typed_values(given_here),
+    )
     tried = trial.of_file(Path(options.recipe), checkout, options.world_size, folder, place)
     tried = tried.with_layers_of(options.implementation)
-    precision = place.case(tried.small, tried.recipe).precision
 
     def make(trial_: Trial) -> Case:
-        case = _case(options, trial_, settings_given.typed(trial_.training), precision, transport)
-        return _with_steps(case, options.steps)
+        case = replace(place.case(trial_.small, trial_.recipe), preset=trial_.preset.name, seed=options.seed)
+        return _with_steps(replace(case, training=settings_given.typed(trial_.training)), options.steps)
 
-    given_here = settings_given.given(options.config)
     tried = nearest.beside_bugs(tried.configured(given_here), make, given_here)
     first = make(tried)
-    hidden = tried.lanes if options.precision is None and precision == "fp64" else ()
-    return tried, (
-        first,
-        *([replace(first, precision=trial.lane(tried.recipe), training=replace(first.training, steps=0))] if hidden else []),
-    )
-
-
-def _case(options: Any, tried: Trial, training: Training, precision: str, transport: str) -> Case:
-    base = tried.preset
-    return Case(
-        preset=base.name,
-        model=base.model,
-        layout=tried.small.layout,
-        precision=precision,
-        implementation=options.implementation,
-        transport=transport,
-        seed=options.seed,
-        batch_size=options.batch_size or base.batch_size,
-        micro_batch_size=options.micro_batch_size or base.micro_batch_size,
-        seq_length=options.seq_length or base.seq_length,
-        training=training,
-        isolated=options.isolated,
-    )
+    hidden = tried.lanes if options.precision is None and first.precision == "fp64" else ()
+    return tried, (first, *([trial.in_lane(first, tried.recipe)] if hidden else []))
 
 
 def _with_steps(case: Case, asked: int | None) -> Case:

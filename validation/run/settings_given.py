@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from validation.case.annotation import Value
@@ -26,10 +26,14 @@ def typed(training: Training) -> Training:
 
     Raises UsageError for a field that this megatron-core does not have, and for a value that its type does not allow.
     """
-    if not training.settings:
-        return training
+    return replace(training, settings=()).with_settings(typed_values(dict(training.settings)))
+
+
+def typed_values(values: Mapping[str, Value]) -> dict[str, Value]:
+    """The same of settings by name. Raises UsageError as `typed` does."""
+    if not values:
+        return {}
     from validation.case import declared
 
     fields = declared.here()
-    values = {name: declared.checked(declared.find(fields, name), value, written(value)) for name, value in training.settings}
-    return replace(training, settings=()).with_settings(values)
+    return {name: declared.checked(declared.find(fields, name), value, written(value)) for name, value in values.items()}

@@ -1,0 +1,118 @@
+"""What a command says of the cases of a recipe decides what of the recipe they can have: nothing of it ends the command."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.recipe.test_trial import FLAGS
+from validation.case import graphs
+from validation.case.errors import UsageError
+from validation.case.preflight import RULES
+from validation.recipe import coverage, read, told, trial
+from validation.recipe.recipe import Origin, Setting, Source
+from validation.recipe.told import CHANGED, NEEDS, REFUSED, SAME, TRIED, Told
+from validation.recipe.trial import Place
+from validation.run.options import Settings, parsed
+
+GRAPHS = "--cuda-graph-impl transformer_engine --cuda-graph-scope attn --cuda-graph-warmup-steps 1"
+OLD_GRAPHS = "--external-cuda-graph --cuda-graph-scope attn"
+CARD = "--implementation te --transport nccl"
+
+
+def wanted(folder: Path, more: str, words: str) -> Settings:
+    path = folder / "flags.txt"
+    path.write_text((FLAGS.replace("--bf16", "") if "--fp16" in more else FLAGS) + more, encoding="utf-8")
+    return parsed(["--recipe", str(path), "--world-size", "8", *words.split()])
+
+
+def said(of: Settings, name: str) -> list[Told]:
+    """What becomes of the settings whose names begin so, but for those that every case has."""
+    assert of.trial is not None
+    return [one for one in of.trial.told if one.setting.name.startswith(name) and one.state != SAME]
+
+
+@pytest.mark.parametrize(
+    ("words", "more", "state", "why"),
+    [
+        (f"{CARD} --steps 2", GRAPHS, TRIED, ""),
+        (f"{CARD} --steps 2", OLD_GRAPHS, TRIED, ""),
+        (CARD, GRAPHS, REFUSED, "no step of this case replays them; --steps 2 works"),
+        (f"{CARD} --isolated", GRAPHS, REFUSED, "; leave out --isolated and take --steps 2"),
+        (f"{CARD} --precision fp32", OLD_GRAPHS, REFUSED, "not in fp32; --precision bf16 with --steps 2 works"),
+        ("--implementation te --transport staged --steps 2", GRAPHS, REFUSED, "; --transport nccl works, "),
+        (f"{CARD} --steps 2", GRAPHS.replace("attn", "moe_router"), REFUSED, "routers in them"),
+        ("--implementation local --transport nccl --steps 2", GRAPHS, NEEDS, "Transformer Engine"),
+        ("--steps 2", OLD_GRAPHS, NEEDS, "Transformer Engine"),
+    ],
+)
+def test_cuda_graphs_of_a_recipe_are_compared_or_left_out_whole(
+    tmp_path: Path, words: str, more: str, state: str, why: str
+) -> None:
+    """Each of their settings has the reason. Asks for no GPU."""
+    found = wanted(tmp_path, more, words)
+    fields = said(found, "model.cuda_graph_")
+    assert len(fields) == more.count("--cuda-graph-") + (more == OLD_GRAPHS)
+    assert {(one.state, why in one.why) for one in fields} == {(state, True)}
+    assert not said(found, "model.external_cuda_graph")  # a configuration with both is refused
+    for case in found.cases:
+        assert not any(rule(case) for rule in RULES)
+        assert (graphs.by(case.training.effective("model")) == graphs.TE) is (state == TRIED)
+
+
+def test_old_names_of_cuda_graphs_are_read_as_the_new_ones(tmp_path: Path) -> None:
+    """As Megatron-Core does when it makes a configuration: what goes with them is read. A YAML recipe can say so."""
+    path = tmp_path / "flags.txt"
+    path.write_text(FLAGS, encoding="utf-8")
+    recipe, origin = read.read(path, None, None, 8), Origin(Source.GIVEN, "a key")
+    old = (Setting("model.external_cuda_graph", True, origin), Setting("model.cuda_graph_scope", ("attn",), origin))
+    kept = [one for one in recipe.settings if not graphs.says(one.name)]
+    tried = trial.of(replace(recipe, settings=(*kept, *old)), Place("te", "nccl", steps=2))
+    assert set(old) <= {one.setting for one in tried.tried}
+    case = replace(tried.small.case(), training=tried.training)
+    assert coverage.values(case)[graphs.KIND] == graphs.TE
+    assert told._recorded({"model.cuda_graph_scope": "attn"}, {}) == {}  # another release's field says nothing here
+
+
+@pytest.mark.parametrize(
+    ("more", "words", "name", "state", "why"),
+    [
+        ("--log-num-zeros-in-grad", f"{CARD} --steps 2", "optimizer.log_num_zeros", REFUSED, "in bf16, in which sums"),
+        ("--log-num-zeros-in-grad", CARD, "optimizer.log_num_zeros", TRIED, ""),
+        ("--fp16 --loss-scale 128", f"{CARD} --precision fp32 --steps 2", "optimizer.loss_scale", REFUSED, "in fp16 alone"),
+        ("--grad-reduce-in-bf16", f"{CARD} --isolated", "ddp.grad_reduce_in_fp32", REFUSED, "no isolated modules"),
+        ("--grad-reduce-in-bf16", "--isolated", "ddp.grad_reduce_in_fp32", REFUSED, "no isolated modules"),
+        (
+            "--optimizer-cpu-offload --use-precision-aware-optimizer",
+            "--implementation local --transport nccl --steps 2",
+            "optimizer.optimizer_cpu_offload",
+            REFUSED,
+            "what a precision-aware optimizer has",
+        ),
+        ("--clip-grad 0", f"{CARD} --steps 2", "optimizer.clip_grad", CHANGED, "compared with 1000000000.0 instead"),
+    ],
+)
+def test_a_setting_that_the_asked_for_case_cannot_have_is_left_out(
+    tmp_path: Path, more: str, words: str, name: str, state: str, why: str
+) -> None:
+    """With its reason; the rest runs."""
+    found = wanted(tmp_path, more, words)
+    (one, *_) = said(found, name)
+    assert (one.state, why in one.why) == (state, True)
+    assert not any(rule(case) for case in found.cases for rule in RULES)
+
+
+def test_what_no_setting_is_to_blame_for_is_said_of_the_command(tmp_path: Path) -> None:
+    """No setting is left out for a batch that does not divide. Contradicting rates are refused, and so is a typo."""
+    found = wanted(tmp_path, "", f"{CARD} --micro-batch-size 3 --steps 2")
+    (case,) = found.cases
+    assert [sentence.split(" is ")[0] for rule in RULES if (sentence := rule(case))] == [f"batch_size {case.batch_size}"]
+    for words, sentence in (
+        ("--steps 2 --config optimizer.min_lr=3", "optimizer.min_lr is 3 and"),
+        ("--config model.moe_z_loss=1", "there is no setting 'model.moe_z_loss'"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            wanted(tmp_path, "", words)
+    assert wanted(tmp_path, "--min-lr 1", "--steps 2 --config optimizer.min_lr=0").cases[0].training.steps == 2
