@@ -76,6 +76,16 @@ def test_old_names_of_cuda_graphs_are_read_as_the_new_ones(tmp_path: Path) -> No
     assert told._recorded({"model.cuda_graph_scope": "attn"}, {}) == {}  # another release's field says nothing here
 
 
+def test_old_flags_of_cuda_graphs_set_what_the_parser_makes_of_them(tmp_path: Path) -> None:
+    """Since 0.18 the scope is a list of modules."""
+    path = tmp_path / "flags.txt"
+    path.write_text(FLAGS + OLD_GRAPHS, encoding="utf-8")
+    for release, name in (("0.16.1", "model.cuda_graph_scope"), ("0.19.1", "model.cuda_graph_modules")):
+        settings = read.read(path, release, None, 8).settings
+        given = {one.name: one.value for one in settings if graphs.says(one.name) and one.origin.source is not Source.DEFAULT}
+        assert given == {graphs.KIND: graphs.TE, name: ("attn",), "model.external_cuda_graph": False}
+
+
 @pytest.mark.parametrize(
     ("more", "words", "name", "state", "why"),
     [

@@ -65,6 +65,8 @@ def _older(arguments: Arguments) -> None:
         if arguments[old]:
             arguments.follows("cuda_graph_impl", new, old)
             arguments.keep(old, False)  # validate_args deletes it, and a configuration with both is refused
+    if (parts := arguments["cuda_graph_scope_deprecated"]) is not None:  # as --cuda-graph-scope is called since 0.18
+        arguments.follows("cuda_graph_modules", parts, "cuda_graph_scope_deprecated")
     if arguments["use_rotary_position_embeddings"]:
         arguments.follows("position_embedding_type", "rope", "use_rotary_position_embeddings")
 
