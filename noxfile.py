@@ -417,6 +417,15 @@ def recipes(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def recipes_other(session: nox.Session) -> None:
+    """The same cases with the release of megatron-core that requirements name for other Pythons"""
+    _installed(session, "cpu", "cpu", "recipes")
+    release = other_than_for((sys.version_info.major, sys.version_info.minor))
+    results = f"results/{release.name}/pairs"
+    _run(session, _overlay(session, release), "-m", "validation", "pairs", "--results", results, *session.posargs)
+
+
+@nox.session(venv_backend="none")
 def faults_behind_bugs(session: nox.Session) -> None:
     """The catalogue beside each known upstream bug: what is caught without the bug must be caught beside it"""
     python = _environment(session, "cpu", "cpu")

@@ -306,6 +306,19 @@ def test_parity_other_compares_the_release_that_this_python_is_not_given(nox: No
         assert all((ROOT / file).is_file() for file in files)
 
 
+@pytest.mark.parametrize("code", [0, 1])
+def test_recipes_other_runs_all_pairs_with_the_release_that_this_python_is_not_given(
+    nox: Nox, tmp_path: Path, code: int
+) -> None:
+    stand_in(tmp_path, OTHER)
+    ended = nox("recipes_other", "--", "--write", VALIDATION=str(code))
+    assert ended.returncode == code
+    assert f"megatron-core=={OTHER.megatron_core}" in ended.stderr
+    assert "-r requirements/recipes.txt" in ended.stderr
+    ran = (tmp_path / "validation.log").read_text(encoding="utf-8").split()
+    assert ran == ["-m", "validation", "pairs", "--results", f"results/{OTHER.name}/pairs", "--write"]
+
+
 @pytest.mark.parametrize(("minor", "own", "other"), [(11, OLDER, NEWEST), (12, NEWEST, OLDER), (14, NEWEST, OLDER)])
 def test_parity_and_parity_other_are_both_releases_that_requirements_name(minor: int, own: Release, other: Release) -> None:
     assert (newest_for((3, minor)), other_than_for((3, minor))) == (own, other)

@@ -103,7 +103,8 @@ def test_the_night_runs_more_than_a_pull_request() -> None:
     parity |= {f"gpu_{name}" for name in gpu}
     parity |= {f"gpu2_{name}" for name in ("overlap", "context", "communication", "lives")}
     parity |= {name for name in more if name.startswith("gpu_inference_")}
-    assert more == parity | {"faults", "faults_behind_bugs", "mutants", "versions", "newest", "recipes", "logprobs"}
+    more_tools = {"faults", "faults_behind_bugs", "mutants", "versions", "newest", "recipes", "recipes_other", "logprobs"}
+    assert more == parity | more_tools
 
 
 def test_a_reason_names_the_first_file_and_counts_the_others() -> None:

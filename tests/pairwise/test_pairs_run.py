@@ -129,7 +129,7 @@ def test_the_page_says_what_was_measured(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_page_in_the_documentation_is_what_the_numbers_say() -> None:
-    """docs/pairs.md is written by `nox -s recipes -- --write`, never by hand; with each release that requirements name."""
+    """Written by `nox -s recipes recipes_other -- --write`, never by hand; with each release that requirements name."""
     data = json.loads(page.DATA.read_text(encoding="utf-8"))
     assert list(data) == [OLDER.megatron_core, NEWEST.megatron_core]
     assert page.PAGE.read_text(encoding="utf-8") == page.text(data)

@@ -192,9 +192,11 @@ together.
 ```
 nox -s recipes              # choose the cases, run them, reduce what fails
 nox -s recipes -- --list    # list the cases
+nox -s recipes_other        # the same with the other release of megatron-core
 ```
 
-The session runs every night. The package covertable chooses the cases. It finds every pair under
+Both sessions run every night. `recipes` takes the release that is installed with your Python, and `recipes_other` that of the
+[other Pythons](fork.md#supported-releases). The package covertable chooses the cases. It finds every pair under
 constraints. allpairspy stopped early in a trial: with 33 factors it left out 81 of 2567 pairs.
 
 Plumbline learns the constraints from its own rules and from Megatron-Core's configuration classes. Both refuse a combination
