@@ -22,12 +22,12 @@ def plant(precision: str, folder: str | None) -> Plant:
     return replace(first, case=replace(first.case, hf_model_path=folder))
 
 
-def judged(monkeypatch: pytest.MonkeyPatch, what: Plant, sound: tuple[str, ...] = ()) -> Verdict:
+def judged(monkeypatch: pytest.MonkeyPatch, what: Plant, sound: tuple[str, ...] = (), reasons: tuple[str, ...] = ()) -> Verdict:
     """The verdict on a defect that the check further on is the first to see; `sound` fails without it."""
 
     def verdicts(result: Any) -> list[Verdict]:
-        numbers = {"rel_error": "0.5"}
-        return [Verdict("fail", name, place=place(what.case, name), properties=numbers) for name in result.failing]
+        numbers = {} if reasons else {"rel_error": "0.5"}
+        return [Verdict("fail", name, "", reasons, numbers, place=place(what.case, name)) for name in result.failing]
 
     class Found:
         broken = None
@@ -42,6 +42,8 @@ def judged(monkeypatch: pytest.MonkeyPatch, what: Plant, sound: tuple[str, ...] 
 def test_in_a_lower_precision_it_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     found = judged(monkeypatch, plant("bf16", "a folder"))
     assert (found.status, found.numbers) == ("pass", f"first failing check {FURTHER_ON} (relative 5.0e-01)")
+    found = judged(monkeypatch, plant("bf16", "a folder"), reasons=("rank 0: dtype bfloat16", "rank 1: the same"))
+    assert (found.status, found.numbers) == ("pass", f"first failing check {FURTHER_ON} (rank 0: dtype bfloat16)")
 
 
 @pytest.mark.parametrize(("precision", "folder"), [("fp64", "a folder"), ("bf16", None)])

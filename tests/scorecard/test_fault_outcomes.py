@@ -150,6 +150,35 @@ def test_what_is_red(came: Clean | Outcome, status: str, code: ExitCode, tmp_pat
     assert check.status == status
 
 
+@pytest.mark.parametrize(
+    ("error", "says", "said"),
+    [
+        (0.5, "relative error 5.00e-01 > 1e-10; scaled by 2", " (relative 5.0e-01)"),
+        (math.nan, "rank 0: rounded to bfloat16: all are; rank 1: the same", " (rank 0: rounded to bfloat16: all are)"),
+        (
+            math.inf,
+            "2 elements of the candidate are not finite; relative error inf > 1e-10",
+            " (2 elements of the candidate are",
+        ),
+        (math.nan, "", ""),
+    ],
+)
+def test_what_has_no_error_says_what_the_check_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], error: float, says: str, said: str
+) -> None:
+    """As one of roundings, of choices, or of what is not finite."""
+    group = catalogue.find(FAULT.id).group
+    card = Scorecard(tmp_path, {"command": "x"}, [group])
+    card.add(replace(one(SEEN), first=CORE, error=error, limit=error / 5, says=says))
+    assert f"first failing check {CORE}{said}" in capsys.readouterr().out
+    card.finish()
+    (check,) = junit.read(tmp_path / f"faults-{group}.xml").checks
+    assert (
+        {"rel_error", "tolerance"} <= check.properties.keys() if math.isfinite(error) else "rel_error" not in check.properties
+    )
+    assert not {"nan", "inf"} & set(check.properties.values())
+
+
 def test_what_has_not_finished_says_so(tmp_path: Path) -> None:
     Scorecard(tmp_path, {}, ["norm"])
     assert [junit.read(path).checks[0].message for path in tmp_path.glob("*.xml")] == ["did not finish"] * 2

@@ -87,3 +87,12 @@ def of_its_limit(outcome: Outcome) -> str:
     """`, 0.00012 of its limit`; nothing if it has none, or must be equal."""
     ratio = outcome.ratio
     return "" if ratio is None or not math.isfinite(ratio) else f", {ratio:.2g} of its limit"
+
+
+def first_failing(title: str, error: float, says: str) -> str:
+    """`first failing check Layer 0 Query (relative 1.0e-03)`, for a defect that is put in on purpose.
+
+    Instead of an error that is no number, as of a check of roundings, it has the first of the check's own reasons.
+    """
+    how = f"relative {error:.1e}" if math.isfinite(error) else says.partition("; ")[0]
+    return f"first failing check {title}" + (f" ({how})" if how else "")

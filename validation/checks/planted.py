@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,6 +11,7 @@ import pytest
 from validation.case import failures
 from validation.case.case import Case
 from validation.checks.order import RUN, place
+from validation.checks.outcome import first_failing
 from validation.checks.verdicts import verdicts
 from validation.faults.plan import Plant
 from validation.run import cause
@@ -83,7 +85,8 @@ def judge_planted(plant: Plant, planted: Result, sound: Result, fails_for: Calla
         properties |= {"first": first.title, **first.properties}
     if reason or first is None:
         return Verdict("fail", title(plant), reasons=(reason,), properties=properties, details=details, failure=failures.BLIND)
-    numbers = f"first failing check {first.title} (relative {float(first.properties['rel_error']):.1e})"
+    error = float(first.properties.get("rel_error", math.nan))
+    numbers = first_failing(first.title, error, "; ".join(first.reasons))
     return Verdict("pass", title(plant), numbers, properties=properties)
 
 

@@ -84,11 +84,15 @@ def _hidden(measured: Measured, sizes: Sizes) -> str:
     found = [one for one in measured.outcomes if _hides(one, sizes)]
     head = row(["hidden", "what", "size", "limit", "error found", "error without it"]) + row(["---"] * 6)
     lines = [
-        row([one.fault, catalogue.find(one.fault).does, *(f"{number:.1e}" for number in numbers)])
+        row([one.fault, catalogue.find(one.fault).does, *map(_shown, numbers)])
         for one in found
         for numbers in [(sizes[one.fault, one.layout], one.limit, one.error, one.sound)]
     ]
     return head + "".join(lines) if lines else ""
+
+
+def _shown(number: float) -> str:
+    return f"{number:.1e}" if math.isfinite(number) else ""
 
 
 def _absent(lane: Lane, own: Measured) -> str:

@@ -52,6 +52,8 @@ nothing to be put into there.
 """
 _DATA = ("batch_size", "seq_length", "seed")
 """Fields of a fault that say what its case is fed."""
+_ERROR = "relative error, or what is wrong"
+"""A check of dtypes, roundings or weights that are missing has no error."""
 _EXCITED = """## What it takes to show them
 
 Two layers of preset tiny (four for pipelines), 4 sequences of 16 tokens, and for these more:
@@ -155,7 +157,7 @@ def _excited(measured: Measured) -> str:
 
 
 def _faults(measured: Measured, lanes: Mapping[Lane, Measured]) -> str:
-    columns = ["id", "what", "shows", "where", "first failing check", "relative error", "times the limit", "peers"]
+    columns = ["id", "what", "shows", "where", "first failing check", _ERROR, "times the limit", "peers"]
     columns += [lane_page.title(lane) for lane in lanes]
     head = "## Faults\n\n" + row(columns) + row(["---"] * len(columns))
     return head + "".join(_of_fault(one, lanes) for one in measured.outcomes)
@@ -172,9 +174,10 @@ def _of_fault(one: Outcome, lanes: Mapping[Lane, Measured]) -> str:
 
 
 def _numbers(one: Outcome) -> tuple[str, str]:
-    """Weights and choices must be equal: there is no limit to be so many times above."""
-    error = f"{one.error:.0e}" if math.isfinite(one.error) else ""
-    return error, f"{one.error / one.limit:.0e}" if error and one.limit > 0 else ""
+    """The error, or what the check says if that is no number. What must be equal has no limit to be so many times above."""
+    if not math.isfinite(one.error):
+        return one.says.partition("; ")[0] if one.caught else "", ""
+    return f"{one.error:.0e}", f"{one.error / one.limit:.0e}" if one.limit > 0 else ""
 
 
 def _peers(one: Outcome) -> str:

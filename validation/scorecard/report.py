@@ -13,6 +13,7 @@ from ci import junit
 from validation.case.errors import ExitCode
 from validation.case.failures import BLIND, UNDECIDED, UNSOUND
 from validation.case.plural import many
+from validation.checks.outcome import first_failing
 from validation.faults import catalogue
 from validation.scorecard.judge import BROKEN, IDLE, MISSED, NOWHERE, SEEN, Clean, Outcome
 from validation.scorecard.lane import OWN, Lane
@@ -97,6 +98,7 @@ def hidden(found: Outcome, size: float) -> bool:
 def _of_fault(found: Outcome, size: float) -> junit.Check:
     fault = catalogue.find(found.fault)
     title = f"Fault seen: {found.fault} in {found.layout}" + (f" beside {found.bug}" if found.bug else "")
+    numbers = {"rel_error": found.error, "tolerance": found.limit}
     properties = {
         "fault": found.fault,
         "does": fault.does,
@@ -104,8 +106,7 @@ def _of_fault(found: Outcome, size: float) -> junit.Check:
         "expected": found.expected,
         "first": found.first,
         "localised": str(found.status == SEEN).lower(),
-        "rel_error": repr(found.error),
-        "tolerance": repr(found.limit),
+        **{name: repr(number) for name, number in numbers.items() if math.isfinite(number)},
         "failing": str(found.failing),
         "changed": str(found.changed),
         "peers": ", ".join(name for name, broken in found.peers.items() if broken),
@@ -130,7 +131,7 @@ def _said(found: Outcome, size: float) -> tuple[str, str]:
         return ("known", f"{fault.does}: missed, {fault.unseen}") if fault.unseen else ("fail", f"{fault.does}: no check fails")
     if fault.unseen:
         return "fail", f"{fault.does}: caught, though it is said to be missed ({fault.unseen}); remove that from its file"
-    where = f"first failing check {found.first} (relative {found.error:.1e})"
+    where = first_failing(found.first, found.error, found.says)
     return "pass", f"{fault.does}: {where}" + ("" if found.status == SEEN else f", expected was {found.expected}")
 
 
