@@ -53,7 +53,7 @@ def test_what_is_changed_is_noted() -> None:
     """A field that gets the value which it has is none."""
     seen = Overwritten()
     configured(case(), seen.by(setting(bias_dropout_fusion=True, hidden_dropout=0.0)))
-    assert seen.names == {"model.bias_dropout_fusion"}
+    assert seen.values == {"model.bias_dropout_fusion": True}
 
 
 def test_a_list_that_is_changed_in_place_is_a_change() -> None:

@@ -66,6 +66,38 @@ def test_what_has_an_effect_is_not_mentioned(monkeypatch: pytest.MonkeyPatch) ->
     assert said("--config", "model.bias_dropout_fusion=true", "--implementation", "local-stock") == {}
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "why"),
+    [
+        ("softmax_scale", 0.5, "the reference does not have it, and every check passes"),
+        ("activation_func_clamp_value", 10.0, "the reference does not have it, and every check passes"),
+        ("tensor_model_parallel_size", 2, "the reference does not have it, and every check passes"),
+        ("moe_aux_loss_coeff", 0.1, "nothing reads it with model.moe_router_load_balancing_type=none"),
+        ("moe_router_dtype", None, HIDDEN),
+        ("moe_router_bias_update_rate", 0.1, NO_STEPS),
+        ("test_mode", True, "it reaches no number of a step"),
+        ("variable_seq_lengths", True, "megatron-core runs the same lines with it and without it"),
+        ("of_the_plugins_own", 1, None),
+    ],
+)
+def test_what_a_plugin_sets_and_no_check_shows_is_said(
+    field: str, value: Any, why: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failing check may show it, and so may one that was left out."""
+    silent = {"model.variable_seq_lengths=true": {"lines": {"single": 0}, "read": True}}
+    monkeypatch.setattr(coverage, "table", lambda: {"0.0": silent})
+    ran, values = Ran(cases("--steps", "0")[0], "0.0", True, overwritten=(f"model.{field}",)), {f"model.{field}": value}
+    assert list(given.hidden(ran, values).values()) == ([] if why is None else [why])
+    assert given.hidden(replace(ran, passed=False), values) == given.hidden(replace(ran, left_out=1), values) == {}
+
+
+def test_what_a_plugin_sets_with_an_effect_is_not_mentioned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        coverage, "table", lambda: {"0.0": {"model.bias_dropout_fusion=true": {"lines": {"single": 3}, "read": True}}}
+    )
+    assert given.hidden(Ran(cases()[0], "0.0", True), {"model.bias_dropout_fusion": True}) == {}
+
+
 def test_a_reason_is_a_line() -> None:
     ran = [
         Ran(case, "0.0", True)
@@ -74,3 +106,4 @@ def test_a_reason_is_a_line() -> None:
     assert list(given.lines(given.not_shown(ran))) == [
         f"not exercised here: optimizer.adam_eps=1e-07, optimizer.lr=0.002 ({NO_STEPS})"
     ]
+    assert given.said(given.not_shown(ran)) == f"optimizer.adam_eps=1e-07, optimizer.lr=0.002 ({NO_STEPS})"

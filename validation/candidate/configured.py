@@ -16,6 +16,7 @@ from megatron.core.transformer.transformer_config import MLATransformerConfig
 
 from validation.candidate.config import arguments, made
 from validation.case import fields, pipeline_layout, setting_rules
+from validation.case.annotation import Value
 from validation.case.case import Case
 from validation.case.errors import UsageError
 
@@ -45,13 +46,13 @@ class Configured:
 
 
 class Overwritten:
-    """The fields of the configuration to which a plugin gives another value, by their full names.
+    """The fields of the configuration to which a plugin gives another value, by their full names, with that value.
 
     A setting of the case that is one of them is not what the ranks compute with.
     """
 
     def __init__(self) -> None:
-        self.names: set[str] = set()
+        self.values: dict[str, Value] = {}
 
     def by(self, configure: Configure) -> Configure:
         """The plugin's function, watched."""
@@ -59,7 +60,7 @@ class Overwritten:
         def watched(case: Case, config: MLATransformerConfig) -> None:
             before = _state(config)
             configure(case, config)
-            self.names |= {f"model.{name}" for name in _changed(config, before)}
+            self.values |= {f"model.{name}": _plain(value) for name, value in _changed(config, before).items()}
 
         return watched
 
@@ -86,6 +87,13 @@ def _state(config: MLATransformerConfig) -> dict[str, Any]:
 
 def _changed(config: MLATransformerConfig, before: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in vars(config).items() if name not in before or not _same(value, before[name])}
+
+
+def _plain(value: Any) -> Value:
+    """A value as a setting has it; an object of another kind by its name."""
+    if isinstance(value, list | tuple):
+        return tuple(map(_plain, value))
+    return value if value is None or isinstance(value, bool | int | float | str) else getattr(value, "__name__", str(value))
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -34,6 +34,11 @@ from validation.run.command_line import ALL, VERDICT
 from validation.run.options import Settings
 
 _WORDS = {"known": "with a known upstream bug", "unevaluated": "not evaluated"}
+_OF_PLUGIN = {
+    uncalled.PROPERTY: "no rank calls what the plugin replaces",
+    of_recipe.NOT_SHOWN: "no check shows what the plugin sets",
+}
+"""Properties of a testsuite whose plugin does something in vain, and what that is."""
 Line = tuple[str, dict[str, Any]]
 
 
@@ -115,7 +120,7 @@ class Conclusion:
 
     def _ran(self, case: Case, left_out_: int) -> Ran:
         overwritten = self.how_it_went[case.name].get(of_recipe.OVERWRITTEN, "")
-        return of_recipe.ran(case, self.checks.get(case.name, ()), left_out_, overwritten)
+        return of_recipe.ran(case, self.checks.get(case.name, ()), left_out_, tuple(filter(None, overwritten.split(", "))))
 
     def _recipe(self) -> Iterator[Line]:
         if self.settings.trial is not None:
@@ -126,12 +131,13 @@ class Conclusion:
             yield from ((line, YELLOW) for line in given.lines(self.not_shown()))
 
     def _uncalled(self) -> Iterator[Line]:
-        by_what: dict[str, list[str]] = {}
-        for case in self.wanted:
-            by_what.setdefault(self.how_it_went[case.name].get(uncalled.PROPERTY, ""), []).append(self._labels[case])
-        by_what.pop("", None)
-        for found, having in by_what.items():
-            yield f"Not exercised in {', '.join(having)}: no rank calls what the plugin replaces: {found}", YELLOW
+        for named, said in _OF_PLUGIN.items():
+            by_what: dict[str, list[str]] = {}
+            for case in self.wanted:
+                by_what.setdefault(self.how_it_went[case.name].get(named, ""), []).append(self._labels[case])
+            by_what.pop("", None)
+            for found, having in by_what.items():
+                yield f"Not exercised in {', '.join(having)}: {said}: {found}", YELLOW
 
     def _unread(self) -> Iterator[Line]:
         for folder in dict.fromkeys(case.hf_model_path for case in self.settings.cases):

@@ -12,14 +12,15 @@ from validation.run.known import table
 
 OVERWRITTEN = "plugin_sets"
 """The property of a testsuite with the fields of the configuration to which a plugin gives another value."""
+NOT_SHOWN = "plugin_not_shown"
+"""The property with those of them that no check shows, and why."""
 
 
-def ran(case: Case, checks: Sequence[Check], left_out: int, overwritten: str = "") -> Ran:
+def ran(case: Case, checks: Sequence[Check], left_out: int, overwritten: tuple[str, ...] = ()) -> Ran:
     """The case, and what came of it; `left_out` checks were not made, and a plugin sets the `overwritten` fields otherwise."""
     release, statuses = version("megatron-core"), {check.status for check in checks}
     passed = bool(checks) and statuses <= {"pass", "known"}
-    others = tuple(overwritten.split(", ")) if overwritten else ()
-    return Ran(case, release, passed, left_out, others, _bugs(case, release) if "known" in statuses else {})
+    return Ran(case, release, passed, left_out, overwritten, _bugs(case, release) if "known" in statuses else {})
 
 
 def _bugs(case: Case, release: str) -> dict[str, str]:

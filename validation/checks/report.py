@@ -13,6 +13,7 @@ import pytest
 
 from ci import junit
 from validation.case import tree
+from validation.case.annotation import Value
 from validation.case.case import Case
 from validation.case.errors import ExitCode, PlumblineError, UsageError
 from validation.checks import before, of_recipe, uncalled
@@ -36,6 +37,7 @@ from validation.checks.testcase import check_of
 from validation.checks.titles import component_of, title_of
 from validation.checks.uncollected import refusal
 from validation.faults.plan import Plan, Plant
+from validation.recipe import given
 from validation.recipe.coverage import covered, properties
 from validation.run.options import Given, Settings
 
@@ -78,7 +80,7 @@ class Report:
         self._uncollected = False
         self._seconds: dict[str, float] = {}
         self._uncalled: dict[str, dict[str, str]] = {}
-        self._overwritten: dict[str, str] = {}
+        self._overwritten: dict[str, dict[str, Value]] = {}
         self._start = self._began = time.monotonic()
 
     def result(self, case: Case) -> Result:
@@ -318,7 +320,7 @@ class Report:
         if self._result is not None:
             self._seconds[name] = self._result.seconds
             self._uncalled[name] = self._result.uncalled
-            self._overwritten[name] = ", ".join(self._result.overwritten)
+            self._overwritten[name] = self._result.overwritten
             self._style.end(name, self._seconds[name])
             self._files.end(self._result, checks, self._how_it_went(name, checks))
 
@@ -327,14 +329,22 @@ class Report:
         broke = {"broken": str(int(self._tally.broke[name]))} if name in self._tally.broke else {}
         case = next((case for case in self._settings.cases if case.name == name), None)
         broke |= {uncalled.PROPERTY: said} if (said := uncalled.said(self._uncalled.get(name, {}))) else {}
-        broke |= {of_recipe.OVERWRITTEN: said} if (said := self._overwritten.get(name, "")) else {}
-        return broke | self._left_out.properties(name, checks) | (self._of_recipe(case, checks) if case else {})
+        of_case = (self._of_plugin(case, checks) | self._of_recipe(case, checks)) if case else {}
+        return broke | of_case | self._left_out.properties(name, checks)
+
+    def _of_plugin(self, case: Case, checks: Sequence[junit.Check]) -> dict[str, str]:
+        """Of a case whose configuration a plugin changes: the fields, and those of them that no check shows."""
+        if not (overwritten := self._overwritten.get(case.name, {})):
+            return {}
+        ran = of_recipe.ran(case, checks, self._left_out.count(case.name, checks), tuple(overwritten))
+        hidden = given.said(given.hidden(ran, overwritten))
+        return {of_recipe.OVERWRITTEN: ", ".join(overwritten), **({of_recipe.NOT_SHOWN: hidden} if hidden else {})}
 
     def _of_recipe(self, case: Case, checks: Sequence[junit.Check]) -> dict[str, str]:
         """Of a case of a recipe: the file, and what became of each of its settings in this case."""
         trial = self._settings.trial
         if trial is None:
             return {}
-        overwritten = self._overwritten.get(case.name, "")
+        overwritten = tuple(self._overwritten.get(case.name, {}))
         ran = of_recipe.ran(case, checks, self._left_out.count(case.name, checks), overwritten)
         return properties(trial, covered(trial, [ran]))

@@ -6,7 +6,9 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
+from validation.case.annotation import Value
 from validation.case.case import Case
+from validation.case.settings import from_lists
 from validation.compare.measurement import Measurement, PieceReport
 from validation.run.launch import Broken
 
@@ -17,7 +19,7 @@ class Result:
 
     `notes` are what a plugin left in each rank's recorder. `uncalled` is what a plugin has put into megatron-core and no rank
     has called, by name, with a module that has the one before it. `overwritten` are fields of the configuration, by their full
-    names, to which a plugin gives another value than the case.
+    names, to which a plugin gives another value than the case, with that value.
     """
 
     case: Case
@@ -30,7 +32,7 @@ class Result:
     broken: Broken | None = None
     notes: tuple[dict[str, Any], ...] = ()
     uncalled: dict[str, str] = field(default_factory=dict)
-    overwritten: tuple[str, ...] = ()
+    overwritten: dict[str, Value] = field(default_factory=dict)
 
     def measurement(self, name: str, shape: tuple[int, ...]) -> Measurement:
         """All pieces of one tensor."""
@@ -47,6 +49,7 @@ def merged(case: Case, seconds: float, facts: dict[str, Any], reports: list[dict
         for name, sentence in report["problems"].items():
             problems[name][rank] = sentence
     first = reports[0]["uncalled"]
+    overwritten = {name: value for report in reports for name, value in report.get("overwritten", {}).items()}
     return Result(
         case=case,
         seconds=seconds,
@@ -57,5 +60,5 @@ def merged(case: Case, seconds: float, facts: dict[str, Any], reports: list[dict
         memory=tuple(report["memory"] for report in reports),
         notes=tuple(report["notes"] for report in reports),
         uncalled={name: where for name, where in first.items() if all(name in report["uncalled"] for report in reports)},
-        overwritten=tuple(sorted({name for report in reports for name in report.get("overwritten", ())})),
+        overwritten=dict(from_lists(sorted(overwritten.items()))),
     )

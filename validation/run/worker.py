@@ -119,7 +119,7 @@ def _findings(
     if found_cudnn := "" if case.on_cpu else libraries.cudnn():
         settings["cudnn"] = found_cudnn
     memory = {"baseline": baseline, "peak": peak_memory(), "parameters": held, "device_peak": max(on_device) - brought.size()}
-    seen = {"uncalled": replaced.end(), "overwritten": sorted(overwritten.names)}
+    seen = {"uncalled": replaced.end(), "overwritten": overwritten.values}
     return {**found, "place": place, "memory": memory, "settings": settings, **seen}
 
 
