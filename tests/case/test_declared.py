@@ -210,6 +210,8 @@ def test_other_text_is_refused_in_one_sentence(core: Path, name: str, text: str,
         ("modell.swich", "such as model.switch"),
         ("optimizer.bucket_sise", "the nearest that this megatron-core has: ddp.bucket_size"),
         ("scheduler.optimizer", "this megatron-core has nothing like it"),
+        ("model.mla_down_proj_fusion", "this megatron-core has no model.mla_down_proj_fusion; docs/fields.md says which releases"),
+        ("mtp_hsm", "this megatron-core has no model.mtp_hsm; docs/fields.md says"),
         ("", "there is no setting ''"),
     ],
 )

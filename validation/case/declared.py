@@ -18,6 +18,7 @@ from validation import checkout
 from validation.case import annotation, source
 from validation.case.annotation import Either, Opaque, Type, Unfit, Value
 from validation.case.errors import EnvironmentMissing, UsageError
+from validation.case.fields import entries
 from validation.case.scalars import from_text
 from validation.case.strangers import quoted, shown
 from validation.case.suggestions import join
@@ -86,13 +87,15 @@ def declared(core: Path) -> Fields:
 
 
 def find(fields: Fields, name: str) -> Field:
-    """The field of this full name. Raises UsageError, which says the nearest names, and the section that has it."""
+    """The field of this full name. Raises UsageError, which says the nearest names, and the section or release that has it."""
     if name in fields:
         return fields[name]
     section, dot, last = name.partition(".")
     same = [field.full_name for field in fields.values() if field.name == (last if dot else name)]
     if same:
         raise UsageError(f"there is no setting {quoted(name)}; {join(same, 'or')} is one")
+    if elsewhere := [full for full in entries() if full == name or (not dot and full.partition(".")[2] == name)]:
+        raise UsageError(f"this megatron-core has no {join(elsewhere, 'or')}; docs/fields.md says which releases have it")
     if not dot or section not in SECTIONS:
         near = _near(last if dot else name, {field.name: field.full_name for field in fields.values()})
         sections = f"a setting begins with {join([f'{one}.' for one in SECTIONS], 'or')}"
