@@ -313,7 +313,10 @@ def test_what_no_field_has_and_changes_numbers_is_not_compared(recipe_of: Reads)
     """The experts' weights rounded by slime, which 0 turns off: the verdict is not of the recipe."""
     padded = recipe_of(SMALL + "--vocab-size 1000 --make-vocab-size-divisible-by 128").beyond
     assert [(setting.name, setting.value) for setting in padded] == [("rows_of_padding", 24)]
-    assert not recipe_of(SMALL + "--vocab-size 1024 --make-vocab-size-divisible-by 128").beyond
+    whole = SMALL + "--vocab-size 1024 --make-vocab-size-divisible-by 128"
+    assert not recipe_of(whole).beyond
+    assert [setting.value for setting in recipe_of(f"{whole} --tokenizer-type NullTokenizer").beyond] == [127]
+    assert not recipe_of(f"{whole} --tokenizer-type NullTokenizer", "0.19.1").beyond
     talks = trial.of(recipe_of(SMALL + "--sft")).others
     assert [one.said for one in talks if "whose prompts the loss leaves out" in one.why] == ["sft=true"]
     for value, there in (("1", ["OPEN_TRAINING_INT4_FAKE_QAT_FLAG=1"]), ("0", [])):

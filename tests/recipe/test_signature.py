@@ -86,7 +86,7 @@ def test_chunks_stand_in_the_order_of_the_model() -> None:
     ("text", "sentence"),
     [
         ("Ett|tL", "has 3 layers and the model has 4; write as many t"),
-        ("Ett|ttmL", "has 1 MTP layers and the model has 0"),
+        ("Ett|ttmL", "has 1 MTP layer and the model has 0"),
         ("Ett|tt|L", "has 3 stages; pp * vpp is 2"),
         ("tt|ttEL", "write E first"),
         ("Ettm|ttL", "write E first, then layers (t), MTP layers (m), and L last"),

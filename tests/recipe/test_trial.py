@@ -314,6 +314,10 @@ def test_a_recipe_says_model_and_layout_itself(tmp_path: Path) -> None:
     for said in ("--data x.jsonl", "--stream"):
         with pytest.raises(UsageError, match=f"has random tokens and whole models; leave out {said.split()[0]}"):
             parsed(["--recipe", str(recipe(tmp_path)), *said.split()])
+    file = recipe(tmp_path)
+    file.write_text(file.read_text() + " --moe-router-topk 1")
+    with pytest.raises(UsageError, match=rf"{file.name}: num_experts_per_tok is 1, where"):
+        parsed(["--recipe", str(file), "--world-size", "8"])
     with pytest.raises(UsageError, match="leave out --layouts"):
         parsed(["--recipe", str(recipe(tmp_path)), "--layouts", "tp2"])
 

@@ -82,9 +82,9 @@ def it_holds_the_model(case: Case) -> str | None:
         )
     if not re.fullmatch(r"Et*m*L", "".join(rows)):
         return f"{FIELD} {said}: write E first, then the layers (t), then MTP layers (m), and L last"
-    for letter, what, number in (("t", "layers", model.num_hidden_layers), ("m", "MTP layers", len(model.mtp_layers))):
+    for letter, what, number in (("t", "layer", model.num_hidden_layers), ("m", "MTP layer", len(model.mtp_layers))):
         if text_count := "".join(rows).count(letter) - number:
-            return f"{FIELD} {said} has {number + text_count} {what} and the model has {number}; write as many {letter}"
+            return f"{FIELD} {said} has {many(number + text_count, what)} and the model has {number}; write as many {letter}"
     return None
 
 

@@ -187,15 +187,25 @@ def _vocabulary(found: Arguments) -> dict[str, Value]:
     """The rows of the embedding, padded as Megatron-LM pads them; nothing where only a tokenizer knows."""
     if found["padded_vocab_size"] is not None:
         return {"vocab_size": found["padded_vocab_size"]}
-    if not (vocabulary := found.number("vocab_size")):
+    if not (vocabulary := _tokens(found)):
         return {}
     multiple = found.number("make_vocab_size_divisible_by")
     return {"vocab_size": padded_rows(vocabulary, multiple, found.number("tensor_model_parallel_size"))}
 
 
+def _tokens(found: Arguments) -> int:
+    """How many tokens there are by a flag, 0 if none says it. NullTokenizer has an end of documents beside them, until 0.17.
+
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/tokenizers/text/libraries/null_tokenizer.py
+    """
+    said = found.number("vocab_size")
+    null = str(found["tokenizer_type"]).startswith("Null")
+    return said + 1 if said and null and parser.is_before(found.release, "0.18") else said
+
+
 def _padding(found: Arguments) -> Iterator[Setting]:
     """The rows that stand for no token, where a flag says how many tokens there are."""
-    if tokens := found.number("vocab_size"):
+    if tokens := _tokens(found):
         origin = Origin(
             Source.FOLLOWS, f"follows from {found.origin('vocab_size').text}", "vocab_size_with_padding of Megatron-LM"
         )

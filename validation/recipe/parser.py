@@ -139,6 +139,11 @@ def nearest(version: str) -> str:
     return next((name for name in reversed(numbered) if _numbers(name)[:2] <= wanted[:2]), numbered[0])
 
 
+def is_before(name: str, version: str) -> bool:
+    """Whether a release is older than `version`. A branch is not, nor is a checkout, which has no number here."""
+    return name[0].isdigit() and _numbers(name)[:2] < _numbers(version)[:2]
+
+
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
 

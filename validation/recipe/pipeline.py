@@ -73,11 +73,11 @@ def chunks(model: Model, layout: Layout, split: Split = EVEN) -> tuple[Chunk, ..
     sound = text.startswith("E") and text.endswith("L") and (text.count("E"), text.count("L")) == (1, 1)
     if not sound or "t" in text[text.find("m") :] * ("m" in text):
         raise UsageError(f"pipeline layout {shown('|'.join(rows))}: write E first, then layers (t), MTP layers (m), and L last")
-    counts = {"layers": ("t", model.num_hidden_layers), "MTP layers": ("m", model.num_nextn_predict_layers)}
+    counts = {"layer": ("t", model.num_hidden_layers), "MTP layer": ("m", model.num_nextn_predict_layers)}
     for what, (letter, number) in counts.items():
         if text.count(letter) != number:
             raise UsageError(
-                f"pipeline layout {shown('|'.join(rows))} has {text.count(letter)} {what} and the model has {number}; "
+                f"pipeline layout {shown('|'.join(rows))} has {many(text.count(letter), what)} and the model has {number}; "
                 f"write as many {letter}"
             )
     return _filled(rows, len(model.dense_layers))

@@ -158,7 +158,11 @@ def of_file(
 def of(recipe: Recipe, place: Place = HERE) -> Trial:
     """What is tried of a recipe in a place. Raises UsageError for one that nothing can stand for."""
     _check_types(recipe)
-    small, shape, refused = documents.fitted(stand_in(full.of(recipe)), recipe)
+    size = full.of(recipe)
+    try:
+        small, shape, refused = documents.fitted(stand_in(size), recipe)
+    except UsageError as error:
+        raise UsageError(f"{recipe.source}: {error}") from None
     base, case = _base(small, recipe, shape), place.case(small, recipe)
     told = _fitting(case, base, place, _with_their_kinds(tuple(settings_told(recipe, small, case))), recipe)
     told = (*told, *documents.told(recipe, case, refused), *unread.told(recipe))

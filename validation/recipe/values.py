@@ -22,7 +22,7 @@ class Arguments:
             dest: (frozen(option.default), Origin(Source.DEFAULT, option.flags[0], place))
             for dest, option in parser.by_dest.items()
         }
-        self.trainer = trainer or Trainer()
+        self.release, self.trainer = parser.name, trainer or Trainer()
         for dest, value in self.trainer.defaults.items():
             self._found[dest] = (value, Origin(Source.DEFAULT, dest, self.trainer.source))
         self._found |= {one.option.dest: (one.value, Origin(Source.GIVEN, one.text, one.place)) for one in given}
