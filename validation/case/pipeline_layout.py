@@ -38,6 +38,12 @@ def given(case: Case) -> str | None:
     return None if value is None else str(value)
 
 
+def mtp_beside_loss(case: Case) -> bool:
+    """Whether the chunk with the loss has MTP layers, if the model has any: so it is if no layout string says otherwise."""
+    text = given(case)
+    return text is None or "m" in parse(text)[-1]
+
+
 def chunk_layers(case: Case) -> tuple[int, ...]:
     """How many layers each virtual stage has, in the order of the model; the case's rules hold."""
     layout, text = case.layout, given(case)

@@ -20,7 +20,7 @@ from validation.case.annotation import Value
 from validation.case.case import Case
 from validation.case.data import DOCUMENTS
 from validation.case.layout import Layout
-from validation.case.pipeline_layout import chunk_layers
+from validation.case.pipeline_layout import chunk_layers, mtp_beside_loss
 from validation.case.settings import SECTIONS
 from validation.machine import ABSENT
 from validation.machine import version as version_of
@@ -176,6 +176,7 @@ def _names(case: Case) -> Mapping[str, Any]:
     names |= {"chunks": lambda: chunk_layers(case), "inf": math.inf, "experts": bool(case.model.expert_blocks)}
     names |= {"changes": lambda condition: _changes(str(condition), case)}
     names |= {"mtp": case.model.num_nextn_predict_layers, "tied": case.model.tie_word_embeddings}
+    names |= {"mtp_beside_loss": lambda: mtp_beside_loss(case)}
     names |= {section: case.training.effective(section).get for section in SECTIONS}
     return {"__builtins__": {"abs": abs, "any": any}} | names | asdict(case.model)
 
