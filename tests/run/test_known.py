@@ -184,14 +184,23 @@ def test_a_bug_excuses_nothing_that_lies_behind_it(bug: str, words: dict[str, An
     assert all(entry.excuses(longer, check) for check in KEPT)
 
 
-def test_an_isolated_module_may_hide_a_bug() -> None:
-    """The reference's gradient goes on behind it, so that the weight's comes out right."""
+@pytest.mark.parametrize("hides", [{"isolated": True}, {"data": "batch.jsonl", "data_digest": "1"}], ids=str)
+def test_an_isolated_module_and_own_tokens_may_hide_a_bug(hides: dict[str, Any]) -> None:
+    """The reference's gradient goes on behind it, and tokens may all count in the loss, or be of one document."""
     shown = replace(case("tp2"), implementation="local-stock")
     (entry,) = (one for one in table() if one.id == "shared-rope-key-not-reduced")
     weight = "gradients/model.layers.1.self_attn.kv_a_proj_with_mqa.weight"
     assert entry.must_fail(shown, weight)
-    assert not entry.must_fail(replace(shown, isolated=True), weight)
-    assert entry.excuses(replace(shown, isolated=True), weight)
+    assert not entry.must_fail(replace(shown, **hides), weight)
+    assert entry.excuses(replace(shown, **hides), weight)
+
+
+def test_loads_that_move_no_bias_show_no_bug() -> None:
+    filled = {"model.moe_expert_capacity_factor": 4.0, "model.moe_pad_expert_input_to_capacity": True}
+    for rate, shows in ((2**-8, True), (0.0, False)):
+        training = Training(steps=2).with_settings({**filled, "model.moe_router_bias_update_rate": rate})
+        found = known_bugs(replace(case("single"), training=training), "0.16.1")
+        assert ("loads-counted-after-capacity" in [bug.id for bug in found]) is shows
 
 
 def test_nothing_is_known_of_a_megatron_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
