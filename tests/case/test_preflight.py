@@ -233,8 +233,13 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
     ),
     (
         "epsilon",
-        case(training=Training(steps=1).with_settings({"optimizer.adam_eps": -1.0})),
-        "adam_eps is -1; give a number of 0 or more, such as 1e-8",
+        case(training=Training(steps=1).with_settings({"optimizer.adam_eps": 0.0})),
+        "adam_eps is 0, and an element whose gradients are all 0 is divided by it; give a number above 0, such as 1e-8",
+    ),
+    (
+        "what no CPU has",
+        case(training=Training().with_settings({"model.use_ring_exchange_p2p": True})),
+        "model.use_ring_exchange_p2p=true needs a torch that was built with ring_exchange, which is for GPUs; leave it out",
     ),
     (
         "balancing the other way",

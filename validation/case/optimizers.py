@@ -153,8 +153,11 @@ def adam_divides(case: Case) -> str | None:
     for name, usual in (("adam_beta1", 0.9), ("adam_beta2", 0.95)):
         if not 0 <= given.get(name, usual) < 1:
             return f"optimizer.{name} is {given[name]:g}; give a number from 0 to below 1, such as {usual:g}"
-    if not given.get("adam_eps", 0) >= 0:
-        return f"optimizer.adam_eps is {given['adam_eps']:g}; give a number of 0 or more, such as 1e-8"
+    if not given.get("adam_eps", 1) > 0:
+        return (
+            f"optimizer.adam_eps is {given['adam_eps']:g}, and an element whose gradients are all 0 is divided by it; "
+            "give a number above 0, such as 1e-8"
+        )
     return None
 
 

@@ -12,6 +12,12 @@ from validation.case.settings import written
 from validation.case.suggestions import join
 
 CAPACITY = "model.moe_expert_capacity_factor"
+_OF_GPUS = {
+    "model.use_kitchen": "NVIDIA's kitchen extension",
+    "model.use_kitchen_attention": "NVIDIA's kitchen extension",
+    "model.use_ring_exchange_p2p": "a torch that was built with ring_exchange",
+}
+"""Fields that end a rank on a CPU, where there is no package for them to install."""
 NUMBERS = ("model.mtp_loss_scaling_factor", "optimizer.lr", "optimizer.min_lr")
 """Fields that upstream lets say nothing, and with which a step computes."""
 _COEFFICIENT = "model.moe_aux_loss_coeff"
@@ -48,6 +54,8 @@ def wrong(case: Case, name: str, value: Value) -> str | None:
         return _may_drop(case, value)
     if not entry.computed(value):
         return f"{said} cannot be compared: {entry.why}" + _computed(entry.only)
+    if value and case.on_cpu and name in _OF_GPUS:
+        return f"{said} needs {_OF_GPUS[name]}, which is for GPUs; leave it out"
     return missing(case, said, entry.need(value))
 
 

@@ -99,7 +99,8 @@ class Known:
         which may be none that the bug needs; and only in fp64, for in the lower precisions a small model's share of the bug
         may be below rounding.
         """
-        surely = not (case.isolated or (case.data and not self.given)) and case.precision == "fp64" and _matches(case.implementation, self.implementations)
+        hidden = case.isolated or (case.data and not self.given) or case.precision != "fp64"
+        surely = not hidden and _matches(case.implementation, self.implementations)
         return surely and _matches(check, self.checks) and self._is_there(case, check, once=False)
 
     def excuses(self, case: Case, check: str) -> bool:
