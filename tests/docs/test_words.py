@@ -13,9 +13,11 @@ from validation.case.words import PAGE, WORDS, words_in
 
 TEXT = (DOCS / PAGE).read_text(encoding="utf-8")
 ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "validation/candidate/arithmetic.py": (),
     "validation/candidate/compare.py": (),
     "validation/candidate/dispatched.py": (),
     "validation/candidate/load.py": (),
+    "validation/candidate/own_steps.py": (),
     "validation/candidate/recorder.py": (),
     "validation/case/axes.py": (),
     "validation/checks/inferring.py": ("*, all of them HuggingFace's",),
@@ -26,7 +28,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
         *("*, at most * MiB over the imports*", ", * MiB on a GPU", "none left NaN", ", * set aside: *"),
         "* is not a probe of this case; known are *",
     ),
-    "validation/checks/planted.py": ("Planted defect seen: *", "first failing check * (relative *)"),
+    "validation/checks/planted.py": ("Planted defect seen: *",),
     "validation/compare/choice.py": (),
     "validation/compare/limits.py": (
         "* is no Limits; give Limits(relative_error=1e-10), or nothing for those of the precision",
