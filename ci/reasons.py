@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ci.expected import Excuse, Expected, Name
 from ci.junit import UNEVALUATED, Check, Suite
 from ci.numbers import contradictions, number
 from ci.requirements import fits, of_others, unmet
+from validation.case.errors import UsageError
+from validation.case.layout import Layout
 from validation.case.plural import many
 
 UNFINISHED = "did not finish"
@@ -50,8 +52,7 @@ def of_suite(expected: Expected, suite: Suite, origin: Origin) -> Iterator[str]:
     yield from _whole(suite)
     yield from verdicts(suite.checks)
     yield from _excused(expected, suite)
-    if expected.ranks:  # a planted defect is seen by numbers above the limit
-        yield from _numbers(expected, suite.checks)
+    yield from _numbers(expected, suite.checks) if expected.ranks else _planted(expected, suite)
 
 
 def _made_as_required(expected: Expected, suite: Suite) -> Iterator[str]:
@@ -234,17 +235,54 @@ def _numbers(expected: Expected, checks: Sequence[Check]) -> Iterator[str]:
 def _contradictions(expected: Expected, checks: Iterable[Check]) -> Iterator[str]:
     """What is numbered is believed if one tensor can have all of these numbers, the one that the check compares."""
     found: list[tuple[Check, str]] = []
-    for check in checks:
-        error, tensor = number(check, "rel_error"), expected.tensors.get((check.component, check.name))
-        if error is None or not 0 <= error < math.inf:
-            continue  # said above
+    for check in filter(_finite, checks):
+        tensor = expected.tensors.get((check.component, check.name))
         said = next(contradictions(check, expected.ranks, expected.properties.get("precision", "")), "")
         if not said and tensor is not None and number(check, "elements") != tensor.elements:
             said = f"elements {check.properties['elements']}, and its tensor has {tensor.elements}"
-        found += [(check, said)] if said else []
-    if found:
+        found.append((check, said))
+    yield from _untrue(found)
+
+
+def _finite(check: Check) -> bool:
+    """Whether it has an error that is a number. What has not is said elsewhere."""
+    error = number(check, "rel_error")
+    return error is not None and 0 <= error < math.inf
+
+
+def _untrue(found: Iterable[tuple[Check, str]]) -> Iterator[str]:
+    """The sentence about checks of which something is said; none if there are none."""
+    wrong = [(check, said) for check, said in found if said]
+    if wrong:
         one, more = "check has numbers that cannot be true", "checks have numbers that cannot be true"
-        yield f"{_counted(_names(check for check, _ in found), one, more)} ({found[0][1]})"
+        yield f"{_counted(_names(check for check, _ in wrong), one, more)} ({wrong[0][1]})"
+
+
+def _planted(expected: Expected, suite: Suite) -> Iterator[str]:
+    """A planted defect is seen by a check that fails: its numbers are above its limit, and one tensor can have all of them."""
+    shown, unshown = _divided((check for check in suite.checks if check.status == "pass"), lambda check: not _fails(check))
+    if unshown:
+        said = _counted(_names(unshown), "planted defect counts as seen", "planted defects count as seen")
+        yield f"{said}, and no number there is above its limit: run the session again"
+    precision = expected.properties.get("precision", "")
+    failed = [replace(check, status="fail") for check in shown if _finite(check)]
+    yield from _untrue((check, next(contradictions(check, _ranks_of(check), precision), "")) for check in failed)
+
+
+def _fails(check: Check) -> bool:
+    """Whether its numbers are those of a failure, those that are not finite among them."""
+    limit, most, largest = (number(check, name) for name in ("tolerance", "max_tolerance", "max_diff"))
+    if number(check, "rel_error") is None or limit is None or not 0 <= limit <= 1:
+        return False
+    return not _holds(check, near_tie=False) or (most is not None and largest is not None and largest > most)
+
+
+def _ranks_of(check: Check) -> int:
+    """How many ranks the case of a planted defect has; 0, which no rank can be of, if its layout is none."""
+    try:
+        return Layout.parse(check.properties.get("layout", "")).ranks
+    except UsageError:
+        return 0
 
 
 def _passing(checks: Sequence[Check]) -> str:

@@ -52,6 +52,7 @@ SUITE = Suite(
         **PROPERTIES,
         "commit": COMMIT,
         "dirty": "false",
+        "run": "2026-01-31T12:00:00.000+00:00 a",
         "torch": "2.13.0+cpu",
         "megatron-core": "0.16.1",
         "rank_0_place": "tp 0",

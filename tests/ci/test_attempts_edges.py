@@ -104,7 +104,7 @@ def test_a_session_s_attempts_are_looked_for_in_its_folder(tmp_path: Path) -> No
 def test_an_attempt_that_is_kept_and_not_told_is_of_the_session_s_folder_and_run(tmp_path: Path) -> None:
     """One of another run is none of its, and one in another session's folder neither."""
     manifest = Manifest((replace(EXPECTED, session="a"),), COMMIT, "false")
-    mine, other = (replace(SUITE, properties={**SUITE.properties, "run": name}) for name in ("1", "2"))
+    mine, other = (SUITE, replace(SUITE, properties={**SUITE.properties, "run": f"{SUITE.run}b"}))
     junit.write(tmp_path / "results-a" / FILE, mine)
     junit.write(tmp_path / "results-b" / "attempts" / "7" / FILE, mine)
     junit.write(tmp_path / "results-a" / "attempts" / "7" / FILE, other)
@@ -117,7 +117,7 @@ def test_an_attempt_that_is_kept_and_not_told_is_of_the_session_s_folder_and_run
 
 def test_an_attempt_that_is_told_and_is_of_another_run_was_not_kept(tmp_path: Path) -> None:
     """What lies in its place decides nothing of this run."""
-    told = replace(SUITE, properties={**SUITE.properties, "attempts": "4, 0", "run": "2"})
+    told = replace(SUITE, properties={**SUITE.properties, "attempts": "4, 0"})
     junit.write(tmp_path / FILE, told)
     junit.write(tmp_path / "attempts" / "1" / FILE, replace(BROKEN, properties={**BROKEN.properties, "run": "1"}))
     assert [why for _, why in verdict(tmp_path).reasons] == ["attempt 1 was not kept: what lies there is of another run"]

@@ -260,11 +260,46 @@ def test_a_pass_above_a_limit_of_its_own_is_red_in_every_precision(tmp_path: Pat
         ]
 
 
-def test_a_planted_defect_is_seen_by_numbers_above_the_limit(tmp_path: Path) -> None:
-    """The self-test has no ranks of its own, and passes where a defect shows."""
-    junit.write(tmp_path / FILE, with_check(1, properties={**NUMBERS, "rel_error": "0.25"})(SUITE))
-    of_self_test = Manifest((replace(EXPECTED, ranks=0),), COMMIT, "false")
-    assert verdict(tmp_path, of_self_test).reasons == ()
+SEEN = {**NUMBERS, "layout": "tp2", "rel_error": "0.25"}
+UNSHOWN = "1 planted defect counts as seen: Planted defect seen: rope (self_test), and no number there is above its limit"
+
+
+def untrue(why: str) -> str:
+    """The sentence about a planted defect."""
+    return f"1 check has numbers that cannot be true: Planted defect seen: rope (self_test) ({why})"
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, None),
+        ({"rel_error": "nan", "max_diff": "nan", "avg_diff": "nan"}, None),
+        ({"rel_error": "5e-11", "projection": "1.00000000005", "tolerance": "1e-10", "max_tolerance": "1e-15"}, None),
+        ({"rel_error": "5e-11", "max_tolerance": "1e-3"}, UNSHOWN),
+        (dict.fromkeys((*NUMBERS, "rel_error"), "0"), UNSHOWN),
+        ({"rel_error": "0.0", "max_diff": "0.0", "avg_diff": "0.0"}, UNSHOWN),
+        ({"rel_error": None}, UNSHOWN),
+        ({"tolerance": None}, UNSHOWN),
+        ({"tolerance": "-1"}, UNSHOWN),
+        ({"elements": "0"}, untrue("max_diff 3e-15 is more than 0 elements with avg_diff 1e-15 can have")),
+        ({"max_diff": "0.0", "avg_diff": "0.0"}, untrue("max_diff 0 and rel_error 0.25")),
+        ({"layout": "single"}, untrue("ranks 0,1 of 1")),
+        ({"layout": "tp0x"}, untrue("ranks 0,1 of 0")),
+    ],
+)
+def test_a_planted_defect_is_seen_by_numbers_above_the_limit(
+    changed: dict[str, str | None], said: str | None, tmp_path: Path
+) -> None:
+    """The self-test has no ranks of its own, and passes where a defect shows. One that tested nothing has none."""
+    numbers = {name: value for name, value in {**SEEN, **changed}.items() if value is not None}
+    seen = Check("self_test", "Planted defect seen: rope", "pass", properties=numbers)
+    junit.write(tmp_path / FILE, with_checks(seen)(SUITE))
+    expected = replace(EXPECTED, ranks=0, checks=((seen.component, seen.name),), tensors={}, excuses=())
+    found = [
+        why.partition(": run the session again")[0]
+        for _, why in verdict(tmp_path, Manifest((expected,), COMMIT, "false")).reasons
+    ]
+    assert found == ([said] if said else [])
 
 
 def test_a_suite_in_which_every_check_is_skipped_is_red(tmp_path: Path) -> None:

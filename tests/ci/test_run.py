@@ -21,12 +21,13 @@ OLD, NEW = "2026-01-31T12:00:00.000+00:00 a", "2026-01-31T12:00:01.000+00:00 a"
 OTHER = "tiny-pp2-fp64-local-gloo.xml"
 SELF_TEST = "self-test-tiny-tp2-fp64-local-gloo.xml"
 ANOTHER_RUN = f"is of the run {OLD}, and its session of the run {NEW}: run the whole session again"
+OF_NONE = "names no run: nothing ties it to the other results; run the whole session again with this Plumbline"
 FAILED = with_check(1, status="fail", message="FAIL: a")(SUITE)
 
 
 def of_run(name: str | None, suite: Suite = SUITE) -> Suite:
-    """The testsuite as that run has left it; None for one that does not say it."""
-    return suite if name is None else replace(suite, properties={**suite.properties, "run": name})
+    """The testsuite as that run has left it; empty for none."""
+    return replace(suite, properties={**suite.properties, "run": name or ""})
 
 
 def manifest(*sessions: str, files: tuple[str, ...] = (FILE,)) -> Manifest:
@@ -50,13 +51,18 @@ def test_results_of_one_run_are_green(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("session", ["", "a"])
-@pytest.mark.parametrize("old", [OLD, ""])
-def test_a_file_of_an_earlier_run_is_red(tmp_path: Path, session: str, old: str) -> None:
+@pytest.mark.parametrize(("old", "said"), [(OLD, ANOTHER_RUN), ("", OF_NONE), (f"{NEW} b", OF_NONE), ("~", OF_NONE)])
+def test_a_file_of_an_earlier_run_is_red(tmp_path: Path, session: str, old: str, said: str) -> None:
     """A run of fewer layouts, or one that was killed, leaves the others as they were."""
     folder = leave(tmp_path / (f"results-{session}" if session else ""), tp2=NEW, pp2=old)
     where = str((folder / OTHER).relative_to(tmp_path))
     found = verdict(tmp_path, manifest(session, files=(FILE, OTHER)))
-    assert found.reasons == ((where, ANOTHER_RUN.replace(OLD, old or "unknown")),)
+    assert found.reasons == ((where, said),)
+
+
+def test_files_of_which_none_names_a_run_are_red(tmp_path: Path) -> None:
+    """Nothing ties them together: each may be as old as it likes."""
+    assert verdict(leave(tmp_path, tp2="", pp2=""), TWO).reasons == ((FILE, OF_NONE), (OTHER, OF_NONE))
 
 
 def test_the_later_run_is_told_by_when_it_began_and_not_by_the_order_of_files(tmp_path: Path) -> None:
@@ -70,6 +76,16 @@ def test_sessions_are_runs_of_their_own(tmp_path: Path) -> None:
     leave(tmp_path / "results-a", tp2=OLD)
     leave(tmp_path / "results-b", pp2=NEW)
     assert verdict(tmp_path, sessions).green
+
+
+@pytest.mark.parametrize("said", ["b", "a:b", "a"])
+def test_a_file_that_another_session_wrote_is_red_in_a_session_s_folder(tmp_path: Path, said: str) -> None:
+    """Two machines run the same cases, and one artifact was handed over twice."""
+    suite = of_run(NEW, replace(SUITE, properties={**SUITE.properties, "session": said}))
+    of_b = f"is of the session {said}: give each session's folder what this session left"
+    for folder, session, wanted in (("results-a", "a", [of_b] if said != "a" else []), ("", "b", [])):
+        junit.write(tmp_path / said / folder / FILE, suite)
+        assert [why for _, why in verdict(tmp_path / said, manifest(session)).reasons] == wanted
 
 
 SHARED = Manifest(
