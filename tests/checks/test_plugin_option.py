@@ -13,6 +13,7 @@ from tests.checks.conftest import ROOT, Output, warm
 PLUGIN = """
 from megatron.core import parallel_state
 from megatron.core.transformer.moe import router
+from validation.run.plugin import Elsewhere
 
 
 class Unused(router.TopKRouter):
@@ -36,7 +37,14 @@ class Raises:
         assert parallel_state.get_tensor_model_parallel_rank() == 0, "on rank 1"
 
 
+class Nowhere:
+    def built(self, case, model):
+        raise Elsewhere("layer 7")
+
+
 def plugin(argument):
+    if argument == "nowhere":
+        return Nowhere()
     return Raises() if argument == "raise" else Doubled(argument)
 """
 SHARED = ("run", "-v", "--layouts", "tp2", "--set", "num_layers=2", "--steps", "0")
@@ -89,11 +97,22 @@ def test_the_reproduction_has_it(doubled: Output, plugin: str) -> None:
     assert f" --layouts single --steps 0 --plugin {plugin}:1 --only " in line
 
 
-def test_one_that_raises_in_a_rank_is_named(plugin: str, tmp_path: Path, cache: Path) -> None:
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("raise", r"rank 1 raised .*PluginBroke: plugin .*doubled\.py:raise: its built raised AssertionError\('on rank 1'\)"),
+        (
+            "nowhere",
+            r"plugin .*doubled\.py:nowhere did nothing in tp2: its built says in every rank .* another stage \(layer 7\); ",
+        ),
+    ],
+)
+def test_one_that_raises_in_a_rank_or_does_nothing_in_any_is_named(
+    argument: str, said: str, plugin: str, tmp_path: Path, cache: Path
+) -> None:
     """Whatever it raised; it is no broken machine, which might be tried again."""
-    done = warm([*SHARED, "--plugin", f"{plugin}:raise", "--results", str(tmp_path)], cache)
+    done = warm([*SHARED, "--plugin", f"{plugin}:{argument}", "--results", str(tmp_path)], cache)
     assert done.returncode == 2
-    said = r"rank 1 raised .*PluginBroke: plugin .*doubled\.py:raise: its built raised AssertionError\('on rank 1'\)"
     assert re.search(said, done.stdout)
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from validation.faults.inject import layer
+from validation.run.calls import Calls
 from validation.run.plugin import Elsewhere, PluginBroke, _named
 from validation.run.replaced import Replaced
 
@@ -30,12 +31,17 @@ def test_a_layer_is_found_by_its_number_in_the_whole_model() -> None:
 def test_a_function_whose_layer_lies_elsewhere_ends_without_a_word() -> None:
     """Any other mistake is the plugin's."""
     found: list[int] = []
-    called = _named(
-        "a fault", "loaded", lambda model, number: found.append(layer(model, number).layer_number), Replaced(watching=False)
-    )
-    for numbers in ((0,), (1,), (2,)):
+    calls = Calls()
+
+    def loaded(model: list[Any], number: int) -> None:
+        found.append(layer(model, number).layer_number)
+
+    called = _named("a fault", "loaded", loaded, Replaced(watching=False), calls)
+    called(stage(0), 1)
+    assert (calls.did, calls.elsewhere) == (set(), {"loaded": "layer 1"})
+    for numbers in ((1,), (2,)):
         called(stage(*numbers), 1)
-    assert found == [2]
+    assert (found, calls.did) == ([2], {"loaded"})
     with pytest.raises(PluginBroke, match=r"its loaded raised KeyError\('layer 7'\)"):
         called(stage(0), 7)
 
@@ -47,4 +53,4 @@ def test_a_kernel_s_failure_is_not_said_to_be_the_plugin_s() -> None:
         raise torch.AcceleratorError("CUDA error: device-side assert triggered")
 
     with pytest.raises(torch.AcceleratorError, match="CUDA error"):
-        _named("p.py", "loaded", loaded, Replaced(watching=False))(None, None)
+        _named("p.py", "loaded", loaded, Replaced(watching=False), Calls())(None, None)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from validation.case.case import Case
+from validation.case.errors import ExitCode
 from validation.checks.needs import Needs
 from validation.checks.progress import Progress
 from validation.faults.plan import Plant
@@ -56,7 +57,16 @@ class Running:
         """That of a case, whose ranks run with the user's plugin; waits for them."""
         with self._progress.watching(self._as_run[case]):
             found: Result = self._runner.result(self._as_run[case], self._settings.plugin)
-        return replace(found, case=case)
+        return self._with_its_plugin(replace(found, case=case))
+
+    def _with_its_plugin(self, found: Result) -> Result:
+        """The result, broken if the user's plugin did nothing: then nothing of it was tried."""
+        if found.broken is not None or not (self._settings.plugin and found.in_vain):
+            return found
+        from validation.run.launch import Broken
+
+        said = f"plugin {self._settings.plugin} did nothing in {found.case.arrangement}: {found.in_vain}"
+        return replace(found, broken=Broken(None, said, "", ExitCode.USAGE))
 
     def planted(self, case: Case, plugin: str = "") -> Result:
         """That of a case of the self-test, with a planted defect or as it is."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from validation.case.case import Case
 from validation.case.errors import PlumblineError, UsageError
+from validation.run.calls import Calls
 from validation.run.replaced import Replaced
 
 _FILE = re.compile(r"(?P<file>.*\.py)(?::(?P<argument>.*))?", re.DOTALL)
@@ -152,24 +153,25 @@ def _defined(tree: ast.Module) -> Iterator[str]:
         todo += ast.iter_child_nodes(node)
 
 
-def load(name: str, replaced: Replaced | None = None) -> Plugin:
+def load(name: str, replaced: Replaced | None = None, calls: Calls | None = None) -> Plugin:
     """The plugin that `name` says; none for ''.
 
     `FILE.py` is a module with such functions; `FILE.py:argument` one whose function `plugin(argument)` returns an object with
     them (called with '' where no argument is given). `package.module` and `package.module:object` are taken as they are. All
-    are loaded before there are process groups. `replaced` notes what they put into megatron-core.
+    are loaded before there are process groups. `replaced` notes what they put into megatron-core, `calls` what came of each.
     Raises UsageError where it cannot be had, or where none of its functions would ever be called.
     """
     if not name:
         return Plugin()
-    file, replaced = _FILE.fullmatch(name), replaced or Replaced(watching=False)
+    file, replaced, calls = _FILE.fullmatch(name), replaced or Replaced(watching=False), calls or Calls()
     with replaced.changing():
         found = _from_file(name, Path(file["file"]), file["argument"] or "") if file else _from_module(name)
     _leave_the_reference_alone(name, replaced)
     functions = {word: getattr(found, word) for word in FUNCTIONS if callable(getattr(found, word, None))}
     if not functions:
         raise UsageError(f"plugin {name}: it has no function that a rank calls; those are {', '.join(FUNCTIONS)}")
-    return Plugin(**{word: _named(name, word, function, replaced) for word, function in functions.items()})
+    calls.has, calls.loading = list(functions), replaced.changed
+    return Plugin(**{word: _named(name, word, function, replaced, calls) for word, function in functions.items()})
 
 
 def _from_module(name: str) -> Any:
@@ -201,14 +203,15 @@ def _from_file(name: str, file: Path, argument: str) -> Any:
         raise PluginBroke(f"plugin {name}: running {file.name} raised {error!r}") from error
 
 
-def _named(name: str, word: str, function: Callable[..., Any], replaced: Replaced) -> Callable[..., None]:
-    """The function; what it raises says that it was the plugin's."""
+def _named(name: str, word: str, function: Callable[..., Any], replaced: Replaced, calls: Calls) -> Callable[..., None]:
+    """The function; what it raises says that it was the plugin's, and `calls` notes whether it did anything."""
 
     def called(*given: Any) -> None:
         try:
             with replaced.changing():
                 returned = function(*given)
-        except Elsewhere:
+        except Elsewhere as said:
+            calls.elsewhere[word] = str(said)
             return
         except PlumblineError:
             raise
@@ -219,6 +222,7 @@ def _named(name: str, word: str, function: Callable[..., Any], replaced: Replace
         _leave_the_reference_alone(name, replaced)
         if wrong := _in_vain(returned, given[1]):
             raise PluginBroke(f"plugin {name}: its {word} {wrong}")
+        calls.did.add(word)
 
     return called
 

@@ -32,12 +32,14 @@ class Replaced:
 
     Only Python functions and classes with any can be seen, those alone that are replaced in a module or a class of
     megatron-core, and calls of the rank's own thread alone. On a GPU another thread goes back through the model.
-    `of_both` are names that a plugin has replaced and that the reference in the same process calls, too.
+    `of_both` are names that a plugin has replaced and that the reference in the same process calls, too. `changed` says that
+    it has replaced anything at all in megatron-core.
     """
 
     def __init__(self, *, watching: bool = True, lockstep: bool = False) -> None:
         self._watching, self._lockstep = watching and sys.getprofile() is None, lockstep
         self.of_both: list[str] = []
+        self.changed = False
         self._codes: dict[_Place, set[CodeType]] = {}
         self._before: dict[_Place, Any] = {}
         self._waiting: set[CodeType] = set()
@@ -52,6 +54,7 @@ class Replaced:
             yield
         finally:
             now = {place: value for place, value in _bound(_core) if place in before and before[place] is not value}
+            self.changed |= bool(now)
             for place, value in now.items():
                 self._take(place, before[place], value)
             after = self._computing_both()

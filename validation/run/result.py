@@ -10,6 +10,7 @@ from validation.case.annotation import Value
 from validation.case.case import Case
 from validation.case.settings import from_lists
 from validation.compare.measurement import Measurement, PieceReport
+from validation.run.calls import in_vain
 from validation.run.launch import Broken
 
 
@@ -19,7 +20,7 @@ class Result:
 
     `notes` are what a plugin left in each rank's recorder. `uncalled` is what a plugin has put into megatron-core and no rank
     has called, by name, with a module that has the one before it. `overwritten` are fields of the configuration, by their full
-    names, to which a plugin gives another value than the case, with that value.
+    names, to which a plugin gives another value than the case, with that value. `in_vain` says what of a plugin did nothing.
     """
 
     case: Case
@@ -33,6 +34,7 @@ class Result:
     notes: tuple[dict[str, Any], ...] = ()
     uncalled: dict[str, str] = field(default_factory=dict)
     overwritten: dict[str, Value] = field(default_factory=dict)
+    in_vain: str = ""
 
     def measurement(self, name: str, shape: tuple[int, ...]) -> Measurement:
         """All pieces of one tensor."""
@@ -48,12 +50,12 @@ def merged(case: Case, seconds: float, facts: dict[str, Any], reports: list[dict
             pieces[name].extend(PieceReport.from_list(rank, piece) for piece in found)
         for name, sentence in report["problems"].items():
             problems[name][rank] = sentence
-    first = reports[0]["uncalled"]
+    first, of_reference = reports[0]["uncalled"], reports[0].get("reference", {})
     overwritten = {name: value for report in reports for name, value in report.get("overwritten", {}).items()}
     return Result(
         case=case,
         seconds=seconds,
-        facts={**facts, **reports[0].get("reference", {}), **reports[0]["settings"]},
+        facts={**facts, **of_reference, **reports[0]["settings"]},
         pieces={name: tuple(found) for name, found in pieces.items()},
         problems=dict(problems),
         places=tuple(report["place"] for report in reports),
@@ -61,4 +63,6 @@ def merged(case: Case, seconds: float, facts: dict[str, Any], reports: list[dict
         notes=tuple(report["notes"] for report in reports),
         uncalled={name: where for name, where in first.items() if all(name in report["uncalled"] for report in reports)},
         overwritten=dict(from_lists(sorted(overwritten.items()))),
+        # Steps of a case in lockstep that another command has made had the plugin, too, and do not say what it did.
+        in_vain="" if "resumed" in of_reference else in_vain([report["calls"] for report in reports]),
     )

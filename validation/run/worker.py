@@ -41,6 +41,7 @@ from validation.reference.checkpoint import Checkpoint
 from validation.reference.store import Reference
 from validation.run import life
 from validation.run import plugin as plugins
+from validation.run.calls import Calls
 from validation.run.lockstep_folder import lockstep_folder
 from validation.run.plugin import Plugin
 from validation.run.replaced import Replaced
@@ -78,7 +79,8 @@ def _findings(
 
         lockstep.import_reference()  # what a plugin replaces in it must be there before
     replaced = Replaced(watching=case.on_cpu, lockstep=in_lockstep)
-    plugin, overwritten = plugins.load(named, replaced), Overwritten()
+    calls, overwritten = Calls(), Overwritten()
+    plugin = plugins.load(named, replaced, calls)
     if named:
         plugin = dataclasses.replace(plugin, configure=overwritten.by(plugin.configure))
     report.progress("process groups")
@@ -119,7 +121,7 @@ def _findings(
     if found_cudnn := "" if case.on_cpu else libraries.cudnn():
         settings["cudnn"] = found_cudnn
     memory = {"baseline": baseline, "peak": peak_memory(), "parameters": held, "device_peak": max(on_device) - brought.size()}
-    seen = {"uncalled": replaced.end(), "overwritten": overwritten.values}
+    seen = {"uncalled": replaced.end(), "overwritten": overwritten.values, "calls": calls.as_dict()}
     return {**found, "place": place, "memory": memory, "settings": settings, **seen}
 
 
