@@ -57,6 +57,9 @@ class Runs:
         self.asked_without.append(case.mended)
         return self._without
 
+    def again(self, case: Case) -> None:
+        """Nobody runs it once more."""
+
     def against_single(self, case: Case) -> Result | None:
         """None."""
         return None

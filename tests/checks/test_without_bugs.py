@@ -17,6 +17,7 @@ from validation.case.preset import TINY
 from validation.case.probes import observed
 from validation.case.training import Training
 from validation.checks import judging as judging_
+from validation.checks.again import CHANGED
 from validation.checks.order import place
 from validation.checks.parity import Parity
 from validation.compare.difference import measure
@@ -38,10 +39,15 @@ State = Callable[[Parity], None]
 
 
 class Runs:
-    """Results of the case, of the case without its bugs, and of that on one rank; notes what is asked for."""
+    """Results of the case, of the case without its bugs, of that on one rank, and of the first run once more.
 
-    def __init__(self, first: Result, second: Result | None = None, single: Result | None = None) -> None:
-        self._first, self._second, self._single = first, second, single
+    Notes what is asked for.
+    """
+
+    def __init__(
+        self, first: Result, second: Result | None = None, single: Result | None = None, again: Result | None = None
+    ) -> None:
+        self._first, self._second, self._single, self._again = first, second, single, again
         self.asked: list[str] = []
 
     def result(self, case: Case) -> Result:
@@ -55,6 +61,11 @@ class Runs:
         self.asked.append("without")
         assert self._second is not None
         return self._second
+
+    def again(self, case: Case) -> Result | None:
+        """That with the bugs, once more."""
+        assert case == CASE
+        return self._again
 
     def against_single(self, case: Case) -> Result | None:
         """That of one rank; says of which case."""
@@ -108,6 +119,35 @@ def test_what_passes_without_the_bug_is_known_with_both_numbers() -> None:
     assert float(found.properties["rel_error_without"]) == pytest.approx(1e-12, rel=0.2)
     assert (found.properties["known"], "behind" in found.properties, "kind" in found.properties) == (BUG.id, False, False)
     assert found.failure == ""  # what is excused has failed in no way
+
+
+@pytest.mark.parametrize(
+    ("second", "status"),
+    [
+        (result(0.5), "known"),
+        (result(0.5, digest="b"), "known"),
+        (result(0.5 + 1e-11, digest="b"), "known"),
+        (result(0.5 + 1e-9, digest="b"), "fail"),
+        (result(0.4, digest="b"), "fail"),
+        (result(-0.5, digest="b"), "fail"),
+        (result(math.nan, digest="b"), "fail"),
+        (result(0.0, digest="b"), "fail"),
+        (result(None), "fail"),
+        (result(0.5, broken=Broken(1, "rank 1 was killed", "the stacks")), "unevaluated"),
+    ],
+)
+def test_what_comes_out_otherwise_in_the_same_case_is_no_bug_s(second: Result, status: str) -> None:
+    """An error that the first run alone has is not excused with the bug's. Rounding may differ from run to run."""
+    found, _ = concluded(Runs(result(0.5), without(1e-12), again=second))
+    assert found.status == status
+    if status == "fail":
+        assert (found.reasons[-1], found.failure) == (CHANGED, "limit")
+
+
+def test_what_is_run_once_more_must_finish_too() -> None:
+    again = result(0.5, broken=Broken(1, "rank 1 was killed", "the stacks"))
+    found, _ = concluded(Runs(result(0.5), without(1e-12), again=again), lambda parity: parity.finished())
+    assert (found.status, found.reasons) == ("error", ("run once more as it is: rank 1 was killed",))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from validation.case.errors import UsageError
 
 DECIDING = (
     "validation/checks/parity.py",
+    "validation/checks/again.py",
     "validation/checks/judging.py",
     "validation/reference/floor.py",
     "validation/candidate/load.py",

@@ -16,6 +16,7 @@ from validation.case.latent_norms import GIVEN
 from validation.case.parameters import parameters
 from validation.case.probes import observed, sees_scores
 from validation.case.steps import UNREDUCED
+from validation.checks.again import CHANGED, changed
 from validation.checks.localise import localised
 from validation.checks.order import RUN, place
 from validation.compare.limits import IN_FP64, Limits, above_floor
@@ -41,6 +42,9 @@ class Runs(Protocol):
 
     def without_bugs(self, case: Case) -> Result:
         """The result of a case from which known upstream bugs have been taken out; waits for its ranks."""
+
+    def again(self, case: Case) -> Result | None:
+        """The result of a case with known upstream bugs, run once more as it is; None where it is not."""
 
 
 def ended_by(result: Result, runs: Runs) -> Known | None:
@@ -121,9 +125,19 @@ class Judging:
         """How the run broke that has the case's known bugs taken out, if it has any; it judges the checks behind them."""
         bugs = [bug.id for bug in self._bugs if not bug.given]
         broken = self._mended().result.broken if bugs else None
-        if broken is None:
-            return None
-        return replace(broken, sentence=f"without the known upstream bugs ({', '.join(bugs)}): {broken.sentence}")
+        said = f"without the known upstream bugs ({', '.join(bugs)})"
+        return broken and replace(broken, sentence=f"{said}: {broken.sentence}")
+
+    @functools.cached_property
+    def again(self) -> Result | None:
+        """The case run once more as it is, if known bugs may excuse checks of it, each by no more than its bug makes."""
+        able = not self._freeing and any(not bug.given for bug in self._bugs)
+        return self._runs.again(self.case) if able else None
+
+    def broken_again(self) -> Broken | None:
+        """How the case broke when it was run once more, if it was."""
+        broken = self.again.broken if self.again else None
+        return broken and replace(broken, sentence=f"run once more as it is: {broken.sentence}")
 
     def by_own_scores(self, asked: Compared, verdict: Verdict) -> Verdict:
         """The verdict on a choice with what the router's own scores and the reference's bias say of it.
@@ -247,8 +261,7 @@ class Judging:
             kind, too = (SHARDING, "") if error <= limit else (MODELLING, ", too")
             return _of_kind(verdict, kind, f"{kind}: one rank alone is off by {error:.1e}{too}")
         if not measured.repeats(self.result.measurement(asked.name, asked.shape)):
-            said = "not repeatable: run again, other bytes come out (a race, or something random)"
-            return replace(verdict, reasons=(*verdict.reasons, said))
+            return replace(verdict, reasons=(*verdict.reasons, CHANGED))
         error = measured.difference.relative_error
         kind = MODELLING if error <= limit else SHARDING
         return _of_kind(verdict, kind, f"{kind}: off by {error:.1e} from the same model on one rank")
@@ -309,6 +322,12 @@ class Judging:
         if not bug.makes(self.case, float(verdict.properties["rel_error"])):
             said = f"more than the known upstream bug {bug.id} makes (at most {bug.largest(self.case):.1e})"
             return self._blamed(asked, replace(verdict, reasons=(*verdict.reasons, said)))
+        if self.again and self.again.broken is not None:
+            return Verdict("unevaluated", asked.title, reasons=("the same case, run once more, did not finish",))
+        if self.again and not bug.given:
+            runs = [one.measurement(asked.name, asked.shape) for one in (self.result, self.again)]
+            if changed(runs[0], runs[1], self.limits(asked).relative_error):
+                return replace(verdict, reasons=(*verdict.reasons, CHANGED))
         error = found.properties["rel_error"]
         excuse = f"known upstream bug: {bug.what} ({bug.link}); with it taken out the relative error is {float(error):.1e}"
         properties = {**verdict.properties, "known": bug.id, "rel_error_without": error}
@@ -372,6 +391,9 @@ class _Mended:
     def against_single(self, case: Case) -> Result | None:
         """The same, compared with one rank without the bugs."""
         return self.runs.against_single(case)
+
+    def again(self, case: Case) -> None:
+        """Nothing is excused in it."""
 
 
 def _of_kind(verdict: Verdict, kind: str, reason: str) -> Verdict:

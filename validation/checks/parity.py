@@ -26,7 +26,7 @@ class Parity(OfInference):
             said = self._runs.result(self.case).broken
             excuse = f"known upstream bug: {bug.what} ({bug.link}); without it they finish, and all checks are of that run"
             self.conclude("known", title, reasons=(said.sentence if said else "", excuse))
-        broken = self.result.broken or self.broken_without_bugs()
+        broken = self.result.broken or self.broken_without_bugs() or self.broken_again()
         if broken is None:
             ranks = self.case.layout.ranks
             over = max((memory["peak"] - memory["baseline"]) >> 20 for memory in self.result.memory)

@@ -120,6 +120,11 @@ class Report:
         """The result of the last case with its known upstream bugs taken out; waits for its ranks."""
         return self._noted(self._running.without_bugs(case))
 
+    def again(self, case: Case) -> Result | None:
+        """The result of the last case, run once more as it is, if this run tests itself."""
+        found = self._running.again(case)
+        return found and self._noted(found)
+
     def _undecided(self, result: Result) -> bool:
         """Whether the case's own run broke, and is kept for it; if a known bug ended it, the second run is judged instead."""
         undecided = result.broken is not None and ended_by(result, self) is None

@@ -30,6 +30,7 @@ class Running:
         """Each case as its ranks get it, which may end early."""
         self._against_single: dict[Case, Result | None] = {}
         self._without_bugs: dict[Case, Result] = {}
+        self._again: dict[Case, Result] = {}
 
     @property
     def started(self) -> bool:
@@ -88,6 +89,20 @@ class Running:
         if case not in self._without_bugs:
             self._without_bugs[case] = self.result(case)
         return self._without_bugs[case]
+
+    def again(self, case: Case) -> Result | None:
+        """The result of a case with known upstream bugs, run once more as it is, if the run tests itself; else None.
+
+        Only on a CPU, where the same code makes the same bytes, and not layer by layer, where a run takes long.
+        """
+        if not (self._settings.self_test and case.on_cpu and mended(case) in self._as_run) or case.training.stream:
+            return None
+        if case not in self._again:
+            as_run = self._as_run[case]
+            self._progress.show(as_run, "the same once more")
+            with self._progress.watching(as_run):
+                self._again[case] = replace(self._runner.again(as_run), case=case)
+        return self._again[case]
 
     def close(self) -> None:
         """Leave nothing running, however the run ends."""

@@ -37,6 +37,7 @@ class Nothing:
         raise NotRun
 
     without_bugs = result
+    again = against_single
 
 
 def title_of(item: Any) -> str:

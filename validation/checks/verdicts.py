@@ -43,6 +43,10 @@ class _There:
 
         return self._without or Result(case, 0.0, {}, broken=Broken(None, "nobody ran it", ""))
 
+    def again(self, case: Case) -> Result | None:
+        """Nobody ran it once more."""
+        return None
+
 
 def verdicts(result: Result, without: Result | None = None) -> Iterator[Verdict]:
     """What the checks of this folder say of a result, a user's own among them where they ask nothing but their case.

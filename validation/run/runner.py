@@ -195,6 +195,18 @@ class Runner:
             return None
         return merged(case, 0.0, {}, reports)
 
+    def again(self, case: Case) -> Result:
+        """The result of a case that has run, from ranks that run it once more, with the user's plugin."""
+        reference, plugin = self._asked(case).result(), self._settings.plugin
+        try:
+            with launch.run_folder() as folder:
+                arguments = self._arguments(case, plugin, folder, reference.folder)
+                reports = self._nodes.launch(entry.rank, arguments, case.layout.ranks, folder, self._settings.timeout)
+        except (launch.RunBroke, OSError) as error:
+            broken = explained(case, launch.broken_by(error), in_ranks=True)
+            return Result(case, 0.0, {}, broken=self._with_plugin(broken, plugin))
+        return merged(case, 0.0, reference.facts(), reports)
+
     def _of_one_rank(self, case: Case, plugin: str) -> Path:
         """A folder like a reference's with what the candidate of one rank computes."""
         reference = self._asked(case).result()

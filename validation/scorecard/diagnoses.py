@@ -186,3 +186,7 @@ class _There:
     def without_bugs(self, case: Case) -> Result:
         """The same with the known upstream bugs taken out."""
         return self.result(mended(case))
+
+    def again(self, case: Case) -> Result | None:
+        """Nobody runs a fault once more."""
+        return None
