@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 import torch
 
 from validation.case.errors import UsageError
-from validation.run.plugin import FUNCTIONS, Plugin, PluginBroke, absolute, check, load
+from validation.run.plugin import FUNCTIONS, Plugin, PluginBroke, Threads, absolute, check, load
 from validation.run.replaced import Replaced
 
 
@@ -164,6 +166,35 @@ def test_a_file_that_raises_says_so(write: Write, text: str) -> None:
         load(name)
 
 
+@pytest.mark.parametrize("text", ["1 / 0\n", "raise SystemExit\n", "def f(:\n", "raise GeneratorExit\n"])
+def test_a_module_that_raises_says_so(write: Write, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """As a file does: it is no broken machine."""
+    monkeypatch.syspath_prepend(str(Path(write(text)).parent))
+    said = "ZeroDivisionError|SystemExit|SyntaxError|GeneratorExit"
+    with pytest.raises(PluginBroke, match=rf"^plugin own: importing own raised ({said})"):
+        load("own")
+
+
+def test_a_property_that_raises_says_so(write: Write) -> None:
+    name = write("class Own:\n    built = property(lambda self: 1 / 0)\n\n\ndef plugin(argument):\n    return Own()\n")
+    with pytest.raises(PluginBroke, match=rf"^plugin {name}: asked for its functions, it raised ZeroDivisionError"):
+        load(name)
+
+
+def test_a_thread_that_raises_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python tells it to a log, and goes on."""
+    monkeypatch.setattr(threading, "excepthook", sound := threading.excepthook)
+    Threads("").all_well()
+    assert threading.excepthook is sound
+    threads = Threads("own.py")
+    threads.all_well()
+    thread = threading.Thread(target=lambda: 1 / 0)
+    thread.start()
+    thread.join()
+    with pytest.raises(PluginBroke, match=r"^plugin own\.py: a thread of the rank raised ZeroDivisionError"):
+        threads.all_well()
+
+
 def test_a_function_that_raises_says_whose_it_is(write: Write) -> None:
     name = write("def loaded(case, model):\n    1 / 0\n\n\ndef built(case, model):\n    raise SystemExit(0)\n")
     with pytest.raises(PluginBroke, match=rf"^plugin {name}: its loaded raised ZeroDivisionError"):
@@ -199,6 +230,19 @@ def test_in_lockstep_what_changes_the_reference_is_refused(write: Write, monkeyp
     name = write("import torch\n" + (change if when == "import" else "") + f"def built(case, model):\n    {change}")
     with pytest.raises(UsageError, match=rf"^plugin {name}: it replaces torch\.rsqrt, .*; without --stream"):
         load(name, Replaced(watching=False, lockstep=True)).built("a case", [])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("when", ["import", "call"])
+@pytest.mark.parametrize("what", ["candidate.recorder.Recorder.compare", "compare.verdict.judge"])
+def test_what_replaces_what_compares_it_is_refused(write: Write, monkeypatch: pytest.MonkeyPatch, when: str, what: str) -> None:
+    """Nothing would show what else it does."""
+    monkeypatch.setattr(f"validation.{what}", pkgutil.resolve_name(f"validation.{what}"))
+    change = f"import validation.{what.rpartition('.')[0].removesuffix('.Recorder')} as v; "
+    owner = "v.Recorder" if "Recorder" in what else "v"
+    change += f"{owner}.{what.rpartition('.')[2]} = lambda *given: None\n"
+    name = write((change if when == "import" else "") + f"def built(case, model):\n    {change}")
+    with pytest.raises(PluginBroke, match=rf"^plugin {name}: it replaces validation\.{what}, which compares what it changes"):
+        load(name).built("a case", [])  # type: ignore[arg-type]
 
 
 def test_a_path_is_the_same_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

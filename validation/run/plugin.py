@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -55,6 +56,8 @@ class Elsewhere(Exception):
     """
 
 
+_RAISED = (Exception, SystemExit, GeneratorExit)
+"""What a plugin may raise. An interrupt is the user's."""
 _OF_A_KERNEL = "AcceleratorError"
 """What torch raises where a kernel has failed."""
 
@@ -153,6 +156,21 @@ def _defined(tree: ast.Module) -> Iterator[str]:
         todo += ast.iter_child_nodes(node)
 
 
+class Threads:
+    """What a thread of a rank with a plugin raises, which Python writes to a log that nobody reads."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._raised: list[str] = []
+        if name:
+            threading.excepthook = lambda about: self._raised.append(repr(about.exc_value))
+
+    def all_well(self) -> None:
+        """Raises PluginBroke if one has raised: what it was to do is not done."""
+        if self._raised:
+            raise PluginBroke(f"plugin {self._name}: a thread of the rank raised {self._raised[0]}")
+
+
 def load(name: str, replaced: Replaced | None = None, calls: Calls | None = None) -> Plugin:
     """The plugin that `name` says; none for ''.
 
@@ -167,11 +185,19 @@ def load(name: str, replaced: Replaced | None = None, calls: Calls | None = None
     with replaced.changing():
         found = _from_file(name, Path(file["file"]), file["argument"] or "") if file else _from_module(name)
     _leave_the_reference_alone(name, replaced)
-    functions = {word: getattr(found, word) for word in FUNCTIONS if callable(getattr(found, word, None))}
+    functions = _functions(name, found)
     if not functions:
         raise UsageError(f"plugin {name}: it has no function that a rank calls; those are {', '.join(FUNCTIONS)}")
     calls.has, calls.loading = list(functions), replaced.changed
     return Plugin(**{word: _named(name, word, function, replaced, calls) for word, function in functions.items()})
+
+
+def _functions(name: str, found: Any) -> dict[str, Callable[..., Any]]:
+    try:
+        named = {word: getattr(found, word, None) for word in FUNCTIONS}
+    except Exception as error:  # of a property
+        raise PluginBroke(f"plugin {name}: asked for its functions, it raised {error!r}") from error
+    return {word: function for word, function in named.items() if callable(function)}
 
 
 def _from_module(name: str) -> Any:
@@ -183,6 +209,10 @@ def _from_module(name: str) -> Any:
         raise UsageError(
             f"plugin {name}: cannot be imported ({error}); give package.module, or package.module:name, of something importable"
         ) from error
+    except PlumblineError:
+        raise
+    except _RAISED as error:
+        raise PluginBroke(f"plugin {name}: importing {module_name} raised {error!r}") from error
 
 
 def _from_file(name: str, file: Path, argument: str) -> Any:
@@ -199,7 +229,7 @@ def _from_file(name: str, file: Path, argument: str) -> Any:
         return module.plugin(argument) if hasattr(module, MAKER) else module
     except PlumblineError:
         raise
-    except (Exception, SystemExit) as error:
+    except _RAISED as error:
         raise PluginBroke(f"plugin {name}: running {file.name} raised {error!r}") from error
 
 
@@ -215,7 +245,7 @@ def _named(name: str, word: str, function: Callable[..., Any], replaced: Replace
             return
         except PlumblineError:
             raise
-        except (Exception, SystemExit) as error:
+        except _RAISED as error:
             if type(error).__name__ == _OF_A_KERNEL:
                 raise  # a GPU says so at a later call, whose line may be anybody's
             raise PluginBroke(f"plugin {name}: its {word} raised {error!r}") from error
@@ -228,7 +258,14 @@ def _named(name: str, word: str, function: Callable[..., Any], replaced: Replace
 
 
 def _leave_the_reference_alone(name: str, replaced: Replaced) -> None:
-    """Raises UsageError if the plugin has changed what both models compute with: their difference would not show it."""
+    """Raises UsageError if the plugin has changed what both models compute with: their difference would not show it.
+
+    Or what compares them. The house's own plugins may, which count what is compared.
+    """
+    if replaced.judging and not name.startswith(f"{__name__.partition('.')[0]}."):
+        raise PluginBroke(
+            f"plugin {name}: it replaces {replaced.judging[0]}, which compares what it changes; replace what megatron-core has"
+        )
     if replaced.of_both:
         raise UsageError(
             f"plugin {name}: it replaces {replaced.of_both[0]}, which HuggingFace's model in the same process calls, too; "

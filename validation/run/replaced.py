@@ -23,6 +23,12 @@ _OF_BOTH = (
     "transformers.activations",
 )
 """Modules of which HuggingFace's model, too, takes functions; a dot at the end stands for all that begin so."""
+_JUDGING = (
+    *("validation.compare.", "validation.reference.", "validation.case."),
+    *(f"validation.candidate.{name}" for name in ("compare", "probes", "recorder", "replay", "substitute", "unreduced")),
+    *("validation.run.report", "validation.run.worker"),
+)
+"""Modules whose functions compare what a plugin changes, and tell it."""
 _Place = tuple[str, str, str]
 """Module, class in it (empty for none) and name."""
 
@@ -33,12 +39,13 @@ class Replaced:
     Only Python functions and classes with any can be seen, those alone that are replaced in a module or a class of
     megatron-core, and calls of the rank's own thread alone. On a GPU another thread goes back through the model.
     `of_both` are names that a plugin has replaced and that the reference in the same process calls, too. `changed` says that
-    it has replaced anything at all in megatron-core.
+    it has replaced anything at all in megatron-core, `judging` are names that it has replaced in what judges the ranks.
     """
 
     def __init__(self, *, watching: bool = True, lockstep: bool = False) -> None:
         self._watching, self._lockstep = watching and sys.getprofile() is None, lockstep
         self.of_both: list[str] = []
+        self.judging: list[str] = []
         self.changed = False
         self._codes: dict[_Place, set[CodeType]] = {}
         self._before: dict[_Place, Any] = {}
@@ -48,7 +55,7 @@ class Replaced:
     @contextmanager
     def changing(self) -> Iterator[None]:
         """Within it the plugin's own code runs."""
-        before, both = dict(_bound(_core)), self._computing_both()
+        before, both, judging = dict(_bound(_core)), self._computing_both(), _judges()
         self._stop()
         try:
             yield
@@ -57,8 +64,8 @@ class Replaced:
             self.changed |= bool(now)
             for place, value in now.items():
                 self._take(place, before[place], value)
-            after = self._computing_both()
-            self.of_both += [".".join(filter(None, place)) for place in both if after.get(place) is not both[place]]
+            self.of_both += _exchanged(both, self._computing_both())
+            self.judging += _exchanged(judging, _judges())
             if self._watching and self._uncalled():
                 sys.setprofile(self._called)
 
@@ -98,6 +105,19 @@ class Replaced:
     def _stop(self) -> None:
         if self._watching:
             sys.setprofile(None)
+
+
+def _judges() -> dict[_Place, Any]:
+    """Every function and class of what judges the ranks. Variables may be set by a first use."""
+    return {place: value for place, value in _bound(_judging) if callable(value)}
+
+
+def _exchanged(before: Mapping[_Place, Any], after: Mapping[_Place, Any]) -> list[str]:
+    return [".".join(filter(None, place)) for place in before if after.get(place) is not before[place]]
+
+
+def _judging(name: str) -> bool:
+    return name.startswith(_JUDGING)
 
 
 def _core(name: str) -> bool:

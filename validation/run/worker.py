@@ -80,6 +80,7 @@ def _findings(
         lockstep.import_reference()  # what a plugin replaces in it must be there before
     replaced = Replaced(watching=case.on_cpu, lockstep=in_lockstep)
     calls, overwritten = Calls(), Overwritten()
+    threads = plugins.Threads(named)
     plugin = plugins.load(named, replaced, calls)
     if named:
         plugin = dataclasses.replace(plugin, configure=overwritten.by(plugin.configure))
@@ -121,6 +122,7 @@ def _findings(
     if found_cudnn := "" if case.on_cpu else libraries.cudnn():
         settings["cudnn"] = found_cudnn
     memory = {"baseline": baseline, "peak": peak_memory(), "parameters": held, "device_peak": max(on_device) - brought.size()}
+    threads.all_well()
     seen = {"uncalled": replaced.end(), "overwritten": overwritten.values, "calls": calls.as_dict()}
     return {**found, "place": place, "memory": memory, "settings": settings, **seen}
 
