@@ -196,7 +196,7 @@ def _as_large(check: Check, expected: Expected, bugs: Iterable[Excuse]) -> bool:
     error = number(check, "rel_error")
     if error is None:
         return most == math.inf or _in(check, expected.tensors)  # a tensor without a number is said as such
-    return error <= most or (most == math.inf and check.properties["rel_error"] == "nan")
+    return 0 <= error <= most or (most == math.inf and check.properties["rel_error"] == "nan")
 
 
 def _is_the_bugs(check: Check, expected: Expected) -> bool:
@@ -270,11 +270,13 @@ def _planted(expected: Expected, suite: Suite) -> Iterator[str]:
 
 
 def _fails(check: Check) -> bool:
-    """Whether its numbers are those of a failure, those that are not finite among them."""
-    limit, most, largest = (number(check, name) for name in ("tolerance", "max_tolerance", "max_diff"))
-    if number(check, "rel_error") is None or limit is None or not 0 <= limit <= 1:
+    """Whether its numbers are those of a failure. A tensor that is not finite has no error, and no largest difference."""
+    error, limit, most, largest = (number(check, name) for name in ("rel_error", "tolerance", "max_tolerance", "max_diff"))
+    if error is None or largest is None or limit is None or not 0 <= limit <= 1:
         return False
-    return not _holds(check, near_tie=False) or (most is not None and largest is not None and largest > most)
+    if math.isnan(error):
+        return check.properties["rel_error"] == "nan" and check.properties["max_diff"] in ("nan", "inf")
+    return error >= 0 and (not _holds(check, near_tie=False) or (most is not None and largest > most))
 
 
 def _ranks_of(check: Check) -> int:

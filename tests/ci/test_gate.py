@@ -279,6 +279,10 @@ def untrue(why: str) -> str:
         (dict.fromkeys((*NUMBERS, "rel_error"), "0"), UNSHOWN),
         ({"rel_error": "0.0", "max_diff": "0.0", "avg_diff": "0.0"}, UNSHOWN),
         ({"rel_error": None}, UNSHOWN),
+        ({"rel_error": "x"}, UNSHOWN),
+        ({"rel_error": "x", "max_diff": "nan"}, UNSHOWN),
+        ({"rel_error": "nan"}, UNSHOWN),
+        ({"rel_error": "-1"}, UNSHOWN),
         ({"tolerance": None}, UNSHOWN),
         ({"tolerance": "-1"}, UNSHOWN),
         ({"elements": "0"}, untrue("max_diff 3e-15 is more than 0 elements with avg_diff 1e-15 can have")),
@@ -427,11 +431,12 @@ def test_a_known_bug_excuses_nothing_that_is_wrong_without_it(tmp_path: Path, ch
         (with_check(1, properties={**NUMBERS, "rel_error": "-1e9"}), "above the limit or no numbers"),
         (with_check(1, properties={**NUMBERS, "projection": "2.0"}), "above the limit or no numbers"),
         (with_check(3, properties={**OF_BUG, "rel_error": "inf"}), "bug that does not make as large an error"),
+        (with_check(3, properties={**OF_BUG, "rel_error": "-0.4"}), "bug that does not make as large an error"),
         (with_check(3, properties={**OF_BUG, "rel_error_without": "-1"}), "without a number that shows"),
         (with_properties(broken="4"), "says that its run broke with exit code 4, and every check passes"),
         (with_properties(pytest_options="-p blind"), "made with -p blind for pytest, which can change what a check says"),
     ],
-    ids=["negative", "scaled", "endless", "negative without", "broken", "pytest"],
+    ids=["negative", "scaled", "endless", "negative known", "negative without", "broken", "pytest"],
 )
 def test_what_contradicts_itself_is_red(tmp_path: Path, change: Change, said: str) -> None:
     (why,) = of_changed(tmp_path, change)
