@@ -270,8 +270,14 @@ def _planted(expected: Expected, suite: Suite) -> Iterator[str]:
 
 
 def _fails(check: Check) -> bool:
-    """Whether its numbers are those of a failure. A tensor that is not finite has no error, and no largest difference."""
+    """Whether its numbers are those of a failure. A tensor that is not finite has no error, and no largest difference.
+
+    A check that a rank could not make of a tensor has no number at all: then its line has the rank's words.
+    """
     error, limit, most, largest = (number(check, name) for name in ("rel_error", "tolerance", "max_tolerance", "max_diff"))
+    if error is None and limit is None and largest is None:
+        said = check.details.partition("\n")[0].partition(f"first failing check {check.properties.get('first', '')} (")[2]
+        return said.endswith(")") and len(said) > 1 and not said.startswith("relative ")
     if error is None or largest is None or limit is None or not 0 <= limit <= 1:
         return False
     if math.isnan(error):

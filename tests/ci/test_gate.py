@@ -260,7 +260,8 @@ def test_a_pass_above_a_limit_of_its_own_is_red_in_every_precision(tmp_path: Pat
         ]
 
 
-SEEN = {**NUMBERS, "layout": "tp2", "rel_error": "0.25"}
+SEEN = {**NUMBERS, "layout": "tp2", "rel_error": "0.25", "first": "Layer 0 Query"}
+WITHOUT = dict.fromkeys(("rel_error", "tolerance", "max_diff"))
 UNSHOWN = "1 planted defect counts as seen: Planted defect seen: rope (self_test), and no number there is above its limit"
 
 
@@ -278,6 +279,9 @@ def untrue(why: str) -> str:
         ({"rel_error": "5e-11", "max_tolerance": "1e-3"}, UNSHOWN),
         (dict.fromkeys((*NUMBERS, "rel_error"), "0"), UNSHOWN),
         ({"rel_error": "0.0", "max_diff": "0.0", "avg_diff": "0.0"}, UNSHOWN),
+        (WITHOUT, None),
+        ({**WITHOUT, "first": "Layer 0 Key"}, UNSHOWN),
+        ({**WITHOUT, "first": "Layer 0 Query (rank 0: no tensor"}, UNSHOWN),
         ({"rel_error": None}, UNSHOWN),
         ({"rel_error": "x"}, UNSHOWN),
         ({"rel_error": "x", "max_diff": "nan"}, UNSHOWN),
@@ -296,7 +300,8 @@ def test_a_planted_defect_is_seen_by_numbers_above_the_limit(
 ) -> None:
     """The self-test has no ranks of its own, and passes where a defect shows. One that tested nothing has none."""
     numbers = {name: value for name, value in {**SEEN, **changed}.items() if value is not None}
-    seen = Check("self_test", "Planted defect seen: rope", "pass", properties=numbers)
+    details = "PASS: Planted defect seen: rope - first failing check Layer 0 Query (rank 0: no tensor)"
+    seen = Check("self_test", "Planted defect seen: rope", "pass", properties=numbers, details=details)
     junit.write(tmp_path / FILE, with_checks(seen)(SUITE))
     expected = replace(EXPECTED, ranks=0, checks=((seen.component, seen.name),), tensors={}, excuses=())
     found = [
