@@ -152,8 +152,9 @@ def _compare_values(rank: Rank, step: int, *, trained: bool) -> None:
 
 def _compare_written(rank: Rank, optimizer: Optimizer, step: int) -> None:
     """What a step has made of the weights, when all of them are there."""
-    with as_stored():
-        compare_written(step, optimizer, rank.held, rank.recorder)
+    if rank.case.has_masters:
+        with as_stored():
+            compare_written(step, optimizer, rank.held, rank.recorder)
     _compare_values(rank, step, trained=True)
 
 
