@@ -53,9 +53,12 @@ def known(optimizer: Any, own: torch.Tensor) -> bool:
 
 def before(own: torch.Tensor, state: Mapping[str, Any], rule: Rule) -> Before:
     """Copies; a moment that is not there yet is zeros."""
-    zeros = torch.zeros_like(own)
-    moments = {kind: zeros if state.get(kind) is None else state[kind] for kind in rule.moments}
-    return Before(own.detach().clone().view(-1), {kind: one.detach().clone().view(-1) for kind, one in moments.items()})
+
+    def copied(kind: str) -> torch.Tensor:
+        there = state.get(kind)
+        return torch.zeros_like(own).view(-1) if there is None else there.detach().clone().view(-1)
+
+    return Before(own.detach().clone().view(-1), {kind: copied(kind) for kind in rule.moments})
 
 
 def changed(had: Before, has: Before) -> Iterator[tuple[str, torch.Tensor]]:

@@ -25,7 +25,7 @@ _OF_BOTH = (
 """Modules of which HuggingFace's model, too, takes functions; a dot at the end stands for all that begin so."""
 _JUDGING = (
     *("validation.compare.", "validation.reference.", "validation.case."),
-    *(f"validation.candidate.{name}" for name in ("compare", "probes", "recorder", "replay", "substitute", "unreduced")),
+    *(f"validation.candidate.{name}" for name in ("compare", "probes", "recorder", "replay", "unreduced")),
     *("validation.run.report", "validation.run.worker"),
 )
 """Modules whose functions compare what a plugin changes, and tell it."""
