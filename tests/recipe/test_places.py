@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.recipe.test_trial import FLAGS
-from validation.case import graphs
+from validation.case import graphs, packages
 from validation.case.errors import UsageError
 from validation.case.preflight import RULES
 from validation.recipe import coverage, read, told, trial
@@ -19,6 +19,7 @@ from validation.run.options import Settings, parsed
 
 GRAPHS = "--cuda-graph-impl transformer_engine --cuda-graph-scope attn --cuda-graph-warmup-steps 1"
 OLD_GRAPHS = "--external-cuda-graph --cuda-graph-scope attn"
+FUSED = ("gradient_accumulation_fusion", "attention_backend")
 CARD = "--implementation te --transport nccl"
 
 
@@ -60,6 +61,30 @@ def test_cuda_graphs_of_a_recipe_are_compared_or_left_out_whole(
     for case in found.cases:
         assert not any(rule(case) for rule in RULES)
         assert (graphs.by(case.training.effective("model")) == graphs.TE) is (state == TRIED)
+
+
+@pytest.mark.parametrize("here", [False, True])
+def test_what_a_gpu_does_not_bring_is_left_out_with_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: bool
+) -> None:
+    """Megatron-LM's parser turns the fused accumulation of gradients on by itself, and without APEX no model is built."""
+    monkeypatch.setattr(packages.Package, "is_here", here)
+    found = wanted(tmp_path, "--moe-token-dispatcher-type flex --moe-deepep-num-sms 24 --attention-backend flash", CARD)
+    states = {name: said(found, f"model.{name}") for name in (*FUSED, "moe_token_dispatcher_type", "moe_deepep_num_sms")}
+    assert {name: {one.state for one in told} for name, told in states.items()} == {
+        name: {TRIED if here else NEEDS} for name in states
+    }
+    if not here:
+        assert [one.why for one in states[FUSED[0]]] == ["the package fused_weight_gradient_mlp_cuda of APEX"]
+
+
+def test_a_setting_that_a_rule_refuses_takes_no_other_with_it() -> None:
+    """The rule's sentence has the name of the case in it, and that has most settings, but not those with short forms."""
+    recipe = Path(__file__).parent / "known" / "modelzoo-deepseek-v2-lite.txt"
+    found = parsed(["--recipe", str(recipe), *CARD.split()])
+    assert found.trial is not None
+    assert [one.setting.name for one in found.trial.of(REFUSED) if "in the stand-in" in one.why] == ["model.tp_comm_overlap"]
+    assert "tp_comm_overlap is of sequence parallelism" in found.trial.of(REFUSED)[0].why
 
 
 def test_old_names_of_cuda_graphs_are_read_as_the_new_ones(tmp_path: Path) -> None:

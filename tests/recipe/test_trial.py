@@ -36,6 +36,7 @@ FLAGS = """
 --cross-entropy-loss-fusion --cross-entropy-fusion-impl te
 """
 """One recipe with a setting of every kind."""
+ABSENT_PACKAGE = packages.Package(("none_such",), "none_such", "nothing brings it", (1, None))
 DSA = "--experimental-attention-variant dsa --dsa-indexer-topk 64 --dsa-indexer-n-heads 4 --dsa-indexer-head-dim 64"
 
 
@@ -116,7 +117,7 @@ def test_what_a_case_would_have_otherwise_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str, name: str, expected: str, why: str
 ) -> None:
     """Of a switch that changes what is computed no more is said than was compared."""
-    monkeypatch.setattr(packages, "OF_SETTINGS", {"ddp.num_distributed_optimizer_instances": "none_such"})
+    monkeypatch.setattr(packages, "OF_SETTINGS", {"ddp.num_distributed_optimizer_instances": ABSENT_PACKAGE})
     path = tmp_path / "flags.txt"
     path.write_text((FLAGS.replace("--bf16", "") if more == "--fp16" else FLAGS) + more, encoding="utf-8")
     tried = trial.of_file(path, world=8)

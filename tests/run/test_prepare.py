@@ -35,12 +35,42 @@ def test_nothing_missing_is_no_error() -> None:
 
 def test_a_package_that_a_setting_needs_is_named_before_ranks_start(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "ddp.num_distributed_optimizer_instances"
-    monkeypatch.setattr(packages, "OF_SETTINGS", {name: "none_such"})
+    package = replace(
+        packages.OF_SETTINGS[name], modules=("none_such",), name="none_such", brings="`pip install none_such` brings it"
+    )
+    monkeypatch.setattr(packages, "OF_SETTINGS", {name: package})
     cases = [parsed(["--layouts", f"dp4+distributed+{name}={instances}"]).cases for instances in (1, 2)]
     prepare._find_packages_of_settings(cases[0])
     said = rf"^dp4\+distributed\+{name}=2: {name}=2 needs none_such, which is not installed for .*`pip install none_such`"
     with pytest.raises(EnvironmentMissing, match=said):
         prepare._find_packages_of_settings(cases[1])
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        (
+            "model.gradient_accumulation_fusion",
+            "=true needs fused_weight_gradient_mlp_cuda of APEX, which is not ",
+        ),
+        ("model.moe_token_dispatcher_type=flex", " needs deep_ep, which is not installed for "),
+        (
+            "model.attention_backend=flash",
+            "=flash needs flash_attn, which is not .*attention_backend=auto takes ",
+        ),
+        ("model.attention_backend=fused", ""),
+        ("model.moe_token_dispatcher_type=alltoall", ""),
+        ("model.gradient_accumulation_fusion=false", ""),
+    ],
+)
+def test_what_a_switch_imports_on_a_gpu_is_named_before_ranks_start(setting: str, said: str) -> None:
+    words = ["--implementation", "te", "--precision", "bf16", "--transport", "nccl", "--layouts", f"ep2+{setting}"]
+    cases = parsed(words).cases
+    if not said:
+        prepare._find_packages_of_settings(cases)
+        return
+    with pytest.raises(EnvironmentMissing, match=said):
+        prepare._find_packages_of_settings(cases)
 
 
 @pytest.mark.parametrize("section", ["model", "optimizer"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 
 from validation.case import declared, fields, graphs, packages, sparse
 from validation.case.annotation import Value
@@ -161,8 +160,10 @@ def _one(
         return Told(setting, NEEDS, fields.NEEDS[need])
     if sentence := graphs.refusal(recorded, case):
         return Told(setting, REFUSED, sentence)
-    if (package := packages.OF_SETTINGS.get(name)) and find_spec(package) is None:
-        return Told(setting, NEEDS, f"the package {package}")
+    if package := packages.lacking(name, setting.value):
+        return Told(setting, NEEDS, f"the package {package.name}")
+    if (package := packages.OF_NEEDS.get(need)) and not package.is_here:
+        return Told(setting, NEEDS, fields.NEEDS[need])
     if setting.value is None and (name in NUMBERS or not _takes_none(here[name])):
         return Told(setting, SAME, "nothing is said")
     try:

@@ -259,8 +259,8 @@ def _fitting(case: Case, base: Training, place: Place, told: tuple[Told, ...], r
         cases = (one, *([in_lane(one, recipe)] if hidden else []))
         return next(((rule, said) for case in cases for rule in rules if (said := rule(case))), (None, ""))
 
-    def ends(said: str, tried: Sequence[Told]) -> bool:
-        return ended(tried)[1] == said
+    def ends(by: Rule, tried: Sequence[Told]) -> bool:
+        return ended(tried)[0] is by
 
     tried = [one for one in told if one.state == TRIED]
     # A recipe whose rates contradict each other trains nowhere: that is said of all of it (validation.run.recipe_given).
@@ -268,10 +268,9 @@ def _fitting(case: Case, base: Training, place: Place, told: tuple[Told, ...], r
     refused: dict[str, Told] = {}
     # What ends the case without any setting is said by the preflight, and of no setting.
     fine = (None, ended(())[0])
-    while (found := ended(tried))[0] not in fine:
-        part = smallest(tried, partial(ends, found[1]))
-        if len(part) == len(tried):  # the sentence has the name of the case in it, and with it all settings
-            part = smallest(tried, lambda parts: ended(parts)[0] not in fine)
+    while (rule := ended(tried)[0]) not in fine:
+        # By the rule and not by its sentence: this may have the name of the case in it, and with it all settings.
+        part = smallest(tried, partial(ends, rule))
         refused |= {one.setting.name: Told(one.setting, REFUSED, f"in the stand-in: {ended(part)[1]}") for one in part}
         tried = [one for one in tried if one not in part]
     return tuple(refused.get(one.setting.name, one) for one in told)
