@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 import torch.distributed as dist
 from megatron.core import parallel_state
+from torch.distributed import distributed_c10d
 
 import tests.core  # noqa: F401
-from validation.candidate import build, platform
+from validation.candidate import build, gloo
 from validation.run.options import parsed
 
 
@@ -29,7 +31,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_groups_of_the_same_single_rank_are_one(asked: list[Any]) -> None:
     """However they are asked for; those of two ranks, of all and of another backend are not."""
     before = dist.new_group
-    with platform.one_group_of_one():
+    with gloo.one_group_of_one():
         one = dist.new_group(ranks=[0], timeout=1.0)
         assert dist.new_group([0], group_desc="other") is one
         others = [dist.new_group(ranks) for ranks in ([1], [0, 1], [0, 1], None, None)]
@@ -50,3 +52,19 @@ def test_they_are_one_over_gloo_alone(asked: list[Any], monkeypatch: pytest.Monk
     )
     build.start_groups(parsed(["--layouts", "single", "--transport", transport]).cases[0])
     assert seen == [shared]
+
+
+def test_all_groups_have_one_device_and_one_thread() -> None:
+    """Those of several ranks, too, and behind another call: each device would be a thread and a socket more."""
+    made: list[Any] = []
+    store: Any = vars(dist)["HashStore"]
+    for _ in range(2):
+        with gloo.few_threads("gloo"):
+            made += [distributed_c10d.ProcessGroupGloo(store(), 0, 1, timeout=timedelta(seconds=5)) for _ in range(2)]
+    plain: Any = distributed_c10d.ProcessGroupGloo(store(), 0, 1, timeout=timedelta(seconds=5))
+    assert all(isinstance(group, dist.ProcessGroupGloo) for group in made)
+    assert [(group.options._threads, len(group.options._devices)) for group in (*made, plain)] == [(1, 1)] * 4 + [(2, 1)]
+    assert len({id(group.options._devices[0]) for group in made}) == 1
+    assert plain.options._devices[0] is not made[0].options._devices[0]
+    with gloo.few_threads("staged-cpu"):
+        assert distributed_c10d.ProcessGroupGloo is dist.ProcessGroupGloo

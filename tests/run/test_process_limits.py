@@ -18,6 +18,7 @@ from validation.run.options import parsed
 
 INFINITY = resource.RLIM_INFINITY
 CASES = parsed(["--layouts", "single,tp2pp2"]).cases
+STAGED = parsed(["--layouts", "single,tp2pp2", "--transport", "staged-cpu"]).cases
 
 
 @pytest.mark.parametrize(
@@ -33,22 +34,23 @@ def test_the_soft_limit_is_raised_as_far_as_it_may_be(monkeypatch: pytest.Monkey
 
 
 def test_the_files_of_the_largest_case_must_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four ranks need more than one: 124 files were measured."""
-    monkeypatch.setattr(limits, "hard_limit", lambda: 110)
+    """Four ranks need more than one, and those that share a GPU more than those that talk over gloo."""
+    monkeypatch.setattr(limits, "hard_limit", lambda: 90)
     limits.check(CASES[:1], 1)
-    with pytest.raises(
-        EnvironmentMissing, match="a rank has about 128 files open and may have 110; raise that limit with `ulimit -n 128`"
-    ):
-        limits.check(CASES, 1)
+    for cases, needed in ((CASES, 104), (STAGED, 128)):
+        words = f"a rank has about {needed} files open and may have 90; raise that limit with `ulimit -n {needed}`"
+        with pytest.raises(EnvironmentMissing, match=words):
+            limits.check(cases, 1)
 
 
 def test_threads_are_counted_of_all_that_runs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """One case of four ranks, and beside it one of a single rank; fewer threads are no reason to refuse one at a time."""
-    monkeypatch.setattr(limits, "available_threads", lambda: 250)
-    limits.check(CASES, 1)
-    assert jobs.at_once(CASES) == 1
-    with pytest.raises(EnvironmentMissing, match=r"about 278 threads and 250 more may be started here.*--jobs 1"):
-        limits.check(CASES, 2)
+    for cases, there, needed in ((CASES, 90, 108), (STAGED, 250, 278)):
+        monkeypatch.setattr(limits, "available_threads", lambda there=there: there)
+        limits.check(cases, 1)
+        assert jobs.at_once(cases) == 1
+        with pytest.raises(EnvironmentMissing, match=rf"about {needed} threads and {there} more may be started.*--jobs 1"):
+            limits.check(cases, 2)
     monkeypatch.setattr(limits, "available_threads", lambda: None)
     limits.check(CASES, 2)
     assert jobs.at_once(CASES) == 2
@@ -86,7 +88,7 @@ def test_a_command_with_few_files_ends_with_3_and_how_many_are_needed(tmp_path: 
     )
     assert done.returncode == 3, done.stderr
     assert done.stderr == (
-        "error: a rank has about 112 files open and may have 64; raise that limit with `ulimit -n 112` before the run "
+        "error: a rank has about 88 files open and may have 64; raise that limit with `ulimit -n 88` before the run "
         "(beyond a hard limit root does it, or `nofile` in /etc/security/limits.conf), or choose a layout of fewer ranks\n"
     )
 

@@ -16,7 +16,7 @@ from megatron.core.transformer.module import Float16Module
 from megatron.core.transformer.spec_utils import build_module
 from megatron.core.transformer.transformer_config import MLATransformerConfig
 
-from validation.candidate import platform, variables
+from validation.candidate import gloo, variables
 from validation.candidate.configured import Configure, configured
 from validation.candidate.place import device
 from validation.candidate.spec import block_spec, mtp_spec
@@ -29,7 +29,7 @@ from validation.case.case import Case
 def start_groups(case: Case) -> None:
     """Make megatron-core's process groups for a case's layout; torch.distributed must have been initialised."""
     layout = case.layout
-    with platform.one_group_of_one() if case.transport == "gloo" else contextlib.nullcontext():
+    with gloo.few_threads(case.transport):
         parallel_state.initialize_model_parallel(
             tensor_model_parallel_size=layout.tp,
             pipeline_model_parallel_size=layout.pp,

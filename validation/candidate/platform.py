@@ -372,31 +372,6 @@ def _uneven_gloo() -> None:
     vars(dist).update(all_gather=all_gather, reduce_scatter=reduce_scatter)
 
 
-@contextlib.contextmanager
-def one_group_of_one() -> Iterator[None]:
-    """Within it all groups of the same single rank are one: gloo starts three threads for each, whoever has nobody to talk to.
-
-    megatron-core makes 17 groups a rank, most of them for degrees that are 1.
-    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/parallel_state.py
-    """
-    make = dist.new_group
-    made: dict[tuple[int, ...], Any] = {}
-
-    def once(ranks: Any = None, *given: Any, **named: Any) -> Any:
-        alone = tuple(ranks or ())
-        if len(alone) != 1 or named.get("backend"):
-            return make(ranks, *given, **named)
-        if alone not in made:
-            made[alone] = make(ranks, *given, **named)
-        return made[alone]
-
-    vars(dist)["new_group"] = once
-    try:
-        yield
-    finally:
-        vars(dist)["new_group"] = make
-
-
 def install(transport: str) -> None:
     """Make torch answer megatron-core's questions about CUDA with the CPU. Before the first import of megatron.core."""
     for entry in (_cpu_device, _cpu_streams, _no_compiler, _no_news_of_cuda):

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._C import _distributed_c10d as c10d
 
-from validation.candidate import host_memory
+from validation.candidate import gloo, host_memory
 from validation.case.plural import many
 
 NAMES = ("staged", "staged-cpu")
@@ -126,6 +126,8 @@ def _splits(sizes: Sequence[int] | None, tensor: Tensor, ranks: int) -> list[int
     return [count * row for count in rows]
 
 
+_THREADS = 2
+"""Of a group of gloo's: the parts of one tensor are on their way at the same time."""
 # torch annotates what C++ can be called with, and calls a group in Python in one way each.
 _Group: Any = dist.ProcessGroup
 
@@ -136,7 +138,7 @@ class StagedGroup(_Group):
     def __init__(self, store: Any, rank: int, size: int, timeout: timedelta) -> None:
         super().__init__(rank, size)
         self._ranks = size
-        self._gloo: Any = dist.ProcessGroupGloo(store, rank, size, timeout)
+        self._gloo: Any = dist.ProcessGroupGloo(store, rank, size, gloo.options(timeout, threads=_THREADS))
         # A group has its name from a backend, and objects travel on a device that one is registered for.
         self._register_backend(torch.device("cpu"), dist.ProcessGroup.BackendType.GLOO, self._gloo)
         self._coalesced: list[dist.Work] | None = None

@@ -15,7 +15,19 @@ from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 from torch.distributed.elastic.utils.store import barrier
 
-from validation.candidate import build, first_use, latent_norms, libraries, load, mends, platform, staged, stream, user_buffers
+from validation.candidate import (
+    build,
+    first_use,
+    gloo,
+    latent_norms,
+    libraries,
+    load,
+    mends,
+    platform,
+    staged,
+    stream,
+    user_buffers,
+)
 from validation.candidate.balancing import compare_balancing
 from validation.candidate.compare import compare_gradients, declared
 from validation.candidate.configured import Overwritten
@@ -100,7 +112,8 @@ def _findings(
         reference_folder = report.turn(lambda folder: None if case.on_cpu else _bring(case, Reference(folder), gpu))
         report.progress("process groups")
     stored = Reference(Path(reference_folder))
-    dist.init_process_group(case.transport, timeout=timedelta(seconds=timeout))
+    with gloo.few_threads(case.transport):
+        dist.init_process_group(case.transport, timeout=timedelta(seconds=timeout))
     with computing_in(case.precision, platform.mode(case.on_cpu, case.precision), exchange=imports_nothing(case, named)):
         build.start_groups(case)
         if not case.on_cpu:
