@@ -31,7 +31,7 @@ TRANSPORT = os.environ.get("PLUMBLINE_TRANSPORT", "gloo")
 
 checkout.install()
 
-from validation.candidate import platform  # noqa: E402
+from validation.candidate import platform, tuning  # noqa: E402
 
 if TRANSPORT in ON_CPU:
     platform.install(TRANSPORT)
@@ -67,6 +67,7 @@ if TRANSPORT in ON_CPU:
     _call_once(steps=bool(os.environ.get("PLUMBLINE_STEPS")))
 else:
     fused.warm_up()
+    tuning.take_the_first()
     if os.environ.get("PLUMBLINE_COMPILES"):
         torch.compile(_call_once)  # compiles nothing before it is called, and imports what compiles
     # A cycle may hold memory of the GPU, of which Python knows nothing.
