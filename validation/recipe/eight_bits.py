@@ -1,0 +1,76 @@
+"""The stand-in of a recipe whose products are in fp8: as small as before, but for what Transformer Engine takes in eight bits.
+
+What must be a multiple of what, validation.case.fp8 says.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from validation.case import fp8, joined_latents
+from validation.case.case import Case
+from validation.case.model import Model
+from validation.case.preflight import RULES
+from validation.recipe import sentences
+from validation.recipe.small import sequence_length
+from validation.recipe.standin import StandIn
+
+_HEAD, _WIDER = fp8.STEP, 3 * fp8.STEP
+"""The smaller and the larger of a head's key without position and its value, for a rank with one head. Rotary positions have
+another size."""
+
+
+def sized(small: StandIn, case: Case) -> StandIn:
+    """The stand-in with sizes that fp8 takes, if nothing but its sizes keeps the case from products in fp8; else itself.
+
+    `case` is the stand-in's, with the settings of fp8 that a recipe has.
+    """
+    if next((rule for rule in RULES if rule(case)), None) is not fp8.products_fit:
+        return small
+    found = replace(small, model=_model(case), seq_length=_sequence(case))
+    return replace(found, limits=sentences.limits(small.full, found.itself))
+
+
+def _model(case: Case) -> Model:
+    """Widths and latents in the order in which they were, and no two alike: then a matrix that lies wrong does not fit."""
+    model, layout = case.model, case.layout
+    wide, share = fp8.gathered(case), fp8.STEP * layout.tp
+    latent, turned = (math.lcm(wide, share), share) if joined_latents.are_joined(case) else (wide, fp8.STEP)
+    key = _up(model.kv_lora_rank, latent)
+    query = None if model.q_lora_rank is None else _up(max(model.q_lora_rank, key + 1), latent)
+    of_experts = math.lcm(fp8.STEP * layout.expert_tp, share // math.gcd(share, max(model.n_shared_experts, 1)))
+    hidden = _up(max(model.hidden_size, (query or key) + 1), wide)
+    expert = _up(model.moe_intermediate_size, of_experts, hidden)
+    without_position, value = _head(model, model.num_attention_heads // layout.tp)
+    return replace(
+        model,
+        hidden_size=hidden,
+        kv_lora_rank=key,
+        q_lora_rank=query,
+        qk_rope_head_dim=_up(model.qk_rope_head_dim, turned),
+        qk_nope_head_dim=without_position,
+        v_head_dim=value,
+        moe_intermediate_size=expert,
+        intermediate_size=_up(max(model.intermediate_size, expert + 1), share, hidden),
+    )
+
+
+def _head(model: Model, heads: int) -> tuple[int, int]:
+    """Elements of a head's key without position and of its value, for so many heads on a rank."""
+    without, value = model.qk_nope_head_dim, model.v_head_dim
+    if heads * value % fp8.STEP == 0:
+        return without, value
+    return (_HEAD, _WIDER) if value > without else (_WIDER, _HEAD)
+
+
+def _sequence(case: Case) -> int:
+    """The shortest sequence, from the stand-in's own on, of which each rank has rows that fp8 takes."""
+    rows = fp8.gathered(case) * case.layout.cp * (case.layout.tp if case.layout.uses_sequence_parallel else 1)
+    return sequence_length(case.layout, rows // math.gcd(rows, case.micro_batch_size))
+
+
+def _up(least: int, step: int, other: int = 0) -> int:
+    """The smallest multiple of `step` from `least` on that is not the `other` size."""
+    found = -(-least // step) * step
+    return found + step if found == other else found
