@@ -63,8 +63,7 @@ REFUSED = [
     ("heads", "delayed", ("--set", "v_head_dim=4", "--tp", "16"), {}, r"num_attention_heads / tp16 \* \(qk_nope_head_dim"),
     ("tokens", "delayed", ("--seq-length", "72"), {}, r"micro_batch_size \* seq_length\) is 72, and 64 or 80 works"),
     ("gathered tokens", "blockwise", ("--tp", "8"), {}, r"gathers blocks of 128; .*seq_length / tp8\) is 64, .*tp1 works"),
-    ("padding for nothing", "none", ("--config", PADDED), {}, "for products in fp8, and this case has none; leave it out"),
-    ("padding of all", "blockwise", ("--config", PADDED, "--dispatcher", "allgather"), {}, "--dispatcher alltoall has it"),
+    ("padded tokens", "blockwise", ("--config", PADDED, "--dispatcher", "allgather"), {}, "--dispatcher alltoall has it"),
     ("a gathered latent", "blockwise", ("--tp", "2", "--set", "kv_lora_rank=192"), {}, "kv_lora_rank is 192, and 128 or 256"),
 ]
 
