@@ -178,12 +178,12 @@ def sizes(small: StandIn) -> tuple[int | None, ...]:
         ({}, f"{BLOCKWISE} --moe-router-padding-for-fp8 --mtp-num-layers 1", STAGED, (384, 256, 128, 16, 16, 96, 64, 256)),
         ({}, f"{BLOCKWISE} --context-parallel-size 2", STAGED, (384, 256, 128, 16, 16, 96, 64, 512)),
         ({}, BLOCKWISE, f"{STAGED} --micro-batch-size 4 --batch-size 24", (384, 256, 128, 16, 16, 96, 64, 64)),
-        ({TP1: "", TP2: ""}, BLOCKWISE, STAGED, (64, 32, 16, 16, 16, 96, 48, 48)),
-        ({TP1: "", TP2: "", "--q-lora-rank 128": ""}, BLOCKWISE, STAGED, (64, None, 16, 16, 16, 96, 48, 48)),
+        ({TP1: "", TP2: ""}, BLOCKWISE, STAGED, (384, 256, 128, 16, 16, 96, 48, 48)),
+        ({TP1: "", TP2: "", "--q-lora-rank 128": ""}, BLOCKWISE, STAGED, (256, None, 128, 16, 16, 96, 48, 48)),
         ({"--q-lora-rank 128": "", VALUE: "--v-head-dim 16"}, BLOCKWISE, STAGED, (256, None, 128, 16, 8, 96, 64, 256)),
         ({TP2: TP8, VALUE: "--v-head-dim 64"}, BLOCKWISE, STAGED, (384, 256, 128, 16, 48, 128, 64, 512)),
-        ({TP2: TP8, VALUE: "--v-head-dim 16", SELECTIVE: ""}, DELAYED, STAGED, (64, 32, 16, 48, 16, 192, 128, 64)),
-        ({EXPERTS: EXPERTS[:-1] + "2", SELECTIVE: ""}, DELAYED, STAGED, (64, 32, 16, 16, 16, 128, 96, 64)),
+        ({TP2: TP8, VALUE: "--v-head-dim 16", SELECTIVE: ""}, DELAYED, STAGED, (384, 256, 128, 48, 16, 128, 64, 64)),
+        ({EXPERTS: EXPERTS[:-1] + "2", SELECTIVE: ""}, DELAYED, STAGED, (384, 256, 128, 16, 16, 96, 64, 64)),
         ({}, "", f"{STAGED} --config model.fp8=e4m3 --config model.fp8_recipe=blockwise", (384, 256, 128, 16, 16, 96, 64, 256)),
         # Without fp8 no size changes.
         ({}, BLOCKWISE, "", USUAL),
@@ -200,7 +200,7 @@ def sizes(small: StandIn) -> tuple[int | None, ...]:
 def test_a_recipe_in_fp8_is_compared_in_sizes_that_fp8_takes(
     tmp_path: Path, changes: dict[str, str], more: str, words: str, expected: tuple[int | None, ...]
 ) -> None:
-    """The smallest, of the same signature; if fp8 is not compared they are those of every other place."""
+    """Of the same signature; if fp8 is not compared they are those of every other place."""
     flags = FLAGS
     for old, new in changes.items():
         flags = flags.replace(old, new)

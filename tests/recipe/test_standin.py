@@ -257,7 +257,7 @@ def test_a_stand_in_runs_is_its_own_and_says_what_it_lacks(full: Full) -> None:
 
 @pytest.mark.parametrize(
     ("layout", "scaling", "latents"),
-    [("tp8", "delayed", (96, 48, 48)), ("tp8", "blockwise", (768, 384, 48)), ("single", "blockwise", (32, 16, 32))],
+    [("tp8", "delayed", (768, 384, 48)), ("tp8", "blockwise", (768, 384, 48)), ("single", "blockwise", (256, 128, 32))],
 )
 def test_both_latents_as_one_product_in_fp8_are_shared_by_its_ranks(
     layout: str, scaling: str, latents: tuple[int, ...]

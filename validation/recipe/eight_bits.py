@@ -1,6 +1,7 @@
-"""The stand-in of a recipe whose products are in fp8: as small as before, but for what Transformer Engine takes in eight bits.
+"""The stand-in of a recipe in fp8: larger where Transformer Engine takes no less, or where eight bits say too little.
 
-What must be a multiple of what, validation.case.fp8 says.
+What must be a multiple of what, validation.case.fp8 says. Hidden states and latents are whole blocks in every layout. With latents
+of 16 and 32 elements, no limit decides about some second moments: their floor in eight bits is 0.5 and more.
 """
 
 from __future__ import annotations
@@ -22,37 +23,36 @@ another size."""
 
 
 def sized(small: StandIn, case: Case) -> StandIn:
-    """The stand-in with sizes that fp8 takes, if nothing but its sizes keeps the case from products in fp8; else itself.
+    """The stand-in with sizes for fp8, if nothing but its sizes may keep the case from products in fp8; else itself.
 
     `case` is the stand-in's, with the settings of fp8 that a recipe has.
     """
-    if next((rule for rule in RULES if rule(case)), None) is not fp8.products_fit:
+    if next((rule for rule in RULES if rule(case)), fp8.products_fit) is not fp8.products_fit:
         return small
     found = replace(small, model=_model(case), seq_length=_sequence(case))
     return replace(found, limits=sentences.limits(small.full, found.itself))
 
 
 def _model(case: Case) -> Model:
-    """Widths and latents in the order in which they were, and no two alike: then a matrix that lies wrong does not fit."""
+    """Its sizes, which stay unlike each other: a latent of queries is wider than that of keys, a dense layer than an expert."""
     model, layout = case.model, case.layout
-    wide, share = fp8.gathered(case), fp8.STEP * layout.tp
-    latent, turned = (math.lcm(wide, share), share) if joined_latents.are_joined(case) else (wide, fp8.STEP)
+    share = fp8.STEP * layout.tp
+    latent, turned = (math.lcm(fp8.BLOCK, share), share) if joined_latents.are_joined(case) else (fp8.BLOCK, fp8.STEP)
     key = _up(model.kv_lora_rank, latent)
     query = None if model.q_lora_rank is None else _up(max(model.q_lora_rank, key + 1), latent)
     of_experts = math.lcm(fp8.STEP * layout.expert_tp, share // math.gcd(share, max(model.n_shared_experts, 1)))
-    hidden = _up(max(model.hidden_size, (query or key) + 1), wide)
-    expert = _up(model.moe_intermediate_size, of_experts, hidden)
+    expert = _up(model.moe_intermediate_size, of_experts)
     without_position, value = _head(model, model.num_attention_heads // layout.tp)
     return replace(
         model,
-        hidden_size=hidden,
+        hidden_size=_up(max(model.hidden_size, (query or key) + 1), fp8.BLOCK),
         kv_lora_rank=key,
         q_lora_rank=query,
         qk_rope_head_dim=_up(model.qk_rope_head_dim, turned),
         qk_nope_head_dim=without_position,
         v_head_dim=value,
         moe_intermediate_size=expert,
-        intermediate_size=_up(max(model.intermediate_size, expert + 1), share, hidden),
+        intermediate_size=_up(max(model.intermediate_size, expert + 1), share),
     )
 
 
@@ -70,7 +70,6 @@ def _sequence(case: Case) -> int:
     return sequence_length(case.layout, rows // math.gcd(rows, case.micro_batch_size))
 
 
-def _up(least: int, step: int, other: int = 0) -> int:
-    """The smallest multiple of `step` from `least` on that is not the `other` size."""
-    found = -(-least // step) * step
-    return found + step if found == other else found
+def _up(least: int, step: int) -> int:
+    """The smallest multiple of `step` from `least` on."""
+    return -(-least // step) * step

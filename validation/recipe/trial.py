@@ -223,7 +223,7 @@ def _base(small: StandIn, recipe: Recipe, shape: str) -> Training:
 
 
 def _in_eight_bits(small: StandIn, recipe: Recipe, shape: str, place: Place) -> StandIn:
-    """The stand-in with sizes that the recipe's products take, if the place computes them in fp8."""
+    """The stand-in with sizes for products in fp8, if the recipe has them and the place computes them."""
     if place.on_cpu or not {**recipe.values, **place.given}.get(_FP8[0]):
         return small
     values = {**initial(declared.here()), **recipe.values, **place.given}
