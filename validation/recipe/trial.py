@@ -8,7 +8,7 @@ from dataclasses import field as made
 from functools import partial
 from pathlib import Path
 
-from validation.case import declared, fields, joined_latents
+from validation.case import declared, fields, fp8, joined_latents
 from validation.case.annotation import Opaque, Value, parts
 from validation.case.case import ON_CPU, Case
 from validation.case.errors import UsageError
@@ -230,7 +230,9 @@ def _in_eight_bits(small: StandIn, recipe: Recipe, shape: str, place: Place) -> 
     names = (*_FP8, *(() if small.model.q_lora_rank is None or _JOINED not in declared.here() else (_JOINED,)))
     case, said = place.case(small, recipe), {name: values.get(name) for name in names}
     training = replace(_base(small, recipe, shape).with_settings(said), steps=case.training.steps)
-    return eight_bits.sized(small, replace(case, training=training))
+    case = replace(case, training=training)
+    kept = _FP8[0] not in place.given and eight_bits.leaves_checks_undecided(case)
+    return small if kept else eight_bits.sized(small, case)
 
 
 def _instead(setting: Setting, instead: Mapping[str, Value]) -> str:
@@ -279,6 +281,7 @@ def _fitting(case: Case, base: Training, place: Place, told: tuple[Told, ...], r
     tried = [one for one in told if one.state == TRIED]
     # A recipe whose rates contradict each other trains nowhere: that is said of all of it (validation.run.recipe_given).
     rules = [rule for rule in RULES if rule is not schedule_can_run or not rates_can_be(first(tried))]
+    rules.insert(rules.index(fp8.products_fit), eight_bits.leaves_checks_undecided)
     refused: dict[str, Told] = {}
     # What ends the case without any setting is said by the preflight, and of no setting.
     fine = (None, ended(())[0])
