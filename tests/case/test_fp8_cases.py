@@ -49,6 +49,7 @@ def test_every_layout_of_mini_fits(fp8: str, layout: str) -> None:
     check(case)
 
 
+PADDED = "model.moe_router_padding_for_fp8=true"
 REFUSED = [
     ("local", "delayed", (), {"implementation": "local"}, "--implementation te has them, or leave out"),
     ("fp32", "delayed", (), {"precision": "fp32"}, "the precision is fp32; --precision bf16 works"),
@@ -62,6 +63,7 @@ REFUSED = [
     ("heads", "delayed", ("--set", "v_head_dim=4", "--tp", "16"), {}, r"num_attention_heads / tp16 \* \(qk_nope_head_dim"),
     ("tokens", "delayed", ("--seq-length", "72"), {}, r"micro_batch_size \* seq_length\) is 72, and 64 or 80 works"),
     ("gathered tokens", "blockwise", ("--tp", "8"), {}, r"gathers blocks of 128; .*seq_length / tp8\) is 64, .*tp1 works"),
+    ("padded tokens", "blockwise", ("--config", PADDED, "--dispatcher", "allgather"), {}, "--dispatcher alltoall has it"),
     ("a gathered latent", "blockwise", ("--tp", "2", "--set", "kv_lora_rank=192"), {}, "kv_lora_rank is 192, and 128 or 256"),
 ]
 

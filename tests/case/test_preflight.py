@@ -312,6 +312,11 @@ IMPOSSIBLE: list[tuple[str, Case, str]] = [
         case(training=Training().with_settings({"model.fp8": "hybrid", "model.fp8_recipe": "blockwise"}), **TE_IN_BF16),
         "has no formula in the reference; hybrid with delayed",
     ),
+    (
+        "padding without fp8",
+        case(training=Training().with_settings({"model.moe_router_padding_for_quantization": True}), **TE_IN_BF16),
+        "pads tokens for products in fp8, and this case has none; leave it out",
+    ),
     ("isolated fp8", case(training=Training(fp8="blockwise"), isolated=True, **TE_IN_BF16), "leave out --isolated"),
     ("a latent for fp8", case(training=Training(fp8="delayed"), **TE_IN_BF16), "q_lora_rank is 24, and 16 or 32 works"),
     # tensor parallelism

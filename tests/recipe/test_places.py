@@ -13,6 +13,9 @@ from validation.case.errors import UsageError
 from validation.case.preflight import RULES
 from validation.recipe import coverage, read, told, trial
 from validation.recipe.recipe import Origin, Setting, Source
+from validation.recipe.sentences import limits, lost
+from validation.recipe.signature import signature
+from validation.recipe.standin import StandIn
 from validation.recipe.told import CHANGED, NEEDS, REFUSED, SAME, TRIED, Told
 from validation.recipe.trial import Place
 from validation.run.options import Settings, parsed
@@ -151,3 +154,86 @@ def test_what_no_setting_is_to_blame_for_is_said_of_the_command(tmp_path: Path) 
         with pytest.raises(UsageError, match=sentence):
             wanted(tmp_path, "", words)
     assert wanted(tmp_path, "--min-lr 1", "--steps 2 --config optimizer.min_lr=0").cases[0].training.steps == 2
+
+
+BLOCKWISE = "--fp8-format e4m3 --fp8-recipe blockwise"
+DELAYED, SELECTIVE = "--fp8-format hybrid --calculate-per-token-loss", "--recompute-granularity selective"
+STAGED = "--implementation te --transport staged"
+TP1, TP2, TP8 = "--sequence-parallel", "--tensor-model-parallel-size 2", "--tensor-model-parallel-size 8"
+VALUE, EXPERTS = "--v-head-dim 32", "--expert-tensor-parallel-size 1"
+LEFT_OUT = (
+    "the precision is fp32",
+    "has no isolated modules",
+    "has no mean of means",
+    "has no selective recomputation",
+    "has no formula",
+    "undecided in more than 5 layers, and this model has 6: rounding alone is off by half of a tensor'",
+    "with optimizer steps leaves checks undecided in more than 3 layers, and this model has 4: rounding alone is off by half "
+    "of a tensor; --steps 0 works",
+)
+USUAL = (64, 24, 16, 16, 16, 96, 48, 48)
+
+
+def sizes(small: StandIn) -> tuple[int | None, ...]:
+    """Widths, latents, a head's key without position and value, dense layers and experts, and tokens of a sequence."""
+    model, latents = small.model, (small.model.q_lora_rank, small.model.kv_lora_rank)
+    heads = model.qk_nope_head_dim, model.v_head_dim
+    return model.hidden_size, *latents, *heads, model.intermediate_size, model.moe_intermediate_size, small.seq_length
+
+
+@pytest.mark.parametrize(
+    ("changes", "more", "words", "expected"),
+    [
+        ({}, BLOCKWISE, STAGED, (384, 256, 128, 16, 16, 96, 64, 256)),
+        ({}, f"{BLOCKWISE} --moe-router-padding-for-fp8 --mtp-num-layers 1", STAGED, (384, 256, 128, 16, 16, 96, 64, 256)),
+        ({}, f"{BLOCKWISE} --context-parallel-size 2", STAGED, (384, 256, 128, 16, 16, 96, 64, 512)),
+        ({}, BLOCKWISE, f"{STAGED} --micro-batch-size 4 --batch-size 24", (384, 256, 128, 16, 16, 96, 64, 64)),
+        ({TP1: "", TP2: ""}, BLOCKWISE, STAGED, (384, 256, 128, 16, 16, 96, 48, 48)),
+        ({TP1: "", TP2: "", "--q-lora-rank 128": ""}, BLOCKWISE, STAGED, (256, None, 128, 16, 16, 96, 48, 48)),
+        ({"--q-lora-rank 128": "", VALUE: "--v-head-dim 16"}, BLOCKWISE, STAGED, (256, None, 128, 16, 8, 96, 64, 256)),
+        ({TP2: TP8, VALUE: "--v-head-dim 64"}, BLOCKWISE, STAGED, (384, 256, 128, 16, 48, 128, 64, 512)),
+        ({TP2: TP8, VALUE: "--v-head-dim 16", SELECTIVE: ""}, DELAYED, STAGED, (384, 256, 128, 48, 16, 128, 64, 64)),
+        ({EXPERTS: EXPERTS[:-1] + "2", SELECTIVE: ""}, DELAYED, STAGED, (384, 256, 128, 16, 16, 96, 64, 64)),
+        ({}, f"{BLOCKWISE} --pipeline-model-parallel-size 2", STAGED, (384, 256, 128, 16, 16, 96, 64, 256)),
+        (
+            {},
+            "--pipeline-model-parallel-size 4",
+            f"{STAGED} --config model.fp8=e4m3 --config model.fp8_recipe=blockwise",
+            (384, 256, 128, 16, 16, 96, 64, 256),
+        ),
+        # Without fp8 no size changes.
+        ({}, BLOCKWISE, "", USUAL),
+        ({}, BLOCKWISE, "--implementation local --transport staged", USUAL),
+        ({}, BLOCKWISE, f"{STAGED} --precision fp32", USUAL),
+        ({}, BLOCKWISE, f"{STAGED} --isolated", USUAL),
+        ({}, BLOCKWISE, f"{STAGED} --config model.fp8=null", USUAL),
+        ({SELECTIVE: ""}, "--fp8-format hybrid", STAGED, USUAL),  # delayed, with the mean loss
+        ({}, DELAYED, STAGED, USUAL),  # norms are recomputed
+        ({}, f"{BLOCKWISE} --pipeline-model-parallel-size 4", STAGED, USUAL),  # too many layers to decide
+        ({}, f"{BLOCKWISE} --pipeline-model-parallel-size 2", f"{STAGED} --steps 2", USUAL),
+        ({}, "--fp8-format e4m3 --fp8-recipe tensorwise", STAGED, USUAL),
+        ({}, "--fp8-recipe blockwise", STAGED, USUAL),
+    ],
+)
+def test_a_recipe_in_fp8_is_compared_in_sizes_that_fp8_takes(
+    tmp_path: Path, changes: dict[str, str], more: str, words: str, expected: tuple[int | None, ...]
+) -> None:
+    """Of the same signature; if fp8 is not compared they are those of every other place."""
+    flags = FLAGS
+    for old, new in changes.items():
+        flags = flags.replace(old, new)
+    path = tmp_path / "flags.txt"
+    path.write_text(flags + more, encoding="utf-8")
+    found = parsed(["--recipe", str(path), "--world-size", "32", *words.split()])
+    assert found.trial is not None
+    small = found.trial.small
+    assert sizes(small) == expected
+    assert (small.lost, small.limits) == (
+        lost(signature(small.full).unlike(signature(small.itself))),
+        limits(small.full, small.itself),
+    )
+    (case,) = found.cases if words else found.cases[1:]
+    refused = {one.why for one in found.trial.of(REFUSED) if one.setting.name == "model.fp8"}
+    assert any(part in str(refused) for part in LEFT_OUT) or not refused
+    assert (case.training.fp8 != "none") is (expected != USUAL)
+    assert not any(rule(case) for rule in RULES)

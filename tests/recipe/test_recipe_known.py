@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from validation.case import arrangement
+from validation.case.preflight import RULES
 from validation.case.training import Training
 from validation.recipe import read, trial
 
@@ -55,6 +57,15 @@ def test_a_public_recipe_has_a_stand_in(name: str) -> None:
     assert "stand-in:" in tried.small.describe()
     written = arrangement.written(tried.small.layout, tried.training, None)
     assert arrangement.parse(written, Training())[:2] == (tried.small.layout, tried.training)
+
+
+def test_deepseek_v3_in_fp8_is_compared_in_fp8() -> None:
+    """With Transformer Engine: format, recipe and the padding of experts' tokens, in a case that no rule refuses."""
+    place = trial.Place("te", "staged")
+    tried = trial.of(read.read(KNOWN / "modelzoo-deepseek-v3-h100.txt", "0.16.1"), place)
+    assert {"model.fp8", "model.fp8_recipe", "model.moe_router_padding_for_fp8"} <= {one.setting.name for one in tried.tried}
+    case = replace(place.case(tried.small, tried.recipe), training=tried.training)
+    assert (case.training.fp8, [rule(case) for rule in RULES if rule(case)]) == ("blockwise", [])
 
 
 def test_nvidias_proxy_trains_mtp_with_balancing_and_the_mean() -> None:

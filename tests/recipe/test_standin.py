@@ -16,6 +16,7 @@ from validation.case.errors import UsageError
 from validation.case.layout import Layout
 from validation.case.model import Model
 from validation.case.preset import V3_LAYERS
+from validation.recipe import eight_bits
 from validation.recipe.pipeline import EVEN, Split
 from validation.recipe.signature import Full, Options, distance, of_stages, signature
 from validation.recipe.standin import MOST_RANKS, StandIn, stand_in
@@ -252,3 +253,19 @@ def test_a_stand_in_runs_is_its_own_and_says_what_it_lacks(full: Full) -> None:
     assert found.exact == (signature(full) == signature(found.itself))
     assert found.exact == (distance(signature(full), signature(found.itself)) == 0)
     assert distance(of_stages(full), of_stages(found.itself)) <= distance(signature(full), signature(found.itself))
+
+
+@pytest.mark.parametrize(
+    ("layout", "scaling", "latents"),
+    [("tp8", "delayed", (768, 384, 48)), ("tp8", "blockwise", (768, 384, 48)), ("single", "blockwise", (256, 128, 32))],
+)
+def test_both_latents_as_one_product_in_fp8_are_shared_by_its_ranks(
+    layout: str, scaling: str, latents: tuple[int, ...]
+) -> None:
+    """megatron-core 0.17 and later: each rank has a part of the rows of both."""
+    small = standing_for(layout)
+    training = replace(small.training.with_settings({"model.mla_down_proj_fusion": True}), fp8=scaling)
+    case = replace(small.case(precision="bf16"), implementation="te", transport="nccl", training=training)
+    found = eight_bits.sized(small, case)
+    assert (found.model.q_lora_rank, found.model.kv_lora_rank, found.model.qk_rope_head_dim) == latents
+    assert not any(rule(replace(case, model=found.model, seq_length=found.seq_length)) for rule in preflight.RULES)

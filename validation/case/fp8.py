@@ -15,6 +15,8 @@ STEP = 16
 """What cuBLAS's fp8 products take is a multiple of this in every dimension."""
 BLOCK = 128
 """Elements that have a scale in common; what Transformer Engine gathers in blocks must be made of whole ones."""
+_PADDING = ("moe_router_padding_for_quantization", "moe_router_padding_for_fp8")
+"""The field, and its old name."""
 
 
 def has_a_reference(case: Case) -> str | None:
@@ -26,6 +28,22 @@ def has_a_reference(case: Case) -> str | None:
         f"model.fp8={model['fp8']} with model.fp8_recipe={model.get('fp8_recipe')} has no formula in the reference; hybrid "
         "with delayed (--fp8 delayed), or e4m3 with blockwise (--fp8 blockwise) works"
     )
+
+
+def padded_tokens_have_products(case: Case) -> str | None:
+    """megatron-core's configuration has experts' tokens padded for products in fp8 alone, and not by the dispatcher allgather.
+
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/transformer/transformer_config.py (`__post_init__`)
+    """
+    model = case.training.effective("model")
+    name = next((name for name in _PADDING if model.get(name)), None)
+    if name is None:
+        return None
+    if model.get("fp8") is None:
+        return f"model.{name}=true pads tokens for products in fp8, and this case has none; leave it out"
+    if model.get("moe_token_dispatcher_type") == "allgather":
+        return f"model.{name}=true is not of the dispatcher allgather; --dispatcher alltoall has it, or leave it out"
+    return None
 
 
 def needs_transformer_engine(case: Case) -> str | None:
@@ -69,21 +87,25 @@ def compares_whole_steps(case: Case) -> str | None:
 
 def products_fit(case: Case) -> str | None:
     """Each product's dimensions are what Transformer Engine and cuBLAS take, on every rank."""
-    fp8, layout = case.training.fp8, case.layout
+    fp8 = case.training.fp8
     if fp8 == "none":
         return None
     for what, size in _sizes(case):
         if size % STEP:
             return f"+fp8-{fp8} takes products whose dimensions are multiples of {STEP}; {_unfit(what, size, STEP)}"
-    if fp8 != "blockwise" or not layout.uses_sequence_parallel:
-        return None
+    step = gathered(case)
     for what, size in _gathered(case):
-        if size % BLOCK:
+        if size % step:
             return (
                 f"+fp8-blockwise with sequence parallelism gathers blocks of {BLOCK}; {_unfit(what, size, BLOCK)}, and a "
                 "layout with tp1 works"
             )
     return None
+
+
+def gathered(case: Case) -> int:
+    """What the widths of hidden states and latents, and the tokens of a micro-batch on a rank, are multiples of."""
+    return BLOCK if case.training.fp8 == "blockwise" and case.layout.uses_sequence_parallel else STEP
 
 
 def _unfit(what: str, size: int, step: int) -> str:
@@ -140,4 +162,4 @@ def _rows(case: Case) -> tuple[str, int]:
     return f"the tokens of a micro-batch on a rank (micro_batch_size * seq_length{words})", size
 
 
-RULES = (has_a_reference, needs_transformer_engine, compares_whole_steps, products_fit)
+RULES = (has_a_reference, padded_tokens_have_products, needs_transformer_engine, compares_whole_steps, products_fit)

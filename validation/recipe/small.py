@@ -88,9 +88,9 @@ def _value_size(model: Model) -> int:
     return without + 8 * ((model.v_head_dim > model.qk_nope_head_dim) - (model.v_head_dim < model.qk_nope_head_dim))
 
 
-def sequence_length(layout: Layout) -> int:
-    """The shortest sequence from SEQUENCE on that the layout cuts into equal parts."""
-    step = math.lcm(2 * layout.cp, layout.tp * layout.cp)
+def sequence_length(layout: Layout, multiple: int = 1) -> int:
+    """The shortest sequence from SEQUENCE on that the layout cuts into equal parts, and that is a multiple of a number."""
+    step = math.lcm(2 * layout.cp, layout.tp * layout.cp, multiple)
     return -(-SEQUENCE // step) * step
 
 

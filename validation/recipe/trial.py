@@ -8,7 +8,7 @@ from dataclasses import field as made
 from functools import partial
 from pathlib import Path
 
-from validation.case import declared, fields
+from validation.case import declared, fields, fp8, joined_latents
 from validation.case.annotation import Opaque, Value, parts
 from validation.case.case import ON_CPU, Case
 from validation.case.errors import UsageError
@@ -19,15 +19,17 @@ from validation.case.schedule_rules import rates_can_be, schedule_can_run
 from validation.case.settings import written
 from validation.case.suggestions import join
 from validation.case.training import Training
-from validation.recipe import against, documents, full, read, unread
+from validation.recipe import against, documents, eight_bits, full, read, unread
 from validation.recipe.recipe import Recipe, Setting, Source
 from validation.recipe.reduce import smallest
 from validation.recipe.standin import StandIn, stand_in
-from validation.recipe.told import ABSENT, CHANGED, LOWER, NEEDS, REFUSED, SPEC, TRIED, Told
+from validation.recipe.told import ABSENT, CHANGED, LOWER, NEEDS, REFUSED, SPEC, TRIED, Told, initial
 from validation.recipe.told import told as settings_told
 
 _CLIPPING, _NO_LIMIT = "optimizer.clip_grad", 1e9
 """The limit of the gradients' norm, and one that no step reaches."""
+_FP8, _JOINED = ("model.fp8", "model.fp8_recipe", "model.recompute_granularity"), f"model.{joined_latents.FIELD}"
+"""What says whether products are in fp8, and that one of them makes both latents."""
 _GOES_WITH: Mapping[str, Mapping[Value, str]] = {"model.recompute_modules": {"moe_act": "model.moe_grouped_gemm"}}
 """Words of a list, and the setting without which megatron-core refuses each (TransformerConfig.__post_init__)."""
 
@@ -163,6 +165,7 @@ def of(recipe: Recipe, place: Place = HERE) -> Trial:
         small, shape, refused = documents.fitted(stand_in(size), recipe)
     except UsageError as error:
         raise UsageError(f"{recipe.source}: {error}") from None
+    small = _in_eight_bits(small, recipe, shape, place)
     base, case = _base(small, recipe, shape), place.case(small, recipe)
     told = _fitting(case, base, place, _with_their_kinds(tuple(settings_told(recipe, small, case))), recipe)
     told = (*told, *documents.told(recipe, case, refused), *unread.told(recipe))
@@ -219,6 +222,19 @@ def _base(small: StandIn, recipe: Recipe, shape: str) -> Training:
     return replace(base, data_shape=shape)
 
 
+def _in_eight_bits(small: StandIn, recipe: Recipe, shape: str, place: Place) -> StandIn:
+    """The stand-in with sizes for products in fp8, if the recipe has them and the place computes them."""
+    if place.on_cpu or not {**recipe.values, **place.given}.get(_FP8[0]):
+        return small
+    values = {**initial(declared.here()), **recipe.values, **place.given}
+    names = (*_FP8, *(() if small.model.q_lora_rank is None or _JOINED not in declared.here() else (_JOINED,)))
+    case, said = place.case(small, recipe), {name: values.get(name) for name in names}
+    training = replace(_base(small, recipe, shape).with_settings(said), steps=case.training.steps)
+    case = replace(case, training=training)
+    kept = _FP8[0] not in place.given and eight_bits.leaves_checks_undecided(case)
+    return small if kept else eight_bits.sized(small, case)
+
+
 def _instead(setting: Setting, instead: Mapping[str, Value]) -> str:
     there = instead.get(setting.name)
     return "compared without it" if there is None else f"compared with {written(there)} instead"
@@ -265,6 +281,7 @@ def _fitting(case: Case, base: Training, place: Place, told: tuple[Told, ...], r
     tried = [one for one in told if one.state == TRIED]
     # A recipe whose rates contradict each other trains nowhere: that is said of all of it (validation.run.recipe_given).
     rules = [rule for rule in RULES if rule is not schedule_can_run or not rates_can_be(first(tried))]
+    rules.insert(rules.index(fp8.products_fit), eight_bits.leaves_checks_undecided)
     refused: dict[str, Told] = {}
     # What ends the case without any setting is said by the preflight, and of no setting.
     fine = (None, ended(())[0])
