@@ -2,7 +2,7 @@
 
 Transformer Engine's fused permutation and megatron-core's fused rotary embedding have seven or eight configurations a kernel.
 Triton compiles them all and times each for 125 ms, in every process and for every new shape. Ranks that share a card wait for
-each other meanwhile: four took 108 s for a recipe that takes 26 s without that. And which configuration wins is chance, by
+each other meanwhile: eight took 108 s for a recipe that takes 26 s without that. And which configuration wins is chance, by
 which a run could differ from its repetition in the last bits.
 """
 

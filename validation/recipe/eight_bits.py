@@ -12,6 +12,7 @@ from dataclasses import replace
 from validation.case import fp8, joined_latents
 from validation.case.case import Case
 from validation.case.model import Model
+from validation.case.plural import many
 from validation.case.preflight import RULES
 from validation.recipe import sentences
 from validation.recipe.small import sequence_length
@@ -34,8 +35,8 @@ def leaves_checks_undecided(case: Case) -> str | None:
     steps = " with optimizer steps" if case.training.steps else ""
     works = "; --steps 0 works" if layers <= _LAYERS else ""
     return (
-        f"+fp8-{case.training.fp8}{steps} leaves checks undecided in more than {most} layers, and this model has {layers}: "
-        f"rounding alone is off by half of a tensor{works}"
+        f"+fp8-{case.training.fp8}{steps} leaves checks undecided in more than {many(most, 'layer')}, and this model has "
+        f"{layers}: rounding alone is off by half of a tensor{works}"
     )
 
 
