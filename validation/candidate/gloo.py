@@ -1,4 +1,4 @@
-"""Fewer threads, sockets and messages for a rank that talks over gloo. Nothing here changes what is sent."""
+"""Fewer threads and sockets for a rank that talks over gloo. Nothing here changes what is sent."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def one_device() -> Iterator[None]:
 
 
 def options(timeout: timedelta, threads: int = 1) -> Any:
-    """Of a group on the device that this process has for all of them. `threads` of its own work off what it is asked, in order.
+    """Of a group on the device that this process has for all of them. It works off what it is asked with so many `threads`.
 
-    torch has two for each device.
+    torch takes two for each device.
     """
     found = _GROUP._Options()
     devices = _devices(os.environ.get("GLOO_SOCKET_IFNAME", ""))

@@ -9,7 +9,8 @@ case costs a rank some connections (validation.candidate.gloo). The largest are 
 
 The command itself has more files than such a rank: single, tp2 and pp2 run with 72 at most, and not with 64.
 
-Ranks that share a GPU have two threads and four files for each of all their groups:
+For ranks on GPUs stands what was measured when each group had a device of its own. Over staged-cpu 2 and 4 ranks have 46 and 60
+files and 88 and 162 threads now:
 
     files of a rank              99    111    124
     threads of all processes     63    117    221
