@@ -168,6 +168,10 @@ def test_ranks_start_warm_unless_the_imports_would_use_the_gpu(installs: Install
     for flash in ({"flash_attn": "2.8.3"}, {"flash_attn_4": "4.0.0b36"}):
         installs("transformer_engine", transformer_engine="2.20.2", **flash)
         assert launch.start_method() == "spawn"
+    installs("transformer_engine", transformer_engine="2.20.2")
+    for fused, method in (("1", "spawn"), ("0", "forkserver")):
+        monkeypatch.setenv("NVTE_CUTEDSL_FUSED_GROUPED_MLP", fused)
+        assert launch.start_method() == method, "fused grouped products make it ask for the compute capability at import"
     monkeypatch.setenv("PLUMBLINE_TRANSPORT", "gloo")
     assert launch.start_method() == "forkserver"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 
@@ -135,10 +136,16 @@ def imports_initialise_cuda() -> bool:
 
     Of Transformer Engine's modules one asks for the GPU's compute capability when it is imported, where flash-attn is
     installed. https://github.com/NVIDIA/TransformerEngine/blob/v2.11/transformer_engine/pytorch/attention/dot_product_attention/backends.py
-    Since 2.20 it imports flash-attn-4, too, which uses the GPU.
+    Since 2.20 it imports flash-attn-4, too, which uses the GPU. It asks the same where grouped products are to be fused.
+    https://github.com/NVIDIA/TransformerEngine/blob/v2.20/transformer_engine/pytorch/ops/fused/grouped_mlp.py
     megatron-core asks torch whether there are GPUs. torch asks NVML first, and CUDA itself without it.
     """
     if nvml() is not None:
         return True
     flash = any(version(package) != ABSENT for package in ("flash-attn", "flash-attn-4"))
-    return flash and importlib.util.find_spec("transformer_engine") is not None
+    fused = os.environ.get(_FUSED_GROUPED, "0") not in ("", "0")
+    return (flash or fused) and importlib.util.find_spec("transformer_engine") is not None
+
+
+_FUSED_GROUPED = "NVTE_CUTEDSL_FUSED_GROUPED_MLP"
+"""A variable of Transformer Engine's, without which megatron-core refuses `use_transformer_engine_op_fuser`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
+from megatron.core.transformer.enums import AttnMaskType
 
 import tests.core  # noqa: F401 - before megatron-core
 from validation.candidate import mends
@@ -81,6 +83,30 @@ def test_delayed_gradients_are_added_up_by_their_modules(monkeypatch: pytest.Mon
     assert (config, module, named) == ("config", "chunk", {"disable_bucketing": True})
     assert ddp == dataclasses.replace(given, delay_wgrad_compute=True)
     assert not given.delay_wgrad_compute
+
+
+def test_transformer_engine_is_asked_for_the_mask_that_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed documents bring no mask, and attention of another kind stays what it is."""
+    monkeypatch.setenv("NVTE_UNFUSED_ATTN", "0")
+    asked: list[Any] = []
+
+    class Attention:
+        def forward(self, query: Any, key: Any, value: Any, attention_mask: Any, attn_mask_type: Any, **named: Any) -> None:
+            asked.append((attention_mask, attn_mask_type, named, os.environ["NVTE_UNFUSED_ATTN"]))
+
+    module = ModuleType("megatron.core.extensions.transformer_engine")
+    vars(module)["TEDotProductAttention"] = Attention
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    with_mends(case("mask-ignored-by-transformer-engine"), Path("none"), Plugin())
+    kinds = AttnMaskType
+    for mask, kind in ((None, kinds.causal), ("mask", kinds.no_mask), ("mask", kinds.causal)):
+        Attention().forward("query", "key", "value", mask, kind, packed_seq_params="packed")
+    packed = {"packed_seq_params": "packed"}
+    assert asked == [
+        (None, kinds.causal, packed, "0"),
+        ("mask", kinds.no_mask, packed, "0"),
+        ("mask", kinds.arbitrary, packed, "1"),
+    ]
 
 
 def test_only_experts_go_to_the_buffers_of_expert_parallelism() -> None:

@@ -263,6 +263,13 @@ def test_the_name_means_nothing_elsewhere(name: str) -> None:
         holdings(name, (model.hidden_size,), model, RANKS)
 
 
+def test_a_norm_that_only_a_bug_makes_is_said_to_be_one() -> None:
+    """Since 0.19 a query without a latent gets a norm from Transformer Engine's layer, whatever the spec says."""
+    with pytest.raises(UnknownTensorError, match=r"no row .*docs/findings/norm-of-the-uncompressed-query\.md$") as raised:
+        holdings("decoder.layers.0.self_attention.linear_q_proj.layer_norm_weight", (64,), TINY.model, RANKS)
+    assert (Path(__file__).parents[2] / str(raised.value).split()[-1]).is_file()
+
+
 def _with_mtp() -> Model:
     return TINY.model.with_numbers({"num_nextn_predict_layers": "1"})
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel
+from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.moe.router import TopKRouter
 
 from validation.case.case import Case
@@ -38,6 +40,25 @@ class _TorchWithAnotherBf16:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
+
+
+def mask_is_taken(case: Case, tokens: Callable[[], int]) -> None:
+    """Transformer Engine is asked for attention under the mask that it is given, and not for a causal one.
+
+    Of its kinds of attention only the unfused one takes any mask, so that it is allowed again where a backend has been chosen.
+    """
+    attention: Any = importlib.import_module("megatron.core.extensions.transformer_engine").TEDotProductAttention
+    forward = attention.forward
+
+    def under_mask(
+        self: Any, query: Any, key: Any, value: Any, attention_mask: Any, attn_mask_type: Any, *given: Any, **named: Any
+    ) -> Any:
+        if attention_mask is not None and attn_mask_type == AttnMaskType.causal:
+            os.environ["NVTE_UNFUSED_ATTN"] = "1"
+            attn_mask_type = AttnMaskType.arbitrary
+        return forward(self, query, key, value, attention_mask, attn_mask_type, *given, **named)
+
+    attention.forward = under_mask
 
 
 def gradients_read_when_computed(case: Case, tokens: Callable[[], int]) -> None:

@@ -307,6 +307,7 @@ MENDS = {
     "mtp-mean-counted-per-rank": Mend(_mtp_mean_over_context_ranks),
     "fused-cross-entropy-in-bf16": Mend(mended_switches.logits_gradient_as_it_is),
     "loads-counted-after-capacity": Mend(mended_switches.loads_before_capacity),
+    "mask-ignored-by-transformer-engine": Mend(mended_switches.mask_is_taken),
     "outputs-freed-while-sent": Mend(mended_switches.outputs_kept_while_sent),
 }
 """By the ids of validation/run/known.yaml; a test holds that every bug there has one, or is given the reference's value."""

@@ -118,6 +118,11 @@ _LAYER = re.compile(r"(decoder|mtp)\.layers\.(\d+)\.(.+)")
 _RENAMED = re.compile(r"^mtp_model_layer\.")
 """What 0.17 and later call an MTP layer's decoder layer; in torch_dist checkpoints they write the old name, too."""
 _EXPERT = re.compile(r"(?<=local_experts\.)(\d+)|(?<=linear_fc[12]\.weight)(\d+)$")
+_BUGS = {
+    "self_attention.linear_q_proj.layer_norm_weight": "; megatron-core gives the query a norm that the model has not: "
+    "docs/findings/norm-of-the-uncompressed-query.md",
+}
+"""What a parameter comes from that only a bug of megatron-core's makes."""
 _ROWS = {
     block: {row.megatron: row for row in table} for block, table in (("", TABLE), ("decoder", LAYER_TABLE), ("mtp", MTP_TABLE))
 }
@@ -198,7 +203,9 @@ def holdings(name: str, shape: tuple[int, ...], model: Model, ranks: Ranks) -> l
     expert_match = _EXPERT.search(inner)
     row = _ROWS[block].get(_EXPERT.sub("{expert}", _RENAMED.sub("transformer_layer.", inner)))
     if row is None:
-        raise UnknownTensorError(f"{name}: no row of the mapping names it (validation/candidate/weights.py)")
+        raise UnknownTensorError(
+            f"{name}: no row of the mapping names it (validation/candidate/weights.py){_BUGS.get(inner, '')}"
+        )
     before = model.num_hidden_layers if block == "mtp" else 0
     prefix = f"model.layers.{before + int(layer)}." if layer is not None else ""
     known = parameters(model)
