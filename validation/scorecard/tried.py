@@ -51,6 +51,7 @@ _ON: Mapping[str, Mapping[str, Value]] = {
     },
     "model.cuda_graph_impl": {**_GRAPHS, "model.cuda_graph_impl": "transformer_engine"},
     "model.batch_invariant_mode": {"model.batch_invariant_mode": True},
+    "model.use_transformer_engine_op_fuser": {"model.use_transformer_engine_op_fuser": True},
     "model.recompute_granularity": {
         "model.recompute_granularity": "full",
         "model.recompute_method": "uniform",
