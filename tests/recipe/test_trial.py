@@ -13,6 +13,7 @@ from validation.case import packages
 from validation.case.covered import DIFFERENT, EQUAL, NEEDED, NOT_COMPARED, NOT_EXERCISED
 from validation.case.errors import UsageError
 from validation.case.layout import Layout
+from validation.case.settings import written
 from validation.recipe import coverage, told, trial, tries
 from validation.recipe.coverage import Covered, Ran
 from validation.recipe.told import ABSENT, CASE, CHANGED, IDLE, NEEDS, REFUSED, SAME, SHAPED, TRIED, UNREAD
@@ -265,6 +266,31 @@ def test_on_gpus_what_was_tried_there_says_what_has_an_effect(tried: Trial, monk
     assert word("equal", implementation="te") == EQUAL
     assert word("does not run", implementation="te") == EQUAL
     assert word("no effect") == EQUAL
+
+
+@pytest.mark.parametrize(
+    ("tried_values", "expected"),
+    [
+        ({"attn,mlp": "equal"}, ""),
+        ({"attn,mlp": "no effect", "mlp": "equal"}, ""),
+        ({"attn,mlp": "no effect"}, "megatron-core runs the same lines with it and without it (a GPU)"),
+        ({"attn": "no effect", "attn,mlp": "equal"}, "megatron-core runs the same lines with it and without it (a GPU)"),
+        ({"attn,mlp": "does not run"}, "not measured; `python -m validation tried --only model.cuda_graph_scope` measures it"),
+        ({}, "not measured; `python -m validation tried --only model.cuda_graph_scope` measures it"),
+    ],
+)
+def test_on_gpus_another_value_of_a_field_shows_that_it_is_read(
+    tried: Trial, monkeypatch: pytest.MonkeyPatch, tried_values: dict[str, str], expected: str
+) -> None:
+    """Where this one was not tried. What wants a GPU is measured there, and not by what runs on a CPU."""
+    name = "model.cuda_graph_scope"
+    found = {
+        f"{name}={written(value)}": {"verdict": said, "layout": "single", "on": "a GPU"} for value, said in tried_values.items()
+    }
+    monkeypatch.setattr(tries, "record", lambda: {"0.0": found})
+    monkeypatch.setattr(coverage, "table", lambda: {"0.0": MEASURED})
+    there = [replace(one, case=replace(one.case, implementation="te")) for one in ran(tried)]
+    assert coverage.not_exercised(name, "attn", there) == expected
 
 
 @pytest.mark.parametrize(

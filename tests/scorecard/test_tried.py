@@ -23,6 +23,16 @@ from validation.scorecard.tried import Switch, Trial
 KEPT = [(release, setting, said) for release, found in tries.record().items() for setting, said in found.items()]
 
 
+def test_what_came_of_a_switch_is_said_in_words() -> None:
+    assert (
+        Trial(tries.EQUAL, 384, 199, read=True).line
+        == "equal (384 checks, 199 other lines of Megatron-Core, which reads the field)"
+    )
+    assert Trial(tries.NO_EFFECT, 1, 0).line == "no effect (1 check, 0 other lines of Megatron-Core)"
+    assert Trial(tries.DIFFERENT, 300, 4, why="Layer 1 Routed Output").line == "different (300 checks): Layer 1 Routed Output"
+    assert Trial(tries.BROKEN, why="no APEX").line == "does not run: no APEX"
+
+
 @pytest.mark.parametrize(("release", "setting", "said"), KEPT, ids=[f"{one[0]} {one[1]}" for one in KEPT])
 def test_what_is_kept_is_of_a_field_that_the_release_has(release: str, setting: str, said: dict[str, object]) -> None:
     """With the machine and its versions, and the reason if it is not equal."""

@@ -179,8 +179,9 @@ def not_exercised(name: str, value: Any, ran: Sequence[Ran], *, by_reading: bool
     """
     if name.startswith("scheduler."):
         return min((_not_scheduled(name, one.case) for one in ran if one.steps), key=len, default="")
-    release, measure = ran[0].release, f"`python -m validation exercised --only {name}` measures it"
-    if ran[0].case.uses_te and (said := _of_a_gpu(release, f"{name}={written(value)}", ran)) is not None:
+    release, on_a_gpu = ran[0].release, ran[0].case.uses_te
+    measure = f"`python -m validation {'tried' if on_a_gpu and _wants_a_gpu(name) else 'exercised'} --only {name}` measures it"
+    if on_a_gpu and (said := _of_a_gpu(release, name, value, ran)) is not None:
         return said
     measured = table().get(release)
     if measured is None:
@@ -196,16 +197,25 @@ def not_exercised(name: str, value: Any, ran: Sequence[Ran], *, by_reading: bool
     return "megatron-core runs the same lines with it and without it"
 
 
-def _of_a_gpu(release: str, setting: str, ran: Sequence[Ran]) -> str | None:
+def _wants_a_gpu(name: str) -> bool:
+    """Whether the field can be measured where there is a GPU, and nowhere else."""
+    return fields.entry(name).kind == "machine"
+
+
+def _of_a_gpu(release: str, name: str, value: Any, ran: Sequence[Ran]) -> str | None:
     """What the record of a GPU says of a setting with Transformer Engine: why it has no effect, nothing if it has one.
 
-    None if it was not tried there to its end in a layout like that of a case.
+    It is that of other values where this one was not tried, as on the CPU. None if the field was not tried there to its end in
+    a layout like that of a case.
     """
-    found = tries.record().get(release, {}).get(setting)
-    if found is None or not any(one.has(str(found["layout"])) for one in ran):
-        return None
-    same = f"megatron-core runs the same lines with it and without it ({found['on']})"
-    return {tries.EQUAL: "", tries.DIFFERENT: "", tries.NO_EFFECT: same}.get(str(found["verdict"]))
+    tried = tries.record().get(release, {})
+    of_value = tried.get(f"{name}={written(value)}")
+    of_field = [of_value] if of_value else [found for said, found in tried.items() if said.partition("=")[0] == name]
+    shown = [found for found in of_field if any(one.has(str(found["layout"])) for one in ran)]
+    if any(found["verdict"] in (tries.EQUAL, tries.DIFFERENT) for found in shown):
+        return ""
+    without = next((found["on"] for found in shown if found["verdict"] == tries.NO_EFFECT), None)
+    return None if without is None else f"megatron-core runs the same lines with it and without it ({without})"
 
 
 def _not_scheduled(name: str, case: Case) -> str:

@@ -256,6 +256,14 @@ class Trial:
     read: bool = False
     why: str = ""
 
+    @property
+    def line(self) -> str:
+        """In words."""
+        counted = self.verdict in (EQUAL, NO_EFFECT) and self.lines is not None
+        seen = f", {many(self.lines or 0, 'other line')} of Megatron-Core{', which reads the field' if self.read else ''}"
+        checks = f" ({many(self.checks, 'check')}{seen if counted else ''})" if self.checks else ""
+        return f"{self.verdict}{checks}{f': {self.why}' if self.why else ''}"
+
     def record(self, layout: str, machine: str) -> dict[str, object]:
         """As the record has it."""
         said = {"verdict": self.verdict, "layout": layout, "checks": self.checks, "lines": self.lines, "on": machine}
@@ -358,7 +366,7 @@ def run(options: argparse.Namespace, command: str) -> int:
         asked = [one for one in asked if one.said not in known]
     on = machine()
     for switch, found in trials(asked, options.jobs, command):
-        sys.stdout.write(f"{switch.said:60} {switch.layout:8} {found}\n")
+        sys.stdout.write(f"{switch.said:60} {switch.layout:8} {found.line}\n")
         sys.stdout.flush()
         if options.write:
             tries.keep({switch.said: found.record(switch.layout, on)}, version("megatron-core"))
