@@ -107,6 +107,10 @@ def test_transformer_engine_is_asked_for_the_mask_that_it_is_given(monkeypatch: 
         ("mask", kinds.no_mask, packed, "0"),
         ("mask", kinds.arbitrary, packed, "1"),
     ]
+    assert os.environ["NVTE_UNFUSED_ATTN"] == "0", "another model may be built, which asks for it"
+    monkeypatch.delenv("NVTE_UNFUSED_ATTN")
+    Attention().forward("query", "key", "value", "mask", kinds.causal)
+    assert "NVTE_UNFUSED_ATTN" not in os.environ
 
 
 def test_only_experts_go_to_the_buffers_of_expert_parallelism() -> None:

@@ -275,6 +275,7 @@ def test_on_gpus_what_was_tried_there_says_what_has_an_effect(tried: Trial, monk
         ({"attn,mlp": "no effect", "mlp": "equal"}, ""),
         ({"attn,mlp": "no effect"}, "megatron-core runs the same lines with it and without it (a GPU)"),
         ({"attn": "no effect", "attn,mlp": "equal"}, "megatron-core runs the same lines with it and without it (a GPU)"),
+        ({"attn": "does not run"}, "alone it does not run in a small case: no graph"),
         ({"attn,mlp": "does not run"}, "not measured; `python -m validation tried --only model.cuda_graph_scope` measures it"),
         ({}, "not measured; `python -m validation tried --only model.cuda_graph_scope` measures it"),
     ],
@@ -284,9 +285,8 @@ def test_on_gpus_another_value_of_a_field_shows_that_it_is_read(
 ) -> None:
     """Where this one was not tried. What wants a GPU is measured there, and not by what runs on a CPU."""
     name = "model.cuda_graph_scope"
-    found = {
-        f"{name}={written(value)}": {"verdict": said, "layout": "single", "on": "a GPU"} for value, said in tried_values.items()
-    }
+    on, why = {"layout": "single", "on": "a GPU"}, {"does not run": {"why": "no graph"}}
+    found = {f"{name}={written(value)}": {"verdict": said, **on, **why.get(said, {})} for value, said in tried_values.items()}
     monkeypatch.setattr(tries, "record", lambda: {"0.0": found})
     monkeypatch.setattr(coverage, "table", lambda: {"0.0": MEASURED})
     there = [replace(one, case=replace(one.case, implementation="te")) for one in ran(tried)]

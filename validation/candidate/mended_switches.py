@@ -42,10 +42,15 @@ class _TorchWithAnotherBf16:
         return getattr(torch, name)
 
 
+_UNFUSED = "NVTE_UNFUSED_ATTN"
+"""The variable by which Transformer Engine is told whether its unfused attention may be chosen; without it, it may."""
+
+
 def mask_is_taken(case: Case, tokens: Callable[[], int]) -> None:
     """Transformer Engine is asked for attention under the mask that it is given, and not for a causal one.
 
-    Of its kinds of attention only the unfused one takes any mask, so that it is allowed again where a backend has been chosen.
+    Of its kinds of attention only the unfused one takes any mask, so that it is allowed for the call where another one has been
+    chosen: megatron-core asks for the variable when it builds a model. The kernel of the first run is not judged by this.
     """
     attention: Any = importlib.import_module("megatron.core.extensions.transformer_engine").TEDotProductAttention
     forward = attention.forward
@@ -54,9 +59,16 @@ def mask_is_taken(case: Case, tokens: Callable[[], int]) -> None:
         self: Any, query: Any, key: Any, value: Any, attention_mask: Any, attn_mask_type: Any, *given: Any, **named: Any
     ) -> Any:
         if attention_mask is not None and attn_mask_type == AttnMaskType.causal:
-            os.environ["NVTE_UNFUSED_ATTN"] = "1"
             attn_mask_type = AttnMaskType.arbitrary
-        return forward(self, query, key, value, attention_mask, attn_mask_type, *given, **named)
+        before = os.environ.get(_UNFUSED)
+        os.environ[_UNFUSED] = "1" if attn_mask_type == AttnMaskType.arbitrary else before or "1"
+        try:
+            return forward(self, query, key, value, attention_mask, attn_mask_type, *given, **named)
+        finally:
+            if before is None:
+                del os.environ[_UNFUSED]
+            else:
+                os.environ[_UNFUSED] = before
 
     attention.forward = under_mask
 

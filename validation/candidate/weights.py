@@ -122,7 +122,7 @@ _BUGS = {
     "self_attention.linear_q_proj.layer_norm_weight": "; megatron-core gives the query a norm that the model has not: "
     "docs/findings/norm-of-the-uncompressed-query.md",
 }
-"""What a parameter comes from that only a bug of megatron-core's makes."""
+"""What a parameter comes from that only a bug of megatron-core's makes, by how its name ends."""
 _ROWS = {
     block: {row.megatron: row for row in table} for block, table in (("", TABLE), ("decoder", LAYER_TABLE), ("mtp", MTP_TABLE))
 }
@@ -203,9 +203,8 @@ def holdings(name: str, shape: tuple[int, ...], model: Model, ranks: Ranks) -> l
     expert_match = _EXPERT.search(inner)
     row = _ROWS[block].get(_EXPERT.sub("{expert}", _RENAMED.sub("transformer_layer.", inner)))
     if row is None:
-        raise UnknownTensorError(
-            f"{name}: no row of the mapping names it (validation/candidate/weights.py){_BUGS.get(inner, '')}"
-        )
+        bug = next((said for end, said in _BUGS.items() if inner.endswith(end)), "")
+        raise UnknownTensorError(f"{name}: no row of the mapping names it (validation/candidate/weights.py){bug}")
     before = model.num_hidden_layers if block == "mtp" else 0
     prefix = f"model.layers.{before + int(layer)}." if layer is not None else ""
     known = parameters(model)

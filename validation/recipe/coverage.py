@@ -180,7 +180,9 @@ def not_exercised(name: str, value: Any, ran: Sequence[Ran], *, by_reading: bool
     if name.startswith("scheduler."):
         return min((_not_scheduled(name, one.case) for one in ran if one.steps), key=len, default="")
     release, on_a_gpu = ran[0].release, ran[0].case.uses_te
-    measure = f"`python -m validation {'tried' if on_a_gpu and _wants_a_gpu(name) else 'exercised'} --only {name}` measures it"
+    measure = (
+        f"`python -m validation {'tried' if on_a_gpu and _wants_a_gpu(name, value) else 'exercised'} --only {name}` measures it"
+    )
     if on_a_gpu and (said := _of_a_gpu(release, name, value, ran)) is not None:
         return said
     measured = table().get(release)
@@ -189,7 +191,8 @@ def not_exercised(name: str, value: Any, ran: Sequence[Ran], *, by_reading: bool
     of_value = measured.get(f"{name}={written(value)}")
     of_field = [of_value] if of_value else [found for said, found in measured.items() if said.partition("=")[0] == name]
     if not of_field:
-        return f"not measured; {measure}"
+        ended = tries.record().get(release, {}).get(f"{name}={written(value)}", {}) if on_a_gpu else {}
+        return f"alone it does not run in a small case: {ended['why']}" if ended.get("why") else f"not measured; {measure}"
     if any(_shows(found, value, ran, by_reading) for found in of_field):
         return ""
     if broken := [found["broke"] for found in of_field if found.get("broke")]:
@@ -197,9 +200,10 @@ def not_exercised(name: str, value: Any, ran: Sequence[Ran], *, by_reading: bool
     return "megatron-core runs the same lines with it and without it"
 
 
-def _wants_a_gpu(name: str) -> bool:
-    """Whether the field can be measured where there is a GPU, and nowhere else."""
-    return fields.entry(name).kind == "machine"
+def _wants_a_gpu(name: str, value: Any) -> bool:
+    """Whether the setting can be measured where there is a GPU, and nowhere else."""
+    entry = fields.entry(name)
+    return entry.kind == "machine" or bool(entry.need(value))
 
 
 def _of_a_gpu(release: str, name: str, value: Any, ran: Sequence[Ran]) -> str | None:
