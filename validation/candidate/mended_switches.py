@@ -58,12 +58,11 @@ def mask_is_taken(case: Case, tokens: Callable[[], int]) -> None:
     def under_mask(
         self: Any, query: Any, key: Any, value: Any, attention_mask: Any, attn_mask_type: Any, *given: Any, **named: Any
     ) -> Any:
-        if attention_mask is not None and attn_mask_type == AttnMaskType.causal:
-            attn_mask_type = AttnMaskType.arbitrary
-        before = os.environ.get(_UNFUSED)
-        os.environ[_UNFUSED] = "1" if attn_mask_type == AttnMaskType.arbitrary else before or "1"
-        try:
+        if attention_mask is None or attn_mask_type != AttnMaskType.causal:
             return forward(self, query, key, value, attention_mask, attn_mask_type, *given, **named)
+        before, os.environ[_UNFUSED] = os.environ.get(_UNFUSED), "1"
+        try:
+            return forward(self, query, key, value, attention_mask, AttnMaskType.arbitrary, *given, **named)
         finally:
             if before is None:
                 del os.environ[_UNFUSED]

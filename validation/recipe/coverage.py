@@ -183,16 +183,17 @@ def not_exercised(name: str, value: Any, ran: Sequence[Ran], *, by_reading: bool
     measure = (
         f"`python -m validation {'tried' if on_a_gpu and _wants_a_gpu(name, value) else 'exercised'} --only {name}` measures it"
     )
-    if on_a_gpu and (said := _of_a_gpu(release, name, value, ran)) is not None:
+    setting, tried = f"{name}={written(value)}", tries.record().get(release, {}) if on_a_gpu else {}
+    if (said := _of_a_gpu(tried, name, setting, ran)) is not None:
         return said
     measured = table().get(release)
     if measured is None:
         return f"not measured with megatron-core {release}; {measure}"
-    of_value = measured.get(f"{name}={written(value)}")
+    of_value = measured.get(setting)
     of_field = [of_value] if of_value else [found for said, found in measured.items() if said.partition("=")[0] == name]
     if not of_field:
-        ended = tries.record().get(release, {}).get(f"{name}={written(value)}", {}) if on_a_gpu else {}
-        return f"alone it does not run in a small case: {ended['why']}" if ended.get("why") else f"not measured; {measure}"
+        why = tried.get(setting, {}).get("why")
+        return f"alone it does not run in a small case: {why}" if why else f"not measured; {measure}"
     if any(_shows(found, value, ran, by_reading) for found in of_field):
         return ""
     if broken := [found["broke"] for found in of_field if found.get("broke")]:
@@ -206,14 +207,13 @@ def _wants_a_gpu(name: str, value: Any) -> bool:
     return entry.kind == "machine" or bool(entry.need(value))
 
 
-def _of_a_gpu(release: str, name: str, value: Any, ran: Sequence[Ran]) -> str | None:
-    """What the record of a GPU says of a setting with Transformer Engine: why it has no effect, nothing if it has one.
+def _of_a_gpu(tried: Mapping[str, Mapping[str, Any]], name: str, setting: str, ran: Sequence[Ran]) -> str | None:
+    """What was `tried` on a GPU says of a setting with Transformer Engine: why it has no effect, nothing if it has one.
 
     It is that of other values where this one was not tried, as on the CPU. None if the field was not tried there to its end in
     a layout like that of a case.
     """
-    tried = tries.record().get(release, {})
-    of_value = tried.get(f"{name}={written(value)}")
+    of_value = tried.get(setting)
     of_field = [of_value] if of_value else [found for said, found in tried.items() if said.partition("=")[0] == name]
     shown = [found for found in of_field if any(one.has(str(found["layout"])) for one in ran)]
     if any(found["verdict"] in (tries.EQUAL, tries.DIFFERENT) for found in shown):
