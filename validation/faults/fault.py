@@ -21,12 +21,6 @@ HF = "https://github.com/huggingface/transformers"
 
 SPARSE = (("index_topk", "8"), ("index_n_heads", "4"), ("index_head_dim", "48"))
 """Numbers of a model with sparse attention."""
-OWN_MASK = (
-    "Transformer Engine ignores a mask of documents (docs/findings/mask-ignored-by-transformer-engine.md): not measured "
-    "behind that bug"
-)
-"""Why a case with it cannot show what a mask of documents is for."""
-
 GROUPS = (
     "attention",
     "norm",

@@ -62,7 +62,7 @@ def broken_by(error: RunBroke | OSError) -> Broken:
 def prepare(transport: str, steps: bool = False, compiles: bool = False) -> None:
     """Set what must be set before torch is imported anywhere, and name what the fork server imports.
 
-    It imports what optimizer `steps` need, and torch's compiler if ranks compile (`compiles`): 1.4 s in each of them otherwise.
+    It imports what optimizer `steps` need, and sets up torch's compiler if ranks compile (`compiles`).
     """
     os.environ["PLUMBLINE_TRANSPORT"] = transport
     os.environ["PLUMBLINE_STEPS"] = "1" if steps else ""
@@ -78,6 +78,8 @@ def prepare(transport: str, steps: bool = False, compiles: bool = False) -> None
         os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
         # Transformer Engine asks cuBLAS for TF32 in every product of float32, whatever torch has been told.
         os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
+        # Each rank that compiles would start a process for each core, which imports torch, for a kernel or two.
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     multiprocessing.set_forkserver_preload(["validation.run.preload"])
 

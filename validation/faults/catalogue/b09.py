@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from validation.case.case import Case
-from validation.faults.fault import OWN_MASK, Fault
+from validation.faults.fault import Fault
 from validation.faults.inject import replace
 
 FAULT = Fault(
@@ -18,7 +18,7 @@ FAULT = Fault(
     cause="option +documents",
     needs="+documents",
     layouts=("single+documents",),
-    absent=(("te", OWN_MASK),),
+    without_bugs=True,
 )
 
 
