@@ -1,5 +1,7 @@
 """Switches of Python that decide nothing: warnings as exceptions, no modules from the working folder, an encoding for output.
 
+Where Python writes no bytecode (validation.case.bytecode), each process settles that for itself.
+
 They reach a process as options (`-W error`, `-P`) and as variables, and the Python processes that it starts through it.
 """
 
@@ -12,12 +14,15 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from validation.case import bytecode
+
 
 def settle() -> None:
     """For this process, and for those that it starts from here."""
     _raise_no_warning()
     _find_our_modules()
     _write_every_letter()
+    bytecode.keep()
 
 
 def _write_every_letter() -> None:
