@@ -45,7 +45,8 @@ def test_what_python_would_compile_each_time_is_kept_in_the_cache(packages: Path
     for given in (cached(packages, **SWITCH), cached(packages, "-B")):
         place, there, silent = given
         assert place.is_relative_to(packages.parent / "cache" / bytecode.FOLDER)
-        assert there and not silent
+        assert there
+        assert not silent
     assert not (packages / "torch" / "__pycache__").exists()
 
 
@@ -62,20 +63,23 @@ def test_bytecode_that_is_there_is_taken(packages: Path) -> None:
     compileall.compile_dir(packages, quiet=1)
     place, there, silent = cached(packages, **SWITCH)
     assert place.parent == packages / "torch" / "__pycache__"
-    assert there and silent
+    assert there
+    assert silent
 
 
 def test_python_writes_its_own_where_it_may(packages: Path) -> None:
     place, there, silent = cached(packages)
     assert place.parent == packages / "torch" / "__pycache__"
-    assert there and not silent
+    assert there
+    assert not silent
     assert not (packages.parent / "cache").exists()
 
 
 def test_a_folder_that_the_user_names_is_left(packages: Path, tmp_path: Path) -> None:
     place, there, silent = cached(packages, **SWITCH, PYTHONPYCACHEPREFIX=str(tmp_path / "own"))
     assert place.is_relative_to(tmp_path / "own")
-    assert silent and not there
+    assert silent
+    assert not there
 
 
 @pytest.mark.parametrize("kind", ["writable", "link", "file"])
@@ -92,13 +96,15 @@ def test_a_folder_that_somebody_else_may_write_to_is_not_read(packages: Path, ki
         folder.chmod(0o777)
     place, there, silent = cached(packages, **SWITCH)
     assert place.parent == packages / "torch" / "__pycache__"
-    assert silent and not there
+    assert silent
+    assert not there
 
 
 def test_without_a_place_for_the_cache_nothing_is_kept(packages: Path) -> None:
     (packages.parent / "cache").touch()
     _, there, silent = cached(packages, **SWITCH)
-    assert silent and not there
+    assert silent
+    assert not there
 
 
 @pytest.mark.parametrize("may", [True, False])
