@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.checks.conftest import BROKEN, LAYERS, warm
+from validation.checks.again import CHANGED
+from validation.checks.first import First
+from validation.run.options import parsed
 
 SHARED = ["--set", f"num_layers={LAYERS}", "--steps", "0", "--seed", "7"]
 
@@ -37,3 +40,12 @@ def test_the_first_failure_is_made_again(
     assert "Overall result: FAIL (1 check, 1 fail" in second.stdout
     assert re.findall(r"^FAIL: .*? - ", first, re.M)[:1] == re.findall(r"^FAIL: .*? - ", second.stdout, re.M)
     assert ("modelling" in second.stdout) == (fewest == "single")
+
+
+@pytest.mark.parametrize(("line", "twice"), [(f"FAIL: Loss - 2x floor; {CHANGED}", True), ("FAIL: Loss - 2x floor", False)])
+def test_what_two_runs_show_is_run_twice(line: str, twice: bool) -> None:
+    """A case is run once more only in a run that tests itself, which a laptop's does not by default."""
+    settings = parsed(["--layouts", "tp2"])
+    how = shlex.split(First.of(settings.cases[0], "Loss", line, None).command(settings))
+    assert ("--self-test" in how) is twice
+    assert how[-2:] == ["--only", "Loss"]

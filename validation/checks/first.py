@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from validation.case.case import Case
+from validation.checks.again import CHANGED
 from validation.checks.judging import MODELLING
 from validation.checks.order import UNPLACED
 from validation.run.options import Settings
@@ -35,4 +36,4 @@ class First:
     def command(self, settings: Settings) -> str:
         """What reproduces it on the fewest ranks that are known to show it."""
         case = alone(self.case) if self.modelling else self.case
-        return command(case, self.check, settings)
+        return command(case, self.check, settings, twice=CHANGED in self.line)

@@ -38,12 +38,13 @@ def alone(case: Case) -> Case:
     return replace(case, layout=Layout(), training=training)
 
 
-def command(case: Case, check: str, wanted: Settings) -> str:
+def command(case: Case, check: str, wanted: Settings, twice: bool = False) -> str:
     """`python -m validation run ... --only ...`, for a shell: the check that is called `check`, under `case`.
 
     Without a check, all of the case. `wanted` are the settings that the check ran with, for what is no part of the case.
+    `twice` for what shows only if the case is run once more.
     """
-    words = [*tree.VALIDATION.split(), "run", *_words(case), *_machine(case, wanted)]
+    words = [*tree.VALIDATION.split(), "run", *_words(case), *_machine(case, wanted), *(["--self-test"] if twice else [])]
     return shlex.join([*words, "--only", check] if check else words)
 
 
