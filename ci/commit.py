@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.machinery
-import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ci import installed, service
-from validation.case import git, tree
+from validation.case import bytecode, git, tree
 
 ROOT = tree.ROOT
 VARIABLE = "PLUMBLINE_COMMIT"
@@ -115,10 +114,12 @@ def _is(path: Path, mode: str, kind: str, digest: str) -> bool:
 
 def _compiled_blindly(path: Path) -> bool:
     """Whether the compiled form is one that is never held against the source (PEP 552)."""
-    if path.suffix != ".py":
-        return False
+    return path.suffix == ".py" and any(map(_unchecked, bytecode.places(path)))
+
+
+def _unchecked(compiled: Path) -> bool:
     try:
-        with open(importlib.util.cache_from_source(str(path)), "rb") as file:
+        with open(compiled, "rb") as file:
             flags = int.from_bytes(file.read(8)[4:], "little")
     except OSError:
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -70,11 +71,12 @@ def modules_environment_put_back() -> Iterator[None]:
 
 
 def _put_back() -> Iterator[None]:
-    before = dict(os.environ)
+    before, bytecode = dict(os.environ), (sys.dont_write_bytecode, sys.pycache_prefix)
     yield
     for name in os.environ.keys() - before.keys():
         del os.environ[name]
     os.environ.update(before)
+    sys.dont_write_bytecode, sys.pycache_prefix = bytecode
 
 
 @pytest.hookimpl(wrapper=True)

@@ -6,6 +6,7 @@ import os
 import py_compile
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -240,6 +241,16 @@ def test_a_compiled_file_that_is_never_held_against_its_source_is_said(tree: Pat
     py_compile.compile(str(source), invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH)
     assert commit.facts(tree, {})["dirty"] == "false"
     py_compile.compile(str(source), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    assert commit.facts(tree, {})["dirty"] == "true"
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_one_of_another_place_is_said_too(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
+    """Beside the source, before bytecode is kept elsewhere, and where it is kept then."""
+    where = str(tmp_path / "kept")
+    monkeypatch.setattr(sys, "pycache_prefix", where if kept else None)
+    py_compile.compile(str(tree / "ci" / "gate.py"), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    monkeypatch.setattr(sys, "pycache_prefix", where)
     assert commit.facts(tree, {})["dirty"] == "true"
 
 

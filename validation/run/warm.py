@@ -10,7 +10,6 @@ import gc
 # Imports and ranks make objects by the million and few cycles: the default of 700 has Python look for them all the time.
 gc.set_threshold(200_000, 50, 50)
 
-import contextlib  # noqa: E402
 import os  # noqa: E402
 import warnings  # noqa: E402
 
@@ -59,20 +58,6 @@ def _call_once(steps: bool) -> None:
         torch.optim.AdamW([x]).step()
 
 
-def _prepare_to_compile() -> None:
-    """Have torch's compiler imported, and what it works out once in a process: half a second of each rank that compiles.
-
-    Tracing a function would initialise CUDA here.
-    """
-    torch.compile(_call_once)  # compiles nothing before it is called, and imports what compiles
-    with contextlib.suppress(ImportError, AttributeError):  # torch has no public names for them, and a rank does without
-        from torch._dynamo import trace_rules
-        from torch._inductor import codecache
-
-        trace_rules.get_torch_obj_rule_map()
-        codecache.torch_key()
-
-
 platform.mend(on_cpu=TRANSPORT in ON_CPU)
 # Compiled and loaded once, and not by every rank.
 native.library()
@@ -84,7 +69,7 @@ else:
     fused.warm_up()
     tuning.take_the_first()
     if os.environ.get("PLUMBLINE_COMPILES"):
-        _prepare_to_compile()
+        torch.compile(_call_once)  # compiles nothing before it is called, and imports what compiles
     # A cycle may hold memory of the GPU, of which Python knows nothing.
     gc.set_threshold(20_000, 20, 20)
 

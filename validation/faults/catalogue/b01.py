@@ -12,7 +12,9 @@ from validation.case.case import Case
 from validation.faults.fault import CORE, Fault
 from validation.faults.inject import replace
 
-_BY_ITSELF = "Transformer Engine does so without a fault (docs/findings/mask-ignored-by-transformer-engine.md)"
+_BY_ITSELF = (
+    "Transformer Engine's fused attention does so without a fault (docs/findings/mask-ignored-by-transformer-engine.md)"
+)
 
 FAULT = Fault(
     plugin=__name__,
