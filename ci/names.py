@@ -6,6 +6,7 @@ the first. So the class name also has the testsuite and, if there is one, the se
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 
@@ -44,5 +45,6 @@ def component(suite: str, session: str | None, classname: str) -> str:
     return old if ours else _OLD_OTHERS.get(classname, classname.lstrip("."))
 
 
+@functools.lru_cache(maxsize=1024)
 def _prefix(suite: str, session: str | None) -> str:
     return "".join(f"{part.replace('.', ':')}." for part in (_ROOT, session, suite) if part)

@@ -48,7 +48,7 @@ class Straight:
 
     def _share_location(self, item: Any) -> None:
         """Where a function stands, pytest asks the file system with every check; its checks differ in their names alone."""
-        first = self._first.setdefault(item.function, item)
+        first = self._first.setdefault(item.obj, item)
         if first is not item:
             path, line, name = first.location
             vars(item)["location"] = (path, line, name.removesuffix(first.name) + item.name)
