@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TextIO
 
@@ -32,6 +33,8 @@ class KeptProcess(ReferenceProcess):
     def __init__(self) -> None:
         super().__init__()
         self._environment: dict[str, str] = {}
+        # The kernel ends a process with the thread that has started it, and a command's threads end with the command.
+        self._lasting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kept")
 
     def warm_up(self) -> subprocess.Popen[str]:
         """As of its class."""
@@ -40,7 +43,7 @@ class KeptProcess(ReferenceProcess):
         if environment != self._environment:
             self._kill()
             self._environment = environment
-        return super().warm_up()
+        return self._lasting.submit(super().warm_up).result()
 
     def close(self) -> None:
         """Have it let go of its locks, or end it."""

@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 
 import pytest
 
 from tests.checks.conftest import ROOT, command, warm
+from tests.checks.kept import KeptProcess
+from validation.run.options import parsed
 
 
 @pytest.mark.parametrize("words", [["run", "--help"], ["run", "--no-such-option"], ["run", "--tp", "3"]], ids=" ".join)
@@ -51,3 +54,21 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
         selector.register(parent.stdout, EVENT_READ)
         assert selector.select(60), "it is still there"
         assert parent.stdout.read() == b""
+
+
+def test_what_computes_references_outlives_the_thread_that_asks(tmp_path: Path) -> None:
+    """A command asks in a thread of its own. With the first reference the process has the kernel end it with its parent."""
+    kept, case = KeptProcess(), parsed(["--layouts", "single", "--set", "num_layers=1", "--steps", "0"]).cases[0]
+    folders = [tmp_path / name for name in ("first", "second")]
+    for folder in folders:
+        folder.mkdir()
+    try:
+        with ThreadPoolExecutor(max_workers=1) as of_a_command:
+            of_a_command.submit(kept.compute, case, tmp_path / "home", folders[0], 600.0, print).result()
+        first = kept.warm_up()
+        with pytest.raises(subprocess.TimeoutExpired):
+            first.wait(0.5)
+        kept.compute(case, tmp_path / "home", folders[1], 600.0, print)
+        assert kept.warm_up() is first
+    finally:
+        kept.end()

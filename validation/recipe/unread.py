@@ -19,7 +19,10 @@ _UNKNOWN: Mapping[str, str] = {
 """What the names of unknown flags begin with that are known to change what is computed."""
 _NO_ROTARY = "multi-latent attention does not read it"
 _BESIDE: Mapping[str, tuple[str, str]] = {
-    "enable_experimental": (NEEDS, "a case with kernels of moe_permute_fusion for fp8's padding or flex; nothing else reads it"),
+    "enable_experimental": (
+        NEEDS,
+        "a case with moe_permute_fusion's kernels for fp8 padding or flex; nothing else reads it",
+    ),
     **dict.fromkeys(("use_rope_scaling", "rope_scaling_factor", "rotary_seq_len_interpolation_factor"), (UNREAD, _NO_ROTARY)),
 }
 """Arguments of Megatron-LM that are no field and are read by nothing in a case on a CPU (token_dispatcher.py, gpt_model.py)."""
