@@ -11,6 +11,8 @@ import pytest
 from tests.checks.conftest import BROKEN, LAYERS, warm
 from validation.checks.again import CHANGED
 from validation.checks.first import First
+from validation.checks.testcase import message_of
+from validation.compare.verdict import FAIL, Verdict
 from validation.run.options import parsed
 
 SHARED = ["--set", f"num_layers={LAYERS}", "--steps", "0", "--seed", "7"]
@@ -42,10 +44,12 @@ def test_the_first_failure_is_made_again(
     assert ("modelling" in second.stdout) == (fewest == "single")
 
 
-@pytest.mark.parametrize(("line", "twice"), [(f"FAIL: Loss - 2x floor; {CHANGED}", True), ("FAIL: Loss - 2x floor", False)])
-def test_what_two_runs_show_is_run_twice(line: str, twice: bool) -> None:
-    """A case is run once more only in a run that tests itself, which a laptop's does not by default."""
-    settings = parsed(["--layouts", "tp2"])
-    how = shlex.split(First.of(settings.cases[0], "Loss", line, None).command(settings))
+@pytest.mark.parametrize(("said", "twice"), [((CHANGED,), True), ((), False)])
+def test_what_two_runs_show_is_run_twice(said: tuple[str, ...], twice: bool) -> None:
+    """A case is run once more only in a run that tests itself, which a laptop's does not by default. A message may be cut."""
+    settings, verdict = parsed(["--layouts", "tp2"]), Verdict(FAIL, "Loss", reasons=("a long reason " * 30, *said))
+    message = message_of(FAIL, verdict, verdict.line)
+    assert CHANGED not in message
+    how = shlex.split(First.of(settings.cases[0], "Loss", message, verdict).command(settings))
     assert ("--self-test" in how) is twice
     assert how[-2:] == ["--only", "Loss"]

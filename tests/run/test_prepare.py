@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -207,3 +209,16 @@ def test_a_stored_reference_is_not_begun(tmp_path: Path, monkeypatch: pytest.Mon
     assert begun == []
     prepare._begin(settings, settings.cases[1:])
     assert begun == [True]  # both have the same
+
+
+@pytest.mark.parametrize(("transport", "given", "becomes"), [("staged", None, "1"), ("staged", "8", "8"), ("gloo", None, None)])
+def test_ranks_on_a_gpu_start_no_pool_of_compilers(
+    monkeypatch: pytest.MonkeyPatch, transport: str, given: str | None, becomes: str | None
+) -> None:
+    """Torch starts one in each rank that compiles, with a process for each core. Whoever asks for it has it."""
+    monkeypatch.setattr(multiprocessing, "set_forkserver_preload", lambda modules: None)
+    monkeypatch.delenv("TORCHINDUCTOR_COMPILE_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", given)
+    launch.prepare(transport)
+    assert os.environ.get("TORCHINDUCTOR_COMPILE_THREADS") == becomes

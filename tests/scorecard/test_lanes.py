@@ -46,7 +46,7 @@ def test_a_case_has_the_check_that_must_see_the_fault(lane: Lane) -> None:
     [
         (CPU, "D13", "the weights of a bf16 model are bf16"),
         (CPU, "L18", "bf16 has no loss scale"),
-        (TE, "B01", "Transformer Engine's fused attention does so without a fault"),
+        (TE, "B01", "Transformer Engine has an attention of its own"),
         (Lane("te"), "A01", "Transformer Engine needs GPUs"),
     ],
 )
@@ -175,7 +175,7 @@ def test_the_section_tells_what_is_hidden_what_is_seen_elsewhere_and_what_cannot
     assert "- A14, first seen at B Check and not at A Check: " in text
     assert "- A16, missed: the softmax is scaled by mscale squared times 1.56. Not explained." in text
     assert "Of 1 case without a fault (9 checks) the checks fail 0.\n" in text
-    assert "- B01: Transformer Engine's fused attention does so without a fault" in text
+    assert "- B01: Transformer Engine has an attention of its own" in text
     others = (replace(A02, fault="A01"), replace(A02, fault="D13"))
     cells = [lane_page.cell(one, TE, measured) for one in (A02, HIDDEN, elsewhere, *others)]
     assert cells == ["caught 2", "missed 0.9", "caught 2, at B Check", "not run", "no case"]

@@ -46,6 +46,7 @@ def places(source: Path) -> tuple[Path, Path]:
 
 def _missing(package: str) -> bool:
     """Whether a package is installed without bytecode, and stays so."""
+    # A module without a spec, and a Python that has no bytecode at all.
     with suppress(ImportError, ValueError, NotImplementedError):
         spec = importlib.util.find_spec(package)
         if spec is not None and spec.origin and spec.has_location:

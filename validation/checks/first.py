@@ -18,22 +18,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class First:
-    """A failing check: its place in the flow of data, its line, its title. `modelling`: one rank has the failure, too."""
+    """A failing check: its place in the flow of data, its line, its title. `modelling`: one rank has the failure, too.
+
+    `twice`: only two runs of the case show it.
+    """
 
     case: Case
     place: tuple[int, int]
     line: str
     check: str
     modelling: bool
+    twice: bool = False
 
     @classmethod
     def of(cls, case: Case, check: str, line: str, verdict: Verdict | None) -> First:
         """From what a check left."""
         if verdict is None:
             return cls(case, UNPLACED, line, check, modelling=False)
-        return cls(case, verdict.place, line, check, verdict.properties.get("kind") == MODELLING)
+        twice = any(CHANGED in reason for reason in verdict.reasons)
+        return cls(case, verdict.place, line, check, verdict.properties.get("kind") == MODELLING, twice)
 
     def command(self, settings: Settings) -> str:
         """What reproduces it on the fewest ranks that are known to show it."""
         case = alone(self.case) if self.modelling else self.case
-        return command(case, self.check, settings, twice=CHANGED in self.line)
+        return command(case, self.check, settings, twice=self.twice)

@@ -17,7 +17,7 @@ from validation.compare.staging import to_device
 from validation.compare.sums import Sums
 
 
-@dataclass  # not frozen: that takes five times as long to make, and a rank makes eight hundred
+@dataclass  # not frozen, as Sums
 class Difference:
     """What is known of candidate (c) minus reference (r), d = c - r, over `count` elements.
 

@@ -14,7 +14,7 @@ from validation.compare.extent import Extent
 from validation.compare.piece import Box, box_shape, uncovered
 
 
-@dataclass  # not frozen: that takes five times as long to make, and a rank makes eight hundred
+@dataclass  # not frozen, as Sums
 class PieceReport:
     """One piece as its rank reports it.
 

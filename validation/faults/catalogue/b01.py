@@ -12,8 +12,9 @@ from validation.case.case import Case
 from validation.faults.fault import CORE, Fault
 from validation.faults.inject import replace
 
-_BY_ITSELF = (
-    "Transformer Engine's fused attention does so without a fault (docs/findings/mask-ignored-by-transformer-engine.md)"
+_ANOTHER = (
+    "Transformer Engine has an attention of its own, and the fused one does so without a fault "
+    "(docs/findings/mask-ignored-by-transformer-engine.md)"
 )
 
 FAULT = Fault(
@@ -25,7 +26,7 @@ FAULT = Fault(
     cause="option +documents",
     needs="+documents",
     layouts=("single+documents",),
-    absent=(("te", _BY_ITSELF),),
+    absent=(("te", _ANOTHER),),
 )
 
 
