@@ -402,7 +402,8 @@ def _on(device: str, collective: Collective, group: Any, rank: int, size: int) -
 
 
 def _rank(rank: int, size: int, folder: Path, device: str) -> None:
-    staged.register()
+    with mock.patch.dict(staged.LANES, {"staged-cpu": size}):
+        staged.register()
     store = FileStore(str(folder / "store"), size)
     transport = "staged-cpu" if device == "cpu" else "staged"
     dist.init_process_group(transport, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=240))

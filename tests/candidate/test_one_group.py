@@ -68,3 +68,15 @@ def test_all_groups_have_one_device_and_one_thread() -> None:
     assert plain.options._devices[0] is not made[0].options._devices[0]
     with gloo.few_threads("staged-cpu"):
         assert distributed_c10d.ProcessGroupGloo is dist.ProcessGroupGloo
+
+
+def test_groups_of_several_lanes_have_the_same_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many of each interface, which are others than those of one lane."""
+    found = [gloo.options(timedelta(seconds=5), threads=lanes, lanes=lanes) for lanes in (1, 3, 3)]
+    assert [(one._threads, len(one._devices)) for one in found] == [(1, 1), (3, 3), (3, 3)]
+    kept = [{id(device) for device in one._devices} for one in found]
+    assert [len(devices) for devices in kept] == [1, 3, 3]
+    assert kept[1] == kept[2]
+    assert not kept[0] & kept[1]
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo,lo")
+    assert len(gloo.options(timedelta(seconds=5), lanes=2)._devices) == 4

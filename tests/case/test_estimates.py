@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from tests.case.test_preflight import GIB, STREAM, case, refusal
 from validation.case import memory
 from validation.case.case import PRECISIONS, TRANSPORTS
+from validation.case.parameters import EXPERTS, parameters
 from validation.case.preset import MINI, TINY, preset
 from validation.case.training import Training
 
@@ -88,6 +92,47 @@ def test_the_estimate_knows_every_precision_and_transport() -> None:
     """One that is added to the case is added to the formula."""
     assert set(memory.BYTES) >= set(PRECISIONS)
     assert set(memory.PROCESS) >= set(TRANSPORTS)
+
+
+@pytest.mark.parametrize(
+    ("layout", "tensors"),
+    [
+        ("single", ()),
+        ("dp2", ((1, 1),)),
+        ("cp2", ((1, 1),)),
+        ("cp2dp2", ((1, 1),)),
+        ("etp2", ((1, 0.5),)),
+        ("ep2", ((1, 0),)),
+        ("ep2dp4", ((1, 0), (0, 0.5))),
+        ("tp2", ()),
+        ("tp2pp2", ()),
+    ],
+)
+def test_gradients_are_reduced_where_several_ranks_hold_the_same(layout: str, tensors: Sequence[tuple[float, float]]) -> None:
+    """In fp32 at least. Experts that are spread are a tensor of their own."""
+    sizes = {True: 0, False: 0}
+    for parameter in parameters(case().model).values():
+        sizes[EXPERTS in parameter.name] += math.prod(parameter.shape)
+    reduced = max((others * sizes[False] + experts * sizes[True] for others, experts in tensors), default=0)
+    for precision, size in (("bf16", 4), ("fp32", 4), ("fp64", 8)):
+        assert memory.reduced(case(layout, precision=precision)) == size * reduced
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"upto": "weights"},
+        {"upto": "forward"},
+        {"training": Training(optimizer="distributed")},
+        {"training": Training(stream=True)},
+        {"training": Training(inference="static")},
+    ],
+)
+def test_no_gradients_are_reduced_whole(given: Mapping[str, Any]) -> None:
+    """Where there are none, where each rank gets a part, and where one layer's come at a time."""
+    assert memory.reduced(case("dp2")) > 0
+    assert memory.reduced(case("dp2", upto="backward")) > 0
+    assert memory.reduced(case("dp2", **given)) == 0
 
 
 def test_layer_by_layer_depth_costs_nothing() -> None:

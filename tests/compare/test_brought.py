@@ -80,7 +80,7 @@ def test_a_part_is_a_view_unless_its_place_fits_no_element(tmp_path: Path) -> No
 
 
 def test_a_file_comes_in_few_pieces_and_without_a_warning(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of torch's: that what is mapped must not be written to."""
+    """Whoever waits is told behind each."""
     monkeypatch.setattr(brought, "_AT_ONCE", 1000)
     file = brought._File(path, header := brought._header(path))
     assert file.reached(header) is None
@@ -183,13 +183,17 @@ def test_whoever_waits_for_a_file_that_does_not_come_stops_waiting(path: Path, m
 
 
 def test_files_come_where_there_is_room(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A part of what is free, shared by the ranks; files that there are not are left out."""
-    free = [brought.SHARE * 2 * path.stat().st_size]
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: {CPU: (free[0], 2 * free[0])}[device])
+    """A part of the memory that a GPU has and of what is free, shared by the ranks; files that there are not are left out."""
+    enough = brought.SHARE * 2 * path.stat().st_size
+    free, whole = [enough // 2], [enough]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: {CPU: (free[0], whole[0])}[device])
     monkeypatch.setattr(brought, "_brought", [])
     assert Brought(CPU).size == 0
-    brought.bring([path, path.with_name("absent")], CPU, 3)
-    assert brought.size() == 0
+    for short in (free, whole):
+        short[0] -= 1
+        brought.bring([path, path.with_name("absent")], CPU, 2)
+        assert brought.size() == 0
+        short[0] += 1
     brought.bring([path, path.with_name("absent")], CPU, 2)
     file = SlicedFile(path)
     assert brought.size() == path.stat().st_size - brought._header(path)

@@ -8,14 +8,16 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from validation.compare import mapped, sliced
+from validation.compare import file_bytes, mapped, sliced
+from validation.compare.file_bytes import EndsEarly
 from validation.compare.mapped import MappedFile, opened
-from validation.compare.sliced import CPU, EndsEarly, SlicedFile
+from validation.compare.sliced import CPU, SlicedFile
 
 DATA = torch.arange(24, dtype=torch.float64).view(4, 6)
 
@@ -131,11 +133,12 @@ def test_onto_a_device_bytes_go_through_its_buffers(path: Path, monkeypatch: pyt
     """Each buffer is given its own part of the file; a stand-in, for there need be no GPU."""
     target = torch.zeros(DATA.nbytes, dtype=torch.uint8)
 
-    def fill(given: torch.Tensor, read: Callable[[torch.Tensor, int], object]) -> None:
-        for start in range(0, len(given), 64):
-            read(given[start : start + 64], start)
+    def fill(given: Any, read: Callable[[torch.Tensor, int], object]) -> None:
+        for start in range(0, len(given.is_written), 64):
+            read(given.is_written[start : start + 64], start)
 
     monkeypatch.setattr("validation.compare.staging.fill", fill)
-    file, flat = SlicedFile(path), SimpleNamespace(is_cuda=True, view=lambda dtype: target)
-    file._read(flat, file.start("a"))  # type: ignore[arg-type]
+    on_gpu: Any = SimpleNamespace(is_cuda=True, is_written=target)
+    with path.open("rb") as file:
+        file_bytes.read(on_gpu, file.fileno(), SlicedFile(path).start("a"), path)
     assert torch.equal(target.view(torch.float64).view(4, 6), DATA)

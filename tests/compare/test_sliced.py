@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.gpu.conftest import needs_gpu
-from validation.compare import mapped, sliced
+from validation.compare import file_bytes, mapped, sliced
 from validation.compare.mapped import MappedFile
 from validation.compare.piece import Box, slices
 from validation.compare.sliced import SlicedFile
@@ -142,7 +142,7 @@ def same(left: torch.Tensor, right: torch.Tensor) -> bool:
 def test_a_file_that_ends_early_is_said_to(file: SlicedFile) -> None:
     """No tensor is handed out that is not whole."""
     os.truncate(file.path, file.path.stat().st_size - 8)
-    with pytest.raises(sliced.EndsEarly, match=r"f: ends \d+ bytes before its header says"):
+    with pytest.raises(file_bytes.EndsEarly, match=r"f: ends \d+ bytes before its header says"):
         [file.read(name) for name in ("a", "flags", "scalar")]
 
 

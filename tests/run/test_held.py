@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import pytest
 from validation.case.errors import ExitCode
 from validation.case.memory import GIB, estimate
 from validation.machine import Gpu
-from validation.run import jobs, watch
+from validation.run import jobs, limits, watch
 from validation.run.held import HeldRanks
 from validation.run.launch import Broken, RunBroke
 from validation.run.nodes.leading import Alone
@@ -32,7 +32,7 @@ _TWO_CASES = """
 import sys
 from validation.run import jobs
 
-jobs.held = lambda cases, count: True
+jobs.held = lambda cases, count: 2
 if __name__ == "__main__":
     from validation.cli import main
 
@@ -49,7 +49,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 def test_held_ranks_report_after_their_turn(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
     """They are told which folder has their reference."""
 
-    def start(folder: Path, turn: watch.Turn) -> list[dict[str, Any]]:
+    def start(folder: Path, turn: watch.Turn, left: Callable[[], None]) -> list[dict[str, Any]]:
         assert turn.wait(60)
         return [{"told": RankReport(folder, 0).turn(lambda reference: None)}]
 
@@ -57,11 +57,31 @@ def test_held_ranks_report_after_their_turn(tmp_path: Path, threads: ThreadPoolE
     assert held.reports(Path("/references/one")) == [{"told": "/references/one"}]
 
 
+def test_whoever_gives_held_ranks_their_turn_is_told_when_all_have_left_their_findings(
+    tmp_path: Path, threads: ThreadPoolExecutor
+) -> None:
+    """While their processes end."""
+    ended, told = threading.Event(), threading.Event()
+
+    def start(folder: Path, turn: watch.Turn, left: Callable[[], None]) -> list[dict[str, Any]]:
+        assert turn.wait(60)
+        left()
+        assert ended.wait(60)
+        return []
+
+    held = HeldRanks(contextlib.nullcontext(tmp_path), start, threads)
+    reports = threads.submit(held.reports, Path("/references/one"), told.set)
+    assert told.wait(60)
+    assert not reports.done()
+    ended.set()
+    assert reports.result(60) == []
+
+
 def test_held_ranks_know_their_reference_before_their_turn(tmp_path: Path, threads: ThreadPoolExecutor) -> None:
     """As soon as it is there, and once."""
     known: queue.Queue[Path] = queue.Queue()
 
-    def start(folder: Path, turn: watch.Turn) -> list[dict[str, Any]]:
+    def start(folder: Path, turn: watch.Turn, left: Callable[[], None]) -> list[dict[str, Any]]:
         return [{"told": RankReport(folder, 0).turn(known.put)}]
 
     held = HeldRanks(contextlib.nullcontext(tmp_path), start, threads)
@@ -87,7 +107,7 @@ def test_held_ranks_that_broke_break_their_case(tmp_path: Path, threads: ThreadP
                 place.rmdir()
             ended.set()
 
-    def start(folder: Path, turn: watch.Turn) -> list[dict[str, Any]]:
+    def start(folder: Path, turn: watch.Turn, left: Callable[[], None]) -> list[dict[str, Any]]:
         raise RunBroke(Broken(0, "rank 0 was killed by SIGKILL", ""))
 
     held = HeldRanks(folder(), start, threads)
@@ -104,7 +124,7 @@ def test_held_ranks_that_have_no_folder_break_their_case(threads: ThreadPoolExec
         raise OSError("no room")
         yield
 
-    held = HeldRanks(folder(), lambda folder, turn: [], threads)
+    held = HeldRanks(folder(), lambda folder, turn, left: [], threads)
     with pytest.raises(OSError, match="no room"):
         held.reports(Path("/references/one"))
 
@@ -147,7 +167,7 @@ def test_a_case_without_a_reference_gives_its_held_ranks_up(tmp_path: Path, monk
         def launch(self) -> Any:
             return ended
 
-    def ended(*given: object, turn: watch.Turn) -> list[dict[str, Any]]:
+    def ended(*given: object, turn: watch.Turn, left: object) -> list[dict[str, Any]]:
         started.put(turn)
         while not turn.given_up:
             time.sleep(0.01)
@@ -157,7 +177,7 @@ def test_a_case_without_a_reference_gives_its_held_ranks_up(tmp_path: Path, monk
         raise RunBroke(Broken(None, "no reference", ""))
 
     monkeypatch.setenv("PLUMBLINE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(jobs, "held", lambda cases, count: True)
+    monkeypatch.setattr(jobs, "held", lambda cases, count: 1)
     settings = parsed(["--layouts", "single,tp2,pp2,ep2", "--jobs", "1", "--results", str(tmp_path / "results")])
     runner = Runner(settings, nodes=Launcher())
     monkeypatch.setattr(runner, "_reference", no_reference)
@@ -174,27 +194,66 @@ def test_a_case_without_a_reference_gives_its_held_ranks_up(tmp_path: Path, monk
         runner.close()
 
 
+def test_ranks_of_as_many_cases_are_held_as_are_good_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order of the cases; when one has begun, those of a further one."""
+    started: list[str] = []
+    monkeypatch.setenv("PLUMBLINE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(jobs, "held", lambda cases, count: 2)
+    settings = parsed(["--layouts", "single,tp2,pp2,ep2", "--jobs", "1", "--results", str(tmp_path / "results")])
+    runner = Runner(settings)
+    monkeypatch.setattr(runner, "_holding_ranks", lambda case, plugin: started.append(case.layout.name))
+    try:
+        runner._started.update({(case, ""): Future() for case in settings.cases})
+        for at, begun in enumerate(settings.cases):
+            runner._begun.add((begun, ""))
+            runner._held.pop((begun, ""), None)
+            for _ in range(2):
+                runner._told(begun, "forward")
+            assert started == ["tp2", "pp2", "ep2"][: at + 2]
+    finally:
+        runner._held.clear()
+        runner.close()
+
+
 @pytest.mark.parametrize(
-    ("words", "count", "fits", "held"),
+    ("words", "count", "fits", "cores", "held"),
     [
-        (("--share-gpu", "4", "--preset", "mini"), 1, 3, True),
-        (("--share-gpu", "4", "--preset", "mini"), 1, 2, False),
-        (("--share-gpu", "4", "--preset", "mini"), 2, 5, True),
-        (("--share-gpu", "4", "--preset", "mini"), 2, 4, False),
-        (("--transport", "nccl", "--preset", "mini"), 1, 9, False),
-        (("--share-gpu", "4", "--preset", "v3-layers", "--seq-length", "64"), 1, 9, False),
-        ((), 2, 9, False),
+        (("--share-gpu", "4", "--preset", "mini"), 1, 3, 99, 1),
+        (("--share-gpu", "4", "--preset", "mini"), 1, 2, 99, 0),
+        (("--share-gpu", "4", "--preset", "mini"), 1, 10, 12, 2),
+        (("--share-gpu", "4", "--preset", "mini"), 1, 10, 11, 1),
+        (("--share-gpu", "4", "--preset", "mini"), 1, 9, 12, 1),
+        (("--share-gpu", "4", "--preset", "mini"), 2, 5, 99, 2),
+        (("--share-gpu", "4", "--preset", "mini"), 2, 4, 99, 0),
+        (("--share-gpu", "4", "--preset", "mini"), 2, 18, 24, 4),
+        (("--share-gpu", "4", "--preset", "mini"), 2, 18, 23, 2),
+        (("--transport", "nccl", "--preset", "mini"), 1, 9, 99, 0),
+        (("--share-gpu", "4", "--preset", "v3-layers", "--seq-length", "64"), 1, 9, 99, 0),
+        ((), 2, 9, 99, 0),
     ],
 )
 def test_ranks_of_small_cases_are_held_where_they_fit(
-    words: tuple[str, ...], count: int, fits: int, held: bool, monkeypatch: pytest.MonkeyPatch
+    words: tuple[str, ...], count: int, fits: int, cores: int, held: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where ranks share GPUs; on a CPU nothing is gained."""
-    cases = parsed(words).cases
+    """Where ranks share GPUs; on a CPU nothing is gained. Those of twice as many cases if each rank has a core, too."""
+    cases = parsed((*words, *(("--layouts", "pp2,tp2pp2,tp2") if words else ()))).cases
     card = max(estimate(case).card for case in cases) or GIB
     monkeypatch.setattr(jobs, "visible_gpus", lambda: [Gpu("H200", 10 * card, fits * card)])
     monkeypatch.setattr(jobs, "available_memory", lambda: None)
+    monkeypatch.setattr(jobs, "cores", lambda: cores)
+    monkeypatch.setattr(limits, "available_threads", lambda: None)
     assert jobs.held(cases, count) == held
+
+
+@pytest.mark.parametrize(("more", "held"), [(0, 2), (-1, 1), (-1000, 0)])
+def test_ranks_are_held_as_far_as_threads_may_be_started(more: int, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More ranks have more of them."""
+    cases = parsed(["--share-gpu", "4", "--preset", "mini", "--layouts", "tp2pp2,tp2ep2,ep4,tp4"]).cases
+    monkeypatch.setattr(jobs, "visible_gpus", lambda: [Gpu("H200", 10 << 40, 10 << 40)])
+    monkeypatch.setattr(jobs, "available_memory", lambda: None)
+    monkeypatch.setattr(jobs, "cores", lambda: 99)
+    monkeypatch.setattr(limits, "available_threads", lambda: max(0, limits._threads(cases, 4) + more))
+    assert jobs.held(cases, 1) == held
 
 
 def test_a_case_whose_ranks_were_held_is_judged_as_any_other(tmp_path: Path) -> None:

@@ -66,7 +66,10 @@ def _measured(device: torch.device, dtype: torch.dtype) -> None:
 def _attended(hidden: torch.Tensor) -> torch.Tensor:
     """Rotated heads, and attention over them."""
     heads = hidden.view(_TOKENS, 1, -1, _HIDDEN // 8)
-    angles = torch.outer(torch.arange(_TOKENS, device=hidden.device).float(), torch.ones(_HIDDEN // 16, device=hidden.device))
+    steps = torch.arange(_HIDDEN // 16, device=hidden.device).float() / (_HIDDEN // 16)
+    ramp = steps.clamp(0, 1)
+    frequencies = (1.0 / 10000.0**steps) * (1 - ramp) + (1.0 / (40.0 * 10000.0**steps)) * ramp
+    angles = torch.outer(torch.arange(_TOKENS, device=hidden.device).float(), (frequencies > 0).float())
     cos, sin = (torch.cat((turn(angles), turn(angles)), -1)[:, None, None].to(hidden.dtype) for turn in (torch.cos, torch.sin))
     left, right = heads.chunk(2, -1)
     heads = (heads * cos + torch.cat((-right, left), -1) * sin).contiguous()

@@ -46,22 +46,23 @@ def one_device() -> Iterator[None]:
         names["ProcessGroupGloo"] = _GROUP
 
 
-def options(timeout: timedelta, threads: int = 1) -> Any:
-    """Of a group on the device that this process has for all of them. It works off what it is asked with so many `threads`.
+def options(timeout: timedelta, threads: int = 1, lanes: int = 1) -> Any:
+    """Of a group on the devices that this process has for all of them. It works off what it is asked with so many `threads`.
 
-    torch takes two for each device.
+    torch takes two threads for each device. Of devices there are as many as `lanes`: one moves what passes through it with a
+    thread of its own, and collectives that are under way at the same time go over all of them in turn.
     """
     found = _GROUP._Options()
-    devices = _devices(os.environ.get("GLOO_SOCKET_IFNAME", ""))
+    devices = _devices(os.environ.get("GLOO_SOCKET_IFNAME", ""), lanes)
     found._devices, found._threads, found._timeout = list(devices), threads, timeout
     return found
 
 
 @functools.cache
-def _devices(interfaces: str) -> tuple[Any, ...]:
-    """Those of the interfaces that are named, or the one that torch chooses; once in a process."""
-    named = [_GROUP.create_device(interface=name) for name in interfaces.split(",") if name]
-    return tuple(named or [_GROUP.create_default_device()])
+def _devices(interfaces: str, lanes: int) -> tuple[Any, ...]:
+    """So many of each interface that is named, or of the one that torch chooses; once in a process."""
+    named = [_GROUP.create_device(interface=name) for name in interfaces.split(",") if name for _ in range(lanes)]
+    return tuple(named or [_GROUP.create_default_device() for _ in range(lanes)])
 
 
 @contextlib.contextmanager

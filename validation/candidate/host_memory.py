@@ -89,6 +89,14 @@ def in_parts(tensor: Tensor) -> Iterator[Tensor]:
         yield widened(part, pinned)
 
 
+def reserve(size: int) -> None:
+    """Pin host memory now for a tensor of so many bytes that will be copied from a GPU in parts; torch keeps it."""
+    if size <= _PINNED_IN_PARTS:
+        parts = [PART] * (size // PART) + [size % PART] * (size % PART > 0)
+        held = [taken((part,), torch.uint8, torch.empty(0), pinned=True) for part in parts]
+        del held  # all at once: each would else be the one before
+
+
 def put_parts(tensor: Tensor, hosts: Sequence[Tensor]) -> None:
     """Write what has become of these copies into the tensor, unseen by autograd."""
     if len(hosts) == 1:

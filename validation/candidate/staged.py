@@ -12,6 +12,7 @@ A tensor on the CPU is copied all the same: transport `staged-cpu` rehearses on 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any
@@ -126,8 +127,8 @@ def _splits(sizes: Sequence[int] | None, tensor: Tensor, ranks: int) -> list[int
     return [count * row for count in rows]
 
 
-_THREADS = 2
-"""Of a group of gloo's: the parts of one tensor are on their way at the same time."""
+LANES = {"staged": 4, "staged-cpu": 1}
+"""Devices of gloo's for a rank. The parts of one tensor are on their way at the same time, in a thread of the group's each."""
 # torch annotates what C++ can be called with, and calls a group in Python in one way each.
 _Group: Any = dist.ProcessGroup
 
@@ -135,13 +136,18 @@ _Group: Any = dist.ProcessGroup
 class StagedGroup(_Group):
     """A process group whose collectives are gloo's on copies in host memory."""
 
-    def __init__(self, store: Any, rank: int, size: int, timeout: timedelta) -> None:
+    def __init__(self, store: Any, rank: int, size: int, timeout: timedelta, lanes: int = 1) -> None:
         super().__init__(rank, size)
         self._ranks = size
-        self._gloo: Any = dist.ProcessGroupGloo(store, rank, size, gloo.options(timeout, threads=_THREADS))
+        self._gloo: Any = dist.ProcessGroupGloo(store, rank, size, self._options(timeout, lanes))
         # A group has its name from a backend, and objects travel on a device that one is registered for.
         self._register_backend(torch.device("cpu"), dist.ProcessGroup.BackendType.GLOO, self._gloo)
         self._coalesced: list[dist.Work] | None = None
+
+    @staticmethod
+    def _options(timeout: timedelta, lanes: int) -> Any:
+        """gloo's, for a group whose large tensors go over so many devices."""
+        return gloo.options(timeout, threads=max(2, lanes), lanes=lanes)
 
     def getBackendName(self) -> str:  # noqa: N802 - torch's name
         """What torch calls it in messages."""
@@ -344,6 +350,13 @@ class GroupOfOne(StagedGroup):
     megatron-core reduces over such groups, too: all gradients of a model, where data-parallel ranks are one.
     """
 
+    @staticmethod
+    def _options(timeout: timedelta, lanes: int) -> Any:
+        """On one of the devices that there are: nothing goes over it."""
+        found = gloo.options(timeout, lanes=lanes)
+        found._devices = found._devices[:1]
+        return found
+
     def allreduce(self, tensors: list[Tensor], opts: Any = _ReduceOp.SUM) -> StagedWork:
         """Each tensor is its own reduction."""
         _operation(opts)
@@ -392,12 +405,12 @@ class GroupOfOne(StagedGroup):
     _allgather_base = all_gather_single
 
 
-def _group(store: Any, rank: int, size: int, timeout: timedelta) -> StagedGroup:
-    return (GroupOfOne if size == 1 else StagedGroup)(store, rank, size, timeout)
+def _group(lanes: int, store: Any, rank: int, size: int, timeout: timedelta) -> StagedGroup:
+    return (GroupOfOne if size == 1 else StagedGroup)(store, rank, size, timeout, lanes)
 
 
 def register() -> None:
     """Let torch.distributed know the transport by its names. Once in a process."""
-    for name in NAMES:
+    for name, lanes in LANES.items():
         if name.upper() not in dist.Backend._plugins:
-            dist.Backend.register_backend(name, _group, devices=["cpu", "cuda"])
+            dist.Backend.register_backend(name, functools.partial(_group, lanes), devices=["cpu", "cuda"])

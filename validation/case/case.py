@@ -117,6 +117,11 @@ class Case:
         return self.implementation in TE
 
     @property
+    def compiles(self) -> bool:
+        """Whether torch compiles in the ranks: in such functions Transformer Engine's context parallelism joins attention."""
+        return self.uses_te and self.layout.cp > 1
+
+    @property
     def in_lockstep(self) -> bool:
         """Whether reference and candidate are computed at the same time, layer by layer, by the one rank."""
         return self.training.stream and self.layout.ranks == 1

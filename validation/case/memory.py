@@ -33,6 +33,8 @@ import math
 from dataclasses import dataclass, replace
 
 from validation.case.case import Case
+from validation.case.depth import ALL, BACKWARD
+from validation.case.inference import infers
 from validation.case.model import Model
 from validation.case.parameters import EXPERTS, Parameter, parameters
 from validation.case.probes import Probe, probes
@@ -190,6 +192,25 @@ def _rank_elements(case: Case) -> int:
     return states * _largest_stage(case) + 4 * largest + _rank_activations(case) + _rank_records(case)
 
 
+def reduced(case: Case) -> int:
+    """Bytes of the largest tensor of gradients that data-parallel ranks add up; 0 where none is added up whole.
+
+    megatron-core has one of all weights, or, where experts are spread, one of the experts and one of all others, in fp32 at
+    least unless `ddp.grad_reduce_in_fp32` says otherwise.
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/distributed/distributed_data_parallel.py
+    """
+    layout, training = case.layout, case.training
+    if case.upto not in (BACKWARD, ALL) or training.stream or infers(case) or training.optimizer == "distributed":
+        return 0
+    others = layout.data_parallel * layout.cp > 1
+    if layout.ep == 1:
+        found = _largest_stage(case) if others else 0
+    else:
+        experts = layout.ranks > layout.pp * layout.ep * layout.expert_tp
+        found = max(_largest_stage(case, of=of) if spread else 0 for of, spread in ((True, experts), (False, others)))
+    return max(BYTES[case.precision], BYTES["fp32"]) * found
+
+
 def _is_gate_of(parameter: Parameter, of: str = "") -> bool:
     """Whether it is held in one tensor with the up projection: HuggingFace does so for experts, megatron-core everywhere."""
     return "gate_proj" in parameter.name and of in parameter.name
@@ -199,11 +220,16 @@ def _probes(case: Case) -> list[Probe]:
     return list(probes(case.model, case.batch_size, case.seq_length).values())
 
 
-def _largest_stage(case: Case) -> int:
-    """Elements of the weights of the pipeline stage that holds most of them, on one of its ranks."""
+def _largest_stage(case: Case, of: bool | None = None) -> int:
+    """Elements of the weights of the pipeline stage that holds most of them, on one of its ranks.
+
+    Of all, or of those of experts alone (`of` is true), or without them.
+    """
     last = case.layout.pp - 1
     stages = [0] * case.layout.pp
     for parameter in parameters(case.model).values():
+        if of is not None and (EXPERTS in parameter.name) != of:
+            continue
         stages[_stage(case, parameter)] += share(parameter, case.layout, case.implementation)
         copied = case.model.tie_word_embeddings or case.model.mtp_layers
         if copied and "embed_tokens" in parameter.name and last > 0:

@@ -1,25 +1,28 @@
 """Whole files of a reference on a GPU, brought there ahead of their use.
 
 A rank of a small model asks for a thousand parts of a few MiB. Each by itself waits for threads and for a buffer; all of them
-together come over the bus in half a second, while the rank waits for its turn or makes its model.
+together come over the bus in half a second, while the rank waits for its turn or makes its model. They come through pinned
+memory, in small pieces: while the driver copies a large one from pageable memory, it lets nothing else begin in the process.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import mmap
 import threading
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from validation.compare import file_bytes
 from validation.compare.precision import as_stored
 
 SHARE = 8
-"""What is brought takes at most this part of the memory that is free, divided by the ranks that share it."""
+"""What the ranks of a case bring is at most this part of a GPU's memory, and of what is free twice as much.
+
+Those of several cases may have theirs there at the same time, and may ask for it in the same moment.
+"""
 _AT_ONCE = 256 << 20
 """Bytes after which whoever waits for a part is told how far it is."""
 
@@ -79,6 +82,8 @@ class _File:
         self.path, self.start = path, start
         self.size = path.stat().st_size - start
         self._data: torch.Tensor | None = None
+        self._kept: torch.Tensor | None = None
+        """What has come of a file that will not come whole: somebody may use it."""
         self._done = 0
         self._gone = False
         self._further = threading.Condition()
@@ -93,19 +98,18 @@ class _File:
 
     def bring(self, device: torch.device) -> None:
         """All of it."""
-        with self.path.open("rb") as opened, warnings.catch_warnings(action="ignore"):  # that the map is read-only
-            mapped = torch.frombuffer(mmap.mmap(opened.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ), dtype=torch.uint8)
         data = torch.empty(self.size, dtype=torch.uint8, device=device)
-        for first, last in itertools.pairwise([*range(0, self.size, _AT_ONCE), self.size]):
-            data[first:last].copy_(mapped[self.start + first : self.start + last])
-            with self._further:
-                self._data, self._done = data, last
-                self._further.notify_all()
+        with self.path.open("rb") as opened:
+            for first, last in itertools.pairwise([*range(0, self.size, _AT_ONCE), self.size]):
+                file_bytes.read(data[first:last], opened.fileno(), self.start + first, self.path)
+                with self._further:
+                    self._data, self._done = data, last
+                    self._further.notify_all()
 
     def give_up(self) -> None:
         """It will not come."""
         with self._further:
-            self._data, self._gone = None, True
+            self._kept, self._data, self._gone = self._data, None, True
             self.size = 0
             self._further.notify_all()
 
@@ -116,7 +120,8 @@ _brought: list[Brought] = []
 def bring(paths: Sequence[Path], device: torch.device, sharing: int) -> None:
     """Begin to bring those files that there are to `device`, which so many ranks share, in this order, if there is room."""
     there = [path.resolve() for path in paths if path.is_file()]
-    if sum(path.stat().st_size for path in there) * SHARE * sharing <= torch.cuda.mem_get_info(device)[0]:
+    needed, (free, whole) = sharing * sum(path.stat().st_size for path in there), torch.cuda.mem_get_info(device)
+    if SHARE * needed <= whole and SHARE * needed <= 2 * free:
         _brought.append(Brought(device))
         _brought[-1].bring({path: _header(path) for path in there})
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from validation.case.plural import many
+from validation.compare.file_bytes import EndsEarly
 from validation.compare.precision import as_stored
-from validation.compare.sliced import CPU, EndsEarly, SlicedFile, dtype_of
+from validation.compare.sliced import CPU, SlicedFile, dtype_of
 
 LARGEST = 64 << 20
 """Bytes up to which a file is mapped: its pages count as the process's memory."""
@@ -58,7 +58,7 @@ class MappedFile(SlicedFile):
             mapped = self._mapped()
             missing = entry.start + step * dtype.itemsize - mapped.shape[0]
             if missing > 0:
-                raise EndsEarly(f"{self.path}: ends {many(missing, 'byte')} before its header says")
+                raise EndsEarly.by(missing, self.path)
             flat = self._flat.get(dtype)
             if flat is None:
                 flat = self._flat[dtype] = mapped[: len(mapped) // dtype.itemsize * dtype.itemsize].view(dtype)

@@ -18,8 +18,7 @@ from typing import Any
 
 import torch
 
-from validation.case.plural import many
-from validation.compare import brought, staging
+from validation.compare import brought, file_bytes
 from validation.compare.precision import Unfilled, as_stored
 
 CPU = torch.device("cpu")
@@ -45,10 +44,6 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-
-
-class EndsEarly(ValueError):
-    """A file that is shorter than its header says."""
 
 
 @dataclass(frozen=True)
@@ -142,15 +137,7 @@ class SlicedFile:
             part.copy_(around[(slice(None), *within)])
 
     def _read(self, flat: torch.Tensor, place: int) -> None:
-        target = flat.view(torch.uint8)
-        if flat.is_cuda:
-            staging.fill(target, lambda part, start: self._read_bytes(part, place + start))
-        else:
-            self._read_bytes(target, place)
-
-    def _read_bytes(self, target: torch.Tensor, place: int) -> None:
-        if missing := read_into(memoryview(target.numpy().data), self._open(), place):
-            raise EndsEarly(f"{self.path}: ends {many(missing, 'byte')} before its header says")
+        file_bytes.read(flat.view(torch.uint8), self._open(), place, self.path)
 
     def _entry(self, name: str) -> _Entry:
         if name not in self._entries:
@@ -168,16 +155,6 @@ class SlicedFile:
 def dtype_of(word: str) -> torch.dtype:
     """The dtype that a header spells so."""
     return _DTYPES[word]
-
-
-def read_into(left: memoryview, number: int, place: int) -> int:
-    """Fill memory with the bytes of the file open as `number` from `place` on; returns how many bytes the file lacks."""
-    while left:
-        count = os.preadv(number, [left], place)
-        if not count:
-            break
-        left, place = left[count:], place + count
-    return len(left)
 
 
 def _header(number: int) -> dict[str, _Entry]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
 
 import torch
 
@@ -41,31 +43,61 @@ def fill(target: torch.Tensor, read: Callable[[torch.Tensor, int], object]) -> N
         _Staging.of(torch.cuda.current_device()).fill(target, read)
 
 
+def _read_by(pool: Executor, buffer: torch.Tensor, start: int, read: Callable[[torch.Tensor, int], object]) -> None:
+    """Have a pool's threads read the bytes from a place on into a buffer.
+
+    All of them have ended then, also if one has failed: the buffer is somebody else's next.
+    """
+    parts = buffer.tensor_split(max(1, min(_THREADS, len(buffer) // _A_THREAD)))
+    if len(parts) == 1:
+        read(buffer, start)
+        return
+    offsets = [int(part.storage_offset() - buffer.storage_offset()) for part in parts]
+    reading = [pool.submit(read, part, start + offset) for part, offset in zip(parts, offsets, strict=True)]
+    wait(reading)
+    for one in reading:
+        one.result()
+
+
+_MAKING = threading.Lock()
+
+
 class _Staging:
-    """Pinned buffers of a device, and the events after which each is free again."""
+    """Pinned buffers of a device, and the events after which each is free again. Several threads may fill by them."""
 
     def __init__(self) -> None:
         self._buffers = [torch.empty(_BUFFER, dtype=torch.uint8, pin_memory=True) for _ in range(_BUFFERS)]
         self._free = [torch.cuda.Event() for _ in range(_BUFFERS)]
+        self._choosing, self._in_use = threading.Lock(), [threading.Lock() for _ in range(_BUFFERS)]
         self._turn = 0
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="staging")
 
+    @classmethod
+    def of(cls, index: int) -> _Staging:
+        """That of a device, which whoever asks first makes."""
+        with _MAKING:
+            return cls._of(index)
+
     @staticmethod
     @functools.cache
-    def of(index: int) -> _Staging:
+    def _of(index: int) -> _Staging:
         return _Staging()
 
     def fill(self, target: torch.Tensor, read: Callable[[torch.Tensor, int], object]) -> None:
         for start in range(0, target.numel(), _BUFFER):
             wanted = target[start : start + _BUFFER]
-            buffer, free = self._buffers[self._turn][: len(wanted)], self._free[self._turn]
-            self._turn = (self._turn + 1) % _BUFFERS
-            free.synchronize()
-            parts = buffer.tensor_split(max(1, min(_THREADS, len(buffer) // _A_THREAD)))
-            places = [start + part.storage_offset() - buffer.storage_offset() for part in parts]
-            if len(parts) == 1:
-                read(buffer, start)
-            else:
-                list(self._pool.map(read, parts, places))
-            wanted.copy_(buffer, non_blocking=True)
-            free.record()
+            with self._own() as turn:
+                buffer, free = self._buffers[turn][: len(wanted)], self._free[turn]
+                free.synchronize()
+                _read_by(self._pool, buffer, start, read)
+                wanted.copy_(buffer, non_blocking=True)
+                free.record()
+
+    @contextlib.contextmanager
+    def _own(self) -> Iterator[int]:
+        """The number of the next buffer, which is this thread's within it."""
+        with self._choosing:
+            turn = self._turn
+            self._turn = (turn + 1) % _BUFFERS
+        with self._in_use[turn]:
+            yield turn

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from validation.case.errors import UsageError
+from validation.compare.file_bytes import read_into
 from validation.compare.piece import Box, box_shape
-from validation.compare.sliced import read_into
 
 _OPEN = 64
 """Files that are held open at a time."""

@@ -17,8 +17,9 @@ from validation.case.errors import UsageError
 from validation.case.key_names import absent_file
 from validation.case.plural import many
 from validation.case.strangers import parsed, read_json, shown
+from validation.compare.file_bytes import EndsEarly
 from validation.compare.mapped import MappedFile
-from validation.compare.sliced import CPU, EndsEarly, SlicedFile
+from validation.compare.sliced import CPU, SlicedFile
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """By the names that safetensors gives them; every other dtype is refused."""

@@ -47,8 +47,7 @@ def prepare_launch(settings: Settings) -> None:
     # Which checks are selected is not yet known. What few of them need, they import and compute themselves.
     narrowed = bool(settings.only or settings.last_failed)
     steps = any(case.training.steps for case in settings.cases) and not narrowed
-    # Transformer Engine's context parallelism joins the parts of attention in functions that torch compiles.
-    compiles = any(case.uses_te and case.layout.cp > 1 for case in settings.cases)
+    compiles = any(case.compiles for case in settings.cases)
     launch.prepare(settings.cases[0].transport, steps=steps, compiles=compiles)
 
 

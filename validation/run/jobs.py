@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from validation.case.case import Case
 from validation.case.memory import estimate
-from validation.machine import available_memory, visible_gpus
+from validation.machine import available_memory, cores, visible_gpus
 from validation.run import limits
 
 _ON_CPU, _ON_SHARED_GPUS = ("tiny",), ("tiny", "mini")
@@ -27,10 +27,19 @@ def overlapping(cases: Sequence[Case], jobs: int) -> bool:
     return first.on_cpu and first.preset in _ON_CPU and limits.too_few_threads(cases, jobs + 1) is None
 
 
-def held(cases: Sequence[Case], jobs: int) -> bool:
-    """Whether ranks start while the case before theirs runs: where they share GPUs, cases are small, and as many again fit."""
+def held(cases: Sequence[Case], jobs: int) -> int:
+    """Of how many cases ranks start while others run: of as many again, or twice as many, where small ones share GPUs and fit.
+
+    To get ready takes longer than a small case. The second is begun with the first if each rank has a core, and if there is
+    twice the memory for them, for those that end, and for a reference: what they are compared with comes on top.
+    """
     first = cases[0]
-    return first.transport == "staged" and first.preset in _ON_SHARED_GPUS and _fit(cases, 2 * jobs + 1)
+    if first.transport != "staged" or first.preset not in _ON_SHARED_GPUS:
+        return 0
+    with_a_core = cores() // max(case.layout.ranks for case in cases)
+    if with_a_core >= 3 * jobs and _fit(cases, 2 * (4 * jobs + 1)) and limits.too_few_threads(cases, 4 * jobs) is None:
+        return 2 * jobs
+    return jobs if _fit(cases, 2 * jobs + 1) and limits.too_few_threads(cases, 2 * jobs) is None else 0
 
 
 def _fit(cases: Sequence[Case], times: int) -> bool:

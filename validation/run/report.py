@@ -70,6 +70,10 @@ class RankReport:
             with self.path(kind).open("a") as file:
                 file.write(f"{line}\n")
 
+    def has_turn(self) -> bool:
+        """Whether this rank's turn has come."""
+        return self.shared(TURN).exists()
+
     def turn(self, known: Callable[[Path], None]) -> str:
         """Wait for this rank's turn; what stands in the word that gives it: the reference's folder (validation.run.held).
 

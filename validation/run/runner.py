@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import threading
@@ -43,9 +44,10 @@ class Runner:
         self._settings, self._progress = settings, progress
         self._nodes = nodes or Alone()
         self._jobs = settings.jobs or jobs.at_once(settings.cases)
-        self._ahead = isinstance(self._nodes, Alone) and jobs.held(settings.cases, self._jobs)
-        self._holding = ThreadPoolExecutor(max_workers=2 * self._jobs, thread_name_prefix="held")
+        self._ahead = jobs.held(settings.cases, self._jobs) if isinstance(self._nodes, Alone) else 0
+        self._holding = ThreadPoolExecutor(max_workers=2 * self._jobs + self._ahead, thread_name_prefix="held")
         self._held: dict[tuple[Case, str], HeldRanks] = {}
+        self._all_held: list[HeldRanks] = []
         self._begun: set[tuple[Case, str]] = set()
         self._overlapping = isinstance(self._nodes, Alone) and jobs.overlapping(settings.cases, self._jobs)
         self._turns = ThreadPoolExecutor(max_workers=self._jobs, thread_name_prefix="turn")
@@ -93,6 +95,8 @@ class Runner:
         pools = (self._turns, self._pool, self._one_at_a_time, self._holding)
         for pool in pools:
             pool.shutdown(wait=False, cancel_futures=True)
+        for held in self._all_held:
+            held.give_up()  # their start may not have come so far that they are seen
         watch.kill_all()
         if references:
             REFERENCES.close()
@@ -109,14 +113,17 @@ class Runner:
         with self._asking:
             self._begun.add((case, plugin))
             held = self._held.pop((case, plugin), None)
-            if held is None and self._ahead and len(self._held) < self._jobs:
+            if held is None and len(self._held) < self._ahead:
                 held = self._holding_ranks(case, plugin)  # they get ready while the reference is computed
         try:
             reference = self._asked(case).result()
             start = time.monotonic()
             facts = reference.facts() | self._nodes.facts(case.layout.ranks)
             if held is not None:
-                reports = held.reports(reference.folder)
+                # Those of the next case begin beside these, which end, if there is room for one more.
+                reports = held.reports(
+                    reference.folder, left if left is not None and self._ahead > self._jobs else lambda: None
+                )
             else:
                 with launch.run_folder(self._debug_folder(case, plugin)) as folder:
                     overlapping = {"left": left} if left is not None and self._overlapping else {}
@@ -145,23 +152,24 @@ class Runner:
         )
 
     def _told(self, case: Case, step: str) -> None:
-        """A case's progress. As soon as its ranks use their GPU, those of the next one may."""
+        """A case's progress. As soon as its ranks use their GPU, those of the next ones may."""
         self._progress(case, step)
-        if self._ahead and step not in _BEFORE_WORK:
-            self._hold_next()
+        if step not in _BEFORE_WORK:
+            with contextlib.suppress(RuntimeError):  # nothing more is to be started: this has been closed
+                self._hold_next()
 
     def _hold_next(self) -> None:
-        """Start the ranks of the next case that waits, as many cases ahead as run at a time."""
+        """Start the ranks of the next cases that wait, of as many as are held here."""
         with self._asking:
-            waiting = next((key for key in self._started if key not in self._begun and key not in self._held), None)
-            if waiting is not None and len(self._held) < self._jobs:
-                self._held[waiting] = self._holding_ranks(*waiting)
+            waiting = [key for key in self._started if key not in self._begun and key not in self._held]
+            for key in waiting[: max(0, self._ahead - len(self._held))]:
+                self._held[key] = self._holding_ranks(*key)
 
     def _holding_ranks(self, case: Case, plugin: str) -> HeldRanks:
         """The case's ranks, started now, which wait for their turn."""
         held = HeldRanks(
             launch.run_folder(self._debug_folder(case, plugin)),
-            lambda folder, turn: self._ranks(case, plugin, folder, "", turn=turn),
+            lambda folder, turn, left: self._ranks(case, plugin, folder, "", turn=turn, left=left),
             self._holding,
         )
 
@@ -169,6 +177,7 @@ class Runner:
             if not reference.cancelled() and reference.exception() is None:
                 held.tell(reference.result().folder)
 
+        self._all_held.append(held)
         self._asked(case).add_done_callback(known)
         return held
 

@@ -24,6 +24,7 @@ from validation.candidate import (
     load,
     mends,
     platform,
+    rehearsal,
     staged,
     stream,
     user_buffers,
@@ -108,7 +109,11 @@ def _findings(
         using = first_use.ahead(gpu, DTYPES[case.precision])
     if not reference_folder:
         if not case.on_cpu:
+            # While the thread loads kernels.
+            rehearsal.compile_once(case, torch.device("cuda", gpu))
             using.join()
+            if not report.has_turn():
+                rehearsal.pin(case)
         reference_folder = report.turn(lambda folder: None if case.on_cpu else _bring(case, Reference(folder), gpu))
         report.progress("process groups")
     stored = Reference(Path(reference_folder))
