@@ -4,7 +4,8 @@
 
 The words are those of `python -m validation run`. Cases run one at a time, without a stored reference first and then with it
 `--again` times; the first pass of a process pays for imports and kernels. "start and end" is what the command needs beside: it
-starts ranks, merges what they leave and judges it. Seconds.
+starts ranks, merges what they leave and judges it. "turn to turn" is what a case costs the command: from its ranks' turn to
+that of the next case's, which may come while these end. Seconds.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextlib
 import io
 import itertools
 import json
+import math
 import os
 import sys
 import tempfile
@@ -46,6 +48,17 @@ def _of_rank(lines: list[str]) -> dict[str, float]:
     return phases
 
 
+def turn_of(folder: Path) -> float:
+    """When the first rank had its turn, or, of ranks that were not held before it, when it started."""
+    return min(map(_turn_of_rank, (path.read_text().splitlines() for path in folder.glob("rank-*.times"))), default=math.nan)
+
+
+def _turn_of_rank(lines: list[str]) -> float:
+    told = [line.partition(" ") for line in lines]
+    ready = next((at for at, (_, _, said) in enumerate(told) if said == READY), -1)
+    return float(told[ready + 1][0])
+
+
 def of_references(cache: Path) -> Iterator[tuple[str, Mapping[str, float]]]:
     """Each stored reference, and seconds by phase."""
     for path in sorted(cache.rglob("reference.json")):
@@ -74,11 +87,14 @@ def one_pass(words: list[str], results: Path) -> dict[str, dict[str, float]]:
     seconds = time.monotonic() - start
     if code:
         print(said.getvalue()[-3000:])
-    found = {}
-    for case in parsed(words).cases:
-        whole = junit.read(results / f"{case.name}.xml").seconds
-        phases = of_ranks(results / "debug" / case.name)
-        found[case.label] = {**phases, "start and end": whole - sum(phases.values()), "all": whole}
+    found, names = {}, {case.name: case.label for case in parsed(words).cases}
+    for name, label in names.items():
+        whole = junit.read(results / f"{name}.xml").seconds
+        phases = of_ranks(results / "debug" / name)
+        found[label] = {**phases, "start and end": whole - sum(phases.values()), "all": whole}
+    turns = {label: turn_of(results / "debug" / name) for name, label in names.items()}
+    for one, following in itertools.pairwise(found):
+        found[one]["turn to turn"] = turns[following] - turns[one]
     print(f"{len(found)} cases in {seconds:.1f} s, exit code {code}", flush=True)
     return found
 

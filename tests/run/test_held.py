@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -192,6 +193,45 @@ def test_a_case_without_a_reference_gives_its_held_ranks_up(tmp_path: Path, monk
     finally:
         turn.given_up = True
         runner.close()
+
+
+@pytest.mark.parametrize(("ahead", "overlap"), [(2, True), (1, False)])
+def test_a_turn_comes_while_the_ranks_before_it_end_where_there_is_room_for_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int, overlap: bool
+) -> None:
+    """When they have left their findings."""
+    began = threading.Event()
+    seen: list[bool] = []
+
+    class Launcher(Alone):
+        @property
+        def launch(self) -> Any:
+            return ran
+
+    def ran(*given: Any, turn: watch.Turn, left: Callable[[], None]) -> list[dict[str, Any]]:
+        assert turn.wait(60)
+        first = not seen
+        seen.append(first)
+        if first:
+            given[-1]("forward")  # its progress
+            left()
+            seen.append(began.wait(60 if overlap else 0.5))
+        else:
+            began.set()
+        raise RunBroke(Broken(0, "over", ""))
+
+    monkeypatch.setenv("PLUMBLINE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(jobs, "held", lambda cases, count: ahead)
+    settings = parsed(["--layouts", "single,tp2", "--jobs", "1", "--results", str(tmp_path / "results")])
+    runner = Runner(settings, nodes=Launcher())
+    monkeypatch.setattr(runner, "_reference", lambda *given: SimpleNamespace(folder=tmp_path, facts=dict))
+    try:
+        runner.start(settings.cases)
+        results = [runner.result(case).broken for case in settings.cases]
+    finally:
+        runner.close()
+    assert [broken.sentence for broken in results if broken] == ["over", "over"]
+    assert seen == ([True, False, True] if overlap else [True, False, False])
 
 
 def test_ranks_of_as_many_cases_are_held_as_are_good_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

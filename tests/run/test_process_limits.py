@@ -56,6 +56,13 @@ def test_threads_are_counted_of_all_that_runs_at_once(monkeypatch: pytest.Monkey
     assert jobs.at_once(CASES) == 2
 
 
+def test_ranks_that_share_a_gpu_have_what_was_measured() -> None:
+    """On an H200: 177 files and 67 threads in each of four."""
+    cases = parsed(["--share-gpu", "4", "--layouts", "tp2pp2"]).cases
+    assert 177 <= limits._files(cases[0]) < 1.3 * 177
+    assert 4 * 67 <= limits._threads(cases, 1) < 1.3 * 4 * 67
+
+
 def test_what_a_control_group_leaves_of_threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The narrowest on the way up counts."""
     monkeypatch.setattr(machine, "PROC", tmp_path / "proc")

@@ -12,8 +12,9 @@ import threading
 import torch
 from torch.nn import functional
 
-from validation.compare import fused
+from validation.compare import fused, rounded
 from validation.compare.difference import measure
+from validation.reference.routing import gap
 
 _TOKENS, _HIDDEN, _EXPERTS = 512, 1024, 16
 
@@ -55,12 +56,17 @@ def like_a_model(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _measured(device: torch.device, dtype: torch.dtype) -> None:
-    """Of weights, values and gradients: in what they are held, against what a reference is stored in."""
+    """Of weights, values and gradients: in what they are held, against what a reference is in. And a router's margins."""
     for kind, reference in dict.fromkeys(((dtype, dtype), (dtype, torch.float64), (torch.float32, torch.float64))):
         candidate, expected = (torch.ones(fused.DIGESTED, dtype=one, device=device) for one in (kind, reference))
         measure(candidate, expected, ((0, fused.DIGESTED),))
         if fused.digests(candidate):
             fused.digest(candidate)
+    rounded.half_of(torch.linspace(0, 1, _TOKENS, device=device), torch.linspace(0, 1, _TOKENS, device=device).double())
+    scores = torch.linspace(0, 1, _TOKENS * _EXPERTS, device=device, dtype=torch.float64).view(_TOKENS, _EXPERTS)
+    margin = torch.minimum(gap(scores, 4), gap(scores.unflatten(-1, (4, -1)).topk(2, dim=-1).values.sum(-1), 2))
+    own = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, scores.topk(4, dim=-1).indices, True)
+    margin.masked_fill((own == (scores > 0)).all(-1) & (margin <= scores.abs().amax(-1)), 0.0)
 
 
 def _attended(hidden: torch.Tensor) -> torch.Tensor:

@@ -9,11 +9,14 @@ case costs a rank some connections (validation.candidate.gloo). The largest are 
 
 The command itself has more files than such a rank: single, tp2 and pp2 run with 72 at most, and not with 64.
 
-For ranks on GPUs stands what was measured when each group had a device of its own. Over staged-cpu 2 and 4 ranks have 46 and 60
-files and 88 and 162 threads now:
+Over nccl and staged-cpu stands what was measured when each group had a device of its own. Over staged-cpu 2 and 4 ranks have 46
+and 60 files and 88 and 162 threads now:
 
     files of a rank              99    111    124
     threads of all processes     63    117    221
+
+Over staged a rank has four devices, and each group four threads. On a CPU these are 46, 88, 132 and 200 files of a rank and
+24, 54, 60 and 69 threads. A rank of four on an H200 had 177 files and 67 threads, which is 45 files and 7 threads more.
 """
 
 from __future__ import annotations
@@ -26,8 +29,12 @@ from validation.case.errors import EnvironmentMissing
 from validation.case.plural import many
 from validation.machine import available_threads
 
-_FILES, _FILES_OVER_GLOO, _FILES_OF_A_PEER = 104, 80, 8
-_THREADS, _THREADS_OF_A_RANK, _OVER_GLOO = 8, 54, 20
+_FILES = {"gloo": (80, 8), "staged": (112, 24)}
+"""Of a rank by transport: its own, and those for each other rank."""
+_OTHER_FILES = (104, 8)
+_THREADS = 8
+_THREADS_OF_A_RANK = {"gloo": 20, "staged": 80}
+_OTHER_THREADS = 54
 _ENOUGH = 4096
 """Open files that no rank needs: GPUs and their libraries take some, too."""
 
@@ -77,10 +84,10 @@ def hard_limit() -> int | None:
 
 
 def _files(case: Case) -> int:
-    own = _FILES_OVER_GLOO if case.transport == "gloo" else _FILES
-    return own + _FILES_OF_A_PEER * (case.layout.ranks - 1)
+    own, of_a_peer = _FILES.get(case.transport, _OTHER_FILES)
+    return own + of_a_peer * (case.layout.ranks - 1)
 
 
 def _threads(cases: Sequence[Case], at_once: int) -> int:
-    counts = ((_OVER_GLOO if case.transport == "gloo" else _THREADS_OF_A_RANK) * case.layout.ranks for case in cases)
+    counts = (_THREADS_OF_A_RANK.get(case.transport, _OTHER_THREADS) * case.layout.ranks for case in cases)
     return _THREADS + sum(sorted(counts, reverse=True)[:at_once])
