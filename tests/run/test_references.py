@@ -200,10 +200,11 @@ def test_a_process_whose_card_is_lost_computes_nothing_more(
 
 def test_a_reference_that_fails_says_why_and_the_next_one_is_computed(process: ReferenceProcess, tmp_path: Path) -> None:
     """A folder that holds no checkpoint is the user's mistake, with its exit code; the process goes on."""
-    with pytest.raises(RunBroke, match=r"rank 0 raised .*UsageError.*config\.json") as raised:
+    with pytest.raises(RunBroke, match=r"^the process that computes the reference raised .*UsageError.*config\.json") as raised:
         compute(process, replace(CASE, hf_model_path=str(tmp_path)), tmp_path)
     assert raised.value.broken.exit_code == ExitCode.USAGE
-    assert "in reference" in raised.value.broken.stacks
+    assert raised.value.broken.stacks.startswith("--- reference error ---\n")
+    assert "in reference\n" in raised.value.broken.stacks
     compute(process, CASE, tmp_path)
     assert store.find(CASE, tmp_path / "home") is not None
 
@@ -217,12 +218,24 @@ def test_a_process_that_is_gone_is_started_anew(process: ReferenceProcess, tmp_p
     assert process.warm_up() is not first
 
 
+def test_a_process_that_is_killed_is_told_of_as_what_it_is(process: ReferenceProcess, tmp_path: Path) -> None:
+    """It is no rank: nobody is to look for one."""
+    killed = process.warm_up()
+    os.kill(killed.pid, signal.SIGSTOP)
+    timer = threading.Timer(0.3, killed.kill)
+    timer.start()
+    with pytest.raises(RunBroke, match=r"^the process that computes the reference was killed by SIGKILL in 'start'$") as raised:
+        compute(process, CASE, tmp_path)
+    timer.join()
+    assert raised.value.broken.exit_code == ExitCode.INFRASTRUCTURE
+
+
 def test_a_process_that_hangs_is_ended(process: ReferenceProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even where it hangs before it has read what it is asked for, and so has left no word in the folder."""
     monkeypatch.setattr(watch, "GRACE", 0.1)
     hanging = process.warm_up()
     os.kill(hanging.pid, signal.SIGSTOP)
-    with pytest.raises(RunBroke, match=r"did not finish within 0\.2 s \(rank 0 in 'start'\)") as raised:
+    with pytest.raises(RunBroke, match=r"^the reference did not finish within 0\.2 s \(in 'start'\);") as raised:
         compute(process, CASE, tmp_path, timeout=0.2)
     assert raised.value.broken.exit_code == ExitCode.INFRASTRUCTURE
     assert hanging.poll() is not None

@@ -84,7 +84,7 @@ WORDS = (
     Word("no parameter takes", r"no parameter takes "),
     Word("no main_grad", r"has no main_grad"),
     Word("rows where the routing says", r" rows? where the routing says "),
-    Word("raised", r"\brank [0-9]+ raised "),
+    Word("raised", r"\b(?:rank [0-9]+|the reference) raised "),
     Word("ended without a report", r"ended without a report|was killed by |ended with exit status |are gone$"),
     Word("did not finish", r"did not finish"),
     Word("could not be started", r"could not be started"),

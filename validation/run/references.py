@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -158,7 +160,7 @@ class ReferenceProcess:
             process.wait()
 
     def _post_mortem(self, folder: Path, home: Path, timeout: float, watch: Watch, code: int) -> Broken:
-        broken = launch.post_mortem(folder, 1, timeout, watch, [(0, code)], written=[home])
+        broken = _told_of_it(launch.post_mortem(folder, 1, timeout, watch, [(0, code)], written=[home]))
         if broken.stacks or self._said is None:
             return broken
         # It ended without a word in the folder: what it printed (an import that failed) is all there is.
@@ -171,6 +173,13 @@ class ReferenceProcess:
             "uninstall it if transformers can do without"
         )
         return Broken(broken.rank, sentence, said, ExitCode.ENVIRONMENT)
+
+
+def _told_of_it(broken: Broken) -> Broken:
+    """The same of this process, which leaves behind what a rank does: it is no rank to whoever reads of it."""
+    sentence = re.sub(r"^rank 0 (?=raised |ended |was killed )", "the process that computes the reference ", broken.sentence)
+    sentence = re.sub(r"^the ranks (did not finish .*?\()rank 0 ", r"the reference \1", sentence)
+    return replace(broken, sentence=sentence, stacks=broken.stacks.replace("--- rank 0 ", "--- reference "))
 
 
 def _say(process: subprocess.Popen[str], line: str) -> None:
