@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import warnings
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 
 from validation.compare import brought
 from validation.compare.brought import Brought
+from validation.compare.file_bytes import EndsEarly
 from validation.compare.sliced import CPU, SlicedFile, dtype_of
 
 TENSORS = {
@@ -144,6 +146,21 @@ def test_a_file_that_ends_early_is_read_as_without(path: Path) -> None:
     found = part(there, path, "b")
     assert found is not None
     assert torch.equal(found, TENSORS["b"])
+
+
+def test_what_has_come_of_a_file_stays_where_it_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody may hold a view of it, whose memory would else be given to the next file."""
+    monkeypatch.setattr(brought, "_AT_ONCE", 1000)
+    file = brought._File(path, brought._header(path))
+    path.write_bytes(path.read_bytes()[:-8])
+    assert file._kept is None
+    with pytest.raises(EndsEarly, match=f"^{re.escape(str(path))}: ends 8 bytes before its header says$"):
+        file.bring(CPU)
+    came = file.reached(file.start + 1000)
+    assert came is not None
+    file.give_up()
+    assert file._kept is came
+    assert file.reached(file.start) is None
 
 
 def test_what_does_not_come_is_read_as_without(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
