@@ -6,7 +6,7 @@ import pytest
 
 from validation.case.memory import GIB, estimate
 from validation.machine import Gpu
-from validation.run import jobs
+from validation.run import jobs, limits
 from validation.run.options import parsed
 
 ON_GPU = ("--share-gpu", "4", "--preset", "mini")
@@ -46,3 +46,13 @@ def test_two_at_a_time_must_fit_on_the_fullest_card_and_on_the_host(monkeypatch:
         machine(monkeypatch, cards, memory)
         counts.append(jobs.at_once(cases))
     assert counts == [2, 1, 1, 1]
+
+
+@pytest.mark.parametrize("words", [(), ON_GPU], ids=["on the CPU", "on a GPU"])
+def test_two_at_a_time_must_have_their_threads(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it is one, which may have enough of them."""
+    machine(monkeypatch, [100 * GIB])
+    cases = parsed((*words, "--layouts", "tp2,pp2")).cases
+    for fewer, count in ((0, 2), (1, 1)):
+        monkeypatch.setattr(limits, "available_threads", lambda fewer=fewer: limits._threads(cases, 2) - fewer)
+        assert jobs.at_once(cases) == count

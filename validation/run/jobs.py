@@ -16,8 +16,10 @@ _ON_CPU, _ON_SHARED_GPUS = ("tiny",), ("tiny", "mini")
 def at_once(cases: Sequence[Case]) -> int:
     """Two, where cases, all of one preset, are small and two fit; else one. Ranks with a GPU each would have to share it."""
     first = cases[0]
+    if limits.too_few_threads(cases, 2) is not None:
+        return 1
     if first.on_cpu:
-        return 2 if first.preset in _ON_CPU and limits.too_few_threads(cases, 2) is None else 1
+        return 2 if first.preset in _ON_CPU else 1
     return 2 if first.transport == "staged" and first.preset in _ON_SHARED_GPUS and _fit(cases, 3) else 1
 
 
