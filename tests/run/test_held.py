@@ -222,6 +222,7 @@ def test_a_turn_comes_while_the_ranks_before_it_end_where_there_is_room_for_both
 
     monkeypatch.setenv("PLUMBLINE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(jobs, "held", lambda cases, count: ahead)
+    monkeypatch.setattr(jobs, "overlapping", lambda cases, count: False)  # as on a GPU
     settings = parsed(["--layouts", "single,tp2", "--jobs", "1", "--results", str(tmp_path / "results")])
     runner = Runner(settings, nodes=Launcher())
     monkeypatch.setattr(runner, "_reference", lambda *given: SimpleNamespace(folder=tmp_path, facts=dict))

@@ -41,6 +41,7 @@ def like_a_model(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     """
     with torch.enable_grad():
         _measured(device, dtype)
+        _judged(device)
         tokens = torch.arange(_TOKENS, device=device)
         table = torch.ones(_HIDDEN, _HIDDEN, dtype=dtype, device=device, requires_grad=True)
         hidden = functional.embedding(tokens, table).unsqueeze(1)
@@ -56,13 +57,17 @@ def like_a_model(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _measured(device: torch.device, dtype: torch.dtype) -> None:
-    """Of weights, values and gradients: in what they are held, against what a reference is in. And a router's margins."""
+    """Of weights, values and gradients: in what they are held, against what a reference is stored in."""
     for kind, reference in dict.fromkeys(((dtype, dtype), (dtype, torch.float64), (torch.float32, torch.float64))):
         candidate, expected = (torch.ones(fused.DIGESTED, dtype=one, device=device) for one in (kind, reference))
         measure(candidate, expected, ((0, fused.DIGESTED),))
         if fused.digests(candidate):
             fused.digest(candidate)
     rounded.half_of(torch.linspace(0, 1, _TOKENS, device=device), torch.linspace(0, 1, _TOKENS, device=device).double())
+
+
+def _judged(device: torch.device) -> None:
+    """A router's choice: by what margin, and whether it is that of its scores."""
     scores = torch.linspace(0, 1, _TOKENS * _EXPERTS, device=device, dtype=torch.float64).view(_TOKENS, _EXPERTS)
     margin = torch.minimum(gap(scores, 4), gap(scores.unflatten(-1, (4, -1)).topk(2, dim=-1).values.sum(-1), 2))
     own = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, scores.topk(4, dim=-1).indices, True)

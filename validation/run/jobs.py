@@ -20,7 +20,7 @@ def at_once(cases: Sequence[Case]) -> int:
         return 1
     if first.on_cpu:
         return 2 if first.preset in _ON_CPU else 1
-    return 2 if first.transport == "staged" and first.preset in _ON_SHARED_GPUS and _fit(cases, 3) else 1
+    return 2 if first.transport == "staged" and first.preset in _ON_SHARED_GPUS and _fitting(cases) >= 3 else 1
 
 
 def overlapping(cases: Sequence[Case], jobs: int) -> bool:
@@ -38,17 +38,17 @@ def held(cases: Sequence[Case], jobs: int) -> int:
     first = cases[0]
     if first.transport != "staged" or first.preset not in _ON_SHARED_GPUS:
         return 0
-    with_a_core = cores() // max(case.layout.ranks for case in cases)
-    if with_a_core >= 3 * jobs and _fit(cases, 2 * (4 * jobs + 1)) and limits.too_few_threads(cases, 4 * jobs) is None:
+    with_a_core, fitting = cores() // max(case.layout.ranks for case in cases), _fitting(cases)
+    if with_a_core >= 3 * jobs and fitting >= 2 * (4 * jobs + 1) and limits.too_few_threads(cases, 4 * jobs) is None:
         return 2 * jobs
-    return jobs if _fit(cases, 2 * jobs + 1) and limits.too_few_threads(cases, 2 * jobs) is None else 0
+    return jobs if fitting > 2 * jobs and limits.too_few_threads(cases, 2 * jobs) is None else 0
 
 
-def _fit(cases: Sequence[Case], times: int) -> bool:
-    """So many times what the largest takes. One of them is the reference of the next, which is computed meanwhile."""
+def _fitting(cases: Sequence[Case]) -> int:
+    """How often the largest fits. One of these is the reference of the next, which is computed meanwhile."""
     cards, memory = visible_gpus(), available_memory()
     if not cards:
-        return False
+        return 0
     needed = [estimate(case, len(cards)) for case in cases]
-    on_card = times * max(one.card for one in needed) <= min(card.free for card in cards)
-    return on_card and (memory is None or times * max(one.host for one in needed) <= memory)
+    on_card = min(card.free for card in cards) // max(one.card for one in needed)
+    return on_card if memory is None else min(on_card, memory // max(one.host for one in needed))

@@ -49,7 +49,9 @@ class Runner:
         self._held: dict[tuple[Case, str], HeldRanks] = {}
         self._all_held: list[HeldRanks] = []
         self._begun: set[tuple[Case, str]] = set()
-        self._overlapping = isinstance(self._nodes, Alone) and jobs.overlapping(settings.cases, self._jobs)
+        # Ranks begin beside those that end, if there is room for one more.
+        overlapping = isinstance(self._nodes, Alone) and jobs.overlapping(settings.cases, self._jobs)
+        self._overlapping = overlapping or self._ahead > self._jobs
         self._turns = ThreadPoolExecutor(max_workers=self._jobs, thread_name_prefix="turn")
         self._pool = ThreadPoolExecutor(max_workers=2 * self._jobs, thread_name_prefix="case")
         self._one_at_a_time = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reference")
@@ -119,14 +121,11 @@ class Runner:
             reference = self._asked(case).result()
             start = time.monotonic()
             facts = reference.facts() | self._nodes.facts(case.layout.ranks)
+            overlapping = {"left": left} if left is not None and self._overlapping else {}
             if held is not None:
-                # Those of the next case begin beside these, which end, if there is room for one more.
-                reports = held.reports(
-                    reference.folder, left if left is not None and self._ahead > self._jobs else lambda: None
-                )
+                reports = held.reports(reference.folder, **overlapping)
             else:
                 with launch.run_folder(self._debug_folder(case, plugin)) as folder:
-                    overlapping = {"left": left} if left is not None and self._overlapping else {}
                     reports = self._ranks(case, plugin, folder, str(reference.folder), **overlapping)
                     if left is not None:
                         left()
