@@ -29,8 +29,8 @@ def test_it_comes_to_its_end_and_nothing_stays(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(first_use, "like_a_model", watched)
     torch.cuda.init()
     memory, state = torch.cuda.memory_allocated(), torch.cuda.get_rng_state()
-    first_use.ahead(0, torch.bfloat16).join()
-    assert reached
+    first_use.ahead(0, torch.float64, torch.bfloat16).join()
+    assert len(reached) == 2
     assert torch.equal(torch.cuda.get_rng_state(), state)
     assert torch.cuda.memory_allocated() - memory < 128 << 20
 

@@ -261,3 +261,24 @@ def test_closing_ends_it(fresh: ReferenceProcess) -> None:
     running = fresh.warm_up()
     fresh.close()
     assert running.poll() is not None
+
+
+_STARTED = """
+import runpy, sys, types
+from validation import reference
+from validation.candidate import first_use
+sys.modules["validation.reference.compute"] = reference.compute = types.ModuleType("compute")
+first_use.ahead = lambda *given: print("used", *given, "transformers" in sys.modules)
+runpy.run_module("validation.run.refer", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("transport", "said"), [("gloo", ""), ("staged", "used 0 torch.float64 torch.bfloat16 False\n"), (None, "")]
+)
+def test_a_gpu_is_first_used_before_transformers_is_imported(transport: str | None, said: str) -> None:
+    """Seconds in which it would else be idle; in a process for the CPU nothing is used."""
+    given = {name: text for name, text in os.environ.items() if name != "PLUMBLINE_TRANSPORT"}
+    given |= {"PLUMBLINE_TRANSPORT": transport} if transport else {}
+    ended = subprocess.run([sys.executable, "-c", _STARTED], stdin=subprocess.DEVNULL, capture_output=True, text=True, env=given)
+    assert (ended.returncode, ended.stdout) == (0, said), ended.stderr

@@ -19,15 +19,16 @@ from validation.reference.routing import gap
 _TOKENS, _HIDDEN, _EXPERTS = 512, 1024, 16
 
 
-def ahead(gpu: int, dtype: torch.dtype) -> threading.Thread:
-    """Have a thread of its own use a GPU for a model that computes in `dtype`; nobody need wait for it.
+def ahead(gpu: int, *dtypes: torch.dtype) -> threading.Thread:
+    """Have a thread of its own use a GPU for a model in each of `dtypes`, one after the other; nobody need wait for it.
 
     What fails there fails again where it matters, and is reported there.
     """
 
     def use() -> None:
         with contextlib.suppress(RuntimeError), torch.cuda.device(gpu):
-            like_a_model(torch.device("cuda", gpu), dtype)
+            for dtype in dtypes:
+                like_a_model(torch.device("cuda", gpu), dtype)
 
     thread = threading.Thread(target=use, name="first use", daemon=True)
     thread.start()

@@ -14,6 +14,7 @@ interpreter.settle()
 import contextlib  # noqa: E402
 import ctypes  # noqa: E402
 import json  # noqa: E402
+import os  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -29,8 +30,15 @@ if __name__ == "__main__" and sys.argv[1:]:
     gc.freeze()  # what is imported stays: the collector of either process leaves the pages alone that they share
     forked.serve(sys.argv[1])
 
+from validation.case.case import ON_CPU, Case  # noqa: E402
+
+if __name__ == "__main__" and os.environ.get("PLUMBLINE_TRANSPORT", ON_CPU[0]) not in ON_CPU:
+    from validation.candidate import first_use
+
+    # What is imported next leaves the GPU idle; the truth is computed first, and most floors are in bf16.
+    first_use.ahead(0, torch.float64, torch.bfloat16)
+
 from validation.cache import locks  # noqa: E402
-from validation.case.case import Case  # noqa: E402
 from validation.reference import compute  # noqa: E402
 from validation.run.report import RankReport  # noqa: E402
 
