@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,9 @@ from validation.case import memory, preflight, remedies
 from validation.case.case import Case
 from validation.case.errors import EnvironmentMissing
 from validation.case.layout import Layout
+from validation.case.parameters import parameters
 from validation.case.preset import MINI
+from validation.case.training import Training
 
 
 def on_gpus(layout: str = "tp2", transport: str = "staged", precision: str = "fp32", **changes: Any) -> Case:
@@ -55,6 +58,22 @@ def test_the_reference_computes_on_the_card_too() -> None:
     assert [memory.truth_on_card(case) > 0 for case in cases] == [False, True]
     assert narrow == wide + memory.truth_on_card(cases[1])
     assert memory.estimate(on_gpus("single", "nccl", "bf16")).rank < memory.estimate(on_gpus("single", "nccl", "fp64")).rank
+
+
+def test_a_truth_stays_on_a_card_with_room_for_it() -> None:
+    """As much again is for each run, and half of what is left for other cases. What steps leave is most of it."""
+    small, steps = on_gpus(precision="bf16"), on_gpus(precision="bf16", training=Training(steps=2))
+    needed = memory.estimate(steps).card
+    assert memory.stays_on_card(small, 0)
+    assert memory.truth_on_card(steps) == 0
+    least = next(free for free in range(needed, 1 << 42, GIB) if memory.stays_on_card(steps, free))
+    weights = sum(math.prod(one.shape) for one in parameters(steps.model).values())
+    # By 8 bytes: both moments, masters and weights of two steps, and the gradients.
+    assert 4 * 9 * 8 * weights < least - needed < 4 * 11 * 8 * weights
+    assert memory.stays_on_card(replace(steps, precision="fp32"), least - 4 * 2 * 8 * weights)  # which has no masters
+    assert not memory.stays_on_card(replace(steps, precision="fp64"), 1 << 42)
+    assert not memory.stays_on_card(replace(steps, transport="gloo"), 1 << 42)
+    assert memory.stays_on_card(replace(steps, training=Training(steps=2), upto="backward"), 0)
 
 
 def test_what_is_proposed_takes_less_and_is_possible() -> None:

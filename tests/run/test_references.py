@@ -280,5 +280,7 @@ def test_a_gpu_is_first_used_before_transformers_is_imported(transport: str | No
     """Seconds in which it would else be idle; in a process for the CPU nothing is used."""
     given = {name: text for name, text in os.environ.items() if name != "PLUMBLINE_TRANSPORT"}
     given |= {"PLUMBLINE_TRANSPORT": transport} if transport else {}
-    ended = subprocess.run([sys.executable, "-c", _STARTED], stdin=subprocess.DEVNULL, capture_output=True, text=True, env=given)
+    ended = subprocess.run(
+        [sys.executable, "-c", _STARTED], stdin=subprocess.DEVNULL, capture_output=True, text=True, env=given
+    )
     assert (ended.returncode, ended.stdout) == (0, said), ended.stderr

@@ -36,6 +36,7 @@ from validation.case.case import Case
 from validation.case.depth import ALL, BACKWARD
 from validation.case.inference import infers
 from validation.case.model import Model
+from validation.case.optimizers import Rule
 from validation.case.parameters import EXPERTS, Parameter, parameters
 from validation.case.probes import Probe, probes
 from validation.case.share import share
@@ -163,15 +164,28 @@ def _reference_on_card(case: Case) -> int:
 
 
 def truth_on_card(case: Case) -> int:
-    """Bytes of a truth that stays on the GPU while floors are measured from it; 0 where it goes to the host.
+    """Bytes of a truth that always stays on the GPU while floors are measured from it, for it is small; else 0."""
+    size = _truth(case)
+    return size if size <= KEPT_ON_CARD else 0
 
-    That of a small case does, whose floors are runs without optimizer steps or isolated modules.
+
+def stays_on_card(case: Case, free: int) -> bool:
+    """Whether a case's truth stays on a GPU that has so many bytes free: one that is small, or for which there is room.
+
+    As much again is held of each run that is compared with it, and half of what this leaves is for the ranks of other cases.
     """
-    if case.precision == "fp64" or case.on_cpu or case.isolated or (case.training.steps and not case.upto):
+    size = _truth(case)
+    return size > 0 and (size <= KEPT_ON_CARD or 2 * 2 * size <= free - estimate(case).card)
+
+
+def _truth(case: Case) -> int:
+    """Bytes of a truth from which floors are measured, with what each optimizer step leaves; 0 if it belongs on the host."""
+    if case.precision == "fp64" or case.on_cpu or case.isolated:
         return 0
     weights = sum(math.prod(parameter.shape) for parameter in parameters(case.model).values())
-    size = BYTES["fp64"] * (2 * sum(math.prod(probe.shape) for probe in _probes(case)) + weights)
-    return size if size <= KEPT_ON_CARD else 0
+    steps = 0 if case.upto else case.training.steps
+    left = 1 + (len(Rule.of(case.training).moments) + case.has_masters + 1) * steps
+    return BYTES["fp64"] * (2 * sum(math.prod(probe.shape) for probe in _probes(case)) + left * weights)
 
 
 def _rank_on_card(case: Case) -> int:

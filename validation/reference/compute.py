@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -17,7 +19,7 @@ from safetensors.torch import save_file
 from validation.case.case import Case
 from validation.case.depth import FORWARD, WEIGHTS
 from validation.case.inference import GENERATION, GREEDY, UPDATED, WITNESS, infers
-from validation.case.memory import truth_on_card
+from validation.case.memory import stays_on_card
 from validation.case.steps import STEPS
 from validation.compare.memory import device_peak, peak_memory
 from validation.compare.precision import DTYPES, computing_in, make_deterministic
@@ -170,14 +172,25 @@ def _truth_and_floor(
     case: Case, checkpoint: Checkpoint, batches: list[Batch], folder: Path, progress: Progress
 ) -> dict[str, Any]:
     """The step in fp64 with the precision's weights, and how far the model itself is from it in the precision."""
+    device = batches[0].tokens.device
+    if device.type == "cuda" and stays_on_card(case, torch.cuda.mem_get_info(device)[0]):
+        with contextlib.suppress(torch.OutOfMemoryError):
+            return _compared_where(True, case, checkpoint, batches, folder, progress)
+        gc.collect()
+        torch.cuda.empty_cache()
+    return _compared_where(False, case, checkpoint, batches, folder, progress)
+
+
+def _compared_where(
+    in_place: bool, case: Case, checkpoint: Checkpoint, batches: list[Batch], folder: Path, progress: Progress
+) -> dict[str, Any]:
+    """The same; the truth stays where it was computed with `in_place`, else it goes to the host and is compared there."""
     dtype, batch, later = DTYPES[case.precision], batches[0], batches[1:]
     steps_follow = case.training.steps > 0 and not case.upto
-    device = batch.tokens.device
-    in_place = device.type == "cuda" and truth_on_card(case) > 0
     with computing_in("fp64"):
         progress("truth")
-        models = Models.build(case, checkpoint, Precision(torch.float64, dtype), device)
-        steps = Steps(models.hf, models.mtp, case)
+        models = Models.build(case, checkpoint, Precision(torch.float64, dtype), batch.tokens.device)
+        steps = Steps(models.hf, models.mtp, case, in_place=in_place)
         with steps.loads.counting(batch):
             recording = models.record(batch, progress, Recording(in_place=in_place))
         gradients, chosen = models.gradients(in_place), _save_apart(models, checkpoint, recording, folder)
@@ -185,14 +198,14 @@ def _truth_and_floor(
         if steps_follow:
             progress("truth of the steps")
             record, routing = models.quietly, functools.partial(models.routing, checkpoint=checkpoint)
-            further = step_floor.true_steps(steps, later, record, routing)
-            _save_steps(steps, chosen, further, folder)
+            further = step_floor.true_steps(steps, later, record, routing, in_place)
     truth = {f"{STEPS}{key}": value for key, value in steps.kept.items()}
     floor = Floor(recording.forward | dict(gradients_of(recording, gradients)) | truth)
     shown = turning.Shown(steps.kept, steps.norms)
+    write = functools.partial(_save_all, folder, recording, gradients, shown.kept, _every_choice(steps, chosen, further))
     del models, steps
     with ThreadPoolExecutor(1, thread_name_prefix="written") as pool:
-        writing = pool.submit(_save, folder, recording, gradients)
+        writing = pool.submit(write)
         facts = floors.measured(
             floors.Truth(case, checkpoint, batches, recording, (chosen, *further), in_place), floor, shown, progress
         )
@@ -211,13 +224,26 @@ def _save_apart(models: Models, checkpoint: Checkpoint, recording: Recording, fo
     return chosen
 
 
-def _save_steps(steps: Steps, chosen: Routing, further: Sequence[Routing], folder: Path) -> None:
-    """What the steps leave, and the choices of each further one beside those of the first."""
-    save_file(steps.kept, folder / "steps.safetensors")
+def _every_choice(steps: Steps, chosen: Routing, further: Sequence[Routing]) -> Routing:
+    """The choices of each further step beside those of the first."""
     every = range(steps.case.model.num_hidden_layers) if steps.case.model.sparse else ()
     names = [(experts_of, layer) for layer in steps.layers] + [(keys.keys_of, layer) for layer in every]
     later = {of(layer, step): routing[of(layer)] for step, routing in enumerate(further, start=2) for of, layer in names}
-    save_file(chosen | later, folder / "routing.safetensors")
+    return chosen | later
+
+
+def _save_all(
+    folder: Path,
+    recording: Recording,
+    gradients: dict[str, torch.Tensor],
+    left: Mapping[str, torch.Tensor],
+    chosen: Routing,
+) -> None:
+    """A truth with what its steps leave, if it has any, and the choices of all."""
+    _save(folder, recording, gradients)
+    if left:
+        save_file(dict(left), folder / "steps.safetensors")
+        save_file(chosen, folder / "routing.safetensors")
 
 
 def _save(folder: Path, recording: Recording, gradients: dict[str, torch.Tensor]) -> None:

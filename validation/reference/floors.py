@@ -21,7 +21,7 @@ from validation.reference.checkpoint import Checkpoint
 from validation.reference.floor import VARIANTS, Floor, Variant, gradients_of
 from validation.reference.fp8 import Recipe
 from validation.reference.models import Models, Progress
-from validation.reference.record import Isolation, Recording
+from validation.reference.record import Isolation, Recording, Unrecorded
 from validation.reference.routing import Routing
 from validation.reference.sources import Precision
 from validation.reference.steps import Steps
@@ -57,7 +57,7 @@ def measured(true: Truth, floor: Floor, shown: turning.Shown, progress: Progress
             progress(f"floor: {name}")
             models.forget_gradients()
             isolation = Isolation(recording.forward, recording.gradients, scale, variant.move) if case.isolated else None
-            steps = Steps(models.hf, models.mtp, case, shown.kept)
+            steps = Steps(models.hf, models.mtp, case, shown.kept, in_place)
             with reference_model.varied(models.hf, variant), _quantising(models, recipe):
                 with steps.loads.counting(batch):
                     found = models.record(batch, progress, Recording(chosen, isolation, in_place), scale)
@@ -73,7 +73,7 @@ def measured(true: Truth, floor: Floor, shown: turning.Shown, progress: Progress
                 models = Models.build(case, checkpoint, Precision(dtype, dtype), device)
         if case.rounds_sums and not case.upto:
             progress("floor: gradients added up in bf16")
-            _add_sums(floor, models, batches, (chosen, *further), scale, shown)
+            _add_sums(true, floor, models, scale, shown)
     if steps_follow:
         del models, steps
         if later and Rule.of(case.training).kind == ADAM:
@@ -86,14 +86,13 @@ def measured(true: Truth, floor: Floor, shown: turning.Shown, progress: Progress
     return {**floor.facts(case), "floor_runs": ", ".join(name for name, _, _ in runs)}
 
 
-def _add_sums(
-    floor: Floor, models: Models, batches: Sequence[Batch], chosen: Sequence[Routing], scale: float, shown: turning.Shown
-) -> None:
+def _add_sums(true: Truth, floor: Floor, models: Models, scale: float, shown: turning.Shown) -> None:
     """Take in a run whose gradients are added up sequence by sequence, and its steps if there are any.
 
     What it has before the gradients of parameters is what the other runs have.
     """
-    case, factor = models.case, sums.factor(int(batches[0].mask.sum()))
+    case, batch, choice = true.case, true.batches[0], true.choices[0]
+    factor = sums.factor(int(batch.mask.sum()))
 
     def record(batch: Batch, recording: Recording) -> Recording:
         with sums.one_by_one(len(batch.tokens)):
@@ -104,12 +103,13 @@ def _add_sums(
         return found
 
     models.forget_gradients()
-    steps = Steps(models.hf, models.mtp, case, shown.kept)
-    with steps.loads.counting(batches[0]):
-        record(batches[0], Recording(chosen[0]))
-    floor.add(((f"gradients/{name}", found) for name, found in models.gradients().items()), scale * factor)
+    steps = Steps(models.hf, models.mtp, case, shown.kept, true.in_place)
+    with steps.loads.counting(batch):
+        record(batch, Unrecorded(choice))
+    gradients = models.gradients(true.in_place)
+    floor.add(((f"gradients/{name}", found) for name, found in gradients.items()), scale * factor)
     if case.training.steps:
-        step_floor.rounded_steps(steps, batches[1:], chosen[1:], record, scale * factor)
+        step_floor.rounded_steps(steps, true.batches[1:], true.choices[1:], record, scale * factor)
         floor.add((f"{STEPS}{key}", value) for key, value in steps.kept.items())
         shown.add(steps.kept, steps.norms)
 

@@ -19,7 +19,7 @@ from validation.compare.limits import FLOORS
 from validation.reference import schedule as formulas
 from validation.reference.batch import Batch
 from validation.reference.floor import Floor
-from validation.reference.record import Recording
+from validation.reference.record import Recording, Unrecorded
 from validation.reference.routing import Routing
 from validation.reference.steps import Steps
 from validation.reference.turning import Shown
@@ -40,13 +40,18 @@ MOST = 2.0
 """How much two updates differ at most, in learning rates: AdamW's is between -1 and 1, but for what later steps add."""
 
 
-def true_steps(steps: Steps, later: Sequence[Batch], record: Record, routing: Callable[[Recording], Routing]) -> list[Routing]:
-    """Take all steps of the truth, the first with the gradients that are there; returns what routers choose in the others."""
+def true_steps(
+    steps: Steps, later: Sequence[Batch], record: Record, routing: Callable[[Recording], Routing], in_place: bool = False
+) -> list[Routing]:
+    """Take all steps of the truth, the first with the gradients that are there; returns what routers choose in the others.
+
+    With `in_place` that lies where it was computed.
+    """
     steps.take(1)
     found = []
     for step, batch in enumerate(later, start=2):
         with steps.loads.counting(batch):
-            recording = record(batch, Recording())
+            recording = record(batch, Recording(in_place=in_place))
         found.append(routing(recording))
         steps.take(step)
     return found
@@ -57,7 +62,7 @@ def rounded_steps(steps: Steps, later: Sequence[Batch], chosen: Sequence[Routing
     steps.take(1, scale)
     for step, (batch, choice) in enumerate(zip(later, chosen, strict=True), start=2):
         with steps.loads.counting(batch):
-            record(batch, Recording(choice))
+            record(batch, Unrecorded(choice))
         steps.take(step, scale)
 
 

@@ -80,14 +80,20 @@ class Steps:
     """Takes the case's optimizer steps and keeps what each leaves, by the keys of validation.case.steps.
 
     In bf16 and fp16 the optimizer steps masters, which are float32, and float64 in a truth. The model goes on with what the
-    precision makes of them. `true` is what the truth's steps have kept; None if these are the truth's.
+    precision makes of them. `true` is what the truth's steps have kept; None if these are the truth's. What is kept lies in
+    host memory, or where it was with `in_place`.
     """
 
     def __init__(
-        self, hf: DeepseekV3ForCausalLM, mtp: MtpModel | None, case: Case, true: Mapping[str, torch.Tensor] | None = None
+        self,
+        hf: DeepseekV3ForCausalLM,
+        mtp: MtpModel | None,
+        case: Case,
+        true: Mapping[str, torch.Tensor] | None = None,
+        in_place: bool = False,
     ) -> None:
         self.kept: dict[str, torch.Tensor] = {}
-        self._true = true
+        self._true, self._in_place = true, in_place
         self.norms: dict[str, float] = {}
         """Of each parameter's gradient before the clipping, by the step and its name in the model."""
         self.keep: Callable[[str, torch.Tensor], None] = self._store
@@ -252,7 +258,7 @@ class Steps:
             yield f"{step}/{VALUE}/model.layers.{layer}.{BIAS}", bias
 
     def _store(self, key: str, value: torch.Tensor) -> None:
-        self.kept[key] = value.to("cpu", copy=True)
+        self.kept[key] = value.to(value.device if self._in_place else "cpu", copy=True)
 
 
 def across(limit: float, first: float, second: float) -> float:

@@ -130,7 +130,7 @@ def raise_later(
 
 def _allow(floor: Floor, shown: Shown, key: str, value: torch.Tensor) -> None:
     """Raise the floor of what a step leaves so far that its limit allows this value of it."""
-    floor.raise_to(STEPS + key, difference_from(shown.kept[key], value.cpu()).relative_error / FLOORS)
+    floor.raise_to(STEPS + key, difference_from(shown.kept[key], value.to(shown.kept[key].device)).relative_error / FLOORS)
 
 
 def _of_all(floor: Floor, case: Case, step: int) -> float:
@@ -147,7 +147,7 @@ def _most_effective(steps: Steps, shown: Shown, step: int, run: Callable[[], Non
     for parameter in trained(steps.case):
         if parameter.name in effects:
             moves = turned(steps.case, parameter, step, shown).flatten()
-            sizes = moves.abs() * effects[parameter.name].cpu().flatten()
+            sizes = moves.abs() * effects[parameter.name].to(moves.device).flatten()
             largest = sizes.topk(min(ELEMENTS, sizes.numel()))
             pairs = zip(largest.values.tolist(), largest.indices.tolist(), strict=True)
             found += [(size, Move(parameter.name, at, float(moves[at]))) for size, at in pairs]
@@ -165,15 +165,16 @@ def _effects(steps: Steps, shown: Shown, step: int, run: Callable[[], None]) -> 
 
     steps.set_values(shown.kept, step)
     still, values = gradients(), steps.values()
+    device = next(iter(values.values())).device
     sizes = {name: float(gradient.norm()) for name, gradient in still.items()}
     roots = {name: float(values[name].square().mean().sqrt()) for name, size in sizes.items() if size}
     unit = SMALL * min((root * sizes[name] for name, root in roots.items() if root), default=1.0)
     squares = dict[str, torch.Tensor]()
     for seed in range(PROBES):
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator(device).manual_seed(seed)
         steps.set_values(shown.kept, step)
         for name in roots:
-            noise = torch.randn(values[name].shape, generator=generator, dtype=torch.float64)
+            noise = torch.randn(values[name].shape, generator=generator, dtype=torch.float64, device=generator.device)
             values[name] += noise.to(values[name]) * (unit / sizes[name])
         for name, gradient in gradients().items():
             squares[name] = ((gradient - still[name]) / unit).square() + squares.get(name, 0.0)
