@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from tests.gpu.conftest import needs_gpu
+from tests.reference.conftest import switches_put_back
 from tests.reference.test_truth_in_place import CASE
 from validation.case.training import Training
 from validation.reference import compute
 from validation.reference.store import Reference
 
 pytestmark = [pytest.mark.gpu, needs_gpu]
+__all__ = ["switches_put_back"]
 
 
 def computed(home: Path) -> Reference:

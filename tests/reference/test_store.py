@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -151,3 +152,24 @@ def test_a_reference_in_use_is_not_replaced_under_its_user(tmp_path: Path) -> No
     assert json.loads((first.folder / "reference.json").read_text()) == {"floor": {"logits": 0.25}}
     assert store.find(CASE, tmp_path) == second
     locks._held.update(held)
+
+
+@pytest.mark.parametrize("size", [0, 1, 9, 10, 11, 20, 27])
+def test_a_large_file_is_digested_in_parts_of_which_each_byte_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, size: int
+) -> None:
+    """In their order; what fits into one part has its SHA-256, as `sha256sum` prints it."""
+    monkeypatch.setattr(store, "_PART", 10)
+    monkeypatch.setattr(store, "_AT_ONCE", 4)
+    content = bytes(range(size))
+    others = [content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :] for at in range(size)]
+    others += [content[10:] + content[:10]] if size > 10 else []
+    for number, one in enumerate([content, *others, content + b"x"]):
+        (tmp_path / f"{number:02}").write_bytes(one)
+    found = list(store._digests(tmp_path).values())
+    assert len(set(found)) == len(found)
+    if size <= 10:
+        assert found[0] == hashlib.sha256(content).hexdigest()
+    else:
+        parts = [hashlib.sha256(content[place : place + 10]).hexdigest() for place in range(0, size, 10)]
+        assert found[0] == hashlib.sha256("".join(parts).encode()).hexdigest()
