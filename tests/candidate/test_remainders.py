@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 import tests.core  # noqa: F401 - first
+from validation.candidate import optimizer as optimizers
 from validation.candidate.optimizer import _gathered, _of_remainders
 
 
@@ -26,8 +27,15 @@ def test_a_master_is_put_together_from_its_halves() -> None:
     assert _of_remainders(optimizer, parameter, master) is master
 
 
-def test_each_group_adds_up_its_shares_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second of two ranks holds the same share: that shows as twice the number, and another's share as nothing."""
+@pytest.mark.parametrize(
+    ("size", "times"), [(512 << 20, {"dp": 1, "edp": 1}), (28, {"dp": 5, "edp": 1}), (4, {"dp": 30, "edp": 6})]
+)
+def test_each_group_adds_up_its_shares_together(monkeypatch: pytest.MonkeyPatch, size: int, times: dict[str, int]) -> None:
+    """So many bytes at a time. The second of two ranks holds the same share: that shows as twice the number.
+
+    Another's share shows as nothing.
+    """
+    monkeypatch.setattr(optimizers, "_AT_ONCE", size)
     asked: Counter[str] = Counter()
 
     def both_ranks(tensor: torch.Tensor, group: str) -> None:
@@ -52,7 +60,7 @@ def test_each_group_adds_up_its_shares_once(monkeypatch: pytest.MonkeyPatch) -> 
     dense, experts = optimizer("dp"), optimizer("edp")
     kinds = ("exp_avg", "exp_avg_sq")
     found = _gathered([(dense, held), (experts, expert), (dense, other)], kinds, masters=True)
-    assert asked == {"dp": 1, "edp": 1}
+    assert asked == times
     assert [list(states) for states in found] == [[*kinds, "master"]] * 3
     assert found[0]["exp_avg"].tolist() == [[0, 2, 2], [2, 0, 0]]
     assert found[0]["master"].tolist() == [[0, 10, 10], [10, 0, 0]]

@@ -24,6 +24,8 @@ from validation.compare.precision import DTYPES, LOSS_DTYPES
 
 _FIELDS = OptimizerConfig
 """Whose fields say what a setting's text stands for, whoever is asked to make the configuration."""
+_AT_ONCE = 512 << 20
+"""Bytes that are added up at a time: on their way through the host they lie in memory that is pinned once, and used again."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ def _gathered(
     """What the data-parallel ranks hold shares of, whole: a sum, in which a share that two hold shows.
 
     `stepped` are optimizers with the parameters that they step. Those of one group and dtype are views of one tensor, so that
-    a group adds up once, and not for each parameter.
+    a group adds them up together, and not each parameter by itself.
     """
     kinds = {**{kind: kind for kind in moments}, **({MASTER: "param"} if masters else {})}
     alike: dict[Any, list[tuple[int, Any, torch.Tensor]]] = defaultdict(list)
@@ -199,7 +201,8 @@ def _gathered(
                 for kind, theirs in kinds.items():
                     part = _of_remainders(optimizer, tensor, state[theirs]) if kind == MASTER else state[theirs]
                     found[index][kind].view(-1)[share.start : share.end] = part.detach()
-        dist.all_reduce(together, group=group)
+        for part in together.split(_AT_ONCE // together.element_size()):
+            dist.all_reduce(part, group=group)
     return found
 
 
