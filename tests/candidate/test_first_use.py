@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 
@@ -17,3 +19,11 @@ def test_every_operation_runs_and_draws_nothing_at_random(precision: str) -> Non
     assert torch.equal(torch.get_rng_state(), before)
     # Every logit is the same, so that each token but the first has the logarithm of how many there are.
     assert float(loss) == pytest.approx(511 * torch.log(torch.tensor(1024.0)).item(), rel=1e-5)
+
+
+def test_without_a_gpu_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever wants to compute there says it."""
+    raised = list[object]()
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    first_use.ahead(torch.cuda.device_count(), torch.float64).join()
+    assert not raised
