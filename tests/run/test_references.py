@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -168,34 +169,82 @@ def test_what_was_begun_ends_with_a_command_that_never_asks(tmp_path: Path) -> N
     assert list(tmp_path.glob("plumbline-*")) == []
 
 
-LOSES_ITS_CARD = """
+BREAKS = """
 import json, pathlib, sys
 from validation.run.report import RankReport
 for line in sys.stdin:
     try:
         with RankReport(pathlib.Path(json.loads(line)["folder"]), 0).last_words():
-            raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+            raise RuntimeError(sys.argv[1])
     except RuntimeError:
         pass
 """
 
 
-def test_a_process_whose_card_is_lost_computes_nothing_more(
-    fresh: ReferenceProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The error is the machine's, and whatever that process were asked next would end the same way."""
-    started = subprocess.Popen
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a process for references runs in place of its own module: a program and its words."""
+    words, started = list[str](), subprocess.Popen
 
     def popen(command: list[str], **given: Any) -> subprocess.Popen[str]:
-        return started([command[0], "-c", LOSES_ITS_CARD], **given)
+        return started([command[0], "-c", *words], **given)
 
     monkeypatch.setattr(subprocess, "Popen", popen)
+    return words
+
+
+@pytest.mark.parametrize("said", ["CUDA error: uncorrectable ECC error encountered", "CUDA out of memory", "a bug"])
+def test_a_process_whose_reference_broke_computes_nothing_more(
+    fresh: ReferenceProcess, tmp_path: Path, program: list[str], said: str
+) -> None:
+    """A card that is lost is lost to it for good; and torch may go on with a mode that only the end of a module takes off."""
+    program += [BREAKS, said]
     process = fresh.warm_up()
-    with pytest.raises(RunBroke, match="uncorrectable ECC error") as raised:
+    with pytest.raises(RunBroke, match=said) as raised:
         compute(fresh, CASE, tmp_path)
-    assert raised.value.broken.exit_code == ExitCode.INFRASTRUCTURE
+    assert raised.value.broken.exit_code == (ExitCode.FAIL if said == "a bug" else ExitCode.INFRASTRUCTURE)
     assert process.poll() is not None
     assert fresh.warm_up() is not process
+
+
+HAS_NO_ROOM = """
+import json, pathlib, sys
+from validation.run.report import RankReport
+for line in sys.stdin:
+    asked = json.loads(line)
+    with pathlib.Path(sys.argv[1]).open("a") as told:
+        print(asked["on_host"], file=told)
+    report = RankReport(pathlib.Path(asked["folder"]), 0)
+    if sys.argv[2] and not asked["on_host"]:
+        report.path("stays").touch()
+    try:
+        with report.last_words():
+            if not asked["on_host"] or sys.argv[3] == "both":
+                raise RuntimeError(sys.argv[4])
+            report.write({})
+    except RuntimeError:
+        pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "asked", "ends"),
+    [
+        pytest.param(["stays", "once", "CUDA out of memory"], [False, True], "", id="the host has room"),
+        pytest.param(["stays", "both", "CUDA out of memory"], [False, True], "CUDA out of memory", id="nor has the host"),
+        pytest.param(["stays", "once", "CUBLAS_STATUS_ALLOC_FAILED"], [False, True], "", id="for a workspace"),
+        pytest.param(["", "once", "CUDA out of memory"], [False], "CUDA out of memory", id="it was on the host"),
+        pytest.param(["stays", "once", "a bug"], [False], "a bug", id="something else"),
+    ],
+)
+def test_a_truth_without_room_on_the_gpu_goes_to_the_host(
+    fresh: ReferenceProcess, tmp_path: Path, program: list[str], words: list[str], asked: list[bool], ends: str
+) -> None:
+    """In a process of its own: what was free when it was looked at may be another process's a second later."""
+    program += [HAS_NO_ROOM, str(tmp_path / "told"), *words]
+    with pytest.raises(RunBroke, match=ends) if ends else nullcontext():
+        fresh.had(CASE, tmp_path, 600.0, lambda step: None)
+    assert (tmp_path / "told").read_text().split() == [str(one) for one in asked]
 
 
 def test_a_reference_that_fails_says_why_and_the_next_one_is_computed(process: ReferenceProcess, tmp_path: Path) -> None:

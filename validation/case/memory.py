@@ -143,8 +143,7 @@ def _lockstep(case: Case, size: int, process: int) -> Estimate:
 
 
 def _reference(case: Case) -> int:
-    weights = sum(math.prod(parameter.shape) for parameter in parameters(case.model).values())
-    records = sum(math.prod(probe.shape) for probe in _probes(case))
+    weights, records = _weights(case), _records(case) // 2
     # Below fp64 the truth is computed first, in fp64, and what it left stays while the model runs in the precision.
     kept = 0 if case.precision == "fp64" else BYTES["fp64"] * (2 * records + weights)
     states = 4 if case.training.steps else 2
@@ -157,35 +156,62 @@ def _reference(case: Case) -> int:
 
 def _reference_on_card(case: Case) -> int:
     """In fp64, whatever the precision: weights, gradients, both moments where steps are taken, activations."""
-    weights = sum(math.prod(parameter.shape) for parameter in parameters(case.model).values())
     states = 4 if case.training.steps else 2
-    computed = BYTES["fp64"] * (states * weights + _activations(case.model, case.batch_size, case.seq_length))
+    computed = BYTES["fp64"] * (states * _weights(case) + _activations(case.model, case.batch_size, case.seq_length))
     return CONTEXT + computed + truth_on_card(case)
 
 
 def truth_on_card(case: Case) -> int:
-    """Bytes of a truth that always stays on the GPU while floors are measured from it, for it is small; else 0."""
-    size = _truth(case)
+    """Bytes of a truth that always stays on the GPU while floors are measured from it; 0 for one that is large or has steps."""
+    size = 0 if _steps(case) else _truth(case)
     return size if size <= KEPT_ON_CARD else 0
 
 
 def stays_on_card(case: Case, free: int) -> bool:
     """Whether a case's truth stays on a GPU that has so many bytes free: one that is small, or for which there is room.
 
-    As much again is held of each run that is compared with it, and half of what this leaves is for the ranks of other cases.
+    There is room if the truth and a run that is compared with it take half of what the estimate leaves. The other half is for
+    the ranks of other cases.
     """
+    if truth_on_card(case):
+        return True
     size = _truth(case)
-    return size > 0 and (size <= KEPT_ON_CARD or 2 * 2 * size <= free - estimate(case).card)
+    return size > 0 and 2 * (size + _run(case)) <= free - estimate(case).card
 
 
 def _truth(case: Case) -> int:
     """Bytes of a truth from which floors are measured, with what each optimizer step leaves; 0 if it belongs on the host."""
-    if case.precision == "fp64" or case.on_cpu or case.isolated:
+    if case.precision == "fp64" or case.on_cpu or case.isolated or case.training.stream or infers(case):
         return 0
-    weights = sum(math.prod(parameter.shape) for parameter in parameters(case.model).values())
-    steps = 0 if case.upto else case.training.steps
-    left = 1 + (len(Rule.of(case.training).moments) + case.has_masters + 1) * steps
-    return BYTES["fp64"] * (2 * sum(math.prod(probe.shape) for probe in _probes(case)) + left * weights)
+    left = 1 + (_kinds(case) + 1) * _steps(case)
+    return BYTES["fp64"] * (_records(case) + left * _weights(case))
+
+
+def _run(case: Case) -> int:
+    """The same of a run in the precision: what the optimizer keeps is float32 there."""
+    size, wide = BYTES[case.precision], max(BYTES[case.precision], BYTES["fp32"])
+    left = size + (wide * _kinds(case) + size) * _steps(case)
+    return size * _records(case) + left * _weights(case)
+
+
+def _steps(case: Case) -> int:
+    """The optimizer steps that a case takes."""
+    return 0 if case.upto else case.training.steps
+
+
+def _kinds(case: Case) -> int:
+    """What an optimizer keeps of each weight: its moments, and a master where there is one."""
+    return len(Rule.of(case.training).moments) + case.has_masters
+
+
+def _records(case: Case) -> int:
+    """Elements of all probes, forward and gradient."""
+    return 2 * sum(math.prod(probe.shape) for probe in _probes(case))
+
+
+def _weights(case: Case) -> int:
+    """Elements of all weights."""
+    return sum(math.prod(parameter.shape) for parameter in parameters(case.model).values())
 
 
 def _rank_on_card(case: Case) -> int:

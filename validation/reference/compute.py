@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import gc
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +17,6 @@ from safetensors.torch import save_file
 from validation.case.case import Case
 from validation.case.depth import FORWARD, WEIGHTS
 from validation.case.inference import GENERATION, GREEDY, UPDATED, WITNESS, infers
-from validation.case.memory import stays_on_card
 from validation.case.steps import STEPS
 from validation.compare.memory import device_peak, peak_memory
 from validation.compare.precision import DTYPES, computing_in, make_deterministic
@@ -37,12 +34,15 @@ from validation.reference.steps import Steps
 from validation.reference.weights import save_weights
 
 
-def compute(case: Case, home: Path, device: torch.device, progress: Progress) -> store.Reference:
-    """The case's reference, computed now and stored below `home`. Raises UsageError for a checkpoint that is no good."""
-    return store.keep(case, home, lambda folder: _write(case, folder, device, progress))
+def compute(case: Case, home: Path, device: torch.device, progress: Progress, in_place: bool = False) -> store.Reference:
+    """The case's reference, computed now and stored below `home`. Raises UsageError for a checkpoint that is no good.
+
+    With `in_place` a truth stays on the device while floors are measured from it, if it has any.
+    """
+    return store.keep(case, home, lambda folder: _write(case, folder, device, progress, in_place))
 
 
-def _write(case: Case, folder: Path, device: torch.device, progress: Progress) -> dict[str, Any]:
+def _write(case: Case, folder: Path, device: torch.device, progress: Progress, in_place: bool) -> dict[str, Any]:
     start, begun = time.monotonic(), list[tuple[str, float]]()
 
     def timed(said: str) -> None:
@@ -57,7 +57,7 @@ def _write(case: Case, folder: Path, device: torch.device, progress: Progress) -
     save_file(tensors, folder / "batch.safetensors")
     settings = make_deterministic()
     on_device = [batch.to(device) for batch in batches]
-    more = _computed(case, checkpoint, on_device, folder, timed)
+    more = _computed(case, checkpoint, on_device, folder, timed, in_place)
     ends = [when for _, when in begun[1:]] + [time.monotonic()]
     return {
         "weights_digest": digest,
@@ -84,7 +84,9 @@ def _weights(case: Case, folder: Path) -> tuple[Weights, str]:
     return weights, weights.digest if isinstance(weights, SeededWeights) else verify(weights)
 
 
-def _computed(case: Case, weights: Weights, batches: list[Batch], folder: Path, progress: Progress) -> dict[str, Any]:
+def _computed(
+    case: Case, weights: Weights, batches: list[Batch], folder: Path, progress: Progress, in_place: bool
+) -> dict[str, Any]:
     if case.upto == WEIGHTS:
         return {} if case.precision == "fp64" else {"floor": {}, "dtypes": {}}
     if case.in_lockstep:  # the rank computes it beside the candidate
@@ -97,7 +99,7 @@ def _computed(case: Case, weights: Weights, batches: list[Batch], folder: Path, 
         return {**found, "reference_memory": peak_memory(), "reference_device_memory": device_peak()}
     if infers(case):
         return _inferred(case, weights, batches[0], folder, progress)
-    write = _exact if case.precision == "fp64" else _truth_and_floor
+    write = _exact if case.precision == "fp64" else functools.partial(_truth_and_floor, in_place)
     return write(case, weights, batches, folder, progress)
 
 
@@ -169,22 +171,12 @@ def _exact(case: Case, checkpoint: Checkpoint, batches: list[Batch], folder: Pat
 
 
 def _truth_and_floor(
-    case: Case, checkpoint: Checkpoint, batches: list[Batch], folder: Path, progress: Progress
-) -> dict[str, Any]:
-    """The step in fp64 with the precision's weights, and how far the model itself is from it in the precision."""
-    device = batches[0].tokens.device
-    if device.type == "cuda" and stays_on_card(case, torch.cuda.mem_get_info(device)[0]):
-        with contextlib.suppress(torch.OutOfMemoryError):
-            return _compared_where(True, case, checkpoint, batches, folder, progress)
-        gc.collect()
-        torch.cuda.empty_cache()
-    return _compared_where(False, case, checkpoint, batches, folder, progress)
-
-
-def _compared_where(
     in_place: bool, case: Case, checkpoint: Checkpoint, batches: list[Batch], folder: Path, progress: Progress
 ) -> dict[str, Any]:
-    """The same; the truth stays where it was computed with `in_place`, else it goes to the host and is compared there."""
+    """The step in fp64 with the precision's weights, and how far the model itself is from it in the precision.
+
+    The truth stays where it was computed with `in_place`, else it goes to the host and is compared there.
+    """
     dtype, batch, later = DTYPES[case.precision], batches[0], batches[1:]
     steps_follow = case.training.steps > 0 and not case.upto
     with computing_in("fp64"):
@@ -197,8 +189,9 @@ def _compared_where(
         further: list[Routing] = []
         if steps_follow:
             progress("truth of the steps")
-            record, routing = models.quietly, functools.partial(models.routing, checkpoint=checkpoint)
-            further = step_floor.true_steps(steps, later, record, routing, in_place)
+            routing = functools.partial(models.routing, checkpoint=checkpoint)
+            further = step_floor.true_steps(steps, later, models.quietly, routing, in_place)
+            del routing  # it holds the model
     truth = {f"{STEPS}{key}": value for key, value in steps.kept.items()}
     floor = Floor(recording.forward | dict(gradients_of(recording, gradients)) | truth)
     shown = turning.Shown(steps.kept, steps.norms)

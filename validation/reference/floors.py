@@ -70,12 +70,13 @@ def measured(true: Truth, floor: Floor, shown: turning.Shown, progress: Progress
             if steps_follow:
                 floor.add((f"{STEPS}{key}", value) for key, value in steps.kept.items())
                 shown.add(steps.kept, steps.norms)
+                del steps, found  # the next run has as much
                 models = Models.build(case, checkpoint, Precision(dtype, dtype), device)
         if case.rounds_sums and not case.upto:
             progress("floor: gradients added up in bf16")
             _add_sums(true, floor, models, scale, shown)
     if steps_follow:
-        del models, steps
+        del models
         if later and Rule.of(case.training).kind == ADAM:
             progress("floor: single elements moved")
             with computing_in("fp64"):
@@ -106,8 +107,7 @@ def _add_sums(true: Truth, floor: Floor, models: Models, scale: float, shown: tu
     steps = Steps(models.hf, models.mtp, case, shown.kept, true.in_place)
     with steps.loads.counting(batch):
         record(batch, Unrecorded(choice))
-    gradients = models.gradients(true.in_place)
-    floor.add(((f"gradients/{name}", found) for name, found in gradients.items()), scale * factor)
+    floor.add(((f"gradients/{name}", found) for name, found in models.gradients(true.in_place).items()), scale * factor)
     if case.training.steps:
         step_floor.rounded_steps(steps, true.batches[1:], true.choices[1:], record, scale * factor)
         floor.add((f"{STEPS}{key}", value) for key, value in steps.kept.items())

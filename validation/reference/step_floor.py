@@ -51,8 +51,7 @@ def true_steps(
     found = []
     for step, batch in enumerate(later, start=2):
         with steps.loads.counting(batch):
-            recording = record(batch, Recording(in_place=in_place))
-        found.append(routing(recording))
+            found.append(routing(record(batch, Recording(in_place=in_place))))
         steps.take(step)
     return found
 

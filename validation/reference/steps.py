@@ -96,8 +96,8 @@ class Steps:
         self._true, self._in_place = true, in_place
         self.norms: dict[str, float] = {}
         """Of each parameter's gradient before the clipping, by the step and its name in the model."""
-        self.keep: Callable[[str, torch.Tensor], None] = self._store
-        """What is done with each tensor that a step leaves, by its key: it is copied to `kept`."""
+        self.keep: Callable[[str, torch.Tensor], None] | None = None
+        """What is done with each tensor that a step leaves, by its key; it is copied to `kept` if this is None."""
         self._hf, self._mtp, self.case = hf, mtp, case
         self._gates = reference_mtp.gates(hf, mtp, case.model)
         self.loads, self.balance = Loads(self._gates, case), Balance(self._gates, case)
@@ -151,8 +151,9 @@ class Steps:
             if own is not parameter:
                 parameter.copy_(own.to(DTYPES[self.case.precision]))
             parameter.grad = own.grad = None
+        keep = self.keep or self._store
         for key, value in self._left(step, norm):
-            self.keep(key, value)
+            keep(key, value)
 
     def _weigh(self, step: int) -> float:
         """Multiply the gradients of step 2 with a power of two, which rounds nothing; returns it, and 1 for other steps."""

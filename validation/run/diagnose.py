@@ -38,7 +38,7 @@ def explained(case: Case, broken: Broken, in_ranks: bool = True) -> Broken:
     """The same with what to do about it; `in_ranks` where the reference had been computed and ranks broke."""
     if broken.exit_code == ExitCode.ENVIRONMENT and (words := exhausted.in_words(broken.sentence)):
         return replace(broken, sentence=_of_machine(case, broken.sentence, words, in_ranks))
-    if any(words in broken.sentence for words in _OUT_OF_MEMORY):
+    if is_out_of_memory(broken):
         first, count, takes = broken.sentence.splitlines()[0].rstrip("."), max(1, gpus()), ranks_need if in_ranks else needed
         estimated = f"the estimate for {'the ranks' if in_ranks else 'the reference'} was {takes(case, count) / GIB:.1f} GiB"
         return replace(broken, sentence=f"{first}; {estimated}; {remedies(case, count, RULES, takes)}")
@@ -51,6 +51,11 @@ def explained(case: Case, broken: Broken, in_ranks: bool = True) -> Broken:
         )
         return replace(broken, sentence=sentence, exit_code=ExitCode.ENVIRONMENT)
     return _without_transformer_engine(broken) if _suspected(case, broken) else broken
+
+
+def is_out_of_memory(broken: Broken) -> bool:
+    """Whether a GPU or the host had no memory left."""
+    return any(words in broken.sentence for words in _OUT_OF_MEMORY)
 
 
 def _with_cuda(said: str) -> str | None:

@@ -39,18 +39,25 @@ if __name__ == "__main__" and os.environ.get("PLUMBLINE_TRANSPORT", ON_CPU[0]) n
     first_use.ahead(0, torch.float64, torch.bfloat16)
 
 from validation.cache import locks  # noqa: E402
+from validation.case.memory import stays_on_card  # noqa: E402
 from validation.reference import compute  # noqa: E402
-from validation.run.report import RankReport  # noqa: E402
+from validation.run.report import STAYS, RankReport  # noqa: E402
 
 
-def reference(case_text: str, folder: str, home: str, threads: int) -> None:
-    """Compute one reference; what comes of it is in `folder`, as what comes of a rank is."""
+def reference(case_text: str, folder: str, home: str, threads: int, on_host: bool) -> None:
+    """Compute one reference; what comes of it is in `folder`, as what comes of a rank is.
+
+    On a GPU with room for it the truth stays there, unless it belongs `on_host`; the folder then has a file STAYS.
+    """
     report = RankReport(Path(folder), 0)
     with report.last_words():
         torch.set_num_threads(threads)
         case = Case.from_json(case_text)
         device = torch.device("cpu") if case.on_cpu else torch.device("cuda", 0)
-        stored = compute.compute(case, Path(home), device, report.progress)
+        stays = not (case.on_cpu or on_host) and stays_on_card(case, torch.cuda.mem_get_info(device)[0])
+        if stays:
+            report.path(STAYS).touch()
+        stored = compute.compute(case, Path(home), device, report.progress, stays)
         report.write({"folder": str(stored.folder)})
     if torch.cuda.is_initialized() or threads > 1:
         _give_back()
@@ -72,7 +79,7 @@ def main() -> None:
         locks.let_all_go()
         asked = json.loads(line)
         try:
-            reference(asked["case"], asked["folder"], asked["home"], asked["threads"])
+            reference(asked["case"], asked["folder"], asked["home"], asked["threads"], asked["on_host"])
         except Exception:
             if not RankReport(Path(asked["folder"]), 0).path("error").exists():
                 raise  # the disk has no room for a word: whoever asked sees this process end

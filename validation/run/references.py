@@ -23,8 +23,9 @@ from validation.case.errors import ExitCode
 from validation.case.parameters import threads
 from validation.machine import cores
 from validation.reference import store
-from validation.run import forked, launch
+from validation.run import diagnose, forked, launch
 from validation.run.launch import Broken, RunBroke
+from validation.run.report import STAYS, RankReport
 from validation.run.watch import Watch, watched
 
 _PYTHON_RAISED = 1
@@ -108,10 +109,26 @@ class ReferenceProcess:
         atexit.register(process.kill)
         return process
 
-    def compute(self, case: Case, home: Path, folder: Path, timeout: float, progress: Callable[[str], None]) -> None:
-        """The reference of `case`, into the store below `home`; `folder` gets what a rank leaves behind. Raises RunBroke."""
-        worth = threads(case.model, cores())
-        asked = {"case": case.to_json(), "folder": str(folder), "home": str(home.resolve()), "threads": worth}
+    def compute(
+        self,
+        case: Case,
+        home: Path,
+        folder: Path,
+        timeout: float,
+        progress: Callable[[str], None],
+        on_host: bool = False,
+    ) -> None:
+        """The reference of `case`, into the store below `home`; `folder` gets what a rank leaves behind. Raises RunBroke.
+
+        With `on_host` its truth does not stay on a GPU.
+        """
+        asked = {
+            "case": case.to_json(),
+            "folder": str(folder),
+            "home": str(home.resolve()),
+            "threads": threads(case.model, cores()),
+            "on_host": on_host,
+        }
         with self._one_at_a_time, watched(folder, 1, timeout, progress) as watch:
             process = self.warm_up()
             with contextlib.suppress(OSError):  # it has ended, which is seen next
@@ -125,6 +142,9 @@ class ReferenceProcess:
                 broken = self._post_mortem(folder, home, timeout, watch, process.poll() or 0)
                 if _OF_CUDA in broken.sentence:
                     self.close()  # its use of the GPU is over for good: the next reference wants a process of its own
+                elif broken.exit_code in (ExitCode.FAIL, ExitCode.INFRASTRUCTURE):
+                    # What an exception has left in torch, as a mode that a router's hook has entered, would be in the next one.
+                    self._kill()
                 raise RunBroke(broken)
 
     def begin(self, case: Case, home: Path, timeout: float) -> None:
@@ -143,7 +163,14 @@ class ReferenceProcess:
 
     def _alone(self, case: Case, home: Path, timeout: float, progress: Callable[[str], None]) -> None:
         with launch.run_folder() as folder:
-            self.compute(case, home, folder, timeout, progress)
+            try:
+                return self.compute(case, home, folder, timeout, progress)
+            except RunBroke as error:
+                # Memory that was free when it was looked at may be another process's a second later.
+                if not (RankReport(folder, 0).path(STAYS).exists() and diagnose.is_out_of_memory(error.broken)):
+                    raise
+        with launch.run_folder() as folder:
+            return self.compute(case, home, folder, timeout, progress, on_host=True)
 
     def close(self) -> None:
         """End it, whatever it is doing."""

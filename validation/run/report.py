@@ -27,6 +27,8 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 READY, REFERENCE, TURN = "ready", "reference", "turn"
 """What ranks say that wait for their turn, the file that tells them of their reference, and that which gives them the turn."""
+STAYS = "stays"
+"""The kind of the file that says that a reference's truth stays on the GPU that computes it."""
 _LOOKING = 0.005
 """Seconds between two looks at whether a rank's turn has come."""
 _TO_LEAVE_A_WORD = 3
