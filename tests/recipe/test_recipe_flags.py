@@ -527,6 +527,30 @@ def test_nothing_stands_for_what_cannot_train(recipe_of: Reads, more: str, said:
         stand_in(full.of(recipe_of(SMALL + more)))
 
 
+@pytest.mark.parametrize(
+    ("more", "world", "said"),
+    [
+        (
+            "--micro-batch-size 3",
+            1,
+            "--global-batch-size 16 is no multiple of 3, which is --micro-batch-size 3 times 1 data-parallel rank; give",
+        ),
+        (
+            "--global-batch-size 12",
+            8,
+            "--global-batch-size 12 is no multiple of 8, which is --micro-batch-size 1 times 8 data-parallel ranks;",
+        ),
+        ("--global-batch-size 12 --pipeline-model-parallel-size 2", 8, ""),
+        ("--global-batch-size 12 --decrease-batch-size-if-needed", 8, ""),
+        ("--global-batch-size 12", None, ""),
+    ],
+)
+def test_ranks_must_be_able_to_share_a_batch(recipe_of: Reads, more: str, world: int | None, said: str) -> None:
+    """As megatron-core asserts when it counts micro-batches; if nobody says how many ranks train, any batch may do."""
+    found = [sentence for sentence in recipe_of(SMALL + more, world=world).unlike if "multiple" in sentence]
+    assert [sentence[: len(said)] for sentence in found] == ([said] if said else [])
+
+
 LIKE_DEEPSEEK = ("swiglu", "normalization RMSNorm", "disable-bias-linear", "qk-layernorm", "position-embedding-type rope")
 
 

@@ -79,6 +79,8 @@ peft: {dim: 8}
 sections_to_come: {a: 1}
 """
 
+_SMALLER = ", decrease_batch_size_if_needed: true"
+
 
 def recipe_of(folder: Path, text: str, world: int | None = None) -> Recipe:
     """The recipe in a file of this text."""
@@ -102,6 +104,14 @@ def test_the_arguments_of_a_functional_test(tmp_path: Path) -> None:
 def test_a_mapping_of_flags_alone(tmp_path: Path) -> None:
     """MODEL_ARGS need not be written above them."""
     assert recipe_of(tmp_path, "--num-layers: 4\n--hidden-size: 128\n").values["model.num_layers"] == 4
+
+
+@pytest.mark.parametrize(("train", "world", "said"), [("", 8, False), ("", 12, True), ("", None, False), (_SMALLER, 12, False)])
+def test_ranks_must_be_able_to_share_a_batch(tmp_path: Path, train: str, world: int | None, said: bool) -> None:
+    """16 sequences on two data-parallel ranks, or on three, by the names of the file's own keys."""
+    recipe = recipe_of(tmp_path, BRIDGE.replace("train_iters: 100", f"train_iters: 100{train}"), world=world)
+    sentence = "train.global_batch_size 16 is no multiple of 3, which is train.micro_batch_size 1 times 3 data-parallel ranks"
+    assert [one for one in recipe.unlike if "multiple" in one] == ([f"{sentence}; give one"] if said else [])
 
 
 def test_megatron_bridge(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import yaml
 
@@ -15,7 +16,7 @@ from validation.case.annotation import Value
 from validation.case.errors import UsageError
 from validation.case.strangers import quoted, shown
 from validation.case.vocabulary import rows as padded_rows
-from validation.recipe import beyond, geometry, parser, upstream
+from validation.recipe import beyond, contradictions, geometry, parser, upstream
 from validation.recipe.arguments import Given
 from validation.recipe.parser import Option, Parser
 from validation.recipe.recipe import Batch, Flag, Origin, Recipe, Setting, Source
@@ -116,7 +117,16 @@ def recipe(top: yaml.MappingNode, source: str, release: str, world: int | None) 
     for name, entry in sections.items():
         if name not in SECTIONS and name not in _IDLE and name not in beyond.WHY:
             beside.append(Flag(name, entry.place, "section"))
-    return _recipe(known, source, found, sections, arguments, world, (tuple(beside), tuple(unknown)))
+    made = _recipe(known, source, found, sections, arguments, world, (tuple(beside), tuple(unknown)))
+    train = {entry.key: value_of(entry.node, entry.place) for entry in _keys(sections, "train", source)}
+    return replace(made, unlike=(*made.unlike, *_uneven(made, train)))
+
+
+def _uneven(made: Recipe, train: Mapping[str, Value]) -> Iterator[str]:
+    """A batch that the ranks cannot share, if how many they are is said and it is not to be made smaller."""
+    if made.world and not train.get("decrease_batch_size_if_needed"):
+        names = ("train.micro_batch_size", "train.global_batch_size")
+        yield from contradictions.of_batch(made.batch, made.layout.data_parallel, *names)
 
 
 def _recipe(

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from validation.case.plural import many
 from validation.case.suggestions import join
 from validation.recipe import forks
+from validation.recipe.recipe import Batch
 from validation.recipe.values import Arguments
 
 _STAGES = (
@@ -29,6 +31,16 @@ def of(given: Arguments) -> Iterator[str]:
     yield from _recomputing(given)
     yield from _parallel(given)
     yield from forks.wrong(given)
+
+
+def of_batch(batch: Batch, data_parallel: int, micro: str, overall: str) -> Iterator[str]:
+    """The same of a step's sequences on so many data-parallel ranks; `micro` and `overall` are the names of both numbers.
+
+    https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/num_microbatches_calculator.py
+    """
+    if batch.micro and batch.overall and batch.overall % (at_once := batch.micro * data_parallel):
+        ranks = many(data_parallel, "data-parallel rank")
+        yield f"{overall} {batch.overall} is no multiple of {at_once}, which is {micro} {batch.micro} times {ranks}; give one"
 
 
 def _flag(dest: str) -> str:
