@@ -119,7 +119,7 @@ def recipe(top: yaml.MappingNode, source: str, release: str, world: int | None) 
             beside.append(Flag(name, entry.place, "section"))
     made = _recipe(known, source, found, sections, arguments, world, (tuple(beside), tuple(unknown)))
     train = {entry.key: value_of(entry.node, entry.place) for entry in _keys(sections, "train", source)}
-    return replace(made, unlike=(*made.unlike, *_uneven(made, train)))
+    return replace(made, uneven=tuple(_uneven(made, train)))
 
 
 def _uneven(made: Recipe, train: Mapping[str, Value]) -> Iterator[str]:

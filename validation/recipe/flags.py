@@ -82,7 +82,7 @@ def recipe(
     refused = () if trainer.by_name else tuple(contradictions.of(found))
     upstream.validate(found, ranks)
     made = _recipe(known, found, given, unknown, command, source, kind, ranks, trainer)
-    return replace(made, unlike=(*made.unlike, *refused, *_uneven(made, found)))
+    return replace(made, unlike=(*made.unlike, *refused), uneven=tuple(_uneven(made, found)))
 
 
 def _uneven(made: Recipe, found: Arguments) -> Iterator[str]:

@@ -73,7 +73,7 @@ class Recipe:
     the parser does not have, `beside` those that it has and that no field of the four configurations takes, `idle` those that
     change no number. `beyond` are settings that no field has and that change numbers all the same. `doubts` are whole
     sentences on what could not be told, `unlike` on what nothing can stand for: no DeepSeek-V3, or values that Megatron-LM
-    refuses together.
+    refuses together, and `uneven` on a batch that its ranks cannot share.
     """
 
     source: str
@@ -98,6 +98,7 @@ class Recipe:
     beyond: tuple[Setting, ...] = ()
     doubts: tuple[str, ...] = ()
     unlike: tuple[str, ...] = ()
+    uneven: tuple[str, ...] = ()
 
     @property
     def values(self) -> dict[str, Value]:
