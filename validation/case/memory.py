@@ -143,7 +143,7 @@ def _lockstep(case: Case, size: int, process: int) -> Estimate:
 
 
 def _reference(case: Case) -> int:
-    weights, records = _weights(case), _records(case) // 2
+    weights, records = _weights(case), _records(case)
     # Below fp64 the truth is computed first, in fp64, and what it left stays while the model runs in the precision.
     kept = 0 if case.precision == "fp64" else BYTES["fp64"] * (2 * records + weights)
     states = 4 if case.training.steps else 2
@@ -184,14 +184,14 @@ def _truth(case: Case) -> int:
     if case.precision == "fp64" or case.on_cpu or case.isolated or case.training.stream or infers(case):
         return 0
     left = 1 + (_kinds(case) + 1) * _steps(case)
-    return BYTES["fp64"] * (_records(case) + left * _weights(case))
+    return BYTES["fp64"] * (2 * _records(case) + left * _weights(case))
 
 
 def _run(case: Case) -> int:
     """The same of a run in the precision: what the optimizer keeps is float32 there."""
     size, wide = BYTES[case.precision], max(BYTES[case.precision], BYTES["fp32"])
     left = size + (wide * _kinds(case) + size) * _steps(case)
-    return size * _records(case) + left * _weights(case)
+    return 2 * size * _records(case) + left * _weights(case)
 
 
 def _steps(case: Case) -> int:
@@ -205,8 +205,8 @@ def _kinds(case: Case) -> int:
 
 
 def _records(case: Case) -> int:
-    """Elements of all probes, forward and gradient."""
-    return 2 * sum(math.prod(probe.shape) for probe in _probes(case))
+    """Elements of all probes of one pass, forward or backward."""
+    return sum(math.prod(probe.shape) for probe in _probes(case))
 
 
 def _weights(case: Case) -> int:

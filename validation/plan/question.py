@@ -70,7 +70,7 @@ def _recipe(options: Any) -> tuple[Recipe | None, str]:
         return None, ""
     try:
         # A layout that the batch cannot be shared in is left out by itself, and another batch may be asked about.
-        return replace(read.read(options.recipe, world=options.gpus), uneven=()), ""
+        return replace(read.read(options.recipe, world=options.gpus), uneven=""), ""
     except UsageError as error:
         return read.read(options.recipe), f"the recipe's own layout is left out: {error}"
 

@@ -119,14 +119,9 @@ def recipe(top: yaml.MappingNode, source: str, release: str, world: int | None) 
             beside.append(Flag(name, entry.place, "section"))
     made = _recipe(known, source, found, sections, arguments, world, (tuple(beside), tuple(unknown)))
     train = {entry.key: value_of(entry.node, entry.place) for entry in _keys(sections, "train", source)}
-    return replace(made, uneven=tuple(_uneven(made, train)))
-
-
-def _uneven(made: Recipe, train: Mapping[str, Value]) -> Iterator[str]:
-    """A batch that the ranks cannot share, if how many they are is said and it is not to be made smaller."""
-    if made.world and not train.get("decrease_batch_size_if_needed"):
-        names = ("train.micro_batch_size", "train.global_batch_size")
-        yield from contradictions.of_batch(made.batch, made.layout.data_parallel, *names)
+    if train.get("decrease_batch_size_if_needed"):
+        return made
+    return replace(made, uneven=contradictions.of_batch(made, "train.micro_batch_size", "train.global_batch_size"))
 
 
 def _recipe(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from validation.case.plural import many
 from validation.case.suggestions import join
 from validation.recipe import forks
-from validation.recipe.recipe import Batch
+from validation.recipe.recipe import Recipe
 from validation.recipe.values import Arguments
 
 _STAGES = (
@@ -33,14 +33,18 @@ def of(given: Arguments) -> Iterator[str]:
     yield from forks.wrong(given)
 
 
-def of_batch(batch: Batch, data_parallel: int, micro: str, overall: str) -> Iterator[str]:
-    """The same of a step's sequences on so many data-parallel ranks; `micro` and `overall` are the names of both numbers.
+def of_batch(recipe: Recipe, micro: str, overall: str) -> str:
+    """The same of a step's sequences that the ranks cannot share, if how many they are is said; '' if they can.
+
+    `micro` and `overall` are the names of both numbers.
 
     https://github.com/NVIDIA/Megatron-LM/blob/core_v0.16.1/megatron/core/num_microbatches_calculator.py
     """
-    if batch.micro and batch.overall and batch.overall % (at_once := batch.micro * data_parallel):
-        ranks = many(data_parallel, "data-parallel rank")
-        yield f"{overall} {batch.overall} is no multiple of {at_once}, which is {micro} {batch.micro} times {ranks}; give one"
+    batch, data_parallel = recipe.batch, recipe.layout.data_parallel
+    if not (recipe.world and batch.micro and batch.overall) or not batch.overall % (at_once := batch.micro * data_parallel):
+        return ""
+    ranks = many(data_parallel, "data-parallel rank")
+    return f"{overall} {batch.overall} is no multiple of {at_once}, which is {micro} {batch.micro} times {ranks}; give one"
 
 
 def _flag(dest: str) -> str:

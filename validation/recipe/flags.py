@@ -82,13 +82,9 @@ def recipe(
     refused = () if trainer.by_name else tuple(contradictions.of(found))
     upstream.validate(found, ranks)
     made = _recipe(known, found, given, unknown, command, source, kind, ranks, trainer)
-    return replace(made, unlike=(*made.unlike, *refused), uneven=tuple(_uneven(made, found)))
-
-
-def _uneven(made: Recipe, found: Arguments) -> Iterator[str]:
-    """A batch that the ranks cannot share, if how many they are is said and Megatron-LM is not to make it smaller."""
-    if made.world and not found.trainer.by_name and not found["decrease_batch_size_if_needed"]:
-        yield from contradictions.of_batch(made.batch, made.layout.data_parallel, "--micro-batch-size", "--global-batch-size")
+    shares = trainer.by_name or found["decrease_batch_size_if_needed"]
+    uneven = "" if shares else contradictions.of_batch(made, "--micro-batch-size", "--global-batch-size")
+    return replace(made, unlike=(*made.unlike, *refused), uneven=uneven)
 
 
 def _recipe(

@@ -31,8 +31,8 @@ def of(recipe: Recipe) -> Full:
 
     Without a number of ranks, dp is the smallest that the other degrees allow.
     """
-    if wrong := (*recipe.unlike, *recipe.uneven):
-        raise UsageError(f"{recipe.source}: {wrong[0]}")
+    if wrong := next(iter(recipe.unlike), recipe.uneven):
+        raise UsageError(f"{recipe.source}: {wrong}")
     missing = [name for name in _NEEDED if recipe.model.get(name) is None]
     if missing:
         raise UsageError(

@@ -98,7 +98,7 @@ class Recipe:
     beyond: tuple[Setting, ...] = ()
     doubts: tuple[str, ...] = ()
     unlike: tuple[str, ...] = ()
-    uneven: tuple[str, ...] = ()
+    uneven: str = ""
 
     @property
     def values(self) -> dict[str, Value]:
