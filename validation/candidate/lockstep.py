@@ -67,6 +67,11 @@ class Truth:
         """The same by name."""
         return self._kinds[kind]
 
+    def to_host(self, kind: str) -> None:
+        """Have all of a kind wait in host memory until they are read."""
+        for name, tensor in self._kinds[kind].items():
+            self._kinds[kind][name] = tensor.cpu()
+
 
 class Held:
     """Tensors by name, read as those of a file are (validation.compare.sliced.SlicedFile)."""
@@ -143,9 +148,12 @@ def _step(
     truth, watch = Truth(), _Watch()
     ledger = Ledger(case, weights, truth, _routing(case, kept, step))
     (reference.forward if direction == FORWARD else reference.backward)(stage, ledger)
+    ledger.end()
     watch.end("reference")
     if device().type == "cuda" and stage == case.model.blocks[-1]:
-        torch.cuda.empty_cache()  # here both sides are largest, and each leaves room that does not fit the other
+        # Here both sides are largest, and each leaves room that does not fit the other.
+        truth.to_host(ledgers.PARAMETER_GRADIENTS)
+        torch.cuda.empty_cache()
     for name, tensor in truth.values(ledgers.ROUTING).items():
         kept.put(f"routing/{name}", tensor)
     recorder = Recorder(0, None, None if case.precision == "fp64" else declared(case, _facts(case, ledger)), device())

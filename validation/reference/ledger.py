@@ -146,6 +146,10 @@ class Ledger:
                 self._largest[name].append(of_truth.abs().amax())
             self._differences[name].append(difference_later(of_truth, gradient, scale))
 
+    def end(self) -> None:
+        """Let go of the truth's tensors: no more runs are measured from them. Those that are kept stay with who keeps them."""
+        self.floor.truth = {}
+
     def facts(self, floor: Floor | None = None) -> dict[str, Any]:
         """For the reference's file."""
         truth = {"truth": truth_precision(self._case)}

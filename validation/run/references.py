@@ -172,6 +172,14 @@ class ReferenceProcess:
         with launch.run_folder() as folder:
             return self.compute(case, home, folder, timeout, progress, on_host=True)
 
+    def rest(self) -> None:
+        """End it if it computes nothing: what it holds of a GPU is then free. The next reference has it started anew."""
+        if self._one_at_a_time.acquire(blocking=False):
+            try:
+                self._kill()
+            finally:
+                self._one_at_a_time.release()
+
     def close(self) -> None:
         """End it, whatever it is doing."""
         self._kill()

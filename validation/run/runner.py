@@ -119,6 +119,8 @@ class Runner:
                 held = self._holding_ranks(case, plugin)  # they get ready while the reference is computed
         try:
             reference = self._asked(case).result()
+            if case.in_lockstep and not case.on_cpu:
+                REFERENCES.rest()  # the case's own rank computes the reference, and may want all of the GPU
             start = time.monotonic()
             facts = reference.facts() | self._nodes.facts(case.layout.ranks)
             overlapping = {"left": left} if left is not None and self._overlapping else {}
