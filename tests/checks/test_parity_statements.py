@@ -15,6 +15,7 @@ from _pytest.outcomes import Failed
 from validation.case.case import Case
 from validation.case.errors import ExitCode
 from validation.case.layout import Layout
+from validation.case.optimizers import FIRST, SECOND
 from validation.case.parameters import parameters
 from validation.case.preset import TINY
 from validation.case.probes import observed
@@ -350,6 +351,33 @@ def test_in_fp32_an_element_may_turn_over_as_far_as_rounding_may_move_it(name: s
     facts = {"floor": {NORM: 0.1}, "magnitude": {NORM: 1.0}, "turned": {name: share * piece.difference.max_abs}}
     pieces = {NORM: (piece,)}
     assert concluded(lambda parity: parity.agrees(NORM), result(FP32, pieces=pieces, facts=facts)).status == status
+
+
+FIRST_MOMENT, SECOND_MOMENT = (f"{STEPS}1/{kind}/{WEIGHT}" for kind in (FIRST, SECOND))
+
+
+@pytest.mark.parametrize(
+    ("by_formula", "of_gradient", "error", "status", "decided_by"),
+    [
+        pytest.param(True, 0.45, 1.0, "pass", "formula", id="held by the formula"),
+        pytest.param(True, 0.45, 1.2, "fail", "formula", id="held by the formula, and above its limit"),
+        pytest.param(False, 0.45, 1.0, "error", None, id="held by nothing"),
+        pytest.param(True, 0.5, 1.0, "error", None, id="made of a gradient about which nothing decides"),
+    ],
+)
+def test_the_formula_decides_about_a_second_moment_whose_limit_is_wide(
+    by_formula: bool, of_gradient: float, error: float, status: str, decided_by: str | None
+) -> None:
+    """Its own limit would pass zeros. The gradient's check would not, and the formula makes the moment of the gradient."""
+    case = replace(SINGLE, precision="bf16", training=Training(steps=1, fp8="blockwise"))
+    floors = {SECOND_MOMENT: 0.53, FIRST_MOMENT: of_gradient}
+    facts = {"floor": floors, "magnitude": dict.fromkeys(floors, 1.0)}
+    judged = frozenset({SECOND_MOMENT} if by_formula else {FIRST_MOMENT})
+    piece = off(parameters(case.model)[WEIGHT].shape, error)
+    given = result(case, facts=facts, pieces={SECOND_MOMENT: (piece,)}, by_formula=judged)
+    found = concluded(lambda parity: parity.step_agrees(SECOND_MOMENT.removeprefix(STEPS)), given)
+    assert (found.status, found.properties.get("decided_by")) == (status, decided_by)
+    assert ("cannot be decided in fp8" in found.line) == (status == "error")
 
 
 @pytest.mark.parametrize("facts", [{}, {"floor": {"logits": 0.1}, "magnitude": {}}])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ci import junit
+from ci import reasons as reasons_of
 from ci.expected import Manifest
 from ci.numbers import FLOORS
 from tests.ci.green import CHECKS, COMMIT, EXPECTED, FILE, NUMBERS, OF_BUG, SUITE, limited, verdict, with_check, with_properties
@@ -88,6 +89,33 @@ def test_no_check_has_the_limit_of_another(tmp_path: Path) -> None:
     junit.write(tmp_path / FILE, with_check(1, properties={**NUMBERS, "tolerance": "1e-9"})(SUITE))
     ((_, why),) = verdict(tmp_path, Manifest((limited(1e-9, 2),), COMMIT, "false")).reasons
     assert why == "1 check passes: Layer 0 Query (mla) under a limit above 1e-10"
+
+
+@pytest.mark.parametrize(
+    ("name", "decided_by", "own", "limit", "believed"),
+    [
+        ("Step 1 Embedding Weight Second Moment", "formula", 0.5, "1.24", True),
+        ("Step 1 Embedding Weight Second Moment", "formula", 1.0, "2.99", True),
+        ("Step 1 Embedding Weight Second Moment", "formula", 0.5, "1.26", False),
+        ("Step 1 Embedding Weight Second Moment", "formula", 1e-9, "1.1e-9", False),
+        ("Step 1 Embedding Weight Second Moment", "", 0.5, "0.6", False),
+        ("Step 1 Embedding Weight First Moment", "formula", 0.5, "0.6", False),
+    ],
+)
+def test_a_second_moment_that_a_formula_holds_may_have_the_limit_of_a_square(
+    name: str, decided_by: str, own: float, limit: str, believed: bool, tmp_path: Path
+) -> None:
+    """As the checks grant it, below fp64 alone, where the reference tells limits."""
+    numbers = {**NUMBERS, "tolerance": limit, **({"decided_by": decided_by} if decided_by else {})}
+    check = replace(with_check(1, properties=numbers)(SUITE).checks[1], component="steps", name=name)
+    checks = (SUITE.checks[0], check)
+    junit.write(tmp_path / FILE, replace(SUITE, checks=checks))
+    tensor = limited(own, 1).tensors[SUITE.checks[1].component, SUITE.checks[1].name]
+    names = tuple((one.component, one.name) for one in checks)
+    expected = replace(EXPECTED, checks=names, tensors={names[1]: tensor}, excuses=())
+    reasons = [why for _, why in verdict(tmp_path, Manifest((expected,), COMMIT, "false")).reasons]
+    assert reasons == ([] if believed else [f"1 check passes: {name} (steps) under a limit above {own:g}"])
+    assert (reasons_of.FORMULA, reasons_of._DECIDING) == (limits.FORMULA, (limits.DECIDES_BELOW, limits.DECIDES_BELOW_IN_FP8))
 
 
 @pytest.mark.parametrize(

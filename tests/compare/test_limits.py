@@ -5,9 +5,11 @@ Everything is asked for inside the tests: what is computed while tests are colle
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from validation.compare.limits import AFTER_STEPS, EXACT, IN_FP64, Limits, above_floor
+from validation.compare.limits import AFTER_STEPS, EXACT, FLOORS, FORMULA, IN_FP64, Limits, above_floor, decides_below
 
 
 def test_the_limits_of_fp64_are_between_rounding_and_the_smallest_bug() -> None:
@@ -59,3 +61,14 @@ def test_just_below_half_of_a_tensor_it_is_decided() -> None:
     assert above_floor(0.2499, "bf16", isolated=True).undecided == ""
     assert above_floor(0.4999, "bf16", fp8=True).undecided == ""
     assert above_floor(0.4999, "bf16").undecided != ""
+
+
+@pytest.mark.parametrize(("fp8", "bound"), [(False, 1.25), (True, 3.0)])
+def test_the_formula_decides_about_a_square_as_far_as_its_gradient_s_limit_goes(fp8: bool, bound: float) -> None:
+    """A gradient that is off by the limit has a square that is off by so much. No limit is wider for it."""
+    assert decides_below(fp8=fp8, squared=True) == bound
+    below, above = math.nextafter(bound, 0) / FLOORS, bound / FLOORS
+    assert above_floor(below, "bf16", fp8=fp8, by_formula=True) == Limits(FLOORS * below, None, below, "", FORMULA)
+    assert above_floor(above, "bf16", fp8=fp8, by_formula=True).undecided == above_floor(above, "bf16", fp8=fp8).undecided != ""
+    alone = math.nextafter(decides_below(fp8=fp8), 0) / FLOORS
+    assert above_floor(alone, "bf16", fp8=fp8, by_formula=True) == above_floor(alone, "bf16", fp8=fp8)

@@ -160,6 +160,7 @@ BLOCKWISE = "--fp8-format e4m3 --fp8-recipe blockwise"
 DELAYED, SELECTIVE = "--fp8-format hybrid --calculate-per-token-loss", "--recompute-granularity selective"
 STAGED = "--implementation te --transport staged"
 TP1, TP2, TP8 = "--sequence-parallel", "--tensor-model-parallel-size 2", "--tensor-model-parallel-size 8"
+AWARE = "--use-distributed-optimizer --use-precision-aware-optimizer"
 VALUE, EXPERTS = "--v-head-dim 32", "--expert-tensor-parallel-size 1"
 LEFT_OUT = (
     "the precision is fp32",
@@ -168,8 +169,8 @@ LEFT_OUT = (
     "has no selective recomputation",
     "has no formula",
     "undecided in more than 5 layers, and this model has 6: rounding alone is off by half of a tensor'",
-    "with optimizer steps leaves checks undecided in more than 3 layers, and this model has 4: rounding alone is off by half "
-    "of a tensor; --steps 0 works",
+    "with optimizer steps and optimizer.use_precision_aware_optimizer leaves checks undecided in more than 3 layers, and this "
+    "model has 4: rounding alone is off by half of a tensor; --steps 0 works",
 )
 USUAL = (64, 24, 16, 16, 16, 96, 48, 48)
 
@@ -210,7 +211,9 @@ def sizes(small: StandIn) -> tuple[int | None, ...]:
         ({SELECTIVE: ""}, "--fp8-format hybrid", STAGED, USUAL),  # delayed, with the mean loss
         ({}, DELAYED, STAGED, USUAL),  # norms are recomputed
         ({}, f"{BLOCKWISE} --pipeline-model-parallel-size 4", STAGED, USUAL),  # too many layers to decide
-        ({}, f"{BLOCKWISE} --pipeline-model-parallel-size 2", f"{STAGED} --steps 2", USUAL),
+        ({}, f"{BLOCKWISE} --pipeline-model-parallel-size 2", f"{STAGED} --steps 2", (384, 256, 128, 16, 16, 96, 64, 256)),
+        ({}, f"{BLOCKWISE} --pipeline-model-parallel-size 2 {AWARE}", f"{STAGED} --steps 2", USUAL),
+        ({}, f"{BLOCKWISE} --pipeline-model-parallel-size 2 {AWARE}", STAGED, (384, 256, 128, 16, 16, 96, 64, 256)),
         ({}, "--fp8-format e4m3 --fp8-recipe tensorwise", STAGED, USUAL),
         ({}, "--fp8-recipe blockwise", STAGED, USUAL),
     ],

@@ -333,3 +333,21 @@ def test_a_gpu_is_first_used_before_transformers_is_imported(transport: str | No
         [sys.executable, "-c", _STARTED], stdin=subprocess.DEVNULL, capture_output=True, text=True, env=given
     )
     assert (ended.returncode, ended.stdout) == (0, said), ended.stderr
+
+
+def test_a_process_that_computes_nothing_can_be_ended_and_comes_back(fresh: ReferenceProcess, tmp_path: Path) -> None:
+    """What it holds of a GPU is free then."""
+    before = fresh.warm_up()
+    fresh.rest()
+    assert before.poll() is not None
+    fresh.rest()  # there is none any more
+    compute(fresh, CASE, tmp_path)
+    assert store.find(CASE, tmp_path / "home") is not None
+
+
+def test_a_process_that_computes_is_left_alone(fresh: ReferenceProcess) -> None:
+    """Whoever waits for its reference still gets it."""
+    process = fresh.warm_up()
+    with fresh._one_at_a_time:
+        fresh.rest()
+    assert process.poll() is None

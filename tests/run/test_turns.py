@@ -91,6 +91,41 @@ def test_references_process_ends_behind_the_last_that_is_asked_for(
     running.close(references=False)
 
 
+@pytest.mark.parametrize(
+    ("words", "ended"),
+    [
+        (("--stream", "--steps", "0", "--transport", "nccl"), ["ended", "ranks"]),
+        (("--stream", "--steps", "0"), ["ranks"]),
+        (("--transport", "nccl"), ["ranks"]),
+    ],
+    ids=["in lockstep on a GPU", "in lockstep on the CPU", "at once on a GPU"],
+)
+def test_a_rank_that_computes_the_reference_has_the_gpu_for_itself(
+    words: tuple[str, ...], ended: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that stored the tokens would hold a context there for minutes."""
+    done = list[str]()
+
+    class Launcher(Alone):
+        @property
+        def launch(self) -> Any:
+            return launch
+
+    def launch(*given: object, **more: object) -> list[dict[str, Any]]:
+        done.append("ranks")
+        return []
+
+    monkeypatch.setattr(REFERENCES, "rest", lambda: done.append("ended"))
+    monkeypatch.setattr(store.Reference, "facts", lambda reference: {})
+    monkeypatch.setattr(Runner, "_reference", lambda runner, case: store.Reference(tmp_path))
+    monkeypatch.setattr(runner, "merged", lambda case, *given: case.layout.name)
+    settings = parsed([*words, "--layouts", "single", "--results", str(tmp_path)])
+    running = Runner(settings, nodes=Launcher())
+    running.run(settings.cases[0])
+    running.close(references=False)
+    assert done == ended
+
+
 def test_a_watch_tells_once_that_all_findings_are_there(tmp_path: Path) -> None:
     """While the ranks end."""
     told, there = list[bool](), threading.Event()

@@ -69,18 +69,23 @@ def changed(had: Before, has: Before) -> Iterator[tuple[str, torch.Tensor]]:
             yield kind, off
 
 
+def judged(own: torch.Tensor, state: Mapping[str, Any], rule: Rule) -> bool:
+    """Whether the formula says something of a step: not without a gradient, nor if a moment is no float32."""
+    kept = [state.get(kind) for kind in rule.moments]
+    return own.grad is not None and all(one is not None and one.dtype == torch.float32 for one in kept)
+
+
 def wrong(
     was: Before, own: torch.Tensor, state: Mapping[str, Any], rule: Rule, adam: Adam, rates: Rates
 ) -> Iterator[tuple[str, torch.Tensor, str]]:
     """Each kind whose elements the formula does not make, a bool for each element, and what is said of them.
 
     `own` is what the optimizer has stepped, float32, with the gradient of the step behind the clipping, and `state` what it
-    keeps. A share whose moments are no float32, or that had no gradient, is not judged.
+    keeps. A share that is not `judged` has nothing wrong.
     """
-    kept: dict[str, Any] = {kind: state.get(kind) for kind in rule.moments}
-    if own.grad is None or any(one is None or one.dtype != torch.float32 for one in kept.values()):
+    if own.grad is None or not judged(own, state, rule):
         return
-    now = {kind: one.detach().view(-1).double() for kind, one in kept.items()}
+    now = {kind: state[kind].detach().view(-1).double() for kind in rule.moments}
     had = {kind: one.double() for kind, one in was.moments.items()}
     start, end, gradient = was.weights.double(), own.detach().view(-1).double(), own.grad.detach().view(-1).double()
     formula = _OfAdam(rule, adam, rates) if rule.kind == ADAM else _OfSgd(rule, rates)

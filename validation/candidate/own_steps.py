@@ -14,7 +14,7 @@ from validation.candidate.recorder import Recorder
 from validation.candidate.weights import Holding
 from validation.case.case import Case
 from validation.case.layout import Layout
-from validation.case.optimizers import Rule
+from validation.case.optimizers import SECOND, Rule
 from validation.case.schedule import Schedule
 from validation.case.steps import MASTER, STEPS, VALUE
 from validation.compare.precision import as_stored
@@ -44,25 +44,33 @@ class OwnSteps:
         self._rule, self._schedule = Rule.of(case.training), Schedule.of(case.training)
         self._watched: list[_Watched] = []
         self._left: dict[int, arithmetic.Before] = {}
+        self._by_formula: set[int] = set()
+        """Places of which all steps so far were judged."""
         self._step = 0
         self._recorder: Recorder | None = None
 
     def cut_as(self, layout: Layout) -> None:
         """The model goes on in that layout: in another one this rank has other shares, of which it knows nothing."""
         if layout != self._layout:
-            self._layout, self._left = layout, {}
+            self._layout, self._left, self._by_formula = layout, {}, set()
 
     @torch.no_grad()
     def begin(self, step: int, optimizer: Optimizer, held: Held, recorder: Recorder) -> None:
         """Remember what there is before a step, counted from 1; what the step before left must be there still."""
         self._step, self._recorder, self._watched = step, recorder, []
+        followed, self._by_formula = self._by_formula, set()
         for index, (tensor, parts) in enumerate(held) if self._wanted else ():
             share = optimizer.share(tensor)
-            if share is None or not arithmetic.known(share.place.optimizer.optimizer, share.place.own):
+            if share is None:
+                continue
+            if not arithmetic.known(share.place.optimizer.optimizer, share.place.own):
+                self._told(parts, by_formula=False)
                 continue
             was = arithmetic.before(share.place.own, share.state, self._rule)
             watched = _Watched(index, tensor, parts, share, was)
             self._watched.append(watched)
+            if index in followed or (step == 1 and not _has_moments(share)):
+                self._by_formula.add(index)
             if index in self._left:
                 for kind, off in arithmetic.changed(self._left[index], was):
                     self._say(watched, kind, off, f"not what step {step - 1} has left")
@@ -77,9 +85,18 @@ class OwnSteps:
                 learning, decay = formulas.rates(self._schedule, parameter, self._step - 1)
                 rates = arithmetic.Rates(self._step, learning, decay)
                 own, state = share.place.own, share.state
+                if not arithmetic.judged(own, state, self._rule):
+                    self._by_formula.discard(watched.index)
+                self._told(watched.parts, by_formula=watched.index in self._by_formula)
                 for kind, off, said in arithmetic.wrong(watched.was, own, state, self._rule, self._adam, rates):
                     self._say(watched, kind, off, said)
                 self._left[watched.index] = arithmetic.before(own, state, self._rule)
+
+    def _told(self, parts: Sequence[Holding], *, by_formula: bool) -> None:
+        """Whether this rank has judged its share of the step by the formula, and all steps before it."""
+        for part in parts:
+            if self._recorder is not None and SECOND in self._rule.moments:
+                self._recorder.by_formula(f"{STEPS}{self._step}/{SECOND}/{part.parameter.name}", judged=by_formula)
 
     def _say(self, watched: _Watched, kind: str, off: torch.Tensor, said: str) -> None:
         whole = torch.zeros(watched.tensor.numel(), dtype=torch.bool, device=off.device)
@@ -89,3 +106,8 @@ class OwnSteps:
             if self._recorder is not None and (count := int(part.of(whole.view(watched.tensor.shape)).count_nonzero())):
                 key = f"{STEPS}{self._step}/{name}/{part.parameter.name}"
                 self._recorder.problem(key, arithmetic.sentence(count, said))
+
+
+def _has_moments(share: Share) -> bool:
+    """Whether there is something in them before the first step, for which no step has given the reason."""
+    return any(isinstance(kept, torch.Tensor) and kept.dim() > 0 and bool(kept.any()) for kept in share.state.values())

@@ -60,6 +60,7 @@ class Recorder:
         self.pieces: dict[str, list[PieceReport]] = defaultdict(list)
         self.problems: dict[str, str] = {}
         self.notes: dict[str, Any] = {}
+        self._by_formula: dict[str, bool] = {}
         self._files: dict[Path, Served] = {}
         self._pending = Pending()
 
@@ -134,6 +135,10 @@ class Recorder:
         """Say why a tensor could not be compared; the first reason is kept."""
         self.problems.setdefault(name, sentence)
 
+    def by_formula(self, name: str, *, judged: bool) -> None:
+        """Say whether all that this rank has of a tensor was judged by a formula, to the roundings of its dtype."""
+        self._by_formula[name] = self._by_formula.get(name, True) and judged
+
     def close(self) -> None:
         """Let go of the reference's files; write what is to be kept."""
         self._settle()
@@ -147,7 +152,7 @@ class Recorder:
         """All of it, for JSON."""
         self._settle()
         pieces = {name: [piece.as_list() for piece in found] for name, found in self.pieces.items()}
-        return {"pieces": pieces, "problems": self.problems, "notes": self.notes}
+        return {"pieces": pieces, "problems": self.problems, "notes": self.notes, "by_formula": self._by_formula}
 
     def _settle(self) -> None:
         with torch.no_grad(), as_stored():

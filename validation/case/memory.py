@@ -40,7 +40,7 @@ from validation.case.optimizers import Rule
 from validation.case.parameters import EXPERTS, Parameter, parameters
 from validation.case.probes import Probe, probes
 from validation.case.share import share
-from validation.case.stages import of_stage
+from validation.case.stages import EMBEDDING, of_stage
 
 BYTES = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2}
 GIB = 2**30
@@ -118,28 +118,39 @@ def _lockstep(case: Case, size: int, process: int) -> Estimate:
     """One layer of each side, one after the other in the one rank: first the reference's runs, then the candidate.
 
     Experts are held once for all runs, and one run at a time has gradients of them; the truth's tensors stay for the candidate.
+    On a GPU those of gradients wait on the host in the last stage, and an MTP layer's part of the embedding's has gone to a
+    file. Transformer Engine makes the gradients of all experts' first product at once.
     """
     model, known = case.model, parameters(case.model)
     truth = BYTES["fp64"] if case.precision in ("fp64", "fp32") else BYTES["fp32"]
     main = BYTES["fp64"] if case.precision == "fp64" else BYTES["fp32"]
-    most = 0
+    most, left = 0, 0
     for stage in model.blocks:
         ends = stage == model.blocks[-1]
         names = [name for name in of_stage(model, stage) if name in known]  # a tied head is the embedding
         experts = sum(math.prod(known[name].shape) for name in names if EXPERTS in name)
+        at_once = sum(math.prod(known[name].shape) for name in names if _is_first_product(name)) if case.uses_te else 0
         others = sum(math.prod(known[name].shape) for name in names) - experts
         layers = (stage, None) if ends else (stage,)
         records = sum(math.prod(probe.shape) for probe in _probes(case) if probe.layer in layers)
         tokens = case.batch_size * case.seq_length
         width = _layer_width(model, stage) + model.num_attention_heads * case.seq_length
         activations = tokens * (width + (4 * model.vocabulary_rows if ends else 0))
-        kept = truth * (2 * records + others)
+        gradients = truth * others
+        embedding = math.prod(known[EMBEDDING].shape) if EMBEDDING in names else 0
+        left = truth * (others - embedding) if ends and not case.on_cpu else 0
         reference = 2 * size * experts + (truth + 2 * size) * others + truth * activations
-        candidate = (size + main) * (experts + others) + main * activations * case.micro_batch_size // case.batch_size
-        most = max(most, kept + max(reference, candidate))
+        candidate = (size + main) * (experts + others) + size * at_once
+        candidate += main * activations * case.micro_batch_size // case.batch_size
+        most = max(most, truth * 2 * records + gradients + max(reference, candidate - left))
     if case.on_cpu:
         return Estimate(process + most, process, (BESIDE + 1) * process + most, 0)
-    return Estimate(CONTEXT + most, CONTEXT, 2 * process, 2 * CONTEXT + most)
+    return Estimate(CONTEXT + most, CONTEXT, 2 * process + left, 2 * CONTEXT + most)
+
+
+def _is_first_product(name: str) -> bool:
+    """Whether it is an expert's gate or up projection, which are one product in megatron-core."""
+    return EXPERTS in name and not name.endswith("down_proj.weight")
 
 
 def _reference(case: Case) -> int:

@@ -11,13 +11,15 @@ class Limits:
     """What a probe may differ by. `relative_error` bounds ||d||/||r|| and |a - 1|; `max_abs` bounds |d|, where given.
 
     `floor` is the relative error that rounding alone makes, where the limit is a multiple of that. `undecided` says why what
-    keeps these limits has shown nothing, where they are so wide; what does not keep them is wrong all the same.
+    keeps these limits has shown nothing, where they are so wide; what does not keep them is wrong all the same. `decided_by`
+    is what decides beside them, where they would decide nothing alone.
     """
 
     relative_error: float
     max_abs: float | None = None
     floor: float | None = None
     undecided: str = ""
+    decided_by: str = ""
 
 
 def own(limits: object) -> Limits:
@@ -49,21 +51,40 @@ DECIDES_BELOW, DECIDES_BELOW_IN_FP8 = 0.5, 1.0
 fp8, where eight bits alone come near the half, what a tensor of zeros is off."""
 
 
+FORMULA = "formula"
+"""What decides about a moment that its rank has also held against the optimizer's formula (docs/design.md, section 4)."""
+
+
+def decides_below(*, fp8: bool, squared: bool = False) -> float:
+    """The limit from which on a check decides nothing: of a tensor, or of the square of one."""
+    limit = DECIDES_BELOW_IN_FP8 if fp8 else DECIDES_BELOW
+    return (1 + limit) ** 2 - 1 if squared else limit
+
+
 def above_floor(
-    floor: float, precision: str, magnitude: float = 0.0, turned: float = 0.0, *, fp8: bool = False, isolated: bool = False
+    floor: float,
+    precision: str,
+    magnitude: float = 0.0,
+    turned: float = 0.0,
+    *,
+    fp8: bool = False,
+    isolated: bool = False,
+    by_formula: bool = False,
 ) -> Limits:
     """The limits of a tensor in a lower precision: so many times what rounding does to the HuggingFace model itself.
 
     `magnitude` is the truth's largest: how much rounding moves a number grows with the number. `turned` is how far an element
-    may be off of which rounding has turned an optimizer's step over.
+    may be off of which rounding has turned an optimizer's step over. `by_formula` says that this is a second moment, and what
+    the optimizer makes, to the roundings of float32, of a gradient about which another check decides.
     """
     limit, max_abs = FLOORS * floor, MAX_ABS.get(precision)
-    decides = limit < (DECIDES_BELOW_IN_FP8 if fp8 else DECIDES_BELOW)
+    alone, decides = limit < decides_below(fp8=fp8), limit < decides_below(fp8=fp8, squared=by_formula)
     return Limits(
         limit,
         None if max_abs is None else max(max_abs * max(1.0, magnitude), FLOORS * turned),
         floor,
         "" if decides else _undecided(floor, precision, fp8, isolated),
+        FORMULA if decides and not alone else "",
     )
 
 

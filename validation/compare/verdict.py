@@ -161,6 +161,7 @@ def _properties(measurement: Measurement, limits: Limits) -> dict[str, str]:
         "ranks": ",".join(str(rank) for rank in measurement.ranks),
         "elements": str(difference.count),
         **({"max_tolerance": repr(limits.max_abs)} if limits.max_abs else {}),
+        **({"decided_by": limits.decided_by} if limits.decided_by else {}),
         **_floor_properties(difference.relative_error, limits.floor),
     }
 

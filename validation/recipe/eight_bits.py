@@ -7,9 +7,11 @@ smaller ones, and in many layers, the floor of some tensors is 0.5 and more: no 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 from validation.case import fp8, joined_latents
+from validation.case.annotation import Value
 from validation.case.case import Case
 from validation.case.model import Model
 from validation.case.plural import many
@@ -18,21 +20,30 @@ from validation.recipe import sentences
 from validation.recipe.small import sequence_length
 from validation.recipe.standin import StandIn
 
-_LAYERS, _LAYERS_OF_STEPS = 5, 3
-"""Layers at most, and those of a case with optimizer steps. The largest floor of any tensor was 0.49 in 5 layers, and 0.46 in 3
-layers with two steps: blockwise (tp1, tp2) and delayed (tp2), three seeds each, on a CPU. With blockwise (tp1) it was 0.51 in 6
-layers, and 0.55 in 4 layers with two steps."""
+_LAYERS, _LAYERS_BY_FLOORS = 5, 3
+"""Layers at most, and those of a case with optimizer steps whose second moments nothing but a floor decides about. The largest
+floor of any tensor was 0.49 in 5 layers, and 0.46 in 3 layers with two steps: blockwise (tp1, tp2) and delayed (tp2), three
+seeds each, on a CPU. With blockwise (tp1) it was 0.51 in 6 layers, and 0.55 in 4 layers with two steps, of a second moment. Of
+what is none, it was 0.36 in 5 layers with two steps (the same three, three seeds each)."""
+_BY_FLOORS = ("optimizer.use_precision_aware_optimizer", "optimizer.optimizer_cpu_offload")
+"""Optimizers that no formula judges (validation.candidate.arithmetic)."""
 _HEAD, _WIDER = fp8.STEP, 3 * fp8.STEP
 """The smaller and the larger of a head's key without position and its value, for a rank with one head. Rotary positions have
 another size."""
 
 
-def leaves_checks_undecided(case: Case) -> str | None:
-    """A rule for recipes: rounding to eight bits adds up over layers."""
-    layers, most = case.model.num_hidden_layers, _LAYERS_OF_STEPS if case.training.steps else _LAYERS
+def unjudged(values: Mapping[str, Value]) -> str:
+    """The setting, of these by their full names, with which no formula judges the optimizer's steps; "" if there is none."""
+    return next((name for name in _BY_FLOORS if values.get(name)), "")
+
+
+def leaves_checks_undecided(case: Case, unjudged: str = "") -> str | None:
+    """A rule for recipes: rounding to eight bits adds up over layers. `unjudged` is the recipe's setting of that name."""
+    named = unjudged if case.training.steps else ""
+    layers, most = case.model.num_hidden_layers, _LAYERS_BY_FLOORS if named else _LAYERS
     if case.training.fp8 == "none" or layers <= most:
         return None
-    steps = " with optimizer steps" if case.training.steps else ""
+    steps = f" with optimizer steps and {named}" if named else ""
     works = "; --steps 0 works" if layers <= _LAYERS else ""
     return (
         f"+fp8-{case.training.fp8}{steps} leaves checks undecided in more than {many(most, 'layer')}, and this model has "

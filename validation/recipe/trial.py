@@ -231,7 +231,7 @@ def _in_eight_bits(small: StandIn, recipe: Recipe, shape: str, place: Place) -> 
     case, said = place.case(small, recipe), {name: values.get(name) for name in names}
     training = replace(_base(small, recipe, shape).with_settings(said), steps=case.training.steps)
     case = replace(case, training=training)
-    kept = _FP8[0] not in place.given and eight_bits.leaves_checks_undecided(case)
+    kept = _FP8[0] not in place.given and eight_bits.leaves_checks_undecided(case, eight_bits.unjudged(values))
     return small if kept else eight_bits.sized(small, case)
 
 
@@ -281,7 +281,8 @@ def _fitting(case: Case, base: Training, place: Place, told: tuple[Told, ...], r
     tried = [one for one in told if one.state == TRIED]
     # A recipe whose rates contradict each other trains nowhere: that is said of all of it (validation.run.recipe_given).
     rules = [rule for rule in RULES if rule is not schedule_can_run or not rates_can_be(first(tried))]
-    rules.insert(rules.index(fp8.products_fit), eight_bits.leaves_checks_undecided)
+    unjudged = eight_bits.unjudged({**recipe.values, **place.given})
+    rules.insert(rules.index(fp8.products_fit), partial(eight_bits.leaves_checks_undecided, unjudged=unjudged))
     refused: dict[str, Told] = {}
     # What ends the case without any setting is said by the preflight, and of no setting.
     fine = (None, ended(())[0])

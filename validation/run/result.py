@@ -21,6 +21,7 @@ class Result:
     `notes` are what a plugin left in each rank's recorder. `uncalled` is what a plugin has put into megatron-core and no rank
     has called, by name, with a module that has the one before it. `overwritten` are fields of the configuration, by their full
     names, to which a plugin gives another value than the case, with that value. `in_vain` says what of a plugin did nothing.
+    `by_formula` are tensors that every rank which holds a share has judged by a formula, to the roundings of their dtype.
     """
 
     case: Case
@@ -35,6 +36,7 @@ class Result:
     uncalled: dict[str, str] = field(default_factory=dict)
     overwritten: dict[str, Value] = field(default_factory=dict)
     in_vain: str = ""
+    by_formula: frozenset[str] = frozenset()
 
     def measurement(self, name: str, shape: tuple[int, ...]) -> Measurement:
         """All pieces of one tensor."""
@@ -45,11 +47,14 @@ def merged(case: Case, seconds: float, facts: dict[str, Any], reports: list[dict
     """The result that the ranks' reports make together."""
     pieces: dict[str, list[PieceReport]] = defaultdict(list)
     problems: dict[str, dict[int, str]] = defaultdict(dict)
+    judged: dict[str, bool] = {}
     for rank, report in enumerate(reports):
         for name, found in report["pieces"].items():
             pieces[name].extend(PieceReport.from_list(rank, piece) for piece in found)
         for name, sentence in report["problems"].items():
             problems[name][rank] = sentence
+        for name, by_formula in report.get("by_formula", {}).items():
+            judged[name] = judged.get(name, True) and by_formula
     first, of_reference = reports[0]["uncalled"], reports[0].get("reference", {})
     overwritten = {name: value for report in reports for name, value in report.get("overwritten", {}).items()}
     return Result(
@@ -58,6 +63,7 @@ def merged(case: Case, seconds: float, facts: dict[str, Any], reports: list[dict
         facts={**facts, **of_reference, **reports[0]["settings"]},
         pieces={name: tuple(found) for name, found in pieces.items()},
         problems=dict(problems),
+        by_formula=frozenset(name for name, by_formula in judged.items() if by_formula),
         places=tuple(report["place"] for report in reports),
         memory=tuple(report["memory"] for report in reports),
         notes=tuple(report["notes"] for report in reports),
