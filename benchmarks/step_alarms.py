@@ -39,7 +39,8 @@ def measured(case: Case, result: Result) -> dict[str, Any]:
     wrong = []
     for one in stepped(case).values():
         floor, magnitude, turned = (result.facts[kind].get(one.name, 0.0) for kind in ("floor", "magnitude", "turned"))
-        limits = above_floor(floor, case.precision, magnitude, turned)
+        fp8, by_formula = case.training.fp8 != "none", one.name in result.by_formula
+        limits = above_floor(floor, case.precision, magnitude, turned, fp8=fp8, by_formula=by_formula)
         difference = result.measurement(one.name, one.shape).difference
         shares = [difference.relative_error / limits.relative_error, abs(difference.projection - 1) / limits.relative_error]
         shares += [] if limits.max_abs is None else [difference.max_abs / limits.max_abs]

@@ -216,13 +216,15 @@ def _is_the_bugs(check: Check, expected: Expected) -> bool:
 
 
 def _loose(check: Check, expected: Expected) -> bool:
-    """Whether it was judged by a wider limit than its own: that of a square for a square that a formula holds."""
+    """Whether it was judged by a wider limit than its own."""
     tensor = expected.tensors.get((check.component, check.name))
-    if tensor is None:
-        return False
+    return tensor is not None and (number(check, "tolerance") or 0) > _widest(check, tensor.limit)
+
+
+def _widest(check: Check, limit: float) -> float:
+    """The widest limit that the check may have, of the one that its tensor has: a square's, if a formula decides about it."""
     squared = check.properties.get("decided_by") == FORMULA and check.name.endswith(_SQUARE)
-    limit = (1 + tensor.limit) ** 2 - 1 if squared and tensor.limit in _DECIDING else tensor.limit
-    return (number(check, "tolerance") or 0) > limit
+    return (1 + limit) ** 2 - 1 if squared and limit in _DECIDING else limit
 
 
 def _numbers(expected: Expected, checks: Sequence[Check]) -> Iterator[str]:
@@ -236,7 +238,7 @@ def _numbers(expected: Expected, checks: Sequence[Check]) -> Iterator[str]:
     loose: dict[float, list[Check]] = defaultdict(list)
     for check in passed:
         if _loose(check, expected):
-            loose[expected.tensors[check.component, check.name].limit].append(check)
+            loose[_widest(check, expected.tensors[check.component, check.name].limit)].append(check)
     yield from (f"{_passing(found)} under a limit above {limit:g}" for limit, found in sorted(loose.items()))
     yield from _contradictions(expected, [*held, *(check for check in checks if check.status == "known")])
 
@@ -287,7 +289,8 @@ def _fails(check: Check) -> bool:
     if error is None and limit is None and largest is None:
         said = check.details.partition("\n")[0].partition(f"first failing check {check.properties.get('first', '')} (")[2]
         return said.endswith(")") and len(said) > 1 and not said.startswith("relative ")
-    if error is None or largest is None or limit is None or not 0 <= limit <= 1:
+    widest = (1 + _DECIDING[-1]) ** 2 - 1 if check.properties.get("decided_by") == FORMULA else _DECIDING[-1]
+    if error is None or largest is None or limit is None or not 0 <= limit <= widest:
         return False
     if math.isnan(error):
         return check.properties["rel_error"] == "nan" and check.properties["max_diff"] in ("nan", "inf")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,9 @@ DEFECTS = {
 }
 """A fault of the catalogue for each event, with a life that shows it, the precision, and the first check that must fail."""
 SOUND = "tp2+step-evaluate-resume-pp2-step+scheduler.lr_decay_style=linear,dp2+distributed+step-save-step-resume-tp2-step"
+JUDGED = "dp2+distributed+step-evaluate-step,tp2+step-resume-pp2-step"
 COMMANDS = {
+    "judged": [*SMALL, "--layouts", JUDGED, "--precision", "bf16", "--debug"],
     "sound": [*SMALL, "--set", "rms_norm_eps=1e-5", "--layouts", SOUND],
     **{
         defect: [
@@ -56,3 +60,19 @@ def test_a_defect_between_steps_fails_in_the_next(defect: str, runs: dict[str, O
     assert found.code == 1, found.text[-2000:]
     assert f": FAIL: {first} - " in found.text
     assert found.text.split("\nFirst in ")[1].split(": FAIL: ")[1].startswith(f"{first} - ")
+
+
+def test_ranks_say_which_second_moments_the_formula_has_judged(runs: dict[str, Output]) -> None:
+    """All of a distributed optimizer's, though each rank steps a share; behind a resume in another layout none."""
+    assert runs["judged"].code == 0, runs["judged"].text[-2000:]
+    found: dict[tuple[bool, str], list[bool]] = defaultdict(list)
+    for path in (runs["judged"].results / "debug").glob("*/rank-*.json"):
+        for name, judged in json.loads(path.read_text())["by_formula"].items():
+            found["resume" in path.parent.name, name.split("/")[1]].append(judged)
+    assert {of: set(judged) for of, judged in found.items()} == {
+        (False, "1"): {True},
+        (False, "2"): {True},
+        (True, "1"): {True},
+        (True, "2"): {False},
+    }
+    assert min(map(len, found.values())) > 30

@@ -114,7 +114,8 @@ def test_a_second_moment_that_a_formula_holds_may_have_the_limit_of_a_square(
     names = tuple((one.component, one.name) for one in checks)
     expected = replace(EXPECTED, checks=names, tensors={names[1]: tensor}, excuses=())
     reasons = [why for _, why in verdict(tmp_path, Manifest((expected,), COMMIT, "false")).reasons]
-    assert reasons == ([] if believed else [f"1 check passes: {name} (steps) under a limit above {own:g}"])
+    widest = 1.25 if limit == "1.26" else own
+    assert reasons == ([] if believed else [f"1 check passes: {name} (steps) under a limit above {widest:g}"])
     assert (reasons_of.FORMULA, reasons_of._DECIDING) == (limits.FORMULA, (limits.DECIDES_BELOW, limits.DECIDES_BELOW_IN_FP8))
 
 

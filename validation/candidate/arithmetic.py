@@ -69,6 +69,15 @@ def changed(had: Before, has: Before) -> Iterator[tuple[str, torch.Tensor]]:
             yield kind, off
 
 
+def touched(had: Before, own: torch.Tensor, state: Mapping[str, Any]) -> torch.Tensor:
+    """Whether something differs, a bool on their device that nobody has waited for. No number differs from itself, too."""
+    there = [
+        (had.weights, own),
+        *((moment, state[kind]) for kind, moment in had.moments.items() if state.get(kind) is not None),
+    ]
+    return torch.stack([(old != new.detach().view(-1)).any() for old, new in there]).any()
+
+
 def judged(own: torch.Tensor, state: Mapping[str, Any], rule: Rule) -> bool:
     """Whether the formula says something of a step: not without a gradient, nor if a moment is no float32."""
     kept = [state.get(kind) for kind in rule.moments]

@@ -24,7 +24,7 @@ from validation.reference import schedule as formulas
 @dataclass(frozen=True)
 class _Watched:
     """A parameter of this rank by its place among them, what it holds of the checkpoint, what is stepped of it, and what that
-    was before the step.
+    was before the step. `follows` says that its moments come of steps that were judged, or that there were none.
     """
 
     index: int
@@ -32,6 +32,7 @@ class _Watched:
     parts: Sequence[Holding]
     share: Share
     was: arithmetic.Before
+    follows: bool
 
 
 class OwnSteps:
@@ -63,14 +64,13 @@ class OwnSteps:
             share = optimizer.share(tensor)
             if share is None:
                 continue
+            self._tell(index, parts, by_formula=False)  # until the step was taken, and judged
             if not arithmetic.known(share.place.optimizer.optimizer, share.place.own):
-                self._told(parts, by_formula=False)
                 continue
             was = arithmetic.before(share.place.own, share.state, self._rule)
-            watched = _Watched(index, tensor, parts, share, was)
+            follows = (index in followed and index in self._left) or (step == 1 and not _has_moments(share))
+            watched = _Watched(index, tensor, parts, share, was, follows)
             self._watched.append(watched)
-            if index in followed or (step == 1 and not _has_moments(share)):
-                self._by_formula.add(index)
             if index in self._left:
                 for kind, off in arithmetic.changed(self._left[index], was):
                     self._say(watched, kind, off, f"not what step {step - 1} has left")
@@ -85,18 +85,29 @@ class OwnSteps:
                 learning, decay = formulas.rates(self._schedule, parameter, self._step - 1)
                 rates = arithmetic.Rates(self._step, learning, decay)
                 own, state = share.place.own, share.state
-                if not arithmetic.judged(own, state, self._rule):
-                    self._by_formula.discard(watched.index)
-                self._told(watched.parts, by_formula=watched.index in self._by_formula)
+                if watched.follows and arithmetic.judged(own, state, self._rule):
+                    self._by_formula.add(watched.index)
+                    self._tell(watched.index, watched.parts, by_formula=True)
                 for kind, off, said in arithmetic.wrong(watched.was, own, state, self._rule, self._adam, rates):
                     self._say(watched, kind, off, said)
                 self._left[watched.index] = arithmetic.before(own, state, self._rule)
 
-    def _told(self, parts: Sequence[Holding], *, by_formula: bool) -> None:
+    @torch.no_grad()
+    def close(self) -> None:
+        """See that what the last step has left is there still, as the next step would."""
+        left = [(watched, self._left[watched.index]) for watched in self._watched if watched.index in self._left]
+        touched = [arithmetic.touched(was, one.share.place.own, one.share.state) for one, was in left]
+        for (watched, was), differs in zip(left, torch.stack(touched).tolist() if touched else (), strict=True):
+            if differs:
+                now = arithmetic.before(watched.share.place.own, watched.share.state, self._rule)
+                for kind, off in arithmetic.changed(was, now):
+                    self._say(watched, kind, off, f"not what step {self._step} has left")
+
+    def _tell(self, index: int, parts: Sequence[Holding], *, by_formula: bool) -> None:
         """Whether this rank has judged its share of the step by the formula, and all steps before it."""
         for part in parts:
             if self._recorder is not None and SECOND in self._rule.moments:
-                self._recorder.by_formula(f"{STEPS}{self._step}/{SECOND}/{part.parameter.name}", judged=by_formula)
+                self._recorder.by_formula(f"{STEPS}{self._step}/{SECOND}/{part.parameter.name}", index, judged=by_formula)
 
     def _say(self, watched: _Watched, kind: str, off: torch.Tensor, said: str) -> None:
         whole = torch.zeros(watched.tensor.numel(), dtype=torch.bool, device=off.device)

@@ -60,7 +60,7 @@ class Recorder:
         self.pieces: dict[str, list[PieceReport]] = defaultdict(list)
         self.problems: dict[str, str] = {}
         self.notes: dict[str, Any] = {}
-        self._by_formula: dict[str, bool] = {}
+        self._by_formula: dict[str, dict[int, bool]] = defaultdict(dict)
         self._files: dict[Path, Served] = {}
         self._pending = Pending()
 
@@ -135,9 +135,12 @@ class Recorder:
         """Say why a tensor could not be compared; the first reason is kept."""
         self.problems.setdefault(name, sentence)
 
-    def by_formula(self, name: str, *, judged: bool) -> None:
-        """Say whether all that this rank has of a tensor was judged by a formula, to the roundings of its dtype."""
-        self._by_formula[name] = self._by_formula.get(name, True) and judged
+    def by_formula(self, name: str, part: int, *, judged: bool) -> None:
+        """Say whether a part of a tensor, of those that this rank has, was judged by a formula, to the roundings of its dtype.
+
+        What is said of a part last is what holds.
+        """
+        self._by_formula[name][part] = judged
 
     def close(self) -> None:
         """Let go of the reference's files; write what is to be kept."""
@@ -152,7 +155,8 @@ class Recorder:
         """All of it, for JSON."""
         self._settle()
         pieces = {name: [piece.as_list() for piece in found] for name, found in self.pieces.items()}
-        return {"pieces": pieces, "problems": self.problems, "notes": self.notes, "by_formula": self._by_formula}
+        by_formula = {name: all(parts.values()) for name, parts in self._by_formula.items()}
+        return {"pieces": pieces, "problems": self.problems, "notes": self.notes, "by_formula": by_formula}
 
     def _settle(self) -> None:
         with torch.no_grad(), as_stored():

@@ -52,7 +52,7 @@ fp8, where eight bits alone come near the half, what a tensor of zeros is off.""
 
 
 FORMULA = "formula"
-"""What decides about a moment that its rank has also held against the optimizer's formula (docs/design.md, section 4)."""
+"""What decides about a second moment that its ranks have judged by the optimizer's formula (docs/design.md, section 4)."""
 
 
 def decides_below(*, fp8: bool, squared: bool = False) -> float:

@@ -23,8 +23,8 @@ from validation.recipe.standin import StandIn
 _LAYERS, _LAYERS_BY_FLOORS = 5, 3
 """Layers at most, and those of a case with optimizer steps whose second moments nothing but a floor decides about. The largest
 floor of any tensor was 0.49 in 5 layers, and 0.46 in 3 layers with two steps: blockwise (tp1, tp2) and delayed (tp2), three
-seeds each, on a CPU. With blockwise (tp1) it was 0.51 in 6 layers, and 0.55 in 4 layers with two steps, of a second moment. Of
-what is none, it was 0.36 in 5 layers with two steps (the same three, three seeds each)."""
+seeds each, on a CPU. With blockwise (tp1) it was 0.51 in 6 layers, and 0.55 in 4 layers with two steps, of a second moment. All
+other tensors had 0.36 at most in 5 layers with two steps (the same three, three seeds each)."""
 _BY_FLOORS = ("optimizer.use_precision_aware_optimizer", "optimizer.optimizer_cpu_offload")
 """Optimizers that no formula judges (validation.candidate.arithmetic)."""
 _HEAD, _WIDER = fp8.STEP, 3 * fp8.STEP

@@ -281,7 +281,7 @@ def _fitting(case: Case, base: Training, place: Place, told: tuple[Told, ...], r
     tried = [one for one in told if one.state == TRIED]
     # A recipe whose rates contradict each other trains nowhere: that is said of all of it (validation.run.recipe_given).
     rules = [rule for rule in RULES if rule is not schedule_can_run or not rates_can_be(first(tried))]
-    unjudged = eight_bits.unjudged({**recipe.values, **place.given})
+    unjudged = eight_bits.unjudged({**{one.setting.name: one.setting.value for one in tried}, **place.given})
     rules.insert(rules.index(fp8.products_fit), partial(eight_bits.leaves_checks_undecided, unjudged=unjudged))
     refused: dict[str, Told] = {}
     # What ends the case without any setting is said by the preflight, and of no setting.

@@ -80,6 +80,8 @@ def live(rank: Rank) -> None:
         _begin(rank, OWN_CHOICES)
         run_step(case, rank.wrapped, rank.stored.batch, alone=True)
         _compare_written(rank, optimizer, case.training.steps)
+    with as_stored():
+        own.close()
     if recorded is not None:
         recorded.let_go()
 
